@@ -32,7 +32,7 @@ readonly READY_SECONDS_MAX=60
 packages=() # What apt has to install.
 job=''      # Process id of the build or of the router, while it runs.
 servers=''  # Not empty while there are PostgreSQL servers of ours to stop.
-stories=''  # The folder of the PostgreSQL servers that tests run on, while there is one.
+server_folder=''  # The folder of the PostgreSQL servers that tests run on, while there is one.
 
 main() {
     case "${1-}" in
@@ -89,7 +89,7 @@ compiles_c() {
     printf '#include <stdlib.h>\n' | cc -fsyntax-only -x c - 2>/dev/null
 }
 
-# Folders that may have the programs of PostgreSQL: where shard-manager looks (`local/programs.rs`).
+# Folders that may have the programs of PostgreSQL: where shard-manager looks (`local-postgres/src/programs.rs`).
 postgres_folders() {
     if [[ -n ${TESSERA_PG_BIN-} ]]; then
         printf '%s\n' "$TESSERA_PG_BIN"
@@ -479,48 +479,48 @@ run_tests() {
     unset TESSERA_CITUS_URL # Else everything would run there.
     begin_job cargo test --workspace --locked --no-fail-fast # One run names all that fail.
     await_job
-    say 'running the stories of the router once more, on PostgreSQL servers'
-    stories=$(mktemp -d)
-    chmod 755 "$stories" # Whoever runs the servers for root has to get there.
+    say 'running the tests of the router once more, on PostgreSQL servers'
+    server_folder=$(mktemp -d)
+    chmod 755 "$server_folder" # The user that runs the servers for root needs access.
     make_test_servers plain --shards 1 --replicas 1 --set max_connections=400
     make_test_servers lab --shards 3 --replicas 3 --set shared_buffers=16MB
-    run_stories api-router it
-    run_stories loadtest it servers::
-    run_stories analytics store servers::
+    run_on_servers api-router it
+    run_on_servers loadtest it servers::
+    run_on_servers analytics store servers::
     if [[ -z $citus ]]; then
-        say 'SKIPPED: the stories of the router on Citus; set TESSERA_CITUS_URL=postgres://USER@COORDINATOR/DATABASE'
+        say 'SKIPPED: the tests of the router on Citus; set TESSERA_CITUS_URL=postgres://USER@COORDINATOR/DATABASE'
         return
     fi
-    say 'running the stories of the router once more, on Citus'
-    TESSERA_CITUS_URL=$citus run_stories api-router it
+    say 'running the tests of the router once more, on Citus'
+    TESSERA_CITUS_URL=$citus run_on_servers api-router it
 }
 
-# Runs stories of a package, those of the test that is called so, as they were built for the whole workspace: for one
+# Runs tests of a package, those of the test target of this name, as they were built for the whole workspace: for one
 # package alone cargo builds anew.
-run_stories() {
+run_on_servers() {
     local program
     program=$(cargo test --workspace --test "$2" --no-run --locked --quiet --message-format json |
         sed -n "s/.*\/$1[#\"].*\"name\":\"$2\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
-    [[ -x $program ]] || die "the stories of $1 were not built"
+    [[ -x $program ]] || die "the tests of $1 were not built"
     if [[ -n ${TESSERA_CITUS_URL-} ]]; then
         begin_job env --chdir "$1" "$program" "${@:3}"
     else
-        begin_job env --chdir "$1" TESSERA_TEST_POSTGRES="$stories" "$program" "${@:3}"
+        begin_job env --chdir "$1" TESSERA_TEST_POSTGRES="$server_folder" "$program" "${@:3}"
     fi
     await_job
 }
 
 # Rows that are gone with the folder need not be synced.
 make_test_servers() {
-    begin_job "$TEST_MANAGER" cluster up --dir "$stories/$1" "${@:2}" --set fsync=off --set full_page_writes=off \
+    begin_job "$TEST_MANAGER" cluster up --dir "$server_folder/$1" "${@:2}" --set fsync=off --set full_page_writes=off \
         >/dev/null
     await_job
 }
 
 remove_test_servers() {
-    [[ -n $stories ]] || return 0
-    local folder=$stories cluster
-    stories=''
+    [[ -n $server_folder ]] || return 0
+    local folder=$server_folder cluster
+    server_folder=''
     for cluster in plain lab; do
         [[ ! -e $folder/$cluster/cluster.json ]] ||
             "$TEST_MANAGER" cluster destroy --yes --dir "$folder/$cluster" >/dev/null ||

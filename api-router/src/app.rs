@@ -1,6 +1,6 @@
-//! App: what every request shares, built once.
+//! App: state that all requests share, built once.
 //!
-//! **Not here:** the routes; anything of a single request.
+//! **Not here:** the routes; state of a single request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,65 +16,65 @@ use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
 
+use crate::body_budget::{BodyBudget, BudgetShare};
 use crate::data_route::DataRoute;
-use crate::figures::{self, Figures};
+use crate::metrics_view::{self, MetricsView};
 use crate::problem::{Code, Problem};
-use crate::room::{Room, Share};
 use crate::trace::Trace;
 
 /// The state of a router.
 pub struct App {
     /// The cluster.
     pub manager: Arc<Manager>,
-    /// What happened and how fast; `None` if nothing is to be counted.
+    /// Recorded requests and errors; `None` if analytics is off.
     pub analytics: Option<Analytics>,
-    /// Where traces are sent, if anywhere.
+    /// Exporter of traces; `None` if traces are not sent.
     #[cfg(feature = "otlp")]
     pub tracer: Option<crate::otlp::Tracer>,
-    /// When the router started.
+    /// Start of the router.
     pub started: Instant,
     /// The port that the router serves on.
     pub port: u16,
     /// Ways in which clients reach the router.
     pub reached: Reached,
-    /// Whether nodes can be paused, delayed and cut through the API.
+    /// True if nodes can be paused, delayed and cut through the API.
     pub lab: bool,
     /// `sqlite`, `postgres` or `citus`.
     pub backend: &'static str,
     shard_headers: Vec<HeaderValue>,
     draining: AtomicBool,
-    room: Arc<Room>,
+    body_budget: Arc<BodyBudget>,
 }
 
-/// What a router counts, and who watches it.
+/// Recorded requests of a router, and the viewers of its live stream.
 pub struct Analytics {
-    /// The figures.
-    pub figures: Arc<Figures>,
+    /// Recorder and its responses.
+    pub metrics: Arc<MetricsView>,
     /// The last errors.
     pub errors: Arc<ErrorLog>,
-    /// Those who watch the figures live.
+    /// Viewers of the live stream.
     pub hub: Arc<Hub<MetricsQuery>>,
 }
 
-/// What a router is told of itself when it is made.
+/// Properties of a router that its configuration determines.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
-    /// The address that it serves on.
+pub struct AppSettings {
+    /// Address that the router serves on.
     pub address: SocketAddr,
     /// Transport that clients use.
     pub transport: Transport,
-    /// Whether nodes can be paused, delayed and cut through the API.
+    /// True if nodes can be paused, delayed and cut through the API.
     pub lab: bool,
-    /// Whether requests are counted.
+    /// True if requests are recorded.
     pub analytics: bool,
     /// `sqlite`, `postgres` or `citus`.
     pub backend: &'static str,
 }
 
 impl App {
-    /// The state of a router over an open cluster. What goes on beside requests does so on `runtime`, which must not be
-    /// one that serves them.
-    pub fn new(manager: Manager, setting: Setting, runtime: &Handle) -> Self {
+    /// Creates the state of a router over an open cluster. Work beside requests runs on `runtime`,
+    /// which must not be one that serves requests.
+    pub fn new(manager: Manager, settings: AppSettings, runtime: &Handle) -> Self {
         let manager = Arc::new(manager);
         let map = manager.map();
         let shard_headers = map
@@ -83,10 +83,10 @@ impl App {
             .iter()
             .map(|shard| HeaderValue::from_str(&shard.name).expect("shard names are visible ASCII"))
             .collect();
-        let analytics = setting.analytics.then(|| {
-            let figures = Arc::new(Figures::new(&manager, runtime, setting.backend));
-            let hub = figures::hub(&figures, runtime);
-            Analytics { figures, errors: Arc::default(), hub }
+        let analytics = settings.analytics.then(|| {
+            let metrics = Arc::new(MetricsView::new(&manager, runtime, settings.backend));
+            let hub = metrics_view::hub(&metrics, runtime);
+            Analytics { metrics, errors: Arc::default(), hub }
         });
         Self {
             manager,
@@ -94,31 +94,32 @@ impl App {
             #[cfg(feature = "otlp")]
             tracer: None,
             started: Instant::now(),
-            port: setting.address.port(),
+            port: settings.address.port(),
             reached: Reached {
-                loopback_only: setting.address.ip().to_canonical().is_loopback(),
-                port: setting.address.port(),
-                by: setting.transport,
+                loopback_only: settings.address.ip().to_canonical().is_loopback(),
+                port: settings.address.port(),
+                by: settings.transport,
             },
-            lab: setting.lab,
-            backend: setting.backend,
+            lab: settings.lab,
+            backend: settings.backend,
             shard_headers,
             draining: AtomicBool::new(false),
-            room: Arc::default(),
+            body_budget: Arc::default(),
         }
     }
 
-    /// The value of `x-shard`, made once.
+    /// Returns the value of `x-shard`, built once.
     pub fn shard_header(&self, shard: ShardIndex) -> HeaderValue {
         self.shard_headers[shard.index()].clone()
     }
 
-    /// Starts the share of a request's body in the room for all bodies; it holds nothing yet.
-    pub fn share(&self, request: &HttpRequest) -> Share {
-        self.room.enter(request.peer_addr().map(|address| address.ip()))
+    /// Opens a share of the body budget for the body of a request; it holds nothing yet.
+    pub fn open_share(&self, request: &HttpRequest) -> BudgetShare {
+        self.body_budget.open_share(request.peer_addr().map(|address| address.ip()))
     }
 
-    /// Tells load balancers to send no more, and ends what would never end by itself.
+    /// Makes `/ready` report that the router is about to end, and ends streams, which would never
+    /// end by themselves.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         if let Some(analytics) = &self.analytics {
@@ -126,10 +127,10 @@ impl App {
         }
     }
 
-    /// What is counted.
+    /// Returns the recorded requests and errors.
     ///
     /// # Errors
-    /// TSR111 if nothing is.
+    /// TSR111 if analytics is off.
     pub fn analytics(&self) -> Result<&Analytics, Problem> {
         self.analytics.as_ref().ok_or_else(|| {
             Problem::new(Code::TSR111, "analytics is off: this router counts nothing")
@@ -137,13 +138,13 @@ impl App {
         })
     }
 
-    /// Whether somebody wants to know what became of a request.
-    pub fn follows_trails(&self) -> bool {
+    /// Returns true if the record of a request is read after its response.
+    pub fn keeps_records(&self) -> bool {
         self.analytics.is_some() || self.is_traced()
     }
 
-    /// A trace for a request that came without one: only requests about rows are traced, and only if traces are sent
-    /// anywhere.
+    /// Begins a trace for a request that came without one. Only requests about rows are traced, and
+    /// only if traces are sent.
     pub fn begin_trace(&self, route: Option<DataRoute>) -> Option<Trace> {
         (route.is_some() && self.is_traced()).then(Trace::begin)
     }
@@ -158,7 +159,7 @@ impl App {
         false
     }
 
-    /// Whether the router is about to end.
+    /// Returns true if the router is about to end.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

@@ -1,8 +1,8 @@
-//! Bodies: read within their limits, and taken apart without building a tree.
+//! Bodies: read within their limits, and split into members without building a tree.
 //!
-//! **Invariant:** no more than the limit is ever held; nesting is checked before anything recurses; a
-//! member given twice is seen.
-//! **Not here:** what the members mean (the routes, `shard_manager::row`).
+//! **Invariant:** no more than the limit is ever held; nesting is checked before anything recurses;
+//! a member that is given twice is detected.
+//! **Not here:** the meaning of the members (the routes, `shard_manager::row_change`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,9 +16,9 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use shard_manager::table::closest;
 
-use crate::inflate::{Coding, Flow, Inflow};
+use crate::body_budget::BudgetShare;
+use crate::body_decoding::{BodyDecoder, ContentCoding, DecodeStep};
 use crate::problem::{Code, Problem};
-use crate::room::Share;
 
 /// Largest body of a single write: a row of the largest value (1 MiB) and its escapes.
 pub const WRITE_BYTES_MAX: usize = 2 << 20;
@@ -27,16 +27,16 @@ pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Largest JSON body of a bulk write.
 pub const BULK_BYTES_MAX: usize = 16 << 20;
 /// Larger bodies are parsed on a blocking thread, so that other requests do not wait for them, and
-/// take room from the memory for bodies of all clients.
+/// are charged to the budget for the bodies of all clients.
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Deepest nesting of objects and arrays.
 const DEPTH_MAX: usize = 64;
-/// Texts up to this length are first asked whether they have enough brackets to be too deep.
+/// Texts up to this length are not followed if they have too few brackets to be nested too deep.
 const COUNTED_BYTES_MAX: usize = 64 << 10;
 
-/// Terms on which a whole body is read.
+/// Limits within which a whole body is read.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct BodyLimits {
     /// Length according to `Content-Length`.
     pub declared: Option<usize>,
     /// Largest body.
@@ -45,50 +45,51 @@ pub struct Terms {
     pub deadline: Instant,
 }
 
-impl Terms {
+impl BodyLimits {
     /// Returns the terms for a body with these headers.
-    pub fn of(headers: &HeaderMap, limit: usize, deadline: Instant) -> Self {
+    pub fn from_headers(headers: &HeaderMap, limit: usize, deadline: Instant) -> Self {
         let declared = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         Self { declared: declared(), limit, deadline }
     }
 }
 
-/// Reads a whole body on these terms. A body that is not small takes room as it arrives, until its
-/// share is dropped; it gives way to others only before it is complete.
+/// Reads a whole body within its limits. A body that is not small is charged to the budget as it
+/// arrives, until its share is dropped; it is evicted only before it is complete.
 ///
 /// # Errors
 /// TSR108 if it is larger, TSR004 if it does not arrive in time, TSR101 if the connection breaks,
-/// TSR005 if it has to give way.
+/// TSR005 if it is evicted.
 pub async fn read(
     mut payload: Payload,
-    terms: Terms,
-    enter: impl Fn() -> Share,
-) -> Result<(Bytes, Option<Share>), Problem> {
-    if terms.declared.is_some_and(|length| length > terms.limit) {
-        return Err(too_large(terms.limit));
+    limits: BodyLimits,
+    enter: impl Fn() -> BudgetShare,
+) -> Result<(Bytes, Option<BudgetShare>), Problem> {
+    if limits.declared.is_some_and(|length| length > limits.limit) {
+        return Err(too_large(limits.limit));
     }
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
-    let mut share: Option<Share> = None;
+    let mut share: Option<BudgetShare> = None;
     let mut held = 0;
-    while let Some(part) = next_part(&mut payload, terms.deadline, share.as_ref()).await? {
-        let come = whole.as_ref().map_or(first.len(), BytesMut::len) + part.len();
-        if come > terms.limit {
-            return Err(too_large(terms.limit));
+    while let Some(part) = next_part(&mut payload, limits.deadline, share.as_ref()).await? {
+        let received = whole.as_ref().map_or(first.len(), BytesMut::len) + part.len();
+        if received > limits.limit {
+            return Err(too_large(limits.limit));
         }
-        if come > INLINE_BYTES_MAX {
+        if received > INLINE_BYTES_MAX {
             let share = share.get_or_insert_with(&enter);
-            share.bring(part.len());
+            share.add_received(part.len());
             // A buffer that grows without a known size is at most twice as large as its content.
-            let holds = if terms.declared.is_some() { come } else { 2 * come };
-            share.grow(holds - held, terms.deadline).await?;
+            let holds = if limits.declared.is_some() { received } else { 2 * received };
+            share.grow(holds - held, limits.deadline).await?;
             held = holds;
         }
         match &mut whole {
             // Most bodies are one part, which is then not copied.
             None if first.is_empty() => first = part,
             None => {
-                let mut joined = BytesMut::with_capacity(terms.declared.unwrap_or(0).max(come));
+                let mut joined =
+                    BytesMut::with_capacity(limits.declared.unwrap_or(0).max(received));
                 joined.extend_from_slice(&first);
                 joined.extend_from_slice(&part);
                 whole = Some(joined);
@@ -103,18 +104,18 @@ pub async fn read(
 async fn next_part(
     payload: &mut Payload,
     deadline: Instant,
-    share: Option<&Share>,
+    share: Option<&BudgetShare>,
 ) -> Result<Option<Bytes>, Problem> {
     let next = tokio::time::timeout_at(deadline.into(), payload.next());
     let next = match share {
         None => next.await,
-        Some(share) => share.unless_cut(next).await?,
+        Some(share) => share.unless_evicted(next).await?,
     };
     match next {
         Ok(Some(Ok(part))) => Ok(Some(part)),
         Ok(Some(Err(_))) => Err(Problem::new(Code::TSR101, "the body broke off")),
         Ok(None) => Ok(None),
-        Err(_elapsed) => Err(Problem::new(Code::TSR004, "the body did not come in time")),
+        Err(_elapsed) => Err(Problem::new(Code::TSR004, "the body did not arrive in time")),
     }
 }
 
@@ -124,41 +125,41 @@ fn too_large(limit: usize) -> Problem {
         .hint("send it in smaller parts")
 }
 
-/// The body that was sent in gzip. Stops at the limit, however much there would be.
+/// Inflates a body that was sent in gzip. Stops at the limit, however large the rest would be.
 ///
 /// # Errors
 /// TSR108 if it is larger, TSR101 if it is no gzip.
 pub fn unzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
-    /// Taken out at once.
+    /// Bytes that are inflated at once.
     const STEP: usize = 256 << 10;
-    let mut inflow = Inflow::new(Coding::Gzip);
-    inflow.push(body);
-    inflow.end();
+    let mut decoder = BodyDecoder::new(ContentCoding::Gzip);
+    decoder.push(body);
+    decoder.end();
     let mut text = Vec::new();
     loop {
-        match inflow.fill(&mut text, STEP) {
-            Ok(Flow::Some) if text.len() > limit => return Err(too_large(limit)),
-            Ok(Flow::Some) => {}
-            Ok(Flow::Hungry | Flow::Ended) => return Ok(Bytes::from(text)),
+        match decoder.fill(&mut text, STEP) {
+            Ok(DecodeStep::Bytes) if text.len() > limit => return Err(too_large(limit)),
+            Ok(DecodeStep::Bytes) => {}
+            Ok(DecodeStep::NeedsInput | DecodeStep::Ended) => return Ok(Bytes::from(text)),
             Err(_) => return Err(bad_gzip()),
         }
     }
 }
 
-/// A body that says it is gzip and is not, or breaks off within it.
+/// Returns the problem of a body that is declared as gzip and is not, or breaks off within it.
 pub fn bad_gzip() -> Problem {
     Problem::new(Code::TSR101, "the body is no gzip, or not a whole one")
         .hint("send it without Content-Encoding: gzip, or look where it is cut off")
 }
 
-const MEMBERS_MAX: usize = shard_manager::members::Members::MAX;
+const MEMBERS_MAX: usize = shard_manager::json_members::Members::MAX;
 
 /// The members of a JSON object in their order: name and raw value.
 #[derive(Debug)]
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
-    /// Takes a body apart that must be a JSON object.
+    /// Parses a body that must be a JSON object.
     ///
     /// # Errors
     /// TSR101 if it is not JSON or no object, TSR108 if it is nested too deep.
@@ -166,10 +167,10 @@ impl<'a> Members<'a> {
         Self::of_text("the body", body)
     }
 
-    /// The same of a part of a body, such as a line.
+    /// Parses a part of a body, such as a line, that must be a JSON object.
     ///
     /// # Errors
-    /// As [`Members::of_body`], telling what it is about.
+    /// Errors of [`Members::of_body`], which name `what`.
     pub fn of_text(what: &str, json: &'a [u8]) -> Result<Self, Problem> {
         serde_json::from_str(text(what, json)?).map_err(|error| match error.classify() {
             // The parser's own sentence would repeat the value, and with it the whole body.
@@ -181,7 +182,7 @@ impl<'a> Members<'a> {
         })
     }
 
-    /// Takes a member apart that must be an object.
+    /// Parses a member that must be an object.
     ///
     /// # Errors
     /// TSR101 names the member.
@@ -194,7 +195,7 @@ impl<'a> Members<'a> {
         })
     }
 
-    /// Refuses members that are none of `known`, or that come twice.
+    /// Refuses members that are none of `known`, or that are given twice.
     ///
     /// # Errors
     /// TSR102 or TSR101, naming the member.
@@ -210,12 +211,12 @@ impl<'a> Members<'a> {
         Ok(())
     }
 
-    /// The raw value of a member.
+    /// Returns the raw value of a member.
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().find(|(member, _)| member == name).map(|(_, json)| *json)
     }
 
-    /// The text of a member, if it is there.
+    /// Returns the text of a member, if it is there.
     ///
     /// # Errors
     /// TSR101 if it is no string.
@@ -226,7 +227,7 @@ impl<'a> Members<'a> {
             .map_err(|_| Problem::new(Code::TSR101, format!("{name} must be a string")))
     }
 
-    /// The text of a member that must be there.
+    /// Returns the text of a member that must be there.
     ///
     /// # Errors
     /// TSR101 if it is missing or no string.
@@ -236,7 +237,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Takes a body that may be any JSON value, which it stays word by word.
+/// Checks a body that may be any JSON value, and returns it unchanged.
 ///
 /// # Errors
 /// TSR101 if it is not JSON, TSR108 if it is nested too deep.
@@ -244,7 +245,7 @@ pub fn value(body: &[u8]) -> Result<&RawValue, Problem> {
     serde_json::from_str(text("the body", body)?).map_err(|error| not_json("the body", &error))
 }
 
-/// The text of a body, or of a part of one, that a parser may recurse into.
+/// Returns the text of a body, or of a part of one, once it is safe for a recursive parser.
 fn text<'b>(what: &str, json: &'b [u8]) -> Result<&'b str, Problem> {
     check_depth(what, json)?;
     std::str::from_utf8(json).map_err(|error| {
@@ -266,7 +267,7 @@ fn unknown_member(name: &str, known: &[&str]) -> Problem {
     }
 }
 
-/// The items of a JSON array, raw; at most `most`.
+/// Returns the items of a JSON array, raw; at most `most`.
 ///
 /// # Errors
 /// TSR101 if the member is no array, TSR108 if it has more items.
@@ -286,7 +287,8 @@ pub fn items<'a>(
     Ok(items)
 }
 
-/// Takes items until there are too many: a list of millions of numbers must not become one of pointers.
+/// Takes items until there are too many: a list of millions of numbers must not become one of
+/// pointers.
 struct ItemsVisitor<'v, 'a> {
     items: &'v mut Vec<&'a RawValue>,
     most: usize,
@@ -312,12 +314,12 @@ impl<'de> Visitor<'de> for ItemsVisitor<'_, 'de> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        shard_manager::members::Members::deserialize(json).map(|members| Self(members.0))
+        shard_manager::json_members::Members::deserialize(json).map(|members| Self(members.0))
     }
 }
 
-/// Refuses nesting before a parser recurses into it. Strings are skipped; whether the rest is JSON is the
-/// parser's business.
+/// Refuses nesting before a parser recurses into it. Strings are skipped; the parser checks that
+/// the rest is JSON.
 fn check_depth(what: &str, body: &[u8]) -> Result<(), Problem> {
     // Few brackets cannot nest deep, and counting them is far quicker than following them.
     if body.len() <= COUNTED_BYTES_MAX

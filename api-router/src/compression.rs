@@ -1,9 +1,9 @@
-//! Compression: gzip for answers that are large, of clients that take it.
+//! Compression: gzip for large responses to clients that accept it.
 //!
-//! Most answers are small, and for those this costs a look at their length.
+//! Most responses are small; for those this costs a comparison of their length.
 //!
-//! **Invariant:** nothing but the body, `Content-Encoding` and `Vary` is touched: an `ETag` names the version of
-//! a row, however the row is sent.
+//! **Invariant:** only the body, `Content-Encoding` and `Vary` change: an `ETag` names the version
+//! of a row, however the row is sent.
 //! **Not here:** bodies of requests.
 
 use std::io::Write;
@@ -22,26 +22,27 @@ use crate::negotiation::{joined, prefers_gzip};
 
 /// Smaller bodies fit into a packet or two as they are.
 const WORTH_BYTES_MIN: u64 = 1 << 10;
-/// Larger bodies are compressed on a thread that may block, so that other requests do not wait for them.
+/// Larger bodies are compressed on a thread that may block, so that other requests do not wait for
+/// them.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
-/// The answer, compressed if it is worth it and the client takes it.
+/// Returns the response, compressed if it is large enough and the client accepts it.
 pub async fn compressed(mut answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     if !is_worth_it(&answer) {
         if answer.status() == StatusCode::NOT_MODIFIED {
-            // The headers of the answer that it stands for, which may have been a large one.
-            tell_what_it_depends_on(answer.headers_mut());
+            // The headers of the response that it stands for, which may have been a large one.
+            vary_by_encoding(answer.headers_mut());
         }
         return answer;
     }
-    tell_what_it_depends_on(answer.headers_mut());
+    vary_by_encoding(answer.headers_mut());
     if !prefers_gzip(&joined(answer.request().headers(), &ACCEPT_ENCODING)) {
         return answer;
     }
     let (request, answer) = answer.into_parts();
     let (mut head, body) = answer.into_parts();
     let body = match body.try_into_bytes() {
-        Ok(plain) => match packed(&plain).await {
+        Ok(plain) => match compress(&plain).await {
             Some(small) => {
                 head.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
                 BoxBody::new(small)
@@ -53,7 +54,7 @@ pub async fn compressed(mut answer: ServiceResponse<BoxBody>) -> ServiceResponse
     ServiceResponse::new(request, head.set_body(body))
 }
 
-/// Whether a body is text, long enough, and as it was made.
+/// Returns true if a body is text, long enough, and not encoded yet.
 fn is_worth_it(answer: &ServiceResponse<BoxBody>) -> bool {
     let BodySize::Sized(WORTH_BYTES_MIN..) = answer.response().body().size() else { return false };
     let headers = answer.headers();
@@ -70,13 +71,13 @@ fn is_worth_it(answer: &ServiceResponse<BoxBody>) -> bool {
     is_text && !headers.contains_key(CONTENT_ENCODING)
 }
 
-/// For caches on the way.
-fn tell_what_it_depends_on(headers: &mut HeaderMap) {
+/// Adds `Vary`, for caches between router and client.
+fn vary_by_encoding(headers: &mut HeaderMap) {
     headers.append(VARY, HeaderValue::from_static("accept-encoding"));
 }
 
-/// The bytes as gzip; `None` if they do not get fewer.
-async fn packed(plain: &Bytes) -> Option<Vec<u8>> {
+/// Compresses the bytes with gzip; `None` if that does not make them fewer.
+async fn compress(plain: &Bytes) -> Option<Vec<u8>> {
     let small = if plain.len() <= INLINE_BYTES_MAX {
         gzip(plain)
     } else {
@@ -89,6 +90,6 @@ async fn packed(plain: &Bytes) -> Option<Vec<u8>> {
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
-    let packed = encoder.write_all(plain).and_then(|()| encoder.finish());
-    packed.expect("a Vec takes whatever is written to it")
+    let compress = encoder.write_all(plain).and_then(|()| encoder.finish());
+    compress.expect("a Vec takes whatever is written to it")
 }

@@ -1,11 +1,11 @@
-//! Configuration: what is in force, and where each value came from.
+//! Configuration: the settings in force, and the origin of each value.
 //!
-//! A value is looked for in this order: flag, environment variable, `.env` file, configuration file,
-//! default. Reading configuration does nothing else: no file is made, no port is bound.
+//! A value is searched for in this order: flag, environment variable, `.env` file, configuration
+//! file, default. Reading configuration does nothing else: no file is made, no port is bound.
 //!
-//! **Invariant:** a name that nobody knows is an error wherever it stands, so a typo cannot silently mean
-//! the default. Passwords are neither shown nor told by an error.
-//! **Not here:** what the values do (`app`, `main`).
+//! **Invariant:** an unknown name is an error in every source, so a typo cannot silently mean the
+//! default. No output and no error contains a password.
+//! **Not here:** the use of the values (`app`, `main`).
 
 mod analytics;
 mod cache;
@@ -20,16 +20,16 @@ use ::analytics::probe::Question;
 use ::analytics::settings::{self, Layer, Settings, Shown, within};
 use ::analytics::store::StoreAddress;
 use clap::Parser;
-use shard_manager::address::ClusterAddress;
 use shard_manager::cache::CacheSettings;
-use shard_manager::engine::cluster_spec::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
+use shard_manager::engine::cluster_spec::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
 use shard_manager::keyspace::Keyspace;
+use shard_manager::node_address::ClusterAddress;
 use shard_manager::placement::Placement;
 use shard_manager::topology::Topology;
 
 use crate::tls;
 
-use sources::{Sources, said};
+use sources::{Sources, name_with_origin};
 
 pub use ::analytics::settings::{ConfigError, Origin};
 
@@ -69,7 +69,8 @@ pub struct Flags {
     /// Folder of the embedded shards; made if it is not there [default: ./data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// What keeps the rows: sqlite, postgres or citus [default: sqlite, or postgres if shards are named by URLs]
+    /// Storage engine: sqlite, postgres or citus [default: sqlite, or postgres if shards are named
+    /// by URLs]
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
     /// Servers of PostgreSQL, one a shard, separated by commas: postgres://user@host:5432/database,… Other users of
@@ -79,24 +80,27 @@ pub struct Flags {
     /// Their replicas, in any order
     #[arg(long, value_name = "URL,URL,…")]
     replica_urls: Option<String>,
-    /// The server that keeps the shard map [default: that of the first shard]
+    /// Server that keeps the shard map [default: that of the first shard]
     #[arg(long, value_name = "URL")]
     maindb_url: Option<String>,
-    /// Number of shards of a new cluster, 1 to 256 [default: 3; an existing data directory keeps its own]
+    /// Number of shards of a new cluster, 1 to 256 [default: 3; an existing data directory keeps
+    /// its own]
     #[arg(long, value_name = "N")]
     shards: Option<String>,
-    /// Weights of the shards of a new cluster, such as 50,25,25; means --placement weighted, if not ring or rendezvous
+    /// Weights of the shards of a new cluster, such as 50,25,25; means --placement weighted, if not
+    /// ring or rendezvous
     #[arg(long, value_name = "W,W,…")]
     weights: Option<String>,
-    /// Replicas of each shard, 0 to 5 [default: 1; an existing data directory keeps its own until told otherwise]
+    /// Replicas of each shard, 0 to 5 [default: 1; an existing data directory keeps its own number]
     #[arg(long, value_name = "N")]
     replicas: Option<String>,
-    /// How slots are dealt out in a new cluster: even, weighted, modulo, ring (also ring:VNODES), rendezvous, jump,
-    /// partitions:NAME=WEIGHT>SHARD,… or manual:FIRST-LAST=SHARD,… [default: even]
+    /// Distribution of slots in a new cluster: even, weighted, modulo, ring (also ring:VNODES),
+    /// rendezvous, jump, partitions:NAME=WEIGHT>SHARD,… or manual:FIRST-LAST=SHARD,… [default:
+    /// even]
     #[arg(long, value_name = "NAME[:…]")]
     placement: Option<String>,
-    /// How keys become slots in a new cluster: hash, modulo, range:10,20,…, range-text:g,n,…, list:NAME=WEIGHT,…,
-    /// matrix:id or matrix:server [default: hash]
+    /// Mapping of keys to slots in a new cluster: hash, modulo, range:10,20,…, range-text:g,n,…,
+    /// list:NAME=WEIGHT,…, matrix:id or matrix:server [default: hash]
     #[arg(long, value_name = "NAME[:…]")]
     keyspace: Option<String>,
     /// HTTP worker threads, 1 to 256 [default: as many as there are cores]
@@ -105,8 +109,8 @@ pub struct Flags {
     /// Least severe messages to log: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
-    /// Serve https with the certificate in this file (PEM: its own, then those between); looked at again every ten
-    /// seconds and on SIGHUP
+    /// Serve https with the certificate in this file (PEM: its own, then those between); read again
+    /// every ten seconds and on SIGHUP
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<String>,
     /// The private key of that certificate (PEM)
@@ -119,37 +123,42 @@ pub struct Flags {
     /// Serve on an address that others can reach, without authentication
     #[arg(long)]
     insecure: bool,
-    /// Serve /api/lab, by which anybody can pause, delay and cut nodes: for development and teaching
+    /// Serve /api/lab, by which anybody can pause, delay and cut nodes: for development and
+    /// teaching
     #[arg(long)]
     lab: bool,
-    /// Whether requests are counted, for figures and the dashboard: on or off [default: on]
+    /// Record requests, for metrics and the dashboard: on or off [default: on]
     #[arg(long, value_name = "on|off")]
     analytics: Option<String>,
-    /// Where figures are kept over restarts: a file of SQLite, postgres://…, or none [default: analytics.db in the folder
-    /// of embedded shards, none with servers]. Give passwords in TESSERA_ANALYTICS_STORE or a file
+    /// Store that keeps metrics over restarts: a file of SQLite, postgres://…, or none [default:
+    /// analytics.db in the folder of embedded shards, none with servers]. Give passwords in
+    /// TESSERA_ANALYTICS_STORE or a file
     #[arg(long, value_name = "FILE|URL|none")]
     analytics_store: Option<String>,
-    /// Where traces are sent, by OTLP over HTTP: http://127.0.0.1:4318 (only if built with the feature otlp)
+    /// Collector of traces, by OTLP over HTTP: http://127.0.0.1:4318 (only if built with the
+    /// feature otlp)
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
     #[command(flatten)]
     cache: cache::CacheFlags,
-    /// A TOML file with any of these settings, and sections for servers [default: tessera.toml, if it is there]
+    /// A TOML file with any of these settings, and sections for servers [default: tessera.toml, if
+    /// it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Look at all that a start needs, and at what may hurt later, change nothing, and end: exit code 1 if something
-    /// must be mended
+    /// Check all that a start needs, and possible later problems, change nothing, and end: exit
+    /// code 1 if something must be corrected
     #[arg(long, conflicts_with = "print_config")]
     pub doctor: bool,
-    /// Print what is in force and where each value came from, and end
+    /// Print the settings in force with their origins, and end
     #[arg(long)]
     pub print_config: bool,
-    /// Ask the router that runs with these settings on this machine how it is, and end: exit code 0 if it says yes
+    /// Request /live or /ready of the router that runs with these settings on this machine, and
+    /// end: exit code 0 if the answer is 200
     #[arg(long, value_name = "live|ready")]
     pub probe: Option<Question>,
 }
 
-/// What keeps the rows, and where.
+/// Storage engine, with the location of its data.
 #[derive(Clone, Debug)]
 pub enum Engine {
     /// Files of this machine.
@@ -161,32 +170,32 @@ pub enum Engine {
     Postgres(Box<ClusterAddress>),
 }
 
-/// What is in force.
+/// Settings in force.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to serve.
+    /// Address to serve on.
     pub bind: SocketAddr,
     /// The certificate to show; without one clients speak plain HTTP.
-    pub tls: Option<tls::Files>,
+    pub tls: Option<tls::TlsFiles>,
     /// True if a proxy in front of the router ends TLS.
     pub behind_tls: bool,
-    /// What keeps the rows, and where.
+    /// Storage engine, with the location of its data.
     pub engine: Engine,
-    /// What a new cluster is made of, and what an existing one must be.
-    pub wanted: Wanted,
+    /// Required properties of the cluster: a new one gets them, an existing one must have them.
+    pub wanted: ClusterSpec,
     /// HTTP worker threads.
     pub workers: usize,
     /// Least severe messages to log.
     pub log: tracing::Level,
-    /// Whether others may reach the router though it knows no authentication.
+    /// True if other machines may reach the router although it has no authentication.
     pub insecure: bool,
-    /// Whether nodes can be paused, delayed and cut through the API.
+    /// True if nodes can be paused, delayed and cut through the API.
     pub lab: bool,
-    /// Whether requests are counted.
+    /// True if requests are recorded.
     pub analytics: bool,
-    /// Where figures are kept over restarts, if anywhere.
+    /// Store that keeps metrics over restarts, if there is one.
     pub analytics_store: Option<StoreAddress>,
-    /// Where traces are sent, if anywhere: `http://host:port`, a path behind it or none.
+    /// Collector of traces, if there is one: `http://host:port`, with or without a path.
     pub otlp_endpoint: Option<String>,
     /// The cache that reads may be answered from, if there is one.
     pub cache: Option<CacheSettings>,
@@ -194,10 +203,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads flags, environment, `.env` of the working folder, and the file that they name, or `tessera.toml`.
+    /// Reads flags, environment, `.env` of the working folder, and the file that they name, or
+    /// `tessera.toml`.
     ///
     /// # Errors
-    /// [`ConfigError`] names the setting, where it came from and what is allowed.
+    /// [`ConfigError`] names the setting, its origin and the allowed values.
     pub fn read(flags: &Flags) -> Result<Self, ConfigError> {
         let sources = Sources::read(flags)?;
         let mut settings = Settings::new(&sources.layers).with_servers_by("SHARD_URLS");
@@ -235,7 +245,7 @@ impl Config {
         })
     }
 
-    /// Refuses to be reachable for others without being told so.
+    /// Refuses an address that others can reach unless a flag allows it.
     ///
     /// # Errors
     /// [`ConfigError`] names the address and the flag.
@@ -243,14 +253,14 @@ impl Config {
         settings::check_exposure(self.bind, self.insecure)
     }
 
-    /// What is in force, one setting a line, with its origin.
+    /// Returns the settings in force, one a line, each with its origin.
     pub fn table(&self) -> String {
         settings::table(&self.shown)
     }
 }
 
-/// Both files, or none.
-fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::Files>, ConfigError> {
+/// Returns the files of certificate and key: both or none.
+fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFiles>, ConfigError> {
     let mut file = |name: &'static str| {
         settings.optional(name, "none", |text| match text {
             "" => Err("a file".to_owned()),
@@ -258,14 +268,14 @@ fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::Files>, ConfigEr
         })
     };
     match (file("tls_cert")?, file("tls_key")?) {
-        (Some(certificate), Some(key)) => Ok(Some(tls::Files { certificate, key })),
+        (Some(certificate), Some(key)) => Ok(Some(tls::TlsFiles { certificate, key })),
         (None, None) => Ok(None),
         (given, _) => {
             let (name, other) = match given {
                 Some(_) => ("tls_cert", "tls_key"),
                 None => ("tls_key", "tls_cert"),
             };
-            let given = said(settings, name).unwrap_or_default();
+            let given = name_with_origin(settings, name).unwrap_or_default();
             Err(ConfigError(format!(
                 "{given} needs {other} beside it: a certificate and its private key"
             )))
@@ -273,7 +283,7 @@ fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::Files>, ConfigEr
     }
 }
 
-/// The engine that is meant, and where its shards are.
+/// Returns the chosen engine, with the location of its shards.
 fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, ConfigError> {
     if let Some(servers) = postgres::is_meant(settings, sources)? {
         return Ok(Engine::Postgres(Box::new(postgres::cluster(servers, settings, sources)?)));
@@ -288,8 +298,9 @@ fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, Conf
     Ok(Engine::Embedded { data_dir })
 }
 
-/// What a new cluster is made of; of servers the number is known already.
-fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<Wanted, ConfigError> {
+/// Returns the required properties of the cluster; the addresses of servers determine the number of
+/// shards.
+fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<ClusterSpec, ConfigError> {
     let (in_catalog, shards, replicas) = match engine {
         Engine::Embedded { .. } => {
             let known = "what the data directory has, else";
@@ -319,7 +330,7 @@ fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<Wanted, Config
         }
     };
     let placement = check_weights(placement, weights.as_deref(), shards)?;
-    Ok(Wanted { keyspace, placement, shards, weights, replicas })
+    Ok(ClusterSpec { keyspace, placement, shards, weights, replicas })
 }
 
 fn parse_weights(text: &str) -> Result<Vec<u32>, String> {
@@ -334,8 +345,8 @@ fn parse_weights(text: &str) -> Result<Vec<u32>, String> {
     })
 }
 
-/// A weighted placement is what weights mean when no other is asked for; weights beside a placement that ignores them
-/// are refused.
+/// Returns the placement with the weights applied: weights alone mean a weighted placement. Weights
+/// beside a placement that ignores them are refused.
 fn check_weights(
     placement: Option<Placement>,
     weights: Option<&[u32]>,

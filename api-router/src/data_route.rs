@@ -1,20 +1,21 @@
-//! Data routes: which requests are about rows, and whether they read or write them.
+//! Data routes: the routes about rows, and their kind of operation.
 //!
-//! **Invariant:** a route's name holds no key, so it may stand in counts and lists.
-//! **Not here:** what a route does (`routes`), counting (`gate`).
+//! **Invariant:** a route's name holds no key, so it may be used in counts and lists.
+//! **Not here:** the work of a route (`routes`), recording (`middleware`).
 
 use actix_web::http::Method;
 use analytics::Operation;
 
-/// The path of values under keys, as the OpenAPI document spells it.
+/// Path of values under keys, as the OpenAPI document spells it.
 pub const KV: &str = "/api/kv/{key}";
-/// What begins so is of [`KV`], whatever follows: slashes belong to the key.
+/// Prefix of every path of [`KV`]: slashes after it belong to the key.
 pub const KV_PREFIX: &str = "/api/kv/";
 
-/// Every route about rows, in the order in which they are told. Those that are asked for most stand first.
+/// Every route about rows, in the order in which metrics list them. The most frequent ones come
+/// first.
 pub const ROUTES: [&str; 6] = ["/api/write", "/api/read", "/api/bulk-write", KV, "/write", "/read"];
 
-/// A route about rows, and what a request does there.
+/// A route about rows, and the operation of a request there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataRoute {
     /// Its place in [`ROUTES`].
@@ -30,7 +31,8 @@ impl DataRoute {
     }
 }
 
-/// The route that a request for this path (decoded as routing decodes it) is counted under, if it is about rows.
+/// Returns the route under which a request is recorded, given its path as routing decodes it, if it
+/// is about rows.
 pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
     let (read, write) = (Operation::Read, Operation::Write);
     let (index, operation) = match path {
@@ -50,7 +52,7 @@ pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
 /// The route that makes tables: not counted among those about rows.
 const TABLES: &str = "/api/tables";
 
-/// Whether a refusal must say what became of the request.
+/// Returns true if a refusal must report the outcome of the request.
 pub fn is_write(route: Option<DataRoute>, path: &str, method: &Method) -> bool {
     match route {
         Some(route) => route.operation == Operation::Write,

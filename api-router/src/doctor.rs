@@ -1,7 +1,8 @@
-//! Doctor: what a start with this configuration would meet, and what may hurt later.
+//! Doctor: checks what a start with this configuration would meet, and what may cause problems
+//! later.
 //!
-//! **Invariant:** looking changes nothing.
-//! **Not here:** the shards, which the shard manager looks at.
+//! **Invariant:** checks change nothing.
+//! **Not here:** the shards, which the shard manager checks.
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
@@ -19,11 +20,11 @@ use crate::tls::{Identity, Validity};
 
 /// Files that a router has open beside the connections of clients.
 const FILES_BESIDE: usize = 256;
-/// A certificate that ends sooner should have been renewed by now: those that are renewed by programs are, a third of their
-/// time before it ends.
+/// Remaining validity of a certificate below which it should have been renewed: programs renew
+/// certificates when a third of their time is left.
 const RENEWED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-/// Looks at everything.
+/// Runs all checks.
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut found = vec![port(config), exposure(config), open_files(config)];
     found.extend(certificate(config));
@@ -37,24 +38,26 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// Whether a router would start, with all that it is to have.
+/// Returns true if a router would start with all its settings.
 pub fn is_fit(found: &[Finding]) -> bool {
     found.iter().all(|finding| finding.verdict < Verdict::Fault)
 }
 
-/// One finding a line, then how many there are.
+/// Formats one finding a line, then their number.
 pub fn report(found: &[Finding]) -> String {
     let width = found.iter().map(|finding| finding.about.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for Finding { verdict, about, text: told } in found {
-        let _ = writeln!(text, "{:<7}  {about:<width$}  {told}", verdict.name());
+    for Finding { verdict, about, text: sentence } in found {
+        let _ = writeln!(text, "{:<7}  {about:<width$}  {sentence}", verdict.name());
     }
     let count = |wanted| found.iter().filter(|finding| finding.verdict == wanted).count();
     let (faults, warnings) = (count(Verdict::Fault), count(Verdict::Warning));
     let verdict = match (faults, warnings) {
         (0, 0) => "all is well".to_owned(),
-        (0, warnings) => format!("a router starts; {warnings} thing(s) may hurt later"),
-        (faults, warnings) => format!("{faults} thing(s) to mend, {warnings} may hurt later"),
+        (0, warnings) => format!("a router starts; {warnings} thing(s) may cause problems later"),
+        (faults, warnings) => {
+            format!("{faults} thing(s) to correct, {warnings} may cause problems later")
+        }
     };
     let _ = writeln!(text, "{verdict}");
     text
@@ -107,11 +110,11 @@ fn lifetime(about: String, validity: Option<Validity>, now: SystemTime) -> Findi
         return Finding::warning(about, format!("{fits}; how long it is valid cannot be read"));
     };
     if now < begins {
-        let told = format!(
+        let sentence = format!(
             "is valid from {} on: no client accepts it before; or is the clock of this machine wrong?",
             at(begins)
         );
-        return Finding::warning(about, told);
+        return Finding::warning(about, sentence);
     }
     match ends.duration_since(now) {
         Err(_over) => {

@@ -1,11 +1,12 @@
 //! Filters: PostgREST's spelling of conditions, parsed into checked ones.
 //!
 //! ```text
-//! age=gte.18   name=not.like.A*   id=in.(a,b,"c,d")   or=(age.lt.13,and(age.gt.64,not.state.is.null))
+//! age=gte.18   name=not.like.A*   id=in.(a,b,"c,d")
+//! or=(age.lt.13,and(age.gt.64,not.state.is.null))
 //! ```
 //!
-//! **Invariant:** every column is one of the table, every literal fits its column, and there are no more tests and
-//! no deeper nesting than a query may have.
+//! **Invariant:** every column is one of the table, every literal fits its column, and there are no
+//! more tests and no deeper nesting than a query may have.
 //! **Not here:** the other parameters (`query`).
 
 use std::borrow::Cow;
@@ -27,7 +28,7 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 ];
 const OPERATORS: [&str; 11] =
     ["eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike", "in", "is", "not"];
-/// What `is` may say.
+/// Literals of `is`.
 const STATES: [(&str, State); 5] = [
     ("null", State::Null),
     ("not_null", State::NotNull),
@@ -36,7 +37,7 @@ const STATES: [(&str, State); 5] = [
     ("unknown", State::Null),
 ];
 
-/// Whether a parameter of this name joins conditions, rather than naming a column.
+/// Returns true if a parameter of this name joins conditions, rather than naming a column.
 pub fn is_group(name: &str) -> bool {
     matches!(name.strip_prefix("not.").unwrap_or(name), "and" | "or")
 }
@@ -50,12 +51,12 @@ pub struct FilterParser<'t> {
 }
 
 impl<'t> FilterParser<'t> {
-    /// A parser for filters on this table.
+    /// Creates a parser for filters on this table.
     pub fn new(table: &'t Table) -> Self {
         Self { table, tests: 0, pattern_bytes: 0 }
     }
 
-    /// `column=op.value`, `column=not.op.value`, `or=(…)`, `not.and=(…)`.
+    /// Parses `column=op.value`, `column=not.op.value`, `or=(…)` or `not.and=(…)`.
     ///
     /// # Errors
     /// TSR100, TSR311 or TSR312, naming the parameter.
@@ -81,7 +82,7 @@ impl<'t> FilterParser<'t> {
         Ok(negate(negated, Condition::Column(column, test)))
     }
 
-    /// What follows `or`, `and`, `not.or` or `not.and`: `(a.eq.1,and(…))`.
+    /// Parses the conditions after `or`, `and`, `not.or` or `not.and`: `(a.eq.1,and(…))`.
     fn group(&mut self, name: &str, rest: &mut &str, depth: usize) -> Result<Condition, Problem> {
         if depth > ReadQuery::DEPTH_MAX {
             let most = ReadQuery::DEPTH_MAX;
@@ -104,7 +105,7 @@ impl<'t> FilterParser<'t> {
         Ok(negate(negated, group))
     }
 
-    /// `column.op.value`, `column.not.op.value`, or a group.
+    /// Parses `column.op.value`, `column.not.op.value`, or a group.
     fn item(&mut self, name: &str, rest: &mut &str, depth: usize) -> Result<Condition, Problem> {
         // People like a space after a comma.
         *rest = rest.trim_start_matches(' ');
@@ -133,7 +134,7 @@ impl<'t> FilterParser<'t> {
         Ok(negate(negated != negated_before, Condition::Column(column, test)))
     }
 
-    /// Any operator but `in`.
+    /// Parses any operator but `in`.
     fn test(&mut self, column: usize, operator: &str, literal: &str) -> Result<Test, Problem> {
         let column = self.table.column(column);
         if matches!(operator, "like" | "ilike") {
@@ -161,7 +162,7 @@ fn negate(negated: bool, condition: Condition) -> Condition {
     if negated { Condition::Not(Box::new(condition)) } else { condition }
 }
 
-/// `op.value` or `not.op.value`.
+/// Splits `op.value` or `not.op.value`.
 fn split_operator<'v>(name: &str, value: &'v str) -> Result<(bool, &'v str, &'v str), Problem> {
     let (negated, text) = match value.strip_prefix("not.") {
         Some(text) => (true, text),
@@ -191,7 +192,7 @@ fn test(column: &Column, operator: &str, literal: &str) -> Result<Test, Problem>
     }
     if !column.kind.is_comparable() {
         return Err(bad(format!("{name} is json and cannot be compared"))
-            .hint(format!("{name}=is.null and {name}=not.is.null can be asked")));
+            .hint(format!("{name}=is.null and {name}=not.is.null are possible")));
     }
     if let Some((_, comparison)) = COMPARISONS.iter().find(|(spelling, _)| *spelling == operator) {
         return Ok(Test::Compare(*comparison, literal_of(column, literal)?));
@@ -219,7 +220,7 @@ fn state(column: &Column, literal: &str) -> Result<State, Problem> {
         return Err(bad(format!(
             "{name}: is.{spelling} needs a boolean column, and this is {kind}"
         ))
-        .hint(format!("{name}=is.null and {name}=is.not_null can be asked of any column")));
+        .hint(format!("{name}=is.null and {name}=is.not_null work on any column")));
     }
     Ok(*state)
 }
@@ -228,10 +229,10 @@ fn literal_of(column: &Column, literal: &str) -> Result<Value, Problem> {
     column
         .kind
         .read_text(literal)
-        .map_err(|misfit| Problem::new(Code::TSR312, format!("{}: {misfit}", column.name)))
+        .map_err(|mismatch| Problem::new(Code::TSR312, format!("{}: {mismatch}", column.name)))
 }
 
-/// `(a,b,"c,d")`: quotes keep commas and parentheses; `\` escapes within them.
+/// Parses `(a,b,"c,d")`: quotes keep commas and parentheses; `\` escapes within them.
 fn list(column: &Column, rest: &mut &str) -> Result<Test, Problem> {
     let malformed = || bad_list(&column.name);
     if !column.kind.is_comparable() {
@@ -259,7 +260,7 @@ fn list(column: &Column, rest: &mut &str) -> Result<Test, Problem> {
     }
 }
 
-/// The literal that `rest` begins with, up to one of `ends`.
+/// Takes the literal that `rest` begins with, up to one of `ends`.
 fn next_literal<'v>(rest: &mut &'v str, ends: [char; 2]) -> Option<Cow<'v, str>> {
     let Some(quoted) = rest.strip_prefix('"') else {
         let end = rest.find(ends)?;
@@ -287,10 +288,10 @@ fn eat(rest: &mut &str, sign: &str) -> Option<()> {
     Some(())
 }
 
-/// The column of this name.
+/// Returns the column of this name.
 ///
 /// # Errors
-/// TSR311, with the name that may have been meant.
+/// TSR311, with a similar name if there is one.
 pub fn find_column(table: &Table, name: &str) -> Result<usize, Problem> {
     table.find(name).ok_or_else(|| {
         let detail = format!("{} has no column `{}`", table.name(), shown(name));
@@ -311,12 +312,12 @@ fn malformed(name: &str) -> Problem {
         .hint("or=(amount.gte.100,and(status.eq.paid,note.is.null)); a literal with commas or parentheses stands in double quotes")
 }
 
-/// A client's text, cut to what a message takes.
+/// Cuts a client's text to the length for a message.
 pub fn shown(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// A problem of the query string.
+/// Returns a problem of the query string.
 pub fn bad(detail: String) -> Problem {
     Problem::new(Code::TSR100, detail)
 }

@@ -1,7 +1,7 @@
-//! Request headers: parsed once at the edge into values that cannot be wrong.
+//! Request headers: parsed once into values that are valid by construction.
 //!
-//! **Invariant:** a header that a route does not honour is refused if ignoring it could lose data or break a
-//! promise (`If-Match` on many rows), never dropped in silence.
+//! **Invariant:** a header that a route does not honour is refused, never ignored, if ignoring it
+//! could lose data or break a promise (`If-Match` on many rows).
 //! **Not here:** the body (`body`), the query string (`query`).
 
 use std::time::{Duration, Instant};
@@ -13,24 +13,24 @@ use actix_web::http::header::{
 };
 use shard_manager::consistency::Level;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, Wish};
-use shard_manager::row::{Operation, Precondition};
+use shard_manager::manager::{Manager, RequestOptions};
+use shard_manager::row_change::{Operation, Precondition};
 use shard_manager::token::SessionToken;
 
-use crate::inflate::Coding;
+use crate::body_decoding::ContentCoding;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, Problem, X_SESSION_TOKEN};
 
-/// How long a request may take when it does not say.
+/// Deadline of a request that sets none.
 const DEADLINE_DEFAULT_MS: u64 = 5_000;
-/// What it may ask for.
+/// Deadlines that a request may set.
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
 /// Longest idempotency key.
 const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
-/// How old a read may be at most when it does not say: anything in rotation.
+/// Largest staleness of a read that sets none: any replica in rotation may answer.
 const STALENESS_DEFAULT: Duration = Duration::MAX;
 
-// Names made once: looking a header up by text parses the text each time.
+// Names are constants: looking a header up by text parses the text each time.
 /// See the OpenAPI document.
 pub const X_SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
 const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
@@ -38,18 +38,18 @@ const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
 pub const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
 /// See the OpenAPI document.
 pub const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
-/// Under which every request is logged.
+/// Id under which a request is logged.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// See the OpenAPI document.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// What the headers of a data request say.
+/// Parsed headers of a data request.
 #[derive(Debug)]
 pub struct DataHeaders<'r> {
     /// `x-shard-key`.
     pub shard_key: Option<ShardKey<'r>>,
     /// Level, session, staleness and deadline.
-    pub wish: Wish,
+    pub options: RequestOptions,
     /// `Prefer`.
     pub prefer: Prefer,
 }
@@ -73,12 +73,12 @@ impl<'r> DataHeaders<'r> {
         let deadline = began + deadline(headers)?;
         let prefer = Prefer::parse(headers)?;
         let partial = prefer.has(Preference::AllowPartial);
-        let wish = Wish { level, session, staleness, partial, deadline };
-        Ok(Self { shard_key, wish, prefer })
+        let options = RequestOptions { level, session, staleness, partial, deadline };
+        Ok(Self { shard_key, options, prefer })
     }
 }
 
-/// What `If-Match` or `If-None-Match` ask of the row before it is written.
+/// Returns the condition on the row before the write, from `If-Match` or `If-None-Match`.
 ///
 /// # Errors
 /// TSR113 if one is malformed, both are given, or the operation cannot meet it.
@@ -118,7 +118,7 @@ pub fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether the client of a read has the row of this version already (`If-None-Match`).
+/// Returns true if the client of a read has this version of the row already (`If-None-Match`).
 ///
 /// # Errors
 /// TSR113 if the header is malformed.
@@ -129,7 +129,7 @@ pub fn has_version(headers: &HeaderMap, version: i64) -> Result<bool, Problem> {
     Ok(list == "*" || tags.into_iter().any(|tag| tag == own))
 }
 
-/// `Idempotency-Key`.
+/// Returns `Idempotency-Key`.
 ///
 /// # Errors
 /// TSR113 if it is empty, too long or not visible ASCII.
@@ -145,10 +145,10 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     }
 }
 
-/// Refuses a body that does not claim to be JSON. None at all is taken for JSON, as in PostgREST.
+/// Refuses a body that is not declared as JSON. Without a content type it is JSON, as in PostgREST.
 ///
 /// # Errors
-/// A 415 that says what is accepted.
+/// A 415 that lists the accepted types.
 pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     check_content_encoding(headers)?;
     let Some(value) = headers.get(&CONTENT_TYPE) else { return Ok(()) };
@@ -164,7 +164,7 @@ pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 /// Refuses a body that is compressed.
 ///
 /// # Errors
-/// A 415 that says so.
+/// A 415.
 pub fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.get(&CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         let detail = "a body with this Content-Encoding cannot be read";
@@ -173,10 +173,10 @@ pub fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What the body of a bulk write is.
+/// Format of the body of a bulk write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BulkFormat {
-    /// One JSON object. No type at all is taken for it, as in PostgREST.
+    /// One JSON object. A body without a content type is one, as in PostgREST.
     Json,
     /// A JSON object a line.
     Ndjson,
@@ -184,15 +184,16 @@ pub enum BulkFormat {
     Csv,
 }
 
-/// What `Content-Type` and `Content-Encoding` say of the body of a bulk write.
+/// Returns format and coding of the body of a bulk write, from `Content-Type` and
+/// `Content-Encoding`.
 ///
 /// # Errors
-/// A 415 that says what is accepted.
-pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, Coding), Problem> {
+/// A 415 that lists the accepted types.
+pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, ContentCoding), Problem> {
     let coding = match headers.get(&CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None => Coding::Identity,
-        Some(name) if name.eq_ignore_ascii_case(b"identity") => Coding::Identity,
-        Some(name) if name.eq_ignore_ascii_case(b"gzip") => Coding::Gzip,
+        None => ContentCoding::Identity,
+        Some(name) if name.eq_ignore_ascii_case(b"identity") => ContentCoding::Identity,
+        Some(name) if name.eq_ignore_ascii_case(b"gzip") => ContentCoding::Gzip,
         Some(_) => {
             let detail = "Content-Encoding must be gzip, or left out";
             return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
@@ -259,7 +260,7 @@ fn level(headers: &HeaderMap) -> Result<Level, Problem> {
     Level::find(name).ok_or_else(|| bad(&X_CONSISTENCY, "one, quorum or all"))
 }
 
-/// All tokens of the request, put together.
+/// Merges all tokens of the request.
 fn session(manager: &Manager, headers: &HeaderMap) -> Result<SessionToken, Problem> {
     let mut values = headers.get_all(&X_SESSION_TOKEN).peekable();
     if values.peek().is_none() {
@@ -272,9 +273,9 @@ fn session(manager: &Manager, headers: &HeaderMap) -> Result<SessionToken, Probl
     let texts: Result<Vec<&str>, _> = values.map(HeaderValue::to_str).collect();
     let texts = texts.map_err(|_| bad(&X_SESSION_TOKEN, "visible ASCII"))?;
     let tokens = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
-    manager.session(tokens).map_err(|error| {
+    manager.data().session(tokens).map_err(|error| {
         Problem::new(Code::TSR113, format!("x-session-token: {error}"))
-            .hint("send the token of an earlier answer as it came, or none to begin anew")
+            .hint("send the token of an earlier answer as it came, or none to begin again")
     })
 }
 
@@ -286,14 +287,15 @@ fn staleness(headers: &HeaderMap) -> Result<Duration, Problem> {
         .ok_or_else(|| bad(&X_MAX_STALENESS_MS, "a number of milliseconds"))
 }
 
-/// A header that may come in several lines, as one list; RFC 9110, 5.3.
+/// Joins the lines of a header that is a list (RFC 9110, 5.3).
 fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Problem> {
     let lines: Result<Vec<&str>, _> = headers.get_all(name).map(HeaderValue::to_str).collect();
     let lines = lines.map_err(|_| bad(name, "visible ASCII"))?;
     Ok((!lines.is_empty()).then(|| lines.join(",")))
 }
 
-/// `"7312", "7313"`: strong tags of versions. A weak one can never match here, so it is a mistake.
+/// Parses strong tags of versions, `"7312", "7313"`. A weak one can never match here, so it is a
+/// mistake.
 fn versions(list: &str) -> Result<Vec<i64>, Problem> {
     let most = Precondition::VERSIONS_MAX;
     let allowed = format!("* or 1 to {most} versions in quotes, such as \"7312\"");
@@ -324,11 +326,11 @@ pub fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
 ///
 /// # Errors
 /// Errors of [`deadline`].
-pub fn patience(headers: &HeaderMap, most: Duration) -> Result<Duration, Problem> {
+pub fn time_limit(headers: &HeaderMap, most: Duration) -> Result<Duration, Problem> {
     Ok(if headers.contains_key(&X_DEADLINE_MS) { deadline(headers)?.min(most) } else { most })
 }
 
-/// The one value of a header that must not be repeated.
+/// Returns the one value of a header that must not be repeated.
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
     let mut values = headers.get_all(name);
     let Some(first) = values.next() else { return Ok(None) };
@@ -359,7 +361,8 @@ fn bad(name: &HeaderName, allowed: &str) -> Problem {
     Problem::new(Code::TSR113, format!("{name} must be {allowed}"))
 }
 
-/// The id under which a request is logged: the client's own, if it is 1 to 128 visible characters.
+/// Returns the id under which a request is logged: the client's own, if it is 1 to 128 visible
+/// characters.
 ///
 /// # Errors
 /// A problem that names the header.

@@ -1,18 +1,18 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod body_decoding;
+pub mod browser_policy;
 pub mod data_route;
-pub mod hints;
-pub mod inflate;
-pub mod isolation;
 pub mod negotiation;
 pub mod problem;
+pub mod request_hints;
 pub mod tls;
 pub mod trace;
 
-pub mod paths;
-pub mod room;
-pub mod trail;
+pub mod body_budget;
+pub mod documented_paths;
+pub mod request_record;
 
 pub mod config;
 
@@ -21,20 +21,20 @@ pub mod compression;
 pub mod filter;
 pub mod prefer;
 
+pub mod cluster_status;
 pub mod headers;
-pub mod lookout;
 pub mod query;
 
-pub mod figures;
+pub mod metrics_view;
 #[cfg(feature = "otlp")]
 pub mod otlp;
-pub mod surplus;
+pub mod unsupported_headers;
 
 pub mod app;
 
-pub mod answer;
+pub mod response_headers;
 
-pub mod gate;
+pub mod middleware;
 pub mod routes;
 
 pub mod server;

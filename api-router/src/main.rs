@@ -13,19 +13,19 @@ use analytics::foreign::Transport;
 use analytics::log_lines;
 use analytics::probe::{No, Question};
 use analytics::store::Keeper;
-use api_router::app::{App, Setting};
+use api_router::app::{App, AppSettings};
 use api_router::config::{Config, Engine, Flags};
 use api_router::doctor;
 #[cfg(feature = "otlp")]
 use api_router::otlp::Tracer;
 use api_router::server;
-use api_router::tls::{self, Identity, Renewal};
+use api_router::tls::{self, CertificateWatcher, Identity};
 use clap::Parser;
-use shard_manager::address::{ClusterAddress, ServerEngine};
 use shard_manager::assembly::{ConnectedCluster, EmbeddedCluster};
 use shard_manager::manager::Manager;
+use shard_manager::node_address::{ClusterAddress, ServerEngine};
 #[cfg(feature = "sabotage")]
-use shard_manager::sabotage::{self, Switch, UnknownSwitch};
+use shard_manager::sabotage::{self, Mutation, UnknownMutation};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,11 +33,12 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long `/ready` tells that the router is about to end before it stops listening: longer than the second
-/// at which probes commonly come. A second signal, or Ctrl-C instead of SIGTERM, does not wait for it.
+/// Time for which `/ready` reports that the router is about to end before it stops listening:
+/// longer than the usual second between two probes. A second signal, or Ctrl-C instead of SIGTERM,
+/// ends it.
 const DRAIN: Duration = Duration::from_millis(1_500);
 
-/// The exit code of a start that the operator has to change something for.
+/// Exit code of a start that needs the operator to change something.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -64,12 +65,12 @@ fn main() -> ExitCode {
     }
     if flags.doctor {
         let found = actix_web::rt::System::new().block_on(doctor::examine(&config));
-        // A reader that went away changes nothing about the verdict.
+        // A reader that has gone away does not change the verdict.
         let _ = std::io::stdout().write_all(doctor::report(&found).as_bytes());
         return if doctor::is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if let Some(question) = flags.probe {
-        return match ask(question, &config) {
+        return match probe(question, &config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(no) => {
                 eprintln!("{no}");
@@ -87,11 +88,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Nobody may take a router that breaks promises for one that keeps them.
+/// Warns that this router breaks promises on purpose, so that it is not taken for one that keeps
+/// them.
 #[cfg(feature = "sabotage")]
-fn warn_of_sabotage() -> Result<(), UnknownSwitch> {
-    let broken = sabotage::thrown()?;
-    let broken = broken.into_iter().map(Switch::name).collect::<Vec<_>>().join(", ");
+fn warn_of_sabotage() -> Result<(), UnknownMutation> {
+    let broken = sabotage::active_mutations()?;
+    let broken = broken.into_iter().map(Mutation::name).collect::<Vec<_>>().join(", ");
     let broken = if broken.is_empty() { "none is broken now" } else { &broken };
     eprintln!(
         "WARNING: THIS ROUTER IS BUILT TO BREAK PROMISES ON PURPOSE. IT WILL LOSE DATA. Broken by {}: {broken}",
@@ -100,19 +102,19 @@ fn warn_of_sabotage() -> Result<(), UnknownSwitch> {
     Ok(())
 }
 
-/// Asks the router of this machine, by TLS if it serves by that.
-fn ask(question: Question, config: &Config) -> Result<(), No> {
+/// Probes the router of this machine, by TLS if it serves by TLS.
+fn probe(question: Question, config: &Config) -> Result<(), No> {
     match config.tls {
         None => question.ask(config.bind),
-        Some(_) => question.ask_through(config.bind, tls::to_oneself),
+        Some(_) => question.ask_through(config.bind, tls::connect_to_self),
     }
 }
 
-/// Binds first: a port that is taken is found out before any file is touched.
+/// Runs the router. It binds first, so that a port in use is reported before any file is touched.
 async fn run(config: &Config) -> anyhow::Result<()> {
     let identity = config.tls.clone().map(Identity::read).transpose()?.map(Arc::new);
     if let Some(identity) = &identity {
-        actix_web::rt::spawn(Renewal::of(identity.clone())?.run());
+        actix_web::rt::spawn(CertificateWatcher::new(identity.clone())?.run());
     }
     let listener = TcpListener::bind(config.bind)
         .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
@@ -122,19 +124,19 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         Some(settings) => manager.with_cache(settings.clone()),
         None => manager,
     };
-    let setting = Setting {
+    let settings = AppSettings {
         address: bound,
         transport: Transport::of(identity.is_some(), config.behind_tls),
         lab: config.lab,
         analytics: config.analytics,
         backend: backend(&config.engine),
     };
-    // Nobody's requests are served by this thread.
+    // This thread serves no requests.
     #[cfg_attr(not(feature = "otlp"), expect(unused_mut, reason = "nothing is added to it"))]
-    let mut app = App::new(manager, setting, &Handle::current());
+    let mut app = App::new(manager, settings, &Handle::current());
     #[cfg(feature = "otlp")]
     if let Some(endpoint) = &config.otlp_endpoint {
-        app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), setting.backend)?);
+        app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), settings.backend)?);
     }
     let app = Data::new(app);
     let keeper = keep_history(&app, config)?;
@@ -146,7 +148,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     print_banner(&app, config, bound);
     tokio::select! {
         _ = terminate.recv() => {
-            // Whoever sends requests here gets the time to see it on /ready and to stop.
+            // Load balancers get the time to see it on /ready and to stop.
             app.drain();
             tokio::select! {
                 () = tokio::time::sleep(DRAIN) => {}
@@ -167,11 +169,11 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     serving.await??;
     #[cfg(feature = "otlp")]
     if let Some(tracer) = &app.tracer {
-        // Nobody is served any more: the last spans may be waited for.
+        // All requests are served: the router may wait for the last spans.
         tracer.end();
     }
     if let (Some(analytics), Some(keeper)) = (&app.analytics, keeper) {
-        analytics.figures.finish();
+        analytics.metrics.finish();
         keeper.close();
     }
     app.manager.close();
@@ -191,17 +193,17 @@ fn open(config: &Config) -> anyhow::Result<Manager> {
     }
 }
 
-/// Has the figures of earlier times given back, and those of now kept, until what this returns is dropped. Nobody waits
-/// for it, and a store that cannot be used is tried again.
+/// Restores the metrics of earlier runs, and stores those of this run until the returned keeper is
+/// dropped. It runs in the background, and a store that cannot be used is tried again.
 fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<Keeper>> {
     let (Some(analytics), Some(address)) = (&app.analytics, &config.analytics_store) else {
         return Ok(None);
     };
-    let history = analytics.figures.recorder.history().clone();
+    let history = analytics.metrics.recorder.history().clone();
     Ok(Some(Keeper::start(address.clone(), "router", history)?))
 }
 
-/// What keeps the rows, as figures name it.
+/// Returns the name of the storage engine, as in metrics.
 fn backend(engine: &Engine) -> &'static str {
     match engine {
         Engine::Embedded { .. } => "sqlite",
@@ -243,7 +245,7 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
         version = env!("CARGO_PKG_VERSION"),
         count = names.len(),
         names = names.join(", "),
-        replicas = match app.manager.replicas() {
+        replicas = match app.manager.status().replicas() {
             0 => "no replicas".to_owned(),
             1 => "1 replica".to_owned(),
             count => format!("{count} replicas"),

@@ -1,18 +1,18 @@
-//! Negotiation: what a client would rather have (RFC 9110, 12.4 and 12.5).
+//! Negotiation: the preferred form of a response (RFC 9110, 12.4 and 12.5).
 //!
 //! **Invariant:** a weight that cannot be read is zero.
-//! **Not here:** what is there to choose from.
+//! **Not here:** the forms to choose from.
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 
-/// The lines of a header that is a list, as one (RFC 9110, 5.3).
+/// Joins the lines of a header that is a list (RFC 9110, 5.3).
 pub fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
     let lines: Vec<&str> = headers.get_all(name).filter_map(|line| line.to_str().ok()).collect();
     lines.join(",")
 }
 
-/// The items of a header such as `gzip;q=0.5, *;q=0`, each with its weight. A weight that cannot be read is
-/// zero: what is not understood is not chosen.
+/// Iterates over the items of a header such as `gzip;q=0.5, *;q=0`, each with its weight. An
+/// unreadable weight is zero, so that the item is not chosen.
 fn weights(list: &str) -> impl Iterator<Item = (&str, f32)> {
     list.split(',').filter_map(|item| {
         let mut parts = item.split(';').map(str::trim);
@@ -25,12 +25,12 @@ fn weights(list: &str) -> impl Iterator<Item = (&str, f32)> {
     })
 }
 
-/// The weight of the item of this name, if it is there.
+/// Returns the weight of the item of this name, if it is there.
 fn weight_of(list: &str, name: &str) -> Option<f32> {
     weights(list).find(|(item, _)| item.eq_ignore_ascii_case(name)).map(|(_, weight)| weight)
 }
 
-/// Whether a value of `Accept-Encoding` asks for gzip, rather than for the answer as it is.
+/// Returns true if a value of `Accept-Encoding` prefers gzip to no encoding.
 pub fn prefers_gzip(accept_encoding: &str) -> bool {
     let gzip =
         ["gzip", "x-gzip", "*"].into_iter().find_map(|name| weight_of(accept_encoding, name));
@@ -38,7 +38,7 @@ pub fn prefers_gzip(accept_encoding: &str) -> bool {
     gzip.is_some_and(|gzip| gzip > 0.0 && gzip >= plain)
 }
 
-/// Whether a value of `Accept` asks for JSON, rather than for a page.
+/// Returns true if a value of `Accept` prefers JSON to a page.
 pub fn prefers_json(accept: &str) -> bool {
     let weight = |names: [&str; 3]| names.into_iter().find_map(|name| weight_of(accept, name));
     let json = weight(["application/json", "application/*", "*/*"]).unwrap_or(0.0);

@@ -1,11 +1,12 @@
-//! Otlp: sends traces of requests to a collector, by OTLP over HTTP. Only in a build with the feature `otlp`.
+//! OTLP: sends traces of requests to a collector, by OTLP over HTTP. Only in a build with the
+//! feature `otlp`.
 //!
-//! Of each request about rows one span, and below it one for the time in the queue and one for that in the database. A
-//! trace that its caller does not record is not sent.
+//! Each request about rows has one span, and below it one for the time in the queue and one for the
+//! time in the database. A trace that its caller does not record is not sent.
 //!
-//! **Invariant:** no request waits for the collector: what does not fit into the queue is left out. No key and no query
-//! string is sent.
-//! **Not here:** which trace a request belongs to (`trace`).
+//! **Invariant:** no request waits for the collector: spans that do not fit into the queue are
+//! dropped. No key and no query string is sent.
+//! **Not here:** the trace that a request belongs to (`trace`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,52 +35,53 @@ use crate::trace::{Trace, own_span};
 const QUEUE_MAX: usize = 8_192;
 /// Spans of one request to the collector.
 const BATCH_MAX: usize = 512;
-/// How long the first of them waits for others.
+/// Longest wait of the first span of a batch for others.
 const GATHERED: Duration = Duration::from_secs(1);
-/// How long a collector may take.
+/// Longest time for a request to the collector.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
-/// How long the last spans may take when the router ends.
+/// Longest time for the last spans when the router ends.
 const END_MAX: Duration = Duration::from_secs(3);
-/// Where collectors take traces.
+/// Path of collectors for traces.
 const PATH: &str = "/v1/traces";
 
 /// Sends traces until it is dropped.
 pub struct Tracer {
     spans: BatchSpanProcessor,
     scope: InstrumentationScope,
-    own: Own,
+    own: ServiceAttributes,
 }
 
-/// What is the same in all spans.
-struct Own {
+/// Attributes that all spans share.
+struct ServiceAttributes {
     scheme: &'static str,
     address: SocketAddr,
     database: &'static str,
 }
 
-/// A request about rows, beside what was counted of it.
-pub struct Traced<'r> {
+/// Request about rows, with its measurements.
+pub struct TracedRequest<'r> {
     /// Its trace.
     pub trace: Trace,
-    /// What was counted.
+    /// Recorded measurements of the request.
     pub sample: Sample<'r>,
-    /// Until the first shard was asked.
+    /// Time until the first shard received the request.
     pub before: Duration,
     /// Its method.
     pub method: &'r str,
     /// Its path, as it is declared.
     pub route: &'static str,
-    /// The one shard that was asked.
+    /// The shard, if the request went to exactly one.
     pub shard: Option<&'r str>,
 }
 
-/// Why no traces can be sent.
+/// Error that prevents the sending of traces.
 #[derive(Debug, thiserror::Error)]
 #[error("no traces can be sent: {0}")]
 pub struct OtlpError(String);
 
 impl Tracer {
-    /// Sends traces to a collector. One that is away costs the spans that were for it, and nothing else.
+    /// Starts to send traces to a collector. Spans for a collector that cannot be reached are
+    /// dropped.
     ///
     /// # Errors
     /// [`OtlpError`] if the endpoint is no URL.
@@ -94,7 +96,7 @@ impl Tracer {
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(with_path(endpoint))
             .with_timeout(EXPORT_MAX)
-            .with_http_client(Courier::new())
+            .with_http_client(BlockingClient::new())
             .build()
             .map_err(|error| OtlpError(error.to_string()))?;
         let config = BatchConfigBuilder::default()
@@ -113,11 +115,11 @@ impl Tracer {
         let scope = InstrumentationScope::builder("tessera").with_version(version).build();
         let scheme = if is_encrypted { "https" } else { "http" };
         let database = if backend == "sqlite" { "sqlite" } else { "postgresql" };
-        Ok(Self { spans, scope, own: Own { scheme, address, database } })
+        Ok(Self { spans, scope, own: ServiceAttributes { scheme, address, database } })
     }
 
-    /// Hands on a request that has just been answered.
-    pub fn tell(&self, traced: &Traced<'_>) {
+    /// Queues the spans of a request that has just been answered.
+    pub fn export(&self, traced: &TracedRequest<'_>) {
         if !traced.trace.sampled {
             return;
         }
@@ -138,14 +140,19 @@ impl Tracer {
         }
     }
 
-    /// Sends what waits, and ends.
+    /// Sends the waiting spans, and ends.
     pub fn end(&self) {
-        // Whoever collects is told nothing more either way.
+        // A collector that cannot be reached now will not get the spans either way.
         let _ = self.spans.shutdown_with_timeout(END_MAX);
     }
 
-    fn server_span(&self, traced: &Traced<'_>, start: SystemTime, end: SystemTime) -> SpanData {
-        let Traced { trace, sample, method, route, shard, .. } = traced;
+    fn server_span(
+        &self,
+        traced: &TracedRequest<'_>,
+        start: SystemTime,
+        end: SystemTime,
+    ) -> SpanData {
+        let TracedRequest { trace, sample, method, route, shard, .. } = traced;
         let mut attributes = vec![
             KeyValue::new("http.request.method", (*method).to_owned()),
             KeyValue::new("http.route", *route),
@@ -180,7 +187,7 @@ impl Tracer {
 
     fn part_span(
         &self,
-        Traced { trace, sample, shard, .. }: &Traced<'_>,
+        TracedRequest { trace, sample, shard, .. }: &TracedRequest<'_>,
         (name, kind): (&'static str, SpanKind),
         start: SystemTime,
         end: SystemTime,
@@ -231,7 +238,7 @@ impl Tracer {
     }
 }
 
-/// The place of traces on a collector of which only the address was named.
+/// Adds the path of traces to the address of a collector without a path.
 fn with_path(endpoint: &str) -> String {
     let (_, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
     match rest.split_once('/') {
@@ -240,11 +247,11 @@ fn with_path(endpoint: &str) -> String {
     }
 }
 
-/// Carries batches, on the thread of the exporter, which may wait.
+/// HTTP client of the exporter, whose thread may block.
 #[derive(Debug)]
-struct Courier(Agent);
+struct BlockingClient(Agent);
 
-impl Courier {
+impl BlockingClient {
     fn new() -> Self {
         let trusted = rustls_native_certs::load_native_certs().certs;
         let trusted: Vec<Certificate<'static>> =
@@ -263,7 +270,7 @@ impl Courier {
 }
 
 #[async_trait]
-impl HttpClient for Courier {
+impl HttpClient for BlockingClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = request.into_parts();
         let mut answer = self.0.run(Request::from_parts(head, &*body))?;

@@ -1,8 +1,8 @@
-//! `Prefer` (RFC 7240): what a client would like, and what it is told of it.
+//! `Prefer` (RFC 7240): the preferences of a client, and those that were applied.
 //!
-//! **Invariant:** of a preference given twice the first counts; what is not known is ignored, unless the client
-//! asks for `handling=strict`; a preference whose neglect could lose data is refused.
-//! **Not here:** what follows from a preference (the routes).
+//! **Invariant:** of a preference given twice the first counts; an unknown one is ignored, unless
+//! the client sends `handling=strict`; a preference whose neglect could lose data is refused.
+//! **Not here:** the effect of a preference (the routes).
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -21,13 +21,13 @@ pub enum Preference {
     DenyFanout,
     /// `partial=allow`: answer a read of all shards though some of them cannot.
     AllowPartial,
-    /// `count=exact`: tell how many rows there are beside those of the page.
+    /// `count=exact`: report the number of all matching rows, not only those of the page.
     CountExact,
     /// `tx=per-shard`: each shard's part of a bulk write is stored as a whole or not at all.
     PerShard,
     /// `handling=strict`: refuse what would else be ignored.
     Strict,
-    /// `handling=lenient`: the opposite, which needs no saying.
+    /// `handling=lenient`: the default.
     Lenient,
 }
 
@@ -43,7 +43,7 @@ impl Preference {
         Self::Lenient,
     ];
 
-    /// As it is spelled: name and value.
+    /// Returns the spelling: name and value.
     fn spelling(self) -> (&'static str, &'static str) {
         match self {
             Self::Minimal => ("return", "minimal"),
@@ -71,8 +71,8 @@ impl Prefer {
     /// Reads the header.
     ///
     /// # Errors
-    /// TSR105 if one is unknown and `handling=strict`; TSR113 if it is not text, or asks for a transaction that
-    /// there is not.
+    /// TSR105 if a preference is unknown and `handling=strict` is set; TSR113 if the header is not
+    /// text, or names a kind of transaction that does not exist.
     pub fn parse(headers: &HeaderMap) -> Result<Self, Problem> {
         let mut known: Vec<Preference> = Vec::new();
         let mut seen: Vec<String> = Vec::new();
@@ -90,7 +90,7 @@ impl Prefer {
                     Preference::ALL.into_iter().find(|one| one.spelling() == (&name, &value));
                 match found {
                     Some(preference) => known.push(preference),
-                    // All or nothing was asked for: to ignore that would store a part.
+                    // The client wants all or nothing: ignoring that would store a part.
                     None if name == "tx" => return Err(bad("tx=per-shard, or without tx")),
                     None => unknown = Some(wish.trim().chars().take(80).collect::<String>()),
                 }
@@ -108,13 +108,13 @@ impl Prefer {
         }
     }
 
-    /// Whether the client would like this.
+    /// Returns true if the client sent this preference.
     pub fn has(&self, preference: Preference) -> bool {
         self.0.contains(&preference)
     }
 
-    /// The value of `Preference-Applied`: those of `honoured` that were asked for, and `handling=strict`, which
-    /// every route honours by reading the header at all.
+    /// Returns the value of `Preference-Applied`: the preferences of the client that are in
+    /// `honoured`, and `handling=strict`, which every route honours by parsing the header.
     pub fn applied(&self, honoured: &[Preference]) -> Option<HeaderValue> {
         let asked =
             self.0.iter().filter(|one| honoured.contains(one) || **one == Preference::Strict);

@@ -1,8 +1,9 @@
-//! Problems: every answer that is not a success, as RFC 9457 clients and PostgREST clients read it.
+//! Problems: every response that is not a success, in a form for RFC 9457 clients and PostgREST
+//! clients.
 //!
-//! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, address or secret
-//! stands in a body.
-//! **Not here:** logging (`gate`).
+//! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, address or secret is in
+//! a body.
+//! **Not here:** logging (`middleware`).
 
 mod domain;
 
@@ -14,9 +15,9 @@ use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use shard_manager::consistency::Level;
 
-/// What a client has seen: in requests and in answers.
+/// Session token, in requests and in responses.
 pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
-/// On the answer of an earlier time, given again.
+/// Header of the repeated response of an earlier request.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 macro_rules! codes {
@@ -36,23 +37,23 @@ macro_rules! codes {
                 match self { $(Self::$code => stringify!($code),)* }
             }
 
-            /// The HTTP status.
+            /// Returns the HTTP status.
             pub fn status(self) -> StatusCode {
                 let status: u16 = match self { $(Self::$code => $status,)* };
                 StatusCode::from_u16(status).expect("the table holds statuses of HTTP")
             }
 
-            /// Whether the same request may succeed later.
+            /// Returns true if the same request may succeed later.
             pub fn is_retryable(self) -> bool {
                 match self { $(Self::$code => $retryable,)* }
             }
 
-            /// A few words, the same for every occurrence.
+            /// Returns a few words, the same for every occurrence.
             pub fn title(self) -> &'static str {
                 match self { $(Self::$code => $title,)* }
             }
 
-            /// What the code means and what to do, for people.
+            /// Returns the meaning of the code and the remedy, for people.
             pub fn about(self) -> &'static str {
                 match self { $(Self::$code => $about,)* }
             }
@@ -63,11 +64,11 @@ macro_rules! codes {
 codes! {
     TSR003 503 true  "No connection free" "Every connection to the shard was busy until the deadline. Send again later, or with a longer x-deadline-ms.";
     TSR004 504 true  "Deadline passed" "The answer did not come before x-deadline-ms (default 5000). For a write, outcome says whether it may have happened.";
-    TSR005 503 true  "Overloaded" "The queue of the shard is full, there are as many live streams as there may be, or bodies fill the room that there is for them and this one brought least: the detail says which. Nothing was stored, but of a streamed body what came before next_index; send again after Retry-After.";
+    TSR005 503 true  "Overloaded" "The queue of the shard is full, there are as many live streams as there may be, or bodies fill the memory for them and this one has received least: the detail says which. Nothing was stored, but of a streamed body what came before next_index; send again after Retry-After.";
     TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice, or a key in the path cannot be one. The detail names it.";
     TSR101 400 false "Bad body" "The body is not JSON, or a member is missing, given twice or of the wrong type. The detail names it.";
     TSR102 400 false "Unknown member" "The body has a member that means nothing here. The detail names it.";
-    TSR103 400 false "Shard keys differ" "Header, query, body and the table's routing column must all name the same shard key: otherwise the row would be stored where nobody looks for it.";
+    TSR103 400 false "Shard keys differ" "Header, query, body and the table's routing column must all name the same shard key: otherwise the row would be stored where no read finds it.";
     TSR104 400 false "Shard key needed" "A write needs a shard key: the table's routing column in the row, the header x-shard-key, or shardKey in query or body. Of a value under a key it is the rest of the path.";
     TSR105 400 false "Unknown preference" "Under Prefer: handling=strict every preference must be known.";
     TSR106 400 false "Bad page" "limit is 0 to 1000, offset 0 to 10000, and a cursor is next_cursor of the same query, as it came.";
@@ -84,7 +85,7 @@ codes! {
     TSR205 504 true  "Not confirmed" "The row is stored on the shard's primary, but replicas did not confirm it before the deadline. outcome is committed, achieved is the level that it has reached.";
     TSR301 409 false "Exists already" "An insert met a row of the same id, or there is a table of this name with another shape. Nothing was changed.";
     TSR302 404 false "No such row" "An update or a delete met no row of this id under this shard key, or there is no value under the key.";
-    TSR303 412 false "Version differs" "The row is not of the version that If-Match names: somebody changed it. Read it again.";
+    TSR303 412 false "Version differs" "The row is not of the version that If-Match names: another client changed it. Read it again.";
     TSR304 409 false "Constraint broken" "The row breaks a rule of the database: unique, foreign key or check.";
     TSR305 409 false "What was seen may be lost" "The session token is of a life of the shard that did not go on: its data was put back from an older copy. Begin a new session without a token, and look at what is there.";
     TSR306 409 false "Not done by the database" "The database has swallowed the row, by a trigger, a rule or a policy of its operator, or the table is UNLOGGED and a crash would empty it. Nothing was stored: its operator has to change the table first.";
@@ -92,10 +93,10 @@ codes! {
     TSR311 400 false "No such column" "The table has no column of this name.";
     TSR312 400 false "Value does not fit" "A value is not of its column's type, is null where null is not allowed, or holds U+0000.";
     TSR403 403 false "Foreign page" "The request comes from a web page of another origin. A browser must not be a way into this service.";
-    TSR500 500 true  "Internal error" "A defect of ours. It is logged under the request id.";
+    TSR500 500 true  "Internal error" "A defect of the router. It is logged under the request id.";
 }
 
-/// An answer that is not a success.
+/// A response that is not a success.
 #[derive(Clone, Debug)]
 pub struct Problem {
     code: Code,
@@ -104,28 +105,28 @@ pub struct Problem {
     hint: Option<String>,
     shard: Option<String>,
     outcome: Option<&'static str>,
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareFields>>,
 }
 
-/// What few problems have; apart, because problems are handed on by value.
+/// Fields that few problems have, boxed because problems are passed by value.
 #[derive(Clone, Debug, Default)]
-struct Rare {
+struct RareFields {
     /// Methods that the path has.
     allow: Option<String>,
-    /// The level that was asked for, and the one that was reached.
+    /// Requested level and reached level.
     levels: Option<(Level, Level)>,
-    /// What the client has seen all the same.
+    /// Session token of a request that failed after reading or writing.
     session: Option<String>,
-    /// Whether it is the answer of an earlier time.
+    /// True if this is the repeated answer of an earlier request.
     replayed: bool,
-    /// How far a streamed body was carried out.
+    /// Progress of a streamed body.
     progress: Option<Progress>,
 }
 
-/// How far a streamed body was carried out before it ended badly.
+/// Progress of a streamed body that ended with a problem.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    /// Rows that are stored as was asked for.
+    /// Rows that are stored at the requested level.
     pub stored: usize,
     /// All rows before this one were carried out, none from it on.
     pub next_index: usize,
@@ -150,33 +151,34 @@ pub struct ProblemBody<'p> {
     detail: &'p str,
     /// `TSR101`.
     code: &'p str,
-    /// As `title`, for clients of PostgREST.
+    /// Same text as `title`, for clients of PostgREST.
     message: &'p str,
-    /// As `detail`, for clients of PostgREST.
+    /// Same text as `detail`, for clients of PostgREST.
     details: &'p str,
-    /// What to do.
+    /// Remedy.
     hint: Option<&'p str>,
     /// Always false.
     success: bool,
-    /// As `title`, for older clients.
+    /// Same text as `title`, for older clients.
     error: &'p str,
     /// The shard that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     shard: Option<&'p str>,
-    /// Of a write: `rejected` (nothing was stored), `committed` (it is on the primary), `unknown`, or of a streamed
-    /// body `partial` (rows before `next_index` were carried out).
+    /// Outcome of a write: `rejected` (nothing was stored), `committed` (it is on the primary),
+    /// `unknown`, or for a streamed body `partial` (rows before `next_index` were carried out).
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'p str>,
-    /// Of a write that was not confirmed: the level that was asked for.
+    /// Requested level of a write that was not confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     requested: Option<&'static str>,
     /// The level that it has reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     achieved: Option<&'static str>,
-    /// Of a streamed body that was carried out in part: rows that are stored.
+    /// Stored rows of a streamed body that was carried out in part.
     #[serde(skip_serializing_if = "Option::is_none")]
     stored: Option<usize>,
-    /// The rows before this one, counted from 0, were carried out, and none from it on: send the rest.
+    /// Index of the next row, counted from 0: all rows before it were carried out, none from it on.
+    /// Send the rest.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_index: Option<usize>,
     /// Rows before it that are not stored, or not known to be.
@@ -186,7 +188,7 @@ pub struct ProblemBody<'p> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     failed: Option<&'p serde_json::Value>,
-    /// Whether the same request may succeed later.
+    /// True if the same request may succeed later.
     retryable: bool,
     /// Also in the header `x-request-id`, and in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,41 +196,41 @@ pub struct ProblemBody<'p> {
 }
 
 impl Problem {
-    /// A problem of this code; `detail` names what it is about.
+    /// Creates a problem of this code; `detail` describes the occurrence.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (status, detail) = (code.status(), detail.into());
         Self { code, status, detail, hint: None, shard: None, outcome: None, rare: None }
     }
 
-    /// Says what to do.
+    /// Sets the remedy.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Says in which member of the body the detail's one stands.
+    /// Prefixes the detail with the member of the body that contains its own.
     #[must_use]
     pub fn within(mut self, member: &str) -> Self {
         self.detail = format!("{member}: {}", self.detail);
         self
     }
 
-    /// Says which shard it is about.
+    /// Sets the shard.
     #[must_use]
     pub fn shard(mut self, shard: impl Into<String>) -> Self {
         self.shard = Some(shard.into());
         self
     }
 
-    /// Says what became of a write.
+    /// Sets the outcome of a write.
     #[must_use]
     pub fn outcome(mut self, outcome: &'static str) -> Self {
         self.outcome = Some(outcome);
         self
     }
 
-    /// The media type of the body is at fault, not that of the answer.
+    /// Sets the status for an unsupported media type of the body, instead of the response.
     #[must_use]
     pub fn unsupported_media_type(mut self) -> Self {
         self.status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -242,18 +244,18 @@ impl Problem {
         self
     }
 
-    fn rare(&mut self) -> &mut Rare {
+    fn rare(&mut self) -> &mut RareFields {
         self.rare.get_or_insert_default()
     }
 
-    /// Tells what the client has seen, though its request failed: the value of `x-session-token`.
+    /// Sets the value of `x-session-token` for a request that failed after reading or writing.
     #[must_use]
     pub fn session(mut self, token: String) -> Self {
         self.rare().session = Some(token);
         self
     }
 
-    /// Tells how far a streamed body was carried out.
+    /// Sets the progress of a streamed body.
     #[must_use]
     pub fn partial(mut self, progress: Progress) -> Self {
         self.outcome = Some("partial");
@@ -261,54 +263,56 @@ impl Problem {
         self
     }
 
-    /// The same problem of a row that was refused only because it stood in one transaction with the row at `row`.
+    /// Returns the problem of a row that was refused only because it was in one transaction with
+    /// the row at `row`.
     #[must_use]
-    pub fn of_transaction(mut self, row: usize) -> Self {
+    pub fn undone_with_row(mut self, row: usize) -> Self {
         self.detail = format!("undone with row {row} of the same transaction: {}", self.detail);
-        self.hint(format!("mend row {row}, and send all rows of the transaction again"))
+        self.hint(format!("correct row {row}, and send all rows of the transaction again"))
     }
 
-    /// The code.
+    /// Returns the code.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// What happened.
+    /// Returns the description of this occurrence.
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// What to do, if there is something to say.
+    /// Returns the remedy, if there is one.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// The shard that it is about.
+    /// Returns the shard that it is about.
     pub fn shard_name(&self) -> Option<&str> {
         self.shard.as_deref()
     }
 
-    /// What became of a write.
+    /// Returns the outcome of a write.
     pub fn outcome_name(&self) -> Option<&'static str> {
         self.outcome
     }
 
-    /// Only a write has an outcome.
-    pub fn of_other(&mut self) {
+    /// Removes the outcome, which only a write has.
+    pub fn clear_outcome(&mut self) {
         self.outcome = None;
     }
 
-    /// Every failed write says what became of it; one that failed before it was understood was rejected.
-    pub fn of_write(&mut self) {
+    /// Sets the outcome of a failed write that has none: a write that failed before it was parsed
+    /// was rejected.
+    pub fn ensure_outcome(&mut self) {
         self.outcome.get_or_insert("rejected");
     }
 
-    /// The body. Rows of a bulk write have none of their own request ids.
+    /// Returns the body. Rows of a bulk write have no request ids of their own.
     pub fn body<'p>(&'p self, request_id: Option<&'p str>) -> ProblemBody<'p> {
         let title = self.code.title();
         let levels = self.rare.as_ref().and_then(|rare| rare.levels);
@@ -337,7 +341,7 @@ impl Problem {
         }
     }
 
-    /// The whole answer.
+    /// Returns the whole response.
     pub fn respond(&self, request_id: &str) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         response.content_type("application/problem+json");
@@ -372,7 +376,7 @@ impl ResponseError for Problem {
         self.status
     }
 
-    /// Without a request id: the gate around every route renders the body again with it.
+    /// Returns a response without a body: the middleware renders the body with the request id.
     fn error_response(&self) -> HttpResponse {
         HttpResponse::new(self.status)
     }

@@ -1,6 +1,6 @@
 //! Query strings: PostgREST's spelling of a read, parsed once into a checked [`ReadQuery`].
 //!
-//! **Invariant:** a parameter that is no known one is a filter on a column of the table, with an explicit
+//! **Invariant:** an unknown parameter is a filter on a column of the table, with an explicit
 //! operator: a bare value is refused, because it would let user input choose the operator.
 //! **Not here:** the filters themselves (`filter`), SQL.
 
@@ -12,10 +12,11 @@ use shard_manager::query::{OrderBy, Output, ReadQuery};
 use shard_manager::table::{Table, closest};
 
 use crate::filter::{self, FilterParser, bad, find_column, shown};
-use crate::hints;
 use crate::problem::{Code, Problem};
+use crate::request_hints;
 
-/// Longest query string, in bytes: below the 64 KiB at which the HTTP parser gives up without a word.
+/// Longest query string, in bytes: below the 64 KiB at which the HTTP parser ends a connection
+/// without a response.
 const LEN_MAX: usize = 32 << 10;
 /// Most parameters.
 const PARAMETERS_MAX: usize = 100;
@@ -45,10 +46,10 @@ impl<'q> Parameters<'q> {
         Ok(Self(parameters))
     }
 
-    /// The value of a parameter that may come once.
+    /// Returns the value of a parameter that may be given once.
     ///
     /// # Errors
-    /// TSR100 if it comes twice.
+    /// TSR100 if it is given twice.
     pub fn single(&self, name: &str) -> Result<Option<&str>, Problem> {
         let mut values = self.0.iter().filter(|(parameter, _)| parameter == name);
         let first = values.next().map(|(_, value)| &**value);
@@ -94,7 +95,7 @@ const RESERVED: [(&str, &str); 3] = [
     ("columns", "it belongs to writes; use select"),
 ];
 
-/// Reads the checked query of a read of `table`; the cursor is not looked into.
+/// Parses the query of a read of `table`; the cursor is not checked.
 ///
 /// # Errors
 /// TSR100, TSR106, TSR311 or TSR312, naming the parameter.
@@ -142,7 +143,7 @@ pub fn read_query(table: &Arc<Table>, parameters: &Parameters<'_>) -> Result<Rea
 fn neither_column_nor_parameter(table: &Table, name: &str) -> Problem {
     let detail = format!("{} has no column `{}`", table.name(), shown(name));
     let problem = Problem::new(Code::TSR311, detail);
-    if let Some(hint) = hints::foreign_parameter(name) {
+    if let Some(hint) = request_hints::hint_for_parameter(name) {
         return problem.hint(hint);
     }
     match table.suggest(name).or_else(|| closest(name, KNOWN.into_iter())) {
@@ -159,7 +160,7 @@ fn parse_number(name: &str, text: &str, most: u32) -> Result<u32, Problem> {
     })
 }
 
-/// `a,b,total:c`, or `*`.
+/// Parses `a,b,total:c`, or `*`.
 fn parse_select(table: &Table, list: &str) -> Result<Vec<Output>, Problem> {
     let mut outputs: Vec<Output> = Vec::new();
     for item in list.split(',').map(str::trim) {
@@ -170,7 +171,7 @@ fn parse_select(table: &Table, list: &str) -> Result<Vec<Output>, Problem> {
                 Some((alias, name)) => (Some(parse_alias(alias)?), name),
                 None => (None, item),
             };
-            if let Some((detail, hint)) = hints::foreign_output(name) {
+            if let Some((detail, hint)) = request_hints::hint_for_output(name) {
                 let detail = format!("{detail}: `{}`", shown(item));
                 return Err(Problem::new(Code::TSR311, detail).hint(hint));
             }
@@ -191,7 +192,7 @@ fn parse_select(table: &Table, list: &str) -> Result<Vec<Output>, Problem> {
     Ok(outputs)
 }
 
-/// Aliases need no escaping in JSON.
+/// Parses an alias, which needs no escaping in JSON.
 fn parse_alias(alias: &str) -> Result<String, Problem> {
     let ok = (1..=40).contains(&alias.len())
         && alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
@@ -201,7 +202,7 @@ fn parse_alias(alias: &str) -> Result<String, Problem> {
     Err(bad("an alias in select is 1 to 40 letters, digits or _".to_owned()))
 }
 
-/// `a.desc,b`.
+/// Parses `a.desc,b`.
 fn parse_order(table: &Table, list: &str) -> Result<Vec<OrderBy>, Problem> {
     let mut order: Vec<OrderBy> = Vec::new();
     for item in list.split(',').map(str::trim) {

@@ -1,20 +1,21 @@
-//! Routes: the whole HTTP surface, as one list. The OpenAPI document is collected from the same list.
+//! Routes: the whole HTTP surface, as one list. The OpenAPI document is collected from the same
+//! list.
 
 pub mod advice;
 pub mod aliases;
 pub mod analytics;
 pub mod bulk;
-pub mod change;
 pub mod dashboard;
 pub mod distribution;
-pub mod document;
 pub mod errors;
 pub mod health;
 pub mod home;
 pub mod kv;
 pub mod lab;
+pub mod openapi;
 pub mod placement;
 pub mod read;
+pub mod row_write;
 pub mod scrape;
 pub mod shortcuts;
 pub mod tables;
@@ -22,7 +23,7 @@ pub mod write;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
-/// Registers every route. Those that are asked for most stand first: they are found first.
+/// Registers every route. The most frequent ones come first, because routes are searched in order.
 pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
     surface
         .service(write::write_row)

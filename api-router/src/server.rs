@@ -1,6 +1,6 @@
-//! Server: puts routes, gate and state on a listener, and ends in order.
+//! Server: serves the routes on a listener, and ends in order.
 //!
-//! **Not here:** configuration, what the routes do.
+//! **Not here:** configuration, the work of the routes.
 
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -17,24 +17,25 @@ use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
-use crate::gate::gate;
-use crate::paths::DOCUMENT;
+use crate::documented_paths::DOCUMENT;
+use crate::middleware::handle_request;
 use crate::routes;
 use crate::tls::{self, Identity, TlsError};
 
-/// How long running requests may take to finish when the router ends.
+/// Longest time for running requests to finish when the router ends.
 const SHUTDOWN_SECONDS: u64 = 25;
-/// How long an idle connection is kept.
+/// Time for which an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// How long a request's head may take to come.
+/// Longest time for the head of a request to arrive.
 const HEAD_MAX: Duration = Duration::from_secs(5);
-/// How long a client may take nothing of what it is sent. Answers are held in memory until they are taken, and
-/// the framework waits for ever: the kernel ends such a connection.
+/// Longest time for which a client may receive nothing of its response. Responses are held in
+/// memory until they are received, and the framework would wait for ever: the kernel ends such a
+/// connection.
 const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Connections of one worker: each holds buffers of some 16 KiB.
 pub const CONNECTIONS_MAX: usize = 4_096;
 
-/// Why nothing is served.
+/// Error that prevents serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The listener.
@@ -45,24 +46,25 @@ pub enum ServeError {
     Tls(#[from] TlsError),
 }
 
-/// Serves `app` on `listener`, by TLS if there is an identity to show. The caller binds, so a test can ask for port 0.
+/// Serves `app` on `listener`, by TLS if there is an identity. The caller binds, so a test can use
+/// port 0.
 ///
 /// # Errors
-/// Those of the listener, and of TLS.
+/// Errors of the listener and of TLS.
 pub fn serve(
     app: Data<App>,
     listener: TcpListener,
     identity: Option<Arc<Identity>>,
     workers: usize,
 ) -> Result<Server, ServeError> {
-    // Accepted connections have it from the listener.
+    // Accepted connections inherit it from the listener.
     socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(STALLED_MAX))?;
     let lab = app.lab;
     let api = Data::new(openapi(lab));
     let server = HttpServer::new(move || {
         // Called in each worker's thread, which drives its runtime until the server has ended.
         app.manager.add_runtime(Handle::current());
-        let worker = app.analytics.as_ref().map(|it| Rc::new(it.figures.recorder.worker()));
+        let worker = app.analytics.as_ref().map(|it| Rc::new(it.metrics.recorder.worker()));
         let (surface, _) = ActixApp::new()
             .app_data(app.clone())
             .app_data(api.clone())
@@ -76,7 +78,7 @@ pub fn serve(
         surface
             .service(swagger_ui(&api))
             .default_service(web::to(routes::home::nothing_here))
-            .wrap(from_fn(gate))
+            .wrap(from_fn(handle_request))
     });
     let server = server
         .workers(workers)
@@ -92,16 +94,18 @@ pub fn serve(
     Ok(server.run())
 }
 
-/// The OpenAPI document, collected from the routes: those of the lab if it is open.
+/// Returns the OpenAPI document, collected from the routes, including those of the lab if it is
+/// open.
 pub fn openapi(lab: bool) -> OpenApi {
     let surface = ActixApp::new().into_utoipa_app();
     let (_, mut api) =
         surface.configure(|surface| routes::configure(surface, lab)).split_for_parts();
-    routes::document::describe(&mut api);
+    routes::openapi::describe(&mut api);
     api
 }
 
-/// Swagger UI from the crate itself. Its validator would ask a server of others: it is off.
+/// Returns Swagger UI from the crate itself. Its validator would contact a foreign server: it is
+/// off.
 fn swagger_ui(api: &Data<OpenApi>) -> SwaggerUi {
     let config = Config::default().validator_url("none").try_it_out_enabled(true);
     SwaggerUi::new("/swagger-ui/{_:.*}").config(config).url(DOCUMENT, OpenApi::clone(api))

@@ -1,13 +1,15 @@
 //! TLS: the certificate that the router shows, renewed while it runs.
 //!
-//! Certificates live for weeks, routers for months: whoever renews the files (certbot, cert-manager, a person) must not
-//! have to restart anything. The files are looked at every [`LOOK_EVERY`], and at once on SIGHUP. Connections that are
-//! open keep what they began with; new ones get the new certificate. A pair that cannot be used changes nothing: the
-//! old certificate stays and the log says why, once for each cause.
+//! Certificates live for weeks, routers for months: a renewal of the files (by certbot,
+//! cert-manager or a person) must not need a restart. The files are checked every [`CHECK_EVERY`],
+//! and at once on SIGHUP. Open connections keep their certificate; new ones get the new
+//! certificate. A pair that cannot be used changes nothing: the old certificate stays and the log
+//! says why, once for each cause.
 //!
-//! **Invariant:** key and certificate are taken together or not at all: between the renewal of one file and of the
-//! other they do not fit, and such a pair is never shown.
-//! **Not here:** TLS to PostgreSQL (the shard manager), who may ask for what (nobody is authenticated).
+//! **Invariant:** key and certificate are taken together or not at all: between the renewal of one
+//! file and of the other they do not fit, and such a pair is never shown.
+//! **Not here:** TLS to PostgreSQL (the shard manager), access control (there is no
+//! authentication).
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -30,21 +32,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-/// How often the files are looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Interval between two checks of the files.
+pub const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// Longest file that is read. A chain of certificates has a few KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Where the certificate is.
+/// Paths of certificate and key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Files {
+pub struct TlsFiles {
     /// The certificate of the router, then those between it and the authority, as PEM.
     pub certificate: PathBuf,
     /// Its private key, as PEM.
     pub key: PathBuf,
 }
 
-/// Why a pair of files cannot be used. No byte of them is told.
+/// Error of a pair of files that cannot be used. It contains no byte of them.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file that cannot be read, or holds too much.
@@ -52,18 +54,18 @@ pub enum TlsError {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the error.
         cause: String,
     },
-    /// Each file is fine by itself.
+    /// Each file is valid by itself.
     #[error("the key in {} is not that of the certificate in {}", key.display(), certificate.display())]
-    Strangers {
+    KeyMismatch {
         /// The certificate.
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
     },
-    /// This process cannot speak TLS, or cannot be told of new files.
+    /// This process cannot use TLS, or cannot receive SIGHUP.
     #[error("{0}")]
     Setup(String),
 }
@@ -71,7 +73,7 @@ pub enum TlsError {
 /// The certificate that is shown now.
 #[derive(Debug)]
 pub struct Identity {
-    files: Files,
+    files: TlsFiles,
     shown: ArcSwap<CertifiedKey>,
 }
 
@@ -80,12 +82,13 @@ impl Identity {
     ///
     /// # Errors
     /// [`TlsError`] names the file and what is wrong with it.
-    pub fn read(files: Files) -> Result<Self, TlsError> {
+    pub fn read(files: TlsFiles) -> Result<Self, TlsError> {
         let shown = ArcSwap::from_pointee(pair(&files)?);
         Ok(Self { files, shown })
     }
 
-    /// Reads the files again and shows what is in them; whether that is another certificate than before.
+    /// Reads the files again and shows their content; returns true if that is another certificate
+    /// than before.
     ///
     /// # Errors
     /// [`TlsError`], and then nothing has changed.
@@ -99,7 +102,7 @@ impl Identity {
     }
 }
 
-/// When clients accept a certificate.
+/// Period in which clients accept a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
     /// Not before.
@@ -109,8 +112,8 @@ pub struct Validity {
 }
 
 impl Identity {
-    /// When clients accept what is shown now: for as long as every certificate of the chain is valid. `None`, if one of
-    /// them cannot be read.
+    /// Returns the period in which clients accept the certificate that is shown: every certificate
+    /// of the chain is valid. `None` if one of them cannot be read.
     pub fn validity(&self) -> Option<Validity> {
         let shown = self.shown.load();
         let mut chain = shown.cert.iter().map(|certificate| validity(certificate));
@@ -136,7 +139,8 @@ impl ResolvesServerCert for Identity {
     }
 }
 
-/// How connections are taken: TLS 1.2 and 1.3, whatever the identity shows at that moment, no certificate of clients.
+/// Returns the configuration of the server: TLS 1.2 and 1.3, the current certificate of the
+/// identity, no certificates of clients.
 ///
 /// # Errors
 /// [`TlsError::Setup`].
@@ -147,29 +151,29 @@ pub fn acceptor(identity: Arc<Identity>) -> Result<ServerConfig, TlsError> {
     Ok(builder.with_no_client_auth().with_cert_resolver(identity))
 }
 
-/// Whoever asks for the files to be looked at.
+/// Checks the files for a new certificate, at intervals and on SIGHUP.
 #[derive(Debug)]
-pub struct Renewal {
+pub struct CertificateWatcher {
     identity: Arc<Identity>,
     asked: Signal,
 }
 
-impl Renewal {
-    /// From now on SIGHUP does not end the process: it asks for the files to be read.
+impl CertificateWatcher {
+    /// Takes over SIGHUP: it no longer ends the process, but makes the files be read.
     ///
     /// # Errors
     /// [`TlsError::Setup`] where signals cannot be received.
-    pub fn of(identity: Arc<Identity>) -> Result<Self, TlsError> {
+    pub fn new(identity: Arc<Identity>) -> Result<Self, TlsError> {
         let asked = signal(SignalKind::hangup()).map_err(|e| TlsError::Setup(e.to_string()))?;
         Ok(Self { identity, asked })
     }
 
-    /// Follows the files for ever.
+    /// Checks the files for ever.
     pub async fn run(mut self) {
-        let mut told = String::new();
+        let mut reported = String::new();
         loop {
             let by_hand = tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => false,
+                () = tokio::time::sleep(CHECK_EVERY) => false,
                 _ = self.asked.recv() => true,
             };
             let identity = self.identity.clone();
@@ -177,49 +181,49 @@ impl Renewal {
             let renewed = renewed.map_err(|error| TlsError::Setup(error.to_string()));
             match renewed.and_then(|renewed| renewed) {
                 Ok(is_new) => {
-                    told.clear();
+                    reported.clear();
                     if is_new {
                         tracing::info!("the certificate is renewed: new connections get it");
                     } else if by_hand {
-                        tracing::info!("the certificate was looked at: it is the same");
+                        tracing::info!("the certificate was checked: it is the same");
                     }
                 }
                 Err(error) => {
                     let cause = error.to_string();
-                    if by_hand || cause != told {
+                    if by_hand || cause != reported {
                         tracing::warn!(
                             "the certificate is not renewed, the old one stays: {cause}"
                         );
                     }
-                    told = cause;
+                    reported = cause;
                 }
             }
         }
     }
 }
 
-/// A connection of this machine with itself, encrypted: the certificate is for clients, whom it tells other names than
-/// a loopback address, so it is not looked at.
+/// Encrypts a connection of this machine with itself. The certificate has the names for clients,
+/// not the loopback address, so it is not checked.
 ///
 /// # Errors
-/// Those of the connection.
-pub fn to_oneself(address: IpAddr, stream: TcpStream) -> std::io::Result<impl Read + Write> {
+/// Errors of the connection.
+pub fn connect_to_self(address: IpAddr, stream: TcpStream) -> std::io::Result<impl Read + Write> {
     let provider = provider();
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(std::io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Oneself(provider)))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
     let connection = ClientConnection::new(Arc::new(config), address.into());
     Ok(StreamOwned::new(connection.map_err(std::io::Error::other)?, stream))
 }
 
-/// Takes whatever certificate whoever listens here shows, if it has the key.
+/// Verifier that accepts any certificate if the server has its key.
 #[derive(Debug)]
-struct Oneself(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Oneself {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _certificate: &CertificateDer<'_>,
@@ -261,8 +265,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn pair(files: &Files) -> Result<CertifiedKey, TlsError> {
-    let Files { certificate, key } = files;
+fn pair(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
+    let TlsFiles { certificate, key } = files;
     let bad = |path: &Path, cause: &str| TlsError::File {
         path: path.to_owned(),
         cause: cause.to_owned(),
@@ -281,7 +285,7 @@ fn pair(files: &Files) -> Result<CertifiedKey, TlsError> {
     })?;
     CertifiedKey::from_der(chain, private, &provider()).map_err(|error| {
         if let Error::InconsistentKeys(InconsistentKeys::KeyMismatch) = error {
-            TlsError::Strangers { certificate: certificate.clone(), key: key.clone() }
+            TlsError::KeyMismatch { certificate: certificate.clone(), key: key.clone() }
         } else if let Error::InvalidCertificate(error) = error {
             bad(certificate, &error.to_string())
         } else {

@@ -1,7 +1,8 @@
-//! Trace: which trace of its client a request belongs to (W3C Trace Context, level 1).
+//! Trace: the trace of the client that a request belongs to (W3C Trace Context, level 1).
 //!
-//! **Invariant:** a header that the standard calls invalid is as good as none: nobody's request is refused for it.
-//! **Not here:** who is told of a trace (`gate`, `otlp`).
+//! **Invariant:** a header that the standard calls invalid is ignored: no request is refused for
+//! it.
+//! **Not here:** the use of a trace (`middleware`, `otlp`).
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ const LENGTH: usize = 55;
 /// The one flag that level 1 gives a meaning to: the caller may record the trace.
 const SAMPLED: u8 = 1;
 
-/// A trace, and what of it happens here.
+/// A trace, and the span of this router in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// The trace's id.
@@ -25,12 +26,12 @@ pub struct Trace {
     pub parent: Option<[u8; 8]>,
     /// Our own span.
     pub span: [u8; 8],
-    /// Whether the caller may record it.
+    /// True if the caller may record it.
     pub sampled: bool,
 }
 
 impl Trace {
-    /// The trace that a request's headers name.
+    /// Returns the trace in the headers of a request.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut parents = headers.get_all(&TRACEPARENT);
         let parent = parents.next()?;
@@ -39,7 +40,7 @@ impl Trace {
         only.then(|| Self::parse(parent.as_bytes())).flatten()
     }
 
-    /// A trace that begins here.
+    /// Begins a trace.
     pub fn begin() -> Self {
         Self {
             id: uuid::Uuid::new_v4().into_bytes(),
@@ -51,7 +52,7 @@ impl Trace {
 
     fn parse(text: &[u8]) -> Option<Self> {
         let [version] = bytes(text.get(..2)?)?;
-        // A version to come may have more behind what we know; of ours there is no more.
+        // A later version may have more after the known part; version 0 has no more.
         let fits = text.len() == LENGTH
             || (version > 0 && text.get(LENGTH).is_some_and(|byte| *byte == b'-'));
         let dashes = [2, 35, 52].iter().all(|at| text.get(*at) == Some(&b'-'));
@@ -68,7 +69,7 @@ impl Trace {
         Some(Self { id, parent: Some(parent), span: own_span(), sampled })
     }
 
-    /// The value of `traceparent` for the answer: the same trace, our span.
+    /// Returns the value of `traceparent` for the response: the same trace with the router's span.
     pub fn header(&self) -> HeaderValue {
         let mut text = Vec::with_capacity(LENGTH);
         text.extend_from_slice(b"00-");
@@ -82,20 +83,21 @@ impl Trace {
     }
 }
 
-/// The id, as it stands in logs and lists.
+/// Formats the id as in logs and lists.
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-/// The id of a new span: half of a random UUID; its variant keeps it from being all zeros, which would be no id.
+/// Returns the id of a new span: half of a random UUID. Its variant bits keep it from being all
+/// zeros, which would be no id.
 pub fn own_span() -> [u8; 8] {
     let [.., a, b, c, d, e, f, g, h] = uuid::Uuid::new_v4().into_bytes();
     [a, b, c, d, e, f, g, h]
 }
 
-/// What pairs of lower-case hex digits spell; others are not of the standard.
+/// Decodes pairs of lower-case hex digits; the standard allows no others.
 fn bytes<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),

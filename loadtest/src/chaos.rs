@@ -1,8 +1,10 @@
-//! Chaos: a router of our own, and the servers under it, broken on purpose while the verifying workload runs.
+//! Chaos: a router of our own, and the servers under it, broken on purpose while the verifying
+//! workload runs.
 //!
-//! **Invariant:** never two routers on one directory: the next one is started when the last one is known to be gone.
-//! What the seed says happens in that order, whatever the router does; only the moments differ.
-//! **Not here:** what the faults did to the answers (`loadtest::checker`).
+//! **Invariant:** never two routers on one directory: the next one is started when the last one is
+//! known to be gone. What the seed says happens in that order, whatever the router does; only the
+//! moments differ.
+//! **Not here:** what the faults did to the answers (`checker`).
 
 mod cluster;
 mod process;
@@ -16,38 +18,40 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use loadtest::history::Recorder;
+use loadtest::recorder::Recorder;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub(crate) use cluster::ClusterTrouble;
-pub(crate) use schedule::Kind;
+pub(crate) use cluster::ClusterError;
 
 use self::cluster::Cluster;
 use self::process::RouterProcess;
 use self::redis::RedisProcess;
-use self::schedule::{Fault, RedisHarm, Schedule};
+use self::schedule::{Fault, RedisAction, Schedule};
+use crate::fault_kind::FaultKind;
+use crate::http_client::Pool;
 use crate::options::Load;
-use crate::wire::Pool;
 
 /// By then after the last fault everything must work again.
 pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
-/// How often a router that starts is asked.
+/// Pause between two requests to a router that is starting.
 const POLL: Duration = Duration::from_millis(10);
 
-/// What is broken: a router of our own, the cluster under it, and the cache beside it, if they are there.
-pub(crate) struct Victims {
+/// Programs that are broken on purpose: a router of our own, its cluster and its cache, if it has
+/// them.
+pub(crate) struct ChaosTargets {
     router: RouterProcess,
     cluster: Option<Cluster>,
     redis: Option<RedisProcess>,
-    kinds: Vec<Kind>,
+    kinds: Vec<FaultKind>,
 }
 
-impl Victims {
-    /// Starts a router, as the options say: over a directory of its own, or on a cluster by way of proxies.
+impl ChaosTargets {
+    /// Starts a router, as the options say: over a directory of its own, or on a cluster by way of
+    /// proxies.
     ///
     /// # Errors
-    /// A program is not there, or the cluster is not fit for it.
+    /// A program is not there, or the cluster is not suitable.
     pub(crate) async fn start(options: &Load) -> anyhow::Result<Self> {
         let router = program(options.router.as_ref())?;
         let flags = options.router_options.as_deref().unwrap_or_default();
@@ -70,12 +74,12 @@ impl Victims {
         Ok(Self { router, cluster, redis, kinds })
     }
 
-    /// Where the router answers.
+    /// Returns the URL of the router.
     pub(crate) fn url(&self) -> String {
         self.router.url()
     }
 
-    /// Leaves the router's directory where it is, and tells where.
+    /// Keeps the router's directory after the run, and returns its path.
     pub(crate) fn keep(&mut self) -> &Path {
         self.router.keep()
     }
@@ -85,7 +89,7 @@ impl Victims {
         names.unwrap_or_default()
     }
 
-    /// Does something, and undoes it; tells what more is to be said of it.
+    /// Commits a fault and undoes it; returns further details for the record.
     async fn commit(&mut self, fault: Fault) -> anyhow::Result<Option<String>> {
         let router = &mut self.router;
         match fault {
@@ -103,9 +107,9 @@ impl Victims {
                 router.end().await?;
                 router.start()?;
             }
-            Fault::Redis { harm } => {
+            Fault::Redis { action } => {
                 let Some(redis) = &mut self.redis else { return Ok(None) };
-                harm_cache(redis, harm).await?;
+                break_cache(redis, action).await?;
             }
             Fault::Node { .. } | Fault::LostAnswers { .. } | Fault::Promote { .. } => {
                 let Some(cluster) = &mut self.cluster else { return Ok(None) };
@@ -116,15 +120,15 @@ impl Victims {
     }
 }
 
-async fn harm_cache(redis: &mut RedisProcess, harm: RedisHarm) -> anyhow::Result<()> {
-    match harm {
-        RedisHarm::Empty => redis.empty().await,
-        RedisHarm::Freeze { lasts } => {
+async fn break_cache(redis: &mut RedisProcess, action: RedisAction) -> anyhow::Result<()> {
+    match action {
+        RedisAction::Empty => redis.empty().await,
+        RedisAction::Freeze { lasts } => {
             redis.freeze()?;
             tokio::time::sleep(lasts).await;
             redis.thaw()
         }
-        RedisHarm::Kill { down } => {
+        RedisAction::Kill { down } => {
             redis.kill()?;
             tokio::time::sleep(down).await;
             redis.start().await
@@ -134,8 +138,8 @@ async fn harm_cache(redis: &mut RedisProcess, harm: RedisHarm) -> anyhow::Result
 
 async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option<String>> {
     match fault {
-        Fault::Node { node, harm, lasts } => {
-            cluster.harm(node, harm, lasts).await?;
+        Fault::Node { node, action, lasts } => {
+            cluster.break_node(node, action, lasts).await?;
             Ok(None)
         }
         Fault::LostAnswers { shard, count, lasts } => {
@@ -153,33 +157,33 @@ async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option
 /// Faults going on, until it is stopped.
 pub(crate) struct Chaos {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<anyhow::Result<Victims>>,
+    task: JoinHandle<anyhow::Result<ChaosTargets>>,
 }
 
 impl Chaos {
     /// Breaks something again and again, as the seed says.
-    pub(crate) fn start(victims: Victims, recorder: Arc<Recorder>, seed: u64) -> Self {
+    pub(crate) fn start(targets: ChaosTargets, recorder: Arc<Recorder>, seed: u64) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let mut victims = victims;
-            let (nodes, shards) = victims.names();
-            let schedule = Schedule::new(seed, &victims.kinds, nodes.len(), shards.len());
+            let mut targets = targets;
+            let (nodes, shards) = targets.names();
+            let schedule = Schedule::new(seed, &targets.kinds, nodes.len(), shards.len());
             for (pause, fault) in schedule {
                 tokio::select! {
                     _ = &mut stopped => break,
                     () = tokio::time::sleep(pause) => {}
                 }
-                let told = fault.told(&nodes, &shards);
+                let told = fault.describe(&nodes, &shards);
                 recorder.fault(&told);
-                let more = victims.commit(fault).await?;
+                let more = targets.commit(fault).await?;
                 let more = more.map_or_else(String::new, |more| format!(" ({more})"));
                 recorder.fault(&format!("over: {told}{more}"));
             }
-            if let Some(cluster) = &mut victims.cluster {
+            if let Some(cluster) = &mut targets.cluster {
                 cluster.mend().await?;
                 recorder.fault("all nodes run and follow");
             }
-            Ok(victims)
+            Ok(targets)
         });
         Self { stop, task }
     }
@@ -187,25 +191,25 @@ impl Chaos {
     /// Lets the last fault end.
     ///
     /// # Errors
-    /// The router could not be started again; [`ClusterTrouble`] if it was a node.
-    pub(crate) async fn stop(self) -> anyhow::Result<Victims> {
-        // Nobody listens when it has failed already; the task says why.
+    /// The router could not be started again; [`ClusterError`] if it was a node.
+    pub(crate) async fn stop(self) -> anyhow::Result<ChaosTargets> {
+        // The task has ended if it failed before; its result says why.
         let _ = self.stop.send(());
-        self.task.await.context("the chaos ended badly")?
+        self.task.await.context("the task that injects faults failed")?
     }
 }
 
-/// Waits until a router takes requests; tells how long that took.
+/// Waits until a router accepts requests, and returns the time that took.
 ///
 /// # Errors
 /// It does not within `patience`.
 pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Duration> {
     let began = Instant::now();
     loop {
-        match crate::wire::check_ready(pool).await {
+        match crate::http_client::check_ready(pool).await {
             Ok(()) => return Ok(began.elapsed()),
             Err(error) if began.elapsed() > patience => {
-                return Err(error).context(format!("the router is not there after {patience:?}"));
+                return Err(error).context(format!("the router is not ready after {patience:?}"));
             }
             Err(_) => tokio::time::sleep(POLL).await,
         }
@@ -219,9 +223,9 @@ pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Dur
 fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     let path = match given {
         Some(path) => path.clone(),
-        None => {
-            std::env::current_exe().context("where is this program?")?.with_file_name("api-router")
-        }
+        None => std::env::current_exe()
+            .context("the path of this program is unknown")?
+            .with_file_name("api-router"),
     };
     anyhow::ensure!(
         path.is_file(),

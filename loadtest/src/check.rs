@@ -11,25 +11,25 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::checker::{self, Report};
-use crate::history::{History, lines};
+use checker::Report;
+use checker::history::{OperationHistory, lines};
 
 /// No promise was broken.
 const EXIT_PASSED: u8 = 0;
-/// Some promise was.
+/// A promise was broken.
 const EXIT_FAILED: u8 = 1;
 /// No promise was, but a promotion has cost what was acknowledged at level `one`.
 pub const EXIT_LOST: u8 = 3;
 /// There was nothing to judge. Clap uses the same number for wrong usage.
 const EXIT_UNUSABLE: u8 = 2;
 
-/// What is read at once: a line is some 250 bytes.
+/// Bytes read at once: a line is some 250 bytes.
 const BUFFER_BYTES: usize = 1 << 18;
 
 /// Judges a history written before: JSON lines, as loadtest/docs/history.md describes them.
 ///
-/// Exit code: 0 no promise was broken, 1 some were, 2 the file cannot be read, 3 none was, but writes at level one were
-/// lost after a promotion.
+/// Exit code: 0 no promise was broken, 1 some were, 2 the file cannot be read, 3 none was, but
+/// writes at level one were lost after a promotion.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckOptions {
     /// The history
@@ -42,7 +42,7 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
-    /// Reads, judges, tells.
+    /// Reads and checks the history, and prints the report.
     pub fn run(&self) -> ExitCode {
         match self.judge() {
             Ok((history, report)) => {
@@ -66,7 +66,7 @@ impl CheckOptions {
         }
     }
 
-    fn judge(&self) -> anyhow::Result<(History, Report)> {
+    fn judge(&self) -> anyhow::Result<(OperationHistory, Report)> {
         let name = || self.file.display().to_string();
         let file = File::open(&self.file).with_context(name)?;
         let mut input = BufReader::with_capacity(BUFFER_BYTES, file);

@@ -1,20 +1,21 @@
 //! Cpu: how busy this machine and the tester itself are, from Linux's `/proc`.
 //!
-//! **Invariant:** where `/proc` tells nothing, nothing is claimed: the tester used no core, and the machine was idle.
+//! **Invariant:** without numbers in `/proc` nothing is claimed: the tester used no core, and the
+//! machine was idle.
 
 use std::time::Instant;
 
 /// Ticks of `/proc` in a second, on every Linux that Rust runs on.
 const TICKS_PER_S: f64 = 100.0;
 
-/// How busy, over a span of time.
+/// CPU use over a span of time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
     /// Cores that the tester kept busy.
     pub(crate) own_cores: f64,
     /// Cores of the machine.
     pub(crate) cores: f64,
-    /// Share of all cores' time that nobody used.
+    /// Idle share of all cores' time.
     pub(crate) idle_share: f64,
 }
 

@@ -1,10 +1,11 @@
-//! Keys: which of the known keys is asked for next.
+//! Keys: choice of the key for the next request.
 //!
-//! Source of the distributions: the workloads of YCSB (Cooper et al., "Benchmarking Cloud Serving Systems with YCSB",
-//! 2010). Ranks are numbers of keys as they are: a router's hash spreads neighbours over all shards.
+//! Source of the distributions: the workloads of YCSB (Cooper et al., "Benchmarking Cloud Serving
+//! Systems with YCSB", 2010). Ranks are numbers of keys as they are: a router's hash spreads
+//! neighbours over all shards.
 //!
 //! **Invariant:** every number drawn is below the number of keys that there are at that moment.
-//! **Not here:** what a key is called, and what is asked of it (`requests`).
+//! **Not here:** the spelling of a key (`keyspace`), and its request (`requests`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +21,7 @@ const LATEST_EXPONENT: f64 = 0.99;
 /// The steepest Zipf: at 5, nineteen of twenty draws are the first key.
 const EXPONENT_MAX: f64 = 5.0;
 
-/// How draws are spread over the keys.
+/// Distribution of draws over the keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Dist {
     /// Each key as likely.
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_are_spread_as_asked() {
+    fn draws_have_the_requested_distribution() {
         assert!((0.09..0.11).contains(&share(&draws("uniform"), |key| key < 100)));
         // 1 / sum of 1/n to 1000 = 0.1336.
         assert!((0.12..0.15).contains(&share(&draws("zipf:1"), |key| key == 0)));

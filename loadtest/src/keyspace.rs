@@ -3,10 +3,14 @@
 //!
 //! | Keyspace | A key of run `v1x` |
 //! |---|---|
-//! | hash, modulo | `loadtest-v1x-17` |
+//! | hash | `loadtest-v1x-17` |
+//! | modulo | `loadtest-v1x-17-8285`: the last digits are the slot |
 //! | list, range of text | the same behind the name of a partition (`A:`) or the start of a range |
 //! | range of integers | zeros, then 38 digits of run and number, every second one negative |
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
+//!
+//! A small range of integers has too few numbers for keys that no other run has: of such ranges
+//! only the first and the last get keys.
 //!
 //! **Invariant:** different names of a run have different keys; a key needs no escape in a header
 //! or in a URL.
@@ -27,6 +31,14 @@ const DIGITS: usize = 16 + 1 + 10 + 10;
 /// Runs with more digits than this would make integers too long.
 const RUNS: u64 = 10_000_000_000_000_000;
 
+/// Number of slots that keys are distributed over.
+const SLOTS: u32 = 16_384;
+/// Distance in slots between successive keys in the keyspace modulo, which places key `n` in slot
+/// `n`: a small run would stay on the first shard. The distance is odd, so that all slots are
+/// reached, and 0.618 of all slots, so that any few successive keys lie far apart (multiplicative
+/// hashing: Knuth, "The Art of Computer Programming", volume 3, section 6.4).
+const STRIDE: u32 = 10_125;
+
 /// Part of the shard map that describes keys.
 #[derive(Deserialize)]
 struct ShardMap {
@@ -39,6 +51,8 @@ struct ShardMap {
 enum Shape {
     /// Text that begins with one of these.
     Behind(Vec<String>),
+    /// Text that ends in the number of its slot.
+    Modulo,
     Integers,
     Matrix,
 }
@@ -104,6 +118,7 @@ impl Names {
                 let prefix = &prefixes[spread as usize % prefixes.len()];
                 format!("{prefix}{}", self.text(name))
             }
+            Shape::Modulo => format!("{}-{}", self.text(name), slot(spread)),
             Shape::Matrix => {
                 format!("@{}:s{}.loadtest.invalid", self.text(name), spread % SERVERS)
             }
@@ -120,7 +135,7 @@ impl Names {
         self.key(Name::Plain(number))
     }
 
-    /// Returns a key's text; it ends in a number, as the keyspace modulo demands.
+    /// Returns the part of a key that names its purpose.
     fn text(&self, name: Name) -> String {
         let run = &self.run;
         match name {
@@ -135,7 +150,7 @@ impl Names {
     /// Returns a text that all keys of this run contain, and no others.
     pub(crate) fn mark(&self) -> String {
         match &self.shape {
-            Shape::Behind(_) | Shape::Matrix => format!("loadtest-{}-", self.run),
+            Shape::Behind(_) | Shape::Modulo | Shape::Matrix => format!("loadtest-{}-", self.run),
             Shape::Integers => format!("{ZEROS}{:016}", self.number % RUNS),
         }
     }
@@ -143,7 +158,7 @@ impl Names {
     /// Returns a text that all keys of all runs contain; others may contain it too.
     pub(crate) fn mark_of_any(&self) -> &'static str {
         match &self.shape {
-            Shape::Behind(_) | Shape::Matrix => "loadtest-v",
+            Shape::Behind(_) | Shape::Modulo | Shape::Matrix => "loadtest-v",
             Shape::Integers => ZEROS,
         }
     }
@@ -151,7 +166,7 @@ impl Names {
     /// True of a key of any run of the tester.
     pub(crate) fn is_own(&self, key: &str) -> bool {
         match &self.shape {
-            Shape::Behind(_) | Shape::Matrix => {
+            Shape::Behind(_) | Shape::Modulo | Shape::Matrix => {
                 let rest = key.split_once("loadtest-").map(|(_, rest)| rest);
                 rest.and_then(|rest| rest.split_once('-')).is_some_and(|(run, _)| is_run(run))
             }
@@ -180,6 +195,11 @@ fn is_run(text: &str) -> bool {
     (10..=13).contains(&letters.len()) && letters.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
+/// Returns a slot of the keyspace modulo; successive numbers have slots far apart.
+fn slot(number: u32) -> u32 {
+    (number % SLOTS) * STRIDE % SLOTS
+}
+
 fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
     let texts = |member: &str| -> Vec<&str> {
         let list = map.parameters[member].as_array();
@@ -188,12 +208,13 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
         items.iter().filter_map(|item| item.as_str().or_else(|| item[0].as_str())).collect()
     };
     let prefixes = match (map.keyspace.as_str(), map.parameters["order"].as_str()) {
-        ("hash" | "modulo", _) => vec![String::new()],
+        ("hash", _) => vec![String::new()],
+        ("modulo", _) => return Ok(Shape::Modulo),
         ("list", _) => texts("partitions").iter().map(|name| format!("{name}:")).collect(),
         ("range", Some("text")) => starts(&texts("splits")),
         ("range", Some("numeric")) => return Ok(Shape::Integers),
         ("matrix", _) => return Ok(Shape::Matrix),
-        (other, _) => bail!("the tester knows no keys of the keyspace {other}"),
+        (other, _) => bail!("the keyspace {other} is not supported by the load tester"),
     };
     // Other characters would need escapes in URLs, and could not stand in a header.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
@@ -207,18 +228,20 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
     Ok(Shape::Behind(prefixes))
 }
 
-/// Returns starts of ranges of text that keys can begin with without leaving the range.
+/// Returns for each range of text a beginning of keys that lie in it.
+///
+/// A key begins with the range's start. Where `loadtest` would lie beyond the range, a hyphen
+/// comes between: of all characters of keys it sorts first.
 fn starts(splits: &[&str]) -> Vec<String> {
     let froms = std::iter::once("").chain(splits.iter().copied());
     let belows = splits.iter().copied().map(Some).chain([None]);
-    let stays = |from: &str, below: Option<&str>| {
-        below.is_none_or(|below| format!("{from}loadtest-z").as_str() < below)
+    let stays = |start: &str, below: Option<&str>| {
+        below.is_none_or(|below| format!("{start}loadtest-z").as_str() < below)
     };
-    froms
-        .zip(belows)
-        .filter(|&(from, below)| stays(from, below))
-        .map(|(from, _)| from.into())
-        .collect()
+    let start = |(from, below): (&str, Option<&str>)| {
+        [from.to_owned(), format!("{from}-")].into_iter().find(|start| stays(start, below))
+    };
+    froms.zip(belows).filter_map(start).collect()
 }
 
 #[cfg(test)]
@@ -274,10 +297,10 @@ mod tests {
         let run = run_name(NUMBER);
         let text = |number: u32| format!("loadtest-{run}-{number}");
         assert_eq!(keys[0], [text(0), text(1)]);
-        assert_eq!(keys[1], [text(0), text(1)]);
+        assert_eq!(keys[1], [text(0) + "-0", text(1) + "-10125"]);
         assert_eq!(keys[2], [format!("A:{}", text(0)), format!("B:{}", text(1))]);
-        // "loadtest" lies between g and n, and so not in the first range.
-        assert_eq!(keys[3], [format!("g{}", text(0)), format!("n{}", text(1))]);
+        // "loadtest" lies between g and n, so keys of the first range begin with a hyphen.
+        assert_eq!(keys[3], [format!("-{}", text(0)), format!("g{}", text(1))]);
         let digits = format!("1{:016}0{:010}", NUMBER % RUNS, 0);
         assert_eq!(keys[4][0].trim_start_matches('0'), format!("{digits}{:010}", 0));
         assert_eq!(keys[4][1].trim_start_matches(['-', '0']), format!("{digits}{:010}", 1));
@@ -285,6 +308,44 @@ mod tests {
             assert!(key.parse::<i128>().is_ok(), "{key}");
         }
         assert_eq!(keys[5][1], format!("@{}:s1.loadtest.invalid", text(1)));
+    }
+
+    #[test]
+    fn few_keys_reach_all_shards_in_the_keyspace_modulo() {
+        let names = names("modulo", "{}");
+        for shards in [2, 3, 5, 16] {
+            let mut of_shard = vec![0; shards];
+            for number in 0..64 {
+                let key = names.key(Name::Hot(number));
+                let digits = key.rsplit_once('-').unwrap().1;
+                let slot: usize = digits.parse().unwrap();
+                assert!(slot < SLOTS as usize);
+                of_shard[slot * shards / SLOTS as usize] += 1;
+            }
+            let even = 64 / shards;
+            assert!(of_shard.iter().all(|&keys| keys >= even / 2), "{of_shard:?}");
+        }
+        let slots: HashSet<u32> = (0..SLOTS).map(slot).collect();
+        assert_eq!(slots.len(), SLOTS as usize);
+    }
+
+    #[test]
+    fn every_range_of_text_gets_keys_if_one_can_lie_in_it() {
+        for (splits, expected) in [
+            (&["g", "n"][..], &["-", "g", "n"][..]),
+            (&["a"], &["-", "a"]),
+            (&["m", "ma", "mz"], &["", "m-", "ma", "mz"]),
+            (&["-", "z"], &["-", "z"]),
+        ] {
+            let starts = starts(splits);
+            assert_eq!(starts, expected, "{splits:?}");
+            for start in starts {
+                let key = format!("{start}loadtest-v1x-7");
+                let range = splits.iter().filter(|split| **split <= key.as_str()).count();
+                let from = if range == 0 { "" } else { splits[range - 1] };
+                assert!(start == from || start == format!("{from}-"), "{splits:?}: {key}");
+            }
+        }
     }
 
     #[test]
@@ -304,9 +365,9 @@ mod tests {
     }
 
     #[test]
-    fn a_keyspace_without_keys_for_the_tester_is_told() {
+    fn an_unsupported_keyspace_is_named() {
         for (keyspace, parameters, told) in [
-            ("spiral", "{}", "the tester knows no keys of the keyspace spiral"),
+            ("spiral", "{}", "the keyspace spiral is not supported"),
             ("list", r#"{"partitions":[["Ω",1]]}"#, "no part of the keyspace list"),
         ] {
             let map = format!(r#"{{"keyspace":"{keyspace}","parameters":{parameters}}}"#);

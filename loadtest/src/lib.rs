@@ -1,11 +1,12 @@
-//! The parts of Tessera's load tester that judge: what a run recorded, and whether any promise was
-//! broken.
+//! Parts of Tessera's load tester that need no router: the recorder of a run, and the command that
+//! judges a recorded run.
 //!
-//! **Invariant:** no crate of the workspace is imported; what is tested is the wire.
+//! **Invariant:** of the workspace only the checker is imported; what is tested is HTTP.
 //! **Not here:** sending requests. That is the program.
 
 #![forbid(unsafe_code)]
 
 pub mod check;
-pub mod checker;
-pub mod history;
+pub mod recorder;
+
+pub use checker;

@@ -1,18 +1,20 @@
-//! Load: what users do, one request after the other (closed), or requests at a rate whatever the answers (open).
+//! Load: users that send one request after the other (closed), or requests at a rate whatever the
+//! responses (open).
 //!
-//! Goose starts and ends users, applies its thresholds and writes its reports; requests go over connections of our
-//! own (`wire`), each counted once here and once with goose.
+//! Goose starts and ends users, applies its thresholds and writes its reports; requests go over
+//! connections of our own (`http_client`), each counted once here and once with goose.
 //!
-//! **Invariant:** a user asks for what its own random stream says, whatever the others do; a key it wrote with success
-//! is one it must find again.
-//! **Not here:** whether an answer is right (`verdict`), and what is said at the end (`report`).
+//! **Invariant:** a user's requests follow from its own random stream, whatever the others do; a
+//! key it wrote with success is one it must find again.
+//! **Not here:** whether an answer is right (`response_check`), and what is said at the end
+//! (`report`).
 
 mod closed;
-mod exchange;
 mod fill;
 mod open;
+mod operation;
 mod plan;
-mod visitor;
+mod virtual_user;
 
 use std::sync::Arc;
 
@@ -23,10 +25,10 @@ use goose::{GooseAttack, GooseError};
 
 pub(crate) use plan::Plan;
 
+use crate::counters::{Operation, Sample};
 use crate::options::Options;
-use crate::tally::{Operation, Sample};
 
-/// Whether goose's own rules were kept.
+/// Result of goose's own rules.
 pub(crate) struct Attacked {
     /// Rules of `--threshold` that failed, in goose's words.
     pub(crate) thresholds_failed: Vec<String>,
@@ -37,7 +39,7 @@ pub(crate) async fn fill(plan: &Plan) -> anyhow::Result<()> {
     fill::run(plan).await
 }
 
-/// What goose lets users do for a plan.
+/// Returns goose's scenario for a plan.
 pub(crate) fn scenario(options: &Options, plan: Arc<Plan>) -> anyhow::Result<Scenario> {
     match options.load.rate {
         None => closed::scenario(plan),
@@ -51,7 +53,7 @@ pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result
         silence_goose();
     }
     let mut goose = options.goose.clone();
-    // What it would print is told by our own report; its files are written as asked.
+    // Our own report replaces its text; its files are written as usual.
     goose.no_print_metrics = true;
     if options.load.rate.is_some() {
         // One user sends for all.
@@ -59,7 +61,7 @@ pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result
         goose.increase_rate = Some("10".to_owned());
     }
     let attack = GooseAttack::initialize_with_config(goose)
-        // Goose would build a client with a TLS store for each user; nobody uses it.
+        // Goose would build a client with a TLS store for each user, which is not used.
         .and_then(|attack| {
             attack.set_client_builder_without_cookies(GooseClientBuilder::new().without_cookies())
         })
@@ -76,7 +78,7 @@ pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result
 }
 
 /// Counts an operation with goose as well.
-pub(crate) async fn tell_goose(
+pub(crate) async fn report_to_goose(
     user: &mut GooseUser,
     operation: Operation,
     sample: &Sample,
@@ -94,7 +96,7 @@ pub(crate) async fn tell_goose(
     .await
 }
 
-/// Whether somebody asked for goose's own lines.
+/// Returns whether goose's own lines were requested.
 fn goose_may_speak(options: &Options) -> bool {
     options.goose.verbose > 0 || options.goose.goose_log.is_some()
 }

@@ -1,22 +1,33 @@
 #![doc = include_str!("../README.md")]
 //!
 //! ## Inside
-//! `options` and `scenario` are what may be asked, `mix`, `keys` and `random` what comes next, `requests` how it is put,
-//! `keyspace` and `own_rows` how a run keeps away from everybody else's rows and removes its own,
-//! `wire` how it goes over, `load` who sends it when, `verdict` what counts as a failure, `tally` what was counted,
-//! `report` what is said about it. `verify` is the workload that leaves evidence, `chaos` what is broken meanwhile, and
-//! `verified` such a run from start to end; the library keeps the evidence (`history`) and judges it (`checker`).
+//! | Module | Content |
+//! |---|---|
+//! | `options`, `scenario`, `fault_kind` | the command line |
+//! | `mix`, `keys`, `keyspace`, `random` | the next operation, and its key |
+//! | `tables`, `requests`, `http_client`, `response_check` | a request, and its response |
+//! | `own_rows` | the tables and rows of a run, and their removal |
+//! | `load`, `counters`, `progress`, `cpu`, `measured_run` | users, and measurements |
+//! | `verify`, `chaos`, `verified_run` | the verifying workload, and faults meanwhile |
+//! | `report` | the result |
 //!
-//! **Invariant:** no crate of the workspace is imported; what is tested is the wire.
-//! **Not here:** nothing that knows how the router works inside.
+//! The library has the recorder of a run (`recorder`) and the command `loadtest check` (`check`);
+//! the package `checker` has the form of a recorded run and its checks.
+//!
+//! **Invariant:** of the workspace only `checker` is imported; what is tested is HTTP.
+//! **Not here:** knowledge of the router's code.
 
 #![forbid(unsafe_code)]
 
 mod chaos;
+mod counters;
 mod cpu;
+mod fault_kind;
+mod http_client;
 mod keys;
 mod keyspace;
 mod load;
+mod measured_run;
 mod mix;
 mod options;
 mod own_rows;
@@ -24,36 +35,33 @@ mod progress;
 mod random;
 mod report;
 mod requests;
+mod response_check;
 mod scenario;
-mod tally;
-mod verdict;
-mod verified;
+mod tables;
+mod verified_run;
 mod verify;
-mod wire;
 
 use std::io::Write;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use goose::goose::Scenario;
 use loadtest::check::EXIT_LOST;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cpu::Watch;
+use crate::counters::Counters;
+use crate::http_client::Pool;
 use crate::load::Plan;
 use crate::options::{Command, Options};
 use crate::own_rows::OwnRows;
-use crate::progress::Progress;
-use crate::report::{Files, Ran, Report};
-use crate::tally::Tally;
-use crate::wire::Pool;
+use crate::report::{Files, Report};
 
 /// Every request was answered as promised.
 const EXIT_PASSED: u8 = 0;
-/// Some request was not, or none was made.
+/// A request was not answered as promised, or no request was made.
 const EXIT_FAILED: u8 = 1;
-/// Nothing was tested: wrong usage, or no router; or a report could not be written. Clap uses the same number.
+/// Nothing was tested: wrong usage, or no router; or a report could not be written. Clap uses the
+/// same number.
 const EXIT_UNUSABLE: u8 = 2;
 
 #[tokio::main]
@@ -139,8 +147,8 @@ impl Signals {
 
 /// Removes the rows that earlier runs have left.
 async fn clean(options: &Options) -> anyhow::Result<u8> {
-    let pools = pools(options)?;
-    wire::check_ready(&pools[0]).await?;
+    let pools = Pool::of(&options.targets)?;
+    http_client::check_ready(&pools[0]).await?;
     own_rows::clean(&pools[0]).await?;
     Ok(EXIT_PASSED)
 }
@@ -164,16 +172,16 @@ async fn report(options: &Options) -> anyhow::Result<u8> {
 /// Looks for the routers, puts them under load, and sums up.
 async fn run(options: &Options) -> anyhow::Result<Report> {
     if options.load.chaos {
-        return verified::under_chaos(options).await;
+        return verified_run::under_chaos(options).await;
     }
-    let pools = pools(options)?;
+    let pools = Pool::of(&options.targets)?;
     for pool in &pools {
-        wire::check_ready(pool).await?;
+        http_client::check_ready(pool).await?;
     }
     let own = OwnRows::prepare(options, &pools).await?;
     let first = Arc::clone(&pools[0]);
     let ran = match options.load.verify {
-        true => verified::run(options, pools, &own).await,
+        true => verified_run::run(options, pools, &own).await,
         false => run_mix(options, pools, &own).await,
     };
     own.remove(options, &first).await;
@@ -186,25 +194,10 @@ async fn run_mix(
     pools: Vec<Arc<Pool>>,
     own: &OwnRows,
 ) -> anyhow::Result<Report> {
-    let tally = Arc::new(Tally::default());
+    let counters = Arc::new(Counters::default());
     let of_run = (pools, Arc::clone(own.names()));
-    let plan = Arc::new(Plan::new(options, of_run, Arc::clone(&tally))?);
+    let plan = Arc::new(Plan::new(options, of_run, Arc::clone(&counters))?);
     load::fill(&plan).await?;
-    let ran = attack(options, load::scenario(options, plan)?, &tally).await?;
-    Ok(Report::new(options, &tally.counts(), ran))
-}
-
-fn pools(options: &Options) -> anyhow::Result<Vec<Arc<Pool>>> {
-    options.targets.iter().map(|target| Ok(Arc::new(Pool::new(target.clone())?))).collect()
-}
-
-/// Lets goose run a scenario, and watches.
-async fn attack(options: &Options, scenario: Scenario, tally: &Arc<Tally>) -> anyhow::Result<Ran> {
-    let progress = Progress::start(Arc::clone(tally));
-    let watch = Watch::start();
-    let ran = load::run(options, scenario).await;
-    let cpu = watch.stop();
-    progress.stop();
-    let thresholds_failed = ran?.thresholds_failed;
-    Ok(Ran { thresholds_failed, cpu, faults: Vec::new(), verified: None })
+    let ran = measured_run::run(options, load::scenario(options, plan)?, &counters).await?;
+    Ok(Report::new(options, &counters.counts(), ran))
 }

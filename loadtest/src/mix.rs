@@ -1,4 +1,4 @@
-//! Mix: what users do, and how often. The letters are the core workloads of YCSB.
+//! Mix: operations of users and their shares. The letters are the core workloads of YCSB.
 //!
 //! **Not here:** how an operation is put into a request (`requests`).
 
@@ -6,9 +6,9 @@ use std::fmt;
 
 use clap::ValueEnum;
 
+use crate::counters::Operation;
 use crate::keys::Dist;
 use crate::random::Random;
-use crate::tally::Operation;
 
 /// A named mix of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,13 +55,13 @@ impl Mix {
         }
     }
 
-    /// What to do next; `writes` is the share that `--writes` sets.
+    /// Draws the next operation; `writes` is the share that `--writes` sets.
     pub(crate) fn next(self, random: &mut Random, writes: u32) -> Operation {
         let [(first, share), (second, _)] = self.shares(writes);
         if random.below(100) < share { first } else { second }
     }
 
-    /// How keys are drawn where nobody says otherwise.
+    /// Returns the distribution of keys without `--dist`.
     pub(crate) fn dist(self) -> Dist {
         const YCSB: Dist = Dist::Zipf(0.99);
         match self {
@@ -72,7 +72,7 @@ impl Mix {
         }
     }
 
-    /// Whether `--writes` means anything.
+    /// Returns whether `--writes` has an effect.
     pub(crate) fn has_writes_share(self) -> bool {
         matches!(self, Self::Default | Self::Hotkey)
     }
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mix_does_what_it_says_as_often_as_it_says() {
+    fn a_mix_draws_each_operation_by_its_share() {
         let mut random = Random::of_user(1, 0);
         for &mix in Mix::value_variants() {
             let shares = mix.shares(70);

@@ -1,23 +1,25 @@
-//! Options: what may be asked on the command line, beside all of goose's own options.
+//! Options: the command line, beside all of goose's own options.
 //!
 //! A scenario file is a list of options with values; what the command line says goes before it.
 //!
-//! **Invariant:** an [`Options`] is within its limits; [`Options::check`] holds the rules that need several at once.
+//! **Invariant:** an [`Options`] is within its limits; [`Options::check`] holds the rules that need
+//! several at once.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use checker::history::Level;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use goose::config::GooseConfiguration;
-use loadtest::history::Level;
 
-use crate::chaos::Kind;
+use crate::fault_kind::FaultKind;
+use crate::http_client::Target;
 use crate::keys::Dist;
 use crate::mix::Mix;
 use crate::scenario;
-use crate::wire::Target;
 
 /// Users at once. Above this the ports and files of one machine are measured, not the router.
 const USERS_MAX: usize = 1_000;
@@ -33,7 +35,7 @@ const RATE_MAX: f64 = 1e6;
 const IN_FLIGHT_MAX: i64 = 10_000;
 /// A request without an answer by then has failed. Twice the router's own deadline of 5 s.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// As long as times are told apart.
+/// Longest time that histograms distinguish.
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
 const HOST: &str = "http://127.0.0.1:3000";
 const HOST_VARIABLE: &str = "TESSERA_LOADTEST_HOST";
@@ -43,7 +45,8 @@ const RUN_TIME: &str = "15s";
 /// Puts a Tessera router under load, checks its answers, prints rate and latency, and ends.
 ///
 /// Exit code: 0 every request was answered as promised, 1 some were not, 2 nothing was tested
-/// (wrong usage, or no router), 3 no promise was broken, but writes at level one were lost after a promotion.
+/// (wrong usage, or no router), 3 no promise was broken, but writes at level one were lost after a
+/// promotion.
 #[derive(Clone, Parser)]
 #[command(
     name = "loadtest",
@@ -66,31 +69,32 @@ pub(crate) struct Options {
     #[arg(skip)]
     pub(crate) targets: Vec<Target>,
 
-    /// Whether `--test-plan` says how many users run, and how long.
+    /// True if `--test-plan` sets the number of users and the run time.
     #[arg(skip)]
     planned: bool,
 }
 
-/// What does not need a router.
+/// Commands that need no router.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     Check(loadtest::check::CheckOptions),
 }
 
-/// What is asked of the router, and how often.
+/// Options of the load.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Tessera")]
 pub(crate) struct Load {
-    /// Options from a file, or from one that comes with it: read-heavy, write-heavy, bulk-import, hot-key, replica-lag, crash
+    /// Options from a file, or from one that comes with it: read-heavy, write-heavy, bulk-import,
+    /// hot-key, replica-lag, crash
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) scenario: Option<String>,
 
-    /// What users do
+    /// Operations of the users
     #[arg(long, value_enum, default_value_t = Mix::Default)]
     pub(crate) mix: Mix,
 
-    /// How keys are drawn: uniform, zipf:0.99, hot:1% (90 % of the requests on 1 % of the keys) or latest
-    /// [default: the mix's own]
+    /// Distribution of keys: uniform, zipf:0.99, hot:1% (90 % of the requests on 1 % of the keys)
+    /// or latest [default: the mix's own]
     #[arg(long)]
     pub(crate) dist: Option<Dist>,
 
@@ -99,7 +103,7 @@ pub(crate) struct Load {
         value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) writes: u8,
 
-    /// How many keys of its own a run has, spelled as the cluster's keyspace demands (1..=10000000)
+    /// Number of keys of the run's own, spelled as the cluster's keyspace demands (1..=10000000)
     #[arg(long, value_name = "N", default_value_t = 10_000,
         value_parser = clap::value_parser!(u32).range(1..=KEYS_MAX))]
     pub(crate) keys: u32,
@@ -112,20 +116,24 @@ pub(crate) struct Load {
     #[arg(long)]
     pub(crate) no_fill: bool,
 
-    /// Open model: so many requests per second, whatever the answers. Latency counts from when a request was due
+    /// Open model: so many requests per second, whatever the responses. Latency counts from when a
+    /// request was due
     #[arg(long, value_name = "R", value_parser = parse_rate)]
     pub(crate) rate: Option<f64>,
 
-    /// Most requests under way in the open model; those due beyond are dropped and counted (1..=10000)
+    /// Most requests under way in the open model; those due beyond are dropped and counted
+    /// (1..=10000)
     #[arg(long, value_name = "N", default_value_t = 1_000,
         value_parser = clap::value_parser!(u32).range(1..=IN_FLIGHT_MAX))]
     pub(crate) in_flight: u32,
 
-    /// Prove the promises: a workload of its own (no mix) whose every answer is recorded and judged afterwards
+    /// Prove the promises: a workload of its own (no mix) whose every answer is recorded and judged
+    /// afterwards
     #[arg(long, conflicts_with_all = ["rate", "mix", "dist"])]
     pub(crate) verify: bool,
 
-    /// Start a router over a directory of its own, and kill, freeze and restart it while the workload runs
+    /// Start a router over a directory of its own, and kill, freeze and restart it while the
+    /// workload runs
     #[arg(long, requires = "verify")]
     pub(crate) chaos: bool,
 
@@ -137,16 +145,18 @@ pub(crate) struct Load {
     #[arg(long, value_name = "OPTIONS", requires = "chaos", allow_hyphen_values = true)]
     pub(crate) router_options: Option<String>,
 
-    /// Start that router on the local cluster of PostgreSQL servers in this directory, which is up, and break its nodes
-    /// too: each is behind a proxy of the tester's
+    /// Start that router on the local cluster of PostgreSQL servers in this directory, which is up,
+    /// and break its nodes too: each is behind a proxy of the tester's
     #[arg(long, value_name = "DIR", requires = "chaos")]
     pub(crate) cluster: Option<PathBuf>,
 
-    /// The program that made the cluster [default: shard-manager beside this program, or of the path]
+    /// The program that made the cluster [default: shard-manager beside this program, or of the
+    /// path]
     #[arg(long, value_name = "FILE", requires = "cluster")]
     pub(crate) shard_manager: Option<PathBuf>,
 
-    /// Give that router a cache: a Redis of the tester's own, which is emptied, frozen and killed too
+    /// Give that router a cache: a Redis of the tester's own, which is emptied, frozen and killed
+    /// too
     #[arg(long, requires = "chaos")]
     pub(crate) cache: bool,
 
@@ -154,20 +164,22 @@ pub(crate) struct Load {
     #[arg(long, value_name = "FILE", requires = "cache")]
     pub(crate) redis_server: Option<PathBuf>,
 
-    /// What --chaos breaks, with commas [default: the router; with --cluster its nodes too, and promotions if
-    /// --level says that they lose nothing: quorum or all; with --cache the cache too]
+    /// Faults of --chaos, with commas [default: the router; with --cluster its nodes too, and
+    /// promotions if --level says that they lose nothing: quorum or all; with --cache the cache
+    /// too]
     #[arg(long, value_name = "LIST", requires = "chaos", value_enum, value_delimiter = ',')]
-    pub(crate) faults: Vec<Kind>,
+    pub(crate) faults: Vec<FaultKind>,
 
     /// The level of all writes of --verify [default: one, some quorum, a few all]
-    #[arg(long, value_name = "LEVEL", requires = "verify")]
+    #[arg(long, value_name = "LEVEL", requires = "verify", value_parser = level_parser())]
     pub(crate) level: Option<Level>,
 
     /// Write what was sent and answered to a file, as JSON lines, for `loadtest check FILE`
     #[arg(long, value_name = "FILE", requires = "verify")]
     pub(crate) history: Option<std::path::PathBuf>,
 
-    /// Start of the random keys: the same seed makes each user ask the same things in the same order
+    /// Start of the random keys: the same seed makes each user ask the same things in the same
+    /// order
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
 
@@ -187,7 +199,8 @@ pub(crate) struct Load {
     #[arg(long, value_name = "RUN")]
     pub(crate) compare: Option<PathBuf>,
 
-    /// Leave the rows of the run where they are: in loadtest_users and loadtest_transactions, or in kv
+    /// Leave the rows of the run where they are: in loadtest_users and loadtest_transactions, or in
+    /// kv
     #[arg(long)]
     pub(crate) keep: bool,
 
@@ -205,18 +218,20 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// What is broken on purpose.
-    pub(crate) fn kinds(&self) -> Vec<Kind> {
+    /// Returns the kinds of faults of the run.
+    pub(crate) fn kinds(&self) -> Vec<FaultKind> {
         if !self.faults.is_empty() {
             return self.faults.clone();
         }
         let mut kinds = match (&self.cluster, self.level) {
-            (None, _) => Kind::OF_ROUTER.to_vec(),
-            (Some(_), Some(Level::Quorum | Level::All)) => Kind::OF_CLUSTER_AND_LEADERS.to_vec(),
-            (Some(_), Some(Level::One) | None) => Kind::OF_CLUSTER.to_vec(),
+            (None, _) => FaultKind::OF_ROUTER.to_vec(),
+            (Some(_), Some(Level::Quorum | Level::All)) => {
+                FaultKind::OF_CLUSTER_AND_LEADERS.to_vec()
+            }
+            (Some(_), Some(Level::One) | None) => FaultKind::OF_CLUSTER.to_vec(),
         };
         if self.cache {
-            kinds.extend(Kind::OF_CACHE);
+            kinds.extend(FaultKind::OF_CACHE);
         }
         kinds
     }
@@ -226,10 +241,11 @@ impl Options {
     /// Reads the command line, and the scenario that it names.
     ///
     /// # Errors
-    /// What clap tells, help among it; a scenario that is not there or has other options.
+    /// Clap's errors, help among them; a scenario that is not there or has other options.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let args: Vec<OsString> = args.into_iter().collect();
-        // Rules are checked once, when the scenario's options stand beside those of the command line.
+        // Rules are checked once, when the scenario's options stand beside those of the command
+        // line.
         let given = command().ignore_errors(true).try_get_matches_from(&args);
         let name = given.ok().and_then(|given| given.get_one::<String>("scenario").cloned());
         let Some(name) = name else { return Self::of(&Self::matches(&args)?) };
@@ -274,7 +290,8 @@ impl Options {
         Ok(options)
     }
 
-    /// Fills in what goose would take from elsewhere: a plain run starts all users at once, and ends.
+    /// Fills in what goose would take from elsewhere: a plain run starts all users at once, and
+    /// ends.
     fn complete(&mut self) {
         let goose = &mut self.goose;
         if !self.planned {
@@ -293,14 +310,14 @@ impl Options {
 
     fn check(&self) -> anyhow::Result<()> {
         let Load { mix, rate, keys, cluster, cache, faults, .. } = &self.load;
-        let is_of_cache = |kind: &&Kind| Kind::OF_CACHE.contains(kind);
+        let is_of_cache = |kind: &&FaultKind| FaultKind::OF_CACHE.contains(kind);
         anyhow::ensure!(
             *cache || !faults.iter().any(|kind| is_of_cache(&kind)),
             "--faults: without --cache there is no Redis to break"
         );
         let mut others = faults.iter().filter(|kind| !is_of_cache(kind));
         anyhow::ensure!(
-            cluster.is_some() || others.all(|kind| Kind::OF_ROUTER.contains(kind)),
+            cluster.is_some() || others.all(|kind| FaultKind::OF_ROUTER.contains(kind)),
             "--faults: without --cluster DIR there is only the router to break: router-kill, router-freeze, \
              router-restart"
         );
@@ -310,7 +327,7 @@ impl Options {
         );
         anyhow::ensure!(
             rate.is_none() || *mix != Mix::F,
-            "--rate sends single requests; the mix f sends pairs: take --mix a"
+            "--rate sends single requests; the mix f sends pairs: use --mix a"
         );
         anyhow::ensure!(
             *mix != Mix::Bulk || *keys >= crate::requests::BULK_ROWS,
@@ -321,7 +338,7 @@ impl Options {
         self.check_reach()
     }
 
-    /// Refuses another machine unless that was asked for: load on a stranger is an attack.
+    /// Refuses another machine without `--allow-remote`: unwanted load is an attack.
     fn check_reach(&self) -> anyhow::Result<()> {
         for target in self.targets.iter().filter(|_| !self.load.chaos) {
             anyhow::ensure!(
@@ -333,7 +350,7 @@ impl Options {
         Ok(())
     }
 
-    /// How long an answer is waited for: `--timeout`, in seconds.
+    /// Returns the longest wait for a response: `--timeout`, in seconds.
     pub(crate) fn patience(&self) -> anyhow::Result<Duration> {
         let Some(text) = &self.goose.timeout else { return Ok(PATIENCE) };
         let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
@@ -343,7 +360,7 @@ impl Options {
         })
     }
 
-    /// How keys are drawn.
+    /// Returns the distribution of keys.
     pub(crate) fn dist(&self) -> Dist {
         self.load.dist.unwrap_or_else(|| self.load.mix.dist())
     }
@@ -355,8 +372,8 @@ impl Options {
         Ok(())
     }
 
-    /// What the run is called in a report: as it was asked for.
-    pub(crate) fn told(&self) -> String {
+    /// Returns the description of the run in a report.
+    pub(crate) fn description(&self) -> String {
         let goose = &self.goose;
         let Load { mix, writes, keys, seed, rate, verify, chaos, .. } = &self.load;
         let load = match (rate, &goose.users) {
@@ -373,8 +390,8 @@ impl Options {
             if mix.has_writes_share() { format!(" ({writes} % writes)") } else { String::new() };
         if *verify {
             let chaos = match (chaos, &self.load.cluster) {
-                (true, Some(_)) => ", the router and nodes broken on the way",
-                (true, None) => ", the router killed and frozen on the way",
+                (true, Some(_)) => ", with faults of the router and of nodes",
+                (true, None) => ", with the router killed and frozen",
                 (false, _) => "",
             };
             let cache = if self.load.cache { ", with a cache" } else { "" };
@@ -398,6 +415,23 @@ fn command() -> clap::Command {
             .long_help(
                 "A router: scheme, host and port. Several, repeated or with commas, share the load",
             )
+    })
+}
+
+/// Returns the parser of `--level`, with help for each level.
+fn level_parser() -> impl TypedValueParser<Value = Level> {
+    let values = Level::ALL.map(|level| {
+        PossibleValue::new(level.name()).help(match level {
+            Level::One => {
+                "Writes: the primary. Reads: any replica, no older than token and bound allow"
+            }
+            Level::Quorum => "Writes: a majority. Reads: linearizable",
+            Level::All => "Writes: every node. Reads: the primary, linearizable",
+        })
+    });
+    PossibleValuesParser::new(values).try_map(|name| {
+        let level = Level::ALL.into_iter().find(|level| level.name() == name);
+        level.ok_or_else(|| format!("no level {name}"))
     })
 }
 

@@ -21,18 +21,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::keyspace::Names;
 use crate::mix::Mix;
 use crate::options::Options;
 use crate::requests;
-use crate::wire::{Answer, Asked, Pool};
-
-/// Table of users.
-pub(crate) const USERS: &str = "loadtest_users";
-/// Table of accounts, and of transfers between them.
-pub(crate) const TRANSACTIONS: &str = "loadtest_transactions";
-/// Table of `/api/kv`, which all clients share.
-const KV: &str = "kv";
+use crate::tables::{KV, TRANSACTIONS, USERS, columns, declaration};
 
 /// Rows of one page, and so of one delete: the most that a read returns.
 const PAGE: usize = 1_000;
@@ -41,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest removal; then the remaining rows are left. Ten million rows take longer, and `--clean`
 /// removes the rest.
 const REMOVAL_MAX: Duration = Duration::from_secs(300);
-/// Longest time for which a router without a response is asked to remove rows.
+/// Longest time of removal requests to a router that does not respond.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Pause before the next try.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -80,8 +74,8 @@ enum Whose {
 }
 
 impl OwnRows {
-    /// Creates the tables that a run needs, on all routers, and asks the user before writing beside
-    /// rows of others.
+    /// Creates the tables that a run needs, on all routers, and asks for confirmation before
+    /// writing beside rows of others.
     ///
     /// # Errors
     /// A table cannot be created, or has rows of others and the user does not agree.
@@ -140,7 +134,7 @@ impl OwnRows {
     }
 
     /// Says that the rows of this run stay where they are.
-    pub(crate) fn tell_left(&self) {
+    pub(crate) fn report_left_rows(&self) {
         let tables = self.tables.join(" and ");
         say(&format!("the rows of this run are left in {tables}; --clean removes them"));
     }
@@ -230,40 +224,12 @@ pub(crate) async fn clean(pool: &Pool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Columns that identify a row of a table, with its routing column.
-fn columns(table: &str) -> &'static [&'static str] {
-    match table {
-        USERS => &["user_id"],
-        TRANSACTIONS => &["tx_id", "account"],
-        _ => &["key"],
-    }
-}
-
-/// Body of the request that creates a table.
-fn declaration(table: &str) -> Value {
-    let text = |name: &str| json!({"name": name, "type": "text"});
-    let maybe = |name: &str| json!({"name": name, "type": "text", "null": true});
-    match table {
-        USERS => json!({"name": table, "id": ["user_id"], "routing": "user_id", "columns": [
-            text("user_id"), text("name"), text("email"), maybe("partition_key"), text("run"),
-        ]}),
-        _ => json!({"name": table, "id": ["tx_id"], "routing": "account", "columns": [
-            text("tx_id"), text("account"), {"name": "amount", "type": "bigint"}, maybe("memo"),
-            text("run"),
-        ]}),
-    }
-}
-
 async fn make(pool: &Pool, table: &str) -> anyhow::Result<()> {
     let body = Bytes::from(declaration(table).to_string());
     let asked = requests::plain(Method::POST, "/api/tables", body, None);
-    ask(
-        pool,
-        Ok(asked),
-        &format!("the table {table}, which the tester writes to, is not to be had: it"),
-    )
-    .await
-    .map(drop)
+    ask(pool, Ok(asked), &format!("creating the table {table}, which the load tester writes to,"))
+        .await
+        .map(drop)
 }
 
 /// Waits until a router knows a table that another router has created.
@@ -284,9 +250,9 @@ async fn is_there(pool: &Pool, table: &str) -> anyhow::Result<bool> {
             Ok(answer) if answer.status == 200 => Ok(true),
             Ok(answer) if answer.status == 404 => Ok(false),
             Ok(answer) => Err(refusal(&what, &answer)),
-            Err(failure) => bail!("{what} cannot be asked for: {}", failure.detail),
+            Err(failure) => bail!("{what} cannot be looked up: {}", failure.detail),
         },
-        Err(failure) => bail!("{what} cannot be asked for: {}", failure.detail),
+        Err(failure) => bail!("{what} cannot be looked up: {}", failure.detail),
     }
 }
 
@@ -304,7 +270,7 @@ async fn delete(pool: &Pool, table: &str, rows: &[Value]) -> anyhow::Result<()> 
 /// Sends a request that must succeed.
 async fn ask(
     pool: &Pool,
-    asked: Result<Asked, crate::verdict::Failure>,
+    asked: Result<HttpRequest, crate::response_check::Failure>,
     what: &str,
 ) -> anyhow::Result<Answer> {
     let sent = match asked {
@@ -320,7 +286,7 @@ async fn ask(
 
 fn refusal(what: &str, answer: &Answer) -> anyhow::Error {
     let Problem { code, detail } = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let detail = crate::verdict::printable(&detail);
+    let detail = crate::response_check::printable(&detail);
     anyhow::anyhow!("{what} was answered {} {code} {detail}", answer.status)
 }
 
@@ -332,7 +298,7 @@ async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
     let found = format!("{table} has rows that are not the load tester's");
     ensure!(
         std::io::stdin().is_terminal(),
-        "{found}: the run would write beside them, and remove only its own; say --yes if that is wanted"
+        "{found}: the run would write beside them, and remove only its own; add --yes to allow that"
     );
     let _ = write!(
         std::io::stderr(),

@@ -1,13 +1,13 @@
-//! Report: what is said at the end, for people and as JSON.
+//! Report: the result of a run, for people and as JSON.
 //!
-//! **Invariant:** no number is `NaN` or infinite, not even after no request at all; a run without a request has not
-//! passed.
-//! **Not here:** counting (`tally`).
+//! **Invariant:** no number is `NaN` or infinite, not even after no request at all; a run without a
+//! request has not passed.
+//! **Not here:** counting (`counters`).
 
-mod asked;
 mod compare;
 mod files;
 mod html;
+mod run_options;
 mod text;
 
 pub(crate) use files::Files;
@@ -15,31 +15,32 @@ pub(crate) use files::Files;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use checker::lost_text;
 use chrono::{SecondsFormat, Utc};
-use loadtest::checker::lost_text;
 use serde::{Deserialize, Serialize};
 
 use self::compare::Comparison;
+use crate::counters::{Counts, Source, Times};
 use crate::cpu::Cpu;
 use crate::options::{Options, parse_time};
-use crate::tally::{Counts, Source, Times};
 
-/// A run this much shorter than asked was interrupted; users never all end at the very moment.
+/// A run this much shorter than its run time was interrupted; users never all end at once.
 const STOPPED_EARLY_S: f64 = 1.0;
 /// Requests sent later than this, one in a hundred, were held up by the tester itself.
 const LATE_P99_MS: f64 = 20.0;
-/// A machine that is idle for less than this, with a tester that takes [`OWN_SHARE`] of it, measures both.
+/// A machine that is idle for less than this, with a tester that takes [`OWN_SHARE`] of it,
+/// measures both.
 const IDLE_SHARE: f64 = 0.05;
 const OWN_SHARE: f64 = 0.25;
 
 /// The whole result of a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// Of these members; another number has others.
+    /// Number of this form; another form has other members.
     pub(crate) format: u32,
-    /// What was asked for, for people.
+    /// Description of the load, for people.
     pub(crate) told: String,
-    /// The same by option, for those who compare runs.
+    /// Options of the load, for comparisons.
     pub(crate) asked: BTreeMap<String, String>,
     /// RFC 3339, UTC.
     pub(crate) ended_at: String,
@@ -48,7 +49,7 @@ pub(crate) struct Report {
     pub(crate) seed: u64,
     /// `closed` or `open`.
     pub(crate) model: String,
-    /// Requests per second asked for, in the open model.
+    /// Target of requests per second, in the open model.
     pub(crate) target_per_s: Option<f64>,
     pub(crate) elapsed_s: f64,
     pub(crate) stopped_early: bool,
@@ -71,13 +72,13 @@ pub(crate) struct Report {
     /// Cores the tester kept busy.
     pub(crate) own_cores: f64,
     pub(crate) series: Vec<Second>,
-    /// What was done to the servers on purpose.
+    /// Faults injected during the run.
     pub(crate) faults: Vec<Fault>,
-    /// What the verifying workload found, if it ran.
+    /// Result of the verifying workload, if it ran.
     pub(crate) verified: Option<Verified>,
     /// With an earlier run, if one was named.
     pub(crate) comparison: Option<Comparison>,
-    /// Whether something was asked, every answer was as promised, and no promise was broken.
+    /// True if there were requests, every response was correct, and no promise was broken.
     pub(crate) passed: bool,
 }
 
@@ -89,20 +90,21 @@ pub(crate) struct Fault {
     pub(crate) what: String,
 }
 
-/// What a recorded run was checked for.
+/// Result of checking a recorded run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Verified {
     pub(crate) operations: u64,
     pub(crate) checks: Vec<Checked>,
-    /// The earliest violations, as stories.
+    /// The earliest violations, with their records.
     pub(crate) findings: Vec<Finding>,
-    /// How often something acknowledged at level `one` was gone after a promotion, which that level allows.
+    /// Number of times that a change acknowledged at level `one` was gone after a promotion, which
+    /// that level allows.
     #[serde(default)]
     pub(crate) lost: u64,
-    /// The earliest of these, as stories.
+    /// The earliest of these, with their records.
     #[serde(default)]
     pub(crate) losses: Vec<Finding>,
-    /// How long nothing succeeded, for each shard and level; and what else is worth knowing.
+    /// Longest gap without success for each shard and level, and other remarks.
     pub(crate) notes: Vec<String>,
 }
 
@@ -113,7 +115,7 @@ pub(crate) struct Checked {
     pub(crate) violations: u64,
 }
 
-/// A promise that was broken, told line by line.
+/// Broken promise, line by line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) check: String,
@@ -142,7 +144,7 @@ pub(crate) struct Latency {
     pub(crate) max: f64,
 }
 
-/// What one shard, one role, or one state of the cache answered.
+/// Responses of one shard, of one role, or with one state of the cache.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Share {
     pub(crate) name: String,
@@ -172,7 +174,7 @@ pub(crate) struct Second {
     pub(crate) classes: Vec<u32>,
 }
 
-/// What a run left beside its counts.
+/// Results of a run beside its counters.
 pub(crate) struct Ran {
     pub(crate) thresholds_failed: Vec<String>,
     pub(crate) cpu: Cpu,
@@ -181,7 +183,7 @@ pub(crate) struct Ran {
 }
 
 impl Verified {
-    /// How often a promise was broken.
+    /// Returns the number of violations.
     pub(crate) fn violations(&self) -> u64 {
         self.checks.iter().map(|checked| checked.violations).sum()
     }
@@ -201,8 +203,8 @@ impl Report {
         let response_ms = Latency::of(&response);
         let mut report = Self {
             format: Self::FORMAT,
-            told: options.told(),
-            asked: asked::of(options),
+            told: options.description(),
+            asked: run_options::of(options),
             ended_at: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
             hosts: options.targets.iter().map(ToString::to_string).collect(),
             mix: options.load.mix.to_string(),
@@ -242,7 +244,7 @@ impl Report {
         report
     }
 
-    /// What makes the numbers less than they seem.
+    /// Returns warnings about numbers that are less reliable than they seem.
     fn warn(&self, counts: &Counts, cpu: &Cpu) -> Vec<String> {
         let mut warnings = Vec::new();
         if cpu.idle_share < IDLE_SHARE && cpu.own_cores > OWN_SHARE * cpu.cores {
@@ -268,22 +270,22 @@ impl Report {
         warnings
     }
 
-    /// How often the verifying workload found a promise broken.
+    /// Returns the number of violations that the verifying workload found.
     fn violations(&self) -> u64 {
         self.verified.as_ref().map_or(0, Verified::violations)
     }
 
-    /// How often something was lost that was acknowledged and not promised.
+    /// Returns the number of losses that level `one` allows.
     fn lost(&self) -> u64 {
         self.verified.as_ref().map_or(0, |verified| verified.lost)
     }
 
-    /// Whether nothing is wrong but that a promotion has cost writes at level `one`.
+    /// Returns whether the only fault is that a promotion has cost writes at level `one`.
     pub(crate) fn has_only_lost(&self) -> bool {
         self.lost() > 0 && self.violations() == 0 && self.thresholds_failed.is_empty()
     }
 
-    /// Whether it passed, in a sentence.
+    /// Returns the verdict as a sentence.
     fn verdict(&self) -> String {
         let Self { passed, requests, failed, thresholds_failed, .. } = self;
         match (passed, requests, failed) {
@@ -389,7 +391,7 @@ fn failures(counts: &Counts) -> Vec<FailureLine> {
 }
 
 fn series(counts: &Counts) -> Vec<Second> {
-    let second = |second: &crate::tally::Second| Second {
+    let second = |second: &crate::counters::Second| Second {
         requests: second.requests(),
         failed: second.failed.into(),
         p50_ms: second.quantile_ms(0.5),

@@ -1,6 +1,7 @@
-//! Requests: what an operation is over HTTP.
+//! Requests: operations as HTTP requests.
 //!
-//! **Invariant:** every request of a key carries that key; without one it would be asked of all shards.
+//! **Invariant:** every request of a key carries that key; without one the router would ask all
+//! shards.
 //! **Not here:** which operation and which key are next (`mix`, `keys`).
 
 use bytes::Bytes;
@@ -9,14 +10,14 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH};
 use hyper::{Method, Request, Uri};
 use serde::Serialize;
 
+use crate::http_client::HttpRequest;
 use crate::keyspace::Names;
-use crate::own_rows::USERS;
-use crate::verdict::Failure;
-use crate::wire::Asked;
+use crate::response_check::Failure;
+use crate::tables::USERS;
 
 /// Rows of a bulk write.
 pub(crate) const BULK_ROWS: u32 = 100;
-/// Rows asked for by key.
+/// Most rows of a read by key.
 const READ_LIMIT: u32 = 10;
 /// Rows of a scan's page.
 const SCAN_LIMIT: u32 = 50;
@@ -29,7 +30,7 @@ const SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
 
-/// What has been seen so far, in the router's words: sent back, so that a user reads its own writes.
+/// Session token of a router's response: sent back, so that a user reads its own writes.
 pub(crate) type SessionToken = HeaderValue;
 
 #[derive(Serialize)]
@@ -62,7 +63,7 @@ impl<'a> User<'a> {
 }
 
 /// Writes one user.
-pub(crate) fn write(names: &Names, key: u32, value: &str) -> Result<Asked, Failure> {
+pub(crate) fn write(names: &Names, key: u32, value: &str) -> Result<HttpRequest, Failure> {
     let id = names.plain(key);
     let body = Write { table: USERS, data: User::new(names, key, &id, value) };
     keyed(json(Method::POST, "/api/write", &body)?, &id)
@@ -74,25 +75,25 @@ pub(crate) fn write_if(
     key: u32,
     value: &str,
     version: u64,
-) -> Result<Asked, Failure> {
+) -> Result<HttpRequest, Failure> {
     let mut asked = write(names, key, value)?;
     asked.headers_mut().insert(IF_MATCH, header(&format!("\"{version}\""))?);
     Ok(asked)
 }
 
 /// Reads one user.
-pub(crate) fn read(names: &Names, key: u32) -> Result<Asked, Failure> {
+pub(crate) fn read(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     keyed(get(&format!("/api/read?table={USERS}&limit={READ_LIMIT}"))?, &names.plain(key))
 }
 
 /// A page of users in the order of their ids, from one on, of all shards.
-pub(crate) fn scan(names: &Names, key: u32) -> Result<Asked, Failure> {
+pub(crate) fn scan(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     let id = names.plain(key);
     get(&format!("/api/read?table={USERS}&user_id=gte.{id}&order=user_id&limit={SCAN_LIMIT}"))
 }
 
 /// The users of a partition with the last names, of all shards.
-pub(crate) fn scatter(key: u32) -> Result<Asked, Failure> {
+pub(crate) fn scatter(key: u32) -> Result<HttpRequest, Failure> {
     let partition = PARTITIONS[key as usize % PARTITIONS.len()];
     get(&format!(
         "/api/read?table={USERS}&partition_key=eq.{partition}&order=name.desc&limit={SCATTER_LIMIT}"
@@ -100,7 +101,7 @@ pub(crate) fn scatter(key: u32) -> Result<Asked, Failure> {
 }
 
 /// Writes many users at once.
-pub(crate) fn bulk(names: &Names, keys: &[u32], value: &str) -> Result<Asked, Failure> {
+pub(crate) fn bulk(names: &Names, keys: &[u32], value: &str) -> Result<HttpRequest, Failure> {
     let ids: Vec<_> = keys.iter().map(|&key| names.plain(key)).collect();
     let records =
         keys.iter().zip(&ids).map(|(&key, id)| User::new(names, key, id, value)).collect();
@@ -108,17 +109,17 @@ pub(crate) fn bulk(names: &Names, keys: &[u32], value: &str) -> Result<Asked, Fa
 }
 
 /// Stores a value under a key.
-pub(crate) fn kv_put(names: &Names, key: u32, value: &str) -> Result<Asked, Failure> {
+pub(crate) fn kv_put(names: &Names, key: u32, value: &str) -> Result<HttpRequest, Failure> {
     json(Method::PUT, &format!("/api/kv/{}", names.plain(key)), &value)
 }
 
 /// Reads a key's value.
-pub(crate) fn kv_get(names: &Names, key: u32) -> Result<Asked, Failure> {
+pub(crate) fn kv_get(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     get(&format!("/api/kv/{}", names.plain(key)))
 }
 
-/// The same request of somebody who has seen something.
-pub(crate) fn with_token(mut asked: Asked, token: Option<&SessionToken>) -> Asked {
+/// Adds a session token to a request.
+pub(crate) fn with_token(mut asked: HttpRequest, token: Option<&SessionToken>) -> HttpRequest {
     if let Some(token) = token {
         asked.headers_mut().insert(SESSION_TOKEN, token.clone());
     }
@@ -126,8 +127,13 @@ pub(crate) fn with_token(mut asked: Asked, token: Option<&SessionToken>) -> Aske
 }
 
 /// A request with a body of JSON, or none, and a shard key, or none.
-pub(crate) fn plain(method: Method, path: &'static str, body: Bytes, key: Option<&str>) -> Asked {
-    let mut asked = Asked::new(Full::new(body));
+pub(crate) fn plain(
+    method: Method,
+    path: &'static str,
+    body: Bytes,
+    key: Option<&str>,
+) -> HttpRequest {
+    let mut asked = HttpRequest::new(Full::new(body));
     *asked.method_mut() = method;
     *asked.uri_mut() = Uri::from_static(path);
     let headers = asked.headers_mut();
@@ -139,21 +145,22 @@ pub(crate) fn plain(method: Method, path: &'static str, body: Bytes, key: Option
 }
 
 /// A read of one shard key.
-pub(crate) fn keyed_get(path: &'static str, key: &str) -> Asked {
+pub(crate) fn keyed_get(path: &'static str, key: &str) -> HttpRequest {
     plain(Method::GET, path, Bytes::new(), Some(key))
 }
 
-/// A text as a header's value; `None` if it has letters that a header cannot hold, which no name of ours has.
+/// A text as a header's value; `None` if it has letters that a header cannot hold, which no name of
+/// ours has.
 pub(crate) fn id_header(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }
 
 /// A read of a path made at run time.
-pub(crate) fn get(path: &str) -> Result<Asked, Failure> {
+pub(crate) fn get(path: &str) -> Result<HttpRequest, Failure> {
     Request::get(path).body(Full::default()).map_err(|error| unsendable(&error))
 }
 
-fn json(method: Method, path: &str, body: &impl Serialize) -> Result<Asked, Failure> {
+fn json(method: Method, path: &str, body: &impl Serialize) -> Result<HttpRequest, Failure> {
     let body = serde_json::to_vec(body).map_err(|error| unsendable(&error))?;
     Request::builder()
         .method(method)
@@ -163,7 +170,7 @@ fn json(method: Method, path: &str, body: &impl Serialize) -> Result<Asked, Fail
         .map_err(|error| unsendable(&error))
 }
 
-fn keyed(mut asked: Asked, key: &str) -> Result<Asked, Failure> {
+fn keyed(mut asked: HttpRequest, key: &str) -> Result<HttpRequest, Failure> {
     asked.headers_mut().insert(SHARD_KEY, header(key)?);
     Ok(asked)
 }

@@ -48,7 +48,7 @@ pub(crate) fn arguments(name: &str) -> anyhow::Result<Vec<String>> {
         None => read(name)?,
     };
     let scenario: Scenario =
-        toml::from_str(&text).with_context(|| format!("{name} is no scenario"))?;
+        toml::from_str(&text).with_context(|| format!("{name} is not a scenario"))?;
     let mut arguments = Vec::new();
     for (option, value) in scenario.options {
         ensure!(option != "scenario", "{name}: a scenario cannot name another");
@@ -61,7 +61,7 @@ fn read(name: &str) -> anyhow::Result<String> {
     let known: Vec<_> = KNOWN.iter().map(|(name, _)| *name).collect();
     let about = || format!("no scenario {name}: neither a file nor one of {}", known.join(", "));
     let size = std::fs::metadata(name).with_context(about)?.len();
-    ensure!(size <= FILE_BYTES_MAX, "{name} is no scenario: longer than {FILE_BYTES_MAX} bytes");
+    ensure!(size <= FILE_BYTES_MAX, "{name} is not a scenario: longer than {FILE_BYTES_MAX} bytes");
     std::fs::read_to_string(name).with_context(about)
 }
 
@@ -78,7 +78,7 @@ fn push(arguments: &mut Vec<String>, option: &str, value: Value) -> anyhow::Resu
         Value::Array(values) => {
             return values.into_iter().try_for_each(|value| push(arguments, option, value));
         }
-        Value::Datetime(_) | Value::Table(_) => bail!("a text, a number, true or false is wanted"),
+        Value::Datetime(_) | Value::Table(_) => bail!("expected a text, a number, true or false"),
     };
     arguments.push(format!("--{option}={text}"));
     Ok(())
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_says_what_the_command_line_could_say() {
+    fn a_file_is_read_as_options_of_the_command_line() {
         let text = "about = 'x'\n[options]\nmix = 'b'\nusers = 5\nrate = 0.5\njson = true\n\
                     no-fill = false\nthreshold = ['p95<1s', 'error-rate<1%']";
         let told = of(text).unwrap();
@@ -119,7 +119,7 @@ mod tests {
             ("about = 'x'\nmore = 1\n[options]", "more"),
             ("about = 'x'\n[options]\nusers = {}", "users"),
             ("about = 'x'\n[options]\nscenario = 'a'", "another"),
-            ("}", "no scenario"),
+            ("}", "not a scenario"),
         ] {
             let error = format!("{:#}", of(text).unwrap_err());
             assert!(error.contains(reason), "{text}: {error}");

@@ -1,15 +1,15 @@
 //! Verify: a workload that leaves evidence, and the evidence of it.
 //!
-//! Sessions write unique values to rows under unique names, read them back at every level and with every guarantee the
-//! API offers, send acknowledged writes again, move money between rows of one shard key, delete and insert again.
-//! Everything sent and answered is recorded; after the run all rows are read once more. What the record proves is for
-//! the checker to say (`loadtest::checker`).
+//! Sessions write unique values to rows under unique names, read them back at every level and with
+//! every guarantee the API offers, send acknowledged writes again, move money between rows of one
+//! shard key, delete and insert again. Everything sent and answered is recorded; after the run all
+//! rows are read once more. What the record proves is for the checker to say (`checker`).
 //!
-//! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); that a version told with every write
-//! makes checking cheap is explained in `loadtest::checker`.
+//! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); that a version
+//! told with every write makes checking cheap is explained in `checker`.
 //!
-//! **Invariant:** an answer that did not come is recorded as unknown, never as done or refused; a value is sent to one
-//! row only, and under one idempotency key.
+//! **Invariant:** an answer that did not come is recorded as unknown, never as done or refused; a
+//! value is sent to one row only, and under one idempotency key.
 //! **Not here:** judging.
 
 mod attempt;
@@ -26,37 +26,39 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use checker::history::{BankConstants, Header, Level};
 use goose::prelude::*;
-use loadtest::history::{BankConstants, Header, Level, Recorder};
+use loadtest::recorder::Recorder;
 use tokio::sync::Mutex;
 
 use self::names::RowNames;
 use self::session::Session;
+use crate::counters::Counters;
+use crate::http_client::Pool;
 use crate::keys::{Dist, KeyChooser};
 use crate::keyspace::Names;
 use crate::options::Options;
-use crate::tally::Tally;
-use crate::wire::Pool;
 
-/// Rows that everybody meets.
+/// Rows that all sessions use often.
 const HOT_ROWS: u32 = 64;
 /// Rows beside them.
 const COLD_ROWS: u32 = 100_000;
-/// How rows are drawn, hot and cold together: row 0 is the hottest.
+/// Exponent of the distribution of rows, hot and cold together: row 0 is the hottest.
 const SKEW: f64 = 1.1;
 /// Shard keys with accounts.
 const BANKS: u32 = 8;
 /// Accounts of a bank, and what each has at first.
 const ACCOUNTS: u32 = 4;
 const DEPOSIT: i64 = 1_000;
-/// Pause of a session after an outcome that stayed unknown, so that a dead router is not called a million times.
+/// Pause of a session after an outcome that stayed unknown, so that a dead router is not called a
+/// million times.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What all sessions of a run have in common.
+/// State that all sessions of a run share.
 pub(crate) struct Verification {
     recorder: Arc<Recorder>,
     pools: Vec<Arc<Pool>>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     names: RowNames,
     chooser: KeyChooser,
     seed: u64,
@@ -78,15 +80,16 @@ impl Verification {
     pub(crate) fn new(
         options: &Options,
         (pools, names): (Vec<Arc<Pool>>, Arc<Names>),
-        tally: Arc<Tally>,
+        counters: Arc<Counters>,
     ) -> anyhow::Result<Self> {
         let hosts = options.targets.iter().map(ToString::to_string).collect();
+        let started = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let bank = BankConstants { total: DEPOSIT * i64::from(ACCOUNTS), accounts: ACCOUNTS };
-        let header = Header { bank: Some(bank), ..Header::now(names.run(), hosts) };
+        let header = Header { bank: Some(bank), ..Header::new(names.run(), started, hosts) };
         Ok(Self {
             recorder: Recorder::start(header),
             pools,
-            tally,
+            counters,
             names: RowNames::new(names),
             chooser: KeyChooser::new(Dist::Zipf(SKEW), HOT_ROWS + COLD_ROWS)?,
             seed: options.load.seed,
@@ -104,10 +107,10 @@ impl Verification {
         bank::open(&mut session).await
     }
 
-    /// What goose lets each session do.
+    /// Returns goose's scenario of each session.
     pub(crate) fn scenario(self: Arc<Self>) -> anyhow::Result<Scenario> {
         let enter = Transaction::new(Arc::new(move |user: &mut GooseUser| {
-            self.tally.start(Instant::now());
+            self.counters.start(Instant::now());
             let session = Session::new(Arc::clone(&self), user.weighted_users_index);
             user.set_session_data(Shared(Arc::new(Mutex::new(session))));
             Box::pin(ready(Ok(())))
@@ -149,7 +152,7 @@ impl Verification {
                     Err(failure) if began.elapsed() > patience => {
                         session.log.flush();
                         anyhow::bail!(
-                            "a new write is not taken after {patience:?}: {}",
+                            "no new write is accepted after {patience:?}: {}",
                             failure.detail
                         );
                     }
@@ -161,7 +164,7 @@ impl Verification {
         Ok(())
     }
 
-    /// Where everything is recorded.
+    /// Returns the recorder of the run.
     pub(crate) fn recorder(&self) -> &Arc<Recorder> {
         &self.recorder
     }
@@ -176,8 +179,9 @@ async fn act(user: &mut GooseUser) -> TransactionResult {
     let mut session = session.lock().await;
     for done in workload::next(&mut session).await {
         let pause = done.sample.verdict.as_ref().is_err_and(|failure| failure.status.is_none());
-        crate::load::tell_goose(user, done.sample.operation, &done.sample, done.status).await?;
-        session.of.tally.add(done.sample);
+        crate::load::report_to_goose(user, done.sample.operation, &done.sample, done.status)
+            .await?;
+        session.of.counters.add(done.sample);
         if pause {
             tokio::time::sleep(PAUSE).await;
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::engine::open_error::OpenError;
 use crate::manager::Manager;
-use crate::store::sqlite::backup::Source;
+use crate::store::sqlite::backup::BackupSource;
 use crate::store::sqlite::open::OpenedFiles;
 use crate::store::{postgres, sqlite};
 
@@ -29,7 +29,9 @@ impl Manager {
     ///
     /// # Errors
     /// Errors of [`Manager::open`].
-    pub fn open_with_source(cluster: &EmbeddedCluster) -> Result<(Self, Arc<Source>), OpenError> {
+    pub fn open_with_source(
+        cluster: &EmbeddedCluster,
+    ) -> Result<(Self, Arc<BackupSource>), OpenError> {
         let OpenedFiles { cluster, source } = sqlite::open::open(cluster)?;
         Ok((Self::new(cluster)?, source))
     }

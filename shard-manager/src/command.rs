@@ -5,6 +5,7 @@
 //! **Not here:** the work itself (the library), how results are shown (`screen`).
 
 mod agent;
+mod atomic_file;
 mod backup;
 mod check;
 mod cluster;
@@ -18,7 +19,6 @@ mod interrupt;
 mod keys;
 mod migrate;
 mod node;
-mod part;
 mod placement;
 mod restore;
 mod route;

@@ -18,8 +18,11 @@ pub mod pause_barrier;
 mod replica_node;
 pub(crate) mod row_image;
 pub mod runtime_pool;
+#[cfg(test)]
+pub(crate) mod sample_queries;
 pub(crate) mod schema_agreement;
 pub mod schema_intent;
+pub(crate) mod select;
 pub(crate) mod system_tables;
 pub(crate) mod table_declaration;
 mod writer;
@@ -36,7 +39,7 @@ pub use node_reader::{
 pub use opened_cluster::{OpenedCluster, OpenedReplica, OpenedShard};
 pub use replica_node::{NodeLabel, ReplicaNode};
 pub use writer::{
-    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, Unit, WRITERS_MAX,
+    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WRITERS_MAX, WriteGroup,
     WritePartitioner, Writer, WriterKind,
 };
 

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::fake::{FakeRow, Plan};
 use crate::keyspace::{SLOT_COUNT, ShardKey};
-use crate::manager::{BulkRow, Manager, Wish};
-use crate::row::{Operation, RowWrite};
-use crate::shard_map::{Place, ShardMap};
+use crate::manager::{BulkRow, Manager, RequestOptions};
+use crate::row_change::{Operation, RowWrite};
+use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 use crate::topology::ShardIndex;
 
@@ -98,8 +98,9 @@ pub fn fill<E>(
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = runtime.expect("a runtime without threads needs nothing");
                 for rows in parts {
-                    let wish = Wish::by(Instant::now() + PATIENCE);
-                    let done = runtime.block_on(manager.write_chunk(shard, rows, &wish)).rows;
+                    let options = RequestOptions::by(Instant::now() + PATIENCE);
+                    let done =
+                        runtime.block_on(manager.data().write_chunk(shard, rows, &options)).rows;
                     let mut stored = 0;
                     let mut filled = locked(filled);
                     for row in done {
@@ -179,7 +180,7 @@ impl<'p> Making<'p> {
     /// # Errors
     /// [`Error::NoSuchTable`] if it has no users or orders.
     pub fn new(manager: &Manager, plan: &'p Plan) -> Result<Self, Error> {
-        let (users, orders) = (manager.table("users")?, manager.table("orders")?);
+        let (users, orders) = (manager.schema().table("users")?, manager.schema().table("orders")?);
         let map = manager.map();
         let passes = plan.users().div_ceil(PASS_USERS).clamp(1, PASSES_MAX);
         let mut pass_of = vec![0; usize::from(SLOT_COUNT)];
@@ -227,7 +228,7 @@ impl<'p> Making<'p> {
 }
 
 fn row(
-    (index, place): (usize, Place),
+    (index, place): (usize, KeyLocation),
     table: &Arc<Table>,
     key: &str,
     row: FakeRow,

@@ -24,10 +24,10 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::fault_injector::NodeFault;
-use crate::engine::{LaneControls, Unit, WriterKind};
+use crate::engine::{LaneControls, WriteGroup, WriterKind};
 use crate::error::{Error, Outcome};
 use crate::position::Position;
-use crate::row::{Part, RowDone, RowWrite};
+use crate::row_change::{RowDone, RowWrite, WriteRequest};
 use pulse::{Probe, Pulse};
 use schema::SchemaOperation;
 use tally::Tally;
@@ -89,7 +89,7 @@ enum Message {
 
 /// One client's write, or one chunk of a bulk write.
 struct Operation {
-    part: Part,
+    request: WriteRequest,
     bytes: usize,
     queued_at: Instant,
     deadline: Instant,
@@ -98,8 +98,8 @@ struct Operation {
 }
 
 impl Operation {
-    fn unit(&self) -> Unit<'_> {
-        Unit { rows: &self.part.rows, whole: self.part.whole.as_deref() }
+    fn group(&self) -> WriteGroup<'_> {
+        WriteGroup { rows: &self.request.rows, atomic_rows: self.request.atomic_rows.as_deref() }
     }
 }
 
@@ -214,16 +214,16 @@ impl Lane {
     /// [`LaneFailure`]; its outcome is unknown only if the transaction had begun.
     pub async fn apply(
         &self,
-        part: impl Into<Part>,
+        request: impl Into<WriteRequest>,
         deadline: Instant,
     ) -> Result<Applied, LaneFailure> {
-        let part = part.into();
-        let bytes = part.rows.iter().map(RowWrite::bytes).sum();
+        let request = request.into();
+        let bytes = request.rows.iter().map(RowWrite::bytes).sum();
         let (reply, answer) = oneshot::channel();
         let claim = Arc::new(Claim::default());
         let queued_at = Instant::now();
         let operation =
-            Operation { part, bytes, queued_at, deadline, claim: Arc::clone(&claim), reply };
+            Operation { request, bytes, queued_at, deadline, claim: Arc::clone(&claim), reply };
         self.enqueue(operation).await?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
@@ -254,7 +254,7 @@ impl Lane {
     async fn enqueue(&self, mut operation: Operation) -> Result<(), LaneFailure> {
         loop {
             let Some((back, error)) = self.try_enqueue(operation) else { return Ok(()) };
-            let waits = back.part.patient
+            let waits = back.request.waits_for_room
                 && matches!(error, Error::QueueFull { .. })
                 && Instant::now() + ROOM_LOOK < back.deadline;
             if !waits {

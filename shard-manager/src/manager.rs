@@ -1,48 +1,47 @@
-//! Manager: the façade. One call for each thing a client can ask, answered with a receipt.
+//! Manager: the façade of a cluster, with a face for each kind of request.
 //!
-//! Each request takes one snapshot of the shard map and of the registry, and never looks twice.
+//! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Status`] for health
+//! and sizes, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and
+//! one of the registry.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
-mod bulk;
-mod cached;
+mod data;
+mod faults;
 mod lifecycle;
-mod reads;
-mod tables;
-mod vitals;
+mod schema;
+mod status;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures_util::future::join;
 
-use crate::cache::{Cache, CacheUse, ServedBy};
+use crate::cache::{Cache, CacheSettings, CacheUse, ServedBy};
 use crate::consistency::Level;
-use crate::engine::fault_injector::{FaultInjector, NodeFault};
 use crate::engine::open_error::OpenError;
-use crate::engine::{ClusterBackend, OpenedCluster, TableRows, TableSize, WorkerNode};
-use crate::error::{Error, Failure, Outcome};
-use crate::keyspace::ShardKey;
-use crate::lane::{LaneFailure, LaneTimes};
+use crate::engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
+use crate::lane::LaneTimes;
 use crate::position::Position;
-use crate::row::{Fields, Operation, RowDone, RowWrite};
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::row_change::RowDone;
 use crate::shard::{NodeHealth, Shard};
-use crate::shard_map::{Place, ShardMap};
-use crate::table::{Registry, Table};
-use crate::token::{SessionToken, TokenError, TokenKey};
+use crate::shard_map::{KeyLocation, ShardMap};
+use crate::table::Registry;
+use crate::token::{SessionToken, TokenKey};
 use crate::topology::ShardIndex;
 
-pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
-pub use tables::Made;
+pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data};
+pub use faults::Faults;
+pub use schema::{Schema, TableCreated};
+pub use status::Status;
 
-/// The cluster, as a router uses it.
+/// An open cluster.
 pub struct Manager {
     map: Arc<ArcSwap<ShardMap>>,
     registry: Arc<ArcSwap<Registry>>,
-    /// Held by whoever changes the tables.
+    /// Held while the tables change.
     schema_turn: Arc<tokio::sync::Mutex<()>>,
     shards: Vec<Shard>,
     token_key: TokenKey,
@@ -51,46 +50,46 @@ pub struct Manager {
     cache: Option<Arc<Cache>>,
 }
 
-/// What a client asks of a request, whatever it is about.
+/// Options of a request for rows.
 #[derive(Clone, Debug)]
-pub struct Wish {
-    /// How many nodes must have a write, or how much a read must not miss.
+pub struct RequestOptions {
+    /// Number of nodes that must have a write, or the writes that a read must show.
     pub level: Level,
-    /// What the client has seen before.
+    /// Positions that the client has seen before.
     pub session: SessionToken,
-    /// How long ago the node that answers a read may have been current.
+    /// Time since the node that answers a read may have been current.
     pub staleness: Duration,
-    /// Whether a read of all shards may be answered without those that cannot answer.
+    /// Allows a read of all shards to leave out shards that cannot answer.
     pub partial: bool,
-    /// When the answer is of no use any more.
+    /// Time after which the answer is of no use.
     pub deadline: Instant,
 }
 
-impl Wish {
-    /// An answer until `deadline`, by a client that says nothing else.
+impl RequestOptions {
+    /// Returns the default options with a deadline.
     pub fn by(deadline: Instant) -> Self {
         let (level, session) = (Level::One, SessionToken::empty());
         Self { level, session, staleness: Duration::MAX, partial: false, deadline }
     }
 }
 
-/// Where a request's work was done, and where its time went.
+/// Place and times of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Slot, shard and epoch.
-    pub place: Place,
-    /// The shard's position that holds it.
+    /// Slot and shard of the row, and epoch of the map.
+    pub place: KeyLocation,
+    /// Position of the shard that holds the write.
     pub position: Position,
-    /// Time in the queue, and in the database.
+    /// Times in the queue and in the database.
     pub times: LaneTimes,
 }
 
-/// A write that is durable.
+/// Receipt of a durable write.
 #[derive(Clone, Debug)]
-pub struct Written {
-    /// What became of the row.
+pub struct WriteReceipt {
+    /// Outcome of the row.
     pub row: RowDone,
-    /// Where.
+    /// Place and times of the write.
     pub receipt: Receipt,
 }
 
@@ -99,19 +98,19 @@ pub struct Written {
 pub struct ReadDone {
     /// The rows.
     pub rows: Rows,
-    /// The shards that answered, in order.
+    /// Shards that answered, in order.
     pub shards: Vec<ShardIndex>,
-    /// Those that could not, if that was allowed.
+    /// Shards that could not answer, if the options allow that.
     pub missing: Vec<ShardIndex>,
-    /// Where to go on, if more rows follow.
+    /// Cursor of the next page, if more rows follow.
     pub next_cursor: Option<String>,
-    /// Where, if the read had a key.
-    pub place: Option<Place>,
-    /// Who answered; of several shards the primary if one of them did.
+    /// Slot and shard, if the read had a key.
+    pub place: Option<KeyLocation>,
+    /// Kind of node that answered; the primary if one of several shards was read there.
     pub served_by: ServedBy,
-    /// What the cache was to it; `None` if there is none.
+    /// Use of the cache; `None` if there is none.
     pub cache: Option<CacheUse>,
-    /// What the client has seen with this.
+    /// Session of the client, with the positions of this read.
     pub session: SessionToken,
     /// Version of the map.
     pub epoch: u64,
@@ -122,23 +121,23 @@ pub struct ReadDone {
 }
 
 impl ReadDone {
-    /// The version of the row, if it is the only one of a read by key.
+    /// Returns the version of the row, if it is the only one of a read by key.
     pub fn version(&self) -> Option<i64> {
         let only = self.rows.len() == 1 && self.next_cursor.is_none();
         self.rows.version.filter(|_| only)
     }
 }
 
-/// A shard's sizes and health, for people and for balancing.
+/// Health and sizes of a shard.
 #[derive(Clone, Debug)]
 pub struct ShardReport {
-    /// Which shard.
+    /// Index of the shard.
     pub shard: ShardIndex,
-    /// Its nodes.
+    /// Health of its nodes.
     pub nodes: Vec<NodeHealth>,
-    /// Its tables; `None` if it could not be asked.
+    /// Sizes of its tables; `None` if the shard did not answer.
     pub tables: Option<Vec<TableSize>>,
-    /// Nodes over which the engine distributes its rows by itself, if its primary could be asked.
+    /// Nodes over which the engine distributes its rows by itself, if the primary answered.
     pub workers: Vec<WorkerNode>,
 }
 
@@ -164,172 +163,45 @@ impl Manager {
         Ok(Self { map, registry, schema_turn, shards, token_key, backend, cache: None })
     }
 
-    /// The map in force.
+    /// Returns the current shard map.
     pub fn map(&self) -> Arc<ShardMap> {
         self.map.load_full()
     }
 
-    /// The name of a shard that this manager told.
+    /// Returns the name of a shard.
     pub fn shard_name(&self, shard: ShardIndex) -> &str {
         self.shards[shard.index()].name()
     }
 
-    /// Reads the tokens of a request and puts them together.
-    ///
-    /// # Errors
-    /// [`TokenError`] if one is too long, or not one of this cluster.
-    pub fn session<'t>(
-        &self,
-        tokens: impl Iterator<Item = &'t str>,
-    ) -> Result<SessionToken, TokenError> {
-        let mut session = SessionToken::empty();
-        let holds = |shard: ShardIndex, position| {
-            // A shard that is not there any more has nothing to hold.
-            let shard = self.shards.get(shard.index());
-            shard.is_none_or(|shard| shard.progress.history().holds(position))
-        };
-        for token in tokens {
-            session.merge(&SessionToken::parse(token, &self.token_key)?, holds);
-        }
-        Ok(session)
+    /// Returns the face for rows.
+    #[inline]
+    pub fn data(&self) -> Data<'_> {
+        Data(self)
     }
 
-    /// The text of a token, for the client to keep.
-    pub fn token(&self, session: &SessionToken) -> String {
-        session.encode(&self.token_key)
+    /// Returns the face for tables.
+    #[inline]
+    pub fn schema(&self) -> Schema<'_> {
+        Schema(self)
     }
 
-    /// How many replicas each shard has.
-    pub fn replicas(&self) -> usize {
-        self.shards.first().map_or(0, |shard| shard.progress.replicas())
+    /// Returns the face for health and sizes.
+    #[inline]
+    pub fn status(&self) -> Status<'_> {
+        Status(self)
     }
 
-    /// The names of a shard's primary and of its replicas.
-    pub fn nodes(&self, shard: ShardIndex) -> (&str, &[String]) {
-        self.shards[shard.index()].nodes()
+    /// Returns the face for injected faults.
+    #[inline]
+    pub fn faults(&self) -> Faults<'_> {
+        Faults(self)
     }
 
-    /// The table of this name.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchTable`], with the name that may have been meant.
-    pub fn table(&self, name: &str) -> Result<Arc<Table>, Error> {
-        let registry = self.registry.load();
-        registry.find(name).cloned().ok_or_else(|| Error::NoSuchTable {
-            table: name.chars().take(80).collect(),
-            suggestion: registry.suggest(name),
-        })
-    }
-
-    /// Checks one change and routes it by a snapshot of the map: one for all changes of a request.
-    ///
-    /// # Errors
-    /// [`Error::Row`] names the member and what is wrong with it.
-    pub fn prepare(
-        map: &ShardMap,
-        table: &Arc<Table>,
-        operation: Operation,
-        key: ShardKey<'_>,
-        fields: &Fields<'_>,
-    ) -> Result<(Place, RowWrite), Error> {
-        let place = map.place(key)?;
-        let row = RowWrite::parse(table, operation, (key, place.slot), fields)?;
-        Ok((place, row))
-    }
-
-    /// Applies one change; when this returns `Ok`, it is durable on as many nodes as the level asks for.
-    ///
-    /// # Errors
-    /// [`Failure`] says why, where, and whether it may have been stored.
-    pub async fn write(
-        &self,
-        place: Place,
-        row: RowWrite,
-        wish: &Wish,
-    ) -> Result<Written, Failure> {
-        let shard = &self.shards[place.shard.index()];
-        let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
-        let mut written = self.written(std::iter::once((place, &row)));
-        let done = shard.write(vec![row], wish.level, wish.deadline).await;
-        if let Err(LaneFailure { outcome: Outcome::Rejected, .. }) = &done {
-            written.forget();
-        }
-        drop(written);
-        let done = done.map_err(|failure| failed(failure.error, failure.outcome, None))?;
-        let position = shard.seen_by_writer(done.applied.position);
-        let seen = Some(position);
-        let times = done.applied.times;
-        match (done.applied.rows.into_iter().next(), done.shortfall) {
-            (Some(Ok(row)), None) => {
-                Ok(Written { row, receipt: Receipt { place, position, times } })
-            }
-            (Some(Ok(_)), Some(shortfall)) => Err(failed(shortfall, Outcome::Committed, seen)),
-            (Some(Err(error)), _) => Err(failed(error, Outcome::Rejected, seen)),
-            (None, _) => Err(failed(Error::Internal, Outcome::Unknown, None)),
-        }
-    }
-
-    /// What a client has seen that saw `session` before, and now a shard up to `position`. What may have been
-    /// lost is not forgotten: a read tells of it.
-    pub fn seen(&self, session: &mut SessionToken, shard: ShardIndex, position: Position) {
-        let history = self.shards[shard.index()].progress.history();
-        if session.seen(shard).is_none_or(|known| history.holds(known)) {
-            session.see(shard, position);
-        }
-    }
-
-    /// Asks every node how it is.
-    pub async fn health(&self, deadline: Instant) -> Vec<ShardReport> {
-        self.cache.iter().for_each(Cache::look_after);
-        let probes = self.shards.iter().map(|shard| shard.probe(deadline));
-        let nodes = futures_util::future::join_all(probes).await;
-        let numbered = (0..).map(ShardIndex).zip(nodes);
-        let report =
-            |(shard, nodes)| ShardReport { shard, nodes, tables: None, workers: Vec::new() };
-        numbered.map(report).collect()
-    }
-
-    /// Health and sizes of the given shards. Visits every page of their files: ask seldom.
-    pub async fn report(&self, shards: &[ShardIndex], deadline: Instant) -> Vec<ShardReport> {
-        let reports = shards.iter().map(async |&index| {
-            let shard = &self.shards[index.index()];
-            // Concurrently: a stalled lane delays no read.
-            let (nodes, tables) = join(shard.probe(deadline), shard.sizes(deadline)).await;
-            let mut tables = tables.ok();
-            // One that is not on every shard yet is nobody's business.
-            let registry = self.registry.load();
-            let is_known = |size: &TableSize| registry.find(&size.table).is_some();
-            tables.iter_mut().for_each(|tables| tables.retain(is_known));
-            let workers = shard.worker_nodes(deadline).await.unwrap_or_default();
-            ShardReport { shard: index, nodes, tables, workers }
-        });
-        futures_util::future::join_all(reports).await
-    }
-
-    /// Rows of all tables on each shard; `None` if it could not be asked.
-    pub async fn count_rows(&self, deadline: Instant) -> Vec<(ShardIndex, Option<i64>)> {
-        let counts = self.shards.iter().map(|shard| shard.row_counts(deadline));
-        let counts = futures_util::future::join_all(counts).await;
-        let sum = |tables: Vec<TableRows>| tables.iter().map(|table| table.rows).sum();
-        (0..)
-            .map(ShardIndex)
-            .zip(counts)
-            .map(|(shard, tables)| (shard, tables.ok().map(sum)))
-            .collect()
-    }
-
-    /// Returns the nodes of all shards, and the fault of each.
-    pub fn node_faults(&self) -> Vec<(String, NodeFault)> {
-        let nodes = self.shards.iter().flat_map(|shard| {
-            let (primary, replicas) = shard.nodes();
-            let names = std::iter::once(primary).chain(replicas.iter().map(String::as_str));
-            names.filter_map(|node| Some((node.to_owned(), shard.fault_injector(node)?.fault())))
-        });
-        nodes.collect()
-    }
-
-    /// Returns the fault injector of a node; `None` if there is no such node, or if it is a server.
-    pub fn fault_injector(&self, node: &str) -> Option<&FaultInjector> {
-        self.shards.iter().find_map(|shard| shard.fault_injector(node))
+    /// Puts a cache before the shards. Its server is contacted by the first read.
+    #[must_use]
+    pub fn with_cache(mut self, settings: CacheSettings) -> Self {
+        tracing::info!(address = %settings.address, "reads may be answered from a cache");
+        self.cache = Some(Arc::new(Cache::new(settings, &self.token_key)));
+        self
     }
 }

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cache::Stamp;
+use crate::cache::FreshnessBound;
 use crate::engine::{NodeLabel, NodeReader, OpenedReplica, ReplicaNode};
 use crate::error::Error;
-use crate::progress::{Progress, ReplicaState};
 use crate::reason::Findings;
+use crate::replication::{ReplicaState, ReplicationState};
 
 /// A replica that is further behind is out of the rotation.
 const STALENESS_MAX: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 /// The replicas of one shard.
 pub struct ReplicaSet {
     members: Vec<Arc<Member>>,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     turn: AtomicUsize,
 }
 
@@ -45,29 +45,29 @@ struct Member {
     out_until: AtomicU64,
 }
 
-/// What a read must not miss, and how old it may be.
+/// Requirements of a read on a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demand {
-    /// The position that it must hold.
-    pub floor: u64,
-    /// How long ago the node may have been current.
+pub struct ReplicaRequirements {
+    /// Position that the replica must have applied.
+    pub min_position: u64,
+    /// Time since the replica may have been current.
     pub staleness: Duration,
 }
 
 /// A replica that answers a read; counted as in flight while it lives.
 pub struct Chosen {
     member: Arc<Member>,
-    /// Its place in the progress.
+    /// Its index among the replicas.
     pub index: usize,
     /// What it had before it is read.
-    pub stamp: Stamp,
+    pub stamp: FreshnessBound,
     /// Its connections.
     pub reader: Arc<dyn NodeReader>,
 }
 
 impl ReplicaSet {
-    /// A set of these replicas, in the order of the progress.
-    pub fn new(replicas: Vec<OpenedReplica>, progress: &Arc<Progress>) -> Self {
+    /// Returns the set of these replicas, each at the index of its positions.
+    pub fn new(replicas: Vec<OpenedReplica>, replication: &Arc<ReplicationState>) -> Self {
         let member = |OpenedReplica { node, findings }| Member {
             node,
             findings,
@@ -77,7 +77,7 @@ impl ReplicaSet {
             out_until: AtomicU64::new(0),
         };
         let members = replicas.into_iter().map(|replica| Arc::new(member(replica))).collect();
-        Self { members, progress: Arc::clone(progress), turn: AtomicUsize::new(0) }
+        Self { members, replication: Arc::clone(replication), turn: AtomicUsize::new(0) }
     }
 
     /// The replicas, in order.
@@ -88,7 +88,7 @@ impl ReplicaSet {
     /// How many take part in writes now.
     pub fn following(&self) -> usize {
         let follows = |(index, member): &(usize, &Arc<Member>)| {
-            self.progress.state(*index) == ReplicaState::Following
+            self.replication.replicas().state(*index) == ReplicaState::Following
                 && member.node.is_reachable()
                 && member.node.is_streaming()
         };
@@ -123,20 +123,17 @@ impl ReplicaSet {
 
     /// True if a replica lags too much for any read.
     pub fn is_behind(&self, index: usize) -> bool {
-        self.progress.staleness(index) > self.staleness_max()
+        self.replication.staleness(index) > self.staleness_max()
     }
 
-    /// The better of two replicas that meet the demand.
-    pub fn choose(&self, demand: &Demand) -> Option<Chosen> {
+    /// The better of two replicas that meet the requirements.
+    pub fn choose(&self, requirements: &ReplicaRequirements) -> Option<Chosen> {
         let count = self.members.len();
         if count == 0 {
             return None;
         }
-        // Two different ones in turn, so that each pair comes as often; those that may not are passed over.
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut fit =
-            (0..count).map(|step| (turn + step) % count).filter(|&index| self.meets(index, demand));
-        let (first, second) = (fit.next()?, fit.next());
+        let (first, second) = pair(turn, count, |index| self.meets(index, requirements))?;
         let busy = |index: usize| self.members[index].in_flight.load(Ordering::Relaxed);
         let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
         let member = Arc::clone(&self.members[better]);
@@ -148,44 +145,44 @@ impl ReplicaSet {
     }
 
     /// What a read of a replica that begins later surely shows.
-    fn stamp(&self, index: usize) -> Stamp {
+    fn stamp(&self, index: usize) -> FreshnessBound {
         // In this order: what is told between is more than what is claimed.
-        let (timeline, now) = (self.progress.life(), Instant::now());
-        let floor = self.progress.applied_by(index);
-        let staleness = self.progress.staleness(index);
-        Stamp { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
+        let (timeline, now) = (self.replication.timeline().id(), Instant::now());
+        let floor = self.replication.replicas().applied(index);
+        let staleness = self.replication.staleness(index);
+        FreshnessBound { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
     }
 
     /// Without a primary the lag of a replica is unknown: an old answer is better than none, unless
     /// the client has limited its age.
     fn staleness_max(&self) -> Duration {
-        if self.progress.is_silent() { Duration::MAX } else { STALENESS_MAX }
+        if self.replication.timeline().is_silent() { Duration::MAX } else { STALENESS_MAX }
     }
 
-    fn meets(&self, index: usize, demand: &Demand) -> bool {
+    fn meets(&self, index: usize, requirements: &ReplicaRequirements) -> bool {
         self.is_in(index)
-            && self.progress.applied_by(index) >= demand.floor
-            && self.progress.staleness(index) <= demand.staleness.min(self.staleness_max())
+            && self.replication.replicas().applied(index) >= requirements.min_position
+            && self.replication.staleness(index) <= requirements.staleness.min(self.staleness_max())
     }
 
     /// Whether a replica may soon have what it lacks: it is worth a short wait.
-    pub fn is_near(&self, demand: &Demand, wait: Duration) -> bool {
+    pub fn is_near(&self, requirements: &ReplicaRequirements, wait: Duration) -> bool {
         let near = |index: usize| {
             // It may have come further since it was asked.
             let unreported = self.members[index].node.report_interval();
-            self.progress.staleness(index) <= demand.staleness.min(wait) + unreported
+            self.replication.staleness(index) <= requirements.staleness.min(wait) + unreported
         };
         (0..self.members.len()).any(|index| self.is_in(index) && near(index))
     }
 
     /// Whether some replica has what the read must not miss.
-    pub fn has(&self, demand: &Demand) -> bool {
-        (0..self.members.len()).any(|index| self.meets(index, demand))
+    pub fn has(&self, requirements: &ReplicaRequirements) -> bool {
+        (0..self.members.len()).any(|index| self.meets(index, requirements))
     }
 
     fn is_in(&self, index: usize) -> bool {
         let member = &self.members[index];
-        self.progress.state(index) == ReplicaState::Following
+        self.replication.replicas().state(index) == ReplicaState::Following
             && member.node.is_reachable()
             && !member.is_out()
     }
@@ -264,8 +261,52 @@ impl Chosen {
     }
 }
 
+/// Returns two different indices that fit, or the only one. The distance between the two changes
+/// after each round, so that each pair comes as often.
+fn pair(turn: usize, count: usize, fits: impl Fn(usize) -> bool) -> Option<(usize, Option<usize>)> {
+    let find = |start: usize, fits: &dyn Fn(usize) -> bool| {
+        (0..count).map(|step| start.wrapping_add(step) % count).find(|&index| fits(index))
+    };
+    let first = find(turn, &fits)?;
+    let distance = 1 + turn / count % (count - 1).max(1);
+    Some((first, find(first + distance, &|index| index != first && fits(index))))
+}
+
 impl Drop for Chosen {
     fn drop(&mut self) {
         self.member.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn each_pair_of_replicas_is_compared_equally_often() {
+        let mut pairs = BTreeMap::new();
+        for turn in 0..5 * 4 {
+            let (first, second) = pair(turn, 5, |_| true).unwrap();
+            let second = second.unwrap();
+            *pairs.entry((first.min(second), first.max(second))).or_insert(0) += 1;
+        }
+        assert_eq!(pairs.len(), 10, "{pairs:?}");
+        assert!(pairs.values().all(|times| *times == 2), "{pairs:?}");
+    }
+
+    #[test]
+    fn a_replica_that_does_not_fit_is_skipped() {
+        let mut seen = BTreeMap::new();
+        for turn in 0..5 * 4 {
+            let (first, second) = pair(turn, 5, |index| index % 2 == 0).unwrap();
+            seen.insert(first, second.unwrap());
+            assert!(first % 2 == 0 && second.unwrap() % 2 == 0 && second != Some(first));
+        }
+        assert_eq!(seen.len(), 3);
+        assert_eq!(pair(7, 3, |index| index == 0), Some((0, None)));
+        assert_eq!(pair(7, 1, |_| true), Some((0, None)));
+        assert_eq!(pair(7, 3, |_| false), None);
     }
 }

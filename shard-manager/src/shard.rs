@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use crate::cache::Stamp;
+use crate::cache::FreshnessBound;
 use crate::consistency::Level;
 use crate::doubts::Doubts;
 use crate::engine::fault_injector::{FaultInjector, NodeMode};
@@ -30,12 +30,12 @@ use crate::keyspace::Slot;
 use crate::lane::{Applied, LaneFailure};
 use crate::lanes::Lanes;
 use crate::position::Position;
-use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::reason::Findings;
-use crate::replica_set::{Chosen, Demand, ReplicaSet};
-use crate::row::Part;
-use crate::sabotage::{Switch, is_on};
+use crate::replica_set::{Chosen, ReplicaRequirements, ReplicaSet};
+use crate::replication::ReplicationState;
+use crate::row_change::WriteRequest;
+use crate::sabotage::{Mutation, is_on};
 use crate::topology::Role;
 
 pub use health::NodeHealth;
@@ -52,8 +52,8 @@ pub struct Shard {
     primary_name: String,
     replica_names: Vec<String>,
     lanes: Lanes,
-    /// How far its nodes have come.
-    pub progress: Arc<Progress>,
+    /// Replication state of its nodes.
+    pub replication: Arc<ReplicationState>,
     primary: Arc<dyn PrimaryReader>,
     replicas: ReplicaSet,
     sizing: Arc<Semaphore>,
@@ -71,16 +71,16 @@ pub struct WriteDone {
     pub shortfall: Option<Error>,
 }
 
-/// What a read asks of the node that answers it.
+/// Requirements of a read on the node that answers it.
 #[derive(Clone, Copy, Debug)]
-pub struct ReadDemand {
-    /// The level.
+pub struct ReadRequirements {
+    /// Consistency level.
     pub level: Level,
-    /// What the session has seen of this shard.
+    /// Position of this shard that the session has seen.
     pub seen: u64,
-    /// How long ago the node may have been current.
+    /// Time since the node may have been current.
     pub staleness: Duration,
-    /// When the answer is of no use any more.
+    /// Time after which the answer is of no use.
     pub deadline: Instant,
 }
 
@@ -92,11 +92,11 @@ pub struct ShardRows {
     /// Who answered.
     pub role: Role,
     /// From when and how far the rows surely are; `None` if another node has become the primary meanwhile.
-    pub stamp: Option<Stamp>,
+    pub stamp: Option<FreshnessBound>,
 }
 
 impl ShardRows {
-    fn new(read: NodeRows, role: Role, stamp: Stamp) -> Self {
+    fn new(read: NodeRows, role: Role, stamp: FreshnessBound) -> Self {
         let stamp = Some(stamp).filter(|stamp| stamp.timeline == read.position.timeline);
         Self { read, role, stamp }
     }
@@ -108,21 +108,21 @@ impl Shard {
     /// # Errors
     /// The system's, if it cannot start a thread.
     pub fn start(opened: OpenedShard) -> std::io::Result<Self> {
-        let OpenedShard { name, progress, writers, partitioner, controls, .. } = opened;
+        let OpenedShard { name, replication, writers, partitioner, controls, .. } = opened;
         let OpenedShard { primary, findings, doubts, replicas, .. } = opened;
         let lanes = Lanes::start(&name, writers, partitioner, &controls).inspect_err(|_| {
             replicas.iter().for_each(|replica| replica.node.stop());
         })?;
-        let replicas = ReplicaSet::new(replicas, &progress);
+        let replicas = ReplicaSet::new(replicas, &replication);
         // Where any of the nodes may lead, the first is listed as the primary.
-        let first = usize::from(progress.leading().is_some());
+        let first = usize::from(replication.timeline().leader().is_some());
         let replica_names = replicas.replicas().skip(first);
         Ok(Self {
             primary_name: format!("{name}-primary"),
             replica_names: replica_names.map(|replica| replica.opened_name().to_owned()).collect(),
             name,
             lanes,
-            progress,
+            replication,
             primary,
             replicas,
             sizing: Arc::new(Semaphore::new(1)),
@@ -157,31 +157,31 @@ impl Shard {
     /// [`LaneFailure`] if nothing is known to be stored.
     pub async fn write(
         &self,
-        rows: impl Into<Part>,
+        rows: impl Into<WriteRequest>,
         level: Level,
         deadline: Instant,
     ) -> Result<WriteDone, LaneFailure> {
         let rows = rows.into();
         self.check_writable(&rows)
             .map_err(|error| LaneFailure { error, outcome: Outcome::Rejected })?;
-        let replicas = self.progress.replicas();
+        let replicas = self.replication.timeline().replica_count();
         let needed = level.replicas_needed(replicas);
         if needed == 0 {
             let applied = self.lanes.apply(rows, deadline).await?;
             return Ok(WriteDone { applied, shortfall: None });
         }
         let mut found = self.replicas.following();
-        if found < needed && (self.lanes.waits() || self.progress.is_silent()) {
+        if found < needed && (self.lanes.waits() || self.replication.timeline().is_silent()) {
             // Who leads next brings them along.
-            let enough = |_: &Progress| {
+            let enough = || {
                 let found = self.replicas.following();
-                (found >= needed && !self.progress.is_silent()).then_some(found)
+                (found >= needed && !self.replication.timeline().is_silent()).then_some(found)
             };
-            found = self.progress.until(deadline, enough).await.unwrap_or(found);
+            found = self.replication.waiters().until(deadline, enough).await.unwrap_or(found);
         }
         if found < needed {
             let shard = self.name.clone();
-            let silent = self.progress.is_silent();
+            let silent = self.replication.timeline().is_silent();
             let error = if silent {
                 Error::NoPrimary { shard }
             } else {
@@ -190,17 +190,20 @@ impl Shard {
             return Err(LaneFailure { error, outcome: Outcome::Rejected });
         }
         // From before the commit, so that replicas sync the first time they see it.
-        let _confirmations = self.progress.ask_for_confirmations();
+        let _confirmations = self.replication.waiters().request_confirmations();
         let applied = self.lanes.apply(rows, deadline).await?;
         let position = applied.position;
         // Another node may have become the primary, with this or without it.
-        let confirmed = |progress: &Progress| {
-            let kept = progress.history().holds(position);
-            (!kept || progress.confirmed(position.at) >= needed).then_some(kept)
+        let confirmed = || {
+            let kept = self.replication.timeline().history().holds(position);
+            (!kept || self.replication.confirmations(position.sequence) >= needed).then_some(kept)
         };
-        let unconfirmed = is_on(Switch::QuorumWithoutWaiting);
-        let ended =
-            if unconfirmed { Some(true) } else { self.progress.until(deadline, confirmed).await };
+        let unconfirmed = is_on(Mutation::QuorumWithoutWaiting);
+        let ended = if unconfirmed {
+            Some(true)
+        } else {
+            self.replication.waiters().until(deadline, confirmed).await
+        };
         match ended {
             Some(true) => return Ok(WriteDone { applied, shortfall: None }),
             Some(false) => {
@@ -209,16 +212,16 @@ impl Shard {
             }
             None => {}
         }
-        let achieved = Level::reached(self.progress.confirmed(position.at), replicas);
+        let achieved = Level::reached(self.replication.confirmations(position.sequence), replicas);
         let shard = self.name.clone();
         let shortfall = Error::NotConfirmed { shard, requested: level, achieved };
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
     /// What a client has seen whose write this position holds.
-    pub fn seen_by_writer(&self, Position { timeline, at }: Position) -> Position {
-        let unseen = u64::from(is_on(Switch::TokenBeforeCommit));
-        Position { timeline, at: at.saturating_sub(unseen) }
+    pub fn seen_by_writer(&self, Position { timeline, sequence }: Position) -> Position {
+        let unseen = u64::from(is_on(Mutation::TokenBeforeCommit));
+        Position { timeline, sequence: sequence.saturating_sub(unseen) }
     }
 
     /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not read before.
@@ -241,10 +244,10 @@ impl Shard {
         &self,
         query: &ReadQuery,
         (slot, key): (Slot, &str),
-        demand: &ReadDemand,
+        requirements: &ReadRequirements,
     ) -> Result<ShardRows, Error> {
-        let deadline = demand.deadline;
-        self.read(demand, async |reader, min_position| {
+        let deadline = requirements.deadline;
+        self.read(requirements, async |reader, min_position| {
             reader.read_key(KeyRead { query, slot, key, min_position, deadline }).await
         })
         .await
@@ -257,25 +260,25 @@ impl Shard {
     pub async fn read_all(
         &self,
         query: &Arc<ReadQuery>,
-        demand: &ReadDemand,
+        requirements: &ReadRequirements,
     ) -> Result<ShardRows, Error> {
-        let deadline = demand.deadline;
-        self.read(demand, async |reader, min_position| {
+        let deadline = requirements.deadline;
+        self.read(requirements, async |reader, min_position| {
             reader.scan(ScanRead { query: Arc::clone(query), min_position, deadline }).await
         })
         .await
     }
 
-    /// Reads from a replica that meets the demand, or from the primary: also if the replica fails.
+    /// Reads from a replica that meets the requirements, or from the primary: also if the replica fails.
     async fn read(
         &self,
-        demand: &ReadDemand,
+        requirements: &ReadRequirements,
         read: impl AsyncFn(&dyn NodeReader, u64) -> Result<NodeRows, Error>,
     ) -> Result<ShardRows, Error> {
-        let floor = self.floor(demand).await?;
-        if let Some(floor) = floor
-            && let Some(replica) = self.choose(floor, demand).await
-            && let Some(answer) = self.read_replica(&replica, floor, &read).await
+        let min_position = self.min_position(requirements).await?;
+        if let Some(min_position) = min_position
+            && let Some(replica) = self.choose(min_position, requirements).await
+            && let Some(answer) = self.read_replica(&replica, min_position, &read).await
         {
             return answer;
         }
@@ -283,39 +286,39 @@ impl Shard {
         let stamp = self.stamp_of_primary();
         let answer = read(&*self.primary, 0).await;
         let is_gone = matches!(answer, Err(Error::ShardUnavailable { .. }));
-        if let Some(floor) = floor
+        if let Some(min_position) = min_position
             && is_gone
             && self.replicas.outlive_primary()
-            && let Some(replica) = self.await_replica(floor, demand).await
-            && let Some(answer) = self.read_replica(&replica, floor, &read).await
+            && let Some(replica) = self.await_replica(min_position, requirements).await
+            && let Some(answer) = self.read_replica(&replica, min_position, &read).await
         {
             return answer;
         }
         let read = answer?;
-        if demand.level != Level::One {
-            self.progress.show(read.position.at);
+        if requirements.level != Level::One {
+            self.replication.primary().raise_read_high_watermark(read.position.sequence);
         }
         Ok(ShardRows::new(read, Role::Primary, stamp))
     }
 
     /// Returns what a read of the primary that begins later surely shows.
-    fn stamp_of_primary(&self) -> Stamp {
-        let (timeline, as_of) = (self.progress.life(), Instant::now());
-        Stamp { timeline, floor: self.primary.visible_position(), as_of }
+    fn stamp_of_primary(&self) -> FreshnessBound {
+        let (timeline, as_of) = (self.replication.timeline().id(), Instant::now());
+        FreshnessBound { timeline, floor: self.primary.visible_position(), as_of }
     }
 
     /// The answer of a replica; `None`, if another node has to be asked.
     async fn read_replica(
         &self,
         replica: &Chosen,
-        floor: u64,
+        min_position: u64,
         read: &impl AsyncFn(&dyn NodeReader, u64) -> Result<NodeRows, Error>,
     ) -> Option<Result<ShardRows, Error>> {
         let read = tokio::select! {
             biased;
-            read = read(&*replica.reader, floor) => read,
+            read = read(&*replica.reader, min_position) => read,
             // It may be frozen: then it would never answer.
-            () = self.progress.down(replica.index), if replica.outlives_primary() => {
+            () = self.replication.replicas().stopped_following(replica.index), if replica.outlives_primary() => {
                 Err(Error::ShardUnavailable { shard: self.name.clone() })
             }
         };
@@ -325,18 +328,22 @@ impl Shard {
             Ok(read) => {
                 let mut stamp = replica.stamp;
                 // It has been asked whether it has this.
-                stamp.floor = stamp.floor.max(floor);
+                stamp.floor = stamp.floor.max(min_position);
                 Some(Ok(ShardRows::new(read, Role::Replica, stamp)))
             }
         }
     }
 
-    /// A replica that meets the demand, while the primary is gone: one that is out for a moment is waited for.
-    async fn await_replica(&self, floor: u64, demand: &ReadDemand) -> Option<Chosen> {
-        let wanted = Demand { floor, staleness: demand.staleness };
-        let until = demand.deadline.min(Instant::now() + GONE_WAIT);
-        let has = |_: &Progress| self.replicas.has(&wanted).then_some(());
-        self.progress.until(until, has).await?;
+    /// A replica that meets the requirements, while the primary is gone: one that is out for a moment is waited for.
+    async fn await_replica(
+        &self,
+        min_position: u64,
+        requirements: &ReadRequirements,
+    ) -> Option<Chosen> {
+        let wanted = ReplicaRequirements { min_position, staleness: requirements.staleness };
+        let until = requirements.deadline.min(Instant::now() + GONE_WAIT);
+        let has = || self.replicas.has(&wanted).then_some(());
+        self.replication.waiters().until(until, has).await?;
         self.replicas.choose(&wanted)
     }
 
@@ -348,20 +355,20 @@ impl Shard {
         Ok(())
     }
 
-    async fn choose(&self, floor: u64, demand: &ReadDemand) -> Option<Chosen> {
-        let unbound = is_on(Switch::NoStalenessBound);
-        let staleness = if unbound { Duration::MAX } else { demand.staleness };
-        let wanted = Demand { floor, staleness };
+    async fn choose(&self, min_position: u64, requirements: &ReadRequirements) -> Option<Chosen> {
+        let unbound = is_on(Mutation::NoStalenessBound);
+        let staleness = if unbound { Duration::MAX } else { requirements.staleness };
+        let wanted = ReplicaRequirements { min_position, staleness };
         if let Some(chosen) = self.replicas.choose(&wanted) {
             return Some(chosen);
         }
-        let left = demand.deadline.saturating_duration_since(Instant::now());
+        let left = requirements.deadline.saturating_duration_since(Instant::now());
         let wait = CATCH_UP_MAX.min(left / 2);
         if !self.replicas.is_near(&wanted, wait) {
             return None;
         }
-        let has = |_: &Progress| self.replicas.has(&wanted).then_some(());
-        self.progress.until(Instant::now() + wait, has).await?;
+        let has = || self.replicas.has(&wanted).then_some(());
+        self.replication.waiters().until(Instant::now() + wait, has).await?;
         self.replicas.choose(&wanted)
     }
 

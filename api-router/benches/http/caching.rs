@@ -1,8 +1,8 @@
-//! What a cache brings: keyed reads by Zipf's law of routers without one, with one, and with one and memory of their own,
-//! beside `/live`, in rounds that take turns. Redis is on the same machine.
+//! Effect of a cache: keyed reads by Zipf's law of routers without one, with one, and with one and
+//! memory of their own, beside `/live`, in rounds that take turns. Redis is on the same machine.
 //!
-//! Over files; and if `SHARD_URLS` (and `REPLICA_URLS`) name servers of PostgreSQL, over those too: their table `users` gets
-//! the rows that are read.
+//! It runs over files; and if `SHARD_URLS` (and `REPLICA_URLS`) name servers of PostgreSQL, over
+//! those too: their table `users` gets the rows that are read.
 
 use std::io::{Error, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -16,14 +16,15 @@ use crate::servers::Router;
 
 /// Bytes of the routers' own memory: all that is read fits.
 const NEAR_BYTES: &str = "67108864";
-/// How old, in ms, answers may be in the cases that say so: ten times as long as by default.
+/// Largest age of answers, in ms, in the cases that name it: ten times the default.
 const BOUND_MS: &str = "10000";
-/// How long Redis may take to start.
+/// Longest time for Redis to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const HELLO: &str = r#"request = function() return wrk.format("GET", "/live") end"#;
 
-/// Keys by Zipf's law with exponent 0.99, as the load tester draws them: of 10,000 the first is asked for one time in ten.
+/// Keys by Zipf's law with exponent 0.99, as the load tester draws them: of 10,000 the first is
+/// drawn one time in ten.
 const ZIPF: &str = r#"
 local sums, sum = {}, 0
 for rank = 1, 10000 do sum = sum + rank ^ -0.99; sums[rank] = sum end
@@ -41,7 +42,7 @@ const HOT: &str = r#"request = function()
              return wrk.format("GET", "/api/read?table=users&limit=10", {["x-shard-key"] = "user_" .. math.random(0, 63)})
            end"#;
 
-/// What is measured, in the order of a round.
+/// Cases, in the order of a round.
 const CASES: [(&str, usize, &str); 9] = [
     ("hello", 0, HELLO),
     ("cache off", 0, ZIPF),
@@ -138,7 +139,7 @@ fn over(
     ];
     let mut rates: [Vec<f64>; CASES.len()] = Default::default();
     for round in 0..rounds as usize {
-        // Whoever comes first finds the processor cold: they take turns.
+        // The first case finds the processor cold: they take turns.
         for turn in 0..CASES.len() {
             let case = (turn + round) % CASES.len();
             let (_, router, script) = CASES[case];
@@ -159,7 +160,7 @@ fn over(
     std::io::stdout().flush()
 }
 
-/// What the router says of its hits; nothing without a cache.
+/// Returns the hit rate according to the router; nothing without a cache.
 fn hit_rate(url: &str) -> std::io::Result<String> {
     let told = ureq::get(format!("{url}/api/analytics/metrics")).call();
     let mut told = told.map_err(Error::other)?;

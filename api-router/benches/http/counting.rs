@@ -1,11 +1,12 @@
-//! What counting requests costs: a router with analytics beside one without, in rounds that take turns.
+//! Cost of recording requests: a router with analytics beside one without, in rounds that take
+//! turns.
 
 use crate::load::{Load, median, wrk};
 use crate::servers::Router;
 use crate::{CONNECTIONS, read, write};
 
-/// Measures each case round after round; of every round the two halves are compared, so that what else the machine does
-/// hurts both alike.
+/// Measures each case round after round, and compares the two halves of every round, so that other
+/// load of the machine affects both alike.
 pub(crate) fn measure(rounds: u32, seconds: u32, workers: &str) -> std::io::Result<()> {
     let dirs = [tempfile::tempdir()?, tempfile::tempdir()?];
     let start = |index: usize, analytics: &str| -> std::io::Result<Router> {
@@ -20,7 +21,7 @@ pub(crate) fn measure(rounds: u32, seconds: u32, workers: &str) -> std::io::Resu
         let mut ratios = Vec::new();
         for round in 0..rounds {
             let mut found = [0.0; 2];
-            // Whoever comes second finds the processor warm: they take turns.
+            // The second run finds the processor warm: they take turns.
             let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
             for index in order {
                 let router = &routers[index];

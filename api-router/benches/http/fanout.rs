@@ -1,4 +1,5 @@
-//! What many shards cost: a read of all of them beside that of one, and requests of one key beside a few or many.
+//! Cost of many shards: a read of all of them beside that of one, and requests of one key beside a
+//! few or many.
 
 use crate::load::{Found, Load, median, wrk};
 use crate::servers::Router;
@@ -15,9 +16,9 @@ struct Case {
     shards: [&'static str; 2],
     script: String,
     connections: u32,
-    /// What of a run counts.
+    /// Measurement to compare.
     figure: fn(&Found, f64) -> f64,
-    /// What its ratio must be at most.
+    /// Largest allowed ratio.
     must: f64,
 }
 

@@ -12,7 +12,7 @@ pub(crate) struct Load<'l> {
     pub(crate) seconds: u32,
 }
 
-/// What a run found.
+/// Result of a run.
 pub(crate) struct Found {
     /// Requests a second.
     pub(crate) rate: f64,
@@ -22,7 +22,7 @@ pub(crate) struct Found {
     pub(crate) p50_ms: f64,
 }
 
-/// A run with any answer that is not 2xx is no measurement.
+/// Runs wrk; a run with any response that is not 2xx is no measurement.
 pub(crate) fn wrk(load: &Load<'_>, dir: &Path) -> std::io::Result<Found> {
     let file = dir.join("wrk.lua");
     std::fs::write(&file, load.script)?;

@@ -1,18 +1,18 @@
-//! The router beside a bare actix-web handler, and beside itself with more shards:
-//! `cargo bench -p api-router --bench http`.
+//! The router beside a bare actix-web handler, and beside itself with more shards: `cargo bench -p
+//! api-router --bench http`.
 //!
-//! Both run with as many workers, on the same machine as the load generator (wrk, 64 connections, one
-//! thread), in interleaved rounds; what counts is the ratio of the medians. It needs `wrk`. Rounds,
-//! seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with one worker; without,
-//! there are as many workers as the router takes by itself. `-- fanout` measures what many shards cost,
-//! `-- counting` what analytics costs, `-- cache` what a cache brings. `-- figures` runs what the README
-//! shows once more and writes the new output there.
+//! Both run with as many workers, on the same machine as the load generator (wrk, 64 connections,
+//! one thread), in interleaved rounds; the result is the ratio of the medians. It needs `wrk`.
+//! Rounds, seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with one
+//! worker; without, there are as many workers as the router takes by itself. `-- fanout` measures
+//! the cost of many shards, `-- counting` that of analytics, `-- cache` the effect of a cache. `--
+//! figures` runs the blocks of `benches/RESULTS.md` again and writes their output there.
 
 mod caching;
 mod counting;
 mod fanout;
-mod figures;
 mod load;
+mod metrics;
 mod servers;
 
 use load::{Load, median, wrk};
@@ -22,10 +22,10 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 
 const CONNECTIONS: u32 = 64;
 
-/// What is measured.
+/// One case.
 struct Case {
     name: &'static str,
-    /// What it is compared with: the name of another case, or the bare handler.
+    /// Name of the case to compare with, or the bare handler.
     beside: &'static str,
     script: String,
     /// The least ratio, and the one wished for.
@@ -34,7 +34,7 @@ struct Case {
 
 const BARE_HANDLER: &str = "bare handler";
 
-/// The cases; `token` has seen every shard.
+/// Returns the cases; `token` has seen every shard.
 fn cases(token: &str) -> Vec<Case> {
     let case = |name, beside, script, goal| Case { name, beside, script, goal };
     let session = format!(r#", ["x-session-token"] = "{token}""#);
@@ -80,7 +80,7 @@ fn main() -> std::io::Result<()> {
         return serve_bare(workers.to_string_lossy().parse().unwrap_or(1));
     }
     if std::env::args().any(|argument| argument == "figures") {
-        return figures::rewrite();
+        return metrics::rewrite();
     }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));
@@ -144,7 +144,7 @@ async fn serve_bare(workers: usize) -> std::io::Result<()> {
     server.run().await
 }
 
-/// What a client has seen that read all shards.
+/// Returns the session token of a client that has read all shards.
 fn token(url: &str) -> std::io::Result<String> {
     let read = ureq::get(format!("{url}/api/read?table=users&limit=1")).call();
     let read = read.map_err(std::io::Error::other)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Users that are there to be read.
 const KEYS: usize = 10_000;
 
-/// The bare handler, and its URL.
+/// Returns the bare handler, and its URL.
 pub(crate) fn start_bare(dir: &Path, workers: &str) -> std::io::Result<(Child, String)> {
     let mut command = Command::new(std::env::current_exe()?);
     command.current_dir(dir).env("BARE_HANDLER", workers).stdout(Stdio::piped());
@@ -30,7 +30,8 @@ impl Router {
         Self::start_with(dir, flags, &[])
     }
 
-    /// The same with these variables, and without those that name servers or a cache otherwise.
+    /// Starts a router with these variables, and without those that name servers or a cache
+    /// otherwise.
     pub(crate) fn start_with(
         dir: &Path,
         flags: &[&str],

@@ -1,6 +1,6 @@
-//! Analytics: whether requests are counted, where that is kept, and where traces of them are sent.
+//! Analytics: recording of requests, the store of metrics, and the collector of traces.
 //!
-//! **Not here:** counting, keeping, sending.
+//! **Not here:** the recording, storing and sending itself.
 
 use analytics::settings::{Origin, Settings};
 use analytics::store::StoreAddress;
@@ -8,12 +8,12 @@ use analytics::store::StoreAddress;
 use super::sources::spelled;
 use super::{ConfigError, Engine};
 
-/// Whether this router can send traces.
+/// True if this build of the router can send traces.
 const HAS_OTLP: bool = cfg!(feature = "otlp");
 /// The file beside embedded shards.
 const FILE: &str = "analytics.db";
 
-/// Whether requests are counted.
+/// Returns true if requests are recorded.
 pub(super) fn is_on(settings: &mut Settings<'_>) -> Result<bool, ConfigError> {
     settings.parse("analytics", "on", |text| match text {
         "on" => Ok(true),
@@ -22,7 +22,8 @@ pub(super) fn is_on(settings: &mut Settings<'_>) -> Result<bool, ConfigError> {
     })
 }
 
-/// Where figures are kept over restarts. An address is shown without its user and password.
+/// Returns the store that keeps metrics over restarts. An address is shown without its user and
+/// password.
 pub(super) fn store(
     settings: &mut Settings<'_>,
     engine: &Engine,
@@ -47,7 +48,7 @@ pub(super) fn store(
     Ok(address)
 }
 
-/// Where traces are sent. What stands before an @ is shown to nobody.
+/// Returns the collector of traces. The part of the URL before an @ is never shown.
 pub(super) fn otlp_endpoint(settings: &mut Settings<'_>) -> Result<Option<String>, ConfigError> {
     const NAME: &str = "otlp_endpoint";
     let Some((origin, text)) = settings.find(NAME) else {

@@ -1,7 +1,7 @@
-//! Cache: whether reads may be answered from a cache, where it is, and how far it is trusted.
+//! Cache: the settings of the cache for reads.
 //!
-//! **Invariant:** there is no cache unless one is named, and its password is shown to nobody.
-//! **Not here:** what is kept in it, and when it may be used (`cache` of the shard manager).
+//! **Invariant:** there is no cache unless one is named, and its password is never shown.
+//! **Not here:** the content of the cache, and its use (`cache` of the shard manager).
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use std::time::Duration;
 use analytics::settings::{Origin, Settings, within};
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use shard_manager::address::Password;
 use shard_manager::cache::{AddressError, CacheAddress, CacheSettings};
+use shard_manager::node_address::Password;
 
 use super::ConfigError;
-use super::sources::said;
+use super::sources::name_with_origin;
 
 const URL: &str = "redis_url";
 const PASSWORD_FILE: &str = "cache_password_file";
-/// What says that there is no cache where another source names one.
+/// Value that means no cache, also where another source names one.
 const NONE: &str = "none";
 
-/// What a command line says of the cache.
+/// Flags of the cache.
 #[derive(Default, Args)]
 pub(super) struct CacheFlags {
     /// A Redis or Valkey that reads may be answered from: redis://HOST:PORT/NUMBER, rediss:// for TLS, or none. Other
@@ -30,29 +30,31 @@ pub(super) struct CacheFlags {
     /// The file with the password of the cache, in its first line
     #[arg(long, value_name = "FILE")]
     cache_password_file: Option<String>,
-    /// How old an answer of the cache may be, for clients that say nothing about it, 1 to 30000 ms [default: 1000]
+    /// Largest age of an answer of the cache, for clients that set none, 1 to 30000 ms [default:
+    /// 1000]
     #[arg(long, value_name = "MS")]
     cache_bound_ms: Option<String>,
-    /// How long the cache keeps an answer, 1 to 30000 ms [default: 30000]
+    /// Time for which the cache keeps an answer, 1 to 30000 ms [default: 30000]
     #[arg(long, value_name = "MS")]
     cache_ttl_ms: Option<String>,
-    /// How long a read waits for the cache before it goes to the shard, 1 to 1000 ms [default: 20]
+    /// Longest wait of a read for the cache before it goes to the shard, 1 to 1000 ms [default: 20]
     #[arg(long, value_name = "MS")]
     cache_patience_ms: Option<String>,
     /// Larger answers are not kept: 1024 to 1048576 bytes [default: 65536]
     #[arg(long, value_name = "BYTES")]
     cache_entry_bytes_max: Option<String>,
-    /// Bytes of answers that the router keeps in its own memory too, 0 (none) to 1073741824 [default: 0]
+    /// Bytes of answers that the router keeps in its own memory too, 0 (none) to 1073741824
+    /// [default: 0]
     #[arg(long, value_name = "BYTES")]
     cache_near_bytes: Option<String>,
-    /// The cache is left alone with a question that this router does not expect to be asked so often while its answer is
-    /// new enough, 1 (every answer is kept) to 1000 [default: 2]
+    /// Expected uses of an answer below which it is not kept in the cache, 1 (every answer is kept)
+    /// to 1000 [default: 2]
     #[arg(long, value_name = "NUMBER")]
     cache_min_uses: Option<String>,
 }
 
 impl CacheFlags {
-    /// The settings, by their names.
+    /// Returns the settings, by their names.
     pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 8] {
         [
             (URL, &self.redis_url),
@@ -67,7 +69,7 @@ impl CacheFlags {
     }
 }
 
-/// The cache that is named, if one is.
+/// Returns the settings of the cache, if one is named.
 pub(super) fn cache(settings: &mut Settings<'_>) -> Result<Option<CacheSettings>, ConfigError> {
     let address = address(settings)?;
     let bound = milliseconds(
@@ -115,11 +117,11 @@ pub(super) fn cache(settings: &mut Settings<'_>) -> Result<Option<CacheSettings>
     }))
 }
 
-/// Whoever says how a cache is to be used means to have one.
+/// Refuses settings of a cache if no cache is named.
 fn refuse_without_address(settings: &Settings<'_>) -> Result<(), ConfigError> {
     let flags = CacheFlags::default();
     let mut names = flags.texts().into_iter().map(|(name, _)| name).filter(|name| *name != URL);
-    match names.find_map(|name| said(settings, name)) {
+    match names.find_map(|name| name_with_origin(settings, name)) {
         Some(given) => Err(ConfigError(format!(
             "{given} is about a cache, but none is named: set REDIS_URL, or url in [cache] of the file"
         ))),
@@ -127,10 +129,10 @@ fn refuse_without_address(settings: &Settings<'_>) -> Result<(), ConfigError> {
     }
 }
 
-/// Where the cache is; the password may stand in a file of its own.
+/// Returns the address of the cache; the password may be in a file of its own.
 fn address(settings: &mut Settings<'_>) -> Result<Option<CacheAddress>, ConfigError> {
     let named = settings.find(URL).filter(|(_, text)| !matches!(&**text, "" | NONE));
-    let given = said(settings, URL).unwrap_or_default();
+    let given = name_with_origin(settings, URL).unwrap_or_default();
     let parse = |url: &str| -> Result<CacheAddress, ConfigError> {
         url.parse().map_err(|error: AddressError| ConfigError(format!("{given}: {error}")))
     };
@@ -158,7 +160,7 @@ fn address(settings: &mut Settings<'_>) -> Result<Option<CacheAddress>, ConfigEr
 
 fn password(settings: &Settings<'_>) -> Result<Option<Password>, ConfigError> {
     let Some((_, path)) = settings.find(PASSWORD_FILE) else { return Ok(None) };
-    let given = said(settings, PASSWORD_FILE).unwrap_or_default();
+    let given = name_with_origin(settings, PASSWORD_FILE).unwrap_or_default();
     if path.contains("://") {
         return Err(ConfigError(format!("{given} is a URL; it must be a file")));
     }
@@ -166,7 +168,7 @@ fn password(settings: &Settings<'_>) -> Result<Option<Password>, ConfigError> {
     read.map(Some).map_err(|error| ConfigError(format!("{given}: {error}")))
 }
 
-/// The address with a password put into it.
+/// Returns the address with the password inserted.
 fn with_password(url: &str, password: &Password, given: &str) -> Result<String, ConfigError> {
     let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());

@@ -1,8 +1,8 @@
 //! File: the configuration file, its settings and its sections.
 //!
-//! **Invariant:** a name that nobody knows is an error, and a member of the wrong type is named with its path; no error
-//! repeats what stands there, because it may hold a password.
-//! **Not here:** what addresses mean (`config/postgres`).
+//! **Invariant:** an unknown name is an error, and a member of the wrong type is named with its
+//! path; no error repeats content of the file, because it may hold a password.
+//! **Not here:** the meaning of addresses (`config/postgres`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -47,10 +47,10 @@ const SHARD: [&str; 4] = ["name", "weight", "primary", "replicas"];
 /// Longest name of a shard.
 const NAME_LENGTH_MAX: usize = 40;
 
-/// How long one may wait for a node, in milliseconds.
+/// Allowed timeouts of a connection to a node, in milliseconds.
 const CONNECT_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 100..=600_000;
 
-/// What stands in the sections.
+/// Content of the sections.
 #[derive(Default)]
 pub(super) struct Sections {
     /// The file, if there is one.
@@ -61,7 +61,7 @@ pub(super) struct Sections {
     pub(super) shards: Vec<ShardSection>,
 }
 
-/// What holds for all nodes.
+/// Settings of all nodes.
 #[derive(Default)]
 pub(super) struct PostgresSection {
     pub(super) connect_timeout_ms: Option<u64>,
@@ -78,7 +78,7 @@ pub(super) struct ShardSection {
     pub(super) replicas: Vec<String>,
 }
 
-/// The settings and the sections of a file.
+/// Returns the settings and the sections of a file.
 pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), ConfigError> {
     let (file, table) = ConfigFile::read(path)?;
     let file = File(file);

@@ -1,14 +1,16 @@
 //! PostgreSQL: the addresses of a cluster, from variables, flags and the sections of the file.
 //!
-//! **Invariant:** no server is two nodes, no two shards have one name, and nothing that is shown has a password.
-//! **Not here:** how one address is spelled (`address` of the shard manager), the file (`config/file`).
+//! **Invariant:** no server is two nodes, no two shards have one name, and no value that is shown
+//! has a password.
+//! **Not here:** the syntax of an address (`node_address` of the shard manager), the file
+//! (`config/file`).
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 use analytics::settings::{Origin, Settings};
-use shard_manager::address::{
+use shard_manager::node_address::{
     ClusterAddress, NodeAddress, NodeDefaults, Password, ServerEngine, ShardAddress, Timeouts,
     TlsMode,
 };
@@ -16,12 +18,12 @@ use shard_manager::topology::Topology;
 
 use super::ConfigError;
 use super::file::PostgresSection;
-use super::sources::{Sources, said};
+use super::sources::{Sources, name_with_origin};
 
 /// The variable of libpq that holds the password of all nodes that name none.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
-/// What servers are, if they are named and are what is to be used.
+/// Returns the engine of the servers, or `None` if the configuration does not choose servers.
 pub(super) fn is_meant(
     settings: &mut Settings<'_>,
     sources: &Sources,
@@ -29,7 +31,7 @@ pub(super) fn is_meant(
     let file = sources.sections.path.display();
     let in_file = |what: &str| format!("{what} (from {file})");
     let shards = (!sources.sections.shards.is_empty()).then(|| in_file("[[shard]]"));
-    let named = said(settings, "shard_urls").or(shards);
+    let named = name_with_origin(settings, "shard_urls").or(shards);
     let engine = settings.optional(
         "engine",
         if named.is_some() { "postgres" } else { "sqlite" },
@@ -41,17 +43,18 @@ pub(super) fn is_meant(
         },
     )?;
     let section = sources.sections.postgres.is_some().then(|| in_file("[postgres]"));
-    let needs_shards =
-        said(settings, "replica_urls").or_else(|| said(settings, "maindb_url")).or(section);
+    let needs_shards = name_with_origin(settings, "replica_urls")
+        .or_else(|| name_with_origin(settings, "maindb_url"))
+        .or(section);
     match (engine, named, needs_shards) {
         (Some(None), Some(named), _) | (Some(None), None, Some(named)) => {
-            let engine = said(settings, "engine").unwrap_or_default();
+            let engine = name_with_origin(settings, "engine").unwrap_or_default();
             Err(ConfigError(format!(
                 "{engine} is sqlite, but {named} is about servers of PostgreSQL: leave one of them out"
             )))
         }
         (Some(Some(servers)), None, _) => {
-            let engine = said(settings, "engine").unwrap_or_default();
+            let engine = name_with_origin(settings, "engine").unwrap_or_default();
             let name = servers.name();
             Err(ConfigError(format!(
                 "{engine} is {name}, but no shard is named: set SHARD_URLS, or add [[shard]] to the file"
@@ -67,7 +70,7 @@ pub(super) fn is_meant(
     }
 }
 
-/// The cluster that the sources name, each line of it shown.
+/// Returns the cluster that the sources name, and shows each of its lines.
 pub(super) fn cluster(
     engine: ServerEngine,
     settings: &mut Settings<'_>,
@@ -78,7 +81,7 @@ pub(super) fn cluster(
     let (defaults, timeouts) = defaults(settings, sources, section)?;
     let shards = match (settings.find("shard_urls"), sources.sections.shards.is_empty()) {
         (Some(_), false) => {
-            let given = said(settings, "shard_urls").unwrap_or_default();
+            let given = name_with_origin(settings, "shard_urls").unwrap_or_default();
             let file = sources.sections.path.display();
             return Err(ConfigError(format!(
                 "{given} and [[shard]] (from {file}) both name the shards: leave one of them out"
@@ -88,7 +91,8 @@ pub(super) fn cluster(
         (None, _) => shards_of_file(settings, sources, &defaults)?,
     };
     if shards.is_empty() || shards.len() > Topology::SHARDS_MAX {
-        let given = said(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
+        let given =
+            name_with_origin(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
         let (most, count) = (Topology::SHARDS_MAX, shards.len());
         return Err(ConfigError(format!("{given} names {count} shards; there may be 1 to {most}")));
     }
@@ -101,7 +105,7 @@ pub(super) fn cluster(
     Ok(cluster)
 }
 
-/// Citus is one address: its coordinator, which knows all other nodes.
+/// Checks that Citus is one address: its coordinator, which knows all other nodes.
 fn check_coordinator(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     if cluster.engine != ServerEngine::Citus {
         return Ok(());
@@ -130,14 +134,15 @@ fn bare(primary: NodeAddress) -> ShardAddress {
 }
 
 fn refuse_what_is_about_files(settings: &Settings<'_>) -> Result<(), ConfigError> {
-    let Some(given) = said(settings, "data_dir") else { return Ok(()) };
-    let urls = said(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
+    let Some(given) = name_with_origin(settings, "data_dir") else { return Ok(()) };
+    let urls = name_with_origin(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
     Err(ConfigError(format!(
         "{given} is a folder of embedded shards, {urls} names servers of PostgreSQL: leave one of them out"
     )))
 }
 
-/// What holds for all nodes, from `[postgres]`, and the password from a file or a variable.
+/// Returns the settings of all nodes, from `[postgres]`, and the password from a file or a
+/// variable.
 fn defaults(
     settings: &mut Settings<'_>,
     sources: &Sources,
@@ -200,7 +205,7 @@ fn defaults(
     Ok((NodeDefaults { user: text("user"), password, tls, root_certificates }, timeouts))
 }
 
-/// The addresses of a list; the hosts of one address are separated by commas too.
+/// Parses the addresses of a list; the hosts of one address are separated by commas too.
 fn list(
     settings: &mut Settings<'_>,
     name: &'static str,
@@ -212,7 +217,7 @@ fn list(
         }
         return Ok(Vec::new());
     };
-    let given = said(settings, name).unwrap_or_default();
+    let given = name_with_origin(settings, name).unwrap_or_default();
     let mut addresses = Vec::new();
     for (number, url) in (1..).zip(split(&text)) {
         let address = NodeAddress::parse(url, defaults);
@@ -302,7 +307,9 @@ fn catalog(
                 path.display()
             )));
         }
-        (Some((origin, text)), _) => (origin, text, said(settings, name).unwrap_or_default()),
+        (Some((origin, text)), _) => {
+            (origin, text, name_with_origin(settings, name).unwrap_or_default())
+        }
         (None, Some(text)) => {
             let origin = Origin::File(sources.sections.path.clone());
             let what = format!("postgres.catalog.url (from {origin})");
@@ -330,8 +337,8 @@ fn check_names(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// A replica may be among the hosts of its primary, of which only one is the primary at a time. Else no server may be
-/// named twice.
+/// Refuses a server that is named twice. Only a replica may be among the hosts of its primary, of
+/// which one is the primary at a time.
 fn check_nodes(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     let mut nodes: Vec<(Option<usize>, bool, &NodeAddress)> = Vec::new();
     for (index, shard) in cluster.shards.iter().enumerate() {
@@ -365,7 +372,7 @@ pub(super) fn check_counts(
 ) -> Result<(), ConfigError> {
     let count = cluster.shards.len();
     let refuse = |name: &str, number: usize, found: usize, what: &str| {
-        let given = said(settings, name).unwrap_or_default();
+        let given = name_with_origin(settings, name).unwrap_or_default();
         ConfigError(format!("{given} says {number}, but {found} {what} are named: leave it out"))
     };
     if let Some(said) = shards.filter(|said| *said != count) {
@@ -379,7 +386,7 @@ pub(super) fn check_counts(
     }
 }
 
-/// The weights that stand with the shards; one that has none beside others that do carries 1.
+/// Returns the weights of the shards; a shard without one beside others with one has weight 1.
 pub(super) fn weights(
     settings: &Settings<'_>,
     cluster: &ClusterAddress,
@@ -388,7 +395,7 @@ pub(super) fn weights(
     if weights.clone().all(|weight| weight.is_none()) {
         return Ok(None);
     }
-    if let Some(given) = said(settings, "weights") {
+    if let Some(given) = name_with_origin(settings, "weights") {
         return Err(ConfigError(format!(
             "{given} and the weights of [[shard]] say the same thing: leave one of them out"
         )));

@@ -1,8 +1,9 @@
-//! Sources: where settings are written, and the layers that are read from there.
+//! Sources: flags, variables and files with settings, and the layers that are read from them.
 //!
-//! **Invariant:** a name that nobody knows is an error wherever it stands, and no error repeats a line or a value of a
-//! source: it may hold a password.
-//! **Not here:** which layer wins (`analytics::settings`), the sections of the configuration file (`config/file`).
+//! **Invariant:** an unknown name is an error in every source, and no error repeats a line or a
+//! value of a source: it may hold a password.
+//! **Not here:** the precedence of layers (`analytics::settings`), the sections of the
+//! configuration file (`config/file`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,15 +46,15 @@ pub(super) const NAMES: [&str; 29] = [
     "maindb_url",
 ];
 
-/// Those whose variables have no prefix: other programs know them too.
+/// Settings whose variables have no prefix: other programs use them too.
 const PLAIN: [&str; 3] = ["shard_urls", "replica_urls", "maindb_url"];
 
-/// The variable of a setting that other programs know too, by which they mean a Redis of theirs: it is taken, as
-/// `TESSERA_REDIS_URL` is, but what only looks like it is nobody's slip of the pen.
+/// Variable and setting of the address of a Redis. Other programs use the variable too, so it is
+/// accepted like `TESSERA_REDIS_URL`, but similar names are not taken for typos of it.
 const REDIS_URL: (&str, &str) = ("REDIS_URL", "redis_url");
 
-/// Variables that begin so belong to the load tester, to the command line and to the service of analytics, which read them
-/// themselves.
+/// Prefixes of variables of the load tester, the command line and the analytics service, which read
+/// them themselves.
 const FOREIGN_PREFIXES: [&str; 9] = [
     "TESSERA_LOADTEST_",
     "TESSERA_PG_",
@@ -69,11 +70,11 @@ const FOREIGN_PREFIXES: [&str; 9] = [
 /// The configuration file that is read without being named, if it is there.
 const FILE: &str = "tessera.toml";
 
-/// All that was said.
+/// Content of all sources.
 pub(super) struct Sources {
-    /// Earlier ones win.
+    /// Layers of settings; earlier ones win.
     pub(super) layers: Vec<Layer>,
-    /// What stands in the sections of the configuration file.
+    /// Sections of the configuration file.
     pub(super) sections: Sections,
     dot_env: BTreeMap<String, String>,
 }
@@ -98,14 +99,14 @@ impl Sources {
         Ok(Self { layers, sections, dot_env })
     }
 
-    /// A variable of any name, of the environment or else of `.env`.
+    /// Returns a variable of any name, from the environment or else from `.env`.
     pub(super) fn variable(&self, name: &str) -> Option<String> {
         let found = std::env::var(name).ok().or_else(|| self.dot_env.get(name).cloned());
         found.filter(|value| !value.is_empty())
     }
 }
 
-/// What a setting is called where its value came from.
+/// Returns the name of a setting in the source that its value came from.
 pub(super) fn spelled(name: &str, origin: &Origin) -> String {
     match origin {
         Origin::Environment | Origin::DotEnv if PLAIN.contains(&name) || name == REDIS_URL.1 => {
@@ -117,13 +118,13 @@ pub(super) fn spelled(name: &str, origin: &Origin) -> String {
     }
 }
 
-/// How a setting is named to whoever gave it; `None` if nobody did.
-pub(super) fn said(settings: &Settings<'_>, name: &str) -> Option<String> {
+/// Returns the name of a setting with its origin, for messages; `None` if no source sets it.
+pub(super) fn name_with_origin(settings: &Settings<'_>, name: &str) -> Option<String> {
     let (origin, _) = settings.find(name)?;
     Some(format!("{} (from {origin})", spelled(name, &origin)))
 }
 
-/// The variables that may be settings.
+/// Returns the variables that may be settings.
 fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
     let mut environment = BTreeMap::new();
     for (name, value) in std::env::vars_os() {
@@ -133,13 +134,13 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
             text.map_err(|_| ConfigError(format!("{name} (from environment) is no text")))?;
         environment.insert(name.to_owned(), text);
     }
-    // No setting, and read where promises are broken.
+    // It is no setting, and is read by the code that breaks promises.
     #[cfg(feature = "sabotage")]
     environment.remove(shard_manager::sabotage::VARIABLE);
     Ok(environment)
 }
 
-/// A name with our prefix, or one that is a slip of the pen away from those without.
+/// Returns true for a name with our prefix, or one that is a typo away from those without.
 fn concerns_us(name: &str) -> bool {
     name.starts_with("TESSERA_") || name == REDIS_URL.0 || near_plain(name).is_some()
 }
@@ -149,7 +150,8 @@ fn near_plain(name: &str) -> Option<String> {
     plain.find(|plain| strsim::damerau_levenshtein(plain, name) <= 1)
 }
 
-/// The settings among these variables: `TESSERA_BIND` is `bind`, and `SHARD_URLS` is `shard_urls`.
+/// Returns the settings among these variables: `TESSERA_BIND` is `bind`, and `SHARD_URLS` is
+/// `shard_urls`.
 fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Layer, ConfigError> {
     let mut values = BTreeMap::new();
     for (name, value) in variables {
@@ -177,7 +179,7 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
     Ok((origin, values))
 }
 
-/// The variable of a setting that has no prefix.
+/// Returns the variable of a setting that has no prefix.
 fn plain_of(setting: &str) -> Option<String> {
     PLAIN.contains(&setting).then(|| setting.to_ascii_uppercase())
 }
@@ -196,7 +198,7 @@ fn read_dot_env(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
     dotenvy::from_path_iter(path).map_err(bad)?.collect::<Result<_, _>>().map_err(bad)
 }
 
-/// Which line of a file this text begins in.
+/// Returns the line of a file in which this text begins.
 fn place(path: &Path, text: &str) -> String {
     let first = text.lines().next().unwrap_or_default();
     let file = std::fs::read_to_string(path).unwrap_or_default();

@@ -1,11 +1,11 @@
 //! Domain: maps each error of the domain to its problem.
 //!
-//! **Invariant:** the mapping is exhaustive; no SQL, path, address or secret stands in a detail.
+//! **Invariant:** the mapping is exhaustive; no SQL, path, address or secret is in a detail.
 //! **Not here:** the codes, and the form of a problem (`problem`).
 
 use shard_manager::error::{Error, Failure};
-use shard_manager::row::RowError;
-use shard_manager::value::Misfit;
+use shard_manager::row_change::RowError;
+use shard_manager::value::TypeMismatch;
 
 use super::{Code, Problem};
 
@@ -13,7 +13,7 @@ const EXISTS: &str = "use op upsert or update to change it";
 const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert makes a row";
 const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
 const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
-/// Only the database knows why it swallowed a row.
+/// Hint for a swallowed row: only the database knows the reason.
 const ASK_OPERATOR: &str =
     "ask the operator of the database: the table's triggers, rules and policies say why";
 
@@ -38,24 +38,24 @@ impl From<&RowError> for Problem {
             RowError::Twice { .. } | RowError::NotInDelete { .. } | RowError::MissingId { .. } => {
                 Self::new(Code::TSR101, detail)
             }
-            RowError::Misfit { misfit, .. } => {
+            RowError::TypeMismatch { mismatch, .. } => {
                 let problem = Self::new(Code::TSR312, detail);
-                match misfit {
-                    Misfit::Null => {
+                match mismatch {
+                    TypeMismatch::Null => {
                         problem.hint("give a value, or leave the column out of an update")
                     }
-                    Misfit::NulCharacter => problem.hint("remove the character \\u0000"),
-                    Misfit::Type { .. }
-                    | Misfit::NotBigint
-                    | Misfit::NotDouble
-                    | Misfit::NotTimestamp
-                    | Misfit::NotUuid
-                    | Misfit::LoneSurrogate
-                    | Misfit::NotJson => problem,
+                    TypeMismatch::NulCharacter => problem.hint("remove the character \\u0000"),
+                    TypeMismatch::Type { .. }
+                    | TypeMismatch::NotBigint
+                    | TypeMismatch::NotDouble
+                    | TypeMismatch::NotTimestamp
+                    | TypeMismatch::NotUuid
+                    | TypeMismatch::LoneSurrogate
+                    | TypeMismatch::NotJson => problem,
                 }
             }
             RowError::KeyContradicted { column, stored } => Self::new(Code::TSR103, detail)
-                .hint(crate::hints::contradiction(column, stored.as_deref())),
+                .hint(crate::request_hints::contradiction(column, stored.as_deref())),
             RowError::MissingColumn { .. } => {
                 Self::new(Code::TSR101, detail).hint("a row that exists may be changed without it")
             }
@@ -82,7 +82,7 @@ impl From<Error> for Problem {
                 problem.rare().replayed = true;
                 problem
             }
-            Error::Undone { row, cause } => Self::from(*cause).of_transaction(row),
+            Error::Undone { row, cause } => Self::from(*cause).undone_with_row(row),
             Error::TransactionTooLarge => Self::new(Code::TSR108, detail)
                 .hint("send fewer rows in one request, or without tx=per-shard"),
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),
@@ -108,7 +108,7 @@ impl From<Error> for Problem {
                 .hint("send again after Retry-After: once a replica is promoted, writes go on by themselves"),
             Error::TooFewReplicas { shard, .. } => Self::new(Code::TSR201, detail)
                 .shard(shard)
-                .hint("send again after Retry-After, or ask for less: x-consistency: one"),
+                .hint("send again after Retry-After, or lower the level: x-consistency: one"),
             Error::NotConfirmed { shard, requested, achieved, .. } => {
                 let mut problem = Self::new(Code::TSR205, detail).shard(shard).hint(
                     "the row is there; the same request with the same Idempotency-Key waits again",
@@ -126,9 +126,9 @@ impl From<Error> for Problem {
             Error::TableDiffers { .. } => Self::new(Code::TSR301, detail)
                 .hint("use the table as it is (/api/tables shows it), or take another name"),
             Error::TooManyTables => Self::new(Code::TSR108, detail)
-                .hint("keep more kinds of rows in one table: its shard keys tell them apart"),
+                .hint("keep more kinds of rows in one table: its shard keys keep them apart"),
             Error::AnswerTooLarge => {
-                Self::new(Code::TSR108, detail).hint("ask for fewer rows or fewer columns")
+                Self::new(Code::TSR108, detail).hint("request fewer rows or fewer columns")
             }
             Error::Internal => Self::new(Code::TSR500, detail),
         }

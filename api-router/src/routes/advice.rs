@@ -1,4 +1,5 @@
-//! `GET /api/advice`: which slots should move so that shards carry their share, and what no move can change.
+//! `GET /api/advice`: slots that should move so that shards carry their share, and load that no
+//! move can change.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::{ClusterNow, MetricsQuery, Window, figures};
 use serde::Serialize;
 use shard_manager::advice::{
-    self, Basis, HotSpot, KeyLoad, Move, Observed, ShardOutlook, ShardSize, SlotLoad, Verdict,
+    self, BalanceBy, HotSpot, KeyLoad, Move, Observed, ShardOutlook, ShardSize, SlotLoad, Verdict,
 };
 use shard_manager::assembly::CITUS_MOVES;
 use shard_manager::keyspace::Slot;
@@ -16,67 +17,68 @@ use shard_manager::shard_map::ShardMap;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
-use crate::figures::Figures;
+use crate::headers::time_limit;
+use crate::metrics_view::MetricsView;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
 /// Finished minutes whose requests count, beside the running one: all that are kept.
 const MINUTES: u64 = 15;
-/// How long shards may take to tell what they hold.
+/// Longest time for shards to report their sizes.
 const SIZES_MAX: Duration = Duration::from_secs(5);
-/// What whoever follows the advice can do with embedded shards.
-const HOW: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
+/// Instructions for embedded shards.
+const NEXT_STEPS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
     A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by \
     `shard-manager export` and `shard-manager import`";
-/// The same with servers, whose rows are theirs to export: the columns that are Tessera's own cannot be imported, and
-/// only the key says where a row belongs whose table has no routing column.
-const HOW_OF_SERVERS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
+/// Instructions for servers, whose rows are exported there: Tessera's own columns cannot be
+/// imported, and only the key says where a row of a table without a routing column belongs.
+const NEXT_STEPS_ON_SERVERS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
     A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by COPY TABLE (shard_key, COLUMN, …) \
     TO STDOUT WITH (FORMAT csv, HEADER) of each shard, with the columns that the table was made with, without slot, version, \
     created_at and updated_at, and `shard-manager import` of that as CSV";
-/// How the engine is called whose shards are files.
+/// Name of the engine whose shards are files.
 const EMBEDDED: &str = "sqlite";
 /// The verdict where the map does not say where rows lie.
 const LEFT_TO_CITUS: &str = "left_to_citus";
 
-/// What should move.
+/// Advised moves, with the observations behind them.
 #[derive(Serialize, ToSchema)]
 pub struct AdviceAnswer {
     /// Always true.
     success: bool,
-    /// What is to be even: `load` or `size`.
+    /// Quantity to balance: `load` or `size`.
     by: &'static str,
-    /// `balanced`, `skewed`, `hot` (a slot outweighs any shard), `too_little_to_say` or, with the engine citus,
-    /// `left_to_citus`.
+    /// `balanced`, `skewed`, `hot` (a slot outweighs any shard), `too_little_to_say` or, with the
+    /// engine citus, `left_to_citus`.
     verdict: &'static str,
-    /// Why, as a sentence.
+    /// Reason, as a sentence.
     because: String,
-    /// What can be done with it, as a sentence.
+    /// Way to follow the advice, as a sentence.
     how: &'static str,
     /// The version of the shard map that it is about.
     epoch: u64,
     /// `requests` or `bytes`: what `total` and `carries` count.
     unit: &'static str,
-    /// What was counted in all. Requests are those with a key.
+    /// Total that was counted. Requests are those with a key.
     total: u64,
     /// Since how many seconds requests were counted; null by size.
     #[schema(required)]
     window_s: Option<f64>,
-    /// What the fullest shard carries of its fair share: 1 is even, and up to 1.1 nothing is advised.
+    /// Ratio of the fullest shard to its fair share: 1 is even, and up to 1.1 nothing is advised.
     skew: f64,
-    /// The same after all moves, if what is asked for stays the same.
+    /// Ratio after all moves, if the load stays the same.
     skew_after: f64,
     /// The shards, in their order.
     shards: Vec<ShardOutlookView>,
-    /// What should move, in this order, at most 32: each by itself makes it better.
+    /// Moves to make, in this order, at most 32: each by itself is an improvement.
     moves: Vec<MoveView>,
     /// Slots that outweigh what any shard should carry, the heaviest first: no move helps them.
     hot: Vec<HotSpotView>,
 }
 
-/// What a shard carries, and would carry after all moves.
+/// Load of a shard, before and after all moves.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ShardOutlook)]
 pub struct ShardOutlookView {
@@ -88,11 +90,11 @@ pub struct ShardOutlookView {
     slots: usize,
     /// Its slots after all moves.
     slots_after: usize,
-    /// What it carries: requests or bytes.
+    /// Its load: requests or bytes.
     carries: u64,
-    /// The same as a part of all, 0 to 1.
+    /// Its load as a fraction of the total, 0 to 1.
     share: f64,
-    /// The part that its weight demands.
+    /// Fraction that its weight entitles it to.
     fair_share: f64,
     /// Its part after all moves.
     share_after: f64,
@@ -108,13 +110,13 @@ pub struct ShardOutlookView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdvisedMove)]
 pub struct MoveView {
-    /// Who has them.
+    /// Shard that has them.
     from: String,
-    /// Who should have them.
+    /// Shard that should have them.
     to: String,
     /// First and last slot of each range, both included.
     ranges: Vec<(u16, u16)>,
-    /// How many slots.
+    /// Number of slots.
     slots: usize,
     /// About how many rows move; null if that is not known.
     #[schema(required)]
@@ -126,9 +128,9 @@ pub struct MoveView {
     estimated: bool,
     /// The part of all requests, or bytes, that moves.
     share: f64,
-    /// The part of the giver after this move and those before it.
+    /// Fraction of the giver after this move and those before it.
     from_share_after: f64,
-    /// The part of the taker after this move and those before it.
+    /// Fraction of the taker after this move and those before it.
     to_share_after: f64,
 }
 
@@ -138,7 +140,7 @@ pub struct MoveView {
 pub struct HotSpotView {
     /// The slot.
     slot: u16,
-    /// Who has it.
+    /// Shard that has it.
     shard: String,
     /// Its part of all requests with a key.
     share: f64,
@@ -147,16 +149,17 @@ pub struct HotSpotView {
     /// The key that outweighs it alone; null, if several keys do so together.
     #[schema(required)]
     key: Option<String>,
-    /// That key's part of all requests with a key.
+    /// Fraction of all requests with a key that name this key.
     #[schema(required)]
     key_share: Option<f64>,
 }
 
-/// Tells which slots should move so that shards carry what their weights say.
+/// Returns the slots that should move so that shards carry the share of their weights.
 ///
-/// By load it judges by the requests with a key that this router has answered in the last 15 minutes; a router knows of no
-/// other router's. By size it judges by the bytes that shards hold. Nothing is said of fewer than 1000 requests, or 100 a
-/// shard, or 16 MiB; nothing is advised up to a skew of 1.1, or where chance explains it. Nothing is moved.
+/// By load it uses the requests with a key that this router has answered in the last 15 minutes; a
+/// router knows no requests of other routers. By size it uses the bytes of the shards. There is no
+/// verdict on fewer than 1000 requests, or 100 a shard, or 16 MiB; nothing is advised up to a skew
+/// of 1.1, or where chance explains it. Nothing is moved.
 #[utoipa::path(
     tag = "placement",
     params(("by" = Option<String>, Query, description = "What is to be even: load or size; load when not given", pattern = "^(load|size)$", example = "load")),
@@ -166,31 +169,33 @@ pub struct HotSpotView {
 pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["by"])?;
-    let by = parameters.single("by")?.unwrap_or(Basis::Load.name());
-    let basis = Basis::find(by).ok_or_else(|| {
+    let by = parameters.single("by")?.unwrap_or(BalanceBy::Load.name());
+    let balance_by = BalanceBy::find(by).ok_or_else(|| {
         Problem::new(Code::TSR100, "by must be load or size").hint("for example ?by=load")
     })?;
-    let heat = match basis {
-        Basis::Load => Heat::of(&app.analytics()?.figures).await?,
-        Basis::Size => Heat::default(),
+    let patience = time_limit(request.headers(), SIZES_MAX)?;
+    let recorded = match balance_by {
+        BalanceBy::Load => RecordedLoad::read(&app.analytics()?.metrics).await?,
+        BalanceBy::Size => RecordedLoad::default(),
     };
-    let sizes = app.manager.footprints(Instant::now() + SIZES_MAX).await;
+    let sizes = app.manager.status().size_estimates(Instant::now() + patience).await;
     let sizes: Vec<ShardSize> = sizes
         .into_iter()
-        .map(|told| {
-            told.map_or_else(ShardSize::default, |told| ShardSize {
-                rows: told.rows,
-                bytes: Some(told.bytes),
+        .map(|size| {
+            size.map_or_else(ShardSize::default, |size| ShardSize {
+                rows: size.rows,
+                bytes: Some(size.bytes),
             })
         })
         .collect();
     let map = app.manager.map();
-    let is_citus = app.manager.is_partitioned();
-    let how = if app.backend == EMBEDDED { HOW } else { HOW_OF_SERVERS };
+    let is_citus = app.manager.status().is_partitioned();
+    let how = if app.backend == EMBEDDED { NEXT_STEPS } else { NEXT_STEPS_ON_SERVERS };
     let answer = block(move || {
-        let observed = Observed { map: &map, load: &heat.load, sizes: &sizes, keys: &heat.keys };
-        let advice = advice::advise(&observed, basis);
-        let mut answer = AdviceAnswer::new(advice, &map, &sizes, (heat.window, how));
+        let observed =
+            Observed { map: &map, load: &recorded.load, sizes: &sizes, keys: &recorded.keys };
+        let advice = advice::advise(&observed, balance_by);
+        let mut answer = AdviceAnswer::new(advice, &map, &sizes, (recorded.window, how));
         if is_citus {
             answer.leave_to_citus();
         }
@@ -200,24 +205,24 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// What was asked for in the last minutes.
+/// Requests of the last minutes.
 #[derive(Default)]
-struct Heat {
+struct RecordedLoad {
     load: Vec<SlotLoad>,
     keys: Vec<KeyLoad>,
-    /// For how long it was counted.
+    /// Length of the window in which they were counted.
     window: Option<Duration>,
 }
 
-impl Heat {
-    /// Made where it may take some milliseconds.
-    async fn of(figures: &Arc<Figures>) -> Result<Self, Problem> {
-        let figures = Arc::clone(figures);
-        let counted = block(move || Self::count(&figures)).await;
+impl RecordedLoad {
+    /// Collects them on a thread that may block for some milliseconds.
+    async fn read(metrics: &Arc<MetricsView>) -> Result<Self, Problem> {
+        let metrics = Arc::clone(metrics);
+        let counted = block(move || Self::count(&metrics)).await;
         counted.map_err(|_| Problem::new(Code::TSR500, "an internal error"))
     }
 
-    fn count(counted: &Figures) -> Self {
+    fn count(counted: &MetricsView) -> Self {
         let recorder = &counted.recorder;
         let load = recorder.slot_load(MINUTES).into_iter();
         let load = load.map(|slot| SlotLoad { reads: slot.reads, writes: slot.writes }).collect();
@@ -226,7 +231,7 @@ impl Heat {
         let at_ms = recorder.at_ms();
         let metrics = figures(&[recorder.history()], &query, &ClusterNow::default(), at_ms);
         let keys = metrics.hot_keys.into_iter().filter_map(|hot| {
-            // What may be the count of others is not held against a key.
+            // The possible share of other keys in this count is not held against the key.
             let requests = hot.requests.saturating_sub(hot.error);
             Some(KeyLoad { key: hot.key, slot: Slot::new(hot.slot?)?, requests })
         });
@@ -245,9 +250,9 @@ impl AdviceAnswer {
         (window, follow): (Option<Duration>, &'static str),
     ) -> Self {
         let name = |shard: ShardIndex| map.topology().name(shard).to_owned();
-        let unit = match advice.basis {
-            Basis::Load => "requests",
-            Basis::Size => "bytes",
+        let unit = match advice.balance_by {
+            BalanceBy::Load => "requests",
+            BalanceBy::Size => "bytes",
         };
         let how = match advice.verdict {
             Verdict::Skewed | Verdict::Hot if !advice.moves.is_empty() => follow,
@@ -268,7 +273,7 @@ impl AdviceAnswer {
         };
         Self {
             success: true,
-            by: advice.basis.name(),
+            by: advice.balance_by.name(),
             verdict: advice.verdict.name(),
             because: advice.because,
             how,
@@ -284,7 +289,8 @@ impl AdviceAnswer {
         }
     }
 
-    /// Where Citus places rows, there is one shard and nothing to plan.
+    /// Replaces the advice by a remark: Citus places rows itself, so there is one shard and nothing
+    /// to plan.
     fn leave_to_citus(&mut self) {
         self.verdict = LEFT_TO_CITUS;
         self.because = "Citus places the rows of this cluster, not the shard map".to_owned();

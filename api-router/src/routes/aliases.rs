@@ -1,8 +1,9 @@
-//! `POST /write`, `GET /read`, `GET /stats`: keys and values in the words of a smaller proxy, whose clients and
-//! command lines work here unchanged.
+//! `POST /write`, `GET /read`, `GET /stats`: keys and values in the words of a smaller proxy, whose
+//! clients and command lines work here unchanged.
 //!
-//! **Invariant:** a pair is the row that `/api/kv/{key}` has under the same key, whichever way it came.
-//! **Not here:** what they do with values (`kv`).
+//! **Invariant:** a pair is the row that `/api/kv/{key}` has under the same key, through either
+//! path.
+//! **Not here:** operations on values (`kv`).
 
 use std::time::{Duration, Instant};
 
@@ -10,21 +11,21 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::row::RowWrite;
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::RowWrite;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::value::push_json_string;
 use utoipa::ToSchema;
 
-use super::change::{Asked, apart, carry_out};
-use super::kv::{agree, find, in_words_of_keys, put};
-use crate::answer::{LookupRefusals, ReadRefusals, WriteRefusals};
+use super::kv::{agree, find, put, with_key_hint};
+use super::row_write::{WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_encoding, idempotency_key, patience};
+use crate::headers::{DataHeaders, check_content_encoding, idempotency_key, time_limit};
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
+use crate::response_headers::{LookupRefusals, ReadRefusals, WriteRefusals};
 
-/// How long counting may take: one small table of each shard is read.
+/// Longest time for counting: one small table of each shard is read.
 const COUNTS_MAX: Duration = Duration::from_secs(2);
 
 /// A key and its value.
@@ -62,7 +63,8 @@ pub struct PairAnswer {
 
 /// Puts a value under a key.
 ///
-/// As PUT /api/kv/{key}, but 200 also when there was none. The body is taken for JSON whatever Content-Type says.
+/// Like PUT /api/kv/{key}, but 200 also for a new value. The body is parsed as JSON whatever
+/// Content-Type says.
 #[utoipa::path(
     tag = "aliases",
     params(
@@ -84,18 +86,19 @@ pub(crate) async fn write_pair(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_encoding(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let change = parse_anywhere(&app, shard_key, bytes).await?;
     let place = change.0;
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row: false };
-    let done = carry_out(&app, &request, asked, change).await;
-    let mut response = done.map_err(in_words_of_keys)?.response;
+    let context = WriteContext { began, options, prefer, idempotency_key, wants_row: false };
+    let done = carry_out(&app, &request, context, change).await;
+    let mut response = done.map_err(with_key_hint)?.response;
     let shard = app.manager.shard_name(place.shard);
     Ok(response.json(PairWritten { message: "Write successful", shard }))
 }
@@ -104,7 +107,7 @@ async fn parse_anywhere(
     app: &Data<App>,
     header: Option<ShardKey<'_>>,
     bytes: Bytes,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
         return parse(app, header, &bytes);
     }
@@ -113,14 +116,14 @@ async fn parse_anywhere(
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
         parse(&app, header, &bytes)
     };
-    apart(work).await
+    run_blocking(work).await
 }
 
 fn parse(
     app: &App,
     header: Option<ShardKey<'_>>,
     bytes: &[u8],
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     let members = Members::of_body(bytes)?;
     members.check_names(&["key", "value"])?;
     let key = members.required_text("key")?;
@@ -135,7 +138,7 @@ fn parse(
     put(app, agree(key, header)?, value)
 }
 
-/// Tells the value under a key.
+/// Returns the value under a key.
 #[utoipa::path(
     tag = "aliases",
     params(
@@ -183,29 +186,29 @@ pub(crate) async fn read_pair(
     })
 }
 
-/// How the rows are spread.
+/// Distribution of the rows.
 #[derive(Serialize, ToSchema)]
 pub struct StatsAnswer<'a> {
     /// The shards in their order.
     shards: Vec<ShardStats<'a>>,
-    /// Rows of all shards; null if one of them could not be asked.
+    /// Rows of all shards; null if one of them did not answer.
     #[schema(required)]
     total_rows: Option<i64>,
 }
 
-/// What a shard has.
+/// Slots and rows of a shard.
 #[derive(Serialize, ToSchema)]
 pub struct ShardStats<'a> {
     /// Its name.
     shard: &'a str,
-    /// How many slots it owns.
+    /// Number of its slots.
     slots: usize,
-    /// Rows of all its tables, exact; null if it could not be asked.
+    /// Rows of all its tables, exact; null if it did not answer.
     #[schema(required)]
     rows: Option<i64>,
 }
 
-/// Tells how many slots and rows each shard has.
+/// Returns the number of slots and rows of each shard.
 #[utoipa::path(
     tag = "aliases",
     responses((status = 200, description = "Slots and rows of each shard", body = StatsAnswer), LookupRefusals)
@@ -214,8 +217,8 @@ pub struct ShardStats<'a> {
 pub(crate) async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
-    let patience = patience(request.headers(), COUNTS_MAX)?;
-    let counts = app.manager.count_rows(Instant::now() + patience).await;
+    let patience = time_limit(request.headers(), COUNTS_MAX)?;
+    let counts = app.manager.status().count_rows(Instant::now() + patience).await;
     let shards = counts.into_iter().map(|(shard, rows)| ShardStats {
         shard: map.topology().name(shard),
         slots: map.slots_of(shard).count(),

@@ -1,4 +1,4 @@
-//! `GET /api/analytics/metrics`, `/stream`, `/errors`, `/frames`: what happened and how fast.
+//! `GET /api/analytics/metrics`, `/stream`, `/errors`, `/frames`: recorded requests and errors.
 
 mod frames;
 
@@ -12,19 +12,19 @@ use analytics::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::answer::{LookupRefusals, StreamRefusals};
 use crate::app::App;
 use crate::data_route::ROUTES;
-use crate::figures::MetricsAnswer;
+use crate::metrics_view::MetricsAnswer;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::{LookupRefusals, StreamRefusals};
 
 pub(crate) use self::frames::list_frames;
 
-/// Tells how many data requests were answered, how fast, and by which shards.
+/// Returns the number of data requests and their times, by route and by shard.
 ///
-/// Also how the cluster is now. Rows and bytes of shards are looked up beside the requests, at most every ten seconds: they
-/// are null until they are known.
+/// The response also has the current state of the cluster. Rows and bytes of shards are looked up
+/// in the background, at most every ten seconds: they are null until they are known.
 #[utoipa::path(
     tag = "analytics",
     params(MetricsParameters),
@@ -36,14 +36,14 @@ pub(crate) async fn read_metrics(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let query = metrics_query(&app, &request)?;
-    let answer = app.analytics()?.figures.answer(query).await?;
+    let answer = app.analytics()?.metrics.answer(query).await?;
     Ok(HttpResponse::Ok().content_type("application/json").body(answer))
 }
 
-/// The figures again each second.
+/// Sends the metrics again each second.
 ///
-/// Server-sent events: the name is `metrics`, the data what /api/analytics/metrics would answer. All who ask the same share
-/// one event; at most 32 watch at once.
+/// Server-sent events: the name is `metrics`, the data is the response of /api/analytics/metrics.
+/// All viewers of the same query share one event; at most 32 may watch at once.
 #[utoipa::path(
     tag = "analytics",
     params(MetricsParameters),
@@ -62,12 +62,12 @@ pub(crate) async fn stream_metrics(
     }
     let events = hub.watch(query).map_err(|_| {
         Problem::new(Code::TSR005, format!("{VIEWERS_MAX} streams are watched already"))
-            .hint("close one of them, or ask /api/analytics/metrics now and then")
+            .hint("close one of them, or request /api/analytics/metrics now and then")
     })?;
     Ok(served::events(events))
 }
 
-/// What the query string asks for.
+/// Returns the query of a query string.
 fn metrics_query(app: &App, request: &HttpRequest) -> Result<MetricsQuery, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["window", "timeRange", "shard", "route", "operation"])?;
@@ -112,7 +112,7 @@ pub enum ErrorEntry {
     Grouped(ErrorGroup),
 }
 
-/// Tells the last errors, newest first; the last 10 000 are kept.
+/// Lists the last errors, newest first; the last 10 000 are kept.
 #[utoipa::path(
     tag = "analytics",
     params(ErrorsParameters),

@@ -3,13 +3,14 @@
 //! A JSON body is held as a whole, and can be one transaction a shard; NDJSON and CSV are streamed.
 //!
 //! **Invariant:** under `tx=per-shard` a shard stores its part of the request, or nothing of it.
-//! **Not here:** streaming (`stream`, `feed`), what a row is (`row`), the answer's body (`answer`).
+//! **Not here:** streaming (`stream`, `row_reader`), parsing and routing of a row (`row_router`),
+//! the body of the response (`outcome`).
 
-mod answer;
-mod feed;
+mod outcome;
 mod parser;
-mod pipes;
-mod row;
+mod row_reader;
+mod row_router;
+mod shard_queues;
 pub mod stream;
 
 use std::collections::BTreeSet;
@@ -19,26 +20,26 @@ use actix_web::http::header::HeaderValue;
 use actix_web::web::{Bytes, Data, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkDone, BulkRow, Wish};
-use shard_manager::row::Operation;
-use shard_manager::shard_map::Place;
+use shard_manager::manager::{BulkDone, BulkRow, RequestOptions};
+use shard_manager::row_change::Operation;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
-use self::answer::{BulkAnswer, Refused, Tally};
-use self::feed::Shape;
-use self::row::{Rows, Unfit};
+use self::outcome::{BulkAnswer, BulkOutcome, RefusedRow};
+use self::row_reader::StreamOptions;
+use self::row_router::{RowRejection, RowRouter};
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
-use crate::answer::{PREFERENCE_APPLIED, WriteRefusals};
 use crate::app::App;
 use crate::body::{self, Members};
+use crate::body_decoding::ContentCoding;
 use crate::headers::{BulkFormat, DataHeaders, bulk_format, idempotency_key, refuse_conditions};
-use crate::inflate::Coding;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 use crate::query::Parameters;
-use crate::trail;
+use crate::request_record;
+use crate::response_headers::{PREFERENCE_APPLIED, WriteRefusals};
 
 /// Most rows of one JSON body.
 const ROWS_MAX: usize = 10_000;
@@ -51,7 +52,7 @@ pub struct BulkRequest {
     /// The table of all rows.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     table: String,
-    /// What to do with each row; `upsert` when it is not given.
+    /// Operation on each row; `upsert` when it is not given.
     #[schema(inline)]
     #[expect(dead_code, reason = "as above")]
     op: Option<OperationName>,
@@ -82,24 +83,27 @@ pub struct BulkRequestRow {
 
 /// Writes many rows.
 ///
-/// Each row is atomic and has its own outcome: 201 when all are stored, 207 when some are not. Rows of one
-/// key are applied in the order given.
+/// Each row is atomic and has its own outcome: 201 when all are stored, 207 when some are not. Rows
+/// of one key are applied in the order given.
 ///
-/// **JSON** (at most 10 000 rows and 16 MiB): the body says all. Under `Prefer: tx=per-shard` each shard's part is one
-/// transaction: if one of its rows is refused, all of them are, with the code of that row. A row that names no shard
-/// key, or contradicts it, could be of any part: then nothing is stored at all. A part whose rows would be more than
-/// 16 MiB in the log is refused (TSR108).
+/// **JSON** (at most 10 000 rows and 16 MiB): the body has all parameters. Under `Prefer:
+/// tx=per-shard` each shard's part is one transaction: if one of its rows is refused, all of them
+/// are, with the code of that row. A row without a shard key, or with one that contradicts its
+/// columns, could belong to any part: then nothing is stored at all. A part whose rows would be
+/// more than 16 MiB in the log is refused (TSR108).
 ///
-/// **NDJSON and CSV** are streamed, however long they are; `table` and `op` stand in the query, the deadline is that
-/// of each chunk, and 30 s without a byte end the body. A line of NDJSON is the row's columns, or
-/// `{"shard_key", "data", "if_version"}`: the latter if `data` is an object and no column of the table is called so.
-/// The first line of CSV names the columns, `shard_key` may be one of them; an empty field is null unless quoted. Rows
-/// are counted from 0; blank lines and the first line of CSV do not count. A line that is no row is a failed row; under
-/// `Prefer: handling=strict` the first one ends the request. A body that ends so, or breaks off, is answered with a
-/// problem whose `outcome` is `partial`: rows before `next_index` were carried out, the rest can be sent again from
-/// there. A row of more than 2 MiB ends the body in the same way (TSR108).
+/// **NDJSON and CSV** are streamed, however long they are; `table` and `op` are parameters of the
+/// query, the deadline is that of each chunk, and 30 s without a byte end the body. A line of
+/// NDJSON has the columns of the row, or is `{"shard_key", "data", "if_version"}`: the latter if
+/// `data` is an object and the table has no column of this name. The first line of CSV names the
+/// columns, `shard_key` may be one of them; an empty field is null unless quoted. Rows are counted
+/// from 0; blank lines and the first line of CSV do not count. A line that is no row is a failed
+/// row; under `Prefer: handling=strict` the first one ends the request. The response to a body that
+/// ends so, or breaks off, is a problem whose `outcome` is `partial`: rows before `next_index` were
+/// carried out, the rest can be sent again from there. A row of more than 2 MiB ends the body in
+/// the same way (TSR108).
 ///
-/// All of them may come in gzip.
+/// All formats may be compressed with gzip.
 #[utoipa::path(
     tag = "data",
     params(
@@ -131,19 +135,20 @@ pub(crate) async fn write_bulk(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     refuse_conditions(request.headers())?;
     let idempotency_key = idempotency_key(request.headers())?.map(str::to_owned);
     let (format, coding) = bulk_format(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
-    let head = Head { shard_key, wish, prefer, idempotency_key, format, coding, began };
+    let head = Head { shard_key, options, prefer, idempotency_key, format, coding, began };
     match format {
         BulkFormat::Json => write_json(&app, head, &request, &parameters, payload).await,
         BulkFormat::Ndjson | BulkFormat::Csv => {
-            let shape = stream_shape(&app, &head, &parameters)?;
-            let wish = &head.wish;
-            let mut response = write_stream(&app, &request, payload, shape, wish, began).await?;
+            let stream_options = stream_options(&app, &head, &parameters)?;
+            let options = &head.options;
+            let mut response =
+                write_stream(&app, &request, payload, stream_options, options, began).await?;
             if let Some(applied) = head.prefer.applied(&[Preference::Strict]) {
                 response.headers_mut().insert(PREFERENCE_APPLIED, applied);
             }
@@ -152,19 +157,24 @@ pub(crate) async fn write_bulk(
     }
 }
 
-/// What is known of a bulk write before its body.
+/// Parsed head of a bulk write.
 struct Head<'r> {
     shard_key: Option<ShardKey<'r>>,
-    wish: Wish,
+    options: RequestOptions,
     prefer: Prefer,
     idempotency_key: Option<String>,
     format: BulkFormat,
-    coding: Coding,
+    coding: ContentCoding,
     began: Instant,
 }
 
-/// What a streamed body is: the query says what JSON says in its members.
-fn stream_shape(app: &App, head: &Head<'_>, parameters: &Parameters<'_>) -> Result<Shape, Problem> {
+/// Returns the options of a streamed body: they are parameters of the query instead of members of
+/// JSON.
+fn stream_options(
+    app: &App,
+    head: &Head<'_>,
+    parameters: &Parameters<'_>,
+) -> Result<StreamOptions, Problem> {
     parameters.check_names(&["table", "op", "shardKey"])?;
     let refuse = |detail| Err(Problem::new(Code::TSR113, detail).hint("or send a JSON body"));
     if head.prefer.has(Preference::PerShard) {
@@ -183,8 +193,8 @@ fn stream_shape(app: &App, head: &Head<'_>, parameters: &Parameters<'_>) -> Resu
         })?,
     };
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
-    Ok(Shape {
-        table: app.manager.table(table)?,
+    Ok(StreamOptions {
+        table: app.manager.schema().table(table)?,
         operation,
         key: key.map(|key| key.as_str().to_owned()),
         format: head.format,
@@ -201,39 +211,41 @@ async fn write_json(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     parameters.check_names(&["shardKey"])?;
-    let Head { wish, began, .. } = &head;
+    let Head { options, began, .. } = &head;
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
-    let zipped = head.coding == Coding::Gzip;
-    let terms = body::Terms::of(request.headers(), body::BULK_BYTES_MAX, wish.deadline);
-    let (bytes, share) = body::read(payload, terms, || app.share(request)).await?;
-    let share = share.unwrap_or_else(|| app.share(request));
+    let zipped = head.coding == ContentCoding::Gzip;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), body::BULK_BYTES_MAX, options.deadline);
+    let (bytes, share) = body::read(payload, limits, || app.open_share(request)).await?;
+    let share = share.unwrap_or_else(|| app.open_share(request));
     if zipped {
-        share.grow(body::BULK_BYTES_MAX, wish.deadline).await?;
+        share.grow(body::BULK_BYTES_MAX, options.deadline).await?;
     }
     let Parsed { mut rows, refused } = parse_anywhere(app, key, bytes, zipped).await?;
     if let Some(key) = &head.idempotency_key {
-        // No client's own key holds a space: the row of a bulk write is never taken for a single write.
+        // A client's own key has no space, so that a row of a bulk write is never taken for a
+        // single write.
         let numbered = rows.iter_mut().map(|row| (row.index, &mut row.row));
         numbered.for_each(|(index, row)| row.idempotency_key = Some(format!("{key} {index}")));
     }
     let route = began.elapsed();
-    let mut tally = Tally::new(app, wish.session.clone());
+    let mut outcome = BulkOutcome::new(app, options.session.clone());
     let whole = head.prefer.has(Preference::PerShard);
     if whole {
-        rows = undo_with(app, rows, &refused, &mut tally);
+        rows = undo_with(app, rows, &refused, &mut outcome);
     }
     let asked: BTreeSet<ShardIndex> = rows.iter().map(|row| row.place.shard).collect();
     note_key(request, &rows);
     let BulkDone { rows: done, session, times } = match whole {
-        true => app.manager.write_bulk_whole(rows, wish).await,
-        false => app.manager.write_bulk(rows, wish).await,
+        true => app.manager.data().write_bulk_atomic(rows, options).await,
+        false => app.manager.data().write_bulk(rows, options).await,
     };
-    tally.session = session;
-    asked.into_iter().for_each(|shard| tally.spend(shard, times));
-    tally.add(app, done);
-    refused.into_iter().for_each(|(row, _)| tally.refuse(row));
-    let replayed = tally.is_replayed();
-    let (mut response, answer) = tally.respond(app, request, *began, route);
+    outcome.session = session;
+    asked.into_iter().for_each(|shard| outcome.spend(shard, times));
+    outcome.add(app, done);
+    refused.into_iter().for_each(|(row, _)| outcome.refuse(row));
+    let replayed = outcome.is_replayed();
+    let (mut response, answer) = outcome.respond(app, request, *began, route);
     if replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
     }
@@ -243,15 +255,15 @@ async fn write_json(
     Ok(response.json(answer))
 }
 
-/// Leaves out the rows that stand in one transaction with one that was refused already. Of a row that could not be
-/// routed nobody knows whose transaction it was part of: then all are left out.
+/// Leaves out the rows of every transaction that has a refused row. The transaction of a row that
+/// could not be routed is unknown: then all rows are left out.
 fn undo_with(
     app: &App,
     rows: Vec<BulkRow>,
-    refused: &[(Refused, Option<Place>)],
-    tally: &mut Tally,
+    refused: &[(RefusedRow, Option<KeyLocation>)],
+    outcome: &mut BulkOutcome,
 ) -> Vec<BulkRow> {
-    let mut culprits: Vec<Option<&Refused>> = vec![None; app.manager.map().topology().len()];
+    let mut culprits: Vec<Option<&RefusedRow>> = vec![None; app.manager.map().topology().len()];
     for (culprit, place) in refused {
         let of = |(shard, _): &(usize, _)| place.is_none_or(|place| place.shard.index() == *shard);
         for (_, first) in culprits.iter_mut().enumerate().filter(of) {
@@ -264,21 +276,21 @@ fn undo_with(
             None => left.push(row),
             Some(culprit) => {
                 let shard = app.manager.shard_name(row.place.shard);
-                let problem = culprit.problem.clone().of_transaction(culprit.index).shard(shard);
-                tally.refuse(Refused { index: row.index, problem });
+                let problem = culprit.problem.clone().undone_with_row(culprit.index).shard(shard);
+                outcome.refuse(RefusedRow { index: row.index, problem });
             }
         }
     }
     left
 }
 
-/// Leaves the key with the request, if all rows have the same: whose request this then counts as.
+/// Sets the key of the request in its record, if all rows have the same.
 fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
     let Some(first) = rows.first() else { return };
     if rows.iter().all(|row| row.row.key == first.row.key) {
-        trail::note(request, |trail| {
-            trail.about(&first.row.key);
-            trail.slot = Some(first.place.slot);
+        request_record::update(request, |record| {
+            record.set_key(&first.row.key);
+            record.slot = Some(first.place.slot);
         });
     }
 }
@@ -286,8 +298,8 @@ fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
 /// The rows of a JSON body.
 struct Parsed {
     rows: Vec<BulkRow>,
-    /// Those that cannot be sent, and where each would have gone.
-    refused: Vec<(Refused, Option<Place>)>,
+    /// Rows that cannot be sent, each with its location if it is known.
+    refused: Vec<(RefusedRow, Option<KeyLocation>)>,
 }
 
 async fn parse_anywhere(
@@ -311,7 +323,7 @@ async fn parse_anywhere(
 fn parse(app: &App, key: Option<ShardKey<'_>>, body: &[u8]) -> Result<Parsed, Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["table", "op", "rows", "records", "data"])?;
-    let table = app.manager.table(&members.required_text("table")?)?;
+    let table = app.manager.schema().table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
     let mut lists = ["rows", "records", "data"]
         .into_iter()
@@ -324,14 +336,14 @@ fn parse(app: &App, key: Option<ShardKey<'_>>, body: &[u8]) -> Result<Parsed, Pr
     if items.is_empty() {
         return Err(Problem::new(Code::TSR101, format!("{name} is empty")));
     }
-    let shared = Rows { map: app.manager.map(), table, operation, key };
+    let shared = RowRouter { map: app.manager.map(), table, operation, key };
     let wrapped = name == "rows";
     let mut parsed = Parsed { rows: Vec::with_capacity(items.len()), refused: Vec::new() };
     for (index, item) in items.into_iter().enumerate() {
         match shared.item(wrapped, item) {
             Ok((place, row)) => parsed.rows.push(BulkRow { index, place, row }),
-            Err(Unfit { problem, place }) => {
-                parsed.refused.push((Refused { index, problem: *problem }, place));
+            Err(RowRejection { problem, place }) => {
+                parsed.refused.push((RefusedRow { index, problem: *problem }, place));
             }
         }
     }

@@ -1,17 +1,17 @@
-//! `GET /dashboard` and its files: the page that shows all of analytics.
+//! `GET /dashboard` and its files: the page that shows all metrics.
 //!
 //! **Invariant:** the page loads nothing from anywhere else, and runs no script but its own.
-//! **Not here:** the page (`analytics::dashboard`), how it is answered (`analytics::served`).
+//! **Not here:** the page (`analytics::dashboard`), its response (`analytics::served`).
 
 use actix_web::web::Path;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::served;
 
-use crate::answer::LookupRefusals;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
-/// Shows what happens, live.
+/// Shows the live dashboard.
 #[utoipa::path(
     tag = "analytics",
     responses(
@@ -22,7 +22,7 @@ use crate::query::Parameters;
 )]
 #[get("/dashboard")]
 pub(crate) async fn show_dashboard(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    // What stands behind the ? is the page's own business.
+    // The query string is used by the page itself.
     answer(&request, "")
 }
 

@@ -1,4 +1,4 @@
-//! `GET /api/distribution`: how evenly rows and bytes lie on the shards.
+//! `GET /api/distribution`: distribution of rows and bytes over the shards.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,16 @@ use shard_manager::manager::ShardReport;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
-use crate::headers::patience;
+use crate::headers::time_limit;
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
-/// How long sizes may take: they visit every page of a shard's file.
+/// Longest time for sizes: they need every page of a shard's file.
 const SIZES_MAX: Duration = Duration::from_secs(10);
 
-/// How a table, or all of them, lie on the shards.
+/// Distribution of a table, or of all tables, over the shards.
 #[derive(Serialize, ToSchema)]
 pub struct DistributionAnswer {
     /// Always true.
@@ -26,35 +26,36 @@ pub struct DistributionAnswer {
     /// The table; null: all of them together.
     #[schema(required)]
     table: Option<String>,
-    /// Rows on the shards that could be asked.
+    /// Rows on the shards that answered.
     rows: i64,
     /// Bytes of their pages.
     bytes: i64,
     /// The shards, in their order.
     shards: Vec<ShardPart>,
-    /// Shards that could not be asked: rows, bytes, share and skew are of the others.
+    /// Shards that did not answer: rows, bytes, share and skew are of the others.
     missing: Vec<String>,
-    /// Rows of the fullest shard through the mean of the shards: 1 is even, also if there are no rows.
+    /// Ratio of the rows of the fullest shard to the mean of the shards: 1 is even, also without
+    /// rows.
     skew: f64,
 }
 
-/// What lies on a shard.
+/// Rows and bytes of a shard.
 #[derive(Serialize, ToSchema)]
 pub struct ShardPart {
     /// The shard.
     shard: String,
-    /// Rows; null if the shard could not be asked.
+    /// Rows; null if the shard did not answer.
     #[schema(required)]
     rows: Option<i64>,
-    /// Bytes of the pages in use; null if the shard could not be asked.
+    /// Bytes of the pages in use; null if the shard did not answer.
     #[schema(required)]
     bytes: Option<i64>,
-    /// Its part of all rows, 0 to 1; null if the shard could not be asked.
+    /// Its part of all rows, 0 to 1; null if the shard did not answer.
     #[schema(required)]
     share: Option<f64>,
 }
 
-/// Tells how evenly rows lie on the shards.
+/// Returns the distribution of rows over the shards.
 #[utoipa::path(
     tag = "placement",
     params(("table" = Option<String>, Query, description = "The table; all together when not given", example = "users")),
@@ -68,12 +69,12 @@ pub(crate) async fn distribution(
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["table"])?;
     let table = match parameters.single("table")? {
-        Some(name) => Some(app.manager.table(name)?.name().to_owned()),
+        Some(name) => Some(app.manager.schema().table(name)?.name().to_owned()),
         None => None,
     };
     let all: Vec<ShardIndex> = app.manager.map().topology().indices().collect();
-    let patience = patience(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&all, Instant::now() + patience).await;
+    let patience = time_limit(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.status().report(&all, Instant::now() + patience).await;
     let named = |report: &ShardReport| app.manager.shard_name(report.shard).to_owned();
     let sizes: Vec<(String, Option<(i64, i64)>)> =
         reports.iter().map(|report| (named(report), size(report, table.as_deref()))).collect();
@@ -107,7 +108,7 @@ fn answer(table: Option<String>, sizes: Vec<(String, Option<(i64, i64)>)>) -> Di
     DistributionAnswer { success: true, table, rows, bytes, shards: parts.collect(), missing, skew }
 }
 
-/// With four decimals: more would be noise.
+/// Rounds to four decimals: more would be noise.
 fn rounded(ratio: f64) -> f64 {
     (ratio * 1e4).round() / 1e4
 }

@@ -1,6 +1,6 @@
-//! `/errors` and `/errors/{code}`: what the codes of problems mean, and what to do, for people.
+//! `/errors` and `/errors/{code}`: meaning and remedy of the codes of problems, for people.
 //!
-//! **Invariant:** a page asks for nothing from anywhere, and runs nothing.
+//! **Invariant:** a page loads nothing from anywhere, and runs nothing.
 //! **Not here:** the codes themselves (`problem`), the errors that happened (`analytics`).
 
 use std::fmt::Write;
@@ -11,14 +11,14 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure, Outcome};
-use shard_manager::row::RowError;
-use shard_manager::value::Misfit;
+use shard_manager::row_change::RowError;
+use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::negotiation::{joined, prefers_json};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
 /// The request id of examples.
 const REQUEST_ID: &str = "0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10";
@@ -49,9 +49,9 @@ pub struct CodeView {
     status: u16,
     /// A few words, the same for every occurrence.
     title: &'static str,
-    /// What it means and what to do.
+    /// Meaning and remedy.
     about: &'static str,
-    /// Whether the same request may succeed later.
+    /// True if the same request may succeed later.
     retryable: bool,
     /// The path of the page that explains it.
     page: String,
@@ -62,7 +62,7 @@ pub struct CodeView {
 /// A page, or JSON for those who would rather have it.
 #[utoipa::path(
     tag = "operations",
-    params(("Accept" = Option<String>, Header, description = "application/json asks for the list as JSON", example = "application/json")),
+    params(("Accept" = Option<String>, Header, description = "application/json requests the list as JSON", example = "application/json")),
     responses(
         (status = 200, description = "Every code", content((CodesAnswer = "application/json"), (String = "text/html"))),
         LookupRefusals,
@@ -184,7 +184,8 @@ impl std::fmt::Display for Escaped<'_> {
     }
 }
 
-/// A problem of this code as a client may meet it: made by the same code as those that clients do meet.
+/// Returns an example of a problem with this code, made by the functions that make the problems of
+/// clients.
 fn example(code: Code) -> Problem {
     let shard = || "shard3".to_owned();
     let said = |detail: &str, hint: &str| Problem::new(code, detail).hint(hint);
@@ -199,7 +200,7 @@ fn example(code: Code) -> Problem {
         Code::TSR103 => said("user_id contradicts the shard key", "send the value of user_id"),
         Code::TSR104 => said("a write needs a shard key", "give the row user_id"),
         Code::TSR105 => said("`fly=high` is no known preference", "leave it out"),
-        Code::TSR106 => said("limit must be a number from 0 to 1000", "ask for the next page"),
+        Code::TSR106 => said("limit must be a number from 0 to 1000", "request the next page"),
         Code::TSR107 => said("Accept rules out application/json", "send Accept: */*"),
         Code::TSR108 => said("the body is larger than 2 MiB", "send it in smaller parts"),
         Code::TSR109 => failed(Error::KeyReused),
@@ -231,12 +232,13 @@ fn example(code: Code) -> Problem {
             Problem::from(&RowError::NoSuchColumn { table, column, suggestion })
         }
         Code::TSR312 => {
-            let (column, misfit) = ("amount".to_owned(), Misfit::NotBigint);
-            Problem::from(&RowError::Misfit { column, misfit })
+            let (column, mismatch) = ("amount".to_owned(), TypeMismatch::NotBigint);
+            Problem::from(&RowError::TypeMismatch { column, mismatch })
         }
-        Code::TSR403 => {
-            said("the request comes from a web page of another origin", "ask from here")
-        }
+        Code::TSR403 => said(
+            "the request comes from a web page of another origin",
+            "send it from a page of this router",
+        ),
         Code::TSR500 => Error::Internal.into(),
     }
 }

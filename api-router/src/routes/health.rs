@@ -1,4 +1,4 @@
-//! `GET /api/health`, `/live`, `/ready`: how the cluster, the process and the router are.
+//! `GET /api/health`, `/live`, `/ready`: state of the cluster, the process and the router.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,61 +9,61 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::readiness::{self, StateAnswer};
 use serde::Serialize;
-use shard_manager::cache::{BreakerState, CacheVitals};
+use shard_manager::cache::{BreakerState, CacheStats};
 use shard_manager::consistency::Level;
 use shard_manager::engine::ReplicaIsolation;
 use shard_manager::manager::ShardReport;
 use shard_manager::reason::Reason;
 #[cfg(feature = "sabotage")]
-use shard_manager::sabotage::{self, Switch};
+use shard_manager::sabotage::{self, Mutation};
 use shard_manager::shard::NodeHealth;
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
 
-use crate::answer::GateRefusals;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::response_headers::CommonRefusals;
 
-/// How long a node may take to answer a probe.
+/// Longest time for a node to answer a probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 
-/// How the cluster is.
+/// Health of the cluster.
 #[derive(Serialize, ToSchema)]
 pub struct HealthAnswer {
-    /// Whether anything works.
+    /// True if a primary takes writes.
     success: bool,
-    /// `ok`, `degraded` (some nodes do not do what their roles demand) or `down` (no primary takes writes).
+    /// `ok`, `degraded` (some nodes do not fulfil their roles) or `down` (no primary takes writes).
     status: &'static str,
     /// For each shard whether its primary is up, and its replica (null: it has none).
     health: BTreeMap<String, ShardHealth>,
-    /// Reasons why it is not `ok`: a sentence for each node and its reason, and for each table that is not written
-    /// to because it is UNLOGGED, with the statement that mends it.
+    /// Reasons for a status other than `ok`: a sentence for each node and its reason, and for each
+    /// table that is not written to because it is UNLOGGED, with the statement that corrects it.
     degraded: Vec<String>,
     /// The nodes of each shard.
     shards: Vec<ShardNodes>,
     /// The version of the shard map.
     epoch: u64,
-    /// `off`: there is none; `ok`; `down`: it does not answer, and is left out until it does. Reads go to the shards
-    /// then, so this changes no status.
+    /// State of the cache: `off` (there is none), `ok` or `down` (it does not answer, and is left
+    /// out until it does). Reads then go to the shards, so this changes no status.
     cache: &'static str,
     /// The version of the router.
     version: &'static str,
     /// Seconds since the router started.
     uptime_s: u64,
-    /// What the consistency levels mean here.
+    /// Meaning of the consistency levels for this cluster.
     levels: String,
     /// The promises that this router breaks on purpose.
     #[cfg(feature = "sabotage")]
     sabotage: Vec<&'static str>,
 }
 
-/// Whether a shard's nodes are up.
+/// State of a shard's primary and replicas.
 #[derive(Serialize, ToSchema)]
 pub struct ShardHealth {
-    /// Whether the primary takes writes.
+    /// True if the primary takes writes.
     primary: bool,
-    /// Whether a replica answers reads; null if the shard has none.
+    /// True if a replica answers reads; null if the shard has none.
     #[schema(required)]
     replica: Option<bool>,
 }
@@ -84,19 +84,19 @@ pub struct Node {
     node: String,
     /// `primary` or `replica`.
     role: &'static str,
-    /// Whether it does what its role demands: a primary takes writes, a replica is read.
+    /// True if it fulfils its role: a primary takes writes, a replica is read.
     up: bool,
-    /// Why it does not; empty if it does.
+    /// Reasons if it does not; empty if it does.
     reasons: Vec<NodeReason>,
-    /// How long a probe took, in milliseconds.
+    /// Time that a probe took, in milliseconds.
     latency_ms: f64,
-    /// How long ago it had all that the primary has, in milliseconds; 0: it has it; null: not since the router
-    /// started.
+    /// Time since it had all that the primary has, in milliseconds; 0: it has it now; null: not
+    /// since the router started.
     #[schema(required)]
     lag: Option<f64>,
 }
 
-/// A reason why a node does not do what its role demands.
+/// A reason why a node does not fulfil its role.
 #[derive(Serialize, ToSchema)]
 pub struct NodeReason {
     /// Its name, for programs: `writes_stalled`.
@@ -105,7 +105,7 @@ pub struct NodeReason {
     detail: &'static str,
 }
 
-/// What the levels mean.
+/// Returns the meaning of the levels.
 fn levels(isolation: ReplicaIsolation, replicas: usize) -> String {
     match isolation {
         ReplicaIsolation::SameMachine => levels_of_files(replicas),
@@ -130,7 +130,8 @@ fn levels_of_servers(replicas: usize) -> String {
     )
 }
 
-/// Primary and replicas share a disk, and whoever relies on them must know that.
+/// Returns the meaning of the levels for files. Primary and replicas share a disk, and users of the
+/// levels must know that.
 fn levels_of_files(replicas: usize) -> String {
     let meaning = match replicas {
         0 => "there are no replicas, so one, quorum and all mean the same: stored in the primary's file".to_owned(),
@@ -149,7 +150,7 @@ fn levels_of_files(replicas: usize) -> String {
     )
 }
 
-/// The nodes of a report, for an answer.
+/// Returns the nodes of a report, for a response.
 pub(super) fn nodes(report: &ShardReport) -> Vec<Node> {
     let nodes = report.nodes.iter().map(|node| Node {
         node: node.node.clone(),
@@ -163,11 +164,11 @@ pub(super) fn nodes(report: &ShardReport) -> Vec<Node> {
 }
 
 fn reasons(node: &NodeHealth) -> Vec<NodeReason> {
-    let told = |reason: Reason| NodeReason { name: reason.name(), detail: reason.sentence() };
-    node.reasons.iter().map(told).collect()
+    let view = |reason: Reason| NodeReason { name: reason.name(), detail: reason.sentence() };
+    node.reasons.iter().map(view).collect()
 }
 
-/// Reasons why the cluster is not as it should be.
+/// Returns the reasons for a degraded cluster.
 fn degraded(reports: &[ShardReport]) -> impl Iterator<Item = String> {
     let nodes = reports.iter().flat_map(|report| &report.nodes);
     nodes.flat_map(|node| {
@@ -175,12 +176,12 @@ fn degraded(reports: &[ShardReport]) -> impl Iterator<Item = String> {
     })
 }
 
-/// With three decimals.
+/// Converts to milliseconds with three decimals.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }
 
-/// Tells how every node is.
+/// Returns the state of every node.
 ///
 /// 503 when no primary is up.
 #[utoipa::path(
@@ -188,21 +189,21 @@ fn milliseconds(time: Duration) -> f64 {
     responses(
         (status = 200, description = "ok or degraded", body = HealthAnswer),
         (status = 503, description = "down", body = HealthAnswer),
-        GateRefusals,
+        CommonRefusals,
     )
 )]
 #[get("/api/health")]
 pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    tell(&app, &request).await
+    respond(&app, &request).await
 }
 
-/// Answers how every node is, whichever path was asked.
+/// Returns the state of every node, for each of the paths.
 ///
 /// # Errors
 /// TSR100 for any parameter.
-pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let reports = app.manager.health(Instant::now() + PROBE_MAX).await;
+    let reports = app.manager.status().health(Instant::now() + PROBE_MAX).await;
     let map = app.manager.map();
     let is_up = |report: &ShardReport, role| {
         let mut nodes = report.nodes.iter().filter(|node| node.role == role).peekable();
@@ -210,7 +211,7 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
         Some(nodes.any(|node| node.up))
     };
     let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
-    let unlogged = app.manager.unlogged();
+    let unlogged = app.manager.status().unlogged();
     let whole =
         reports.iter().all(|report| report.nodes.iter().all(|node| node.reasons.is_empty()));
     let (status, code) = match primaries.count() {
@@ -236,10 +237,10 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
             })
             .collect(),
         epoch: map.epoch(),
-        cache: cache(app.manager.cache_vitals()),
+        cache: cache(app.manager.status().cache_vitals()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
-        levels: levels(app.manager.isolation(), app.manager.replicas()),
+        levels: levels(app.manager.status().isolation(), app.manager.status().replicas()),
         #[cfg(feature = "sabotage")]
         sabotage: broken_promises(),
     };
@@ -250,8 +251,8 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
     Ok(response.json(answer))
 }
 
-/// One that is being tried again has not answered yet.
-fn cache(vitals: Option<CacheVitals>) -> &'static str {
+/// Returns the state of the cache. One that is being tried again has not answered yet.
+fn cache(vitals: Option<CacheStats>) -> &'static str {
     match vitals.map(|vitals| vitals.breaker) {
         None => "off",
         Some(BreakerState::Closed) => "ok",
@@ -261,30 +262,32 @@ fn cache(vitals: Option<CacheVitals>) -> &'static str {
 
 #[cfg(feature = "sabotage")]
 fn broken_promises() -> Vec<&'static str> {
-    // A name that is unknown has ended the process long ago.
-    sabotage::thrown().unwrap_or_default().into_iter().map(Switch::name).collect()
+    // An unknown name has ended the process at its start.
+    sabotage::active_mutations().unwrap_or_default().into_iter().map(Mutation::name).collect()
 }
 
-/// Tells that the process runs.
+/// Reports that the process runs.
 #[utoipa::path(
     tag = "operations",
-    responses((status = 200, description = "The process runs", body = StateAnswer), GateRefusals)
+    responses((status = 200, description = "The process runs", body = StateAnswer), CommonRefusals)
 )]
 #[get("/live")]
-pub(crate) async fn live() -> HttpResponse {
-    readiness::live()
+pub(crate) async fn live(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    Ok(readiness::live())
 }
 
-/// Tells whether to send requests here.
+/// Reports if the router accepts requests.
 #[utoipa::path(
     tag = "operations",
     responses(
         (status = 200, description = "Send requests", body = StateAnswer),
         (status = 503, description = "About to end: send requests elsewhere", body = StateAnswer),
-        GateRefusals,
+        CommonRefusals,
     )
 )]
 #[get("/ready")]
-pub(crate) async fn ready(app: Data<App>) -> HttpResponse {
-    readiness::ready(app.is_draining())
+pub(crate) async fn ready(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    Ok(readiness::ready(app.is_draining()))
 }

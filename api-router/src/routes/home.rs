@@ -1,4 +1,4 @@
-//! `/`, and what answers at every other path.
+//! `/`, and the responses at all other paths.
 
 use actix_web::http::header::{ACCEPT, LOCATION};
 use actix_web::web::Data;
@@ -6,9 +6,9 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa::openapi::OpenApi;
 
 use crate::app::App;
-use crate::hints;
-use crate::paths::{DOCUMENT, PAGES, methods};
+use crate::documented_paths::{DOCUMENT, PAGES, methods};
 use crate::problem::{Code, Problem};
+use crate::request_hints;
 
 /// Hint for a path that the analytics service has and a router has not.
 const ALERTS: &str = "/api/analytics/alerts";
@@ -40,13 +40,13 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
        /errors                  the codes of problems
 ";
 
-/// Leads browsers to the dashboard and tells others the links.
+/// Redirects browsers to the dashboard, and lists the links for other clients.
 #[utoipa::path(
     tag = "operations",
     responses(
         (status = 200, description = "The links", body = String, content_type = "text/plain"),
         (status = 303, description = "For browsers: /dashboard; if nothing is counted, /swagger-ui/"),
-        crate::answer::GateRefusals,
+        crate::response_headers::CommonRefusals,
     )
 )]
 #[get("/")]
@@ -59,13 +59,13 @@ pub(crate) async fn home(app: Data<App>, request: HttpRequest) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(LINKS)
 }
 
-/// Anything else: the path is unknown, or it is known and the method is not.
+/// Responds to any other request: the path is unknown, or it is known and the method is not.
 pub async fn nothing_here(
     app: Data<App>,
     request: HttpRequest,
     api: Data<OpenApi>,
 ) -> Result<HttpResponse, Problem> {
-    // As routing sees it.
+    // The path as routing sees it.
     let path = request.match_info().as_str();
     if path == PAGES.trim_end_matches('/') {
         return Ok(HttpResponse::SeeOther().insert_header((LOCATION, PAGES)).finish());
@@ -75,11 +75,13 @@ pub async fn nothing_here(
         let routes = api.paths.paths.keys().map(String::as_str).chain([DOCUMENT, PAGES]);
         let hint = match path.trim_end_matches('/') {
             ALERTS => OF_ALERTS.to_owned(),
-            _ => hints::no_such_path(path, routes, |name| app.manager.table(name).is_ok()),
+            _ => request_hints::no_such_path(path, routes, |name| {
+                app.manager.schema().table(name).is_ok()
+            }),
         };
         return Err(Problem::new(Code::TSR111, "there is nothing at this path").hint(hint));
     }
     let detail = format!("this path has {}", methods.join(", "));
-    let hint = hints::no_such_method(request.method().as_str());
+    let hint = request_hints::no_such_method(request.method().as_str());
     Err(Problem::new(Code::TSR112, detail).hint(hint).allow(methods.join(", ")))
 }

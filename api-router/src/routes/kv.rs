@@ -1,8 +1,9 @@
 //! `/api/kv/{key}`: a JSON value under a key, kept as a row of the built-in table `kv`.
 //!
-//! **Invariant:** the key is the rest of the path as it was sent, decoded once: slashes belong to it, and no two
-//! spellings that differ after decoding meet. A value is answered byte for byte as it is stored.
-//! **Not here:** carrying a change out (`change`), the words of others for the same (`aliases`).
+//! **Invariant:** the key is the rest of the path as it was sent, decoded once: slashes belong to
+//! it, and no two spellings that differ after decoding are the same key. A value is returned byte
+//! for byte as it is stored.
+//! **Not here:** the write itself (`row_write`), the aliases of other products (`aliases`).
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -15,16 +16,13 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, ReadDone};
+use shard_manager::manager::{self, ReadDone};
 use shard_manager::query::{Output, ReadQuery};
-use shard_manager::row::{Fields, Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Fields, Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
 
-use super::change::{Asked, WriteAnswer, apart, carry_out};
-use crate::answer::{
-    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, WriteRefusals, etag, keyed_response, refusal,
-};
+use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body;
 use crate::data_route::KV_PREFIX;
@@ -32,7 +30,11 @@ use crate::headers::{DataHeaders, check_content_type, has_version, idempotency_k
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
-use crate::trail;
+use crate::request_record;
+use crate::response_headers::{
+    AnswerOrigin, PREFERENCE_APPLIED, ReadRefusals, Timing, WriteRefusals, etag, keyed_response,
+    refusal,
+};
 
 /// The table of the values, and its column that holds them.
 const TABLE: &str = "kv";
@@ -40,8 +42,9 @@ const VALUE: &str = "value";
 
 /// Puts a value under a key.
 ///
-/// The body is any JSON value, null included. The answer is sent when it is durable on its shard's primary (and
-/// on replicas, if x-consistency asks for it): 201 when there was none under the key, 200 when it was changed.
+/// The body is any JSON value, null included. The response is sent when it is durable on its
+/// shard's primary (and on replicas, if x-consistency requires it): 201 for a new value, 200 for a
+/// changed one.
 #[utoipa::path(
     tag = "keys and values",
     params(
@@ -65,19 +68,20 @@ pub(crate) async fn put_value(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_type(request.headers())?;
     let text = key_in_path(&request)?;
     let key = path_key(&text, shard_key)?;
-    let terms = body::Terms::of(request.headers(), body::VALUE_BYTES_MAX, wish.deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), body::VALUE_BYTES_MAX, options.deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let change = put_anywhere(&app, key, bytes).await?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    let done = carry_out(&app, &request, asked, change).await;
-    Ok(done.map_err(in_words_of_keys)?.answer(&app))
+    let context = WriteContext { began, options, prefer, idempotency_key, wants_row };
+    let done = carry_out(&app, &request, context, change).await;
+    Ok(done.map_err(with_key_hint)?.answer(&app))
 }
 
 /// Removes the value under a key.
@@ -100,17 +104,17 @@ pub(crate) async fn delete_value(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     let text = key_in_path(&request)?;
     let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
+    let context = WriteContext { began, options, prefer, idempotency_key, wants_row };
+    Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 
-/// Tells the value under a key.
+/// Returns the value under a key.
 ///
 /// The body is the JSON value itself, as it was put but for white space.
 #[utoipa::path(
@@ -142,8 +146,8 @@ pub(crate) async fn get_value(
     found.answer(&app, request.headers(), <[u8]>::to_vec)
 }
 
-/// The key that the path of a request names, decoded. Routing has decoded parts of the path already, so this
-/// begins with what was sent.
+/// Returns the key in the path of a request, decoded. Routing has decoded parts of the path
+/// already, so this uses the path as it was sent.
 fn key_in_path(request: &HttpRequest) -> Result<Cow<'_, str>, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     // After `/api/kv/`, each of whose words may have been spelled with escapes.
@@ -169,7 +173,7 @@ fn path_key<'k>(text: &'k str, header: Option<ShardKey<'_>>) -> Result<ShardKey<
     agree(key, header)
 }
 
-/// The key, unless the header `x-shard-key` says another.
+/// Returns the key, unless the header `x-shard-key` names another.
 pub(super) fn agree<'k>(
     key: ShardKey<'k>,
     header: Option<ShardKey<'_>>,
@@ -185,21 +189,23 @@ async fn put_anywhere(
     app: &Data<App>,
     key: ShardKey<'_>,
     bytes: Bytes,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
         return put(app, key, body::value(&bytes)?);
     }
     let (app, key) = (app.clone(), key.as_str().to_owned());
-    apart(move || put(&app, ShardKey::parse(&key).map_err(Error::from)?, body::value(&bytes)?))
-        .await
+    run_blocking(move || {
+        put(&app, ShardKey::parse(&key).map_err(Error::from)?, body::value(&bytes)?)
+    })
+    .await
 }
 
-/// The change that puts a value under a key.
+/// Returns the change that puts a value under a key.
 pub(super) fn put(
     app: &App,
     key: ShardKey<'_>,
     value: &RawValue,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     change(app, Operation::Upsert, key, &[(Cow::Borrowed(VALUE), value)])
 }
 
@@ -208,13 +214,13 @@ fn change(
     operation: Operation,
     key: ShardKey<'_>,
     fields: &Fields<'_>,
-) -> Result<(Place, RowWrite), Problem> {
-    let table = app.manager.table(TABLE)?;
-    Ok(Manager::prepare(&app.manager.map(), &table, operation, key, fields)?)
+) -> Result<(KeyLocation, RowWrite), Problem> {
+    let table = app.manager.schema().table(TABLE)?;
+    Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, fields)?)
 }
 
-/// What to do is said of operations on rows otherwise.
-pub(super) fn in_words_of_keys(problem: Problem) -> Problem {
+/// Replaces the hints for rows by hints for keys and values.
+pub(super) fn with_key_hint(problem: Problem) -> Problem {
     if problem.code() == Code::TSR301 {
         return problem.hint("send it without If-None-Match to change the value");
     }
@@ -224,7 +230,7 @@ pub(super) fn in_words_of_keys(problem: Problem) -> Problem {
     problem
 }
 
-/// A value that was found, and the answer that tells it without its body.
+/// Value that was found, and its response without a body.
 pub(super) struct Found {
     response: HttpResponseBuilder,
     read: ReadDone,
@@ -242,25 +248,25 @@ pub(super) async fn find(
     headers: &DataHeaders<'_>,
     began: Instant,
 ) -> Result<Found, Problem> {
-    let query = value_of_a_key(&app.manager.table(TABLE)?)?;
-    trail::note(request, |trail| trail.about(key.as_str()));
+    let query = value_of_a_key(&app.manager.schema().table(TABLE)?)?;
+    request_record::update(request, |record| record.set_key(key.as_str()));
     let asked = Instant::now();
-    let read = app.manager.read(query, Some(key), &headers.wish).await;
-    let refused = |failure| refusal(app, (request, asked), failure, &headers.wish.session);
+    let read = app.manager.data().read(query, Some(key), &headers.options).await;
+    let refused = |failure| refusal(app, request, asked, failure, &headers.options.session);
     let read = read.map_err(refused)?;
     let internal = || Problem::new(Code::TSR500, "an internal error");
     let place = read.place.ok_or_else(internal)?;
     let timing = Timing { route: asked - began, database: read.database, ..Timing::default() };
-    let mut response = keyed_response(app, place, &Source::of_read(request, &read), &timing);
+    let mut response = keyed_response(app, place, &AnswerOrigin::of_read(request, &read), &timing);
     if read.rows.is_empty() {
         return Err(Problem::new(Code::TSR302, "there is no value under this key")
             .hint("PUT makes it")
             .shard(app.manager.shard_name(place.shard))
-            .session(app.manager.token(&read.session)));
+            .session(app.manager.data().token(&read.session)));
     }
     let version = read.version().ok_or_else(internal)?;
     response.insert_header((ETAG, etag(version)));
-    // A read of one key asks one shard, whatever was preferred.
+    // A read of one key goes to one shard, whatever was preferred.
     if let Some(applied) = headers.prefer.applied(&[Preference::DenyFanout]) {
         response.insert_header((PREFERENCE_APPLIED, applied));
     }
@@ -275,18 +281,19 @@ fn value_of_a_key(table: &std::sync::Arc<Table>) -> Result<ReadQuery, Problem> {
 }
 
 impl Found {
-    /// The JSON of the value: the only member of the only row.
+    /// Returns the JSON of the value: the only member of the only row.
     fn value(&self) -> &[u8] {
         let row = self.read.rows.row(0);
         &row[const { "{\"\":".len() + VALUE.len() }..row.len() - 1]
     }
 
-    /// The shard that it is on.
+    /// Returns the shard of the value.
     pub(super) fn shard<'a>(&self, app: &'a App) -> &'a str {
         self.read.place.map_or("", |place| app.manager.shard_name(place.shard))
     }
 
-    /// The answer, with a body made of the value; without one if the client has this version already.
+    /// Returns the response, with a body made of the value; without one if the client has this
+    /// version already.
     ///
     /// # Errors
     /// TSR303 if `If-Match` names other versions; TSR113 if a condition is malformed.
@@ -297,12 +304,12 @@ impl Found {
         body: impl FnOnce(&[u8]) -> Vec<u8>,
     ) -> Result<HttpResponse, Problem> {
         if headers.contains_key(IF_MATCH) {
-            // As an update would ask: there is a row, and it is of this version.
+            // The condition of an update: there is a row, and it is of this version.
             let wanted = precondition(headers, Operation::Update)?;
             if wanted.is_some_and(|wanted| !wanted.holds(Some(self.version))) {
                 return Err(Problem::from(Error::VersionDiffers)
                     .shard(self.shard(app))
-                    .session(app.manager.token(&self.read.session)));
+                    .session(app.manager.data().token(&self.read.session)));
             }
         }
         if has_version(headers, self.version)? {

@@ -1,7 +1,7 @@
-//! `/api/lab/nodes`: pauses, delays and cuts nodes. Served with `--lab` only, for development and teaching: to
-//! see what a lagging replica does to reads, and what is left of promises.
+//! `/api/lab/nodes`: pauses, delays and cuts nodes. Served with `--lab` only, for development and
+//! teaching: it shows the effect of a lagging replica on reads, and of failures on promises.
 //!
-//! **Not here:** how a node is held up (`shard_manager::engine::fault_injector`).
+//! **Not here:** the effect of a fault (`shard_manager::engine::fault_injector`).
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +11,25 @@ use serde::Serialize;
 use shard_manager::engine::fault_injector::{FaultInjector, NodeFault, NodeMode};
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::check_content_type;
 use crate::problem::{Code, Problem};
+use crate::response_headers::LookupRefusals;
 
-/// How long the body may take to come.
+/// Longest time for the body to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(5);
-/// A state and a delay need no more.
+/// Largest body: a state and a delay need no more.
 const BODY_BYTES_MAX: usize = 1_024;
 
-/// A node and what holds it back.
+/// A node and its faults.
 #[derive(Serialize, ToSchema)]
 pub struct HeldNode {
     /// `shard1-replica1`.
     node: String,
-    /// `running`, `paused` (it is there but does nothing) or `cut` (as if nobody could reach it).
+    /// `running`, `paused` (it is there but does nothing) or `cut` (it cannot be reached).
     state: &'static str,
-    /// How much later than it could the node does its work, in milliseconds.
+    /// Delay of each piece of the node's work, in milliseconds.
     delay_ms: u64,
 }
 
@@ -52,7 +52,7 @@ pub struct HeldNodeAnswer {
     node: HeldNode,
 }
 
-/// What to do with a node; what is left out stays as it is.
+/// Change of a node; members that are left out stay as they are.
 #[derive(ToSchema)]
 #[schema(example = json!({"state": "paused"}))]
 pub struct HoldRequest {
@@ -69,18 +69,18 @@ fn held(node: String, fault: NodeFault) -> HeldNode {
     HeldNode { node, state: fault.mode.name(), delay_ms: fault.delay.as_millis() as u64 }
 }
 
-/// Tells what holds each node back.
+/// Lists the faults of each node.
 #[utoipa::path(
     tag = "lab",
     responses((status = 200, description = "All nodes", body = HeldNodes), LookupRefusals)
 )]
 #[get("/api/lab/nodes")]
 pub(crate) async fn list_holds(app: Data<App>) -> HttpResponse {
-    let nodes = app.manager.node_faults().into_iter().map(|(node, fault)| held(node, fault));
+    let nodes = app.manager.faults().all().into_iter().map(|(node, fault)| held(node, fault));
     HttpResponse::Ok().json(HeldNodes { success: true, nodes: nodes.collect() })
 }
 
-/// Pauses, delays or cuts a node, or lets it go on. Answered when it is in force.
+/// Pauses, delays or cuts a node, or lets it go on. The response is sent when it is in force.
 #[utoipa::path(
     tag = "lab",
     params(("node" = String, Path, description = "The node", example = "shard1-replica1")),
@@ -99,26 +99,28 @@ pub(crate) async fn hold_node(
 ) -> Result<HttpResponse, Problem> {
     check_content_type(request.headers())?;
     let deadline = Instant::now() + BODY_WAIT;
-    let terms = body::Terms::of(request.headers(), BODY_BYTES_MAX, deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits = body::BodyLimits::from_headers(request.headers(), BODY_BYTES_MAX, deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let node = node.into_inner();
     let unknown = || no_such_node(&app, &node);
-    let before = app.manager.fault_injector(&node).ok_or_else(unknown)?.fault();
+    let before = app.manager.faults().node(&node).ok_or_else(unknown)?.fault();
     let fault = requested(&bytes, before)?;
     let name = node.clone();
     // It waits until the node is at rest.
     let held_up = app.clone();
     let set =
-        block(move || held_up.manager.fault_injector(&name).map(|injector| injector.set(fault)))
+        block(move || held_up.manager.faults().node(&name).map(|injector| injector.set(fault)))
             .await;
     set.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?.ok_or_else(unknown)?;
     Ok(HttpResponse::Ok().json(HeldNodeAnswer { success: true, node: held(node, fault) }))
 }
 
-/// A server of PostgreSQL is not the router's to hold up; only its own writes to it are.
+/// Returns the problem of a node that is unknown or cannot be paused: the router controls its own
+/// writes to a server of PostgreSQL, not the server.
 fn no_such_node(app: &App, node: &str) -> Problem {
     let map = app.manager.map();
-    let is_replica = |shard| app.manager.nodes(shard).1.iter().any(|replica| replica == node);
+    let is_replica =
+        |shard| app.manager.status().nodes(shard).1.iter().any(|replica| replica == node);
     if !map.topology().indices().any(is_replica) {
         return Problem::new(Code::TSR111, "there is no such node");
     }

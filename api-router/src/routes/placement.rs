@@ -1,4 +1,4 @@
-//! `GET /api/route`, `/api/shards`, `/api/shard-map`: where keys live, and why.
+//! `GET /api/route`, `/api/shards`, `/api/shard-map`: location of keys, and its reasons.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shard_manager::assembly::CITUS_MOVES;
 use shard_manager::engine::WorkerNode;
-use shard_manager::keyspace::step::Step;
+use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
@@ -17,35 +17,36 @@ use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
 use super::health::{Node, nodes};
-use crate::answer::LookupRefusals;
 use crate::app::App;
-use crate::headers::patience;
+use crate::headers::time_limit;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
-/// How long sizes may take: they visit every page of a shard's file.
+/// Longest time for sizes: they need every page of a shard's file.
 const SIZES_MAX: Duration = Duration::from_secs(10);
 
-/// Where a key lives.
+/// Location of a key.
 #[derive(Serialize, ToSchema)]
 pub struct RouteAnswer<'a> {
-    /// The key asked for.
+    /// The requested key.
     key: &'a str,
-    /// How keys become slots.
+    /// Name of the mapping from keys to slots.
     keyspace: &'static str,
-    /// What keyspace `modulo` found: the digits at the end of the key.
+    /// Result of keyspace `modulo`: the digits at the end of the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     integer: Option<&'a str>,
-    /// What keyspace `range` found: the range that the key lies in.
+    /// Result of keyspace `range`: the range of the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     range: Option<KeyRange>,
-    /// What keyspace `list` found: the partition that the key names.
+    /// Result of keyspace `list`: the partition that the key names.
     #[serde(skip_serializing_if = "Option::is_none")]
     partition: Option<PartitionView>,
-    /// What keyspace `matrix:server` found: the part of the key that is hashed.
+    /// Result of keyspace `matrix:server`: the part of the key that is hashed.
     #[serde(skip_serializing_if = "Option::is_none")]
     server: Option<&'a str>,
-    /// XXH3-64 of what is hashed. Modulo the number of slots, or of the partition's slots, it is the slot.
+    /// XXH3-64 of the hashed text. Modulo the number of slots, or of the partition's slots, it is
+    /// the slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     hash: Option<String>,
     /// The key's slot.
@@ -58,7 +59,7 @@ pub struct RouteAnswer<'a> {
     replicas: &'a [String],
     /// The version of the shard map.
     epoch: u64,
-    /// Whether the slot is on its way to another shard.
+    /// True if the slot is being moved to another shard.
     moving: bool,
 }
 
@@ -84,24 +85,24 @@ pub struct PartitionView {
 }
 
 impl<'a> RouteAnswer<'a> {
-    /// Shows what the keyspace found about the key.
-    fn explain(&mut self, steps: Vec<Step<'a>>) {
+    /// Adds the steps of the keyspace for the key.
+    fn explain(&mut self, steps: Vec<RoutingStep<'a>>) {
         for step in steps {
             match step {
-                Step::Integer(digits) => self.integer = Some(digits),
-                Step::Range { from, below } => self.range = Some(KeyRange { from, below }),
-                Step::Partition { name, first, last } => {
+                RoutingStep::Integer(digits) => self.integer = Some(digits),
+                RoutingStep::Range { from, below } => self.range = Some(KeyRange { from, below }),
+                RoutingStep::Partition { name, first, last } => {
                     let slots = (first.number(), last.number());
                     self.partition = Some(PartitionView { name, slots });
                 }
-                Step::Server(part) => self.server = Some(part),
-                Step::Hash(hash) => self.hash = Some(format!("{hash:#018x}")),
+                RoutingStep::Server(part) => self.server = Some(part),
+                RoutingStep::Hash(hash) => self.hash = Some(format!("{hash:#018x}")),
             }
         }
     }
 }
 
-/// Tells where a key lives.
+/// Returns the location of a key.
 #[utoipa::path(
     tag = "placement",
     params(("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256)),
@@ -124,7 +125,7 @@ pub(crate) async fn route_key(
     let place = map.place(key).map_err(bad)?;
     let explanation = map.keyspace().explain(key).map_err(bad)?;
     let shard = map.topology().name(place.shard);
-    let (primary, replicas) = app.manager.nodes(place.shard);
+    let (primary, replicas) = app.manager.status().nodes(place.shard);
     let mut answer = RouteAnswer {
         key: text,
         keyspace: map.keyspace().name(),
@@ -154,14 +155,14 @@ pub struct ShardMapAnswer {
     /// The hash that takes part from key to slot; missing if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     hash: Option<&'static str>,
-    /// How keys become slots.
+    /// Name of the mapping from keys to slots.
     keyspace: &'static str,
-    /// What else decides over slots: split points, partitions.
+    /// Parameters of the keyspace: split points, partitions.
     #[schema(value_type = Object)]
     parameters: Box<RawValue>,
-    /// How slots were dealt out.
+    /// Name of the distribution of slots.
     placement: &'static str,
-    /// What else decided over owners: virtual nodes, owners of partitions.
+    /// Parameters of the placement: virtual nodes, owners of partitions.
     #[schema(value_type = Object)]
     placement_parameters: Box<RawValue>,
     /// Every slot once, in order.
@@ -173,7 +174,7 @@ pub struct ShardMapAnswer {
 #[schema(as = Range)]
 pub struct RangeView((u16, u16, String));
 
-/// Tells the whole shard map.
+/// Returns the whole shard map.
 #[utoipa::path(
     tag = "placement",
     params(("If-None-Match" = Option<String>, Header, description = "The ETag of the map that is known", example = "\"1\"")),
@@ -224,7 +225,7 @@ pub struct ShardsAnswer {
     success: bool,
     /// The version of the shard map.
     epoch: u64,
-    /// What `bytes` of a table counts.
+    /// Meaning of `bytes` of a table.
     bytes_are: &'static str,
     /// The shards in their order.
     shards: Vec<ShardView>,
@@ -241,16 +242,16 @@ pub struct ShardView {
     shard: String,
     /// Its weight.
     weight: u32,
-    /// How many slots it owns.
+    /// Number of its slots.
     slots: usize,
-    /// Which slots: first and last, both included.
+    /// Its slots: first and last, both included.
     ranges: Vec<(u16, u16)>,
     /// Its nodes.
     nodes: Vec<Node>,
-    /// What each table holds; null if the shard could not be asked.
+    /// Content of each table; null if the shard did not answer.
     #[schema(required)]
     tables: Option<Vec<TableView>>,
-    /// Only with the engine citus: what its coordinator tells of the nodes on which rows lie.
+    /// Only with the engine citus: the nodes with rows, as its coordinator knows them.
     #[serde(skip_serializing_if = "Option::is_none")]
     citus: Option<CitusView>,
 }
@@ -261,13 +262,13 @@ pub struct ShardView {
 pub struct CitusView {
     /// All of them, the coordinator first.
     nodes: Vec<CitusNodeView>,
-    /// How rows are moved: not by Tessera.
+    /// Way to move rows: not by Tessera.
     moves: &'static str,
 }
 
 /// One node of a Citus cluster.
 #[derive(Serialize, ToSchema)]
-#[schema(as = CitusNode)]
+#[schema(as = WorkerNode)]
 pub struct CitusNodeView {
     /// `coordinator`, or `worker` and its group, by which the coordinator knows its address.
     node: String,
@@ -275,7 +276,7 @@ pub struct CitusNodeView {
     group: i64,
     /// `primary`, `secondary` or `unavailable`.
     role: String,
-    /// Whether Citus sends queries there.
+    /// True if Citus sends queries there.
     active: bool,
     /// Citus' own shards on it, of all tables.
     shards: i64,
@@ -320,8 +321,8 @@ pub(crate) async fn list_shards(
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
     let all: Vec<ShardIndex> = map.topology().indices().collect();
-    let patience = patience(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&all, Instant::now() + patience).await;
+    let patience = time_limit(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.status().report(&all, Instant::now() + patience).await;
     let shards = reports.iter().map(|report| view(&map, report)).collect();
     let (epoch, bytes_are) = (map.epoch(), BYTES_ARE);
     Ok(HttpResponse::Ok().json(ShardsAnswer { success: true, epoch, bytes_are, shards }))
@@ -345,8 +346,8 @@ pub(crate) async fn find_shard(
         return Err(Problem::new(Code::TSR111, "there is no shard of this name")
             .hint("/api/shards lists the shards"));
     };
-    let patience = patience(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&[index], Instant::now() + patience).await;
+    let patience = time_limit(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.status().report(&[index], Instant::now() + patience).await;
     let view = reports.first().map(|report| view(&map, report));
     Ok(HttpResponse::Ok().json(view))
 }

@@ -16,16 +16,17 @@ use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
 use super::write::one_key;
-use crate::answer::{
-    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, data_response, etag, keyed_response, refusal,
-};
 use crate::app::App;
 use crate::filter::shown;
 use crate::headers::{DataHeaders, has_version};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::{Parameters, read_query};
-use crate::trail;
+use crate::request_record;
+use crate::response_headers::{
+    AnswerOrigin, PREFERENCE_APPLIED, ReadRefusals, Timing, data_response, etag, keyed_response,
+    refusal,
+};
 
 /// The rows of a read.
 #[derive(serde::Serialize, ToSchema)]
@@ -37,7 +38,7 @@ pub struct ReadAnswer {
     data: Vec<serde_json::Value>,
     /// Number of rows.
     count: usize,
-    /// With `Prefer: count=exact`: how many rows there are that meet the filters.
+    /// With `Prefer: count=exact`: number of rows that meet the filters.
     #[serde(skip_serializing_if = "Option::is_none")]
     total: Option<u64>,
     /// The shards that answered.
@@ -45,11 +46,12 @@ pub struct ReadAnswer {
     /// With status 206: the shards that could not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     missing: Option<Vec<String>>,
-    /// What answered: primary, replica or cache.
+    /// Node or cache that answered: primary, replica or cache.
     served_by: String,
-    /// Whether a cache answered.
+    /// True if a cache answered.
     cached: bool,
-    /// Where the next page begins, as the parameter `cursor` of the same request; null after the last row.
+    /// Start of the next page, as the parameter `cursor` of the same request; null after the last
+    /// row.
     next_cursor: Option<String>,
 }
 
@@ -59,14 +61,16 @@ const HONOURED: [Preference; 3] =
 
 /// Reads rows.
 ///
-/// With a shard key the rows of that key, without one those of all shards, merged. `eq` or `in` on the table's routing
-/// column says the shard key as well: such a read asks the shards of these keys only. Any other parameter is a
-/// filter on a column: `name=eq.John`, `user_id=in.(a,b)`, `amount=gte.100`, `note=not.is.null`,
-/// `name=ilike.jo*`. `or=(status.eq.open,and(amount.gt.100,note.is.null))` joins them. Without `order`, rows come in
+/// With a shard key the rows of that key, without one those of all shards, merged. `eq` or `in` on
+/// the table's routing column names the shard key as well: such a read goes to the shards of these
+/// keys only. Any other parameter is a filter on a column: `name=eq.John`, `user_id=in.(a,b)`,
+/// `amount=gte.100`, `note=not.is.null`, `name=ilike.jo*`.
+/// `or=(status.eq.open,and(amount.gt.100,note.is.null))` joins them. Without `order`, rows come in
 /// the order in which they are kept: by slot, shard key and id.
 ///
-/// A page that is not the last one has a `next_cursor`: the same request with it as `cursor` brings the next page.
-/// Rows that are there all the time are met exactly once, whatever is written meanwhile.
+/// A page that is not the last one has a `next_cursor`: the same request with it as `cursor`
+/// returns the next page. Rows that exist all the time are returned exactly once, whatever is
+/// written meanwhile.
 #[utoipa::path(
     tag = "data",
     params(
@@ -102,7 +106,7 @@ pub(crate) async fn read_rows(
     let table = table.ok_or_else(|| {
         Problem::new(Code::TSR100, "table is missing").hint("for example ?table=users")
     })?;
-    let mut query = read_query(&app.manager.table(table)?, &parameters)?;
+    let mut query = read_query(&app.manager.schema().table(table)?, &parameters)?;
     let named = query.keys_named();
     if let Some(key) = key {
         check_agrees(&query, named.as_deref(), key)?;
@@ -111,27 +115,29 @@ pub(crate) async fn read_rows(
     }
     query.counts = headers.prefer.has(Preference::CountExact);
     if let Some(cursor) = parameters.single("cursor")? {
-        query.after = Some(app.manager.resume(&query, key, cursor).map_err(bad_cursor)?);
+        query.after = Some(app.manager.data().resume(&query, key, cursor).map_err(bad_cursor)?);
     }
     let is_first_page = query.after.is_none() && query.offset == 0;
     // A cursor does not contain the number of rows before it.
     let first = query.after.is_none().then_some(query.offset);
     if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
-        trail::note(&request, |trail| trail.about(key.as_str()));
+        request_record::update(&request, |record| record.set_key(key.as_str()));
     }
     let asked = Instant::now();
     let route = asked - began;
-    let read = app.manager.read(query, key, &headers.wish).await;
-    let refused = |failure| refusal(&app, (&request, asked), failure, &headers.wish.session);
+    let read = app.manager.data().read(query, key, &headers.options).await;
+    let refused = |failure| refusal(&app, &request, asked, failure, &headers.options.session);
     let read = read.map_err(refused)?;
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
-    let source = Source::of_read(&request, &read);
+    let origin = AnswerOrigin::of_read(&request, &read);
     let mut response = match read.place {
-        Some(place) => keyed_response(&app, place, &source, &timing),
+        Some(place) => keyed_response(&app, place, &origin, &timing),
         None => {
             let asked = read.shards.len() + read.missing.len();
-            trail::note(&request, |trail| trail.fanout = trail::fanout(asked));
-            data_response(&app, &source, &timing)
+            request_record::update(&request, |record| {
+                record.fanout = request_record::fanout(asked)
+            });
+            data_response(&app, &origin, &timing)
         }
     };
     if let Some(applied) = headers.prefer.applied(&HONOURED) {
@@ -172,7 +178,7 @@ fn check_agrees(
 }
 
 fn refuse_fanout(app: &App, query: &ReadQuery) -> Result<(), Problem> {
-    if !app.manager.asks_all_shards(query) {
+    if !app.manager.data().asks_all_shards(query) {
         return Ok(());
     }
     let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";
@@ -190,7 +196,8 @@ fn only<'k>(app: &App, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
     app.manager.map().place(key).ok().map(|_| key)
 }
 
-/// Place of a page's rows among all, in PostgREST's form. A response to HEAD has it as well.
+/// Formats the range of a page's rows among all, in PostgREST's form. A response to HEAD has it as
+/// well.
 fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display) -> String {
     match first.filter(|_| rows > 0) {
         Some(first) => format!("{first}-{}/{total}", first as usize + rows - 1),
@@ -200,7 +207,7 @@ fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display)
 
 fn bad_cursor(error: CursorError) -> Problem {
     Problem::new(Code::TSR106, format!("cursor: {error}")).hint(match error {
-        CursorError::Foreign => "send next_cursor as it came, or none to begin anew",
+        CursorError::Foreign => "send next_cursor as it came, or none to begin again",
         CursorError::OtherQuery => {
             "table, shard key, filters and order must be those of the page before; select and limit may change"
         }

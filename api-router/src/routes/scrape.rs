@@ -1,4 +1,4 @@
-//! `GET /metrics`: the same counts and states for Prometheus and its kin.
+//! `GET /metrics`: counts and states for Prometheus and similar scrapers.
 
 use std::sync::Arc;
 
@@ -6,15 +6,15 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::CONTENT_TYPE;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
-/// Tells counts since the start, and how the cluster is now, to scrapers.
+/// Returns counts since the start, and the state of the cluster, for scrapers.
 ///
-/// OpenMetrics 1.0. No key, id or client stands in a label. Requests that came with a trace are exemplars of their
-/// duration.
+/// OpenMetrics 1.0. No key, id or client is in a label. Requests that came with a trace are
+/// exemplars of their duration.
 #[utoipa::path(
     tag = "analytics",
     responses((status = 200, description = "The metrics", body = String, content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8"), LookupRefusals)
@@ -23,6 +23,6 @@ use crate::query::Parameters;
 pub(crate) async fn scrape(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let analytics = app.analytics()?;
-    let text = analytics.figures.exposition(Arc::clone(&analytics.errors)).await?;
+    let text = analytics.metrics.exposition(Arc::clone(&analytics.errors)).await?;
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
 }

@@ -1,7 +1,7 @@
 //! `/health`, `/healthz`, `/docs`, `/openapi.json`, `/version`: paths that people and probes try
 //! first.
 //!
-//! **Not here:** the targets of these paths (`health`, `document`).
+//! **Not here:** the targets of these paths (`health`, `openapi`).
 
 use actix_web::http::header::LOCATION;
 use actix_web::web::Data;
@@ -11,19 +11,19 @@ use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 
 use super::health::{self, HealthAnswer};
-use crate::answer::GateRefusals;
 use crate::app::App;
-use crate::paths::PAGES;
+use crate::documented_paths::PAGES;
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::response_headers::CommonRefusals;
 
-/// Tells how every node is, as /api/health does.
+/// Returns the state of every node, like /api/health.
 #[utoipa::path(
     tag = "aliases",
     responses(
         (status = 200, description = "ok or degraded", body = HealthAnswer),
         (status = 503, description = "down", body = HealthAnswer),
-        GateRefusals,
+        CommonRefusals,
     )
 )]
 #[get("/health")]
@@ -31,37 +31,37 @@ pub(crate) async fn short_health(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    health::tell(&app, &request).await
+    health::respond(&app, &request).await
 }
 
-/// Tells how every node is, as /api/health does.
+/// Returns the state of every node, like /api/health.
 #[utoipa::path(
     tag = "aliases",
     responses(
         (status = 200, description = "ok or degraded", body = HealthAnswer),
         (status = 503, description = "down", body = HealthAnswer),
-        GateRefusals,
+        CommonRefusals,
     )
 )]
 #[get("/healthz")]
 pub(crate) async fn healthz(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    health::tell(&app, &request).await
+    health::respond(&app, &request).await
 }
 
-/// Leads to the pages that explain every call.
+/// Redirects to the pages that explain every call.
 #[utoipa::path(
     tag = "aliases",
-    responses((status = 303, description = "To /swagger-ui/"), GateRefusals)
+    responses((status = 303, description = "To /swagger-ui/"), CommonRefusals)
 )]
 #[get("/docs")]
 pub(crate) async fn docs() -> HttpResponse {
     HttpResponse::SeeOther().insert_header((LOCATION, PAGES)).finish()
 }
 
-/// Tells the OpenAPI document, as /api-docs/openapi.json does.
+/// Returns the OpenAPI document, like /api-docs/openapi.json.
 #[utoipa::path(
     tag = "aliases",
-    responses((status = 200, description = "The document", body = serde_json::Value), GateRefusals)
+    responses((status = 200, description = "The document", body = serde_json::Value), CommonRefusals)
 )]
 #[get("/openapi.json")]
 pub(crate) async fn openapi_document(api: Data<OpenApi>) -> HttpResponse {
@@ -79,10 +79,10 @@ pub struct VersionAnswer {
     version: &'static str,
 }
 
-/// Tells the version of the router.
+/// Returns the version of the router.
 #[utoipa::path(
     tag = "operations",
-    responses((status = 200, description = "The version", body = VersionAnswer), GateRefusals)
+    responses((status = 200, description = "The version", body = VersionAnswer), CommonRefusals)
 )]
 #[get("/version")]
 pub(crate) async fn version(request: HttpRequest) -> Result<HttpResponse, Problem> {

@@ -1,4 +1,4 @@
-//! `GET /api/tables`, `/api/tables/{name}`, `POST /api/tables`: which tables there are, and making one.
+//! `GET /api/tables`, `/api/tables/{name}`, `POST /api/tables`: lists, shows and makes tables.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,21 @@ use serde_json::value::RawValue;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
 use shard_manager::error::Error;
-use shard_manager::manager::Made;
+use shard_manager::manager::TableCreated;
 use shard_manager::table::{Column, Table, closest};
 use utoipa::ToSchema;
 
-use crate::answer::{LookupRefusals, TableRefusals};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::{LookupRefusals, TableRefusals};
 
 /// Largest body: as many columns as a table may have, several times over.
 const BODY_BYTES_MAX: usize = 256 << 10;
-/// How long shards get to drop what they had made of a table that is not to be, after its client was answered.
+/// Longest time for shards to drop the remains of a table that could not be made, after its client
+/// was answered.
 const UNDO_MAX: Duration = Duration::from_secs(10);
 
 /// Members of the body.
@@ -36,7 +37,8 @@ const COLUMN_MEMBERS: [&str; 3] = ["name", "type", "null"];
 #[schema(example = json!({"name": "students", "columns": [{"name": "id", "type": "text"},
     {"name": "grade", "type": "text", "null": true}], "id": ["id"], "routing": "id"}))]
 pub struct TableRequest {
-    /// A lower-case letter, then letters, digits or `_`; no word that SQL, a query string or the system needs.
+    /// A lower-case letter, then letters, digits or `_`; no word that SQL, a query string or the
+    /// system needs.
     #[schema(max_length = 40, pattern = "^[a-z][a-z0-9_]{0,39}$")]
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     name: String,
@@ -44,7 +46,7 @@ pub struct TableRequest {
     #[schema(min_items = 1, max_items = 200)]
     #[expect(dead_code, reason = "as above")]
     columns: Vec<ColumnRequest>,
-    /// The columns that tell rows of one shard key apart: neither json nor null.
+    /// Columns that identify a row among those of its shard key: neither json nor null.
     #[schema(min_items = 1, max_items = 8)]
     #[expect(dead_code, reason = "as above")]
     id: Vec<String>,
@@ -56,15 +58,15 @@ pub struct TableRequest {
 /// A column of a table to be made.
 #[derive(ToSchema)]
 pub struct ColumnRequest {
-    /// As that of a table.
+    /// Name, with the rules for a table's name.
     #[schema(max_length = 40, pattern = "^[a-z][a-z0-9_]{0,39}$")]
     #[expect(dead_code, reason = "as above")]
     name: String,
-    /// What it holds.
+    /// Type of its values.
     #[serde(rename = "type")]
     #[expect(dead_code, reason = "as above")]
     kind: TypeName,
-    /// Whether it may be null; false when it is not given.
+    /// True if it may be null; false when it is not given.
     #[schema(value_type = bool, required = false)]
     #[expect(dead_code, reason = "as above")]
     null: Option<bool>,
@@ -99,7 +101,7 @@ pub struct TablesAnswer {
     tables: Vec<TableShape>,
 }
 
-/// A table that was asked for, or made.
+/// A table that was requested, or made.
 #[derive(Serialize, ToSchema)]
 pub struct TableAnswer {
     /// Always true.
@@ -108,29 +110,29 @@ pub struct TableAnswer {
     table: TableShape,
 }
 
-/// What a table is.
+/// Columns and keys of a table.
 #[derive(Serialize, ToSchema)]
 pub struct TableShape {
     /// Its name.
     name: String,
     /// Its own columns, in their order.
     columns: Vec<ColumnShape>,
-    /// The columns that tell rows of one shard key apart.
+    /// Columns that identify a row among those of its shard key.
     id: Vec<String>,
     /// The column that is the shard key; null if any key may be used.
     #[schema(required)]
     routing: Option<String>,
 }
 
-/// What a column is.
+/// Name and type of a column.
 #[derive(Serialize, ToSchema)]
 pub struct ColumnShape {
     /// Its name.
     name: String,
-    /// What it holds.
+    /// Type of its values.
     #[serde(rename = "type")]
     kind: &'static str,
-    /// Whether it may be null.
+    /// True if it may be null.
     null: bool,
 }
 
@@ -145,7 +147,7 @@ pub(crate) async fn list_tables(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let registry = app.manager.tables();
+    let registry = app.manager.schema().tables();
     let tables = registry.tables().map(|table| shape(table)).collect();
     Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables }))
 }
@@ -163,14 +165,14 @@ pub(crate) async fn find_table(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let table = shape(&*app.manager.table(&name)?);
+    let table = shape(&*app.manager.schema().table(&name)?);
     Ok(HttpResponse::Ok().json(TableAnswer { success: true, table }))
 }
 
 /// Makes a table on every shard, or on none.
 ///
-/// 201 when it was made, and can be used at once; 200 when a table of this name and shape is there; 409 when one of
-/// another shape is.
+/// 201 when it was made, and can be used at once; 200 when a table of this name and shape exists;
+/// 409 when one of another shape exists.
 #[utoipa::path(
     tag = "tables",
     params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000)),
@@ -187,45 +189,47 @@ pub(crate) async fn make_table(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let DataHeaders { wish, .. } = DataHeaders::parse(&app.manager, &request, Instant::now())?;
+    let DataHeaders { options, .. } = DataHeaders::parse(&app.manager, &request, Instant::now())?;
     refuse_conditions(request.headers())?;
-    if wish.level != Level::One {
+    if options.level != Level::One {
         let detail = "x-consistency must be one: a table is made on every primary, and replicas learn of it \
                       before they are asked for its rows";
         return Err(Problem::new(Code::TSR113, detail).hint("send the request without it"));
     }
     check_content_type(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let terms = body::Terms::of(request.headers(), BODY_BYTES_MAX, wish.deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), BODY_BYTES_MAX, options.deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let table = declaration(&bytes)?.check().map_err(refusal)?;
-    let made = make(&app, table, wish.deadline).await?;
+    let made = make(&app, table, options.deadline).await?;
     let (mut response, table) = match &made {
-        Made::New(table) => (HttpResponse::Created(), table),
-        Made::Known(table) => (HttpResponse::Ok(), table),
+        TableCreated::New(table) => (HttpResponse::Created(), table),
+        TableCreated::Known(table) => (HttpResponse::Ok(), table),
     };
     Ok(response.json(TableAnswer { success: true, table: shape(table) }))
 }
 
-/// Makes the table in a task of its own: a client that leaves in the middle must not leave it half made.
-async fn make(app: &Data<App>, table: Table, deadline: Instant) -> Result<Made, Problem> {
+/// Makes the table in a task of its own: a client that disconnects must not leave it half made.
+async fn make(app: &Data<App>, table: Table, deadline: Instant) -> Result<TableCreated, Problem> {
     let (sender, answer) = tokio::sync::oneshot::channel();
     let app = app.clone();
     rt::spawn(async move {
-        let made = app.manager.make_table(table, deadline).await;
+        let made = app.manager.schema().create_table(table, deadline).await;
         let may_be_left = made.as_ref().is_err_and(|failure| {
             !matches!(failure.error, Error::TableDiffers { .. } | Error::TooManyTables)
         });
-        // The client may have left; then nobody needs to know.
+        // The client may have disconnected and needs no answer.
         let _ = sender.send(made);
-        if may_be_left && let Err(error) = app.manager.undo_tables(Instant::now() + UNDO_MAX).await
+        if may_be_left
+            && let Err(error) = app.manager.schema().undo_tables(Instant::now() + UNDO_MAX).await
         {
             tracing::warn!(%error, "a table that was not made is still on some shards; the next start drops it");
         }
     });
     match answer.await {
         Ok(made) => Ok(made?),
-        // The task has died; the intent tells the next start how far it had come.
+        // The task has panicked; the next start reads its progress from the intent.
         Err(_gone) => Err(Problem::new(Code::TSR500, "an internal error").outcome("unknown")),
     }
 }
@@ -251,7 +255,7 @@ fn declaration(body: &[u8]) -> Result<Declaration, Problem> {
     let name = members.required_text("name")?;
     let columns = array(&members, "columns")?;
     if columns.len() > Table::COLUMNS_MAX {
-        // Before any of them is looked at.
+        // Checked before any of them is parsed.
         let fault = Fault::ColumnCount { count: columns.len() };
         return Err(refusal(DeclarationError { member: "columns".to_owned(), fault }));
     }
@@ -268,7 +272,7 @@ fn declaration(body: &[u8]) -> Result<Declaration, Problem> {
     Ok(Declaration { name, columns, id, routing })
 }
 
-/// The items of a member that must be an array; the limit of the body is theirs.
+/// Returns the items of a member that must be an array; the limit of the body limits them too.
 fn array<'a>(members: &Members<'a>, name: &str) -> Result<Vec<&'a RawValue>, Problem> {
     let missing = || Problem::new(Code::TSR101, format!("{name} is missing"));
     let json = members.get(name).ok_or_else(missing)?;

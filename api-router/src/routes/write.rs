@@ -5,21 +5,21 @@ use std::time::Instant;
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::Manager;
-use shard_manager::row::{Operation, RowError, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::manager;
+use shard_manager::row_change::{Operation, RowError, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
-use shard_manager::value::Misfit;
+use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
-use super::change::{Asked, WriteAnswer, apart, carry_out};
-use crate::answer::WriteRefusals;
+use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, idempotency_key};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::WriteRefusals;
 
 /// Members of the body.
 const MEMBERS: [&str; 4] = ["table", "op", "data", "shardKey"];
@@ -32,7 +32,7 @@ pub struct WriteRequest {
     /// The table: `users`, `orders`, `products`, `transactions`, `kv`.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     table: String,
-    /// What to do; `upsert` when it is not given.
+    /// Operation; `upsert` when it is not given.
     #[schema(inline)]
     #[expect(dead_code, reason = "as above")]
     op: Option<OperationName>,
@@ -48,7 +48,7 @@ pub struct WriteRequest {
     shard_key: Option<String>,
 }
 
-/// What to do with a row.
+/// Operation on a row.
 #[derive(serde::Serialize, serde::Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OperationName {
@@ -64,8 +64,8 @@ pub enum OperationName {
 
 /// Writes one row.
 ///
-/// The answer is sent when the row is durable on its shard's primary (and on replicas, if x-consistency asks
-/// for it): 201 when it was made, 200 when it was changed or removed.
+/// The response is sent when the row is durable on its shard's primary (and on replicas, if
+/// x-consistency requires it): 201 for a new row, 200 for a changed or removed one.
 #[utoipa::path(
     tag = "data",
     params(
@@ -89,19 +89,20 @@ pub(crate) async fn write_row(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
-    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
     let change = parse_anywhere(&app, keys, bytes).await?;
     let wants_row = !prefer.has(Preference::Minimal);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
+    let context = WriteContext { began, options, prefer, idempotency_key, wants_row };
+    Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 
 /// The keys of header and query.
@@ -111,7 +112,7 @@ async fn parse_anywhere(
     app: &Data<App>,
     (header, query): Keys<'_>,
     bytes: Bytes,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
         return parse(app, (header, query), &bytes);
     }
@@ -121,15 +122,19 @@ async fn parse_anywhere(
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
         parse(&app, (header, query.as_deref()), &bytes)
     };
-    apart(work).await
+    run_blocking(work).await
 }
 
-fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, RowWrite), Problem> {
+fn parse(
+    app: &App,
+    (header, query): Keys<'_>,
+    body: &[u8],
+) -> Result<(KeyLocation, RowWrite), Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&MEMBERS)?;
     let in_body = members.text("shardKey")?;
     let key = one_key(header, query, in_body.as_deref())?;
-    let table = app.manager.table(&members.required_text("table")?)?;
+    let table = app.manager.schema().table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
     let data = members.get("data");
     let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
@@ -143,10 +148,10 @@ fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, Ro
                 .map_err(|error| Problem::new(Code::TSR101, format!("the shard key: {error}")))?
         }
     };
-    Ok(Manager::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
+    Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
 }
 
-/// Finds the shard key of a row that is sent without one: its routing column has it.
+/// Returns the shard key of a row that is sent without one: the value of its routing column.
 fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     let derived = RowWrite::routing_key(table, &data.0);
     if let Some(key) = derived.map_err(|error| Problem::from(&error))? {
@@ -164,22 +169,22 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     Err(null_key(table, data).unwrap_or_else(missing))
 }
 
-/// Refuses a row whose routing column is null, which is no shard key.
+/// Returns the problem of a row whose routing column is null, which is no shard key.
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     let column = table.column(table.routing()?);
     data.get(&column.name)?;
-    let (column, misfit) = (column.name.clone(), Misfit::Null);
-    Some(Problem::from(&RowError::Misfit { column, misfit }))
+    let (column, mismatch) = (column.name.clone(), TypeMismatch::Null);
+    Some(Problem::from(&RowError::TypeMismatch { column, mismatch }))
 }
 
-/// `op` of a body; upsert when it is not given.
+/// Returns `op` of a body; upsert when it is not given.
 pub(super) fn operation(members: &Members<'_>) -> Result<Operation, Problem> {
     let Some(name) = members.text("op")? else { return Ok(Operation::default()) };
     Operation::find(&name)
         .ok_or_else(|| Problem::new(Code::TSR101, "op must be upsert, insert, update or delete"))
 }
 
-/// The shard key that header, query and body agree on.
+/// Returns the shard key that header, query and body agree on.
 pub(super) fn one_key<'k>(
     header: Option<ShardKey<'k>>,
     query: Option<&'k str>,

@@ -1,4 +1,4 @@
-//! Stories of those who see less, read aloud, or have no mouse.
+//! Tests of those who see less, read aloud, or have no mouse.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::load::Load;
 use crate::page::{DESK, NIGHT, PHONE, Page, Screen};
 use crate::router::Router;
 
-/// Where `./setup.sh tools` puts it, beside what cargo builds.
+/// Returns the script that `./setup.sh tools` installs in the folder of build results.
 fn axe() -> String {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let file = target.join("axe-core/package/axe.min.js");
@@ -20,7 +20,7 @@ fn axe() -> String {
     })
 }
 
-/// What axe finds that keeps people out: each rule with the elements that break it.
+/// Returns the barriers that axe finds: each rule with the elements that break it.
 pub(crate) fn barriers(page: &mut Page) -> Vec<String> {
     page.value(&format!("{}; true", axe()));
     let found = page.value("axe.run(document, {resultTypes: ['violations']}).then((result) => [result.passes.length, result.violations])");

@@ -20,7 +20,7 @@ const WIRING: &str = "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>/dev/
 const FLAGS: [&str; 12] = [
     "--headless",
     "--remote-debugging-pipe",
-    // It opens nothing but pages of this repository; as root and in containers it has no sandbox to offer.
+    // It opens nothing but pages of this repository; as root and in containers it has no sandbox.
     "--no-sandbox",
     "--disable-gpu",
     // Containers have a small one.
@@ -40,7 +40,7 @@ pub(crate) struct Browser {
     commands: Option<ChildStdin>,
     messages: Receiver<Value>,
     last: u64,
-    /// What it told of by itself, oldest first.
+    /// Events of the browser, oldest first.
     pub(crate) events: Vec<Value>,
     _profile: TempDir,
 }

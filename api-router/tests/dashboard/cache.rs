@@ -1,4 +1,5 @@
-//! Stories of the card of the cache: off without one, its numbers with one, and that it is left out while it is gone.
+//! Tests of the card of the cache: off without one, its numbers with one, and that it is left out
+//! while it is gone.
 
 use crate::page::{DESK, Page};
 use crate::redis::Redis;

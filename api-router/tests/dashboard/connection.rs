@@ -1,4 +1,5 @@
-//! Stories of the connection: how a browser gets to the page, what the page may do, and what it says when nobody answers.
+//! Tests of the connection: the way of a browser to the page, the permissions of the page, and its
+//! message when the router does not answer.
 
 use serde_json::json;
 

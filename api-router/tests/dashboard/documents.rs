@@ -1,4 +1,4 @@
-//! Stories of the pages beside the dashboard: they are whole under their policies.
+//! Tests of the pages beside the dashboard: they are whole under their policies.
 
 use crate::page::{DESK, Page};
 use crate::router::Router;

@@ -1,4 +1,4 @@
-//! Stories of several routers on one page: that of the service which collects from them.
+//! Tests of several routers on one page: that of the service which collects from them.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::page::{DESK, Page};
 use crate::router::Router;
 use crate::service::Service;
 
-/// What the tile of errors says: how many requests failed, of how many.
+/// Text of the tile of errors: the number of failed requests, and of all.
 const COUNTED: &str = "document.querySelector('[data-figure=errors] .tile-note').textContent";
 
 /// Rings a second after a router is away, and ends a second after it is back.
@@ -26,7 +26,7 @@ fn await_choice(page: &mut Page, options: &[&str]) {
     page.until(&format!("{options:?} can be chosen"), &format!("{shown} === {wanted}"));
 }
 
-/// What a question says of the router that is meant; of all, nothing.
+/// Returns the parameter of a request about one router; empty for all.
 fn of_router(router: &str) -> String {
     if router.is_empty() { String::new() } else { format!("&router={router}") }
 }

@@ -1,8 +1,8 @@
-//! Stories of time in which nobody counted: it is no zero, and nothing is drawn there.
+//! Tests of time in which nothing was recorded: it is not drawn as zero, but left out.
 
 use serde_json::Value;
 
-use crate::earlier::served;
+use crate::earlier_metrics::served;
 use crate::page::{DESK, Page};
 use crate::router::Router;
 use crate::service::Service;
@@ -41,7 +41,7 @@ fn time_in_which_a_router_was_down_is_a_gap_in_what_is_drawn() {
     let gap = after[1].as_f64().unwrap() - before[2].as_f64().unwrap();
     // It was down for half of what is shown.
     assert!((0.3..0.6).contains(&(gap / width.as_f64().unwrap())), "{areas:?} of {width}");
-    // Who does not see it is told.
+    // The label says it to readers who do not see the curve.
     let label = "document.querySelector('#throughput canvas').getAttribute('aria-label')";
     page.until(
         "it is in the summary",
@@ -62,7 +62,7 @@ fn time_in_which_a_router_was_down_is_a_gap_in_what_is_drawn() {
 fn a_window_of_which_nothing_is_known_is_not_said_to_be_quiet() {
     let mut router = Router::start(&[]);
     router.kill();
-    // Nobody has ever heard of what it counted.
+    // The service has never collected from it.
     let service = Service::start(&[("north", &router)], "");
     let mut page = Page::open_at(&service.url(), DESK);
     for place in ["throughput", "latency", "heatmap"] {
@@ -75,7 +75,7 @@ fn a_window_of_which_nothing_is_known_is_not_said_to_be_quiet() {
     page.press("ArrowLeft");
     let spoken = page.value("document.querySelector('#throughput [role=status]').textContent");
     assert!(spoken.as_str().unwrap().ends_with(", not measured"), "{spoken}");
-    // There is nobody to hand a question for advice on to, and nothing else is wrong.
+    // The service cannot forward a request for advice, and nothing else is wrong.
     let others = page.faults().into_iter().filter(|fault| !fault.contains("/api/advice"));
     assert_eq!(others.collect::<Vec<_>>(), Vec::<String>::new());
 }

@@ -25,7 +25,7 @@ impl Load {
                 if seen.load(Ordering::Relaxed) {
                     break;
                 }
-                // A key that is asked for more than others.
+                // A key with more requests than others.
                 let key = if round % 3 == 0 {
                     "user_1".to_owned()
                 } else {

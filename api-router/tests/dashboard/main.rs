@@ -1,7 +1,7 @@
-//! Stories of the dashboard: a real browser looks at a real router under real load.
+//! Tests of the dashboard: a real browser shows a real router under real load.
 //!
-//! They need Chromium, axe-core and Redis; `./setup.sh tools` brings them. Without them they fail, for what nobody looked at is
-//! not known to work.
+//! They need Chromium, axe-core and Redis; `./setup.sh tools` installs them. Without them they
+//! fail, because an unchecked page is not known to work.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -10,12 +10,12 @@ mod browser;
 mod cache;
 mod connection;
 mod documents;
-#[path = "../it/earlier.rs"]
-mod earlier;
-mod figures;
+#[path = "../it/earlier_metrics.rs"]
+mod earlier_metrics;
 mod fleet;
 mod gap;
 mod load;
+mod metrics;
 mod page;
 mod pictures;
 #[expect(dead_code, reason = "stories of HTTP ask more of it")]

@@ -32,7 +32,7 @@ impl Page {
         Self::open_at(&router.url(""), screen)
     }
 
-    /// The same of an origin such as `http://127.0.0.1:3001`.
+    /// Opens the page of an origin such as `http://127.0.0.1:3001`.
     pub(crate) fn open_at(origin: &str, screen: Screen) -> Self {
         let mut page = Self::visit(origin, "/dashboard", screen);
         page.until("it is live", "document.documentElement.dataset.connection === 'live'");
@@ -71,7 +71,7 @@ impl Page {
         self.browser.command(method, params, Some(&self.session))
     }
 
-    /// The value of an expression in the page; of a promise, what it becomes.
+    /// Returns the value of an expression in the page; for a promise, its result.
     pub(crate) fn value(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
         let mut result = self.command("Runtime.evaluate", &params);
@@ -85,7 +85,7 @@ impl Page {
         value.as_str().unwrap().to_owned()
     }
 
-    /// The texts of all elements of a selector.
+    /// Returns the texts of all elements of a selector.
     pub(crate) fn texts(&mut self, selector: &str) -> Vec<String> {
         let all = format!(
             "[...document.querySelectorAll({})].map((node) => node.textContent)",
@@ -154,7 +154,7 @@ impl Page {
         self.command("Input.insertText", &json!({"text": text}));
     }
 
-    /// The figures of the event that the page got with this time.
+    /// Returns the figures of the event that the page got with this time.
     pub(crate) fn figures_of(&mut self, at: &str) -> Value {
         let heard = |event: &Value| {
             let is_event = event["method"] == "Network.eventSourceMessageReceived";
@@ -167,7 +167,7 @@ impl Page {
         heard(&event).unwrap()
     }
 
-    /// What a reader of the browser's console would frown at, and requests to elsewhere.
+    /// Returns errors and warnings of the browser's console, and requests to other hosts.
     pub(crate) fn faults(&self) -> Vec<String> {
         let told = self.browser.events.iter().filter_map(|event| {
             let params = &event["params"];
@@ -190,7 +190,7 @@ impl Page {
         told.collect()
     }
 
-    /// The paths that were asked for, with their queries.
+    /// Returns the requested paths, with their queries.
     pub(crate) fn asked(&self) -> Vec<String> {
         let sent = self
             .browser

@@ -1,6 +1,8 @@
-//! Router: a real router process on a loopback port, over embedded shards in a directory of its own.
+//! Router: a real router process on a loopback port, over embedded shards in a directory of its
+//! own.
 //!
-//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with it.
+//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with
+//! it.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything that must happen may take before a test says that it does not.
+/// Longest time for anything that must happen before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running router.
@@ -24,7 +26,7 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// A router with three shards, and with these flags.
+    /// Returns a router with three shards, and with these flags.
     pub(crate) fn start(flags: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -111,7 +113,7 @@ fn launch(data: &Path, bind: &str, flags: &[String]) -> (Child, SocketAddr) {
     serving(command)
 }
 
-/// A program that hears of no settings but those of its test.
+/// Returns the command of a program, with no settings but those of its test.
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -123,7 +125,7 @@ pub(crate) fn command(program: &Path) -> Command {
     command
 }
 
-/// Starts a program; waits until its banner tells the address.
+/// Starts a program; waits until its banner has the address.
 pub(crate) fn serving(mut command: Command) -> (Child, SocketAddr) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

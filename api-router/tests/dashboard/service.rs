@@ -34,7 +34,7 @@ fn made(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
 
-/// When a file in these folders was changed last.
+/// Returns the time of the last change of a file in these folders.
 fn last_change(folders: &[PathBuf]) -> SystemTime {
     let entries = folders.iter().flat_map(|folder| folder.read_dir().unwrap());
     let changed = entries.map(|entry| entry.unwrap().path()).map(|path| match path.is_dir() {
@@ -52,7 +52,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// A service that collects from these routers, with this in its file beside.
+    /// Returns a service that collects from these routers, with this in its file beside.
     pub(crate) fn start(routers: &[(&str, &Router)], file: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("analytics.toml");

@@ -1,4 +1,4 @@
-//! Stories of shards: where a key lives, who is down, and the figures of one alone.
+//! Tests of shards: where a key lives, who is down, and the figures of one alone.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use crate::load::Load;
 use crate::page::{DESK, PHONE, Page, Screen};
 use crate::router::Router;
 
-/// The bar and the pin on the screen: left edge and width of the bar, middle of the pin.
+/// Returns the bar and the pin on the screen: left edge and width of the bar, middle of the pin.
 fn places(page: &mut Page) -> (f64, f64, f64) {
     let boxes = page.value(
         "(() => { const bar = document.getElementById('bar-canvas').getBoundingClientRect();
@@ -17,7 +17,7 @@ fn places(page: &mut Page) -> (f64, f64, f64) {
     (at(0), at(1), at(2))
 }
 
-/// Whether the pin stands within a range of slots of this shard.
+/// Returns true if the pin is within a range of slots of this shard.
 fn stands_in(page: &mut Page, map: &Value, shard: &str) -> bool {
     let (left, width, pin) = places(page);
     let slot = (pin - left) / width * map["slots"].as_f64().unwrap();

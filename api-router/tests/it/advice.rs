@@ -1,4 +1,4 @@
-//! Stories of the advice: what a router that was asked for this and that says should move.
+//! Tests of the advice: the moves that a router proposes after known requests.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::harness::Router;
 /// Requests that are sent at once over one connection.
 const AT_ONCE: usize = 50;
 
-/// The map of a router, as it tells it: the shard of each slot.
+/// The shard map of a router: the shard of each slot.
 pub(crate) struct Owners(pub(crate) Vec<String>);
 
 impl Owners {
@@ -34,7 +34,7 @@ impl Owners {
             .collect()
     }
 
-    /// What each shard carries of these requests.
+    /// Returns the share of each shard in these requests.
     fn shares(&self, requests: &HashMap<usize, u64>) -> HashMap<String, f64> {
         let total: u64 = requests.values().sum();
         let mut shares = HashMap::new();
@@ -95,8 +95,8 @@ fn is_near(told: &Value, expected: f64) -> bool {
 }
 
 #[test]
-fn a_cluster_with_an_overloaded_shard_is_told_which_slots_would_relieve_it() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn a_cluster_with_an_overloaded_shard_gets_the_slots_that_would_relieve_it() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -138,7 +138,7 @@ fn a_cluster_with_an_overloaded_shard_is_told_which_slots_would_relieve_it() {
     let skew = after.values().fold(0.0_f64, |most, share| most.max(share * 3.0));
     assert!(is_near(&told["skew_after"], skew) && skew < 1.05, "{told}");
 
-    // What was asked for is forgotten with the process.
+    // Recorded requests end with the process.
     router.end();
     let told = advice(&Router::start_in(&data, &[]), "?by=load");
     assert_eq!((&told["verdict"], &told["moves"]), (&json!("too_little_to_say"), &json!([])));
@@ -146,7 +146,7 @@ fn a_cluster_with_an_overloaded_shard_is_told_which_slots_would_relieve_it() {
 
 #[test]
 fn a_key_that_outweighs_a_shard_is_named_and_nothing_is_planned_for_it() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let owners = Owners::of(&router);
     let others = ["shard1", "shard2", "shard3"].map(|shard| (owners.keys(shard, 100), 2));
@@ -168,8 +168,8 @@ fn a_key_that_outweighs_a_shard_is_named_and_nothing_is_planned_for_it() {
 }
 
 #[test]
-fn an_even_cluster_is_told_that_it_is_balanced() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn an_even_cluster_is_balanced() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let owners = Owners::of(&router);
     let evenly = ["shard1", "shard2", "shard3"].map(|shard| (owners.keys(shard, 100), 4));
@@ -183,7 +183,7 @@ fn an_even_cluster_is_told_that_it_is_balanced() {
     assert!(is_near(&told["skew"], 1.0) && is_near(&told["skew_after"], 1.0), "{told}");
 }
 
-/// So many letters without a pattern that anybody could press together.
+/// So many letters without a pattern that could be compressed.
 fn noise(letters: usize) -> String {
     let mut state = 7_u64;
     let letter = |_| {
@@ -195,13 +195,13 @@ fn noise(letters: usize) -> String {
 }
 
 #[test]
-fn by_size_a_fuller_shard_gives_what_the_others_lack() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn by_size_a_fuller_shard_gives_slots_to_the_others() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start_with(&["--analytics", "off"]);
     let told = advice(&router, "?by=size");
     assert_eq!((&told["verdict"], &told["unit"]), (&json!("too_little_to_say"), &json!("bytes")));
     assert_eq!(told["window_s"], Value::Null);
-    // Nobody has counted.
+    // Without analytics nothing is recorded.
     let refused = router.get("/api/advice");
     assert_eq!((refused.status, &*refused.code()), (404, "TSR111"), "{}", refused.text());
 
@@ -234,7 +234,7 @@ fn by_size_a_fuller_shard_gives_what_the_others_lack() {
 }
 
 #[test]
-fn a_question_that_cannot_be_meant_is_refused_with_what_can() {
+fn an_unknown_basis_is_refused_with_the_known_ones() {
     let router = Router::start();
     for query in ["?by=rows", "?by=", "?by=load&by=size", "?bye=load", "?by=LOAD"] {
         let refused = router.get(&format!("/api/advice{query}"));
@@ -245,8 +245,8 @@ fn a_question_that_cannot_be_meant_is_refused_with_what_can() {
 }
 
 #[test]
-fn on_citus_it_is_told_who_moves_rows_there() {
-    if !crate::ground::is_citus() {
+fn on_citus_the_advice_names_the_way_to_move_rows() {
+    if !crate::backend::is_citus() {
         return;
     }
     let router = Router::start();

@@ -1,4 +1,5 @@
-//! Stories of doing what the advice says: each thing that it names is there, and does what it is named for.
+//! Tests of following the advice: each thing that it names exists, and has the effect that it is
+//! named for.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,13 @@ use crate::harness::{Router, sightless};
 /// Rows of the cluster that is to be relieved.
 const USERS: usize = 40;
 
-/// The commands that a text names, between backticks.
+/// Returns the commands that a text names, between backticks.
 fn commands(text: &str) -> Vec<Vec<&str>> {
     text.split('`').skip(1).step_by(2).map(|words| words.split(' ').collect()).collect()
 }
 
-/// A cluster whose first shard carries more than the others, in its folder, and the requests that made it so.
+/// Returns a cluster whose first shard has more load than the others, in its folder, and the
+/// requests of that load.
 fn lopsided(data: &Path) -> (Router, Vec<(Vec<String>, usize)>) {
     let router = Router::start_in(data, &[]);
     for number in 0..USERS {
@@ -49,16 +51,16 @@ fn manual(owners: &Owners) -> String {
     spelled
 }
 
-/// The rows of users as the advice says that they are got, in files of their own.
+/// Exports the rows of users as the advice says, into files of their own.
 fn export(data: &Path, how: &str, folder: &Path) -> Vec<PathBuf> {
     let file = |name: &str| folder.join(name);
-    if crate::ground::is_servers() {
+    if crate::backend::is_servers() {
         assert_eq!(commands(how), [["shard-manager", "import"]]);
         let form = "COPY TABLE (shard_key, COLUMN, …) TO STDOUT WITH (FORMAT csv, HEADER)";
         assert!(how.contains(form), "{how}");
         let columns = "user_id, name, email, partition_key";
         let copy = form.replace("TABLE", "users").replace("COLUMN, …", columns);
-        let told = crate::ground::copy_primaries(data, &copy).into_iter();
+        let told = crate::backend::copy_primaries(data, &copy).into_iter();
         let written = told.enumerate().map(|(shard, rows)| {
             let file = file(&format!("users{shard}.csv"));
             std::fs::write(&file, rows).unwrap();
@@ -76,7 +78,7 @@ fn export(data: &Path, how: &str, folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_new_cluster_that_is_made_as_advised_has_the_rows_and_is_balanced() {
-    crate::ground::not_on_citus!("Citus has words of its own");
+    crate::backend::not_on_citus!("Citus has words of its own");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let (router, requests) = lopsided(&data);
@@ -110,7 +112,7 @@ fn a_new_cluster_that_is_made_as_advised_has_the_rows_and_is_balanced() {
 
 #[test]
 fn what_the_advice_names_is_there() {
-    crate::ground::not_on_citus!("Citus has words of its own");
+    crate::backend::not_on_citus!("Citus has words of its own");
     let folder = tempfile::tempdir().unwrap();
     let (router, _) = lopsided(&folder.path().join("data"));
     let told: Value = advice(&router, "");

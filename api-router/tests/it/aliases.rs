@@ -1,11 +1,11 @@
-//! Stories of the words of a smaller proxy: its command lines work unchanged but for the port.
+//! Tests of the words of a smaller proxy: its command lines work unchanged but for the port.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::client::{refusal, refused, settle};
-use crate::harness::{Reply, Router, left_out};
+use crate::harness::{Reply, Router, skip};
 
 fn write(router: &Router, headers: &[(&str, &str)], body: &str) -> Reply {
     router.send("POST", "/write", headers, Some(body.as_bytes()))
@@ -21,9 +21,9 @@ fn shell(router: &Router, line: &str) -> Value {
 
 #[test]
 fn the_command_lines_of_the_proxy_work_as_they_are_written() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     if Command::new("curl").arg("--version").output().is_err() {
-        left_out("curl is not installed");
+        skip("curl is not installed");
         return;
     }
     let router = Router::start();
@@ -108,7 +108,7 @@ fn a_pair_keeps_the_conditions_and_levels_of_other_writes() {
 }
 
 #[test]
-fn what_is_no_pair_is_refused_and_names_what_is_wrong() {
+fn a_malformed_pair_is_refused_with_its_member() {
     let router = Router::start();
     let large = format!(r#"{{"key":"k","value":"{}"}}"#, "v".repeat(1 << 20));
     let long = format!(r#"{{"key":"{}","value":1}}"#, "k".repeat(257));
@@ -171,7 +171,7 @@ fn the_distribution_counts_the_rows_of_all_tables_and_none_of_our_own() {
         shards.map(|shard| shard[member].as_i64().unwrap()).sum::<i64>()
     };
     assert_eq!((sum("rows"), sum("slots")), (59, 16_384), "{full}");
-    // The same as the longer way to ask.
+    // The longer path has the same numbers.
     let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
     for (short, long) in full["shards"].as_array().unwrap().iter().zip(&shards) {
         let tables = long["tables"].as_array().unwrap().iter();

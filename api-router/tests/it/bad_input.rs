@@ -1,4 +1,4 @@
-//! Stories of bad input: whatever comes, the answer is a 4xx that names the culprit, and the router lives.
+//! Tests of bad input: the response is a 4xx that names the culprit, and the router goes on.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,8 @@ fn assert_nothing_stored(router: &Router) {
     }
 }
 
-/// A user's row with one member replaced or added, as text, so that it may be no JSON at all.
+/// Returns a user's row with one member replaced or added, as text, so that it may be no JSON at
+/// all.
 fn with(member: &str, json: &str) -> String {
     let mut members = vec![("user_id", r#""u""#), ("name", r#""N""#), ("email", r#""e""#)];
     members.retain(|(name, _)| *name != member);
@@ -210,7 +211,8 @@ fn lone_surrogates_are_refused_wherever_they_stand() {
         ];
         for (body, code) in &cases {
             let reply = send(&router, "/api/write", body.as_bytes());
-            // The parser may meet a bad name before the row's checks do: either code names the body.
+            // The parser may meet a bad name before the row's checks do: either code names the
+            // body.
             assert_refused(&reply, 400, code, body);
         }
     }

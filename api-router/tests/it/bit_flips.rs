@@ -1,4 +1,4 @@
-//! Stories of bits that flip on the disk: SQLite keeps no checksums that would show it, so the
+//! Tests of bits that flip on the disk: SQLite keeps no checksums that would show it, so the
 //! router compares the copies of each shard while it runs.
 
 use std::fs;
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::backend::files_only;
 use crate::client::{Seen, settle, stranger, user, user_op};
-use crate::ground::files_only;
 use crate::harness::{Router, command};
 use crate::replicas::assert_replicas_equal;
 
@@ -45,7 +45,7 @@ fn closed_directory(replicas: &str) -> (TempDir, PathBuf) {
     (folder, data)
 }
 
-/// A router over the directory that has had no request.
+/// Returns a router over the directory that has had no request.
 fn reopened(data: &Path, replicas: &str) -> Router {
     let mut again = command(data);
     again.args(["--shards", "1", "--replicas", replicas]);
@@ -208,7 +208,7 @@ fn copies_that_are_written_to_all_the_time_are_never_found_to_differ() {
         done.store(true, Ordering::Relaxed);
     });
     assert!(counted(&router, "compared") >= 2, "it was compared under load");
-    // Replicas may have fallen behind under the load, which is told as well.
+    // Replicas may have fallen behind under the load, which is reported as well.
     until("all is well", || reasons(&router) == ("ok".to_owned(), Vec::new()));
     assert_eq!(counted(&router, "differences"), 0);
 }

@@ -1,4 +1,4 @@
-//! Stories of `POST /api/bulk-write`: both shapes, an outcome for each row, limits, order.
+//! Tests of `POST /api/bulk-write`: both shapes, an outcome for each row, limits, order.
 
 use serde_json::{Value, json};
 
@@ -72,7 +72,7 @@ fn rows_of_both_shapes_are_stored_where_their_keys_belong() {
 }
 
 #[test]
-fn every_failed_row_is_told_by_its_index() {
+fn every_failed_row_is_listed_by_its_index() {
     let router = Router::start();
     router.write_user("there", "Ada");
     let rows = json!([
@@ -178,7 +178,7 @@ fn rows_of_one_key_are_applied_in_the_order_given() {
         let read = router.read(key, "table=users").json();
         assert_eq!((&read["count"], &read["data"][0]["name"]), (&json!(1), &json!(last)));
     }
-    // The first insert of an id wins, the others are told.
+    // The first insert of an id wins, the others fail.
     let rows: Vec<Value> =
         (0..5).map(|n| json!({"user_id": "x", "name": format!("{n}"), "email": "e"})).collect();
     let answer = bulk(&router, &json!({"table": "users", "op": "insert", "records": rows})).json();
@@ -209,7 +209,7 @@ fn every_operation_works_in_bulk() {
 
 #[test]
 fn ten_thousand_rows_are_taken_and_one_more_is_not() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let mut rows = users((0..10_001).map(|n| format!("user_{n}")));
     let reply = bulk(&router, &json!({"table": "users", "records": rows}));
@@ -230,7 +230,7 @@ fn ten_thousand_rows_are_taken_and_one_more_is_not() {
 }
 
 #[test]
-fn the_first_thousand_failures_are_told_and_all_are_counted() {
+fn the_first_thousand_failures_are_listed_and_all_are_counted() {
     let router = Router::start();
     let rows: Vec<Value> =
         (0..1_500).map(|n| json!({"user_id": format!("u{n}"), "name": n})).collect();
@@ -292,10 +292,11 @@ fn lists_and_objects_without_end_are_refused_early() {
     assert_eq!((reply.status, &*reply.code()), (400, "TSR101"), "{}", reply.text());
 }
 
-/// Of one shard, a bulk write counts as that shard's request; of several, as nobody's.
+/// A bulk write to one shard is recorded as a request of that shard; one to several shards has no
+/// shard.
 #[test]
 fn a_bulk_write_to_one_shard_counts_as_that_shards_request() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let rows = |keys: &[&str]| {
         let row = |key: &&str| json!({"user_id": key, "name": "N", "email": "e"});

@@ -1,14 +1,15 @@
-//! Stories of the cache: what it answers, what it must not, and that what it answers is what the shard would have said.
+//! Tests of the cache: it answers only with what the shard would have answered.
 //!
-//! Each story has a Redis of its own, whose password no answer and no log may hold (`secrets`).
+//! Each test has a Redis of its own, whose password must not occur in any response or log
+//! (`secrets`).
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::backend;
 use crate::client::{Client, Seen, set_replicas, stranger, user};
-use crate::ground;
 use crate::harness::{PATIENCE, Reply, Router};
 use crate::redis::Redis;
 
@@ -19,7 +20,7 @@ pub(crate) struct Cached {
     pub(crate) data: TempDir,
 }
 
-/// Every answer is kept, and stays good enough for as long as a story may take.
+/// Every answer is kept, and stays good enough for as long as a test may take.
 pub(crate) const LONG: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
 impl Cached {
@@ -29,7 +30,7 @@ impl Cached {
 
     pub(crate) fn start_on(redis: Redis, flags: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let mut command = ground::command(&data.path().join("data"), flags);
+        let mut command = backend::command(&data.path().join("data"), flags);
         command.env("REDIS_URL", redis.url());
         let router = Router::start_command(command);
         Self { router, redis, data }
@@ -37,30 +38,30 @@ impl Cached {
 
     /// Another router, where there can be one: on the same shards.
     pub(crate) fn another(&self, flags: &[&str]) -> Router {
-        let mut command = ground::command(&self.data.path().join("data"), flags);
+        let mut command = backend::command(&self.data.path().join("data"), flags);
         command.env("REDIS_URL", self.redis.url());
         Router::start_command(command)
     }
 
-    /// What health says of the cache; the cluster must be well whatever that is.
+    /// Returns the state of the cache according to health; the cluster must be well in any state.
     pub(crate) fn state(&self) -> String {
         let health = self.router.get("/api/health");
         assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
         health.json()["cache"].as_str().unwrap().to_owned()
     }
 
-    /// What is counted of the cache.
+    /// Returns the counters of the cache.
     pub(crate) fn counted(&self) -> Value {
         self.router.get("/api/analytics/metrics").json()["metrics"]["cache"].clone()
     }
 }
 
-/// What an answer says of the cache: `x-cache` and `x-served-by`.
+/// Returns the headers about the cache: `x-cache` and `x-served-by`.
 pub(crate) fn told(reply: &Reply) -> (&str, &str) {
     (reply.header("x-cache").unwrap_or("-"), reply.header("x-served-by").unwrap_or("-"))
 }
 
-/// A read of the users of a key, by somebody who has seen nothing.
+/// Reads the users of a key as a client without a session token.
 pub(crate) fn plain_read(router: &Router, key: &str) -> Reply {
     stranger(router).read_with(Some(key), &[], "table=users")
 }
@@ -93,7 +94,7 @@ fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
     let Cached { router, .. } = &Cached::start(&LONG);
     stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     let first = plain_read(router, "k");
-    let reader = if ground::is_citus() { "primary" } else { "replica" };
+    let reader = if backend::is_citus() { "primary" } else { "replica" };
     assert_eq!((told(&first), &first.json()["cached"]), (("miss", reader), &json!(false)));
     let hit = until_hit(|| plain_read(router, "k"));
     assert_eq!(told(&hit), ("hit", "cache"));
@@ -161,7 +162,7 @@ fn each_question_has_an_answer_of_its_own() {
 }
 
 #[test]
-fn what_asks_for_more_than_a_cache_can_prove_passes_it_by() {
+fn a_read_that_needs_more_than_a_cache_can_prove_bypasses_it() {
     let Cached { router, .. } = &Cached::start(&LONG);
     let level = [("x-consistency", "all")];
     let order = |id: &str| json!({"table": "orders", "data": {"order_id": id, "user_id": "k", "amount": 1}});
@@ -212,7 +213,7 @@ fn without_a_cache_nothing_is_said_of_one() {
 }
 
 #[test]
-fn a_client_reads_what_it_wrote_whatever_the_cache_holds() {
+fn a_client_reads_its_own_writes_whatever_the_cache_holds() {
     let Cached { router, .. } = &Cached::start(&LONG);
     let mut writer = stranger(router);
     for n in 0..40 {
@@ -250,7 +251,7 @@ fn reads_never_go_back_for_a_client_that_keeps_its_token() {
 }
 
 #[test]
-fn a_write_voids_what_is_held_of_its_key_and_of_no_other() {
+fn a_write_invalidates_the_entries_of_its_key_and_of_no_other() {
     let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
     let router = &cached.router;
     for key in ["k", "other"] {
@@ -307,7 +308,7 @@ fn a_bulk_write_voids_all_its_keys() {
 }
 
 #[test]
-fn a_client_says_how_old_an_answer_may_be() {
+fn a_client_limits_the_age_of_a_cached_answer() {
     let Cached { router, .. } = &Cached::start(&LONG);
     stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     let ask = |ms: &str| {
@@ -339,7 +340,7 @@ fn without_a_word_of_the_client_the_bound_holds() {
 
 #[test]
 fn late_replicas_make_no_answer_younger_than_it_is() {
-    ground::not_on_citus!("it has no replicas to hold up");
+    backend::not_on_citus!("it has no replicas to hold up");
     let Cached { router, .. } = &Cached::start(&["--lab", "--cache-bound-ms", "300"]);
     stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     until_hit(|| plain_read(router, "k"));
@@ -463,7 +464,7 @@ fn the_router_s_own_memory_answers_under_the_same_rules() {
 }
 
 #[test]
-fn what_the_cache_does_is_counted_and_told() {
+fn uses_of_the_cache_are_counted_and_reported() {
     let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
     let router = &cached.router;
     stranger(router).write_user("k", "Ada");

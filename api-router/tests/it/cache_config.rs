@@ -1,5 +1,5 @@
-//! Stories of naming a cache: where it may be named, what is shown of it, what is refused, and that its password is never
-//! told. No Redis is asked.
+//! Tests of the settings of the cache: their sources, their output, refusals, and that the password
+//! is never shown. No Redis is used.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,7 +10,8 @@ use crate::harness::bare_command;
 
 const URL: &str = "redis://127.0.0.1:6379";
 
-/// Each setting but the address: its member in `[cache]`, a value that is not its default, and its default.
+/// Each setting but the address: its member in `[cache]`, a value that is not its default, and its
+/// default.
 const SETTINGS: [(&str, &str, &str, &str); 6] = [
     ("cache_bound_ms", "bound_ms", "250", "1000"),
     ("cache_ttl_ms", "ttl_ms", "5000", "30000"),
@@ -97,7 +98,7 @@ fn our_own_variable_wins_over_the_one_that_others_know_too() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_its_name_and_what_is_allowed() {
+fn a_value_that_does_not_fit_is_refused_with_its_name_and_the_allowed_ones() {
     let dir = folder();
     for (name, value, allowed) in [
         ("cache_bound_ms", "0", "a number from 1 to 30000"),
@@ -132,7 +133,7 @@ fn what_does_not_fit_is_refused_with_its_name_and_what_is_allowed() {
 }
 
 #[test]
-fn a_section_with_what_nobody_knows_or_of_the_wrong_type_is_refused_by_its_path() {
+fn a_section_with_an_unknown_member_or_of_the_wrong_type_is_refused_by_its_path() {
     for (text, told) in [
         ("[cache]\nurl = 1\n", "cache.url (from tessera.toml) must be a text"),
         (
@@ -156,7 +157,7 @@ fn a_section_with_what_nobody_knows_or_of_the_wrong_type_is_refused_by_its_path(
 }
 
 #[test]
-fn a_password_may_stand_in_a_file_and_is_shown_to_nobody() {
+fn a_password_may_be_in_a_file_and_is_never_shown() {
     let dir = folder();
     let secret = dir.path().join("secret");
     write(dir.path(), "secret", "can@ry/7291\n");
@@ -175,7 +176,7 @@ fn a_password_may_stand_in_a_file_and_is_shown_to_nobody() {
     let told = refusal(with(dir.path(), &missing, &[]));
     assert!(told.contains("cache_password_file (from environment)"), "{told}");
 
-    // Whatever is wrong with an address, no part of it is told.
+    // An error about an address contains no part of it.
     for url in [
         "redis://me:canary@127.0.0.1:1/2",
         "redis://me:canary@127.0.0.1:1/x",

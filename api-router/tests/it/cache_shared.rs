@@ -1,15 +1,16 @@
-//! Stories of a Redis that several share: two routers of one cluster help each other, two clusters never meet.
+//! Tests of a Redis that several use: two routers of one cluster share entries, two clusters do
+//! not.
 
+use crate::backend;
 use crate::cache::{Cached, LONG, plain_read, told, until_hit, until_seen};
 use crate::client::{Client, Seen, stranger};
-use crate::ground;
 
 #[test]
 fn two_clusters_on_one_redis_never_meet() {
     let one = Cached::start(&LONG);
     let other = {
         let data = tempfile::tempdir().unwrap();
-        let mut command = ground::command(&data.path().join("data"), &LONG);
+        let mut command = backend::command(&data.path().join("data"), &LONG);
         command.env("REDIS_URL", one.redis.url());
         (crate::harness::Router::start_command(command), data)
     };
@@ -34,7 +35,7 @@ fn two_clusters_on_one_redis_never_meet() {
 
 #[test]
 fn what_one_router_of_a_cluster_reads_the_others_need_not() {
-    if !ground::is_servers() {
+    if !backend::is_servers() {
         return; // Files have one router.
     }
     let cached = Cached::start(&LONG);
@@ -45,7 +46,8 @@ fn what_one_router_of_a_cluster_reads_the_others_need_not() {
         &crate::client::user("k", "Ada"),
     );
     until_hit(|| plain_read(&cached.router, "k"));
-    // Its first question may be too early for its connection; it is answered then, but fills nothing.
+    // Its first read may come before its connection to Redis; it is answered then, but fills
+    // nothing.
     until_hit(|| plain_read(&other, "k"));
     let counted = other.get("/api/analytics/metrics").json()["metrics"]["cache"].clone();
     assert_eq!(counted["fills"], 0, "{counted}");
@@ -63,7 +65,7 @@ fn what_one_router_of_a_cluster_reads_the_others_need_not() {
 }
 
 #[test]
-fn a_router_that_starts_again_finds_what_was_kept() {
+fn a_restarted_router_finds_the_kept_entries() {
     let cached = Cached::start(&LONG);
     stranger(&cached.router).write_with(
         "k",
@@ -73,7 +75,7 @@ fn a_router_that_starts_again_finds_what_was_kept() {
     until_hit(|| plain_read(&cached.router, "k"));
     let Cached { mut router, redis, data } = cached;
     router.end();
-    let mut command = ground::command(&data.path().join("data"), &LONG);
+    let mut command = backend::command(&data.path().join("data"), &LONG);
     command.env("REDIS_URL", redis.url());
     let router = crate::harness::Router::start_command(command);
     assert_eq!(Seen::of(&until_hit(|| plain_read(&router, "k"))).names, ["Ada"]);

@@ -1,5 +1,5 @@
-//! Stories that only a real cluster of Citus can tell: where rows lie, what it moves, and what it is told apart from.
-//! They need `TESSERA_CITUS_URL`; all other stories run on it as well then.
+//! Tests that need a real cluster of Citus: location of rows, moves, and detection of other
+//! databases. They need `TESSERA_CITUS_URL`; all other tests run on it as well then.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::backend::{self, CITUS, ask_primary};
 use crate::citus_databases::CitusServer;
-use crate::ground::{self, CITUS, ask_primary};
 use crate::harness::{Router, bare_command, refused_start};
 
-/// Leaves a story out where there is no cluster, and says so: not through `eprintln!`, which nobody sees of a story that
-/// ends well.
+/// Skips a test where there is no cluster. It does not use `eprintln!`, whose output is hidden for
+/// a test that succeeds.
 fn cluster() -> Option<&'static CitusServer> {
     let cluster = CITUS.as_ref();
     if cluster.is_none() {
         let thread = std::thread::current();
-        let story = thread.name().unwrap_or("a story of Citus");
+        let test = thread.name().unwrap_or("a test of Citus");
         let _ =
-            writeln!(std::io::stderr(), "SKIPPED: {story}: TESSERA_CITUS_URL names no coordinator");
+            writeln!(std::io::stderr(), "SKIPPED: {test}: TESSERA_CITUS_URL names no coordinator");
     }
     cluster
 }
@@ -162,7 +162,7 @@ fn what_is_acknowledged_while_citus_moves_shards_is_there_afterwards() {
     }
 }
 
-/// Why a router does not start.
+/// Returns the error of a router that does not start.
 fn refusal(folder: &Path, url: &str, settings: &[(&str, &str)]) -> String {
     let mut command = bare_command(folder);
     command.args(["--bind", "127.0.0.1:0"]).env("SHARD_URLS", url);
@@ -173,7 +173,7 @@ fn refusal(folder: &Path, url: &str, settings: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn a_server_that_is_not_what_engine_says_is_refused_with_what_to_do() {
+fn a_server_of_another_engine_is_refused_with_a_remedy() {
     let Some(cluster) = cluster() else { return };
     let folder = tempfile::tempdir().unwrap();
     let citus = [("TESSERA_ENGINE", "citus")];
@@ -200,7 +200,7 @@ fn the_doctor_looks_at_workers_through_their_coordinator() {
     let data = folder.path().join("data");
     drop(Router::start_in(&data, &[]));
     ask_primary(&data, 0, "SELECT citus_add_inactive_node('127.0.0.1', 1)");
-    let output = ground::command(&data, &["--doctor"]).output().unwrap();
+    let output = backend::command(&data, &["--doctor"]).output().unwrap();
     ask_primary(&data, 0, "SELECT citus_remove_node('127.0.0.1', 1)");
     let said = String::from_utf8(output.stdout).unwrap();
     let line = said.lines().find(|line| line.contains("127.0.0.1:1 ")).unwrap_or(&said);
@@ -210,7 +210,7 @@ fn the_doctor_looks_at_workers_through_their_coordinator() {
 
 #[test]
 fn a_coordinator_is_named_alone() {
-    if !ground::is_citus() && ground::is_servers() {
+    if !backend::is_citus() && backend::is_servers() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,9 @@
-//! Databases for stories on a real cluster of Citus: `TESSERA_CITUS_URL` is a database of its coordinator that knows the
-//! workers, of a user who may make databases. Every story has a database of its own, on all nodes.
+//! Databases for tests on a real cluster of Citus: `TESSERA_CITUS_URL` is a database of its
+//! coordinator that knows the workers, of a user who may make databases. Every test has a database
+//! of its own, on all nodes.
 //!
-//! **Invariant:** a database that a story gets has no rows, and no tables but those that come with Tessera.
+//! **Invariant:** a database that a test gets has no rows, and no tables but those that come with
+//! Tessera.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -10,15 +12,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::databases::{SHAPE, query};
 use crate::harness::{Router, bare_command};
 
-/// How the databases of this process are called; those of one that is gone are left-overs.
+/// Prefix of the databases of this process; those of a process that is gone are left-overs.
 const PREFIX: &str = "citus_story_";
 
 /// The nodes: host, port, and whether it is the coordinator.
 const NODES: &str = "SELECT nodename || ' ' || nodeport || ' ' || (groupid = 0) FROM pg_dist_node
     WHERE isactive AND noderole = 'primary' ORDER BY groupid";
 
-/// Throws everybody out but Citus itself, drops what clients have made, and empties the rest. Citus truncates what is
-/// distributed on all nodes.
+/// Ends all other sessions but those of Citus itself, drops the tables of clients, and empties the
+/// rest. Citus truncates distributed tables on all nodes.
 const EMPTY: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'tessera%';
     DO $$
@@ -41,13 +43,13 @@ const EMPTY: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activi
         ALTER SEQUENCE tessera.tessera_tables_changed RESTART;
     END $$";
 
-/// The cluster, and databases that are nobody's now.
+/// The cluster, and databases that are free.
 pub(crate) struct CitusServer {
     url: String,
     free: Mutex<Vec<String>>,
-    /// Held by whoever makes one: a template can be copied by one at a time.
+    /// Held while a database is made: a template can be copied by one session at a time.
     making: Mutex<()>,
-    /// That of a database that a router has just made its schema in.
+    /// Shape of a database in which a router has just made its schema.
     shape: Vec<String>,
 }
 
@@ -82,7 +84,7 @@ impl CitusServer {
         server
     }
 
-    /// A database of the coordinator alone, which is no cluster of Citus.
+    /// Returns a database of the coordinator alone, which is no cluster of Citus.
     pub(crate) fn make_plain(&self) -> String {
         let _making = self.making.lock().unwrap();
         let name = format!("{PREFIX}{}_plain", std::process::id());
@@ -95,7 +97,7 @@ impl CitusServer {
         query(&self.url, &format!("DROP DATABASE {name} WITH (FORCE)"));
     }
 
-    /// Where the coordinator has a database.
+    /// Returns the URL of a database on the coordinator.
     pub(crate) fn url(&self, name: &str) -> String {
         let (start, database) =
             self.url.rsplit_once('/').expect("TESSERA_CITUS_URL names a database");
@@ -104,7 +106,7 @@ impl CitusServer {
         format!("{start}/{name}{options}")
     }
 
-    /// A database that is empty.
+    /// Returns a database that is empty.
     pub(crate) fn make(&self) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if let Some(name) = self.free.lock().unwrap().pop() {
@@ -143,10 +145,11 @@ impl CitusServer {
         name
     }
 
-    /// Takes a database back, for the next story.
+    /// Takes a database back, for the next test.
     pub(crate) fn take_back(&self, name: String) {
         let url = self.url(&name);
-        // A story may have ended before the router made the schema, or have changed more than a client can.
+        // A test may have ended before the router made the schema, or have changed more than a
+        // client can.
         let made = query(&url, "SELECT to_regclass('tessera.tessera_tables') IS NOT NULL");
         if made == ["t"] {
             query(&url, EMPTY);

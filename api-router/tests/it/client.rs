@@ -1,11 +1,11 @@
-//! Clients: one that keeps a session token of its own, strangers that have none; and the switches of the
-//! laboratory that make their replicas late.
+//! Clients: one that keeps a session token of its own, strangers that have none; and functions that
+//! make their replicas late.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::ground::{LAB, is_servers};
+use crate::backend::{LAB, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
 /// A client that sends the token of its last answer with its next request.
@@ -14,18 +14,18 @@ pub(crate) struct Client<'r> {
     token: Option<String>,
 }
 
-/// A client that has seen nothing yet.
+/// Returns a client that has seen nothing yet.
 pub(crate) fn stranger(router: &Router) -> Client<'_> {
     Client { router, token: None }
 }
 
 impl<'r> Client<'r> {
-    /// A client that was given a token, or several.
+    /// Returns a client that was given a token, or several.
     pub(crate) fn with(router: &'r Router, token: &str) -> Self {
         Self { router, token: Some(token.to_owned()) }
     }
 
-    /// What it would send next.
+    /// Returns the token that it would send next.
     pub(crate) fn token(&self) -> &str {
         self.token.as_deref().expect("a client that was answered has a token")
     }
@@ -106,24 +106,24 @@ impl<'r> Client<'r> {
         self.send("GET", &format!("/api/read?{query}"), &all, None)
     }
 
-    /// What it reads of a user at this level.
+    /// Reads a user at this level.
     pub(crate) fn user_at(&mut self, key: &str, level: &str) -> Seen {
         Seen::of(&self.read_with(Some(key), &[("x-consistency", level)], "table=users"))
     }
 
-    /// What it reads of a user when it does not say at which level.
+    /// Reads a user without naming a level.
     pub(crate) fn user(&mut self, key: &str) -> Seen {
         Seen::of(&self.read_with(Some(key), &[], "table=users"))
     }
 
-    /// The names of all users over all shards, in the order of their ids.
+    /// Returns the names of all users over all shards, in the order of their ids.
     pub(crate) fn all_names(&mut self) -> Vec<String> {
         let reply = self.read_with(None, &[], "table=users&order=user_id&limit=1000");
         Seen::of(&reply).names
     }
 }
 
-/// What a read of users saw.
+/// Result of a read of users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) names: Vec<String>,
@@ -150,12 +150,12 @@ impl Seen {
     }
 }
 
-/// The body of a write of a user whose id is the key.
+/// Returns the body of a write of a user whose id is the key.
 pub(crate) fn user(key: &str, name: &str) -> Value {
     json!({"table": "users", "data": {"user_id": key, "name": name, "email": "e"}})
 }
 
-/// The same with another operation; a delete has the id alone.
+/// Returns the body of an operation on a user; a delete has the id alone.
 pub(crate) fn user_op(op: &str, key: &str, name: &str) -> Value {
     let mut body = user(key, name);
     if op == "delete" {
@@ -165,7 +165,7 @@ pub(crate) fn user_op(op: &str, key: &str, name: &str) -> Value {
     body
 }
 
-/// A router with a laboratory.
+/// Returns a router with a laboratory.
 pub(crate) fn lab(flags: &[&str]) -> Router {
     let mut all = vec!["--lab"];
     all.extend_from_slice(flags);
@@ -179,13 +179,13 @@ pub(crate) fn put_node(router: &Router, node: &str, wish: &Value) -> Reply {
     router.send("PUT", &path, &headers, Some(wish.to_string().as_bytes()))
 }
 
-/// Whether a node is held up on the way to it, because it is not the router's own.
+/// Returns true if a node is reached through a proxy, because it is not the router's own.
 fn is_on_a_wire(node: &str) -> bool {
     is_servers() && node.contains("-replica")
 }
 
-/// Sets the state of a node. It is in force when this returns. A replica that is `behind` shows nothing new, but confirms
-/// what it gets where that is not the same: on files it is.
+/// Sets the state of a node. It is in force when this returns. A replica that is `behind` shows
+/// nothing new, but confirms received changes where that is not the same: on files it is.
 pub(crate) fn set(router: &Router, node: &str, state: &str) {
     if is_on_a_wire(node) {
         LAB.set(node, state);
@@ -199,7 +199,7 @@ pub(crate) fn set(router: &Router, node: &str, state: &str) {
     assert_eq!((reply.status, &reply.json()["state"]), (200, &json!(state)), "{}", reply.text());
 }
 
-/// Waits until the router knows that it cannot reach a replica: it has asked.
+/// Waits until the router has tried a replica and knows that it cannot reach it.
 fn await_loss(router: &Router, node: &str) {
     let shard = format!("/api/shards/{}", node.split('-').next().unwrap());
     let is_lost = |told: &Value| told["node"] == node && told["up"] == false;
@@ -218,7 +218,7 @@ pub(crate) fn delay(router: &Router, node: &str, delay_ms: u64) {
     assert_eq!((reply.status, &reply.json()["delay_ms"]), (200, &json!(delay_ms)));
 }
 
-/// The names of all replicas, of all shards.
+/// Returns the names of all replicas, of all shards.
 pub(crate) fn replicas(router: &Router) -> Vec<String> {
     let shards = router.get("/api/health").json()["shards"].as_array().unwrap().clone();
     let nodes = shards.iter().flat_map(|shard| shard["nodes"].as_array().unwrap());
@@ -243,13 +243,13 @@ pub(crate) fn keys_on(router: &Router, shard: &str, count: usize) -> Vec<String>
     (0..).map(|n| format!("key{n}")).filter(lives_there).take(count).collect()
 }
 
-/// A key of each of three shards.
+/// Returns a key of each of three shards.
 pub(crate) fn three_keys(router: &Router) -> [String; 3] {
     ["shard1", "shard2", "shard3"].map(|shard| keys_on(router, shard, 1).remove(0))
 }
 
-/// Waits until every replica shows all that was acknowledged before: a write at level `all` on each shard, which
-/// is answered when they have it, and refused as long as one of them is not connected.
+/// Waits until every replica shows all that was acknowledged before: a write at level `all` on each
+/// shard, which is answered when they have it, and refused as long as one of them is not connected.
 pub(crate) fn settle(router: &Router) {
     let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
     for shard in shards {
@@ -269,8 +269,8 @@ pub(crate) fn settle(router: &Router) {
     }
 }
 
-/// Waits until every replica of a key's shard shows what a client has written at level `all`: on a server that may be on
-/// the disk before it is shown.
+/// Waits until every replica of a key's shard shows the writes of a client at level `all`: on a
+/// server they may be on the disk before they are shown.
 fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
     if !is_servers() {
         return;
@@ -299,13 +299,13 @@ fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
     }
 }
 
-/// A problem's status, code and what became of the write.
+/// Returns a problem's status and code, and the outcome of the write.
 pub(crate) fn refusal(reply: &Reply) -> (u16, String, String) {
     let outcome = reply.json()["outcome"].as_str().unwrap_or("-").to_owned();
     (reply.status, reply.code(), outcome)
 }
 
-/// The same as it should be.
+/// Returns the expected status and code of a refusal.
 pub(crate) fn refused(status: u16, code: &str) -> (u16, String, String) {
     (status, code.to_owned(), "rejected".to_owned())
 }

@@ -8,14 +8,14 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::ground::files_only;
+use crate::backend::files_only;
 use crate::harness::{Router, sightless};
 
-/// The program of the command line, which is another package's: cargo makes it before a test of the whole workspace
-/// only.
+/// Program of the command line. It belongs to another package: cargo makes it only before a test of
+/// the whole workspace.
 pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| program("shard-manager"));
 
-/// The program of a package that has its name.
+/// Returns the program of a package that has its name.
 pub(crate) fn program(name: &str) -> PathBuf {
     let router = Path::new(env!("CARGO_BIN_EXE_api-router"));
     let folder = router.parent().unwrap();
@@ -36,14 +36,14 @@ fn made(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
 
-/// When a source of a package was changed last.
+/// Returns the time of the last change of a source of a package.
 fn last_change(name: &str) -> SystemTime {
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
     let sources = crate::layering::sources(&package.join("src"));
     sources.iter().filter_map(|file| made(file)).max().unwrap()
 }
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
@@ -80,7 +80,7 @@ pub(crate) fn ask(router: &Router, arguments: &[&str], text: &str) -> Ended {
     run(&[arguments, &["--json", "--url", &router.url("/")]].concat(), text)
 }
 
-/// How many rows of a table there are.
+/// Returns the number of rows of a table.
 pub(crate) fn rows(router: &Router, table: &str) -> Value {
     let headers = [("prefer", "count=exact"), ("x-consistency", "all")];
     let path = format!("/api/read?table={table}&limit=1");
@@ -121,7 +121,7 @@ fn the_same_users_are_made_with_and_without_a_router() {
 }
 
 #[test]
-fn rows_are_imported_through_a_router_and_those_that_fail_are_told() {
+fn rows_are_imported_through_a_router_and_failed_ones_are_listed() {
     let router = Router::start();
     let lines: String = (0..500)
         .map(|number| match number {
@@ -180,7 +180,7 @@ fn what_is_exported_beside_one_router_goes_in_through_another() {
 }
 
 #[test]
-fn a_router_tells_the_same_as_its_files() {
+fn a_router_and_its_files_give_the_same_rows() {
     files_only!("the command line works on data directories");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

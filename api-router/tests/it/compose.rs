@@ -1,5 +1,5 @@
-//! Stories of docker-compose.yml and its kin: what services and pods are told is run for real, on loopback ports and
-//! without an engine.
+//! Tests of docker-compose.yml and the manifests: the commands of services and pods are run for
+//! real, on loopback ports and without an engine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,9 +14,9 @@ use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use crate::backend::files_only;
 use crate::cache::{plain_read, until_hit};
 use crate::commands::{PROGRAM, program};
-use crate::ground::files_only;
 use crate::harness::{PATIENCE, Router, bare_command, sightless};
 use crate::redis::Redis;
 
@@ -30,12 +30,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The services of docker-compose.yml.
+/// Returns the services of docker-compose.yml.
 fn services() -> Map<String, Value> {
     read("docker-compose.yml")["services"].as_object().unwrap().clone()
 }
 
-/// The first document of a file.
+/// Returns the first document of a file.
 fn read(path: &str) -> Value {
     let text = fs::read_to_string(root().join(path)).unwrap();
     plain(&Yaml::load_from_str(&text).unwrap()[0])
@@ -70,7 +70,7 @@ fn words(value: &Value) -> Vec<String> {
     words.iter().map(|word| word.as_str().unwrap().to_owned()).collect()
 }
 
-/// What a stage of the Dockerfile says in this line.
+/// Returns this instruction of a stage of the Dockerfile.
 fn line_of_stage(stage: &str, instruction: &str) -> String {
     let text = fs::read_to_string(root().join("api-router/Dockerfile")).unwrap();
     let mut lines = text.lines().skip_while(|line| !line.ends_with(&format!(" AS {stage}")));
@@ -78,20 +78,20 @@ fn line_of_stage(stage: &str, instruction: &str) -> String {
     line.unwrap().to_owned()
 }
 
-/// The same, as the list that it must be.
+/// Returns this instruction of a stage as the list that it must be.
 fn of_stage(stage: &str, instruction: &str) -> Vec<String> {
     serde_json::from_str(&line_of_stage(stage, instruction)).unwrap()
 }
 
-/// What a node is told.
+/// Command and environment of a node.
 struct Told {
     /// Behind the entry point of its image.
     arguments: Vec<String>,
-    /// How it is asked whether it is well.
+    /// Command of its health check.
     health: Vec<String>,
 }
 
-/// Nodes that a file tells of, as processes of this machine.
+/// Nodes of a file, as processes of this machine.
 struct Nodes {
     folder: TempDir,
     told: BTreeMap<String, Told>,
@@ -121,7 +121,7 @@ impl Nodes {
         nodes
     }
 
-    /// What is told, with the paths and ports of this machine.
+    /// Replaces paths and ports by those of this machine.
     fn here(&self, text: &str) -> String {
         let word = self.folder.path().join("word").display().to_string();
         let mut text =
@@ -143,7 +143,7 @@ impl Nodes {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// The program of the image.
+    /// Returns the program of the image.
     fn program(&self, words: &[String]) -> Command {
         assert_eq!(words[0], "shard-manager");
         let mut command = sightless(Command::new(&*PROGRAM), self.folder.path());
@@ -155,7 +155,7 @@ impl Nodes {
         let mut all = of_stage("node", "ENTRYPOINT");
         for word in &self.told[name].arguments {
             let word = self.here(word).replace(NODE_DIR, &self.dir(name));
-            // Nobody but this machine is to reach it.
+            // Only this machine may reach it.
             all.push(word.replace("--listen=0.0.0.0", "--listen=127.0.0.1"));
         }
         all.extend(["--set=fsync=off".to_owned(), format!("--port={}", self.ports[name])]);
@@ -191,7 +191,7 @@ impl Nodes {
         processes.map(|mut process| process.wait().unwrap().code()).collect()
     }
 
-    /// A router that is told of these nodes; its password is theirs.
+    /// Returns a router over these nodes; its password is theirs.
     fn router(&self, told: &BTreeMap<&str, String>) -> Router {
         let mut command = bare_command(self.folder.path());
         command.envs(told.iter().map(|(variable, value)| (variable, self.here(value))));
@@ -200,7 +200,8 @@ impl Nodes {
     }
 }
 
-/// Both take writes, both see what the other one has stored, and each shard has a replica that follows.
+/// Checks that both take writes, both see the writes of the other, and each shard has a replica
+/// that follows.
 fn check_routers(routers: &[Router; 2]) {
     for (number, router) in routers.iter().enumerate() {
         assert_eq!(router.get("/ready").status, 200);
@@ -226,7 +227,7 @@ fn check_routers(routers: &[Router; 2]) {
     }
 }
 
-/// What the nodes of docker-compose.yml are told.
+/// Returns the commands of the nodes of docker-compose.yml.
 fn composed(services: &Map<String, Value>) -> BTreeMap<String, Told> {
     let nodes = services.iter().filter(|(name, _)| name.starts_with("shard"));
     let told = nodes.map(|(name, service)| {
@@ -239,7 +240,7 @@ fn composed(services: &Map<String, Value>) -> BTreeMap<String, Told> {
     told.collect()
 }
 
-/// What the pods of these manifests are told.
+/// Returns the commands of the pods of these manifests.
 fn podded() -> BTreeMap<String, Told> {
     let mut told = BTreeMap::new();
     for file in ["primaries.yaml", "replicas.yaml"] {
@@ -268,7 +269,7 @@ impl Drop for Nodes {
 }
 
 #[test]
-fn what_services_are_told_makes_nodes_that_replicate_and_routers_that_serve() {
+fn the_commands_of_services_make_nodes_that_replicate_and_routers_that_serve() {
     files_only!("it has servers of its own");
     let services = services();
     let mut nodes = Nodes::start(composed(&services));
@@ -291,7 +292,7 @@ fn what_services_are_told_makes_nodes_that_replicate_and_routers_that_serve() {
     assert_eq!(nodes.stop(), [Some(0); 6]);
 }
 
-/// A Redis that is told what this service is; it must be one that makes room.
+/// Returns a Redis with the command of this service; it must be one that evicts entries.
 fn cache(service: &Value) -> Redis {
     let command = words(&service["command"]);
     assert_eq!(command[0], "redis-server");
@@ -303,8 +304,8 @@ fn cache(service: &Value) -> Redis {
     redis
 }
 
-/// The service that collects figures finds both routers as it is told, is well by the command of its image, and has counted
-/// what they have answered.
+/// Checks that the service of analytics finds both routers by its command, is well by the command
+/// of its image, and has the requests that they have answered.
 fn check_analytics(service: &Value, routers: &[Router; 2]) {
     let folder = tempfile::tempdir().unwrap();
     let bind = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -351,7 +352,7 @@ fn check_analytics(service: &Value, routers: &[Router; 2]) {
 }
 
 #[test]
-fn what_pods_are_told_makes_nodes_that_replicate_and_routers_that_serve() {
+fn the_commands_of_pods_make_nodes_that_replicate_and_routers_that_serve() {
     files_only!("it has servers of its own");
     let mut nodes = Nodes::start(podded());
     let file = nodes.folder.path().join("routers.toml");

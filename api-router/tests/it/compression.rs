@@ -1,5 +1,5 @@
-//! Stories of compression: who gets it, who does not, and that it changes nothing else; and of the pages about
-//! error codes.
+//! Tests of compression: the clients that get it, the clients that do not, and that it changes
+//! nothing else; and of the pages about error codes.
 
 use std::io::Read;
 
@@ -14,7 +14,8 @@ fn gunzip(bytes: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// A GET as it goes over the wire: the client of the tests would ask for what it can unpack by itself.
+/// Sends a GET without decompression: the client of the tests would request encodings that it can
+/// decompress.
 fn ask(router: &Router, path: &str, accept_encoding: Option<&str>) -> Reply {
     let header =
         accept_encoding.map_or_else(String::new, |value| format!("accept-encoding: {value}\r\n"));
@@ -35,7 +36,7 @@ fn reply(answer: &[u8]) -> Reply {
     Reply { status, headers, body: answer[end + 4..].to_vec() }
 }
 
-/// A router with a small, a middling and a large value, on all nodes.
+/// Returns a router with a small, a middling and a large value, on all nodes.
 fn router() -> Router {
     let router = Router::start();
     for (key, length) in [("small", 500), ("middling", 5_000), ("large", 900_000)] {
@@ -139,7 +140,7 @@ fn a_tag_means_the_same_with_and_without_compression() {
 }
 
 #[test]
-fn head_tells_the_headers_of_the_compressed_answer() {
+fn head_has_the_headers_of_the_compressed_response() {
     let router = router();
     let request = "HEAD /api/kv/middling HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
                    accept-encoding: gzip\r\n\r\n";
@@ -191,7 +192,7 @@ fn each_code_has_a_page_that_explains_it_with_a_real_example() {
 }
 
 #[test]
-fn pages_about_codes_run_nothing_and_ask_nobody() {
+fn pages_about_codes_run_nothing_and_load_nothing() {
     let router = Router::start();
     for path in ["/errors", "/errors/TSR100", "/errors/TSR205"] {
         let page = router.get(path);

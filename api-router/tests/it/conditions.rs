@@ -1,5 +1,5 @@
-//! Stories of conditions: the version of a row as its `ETag`, writes that depend on it, reads that need not be
-//! sent again.
+//! Tests of conditions: the version of a row as its `ETag`, writes that depend on it, reads that
+//! need not be sent again.
 
 use std::thread;
 
@@ -105,7 +105,7 @@ fn a_write_under_if_match_happens_only_to_the_version_it_names() {
 }
 
 #[test]
-fn if_match_of_any_version_asks_for_a_row() {
+fn if_match_of_any_version_requires_a_row() {
     let router = Router::start();
     for op in ["update", "upsert", "delete"] {
         for condition in ["*", "\"1\""] {
@@ -241,7 +241,7 @@ fn of_many_changes_of_one_version_one_happens() {
 }
 
 #[test]
-fn of_many_that_make_a_row_where_there_is_none_one_does() {
+fn exactly_one_of_many_inserts_of_a_row_succeeds() {
     let router = lab(&["--shards", "1"]);
     for round in 0..5 {
         let key = format!("k{round}");
@@ -256,7 +256,7 @@ fn of_many_that_make_a_row_where_there_is_none_one_does() {
     }
 }
 
-/// Read, change, write back if nobody was faster: no change is lost.
+/// Reads, changes and writes back if no other client was faster: no change is lost.
 fn count_up(router: &Router, times: usize) {
     let mut client = stranger(router);
     for _ in 0..times {
@@ -317,8 +317,8 @@ fn a_row_that_the_client_has_is_not_sent_again() {
 
 /// A replica that still has the version that the client knows must not say that it is the newest.
 #[test]
-fn not_modified_is_said_only_by_a_node_that_has_what_the_client_has_seen() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+fn only_a_node_that_has_what_the_client_has_seen_answers_not_modified() {
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     let old = tag_of(&router, "insert", "k", "old");
     settle(&router);

@@ -1,4 +1,4 @@
-//! Stories of configuration: which source wins, what is shown, and what is refused.
+//! Tests of configuration: which source wins, what is shown, and what is refused.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -29,7 +29,7 @@ const SETTINGS: [(&str, &str, &str); 14] = [
 /// Those that are true when their flag is given, and have no value there.
 const SWITCHES: [&str; 3] = ["behind_tls", "insecure", "lab"];
 
-/// Those about servers, certificates, traces and the cache; they have stories of their own.
+/// Those about servers, certificates, traces and the cache; they have tests of their own.
 const ELSEWHERE: [&str; 15] = [
     "engine",
     "shard_urls",
@@ -48,7 +48,7 @@ const ELSEWHERE: [&str; 15] = [
     "cache_min_uses",
 ];
 
-/// What is in force: each setting's value and where it came from.
+/// Returns the settings in force: each value and its origin.
 pub(crate) fn shown(mut command: Command) -> BTreeMap<String, (String, String)> {
     let output = command.arg("--print-config").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -74,7 +74,7 @@ fn flag(name: &str, value: &str) -> Vec<String> {
     if SWITCHES.contains(&name) { vec![flag] } else { vec![flag, value.to_owned()] }
 }
 
-/// A line of a TOML file: numbers and truths are spelled as such.
+/// Returns a line of a TOML file: numbers and truths are spelled as such.
 fn toml(name: &str, value: &str) -> String {
     match name {
         "shards" | "replicas" | "workers" | "behind_tls" | "insecure" | "lab" => {
@@ -85,7 +85,7 @@ fn toml(name: &str, value: &str) -> String {
     }
 }
 
-/// The folder of a test, as its working directory.
+/// Returns the folder of a test, as its working directory.
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -94,7 +94,7 @@ pub(crate) fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).unwrap();
 }
 
-/// The one line that a refused configuration prints.
+/// Returns the one line that a refused configuration prints.
 pub(crate) fn refusal(command: Command) -> String {
     let (code, said) = refused_start(command);
     assert_eq!(code, Some(2), "{said}");
@@ -206,7 +206,7 @@ fn the_file_may_be_named_by_flag_environment_or_dot_env() {
 }
 
 #[test]
-fn what_is_shown_is_what_is_served() {
+fn the_printed_settings_are_those_in_force() {
     let folder = folder();
     write(folder.path(), "settings.toml", "shards = 2\ndata_dir = \"rows\"\n");
     write(folder.path(), ".env", "TESSERA_BIND=127.0.0.1:0\nTESSERA_CONFIG=settings.toml\n");
@@ -217,7 +217,7 @@ fn what_is_shown_is_what_is_served() {
 }
 
 #[test]
-fn a_name_that_nobody_knows_is_refused_wherever_it_stands() {
+fn an_unknown_name_is_refused_in_every_source() {
     let dir = folder();
     let command = || bare_command(dir.path());
     let mut environment = command();
@@ -367,7 +367,7 @@ fn example() -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// The settings of `.env.example`, in the order in which they stand; those about servers have no prefix.
+/// Returns the settings of `.env.example`, in their order; those about servers have no prefix.
 pub(crate) fn documented() -> Vec<(String, String)> {
     let text = example();
     let lines = text.lines().filter_map(|line| line.strip_prefix('#')?.split_once('='));
@@ -388,14 +388,14 @@ fn the_example_of_dot_env_documents_every_setting() {
     }
 }
 
-/// Weights exclude an even placement, and the file is one that there is not: all else can be in force at once.
+/// Weights exclude an even placement, and the named file does not exist: everything else can be in
+/// force at once.
 #[test]
 fn the_example_of_dot_env_is_accepted_with_every_line_in_force() {
-    for left_out in ["weights", "placement"] {
+    for skip in ["weights", "placement"] {
         let folder = folder();
         write(folder.path(), "tessera.toml", "");
-        let out =
-            |name: &str| name == left_out || ELSEWHERE.contains(&name) || name == "pgpassword";
+        let out = |name: &str| name == skip || ELSEWHERE.contains(&name) || name == "pgpassword";
         let kept = documented().into_iter().filter(|(name, _)| !out(name));
         let lines: String =
             kept.map(|(name, value)| format!("{}={value}\n", variable(&name))).collect();
@@ -425,7 +425,7 @@ fn the_example_of_dot_env_shows_the_defaults() {
 }
 
 #[test]
-fn help_tells_every_setting_and_where_it_may_stand() {
+fn help_lists_every_setting_and_its_sources() {
     let folder = folder();
     let output = bare_command(folder.path()).arg("--help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();

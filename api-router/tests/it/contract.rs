@@ -1,16 +1,16 @@
-//! The contract as a stranger's tool sees it: schemathesis asks for all that the OpenAPI document allows, and
-//! for much that it does not.
+//! Contract: schemathesis sends all requests that the OpenAPI document allows, and many that it
+//! does not.
 
 use std::process::Command;
 
-use crate::ground::is_servers;
-use crate::harness::{Router, left_out};
+use crate::backend::is_servers;
+use crate::harness::{Router, skip};
 use crate::python::{SCHEMATHESIS, program, text};
 
-/// The one path of which the answer has no end: it has stories of its own (`figures_live`).
+/// The one path of which the answer has no end: it has tests of its own (`metrics_live`).
 const ENDLESS: &str = "/api/analytics/stream";
 
-/// How it is to write bodies of lines, which it does not know by itself.
+/// Serializer for bodies of lines, which schemathesis does not have.
 const LINES: &str = r#"
 import json
 import schemathesis
@@ -30,7 +30,7 @@ fn every_answer_is_one_that_the_document_declares() {
     let program = match program("schemathesis") {
         Ok(program) => program,
         Err(why) => {
-            return left_out(&format!("schemathesis {SCHEMATHESIS} is not to be had: {why}"));
+            return skip(&format!("schemathesis {SCHEMATHESIS} is not to be had: {why}"));
         }
     };
     let router = Router::start();
@@ -45,7 +45,8 @@ fn every_answer_is_one_that_the_document_declares() {
         "response_schema_conformance",
     ];
     if is_servers() {
-        // To make a table on all of them takes longer than the shortest deadline: 504, as the document says.
+        // Making a table on all servers takes longer than the shortest deadline: 504, as the
+        // document says.
         checks.remove(0);
     }
     let output = Command::new(program)

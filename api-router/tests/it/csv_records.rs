@@ -1,6 +1,6 @@
 //! CSV and gzip as they come, in pieces of any size: held to a reader that is known to be right.
 
-use api_router::inflate::{BadGzip, Coding, Flow, Inflow};
+use api_router::body_decoding::{BadGzip, BodyDecoder, ContentCoding, DecodeStep};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use shard_manager::csv::{Kind, Record};
 use std::io::Write as _;
 
-/// The fields of each record, as text and whether they were quoted, from a text that comes in pieces of this size.
+/// Returns the fields of each record, as text and if they were quoted, from a text that comes in
+/// pieces of this size.
 fn records(text: &[u8], piece: usize) -> Vec<Vec<(String, bool)>> {
     let (mut record, mut found) = (Record::default(), Vec::new());
     let (mut at, mut there) = (0, 0);
@@ -33,7 +34,7 @@ fn records(text: &[u8], piece: usize) -> Vec<Vec<(String, bool)>> {
     }
 }
 
-/// What the reader that everybody uses makes of it.
+/// Returns the records that the common CSV reader finds.
 fn oracle(text: &[u8]) -> Vec<Vec<String>> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text);
     let records = reader.records().map(|record| record.unwrap());
@@ -128,7 +129,7 @@ proptest! {
         prop_assert_eq!(inflated(&zipped, piece, room), Ok(text));
         for cut in 1..zipped.len().min(30) {
             let end = zipped.len() - cut;
-            // What ends between two members is whole, as far as it can tell.
+            // A body that ends between two members looks complete.
             if members == 1 {
                 prop_assert_eq!(inflated(&zipped[..end], piece, room), Err(BadGzip));
             }
@@ -143,14 +144,14 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 }
 
 fn inflated(zipped: &[u8], piece: usize, room: usize) -> Result<Vec<u8>, BadGzip> {
-    let mut inflow = Inflow::new(Coding::Gzip);
+    let mut inflow = BodyDecoder::new(ContentCoding::Gzip);
     let (mut text, mut pieces) = (Vec::new(), zipped.chunks(piece));
     loop {
         let before = text.len();
         match inflow.fill(&mut text, room)? {
-            Flow::Some => assert!(text.len() > before && text.len() - before <= room),
-            Flow::Ended => return Ok(text),
-            Flow::Hungry => match pieces.next() {
+            DecodeStep::Bytes => assert!(text.len() > before && text.len() - before <= room),
+            DecodeStep::Ended => return Ok(text),
+            DecodeStep::NeedsInput => match pieces.next() {
                 Some(piece) => inflow.push(Bytes::copy_from_slice(piece)),
                 None => inflow.end(),
             },

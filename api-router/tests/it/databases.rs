@@ -1,9 +1,11 @@
-//! Databases for stories: made from a template that has the schema, and emptied for the next story when one is over.
+//! Databases for tests: made from a template that has the schema, and emptied for the next test
+//! when one is over.
 //!
-//! Making one takes many times as long as emptying one. One thread of each server does both, so that a story which ends,
-//! however it ends, need not wait for it.
+//! Making one takes many times as long as emptying one. One thread of each server does both, so
+//! that a test which ends, however it ends, need not wait for it.
 //!
-//! **Invariant:** a database that a story gets has the tables of the template and none of their rows, or is a new copy.
+//! **Invariant:** a database that a test gets has the tables of the template and none of their
+//! rows, or is a new copy.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +19,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::harness::{PATIENCE, Router, bare_command};
 
-/// How the databases of this process are called; those of one that is gone are left-overs.
+/// Prefix of the databases of this process; those of a process that is gone are left-overs.
 const PREFIX: &str = "story_";
 
 /// A primary that databases are made on, and its replicas.
@@ -28,7 +30,7 @@ pub(crate) struct Server {
 }
 
 /// Query for a hash of a database's shape: every column of its tables, indexes and sequences, and
-/// other properties that a story may have changed.
+/// other properties that a test may have changed.
 pub(crate) const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
     SELECT format('%s %s %s %s %s %s %s %s', c.oid::regclass, c.relkind, a.attname, a.atttypid::regtype, a.attnotnull,
         c.relpersistence, c.relhasrules,
@@ -36,7 +38,7 @@ pub(crate) const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) 
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     WHERE c.relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace)) AS lines";
 
-/// Throws everybody out of a database.
+/// Ends all other sessions of a database.
 const ALONE: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
@@ -77,16 +79,16 @@ impl Server {
         server
     }
 
-    /// A new database that has the schema, is nobody's, and is on every replica.
+    /// Makes a new database that has the schema, has no sessions, and is on every replica.
     pub(crate) fn make(&self) -> String {
         let (sender, made) = mpsc::channel();
         self.work.send(Work::Make(sender)).unwrap();
         made.recv_timeout(PATIENCE).expect("a database is made; the server's log tells why not")
     }
 
-    /// Takes a database back, and throws out whoever is connected to it, soon.
+    /// Takes a database back, and ends its sessions soon.
     pub(crate) fn take_back(&self, name: String) {
-        // If nobody is there to do it, it goes with the server.
+        // If the thread has ended, the database goes with the server.
         let _ = self.work.send(Work::GiveBack(name));
     }
 }
@@ -149,7 +151,7 @@ impl Maker {
             }
             Work::GiveBack(name) => match self.runtime.block_on(empty(&self.node.url(&name))) {
                 Ok(shape) if shape == self.shape => self.empty.push(name),
-                // A story has changed more than a client can.
+                // A test has changed more than a client can.
                 Ok(_) | Err(_) => self.drop(&name),
             },
         }
@@ -188,14 +190,15 @@ async fn empty(url: &str) -> Result<Vec<String>, tokio_postgres::Error> {
     try_ask(&client, EMPTY).await?;
     let shape = try_ask(&client, SHAPE).await?;
     drop(client);
-    // A template must be nobody's when it is copied.
+    // A template must have no sessions when it is copied.
     let _ = connection.await;
     Ok(shape)
 }
 
-/// What a database answers: the first column of each row.
+/// Runs SQL on a database and returns the first column of each row.
 pub(crate) fn query(url: &str, sql: &str) -> Vec<String> {
-    // On a thread of its own: a story that ends asks when what this thread keeps for itself is gone already.
+    // Runs on a thread of its own: a test that ends may run SQL when the thread's own values are
+    // dropped already.
     let asked = std::thread::scope(|scope| {
         let ask = || {
             let runtime = runtime();
@@ -207,7 +210,7 @@ pub(crate) fn query(url: &str, sql: &str) -> Vec<String> {
     asked.unwrap()
 }
 
-/// What a COPY to the client tells.
+/// Returns the output of a COPY.
 pub(crate) fn copied(url: &str, sql: &str) -> String {
     let runtime = runtime();
     let client = runtime.block_on(connect(url));

@@ -1,4 +1,4 @@
-//! Stories of declarations that are none: each is refused by its member, and nothing is made.
+//! Tests of declarations that are none: each is refused by its member, and nothing is made.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::client::{refusal, refused};
 use crate::harness::{Reply, Router};
 use crate::tables::{built_in, made, names, students};
 
-/// The declaration of a table with one member replaced or added, as text.
+/// Returns the declaration of a table with one member replaced or added, as text.
 fn with(member: &str, json: &str) -> String {
     let mut members = vec![
         ("name", r#""t""#),
@@ -40,7 +40,7 @@ fn assert_refused(router: &Router, cases: &[Case]) {
     made(router, &students("t"));
 }
 
-/// The columns `id` and one more.
+/// Returns the columns `id` and one more.
 fn two(name: &str, kind: &str) -> String {
     format!(r#"[{{"name":"id","type":"text"}},{{"name":"{name}","type":"{kind}"}}]"#)
 }
@@ -149,7 +149,7 @@ fn a_column_that_cannot_be_is_refused_by_its_number() {
 }
 
 #[test]
-fn a_key_that_tells_no_rows_apart_is_refused() {
+fn a_key_that_identifies_no_row_is_refused() {
     let router = Router::start();
     assert_refused(
         &router,
@@ -179,7 +179,7 @@ fn a_key_that_tells_no_rows_apart_is_refused() {
 }
 
 #[test]
-fn a_slip_of_the_pen_is_told_what_may_have_been_meant() {
+fn a_typo_gets_a_suggestion() {
     let router = Router::start();
     let hint = |body: &str| send(&router, body).json()["hint"].clone();
     assert_eq!(hint(&with("columns", &two("a", "Boolen"))), "did you mean `boolean`?");
@@ -188,7 +188,7 @@ fn a_slip_of_the_pen_is_told_what_may_have_been_meant() {
 }
 
 #[test]
-fn what_a_header_asks_in_vain_is_refused_too() {
+fn headers_without_effect_are_refused_too() {
     let router = Router::start();
     for headers in [("x-consistency", "all"), ("if-match", "\"1\""), ("x-deadline-ms", "7")] {
         let reply = router.post("/api/tables", &[headers], &students("t"));

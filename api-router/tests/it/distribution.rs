@@ -1,4 +1,4 @@
-//! Stories of the distribution: how evenly rows lie on the shards.
+//! Tests of the distribution: how evenly rows lie on the shards.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use crate::harness::Router;
 use crate::tables::{made, write};
 
 #[test]
-fn the_distribution_tells_rows_bytes_and_skew() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn the_distribution_has_rows_bytes_and_skew() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let empty = router.get("/api/distribution?table=users").json();
     assert_eq!((&empty["rows"], &empty["skew"]), (&json!(0), &json!(1.0)));

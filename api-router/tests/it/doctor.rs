@@ -1,4 +1,5 @@
-//! Stories of `--doctor`: it tells what a start would meet and what may hurt later, and changes nothing.
+//! Tests of `--doctor`: it reports what a start would meet and possible later problems, and changes
+//! nothing.
 
 use std::fs;
 use std::path::Path;
@@ -6,10 +7,10 @@ use std::process::Command;
 
 use chrono::Datelike;
 
-use crate::ground::{self, files_only, is_servers};
+use crate::backend::{self, files_only, is_servers};
 use crate::harness::{Router, bare_command, command};
 
-/// How it ended, and the lines that it told.
+/// Returns the exit code and the lines of the output.
 fn examined(mut command: Command) -> (Option<i32>, Vec<String>) {
     let output = command.arg("--doctor").output().unwrap();
     let (told, said) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
@@ -17,7 +18,7 @@ fn examined(mut command: Command) -> (Option<i32>, Vec<String>) {
     (output.status.code(), told.lines().map(str::to_owned).collect())
 }
 
-/// Whether a line has this verdict and these words.
+/// Returns true if a line has this verdict and these words.
 fn told(lines: &[String], verdict: &str, words: &str) -> bool {
     lines.iter().any(|line| line.starts_with(verdict) && line.contains(words))
 }
@@ -74,7 +75,7 @@ fn a_lost_file_of_a_primary_is_a_fault_and_a_foreign_one_as_well() {
     let (code, lines) = examined(command(&data));
     assert_eq!(code, Some(1), "{lines:#?}");
     assert!(told(&lines, "fault", "put the file back, or restore a backup"), "{lines:#?}");
-    assert!(lines.last().unwrap().starts_with("1 thing(s) to mend"), "{lines:#?}");
+    assert!(lines.last().unwrap().starts_with("1 thing(s) to correct"), "{lines:#?}");
     fs::write(&file, "this is no database, and was never one of any kind").unwrap();
     let (code, lines) = examined(command(&data));
     assert_eq!(code, Some(1), "{lines:#?}");
@@ -98,7 +99,8 @@ fn what_others_could_reach_and_a_broken_certificate_are_told() {
     assert!(told(&lines, "fault", "there is no certificate in it"), "{lines:#?}");
 }
 
-/// What the doctor says of a certificate that is valid from so many days before today to so many after.
+/// Returns the findings about a certificate that is valid from so many days before today to so many
+/// after.
 fn of_certificate(begins: i64, ends: i64) -> (Option<i32>, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -143,17 +145,17 @@ fn every_server_is_asked_also_when_one_is_gone() {
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     router.end();
-    let (code, lines) = examined(ground::command(&data, &[]));
+    let (code, lines) = examined(backend::command(&data, &[]));
     assert_eq!(code, Some(0), "{lines:#?}");
     assert!(told(&lines, "good", "each has one primary"), "{lines:#?}");
     let nodes = lines.iter().filter(|line| line.contains(" on timeline ")).count();
-    // Citus is asked at its coordinator.
-    assert!(nodes >= if ground::is_citus() { 1 } else { 2 }, "{lines:#?}");
-    if ground::is_citus() {
+    // Citus is checked at its coordinator.
+    assert!(nodes >= if backend::is_citus() { 1 } else { 2 }, "{lines:#?}");
+    if backend::is_citus() {
         assert!(told(&lines, "good", "worker(s), and all reach each other"), "{lines:#?}");
     }
-    ground::not_on_citus!("its coordinator is the only server that is named");
-    let mut broken = ground::command(&data, &[]);
+    backend::not_on_citus!("its coordinator is the only server that is named");
+    let mut broken = backend::command(&data, &[]);
     let urls = |broken: &Command| {
         let mut all = broken.get_envs();
         let (_, urls) = all.find(|(name, _)| *name == "SHARD_URLS").unwrap();

@@ -1,4 +1,5 @@
-//! Stories of durability: what was acknowledged is there after the process is killed, and was synced before.
+//! Tests of durability: acknowledged rows are there after the process is killed, and were synced
+//! before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,18 +10,18 @@ use std::thread;
 use serde_json::{Value, json};
 use shard_manager::store::sqlite::digest::digest;
 
+use crate::backend::{files_only, is_servers};
 use crate::client::settle;
-use crate::ground::{files_only, is_servers};
-use crate::harness::{PATIENCE, Router, command, left_out, sightless};
+use crate::harness::{PATIENCE, Router, command, sightless, skip};
 use crate::replicas::assert_replicas_equal;
 
 /// Clients that write at the same time.
 const CLIENTS: usize = 6;
 
-/// What the clients know of one user.
+/// Knowledge of the clients about one user.
 #[derive(Debug, Default)]
 struct Known {
-    /// The newest name that was acknowledged, and its version if the answer told it.
+    /// The newest name that was acknowledged, and its version if the response has it.
     acknowledged: Option<(String, Option<i64>)>,
     /// Every name that was ever sent.
     sent: BTreeSet<String>,
@@ -32,7 +33,7 @@ fn user(id: &str, name: &str, round: usize) -> Value {
     json!({"user_id": id, "name": name, "email": "e", "partition_key": round.to_string()})
 }
 
-/// Writes until the router is gone, and tells `acknowledged` of every answer.
+/// Writes until the router is gone, and passes every response to `acknowledged`.
 fn client(router: &Router, round: usize, number: usize, acknowledged: &mpsc::Sender<()>) -> Ledger {
     let mut ledger = Ledger::new();
     for turn in 0.. {
@@ -118,7 +119,7 @@ fn kill_under_load(mut router: Router, round: usize, acknowledgements: usize) ->
     ledger
 }
 
-/// Every user there is, read over all shards. Rounds are read one by one: an answer has at most 1000 rows.
+/// Reads all users of all shards. Rounds are read one by one: a response has at most 1000 rows.
 fn all_users(router: &Router, rounds: usize) -> Vec<Value> {
     let mut users = Vec::new();
     for round in 0..rounds {
@@ -152,7 +153,7 @@ fn check_users(users: &[Value], ledger: &Ledger) {
     }
 }
 
-/// What `/api/shards` counts is what a read over all shards finds, on every shard.
+/// Checks that `/api/shards` counts the rows that a read of all shards finds, on every shard.
 fn check_counts(router: &Router, users: &[Value]) {
     let map = router.get("/api/shard-map").json();
     for shard in router.get("/api/shards").json()["shards"].as_array().unwrap() {
@@ -208,14 +209,14 @@ fn check_replicas(router: &Router, data: &Path) {
     }
 }
 
-/// How often the process is killed: five times, or with LONG_TESTS=1 in the environment fifty times.
+/// Returns the number of kills: five, or with LONG_TESTS=1 in the environment fifty.
 fn kills() -> usize {
     if std::env::var_os("LONG_TESTS").is_some() { 50 } else { 5 }
 }
 
 #[test]
 fn what_was_acknowledged_survives_kill_9_once_and_versions_go_on() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut ledger = Ledger::new();
@@ -235,8 +236,8 @@ fn what_was_acknowledged_survives_kill_9_once_and_versions_go_on() {
     }
 }
 
-/// A router whose syncs of log files are written to `log`. It is the traced process itself that the harness
-/// knows: `strace -D` steps aside.
+/// Returns the command of a router whose syncs of log files are written to `log`. The harness knows
+/// the process id of the traced process itself: `strace -D` runs beside it.
 fn traced(data: &Path, log: &Path) -> Command {
     let router = command(data);
     let strace = sightless(Command::new("strace"), data.parent().unwrap());
@@ -253,12 +254,12 @@ fn can_trace(folder: &Path) -> bool {
     strace.output().is_ok_and(|output| output.status.success())
 }
 
-/// A router whose syncs are written to a file, in a folder that is to live as long; `None` where nothing can be
-/// traced.
+/// Starts a router whose syncs are written to a file, in a folder that must live as long; `None`
+/// where nothing can be traced.
 fn start_traced() -> Option<(tempfile::TempDir, PathBuf, Router)> {
     let folder = tempfile::tempdir().unwrap();
     if !can_trace(folder.path()) {
-        left_out("strace is not installed (./setup.sh tools), or it may not trace processes here");
+        skip("strace is not installed (./setup.sh tools), or it may not trace processes here");
         return None;
     }
     let log = folder.path().join("syncs");
@@ -266,8 +267,9 @@ fn start_traced() -> Option<(tempfile::TempDir, PathBuf, Router)> {
     Some((folder, log, router))
 }
 
-/// Syncs of the write-ahead logs of all shards' nodes of this name so far. `strace` writes a line before it lets the caller go on, so
-/// what an answer rests on is in the file before the answer is sent.
+/// Counts the syncs of the write-ahead logs of all shards' nodes of this name. `strace` writes a
+/// line before the call returns, so the syncs before a response are in the file before the response
+/// is sent.
 fn syncs_of(node: &str, log: &Path) -> usize {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let file = format!("-{node}.db-wal>");
@@ -328,7 +330,8 @@ fn a_write_at_quorum_is_synced_on_the_replica_before_its_answer_also_when_it_com
         assert!(after > before, "write {n} was confirmed before the replica had synced it");
         before = after;
     }
-    // Applied by the replica, but perhaps not synced: the repetition asks for more than the first time did.
+    // Applied by the replica, but perhaps not synced: the repetition requires more than the first
+    // request did.
     for n in 10..20 {
         let before = write(n, "one", "k");
         let path = format!("/api/read?table=users&shardKey=user-{n}");

@@ -1,5 +1,5 @@
-//! Stories of problems that no client causes alone: each is produced for real, over HTTP, and told as the contract
-//! says, without a word of the inside.
+//! Tests of problems that no client causes alone: each is produced for real, over HTTP, and
+//! reported as in the contract, without internal details.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,11 +11,11 @@ use diesel::{Connection, SqliteConnection};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::backend::{ask_primary, files_only, is_servers};
 use crate::client::{lab, set, stranger, user};
-use crate::ground::{ask_primary, files_only, is_servers};
-use crate::harness::{PATIENCE, Reply, Router, command, left_out, refused_start, sightless};
+use crate::harness::{PATIENCE, Reply, Router, command, refused_start, sightless, skip};
 
-/// Runs SQL on a shard's primary, behind the back of whoever has it open.
+/// Runs SQL on a shard's primary, without its router.
 fn meddle(data: &Path, sql: &str) {
     if is_servers() {
         return drop(ask_primary(data, 0, &format!("SET search_path = tessera, public; {sql}")));
@@ -64,8 +64,8 @@ fn tsr003_when_every_connection_is_busy_until_the_deadline() {
         let body = json!({"table": "users", "records": rows});
         assert_eq!(router.post("/api/bulk-write", &[], &body).status, 201);
     }
-    // Each tries patterns at every place of every row, as much as is allowed: more work than fits into the deadline on
-    // any machine. Together they are more than there are connections.
+    // Each tries patterns at every place of every row, as much as is allowed: more work than fits
+    // into the deadline on any machine. Together they are more than there are connections.
     let pattern = format!("name.like.*{}x*", "n".repeat(45));
     let tests = vec![pattern; 4].join(",");
     let path = format!("/api/read?table=users&limit=1&or=({tests})");
@@ -139,7 +139,7 @@ fn tsr204_when_the_disk_is_full_and_reads_go_on() {
     trial.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
     trial.arg(format!("mount -t tmpfs -o size=6m tessera '{}'", disk.display()));
     if !trial.output().is_ok_and(|output| output.status.success()) {
-        return left_out("this machine does not let a test mount a small disk");
+        return skip("this machine does not let a test mount a small disk");
     }
     outer.arg(inner.get_program()).args(inner.get_args()).args(ONE_SHARD);
     let router = Router::start_command(outer);
@@ -170,7 +170,7 @@ fn a_start_on_a_full_disk_says_so_and_names_the_directory() {
         outer
     };
     if !in_small_disk("true").arg("true").output().is_ok_and(|trial| trial.status.success()) {
-        return left_out("this machine does not let a test mount a small disk");
+        return skip("this machine does not let a test mount a small disk");
     }
     let fill = format!("{{ cat /dev/zero > '{}/filler' 2>/dev/null || true; }}", disk.display());
     let copy = format!("cp -r '{}' '{}/data'", used.display(), disk.display());
@@ -190,7 +190,7 @@ fn a_start_on_a_full_disk_says_so_and_names_the_directory() {
 
 #[test]
 fn tsr205_tells_that_the_row_is_there_though_not_as_often_as_asked() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "1"]);
     set(&router, "shard1-replica1", "paused");
     let headers = [("x-consistency", "all"), ("x-deadline-ms", "300")];
@@ -202,7 +202,7 @@ fn tsr205_tells_that_the_row_is_there_though_not_as_often_as_asked() {
 
 #[test]
 fn tsr304_when_a_rule_of_the_database_is_broken() {
-    crate::ground::not_on_citus!("a unique index there has to hold the shard key");
+    crate::backend::not_on_citus!("a unique index there has to hold the shard key");
     let (_folder, data) = folder();
     drop(Router::start_in(&data, &ONE_SHARD));
     meddle(&data, "CREATE UNIQUE INDEX one_email ON users (email)");
@@ -243,7 +243,7 @@ fn tsr305_when_what_the_token_has_seen_was_put_back() {
 
 #[test]
 fn tsr306_when_the_database_swallows_the_row() {
-    crate::ground::not_on_citus!("its tables have no triggers of others");
+    crate::backend::not_on_citus!("its tables have no triggers of others");
     if !is_servers() {
         return; // Told where the suite runs on servers.
     }

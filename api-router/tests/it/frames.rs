@@ -1,11 +1,11 @@
-//! Stories of what a router hands on to services that collect from it.
+//! Tests of what a router hands on to services that collect from it.
 
 use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::figures::some_requests;
 use crate::harness::{PATIENCE, Router};
+use crate::metrics::some_requests;
 
 fn frames(router: &Router, query: &str) -> Value {
     let reply = router.get(&format!("/api/analytics/frames{query}"));
@@ -22,7 +22,7 @@ fn total(frames: &Value) -> u64 {
 }
 
 #[test]
-fn a_service_that_asks_again_and_again_gets_each_request_once() {
+fn a_service_that_polls_gets_each_request_once() {
     let router = Router::start();
     some_requests(&router);
     let (mut after, mut counted) = (0, 0);
@@ -42,7 +42,7 @@ fn a_service_that_asks_again_and_again_gets_each_request_once() {
 }
 
 #[test]
-fn errors_are_numbered_so_that_none_is_told_twice() {
+fn errors_are_numbered_so_that_none_is_sent_twice() {
     let router = Router::start();
     let first = frames(&router, "");
     assert_eq!((&first["errors_seq"], first["errors"].as_array().unwrap().len()), (&0.into(), 0));
@@ -62,8 +62,8 @@ fn errors_are_numbered_so_that_none_is_told_twice() {
 }
 
 #[test]
-fn a_service_learns_whose_figures_these_are_and_how_the_cluster_is() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn a_service_gets_the_name_of_the_router_and_the_state_of_the_cluster() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let answer = frames(&router, "");
     let port = router.address().port();

@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Router, left_out};
+use crate::harness::{Router, skip};
 use crate::python::{GENERATORS, program_of, text};
 
 /// The calls, and the files needed to check and run them.
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
-/// A folder with the document of a router and the files of a client.
+/// Returns a folder with the document of a router and the files of a client.
 fn folder_with(router: &Router, files: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let document = router.get("/api-docs/openapi.json");
@@ -39,9 +39,7 @@ fn a_python_client_is_generated_typed_and_works() {
         match (tool("openapi-python-client"), tool("mypy"), tool("python")) {
             (Ok(generator), Ok(mypy), Ok(python)) => (generator, mypy, python),
             (Err(why), _, _) | (_, Err(why), _) | (_, _, Err(why)) => {
-                return left_out(&format!(
-                    "the generator of Python clients is not to be had: {why}"
-                ));
+                return skip(&format!("the generator of Python clients is not to be had: {why}"));
             }
         };
     let router = Router::start();
@@ -60,7 +58,7 @@ fn a_python_client_is_generated_typed_and_works() {
     succeed(run(&python).arg("calls.py").arg(router.url("")));
 }
 
-/// The folder that `./setup.sh tools` puts beside what cargo builds.
+/// Returns the folder that `./setup.sh tools` puts beside what cargo builds.
 fn node_modules() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     target.join("openapi-clients/node_modules")
@@ -70,7 +68,7 @@ fn node_modules() -> PathBuf {
 fn a_typescript_client_is_generated_typed_and_works() {
     let modules = node_modules();
     if !modules.join(".bin/openapi-typescript").exists() {
-        return left_out(&format!(
+        return skip(&format!(
             "there is no openapi-typescript in {}: ./setup.sh tools fetches it",
             modules.display()
         ));

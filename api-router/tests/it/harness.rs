@@ -1,10 +1,12 @@
-//! Harness: a real router process on a free loopback port, with a data directory of its own, or databases that stand for
-//! it (`ground`).
+//! Harness: a real router process on a free loopback port, with a data directory of its own, or
+//! databases instead (`backend`).
 //!
-//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with it.
+//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with
+//! it.
 //!
-//! A [`Router`] is asked as one client would ask it that keeps its session token: it reads what it wrote, though
-//! its reads come from replicas. Clients without a token, and with one of their own, are in `client`.
+//! A [`Router`] sends requests like one client that keeps its session token: it reads its own
+//! writes, though its reads come from replicas. Clients without a token, and with one of their own,
+//! are in `client`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,18 +18,18 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::ground;
+use crate::backend;
 use crate::secrets::Secrets;
 
-/// How long anything that must happen may take before a test says that it does not.
+/// Longest time for anything that must happen before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of session tokens that a router takes.
 pub(crate) const TOKEN_LEN_MAX: usize = 4_096;
-/// The paths whose answers are about rows, and carry a session token; beside them those of values under keys.
+/// Paths of responses about rows, which have a session token; those of values under keys are added.
 const DATA_PATHS: [&str; 5] = ["/api/read", "/api/write", "/api/bulk-write", "/read", "/write"];
 
-/// Whether the answers of a path are about rows.
+/// Returns true if the responses of a path are about rows.
 fn is_about_rows(path: &str) -> bool {
     let path = path.split('?').next().unwrap_or(path);
     DATA_PATHS.contains(&path) || path.starts_with("/api/kv/")
@@ -40,12 +42,13 @@ pub(crate) struct Router {
     banner: String,
     agent: ureq::Agent,
     data: Option<TempDir>,
-    /// The tokens of answers that no later answer has taken in yet: threads get theirs at the same time.
+    /// Tokens of responses that no later response has merged yet: threads get theirs at the same
+    /// time.
     session: Mutex<Vec<String>>,
     secrets: Secrets,
 }
 
-/// What the router answered.
+/// Response of the router.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -54,7 +57,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
@@ -68,18 +71,19 @@ impl Reply {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The code of a problem.
+    /// Returns the code of a problem.
     pub(crate) fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or("no code").to_owned()
     }
 }
 
-/// The router's program without any flag, blind to the settings of whoever runs the tests.
+/// Returns the command of the router without any flag, which ignores the settings of the user who
+/// runs the tests.
 pub(crate) fn bare_command(folder: &Path) -> Command {
     sightless(Command::new(env!("CARGO_BIN_EXE_api-router")), folder)
 }
 
-/// A command that knows none of our variables and runs in this folder.
+/// Returns a command that knows none of our variables and runs in this folder.
 pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -92,18 +96,18 @@ pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
     command
 }
 
-/// A command that starts the router over this directory on a free port.
+/// Returns a command that starts the router over this directory on a free port.
 pub(crate) fn command(data_dir: &Path) -> Command {
-    ground::command(data_dir, &[])
+    backend::command(data_dir, &[])
 }
 
 impl Router {
-    /// A router with three shards in a new directory.
+    /// Returns a router with three shards in a new directory.
     pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
-    /// The same with more flags.
+    /// Starts a router with more flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut router = Self::start_in(&data.path().join("data"), flags);
@@ -111,10 +115,11 @@ impl Router {
         router
     }
 
-    /// A router over a directory that outlives it. Its client has seen what is there already.
+    /// Returns a router over a directory that outlives it. Its client has seen what is there
+    /// already.
     pub(crate) fn start_in(data_dir: &Path, flags: &[&str]) -> Self {
-        let is_used = ground::is_used(data_dir);
-        let router = Self::start_command(ground::command(data_dir, flags));
+        let is_used = backend::is_used(data_dir);
+        let router = Self::start_command(backend::command(data_dir, flags));
         if is_used {
             let level = [("x-consistency", "all")];
             let seen = router.send("GET", "/api/read?table=users&limit=1", &level, None);
@@ -123,7 +128,8 @@ impl Router {
         router
     }
 
-    /// A router from a command made by hand; waits until its banner tells the address. Its log is shown, and watched.
+    /// Starts a router with this command; waits until its banner has the address. Its log is shown,
+    /// and watched.
     pub(crate) fn start_command(command: Command) -> Self {
         let mut router = Self::start_logging(command, Stdio::piped());
         let log = BufReader::new(router.child.stderr.take().unwrap());
@@ -131,14 +137,14 @@ impl Router {
         router
     }
 
-    /// The same, with its log where the test wants it.
+    /// Starts a router with its log at the given place.
     pub(crate) fn start_logging(mut command: Command, log: Stdio) -> Self {
         let secrets = Secrets::of(&command);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut banner = String::new();
         let mut address = None;
-        // Its last line tells how to end the router.
+        // The last line of the banner says how to end the router.
         while !banner.lines().last().is_some_and(|line| line.trim().starts_with("end ")) {
             let line = lines.next().expect("the router ended before it served").unwrap();
             if let Some(rest) = line.trim().strip_prefix("API") {
@@ -162,7 +168,7 @@ impl Router {
         Self { child, address, banner, agent: agent.into(), data: None, session, secrets }
     }
 
-    /// What it printed when it was ready.
+    /// Returns the banner.
     pub(crate) fn banner(&self) -> &str {
         &self.banner
     }
@@ -190,7 +196,7 @@ impl Router {
         self.try_send(method, path, headers, body).unwrap()
     }
 
-    /// The same, when the connection may break.
+    /// Sends a request whose connection may break.
     pub(crate) fn try_send(
         &self,
         method: &str,
@@ -218,7 +224,8 @@ impl Router {
         Ok(reply)
     }
 
-    /// As many tokens of this client as a request may carry, which is all of them but under many threads.
+    /// Returns as many tokens of this client as a request may have, which is all of them unless
+    /// there are many threads.
     fn session_tokens(&self) -> Vec<String> {
         let session = self.session.lock().unwrap();
         let mut room = TOKEN_LEN_MAX;
@@ -230,7 +237,8 @@ impl Router {
         session.iter().filter(fits).cloned().collect()
     }
 
-    /// Sends a request as it is: without the token of this router's client, and without keeping the answer's.
+    /// Sends a request unchanged: without the token of this router's client, and without keeping
+    /// that of the response.
     pub(crate) fn exchange(
         &self,
         method: &str,
@@ -280,7 +288,7 @@ impl Router {
         self.send("GET", &format!("/api/read?{query}"), &[("x-shard-key", key)], None)
     }
 
-    /// A bare connection, for what no HTTP client would send.
+    /// Returns a bare connection, for bytes that no HTTP client would send.
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -339,8 +347,8 @@ impl Drop for Router {
     }
 }
 
-/// Runs a router that should refuse to start; its exit code and what it said. One that starts after all is
-/// ended as soon as it prints its banner, and has no exit code.
+/// Runs a router that should refuse to start; returns its exit code and output. One that starts all
+/// the same is ended as soon as it prints its banner, and has no exit code.
 pub(crate) fn refused_start(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut banner = String::new();
@@ -353,9 +361,9 @@ pub(crate) fn refused_start(mut command: Command) -> (Option<i32>, String) {
     (output.status.code(), format!("{banner}{said}"))
 }
 
-/// For a test that needs what this machine lacks: where all must run (CI) it fails, elsewhere it is left out,
-/// and says so.
-pub(crate) fn left_out(why: &str) {
+/// Skips a test that needs something that this machine lacks; where all tests must run (CI) it
+/// fails.
+pub(crate) fn skip(why: &str) {
     let strict = std::env::var("CI").is_ok_and(|ci| !matches!(&*ci, "" | "0" | "false"));
     assert!(!strict, "{why}");
     eprintln!("SKIPPED: {why}");

@@ -1,11 +1,11 @@
-//! Stories of health: it reports the real state of the nodes, and why one is not well.
+//! Tests of health: it reports the real state of the nodes, and why one is not well.
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::backend::files_only;
 use crate::client::{keys_on, lab, put_node, refusal, refused, set, settle, stranger, user};
-use crate::ground::files_only;
 use crate::harness::{PATIENCE, Router};
 
 /// Asks until health reports the expected state.
@@ -37,8 +37,8 @@ fn until_scraped(router: &Router, shard: &str, up: &str) {
 }
 
 #[test]
-fn a_primary_that_takes_no_writes_is_told_as_such_with_its_reason_until_it_does() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn a_primary_that_takes_no_writes_is_reported_with_its_reason_until_it_does() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--shards", "2"]);
     settle(&router);
     let health = until(&router, "well", |health| health["status"] == "ok");
@@ -89,7 +89,7 @@ fn a_primary_that_takes_no_writes_is_told_as_such_with_its_reason_until_it_does(
 }
 
 #[test]
-fn a_replica_too_far_behind_to_be_read_is_told_as_down_with_its_lag() {
+fn a_replica_too_far_behind_to_be_read_is_reported_as_down_with_its_lag() {
     files_only!("a server that is a replica is not the router's to hold up");
     let router = lab(&["--shards", "1"]);
     settle(&router);

@@ -1,5 +1,5 @@
-//! Stories of idempotency keys: a request that is sent again has one effect and one answer, whatever happened
-//! in between.
+//! Tests of idempotency keys: a request that is sent again has one effect and one response,
+//! whatever happened in between.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -27,7 +27,7 @@ fn is_replayed(reply: &Reply) -> bool {
     }
 }
 
-/// The body without what is of the request, not of its effect.
+/// Returns the members of the body that depend on the effect, not on the request.
 fn lasting(reply: &Reply) -> Value {
     let mut body = reply.json();
     let members = body.as_object_mut().unwrap();
@@ -73,7 +73,7 @@ fn the_same_request_again_has_the_same_answer_and_no_effect() {
             assert_eq!(row(&router, "k"), stored, "{op} was done again");
         }
     }
-    // Replayed long after, it still tells what was, and changes nothing.
+    // Repeated long after, the response is the same, and changes nothing.
     let again = write(&router, "k", "key-0", &user_op("insert", "k", "insert"));
     assert_eq!((again.status, is_replayed(&again)), (201, true));
     assert_eq!(row(&router, "k"), Value::Null);
@@ -163,9 +163,10 @@ fn a_key_that_cannot_be_one_is_refused() {
     }
 }
 
-/// What was refused once because of the rows that there were is not done when they are others.
+/// A request that was refused once because of the existing rows is not carried out when they have
+/// changed.
 #[test]
-fn a_refusal_of_the_shard_is_kept_and_told_again() {
+fn a_refusal_of_the_shard_is_stored_and_repeated() {
     let router = Router::start();
     let mut client = stranger(&router);
     client.write_user("there", "N");
@@ -197,7 +198,7 @@ fn a_refusal_of_the_shard_is_kept_and_told_again() {
 
 #[test]
 fn a_request_that_never_came_to_its_shard_leaves_its_key_free() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--shards", "1"]);
     let bad = [
         json!({"table": "users", "data": {"user_id": "k", "name": 5}}),
@@ -223,10 +224,11 @@ fn a_request_that_never_came_to_its_shard_leaves_its_key_free() {
     assert_replayed(&first, &write(&router, "k", "free", &user("k", "N")));
 }
 
-/// It was stored, and only its confirmation was missing: sent again, it waits for that and nothing else.
+/// The row was stored, and only its confirmation was missing: sent again, the request waits for
+/// that and nothing else.
 #[test]
 fn a_write_that_was_not_confirmed_may_be_sent_again() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     settle(&router);
     set_replicas(&router, "paused");
@@ -252,10 +254,10 @@ fn a_write_that_was_not_confirmed_may_be_sent_again() {
     assert_eq!(row(&router, "k"), stored);
 }
 
-/// Who asks again, perhaps from another machine, reads what was written.
+/// A client that repeats a request, perhaps from another machine, reads the row.
 #[test]
-fn an_answer_that_is_told_again_brings_a_token_that_covers_the_write() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+fn a_repeated_answer_has_a_token_that_covers_the_write() {
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     settle(&router);
     set_replicas(&router, "paused");
@@ -371,7 +373,7 @@ fn failures(reply: &Reply) -> Vec<(u64, u64, String)> {
 
 #[test]
 fn a_bulk_write_that_is_sent_again_stores_nothing_twice() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let keys = keys_on(&router, "shard1", 2);
     let others = keys_on(&router, "shard3", 2);
@@ -392,9 +394,10 @@ fn a_bulk_write_that_is_sent_again_stores_nothing_twice() {
     assert_eq!(stored(&keys[1]), Value::Null);
 }
 
-/// The key of a row is the request's and its index: a request that differs in some rows differs in these alone.
+/// The key of a row is the request's and its index: a request that differs in some rows differs in
+/// these alone.
 #[test]
-fn each_row_of_a_bulk_write_is_told_again_for_itself() {
+fn each_row_of_a_bulk_write_is_repeated_for_itself() {
     let router = Router::start();
     let first = bulk(&router, "upsert", &[("a", "1"), ("b", "1"), ("u", "1")]);
     assert_eq!(first.status, 201, "{}", first.text());
@@ -408,7 +411,7 @@ fn each_row_of_a_bulk_write_is_told_again_for_itself() {
     assert_eq!(row(&router, "v")["name"], "1");
 }
 
-/// What a client knows of its inserts: their keys, and the versions that were acknowledged.
+/// Inserts of a client: their keys, and the versions that were acknowledged.
 type Ledger = BTreeMap<String, Option<Value>>;
 
 /// Inserts rows until the router is gone.
@@ -432,7 +435,8 @@ fn insert_until_gone(router: &Router, client: usize, acknowledged: &mpsc::Sender
     ledger
 }
 
-/// A client that does not know what became of its last insert sends it again, and never meets its own row.
+/// A client that does not know the outcome of its last insert sends it again, and never meets its
+/// own row.
 #[test]
 fn after_a_crash_every_insert_may_be_sent_again() {
     let folder = tempfile::tempdir().unwrap();

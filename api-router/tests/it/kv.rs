@@ -1,17 +1,17 @@
-//! Stories of values under keys: what a key is, what a value is, and what both are to other routes.
+//! Tests of values under keys: what a key is, what a value is, and what both are to other routes.
 
 use std::process::Stdio;
 use std::sync::Barrier;
 
 use serde_json::{Value, json};
 
+use crate::backend;
 use crate::client::{Client, lab, refusal, refused, set, set_replicas, settle, stranger};
-use crate::ground;
 use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// Every byte of a key that is no letter and no digit as an escape.
+/// Returns every byte of a key that is no letter and no digit as an escape.
 fn path(key: &str) -> String {
     let spelled = key.bytes().map(|byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
@@ -107,7 +107,7 @@ fn what_is_no_value_is_refused_and_says_why() {
 }
 
 #[test]
-fn a_body_is_json_or_does_not_say_what_it_is() {
+fn a_body_is_json_or_has_no_content_type() {
     let router = Router::start();
     let send = |headers: &[(&str, &str)]| router.send("PUT", "/api/kv/k", headers, Some(b"1"));
     assert_eq!(send(&[]).status, 201);
@@ -253,7 +253,7 @@ fn putting_makes_and_changes_and_deleting_removes() {
 }
 
 #[test]
-fn what_is_not_there_is_404_and_tells_a_session_so() {
+fn a_missing_value_is_404_with_a_session_token() {
     let router = Router::start();
     let read = get(&router, "k");
     assert_eq!((read.status, &*read.code()), (404, "TSR302"), "{}", read.text());
@@ -266,7 +266,7 @@ fn what_is_not_there_is_404_and_tells_a_session_so() {
 }
 
 #[test]
-fn a_tag_of_a_put_tells_a_get_that_nothing_changed() {
+fn the_tag_of_a_put_makes_a_get_not_modified() {
     let router = Router::start();
     let put_reply = put(&router, "k", &[], b"1");
     let tag = put_reply.header("etag").unwrap();
@@ -333,7 +333,7 @@ fn of_clients_that_change_the_same_version_exactly_one_wins() {
 
 #[test]
 fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     let mut writer = stranger(&router);
     writer.send("PUT", "/api/kv/k", &[], Some(&json!("old")));
@@ -355,8 +355,8 @@ fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
 }
 
 #[test]
-fn a_put_waits_for_as_many_nodes_as_it_asks_for() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+fn a_put_waits_for_the_nodes_of_its_level() {
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     assert_eq!(put(&router, "k", &[("x-consistency", "all")], b"1").status, 201);
     set_replicas(&router, "paused");
@@ -387,7 +387,7 @@ fn a_put_with_an_idempotency_key_is_carried_out_once() {
 }
 
 #[test]
-fn the_row_is_shown_to_those_who_prefer_to_see_it() {
+fn the_row_is_returned_to_clients_that_prefer_it() {
     let router = Router::start();
     let wish = [("prefer", "return=representation")];
     let made = put(&router, "k", &wish, b"[1]");
@@ -446,7 +446,7 @@ fn the_examples_of_the_document_work() {
 }
 
 #[test]
-fn head_is_get_without_a_body_and_other_methods_are_told_which_there_are() {
+fn head_is_get_without_a_body_and_other_methods_get_the_list_of_methods() {
     let router = Router::start();
     put(&router, "a/b", &[], b"\"value\"");
     let got = router.get("/api/kv/a/b");
@@ -467,10 +467,10 @@ fn head_is_get_without_a_body_and_other_methods_are_told_which_there_are() {
 }
 
 #[test]
-fn values_count_as_reads_and_writes_and_their_keys_are_told_nowhere() {
+fn values_are_recorded_as_reads_and_writes_without_their_keys() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let command = ground::command(&folder.path().join("data"), &["--lab", "--log", "trace"]);
+    let command = backend::command(&folder.path().join("data"), &["--lab", "--log", "trace"]);
     let file = std::fs::File::create(&log).unwrap();
     let mut router = Router::start_logging(command, Stdio::from(file));
     put(&router, "canary", &[], b"1");

@@ -1,4 +1,4 @@
-//! Stories of the laboratory: how nodes are held up, and what a shard does whose primary is.
+//! Tests of the laboratory: how nodes are held up, and what a shard does whose primary is.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::backend::{files_only, is_servers};
 use crate::client::{
     Seen, delay, keys_on, lab, put_node, refusal, refused, set, settle, stranger, three_keys, user,
     user_op,
 };
-use crate::ground::{files_only, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
-/// Every node with its state and delay.
+/// Returns every node with its state and delay.
 fn nodes(router: &Router) -> BTreeSet<(String, String, u64)> {
     let reply = router.get("/api/lab/nodes");
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -44,10 +44,10 @@ fn without_its_flag_there_is_no_laboratory() {
 
 const NOT_OURS: &str = "servers are not the router's to hold up, but for its own writes";
 
-/// What the laboratory of servers says instead.
+/// Checks the hints of the laboratory of servers.
 #[test]
 fn a_replica_that_is_a_server_is_not_the_routers_to_hold_up() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     if !is_servers() {
         return;
     }
@@ -171,10 +171,10 @@ fn the_laboratory_is_behind_the_same_gate_as_all_else() {
     assert!(nodes(&router).iter().all(|(_, state, _)| state == "running"));
 }
 
-/// When a pause is answered the applier is at rest: nothing that is written from then on comes through.
+/// A pause is answered when the applier is at rest: no later write comes through.
 #[test]
 fn a_paused_replica_stands_still_from_the_moment_of_the_answer() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     // So that the pause comes while the applier is about to apply something.
     delay(&router, "shard1-replica1", 5);
@@ -197,7 +197,7 @@ fn a_paused_replica_stands_still_from_the_moment_of_the_answer() {
 
 #[test]
 fn a_delayed_replica_comes_after_all() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     delay(&router, "shard1-replica1", 30);
     let began = Instant::now();
@@ -226,11 +226,13 @@ fn send_write<'scope, 'env>(
     });
 }
 
-/// Whatever the queue cannot take is refused at once, and what it took is answered when the lane goes on.
+/// Writes that do not fit into the queue are refused at once, and those in it are answered when the
+/// lane goes on.
 #[test]
 fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    // 64 MiB may wait for a shard, and a batch be in its hands already: more than six of these are too many.
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    // 64 MiB may wait for a shard, and a batch be in work already: more than six of these are too
+    // many.
     const LARGE: usize = 44;
     const TOO_MANY: usize = 6;
     const SMALL: usize = 10;
@@ -288,7 +290,8 @@ fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
     assert!(refusals < LARGE, "the queue has taken nothing: {refusals} refused, {stored} stored");
 }
 
-/// Sets a node running again, also when a test fails meanwhile: its threads would wait for their deadlines.
+/// Sets a node running again, also when a test fails meanwhile: its threads would wait for their
+/// deadlines.
 struct Resume<'r> {
     router: &'r Router,
     node: &'r str,
@@ -303,7 +306,7 @@ impl Drop for Resume<'_> {
 
 #[test]
 fn writes_that_wait_for_a_paused_primary_are_answered_when_it_goes_on() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
     let keys = keys_on(&router, "shard2", 20);
     set(&router, "shard2-primary", "paused");
@@ -314,7 +317,7 @@ fn writes_that_wait_for_a_paused_primary_are_answered_when_it_goes_on() {
             send_write(scope, &router, (key.clone(), user(key, "queued")), &sender);
         }
         drop(sender);
-        // A deadline that passes in the queue: until then nobody was answered.
+        // A deadline that passes in the queue: no response is sent before.
         let late = stranger(&router).write_with(&keys[0], &SOON, &user(&keys[0], "late"));
         assert_eq!(refusal(&late), refused(504, "TSR004"), "{}", late.text());
         assert!(receiver.try_recv().is_err(), "a paused primary answers nobody");
@@ -354,8 +357,8 @@ fn a_write_whose_deadline_passes_in_the_queue_is_rejected_and_never_stored() {
 }
 
 #[test]
-fn a_delayed_primary_takes_its_time_and_tells_the_truth_about_deadlines() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn a_delayed_primary_is_slow_and_reports_deadlines_truthfully() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     const DELAY_MS: u64 = 250;
     let router = lab(&[]);
     let [slow, quick, _] = three_keys(&router);
@@ -377,10 +380,10 @@ fn a_delayed_primary_takes_its_time_and_tells_the_truth_about_deadlines() {
     }
 }
 
-/// What the laboratory does is of the process, not of the data.
+/// The state of the laboratory belongs to the process, not to the data.
 #[test]
 fn a_new_start_finds_every_node_running() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);

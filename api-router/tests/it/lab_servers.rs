@@ -1,8 +1,8 @@
-//! The laboratory of stories on servers: every replica of it is reached, and follows its primary, through wires that can
-//! be held up.
+//! Laboratory of tests on servers: every replica is reached, and follows its primary, through
+//! proxies that can be paused.
 //!
-//! On files the router itself can hold a replica up (`/api/lab/nodes`). A server of PostgreSQL is not the router's, so
-//! that what happens to it has to happen on the way there.
+//! On files the router itself can pause a replica (`/api/lab/nodes`). A server of PostgreSQL is not
+//! the router's, so the proxies pause its connections instead.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -12,57 +12,57 @@ use shard_manager::local::LocalNode;
 
 use crate::databases::{Server, query};
 use crate::harness::PATIENCE;
-use crate::wire::{Hold, Wire};
+use crate::proxied_server::{ProxiedServer, ProxyMode};
 
 /// Servers whose replicas can be held up.
 pub(crate) struct Lab {
     pub(crate) servers: Vec<Server>,
-    wires: HashMap<String, Wires>,
+    connections: HashMap<String, ReplicaConnections>,
     /// Replicas that replay nothing.
     paused: Mutex<HashSet<String>>,
 }
 
 /// The ways of one replica.
-struct Wires {
+struct ReplicaConnections {
     /// From the router to it.
-    asked: Wire,
+    asked: ProxiedServer,
     /// From it to its primary.
-    followed: Wire,
+    followed: ProxiedServer,
 }
 
 impl Lab {
     pub(crate) fn new(servers: Vec<Server>) -> Self {
-        let mut wires = HashMap::new();
+        let mut connections = HashMap::new();
         for server in &servers {
             for replica in &server.replicas {
-                let followed = Wire::to(server.primary.port);
+                let followed = ProxiedServer::to(server.primary.port);
                 follow_through(replica, followed.port);
-                let asked = Wire::to(replica.port);
-                wires.insert(replica.name.clone(), Wires { asked, followed });
+                let asked = ProxiedServer::to(replica.port);
+                connections.insert(replica.name.clone(), ReplicaConnections { asked, followed });
             }
         }
-        Self { servers, wires, paused: Mutex::default() }
+        Self { servers, connections, paused: Mutex::default() }
     }
 
-    /// How a router reaches a database of this replica.
+    /// Returns the URL of a database of this replica for a router.
     pub(crate) fn url(&self, replica: &LocalNode, database: &str) -> String {
-        let wire = self.wires[&replica.name].asked.port;
-        let (own, wire) = (format!(":{}/", replica.port), format!(":{wire}/"));
-        replica.url(database).replace(&own, &wire)
+        let proxy = self.connections[&replica.name].asked.port;
+        let (own, proxy) = (format!(":{}/", replica.port), format!(":{proxy}/"));
+        replica.url(database).replace(&own, &proxy)
     }
 
     /// Sets the state of a replica, as the router's own laboratory does on files.
     pub(crate) fn set(&self, replica: &str, state: &str) {
         let (asked, followed) = match state {
-            "running" => (Hold::Open, Hold::Open),
-            "paused" => (Hold::Open, Hold::Stopped),
+            "running" => (ProxyMode::Open, ProxyMode::Open),
+            "paused" => (ProxyMode::Open, ProxyMode::Stopped),
             // It gets everything, and shows nothing new.
-            "behind" => (Hold::Open, Hold::Open),
-            "cut" => (Hold::Cut, Hold::Stopped),
+            "behind" => (ProxyMode::Open, ProxyMode::Open),
+            "cut" => (ProxyMode::Cut, ProxyMode::Stopped),
             other => panic!("no state of a node: {other}"),
         };
-        self.wires[replica].followed.set(followed);
-        self.wires[replica].asked.set(asked);
+        self.connections[replica].followed.set(followed);
+        self.connections[replica].asked.set(asked);
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(state, "paused" | "behind") && paused.insert(replica.to_owned()) {
             pause(&self.url_of(replica));
@@ -71,7 +71,7 @@ impl Lab {
         }
     }
 
-    /// How the stories themselves reach a replica, whatever holds it up.
+    /// Returns the URL of a replica for the tests themselves, without its proxy.
     fn url_of(&self, replica: &str) -> String {
         let mut replicas = self.servers.iter().flat_map(|server| &server.replicas);
         replicas.find(|node| node.name == replica).unwrap().url("postgres")
@@ -79,13 +79,13 @@ impl Lab {
 
     /// Makes a replica late.
     pub(crate) fn delay(&self, replica: &str, delay: Duration) {
-        let hold = if delay.is_zero() { Hold::Open } else { Hold::Late(delay) };
-        self.wires[replica].followed.set(hold);
+        let mode = if delay.is_zero() { ProxyMode::Open } else { ProxyMode::Late(delay) };
+        self.connections[replica].followed.set(mode);
     }
 
     /// Lets everything go.
     pub(crate) fn release(&self) {
-        self.wires.keys().for_each(|replica| self.set(replica, "running"));
+        self.connections.keys().for_each(|replica| self.set(replica, "running"));
     }
 }
 
@@ -101,7 +101,7 @@ fn pause(url: &str) {
 /// Tells a replica to reach its primary through this port.
 fn follow_through(replica: &LocalNode, port: u16) {
     let url = replica.url("postgres");
-    // It may have been paused by stories that were cut off.
+    // It may have been paused by tests that were cut off.
     query(&url, "SELECT pg_wal_replay_resume()");
     let way = query(&url, "SELECT current_setting('primary_conninfo')").remove(0);
     let words = way.split(' ').map(|word| match word.strip_prefix("port=") {
@@ -116,6 +116,6 @@ fn follow_through(replica: &LocalNode, port: u16) {
         "SELECT 1 FROM pg_stat_wal_receiver WHERE sender_port = {port} AND status = 'streaming'"
     );
     while query(&url, &follows).is_empty() {
-        assert!(began.elapsed() < PATIENCE, "{} does not follow through its wire", replica.name);
+        assert!(began.elapsed() < PATIENCE, "{} does not follow through its proxy", replica.name);
     }
 }

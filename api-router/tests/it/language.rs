@@ -1,10 +1,11 @@
 //! Plain English is kept by a test: old names, doubtful openings and long comment lines may only
 //! become fewer.
 //!
-//! Each rule finds cases in the project's texts. `language/baseline.txt` lists how many cases of a rule
-//! a file still has. A file with more cases fails the test and so does one with fewer, until the
-//! baseline is lowered: `TESSERA_WRITE_BASELINE=1 cargo test -p api-router --test it language::` writes
-//! it, and refuses to raise the sum of any rule in a top-level folder.
+//! Each rule finds cases in the project's texts. `language/baseline.txt` lists how many cases of a
+//! rule a file still has. A file with more cases fails the test and so does one with fewer, until
+//! the baseline is lowered:
+//! `TESSERA_WRITE_BASELINE=1 cargo test -p api-router --test it language::`
+//! writes it, and refuses to raise the sum of any rule in a top-level folder.
 
 mod old_names;
 mod rules;

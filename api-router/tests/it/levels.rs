@@ -1,16 +1,17 @@
-//! Stories of the consistency levels: what an answer at `one`, `quorum` and `all` proves, and what is said when
-//! too few nodes can give it.
+//! Tests of the consistency levels: the guarantees of a response at `one`, `quorum` and `all`, and
+//! the problem when too few nodes can give them.
 
 use serde_json::{Value, json};
 
+use crate::backend::is_servers;
 use crate::client::{
     Client, Seen, delay, keys_on, lab, refusal, refused, set, set_replicas, settle, stranger,
     three_keys, user, user_op,
 };
-use crate::ground::is_servers;
 use crate::harness::{Reply, Router};
 
-/// The headers of a write that gives up soon, though not before a busy machine has stored it.
+/// Returns the headers of a write that gives up soon, though not before a busy machine has stored
+/// it.
 fn soon(level: &str) -> [(&str, &str); 2] {
     [("x-consistency", level), ("x-deadline-ms", "1500")]
 }
@@ -19,7 +20,8 @@ fn write_at(router: &Router, level: &str, key: &str, name: &str) -> Reply {
     stranger(router).write_with(key, &[("x-consistency", level)], &user(key, name))
 }
 
-/// Stored, but not where it was asked for: the body says so, and the answer has a token.
+/// Checks a row that is stored, but not at the requested level: the body says so, and the response
+/// has a token.
 fn assert_unconfirmed(reply: &Reply, requested: &str, achieved: &str) {
     assert_eq!((reply.status, &*reply.code()), (504, "TSR205"), "{}", reply.text());
     assert_eq!(reply.header("content-type"), Some("application/problem+json"));
@@ -63,7 +65,7 @@ fn every_level_works_with_any_number_of_replicas() {
 
 #[test]
 fn a_write_at_all_is_on_every_replica_when_it_is_answered() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "3"]);
     settle(&router);
     for replica in ["shard1-replica1", "shard1-replica2", "shard1-replica3"] {
@@ -85,7 +87,7 @@ fn a_write_at_all_is_on_every_replica_when_it_is_answered() {
 
 #[test]
 fn a_write_at_quorum_is_on_a_majority_when_it_is_answered() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "2"]);
     assert_eq!(write_at(&router, "all", "k", "old").status, 201);
     set(&router, "shard1-replica2", "paused");
@@ -101,8 +103,8 @@ fn a_write_at_quorum_is_on_a_majority_when_it_is_answered() {
 }
 
 #[test]
-fn a_write_that_is_not_confirmed_in_time_says_what_it_has() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+fn a_write_that_is_not_confirmed_in_time_reports_its_level() {
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--replicas", "2"]);
     let [key, other, _] = three_keys(&router);
     assert_eq!(write_at(&router, "all", &key, "old").status, 201);
@@ -135,10 +137,10 @@ fn a_write_that_is_not_confirmed_in_time_says_what_it_has() {
     }
 }
 
-/// What the primary itself refuses needs no confirmation.
+/// A write that the primary refuses needs no confirmation.
 #[test]
 fn a_write_that_its_primary_refuses_is_rejected_at_every_level() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     assert_eq!(write_at(&router, "all", "k", "N").status, 201);
     set_replicas(&router, "paused");
@@ -153,7 +155,7 @@ fn a_write_that_its_primary_refuses_is_rejected_at_every_level() {
 
 #[test]
 fn with_too_few_replicas_connected_a_write_is_refused_before_it_is_stored() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     assert_eq!(write_at(&router, "all", "k", "old").status, 201);
     let before = stranger(&router).read_with(Some("k"), &[], "table=users").json();
@@ -180,7 +182,7 @@ fn with_too_few_replicas_connected_a_write_is_refused_before_it_is_stored() {
 
 #[test]
 fn a_majority_is_enough_for_quorum_and_not_for_all() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "2"]);
     set(&router, "shard1-replica1", "cut");
     assert_eq!(write_at(&router, "quorum", "k", "at quorum").status, 201);
@@ -195,7 +197,8 @@ fn a_majority_is_enough_for_quorum_and_not_for_all() {
     assert_primary_alone(&router, "k", "quorum", &["at quorum"]);
 }
 
-/// What a strong read says when no replica is reached: a file's writer is its own proof, a server that is alone has none.
+/// Checks a strong read when no replica can be reached: a file's writer is its own proof, a server
+/// that is alone has none.
 fn assert_primary_alone(router: &Router, key: &str, level: &str, names: &[&str]) {
     if is_servers() {
         let headers = [("x-consistency", level), ("x-deadline-ms", "1000")];
@@ -206,10 +209,10 @@ fn assert_primary_alone(router: &Router, key: &str, level: &str, names: &[&str])
     }
 }
 
-/// Other clients' writes count as well, and nobody hands on a token.
+/// Writes of other clients count as well, without a token.
 #[test]
 fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     let [key, ..] = three_keys(&router);
     stranger(&router).write_users(&[&key], "old", "all");
@@ -240,7 +243,7 @@ fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
 /// The token of a strong read is as good as its rows.
 #[test]
 fn what_was_read_at_a_higher_level_stays_seen_at_level_one() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     assert_eq!(write_at(&router, "all", "k", "old").status, 201);
     set_replicas(&router, "behind");
@@ -252,7 +255,8 @@ fn what_was_read_at_a_higher_level_stays_seen_at_level_one() {
     }
 }
 
-/// A bulk write of two rows each on two shards, of which the second has no replica that helps.
+/// Returns a bulk write of two rows each on two shards, of which the second has no replica that
+/// helps.
 fn half_confirmed(router: &Router, headers: &[(&str, &str)]) -> (Reply, Vec<String>) {
     let (well, ill) = (keys_on(router, "shard1", 2), keys_on(router, "shard2", 2));
     let rows: Vec<Value> =
@@ -288,7 +292,7 @@ fn failed(code: &str, outcome: &str) -> Vec<(u64, String, String, String)> {
 
 #[test]
 fn rows_of_a_bulk_write_are_refused_where_too_few_replicas_are_connected() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     set(&router, "shard2-replica1", "cut");
     let (reply, ill) = half_confirmed(&router, &[("x-consistency", "quorum")]);
@@ -303,7 +307,7 @@ fn rows_of_a_bulk_write_are_refused_where_too_few_replicas_are_connected() {
 
 #[test]
 fn rows_of_a_bulk_write_that_are_not_confirmed_in_time_say_that_they_are_stored() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     set(&router, "shard2-replica1", "paused");
     // Longer than elsewhere: the other shard has to make it.

@@ -1,4 +1,4 @@
-//! Stories of data directories whose files are removed under a router that has them open: no write
+//! Tests of data directories whose files are removed under a router that has them open: no write
 //! is acknowledged that only this process could ever read, and every client learns why.
 
 use std::fs;
@@ -8,8 +8,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::backend::files_only;
 use crate::client::user;
-use crate::ground::files_only;
 use crate::harness::{PATIENCE, Reply, Router, command, refused_start};
 
 const ONE_SHARD: [&str; 4] = ["--shards", "1", "--replicas", "0"];
@@ -21,7 +21,7 @@ fn folder() -> (TempDir, PathBuf) {
     (folder, data)
 }
 
-/// A router whose shard holds a row.
+/// Returns a router whose shard holds a row.
 fn used(data: &Path, flags: &[&str]) -> Router {
     let router = Router::start_in(data, flags);
     assert_eq!(router.write_user("ada", "Ada").status, 201);
@@ -91,7 +91,7 @@ fn a_second_router_is_refused_though_the_lock_file_was_removed() {
 }
 
 #[test]
-fn a_router_whose_lock_file_was_removed_refuses_writes_and_says_why() {
+fn a_router_whose_lock_file_was_removed_refuses_writes_with_the_reason() {
     files_only!("the lock is one of the data directory");
     let (_folder, data) = folder();
     let mut router = used(&data, &ONE_SHARD);
@@ -159,7 +159,7 @@ fn a_file_that_takes_the_place_of_another_is_never_written() {
 }
 
 #[test]
-fn a_catalog_that_is_removed_is_told_while_writes_go_on() {
+fn a_removed_catalog_is_reported_while_writes_go_on() {
     files_only!("a file is removed");
     let (_folder, data) = folder();
     let router = used(&data, &ONE_SHARD);

@@ -1,4 +1,4 @@
-//! Stories of operations: how a router starts, refuses to start, ends, and what it says meanwhile.
+//! Tests of operations: how a router starts, refuses to start, ends, and what it says meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,11 +13,11 @@ use std::time::Instant;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::backend::{self, ask_primary, files_only, is_servers};
 use crate::client::settle;
-use crate::ground::{self, ask_primary, files_only, is_servers};
-use crate::harness::{PATIENCE, Router, bare_command, command, left_out, refused_start};
+use crate::harness::{PATIENCE, Router, bare_command, command, refused_start, skip};
 
-/// A folder with a data directory in which a router has left one row.
+/// Returns a folder with a data directory in which a router has left one row.
 fn used_directory(flags: &[&str]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -33,7 +33,7 @@ fn end(router: &mut Router) {
     assert_eq!(router.wait().code(), Some(0), "an end in good order");
 }
 
-/// What a start says that is refused.
+/// Returns the error of a start that is refused.
 fn refusal(command: Command) -> String {
     let (code, said) = refused_start(command);
     assert_eq!(code, Some(2), "{said}");
@@ -42,10 +42,10 @@ fn refusal(command: Command) -> String {
 }
 
 fn with_flags(data: &Path, flags: &[&str]) -> Command {
-    ground::command(data, flags)
+    backend::command(data, flags)
 }
 
-/// The bytes of every database in a folder; of one on a server what the catalog says.
+/// Returns the bytes of every database in a folder; of one on a server what the catalog says.
 fn databases(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     if is_servers() {
         let said = "SELECT to_json(c)::text FROM tessera.tessera_cluster AS c";
@@ -57,7 +57,7 @@ fn databases(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     databases.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
-/// A request whose body is on its way: the router has its head, and waits.
+/// Returns a request whose body is on its way: the router has its head, and waits.
 fn begin_write(router: &Router, key: &str) -> (TcpStream, String) {
     let body = json!({"table": "users", "data": {"user_id": key, "name": "N", "email": "e"}});
     let body = body.to_string();
@@ -74,7 +74,7 @@ fn begin_write(router: &Router, key: &str) -> (TcpStream, String) {
     (stream, body)
 }
 
-/// Waits until nobody listens any more.
+/// Waits until the port is closed.
 fn await_closed_port(router: &Router) {
     let began = Instant::now();
     while TcpStream::connect(router.address()).is_ok() {
@@ -143,7 +143,7 @@ fn what_was_acknowledged_while_the_router_ended_is_there() {
     }
 }
 
-/// What `/ready` says between SIGTERM and the end: the first answer that is not 200, if one came.
+/// Returns the first response of `/ready` that is not 200 between SIGTERM and the end, if one came.
 fn last_words(router: &Router) -> Option<(u16, String)> {
     router.signal("TERM");
     loop {
@@ -175,7 +175,7 @@ fn interrupting_ends_the_router_as_well() {
 }
 
 #[test]
-fn a_second_router_on_the_same_directory_is_refused_and_told_who_is_there() {
+fn a_second_router_on_the_same_directory_is_refused_with_the_first_one() {
     files_only!(
         "the lock is a file of the data directory; any number of routers serve the same servers"
     );
@@ -201,7 +201,7 @@ fn a_port_that_is_taken_is_found_out_before_any_file_is_touched() {
 }
 
 #[test]
-fn the_lock_file_of_a_killed_router_stops_nobody() {
+fn the_lock_file_of_a_killed_router_stops_no_start() {
     files_only!(
         "the lock is a file of the data directory; any number of routers serve the same servers"
     );
@@ -216,14 +216,14 @@ fn the_lock_file_of_a_killed_router_stops_nobody() {
 }
 
 #[test]
-fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn a_start_with_settings_of_another_cluster_is_refused_and_touches_nothing() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (_folder, data) = used_directory(&["--weights", "50,25,25"]);
     let before = databases(&data);
     let files = if is_servers() { 1 } else { 8 };
     assert_eq!(before.len(), files, "three shards with a replica each, catalog and figures");
     for (flags, asked, made) in [
-        // Servers are counted by their addresses before anybody looks at the cluster.
+        // Servers are counted by their addresses before the cluster is opened.
         (["--shards", "5"], if is_servers() { "says 5" } else { "the number of shards 5" }, "3"),
         (["--placement", "even"], "placement even", "weighted"),
         (["--weights", "25,50,25"], "weights [25, 50, 25]", "[50, 25, 25]"),
@@ -246,7 +246,7 @@ fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
 }
 
 #[test]
-fn serving_others_without_authentication_has_to_be_asked_for() {
+fn serving_others_without_authentication_needs_a_flag() {
     let folder = tempfile::tempdir().unwrap();
     let open = |address: &str| {
         let mut command = bare_command(folder.path());
@@ -317,7 +317,7 @@ fn a_file_that_is_damaged_missing_or_anothers_is_refused_by_name() {
     }
 }
 
-/// Without its catalog nobody knows where rows are: a new one would hide them.
+/// Without its catalog the location of rows is unknown: a new catalog would hide them.
 #[test]
 fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
     files_only!("files are damaged");
@@ -341,7 +341,7 @@ fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
 
 #[test]
 fn a_router_that_serves_is_live_ready_and_well() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = Router::start();
     assert_eq!(router.get("/live").json(), json!({"success": true, "status": "live"}));
     assert_eq!(router.get("/ready").json(), json!({"success": true, "status": "ready"}));
@@ -363,7 +363,7 @@ fn a_router_that_serves_is_live_ready_and_well() {
 fn the_commands_of_the_banner_work_as_they_are_printed() {
     let router = Router::start();
     if Command::new("curl").arg("--version").output().is_err() {
-        left_out("curl is not installed");
+        skip("curl is not installed");
         return;
     }
     let banner = router.banner().replace("\\\n", " ");
@@ -373,7 +373,8 @@ fn the_commands_of_the_banner_work_as_they_are_printed() {
             let output = Command::new("sh").args(["-c", command]).env("NO_PROXY", "*").output();
             let output = output.unwrap();
             assert!(output.status.success(), "{command}");
-            // curl keeps no session token: the replica that the next command reads has to have it all.
+            // curl keeps no session token: the replica that the next command reads must have all
+            // rows.
             settle(&router);
             serde_json::from_slice(&output.stdout).unwrap()
         })
@@ -383,7 +384,7 @@ fn the_commands_of_the_banner_work_as_they_are_printed() {
     assert_eq!(answers[1]["data"][0]["user_id"], answers[0]["data"]["user_id"]);
 }
 
-/// A router whose log goes to a file, and that file.
+/// Returns a router whose log goes to a file, and that file.
 fn logging(folder: &Path, level: &str) -> (Router, PathBuf) {
     let log = folder.join("log");
     let command = with_flags(&folder.join("data"), &["--log", level]);
@@ -391,7 +392,7 @@ fn logging(folder: &Path, level: &str) -> (Router, PathBuf) {
 }
 
 #[test]
-fn the_log_tells_no_key_and_no_value() {
+fn the_log_has_no_key_and_no_value() {
     for level in ["info", "trace"] {
         let folder = tempfile::tempdir().unwrap();
         let (mut router, log) = logging(folder.path(), level);
@@ -439,7 +440,7 @@ fn a_log_that_goes_to_a_file_has_no_colours() {
     assert!(!text.contains('\u{1b}'), "{text:?}");
 }
 
-/// The `number`th order of these columns.
+/// Returns the `number`th order of these columns.
 fn permuted(columns: &[&str], mut number: usize) -> String {
     let mut left = columns.to_vec();
     let mut order = Vec::new();

@@ -1,5 +1,5 @@
-//! Stories of traces that are sent: to a collector of the test's own, which takes what comes apart by the wire format of
-//! protocol buffers. Only with the feature `otlp`.
+//! Tests of traces that are sent: to a collector of the test's own, which decodes the wire format
+//! of protocol buffers. Only with the feature `otlp`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ enum Field<'b> {
     Bytes(&'b [u8]),
 }
 
-/// The fields of a message, with their numbers.
+/// Returns the fields of a message, with their numbers.
 fn fields(mut rest: &[u8]) -> Vec<(u64, Field<'_>)> {
     fn varint(rest: &mut &[u8]) -> u64 {
         let mut number = 0;
@@ -53,7 +53,7 @@ fn fields(mut rest: &[u8]) -> Vec<(u64, Field<'_>)> {
     found
 }
 
-/// The messages and texts of this number.
+/// Returns the messages and texts of this number.
 fn all(message: &[u8], number: u64) -> Vec<&[u8]> {
     let meant = |(found, field)| match field {
         Field::Bytes(bytes) if found == number => Some(bytes),
@@ -222,7 +222,7 @@ fn a_write_is_a_span_with_its_times_in_queue_and_database_below_it() {
 }
 
 #[test]
-fn a_request_without_a_trace_begins_one_and_is_told_of_it() {
+fn a_request_without_a_trace_begins_one_and_returns_it() {
     let collector = Collector::start();
     let router = traced(&collector);
     let reply = router.get("/api/read?table=nope");
@@ -264,7 +264,7 @@ fn the_last_spans_are_sent_before_the_router_has_ended() {
 
 #[test]
 fn a_collector_that_is_away_costs_no_request_anything() {
-    // Nobody listens there any more.
+    // The port is closed.
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut router = Router::start_with(&["--otlp-endpoint", &format!("http://{closed}")]);
     for n in 0..200 {

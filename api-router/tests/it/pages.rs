@@ -1,5 +1,5 @@
-//! Stories of pages: filters over HTTP, walks by cursor while others write, totals, and answers of those shards
-//! that can.
+//! Tests of pages: filters over HTTP, walks by cursor while others write, totals, and answers of
+//! those shards that can.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::client::{lab, set, settle};
 use crate::harness::{Reply, Router};
 
-/// Orders of a few users over all shards: `o000` … with an amount, a status that may be null, and a note.
+/// Stores orders of a few users over all shards: `o000` … with an amount, a status that may be
+/// null, and a note.
 fn with_orders(router: &Router, count: usize) {
     let statuses = [json!("open"), json!("paid"), Value::Null, json!("Paid")];
     let order = |n: usize| {
@@ -264,7 +265,7 @@ fn count_exact_tells_how_many_rows_meet_the_filters_whatever_the_page() {
 
 #[test]
 fn a_shard_that_cannot_answer_is_an_error_unless_a_part_is_welcome() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
     with_orders(&router, 40);
     let whole = ids(&read(&router, "order=order_id"));
@@ -307,7 +308,7 @@ fn a_shard_that_cannot_answer_is_an_error_unless_a_part_is_welcome() {
 
 #[test]
 fn a_primary_that_is_cut_off_takes_no_writes_and_health_says_so() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--shards", "1"]);
     router.write_user("ada", "Ada");
     settle(&router);

@@ -1,4 +1,4 @@
-//! Stories of placement: where keys live, what the shards hold; and of the documents about the API.
+//! Tests of placement: where keys live, what the shards hold; and of the documents about the API.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// The owner of a slot according to `/api/shard-map`.
+/// Returns the owner of a slot according to `/api/shard-map`.
 fn owner(map: &Value, slot: u64) -> Value {
     let holds =
         |range: &&Value| (range[0].as_u64().unwrap()..=range[1].as_u64().unwrap()).contains(&slot);
@@ -32,7 +32,7 @@ fn owner(map: &Value, slot: u64) -> Value {
 
 #[test]
 fn a_key_has_the_same_slot_for_ever() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     for shards in ["1", "3", "8"] {
         let router = Router::start_with(&["--shards", shards]);
         let map = router.get("/api/shard-map").json();
@@ -79,7 +79,7 @@ fn a_key_that_is_none_is_refused() {
 
 #[test]
 fn the_shard_map_covers_every_slot_once() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     for (shards, expected) in [
         ("1", json!([[0, 16383, "shard1"]])),
         ("3", json!([[0, 5461, "shard1"], [5462, 10922, "shard2"], [10923, 16383, "shard3"]])),
@@ -117,8 +117,8 @@ fn a_shard_map_that_is_known_is_not_sent_again() {
 }
 
 #[test]
-fn shards_tell_their_nodes_slots_and_rows() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn shards_list_their_nodes_slots_and_rows() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let records: Vec<Value> = (0..50)
         .map(|n| json!({"user_id": format!("user_{n}"), "name": "N", "email": "e"}))

@@ -1,4 +1,5 @@
-//! Stories of problems: every code that a client can cause, its whole body, and what no body may tell.
+//! Tests of problems: every code that a client can cause, its whole body, and secrets that no body
+//! may contain.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,7 +10,7 @@ use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// The body with the one member that differs each time made the same.
+/// Returns the body with the one member that differs each time made the same.
 fn redacted(reply: &Reply) -> Value {
     assert_eq!(reply.header("content-type"), Some("application/problem+json"));
     let mut body = reply.json();
@@ -32,7 +33,7 @@ fn read(router: &Router, headers: &[(&str, &str)], query: &str) -> Reply {
     router.send("GET", &format!("/api/read?{query}"), headers, None)
 }
 
-/// A write whose body never comes; the deadline is the router's, nothing sleeps here.
+/// Returns a write whose body never comes; the deadline is the router's, nothing sleeps here.
 fn late(router: &Router) -> Reply {
     let mut stream = router.connect();
     stream
@@ -101,7 +102,8 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     ]
 }
 
-/// What no single client can cause: `faults` (and `lab`, of a full lane; TSR202 the stories of servers) produces each.
+/// Codes that no single client can cause: `faults` (and `lab`, for a full lane; TSR202 the tests of
+/// servers) produces each.
 const NEED_A_FAULT: [&str; 11] = [
     "TSR003", "TSR005", "TSR201", "TSR202", "TSR203", "TSR204", "TSR205", "TSR304", "TSR305",
     "TSR306", "TSR500",
@@ -129,7 +131,7 @@ fn every_code_is_produced_or_needs_a_fault() {
 
 #[test]
 fn an_operator_finds_every_code_in_the_guide() {
-    let guide = include_str!("../../../shard-manager/docs/operations.md");
+    let guide = include_str!("../../docs/src/errors.md");
     let rows = guide.lines().filter(|line| line.starts_with("| TSR"));
     let told: String = rows.map(|row| row.split('|').nth(1).unwrap()).collect();
     for code in api_router::problem::Code::ALL {
@@ -187,7 +189,7 @@ fn every_problem_has_the_members_of_the_contract() {
 }
 
 #[test]
-fn no_body_tells_sql_a_path_or_an_address() {
+fn no_body_has_sql_a_path_or_an_address() {
     let router = Router::start();
     let mut bodies: Vec<String> =
         problems(&router).iter().map(|(_, _, reply)| reply.text()).collect();
@@ -243,7 +245,7 @@ fn no_body_tells_sql_a_path_or_an_address() {
 }
 
 #[test]
-fn only_failed_writes_say_what_became_of_them() {
+fn only_failed_writes_have_an_outcome() {
     let router = Router::start();
     for (code, _, reply) in problems(&router) {
         let body = reply.json();
@@ -270,9 +272,10 @@ fn only_failed_writes_say_what_became_of_them() {
     }
 }
 
-/// One line for each problem: what differs from one code to the next. The whole body is checked above.
+/// One line for each problem, with the parts that differ from one code to the next. The whole body
+/// is checked above.
 #[test]
-fn each_problem_says_what_is_wrong_and_what_to_do() {
+fn each_problem_has_a_detail_and_a_remedy() {
     let router = Router::start();
     let told: Vec<String> = problems(&router)
         .iter()
@@ -287,7 +290,7 @@ fn each_problem_says_what_is_wrong_and_what_to_do() {
         })
         .collect();
     insta::assert_snapshot!(told.join("\n"), @r#"
-    TSR004 504 Deadline passed: the body did not come in time (-)
+    TSR004 504 Deadline passed: the body did not arrive in time (-)
     TSR100 400 Bad query string: user_id: a filter needs an operator: eq, neq, gt, gte, lt, lte, like, ilike, in, is, not (user_id=eq.value)
     TSR101 400 Bad body: the body is not JSON: EOF while parsing an object at line 1 column 1 (-)
     TSR102 400 Unknown member: `dta` means nothing here (did you mean `data`?)
@@ -358,7 +361,7 @@ fn the_body_of_a_refused_write() {
 
 #[test]
 fn the_body_of_a_write_that_a_shard_refused() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     router.write_user("u", "Ada");
     insta::assert_json_snapshot!(redacted(&write(
@@ -390,8 +393,8 @@ fn the_body_of_a_write_that_came_too_late() {
     insta::assert_json_snapshot!(redacted(&late(&router)), @r#"
     {
       "code": "TSR004",
-      "detail": "the body did not come in time",
-      "details": "the body did not come in time",
+      "detail": "the body did not arrive in time",
+      "details": "the body did not arrive in time",
       "error": "Deadline passed",
       "hint": null,
       "message": "Deadline passed",

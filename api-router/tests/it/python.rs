@@ -28,26 +28,26 @@ pub(crate) const GENERATORS: Environment = Environment {
     packages: &[("openapi-python-client", "0.29.1"), ("mypy", "2.4.1")],
 };
 
-/// What a program said, on both its outputs.
+/// Returns both outputs of a program.
 pub(crate) fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
-/// A program of the tools that judge the API, `python` among them.
+/// Returns a program of the tools that judge the API, `python` among them.
 ///
 /// # Errors
-/// What could not be had.
+/// The package or tool that could not be installed.
 pub(crate) fn program(name: &str) -> Result<PathBuf, String> {
     program_of(&JUDGES, name)
 }
 
-/// A program of an environment, `python` among them.
+/// Returns a program of an environment, `python` among them.
 ///
 /// # Errors
 /// The package or tool that could not be installed.
 pub(crate) fn program_of(environment: &Environment, name: &str) -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    // Two stories, perhaps of two processes, must not make it at the same time.
+    // Two tests, perhaps of two processes, must not make it at the same time.
     let lock = File::create(folder.join("python.lock")).and_then(|file| file.lock().map(|()| file));
     let _lock = lock.map_err(|error| format!("python.lock: {error}"))?;
     let packages = environment.packages;
@@ -71,7 +71,7 @@ pub(crate) fn program_of(environment: &Environment, name: &str) -> Result<PathBu
     Ok(folder.join("bin").join(name))
 }
 
-/// Whether all is there, in these versions.
+/// Returns true if all packages are there, in these versions.
 fn is_whole(folder: &Path, packages: &[(&str, &str)]) -> bool {
     const VERSIONS: &str =
         "import sys\nfrom importlib.metadata import version\nprint(*map(version, sys.argv[1:]))";

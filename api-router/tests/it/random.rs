@@ -1,4 +1,5 @@
-//! Properties: no JSON body and no query string, however odd, ever gives a 5xx or breaks the connection.
+//! Properties: no JSON body and no query string, however odd, ever gives a 5xx or breaks the
+//! connection.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::harness::{Reply, Router};
 
-/// The same cases in every run.
+/// Returns a runner with the same cases in every run.
 fn runner(cases: u32) -> TestRunner {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))

@@ -1,4 +1,4 @@
-//! Stories of `GET /api/read`: one key, all shards in one order, columns and filters.
+//! Tests of `GET /api/read`: one key, all shards in one order, columns and filters.
 
 use std::cmp::Ordering;
 
@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::client::settle;
 use crate::harness::Router;
 
-/// Sixty orders of thirteen users, with ties, nulls, and texts whose bytes sort unlike their letters.
+/// Returns sixty orders of thirteen users, with ties, nulls, and texts whose bytes sort unlike
+/// their letters.
 fn orders() -> Vec<Value> {
     let amounts = [3, -1, 0, 1_i64 << 53, 3];
     let states = [json!(null), json!(""), json!("a"), json!("B"), json!("é"), json!("😀")];
@@ -34,7 +35,7 @@ fn with_orders(flags: &[&str]) -> Router {
     router
 }
 
-/// The rows of a read that must succeed.
+/// Returns the rows of a read that must succeed.
 fn rows(router: &Router, query: &str) -> Vec<Value> {
     let reply = router.get(&format!("/api/read?table=orders&{query}"));
     assert_eq!(reply.status, 200, "{query}: {}", reply.text());
@@ -60,7 +61,7 @@ fn compare(a: &Value, b: &Value, descending: bool) -> Ordering {
     if descending { ascending.reverse() } else { ascending }
 }
 
-/// What `order` means, by the contract: the columns asked for, then shard key and id.
+/// Sorts by `order` according to the contract: the requested columns, then shard key and id.
 fn sorted(order: &[(&str, bool)]) -> Vec<Value> {
     let mut rows = orders();
     rows.sort_by(|a, b| {
@@ -137,8 +138,8 @@ fn a_read_without_a_limit_gives_a_hundred_rows() {
 }
 
 #[test]
-fn a_read_by_key_asks_one_shard_and_says_which() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn a_read_by_key_reads_one_shard_and_names_it() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders(&[]);
     let reply = router.read("user_3", "table=orders&order=order_id&select=order_id,user_id");
     let (answer, route) = (reply.json(), router.get("/api/route?key=user_3").json());
@@ -162,7 +163,7 @@ fn a_read_by_key_asks_one_shard_and_says_which() {
 
 #[test]
 fn a_read_of_all_shards_names_them_and_no_single_one() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders(&[]);
     let reply = router.get("/api/read?table=orders&limit=1");
     assert_eq!(reply.json()["shards"], json!(["shard1", "shard2", "shard3"]));

@@ -1,6 +1,8 @@
-//! Redis: a server of its own on a free loopback port, with a password, in a folder that goes with it.
+//! Redis: a server of its own on a free loopback port, with a password, in a folder that is removed
+//! with it.
 //!
-//! It is ended by its own id when the [`Redis`] is dropped, and never writes to a disk unless it is told to.
+//! It is ended by its own id when the [`Redis`] is dropped, and writes to a disk only if a setting
+//! says so.
 //!
 //! **Invariant:** it answers when it has started, and is gone when it was killed.
 
@@ -12,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// How long a server may take to start.
+/// Longest time for a server to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Nothing that is said anywhere may hold it.
 pub(crate) const PASSWORD: &str = "canary-of-redis-4711";
-/// Ports below those that the system gives to whoever asks for any: nobody takes one while its server is down.
+/// Ports below those that the system assigns, so that no other program takes one while its server
+/// is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// A running server.
@@ -32,7 +35,7 @@ impl Redis {
         Self::start_with(&[])
     }
 
-    /// The same with more of its own settings, such as `--maxmemory 1mb`.
+    /// Starts a server with more settings, such as `--maxmemory 1mb`.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -101,7 +104,7 @@ impl Redis {
         Ok(answer)
     }
 
-    /// The keys that it holds.
+    /// Returns the keys that it holds.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.ask(&["KEYS", "*"])
     }
@@ -137,7 +140,7 @@ fn free_port() -> u16 {
 
 fn launch(port: u16, folder: &TempDir, flags: &[String]) -> Child {
     let mut command = Command::new("redis-server");
-    // By a pipe: whoever lists processes reads what stands on a command line.
+    // By a pipe: a list of processes shows command lines.
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
     command.args(["--appendonly", "no", "--dir"]).arg(folder.path()).args(flags).arg("-");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,5 +1,5 @@
-//! Stories of replicas: who serves a read, what happens when they are late, gone, more or fewer, and that they
-//! hold what their primary holds.
+//! Tests of replicas: the node that serves a read, late, missing, more and fewer replicas, and that
+//! they hold the rows of their primary.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::backend::{files_only, is_servers};
 use crate::client::{
     Seen, keys_on, lab, replicas, set, set_replicas, settle, stranger, three_keys, user, user_op,
 };
-use crate::ground::{files_only, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
 /// Tables that come with it.
 const TABLES: [&str; 5] = ["users", "orders", "products", "transactions", "kv"];
 
-/// The rows of a table over all shards, as text, and who served them.
+/// Returns the rows of a table over all shards, as text, and who served them.
 fn rows(router: &Router, table: &str, level: &str) -> (String, String) {
     let query = format!("table={table}&select=*,slot,shard_key&limit=1000");
     let reply = stranger(router).read_with(None, &[("x-consistency", level)], &query);
@@ -92,7 +92,7 @@ fn remove(data: &Path, name: &str) {
     }
 }
 
-/// A member of the health of a node.
+/// Returns a member of the health of a node.
 fn node_health(router: &Router, name: &str) -> Value {
     let health = router.get("/api/health").json();
     let shards = health["shards"].as_array().unwrap().clone();
@@ -113,7 +113,8 @@ fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) {
     }
 }
 
-/// Whether a node lacks nothing, as far as is told. A server is asked now and then, and told is when it had all.
+/// Returns true if a node has all changes, as far as is known. A server is probed now and then, and
+/// reports the time when it had all.
 fn is_current(node: &Value) -> bool {
     let lag = node["lag"].as_f64();
     if is_servers() && node["role"] == "replica" { lag.is_some() } else { lag == Some(0.0) }
@@ -121,7 +122,7 @@ fn is_current(node: &Value) -> bool {
 
 #[test]
 fn reads_are_served_by_a_replica_and_writes_by_the_primary() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = Router::start();
     let [a, b, c] = three_keys(&router);
     let mut client = stranger(&router);
@@ -142,7 +143,7 @@ fn reads_are_served_by_a_replica_and_writes_by_the_primary() {
 
 #[test]
 fn a_replica_holds_what_its_primary_holds_to_the_byte() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--replicas", "2"]);
     write_all_kinds(&router, "a");
     for out in ["replica1", "replica2"] {
@@ -158,7 +159,7 @@ fn a_replica_holds_what_its_primary_holds_to_the_byte() {
     }
 }
 
-/// Three replicas that stand at three different rows, so that a reader can tell them apart.
+/// Three replicas that stand at three different rows, so that a reader can distinguish them.
 fn three_at_different_rows() -> Router {
     let router = lab(&["--shards", "1", "--replicas", "3"]);
     let write = |n: u32, level: &str| {
@@ -181,7 +182,7 @@ fn three_at_different_rows() -> Router {
     router
 }
 
-/// What many strangers read, one after the other.
+/// Returns the results of reads by many strangers, one after the other.
 fn many_reads(router: &Router) -> BTreeSet<(String, String)> {
     let reads = (0..120).map(|_| stranger(router).user("k"));
     reads.map(|mut seen| (seen.served_by.clone(), seen.names.remove(0))).collect()
@@ -193,7 +194,7 @@ fn served(reads: &[(&str, &str)]) -> BTreeSet<(String, String)> {
 
 #[test]
 fn reads_take_turns_over_the_replicas_that_are_connected() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = three_at_different_rows();
     let all = [("replica", "row 1"), ("replica", "row 2"), ("replica", "row 3")];
     assert_eq!(many_reads(&router), served(&all));
@@ -220,7 +221,7 @@ fn await_served_by(router: &Router, key: &str, role: &str) {
 
 #[test]
 fn without_a_replica_that_is_connected_the_primary_serves() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     let [a, b, c] = three_keys(&router);
     stranger(&router).write_users(&[&a, &b, &c], "N", "all");
@@ -260,8 +261,8 @@ fn without_replicas_everything_is_the_primary() {
 }
 
 #[test]
-fn health_tells_every_node_and_how_late_it_is() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+fn health_reports_every_node_with_its_lag() {
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "2"]);
     settle(&router);
     let key = keys_on(&router, "shard1", 1).remove(0);
@@ -304,15 +305,15 @@ fn health_tells_every_node_and_how_late_it_is() {
     assert!(is_current(&node_health(&router, "shard1-replica1")));
 }
 
-/// A read that bounds its staleness.
+/// Returns a read that bounds its staleness.
 fn bounded(router: &Router, key: &str, bound_ms: &str) -> Seen {
     let bound = [("x-max-staleness-ms", bound_ms)];
     Seen::of(&stranger(router).read_with(Some(key), &bound, "table=users"))
 }
 
 #[test]
-fn a_read_may_say_how_stale_it_may_be() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+fn a_read_may_limit_its_staleness() {
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     let level = [("x-consistency", "all")];
     let write = |name: &str, headers: &[(&str, &str)]| -> Reply {
@@ -361,7 +362,7 @@ fn assert_each_replica_equal(router: &Router) {
 
 #[test]
 fn the_number_of_replicas_is_kept_and_may_change_at_each_start() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let starts: [(&[&str], usize); 7] = [
@@ -394,7 +395,7 @@ fn the_number_of_replicas_is_kept_and_may_change_at_each_start() {
     }
 }
 
-/// A directory whose router has ended in good order, with rows on every shard.
+/// Returns a directory whose router has ended in good order, with rows on every shard.
 fn used_directory() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut router = Router::start_in(&folder.path().join("data"), &[]);
@@ -453,7 +454,7 @@ fn a_replica_that_was_restored_from_an_old_copy_holds_all_again() {
 
 #[test]
 fn a_replica_that_was_behind_when_the_router_was_killed_catches_up() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     for round in 0..3 {

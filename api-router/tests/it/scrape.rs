@@ -1,16 +1,17 @@
-//! Stories of `/metrics`: the parser of those who made the format reads it, its counts are those of the requests made, and
-//! no key stands in it.
+//! Tests of `/metrics`: the reference parser of the format reads it, its counts are those of the
+//! requests made, and no key is in it.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::figures::some_requests;
-use crate::harness::{Router, left_out};
+use crate::harness::{Router, skip};
+use crate::metrics::some_requests;
 use crate::python::{program, text};
 
-/// Reads the text on its standard input with the parser of OpenMetrics, and prints what it found as JSON.
+/// Reads the text on its standard input with the parser of OpenMetrics, and prints the result as
+/// JSON.
 const READ: &str = r#"
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -23,12 +24,12 @@ for family in text_string_to_metric_families(sys.stdin.read()):
 json.dump(found, sys.stdout)
 "#;
 
-/// What a scrape finds; `None` if there is no parser to be had.
+/// Returns the metrics of a scrape; `None` if there is no parser.
 fn scrape(router: &Router) -> Option<Vec<Value>> {
     let python = match program("python") {
         Ok(python) => python,
         Err(why) => {
-            left_out(&format!("the parser of OpenMetrics is not to be had: {why}"));
+            skip(&format!("the parser of OpenMetrics is not to be had: {why}"));
             return None;
         }
     };
@@ -49,12 +50,12 @@ fn scrape(router: &Router) -> Option<Vec<Value>> {
     Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// The samples of this name.
+/// Returns the samples of this name.
 fn named<'f>(found: &'f [Value], name: &str) -> Vec<&'f Value> {
     found.iter().filter(|sample| sample["name"] == name).collect()
 }
 
-/// The sum of the samples of this name whose labels are these.
+/// Returns the sum of the samples of this name whose labels are these.
 fn sum(found: &[Value], name: &str, labels: &[(&str, &str)]) -> f64 {
     let is_meant =
         |sample: &&&Value| labels.iter().all(|(label, value)| sample["labels"][label] == *value);
@@ -63,7 +64,7 @@ fn sum(found: &[Value], name: &str, labels: &[(&str, &str)]) -> f64 {
 
 #[test]
 fn the_parser_of_others_finds_the_requests_that_were_made() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     some_requests(&router);
     let Some(found) = scrape(&router) else { return };
@@ -114,7 +115,7 @@ fn a_bucket_names_the_trace_of_a_request_that_fell_into_it() {
 }
 
 #[test]
-fn counts_never_go_back_and_no_key_is_told() {
+fn counts_never_go_back_and_have_no_key() {
     let router = Router::start();
     let key = "canary-key-7291";
     let mut last = 0.0;
@@ -138,7 +139,7 @@ fn counts_never_go_back_and_no_key_is_told() {
         assert!(now > last);
         last = now;
     }
-    // It is one of the hottest keys, and told as such where it may be told.
+    // It is one of the hottest keys, and listed as such in the metrics as JSON.
     let figures = router.get("/api/analytics/metrics").json();
     assert_eq!(figures["metrics"]["hot_keys"][0]["key"], key, "{figures}");
 }

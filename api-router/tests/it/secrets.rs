@@ -1,5 +1,5 @@
-//! Secrets: the passwords that a router is given, and that nothing it says may hold: no answer, no header, no line of its
-//! log, in no story of the whole suite.
+//! Secrets: the passwords of a router, which must not occur in any output: no response, no header,
+//! no line of its log, in no test of the whole suite.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStderr, Command};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use memchr::memmem;
 
-use crate::ground::{self, is_servers};
+use crate::backend::{self, is_servers};
 use crate::harness::Router;
 
 /// The passwords of one router.
@@ -58,7 +58,7 @@ fn is_told(passwords: &[String], said: &[u8]) -> bool {
 }
 
 #[test]
-fn a_told_password_would_be_noticed() {
+fn a_leaked_password_would_be_noticed() {
     let mut command = Command::new("true");
     command.env("SHARD_URLS", "postgres://u:s3cret@h:1/a,postgres://u:0ther@[::1]:2/b");
     command.env("REPLICA_URLS", "postgres://u@h/c");
@@ -71,7 +71,7 @@ fn a_told_password_would_be_noticed() {
 }
 
 #[test]
-fn what_is_in_force_and_what_is_found_are_told_without_passwords() {
+fn settings_and_findings_are_printed_without_passwords() {
     if !is_servers() {
         return; // Files have none.
     }
@@ -84,10 +84,10 @@ fn what_is_in_force_and_what_is_found_are_told_without_passwords() {
         router.get(path); // Looked at by the harness.
     }
     for flag in ["--print-config", "--doctor"] {
-        let mut command = ground::command(&data, &[flag]);
+        let mut command = backend::command(&data, &[flag]);
         let secrets = Secrets::of(&command);
-        // Those that a test makes do; whoever names a coordinator may have one that does not.
-        let has_password = !secrets.passwords.is_empty() || ground::is_citus();
+        // Databases that a test makes have one; a coordinator from the environment may have none.
+        let has_password = !secrets.passwords.is_empty() || backend::is_citus();
         assert!(has_password, "the servers ask for a password");
         let output = command.output().unwrap();
         secrets.look(&output.stdout);

@@ -1,12 +1,12 @@
-//! Stories of the dashboard's files as they are served: browsers are led there, may run nothing else, and ask for a file
-//! again only when it is another.
+//! Tests of the dashboard's files as they are served: browsers are redirected there, may run
+//! nothing else, and request a file again only when it has changed.
 
 use crate::harness::Router;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The files that a text names after these words.
+/// Returns the files that a text names after these words.
 fn names<'t>(text: &'t str, marks: &[&str]) -> Vec<&'t str> {
     let parts = marks.iter().flat_map(|mark| text.split(*mark).skip(1));
     parts.map(|rest| rest.split('"').next().unwrap()).collect()

@@ -1,5 +1,5 @@
-//! Stories of naming servers of PostgreSQL: where they may be named, what is shown, what is refused, and that a
-//! password is never told. No server is asked.
+//! Tests of the addresses of PostgreSQL servers: their sources, their output, refusals, and that a
+//! password is never shown. No server is used.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -23,12 +23,12 @@ fn both() -> String {
     format!("{ONE},{TWO}")
 }
 
-/// As it is shown: with what was not said.
+/// Returns the URL as it is shown: with the defaults.
 fn full(url: &str) -> String {
     format!("{url}?sslmode=prefer")
 }
 
-/// What is in force by this `tessera.toml`.
+/// Returns the settings in force by this `tessera.toml`.
 fn of_file(text: &str) -> BTreeMap<String, (String, String)> {
     let folder = folder();
     write(folder.path(), "tessera.toml", text);
@@ -365,12 +365,12 @@ fn the_example_of_dot_env_names_servers_that_are_accepted() {
     assert!(about.iter().all(|name| shown[*name].1 == ".env"), "{shown:?}");
 }
 
-/// The example of the README, which needs a file that it names.
+/// The book's example needs a password file, which is left out here.
 #[test]
-fn the_example_of_the_readme_is_accepted() {
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    let (_, rest) = readme.split_once("```toml\n").unwrap();
+fn the_example_of_the_book_is_accepted() {
+    let chapter = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/postgresql.md");
+    let chapter = std::fs::read_to_string(chapter).unwrap();
+    let (_, rest) = chapter.split_once("```toml\n").unwrap();
     let (text, _) = rest.split_once("```").unwrap();
     let text = text.replace("password_file = \"/run/secrets/pg\"", "");
     assert_eq!(of_file(&text)["shard[1].name"], said("shard1", "tessera.toml"));

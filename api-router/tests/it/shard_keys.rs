@@ -1,4 +1,4 @@
-//! Stories of shard keys that need not be sent twice: writes take them from the routing column of
+//! Tests of shard keys that need not be sent twice: writes take them from the routing column of
 //! the row.
 
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn hint(reply: &Reply) -> String {
     reply.json()["hint"].as_str().unwrap_or("no hint").to_owned()
 }
 
-/// Each type of a routing column: a value, another spelling of it, and how it is stored.
+/// Returns each type of a routing column: a value, another spelling of it, and how it is stored.
 fn spellings() -> [(&'static str, Value, Value, &'static str); 5] {
     let uuid = "0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10";
     let instant = "2026-11-21T10:00:00.000000Z";
@@ -93,7 +93,7 @@ fn a_shard_key_that_is_spelled_otherwise_than_it_is_stored_is_refused_with_the_s
 }
 
 #[test]
-fn a_write_whose_shard_key_cannot_be_known_is_refused_and_told_how_to_say_it() {
+fn a_write_without_a_shard_key_is_refused_with_the_ways_to_send_it() {
     let router = Router::start();
     let columns = json!([{"name": "id", "type": "text"}]);
     let table = json!({"name": "anywhere", "columns": columns, "id": ["id"]});

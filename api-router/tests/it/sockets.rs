@@ -1,4 +1,4 @@
-//! Stories of connections: bodies too large, garbage, clients that leave.
+//! Tests of connections: bodies too large, garbage, clients that leave.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -21,7 +21,7 @@ fn assert_alive(router: &Router) {
 }
 
 #[test]
-fn a_body_of_sixteen_mebibytes_and_one_byte_is_told_so() {
+fn a_body_of_sixteen_mebibytes_and_one_byte_is_refused() {
     let router = Router::start();
     let body = vec![b' '; LIMIT + 1];
     for path in ["/api/bulk-write", "/api/write"] {
@@ -51,7 +51,7 @@ fn a_body_that_says_it_is_too_large_is_refused_unread() {
 }
 
 #[test]
-fn a_chunked_body_that_grows_too_large_is_told_so() {
+fn a_chunked_body_that_grows_too_large_is_refused() {
     let router = Router::start();
     let mut request =
         b"POST /api/bulk-write HTTP/1.1\r\nhost: localhost\r\nx-deadline-ms: 60000\r\n\
@@ -184,7 +184,7 @@ fn a_client_that_leaves_half_way_through_its_body_stores_nothing() {
 }
 
 #[test]
-fn a_client_that_does_not_wait_for_its_answer_harms_nobody() {
+fn a_client_that_does_not_wait_for_its_answer_harms_no_other() {
     let router = Router::start();
     for n in 0..50 {
         let body =

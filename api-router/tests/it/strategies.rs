@@ -1,4 +1,4 @@
-//! Stories of every way to shard: clusters with each keyspace and placement, through a restart.
+//! Tests of every way to shard: clusters with each keyspace and placement, through a restart.
 
 use std::collections::BTreeSet;
 
@@ -9,46 +9,48 @@ use serde_json::{Value, json};
 use crate::harness::{Reply, Router, command, refused_start};
 
 /// A keyspace, keys that it has a place for, keys that it has none for, and words of the refusal.
-struct Story {
+struct KeyspaceCase {
     keyspace: &'static str,
     keys: &'static [&'static str],
     homeless: &'static [&'static str],
     reason: &'static str,
 }
 
-const STORIES: [Story; 7] = [
-    Story { keyspace: "hash", keys: &["a", ":", "@:", "Ω", "0"], homeless: &[], reason: "" },
-    Story {
+const CASES: [KeyspaceCase; 7] = [
+    KeyspaceCase {
+        keyspace: "hash", keys: &["a", ":", "@:", "Ω", "0"], homeless: &[], reason: ""
+    },
+    KeyspaceCase {
         keyspace: "modulo",
         keys: &["user_1", "007", "7", "Ω9", "-1"],
         homeless: &["user", ":", "@:", "Ω", "٣"],
         reason: "ends in a decimal integer",
     },
-    Story {
+    KeyspaceCase {
         keyspace: "range:1000,2000,3000",
         keys: &["-5", "0", "999", "1000", "0002000", "170141183460469231731687303715884105727"],
         homeless: &["user_5", ":", "Ω", "+5", "170141183460469231731687303715884105728"],
         reason: "an integer of at most 128 bits",
     },
-    Story {
+    KeyspaceCase {
         keyspace: "range-text:g,n",
         keys: &["a", "g", "zebra", ":", "@:", "Ω", "7"],
         homeless: &[],
         reason: "",
     },
-    Story {
+    KeyspaceCase {
         keyspace: "list:A=30,B=20,D=25,C=15,E=10",
         keys: &["A:1", "B:", "C:a:b", "D:Ω", "E:@:"],
         homeless: &["F:1", "A", ":", "@:", "7", "a:1"],
         reason: "there are: A, B, D, C, E",
     },
-    Story {
+    KeyspaceCase {
         keyspace: "matrix:id",
         keys: &["@alice:example.org", "@bob:example.org:8448", "@Ω:Ω", "@a:1"],
         homeless: &["alice", "@:", "@a:", "@:a", ":", "7"],
         reason: "@user:server",
     },
-    Story {
+    KeyspaceCase {
         keyspace: "matrix:server",
         keys: &["@alice:example.org", "@bob:example.org", "@Ω:Ω", "@a:1"],
         homeless: &["alice", "@:", "@a:", "@:a", ":", "7"],
@@ -97,7 +99,7 @@ fn assert_reads(router: &Router, key: &str, at: &str) {
 
 #[test]
 fn a_cluster_of_each_keyspace_takes_rows_and_has_them_after_a_restart() {
-    for Story { keyspace, keys, .. } in STORIES {
+    for KeyspaceCase { keyspace, keys, .. } in CASES {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("data");
         let mut router = Router::start_in(&dir, &["--keyspace", keyspace, "--replicas", "0"]);
@@ -123,7 +125,7 @@ fn a_cluster_of_each_keyspace_takes_rows_and_has_them_after_a_restart() {
 
 #[test]
 fn a_key_without_a_place_is_refused_with_a_sentence_and_leaves_nothing_behind() {
-    for Story { keyspace, homeless, reason, .. } in STORIES {
+    for KeyspaceCase { keyspace, homeless, reason, .. } in CASES {
         let router = Router::start_with(&["--keyspace", keyspace, "--replicas", "0"]);
         for key in homeless {
             for reply in [write(&router, key), read(&router, key), route(&router, key)] {
@@ -146,7 +148,7 @@ fn a_key_without_a_place_is_refused_with_a_sentence_and_leaves_nothing_behind() 
 }
 
 #[test]
-fn a_route_tells_what_decided() {
+fn a_route_explains_its_steps() {
     let told = |keyspace: &str, key: &str| {
         let router = Router::start_with(&["--keyspace", keyspace, "--replicas", "0"]);
         let mut route = route(&router, key).json();
@@ -177,8 +179,8 @@ fn a_route_tells_what_decided() {
 }
 
 #[test]
-fn users_of_a_server_stay_together_when_asked_to() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn users_of_a_server_stay_together_under_matrix_server() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let shards = |mode: &str| -> BTreeSet<String> {
         let router = Router::start_with(&["--keyspace", mode, "--replicas", "0"]);
         let shard =
@@ -191,7 +193,7 @@ fn users_of_a_server_stay_together_when_asked_to() {
 
 #[test]
 fn partitions_lie_on_the_shards_that_the_operator_chose() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start_with(&[
         "--keyspace",
         "list:A=30,B=20,D=25,C=15,E=10",
@@ -217,7 +219,7 @@ fn partitions_lie_on_the_shards_that_the_operator_chose() {
 #[test]
 fn a_cluster_whose_placement_means_nothing_in_its_keyspace_is_refused_if_new_and_warned_of_if_not()
 {
-    crate::ground::files_only!("the catalog of an older cluster is made by hand");
+    crate::backend::files_only!("the catalog of an older cluster is made by hand");
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("data");
     let placement = "partitions:A=2>shard3,B=1>shard1";
@@ -247,7 +249,7 @@ fn a_cluster_whose_placement_means_nothing_in_its_keyspace_is_refused_if_new_and
 
 #[test]
 fn a_cluster_of_each_placement_is_the_same_after_a_restart() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     for placement in [
         "weighted",
         "modulo",
@@ -273,7 +275,7 @@ fn a_cluster_of_each_placement_is_the_same_after_a_restart() {
 
 #[test]
 fn weights_count_on_a_ring_and_in_a_rendezvous() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     for placement in ["ring", "rendezvous"] {
         let router = Router::start_with(&[
             "--placement",

@@ -1,4 +1,4 @@
-//! Stories of streamed bodies: NDJSON and CSV of any length, zipped or not, whole or broken off.
+//! Tests of streamed bodies: NDJSON and CSV of any length, zipped or not, whole or broken off.
 
 use std::io::Write as _;
 
@@ -24,7 +24,7 @@ pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A user as a line.
+/// Returns a user as a line.
 pub(crate) fn line(key: &str) -> String {
     format!("{{\"user_id\":\"{key}\",\"name\":\"name of {key}\",\"email\":\"e\"}}\n")
 }
@@ -33,14 +33,14 @@ pub(crate) fn lines(range: std::ops::Range<usize>) -> String {
     range.map(|n| line(&format!("u{n:06}"))).collect()
 }
 
-/// All users of all shards, by id, asked for page by page.
+/// Returns all users of all shards, by id, page by page.
 fn ids(router: &Router) -> Vec<String> {
     let read = router.get("/api/read?table=users&select=user_id&order=user_id&limit=1000").json();
     let rows = read["data"].as_array().unwrap().iter();
     rows.map(|row| row["user_id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// How many rows a table has on all primaries.
+/// Returns the number of rows that a table has on all primaries.
 pub(crate) fn count(router: &Router, table: &str) -> u64 {
     let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
     let rows = shards.iter().flat_map(|shard| shard["tables"].as_array().unwrap().clone());
@@ -171,7 +171,7 @@ fn a_bad_line_is_a_failed_row_and_no_other_suffers() {
     assert_eq!(reply.status, 207, "{}", reply.text());
     let expected = [(1, "TSR101"), (2, "TSR101"), (4, "TSR312"), (5, "TSR102"), (6, "TSR312")];
     let answer = reply.json();
-    // What is both no row and no key is told as one of them.
+    // A line that is neither a row nor has a key gets one of the two codes.
     let found = codes(&answer);
     assert_eq!(found[..4], told(&expected)[..4], "{answer}");
     assert_eq!((&answer["accepted"], &answer["stored"]), (&json!(8), &json!(3)));
@@ -204,7 +204,7 @@ fn strict_handling_ends_at_the_first_bad_line_and_the_rest_can_be_sent_again() {
     assert_eq!(ids(&router), (0..600).map(|n| format!("u{n:06}")).collect::<Vec<_>>());
 }
 
-/// What shards refuse is no bad line: it is told, and the stream goes on.
+/// A row that a shard refuses is no bad line: it is reported, and the stream goes on.
 #[test]
 fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
     let router = Router::start();

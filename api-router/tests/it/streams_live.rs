@@ -1,4 +1,5 @@
-//! Stories of streamed bodies while they come: what is stored meanwhile, who waits for whom, how much is held.
+//! Tests of streamed bodies while they arrive: rows that are stored meanwhile, stages that wait for
+//! others, bytes that are held.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
@@ -65,10 +66,10 @@ fn rows_are_stored_while_the_body_still_comes() {
 }
 
 #[test]
-fn a_body_that_stalls_is_told_where_to_go_on() {
+fn a_body_that_stalls_gets_the_next_index() {
     use actix_web::FromRequest as _;
     use actix_web::web::{Bytes, Payload};
-    use api_router::routes::bulk::stream::{Taken, intake};
+    use api_router::routes::bulk::stream::{Received, intake};
     use futures_util::{FutureExt as _, StreamExt as _};
     let told = actix_web::rt::System::new().block_on(async {
         let first = futures_util::stream::iter([Ok(Bytes::from_static(b"line\n"))]);
@@ -80,12 +81,12 @@ fn a_body_that_stalls_is_told_where_to_go_on() {
         let mut taken =
             intake(payload, std::time::Duration::from_millis(20), Rc::new(Cell::new(1 << 10)));
         let first = taken.recv().await;
-        assert!(matches!(first, Some(Taken::Bytes(_))), "{first:?}");
+        assert!(matches!(first, Some(Received::Bytes(_))), "{first:?}");
         let second = taken.recv().map(|taken| match taken {
-            Some(Taken::Trouble(problem)) => {
+            Some(Received::Failed(problem)) => {
                 Some((problem.status().as_u16(), problem.code().name()))
             }
-            Some(Taken::Bytes(_) | Taken::End) | None => None,
+            Some(Received::Bytes(_) | Received::End) | None => None,
         });
         second.await
     });
@@ -94,7 +95,7 @@ fn a_body_that_stalls_is_told_where_to_go_on() {
 
 #[test]
 fn a_shard_that_stands_still_fails_its_rows_alone() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
     let dead = keys_on(&router, "shard2", 5);
     let alive = [keys_on(&router, "shard1", 5), keys_on(&router, "shard3", 5)].concat();
@@ -159,7 +160,7 @@ fn large_lines(count: usize) -> String {
     (0..count).map(line).collect()
 }
 
-/// The most memory that the router has ever held.
+/// Returns the most memory that the router has ever held.
 pub(crate) fn peak_kib(router: &Router) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", router.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -1,4 +1,4 @@
-//! Stories of the surface: paths, methods, media types, parameters, and pages of other origins.
+//! Tests of the surface: paths, methods, media types, parameters, and pages of other origins.
 
 use serde_json::json;
 
@@ -219,6 +219,8 @@ fn a_weight_of_zero_rules_a_media_type_out() {
 fn parameters_that_mean_nothing_are_refused() {
     let router = Router::start();
     for path in [
+        "/live",
+        "/ready",
         "/api/health",
         "/api/shards",
         "/api/shards/shard1",
@@ -299,8 +301,8 @@ fn pages_of_other_origins_are_refused_and_our_own_are_not() {
     }
 }
 
-/// A page whose host name was made to point here sends plain GETs with neither Origin nor Sec-Fetch-Site:
-/// its address is no secure context, and it is of the same origin as itself.
+/// A page whose host name was made to point here sends plain GETs with neither Origin nor
+/// Sec-Fetch-Site: its address is no secure context, and it is of the same origin as itself.
 #[test]
 fn a_host_name_that_is_not_ours_is_refused_even_without_an_origin() {
     let router = Router::start();

@@ -1,4 +1,5 @@
-//! Stories of tables that clients make: on every shard or on none, usable at once, whatever dies in between.
+//! Tests of tables that clients make: on every shard or on none, usable at once, whatever fails in
+//! between.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,10 +9,10 @@ use std::thread;
 use serde_json::{Value, json};
 use shard_manager::store::sqlite::digest::digest;
 
+use crate::backend::{ask_primary, is_servers};
 use crate::client::{
     Seen, delay, keys_on, lab, refusal, refused, set, set_replicas, settle, stranger,
 };
-use crate::ground::{ask_primary, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
 pub(crate) fn students(name: &str) -> Value {
@@ -52,14 +53,14 @@ fn rows(router: &Router, query: &str) -> Vec<Value> {
     reply.json()["data"].as_array().unwrap().clone()
 }
 
-/// What the primary of a shard knows of its tables.
+/// Returns the tables that the primary of a shard knows.
 fn declared(data: &Path, shard: usize) -> Vec<String> {
     let sql = "SELECT name || column_list || id || coalesce(routing, '') FROM tessera.tessera_tables ORDER BY name";
     ask_primary(data, shard, sql)
 }
 
-/// The same tables on every shard; on files also with the same rows in those of every primary and of its replica, when
-/// nobody has them open.
+/// Checks that every shard has the same tables; on files also that the primary and its replica have
+/// the same rows, when no process has them open.
 fn assert_shards_agree(data: &Path) {
     if is_servers() {
         assert_eq!(declared(data, 1), declared(data, 0));
@@ -76,7 +77,7 @@ fn assert_shards_agree(data: &Path) {
 
 #[test]
 fn a_table_is_made_on_every_shard_and_used_at_once() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -155,7 +156,7 @@ fn a_table_that_is_not_there_is_not_found() {
 }
 
 #[test]
-fn of_many_who_make_a_table_at_once_one_makes_it() {
+fn exactly_one_of_many_concurrent_requests_makes_a_table() {
     let router = Router::start();
     for differ in [false, true] {
         let name = if differ { "differ" } else { "same" };
@@ -179,7 +180,7 @@ fn of_many_who_make_a_table_at_once_one_makes_it() {
 
 #[test]
 fn rows_are_written_and_read_while_tables_are_made() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -256,7 +257,7 @@ fn a_table_may_have_a_composite_id_and_every_type_and_no_routing_column() {
 
 #[test]
 fn when_a_shard_does_not_come_the_table_is_made_nowhere_and_later_it_can_be() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
     set(&router, "shard2-primary", "paused");
     let soon = [("x-deadline-ms", "150")];
@@ -278,7 +279,7 @@ fn first_shard_has(data: &Path, table: &str) -> bool {
 
 #[test]
 fn a_router_that_is_killed_while_it_makes_a_table_finishes_it_when_it_starts() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);
@@ -328,7 +329,7 @@ fn make_many(router: &Router, tag: &str, told: &mpsc::Sender<()>) -> Vec<String>
 
 #[test]
 fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_are_there() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut expected = built_in();
@@ -368,7 +369,7 @@ fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_ar
 
 #[test]
 fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);
@@ -384,7 +385,7 @@ fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
     write(&router, "students", "ada", &json!({"grade": "A"}));
     assert_eq!(read(&router), (1, "primary".into()));
     router.kill();
-    // Its replicas have not seen the table when they start: until they have, nobody asks them.
+    // Its replicas have not seen the table when they start: until they have, they serve no reads.
     let mut router = Router::start_in(&data, &["--lab"]);
     assert_eq!(read(&router).0, 1);
     settle(&router);

@@ -1,4 +1,4 @@
-//! Stories of TLS: clients prove to whom they speak, and a renewed certificate needs no restart.
+//! Tests of TLS: clients prove to whom they speak, and a renewed certificate needs no restart.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use crate::commands::PROGRAM;
 use crate::harness::{PATIENCE, Router, bare_command, command, refused_start, sightless};
 
-/// A folder with a certificate and its key; whoever trusts exactly it can be sure of the router.
+/// A folder with a certificate and its key; a client that trusts exactly it can be sure of the
+/// router.
 struct Papers {
     folder: TempDir,
 }
@@ -39,7 +40,7 @@ impl Papers {
         fs::write(self.path("key.pem"), key).unwrap();
     }
 
-    /// A command that starts a router with them.
+    /// Returns a command that starts a router with them.
     fn router(&self) -> Command {
         let mut command = command(&self.path("data"));
         command.arg("--tls-cert").arg(self.path("cert.pem"));
@@ -47,7 +48,7 @@ impl Papers {
         command
     }
 
-    /// What curl gets that trusts this certificate alone.
+    /// Returns the response to a curl that trusts this certificate alone.
     fn curl(&self, trusted: &str, router: &Router, path: &str, more: &[&str]) -> Output {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--max-time", "20", "--cacert"]);
@@ -60,7 +61,7 @@ impl Papers {
     }
 }
 
-/// A certificate for this machine that is its own authority, and its key.
+/// Returns a certificate for this machine that is its own authority, and its key.
 fn fresh() -> (String, String) {
     let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
     let key = KeyPair::generate().unwrap();

@@ -1,5 +1,5 @@
-//! Stories of session tokens: a client reads what it wrote and never sees less than before, however far its
-//! replicas are behind; and a token that is none is refused.
+//! Tests of session tokens: a client reads its own writes and never sees less than before, however
+//! far its replicas are behind; and an invalid token is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -13,7 +13,7 @@ use crate::client::{
 };
 use crate::harness::{PATIENCE, Reply, Router, TOKEN_LEN_MAX};
 
-/// A router whose replicas all stand still at "old" users, one on each shard.
+/// Returns a router whose replicas all stand still at "old" users, one on each shard.
 fn frozen() -> (Router, [String; 3]) {
     let router = lab(&[]);
     let keys = three_keys(&router);
@@ -22,7 +22,7 @@ fn frozen() -> (Router, [String; 3]) {
     (router, keys)
 }
 
-/// That nobody sees anything but "old" without a token: the replicas do stand still.
+/// Checks that every read without a token returns "old": the replicas do stand still.
 fn assert_stale(router: &Router, key: &str) {
     assert_eq!(stranger(router).user(key), Seen::by("replica", &["old"]));
 }
@@ -55,8 +55,8 @@ fn every_answer_about_rows_carries_a_token() {
 }
 
 #[test]
-fn a_client_reads_what_it_wrote_however_late_its_replica_is() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+fn a_client_reads_its_own_writes_however_late_its_replica_is() {
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let (router, [a, b, c]) = frozen();
     let mut client = stranger(&router);
     client.write_user(&a, "new");
@@ -88,7 +88,7 @@ fn a_client_reads_what_it_wrote_however_late_its_replica_is() {
 
 #[test]
 fn a_row_that_was_refused_is_not_waited_for() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, ..]) = frozen();
     let mut client = stranger(&router);
     assert_eq!(client.user(&a), Seen::by("replica", &["old"]));
@@ -98,7 +98,7 @@ fn a_row_that_was_refused_is_not_waited_for() {
 
 #[test]
 fn what_was_seen_once_stays_seen() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, b, _]) = frozen();
     stranger(&router).write_user(&a, "new");
     stranger(&router).write(&b, &user_op("delete", &b, ""));
@@ -120,10 +120,11 @@ fn what_was_seen_once_stays_seen() {
     assert_stale(&router, &b);
 }
 
-/// One replica stands still, the other goes on: who has met the second never goes back to the first.
+/// One replica stands still, the other goes on: a client that has read from the second never goes
+/// back to the first.
 #[test]
 fn a_reader_never_goes_back_from_one_replica_to_another() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "2"]);
     stranger(&router).write_users(&["k"], "000", "all");
     set(&router, "shard1-replica1", "paused");
@@ -147,7 +148,7 @@ fn a_reader_never_goes_back_from_one_replica_to_another() {
     assert!(strangers.contains(&vec!["000".to_owned()]), "{strangers:?}");
 }
 
-/// What a client has seen of each user: its name is a number that only grows.
+/// Users that a client has seen: the name of each is a number that only grows.
 type Counts = BTreeMap<String, u32>;
 
 /// Counts its own user up, and looks at all users after each step.
@@ -173,8 +174,8 @@ fn count_and_look(router: &Router, key: &str) {
 }
 
 #[test]
-fn under_load_nobody_ever_sees_less_than_before() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+fn under_load_no_client_ever_sees_less_than_before() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--replicas", "2"]);
     for (n, replica) in replicas(&router).iter().enumerate() {
         delay(&router, replica, [1, 7][n % 2]);
@@ -191,7 +192,7 @@ fn under_load_nobody_ever_sees_less_than_before() {
 /// The wait for a replica is short, and worth it if the replica comes in that time.
 #[test]
 fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_not() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     settle(&router);
     delay(&router, "shard1-replica1", 5);
@@ -223,7 +224,7 @@ fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_no
 
 #[test]
 fn a_token_can_be_handed_on() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, ..]) = frozen();
     let mut writer = stranger(&router);
     writer.write_user(&a, "new");
@@ -235,7 +236,7 @@ fn a_token_can_be_handed_on() {
 
 #[test]
 fn a_token_covers_every_shard_that_its_client_has_met() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, b, c]) = frozen();
     let mut client = stranger(&router);
     client.write_user(&a, "new");
@@ -250,7 +251,7 @@ fn a_token_covers_every_shard_that_its_client_has_met() {
     assert_eq!(scatter.all_names().iter().filter(|name| *name == "new").count(), 2);
 }
 
-/// The token of one write by a client that has seen nothing before.
+/// Returns the token of one write by a client that has seen nothing before.
 fn token_of_write(router: &Router, key: &str, name: &str) -> String {
     let mut writer = stranger(router);
     writer.write_user(key, name);
@@ -259,7 +260,7 @@ fn token_of_write(router: &Router, key: &str, name: &str) -> String {
 
 #[test]
 fn several_tokens_count_together_in_any_order_and_become_one() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, b, c]) = frozen();
     let first = token_of_write(&router, &a, "new");
     let second = token_of_write(&router, &b, "new");
@@ -289,7 +290,7 @@ fn several_tokens_count_together_in_any_order_and_become_one() {
     }
 }
 
-/// What is refused for its token, on every path that takes one; and nothing is stored.
+/// Checks that a token is refused on every path that takes one, and that nothing is stored.
 fn assert_bad(router: &Router, token: &str) {
     let headers = [("x-session-token", token), ("x-shard-key", "bad")];
     let body = user("bad", "N");
@@ -314,7 +315,8 @@ fn assert_bad(router: &Router, token: &str) {
     assert_eq!(stranger(router).user_at("bad", "all").names, Vec::<String>::new());
 }
 
-/// The same text with one character made another: its highest bit of six turned over, if it is of base64.
+/// Returns the text with one character changed: the highest of its six bits is inverted, if it is
+/// base64.
 fn forged(token: &str, at: usize) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut bytes = token.as_bytes().to_vec();
@@ -325,7 +327,7 @@ fn forged(token: &str, at: usize) -> String {
 
 #[test]
 fn a_token_that_was_tampered_with_is_refused() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let [a, b, _] = three_keys(&router);
     let mut client = stranger(&router);
@@ -391,7 +393,7 @@ fn tokens_of_more_than_four_kibibytes_are_refused() {
 /// The replicas are far behind when the router is killed, and may still be when it serves again.
 #[test]
 fn a_token_outlives_the_process_and_a_change_of_replicas() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);

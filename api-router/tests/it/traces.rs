@@ -1,14 +1,15 @@
-//! Stories of traces: whose they are, what the answer says of them, and who remembers them (W3C Trace Context).
+//! Tests of traces: the trace of a request, the headers of its response, and the records with its
+//! id (W3C Trace Context).
 
 use std::process::Stdio;
 
-use crate::ground;
+use crate::backend;
 use crate::harness::Router;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// What the answer to a request says of its trace.
+/// Returns the trace in the response to a request.
 fn returned(router: &Router, path: &str, headers: &[(&str, &str)]) -> Option<String> {
     let reply = router.send("GET", path, headers, None);
     reply.header("traceparent").map(str::to_owned)
@@ -94,11 +95,11 @@ fn an_error_remembers_the_trace_of_its_request() {
 
 #[test]
 fn a_line_of_the_log_names_the_trace_of_what_was_not_served() {
-    crate::ground::files_only!("the story holds up a node of files");
+    crate::backend::files_only!("the test holds up a node of files");
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let file = std::fs::File::create(&log).unwrap();
-    let command = ground::command(
+    let command = backend::command(
         &folder.path().join("data"),
         &["--lab", "--shards", "1", "--replicas", "0"],
     );

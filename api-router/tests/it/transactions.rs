@@ -1,5 +1,5 @@
-//! Stories of transactions: a bulk write of which each shard stores all of its part or nothing, and rows that are
-//! changed only if they are of a version.
+//! Tests of transactions: a bulk write of which each shard stores all of its part or nothing, and
+//! rows that are changed only if they are of a version.
 
 use std::thread;
 
@@ -22,7 +22,7 @@ fn users(rows: &[Value]) -> Value {
     json!({"table": "users", "rows": rows})
 }
 
-/// The names of all users by id.
+/// Returns the names of all users by id.
 fn names(router: &Router) -> Vec<(String, String)> {
     let read = router.get("/api/read?table=users&order=user_id&limit=1000").json();
     let text = |row: &Value, column: &str| row[column].as_str().unwrap().to_owned();
@@ -83,7 +83,7 @@ fn a_row_is_changed_only_if_it_is_of_the_version_that_is_named() {
 
 #[test]
 fn of_each_shard_all_is_stored_or_nothing() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let (first, second) = (keys_on(&router, "shard1", 3), keys_on(&router, "shard2", 3));
     router.write_user(&first[1], "there");
@@ -114,7 +114,7 @@ fn of_each_shard_all_is_stored_or_nothing() {
 
 #[test]
 fn a_version_that_differs_undoes_the_part_of_its_shard() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let keys = keys_on(&router, "shard3", 2);
     for key in &keys {
@@ -137,7 +137,7 @@ fn a_version_that_differs_undoes_the_part_of_its_shard() {
 
 #[test]
 fn a_row_that_cannot_be_read_undoes_its_part_and_one_that_has_no_key_undoes_all() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let (first, second) = (keys_on(&router, "shard1", 2), keys_on(&router, "shard2", 1));
     let bad =
@@ -158,7 +158,7 @@ fn a_row_that_cannot_be_read_undoes_its_part_and_one_that_has_no_key_undoes_all(
 
 #[test]
 fn a_part_that_its_log_cannot_carry_is_refused_and_nothing_of_it_is_stored() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start_with(&["--shards", "1"]);
     let text = "n".repeat((1 << 20) - 1_000);
     for n in 0..17 {
@@ -180,7 +180,7 @@ fn a_part_that_its_log_cannot_carry_is_refused_and_nothing_of_it_is_stored() {
 
 #[test]
 fn ten_thousand_rows_can_be_one_transaction() {
-    crate::ground::not_on_citus!(
+    crate::backend::not_on_citus!(
         "rows that are read first are locked one by one there, which takes too long for so many"
     );
     let router = Router::start_with(&["--shards", "1"]);
@@ -244,7 +244,7 @@ fn a_transaction_of_all_shards_and_conditions_in_headers_are_refused() {
     assert_eq!(names(&router), []);
 }
 
-/// The balance of each account, by its row's id, with the row's version.
+/// Returns the balance of each account, by its row's id, with the row's version.
 fn balances(router: &Router, bank: &str) -> Vec<(i64, i64)> {
     let query = "table=transactions&order=tx_id&select=amount,version";
     let level = [("x-shard-key", bank), ("x-consistency", "all")];
@@ -345,7 +345,7 @@ fn a_kill_in_the_middle_leaves_no_half_of_a_transaction() {
     }
 }
 
-/// The same while the router may be killed.
+/// Reads the balances while the router may be killed.
 fn balances_or_none(router: &Router) -> Option<Vec<(i64, i64)>> {
     let path = "/api/read?table=transactions&order=tx_id&select=amount,version";
     let level = [("x-shard-key", "bank"), ("x-consistency", "all")];

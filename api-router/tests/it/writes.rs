@@ -1,4 +1,5 @@
-//! Stories of `POST /api/write`: operations, what a row keeps, keys that must agree, values that come back.
+//! Tests of `POST /api/write`: operations, kept columns, keys that must agree, values that come
+//! back.
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ fn assert_problem(reply: &Reply, status: u16, code: &str) {
     assert_eq!(reply.json()["outcome"], "rejected", "{}", reply.text());
 }
 
-/// The only row of a key.
+/// Returns the only row of a key.
 fn only_row(router: &Router, table: &str, key: &str) -> Value {
     let reply = router.read(key, &format!("table={table}"));
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -41,7 +42,7 @@ fn a_write_can_be_read_back_at_once() {
 }
 
 #[test]
-fn the_headers_of_a_write_tell_where_and_how() {
+fn the_headers_of_a_write_name_shard_slot_and_times() {
     let router = Router::start();
     let written = router.write_user("user_123", "John");
     let (answer, route) = (written.json(), router.get("/api/route?key=user_123").json());

@@ -1,7 +1,8 @@
-//! Cluster: the servers of a local cluster, each behind a proxy of its own, broken and mended by the program that made it.
+//! Cluster: the servers of a local cluster, each behind a proxy of its own, broken and mended by
+//! the program that made it.
 //!
-//! **Invariant:** at most one node is broken at a time, in shards of three or more; whoever stops half way, this process
-//! included, leaves nodes that run.
+//! **Invariant:** at most one node is broken at a time, in shards of three or more; a program that
+//! stops half way, this process included, leaves nodes that run.
 //! **Not here:** how nodes are stopped and promoted: `shard-manager cluster` does that.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,12 +14,13 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use super::proxy::{Proxy, Way};
-use super::schedule::{Harm, Kind};
+use super::schedule::FaultAction;
 use super::urls::{endpoints, rewritten};
+use crate::fault_kind::FaultKind;
 
 /// Nodes of a shard of which one can be gone while most are there.
 const NODES_MIN: usize = 3;
-/// How often nodes are mended when this program is ended half way.
+/// Number of attempts to mend the nodes when this program is ended half way.
 const MENDS_MAX: u32 = 20;
 const MEND_PAUSE: Duration = Duration::from_millis(250);
 /// The variables for a router, in the directory of the cluster.
@@ -26,15 +28,15 @@ const ENVIRONMENT: &str = "tessera.env";
 
 /// The tester could not do to the cluster what it meant to: that says nothing about the router.
 #[derive(Debug)]
-pub(crate) struct ClusterTrouble(String);
+pub(crate) struct ClusterError(String);
 
-impl std::fmt::Display for ClusterTrouble {
+impl std::fmt::Display for ClusterError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(&self.0)
     }
 }
 
-impl std::error::Error for ClusterTrouble {}
+impl std::error::Error for ClusterError {}
 
 /// The servers of a local cluster.
 pub(super) struct Cluster {
@@ -47,14 +49,14 @@ pub(super) struct Cluster {
     is_broken: bool,
 }
 
-/// How the program that made the cluster is called.
+/// Program that made the cluster, and the cluster's directory.
 #[derive(Clone)]
 struct Commands {
     program: PathBuf,
     dir: PathBuf,
 }
 
-/// What that program says of the cluster, as far as it is needed here.
+/// Status of the cluster, as far as it is needed here.
 #[derive(Deserialize)]
 struct Shown {
     nodes: Vec<Node>,
@@ -82,8 +84,8 @@ impl Node {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.is_broken {
-            // Who asked for the end waits for this: a frozen server would be left for ever. A command that was begun
-            // may still have to end first.
+            // The end of the program waits for this: a frozen server would stay frozen. A
+            // command that was begun may still have to end first.
             for _ in 0..MENDS_MAX {
                 if self.commands.mend().is_ok() {
                     return;
@@ -99,7 +101,11 @@ impl Cluster {
     ///
     /// # Errors
     /// It is not up, or too small for these faults.
-    pub(super) async fn open(program: PathBuf, dir: &Path, kinds: &[Kind]) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        program: PathBuf,
+        dir: &Path,
+        kinds: &[FaultKind],
+    ) -> anyhow::Result<Self> {
         let dir = std::fs::canonicalize(dir)
             .with_context(|| format!("there is no cluster in {}", dir.display()))?;
         let commands = Commands { program, dir };
@@ -157,19 +163,19 @@ impl Cluster {
     }
 
     /// Does something to a node, and undoes it after a while.
-    pub(super) async fn harm(
+    pub(super) async fn break_node(
         &mut self,
         node: usize,
-        harm: Harm,
+        action: FaultAction,
         lasts: Duration,
     ) -> anyhow::Result<()> {
         self.is_broken = true;
         let proxy = &self.proxies[node];
-        let way = match harm {
-            Harm::Stop | Harm::Freeze => None,
-            Harm::Cut => Some(Way::Cut),
-            Harm::HalfOpen => Some(Way::HalfOpen),
-            Harm::Slow(by) => Some(Way::Slow(by)),
+        let way = match action {
+            FaultAction::Stop | FaultAction::Freeze => None,
+            FaultAction::Cut => Some(Way::Cut),
+            FaultAction::HalfOpen => Some(Way::HalfOpen),
+            FaultAction::Slow(by) => Some(Way::Slow(by)),
         };
         if let Some(way) = way {
             proxy.set(way);
@@ -177,16 +183,16 @@ impl Cluster {
             proxy.set(Way::Open);
         } else {
             let name = self.names[node].clone();
-            self.take_away(&name, harm).await?;
+            self.take_away(&name, action).await?;
             tokio::time::sleep(lasts).await;
-            let verb = if harm == Harm::Freeze { "thaw" } else { "start" };
+            let verb = if action == FaultAction::Freeze { "thaw" } else { "start" };
             self.run(&[verb, &name]).await?;
         }
         self.is_broken = false;
         Ok(())
     }
 
-    /// Loses answers of the primary of a shard; tells how many.
+    /// Loses answers of the primary of a shard, and returns their number.
     pub(super) async fn lose_answers(
         &mut self,
         shard: usize,
@@ -202,12 +208,12 @@ impl Cluster {
         Ok(format!("{} lost", count - proxy.left_to_lose()))
     }
 
-    /// Takes the primary of a shard away, lets the best replica take its place halfway, and lets the old one follow it in
-    /// the end; tells who did what.
+    /// Takes the primary of a shard away, lets the best replica take its place halfway, and lets
+    /// the old one follow it in the end; returns the names of both.
     pub(super) async fn promote(
         &mut self,
         shard: usize,
-        gone: Harm,
+        gone: FaultAction,
         lasts: Duration,
     ) -> anyhow::Result<String> {
         self.is_broken = true;
@@ -234,10 +240,10 @@ impl Cluster {
         Ok(())
     }
 
-    async fn take_away(&self, node: &str, harm: Harm) -> anyhow::Result<()> {
-        match harm {
-            Harm::Freeze => self.run(&["freeze", node]).await,
-            Harm::Stop | Harm::Cut | Harm::HalfOpen | Harm::Slow(_) => {
+    async fn take_away(&self, node: &str, action: FaultAction) -> anyhow::Result<()> {
+        match action {
+            FaultAction::Freeze => self.run(&["freeze", node]).await,
+            FaultAction::Stop | FaultAction::Cut | FaultAction::HalfOpen | FaultAction::Slow(_) => {
                 self.run(&["stop", node, "--immediate"]).await
             }
         }
@@ -250,7 +256,7 @@ impl Cluster {
         let primary = nodes.into_iter().find(|node| node.shard() == name && node.is_primary());
         primary
             .map(|node| node.node)
-            .with_context(|| ClusterTrouble(format!("{name} has no primary")))
+            .with_context(|| ClusterError(format!("{name} has no primary")))
     }
 
     async fn run(&self, words: &[&str]) -> anyhow::Result<()> {
@@ -278,7 +284,7 @@ impl Commands {
         let ended = self.call(words)?;
         let said = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
         let what = || format!("shard-manager cluster {}: {said}", words.join(" "));
-        anyhow::ensure!(ended.status.success(), ClusterTrouble(what()));
+        anyhow::ensure!(ended.status.success(), ClusterError(what()));
         Ok(ended)
     }
 
@@ -286,7 +292,7 @@ impl Commands {
         // Its exit code says whether all run; what it shows is a document in any case.
         let ended = self.call(&["status"])?;
         let shown: Result<Shown, _> = serde_json::from_slice(&ended.stdout);
-        let said = || ClusterTrouble(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
+        let said = || ClusterError(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
         Ok(shown.with_context(said)?.nodes)
     }
 
@@ -312,7 +318,7 @@ impl Commands {
 /// It is not there.
 pub(super) fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     const NAME: &str = "shard-manager";
-    let own = std::env::current_exe().context("where is this program?")?;
+    let own = std::env::current_exe().context("the path of this program is unknown")?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::iter::once(own.with_file_name(NAME))
         .chain(std::env::split_paths(&path).map(|folder| folder.join(NAME)));

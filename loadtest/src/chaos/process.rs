@@ -1,6 +1,7 @@
 //! Process: one router as a child of the tester, over a directory of its own or on servers.
 //!
-//! **Invariant:** signals go to the process id of a child that has not been waited for, so never to a stranger.
+//! **Invariant:** signals go to the process id of a child that has not been waited for, so never to
+//! a stranger.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 
 /// Longest time that an orderly end may take: it drains for some seconds.
 const END_PATIENCE: Duration = Duration::from_secs(30);
-/// How often the end is looked for.
+/// Pause between two looks for the end of the process.
 const POLL: Duration = Duration::from_millis(5);
 
 pub(crate) struct RouterProcess {
@@ -32,7 +33,8 @@ pub(crate) struct RouterProcess {
 }
 
 impl RouterProcess {
-    /// Starts a router on a port that was free: on the servers that variables name, without any over a new directory.
+    /// Starts a router on a port that was free: on the servers that variables name, without any
+    /// over a new directory.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -52,7 +54,7 @@ impl RouterProcess {
         Ok(router)
     }
 
-    /// Where it answers.
+    /// Returns the URL of the router.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -67,9 +69,10 @@ impl RouterProcess {
             command.arg("--data-dir").arg(self.path.join("data"));
         }
         match &self.cache {
-            // As much as can be comes from it, so that what is wrong with it is met. A flag may say otherwise.
+            // As much as can be comes from it, so that what is wrong with it is met. A flag may say
+            // otherwise.
             Some(url) => command.env("REDIS_URL", url).env("TESSERA_CACHE_MIN_USES", "1"),
-            // One that somebody uses is not to be broken.
+            // A program that others use must not be broken.
             None => command.env_remove("REDIS_URL"),
         };
         let child = command
@@ -120,7 +123,7 @@ impl RouterProcess {
         self.signal(Signal::CONT)
     }
 
-    /// Leaves the directory where it is, and tells where.
+    /// Keeps the directory after the run, and returns its path.
     pub(crate) fn keep(&mut self) -> &Path {
         if let Some(dir) = self.dir.take() {
             let _ = dir.keep();

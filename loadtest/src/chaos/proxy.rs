@@ -1,7 +1,7 @@
 //! Proxy: a port in front of one server, on which the way to it can be broken.
 //!
-//! **Invariant:** bytes pass in their order and unchanged, or the connection ends; one that has lost any is not used
-//! again.
+//! **Invariant:** bytes pass in their order and unchanged, or the connection ends; one that has
+//! lost any is not used again.
 //! **Not here:** when it is broken (`schedule`).
 
 mod frames;
@@ -22,21 +22,21 @@ use tokio::task::JoinHandle;
 
 use self::frames::Frames;
 
-/// What is read at once.
+/// Bytes read at once.
 const CHUNK: usize = 1 << 16;
-/// How long a server is given to end a statement whose answer is lost.
+/// Time for a server to end a statement whose answer is lost.
 const END_MAX: Duration = Duration::from_millis(500);
 /// Connections that wait to be taken.
 const BACKLOG: u32 = 1024;
 
-/// How the way to a server is.
+/// State of the connections to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// All passes.
     Open,
     /// Connections end, and new ones are refused.
     Cut,
-    /// What comes is swallowed, and nothing is answered.
+    /// Bytes are swallowed, and nothing is answered.
     HalfOpen,
     /// All passes so much later, each way.
     Slow(Duration),
@@ -88,7 +88,7 @@ impl Proxy {
         self.set(Way::Lossy);
     }
 
-    /// How many of the answers that were to be lost are still to come.
+    /// Returns the number of answers that are still to be lost.
     pub(super) fn left_to_lose(&self) -> u32 {
         self.to_lose.load(Ordering::Relaxed)
     }
@@ -104,7 +104,7 @@ async fn serve(
     loop {
         if *way.borrow_and_update() == Way::Cut {
             drop(listener);
-            // The port stays ours, and whoever comes is refused.
+            // The port stays ours, and connections are refused.
             let Some(held) = hold(own).await else { return };
             if way.wait_for(|way| *way != Way::Cut).await.is_err() {
                 return;
@@ -129,7 +129,7 @@ async fn serve(
     }
 }
 
-/// A port on which nobody listens, and nobody else can.
+/// Opens a port without a listener that no other program can listen on.
 async fn hold(own: SocketAddr) -> Option<TcpSocket> {
     for _ in 0..100 {
         let held = TcpSocket::new_v4().and_then(|socket| {
@@ -204,7 +204,7 @@ async fn answer(
         if count == 0 {
             return Ok(());
         }
-        // Read along from the beginning: nobody finds the messages in the middle of a stream.
+        // Read along from the beginning: messages cannot be found from the middle of a stream.
         let told = frames.read(&chunk[..count]);
         let is_lossy = *way.borrow() == Way::Lossy;
         if told.stored && is_lossy && take_one(&to_lose) {

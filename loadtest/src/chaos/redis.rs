@@ -1,7 +1,7 @@
 //! Redis: the cache of the router that is broken, as a child of the tester.
 //!
-//! **Invariant:** signals go to the process id of a child that has not been waited for, so never to a stranger. Nothing of
-//! it is written to a disk.
+//! **Invariant:** signals go to the process id of a child that has not been waited for, so never to
+//! a stranger. Nothing of it is written to a disk.
 //! **Not here:** what the router does without it.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 
 /// The program, as every package names it.
 const PROGRAM: &str = "redis-server";
-/// How long it may take to start.
+/// Longest start.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is asked meanwhile.
+/// Pause between two requests meanwhile.
 const POLL: Duration = Duration::from_millis(10);
 
 pub(super) struct RedisProcess {

@@ -1,7 +1,8 @@
-//! Schedule: which fault comes next, and when.
+//! Schedule: the order of faults, and the pauses between them.
 
 use std::time::Duration;
 
+use crate::fault_kind::FaultKind;
 use crate::random::Random;
 
 /// Between faults, in milliseconds.
@@ -10,110 +11,12 @@ const PAUSE_MS: (u32, u32) = (500, 2_500);
 const DOWN_MS: (u32, u32) = (0, 1_500);
 /// Longer than clients wait for an answer, sometimes.
 const FROZEN_MS: (u32, u32) = (50, 4_500);
-/// How much later what passes a slow way arrives.
+/// Delay of bytes on a slow connection.
 const SLOW_MS: (u32, u32) = (5, 200);
 /// Answers that are lost, one after the other.
 const LOST: (u32, u32) = (1, 8);
 
-/// A kind of fault, as `--faults` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Kind {
-    /// The router is killed (kill -9) and started again
-    RouterKill,
-    /// The router is frozen (SIGSTOP)
-    RouterFreeze,
-    /// The router is ended (SIGTERM) and started again
-    RouterRestart,
-    /// A node is stopped as if the power were gone, and started again
-    Stop,
-    /// A node is frozen
-    Freeze,
-    /// The way to a node is cut: connections end, and new ones are refused
-    Cut,
-    /// The way to a node swallows what comes and answers nothing
-    HalfOpen,
-    /// The way to a node is slow
-    Delay,
-    /// Answers to writes that are stored are lost
-    LostAnswer,
-    /// A primary is stopped or frozen, the best replica promoted, and the old primary let rejoin
-    Promote,
-    /// The cache is emptied
-    RedisFlush,
-    /// The cache is frozen (SIGSTOP)
-    RedisFreeze,
-    /// The cache is killed (kill -9) and started again, empty
-    RedisKill,
-}
-
-impl Kind {
-    /// What is broken without a cluster.
-    pub(crate) const OF_ROUTER: [Self; 3] =
-        [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
-    /// What is broken with one, unless it is said otherwise: at level `one` a promotion may lose writes by design.
-    pub(crate) const OF_CLUSTER: [Self; 9] = [
-        Self::RouterKill,
-        Self::RouterFreeze,
-        Self::RouterRestart,
-        Self::Stop,
-        Self::Freeze,
-        Self::Cut,
-        Self::HalfOpen,
-        Self::Delay,
-        Self::LostAnswer,
-    ];
-
-    /// All that can be broken of a cluster, and its router.
-    pub(crate) const OF_CLUSTER_AND_LEADERS: [Self; 10] = [
-        Self::RouterKill,
-        Self::RouterFreeze,
-        Self::RouterRestart,
-        Self::Stop,
-        Self::Freeze,
-        Self::Cut,
-        Self::HalfOpen,
-        Self::Delay,
-        Self::LostAnswer,
-        Self::Promote,
-    ];
-    /// What is broken of a cache.
-    pub(crate) const OF_CACHE: [Self; 3] = [Self::RedisFlush, Self::RedisFreeze, Self::RedisKill];
-
-    /// How often it comes, beside the others.
-    fn weight(self) -> u32 {
-        match self {
-            Self::RouterKill => 6,
-            Self::RouterFreeze | Self::Promote => 3,
-            Self::RouterRestart => 1,
-            Self::Stop
-            | Self::Freeze
-            | Self::Cut
-            | Self::HalfOpen
-            | Self::Delay
-            | Self::LostAnswer
-            | Self::RedisFlush
-            | Self::RedisFreeze
-            | Self::RedisKill => 3,
-        }
-    }
-
-    /// Whether it takes one of a shard's nodes away.
-    pub(crate) fn breaks_a_node(self) -> bool {
-        match self {
-            Self::Stop | Self::Freeze | Self::Cut | Self::HalfOpen | Self::Promote => true,
-            Self::RouterKill
-            | Self::RouterFreeze
-            | Self::RouterRestart
-            | Self::Delay
-            | Self::LostAnswer
-            | Self::RedisFlush
-            | Self::RedisFreeze
-            | Self::RedisKill => false,
-        }
-    }
-}
-
-/// What is done to the router or to a node.
+/// Fault of the router, of a node or of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// SIGKILL, and a new start after a while.
@@ -123,26 +26,26 @@ pub(super) enum Fault {
     /// SIGTERM, and a new start once it has ended.
     Restart,
     /// Something is done to one node.
-    Node { node: usize, harm: Harm, lasts: Duration },
+    Node { node: usize, action: FaultAction, lasts: Duration },
     /// The primary of a shard loses the answers to so many writes.
     LostAnswers { shard: usize, count: u32, lasts: Duration },
     /// The primary of a shard is gone for a while; halfway a replica takes its place.
-    Promote { shard: usize, gone: Harm, lasts: Duration },
+    Promote { shard: usize, gone: FaultAction, lasts: Duration },
     /// Something is done to the cache.
-    Redis { harm: RedisHarm },
+    Redis { action: RedisAction },
 }
 
-/// What is done to the cache.
+/// Fault of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RedisHarm {
+pub(super) enum RedisAction {
     Empty,
     Freeze { lasts: Duration },
     Kill { down: Duration },
 }
 
-/// What is done to a node.
+/// Fault of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Harm {
+pub(super) enum FaultAction {
     Stop,
     Freeze,
     Cut,
@@ -152,15 +55,15 @@ pub(super) enum Harm {
 
 impl Fault {
     /// The fault in words; nodes and shards by their names.
-    pub(super) fn told(&self, nodes: &[String], shards: &[String]) -> String {
+    pub(super) fn describe(&self, nodes: &[String], shards: &[String]) -> String {
         let node = |number: usize| nodes.get(number).map_or("a node", String::as_str);
         let shard = |number: usize| shards.get(number).map_or("a shard", String::as_str);
         match *self {
             Self::Kill { down } => format!("kill -9, down for {} ms", down.as_millis()),
             Self::Freeze { lasts } => format!("SIGSTOP for {} ms", lasts.as_millis()),
             Self::Restart => "SIGTERM and restart".to_owned(),
-            Self::Node { node: at, harm, lasts } => {
-                format!("{} {} for {} ms", node(at), harm.told(), lasts.as_millis())
+            Self::Node { node: at, action, lasts } => {
+                format!("{} {} for {} ms", node(at), action.describe(), lasts.as_millis())
             }
             Self::LostAnswers { shard: at, count, lasts } => format!(
                 "the primary of {} loses {count} answers to writes, for at most {} ms",
@@ -170,15 +73,15 @@ impl Fault {
             Self::Promote { shard: at, gone, lasts } => format!(
                 "promotion in {}: its primary {} for {} ms",
                 shard(at),
-                gone.told(),
+                gone.describe(),
                 lasts.as_millis()
             ),
-            Self::Redis { harm } => match harm {
-                RedisHarm::Empty => "Redis emptied".to_owned(),
-                RedisHarm::Freeze { lasts } => {
+            Self::Redis { action } => match action {
+                RedisAction::Empty => "Redis emptied".to_owned(),
+                RedisAction::Freeze { lasts } => {
                     format!("Redis frozen for {} ms", lasts.as_millis())
                 }
-                RedisHarm::Kill { down } => {
+                RedisAction::Kill { down } => {
                     format!("Redis killed, down for {} ms", down.as_millis())
                 }
             },
@@ -186,8 +89,8 @@ impl Fault {
     }
 }
 
-impl Harm {
-    fn told(self) -> String {
+impl FaultAction {
+    fn describe(self) -> String {
         match self {
             Self::Stop => "stopped at once".to_owned(),
             Self::Freeze => "frozen".to_owned(),
@@ -202,14 +105,14 @@ impl Harm {
 #[derive(Debug)]
 pub(super) struct Schedule {
     random: Random,
-    kinds: Vec<Kind>,
+    kinds: Vec<FaultKind>,
     nodes: u32,
     shards: u32,
 }
 
 impl Schedule {
     /// Faults of these kinds, to so many nodes in so many shards.
-    pub(super) fn new(seed: u64, kinds: &[Kind], nodes: usize, shards: usize) -> Self {
+    pub(super) fn new(seed: u64, kinds: &[FaultKind], nodes: usize, shards: usize) -> Self {
         let random = Random::of_user(seed, usize::MAX / 2);
         Self { random, kinds: kinds.to_vec(), nodes: nodes as u32, shards: shards as u32 }
     }
@@ -222,7 +125,7 @@ impl Schedule {
         least + self.random.below(most - least + 1)
     }
 
-    fn kind(&mut self) -> Option<Kind> {
+    fn kind(&mut self) -> Option<FaultKind> {
         let all = self.kinds.iter().map(|kind| kind.weight()).sum();
         let mut drawn = self.random.below(all);
         for kind in &self.kinds {
@@ -234,9 +137,9 @@ impl Schedule {
         None
     }
 
-    fn node(&mut self, harm: Harm) -> Fault {
+    fn node(&mut self, action: FaultAction) -> Fault {
         let node = self.random.below(self.nodes) as usize;
-        Fault::Node { node, harm, lasts: self.between(FROZEN_MS) }
+        Fault::Node { node, action, lasts: self.between(FROZEN_MS) }
     }
 }
 
@@ -246,33 +149,37 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Self::Item> {
         let pause = self.between(PAUSE_MS);
         let fault = match self.kind()? {
-            Kind::RouterKill => Fault::Kill { down: self.between(DOWN_MS) },
-            Kind::RouterFreeze => Fault::Freeze { lasts: self.between(FROZEN_MS) },
-            Kind::RouterRestart => Fault::Restart,
-            Kind::Stop => self.node(Harm::Stop),
-            Kind::Freeze => self.node(Harm::Freeze),
-            Kind::Cut => self.node(Harm::Cut),
-            Kind::HalfOpen => self.node(Harm::HalfOpen),
-            Kind::Delay => {
+            FaultKind::RouterKill => Fault::Kill { down: self.between(DOWN_MS) },
+            FaultKind::RouterFreeze => Fault::Freeze { lasts: self.between(FROZEN_MS) },
+            FaultKind::RouterRestart => Fault::Restart,
+            FaultKind::Stop => self.node(FaultAction::Stop),
+            FaultKind::Freeze => self.node(FaultAction::Freeze),
+            FaultKind::Cut => self.node(FaultAction::Cut),
+            FaultKind::HalfOpen => self.node(FaultAction::HalfOpen),
+            FaultKind::Delay => {
                 let by = self.between(SLOW_MS);
-                self.node(Harm::Slow(by))
+                self.node(FaultAction::Slow(by))
             }
-            Kind::LostAnswer => Fault::LostAnswers {
+            FaultKind::LostAnswer => Fault::LostAnswers {
                 shard: self.random.below(self.shards) as usize,
                 count: self.number(LOST),
                 lasts: self.between(DOWN_MS),
             },
-            Kind::Promote => Fault::Promote {
+            FaultKind::Promote => Fault::Promote {
                 shard: self.random.below(self.shards) as usize,
-                gone: if self.random.below(2) == 0 { Harm::Stop } else { Harm::Freeze },
+                gone: if self.random.below(2) == 0 {
+                    FaultAction::Stop
+                } else {
+                    FaultAction::Freeze
+                },
                 lasts: self.between(FROZEN_MS),
             },
-            Kind::RedisFlush => Fault::Redis { harm: RedisHarm::Empty },
-            Kind::RedisFreeze => {
-                Fault::Redis { harm: RedisHarm::Freeze { lasts: self.between(FROZEN_MS) } }
+            FaultKind::RedisFlush => Fault::Redis { action: RedisAction::Empty },
+            FaultKind::RedisFreeze => {
+                Fault::Redis { action: RedisAction::Freeze { lasts: self.between(FROZEN_MS) } }
             }
-            Kind::RedisKill => {
-                Fault::Redis { harm: RedisHarm::Kill { down: self.between(DOWN_MS) } }
+            FaultKind::RedisKill => {
+                Fault::Redis { action: RedisAction::Kill { down: self.between(DOWN_MS) } }
             }
         };
         Some((pause, fault))
@@ -285,7 +192,8 @@ mod tests {
 
     #[test]
     fn a_seed_has_one_schedule_with_faults_of_every_kind() {
-        let of = |seed| Schedule::new(seed, &Kind::OF_ROUTER, 0, 0).take(100).collect::<Vec<_>>();
+        let of =
+            |seed| Schedule::new(seed, &FaultKind::OF_ROUTER, 0, 0).take(100).collect::<Vec<_>>();
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
         let faults = of(1);
@@ -296,13 +204,16 @@ mod tests {
 
     #[test]
     fn faults_of_a_cluster_meet_every_node_and_nothing_else() {
-        let kinds = [Kind::Stop, Kind::Delay, Kind::Promote, Kind::LostAnswer];
+        let kinds = [FaultKind::Stop, FaultKind::Delay, FaultKind::Promote, FaultKind::LostAnswer];
         let faults: Vec<_> = Schedule::new(7, &kinds, 6, 2).take(200).collect();
         let mut met = [false; 6];
         for (_, fault) in &faults {
             match fault {
-                Fault::Node { node, harm, .. } => {
-                    assert!(matches!(harm, Harm::Stop | Harm::Slow(_)), "{fault:?}");
+                Fault::Node { node, action, .. } => {
+                    assert!(
+                        matches!(action, FaultAction::Stop | FaultAction::Slow(_)),
+                        "{fault:?}"
+                    );
                     met[*node] = true;
                 }
                 Fault::LostAnswers { shard, count, .. } => assert!(*shard < 2 && *count > 0),
@@ -315,7 +226,8 @@ mod tests {
         }
         assert_eq!(met, [true; 6]);
         let names = ["a", "b"].map(str::to_owned);
-        let fault = Fault::Node { node: 1, harm: Harm::Cut, lasts: Duration::from_millis(20) };
-        assert_eq!(fault.told(&names, &[]), "b cut off for 20 ms");
+        let fault =
+            Fault::Node { node: 1, action: FaultAction::Cut, lasts: Duration::from_millis(20) };
+        assert_eq!(fault.describe(&names, &[]), "b cut off for 20 ms");
     }
 }

@@ -4,7 +4,7 @@
 
 /// A part of a list of URLs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part<'t> {
+enum UrlPart<'t> {
     Plain(&'t str),
     Endpoint { host: &'t str, port: u16 },
 }
@@ -12,17 +12,18 @@ enum Part<'t> {
 /// The ports that URLs name, with their hosts, each as often as it is named.
 pub(super) fn endpoints(text: &str) -> Vec<(String, u16)> {
     let endpoint = |part| match part {
-        Part::Endpoint { host, port } => Some((host.to_owned(), port)),
-        Part::Plain(_) => None,
+        UrlPart::Endpoint { host, port } => Some((host.to_owned(), port)),
+        UrlPart::Plain(_) => None,
     };
     parts(text).into_iter().filter_map(endpoint).collect()
 }
 
-/// The same URLs, with other ends: `127.0.0.1` at the port that `other` tells for a host and port.
+/// Returns URLs with each host and port replaced by `127.0.0.1` and the port that `other` returns
+/// for them.
 pub(super) fn rewritten(text: &str, other: impl Fn(&str, u16) -> Option<u16>) -> String {
-    let told = |part: &Part<'_>| match part {
-        Part::Plain(text) => (*text).to_owned(),
-        Part::Endpoint { host, port } => match other(host, *port) {
+    let told = |part: &UrlPart<'_>| match part {
+        UrlPart::Plain(text) => (*text).to_owned(),
+        UrlPart::Endpoint { host, port } => match other(host, *port) {
             Some(other) => format!("127.0.0.1:{other}"),
             None => format!("{host}:{port}"),
         },
@@ -30,12 +31,12 @@ pub(super) fn rewritten(text: &str, other: impl Fn(&str, u16) -> Option<u16>) ->
     parts(text).iter().map(told).collect()
 }
 
-fn parts(text: &str) -> Vec<Part<'_>> {
+fn parts(text: &str) -> Vec<UrlPart<'_>> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + "://".len());
-        parts.push(Part::Plain(before));
+        parts.push(UrlPart::Plain(before));
         let mut end = after.find(['/', '?']).unwrap_or(after.len());
         if after[..end].ends_with(':') && after[end..].starts_with("//") {
             // A URL without a path, and the scheme of the next one.
@@ -43,19 +44,19 @@ fn parts(text: &str) -> Vec<Part<'_>> {
         }
         let (authority, after) = after.split_at(end);
         let hosts = authority.rfind('@').map_or(0, |at| at + 1);
-        parts.push(Part::Plain(&authority[..hosts]));
+        parts.push(UrlPart::Plain(&authority[..hosts]));
         for (index, host) in authority[hosts..].split(',').enumerate() {
             if index > 0 {
-                parts.push(Part::Plain(","));
+                parts.push(UrlPart::Plain(","));
             }
-            let endpoint = host
-                .rsplit_once(':')
-                .and_then(|(host, port)| Some(Part::Endpoint { host, port: port.parse().ok()? }));
-            parts.push(endpoint.unwrap_or(Part::Plain(host)));
+            let endpoint = host.rsplit_once(':').and_then(|(host, port)| {
+                Some(UrlPart::Endpoint { host, port: port.parse().ok()? })
+            });
+            parts.push(endpoint.unwrap_or(UrlPart::Plain(host)));
         }
         rest = after;
     }
-    parts.push(Part::Plain(rest));
+    parts.push(UrlPart::Plain(rest));
     parts
 }
 

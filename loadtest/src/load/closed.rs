@@ -1,4 +1,4 @@
-//! Closed model: a user waits for its answer before it asks again.
+//! Closed model: a user waits for its response before it sends the next request.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -6,23 +6,23 @@ use std::time::{Duration, Instant};
 
 use goose::prelude::*;
 
-use super::exchange::{self, Exchanged};
+use super::operation::{self, OperationResult};
 use super::plan::Plan;
-use super::tell_goose;
-use super::visitor::Visitor;
+use super::report_to_goose;
+use super::virtual_user::VirtualUser;
 
 /// Pause after no answer at all, so that a dead router is not called a million times.
 const NO_ANSWER_PAUSE: Duration = Duration::from_millis(100);
 
-/// What goose lets each user do.
+/// Returns the scenario of each user.
 ///
-/// One transaction draws what to do. Goose's weights would give all users the same fixed order, in step with each
-/// other.
+/// One transaction draws what to do. Goose's weights would give all users the same fixed order, in
+/// step with each other.
 pub(super) fn scenario(plan: Arc<Plan>) -> anyhow::Result<Scenario> {
     let enter = Transaction::new(Arc::new(move |user| {
-        let visitor = Visitor::new(Arc::clone(&plan), user.weighted_users_index);
-        plan.tally.start(Instant::now());
-        user.set_session_data(visitor);
+        let virtual_user = VirtualUser::new(Arc::clone(&plan), user.weighted_users_index);
+        plan.counters.start(Instant::now());
+        user.set_session_data(virtual_user);
         Box::pin(ready(Ok(())))
     }));
     Ok(Scenario::new("mix")
@@ -32,29 +32,30 @@ pub(super) fn scenario(plan: Arc<Plan>) -> anyhow::Result<Scenario> {
 
 async fn step(user: &mut GooseUser) -> TransactionResult {
     throttle(user).await;
-    let visitor = visitor(user)?;
-    let (plan, number) = (Arc::clone(&visitor.plan), visitor.number);
-    let (step, known) = visitor.next_step();
-    let done = exchange::perform(plan.pool(number), &step, &known, Instant::now()).await;
-    let Exchanged { sample, status, token } = done;
+    let virtual_user = virtual_user(user)?;
+    let (plan, number) = (Arc::clone(&virtual_user.plan), virtual_user.number);
+    let (step, known) = virtual_user.next_step();
+    let done = operation::perform(plan.pool(number), &step, &known, Instant::now()).await;
+    let OperationResult { sample, status, token } = done;
 
-    self::visitor(user)?.learn(&step, sample.verdict.is_ok(), token);
+    self::virtual_user(user)?.learn(&step, sample.verdict.is_ok(), token);
     let pause = sample.verdict.as_ref().is_err_and(|failure| failure.status.is_none());
-    tell_goose(user, step.operation, &sample, status).await?;
-    plan.tally.add(sample);
+    report_to_goose(user, step.operation, &sample, status).await?;
+    plan.counters.add(sample);
     if pause {
         tokio::time::sleep(NO_ANSWER_PAUSE).await;
     }
     Ok(())
 }
 
-/// Waits until `--throttle-requests` lets one more through; a run that ends lets everything through.
+/// Waits until `--throttle-requests` lets one more through; a run that ends lets everything
+/// through.
 async fn throttle(user: &GooseUser) {
     if let Some(throttle) = user.throttle.as_ref().filter(|_| user.is_throttled) {
         let _ = throttle.send_async(true).await;
     }
 }
 
-fn visitor(user: &mut GooseUser) -> Result<&mut Visitor, Box<TransactionError>> {
-    user.get_session_data_mut::<Visitor>().ok_or_else(|| "a user did not enter".into())
+fn virtual_user(user: &mut GooseUser) -> Result<&mut VirtualUser, Box<TransactionError>> {
+    user.get_session_data_mut::<VirtualUser>().ok_or_else(|| "a user did not enter".into())
 }

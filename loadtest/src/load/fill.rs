@@ -7,7 +7,7 @@ use anyhow::{bail, ensure};
 use super::plan::Plan;
 use crate::random::Random;
 use crate::requests::{self, SESSION_TOKEN};
-use crate::verdict;
+use crate::response_check;
 
 /// Rows of one request.
 const ROWS: u32 = 1_000;
@@ -34,7 +34,7 @@ pub(super) async fn run(plan: &Plan) -> anyhow::Result<()> {
         };
         let verdict = sent.and_then(|answer| {
             token = answer.headers.get(SESSION_TOKEN).cloned().or(token.take());
-            verdict::of_bulk(answer.status, &answer.body)
+            response_check::of_bulk(answer.status, &answer.body)
         });
         if let Err(failure) = verdict {
             let detail = failure.detail;

@@ -1,14 +1,15 @@
-//! Open model: requests are sent at a rate, whatever the answers.
+//! Open model: requests are sent at a rate, whatever the responses.
 //!
-//! Request number n is due at `start + n / rate`, and its latency counts from then. So a router that stalls for a
-//! second is charged with every request that was due in that second; in the closed model the users would have waited
-//! with it, and one slow request each is all that would be seen ("coordinated omission": Tene, "How NOT to Measure
-//! Latency", 2013; open and closed: Schroeder, Wierman and Harchol-Balter, NSDI 2006).
+//! Request number n is due at `start + n / rate`, and its latency counts from then. So a router
+//! that stalls for a second is charged with every request that was due in that second; in the
+//! closed model the users would have waited with it, and one slow request each is all that would be
+//! seen ("coordinated omission": Tene, "How NOT to Measure Latency", 2013; open and closed:
+//! Schroeder, Wierman and Harchol-Balter, NSDI 2006).
 //!
-//! **Invariant:** a request that is due is sent, or counted as dropped because too many are under way; none is
-//! forgotten.
-//! **Not here:** sessions. Requests of strangers know nothing of each other; each must still find what was written
-//! before the run.
+//! **Invariant:** a request that is due is sent, or counted as dropped because too many are under
+//! way; none is forgotten.
+//! **Not here:** sessions. Requests of different users are independent; each must still find
+//! what was written before the run.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,15 +17,16 @@ use std::time::{Duration, Instant};
 use goose::prelude::*;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-use super::exchange::{self, Exchanged, Known};
+use super::operation::{self, Known, OperationResult};
 use super::plan::Plan;
-use super::tell_goose;
+use super::report_to_goose;
 use crate::random::Random;
 
-/// How long goose's only user sends before goose may end it.
+/// Time that goose's only user sends before goose may end it.
 const TURN: Duration = Duration::from_millis(50);
 
-/// What goose lets its only user do: send what is due, and tell what came back.
+/// Returns the scenario of goose's only user: send the requests that are due, and report the
+/// responses.
 pub(super) fn scenario(plan: Arc<Plan>, rate: f64, in_flight_max: u32) -> Scenario {
     let enter = Transaction::new(Arc::new(move |user: &mut GooseUser| {
         let random = Random::of_user(plan.seed, 0);
@@ -56,8 +58,8 @@ struct Sender {
     /// Requests that were due so far.
     due: u64,
     in_flight: u32,
-    done: UnboundedReceiver<Exchanged>,
-    tell: UnboundedSender<Exchanged>,
+    done: UnboundedReceiver<OperationResult>,
+    tell: UnboundedSender<OperationResult>,
 }
 
 impl Sender {
@@ -67,7 +69,7 @@ impl Sender {
         let (token, patience) = (plan.token(), plan.patience);
         let known = Known { names: Arc::clone(&plan.names), token, acknowledged: false, patience };
         let start = Instant::now();
-        plan.tally.start(start);
+        plan.counters.start(start);
         Self { plan, random, known, rate, in_flight_max, start, due: 0, in_flight: 0, done, tell }
     }
 
@@ -90,7 +92,7 @@ impl Sender {
             self.send(intended);
         }
         if dropped > 0 {
-            self.plan.tally.drop_due(dropped);
+            self.plan.counters.drop_due(dropped);
         }
     }
 
@@ -101,8 +103,8 @@ impl Sender {
         let pool = Arc::clone(self.plan.pool(self.due as usize));
         let tell = self.tell.clone();
         tokio::spawn(async move {
-            // Nobody listens only after the end.
-            let _ = tell.send(exchange::perform(&pool, &step, &known, intended).await);
+            // The receiver is gone only after the end.
+            let _ = tell.send(operation::perform(&pool, &step, &known, intended).await);
         });
     }
 }
@@ -139,12 +141,12 @@ async fn finish(user: &mut GooseUser) -> TransactionResult {
 async fn take(
     user: &mut GooseUser,
     sender: &mut Sender,
-    done: Option<Exchanged>,
+    done: Option<OperationResult>,
 ) -> Result<(), Box<TransactionError>> {
-    let Some(Exchanged { sample, status, .. }) = done else { return Ok(()) };
+    let Some(OperationResult { sample, status, .. }) = done else { return Ok(()) };
     sender.in_flight -= 1;
-    tell_goose(user, sample.operation, &sample, status).await?;
-    sender.plan.tally.add(sample);
+    report_to_goose(user, sample.operation, &sample, status).await?;
+    sender.plan.counters.add(sample);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Plan: what all users of a run have in common.
+//! Plan: settings and state that all users of a run share.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,26 +6,26 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
+use crate::counters::{Counters, Operation};
+use crate::http_client::Pool;
 use crate::keys::KeyChooser;
 use crate::keyspace::Names;
 use crate::mix::Mix;
 use crate::options::{Options, ValueSize};
 use crate::random::Random;
 use crate::requests::{BULK_ROWS, SessionToken};
-use crate::tally::{Operation, Tally};
-use crate::wire::Pool;
 
 pub(crate) struct Plan {
     pub(crate) pools: Vec<Arc<Pool>>,
-    pub(crate) tally: Arc<Tally>,
+    pub(crate) counters: Arc<Counters>,
     /// Spelling of keys.
     pub(super) names: Arc<Names>,
     pub(super) seed: u64,
-    /// How long an answer is waited for.
+    /// Longest wait for a response.
     pub(super) patience: Duration,
     /// Keys that there were at the start.
     pub(super) keys_filled: u32,
-    /// Whether every one of those is there.
+    /// True if every one of those is there.
     pub(super) filled: bool,
     /// Keys that there are; inserts make more.
     keys: AtomicU32,
@@ -35,11 +35,11 @@ pub(crate) struct Plan {
     value_size: ValueSize,
     /// Text that values are cut from.
     text: String,
-    /// What has been seen when the keys were written.
+    /// Session token of the writes before the run.
     token: Mutex<Option<SessionToken>>,
 }
 
-/// What to ask next.
+/// Next operation of a user.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) operation: Operation,
@@ -54,13 +54,13 @@ impl Plan {
     pub(crate) fn new(
         options: &Options,
         (pools, names): (Vec<Arc<Pool>>, Arc<Names>),
-        tally: Arc<Tally>,
+        counters: Arc<Counters>,
     ) -> anyhow::Result<Self> {
         let load = &options.load;
         let most = load.value_size.most as usize;
         Ok(Self {
             pools,
-            tally,
+            counters,
             names,
             seed: load.seed,
             patience: options.patience()?,
@@ -76,12 +76,12 @@ impl Plan {
         })
     }
 
-    /// The router that a user asks.
+    /// Returns the router of a user.
     pub(super) fn pool(&self, user: usize) -> &Arc<Pool> {
         &self.pools[user % self.pools.len()]
     }
 
-    /// What a user whose random stream this is does next.
+    /// Returns the next operation of the user with this random stream.
     pub(super) fn next_step(&self, random: &mut Random) -> Step {
         let operation = self.mix.next(random, self.writes);
         let key = match operation {
@@ -122,7 +122,7 @@ impl Plan {
         self.text[..size.min(self.text.len())].to_owned()
     }
 
-    /// What everybody has seen at the start.
+    /// Returns the token that all users have at the start.
     pub(super) fn token(&self) -> Option<SessionToken> {
         self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

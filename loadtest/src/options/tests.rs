@@ -1,4 +1,4 @@
-//! What may be asked, and what may not.
+//! Tests of accepted and refused options.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn read(args: &[&str]) -> Result<Options, clap::Error> {
 }
 
 #[test]
-fn the_limits_are_what_the_help_says() {
+fn limits_are_those_of_the_help() {
     for good in [
         ["--users", "1"],
         ["--users", "1000"],
@@ -65,7 +65,7 @@ fn several_hosts_may_be_given_and_each_must_be_this_machine() {
 }
 
 #[test]
-fn what_the_command_line_says_goes_before_the_scenario() {
+fn the_command_line_overrides_the_scenario() {
     let plain = read(&["--scenario", "read-heavy"]).unwrap();
     assert_eq!(plain.load.mix, Mix::B);
     let other = read(&["--mix", "c", "--scenario", "read-heavy", "--users", "3"]).unwrap();
@@ -109,21 +109,24 @@ fn times_are_read_as_goose_reads_them() {
 #[test]
 fn faults_of_nodes_need_a_cluster_and_a_promotion_a_level_that_survives_it() {
     let chaos = |more: &[&str]| read(&[&["--verify", "--chaos"], more].concat());
-    assert_eq!(chaos(&[]).unwrap().load.kinds(), Kind::OF_ROUTER);
+    assert_eq!(chaos(&[]).unwrap().load.kinds(), FaultKind::OF_ROUTER);
     let kinds = chaos(&["--faults", "router-kill,router-restart"]).unwrap().load.kinds();
-    assert_eq!(kinds, [Kind::RouterKill, Kind::RouterRestart]);
+    assert_eq!(kinds, [FaultKind::RouterKill, FaultKind::RouterRestart]);
     for bad in [&["--faults", "stop"][..], &["--faults", "fire"], &["--shard-manager", "/m"]] {
         assert!(chaos(bad).is_err(), "{bad:?}");
     }
     assert!(read(&["--verify", "--cluster", "c"]).is_err());
     let all = chaos(&["--cluster", "c", "--level", "quorum"]).unwrap().load.kinds();
-    assert!(all.contains(&Kind::LostAnswer) && all.contains(&Kind::Promote));
+    assert!(all.contains(&FaultKind::LostAnswer) && all.contains(&FaultKind::Promote));
     for weak in [&["--cluster", "c"][..], &["--cluster", "c", "--level", "one"]] {
         let some = chaos(weak).unwrap().load.kinds();
-        assert!(some.contains(&Kind::LostAnswer) && !some.contains(&Kind::Promote), "{weak:?}");
+        assert!(
+            some.contains(&FaultKind::LostAnswer) && !some.contains(&FaultKind::Promote),
+            "{weak:?}"
+        );
     }
     let one = chaos(&["--cluster", "c", "--faults", "promote"]).unwrap().load.kinds();
-    assert_eq!(one, [Kind::Promote]);
+    assert_eq!(one, [FaultKind::Promote]);
     assert!(read(&["--level", "quorum"]).is_err());
 }
 
@@ -131,9 +134,9 @@ fn faults_of_nodes_need_a_cluster_and_a_promotion_a_level_that_survives_it() {
 fn a_cache_is_broken_if_there_is_one() {
     let chaos = |more: &[&str]| read(&[&["--verify", "--chaos"], more].concat());
     let kinds = chaos(&["--cache"]).unwrap().load.kinds();
-    assert_eq!(kinds, [&Kind::OF_ROUTER[..], &Kind::OF_CACHE].concat());
+    assert_eq!(kinds, [&FaultKind::OF_ROUTER[..], &FaultKind::OF_CACHE].concat());
     let one = chaos(&["--cache", "--faults", "redis-kill,router-kill"]).unwrap().load.kinds();
-    assert_eq!(one, [Kind::RedisKill, Kind::RouterKill]);
+    assert_eq!(one, [FaultKind::RedisKill, FaultKind::RouterKill]);
     for bad in [&["--faults", "redis-flush"][..], &["--redis-server", "/r"]] {
         assert!(chaos(bad).is_err(), "{bad:?}");
     }

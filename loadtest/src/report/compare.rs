@@ -1,16 +1,18 @@
 //! Compare: what got better or worse since an earlier run.
 //!
-//! A change counts when it is more than its bound. The base of all bounds is [`LEAST_NOISE_PERCENT`], or three times the
-//! uncertainty of the difference of the two rates where that is more; the uncertainty is the standard error that the
-//! spread of the per-second rates gives. Then
+//! A change counts when it is more than its bound. The base of all bounds is
+//! [`LEAST_NOISE_PERCENT`], or three times the uncertainty of the difference of the two rates where
+//! that is more; the uncertainty is the standard error that the spread of the per-second rates
+//! gives. Then
 //!
 //! - rate: the base, or more where so few requests leave more to chance: three times √(1/n + 1/m);
-//! - p50 and p90: the base; p99: twice the base; p99.9: four times. A quantile with fewer than [`BEYOND_LEAST`] requests
-//!   beyond it in either run is not judged;
-//! - failed and dropped, as shares: twice the base, or more by the same rule of chance. The first of its kind is worse,
-//!   and none any more is better, however few.
+//! - p50 and p90: the base; p99: twice the base; p99.9: four times. A quantile with fewer than
+//!   [`BEYOND_LEAST`] requests beyond it in either run is not judged;
+//! - failed and dropped, as shares: twice the base, or more by the same rule of chance. The first
+//!   of its kind is worse, and none any more is better, however few.
 //!
-//! **Invariant:** no number is `NaN` or infinite, whatever a file said; nothing in here changes whether a run passed.
+//! **Invariant:** no number is `NaN` or infinite, whatever a file said; nothing in here changes
+//! whether a run passed.
 //! **Not here:** reading the earlier run (`files`).
 
 mod text;
@@ -18,19 +20,20 @@ mod text;
 use serde::{Deserialize, Serialize};
 
 use super::{Latency, Load, Report, rounded};
-use crate::verdict::printable;
+use crate::response_check::printable;
 
 pub(super) use text::write;
 
 /// Two runs of the same thing differ by this much on a quiet machine.
 const LEAST_NOISE_PERCENT: f64 = 5.0;
-/// Uncertainties that a change must exceed: at two, one of the twenty numbers of a comparison would do so by chance.
+/// Uncertainties that a change must exceed: at two, one of the twenty numbers of a comparison would
+/// do so by chance.
 const UNCERTAINTIES: f64 = 3.0;
 /// Requests beyond a quantile, below which it is a matter of chance.
 const BEYOND_LEAST: f64 = 10.0;
 /// Whole seconds, below which a run says little.
 const SECONDS_LEAST: usize = 5;
-/// What counts all operations.
+/// Name of the metrics of all operations.
 const ALL: &str = "all";
 
 /// This run beside an earlier one.
@@ -41,7 +44,7 @@ pub(crate) struct Comparison {
     pub(crate) with_ended_at: String,
     /// The base of all bounds.
     pub(crate) noise_percent: f64,
-    /// Why the two may not be comparable.
+    /// Reasons why the two runs may not be comparable.
     pub(crate) warnings: Vec<String>,
     pub(crate) better: usize,
     pub(crate) worse: usize,
@@ -62,7 +65,7 @@ pub(crate) struct Metric {
     pub(crate) outcome: Outcome,
 }
 
-/// What is compared.
+/// Measure that is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Measure {
@@ -75,7 +78,7 @@ pub(crate) enum Measure {
     DroppedPercent,
 }
 
-/// What a change is worth.
+/// Judgement of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
@@ -109,7 +112,7 @@ impl Measure {
     }
 
     /// A value with its unit.
-    pub(super) fn told(self, value: f64) -> String {
+    pub(super) fn format(self, value: f64) -> String {
         match self {
             Self::RatePerS => format!("{value:.0}/s"),
             Self::P50Ms | Self::P90Ms | Self::P99Ms | Self::P999Ms => {
@@ -143,7 +146,7 @@ impl Outcome {
     }
 }
 
-/// What is compared of one run: all its operations, or one.
+/// Numbers of one run: of all its operations, or of one.
 struct Side<'a> {
     requests: u64,
     rate: f64,
@@ -189,7 +192,7 @@ impl Comparison {
         if before.dropped > 0 || now.dropped > 0 {
             let due = |report: &Report| report.requests.saturating_add(report.dropped);
             let (was, is) = ((before.dropped, due(before)), (now.dropped, due(now)));
-            metrics.push(counted(ALL, Measure::DroppedPercent, noise, was, is));
+            metrics.push(count_metric(ALL, Measure::DroppedPercent, noise, was, is));
         }
         for load in &now.operations {
             if let Some(known) = before.operations.iter().find(|known| known.name == load.name) {
@@ -209,7 +212,7 @@ impl Comparison {
         }
     }
 
-    /// How many are what, in words.
+    /// Returns the number of each outcome, in words.
     pub(super) fn summary(&self) -> String {
         let Self { better, worse, metrics, .. } = self;
         let few = metrics.iter().filter(|metric| metric.outcome == Outcome::TooFew).count();
@@ -243,12 +246,18 @@ fn metrics(of: &str, noise: f64, before: &Side<'_>, now: &Side<'_>) -> Vec<Metri
         metrics.push(metric(measure, was, is, noise * wider, outcome));
     }
     let (was, is) = ((before.failed, before.requests), (now.failed, now.requests));
-    metrics.push(counted(of, Measure::FailedPercent, noise, was, is));
+    metrics.push(count_metric(of, Measure::FailedPercent, noise, was, is));
     metrics
 }
 
 /// So many of so many, before and now.
-fn counted(of: &str, measure: Measure, noise: f64, before: (u64, u64), now: (u64, u64)) -> Metric {
+fn count_metric(
+    of: &str,
+    measure: Measure,
+    noise: f64,
+    before: (u64, u64),
+    now: (u64, u64),
+) -> Metric {
     let percent = |(count, all): (u64, u64)| count as f64 * 100.0 / all.max(1) as f64;
     let (was, is) = (percent(before), percent(now));
     let bound = match (before.0, now.0) {
@@ -284,7 +293,7 @@ fn change_percent(before: f64, now: f64) -> Option<f64> {
     change.is_finite().then_some(change)
 }
 
-/// How far two counts differ by chance alone.
+/// Returns the difference of two counts that chance alone explains.
 fn chance_percent(a: u64, b: u64) -> f64 {
     let part = |count: u64| 1.0 / count.max(1) as f64;
     UNCERTAINTIES * (part(a) + part(b)).sqrt() * 100.0
@@ -311,7 +320,7 @@ fn whole_seconds(report: &Report) -> impl Iterator<Item = &super::Second> {
     report.series.iter().take(report.series.len().saturating_sub(1))
 }
 
-/// Why the two may not be comparable.
+/// Reasons why the two runs may not be comparable.
 fn warnings(before: &Report, now: &Report) -> Vec<String> {
     let mut warnings = Vec::new();
     let none = || "nothing".to_owned();
@@ -323,7 +332,7 @@ fn warnings(before: &Report, now: &Report) -> Vec<String> {
         if was != is {
             let told = |value: Option<&String>| value.map_or_else(none, |value| printable(value));
             warnings.push(format!(
-                "not the same was asked: {} {} before, {} now",
+                "different options: {} {} before, {} now",
                 printable(name),
                 told(was),
                 told(is)
@@ -333,7 +342,7 @@ fn warnings(before: &Report, now: &Report) -> Vec<String> {
     for (when, report) in [("earlier", before), ("present", now)] {
         if whole_seconds(report).count() < SECONDS_LEAST {
             warnings.push(format!(
-                "the {when} run has fewer than {SECONDS_LEAST} whole seconds, and says little"
+                "the {when} run has fewer than {SECONDS_LEAST} whole seconds, too few to compare"
             ));
         }
         if report.stopped_early {
@@ -341,7 +350,7 @@ fn warnings(before: &Report, now: &Report) -> Vec<String> {
         }
     }
     let own = before.warnings.iter();
-    warnings.extend(own.map(|own| format!("the earlier run was warned: {}", printable(own))));
+    warnings.extend(own.map(|own| format!("warning of the earlier run: {}", printable(own))));
     let lacking = |a: &Report, b: &Report| {
         let missing = |load: &&Load| !b.operations.iter().any(|known| known.name == load.name);
         let names: Vec<_> =

@@ -1,7 +1,7 @@
 //! Files: the reports that are written beside the console, and the earlier run that is read.
 //!
-//! **Invariant:** what cannot be read or written is told before any load; a file at its place is whole, the one that was
-//! there before or the new one.
+//! **Invariant:** a file that cannot be read or written is reported before any load; a file at its
+//! place is whole, the one that was there before or the new one.
 //! **Not here:** what is in them (`html`, `Report::json`, `compare`).
 
 use std::fs::{File, Permissions};
@@ -19,10 +19,10 @@ use crate::options::Load;
 
 /// Longest report read. A run of a day has some 10 MB.
 const REPORT_BYTES_MAX: u64 = 64 << 20;
-/// As a file made without further thought; the umask takes from it.
+/// Permissions of a new file; the umask takes from them.
 const MODE: u32 = 0o666;
 
-/// What `--html`, `--save` and `--compare` name.
+/// Files that `--html`, `--save` and `--compare` name.
 pub(crate) struct Files {
     html: Option<Draft>,
     save: Option<Draft>,
@@ -51,7 +51,7 @@ impl Files {
         Ok(Self { html, save, before })
     }
 
-    /// What got better or worse since the run that is compared with, if there is one.
+    /// Returns the comparison with the earlier run, if one was named.
     pub(crate) fn compare(&self, now: &Report) -> Option<Comparison> {
         self.before.as_ref().map(|(name, before)| Comparison::new(name, before, now))
     }
@@ -67,7 +67,8 @@ impl Files {
     }
 }
 
-/// A file that is to appear at a place; until then it stands beside it, and goes if the program ends before.
+/// A file that is to appear at a place; until then it stands beside it, and goes if the program
+/// ends before.
 struct Draft {
     file: NamedTempFile,
     place: PathBuf,
@@ -79,7 +80,7 @@ impl Draft {
             Ok(place) => {
                 // Something put in the place of a device or a directory would do harm.
                 ensure!(place.is_file(), "cannot be written: not a file");
-                // Whoever made a file read-only did not mean it to be replaced.
+                // A read-only file is not meant to be replaced.
                 File::options().write(true).open(&place).context("cannot be written")?;
                 place
             }

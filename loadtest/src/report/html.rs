@@ -1,8 +1,8 @@
 //! Html: the report as one page, with graphs over time.
 //!
-//! **Invariant:** the page is complete in itself: no script, and nothing is fetched. It is bounded, however long the run
-//! and whatever a server answered. What servers, files and the command line said is text in it and nothing else
-//! (`markup`).
+//! **Invariant:** the page is complete in itself: no script, and nothing is fetched. It is bounded,
+//! however long the run and whatever a server answered. What servers, files and the command line
+//! said is text in it and nothing else (`markup`).
 //! **Not here:** any number that is not in the report already.
 
 mod axis;
@@ -21,7 +21,8 @@ use self::words::{count, grouped};
 use super::Report;
 use super::text::milliseconds;
 
-/// A browser that follows it runs and fetches nothing, even if some text were not what we take it for.
+/// A browser that follows it runs and fetches nothing, even if some text were not what we take it
+/// for.
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
@@ -76,7 +77,7 @@ fn content(report: &Report, page: &mut Markup) {
     footer(report, page);
 }
 
-/// The verdict, and what was asked of whom.
+/// Writes the verdict, the options and the hosts.
 fn head(report: &Report, page: &mut Markup) {
     let (class, word) = if report.passed { ("pass", "PASS") } else { ("fail", "FAIL") };
     page.node("header", &[], |header| {
@@ -91,7 +92,7 @@ fn head(report: &Report, page: &mut Markup) {
                 list.leaf("dt", &[], name);
                 list.leaf("dd", &[], told);
             };
-            entry("Asked", &report.told);
+            entry("HttpRequest", &report.told);
             entry("Hosts", &report.hosts.join(", "));
             entry("Model", model(report));
             let early = if report.stopped_early { ", stopped early" } else { "" };
@@ -104,9 +105,9 @@ fn head(report: &Report, page: &mut Markup) {
 fn model(report: &Report) -> &'static str {
     match report.model.as_str() {
         "open" => {
-            "open: sent at the rate, whatever the answers; times count from when a request was due"
+            "open: sent at the rate, whatever the responses; times count from when a request was due"
         }
-        _ => "closed: a user waits for its answer, so stalls are under-counted",
+        _ => "closed: a user waits for its response, so stalls are under-counted",
     }
 }
 

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::tally::{Operation, Sample, Tally};
-use crate::verdict::Failure;
+use crate::counters::{Counters, Operation, Sample};
+use crate::response_check::Failure;
 
 const IDLE: Cpu = Cpu { own_cores: 0.3, cores: 2.0, idle_share: 0.5 };
 
@@ -42,14 +42,14 @@ pub(super) fn report_of(seconds: usize, elapsed_s: f64) -> Report {
 }
 
 /// Operations that each took 2 ms, a millisecond after another, and were sent so late.
-fn tally(operations: &[(Operation, &str, Result<(), Failure>)], late: Duration) -> Counts {
-    let tally = Tally::default();
+fn counters(operations: &[(Operation, &str, Result<(), Failure>)], late: Duration) -> Counts {
+    let counters = Counters::default();
     let start = Instant::now();
-    tally.start(start);
+    counters.start(start);
     for (n, (operation, shard, verdict)) in (1..).zip(operations) {
         let intended = start + Duration::from_millis(n);
         let sent = intended + late;
-        tally.add(Sample {
+        counters.add(Sample {
             operation: *operation,
             intended,
             sent,
@@ -62,7 +62,7 @@ fn tally(operations: &[(Operation, &str, Result<(), Failure>)], late: Duration) 
             verdict: verdict.clone(),
         });
     }
-    tally.counts()
+    counters.counts()
 }
 
 fn unavailable() -> Failure {
@@ -71,7 +71,7 @@ fn unavailable() -> Failure {
 
 #[test]
 fn a_run_that_passed() {
-    let counts = tally(
+    let counts = counters(
         &[
             (Operation::Write, "shard1", Ok(())),
             (Operation::Read, "shard2", Ok(())),
@@ -88,7 +88,7 @@ tessera loadtest: 20 users, 15s, mix default (70 % writes), 10000 keys, uniform,
   read             3     500/s   p50 2.0 ms  p90 2.0 ms  p95 2.0 ms  p99 2.0 ms  p99.9 2.0 ms  max 2.0 ms
   shards   shard1 25.0 % (p99 2.0 ms)  shard2 50.0 % (p99 2.0 ms)  shard10 25.0 % (p99 2.0 ms)
   roles    primary 100.0 % (p99 2.0 ms)
-  model    closed: a user waits for its answer, so stalls are under-counted (--rate counts them)
+  model    closed: a user waits for its response, so stalls are under-counted (--rate counts them)
 PASS: every request was answered as promised
 ";
     assert_eq!(Report::new(&options(&[]), &counts, ran()).text(), expected);
@@ -100,7 +100,7 @@ fn a_run_that_failed_names_what_failed() {
     operations.extend(vec![(Operation::Write, "shard10", Err(unavailable())); 3]);
     let cut = Failure { status: None, code: "no answer".to_owned(), detail: String::new() };
     operations.push((Operation::Read, "", Err(cut)));
-    let report = Report::new(&options(&[]), &tally(&operations, Duration::ZERO), ran());
+    let report = Report::new(&options(&[]), &counters(&operations, Duration::ZERO), ran());
     let text = report.text();
     let end = "  failures
                    3  write  503 TSR201: primary of shard3
@@ -112,8 +112,8 @@ FAIL: 4 of 5 requests failed
 }
 
 #[test]
-fn what_was_sent_late_or_never_is_told() {
-    let mut counts = tally(&[(Operation::Read, "shard1", Ok(()))], Duration::from_millis(500));
+fn late_and_dropped_requests_are_reported() {
+    let mut counts = counters(&[(Operation::Read, "shard1", Ok(()))], Duration::from_millis(500));
     counts.dropped = 7;
     let report = Report::new(&options(&["--rate", "1000"]), &counts, ran());
     assert!(report.passed);
@@ -136,7 +136,7 @@ fn what_was_sent_late_or_never_is_told() {
 
 #[test]
 fn a_threshold_that_failed_fails_the_run() {
-    let counts = tally(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
+    let counts = counters(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
     let ran = Ran { thresholds_failed: vec!["p95<1ms (was 2)".to_owned()], ..ran() };
     let report = Report::new(&options(&[]), &counts, ran);
     assert!(
@@ -173,11 +173,11 @@ fn a_long_list_of_shards_is_broken_into_lines_and_cut() {
 }
 
 #[test]
-fn a_broken_promise_fails_the_run_and_is_told_line_by_line() {
-    let counts = tally(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
+fn a_broken_promise_fails_the_run_and_is_reported_line_by_line() {
+    let counts = counters(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
     let lines = vec!["12:00:01 wrote version 7".to_owned(), "12:00:02 read version 6".to_owned()];
     let checked = |check: &str, violations| Checked { check: check.to_owned(), violations };
-    let promise = "what was acknowledged is kept".to_owned();
+    let promise = "an acknowledged change is kept".to_owned();
     let verified = Verified {
         operations: 10,
         checks: vec![checked("C1 identity", 0), checked("C6 final state", 3)],
@@ -205,8 +205,8 @@ FAIL: promises were broken, 3 times
 }
 
 #[test]
-fn what_is_lost_and_was_not_promised_is_neither_passed_nor_failed() {
-    let counts = tally(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
+fn a_loss_that_the_level_allows_is_neither_passed_nor_failed() {
+    let counts = counters(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
     let verified = |violations| Verified {
         operations: 10,
         checks: vec![Checked { check: "C6 final state".to_owned(), violations }],
@@ -214,7 +214,7 @@ fn what_is_lost_and_was_not_promised_is_neither_passed_nor_failed() {
         lost: 2,
         losses: vec![Finding {
             check: "C6".to_owned(),
-            promise: "what was acknowledged is kept".to_owned(),
+            promise: "an acknowledged change is kept".to_owned(),
             lines: vec!["lost at level one after a promotion: C6".to_owned()],
         }],
         notes: Vec::new(),
@@ -228,7 +228,7 @@ fn what_is_lost_and_was_not_promised_is_neither_passed_nor_failed() {
     let text = lost.text();
     let end = "
 lost at level one after a promotion: C6
-LOST: lost at level one after a promotion: 2 times something acknowledged was gone, which that level allows
+LOST: lost at level one after a promotion: acknowledged changes were found gone 2 times, which that level allows
 ";
     assert!(text.ends_with(end), "{text}");
     let broken = report(1);

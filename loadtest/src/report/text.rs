@@ -2,7 +2,7 @@
 
 use std::fmt::{Result, Write};
 
-use loadtest::checker::lost_text;
+use checker::lost_text;
 
 use super::{
     Checked, FailureLine, Fault, Finding, Latency, Load, Report, Share, Verified, compare,
@@ -10,7 +10,7 @@ use super::{
 
 /// A line of shares is no longer.
 const LINE_CHARS: usize = 100;
-/// Shares of one kind that are told; the JSON has all.
+/// Most shares of one kind in the text; the JSON has all.
 const SHARES_MAX: usize = 32;
 
 pub(super) fn write(report: &Report, out: &mut String) -> Result {
@@ -44,9 +44,9 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
         "  model    {}",
         match report.model.as_str() {
             "open" =>
-                "open: sent at the rate, whatever the answers; latency counts from when a request was due",
+                "open: sent at the rate, whatever the responses; latency counts from when a request was due",
             _ =>
-                "closed: a user waits for its answer, so stalls are under-counted (--rate counts them)",
+                "closed: a user waits for its response, so stalls are under-counted (--rate counts them)",
         }
     )?;
     for warning in &report.warnings {
@@ -80,7 +80,7 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
     writeln!(out, "{word}: {}", report.verdict())
 }
 
-/// What the verifying workload found.
+/// Writes the result of the verifying workload.
 fn promises(verified: &Verified, out: &mut String) -> Result {
     let Verified { operations, checks, findings, lost, losses, notes } = verified;
     writeln!(out, "  verified {operations} operations")?;
@@ -107,7 +107,7 @@ fn promises(verified: &Verified, out: &mut String) -> Result {
 fn shares(name: &str, shares: &[Share], out: &mut String) -> Result {
     if shares.is_empty() {
         return match name {
-            "shards" => writeln!(out, "  shards   no answer named one (header x-shard)"),
+            "shards" => writeln!(out, "  shards   no response named one (header x-shard)"),
             _ => Ok(()),
         };
     }

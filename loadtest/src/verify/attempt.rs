@@ -1,25 +1,25 @@
-//! Attempt: one request sent until its outcome is known, or nobody will know it.
+//! Attempt: one request sent until its outcome is known or cannot become known.
 //!
-//! **Invariant:** a request is sent again only with the idempotency key it had, or if it changes nothing; once an attempt
-//! is without an answer, no later refusal proves that nothing happened.
+//! **Invariant:** a request is sent again only with the idempotency key it had, or if it changes
+//! nothing; once an attempt is without an answer, no later refusal proves that nothing happened.
 
 use std::time::{Duration, Instant};
 
+use checker::history::{Kind, Level, Operation, Outcome};
 use hyper::header::{HeaderName, HeaderValue};
-use loadtest::history::{Kind, Level, Operation, Outcome};
 use serde::Deserialize;
 
 use super::session::{Session, consistency};
+use crate::counters::{Operation as Counted, Sample, Source};
+use crate::http_client::{Answer, HttpRequest, is_before_sending};
 use crate::requests::{SESSION_TOKEN, id_header};
-use crate::tally::{Operation as Counted, Sample, Source};
-use crate::verdict::{self, Failure};
-use crate::wire::{Answer, Asked, NOT_CONNECTED};
+use crate::response_check::{self, Failure};
 
-/// How often a write is sent whose outcome is unknown.
+/// Most times that a write of unknown outcome is sent.
 const ATTEMPTS_MAX: u8 = 6;
 /// Before the second attempt; doubled before each further one.
 const BACK_OFF: Duration = Duration::from_millis(50);
-/// How long an answer is waited for. Longer than the deadline asked for below.
+/// Longest wait for a response. Longer than the deadline in the request.
 const PATIENCE: Duration = Duration::from_secs(4);
 const DEADLINE_MS: HeaderValue = HeaderValue::from_static("3000");
 
@@ -28,13 +28,13 @@ const MAX_STALENESS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
 const DEADLINE: HeaderName = HeaderName::from_static("x-deadline-ms");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// An operation as goose and the tally count it.
+/// An operation as goose and the counters count it.
 pub(super) struct Done {
     pub(super) sample: Sample,
     pub(super) status: Option<u16>,
 }
 
-/// What came of a request.
+/// Result of a request.
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,
     /// An attempt before the last one is without an answer, and may still arrive.
@@ -44,19 +44,19 @@ pub(super) struct Attempted {
     pub(super) done: Done,
 }
 
-/// The part of a problem that tells the outcome of a write.
+/// Part of a problem that has the outcome of a write.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Told {
+struct ProblemOutcome {
     outcome: Option<String>,
 }
 
 /// Sends a request as `operation` says, and fills in when, to whom and how often.
 ///
-/// `other` asks another router than the session's own, if there is one.
+/// With `other` the request goes to another router than the session's own, if there is one.
 pub(super) async fn send(
     session: &mut Session,
-    mut asked: Asked,
+    mut asked: HttpRequest,
     operation: &mut Operation,
     counted: Counted,
     other: bool,
@@ -70,7 +70,7 @@ pub(super) async fn send(
         let sent = pool.send(asked.clone(), PATIENCE).await;
         let outcome = outcome(operation, &sent);
         // What found no connection has not happened.
-        let arrived = !sent.as_ref().is_err_and(|failure| failure.code == NOT_CONNECTED);
+        let arrived = !sent.as_ref().is_err_and(is_before_sending);
         may_have_happened |= outcome == Outcome::Unknown && arrived;
         let again = outcome == Outcome::Unknown && operation.changes();
         if again && operation.attempts < ATTEMPTS_MAX {
@@ -93,7 +93,7 @@ pub(super) async fn send(
             if operation.token {
                 session.saw(&answer);
             }
-            let verdict = verdict::of_any(answer.status, &answer.body);
+            let verdict = response_check::of_any(answer.status, &answer.body);
             let status = answer.status;
             (Some(answer), verdict, Some(status))
         }
@@ -109,7 +109,7 @@ pub(super) async fn send(
 }
 
 /// The headers that every request of the workload has.
-fn head(session: &Session, asked: &mut Asked, operation: &Operation) {
+fn head(session: &Session, asked: &mut HttpRequest, operation: &Operation) {
     let headers = asked.headers_mut();
     if let Some(token) = session.token.clone().filter(|_| operation.token) {
         headers.insert(SESSION_TOKEN, token);
@@ -131,7 +131,7 @@ fn outcome(operation: &Operation, sent: &Result<Answer, Failure>) -> Outcome {
     match answer.status {
         200..=299 => Outcome::Ok,
         _ if operation.kind == Kind::Read => Outcome::Rejected,
-        _ => match serde_json::from_slice::<Told>(&answer.body)
+        _ => match serde_json::from_slice::<ProblemOutcome>(&answer.body)
             .unwrap_or_default()
             .outcome
             .as_deref()

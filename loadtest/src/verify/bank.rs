@@ -1,15 +1,15 @@
 //! Bank: accounts under one shard key, whose sum no transfer changes.
 //!
-//! A transfer is one transaction: two accounts and a counter change if each still has the version that was read, and a
-//! row of the ledger is made.
+//! A transfer is one transaction: two accounts and a counter change if each still has the version
+//! that was read, and a row of the ledger is made.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use checker::history::{Kind, Level, Operation, Outcome, Total, Value};
 use hyper::Method;
-use loadtest::history::{Kind, Level, Operation, Outcome, Total, Value};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -18,18 +18,18 @@ use super::batch::outcomes;
 use super::names::{account, counter, entry};
 use super::session::Session;
 use super::{ACCOUNTS, BANKS, DEPOSIT, PAUSE, Verification};
-use crate::own_rows::TRANSACTIONS;
+use crate::counters::Operation as Counted;
+use crate::http_client::HttpRequest;
 use crate::requests::{self, IDEMPOTENCY_KEY};
-use crate::tally::Operation as Counted;
-use crate::verdict::Failure;
-use crate::wire::Asked;
+use crate::response_check::Failure;
+use crate::tables::TRANSACTIONS;
 
-/// How often a bank is opened before that is given up.
+/// Most attempts to open a bank.
 const OPENINGS_MAX: u32 = 5;
 /// Number of reads of a bank as soon as it is open. With eight banks they certainly reach each of
 /// three nodes.
 const OPENING_READS: u32 = 8;
-/// How long all nodes of servers may take to show a bank, before the run goes on without.
+/// Longest wait until all nodes show a bank; then the run starts without.
 const SHOWN_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
@@ -52,7 +52,7 @@ impl Row {
     }
 }
 
-/// What is to become of a row.
+/// New state of a row.
 struct Change {
     id: String,
     amount: i64,
@@ -72,7 +72,8 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
         let bank = of.names.bank(number);
         open_one(session, &bank).await?;
         if is_embedded {
-            // From wherever they are answered: a node without the bank shows now, while it lags, or never.
+            // From wherever they are answered: a node without the bank shows now, while it lags, or
+            // never.
             for _ in 0..OPENING_READS {
                 look(session, &bank, Level::One, false).await;
             }
@@ -210,10 +211,10 @@ async fn look(session: &mut Session, bank: &str, level: Level, token: bool) -> (
     (sent.done, rows)
 }
 
-fn accounts_of(bank: &str) -> Asked {
+fn accounts_of(bank: &str) -> HttpRequest {
     let path = format!("/api/read?table={TRANSACTIONS}&tx_id=like.{bank}-a*&limit=100");
     let mut asked = requests::keyed_get("/", bank);
-    // A name of ours is part of a path as it is.
+    // The tester's names need no escape in a path.
     if let Ok(path) = path.parse() {
         *asked.uri_mut() = path;
     }

@@ -1,23 +1,23 @@
 //! Batch: a bulk write of rows that are written once, over all shards.
 
 use bytes::Bytes;
+use checker::history::{Kind, Operation, Outcome};
 use hyper::Method;
-use loadtest::history::{Kind, Operation, Outcome};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::attempt::{self, Attempted, Done};
 use super::register::name;
 use super::session::Session;
-use crate::own_rows::USERS;
+use crate::counters::Operation as Counted;
+use crate::http_client::Answer;
 use crate::requests::{self, IDEMPOTENCY_KEY};
-use crate::tally::Operation as Counted;
-use crate::wire::Answer;
+use crate::tables::USERS;
 
 /// Rows of a bulk write.
 const ROWS: u32 = 20;
 
-/// Which rows of a bulk write are not stored.
+/// Rows of a bulk write that are not stored.
 #[derive(Deserialize)]
 struct Parts {
     failed: Vec<Failed>,
@@ -30,7 +30,7 @@ struct Failed {
     outcome: String,
 }
 
-/// Writes rows that nobody ever wrote.
+/// Writes rows that were never written before.
 pub(super) async fn write(session: &mut Session) -> Done {
     let whole = name(session.of.names.run());
     let mut request = session.operation(Kind::Write, &whole);
@@ -62,14 +62,14 @@ pub(super) async fn write(session: &mut Session) -> Done {
     sent.done
 }
 
-/// What became of each row.
+/// Returns the outcome of each row.
 pub(super) fn outcomes(sent: &Attempted, rows: usize) -> Vec<Outcome> {
     let whole = sent.outcome;
     let mut outcomes = vec![whole; rows];
     let parts = |answer: &&Answer| whole == Outcome::Ok && answer.status == 207;
     let Some(answer) = sent.answer.as_ref().filter(parts) else { return outcomes };
     match serde_json::from_slice::<Parts>(&answer.body) {
-        // Each failed row is told: there are fewer than the first 1000.
+        // Each failed row is listed: there are fewer than the first 1000.
         Ok(parts) if parts.failed.len() == parts.failed_total => {
             for Failed { index, outcome } in parts.failed {
                 let Some(row) = outcomes.get_mut(index) else { continue };

@@ -4,20 +4,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
-use loadtest::history::{Key, Kind, Ledger, Level, NodeId, Operation, Outcome, Page, Value};
+use checker::history::{Key, Kind, Ledger, Level, NodeId, Operation, Outcome, Page, Value};
 use serde::Deserialize;
 
 use super::attempt;
 use super::names::counter;
 use super::session::Session;
 use super::{BANKS, bank, register};
-use crate::own_rows::{TRANSACTIONS, USERS};
+use crate::counters::Operation as Counted;
 use crate::requests;
-use crate::tally::Operation as Counted;
+use crate::tables::{TRANSACTIONS, USERS};
 
 /// Rows of a page.
 const PAGE: usize = 1_000;
-/// How often a page is asked for before a router counts as gone.
+/// Most requests for a page before a router counts as gone.
 const ATTEMPTS_MAX: u32 = 20;
 
 #[derive(Deserialize)]
@@ -26,7 +26,7 @@ struct Rows {
     next_cursor: Option<String>,
 }
 
-/// Walks over both tables, and asks once more for every row that was not met.
+/// Walks over both tables, and reads every row once more that was not met.
 pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
     let users = walk(session, USERS, "user_id", "name").await?;
     let transactions = walk(session, TRANSACTIONS, "tx_id", "memo").await?;
@@ -95,7 +95,7 @@ async fn walk(
         });
         match rows.next_cursor {
             // A cursor that goes nowhere would be followed for ever.
-            Some(_) if met.len() == before => bail!("a page of {table} brings nothing new"),
+            Some(_) if met.len() == before => bail!("a page of {table} has no further rows"),
             Some(next) => cursor = format!("&cursor={next}"),
             None => return Ok(met),
         }
@@ -124,7 +124,7 @@ async fn page(session: &mut Session, table: &str, path: &str) -> anyhow::Result<
     bail!("{table} cannot be read back after the run: {told}")
 }
 
-/// What counters and ledgers say.
+/// Records the counters and ledgers of all banks.
 fn ledgers(session: &Session, rows: &HashMap<Key, i64>) {
     let names: Vec<_> = session.of.recorder.names();
     for number in 0..BANKS {

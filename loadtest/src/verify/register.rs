@@ -1,31 +1,22 @@
 //! Register: one row of [`USERS`] whose `name` is the value written last.
 
 use bytes::Bytes;
+use checker::history::{Kind, Level, Operation, Outcome, Value};
 use hyper::Method;
-use loadtest::history::{Kind, Level, Operation, Outcome, Value};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::attempt::{self, Attempted, Done};
-use super::session::Session;
-use crate::own_rows::USERS;
+use super::session::{Acknowledged, Session};
+use crate::counters::Operation as Counted;
+use crate::http_client::{Answer, HttpRequest};
 use crate::requests::{self, IDEMPOTENCY_KEY};
-use crate::tally::Operation as Counted;
-use crate::wire::{Answer, Asked};
+use crate::tables::USERS;
 
 /// A read of one key in [`USERS`].
 const READ: &str = "/api/read?table=loadtest_users&limit=2";
 
-/// A write that was promised to be stored.
-#[derive(Clone)]
-pub(super) struct Acknowledged {
-    pub(super) row: String,
-    asked: Asked,
-    value: Value,
-    level: Level,
-}
-
-/// How a row is read.
+/// Options of a read.
 #[derive(Clone, Copy)]
 pub(super) struct Read {
     pub(super) level: Level,
@@ -35,7 +26,7 @@ pub(super) struct Read {
 }
 
 #[derive(Deserialize)]
-struct Written {
+struct WriteAnswer {
     version: u64,
 }
 
@@ -56,7 +47,7 @@ pub(super) fn name(row: &str) -> String {
     format!("{USERS}/{row}")
 }
 
-/// Writes a value that nobody ever wrote.
+/// Writes a value that was never written before.
 pub(super) async fn write(session: &mut Session, row: &str) -> Done {
     let mut operation = session.operation(Kind::Write, &name(row));
     let value = session.log.value(operation.request);
@@ -65,7 +56,7 @@ pub(super) async fn write(session: &mut Session, row: &str) -> Done {
     change(session, row, &body, value, &mut operation).await
 }
 
-/// Removes a row; a later write makes it anew.
+/// Removes a row; a later write creates it again.
 pub(super) async fn delete(session: &mut Session, row: &str) -> Done {
     let mut operation = session.operation(Kind::Delete, &name(row));
     let value = session.log.value(operation.request);
@@ -83,7 +74,7 @@ async fn change(
     operation.value = value;
     operation.token = true;
     operation.level = session.write_level();
-    let asked = asked(row, body, value);
+    let asked = write_request(row, body, value);
     let counted = if operation.kind == Kind::Delete { Counted::Delete } else { Counted::Write };
     let Attempted { outcome, answer, done, .. } =
         attempt::send(session, asked.clone(), operation, counted, false).await;
@@ -135,7 +126,7 @@ async fn read_as(session: &mut Session, row: &str, how: Read, mut operation: Ope
     sent.done
 }
 
-/// A row that is not this one is worse than none: it is told as a value of nobody.
+/// A row with another key is worse than none: it is recorded as a foreign value.
 fn found(answer: Option<&Answer>, row: &str) -> (Value, u64) {
     let rows = answer.and_then(|answer| serde_json::from_slice::<Rows>(&answer.body).ok());
     match rows.as_ref().map(|rows| &rows.data[..]) {
@@ -145,7 +136,7 @@ fn found(answer: Option<&Answer>, row: &str) -> (Value, u64) {
     }
 }
 
-fn asked(row: &str, body: &serde_json::Value, value: Value) -> Asked {
+fn write_request(row: &str, body: &serde_json::Value, value: Value) -> HttpRequest {
     let body = Bytes::from(body.to_string());
     let mut asked = requests::plain(Method::POST, "/api/write", body, Some(row));
     if let Some(key) = requests::id_header(&value.to_string()) {
@@ -155,5 +146,5 @@ fn asked(row: &str, body: &serde_json::Value, value: Value) -> Asked {
 }
 
 fn version(answer: &Answer) -> Option<u64> {
-    serde_json::from_slice::<Written>(&answer.body).ok().map(|written| written.version)
+    serde_json::from_slice::<WriteAnswer>(&answer.body).ok().map(|written| written.version)
 }

@@ -1,22 +1,32 @@
-//! Session: one client, that remembers what it has seen by a token and does one thing after the other.
+//! Session: one client, that remembers what it has seen by a token and does one thing after the
+//! other.
 
 use std::sync::Arc;
 
+use checker::history::{Kind, Level, NodeId, Operation, Role, Value};
 use hyper::header::HeaderValue;
-use loadtest::history::{Kind, Level, NodeId, Operation, Role, SessionLog};
+use loadtest::recorder::SessionLog;
 
 use super::Verification;
-use super::register::Acknowledged;
+use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::random::Random;
 use crate::requests::{SESSION_TOKEN, SessionToken};
-use crate::wire::{Answer, Pool};
+
+/// A write that was promised to be stored.
+#[derive(Clone)]
+pub(super) struct Acknowledged {
+    pub(super) row: String,
+    pub(super) asked: HttpRequest,
+    pub(super) value: Value,
+    pub(super) level: Level,
+}
 
 pub(super) struct Session {
     pub(super) of: Arc<Verification>,
     pub(super) log: SessionLog,
     pub(super) random: Random,
     pub(super) token: Option<SessionToken>,
-    /// The router it usually asks.
+    /// Index of its usual router.
     home: usize,
     /// The last acknowledged write, to be sent again or read back.
     pub(super) last: Option<Acknowledged>,
@@ -29,38 +39,40 @@ impl Session {
         Self { of, log, random, token: None, home: number, last: None }
     }
 
-    /// The router it asks, and its number among the hosts; with `other` another one, if there is one.
+    /// Returns its router, and the router's number among the hosts; with `other` another one, if
+    /// there is one.
     pub(super) fn router(&self, other: bool) -> (u16, Arc<Pool>) {
         let index = (self.home.wrapping_add(usize::from(other))) % self.of.pools.len();
         (index as u16, Arc::clone(&self.of.pools[index]))
     }
 
-    /// A record of what is sent next, as far as it is known before.
+    /// Returns a record of the next request, as far as it is known before it is sent.
     pub(super) fn operation(&mut self, kind: Kind, name: &str) -> Operation {
         let key = self.of.recorder.key(name);
         let request = self.log.draw();
         Operation::new(kind, key, self.log.number(), request)
     }
 
-    /// Who answered.
+    /// Returns the number of the node that answered.
     pub(super) fn node(&mut self, answer: &Answer, host: u16) -> NodeId {
         let role = answer.served_by().map_or(Role::Unknown, Role::from_wire);
         self.log.node(answer.shard().unwrap_or_default(), role, host)
     }
 
-    /// Takes note of what an answer has shown.
+    /// Keeps the token of a response.
     pub(super) fn saw(&mut self, answer: &Answer) {
         if let Some(token) = answer.headers.get(SESSION_TOKEN) {
             self.token = Some(token.clone());
         }
     }
 
-    /// True so many times in a hundred.
+    /// Draws true with this share, in percent.
     pub(super) fn percent(&mut self, share: u32) -> bool {
         self.random.below(100) < share
     }
 
-    /// A level of a write: the one that was asked for, else mostly `one`, for the others wait.
+    /// Returns a level for a write: the one of `--level`, else mostly `one`, because the others
+    /// wait.
     pub(super) fn write_level(&mut self) -> Level {
         if let Some(level) = self.of.level {
             return level;
@@ -80,7 +92,7 @@ impl Session {
     }
 }
 
-/// What the header `x-consistency` says for a level.
+/// Returns the header `x-consistency` for a level.
 pub(super) fn consistency(level: Level) -> HeaderValue {
     HeaderValue::from_static(level.name())
 }

@@ -1,4 +1,4 @@
-//! Workload: what a session does next, and how often.
+//! Workload: operations of a session, and their shares.
 //!
 //! | share | act | what it makes visible |
 //! |---|---|---|
@@ -6,23 +6,23 @@
 //! | 15 % | the session reads its last write back, with its token | read your writes, monotonic reads |
 //! | 15 % | strong read, by way of another router | a stale primary, a stale router, split brain |
 //! | 10 % | read with bounded staleness | the bound |
-//! | 5 % | eventual read | values that nobody wrote |
+//! | 5 % | eventual read | values that were never written |
 //! | 10 % | an acknowledged write sent again | a second effect of a retry |
 //! | 5 % | bulk write of 20 rows over all shards | honesty about parts |
 //! | 7 % | transfer, or read of a whole bank | torn transactions |
 //! | 3 % | delete | rows that come back |
 
-use loadtest::history::Level;
+use checker::history::Level;
 
 use super::attempt::Done;
 use super::register::Read;
 use super::session::Session;
 use super::{bank, batch, register};
 
-/// What a bounded read allows.
+/// Staleness that a bounded read allows.
 const BOUND_MS: u32 = 500;
 
-/// Does one thing, and tells what was sent for it.
+/// Performs one step of the session, and returns the requests sent for it.
 pub(super) async fn next(session: &mut Session) -> Vec<Done> {
     let act = session.random.below(100);
     let plain = Read { level: Level::One, token: false, bound_ms: 0, other: false };

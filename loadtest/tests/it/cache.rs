@@ -1,4 +1,5 @@
-//! Stories about `--chaos --cache`: promises are kept with a cache, also while it is emptied, frozen and killed.
+//! Tests of `--chaos --cache`: promises are kept with a cache, also while it is emptied,
+//! frozen and killed.
 
 use std::process::{Command, Output};
 
@@ -17,17 +18,17 @@ fn under_chaos(seed: u64, seconds: u32, more: &[&str]) -> Output {
     command.args(more).output().unwrap()
 }
 
-/// How many reads the cache answered.
+/// Returns the number of reads that the cache answered.
 fn hits(report: &Value) -> u64 {
     let shares = report["cache"].as_array().unwrap();
     let hits = shares.iter().find(|share| share["name"] == "hit");
     hits.map_or(0, |share| share["answers"].as_u64().unwrap())
 }
 
-/// How many runs more than asked for may pass without an answer of the cache.
+/// Most additional runs without a response from the cache.
 const TRIES_MAX: u64 = 10;
 
-/// Seeds, and seconds of each: few and short, unless it is asked for more.
+/// Seeds, and seconds of each: few and short by default.
 fn seeds() -> (std::ops::RangeInclusive<u64>, u32) {
     let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
     if long { (1..=20, 30) } else { (1..=2, 6) }
@@ -40,8 +41,8 @@ fn is_clean(output: &Output, seed: u64) -> Value {
     report
 }
 
-/// Seeds in turn: all that are asked for, and on a machine so busy that the cache had no time to answer, more of them
-/// until it has.
+/// Seeds in turn: all that are asked for, and on a machine so busy that the cache had no time to
+/// answer, more of them until it has.
 fn until_the_cache_answers(mut run: impl FnMut(u64, u32) -> Value) {
     let (seeds, seconds) = seeds();
     let (mut seed, mut answered) = (*seeds.start(), 0);
@@ -80,7 +81,7 @@ fn no_promise_is_broken_while_the_router_is_and_memory_answers_too() {
 }
 
 #[test]
-fn a_redis_that_cannot_be_started_is_told_before_the_run() {
+fn a_redis_that_cannot_be_started_is_reported_before_the_run() {
     let output = under_chaos(1, 1, &["--redis-server", "/nonexistent/redis-server"]);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");

@@ -1,4 +1,4 @@
-//! Stories about `loadtest check FILE`.
+//! Tests of `loadtest check FILE`.
 
 use std::io::Write;
 use std::process::Command;
@@ -35,7 +35,7 @@ fn a_history_that_keeps_its_promises_passes() {
 }
 
 #[test]
-fn a_broken_promise_is_told_as_a_story() {
+fn a_broken_promise_is_reported_with_its_records() {
     let (code, stdout, _) = check(&[HEADER, WRITES[0], WRITES[1], STALE], &[]);
     assert_eq!(code, Some(1), "{stdout}");
     let story = "
@@ -49,7 +49,7 @@ C3 linearizability: kv/a: version 7 was read although version 9 was known before
 }
 
 #[test]
-fn what_level_one_may_lose_after_a_promotion_has_an_exit_code_of_its_own() {
+fn losses_that_level_one_allows_have_an_exit_code_of_their_own() {
     let fault = |start: u64, what: &str| {
         format!(r#"{{"is":"fault","start":{start},"what":"{what}promotion in shard1"}}"#)
     };
@@ -61,7 +61,9 @@ fn what_level_one_may_lose_after_a_promotion_has_an_exit_code_of_its_own() {
         "\nlost at level one after a promotion: C3 linearizability: kv/a: version 7 was read";
     assert!(stdout.contains(story), "{stdout}");
     let last = stdout.lines().last().unwrap();
-    assert!(last.starts_with("LOST: lost at level one after a promotion: 1 times"), "{stdout}");
+    let lost =
+        "LOST: lost at level one after a promotion: acknowledged changes were found gone 1 times";
+    assert!(last.starts_with(lost), "{stdout}");
 }
 
 #[test]
@@ -79,10 +81,10 @@ fn json_is_all_there_is_on_stdout() {
 }
 
 #[test]
-fn what_is_no_history_is_named_by_line_and_ends_with_2() {
+fn a_file_that_is_no_history_is_refused_by_line_with_exit_code_2() {
     for (lines, said) in [
         (&[HEADER, WRITES[0], "{"][..], "line 3: EOF while parsing"),
-        (&[], "line 1: nothing here"),
+        (&[], "line 1: empty; a header is expected"),
         (&[r#"{"format":2}"#], "line 1: this is format 2 of a history; format 1 is understood"),
     ] {
         let (code, stdout, stderr) = check(lines, &[]);

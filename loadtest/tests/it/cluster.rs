@@ -1,4 +1,5 @@
-//! Stories about `--chaos --cluster`: promises are kept while nodes of PostgreSQL under the router are broken.
+//! Tests of `--chaos --cluster`: promises are kept while nodes of PostgreSQL under the router
+//! are broken.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -65,7 +66,7 @@ impl Cluster {
 }
 
 #[test]
-fn what_a_majority_stored_is_kept_while_nodes_are_broken() {
+fn writes_that_a_majority_stored_are_kept_while_nodes_are_broken() {
     let Some(cluster) = Cluster::up("2") else { return };
     let output = cluster.under_chaos(
         "8",
@@ -91,9 +92,10 @@ fn what_a_majority_stored_is_kept_while_nodes_are_broken() {
     assert_eq!(status.status.code(), Some(0), "{}", text(&status.stdout));
 }
 
-/// One run for each seed, its history kept beside the build for whoever wants to look: seed and report.
+/// Runs once for each seed, and keeps its history beside the build: seed and report.
 ///
-/// A seed or two by default; with `LONG_TESTS=1` the seeds 1 to 20, each broken for longer, with every fault there is.
+/// A seed or two by default; with `LONG_TESTS=1` the seeds 1 to 20, each broken for longer, with
+/// every fault there is.
 fn seeded(cluster: &Cluster, level: &str) -> Vec<(u64, Output)> {
     let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
     let (seeds, seconds, faults) = if long {
@@ -135,7 +137,7 @@ fn a_promoted_replica_has_all_that_a_majority_stored() {
 }
 
 #[test]
-fn what_a_promotion_loses_at_level_one_is_listed_and_nothing_else_is_wrong() {
+fn losses_of_a_promotion_at_level_one_are_listed_and_nothing_else_is_wrong() {
     let Some(cluster) = Cluster::up("2") else { return };
     let mut seen = 0;
     for (seed, output) in seeded(&cluster, "one") {
@@ -165,7 +167,7 @@ fn a_tester_that_is_ended_leaves_no_node_frozen() {
 }
 
 #[test]
-fn what_cannot_be_broken_is_told_before_the_run() {
+fn faults_that_are_impossible_are_reported_before_the_run() {
     let refused = |output: Output, message: &str| {
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{stderr}");

@@ -1,4 +1,5 @@
-//! Stories about https: the tester proves the promises of a router that proves itself, and asks no other.
+//! Tests of https: the tester sends requests to a router whose certificate it trusts, and to no
+//! other.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -24,8 +25,13 @@ impl Drop for Router {
 
 /// Writes a certificate for this machine, and its key.
 fn certify(folder: &Path, name: &str, is_authority: bool) {
+    certify_for("127.0.0.1", folder, name, is_authority);
+}
+
+/// Writes a certificate for a host, and its key.
+fn certify_for(host: &str, folder: &Path, name: &str, is_authority: bool) {
     let key = KeyPair::generate().unwrap();
-    let mut certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let mut certificate = CertificateParams::new(vec![host.to_owned()]).unwrap();
     if is_authority {
         certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     }
@@ -42,7 +48,7 @@ fn start(folder: &Path) -> Router {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let line = lines.find(|line| line.trim_start().starts_with("API")).unwrap();
     let address = line.split_whitespace().nth(1).unwrap().to_owned();
-    // Whoever writes to a pipe that nobody reads any more is ended.
+    // Writing to a pipe without a reader would end the program.
     std::thread::spawn(move || lines.count());
     Router { child, address }
 }
@@ -67,7 +73,9 @@ fn a_router_that_proves_itself_is_tested_and_no_other() {
     let output = verify(&router, &folder.path().join("another.pem"));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("no router answers") && said.contains("certificate"), "{said}");
+    assert!(said.contains("the certificate of the router at https://"), "{said}");
+    assert!(said.contains("this machine trusts has signed it"), "{said}");
+    assert!(said.contains("SSL_CERT_FILE") && !said.contains("no router answers"), "{said}");
     let output = verify(&router, &folder.path().join("another.key"));
     let said = text(&output.stderr);
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
@@ -75,7 +83,7 @@ fn a_router_that_proves_itself_is_tested_and_no_other() {
 
 /// Made with the defaults of openssl.
 #[test]
-fn of_a_certificate_that_is_an_authority_s_own_it_is_told_how_to_make_another() {
+fn a_certificate_of_an_authority_is_refused_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path(), "its", true);
     let router = start(folder.path());
@@ -83,4 +91,16 @@ fn of_a_certificate_that_is_an_authority_s_own_it_is_told_how_to_make_another() 
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("CA:TRUE") && said.contains("subjectAltName"), "{said}");
+}
+
+#[test]
+fn a_certificate_for_another_host_is_refused_with_the_names_it_is_for() {
+    let folder = tempfile::tempdir().unwrap();
+    certify_for("other.example", folder.path(), "its", false);
+    let router = start(folder.path());
+    let output = verify(&router, &folder.path().join("its.pem"));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let told = "is refused: it is made for other.example and not for 127.0.0.1";
+    assert!(said.contains(told), "{said}");
 }

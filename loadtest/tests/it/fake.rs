@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// When the stall begins, after the first request, and how long it lasts.
+/// Start of the stall after the first request, and its length.
 const STALL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1_000));
 /// Every so many writes, a behaviour with "some" in its name shows.
 const SOME: u64 = 5;
 
-/// What the fake does.
+/// Behaviour of the fake.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
     Honest,
@@ -83,7 +83,7 @@ impl Fake {
     }
 }
 
-/// A host where nobody listens: the port was free a moment ago.
+/// Returns a host without a listener: the port was free a moment ago.
 pub(crate) fn closed_host() -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     format!("http://{}", listener.local_addr().unwrap())
@@ -178,7 +178,7 @@ impl State {
         response("200 OK", "", "{}")
     }
 
-    /// Some of the rows that are there.
+    /// Returns a page of the rows that are there.
     fn page(&self) -> String {
         let rows = self.rows.lock().unwrap();
         let rows: Vec<_> =

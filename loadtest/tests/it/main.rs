@@ -1,4 +1,4 @@
-//! Stories about the program as a user meets it: arguments in, text and exit code out.
+//! Tests of the program as a user meets it: arguments in, text and exit code out.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -44,7 +44,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// What a run with `--json` told.
+/// Returns the report of a run with `--json`.
 fn report(output: &Output) -> serde_json::Value {
     let stdout = text(&output.stdout);
     serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {}", text(&output.stderr)))
@@ -153,7 +153,7 @@ fn wrong_usage_is_refused() {
 
 #[test]
 fn another_machine_is_refused_before_anything_is_sent() {
-    // 192.0.2.0/24 is reserved for documentation: nobody is there.
+    // 192.0.2.0/24 is reserved for documentation: no host has such an address.
     let output = loadtest("http://192.0.2.1:3000", &[]);
     assert_eq!(output.status.code(), Some(2));
     let stderr = text(&output.stderr);
@@ -171,7 +171,7 @@ fn against_a_stall(more: &[&str]) -> serde_json::Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// As many as 200 a second. A run whose machine held it up lasted longer, and more were due in it.
+/// Asserts 200 requests a second. A run on a busy machine lasts longer, and more are due in it.
 fn assert_due(report: &serde_json::Value, requests: f64) {
     let most = 200.0 * report["elapsed_s"].as_f64().unwrap() + 50.0;
     assert!((550.0..=most).contains(&requests), "{report}");
@@ -180,7 +180,8 @@ fn assert_due(report: &serde_json::Value, requests: f64) {
 #[test]
 fn a_stall_of_a_second_is_hidden_by_the_closed_model_and_shown_by_the_open_one() {
     let p95 = |report: &serde_json::Value, times: &str| report[times]["p95"].as_f64().unwrap();
-    // One user asks thousands of times a second, and once waits for a second: one slow request of thousands.
+    // One user asks thousands of times a second, and once waits for a second: one slow request of
+    // thousands.
     let closed = against_a_stall(&[]);
     assert!(p95(&closed, "response_ms") < 500.0, "{closed}");
     assert!(closed["response_ms"]["max"].as_f64().unwrap() > 900.0, "{closed}");

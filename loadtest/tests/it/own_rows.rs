@@ -1,4 +1,4 @@
-//! Stories about the rows that a run meets: its own, which it removes, and no others.
+//! Tests of the rows that a run meets: its own, which it removes, and no others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -148,7 +148,7 @@ fn rows_of_others_stay_as_they_are_and_a_run_leaves_none_of_its_own() {
 }
 
 #[test]
-fn what_a_killed_run_left_disturbs_no_other_and_is_removed_on_demand() {
+fn rows_of_a_killed_run_disturb_no_other_and_are_removed_on_demand() {
     let router = Router::start("hash");
     let mut tester = under_way(&router.url());
     tester.kill().unwrap();
@@ -185,7 +185,7 @@ fn a_run_that_is_ended_removes_its_rows_first() {
 }
 
 #[test]
-fn a_table_with_rows_of_others_is_left_alone_unless_somebody_agrees() {
+fn a_table_with_rows_of_others_is_left_alone_without_agreement() {
     let fake = Fake::start(Behaviour::HasForeignRows);
     let refused = loadtest(&fake.host(), &[]);
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
@@ -202,7 +202,7 @@ fn a_table_with_rows_of_others_is_left_alone_unless_somebody_agrees() {
 }
 
 #[test]
-fn rows_that_cannot_be_removed_are_told() {
+fn rows_that_cannot_be_removed_are_reported() {
     let fake = Fake::start(Behaviour::KeepsRows);
     let output = loadtest(&fake.host(), &[]);
     assert_eq!(output.status.code(), Some(0), "the answers were right: {}", said(&output));

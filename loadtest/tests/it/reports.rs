@@ -1,4 +1,5 @@
-//! Stories about the files that a run leaves: the page, the report to compare with, and the comparison.
+//! Tests of the files that a run leaves: the page, the report to compare with, and the
+//! comparison.
 
 use std::path::Path;
 
@@ -28,14 +29,15 @@ fn a_run_leaves_a_page_and_a_report_to_compare_the_next_with() {
     let told = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{told}");
     assert!(told.contains("  compared with ") && told.contains("before"), "{told}");
-    assert!(told.contains("not the same was asked: keys 50 before, 60 now"), "{told}");
+    assert!(told.contains("different options: keys 50 before, 60 now"), "{told}");
     assert!(told.contains(" the same"), "{told}");
     let comparison = &json(second.as_ref())["comparison"];
     let metrics = comparison["metrics"].as_array().unwrap();
     let of = |name: &str| metrics.iter().filter(|metric| metric["of"] == name).count();
     assert_eq!([of("all"), of("write"), of("read")], [6, 6, 6], "{comparison}");
 
-    // What `--json` printed does as well, and a report may take the place of the one it is compared with.
+    // What `--json` printed does as well, and a report may take the place of the one it is compared
+    // with.
     let args = ["--json", "--save", &second, "--compare", &second];
     let told: serde_json::Value =
         serde_json::from_slice(&loadtest(&fake.host(), &args).stdout).unwrap();
@@ -46,7 +48,7 @@ fn a_run_leaves_a_page_and_a_report_to_compare_the_next_with() {
 }
 
 #[test]
-fn what_cannot_be_written_or_read_is_told_before_anything_is_sent() {
+fn a_file_that_cannot_be_used_is_reported_before_anything_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let write = |name: &str, text: &str| {
@@ -70,7 +72,7 @@ fn what_cannot_be_written_or_read_is_told_before_anything_is_sent() {
         (&["--compare", &newer], "a report of format 99; this program reads and writes 2"),
         (&["--compare", &cut], "a report that was changed or cut: missing field"),
     ] {
-        // Nobody listens there: whoever sent something would be told that first.
+        // There is no listener: a request would fail with that first.
         let output = loadtest("http://127.0.0.1:9", args);
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");

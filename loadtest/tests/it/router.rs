@@ -5,7 +5,8 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
-/// The router's program, which is another package's: cargo makes it before a test of the whole workspace only.
+/// The router's program, which is another package's: cargo makes it before a test of the whole
+/// workspace only.
 pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| program("api-router"));
 
 /// The program that makes local clusters.
@@ -32,7 +33,7 @@ fn made(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
 
-/// When a source of these programs was changed last.
+/// Returns the time of the last change to a source of these programs.
 fn last_change() -> SystemTime {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut folders = vec![root.join("api-router/src"), root.join("shard-manager/src")];

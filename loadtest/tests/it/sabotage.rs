@@ -1,7 +1,9 @@
-//! The tester is tested: a router that breaks one promise is found out, and one that keeps them is never accused.
+//! The tester is tested: a router that breaks one promise is found out, and one that keeps them is
+//! never accused.
 //!
-//! Every other router that breaks nothing has a cache. The router is built once with its feature `sabotage`, into a folder of its own beside the other programs, so that
-//! nobody takes it for the real one.
+//! Every other router that breaks nothing has a cache. The router is built once with its feature
+//! `sabotage`, into a folder of its own beside the other programs, so that it is not mistaken for
+//! the real one.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -14,12 +16,13 @@ use tempfile::TempDir;
 
 use crate::redis::Redis;
 
-/// How many operations it may take to find a broken promise.
+/// Most operations until a broken promise is found.
 const OPERATIONS_MAX: u64 = 100_000;
-/// Seconds of one run; it is repeated with other seeds until the promise is found broken, or too late.
+/// Seconds of one run; it is repeated with other seeds until the promise is found broken, or too
+/// late.
 const RUN_TIME: &str = "3";
-/// Promise that shows as broken only while banks are opened, so that many short runs find it sooner than a
-/// few long ones: about every other run of a second does.
+/// Promise that shows as broken only while banks are opened, so that many short runs find it sooner
+/// than a few long ones: about every other run of a second does.
 const OF_THE_OPENING: &str = "quorum_without_waiting";
 const OPENING_RUN_TIME: &str = "1";
 /// Seeds of routers that break nothing.
@@ -51,7 +54,7 @@ const OF_CACHE: &str = "cache_set_without_version";
 /// Everything is kept, and old answers are welcome to all but sessions that know better.
 const CACHE_OPTIONS: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
-/// The router that can break promises; cargo makes it when it is asked for first.
+/// The router that can break promises; cargo builds it on first use.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().unwrap().parent().unwrap();
     let folder = folder.join("sabotage");
@@ -71,7 +74,8 @@ struct Router {
 }
 
 impl Router {
-    /// Starts it with one promise broken, or with none (an empty name), and with a cache if that is asked for.
+    /// Starts it with one promise broken, or with none (an empty name), and with a cache if that is
+    /// asked for.
     fn start(switch: &str, redis: Option<Redis>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -138,7 +142,7 @@ impl Drop for Router {
     }
 }
 
-/// The report on a router of its own, which was asked to keep its promises for a while.
+/// Returns the exit code and the report of a run against a router of its own.
 fn judge(switch: &str, lag_ms: u64, seed: u64, redis: Option<Redis>) -> (Option<i32>, Value) {
     let router = Router::start(switch, redis);
     router.delay_replicas(lag_ms);
@@ -152,7 +156,7 @@ fn judge(switch: &str, lag_ms: u64, seed: u64, redis: Option<Redis>) -> (Option<
     (ended.status.code(), report)
 }
 
-/// The checks that tell violations.
+/// Returns the checks with violations.
 fn found(report: &Value) -> Vec<&str> {
     let checks = report["verified"]["checks"].as_array().unwrap().iter();
     let broken = checks.filter(|check| check["violations"].as_u64() != Some(0));

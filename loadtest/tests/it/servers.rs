@@ -1,6 +1,7 @@
-//! Stories about shards on PostgreSQL: what one router promises, two on the same shards promise as well.
+//! Tests of shards on PostgreSQL: two routers on the same shards keep the promises of one.
 //!
-//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has made `plain`, as `./setup.sh test` does.
+//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has made `plain`, as
+//! `./setup.sh test` does.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ fn start(cluster: &Path, folder: &Path) -> Router {
     let mut lines = banner.lines().map(Result::unwrap);
     let line = lines.find(|line| line.trim_start().starts_with("API")).unwrap();
     let address = line.split_whitespace().nth(1).unwrap().to_owned();
-    // Whoever writes to a pipe that nobody reads any more is ended.
+    // Writing to a pipe without a reader would end the program.
     std::thread::spawn(move || lines.count());
     Router { child, address }
 }

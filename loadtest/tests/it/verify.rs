@@ -1,4 +1,4 @@
-//! Stories about `--verify`: the real router keeps its promises, also when it is killed and frozen.
+//! Tests of `--verify`: the real router keeps its promises, also when it is killed and frozen.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -94,11 +94,11 @@ fn a_tester_that_is_ended_leaves_no_router_behind() {
 }
 
 #[test]
-fn what_cannot_be_started_or_written_is_told_before_the_run() {
+fn a_program_or_file_that_cannot_be_used_is_reported_before_the_run() {
     for (args, message) in [
         (&["--router", "/nonexistent/api-router"][..], "there is no router at /nonexistent/"),
         (&["--history", "/nonexistent/history"], "/nonexistent/history cannot be written"),
-        (&["--router-options", "--no-such-option"], "the router is not there"),
+        (&["--router-options", "--no-such-option"], "the router is not ready"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos"]);

@@ -76,7 +76,7 @@ pub(super) fn verify(folder: &Path, screen: &Screen) -> Result<(), Trouble> {
 
 /// A copy that was looked at and is not whole was found so; all else could not be done.
 pub(super) fn judged(error: &SaveError) -> Trouble {
-    if matches!(error, SaveError::Unfit { .. }) {
+    if matches!(error, SaveError::Unsuitable { .. }) {
         return Trouble::Found(error.to_string());
     }
     Trouble::Refused(error.to_string())

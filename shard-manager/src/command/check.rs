@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, Finding, audit};
-use shard_manager::store::sqlite::view::DirView;
+use shard_manager::store::sqlite::offline_view::DirView;
 
 use super::{Trouble, Where};
 use crate::screen::{Screen, say};

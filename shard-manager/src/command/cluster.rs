@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
-use shard_manager::local::{LocalCluster, LocalError, LocalNode, NodeState, Wanted};
+use shard_manager::local::{LocalCluster, LocalError, LocalNode, LocalSpec, NodeState};
 
 use super::Trouble;
 use crate::screen::Screen;
@@ -131,14 +131,14 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
 fn up(options: &UpOptions, screen: &Screen) -> Result<(), Trouble> {
     let dir = &options.dir.path;
     let (shards, replicas) = LocalCluster::size_of(dir)?.unwrap_or((3, 1));
-    let cluster = LocalCluster::up(&Wanted {
+    let cluster = LocalCluster::up(&LocalSpec {
         shards: options.shards.unwrap_or(shards),
         replicas: options.replicas.unwrap_or(replicas),
         first_port: options.port,
         user: options.user.clone(),
         pg_bin: options.pg_bin.clone(),
         settings: options.settings.clone(),
-        ..Wanted::new(dir)
+        ..LocalSpec::new(dir)
     })?;
     let shown = look(&cluster);
     let ended = screen.show(&shown, |screen| {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use shard_manager::store::sqlite::export::{Export, ExportError, Format};
-use shard_manager::store::sqlite::view::DirView;
+use shard_manager::store::sqlite::offline_view::DirView;
 
+use super::atomic_file::{Target, refused};
 use super::format::FormatName;
-use super::part::{Target, refused};
 use super::{Trouble, Where, interrupt};
 use crate::screen::{Screen, say};
 

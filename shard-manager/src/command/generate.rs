@@ -11,7 +11,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
 use shard_manager::assembly::EmbeddedCluster;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::fake::{self, FakeRow, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
 use shard_manager::fill::{FailedRow, Filled, Making, fill};
 use shard_manager::keyspace::Keyspace;
@@ -70,7 +70,7 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
     let bars = Bars::new(screen);
     let done = match options.destination.store() {
         Store::Files(data_dir) => {
-            let cluster = EmbeddedCluster { data_dir, wanted: Wanted::default() };
+            let cluster = EmbeddedCluster { data_dir, wanted: ClusterSpec::default() };
             let manager = Manager::open_primaries(&cluster);
             let manager = manager.map_err(|error| Trouble::Refused(error.to_string()))?;
             let done = planned(&wanted, manager.map().keyspace())

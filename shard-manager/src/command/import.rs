@@ -8,11 +8,11 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use shard_manager::assembly::EmbeddedCluster;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::fill::fill;
 use shard_manager::fill::reading::{Format, ReadError, Reading};
 use shard_manager::manager::Manager;
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 
 use super::format::FormatName;
 use super::generate::{Bars, Stored};
@@ -95,7 +95,7 @@ fn hold(data_dir: &Path) -> Result<Manager, Trouble> {
             "{dir} is no data directory: there is no catalog.db"
         )));
     }
-    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: Wanted::default() };
+    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
     Manager::open_primaries(&cluster).map_err(|error| Trouble::Refused(error.to_string()))
 }
 
@@ -105,7 +105,7 @@ fn straight(
     input: Input,
     bars: &Bars<'_>,
 ) -> Result<Stored, Trouble> {
-    let table = manager.table(&options.table);
+    let table = manager.schema().table(&options.table);
     let table = table.map_err(|error| Trouble::Refused(error.to_string()))?;
     let format = match options.format() {
         FormatName::Ndjson => Format::Ndjson,

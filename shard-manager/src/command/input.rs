@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use super::part::refused;
+use super::atomic_file::refused;
 use super::{Trouble, interrupt};
 
 /// Bytes of a piece.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use shard_manager::address::Password;
-use shard_manager::local::{LocalError, LoneNode, Peer, Secret, WantedNode};
+use shard_manager::local::{LocalError, NodeSpec, Peer, Secret, StandaloneNode};
+use shard_manager::node_address::Password;
 use shard_manager::topology::Role;
 
 use super::{Trouble, interrupt};
@@ -109,8 +109,8 @@ fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result
     interrupt::obey();
     let password = password(options.password_file.as_deref())?;
     let name = options.name.clone();
-    let node = LoneNode::make(
-        &WantedNode {
+    let node = StandaloneNode::make(
+        &NodeSpec {
             dir: options.dir,
             name: options.name,
             database,
@@ -144,8 +144,8 @@ fn password(file: Option<&Path>) -> Result<Secret, Trouble> {
 }
 
 fn ready(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
-    let answer = LoneNode::ask(dir).map_err(|error| {
-        let is_found = matches!(error, LocalError::Unfit { .. } | LocalError::Program { .. });
+    let answer = StandaloneNode::status(dir).map_err(|error| {
+        let is_found = matches!(error, LocalError::Unsuitable { .. } | LocalError::Program { .. });
         if is_found { Trouble::Found(error.to_string()) } else { error.into() }
     })?;
     let (role, streams) = (answer.role, answer.streams);

@@ -10,11 +10,11 @@ use serde_json::Value;
 use shard_manager::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
 use shard_manager::placement::Placement;
 use shard_manager::simulation::{Algorithm, Change, ChangeError, Load, Simulated, simulate};
-use shard_manager::store::sqlite::view::DirView;
+use shard_manager::store::sqlite::offline_view::DirView;
 use shard_manager::topology::Topology;
 
+use super::atomic_file::refused;
 use super::keys::Keys;
-use super::part::refused;
 use super::router::Router;
 use super::{Source, Trouble};
 use crate::screen::Screen;

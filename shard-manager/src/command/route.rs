@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use clap::Args;
 use serde::Serialize;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::store::sqlite::view::DirView;
+use shard_manager::store::sqlite::offline_view::DirView;
 
 use super::keys::Keys;
 use super::router::Router;

@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 use shard_manager::keyspace::SLOT_COUNT;
-use shard_manager::store::sqlite::view::{DirView, Holder, NodeFile};
+use shard_manager::store::sqlite::offline_view::{DirView, Holder, NodeFile};
 use shard_manager::topology::{Role, ShardIndex};
 
 use super::router::Router;
@@ -179,7 +179,7 @@ fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
     match view.node(file).and_then(|mut node| node.standing()) {
         Ok(standing) => NodeStatus {
             up: true,
-            position: Some(standing.position.at),
+            position: Some(standing.position.sequence),
             rows: Some(standing.rows()),
             ..node
         },

@@ -3,7 +3,7 @@
 //! **Invariant:** nothing that is wrong with it is a fault: a router serves without a cache.
 
 use super::Finding;
-use crate::cache::{CacheAddress, look};
+use crate::cache::{CacheAddress, inspect};
 
 /// What makes no room.
 const NO_EVICTION: &str = "noeviction";
@@ -11,7 +11,7 @@ const NO_EVICTION: &str = "noeviction";
 /// Asks the cache, and judges what it says.
 pub async fn cache(address: &CacheAddress) -> Vec<Finding> {
     let about = address.redacted();
-    let server = match look(address).await {
+    let server = match inspect(address).await {
         Ok(server) => server,
         Err(why) => {
             let told = format!("is of no use as a cache: {why}; reads go to the shards meanwhile");

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access, statfs};
 
 use super::Finding;
-use crate::store::sqlite::catalog::{Wanted, check_start};
-use crate::store::sqlite::view::{DirView, Holder, holder};
+use crate::store::sqlite::catalog::{ClusterSpec, check_start};
+use crate::store::sqlite::offline_view::{DirView, Holder, holder};
 use crate::topology::Role;
 
 /// Less room than this and SQLite soon refuses writes.
@@ -33,7 +33,7 @@ pub fn files(data_dir: &Path) -> Vec<Finding> {
     found.extend(disk(&about, &standing));
     if data_dir.join("catalog.db").exists() {
         found.extend(cluster(&about, data_dir));
-    } else if let Err(error) = check_start(data_dir, &Wanted::default()) {
+    } else if let Err(error) = check_start(data_dir, &ClusterSpec::default()) {
         found.push(Finding::fault(&about, error));
     } else if found.is_empty() {
         found.push(Finding::good(&about, "holds no cluster yet: the first start makes one"));

@@ -6,10 +6,10 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::future::join_all;
 
 use super::{Finding, Verdict, workers};
-use crate::address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
+use crate::node_address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
 use crate::store::postgres::open::check_members;
 use crate::store::postgres::requirements;
-use crate::store::postgres::session::{self, Session, Wanted};
+use crate::store::postgres::session::{self, NodeRole, Session};
 
 /// What servers show of these sessions.
 const PURPOSE: &str = "tessera doctor";
@@ -42,7 +42,7 @@ pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
 
 async fn node(at: &NodeAddress, cluster: &ClusterAddress) -> Vec<Finding> {
     let about = at.to_string();
-    let mut session = match session::connect(at, PURPOSE, Wanted::Any, &cluster.timeouts).await {
+    let mut session = match session::connect(at, PURPOSE, NodeRole::Any, &cluster.timeouts).await {
         Ok(session) => session,
         Err(error) => return vec![Finding::fault(&about, plain(&about, error))],
     };
@@ -120,7 +120,7 @@ fn judge(about: &str, at: &NodeAddress, session: &Session, habits: &Habits) -> V
         identity.timeline,
         habits.position
     );
-    let far = !at.hosts.iter().all(crate::address::Host::is_local);
+    let far = !at.hosts.iter().all(crate::node_address::Host::is_local);
     let checked = matches!(at.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     let idle = format!(
         "{} replication slot(s) that nobody reads keep all that is written from now on, until the disk is full: drop \

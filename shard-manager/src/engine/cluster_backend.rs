@@ -2,7 +2,7 @@
 //! the resources that are held as long as the cluster is open.
 //!
 //! **Invariant:** tables are changed only under a [`SchemaLock`], of which there is one at a time.
-//! **Not here:** the steps of a change (`manager/tables`).
+//! **Not here:** the steps of a change (`manager/schema`).
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Cluster: what a catalog says of one, whichever engine keeps it.
+//! Cluster spec: the settings of a cluster, as an operator requests and a catalog stores them.
 //!
 //! **Invariant:** keyspace, hash, slot count, placement and shards of a cluster never change by configuration: a
 //! start that asks for others is refused with the reason, because rows would be looked for where they
@@ -19,25 +19,25 @@ use crate::token::TokenKey;
 use crate::topology::{ShardIndex, ShardSpec, Topology};
 use crate::value::format_timestamp;
 
-/// Shards of a new cluster when nobody says how many.
+/// Shards of a new cluster unless a number is requested.
 pub const SHARDS_DEFAULT: usize = 3;
 
-/// Replicas of each shard of a new cluster when nobody says how many.
+/// Replicas of each shard of a new cluster unless a number is requested.
 pub const REPLICAS_DEFAULT: usize = 1;
 
-/// What the operator asks for. What is `None` is taken from the catalog, or from the defaults when the
-/// cluster is new.
+/// Settings that the operator requests. `None` stands for the setting in the catalog, or for the default
+/// when the cluster is new.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// How keys become slots.
+pub struct ClusterSpec {
+    /// Keyspace: the way from a key to its slot.
     pub keyspace: Option<Keyspace>,
-    /// How slots are dealt out.
+    /// Placement: the way from a slot to its shard.
     pub placement: Option<Placement>,
-    /// How many shards.
+    /// Number of shards.
     pub shards: Option<usize>,
-    /// Their weights, in order; as many as there are shards.
+    /// Weights of the shards, in order; as many as there are shards.
     pub weights: Option<Vec<u32>>,
-    /// How many replicas each shard has. Unlike the others it may be another at each start.
+    /// Number of replicas of each shard. Unlike the other settings it may change at each start.
     pub replicas: Option<usize>,
 }
 
@@ -64,15 +64,14 @@ pub(crate) struct ClusterRow {
 }
 
 impl ClusterRow {
-    /// A new cluster as wanted; its shards are called so, or `shard1`, `shard2`, ….
+    /// Creates the row of a new cluster, whose shards have these names, or `shard1`, `shard2`, ….
     ///
     /// # Errors
     /// [`OpenError::Conflict`] if there can be no such cluster.
-    pub(crate) fn new(wanted: &Wanted, names: Option<&[String]>) -> Result<Self, OpenError> {
+    pub(crate) fn new(spec: &ClusterSpec, names: Option<&[String]>) -> Result<Self, OpenError> {
         let conflict = |error: &dyn std::fmt::Display| OpenError::Conflict(error.to_string());
-        let count =
-            wanted.shards.or(wanted.weights.as_ref().map(Vec::len)).unwrap_or(SHARDS_DEFAULT);
-        let weights = wanted.weights.clone().unwrap_or_else(|| vec![1; count]);
+        let count = spec.shards.or(spec.weights.as_ref().map(Vec::len)).unwrap_or(SHARDS_DEFAULT);
+        let weights = spec.weights.clone().unwrap_or_else(|| vec![1; count]);
         if weights.len() != count {
             let (given, shards) = (weights.len(), count);
             return Err(OpenError::Conflict(format!(
@@ -91,8 +90,8 @@ impl ClusterRow {
             None => Topology::with_weights(&weights),
         };
         let topology = topology.map_err(|error| conflict(&error))?;
-        let keyspace = wanted.keyspace.clone().unwrap_or_default();
-        let placement = wanted.placement.clone().unwrap_or_default();
+        let keyspace = spec.keyspace.clone().unwrap_or_default();
+        let placement = spec.placement.clone().unwrap_or_default();
         let map =
             ShardMap::first(keyspace, placement, topology).map_err(|error| conflict(&error))?;
         if let Some(contradiction) = map.contradiction() {
@@ -112,7 +111,7 @@ impl ClusterRow {
             ranges: json(map.ranges().iter().map(|r| (r.first, r.last, r.shard.0)).collect()),
             created_at: format_timestamp(Utc::now()),
             ready: 0,
-            replicas: wanted.replicas.unwrap_or(REPLICAS_DEFAULT) as i64,
+            replicas: spec.replicas.unwrap_or(REPLICAS_DEFAULT) as i64,
             timelines: "{}".to_owned(),
             // Version 4: 122 random bits.
             secret: uuid::Uuid::new_v4().simple().to_string(),
@@ -120,7 +119,8 @@ impl ClusterRow {
         })
     }
 
-    /// Refuses a cluster whose rows this program would look for in other places. `place` names it in the message.
+    /// Refuses a cluster whose rows this program would look for in other places. `place` names the
+    /// cluster in the message.
     ///
     /// # Errors
     /// [`OpenError::Conflict`].
@@ -128,26 +128,26 @@ impl ClusterRow {
         check_hash(self, place)
     }
 
-    /// The map that it says.
+    /// Returns the shard map.
     ///
     /// # Errors
-    /// What is damaged.
+    /// A description of the damage.
     pub(crate) fn map(&self) -> Result<ShardMap, String> {
         restore(self)
     }
 
-    /// The timeline that each shard's primary began last, by the shard's name.
+    /// Returns the timeline that the primary of each shard began last, by the name of the shard.
     ///
     /// # Errors
-    /// What is damaged.
+    /// A description of the damage.
     pub(crate) fn begun_timelines(&self) -> Result<BTreeMap<String, u32>, String> {
         serde_json::from_str(&self.timelines).map_err(|error| error.to_string())
     }
 
-    /// What session tokens are signed with.
+    /// Returns the key that signs session tokens.
     ///
     /// # Errors
-    /// That it is not there.
+    /// A description of the damage.
     pub(crate) fn token_key(&self) -> Result<TokenKey, String> {
         let secret = uuid::Uuid::try_parse(&self.secret);
         let secret = secret.map_err(|_| "the catalog lacks its secret".to_owned())?;
@@ -159,7 +159,7 @@ fn json<T: serde::Serialize>(list: Vec<T>) -> String {
     serde_json::to_string(&list).expect("names and numbers always serialise")
 }
 
-/// What stands in the column `hash`, which is never empty.
+/// Returns the text of the column `hash`, which is never empty.
 fn hash_name(keyspace: &Keyspace) -> &'static str {
     keyspace.algorithm().unwrap_or("none")
 }
@@ -202,25 +202,25 @@ fn restore(row: &ClusterRow) -> Result<ShardMap, String> {
     ShardMap::restore(epoch, keyspace, placement, topology, &ranges).map_err(|error| told(&error))
 }
 
-pub(crate) fn check_wanted(map: &ShardMap, wanted: &Wanted, place: &str) -> Result<(), OpenError> {
-    let refuse = |what: &str, wanted: String, found: String| {
+pub(crate) fn check_spec(map: &ShardMap, spec: &ClusterSpec, place: &str) -> Result<(), OpenError> {
+    let refuse = |what: &str, requested: String, found: String| {
         Err(OpenError::Conflict(format!(
-            "{what} {wanted} was asked for, but {place} was made with {found}: rows would be looked for where they \
+            "{what} {requested} was asked for, but {place} was made with {found}: rows would be looked for where they \
              are not. Leave the setting out, or begin with an empty one"
         )))
     };
-    if let Some(keyspace) = wanted.keyspace.as_ref().filter(|asked| *asked != map.keyspace()) {
+    if let Some(keyspace) = spec.keyspace.as_ref().filter(|asked| *asked != map.keyspace()) {
         return refuse("keyspace", keyspace.to_string(), map.keyspace().to_string());
     }
-    if let Some(placement) = wanted.placement.as_ref().filter(|asked| *asked != map.placement()) {
+    if let Some(placement) = spec.placement.as_ref().filter(|asked| *asked != map.placement()) {
         return refuse("placement", placement.to_string(), map.placement().to_string());
     }
     let shards = map.topology().len();
-    if let Some(count) = wanted.shards.filter(|count| *count != shards) {
+    if let Some(count) = spec.shards.filter(|count| *count != shards) {
         return refuse("the number of shards", count.to_string(), shards.to_string());
     }
     let weights: Vec<u32> = map.topology().shards().iter().map(|shard| shard.weight).collect();
-    match &wanted.weights {
+    match &spec.weights {
         Some(asked) if *asked != weights => {
             refuse("weights", format!("{asked:?}"), format!("{weights:?}"))
         }

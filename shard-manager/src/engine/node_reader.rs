@@ -16,8 +16,8 @@ use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::query::ReadQuery;
 use crate::reason::Reason;
-use crate::rows::Rows;
-use crate::vitals::{Footprint, PoolVitals};
+use crate::result_rows::Rows;
+use crate::stats::{PoolStats, SizeEstimate};
 
 /// Read of the rows of one shard key.
 #[derive(Clone, Copy)]
@@ -67,7 +67,7 @@ pub trait NodeReader: Send + Sync {
     fn probe(&self, deadline: Instant) -> EngineFuture<'_, ()>;
 
     /// Returns the number of connections, and of those that are in use.
-    fn pool_stats(&self) -> PoolVitals;
+    fn pool_stats(&self) -> PoolStats;
 }
 
 /// Position that strong reads must not miss.
@@ -130,7 +130,7 @@ pub trait PrimaryReader: NodeReader {
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].
-    fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, Footprint>;
+    fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate>;
 
     /// Returns the nodes over which the engine distributes the shard's rows by itself; none if it
     /// does not.

@@ -1,11 +1,12 @@
-//! Open error: why a cluster cannot be opened, told to the operator.
+//! Open error: the reason why a cluster cannot be opened, for the operator.
 //!
-//! **Invariant:** every variant is a sentence that names the file or node it is about.
-//! **Not here:** what goes wrong later (`error`).
+//! **Invariant:** every variant is a sentence that names the file or node concerned.
+//! **Not here:** errors after the start (`error`).
 
 use std::path::Path;
 
-/// Why a cluster, or one of its files or nodes, cannot be used. Shown to the operator at start, never to a client.
+/// Reason why a cluster, or one of its files or nodes, cannot be used. Operators see it at start,
+/// clients never.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The linked SQLite has a known defect.
@@ -16,20 +17,20 @@ pub enum OpenError {
         /// The version found.
         found: String,
     },
-    /// Another process writes here.
+    /// Another process uses the directory.
     #[error("{dir} is in use by another router or command (process {pid}); stop it first")]
     Locked {
         /// The data directory.
         dir: String,
-        /// The process that holds the lock, as its lock file says.
+        /// Id of the process in the lock file.
         pid: String,
     },
-    /// The file system said no.
+    /// The file system reported an error.
     #[error("{path}: {cause}")]
     Io {
         /// File or folder.
         path: String,
-        /// What the system said.
+        /// Error of the system.
         cause: String,
     },
     /// The disk is full.
@@ -40,26 +41,26 @@ pub enum OpenError {
         /// The failed action and the cause.
         cause: String,
     },
-    /// The database said no.
+    /// The database reported an error.
     #[error("{path}: {cause}")]
     Database {
         /// The file.
         path: String,
-        /// What SQLite said.
+        /// Error of SQLite.
         cause: String,
     },
-    /// The file is not the one that the catalog means.
+    /// The file does not belong to the cluster of the catalog.
     #[error("{path}: {cause}")]
     Foreign {
         /// The file.
         path: String,
-        /// What differs.
+        /// The difference.
         cause: String,
     },
-    /// A node cannot be reached, or does not fit.
+    /// A node cannot be reached or is unsuitable.
     #[error("{0}")]
     Node(String),
-    /// The cluster in the directory is not the one that was asked for.
+    /// The cluster in the directory differs from the requested one.
     #[error("{0}")]
     Conflict(String),
 }
@@ -74,7 +75,7 @@ impl OpenError {
     pub(crate) fn or_no_space(self, dir: &Path, has_no_room: impl FnOnce() -> bool) -> Self {
         /// Messages of the system and of SQLite for a full disk.
         const FULL: [&str; 2] = ["No space left on device", "database or disk is full"];
-        /// Messages of SQLite for a full disk as well as for other troubles.
+        /// Messages of SQLite for a full disk and for other errors.
         const VAGUE: [&str; 2] = ["disk I/O error", "unable to open database file"];
         let (Self::Io { cause, .. } | Self::Database { cause, .. }) = &self else { return self };
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| cause.contains(sentence));
@@ -93,7 +94,7 @@ impl OpenError {
         Self::Foreign { path: path.display().to_string(), cause: cause.into() }
     }
 
-    /// What a node said, which an operator knows by this name.
+    /// Creates the error of a node, which has this name for the operator.
     pub(crate) fn node(name: &str, cause: impl std::fmt::Display) -> Self {
         Self::Node(format!("{name}: {cause}"))
     }

@@ -11,8 +11,8 @@ use super::node_reader::PrimaryReader;
 use super::replica_node::ReplicaNode;
 use super::writer::{LaneControls, WritePartitioner, WriterKind};
 use crate::doubts::Doubts;
-use crate::progress::Progress;
 use crate::reason::Findings;
+use crate::replication::ReplicationState;
 use crate::shard_map::ShardMap;
 use crate::table::Registry;
 use crate::token::TokenKey;
@@ -36,7 +36,7 @@ pub struct OpenedShard {
     /// Name of the shard.
     pub name: String,
     /// Positions of its nodes.
-    pub progress: Arc<Progress>,
+    pub replication: Arc<ReplicationState>,
     /// Writers of its lanes: at least one.
     pub writers: Vec<WriterKind>,
     /// Rule that divides changes among the writers, if the engine has one.
@@ -49,7 +49,7 @@ pub struct OpenedShard {
     pub findings: Arc<Findings>,
     /// Doubts about the rows of its nodes.
     pub doubts: Arc<Doubts>,
-    /// The replicas, in the order of the progress.
+    /// The replicas, in the order of the replication state.
     pub replicas: Vec<OpenedReplica>,
 }
 

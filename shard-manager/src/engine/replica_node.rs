@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::fault_injector::FaultInjector;
 use super::node_reader::NodeReader;
-use crate::address::NodeAddress;
+use crate::node_address::NodeAddress;
 
 /// Name and address of a node, for logs.
 #[derive(Clone, Copy, Debug)]

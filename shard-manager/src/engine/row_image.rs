@@ -1,25 +1,26 @@
-//! Image: what a change makes of a row, the same for every engine.
+//! Row image: the values of a row after a change, the same for every engine.
 //!
-//! **Invariant:** an image holds a value for each answered column of its table, in their order.
-//! **Not here:** reading rows and storing them (the engines), what is checked before (`row`).
+//! **Invariant:** an image has a value for each answered column of its table, in their order.
+//! **Not here:** reading and storing rows (the engines), the checks of a request (`row_change`).
 
 use crate::error::Error;
-use crate::row::{Change, Operation, Precondition, RowError, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, Operation, Precondition, RowError, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, push_json};
 
-/// What the server sets in a row.
+/// Columns that the server sets in a row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stamp<'n> {
+pub(crate) struct ServerColumns<'n> {
     pub(crate) version: i64,
     pub(crate) now: &'n str,
 }
 
-/// What becomes of a row, or why it must not.
+/// Returns the effect of a change on a row, or the reason to refuse it.
 pub(crate) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
     let precondition = &change.precondition;
-    if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Switch::IgnoreIfVersion)) {
+    if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Mutation::IgnoreIfVersion))
+    {
         let at = change.table.version() - change.table.answered().start;
         let version = current.and_then(|row| match &row[at] {
             Value::Int(version) => Some(*version),
@@ -47,28 +48,32 @@ pub(crate) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Ch
     }
 }
 
-/// The row with the columns of the change.
-pub(crate) fn changed(change: &RowWrite, mut row: Vec<Value>, stamp: &Stamp<'_>) -> Vec<Value> {
+/// Returns the row with the columns of the change.
+pub(crate) fn changed(
+    change: &RowWrite,
+    mut row: Vec<Value>,
+    server_columns: &ServerColumns<'_>,
+) -> Vec<Value> {
     let table = &change.table;
     let at = |column: usize| column - table.answered().start;
     for (column, value) in &change.set {
         row[at(*column)].clone_from(value);
     }
-    row[at(table.version())] = Value::Int(stamp.version);
-    row[at(table.version() + 2)] = Value::Text(stamp.now.to_owned());
+    row[at(table.version())] = Value::Int(server_columns.version);
+    row[at(table.version() + 2)] = Value::Text(server_columns.now.to_owned());
     row
 }
 
-/// A new row: what is not given is null.
-pub(crate) fn made(change: &RowWrite, stamp: &Stamp<'_>) -> Vec<Value> {
+/// Returns a new row, in which columns that the change does not set are null.
+pub(crate) fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
     let table = &change.table;
     let mut row = vec![Value::Null; table.answered().len()];
     for (column, value) in table.id().iter().zip(&change.id) {
         row[column - table.answered().start].clone_from(value);
     }
-    row[table.version() + 1 - table.answered().start] = Value::Text(stamp.now.to_owned());
-    let mut row = changed(change, row, stamp);
-    if is_on(Switch::VersionFromOne) {
+    row[table.version() + 1 - table.answered().start] = Value::Text(server_columns.now.to_owned());
+    let mut row = changed(change, row, server_columns);
+    if is_on(Mutation::VersionFromOne) {
         row[table.version() - table.answered().start] = Value::Int(1);
     }
     row

@@ -1,25 +1,26 @@
-//! Intent: a table that is being made or taken back on every shard.
+//! Schema intent: a table that is being created or dropped on every shard.
 //!
-//! **Invariant:** as long as an intent is in the catalog, its table is shown to nobody and holds no row.
-//! **Not here:** the catalogs that keep it (`sqlite`, `postgres`), carrying it out (`manager`).
+//! **Invariant:** as long as an intent is in the catalog, its table is hidden from clients and
+//! empty.
+//! **Not here:** the catalogs that store it (`sqlite`, `postgres`), carrying it out (`manager`).
 
 use super::SchemaChange;
-use super::table_declaration::Declared;
+use super::table_declaration::TableDeclaration;
 use crate::table::Table;
 
-/// What is to become of a table that is on some shards perhaps.
+/// Target state of a table that may exist on some shards only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It is made on every shard.
+    /// The table will exist on every shard.
     Make,
-    /// It is dropped on every shard.
+    /// The table will exist on no shard.
     Undo,
 }
 
 impl State {
     const ALL: [Self; 2] = [Self::Make, Self::Undo];
 
-    /// The name in the catalog.
+    /// Returns the name in the catalog.
     pub fn name(self) -> &'static str {
         match self {
             Self::Make => "make",
@@ -28,17 +29,17 @@ impl State {
     }
 }
 
-/// A table that is on its way.
+/// A table that is being created or dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
-    /// Where to.
+    /// Target state.
     pub state: State,
     /// The table.
     pub table: Table,
 }
 
 impl Intent {
-    /// What each shard has to do.
+    /// Returns the change that each shard must carry out.
     pub fn change(&self) -> SchemaChange {
         let table = std::sync::Arc::new(self.table.clone());
         match self.state {
@@ -47,14 +48,14 @@ impl Intent {
         }
     }
 
-    /// What a catalog keeps of it: state and declaration.
+    /// Reads the columns of a catalog: state and declaration.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of the damage.
     pub(crate) fn read(state: &str, declaration: &str) -> Result<Self, String> {
         let known = State::ALL.into_iter().find(|known| known.name() == state);
         let state = known.ok_or_else(|| "an intent of an unknown state".to_owned())?;
-        let declared = Declared::parse(declaration).map_err(|error| error.to_string())?;
+        let declared = TableDeclaration::parse(declaration).map_err(|error| error.to_string())?;
         Ok(Self { state, table: declared.into_table()? })
     }
 }

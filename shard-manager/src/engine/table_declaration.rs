@@ -1,39 +1,41 @@
-//! Declared: how a table is spelled where it is kept: on each shard, in the change log, among the intents.
+//! Table declaration: the stored form of a table, on each shard, in the change log and in intents.
 //!
-//! **Invariant:** what is read is checked as any other table; what is written reads as the same table.
-//! **Not here:** where declarations are kept (`sqlite`, `postgres`).
+//! **Invariant:** a declaration that is read is checked like any other table, and reads as the
+//! table that was written.
+//! **Not here:** storing declarations (`sqlite`, `postgres`).
 
 use serde::{Deserialize, Serialize};
 
 use crate::table::{Column, Table};
 use crate::value::ColumnType;
 
-/// A table, as a node declares it.
+/// Declaration of a table.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Declared {
+pub(crate) struct TableDeclaration {
     pub(crate) name: String,
-    pub(crate) columns: Vec<DeclaredColumn>,
+    pub(crate) columns: Vec<ColumnDeclaration>,
     pub(crate) id: Vec<String>,
     pub(crate) routing: Option<String>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct DeclaredColumn {
+pub(crate) struct ColumnDeclaration {
     name: String,
     #[serde(rename = "type")]
     kind: ColumnType,
     null: bool,
 }
 
-impl Declared {
-    /// The declaration of a table.
+impl TableDeclaration {
+    /// Converts a table to its declaration.
     pub(crate) fn of(table: &Table) -> Self {
         let name = |column: usize| table.column(column).name.clone();
-        let columns = table.own().map(|column| table.column(column)).map(|column| DeclaredColumn {
-            name: column.name.clone(),
-            kind: column.kind,
-            null: column.nullable,
-        });
+        let columns =
+            table.own().map(|column| table.column(column)).map(|column| ColumnDeclaration {
+                name: column.name.clone(),
+                kind: column.kind,
+                null: column.nullable,
+            });
         Self {
             name: table.name().to_owned(),
             columns: columns.collect(),
@@ -42,7 +44,7 @@ impl Declared {
         }
     }
 
-    /// The table that it declares, or what is wrong with it.
+    /// Converts the declaration to a table, or describes what is wrong with it.
     pub(crate) fn into_table(self) -> Result<Table, String> {
         let columns = self.columns.into_iter().map(|declared| Column {
             name: declared.name,
@@ -53,22 +55,22 @@ impl Declared {
             .map_err(|error| error.to_string())
     }
 
-    /// All of it as one line of JSON.
+    /// Formats the declaration as one line of JSON.
     pub(crate) fn json(&self) -> String {
         serde_json::to_string(self).expect("names always serialise")
     }
 
-    /// What [`Declared::json`] wrote.
+    /// Parses the JSON of [`TableDeclaration::json`].
     pub(crate) fn parse(json: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(json)
     }
 }
 
-/// The columns of a declaration where it is kept.
+/// Columns of a declaration in `tessera_tables`.
 pub(crate) type Row = (String, String, String, Option<String>);
 
-impl Declared {
-    /// The columns of `tessera_tables`: name, `column_list`, id, routing.
+impl TableDeclaration {
+    /// Returns the columns of `tessera_tables`: name, `column_list`, id, routing.
     pub(crate) fn row(&self) -> Row {
         let json = |list: Result<String, _>| list.expect("names always serialise");
         let columns = json(serde_json::to_string(&self.columns));
@@ -76,7 +78,7 @@ impl Declared {
         (self.name.clone(), columns, id, self.routing.clone())
     }
 
-    /// What [`Declared::row`] wrote.
+    /// Reads the columns of [`TableDeclaration::row`].
     pub(crate) fn of_row((name, columns, id, routing): Row) -> Result<Self, serde_json::Error> {
         let (columns, id) = (serde_json::from_str(&columns)?, serde_json::from_str(&id)?);
         Ok(Self { name, columns, id, routing })

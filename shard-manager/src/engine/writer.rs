@@ -11,7 +11,7 @@ use super::pause_barrier::PauseBarrier;
 use super::runtime_pool::RuntimeHandle;
 use crate::error::{Error, Outcome};
 use crate::position::Position;
-use crate::row::{RowDone, RowWrite};
+use crate::row_change::{RowDone, RowWrite};
 use crate::table::Table;
 
 /// Most writers of one shard: each is a connection to its primary.
@@ -30,13 +30,13 @@ pub trait Writer: Send + 'static {
     /// Applies the changes in one durable transaction, and returns what became of each.
     ///
     /// A change that cannot be made (no such row, a constraint) has its error in its place and does
-    /// not affect its neighbours, unless they are one atomic unit: then none of these is applied.
+    /// not affect its neighbours, unless they are one atomic group: then none of these is applied.
     /// When this returns `Ok`, everything that succeeded is durable.
     ///
     /// # Errors
     /// [`BatchFailure`] if the transaction as a whole failed; then no change was applied unless its
     /// outcome is [`Outcome::Unknown`].
-    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure>;
+    fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure>;
 
     /// Creates or drops a table in one durable transaction, and returns the shard's position after
     /// it. A table that is as it should be stays as it is.
@@ -66,7 +66,7 @@ pub trait AsyncWriter: Send + 'static {
     /// [`BatchFailure`] if the transaction as a whole failed.
     fn apply<'a>(
         &'a mut self,
-        units: &'a [Unit<'a>],
+        groups: &'a [WriteGroup<'a>],
     ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>>;
 
     /// Creates or drops a table in one durable transaction, like [`Writer::change_schema`].
@@ -120,13 +120,13 @@ impl SchemaChange {
     }
 }
 
-/// Changes that came together.
+/// Group of changes that came together.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Unit<'u> {
+pub struct WriteGroup<'u> {
     /// The changes, in the order in which they are applied.
     pub rows: &'u [RowWrite],
-    /// The place in the request of each change, if they are applied all or not at all.
-    pub whole: Option<&'u [usize]>,
+    /// Place in the request of each change, if they are applied all or not at all.
+    pub atomic_rows: Option<&'u [usize]>,
 }
 
 /// Result of a transaction that is durable.
@@ -146,5 +146,5 @@ pub struct BatchFailure {
     /// What became of its changes.
     pub outcome: Outcome,
     /// True if one of its changes may be the cause: smaller batches may succeed then.
-    pub divisible: bool,
+    pub retry_split: bool,
 }

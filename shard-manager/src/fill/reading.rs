@@ -17,13 +17,13 @@ use serde_json::value::RawValue;
 use super::{PIECE_ROWS_PER_SHARD, Piece};
 use crate::csv::{Kind, Record};
 use crate::error::Error;
+use crate::json_members::Members;
 use crate::keyspace::ShardKey;
-use crate::manager::{BulkRow, Manager};
-use crate::members::Members;
-use crate::row::{Operation, Precondition, RowError, RowWrite};
+use crate::manager::{BulkRow, Data, Manager};
+use crate::row_change::{Operation, Precondition, RowError, RowWrite};
 use crate::shard_map::ShardMap;
 use crate::table::Table;
-use crate::value::{Misfit, Value};
+use crate::value::{TypeMismatch, Value};
 
 /// Bytes of one row: a value of 1 MiB and its escapes.
 const ROW_BYTES_MAX: usize = 2 << 20;
@@ -247,11 +247,15 @@ impl<R: Read> Reading<R> {
         let routing = self.table.routing().map(|routing| self.table.column(routing));
         let spelled = routing.and_then(|column| {
             let raw = members.iter().find(|(name, _)| *name == column.name)?.1;
-            Some(column.kind.read_json(raw).map_err(|misfit| format!("{}: {misfit}", column.name)))
+            Some(
+                column
+                    .kind
+                    .read_json(raw)
+                    .map_err(|mismatch| format!("{}: {mismatch}", column.name)),
+            )
         });
         let key = self.key(own.as_deref(), spelled.transpose()?.as_ref())?;
-        let routed =
-            Manager::prepare(&self.map, &self.table, self.operation, parsed(&key)?, &members);
+        let routed = Data::prepare(&self.map, &self.table, self.operation, parsed(&key)?, &members);
         let (place, row) = routed.map_err(|error| error.to_string())?;
         let precondition = version.map(|version| Precondition::Versions(vec![version]));
         let row = RowWrite { wants_row: false, precondition, ..row };
@@ -332,10 +336,10 @@ impl<R: Read> Reading<R> {
         let column = self.table.column(index);
         let read = match (is_null, column.nullable) {
             (true, true) => Ok(Value::Null),
-            (true, false) => Err(Misfit::Null),
+            (true, false) => Err(TypeMismatch::Null),
             (false, _) => column.kind.read_text(text),
         };
-        read.map_err(|misfit| format!("{}: {misfit}", column.name))
+        read.map_err(|mismatch| format!("{}: {mismatch}", column.name))
     }
 
     fn named_columns(&self) -> Result<Vec<CsvColumn>, String> {

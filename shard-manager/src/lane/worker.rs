@@ -19,11 +19,11 @@ use super::{
 use crate::engine::fault_injector::FaultInjector;
 use crate::engine::runtime_pool::RuntimeHandle;
 use crate::engine::{
-    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, Unit, Writer,
+    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WriteGroup, Writer,
 };
 use crate::error::{Error, Outcome};
 use crate::position::Position;
-use crate::row::RowWrite;
+use crate::row_change::RowWrite;
 
 /// How often it is looked whether there is a node to write to, while there is none.
 const READY_LOOK: Duration = Duration::from_millis(25);
@@ -77,9 +77,9 @@ impl AsyncWriter for Blocking {
 
     fn apply<'a>(
         &'a mut self,
-        units: &'a [Unit<'a>],
+        groups: &'a [WriteGroup<'a>],
     ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>> {
-        Box::pin(ready(self.0.apply(units)))
+        Box::pin(ready(self.0.apply(groups)))
     }
 
     fn change_schema<'a>(
@@ -283,24 +283,24 @@ impl Worker {
             if batch.is_empty() {
                 continue;
             }
-            let units: Vec<Unit<'_>> = batch.iter().map(Operation::unit).collect();
+            let groups: Vec<WriteGroup<'_>> = batch.iter().map(Operation::group).collect();
             let began = Instant::now();
-            match self.writer.apply(&units).await {
+            match self.writer.apply(&groups).await {
                 Ok(done) => {
                     self.state.wait_for_node(false);
                     self.state.pulse.succeeded();
                     self.answer_all(batch, done, began);
                 }
-                Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
+                Err(BatchFailure { retry_split: true, .. }) if batch.len() > 1 => {
                     self.state.pulse.begin();
                     let second = batch.split_off(batch.len() / 2);
                     parts.extend([second, batch]);
                 }
                 // What is one whole is not applied in parts.
-                Err(BatchFailure { divisible: true, .. })
-                    if units[0].whole.is_none() && units[0].rows.len() > 1 =>
+                Err(BatchFailure { retry_split: true, .. })
+                    if groups[0].atomic_rows.is_none() && groups[0].rows.len() > 1 =>
                 {
-                    match self.apply_parted(units[0].rows).await {
+                    match self.apply_parted(groups[0].rows).await {
                         Ok(done) => {
                             self.state.pulse.succeeded();
                             self.answer_all(batch, done, began);
@@ -362,7 +362,7 @@ impl Worker {
         self.state.tally.add(batch.len(), done.rows.len());
         let mut results = done.rows.into_iter();
         for operation in batch {
-            let rows = results.by_ref().take(operation.part.rows.len()).collect();
+            let rows = results.by_ref().take(operation.request.rows.len()).collect();
             let queue = began.duration_since(operation.queued_at);
             let times = LaneTimes { queue, database };
             let _ = operation.reply.send(Ok(Applied { rows, position, times }));
@@ -379,7 +379,7 @@ impl Worker {
         while let Some(part) = parts.pop() {
             // Each part is a step forward: many small ones together are no standstill.
             self.state.pulse.begin();
-            match self.writer.apply(&[Unit { rows: part, whole: None }]).await {
+            match self.writer.apply(&[WriteGroup { rows: part, atomic_rows: None }]).await {
                 Ok(applied) => {
                     done.position = applied.position;
                     done.rows.extend(applied.rows);
@@ -387,11 +387,11 @@ impl Worker {
                 Err(BatchFailure { error, outcome: Outcome::Unknown, .. }) => {
                     return Err(LaneFailure { error, outcome: Outcome::Unknown });
                 }
-                Err(BatchFailure { divisible: true, .. }) if part.len() > 1 => {
+                Err(BatchFailure { retry_split: true, .. }) if part.len() > 1 => {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.extend([second, first]);
                 }
-                Err(BatchFailure { error, divisible: true, .. }) => done.rows.push(Err(error)),
+                Err(BatchFailure { error, retry_split: true, .. }) => done.rows.push(Err(error)),
                 Err(BatchFailure { error, .. }) => {
                     done.rows.resize(changes.len(), Err(error));
                     break;

@@ -1,11 +1,10 @@
 //! Lifecycle: what a manager does with its backend while it serves, and its end.
 //!
-//! **Not here:** opening (`assembly`), changes of the tables (`tables`).
+//! **Not here:** opening (`assembly`), changes of the tables (`schema`).
 
 use tokio::runtime::Handle;
 
 use super::Manager;
-use crate::engine::ReplicaIsolation;
 use crate::shard::Shard;
 
 impl Manager {
@@ -23,17 +22,6 @@ impl Manager {
         if let Some(runtimes) = self.backend.runtime_pool() {
             runtimes.remove_runtimes();
         }
-    }
-
-    /// Returns the separation of the replicas of a shard from its primary.
-    pub fn isolation(&self) -> ReplicaIsolation {
-        self.backend.isolation()
-    }
-
-    /// Returns true if the process before did not end cleanly, and not every file has been found
-    /// intact since.
-    pub fn is_unclean(&self) -> bool {
-        self.backend.is_unclean()
     }
 
     /// Finishes what is queued and closes the files. Blocks.

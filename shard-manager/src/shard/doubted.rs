@@ -8,7 +8,7 @@
 
 use super::Shard;
 use crate::error::Error;
-use crate::row::Part;
+use crate::row_change::WriteRequest;
 
 impl Shard {
     /// Refuses a read of the primary while its rows are wrong.
@@ -20,8 +20,8 @@ impl Shard {
     }
 
     /// Refuses changes that build on rows of the primary while these are wrong.
-    pub(super) fn check_writable(&self, part: &Part) -> Result<(), Error> {
-        if self.doubts.is_primary_wrong() && part.rows.iter().any(|row| row.builds_on_stored()) {
+    pub(super) fn check_writable(&self, request: &WriteRequest) -> Result<(), Error> {
+        if self.doubts.is_primary_wrong() && request.rows.iter().any(|row| row.builds_on_stored()) {
             return Err(Error::WrongRows { shard: self.name.clone() });
         }
         self.check_reachable()?;

@@ -12,8 +12,8 @@ use futures_util::future::{join, join_all};
 use super::Shard;
 use crate::engine::NodeReader;
 use crate::error::Error;
-use crate::progress::ReplicaState;
 use crate::reason::{Reason, Reasons};
+use crate::replication::ReplicaState;
 use crate::topology::Role;
 
 /// Health of one node.
@@ -57,7 +57,7 @@ impl Shard {
                 lag: Some(Duration::ZERO),
             }
         };
-        let leading = self.progress.leading();
+        let leading = self.replication.timeline().leader();
         let others = self.replicas.replicas().enumerate();
         let others = others.filter(|(index, _)| Some(*index) != leading);
         let replicas = others.map(async |(index, replica)| {
@@ -76,7 +76,7 @@ impl Shard {
                 up: reasons.is_up(),
                 reasons,
                 latency,
-                lag: self.progress.lag(index),
+                lag: self.replication.lag(index),
             }
         });
         let (primary, mut replicas) = join(primary, join_all(replicas)).await;
@@ -87,7 +87,7 @@ impl Shard {
     /// Reasons why the primary is believed to accept no writes. Reads may succeed where writes do
     /// not: the lane has a connection of its own.
     pub(super) fn reasons_of_primary(&self) -> Reasons {
-        let is_cut = self.check_reachable().is_err() || self.progress.is_silent();
+        let is_cut = self.check_reachable().is_err() || self.replication.timeline().is_silent();
         let found = Reasons::of(is_cut.then_some(Reason::NoAnswer));
         let lost = Reasons::of(self.primary.loss());
         found.and(self.lanes.standstill()).and(self.findings.now()).and(lost)
@@ -95,7 +95,7 @@ impl Shard {
 
     /// Reasons why a replica is believed to be out of the rotation.
     pub(super) fn reasons_of_replica(&self, index: usize) -> Reasons {
-        let state = match self.progress.state(index) {
+        let state = match self.replication.replicas().state(index) {
             ReplicaState::Following => None,
             ReplicaState::Building => Some(Reason::Building),
             ReplicaState::Down => Some(Reason::NotFollowing),

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use crate::error::Error;
 use crate::position::Position;
-use crate::progress::Progress;
 
 /// Interval at which the servers are asked again.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -27,13 +26,13 @@ impl Shard {
     /// [`Error::SeenMayBeLost`] if the history does not contain it; [`Error::NoPrimary`] if the
     /// node that leads on its timeline was not found in time.
     pub async fn held(&self, position: Position, deadline: Instant) -> Result<u64, Error> {
-        let is_held = || self.progress.history().holds(position);
+        let is_held = || self.replication.timeline().history().holds(position);
         if !is_held() && self.is_to_be_found(position.timeline) {
             // On the heap: every read reserves space for this wait, and few need it.
             Box::pin(self.find(position.timeline, deadline)).await?;
         }
         if is_held() {
-            Ok(position.at)
+            Ok(position.sequence)
         } else {
             Err(Error::SeenMayBeLost { shard: self.name.clone() })
         }
@@ -41,10 +40,10 @@ impl Shard {
 
     /// Waits until a timeline is known, or a later one that does not contain it.
     async fn find(&self, timeline: u32, deadline: Instant) -> Result<(), Error> {
-        let found = |_: &Progress| (!self.is_to_be_found(timeline)).then_some(());
+        let found = || (!self.is_to_be_found(timeline)).then_some(());
         tokio::select! {
             biased;
-            found = self.progress.until(deadline, found) => {
+            found = self.replication.waiters().until(deadline, found) => {
                 found.ok_or_else(|| Error::NoPrimary { shard: self.name.clone() })
             }
             never = self.look_again_and_again() => match never {},
@@ -52,7 +51,7 @@ impl Shard {
     }
 
     fn is_to_be_found(&self, timeline: u32) -> bool {
-        !self.progress.history().knows(timeline) && self.primary.is_ahead(timeline)
+        !self.replication.timeline().history().knows(timeline) && self.primary.is_ahead(timeline)
     }
 
     /// Never returns: the thread that finds a leader notifies those who wait.

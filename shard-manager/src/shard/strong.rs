@@ -5,35 +5,38 @@
 
 use std::time::Instant;
 
-use super::{CATCH_UP_MAX, ReadDemand, Shard};
+use super::{CATCH_UP_MAX, ReadRequirements, Shard};
 use crate::consistency::Level;
 use crate::engine::ReadIndex;
 use crate::error::Error;
-use crate::progress::Progress;
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 
 impl Shard {
     /// What a replica must show that answers this read; `None` if none may.
-    pub(super) async fn floor(&self, demand: &ReadDemand) -> Result<Option<u64>, Error> {
-        let floor = match demand.level {
-            Level::One if is_on(Switch::NoTokenWait) => 0,
-            Level::One => demand.seen,
-            Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
+    pub(super) async fn min_position(
+        &self,
+        requirements: &ReadRequirements,
+    ) -> Result<Option<u64>, Error> {
+        let min_position = match requirements.level {
+            Level::One if is_on(Mutation::NoTokenWait) => 0,
+            Level::One => requirements.seen,
+            Level::Quorum if is_on(Mutation::QuorumFromAny) => requirements.seen,
             Level::Quorum | Level::All => {
-                let needed = Level::Quorum.replicas_needed(self.progress.replicas());
+                let needed =
+                    Level::Quorum.replicas_needed(self.replication.timeline().replica_count());
                 if needed == 0 {
                     // No other node could lead.
                     return Ok(None);
                 }
-                let proven = self.proven(needed, demand.deadline).await?;
-                if demand.level == Level::All {
+                let proven = self.proven(needed, requirements.deadline).await?;
+                if requirements.level == Level::All {
                     return Ok(None);
                 }
-                proven.max(demand.seen)
+                proven.max(requirements.seen)
             }
         };
         // A replica must know every table before it is asked for rows of any.
-        Ok(Some(floor.max(self.progress.schema_position())))
+        Ok(Some(min_position.max(self.replication.primary().schema_position())))
     }
 
     /// A position that the primary had after this was called, when it was proven to lead: everything that any router has
@@ -46,7 +49,7 @@ impl Shard {
                     tokio::time::sleep(CATCH_UP_MAX).await;
                 }
                 // It is not the client that had too little time.
-                Err(Error::DeadlinePassed) if self.progress.is_silent() => {
+                Err(Error::DeadlinePassed) if self.replication.timeline().is_silent() => {
                     return Err(Error::ShardUnavailable { shard: self.name.clone() });
                 }
                 proven => return proven,
@@ -59,13 +62,13 @@ impl Shard {
             ReadIndex::Confirmed(position) => return Ok(position),
             ReadIndex::AwaitQuorum(marked) => marked,
         };
-        let _confirmations = self.progress.ask_for_confirmations();
-        let confirmed = |progress: &Progress| {
-            let kept = progress.life() == marked.timeline;
-            (!kept || progress.confirmed(marked.at) >= needed).then_some(kept)
+        let _confirmations = self.replication.waiters().request_confirmations();
+        let confirmed = || {
+            let kept = self.replication.timeline().id() == marked.timeline;
+            (!kept || self.replication.confirmations(marked.sequence) >= needed).then_some(kept)
         };
-        match self.progress.until(deadline, confirmed).await {
-            Some(true) => Ok(marked.at),
+        match self.replication.waiters().until(deadline, confirmed).await {
+            Some(true) => Ok(marked.sequence),
             Some(false) => Err(Error::ShardUnavailable { shard: self.name.clone() }),
             None => {
                 let found = self.replicas.following();

@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use crate::engine::NodeReader;
 use crate::error::Error;
-use crate::progress::ReplicaState;
+use crate::replication::ReplicaState;
+use crate::stats::{ComparisonStats, NodeStats, PoolStats, ShardStats, SizeEstimate};
 use crate::topology::{Role, ShardIndex};
-use crate::vitals::{ComparedVitals, Footprint, NodeVitals, PoolVitals, ShardVitals};
 
 impl Shard {
     /// How busy it is, and how its nodes are believed to be. `shard` is its place among the shards.
-    pub fn vitals(&self, shard: ShardIndex) -> ShardVitals {
-        let leading = self.progress.leading();
+    pub fn vitals(&self, shard: ShardIndex) -> ShardStats {
+        let leading = self.replication.timeline().leader();
         let pool = |reader: Option<Arc<dyn NodeReader>>| {
-            reader.map_or_else(PoolVitals::default, |reader| reader.pool_stats())
+            reader.map_or_else(PoolStats::default, |reader| reader.pool_stats())
         };
         let reasons = self.reasons_of_primary();
-        let primary = NodeVitals {
+        let primary = NodeStats {
             node: self.primary_name.clone(),
             role: Role::Primary,
             up: reasons.is_up(),
@@ -32,24 +32,25 @@ impl Shard {
         let others = self.replicas.replicas().enumerate();
         let others = others.filter(|(index, _)| Some(*index) != leading);
         let replicas = others.map(|(index, replica)| {
-            let applied = self.progress.applied_by(index);
-            let behind = self.progress.committed().saturating_sub(applied);
-            let is_known = self.progress.state(index) == ReplicaState::Following || applied > 0;
+            let applied = self.replication.replicas().applied(index);
+            let behind = self.replication.primary().committed().saturating_sub(applied);
+            let is_known =
+                self.replication.replicas().state(index) == ReplicaState::Following || applied > 0;
             let reasons = self.reasons_of_replica(index);
-            NodeVitals {
+            NodeStats {
                 node: self.replica_name(index, leading),
                 role: Role::Replica,
                 up: reasons.is_up(),
                 reasons,
-                lag: self.progress.lag(index),
+                lag: self.replication.lag(index),
                 behind: is_known.then_some(behind),
                 pool: pool(replica.reader()),
             }
         });
         let nodes = std::iter::once(primary).chain(replicas).collect();
         let (passes, differences) = self.doubts.counted();
-        let compared = ComparedVitals { passes, differences };
-        ShardVitals { shard, lane: self.lanes.vitals(), compared, nodes }
+        let compared = ComparisonStats { passes, differences };
+        ShardStats { shard, lane: self.lanes.vitals(), compared, nodes }
     }
 
     /// Returns true if the engine distributes the shard's rows over nodes by a rule of its own.
@@ -61,7 +62,7 @@ impl Shard {
     ///
     /// # Errors
     /// As [`Shard::read_key`].
-    pub async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
+    pub async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
         self.primary.size_estimate(deadline).await
     }
 }

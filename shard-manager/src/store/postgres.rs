@@ -1,43 +1,44 @@
 //! PostgreSQL: the engine whose nodes are servers, reached by diesel-async without libpq.
 //!
-//! **Invariant:** a session is in the role that was asked for when it is handed out, and a commit on it is durable.
-//! **Not here:** how nodes are named (`address`); the SQLite engine; the choice of node.
+//! **Invariant:** a session has the requested role when it is handed out, and a commit on it is
+//! durable.
+//! **Not here:** addresses of nodes (`node_address`); the SQLite engine; the choice of a node.
 
 mod backend;
 mod batch;
-pub mod candidate;
 mod careful;
 pub mod catalog;
 mod catalog_follower;
+pub mod catalog_watch;
 mod cell;
 pub mod citus;
 mod connect_error;
+mod db_error;
 mod ddl;
-mod declared;
+mod declarations;
+mod dialect;
 mod discovery;
 pub mod hazards;
-pub mod leader;
 pub mod node;
 pub mod open;
 mod page;
 mod point;
+mod position_query;
+pub mod primary_tracker;
 mod proof;
 pub mod readers;
 pub mod replica;
 pub mod requirements;
 mod scan;
-mod select;
 pub mod session;
 pub mod shard_database;
 mod sql;
 mod statement;
-mod texts;
+mod statement_cache;
 mod timestamp;
 mod tls;
 mod transaction;
-mod trouble;
 mod upsert;
-mod witness;
 pub mod writer;
 
 pub use connect_error::ConnectError;

@@ -1,8 +1,8 @@
-//! SQLite: the embedded engine. A node is a file in WAL mode: the primary has one writer and pools of
-//! readers, a replica one applier and pools of its own.
+//! SQLite: the embedded engine. A node is a file in WAL mode: the primary has one writer and pools
+//! of readers, a replica one applier and pools of its own.
 //!
-//! **Invariant:** an acknowledged write is in the WAL and synced (`synchronous=FULL`); only the process that
-//! holds the lock of the data directory opens its files for writing.
+//! **Invariant:** an acknowledged write is in the WAL and synced (`synchronous=FULL`); only the
+//! process that holds the lock of the data directory opens its files for writing.
 //! **Not here:** the PostgreSQL engine; the choice of node.
 
 pub mod applier;
@@ -19,7 +19,8 @@ pub mod control;
 pub mod copy;
 pub mod data_dir;
 pub mod ddl;
-mod declared;
+mod declarations;
+mod dialect;
 pub mod digest;
 pub mod export;
 pub mod footing;
@@ -29,27 +30,26 @@ mod log;
 pub mod migrate;
 mod node_view;
 pub mod nodes;
+pub mod offline_view;
 pub mod open;
 pub mod reader;
 pub mod replica;
 mod row_hash;
 mod row_json;
-mod select;
 pub mod shard_file;
 pub mod snapshot;
 mod sql;
 mod threads;
 mod timeline;
-pub mod view;
 mod watch;
 pub mod writer;
 
-pub use crate::store::open_error::OpenError;
+pub use crate::engine::open_error::OpenError;
 
 /// SQLite before this version can corrupt a WAL that is reset while it is read.
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
 
-/// Refuses to go on with a SQLite that has the WAL-reset defect.
+/// Checks that SQLite does not have the WAL-reset defect.
 ///
 /// # Errors
 /// [`OpenError::SqliteTooOld`].

@@ -8,14 +8,14 @@ use shard_manager::assembly::EmbeddedCluster;
 use shard_manager::cache::CacheUse::{Bypass, Hit, Miss};
 use shard_manager::cache::{CacheSettings, CacheUse, ServedBy};
 use shard_manager::consistency::Level;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkRow, Manager, ReadDone, Wish};
+use shard_manager::manager::{BulkRow, Data, Manager, ReadDone, RequestOptions};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 
@@ -23,43 +23,44 @@ use crate::bench::{deadline, until};
 use crate::redis_server::Server;
 
 fn open(dir: &TempDir, replicas: usize, settings: &CacheSettings) -> Manager {
-    let wanted = Wanted { shards: Some(1), replicas: Some(replicas), ..Wanted::default() };
+    let wanted =
+        ClusterSpec { shards: Some(1), replicas: Some(replicas), ..ClusterSpec::default() };
     let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
     Manager::open(&cluster).unwrap().with_cache(settings.clone())
 }
 
-fn wish() -> Wish {
+fn options() -> RequestOptions {
     // The bound is tested where it is held; here a busy machine must not make a difference.
-    Wish { staleness: CacheSettings::TTL_MAX, ..Wish::by(deadline()) }
+    RequestOptions { staleness: CacheSettings::TTL_MAX, ..RequestOptions::by(deadline()) }
 }
 
-fn with(session: &SessionToken) -> Wish {
-    Wish { session: session.clone(), ..wish() }
+fn with(session: &SessionToken) -> RequestOptions {
+    RequestOptions { session: session.clone(), ..options() }
 }
 
-fn row(manager: &Manager, key: &str, n: u64) -> (Place, RowWrite) {
-    let table = manager.table("users").unwrap();
+fn row(manager: &Manager, key: &str, n: u64) -> (KeyLocation, RowWrite) {
+    let table = manager.schema().table("users").unwrap();
     let text = format!(r#"{{"name":"{n}","email":"a@example.com"}}"#);
     let members: std::collections::BTreeMap<String, &RawValue> =
         serde_json::from_str(&text).unwrap();
     let fields: Vec<_> = members.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
     let key = ShardKey::parse(key).unwrap();
-    Manager::prepare(&manager.map(), &table, Operation::Upsert, key, &fields).unwrap()
+    Data::prepare(&manager.map(), &table, Operation::Upsert, key, &fields).unwrap()
 }
 
 /// Writes, and tells what the client has seen then.
 async fn write(manager: &Manager, key: &str, n: u64) -> SessionToken {
     let (place, row) = row(manager, key, n);
-    let written = manager.write(place, row, &wish()).await.unwrap();
+    let written = manager.data().write(place, row, &options()).await.unwrap();
     let mut session = SessionToken::empty();
-    manager.seen(&mut session, place.shard, written.receipt.position);
+    manager.data().extend_session(&mut session, place.shard, written.receipt.position);
     session
 }
 
-async fn read(manager: &Manager, key: &str, wish: &Wish) -> ReadDone {
-    let table = manager.table("users").unwrap();
+async fn read(manager: &Manager, key: &str, options: &RequestOptions) -> ReadDone {
+    let table = manager.schema().table("users").unwrap();
     let key = ShardKey::parse(key).unwrap();
-    manager.read(ReadQuery::all(&table), Some(key), wish).await.unwrap()
+    manager.data().read(ReadQuery::all(&table), Some(key), options).await.unwrap()
 }
 
 fn number(read: &ReadDone) -> Option<u64> {
@@ -69,20 +70,20 @@ fn number(read: &ReadDone) -> Option<u64> {
 }
 
 /// What is read, and what the cache was to it.
-async fn told(manager: &Manager, wish: &Wish) -> (Option<u64>, CacheUse) {
-    let read = read(manager, "ada", wish).await;
+async fn told(manager: &Manager, options: &RequestOptions) -> (Option<u64>, CacheUse) {
+    let read = read(manager, "ada", options).await;
     (number(&read), read.cache.unwrap())
 }
 
 /// Reads until what is stored is stored.
 async fn warm(manager: &Manager) {
-    let fills = manager.cache_vitals().unwrap().fills;
-    assert_eq!(told(manager, &wish()).await.1, Miss);
-    until("it is stored", || manager.cache_vitals().unwrap().fills > fills).await;
+    let fills = manager.status().cache_vitals().unwrap().fills;
+    assert_eq!(told(manager, &options()).await.1, Miss);
+    until("it is stored", || manager.status().cache_vitals().unwrap().fills > fills).await;
 }
 
 fn hold(manager: &Manager, mode: NodeMode) {
-    let injector = manager.fault_injector("shard1-replica1").unwrap();
+    let injector = manager.faults().node("shard1-replica1").unwrap();
     injector.set(NodeFault { mode, delay: Duration::ZERO });
 }
 
@@ -97,8 +98,8 @@ async fn a_client_reads_its_own_write_whatever_the_cache_has() {
         let again = told(&manager, &with(&session)).await.0;
         assert_eq!(again, Some(n));
     }
-    let vitals = manager.cache_vitals().unwrap();
-    assert_eq!((vitals.voids, vitals.errors), (19, 0), "{vitals:?}");
+    let stats = manager.status().cache_vitals().unwrap();
+    assert_eq!((stats.voids, stats.errors), (19, 0), "{stats:?}");
 }
 
 #[tokio::test]
@@ -107,18 +108,18 @@ async fn a_client_that_has_read_never_reads_older_from_the_cache() {
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 1, &redis.settings());
     write(&manager, "ada", 1).await;
-    let caught_up = || manager.vitals()[0].worst_lag() == Some(Duration::ZERO);
+    let caught_up = || manager.status().vitals()[0].worst_lag() == Some(Duration::ZERO);
     until("the replica has it", caught_up).await;
     warm(&manager).await;
     hold(&manager, NodeMode::Paused);
     // What another client writes elsewhere on the shard leaves the entry where it is.
     write(&manager, "bob", 1).await;
-    let all = Wish { level: Level::All, ..wish() };
+    let all = RequestOptions { level: Level::All, ..options() };
     let seen = read(&manager, "ada", &all).await;
     assert_eq!((seen.served_by, seen.cache), (ServedBy::Primary, Some(Bypass)));
     let next = read(&manager, "ada", &with(&seen.session)).await;
     assert_eq!(next.cache, Some(Miss), "the entry does not hold what was seen");
-    assert_eq!(told(&manager, &wish()).await, (Some(1), Hit), "others are served by it");
+    assert_eq!(told(&manager, &options()).await, (Some(1), Hit), "others are served by it");
 }
 
 #[tokio::test]
@@ -131,8 +132,8 @@ async fn what_a_hit_shows_its_session_has_seen() {
     // The primary answers who has seen so much, and what it says is kept.
     let session = write(&manager, "ada", 2).await;
     assert_eq!(told(&manager, &with(&session)).await, (Some(2), Miss));
-    until("it is stored", || manager.cache_vitals().unwrap().fills == 1).await;
-    let hit = read(&manager, "ada", &wish()).await;
+    until("it is stored", || manager.status().cache_vitals().unwrap().fills == 1).await;
+    let hit = read(&manager, "ada", &options()).await;
     assert_eq!((number(&hit), hit.served_by, hit.cache), (Some(2), ServedBy::Cache, Some(Hit)));
     // Without the entry, the replica that stands still would show what was before.
     let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
@@ -147,16 +148,19 @@ async fn strong_reads_and_reads_of_all_shards_pass_the_cache_by() {
     write(&manager, "ada", 1).await;
     warm(&manager).await;
     for level in [Level::Quorum, Level::All] {
-        let read = read(&manager, "ada", &Wish { level, ..wish() }).await;
+        let read = read(&manager, "ada", &RequestOptions { level, ..options() }).await;
         assert_eq!((read.cache, read.served_by), (Some(Bypass), ServedBy::Primary));
     }
-    let table = manager.table("users").unwrap();
-    let scattered = manager.read(ReadQuery::all(&table), None, &wish()).await.unwrap();
+    let table = manager.schema().table("users").unwrap();
+    let scattered = manager.data().read(ReadQuery::all(&table), None, &options()).await.unwrap();
     assert_eq!(scattered.cache, Some(Bypass));
     let key = ShardKey::parse("ada").unwrap();
     let counted = ReadQuery { counts: true, ..ReadQuery::all(&table) };
-    assert_eq!(manager.read(counted, Some(key), &wish()).await.unwrap().cache, Some(Bypass));
-    assert_eq!(manager.cache_vitals().unwrap().bypass, 4);
+    assert_eq!(
+        manager.data().read(counted, Some(key), &options()).await.unwrap().cache,
+        Some(Bypass)
+    );
+    assert_eq!(manager.status().cache_vitals().unwrap().bypass, 4);
 }
 
 #[tokio::test]
@@ -168,9 +172,9 @@ async fn a_read_may_ask_how_old_the_entry_is_at_most() {
     warm(&manager).await;
     let made = Instant::now();
     until("it is old", || made.elapsed() > Duration::from_millis(20)).await;
-    let within = |millis| Wish { staleness: Duration::from_millis(millis), ..wish() };
+    let within = |millis| RequestOptions { staleness: Duration::from_millis(millis), ..options() };
     assert_eq!(told(&manager, &within(20)).await, (Some(1), Miss));
-    assert_eq!(manager.cache_vitals().unwrap().stale, 1);
+    assert_eq!(manager.status().cache_vitals().unwrap().stale, 1);
     assert_eq!(told(&manager, &within(30_000)).await, (Some(1), Hit));
     assert_eq!(told(&manager, &within(0)).await, (Some(1), Miss));
 }
@@ -189,9 +193,9 @@ async fn every_way_of_writing_voids() {
         warm(&manager).await;
         let shard = bulk(n)[0].place.shard;
         match n {
-            2 => drop(manager.write_bulk(bulk(n), &wish()).await),
-            3 => drop(manager.write_bulk_whole(bulk(n), &wish()).await),
-            _ => drop(manager.write_chunk(shard, bulk(n), &wish()).await),
+            2 => drop(manager.data().write_bulk(bulk(n), &options()).await),
+            3 => drop(manager.data().write_bulk_atomic(bulk(n), &options()).await),
+            _ => drop(manager.data().write_chunk(shard, bulk(n), &options()).await),
         }
         until("its entries are gone", || redis.keys().is_empty()).await;
         // Its fill has ended before all is gone, so that the next one has a lease of its own.
@@ -201,8 +205,8 @@ async fn every_way_of_writing_voids() {
     // Nobody waits for this one any more, but it is stored.
     warm(&manager).await;
     let (place, row) = row(&manager, "ada", 9);
-    let wish = wish();
-    let gone = manager.write(place, row, &wish);
+    let options = options();
+    let gone = manager.data().write(place, row, &options);
     assert!(futures_util::FutureExt::now_or_never(gone).is_none());
     until("its entries are gone", || redis.keys().is_empty()).await;
 }
@@ -224,10 +228,10 @@ async fn entries_of_a_primary_that_was_put_back_serve_nobody() {
     std::fs::write(dir.path().join("shard1-primary.db"), copy).unwrap();
     assert_eq!(redis.keys().len(), 1, "the entry is there");
     let manager = open(&dir, 0, &redis.settings());
-    assert_eq!(told(&manager, &wish()).await, (Some(1), Miss));
-    let table = manager.table("users").unwrap();
+    assert_eq!(told(&manager, &options()).await, (Some(1), Miss));
+    let table = manager.schema().table("users").unwrap();
     let key = Some(ShardKey::parse("ada").unwrap());
-    let lost = manager.read(ReadQuery::all(&table), key, &with(&session)).await;
+    let lost = manager.data().read(ReadQuery::all(&table), key, &with(&session)).await;
     assert!(matches!(lost.unwrap_err().error, Error::SeenMayBeLost { .. }));
 }
 
@@ -237,10 +241,10 @@ async fn a_thousand_readers_of_a_cold_key_hold_one_connection() {
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 0, &redis.settings());
     write(&manager, "ada", 1).await;
-    let readers = (0..1_000).map(|_| async { told(&manager, &wish()).await.0 });
+    let readers = (0..1_000).map(|_| async { told(&manager, &options()).await.0 });
     let numbers = futures_util::future::join_all(readers).await;
     assert!(numbers.iter().all(|number| *number == Some(1)));
-    let vitals = manager.cache_vitals().unwrap();
-    assert_eq!(vitals.hits + vitals.misses + vitals.stale, 1_000);
-    until("it is stored once", || manager.cache_vitals().unwrap().fills == 1).await;
+    let stats = manager.status().cache_vitals().unwrap();
+    assert_eq!(stats.hits + stats.misses + stats.stale, 1_000);
+    until("it is stored once", || manager.status().cache_vitals().unwrap().fills == 1).await;
 }

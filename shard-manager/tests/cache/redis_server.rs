@@ -42,7 +42,7 @@ fn settings(port: u16, password: Option<&str>) -> CacheSettings {
     let mut settings = CacheSettings::at(address.parse::<CacheAddress>().unwrap());
     // The machine may be busy; who tests patience sets its own.
     settings.patience = CacheSettings::PATIENCE_MAX;
-    // Stories of what is kept ask twice and want a hit.
+    // Tests of what is kept ask twice and want a hit.
     settings.min_uses = CacheSettings::MIN_USES_LEAST;
     settings
 }
@@ -51,7 +51,7 @@ impl Server {
     /// One with these options; `None`, said aloud, if there is no such program.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
-            eprintln!("PASSED OVER: there is no redis-server on this machine");
+            eprintln!("SKIPPED: there is no redis-server on this machine");
             return None;
         }
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();

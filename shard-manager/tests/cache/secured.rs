@@ -5,7 +5,7 @@ use std::fs;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, CacheSettings};
 
-use crate::bench::{Played, fill, router, told};
+use crate::bench::{FakeShard, fill, router, told};
 use crate::certificates::Authority;
 use crate::redis_server::Server;
 
@@ -33,7 +33,7 @@ async fn redis_is_spoken_to_through_tls_and_only_if_its_certificate_is_good() {
         address: format!("rediss://localhost:{}?ca={roots}", redis.port()).parse().unwrap(),
         ..redis.settings()
     };
-    let (cache, shard) = (router(&at(&roots)), Played::new(1));
+    let (cache, shard) = (router(&at(&roots)), FakeShard::new(1));
     fill(&cache, &shard).await;
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
     for wrong in [&others, "/nowhere/roots.pem"] {
@@ -41,6 +41,6 @@ async fn redis_is_spoken_to_through_tls_and_only_if_its_certificate_is_good() {
         for _ in 0..3 {
             assert_eq!(told(&stranger, &shard, None).await, (1, Miss));
         }
-        assert_eq!(stranger.vitals().breaker, BreakerState::Open);
+        assert_eq!(stranger.stats().breaker, BreakerState::Open);
     }
 }

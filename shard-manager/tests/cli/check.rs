@@ -68,7 +68,7 @@ fn a_replica_that_lags_behind_a_running_primary_is_compared_by_the_rest() {
     for shard in 1..=3 {
         let replica = format!("shard{shard}-replica1");
         let hold = NodeFault { mode: NodeMode::Paused, ..NodeFault::default() };
-        cluster.manager.fault_injector(&replica).expect("a replica").set(hold);
+        cluster.manager.faults().node(&replica).expect("a replica").set(hold);
     }
     write_users(&cluster.manager, 0..10);
     let report = run_in(cluster.path(), &["check", "--json"]).expect(0).json();

@@ -14,10 +14,10 @@ use diesel::sqlite::SqliteConnection;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use shard_manager::assembly::EmbeddedCluster;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, Wish};
-use shard_manager::row::Operation;
+use shard_manager::manager::{Data, Manager, RequestOptions};
+use shard_manager::row_change::Operation;
 use tempfile::TempDir;
 
 /// A running cluster; its folder goes with it.
@@ -92,7 +92,7 @@ pub(crate) fn run_reading(dir: &Path, args: &[&str], text: &str) -> Ended {
 
 pub(crate) fn open(dir: &Path, shards: usize, replicas: usize) -> Manager {
     let (shards, replicas) = (Some(shards), Some(replicas));
-    let wanted = Wanted { shards, replicas, ..Wanted::default() };
+    let wanted = ClusterSpec { shards, replicas, ..ClusterSpec::default() };
     let cluster = EmbeddedCluster { data_dir: dir.to_owned(), wanted };
     Manager::open(&cluster).expect("the cluster starts")
 }
@@ -141,16 +141,16 @@ pub(crate) fn write_users(manager: &Manager, numbers: std::ops::Range<usize>) {
 
 /// Writes rows by their keys, all at once, and waits for the replicas.
 pub(crate) fn write(manager: &Manager, table: &str, rows: impl Iterator<Item = (String, String)>) {
-    let table = manager.table(table).expect("the table is there");
+    let table = manager.schema().table(table).expect("the table is there");
     let map = manager.map();
-    let wish = Wish::by(Instant::now() + Duration::from_secs(600));
+    let options = RequestOptions::by(Instant::now() + Duration::from_secs(600));
     let writes = rows.map(|(key, row)| {
         let members: BTreeMap<String, &RawValue> = serde_json::from_str(&row).expect("an object");
         let fields: Vec<_> = members.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
         let key = ShardKey::parse(&key).expect("a good key");
-        let (place, row) = Manager::prepare(&map, &table, Operation::Upsert, key, &fields)
+        let (place, row) = Data::prepare(&map, &table, Operation::Upsert, key, &fields)
             .expect("a row of the table");
-        manager.write(place, row, &wish)
+        manager.data().write(place, row, &options)
     });
     for written in block_on(futures_util::future::join_all(writes)) {
         written.expect("the row is stored");

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use shard_manager::declaration::Declaration;
-use shard_manager::store::sqlite::view::{DirView, Holder};
+use shard_manager::store::sqlite::offline_view::{DirView, Holder};
 use shard_manager::table::Column;
 use shard_manager::value::ColumnType;
 
@@ -29,7 +29,7 @@ fn with_notes(shards: usize) -> Cluster {
     };
     let table = declared.check().expect("a good table");
     let deadline = Instant::now() + Duration::from_secs(600);
-    block_on(cluster.manager.make_table(table, deadline)).expect("the table is made");
+    block_on(cluster.manager.schema().create_table(table, deadline)).expect("the table is made");
     cluster
 }
 

@@ -1,4 +1,4 @@
-//! What the command line promises, told as stories: the real program, run on clusters that the library made.
+//! What the command line promises, told as tests: the real program, run on clusters that the library made.
 
 mod check;
 mod cluster;

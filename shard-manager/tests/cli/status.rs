@@ -147,8 +147,8 @@ fn a_key_is_routed_as_the_library_routes_it() {
         let place = cluster.manager.map().place(key).unwrap();
         assert_eq!(routed["slot"], place.slot.number());
         assert_eq!(routed["shard"], cluster.manager.shard_name(place.shard));
-        assert_eq!(routed["primary"], cluster.manager.nodes(place.shard).0);
-        assert_eq!(routed["replicas"][0], cluster.manager.nodes(place.shard).1[0]);
+        assert_eq!(routed["primary"], cluster.manager.status().nodes(place.shard).0);
+        assert_eq!(routed["replicas"][0], cluster.manager.status().nodes(place.shard).1[0]);
     }
 }
 

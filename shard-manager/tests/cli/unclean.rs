@@ -65,7 +65,7 @@ fn a_short_command_leaves_a_stop_in_bad_order_to_the_next_router_which_mends_wha
     manager.close();
     drop(manager);
     let manager = open(dir.path(), 3, 1);
-    while manager.is_unclean() {
+    while manager.status().is_unclean() {
         std::thread::yield_now();
     }
     manager.close();

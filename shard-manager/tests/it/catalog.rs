@@ -6,13 +6,13 @@ use std::process::Command;
 
 use proptest::prelude::*;
 use serde_json::json;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::keyspace::Keyspace;
 use shard_manager::placement::Placement;
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::store::sqlite::data_dir::DataDir;
+use shard_manager::store::sqlite::offline_view::{Holder, holder};
 use shard_manager::store::sqlite::shard_file::migrate_down_and_up;
-use shard_manager::store::sqlite::view::{Holder, holder};
 use shard_manager::store::sqlite::{OpenError, check_version};
 
 use crate::cluster::{Cluster, execute, ints, open, refusal, shard_file, shards, texts};
@@ -37,7 +37,7 @@ fn assert_tells(told: &str, words: &[&str]) {
 #[tokio::test]
 async fn a_second_start_is_the_first_whether_or_not_it_asks_for_the_same() {
     let dir = tempfile::tempdir().expect("a folder");
-    let wanted = Wanted {
+    let wanted = ClusterSpec {
         keyspace: Some(Keyspace::Hash),
         placement: Some(Placement::Weighted),
         shards: Some(3),
@@ -46,7 +46,7 @@ async fn a_second_start_is_the_first_whether_or_not_it_asks_for_the_same() {
     };
     let first = open(dir.path(), wanted.clone()).expect("a new cluster starts").map();
     let same = open(dir.path(), wanted).expect("the same starts").map();
-    let silent = open(dir.path(), Wanted::default()).expect("nothing asked").map();
+    let silent = open(dir.path(), ClusterSpec::default()).expect("nothing asked").map();
     assert_eq!(first, same);
     assert_eq!(first, silent);
     assert_eq!((first.epoch(), first.topology().len()), (1, 3));
@@ -57,7 +57,7 @@ async fn a_second_start_is_the_first_whether_or_not_it_asks_for_the_same() {
 fn a_new_cluster_has_three_even_shards_when_nobody_says_otherwise() {
     let dir = tempfile::tempdir().expect("a folder");
     let inner = dir.path().join("made/with/its/parents");
-    let map = open(&inner, Wanted::default()).expect("starts").map();
+    let map = open(&inner, ClusterSpec::default()).expect("starts").map();
     assert_eq!((map.topology().len(), map.placement()), (3, &Placement::Even));
     assert_eq!(map.keyspace(), &Keyspace::Hash);
     let mut owned = ints(&shard_file(&inner, 2), "SELECT slot AS value FROM tessera_slots");
@@ -68,34 +68,34 @@ fn a_new_cluster_has_three_even_shards_when_nobody_says_otherwise() {
 #[tokio::test]
 async fn a_start_that_asks_for_another_cluster_is_refused_and_names_both() {
     let dir = tempfile::tempdir().expect("a folder");
-    let made = Wanted {
+    let made = ClusterSpec {
         weights: Some(vec![2, 1]),
         placement: Some(Placement::Weighted),
-        ..Wanted::default()
+        ..ClusterSpec::default()
     };
     drop(open(dir.path(), made).expect("a new cluster starts"));
     let told = refusal(dir.path(), shards(4));
     assert_tells(&told, &["shards", "4", "2"]);
-    let even = Wanted { placement: Some(Placement::Even), ..Wanted::default() };
+    let even = ClusterSpec { placement: Some(Placement::Even), ..ClusterSpec::default() };
     assert_tells(&refusal(dir.path(), even), &["placement", "even", "weighted"]);
-    let weights = Wanted { weights: Some(vec![1, 1]), ..Wanted::default() };
+    let weights = ClusterSpec { weights: Some(vec![1, 1]), ..ClusterSpec::default() };
     assert_tells(&refusal(dir.path(), weights), &["weights", "[1, 1]", "[2, 1]"]);
-    let more = Wanted { weights: Some(vec![2, 1, 1]), ..Wanted::default() };
+    let more = ClusterSpec { weights: Some(vec![2, 1, 1]), ..ClusterSpec::default() };
     assert_tells(&refusal(dir.path(), more), &["weights", "[2, 1, 1]", "[2, 1]"]);
-    assert!(open(dir.path(), Wanted::default()).is_ok(), "a refusal changes nothing");
+    assert!(open(dir.path(), ClusterSpec::default()).is_ok(), "a refusal changes nothing");
 }
 
 #[test]
 fn keyspace_and_placement_are_kept_with_their_parameters_and_others_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
-    let wanted = |keyspace: &str, placement: &str| Wanted {
+    let wanted = |keyspace: &str, placement: &str| ClusterSpec {
         keyspace: Some(keyspace.parse().expect("a good keyspace")),
         placement: Some(placement.parse().expect("a good placement")),
         ..shards(3)
     };
     let made = || wanted("list:A=2,B=1", "partitions:A=2>shard3,B=1>shard1");
     let map = open(dir.path(), made()).expect("a new cluster starts").map();
-    for again in [made(), Wanted::default()] {
+    for again in [made(), ClusterSpec::default()] {
         assert_eq!(open(dir.path(), again).expect("the same starts").map(), map);
     }
     for (keyspace, placement, words) in [
@@ -126,7 +126,7 @@ fn a_catalog_of_before_placements_had_parameters_is_the_cluster_it_was() {
         "ALTER TABLE tessera_cluster DROP COLUMN placement_parameters;
          DELETE FROM __diesel_schema_migrations WHERE version='20261121000004'",
     );
-    assert_eq!(open(dir.path(), Wanted::default()).expect("migrated").map(), map);
+    assert_eq!(open(dir.path(), ClusterSpec::default()).expect("migrated").map(), map);
 }
 
 #[tokio::test]
@@ -141,16 +141,16 @@ async fn a_directory_of_another_keyspace_hash_or_number_of_slots_is_refused_and_
         ("slots=1024", "slots=16384", ["1024 slots", "16384 slots"]),
     ] {
         execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {change}"));
-        assert_tells(&refusal(dir.path(), Wanted::default()), &words);
+        assert_tells(&refusal(dir.path(), ClusterSpec::default()), &words);
         execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {undo}"));
     }
-    assert!(open(dir.path(), Wanted::default()).is_ok());
+    assert!(open(dir.path(), ClusterSpec::default()).is_ok());
 }
 
 #[test]
 fn a_new_cluster_that_cannot_be_is_refused_and_leaves_nothing_in_the_way() {
     let dir = tempfile::tempdir().expect("a folder");
-    let told = refusal(dir.path(), Wanted { weights: Some(vec![1, 2]), ..shards(3) });
+    let told = refusal(dir.path(), ClusterSpec { weights: Some(vec![1, 2]), ..shards(3) });
     assert_tells(&told, &["2 weights", "3 shards"]);
     assert_tells(&refusal(dir.path(), shards(0)), &["1 to 256", "0"]);
     assert_tells(&refusal(dir.path(), shards(257)), &["1 to 256", "257"]);
@@ -161,7 +161,7 @@ fn a_new_cluster_that_cannot_be_is_refused_and_leaves_nothing_in_the_way() {
         ("hash", "partitions:A=1>shard1,B=1>shard2"),
         ("range:10,20", "partitions:A=1>shard1"),
     ] {
-        let wanted = Wanted {
+        let wanted = ClusterSpec {
             keyspace: Some(keyspace.parse().expect("a good keyspace")),
             placement: Some(placement.parse().expect("a good placement")),
             ..shards(2)
@@ -169,7 +169,7 @@ fn a_new_cluster_that_cannot_be_is_refused_and_leaves_nothing_in_the_way() {
         let name = keyspace.split(':').next().unwrap_or(keyspace);
         assert_tells(&refusal(dir.path(), wanted), &["keyspace list", name, placement]);
     }
-    let zero = Wanted { weights: Some(vec![1, 0]), ..Wanted::default() };
+    let zero = ClusterSpec { weights: Some(vec![1, 0]), ..ClusterSpec::default() };
     assert_tells(&refusal(dir.path(), zero), &["shard2", "0"]);
     assert_eq!(fs::read_dir(dir.path()).expect("the folder").count(), 0, "nothing was made");
     assert!(open(dir.path(), shards(2)).is_ok());
@@ -178,7 +178,7 @@ fn a_new_cluster_that_cannot_be_is_refused_and_leaves_nothing_in_the_way() {
 #[test]
 fn a_directory_in_use_is_refused_with_the_process_that_uses_it() {
     let cluster = Cluster::with_shards(1);
-    let refused = open(cluster.dir.path(), Wanted::default()).err().expect("in use");
+    let refused = open(cluster.dir.path(), ClusterSpec::default()).err().expect("in use");
     let expected = std::process::id().to_string();
     assert!(matches!(&refused, OpenError::Locked { pid, .. } if *pid == expected), "{refused}");
     let dir = cluster.stop();
@@ -239,7 +239,7 @@ fn a_lock_whose_process_died_does_not_stand_in_the_way() {
 async fn a_missing_shard_file_is_a_loss_and_not_a_beginning() {
     let dir = stopped(3).await;
     fs::remove_file(shard_file(dir.path(), 2)).expect("a loss");
-    assert_tells(&refusal(dir.path(), Wanted::default()), &["shard2-primary.db", "missing"]);
+    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["shard2-primary.db", "missing"]);
     assert!(!shard_file(dir.path(), 2).exists(), "nor is one made in its place");
 }
 
@@ -247,7 +247,7 @@ async fn a_missing_shard_file_is_a_loss_and_not_a_beginning() {
 async fn an_empty_file_in_the_place_of_a_shards_file_is_a_loss_as_well() {
     let dir = stopped(1).await;
     fs::write(shard_file(dir.path(), 1), "").expect("a loss");
-    assert_tells(&refusal(dir.path(), Wanted::default()), &["shard1-primary.db"]);
+    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["shard1-primary.db"]);
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ async fn files_of_two_shards_that_changed_places_are_refused() {
     fs::rename(&two, &one).expect("a swap");
     fs::rename(&aside, &two).expect("a swap");
     assert_tells(
-        &refusal(dir.path(), Wanted::default()),
+        &refusal(dir.path(), ClusterSpec::default()),
         &["shard1-primary.db", "shard2", "not of shard1"],
     );
 }
@@ -269,7 +269,7 @@ async fn a_file_of_another_cluster_is_refused() {
     let (dir, other) = (stopped(2).await, stopped(2).await);
     fs::copy(shard_file(other.path(), 2), shard_file(dir.path(), 2)).expect("a mistake");
     assert_tells(
-        &refusal(dir.path(), Wanted::default()),
+        &refusal(dir.path(), ClusterSpec::default()),
         &["shard2-primary.db", "another cluster"],
     );
 }
@@ -293,7 +293,7 @@ async fn a_table_that_is_not_as_declared_is_refused_and_named() {
     ] {
         let dir = stopped(1).await;
         execute(&shard_file(dir.path(), 1), change);
-        assert_tells(&refusal(dir.path(), Wanted::default()), &words);
+        assert_tells(&refusal(dir.path(), ClusterSpec::default()), &words);
     }
 }
 
@@ -302,7 +302,7 @@ async fn shards_whose_tables_differ_are_refused() {
     let dir = stopped(2).await;
     let gone = "DELETE FROM tessera_tables WHERE name='kv'; DROP TABLE kv";
     execute(&shard_file(dir.path(), 2), gone);
-    assert_tells(&refusal(dir.path(), Wanted::default()), &["shard2", "shard1", "tables"]);
+    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["shard2", "shard1", "tables"]);
 }
 
 #[tokio::test]
@@ -310,7 +310,7 @@ async fn damaged_files_are_refused_and_named_and_never_a_panic() {
     let damage = |name: &'static str, bytes: Vec<u8>| async move {
         let dir = stopped(1).await;
         fs::write(dir.path().join(name), &bytes).expect("a damage");
-        assert_tells(&refusal(dir.path(), Wanted::default()), &[name]);
+        assert_tells(&refusal(dir.path(), ClusterSpec::default()), &[name]);
     };
     for name in ["catalog.db", "shard1-primary.db"] {
         damage(name, b"this is no database, and long enough to be looked at ".repeat(100)).await;
@@ -332,7 +332,7 @@ async fn damaged_files_are_refused_and_named_and_never_a_panic() {
     ] {
         let dir = stopped(1).await;
         execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {column}"));
-        assert_tells(&refusal(dir.path(), Wanted::default()), &["catalog.db", "damaged"]);
+        assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["catalog.db", "damaged"]);
     }
 }
 
@@ -347,7 +347,7 @@ async fn a_first_start_that_was_cut_off_is_finished_by_the_next() {
     fs::remove_file(shard_file(dir.path(), 2)).expect("not made yet");
     // The third was cut off between its first page and its signature.
     fs::write(shard_file(dir.path(), 3), "").expect("made, and empty");
-    let again = open(dir.path(), Wanted::default()).expect("finished");
+    let again = open(dir.path(), ClusterSpec::default()).expect("finished");
     assert_eq!(again.map(), map);
     drop(again);
     assert_eq!(texts(&catalog(dir.path()), id), before);
@@ -358,7 +358,7 @@ async fn a_first_start_that_was_cut_off_is_finished_by_the_next() {
         assert!((5461..=5462).contains(&owned[0]), "shard{shard} owns {owned:?}");
     }
     fs::remove_file(shard_file(dir.path(), 2)).expect("a loss");
-    assert_tells(&refusal(dir.path(), Wanted::default()), &["missing"]);
+    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["missing"]);
 }
 
 #[tokio::test]
@@ -366,7 +366,7 @@ async fn a_first_start_that_was_cut_off_does_not_take_another_clusters_file() {
     let (dir, other) = (stopped(1).await, stopped(1).await);
     execute(&catalog(dir.path()), "UPDATE tessera_cluster SET ready=0");
     fs::copy(shard_file(other.path(), 1), shard_file(dir.path(), 1)).expect("a mistake");
-    assert_tells(&refusal(dir.path(), Wanted::default()), &["another cluster"]);
+    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["another cluster"]);
 }
 
 #[test]
@@ -390,8 +390,8 @@ fn a_directory_that_cannot_be_made_is_refused_and_named() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("a-file");
     fs::write(&file, "").expect("a file");
-    assert_tells(&refusal(&file, Wanted::default()), &["a-file"]);
-    assert_tells(&refusal(&file.join("below"), Wanted::default()), &["a-file"]);
+    assert_tells(&refusal(&file, ClusterSpec::default()), &["a-file"]);
+    assert_tells(&refusal(&file.join("below"), ClusterSpec::default()), &["a-file"]);
 }
 
 proptest! {
@@ -410,7 +410,7 @@ proptest! {
         let end = damaged.len().min(at + bytes.len());
         damaged[at.min(end)..end].copy_from_slice(&bytes[..end - at.min(end)]);
         fs::write(catalog(dir.path()), damaged).expect("a damage");
-        if let Err(error) = open(dir.path(), Wanted::default()) {
+        if let Err(error) = open(dir.path(), ClusterSpec::default()) {
             prop_assert!(json!(error.to_string()).as_str().is_some_and(|told| !told.is_empty()));
         }
     }

@@ -11,22 +11,24 @@ use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::sqlite::SqliteConnection;
 use serde_json::value::RawValue;
 use shard_manager::assembly::EmbeddedCluster;
-use shard_manager::backup::Source;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::backup::BackupSource;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::open_error::OpenError;
 use shard_manager::error::Failure;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkRow, BulkRowDone, Manager, ReadDone, Wish, Written};
+use shard_manager::manager::{
+    BulkRow, BulkRowDone, Data, Manager, ReadDone, RequestOptions, WriteReceipt,
+};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use tempfile::TempDir;
 
 /// A running cluster; its folder goes with it.
 pub(crate) struct Cluster {
     pub(crate) manager: Manager,
     /// What a backup copies, if the test needs it.
-    pub(crate) source: Option<Arc<Source>>,
+    pub(crate) source: Option<Arc<BackupSource>>,
     pub(crate) dir: TempDir,
 }
 
@@ -35,33 +37,33 @@ pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
-pub(crate) fn wish() -> Wish {
-    Wish::by(deadline())
+pub(crate) fn options() -> RequestOptions {
+    RequestOptions::by(deadline())
 }
 
 /// Shards without replicas: what is read is what the primary has.
-pub(crate) fn shards(count: usize) -> Wanted {
+pub(crate) fn shards(count: usize) -> ClusterSpec {
     with_replicas(count, 0)
 }
 
-pub(crate) fn with_replicas(shards: usize, replicas: usize) -> Wanted {
-    Wanted { shards: Some(shards), replicas: Some(replicas), ..Wanted::default() }
+pub(crate) fn with_replicas(shards: usize, replicas: usize) -> ClusterSpec {
+    ClusterSpec { shards: Some(shards), replicas: Some(replicas), ..ClusterSpec::default() }
 }
 
-pub(crate) fn open(dir: &Path, wanted: Wanted) -> Result<Manager, OpenError> {
+pub(crate) fn open(dir: &Path, wanted: ClusterSpec) -> Result<Manager, OpenError> {
     Manager::open(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
 }
 
 /// Opens a cluster, and returns what a backup copies of it.
 pub(crate) fn open_with_source(
     dir: &Path,
-    wanted: Wanted,
-) -> Result<(Manager, Arc<Source>), OpenError> {
+    wanted: ClusterSpec,
+) -> Result<(Manager, Arc<BackupSource>), OpenError> {
     Manager::open_with_source(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
 }
 
 /// The sentence with which a start is refused.
-pub(crate) fn refusal(dir: &Path, wanted: Wanted) -> String {
+pub(crate) fn refusal(dir: &Path, wanted: ClusterSpec) -> String {
     match open(dir, wanted) {
         Ok(_) => panic!("the start was not refused"),
         Err(error) => error.to_string(),
@@ -73,7 +75,7 @@ impl Cluster {
         Self::with(shards(count))
     }
 
-    pub(crate) fn with(wanted: Wanted) -> Self {
+    pub(crate) fn with(wanted: ClusterSpec) -> Self {
         let dir = tempfile::tempdir().expect("a folder for the test");
         let (manager, source) = open_with_source(dir.path(), wanted).expect("a new cluster starts");
         Self { manager, source: Some(source), dir }
@@ -83,7 +85,7 @@ impl Cluster {
     pub(crate) fn restart_after(self, meddle: impl FnOnce(&Path)) -> Self {
         let dir = self.stop();
         meddle(dir.path());
-        let opened = open_with_source(dir.path(), Wanted::default());
+        let opened = open_with_source(dir.path(), ClusterSpec::default());
         let (manager, source) = opened.expect("the cluster starts again");
         Self { manager, source: Some(source), dir }
     }
@@ -105,13 +107,13 @@ impl Cluster {
         operation: Operation,
         key: &str,
         json: &str,
-    ) -> (Place, RowWrite) {
-        let table = self.manager.table(table).expect("the table is there");
+    ) -> (KeyLocation, RowWrite) {
+        let table = self.manager.schema().table(table).expect("the table is there");
         let key = ShardKey::parse(key).expect("a good key");
         let members: std::collections::BTreeMap<String, &RawValue> =
             serde_json::from_str(json).expect("an object");
         let fields: Vec<_> = members.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
-        Manager::prepare(&self.manager.map(), &table, operation, key, &fields)
+        Data::prepare(&self.manager.map(), &table, operation, key, &fields)
             .expect("a row of the table")
     }
 
@@ -121,15 +123,15 @@ impl Cluster {
         operation: Operation,
         key: &str,
         json: &str,
-    ) -> Result<Written, Failure> {
+    ) -> Result<WriteReceipt, Failure> {
         let (place, row) = self.prepare(table, operation, key, json);
-        self.manager.write(place, row, &wish()).await
+        self.manager.data().write(place, row, &options()).await
     }
 
-    pub(crate) async fn write_all(&self, rows: Vec<(Place, RowWrite)>) -> Vec<BulkRowDone> {
+    pub(crate) async fn write_all(&self, rows: Vec<(KeyLocation, RowWrite)>) -> Vec<BulkRowDone> {
         let numbered = rows.into_iter().enumerate();
         let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
-        self.manager.write_bulk(rows, &wish()).await.rows
+        self.manager.data().write_bulk(rows, &options()).await.rows
     }
 
     pub(crate) async fn read(&self, query: ReadQuery, key: Option<&str>) -> Vec<serde_json::Value> {
@@ -144,12 +146,12 @@ impl Cluster {
         key: Option<&str>,
     ) -> Result<ReadDone, Failure> {
         let key = key.map(|key| ShardKey::parse(key).expect("a good key"));
-        self.manager.read(query, key, &wish()).await
+        self.manager.data().read(query, key, &options()).await
     }
 
     /// The rows of a table, up to a thousand of them.
     pub(crate) async fn rows(&self, table: &str, key: Option<&str>) -> Vec<serde_json::Value> {
-        let table = self.manager.table(table).expect("the table is there");
+        let table = self.manager.schema().table(table).expect("the table is there");
         let query = ReadQuery { limit: ReadQuery::LIMIT_MAX, ..ReadQuery::all(&table) };
         self.read(query, key).await
     }

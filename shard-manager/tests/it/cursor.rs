@@ -1,4 +1,4 @@
-//! Stories of cursors: they come back as they went, and only to the query that they were made for.
+//! Tests of cursors: they come back as they went, and only to the query that they were made for.
 
 use std::sync::Arc;
 

@@ -13,9 +13,9 @@ use serde_json::json;
 use shard_manager::consistency::Level;
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::Wish;
+use shard_manager::manager::RequestOptions;
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::token::SessionToken;
 
 use crate::cluster::{Cluster, deadline, with_replicas};
@@ -85,29 +85,35 @@ async fn client(
     remembers: bool,
     (seed, epoch): (u64, Instant),
 ) -> (Vec<Event>, Vec<(i64, Event)>) {
-    let table = cluster.manager.table("users").expect("it is there");
+    let table = cluster.manager.schema().table("users").expect("it is there");
     let mut random = seed;
     let mut session = SessionToken::empty();
     let (mut events, mut went_back, mut seen) = (Vec::new(), Vec::new(), [0; KEYS]);
     for n in 0..OPERATIONS {
         let key = next(&mut random) as usize % KEYS;
         let name = format!("k{key}");
-        let wish = Wish { level, session: session.clone(), ..Wish::by(deadline()) };
+        let options =
+            RequestOptions { level, session: session.clone(), ..RequestOptions::by(deadline()) };
         let write = next(&mut random).is_multiple_of(3);
         let began = epoch.elapsed();
         let version = if write {
             let json = json!({"name": format!("{seed}:{n}"), "email": "a@example.com"}).to_string();
             let (place, row) = cluster.prepare("users", Upsert, &name, &json);
             // Durable on the primary is enough for the next read at a higher level to show it.
-            let one = Wish { level: Level::One, ..wish };
-            let written = cluster.manager.write(place, row, &one).await.expect("stored");
+            let one = RequestOptions { level: Level::One, ..options };
+            let written = cluster.manager.data().write(place, row, &one).await.expect("stored");
             if remembers {
-                cluster.manager.seen(&mut session, place.shard, written.receipt.position);
+                cluster.manager.data().extend_session(
+                    &mut session,
+                    place.shard,
+                    written.receipt.position,
+                );
             }
             written.row.version
         } else {
             let key = ShardKey::parse(&name).expect("a key");
-            let read = cluster.manager.read(ReadQuery::all(&table), Some(key), &wish).await;
+            let read =
+                cluster.manager.data().read(ReadQuery::all(&table), Some(key), &options).await;
             let read = read.expect("read");
             if remembers {
                 session = read.session.clone();
@@ -158,7 +164,7 @@ fn disturb(cluster: &Cluster, done: &AtomicBool) {
         for shard in 1..=2 {
             for replica in 1..=2 {
                 let injector =
-                    cluster.manager.fault_injector(&format!("shard{shard}-replica{replica}"));
+                    cluster.manager.faults().node(&format!("shard{shard}-replica{replica}"));
                 let mode = [NodeMode::Running, NodeMode::Paused, NodeMode::Cut]
                     [next(&mut random) as usize % 3];
                 let delay = Duration::from_millis(next(&mut random) % 3 * 5);

@@ -4,25 +4,25 @@ use std::path::Path;
 
 use serde_json::json;
 use shard_manager::error::{Error, Failure};
-use shard_manager::manager::Written;
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
-use shard_manager::row::Precondition;
+use shard_manager::manager::WriteReceipt;
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::Precondition;
 
-use crate::cluster::{Cluster, execute, ints, wish};
+use crate::cluster::{Cluster, execute, ints, options};
 
 async fn write(
     cluster: &Cluster,
     operation: Operation,
     name: &str,
     key: &str,
-) -> Result<Written, Failure> {
+) -> Result<WriteReceipt, Failure> {
     let json = match operation {
         Delete => "{}".to_owned(),
         Upsert | Insert | Update => json!({"name": name, "email": "a@example.com"}).to_string(),
     };
     let (place, mut row) = cluster.prepare("users", operation, "ada", &json);
     row.idempotency_key = Some(key.to_owned());
-    cluster.manager.write(place, row, &wish()).await
+    cluster.manager.data().write(place, row, &options()).await
 }
 
 fn records(file: &Path) -> i64 {
@@ -68,7 +68,8 @@ async fn what_the_rows_forbade_once_does_not_happen_when_it_comes_again() {
         let json = json!({"name": "x", "email": "x"}).to_string();
         let (place, mut row) = cluster.prepare("users", operation, "ada", &json);
         row.precondition = Some(precondition);
-        let refused = cluster.manager.write(place, row, &wish()).await.expect_err("it differs");
+        let refused =
+            cluster.manager.data().write(place, row, &options()).await.expect_err("it differs");
         assert_eq!(refused.error, error);
     }
 }

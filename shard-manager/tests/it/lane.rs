@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{LocalBoxFuture, join_all};
-use shard_manager::engine::{self, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+use shard_manager::engine::{self, BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
 use shard_manager::position::Position;
-use shard_manager::row::{Change, Operation, Part, RowDone, RowWrite};
+use shard_manager::row_change::{Change, Operation, RowDone, RowWrite, WriteRequest};
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};
 
@@ -39,8 +39,8 @@ pub(crate) struct Plan {
 }
 
 impl Writer for Fake {
-    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
-        let changes = units.iter().flat_map(|unit| unit.rows);
+    fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
+        let changes = groups.iter().flat_map(|group| group.rows);
         let keys: Vec<String> = changes.map(|change| change.key.clone()).collect();
         // The test may have seen enough; an open gate lets everything through.
         let _ = self.began.send(keys.clone());
@@ -49,7 +49,7 @@ impl Writer for Fake {
             assert!(!keys.contains(key), "the test wants this writer to die");
         }
         let failed =
-            |outcome, divisible| BatchFailure { error: Error::Internal, outcome, divisible };
+            |outcome, retry_split| BatchFailure { error: Error::Internal, outcome, retry_split };
         // One row can be both: first it makes its batch fail, then it fails for good when it stands alone.
         if keys.iter().any(|key| self.plan.culprits.contains(key)) && keys.len() > 1 {
             return Err(failed(Outcome::Rejected, true));
@@ -67,8 +67,8 @@ impl Writer for Fake {
             Ok(RowDone { change, version, json, replayed: false })
         });
         let rows = done.collect();
-        let at = applied.len() as u64;
-        Ok(BatchDone { rows, position: Position { timeline: 1, at } })
+        let sequence = applied.len() as u64;
+        Ok(BatchDone { rows, position: Position { timeline: 1, sequence } })
     }
 
     /// Tells the table as if it were a key, so that a test sees when its turn came.
@@ -123,13 +123,17 @@ impl Story {
         rows: Vec<RowWrite>,
         deadline: Instant,
     ) -> LocalBoxFuture<'static, Answer> {
-        self.queue_part(Part::from(rows), deadline).await
+        self.queue_request(WriteRequest::from(rows), deadline).await
     }
 
-    async fn queue_part(&self, part: Part, deadline: Instant) -> LocalBoxFuture<'static, Answer> {
+    async fn queue_request(
+        &self,
+        request: WriteRequest,
+        deadline: Instant,
+    ) -> LocalBoxFuture<'static, Answer> {
         let lane = Arc::clone(&self.lane);
         let mut answer: LocalBoxFuture<'static, Answer> =
-            Box::pin(async move { lane.apply(part, deadline).await });
+            Box::pin(async move { lane.apply(request, deadline).await });
         // One poll puts it into the queue.
         tokio::select! {
             biased;
@@ -416,8 +420,8 @@ async fn what_is_one_whole_is_never_applied_in_parts() {
     let plan = Plan { culprits: ["bad".into()].into(), ..Plan::default() };
     let (mut story, _first) = Story::occupied(plan).await;
     let rows = ["a", "bad", "b"].map(|key| row(key, 0)).to_vec();
-    let part = Part { rows, whole: Some(vec![0, 1, 2]), patient: false };
-    let whole = story.queue_part(part, deadline()).await;
+    let request = WriteRequest { rows, atomic_rows: Some(vec![0, 1, 2]), waits_for_room: false };
+    let whole = story.queue_request(request, deadline()).await;
     let other = story.queue(&["c"], deadline()).await;
     story.open_gate();
     assert_eq!(whole.await.expect_err("refused as one"), rejected(Error::Internal));
@@ -429,14 +433,15 @@ async fn what_is_one_whole_is_never_applied_in_parts() {
 async fn a_patient_chunk_waits_for_room_but_not_past_its_deadline() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let mut answers = vec![first];
+    let rows = |key| vec![row(key, 21 << 20)];
     for key in ["a", "b", "c"] {
-        answers.push(story.queue_rows(vec![row(key, 21 << 20)], deadline()).await);
+        answers.push(story.queue_rows(rows(key), deadline()).await);
     }
-    let patient = |key| Part { rows: vec![row(key, 21 << 20)], whole: None, patient: true };
+    let patient = |key| WriteRequest { waits_for_room: true, ..WriteRequest::from(rows(key)) };
     let soon = Instant::now() + Duration::from_millis(50);
-    let late = story.queue_part(patient("late"), soon).await;
+    let late = story.queue_request(patient("late"), soon).await;
     assert_eq!(late.await.expect_err("no room in time"), full());
-    let waiting = story.queue_part(patient("d"), deadline()).await;
+    let waiting = story.queue_request(patient("d"), deadline()).await;
     story.open_gate();
     assert!(waiting.await.is_ok());
     assert!(join_all(answers).await.iter().all(Result::is_ok));

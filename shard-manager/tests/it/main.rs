@@ -1,11 +1,13 @@
-//! What the shard manager promises, told as stories: one binary, so that it links once and runs in parallel.
+//! What the shard manager promises, told as tests: one binary, so that it links once and runs in parallel.
 
 mod advice;
+mod atomic_groups;
 mod catalog;
 mod cluster;
 mod cursor;
 mod declarations;
 mod evaluation;
+mod failures;
 mod history;
 mod idempotency;
 mod keyspace;
@@ -23,8 +25,6 @@ mod scans;
 mod store;
 mod tables;
 mod token;
-mod trouble;
-mod units;
 mod values;
 mod vitals;
 

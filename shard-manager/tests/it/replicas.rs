@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, ReadDone, Wish};
+use shard_manager::manager::{Manager, ReadDone, RequestOptions};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::token::SessionToken;
 use shard_manager::topology::ShardIndex;
 
-use crate::cluster::{Cluster, deadline, execute, open, refusal, wish, with_replicas};
+use crate::cluster::{Cluster, deadline, execute, open, options, refusal, with_replicas};
 
 fn replica_file(dir: &Path, shard: usize, replica: usize) -> PathBuf {
     dir.join(format!("shard{shard}-replica{replica}.db"))
 }
 
 fn hold(manager: &Manager, node: &str, mode: NodeMode) {
-    let injector = manager.fault_injector(node).expect("the node is there");
+    let injector = manager.faults().node(node).expect("the node is there");
     injector.set(NodeFault { mode, delay: Duration::ZERO });
 }
 
@@ -33,24 +33,28 @@ fn user(n: i64) -> String {
 }
 
 /// Writes the row of a key, and tells what the client has seen.
-async fn write(cluster: &Cluster, key: &str, n: i64, wish: &Wish) -> SessionToken {
+async fn write(cluster: &Cluster, key: &str, n: i64, options: &RequestOptions) -> SessionToken {
     let (place, row) = cluster.prepare("users", Upsert, key, &user(n));
-    let written = cluster.manager.write(place, row, wish).await.expect("it is stored");
-    let mut session = wish.session.clone();
-    cluster.manager.seen(&mut session, place.shard, written.receipt.position);
+    let written = cluster.manager.data().write(place, row, options).await.expect("it is stored");
+    let mut session = options.session.clone();
+    cluster.manager.data().extend_session(&mut session, place.shard, written.receipt.position);
     session
 }
 
-async fn try_read(cluster: &Cluster, key: &str, wish: &Wish) -> Result<ReadDone, Error> {
-    let table = cluster.manager.table("users").expect("it is there");
+async fn try_read(
+    cluster: &Cluster,
+    key: &str,
+    options: &RequestOptions,
+) -> Result<ReadDone, Error> {
+    let table = cluster.manager.schema().table("users").expect("it is there");
     let key = ShardKey::parse(key).expect("a key");
-    let read = cluster.manager.read(ReadQuery::all(&table), Some(key), wish).await;
+    let read = cluster.manager.data().read(ReadQuery::all(&table), Some(key), options).await;
     read.map_err(|failure| failure.error)
 }
 
 /// The number that a key's row holds, if it is there, and who said so.
-async fn read(cluster: &Cluster, key: &str, wish: &Wish) -> (Option<i64>, ServedBy) {
-    let read = try_read(cluster, key, wish).await.expect("it is read");
+async fn read(cluster: &Cluster, key: &str, options: &RequestOptions) -> (Option<i64>, ServedBy) {
+    let read = try_read(cluster, key, options).await.expect("it is read");
     (number(&read), read.served_by)
 }
 
@@ -60,18 +64,19 @@ fn number(read: &ReadDone) -> Option<i64> {
     rows.first().map(|row| row["name"].as_str().expect("text").parse().expect("a number"))
 }
 
-fn at(level: Level) -> Wish {
-    Wish { level, ..wish() }
+fn at(level: Level) -> RequestOptions {
+    RequestOptions { level, ..options() }
 }
 
-fn with(session: &SessionToken) -> Wish {
-    Wish { session: session.clone(), ..wish() }
+fn with(session: &SessionToken) -> RequestOptions {
+    RequestOptions { session: session.clone(), ..options() }
 }
 
 /// Waits until every replica has everything.
 async fn caught_up(cluster: &Cluster) {
     while cluster
         .manager
+        .status()
         .health(deadline())
         .await
         .iter()
@@ -91,7 +96,7 @@ async fn a_client_sees_its_own_writes_though_every_replica_stands_still() {
     }
     let second = write(&cluster, "ada", 2, &with(&first)).await;
     assert_eq!(
-        read(&cluster, "ada", &wish()).await,
+        read(&cluster, "ada", &options()).await,
         (Some(1), ServedBy::Replica),
         "no promise, no wait"
     );
@@ -111,7 +116,7 @@ async fn a_client_sees_its_own_writes_though_every_replica_stands_still() {
 
 async fn caught_up_one(cluster: &Cluster, name: &str) {
     loop {
-        let health = cluster.manager.health(deadline()).await;
+        let health = cluster.manager.status().health(deadline()).await;
         let mut nodes = health.iter().flat_map(|shard| &shard.nodes);
         if nodes.any(|node| node.node == name && node.up && node.lag == Some(Duration::ZERO)) {
             return;
@@ -127,14 +132,15 @@ async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
         hold(&cluster.manager, &format!("shard{n}-replica1"), NodeMode::Paused);
     }
     for n in 0..30 {
-        write(&cluster, &format!("u{n}"), n, &wish()).await;
+        write(&cluster, &format!("u{n}"), n, &options()).await;
     }
-    let table = cluster.manager.table("users").expect("it is there");
-    let all = async |wish: &Wish| {
-        let read = cluster.manager.read(ReadQuery::all(&table), None, wish).await.expect("read");
+    let table = cluster.manager.schema().table("users").expect("it is there");
+    let all = async |options: &RequestOptions| {
+        let read =
+            cluster.manager.data().read(ReadQuery::all(&table), None, options).await.expect("read");
         (read.rows.len(), read.served_by, read.session)
     };
-    let (rows, role, _) = all(&wish()).await;
+    let (rows, role, _) = all(&options()).await;
     assert_eq!((rows, role), (0, ServedBy::Replica), "they stand still");
     let (rows, role, seen) = all(&at(Level::All)).await;
     assert_eq!((rows, role), (30, ServedBy::Primary));
@@ -150,7 +156,7 @@ async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
 async fn a_read_may_ask_how_old_its_node_is_at_most() {
     let cluster = Cluster::with(with_replicas(1, 1));
     write(&cluster, "ada", 1, &at(Level::All)).await;
-    let current = |staleness| Wish { staleness, ..wish() };
+    let current = |staleness| RequestOptions { staleness, ..options() };
     let now = current(Duration::ZERO);
     assert_eq!(
         read(&cluster, "ada", &now).await,
@@ -158,7 +164,7 @@ async fn a_read_may_ask_how_old_its_node_is_at_most() {
         "it has everything"
     );
     hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
-    write(&cluster, "ada", 2, &wish()).await;
+    write(&cluster, "ada", 2, &options()).await;
     assert_eq!(read(&cluster, "ada", &now).await, (Some(2), ServedBy::Primary));
     let long = current(Duration::from_secs(9));
     assert_eq!(read(&cluster, "ada", &long).await, (Some(1), ServedBy::Replica));
@@ -171,7 +177,7 @@ async fn a_write_that_too_few_replicas_could_take_is_refused_before_it_is_writte
     cut(&cluster, 1).await;
     write(&cluster, "ada", 1, &at(Level::Quorum)).await;
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
-    let refused = cluster.manager.write(place, row.clone(), &at(Level::All)).await;
+    let refused = cluster.manager.data().write(place, row.clone(), &at(Level::All)).await;
     let refused = refused.expect_err("one is cut");
     assert_eq!(refused.outcome, Outcome::Rejected);
     let shard = "shard1".to_owned();
@@ -180,12 +186,16 @@ async fn a_write_that_too_few_replicas_could_take_is_refused_before_it_is_writte
     assert_eq!(read(&cluster, "ada", &at(Level::All)).await.0, Some(1));
     hold(&cluster.manager, "shard1-replica1", NodeMode::Running);
     caught_up(&cluster).await;
-    cluster.manager.write(place, row, &at(Level::All)).await.expect("both are back");
+    cluster.manager.data().write(place, row, &at(Level::All)).await.expect("both are back");
 }
 
 /// Waits until so many replicas of the first shard are out.
 async fn cut(cluster: &Cluster, count: usize) {
-    while cluster.manager.health(deadline()).await[0].nodes.iter().filter(|node| !node.up).count()
+    while cluster.manager.status().health(deadline()).await[0]
+        .nodes
+        .iter()
+        .filter(|node| !node.up)
+        .count()
         != count
     {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -197,8 +207,12 @@ async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
     let cluster = Cluster::with(with_replicas(1, 2));
     hold(&cluster.manager, "shard1-replica2", NodeMode::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(1));
-    let soon = || Wish { deadline: Instant::now() + Duration::from_millis(150), ..at(Level::All) };
-    let failed = cluster.manager.write(place, row, &soon()).await.expect_err("one stands still");
+    let soon = || RequestOptions {
+        deadline: Instant::now() + Duration::from_millis(150),
+        ..at(Level::All)
+    };
+    let failed =
+        cluster.manager.data().write(place, row, &soon()).await.expect_err("one stands still");
     assert_eq!(failed.outcome, Outcome::Committed);
     let Error::NotConfirmed { requested, achieved, .. } = failed.error else {
         panic!("{:?}", failed.error);
@@ -209,7 +223,8 @@ async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
     assert_eq!(read(&cluster, "ada", &with(&session)).await.0, Some(1), "it is stored");
     hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
-    let failed = cluster.manager.write(place, row, &soon()).await.expect_err("both stand still");
+    let failed =
+        cluster.manager.data().write(place, row, &soon()).await.expect_err("both stand still");
     assert!(matches!(failed.error, Error::NotConfirmed { achieved: Level::One, .. }));
 }
 
@@ -219,7 +234,7 @@ async fn replicas_go_on_where_they_stood_and_equal_their_primaries_in_the_end() 
     for round in 0..4 {
         hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
         for n in 0..50 {
-            write(&cluster, &format!("u{n}"), round * 100 + n, &wish()).await;
+            write(&cluster, &format!("u{n}"), round * 100 + n, &options()).await;
         }
         cluster = cluster.restart_after(|_| {});
     }
@@ -241,7 +256,7 @@ fn assert_equal(cluster: &Cluster, shards: usize, replicas: usize) {
 async fn a_replica_that_is_lost_or_damaged_is_made_anew_and_others_are_left_alone() {
     let cluster = Cluster::with(with_replicas(3, 1));
     for n in 0..60 {
-        write(&cluster, &format!("u{n}"), n, &wish()).await;
+        write(&cluster, &format!("u{n}"), n, &options()).await;
     }
     let cluster = cluster.restart_after(|dir| {
         std::fs::remove_file(replica_file(dir, 1, 1)).expect("it was there");
@@ -261,7 +276,7 @@ async fn a_replica_that_becomes_unreadable_leaves_the_rotation_and_comes_back_wh
     let file = replica_file(cluster.dir.path(), 1, 1);
     let cluster = cluster.restart_after(|_| ruin_pages(&file));
     for n in 0..300 {
-        let (found, _) = read(&cluster, &format!("u{n}"), &wish()).await;
+        let (found, _) = read(&cluster, &format!("u{n}"), &options()).await;
         assert_eq!(found, Some(n), "from the primary, if the replica cannot");
     }
     caught_up(&cluster).await;
@@ -281,7 +296,7 @@ async fn after_a_stop_in_bad_order_damage_is_found_though_nobody_reads_there() {
         // What a process that was killed leaves behind.
         std::fs::write(dir.join("tessera.lock"), "4711").expect("written");
     });
-    while cluster.manager.health(deadline()).await[0].nodes[0].up {
+    while cluster.manager.status().health(deadline()).await[0].nodes[0].up {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let whole = digest(&cluster.file(2)).expect("read");
@@ -324,11 +339,11 @@ async fn replicas_may_become_more_and_fewer_at_any_start() {
     let dir = cluster.stop();
     for replicas in [3, 1, 2] {
         let manager = open(dir.path(), with_replicas(1, replicas)).expect("it starts");
-        assert_eq!(manager.replicas(), replicas);
+        assert_eq!(manager.status().replicas(), replicas);
         manager.close();
     }
-    let manager = open(dir.path(), Wanted::default()).expect("it starts");
-    assert_eq!(manager.replicas(), 2, "it keeps what it was told");
+    let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
+    assert_eq!(manager.status().replicas(), 2, "it keeps what it was told");
 }
 
 #[tokio::test]
@@ -338,16 +353,17 @@ async fn a_primary_that_was_put_back_from_an_older_copy_is_not_taken_for_the_one
     let cluster = cluster.restart_after(|dir| {
         std::fs::copy(dir.join("shard1-primary.db"), dir.join("backup")).expect("copied");
     });
-    let lost = write(&cluster, "ada", 2, &Wish { session: old.clone(), ..at(Level::All) }).await;
+    let lost =
+        write(&cluster, "ada", 2, &RequestOptions { session: old.clone(), ..at(Level::All) }).await;
     let dir = cluster.stop();
     std::fs::copy(dir.path().join("backup"), dir.path().join("shard1-primary.db")).expect("copied");
-    let told = refusal(dir.path(), Wanted::default());
+    let told = refusal(dir.path(), ClusterSpec::default());
     for word in ["shard1-replica1.db", "changes that the primary has not", "older copy"] {
         assert!(told.contains(word), "{told}");
     }
     // The operator goes on without what was written since.
     std::fs::remove_file(replica_file(dir.path(), 1, 1)).expect("removed");
-    let manager = open(dir.path(), Wanted::default()).expect("it starts");
+    let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
     let cluster = Cluster { manager, source: None, dir };
     for n in 10..20 {
         write(&cluster, "ada", n, &at(Level::All)).await;
@@ -365,8 +381,8 @@ async fn a_replica_in_the_place_of_a_lost_primary_has_all_that_a_quorum_confirme
     let cluster = Cluster::with(with_replicas(1, 1));
     let mut session = SessionToken::empty();
     for n in 0..40 {
-        let wish = Wish { session: session.clone(), ..at(Level::Quorum) };
-        session = write(&cluster, &format!("u{n}"), n, &wish).await;
+        let options = RequestOptions { session: session.clone(), ..at(Level::Quorum) };
+        session = write(&cluster, &format!("u{n}"), n, &options).await;
     }
     let cluster = cluster.restart_after(|dir| {
         for suffix in ["", "-wal", "-shm"] {
@@ -378,7 +394,7 @@ async fn a_replica_in_the_place_of_a_lost_primary_has_all_that_a_quorum_confirme
         assert_eq!(read(&cluster, &format!("u{n}"), &with(&session)).await.0, Some(n));
     }
     let (place, row) = cluster.prepare("users", Upsert, "u1", &user(99));
-    let written = cluster.manager.write(place, row, &at(Level::All)).await.expect("stored");
+    let written = cluster.manager.data().write(place, row, &at(Level::All)).await.expect("stored");
     assert!(written.row.version > 1 << 32, "the lost primary may have given versions of its own");
     assert_equal(&cluster, 1, 1);
 }
@@ -389,7 +405,7 @@ async fn a_file_of_another_shard_is_not_taken_for_a_replica() {
     let dir = cluster.stop();
     let (one, two) = (replica_file(dir.path(), 1, 1), replica_file(dir.path(), 2, 1));
     std::fs::copy(two, &one).expect("copied");
-    let told = refusal(dir.path(), Wanted::default());
+    let told = refusal(dir.path(), ClusterSpec::default());
     assert!(told.contains("shard1-replica1.db") && told.contains("shard2"), "{told}");
     // Nobody lost anything by the refusal.
     execute(&dir.path().join("shard1-primary.db"), "SELECT 1");

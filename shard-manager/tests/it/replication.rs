@@ -8,10 +8,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 use serde_json::value::RawValue;
-use shard_manager::engine::{SchemaChange, Unit, Writer};
+use shard_manager::engine::{SchemaChange, WriteGroup, Writer};
 use shard_manager::keyspace::{Keyspace, ShardKey};
-use shard_manager::progress::Progress;
-use shard_manager::row::{Operation, RowWrite};
+use shard_manager::replication::ReplicationState;
+use shard_manager::row_change::{Operation, RowWrite};
 use shard_manager::store::sqlite::applier::{Applier, ApplyError};
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::shard_file::{self, Identity};
@@ -64,7 +64,7 @@ struct Pair {
     /// Tables of clients that have held rows.
     used: BTreeSet<String>,
     shapes: u32,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     writer: Option<SqliteWriter>,
     applier: Option<Applier>,
     rebuilt: u32,
@@ -78,7 +78,7 @@ impl Pair {
         let identity = Identity { cluster_id: "c", shard: "shard1", slots: &slots };
         let prepared = shard_file::prepare(&primary, &identity, true).expect("a new file");
         let history = shard_file::begin_timeline(&primary, None).expect("a timeline");
-        let progress = Arc::new(Progress::new(history, prepared.position, 1));
+        let replication = Arc::new(ReplicationState::new(history, prepared.position, 1));
         let tables = prepared.tables;
         let (writer, applier) = (None, None);
         let mut pair = Self {
@@ -88,7 +88,7 @@ impl Pair {
             tables,
             used: BTreeSet::new(),
             shapes: 0,
-            progress,
+            replication,
             writer,
             applier,
             rebuilt: 0,
@@ -99,12 +99,12 @@ impl Pair {
 
     fn writer(&mut self) -> &mut SqliteWriter {
         self.writer.get_or_insert_with(|| {
-            SqliteWriter::open("shard1", &self.primary, &self.progress).expect("it opens")
+            SqliteWriter::open("shard1", &self.primary, &self.replication).expect("it opens")
         })
     }
 
     fn applier(&mut self) -> &mut Applier {
-        let current = self.progress.history().current();
+        let current = self.replication.timeline().history().current();
         self.applier.get_or_insert_with(|| {
             Applier::open(&self.primary, &self.replica, current).expect("it opens")
         })
@@ -115,13 +115,13 @@ impl Pair {
         snapshot::make(&self.primary, &self.replica).expect("a snapshot");
         self.rebuilt += 1;
         let position = self.applier().position();
-        self.progress.restart(0, position);
+        self.replication.replicas().reset_to(0, position);
     }
 
     fn write(&mut self, batch: &[(Operation, u8, i64, bool)]) {
         let rows: Vec<RowWrite> = batch.iter().map(|change| self.row(change)).collect();
-        let unit = Unit { rows: &rows, whole: None };
-        self.writer().apply(&[unit]).expect("the batch is stored");
+        let group = WriteGroup { rows: &rows, atomic_rows: None };
+        self.writer().apply(&[group]).expect("the batch is stored");
     }
 
     fn row(&mut self, (operation, id, amount, keyed): &(Operation, u8, i64, bool)) -> RowWrite {
@@ -191,10 +191,10 @@ impl Pair {
         match applied {
             Ok(more) => {
                 let position = self.applier().position();
-                self.progress.applied(0, position, None);
+                self.replication.replicas().record_applied(0, position, None);
                 if sync {
                     self.applier().sync().expect("it syncs");
-                    self.progress.durable(0, position);
+                    self.replication.replicas().record_durable(0, position);
                 }
                 more
             }
@@ -287,17 +287,20 @@ fn a_replica_that_the_log_does_not_reach_any_more_is_told_so() {
 
 #[test]
 fn what_a_strong_read_has_shown_no_later_one_misses() {
-    let progress = Progress::new(
-        shard_manager::position::History::new(vec![(1, 0)]).expect("a history"),
+    let replication = ReplicationState::new(
+        shard_manager::position::TimelineHistory::new(vec![(1, 0)]).expect("a history"),
         7,
         1,
     );
-    assert_eq!(progress.strong_floor(), 7);
+    assert_eq!(replication.primary().strong_min_position(), 7);
     // A reader of the primary has seen a commit that the writer is about to tell of.
-    progress.begin(9);
-    progress.show(9);
-    assert_eq!((progress.committed(), progress.strong_floor()), (7, 9));
-    progress.commit(9, std::time::Instant::now());
-    progress.show(8);
-    assert_eq!(progress.strong_floor(), 9);
+    replication.primary().begin(9);
+    replication.primary().raise_read_high_watermark(9);
+    assert_eq!(
+        (replication.primary().committed(), replication.primary().strong_min_position()),
+        (7, 9)
+    );
+    replication.commit(9, std::time::Instant::now());
+    replication.primary().raise_read_high_watermark(8);
+    assert_eq!(replication.primary().strong_min_position(), 9);
 }

@@ -10,11 +10,11 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value as Json, json};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Change, Operation, RowError};
+use shard_manager::row_change::{Change, Operation, RowError};
 use shard_manager::topology::ShardIndex;
 use shard_manager::value::Value;
 
-use crate::cluster::{Cluster, deadline, execute, ints, log, texts, wish};
+use crate::cluster::{Cluster, deadline, execute, ints, log, options, texts};
 
 use Operation::{Delete, Insert, Update, Upsert};
 
@@ -88,7 +88,7 @@ async fn an_answer_without_the_row_stores_and_logs_it_all_the_same() {
     let cluster = Cluster::with_shards(1);
     let (place, mut row) = cluster.prepare("users", Insert, "ada", ADA);
     row.wants_row = false;
-    let written = cluster.manager.write(place, row, &wish()).await.expect("made");
+    let written = cluster.manager.data().write(place, row, &options()).await.expect("made");
     assert!(written.row.json.is_empty());
     assert_eq!(written.receipt.place, place);
     let rows = cluster.rows("users", None).await;
@@ -223,7 +223,7 @@ async fn the_log_replays_to_the_same_rows_and_the_counts_are_exact() {
     }
     let everywhere: Vec<ShardIndex> = (0..3).map(ShardIndex).collect();
     let mut total = 0;
-    for report in cluster.manager.report(&everywhere, deadline()).await {
+    for report in cluster.manager.status().report(&everywhere, deadline()).await {
         let path = cluster.file(report.shard.index() + 1);
         let contents = contents(&path);
         assert_eq!(replay(&path), contents, "shard {:?}", report.shard);
@@ -328,12 +328,12 @@ async fn a_write_to_a_slot_that_is_not_owned_here_is_rejected_and_stores_nothing
 #[tokio::test]
 async fn a_closed_cluster_rejects_writes_and_says_that_it_is_down() {
     let cluster = Cluster::with_shards(1);
-    assert!(cluster.manager.health(deadline()).await[0].nodes[0].up);
+    assert!(cluster.manager.status().health(deadline()).await[0].nodes[0].up);
     cluster.manager.close();
     let failure = cluster.write("users", Insert, "ada", ADA).await.expect_err("closed");
     let gone = Error::ShardUnavailable { shard: "shard1".into() };
     assert_eq!((failure.error, failure.outcome), (gone, Outcome::Rejected));
-    let health = cluster.manager.health(deadline()).await;
+    let health = cluster.manager.status().health(deadline()).await;
     assert_eq!(health[0].nodes[0].node, "shard1-primary");
     assert!(!health[0].nodes[0].up);
 }
@@ -358,7 +358,7 @@ async fn the_files_are_in_wal_mode_and_the_sqlite_that_is_linked_has_its_fix() {
 #[tokio::test]
 async fn an_unknown_table_is_refused_with_the_one_that_may_have_been_meant() {
     let cluster = Cluster::with_shards(1);
-    let told = |name: &str| cluster.manager.table(name).expect_err("no such table");
+    let told = |name: &str| cluster.manager.schema().table(name).expect_err("no such table");
     let expected = Error::NoSuchTable { table: "user".into(), suggestion: Some("users".into()) };
     assert_eq!(told("user"), expected);
     for name in ["", "tessera_log", "sqlite_schema", "users;", "USERS", "public.users"] {
@@ -377,7 +377,7 @@ async fn an_answer_of_more_than_32_mib_is_refused_also_when_each_shard_sends_les
     let rows = rows.collect();
     let done = cluster.write_all(rows).await;
     assert!(done.iter().all(|row| row.outcome.is_ok()));
-    let kv = cluster.manager.table("kv").expect("a table");
+    let kv = cluster.manager.schema().table("kv").expect("a table");
     let few = ReadQuery { limit: 5, ..ReadQuery::all(&kv) };
     assert_eq!(cluster.try_read(few, None).await.expect("5 MiB").rows.len(), 5);
     let refused =

@@ -9,15 +9,15 @@ use serde_json::json;
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::Declaration;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::engine::{SchemaChange, Writer};
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{Made, Manager, Wish};
-use shard_manager::position::History;
-use shard_manager::progress::Progress;
+use shard_manager::manager::{Manager, RequestOptions, TableCreated};
+use shard_manager::position::TimelineHistory;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
-use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
+use shard_manager::replication::ReplicationState;
+use shard_manager::row_change::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::intents::{Intents, State};
 use shard_manager::store::sqlite::writer::SqliteWriter;
@@ -25,7 +25,7 @@ use shard_manager::table::{Column, Registry, Table};
 use shard_manager::value::{ColumnType, Value};
 
 use crate::cluster::{
-    Cluster, deadline, execute, ints, open, refusal, shard_file, texts, wish, with_replicas,
+    Cluster, deadline, execute, ints, open, options, refusal, shard_file, texts, with_replicas,
 };
 
 pub(crate) fn column(name: &str, kind: ColumnType, nullable: bool) -> Column {
@@ -48,8 +48,11 @@ fn table(name: &str) -> Table {
     declaration(name).check().expect("a good table")
 }
 
-pub(crate) async fn make(cluster: &Cluster, table: Table) -> Result<Made, (Error, Outcome)> {
-    let made = cluster.manager.make_table(table, deadline()).await;
+pub(crate) async fn make(
+    cluster: &Cluster,
+    table: Table,
+) -> Result<TableCreated, (Error, Outcome)> {
+    let made = cluster.manager.schema().create_table(table, deadline()).await;
     made.map_err(|failure| (failure.error, failure.outcome))
 }
 
@@ -90,7 +93,7 @@ fn assert_replicas_equal(dir: &Path, count: usize) {
 async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
     let cluster = Cluster::with(with_replicas(3, 1));
     let made = make(&cluster, table("students")).await;
-    assert_eq!(made, Ok(Made::New(Arc::new(table("students")))));
+    assert_eq!(made, Ok(TableCreated::New(Arc::new(table("students")))));
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
     assert!(intents(cluster.dir.path()).is_empty());
     for n in 0..30 {
@@ -99,17 +102,17 @@ async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
         cluster.write("students", Insert, &key, &grade.to_string()).await.expect("stored");
     }
     // From now on whoever answers has them all.
-    let all = Wish { level: Level::All, ..wish() };
+    let all = RequestOptions { level: Level::All, ..options() };
     for n in 0..30 {
         let (place, row) = cluster.prepare("students", Upsert, &format!("s{n}"), "{}");
-        cluster.manager.write(place, row, &all).await.expect("on the replicas too");
+        cluster.manager.data().write(place, row, &all).await.expect("on the replicas too");
     }
     assert_eq!(served_by(&cluster, "students").await, (30, ServedBy::Replica));
     for (operation, key, json) in [(Update, "s1", r#"{"grade":"B"}"#), (Delete, "s0", "{}")] {
         let (place, row) = cluster.prepare("students", operation, key, json);
-        cluster.manager.write(place, row, &all).await.expect("on the replicas too");
+        cluster.manager.data().write(place, row, &all).await.expect("on the replicas too");
     }
-    let students = cluster.manager.table("students").expect("it is there");
+    let students = cluster.manager.schema().table("students").expect("it is there");
     let grade = students.find("grade").expect("a column");
     let query = ReadQuery {
         conditions: vec![Condition::Column(
@@ -122,12 +125,12 @@ async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
     assert_eq!(cluster.read(query, None).await.len(), 14);
     let dir = cluster.stop();
     assert_replicas_equal(dir.path(), 3);
-    let manager = open(dir.path(), Wanted::default()).expect("starts again");
+    let manager = open(dir.path(), ClusterSpec::default()).expect("starts again");
     let cluster = Cluster { manager, source: None, dir };
     assert_eq!(cluster.rows("students", None).await.len(), 29);
     assert_eq!(
         make(&cluster, table("students")).await,
-        Ok(Made::Known(Arc::new(table("students"))))
+        Ok(TableCreated::Known(Arc::new(table("students"))))
     );
 }
 
@@ -164,7 +167,7 @@ async fn another_shape_under_the_same_name_is_refused_and_says_what_differs() {
         let Error::TableDiffers { table, difference } = error else { panic!("{error}") };
         assert_eq!((&*table, &*difference, outcome), ("students", expected, Outcome::Rejected));
     }
-    let known = cluster.manager.table("students").expect("it is there");
+    let known = cluster.manager.schema().table("students").expect("it is there");
     assert_eq!(*known, table("students"), "and nothing has changed");
     let two = |id: &[&str]| {
         let columns =
@@ -186,8 +189,8 @@ async fn of_many_who_make_a_table_at_once_one_makes_it() {
         shape.check().expect("a good table")
     };
     let done = join_all((0..16).map(|n| make(&cluster, shape(n)))).await;
-    let new = done.iter().filter(|made| matches!(made, Ok(Made::New(_)))).count();
-    let known = done.iter().filter(|made| matches!(made, Ok(Made::Known(_)))).count();
+    let new = done.iter().filter(|made| matches!(made, Ok(TableCreated::New(_)))).count();
+    let known = done.iter().filter(|made| matches!(made, Ok(TableCreated::Known(_)))).count();
     let differ = done.iter().filter(|made| matches!(made, Err((Error::TableDiffers { .. }, _))));
     assert_eq!((new, known, differ.count()), (1, 7, 8));
     assert_eq!(shards_with(cluster.dir.path(), 2, "races"), 2);
@@ -197,9 +200,9 @@ async fn of_many_who_make_a_table_at_once_one_makes_it() {
 fn change(dir: &Path, shard: usize, change: &SchemaChange) {
     let file = shard_file(dir, shard);
     let position = ints(&file, "SELECT position AS value FROM tessera_shard")[0] as u64;
-    let history = History::new(vec![(1, 0)]).expect("a history");
-    let progress = Arc::new(Progress::new(history, position, 0));
-    let mut writer = SqliteWriter::open("a shard", &file, &progress).expect("it opens");
+    let history = TimelineHistory::new(vec![(1, 0)]).expect("a history");
+    let replication = Arc::new(ReplicationState::new(history, position, 0));
+    let mut writer = SqliteWriter::open("a shard", &file, &replication).expect("it opens");
     writer.change_schema(change).expect("it is done");
     writer.close();
 }
@@ -226,16 +229,16 @@ async fn a_router_that_dies_at_any_step_leaves_the_table_on_all_shards_or_on_non
             }
         }
         drop(noted);
-        let manager = open(dir.path(), Wanted::default()).expect("starts again");
+        let manager = open(dir.path(), ClusterSpec::default()).expect("starts again");
         let cluster = Cluster { manager, source: None, dir };
         let expected = if state == State::Make { 3 } else { 0 };
         let at = format!("{state:?} after {reached} shards");
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), expected, "{at}");
         assert!(intents(cluster.dir.path()).is_empty(), "{at}");
-        assert_eq!(cluster.manager.table("students").is_ok(), expected == 3, "{at}");
+        assert_eq!(cluster.manager.schema().table("students").is_ok(), expected == 3, "{at}");
         assert_eq!(cluster.rows("kv", Some("k")).await.len(), 1, "{at}");
         let made = make(&cluster, students).await.expect("now it can be made");
-        assert_eq!(matches!(made, Made::Known(_)), expected == 3, "{at}");
+        assert_eq!(matches!(made, TableCreated::Known(_)), expected == 3, "{at}");
         cluster.write("students", Insert, "ada", "{}").await.expect("and used");
         let dir = cluster.stop();
         assert_replicas_equal(dir.path(), 3);
@@ -255,13 +258,13 @@ async fn a_start_that_cannot_finish_a_table_is_refused_with_the_reason_and_leave
         || ints(&shard_file(dir.path(), 1), "SELECT count(*) AS value FROM tessera_timelines");
     let before = timelines();
     for _ in 0..3 {
-        let told = refusal(dir.path(), Wanted::default());
+        let told = refusal(dir.path(), ClusterSpec::default());
         assert!(told.contains("students") && told.contains("grade may be null"), "{told}");
     }
     assert_eq!((timelines(), intents(dir.path()).len()), (before, 1));
     noted.remove("students").expect("an operator with a shell");
     drop(noted);
-    open(dir.path(), Wanted::default()).expect("starts again");
+    open(dir.path(), ClusterSpec::default()).expect("starts again");
 }
 
 #[tokio::test]
@@ -309,7 +312,7 @@ async fn when_one_shard_is_full_the_table_is_made_on_none() {
     assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 0);
     assert!(intents(cluster.dir.path()).is_empty());
-    assert!(matches!(cluster.manager.table("students"), Err(Error::NoSuchTable { .. })));
+    assert!(matches!(cluster.manager.schema().table("students"), Err(Error::NoSuchTable { .. })));
     cluster.write("kv", Upsert, "k", r#"{"value":1}"#).await.expect("the shards go on");
     execute(&cluster.file(2), "DROP TRIGGER full");
     make(&cluster, table("students")).await.expect("now there is room");
@@ -326,8 +329,8 @@ async fn what_cannot_be_undone_now_is_undone_by_the_next_who_can() {
         assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
         assert_eq!(intents(cluster.dir.path()), ["students undo"], "{by}");
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 1, "{by}");
-        assert!(cluster.manager.table("students").is_err(), "it is shown to nobody");
-        let again = cluster.manager.undo_tables(deadline()).await;
+        assert!(cluster.manager.schema().table("students").is_err(), "it is shown to nobody");
+        let again = cluster.manager.schema().undo_tables(deadline()).await;
         assert_eq!(again, Err(full(3).0), "{by}");
         make(&cluster, table("others")).await.expect_err("the second shard is still full");
         for shard in [2, 3] {
@@ -336,7 +339,7 @@ async fn what_cannot_be_undone_now_is_undone_by_the_next_who_can() {
         make(&cluster, table("pupils")).await.expect("another name is not held up");
         let cluster = match by {
             "undo_tables" => {
-                cluster.manager.undo_tables(deadline()).await.expect("undone");
+                cluster.manager.schema().undo_tables(deadline()).await.expect("undone");
                 cluster
             }
             "a start" => cluster.restart_after(|_| {}),
@@ -354,7 +357,7 @@ async fn what_cannot_be_undone_now_is_undone_by_the_next_who_can() {
         let expected = if matches!(by, "the same" | "another shape") { 3 } else { 0 };
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), expected, "{by}");
         assert!(!intents(cluster.dir.path()).contains(&"students undo".to_owned()), "{by}");
-        assert_eq!(cluster.manager.table("students").is_ok(), expected == 3, "{by}");
+        assert_eq!(cluster.manager.schema().table("students").is_ok(), expected == 3, "{by}");
         cluster.restart_after(|_| {});
     }
 }
@@ -362,14 +365,15 @@ async fn what_cannot_be_undone_now_is_undone_by_the_next_who_can() {
 #[tokio::test]
 async fn a_shard_that_does_not_come_in_time_means_no_table_anywhere() {
     let cluster = Cluster::with_shards(3);
-    let injector = cluster.manager.fault_injector("shard2-primary").expect("a node");
+    let injector = cluster.manager.faults().node("shard2-primary").expect("a node");
     injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
     let soon = Instant::now() + Duration::from_millis(100);
-    let failure = cluster.manager.make_table(table("students"), soon).await.expect_err("paused");
+    let failure =
+        cluster.manager.schema().create_table(table("students"), soon).await.expect_err("paused");
     assert_eq!((failure.error, failure.outcome), (Error::DeadlinePassed, Outcome::Rejected));
     assert_eq!(intents(cluster.dir.path()), ["students undo"]);
     injector.set(NodeFault::default());
-    cluster.manager.undo_tables(deadline()).await.expect("undone");
+    cluster.manager.schema().undo_tables(deadline()).await.expect("undone");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 0);
     make(&cluster, table("students")).await.expect("made");
     cluster.restart_after(|_| {});
@@ -378,13 +382,13 @@ async fn a_shard_that_does_not_come_in_time_means_no_table_anywhere() {
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_leaves_nothing_half_made() {
     let cluster = Cluster::with_shards(3);
-    let injector = cluster.manager.fault_injector("shard2-primary").expect("a node");
+    let injector = cluster.manager.faults().node("shard2-primary").expect("a node");
     injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
-    let gone = cluster.manager.make_table(table("students"), deadline());
+    let gone = cluster.manager.schema().create_table(table("students"), deadline());
     let left = tokio::time::timeout(Duration::from_millis(100), gone).await;
     assert!(left.is_err(), "it waits for the second shard");
     injector.set(NodeFault::default());
-    assert!(cluster.manager.table("students").is_err(), "it is shown to nobody");
+    assert!(cluster.manager.schema().table("students").is_err(), "it is shown to nobody");
     make(&cluster, table("students")).await.expect("the next one finishes it");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
     assert!(intents(cluster.dir.path()).is_empty());
@@ -393,7 +397,7 @@ async fn a_client_that_leaves_in_the_middle_leaves_nothing_half_made() {
 #[tokio::test]
 async fn there_are_no_more_tables_than_there_may_be() {
     let cluster = Cluster::with_shards(1);
-    let there = cluster.manager.tables().tables().count();
+    let there = cluster.manager.schema().tables().tables().count();
     for n in there..Registry::TABLES_MAX {
         make(&cluster, table(&format!("t{n}"))).await.expect("there is room");
     }
@@ -403,17 +407,17 @@ async fn there_are_no_more_tables_than_there_may_be() {
     );
     make(&cluster, table("t100")).await.expect("those that are there are there");
     let cluster = cluster.restart_after(|_| {});
-    assert_eq!(cluster.manager.tables().tables().count(), Registry::TABLES_MAX);
+    assert_eq!(cluster.manager.schema().tables().tables().count(), Registry::TABLES_MAX);
     cluster.write("t255", Insert, "ada", "{}").await.expect("stored");
 }
 
 fn hold(manager: &Manager, node: &str, mode: NodeMode) {
-    let injector = manager.fault_injector(node).expect("the node is there");
+    let injector = manager.faults().node(node).expect("the node is there");
     injector.set(NodeFault { mode, delay: Duration::ZERO });
 }
 
 async fn served_by(cluster: &Cluster, name: &str) -> (usize, ServedBy) {
-    let table = cluster.manager.table(name).expect("it is there");
+    let table = cluster.manager.schema().table(name).expect("it is there");
     let read = cluster.try_read(ReadQuery::all(&table), None).await.expect("it is read");
     (read.rows.len(), read.served_by)
 }
@@ -427,9 +431,9 @@ async fn a_replica_that_does_not_know_a_table_is_not_asked_for_it_also_after_a_r
     cluster.write("students", Insert, "ada", "{}").await.expect("stored");
     assert_eq!(served_by(&cluster, "students").await, (1, ServedBy::Primary));
     hold(&cluster.manager, "shard1-replica1", NodeMode::Running);
-    let all = Wish { level: Level::All, ..wish() };
+    let all = RequestOptions { level: Level::All, ..options() };
     let (place, row) = cluster.prepare("students", Upsert, "bob", "{}");
-    cluster.manager.write(place, row, &all).await.expect("the replica has it too");
+    cluster.manager.data().write(place, row, &all).await.expect("the replica has it too");
     assert_eq!(served_by(&cluster, "students").await, (2, ServedBy::Replica));
     // As it is when a router dies before its replica has come so far: the replica is behind the table when it starts.
     let replica = cluster.dir.path().join("shard1-replica1.db");

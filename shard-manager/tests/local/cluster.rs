@@ -1,4 +1,4 @@
-//! Stories of clusters that are made, stopped, killed, and started again.
+//! Tests of clusters that are made, stopped, killed, and started again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use shard_manager::local::{LocalCluster, LocalError, LocalNode, NodeState, Stop, Wanted};
+use shard_manager::local::{LocalCluster, LocalError, LocalNode, LocalSpec, NodeState, Stop};
 use shard_manager::topology::Role;
 
 use crate::servers::{Place, ask, program, until};
@@ -195,7 +195,7 @@ fn a_primary_comes_back_as_a_replica_of_the_one_that_took_over() {
     node(&cluster, "shard1-primary").stop(Stop::Immediate).unwrap();
     assert_eq!(ask(node(&cluster, "shard1-replica1"), "SELECT pg_promote()"), "t");
     ask(node(&cluster, "shard1-replica1"), "INSERT INTO t VALUES (43)");
-    cluster.make_again("shard1-primary", "shard1-replica1").unwrap();
+    cluster.rebuild("shard1-primary", "shard1-replica1").unwrap();
     until(node(&cluster, "shard1-primary"), ROWS, "42,43");
     cluster.down().unwrap();
     let cluster = place.up(1, 1);
@@ -229,7 +229,7 @@ fn an_up_that_was_cut_off_is_carried_on() {
 }
 
 /// What a killed command had begun may still have to end.
-fn carry_on(wanted: &Wanted) -> LocalCluster {
+fn carry_on(wanted: &LocalSpec) -> LocalCluster {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         match LocalCluster::up(wanted) {

@@ -1,7 +1,7 @@
-//! What local clusters promise, told as stories: real servers, made by the library and by the program.
+//! What local clusters promise, told as tests: real servers, made by the library and by the program.
 
 mod cluster;
-mod lone;
 mod promotion;
 mod refusals;
 mod servers;
+mod standalone;

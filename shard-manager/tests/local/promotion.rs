@@ -1,4 +1,4 @@
-//! Stories of single nodes: stopped, frozen, promoted in place of another, and taken back.
+//! Tests of single nodes: stopped, frozen, promoted in place of another, and taken back.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -123,7 +123,7 @@ fn what_cannot_be_rewound_is_made_again() {
             fs::remove_file(entry.path()).unwrap();
         }
     }
-    assert_eq!(cluster.rejoin(PRIMARY).unwrap(), Rejoined::MadeAgain);
+    assert_eq!(cluster.rejoin(PRIMARY).unwrap(), Rejoined::Rebuilt);
     until(node(&cluster, PRIMARY), ROWS, "1,2");
 }
 
@@ -136,7 +136,7 @@ fn a_replica_that_was_down_follows_the_new_primary_once_it_is_started() {
     until(node(&cluster, FIRST), ROWS, "1,2");
     cluster.freeze_node(PRIMARY).unwrap();
     let said = cluster.promote_best("shard1").unwrap_err().to_string();
-    assert!(said.contains("1 of its replicas can be asked and it takes 2"), "{said}");
+    assert!(said.contains("1 of its replicas answer and 2 are needed"), "{said}");
     cluster.promote(FIRST).unwrap();
     add(node(&cluster, FIRST), 3);
     cluster.start_node(SECOND).unwrap();

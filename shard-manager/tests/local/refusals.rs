@@ -1,11 +1,11 @@
-//! Stories of what is refused, and how the command line ends.
+//! Tests of refused operations and of exit codes.
 
 use std::fs::{self, File, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
-use shard_manager::local::{LocalCluster, Stop, Wanted};
+use shard_manager::local::{LocalCluster, LocalSpec, Stop};
 
 use crate::servers::{Place, program, run};
 
@@ -14,7 +14,7 @@ fn a_port_that_is_taken_is_named() {
     let place = Place::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let wanted = Wanted { first_port: Some(port), ..place.wanted(1, 0) };
+    let wanted = LocalSpec { first_port: Some(port), ..place.wanted(1, 0) };
     let said = place.refused(&wanted);
     assert!(said.contains(&format!("shard1-primary: port {port} cannot be had")), "{said}");
     assert!(!place.dir().exists(), "nothing is left of it");
@@ -28,7 +28,7 @@ fn a_port_that_is_taken_is_named() {
     assert!(said.contains(&port.to_string()), "{said}");
     drop(taken);
     LocalCluster::up(&wanted).unwrap();
-    let other = Wanted { first_port: Some(port - 1), ..wanted };
+    let other = LocalSpec { first_port: Some(port - 1), ..wanted };
     assert!(place.refused(&other).contains("keeps the ports that it has"));
 }
 
@@ -77,9 +77,9 @@ fn a_directory_that_the_servers_cannot_reach_is_told_with_what_to_do() {
     let closed = fs::canonicalize(place.parent.path()).unwrap();
     assert!(said.contains(&format!("chmod o+x {}", closed.display())), "{said}");
     assert!(!place.dir().exists(), "nothing is left of it");
-    let wanted = Wanted { user: Some("root".to_owned()), ..place.wanted(1, 0) };
+    let wanted = LocalSpec { user: Some("root".to_owned()), ..place.wanted(1, 0) };
     assert!(place.refused(&wanted).contains("PostgreSQL does not run as root"));
-    let wanted = Wanted { user: Some("no-such-user".to_owned()), ..place.wanted(1, 0) };
+    let wanted = LocalSpec { user: Some("no-such-user".to_owned()), ..place.wanted(1, 0) };
     assert!(place.refused(&wanted).contains("the system does not know this user"));
 }
 
@@ -100,7 +100,7 @@ fn two_commands_do_not_work_on_one_cluster() {
 #[test]
 fn settings_that_the_cluster_decides_and_those_that_are_none_are_refused() {
     let place = Place::new();
-    let with = |name: &str, value: &str| Wanted {
+    let with = |name: &str, value: &str| LocalSpec {
         settings: vec![(name.to_owned(), value.to_owned())],
         ..place.wanted(1, 0)
     };
@@ -168,6 +168,10 @@ fn destroy_asks_and_then_leaves_nothing_but_what_is_not_its_own() {
     );
     assert!(cluster.nodes().iter().all(shard_manager::local::LocalNode::is_running));
     fs::write(place.dir().join("letter.txt"), "dear").unwrap();
+    for name in ["tessera.env", "cluster.json", "password", "pgpass"] {
+        // A command that was killed while it wrote the file leaves this.
+        fs::write(place.dir().join(format!("{name}.part")), "half of it").unwrap();
+    }
     let pids: Vec<_> = cluster.nodes().iter().map(|node| node.pid().unwrap()).collect();
     let (code, out, err) = run(&["cluster", "destroy", "--yes"], &place.dir());
     assert_eq!(code, 0, "{err}");

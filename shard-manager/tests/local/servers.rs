@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use shard_manager::local::{LocalCluster, LocalNode, Wanted};
+use shard_manager::local::{LocalCluster, LocalNode, LocalSpec};
 use tempfile::TempDir;
 
 /// A directory for a cluster; what runs there ends with it.
@@ -26,9 +26,9 @@ impl Place {
     }
 
     /// A cluster of this size that does not wait for the disk.
-    pub(crate) fn wanted(&self, shards: usize, replicas: usize) -> Wanted {
+    pub(crate) fn wanted(&self, shards: usize, replicas: usize) -> LocalSpec {
         let settings = vec![("fsync".to_owned(), "off".to_owned())];
-        Wanted { shards, replicas, settings, ..Wanted::new(self.dir()) }
+        LocalSpec { shards, replicas, settings, ..LocalSpec::new(self.dir()) }
     }
 
     #[track_caller]
@@ -38,7 +38,7 @@ impl Place {
 
     /// Why it does not start.
     #[track_caller]
-    pub(crate) fn refused(&self, wanted: &Wanted) -> String {
+    pub(crate) fn refused(&self, wanted: &LocalSpec) -> String {
         LocalCluster::up(wanted).map(|_| ()).expect_err("it is refused").to_string()
     }
 }

@@ -1,10 +1,10 @@
-//! Stories of addresses: how they are spelled, what is refused, and that no password is ever shown.
+//! Tests of addresses: how they are spelled, what is refused, and that no password is ever shown.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use shard_manager::address::{Host, NodeAddress, NodeDefaults, Password, TlsMode};
+use shard_manager::node_address::{Host, NodeAddress, NodeDefaults, Password, TlsMode};
 
 fn parsed(text: &str) -> NodeAddress {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -156,6 +156,11 @@ fn a_password_may_come_from_a_file_that_only_we_may_read() {
     let lines = "# of libpq\nother:5:d:u:no\n*:5:*:u:a\\:b:c\n*:*:*:*:last\n";
     let passfile = file(&folder, "passfile", lines, 0o600);
     assert_eq!(secret(&with("passfile", &passfile)), "a:b:c");
+
+    let long = "other:5:d:u:canary\n".repeat(4096) + "h:5:d:u:last\n";
+    let long = file(&folder, "long", &long, 0o600);
+    let said = refused(&with("passfile", &long));
+    assert!(said.contains("longer than 65536 bytes") && !said.contains("canary"), "{said}");
 
     let open = file(&folder, "open", "canary\n", 0o644);
     let said = refused(&with("password_file", &open));

@@ -6,28 +6,28 @@ use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{CacheSettings, ServedBy};
 use shard_manager::consistency::Level;
 use shard_manager::local::Stop;
-use shard_manager::manager::{Manager, ReadDone, Wish};
+use shard_manager::manager::{Manager, ReadDone, RequestOptions};
 use shard_manager::token::SessionToken;
 
 use crate::cluster::{Trio, connect};
+use crate::read_write_steps::{at, get, put, seen};
 use crate::redis_server::Server as Redis;
 use crate::server::runtime;
-use crate::visits::{at, get, put, seen};
 
 /// Whoever has seen this, and bears what a busy machine adds to the age of an entry.
-fn with(session: &SessionToken) -> Wish {
-    Wish { session: session.clone(), staleness: CacheSettings::TTL_MAX, ..at(Level::One) }
+fn with(session: &SessionToken) -> RequestOptions {
+    RequestOptions { session: session.clone(), staleness: CacheSettings::TTL_MAX, ..at(Level::One) }
 }
 
-async fn read(manager: &Manager, key: &str, wish: &Wish) -> ReadDone {
-    get(manager, key, wish).await.unwrap()
+async fn read(manager: &Manager, key: &str, options: &RequestOptions) -> ReadDone {
+    get(manager, key, options).await.unwrap()
 }
 
 /// Reads until the cache answers, which it must not do with anything else than this version.
-async fn until_hit(manager: &Manager, key: &str, wish: &Wish, version: i64) {
+async fn until_hit(manager: &Manager, key: &str, options: &RequestOptions, version: i64) {
     let began = Instant::now();
     loop {
-        let read = read(manager, key, wish).await;
+        let read = read(manager, key, options).await;
         assert_eq!(read.version(), Some(version));
         if read.cache == Some(Hit) {
             assert_eq!(read.served_by, ServedBy::Cache);
@@ -47,17 +47,17 @@ fn routers_share_what_is_cached_and_a_session_reads_its_writes_through_each_of_t
     runtime().block_on(async {
         for _ in 0..30 {
             let written = put(&one, "k", &at(Level::One)).await.unwrap();
-            let wish = with(&seen(&one, &written));
+            let options = with(&seen(&one, &written));
             for router in [&other, &one, &other] {
-                let read = read(router, "k", &wish).await;
+                let read = read(router, "k", &options).await;
                 assert_eq!(read.version(), Some(written.row.version));
             }
         }
         // What a replica has shown serves sessions, once it holds what they have seen.
         let written = put(&one, "k", &at(Level::All)).await.unwrap();
-        let wish = with(&seen(&one, &written));
-        until_hit(&one, "k", &wish, written.row.version).await;
-        until_hit(&other, "k", &wish, written.row.version).await;
+        let options = with(&seen(&one, &written));
+        until_hit(&one, "k", &options, written.row.version).await;
+        until_hit(&other, "k", &options, written.row.version).await;
     });
     one.close();
     other.close();
@@ -71,9 +71,9 @@ fn what_a_primary_has_shown_serves_only_those_who_have_seen_nothing() {
     runtime().block_on(async {
         let written = put(&manager, "k", &at(Level::One)).await.unwrap();
         until_hit(&manager, "k", &with(&SessionToken::empty()), written.row.version).await;
-        let wish = with(&seen(&manager, &written));
+        let options = with(&seen(&manager, &written));
         for _ in 0..5 {
-            let read = read(&manager, "k", &wish).await;
+            let read = read(&manager, "k", &options).await;
             assert_eq!((read.cache, read.served_by), (Some(Miss), ServedBy::Primary));
         }
         // A hit is remembered as well: the session sees nothing older afterwards.
@@ -103,7 +103,7 @@ fn after_a_failover_nothing_is_answered_by_what_was_cached_before() {
         assert_eq!(redis.keys().len(), 1, "the entry is there");
         let first = read(&manager, "k", &with(&SessionToken::empty())).await;
         assert_eq!((first.version(), first.cache), (Some(version), Some(Miss)));
-        assert!(manager.cache_vitals().unwrap().stale > 0);
+        assert!(manager.status().cache_vitals().unwrap().stale > 0);
         until_hit(&manager, "k", &with(&SessionToken::empty()), version).await;
         drop(trio);
     });

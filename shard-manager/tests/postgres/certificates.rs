@@ -1,4 +1,4 @@
-//! Certificates for the stories: good ones, and each kind of bad one.
+//! Certificates for the tests: good ones, and each kind of bad one.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 

@@ -2,17 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::address::{ClusterAddress, NodeAddress};
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Manager;
-use shard_manager::store::postgres::session::{self, Wanted};
+use shard_manager::node_address::{ClusterAddress, NodeAddress};
+use shard_manager::store::postgres::session::{self, NodeRole};
 
 use crate::certificates::Authority;
 use crate::cluster::{cluster_of, connect};
 use crate::log;
+use crate::read_write_steps::{at, get, put, until_replicas, within};
 use crate::server::{ADMIN, Server, patient, runtime};
-use crate::visits::{at, get, put, until_replicas, within};
 
 /// Nobody comes in without TLS but from the machine itself, and replicas.
 const RULES: &str = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n\
@@ -67,7 +67,8 @@ impl Proven {
     async fn until_proven(&self, proven: bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let address = self.address(&self.replica);
-        while session::connect(&address, "story", Wanted::Any, &patient()).await.is_ok() != proven {
+        while session::connect(&address, "story", NodeRole::Any, &patient()).await.is_ok() != proven
+        {
             assert!(Instant::now() < deadline, "it shows what it has shown");
         }
     }
@@ -80,7 +81,7 @@ impl Proven {
 }
 
 async fn primary_is_up(manager: &Manager) -> bool {
-    manager.health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes[0].up
+    manager.status().health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes[0].up
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Harness: one local cluster for all stories of this process, databases of a story's own, and a second door to them.
+//! Harness: one local cluster for all tests of this process, databases of a test's own, and a second door to them.
 //!
-//! A shard is a database, so that three shards are three databases of one server, which costs a story a moment and no
+//! A shard is a database, so that three shards are three databases of one server, which costs a test a moment and no
 //! server. The servers end when this process does, however it ends: somebody beside it waits for its end.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use diesel::QueryableByName;
 use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use shard_manager::address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress};
 use shard_manager::assembly::ConnectedCluster;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::open_error::OpenError;
-use shard_manager::local::{LocalCluster, LocalNode, Wanted as WantedServers};
+use shard_manager::local::{LocalCluster, LocalNode, LocalSpec};
 use shard_manager::manager::Manager;
+use shard_manager::node_address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress};
 use shard_manager::store::postgres::ConnectError;
-use shard_manager::store::postgres::session::{self, Wanted as Role};
+use shard_manager::store::postgres::session::{self, NodeRole as Role};
 
 use crate::server::patient;
 
@@ -47,11 +47,11 @@ impl Watched {
         std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o755)).unwrap();
         let watcher = watch(&parent);
         let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        let wanted = WantedServers {
+        let wanted = LocalSpec {
             shards,
             replicas,
             settings: settings.collect(),
-            ..WantedServers::new(parent.join("cluster"))
+            ..LocalSpec::new(parent.join("cluster"))
         };
         let cluster = LocalCluster::up(&wanted).unwrap_or_else(|error| panic!("{error}"));
         Self { cluster, _watcher: watcher }
@@ -62,18 +62,18 @@ fn watch(parent: &Path) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", WATCH, env!("CARGO_BIN_EXE_shard-manager")]).arg(parent);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Whoever interrupts the stories does not interrupt their end.
+    // Whoever interrupts the tests does not interrupt their end.
     command.process_group(0).spawn().unwrap()
 }
 
-/// The cluster of most stories: a primary and its replica, which do not wait for the disk.
+/// The cluster of most tests: a primary and its replica, which do not wait for the disk.
 pub(crate) fn shared() -> &'static LocalCluster {
     static SHARED: OnceLock<Watched> = OnceLock::new();
     let settings = [("fsync", "off"), ("max_connections", "400"), ("max_wal_size", "256MB")];
     &SHARED.get_or_init(|| Watched::start(1, 1, &settings)).cluster
 }
 
-/// Three primaries that may be stopped and killed, by one story at a time.
+/// Three primaries that may be stopped and killed, by one test at a time.
 pub(crate) fn mortal() -> MutexGuard<'static, LocalCluster> {
     static MORTAL: OnceLock<(Mutex<LocalCluster>, Child)> = OnceLock::new();
     let make = || {
@@ -83,7 +83,7 @@ pub(crate) fn mortal() -> MutexGuard<'static, LocalCluster> {
     MORTAL.get_or_init(make).0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A shard of three nodes, or as many as are wanted, that one story may break as it likes.
+/// A shard of three nodes, or as many as are wanted, that one test may break as it likes.
 pub(crate) struct Trio {
     pub(crate) cluster: LocalCluster,
     _watcher: Child,
@@ -127,7 +127,7 @@ impl Trio {
     }
 }
 
-/// Empty databases of a story's own, each on its node.
+/// Empty databases of a test's own, each on its node.
 pub(crate) struct Databases {
     pub(crate) nodes: Vec<LocalNode>,
     pub(crate) names: Vec<String>,
@@ -202,7 +202,7 @@ pub(crate) fn connect(address: &ClusterAddress) -> Manager {
 }
 
 pub(crate) fn try_connect(address: &ClusterAddress) -> Result<Manager, OpenError> {
-    let (address, wanted) = (address.clone(), Wanted::default());
+    let (address, wanted) = (address.clone(), ClusterSpec::default());
     Manager::connect(&ConnectedCluster { address, wanted })
 }
 
@@ -217,7 +217,7 @@ pub(crate) fn refused(address: &ClusterAddress) -> String {
 
 /// A session beside the engine's.
 pub(crate) struct Door {
-    connection: AsyncPgConnection,
+    pub(crate) connection: AsyncPgConnection,
 }
 
 #[derive(QueryableByName)]

@@ -1,4 +1,4 @@
-//! Stories of connecting: who a node is, what a session is like, and what each failure says.
+//! Tests of connecting: who a node is, what a session is like, and what each failure says.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -7,9 +7,9 @@ use std::time::Duration;
 use diesel::QueryableByName;
 use diesel::sql_types::Text;
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
-use shard_manager::address::{NodeAddress, Timeouts};
+use shard_manager::node_address::{NodeAddress, Timeouts};
 use shard_manager::store::postgres::ConnectError;
-use shard_manager::store::postgres::session::{Session, Wanted, connect, identify};
+use shard_manager::store::postgres::session::{NodeRole, Session, connect, identify};
 use shard_manager::topology::Role;
 
 use crate::server::{ADMIN, Server, patient, refusal, run};
@@ -43,7 +43,7 @@ fn a_session_knows_its_node_and_is_set_as_tessera_needs_it() {
     let address = server.address(ADMIN, "shard1?application_name=blue");
     run(async {
         let mut session =
-            connect(&address, "tessera lane", Wanted::Primary, &patient()).await.unwrap();
+            connect(&address, "tessera lane", NodeRole::Primary, &patient()).await.unwrap();
         assert_eq!(session.identity.role(), Role::Primary);
         assert_eq!((session.identity.timeline, &*session.identity.database), (1, "shard1"));
         assert!(session.identity.system > 0 && session.identity.version >= 150_000);
@@ -70,10 +70,10 @@ fn a_commit_that_is_stronger_than_durable_stays_so() {
     let address = server.address(ADMIN, "postgres");
     run(async {
         let mut session =
-            connect(&address, "tessera lane", Wanted::Primary, &patient()).await.unwrap();
+            connect(&address, "tessera lane", NodeRole::Primary, &patient()).await.unwrap();
         assert_eq!(setting(&mut session, "synchronous_commit").await, "remote_apply");
         let longer = Timeouts { statement: Duration::ZERO, ..patient() };
-        let mut session = connect(&address, "tessera x", Wanted::Any, &longer).await.unwrap();
+        let mut session = connect(&address, "tessera x", NodeRole::Any, &longer).await.unwrap();
         assert_eq!(setting(&mut session, "statement_timeout").await, "0");
         assert_eq!(setting(&mut session, "idle_in_transaction_session_timeout").await, "0");
     });
@@ -89,20 +89,20 @@ fn of_several_hosts_the_one_in_the_wanted_role_is_taken() {
             let both = &both;
             async move { connect(both, "tessera test", role, &patient()).await.unwrap() }
         };
-        let mut writer = found(Wanted::Primary).await;
-        let reader = found(Wanted::Replica).await;
+        let mut writer = found(NodeRole::Primary).await;
+        let reader = found(NodeRole::Replica).await;
         assert_eq!(writer.address.hosts[0].port, primary.port);
         assert_eq!(reader.address.hosts[0].port, replica.port);
-        assert_eq!(found(Wanted::Any).await.address.hosts[0].port, replica.port);
+        assert_eq!(found(NodeRole::Any).await.address.hosts[0].port, replica.port);
         assert_eq!(writer.identity.system, reader.identity.system);
         assert_eq!((writer.identity.timeline, reader.identity.timeline), (1, 1));
         assert_eq!(reader.identity.role(), Role::Replica);
         assert_eq!(identify(&mut writer.connection).await.unwrap(), writer.identity);
     });
-    let error = refusal(&hosts(&[&replica]), Wanted::Primary, &patient());
+    let error = refusal(&hosts(&[&replica]), NodeRole::Primary, &patient());
     assert!(matches!(error, ConnectError::WrongRole { in_recovery: true, .. }), "{error:?}");
     assert!(error.to_string().contains("is no primary now: it is in recovery"), "{error}");
-    let error = refusal(&hosts(&[&primary]), Wanted::Replica, &patient());
+    let error = refusal(&hosts(&[&primary]), NodeRole::Replica, &patient());
     assert!(error.to_string().contains("is no replica now: it is a primary"), "{error}");
 }
 
@@ -112,7 +112,7 @@ fn a_promoted_replica_tells_its_new_timeline() {
     let Some(primary) = Server::start("") else { return };
     let replica = primary.replica();
     replica.perform(&["SELECT pg_promote()"]);
-    let session = run(connect(&hosts(&[&replica]), "tessera test", Wanted::Primary, &patient()));
+    let session = run(connect(&hosts(&[&replica]), "tessera test", NodeRole::Primary, &patient()));
     assert_eq!(session.unwrap().identity.timeline, 2);
 }
 
@@ -120,7 +120,7 @@ fn a_promoted_replica_tells_its_new_timeline() {
 fn each_refusal_of_a_server_says_what_to_do_and_shows_no_password() {
     let Some(server) = Server::start_with("", PASSWORD_ONLY, &[]) else { return };
     server.perform(&["CREATE ROLE tessera LOGIN PASSWORD 'right'"]);
-    run(connect(&server.address("tessera:right", "postgres"), "t", Wanted::Any, &patient()))
+    run(connect(&server.address("tessera:right", "postgres"), "t", NodeRole::Any, &patient()))
         .unwrap();
     let stories = [
         ("tessera:canary", "postgres", "password authentication failed"),
@@ -129,7 +129,7 @@ fn each_refusal_of_a_server_says_what_to_do_and_shows_no_password() {
         ("tessera:right", "canary", "no such database"),
     ];
     for (login, database, told) in stories {
-        let error = refusal(&server.address(login, database), Wanted::Any, &patient());
+        let error = refusal(&server.address(login, database), NodeRole::Any, &patient());
         let said = error.to_string();
         let node = format!("127.0.0.1:{}/{database}", server.port);
         assert!(said.starts_with(&node) && said.contains(told), "{said}");
@@ -148,13 +148,13 @@ fn a_server_that_has_no_connection_left_is_busy() {
     let address = server.address("tessera", "postgres");
     run(async {
         let first = loop {
-            match connect(&address, "tessera test", Wanted::Any, &patient()).await {
+            match connect(&address, "tessera test", NodeRole::Any, &patient()).await {
                 // The server is still ending the session that made the role.
                 Err(ConnectError::Busy { .. }) => tokio::task::yield_now().await,
                 first => break first.unwrap(),
             }
         };
-        let second = connect(&address, "tessera test", Wanted::Any, &patient()).await;
+        let second = connect(&address, "tessera test", NodeRole::Any, &patient()).await;
         let error = second.err().unwrap();
         assert!(matches!(error, ConnectError::Busy { .. }) && error.is_transient(), "{error:?}");
         drop(first);
@@ -168,7 +168,7 @@ fn listener() -> (TcpListener, NodeAddress) {
 }
 
 fn told(address: &NodeAddress, timeouts: &Timeouts) -> (ConnectError, String) {
-    let error = refusal(address, Wanted::Any, timeouts);
+    let error = refusal(address, NodeRole::Any, timeouts);
     let said = error.to_string();
     assert!(said.starts_with(&address.to_string()), "{said}");
     assert!(!format!("{said} {error:?}").contains("canary"), "{error:?}");
@@ -222,7 +222,7 @@ fn when_no_host_will_do_each_reason_is_told() {
     let places = [&one, &two].map(|l| l.local_addr().unwrap().to_string());
     drop((one, two));
     let text = format!("postgres://u:canary@{}/shard1", places.join(","));
-    let error = refusal(&text.parse().unwrap(), Wanted::Primary, &patient());
+    let error = refusal(&text.parse().unwrap(), NodeRole::Primary, &patient());
     let said = error.to_string();
     assert!(places.iter().all(|place| said.contains(&format!("{place}/shard1 cannot"))), "{said}");
     assert!(error.is_transient() && !said.contains("canary"));
@@ -235,7 +235,7 @@ fn a_session_ends_with_its_runtime_and_the_server_forgets_it() {
     run(async {
         let address = server.address(ADMIN, "postgres");
         let mut session =
-            connect(&address, "tessera gone", Wanted::Primary, &patient()).await.unwrap();
+            connect(&address, "tessera gone", NodeRole::Primary, &patient()).await.unwrap();
         session.connection.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(1)").await.unwrap();
     });
     server.perform(&["SET lock_timeout = '20s'; SELECT pg_advisory_lock(1)"]);

@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use shard_manager::address::ServerEngine;
 use shard_manager::consistency::Level;
 use shard_manager::local::{LocalNode, Stop};
 use shard_manager::manager::Manager;
+use shard_manager::node_address::ServerEngine;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
 use crate::cluster::{Door, Trio, connect};
+use crate::read_write_steps::{at, get, put, until_replicas};
 use crate::rows::{make, rows, table};
 use crate::server::runtime;
-use crate::visits::{at, get, put, until_replicas};
 
 const COUNT: &str = "SELECT count(*)::text AS value FROM pg_stat_activity \
                      WHERE application_name LIKE 'tessera %'";
@@ -65,7 +65,7 @@ async fn load(manager: &Manager, name: &str) {
             get(manager, &key, &at(level)).await.unwrap();
             rows(manager, "users", None).await;
         });
-        let health = manager.health(Instant::now() + Duration::from_secs(5));
+        let health = manager.status().health(Instant::now() + Duration::from_secs(5));
         tokio::join!(tables, join_all(clients), health);
     }
 }
@@ -95,7 +95,7 @@ fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_client
             trio
         });
         let over = AtomicBool::new(false);
-        // What is on its way just then may fail; how that is told, other stories know.
+        // What is on its way just then may fail; how that is told, other tests know.
         let clients = (0..40).map(async |client| {
             let key = format!("k{client}");
             while !over.load(Ordering::SeqCst) {

@@ -10,8 +10,8 @@ use shard_manager::manager::Manager;
 use shard_manager::shard::NodeHealth;
 
 use crate::cluster::{Door, Trio, connect};
+use crate::read_write_steps::{at, get, put, until_read, until_replicas, within};
 use crate::server::runtime;
-use crate::visits::{at, get, put, until_read, until_replicas, within};
 
 /// Sessions of others with a node, as many as it takes.
 struct Crowd {
@@ -51,7 +51,7 @@ fn pair() -> Trio {
 }
 
 async fn nodes(manager: &Manager) -> Vec<NodeHealth> {
-    manager.health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes
+    manager.status().health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes
 }
 
 async fn until_primary_is_up(manager: &Manager) {

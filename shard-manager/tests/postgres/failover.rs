@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::local::Stop;
-use shard_manager::manager::Wish;
+use shard_manager::manager::RequestOptions;
 
 use crate::cluster::{Door, Trio, connect, try_connect};
 use crate::log;
+use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
 use crate::server::runtime;
-use crate::visits::{at, get, put, seen, until_read, until_replicas, within};
 
 #[test]
 fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
@@ -43,7 +43,7 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         }
 
         let session = seen(&manager, &before);
-        let with = Wish { session, ..at(Level::One) };
+        let with = RequestOptions { session, ..at(Level::One) };
         assert_eq!(get(&manager, "before", &with).await.unwrap().rows.len(), 1);
         assert_eq!(get(&manager, "waited", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
 
@@ -61,7 +61,8 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         trio.cluster.rejoin("shard1-primary").unwrap();
         until_replicas(&manager, 2).await;
         put(&manager, "everywhere", &at(Level::All)).await.unwrap();
-        let names = manager.health(Instant::now() + Duration::from_secs(9)).await.remove(0).nodes;
+        let names =
+            manager.status().health(Instant::now() + Duration::from_secs(9)).await.remove(0).nodes;
         let mut names: Vec<String> = names.into_iter().map(|node| node.node).collect();
         assert_eq!(names.remove(0), "shard1-primary");
         names.sort();
@@ -82,7 +83,7 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         let other = tokio::task::spawn_blocking(move || (try_connect(&trio.address()), trio));
         let (other, _trio) = other.await.unwrap();
         let other = other.unwrap();
-        let token = Wish { session: seen(&manager, &before), ..at(Level::One) };
+        let token = RequestOptions { session: seen(&manager, &before), ..at(Level::One) };
         assert_eq!(get(&other, "before", &token).await.unwrap().rows.len(), 1);
         put(&other, "by another", &at(Level::Quorum)).await.unwrap();
         assert!(!promoted.node.is_empty());
@@ -145,7 +146,7 @@ fn what_was_lost_with_the_old_primary_is_told_to_who_has_seen_it() {
         until_replicas(&manager, 1).await;
         put(&manager, "after", &at(Level::Quorum)).await.unwrap();
 
-        let with = |written| Wish { session: seen(&manager, written), ..at(Level::One) };
+        let with = |written| RequestOptions { session: seen(&manager, written), ..at(Level::One) };
         assert_eq!(get(&manager, "kept", &with(&kept)).await.unwrap().rows.len(), 1);
         let failure = get(&manager, "lost", &with(&lost)).await.unwrap_err();
         assert!(matches!(failure.error, Error::SeenMayBeLost { .. }), "{failure:?}");

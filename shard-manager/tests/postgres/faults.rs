@@ -7,13 +7,13 @@ use futures_util::future::join_all;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::{LocalNode, Stop};
-use shard_manager::manager::{Manager, Wish};
+use shard_manager::manager::{Manager, RequestOptions};
 use shard_manager::query::{OrderBy, ReadQuery};
-use shard_manager::row::Operation::{self, Insert, Upsert};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::Operation::{self, Insert, Upsert};
+use shard_manager::shard_map::KeyLocation;
 
 use crate::cluster::{Databases, Door, connect, mortal};
-use crate::rows::{RowOutcome, prepare, rows, wish, write, write_all};
+use crate::rows::{RowOutcome, options, prepare, rows, write, write_all};
 use crate::server::runtime;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
@@ -38,7 +38,7 @@ fn user(
     operation: Operation,
     key: &str,
     email: &str,
-) -> (Place, shard_manager::row::RowWrite) {
+) -> (KeyLocation, shard_manager::row_change::RowWrite) {
     let json = format!(r#"{{"name":"n","email":"{email}"}}"#);
     prepare(manager, "users", operation, key, &json)
 }
@@ -95,7 +95,7 @@ async fn a_caller_whose_row_breaks_a_rule_hurts_no_other_caller() {
         let (operation, key) = (if n % 3 == 0 { Insert } else { Upsert }, format!("k{n:03}"));
         let email = if n % 50 == 7 { "bad" } else { "good" };
         let (place, row) = user(&manager, operation, &key, email);
-        let written = manager.write(place, row, &wish()).await;
+        let written = manager.data().write(place, row, &options()).await;
         (
             key,
             written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome)),
@@ -125,17 +125,20 @@ async fn a_transaction_of_several_rows_with_one_that_breaks_a_rule_leaves_nothin
 #[tokio::test]
 async fn callers_that_leave_leave_no_transaction_open_and_what_was_queued_is_stored() {
     let (_databases, manager, mut door) = one_shard().await;
-    let table = manager.table("users").unwrap();
+    let table = manager.schema().table("users").unwrap();
     for n in 0..150 {
         let operation = if n % 2 == 0 { Insert } else { Upsert };
         let (place, row) = user(&manager, operation, &format!("k{n:03}"), "e");
         // Looked at once and dropped, while it waits, is on its way, or is being answered.
-        let wish = wish();
-        let written = manager.write(place, row, &wish);
+        let options = options();
+        let written = manager.data().write(place, row, &options);
         let counted = ReadQuery { counts: true, ..ReadQuery::all(&table) };
-        let scattered = manager.read(counted, None, &wish);
-        let keyed =
-            manager.read(ReadQuery::all(&table), Some(ShardKey::parse("k000").unwrap()), &wish);
+        let scattered = manager.data().read(counted, None, &options);
+        let keyed = manager.data().read(
+            ReadQuery::all(&table),
+            Some(ShardKey::parse("k000").unwrap()),
+            &options,
+        );
         let asked = async { tokio::join!(written, scattered, keyed) };
         let _ = tokio::time::timeout(Duration::from_micros(n * 20), asked).await;
     }
@@ -208,14 +211,14 @@ async fn restart_and_read(node: &LocalNode) {
     let databases = Databases::on(&[node]).await;
     let manager = connect(&databases.address());
     write(&manager, "users", Upsert, "u", USER).await.unwrap();
-    let table = manager.table("users").unwrap();
+    let table = manager.schema().table("users").unwrap();
     let sorted = || {
         let by = OrderBy { column: table.find("name").unwrap(), descending: true };
         ReadQuery { order: vec![by], counts: true, ..ReadQuery::all(&table) }
     };
     let all = async |key: Option<&str>, query: ReadQuery| {
         let key = key.map(|key| ShardKey::parse(key).unwrap());
-        manager.read(query, key, &wish()).await.map(|read| read.rows.len())
+        manager.data().read(query, key, &options()).await.map(|read| read.rows.len())
     };
     let each = || {
         [(Some("u"), ReadQuery::all(&table)), (Some("u"), sorted()), (None, sorted())].into_iter()
@@ -230,8 +233,8 @@ async fn restart_and_read(node: &LocalNode) {
             assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
         }
         let (place, row) = prepare(&manager, "users", Insert, "v", USER);
-        let soon = Wish::by(Instant::now() + Duration::from_millis(200));
-        let failure = manager.write(place, row, &soon).await.unwrap_err();
+        let soon = RequestOptions::by(Instant::now() + Duration::from_millis(200));
+        let failure = manager.data().write(place, row, &soon).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
         assert_eq!(failure.outcome, Outcome::Rejected);
         node.start().unwrap();
@@ -253,7 +256,7 @@ async fn hundreds_of_callers_share_a_handful_of_connections() {
     let mut door = databases.door(0).await;
     let replica = crate::cluster::shared().replicas_of(0).next().unwrap();
     let mut behind = Door::open(replica, &databases.names[0]).await;
-    let table = manager.table("users").unwrap();
+    let table = manager.schema().table("users").unwrap();
     let callers = (0..300).map(async |n| {
         let key = format!("k{n}");
         write(&manager, "users", if n % 2 == 0 { Upsert } else { Insert }, &key, USER)
@@ -262,9 +265,13 @@ async fn hundreds_of_callers_share_a_handful_of_connections() {
         for counts in [false, true] {
             let query = ReadQuery { counts, ..ReadQuery::all(&table) };
             let parsed = ShardKey::parse(&key).unwrap();
-            manager.read(query.clone(), Some(parsed), &wish()).await.unwrap();
+            manager.data().read(query.clone(), Some(parsed), &options()).await.unwrap();
             if counts {
-                manager.read(ReadQuery { limit: 5, ..query }, None, &wish()).await.unwrap();
+                manager
+                    .data()
+                    .read(ReadQuery { limit: 5, ..query }, None, &options())
+                    .await
+                    .unwrap();
             }
         }
     });

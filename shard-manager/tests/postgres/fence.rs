@@ -1,10 +1,10 @@
 //! Fence: once a slot is fenced, no write of it slips through, however it was under way.
 //!
-//! The stories hold the fence lock as whoever moves slots does, wait until a writer waits for it, and commit.
+//! The tests hold the fence lock as whoever moves slots does, wait until a writer waits for it, and commit.
 
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Manager;
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
 
 use crate::cluster::{Databases, Door, connect};
 use crate::rows::{RowOutcome, prepare, write, write_all};
@@ -81,7 +81,7 @@ async fn a_removal_that_waited_for_the_fence_is_refused() {
     refused_after("state='fenced'", Delete, "there", "{}", false).await;
 }
 
-/// The same story with the statement that one would write first: it takes the lock as well, and looks whether the slot is
+/// The same test with the statement that one would write first: it takes the lock as well, and looks whether the slot is
 /// owned, but with the eyes it had before it waited.
 #[tokio::test]
 async fn the_obvious_statement_writes_after_the_fence() {

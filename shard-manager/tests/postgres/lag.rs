@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
-use shard_manager::manager::Wish;
+use shard_manager::manager::RequestOptions;
 
 use crate::cluster::{Door, Trio, connect};
-use crate::rows::wish;
+use crate::read_write_steps::{at, get, put, seen};
+use crate::rows::options;
 use crate::server::runtime;
-use crate::visits::{at, get, put, seen};
 
 #[test]
 fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind() {
@@ -27,7 +27,7 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
         }
         // What replicas have on disk counts for a write, though they do not show it yet.
         let written = put(&manager, "new", &at(Level::All)).await.unwrap();
-        let with = Wish { session: seen(&manager, &written), ..at(Level::One) };
+        let with = RequestOptions { session: seen(&manager, &written), ..at(Level::One) };
         for _ in 0..20 {
             let read = get(&manager, "new", &with).await.unwrap();
             assert_eq!((read.rows.len(), read.served_by), (1, ServedBy::Primary));
@@ -37,7 +37,7 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
         let read = get(&manager, "new", &at(Level::One)).await.unwrap();
         assert_eq!((read.rows.len(), read.served_by), (0, ServedBy::Replica));
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let fresh = Wish { staleness: Duration::from_millis(250), ..wish() };
+        let fresh = RequestOptions { staleness: Duration::from_millis(250), ..options() };
         let read = get(&manager, "new", &fresh).await.unwrap();
         assert_eq!((read.rows.len(), read.served_by), (1, ServedBy::Primary));
 
@@ -59,8 +59,8 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
         let (mut old, mut new) = (0, 0);
         while began.elapsed() < within {
             put(&manager, "busy", &at(Level::One)).await.unwrap();
-            let loose = Wish { staleness: bound, ..wish() };
-            let tight = Wish { staleness: Duration::from_millis(100), ..wish() };
+            let loose = RequestOptions { staleness: bound, ..options() };
+            let tight = RequestOptions { staleness: Duration::from_millis(100), ..options() };
             let loose = get(&manager, "busy", &loose).await.unwrap().served_by;
             let tight = get(&manager, "busy", &tight).await.unwrap().served_by;
             if began.elapsed() > within / 2 {

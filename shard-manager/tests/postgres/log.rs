@@ -51,7 +51,7 @@ impl Subscriber for Keeper {
     fn exit(&self, _: &Id) {}
 }
 
-/// From now on what is said in this process is kept: by all stories, so look for a port of your own.
+/// From now on what is said in this process is kept: by all tests, so look for a port of your own.
 pub(crate) fn listen() {
     static LISTEN: Once = Once::new();
     LISTEN.call_once(|| tracing::subscriber::set_global_default(Keeper).unwrap());

@@ -1,21 +1,20 @@
-//! What is promised of nodes of PostgreSQL and of clusters of them, told as stories of real servers. They need its
+//! What is promised of nodes of PostgreSQL and of clusters of them, told as tests of real servers. They need its
 //! programs (`initdb`, `pg_ctl`, `pg_basebackup`); where there are none, those of connecting say so and end, and the
 //! others fail. With LONG_TESTS in the environment more is killed.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod addresses;
-mod apart;
 mod cached;
 mod certificates;
 mod certified;
 mod cluster;
+mod concurrent_routers;
 mod connecting;
 mod connections;
 mod crash;
-mod drafts;
 mod dumping;
-mod equality;
+mod engine_parity;
 mod exhausted;
 mod failover;
 mod faults;
@@ -26,17 +25,18 @@ mod meddling;
 mod network;
 mod opening;
 mod proxy;
-mod questions;
+mod random_changes;
+mod random_reads;
+mod read_write_steps;
 #[path = "../cache/redis_server.rs"]
 #[expect(dead_code, reason = "other stories need more of it")]
 mod redis_server;
 mod requirements;
 mod rights;
-mod rivals;
 mod routed;
 mod rows;
+mod separate_catalog;
 mod server;
 mod tables;
 mod tls;
-mod visits;
 mod vitals;

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use shard_manager::doctor::{self, Finding, Verdict};
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{Manager, Written};
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
-use shard_manager::row::RowWrite;
-use shard_manager::shard_map::Place;
+use shard_manager::manager::{Manager, WriteReceipt};
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::RowWrite;
+use shard_manager::shard_map::KeyLocation;
 
 use crate::cluster::{Databases, Door, cluster_of, connect, refused};
 use crate::log;
-use crate::rows::{RowOutcome, prepare, rows, wish, write, write_all};
+use crate::rows::{RowOutcome, options, prepare, rows, write, write_all};
 use crate::server::{ADMIN, Server, run};
 
 const GOOD: &str = r#"{"name":"n","email":"good"}"#;
@@ -37,14 +37,19 @@ async fn trigger(door: &mut Door, when: &str, schema: &str, body: &str) {
     .await;
 }
 
-fn idempotent(manager: &Manager, operation: Operation, key: &str, json: &str) -> (Place, RowWrite) {
+fn idempotent(
+    manager: &Manager,
+    operation: Operation,
+    key: &str,
+    json: &str,
+) -> (KeyLocation, RowWrite) {
     let (place, mut row) = prepare(manager, "users", operation, key, json);
     row.idempotency_key = Some(format!("of-{key}"));
     (place, row)
 }
 
-async fn outcome(manager: &Manager, (place, row): (Place, RowWrite)) -> RowOutcome {
-    let written = manager.write(place, row, &wish()).await;
+async fn outcome(manager: &Manager, (place, row): (KeyLocation, RowWrite)) -> RowOutcome {
+    let written = manager.data().write(place, row, &options()).await;
     written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome))
 }
 
@@ -56,7 +61,7 @@ fn swallowed() -> RowOutcome {
     Err((Error::Swallowed { table: "users".to_owned() }, Outcome::Rejected))
 }
 
-fn json(written: &Written) -> String {
+fn json(written: &WriteReceipt) -> String {
     String::from_utf8(written.row.json.clone()).unwrap()
 }
 
@@ -271,7 +276,7 @@ async fn what_a_trigger_does_after_a_write_is_answered_as_well() {
 
 /// A writer that does not read first learns of such a trigger when the tables are checked, within a
 /// second or so.
-async fn until_looked_at(manager: &Manager, row: (Place, RowWrite)) -> String {
+async fn until_looked_at(manager: &Manager, row: (KeyLocation, RowWrite)) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let told = String::from_utf8(outcome(manager, row.clone()).await.unwrap().json).unwrap();
@@ -330,7 +335,7 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     // A write that reads rows first sees it at once, another one within a second or so.
     assert_eq!(user(&manager, Insert, "a", GOOD).await, unlogged);
     until(&manager, Upsert, |told| *told == unlogged).await;
-    let reasons = manager.unlogged();
+    let reasons = manager.status().unlogged();
     assert_eq!(reasons.len(), 1, "{reasons:?}");
     for word in ["shard1: public.users is UNLOGGED", "ALTER TABLE public.users SET LOGGED"] {
         assert!(reasons[0].contains(word), "{word} is not in {reasons:?}");
@@ -354,8 +359,8 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     user(&manager, Insert, "after", GOOD).await.unwrap();
     until(&manager, Upsert, Result::is_ok).await;
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !manager.unlogged().is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", manager.unlogged());
+    while !manager.status().unlogged().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", manager.status().unlogged());
         tokio::task::yield_now().await;
     }
     connect(&databases.address()).close();

@@ -2,17 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::address::{ClusterAddress, NodeAddress};
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::local::Stop;
-use shard_manager::manager::Wish;
+use shard_manager::manager::RequestOptions;
+use shard_manager::node_address::{ClusterAddress, NodeAddress};
 
 use crate::cluster::{Trio, address, cluster_of, connect};
 use crate::proxy::Proxy;
+use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
 use crate::server::runtime;
-use crate::visits::{at, get, put, seen, until_read, until_replicas, within};
 
 /// A shard each of whose nodes is behind a proxy.
 fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {
@@ -98,12 +98,12 @@ fn a_token_of_a_timeline_that_the_router_has_not_heard_of_waits_for_it_and_is_ne
         let after = put(&other, "after", &at(Level::One)).await.unwrap();
         let session = seen(&other, &after);
 
-        let with = Wish { session: session.clone(), ..within(2_000, Level::One) };
+        let with = RequestOptions { session: session.clone(), ..within(2_000, Level::One) };
         let failure = get(&sleeper, "after", &with).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
 
         proxies.iter().for_each(Proxy::pass);
-        let with = Wish { session, ..within(30_000, Level::One) };
+        let with = RequestOptions { session, ..within(30_000, Level::One) };
         assert_eq!(get(&sleeper, "after", &with).await.unwrap().rows.len(), 1);
     });
     sleeper.close();

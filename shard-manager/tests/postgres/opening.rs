@@ -2,9 +2,9 @@
 
 use std::thread;
 
-use shard_manager::address::ClusterAddress;
 use shard_manager::manager::Manager;
-use shard_manager::row::Operation::{Insert, Upsert};
+use shard_manager::node_address::ClusterAddress;
+use shard_manager::row_change::Operation::{Insert, Upsert};
 use shard_manager::value::ColumnType::{Bigint, Text, Timestamp};
 
 use crate::cluster::{Databases, address, cluster_of, connect, refused, shared, try_connect};
@@ -246,7 +246,7 @@ async fn the_catalog_may_be_a_database_of_its_own() {
     assert_eq!(first.text(tables).await, "0");
     let manager = connect(&apart);
     assert_eq!(rows(&manager, "users", None).await.len(), 1);
-    assert!(manager.table("notes").is_ok());
+    assert!(manager.schema().table("notes").is_ok());
     // Without it, the shards are somebody's; with another one as well.
     let said = refused(&databases.address());
     assert!(said.contains("shard1-primary") && said.contains("MAINDB_URL"), "{said}");

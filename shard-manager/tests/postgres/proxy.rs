@@ -1,4 +1,4 @@
-//! Proxy: what stands between a router and a node, and lets through what a story wants.
+//! Proxy: what stands between a router and a node, and lets through what a test wants.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -1,14 +1,14 @@
-//! Stories of the check at the start: what is refused, what is only warned of, and what each sentence says.
+//! Tests of the check at the start: what is refused, what is only warned of, and what each sentence says.
 
 use std::time::Duration;
 
-use shard_manager::address::{NodeAddress, ServerEngine};
-use shard_manager::store::postgres::requirements::{Unfit, Warning, check, judge_clock};
-use shard_manager::store::postgres::session::{Wanted, connect};
+use shard_manager::node_address::{NodeAddress, ServerEngine};
+use shard_manager::store::postgres::requirements::{Unsuitable, Warning, check, judge_clock};
+use shard_manager::store::postgres::session::{NodeRole, connect};
 
 use crate::server::{ADMIN, Server, patient, run};
 
-fn checked(address: &NodeAddress, replicas: usize) -> Result<Vec<Warning>, Unfit> {
+fn checked(address: &NodeAddress, replicas: usize) -> Result<Vec<Warning>, Unsuitable> {
     checked_as(ServerEngine::Postgres, address, replicas)
 }
 
@@ -16,9 +16,10 @@ fn checked_as(
     engine: ServerEngine,
     address: &NodeAddress,
     replicas: usize,
-) -> Result<Vec<Warning>, Unfit> {
+) -> Result<Vec<Warning>, Unsuitable> {
     run(async {
-        let mut session = connect(address, "tessera check", Wanted::Any, &patient()).await.unwrap();
+        let mut session =
+            connect(address, "tessera check", NodeRole::Any, &patient()).await.unwrap();
         check(&mut session, replicas, engine.connections_of_router()).await
     })
 }

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::address::ClusterAddress;
 use shard_manager::consistency::Level;
 use shard_manager::doctor::{self, Verdict};
+use shard_manager::node_address::ClusterAddress;
 
 use crate::cluster::{cluster_of, connect, refused};
 use crate::log;
+use crate::read_write_steps::{at, put, until_replicas};
 use crate::server::{ADMIN, Server, run};
-use crate::visits::{at, put, until_replicas};
 
 /// A primary and its replicas, with the rights that a router has after its first start.
 fn owned(replicas: usize) -> Option<(Server, Vec<Server>)> {

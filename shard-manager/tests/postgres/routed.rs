@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use shard_manager::manager::Manager;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::value::Value;
 
 use crate::cluster::{Door, Trio, connect};
-use crate::rows::{prepare, wish, write_all};
+use crate::rows::{options, prepare, write_all};
 use crate::server::runtime;
 
 /// More rows than a server would rather scan.
@@ -26,7 +26,7 @@ async fn planned(manager: &Manager, trio: &Trio, query: ReadQuery) -> (usize, St
     let log = trio.node("shard1-primary").log();
     let told = || std::fs::read_to_string(&log).unwrap();
     let before = told().len();
-    let read = manager.read(query, None, &wish()).await.unwrap();
+    let read = manager.data().read(query, None, &options()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let text = told()[before..].to_owned();
@@ -60,7 +60,7 @@ fn rows_of_the_keys_that_filters_name_are_found_by_the_primary_key() {
         }
         let node = trio.node("shard1-primary");
         Door::open(node, &node.database()).await.run("ANALYZE users").await;
-        let table = manager.table("users").unwrap();
+        let table = manager.schema().table("users").unwrap();
         let routing = table.routing().unwrap();
         let text = |key: &str| Value::Text(key.to_owned());
         let one = Condition::Column(routing, Test::Compare(Comparison::Equal, text("user_7")));

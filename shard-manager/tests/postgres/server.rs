@@ -1,4 +1,4 @@
-//! Servers for the stories: each one of its own in a folder of its own, gone afterwards.
+//! Servers for the tests: each one of its own in a folder of its own, gone afterwards.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,9 +10,9 @@ use std::process::Command;
 use diesel::QueryableByName;
 use diesel::sql_types::Text;
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
-use shard_manager::address::{NodeAddress, Timeouts};
+use shard_manager::node_address::{NodeAddress, Timeouts};
 use shard_manager::store::postgres::ConnectError;
-use shard_manager::store::postgres::session::{Wanted, connect};
+use shard_manager::store::postgres::session::{NodeRole, connect};
 
 /// The superuser of every server.
 pub(crate) const ADMIN: &str = "admin";
@@ -109,7 +109,7 @@ impl Server {
         self.own(&path);
     }
 
-    /// Servers refuse to be root's: to root's stories they are those of the user `postgres`.
+    /// Servers refuse to be root's: to root's tests they are those of the user `postgres`.
     fn own(&self, path: &Path) {
         if is_root() {
             assert!(Command::new("chown").arg("postgres:").arg(path).status().unwrap().success());
@@ -149,7 +149,7 @@ impl Server {
         runtime().block_on(async {
             let address = self.address(ADMIN, "postgres");
             let mut session =
-                connect(&address, "tessera test", Wanted::Any, &patient()).await.unwrap();
+                connect(&address, "tessera test", NodeRole::Any, &patient()).await.unwrap();
             for statement in statements {
                 session.connection.batch_execute(statement).await.unwrap();
             }
@@ -162,7 +162,7 @@ impl Server {
     pub(crate) fn text(&self, sql: &str) -> String {
         runtime().block_on(async {
             let address = self.address(ADMIN, "postgres");
-            let session = connect(&address, "story", Wanted::Any, &patient()).await;
+            let session = connect(&address, "story", NodeRole::Any, &patient()).await;
             let mut connection = session.unwrap().connection;
             let row: ValueRow = diesel::sql_query(sql).get_result(&mut connection).await.unwrap();
             row.value
@@ -215,7 +215,7 @@ pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// The error of a connection that must fail.
-pub(crate) fn refusal(address: &NodeAddress, role: Wanted, timeouts: &Timeouts) -> ConnectError {
+pub(crate) fn refusal(address: &NodeAddress, role: NodeRole, timeouts: &Timeouts) -> ConnectError {
     match run(connect(address, "tessera test", role, timeouts)) {
         Ok(_) => panic!("{address} let us in"),
         Err(error) => error,

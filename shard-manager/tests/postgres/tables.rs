@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{Made, Manager};
-use shard_manager::row::Operation::Insert;
+use shard_manager::manager::{Manager, TableCreated};
+use shard_manager::row_change::Operation::Insert;
+use shard_manager::store::postgres::catalog::Catalog;
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Boolean, Double, Json, Text, Timestamp, Uuid};
 
@@ -39,7 +40,7 @@ async fn until_rows(manager: &Manager, table: &str, count: usize) {
 async fn until_known(manager: &Manager, name: &str) -> Arc<Table> {
     let deadline = deadline();
     loop {
-        if let Ok(table) = manager.table(name) {
+        if let Ok(table) = manager.schema().table(name) {
             return table;
         }
         assert!(Instant::now() < deadline, "{name} is never known");
@@ -77,7 +78,7 @@ async fn a_table_that_one_router_makes_the_others_come_to_know() {
     let databases = Databases::new(2).await;
     let address = databases.with_replicas().await;
     let managers = [connect(&address), connect(&address)];
-    assert!(matches!(make(&managers[0], &notes()).await, Made::New(_)));
+    assert!(matches!(make(&managers[0], &notes()).await, TableCreated::New(_)));
     until_known(&managers[1], "notes").await;
     for (number, manager) in managers.iter().enumerate() {
         for n in 0..10 {
@@ -89,10 +90,21 @@ async fn a_table_that_one_router_makes_the_others_come_to_know() {
         until_rows(manager, "notes", 20).await;
     }
     // It is known already, or it is another one.
-    assert!(matches!(make(&managers[1], &notes()).await, Made::Known(_)));
+    assert!(matches!(make(&managers[1], &notes()).await, TableCreated::Known(_)));
     let other = table("notes", &[("id", Text)], 1, &["id"], None);
-    let refused = managers[1].make_table(other, deadline()).await.unwrap_err();
+    let refused = managers[1].schema().create_table(other, deadline()).await.unwrap_err();
     assert!(matches!(refused.error, Error::TableDiffers { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_leaves_its_session_usable() {
+    let databases = Databases::new(1).await;
+    let _manager = connect(&databases.address());
+    let mut door = databases.door(0).await;
+    door.run("ALTER SEQUENCE tessera_tables_changed RENAME TO hidden").await;
+    let catalog = Catalog::on(databases.door(0).await.connection);
+    assert!(catalog.remove("notes").await.is_err());
+    assert_eq!(catalog.intents().await.unwrap().len(), 0);
 }
 
 /// Also a router that has not heard of it yet.
@@ -103,7 +115,8 @@ async fn of_routers_that_make_the_same_table_at_the_same_moment_one_does() {
     for n in 0..4 {
         let table = table(&format!("t{n}"), &[("id", Text), ("n", Bigint)], 1, &["id"], None);
         let (one, other) = tokio::join!(make(&managers[0], &table), make(&managers[1], &table));
-        let new = [&one, &other].into_iter().filter(|made| matches!(made, Made::New(_))).count();
+        let new =
+            [&one, &other].into_iter().filter(|made| matches!(made, TableCreated::New(_))).count();
         assert_eq!(new, 1, "{one:?} {other:?}");
     }
     assert_eq!(shards_with(&mut doors(&databases).await, "t3").await, [true, true, true]);
@@ -115,7 +128,7 @@ async fn a_table_that_one_shard_cannot_make_is_on_none() {
     let manager = connect(&databases.address());
     let mut doors = doors(&databases).await;
     doors[1].run("CREATE TABLE public.notes (mine TEXT)").await;
-    let failure = manager.make_table(notes(), deadline()).await.unwrap_err();
+    let failure = manager.schema().create_table(notes(), deadline()).await.unwrap_err();
     assert_eq!(failure.outcome, Outcome::Rejected, "{failure:?}");
     doors[1].run("DROP TABLE public.notes").await;
     assert_eq!(shards_with(&mut doors, "notes").await, [false, false, false]);
@@ -155,7 +168,7 @@ async fn a_table_whose_making_was_cut_off_is_finished_by_the_next_opening() {
         let manager = connect(&databases.address());
         assert_eq!(doors[0].texts(INTENTS).await, [""; 0]);
         assert_eq!(shards_with(&mut doors, "notes").await, [state == "make"; 3]);
-        assert_eq!(manager.table("notes").is_ok(), state == "make");
+        assert_eq!(manager.schema().table("notes").is_ok(), state == "make");
         if state == "make" {
             write(&manager, "notes", Insert, "k", r#"{"id":"i"}"#).await.unwrap();
             assert_eq!(rows(&manager, "notes", Some("k")).await.len(), 1);

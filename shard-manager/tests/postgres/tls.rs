@@ -1,11 +1,11 @@
-//! Stories of TLS: what each mode accepts, what it refuses, and what the refusal says.
+//! Tests of TLS: what each mode accepts, what it refuses, and what the refusal says.
 
 use diesel::QueryableByName;
 use diesel::sql_types::Bool;
 use diesel_async::RunQueryDsl;
-use shard_manager::address::NodeAddress;
+use shard_manager::node_address::NodeAddress;
 use shard_manager::store::postgres::ConnectError;
-use shard_manager::store::postgres::session::{Wanted, connect};
+use shard_manager::store::postgres::session::{NodeRole, connect};
 
 use crate::certificates::Authority;
 use crate::server::{Server, TRUST, patient, refusal, run};
@@ -41,7 +41,7 @@ impl Secured {
     }
 
     fn refused(&self, host: &str, mode: &str, roots: Option<&str>) -> String {
-        let error = refusal(&self.address(host, mode, roots), Wanted::Any, &patient());
+        let error = refusal(&self.address(host, mode, roots), NodeRole::Any, &patient());
         let is_tls = matches!(&error, ConnectError::Tls { .. });
         assert!(is_tls && !error.is_transient(), "{error:?}");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
@@ -58,7 +58,8 @@ struct Encrypted {
 /// Whether a connection comes about encrypted.
 fn encrypted(address: &NodeAddress) -> bool {
     run(async {
-        let mut session = connect(address, "tessera test", Wanted::Any, &patient()).await.unwrap();
+        let mut session =
+            connect(address, "tessera test", NodeRole::Any, &patient()).await.unwrap();
         let query = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
         let row: Encrypted =
             diesel::sql_query(query).get_result(&mut session.connection).await.unwrap();
@@ -115,7 +116,7 @@ fn require_and_prefer_encrypt_and_disable_does_not() {
 fn a_server_that_wants_tls_says_so_to_those_who_do_not() {
     let Some(node) = secured(false, TLS_ONLY) else { return };
     let address = node.address("127.0.0.1", "disable", None);
-    let error = refusal(&address, Wanted::Any, &patient());
+    let error = refusal(&address, NodeRole::Any, &patient());
     assert!(matches!(&error, ConnectError::Authentication { .. }), "{error:?}");
     let said = error.to_string();
     assert!(said.contains("no encryption") && said.contains("pg_hba.conf"), "{said}");
@@ -127,7 +128,7 @@ fn prefer_falls_back_and_the_others_do_not() {
     let with = |mode: &str| server.address("admin", &format!("postgres?sslmode={mode}"));
     assert!(!encrypted(&with("prefer")));
     for mode in ["require", "verify-ca", "verify-full"] {
-        let error = refusal(&with(mode), Wanted::Any, &patient());
+        let error = refusal(&with(mode), NodeRole::Any, &patient());
         let said = error.to_string();
         assert!(said.contains("does not offer TLS") && said.contains(mode), "{said}");
     }

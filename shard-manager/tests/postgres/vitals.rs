@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use shard_manager::manager::Manager;
 use shard_manager::query::ReadQuery;
+use shard_manager::stats::{NodeStats, PoolStats};
 use shard_manager::topology::Role;
-use shard_manager::vitals::{NodeVitals, PoolVitals};
 
 use crate::cluster::{Databases, connect};
-use crate::rows::wish;
+use crate::read_write_steps::{get, put, until_replicas};
+use crate::rows::options;
 use crate::server::runtime;
-use crate::visits::{get, put, until_replicas};
 
-fn only(manager: &Manager) -> shard_manager::vitals::ShardVitals {
-    manager.vitals().remove(0)
+fn only(manager: &Manager) -> shard_manager::stats::ShardStats {
+    manager.status().vitals().remove(0)
 }
 
 /// Asks until it is so, without asking any server.
-async fn until(manager: &Manager, is_so: impl Fn(&[NodeVitals]) -> bool) -> Vec<NodeVitals> {
+async fn until(manager: &Manager, is_so: impl Fn(&[NodeStats]) -> bool) -> Vec<NodeStats> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let nodes = only(manager).nodes;
@@ -39,13 +39,13 @@ fn writes_that_gather_are_counted_as_the_batches_that_they_became() {
         until_replicas(&manager, 1).await;
         assert_eq!(only(&manager).lane.batches, 0, "nobody has written");
         for number in 0..5 {
-            put(&manager, &format!("a{number}"), &wish()).await.unwrap();
+            put(&manager, &format!("a{number}"), &options()).await.unwrap();
         }
         let lane = only(&manager).lane;
         assert_eq!((lane.batches, lane.operations, lane.rows, lane.largest_batch), (5, 5, 5, 1));
-        let (keys, wish) =
-            ((0..200).map(|number| format!("b{number}")).collect::<Vec<_>>(), wish());
-        let writes = join_all(keys.iter().map(|key| put(&manager, key, &wish))).await;
+        let (keys, options) =
+            ((0..200).map(|number| format!("b{number}")).collect::<Vec<_>>(), options());
+        let writes = join_all(keys.iter().map(|key| put(&manager, key, &options))).await;
         assert!(writes.iter().all(Result::is_ok));
         let lane = only(&manager).lane;
         assert_eq!((lane.operations, lane.rows, lane.waiting), (205, 205, 0));
@@ -56,7 +56,7 @@ fn writes_that_gather_are_counted_as_the_batches_that_they_became() {
         let nodes = until(&manager, |nodes| nodes[1].behind == Some(0)).await;
         assert_eq!(nodes[0].role, Role::Primary);
         assert!(nodes.iter().all(|node| node.up && node.lag.is_some()), "{nodes:?}");
-        get(&manager, "a1", &wish).await.unwrap();
+        get(&manager, "a1", &options).await.unwrap();
         let nodes = until(&manager, |nodes| nodes.iter().all(|node| node.pool.in_use == 0)).await;
         // Two for short reads and two for long ones; a primary is read seldom.
         assert_eq!((nodes[0].pool.max, nodes[1].pool.max), (3, 4));
@@ -73,11 +73,11 @@ fn reads_that_a_server_does_not_answer_are_told_as_taken_connections_and_those_b
         let manager = tokio::task::spawn_blocking(move || connect(&address)).await.unwrap();
         let mut door = databases.door(0).await;
         door.run("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await;
-        let (wish, all) = (wish(), ReadQuery::all(&manager.table("users").unwrap()));
-        let scans = join_all((0..5).map(|_| manager.read(all.clone(), None, &wish)));
-        let of_key = get(&manager, "a", &wish);
+        let (options, all) = (options(), ReadQuery::all(&manager.schema().table("users").unwrap()));
+        let scans = join_all((0..5).map(|_| manager.data().read(all.clone(), None, &options)));
+        let of_key = get(&manager, "a", &options);
         // Two long reads and a short one have all there are; three long ones wait.
-        let taken = PoolVitals { in_use: 3, open: 3, max: 3, waiting: 3 };
+        let taken = PoolStats { in_use: 3, open: 3, max: 3, waiting: 3 };
         let unlocked = async {
             until(&manager, |nodes| nodes[0].pool == taken).await;
             door.run("COMMIT").await;
@@ -86,7 +86,7 @@ fn reads_that_a_server_does_not_answer_are_told_as_taken_connections_and_those_b
         for read in scans.into_iter().chain([of_key]) {
             assert_eq!(read.unwrap().rows.len(), 0);
         }
-        let rest = PoolVitals { in_use: 0, waiting: 0, ..taken };
+        let rest = PoolStats { in_use: 0, waiting: 0, ..taken };
         until(&manager, |nodes| nodes[0].pool == rest).await;
     });
 }
@@ -97,16 +97,16 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
         let databases = Databases::new(2).await;
         let address = databases.address();
         let manager = tokio::task::spawn_blocking(move || connect(&address)).await.unwrap();
-        let empty = manager.footprints(wish().deadline).await;
-        let (keys, wish) =
-            ((0..300).map(|number| format!("k{number}")).collect::<Vec<_>>(), wish());
-        let writes = join_all(keys.iter().map(|key| put(&manager, key, &wish))).await;
+        let empty = manager.status().size_estimates(options().deadline).await;
+        let (keys, options) =
+            ((0..300).map(|number| format!("k{number}")).collect::<Vec<_>>(), options());
+        let writes = join_all(keys.iter().map(|key| put(&manager, key, &options))).await;
         assert!(writes.iter().all(Result::is_ok));
         // Servers tell what they have counted after a while; what they had not told is added to what is found now.
         for shard in 0..2 {
             databases.door(shard).await.run("ANALYZE users").await;
         }
-        let told = manager.footprints(wish.deadline).await;
+        let told = manager.status().size_estimates(options.deadline).await;
         let rows: u64 = told.iter().map(|shard| shard.unwrap().rows.unwrap()).sum();
         assert!((300..=600).contains(&rows), "{told:?}");
         for (before, after) in empty.iter().zip(&told) {
@@ -117,7 +117,7 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
         // A shard whose tables are locked tells as well; nobody looks at them.
         let mut door = databases.door(0).await;
         door.run("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE").await;
-        let told = manager.footprints(wish.deadline).await;
+        let told = manager.status().size_estimates(options.deadline).await;
         assert!(told.iter().all(Option::is_some), "{told:?}");
     });
 }

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use chance::Chance;
 use disk::{Act, Kind, Lie, Step};
 use futures_util::future::join_all;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::manager::Manager;
 use story::{Harm, Story, Verdict};
 
@@ -35,12 +35,12 @@ fn one_in(
     }
 }
 
-fn shards(count: usize) -> Wanted {
+fn shards(count: usize) -> ClusterSpec {
     with_replicas(count, 0)
 }
 
-fn with_replicas(shards: usize, replicas: usize) -> Wanted {
-    Wanted { shards: Some(shards), replicas: Some(replicas), ..Wanted::default() }
+fn with_replicas(shards: usize, replicas: usize) -> ClusterSpec {
+    ClusterSpec { shards: Some(shards), replicas: Some(replicas), ..ClusterSpec::default() }
 }
 
 fn assert_unharmed(verdicts: &[Verdict], cuts_min: usize) {

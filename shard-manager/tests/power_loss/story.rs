@@ -22,11 +22,11 @@ use diesel::sql_types::{BigInt, Text};
 use serde_json::value::RawValue;
 use shard_manager::assembly::EmbeddedCluster;
 use shard_manager::consistency::Level;
-use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::error::{Error, Failure};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, Wish};
-use shard_manager::row::Operation;
+use shard_manager::manager::{Data, Manager, RequestOptions};
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::table::{Column, Table};
 use shard_manager::value::ColumnType;
@@ -45,7 +45,7 @@ const IMAGES_MAX: usize = 2;
 pub(crate) struct Story {
     pub(crate) disk: Arc<Disk>,
     dir: PathBuf,
-    wanted: Wanted,
+    wanted: ClusterSpec,
     /// Whether the primaries' files are lost as well, and the replicas take their places.
     promote: AtomicBool,
     changes: Mutex<BTreeMap<String, Changes>>,
@@ -64,7 +64,7 @@ struct Changes {
 struct Cut {
     moment: Moment,
     image: TempDir,
-    wanted: Wanted,
+    wanted: ClusterSpec,
     promote: bool,
     before: BTreeMap<String, Changes>,
     after: BTreeMap<String, Changes>,
@@ -125,13 +125,13 @@ impl fmt::Display for Verdict {
 
 impl Story {
     /// A story in this folder.
-    pub(crate) fn begin(dir: &Path, wanted: Wanted, seed: u64) -> Arc<Self> {
+    pub(crate) fn begin(dir: &Path, wanted: ClusterSpec, seed: u64) -> Arc<Self> {
         Self::resume(dir, wanted, seed, BTreeMap::new())
     }
 
     fn resume(
         dir: &Path,
-        wanted: Wanted,
+        wanted: ClusterSpec,
         seed: u64,
         changes: BTreeMap<String, Changes>,
     ) -> Arc<Self> {
@@ -182,7 +182,7 @@ impl Story {
         let column = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
         let table = Table::new(name, vec![column], &["id".into()], None).expect("a good table");
         let by = Instant::now() + Duration::from_secs(60);
-        manager.make_table(table, by).await.expect("the running disk is well");
+        manager.schema().create_table(table, by).await.expect("the running disk is well");
         self.note(&key, |changes| changes.acknowledged = 1);
     }
 
@@ -269,13 +269,13 @@ fn value(key: &str, number: u32) -> Option<String> {
     Some(format!("{{\"number\":{number},\"fill\":\"{fill}\"}}"))
 }
 
-fn open(dir: &Path, wanted: &Wanted) -> Result<Manager, String> {
+fn open(dir: &Path, wanted: &ClusterSpec) -> Result<Manager, String> {
     let cluster = EmbeddedCluster { data_dir: dir.to_owned(), wanted: wanted.clone() };
     Manager::open(&cluster).map_err(|error| error.to_string())
 }
 
 async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String> {
-    let table = manager.table("kv").map_err(|error| error.to_string())?;
+    let table = manager.schema().table("kv").map_err(|error| error.to_string())?;
     let raw = value(key, number).map(|value| RawValue::from_string(value).expect("JSON"));
     let operation = if raw.is_some() { Operation::Upsert } else { Operation::Delete };
     let fields: Vec<_> = raw.iter().map(|raw| (Cow::Borrowed("value"), &**raw)).collect();
@@ -283,11 +283,11 @@ async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String>
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let shard_key = ShardKey::parse(key).expect("a good key");
-        let (place, row) = Manager::prepare(&manager.map(), &table, operation, shard_key, &fields)
+        let (place, row) = Data::prepare(&manager.map(), &table, operation, shard_key, &fields)
             .map_err(|error| error.to_string())?;
         // Every node, so that each has to keep it.
-        let wish = Wish { level: Level::All, ..Wish::by(deadline) };
-        match manager.write(place, row, &wish).await {
+        let options = RequestOptions { level: Level::All, ..RequestOptions::by(deadline) };
+        match manager.data().write(place, row, &options).await {
             // A start does not wait for replicas that take long to be made; a client comes again.
             Err(Failure { error: Error::TooFewReplicas { .. }, .. })
                 if Instant::now() < deadline =>
@@ -315,7 +315,7 @@ impl Cut {
         let manager = open(self.image.path(), &self.wanted).map_err(Harm::Refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let written = runtime.expect("a runtime").block_on(change(&manager, AFTER, 1));
-        let tables = names(manager.tables().tables().map(|table| table.name()));
+        let tables = names(manager.schema().tables().tables().map(|table| table.name()));
         manager.close();
         drop(manager);
         written.map_err(Harm::Refused)?;

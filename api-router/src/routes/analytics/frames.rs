@@ -1,6 +1,8 @@
-//! `GET /api/analytics/frames`: finished slots of time and new errors, for services that keep them longer than this router.
+//! `GET /api/analytics/frames`: finished slots of time and new errors, for services that keep them
+//! longer than this router.
 //!
-//! **Invariant:** an answer is bounded, however long nobody has asked: it says so if there is more.
+//! **Invariant:** a response is bounded, however long ago the previous request was: it says so if
+//! there is more.
 
 use std::sync::Arc;
 
@@ -11,27 +13,27 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
-use crate::figures::Figures;
+use crate::metrics_view::MetricsView;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
-/// Bytes of frames of one answer, but for the last of them.
+/// Most bytes of frames of one response, without the last frame.
 const FRAMES_BYTES_MAX: usize = 4 << 20;
-/// Frames of one answer: the whole ring of seconds.
+/// Most frames of one response: the whole ring of seconds.
 const FRAMES_MAX: usize = 900;
-/// Errors of one answer.
+/// Most errors of one response.
 const ERRORS_MAX: usize = 1_000;
 
-/// What happened since the last time.
+/// Events since the previous request.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct FramesAnswer {
     /// Always true.
     success: bool,
-    /// The router, by the port that it serves on: an address is nobody's business.
+    /// Name of the router, by the port that it serves on. It has no address.
     router: String,
-    /// When the router started: another time means that it counts anew.
+    /// Start of the router: if it changes, counts begin again.
     started: String,
     /// The router's clock, in milliseconds since 1970.
     at_ms: u64,
@@ -40,29 +42,29 @@ pub(crate) struct FramesAnswer {
     /// Finished slots, by step, oldest first.
     #[schema(value_type = Vec<Object>)]
     frames: Vec<Box<RawValue>>,
-    /// When this router counted, and those before it over the same store: from a second up to another that is no more of
-    /// it, since 1970.
+    /// Intervals in which this router, and those before it over the same store, recorded: first
+    /// second and the second after the last one, since 1970.
     counted: Vec<(u64, u64)>,
     /// Errors, oldest first.
     #[schema(value_type = Vec<ErrorEvent>)]
     errors: Vec<Arc<ErrorEvent>>,
-    /// The number of the last of them: errors_after of the next question.
+    /// Number of the last of them: errors_after of the next request.
     errors_seq: u64,
-    /// Whether there is more already: ask again at once.
+    /// True if there is more already: request again at once.
     more: bool,
 }
 
-/// What was asked for.
+/// Requested start of slots and errors.
 #[derive(Clone, Copy)]
 struct After {
     steps: [(Step, u64); 3],
     errors: u64,
 }
 
-/// Hands on finished slots of time and new errors.
+/// Returns finished slots of time and new errors.
 ///
-/// For services that collect from routers. Histograms are HDR (V2, base64). Slots and errors are kept for a while only: who
-/// asks too late gets what is left.
+/// For services that collect from routers. Histograms are HDR (V2, base64). Slots and errors are
+/// kept for a limited time: a late request gets those that are left.
 #[utoipa::path(
     tag = "analytics",
     params(
@@ -90,8 +92,8 @@ pub(crate) async fn list_frames(
         ],
         errors: number(&parameters, "errors_after")?,
     };
-    let now = analytics.figures.now().await;
-    let (figures, errors) = (Arc::clone(&analytics.figures), Arc::clone(&analytics.errors));
+    let now = analytics.metrics.now().await;
+    let (figures, errors) = (Arc::clone(&analytics.metrics), Arc::clone(&analytics.errors));
     let router = format!("router-{}", app.port);
     let answer = block(move || answer(&figures, &errors, after, now, router)).await;
     let internal = |_| Problem::new(Code::TSR500, "an internal error");
@@ -107,7 +109,7 @@ fn number(parameters: &Parameters<'_>, name: &str) -> Result<u64, Problem> {
 }
 
 fn answer(
-    figures: &Figures,
+    figures: &MetricsView,
     log: &ErrorLog,
     after: After,
     now: ClusterNow,

@@ -1,122 +1,122 @@
 //! Parser: chooses the thread that parses a streamed body. A small body is parsed where it arrives,
 //! a large one on a thread of its own.
 //!
-//! **Invariant:** a body that is parsed where it arrives is parsed in small pieces, because other
+//! **Invariant:** a body that is parsed where it arrives is parsed in small batches, because other
 //! requests wait meanwhile.
-//! **Not here:** parsing (`feed`), the choice of the thread (`stream`).
+//! **Not here:** parsing (`row_reader`), the choice of the thread (`stream`).
 
 use actix_web::web::Bytes;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
-use super::feed::{Feed, PIECE_BYTES_MAX, Piece, Then};
-use super::stream::HERE_BYTES;
+use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader};
+use super::stream::INLINE_BYTES;
 use crate::problem::{Code, Problem};
 
-/// Parser of one body.
+/// Parser of one body, on one of two threads.
 pub(super) enum Parser {
-    Here(Box<Feed>),
-    Apart(Apart),
-    /// Moving from one to the other.
-    Between,
+    Inline(Box<RowReader>),
+    Threaded(ParserThread),
+    /// Moving between the two.
+    Moving,
 }
 
-/// Blocking thread that works one piece ahead of its reader. It stays the same while much arrives,
+/// Blocking thread that works one batch ahead of its reader. It stays the same while much arrives,
 /// so that it reuses the memory of its rows once they are stored.
-pub(super) struct Apart {
+pub(super) struct ParserThread {
     bytes: Sender<Option<Vec<Bytes>>>,
-    pieces: Receiver<Piece>,
-    thread: JoinHandle<Option<Box<Feed>>>,
+    batches: Receiver<RowBatch>,
+    thread: JoinHandle<Option<Box<RowReader>>>,
 }
 
 impl Parser {
-    pub(super) fn new(feed: Feed) -> Self {
-        Self::Here(Box::new(feed))
+    pub(super) fn new(reader: RowReader) -> Self {
+        Self::Inline(Box::new(reader))
     }
 
-    /// True if it has a thread of its own.
-    pub(super) fn is_apart(&self) -> bool {
-        matches!(self, Self::Apart(_))
+    /// Returns true if it has a thread of its own.
+    pub(super) fn has_thread(&self) -> bool {
+        matches!(self, Self::Threaded(_))
     }
 
     /// Returns the next rows.
-    pub(super) async fn piece(&mut self) -> Result<Piece, Problem> {
+    pub(super) async fn batch(&mut self) -> Result<RowBatch, Problem> {
         match self {
-            Self::Here(feed) => Ok(feed.piece(HERE_BYTES)),
-            // The thread ends only after its last piece, or by a panic.
-            Self::Apart(apart) => apart.pieces.recv().await.ok_or_else(died),
-            Self::Between => Err(died()),
+            Self::Inline(reader) => Ok(reader.batch(INLINE_BYTES)),
+            // The thread ends only after its last batch, or by a panic.
+            Self::Threaded(thread) => thread.batches.recv().await.ok_or_else(died),
+            Self::Moving => Err(died()),
         }
     }
 
-    /// Gives a hungry parser more text, or the end of the body.
+    /// Gives a waiting parser more text, or the end of the body.
     pub(super) async fn push(&mut self, bytes: Option<Vec<Bytes>>) {
         match self {
-            Self::Here(feed) => push(feed, bytes),
-            // A thread that has ended reports that by its pieces.
-            Self::Apart(apart) => drop(apart.bytes.send(bytes).await),
-            Self::Between => {}
+            Self::Inline(reader) => push(reader, bytes),
+            // A thread that has ended reports that by its batches.
+            Self::Threaded(thread) => drop(thread.bytes.send(bytes).await),
+            Self::Moving => {}
         }
     }
 
-    /// Continues on a thread of its own. A hungry feed has been given nothing since.
-    pub(super) fn go_apart(&mut self, is_hungry: bool) {
-        *self = match std::mem::replace(self, Self::Between) {
-            Self::Here(feed) => Self::Apart(Apart::start(feed, is_hungry)),
-            other @ (Self::Apart(_) | Self::Between) => other,
+    /// Continues on a thread of its own. A waiting reader has been given nothing since.
+    pub(super) fn move_to_thread(&mut self, needs_input: bool) {
+        *self = match std::mem::replace(self, Self::Moving) {
+            Self::Inline(reader) => Self::Threaded(ParserThread::start(reader, needs_input)),
+            other @ (Self::Threaded(_) | Self::Moving) => other,
         };
     }
 
-    /// Gives the thread of a hungry parser back.
-    pub(super) async fn come_back(&mut self) -> Result<(), Problem> {
-        match std::mem::replace(self, Self::Between) {
-            Self::Apart(Apart { bytes, thread, pieces }) => {
+    /// Gives the thread of a waiting parser back.
+    pub(super) async fn move_inline(&mut self) -> Result<(), Problem> {
+        match std::mem::replace(self, Self::Moving) {
+            Self::Threaded(ParserThread { bytes, thread, batches }) => {
                 // The thread waits for more, and sees that nothing will come.
                 drop(bytes);
-                let feed = thread.await.ok().flatten().ok_or_else(died)?;
-                drop(pieces);
-                *self = Self::Here(feed);
+                let reader = thread.await.ok().flatten().ok_or_else(died)?;
+                drop(batches);
+                *self = Self::Inline(reader);
             }
-            other @ (Self::Here(_) | Self::Between) => *self = other,
+            other @ (Self::Inline(_) | Self::Moving) => *self = other,
         }
         Ok(())
     }
 }
 
-impl Apart {
-    fn start(feed: Box<Feed>, is_hungry: bool) -> Self {
+impl ParserThread {
+    fn start(reader: Box<RowReader>, needs_input: bool) -> Self {
         let (bytes, pushed) = channel(1);
-        let (sender, pieces) = channel(1);
-        let work = move || take_apart(feed, is_hungry, pushed, &sender);
-        Self { bytes, pieces, thread: tokio::task::spawn_blocking(work) }
+        let (sender, batches) = channel(1);
+        let work = move || parse_on_thread(reader, needs_input, pushed, &sender);
+        Self { bytes, batches, thread: tokio::task::spawn_blocking(work) }
     }
 }
 
-/// Makes pieces until there is no more text; returns a hungry feed that is given nothing more.
-fn take_apart(
-    mut feed: Box<Feed>,
-    mut is_hungry: bool,
+/// Makes batches until there is no more text; returns a waiting reader that gets no more.
+fn parse_on_thread(
+    mut reader: Box<RowReader>,
+    mut needs_input: bool,
     mut pushed: Receiver<Option<Vec<Bytes>>>,
-    pieces: &Sender<Piece>,
-) -> Option<Box<Feed>> {
+    batches: &Sender<RowBatch>,
+) -> Option<Box<RowReader>> {
     loop {
-        if is_hungry {
-            let Some(bytes) = pushed.blocking_recv() else { return Some(feed) };
-            push(&mut feed, bytes);
+        if needs_input {
+            let Some(bytes) = pushed.blocking_recv() else { return Some(reader) };
+            push(&mut reader, bytes);
         }
-        let piece = feed.piece(PIECE_BYTES_MAX);
-        is_hungry = matches!(piece.then, Then::Hungry);
-        let goes_on = is_hungry || matches!(piece.then, Then::More);
-        if pieces.blocking_send(piece).is_err() || !goes_on {
+        let batch = reader.batch(BATCH_BYTES_MAX);
+        needs_input = matches!(batch.state, ReaderState::NeedsInput);
+        let goes_on = needs_input || matches!(batch.state, ReaderState::More);
+        if batches.blocking_send(batch).is_err() || !goes_on {
             return None;
         }
     }
 }
 
-fn push(feed: &mut Feed, bytes: Option<Vec<Bytes>>) {
+fn push(reader: &mut RowReader, bytes: Option<Vec<Bytes>>) {
     match bytes {
-        Some(parts) => parts.into_iter().for_each(|part| feed.push(part)),
-        None => feed.end(),
+        Some(parts) => parts.into_iter().for_each(|part| reader.push(part)),
+        None => reader.end(),
     }
 }
 

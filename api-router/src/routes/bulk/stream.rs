@@ -1,11 +1,12 @@
 //! Streamed bodies of bulk writes: NDJSON and CSV of any length, in bounded memory.
 //!
-//! Three things go on at once, and each waits for the next when that is slower: bytes are taken from the socket, a
-//! piece of them is taken apart, and each shard stores its rows of the pieces before.
+//! Three stages run at once, and each waits for the next when that is slower: bytes are received
+//! from the socket, a batch of them is parsed, and each shard stores its rows of the batches
+//! before.
 //!
 //! **Invariant:** while the shards make no progress, nothing more is read from the socket; the
-//! bytes that are held are charged to the room of all bodies; a body that pauses keeps no thread.
-//! **Not here:** what a row is (`row`, `feed`), how shards store them (`pipes`).
+//! bytes that are held are charged to the budget of all bodies; a body that pauses keeps no thread.
+//! **Not here:** parsing of a row (`row_router`, `row_reader`), storing of rows (`shard_queues`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,31 +15,31 @@ use std::time::{Duration, Instant};
 use actix_web::web::{Bytes, BytesMut, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use futures_util::{FutureExt, StreamExt};
-use shard_manager::manager::Wish;
+use shard_manager::manager::RequestOptions;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::answer::Tally;
-use super::feed::{Feed, PIECE_BYTES_MAX, Piece, Shape, Then};
+use super::outcome::BulkOutcome;
 use super::parser::Parser;
-use super::pipes::Pipes;
+use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader, StreamOptions};
+use super::shard_queues::ShardQueues;
 use crate::app::App;
+use crate::body_budget::BudgetShare;
 use crate::problem::{Code, Problem};
-use crate::room::Share;
 
-/// How long a body may bring nothing.
+/// Longest time for which a body may bring nothing.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Time without a byte of the body after which its thread is given back.
 const REST: Duration = Duration::from_secs(1);
-/// Bytes taken from the socket at once while a thread of its own parses them.
+/// Bytes received from the socket at once while a thread of its own parses them.
 pub const INTAKE_BYTES: usize = 256 << 10;
-/// Bytes taken from the socket at once where other requests wait meanwhile; also the text of a
-/// piece there.
-pub const HERE_BYTES: usize = 64 << 10;
-/// Least charge of a streamed body: the bytes taken from its socket, and the rows of one small
-/// piece.
+/// Bytes received from the socket at once where other requests wait meanwhile; also the text of a
+/// batch there.
+pub const INLINE_BYTES: usize = 64 << 10;
+/// Least charge of a streamed body: the bytes received from its socket, and the rows of one small
+/// batch.
 const STREAM_BYTES_MIN: usize = 256 << 10;
-/// Extra charge for the rows of pieces that a thread of its own makes ahead.
-const AHEAD_BYTES: usize = 4 * PIECE_BYTES_MAX;
+/// Extra charge for the rows of batches that a thread of its own makes ahead.
+const AHEAD_BYTES: usize = 4 * BATCH_BYTES_MAX;
 /// Smaller parts of a body are joined: each would keep the buffer in which it arrived.
 const PART_BYTES_MIN: usize = 4 << 10;
 
@@ -47,69 +48,69 @@ pub(super) async fn write_stream(
     app: &Data<App>,
     request: &HttpRequest,
     payload: Payload,
-    shape: Shape,
-    wish: &Wish,
+    stream_options: StreamOptions,
+    options: &RequestOptions,
     began: Instant,
 ) -> Result<HttpResponse, Problem> {
-    let patience = wish.deadline.saturating_duration_since(began);
-    let share = Rc::new(app.share(request));
-    share.grow(STREAM_BYTES_MIN, wish.deadline).await?;
-    let tally = Rc::new(RefCell::new(Tally::new(app, wish.session.clone())));
-    let pipes = Pipes::new(app, wish, (Rc::clone(&share), patience), &tally);
-    let mut body = Body::new(payload, Feed::new(app.clone(), shape, patience), share);
-    let (trouble, next_index) = loop {
-        let Piece { rows, refused, next_index, then, held } = body.piece().await?;
-        refused.into_iter().for_each(|row| tally.borrow_mut().refuse(row));
-        pipes.send(rows).await;
-        let more = match then {
-            Then::More => body.go_on(held).await,
-            Then::Hungry => body.feed(held).await,
-            Then::Ended => break (None, next_index),
-            // Nothing was handed on before the columns were known.
-            Then::Refused(problem) => return Err(problem),
-            Then::Stopped(problem) => break (Some(problem), next_index),
+    let patience = options.deadline.saturating_duration_since(began);
+    let share = Rc::new(app.open_share(request));
+    share.grow(STREAM_BYTES_MIN, options.deadline).await?;
+    let outcome = Rc::new(RefCell::new(BulkOutcome::new(app, options.session.clone())));
+    let queues = ShardQueues::new(app, options, (Rc::clone(&share), patience), &outcome);
+    let mut body = Body::new(payload, RowReader::new(app.clone(), stream_options, patience), share);
+    let (failure, next_index) = loop {
+        let RowBatch { rows, refused, next_index, state, held } = body.batch().await?;
+        refused.into_iter().for_each(|row| outcome.borrow_mut().refuse(row));
+        queues.send(rows).await;
+        let more = match state {
+            ReaderState::More => body.continue_reading(held).await,
+            ReaderState::NeedsInput => body.wait_for_input(held).await,
+            ReaderState::Ended => break (None, next_index),
+            // No row was queued before the columns were known.
+            ReaderState::Refused(problem) => return Err(problem),
+            ReaderState::Stopped(problem) => break (Some(problem), next_index),
         };
         if let Err(problem) = more {
             break (Some(problem), next_index);
         }
     };
     body.release();
-    pipes.finish().await?;
-    let mut tally = tally.borrow_mut();
-    match trouble {
+    queues.finish().await?;
+    let mut outcome = outcome.borrow_mut();
+    match failure {
         None => {
-            let (mut response, answer) = tally.respond(app, request, began, Duration::ZERO);
+            let (mut response, answer) = outcome.respond(app, request, began, Duration::ZERO);
             Ok(response.json(answer))
         }
         Some(problem) => {
-            tally.leave_trail(request);
-            Err(tally.partial(app, problem, next_index))
+            outcome.update_record(request);
+            Err(outcome.partial(app, problem, next_index))
         }
     }
 }
 
 /// A body on its way from the socket to rows, with its charge.
 struct Body {
-    intake: Receiver<Taken>,
-    /// Bytes taken from the socket at once.
+    intake: Receiver<Received>,
+    /// Bytes received from the socket at once.
     most: Rc<Cell<usize>>,
     parser: Parser,
-    share: Rc<Share>,
+    share: Rc<BudgetShare>,
     /// Charge for text.
     text: usize,
-    /// Charge for the pieces that a thread of its own makes ahead: nothing while it waits.
+    /// Charge for the batches that a thread of its own makes ahead: nothing while it waits.
     ahead: usize,
 }
 
 impl Body {
-    fn new(payload: Payload, feed: Feed, share: Rc<Share>) -> Self {
-        let most = Rc::new(Cell::new(HERE_BYTES));
+    fn new(payload: Payload, reader: RowReader, share: Rc<BudgetShare>) -> Self {
+        let most = Rc::new(Cell::new(INLINE_BYTES));
         let intake = intake(payload, STALLED_MAX, Rc::clone(&most));
-        Self { intake, most, parser: Parser::new(feed), share, text: 0, ahead: 0 }
+        Self { intake, most, parser: Parser::new(reader), share, text: 0, ahead: 0 }
     }
 
-    async fn piece(&mut self) -> Result<Piece, Problem> {
-        self.parser.piece().await
+    async fn batch(&mut self) -> Result<RowBatch, Problem> {
+        self.parser.batch().await
     }
 
     /// Charges the bytes that are held now; other bodies may wait for bytes that were freed.
@@ -124,78 +125,79 @@ impl Body {
     }
 
     /// Continues with text that has arrived and is not parsed yet.
-    async fn go_on(&mut self, held: usize) -> Result<(), Problem> {
+    async fn continue_reading(&mut self, held: usize) -> Result<(), Problem> {
         self.charge(held).await?;
-        if !self.parser.is_apart() && self.may_go_ahead() {
+        if !self.parser.has_thread() && self.reserve_ahead() {
             self.most.set(INTAKE_BYTES);
-            self.parser.go_apart(false);
+            self.parser.move_to_thread(false);
         }
-        if !self.parser.is_apart() {
+        if !self.parser.has_thread() {
             // Other requests wait for this thread.
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    /// True if there is room for the pieces that a thread of its own makes ahead.
-    fn may_go_ahead(&mut self) -> bool {
+    /// Reserves memory for the batches that a thread of its own makes ahead; returns true if there
+    /// is some.
+    fn reserve_ahead(&mut self) -> bool {
         if self.ahead == 0 && self.share.try_grow(AHEAD_BYTES) {
             self.ahead = AHEAD_BYTES;
         }
         self.ahead > 0
     }
 
-    async fn come_back(&mut self) -> Result<(), Problem> {
-        self.most.set(HERE_BYTES);
-        self.parser.come_back().await
+    async fn move_inline(&mut self) -> Result<(), Problem> {
+        self.most.set(INLINE_BYTES);
+        self.parser.move_inline().await
     }
 
-    /// All text is parsed: waits for the client to bring more.
-    async fn feed(&mut self, held: usize) -> Result<(), Problem> {
+    /// Waits for the client to send more, when all text is parsed.
+    async fn wait_for_input(&mut self, held: usize) -> Result<(), Problem> {
         self.share.shrink(std::mem::take(&mut self.ahead));
         self.charge(held).await?;
-        match self.taken().await? {
-            Taken::Bytes(parts) => {
+        match self.next_received().await? {
+            Received::Bytes(parts) => {
                 let bytes = parts.iter().map(Bytes::len).sum();
-                self.share.bring(bytes);
+                self.share.add_received(bytes);
                 self.charge(held + bytes).await?;
-                self.choose_place(bytes).await?;
+                self.choose_thread(bytes).await?;
                 self.parser.push(Some(parts)).await;
             }
-            Taken::End => self.parser.push(None).await,
-            Taken::Trouble(problem) => return Err(problem),
+            Received::End => self.parser.push(None).await,
+            Received::Failed(problem) => return Err(problem),
         }
         Ok(())
     }
 
-    /// Moves the parser to a thread of its own if much has arrived, and there is room for that.
-    async fn choose_place(&mut self, bytes: usize) -> Result<(), Problem> {
-        let is_apart = self.parser.is_apart();
-        let goes_apart = (is_apart || bytes >= HERE_BYTES) && self.may_go_ahead();
-        match (is_apart, goes_apart) {
+    /// Moves the parser to a thread of its own if much has arrived, and the budget allows it.
+    async fn choose_thread(&mut self, bytes: usize) -> Result<(), Problem> {
+        let has_thread = self.parser.has_thread();
+        let needs_thread = (has_thread || bytes >= INLINE_BYTES) && self.reserve_ahead();
+        match (has_thread, needs_thread) {
             (false, true) => {
                 self.most.set(INTAKE_BYTES);
-                self.parser.go_apart(true);
+                self.parser.move_to_thread(true);
             }
-            (true, false) => self.come_back().await?,
+            (true, false) => self.move_inline().await?,
             (true, true) | (false, false) => {}
         }
         Ok(())
     }
 
-    async fn taken(&mut self) -> Result<Taken, Problem> {
-        if self.parser.is_apart() {
+    async fn next_received(&mut self) -> Result<Received, Problem> {
+        if self.parser.has_thread() {
             let soon = tokio::time::timeout(REST, self.intake.recv());
-            if let Ok(taken) = self.share.unless_cut(soon).await? {
-                return taken.ok_or_else(broke_off);
+            if let Ok(received) = self.share.unless_evicted(soon).await? {
+                return received.ok_or_else(broke_off);
             }
-            self.come_back().await?;
+            self.move_inline().await?;
         }
-        let taken = self.share.unless_cut(self.intake.recv()).await?;
-        taken.ok_or_else(broke_off)
+        let received = self.share.unless_evicted(self.intake.recv()).await?;
+        received.ok_or_else(broke_off)
     }
 
-    /// Stops reading; rows that were handed on are still stored.
+    /// Stops reading; queued rows are still stored.
     fn release(self) {
         let Self { intake, parser, share, text, ahead, .. } = self;
         drop((intake, parser));
@@ -207,21 +209,25 @@ fn broke_off() -> Problem {
     Problem::new(Code::TSR101, "the body broke off").hint("send the rest from next_index")
 }
 
-/// What was taken from a body.
+/// Part of a body that was received.
 #[derive(Debug)]
-pub enum Taken {
-    /// Some of it.
+pub enum Received {
+    /// Some bytes.
     Bytes(Vec<Bytes>),
     /// Its end.
     End,
-    /// It breaks off here.
-    Trouble(Problem),
+    /// Error that ends the body.
+    Failed(Problem),
 }
 
 /// Reads a body from its socket, up to `most` bytes at once and a little ahead of its reader; a
-/// body that brings nothing for `stalled_max` breaks off. Without a reader the server discards the
-/// rest.
-pub fn intake(payload: Payload, stalled_max: Duration, most: Rc<Cell<usize>>) -> Receiver<Taken> {
+/// body without a byte for `stalled_max` ends with an error. Without a reader the server discards
+/// the rest.
+pub fn intake(
+    payload: Payload,
+    stalled_max: Duration,
+    most: Rc<Cell<usize>>,
+) -> Receiver<Received> {
     let (sender, receiver) = channel(1);
     rt::spawn(take_all(payload, stalled_max, most, sender));
     receiver
@@ -231,14 +237,14 @@ async fn take_all(
     mut payload: Payload,
     stalled_max: Duration,
     most: Rc<Cell<usize>>,
-    sender: Sender<Taken>,
+    sender: Sender<Received>,
 ) {
     let mut last = None;
     while last.is_none() {
         let mut parts = Parts::default();
         last = take(&mut payload, (stalled_max, most.get()), &mut parts).await;
         let parts = parts.finish();
-        if !parts.is_empty() && sender.send(Taken::Bytes(parts)).await.is_err() {
+        if !parts.is_empty() && sender.send(Received::Bytes(parts)).await.is_err() {
             return;
         }
     }
@@ -248,16 +254,17 @@ async fn take_all(
     }
 }
 
-/// Waits for bytes, and takes with them what is there already. Tells what comes after them, if it came with them.
+/// Waits for bytes, and takes those that have arrived already. Returns the end of the body, or its
+/// error, if it came with them.
 async fn take(
     payload: &mut Payload,
     (stalled_max, most): (Duration, usize),
     parts: &mut Parts,
-) -> Option<Taken> {
+) -> Option<Received> {
     let Ok(mut next) = tokio::time::timeout(stalled_max, payload.next()).await else {
-        let detail = format!("the body brought nothing for {} s", stalled_max.as_secs());
+        let detail = format!("the body had no new bytes for {} s", stalled_max.as_secs());
         let problem = Problem::new(Code::TSR004, detail);
-        return Some(Taken::Trouble(problem.hint("send the rest from next_index")));
+        return Some(Received::Failed(problem.hint("send the rest from next_index")));
     };
     let mut bytes = 0;
     loop {
@@ -266,8 +273,8 @@ async fn take(
                 bytes += part.len();
                 parts.push(part);
             }
-            Some(Err(_)) => return Some(Taken::Trouble(broke_off())),
-            None => return Some(Taken::End),
+            Some(Err(_)) => return Some(Received::Failed(broke_off())),
+            None => return Some(Received::End),
         }
         if bytes >= most {
             return None;

@@ -1,11 +1,13 @@
-//! Frames: what a server of PostgreSQL answers, read along as it passes, to know when a write is stored.
+//! Frames: what a server of PostgreSQL answers, read along as it passes, to know when a write is
+//! stored.
 //!
-//! A message is a letter, four bytes of length (its own among them), and what the length says. Before the first one a
-//! server may answer a question about encryption by a single letter.
+//! A message is a letter, four bytes of length (its own among them), and what the length says.
+//! Before the first one a server may answer a question about encryption by a single letter.
 //!
 //! Source: PostgreSQL's documentation, "Frontend/Backend Protocol", message formats.
 //!
-//! **Invariant:** a stream that cannot be read (encrypted, or of something else) never tells of a write.
+//! **Invariant:** a stream that cannot be read (encrypted, or of something else) never reports a
+//! write.
 //! **Not here:** passing anything on.
 
 /// Bytes of a message that are looked at: tags are short.
@@ -16,7 +18,7 @@ const HEAD: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     state: State,
-    /// Whether a transaction is open, which a later COMMIT or ROLLBACK ends.
+    /// True while a transaction is open, which a later COMMIT or ROLLBACK ends.
     is_open: bool,
 }
 
@@ -36,9 +38,9 @@ enum State {
     Unreadable,
 }
 
-/// What bytes told, as far as anybody here wants to know.
+/// Events in bytes that were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct FrameEvents {
     /// They end the answer to a write that is stored, or will be with the end of its statement.
     pub(super) stored: bool,
     /// They end with the server waiting for the next question.
@@ -47,8 +49,8 @@ pub(super) struct Told {
 
 impl Frames {
     /// Reads on.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Told {
-        let mut told = Told::default();
+    pub(super) fn read(&mut self, bytes: &[u8]) -> FrameEvents {
+        let mut told = FrameEvents::default();
         let mut rest = bytes;
         while !rest.is_empty() {
             rest = self.step(rest, &mut told);
@@ -57,10 +59,10 @@ impl Frames {
     }
 
     /// Reads as much as belongs together; what is left.
-    fn step<'b>(&mut self, bytes: &'b [u8], told: &mut Told) -> &'b [u8] {
+    fn step<'b>(&mut self, bytes: &'b [u8], told: &mut FrameEvents) -> &'b [u8] {
         match &mut self.state {
             State::Start => match bytes[0] {
-                // No encryption: what comes next is as if nobody had asked.
+                // No encryption: the stream continues as without the question.
                 b'N' => return &bytes[1..],
                 b'R' | b'E' | b'v' => self.state = State::Head { bytes: [0; HEAD], has: 0 },
                 _ => self.state = State::Unreadable,
@@ -94,7 +96,7 @@ impl Frames {
     }
 
     /// Looks at a message that is complete.
-    fn finish(&mut self, told: &mut Told) {
+    fn finish(&mut self, told: &mut FrameEvents) {
         let State::Body { kind, left: 0, kept } = &self.state else { return };
         told.ready = *kind == b'Z';
         match kind {
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_told_once_it_is_stored() {
+    fn a_write_is_reported_once_it_is_stored() {
         for (messages, stored) in [
             (vec![message(b'C', b"INSERT 0 1\0"), message(b'Z', b"I")], true),
             (vec![message(b'C', b"BEGIN\0"), message(b'C', b"INSERT 0 1\0")], false),
@@ -156,11 +158,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_tells_nothing() {
+    fn an_unreadable_stream_reports_nothing() {
         for first in [b"S".to_vec(), b"HTTP/1.1 200 OK".to_vec(), vec![b'R', 0, 0, 0, 1]] {
             let mut frames = Frames::default();
             frames.read(&first);
-            assert_eq!(frames.read(&message(b'C', b"COMMIT\0")), Told::default(), "{first:?}");
+            assert_eq!(
+                frames.read(&message(b'C', b"COMMIT\0")),
+                FrameEvents::default(),
+                "{first:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Stories of ways that are cut, half open, slow and lossy, in front of a server that repeats what it hears.
+//! Tests of connections that are cut, half open, slow and lossy, in front of a server that repeats
+//! what it hears.
 
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Long enough to see that nothing happens.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// A server that answers every line with what it is told to answer, and counts the lines.
+/// Starts a server that answers every line with the given bytes, and counts the lines.
 async fn server(answer: &'static [u8]) -> (SocketAddr, Arc<AtomicU32>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -36,7 +37,7 @@ async fn client(proxy: &Proxy) -> TcpStream {
     TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await.unwrap()
 }
 
-/// What is answered to a line: nothing once the connection is gone.
+/// Sends a line and returns the answer: nothing once the connection is gone.
 async fn asked(client: &mut TcpStream) -> Vec<u8> {
     let mut answer = vec![0; 64];
     if client.write_all(b"hello").await.is_err() {
@@ -74,7 +75,7 @@ async fn an_open_way_passes_all_and_a_cut_one_is_refused_until_it_is_mended() {
 }
 
 #[tokio::test]
-async fn a_half_open_way_swallows_and_who_lost_bytes_is_not_used_again() {
+async fn a_half_open_connection_swallows_bytes_and_is_not_used_again() {
     let (address, heard) = server(b"world").await;
     let proxy = Proxy::open(address).await.unwrap();
     let mut before = client(&proxy).await;

@@ -1,4 +1,4 @@
-//! What is better, what is worse, and what is noise.
+//! Tests of better, worse and noise.
 
 use super::*;
 use crate::report::tests::report_of;
@@ -16,7 +16,7 @@ fn outcome(comparison: &Comparison, measure: Measure) -> Outcome {
 }
 
 #[test]
-fn a_table_says_what_changed_and_by_how_much() {
+fn a_table_has_each_change_and_its_size() {
     let before = report_of(101, 100.0);
     let mut now = report_of(101, 100.0);
     now.asked.insert("keys".to_owned(), "500".to_owned());
@@ -31,7 +31,7 @@ fn a_table_says_what_changed_and_by_how_much() {
     write(&comparison, &mut text).unwrap();
     let expected = "  \
   compared with before.json, which ended 2026-01-02T03:04:05Z
-    warning  not the same was asked: keys 10000 before, 500 now
+    warning  different options: keys 10000 before, 500 now
              metric        before         now      change       bound
     all      rate           101/s       130/s     +28.7 %       5.0 %  better
              p50           2.0 ms      1.0 ms     -50.0 %       5.0 %  better
@@ -90,7 +90,7 @@ fn few_requests_are_not_judged_and_few_failures_are_seen() {
 }
 
 #[test]
-fn runs_that_are_not_of_the_same_thing_are_told_so() {
+fn differences_between_runs_are_warned_of() {
     let mut before = report_of(2, 2.0);
     let mut now = report_of(16, 16.0);
     before.asked.remove("mix");
@@ -100,12 +100,12 @@ fn runs_that_are_not_of_the_same_thing_are_told_so() {
     now.asked.insert("rate".to_owned(), "100".to_owned());
     let comparison = Comparison::new("x", &before, &now);
     let told = [
-        "not the same was asked: mix nothing before, default now",
-        "not the same was asked: rate nothing before, 100 now",
-        "the earlier run has fewer than 5 whole seconds, and says little",
+        "different options: mix nothing before, default now",
+        "different options: rate nothing before, 100 now",
+        "the earlier run has fewer than 5 whole seconds, too few to compare",
         "the earlier run was stopped early",
         "the present run was stopped early",
-        "the earlier run was warned: busy[31m",
+        "warning of the earlier run: busy[31m",
         "only before: scan",
         "only now: read",
     ];

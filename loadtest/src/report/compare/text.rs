@@ -25,8 +25,8 @@ pub(crate) fn write(comparison: &Comparison, out: &mut String) -> Result {
             out,
             "    {name:<8} {:<8}{:>12}{:>12}{change:>12}{:>12}  {}",
             measure.name(),
-            measure.told(*before),
-            measure.told(*now),
+            measure.format(*before),
+            measure.format(*now),
             format!("{bound_percent:.1} %"),
             outcome.name()
         )?;

@@ -1,6 +1,7 @@
 //! Axis: from numbers to places in a graph, and which numbers are written beside it.
 //!
-//! **Invariant:** a place is finite and within the graph, and there are few ticks, whatever the numbers.
+//! **Invariant:** a place is finite and within the graph, and there are few ticks, whatever the
+//! numbers.
 //! **Not here:** drawing (`frame`).
 
 /// A logarithmic axis from here on: the small would be flat on a linear one.
@@ -10,7 +11,7 @@ const TICKS: f64 = 5.0;
 const TIME_TICKS: f64 = 9.0;
 /// Numbers that people count in, and their tens.
 const NICE: [f64; 3] = [1.0, 2.0, 5.0];
-/// What a power of ten may be off.
+/// Largest error of a power of ten.
 const SLACK: f64 = 1.0001;
 /// Below this there is room for more than powers of ten.
 const FEW_DECADES: f64 = 5e3;
@@ -47,7 +48,7 @@ impl Scale {
         Self::linear(max)
     }
 
-    /// How far up a value stands: 0 to 1.
+    /// Returns the height of a value: 0 to 1.
     pub(super) fn place(self, value: f64) -> f64 {
         let place = match self {
             Self::Linear { max } => value / max,
@@ -74,7 +75,7 @@ impl Scale {
     }
 }
 
-/// What a linear axis counts in.
+/// Returns the step of a linear axis.
 fn step(max: f64) -> f64 {
     nice_above(max / TICKS)
 }

@@ -1,19 +1,21 @@
 //! Columns: the seconds of a run, merged into as many as a graph has room for.
 //!
-//! **Invariant:** at most [`COLUMNS_MAX`]; together they hold every request of the series, and cover the whole run.
+//! **Invariant:** at most [`COLUMNS_MAX`]; together they hold every request of the series, and
+//! cover the whole run.
 //! **Not here:** how they are drawn (`graphs`, `heatmap`).
 
+use crate::counters::class_end_ms;
 use crate::report::{Report, Second};
-use crate::tally::class_end_ms;
 
 /// More would be less than four pixels wide; an hour becomes 20 s each.
 pub(super) const COLUMNS_MAX: usize = 180;
-/// A last second shorter than this is told with the one before: its rate would be a matter of chance.
+/// A last second shorter than this is merged with the one before: its rate would be a matter of
+/// chance.
 const PART_LEAST_S: f64 = 0.5;
 /// A run of no time at all is drawn this long.
 const RUN_LEAST_S: f64 = 0.1;
 
-/// Some seconds of a run.
+/// Consecutive seconds of a run.
 #[derive(Debug)]
 pub(super) struct Column {
     pub(super) from_s: f64,
@@ -27,12 +29,12 @@ pub(super) struct Column {
     pub(super) most_per_s: f64,
 }
 
-/// How long the time axis is.
+/// Length of the time axis.
 pub(super) fn seconds(report: &Report) -> f64 {
     report.elapsed_s.max(RUN_LEAST_S)
 }
 
-/// All columns, from the start on; none if nothing was asked.
+/// All columns, from the start on; none without requests.
 pub(super) fn of(report: &Report) -> Vec<Column> {
     let end = seconds(report);
     let last = report.series.len().saturating_sub(1);
@@ -88,7 +90,8 @@ impl Column {
         self.failed as f64 / self.width_s
     }
 
-    /// The time within which this share was over, in milliseconds, no more than `max_ms`; none without requests.
+    /// The time within which this share was over, in milliseconds, no more than `max_ms`; none
+    /// without requests.
     ///
     /// Within a class times are taken to be spread evenly, on a scale of ratios.
     pub(super) fn quantile_ms(&self, share: f64, max_ms: f64) -> Option<f64> {
@@ -107,7 +110,8 @@ impl Column {
     }
 }
 
-/// Where a class of times begins; the first one reaches down to zero, but a ratio needs a number.
+/// Returns the start of a class of times; the first one reaches down to zero, but a ratio needs a
+/// number.
 fn class_begin_ms(class: usize) -> f64 {
     match class.checked_sub(1) {
         Some(before) => class_end_ms(before),

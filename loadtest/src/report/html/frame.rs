@@ -1,6 +1,8 @@
-//! Frame: what all graphs over time have in common: figure, axes, marks of faults, and the numbers under the pointer.
+//! Frame: what all graphs over time have in common: figure, axes, marks of faults, and the numbers
+//! under the pointer.
 //!
-//! **Invariant:** all graphs of a page share their time axis: what stands above one another was at the same time.
+//! **Invariant:** all graphs of a page share their time axis: what stands above one another was at
+//! the same time.
 //! **Not here:** what is drawn in it (`graphs`, `heatmap`).
 
 use super::axis::{Scale, moment, time_ticks};
@@ -24,7 +26,7 @@ const LABEL_CHARS: usize = 28;
 /// Faults drawn. The list of them says how many there were.
 pub(super) const FAULTS_MAX: usize = 200;
 
-/// What the graphs of a page share.
+/// Parts that the graphs of a page share.
 pub(super) struct Run<'a> {
     pub(super) seconds: f64,
     pub(super) columns: &'a [Column],
@@ -36,7 +38,7 @@ pub(super) struct Run<'a> {
 pub(super) struct Frame {
     pub(super) id: &'static str,
     pub(super) title: &'static str,
-    /// What it shows, for those who do not see it.
+    /// Description of the graph for screen readers.
     pub(super) about: String,
     pub(super) height: f64,
 }
@@ -47,7 +49,7 @@ impl Run<'_> {
     }
 
     /// The numbers of a column, in a line.
-    fn told(&self, column: &Column) -> String {
+    fn describe(&self, column: &Column) -> String {
         let at = moment(column.from_s, self.seconds);
         let mut told = format!("{at}: {}/s", grouped(column.rate()));
         if column.failed > 0 {
@@ -167,7 +169,8 @@ impl Frame {
                 let (x, width) = (px(from), px(to - from));
                 let attributes: super::markup::Attributes<'_> =
                     &[("x", &x), ("y", &TOP), ("width", &width), ("height", &height)];
-                areas.node("rect", attributes, |area| area.leaf("title", &[], run.told(column)));
+                areas
+                    .node("rect", attributes, |area| area.leaf("title", &[], run.describe(column)));
             }
         });
     }
@@ -181,7 +184,7 @@ fn cut(text: &str, chars: usize) -> String {
     }
 }
 
-/// A place in a drawing: to a tenth, which nobody sees.
+/// Formats a coordinate to a tenth, which is too fine to see.
 pub(super) fn px(place: f64) -> String {
     let rounded = (place * 10.0).round() / 10.0;
     rounded.to_string()

@@ -1,6 +1,6 @@
 //! Graphs: throughput and response times over the run.
 //!
-//! **Invariant:** where nothing was asked nothing is drawn: a gap is a gap.
+//! **Invariant:** a time without requests is a gap in the graph.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use super::words::grouped;
 use crate::report::Report;
 use crate::report::text::milliseconds;
 
-/// What failed is seen, however little it was.
+/// Least height of a bar, so that few failures are visible.
 const FAILED_LEAST: f64 = 3.0;
 
 /// Requests per second, and those that failed.

@@ -8,7 +8,7 @@ use super::columns::Column;
 use super::frame::{Frame, LEFT, Run, TOP, WIDTH, px};
 use super::graphs::tick;
 use super::markup::Markup;
-use crate::tally::class_end_ms;
+use crate::counters::class_end_ms;
 
 /// Shares of a column's requests, in percent, up to which a cell has each shade.
 const SHADES: [(f64, &str); 6] = [
@@ -97,7 +97,7 @@ fn shades(columns: &[Column], lowest: usize, highest: usize) -> [String; SHADES.
     paths
 }
 
-/// How dark a class is in a column; none where there is nothing.
+/// Returns the shade of a class in a column; `None` for an empty one.
 fn shade(column: &Column, class: usize) -> Option<usize> {
     let count = count(column, class);
     let percent = count as f64 * 100.0 / column.requests.max(1) as f64;

@@ -1,7 +1,7 @@
 //! Markup: writes HTML and SVG.
 //!
-//! **Invariant:** every element that is opened is closed, and whatever text is handed in is text in the page: no part of
-//! it becomes markup.
+//! **Invariant:** every element that is opened is closed, and whatever text is handed in is text in
+//! the page: no part of it becomes markup.
 //! **Not here:** what the page says.
 
 use std::fmt::{self, Display, Write};
@@ -90,7 +90,8 @@ impl Write for Escaped<'_> {
                 '>' => self.0.push_str("&gt;"),
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&#39;"),
-                // These turn the text after them around: a page could be made to say something else.
+                // These turn the text after them around: a page could be made to say something
+                // else.
                 '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
                 letter if letter.is_control() => self.0.push(' '),
                 letter => self.0.push(letter),

@@ -1,18 +1,19 @@
 //! Problems: what was not as promised, and what makes the numbers less than they seem.
 //!
-//! **Invariant:** however much went wrong, what is told of it is bounded, and what is left out is counted.
+//! **Invariant:** the section is bounded, however many failures there were, and what is left out is
+//! counted.
 
-use loadtest::checker::lost_text;
+use checker::lost_text;
 
 use super::markup::Markup;
 use super::tables::{cells, table, table_with_texts};
 use super::words::count;
 use crate::report::{FailureLine, Finding, Report, Verified};
 
-/// Of each kind.
-const TOLD_MAX: usize = 100;
-/// All stories together. The first of each kind say most.
-const STORIES_BYTES_MAX: usize = 48 << 10;
+/// Most entries of each kind.
+const REPORTED_MAX: usize = 100;
+/// Most bytes of all findings. The first of each kind say most.
+const FINDINGS_BYTES_MAX: usize = 48 << 10;
 
 pub(super) fn write(report: &Report, page: &mut Markup) {
     if let Some(verified) = &report.verified {
@@ -40,7 +41,7 @@ fn checks(verified: &Verified, page: &mut Markup) {
         };
         section.leaf("p", &[], told);
         table(&["Check", "Broken"], section, |rows| {
-            for checked in checks.iter().take(TOLD_MAX) {
+            for checked in checks.iter().take(REPORTED_MAX) {
                 let class = if checked.violations > 0 { "bad" } else { "" };
                 rows.node("tr", &[("class", &class)], |row| {
                     cells(row, &checked.check, &[count(checked.violations)]);
@@ -49,19 +50,19 @@ fn checks(verified: &Verified, page: &mut Markup) {
         });
         if !notes.is_empty() {
             section.node("ul", &[], |list| {
-                notes.iter().take(TOLD_MAX).for_each(|note| list.leaf("li", &[], note));
+                notes.iter().take(REPORTED_MAX).for_each(|note| list.leaf("li", &[], note));
             });
         }
         if *lost > 0 {
             section.leaf("p", &[], lost_text(*lost));
         }
-        stories(findings, section);
-        stories(losses, section);
+        finding_lines(findings, section);
+        finding_lines(losses, section);
     });
 }
 
-fn stories(findings: &[Finding], section: &mut Markup) {
-    let mut left = STORIES_BYTES_MAX;
+fn finding_lines(findings: &[Finding], section: &mut Markup) {
+    let mut left = FINDINGS_BYTES_MAX;
     let mut told = 0;
     for Finding { check, promise, lines } in findings {
         let text = lines.join("\n");
@@ -91,7 +92,7 @@ fn failures(report: &Report, page: &mut Markup) {
         let heads = ["Operation", "Count", "Status"];
         table_with_texts(&heads, &["Code", "Example"], section, |rows| {
             for FailureLine { operation, status, code, count: times, example } in
-                report.failures.iter().take(TOLD_MAX)
+                report.failures.iter().take(REPORTED_MAX)
             {
                 let status = status.map_or_else(|| "–".to_owned(), |status| status.to_string());
                 rows.node("tr", &[], |row| {
@@ -101,7 +102,7 @@ fn failures(report: &Report, page: &mut Markup) {
                 });
             }
         });
-        more(report.failures.len().saturating_sub(TOLD_MAX), section);
+        more(report.failures.len().saturating_sub(REPORTED_MAX), section);
     });
 }
 
@@ -112,15 +113,15 @@ fn lines(heading: &str, lines: &[String], page: &mut Markup) {
     page.node("section", &[], |section| {
         section.leaf("h2", &[], heading);
         section.node("ul", &[], |list| {
-            for line in lines.iter().take(TOLD_MAX) {
+            for line in lines.iter().take(REPORTED_MAX) {
                 list.leaf("li", &[], line);
             }
         });
-        more(lines.len().saturating_sub(TOLD_MAX), section);
+        more(lines.len().saturating_sub(REPORTED_MAX), section);
     });
 }
 
-/// What was left out.
+/// Returns a line for the entries that are left out.
 pub(super) fn more(count: usize, page: &mut Markup) {
     if count > 0 {
         page.leaf("p", &[("class", &"more")], format!("and {count} more"));

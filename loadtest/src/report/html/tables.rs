@@ -1,6 +1,7 @@
 //! Tables: the numbers themselves.
 //!
-//! **Invariant:** what a graph shows can be read in a table as well; no table is longer than [`ROWS_MAX`] rows.
+//! **Invariant:** what a graph shows can be read in a table as well; no table is longer than
+//! [`ROWS_MAX`] rows.
 
 use super::axis::moment;
 use super::frame::{FAULTS_MAX, Run};
@@ -89,7 +90,7 @@ pub(super) fn faults(report: &Report, page: &mut Markup) {
     more(faults.len().saturating_sub(FAULTS_MAX), page);
 }
 
-/// What the graphs show.
+/// Writes the table of the numbers in the graphs.
 pub(super) fn columns(run: &Run<'_>, page: &mut Markup) {
     page.node("details", &[], |details| {
         details.leaf("summary", &[], "The numbers of these graphs");
@@ -125,8 +126,8 @@ pub(super) fn comparison(comparison: &Comparison, page: &mut Markup) {
                 let change = metric.change_percent;
                 let told = [
                     measure.name().to_owned(),
-                    measure.told(metric.before),
-                    measure.told(metric.now),
+                    measure.format(metric.before),
+                    measure.format(metric.now),
                     change.map_or_else(|| "–".to_owned(), |change| format!("{change:+.1} %")),
                     format!("{:.1} %", metric.bound_percent),
                 ];

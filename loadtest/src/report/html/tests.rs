@@ -1,17 +1,18 @@
-//! The page as a browser and a reader meet it: whole, bounded, and with nothing in it that is not ours.
+//! The page as a browser and a reader meet it: whole, bounded, and with nothing in it that is not
+//! ours.
 
 use super::*;
 use crate::report::tests::report_of;
 use crate::report::{Checked, FailureLine, Fault, Finding, Share, Verified, compare};
 
-/// What a server, a file or a command line may hold.
+/// Hostile text from a server, a file or a command line.
 const HOSTILE: &str =
     "</title></style><script>alert(1)</script><img src=x onerror='alert(\"1\")'>&amp;\u{0}\u{202e}";
-/// What the report of an hour, or a day, does not exceed; twice that if everything in it is hostile.
+/// Most bytes of the report of an hour or a day; twice that if everything in it is hostile.
 const BYTES_MAX: usize = 300_000;
 
-/// Reads a page as strictly as XML: every tag closed in order, every attribute quoted, every `&` a reference. The
-/// names of all elements, and all texts.
+/// Reads a page as strictly as XML: every tag closed in order, every attribute quoted, every `&` a
+/// reference. The names of all elements, and all texts.
 fn parse(page: &str) -> (Vec<String>, String) {
     let mut rest = page.strip_prefix("<!DOCTYPE html>\n").unwrap();
     let (mut open, mut names, mut texts): (Vec<&str>, Vec<String>, String) = Default::default();

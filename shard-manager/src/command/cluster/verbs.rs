@@ -114,7 +114,7 @@ fn rejoin(node: &Node, screen: &Screen) -> Result<(), Trouble> {
     let (word, text) = match cluster.rejoin(&node.name)? {
         Rejoined::Followed => ("followed", "it was a replica already"),
         Rejoined::Rewound => ("rewound", "what only it had is taken back"),
-        Rejoined::MadeAgain => ("made again", "it was made again from the primary"),
+        Rejoined::Rebuilt => ("made again", "it was made again from the primary"),
     };
     let mut shown = shown(&cluster, &node.name);
     shown["rejoined"] = json!(word);

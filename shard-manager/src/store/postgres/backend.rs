@@ -12,7 +12,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
-use super::leader::{Leader, Term};
+use super::primary_tracker::{PrimaryTracker, Term};
 use crate::engine::runtime_pool::RuntimePool;
 use crate::engine::schema_intent::Intent;
 use crate::engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
@@ -81,7 +81,7 @@ impl Servers {
 /// Lock on the tables among all routers: the session with the catalog holds it.
 struct CatalogLock {
     catalog: Catalog,
-    leader: Arc<Leader>,
+    leader: Arc<PrimaryTracker>,
     term: Term,
     _local: OwnedMutexGuard<()>,
 }

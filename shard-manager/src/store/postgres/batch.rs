@@ -1,10 +1,12 @@
-//! Batch: what changes make of rows that are locked, found out before anything is stored.
+//! Batch: the results of changes on locked rows, computed before anything is stored.
 //!
-//! The rows that a batch may touch are read and locked first; what becomes of each change is then decided here, in
-//! order, on images in memory, by the same rules as in the embedded engine; and what the rows are in the end is stored
-//! at once. So a change that is refused costs the others nothing, and nothing has to be undone in the database.
+//! The rows that a batch may touch are read and locked first. The result of each change is then
+//! computed here, in order, on row images in memory, by the rules of the embedded engine, and the
+//! final rows are stored at once. So a refused change costs the others nothing, and nothing must be
+//! undone in the database.
 //!
-//! **Invariant:** each change sees what those before it made; a whole leaves a trace only if all of it succeeded.
+//! **Invariant:** each change sees the results of the changes before it; an atomic unit has an
+//! effect only if all of it succeeds.
 //! **Not here:** SQL, transactions (`transaction`).
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,18 +17,18 @@ use chrono::Utc;
 use super::cell;
 use super::citus::Parts;
 use super::hazards::Hazards;
+use crate::engine::WriteGroup;
+use crate::engine::forgetting::recorded_at;
+use crate::engine::row_image::{self, ServerColumns, push_row};
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
-use crate::store::Unit;
-use crate::store::forgetting::recorded_at;
-use crate::store::image::{self, Stamp, push_row};
+use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
 
-/// The rows that are more than one transaction carries; smaller batches may succeed.
+/// Error of a batch that is too large for one transaction; smaller batches may succeed.
 #[derive(Debug)]
 pub(super) struct TooLarge;
 
@@ -36,16 +38,16 @@ pub(super) struct Row {
     pub(super) slot: Slot,
     pub(super) key: String,
     pub(super) id: Vec<Value>,
-    /// As it was when the batch began.
+    /// Row when the batch began.
     pub(super) before: Option<Vec<Value>>,
-    /// As it is now.
+    /// Row after the changes so far.
     pub(super) after: Option<Vec<Value>>,
     touched: bool,
     /// Number of changes of the batch that have written the row.
     changes: u32,
 }
 
-/// How a row is stored.
+/// Statement that stores a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Store {
     Insert,
@@ -54,7 +56,7 @@ pub(super) enum Store {
 }
 
 impl Row {
-    /// How it is stored; `None` if there is nothing to store.
+    /// Returns the statement that stores the row; `None` if there is nothing to store.
     pub(super) fn store(&self) -> Option<Store> {
         if !self.touched {
             return None;
@@ -90,7 +92,7 @@ impl Barred {
     }
 }
 
-/// A batch while it is worked out.
+/// A batch in progress.
 pub(super) struct Batch {
     rows: Vec<Row>,
     places: HashMap<Vec<u8>, usize>,
@@ -99,13 +101,13 @@ pub(super) struct Batch {
     now: String,
     /// Bytes of the images so far.
     images: usize,
-    /// What rows were before a whole touched them.
+    /// Rows before an atomic unit changed them.
     journal: Vec<(usize, Option<Vec<Value>>, bool)>,
 }
 
 impl Batch {
-    /// The rows that these changes may touch, none of them read yet.
-    pub(super) fn new(units: &[Unit<'_>]) -> Self {
+    /// Creates a batch of the rows that these changes may touch, none of them read yet.
+    pub(super) fn new(groups: &[WriteGroup<'_>]) -> Self {
         let mut batch = Self {
             rows: Vec::new(),
             places: HashMap::new(),
@@ -115,7 +117,7 @@ impl Batch {
             images: 0,
             journal: Vec::new(),
         };
-        for change in units.iter().flat_map(|unit| unit.rows) {
+        for change in groups.iter().flat_map(|group| group.rows) {
             batch.add(&change.table, change.slot, &change.key, &change.id);
             if let Some(key) = idempotency::key(change) {
                 let id = [Value::Text(key.to_owned())];
@@ -134,8 +136,8 @@ impl Batch {
         }
     }
 
-    /// The rows, those of a table together, each table's in one order for all routers: whoever locks them so never
-    /// waits in a circle. On Citus those of each of its shards together.
+    /// Sorts the rows by table, and those of a table in one order for all routers, so that locking
+    /// them cannot deadlock. On Citus the rows of each of its shards are together.
     pub(super) fn sort(&mut self, parts: Option<&Parts>) {
         let sorted = |row: &Row| {
             let part = parts.map_or(0, |parts| parts.of(&row.key));
@@ -148,12 +150,12 @@ impl Batch {
             numbered.map(|(at, row)| (place(&row.table, &row.key, &row.id), at)).collect();
     }
 
-    /// All of them.
+    /// Returns all rows.
     pub(super) fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    /// A row was found.
+    /// Records an existing row.
     pub(super) fn found(&mut self, at: usize, image: Vec<Value>) {
         self.rows[at].before = Some(image.clone());
         self.rows[at].after = Some(image);
@@ -171,27 +173,28 @@ impl Batch {
     /// [`TooLarge`] if the batch must be smaller.
     pub(super) fn run(
         &mut self,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         barred: Barred,
         versions: Vec<i64>,
     ) -> Result<Vec<Result<RowDone, Error>>, TooLarge> {
         (self.barred, self.versions) = (barred, versions.into_iter());
-        let count: usize = units.iter().map(|unit| unit.rows.len()).sum();
+        let count: usize = groups.iter().map(|group| group.rows.len()).sum();
         let mut done = Vec::with_capacity(count);
-        for unit in units {
-            match unit.whole.filter(|_| !is_on(Switch::TornTransaction)) {
-                Some(places) => done.extend(self.whole(unit.rows, places)),
-                None => done.extend(unit.rows.iter().map(|change| self.apply_owned(change))),
+        for group in groups {
+            match group.atomic_rows.filter(|_| !is_on(Mutation::TornTransaction)) {
+                Some(places) => done.extend(self.apply_atomic(group.rows, places)),
+                None => done.extend(group.rows.iter().map(|change| self.apply_owned(change))),
             }
-            // A unit that is too large by itself is refused in parts, or as the whole that it is.
+            // A group that is too large by itself is refused in parts, or as a whole if it is
+            // atomic.
             if self.images > IMAGES_BYTES_MAX
                 && count > 1
-                && (unit.whole.is_none() || units.len() > 1)
+                && (group.atomic_rows.is_none() || groups.len() > 1)
             {
                 return Err(TooLarge);
             }
         }
-        let is_whole = units.len() == 1 && (count == 1 || units[0].whole.is_some());
+        let is_whole = groups.len() == 1 && (count == 1 || groups[0].atomic_rows.is_some());
         if !is_whole && self.rows.iter().any(|row| self.hides_a_step(row)) {
             return Err(TooLarge);
         }
@@ -208,12 +211,12 @@ impl Batch {
     /// and in the records of idempotency keys.
     pub(super) fn stored(
         &mut self,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         done: &mut [Result<RowDone, Error>],
         found: &HashMap<usize, Vec<Value>>,
     ) {
         let mut told: HashMap<usize, usize> = HashMap::new();
-        let changes: Vec<&RowWrite> = units.iter().flat_map(|unit| unit.rows).collect();
+        let changes: Vec<&RowWrite> = groups.iter().flat_map(|group| group.rows).collect();
         for (index, change) in changes.iter().enumerate() {
             let at = self.places.get(&place(&change.table, &change.key, &change.id));
             if let (Some(at), Some(Ok(RowDone { replayed: false, .. }))) = (at, done.get(index)) {
@@ -247,7 +250,11 @@ impl Batch {
     }
 
     /// Applies all of these changes, or undoes them and says so of each.
-    fn whole(&mut self, changes: &[RowWrite], places: &[usize]) -> Vec<Result<RowDone, Error>> {
+    fn apply_atomic(
+        &mut self,
+        changes: &[RowWrite],
+        places: &[usize],
+    ) -> Vec<Result<RowDone, Error>> {
         let images = self.images;
         self.journal.clear();
         let mut done = Vec::with_capacity(changes.len());
@@ -282,7 +289,8 @@ impl Batch {
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }
 
-    /// What is answered of a change that was undone: what was answered the first time, if it came before.
+    /// Returns the result of a change that was undone: that of the first time, if the change was
+    /// stored before.
     fn undone(&mut self, change: &RowWrite, error: Error) -> Result<RowDone, Error> {
         if let Some(answer) = self.replayed(change) {
             return answer;
@@ -304,7 +312,7 @@ impl Batch {
         if let (Ok(done), false) = (&mut outcome, change.wants_row) {
             done.json = Vec::new();
         }
-        // Rows are held twice: as images, and as answers.
+        // Rows are in memory twice: as images and in responses.
         self.images += outcome.as_ref().map_or(0, |done| done.json.len());
         outcome
     }
@@ -325,7 +333,7 @@ impl Batch {
     fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) {
         if let Some(record) = idempotency::record(change, outcome) {
             let now = std::mem::replace(&mut self.now, recorded_at());
-            // Its row is one of the batch's, and was not there: it is made.
+            // The row of the record is one of the batch and did not exist: it is created.
             let _ = self.apply(&record);
             self.now = now;
         }
@@ -335,15 +343,17 @@ impl Batch {
         let at = self.places.get(&place(&change.table, &change.key, &change.id));
         let at = *at.ok_or(Error::Internal)?;
         let current = self.rows[at].after.clone();
-        let kind = image::outcome(change, current.as_deref())?;
+        let kind = row_image::outcome(change, current.as_deref())?;
         let drawn = self.versions.next().ok_or(Error::Internal)?;
-        let restarts = is_on(Switch::VersionFromOne) && kind == Change::Created;
+        let restarts = is_on(Mutation::VersionFromOne) && kind == Change::Created;
         let version = if restarts { 1 } else { drawn };
-        let stamp = Stamp { version, now: &self.now };
+        let server_columns = ServerColumns { version, now: &self.now };
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
-            (Change::Changed, Some(row)) => image::changed(change, row, &stamp),
-            (Change::Created | Change::Changed | Change::Removed, _) => image::made(change, &stamp),
+            (Change::Changed, Some(row)) => row_image::changed(change, row, &server_columns),
+            (Change::Created | Change::Changed | Change::Removed, _) => {
+                row_image::made(change, &server_columns)
+            }
         };
         let mut json = Vec::new();
         if kind != Change::Removed || change.wants_row || change.idempotency_key.is_some() {
@@ -365,19 +375,19 @@ impl Batch {
 }
 
 /// True if a change deletes rows.
-pub(super) fn removes(units: &[Unit<'_>]) -> bool {
-    let changes = || units.iter().flat_map(|unit| unit.rows);
+pub(super) fn removes(groups: &[WriteGroup<'_>]) -> bool {
+    let changes = || groups.iter().flat_map(|group| group.rows);
     changes().any(|change| change.operation == Operation::Delete)
 }
 
-/// How many versions the changes may need: their own, and those of the records of their idempotency keys, which are made
-/// once more if a whole is undone.
-pub(super) fn versions_needed(units: &[Unit<'_>]) -> usize {
-    let changes = units.iter().flat_map(|unit| unit.rows);
+/// Returns the number of versions that the changes may need: their own, and those of the records of
+/// their idempotency keys, which are written again if an atomic unit is undone.
+pub(super) fn versions_needed(groups: &[WriteGroup<'_>]) -> usize {
+    let changes = groups.iter().flat_map(|group| group.rows);
     changes.map(|change| 1 + 2 * usize::from(change.idempotency_key.is_some())).sum()
 }
 
-/// What tells a row from all others of a batch.
+/// Returns the identity of a row in a batch.
 fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
     let mut place = Vec::with_capacity(table.name().len() + key.len() + 16 * id.len() + 2);
     place.extend_from_slice(table.name().as_bytes());
@@ -386,7 +396,7 @@ fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
     for (column, value) in table.id().iter().zip(id) {
         place.push(0);
         let kind = match table.column(*column).kind {
-            // In their texts, which are as good, sort as well, and need not be read.
+            // As text: these compare equal and sort as well, and need not be parsed.
             ColumnType::Uuid => ColumnType::Text,
             kind @ (ColumnType::Text
             | ColumnType::Timestamp

@@ -1,7 +1,7 @@
 //! Careful: stores rows of tables whose triggers or rules may alter them.
 //!
-//! The statements run, and the rows are read again, before the commit: the answer is what is stored
-//! then. That takes round trips that other tables do not pay for.
+//! The statements run, and the rows are read again, before the commit: the response contains what
+//! is stored then. Other tables do not pay for these round trips.
 //!
 //! **Invariant:** a row that the database has swallowed aborts its transaction; nothing of it is
 //! kept.
@@ -15,10 +15,12 @@ use diesel::result::Error as DieselError;
 
 use super::batch::{Batch, Row, Store};
 use super::citus::Citus;
-use super::statement::{Statement, Step, load, pipeline, run, step};
-use super::texts::TableTexts;
-use super::transaction::{Broken, Group, LaneSession, Locking, Work, group_work, image, locking};
-use super::trouble::Trouble;
+use super::db_error::DbErrorKind;
+use super::statement::{PipelineStep, Statement, load, pipeline, run, step};
+use super::statement_cache::TableStatements;
+use super::transaction::{
+    Group, LaneSession, Locking, TransactionError, Work, group_work, image, locking,
+};
 use crate::error::Outcome;
 use crate::table::Table;
 use crate::value::Value;
@@ -29,24 +31,29 @@ pub(super) async fn store(
     session: &mut LaneSession,
     batch: &Batch,
     groups: &[Group],
-) -> Result<HashMap<usize, Vec<Value>>, Broken> {
-    let broken = match write(session, batch, groups).await {
+) -> Result<HashMap<usize, Vec<Value>>, TransactionError> {
+    let failed = match write(session, batch, groups).await {
         Ok(found) => match swallowed(batch, groups, &found) {
             None => return Ok(found),
             Some(table) => {
-                let trouble = Trouble::Swallowed(Some(table.name().to_owned()));
-                Broken { trouble, outcome: Outcome::Rejected, usable: true, divisible: true }
+                let kind = DbErrorKind::Swallowed(Some(table.name().to_owned()));
+                TransactionError {
+                    kind,
+                    outcome: Outcome::Rejected,
+                    usable: true,
+                    retry_split: true,
+                }
             }
         },
-        Err(error) => Broken::before_commit(&error),
+        Err(error) => TransactionError::before_commit(&error),
     };
-    let usable = broken.keeps_session() && run(&session.connection, "ROLLBACK").await.is_ok();
-    Err(Broken { usable, ..broken })
+    let usable = failed.keeps_session() && run(&session.connection, "ROLLBACK").await.is_ok();
+    Err(TransactionError { usable, ..failed })
 }
 
 /// True if the database may alter rows of the table.
 fn is_meddled(batch: &Batch, group: &Group) -> bool {
-    !group.is_kept_beside() && batch.barred().hazards.meddle(&group.texts.table)
+    !group.is_kept_beside() && batch.barred().hazards.meddle(&group.statements.table)
 }
 
 async fn write(
@@ -59,8 +66,8 @@ async fn write(
     let mut work: Vec<Work<'_>> = Vec::new();
     let mut locks: Vec<(&Group, Locking<'_>)> = Vec::new();
     for group in groups.iter().filter(|group| !group.is_kept_beside()) {
-        if batch.barred().hazards.rewrite(&group.texts.table) {
-            // A plan that a rule has made would outlive the rule.
+        if batch.barred().hazards.rewrite(&group.statements.table) {
+            // The plan of a rewritten statement would outlive its rule.
             for (sql, binds) in plain_work(citus.as_deref(), batch, group) {
                 let statement = Statement { sql: &sql, binds: &binds, cached: false };
                 load(connection, statement).await?;
@@ -74,7 +81,7 @@ async fn write(
             locks.extend(locking(citus.is_some(), batch, (group, &touched)));
         }
     }
-    let mut steps: Vec<Step<'_>> = Vec::with_capacity(work.len() + locks.len());
+    let mut steps: Vec<PipelineStep<'_>> = Vec::with_capacity(work.len() + locks.len());
     for (sql, binds) in &work {
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
@@ -87,7 +94,7 @@ async fn write(
     for ((group, locked), rows) in locks.iter().zip(told) {
         for row in rows {
             let at = locked.place(&row).ok_or(DieselError::NotFound)?;
-            found.insert(at, image(&group.texts.table, &row, 1));
+            found.insert(at, image(&group.statements.table, &row, 1));
         }
     }
     Ok(found)
@@ -95,8 +102,8 @@ async fn write(
 
 /// Statements that store the rows of a group and that a rule may rewrite: they return nothing.
 fn plain_work(citus: Option<&Citus>, batch: &Batch, group: &Group) -> Vec<Work<'static>> {
-    let texts = Arc::new(TableTexts::plain(&group.texts.table));
-    let group = Group { texts, rows: group.rows.clone() };
+    let statements = Arc::new(TableStatements::plain(&group.statements.table));
+    let group = Group { statements, rows: group.rows.clone() };
     let work = group_work(citus, batch, &group).into_iter();
     work.map(|(sql, binds)| (sql.into_owned().into(), binds)).collect()
 }
@@ -111,7 +118,7 @@ fn swallowed<'g>(
     let mut rows = meddled.flat_map(|group| group.rows.iter().map(move |at| (group, *at)));
     let (group, _) =
         rows.find(|(_, at)| !is_carried_out(&batch.rows()[*at], found.get(at).map(Vec::as_slice)))?;
-    Some(&group.texts.table)
+    Some(&group.statements.table)
 }
 
 /// True if the stored row comes from the write: an altered row needs a higher version.

@@ -1,10 +1,10 @@
-//! Catalog: the durable shard map of a cluster, in a database that all routers know.
+//! Catalog: the durable shard map of a cluster, in a database that all routers share.
 //!
-//! A router that opens a cluster, or changes its tables, holds a lock of the catalog until it has done so: others wait.
-//! Locks belong to sessions, so that of a router that died is free.
+//! A router that opens a cluster, or changes its tables, holds a lock of the catalog meanwhile, and
+//! others wait. Locks belong to sessions, so the lock of a router that crashed is free.
 //!
-//! **Invariant:** whoever reads the catalog to change it holds one of its locks.
-//! **Not here:** what it says (`engine::cluster_spec`), the rows (`shard_database`).
+//! **Invariant:** a router that reads the catalog to change it holds one of its locks.
+//! **Not here:** its contents (`engine::cluster_spec`), the rows (`shard_database`).
 
 use chrono::Utc;
 use diesel::prelude::*;
@@ -14,26 +14,26 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use super::ddl::unreadable;
 use super::shard_database::{has_rows, migrate, tables};
 use super::statement::{Statement, load, run};
+use crate::engine::cluster_spec::{ClusterRow, ClusterSpec, check_spec};
+use crate::engine::open_error::OpenError;
+use crate::engine::schema_intent::{Intent, State};
+use crate::engine::system_tables::tessera_cluster::dsl;
+use crate::engine::system_tables::tessera_intents;
+use crate::engine::table_declaration::TableDeclaration;
 use crate::error::Error;
 use crate::shard_map::ShardMap;
-use crate::store::cluster::{ClusterRow, Wanted, check_wanted};
-use crate::store::declared::Declared;
-use crate::store::intent::{Intent, State};
-use crate::store::open_error::OpenError;
-use crate::store::schema::tessera_cluster::dsl;
-use crate::store::schema::tessera_intents;
 use crate::table::{Registry, Table};
 use crate::token::TokenKey;
 use crate::value::format_timestamp;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/catalog");
 
-/// How operators and errors name it.
+/// Name of the catalog in errors.
 const PLACE: &str = "the catalog";
 
-/// Of whom a router holds the lock that opens a cluster.
+/// Takes the lock for opening a cluster.
 const OPENING: &str = "SELECT pg_advisory_lock(1950, 3)";
-/// Of whom a router holds the lock that changes tables.
+/// Takes the lock for changing tables.
 const CHANGING: &str = "SELECT pg_advisory_lock(1950, 4)";
 
 /// A session with the catalog.
@@ -41,21 +41,21 @@ pub struct Catalog {
     connection: AsyncPgConnection,
 }
 
-/// What a catalog says.
+/// Contents of a catalog.
 pub struct Cluster {
-    /// Who this cluster is: every shard of it says the same.
+    /// Id of the cluster, which every shard repeats.
     pub cluster_id: String,
-    /// The map in force.
+    /// The current shard map.
     pub map: ShardMap,
-    /// Whether every shard was claimed.
+    /// True if every shard was claimed.
     pub ready: bool,
-    /// What session tokens are signed with.
+    /// Key that signs session tokens.
     pub token_key: TokenKey,
 }
 
-/// What routers look at, again and again.
+/// Version of the catalog, which routers poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct CatalogVersion {
     /// Version of the map.
     pub epoch: i64,
     /// Grows whenever the tables have changed.
@@ -63,24 +63,25 @@ pub struct Stamp {
 }
 
 impl Catalog {
-    /// A catalog on this connection.
+    /// Creates a catalog on a connection.
     pub fn on(connection: AsyncPgConnection) -> Self {
         Self { connection }
     }
 
-    /// Holds the lock of whoever opens the cluster, as long as this lives.
+    /// Locks the catalog to open the cluster, until this is dropped.
     ///
     /// # Errors
-    /// [`OpenError`] if it cannot be had in time.
+    /// [`OpenError`] if the lock is not free in time.
     pub async fn lock_to_open(self) -> Result<Self, OpenError> {
         let lock = Statement { sql: OPENING, binds: &[], cached: false };
         let locked = load(&self.connection, lock).await;
-        locked
-            .map_err(|error| OpenError::node(PLACE, format!("another router opens it: {error}")))?;
+        locked.map_err(|error| {
+            OpenError::node(PLACE, format!("another router is opening the cluster: {error}"))
+        })?;
         Ok(self)
     }
 
-    /// Whether it knows a cluster.
+    /// Returns true if the catalog contains a cluster.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be read.
@@ -95,16 +96,16 @@ impl Catalog {
     /// [`OpenError`] if that fails.
     pub async fn migrate(mut self) -> Result<Self, OpenError> {
         self.connection = migrate(self.connection, MIGRATIONS, PLACE).await?;
-        // Nor does anybody change tables meanwhile.
+        // Tables cannot be changed meanwhile either.
         let lock = Statement { sql: CHANGING, binds: &[], cached: false };
         let locked = load(&self.connection, lock).await;
         locked.map_err(|error| {
-            OpenError::node(PLACE, format!("another router changes it: {error}"))
+            OpenError::node(PLACE, format!("another router is changing the catalog: {error}"))
         })?;
         Ok(self)
     }
 
-    /// Gives the lock back.
+    /// Releases the lock.
     ///
     /// # Errors
     /// [`OpenError`] if the connection is lost.
@@ -114,11 +115,15 @@ impl Catalog {
             .map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// Reads the cluster, or makes it as wanted, its shards called so.
+    /// Reads the cluster, or creates it as specified, its shards with these names.
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if the cluster is another than wanted.
-    pub async fn cluster(&self, wanted: &Wanted, names: &[String]) -> Result<Cluster, OpenError> {
+    /// [`OpenError::Conflict`] if the cluster was created with other settings.
+    pub async fn cluster(
+        &self,
+        spec: &ClusterSpec,
+        names: &[String],
+    ) -> Result<Cluster, OpenError> {
         let told = |error| OpenError::node(PLACE, error);
         let mut connection = &self.connection;
         let found: Option<ClusterRow> =
@@ -126,7 +131,7 @@ impl Catalog {
         let row = match found {
             Some(row) => row,
             None => {
-                let row = ClusterRow::new(wanted, Some(names))?;
+                let row = ClusterRow::new(spec, Some(names))?;
                 let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
                 stored.execute(&mut connection).await.map_err(told)?;
                 row
@@ -135,12 +140,12 @@ impl Catalog {
         row.check_hash(PLACE)?;
         let damaged = |cause: String| OpenError::node(PLACE, cause);
         let map = row.map().map_err(damaged)?;
-        check_wanted(&map, wanted, PLACE)?;
+        check_spec(&map, spec, PLACE)?;
         let token_key = row.token_key().map_err(damaged)?;
         Ok(Cluster { cluster_id: row.cluster_id, map, ready: row.ready == 1, token_key })
     }
 
-    /// Notes that every shard was claimed.
+    /// Records that every shard was claimed.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be written.
@@ -150,43 +155,44 @@ impl Catalog {
         noted.map(drop).map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// The map in force.
+    /// The current shard map.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// The error of the query.
     pub async fn map(&self) -> QueryResult<ShardMap> {
         let row: ClusterRow = dsl::tessera_cluster.first(&mut &self.connection).await?;
         row.map().map_err(|cause| unreadable(&cause))
     }
 
-    /// What changes when anything does.
+    /// Returns the version, which changes with every change of the catalog.
     ///
     /// # Errors
-    /// That it cannot be read.
-    pub async fn stamp(&self) -> QueryResult<Stamp> {
+    /// The error of the query.
+    pub async fn version(&self) -> QueryResult<CatalogVersion> {
         // The first value that is drawn is the one that a new sequence shows.
-        const STAMP: &str = "SELECT epoch, (SELECT last_value + is_called::integer
+        const VERSION: &str = "SELECT epoch, (SELECT last_value + is_called::integer
             FROM tessera_tables_changed) FROM tessera_cluster";
         let rows =
-            load(&self.connection, Statement { sql: STAMP, binds: &[], cached: true }).await?;
+            load(&self.connection, Statement { sql: VERSION, binds: &[], cached: true }).await?;
         let number = |column| rows.as_slice().first().and_then(|row| row.bigint(column));
-        let stamp = number(0).zip(number(1)).map(|(epoch, tables)| Stamp { epoch, tables });
-        stamp.ok_or(diesel::result::Error::NotFound)
+        let version =
+            number(0).zip(number(1)).map(|(epoch, tables)| CatalogVersion { epoch, tables });
+        version.ok_or(diesel::result::Error::NotFound)
     }
 
-    /// The tables that the database declares in which it lies, if it is a shard's too, and a position at which a replica
-    /// knows them.
+    /// Returns the tables that the database of the catalog declares, if it is that of a shard too,
+    /// and a position at which a replica knows them.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// The error of the query.
     pub async fn tables_beside(&self) -> QueryResult<(Registry, u64)> {
         tables(&self.connection).await
     }
 
-    /// Holds the lock of whoever changes the tables, as long as this lives.
+    /// Locks the catalog to change tables, until this is dropped.
     ///
     /// # Errors
-    /// That it cannot be had in time.
+    /// [`Error`] if the lock is not free in time.
     pub async fn lock_to_change(self) -> Result<Self, Error> {
         let locked =
             load(&self.connection, Statement { sql: CHANGING, binds: &[], cached: false }).await;
@@ -194,10 +200,10 @@ impl Catalog {
         Ok(self)
     }
 
-    /// All intents, by name.
+    /// Returns all intents, by name.
     ///
     /// # Errors
-    /// What the catalog said.
+    /// The error of the catalog.
     pub async fn intents(&self) -> Result<Vec<Intent>, Error> {
         let rows: QueryResult<Vec<(String, String)>> = tessera_intents::table
             .select((tessera_intents::state, tessera_intents::declaration))
@@ -211,34 +217,36 @@ impl Catalog {
         intents.map_err(|error| told(&error))
     }
 
-    /// Notes durably that a table is to be made.
+    /// Records durably that a table will be created.
     ///
     /// # Errors
-    /// What the catalog said; [`Error::StorageFull`] alone means for certain that nothing was noted.
+    /// The error of the catalog. Only [`Error::StorageFull`] means for certain that nothing was
+    /// recorded.
     pub async fn note(&self, table: &Table) -> Result<(), Error> {
         let noted = diesel::insert_into(tessera_intents::table).values((
             tessera_intents::name.eq(table.name()),
             tessera_intents::state.eq(State::Make.name()),
-            tessera_intents::declaration.eq(Declared::of(table).json()),
+            tessera_intents::declaration.eq(TableDeclaration::of(table).json()),
             tessera_intents::at.eq(format_timestamp(Utc::now())),
         ));
         noted.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
     }
 
-    /// Decides durably that a table is not to be made after all.
+    /// Records durably that a table will be dropped after all.
     ///
     /// # Errors
-    /// As [`Catalog::note`].
+    /// Errors of [`Catalog::note`].
     pub async fn turn_to_undo(&self, name: &str) -> Result<(), Error> {
         let row = tessera_intents::table.filter(tessera_intents::name.eq(name));
         let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
         turned.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
     }
 
-    /// Forgets an intent that was carried out, and tells all routers that the tables have changed.
+    /// Removes an intent that was carried out, and notifies all routers that the tables have
+    /// changed.
     ///
     /// # Errors
-    /// As [`Catalog::note`].
+    /// Errors of [`Catalog::note`].
     pub async fn remove(&self, name: &str) -> Result<(), Error> {
         let done = async {
             let connection = &self.connection;
@@ -248,18 +256,23 @@ impl Catalog {
             run(connection, "SELECT nextval('tessera_tables_changed'); NOTIFY tessera").await?;
             run(connection, "COMMIT").await
         };
-        done.await.map_err(|error| told(&error))
+        if let Err(error) = done.await {
+            // Else every later statement of this session would fail; if the session is lost, so is this.
+            let _ = run(&self.connection, "ROLLBACK").await;
+            return Err(told(&error));
+        }
+        Ok(())
     }
 
-    /// From now on, the session is told when the tables change.
+    /// Subscribes the session to notifications of changed tables.
     ///
     /// # Errors
-    /// That the connection is lost.
+    /// The connection is lost.
     pub async fn listen(&mut self) -> QueryResult<()> {
         run(&self.connection, "LISTEN tessera").await
     }
 
-    /// Waits until somebody tells of a change, or the connection is lost.
+    /// Waits for a notification, or until the connection is lost.
     pub async fn told_of_change(&mut self) -> bool {
         use futures_util::StreamExt;
         let mut told = std::pin::pin!(self.connection.notifications_stream());
@@ -269,10 +282,10 @@ impl Catalog {
 
 fn told(error: &diesel::result::Error) -> Error {
     tracing::error!(%error, "the catalog cannot be used");
-    super::trouble::Trouble::of(error).error(PLACE)
+    super::db_error::DbErrorKind::of(error).error(PLACE)
 }
 
-/// The catalog cannot even be reached.
+/// Logs that the catalog cannot be reached, and returns the error for clients.
 pub fn unavailable(cause: &dyn std::fmt::Display) -> Error {
     tracing::error!(%cause, "the catalog cannot be reached");
     Error::ShardUnavailable { shard: PLACE.to_owned() }

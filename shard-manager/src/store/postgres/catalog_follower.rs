@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** the registry never shows a table that may still be taken back; a table that is known stays the same
 //! object, so that what is prepared for it goes on being used.
-//! **Not here:** changing tables (`tables`).
+//! **Not here:** changing tables (`manager/schema`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,11 +15,11 @@ use arc_swap::ArcSwap;
 use futures_util::future::{join_all, select};
 use tokio::sync::Mutex;
 
-use super::catalog::{Catalog, Stamp};
-use super::leader::{Leader, Led, Term};
+use super::catalog::{Catalog, CatalogVersion};
+use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
-use crate::progress::Progress;
+use crate::replication::ReplicationState;
 use crate::shard_map::ShardMap;
 use crate::table::{Registry, Table};
 
@@ -35,7 +35,7 @@ const TABLES_MAX: Duration = Duration::from_secs(15);
 /// What was seen of the catalog.
 #[derive(Default)]
 struct Seen {
-    stamp: Option<Stamp>,
+    version: Option<CatalogVersion>,
     /// It could not be followed when that was tried last.
     is_lost: bool,
 }
@@ -43,9 +43,9 @@ struct Seen {
 /// What is needed to see what others have changed.
 pub(super) struct CatalogFollower {
     /// Where the catalog is.
-    pub(super) catalog: Arc<Leader>,
+    pub(super) catalog: Arc<PrimaryTracker>,
     /// The primaries, and how far the nodes of each shard have come.
-    pub(super) shards: Vec<(Arc<Leader>, Arc<Progress>)>,
+    pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
     pub(super) map: Arc<ArcSwap<ShardMap>>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     pub(super) closed: AtomicBool,
@@ -63,7 +63,7 @@ impl CatalogFollower {
                     ended = self.follow(catalog, &mut seen) => ended,
                     () = self.catalog.ended(term) => {
                         // Who leads now may lack what was seen.
-                        seen.stamp = None;
+                        seen.version = None;
                         Ok(())
                     }
                 },
@@ -85,16 +85,16 @@ impl CatalogFollower {
     async fn follow(&self, mut catalog: Catalog, seen: &mut Seen) -> Result<(), String> {
         catalog.listen().await.map_err(|error| error.to_string())?;
         while !self.closed.load(Ordering::Acquire) {
-            let stamp = tokio::time::timeout(PATIENCE, catalog.stamp()).await;
-            let stamp = stamp.map_err(|elapsed| elapsed.to_string())?;
-            let stamp = stamp.map_err(|error| error.to_string())?;
+            let version = tokio::time::timeout(PATIENCE, catalog.version()).await;
+            let version = version.map_err(|elapsed| elapsed.to_string())?;
+            let version = version.map_err(|error| error.to_string())?;
             if std::mem::take(&mut seen.is_lost) {
                 tracing::info!("the catalog is followed again");
             }
-            if seen.stamp != Some(stamp) {
+            if seen.version != Some(version) {
                 let refreshed = tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog)).await;
                 refreshed.map_err(|elapsed| elapsed.to_string())??;
-                seen.stamp = Some(stamp);
+                seen.version = Some(version);
             }
             let pause = std::pin::pin!(tokio::time::sleep(EVERY));
             let told = std::pin::pin!(catalog.told_of_change());
@@ -106,7 +106,7 @@ impl CatalogFollower {
     /// A session with the catalog, and when it may be used.
     pub(super) async fn connect(&self, purpose: &str) -> Result<(Catalog, Term), String> {
         let led = self.catalog.connect(purpose).await;
-        let Led { session, term } = led.map_err(|error| error.to_string())?;
+        let PrimarySession { session, term } = led.map_err(|error| error.to_string())?;
         Ok((Catalog::on(session.connection), term))
     }
 
@@ -148,8 +148,8 @@ impl CatalogFollower {
             tables.map(|table| Arc::clone(same(table).unwrap_or(table))).collect();
         if tables.iter().any(|table| known.find(table.name()).is_none()) {
             // A replica is not asked for a table before it knows it.
-            for ((_, progress), (_, position)) in self.shards.iter().zip(&shards) {
-                progress.schema_changed(*position);
+            for ((_, replication), (_, position)) in self.shards.iter().zip(&shards) {
+                replication.primary().record_schema_change(*position);
             }
         }
         let registry = tables.into_iter().fold(Registry::default(), |all, table| all.with(table));
@@ -166,9 +166,9 @@ impl CatalogFollower {
     }
 }
 
-async fn declared(leader: &Leader) -> Result<(Registry, u64), String> {
+async fn declared(leader: &PrimaryTracker) -> Result<(Registry, u64), String> {
     let led = leader.connect("tables").await;
-    let Led { session, .. } = led.map_err(|error| error.to_string())?;
+    let PrimarySession { session, .. } = led.map_err(|error| error.to_string())?;
     let Session { connection, identity, address } = session;
     let name = leader.name().to_owned();
     let database = ShardDatabase::on(name, connection, identity, None);

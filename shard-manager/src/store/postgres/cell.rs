@@ -1,7 +1,7 @@
 //! Cell: one value in PostgreSQL's binary form, and as JSON.
 //!
-//! **Invariant:** what is written as JSON is, byte for byte, what the embedded engine writes of the same value.
-//! **Not here:** which column a cell belongs to (`statement`, `point`, `rows_in`).
+//! **Invariant:** the JSON of a value equals, byte for byte, that of the embedded engine.
+//! **Not here:** the columns of rows (`statement`, `point`, `page`).
 
 use super::timestamp;
 use crate::value::{ColumnType, Value, push_json_number, push_json_string};
@@ -13,7 +13,7 @@ pub(super) fn encode(out: &mut Vec<u8>, kind: ColumnType, value: &Value) {
             out.extend_from_slice(&timestamp::read(text).to_be_bytes());
         }
         (ColumnType::Uuid, Value::Text(text)) => {
-            // It was checked when it came; what is no UUID would be refused by the server.
+            // It was checked in the request; the server would refuse an invalid UUID.
             let uuid = uuid::Uuid::try_parse(text).unwrap_or_default();
             out.extend_from_slice(uuid.as_bytes());
         }
@@ -25,7 +25,7 @@ pub(super) fn encode(out: &mut Vec<u8>, kind: ColumnType, value: &Value) {
     }
 }
 
-/// A whole number of 64 bits, or of 32.
+/// Decodes a whole number of 64 or 32 bits.
 pub(super) fn bigint(bytes: &[u8]) -> i64 {
     match bytes.try_into().map(i64::from_be_bytes) {
         Ok(number) => number,
@@ -41,7 +41,7 @@ fn uuid(bytes: &[u8]) -> uuid::Uuid {
     uuid::Uuid::from_slice(bytes).unwrap_or_default()
 }
 
-/// The value of a cell that is not null.
+/// Decodes a cell that is not null.
 pub(super) fn decode(kind: ColumnType, bytes: &[u8]) -> Value {
     match kind {
         ColumnType::Text | ColumnType::Json => {
@@ -82,7 +82,7 @@ pub(super) fn push_json(out: &mut Vec<u8>, kind: ColumnType, bytes: &[u8]) {
     }
 }
 
-/// An array of one dimension while it is made.
+/// An array of one dimension under construction.
 pub(super) struct Array {
     bytes: Vec<u8>,
 }
@@ -102,12 +102,12 @@ const fn oid(kind: ColumnType) -> u32 {
 const INTEGER: u32 = 23;
 
 impl Array {
-    /// An array of so many values of this type.
+    /// Creates an array for this number of values of a type.
     pub(super) fn of(kind: ColumnType, length: usize) -> Self {
         Self::of_type(oid(kind), length)
     }
 
-    /// An array of so many whole numbers of 32 bits.
+    /// Creates an array for this number of whole numbers of 32 bits.
     pub(super) fn of_integers(length: usize) -> Self {
         Self::of_type(INTEGER, length)
     }
@@ -115,7 +115,8 @@ impl Array {
     fn of_type(oid: u32, length: usize) -> Self {
         let mut bytes = Vec::with_capacity(20 + 12 * length);
         let dimensions = u32::from(length > 0);
-        // Dimensions, that there may be nulls, type; then of the one dimension its length and where it begins.
+        // Number of dimensions, the flag for nulls, the type; then length and lower bound of the
+        // dimension.
         [dimensions, 1, oid].iter().for_each(|word| bytes.extend_from_slice(&word.to_be_bytes()));
         if length > 0 {
             [length as u32, 1].iter().for_each(|word| bytes.extend_from_slice(&word.to_be_bytes()));
@@ -123,7 +124,7 @@ impl Array {
         Self { bytes }
     }
 
-    /// Adds what `write` appends.
+    /// Adds the bytes that `write` appends.
     pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
@@ -137,7 +138,7 @@ impl Array {
         self.bytes.extend_from_slice(&u32::MAX.to_be_bytes());
     }
 
-    /// The whole.
+    /// Returns the bytes of the array.
     pub(super) fn finish(self) -> Vec<u8> {
         self.bytes
     }

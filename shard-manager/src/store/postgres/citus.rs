@@ -1,14 +1,15 @@
-//! Citus: what differs where the server is the coordinator of a Citus cluster. All else is as on PostgreSQL.
+//! Citus: the differences where the server is the coordinator of a Citus cluster.
 //!
-//! Citus is one shard to Tessera: the coordinator takes its statements, and Citus decides by a hash of the shard key
-//! which of its own shards holds a row, and on which worker that lies. It plans each statement for its shards, so the
-//! texts differ: rows are lists of values, not arrays, and each statement is for one of Citus' shards alone. Such a
-//! statement needs one worker, and a transaction of one worker commits there at once; one of several is prepared on
-//! each of them first (two-phase commit), which takes three syncs in place of one.
+//! Citus is one shard to Tessera: the coordinator takes its statements, and Citus decides by a hash
+//! of the shard key which of its own shards holds a row, and on which worker that lies. It plans
+//! each statement for its shards, so the texts differ: rows are lists of values, not arrays, and
+//! each statement is for one of Citus' shards alone. Such a statement needs one worker, and a
+//! transaction of one worker commits there at once; one of several is prepared on each of them
+//! first (two-phase commit), which takes three syncs in place of one.
 //!
-//! **Invariant:** what is known of Citus' shards is for speed alone: where it is out of date, statements and
-//! transactions take longer, and nothing else.
-//! **Not here:** the texts (`citus::sql`), when they are used (`transaction`, `upsert`, `point`).
+//! **Invariant:** the known placement of Citus' shards affects speed alone: where it is out of
+//! date, statements and transactions take longer, and nothing else changes.
+//! **Not here:** the texts (`citus::sql`), their use (`transaction`, `upsert`, `point`).
 
 mod hash;
 pub(super) mod nodes;
@@ -24,30 +25,31 @@ use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 
 use super::cell;
+use super::db_error::DbErrorKind;
 use super::statement::{Bind, Statement, load};
-use super::trouble::Trouble;
 use crate::engine::WritePartitioner;
 use crate::value::ColumnType;
 
-/// Citus' own shards: least and greatest hash, and the group of nodes that holds it.
+/// Reads Citus' own shards: least and greatest hash, and the group of nodes that stores each.
 const PARTS: &str = "SELECT shardminvalue::bigint, shardmaxvalue::bigint, min(groupid)::bigint
     FROM pg_dist_shard JOIN pg_dist_placement USING (shardid)
     WHERE logicalrelid = 'tessera.tessera_idempotency'::regclass
     GROUP BY shardid, shardminvalue, shardmaxvalue ORDER BY 1";
 
-/// What an operator does instead of having Tessera move anything.
+/// Advice to operators who ask Tessera to move rows.
 pub const MOVES: &str = "Citus moves rows, not Tessera: call citus_rebalance_start() on the coordinator; \
     citus_rebalance_status() tells how far it is";
 
-/// What is known of a Citus cluster.
+/// Known state of a Citus cluster.
 #[derive(Debug, Default)]
 pub struct Citus(RwLock<Arc<Parts>>);
 
-/// Its shards, by their hashes, in order. The tables of Tessera are co-located: all of them lie alike.
+/// Shards of Citus, by their hashes, in order. The tables of Tessera are co-located: all have the
+/// same shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     all: Vec<Part>,
-    /// The groups of nodes that hold them, in order.
+    /// Groups of nodes that store the shards, in order.
     groups: Vec<i64>,
 }
 
@@ -60,10 +62,10 @@ struct Part {
 }
 
 impl Citus {
-    /// Asks the coordinator, and tells whether anything has changed.
+    /// Reads the shards from the coordinator, and returns true if they have changed.
     ///
     /// # Errors
-    /// That it cannot be asked.
+    /// The error of the query.
     pub async fn refresh(&self, connection: &AsyncPgConnection) -> QueryResult<bool> {
         let parts = Parts::ask(connection).await?;
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +74,7 @@ impl Citus {
         Ok(changed)
     }
 
-    /// Where keys lie, as far as is known.
+    /// Returns the known placement of keys.
     pub fn parts(&self) -> Arc<Parts> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -102,29 +104,30 @@ impl Parts {
         Self { all, groups }
     }
 
-    /// Which of Citus' shards holds a key: its number in the order of their hashes.
+    /// Returns the number, in the order of hashes, of the Citus shard of a key.
     pub(super) fn of(&self, key: &str) -> usize {
         let hash = i64::from(hash::of_text(key.as_bytes()));
         self.all.partition_point(|part| part.most < hash)
     }
 
-    /// The groups of nodes that hold them, in order.
+    /// Groups of nodes that store the shards, in order.
     pub fn groups(&self) -> &[i64] {
         &self.groups
     }
 
-    /// Which of these groups holds a key.
+    /// Returns the number of the group that stores a key.
     pub fn group_number(&self, key: &str) -> usize {
         let part = self.all.get(self.of(key));
         part.and_then(|part| self.groups.binary_search(&part.group).ok()).unwrap_or(0)
     }
 }
 
-/// Removes the oldest records of idempotency keys among those that are too old, and tells how many: about as many as
-/// asked for, because Citus limits no `DELETE`, so that they are found by their times.
+/// Removes the oldest of the records of idempotency keys that are too old, and returns their
+/// number. It is about the given number: Citus does not limit a `DELETE`, so the records are chosen
+/// by their times.
 ///
 /// # Errors
-/// What Citus says.
+/// The error of Citus.
 pub(super) async fn forget(
     connection: &AsyncPgConnection,
     [from, before]: [Bind; 2],
@@ -143,11 +146,13 @@ pub(super) async fn forget(
     Ok(removed.len().min(most.unsigned_abs() as usize))
 }
 
-/// Whether nothing was stored, if this came back from a coordinator that answers still. `last`: it came of what
-/// commits. Then only a worker that refuses the rows themselves is a proof: of a worker that is lost, Citus cannot tell
-/// what became of the commit, nor of a statement that it has cancelled.
+/// Returns true if the error proves that nothing was stored, from a coordinator that still answers.
+/// `last`: the error is that of the commit. Then only the refusal of rows by a worker is a proof:
+/// of a lost worker, Citus knows neither the outcome of the commit nor that of a cancelled
+/// statement.
 pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
-    // Nothing was sent to that worker, and whoever commits is connected already; or the statement was never begun.
+    // Nothing was sent to that worker, and the connections that commit exist already; or the
+    // statement was never begun.
     let message = error.to_string();
     if ["Connection refused", "the database system is", "does not exist"]
         .iter()
@@ -155,13 +160,17 @@ pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
     {
         return true;
     }
-    match Trouble::of(error) {
-        Trouble::Constraint(_)
-        | Trouble::Swallowed(_)
-        | Trouble::Crossed
-        | Trouble::ReadOnly
-        | Trouble::Outdated => true,
-        Trouble::Full | Trouble::Late | Trouble::Lost | Trouble::Promoted | Trouble::Other => !last,
+    match DbErrorKind::of(error) {
+        DbErrorKind::Constraint(_)
+        | DbErrorKind::Swallowed(_)
+        | DbErrorKind::Conflict
+        | DbErrorKind::ReadOnly
+        | DbErrorKind::Outdated => true,
+        DbErrorKind::Full
+        | DbErrorKind::Late
+        | DbErrorKind::Lost
+        | DbErrorKind::Promoted
+        | DbErrorKind::Other => !last,
     }
 }
 

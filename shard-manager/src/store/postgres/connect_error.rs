@@ -1,7 +1,7 @@
-//! Errors of connecting: which node, what happened, and what to do.
+//! Connect error: the node, the failure, and the remedy.
 //!
-//! **Invariant:** no sentence has a secret in it: nodes are shown without user and password, and servers do not
-//! repeat passwords.
+//! **Invariant:** no message contains a secret: nodes are shown without user and password, and
+//! servers do not repeat passwords.
 //! **Not here:** connecting (`store/postgres/session`).
 
 use std::error::Error as _;
@@ -9,114 +9,115 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use super::session::{VERSION_MIN, Wanted};
-use crate::address::{NodeAddress, TlsMode};
+use super::session::{NodeRole, VERSION_MIN};
+use crate::node_address::{NodeAddress, TlsMode};
 
-/// As tokio-postgres says it.
+/// Message of tokio-postgres.
 const PASSWORD_MISSING: &str = "password missing";
 
-/// Why there is no session with a node.
+/// Reason why there is no session with a node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
-    /// Nothing listens, or there is no such host or way to it.
+    /// The host does not exist, cannot be reached, or refuses the connection.
     #[error(
         "{node} cannot be reached ({cause}): is the server running, and are host and port right?"
     )]
     Unreachable {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What the system says.
+        /// Error of the system.
         cause: String,
     },
-    /// No answer in time.
+    /// The node did not answer in time.
     #[error(
         "{node} did not answer within {} ms: is the server overloaded, or does a firewall swallow what is sent to it?",
         waited.as_millis()
     )]
     TimedOut {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// How long it had.
+        /// Time that was waited.
         waited: Duration,
     },
-    /// It answers, but not yet, or not to one more.
+    /// The node is starting, shutting down, or has no free connection.
     #[error("{node} takes no connection now: {cause}")]
     Busy {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What it says.
+        /// Message of the node.
         cause: String,
     },
-    /// It does not let us in.
+    /// The node refuses the user.
     #[error("{node} does not let {user} in ({cause}): {}", remedy(*by_rule))]
     Authentication {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// As whom.
+        /// User of the attempt.
         user: String,
-        /// What it says.
+        /// Message of the node.
         cause: String,
-        /// Whether a rule of the server refuses the user or the way, whatever the password is.
+        /// True if a rule of the server refuses the user or the connection, whatever the password
+        /// is.
         by_rule: bool,
     },
-    /// There is a server, but not this database.
+    /// The server has no such database.
     #[error("{node}: there is no such database on that server: create it, or correct the address")]
     NoDatabase {
-        /// Which node.
+        /// Name of the node.
         node: String,
     },
-    /// The way cannot be secured as it must be.
+    /// The connection cannot be encrypted as required.
     #[error("{node} cannot be reached by TLS with sslmode={mode}: {cause}")]
     Tls {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What it must be.
+        /// Required TLS mode.
         mode: TlsMode,
-        /// What failed.
+        /// The failure.
         cause: String,
     },
-    /// Something else listens there.
+    /// The peer does not speak the protocol of PostgreSQL.
     #[error(
         "{node} does not answer as PostgreSQL does ({cause}): is that one, and are host and port right?"
     )]
     NotPostgres {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What it did.
+        /// Behaviour of the peer.
         cause: String,
     },
-    /// An old server.
+    /// The version of the server is too old.
     #[error("{node} runs PostgreSQL {found}: upgrade it to {VERSION_MIN} or later")]
     TooOld {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What it runs.
+        /// Version of the server.
         found: String,
     },
-    /// A primary where a replica is wanted, or the other way round.
+    /// The node is a primary and a replica is needed, or the other way round.
     #[error("{node} is no {wanted} now: it is {}", if *in_recovery { "in recovery" } else { "a primary" })]
     WrongRole {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What was asked for.
-        wanted: Wanted,
-        /// What it is.
+        /// Required role.
+        wanted: NodeRole,
+        /// True if the node is a replica.
         in_recovery: bool,
     },
     /// Anything else.
     #[error("{node}: {cause}")]
     Other {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What it says.
+        /// Message of the node.
         cause: String,
     },
-    /// Each of several hosts has a reason of its own.
+    /// None of several hosts can be used, each for its own reason.
     #[error("none of the hosts of {node} will do: {}", sentences(tried))]
     NoneOfThem {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// Why, in the order in which they were asked.
+        /// Reasons, in the order of the attempts.
         tried: Vec<ConnectError>,
     },
 }
@@ -134,7 +135,7 @@ fn sentences(errors: &[ConnectError]) -> String {
 }
 
 impl ConnectError {
-    /// Whether the node, or one of its hosts, is there and is no such node.
+    /// Returns true if the node, or one of its hosts, was reached and has another role.
     pub fn is_wrong_role(&self) -> bool {
         if let Self::NoneOfThem { tried, .. } = self {
             return tried.iter().any(Self::is_wrong_role);
@@ -142,8 +143,8 @@ impl ConnectError {
         matches!(self, Self::WrongRole { .. })
     }
 
-    /// Whether it may be different in a moment without anybody changing a setting. A server that is killed closes
-    /// connections as one that is no PostgreSQL does.
+    /// Returns true if a retry may succeed without a change of settings. A server that is killed
+    /// closes connections in the same way as a peer that is no PostgreSQL server.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. }
@@ -160,15 +161,15 @@ impl ConnectError {
         }
     }
 
-    /// What a failure to connect means.
+    /// Converts an error of tokio-postgres.
     pub(super) fn of(address: &NodeAddress, error: &tokio_postgres::Error) -> Self {
         let node = address.to_string();
         if let Some(said) = error.as_db_error() {
             return Self::said(address, said.code(), said.message());
         }
         let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        // The kinds of errors are private to tokio-postgres: their names are all that it shows. The stories of
-        // connecting hold them.
+        // The kinds of errors are private to tokio-postgres; only their names are visible. The
+        // tests of connecting pin them.
         let kind = error.to_string();
         let is = |name: &str| kind.starts_with(name);
         if is("error connecting to server") {
@@ -188,7 +189,7 @@ impl ConnectError {
         }
     }
 
-    /// What a server's refusal means.
+    /// Converts the refusal of a server.
     fn said(address: &NodeAddress, code: &SqlState, message: &str) -> Self {
         let node = address.to_string();
         let cause = message.to_owned();
@@ -206,7 +207,7 @@ impl ConnectError {
         } else if *code == SqlState::INVALID_CATALOG_NAME {
             Self::NoDatabase { node }
         } else if message.starts_with("unsupported startup parameter") {
-            // PgBouncer and its like; what a session is set to would be the next one's too.
+            // PgBouncer and other poolers: settings of this session would leak into the next one.
             let cause = format!("{cause}: name the server itself, not a pooler in front of it");
             Self::Other { node, cause }
         } else {
@@ -214,7 +215,8 @@ impl ConnectError {
         }
     }
 
-    /// Whether a way without TLS may lead there: the server has refused the one with it.
+    /// Returns true if a connection without TLS may succeed: the server has refused the one with
+    /// TLS.
     pub(super) fn may_be_due_to_tls(&self) -> bool {
         matches!(self, Self::Tls { .. } | Self::Authentication { by_rule: true, .. })
     }

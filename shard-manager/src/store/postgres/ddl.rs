@@ -1,29 +1,30 @@
-//! DDL: the tables of clients, made and dropped on a primary, each in one transaction with its declaration.
+//! DDL: creates and drops the tables of clients on a primary, each in one transaction with its
+//! declaration.
 //!
-//! **Invariant:** names come from a checked [`Table`]; a change that was made already changes nothing, so each may
-//! be tried again; a table that holds rows is never dropped.
-//! **Not here:** what becomes of the other shards (`manager`), statements on rows (`sql`).
+//! **Invariant:** names come from a checked [`Table`]; a change that was already carried out
+//! changes nothing, so each may be retried; a table with rows is never dropped.
+//! **Not here:** the other shards (`manager`), statements on rows (`sql`).
 
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 
 use super::citus::setup;
-use super::declared;
+use super::declarations;
 use super::sql;
 use super::statement::{Statement, load, run};
-use super::transaction::{Broken, LaneSession};
-use crate::store::SchemaChange;
+use super::transaction::{LaneSession, TransactionError};
+use crate::engine::SchemaChange;
 use crate::table::Table;
 
-/// Only one router changes tables here at a time; whoever writes rows does not wait for it.
+/// Lock that lets one router at a time change tables. Writers of rows do not wait for it.
 const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(1950, 2)";
 
-/// Carries out a change, and tells the position after it.
+/// Carries out a change and returns the position after it.
 pub(super) async fn change(
     session: &mut LaneSession,
     change: &SchemaChange,
-) -> Result<u64, Broken> {
+) -> Result<u64, TransactionError> {
     let connection = &session.connection;
     let prepared = async {
         run(connection, "BEGIN").await?;
@@ -35,7 +36,7 @@ pub(super) async fn change(
     };
     if let Err(error) = prepared.await {
         let usable = run(connection, "ROLLBACK").await.is_ok();
-        return Err(Broken { usable, ..Broken::before_commit(&error) });
+        return Err(TransactionError { usable, ..TransactionError::before_commit(&error) });
     }
     let committed = run(connection, "COMMIT").await;
     let position = load(connection, Statement { sql: sql::POSITION, binds: &[], cached: true });
@@ -44,8 +45,8 @@ pub(super) async fn change(
         (Ok(()), Ok(rows)) => {
             Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
         }
-        (Err(error), position) => Err(Broken::after_commit(&error, position.is_ok())),
-        (Ok(()), Err(error)) => Err(Broken::after_commit(&error, false)),
+        (Err(error), position) => Err(TransactionError::after_commit(&error, position.is_ok())),
+        (Ok(()), Err(error)) => Err(TransactionError::after_commit(&error, false)),
     }
 }
 
@@ -55,7 +56,7 @@ async fn apply(
     is_citus: bool,
 ) -> QueryResult<()> {
     let table = change.table();
-    let known = declared::find(connection, table.name()).await?;
+    let known = declarations::find(connection, table.name()).await?;
     if known.as_ref().is_some_and(|known| known != &**table) {
         return Err(unreadable(&"the table is there with another shape"));
     }
@@ -66,14 +67,15 @@ async fn apply(
             if is_citus {
                 setup::distribute_table(connection, table).await?;
             }
-            declared::store(connection, table).await
+            declarations::store(connection, table).await
         }
         (SchemaChange::Drop(table), true) => drop_empty(connection, table).await,
     }
 }
 
 async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResult<()> {
-    // Whoever writes to it ends first, and nobody begins: what is found is so until it is dropped.
+    // Waits for the writers of the table and lets no new one begin, so that the table stays empty
+    // until it is dropped.
     run(connection, &format!("LOCK TABLE public.{} IN ACCESS EXCLUSIVE MODE", table.name()))
         .await?;
     let sql = format!("SELECT 1 FROM public.{} LIMIT 1", table.name());
@@ -82,10 +84,10 @@ async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResul
         return Err(unreadable(&"the table holds rows"));
     }
     run(connection, &format!("DROP TABLE public.{}", table.name())).await?;
-    declared::remove(connection, table.name()).await
+    declarations::remove(connection, table.name()).await
 }
 
-/// A database says what cannot be.
+/// Creates the error of a database whose contents are invalid.
 pub(super) fn unreadable(cause: &dyn std::fmt::Display) -> DieselError {
     DieselError::DeserializationError(cause.to_string().into())
 }

@@ -5,16 +5,16 @@
 //!
 //! **Invariant:** of the nodes of a shard that take writes, the one on the highest timeline is its primary; two on one
 //! timeline are a mistake, and none is.
-//! **Not here:** what happens when that changes later (`leader`).
+//! **Not here:** what happens when that changes later (`primary_tracker`).
 
 use futures_util::future::join_all;
 
 use super::ConnectError;
 use super::node::Node;
 use super::requirements;
-use super::session::{self, Identity, Session, Wanted as Role};
-use crate::address::{ClusterAddress, NodeAddress};
+use super::session::{self, Identity, NodeRole as Role, Session};
 use crate::engine::open_error::OpenError;
+use crate::node_address::{ClusterAddress, NodeAddress};
 
 /// What servers show of these sessions.
 const OPENING: &str = "tessera opening";

@@ -1,9 +1,9 @@
 //! Hazards: triggers and rules that are not Tessera's, and UNLOGGED tables.
 //!
-//! A trigger for each row may alter a row or swallow it, a rule may replace a statement, and a
-//! crash empties an UNLOGGED table. A transaction that reads its rows first asks about its tables
-//! in the same round trip; all tables of a primary are checked at the start, by the doctor, and
-//! once a second by the thread that watches the primary.
+//! A row trigger may alter a row or swallow it, a rule may replace a statement, and a crash empties
+//! an UNLOGGED table. A transaction that reads its rows first queries the hazards of its tables in
+//! the same round trip; all tables of a primary are checked at the start, by the doctor, and once a
+//! second by the task that watches the primary.
 //!
 //! **Invariant:** only the server's catalog is read, which locks out no other session.
 //! **Not here:** storing rows in spite of them (`careful`), the messages about them
@@ -16,8 +16,8 @@ use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 
 use super::statement::{Bind, RowView, Statement, load};
+use crate::engine::WriteGroup;
 use crate::error::Error;
-use crate::store::Unit;
 use crate::table::Table;
 
 /// Hazards of the tables `$1`: name, UNLOGGED or not, has rules, has triggers for each row. A
@@ -116,7 +116,7 @@ impl Hazards {
     /// Reads the hazards of all tables of a database.
     ///
     /// # Errors
-    /// The database cannot be asked.
+    /// The error of the query.
     pub async fn of_database(connection: &AsyncPgConnection) -> QueryResult<Self> {
         let statement = Statement { sql: OF_DATABASE, binds: &[], cached: true };
         let mut hazards = Self::default();
@@ -146,7 +146,7 @@ impl Hazards {
         self.found.iter()
     }
 
-    /// Hazards that an earlier look had not found.
+    /// Returns hazards that an earlier check had not found.
     pub(super) fn new_since<'h>(&'h self, before: &'h Self) -> impl Iterator<Item = &'h Finding> {
         self.found.difference(&before.found)
     }
@@ -157,8 +157,8 @@ impl Hazards {
     }
 
     /// True if a table of these changes has any.
-    pub(super) fn touch(&self, units: &[Unit<'_>]) -> bool {
-        let mut rows = units.iter().flat_map(|unit| unit.rows);
+    pub(super) fn touch(&self, groups: &[WriteGroup<'_>]) -> bool {
+        let mut rows = groups.iter().flat_map(|group| group.rows);
         !self.is_empty() && rows.any(|row| self.tables.contains_key(row.table.name()))
     }
 

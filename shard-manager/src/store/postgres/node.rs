@@ -1,50 +1,52 @@
-//! Node: where one node of a shard is, and who it must be.
+//! Node: address and expected identity of one node of a shard.
 //!
-//! **Invariant:** a session that is handed out is of the system and the database that the cluster was opened with.
-//! **Not here:** which node leads (`leader`), what is done on a session.
+//! **Invariant:** a returned session is one with the system and the database that the cluster was
+//! opened with.
+//! **Not here:** the choice of the primary (`primary_tracker`), statements on a session.
 
 use std::sync::Arc;
 
 use super::citus::Citus;
 use super::connect_error::ConnectError;
-use super::leader::{Leader, Led, Term};
-use super::session::{self, Identity, Session, Wanted};
-use crate::address::{NodeAddress, Timeouts};
+use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
+use super::session::{self, Identity, NodeRole, Session};
+use crate::node_address::{NodeAddress, Timeouts};
 
 /// A node of a shard.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// What it was called when the cluster was opened, such as `shard1-primary`: what it is called now, its leader knows.
+    /// Name when the cluster was opened, such as `shard1-primary`. [`PrimaryTracker::called`]
+    /// returns its present name.
     pub name: String,
-    /// Where it is.
+    /// Address of the node.
     pub address: NodeAddress,
-    /// How long it may take.
+    /// Timeouts of connecting and of statements.
     pub timeouts: Timeouts,
-    /// Who it was when the cluster was opened.
+    /// Identity when the cluster was opened.
     pub identity: Identity,
 }
 
-/// Why there is no session.
+/// Reason why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// There is no connection.
+    /// The connection failed.
     #[error("{cause}")]
     Connect {
-        /// Why, and where it is.
+        /// Error of connecting, which names the address.
         cause: ConnectError,
     },
-    /// It is not the one that it should be.
+    /// The node is another one than expected.
     #[error("{at}: {cause}")]
     Another {
-        /// Where it is.
+        /// Address of the node.
         at: String,
-        /// What differs.
+        /// The difference.
         cause: &'static str,
     },
 }
 
 impl NodeError {
-    /// Whether it may be different in a moment without anybody changing a setting.
+    /// Returns true if a retry may succeed without a change of settings.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect { cause } => cause.is_transient(),
@@ -52,7 +54,8 @@ impl NodeError {
         }
     }
 
-    /// Whether the node is there, in another role than the one that was wanted: as around a failover.
+    /// Returns true if the node was reached and has another role than the required one, as around a
+    /// failover.
     pub fn is_wrong_role(&self) -> bool {
         match self {
             Self::Connect { cause } => cause.is_wrong_role(),
@@ -62,11 +65,11 @@ impl NodeError {
 }
 
 impl Node {
-    /// A session with this node in the role that is wanted.
+    /// Opens a session with this node in the required role.
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn connect(&self, purpose: &str, role: Wanted) -> Result<Session, NodeError> {
+    pub async fn connect(&self, purpose: &str, role: NodeRole) -> Result<Session, NodeError> {
         let purpose = format!("tessera {purpose}");
         let connected = session::connect(&self.address, &purpose, role, &self.timeouts).await;
         let session = connected.map_err(|cause| NodeError::Connect { cause })?;
@@ -76,67 +79,68 @@ impl Node {
         Ok(session)
     }
 
-    /// That it is not the one that it should be.
+    /// Returns the error of a node that is another one than expected.
     pub(super) fn another(&self, cause: &'static str) -> NodeError {
         NodeError::Another { at: self.address.to_string(), cause }
     }
 }
 
-/// Whom a connection is made to.
+/// Node that a connection is opened to.
 #[derive(Clone)]
 pub enum Target {
-    /// The node that leads, whichever that is.
-    Leader(Arc<Leader>),
-    /// The one of this number among the members, as a replica.
-    Replica(Arc<Leader>, usize),
+    /// The primary, whichever node that is.
+    Primary(Arc<PrimaryTracker>),
+    /// The member with this index, as a replica.
+    Replica(Arc<PrimaryTracker>, usize),
 }
 
 impl Target {
-    /// What it is called now.
+    /// Returns the present name.
     pub fn name(&self) -> &str {
         match self {
-            Self::Leader(leader) => leader.name(),
-            Self::Replica(leader, member) => leader.called(*member),
+            Self::Primary(tracker) => tracker.name(),
+            Self::Replica(tracker, member) => tracker.called(*member),
         }
     }
 
-    /// Where it is now.
+    /// Returns the present address.
     pub fn address(&self) -> &NodeAddress {
         match self {
-            Self::Leader(leader) => leader.address(),
-            Self::Replica(leader, member) => &leader.members()[*member].address,
+            Self::Primary(tracker) => tracker.address(),
+            Self::Replica(tracker, member) => &tracker.members()[*member].address,
         }
     }
 
-    /// A session, and the term in which it may be used if that matters.
+    /// Opens a session, and returns the term in which it may be used, if it has one.
     ///
     /// # Errors
     /// [`NodeError`].
     pub async fn connect(&self, purpose: &str) -> Result<(Session, Option<Term>), NodeError> {
         match self {
-            Self::Leader(leader) => {
-                let Led { session, term } = leader.connect(purpose).await?;
+            Self::Primary(tracker) => {
+                let PrimarySession { session, term } = tracker.connect(purpose).await?;
                 Ok((session, Some(term)))
             }
-            Self::Replica(leader, member) => {
-                let node = &leader.members()[*member];
-                Ok((node.connect(purpose, Wanted::Replica).await?, None))
+            Self::Replica(tracker, member) => {
+                let node = &tracker.members()[*member];
+                Ok((node.connect(purpose, NodeRole::Replica).await?, None))
             }
         }
     }
 
-    /// Whether a session of this term may be used still.
+    /// Returns true if a session of this term may still be used.
     pub fn is_current(&self, term: Option<Term>) -> bool {
         match self {
-            Self::Leader(leader) => term.is_some_and(|term| leader.term() == term),
-            Self::Replica(leader, member) => leader.term().member != *member,
+            Self::Primary(tracker) => term.is_some_and(|term| tracker.term() == term),
+            Self::Replica(tracker, member) => tracker.term().member != *member,
         }
     }
 
-    /// The timeline, as histories call it, of what is read in a term; of a replica its session does not tell.
+    /// Returns the timeline id, as in histories, of reads in a term; `None` for a replica, whose
+    /// session does not report it.
     pub fn life(&self, term: Option<Term>) -> Option<u32> {
         match self {
-            Self::Leader(leader) => term.map(|term| leader.life(term)),
+            Self::Primary(tracker) => term.map(|term| tracker.life(term)),
             Self::Replica(..) => None,
         }
     }
@@ -144,39 +148,39 @@ impl Target {
     /// Returns when a session of this term may not be used any more.
     pub async fn ended(&self, term: Option<Term>) {
         match (self, term) {
-            (Self::Leader(leader), Some(term)) => leader.ended(term).await,
-            (Self::Leader(_), None) => std::future::pending().await,
-            // It is read as the leader then.
-            (Self::Replica(leader, member), _) => {
-                leader.until(|term| term.member == *member).await;
+            (Self::Primary(tracker), Some(term)) => tracker.ended(term).await,
+            (Self::Primary(_), None) => std::future::pending().await,
+            // The node is read as the primary then.
+            (Self::Replica(tracker, member), _) => {
+                tracker.until(|term| term.member == *member).await;
             }
         }
     }
 
     /// Returns when another term has begun than this one.
     pub async fn another_term(&self, known: Term) {
-        let (Self::Leader(leader) | Self::Replica(leader, _)) = self;
-        leader.ended(known).await;
+        let (Self::Primary(tracker) | Self::Replica(tracker, _)) = self;
+        tracker.ended(known).await;
     }
 
-    /// The present term.
+    /// Returns the present term.
     pub fn term(&self) -> Term {
-        let (Self::Leader(leader) | Self::Replica(leader, _)) = self;
-        leader.term()
+        let (Self::Primary(tracker) | Self::Replica(tracker, _)) = self;
+        tracker.term()
     }
 
-    /// What is known of Citus, if it is asked as its coordinator.
+    /// Returns the known state of Citus, if the node is read as its coordinator.
     pub fn citus(&self) -> Option<&Arc<Citus>> {
         match self {
-            Self::Leader(leader) => leader.citus(),
+            Self::Primary(tracker) => tracker.citus(),
             Self::Replica(..) => None,
         }
     }
 
-    /// Its place in the progress, if it is asked as a replica.
+    /// Index of the replica; `None` for the primary.
     pub fn replica(&self) -> Option<usize> {
         match self {
-            Self::Leader(_) => None,
+            Self::Primary(_) => None,
             Self::Replica(_, index) => Some(*index),
         }
     }

@@ -16,21 +16,20 @@ use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 use super::backend::Servers;
-use super::candidate;
 use super::catalog::{Catalog, Cluster};
 use super::catalog_follower::CatalogFollower;
+use super::catalog_watch;
 use super::citus::{Citus, setup, watch};
 use super::discovery::{self, Members};
 use super::hazards::Hazards;
-use super::leader::{self, Leader};
 use super::node::{Node, Target};
+use super::primary_tracker::{self, PrimaryTracker};
 use super::readers::Readers;
 use super::replica::Replica;
 use super::session::Session;
 use super::shard_database::{Claim, Found, ShardDatabase, shard_of};
 use super::writer::PgWriter;
-use crate::address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
-use crate::engine::cluster_spec::Wanted;
+use crate::engine::cluster_spec::ClusterSpec;
 use crate::engine::open_error::OpenError;
 use crate::engine::runtime_pool::RuntimePool;
 use crate::engine::schema_agreement::{Agreement, Declared, agree};
@@ -38,8 +37,9 @@ use crate::engine::{
     LaneControls, OpenedCluster, OpenedReplica, OpenedShard, ReplicaNode, WRITERS_MAX,
     WritePartitioner, WriterKind,
 };
-use crate::position::History;
-use crate::progress::{Progress, ReplicaState};
+use crate::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
+use crate::position::TimelineHistory;
+use crate::replication::{ReplicaState, ReplicationState};
 use crate::table::Registry;
 
 /// Where a cluster of PostgreSQL nodes is and what it must be.
@@ -48,7 +48,7 @@ pub struct ConnectedCluster {
     /// Its nodes.
     pub address: ClusterAddress,
     /// What the operator asks for.
-    pub wanted: Wanted,
+    pub wanted: ClusterSpec,
 }
 
 /// How long a start waits until it knows of each replica whether it follows: servers that are busy take their time.
@@ -59,7 +59,7 @@ struct Opened {
     /// The primary first.
     members: Vec<Node>,
     position: u64,
-    history: History,
+    history: TimelineHistory,
     citus: Option<Arc<Citus>>,
     hazards: Hazards,
 }
@@ -88,7 +88,7 @@ fn open_servers(cluster: &ConnectedCluster) -> Result<OpenedCluster, OpenError> 
 /// Shard whose readers and watchers run, and what of it only this engine knows.
 struct ServerShard {
     opened: OpenedShard,
-    leader: Arc<Leader>,
+    leader: Arc<PrimaryTracker>,
     replicas: Vec<Arc<Replica>>,
 }
 
@@ -97,10 +97,10 @@ struct ServerShard {
 fn await_replicas(shards: &[ServerShard]) {
     let deadline = Instant::now() + REPLICAS_WAIT;
     let is_open = |ServerShard { opened, replicas, .. }: &ServerShard| {
-        let progress = &opened.progress;
+        let replication = &opened.replication;
         replicas.iter().enumerate().any(|(index, replica)| {
-            let follows = progress.state(index) == ReplicaState::Following;
-            !follows && progress.leading() != Some(index) && replica.is_reachable()
+            let follows = replication.replicas().state(index) == ReplicaState::Following;
+            !follows && replication.timeline().leader() != Some(index) && replica.is_reachable()
         })
     };
     while shards.iter().any(is_open) && Instant::now() < deadline {
@@ -113,7 +113,7 @@ async fn prepare(
     cluster: &ConnectedCluster,
 ) -> Result<(Vec<Opened>, Registry, Cluster, Option<Vec<Node>>), OpenError> {
     let ConnectedCluster { address, wanted } = cluster;
-    let wanted = Wanted {
+    let wanted = ClusterSpec {
         shards: Some(address.shards.len()),
         weights: wanted.weights.clone().or_else(|| weights(&address.shards)),
         ..wanted.clone()
@@ -146,7 +146,7 @@ async fn prepare(
         let slots: Vec<u16> = found.map.slots_of(index).collect();
         let is_new = !found.ready;
         let claim = Claim { cluster_id: &found.cluster_id, shard: name, slots: &slots, is_new };
-        let history = leader::history(&session.connection, &session.identity).await;
+        let history = primary_tracker::history(&session.connection, &session.identity).await;
         let place = nodes[0].name.clone();
         let known = (address.engine == ServerEngine::Citus).then(Arc::<Citus>::default);
         let database =
@@ -264,14 +264,14 @@ fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
 
 /// Returns the writers of a shard: one, or one for each group of workers of Citus.
 fn writers(
-    (name, leader): (&str, &Arc<Leader>),
+    (name, leader): (&str, &Arc<PrimaryTracker>),
     timeouts: Timeouts,
-    progress: &Arc<Progress>,
+    replication: &Arc<ReplicationState>,
     runtimes: &RuntimePool,
 ) -> Vec<WriterKind> {
     let groups = leader.citus().map_or(1, |citus| citus.parts().groups().len());
     let writers = (0..groups.clamp(1, WRITERS_MAX)).map(|_| {
-        let writer = PgWriter::new(name, leader, timeouts, progress);
+        let writer = PgWriter::new(name, leader, timeouts, replication);
         WriterKind::Task(Box::new(writer), runtimes.handle())
     });
     writers.collect()
@@ -281,18 +281,19 @@ fn writers(
 fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShard {
     let Opened { members, position, history, citus, hazards } = opened;
     let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
-    let progress = Arc::new(Progress::new(history, position, members.len()).asked());
-    progress.schema_changed(position);
-    let leader = Leader::new(members, &identity, Some(&progress), citus);
+    let replication = ReplicationState::new(history, position, members.len());
+    let replication = Arc::new(replication.with_shared_writers());
+    replication.primary().record_schema_change(position);
+    let leader = PrimaryTracker::new(members, &identity, Some(&replication), citus);
     leader.set_hazards(hazards);
-    let writers = writers((name, &leader), timeouts, &progress, runtimes);
+    let writers = writers((name, &leader), timeouts, &replication, runtimes);
     if leader.citus().is_some() {
         tokio::spawn(watch::watch(Arc::clone(&leader)));
     }
-    let target = Target::Leader(Arc::clone(&leader));
-    let primary = Arc::new(Readers::start(&target, name, &progress, runtimes));
+    let target = Target::Primary(Arc::clone(&leader));
+    let primary = Arc::new(Readers::start(&target, name, &replication, runtimes));
     let replicas: Vec<Arc<Replica>> = (0..leader.members().len())
-        .map(|index| Replica::start(&leader, (index, &progress), (name, runtimes)))
+        .map(|index| Replica::start(&leader, (index, &replication), (name, runtimes)))
         .collect();
     let node = |replica: &Arc<Replica>| OpenedReplica {
         node: Arc::clone(replica) as _,
@@ -300,7 +301,7 @@ fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShar
     };
     let opened = OpenedShard {
         name: name.to_owned(),
-        progress,
+        replication,
         writers,
         partitioner: leader.citus().map(|citus| Arc::clone(citus) as Arc<dyn WritePartitioner>),
         controls: LaneControls::default(),
@@ -329,14 +330,14 @@ fn assemble(
         .map(|(index, opened)| start_shard(topology.name(index), opened, &runtimes))
         .collect();
     let followed = shards.iter().map(|ServerShard { opened, leader, .. }| {
-        (Arc::clone(leader), Arc::clone(&opened.progress))
+        (Arc::clone(leader), Arc::clone(&opened.replication))
     });
-    let followed: Vec<(Arc<Leader>, Arc<Progress>)> = followed.collect();
+    let followed: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)> = followed.collect();
     let catalog = match catalog {
         Some(nodes) => {
             let identity = nodes[0].identity.clone();
-            let leader = Leader::new(nodes, &identity, None, None);
-            candidate::watch(&leader);
+            let leader = PrimaryTracker::new(nodes, &identity, None, None);
+            catalog_watch::start(&leader);
             leader
         }
         None => Arc::clone(&followed[0].0),

@@ -1,6 +1,6 @@
-//! Page: the rows of a key while they come, as the JSON of the answer.
+//! Page: the rows of a key as they arrive, in the JSON of the response.
 //!
-//! **Not here:** the statements that bring them (`point`, `scan`), whole pages over several shards.
+//! **Not here:** the statements (`point`, `scan`), pages over several shards.
 
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
@@ -9,10 +9,10 @@ use super::cell;
 use super::statement::RowView;
 use crate::error::Error;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
 use crate::value::{ColumnType, Value};
 
-/// The rows of one key while they come.
+/// Rows of one key as they arrive.
 pub(super) struct Page<'q> {
     query: &'q ReadQuery,
     rows: Rows,
@@ -24,7 +24,7 @@ impl<'q> Page<'q> {
         Self { query, rows: Rows::with_capacity(256), last: Vec::new() }
     }
 
-    /// Columns: a number, the outputs, the version, the id.
+    /// Appends a row with the columns number, outputs, version, id.
     pub(super) fn push(&mut self, row: &RowView) -> QueryResult<()> {
         let Self { query, rows, last } = self;
         if rows.len() == query.limit as usize {
@@ -69,7 +69,7 @@ pub(super) fn push_object(out: &mut Vec<u8>, row: &RowView, query: &ReadQuery, f
     out.extend_from_slice(if query.outputs.is_empty() { b"{}" } else { b"}" });
 }
 
-/// The value of a column.
+/// Returns the value of a column.
 pub(super) fn value(row: &RowView, column: usize, kind: ColumnType) -> Value {
     row.cell(column, |bytes| cell::decode(kind, bytes)).unwrap_or(Value::Null)
 }

@@ -1,10 +1,12 @@
 //! Point: reads of the rows of one key, many of them in one statement.
 //!
-//! Whatever waits when a connection becomes free goes to the server together, as one array of keys: planning, round
-//! trip and wake-ups are shared by all who wait. Nothing waits on a timer: a read that comes alone goes alone.
+//! All reads that wait when a connection becomes free go to the server together, as one array of
+//! keys: they share planning, round trip and wake-ups. There is no timer: a read that comes alone
+//! is sent alone.
 //!
-//! **Invariant:** each read sees one snapshot; the position that is told of it is read after it, on the same session.
-//! **Not here:** all other reads (`scan`), which node (`shard`).
+//! **Invariant:** each read sees one snapshot; its position is queried after it, on the same
+//! session.
+//! **Not here:** all other reads (`scan`), the choice of a node (`shard`).
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -19,36 +21,36 @@ use diesel_async::pooled_connection::PoolableConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::citus;
-use super::leader::Term;
+use super::db_error::DbErrorKind;
 use super::node::{NodeError, Target};
 use super::page::Page;
+use super::position_query::{self, PositionQuery};
+use super::primary_tracker::Term;
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
-use super::trouble::Trouble;
-use super::witness::{self, Witness};
+use crate::engine::NodeRows;
 use crate::engine::runtime_pool::{RuntimeHandle, RuntimePool};
 use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::position::Position;
-use crate::progress::Progress;
 use crate::query::{Output, ReadQuery};
-use crate::rows::Rows;
-use crate::store::NodeRows;
+use crate::replication::ReplicationState;
+use crate::result_rows::Rows;
+use crate::stats::PoolStats;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
-use crate::vitals::PoolVitals;
 
-/// Reads that may wait for one node. More would only wait past their deadlines.
+/// Most reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
-/// Reads of one statement: enough to share its price, few enough to answer soon.
+/// Most reads of one statement: enough to share its cost, few enough to return soon.
 const BATCH_MAX: usize = 128;
-/// Texts that one connection keeps.
+/// Texts that one connection caches.
 const TEXTS_MAX: usize = 256;
-/// How long nobody tries again after a node could not be reached: whoever comes meanwhile is told at once.
+/// Pause after a node could not be reached. Reads that come meanwhile fail at once.
 const OUT: Duration = Duration::from_millis(250);
-/// How long a new session may take to be set up.
+/// Time limit for the settings of a new session.
 const SETTINGS_MAX: Duration = Duration::from_secs(5);
-/// How long one batch may take.
+/// Time limit for one batch.
 const PATIENCE: Duration = Duration::from_secs(35);
 
 /// A read that waits.
@@ -57,26 +59,26 @@ pub(super) struct PointRead {
     pub(super) slot: Slot,
     pub(super) key: String,
     pub(super) deadline: Instant,
-    /// What the node must show.
+    /// Least position that the node must show.
     pub(super) floor: u64,
     pub(super) reply: oneshot::Sender<Result<NodeRows, Error>>,
 }
 
-/// The way to the connections of one node.
+/// Queue of the connections of one node.
 pub(super) struct Points {
     queue: mpsc::Sender<PointRead>,
     connections: usize,
     counts: Counts,
 }
 
-/// Connections that are open, and those that answer.
+/// Numbers of connections that are open and that execute reads.
 #[derive(Clone, Default)]
 struct Counts {
     open: Arc<AtomicUsize>,
     answering: Arc<AtomicUsize>,
 }
 
-/// One that is counted until it is dropped.
+/// A connection that is counted until this is dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -96,7 +98,7 @@ impl Points {
     /// Starts the tasks of this many connections. They end when this is dropped.
     pub(super) fn start(
         target: &Target,
-        (shard, progress): (&str, &Arc<Progress>),
+        (shard, replication): (&str, &Arc<ReplicationState>),
         connections: usize,
         runtimes: &RuntimePool,
     ) -> Self {
@@ -107,8 +109,8 @@ impl Points {
             let server = Server {
                 target: target.clone(),
                 shard: shard.to_owned(),
-                progress: Arc::clone(progress),
-                witness: Witness::of(target),
+                replication: Arc::clone(replication),
+                position_query: PositionQuery::of(target),
                 open: None,
                 out_until: None,
                 counts: counts.clone(),
@@ -123,9 +125,9 @@ impl Points {
         self.queue.try_send(read).is_ok()
     }
 
-    /// How many connections there are, how many of them answer now, and how many reads wait for one.
-    pub(super) fn vitals(&self) -> PoolVitals {
-        PoolVitals {
+    /// Returns the numbers of connections and of reads that wait for one.
+    pub(super) fn vitals(&self) -> PoolStats {
+        PoolStats {
             in_use: self.counts.answering.load(Ordering::Relaxed),
             open: self.counts.open.load(Ordering::Relaxed),
             max: self.connections,
@@ -138,8 +140,8 @@ impl Points {
 struct Server {
     target: Target,
     shard: String,
-    progress: Arc<Progress>,
-    witness: Witness,
+    replication: Arc<ReplicationState>,
+    position_query: PositionQuery,
     open: Option<Open>,
     out_until: Option<Instant>,
     counts: Counts,
@@ -148,7 +150,8 @@ struct Server {
 struct Open {
     connection: AsyncPgConnection,
     term: Option<Term>,
-    /// What the node had come to when it was asked last on this connection: in its life it does not go back.
+    /// Position of the node at the last query on this connection. It does not decrease within a
+    /// timeline.
     known: u64,
     prepared: Prepared,
     texts: VecDeque<(Arc<Table>, Vec<Output>, Arc<str>)>,
@@ -173,13 +176,13 @@ impl Server {
                 biased;
                 taken = take => taken,
                 () = runtime.moved() => {
-                    // A connection stays on the runtime that it was made on.
+                    // A connection stays on the runtime that opened it.
                     self.open = None;
                     self.settle(waiting, runtime);
                     return;
                 }
                 () = self.outlived() => {
-                    // A node sees no more connections than it has uses for.
+                    // A node keeps only the connections it needs.
                     self.open = None;
                     continue;
                 }
@@ -188,7 +191,7 @@ impl Server {
                 return;
             }
             let now = Instant::now();
-            // Nobody waits any more for what is too late.
+            // Reads past their deadline have no caller any more.
             for late in batch.extract_if(.., |read: &mut PointRead| read.deadline <= now) {
                 let _ = late.reply.send(Err(Error::DeadlinePassed));
             }
@@ -198,7 +201,7 @@ impl Server {
         }
     }
 
-    /// Returns when the connection is of no use any more, because another node leads.
+    /// Returns when the connection cannot be used any more because another node is the primary.
     async fn outlived(&self) {
         match &self.open {
             Some(open) => self.target.ended(open.term).await,
@@ -232,7 +235,7 @@ impl Server {
         }
     }
 
-    /// Reads, and once more on a new connection if the old one was found closed.
+    /// Reads, and retries once on a new connection if the old one was closed.
     async fn read(&mut self, query: &ReadQuery, group: &[PointRead]) -> Result<Answer, Error> {
         let lost = || Error::ShardUnavailable { shard: self.shard.clone() };
         if self.out_until.is_some_and(|until| Instant::now() < until) {
@@ -243,7 +246,7 @@ impl Server {
                 let usable = self.target.is_current(open.term) && !open.connection.is_broken();
                 usable.then_some(open)
             });
-            let now = self.progress.life();
+            let now = self.replication.timeline().id();
             let was_kept = kept.is_some();
             let mut open = match kept {
                 Some(open) => open,
@@ -253,50 +256,51 @@ impl Server {
                 },
             };
             let term = open.term;
-            let reading = read(&mut open, self.witness, query, group);
+            let reading = read(&mut open, self.position_query, query, group);
             let reading = async {
                 tokio::select! {
                     biased;
                     read = tokio::time::timeout(PATIENCE, reading) => read.ok(),
-                    () = self.progress.unheard(self.target.replica()) => None,
+                    () = self.replication.presumed_lost(self.target.replica()) => None,
                     () = self.target.ended(term) => None,
                 }
             };
             match reading.await {
-                Some(Ok((rows, at, known))) => {
+                Some(Ok((rows, sequence, known))) => {
                     let life = match self.target.life(open.term) {
                         Some(life) => life,
-                        None if self.progress.life() == now => now,
-                        // What was read belongs to a life that may not have gone on.
+                        None if self.replication.timeline().id() == now => now,
+                        // The rows may belong to a timeline that was abandoned.
                         None => return Err(lost()),
                     };
-                    // Clients choose what they select: what is prepared must not grow for ever.
+                    // Clients choose columns and filters: the prepared statements must not grow
+                    // without limit.
                     self.open = Some(open).filter(|open| !open.prepared.is_full());
                     self.out_until = None;
-                    let position = Position { timeline: life, at };
+                    let position = Position { timeline: life, sequence };
                     return Ok(Answer { rows, position, known });
                 }
                 Some(Err(error)) => {
-                    let trouble = Trouble::of(&error);
-                    if was_kept && trouble == Trouble::Lost {
+                    let kind = DbErrorKind::of(&error);
+                    if was_kept && kind == DbErrorKind::Lost {
                         continue;
                     }
                     let (node, at) = (self.target.name(), self.target.address());
-                    if trouble == Trouble::Promoted {
-                        tracing::info!(node, %at, %error, "a read asks another node");
+                    if kind == DbErrorKind::Promoted {
+                        tracing::info!(node, %at, %error, "a read must use another node");
                     } else {
                         tracing::warn!(node, %at, %error, "a read failed");
                     }
-                    return Err(match trouble {
-                        Trouble::Late => Error::DeadlinePassed,
-                        Trouble::Swallowed(_) | Trouble::Other => Error::Internal,
-                        _trouble @ (Trouble::Constraint(_)
-                        | Trouble::Crossed
-                        | Trouble::ReadOnly
-                        | Trouble::Full
-                        | Trouble::Outdated
-                        | Trouble::Promoted
-                        | Trouble::Lost) => lost(),
+                    return Err(match kind {
+                        DbErrorKind::Late => Error::DeadlinePassed,
+                        DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+                        _kind @ (DbErrorKind::Constraint(_)
+                        | DbErrorKind::Conflict
+                        | DbErrorKind::ReadOnly
+                        | DbErrorKind::Full
+                        | DbErrorKind::Outdated
+                        | DbErrorKind::Promoted
+                        | DbErrorKind::Lost) => lost(),
                     });
                 }
                 None => return Err(lost()),
@@ -307,15 +311,15 @@ impl Server {
     }
 }
 
-/// What became of a group of reads.
+/// Result of a group of reads.
 struct Answer {
     rows: Vec<Result<Rows, Error>>,
     position: Position,
-    /// What the node had for certain before it read.
+    /// Position that the node certainly had before the read.
     known: u64,
 }
 
-/// A replica that was promoted is told of by who follows it.
+/// Logs that a node cannot be read. A promoted replica is logged where it is followed.
 pub(super) fn tell_unreadable(target: &Target, error: &NodeError) {
     let (node, at) = (target.name(), target.address());
     if error.is_wrong_role() {
@@ -342,17 +346,18 @@ async fn connect(target: &Target, counts: &Counts) -> Option<Open> {
     Some(Open { connection, term, known: 0, prepared, texts, is_citus, _counted })
 }
 
-/// Reads the rows of all these keys, and then up to where the node shows the shard's changes: at most, and at least
-/// before. If more is demanded than the connection is known for, the node is asked first: in a statement of its own, since
-/// a snapshot is taken before a function of its statement runs.
+/// Reads the rows of these keys, and then the position that bounds the changes which the node
+/// shows. If the reads need a higher position than the connection is known to have, the node is
+/// queried first, in a statement of its own: a snapshot is taken before a function in its statement
+/// runs.
 async fn read(
     open: &mut Open,
-    witness: Witness,
+    position_query: PositionQuery,
     query: &ReadQuery,
     group: &[PointRead],
 ) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
     if open.is_citus {
-        return read_each(open, witness, query, group).await;
+        return read_each(open, position_query, query, group).await;
     }
     let sql = open.text(query);
     let is_known = group.iter().all(|read| read.floor <= open.known);
@@ -374,33 +379,34 @@ async fn read(
         })
         .await
     };
-    let ask = || Statement { sql: witness.sql(), binds: &[], cached: true };
+    let ask = || Statement { sql: position_query.sql(), binds: &[], cached: true };
     let before = async { if is_known { Ok(Vec::new()) } else { load(connection, ask()).await } };
     let seen = load(connection, ask());
-    let (before, read, seen) = if open.prepared.has(&sql) && open.prepared.has(witness.sql()) {
+    let (before, read, seen) = if open.prepared.has(&sql) && open.prepared.has(position_query.sql())
+    {
         // Sent in this order: see `pipeline`.
         tokio::task::unconstrained(futures_util::future::join3(before, rows, seen)).await
     } else {
         let all = (before.await, rows.await, seen.await);
         if let (Ok(_), Ok(()), Ok(_)) = &all {
             open.prepared.add(&sql);
-            open.prepared.add(witness.sql());
+            open.prepared.add(position_query.sql());
         }
         all
     };
     read?;
     let before = before?;
-    let known = if is_known { open.known } else { witness::shown(&before)? };
+    let known = if is_known { open.known } else { position_query::shown(&before)? };
     let seen = seen?;
-    let position = witness::position(witness, &seen)?;
-    open.known = witness::shown(&seen)?;
+    let position = position_query::position(position_query, &seen)?;
+    open.known = position_query::shown(&seen)?;
     Ok((pages.into_iter().map(Page::finish).collect(), position, known))
 }
 
-/// The same on Citus, which answers each key by a statement of its own: all are sent at once.
+/// Reads on Citus, which needs a statement for each key: all are sent at once.
 async fn read_each(
     open: &mut Open,
-    witness: Witness,
+    position_query: PositionQuery,
     query: &ReadQuery,
     group: &[PointRead],
 ) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
@@ -408,8 +414,9 @@ async fn read_each(
     let Open { connection, prepared, known, .. } = open;
     let connection = &*connection;
     let binds: Vec<[Bind; 3]> = group.iter().map(of_one).collect();
-    let ask = || step(connection, Statement { sql: witness.sql(), binds: &[], cached: true });
-    // A coordinator has no replica: what it shows, it has shown since it was asked last.
+    let ask =
+        || step(connection, Statement { sql: position_query.sql(), binds: &[], cached: true });
+    // A coordinator has no replica: it still shows the position of the last query.
     let mut steps = vec![ask()];
     steps.extend(
         binds.iter().map(|binds| step(connection, Statement { sql: &sql, binds, cached: true })),
@@ -419,14 +426,14 @@ async fn read_each(
     let mut results = results?;
     let seen = results.pop().unwrap_or_default();
     let mut results = results.into_iter();
-    *known = witness::shown(&results.next().unwrap_or_default())?;
+    *known = position_query::shown(&results.next().unwrap_or_default())?;
     let mut pages = Vec::with_capacity(group.len());
     for (read, rows) in group.iter().zip(results) {
         let mut page = Page::new(&read.query);
         rows.iter().try_for_each(|row| page.push(row))?;
         pages.push(page.finish());
     }
-    Ok((pages, witness::position(witness, &seen)?, *known))
+    Ok((pages, position_query::position(position_query, &seen)?, *known))
 }
 
 fn of_one(read: &PointRead) -> [Bind; 3] {
@@ -441,7 +448,7 @@ fn limits(group: &[PointRead]) -> Bind {
 }
 
 impl Open {
-    /// The statement of a query, by its table and outputs.
+    /// Returns the statement of a query, by table and outputs.
     fn text(&mut self, query: &ReadQuery) -> Arc<str> {
         let known = self.texts.iter().find(|(table, outputs, _)| {
             Arc::ptr_eq(table, &query.table) && *outputs == query.outputs
@@ -458,8 +465,8 @@ impl Open {
     }
 }
 
-/// Parameters: slots, shard keys, one row more than each wants. Columns: the number of the key, then what [`Page`]
-/// reads.
+/// Builds the statement of a query. Parameters: slots, shard keys, and one row more than the limit
+/// of each. Columns: the number of the key, then those that [`Page`] reads.
 fn text(query: &ReadQuery, is_citus: bool) -> String {
     let table = &query.table;
     let mut columns: Vec<usize> = query.outputs.iter().map(|output| output.column).collect();

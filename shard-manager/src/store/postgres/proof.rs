@@ -1,11 +1,12 @@
-//! Proof: that a node leads still, for strong reads.
+//! Proof: proves for strong reads that a node is still the primary.
 //!
-//! A primary that was deposed may not know it, and would show what was true before. So a strong read first has it commit a
-//! small record: only a node that leads has that flushed by a majority of its shard, on its timeline. This is the read
-//! index of Raft ("In Search of an Understandable Consensus Algorithm", Ongaro and Ousterhout 2014, section 8). One
-//! record serves all reads that wait when it begins.
+//! A primary that was deposed may not know it, and would show what was true before. So a strong
+//! read first has it commit a small record: only a node that leads has that flushed by a majority
+//! of its shard, on its timeline. This is the read index of Raft ("In Search of an Understandable
+//! Consensus Algorithm", Ongaro and Ousterhout 2014, section 8). One record serves all reads that
+//! wait when it begins.
 //!
-//! **Invariant:** a position that is handed out was committed after it was asked for.
+//! **Invariant:** a returned position was committed after the request for it.
 //! **Not here:** waiting for the majority (`shard`).
 
 use std::sync::Arc;
@@ -15,24 +16,24 @@ use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::leader::{Leader, Led, Term};
+use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::sql;
 use super::statement::{Prepared, Statement, pipeline, step};
 use crate::position::Position;
 
-/// Reads that may wait for the next record.
+/// Most reads that may wait for the next record.
 const QUEUE_MAX: usize = 4_096;
-/// How long one record may take.
+/// Time limit for one record.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long nobody tries again after the node could not be reached.
+/// Pause after the node could not be reached.
 const OUT: Duration = Duration::from_millis(100);
 
-/// A record that says nothing; it is committed as any other.
+/// Writes an empty record; it is committed like any other.
 const MARK: &str = "SELECT 1 FROM pg_logical_emit_message(true,'tessera','')";
 
 type Reply = oneshot::Sender<Option<Position>>;
 
-/// The way to those records.
+/// Queue of the task that writes the records.
 pub(super) struct Proof {
     queue: mpsc::Sender<Reply>,
 }
@@ -44,14 +45,15 @@ struct Open {
 }
 
 impl Proof {
-    /// Starts the task, on the runtime that this is called in. It ends when this is dropped.
-    pub(super) fn start(leader: &Arc<Leader>, shard: &str) -> Self {
+    /// Starts the task, on the current runtime. It ends when this is dropped.
+    pub(super) fn start(tracker: &Arc<PrimaryTracker>, shard: &str) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(serve(Arc::clone(leader), shard.to_owned(), waiting));
+        tokio::spawn(serve(Arc::clone(tracker), shard.to_owned(), waiting));
         Self { queue }
     }
 
-    /// A position committed from now on; `None` if nobody leads, or too many wait.
+    /// Returns a position that is committed from now on; `None` if there is no primary, or too many
+    /// reads wait.
     pub(super) async fn mark(&self) -> Option<Position> {
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(reply).ok()?;
@@ -59,7 +61,7 @@ impl Proof {
     }
 }
 
-async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<Reply>) {
+async fn serve(tracker: Arc<PrimaryTracker>, shard: String, mut waiting: mpsc::Receiver<Reply>) {
     let mut open: Option<Open> = None;
     let mut all = Vec::new();
     loop {
@@ -67,8 +69,8 @@ async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<R
         let asked = tokio::select! {
             biased;
             asked = waiting.recv_many(&mut all, QUEUE_MAX) => asked,
-            () = async { leader.until(|term| used.is_some_and(|used| used != *term)).await } => {
-                // A node sees no more connections than it has uses for.
+            () = async { tracker.until(|term| used.is_some_and(|used| used != *term)).await } => {
+                // A node keeps only the connections it needs.
                 open = None;
                 continue;
             }
@@ -80,10 +82,10 @@ async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<R
         if all.is_empty() {
             continue;
         }
-        let term = leader.term();
+        let term = tracker.term();
         let marked = tokio::select! {
-            marked = tokio::time::timeout(PATIENCE, mark(&leader, &mut open)) => marked.ok().flatten(),
-            () = leader.ended(term) => None,
+            marked = tokio::time::timeout(PATIENCE, mark(&tracker, &mut open)) => marked.ok().flatten(),
+            () = tracker.ended(term) => None,
         };
         if marked.is_none() {
             open = None;
@@ -98,15 +100,15 @@ async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<R
     }
 }
 
-async fn mark(leader: &Leader, open: &mut Option<Open>) -> Option<Position> {
+async fn mark(tracker: &PrimaryTracker, open: &mut Option<Open>) -> Option<Position> {
     let kept = open.take().and_then(|mut open| {
-        let usable = leader.term() == open.term && !open.connection.is_broken();
+        let usable = tracker.term() == open.term && !open.connection.is_broken();
         usable.then_some(open)
     });
     let Open { connection, term, mut prepared } = match kept {
         Some(open) => open,
         None => {
-            let Led { session, term } = leader.connect("proof").await.ok()?;
+            let PrimarySession { session, term } = tracker.connect("proof").await.ok()?;
             Open { connection: session.connection, term, prepared: Prepared::default() }
         }
     };
@@ -114,7 +116,7 @@ async fn mark(leader: &Leader, open: &mut Option<Open>) -> Option<Position> {
     let steps = [MARK, sql::POSITION].map(|sql| step(&connection, statement(sql)));
     let mut results = pipeline(&mut prepared, steps.into()).await;
     let (position, marked) = (results.pop()?.ok()?, results.pop()?.is_ok());
-    let at = position.first().and_then(|row| row.bigint(0)).filter(|_| marked)?;
+    let sequence = position.first().and_then(|row| row.bigint(0)).filter(|_| marked)?;
     *open = Some(Open { connection, term, prepared });
-    Some(Position { timeline: leader.life(term), at: at.cast_unsigned() })
+    Some(Position { timeline: tracker.life(term), sequence: sequence.cast_unsigned() })
 }

@@ -9,9 +9,9 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::leader::Leader;
 use super::node::Target;
 use super::point::{PointRead, Points};
+use super::primary_tracker::PrimaryTracker;
 use super::proof::Proof;
 use super::scan::Scans;
 use crate::engine::runtime_pool::RuntimePool;
@@ -20,9 +20,9 @@ use crate::engine::{
     TableSize, WorkerNode,
 };
 use crate::error::Error;
-use crate::progress::Progress;
 use crate::reason::Reason;
-use crate::vitals::{Footprint, PoolVitals};
+use crate::replication::ReplicationState;
+use crate::stats::{PoolStats, SizeEstimate};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;
@@ -50,22 +50,22 @@ impl Readers {
     pub fn start(
         target: &Target,
         shard: &str,
-        progress: &Arc<Progress>,
+        replication: &Arc<ReplicationState>,
         runtimes: &RuntimePool,
     ) -> Self {
         let (points, proof) = match target {
-            Target::Leader(leader) => {
-                let coordinates = leader.citus().is_some();
+            Target::Primary(tracker) => {
+                let coordinates = tracker.citus().is_some();
                 let points = if coordinates { POINTS_OF_COORDINATOR } else { POINTS_OF_PRIMARY };
-                (points, Some(Proof::start(leader, shard)))
+                (points, Some(Proof::start(tracker, shard)))
             }
             Target::Replica(..) => (POINTS, None),
         };
         Self {
             shard: shard.to_owned(),
             target: target.clone(),
-            points: Points::start(target, (shard, progress), points, runtimes),
-            scans: Scans::new(target, shard, progress),
+            points: Points::start(target, (shard, replication), points, runtimes),
+            scans: Scans::new(target, shard, replication),
             proof,
         }
     }
@@ -91,9 +91,9 @@ impl Readers {
         }
     }
 
-    fn leader(&self) -> &Leader {
-        let (Target::Leader(leader) | Target::Replica(leader, _)) = &self.target;
-        leader
+    fn tracker(&self) -> &PrimaryTracker {
+        let (Target::Primary(tracker) | Target::Replica(tracker, _)) = &self.target;
+        tracker
     }
 }
 
@@ -111,7 +111,7 @@ impl NodeReader for Readers {
         Box::pin(self.scans.probe(deadline))
     }
 
-    fn pool_stats(&self) -> PoolVitals {
+    fn pool_stats(&self) -> PoolStats {
         self.points.vitals().with(&self.scans.vitals())
     }
 }
@@ -133,11 +133,11 @@ impl PrimaryReader for Readers {
     }
 
     fn is_ahead(&self, timeline: u32) -> bool {
-        self.leader().is_ahead(timeline)
+        self.tracker().is_ahead(timeline)
     }
 
     fn find_primary(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.leader().look())
+        Box::pin(self.tracker().look())
     }
 
     fn check_writable(&self) -> Result<(), Error> {
@@ -163,8 +163,8 @@ impl PrimaryReader for Readers {
         })
     }
 
-    fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, Footprint> {
-        Box::pin(self.scans.footprint(deadline))
+    fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
+        Box::pin(self.scans.size_estimate(deadline))
     }
 
     fn worker_nodes(&self, deadline: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {

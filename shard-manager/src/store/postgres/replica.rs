@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL copies the rows; this only asks: what it has replayed and what it has on disk, and of the one that takes
 //! writes, where its log ends. It asks often while somebody waits, and seldom otherwise. Any node may become the
-//! primary: whoever is found to take writes on a higher timeline is followed (`leader`).
+//! primary: whoever is found to take writes on a higher timeline is followed (`primary_tracker`).
 //!
 //! **Invariant:** what is told of a replica was so when it was told, of a node in recovery, of the system and the
 //! timeline of the primary.
@@ -18,16 +18,16 @@ use diesel_async::AsyncPgConnection;
 use tokio::sync::Notify;
 
 use super::hazards::Hazards;
-use super::leader::{DEPOSED, Leader, Term};
 use super::node::{Node, Target};
+use super::primary_tracker::{DEPOSED, PrimaryTracker, Term};
 use super::readers::Readers;
-use super::session::Wanted;
+use super::session::NodeRole;
 use super::statement::{Statement, load};
-use crate::address::NodeAddress;
 use crate::engine::fault_injector::FaultInjector;
 use crate::engine::runtime_pool::RuntimePool;
 use crate::engine::{NodeLabel, NodeReader, ReplicaNode};
-use crate::progress::{Progress, ReplicaState};
+use crate::node_address::NodeAddress;
+use crate::replication::{ReplicaState, ReplicationState};
 
 /// How often a replica is asked while nobody waits for it.
 const IDLE: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ const HIDDEN: &str = "it hides what it receives, so it counts for nothing: GRANT
 
 /// A streaming replica.
 pub struct Replica {
-    leader: Arc<Leader>,
+    tracker: Arc<PrimaryTracker>,
     index: usize,
     readers: Arc<Readers>,
     reachable: AtomicBool,
@@ -72,14 +72,14 @@ pub struct Replica {
 impl Replica {
     /// Watches a node, on the runtime that this is called in.
     pub fn start(
-        leader: &Arc<Leader>,
-        (index, progress): (usize, &Arc<Progress>),
+        tracker: &Arc<PrimaryTracker>,
+        (index, replication): (usize, &Arc<ReplicationState>),
         (shard, runtimes): (&str, &RuntimePool),
     ) -> Arc<Self> {
-        let target = Target::Replica(Arc::clone(leader), index);
+        let target = Target::Replica(Arc::clone(tracker), index);
         let replica = Arc::new(Self {
-            readers: Arc::new(Readers::start(&target, shard, progress, runtimes)),
-            leader: Arc::clone(leader),
+            readers: Arc::new(Readers::start(&target, shard, replication, runtimes)),
+            tracker: Arc::clone(tracker),
             index,
             reachable: AtomicBool::new(true),
             streaming: AtomicBool::new(false),
@@ -87,14 +87,14 @@ impl Replica {
             changed: Notify::new(),
         });
         let woken = Arc::clone(&replica);
-        progress.set_waker(index, move || woken.changed.notify_one());
+        replication.waiters().set_waker(index, move || woken.changed.notify_one());
         // Only those who wait wake it; that something was written does not.
-        progress.set_gathering(index, true);
-        progress.set_state(index, ReplicaState::Down);
+        replication.waiters().set_gathering(index, true);
+        replication.replicas().set_state(index, ReplicaState::Down);
         let watcher = Watcher {
             replica: Arc::clone(&replica),
-            leader: Arc::clone(leader),
-            progress: Arc::clone(progress),
+            tracker: Arc::clone(tracker),
+            replication: Arc::clone(replication),
             index,
             retry: RETRY_FIRST,
             told: String::new(),
@@ -106,11 +106,11 @@ impl Replica {
 
     /// Returns its present name and address.
     fn called(&self) -> (&str, &NodeAddress) {
-        (self.leader.called(self.index), &self.member().address)
+        (self.tracker.called(self.index), &self.member().address)
     }
 
     fn member(&self) -> &Node {
-        &self.leader.members()[self.index]
+        &self.tracker.members()[self.index]
     }
 
     /// Records that it did not answer: the watcher checks it before it is used again.
@@ -171,8 +171,8 @@ impl ReplicaNode for Replica {
 /// The task's side.
 struct Watcher {
     replica: Arc<Replica>,
-    leader: Arc<Leader>,
-    progress: Arc<Progress>,
+    tracker: Arc<PrimaryTracker>,
+    replication: Arc<ReplicationState>,
     index: usize,
     retry: Duration,
     /// Why it could not be watched when that was told last.
@@ -200,10 +200,10 @@ impl Watcher {
             let ended = self.watch().await;
             self.replica.reachable.store(false, Ordering::SeqCst);
             self.replica.streaming.store(false, Ordering::SeqCst);
-            if self.leader.term().member == self.index {
-                self.progress.set_silent(true);
+            if self.tracker.term().member == self.index {
+                self.replication.timeline().set_silent(true);
             }
-            self.progress.set_state(self.index, ReplicaState::Down);
+            self.replication.replicas().set_state(self.index, ReplicaState::Down);
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return;
             }
@@ -228,10 +228,10 @@ impl Watcher {
     /// Connects to the node and asks it again and again, until it fails.
     async fn watch(&mut self) -> Result<(), String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
-        let node = self.replica.member().connect("watcher", Wanted::Any).await;
+        let node = self.replica.member().connect("watcher", NodeRole::Any).await;
         let connection = node.map_err(|error| told(&error))?.connection;
         loop {
-            let term = self.leader.term();
+            let term = self.tracker.term();
             let asked_at = Instant::now();
             let asked = tokio::time::timeout(PATIENCE, ask(&connection)).await;
             let standing = match asked {
@@ -247,7 +247,7 @@ impl Watcher {
             }
             self.retry = RETRY_FIRST;
             self.told.clear();
-            let pause = if self.progress.is_awaited() { AWAITED } else { IDLE };
+            let pause = if self.replication.waiters().has_waiters() { AWAITED } else { IDLE };
             let _ = tokio::time::timeout(pause, self.rest(pause)).await;
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return Ok(());
@@ -263,15 +263,15 @@ impl Watcher {
     ) -> Result<(), String> {
         let timeline = standing.timeline.unwrap_or(0);
         if timeline > term.timeline {
-            return self.leader.found(self.index).await.map_err(|error| error.to_string());
+            return self.tracker.found(self.index).await.map_err(|error| error.to_string());
         }
         if timeline < term.timeline || term.member != self.index {
             return Err(DEPOSED.to_owned());
         }
-        self.leader.remember(standing.shows, asked_at);
-        self.progress.tell(self.leader.life(term), |progress| {
-            progress.observe(standing.shows);
-            progress.set_silent(false);
+        self.tracker.remember(standing.shows, asked_at);
+        self.replication.update_if_current(self.tracker.life(term), |replication| {
+            replication.primary().observe(standing.shows);
+            replication.timeline().set_silent(false);
         });
         self.replica.reachable.store(true, Ordering::SeqCst);
         Ok(())
@@ -281,12 +281,12 @@ impl Watcher {
     /// asked again.
     async fn look_at_tables(&mut self, connection: &AsyncPgConnection) {
         let is_due = self.looked_at.is_none_or(|at| at.elapsed() >= TABLES_EVERY);
-        if !is_due || self.leader.term().member != self.index {
+        if !is_due || self.tracker.term().member != self.index {
             return;
         }
         self.looked_at = Some(Instant::now());
         match tokio::time::timeout(PATIENCE, Hazards::of_database(connection)).await {
-            Ok(Ok(found)) => self.leader.saw(found),
+            Ok(Ok(found)) => self.tracker.saw(found),
             Ok(Err(error)) => tracing::debug!(%error, "the tables cannot be looked at"),
             Err(_elapsed) => tracing::debug!("the tables cannot be looked at in time"),
         }
@@ -301,24 +301,24 @@ impl Watcher {
             return Err("it follows a primary of another timeline".to_owned());
         }
         self.replica.streaming.store(standing.received.is_some(), Ordering::SeqCst);
-        let known = self.progress.state(self.index) == ReplicaState::Following;
+        let known = self.replication.replicas().state(self.index) == ReplicaState::Following;
         let was_there = self.replica.member().identity.timeline == term.timeline;
         if standing.received.is_none() && !known && !was_there {
             // What it shows may be of a life that did not go on, until it follows who leads now.
             let nothing = "it receives nothing from the primary";
             return Err(if standing.is_hidden { HIDDEN } else { nothing }.to_owned());
         }
-        let current_at = self.leader.had_all_at(standing.shows);
-        self.progress.tell(self.leader.life(term), |progress| {
-            progress.applied(self.index, standing.shows, current_at);
+        let current_at = self.tracker.had_all_at(standing.shows);
+        self.replication.update_if_current(self.tracker.life(term), |replication| {
+            replication.replicas().record_applied(self.index, standing.shows, current_at);
             if let Some((received, _)) = standing.received {
-                progress.durable(self.index, received);
+                replication.replicas().record_durable(self.index, received);
             }
             self.replica.reachable.store(true, Ordering::SeqCst);
             if !known {
                 let (node, at) = self.replica.called();
                 tracing::info!(node, %at, "a replica follows");
-                progress.set_state(self.index, ReplicaState::Following);
+                replication.replicas().set_state(self.index, ReplicaState::Following);
             }
         });
         Ok(())

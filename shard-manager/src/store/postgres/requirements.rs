@@ -1,9 +1,10 @@
-//! Requirements: whether a node may serve, asked before it does.
+//! Requirements: checks of a node before it serves.
 //!
-//! What would break a promise is a refusal, what only may hurt is a warning; each sentence says what to change.
+//! A condition that would break a guarantee is refused, one that may only hurt is a warning. Each
+//! message names the setting to change.
 //!
-//! **Invariant:** looking changes nothing on the node.
-//! **Not here:** reaching it (`store/postgres/session`), the tables (the migrations).
+//! **Invariant:** the checks change nothing on the node.
+//! **Not here:** connecting (`store/postgres/session`), the tables (the migrations).
 
 use std::time::{Duration, SystemTime};
 
@@ -14,18 +15,19 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::hazards::{Finding, Hazards};
 use super::session::{Identity, Session};
 
-/// As many routers should find room, or there is none for a second while the first one ends.
+/// Number of routers for which a node should have connections: a new one starts before the old one
+/// ends.
 const ROUTERS: u32 = 3;
 
-/// The oldest minor version, by the major one, that has no known defect that matters here.
+/// Oldest minor version, by the major version, without a known defect that matters here.
 const MINORS: [(u32, u32); 3] = [(15, 14), (16, 10), (17, 6)];
 
-/// Clocks that differ by more than this are told of; by more than the second, the node is refused: routers give rows
-/// their times, and those of two routers would be in no order.
+/// Difference of clocks that is logged. From the second limit on a node is refused: routers set the
+/// times of rows, and those of two routers would have no order.
 const CLOCK_WARNING: Duration = Duration::from_millis(500);
 const CLOCK_REFUSAL: Duration = Duration::from_secs(10);
 
-/// What an operator should know of a node that may serve.
+/// Warning for the operator about a node that may serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     /// A minor version with known defects.
@@ -33,19 +35,19 @@ pub enum Warning {
         "{node} runs PostgreSQL {major}.{minor}, which has known defects: upgrade to {major}.{wanted}"
     )]
     Outdated {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// Its major version.
+        /// Major version.
         major: u32,
-        /// Its minor version.
+        /// Minor version.
         minor: u32,
-        /// What it should be.
+        /// Oldest minor version without the defects.
         wanted: u32,
     },
-    /// A crash of the machine can cost everything.
+    /// A crash of the machine can lose all data.
     #[error("{node} HAS fsync=off: A CRASH OF ITS MACHINE CAN COST EVERY ROW; set fsync=on")]
     NoFsync {
-        /// Which node.
+        /// Name of the node.
         node: String,
     },
     /// A crash of the machine can tear a page.
@@ -53,52 +55,52 @@ pub enum Warning {
         "{node} has full_page_writes=off: a crash of its machine can damage rows; set it to on"
     )]
     NoFullPages {
-        /// Which node.
+        /// Name of the node.
         node: String,
     },
-    /// Others who write to this database may lose what was acknowledged.
+    /// Other programs that write to this database may lose acknowledged writes.
     #[error(
         "{node} has synchronous_commit=off: Tessera says `on` for itself, but what others commit there may be lost"
     )]
     AsynchronousCommit {
-        /// Which node.
+        /// Name of the node.
         node: String,
     },
-    /// Room for few routers.
+    /// The node has connections for few routers.
     #[error(
         "{node} takes {room} connections, enough for {} router(s) of {each}: raise max_connections",
         room / each
     )]
     FewConnections {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// How many connections it takes of our user.
+        /// Connections that the node accepts from the user of Tessera.
         room: u32,
-        /// How many a router takes.
+        /// Connections of one router.
         each: u32,
     },
-    /// Tables can be used, but none can be made.
+    /// Tables can be used but not created.
     #[error(
         "{node}: {user} may make no tables: POST /api/tables will fail; GRANT CREATE ON SCHEMA public TO {user}"
     )]
     NoNewTables {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// Our user.
+        /// User of Tessera.
         user: String,
     },
-    /// A replica does not tell all of itself.
+    /// A replica hides part of its state.
     #[error(
         "{node} hides from {user} what it receives, so it counts for no `quorum` or `all`, and is not used after a \
          failover: GRANT pg_monitor TO {user}, on the primary"
     )]
     HiddenReceiver {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// Our user.
+        /// User of Tessera.
         user: String,
     },
-    /// The database may alter rows.
+    /// A rule or trigger of the database may change rows.
     #[error("{node}: {found}")]
     Meddler {
         /// Name of the node.
@@ -109,110 +111,110 @@ pub enum Warning {
     /// The clocks differ.
     #[error("the clock of {node} is {} ms {} ours: run NTP on both", offset.as_millis(), side(*ahead))]
     Clock {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// By how much.
+        /// Difference.
         offset: Duration,
-        /// Whether the node's is ahead.
+        /// True if the node's clock is ahead.
         ahead: bool,
     },
 }
 
-/// Why a node must not serve.
+/// Reason why a node must not serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// Texts would come back as something else.
+pub enum Unsuitable {
+    /// The encoding of the database would change text.
     #[error("{node}: the database is encoded in {encoding}: make one with ENCODING 'UTF8'")]
     Encoding {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What it is encoded in.
+        /// Encoding of the database.
         encoding: String,
     },
-    /// There is no schema `tessera`, and we may not make it.
+    /// There is no schema `tessera`, and the user may not create it.
     #[error(
         "{node}: {user} may not make the schema tessera: GRANT CREATE ON DATABASE {database} TO {user}"
     )]
     NoSchema {
-        /// Which node.
+        /// Name of the node.
         node: String,
         /// The database.
         database: String,
-        /// Our user.
+        /// User of Tessera.
         user: String,
     },
-    /// There is a schema `tessera`, and we may not use it.
+    /// There is a schema `tessera`, and the user may not use it.
     #[error(
         "{node}: {user} may not use the schema tessera: GRANT USAGE ON SCHEMA tessera TO {user}"
     )]
     NoUsage {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// Our user.
+        /// User of Tessera.
         user: String,
     },
-    /// We may make no tables where there are none yet.
+    /// The user may not create the first tables.
     #[error("{node}: {user} may make no tables: GRANT CREATE ON SCHEMA public TO {user}")]
     NoTables {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// Our user.
+        /// User of Tessera.
         user: String,
     },
-    /// A table that cannot be read.
+    /// A table cannot be read.
     #[error(
         "{node}: {user} may not read {table}: GRANT SELECT ON {table} TO {user}, on the primary"
     )]
     Unreadable {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// Our user.
+        /// User of Tessera.
         user: String,
         /// The first such table.
         table: String,
     },
-    /// It hides how far its replicas are.
+    /// The primary hides the positions of its replicas.
     #[error(
         "{node} hides from {user} how far its replicas are, and then none of them counts: GRANT pg_monitor TO {user}"
     )]
     HiddenReplicas {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// Our user.
+        /// User of Tessera.
         user: String,
     },
-    /// Not even one router has room.
+    /// The node has too few connections for one router.
     #[error(
         "{node} takes {room} connections of our user, and a router takes {each}: raise max_connections \
          or the limit of the role or the database"
     )]
     Connections {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// How many it takes.
+        /// Connections that the node accepts.
         room: u32,
-        /// How many a router takes.
+        /// Connections of one router.
         each: u32,
     },
-    /// A primary that takes no writes.
+    /// The primary accepts no writes.
     #[error(
         "{node} has default_transaction_read_only=on and is to take writes: set it to off for this user"
     )]
     ReadOnly {
-        /// Which node.
+        /// Name of the node.
         node: String,
     },
-    /// Its log is not enough for replicas.
+    /// The log of the primary is insufficient for replicas.
     #[error(
         "{node} has wal_level={level} and is to have replicas: set wal_level=replica and restart it"
     )]
     WalLevel {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What it is.
+        /// The `wal_level` of the node.
         level: String,
     },
-    /// A crash would cost rows.
+    /// A crash would lose rows.
     #[error("{node}: {found}")]
     Unlogged {
         /// Name of the node.
@@ -227,19 +229,19 @@ pub enum Unfit {
         side(*ahead)
     )]
     Clock {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// By how much.
+        /// Difference.
         offset: Duration,
-        /// Whether the node's is ahead.
+        /// True if the node's clock is ahead.
         ahead: bool,
     },
-    /// It could not be asked.
+    /// The check failed.
     #[error("{node} could not be asked whether it may serve: {cause}")]
     Unasked {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// What it says.
+        /// Error of the node.
         cause: String,
     },
 }
@@ -248,25 +250,25 @@ fn side(ahead: bool) -> &'static str {
     if ahead { "ahead of" } else { "behind" }
 }
 
-/// Asks a node whether it may serve, in the role that it is in, for a shard of so many replicas. `each` is how many
-/// connections a router takes of it.
+/// Checks whether a node may serve, in its present role, for a shard with this number of replicas.
+/// `each` is the number of connections that a router opens to it.
 ///
 /// # Errors
-/// [`Unfit`] with the first reason why it must not.
+/// [`Unsuitable`] with the first reason.
 pub async fn check(
     session: &mut Session,
     replicas: usize,
     each: u32,
-) -> Result<Vec<Warning>, Unfit> {
+) -> Result<Vec<Warning>, Unsuitable> {
     let node = session.address.to_string();
-    let unasked = |error: diesel::result::Error| Unfit::Unasked {
+    let unasked = |error: diesel::result::Error| Unsuitable::Unasked {
         node: node.clone(),
         cause: error.to_string(),
     };
     let facts = facts(&mut session.connection).await.map_err(unasked)?;
     let mut warnings = versions(&node, &session.identity);
     if facts.encoding != "UTF8" {
-        return Err(Unfit::Encoding { node, encoding: facts.encoding });
+        return Err(Unsuitable::Encoding { node, encoding: facts.encoding });
     }
     warnings.extend(room(&node, facts.room.cast_unsigned(), each)?);
     if session.identity.in_recovery {
@@ -277,7 +279,7 @@ pub async fn check(
         for found in hazards.found().cloned() {
             let node = node.clone();
             warnings.push(match found {
-                Finding::Unlogged { .. } => return Err(Unfit::Unlogged { node, found }),
+                Finding::Unlogged { .. } => return Err(Unsuitable::Unlogged { node, found }),
                 Finding::Meddler { .. } => Warning::Meddler { node, found },
             });
         }
@@ -287,7 +289,7 @@ pub async fn check(
     Ok(warnings)
 }
 
-/// What a node says of itself.
+/// Settings and rights that a node reports.
 #[derive(QueryableByName)]
 struct Facts {
     #[diesel(sql_type = Text)]
@@ -356,22 +358,22 @@ fn versions(node: &str, identity: &Identity) -> Vec<Warning> {
     known.map(outdated).into_iter().collect()
 }
 
-fn room(node: &str, room: u32, each: u32) -> Result<Option<Warning>, Unfit> {
+fn room(node: &str, room: u32, each: u32) -> Result<Option<Warning>, Unsuitable> {
     let node = node.to_owned();
     if room < each {
-        return Err(Unfit::Connections { node, room, each });
+        return Err(Unsuitable::Connections { node, room, each });
     }
     Ok((room < ROUTERS * each).then_some(Warning::FewConnections { node, room, each }))
 }
 
-fn replica(node: &str, facts: &Facts) -> Result<Vec<Warning>, Unfit> {
+fn replica(node: &str, facts: &Facts) -> Result<Vec<Warning>, Unsuitable> {
     let node = || node.to_owned();
     let user = || facts.user.clone();
     if facts.may_use_schema == Some(false) {
-        return Err(Unfit::NoUsage { node: node(), user: user() });
+        return Err(Unsuitable::NoUsage { node: node(), user: user() });
     }
     if let Some(table) = facts.unreadable.clone() {
-        return Err(Unfit::Unreadable { node: node(), user: user(), table });
+        return Err(Unsuitable::Unreadable { node: node(), user: user(), table });
     }
     let hidden = Warning::HiddenReceiver { node: node(), user: user() };
     Ok(if facts.sees_statistics { Vec::new() } else { vec![hidden] })
@@ -382,30 +384,30 @@ fn primary(
     facts: &Facts,
     identity: &Identity,
     replicas: usize,
-) -> Result<Vec<Warning>, Unfit> {
+) -> Result<Vec<Warning>, Unsuitable> {
     let node = || node.to_owned();
     let user = || facts.user.clone();
     if facts.read_only {
-        return Err(Unfit::ReadOnly { node: node() });
+        return Err(Unsuitable::ReadOnly { node: node() });
     }
     if facts.may_use_schema.is_none() && !facts.may_create_schema {
         let database = identity.database.clone();
-        return Err(Unfit::NoSchema { node: node(), database, user: user() });
+        return Err(Unsuitable::NoSchema { node: node(), database, user: user() });
     }
     if facts.may_use_schema == Some(false) {
-        return Err(Unfit::NoUsage { node: node(), user: user() });
+        return Err(Unsuitable::NoUsage { node: node(), user: user() });
     }
     if facts.may_use_schema.is_none() && !facts.may_create_tables {
-        return Err(Unfit::NoTables { node: node(), user: user() });
+        return Err(Unsuitable::NoTables { node: node(), user: user() });
     }
     if let Some(table) = facts.unreadable.clone() {
-        return Err(Unfit::Unreadable { node: node(), user: user(), table });
+        return Err(Unsuitable::Unreadable { node: node(), user: user(), table });
     }
     if replicas > 0 && facts.wal_level == "minimal" {
-        return Err(Unfit::WalLevel { node: node(), level: facts.wal_level.clone() });
+        return Err(Unsuitable::WalLevel { node: node(), level: facts.wal_level.clone() });
     }
     if replicas > 0 && !facts.sees_statistics {
-        return Err(Unfit::HiddenReplicas { node: node(), user: user() });
+        return Err(Unsuitable::HiddenReplicas { node: node(), user: user() });
     }
     let warnings = [
         (!facts.fsync, Warning::NoFsync { node: node() }),
@@ -422,7 +424,7 @@ struct Clock {
     micros: i64,
 }
 
-/// By how many microseconds the node's clock is ahead of ours, and how far that may be wrong.
+/// Returns the microseconds by which the node's clock is ahead, and the uncertainty of that number.
 async fn clock(connection: &mut AsyncPgConnection) -> diesel::QueryResult<(i64, Duration)> {
     let sent = SystemTime::now();
     let waited = std::time::Instant::now();
@@ -437,20 +439,20 @@ async fn clock(connection: &mut AsyncPgConnection) -> diesel::QueryResult<(i64, 
     Ok((told.micros.saturating_sub(ours), half))
 }
 
-/// What a difference of clocks in microseconds means; what the round trip may be to blame for is forgiven.
+/// Judges a difference of clocks in microseconds, less the part that the round trip may explain.
 ///
 /// # Errors
-/// [`Unfit::Clock`].
+/// [`Unsuitable::Clock`].
 pub fn judge_clock(
     node: &str,
     offset: i64,
     uncertainty: Duration,
-) -> Result<Option<Warning>, Unfit> {
+) -> Result<Option<Warning>, Unsuitable> {
     let (node, ahead) = (node.to_owned(), offset > 0);
     let offset = Duration::from_micros(offset.unsigned_abs());
     let sure = offset.saturating_sub(uncertainty);
     if sure > CLOCK_REFUSAL {
-        return Err(Unfit::Clock { node, offset, ahead });
+        return Err(Unsuitable::Clock { node, offset, ahead });
     }
     Ok((sure > CLOCK_WARNING).then_some(Warning::Clock { node, offset, ahead }))
 }

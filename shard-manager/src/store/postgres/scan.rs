@@ -1,9 +1,10 @@
-//! Scan: reads that may look at many rows, on connections of their own, so that short reads never wait for them.
+//! Scan: reads that may visit many rows, on connections of their own, so that short reads never
+//! wait for them.
 //!
-//! Each runs in a task that owns its connection: a request that is dropped leaves nothing half-way, and the server ends
-//! by itself what takes longer than the deadline.
+//! Each read runs in a task that owns its connection: a dropped request leaves no half-read result,
+//! and the server ends a statement after its deadline.
 //!
-//! **Invariant:** a connection goes back to the pool only after its work has ended in good order.
+//! **Invariant:** a connection returns to the pool only after its work has ended without an error.
 //! **Not here:** reads of single keys (`point`).
 
 use std::sync::Arc;
@@ -19,37 +20,38 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use super::citus;
-use super::leader::Term;
+use super::db_error::DbErrorKind;
+use super::dialect::Select;
 use super::node::{NodeError, Target};
 use super::page::{push_object, value};
 use super::point::tell_unreadable;
-use super::select::{Select, keys};
+use super::position_query::{self, PositionQuery};
+use super::primary_tracker::Term;
 use super::statement::{Prepared, Statement, for_each_row, load, run};
-use super::trouble::Trouble;
-use super::witness::{self, Witness};
+use crate::engine::select::keys;
+use crate::engine::{NodeRows, Scope, TableSize, WorkerNode};
 use crate::error::Error;
 use crate::position::Position;
-use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
-use crate::store::{NodeRows, Scope, TableSize, WorkerNode};
-use crate::vitals::{Footprint, PoolVitals};
+use crate::replication::ReplicationState;
+use crate::result_rows::Rows;
+use crate::stats::{PoolStats, SizeEstimate};
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
 /// Share of the time left that a read may wait for a connection.
 const POOL_WAIT: f64 = 0.75;
-/// What a session is set to: its statements are many and different, and each is planned for its values.
+/// Settings of a session. Its statements are many and different, so each is planned for its values.
 const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
 
-/// About how many rows there are, and how many bytes. What a server has counted since it was started tells, and until then
-/// what it found when it looked at a table last.
-const FOOTPRINT: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s.n_live_tup \
+/// Estimates rows and bytes: rows from the statistics since the server was started, or else from
+/// the last `ANALYZE`.
+const SIZE_ESTIMATE: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s.n_live_tup \
     ELSE GREATEST(c.reltuples,0)::bigint END),0)::bigint, COALESCE(sum(pg_total_relation_size(c.oid)),0)::bigint \
     FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name) \
     LEFT JOIN pg_stat_all_tables s ON s.relid=c.oid";
-/// A coordinator counts no rows of others.
-const FOOTPRINT_OF_CITUS: &str = "SELECT NULL::bigint, \
+/// Estimates the bytes of a Citus cluster. A coordinator counts no rows of its workers.
+const SIZE_ESTIMATE_OF_CITUS: &str = "SELECT NULL::bigint, \
     COALESCE(sum(citus_total_relation_size(c.oid)),0)::bigint \
     FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name)";
 
@@ -58,24 +60,24 @@ const FOOTPRINT_OF_CITUS: &str = "SELECT NULL::bigint, \
 pub(super) struct Scans {
     shard: String,
     target: Target,
-    witness: Witness,
-    progress: Arc<Progress>,
+    position_query: PositionQuery,
+    replication: Arc<ReplicationState>,
     pool: Pool<Connector>,
-    /// Where the connections are driven.
+    /// Runtime that drives the connections.
     runtime: Handle,
 }
 
-/// A connection and what is prepared on it.
+/// A connection and the statements prepared on it.
 pub(super) struct ScanSession {
     connection: AsyncPgConnection,
     term: Option<Term>,
     prepared: Prepared,
 }
 
-/// What is done on a connection.
+/// Work on a connection.
 type Work<'s, T> = BoxFuture<'s, QueryResult<T>>;
 
-/// How the pool makes connections.
+/// Connects for the pool.
 pub(super) struct Connector(Target);
 
 impl deadpool::managed::Manager for Connector {
@@ -101,20 +103,21 @@ impl deadpool::managed::Manager for Connector {
 }
 
 impl Scans {
-    /// A pool for this node; its connections are driven by the runtime that this is called in.
-    pub(super) fn new(target: &Target, shard: &str, progress: &Arc<Progress>) -> Self {
+    /// Creates the pool of a node, whose connections the current runtime drives.
+    pub(super) fn new(target: &Target, shard: &str, replication: &Arc<ReplicationState>) -> Self {
         let builder = Pool::builder(Connector(target.clone()));
         let builder = builder.max_size(CONNECTIONS_MAX).runtime(PoolRuntime::Tokio1);
         let pool = builder.build().expect("a pool with a runtime can always be built");
-        let (shard, witness) = (shard.to_owned(), Witness::of(target));
-        let (target, progress) = (target.clone(), Arc::clone(progress));
-        let scans = Self { shard, target, witness, progress, pool, runtime: Handle::current() };
+        let (shard, position_query) = (shard.to_owned(), PositionQuery::of(target));
+        let (target, replication) = (target.clone(), Arc::clone(replication));
+        let scans =
+            Self { shard, target, position_query, replication, pool, runtime: Handle::current() };
         scans.runtime.spawn(scans.clone().let_go());
         scans
     }
 
-    /// Closes the connections that wait in the pool as soon as another node leads: a node sees no more of them than it has
-    /// uses for. Ends with the runtime.
+    /// Closes the idle connections of the pool when another node becomes the primary, so that a
+    /// node keeps only the connections it needs. Ends with the runtime.
     async fn let_go(self) {
         loop {
             let term = self.target.term();
@@ -130,8 +133,8 @@ impl Scans {
         key: Option<(crate::keyspace::Slot, String)>,
         (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
-        let (witness, target) = (self.witness, self.target.clone());
-        let now = self.progress.life();
+        let (position_query, target) = (self.position_query, self.target.clone());
+        let now = self.replication.timeline().id();
         let rows = self.run(deadline, move |session| {
             Box::pin(async move {
                 let scope = match &key {
@@ -139,14 +142,15 @@ impl Scans {
                     None => Scope::Shard,
                 };
                 if floor > 0 {
-                    // In a statement before: a snapshot is taken before a function of its statement runs.
-                    let shown = Statement { sql: witness.sql(), binds: &[], cached: true };
-                    if witness::shown(&load(&session.connection, shown).await?)? < floor {
+                    // A statement of its own: a snapshot is taken before a function in its
+                    // statement runs.
+                    let shown = Statement { sql: position_query.sql(), binds: &[], cached: true };
+                    if position_query::shown(&load(&session.connection, shown).await?)? < floor {
                         return Ok(None);
                     }
                 }
                 let rows = if query.counts {
-                    // Both see the same.
+                    // Both statements see one snapshot.
                     run(&session.connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                         .await?;
                     let mut rows = session.page(&query, scope).await?;
@@ -156,15 +160,19 @@ impl Scans {
                 } else {
                     session.page(&query, scope).await?
                 };
-                let seen = Statement { sql: witness.sql(), binds: &[], cached: true };
-                let at = witness::position(witness, &load(&session.connection, seen).await?)?;
+                let seen = Statement { sql: position_query.sql(), binds: &[], cached: true };
+                let sequence = position_query::position(
+                    position_query,
+                    &load(&session.connection, seen).await?,
+                )?;
                 let timeline = target.life(session.term).unwrap_or(now);
-                Ok(Some(NodeRows { rows, position: Position { timeline, at } }))
+                Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
             })
         });
-        // What a replica has shown may belong to a life that did not go on.
-        let goes_on =
-            |_: &NodeRows| matches!(self.target, Target::Leader(_)) || self.progress.life() == now;
+        // The rows of a replica may belong to a timeline that was abandoned.
+        let goes_on = |_: &NodeRows| {
+            matches!(self.target, Target::Primary(_)) || self.replication.timeline().id() == now
+        };
         let read = rows.await?.filter(goes_on);
         let read = read.ok_or_else(|| Error::ShardUnavailable { shard: self.shard.clone() })?;
         if read.rows.is_too_large() {
@@ -173,12 +181,12 @@ impl Scans {
         Ok(read)
     }
 
-    /// Asks for nothing.
+    /// Sends an empty statement.
     pub(super) async fn probe(&self, deadline: Instant) -> Result<(), Error> {
         self.run(deadline, |session| Box::pin(run(&session.connection, ""))).await
     }
 
-    /// Rows and bytes of each table. Counting looks at every row.
+    /// Returns rows and bytes of each table. Counting visits every row.
     pub(super) async fn sizes<K: Send + 'static>(
         &self,
         kept: K,
@@ -194,10 +202,10 @@ impl Scans {
         .await
     }
 
-    /// About how much the node holds, as its statistics tell.
-    pub(super) async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
+    /// Estimates the size of the data from the statistics of the node.
+    pub(super) async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
         let is_citus = self.target.citus().is_some();
-        let sql = if is_citus { FOOTPRINT_OF_CITUS } else { FOOTPRINT };
+        let sql = if is_citus { SIZE_ESTIMATE_OF_CITUS } else { SIZE_ESTIMATE };
         self.run(deadline, move |session| {
             Box::pin(async move {
                 let statement = Statement { sql, binds: &[], cached: true };
@@ -206,13 +214,13 @@ impl Scans {
                 let number =
                     |column| row.bigint(column).map(|number| number.max(0).cast_unsigned());
                 let bytes = number(1).unwrap_or(0);
-                Ok(Footprint { rows: number(0), is_estimate: true, bytes })
+                Ok(SizeEstimate { rows: number(0), is_estimate: true, bytes })
             })
         })
         .await
     }
 
-    /// The nodes of Citus, if that is what the server is.
+    /// Returns the nodes of a Citus cluster, and none of other servers.
     pub(super) async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<WorkerNode>, Error> {
         if self.target.citus().is_none() {
             return Ok(Vec::new());
@@ -220,11 +228,11 @@ impl Scans {
         self.run(deadline, |session| Box::pin(citus::nodes::ask(&session.connection))).await
     }
 
-    /// How many connections there are, and how many of them read now.
-    pub(super) fn vitals(&self) -> PoolVitals {
+    /// Returns the number of connections, and of those in use.
+    pub(super) fn vitals(&self) -> PoolStats {
         let pool = self.pool.status();
         let in_use = pool.size.saturating_sub(pool.available);
-        PoolVitals { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
+        PoolStats { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
     }
 
     /// Runs work in a task that owns a connection.
@@ -276,39 +284,39 @@ impl Scans {
             Err(error) => Err(error),
         };
         done.map_err(|error| {
-            // Its transaction may be open still.
+            // The transaction may still be open.
             drop(Object::take(session));
             self.told(&error, deadline)
         })
     }
 
     fn told(&self, error: &DieselError, deadline: Instant) -> Error {
-        let trouble = Trouble::of(error);
-        if trouble == Trouble::Late || Instant::now() >= deadline {
+        let kind = DbErrorKind::of(error);
+        if kind == DbErrorKind::Late || Instant::now() >= deadline {
             return Error::DeadlinePassed;
         }
         let (node, at) = (self.target.name(), self.target.address());
-        if trouble == Trouble::Promoted {
-            tracing::info!(node, %at, %error, "a read asks another node");
+        if kind == DbErrorKind::Promoted {
+            tracing::info!(node, %at, %error, "a read must use another node");
         } else {
-            tracing::warn!(node, %at, %error, ?trouble, "a read failed");
+            tracing::warn!(node, %at, %error, ?kind, "a read failed");
         }
-        match trouble {
-            Trouble::Swallowed(_) | Trouble::Other => Error::Internal,
-            Trouble::Constraint(_)
-            | Trouble::Crossed
-            | Trouble::ReadOnly
-            | Trouble::Full
-            | Trouble::Late
-            | Trouble::Outdated
-            | Trouble::Promoted
-            | Trouble::Lost => Error::ShardUnavailable { shard: self.shard.clone() },
+        match kind {
+            DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+            DbErrorKind::Constraint(_)
+            | DbErrorKind::Conflict
+            | DbErrorKind::ReadOnly
+            | DbErrorKind::Full
+            | DbErrorKind::Late
+            | DbErrorKind::Outdated
+            | DbErrorKind::Promoted
+            | DbErrorKind::Lost => Error::ShardUnavailable { shard: self.shard.clone() },
         }
     }
 }
 
 impl ScanSession {
-    /// Reads a page until there are no more rows, or too many bytes.
+    /// Reads a page until no rows are left or it has too many bytes.
     async fn page(&mut self, query: &ReadQuery, scope: Scope<'_>) -> QueryResult<Rows> {
         if query.limit == 0 {
             return Ok(Rows::default());

@@ -1,11 +1,12 @@
-//! Session: one connection to one node, and who that node is.
+//! Session: one connection to one node, and the identity of that node.
 //!
-//! What a session must be like is sent with the first packet, so that it costs no round trip. The commit of a session
-//! is never weaker than durable: where the database or the role says `synchronous_commit=off`, `local` or
-//! `remote_write`, the session says `on`, because an acknowledged write must not be lost; `remote_apply` stays.
+//! Settings of a session are sent with the first packet, so that they cost no round trip. A commit
+//! is never weaker than durable: where the database or the role sets `synchronous_commit` to `off`,
+//! `local` or `remote_write`, the session sets it to `on`, because an acknowledged write must not
+//! be lost; `remote_apply` stays.
 //!
-//! **Invariant:** a session is handed out only if its node is in the role that was asked for at that moment.
-//! **Not here:** whether the node is fit to serve (`store/postgres/requirements`), pools, statements.
+//! **Invariant:** a session is returned only if its node had the requested role at that moment.
+//! **Not here:** requirements of a node (`store/postgres/requirements`), pools, statements.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,32 +20,33 @@ use tokio_postgres::{NoTls, Socket};
 
 use super::connect_error::ConnectError;
 use super::tls;
-use crate::address::{NodeAddress, Timeouts, TlsMode};
+use crate::node_address::{NodeAddress, Timeouts, TlsMode};
 use crate::topology::Role;
 
-/// The oldest PostgreSQL that Tessera speaks to.
+/// Oldest supported major version of PostgreSQL.
 pub const VERSION_MIN: u32 = 15;
 
-/// After this long in an open transaction without a statement, a writer has lost its router: its locks are freed.
+/// Time after which a transaction without a statement is ended: the writer has lost its router, and
+/// its locks must be freed.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// A connection that says nothing is asked after this long, and then so often, whether it is there.
+/// Idle time before TCP keep-alive probes a connection, and the interval of the probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// Which node of an address will do.
+/// Role that a node of an address must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// The one that takes writes.
+pub enum NodeRole {
+    /// The node accepts writes.
     Primary,
-    /// One in recovery.
+    /// The node is in recovery.
     Replica,
-    /// Whichever answers.
+    /// Any role.
     Any,
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for NodeRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Primary => "primary",
@@ -54,23 +56,23 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// Who a node says it is.
+/// Identity that a node reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// What a primary and its replicas have in common, and nobody else has.
+    /// System identifier, which a primary shares with its replicas and with no other node.
     pub system: u64,
-    /// Changes whenever a replica becomes the primary.
+    /// Timeline, which changes whenever a replica becomes the primary.
     pub timeline: u32,
     /// The database of the session.
     pub database: String,
-    /// Whether it is a replica now.
+    /// True if the node is a replica.
     pub in_recovery: bool,
-    /// Such as 150018 for 15.18.
+    /// Version of the server, such as 150018 for 15.18.
     pub version: u32,
 }
 
 impl Identity {
-    /// What the node is to its shard now.
+    /// Returns the role of the node in its shard.
     pub fn role(&self) -> Role {
         if self.in_recovery { Role::Replica } else { Role::Primary }
     }
@@ -78,26 +80,27 @@ impl Identity {
 
 /// One connection to one node.
 pub struct Session {
-    /// Runs statements. Its socket is driven by a task of the runtime that connected it.
+    /// Connection, whose socket a task of the runtime that connected it drives.
     pub connection: AsyncPgConnection,
-    /// Who the node was when the session began.
+    /// Identity of the node when the session began.
     pub identity: Identity,
-    /// The one host of the address that it is.
+    /// Address of the one host that was reached.
     pub address: NodeAddress,
 }
 
-/// Connects to the first host of an address that answers and is in the role that is wanted.
+/// Connects to the first host of an address that answers and has the required role.
 ///
-/// The driver of the connection is spawned on the runtime that this is called in, which must have its I/O and time
-/// drivers enabled; the session lives no longer than that. `purpose` is what `pg_stat_activity` shows, such as
-/// `tessera lane`. A session with [`Wanted::Primary`] is meant to write: it may not idle in a transaction.
+/// The driver of the connection is spawned on the current runtime, which must have its I/O and time
+/// drivers enabled; the session ends with it. `purpose` is the name in `pg_stat_activity`, such as
+/// `tessera lane`. A session with [`NodeRole::Primary`] is meant to write: it may not idle in a
+/// transaction.
 ///
 /// # Errors
 /// [`ConnectError`] of the one host, or all of them in [`ConnectError::NoneOfThem`].
 pub async fn connect(
     address: &NodeAddress,
     purpose: &str,
-    role: Wanted,
+    role: NodeRole,
     timeouts: &Timeouts,
 ) -> Result<Session, ConnectError> {
     let wait = address.connect_timeout.unwrap_or(timeouts.connect);
@@ -120,16 +123,16 @@ pub async fn connect(
 async fn attempt(
     address: &NodeAddress,
     mut settings: tokio_postgres::Config,
-    role: Wanted,
+    role: NodeRole,
 ) -> Result<Session, ConnectError> {
-    let trouble = |error: tls::RootsError| ConnectError::Tls {
+    let tls_error = |error: tls::RootsError| ConnectError::Tls {
         node: address.to_string(),
         mode: address.tls,
         cause: error.to_string(),
     };
-    // A Unix socket leads nowhere but to this machine: libpq knows no TLS there, nor does anybody.
-    let local = address.hosts.iter().all(crate::address::Host::is_socket);
-    let secured = if local { None } else { tls::connector(address).map_err(trouble)? };
+    // A Unix socket leads only to this machine; libpq uses no TLS there either.
+    let local = address.hosts.iter().all(crate::node_address::Host::is_socket);
+    let secured = if local { None } else { tls::connector(address).map_err(tls_error)? };
     let Some(connector) = secured else {
         settings.ssl_mode(SslMode::Disable);
         return open(address, &settings, NoTls, role).await;
@@ -142,18 +145,18 @@ async fn attempt(
     match open(address, &settings, connector, role).await {
         Err(error) if error.may_be_due_to_tls() => {
             settings.ssl_mode(SslMode::Disable);
-            // If that fails too, the first reason is the better one to tell.
+            // If that fails too, the first error is the more useful one.
             open(address, &settings, NoTls, role).await.map_err(|_| error)
         }
         done => done,
     }
 }
 
-/// What is sent with the first packet, and what the socket must be like.
+/// Returns the settings of the first packet and of the socket.
 fn settings(
     address: &NodeAddress,
     purpose: &str,
-    role: Wanted,
+    role: NodeRole,
     wait: Duration,
     timeouts: &Timeouts,
 ) -> tokio_postgres::Config {
@@ -182,7 +185,7 @@ fn settings(
          -c statement_timeout={}",
         timeouts.statement.as_millis()
     );
-    if role == Wanted::Primary {
+    if role == NodeRole::Primary {
         let limit = IDLE_IN_TRANSACTION.as_millis();
         options.push_str(&format!(" -c idle_in_transaction_session_timeout={limit}"));
     }
@@ -194,7 +197,7 @@ async fn open<T>(
     address: &NodeAddress,
     settings: &tokio_postgres::Config,
     tls: T,
-    role: Wanted,
+    role: NodeRole,
 ) -> Result<Session, ConnectError>
 where
     T: MakeTlsConnect<Socket>,
@@ -216,9 +219,9 @@ where
         .map_err(|error| other(&error))?;
     let identity = identify(&mut connection).await.map_err(|error| other(&error))?;
     let fits = match role {
-        Wanted::Primary => !identity.in_recovery,
-        Wanted::Replica => identity.in_recovery,
-        Wanted::Any => true,
+        NodeRole::Primary => !identity.in_recovery,
+        NodeRole::Replica => identity.in_recovery,
+        NodeRole::Any => true,
     };
     if !fits {
         let in_recovery = identity.in_recovery;
@@ -227,7 +230,7 @@ where
     Ok(Session { connection, identity, address: address.clone() })
 }
 
-/// Whether a version such as `15.18 (Debian 15.18-1)` or `9.6.24` is too old.
+/// Returns true if a version such as `15.18 (Debian 15.18-1)` or `9.6.24` is too old.
 fn is_too_old(version: &str) -> bool {
     let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     version[..end].parse().is_ok_and(|major: u32| major < VERSION_MIN)
@@ -250,13 +253,14 @@ struct IdentityRow {
     synchronous_commit: String,
 }
 
-/// Asks a node who it is, and makes its commits durable.
+/// Queries the identity of a node and makes its commits durable.
 ///
-/// On a replica the timeline is that of what it receives; one that receives nothing, or does not let us see it, tells
-/// that of its last checkpoint, which may be an older one for some minutes after a failover.
+/// On a replica the timeline is the one that it receives. A replica that receives nothing, or hides
+/// it, reports the timeline of its last checkpoint, which may be an older one for some minutes
+/// after a failover.
 ///
 /// # Errors
-/// The connection's.
+/// The error of the connection.
 pub async fn identify(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Identity> {
     let row: IdentityRow = diesel::sql_query(
         "SELECT s.system_identifier AS system,

@@ -1,7 +1,8 @@
-//! Shard database: claimed, migrated, checked and read for its tables when a router starts.
+//! Shard database: claims, migrates and checks the database of a shard when a router starts, and
+//! reads its tables.
 //!
-//! **Invariant:** after [`ShardDatabase::prepare`] the database belongs to this cluster and this shard, its schema is
-//! current, and the tables it declares are the tables it has.
+//! **Invariant:** after [`ShardDatabase::prepare`] the database belongs to this cluster and this
+//! shard, its schema is current, and its tables are the declared ones.
 //! **Not here:** rows (`writer`, `readers`).
 
 use std::collections::BTreeSet;
@@ -16,70 +17,72 @@ use super::citus::{Citus, setup};
 use super::hazards::Hazards;
 use super::session::Identity;
 use super::statement::{Bind, Prepared, Statement, load, run};
-use super::texts::Texts;
+use super::statement_cache::StatementCache;
 use super::transaction::LaneSession;
-use super::upsert::Newness;
-use super::{ddl, declared, sql};
-use crate::store::SchemaChange;
-use crate::store::open_error::OpenError;
+use super::upsert::InsertPredictor;
+use super::{ddl, declarations, sql};
+use crate::engine::SchemaChange;
+use crate::engine::open_error::OpenError;
 use crate::table::{Registry, Table};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/shard");
 
-/// The database of a shard, while a cluster is opened.
+/// The database of a shard while a cluster is opened.
 pub struct ShardDatabase {
     name: String,
     session: LaneSession,
-    /// Who its server is.
+    /// Identity of the server.
     pub identity: Identity,
 }
 
-/// Who a database must be.
+/// Expected owner of a database.
 #[derive(Clone, Debug)]
 pub struct Claim<'i> {
-    /// The cluster of the catalog.
+    /// Id of the cluster in the catalog.
     pub cluster_id: &'i str,
-    /// The shard.
+    /// Name of the shard.
     pub shard: &'i str,
-    /// The slots it owns if it is claimed now.
+    /// Slots of the shard, if it is claimed now.
     pub slots: &'i [u16],
-    /// Whether it may be claimed now.
+    /// True if the database may be claimed now.
     pub is_new: bool,
 }
 
-/// A database that may be used.
+/// Contents of a database that may be used.
 #[derive(Debug)]
 pub struct Found {
-    /// The tables that it declares.
+    /// Declared tables.
     pub tables: Registry,
-    /// The names of those that clients made; the others come with every database.
+    /// Names of the tables that clients created; the others come with every database.
     pub made: BTreeSet<String>,
-    /// Where its log ends.
+    /// End of the log.
     pub position: u64,
 }
 
 impl ShardDatabase {
-    /// The database at the other end of this connection, which is named so in messages.
+    /// Creates the database of a connection, with this name in messages.
     pub fn on(
         name: String,
         connection: AsyncPgConnection,
         identity: Identity,
         citus: Option<Arc<Citus>>,
     ) -> Self {
-        let (prepared, texts, newness) =
-            (Prepared::default(), Texts::default(), Newness::default());
-        let session = LaneSession { connection, prepared, texts, newness, citus };
+        let (prepared, statements, insert_predictor) =
+            (Prepared::default(), StatementCache::default(), InsertPredictor::default());
+        let session = LaneSession { connection, prepared, statements, insert_predictor, citus };
         Self { name, session, identity }
     }
 
-    /// Brings it up to date, and claims it for the shard if it is new.
+    /// Migrates the database, and claims it for the shard if it is new.
     ///
     /// # Errors
-    /// [`OpenError`] if it is another's, has lost what it held, or declares tables that it does not have.
+    /// [`OpenError`] if it belongs to another shard, has lost its rows, or declares tables that it
+    /// does not have.
     pub async fn prepare(mut self, claim: &Claim<'_>) -> Result<(Self, Found), OpenError> {
-        let LaneSession { connection, prepared, texts, newness, citus } = self.session;
+        let LaneSession { connection, prepared, statements, insert_predictor, citus } =
+            self.session;
         let connection = migrate(connection, MIGRATIONS, &self.name).await?;
-        self.session = LaneSession { connection, prepared, texts, newness, citus };
+        self.session = LaneSession { connection, prepared, statements, insert_predictor, citus };
         let told = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
         let signed = signed(connection).await.map_err(told)?;
@@ -99,9 +102,9 @@ impl ShardDatabase {
             }
             Some(_) => {}
         }
-        let (tables, made) = declared::load(connection).await.map_err(told)?;
+        let (tables, made) = declarations::load(connection).await.map_err(told)?;
         let tables = Registry::new(tables);
-        if let Some(difference) = declared::drift(connection, &tables).await.map_err(told)? {
+        if let Some(difference) = declarations::drift(connection, &tables).await.map_err(told)? {
             return Err(OpenError::node(
                 &self.name,
                 format!(
@@ -116,7 +119,7 @@ impl ShardDatabase {
         Ok((self, Found { tables, made, position }))
     }
 
-    /// Distributes the tables that are not, and learns where Citus has put them.
+    /// Distributes tables that are not distributed, and reads where Citus has placed them.
     async fn distribute(&self, citus: &Citus, tables: &Registry) -> Result<(), OpenError> {
         let told = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
@@ -135,22 +138,22 @@ impl ShardDatabase {
     /// Finishes changes of the tables that were begun.
     ///
     /// # Errors
-    /// [`OpenError`] if one cannot be.
+    /// [`OpenError`] if a change fails.
     pub async fn settle(&mut self, changes: &[SchemaChange]) -> Result<(), OpenError> {
         for change in changes {
             let changed = ddl::change(&mut self.session, change).await;
-            changed.map_err(|broken| {
+            changed.map_err(|failed| {
                 let table = change.table().name();
-                OpenError::node(&self.name, format!("table {table}: {:?}", broken.trouble))
+                OpenError::node(&self.name, format!("table {table}: {:?}", failed.kind))
             })?;
         }
         Ok(())
     }
 
-    /// The tables that it declares now, and a position at which a replica knows them.
+    /// Returns the declared tables, and a position at which a replica knows them.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// The error of the query.
     pub async fn tables(&self) -> QueryResult<(Registry, u64)> {
         tables(&self.session.connection).await
     }
@@ -158,23 +161,23 @@ impl ShardDatabase {
     /// Returns the hazards of its tables.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The error of the query.
     pub async fn hazards(&self) -> QueryResult<Hazards> {
         Hazards::of_database(&self.session.connection).await
     }
 
-    /// Where its log ends.
+    /// End of the log.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// The error of the query.
     pub async fn position(&self) -> QueryResult<u64> {
         position(&self.session.connection).await
     }
 }
 
-/// The tables that a database declares now, and a position at which a replica knows them.
+/// Returns the declared tables of a database, and a position at which a replica knows them.
 pub(super) async fn tables(connection: &AsyncPgConnection) -> QueryResult<(Registry, u64)> {
-    let (tables, _) = declared::load(connection).await?;
+    let (tables, _) = declarations::load(connection).await?;
     Ok((Registry::new(tables), position(connection).await?))
 }
 
@@ -184,15 +187,15 @@ async fn position(connection: &AsyncPgConnection) -> QueryResult<u64> {
     Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
 }
 
-/// Makes the schema of Tessera and runs the migrations that the database has not had. What fails half-way is tried
-/// again by the next start: each migration is a transaction.
+/// Creates the schema of Tessera and runs the pending migrations. Each migration is a transaction,
+/// and the next start retries one that failed.
 pub(super) async fn migrate(
     connection: AsyncPgConnection,
     migrations: EmbeddedMigrations,
     name: &str,
 ) -> Result<AsyncPgConnection, OpenError> {
     let told = |error| OpenError::node(name, error);
-    // Who has made it may have lost the right to make another.
+    // The user that created the schema may have lost the right to create another.
     let there = "SELECT to_regnamespace('tessera') IS NOT NULL";
     let there = load(&connection, Statement { sql: there, binds: &[], cached: false }).await;
     if there.map_err(told)?.first().and_then(|row| row.boolean(0)) != Some(true) {
@@ -204,10 +207,10 @@ pub(super) async fn migrate(
     Ok(harness.into_inner())
 }
 
-/// The shard that a database is already, of whichever cluster.
+/// Returns the shard of a database, in whichever cluster.
 ///
 /// # Errors
-/// That it cannot be read.
+/// The error of the query.
 pub async fn shard_of(connection: &AsyncPgConnection) -> QueryResult<Option<String>> {
     if !has_rows(connection, "tessera_shard").await? {
         return Ok(None);
@@ -215,7 +218,7 @@ pub async fn shard_of(connection: &AsyncPgConnection) -> QueryResult<Option<Stri
     Ok(signed(connection).await?.map(|(_, shard)| shard))
 }
 
-/// Whether a table of Tessera's is there and not empty.
+/// Returns true if a table of Tessera exists and has rows.
 pub(super) async fn has_rows(connection: &AsyncPgConnection, table: &str) -> QueryResult<bool> {
     let sql = format!("SELECT to_regclass('tessera.{table}') IS NOT NULL");
     let there = load(connection, Statement { sql: &sql, binds: &[], cached: false }).await?;
@@ -233,7 +236,7 @@ async fn signed(connection: &AsyncPgConnection) -> QueryResult<Option<(String, S
     Ok(rows.first().and_then(|row| row.text(0).zip(row.text(1))))
 }
 
-/// Signs a new database, and gives it its slots, in one transaction.
+/// Signs a new database and assigns its slots, in one transaction.
 async fn sign(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<()> {
     run(connection, "BEGIN").await?;
     let binds = [Bind::text(claim.cluster_id), Bind::text(claim.shard)];

@@ -1,47 +1,51 @@
-//! SQL: the texts of all statements but those of reads (`select`, `point`), in PostgreSQL's dialect.
+//! SQL: the texts of all statements but those of reads (`store::select`, `point`), in PostgreSQL's
+//! dialect.
 //!
-//! Rows come as one array for each column, whatever their number, so that each table has a handful of texts.
+//! Rows are sent as one array for each column, whatever their number, so that each table has few
+//! texts.
 //!
-//! **Invariant:** a text is made of constants and of names from the registry, never of a client's words;
-//! values are numbered parameters.
+//! **Invariant:** a text consists of constants and of names from the registry, never of a client's
+//! words; values are numbered parameters.
 //! **Not here:** running them.
 
 use std::fmt::Write as _;
 
-use super::trouble::STORED_OTHERWISE;
+use super::db_error::STORED_OTHERWISE;
 use crate::table::{Column, Table};
 use crate::value::ColumnType;
 
-/// What a lane's session is set to: rows are found by the primary key, however little the planner knows of a table
-/// that was made a moment ago.
+/// Settings of the session of a lane: rows are found by the primary key, even in a new table
+/// without statistics.
 pub(super) const LANE_SETTINGS: &str = "SET enable_seqscan=off; SET enable_hashjoin=off; \
     SET enable_mergejoin=off; SET enable_bitmapscan=off";
 
-/// Takes the fence lock and tells which of the slots `$1` may not be written here.
+/// Takes the fence lock and returns those of the slots `$1` that may not be written here.
 pub(super) const ENTER: &str = "SELECT unnest(tessera_enter($1,$2))";
 
-/// Versions that whoever has drawn a number may give out: that one and the next. The numbers of the next block begin as
-/// many after them, so that a version that had to be one higher than another's stays below.
+/// Versions of a block: the drawn number and the ones after it. The next block begins as many
+/// versions later, so that a version that must be one higher than another stays below it.
 pub(super) const VERSIONS_OF_BLOCK: usize = 2_048;
 
 /// Draws `$1` blocks of versions.
 pub(super) const VERSIONS: &str = "SELECT nextval('tessera_version') FROM generate_series(1,$1)";
 
-/// Up to where the primary's log is on disk: everything that was committed before this is.
+/// Returns the position up to which the log of the primary is on disk: all transactions committed
+/// before this statement are below it.
 pub(super) const POSITION: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bigint";
 
-/// One row, if there is a record of an idempotency key that was made from `$1` on and before `$2`.
+/// Returns one row if there is a record of an idempotency key that was created from `$1` on and
+/// before `$2`.
 pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
     WHERE created_at >= $1 AND created_at < $2 LIMIT 1";
 
-/// Removes up to `$3` records of idempotency keys made from `$1` on and before `$2`, oldest first,
-/// but none that another transaction has locked.
+/// Removes up to `$3` records of idempotency keys created from `$1` on and before `$2`, oldest
+/// first, except those that another transaction has locked.
 pub(super) const FORGET: &str = "DELETE FROM tessera_idempotency WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM tessera_idempotency WHERE created_at >= $1 AND created_at < $2
     ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1";
 
-/// Locks the rows that there are of these, one after the other as they are given: parameters slots, shard keys, ids.
-/// Columns: the number of the row from 1, then its answered columns.
+/// Locks existing rows in the given order. Parameters: slots, shard keys, ids. Columns: the number
+/// of the row from 1, then its answered columns.
 pub(super) fn lock_rows(table: &Table) -> String {
     let mut sql = "SELECT k._n".to_owned();
     for column in table.answered() {
@@ -56,7 +60,7 @@ pub(super) fn lock_rows(table: &Table) -> String {
     sql + " FOR UPDATE) t"
 }
 
-/// Locks them in the same way and tells nothing of them.
+/// Locks existing rows as [`lock_rows`] does, and returns nothing.
 pub(super) fn hold_rows(table: &Table) -> String {
     let mut sql = "SELECT FROM ".to_owned();
     push_rows(&mut sql, table, &place(table), 1);
@@ -66,7 +70,7 @@ pub(super) fn hold_rows(table: &Table) -> String {
     sql
 }
 
-/// Stores new rows: parameters all columns.
+/// Stores new rows. Parameters: all columns.
 pub(super) fn insert(table: &Table) -> String {
     let columns: Vec<usize> = (0..table.columns().len()).collect();
     let mut sql = format!("INSERT INTO {} (", table.name());
@@ -78,7 +82,7 @@ pub(super) fn insert(table: &Table) -> String {
     sql
 }
 
-/// Stores what rows became that are there: parameters all columns.
+/// Updates existing rows. Parameters: all columns.
 pub(super) fn update(table: &Table) -> String {
     let columns: Vec<usize> = (0..table.columns().len()).collect();
     let place = place(table);
@@ -94,7 +98,7 @@ pub(super) fn update(table: &Table) -> String {
     sql
 }
 
-/// Removes rows: parameters slots, shard keys, ids.
+/// Removes rows. Parameters: slots, shard keys, ids.
 pub(super) fn remove(table: &Table) -> String {
     let mut sql = format!("DELETE FROM {} r USING ", table.name());
     push_rows(&mut sql, table, &place(table), 1);
@@ -113,30 +117,33 @@ pub(super) fn counted(table: &Table, statement: &str) -> String {
     )
 }
 
-/// What an upsert does and tells.
+/// Form of an upsert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Manner {
-    /// It tells what the rows became.
-    pub(super) shown: bool,
-    /// The rows are expected to be new: one that is not fails the statement. Half the price.
-    pub(super) new: bool,
-    /// There is one row: its values come as they are, not as arrays, which costs half as well.
-    pub(super) lone: bool,
+pub(super) struct UpsertMode {
+    /// True if it returns the rows as stored, else only their versions.
+    pub(super) returns_rows: bool,
+    /// True if the rows are expected to be new: an existing row fails the statement. This halves
+    /// the cost.
+    pub(super) expects_new: bool,
+    /// True if there is one row, whose values are sent as they are and not as arrays. This halves
+    /// the cost too.
+    pub(super) single_row: bool,
 }
 
-/// Changes the columns `set` of rows, or makes them; those whose slots may not be written here are left alone.
-/// Parameters: the time, then slots, shard keys, ids, and the columns `set`. Columns: whether the row was made, slot,
-/// shard key, ids, then its answered columns, or if rows are not shown its version alone.
+/// Updates the columns `set` of rows, or inserts the rows, except those whose slots may not be
+/// written here. Parameters: the time, then slots, shard keys, ids, and the columns `set`. Columns:
+/// true if the row is new, slot, shard key, ids, then its answered columns or only its version, as
+/// the mode says.
 ///
-/// The lock is taken before the first row is looked at: no row comes out of the join before its slot was looked for
-/// among the strange ones. Versions are drawn under the lock. A row that another router has changed since then has a
-/// higher one, and gets the next.
-pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
+/// The lock is taken before the first row is read: the join returns no row before its slot was
+/// looked up among the barred ones. Versions are drawn under the lock. A row that another router
+/// has changed since then has a higher version and gets the next one.
+pub(super) fn upsert(table: &Table, set: &[usize], mode: UpsertMode) -> String {
     let given: Vec<usize> = place(table).into_iter().chain(set.iter().copied()).collect();
     let version = table.version();
     let stamps = [version, version + 1, version + 2];
     let mut sql = String::new();
-    if !manner.lone {
+    if !mode.single_row {
         sql.push_str(
             "WITH own AS MATERIALIZED (SELECT tessera_enter($2,false) AS strange,\
             nextval('tessera_version') AS version) ",
@@ -145,7 +152,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
     let _ = write!(sql, "INSERT INTO {} AS r (", table.name());
     push_names(&mut sql, "", table, given.iter().copied().chain(stamps));
     sql.push_str(") SELECT ");
-    if manner.lone {
+    if mode.single_row {
         push_list(&mut sql, given.iter().zip(2..), |sql, (column, number)| {
             let _ = write!(sql, "${number}::{}", column_type(table, *column));
         });
@@ -159,7 +166,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
         push_numbered_rows(&mut sql, table, &given, 2);
         sql.push_str(" WHERE k.slot<>ALL(own.strange)");
     }
-    if !manner.new {
+    if !mode.expects_new {
         sql.push_str(" ON CONFLICT (slot,shard_key");
         for column in table.id() {
             let _ = write!(sql, ",{}", table.column(*column).name);
@@ -174,12 +181,12 @@ pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
         );
     }
     sql.push_str(" RETURNING (r.xmax=0),");
-    let told = if manner.shown { table.answered() } else { version..version + 1 };
+    let told = if mode.returns_rows { table.answered() } else { version..version + 1 };
     push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
     sql
 }
 
-/// The columns that say which row it is.
+/// Returns the columns that identify a row.
 pub(super) fn place(table: &Table) -> Vec<usize> {
     [Table::SLOT, Table::SHARD_KEY].into_iter().chain(table.id().iter().copied()).collect()
 }
@@ -192,7 +199,7 @@ fn push_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
     sql.push(')');
 }
 
-/// The same, with `_n`, which counts them from 1, and which no column is called.
+/// Appends the rows with a column `_n` that counts them from 1. No column of a table has that name.
 fn push_numbered_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
     push_arrays(sql, table, columns, first);
     sql.push_str(" WITH ORDINALITY AS k(");
@@ -256,7 +263,7 @@ fn type_name(kind: ColumnType) -> &'static str {
     }
 }
 
-/// Makes a table, as `migrations/README.md` wants it.
+/// Creates a table in the form that `migrations/README.md` describes.
 pub(super) fn create(table: &Table) -> String {
     let mut sql = format!("CREATE TABLE public.{} (", table.name());
     for column in columns(table) {
@@ -270,7 +277,7 @@ pub(super) fn create(table: &Table) -> String {
     sql + "))"
 }
 
-/// The columns of a table as they are declared in SQL.
+/// Returns the declarations of the columns of a table.
 pub(super) fn columns(table: &Table) -> Vec<String> {
     let column = |(index, Column { name, kind, nullable }): (usize, &Column)| {
         let collation = if *kind == ColumnType::Text { " COLLATE \"C\"" } else { "" };

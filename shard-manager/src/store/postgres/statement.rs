@@ -1,8 +1,9 @@
-//! Statement: SQL whose shape is known at run time only, its values in PostgreSQL's binary form, and how several
-//! statements share one round trip.
+//! Statement: SQL whose text is known only at run time, its values in PostgreSQL's binary form, and
+//! pipelines of several statements in one round trip.
 //!
-//! **Invariant:** values are always bound; the text of a [`Statement`] comes from `sql`, `select` and `point` alone.
-//! **Not here:** the texts themselves; what a value looks like in binary (`cell`).
+//! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`,
+//! `store::select` and `point`.
+//! **Not here:** the texts themselves; the binary form of a value (`cell`).
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -29,7 +30,7 @@ use crate::value::{ColumnType, Value};
 pub(super) struct Statement<'s> {
     pub(super) sql: &'s str,
     pub(super) binds: &'s [Bind],
-    /// Whether it is kept prepared.
+    /// True if it stays prepared.
     pub(super) cached: bool,
 }
 
@@ -48,7 +49,7 @@ enum Kind {
     Many(ColumnType),
 }
 
-/// What is sent; `None` is null.
+/// Bytes of a parameter; `None` is null.
 #[derive(Clone, Debug, PartialEq)]
 struct Encoded(Option<Vec<u8>>);
 
@@ -61,30 +62,30 @@ impl<ST> ToSql<ST, Pg> for Encoded {
 }
 
 impl Bind {
-    /// A whole number of 32 bits.
+    /// Encodes a whole number of 32 bits.
     pub(super) fn integer(number: i32) -> Self {
         Self { kind: Kind::Integer, bytes: Encoded(Some(number.to_be_bytes().to_vec())) }
     }
 
-    /// An array of such numbers.
+    /// Encodes an array of whole numbers of 32 bits.
     pub(super) fn integers(numbers: impl ExactSizeIterator<Item = i32>) -> Self {
         let mut array = cell::Array::of_integers(numbers.len());
         numbers.for_each(|number| array.push(|out| out.extend_from_slice(&number.to_be_bytes())));
         Self { kind: Kind::Integers, bytes: Encoded(Some(array.finish())) }
     }
 
-    /// A whole number.
+    /// Encodes a whole number of 64 bits.
     pub(super) fn bigint(number: i64) -> Self {
         Self::value(ColumnType::Bigint, &Value::Int(number))
     }
 
-    /// A text.
+    /// Encodes a text.
     pub(super) fn text(text: &str) -> Self {
         let bytes = Encoded(Some(text.as_bytes().to_vec()));
         Self { kind: Kind::One(ColumnType::Text), bytes }
     }
 
-    /// A value of a column of this type.
+    /// Encodes a value of a column of this type.
     pub(super) fn value(kind: ColumnType, value: &Value) -> Self {
         let bytes = (*value != Value::Null).then(|| {
             let mut bytes = Vec::new();
@@ -94,7 +95,7 @@ impl Bind {
         Self { kind: Kind::One(kind), bytes: Encoded(bytes) }
     }
 
-    /// An array of values of a column of this type.
+    /// Encodes an array of values of a column of this type.
     pub(super) fn values<'v>(
         kind: ColumnType,
         values: impl ExactSizeIterator<Item = &'v Value>,
@@ -110,7 +111,7 @@ impl Bind {
         Self { kind: Kind::Many(kind), bytes: Encoded(Some(array.finish())) }
     }
 
-    /// An array of texts.
+    /// Encodes an array of texts.
     pub(super) fn texts<'v>(texts: impl ExactSizeIterator<Item = &'v str>) -> Self {
         let mut array = cell::Array::of(ColumnType::Text, texts.len());
         texts.for_each(|text| array.push(|out| out.extend_from_slice(text.as_bytes())));
@@ -167,7 +168,7 @@ impl Query for Statement<'_> {
     type SqlType = Untyped;
 }
 
-/// A row as it came.
+/// A row as received.
 pub(super) struct RowView(<AsyncPgConnection as AsyncConnectionCore>::Row<'static, 'static>);
 
 impl RowView {
@@ -178,17 +179,17 @@ impl RowView {
         Some(read(value.as_bytes()))
     }
 
-    /// A whole number of 64 bits; `None` if it is null.
+    /// Returns a whole number of 64 bits; `None` if it is null.
     pub(super) fn bigint(&self, column: usize) -> Option<i64> {
         self.cell(column, cell::bigint)
     }
 
-    /// A truth; `None` if it is null.
+    /// Returns a boolean; `None` if it is null.
     pub(super) fn boolean(&self, column: usize) -> Option<bool> {
         self.cell(column, |bytes| bytes == [1])
     }
 
-    /// A text; `None` if it is null.
+    /// Returns a text; `None` if it is null.
     pub(super) fn text(&self, column: usize) -> Option<String> {
         self.cell(column, |bytes| String::from_utf8_lossy(bytes).into_owned())
     }
@@ -208,7 +209,7 @@ pub(super) async fn for_each_row(
     Ok(())
 }
 
-/// Runs a statement and keeps its rows.
+/// Runs a statement and returns its rows.
 pub(super) async fn load(
     connection: &AsyncPgConnection,
     statement: Statement<'_>,
@@ -229,38 +230,42 @@ pub(super) async fn run(mut connection: &AsyncPgConnection, sql: &str) -> QueryR
 }
 
 /// One of the statements of a pipeline.
-pub(super) struct Step<'s> {
+pub(super) struct PipelineStep<'s> {
     /// What has to be prepared for it.
     sql: Option<&'s str>,
     work: Pin<Box<dyn Future<Output = QueryResult<Vec<RowView>>> + Send + 's>>,
 }
 
 /// A step that loads rows.
-pub(super) fn step<'s>(connection: &'s AsyncPgConnection, statement: Statement<'s>) -> Step<'s> {
-    Step { sql: Some(statement.sql), work: Box::pin(load(connection, statement)) }
+pub(super) fn step<'s>(
+    connection: &'s AsyncPgConnection,
+    statement: Statement<'s>,
+) -> PipelineStep<'s> {
+    PipelineStep { sql: Some(statement.sql), work: Box::pin(load(connection, statement)) }
 }
 
 /// A step without rows.
-pub(super) fn plain<'s>(connection: &'s AsyncPgConnection, sql: &'s str) -> Step<'s> {
+pub(super) fn plain<'s>(connection: &'s AsyncPgConnection, sql: &'s str) -> PipelineStep<'s> {
     let work = Box::pin(async move { run(connection, sql).await.map(|()| Vec::new()) });
-    Step { sql: None, work }
+    PipelineStep { sql: None, work }
 }
 
-/// Runs steps in one round trip, in their order; if one of their statements is not prepared yet, each waits for the one
-/// before it.
+/// Runs steps in one round trip, in their order; if one of their statements is not prepared yet,
+/// each waits for the one before it.
 ///
-/// What is polled first is sent first: nothing comes between the first poll of a step and its message, because its
-/// statement is found prepared, its locks are free (the connection is nobody else's), and the runtime's budget, which
-/// could make a free lock look taken, is set aside. Otherwise a `COMMIT` could overtake what it is to commit.
+/// What is polled first is sent first: nothing comes between the first poll of a step and its
+/// message, because its statement is found prepared, its locks are free (the connection is nobody
+/// else's), and the runtime's budget, which could make a free lock look taken, is set aside.
+/// Otherwise a `COMMIT` could overtake what it is to commit.
 ///
 /// The results of all steps, in order: after one that failed those of its transaction fail as well.
 pub(super) async fn pipeline(
     prepared: &mut Prepared,
-    mut steps: Vec<Step<'_>>,
+    mut steps: Vec<PipelineStep<'_>>,
 ) -> Vec<QueryResult<Vec<RowView>>> {
     if !steps.iter().all(|step| step.sql.is_none_or(|sql| prepared.has(sql))) {
         let mut results = Vec::with_capacity(steps.len());
-        for Step { sql, work } in steps {
+        for PipelineStep { sql, work } in steps {
             let result = work.await;
             if let (Ok(_), Some(sql)) = (&result, sql) {
                 prepared.add(sql);
@@ -309,8 +314,8 @@ impl Prepared {
         self.0.insert(xxhash_rust::xxh3::xxh3_64(sql.as_bytes()));
     }
 
-    /// Whether a statement may be kept prepared: shapes are many, and beyond some new ones run unprepared instead of
-    /// filling memory.
+    /// Whether a statement may be kept prepared: shapes are many, and beyond some new ones run
+    /// unprepared instead of filling memory.
     pub(super) fn admit(&mut self, sql: &str) -> bool {
         let hash = xxhash_rust::xxh3::xxh3_64(sql.as_bytes());
         self.0.contains(&hash) || (self.0.len() < Self::MAX && self.0.insert(hash))

@@ -1,16 +1,17 @@
-//! Timestamp: between the one text in which instants are known and the microseconds since 2000 that PostgreSQL sends.
+//! Timestamp: conversion between the text form of an instant and the microseconds since 2000 that
+//! PostgreSQL sends.
 //!
-//! The calendar is that of Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms": exact, and without the
-//! price of a general parser, which a row would pay three times.
+//! The calendar is that of Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms": exact,
+//! and cheaper than a general parser, which each row would need three times.
 //!
 //! **Invariant:** texts are `2026-11-21T10:00:00.000000Z`, of the years 1 to 9999.
-//! **Not here:** what clients may write (`value`).
+//! **Not here:** the forms that clients may send (`value`).
 
 const MICROS_OF_DAY: i64 = 86_400_000_000;
 /// Days from 1 March of the year 0 to 1 January 2000.
 const DAYS_TO_2000: i64 = 730_425;
 
-/// The microseconds from the beginning of 2000 to the instant of this text.
+/// Converts the text of an instant to microseconds since the beginning of 2000.
 pub(super) fn read(text: &str) -> i64 {
     let digits = |range: std::ops::Range<usize>| {
         let digits = text.as_bytes().get(range).unwrap_or_default();

@@ -1,8 +1,9 @@
-//! TLS: what a certificate must prove, by the mode of an address.
+//! TLS: the checks of a certificate for each mode of an address.
 //!
-//! **Invariant:** whatever the mode, the server proves that it holds the key of the certificate that it shows; from
-//! `verify-ca` on, also that an authority that we trust has signed it.
-//! **Not here:** which mode is in force (`address`), the connection (`store/postgres/session`).
+//! **Invariant:** in every mode the server proves that it has the key of its certificate; from
+//! `verify-ca` on, a trusted authority must have signed it.
+//! **Not here:** the mode of an address (`node_address`), the connection
+//! (`store/postgres/session`).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -16,9 +17,9 @@ use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::address::{NodeAddress, TlsMode};
+use crate::node_address::{NodeAddress, TlsMode};
 
-/// Why there is nothing to check certificates with.
+/// Reason why there are no root certificates.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RootsError {
     #[error("the file of sslrootcert, {}, gives no certificate: {cause}", path.display())]
@@ -29,7 +30,7 @@ pub(super) enum RootsError {
     Setup(#[from] Error),
 }
 
-/// What a certificate has to be.
+/// Checks of a certificate.
 #[derive(Clone, Copy)]
 enum Proof {
     Nothing,
@@ -37,7 +38,7 @@ enum Proof {
     AuthorityAndName,
 }
 
-/// Connects by TLS as an address asks for it; `None` if it must not be encrypted.
+/// Returns the TLS connector of an address; `None` if the connection must not be encrypted.
 pub(super) fn connector(address: &NodeAddress) -> Result<Option<MakeRustlsConnect>, RootsError> {
     let proof = match (address.tls, &address.root_certificates) {
         (TlsMode::Disable, _) => return Ok(None),
@@ -45,7 +46,7 @@ pub(super) fn connector(address: &NodeAddress) -> Result<Option<MakeRustlsConnec
         (TlsMode::Require, Some(_)) | (TlsMode::VerifyCa, _) => Proof::Authority,
         (TlsMode::VerifyFull, _) => Proof::AuthorityAndName,
     };
-    // Named, not taken from the process: another crate may bring another provider.
+    // Named here, because another crate may install another provider for the process.
     let provider = Arc::new(ring::default_provider());
     let roots = || match &address.root_certificates {
         Some(path) => roots_of_file(path).map(Arc::new),
@@ -82,7 +83,7 @@ fn roots_of_file(path: &Path) -> Result<RootCertStore, RootsError> {
     if roots.is_empty() { Err(bad("there is none in it".to_owned())) } else { Ok(roots) }
 }
 
-/// Those of the system are read once: they are hundreds.
+/// Returns the root certificates of the system. They are hundreds, so they are read once.
 fn roots_of_system() -> Result<Arc<RootCertStore>, RootsError> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     if let Some(roots) = ROOTS.get() {
@@ -99,7 +100,8 @@ fn roots_of_system() -> Result<Arc<RootCertStore>, RootsError> {
     Ok(ROOTS.get_or_init(|| Arc::new(roots)).clone())
 }
 
-/// Takes a certificate for whatever name it is: from any of these authorities, or without them from anybody.
+/// Accepts a certificate with any name: from these authorities, or without authorities any
+/// certificate.
 #[derive(Debug)]
 struct AnyName {
     roots: Option<Arc<RootCertStore>>,

@@ -1,10 +1,11 @@
 //! Upsert: batches of plain upserts, stored in one round trip.
 //!
-//! Most writes say what a row becomes whatever it was: no condition, no idempotency key, every column that a new row
-//! needs. Such rows need not be read first. They go to the server as arrays, one statement for each table and set of
-//! columns; one row occurs once in a statement, and what comes later for it goes into a later one.
+//! Most writes set a row whatever it was: they have no condition and no idempotency key, and set
+//! every column that a new row needs. Such rows need not be read first. They go to the server as
+//! arrays, one statement for each table and set of columns. A row occurs once in a statement; a
+//! later change of it goes into a later statement.
 //!
-//! **Invariant:** what is answered, and what is stored, is what `transaction` would have answered and stored.
+//! **Invariant:** the responses and the stored rows are those that `transaction` would produce.
 //! **Not here:** all other changes (`transaction`).
 
 use std::borrow::Cow;
@@ -18,40 +19,40 @@ use diesel_async::AsyncPgConnection;
 use super::cell;
 use super::citus::work::Versions;
 use super::citus::{self, Parts};
+use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
-use super::sql::{self, Manner};
-use super::statement::{Bind, RowView, Statement, Step, load, pipeline, plain, step};
-use super::transaction::{Broken, LaneSession, Stored, Work, ended};
-use super::trouble::Trouble;
+use super::sql::{self, UpsertMode};
+use super::statement::{Bind, PipelineStep, RowView, Statement, load, pipeline, plain, step};
+use super::transaction::{LaneSession, Stored, TransactionError, Work, ended};
+use crate::engine::WriteGroup;
 use crate::error::{Error, Outcome};
-use crate::row::{Change, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
-use crate::store::Unit;
+use crate::row_change::{Change, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
 
-/// Statements of one transaction. Batches that fall into more parts are worked out in general.
+/// Most statements of one transaction. Batches with more groups take the general path.
 const GROUPS_MAX: usize = 16;
-/// New rows in a row after which the next are expected to be new as well.
+/// Number of successive new rows after which the next are expected to be new.
 const NEW_FIRST: u32 = 64;
-/// The same, after that was wrong again and again.
+/// Largest such number after wrong predictions.
 const NEW_MAX: u32 = 65_536;
 
-/// Whether rows are expected to be new. To be wrong costs a round trip, and a line in the log of the server: so it takes
-/// many new rows to expect more of them, and each time that was wrong, twice as many.
+/// Predicts that rows are new. A wrong prediction costs a round trip and a line in the log of the
+/// server, so many new rows are needed for it, and twice as many after each wrong one.
 #[derive(Debug)]
-pub(super) struct Newness {
+pub(super) struct InsertPredictor {
     seen: u32,
     needed: u32,
 }
 
-impl Default for Newness {
+impl Default for InsertPredictor {
     fn default() -> Self {
         Self { seen: 0, needed: NEW_FIRST }
     }
 }
 
-impl Newness {
+impl InsertPredictor {
     fn is_expected(&self) -> bool {
         self.seen >= self.needed
     }
@@ -65,18 +66,18 @@ impl Newness {
     }
 }
 
-/// Rows of one table that are given the same columns, each row once.
+/// Rows of one table with the same columns, each row once.
 struct Group<'u> {
     table: &'u Arc<Table>,
-    /// Each with its place in the batch.
+    /// Rows with their indexes in the batch.
     rows: Vec<(usize, &'u RowWrite)>,
-    /// Whether one of them wants to be shown what became of it.
+    /// True if a client wants to see one of the rows.
     shown: bool,
-    /// What is locked before: all rows of the table, in front of the first of several statements.
+    /// Rows to lock first: all rows of the table, before the first of several statements.
     locked: Vec<(usize, &'u RowWrite)>,
 }
 
-/// Whether a change is a plain upsert.
+/// Returns true if a change is a plain upsert.
 fn is_plain(change: &RowWrite) -> bool {
     change.operation == Operation::Upsert
         && change.precondition.is_none()
@@ -84,14 +85,14 @@ fn is_plain(change: &RowWrite) -> bool {
         && change.missing().is_none()
 }
 
-/// The statements that these units fall into; `None` if they are more than plain upserts.
-fn groups<'u>(units: &[Unit<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
+/// Groups these writes into statements; `None` if they contain other changes than plain upserts.
+fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
     let mut groups: Vec<Group<'u>> = Vec::new();
-    // In which group a row was last.
+    // Last group of each row.
     let mut last: HashMap<(&str, &[u8]), usize> = HashMap::new();
-    let changes = units.iter().flat_map(|unit| unit.rows).enumerate();
+    let changes = writes.iter().flat_map(|write| write.rows).enumerate();
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    for change in units.iter().flat_map(|unit| unit.rows) {
+    for change in writes.iter().flat_map(|write| write.rows) {
         if !is_plain(change) {
             return None;
         }
@@ -131,16 +132,17 @@ fn groups<'u>(units: &[Unit<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>
     Some(groups)
 }
 
-/// All routers lock rows in one order, so that they do not wait for each other in a circle: that of `transaction`, by
-/// table, slot and what tells the rows apart.
+/// All routers lock rows in the order of `transaction`, so that there are no deadlocks: by table,
+/// slot and identity of the row.
 fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>], parts: Option<&Parts>) {
     let part = |row: &RowWrite| parts.map_or(0, |parts| parts.of(&row.key));
     let order = |(place, row): &(usize, &RowWrite)| (part(row), row.slot.number(), &*keys[*place]);
     rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
 }
 
-/// Several statements of one table would each begin the order anew. Rows that are not there yet cannot be locked:
-/// routers that make the same ones with different columns may still cross, and are tried again.
+/// Several statements of one table would each start the order again. Rows that do not exist yet
+/// cannot be locked: routers that create the same rows with different columns may still conflict,
+/// and retry.
 fn lock_first(of_table: &mut [Group<'_>], keys: &[Vec<u8>], parts: Option<&Parts>) {
     if of_table.len() < 2 {
         return;
@@ -157,7 +159,7 @@ fn same_columns(a: &RowWrite, b: &RowWrite) -> bool {
     a.set.len() == b.set.len() && a.set.iter().zip(&b.set).all(|(a, b)| a.0 == b.0)
 }
 
-/// What tells a row of a table from the others.
+/// Returns the identity of a row in its table.
 fn row_key(change: &RowWrite) -> Vec<u8> {
     let mut key = Vec::with_capacity(change.key.len() + 24);
     key.extend_from_slice(change.key.as_bytes());
@@ -168,45 +170,46 @@ fn row_key(change: &RowWrite) -> Vec<u8> {
     key
 }
 
-/// Applies units that are plain upserts as one transaction; `None` if they are not.
+/// Applies writes of plain upserts as one transaction; `None` if they contain other changes.
 pub(super) async fn apply(
     session: &mut LaneSession,
-    units: &[Unit<'_>],
-) -> Option<Result<Stored, Broken>> {
-    // A whole may be refused as such; and a sabotaged counter is kept where rows are read first.
-    if units.iter().any(|unit| unit.whole.is_some()) || is_on(Switch::VersionFromOne) {
+    writes: &[WriteGroup<'_>],
+) -> Option<Result<Stored, TransactionError>> {
+    // An atomic unit may be refused as a unit; and a sabotaged counter is kept where rows are read
+    // first.
+    if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Mutation::VersionFromOne) {
         return None;
     }
     let parts = session.citus.as_ref().map(|citus| citus.parts());
-    let groups = groups(units, parts.as_deref())?;
-    // There each row is locked by a statement of its own, as the general way does it.
+    let groups = groups(writes, parts.as_deref())?;
+    // On Citus each row is locked by a statement of its own, as on the general path.
     if parts.is_some() && groups.iter().any(|group| !group.locked.is_empty()) {
         return None;
     }
-    let count = units.iter().map(|unit| unit.rows.len()).sum();
-    if parts.is_none() && session.newness.is_expected() {
+    let count = writes.iter().map(|write| write.rows.len()).sum();
+    if parts.is_none() && session.insert_predictor.is_expected() {
         match store(session, &groups, count, true).await {
-            Err(Broken {
-                trouble: Trouble::Constraint("unique") | Trouble::Swallowed(_),
+            Err(TransactionError {
+                kind: DbErrorKind::Constraint("unique") | DbErrorKind::Swallowed(_),
                 outcome: Outcome::Rejected,
                 ..
             }) => {
-                session.newness.was_wrong();
+                session.insert_predictor.was_wrong();
             }
             stored => return Some(stored),
         }
     }
     match store(session, &groups, count, false).await {
         // A rule interfered: the general path handles that.
-        Err(Broken {
-            trouble: Trouble::Swallowed(_),
+        Err(TransactionError {
+            kind: DbErrorKind::Swallowed(_),
             outcome: Outcome::Rejected,
             usable: true,
             ..
         }) => None,
-        // Perhaps a slot may not be written here: which rows that are, the general way finds out.
-        Err(Broken {
-            trouble: Trouble::Constraint("not null") | Trouble::Other,
+        // A slot may not be writable here: the general path finds its rows.
+        Err(TransactionError {
+            kind: DbErrorKind::Constraint("not null") | DbErrorKind::Other,
             outcome: Outcome::Rejected,
             usable: true,
             ..
@@ -220,13 +223,13 @@ async fn store(
     groups: &[Group<'_>],
     count: usize,
     new: bool,
-) -> Result<Stored, Broken> {
-    let LaneSession { connection, prepared, texts, newness, citus } = session;
+) -> Result<Stored, TransactionError> {
+    let LaneSession { connection, prepared, statements, insert_predictor, citus } = session;
     let connection = &*connection;
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
     let mut work: Vec<Work<'_>> = Vec::with_capacity(groups.len());
     let mut versions = (citus.is_some() && count > 1).then(|| enter(groups, &mut work));
-    // Where in it each group is.
+    // Index of each group in the results.
     let mut stored = Vec::with_capacity(groups.len());
     for group in groups {
         if let Some(citus) = citus {
@@ -239,19 +242,23 @@ async fn store(
             let slots = group.locked.iter().map(|(_, row)| i32::from(row.slot.number()));
             let alone = Bind::value(ColumnType::Boolean, &Value::Bool(false));
             work.push((Cow::Borrowed(sql::ENTER), vec![Bind::integers(slots), alone]));
-            let hold = texts.of(group.table).hold_rows.clone();
+            let hold = statements.of(group.table).hold_rows.clone();
             work.push((Cow::Owned(hold), places(group)));
         }
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
         let lone = count == 1;
-        let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new, lone });
+        let sql = statements.upsert(
+            group.table,
+            columns,
+            UpsertMode { returns_rows: group.shown, expects_new: new, single_row: lone },
+        );
         stored.push(vec![work.len()]);
         let binds = if lone { lone_binds(group, &now) } else { binds(group, &now) };
         work.push((Cow::Owned(sql.to_string()), binds));
     }
-    // One statement is a transaction by itself.
+    // A single statement is a transaction by itself.
     let bracketed = work.len() > 1;
-    let mut steps: Vec<Step<'_>> = Vec::with_capacity(work.len() + 3);
+    let mut steps: Vec<PipelineStep<'_>> = Vec::with_capacity(work.len() + 3);
     if bracketed {
         steps.push(plain(connection, "BEGIN"));
     }
@@ -273,24 +280,24 @@ async fn store(
         loaded.push(told);
     }
     if let Some(Err(error)) = results.first().filter(|_| bracketed) {
-        // Without a beginning each statement was a transaction by itself.
-        return Err(Broken::after_commit(error, false));
+        // Without `BEGIN` each statement was a transaction by itself.
+        return Err(TransactionError::after_commit(error, false));
     }
     let position = ended(results, citus.is_some())?;
     let rows = answers(connection, (groups, &loaded), count).await?;
     let made =
         |row: &&Result<RowDone, Error>| matches!(row, Ok(done) if done.change == Change::Created);
     let made = rows.iter().filter(made).count();
-    newness.learn(made as u32, (rows.len() - made) as u32);
+    insert_predictor.learn(made as u32, (rows.len() - made) as u32);
     Ok(Stored { rows, position })
 }
 
-/// Results of this many changes, from the rows that came back of each group.
+/// Returns the results of this number of changes, from the returned rows of each group.
 async fn answers(
     connection: &AsyncPgConnection,
     (groups, loaded): (&[Group<'_>], &[Vec<RowView>]),
     count: usize,
-) -> Result<Vec<Result<RowDone, Error>>, Broken> {
+) -> Result<Vec<Result<RowDone, Error>>, TransactionError> {
     let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
     let mut strays = 0;
     for (group, loaded) in groups.iter().zip(loaded) {
@@ -306,10 +313,10 @@ async fn answers(
 }
 
 /// Logs rows that a trigger has given another id or shard key: no read finds them.
-fn astray(strays: usize) -> Broken {
+fn astray(strays: usize) -> TransactionError {
     tracing::error!(strays, "a trigger has stored rows under other ids or shard keys");
-    let (trouble, outcome) = (Trouble::Other, Outcome::Unknown);
-    Broken { trouble, outcome, usable: true, divisible: false }
+    let (kind, outcome) = (DbErrorKind::Other, Outcome::Unknown);
+    TransactionError { kind, outcome, usable: true, retry_split: false }
 }
 
 /// Finds out if the database has swallowed rows that were not stored, or if their slots take no
@@ -337,7 +344,7 @@ async fn explain(
             (strange.collect::<BTreeSet<i64>>(), Hazards::of_tables(&found))
         }
         Err(error) => {
-            tracing::warn!(%error, "why rows were not stored cannot be asked");
+            tracing::warn!(%error, "the reason why rows were not stored cannot be read");
             return;
         }
     };
@@ -350,7 +357,7 @@ async fn explain(
     }
 }
 
-/// On Citus the lock is taken, and versions are drawn, in front of all rows.
+/// Adds the statement that takes the lock and draws versions on Citus, before all rows.
 fn enter(groups: &[Group<'_>], work: &mut Vec<Work<'_>>) -> Versions {
     let rows: Vec<_> = groups.iter().flat_map(|group| &group.rows).collect();
     let slots = rows.iter().map(|(_, row)| i32::from(row.slot.number()));
@@ -359,7 +366,7 @@ fn enter(groups: &[Group<'_>], work: &mut Vec<Work<'_>>) -> Versions {
     versions
 }
 
-/// The binds of the places of the rows that are locked.
+/// Returns the values of the keys of the locked rows.
 fn places(group: &Group<'_>) -> Vec<Bind> {
     let rows = || group.locked.iter().map(|(_, row)| *row);
     let mut binds = vec![

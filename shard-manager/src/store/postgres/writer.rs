@@ -1,161 +1,166 @@
 //! Writer: applies batches of changes on a shard's primary, each batch one durable transaction.
 //!
-//! It lives in the lane's task, whose runtime drives the one connection as well: so nobody wakes another thread between
-//! a batch and its answer, and no request that is dropped can leave a transaction open.
+//! The writer runs in the lane's task, whose runtime also drives the one connection: no other
+//! thread is woken between a batch and its results, and a dropped request cannot leave a
+//! transaction open.
 //!
-//! **Invariant:** a connection in doubt is closed and never used again; a batch is tried again only if nothing of it
-//! was stored.
-//! **Not here:** what happens inside a transaction (`transaction`, `upsert`), who waits for one (`lane`).
+//! **Invariant:** a connection in doubt is closed and never used again; a batch is retried only if
+//! nothing of it was stored.
+//! **Not here:** the contents of a transaction (`transaction`, `upsert`), waiting for one (`lane`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::leader::{Leader, Led, Term};
+use super::db_error::DbErrorKind;
+use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, load, run};
-use super::texts::Texts;
-use super::transaction::{self, Broken, LaneSession, Stored};
-use super::trouble::Trouble;
-use super::upsert::{self, Newness};
+use super::statement_cache::StatementCache;
+use super::transaction::{self, LaneSession, Stored, TransactionError};
+use super::upsert::{self, InsertPredictor};
 use super::{citus, ddl};
-use crate::address::Timeouts;
+use crate::engine::forgetting::Forgetting;
+use crate::engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
 use crate::error::Outcome;
+use crate::node_address::Timeouts;
 use crate::position::Position;
-use crate::progress::Progress;
-use crate::store::forgetting::Forgetting;
-use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit};
+use crate::replication::ReplicationState;
 use crate::value::{ColumnType, Value};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::future::BoxFuture;
 
-/// How much longer than the server lets a statement run a batch may take before its connection is given up.
+/// Time that a batch may take beyond the statement timeout of the server before its connection is
+/// closed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it may take where the server knows no limit.
+/// Time limit of a batch if the server has no statement timeout.
 const UNLIMITED: Duration = Duration::from_secs(60);
-/// How often a batch that crossed another router's is tried: from the second time on with the shard to itself.
+/// Attempts of a batch that conflicts with one of another router; from the second on it locks the
+/// whole shard.
 const TRIES_MAX: usize = 3;
-/// How often it is told why the primary cannot be written to, while it cannot.
+/// Interval between logged reasons why the primary cannot be written to.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// How often idempotency keys that are too old are looked for.
+/// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// Records of idempotency keys that are removed at a time.
+/// Most records of idempotency keys that are removed together.
 const FORGOTTEN_MAX: i32 = 256;
 
 /// The one writing connection to a shard's primary.
 pub struct PgWriter {
     shard: String,
-    leader: Arc<Leader>,
+    tracker: Arc<PrimaryTracker>,
     timeouts: Timeouts,
     /// `None` until the first batch, and after a failure that left the connection in doubt.
     session: Option<(LaneSession, Term)>,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     forgot_at: Instant,
-    /// When it was told last why there is no connection.
+    /// Time of the last logged reason why there is no connection.
     told_at: Option<Instant>,
 }
 
 impl PgWriter {
-    /// A writer that connects with its first batch.
+    /// Creates a writer that connects with its first batch.
     pub fn new(
         shard: &str,
-        leader: &Arc<Leader>,
+        tracker: &Arc<PrimaryTracker>,
         timeouts: Timeouts,
-        progress: &Arc<Progress>,
+        replication: &Arc<ReplicationState>,
     ) -> Self {
-        let (shard, leader) = (shard.to_owned(), Arc::clone(leader));
-        let progress = Arc::clone(progress);
+        let (shard, tracker) = (shard.to_owned(), Arc::clone(tracker));
+        let replication = Arc::clone(replication);
         let forgot_at = Instant::now();
-        Self { shard, leader, timeouts, session: None, progress, forgot_at, told_at: None }
+        Self { shard, tracker, timeouts, session: None, replication, forgot_at, told_at: None }
     }
 
-    fn failure(&self, broken: &Broken) -> BatchFailure {
+    fn failure(&self, failed: &TransactionError) -> BatchFailure {
         BatchFailure {
-            error: broken.trouble.error(&self.shard),
-            outcome: broken.outcome,
-            divisible: broken.divisible,
+            error: failed.kind.error(&self.shard),
+            outcome: failed.outcome,
+            retry_split: failed.retry_split,
         }
     }
 
-    /// The connection, or a new one if there is none that may be used.
-    async fn session(&mut self) -> Result<(LaneSession, Term), Broken> {
-        // Lets the task of an idle connection see first that the server has closed it: the outcome of a
-        // batch that is sent on it would be unknown.
+    /// Returns the connection, or opens one if there is none that may be used.
+    async fn session(&mut self) -> Result<(LaneSession, Term), TransactionError> {
+        // Lets the task of an idle connection see first that the server has closed it: the outcome
+        // of a batch that is sent on it would be unknown.
         tokio::task::yield_now().await;
         if let Some((mut open, term)) = self.session.take()
-            && self.leader.term() == term
+            && self.tracker.term() == term
             && !open.connection.is_broken()
         {
             return Ok((open, term));
         }
-        let connected = connect(&self.leader, self.timeouts).await;
+        let connected = connect(&self.tracker, self.timeouts).await;
         if let Err(NoSession { cause, .. }) = &connected {
             self.tell(cause);
         } else {
             self.told_at = None;
         }
-        connected.map_err(|NoSession { broken, .. }| broken)
+        connected.map_err(|NoSession { failed, .. }| failed)
     }
 
-    /// Who looks for what keeps writes waiting finds it, but not once for each time that it is tried.
+    /// Logs the reason why writes wait, but not at each attempt.
     fn tell(&mut self, cause: &str) {
         if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
             return;
         }
         self.told_at = Some(Instant::now());
-        let (node, at) = (self.leader.name(), self.leader.address());
+        let (node, at) = (self.tracker.name(), self.tracker.address());
         tracing::warn!(node, %at, error = cause, "the primary cannot be written to");
     }
 
     async fn apply_once(
         &mut self,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         alone: bool,
-    ) -> Result<(Stored, u32), Broken> {
+    ) -> Result<(Stored, u32), TransactionError> {
         let (mut session, term) = self.session().await?;
         let applied = async {
             if !alone
-                && !self.leader.hazards().touch(units)
-                && let Some(stored) = upsert::apply(&mut session, units).await
+                && !self.tracker.hazards().touch(groups)
+                && let Some(stored) = upsert::apply(&mut session, groups).await
             {
                 return stored;
             }
-            transaction::apply(&mut session, units, alone).await
+            transaction::apply(&mut session, groups, alone).await
         };
         let applied = self.in_time(term, applied).await;
         self.keep((session, term), &applied);
-        applied.map(|stored| (stored, self.leader.life(term)))
+        applied.map(|stored| (stored, self.tracker.life(term)))
     }
 
-    /// Waits for work on a connection, but not for ever, nor for a node that leads no more or is not heard of.
+    /// Waits for work on a connection, with a time limit, and as long as its node is the primary
+    /// and answers.
     async fn in_time<T>(
         &self,
         term: Term,
-        work: impl Future<Output = Result<T, Broken>>,
-    ) -> Result<T, Broken> {
-        let (trouble, outcome) = (Trouble::Lost, Outcome::Unknown);
-        let in_doubt = Err(Broken { trouble, outcome, usable: false, divisible: false });
+        work: impl Future<Output = Result<T, TransactionError>>,
+    ) -> Result<T, TransactionError> {
+        let (kind, outcome) = (DbErrorKind::Lost, Outcome::Unknown);
+        let in_doubt = Err(TransactionError { kind, outcome, usable: false, retry_split: false });
         tokio::select! {
             biased;
             worked = tokio::time::timeout(patience(self.timeouts), work) => {
                 worked.unwrap_or(in_doubt)
             }
-            () = self.leader.ended(term) => in_doubt,
-            () = self.progress.unheard(None) => in_doubt,
+            () = self.tracker.ended(term) => in_doubt,
+            () = self.replication.presumed_lost(None) => in_doubt,
         }
     }
 
     /// Keeps a connection for the next batch, if it may be used again after this one.
-    fn keep<T>(&mut self, session: (LaneSession, Term), ended: &Result<T, Broken>) {
+    fn keep<T>(&mut self, session: (LaneSession, Term), ended: &Result<T, TransactionError>) {
         let usable = match ended {
-            // Clients choose which columns they give: what is prepared must not grow for ever.
+            // Clients choose columns: the prepared statements must not grow without limit.
             Ok(_) => !session.0.prepared.is_full(),
-            Err(broken) => broken.usable,
+            Err(failed) => failed.usable,
         };
         self.session = Some(session).filter(|_| usable);
     }
 
-    /// Now and then: removes records of idempotency keys that are too old. Whoever waits for a batch waits for it.
+    /// Periodically removes records of idempotency keys that are too old. Callers of the batch wait
+    /// for it.
     async fn forget_old(&mut self) {
         if self.forgot_at.elapsed() < FORGET_EVERY {
             return;
@@ -170,42 +175,44 @@ impl PgWriter {
         self.forgot_at = Instant::now();
     }
 
-    /// Told after something was stored in a term.
-    fn stored(&self, life: u32, at: u64) -> Position {
-        self.progress.tell(life, |progress| progress.observe(at));
-        Position { timeline: life, at }
+    /// Records stored changes of a term, and returns their position.
+    fn stored(&self, life: u32, sequence: u64) -> Position {
+        self.replication
+            .update_if_current(life, |replication| replication.primary().observe(sequence));
+        Position { timeline: life, sequence }
     }
 
-    async fn apply_units(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
-        if units.iter().all(|unit| unit.rows.is_empty()) {
-            let position = self.progress.position(self.progress.committed());
+    async fn apply_groups(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
+        if groups.iter().all(|group| group.rows.is_empty()) {
+            let position =
+                self.replication.timeline().position(self.replication.primary().committed());
             return Ok(BatchDone { rows: Vec::new(), position });
         }
         self.forget_old().await;
         let mut tries = 0;
         loop {
             tries += 1;
-            let broken = match self.apply_once(units, tries > 1).await {
+            let failed = match self.apply_once(groups, tries > 1).await {
                 Ok((Stored { rows, position }, life)) => {
                     return Ok(BatchDone { rows, position: self.stored(life, position) });
                 }
-                Err(broken) => broken,
+                Err(failed) => failed,
             };
-            // A new row that another router has made meanwhile is there the next time.
-            let crossed = match broken.trouble {
-                Trouble::Crossed => true,
-                Trouble::Constraint(rule) => rule == "unique" && tries == 1,
-                Trouble::Swallowed(_)
-                | Trouble::ReadOnly
-                | Trouble::Full
-                | Trouble::Late
-                | Trouble::Outdated
-                | Trouble::Lost
-                | Trouble::Promoted
-                | Trouble::Other => false,
+            // A new row that another router has inserted meanwhile exists at the next attempt.
+            let is_conflict = match failed.kind {
+                DbErrorKind::Conflict => true,
+                DbErrorKind::Constraint(rule) => rule == "unique" && tries == 1,
+                DbErrorKind::Swallowed(_)
+                | DbErrorKind::ReadOnly
+                | DbErrorKind::Full
+                | DbErrorKind::Late
+                | DbErrorKind::Outdated
+                | DbErrorKind::Lost
+                | DbErrorKind::Promoted
+                | DbErrorKind::Other => false,
             };
-            if !crossed || broken.outcome != Outcome::Rejected || tries == TRIES_MAX {
-                return Err(self.failure(&broken.about(units)));
+            if !is_conflict || failed.outcome != Outcome::Rejected || tries == TRIES_MAX {
+                return Err(self.failure(&failed.about(groups)));
             }
         }
     }
@@ -215,17 +222,19 @@ impl PgWriter {
             Ok((mut session, term)) => {
                 let changed = self.in_time(term, ddl::change(&mut session, change)).await;
                 self.keep((session, term), &changed);
-                changed.map(|position| (position, self.leader.life(term)))
+                changed.map(|position| (position, self.tracker.life(term)))
             }
-            Err(broken) => Err(broken),
+            Err(failed) => Err(failed),
         };
         match changed {
             Ok((position, life)) => {
                 self.stored(life, position);
-                self.progress.tell(life, |progress| progress.schema_changed(position));
+                self.replication.update_if_current(life, |replication| {
+                    replication.primary().record_schema_change(position)
+                });
                 Ok(position)
             }
-            Err(broken) => Err(BatchFailure { divisible: false, ..self.failure(&broken) }),
+            Err(failed) => Err(BatchFailure { retry_split: false, ..self.failure(&failed) }),
         }
     }
 }
@@ -242,9 +251,9 @@ impl AsyncWriter for PgWriter {
 
     fn apply<'a>(
         &'a mut self,
-        units: &'a [Unit<'a>],
+        groups: &'a [WriteGroup<'a>],
     ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>> {
-        Box::pin(self.apply_units(units))
+        Box::pin(self.apply_groups(groups))
     }
 
     fn change_schema<'a>(
@@ -260,7 +269,7 @@ impl AsyncWriter for PgWriter {
     fn close(&mut self) -> BoxFuture<'_, ()> {
         self.session = None;
         Box::pin(async {
-            // Drives the end of the connection: the server is told.
+            // Drives the end of the connection, so that the server is notified.
             for _ in 0..4 {
                 tokio::task::yield_now().await;
             }
@@ -268,28 +277,28 @@ impl AsyncWriter for PgWriter {
     }
 }
 
-/// Removes records of idempotency keys that are too old, and tells how many.
-async fn forget(session: &LaneSession) -> Result<usize, Broken> {
+/// Removes records of idempotency keys that are too old, and returns their number.
+async fn forget(session: &LaneSession) -> Result<usize, TransactionError> {
     let Forgetting { from, until, witness } = Forgetting::now();
     let [from, until] = [from, until].map(Value::Text);
     let times = [&from, &until].map(|time| Bind::value(ColumnType::Timestamp, time));
-    let broken = |error| Broken::before_commit(&error);
+    let failed = |error| TransactionError::before_commit(&error);
     if let Some((from, until)) = witness {
         let binds = [from, until].map(Value::Text);
         let binds = [&binds[0], &binds[1]].map(|time| Bind::value(ColumnType::Timestamp, time));
         let statement = Statement { sql: sql::WITNESS, binds: &binds, cached: true };
-        if load(&session.connection, statement).await.map_err(broken)?.is_empty() {
+        if load(&session.connection, statement).await.map_err(failed)?.is_empty() {
             return Ok(0);
         }
     }
     if session.citus.is_some() {
         let forgotten = citus::forget(&session.connection, times, FORGOTTEN_MAX).await;
-        return forgotten.map_err(broken);
+        return forgotten.map_err(failed);
     }
     let [from, until] = times;
     let binds = [from, until, Bind::integer(FORGOTTEN_MAX)];
     let statement = Statement { sql: sql::FORGET, binds: &binds, cached: true };
-    load(&session.connection, statement).await.map(|rows| rows.len()).map_err(broken)
+    load(&session.connection, statement).await.map(|rows| rows.len()).map_err(failed)
 }
 
 fn patience(timeouts: Timeouts) -> Duration {
@@ -297,28 +306,31 @@ fn patience(timeouts: Timeouts) -> Duration {
     if statement.is_zero() { UNLIMITED } else { statement + PATIENCE }
 }
 
-/// Why there is no connection, for a batch and for people.
+/// Reason why there is no connection, for the batch and for the log.
 struct NoSession {
-    broken: Broken,
+    failed: TransactionError,
     cause: String,
 }
 
-async fn connect(leader: &Leader, timeouts: Timeouts) -> Result<(LaneSession, Term), NoSession> {
-    let (trouble, outcome) = (Trouble::Lost, Outcome::Rejected);
+async fn connect(
+    tracker: &PrimaryTracker,
+    timeouts: Timeouts,
+) -> Result<(LaneSession, Term), NoSession> {
+    let (kind, outcome) = (DbErrorKind::Lost, Outcome::Rejected);
     let lost = |cause: &dyn std::fmt::Display| NoSession {
-        broken: Broken { trouble: trouble.clone(), outcome, usable: false, divisible: false },
+        failed: TransactionError { kind: kind.clone(), outcome, usable: false, retry_split: false },
         cause: cause.to_string(),
     };
-    let led = leader.connect("lane").await;
-    let Led { session, term } = led.map_err(|error| lost(&error))?;
+    let led = tracker.connect("lane").await;
+    let PrimarySession { session, term } = led.map_err(|error| lost(&error))?;
     let connection = session.connection;
     let set = tokio::time::timeout(timeouts.connect, run(&connection, sql::LANE_SETTINGS));
     let set: QueryResult<()> = set.await.map_err(|elapsed| lost(&elapsed))?;
     set.map_err(|error| NoSession {
-        broken: Broken::before_commit(&error),
+        failed: TransactionError::before_commit(&error),
         cause: error.to_string(),
     })?;
-    let (prepared, texts) = (Prepared::default(), Texts::default());
-    let (newness, citus) = (Newness::default(), leader.citus().map(Arc::clone));
-    Ok((LaneSession { connection, prepared, texts, newness, citus }, term))
+    let (prepared, statements) = (Prepared::default(), StatementCache::default());
+    let (insert_predictor, citus) = (InsertPredictor::default(), tracker.citus().map(Arc::clone));
+    Ok((LaneSession { connection, prepared, statements, insert_predictor, citus }, term))
 }

@@ -1,12 +1,12 @@
 //! Applier: replays a primary's change log on the file of a replica, in order, each entry once.
 //!
-//! The position that was reached is stored in the transaction that holds the rows: so after any crash the
-//! replica goes on exactly where it stands. Transactions are synced only when someone asks for it; without a
-//! sync a loss of power may take the last ones back, position and all, and they are replayed again. The log
-//! keeps them until they are synced.
+//! The position that was reached is stored in the transaction that holds the rows: so after any
+//! crash the replica goes on exactly where it stands. Transactions are synced only when someone
+//! asks for it; without a sync a loss of power may take the last ones back, position and all, and
+//! they are replayed again. The log keeps them until they are synced.
 //!
 //! **Invariant:** the rows of a replica are those that its primary had at the replica's position.
-//! **Not here:** when to apply, and what follows from failures (`replica`).
+//! **Not here:** the time to apply, and the consequences of failures (`replica`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -18,20 +18,20 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use super::batch::{Counters, add_rows, run};
-use super::connection::{Bind, OpenError, Trouble, open};
+use super::connection::{Bind, DbErrorKind, OpenError, open};
 use super::log::{self, Entry, Line};
 use super::{ddl, shard_file, sql, timeline};
+use crate::engine::SchemaChange;
 use crate::idempotency;
-use crate::row::Change;
-use crate::sabotage::{Switch, is_on};
-use crate::store::SchemaChange;
+use crate::row_change::Change;
+use crate::sabotage::{Mutation, is_on};
 use crate::table::Table;
 
-/// Little cache: a replica's writes are spread over its file anyway.
+/// Small cache: a replica's writes are spread over its file anyway.
 const REPLICA_PRAGMAS: &str = "PRAGMA cache_size=-4096";
 const LOG_PRAGMAS: &str = "PRAGMA cache_size=-512; PRAGMA query_only=ON";
 
-/// The two ends of a replication.
+/// Connections to the primary and the replica.
 pub struct Applier {
     log: SqliteConnection,
     replica: SqliteConnection,
@@ -39,9 +39,9 @@ pub struct Applier {
     timeline: u32,
     version: i64,
     position: u64,
-    /// Beyond this nothing is applied.
+    /// Last position to apply.
     until: u64,
-    /// Whether the connection syncs its commits now.
+    /// True if the connection syncs its commits now.
     syncs: bool,
 }
 
@@ -59,28 +59,28 @@ impl Replayed {
     }
 }
 
-/// Why an applier cannot go on.
+/// Reason why an applier cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The log does not go on where the replica stands: it was trimmed beyond.
+    /// The log was trimmed beyond the position of the replica.
     #[error("the change log does not go on where the copy stands")]
     LogTrimmed,
     /// The primary's file cannot be read.
     #[error("the primary cannot be read: {0}")]
     Primary(DieselError),
-    /// The replica has no room for it.
+    /// The disk of the replica is full.
     #[error("there is no room: {0}")]
     Full(DieselError),
-    /// The replica's file is not well, or not what it should be.
+    /// The file of the replica is damaged or has wrong contents.
     #[error("the copy is damaged: {0}")]
     Damaged(DieselError),
-    /// The replica does not take it, for another reason.
+    /// The replica cannot be written, for another reason.
     #[error("the copy cannot be written: {0}")]
     Replica(DieselError),
 }
 
 impl Applier {
-    /// Opens both ends. The replica's file must have been made.
+    /// Opens both files. The replica's file must exist.
     ///
     /// # Errors
     /// [`OpenError`] if one of the files cannot be used.
@@ -90,7 +90,7 @@ impl Applier {
         let told = |error| OpenError::file(replica, error);
         timeline::copy(&mut log, &mut connection).map_err(told)?;
         let Counters { version, position } = Counters::load(&mut connection).map_err(told)?;
-        // What the replica's own file has: it learns of new tables as it learns of rows.
+        // Tables of the replica's own file: it receives new tables in the order of the log.
         let known = shard_file::read_tables(&mut connection, replica)?;
         let tables = known.tables().chain([&*idempotency::TABLE]);
         let tables = tables.map(|table| (table.name().to_owned(), Replayed::of(table))).collect();
@@ -99,29 +99,30 @@ impl Applier {
         Ok(Self { log, replica, tables, timeline, version, position, until: u64::MAX, syncs: true })
     }
 
-    /// Up to where the replica has the primary's changes.
+    /// Returns the position of the replica.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Up to where the primary is.
+    /// Returns the position of the primary.
     ///
     /// # Errors
     /// [`ApplyError::Primary`] if its file cannot be read.
     pub fn primary_position(&mut self) -> Result<u64, ApplyError> {
-        timeline::position(&mut self.log).map(|found| found.at).map_err(ApplyError::Primary)
+        timeline::position(&mut self.log).map(|found| found.sequence).map_err(ApplyError::Primary)
     }
 
-    /// Applies nothing beyond a position from now on.
+    /// Sets the last position to apply.
     pub fn stop_after(&mut self, position: u64) {
         self.until = position;
     }
 
-    /// Applies the next entries of the log in one transaction, at most up to those made at `not_after`, and
-    /// tells whether there were any. `before_commit` learns the new position before it can be seen.
+    /// Applies the next entries of the log in one transaction, up to those written at `not_after`,
+    /// and returns true if there were any. `before_commit` receives the new position before it is
+    /// visible.
     ///
     /// # Errors
-    /// [`ApplyError`]; nothing of the transaction is kept then.
+    /// [`ApplyError`]; nothing of the transaction is stored then.
     pub fn step(
         &mut self,
         sync: bool,
@@ -143,8 +144,8 @@ impl Applier {
         }
         self.set_sync(sync).map_err(ApplyError::replica)?;
         let Self { replica, tables, timeline, version, .. } = self;
-        // What failed inside is kept aside: SQLite may have rolled back by itself, and then diesel reports its
-        // own rollback that found nothing to undo.
+        // The first error is kept: SQLite may have rolled back by itself, and then diesel reports
+        // only that its own rollback found nothing to undo.
         let mut cause = None;
         let applied = replica.immediate_transaction(|connection| {
             let replayed = match &change {
@@ -171,7 +172,7 @@ impl Applier {
         Ok(true)
     }
 
-    /// Takes note of a change of the tables that is committed.
+    /// Records a committed change of the tables.
     fn learn(&mut self, change: &SchemaChange) {
         let name = change.table().name();
         match change {
@@ -182,13 +183,13 @@ impl Applier {
         }
     }
 
-    /// Syncs what was applied without a sync.
+    /// Syncs the changes that were applied without a sync.
     ///
     /// # Errors
     /// [`ApplyError`] of the replica.
     pub fn sync(&mut self) -> Result<(), ApplyError> {
         self.set_sync(true).map_err(ApplyError::replica)?;
-        // A commit syncs the WAL as a whole, whatever little it adds to it; but it must add something.
+        // A commit syncs the whole WAL, however little it adds; but it must add something.
         run(&mut self.replica, sql::COUNT_SYNC, &[]).map_err(ApplyError::replica)
     }
 
@@ -207,11 +208,11 @@ impl Applier {
         Ok(())
     }
 
-    /// Whether nothing follows only because all that followed was trimmed.
+    /// Returns true if there is no next entry because the log was trimmed.
     fn is_behind_the_log(&mut self) -> Result<bool, ApplyError> {
         let primary = timeline::position(&mut self.log).map_err(ApplyError::Primary)?;
         let empty = log::is_empty(&mut self.log).map_err(ApplyError::Primary)?;
-        Ok(empty && primary.at > self.position)
+        Ok(empty && primary.sequence > self.position)
     }
 }
 
@@ -220,22 +221,23 @@ impl ApplyError {
         Self::meaning(&error)(error)
     }
 
-    /// What an error of the replica means.
+    /// Returns the kind of an error of the replica.
     fn meaning(error: &DieselError) -> fn(DieselError) -> Self {
         let unfit = matches!(error, DieselError::DeserializationError(_) | DieselError::NotFound);
-        match Trouble::of(error) {
-            Trouble::Full => Self::Full,
-            // The log tells what the rows became: it can break no rule that the primary kept.
-            Trouble::Broken | Trouble::Constraint(_) => Self::Damaged,
-            // Nor tell of a table or a column that a copy of the primary would not have.
-            Trouble::Other if unfit => Self::Damaged,
-            Trouble::Other => Self::Replica,
+        match DbErrorKind::of(error) {
+            DbErrorKind::Full => Self::Full,
+            // The log has rows that met all constraints on the primary.
+            DbErrorKind::Unusable | DbErrorKind::Constraint(_) => Self::Damaged,
+            // The log has only tables and columns that a copy of the primary has too.
+            DbErrorKind::Other if unfit => Self::Damaged,
+            DbErrorKind::Other => Self::Replica,
         }
     }
 }
 
-/// A change of the tables is a transaction of its own, so that it is learned exactly if it is kept: leaves the
-/// entries before the next one, or that one alone.
+/// Returns the change of the tables with which these entries begin. Such a change is a transaction
+/// of its own, so that it is recorded exactly if it is stored: leaves the entries before the next
+/// one, or that one alone.
 fn change_of_tables(entries: &mut Vec<Entry>) -> QueryResult<Option<SchemaChange>> {
     for index in 0..entries.len() {
         if let Some(change) = ddl::logged(&entries[index].changes)? {
@@ -246,7 +248,7 @@ fn change_of_tables(entries: &mut Vec<Entry>) -> QueryResult<Option<SchemaChange
     Ok(None)
 }
 
-/// Replays entries, and tells the highest version of the rows.
+/// Replays entries, and returns the highest version of the rows.
 fn replay(
     connection: &mut SqliteConnection,
     (tables, version): (&HashMap<String, Replayed>, i64),
@@ -258,7 +260,7 @@ fn replay(
     add_rows(connection, &added).map(|()| version)
 }
 
-/// One transaction on the replica while it runs.
+/// A transaction on the replica in progress.
 struct Replay<'r> {
     connection: &'r mut SqliteConnection,
     tables: &'r HashMap<String, Replayed>,
@@ -279,7 +281,7 @@ impl Replay<'_> {
         binds.extend([Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)]);
         if line.change == Change::Removed {
             binds.extend(values.iter().map(Bind::from));
-            if !is_on(Switch::Resurrect) {
+            if !is_on(Mutation::Resurrect) {
                 run(self.connection, &replayed.remove, &binds)?;
             }
             self.version = self.version.max(line.version);

@@ -1,15 +1,17 @@
-//! Audit: whether every row of a cluster lies where it belongs, exactly once, and whether replicas equal primaries.
+//! Audit: checks that every row of a cluster is stored where it belongs, exactly once, and that
+//! replicas equal primaries.
 //!
-//! Each shard is looked at in one snapshot, several shards at a time, whether a router runs or not; rows stream past
-//! and none is kept. That a row is in the cluster only once follows: its slot is that of its key, its shard the one
-//! owner of that slot, by the map and by the shard's own books, and the primary key of its table tells rows of one
-//! shard apart.
+//! Each shard is looked at in one snapshot, several shards at a time, whether a router runs or not;
+//! rows stream past and none is kept. That a row is in the cluster only once follows: its slot is
+//! that of its key, its shard the one owner of that slot, by the map and by the shard's own books,
+//! and the primary key of its table tells rows of one shard apart.
 //!
-//! **Invariant:** looking changes nothing; a report without findings means that every row was looked at.
-//! **Not here:** mending; what a single row must be like (`audit/rows`), what a file says beside its rows (`audit/books`),
-//! how replicas are compared (`audit/replicas`).
+//! **Invariant:** an audit changes nothing; a report without findings means that every row was
+//! checked.
+//! **Not here:** repairs; the rules for a single row (`audit/rows`), the contents of a file beside
+//! its rows (`audit/file_inventory`), comparing replicas (`audit/replicas`).
 
-mod books;
+mod file_inventory;
 mod replicas;
 mod rows;
 
@@ -20,79 +22,80 @@ use std::time::Duration;
 
 use super::OpenError;
 use super::node_view::NodeView;
-use super::view::{DirView, Holder, NodeFile};
+use super::offline_view::{DirView, Holder, NodeFile};
 use crate::idempotency;
 use crate::table::{Registry, Table};
 use crate::topology::ShardIndex;
-use books::Books;
+use file_inventory::FileInventory;
 use replicas::Replicas;
 use rows::{RowRules, Scan};
 
-/// Something that is not as it should be.
+/// A difference between the cluster and its rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// The shard.
     pub shard: String,
     /// The node.
     pub node: String,
-    /// The table, if it is about one.
+    /// The table, if the finding is about one.
     pub table: Option<String>,
-    /// The row's shard key, if it is about a row.
+    /// Shard key of the row, if the finding is about one.
     pub key: Option<String>,
-    /// What else tells the row apart.
+    /// Id of the row.
     pub id: Option<String>,
-    /// What was found.
+    /// Contents that were found.
     pub what: String,
-    /// What should be.
+    /// Expected contents.
     pub expected: String,
 }
 
-/// A shard that was looked at.
+/// A shard that was checked.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ShardAudit {
-    /// Its name.
+    /// Name of the shard.
     pub shard: String,
-    /// The position at which its primary was looked at.
+    /// Position at which its primary was read.
     pub position: u64,
-    /// Rows of each table, the records of idempotency keys included.
+    /// Number of rows of each table, the records of idempotency keys included.
     pub tables: BTreeMap<String, u64>,
-    /// Replicas that equal it.
+    /// Replicas that equal the primary.
     pub replicas: Vec<String>,
 }
 
-/// What an audit found.
+/// Result of an audit.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct AuditReport {
-    /// The shards whose primary could be looked at, by name.
+    /// Shards whose primary could be read, by name.
     pub shards: Vec<ShardAudit>,
-    /// What is wrong: all of it, or the first [`AuditReport::FINDINGS_MAX`].
+    /// Findings: all, or the first [`AuditReport::FINDINGS_MAX`].
     pub findings: Vec<Finding>,
-    /// How much is wrong.
+    /// Number of findings.
     pub found: u64,
-    /// What could not be told, and is no fault.
+    /// Notes about checks that could not be made, without a fault.
     pub notes: Vec<String>,
-    /// Rows looked at, those of replicas included.
+    /// Number of rows that were read, those of replicas included.
     pub rows: u64,
 }
 
 impl AuditReport {
-    /// Findings that are kept: whoever has more needs no list of them.
+    /// Most findings in a report: a longer list is of no use.
     pub const FINDINGS_MAX: usize = 1_000;
 }
 
-/// What to look at, and how fast.
+/// Settings of an audit.
 #[derive(Clone, Debug)]
 pub struct AuditOptions {
-    /// Whether to look at the structure of every page too.
+    /// True to check the structure of every page too.
     pub deep: bool,
-    /// Shards that are looked at at a time.
+    /// Number of shards that are checked at the same time.
     pub threads: usize,
 }
 
-/// Looks at every row of a cluster; `progress` is told of rows as they pass. Blocks.
+/// Checks every row of a cluster; `progress` receives numbers of rows as they are read. Blocks.
 ///
 /// # Errors
-/// [`OpenError`] if it cannot be told who has the directory. Files that cannot be read are findings.
+/// [`OpenError`] if the process that holds the directory is unknown. Files that cannot be read are
+/// findings.
 pub fn audit(
     view: &DirView,
     options: &AuditOptions,
@@ -111,7 +114,7 @@ pub fn audit(
         }
     };
     std::thread::scope(|scope| {
-        // This thread is one of them.
+        // This thread is one of the threads.
         for _ in 1..options.threads.min(shards.len()) {
             scope.spawn(work);
         }
@@ -128,7 +131,7 @@ pub fn audit(
 struct Audit<'a> {
     view: &'a DirView,
     deep: bool,
-    /// Whether a router runs, so that what lags will catch up.
+    /// True if a router runs, so that lagging replicas will catch up.
     running: bool,
     progress: &'a (dyn Fn(u64) + Sync),
     report: Mutex<AuditReport>,
@@ -152,7 +155,7 @@ impl Audit<'_> {
         (self.progress)(rows);
     }
 
-    /// A finding about a node as a whole.
+    /// Creates a finding about a node as a whole.
     fn about(&self, file: &NodeFile, what: impl Into<String>, expected: &str) -> Finding {
         Finding {
             shard: self.view.map.topology().name(file.shard).to_owned(),
@@ -163,7 +166,7 @@ impl Audit<'_> {
         }
     }
 
-    /// Opens the file of a node and looks at its structure, if that is wanted.
+    /// Opens the file of a node, and checks its structure on request.
     fn open(&self, file: &NodeFile) -> Option<NodeView> {
         let opened = self.view.node(file).and_then(|mut node| {
             let defect = if self.deep { node.defect()? } else { None };
@@ -182,7 +185,7 @@ impl Audit<'_> {
         }
     }
 
-    /// Looks at a shard, and tells which tables it has.
+    /// Checks a shard, and returns its tables.
     fn shard(&self, shard: ShardIndex) -> Option<Registry> {
         let mut files = self.view.nodes(shard);
         let replicas = files.split_off(1);
@@ -191,7 +194,8 @@ impl Audit<'_> {
             self.note(format!("{} has not been made yet", file.node));
             return None;
         }
-        // What takes long first; then replicas before their primary: so they have nothing that it has not.
+        // Slow checks come first; then replicas before their primary, so that they have no row that
+        // it lacks.
         let primary = self.open(file);
         let mut replicas = Replicas::look(self, &replicas);
         let mut primary = primary?;
@@ -211,14 +215,14 @@ impl Audit<'_> {
         replicas: &mut Replicas<'_>,
     ) -> Result<Registry, OpenError> {
         primary.begin()?;
-        let books = Books::read(primary)?;
-        books.check(self, file);
-        let (tables, standing) = (primary.tables()?, &books.standing);
+        let inventory = FileInventory::read(primary)?;
+        inventory.check(self, file);
+        let (tables, standing) = (primary.tables()?, &inventory.standing);
         replicas.align(self, primary, standing.position)?;
-        replicas.compare_books(self, &books, &tables);
+        replicas.compare_inventories(self, &inventory, &tables);
         let mut audited = ShardAudit {
             shard: self.view.map.topology().name(file.shard).to_owned(),
-            position: standing.position.at,
+            position: standing.position.sequence,
             tables: BTreeMap::new(),
             replicas: Vec::new(),
         };
@@ -226,7 +230,7 @@ impl Audit<'_> {
             let rules = RowRules::of(self, file, table, standing.version);
             let left_out = replicas.left_out(table);
             let scan = Scan::run(self, (primary, table), left_out, |row| rules.check(row))?;
-            books.check_count(self, file, (table, scan.rows));
+            inventory.check_count(self, file, (table, scan.rows));
             audited.tables.insert(table.name().to_owned(), scan.rows);
             replicas.compare(self, table, &scan, primary);
         }
@@ -237,7 +241,8 @@ impl Audit<'_> {
         Ok(tables)
     }
 
-    /// Every shard must have the same tables. While a router makes one, they differ for a moment.
+    /// Checks that every shard has the same tables. While a router creates one, they differ for a
+    /// moment.
     fn compare_registries(&self, mut registries: BTreeMap<ShardIndex, Registry>) {
         for _ in 0..if self.running { TABLE_TRIES } else { 0 } {
             let mut all = registries.values();
@@ -264,11 +269,12 @@ impl Audit<'_> {
     }
 }
 
-/// Whether clients see a table: the records of idempotency keys are in every file, in no registry, and not counted.
+/// Returns true if clients see a table: the records of idempotency keys are in every file, in no
+/// registry, and not counted.
 fn is_declared(table: &Table) -> bool {
     table.name() != idempotency::TABLE.name()
 }
 
-/// How often tables that differ are looked at again, and how long after each time.
+/// Attempts to read tables that differ, and the pause after each.
 const TABLE_TRIES: usize = 20;
 const TABLE_PAUSE: Duration = Duration::from_millis(100);

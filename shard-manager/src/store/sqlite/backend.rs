@@ -11,9 +11,9 @@ use std::time::Instant;
 use futures_util::future::ready;
 use tokio::sync::OwnedMutexGuard;
 
-use super::backup::Source;
+use super::backup::BackupSource;
 use super::comparing::Comparing;
-use super::control::Door;
+use super::control::ControlSocket;
 use super::data_dir::DataDir;
 use super::guard::Guard;
 use super::intents::{self, Intent, Intents};
@@ -25,7 +25,7 @@ use crate::table::Table;
 /// The files of an embedded cluster, and the work on them that no request asks for.
 pub(super) struct Files {
     /// Socket for commands to the running cluster.
-    door: Door,
+    control_socket: ControlSocket,
     /// Comparison of each shard's copies, if it runs.
     comparing: Option<Comparing>,
     /// Dropped before the lock is released.
@@ -38,9 +38,9 @@ pub(super) struct Files {
 
 impl Files {
     /// Takes over the files of a data directory, and accepts commands from now on.
-    pub(super) fn new(source: &Arc<Source>, data_dir: DataDir, guard: Guard) -> Self {
+    pub(super) fn new(source: &Arc<BackupSource>, data_dir: DataDir, guard: Guard) -> Self {
         let (comparing, closed) = (None, Arc::default());
-        Self { door: Door::open(source), comparing, guard, data_dir, closed }
+        Self { control_socket: ControlSocket::open(source), comparing, guard, data_dir, closed }
     }
 
     /// Returns the directory.
@@ -97,7 +97,7 @@ impl ClusterBackend for Files {
 
     fn stop_background(&self) {
         self.closed.store(true, Ordering::Release);
-        self.door.close();
+        self.control_socket.close();
         self.end_work();
     }
 

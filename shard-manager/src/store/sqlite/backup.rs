@@ -1,23 +1,26 @@
-//! Backup: a copy of a whole cluster as it was at one moment, made while it is written to.
+//! Backup: copies a whole cluster as of one moment, while it is written to.
 //!
 //! 1. Each shard's primary is copied as a snapshot, and the copies follow the change logs.
-//! 2. All lanes are held between two batches. This is the moment: each shard's position is noted, and the catalog copied
-//!    into memory. Whatever was acknowledged before is at or below these positions; whatever comes
-//!    after is above them.
-//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder gets its name.
+//! 2. All lanes are held between two batches. This is the moment: the position of each shard is
+//!    recorded, and the catalog copied into memory. All writes acknowledged before are at or below
+//!    these positions; all later ones are above them.
+//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder gets
+//!    its name.
 //!
-//! So a copy holds no effect without its cause: who writes to one shard and, after the answer, to another, finds the
-//! second only with the first. (A consistent cut: Chandy and Lamport, "Distributed Snapshots", 1985; with one process
-//! that can stop all channels the easy case of it.)
+//! So a copy contains no effect without its cause: if a client writes to one shard and, after the
+//! response, to another, the copy contains the second write only with the first. (A consistent cut:
+//! Chandy and Lamport, "Distributed Snapshots", 1985; with one process that can stop all channels
+//! the easy case of it.)
 //!
-//! The lanes are held for as long as the batches take that are being stored: a few milliseconds in quiet times, more than
-//! a hundred under a full load of bulk writes. Who has not ended after half a second lets all of them go on, and it is
-//! tried again. What is done while they stand still writes to no disk.
+//! The lanes are held until the running batches are stored: a few milliseconds when there is little
+//! to do, more than a hundred under a full load of bulk writes. If a batch has not ended after half
+//! a second, all lanes continue, and the backup tries again. Nothing is written to a disk while the
+//! lanes are held.
 //!
-//! **Invariant:** under the final name there is a whole copy or nothing; while lanes are held nothing waits for the disk
-//! that the copy goes to.
-//! **Not here:** a cluster that nobody has open (`stopped`), putting a copy back (`restore`), who asks for it (`control`,
-//! the command line).
+//! **Invariant:** under the final name there is a complete copy or nothing; while lanes are held
+//! nothing waits for the disk of the copy.
+//! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`), requests for
+//! a backup (`control`, the command line).
 
 mod folder;
 pub mod manifest;
@@ -34,7 +37,7 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::pause_barrier::{Closed, PauseBarrier};
-use crate::progress::Progress;
+use crate::replication::ReplicationState;
 use crate::store::sqlite::copy::{CatalogCopy, ShardCopy};
 use crate::store::sqlite::footing::Footing;
 use crate::value::format_timestamp;
@@ -45,21 +48,22 @@ use originals::Originals;
 pub use originals::Original;
 pub use trouble::SaveError;
 
-/// Shards copied at a time: disks are faster with two, and not with many.
+/// Number of shards that are copied at a time: disks are faster with two, and not with many.
 const AT_A_TIME: usize = 2;
-/// How often it is told how far a copy is.
+/// Interval between reports of progress.
 const TELL_EVERY: Duration = Duration::from_millis(100);
-/// How long writes are held for batches that do not end.
+/// Longest time for which writes are held for batches that do not end.
 const HELD_MAX: Duration = Duration::from_millis(500);
-/// How often it is tried to hold them.
+/// Most attempts to hold all lanes.
 const HOLDS_MAX: usize = 20;
-/// Batches that a copy may lack when writes are held: what is left to replay is little then.
+/// Most batches that a copy may lack when writes are held, so that little is left to replay.
 const NEAR: u64 = 64;
-/// How often copies are brought near: writes that come faster than they are replayed are not waited for.
+/// Most rounds of following the logs before writes are held: writes may come faster than they are
+/// replayed.
 const ROUNDS_MAX: usize = 16;
 
-/// A cluster, as a backup meets it.
-pub struct Source {
+/// Cluster that a backup copies.
+pub struct BackupSource {
     /// The data directory.
     pub data_dir: PathBuf,
     /// The catalog's file.
@@ -69,20 +73,20 @@ pub struct Source {
     turn: Mutex<()>,
 }
 
-/// A shard, as a backup meets it.
+/// Shard that a backup copies.
 pub struct SavedShard {
-    /// What is copied.
+    /// Name and file of the shard.
     pub original: Original,
     /// Proof that the name still leads to the file that the writer has open; `None` without such a
     /// proof.
     pub footing: Option<Arc<Footing>>,
     /// The barrier that its writes pass.
     pub pause_barrier: Arc<PauseBarrier>,
-    /// How far it has come.
-    pub progress: Arc<Progress>,
+    /// Positions of the shard.
+    pub replication: Arc<ReplicationState>,
 }
 
-/// How far a backup or a restore is.
+/// Progress of a backup or a restore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
@@ -92,7 +96,7 @@ pub enum Step {
         shard: String,
         /// Bytes written.
         bytes: u64,
-        /// About how many they will be.
+        /// Expected number of bytes.
         of: u64,
     },
     /// The copies follow the logs.
@@ -100,7 +104,7 @@ pub enum Step {
         /// Batches that they lack.
         behind: u64,
     },
-    /// The moment has been.
+    /// All lanes were held, and continue.
     Held {
         /// For how long writes were held, in microseconds.
         micros: u64,
@@ -109,23 +113,23 @@ pub enum Step {
     Checking {
         /// Bytes read.
         bytes: u64,
-        /// Of how many.
+        /// Number of all bytes.
         of: u64,
     },
     /// A data directory is being written.
     Writing {
         /// Bytes written.
         bytes: u64,
-        /// Of how many.
+        /// Number of all bytes.
         of: u64,
     },
 }
 
-/// Who waits for a backup or a restore: told how far it is, and asked whether it shall go on.
+/// Caller of a backup or a restore, which receives its progress and may cancel it.
 pub struct Watch<'w> {
-    /// Told each step; may be called often.
+    /// Receives each step; called often.
     pub step: &'w (dyn Fn(&Step) + Sync),
-    /// Whether nobody waits any more.
+    /// Returns true if the caller has cancelled.
     pub cancelled: &'w (dyn Fn() -> bool + Sync),
 }
 
@@ -141,20 +145,20 @@ impl Watch<'_> {
     }
 }
 
-/// The one moment of a copy.
-struct Moment {
+/// Point in time that a copy shows: the position of each shard, and the time.
+struct SnapshotPoint {
     positions: Vec<u64>,
     at: String,
     held: Duration,
 }
 
-impl Source {
-    /// A cluster of these shards.
+impl BackupSource {
+    /// Creates a source of these shards.
     pub fn new(data_dir: &Path, catalog: PathBuf, shards: Vec<SavedShard>) -> Self {
         Self { data_dir: data_dir.to_owned(), catalog, shards, turn: Mutex::new(()) }
     }
 
-    /// Makes a copy of the cluster in a folder that is not there, or empty. Blocks.
+    /// Copies the cluster into a folder that is missing or empty. Blocks.
     ///
     /// # Errors
     /// [`SaveError`]; there is nothing in the folder then.
@@ -164,7 +168,7 @@ impl Source {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
-        // Opened by its name, a file that replaced the shard's would be taken for it.
+        // Opening by name would accept a file that has replaced the shard's.
         let footings = self.shards.iter().filter_map(|shard| shard.footing.as_ref());
         for footing in footings {
             footing.check()?;
@@ -172,19 +176,20 @@ impl Source {
         let originals = self.originals();
         let unfinished = Unfinished::begin(&originals.place(to)?, true)?;
         let folder = unfinished.path();
-        let _kept: Vec<_> = self.shards.iter().map(|shard| shard.progress.keep_log()).collect();
+        let _kept: Vec<_> =
+            self.shards.iter().map(|shard| shard.replication.retain_log()).collect();
         let mut copies = originals.copy(folder, watch, |index, path| {
-            let timeline = self.shards[index].progress.history().current();
+            let timeline = self.shards[index].replication.timeline().history().current();
             ShardCopy::make(&self.shards[index].original.primary, path, timeline)
         })?;
         self.bring_near(&mut copies, watch)?;
         let mut catalog = CatalogCopy::open(&self.catalog)?;
-        let moment = self.hold(&mut copies, &mut catalog, watch)?;
-        watch.tell(&Step::Held { micros: moment.held.as_micros() as u64 })?;
+        let point = self.hold(&mut copies, &mut catalog, watch)?;
+        watch.tell(&Step::Held { micros: point.held.as_micros() as u64 })?;
         catalog.write(&originals.catalog_in(folder))?;
-        self.follow(&mut copies, |index| moment.positions[index], watch)?;
+        self.follow(&mut copies, |index| point.positions[index], watch)?;
         copies.into_iter().try_for_each(ShardCopy::finish)?;
-        let manifest = originals.seal(moment, folder, watch)?;
+        let manifest = originals.seal(point, folder, watch)?;
         manifest.write(folder)?;
         watch.check()?;
         unfinished.finish()?;
@@ -197,25 +202,26 @@ impl Source {
         Originals { data_dir: &self.data_dir, catalog: &self.catalog, shards }
     }
 
-    /// Lets the copies follow until they lack little.
+    /// Lets the copies follow the logs until they lack little.
     fn bring_near(&self, copies: &mut [ShardCopy], watch: &Watch<'_>) -> Result<(), SaveError> {
         for _ in 0..ROUNDS_MAX {
             let lacks = self.shards.iter().zip(&*copies);
-            let lacks = lacks
-                .map(|(shard, copy)| shard.progress.committed().saturating_sub(copy.position()));
+            let lacks = lacks.map(|(shard, copy)| {
+                shard.replication.primary().committed().saturating_sub(copy.position())
+            });
             let behind = lacks.max().unwrap_or(0);
             watch.tell(&Step::Following { behind })?;
             if behind <= NEAR {
                 break;
             }
             let now: Vec<u64> =
-                self.shards.iter().map(|shard| shard.progress.committed()).collect();
+                self.shards.iter().map(|shard| shard.replication.primary().committed()).collect();
             self.follow(copies, |index| now[index], watch)?;
         }
         Ok(())
     }
 
-    /// Lets the copies follow up to these positions, some at a time.
+    /// Lets the copies follow the logs up to these positions, some at a time.
     fn follow(
         &self,
         copies: &mut [ShardCopy],
@@ -246,13 +252,13 @@ impl Source {
         }
     }
 
-    /// The moment: all lanes stand still between two batches, and each shard is asked where it stands.
+    /// Holds all lanes between two batches, and reads the position of each shard.
     fn hold(
         &self,
         copies: &mut [ShardCopy],
         catalog: &mut CatalogCopy,
         watch: &Watch<'_>,
-    ) -> Result<Moment, SaveError> {
+    ) -> Result<SnapshotPoint, SaveError> {
         let mut restless = None;
         for _ in 0..HOLDS_MAX {
             watch.check()?;
@@ -264,7 +270,8 @@ impl Source {
             if restless.is_none() {
                 let at = format_timestamp(Utc::now());
                 let asked = self.shards.iter().zip(copies).map(|(shard, copy)| {
-                    // The file's own word: of a commit whose fate is not known, the lane does not know either.
+                    // The position of the file: after a commit with an unknown outcome, the lane
+                    // does not know it either.
                     let shard = || shard.original.shard.clone();
                     let told = |cause| SaveError::Follow { shard: shard(), cause };
                     copy.primary_position().map_err(told)
@@ -272,10 +279,10 @@ impl Source {
                 let positions = asked.collect::<Result<_, _>>()?;
                 catalog.take()?;
                 drop(closed);
-                return Ok(Moment { positions, at, held: began.elapsed() });
+                return Ok(SnapshotPoint { positions, at, held: began.elapsed() });
             }
             drop(closed);
-            // Whoever was held has its turn first.
+            // Held writes go first.
             std::thread::sleep(TELL_EVERY);
         }
         let shard =

@@ -1,8 +1,8 @@
-//! Batch: one transaction of a writer while it runs.
+//! Batch: one transaction of a writer in progress.
 //!
-//! It checks that the slots are owned here, applies the changes, keeps what was answered under an idempotency
-//! key, appends what the rows became to the change log, and keeps the counters. A statement that SQLite refuses
-//! is undone by SQLite alone, so a bad change does not hurt its neighbours.
+//! A batch checks that the slots are owned here, applies the changes, stores the results of
+//! idempotency keys, appends the changed rows to the change log, and updates the counters. SQLite
+//! alone undoes a statement that it refuses, so a bad change does not affect its neighbours.
 //!
 //! **Not here:** beginning and committing (`writer`).
 
@@ -15,24 +15,24 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
-use super::connection::{Bind, Shapes, Statement, Trouble, for_each_row};
+use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement, for_each_row};
 use super::row_json::value;
 use super::{log, sql};
+use crate::engine::WriteGroup;
+use crate::engine::forgetting::{Forgetting, recorded_at};
+use crate::engine::row_image::{self, ServerColumns, push_row};
+use crate::engine::system_tables::tessera_shard;
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
-use crate::store::Unit;
-use crate::store::forgetting::{Forgetting, recorded_at};
-use crate::store::image::{self, Stamp, push_row};
-use crate::store::schema::tessera_shard;
+use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::value::{Value, format_timestamp, push_json_number};
 
-/// Records of idempotency keys that one batch forgets.
+/// Most records of idempotency keys that one batch removes.
 const FORGOTTEN_MAX: usize = 256;
 
-/// What only grows: versions of rows, positions in the log.
+/// Counters that only grow: versions of rows, positions in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) version: i64,
@@ -47,20 +47,20 @@ impl Counters {
     }
 }
 
-/// One transaction while it runs.
+/// A transaction in progress.
 pub(super) struct Batch<'t> {
     connection: &'t mut SqliteConnection,
-    shapes: &'t mut Shapes,
+    shapes: &'t mut PreparedShapes,
     counters: Counters,
     now: String,
     log: Vec<u8>,
     rows_added: BTreeMap<String, i64>,
-    /// Whether the last row that was looked for was not there: then the next one is probably new as well, and is
-    /// inserted without looking first.
+    /// True if the last row that was looked up did not exist: then the next one is probably new as
+    /// well, and is inserted without a lookup.
     expects_new: bool,
 }
 
-/// What a batch leaves, if it is committed.
+/// Effects of a batch, if it is committed.
 pub(super) struct Applied {
     pub(super) rows: Vec<Result<RowDone, Error>>,
     pub(super) counters: Counters,
@@ -72,31 +72,31 @@ impl<'t> Batch<'t> {
     pub(super) fn new(
         connection: &'t mut SqliteConnection,
         counters: Counters,
-        shapes: &'t mut Shapes,
+        shapes: &'t mut PreparedShapes,
     ) -> Self {
         let now = format_timestamp(Utc::now());
         let (log, rows_added) = (Vec::new(), BTreeMap::new());
         Self { connection, shapes, counters, now, log, rows_added, expects_new: false }
     }
 
-    /// Applies the units, one after the other. What they become must fit into one log entry: a batch that would
-    /// pass it is given up, to be split, unless it is a single change; a whole that would is refused.
-    pub(super) fn run(mut self, units: &[Unit<'_>]) -> QueryResult<Applied> {
-        let foreign = self.slots_not_owned(units)?;
-        let count: usize = units.iter().map(|unit| unit.rows.len()).sum();
+    /// Applies the groups in order. The changed rows must fit into one log entry: a larger batch is
+    /// aborted, to be split, unless it is a single change; a larger atomic group is refused.
+    pub(super) fn run(mut self, groups: &[WriteGroup<'_>]) -> QueryResult<Applied> {
+        let foreign = self.slots_not_owned(groups)?;
+        let count: usize = groups.iter().map(|group| group.rows.len()).sum();
         let mut rows = Vec::with_capacity(count);
         let mut answered = 0;
-        for unit in units {
-            if let Some(places) = unit.whole.filter(|_| !is_on(Switch::TornTransaction)) {
-                let done = self.whole(unit.rows, places, &foreign)?;
+        for group in groups {
+            if let Some(places) = group.atomic_rows.filter(|_| !is_on(Mutation::TornTransaction)) {
+                let done = self.apply_atomic(group.rows, places, &foreign)?;
                 answered += done.iter().map(answered_bytes).sum::<usize>();
                 rows.extend(done);
-                if self.log.len() + answered > IMAGES_BYTES_MAX && units.len() > 1 {
+                if self.log.len() + answered > IMAGES_BYTES_MAX && groups.len() > 1 {
                     return Err(DieselError::RollbackTransaction);
                 }
                 continue;
             }
-            for change in unit.rows {
+            for change in group.rows {
                 let row = self.apply_owned(change, &foreign)?;
                 answered += answered_bytes(&row);
                 rows.push(row);
@@ -111,10 +111,11 @@ impl<'t> Batch<'t> {
         Ok(Applied { rows, counters: self.counters, logged: self.log.len() as u64 })
     }
 
-    /// The database decides who owns a slot, inside the transaction that writes to it.
-    fn slots_not_owned(&mut self, units: &[Unit<'_>]) -> QueryResult<BTreeSet<i64>> {
+    /// Returns the slots that are not owned here. The database decides, inside the transaction that
+    /// writes to them.
+    fn slots_not_owned(&mut self, groups: &[WriteGroup<'_>]) -> QueryResult<BTreeSet<i64>> {
         let mut slots = Vec::new();
-        for change in units.iter().flat_map(|unit| unit.rows) {
+        for change in groups.iter().flat_map(|group| group.rows) {
             slots.push(if slots.is_empty() { b'[' } else { b',' });
             push_json_number(&mut slots, change.slot.number());
         }
@@ -131,7 +132,7 @@ impl<'t> Batch<'t> {
     }
 
     /// Applies all of these changes, or undoes them and says so of each.
-    fn whole(
+    fn apply_atomic(
         &mut self,
         changes: &[RowWrite],
         places: &[usize],
@@ -176,7 +177,8 @@ impl<'t> Batch<'t> {
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }
 
-    /// What is answered of a change that was undone: what was answered the first time, if it came before.
+    /// Returns the result of a change that was undone: that of the first time, if the change was
+    /// stored before.
     fn undone(&mut self, change: &RowWrite, error: Error) -> QueryResult<Result<RowDone, Error>> {
         if let Some(answer) = self.replayed(change)? {
             return Ok(answer);
@@ -210,14 +212,15 @@ impl<'t> Batch<'t> {
         Ok(outcome)
     }
 
-    /// The answer of the first time, if the change came before under its idempotency key.
+    /// Returns the first result, if the change was stored before under its idempotency key.
     fn replayed(&mut self, change: &RowWrite) -> QueryResult<Option<Result<RowDone, Error>>> {
         let Some(key) = idempotency::key(change) else { return Ok(None) };
         let found = self.remembered(change, key)?;
         Ok(found.map(|(fingerprint, answer)| idempotency::replay(change, &fingerprint, &answer)))
     }
 
-    /// Keeps the answer under the idempotency key. Without its record the write must not be either.
+    /// Stores the result under the idempotency key. Without its record the write must not be stored
+    /// either.
     fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) -> QueryResult<()> {
         let Some(record) = idempotency::record(change, outcome) else { return Ok(()) };
         let now = std::mem::replace(&mut self.now, recorded_at());
@@ -226,7 +229,7 @@ impl<'t> Batch<'t> {
         kept?.map(drop).map_err(|_| DieselError::RollbackTransaction)
     }
 
-    /// The record of an idempotency key, while there is one.
+    /// Returns the record of an idempotency key, if there is one.
     fn remembered(
         &mut self,
         change: &RowWrite,
@@ -244,9 +247,9 @@ impl<'t> Batch<'t> {
         Ok(found)
     }
 
-    /// Removes records of idempotency keys that are too old, a few at a time, oldest first.
+    /// Removes records of idempotency keys that are too old, a few in each batch, oldest first.
     ///
-    /// Tells whether that were all.
+    /// Returns true if none are left.
     pub(super) fn forget_old(&mut self) -> QueryResult<bool> {
         let Forgetting { from, until, witness } = Forgetting::now();
         if let Some((from, until)) = witness {
@@ -295,7 +298,7 @@ impl<'t> Batch<'t> {
             && matches!(change.operation, Operation::Upsert | Operation::Insert)
             && change.missing().is_none()
         {
-            let image = image::made(change, &self.stamp());
+            let image = row_image::made(change, &self.server_columns());
             match self.insert(change, &image, true) {
                 Ok(0) => self.expects_new = false,
                 Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
@@ -304,15 +307,15 @@ impl<'t> Batch<'t> {
         }
         let current = self.current(change)?;
         self.expects_new = current.is_none();
-        let kind = match image::outcome(change, current.as_deref()) {
+        let kind = match row_image::outcome(change, current.as_deref()) {
             Ok(kind) => kind,
             Err(refused) => return Ok(Err(refused)),
         };
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
-            (Change::Changed, Some(row)) => image::changed(change, row, &self.stamp()),
+            (Change::Changed, Some(row)) => row_image::changed(change, row, &self.server_columns()),
             (Change::Created | Change::Changed | Change::Removed, _) => {
-                image::made(change, &self.stamp())
+                row_image::made(change, &self.server_columns())
             }
         };
         let ran = match kind {
@@ -326,7 +329,7 @@ impl<'t> Batch<'t> {
         }
     }
 
-    /// What is told, logged and counted of a change that was made.
+    /// Logs and counts a change, and returns its result.
     fn finish(&mut self, change: &RowWrite, kind: Change, image: &[Value]) -> RowDone {
         let mut json = Vec::new();
         if kind != Change::Removed || change.wants_row || change.idempotency_key.is_some() {
@@ -337,14 +340,14 @@ impl<'t> Batch<'t> {
         self.note(change, done)
     }
 
-    /// The answered columns of the row as it is; `None` if there is none. Nothing can come between this and what
-    /// follows: this is the only writer.
+    /// Returns the answered columns of the row; `None` if there is none. No other writer can change
+    /// it meanwhile.
     fn current(&mut self, change: &RowWrite) -> QueryResult<Option<Vec<Value>>> {
         let mut binds = Vec::with_capacity(change.id.len() + 2);
         push_row_binds(&mut binds, change);
         let table = &change.table;
-        let texts = self.shapes.texts(table);
-        let statement = Statement { sql: &texts.select_row, binds: &binds, cached: true };
+        let statements = self.shapes.statements(table);
+        let statement = Statement { sql: &statements.select_row, binds: &binds, cached: true };
         let mut current = None;
         for_each_row(self.connection, statement, |row| {
             let columns = table.answered().map(|column| table.column(column).kind);
@@ -354,18 +357,18 @@ impl<'t> Batch<'t> {
         Ok(current)
     }
 
-    fn stamp(&self) -> Stamp<'_> {
-        Stamp { version: self.counters.version + 1, now: &self.now }
+    fn server_columns(&self) -> ServerColumns<'_> {
+        ServerColumns { version: self.counters.version + 1, now: &self.now }
     }
 
-    /// Tells how many rows that made: none, if `may_exist` and it does.
+    /// Inserts a row, and returns the number of new rows: none, if `may_exist` and it does.
     fn insert(&mut self, change: &RowWrite, row: &[Value], may_exist: bool) -> QueryResult<usize> {
         let slot = Bind::Int(i64::from(change.slot.number()));
         let mut binds = Vec::with_capacity(row.len() + 2);
         binds.extend([slot, Bind::Text(&change.key)]);
         binds.extend(row.iter().map(Bind::from));
-        let texts = self.shapes.texts(&change.table);
-        let sql = if may_exist { &texts.insert_new } else { &texts.insert };
+        let statements = self.shapes.statements(&change.table);
+        let sql = if may_exist { &statements.insert_new } else { &statements.insert };
         Statement { sql, binds: &binds, cached: true }.execute(self.connection)
     }
 
@@ -391,10 +394,10 @@ impl<'t> Batch<'t> {
         statement.execute(self.connection).map(drop)
     }
 
-    /// Notes an applied change: version, log, number of rows.
+    /// Records an applied change: version, log, number of rows.
     fn note(&mut self, change: &RowWrite, mut done: RowDone) -> RowDone {
         self.counters.version += 1;
-        let restarts = is_on(Switch::VersionFromOne) && done.change == Change::Created;
+        let restarts = is_on(Mutation::VersionFromOne) && done.change == Change::Created;
         done.version = if restarts { 1 } else { self.counters.version };
         log::push_line(&mut self.log, change, &done);
         let added = done.change.rows_added();
@@ -437,11 +440,11 @@ pub(super) fn run(
     Statement { sql, binds, cached: true }.execute(connection).map(drop)
 }
 
-/// A constraint is an answer, not a failure.
+/// Converts a violated constraint to a result; other errors fail the batch.
 fn refusal(error: DieselError) -> QueryResult<Result<RowDone, Error>> {
-    match Trouble::of(&error) {
-        Trouble::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
-        Trouble::Full | Trouble::Broken | Trouble::Other => Err(error),
+    match DbErrorKind::of(&error) {
+        DbErrorKind::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
+        DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => Err(error),
     }
 }
 

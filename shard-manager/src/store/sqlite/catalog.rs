@@ -1,6 +1,6 @@
 //! Catalog: the durable shard map of an embedded cluster, in a file of its own.
 //!
-//! **Not here:** what it says (`engine::cluster_spec`), the rows (`shard_file`).
+//! **Not here:** its contents (`engine::cluster_spec`), the rows (`shard_file`).
 
 mod look;
 
@@ -14,42 +14,42 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use super::OpenError;
 use super::connection::create;
 use super::data_dir::{catalog_file, shard_file_in};
+use crate::engine::cluster_spec::{ClusterRow, check_spec};
+pub use crate::engine::cluster_spec::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
+use crate::engine::system_tables::tessera_cluster::dsl;
 use crate::shard_map::ShardMap;
-use crate::store::cluster::{ClusterRow, check_wanted};
-pub use crate::store::cluster::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
-use crate::store::schema::tessera_cluster::dsl;
 use crate::token::TokenKey;
 
 pub(super) use look::{Looked, look};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/catalog");
 
-/// What the operator knows the cluster by.
+/// Name of the catalog in errors.
 const PLACE: &str = "the data directory";
 
 /// An open catalog.
 pub struct Catalog {
     connection: SqliteConnection,
-    /// Who this cluster is: every file of it says the same.
+    /// Id of the cluster, which every file repeats.
     pub cluster_id: String,
-    /// The map in force.
+    /// The current shard map.
     pub map: ShardMap,
-    /// Whether every shard's file has been made.
+    /// True if every shard's file has been created.
     pub ready: bool,
-    /// How many replicas each shard has.
+    /// Number of replicas of each shard.
     pub replicas: usize,
-    /// The timeline that each shard's primary began last, by the shard's name.
+    /// Timeline that the primary of each shard began last, by the name of the shard.
     pub timelines: BTreeMap<String, u32>,
-    /// What session tokens are signed with.
+    /// Key that signs session tokens.
     pub token_key: TokenKey,
 }
 
-/// Refuses a folder in which the wanted cluster cannot exist, before anything is created there.
+/// Refuses a folder in which the specified cluster cannot exist, before anything is created there.
 ///
 /// # Errors
 /// [`OpenError::Foreign`] if there are shards without their catalog, [`OpenError::Conflict`] if a
-/// new cluster cannot have the wanted settings.
-pub fn check_start(folder: &Path, wanted: &Wanted) -> Result<(), OpenError> {
+/// new cluster cannot have the specified settings.
+pub fn check_start(folder: &Path, spec: &ClusterSpec) -> Result<(), OpenError> {
     let catalog = catalog_file(folder);
     if std::fs::metadata(&catalog).is_ok_and(|file| file.len() > 0) {
         return Ok(());
@@ -62,17 +62,17 @@ pub fn check_start(folder: &Path, wanted: &Wanted) -> Result<(), OpenError> {
                  it back from where it was moved to or from a backup, or name another folder for a new cluster"
             ),
         )),
-        None => ClusterRow::new(wanted, None).map(drop),
+        None => ClusterRow::new(spec, None).map(drop),
     }
 }
 
 impl Catalog {
-    /// Opens the catalog, or makes it for a new cluster as wanted.
+    /// Opens the catalog, or creates it for a new cluster.
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if the cluster is another than wanted; the others if the file cannot be
-    /// used.
-    pub fn open(path: &Path, wanted: &Wanted) -> Result<Self, OpenError> {
+    /// [`OpenError::Conflict`] if the cluster was created with other settings; the others if the
+    /// file cannot be used.
+    pub fn open(path: &Path, spec: &ClusterSpec) -> Result<Self, OpenError> {
         let mut connection = create(path)?;
         let migrated = connection.run_pending_migrations(MIGRATIONS);
         migrated.map_err(|error| OpenError::file(path, error))?;
@@ -83,7 +83,7 @@ impl Catalog {
         let row = match found {
             Some(row) => row,
             None => {
-                let row = ClusterRow::new(wanted, None)?;
+                let row = ClusterRow::new(spec, None)?;
                 let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
                 stored.execute(&mut connection).map_err(|error| OpenError::file(path, error))?;
                 row
@@ -92,8 +92,8 @@ impl Catalog {
         row.check_hash(PLACE)?;
         let damaged = |cause: String| OpenError::foreign(path, cause);
         let map = row.map().map_err(damaged)?;
-        check_wanted(&map, wanted, PLACE)?;
-        let replicas = match wanted.replicas {
+        check_spec(&map, spec, PLACE)?;
+        let replicas = match spec.replicas {
             Some(replicas) => {
                 let kept = diesel::update(dsl::tessera_cluster)
                     .set(dsl::replicas.eq(replicas as i64))
@@ -109,7 +109,7 @@ impl Catalog {
         Ok(Self { connection, cluster_id, map, ready, replicas, timelines, token_key })
     }
 
-    /// Notes that every shard's file is there, and which timeline each primary has begun.
+    /// Records that every shard has its file, and the timeline that each primary has begun.
     ///
     /// # Errors
     /// [`OpenError::Database`] if it cannot be written.

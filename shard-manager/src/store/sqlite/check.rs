@@ -1,4 +1,4 @@
-//! Check: whether a file is what SQLite wrote.
+//! Check: checks the structure of a file.
 //!
 //! **Not here:** comparing replicas with their primary (`digest`, `compare`), repairing damage.
 
@@ -8,7 +8,8 @@ use diesel::sqlite::SqliteConnection;
 
 use super::connection::{OpenError, Statement, for_each_row, open, open_in_place, open_unchanging};
 
-/// Looks at the structure of a file, every page of it. Blocks. A file that is not there, or empty, is not made.
+/// Checks the structure of a file, every page of it. Blocks. A missing or empty file is not
+/// created.
 ///
 /// # Errors
 /// [`OpenError::Database`] with the first defect found.
@@ -20,8 +21,8 @@ pub fn quick(path: &Path) -> Result<(), OpenError> {
     found.map_or(Ok(()), |defect| Err(OpenError::file(path, defect)))
 }
 
-/// True if a file does not contradict itself: in its structure, its indexes, the rules of its
-/// tables. Takes longer than [`quick`]. Blocks.
+/// Checks the structure of a file, its indexes, and the constraints of its tables. Returns the
+/// first contradiction. Takes longer than [`quick`]. Blocks.
 ///
 /// # Errors
 /// [`OpenError`] if it could not be read, which says nothing about the file.
@@ -34,10 +35,10 @@ pub fn contradiction(path: &Path) -> Result<Option<String>, OpenError> {
     }
 }
 
-/// The first defect of a file that nobody changes, of a copy: nothing is made beside it. Blocks.
+/// Returns the first defect of a copy, which has no writer. Creates no file beside it. Blocks.
 ///
 /// # Errors
-/// [`OpenError`] if it could not be looked at, which tells nothing of the file.
+/// [`OpenError`] if it could not be read, which says nothing about the file.
 pub fn defect(path: &Path) -> Result<Option<String>, OpenError> {
     let found = open_unchanging(path).and_then(|connection| look(connection, path));
     match found {
@@ -46,8 +47,9 @@ pub fn defect(path: &Path) -> Result<Option<String>, OpenError> {
     }
 }
 
-/// Whether what SQLite said is about the bytes of the file, not about getting at them. Its own sentences
-/// (sqlite3ErrStr): diesel tells no codes for these.
+/// Returns true if an error of SQLite is about the bytes of the file, not about reading them. It is
+/// recognised by the fixed messages of SQLite (sqlite3ErrStr): diesel does not pass on codes for
+/// these.
 pub(super) fn tells_damage(cause: &str) -> bool {
     ["malformed", "not a database"].iter().any(|sentence| cause.contains(sentence))
 }

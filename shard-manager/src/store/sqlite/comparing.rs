@@ -31,8 +31,8 @@ use super::replica::Replica;
 use crate::doubts::{Doubt, Doubts, Verdict, judge};
 use crate::engine::fault_injector::NodeMode;
 use crate::idempotency;
-use crate::progress::{Progress, ReplicaState};
 use crate::reason::{Findings, Reason};
+use crate::replication::{ReplicaState, ReplicationState};
 use crate::table::{Registry, Table};
 
 /// Delay after the start: flipped bits show when files are read again, and clients come first.
@@ -59,8 +59,8 @@ pub(super) struct Compared {
     pub(super) name: String,
     /// Doubts about its copies.
     pub(super) doubts: Arc<Doubts>,
-    /// Progress of its replicas.
-    pub(super) progress: Arc<Progress>,
+    /// Replication state of its nodes.
+    pub(super) replication: Arc<ReplicationState>,
     /// Findings of each copy, the primary first; doubts are reported there.
     pub(super) findings: Vec<Arc<Findings>>,
     /// The primary's file.
@@ -216,7 +216,7 @@ impl Walker {
         if held.files.len() < 2 {
             return Ok((Step::Alone, 0));
         }
-        let history = self.shard.progress.history();
+        let history = self.shard.replication.timeline().history();
         let terms = Terms { history: &history, stop: &self.stop };
         let looked = compare::look(&held.files, &tables, &self.walk.place, terms)?;
         drop(held);
@@ -253,7 +253,7 @@ impl Walker {
 
     fn rows_apart(&self, stretch: &Stretch) -> Result<HashSet<RowApart>, Obstacle> {
         let held = self.shard.hold();
-        let history = self.shard.progress.history();
+        let history = self.shard.replication.timeline().history();
         let terms = Terms { history: &history, stop: &self.stop };
         Ok(compare::rows_apart(&held.files, stretch, terms)?.into_iter().collect())
     }
@@ -402,7 +402,7 @@ impl Compared {
         let mut files = vec![CopyFile { number: 0, path: &self.primary }];
         let mut held = Vec::new();
         for (index, (replica, path)) in self.replicas.iter().enumerate() {
-            let follows = self.progress.state(index) == ReplicaState::Following;
+            let follows = self.replication.replicas().state(index) == ReplicaState::Following;
             let runs = replica.fault_injector.fault().mode == NodeMode::Running;
             if let Some(readers) = replica.readers().filter(|_| follows && runs) {
                 files.push(CopyFile { number: index + 1, path });

@@ -1,7 +1,8 @@
-//! Connections: how a file is opened, how dynamic statements run on diesel, what its errors mean.
+//! Connections: opens files, runs dynamic statements on diesel, and interprets errors of SQLite.
 //!
-//! **Invariant:** values are always bound; the text of a [`Statement`] comes from `sql` alone.
-//! **Not here:** the texts themselves (`sql`).
+//! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql` and
+//! `store::select`.
+//! **Not here:** the texts themselves.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -17,23 +18,23 @@ use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::{Connection, QueryResult, RunQueryDsl};
 
 use super::sql;
+pub(super) use crate::engine::open_error::OpenError;
 use crate::error::Error;
-use crate::sabotage::{Switch, is_on};
-pub(super) use crate::store::open_error::OpenError;
+use crate::sabotage::{Mutation, is_on};
 use crate::table::Table;
 use crate::value::Value;
 
-/// Opens an existing file with the settings that every promise rests on. A missing one is not
-/// created: an empty file in the place of one that was removed would be taken for it.
+/// Opens an existing file with the settings that every guarantee depends on. A missing file is not
+/// created: an empty file in its place would be mistaken for it.
 ///
-/// `trusted_schema`, `cell_size_check` and no `mmap` bound what a damaged file can do; `FULL` syncs each
-/// commit. Checkpoints run in the writer's own commits, every 16,000 pages (64 MiB): a page that many transactions
-/// change is then copied once for all of them.
+/// `trusted_schema`, `cell_size_check` and no `mmap` bound the effect of a damaged file; `FULL`
+/// syncs each commit. Checkpoints run in the writer's own commits, every 16,000 pages (64 MiB), so
+/// that a page is copied once for the many transactions that change it.
 pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenError> {
     connect(path, &uri(path, "mode=rw")?, pragmas)
 }
 
-/// Opens a file with the same settings, and creates it if it is missing.
+/// Opens a file with the settings of [`open`], and creates it if it is missing.
 pub(super) fn create(path: &Path) -> Result<SqliteConnection, OpenError> {
     connect(path, &uri(path, "mode=rwc")?, "")
 }
@@ -50,7 +51,7 @@ fn connect(path: &Path, uri: &str, pragmas: &str) -> Result<SqliteConnection, Op
                  PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA wal_autocheckpoint=16000;
                  PRAGMA journal_size_limit=67108864;")?;
         set(pragmas)?;
-        if is_on(Switch::SqliteSyncOff) {
+        if is_on(Mutation::SqliteSyncOff) {
             set("PRAGMA synchronous=OFF")?;
         }
         Ok(connection)
@@ -58,8 +59,8 @@ fn connect(path: &Path, uri: &str, pragmas: &str) -> Result<SqliteConnection, Op
     opened().map_err(|error| OpenError::file(path, error))
 }
 
-/// Opens a file again that this process has open already, to read it from the disk: with a small
-/// cache of its own, and without ever creating it.
+/// Opens a file that this process has open already, to read it from the disk: with a small cache,
+/// and without ever creating it.
 pub(super) fn open_in_place(path: &Path) -> Result<SqliteConnection, OpenError> {
     let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
     let uri = uri(path, "mode=rw")?;
@@ -70,7 +71,7 @@ pub(super) fn open_in_place(path: &Path) -> Result<SqliteConnection, OpenError> 
     Ok(connection)
 }
 
-/// Opens a file that nobody changes, and changes nothing: neither in it nor beside it.
+/// Opens a file without a writer, and changes nothing, neither in it nor beside it.
 pub(super) fn open_unchanging(path: &Path) -> Result<SqliteConnection, OpenError> {
     let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
     let uri = uri(path, "mode=ro&immutable=1")?;
@@ -80,9 +81,10 @@ pub(super) fn open_unchanging(path: &Path) -> Result<SqliteConnection, OpenError
     Ok(connection)
 }
 
-/// The URI of a file, which tells how it is to be opened.
+/// Returns the URI of a file, which sets the mode of opening.
 ///
-/// The path is absolute, and stands after an empty host: SQLite would take what follows two slashes for a host.
+/// The path is absolute and follows an empty host, because SQLite takes the text after two slashes
+/// for a host.
 pub(super) fn uri(path: &Path, mode: &str) -> Result<String, OpenError> {
     let absolute = std::path::absolute(path).map_err(|error| OpenError::io(path, error))?;
     let mut uri = "file://".to_owned();
@@ -91,14 +93,15 @@ pub(super) fn uri(path: &Path, mode: &str) -> Result<String, OpenError> {
             b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
                 uri.push(char::from(byte));
             }
-            // Among them what ends a path (? and #) or begins an escape (%), and what is no UTF-8.
+            // Among them the ends of a path (? and #), the begin of an escape (%), and bytes that
+            // are not UTF-8.
             _ => uri.push_str(&format!("%{byte:02X}")),
         }
     }
     Ok(uri + "?" + mode)
 }
 
-/// The version of the SQLite that is linked in, such as `3.53.2`: asked of the library, not of its bindings.
+/// Returns the version of the linked SQLite, such as `3.53.2`, as the library itself reports it.
 pub(super) fn sqlite_version() -> Result<String, OpenError> {
     let told = |error: &dyn std::fmt::Display| OpenError::file(Path::new(":memory:"), error);
     let mut connection = SqliteConnection::establish(":memory:").map_err(|error| told(&error))?;
@@ -134,7 +137,7 @@ impl<'v> From<&'v Value> for Bind<'v> {
     }
 }
 
-/// SQL whose shape is known at run time only. Unlike diesel's `sql_query` it may be kept prepared.
+/// SQL whose text is known only at run time. Unlike diesel's `sql_query` it may stay prepared.
 #[derive(Debug)]
 pub(super) struct Statement<'s> {
     pub(super) sql: &'s str,
@@ -183,7 +186,7 @@ pub(super) fn for_each_row(
     for_each_row_while(connection, statement, |row| each(row).map(|()| true))
 }
 
-/// The same until `each` says that it has seen enough.
+/// Runs a statement and hands each row to `each` until that returns false.
 pub(super) fn for_each_row_while(
     connection: &mut SqliteConnection,
     statement: Statement<'_>,
@@ -199,7 +202,7 @@ pub(super) fn for_each_row_while(
 
 type SqliteRow<'c, 'q> = <SqliteConnection as LoadConnection>::Row<'c, 'q>;
 
-/// A row while SQLite still holds it.
+/// A row in the memory of SQLite.
 pub(super) struct RowView<'c, 'q> {
     row: SqliteRow<'c, 'q>,
 }
@@ -215,60 +218,63 @@ impl RowView<'_, '_> {
         self.row.get(column)?.value().map(|mut value| read(value.read_blob()))
     }
 
-    /// A whole number; `None` if it is null.
+    /// Returns a whole number; `None` if it is null.
     pub(super) fn int(&self, column: usize) -> Option<i64> {
         self.row.get(column)?.value().map(|mut value| value.read_long())
     }
 
-    /// A number; `None` if it is null.
+    /// Returns a number; `None` if it is null.
     pub(super) fn double(&self, column: usize) -> Option<f64> {
         self.row.get(column)?.value().map(|mut value| value.read_double())
     }
 }
 
-/// The shapes of statements that one connection keeps prepared.
+/// Statements that one connection keeps prepared.
 ///
-/// Clients choose columns and filters, so shapes are many; beyond [`Shapes::MAX`] new ones run unprepared
-/// instead of filling memory.
+/// Clients choose columns and filters, so the texts are many; beyond [`PreparedShapes::MAX`] new
+/// ones run unprepared instead of filling memory.
 #[derive(Debug, Default)]
-pub(super) struct Shapes {
+pub(super) struct PreparedShapes {
     known: HashSet<u64>,
-    /// Texts of the tables that were written to.
-    texts: Vec<(Arc<Table>, Arc<Texts>)>,
+    /// Statements of the tables that were written to.
+    statements: Vec<(Arc<Table>, Arc<TableStatements>)>,
 }
 
-/// The statements of one table that every write needs: made once, because making them costs as much as binding.
+/// Statements of one table that every write needs, built once because that costs as much as binding
+/// values.
 #[derive(Debug)]
-pub(super) struct Texts {
+pub(super) struct TableStatements {
     pub(super) select_row: String,
     pub(super) insert: String,
     pub(super) insert_new: String,
 }
 
-impl Shapes {
+impl PreparedShapes {
     /// Prepared statements of one connection; each holds some kilobytes.
     pub(super) const MAX: usize = 256;
 
-    /// The texts of a table.
-    pub(super) fn texts(&mut self, table: &Arc<Table>) -> Arc<Texts> {
-        if let Some((_, texts)) = self.texts.iter().find(|(known, _)| Arc::ptr_eq(known, table)) {
-            return Arc::clone(texts);
+    /// Returns the statements of a table.
+    pub(super) fn statements(&mut self, table: &Arc<Table>) -> Arc<TableStatements> {
+        if let Some((_, statements)) =
+            self.statements.iter().find(|(known, _)| Arc::ptr_eq(known, table))
+        {
+            return Arc::clone(statements);
         }
-        if self.texts.len() == Self::MAX / 4 {
-            self.texts.clear();
+        if self.statements.len() == Self::MAX / 4 {
+            self.statements.clear();
         }
-        let texts = Arc::new(Texts {
+        let statements = Arc::new(TableStatements {
             select_row: sql::select_row(table),
             insert: sql::insert(table),
             insert_new: sql::insert_new(table),
         });
-        self.texts.push((Arc::clone(table), Arc::clone(&texts)));
-        texts
+        self.statements.push((Arc::clone(table), Arc::clone(&statements)));
+        statements
     }
 
-    /// Whether a statement of this text may be kept prepared.
+    /// Returns true if a statement of this text may be kept prepared.
     pub(super) fn admit(&mut self, sql: &str) -> bool {
-        // Two texts of one hash would only mean that the second is kept as well.
+        // If two texts have the same hash, the second is kept as well.
         let hash = xxhash_rust::xxh3::xxh3_64(sql.as_bytes());
         if self.known.contains(&hash) {
             return true;
@@ -281,52 +287,53 @@ impl Shapes {
     }
 }
 
-/// What an error of SQLite means for the statement and its transaction.
+/// Kind of an error of SQLite: the effect on the statement and its transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// The statement alone was undone; the transaction goes on.
+pub(super) enum DbErrorKind {
+    /// The statement alone was undone; the transaction continues.
     Constraint(&'static str),
     /// No space left: nothing of the transaction will be stored.
     Full,
-    /// The file or the disk is not well.
-    Broken,
-    /// Anything else: the statement itself may be to blame.
+    /// The file or the disk is damaged or cannot be used now.
+    Unusable,
+    /// Anything else: the statement itself may have caused it.
     Other,
 }
 
-impl Trouble {
+impl DbErrorKind {
     pub(super) fn of(error: &DieselError) -> Self {
         if let DieselError::RollbackErrorOnCommit { commit_error, .. } = error {
             return Self::of(commit_error);
         }
         let DieselError::DatabaseError(kind, information) = error else { return Self::Other };
-        // diesel tells no codes for these, only SQLite's own fixed sentences (sqlite3ErrStr).
+        // diesel does not pass on codes for these, only the fixed messages of SQLite
+        // (sqlite3ErrStr).
         let message = information.message();
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| message.contains(sentence));
         if let Some(rule) = broken_rule(kind) {
             Self::Constraint(rule)
         } else if says(&["database or disk is full"]) {
             Self::Full
-        } else if says(&BROKEN) {
-            Self::Broken
+        } else if says(&UNUSABLE) {
+            Self::Unusable
         } else {
             Self::Other
         }
     }
 
-    /// The same, told to the domain.
+    /// Converts the kind to the error that clients receive.
     pub(super) fn error(&self, shard: &str) -> Error {
         match self {
             Self::Constraint(rule) => Error::Constraint { rule },
             Self::Full => Error::StorageFull { shard: shard.to_owned() },
-            Self::Broken => Error::ShardUnavailable { shard: shard.to_owned() },
+            Self::Unusable => Error::ShardUnavailable { shard: shard.to_owned() },
             Self::Other => Error::Internal,
         }
     }
 }
 
-/// What SQLite says of a file or a disk that is not well, or that another process keeps locked.
-const BROKEN: [&str; 5] =
+/// Messages of SQLite about a file or a disk that is damaged, or that another process keeps locked.
+const UNUSABLE: [&str; 5] =
     ["disk I/O error", "malformed", "readonly database", "not a database", "locked"];
 
 #[expect(

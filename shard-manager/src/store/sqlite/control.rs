@@ -1,18 +1,19 @@
 //! Control: commands for a running cluster, through a socket in its data directory.
 //!
-//! Whoever holds the data directory listens on `control.sock`, which only the same user may open. One line of JSON
-//! asks, lines of JSON tell how far it is, and the last line is the outcome:
+//! The process that holds the data directory listens on `control.sock`, which only its user may
+//! open. A request is one line of JSON; lines of JSON report the progress, and the last line is the
+//! outcome:
 //!
 //! ```text
 //! > {"command":"backup","to":"/backups/monday"}
 //! < {"step":"copying","shard":"shard1","bytes":4096,"of":81920}
 //! < {"done":{"format":1, …}}                  or  {"error":"the folder is not empty"}
 //! ```
-//! Whoever stops listening, or closes his writing half, wants it no more: it is cancelled.
+//! A client cancels its request by closing the connection, or the writing half of it.
 //!
-//! **Invariant:** the socket is made after the directory's lock is taken, and removed before it is given back; no
-//! more than [`CLIENTS_MAX`] clients are served, and none waits for another's slowness.
-//! **Not here:** what is done (`backup`), asking (`client`).
+//! **Invariant:** the socket is created after the directory's lock is taken, and removed before it
+//! is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow one.
+//! **Not here:** the commands (`backup`), sending requests (`client`).
 
 pub mod client;
 
@@ -30,70 +31,70 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::store::sqlite::backup::manifest::Manifest;
-use crate::store::sqlite::backup::{Source, Step, Watch};
+use crate::store::sqlite::backup::{BackupSource, Step, Watch};
 
-/// The socket's name in the data directory.
+/// Name of the socket in the data directory.
 pub const SOCKET: &str = "control.sock";
-/// Clients at a time: one that works, and some that are told to wait.
+/// Most clients at a time: one whose request runs, and some that receive an error.
 pub const CLIENTS_MAX: usize = 4;
-/// Bytes of a line that asks: a path and a little more.
+/// Most bytes of a request: a path and a little more.
 const LINE_MAX: usize = 16 << 10;
-/// How long a client may take to ask, or to take a line.
+/// Time limit for a client to send its request, or to receive a line.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a cluster that ends waits for what is cancelled.
+/// Time limit for cancelled requests when a cluster stops.
 const END_MAX: Duration = Duration::from_secs(5);
-/// How often a thread that waits looks whether it still has to.
+/// Interval at which a waiting thread checks its conditions.
 const LOOK: Duration = Duration::from_millis(50);
-/// Bytes of a path that a socket's address has room for, with a margin.
+/// Most bytes of the path of a socket, with a margin.
 const PATH_MAX: usize = 100;
 
-/// What is asked.
+/// Request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// A copy of the cluster.
+    /// Copies the cluster.
     Backup {
         /// The folder, an absolute path.
         to: PathBuf,
     },
 }
 
-/// A line that answers.
+/// Line of a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Reply {
-    /// It was done.
+    /// The request succeeded.
     Done {
-        /// What was made.
+        /// Manifest of the copy.
         done: Manifest,
     },
-    /// It was not.
+    /// The request failed.
     Error {
-        /// Why, for the operator.
+        /// Reason, for the operator.
         error: String,
     },
-    /// It is being done.
+    /// Progress of the request.
     Step(Step),
 }
 
-/// The socket of an open cluster.
-pub struct Door {
+/// Control socket of an open cluster.
+pub struct ControlSocket {
     path: PathBuf,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
-    source: Arc<Source>,
+    source: Arc<BackupSource>,
     stopping: AtomicBool,
     clients: Mutex<usize>,
     left: Condvar,
 }
 
-impl Door {
-    /// Begins to listen in the data directory, whose lock must be held. Where there can be no socket, a warning says
-    /// so, and nobody listens.
-    pub fn open(source: &Arc<Source>) -> Self {
+impl ControlSocket {
+    /// Listens in the data directory, whose lock must be held. Where no socket can be created, a
+    /// warning is logged, and the cluster runs without it.
+    pub fn open(source: &Arc<BackupSource>) -> Self {
         let path = source.data_dir.join(SOCKET);
         let shared = Arc::new(Shared {
             source: Arc::clone(source),
@@ -114,31 +115,31 @@ impl Door {
         Self { path, shared, thread: Mutex::new(thread.ok()) }
     }
 
-    /// Listens no more, and cancels what is being done. Blocks, but not for long.
+    /// Stops listening, and cancels the running request. Blocks, but not for long.
     pub fn close(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // Wakes it, so that it sees that it is over.
+        // Wakes the thread, so that it ends.
         if connect(&self.shared.source.data_dir).is_ok() {
             // It can only have panicked, which was logged then.
             let _ = thread.join();
         }
-        // A name that is left behind is replaced by the next.
+        // The next process replaces a name that is left behind.
         let _ = fs::remove_file(&self.path);
         let busy = |clients: &mut usize| *clients > 0;
         drop(self.shared.left.wait_timeout_while(self.shared.clients(), END_MAX, busy));
     }
 }
 
-impl Drop for Door {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-/// Makes the socket in a folder that only its owner can enter, so that it is never open to others, and then gives it
-/// its name, whatever has been there.
+/// Creates the socket in a folder that only its owner can enter, so that it is never open to
+/// others, and then renames it, replacing any file of that name.
 fn bind(data_dir: &Path) -> io::Result<UnixListener> {
     let private = data_dir.join(".control");
     if private.exists() {
@@ -155,12 +156,13 @@ fn bind(data_dir: &Path) -> io::Result<UnixListener> {
     made
 }
 
-/// The client's end of a connection.
+/// Opens a connection to the socket.
 fn connect(data_dir: &Path) -> io::Result<UnixStream> {
     within(data_dir, SOCKET, |path| UnixStream::connect(path))
 }
 
-/// The address of a socket has room for about a hundred bytes: a longer path is taken through the folder's handle.
+/// Calls a function with a short path of the socket: its address has room for about a hundred
+/// bytes, so a longer path goes through the handle of the folder.
 fn within<T>(
     folder: &Path,
     name: &str,
@@ -186,7 +188,7 @@ impl Shared {
     fn listen(self: Arc<Self>, listener: &UnixListener) {
         while !self.is_stopping() {
             let Ok((client, _)) = listener.accept() else {
-                // Too many open files, say: it may be better in a moment.
+                // The reason may be temporary, such as too many open files.
                 std::thread::sleep(LOOK);
                 continue;
             };
@@ -218,7 +220,7 @@ impl Shared {
             Ok(Request::Backup { to }) => self.backup(client, &to),
             Err(error) => Reply::Error { error },
         };
-        // Who is gone is not told.
+        // A client that has gone needs no response.
         let _ = send(client, &reply);
     }
 
@@ -261,7 +263,7 @@ impl Drop for Present<'_> {
     }
 }
 
-/// Tells when the client has closed its end. Nothing else is expected of it any more.
+/// Records when the client has closed its end. It sends nothing else after its request.
 fn watch_for_end(mut client: &UnixStream, gone: &AtomicBool, ended: &AtomicBool) {
     let _ = client.set_read_timeout(Some(LOOK));
     let mut byte = [0];

@@ -1,11 +1,12 @@
-//! Copy: a shard's file as a backup has it, and the catalog beside it.
+//! Copy: the files of a backup, one of each shard and the catalog.
 //!
-//! A copy begins as a snapshot, follows the primary's log like a replica, and stops at the position it is told; of a
-//! primary that nobody writes to the snapshot is all of it, whatever its schema. It ends as one file without a log: a start takes it for what it is, a copy whose primary may have gone on, and leaves
-//! out the versions that the lost life may have given.
+//! A copy begins as a snapshot, follows the primary's log like a replica, and stops at a given
+//! position. A snapshot of a primary without a writer is complete, whatever its schema. The
+//! finished copy is one file without a log. A start recognises it as a copy whose primary may have
+//! continued, and skips the versions that the lost timeline may have given out.
 //!
 //! **Invariant:** a copy that was finished is one synced file with nothing beside it.
-//! **Not here:** at which position it stops (`backup`).
+//! **Not here:** the choice of the position (`backup`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,16 +19,16 @@ use super::applier::{Applier, ApplyError};
 use super::batch::run;
 use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
 use super::{OpenError, snapshot, sql};
-use crate::store::schema::{tessera_cluster, tessera_counts, tessera_shard};
+use crate::engine::system_tables::{tessera_cluster, tessera_counts, tessera_shard};
 
-/// The copy of one shard while it is made.
+/// The copy of one shard in progress.
 pub struct ShardCopy {
     path: PathBuf,
     applier: Applier,
 }
 
 impl ShardCopy {
-    /// Copies the primary as it is now. Blocks for as long as it takes to read and write all of it.
+    /// Copies the present state of the primary. Blocks while the whole file is read and written.
     ///
     /// # Errors
     /// [`OpenError`] if one of the files cannot be used.
@@ -37,12 +38,12 @@ impl ShardCopy {
         Ok(Self { path: path.to_owned(), applier })
     }
 
-    /// Up to where it has the primary's changes.
+    /// Returns the position of the copy.
     pub fn position(&self) -> u64 {
         self.applier.position()
     }
 
-    /// Up to where the primary is.
+    /// Returns the position of the primary.
     ///
     /// # Errors
     /// [`ApplyError`] if its file cannot be read.
@@ -50,8 +51,7 @@ impl ShardCopy {
         self.applier.primary_position()
     }
 
-    /// Takes in what the log has, but nothing beyond `until`; gives up between two transactions when it is
-    /// `cancelled`.
+    /// Applies the log up to `until`; stops between two transactions when it is `cancelled`.
     ///
     /// # Errors
     /// [`ApplyError`] of either file, or if the log was trimmed.
@@ -61,7 +61,7 @@ impl ShardCopy {
         Ok(())
     }
 
-    /// Makes it one synced file.
+    /// Completes the copy as one synced file.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be written.
@@ -72,7 +72,7 @@ impl ShardCopy {
     }
 }
 
-/// Copies a primary that nobody writes to, into one synced file. Blocks.
+/// Copies a primary without a writer into one synced file. Blocks.
 ///
 /// # Errors
 /// [`OpenError`] if one of the files cannot be used.
@@ -81,23 +81,23 @@ pub fn copy_at_rest(primary: &Path, path: &Path) -> Result<(), OpenError> {
     into_one_file(path)
 }
 
-/// What the file of a copy says of itself.
+/// Facts in the file of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardFacts {
-    /// The cluster it belongs to.
+    /// Id of the cluster.
     pub cluster_id: String,
-    /// The shard.
+    /// Name of the shard.
     pub shard: String,
-    /// Where it stands.
+    /// Position of the copy.
     pub position: u64,
-    /// Rows of each table.
+    /// Number of rows of each table.
     pub rows: BTreeMap<String, i64>,
 }
 
-/// Reads what a finished copy says of itself; changes nothing.
+/// Reads the facts in a finished copy; changes nothing.
 ///
 /// # Errors
-/// [`OpenError`] if it is no shard's file.
+/// [`OpenError`] if it is not the file of a shard.
 pub fn shard_facts(path: &Path) -> Result<ShardFacts, OpenError> {
     let mut connection = open_unchanging(path)?;
     let told = |error| OpenError::file(path, error);
@@ -113,29 +113,30 @@ pub fn shard_facts(path: &Path) -> Result<ShardFacts, OpenError> {
     Ok(ShardFacts { cluster_id, shard, position: position as u64, rows })
 }
 
-/// The copy of a catalog, in memory until it is written: so nobody waits for the disk that it goes to.
+/// The copy of a catalog, in memory until it is written, so that writers do not wait for the disk
+/// of the backup.
 pub struct CatalogCopy {
     path: PathBuf,
     connection: SqliteConnection,
-    /// Where the copy is in memory, as SQLite calls it.
+    /// Name of the copy in memory.
     name: String,
 }
 
 impl CatalogCopy {
-    /// Opens both ends.
+    /// Opens the catalog and the memory for its copy.
     ///
     /// # Errors
     /// [`OpenError`] if the catalog cannot be used.
     pub fn open(catalog: &Path) -> Result<Self, OpenError> {
         let mut connection = open(catalog, "")?;
-        // A memory whose name begins with a slash can be reached by that name.
+        // A database in memory whose name begins with a slash can be attached by that name.
         let name = format!("file:/catalog-{}?vfs=memdb", uuid::Uuid::new_v4().simple());
         let attached = run(&mut connection, sql::ATTACH_TAKEN, &[Bind::Text(&name)]);
         attached.map_err(|error| OpenError::file(catalog, error))?;
         Ok(Self { path: catalog.to_owned(), connection, name })
     }
 
-    /// Copies the catalog as it is now. It is small: this takes less than a millisecond.
+    /// Copies the present catalog. It is small: this takes less than a millisecond.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be read.
@@ -144,7 +145,7 @@ impl CatalogCopy {
         taken.map_err(|error| OpenError::file(&self.path, error))
     }
 
-    /// Writes what was taken to a file.
+    /// Writes the copy to a file.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be written.
@@ -155,10 +156,12 @@ impl CatalogCopy {
     }
 }
 
-/// Notes in the copy of a catalog that its cluster may have gone on, and makes it one synced file.
+/// Records in the copy of a catalog that its cluster may have continued, and completes it as one
+/// synced file.
 ///
-/// To the next start each shard's file is an older copy then, also if it is empty: see `timeline`. A catalog of the
-/// oldest schema has no room for the note: the programs that wrote it knew no timelines.
+/// The next start then treats each shard's file as an older copy, even if it is empty: see
+/// `timeline`. A catalog of the oldest schema has no column for this: the programs that wrote it
+/// knew no timelines.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be written.
@@ -192,21 +195,21 @@ fn knows_timelines(connection: &mut SqliteConnection) -> QueryResult<bool> {
     Ok(knows)
 }
 
-/// What a catalog says of its cluster.
+/// Facts in a catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogFacts {
-    /// The cluster.
+    /// Id of the cluster.
     pub cluster_id: String,
-    /// Version of its map.
+    /// Version of the shard map.
     pub epoch: u64,
-    /// The names of its shards.
+    /// Names of the shards.
     pub shards: Vec<String>,
 }
 
-/// Reads what the catalog of a finished copy says; changes nothing.
+/// Reads the facts in the catalog of a finished copy; changes nothing.
 ///
 /// # Errors
-/// [`OpenError`] if it is no catalog.
+/// [`OpenError`] if it is not a catalog.
 pub fn catalog_facts(path: &Path) -> Result<CatalogFacts, OpenError> {
     read_catalog(&mut open_unchanging(path)?).map_err(|error| OpenError::file(path, error))
 }
@@ -224,7 +227,7 @@ fn read_catalog(connection: &mut SqliteConnection) -> QueryResult<CatalogFacts> 
     Ok(CatalogFacts { cluster_id, epoch: epoch as u64, shards })
 }
 
-/// Without the WAL it can be read where nothing can be written.
+/// Folds the WAL into the file, which can then be read on read-only media.
 fn into_one_file(path: &Path) -> Result<(), OpenError> {
     drop(open(path, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE")?);
     let synced = File::open(path).and_then(|file| file.sync_all());

@@ -1,4 +1,5 @@
-//! Data directory: where an embedded cluster lives, and who may write there.
+//! Data directory: the folder of an embedded cluster, and the lock of the process that writes
+//! there.
 //!
 //! ```text
 //! data/tessera.lock        held (flock) by the one process that writes
@@ -8,14 +9,13 @@
 //! ```
 //!
 //! The folder itself is locked as well: that lock can only be removed together with everything in
-//! the folder. The lock's file is for programs that know only that one, and names the process that
-//! holds it.
+//! the folder. The lock file serves programs that know only that one.
 //!
-//! The lock's file holds the number of the process, and is emptied when all files were closed: so a stop in bad order is
-//! known to the next, and to all after it until the files were found well.
+//! The lock file contains the id of the process, and is emptied when all files were closed. So an
+//! unclean stop is known to the next start, and to all later ones until the files were checked.
 //!
 //! **Invariant:** while a [`DataDir`] lives, no other process has one for the same folder.
-//! **Not here:** what the files hold (`catalog`, `shard_file`).
+//! **Not here:** the contents of the files (`catalog`, `shard_file`).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -31,24 +31,26 @@ use super::footing::Inode;
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// The lock goes with the file handle, also when the process dies.
+    /// The lock ends with the file handle, also when the process is killed.
     lock: File,
     /// `None` where the file system locks no folders.
     _folder: Option<File>,
-    /// Whether a process before ended without closing its files, and nobody has found them well since.
+    /// True if an earlier process ended without closing its files, and they have not been checked
+    /// since.
     unclean: Arc<AtomicBool>,
 }
 
 impl DataDir {
-    /// Makes the folder if it is not there, and locks it.
+    /// Creates the folder if it is missing, and locks it.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] if another process writes there; [`OpenError::Io`] if it cannot be made or
-    /// written.
+    /// [`OpenError::Locked`] if another process writes there; [`OpenError::Io`] if it cannot be
+    /// made or written.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         if !path.exists() {
             fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))?;
-            // Until its name is synced, a loss of power may take the folder with all that is in it.
+            // Until the name of the folder is synced, a power loss may remove the folder with all
+            // files in it.
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let synced =
                 File::open(parent.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all());
@@ -69,7 +71,8 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(OpenError::io(&lock_path, error)),
         }
         let unclean = lock.metadata().is_ok_and(|file| file.len() > 0);
-        // Never empty in between: whoever is killed now leaves the note that it found.
+        // The file is never empty in between: a process that is killed now leaves the id that it
+        // found.
         let pid = std::process::id().to_string();
         let noted = lock.write_all(pid.as_bytes()).and_then(|()| lock.set_len(pid.len() as u64));
         noted.map_err(|error| OpenError::io(&lock_path, error))?;
@@ -77,54 +80,55 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), lock, _folder: folder, unclean })
     }
 
-    /// Whether a process before ended without closing its files, and nobody has found them well since.
+    /// True if an earlier process ended without closing its files, and they have not been checked
+    /// since.
     pub fn is_unclean(&self) -> bool {
         self.unclean.load(Ordering::Acquire)
     }
 
-    /// What to call when every file of the folder has been looked at and is well.
+    /// Returns the function to call after every file of the folder was checked without a defect.
     pub fn found_well(&self) -> impl FnOnce() + Send + use<> {
         let unclean = Arc::clone(&self.unclean);
         move || unclean.store(false, Ordering::Release)
     }
 
-    /// Notes that all files were closed in good order. After a stop in bad order before this one that is known only of
-    /// files that were found well: else the next start is still to look at them.
+    /// Records that all files were closed. After an earlier unclean stop this holds only for files
+    /// that were checked; otherwise the next start must still check them.
     pub fn close(&self) {
         if !self.is_unclean() {
-            // Best effort: without the note the next start checks the files once more.
+            // Best effort: without the record the next start checks the files once more.
             let _ = self.lock.set_len(0);
         }
     }
 
-    /// Files that must stay in their places as long as this lives.
+    /// Returns the files whose names must not change while this exists.
     pub(super) fn marks(&self) -> Marks {
         let lock = self.lock.metadata().ok().map(|file| (lock_file(&self.path), Inode::of(&file)));
         Marks { lock, catalog: self.catalog() }
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The catalog's file.
+    /// Returns the path of the catalog.
     pub fn catalog(&self) -> PathBuf {
         catalog_file(&self.path)
     }
 
-    /// The file of a shard's primary.
+    /// Returns the path of a shard's primary.
     pub fn primary(&self, shard: &str) -> PathBuf {
         primary_file(&self.path, shard)
     }
 
-    /// The file of a shard's replica, counted from 0.
+    /// Returns the path of a shard's replica, counted from 0.
     pub fn replica(&self, shard: &str, index: usize) -> PathBuf {
         replica_file(&self.path, shard, index)
     }
 }
 
-/// Files that must stay in their places while a folder is held.
+/// Files whose names must not change while a folder is locked.
 #[derive(Debug)]
 pub(super) struct Marks {
     lock: Option<(PathBuf, Inode)>,
@@ -132,12 +136,12 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// True if other processes no longer find the locked file.
+    /// Returns true if other processes no longer find the locked file.
     pub(super) fn lock_has_left(&self) -> bool {
         self.lock.as_ref().is_some_and(|(path, file)| file.has_left(path))
     }
 
-    /// True if there is no catalog. One that was put back is as good as the first.
+    /// Returns true if there is no catalog. A catalog that was put back is as good as the first.
     pub(super) fn catalog_is_gone(&self) -> bool {
         match fs::metadata(&self.catalog) {
             Ok(file) => file.len() == 0,
@@ -146,22 +150,22 @@ impl Marks {
     }
 }
 
-/// The file whose lock tells who writes in a folder.
+/// Returns the path of the lock file in a folder.
 pub(super) fn lock_file(folder: &Path) -> PathBuf {
     folder.join("tessera.lock")
 }
 
-/// The catalog's file in a folder.
+/// Returns the path of the catalog in a folder.
 pub(super) fn catalog_file(folder: &Path) -> PathBuf {
     folder.join("catalog.db")
 }
 
-/// The file of a shard's primary in a folder.
+/// Returns the path of a shard's primary in a folder.
 pub(super) fn primary_file(folder: &Path, shard: &str) -> PathBuf {
     folder.join(format!("{shard}-primary.db"))
 }
 
-/// The file of a shard's replica in a folder, counted from 0.
+/// Returns the path of a shard's replica in a folder, counted from 0.
 pub(super) fn replica_file(folder: &Path, shard: &str, index: usize) -> PathBuf {
     folder.join(format!("{shard}-replica{}.db", index + 1))
 }
@@ -179,7 +183,7 @@ pub(super) fn shard_file_in(folder: &Path) -> Option<String> {
     names.filter(is_shard).min()
 }
 
-/// True if a disk is so full that SQLite may fail over it, whatever its message.
+/// Returns true if a disk is so full that SQLite may fail for that reason, whatever its message.
 pub(crate) fn has_no_room(folder: &Path) -> bool {
     /// Files that SQLite creates beside each file before it writes a row.
     const NEEDED: u64 = 256 << 10;
@@ -190,8 +194,8 @@ pub(crate) fn has_no_room(folder: &Path) -> bool {
     })
 }
 
-/// How often a lock is tried, and how long after each failure: a command that looks whether a router runs has it
-/// for an instant.
+/// Attempts to lock, and the pause after each failure: a command that checks for a router holds the
+/// lock for an instant.
 const LOCK_TRIES: usize = 400;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -225,7 +229,7 @@ pub(crate) fn is_folder_locked(path: &Path) -> bool {
     matches!(tried, Ok(Err(TryLockError::WouldBlock)))
 }
 
-/// Returns the process that holds a folder, as it noted it.
+/// Returns the id of the process that holds a folder, from the lock file.
 pub(crate) fn noted_pid(path: &Path) -> String {
     let pid = fs::read_to_string(lock_file(path)).unwrap_or_default();
     if pid.is_empty() { "unknown".to_owned() } else { pid }

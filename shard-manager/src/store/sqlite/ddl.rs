@@ -1,16 +1,16 @@
-//! DDL: the tables of clients, made and dropped in a shard's file, as one step of its change log.
+//! DDL: creates and drops the tables of clients in a shard's file, as one step of its change log.
 //!
-//! A primary makes a table in one transaction: the table itself, its declaration, its count of rows, a line of the
-//! change log, the position. A replica does the same when it meets the line:
+//! A primary creates a table in one transaction: the table itself, its declaration, its count of
+//! rows, a line of the change log, the position. A replica does the same when it reads the line:
 //! ```text
 //! {"schema":"make","table":{"name":"students","columns":[…],"id":["id"],"routing":"id"}}
 //! {"schema":"drop","table":{"name":"students",…}}
 //! ```
-//! Such a line stands alone in its entry.
+//! Such a line is alone in its entry.
 //!
-//! **Invariant:** names come from a checked [`Table`]; a change that was made already changes nothing, so each may
-//! be tried again; a table that holds rows is never dropped.
-//! **Not here:** what becomes of the other shards (`manager`), statements on rows (`sql`).
+//! **Invariant:** names come from a checked [`Table`]; a change that was already carried out
+//! changes nothing, so each may be retried; a table with rows is never dropped.
+//! **Not here:** the other shards (`manager`), statements on rows (`sql`).
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,23 +23,23 @@ use diesel::sqlite::SqliteConnection;
 
 use super::batch::{Counters, run};
 use super::connection::{Bind, OpenError, open};
-use super::declared::{self, unreadable};
+use super::declarations::{self, unreadable};
 use super::sql::{self, declared_type};
 use super::timeline;
-use crate::store::SchemaChange;
-use crate::store::declared::Declared;
-use crate::store::schema::tessera_counts;
+use crate::engine::SchemaChange;
+use crate::engine::system_tables::tessera_counts;
+use crate::engine::table_declaration::TableDeclaration;
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, format_timestamp};
 
-/// How a line of the log begins that is about a table and not about a row.
+/// Begin of a line of the log about a table; lines about rows begin otherwise.
 const LINE_START: &[u8] = b"{\"schema\":";
 
-/// Such a line.
+/// Line of the log about a table.
 #[derive(serde::Deserialize, serde::Serialize)]
 struct Line {
     schema: Verb,
-    table: Declared,
+    table: TableDeclaration,
 }
 
 #[derive(serde::Deserialize, serde::Serialize)]
@@ -49,7 +49,7 @@ enum Verb {
     Drop,
 }
 
-/// What a change of the tables left behind.
+/// Effects of a change of the tables.
 pub(super) struct Changed {
     pub(super) counters: Counters,
     /// Bytes that were appended to the log; 0 if there was nothing to change.
@@ -75,15 +75,16 @@ pub(super) fn change_and_log(
     Ok(Changed { counters, logged: line.len() as u64 })
 }
 
-/// Carries out a change that stands at this position of the log, inside a transaction. Tells whether there was
-/// anything to do.
+/// Carries out the change at this position of the log, inside a transaction. Returns true if there
+/// was anything to do.
 pub(super) fn apply(
     connection: &mut SqliteConnection,
     change: &SchemaChange,
     position: i64,
 ) -> QueryResult<bool> {
     let table = change.table();
-    let known = declared::find(connection, table.name())?.map(Declared::into_table).transpose();
+    let known =
+        declarations::find(connection, table.name())?.map(TableDeclaration::into_table).transpose();
     let known = known.map_err(|cause| unreadable(&cause))?;
     if known.as_ref().is_some_and(|known| known != &**table) {
         return Err(unreadable(&"the table is there with another shape"));
@@ -98,7 +99,7 @@ pub(super) fn apply(
 
 fn make(connection: &mut SqliteConnection, table: &Table, position: i64) -> QueryResult<()> {
     connection.batch_execute(&create(table))?;
-    declared::store(connection, &Declared::of(table), position)?;
+    declarations::store(connection, &TableDeclaration::of(table), position)?;
     diesel::insert_into(tessera_counts::table)
         .values((tessera_counts::name.eq(table.name()), tessera_counts::rows.eq(0)))
         .execute(connection)
@@ -112,11 +113,12 @@ fn drop_empty(connection: &mut SqliteConnection, table: &Table) -> QueryResult<(
         return Err(unreadable(&"the table holds rows"));
     }
     connection.batch_execute(&format!("DROP TABLE {}", table.name()))?;
-    declared::remove(connection, table.name())?;
+    declarations::remove(connection, table.name())?;
     diesel::delete(count()).execute(connection).map(drop)
 }
 
-/// As `migrations/README.md` wants a table for clients.
+/// Returns the statement that creates a table of clients in the form that `migrations/README.md`
+/// describes.
 fn create(table: &Table) -> String {
     let mut sql = format!("CREATE TABLE {} (", table.name());
     for column in table.columns() {
@@ -146,11 +148,11 @@ fn line(change: &SchemaChange) -> String {
         SchemaChange::Make(_) => Verb::Make,
         SchemaChange::Drop(_) => Verb::Drop,
     };
-    let line = Line { schema, table: Declared::of(change.table()) };
+    let line = Line { schema, table: TableDeclaration::of(change.table()) };
     serde_json::to_string(&line).expect("names always serialise") + "\n"
 }
 
-/// The change of the tables that an entry of the log tells of; `None` if it is about rows.
+/// Returns the change of the tables in an entry of the log; `None` if the entry is about rows.
 pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<SchemaChange>> {
     if !entry.starts_with(LINE_START) {
         return Ok(None);
@@ -163,14 +165,15 @@ pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<SchemaChange>> {
     }))
 }
 
-/// Finishes changes that were begun, on the file of a primary that nobody writes to yet, and tells where it stands.
+/// Finishes changes that were begun, on the file of a primary without a writer, and returns its
+/// position.
 ///
 /// # Errors
-/// [`OpenError`] if the file cannot be written, or does not fit them.
+/// [`OpenError`] if the file cannot be written, or a change does not fit it.
 pub fn settle(path: &Path, changes: &[SchemaChange]) -> Result<u64, OpenError> {
     let mut connection = open(path, "")?;
     let told = |error| OpenError::file(path, error);
-    let mut position = timeline::position(&mut connection).map_err(told)?.at;
+    let mut position = timeline::position(&mut connection).map_err(told)?.sequence;
     for change in changes {
         let changed = connection.immediate_transaction(|connection| {
             let counters = Counters::load(connection)?;

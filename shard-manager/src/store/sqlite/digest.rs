@@ -1,7 +1,8 @@
-//! Digest: what a file holds, as one number a table, to compare a replica with its primary.
+//! Digest: one number for the rows of each table of a file, to compare a replica with its primary.
 //!
-//! **Invariant:** two files have the same digests exactly if they hold the same rows, but for one case in 2^128.
-//! **Not here:** which files are compared.
+//! **Invariant:** two files have the same digests exactly if they have the same rows, but for one
+//! case in 2^128.
+//! **Not here:** the choice of the files to compare.
 
 use std::path::Path;
 
@@ -16,16 +17,17 @@ use crate::idempotency;
 use crate::table::Table;
 use crate::value::Value;
 
-/// What a file holds at one instant.
+/// Digests of a file at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Digest {
-    /// The position at which it holds it.
+    /// Position of the file at that instant.
     pub position: u64,
-    /// Of each table, that of the idempotency keys included: its name, its rows, their XXH3-128.
+    /// Each table, that of the idempotency keys included: its name, number of rows, and their
+    /// XXH3-128.
     pub tables: Vec<(String, u64, u128)>,
 }
 
-/// The digest of a file. Blocks, and reads all of it.
+/// Computes the digest of a file. Blocks, and reads the whole file.
 ///
 /// # Errors
 /// [`OpenError`] if the file cannot be read.
@@ -33,7 +35,7 @@ pub fn digest(path: &Path) -> Result<Digest, OpenError> {
     let mut connection = open(path, "PRAGMA query_only=ON")?;
     let tables = shard_file::read_tables(&mut connection, path)?;
     let digested = diesel::Connection::transaction(&mut connection, |connection| {
-        let position = timeline::position(connection)?.at;
+        let position = timeline::position(connection)?.sequence;
         let tables = tables.tables().chain([&*idempotency::TABLE]);
         let tables: QueryResult<_> = tables.map(|table| digest_table(connection, table)).collect();
         Ok::<_, diesel::result::Error>(Digest { position, tables: tables? })
@@ -57,7 +59,7 @@ fn digest_table(
     Ok((table.name().to_owned(), rows, hash.digest128()))
 }
 
-/// Each value with its kind and its length, so that no two rows run together into the same bytes.
+/// Hashes a value with its type and its length, so that different rows never have the same bytes.
 fn update(hash: &mut Xxh3, value: &Value) {
     match value {
         Value::Null => hash.update(b"n"),

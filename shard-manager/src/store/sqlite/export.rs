@@ -1,13 +1,14 @@
 //! Export: all rows of a table, over all shards, as lines.
 //!
-//! Each shard is read in one snapshot; all snapshots are taken before the first row is written, so that they are of
-//! nearly one moment. NDJSON lines are what a bulk write takes back, as is CSV (RFC 4180; null is an empty field, the
-//! empty text `""`). A table without a routing column needs the key beside its row: lines of it are wrapped as
-//! `{"shard_key":…,"data":{…}}`, CSV has a column `shard_key`.
+//! Each shard is read in one snapshot. All snapshots are taken before the first row is written, so
+//! they are of nearly the same time. A bulk write accepts the lines of NDJSON, and CSV (RFC 4180;
+//! null is an empty field, the empty text `""`). A table without a routing column needs the key
+//! beside its row: its lines are wrapped as `{"shard_key":…,"data":{…}}`, and its CSV has a column
+//! `shard_key`.
 //!
-//! **Invariant:** a success means every row of every shard, as many as the shards have counted; rows stream past and
-//! none is kept.
-//! **Not here:** where the lines go (the caller).
+//! **Invariant:** a successful export contains every row of every shard, as many as the shards have
+//! counted; rows are streamed and not kept in memory.
+//! **Not here:** the destination of the lines (the caller).
 
 use std::io::Write;
 use std::sync::Arc;
@@ -17,38 +18,38 @@ use diesel::result::Error as DieselError;
 use super::OpenError;
 use super::connection::RowView;
 use super::node_view::NodeView;
+use super::offline_view::DirView;
 use super::sql;
-use super::view::DirView;
 use crate::table::{Registry, Table};
 use crate::value::{ColumnType, push_json_number, push_json_string};
 
-/// How rows are written.
+/// Format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A JSON object a line.
+    /// One JSON object in each line.
     Ndjson,
-    /// Comma-separated values, the first line being the names of the columns.
+    /// Comma-separated values; the first line has the names of the columns.
     Csv,
 }
 
-/// Why an export is not complete.
+/// Reason why an export is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// A file cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The output takes no more.
+    /// The output failed.
     #[error("the output cannot be written: {0}")]
     Output(#[from] std::io::Error),
     /// There is no such table.
     #[error("there is no table `{table}`; there are: {known}")]
     NoSuchTable {
-        /// The name given.
+        /// Requested name.
         table: String,
-        /// Those that there are.
+        /// Names of the existing tables.
         known: String,
     },
-    /// The shards do not agree on what a row of the table is.
+    /// The shards declare different tables under one name.
     #[error(
         "{shard} declares {table} otherwise than the first shard: `shard-manager check` tells more"
     )]
@@ -58,7 +59,7 @@ pub enum ExportError {
         /// The table.
         table: String,
     },
-    /// Not as many rows as were counted.
+    /// A shard has another number of rows than it has counted.
     #[error(
         "{shard} has counted {counted} rows of {table}, but {found} were read: the export is not complete. \
          `shard-manager check` tells more"
@@ -68,9 +69,9 @@ pub enum ExportError {
         shard: String,
         /// The table.
         table: String,
-        /// By its books.
+        /// Number that the shard has counted.
         counted: i64,
-        /// In the file.
+        /// Number in the file.
         found: u64,
     },
 }
@@ -113,22 +114,22 @@ impl Export {
         Ok(Self { shards, tables: tables.unwrap_or_default() })
     }
 
-    /// The tables that can be exported.
+    /// Returns the tables that can be exported.
     pub fn tables(&self) -> &Registry {
         &self.tables
     }
 
-    /// Rows of a table, as the shards have counted them.
+    /// Returns the number of rows of a table, as the shards have counted them.
     pub fn counted(&self, table: &str) -> i64 {
         let counts = self.shards.iter().flat_map(|snapshot| &snapshot.counts);
         counts.filter(|(name, _)| name == table).map(|(_, rows)| rows).sum()
     }
 
-    /// Writes all rows of a table, with the columns of the system if those are wanted too, and tells how many there
-    /// are; `progress` is told of rows as they pass. Blocks.
+    /// Writes all rows of a table, with the columns of the system on request, and returns their
+    /// number. `progress` receives numbers of rows as they are written. Blocks.
     ///
     /// # Errors
-    /// [`ExportError`]; what was written until then is not complete.
+    /// [`ExportError`]; the output is incomplete then.
     pub fn write(
         &mut self,
         table: &str,
@@ -182,15 +183,15 @@ impl Export {
     }
 }
 
-/// Bytes that are written at a time.
+/// Size of one write to the output.
 const BUFFER: usize = 256 << 10;
 
-/// How the rows of a table become lines.
+/// Conversion of the rows of a table to lines.
 struct Lines {
     table: Arc<Table>,
     format: Format,
     columns: Vec<usize>,
-    /// Whether the row stands inside an object that tells its key.
+    /// True if the row is wrapped in an object with its key.
     wrapped: bool,
 }
 
@@ -274,7 +275,7 @@ fn push_member(
     }
 }
 
-/// Appends a value that is not a text as both formats spell it; `None` if it is null.
+/// Appends a value that is not a text, in the form of both formats; `None` if it is null.
 fn push_plain(
     out: &mut Vec<u8>,
     row: &RowView<'_, '_>,

@@ -1,6 +1,7 @@
-//! Intents: which tables are being made or taken back, kept in the catalog until every shard has done it.
+//! Intents: the tables that are being created or dropped, stored in the catalog until every shard
+//! has done it.
 //!
-//! **Invariant:** as long as an intent is there, its table is shown to nobody and holds no row.
+//! **Invariant:** as long as an intent exists, its table is hidden from clients and empty.
 //! **Not here:** carrying them out (`manager`, and `ddl` on each shard).
 
 use std::path::Path;
@@ -9,19 +10,19 @@ use chrono::Utc;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::connection::{OpenError, Trouble, open};
-use super::declared::unreadable;
+use super::connection::{DbErrorKind, OpenError, open};
+use super::declarations::unreadable;
+pub use crate::engine::schema_intent::{Intent, State};
+use crate::engine::system_tables::tessera_intents::{self, dsl};
+use crate::engine::table_declaration::TableDeclaration;
 use crate::error::Error;
-use crate::store::declared::Declared;
-pub use crate::store::intent::{Intent, State};
-use crate::store::schema::tessera_intents::{self, dsl};
 use crate::table::Table;
 use crate::value::format_timestamp;
 
-/// How errors name the catalog, which is no shard.
+/// Name of the catalog in errors, in the place of a shard.
 const CATALOG: &str = "the catalog";
 
-/// A connection to the catalog, for a moment: changes of tables are rare.
+/// A connection to the catalog, opened for each change: changes of tables are rare.
 pub struct Intents(SqliteConnection);
 
 impl Intents {
@@ -33,10 +34,10 @@ impl Intents {
         open(catalog, "").map(Self)
     }
 
-    /// All of them, by name.
+    /// Returns all intents, by name.
     ///
     /// # Errors
-    /// What the catalog said.
+    /// The error of the catalog.
     pub fn list(&mut self) -> Result<Vec<Intent>, Error> {
         let rows: QueryResult<Vec<(String, String)>> = dsl::tessera_intents
             .select((tessera_intents::state, tessera_intents::declaration))
@@ -46,34 +47,35 @@ impl Intents {
         intents.map_err(|error| told(&error))
     }
 
-    /// Notes durably that a table is to be made.
+    /// Records durably that a table will be created.
     ///
     /// # Errors
-    /// What the catalog said; [`Error::StorageFull`] alone means for certain that nothing was noted.
+    /// The error of the catalog. Only [`Error::StorageFull`] means for certain that nothing was
+    /// recorded.
     pub fn note(&mut self, table: &Table) -> Result<(), Error> {
         let noted = diesel::insert_into(dsl::tessera_intents).values((
             tessera_intents::name.eq(table.name()),
             tessera_intents::state.eq(State::Make.name()),
-            tessera_intents::declaration.eq(Declared::of(table).json()),
+            tessera_intents::declaration.eq(TableDeclaration::of(table).json()),
             tessera_intents::at.eq(format_timestamp(Utc::now())),
         ));
         noted.execute(&mut self.0).map(drop).map_err(|error| told(&error))
     }
 
-    /// Decides durably that a table is not to be made after all.
+    /// Records durably that a table will be dropped after all.
     ///
     /// # Errors
-    /// As [`Intents::note`].
+    /// Errors of [`Intents::note`].
     pub fn turn_to_undo(&mut self, name: &str) -> Result<(), Error> {
         let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
         let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
         turned.execute(&mut self.0).map(drop).map_err(|error| told(&error))
     }
 
-    /// Forgets an intent that was carried out.
+    /// Removes an intent that was carried out.
     ///
     /// # Errors
-    /// As [`Intents::note`].
+    /// Errors of [`Intents::note`].
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
         let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
         diesel::delete(row).execute(&mut self.0).map(drop).map_err(|error| told(&error))
@@ -86,10 +88,10 @@ fn read((state, declaration): &(String, String)) -> QueryResult<Intent> {
 
 fn told(error: &diesel::result::Error) -> Error {
     tracing::error!(%error, "the intents of the catalog cannot be used");
-    Trouble::of(error).error(CATALOG)
+    DbErrorKind::of(error).error(CATALOG)
 }
 
-/// The catalog cannot even be opened.
+/// Logs that the catalog cannot be opened, and returns the error for clients.
 pub fn unavailable(cause: &dyn std::fmt::Display) -> Error {
     tracing::error!(%cause, "the catalog cannot be opened");
     Error::ShardUnavailable { shard: CATALOG.to_owned() }

@@ -1,14 +1,17 @@
-//! Change log: what rows became, one entry a transaction, from which replicas are kept.
+//! Change log: the rows after each transaction, one entry for each, from which replicas are
+//! updated.
 //!
-//! An entry is one JSON object a line, after-images only: to replay it needs no clock and no condition.
+//! An entry has one JSON object in each line, and after-images only: replaying it needs neither a
+//! clock nor conditions.
 //! ```text
 //! {"change":"made","table":"users","slot":9741,"key":"user_123","row":{…}}
 //! {"change":"removed","table":"users","slot":9741,"key":"user_123","version":7313,"row":{"user_id":"user_123"}}
 //! ```
 //! A change of the tables has a line of its own (`ddl`).
 //!
-//! **Invariant:** entries have consecutive positions; one is written in the transaction that it tells of.
-//! **Not here:** who replays it (`applier`).
+//! **Invariant:** entries have consecutive positions; an entry is written in the transaction that
+//! it describes.
+//! **Not here:** replaying it (`applier`).
 
 use std::borrow::Cow;
 
@@ -20,7 +23,7 @@ use serde_json::value::RawValue;
 
 use super::connection::{Bind, Statement, for_each_row, for_each_row_while};
 use super::sql;
-use crate::row::{Change, RowDone, RowWrite};
+use crate::row_change::{Change, RowDone, RowWrite};
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
 
@@ -49,7 +52,7 @@ pub(super) fn push_line(log: &mut Vec<u8>, change: &RowWrite, done: &RowDone) {
     log.extend_from_slice(b"}\n");
 }
 
-/// The id columns of a row: all that is needed to remove it.
+/// Appends the id columns of a row, which suffice to remove it.
 fn push_id(log: &mut Vec<u8>, change: &RowWrite) {
     for (index, (column, value)) in change.table.id().iter().zip(&change.id).enumerate() {
         log.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
@@ -60,26 +63,27 @@ fn push_id(log: &mut Vec<u8>, change: &RowWrite) {
     log.push(b'}');
 }
 
-/// One entry, as it stands in the file.
+/// One entry of the file.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) position: u64,
     pub(super) changes: Vec<u8>,
 }
 
-/// Entries of one transaction of an applier: enough to share its price, few enough to be seen soon.
+/// Most entries of one transaction of an applier: enough to share its cost, few enough to be
+/// visible soon.
 const ENTRIES_MAX: i64 = 64;
-/// Bytes of them.
+/// Most bytes of these entries.
 const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
-/// The entries after a position, oldest first, as many as one transaction takes; none that is younger than
-/// `not_after`.
+/// Returns the entries after a position, oldest first, as many as one transaction takes; none that
+/// is younger than `not_after`.
 pub(super) fn read_after(
     connection: &mut SqliteConnection,
     position: u64,
     not_after: Option<&str>,
 ) -> QueryResult<Vec<Entry>> {
-    /// After every timestamp.
+    /// Text that sorts after every timestamp.
     const NEVER: &str = "~";
     let not_after = Bind::Text(not_after.unwrap_or(NEVER));
     let binds = [Bind::Int(position as i64), not_after, Bind::Int(ENTRIES_MAX)];
@@ -95,7 +99,7 @@ pub(super) fn read_after(
     Ok(entries)
 }
 
-/// The oldest position that is still there, and the bytes of all entries.
+/// Returns the oldest position in the log, and the bytes of all entries.
 pub(super) fn extent(connection: &mut SqliteConnection) -> QueryResult<(Option<u64>, u64)> {
     let mut extent = (None, 0);
     let statement = Statement { sql: sql::LOG_EXTENT, binds: &[], cached: false };
@@ -106,7 +110,7 @@ pub(super) fn extent(connection: &mut SqliteConnection) -> QueryResult<(Option<u
     Ok(extent)
 }
 
-/// Whether it holds nothing.
+/// Returns true if the log is empty.
 pub(super) fn is_empty(connection: &mut SqliteConnection) -> QueryResult<bool> {
     let statement = Statement { sql: sql::LOG_FIRST, binds: &[], cached: true };
     let mut empty = true;
@@ -117,7 +121,7 @@ pub(super) fn is_empty(connection: &mut SqliteConnection) -> QueryResult<bool> {
     Ok(empty)
 }
 
-/// Removes the entries up to a position, and tells how many bytes they had.
+/// Removes the entries up to a position, and returns their number of bytes.
 pub(super) fn trim(connection: &mut SqliteConnection, position: u64) -> QueryResult<u64> {
     let binds = [Bind::Int(position as i64)];
     let statement = Statement { sql: sql::TRIM_LOG, binds: &binds, cached: true };
@@ -129,7 +133,7 @@ pub(super) fn trim(connection: &mut SqliteConnection, position: u64) -> QueryRes
     Ok(bytes)
 }
 
-/// One change, as its line tells it.
+/// One change, as in its line.
 #[derive(serde::Deserialize)]
 pub(super) struct Line<'l> {
     #[serde(deserialize_with = "change_name")]
@@ -141,12 +145,12 @@ pub(super) struct Line<'l> {
     pub(super) key: Cow<'l, str>,
     #[serde(borrow)]
     row: &'l RawValue,
-    /// Of a removal: the others have it in the row.
+    /// Id of a removed row; other changes have it in the row.
     #[serde(default)]
     pub(super) version: i64,
 }
 
-/// As [`push_line`] spells them.
+/// Parses the name of a change, as [`push_line`] writes it.
 fn change_name<'de, D: serde::Deserializer<'de>>(json: D) -> Result<Change, D::Error> {
     match <&str as serde::Deserialize>::deserialize(json)? {
         "made" => Ok(Change::Created),
@@ -162,7 +166,8 @@ impl<'l> Line<'l> {
         serde_json::from_slice(line).map_err(unreadable)
     }
 
-    /// The values of the row's answered columns, in the order of the table; of a removal, those of its id.
+    /// Returns the values of the row's answered columns, in the order of the table; of a removal,
+    /// those of its id.
     pub(super) fn values(&self, table: &Table) -> QueryResult<Vec<Value>> {
         let mut json = serde_json::Deserializer::from_str(self.row.get());
         let columns: Vec<usize> = match self.change {
@@ -173,7 +178,7 @@ impl<'l> Line<'l> {
     }
 }
 
-/// The lines of an entry.
+/// Iterates over the lines of an entry.
 pub(super) fn lines(changes: &[u8]) -> impl Iterator<Item = &[u8]> {
     changes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
@@ -219,7 +224,7 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
     }
 }
 
-/// Reads what `row_json` wrote; it was checked when it came in.
+/// Reads a value of `row_json`, which was checked in the request.
 struct ValueSeed<'t>(&'t Column);
 
 impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {

@@ -1,8 +1,8 @@
 //! Migrate: brings the files of a stopped cluster to the schema of this program.
 //!
-//! A start of a router does the same; this does it before, to see how it goes and how long it takes. All files are
-//! looked at before the first is changed. Each migration is a transaction, so that what was interrupted goes on where
-//! it was.
+//! A router does the same when it starts; this command does it before, to see the result and the
+//! time it takes. All files are checked before the first is changed. Each migration is a
+//! transaction, so an interrupted run continues where it stopped.
 //!
 //! **Invariant:** no file is changed while another is foreign, lost, or of a newer program.
 //! **Not here:** the migrations themselves (`migrations/`).
@@ -15,14 +15,14 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
 
 use super::connection::{Statement, for_each_row, open};
 use super::data_dir::{DataDir, catalog_file, primary_file, replica_file};
-use super::view::connect_to_look;
+use super::offline_view::connect_to_look;
 use super::{OpenError, catalog, check_version, shard_file, sql};
 use crate::topology::Topology;
 
-/// What stands between the schema of a file and that of this program.
+/// Difference between the schema of a file and that of this program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SchemaState {
-    /// Names of migrations that the file has not had.
+    /// Names of migrations that the file lacks.
     pending: Vec<String>,
     /// Versions that this program does not know.
     unknown: Vec<String>,
@@ -89,10 +89,10 @@ impl SchemaState {
     }
 }
 
-/// A file, and the migrations that it has had now, or would have.
+/// A file, and its migrations that ran or would run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migrated {
-    /// `shard1-primary.db`.
+    /// Name of the file, such as `shard1-primary.db`.
     pub file: String,
     /// Names of migrations.
     pub applied: Vec<String>,
@@ -105,7 +105,7 @@ struct Target {
     state: SchemaState,
 }
 
-/// What [`migrate`] would do; changes nothing, and works beside a router.
+/// Returns the work of [`migrate`]. Changes nothing, and may run beside a router.
 ///
 /// # Errors
 /// [`OpenError`] if a file is missing, foreign or newer than this program.
@@ -116,12 +116,13 @@ pub fn plan(folder: &Path) -> Result<Vec<Migrated>, OpenError> {
     Ok(targets(folder)?.into_iter().map(planned).collect())
 }
 
-/// Migrates every file of a stopped cluster; `done` is told of each.
+/// Migrates every file of a stopped cluster, and calls `done` after each.
 ///
 /// # Errors
-/// [`OpenError::Locked`] if a router runs; the others if a file cannot be used. Files told of before are migrated.
+/// [`OpenError::Locked`] if a router runs; the others if a file cannot be used. Files that were
+/// passed to `done` are migrated.
 pub fn migrate(folder: &Path, mut done: impl FnMut(&Migrated)) -> Result<(), OpenError> {
-    // First without the lock, which would make a folder.
+    // First without the lock, which would create a folder.
     plan(folder)?;
     let data_dir = DataDir::open(folder)?;
     let migrated = targets(folder).and_then(|targets| {
@@ -135,7 +136,7 @@ pub fn migrate(folder: &Path, mut done: impl FnMut(&Migrated)) -> Result<(), Ope
     migrated
 }
 
-/// A shard's primary that was found to be its own.
+/// File of a shard's primary, which was checked to belong to the shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Primary {
     /// The shard.
@@ -144,7 +145,8 @@ pub struct Primary {
     pub path: PathBuf,
 }
 
-/// The primaries of a cluster whatever its schema, so that it can be saved before it is migrated; changes nothing.
+/// Returns the primaries of a cluster with any schema, for a backup before the migration. Changes
+/// nothing.
 ///
 /// # Errors
 /// [`OpenError`] if a file is missing, foreign or newer than this program.
@@ -175,7 +177,7 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Every file of the cluster, all of them looked at.
+/// Returns every file of the cluster, after checking all of them.
 fn targets(folder: &Path) -> Result<Vec<Target>, OpenError> {
     let (cluster, catalog) = Cluster::of(folder)?;
     let mut targets = vec![catalog];
@@ -184,8 +186,8 @@ fn targets(folder: &Path) -> Result<Vec<Target>, OpenError> {
         if primary.exists() || cluster.ready {
             targets.push(cluster.target(primary, shard)?);
         }
-        // As many as there are: how many there should be does not stand in the oldest schema, and a start makes
-        // those anew that are missing.
+        // All replicas that exist: the oldest schema does not contain their number, and a start
+        // rebuilds missing ones.
         let replicas = (0..Topology::REPLICAS_MAX).map(|index| replica_file(folder, shard, index));
         for replica in replicas.filter(|replica| replica.exists()) {
             targets.push(cluster.target(replica, shard)?);
@@ -204,7 +206,7 @@ fn target(
     Ok(Target { path: path.to_owned(), migrations, state })
 }
 
-/// What is known of a cluster whatever its schema.
+/// Facts about a cluster with any schema.
 struct Cluster {
     id: String,
     shards: Vec<String>,

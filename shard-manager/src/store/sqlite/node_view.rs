@@ -1,7 +1,7 @@
-//! Node view: what one file of a shard holds, at one instant.
+//! Node view: the contents of one file of a shard at one instant.
 //!
-//! **Invariant:** all that is read between [`NodeView::begin`] and [`NodeView::end`] is of one snapshot.
-//! **Not here:** which files there should be (`view`).
+//! **Invariant:** all reads between [`NodeView::begin`] and [`NodeView::end`] see one snapshot.
+//! **Not here:** the expected files (`offline_view`).
 
 use std::path::{Path, PathBuf};
 
@@ -11,31 +11,31 @@ use diesel::sqlite::SqliteConnection;
 
 use super::connection::{OpenError, RowView, Statement, for_each_row};
 use super::log::{self, Entry};
-use super::view::open_to_look;
+use super::offline_view::open_to_look;
 use super::{shard_file, sql, timeline};
-use crate::position::{History, Position};
-use crate::store::schema::{tessera_counts, tessera_shard};
+use crate::engine::system_tables::{tessera_counts, tessera_shard};
+use crate::position::{Position, TimelineHistory};
 use crate::table::Registry;
 
-/// The file of a node that is looked at.
+/// The file of a node, opened for reading.
 pub struct NodeView {
     path: PathBuf,
     connection: SqliteConnection,
 }
 
-/// Where a file stands.
+/// Position and counters of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// The position that it has reached.
+    /// Position of the file.
     pub position: Position,
     /// The counter that stamps rows.
     pub version: i64,
-    /// Rows of each table, as its writer counted them.
+    /// Number of rows of each table, as its writer counted them.
     pub counts: Vec<(String, i64)>,
 }
 
 impl Standing {
-    /// Rows of all tables.
+    /// Returns the number of rows of all tables.
     pub fn rows(&self) -> i64 {
         self.counts.iter().map(|(_, rows)| rows).sum()
     }
@@ -62,7 +62,7 @@ impl NodeView {
         }
     }
 
-    /// From now on, one snapshot is seen: that of the first read.
+    /// Begins a snapshot, which the first read fixes.
     ///
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
@@ -70,7 +70,7 @@ impl NodeView {
         self.told(|connection| connection.batch_execute("BEGIN"))
     }
 
-    /// The next read sees what is there then.
+    /// Ends the snapshot: the next read sees the present contents.
     ///
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
@@ -78,7 +78,7 @@ impl NodeView {
         self.told(|connection| connection.batch_execute("COMMIT"))
     }
 
-    /// The position that the file has reached.
+    /// Returns the position of the file.
     ///
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
@@ -86,7 +86,7 @@ impl NodeView {
         self.told(timeline::position)
     }
 
-    /// Where the file stands.
+    /// Returns position and counters of the file.
     ///
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
@@ -101,25 +101,25 @@ impl NodeView {
         })
     }
 
-    /// The timelines of the file.
+    /// Returns the timelines of the file.
     ///
     /// # Errors
-    /// [`OpenError`] if the file cannot be read, or its timelines make no history.
-    pub fn history(&mut self) -> Result<History, OpenError> {
+    /// [`OpenError`] if the file cannot be read, or its timelines are inconsistent.
+    pub fn history(&mut self) -> Result<TimelineHistory, OpenError> {
         let history = self.told(timeline::load)?;
         history
             .ok_or_else(|| OpenError::foreign(&self.path, "its timelines do not follow each other"))
     }
 
-    /// The tables that the file declares and has.
+    /// Returns the tables that the file declares and has.
     ///
     /// # Errors
-    /// [`OpenError::Foreign`] if it has others than it declares.
+    /// [`OpenError::Foreign`] if the declared tables differ from those of the file.
     pub fn tables(&mut self) -> Result<Registry, OpenError> {
         shard_file::read_tables(&mut self.connection, &self.path)
     }
 
-    /// The tables that nobody declared.
+    /// Returns the tables that are not declared.
     ///
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
@@ -132,7 +132,7 @@ impl NodeView {
         Ok(names)
     }
 
-    /// The slots that the file knows of, and the state of each.
+    /// Returns the slots in the file, and the state of each.
     ///
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
@@ -146,7 +146,7 @@ impl NodeView {
         Ok(slots)
     }
 
-    /// The first defect of the file's structure. Reads every page.
+    /// Returns the first defect of the file's structure. Reads every page.
     ///
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
@@ -159,7 +159,8 @@ impl NodeView {
         Ok(Some(found).filter(|found| found != "ok"))
     }
 
-    /// Some entries of the change log after a position, oldest first; none if there are none.
+    /// Returns some entries of the change log after a position, oldest first; none if there are
+    /// none.
     pub(super) fn log_after(&mut self, position: u64) -> Result<Vec<Entry>, OpenError> {
         self.told(|connection| log::read_after(connection, position, None))
     }

@@ -18,7 +18,7 @@ use crate::engine::{
 };
 use crate::error::Error;
 use crate::reason::Reason;
-use crate::vitals::{Footprint, PoolVitals};
+use crate::stats::{PoolStats, SizeEstimate};
 
 /// Readers of one file, shared with the threads that they run on.
 pub struct FileReader(Arc<Readers>);
@@ -62,7 +62,7 @@ impl NodeReader for FileReader {
         self.blocking(deadline, Readers::probe)
     }
 
-    fn pool_stats(&self) -> PoolVitals {
+    fn pool_stats(&self) -> PoolStats {
         self.0.vitals()
     }
 }
@@ -70,11 +70,13 @@ impl NodeReader for FileReader {
 impl PrimaryReader for FileReader {
     fn read_index(&self, _: Instant) -> EngineFuture<'_, ReadIndex> {
         // The writer itself is the proof: there is no other, and it reports what it acknowledged.
-        Box::pin(ready(Ok(ReadIndex::Confirmed(self.0.progress().strong_floor()))))
+        Box::pin(ready(Ok(ReadIndex::Confirmed(
+            self.0.replication().primary().strong_min_position(),
+        ))))
     }
 
     fn visible_position(&self) -> u64 {
-        self.0.progress().committed()
+        self.0.replication().primary().committed()
     }
 
     fn is_ahead(&self, _: u32) -> bool {
@@ -112,8 +114,8 @@ impl PrimaryReader for FileReader {
         })
     }
 
-    fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, Footprint> {
-        self.blocking(deadline, Readers::footprint)
+    fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
+        self.blocking(deadline, Readers::size_estimate)
     }
 
     fn worker_nodes(&self, _: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {

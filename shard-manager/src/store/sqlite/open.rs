@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::backend::Files;
-use super::backup::{Original, SavedShard, Source};
+use super::backup::{BackupSource, Original, SavedShard};
 use super::catalog::{self, Catalog};
 use super::comparing::{Compared, Comparing};
 use super::data_dir::{DataDir, has_no_room};
@@ -22,18 +22,18 @@ use super::footing::Footing;
 use super::guard::Guard;
 use super::intents::{Intent, Intents};
 use super::nodes::FileReader;
-use super::reader::{Housekeeping, Readers, Witness};
+use super::reader::{Housekeeping, Readers, VisibleBound};
 use super::replica::{Replica, ReplicaSpec};
 use super::shard_file::{self, Identity, Prepared};
 use super::writer::SqliteWriter;
 use super::{check, check_version, ddl};
-use crate::engine::cluster_spec::Wanted;
+use crate::engine::cluster_spec::ClusterSpec;
 use crate::engine::open_error::OpenError;
 use crate::engine::schema_agreement::{Agreement, Declared, agree};
 use crate::engine::{LaneControls, OpenedCluster, OpenedReplica, OpenedShard, WriterKind};
-use crate::progress::{Progress, ReplicaState};
 use crate::reason::Reason;
-use crate::sabotage::{Switch, is_on};
+use crate::replication::{ReplicaState, ReplicationState};
+use crate::sabotage::{Mutation, is_on};
 use crate::table::Registry;
 use crate::topology::{ShardIndex, Topology};
 
@@ -43,7 +43,7 @@ pub struct EmbeddedCluster {
     /// The data directory; made if it is not there.
     pub data_dir: PathBuf,
     /// What the operator asks for.
-    pub wanted: Wanted,
+    pub wanted: ClusterSpec,
 }
 
 /// Embedded cluster that was opened.
@@ -51,7 +51,7 @@ pub struct OpenedFiles {
     /// The cluster, for a manager to serve.
     pub cluster: OpenedCluster,
     /// The cluster, as a backup copies it.
-    pub source: Arc<Source>,
+    pub source: Arc<BackupSource>,
 }
 
 /// Opens an embedded cluster, creating what is new and migrating what is old. Blocks.
@@ -94,7 +94,7 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     }
     drop(intents);
     let current = |FileShard { opened, .. }: &FileShard| {
-        (opened.name.clone(), opened.progress.history().current())
+        (opened.name.clone(), opened.replication.timeline().history().current())
     };
     catalog.set_ready(&data_dir.catalog(), shards.0.iter().map(current).collect())?;
     let source = Arc::new(source(&data_dir, &shards.0));
@@ -126,7 +126,7 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
 /// Compares the copies of each shard from now on.
 fn compare_copies(files: &mut Files, shards: &[FileShard], registry: &Arc<ArcSwap<Registry>>) {
     // A replica that is sabotaged on purpose must not be mended.
-    if is_on(Switch::Resurrect) {
+    if is_on(Mutation::Resurrect) {
         return;
     }
     let compared = shards.iter().map(|FileShard { opened, footing, replicas }| {
@@ -136,7 +136,7 @@ fn compare_copies(files: &mut Files, shards: &[FileShard], registry: &Arc<ArcSwa
         Compared {
             name: opened.name.clone(),
             doubts: Arc::clone(&opened.doubts),
-            progress: Arc::clone(&opened.progress),
+            replication: Arc::clone(&opened.replication),
             findings: std::iter::once(&opened.findings)
                 .chain(of_replicas)
                 .map(Arc::clone)
@@ -158,7 +158,8 @@ fn wait_for_replicas(shards: &[FileShard]) {
     let deadline = Instant::now() + REPLICAS_WAIT;
     let follows = |shard: &FileShard| {
         shard.replicas.iter().enumerate().all(|(index, replica)| {
-            shard.opened.progress.state(index) == ReplicaState::Following && replica.is_reachable()
+            shard.opened.replication.replicas().state(index) == ReplicaState::Following
+                && replica.is_reachable()
         })
     };
     while !shards.iter().all(follows) && Instant::now() < deadline {
@@ -222,14 +223,14 @@ fn check_files(files: &Files, shards: &[FileShard]) {
     }
 }
 
-fn source(data_dir: &DataDir, shards: &[FileShard]) -> Source {
+fn source(data_dir: &DataDir, shards: &[FileShard]) -> BackupSource {
     let shards = shards.iter().map(|FileShard { opened, footing, .. }| SavedShard {
         original: Original { shard: opened.name.clone(), primary: data_dir.primary(&opened.name) },
         footing: Some(Arc::clone(footing)),
         pause_barrier: Arc::clone(&opened.controls.pause_barrier),
-        progress: Arc::clone(&opened.progress),
+        replication: Arc::clone(&opened.replication),
     });
-    Source::new(data_dir.path(), data_dir.catalog(), shards.collect())
+    BackupSource::new(data_dir.path(), data_dir.catalog(), shards.collect())
 }
 
 /// Shard that was opened, and what of it only this engine knows.
@@ -292,8 +293,8 @@ fn open_shards(
     let housekeeping = Housekeeping::start();
     let mut shards = FileShards::default();
     for (Found { name, primary, replicas, .. }, history, position) in begun {
-        let progress = Progress::new(history, position, replicas.len());
-        shards.0.push(open_shard(name, &primary, replicas, progress, &housekeeping)?);
+        let replication = ReplicationState::new(history, position, replicas.len());
+        shards.0.push(open_shard(name, &primary, replicas, replication, &housekeeping)?);
     }
     Ok((registry, shards))
 }
@@ -304,22 +305,22 @@ fn open_shard(
     name: &str,
     primary: &Path,
     replicas: Vec<(PathBuf, bool)>,
-    progress: Progress,
+    replication: ReplicationState,
     housekeeping: &Housekeeping,
 ) -> Result<FileShard, OpenError> {
-    let progress = Arc::new(progress);
+    let replication = Arc::new(replication);
     let no_thread =
         |error: std::io::Error| OpenError::Io { path: name.to_owned(), cause: error.to_string() };
-    let writer = SqliteWriter::open(name, primary, &progress)?;
+    let writer = SqliteWriter::open(name, primary, &replication)?;
     let footing = Arc::clone(writer.footing());
-    let witness = Witness::primary(&progress);
-    let readers = Readers::open_on(Some(&footing), (name, primary), witness, housekeeping)?;
+    let visible_bound = VisibleBound::primary(&replication);
+    let readers = Readers::open_on(Some(&footing), (name, primary), visible_bound, housekeeping)?;
     let mut started: Vec<Arc<Replica>> = Vec::with_capacity(replicas.len());
     for (index, (file, usable)) in replicas.into_iter().enumerate() {
         let (node, shard) = (format!("{name}-replica{}", index + 1), name.to_owned());
         let (primary, footing) = (primary.to_owned(), Arc::clone(&footing));
         let spec = ReplicaSpec { node, shard, primary, footing, file, usable, index };
-        match Replica::start(spec, &progress, housekeeping) {
+        match Replica::start(spec, &replication, housekeeping) {
             Ok(replica) => started.push(replica),
             Err(error) => {
                 started.iter().for_each(|replica| replica.stop());
@@ -333,7 +334,7 @@ fn open_shard(
     };
     let opened = OpenedShard {
         name: name.to_owned(),
-        progress,
+        replication,
         writers: vec![WriterKind::Thread(Box::new(writer))],
         partitioner: None,
         controls: LaneControls::default(),

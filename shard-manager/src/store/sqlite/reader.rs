@@ -1,7 +1,7 @@
 //! Readers: a pool of read-only connections to the file of one node.
 //!
 //! **Invariant:** a reader cannot write (`query_only`), and each read sees one snapshot of the file.
-//! **Not here:** which thread a read runs on (`shard`), merging over shards (`rows`).
+//! **Not here:** which thread a read runs on (`shard`), merging over shards (`result_rows`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use diesel::sqlite::SqliteConnection;
 use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::connection::{
-    Bind, OpenError, Shapes, Statement, Trouble, for_each_row, for_each_row_while, open,
+    Bind, DbErrorKind, OpenError, PreparedShapes, Statement, for_each_row, for_each_row_while, open,
 };
+use super::dialect::{Select, binds};
 use super::footing::Footing;
 use super::row_json::{push_object, value};
-use super::select::Select;
 use super::sql;
 use super::watch::Watch;
+use crate::engine::TableSize;
+use crate::engine::system_tables::tessera_counts;
 pub use crate::engine::{NodeRows, Scope};
 use crate::error::Error;
-use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
-use crate::store::TableSize;
-use crate::store::schema::tessera_counts;
-use crate::vitals::{Footprint, PoolVitals};
+use crate::replication::ReplicationState;
+use crate::result_rows::Rows;
+use crate::stats::{PoolStats, SizeEstimate};
 
 /// Connections of one node for the rows of a key as they lie, and as many for reads that may look at many rows:
 /// without connections of their own the short reads would wait for those.
@@ -59,7 +59,7 @@ impl Housekeeping {
 #[derive(Clone)]
 pub struct Readers {
     shard: String,
-    witness: Witness,
+    visible_bound: VisibleBound,
     /// Proof for the primary's file.
     footing: Option<Arc<Footing>>,
     by_key: r2d2::Pool<Connector>,
@@ -68,29 +68,29 @@ pub struct Readers {
     waiting: Arc<AtomicUsize>,
 }
 
-/// Who knows up to where a read of this node may have seen.
+/// Upper bound of the changes that a read of this node may have seen.
 #[derive(Clone)]
-pub struct Witness {
-    progress: Arc<Progress>,
+pub struct VisibleBound {
+    replication: Arc<ReplicationState>,
     replica: Option<usize>,
 }
 
-impl Witness {
-    /// For reads of the primary.
-    pub fn primary(progress: &Arc<Progress>) -> Self {
-        Self { progress: Arc::clone(progress), replica: None }
+impl VisibleBound {
+    /// Creates the bound for reads of the primary.
+    pub fn primary(replication: &Arc<ReplicationState>) -> Self {
+        Self { replication: Arc::clone(replication), replica: None }
     }
 
-    /// For reads of a replica.
-    pub fn replica(progress: &Arc<Progress>, index: usize) -> Self {
-        Self { progress: Arc::clone(progress), replica: Some(index) }
+    /// Creates the bound for reads of a replica.
+    pub fn replica(replication: &Arc<ReplicationState>, index: usize) -> Self {
+        Self { replication: Arc::clone(replication), replica: Some(index) }
     }
 
-    /// Asked after the read. `None`: only the file knows.
+    /// Returns the bound, after the read; `None` if only the file contains it.
     fn seen(&self) -> Option<u64> {
         match self.replica {
-            Some(index) => Some(self.progress.seen_on(index)),
-            None => self.progress.seen_on_primary(),
+            Some(index) => Some(self.replication.replicas().visible_bound(index)),
+            None => self.replication.primary().visible_bound(),
         }
     }
 }
@@ -103,10 +103,10 @@ impl Readers {
     pub fn open(
         shard: &str,
         path: &Path,
-        witness: Witness,
+        visible_bound: VisibleBound,
         housekeeping: &Housekeeping,
     ) -> Result<Self, OpenError> {
-        Self::open_on(None, (shard, path), witness, housekeeping)
+        Self::open_on(None, (shard, path), visible_bound, housekeeping)
     }
 
     /// Opens readers of the file that a writer has open: never another file of its name.
@@ -116,7 +116,7 @@ impl Readers {
     pub fn open_on(
         footing: Option<&Arc<Footing>>,
         (shard, path): (&str, &Path),
-        witness: Witness,
+        visible_bound: VisibleBound,
         housekeeping: &Housekeeping,
     ) -> Result<Self, OpenError> {
         let footing = footing.cloned();
@@ -134,7 +134,7 @@ impl Readers {
         };
         let (shard, waiting) = (shard.to_owned(), Arc::default());
         let (by_key, scans) = (pool(1)?, pool(0)?);
-        Ok(Self { shard, witness, footing, by_key, scans, waiting })
+        Ok(Self { shard, visible_bound, footing, by_key, scans, waiting })
     }
 
     /// Proof for the file, if it is a primary's.
@@ -143,8 +143,8 @@ impl Readers {
     }
 
     /// Returns the positions of the shard's nodes.
-    pub(super) fn progress(&self) -> &Progress {
-        &self.witness.progress
+    pub(super) fn replication(&self) -> &ReplicationState {
+        &self.visible_bound.replication
     }
 
     /// Reads the rows of a key on a connection that is free now; `None` if all are busy, or if the answer
@@ -154,18 +154,18 @@ impl Readers {
         // A point read is short whatever its deadline.
         match self.told(reader.read(query, scope, INLINE_BYTES_MAX)) {
             Ok(rows) if rows.bytes() > INLINE_BYTES_MAX => None,
-            Ok(rows) => Some(self.witnessed(&mut reader, rows)),
+            Ok(rows) => Some(self.with_position(&mut reader, rows)),
             Err(error) => Some(Err(error)),
         }
     }
 
-    fn witnessed(&self, reader: &mut Reader, rows: Rows) -> Result<NodeRows, Error> {
-        let position = match self.witness.seen() {
+    fn with_position(&self, reader: &mut Reader, rows: Rows) -> Result<NodeRows, Error> {
+        let position = match self.visible_bound.seen() {
             Some(position) => position,
             // A commit runs. What this sees, the read before it may have seen as well, and not more.
             None => self.told(reader.position())?,
         };
-        let position = self.witness.progress.position(position);
+        let position = self.visible_bound.replication.timeline().position(position);
         Ok(NodeRows { rows, position })
     }
 
@@ -190,7 +190,7 @@ impl Readers {
         if rows.is_too_large() {
             return Err(Error::AnswerTooLarge);
         }
-        self.witnessed(&mut reader, rows)
+        self.with_position(&mut reader, rows)
     }
 
     /// Reads one row of the file's schema within `wait`: the shard answers. Blocks.
@@ -226,20 +226,20 @@ impl Readers {
     ///
     /// # Errors
     /// As [`Readers::read`].
-    pub fn footprint(&self, wait: Duration) -> Result<Footprint, Error> {
+    pub fn size_estimate(&self, wait: Duration) -> Result<SizeEstimate, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
-        self.told(reader.footprint())
+        self.told(reader.size_estimate())
     }
 
     /// How many connections there are, and how many of them read now.
-    pub fn vitals(&self) -> PoolVitals {
+    pub fn vitals(&self) -> PoolStats {
         let waiting = self.waiting.load(Ordering::Relaxed);
-        let start = PoolVitals { waiting, ..PoolVitals::default() };
+        let start = PoolStats { waiting, ..PoolStats::default() };
         [&self.by_key, &self.scans].into_iter().fold(start, |sum, pool| {
             let state = pool.state();
             let in_use = (state.connections - state.idle_connections) as usize;
             let (open, max) = (state.connections as usize, pool.max_size() as usize);
-            sum.with(&PoolVitals { in_use, open, max, waiting: 0 })
+            sum.with(&PoolStats { in_use, open, max, waiting: 0 })
         })
     }
 
@@ -263,11 +263,13 @@ impl Readers {
                 return Error::DeadlinePassed;
             }
             tracing::error!(shard = %self.shard, %error, "a read failed");
-            match Trouble::of(&error) {
-                Trouble::Other => Error::Internal,
+            match DbErrorKind::of(&error) {
+                DbErrorKind::Other => Error::Internal,
                 // What is full is the room for sorting: it says nothing of the shard's.
-                Trouble::Full => Error::ShardUnavailable { shard: self.shard.clone() },
-                trouble @ (Trouble::Constraint(_) | Trouble::Broken) => trouble.error(&self.shard),
+                DbErrorKind::Full => Error::ShardUnavailable { shard: self.shard.clone() },
+                kind @ (DbErrorKind::Constraint(_) | DbErrorKind::Unusable) => {
+                    kind.error(&self.shard)
+                }
             }
         })
     }
@@ -289,7 +291,7 @@ impl r2d2::ManageConnection for Connector {
         let mut connection = open(&self.path, PRAGMAS)?;
         let watch =
             Watch::on(&mut connection).map_err(|error| OpenError::file(&self.path, error))?;
-        Ok(Reader { connection, shapes: Shapes::default(), watch, broken: false })
+        Ok(Reader { connection, shapes: PreparedShapes::default(), watch, broken: false })
     }
 
     fn is_valid(&self, _: &mut Reader) -> Result<(), OpenError> {
@@ -304,7 +306,7 @@ impl r2d2::ManageConnection for Connector {
 /// A read-only connection and the statements it keeps.
 struct Reader {
     connection: SqliteConnection,
-    shapes: Shapes,
+    shapes: PreparedShapes,
     watch: Watch,
     /// Whether it must not be used again.
     broken: bool,
@@ -336,7 +338,7 @@ impl Reader {
         let select = Select::page(query, scope);
         let (table, order) = (&query.table, query.sort_keys(keyed));
         let page = query.limit as usize + if keyed { 0 } else { query.offset as usize };
-        let (outputs, binds) = (query.outputs.len(), select.binds());
+        let (outputs, binds) = (query.outputs.len(), binds(&select));
         let cached = self.shapes.admit(&select.sql);
         let mut rows = Rows::with_capacity(ROWS_BYTES);
         let statement = Statement { sql: &select.sql, binds: &binds, cached };
@@ -370,7 +372,7 @@ impl Reader {
             Scope::Shard if query.conditions.is_empty() => {
                 (sql::COUNTED, vec![Bind::Text(query.table.name())])
             }
-            Scope::Shard | Scope::Key(..) => (&*select.sql, select.binds()),
+            Scope::Shard | Scope::Key(..) => (&*select.sql, binds(&select)),
         };
         let statement = Statement { sql, binds: &binds, cached: self.shapes.admit(sql) };
         let mut total = 0;
@@ -396,10 +398,10 @@ impl Reader {
         counts.select((tessera_counts::name, tessera_counts::rows)).load(&mut self.connection)
     }
 
-    fn footprint(&mut self) -> QueryResult<Footprint> {
+    fn size_estimate(&mut self) -> QueryResult<SizeEstimate> {
         let rows = self.counts()?.into_iter().map(|(_, rows)| rows.max(0).cast_unsigned()).sum();
         let bytes = bytes_in_use(&mut self.connection)?;
-        Ok(Footprint { rows: Some(rows), is_estimate: false, bytes })
+        Ok(SizeEstimate { rows: Some(rows), is_estimate: false, bytes })
     }
 
     fn sizes(&mut self) -> QueryResult<Vec<TableSize>> {

@@ -21,10 +21,10 @@ use super::OpenError;
 use super::applier::{Applier, ApplyError};
 use super::footing::{Footing, Inode};
 use super::nodes::FileReader;
-use super::reader::{Housekeeping, Readers, Witness};
+use super::reader::{Housekeeping, Readers, VisibleBound};
 use super::{check, snapshot};
 use crate::engine::fault_injector::{FaultInjector, NodeMode};
-use crate::progress::{Progress, ReplicaState};
+use crate::replication::{ReplicaState, ReplicationState};
 use crate::value::format_timestamp;
 
 use pauses::{RETRY_FIRST, pauses};
@@ -84,7 +84,7 @@ impl Replica {
     /// The system's, if it has no thread to give.
     pub fn start(
         spec: ReplicaSpec,
-        progress: &Arc<Progress>,
+        replication: &Arc<ReplicationState>,
         housekeeping: &Housekeeping,
     ) -> std::io::Result<Arc<Self>> {
         let replica = Arc::new(Self {
@@ -98,12 +98,12 @@ impl Replica {
             stopping: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
-        progress.set_state(spec.index, ReplicaState::Building);
+        replication.replicas().set_state(spec.index, ReplicaState::Building);
         let keeper = Keeper {
             usable: spec.usable,
             spec,
             replica: Arc::clone(&replica),
-            progress: Arc::clone(progress),
+            replication: Arc::clone(replication),
             housekeeping: housekeeping.clone(),
             applier: None,
             retry: RETRY_FIRST,
@@ -190,7 +190,7 @@ struct Keeper {
     spec: ReplicaSpec,
     usable: bool,
     replica: Arc<Replica>,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     housekeeping: Housekeeping,
     applier: Option<Applier>,
     retry: Duration,
@@ -216,7 +216,7 @@ enum Next {
 impl Keeper {
     fn run(mut self) {
         let applier = std::thread::current();
-        self.progress.set_waker(self.spec.index, move || applier.unpark());
+        self.replication.waiters().set_waker(self.spec.index, move || applier.unpark());
         while !self.replica.stopping.load(Ordering::SeqCst) {
             match self.turn() {
                 Next::Work => {}
@@ -226,7 +226,7 @@ impl Keeper {
         }
         let deadline = Instant::now() + CATCH_UP_MAX;
         while Instant::now() < deadline && matches!(self.turn(), Next::Work | Next::Gather) {}
-        self.progress.set_state(self.spec.index, ReplicaState::Down);
+        self.replication.replicas().set_state(self.spec.index, ReplicaState::Down);
         if let Some(applier) = self.applier.take() {
             applier.close();
         }
@@ -234,15 +234,17 @@ impl Keeper {
 
     fn gather(&self) {
         let (index, until) = (self.spec.index, Instant::now() + GATHER);
-        self.progress.set_gathering(index, true);
-        while !self.progress.is_awaited() && !self.replica.stopping.load(Ordering::SeqCst) {
+        self.replication.waiters().set_gathering(index, true);
+        while !self.replication.waiters().has_waiters()
+            && !self.replica.stopping.load(Ordering::SeqCst)
+        {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
             std::thread::park_timeout(left);
         }
-        self.progress.set_gathering(index, false);
+        self.replication.waiters().set_gathering(index, false);
     }
 
     fn turn(&mut self) -> Next {
@@ -274,7 +276,7 @@ impl Keeper {
                 return Ok(Next::Rest(BRAKED));
             }
             if !self.usable && self.replica.source_in_doubt.load(Ordering::SeqCst) {
-                self.progress.set_state(self.spec.index, ReplicaState::Down);
+                self.replication.replicas().set_state(self.spec.index, ReplicaState::Down);
                 return Ok(Next::Rest(SYNC_EVERY));
             }
             self.attach().map_err(ApplyTrouble::Attach)?;
@@ -287,7 +289,7 @@ impl Keeper {
             }
         }
         let next = self.apply().map_err(ApplyTrouble::Apply)?;
-        if self.progress.state(self.spec.index) == ReplicaState::Following {
+        if self.replication.replicas().state(self.spec.index) == ReplicaState::Following {
             self.retry = RETRY_FIRST;
         }
         Ok(next)
@@ -307,7 +309,7 @@ impl Keeper {
         let spec = &self.spec;
         spec.footing.check()?;
         if !self.usable {
-            self.progress.set_state(spec.index, ReplicaState::Building);
+            self.replication.replicas().set_state(spec.index, ReplicaState::Building);
             self.close_readers();
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return Ok(());
@@ -317,11 +319,11 @@ impl Keeper {
             self.usable = true;
             self.replica.pardon();
         }
-        let current = self.progress.history().current();
+        let current = self.replication.timeline().history().current();
         let applier = Applier::open(&spec.primary, &spec.file, current)?;
-        self.progress.restart(spec.index, applier.position());
-        let witness = Witness::replica(&self.progress, spec.index);
-        let readers = Readers::open(&spec.shard, &spec.file, witness, &self.housekeeping)?;
+        self.replication.replicas().reset_to(spec.index, applier.position());
+        let visible_bound = VisibleBound::replica(&self.replication, spec.index);
+        let readers = Readers::open(&spec.shard, &spec.file, visible_bound, &self.housekeeping)?;
         self.replica.readers.store(Some(Arc::new(FileReader::new(readers))));
         self.applier = Some(applier);
         self.attached_to = inodes(&spec.file);
@@ -345,38 +347,40 @@ impl Keeper {
 
     /// One transaction, or a sync, if there is anything to do.
     fn apply(&mut self) -> Result<Next, ApplyError> {
-        let Self { spec, progress, applier, attached_to, .. } = self;
+        let Self { spec, replication, applier, attached_to, .. } = self;
         let Some(applier) = applier else { return Ok(Next::Work) };
         let asked_at = Instant::now();
-        let committed = progress.committed();
+        let committed = replication.primary().committed();
         let delay = self.replica.fault_injector.fault().delay;
         let (mut worked, mut position) = (false, applier.position());
         if committed > position {
-            let unsynced = position - progress.durable_on(spec.index);
-            let sync = progress.confirmations_wanted()
+            let unsynced = position - replication.replicas().durable(spec.index);
+            let sync = replication.waiters().awaits_confirmations()
                 || unsynced >= SYNC_EVERY_BATCHES
                 || self.synced_at.elapsed() >= SYNC_EVERY;
             let not_after = (!delay.is_zero()).then(|| format_timestamp(Utc::now() - delay));
-            let begin = |position| progress.applying(spec.index, position);
+            let begin = |position| replication.replicas().begin_apply(spec.index, position);
             worked = applier.step(sync, not_after.as_deref(), begin)?;
             position = applier.position();
             if worked {
                 let had_all_at = (position >= committed).then_some(asked_at);
-                progress.applied(spec.index, position, had_all_at);
+                replication.replicas().record_applied(spec.index, position, had_all_at);
                 if sync && inodes(&spec.file) != *attached_to {
                     return Ok(self.leave());
                 }
                 if sync {
-                    progress.durable(spec.index, position);
+                    replication.replicas().record_durable(spec.index, position);
                     self.synced_at = Instant::now();
                 }
             }
         }
-        if position >= committed && progress.state(spec.index) != ReplicaState::Following {
-            progress.set_state(spec.index, ReplicaState::Following);
+        if position >= committed
+            && replication.replicas().state(spec.index) != ReplicaState::Following
+        {
+            replication.replicas().set_state(spec.index, ReplicaState::Following);
         }
         if worked {
-            let hurry = progress.is_awaited() || position < committed;
+            let hurry = replication.waiters().has_waiters() || position < committed;
             return Ok(if hurry { Next::Work } else { Next::Gather });
         }
         self.rest(position, !delay.is_zero())
@@ -384,17 +388,17 @@ impl Keeper {
 
     /// Nothing to apply: syncs if it is time, else rests until there is something to do.
     fn rest(&mut self, position: u64, delayed: bool) -> Result<Next, ApplyError> {
-        let Self { spec, progress, applier, attached_to, .. } = self;
+        let Self { spec, replication, applier, attached_to, .. } = self;
         let since = self.synced_at.elapsed();
-        let unsynced = position > progress.durable_on(spec.index);
-        if unsynced && (progress.confirmations_wanted() || since >= SYNC_EVERY) {
+        let unsynced = position > replication.replicas().durable(spec.index);
+        if unsynced && (replication.waiters().awaits_confirmations() || since >= SYNC_EVERY) {
             if let Some(applier) = applier {
                 applier.sync()?;
             }
             if inodes(&spec.file) != *attached_to {
                 return Ok(self.leave());
             }
-            progress.durable(spec.index, position);
+            replication.replicas().record_durable(spec.index, position);
             self.synced_at = Instant::now();
             return Ok(Next::Work);
         }
@@ -415,7 +419,7 @@ impl Keeper {
 
     /// The file is of no use any more.
     fn detach(&mut self) {
-        self.progress.set_state(self.spec.index, ReplicaState::Building);
+        self.replication.replicas().set_state(self.spec.index, ReplicaState::Building);
         self.applier = None;
         self.usable = false;
     }
@@ -448,7 +452,7 @@ impl Keeper {
                 self.usable = false;
             }
         }
-        self.progress.set_state(self.spec.index, ReplicaState::Down);
+        self.replication.replicas().set_state(self.spec.index, ReplicaState::Down);
         let (pause, next) = pauses(self.retry, trouble.is_of_room());
         self.not_before = Instant::now() + pause;
         self.retry = next;

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** two rows of one table have the same hash exactly if they are equal, except for
 //! one case in 2^128.
-//! **Not here:** which rows are compared (`audit`, `compare`).
+//! **Not here:** the choice of rows (`audit`, `compare`).
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 

@@ -1,6 +1,6 @@
-//! Row to JSON: from SQLite's columns straight into the answer's buffer.
+//! Row to JSON: writes SQLite's columns directly into the buffer of the response.
 //!
-//! **Invariant:** what is written is one JSON object whose members stand in the order of the outputs.
+//! **Invariant:** the result is one JSON object whose members have the order of the outputs.
 //! **Not here:** reading JSON (`value`).
 
 use diesel::QueryResult;
@@ -45,7 +45,7 @@ fn push_value(out: &mut Vec<u8>, row: &RowView<'_, '_>, column: usize, kind: Col
     }
 }
 
-/// The value of a column, for merging.
+/// Returns the value of a column, for merging.
 pub(super) fn value(row: &RowView<'_, '_>, column: usize, kind: ColumnType) -> Value {
     let value = match kind {
         ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => {

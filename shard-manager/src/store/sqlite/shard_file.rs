@@ -1,7 +1,8 @@
-//! Shard file: made, migrated, checked and read for its tables when a router starts.
+//! Shard file: creates, migrates and checks the file of a shard when a router starts, and reads its
+//! tables.
 //!
-//! **Invariant:** after [`prepare`] the file belongs to this cluster and this shard, its schema is current,
-//! and the tables it declares are the tables it has.
+//! **Invariant:** after [`prepare`] the file belongs to this cluster and this shard, its schema is
+//! current, and its tables are the declared ones.
 //! **Not here:** rows (`writer`, `reader`).
 
 use std::collections::BTreeSet;
@@ -15,42 +16,42 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use super::OpenError;
 use super::connection::{Bind, Statement, for_each_row, open};
 use super::sql::declared_type;
-use super::{connection, declared, timeline};
-use crate::position::History;
-use crate::store::schema::tessera_shard;
+use super::{connection, declarations, timeline};
+use crate::engine::system_tables::tessera_shard;
+use crate::position::TimelineHistory;
 use crate::table::{Registry, Table};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/shard");
 
-/// Who a shard file must be.
+/// Expected owner of a shard file.
 #[derive(Clone, Debug)]
 pub struct Identity<'i> {
-    /// The cluster of the catalog.
+    /// Id of the cluster in the catalog.
     pub cluster_id: &'i str,
-    /// The shard.
+    /// Name of the shard.
     pub shard: &'i str,
-    /// The slots it owns if it is made now.
+    /// Slots of the shard, if the file is created now.
     pub slots: &'i [u16],
 }
 
-/// A primary's file that may be used.
+/// Contents of a primary's file that may be used.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The tables that it declares.
+    /// Declared tables.
     pub tables: Registry,
-    /// The names of those that clients made; the others come with every file.
+    /// Names of the tables that clients created; the others come with every file.
     pub made: BTreeSet<String>,
-    /// Its timelines.
-    pub history: History,
-    /// Where it stands.
+    /// Timelines of the file.
+    pub history: TimelineHistory,
+    /// Position of the file.
     pub position: u64,
 }
 
-/// Brings the file of a primary up to date, making it if `create` allows.
+/// Migrates the file of a primary, and creates it if `create` allows.
 ///
 /// # Errors
-/// [`OpenError::Foreign`] if the file is missing though it was made before, belongs to another cluster or
-/// shard, or declares tables that it does not have.
+/// [`OpenError::Foreign`] if the file is missing though it was created before, belongs to another
+/// cluster or shard, or declares tables that it does not have.
 pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Prepared, OpenError> {
     let empty = std::fs::metadata(path).map_or(true, |file| file.len() == 0);
     if !create && empty {
@@ -65,34 +66,35 @@ pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Pre
     check_identity(&mut connection, path, identity)?;
     let tables = read_tables(&mut connection, path)?;
     let told = |error| OpenError::file(path, error);
-    let position = timeline::position(&mut connection).map_err(told)?.at;
+    let position = timeline::position(&mut connection).map_err(told)?.sequence;
     let history = timeline::load(&mut connection).map_err(told)?;
     let history = history.ok_or_else(|| OpenError::foreign(path, CONFUSED))?;
-    let made = declared::made_by_clients(&mut connection).map_err(told)?;
+    let made = declarations::made_by_clients(&mut connection).map_err(told)?;
     Ok(Prepared { tables, made, history, position })
 }
 
-/// Begins a timeline of a primary's file: the life in which it is written to from now on. `last` is the one that it
-/// began before, as far as is known.
+/// Begins a timeline of a primary's file, to which all writes from now on belong. `last` is the one
+/// that it began before, as far as is known.
 ///
 /// # Errors
 /// [`OpenError`] if the file cannot be written.
-pub fn begin_timeline(path: &Path, last: Option<u32>) -> Result<History, OpenError> {
+pub fn begin_timeline(path: &Path, last: Option<u32>) -> Result<TimelineHistory, OpenError> {
     let mut connection = open(path, "")?;
     let begun = timeline::begin(&mut connection, last);
     let history = begun.map_err(|error| OpenError::file(path, error))?;
     history.ok_or_else(|| OpenError::foreign(path, CONFUSED))
 }
 
-/// Where the file of a replica stands; `None` if there is none that can be used, so that it must be made anew.
+/// Returns the position of the file of a replica; `None` if there is no usable file, so that it
+/// must be rebuilt.
 ///
 /// # Errors
-/// [`OpenError::Foreign`] if the file belongs to another cluster or shard, or holds changes that its primary
-/// has not.
+/// [`OpenError::Foreign`] if the file belongs to another cluster or shard, or has changes that its
+/// primary lacks.
 pub fn standing(
     path: &Path,
     identity: &Identity<'_>,
-    history: &History,
+    history: &TimelineHistory,
     position: u64,
 ) -> Result<Option<u64>, OpenError> {
     if std::fs::metadata(path).map_or(true, |file| file.len() == 0) {
@@ -121,8 +123,8 @@ pub fn standing(
     }
     let found =
         timeline::position(&mut connection).map_err(|error| OpenError::file(path, error))?;
-    if history.holds(found) && found.at <= position {
-        return Ok(Some(found.at));
+    if history.holds(found) && found.sequence <= position {
+        return Ok(Some(found.sequence));
     }
     Err(OpenError::foreign(
         path,
@@ -130,7 +132,7 @@ pub fn standing(
             "it holds changes that the primary has not: it stands at {}, the primary at {position}. The primary \
              was put back from an older copy. To keep the changes, put this file, with its -wal, in the \
              primary's place; to go on without them, move both out of the folder",
-            found.at
+            found.sequence
         ),
     ))
 }
@@ -139,7 +141,7 @@ const CONFUSED: &str = "its timelines do not follow each other";
 
 const LOST: &str = "the file is missing or empty. It held rows: put it back (from a backup), rather than start without";
 
-/// Signs a new file, and gives it its slots, in one transaction.
+/// Signs a new file and assigns its slots, in one transaction.
 fn claim(connection: &mut SqliteConnection, identity: &Identity<'_>) -> QueryResult<()> {
     connection.immediate_transaction(|connection| {
         let signed = tessera_shard::table.count().get_result::<i64>(connection)?;
@@ -192,7 +194,7 @@ pub(super) fn read_tables(
     connection: &mut SqliteConnection,
     path: &Path,
 ) -> Result<Registry, OpenError> {
-    let rows = declared::load(connection).map_err(|error| OpenError::file(path, error))?;
+    let rows = declarations::load(connection).map_err(|error| OpenError::file(path, error))?;
     let mut tables = Vec::with_capacity(rows.len());
     for declared in rows {
         let name = declared.name.clone();
@@ -209,7 +211,7 @@ pub(super) fn read_tables(
     Ok(Registry::new(tables))
 }
 
-/// A column as the file has it: name, type, whether null is allowed.
+/// A column of the file: name, type, nullable or not.
 type Actual = (String, String, bool);
 
 fn actual_columns(connection: &mut SqliteConnection, table: &str) -> QueryResult<Vec<Actual>> {
@@ -239,10 +241,10 @@ fn drift(table: &Table, actual: &[Actual]) -> Option<String> {
     Some(format!("column {} is there but not declared", extra.0))
 }
 
-/// Undoes and redoes every migration on a scratch file: what the tests hold the migrations to.
+/// Reverts and repeats every migration on a scratch file, for tests of the migrations.
 ///
 /// # Errors
-/// What SQLite said of the migration that failed.
+/// The error of SQLite about the migration that failed.
 pub fn migrate_down_and_up(path: &Path) -> Result<(), OpenError> {
     let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
     let mut connection = connection::create(path)?;

@@ -1,10 +1,12 @@
-//! Snapshot: makes the file of a replica from that of its primary, while the primary is written to.
+//! Snapshot: creates the file of a replica from that of its primary while the primary is written
+//! to.
 //!
-//! `VACUUM INTO` reads one snapshot of the primary and writes it as a new file; rows and position are of the
-//! same instant. The copy is made beside the replica's file, synced, and then given its name.
+//! `VACUUM INTO` reads one snapshot of the primary and writes it as a new file; rows and position
+//! are of the same instant. The copy is made beside the replica's file, synced, and then given its
+//! name.
 //!
-//! **Invariant:** under a replica's name there is a whole copy or none.
-//! **Not here:** when a replica is made anew (`replica`).
+//! **Invariant:** under a replica's name there is a complete copy or none.
+//! **Not here:** the reasons to rebuild a replica (`replica`).
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -17,15 +19,15 @@ use super::connection::{Bind, OpenError, open};
 use super::reader::bytes_in_use;
 use super::sql;
 
-/// Makes the file of a replica. Nobody may have the old one open. Blocks for as long as it takes to read and
-/// write the whole primary.
+/// Creates the file of a replica. The old file must not be open. Blocks while the whole primary is
+/// read and written.
 ///
 /// # Errors
 /// [`OpenError`]; the replica then has no file, or still the old one.
 pub fn make(primary: &Path, replica: &Path) -> Result<(), OpenError> {
     let copy = with_suffix(replica, "-building");
     remove(&copy)?;
-    // Half a copy must not stay: it may be what fills the disk.
+    // A partial copy must not stay: it may be what fills the disk.
     copy_and_rename(primary, replica, &copy).inspect_err(|_| drop(remove(&copy)))
 }
 
@@ -36,7 +38,7 @@ fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), Op
     run(&mut source, sql::VACUUM_INTO, &[Bind::Text(&path)])
         .map_err(|error| OpenError::file(copy, error))?;
     drop(source);
-    // The log is the primary's; a replica reads it there.
+    // Replicas read the log in the primary's file.
     let mut made = open(copy, "")?;
     made.batch_execute("DELETE FROM tessera_log; PRAGMA wal_checkpoint(TRUNCATE)")
         .map_err(|error| OpenError::file(copy, error))?;
@@ -50,7 +52,7 @@ fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), Op
     synced.map_err(|error| OpenError::io(folder, error))
 }
 
-/// Refuses at once a copy that would only fill the disk.
+/// Refuses a copy that would only fill the disk.
 fn check_room(source: &mut SqliteConnection, copy: &Path) -> Result<(), OpenError> {
     let told = |error| OpenError::file(copy, error);
     let needed = bytes_in_use(source).map_err(told)?;
@@ -68,8 +70,8 @@ fn check_room(source: &mut SqliteConnection, copy: &Path) -> Result<(), OpenErro
     })
 }
 
-/// Removes a database file and what SQLite keeps beside it. A WAL that was left behind would be replayed into
-/// the next file of that name.
+/// Removes a database file and the files that SQLite keeps beside it. A WAL that was left behind
+/// would be replayed into the next file of that name.
 fn remove(path: &Path) -> Result<(), OpenError> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let path = with_suffix(path, suffix);

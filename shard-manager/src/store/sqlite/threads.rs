@@ -1,7 +1,7 @@
-//! Threads: where reads of files run, which may block.
+//! Threads: runs the reads of files, which may block.
 //!
-//! A plain read by key runs on the caller's own thread, where it is fastest: it is one short range of one index.
-//! Anything else runs on a thread that may block.
+//! A plain read by key runs on the thread of the caller, where it is fastest: it reads one short
+//! range of one index. All other reads run on a thread that may block.
 //!
 //! **Not here:** the reads (`reader`).
 
@@ -13,13 +13,13 @@ use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::query::ReadQuery;
 
-/// Rows of a point read that may be read on the caller's own thread; more is work for another.
+/// Most rows of a point read on the thread of the caller.
 const INLINE_ROWS_MAX: u32 = 100;
-/// Share of the time left that a read may wait for a connection: some must remain to read, and to tell that
-/// there was no connection rather than no time.
+/// Share of the time left that a read may wait for a connection: the rest is for the read, or for
+/// the error that no connection was free.
 const POOL_WAIT: f64 = 0.75;
 
-/// The rows of one shard key.
+/// Reads the rows of one shard key.
 pub(super) async fn read_key(
     readers: &Arc<Readers>,
     query: &ReadQuery,
@@ -35,7 +35,7 @@ pub(super) async fn read_key(
         .await
 }
 
-/// Runs what may block, and tells it how long it may wait for a connection.
+/// Runs blocking work, and passes it the time that it may wait for a connection.
 pub(super) async fn blocking<T: Send + 'static>(
     deadline: Instant,
     work: impl FnOnce(Duration) -> Result<T, Error> + Send + 'static,

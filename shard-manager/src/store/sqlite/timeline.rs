@@ -1,34 +1,37 @@
-//! Timelines of a shard's file: where it stands, and of which life that is.
+//! Timeline: the position of a shard's file, and the timelines that led to it.
 //!
 //! **Invariant:** a file's timelines begin at positions that it has reached.
-//! **Not here:** what follows from them (`position`).
+//! **Not here:** the consequences (`position`).
 
 use chrono::Utc;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::log;
-use crate::position::{History, Position};
-use crate::store::schema::{tessera_shard, tessera_timelines};
+use crate::engine::system_tables::{tessera_shard, tessera_timelines};
+use crate::position::{Position, TimelineHistory};
 use crate::value::format_timestamp;
 
-/// More than a life gives between a copy and its loss, and little of the 2^53 that every client can count.
+/// Versions to skip: more than a timeline gives out between a copy and its loss, and few of the
+/// 2^53 that every client can count.
 pub(super) const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 
-/// Begins a timeline where the file stands, and tells all of them; `None` if they make no history.
+/// Begins a timeline at the position of the file, and returns all timelines; `None` if they are
+/// inconsistent.
 ///
-/// A file that another life had gone on from (a replica's in the primary's place, or an older copy: it does not know
-/// of the timeline that was begun `last`) leaves out the versions that this life may have given to its rows. It may
-/// know of timelines that begin later than it got: these are not its own. A copy that was made while the router ran,
-/// and put back in the same life, cannot be told; files are to be copied while it is stopped.
+/// A file that another life had gone on from (a replica's in the primary's place, or an older copy:
+/// it does not know of the timeline that was begun `last`) leaves out the versions that this life
+/// may have given to its rows. It may know of timelines that begin later than it got: these are not
+/// its own. A copy that was made while the router ran, and put back in the same life, cannot be
+/// told; files are to be copied while it is stopped.
 pub(super) fn begin(
     connection: &mut SqliteConnection,
     last: Option<u32>,
-) -> QueryResult<Option<History>> {
+) -> QueryResult<Option<TimelineHistory>> {
     connection.immediate_transaction(|connection| {
-        let at = position(connection)?.at;
+        let sequence = position(connection)?.sequence;
         // A primary's log keeps its last entry; a replica has none.
-        let was_replica = at > 0 && log::is_empty(connection)?;
+        let was_replica = sequence > 0 && log::is_empty(connection)?;
         let knows = |last: u32| {
             let same =
                 tessera_timelines::table.filter(tessera_timelines::timeline.eq(i64::from(last)));
@@ -40,13 +43,13 @@ pub(super) fn begin(
                 .set(tessera_shard::version.eq(tessera_shard::version + VERSIONS_LEFT_OUT))
                 .execute(connection)?;
         }
-        let later = tessera_timelines::table.filter(tessera_timelines::began.gt(at as i64));
+        let later = tessera_timelines::table.filter(tessera_timelines::began.gt(sequence as i64));
         diesel::delete(later).execute(connection)?;
         let timeline = i64::from(random_id());
         diesel::insert_into(tessera_timelines::table)
             .values((
                 tessera_timelines::timeline.eq(timeline),
-                tessera_timelines::began.eq(at as i64),
+                tessera_timelines::began.eq(sequence as i64),
                 tessera_timelines::at.eq(format_timestamp(Utc::now())),
             ))
             .execute(connection)?;
@@ -57,31 +60,31 @@ pub(super) fn begin(
     })
 }
 
-/// The timelines of a file; `None` if they make no history.
-pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<History>> {
+/// Returns the timelines of a file; `None` if they are inconsistent.
+pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<TimelineHistory>> {
     let mut rows: Vec<(i64, i64)> = tessera_timelines::table
         .select((tessera_timelines::timeline, tessera_timelines::began))
         .order(tessera_timelines::number.desc())
-        .limit(History::TIMELINES_MAX as i64)
+        .limit(TimelineHistory::TIMELINES_MAX as i64)
         .load(connection)?;
     rows.reverse();
     let timelines = rows.into_iter().map(|(id, began)| (id as u32, began as u64));
-    Ok(History::new(timelines.collect()))
+    Ok(TimelineHistory::new(timelines.collect()))
 }
 
-/// Not 0: that is what a file has before its first timeline.
+/// Returns a random id other than 0, which a file has before its first timeline.
 fn random_id() -> u32 {
     (uuid::Uuid::now_v7().as_u64_pair().1 as u32).max(1)
 }
 
-/// Where a file stands.
+/// Returns the position of a file.
 pub(super) fn position(connection: &mut SqliteConnection) -> QueryResult<Position> {
     let row = tessera_shard::table.select((tessera_shard::timeline, tessera_shard::position));
-    let (timeline, at): (i64, i64) = row.first(connection)?;
-    Ok(Position { timeline: timeline as u32, at: at as u64 })
+    let (timeline, sequence): (i64, i64) = row.first(connection)?;
+    Ok(Position { timeline: timeline as u32, sequence: sequence as u64 })
 }
 
-/// Gives a replica the timelines of its primary.
+/// Copies the timelines of a primary to its replica.
 pub(super) fn copy(from: &mut SqliteConnection, to: &mut SqliteConnection) -> QueryResult<()> {
     let timelines: Vec<(i64, i64, i64, String)> = tessera_timelines::table.load(from)?;
     to.immediate_transaction(|to| {

@@ -1,9 +1,10 @@
-//! Watch: ends a statement that goes on after its deadline.
+//! Watch: ends a statement after its deadline.
 //!
-//! A statement that may look at many rows asks `tessera_in_time()` of each. When it is too late the function fails,
-//! and the statement with it: nobody waits for the answer any more, and others wait for the connection.
+//! A statement that may visit many rows calls `tessera_in_time()` for each. After the deadline the
+//! function fails, and the statement with it: its caller has gone, and others wait for the
+//! connection.
 //!
-//! **Not here:** which statements ask (`select`).
+//! **Not here:** the statements that call it (`store::select`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,14 +16,14 @@ use diesel::serialize::{IsNull, Output, ToSql};
 use diesel::sql_types::Bool;
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
-/// Rows between two looks at the clock, which costs more than most rows.
+/// Rows between two readings of the clock, which costs more than most rows.
 const ROWS_BETWEEN: u32 = 64;
-/// What the function says when it fails: how its failure is told from others.
+/// Message of the function when it fails, by which the failure is recognised.
 const LATE: &str = "tessera: the deadline passed";
 
 #[diesel::declare_sql_function]
 extern "SQL" {
-    /// True, or a failure.
+    /// Returns true, or fails after the deadline.
     fn tessera_in_time() -> Bool;
 }
 
@@ -32,12 +33,12 @@ pub(super) struct Watch {
     epoch: Instant,
     /// Microseconds after the epoch.
     until: Arc<AtomicU64>,
-    /// Rows between two looks at the clock.
+    /// Rows between two readings of the clock.
     rows_between: Arc<AtomicU32>,
 }
 
 impl Watch {
-    /// Gives the connection its function.
+    /// Registers the function on a connection.
     pub(super) fn on(connection: &mut SqliteConnection) -> QueryResult<Self> {
         let (epoch, until) = (Instant::now(), Arc::new(AtomicU64::new(u64::MAX)));
         let rows_between = Arc::new(AtomicU32::new(ROWS_BETWEEN));
@@ -51,13 +52,13 @@ impl Watch {
         Ok(Self { epoch, until, rows_between })
     }
 
-    /// Until when the next statement may run, and whether one of its rows may take long.
+    /// Sets the deadline of the next statement; `slow_rows` if one of its rows may take long.
     pub(super) fn set(&self, deadline: Instant, slow_rows: bool) {
         self.rows_between.store(if slow_rows { 1 } else { ROWS_BETWEEN }, Ordering::Relaxed);
         self.until.store(micros(self.epoch, deadline), Ordering::Relaxed);
     }
 
-    /// Whether a statement failed because it was too late.
+    /// Returns true if a statement failed because of its deadline.
     pub(super) fn is_late(error: &DieselError) -> bool {
         matches!(error, DieselError::DatabaseError(_, said) if said.message().contains(LATE))
     }
@@ -67,7 +68,7 @@ fn micros(epoch: Instant, at: Instant) -> u64 {
     at.saturating_duration_since(epoch).as_micros() as u64
 }
 
-/// What the function answers.
+/// Result of the function.
 #[derive(Debug)]
 struct InTime(bool);
 

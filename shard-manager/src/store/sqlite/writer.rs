@@ -1,13 +1,13 @@
 //! Writer: applies batches of changes to a shard's file, each batch one durable transaction.
 //!
 //! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the
-//! progress learns a position before its commit and after it; no batch is acknowledged that is in a
-//! file without a name.
-//! **Not here:** what happens inside a transaction (`batch`), who waits for one (`lane`).
+//! replication state has each position before its commit and after it; no batch is acknowledged that
+//! is in a file without a name.
+//! **Not here:** the contents of a transaction (`batch`), waiting for one (`lane`).
 
-mod altering;
 #[cfg(feature = "sabotage")]
-mod pretending;
+mod early_ack;
+mod schema_change;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,24 +19,24 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use super::batch::{Applied, Batch, Counters};
-use super::connection::{OpenError, Shapes, Trouble, open};
+use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
 use super::footing::{Footing, Grip};
-use super::{declared, log};
+use super::{declarations, log};
+use crate::engine::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use crate::error::{Error, Outcome};
-use crate::progress::Progress;
 use crate::reason::Reason;
-use crate::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+use crate::replication::ReplicationState;
 
-/// 8 MiB of page cache: the inner pages of the trees of a few million rows.
+/// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
-/// Entries that the log may lose before it does: trimming them together shares the price.
+/// Least number of entries to trim: trimming them together shares the cost.
 const TRIM_MIN: u64 = 64;
-/// Entries that one batch removes at most: writes wait meanwhile.
+/// Most entries that one batch removes: writes wait meanwhile.
 const TRIM_MAX: u64 = 256;
-/// Bytes that the log may have. Beyond, it is trimmed though a replica may still need it: that replica is then
-/// made anew.
+/// Most bytes of the log. A larger log is trimmed even if a replica still needs it: that replica is
+/// then rebuilt.
 const LOG_BYTES_MAX: u64 = 1 << 30;
-/// How often idempotency keys that are too old are looked for.
+/// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
 /// The one writing connection to a shard's file.
@@ -44,29 +44,30 @@ pub struct SqliteWriter {
     shard: String,
     path: PathBuf,
     footing: Arc<Footing>,
-    /// `None` after a failure that may have left the connection in doubt: opened anew by the next batch.
+    /// `None` after a failure that may have left the connection in doubt: the next batch opens
+    /// another.
     opened: Option<Opened>,
     counters: Counters,
-    shapes: Shapes,
-    progress: Arc<Progress>,
+    shapes: PreparedShapes,
+    replication: Arc<ReplicationState>,
     log: LogExtent,
-    /// `None`: not since the file was opened.
+    /// Time of the last search; `None` since the file was opened.
     forgot_at: Option<Instant>,
     #[cfg(feature = "sabotage")]
-    owed: Option<pretending::Owed>,
+    owed: Option<early_ack::Owed>,
 }
 
-/// The connection, and the proof that its file is in its place.
+/// The connection, and the proof that the name of its file still leads to it.
 struct Opened {
     /// Dropped first.
     grip: Grip,
     connection: SqliteConnection,
 }
 
-/// How much of the log is there.
+/// Extent of the log.
 #[derive(Clone, Copy, Debug)]
 struct LogExtent {
-    /// Everything up to here is gone.
+    /// Position up to which the log was trimmed.
     trimmed: u64,
     bytes: u64,
 }
@@ -76,14 +77,18 @@ impl SqliteWriter {
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be opened or lacks its counters.
-    pub fn open(shard: &str, path: &Path, progress: &Arc<Progress>) -> Result<Self, OpenError> {
-        Self::open_on(Footing::of(shard, path), (shard, path), progress)
+    pub fn open(
+        shard: &str,
+        path: &Path,
+        replication: &Arc<ReplicationState>,
+    ) -> Result<Self, OpenError> {
+        Self::open_on(Footing::of(shard, path), (shard, path), replication)
     }
 
     fn open_on(
         footing: Arc<Footing>,
         (shard, path): (&str, &Path),
-        progress: &Arc<Progress>,
+        replication: &Arc<ReplicationState>,
     ) -> Result<Self, OpenError> {
         footing.check()?;
         let told = |error| OpenError::file(path, error);
@@ -95,8 +100,10 @@ impl SqliteWriter {
         let trimmed = trimmed.filter(|trimmed| *trimmed <= position);
         let unfit = || OpenError::foreign(path, "its change log does not fit its position");
         let trimmed = trimmed.ok_or_else(unfit)?;
-        progress.settle(position);
-        progress.schema_changed(declared::last_made_at(&mut connection).map_err(told)?);
+        replication.reset_to(position);
+        replication
+            .primary()
+            .record_schema_change(declarations::last_made_at(&mut connection).map_err(told)?);
         let grip = footing.grip();
         Ok(Self {
             shard: shard.to_owned(),
@@ -104,8 +111,8 @@ impl SqliteWriter {
             footing,
             opened: Some(Opened { grip, connection }),
             counters,
-            shapes: Shapes::default(),
-            progress: Arc::clone(progress),
+            shapes: PreparedShapes::default(),
+            replication: Arc::clone(replication),
             log: LogExtent { trimmed, bytes },
             forgot_at: None,
             #[cfg(feature = "sabotage")]
@@ -113,18 +120,18 @@ impl SqliteWriter {
         })
     }
 
-    /// Proof that its file is in its place.
+    /// Returns the proof that the name of its file still leads to it.
     pub fn footing(&self) -> &Arc<Footing> {
         &self.footing
     }
 
     fn reopen(&mut self) -> Result<Opened, BatchFailure> {
         let (footing, place) = (Arc::clone(&self.footing), (&*self.shard, &*self.path));
-        let reopened = Self::open_on(footing, place, &self.progress).map_err(|error| {
+        let reopened = Self::open_on(footing, place, &self.replication).map_err(|error| {
             tracing::error!(shard = %self.shard, %error, "the shard's file cannot be opened again");
             let unavailable = || Error::ShardUnavailable { shard: self.shard.clone() };
             let error = self.footing.check_writable().err().unwrap_or_else(unavailable);
-            BatchFailure { error, outcome: Outcome::Rejected, divisible: false }
+            BatchFailure { error, outcome: Outcome::Rejected, retry_split: false }
         })?;
         *self = reopened;
         Ok(self.opened.take().expect("open() always connects"))
@@ -135,7 +142,7 @@ impl SqliteWriter {
         self.footing.check_writable().map_err(|error| BatchFailure {
             error,
             outcome: Outcome::Rejected,
-            divisible: false,
+            retry_split: false,
         })?;
         match self.opened.take() {
             Some(opened) => Ok(opened),
@@ -153,14 +160,14 @@ impl SqliteWriter {
         }
         self.footing.lose(Reason::FilesLost);
         let error = Error::FilesLost { shard: self.shard.clone(), loss: Reason::FilesLost };
-        Err(BatchFailure { error, outcome: Outcome::Unknown, divisible: false })
+        Err(BatchFailure { error, outcome: Outcome::Unknown, retry_split: false })
     }
 
-    /// One transaction, up to its commit.
+    /// Executes one transaction up to its commit.
     fn transact(
         &mut self,
         connection: &mut SqliteConnection,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         state: &mut Attempt,
     ) -> QueryResult<Applied> {
         let trim_to = self.trim_to();
@@ -174,55 +181,60 @@ impl SqliteWriter {
                 if forget {
                     state.forgot_all = batch.forget_old()?;
                 }
-                batch.run(units)
+                batch.run(groups)
             };
             let applied =
-                work(connection).inspect_err(|error| state.cause = Some(Trouble::of(error)))?;
+                work(connection).inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
             state.committing = true;
             state.began = Instant::now();
-            self.progress.begin(applied.counters.position as u64);
+            self.replication.primary().begin(applied.counters.position as u64);
             Ok::<_, DieselError>(applied)
         })
     }
 
-    /// Up to where the log loses entries now, if there are enough to lose.
+    /// Returns the position up to which the log is trimmed now, if that removes enough entries.
     fn trim_to(&self) -> Option<u64> {
         let LogExtent { trimmed, bytes } = self.log;
-        let mut needless = self.progress.trimmable();
+        let mut needless = self.replication.trimmable_position();
         if bytes >= LOG_BYTES_MAX {
-            // The oldest go, whoever needs them.
+            // The oldest entries are removed, even if a replica needs them.
             needless = needless.max(trimmed + TRIM_MAX);
         }
-        // The last entry stays: the batch that trims may add none, and an empty log is that of a replica's file.
+        // The last entry stays: the batch that trims may add none, and only a replica's file has an
+        // empty log.
         let last = (self.counters.position as u64).saturating_sub(1);
         let to = needless.min(last).min(trimmed + TRIM_MAX);
         (to >= trimmed + TRIM_MIN).then_some(to)
     }
 
-    /// Before COMMIT was sent nothing can have been stored. After it, only "disk full" is certain.
-    fn failure(&self, trouble: &Trouble, committing: bool) -> BatchFailure {
-        let certain = !committing || *trouble == Trouble::Full;
+    /// Converts a failure. Before COMMIT was sent nothing was stored. After it, only "disk full" is
+    /// certain.
+    fn failure(&self, kind: &DbErrorKind, committing: bool) -> BatchFailure {
+        let certain = !committing || *kind == DbErrorKind::Full;
         BatchFailure {
-            error: match trouble {
-                // A row's own is answered in its place; one that comes here is of our books.
-                Trouble::Constraint(_) => Error::Internal,
-                Trouble::Full | Trouble::Broken | Trouble::Other => trouble.error(&self.shard),
+            error: match kind {
+                // The constraints of rows fail single changes; this one is about a table of
+                // Tessera's own.
+                DbErrorKind::Constraint(_) => Error::Internal,
+                DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => {
+                    kind.error(&self.shard)
+                }
             },
             outcome: if certain { Outcome::Rejected } else { Outcome::Unknown },
-            divisible: !committing && *trouble == Trouble::Other,
+            retry_split: !committing && *kind == DbErrorKind::Other,
         }
     }
 }
 
-/// What is known of a transaction when it fails.
+/// State of a transaction when it fails.
 struct Attempt {
     committing: bool,
-    /// What failed inside, kept aside: SQLite may have rolled back by itself, and then diesel reports its own
-    /// rollback that found nothing to undo.
-    cause: Option<Trouble>,
-    /// Up to where the log was trimmed, and by how many bytes.
+    /// First error, kept because SQLite may have rolled back by itself, and then diesel reports
+    /// only that its own rollback found nothing to undo.
+    cause: Option<DbErrorKind>,
+    /// Position up to which the log was trimmed, and the number of bytes.
     trimmed: Option<(u64, u64)>,
-    /// Whether no idempotency key that is too old is left.
+    /// True if no idempotency key that is too old is left.
     forgot_all: bool,
     began: Instant,
 }
@@ -235,23 +247,23 @@ impl Attempt {
 }
 
 impl Writer for SqliteWriter {
-    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
+    fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
         let position = self.counters.position as u64;
-        if units.iter().all(|unit| unit.rows.is_empty()) {
-            let position = self.progress.position(position);
+        if groups.iter().all(|group| group.rows.is_empty()) {
+            let position = self.replication.timeline().position(position);
             return Ok(BatchDone { rows: Vec::new(), position });
         }
         #[cfg(feature = "sabotage")]
-        if let Some(done) = self.pretend(units) {
+        if let Some(done) = self.pretend(groups) {
             return Ok(done);
         }
         let mut opened = self.take_opened()?;
         let mut state = Attempt::new();
-        match self.transact(&mut opened.connection, units, &mut state) {
+        match self.transact(&mut opened.connection, groups, &mut state) {
             Ok(applied) => {
                 let position = applied.counters.position as u64;
                 if position as i64 != self.counters.position {
-                    self.progress.commit(position, state.began);
+                    self.replication.commit(position, state.began);
                 }
                 self.counters = applied.counters;
                 self.log.bytes += applied.logged;
@@ -263,19 +275,19 @@ impl Writer for SqliteWriter {
                     self.forgot_at = Some(Instant::now());
                 }
                 self.give_back(opened)?;
-                let position = self.progress.position(position);
+                let position = self.replication.timeline().position(position);
                 Ok(BatchDone { rows: applied.rows, position })
             }
             Err(error) => {
-                let trouble = state.cause.unwrap_or_else(|| Trouble::of(&error));
+                let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
                 let committing = state.committing;
                 if error == DieselError::RollbackTransaction && !committing {
-                    // We gave it up ourselves: nothing is in doubt.
+                    // The writer aborted the transaction itself: nothing is in doubt.
                     self.opened = Some(opened);
                 } else {
-                    tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a batch failed");
+                    tracing::error!(shard = %self.shard, %error, ?kind, committing, "a batch failed");
                 }
-                Err(self.failure(&trouble, committing))
+                Err(self.failure(&kind, committing))
             }
         }
     }
@@ -291,7 +303,7 @@ impl Writer for SqliteWriter {
 
     fn close(&mut self) {
         if let Some(Opened { connection, .. }) = &mut self.opened {
-            // Best effort: what the WAL keeps is as durable as what the file keeps.
+            // Best effort: data in the WAL is as durable as in the file.
             let _ = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");
         }
         self.opened = None;

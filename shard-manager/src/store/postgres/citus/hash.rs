@@ -1,18 +1,20 @@
-//! Hash: where Citus puts a text, which is where PostgreSQL's own hash indexes would: `hashtext` under collation C.
+//! Hash: the hash by which Citus places a text, which is that of PostgreSQL's hash indexes:
+//! `hashtext` under collation C.
 //!
-//! It is lookup3 of Bob Jenkins ("Algorithm Alley: Hash Functions", Dr. Dobb's Journal, September 1997, and its
-//! successor of 2006), with PostgreSQL's initial value, as in `src/common/hashfn.c` on little-endian machines.
+//! The function is lookup3 of Bob Jenkins ("Algorithm Alley: Hash Functions", Dr. Dobb's Journal,
+//! September 1997, and its successor of 2006), with PostgreSQL's initial value, as in
+//! `src/common/hashfn.c` on little-endian machines.
 //!
-//! **Not here:** which shard has a hash (`citus`).
+//! **Not here:** the shard of a hash (`citus`).
 
-/// What PostgreSQL begins with beside the length: the golden ratio, and a number of its own.
+/// Initial value beside the length: the golden ratio, and a number of PostgreSQL's own.
 const BEGIN: u32 = 0x9e37_79b9_u32.wrapping_add(3_923_095);
-/// Bytes that are mixed at a time.
+/// Bytes that are mixed together.
 const BLOCK: usize = 12;
 
-/// The hash of a text.
+/// Returns the hash of a text.
 pub(super) fn of_text(bytes: &[u8]) -> i32 {
-    // As PostgreSQL counts: a text is shorter than 2^30 bytes.
+    // PostgreSQL uses the same type: a text is shorter than 2^30 bytes.
     let begin = BEGIN.wrapping_add(bytes.len() as u32);
     let mut state = [begin; 3];
     let (blocks, rest) = bytes.as_chunks::<BLOCK>();
@@ -23,7 +25,7 @@ pub(super) fn of_text(bytes: &[u8]) -> i32 {
     let mut last = [0; BLOCK];
     let (low, high) = rest.split_at(rest.len().min(8));
     last[..low.len()].copy_from_slice(low);
-    // The lowest byte of the third word is the length's.
+    // The lowest byte of the third word is reserved for the length.
     last[9..9 + high.len()].copy_from_slice(high);
     add(&mut state, &last);
     finish(&mut state);
@@ -64,7 +66,7 @@ fn finish([a, b, c]: &mut [u32; 3]) {
 mod tests {
     use super::*;
 
-    /// What `SELECT hashtext(… COLLATE "C")` of PostgreSQL 15.18 tells.
+    /// Results of `SELECT hashtext(… COLLATE "C")` on PostgreSQL 15.18.
     const KNOWN: [(&str, i32); 9] = [
         ("", -1_477_818_771),
         ("a", 1_075_015_857),

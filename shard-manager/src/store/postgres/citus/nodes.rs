@@ -1,15 +1,15 @@
-//! Nodes: what Citus tells of its nodes, for people.
+//! Nodes: the nodes of a Citus cluster, for status reports.
 //!
-//! **Not here:** moving anything between them: that is Citus' own `citus_rebalance_start`.
+//! **Not here:** moving rows between them, which `citus_rebalance_start` does.
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 
-use crate::store::WorkerNode;
+use crate::engine::WorkerNode;
 use crate::store::postgres::statement::{Statement, load};
 
-/// Nodes are called by their groups: an address is nobody's business who asks through the router. Sizes are asked of the
-/// workers.
+/// Reads the nodes, named by their groups: clients of the router must not see addresses. The
+/// workers report the sizes.
 const NODES: &str = "SELECT CASE n.groupid WHEN 0 THEN 'coordinator' ELSE format('worker%s', n.groupid) END
             || CASE n.noderole WHEN 'primary' THEN '' ELSE format('-%s%s', n.noderole, n.nodeid) END, n.groupid::bigint, n.noderole::text, n.isactive,
         count(s.shardid), coalesce(sum(s.shard_size), 0)::bigint
@@ -19,7 +19,7 @@ const NODES: &str = "SELECT CASE n.groupid WHEN 0 THEN 'coordinator' ELSE format
             (SELECT colocationid FROM pg_dist_partition WHERE logicalrelid = 'tessera.tessera_idempotency'::regclass))
     GROUP BY n.nodeid ORDER BY n.groupid, n.nodeid";
 
-/// All nodes of the cluster, its coordinator first.
+/// Returns all nodes of the cluster, the coordinator first.
 pub(in crate::store::postgres) async fn ask(
     connection: &AsyncPgConnection,
 ) -> QueryResult<Vec<WorkerNode>> {

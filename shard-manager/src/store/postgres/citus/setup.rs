@@ -1,31 +1,33 @@
-//! Setup: whether a server is what `engine` says, and that its tables are distributed.
+//! Setup: checks that a server is the configured `engine`, and distributes its tables.
 //!
-//! **Invariant:** after `distribute` every table of rows lies on the workers by its shard key, all of them alike.
+//! **Invariant:** after `distribute` every table of rows is distributed over the workers by its
+//! shard key, and all tables are co-located.
 //! **Not here:** the tables themselves (the migrations, `ddl`).
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 
-use crate::address::ServerEngine;
+use crate::node_address::ServerEngine;
 use crate::store::postgres::statement::{Bind, Statement, load, run};
 use crate::table::Table;
 
-/// The oldest Citus that Tessera speaks to: the statements were tried against 13.
+/// Oldest supported version of Citus. The statements were tested on 13.
 pub const VERSION_MIN: u32 = 12;
 
-/// The extension's version, and whether some of Tessera's tables are distributed. Its catalog is asked only if it is
-/// there.
+/// Reads the version of the extension, and true if some of Tessera's tables are distributed. The
+/// catalog of Citus is read only if it exists.
 const EXTENSION: &str = "SELECT (SELECT extversion FROM pg_extension WHERE extname = 'citus')";
 const STANDING: &str = "SELECT (SELECT groupid FROM pg_dist_local_group)::bigint,
     (SELECT count(*) FROM pg_dist_node WHERE isactive AND shouldhaveshards AND noderole = 'primary'),
     (SELECT count(*) FROM pg_dist_partition WHERE logicalrelid::oid = to_regclass('tessera.tessera_idempotency'))";
 
-/// Makes a table distributed if it is not: its rows are copied to the workers. Alone with others of its kind.
+/// Distributes a table that is not distributed yet: its rows are copied to the workers. Locks out
+/// others that do the same.
 const DISTRIBUTE: &str =
     "SELECT create_distributed_table($1::text::regclass, 'shard_key', colocate_with => $2)
     WHERE NOT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = $1::text::regclass)";
 
-/// Tables of rows that are distributed otherwise than all others.
+/// Finds tables of rows that are distributed otherwise than the others.
 const STRANGE: &str = "SELECT logicalrelid::text FROM pg_dist_partition AS p
     WHERE logicalrelid = ANY($1::text[]::regclass[]) AND (partmethod <> 'h'
         OR column_to_column_name(logicalrelid, partkey) <> 'shard_key'
@@ -33,17 +35,18 @@ const STRANGE: &str = "SELECT logicalrelid::text FROM pg_dist_partition AS p
             WHERE logicalrelid = 'tessera.tessera_idempotency'::regclass))
     ORDER BY 1 LIMIT 1";
 
-/// In a transaction that makes tables and distributes them, Citus uses one connection to each worker.
+/// Limits Citus to one connection to each worker in a transaction that creates and distributes
+/// tables.
 pub(in crate::store::postgres) const ONE_BY_ONE: &str =
     "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'";
 
-/// The table that all others lie like.
+/// Table with which all others are co-located.
 const FIRST: &str = "tessera.tessera_idempotency";
 
-/// Why a server is not what `engine` says; `None` if it is.
+/// Returns the reason why a server is not the configured `engine`; `None` if it is.
 ///
 /// # Errors
-/// That it cannot be asked.
+/// The error of the query.
 pub async fn mismatch(
     connection: &AsyncPgConnection,
     engine: ServerEngine,
@@ -78,10 +81,10 @@ pub async fn mismatch(
     })
 }
 
-/// Distributes what is not, among these tables and the one of idempotency keys.
+/// Distributes those of these tables, and the table of idempotency keys, that are not distributed.
 ///
 /// # Errors
-/// What Citus says.
+/// The error of Citus.
 pub(in crate::store::postgres) async fn distribute(
     connection: &AsyncPgConnection,
     tables: &[&Table],
@@ -95,10 +98,10 @@ pub(in crate::store::postgres) async fn distribute(
     run(connection, "COMMIT").await
 }
 
-/// Distributes one table like the others, in the transaction that is open.
+/// Distributes one table like the others, in the open transaction.
 ///
 /// # Errors
-/// What Citus says.
+/// The error of Citus.
 pub(in crate::store::postgres) async fn distribute_table(
     connection: &AsyncPgConnection,
     table: &Table,
@@ -111,10 +114,10 @@ async fn distribute_one(connection: &AsyncPgConnection, name: &str, like: &str) 
     load(connection, Statement { sql: DISTRIBUTE, binds: &binds, cached: false }).await.map(drop)
 }
 
-/// A table that somebody has distributed in another way.
+/// Returns a table that an operator has distributed in another way.
 ///
 /// # Errors
-/// That the coordinator cannot be asked.
+/// The error of the query.
 pub(in crate::store::postgres) async fn strange(
     connection: &AsyncPgConnection,
     tables: &[&Table],

@@ -1,10 +1,11 @@
 //! SQL: the texts that differ on Citus.
 //!
-//! Citus refuses, or does on the coordinator, what joins arrays with rows: so rows come one a statement, or as lists of
-//! values, and what is not for one row is for rows of one of Citus' shards.
+//! Citus refuses joins of arrays with rows, or executes them on the coordinator. So rows are sent
+//! one in a statement or as lists of values, and a statement for several rows is for rows of one of
+//! Citus' shards.
 //!
-//! **Invariant:** as of `postgres::sql`: constants, names from the registry, numbered parameters.
-//! **Not here:** which rows go together (`citus::work`).
+//! **Invariant:** that of `postgres::sql`: constants, names from the registry, numbered parameters.
+//! **Not here:** the grouping of rows (`citus::work`).
 
 use std::fmt::Write as _;
 
@@ -12,16 +13,16 @@ use crate::query::ReadQuery;
 use crate::store::postgres::sql::{column_type, place, push_list, push_names};
 use crate::table::Table;
 
-/// Returns the creation time of the last of the `$3` oldest records of idempotency keys that were
-/// made from `$1` on and before `$2`.
+/// Returns the creation time of the last of the `$3` oldest records of idempotency keys created
+/// from `$1` on and before `$2`.
 pub(in crate::store::postgres) const OLDEST: &str = "SELECT max(created_at) FROM (SELECT created_at FROM \
     tessera_idempotency WHERE created_at >= $1 AND created_at < $2 ORDER BY created_at LIMIT $3) AS oldest";
 
-/// Removes the records of idempotency keys that were made from `$1` until `$2`.
+/// Removes the records of idempotency keys created from `$1` until `$2`.
 pub(in crate::store::postgres) const FORGET: &str =
     "DELETE FROM tessera_idempotency WHERE created_at >= $1 AND created_at <= $2 RETURNING 1";
 
-/// Locks a row, if it is there: parameters slot, shard key, id. Columns: 1, then its answered columns.
+/// Locks an existing row. Parameters: slot, shard key, id. Columns: 1, then its answered columns.
 pub(super) fn lock_row(table: &Table) -> String {
     let mut sql = "SELECT 1::bigint,".to_owned();
     push_names(&mut sql, "r.", table, table.answered());
@@ -30,14 +31,14 @@ pub(super) fn lock_row(table: &Table) -> String {
     sql + " FOR UPDATE"
 }
 
-/// Removes a row: parameters slot, shard key, id.
+/// Removes a row. Parameters: slot, shard key, id.
 pub(super) fn remove(table: &Table) -> String {
     let mut sql = format!("DELETE FROM {} r", table.name());
     push_where_row(&mut sql, table);
     sql
 }
 
-/// Stores so many new rows: parameters all columns of the first row, then of the next.
+/// Stores this number of new rows. Parameters: all columns of the first row, then of the next.
 pub(super) fn insert(table: &Table, rows: usize) -> String {
     let columns: Vec<usize> = (0..table.columns().len()).collect();
     let mut sql = format!("INSERT INTO {} (", table.name());
@@ -52,7 +53,8 @@ pub(super) fn insert(table: &Table, rows: usize) -> String {
     sql
 }
 
-/// The same of rows that are there and are locked.
+/// Updates this number of existing, locked rows. Parameters: all columns of the first row, then of
+/// the next.
 pub(super) fn update(table: &Table, rows: usize) -> String {
     let places = place(table);
     let changed = (0..table.columns().len()).filter(|column| !places.contains(column));
@@ -65,26 +67,27 @@ pub(super) fn update(table: &Table, rows: usize) -> String {
     sql
 }
 
-/// Takes the fence lock and draws a block of versions for this session; if one of the slots `$1` may not be written here
-/// it fails (it divides by zero), and the transaction with it.
+/// Takes the fence lock and draws a block of versions for this session. If one of the slots `$1`
+/// may not be written here, it fails by dividing by zero, and the transaction with it.
 pub(super) const ENTER: &str = "SELECT nextval('tessera_version')/\
     (cardinality(tessera_enter($1,false))=0)::integer::bigint";
 
-/// Draws one more block.
+/// Draws one more block of versions.
 pub(super) const DRAW: &str = "SELECT nextval('tessera_version')";
 
-/// Changes the columns `set` of one row, or makes it. Parameters: the time, then slot, shard key, id and the columns `set`.
-/// Columns: as of the upsert of PostgreSQL.
+/// Updates the columns `set` of one row, or inserts it. Parameters: the time, then slot, shard key,
+/// id and the columns `set`. Columns: those of the upsert of PostgreSQL.
 ///
-/// The coordinator takes the fence lock and draws a version before it sends anything to a worker; of a slot that may not
-/// be written here that is null, which no row may have.
+/// The coordinator takes the fence lock and draws a version before it sends anything to a worker.
+/// For a slot that may not be written here the version is null, which no row may have.
 pub(super) fn upsert_one(table: &Table, set: &[usize], shown: bool) -> String {
     let version = |sql: &mut String, _: usize| sql.push_str("tessera_enter_one($2::integer)");
     upsert(table, (set, shown), (1, 2), version)
 }
 
-/// The same of so many rows, in a transaction that has drawn versions. Parameters: the time, how many of the block were
-/// given out, then of each row as before. A function for each row would take as long as the rest.
+/// Upserts this number of rows, in a transaction that has drawn versions. Parameters: the time, the
+/// number of versions of the block that were given out, then the values of each row as in
+/// [`upsert_one`]. Calling a function for each row would double the time.
 pub(super) fn upsert_many(table: &Table, set: &[usize], shown: bool, rows: usize) -> String {
     upsert(table, (set, shown), (rows, 3), |sql, row| {
         let _ = write!(sql, "currval('tessera.tessera_version')+$2::bigint+{row}");
@@ -123,7 +126,7 @@ fn upsert(
     sql
 }
 
-/// Reads the rows of one key: parameters slot, shard key, how many at most. Columns: 1, then these.
+/// Reads the rows of one key. Parameters: slot, shard key, most rows. Columns: 1, then these.
 pub(in crate::store::postgres) fn point(query: &ReadQuery, columns: &[usize]) -> String {
     let table = &query.table;
     let mut sql = "SELECT 1::bigint,".to_owned();

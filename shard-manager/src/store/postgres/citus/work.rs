@@ -1,13 +1,13 @@
-//! Work: the statements that a batch falls into on Citus, each for one of its shards alone.
+//! Work: the statements of a batch on Citus, each for one of its shards alone.
 //!
-//! **Invariant:** statements come in the order of Citus' shards, and rows in the order in which they are given: so all
-//! routers that know the same lock in one order.
-//! **Not here:** their texts (`citus::sql`), running them (`transaction`, `upsert`).
+//! **Invariant:** statements are in the order of Citus' shards, and rows in the given order, so
+//! that all routers with the same placement lock in one order.
+//! **Not here:** the texts (`citus::sql`), running them (`transaction`, `upsert`).
 
 use std::borrow::Cow;
 
 use super::{Parts, sql};
-use crate::row::RowWrite;
+use crate::row_change::RowWrite;
 use crate::store::postgres::batch::{Row, Store};
 use crate::store::postgres::sql::VERSIONS_OF_BLOCK;
 use crate::store::postgres::statement::Bind;
@@ -15,15 +15,15 @@ use crate::store::postgres::transaction::{Locking, Work};
 use crate::table::Table;
 use crate::value::Value;
 
-/// Rows of one statement. Each number of them is a text of its own, which is kept prepared: beyond some, powers of two
-/// will do.
+/// Most rows of one statement. Each number of rows is a text of its own, which stays prepared, so
+/// large numbers are powers of two.
 const ROWS_MAX: usize = 64;
-/// Up to so many rows each number has its text.
+/// Number of rows up to which each number has its text.
 const ROWS_EXACT: usize = 8;
-/// Parameters of one statement; PostgreSQL's protocol counts them in 16 bits.
+/// Most parameters of one statement, which PostgreSQL's protocol counts in 16 bits.
 const PARAMETERS_MAX: usize = 32_000;
 
-/// A statement for each row.
+/// Returns the statements that lock rows, one for each row.
 pub(in crate::store::postgres) fn locking(
     table: &Table,
     rows: &[Row],
@@ -38,7 +38,7 @@ pub(in crate::store::postgres) fn locking(
     of.iter().map(lock).collect()
 }
 
-/// What stores rows of one table in one way.
+/// Returns the statements that store rows of one table in one way.
 pub(in crate::store::postgres) fn storing(
     parts: &Parts,
     table: &Table,
@@ -65,20 +65,21 @@ pub(in crate::store::postgres) fn storing(
     }
 }
 
-/// The versions that a transaction has drawn and not given out yet.
+/// Versions that a transaction has drawn and not given out yet.
 pub(in crate::store::postgres) struct Versions {
     given: usize,
 }
 
 impl Versions {
-    /// Lets a transaction write rows of these slots.
+    /// Returns the statement that lets a transaction write rows of these slots.
     pub(in crate::store::postgres) fn enter(
         slots: impl ExactSizeIterator<Item = i32>,
     ) -> (Self, Work<'static>) {
         (Self { given: 0 }, (Cow::Borrowed(sql::ENTER), vec![Bind::integers(slots)]))
     }
 
-    /// Gives out so many, of a new block if there are not so many left: then that has to be drawn first.
+    /// Gives out this number of versions, of a new block if too few are left: then the returned
+    /// statement must draw it first.
     fn give(&mut self, count: usize) -> (usize, Option<Work<'static>>) {
         let is_empty = self.given + count > VERSIONS_OF_BLOCK;
         if is_empty {
@@ -90,8 +91,8 @@ impl Versions {
     }
 }
 
-/// Adds what upserts rows of one table that are given the same columns, and tells which statements tell of rows. Without
-/// versions there is one row, and no other.
+/// Adds the statements that upsert rows of one table with the same columns, and returns which of
+/// them return rows. Without versions there is one row, and no other.
 pub(in crate::store::postgres) fn upsert(
     work: &mut Vec<Work<'_>>,
     parts: &Parts,
@@ -129,7 +130,7 @@ pub(in crate::store::postgres) fn upsert(
     telling
 }
 
-/// Rows of one of Citus' shards, as many as make a statement whose text is not one of too many.
+/// Splits rows into those of one of Citus' shards, and those into numbers that have a text.
 fn chunks<T>(rows: &[T], part: impl Fn(&T) -> usize, columns: usize) -> Vec<&[T]> {
     let most = (PARAMETERS_MAX / columns.max(1)).clamp(1, ROWS_MAX);
     let mut chunks = Vec::new();
@@ -145,7 +146,7 @@ fn chunks<T>(rows: &[T], part: impl Fn(&T) -> usize, columns: usize) -> Vec<&[T]
     chunks
 }
 
-/// Slot, shard key and id.
+/// Returns the values of slot, shard key and id.
 fn place(table: &Table, row: &Row) -> Vec<Bind> {
     let mut binds = vec![Bind::integer(i32::from(row.slot.number())), Bind::text(&row.key)];
     let ids = table.id().iter().zip(&row.id);
@@ -153,7 +154,7 @@ fn place(table: &Table, row: &Row) -> Vec<Bind> {
     binds
 }
 
-/// All columns of a row that is there.
+/// Returns the values of all columns of an existing row.
 fn image(table: &Table, row: &Row) -> Vec<Bind> {
     let mut binds = vec![Bind::integer(i32::from(row.slot.number())), Bind::text(&row.key)];
     let image = row.after.as_deref().unwrap_or_default();

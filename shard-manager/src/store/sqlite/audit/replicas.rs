@@ -1,35 +1,36 @@
-//! Replicas: whether the replicas of a shard hold what their primary held at their position.
+//! Replicas: checks that the replicas of a shard have the rows that their primary had at their
+//! position.
 //!
-//! Beside a running router both move on. So each replica is seen first, then the primary, each in one snapshot; what
-//! changed between the two positions stands in the primary's log, and the rows of those keys are left out on both
-//! sides. All other rows are the same at both positions, and must be equal. Of a cluster that does not run nothing
-//! is left out unless a replica lags.
+//! Beside a running router both move on. So each replica is seen first, then the primary, each in
+//! one snapshot; what changed between the two positions stands in the primary's log, and the rows
+//! of those keys are left out on both sides. All other rows are the same at both positions, and
+//! must be equal. Of a cluster that does not run nothing is left out unless a replica lags.
 //!
-//! **Invariant:** a replica is called equal only if every row that was not left out was compared.
-//! **Not here:** what a row must be like (`audit/rows`).
+//! **Invariant:** a replica is reported equal only if every row that was not left out was compared.
+//! **Not here:** the rules for a row (`audit/rows`).
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::super::OpenError;
 use super::super::log::{self, Line};
 use super::super::node_view::NodeView;
+use super::super::offline_view::NodeFile;
 use super::super::row_hash::key_hash;
-use super::super::view::NodeFile;
-use super::books::Books;
+use super::file_inventory::FileInventory;
 use super::rows::{LeftOut, Scan, SlotSum, slot_rows};
 use super::{Audit, Finding, is_declared};
 use crate::position::Position;
 use crate::table::{Registry, Table};
 
-/// Keys that may change between the two looks: beyond, a replica lags too far to compare.
+/// Most keys that may change between two snapshots: beyond, a replica lags too far to compare.
 const LEFT_OUT_MAX: usize = 1 << 20;
-/// Rows that are named of one table of one replica.
+/// Most rows that are named for one table of one replica.
 const NAMED_MAX: usize = 10;
 
-/// The replicas of a shard that are looked at.
+/// The replicas of a shard in an audit.
 pub(super) struct Replicas<'a> {
     replicas: Vec<Replica<'a>>,
-    /// By table, keys that changed since the first of them was seen.
+    /// Keys, by table, that changed since the first replica was read.
     left_out: HashMap<String, LeftOut>,
     nothing: LeftOut,
 }
@@ -37,16 +38,16 @@ pub(super) struct Replicas<'a> {
 struct Replica<'a> {
     file: &'a NodeFile,
     node: NodeView,
-    books: Books,
+    inventory: FileInventory,
     tables: Registry,
     comparable: bool,
-    /// It has not all that the primary has.
+    /// True if the replica lacks changes of the primary.
     behind: bool,
     equal: bool,
 }
 
 impl<'a> Replicas<'a> {
-    /// Looks at the files, and reports those that cannot be read.
+    /// Opens the files, and reports those that cannot be read.
     pub(super) fn look(audit: &Audit<'_>, files: &'a [NodeFile]) -> Self {
         let mut opened = Vec::new();
         for file in files {
@@ -69,33 +70,36 @@ impl<'a> Replicas<'a> {
         Self { replicas, left_out: HashMap::new(), nothing: LeftOut::new() }
     }
 
-    /// Finds out what changed between the replicas and the snapshot of their primary.
+    /// Reads the changes between the replicas and the snapshot of their primary.
     pub(super) fn align(
         &mut self,
         audit: &Audit<'_>,
         primary: &mut NodeView,
-        at: Position,
+        reached: Position,
     ) -> Result<(), OpenError> {
         let history = primary.history()?;
-        let mut oldest = at.at;
+        let mut oldest = reached.sequence;
         for replica in &mut self.replicas {
-            let position = replica.books.standing.position;
-            if !history.holds(position) || position.at > at.at {
-                let what = format!("it holds changes up to {}", position.at);
-                let expected = format!("nothing beyond its primary, which stands at {}", at.at);
+            let position = replica.inventory.standing.position;
+            if !history.holds(position) || position.sequence > reached.sequence {
+                let what = format!("it holds changes up to {}", position.sequence);
+                let expected =
+                    format!("nothing beyond its primary, which stands at {}", reached.sequence);
                 audit.find(audit.about(replica.file, what, &expected));
                 continue;
             }
-            let lag = at.at - position.at;
+            let lag = reached.sequence - position.sequence;
             if lag > 0 && !audit.running {
                 audit.note(replica.file.behind(lag));
             }
             (replica.comparable, replica.behind) = (true, lag > 0);
-            oldest = oldest.min(position.at);
+            oldest = oldest.min(position.sequence);
         }
-        if oldest < at.at && !self.leave_out(primary, oldest, at.at)? {
+        if oldest < reached.sequence && !self.leave_out(primary, oldest, reached.sequence)? {
             for replica in &mut self.replicas {
-                if replica.books.standing.position.at < at.at && replica.comparable {
+                if replica.inventory.standing.position.sequence < reached.sequence
+                    && replica.comparable
+                {
                     replica.comparable = false;
                     audit.note(format!("{} lags too far to be compared", replica.file.node));
                 }
@@ -112,7 +116,8 @@ impl<'a> Replicas<'a> {
         Ok(())
     }
 
-    /// Notes the keys that changed after a position; `false` if the log does not tell, or they are too many.
+    /// Collects the keys that changed after a position; `false` if the log does not contain them
+    /// all, or they are too many.
     fn leave_out(
         &mut self,
         primary: &mut NodeView,
@@ -143,18 +148,23 @@ impl<'a> Replicas<'a> {
         Ok(true)
     }
 
-    /// The keys of a table that are not compared; `None` if nothing is.
+    /// Returns the keys of a table that are not compared; `None` if nothing is compared.
     pub(super) fn left_out(&self, table: &Table) -> Option<&LeftOut> {
         let compares = self.replicas.iter().any(|replica| replica.comparable);
         compares.then(|| self.left_out.get(table.name()).unwrap_or(&self.nothing))
     }
 
-    /// Compares what the files say of themselves, of those that stand where their primary does.
-    pub(super) fn compare_books(&mut self, audit: &Audit<'_>, primary: &Books, tables: &Registry) {
+    /// Compares the inventories of those files that are at the position of their primary.
+    pub(super) fn compare_inventories(
+        &mut self,
+        audit: &Audit<'_>,
+        primary: &FileInventory,
+        tables: &Registry,
+    ) {
         let level = |replica: &&mut Replica<'_>| replica.comparable && !replica.behind;
         for replica in self.replicas.iter_mut().filter(level) {
-            replica.equal &= replica.books.compare(audit, replica.file, primary);
-            // Those that it lacks are told when their rows are compared.
+            replica.equal &= replica.inventory.compare(audit, replica.file, primary);
+            // Missing tables are reported when their rows are compared.
             for table in replica.tables.tables() {
                 if tables.find(table.name()).is_none() {
                     let what = "it declares the table, and its primary does not";
@@ -167,7 +177,7 @@ impl<'a> Replicas<'a> {
         }
     }
 
-    /// Compares a table with what the primary's snapshot has of it.
+    /// Compares a table with the snapshot of the primary.
     pub(super) fn compare(
         &mut self,
         audit: &Audit<'_>,
@@ -189,7 +199,7 @@ impl<'a> Replicas<'a> {
         }
     }
 
-    /// Those that equal their primary.
+    /// Returns the replicas that equal their primary.
     pub(super) fn equal(&self) -> Vec<String> {
         let equal = self.replicas.iter().filter(|replica| replica.comparable && replica.equal);
         equal.map(|replica| replica.file.node.clone()).collect()
@@ -199,9 +209,9 @@ impl<'a> Replicas<'a> {
 impl<'a> Replica<'a> {
     fn look(file: &'a NodeFile, mut node: NodeView) -> Result<Self, OpenError> {
         node.begin()?;
-        let books = Books::read(&mut node)?;
+        let inventory = FileInventory::read(&mut node)?;
         let tables = node.tables()?;
-        Ok(Self { file, node, books, tables, comparable: false, behind: false, equal: true })
+        Ok(Self { file, node, inventory, tables, comparable: false, behind: false, equal: true })
     }
 
     fn compare(
@@ -223,7 +233,7 @@ impl<'a> Replica<'a> {
             return Ok(false);
         }
         let scan = Scan::run(audit, (&mut self.node, table), Some(left_out), |_| ())?;
-        let counted = self.books.check_count(audit, self.file, (table, scan.rows));
+        let counted = self.inventory.check_count(audit, self.file, (table, scan.rows));
         if scan.slots == expected.slots {
             return Ok(counted);
         }
@@ -270,7 +280,7 @@ impl<'a> Replica<'a> {
     }
 }
 
-/// The slots whose sums differ, in order.
+/// Returns the slots whose sums differ, in order.
 fn differing(a: &[SlotSum], b: &[SlotSum]) -> Vec<i64> {
     let sums = |slots: &[SlotSum]| -> BTreeMap<i64, SlotSum> {
         slots.iter().map(|sum| (sum.slot, *sum)).collect()

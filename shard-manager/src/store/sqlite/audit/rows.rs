@@ -1,7 +1,8 @@
-//! Rows: what a single row must be like, and what all rows of a table add up to.
+//! Rows: the rules for a single row, and sums over the rows of a table.
 //!
-//! **Invariant:** two tables have the same sums exactly if they hold the same rows, but for one case in 2^128.
-//! **Not here:** which tables are compared (`audit/replicas`).
+//! **Invariant:** two tables have the same sums exactly if they have the same rows, but for one
+//! case in 2^128.
+//! **Not here:** the choice of tables (`audit/replicas`).
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -11,10 +12,10 @@ use diesel::QueryResult;
 use super::super::OpenError;
 use super::super::connection::RowView;
 use super::super::node_view::NodeView;
+use super::super::offline_view::NodeFile;
 use super::super::row_hash::{key_hash, row_hash};
 use super::super::row_json::value;
 use super::super::sql;
-use super::super::view::NodeFile;
 use super::{Audit, Finding};
 use crate::keyspace::ShardKey;
 use crate::table::Table;
@@ -23,7 +24,7 @@ use crate::value::{ColumnType, Value};
 /// Hashes of shard keys whose rows are left out of a comparison.
 pub(super) type LeftOut = HashSet<u64>;
 
-/// What the rows of one slot add up to: the sum of their hashes, in whatever order they come.
+/// Sum of the hashes of the rows of one slot, in any order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SlotSum {
     pub(super) slot: i64,
@@ -31,20 +32,21 @@ pub(super) struct SlotSum {
     sum: u128,
 }
 
-/// Rows between two signs of life.
+/// Rows between two reports of progress.
 const TOLD_EVERY: u64 = 1 << 16;
 
 /// A table that was read from its first row to its last.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// All rows.
+    /// Number of all rows.
     pub(super) rows: u64,
-    /// Of the rows that are compared; only slots that have some, in order. Empty if nothing is to be compared.
+    /// Sums of the compared rows, for slots that have some, in order. Empty if nothing is compared.
     pub(super) slots: Vec<SlotSum>,
 }
 
 impl Scan {
-    /// Reads a table, hands each row to `each`, and sums up the rows but those `left_out`; sums nothing without it.
+    /// Reads a table, passes each row to `each`, and sums up the rows except those `left_out`; sums
+    /// nothing without it.
     pub(super) fn run(
         audit: &Audit<'_>,
         (node, table): (&mut NodeView, &Table),
@@ -85,7 +87,7 @@ fn is_left_out(row: &RowView<'_, '_>, left_out: &LeftOut) -> bool {
         && row.text(Table::SHARD_KEY, |key| left_out.contains(&key_hash(key))) == Some(true)
 }
 
-/// The rows of one slot that are compared: what tells each apart, and its hash.
+/// Returns the compared rows of one slot: identity and hash of each.
 pub(super) fn slot_rows(
     node: &mut NodeView,
     table: &Table,
@@ -104,7 +106,7 @@ pub(super) fn slot_rows(
     Ok(rows)
 }
 
-/// What tells a row from the others of its shard key.
+/// Returns the identity of a row among those of its shard key.
 fn id(row: &RowView<'_, '_>, table: &Table) -> String {
     let mut text = String::new();
     for (index, &column) in table.id().iter().enumerate() {
@@ -116,7 +118,7 @@ fn id(row: &RowView<'_, '_>, table: &Table) -> String {
     text
 }
 
-/// A value as a shard key spells it.
+/// Formats a value as in a shard key.
 fn spell(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
@@ -127,12 +129,12 @@ fn spell(value: &Value) -> String {
     }
 }
 
-/// What every row of a table on a primary must be like.
+/// Rules for every row of a table on a primary.
 pub(super) struct RowRules<'a> {
     audit: &'a Audit<'a>,
     file: &'a NodeFile,
     table: &'a Table,
-    /// The shard's counter: no row is stamped with more.
+    /// Counter of the shard: no row has a higher version.
     version: i64,
 }
 
@@ -146,7 +148,7 @@ impl<'a> RowRules<'a> {
         Self { audit, file, table, version }
     }
 
-    /// Checks a row, and reports what is wrong with it.
+    /// Checks a row, and reports violations.
     pub(super) fn check(&self, row: &RowView<'_, '_>) {
         let told = row.text(Table::SHARD_KEY, |key| self.check_key(row, key));
         if told.is_none() {

@@ -1,10 +1,11 @@
-//! Folder: a folder that is not there before it is whole.
+//! Folder: creates a folder that gets its name when it is complete.
 //!
-//! It is filled beside its place, as `<name>-unfinished`, so on the same disk, and renamed when all of it is synced. What a process that
-//! died has left of one is told by the lock that nobody holds any more, and removed by the next that wants the place.
+//! The folder is filled beside its final place, as `<name>-unfinished`, so on the same disk, and
+//! renamed when all of it is synced. The folder of a process that was killed is recognised by its
+//! free lock, and removed by the next process that needs the place.
 //!
-//! **Invariant:** under the final name there is a whole folder or none.
-//! **Not here:** what is put into it.
+//! **Invariant:** under the final name there is a complete folder or none.
+//! **Not here:** its contents.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -15,10 +16,10 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use super::SaveError;
 
-/// Who fills the folder holds this.
+/// Lock of the process that fills the folder.
 const LOCK: &str = "unfinished.lock";
 
-/// A folder that is being filled; removed if it is not finished.
+/// A folder that is being filled. Dropping it unfinished removes it.
 #[derive(Debug)]
 pub(super) struct Unfinished {
     path: PathBuf,
@@ -28,7 +29,8 @@ pub(super) struct Unfinished {
 }
 
 impl Unfinished {
-    /// Begins a folder that is to stand at `target`, a [`free_place`]. With `private`, nobody else may look into it.
+    /// Creates the folder for `target`, a [`free_place`]. With `private`, other users may not read
+    /// it.
     pub(super) fn begin(target: &Path, private: bool) -> Result<Self, SaveError> {
         let target = free_place(target)?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
@@ -55,18 +57,18 @@ impl Unfinished {
         Ok(begun)
     }
 
-    /// Where it is filled.
+    /// Returns the path of the unfinished folder.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Gives it its name. Its files must have been synced.
+    /// Renames the folder to its final name. Its files must have been synced.
     pub(super) fn finish(mut self) -> Result<(), SaveError> {
         let told = |error| SaveError::io(&self.path, error);
         fs::remove_file(self.path.join(LOCK)).map_err(told)?;
         sync_folder(&self.path)?;
         fs::rename(&self.path, &self.target).map_err(|error| SaveError::io(&self.target, error))?;
-        // From here on the name may be another's.
+        // From here on another process may use the name.
         self.finished = true;
         let parent = self.target.parent().unwrap_or(Path::new("/")).to_owned();
         sync_folder(&parent)
@@ -76,14 +78,14 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.finished {
-            // What cannot be removed now is removed by the next.
+            // The next process removes what cannot be removed now.
             let _ = fs::remove_dir_all(&self.path);
         }
     }
 }
 
-/// Where a folder of this name is to stand, links followed: nothing is there, or an empty folder that another can
-/// replace.
+/// Returns the place of a folder with this name, links followed: nothing exists there, or an empty
+/// folder that another can replace.
 pub(super) fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
     let told = |error| SaveError::io(target, error);
     let target = std::path::absolute(target).map_err(told)?;
@@ -100,7 +102,7 @@ pub(super) fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
     if !place.is_dir() {
         return Err(SaveError::target(&target, "there is a file of this name"));
     }
-    // Nothing can take the place of a mount point, and what is beside it lies on another disk.
+    // A mount point cannot be replaced, and its sibling is on another disk.
     if is_mount_point(&place).map_err(told)? {
         let cause = "this is a mount point, which nothing can replace; name a folder inside it";
         return Err(SaveError::target(&target, cause));
@@ -116,8 +118,8 @@ fn is_mount_point(place: &Path) -> io::Result<bool> {
     if fs::metadata(place)?.dev() != fs::metadata(parent)?.dev() {
         return Ok(true);
     }
-    // A folder that is mounted elsewhere on its own disk is seen by this alone; where the kernel does not tell, it is
-    // taken for none.
+    // A folder that is mounted elsewhere on its own disk is seen by this alone; where the kernel
+    // does not tell, it is taken for none.
     match statx(CWD, place, AtFlags::empty(), StatxFlags::empty()) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(_) => Ok(false),

@@ -1,32 +1,32 @@
-//! Originals: what every copy of a cluster is made of, whether the cluster runs or not.
+//! Originals: the files that a copy of a cluster is made of, whether the cluster runs or not.
 //!
-//! **Invariant:** a copy is sealed only when each file says of itself that it stands where it should.
-//! **Not here:** what keeps the files of one moment (`backup`, `stopped`).
+//! **Invariant:** a copy is sealed only when each file contains the expected position.
+//! **Not here:** choosing one moment for all files (`backup`, `stopped`).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use super::manifest::{Manifest, SavedShardFile, bytes_of, look};
-use super::{AT_A_TIME, Moment, SaveError, Step, TELL_EVERY, Watch, folder};
+use super::{AT_A_TIME, SaveError, SnapshotPoint, Step, TELL_EVERY, Watch, folder};
 use crate::store::sqlite::{OpenError, copy};
 
 /// The primary of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Original {
-    /// The shard's name.
+    /// Name of the shard.
     pub shard: String,
-    /// The primary's file.
+    /// File of the primary.
     pub primary: PathBuf,
 }
 
 impl Original {
-    /// The name of its file, also in a copy.
+    /// Returns the name of the file, also in a copy.
     pub(super) fn file_name(&self) -> String {
         file_of(&self.primary)
     }
 
-    /// About the bytes of its copy.
+    /// Estimates the bytes of the copy.
     pub(super) fn bytes(&self) -> u64 {
         let mut wal = self.primary.as_os_str().to_owned();
         wal.push("-wal");
@@ -38,17 +38,17 @@ impl Original {
 pub(super) struct Originals<'o> {
     pub(super) data_dir: &'o Path,
     pub(super) catalog: &'o Path,
-    /// In the cluster's order.
+    /// Shards, in the cluster's order.
     pub(super) shards: Vec<&'o Original>,
 }
 
 impl Originals<'_> {
-    /// Where a copy of them is to stand.
+    /// Returns the place of a copy.
     pub(super) fn place(&self, to: &Path) -> Result<PathBuf, SaveError> {
         let place = folder::free_place(to)?;
         let home = self.data_dir.canonicalize();
         let home = home.map_err(|error| SaveError::io(self.data_dir, error))?;
-        // Of what is not there yet, the part that is decides.
+        // The existing part of a path decides.
         let exists = place.ancestors().find_map(|folder| folder.canonicalize().ok());
         if exists.is_some_and(|folder| folder.starts_with(&home)) {
             return Err(SaveError::target(
@@ -64,12 +64,13 @@ impl Originals<'_> {
         self.shards.iter().map(|shard| shard.bytes()).sum()
     }
 
-    /// The catalog's file in a folder.
+    /// Returns the path of the catalog in a folder.
     pub(super) fn catalog_in(&self, folder: &Path) -> PathBuf {
         folder.join(file_of(self.catalog))
     }
 
-    /// Copies every primary, some at a time: `make` is given the number of the shard and the new file.
+    /// Copies every primary, some at a time: `make` receives the index of the shard and the new
+    /// file.
     pub(super) fn copy<T: Send>(
         &self,
         folder: &Path,
@@ -87,7 +88,7 @@ impl Originals<'_> {
                     while !stop.load(Ordering::SeqCst) {
                         let index = next.fetch_add(1, Ordering::SeqCst);
                         let Some(shard) = self.shards.get(index) else { break };
-                        // Whoever does not receive it has given up.
+                        // A receiver that has gone has given up.
                         let _ = done.send((index, make(index, &path(shard))));
                     }
                 });
@@ -115,10 +116,10 @@ impl Originals<'_> {
         Ok(copies.into_iter().flatten().collect())
     }
 
-    /// Notes what the finished files of a copy are.
+    /// Writes the manifest of the finished files of a copy.
     pub(super) fn seal(
         &self,
-        moment: Moment,
+        point: SnapshotPoint,
         folder: &Path,
         watch: &Watch<'_>,
     ) -> Result<Manifest, SaveError> {
@@ -129,13 +130,13 @@ impl Originals<'_> {
             done += piece.len() as u64;
             watch.tell(&Step::Checking { bytes: done, of: total })
         };
-        for (original, position) in self.shards.iter().zip(moment.positions) {
+        for (original, position) in self.shards.iter().zip(point.positions) {
             let (name, shard) = (original.file_name(), original.shard.clone());
             let path = folder.join(&name);
             let facts = copy::shard_facts(&path)?;
             if facts.position != position {
                 let cause = format!("it stands at {}, not at {position}", facts.position);
-                return Err(SaveError::unfit(&path, cause));
+                return Err(SaveError::unsuitable(&path, cause));
             }
             let (rows, file) = (facts.rows, look(folder, &name, &mut check)?);
             shards.push(SavedShardFile { shard, position, rows, file });
@@ -143,8 +144,8 @@ impl Originals<'_> {
         let names: Vec<&str> = self.shards.iter().map(|shard| &*shard.shard).collect();
         let facts = copy::finish_catalog(&self.catalog_in(folder), &names)?;
         let catalog = look(folder, &file_of(self.catalog), &mut check)?;
-        let held = moment.held.as_micros() as u64;
-        Ok(Manifest::new((facts.cluster_id, facts.epoch), (moment.at, held), catalog, shards))
+        let held = point.held.as_micros() as u64;
+        Ok(Manifest::new((facts.cluster_id, facts.epoch), (point.at, held), catalog, shards))
     }
 }
 
@@ -152,7 +153,7 @@ fn file_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// A snapshot is made under another name beside its own.
+/// Returns the bytes copied so far: a snapshot is written under another name beside its own.
 fn copied_bytes(path: &Path) -> u64 {
     let mut building = path.as_os_str().to_owned();
     building.push("-building");

@@ -1,10 +1,11 @@
-//! Restore: a copy is proved to be whole, and becomes a data directory.
+//! Restore: proves that a copy is complete, and creates a data directory from it.
 //!
-//! Replicas are not part of a copy: the first start makes them anew. That start also begins a new timeline on each
-//! shard, so that who has seen more than the copy holds is told (`position`).
+//! Replicas are not part of a copy: the first start rebuilds them. That start also begins a new
+//! timeline on each shard, so that a client that has seen later writes receives an error
+//! (`position`).
 //!
-//! **Invariant:** nothing is put back that differs in one bit from what was saved.
-//! **Not here:** what a copy is (`manifest`), how it is made (`backup`).
+//! **Invariant:** no file is restored that differs in one bit from the saved one.
+//! **Not here:** the contents of a copy (`manifest`), creating it (`backup`).
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -17,11 +18,11 @@ use crate::store::sqlite::check;
 use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
 use crate::store::sqlite::data_dir::{is_folder_locked, noted_pid};
 
-/// Proves that a folder holds a whole copy: every bit is as it was saved, each file is one that SQLite can read, and
-/// says of itself what the manifest says of it. Changes nothing. Blocks.
+/// Proves that a folder has a complete copy: every bit is as it was saved, and each file is one
+/// that SQLite can read and that agrees with the manifest. Changes nothing. Blocks.
 ///
 /// # Errors
-/// [`SaveError::Unfit`] names the file and what is wrong with it; the others if it could not be looked at.
+/// [`SaveError::Unsuitable`] names the file and the difference; the others if it could not be read.
 pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     let manifest = Manifest::read(folder)?;
     let total = manifest.bytes();
@@ -35,17 +36,17 @@ pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
         })?;
         check_bits(&path, &found, file)?;
         if let Some(defect) = check::defect(&path)? {
-            return Err(SaveError::unfit(&path, defect));
+            return Err(SaveError::unsuitable(&path, defect));
         }
     }
     check_facts(folder, &manifest)?;
     Ok(manifest)
 }
 
-/// Makes a data directory of a copy. Blocks.
+/// Creates a data directory from a copy. Blocks.
 ///
 /// # Errors
-/// As [`verify`], and if the directory is not free.
+/// Errors of [`verify`], and an error if the directory is in use.
 pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     check_not_locked(data_dir)?;
     let place = free_place(data_dir)?;
@@ -64,7 +65,7 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
             watch.tell(&Step::Writing { bytes: done, of: total })
         })?;
         copy.sync_all().map_err(told)?;
-        // It was looked at before, but this is what was copied.
+        // The copy was checked before, but this is the data that was copied.
         check_bits(&from.join(&file.file), &found, file)?;
     }
     unfinished.finish()?;
@@ -74,9 +75,9 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
 fn check_length(path: &Path, saved: u64) -> Result<(), SaveError> {
     match fs::metadata(path) {
         Ok(file) if file.len() == saved => Ok(()),
-        Ok(_) => Err(SaveError::unfit(path, "it is of another length")),
+        Ok(_) => Err(SaveError::unsuitable(path, "it is of another length")),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            Err(SaveError::unfit(path, "it is missing"))
+            Err(SaveError::unsuitable(path, "it is missing"))
         }
         Err(error) => Err(SaveError::io(path, error)),
     }
@@ -86,7 +87,7 @@ fn check_bits(path: &Path, found: &SavedFile, saved: &SavedFile) -> Result<(), S
     if found == saved {
         return Ok(());
     }
-    Err(SaveError::unfit(path, "its bytes are not those that were saved"))
+    Err(SaveError::unsuitable(path, "its bytes are not those that were saved"))
 }
 
 fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
@@ -94,22 +95,22 @@ fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
     let CatalogFacts { cluster_id, epoch, shards } = catalog_facts(&path)?;
     let named = manifest.shards.iter().map(|shard| &shard.shard);
     if cluster_id != manifest.cluster_id || epoch != manifest.epoch || !shards.iter().eq(named) {
-        return Err(SaveError::unfit(&path, "it is the catalog of another cluster or epoch"));
+        return Err(SaveError::unsuitable(&path, "it is the catalog of another cluster or epoch"));
     }
     for saved in &manifest.shards {
         let path = folder.join(&saved.file.file);
         let ShardFacts { cluster_id, shard, position, rows } = shard_facts(&path)?;
         if cluster_id != manifest.cluster_id || shard != saved.shard {
-            return Err(SaveError::unfit(&path, "it is the file of another shard"));
+            return Err(SaveError::unsuitable(&path, "it is the file of another shard"));
         }
         if position != saved.position || rows != saved.rows {
-            return Err(SaveError::unfit(&path, "it does not stand where the manifest says"));
+            return Err(SaveError::unsuitable(&path, "it does not stand where the manifest says"));
         }
     }
     Ok(())
 }
 
-/// A clearer word than "not empty", where it is true.
+/// Checks the lock, for a clearer error than "not empty".
 fn check_not_locked(data_dir: &Path) -> Result<(), SaveError> {
     let in_use = || {
         let (path, pid) = (data_dir.display().to_string(), noted_pid(data_dir));

@@ -1,10 +1,10 @@
-//! Stopped: a copy of a cluster that nobody has open.
+//! Stopped: copies a cluster without a router.
 //!
-//! The files are copied as they are, whatever their schema: so an older cluster can be saved before it is migrated, and
-//! the copy is one of that schema, which the first start after a restore migrates. No timeline begins, and a stop in
-//! bad order is left for the next start to look after.
+//! The files are copied as they are, whatever their schema: so an older cluster can be saved before
+//! it is migrated, and the first start after a restore migrates the copy. No timeline begins, and
+//! the next start still handles an unclean stop.
 //!
-//! **Invariant:** what the files hold is not changed.
+//! **Invariant:** the contents of the files do not change.
 //! **Not here:** a copy beside a router (`backup`).
 
 use std::path::{Path, PathBuf};
@@ -15,18 +15,18 @@ use chrono::Utc;
 use super::folder::Unfinished;
 use super::manifest::Manifest;
 use super::originals::{Original, Originals};
-use super::{Moment, SaveError, Watch};
+use super::{SaveError, SnapshotPoint, Watch};
 use crate::store::sqlite::data_dir::DataDir;
 use crate::store::sqlite::{copy, migrate};
 use crate::value::format_timestamp;
 
-/// Makes a copy of a cluster in a folder that is not there, or empty, and keeps routers from starting meanwhile.
-/// Blocks.
+/// Copies a cluster into a folder that is missing or empty, and prevents routers from starting
+/// meanwhile. Blocks.
 ///
 /// # Errors
 /// [`SaveError`]; there is nothing in the folder then.
 pub fn save(data_dir: &Path, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
-    // Before the lock, which would make a folder.
+    // Before the lock, which would create a folder.
     if !data_dir.join("catalog.db").exists() {
         let cause = "this is no data directory: there is no catalog.db";
         return Err(SaveError::target(data_dir, cause));
@@ -53,8 +53,8 @@ fn copy_files(held: &DataDir, to: &Path, watch: &Watch<'_>) -> Result<Manifest, 
     let mut catalog_copy = copy::CatalogCopy::open(&catalog)?;
     catalog_copy.take()?;
     catalog_copy.write(&originals.catalog_in(folder))?;
-    let moment = Moment { positions, at: format_timestamp(Utc::now()), held: Duration::ZERO };
-    let manifest = originals.seal(moment, folder, watch)?;
+    let point = SnapshotPoint { positions, at: format_timestamp(Utc::now()), held: Duration::ZERO };
+    let manifest = originals.seal(point, folder, watch)?;
     manifest.write(folder)?;
     watch.check()?;
     unfinished.finish()?;

@@ -1,21 +1,21 @@
-//! Trouble: why a copy of a cluster was not made, or is not put back.
+//! Trouble: the reasons why a cluster was not copied, or a copy not restored.
 //!
-//! **Not here:** how an operator is told (`command`).
+//! **Not here:** reporting them to the operator (`command`).
 
 use std::path::Path;
 
 use crate::store::sqlite::OpenError;
 use crate::store::sqlite::applier::ApplyError;
 
-/// Why a cluster was not saved, or not put back. Shown to the operator, never to a client.
+/// Reason why a cluster was not copied, or a copy not restored. Operators see it, clients never.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// The folder is not one to write to.
+    /// The folder cannot be used.
     #[error("{path}: {cause}")]
     Target {
         /// The folder.
         path: String,
-        /// What is wrong with it.
+        /// Reason.
         cause: &'static str,
     },
     /// Another process works on the same folder.
@@ -32,12 +32,12 @@ pub enum SaveError {
     NoRoom {
         /// The folder.
         path: String,
-        /// What it needs.
+        /// Required MiB.
         needed_mib: u64,
-        /// What there is.
+        /// Free MiB.
         free_mib: u64,
     },
-    /// Whoever asked for it asks no more.
+    /// The caller has cancelled.
     #[error("cancelled; nothing is left of it")]
     Cancelled,
     /// A shard's writes could not be held.
@@ -51,26 +51,26 @@ pub enum SaveError {
     Follow {
         /// The shard.
         shard: String,
-        /// Why.
+        /// Reason.
         cause: ApplyError,
     },
     /// A file of the cluster or of the copy cannot be used.
     #[error(transparent)]
     File(#[from] OpenError),
-    /// The file system said no.
+    /// The file system reported an error.
     #[error("{path}: {cause}")]
     Io {
         /// File or folder.
         path: String,
-        /// What the system said.
+        /// Error of the system.
         cause: std::io::Error,
     },
-    /// The copy is not what its manifest says.
+    /// The copy differs from its manifest.
     #[error("{path}: {cause}: this is no copy that can be put back")]
-    Unfit {
+    Unsuitable {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// Difference from the manifest.
         cause: String,
     },
     /// The data directory is held by a process.
@@ -78,7 +78,7 @@ pub enum SaveError {
     InUse {
         /// The data directory.
         path: String,
-        /// The process that holds it.
+        /// Id of the process that holds it.
         pid: String,
     },
 }
@@ -92,7 +92,7 @@ impl SaveError {
         Self::Io { path: path.display().to_string(), cause }
     }
 
-    pub(super) fn unfit(path: &Path, cause: impl Into<String>) -> Self {
-        Self::Unfit { path: path.display().to_string(), cause: cause.into() }
+    pub(super) fn unsuitable(path: &Path, cause: impl Into<String>) -> Self {
+        Self::Unsuitable { path: path.display().to_string(), cause: cause.into() }
     }
 }

@@ -1,6 +1,7 @@
-//! Look: the catalog as it is, beside whoever writes it.
+//! Look: reads the catalog beside the process that writes it.
 //!
-//! **Invariant:** nothing is migrated, nothing is changed; a catalog that this program cannot read says why.
+//! **Invariant:** nothing is migrated or changed; the error about an unreadable catalog has its
+//! reason.
 //! **Not here:** the files of the shards (`node_view`).
 
 use std::path::Path;
@@ -8,26 +9,26 @@ use std::path::Path;
 use diesel::prelude::*;
 
 use super::super::OpenError;
-use super::super::view::open_to_look;
+use super::super::offline_view::open_to_look;
 use super::{ClusterRow, MIGRATIONS, PLACE, dsl};
 use crate::shard_map::ShardMap;
 
-/// What a catalog says.
+/// Contents of a catalog.
 pub(in super::super) struct Looked {
-    /// Who the cluster is.
+    /// Id of the cluster.
     pub(in super::super) cluster_id: String,
-    /// The map in force.
+    /// The current shard map.
     pub(in super::super) map: ShardMap,
-    /// Whether every shard's file has been made.
+    /// True if every shard's file has been created.
     pub(in super::super) ready: bool,
-    /// How many replicas each shard has.
+    /// Number of replicas of each shard.
     pub(in super::super) replicas: usize,
 }
 
 /// Reads a catalog.
 ///
 /// # Errors
-/// [`OpenError`] if the file is missing, is none of this program's, or cannot be read.
+/// [`OpenError`] if the file is missing, is not a catalog of this program, or cannot be read.
 pub(in super::super) fn look(path: &Path) -> Result<Looked, OpenError> {
     let mut connection = open_to_look(path, &MIGRATIONS)?;
     let row: Option<ClusterRow> = dsl::tessera_cluster

@@ -1,0 +1,216 @@
+//! Body decoding: inflates a body as it arrives, and no more of it than is requested.
+//!
+//! **Invariant:** however large a body would inflate to, at most the given number of bytes is
+//! filled at once.
+//! **Not here:** the source and the destination of the bytes.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, ErrorKind, Read};
+
+use bytes::{Buf, Bytes};
+use flate2::bufread::MultiGzDecoder;
+
+/// Largest ratio of inflated bytes to bytes of gzip: text shrinks to a tenth, nearly identical rows
+/// to a hundredth.
+pub const RATIO_MAX: usize = 200;
+/// Size that a body may reach whatever its ratio.
+pub const FREE_BYTES: usize = 16 << 20;
+/// Memory that inflating needs, including its window of 32 KiB.
+const INFLATER_BYTES: usize = 48 << 10;
+/// Step in which small text grows.
+const SMALL_STEP: usize = 16 << 10;
+/// Step in which larger text grows.
+const LARGE_STEP: usize = 256 << 10;
+/// Text that is larger grows to twice its size.
+const STEPS_END: usize = 4 << 20;
+
+/// Content coding of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentCoding {
+    /// No coding.
+    Identity,
+    /// `Content-Encoding: gzip`; several members after each other are one body (RFC 1952, 2.2).
+    Gzip,
+}
+
+/// Decoder of a body that arrives in parts.
+#[derive(Debug)]
+pub struct BodyDecoder {
+    source: Source,
+    /// Bytes that were taken out.
+    given: usize,
+}
+
+#[derive(Debug)]
+enum Source {
+    Plain(InputQueue),
+    Gzip(Box<MultiGzDecoder<InputQueue>>),
+}
+
+/// Result of a request for more bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeStep {
+    /// Some bytes were returned.
+    Bytes,
+    /// There are none before more input is pushed.
+    NeedsInput,
+    /// The body has ended.
+    Ended,
+}
+
+/// Error of a body that is no gzip, or ends within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadGzip;
+
+impl BodyDecoder {
+    /// Creates a decoder for a body of this coding.
+    pub fn new(coding: ContentCoding) -> Self {
+        let queue = InputQueue::default();
+        let source = match coding {
+            ContentCoding::Identity => Source::Plain(queue),
+            ContentCoding::Gzip => Source::Gzip(Box::new(MultiGzDecoder::new(queue))),
+        };
+        Self { source, given: 0 }
+    }
+
+    fn queue(&mut self) -> &mut InputQueue {
+        match &mut self.source {
+            Source::Plain(queue) => queue,
+            Source::Gzip(decoder) => decoder.get_mut(),
+        }
+    }
+
+    /// Returns true if the input has inflated to more than an honest body would.
+    pub fn exceeds_ratio(&self) -> bool {
+        match &self.source {
+            Source::Plain(_) => false,
+            Source::Gzip(decoder) => {
+                let honest = decoder.get_ref().taken.saturating_mul(RATIO_MAX);
+                self.given > honest.saturating_add(FREE_BYTES)
+            }
+        }
+    }
+
+    /// Returns the bytes that are held: those that were pushed and not taken yet, and the memory
+    /// for inflating them.
+    pub fn held(&self) -> usize {
+        match &self.source {
+            Source::Plain(queue) => queue.waiting,
+            Source::Gzip(decoder) => decoder.get_ref().waiting + INFLATER_BYTES,
+        }
+    }
+
+    /// Adds the next bytes of the body.
+    pub fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            let queue = self.queue();
+            queue.waiting += bytes.len();
+            queue.parts.push_back(bytes);
+        }
+    }
+
+    /// Marks the end of the body.
+    pub fn end(&mut self) {
+        self.queue().ended = true;
+    }
+
+    /// Appends at most `room` bytes to `out`.
+    ///
+    /// # Errors
+    /// [`BadGzip`].
+    pub fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> Result<DecodeStep, BadGzip> {
+        let begin = out.len();
+        let flow = self.fill_from(out, room);
+        self.given += out.len() - begin;
+        flow
+    }
+
+    fn fill_from(&mut self, out: &mut Vec<u8>, room: usize) -> Result<DecodeStep, BadGzip> {
+        match &mut self.source {
+            Source::Plain(queue) => Ok(queue.take(out, room)),
+            Source::Gzip(decoder) => {
+                let begin = out.len();
+                make_room(out, room);
+                out.resize(begin + room, 0);
+                let read = decoder.read(&mut out[begin..]);
+                out.truncate(begin + read.as_ref().map_or(0, |bytes| *bytes));
+                match read {
+                    Ok(0) => Ok(DecodeStep::Ended),
+                    Ok(_) => Ok(DecodeStep::Bytes),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        Ok(DecodeStep::NeedsInput)
+                    }
+                    Err(_) => Err(BadGzip),
+                }
+            }
+        }
+    }
+}
+
+/// Bytes that were pushed and are not taken yet.
+#[derive(Debug, Default)]
+struct InputQueue {
+    parts: VecDeque<Bytes>,
+    ended: bool,
+    /// Bytes of the parts.
+    waiting: usize,
+    /// Bytes that were taken.
+    taken: usize,
+}
+
+/// Reserves space for this many more bytes and a little more, not for twice as many: memory is
+/// counted.
+fn make_room(out: &mut Vec<u8>, more: usize) {
+    let needed = out.len() + more;
+    if needed > out.capacity() {
+        let capacity = match needed {
+            0..LARGE_STEP => needed.next_multiple_of(SMALL_STEP),
+            LARGE_STEP..STEPS_END => needed.next_multiple_of(LARGE_STEP),
+            // Text of this size stops growing soon.
+            STEPS_END.. => needed.next_power_of_two(),
+        };
+        out.reserve_exact(capacity - out.len());
+    }
+}
+
+impl InputQueue {
+    fn take(&mut self, out: &mut Vec<u8>, room: usize) -> DecodeStep {
+        let Some(first) = self.parts.front_mut() else {
+            return if self.ended { DecodeStep::Ended } else { DecodeStep::NeedsInput };
+        };
+        let taken = room.min(first.len());
+        make_room(out, taken);
+        out.extend_from_slice(&first[..taken]);
+        self.consume(taken);
+        DecodeStep::Bytes
+    }
+}
+
+impl Read for InputQueue {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let taken = self.fill_buf()?.read(out)?;
+        self.consume(taken);
+        Ok(taken)
+    }
+}
+
+impl BufRead for InputQueue {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        match self.parts.front() {
+            Some(first) => Ok(first),
+            None if self.ended => Ok(&[]),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.waiting -= bytes;
+        self.taken += bytes;
+        if let Some(first) = self.parts.front_mut() {
+            first.advance(bytes);
+            if first.is_empty() {
+                self.parts.pop_front();
+            }
+        }
+    }
+}

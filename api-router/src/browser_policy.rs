@@ -1,0 +1,45 @@
+//! Browser policy: limits on the use that a browser may make of a response.
+//!
+//! **Invariant:** no response may be shown within another page; a response that is no page may load
+//! or run nothing.
+//! **Not here:** which pages may send requests (`analytics::foreign`).
+
+use actix_web::http::header::{
+    CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+
+/// Kind of a response, to a browser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseKind {
+    /// Rows, which are never a page.
+    Rows,
+    /// A file of Swagger UI.
+    Documents,
+    /// Anything else; a page brings its own limits.
+    Other,
+}
+
+/// Policy of a response without one of its own.
+const NOTHING: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+/// Policy of Swagger UI: its own files, pictures within its style sheet, the one style that its
+/// script adds (named by its SHA-256), and requests to this router.
+const DOCUMENTS: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; \
+     style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; connect-src 'self'; img-src 'self' data:; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+/// Sets the headers that limit browsers.
+pub fn limit_browser(headers: &mut HeaderMap, kind: ResponseKind) {
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    let policy = match kind {
+        ResponseKind::Rows => return,
+        ResponseKind::Documents => DOCUMENTS,
+        ResponseKind::Other if headers.contains_key(CONTENT_SECURITY_POLICY) => return,
+        ResponseKind::Other => NOTHING,
+    };
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
+}

@@ -1,0 +1,238 @@
+//! Cluster status: the latest known state of the cluster, without waiting for a node.
+//!
+//! States that are in memory are read at once. Nodes are probed at most once a second, and rows and
+//! bytes, one statement for each shard, are looked up at most every ten seconds. Both happen only
+//! while clients request the status, in the background, and one at a time.
+//!
+//! **Invariant:** nothing here is done on a thread that serves requests.
+//! **Not here:** the recorded requests (`metrics_view`).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use analytics::{CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, PoolNow, ShardNow};
+use shard_manager::cache::CacheStats;
+use shard_manager::keyspace::SLOT_COUNT;
+use shard_manager::manager::{Manager, ShardReport};
+use shard_manager::stats::{NodeStats, ShardStats, SizeEstimate};
+use shard_manager::topology::Role;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Largest age of a probe of the nodes before a new one starts.
+const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
+/// Longest time for a node to answer a probe.
+const PROBE_MAX: Duration = Duration::from_secs(2);
+/// Age at which the result of a probe is no longer used.
+const PROBE_TRUSTED: Duration = Duration::from_secs(5);
+/// Largest age of rows and bytes before they are looked up again.
+const SIZES_AGE_MAX: Duration = Duration::from_secs(10);
+/// Longest time to look up rows and bytes.
+const SIZES_MAX: Duration = Duration::from_secs(10);
+/// Longest wait of a request for a probe that has just begun: a node that hangs delays no request
+/// for longer.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Latest known state of a cluster.
+pub struct ClusterStatus {
+    manager: Arc<Manager>,
+    runtime: Handle,
+    backend: &'static str,
+    started: Instant,
+    started_at: String,
+    nodes: Arc<LatestValue<Vec<ShardReport>>>,
+    sizes: Arc<LatestValue<Vec<Option<SizeEstimate>>>>,
+}
+
+/// Latest value of something that is found in the background.
+struct LatestValue<T> {
+    found: watch::Sender<Option<(Instant, Arc<T>)>>,
+    is_busy: AtomicBool,
+    begun: Mutex<Option<Instant>>,
+}
+
+impl<T: Send + Sync + 'static> LatestValue<T> {
+    fn new() -> Arc<Self> {
+        let found = watch::Sender::new(None);
+        Arc::new(Self { found, is_busy: AtomicBool::new(false), begun: Mutex::new(None) })
+    }
+
+    /// Finds the value again in the background, unless it is fresh or being found already.
+    fn refresh<F>(self: &Arc<Self>, runtime: &Handle, age_max: Duration, find: F)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_fresh = begun.is_some_and(|begun| begun.elapsed() < age_max);
+        if is_fresh || self.is_busy.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        *begun = Some(Instant::now());
+        drop(begun);
+        let guard = RefreshGuard(Arc::clone(self));
+        runtime.spawn(async move {
+            let found = Arc::new(find.await);
+            guard.0.found.send_replace(Some((Instant::now(), found)));
+            drop(guard);
+        });
+    }
+
+    fn get(&self) -> Option<(Instant, Arc<T>)> {
+        self.found.borrow().clone()
+    }
+
+    /// Waits for a running search for the value, but not for long.
+    async fn wait(&self, patience: Duration) {
+        let mut found = self.found.subscribe();
+        if self.is_busy.load(Ordering::Acquire) {
+            // After that time the value before it is used.
+            let _ = tokio::time::timeout(patience, found.changed()).await;
+        }
+    }
+}
+
+/// Marks a value as being found until this is dropped, also by a panic.
+struct RefreshGuard<T>(Arc<LatestValue<T>>);
+
+impl<T> Drop for RefreshGuard<T> {
+    fn drop(&mut self) {
+        self.0.is_busy.store(false, Ordering::Release);
+    }
+}
+
+impl ClusterStatus {
+    /// Creates the status of this cluster; probes run on `runtime`.
+    pub fn new(manager: Arc<Manager>, runtime: Handle, backend: &'static str) -> Self {
+        let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let (nodes, sizes) = (LatestValue::new(), LatestValue::new());
+        Self { manager, runtime, backend, started: Instant::now(), started_at, nodes, sizes }
+    }
+
+    /// Refreshes values that are too old, and waits a moment for the probes of the nodes.
+    pub async fn refresh(&self) {
+        let manager = Arc::clone(&self.manager);
+        self.nodes.refresh(&self.runtime, PROBE_AGE_MAX, async move {
+            manager.status().health(Instant::now() + PROBE_MAX).await
+        });
+        let manager = Arc::clone(&self.manager);
+        self.sizes.refresh(&self.runtime, SIZES_AGE_MAX, async move {
+            manager.status().size_estimates(Instant::now() + SIZES_MAX).await
+        });
+        self.nodes.wait(PATIENCE).await;
+    }
+
+    /// Returns the cluster as it is known now.
+    pub fn now(&self, in_flight: u64) -> ClusterNow {
+        let map = self.manager.map();
+        let topology = map.topology();
+        let ranges = map.ranges().into_iter();
+        let ranges =
+            ranges.map(|range| (range.first, range.last, topology.name(range.shard).to_owned()));
+        let probes = self.nodes.get().filter(|(at, _)| at.elapsed() <= PROBE_TRUSTED);
+        let sizes = self.sizes.get();
+        let shards = self.manager.status().vitals().into_iter().map(|vitals| {
+            let shard = vitals.shard;
+            let weight = topology.shards().get(shard.index()).map_or(0, |spec| spec.weight);
+            let slots = map.slots_of(shard).count() as u32;
+            let size = sizes.as_ref().and_then(|(_, sizes)| sizes.get(shard.index())?.as_ref());
+            let probed = probes.as_ref().and_then(|(_, reports)| reports.get(shard.index()));
+            let nodes = nodes(&vitals, probed);
+            ShardNow {
+                shard: topology.name(shard).to_owned(),
+                up: nodes.iter().any(|node| node.up && node.role == Role::Primary.name()),
+                weight,
+                slots,
+                rows: size.and_then(|size| size.rows),
+                bytes: size.map(|size| size.bytes),
+                pool: pool(&vitals),
+                lane: lane(&vitals),
+                compared: ComparedNow {
+                    passes: vitals.compared.passes,
+                    differences: vitals.compared.differences,
+                },
+                nodes,
+            }
+        });
+        ClusterNow {
+            epoch: map.epoch(),
+            backend: self.backend.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started_at.clone(),
+            uptime_s: self.started.elapsed().as_secs(),
+            in_flight,
+            ranges: ranges.collect(),
+            slots: u32::from(SLOT_COUNT),
+            shards: shards.collect(),
+            cache: self.manager.status().cache_vitals().map_or_else(CacheNow::default, cache),
+            moves: Vec::new(),
+        }
+    }
+}
+
+/// Returns the nodes as they were probed just now, or else as they are believed to be.
+fn nodes(vitals: &ShardStats, probed: Option<&ShardReport>) -> Vec<NodeNow> {
+    let milliseconds = |time: Duration| time.as_micros() as f64 / 1e3;
+    let node = |node: &NodeStats| {
+        let probe = probed.and_then(|report| report.nodes.iter().find(|it| it.node == node.node));
+        let is_replica = node.role == Role::Replica;
+        let lag = probe.map_or(node.lag, |probe| probe.lag).filter(|_| is_replica);
+        // A belief that is newer than the probe may be worse than its result.
+        let reasons = probe.map_or(node.reasons, |probe| probe.reasons.and(node.reasons));
+        NodeNow {
+            node: node.node.clone(),
+            role: node.role.name().to_owned(),
+            up: reasons.is_up(),
+            reasons: reasons.iter().map(|reason| reason.sentence().to_owned()).collect(),
+            lag_ms: lag.map(milliseconds),
+            latency_ms: probe.filter(|probe| probe.up).map(|probe| milliseconds(probe.latency)),
+        }
+    };
+    vitals.nodes.iter().map(node).collect()
+}
+
+fn pool(vitals: &ShardStats) -> PoolNow {
+    let pool = vitals.pool();
+    PoolNow { in_use: pool.in_use as u64, max: pool.max as u64, waiting: pool.waiting as u64 }
+}
+
+fn cache(vitals: CacheStats) -> CacheNow {
+    let CacheStats {
+        hits,
+        misses,
+        stale,
+        bypass,
+        fills,
+        rejected,
+        errors,
+        voids,
+        near_hits,
+        seldom,
+        breaker,
+    } = vitals;
+    CacheNow {
+        enabled: true,
+        hits,
+        misses,
+        stale,
+        bypass,
+        fills,
+        rejected,
+        errors,
+        voids,
+        near_hits,
+        seldom,
+        breaker: breaker.name().to_owned(),
+    }
+}
+
+fn lane(vitals: &ShardStats) -> LaneNow {
+    let lane = &vitals.lane;
+    LaneNow {
+        waiting: lane.waiting as u64,
+        waiting_bytes: lane.waiting_bytes as u64,
+        batches: lane.batches,
+        operations: lane.operations,
+        largest_batch: lane.largest_batch,
+    }
+}

@@ -1,0 +1,46 @@
+//! Documented paths: the paths and methods of the OpenAPI document.
+//!
+//! **Not here:** the work of a route (`routes`), the routes about rows (`data_route`).
+
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::Operation;
+
+use crate::data_route::{KV, KV_PREFIX};
+
+/// The OpenAPI document.
+pub const DOCUMENT: &str = "/api-docs/openapi.json";
+/// Swagger UI, which shows the document.
+pub const PAGES: &str = "/swagger-ui/";
+
+/// Returns the methods of a path according to the OpenAPI document: `{name}` stands for one
+/// segment, except a key, which is the rest of the path.
+pub fn methods(api: &OpenApi, path: &str) -> Vec<&'static str> {
+    let matches = |template: &str| {
+        if template == KV {
+            return path.starts_with(KV_PREFIX);
+        }
+        template.split('/').count() == path.split('/').count()
+            && template
+                .split('/')
+                .zip(path.split('/'))
+                .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()))
+    };
+    if path == DOCUMENT || path.starts_with(PAGES) {
+        return vec!["GET", "HEAD"];
+    }
+    let Some((_, item)) = api.paths.paths.iter().find(|(template, _)| matches(template)) else {
+        return Vec::new();
+    };
+    let known: [(&Option<Operation>, &[&str]); 4] = [
+        (&item.get, &["GET", "HEAD"]),
+        (&item.post, &["POST"]),
+        (&item.put, &["PUT"]),
+        (&item.delete, &["DELETE"]),
+    ];
+    known
+        .into_iter()
+        .filter(|(operation, _)| operation.is_some())
+        .flat_map(|(_, names)| names)
+        .copied()
+        .collect()
+}

@@ -1,0 +1,108 @@
+//! Metrics view: responses made of the recorded requests and the state of the cluster, away from
+//! the threads that serve requests.
+//!
+//! **Not here:** recording (`middleware`), HTTP (`routes`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::web::{Bytes, block};
+use analytics::live::Hub;
+use analytics::{
+    ClusterNow, ErrorLog, Labels, Metrics, MetricsQuery, Recorder, figures, openmetrics,
+};
+use serde::Serialize;
+use shard_manager::keyspace::SLOT_COUNT;
+use shard_manager::manager::Manager;
+use tokio::runtime::Handle;
+use utoipa::ToSchema;
+
+use crate::cluster_status::ClusterStatus;
+use crate::data_route::ROUTES;
+use crate::problem::{Code, Problem};
+
+/// Time after which the running second has ended.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Recorder of a router, with the state of its cluster.
+pub struct MetricsView {
+    /// Recorder of requests.
+    pub recorder: Recorder,
+    status: ClusterStatus,
+}
+
+/// Metrics of a window.
+#[derive(Serialize, ToSchema)]
+pub struct MetricsAnswer {
+    /// Always true.
+    success: bool,
+    /// The metrics.
+    metrics: Metrics,
+}
+
+impl MetricsView {
+    /// Starts to record; background work runs on `runtime`.
+    pub fn new(manager: &Arc<Manager>, runtime: &Handle, backend: &'static str) -> Self {
+        let map = manager.map();
+        let shards = map.topology().shards().iter().map(|shard| shard.name.clone()).collect();
+        let labels = Labels { routes: ROUTES.to_vec(), shards, slots: usize::from(SLOT_COUNT) };
+        let status = ClusterStatus::new(Arc::clone(manager), runtime.clone(), backend);
+        Self { recorder: Recorder::new(labels), status }
+    }
+
+    /// Returns the state of the cluster.
+    pub async fn now(&self) -> ClusterNow {
+        self.status.refresh().await;
+        self.status.now(self.recorder.in_flight())
+    }
+
+    /// Returns the metrics that a query selects, as JSON: each request that was answered before it
+    /// is counted exactly once.
+    ///
+    /// # Errors
+    /// TSR500 if there is no thread to make it.
+    pub async fn answer(self: &Arc<Self>, query: MetricsQuery) -> Result<Bytes, Problem> {
+        let now = self.now().await;
+        let own = Arc::clone(self);
+        run_blocking(move || own.render(&query, &now)).await
+    }
+
+    /// Returns the exposition for scrapers.
+    ///
+    /// # Errors
+    /// TSR500 if there is no thread to make it.
+    pub async fn exposition(self: &Arc<Self>, errors: Arc<ErrorLog>) -> Result<String, Problem> {
+        let now = self.now().await;
+        let own = Arc::clone(self);
+        run_blocking(move || openmetrics(&own.recorder, &errors, &now)).await
+    }
+
+    /// Ends the running second, so that its requests can be kept: none is recorded after this.
+    /// Longer slots go on after a restart.
+    pub fn finish(&self) {
+        self.recorder.settle_at(Instant::now() + SECOND);
+    }
+
+    fn render(&self, query: &MetricsQuery, now: &ClusterNow) -> Bytes {
+        let history = self.recorder.history();
+        let metrics = figures(&[history], query, now, self.recorder.at_ms());
+        let answer = MetricsAnswer { success: true, metrics };
+        serde_json::to_vec(&answer).expect("figures are numbers and texts").into()
+    }
+}
+
+/// Runs work of some milliseconds on a thread that may block.
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    block(work).await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))
+}
+
+/// Builds the hub that shares one event among all viewers of the same query. The closure may block.
+pub fn hub(figures: &Arc<MetricsView>, runtime: &Handle) -> Arc<Hub<MetricsQuery>> {
+    let (figures, handle) = (Arc::clone(figures), runtime.clone());
+    Hub::new(runtime.clone(), move |query: &MetricsQuery| {
+        let now = handle.block_on(figures.now());
+        figures.render(query, &now)
+    })
+}

@@ -1,0 +1,251 @@
+//! Middleware: handles every request before and after its route. Sets the request id, refuses
+//! foreign web pages, renders problems, compresses responses, and records the request.
+//!
+//! **Invariant:** every response of a route has `x-request-id`; every refusal is a problem (reports
+//! of health and readiness are responses, not refusals). Bytes that are no HTTP do not reach it.
+//! **Not here:** the work of a route.
+
+use std::rc::Rc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpMessage};
+use analytics::foreign::{self, Foreign};
+use analytics::{ErrorEvent, ErrorLog, Sample, Worker};
+use shard_manager::cache::ServedBy;
+use shard_manager::keyspace::Slot;
+#[cfg(feature = "otlp")]
+use shard_manager::topology::ShardIndex;
+
+use crate::app::App;
+use crate::browser_policy::{ResponseKind, limit_browser};
+use crate::compression::compressed;
+use crate::data_route::{DataRoute, data_route, is_write};
+use crate::documented_paths::PAGES;
+use crate::headers::{X_REQUEST_ID, request_id};
+#[cfg(feature = "otlp")]
+use crate::otlp::TracedRequest;
+use crate::problem::{Code, Problem};
+use crate::request_record::{self, RequestRecord};
+use crate::trace::{TRACEPARENT, Trace};
+use crate::unsupported_headers::refuse_unsupported;
+
+/// Header of responses to requests with `Authorization`, which is not checked.
+const X_ACCESS: HeaderName = HeaderName::from_static("x-access");
+
+/// Handles a request before its route and the response after it.
+///
+/// # Errors
+/// Errors of the framework; those of a route become responses.
+pub async fn handle_request(
+    mut request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let began = Instant::now();
+    let app = request.app_data::<Data<App>>().cloned().expect("serve() registers the app");
+    let is_head = request.method() == Method::HEAD;
+    if is_head {
+        // HEAD is routed as GET; the server leaves the body out.
+        request.head_mut().method = Method::GET;
+    }
+    // Use the path as routing decodes it, because a client may spell it with escapes, and also for
+    // a request that is refused before routing.
+    let (path, method) = (request.match_info().as_str(), request.method());
+    let route = data_route(path, method);
+    let is_write = is_write(route, path, method);
+    let kind = match route {
+        Some(_) => ResponseKind::Rows,
+        None if path.starts_with(PAGES) => ResponseKind::Documents,
+        None => ResponseKind::Other,
+    };
+    let trace = Trace::of(request.headers()).or_else(|| app.begin_trace(route));
+    let worker = request.app_data::<Rc<Worker>>().cloned();
+    // Dropped also when the client disconnects.
+    let _in_flight = route.and(worker.as_ref()).map(|worker| worker.begin());
+    if route.is_some() && app.keeps_records() {
+        request_record::attach(&request);
+    }
+    let refused = match request_id(request.headers()) {
+        Ok(id) => {
+            let foreign = foreign::refuse(request.headers(), app.reached).map_err(Problem::from);
+            (id, foreign.and_then(|()| refuse_unsupported(&request, route)).err())
+        }
+        Err(problem) => (None, Some(problem)),
+    };
+    let is_authorized = request.headers().contains_key(AUTHORIZATION);
+    let (id, refused) = (refused.0.unwrap_or_else(new_request_id), refused.1);
+    let mut response = match refused {
+        Some(problem) => request.error_response(problem),
+        // Routes turn their errors into responses; an error here is the framework's own.
+        None => next.call(request).await?,
+    };
+    let problem = problem_of(&response, is_write);
+    if let Some(problem) = &problem {
+        let rendered = problem.respond(id.to_str().unwrap_or(""));
+        response = response.into_response(rendered);
+    }
+    response = compressed(response).await;
+    if is_head && response.response().body().size() == BodySize::Stream {
+        // The server would wait for the end of a body that it leaves out.
+        response = response.map_body(|_, _| BoxBody::new(()));
+    }
+    let headers = response.headers_mut();
+    limit_browser(headers, kind);
+    if is_authorized {
+        headers.insert(X_ACCESS, HeaderValue::from_static("off"));
+    }
+    if let Some(trace) = &trace {
+        headers.insert(TRACEPARENT, trace.header());
+    }
+    let context = ResponseContext { route, id: &id, trace, problem: problem.as_ref() };
+    context.log(response.request().path());
+    if let Some(route) = route {
+        context.record(&app, worker.as_deref(), route, &response, began);
+    }
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    Ok(response)
+}
+
+fn new_request_id() -> HeaderValue {
+    let mut text = uuid::Uuid::encode_buffer();
+    let text = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text);
+    HeaderValue::from_str(text).expect("a UUID is visible ASCII")
+}
+
+/// Returns the problem of a response. A refusal of the framework is converted into a problem.
+fn problem_of(response: &ServiceResponse<BoxBody>, is_write: bool) -> Option<Problem> {
+    let error = response.response().error();
+    let mut problem = match error.and_then(|error| error.as_error::<Problem>()) {
+        Some(problem) => problem.clone(),
+        None => framework_problem(response)?,
+    };
+    if is_write {
+        problem.ensure_outcome();
+    } else {
+        problem.clear_outcome();
+    }
+    Some(problem)
+}
+
+/// Returns the problem for a request that the framework, or a page of the documentation, refused.
+fn framework_problem(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
+    let status = response.status();
+    if status == StatusCode::NOT_FOUND {
+        return Some(Problem::new(Code::TSR111, "there is nothing at this path"));
+    }
+    let error = response.response().error()?;
+    if status.is_client_error() {
+        return Some(Problem::new(Code::TSR100, "the request cannot be understood"));
+    }
+    tracing::error!(%error, "a request failed in the framework");
+    Some(Problem::new(Code::TSR500, "an internal error"))
+}
+
+impl From<Foreign> for Problem {
+    fn from(foreign: Foreign) -> Self {
+        Self::new(Code::TSR403, foreign.detail("this router")).hint(foreign.hint())
+    }
+}
+
+/// Properties of a response for the log and the recorder.
+struct ResponseContext<'a> {
+    route: Option<DataRoute>,
+    id: &'a HeaderValue,
+    trace: Option<Trace>,
+    problem: Option<&'a Problem>,
+}
+
+impl ResponseContext<'_> {
+    /// Logs a failure of the router or the cluster under the request id that the client receives.
+    fn log(&self, path: &str) {
+        let Some(problem) = self.problem else { return };
+        let request_id = self.id.to_str().unwrap_or("");
+        let trace_id = self.trace.map(tracing::field::display);
+        // The path of a data route may hold a key, which must not be logged.
+        let path = self.route.map_or(path, |route| route.name());
+        if problem.code() == Code::TSR500 {
+            tracing::error!(%problem, %request_id, trace_id, path, "a request failed");
+        } else if problem.code() == Code::TSR005 {
+            // The recorder and the list of errors have it: a line for each would add work under
+            // overload.
+            tracing::debug!(%problem, %request_id, trace_id, path, "a request was shed");
+        } else if problem.status().is_server_error() {
+            tracing::warn!(%problem, %request_id, trace_id, path, "a request was not served");
+        }
+    }
+
+    /// Records a data request, and keeps its error.
+    fn record(
+        &self,
+        app: &App,
+        worker: Option<&Worker>,
+        route: DataRoute,
+        response: &ServiceResponse<BoxBody>,
+        began: Instant,
+    ) {
+        let extensions = response.request().extensions();
+        let Some(record) = extensions.get::<RequestRecord>() else { return };
+        let named = self.problem.and_then(Problem::shard_name);
+        let found = || app.manager.map().topology().find(named?);
+        let now = Instant::now();
+        let sample = Sample {
+            route: route.index,
+            operation: route.operation,
+            shard: record.shard.or_else(found).map(|shard| shard.0),
+            slot: record.slot.map(Slot::number),
+            role: record.served_by.map(counted_role),
+            status: response.status().as_u16(),
+            fanout: record.fanout,
+            elapsed: now.duration_since(began),
+            queue: record.queue,
+            database: record.database,
+            key: record.key(),
+            trace: self.trace.map(|trace| trace.id),
+        };
+        if let (Some(worker), Some(analytics)) = (worker, &app.analytics) {
+            worker.record(&sample, now);
+            self.keep_error(&analytics.errors, route, named);
+        }
+        #[cfg(feature = "otlp")]
+        if let (Some(tracer), Some(trace)) = (&app.tracer, self.trace) {
+            let shard = sample.shard.map(|shard| app.manager.shard_name(ShardIndex(shard)));
+            let (before, method) = (record.route, response.request().method().as_str());
+            tracer.export(&TracedRequest {
+                trace,
+                sample,
+                before,
+                method,
+                route: route.name(),
+                shard,
+            });
+        }
+    }
+
+    fn keep_error(&self, errors: &ErrorLog, route: DataRoute, shard: Option<&str>) {
+        let Some(problem) = self.problem else { return };
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        errors.push(ErrorEvent {
+            at_ms: at.as_millis() as u64,
+            code: problem.code().name().into(),
+            status: problem.status().as_u16(),
+            route: route.name().into(),
+            shard: shard.map(str::to_owned),
+            request_id: self.id.to_str().unwrap_or("").to_owned(),
+            trace_id: self.trace.map(|trace| trace.to_string()),
+            message: problem.detail().to_owned(),
+        });
+    }
+}
+
+fn counted_role(served_by: ServedBy) -> analytics::Role {
+    match served_by {
+        ServedBy::Primary => analytics::Role::Primary,
+        ServedBy::Replica => analytics::Role::Replica,
+        ServedBy::Cache => analytics::Role::Cache,
+    }
+}

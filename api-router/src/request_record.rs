@@ -1,0 +1,156 @@
+//! Request record: properties of a request about rows, collected on its way and recorded after its
+//! response.
+//!
+//! The record is stored in the request, so that a route that refuses halfway still leaves what it
+//! did, and so that nothing else is allocated but for a long key.
+//!
+//! **Invariant:** the record names only events that happened: no shard that received nothing, no
+//! time that was not spent.
+//! **Not here:** recording (`middleware`), the response (`response_headers`).
+
+use std::time::Duration;
+
+use actix_web::HttpMessage;
+use actix_web::HttpRequest;
+use shard_manager::cache::ServedBy;
+use shard_manager::error::{Error, Failure, Outcome};
+use shard_manager::keyspace::Slot;
+use shard_manager::shard_map::KeyLocation;
+use shard_manager::topology::ShardIndex;
+
+/// Known properties of a request about rows.
+#[derive(Debug)]
+pub struct RequestRecord {
+    /// The shard, if the request went to exactly one.
+    pub shard: Option<ShardIndex>,
+    /// The slot of its key.
+    pub slot: Option<Slot>,
+    /// Node or cache that answered.
+    pub served_by: Option<ServedBy>,
+    /// Number of shards that received the request.
+    pub fanout: u16,
+    /// Reading, checking and routing: until the first shard received the request.
+    pub route: Duration,
+    /// Waiting for the shard; of several the slowest.
+    pub queue: Duration,
+    /// In its database.
+    pub database: Duration,
+    key: Key,
+}
+
+/// Key of a request. Most keys are short and stored inline.
+#[derive(Debug)]
+enum Key {
+    None,
+    Short(u8, [u8; SHORT_MAX]),
+    Long(Box<str>),
+}
+
+/// Longest key, in bytes, that takes no memory of its own: one like a UUID, and some more.
+const SHORT_MAX: usize = 47;
+
+/// Attaches an empty record to a request; without it nothing is recorded.
+pub fn attach(request: &impl HttpMessage) {
+    request.extensions_mut().insert(RequestRecord {
+        shard: None,
+        slot: None,
+        served_by: None,
+        fanout: 0,
+        route: Duration::ZERO,
+        queue: Duration::ZERO,
+        database: Duration::ZERO,
+        key: Key::None,
+    });
+}
+
+/// Changes the record of a request, if it has one.
+pub fn update(request: &HttpRequest, change: impl FnOnce(&mut RequestRecord)) {
+    if let Some(record) = request.extensions_mut().get_mut::<RequestRecord>() {
+        change(record);
+    }
+}
+
+impl RequestRecord {
+    /// Returns the key of the request.
+    pub fn key(&self) -> Option<&str> {
+        match &self.key {
+            Key::None => None,
+            Key::Short(length, text) => str::from_utf8(text.get(..usize::from(*length))?).ok(),
+            Key::Long(text) => Some(text),
+        }
+    }
+
+    /// Sets the key of the request.
+    pub fn set_key(&mut self, key: &str) {
+        let mut text = [0; SHORT_MAX];
+        self.key = match text.get_mut(..key.len()) {
+            Some(place) => {
+                place.copy_from_slice(key.as_bytes());
+                Key::Short(key.len() as u8, text)
+            }
+            None => Key::Long(key.into()),
+        };
+    }
+
+    /// Sets the one shard and slot of a key.
+    pub fn set_location(&mut self, place: KeyLocation) {
+        (self.shard, self.slot, self.fanout) = (Some(place.shard), Some(place.slot), 1);
+    }
+
+    /// Sets the result of a failed request to one shard, or to `all`, after `waited`.
+    pub fn set_failure(&mut self, failure: &Failure, waited: Duration, all: usize) {
+        match failure.place {
+            Some(place) => self.set_location(place),
+            // A key outside the keyspace was sent to no shard.
+            None if self.key().is_some() => return,
+            None => self.fanout = fanout(all),
+        }
+        // A write that its rows or the replicas refused: the primary has checked it.
+        self.served_by = failure.seen.map(|_| ServedBy::Primary);
+        if is_in_queue(failure) {
+            self.queue = waited;
+        } else {
+            self.database = waited;
+        }
+    }
+}
+
+/// Converts a number of shards, which is always small enough.
+pub fn fanout(shards: usize) -> u16 {
+    u16::try_from(shards).unwrap_or(u16::MAX)
+}
+
+/// Returns true if a request failed while it waited for its turn.
+fn is_in_queue(failure: &Failure) -> bool {
+    match failure.error {
+        Error::QueueFull { .. } | Error::PoolExhausted { .. } => true,
+        // A write that was not started.
+        Error::DeadlinePassed | Error::WritesStalled { .. } => failure.outcome == Outcome::Rejected,
+        Error::NoSuchTable { .. }
+        | Error::Row(_)
+        | Error::Key(_)
+        | Error::Exists
+        | Error::NoSuchRow
+        | Error::VersionDiffers
+        | Error::KeyReused
+        | Error::Remembered(_)
+        | Error::Undone { .. }
+        | Error::TransactionTooLarge
+        | Error::Constraint { .. }
+        | Error::Swallowed { .. }
+        | Error::Unlogged { .. }
+        | Error::ShardUnavailable { .. }
+        | Error::WrongRows { .. }
+        | Error::FilesLost { .. }
+        | Error::NoPrimary { .. }
+        | Error::TooFewReplicas { .. }
+        | Error::NotConfirmed { .. }
+        | Error::SeenMayBeLost { .. }
+        | Error::SlotNotOwned
+        | Error::StorageFull { .. }
+        | Error::TableDiffers { .. }
+        | Error::TooManyTables
+        | Error::AnswerTooLarge
+        | Error::Internal => false,
+    }
+}

@@ -1,0 +1,260 @@
+//! Response headers: the headers of every response about rows, and the problems that every
+//! operation may have.
+//!
+//! **Not here:** bodies (each route writes its own), bodies of problems (`problem`).
+
+use std::time::{Duration, Instant};
+
+use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use shard_manager::cache::{CacheUse, ServedBy};
+use shard_manager::error::Failure;
+use shard_manager::lane::LaneTimes;
+use shard_manager::manager::ReadDone;
+use shard_manager::shard_map::KeyLocation;
+use shard_manager::token::SessionToken;
+use shard_manager::value::push_json_number;
+
+use crate::app::App;
+use crate::problem::{Problem, ProblemBody, X_SESSION_TOKEN};
+use crate::request_record;
+
+const X_SHARD: HeaderName = HeaderName::from_static("x-shard");
+const X_SHARD_SLOT: HeaderName = HeaderName::from_static("x-shard-slot");
+const X_EPOCH: HeaderName = HeaderName::from_static("x-epoch");
+const X_SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// The preferences that were honoured.
+pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// Parts of the time of a request, for `Server-Timing`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// Reading, checking and routing.
+    pub route: Duration,
+    /// Waiting for the shard.
+    pub queue: Duration,
+    /// In the database.
+    pub database: Duration,
+    /// Putting the shards' answers together.
+    pub merge: Duration,
+}
+
+impl Timing {
+    /// Returns the times of a write that began at `began` and is answered now.
+    pub fn of_write(began: Instant, times: LaneTimes) -> Self {
+        let route = began.elapsed().saturating_sub(times.queue + times.database);
+        Self { route, queue: times.queue, database: times.database, merge: Duration::ZERO }
+    }
+
+    /// Formats the header in milliseconds: `route;dur=0.021, queue;dur=0.050, db;dur=0.412,
+    /// merge;dur=0.000`.
+    fn header(&self) -> HeaderValue {
+        let mut text = Vec::with_capacity(80);
+        let parts = [
+            (&b"route;dur="[..], self.route),
+            (b", queue;dur=", self.queue),
+            (b", db;dur=", self.database),
+            (b", merge;dur=", self.merge),
+        ];
+        for (name, time) in parts {
+            text.extend_from_slice(name);
+            push_milliseconds(&mut text, time);
+        }
+        HeaderValue::from_maybe_shared(Bytes::from(text))
+            .expect("digits and letters are a header value")
+    }
+}
+
+/// Appends milliseconds with three decimals. `format!` would cost more than all other headers of a
+/// response.
+fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    push_json_number(out, micros / 1_000);
+    let fraction = micros % 1_000;
+    out.push(b'.');
+    for divisor in [100, 10, 1] {
+        out.push(b'0' + (fraction / divisor % 10) as u8);
+    }
+}
+
+/// Origin of a response about rows.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerOrigin<'s> {
+    /// The request.
+    pub request: &'s HttpRequest,
+    /// Node or cache that answered.
+    pub served_by: ServedBy,
+    /// Use of the cache, if there is one.
+    pub cache: Option<CacheUse>,
+    /// Positions that the client has seen with this response.
+    pub session: &'s SessionToken,
+    /// The version of the map.
+    pub epoch: u64,
+}
+
+impl<'s> AnswerOrigin<'s> {
+    /// Returns the origin of the response to a write, which no cache answers.
+    pub fn of_write(request: &'s HttpRequest, session: &'s SessionToken, epoch: u64) -> Self {
+        Self { request, served_by: ServedBy::Primary, cache: None, session, epoch }
+    }
+
+    /// Returns the origin of the response to a read.
+    pub fn of_read(request: &'s HttpRequest, read: &'s ReadDone) -> Self {
+        let (served_by, cache, epoch) = (read.served_by, read.cache, read.epoch);
+        Self { request, served_by, cache, session: &read.session, epoch }
+    }
+}
+
+/// Starts a response about rows, ready for its body.
+pub fn data_response(app: &App, origin: &AnswerOrigin<'_>, timing: &Timing) -> HttpResponseBuilder {
+    request_record::update(origin.request, |record| {
+        record.served_by = Some(origin.served_by);
+        (record.route, record.queue, record.database) =
+            (timing.route, timing.queue, timing.database);
+    });
+    let mut response = HttpResponse::Ok();
+    let token =
+        HeaderValue::from_maybe_shared(Bytes::from(app.manager.data().token(origin.session)))
+            .expect("a token is visible ASCII");
+    response
+        .content_type("application/json")
+        // The response depends on headers, and is old in a moment.
+        .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .insert_header((X_EPOCH, HeaderValue::from(origin.epoch)))
+        .insert_header((X_SERVED_BY, HeaderValue::from_static(origin.served_by.name())))
+        .insert_header((X_SESSION_TOKEN, token))
+        .insert_header((SERVER_TIMING, timing.header()));
+    if let Some(cache) = origin.cache {
+        response.insert_header((X_CACHE, HeaderValue::from_static(cache.name())));
+    }
+    response
+}
+
+/// Starts a response about the rows of one key.
+pub fn keyed_response(
+    app: &App,
+    place: KeyLocation,
+    origin: &AnswerOrigin<'_>,
+    timing: &Timing,
+) -> HttpResponseBuilder {
+    request_record::update(origin.request, |record| record.set_location(place));
+    let mut response = data_response(app, origin, timing);
+    response
+        .insert_header((X_SHARD, app.shard_header(place.shard)))
+        .insert_header((X_SHARD_SLOT, HeaderValue::from(place.slot.number())));
+    response
+}
+
+/// Returns the tag of a row of this version.
+pub fn etag(version: i64) -> HeaderValue {
+    let mut text = Vec::with_capacity(16);
+    text.push(b'"');
+    push_json_number(&mut text, version);
+    text.push(b'"');
+    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits in quotes are a header value")
+}
+
+/// Converts a failure of a request that was sent to the shards at `asked` into a problem with its
+/// shard and a session token.
+pub fn refusal(
+    app: &App,
+    request: &HttpRequest,
+    asked: Instant,
+    failure: Failure,
+    session: &SessionToken,
+) -> Problem {
+    let all = || app.manager.map().topology().len();
+    request_record::update(request, |record| record.set_failure(&failure, asked.elapsed(), all()));
+    let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
+    let seen = failure.place.zip(failure.seen).map(|(place, position)| {
+        let mut session = session.clone();
+        app.manager.data().extend_session(&mut session, place.shard, position);
+        app.manager.data().token(&session)
+    });
+    let problem = Problem::from(failure);
+    let problem = match seen {
+        Some(token) => problem.session(token),
+        None => problem,
+    };
+    match shard {
+        Some(shard) => problem.shard(shard),
+        None => problem,
+    }
+}
+
+/// Declares the problems of a kind of operation, for the OpenAPI document.
+macro_rules! refusals {
+    ($(#[doc = $kind:literal] $name:ident { $($status:literal $variant:ident $about:literal;)* })*) => {
+        $(
+            #[doc = $kind]
+            #[derive(utoipa::IntoResponses)]
+            pub enum $name {
+                $(
+                    #[doc = $about]
+                    #[response(status = $status, content_type = "application/problem+json")]
+                    $variant(#[to_schema] ProblemBody<'static>),
+                )*
+            }
+        )*
+    };
+}
+
+refusals! {
+    /// The problems that every path may answer with.
+    CommonRefusals {
+        400 BadRequest "A header or a parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+    }
+    /// The problems that a request for the state of the cluster may answer with.
+    LookupRefusals {
+        400 BadRequest "A header or a parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "There is nothing of this name.";
+    }
+    /// The problems that a stream may answer with.
+    StreamRefusals {
+        400 BadRequest "A header or a parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "Nothing is counted here.";
+        503 Unavailable "Too many watch already, or the router is about to end; see Retry-After.";
+    }
+    /// The problems that a read may answer with.
+    ReadRefusals {
+        400 BadRequest "Something in the request is malformed or unknown: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "No such table.";
+        406 NotAcceptable "The Accept header rules JSON out.";
+        409 Conflict "What the session token has seen may have been lost.";
+        413 TooLarge "The rows are more than one answer carries.";
+        503 Unavailable "The shard does not answer, or has no connection free; see Retry-After.";
+        504 DeadlinePassed "The deadline passed.";
+    }
+    /// The problems that making a table may answer with; `outcome` says what became of it.
+    TableRefusals {
+        400 BadRequest "Something in the request is malformed, unknown or reserved: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        406 NotAcceptable "The Accept header rules JSON out.";
+        409 Conflict "A table of this name exists with another shape.";
+        413 TooLarge "A limit is passed: the detail names it.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        503 Unavailable "A shard is full, overloaded, or does not answer; see Retry-After.";
+        504 DeadlinePassed "The deadline passed: outcome says whether the table may be made.";
+    }
+    /// The problems that a write may answer with; `outcome` says what became of it.
+    WriteRefusals {
+        400 BadRequest "Something in the request is malformed or unknown: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "No such table or row.";
+        406 NotAcceptable "The Accept header rules JSON out.";
+        409 Conflict "The row exists, breaks a constraint, or is swallowed by the database.";
+        412 PreconditionFailed "The row is not of the version that If-Match names.";
+        413 TooLarge "A limit is passed: the detail names it.";
+        415 UnsupportedMediaType "The body is of a type or a coding that is not read here.";
+        422 KeyReused "The Idempotency-Key came before with another request.";
+        503 Unavailable "Overloaded, full, too few replicas, or the shard does not answer; see Retry-After.";
+        504 DeadlinePassed "The deadline passed: outcome says whether the write happened.";
+    }
+}

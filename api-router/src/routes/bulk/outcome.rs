@@ -1,0 +1,225 @@
+//! Outcome of a bulk write: counts its rows, and lists those that failed.
+
+use std::time::{Duration, Instant};
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponseBuilder};
+use serde::Serialize;
+use shard_manager::cache::ServedBy;
+use shard_manager::error::Error;
+use shard_manager::lane::LaneTimes;
+use shard_manager::manager::BulkRowDone;
+use shard_manager::position::Position;
+use shard_manager::token::SessionToken;
+use shard_manager::topology::ShardIndex;
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::problem::{Problem, ProblemBody, Progress};
+use crate::request_record;
+use crate::response_headers::{AnswerOrigin, Timing, data_response};
+
+/// Most failures that are listed one by one; `failed_total` counts all.
+const FAILED_MAX: usize = 1_000;
+
+/// Outcome of the rows.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BulkAnswer<'a> {
+    /// True if every row is stored.
+    success: bool,
+    /// Rows in the request.
+    accepted: usize,
+    /// Rows that are durable at the requested level.
+    stored: usize,
+    /// Rows that are not, or not known to be.
+    failed_total: usize,
+    /// The first 1 000 of them, by index.
+    failed: Vec<FailedRow<'a>>,
+    /// Rows stored by each shard that stored any.
+    shards: Vec<ShardRows<'a>>,
+    /// Time that it took, in milliseconds.
+    elapsed_ms: u64,
+}
+
+/// A row that is not stored at the requested level.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FailedRow<'a> {
+    /// Its place among the rows of the request, from 0. Blank lines and the columns of CSV are no
+    /// rows.
+    index: usize,
+    /// Shard that it was sent to, if it could be routed.
+    shard: Option<&'a str>,
+    /// `rejected`: it is not stored; `committed`: it is on the primary, but not confirmed at the
+    /// requested level; `unknown`: it may be stored.
+    outcome: &'a str,
+    /// True if the same row may succeed later.
+    retryable: bool,
+    /// Problem of the row.
+    error: ProblemBody<'a>,
+}
+
+/// Rows that a shard stored.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ShardRows<'a> {
+    /// The shard.
+    shard: &'a str,
+    /// Rows.
+    rows: usize,
+}
+
+/// A row that is not stored at the requested level.
+pub(super) struct RefusedRow {
+    pub(super) index: usize,
+    pub(super) problem: Problem,
+}
+
+/// Outcome of the rows so far.
+pub(super) struct BulkOutcome {
+    /// Stored rows, by shard.
+    stored: Vec<usize>,
+    /// Times of each shard that received rows. Its parts were carried out one after the other.
+    times: Vec<Option<LaneTimes>>,
+    /// At least the first [`FAILED_MAX`] by index; never twice as many.
+    refused: Vec<RefusedRow>,
+    failed_total: usize,
+    /// Rows whose outcome is repeated from an earlier request.
+    replayed: usize,
+    pub(super) session: SessionToken,
+}
+
+impl BulkOutcome {
+    pub(super) fn new(app: &App, session: SessionToken) -> Self {
+        let shards = app.manager.map().topology().len();
+        let (stored, times) = (vec![0; shards], vec![None; shards]);
+        Self { stored, times, refused: Vec::new(), failed_total: 0, replayed: 0, session }
+    }
+
+    /// Counts stored rows by shard; the others join those refused before.
+    pub(super) fn add(&mut self, app: &App, done: Vec<BulkRowDone>) {
+        for row in done {
+            self.replayed += usize::from(is_replayed(&row));
+            match row.outcome {
+                Ok(_) => self.stored[row.place.shard.index()] += 1,
+                Err((error, outcome)) => {
+                    let shard = app.manager.shard_name(row.place.shard);
+                    let problem = Problem::from(error).shard(shard).outcome(outcome.name());
+                    self.refuse(RefusedRow { index: row.index, problem });
+                }
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, mut row: RefusedRow) {
+        row.problem.ensure_outcome();
+        self.failed_total += 1;
+        self.refused.push(row);
+        if self.refused.len() == 2 * FAILED_MAX {
+            self.keep_first();
+        }
+    }
+
+    pub(super) fn see(&mut self, app: &App, shard: ShardIndex, position: Option<Position>) {
+        if let Some(position) = position {
+            app.manager.data().extend_session(&mut self.session, shard, position);
+        }
+    }
+
+    /// Adds the times of a part to the shard that carried it out.
+    pub(super) fn spend(&mut self, shard: ShardIndex, times: LaneTimes) {
+        let spent = self.times[shard.index()].get_or_insert_default();
+        *spent = spent.and_then(times);
+    }
+
+    /// Updates the record of the request with its shards and the times of the slowest.
+    pub(super) fn update_record(&self, request: &HttpRequest) {
+        let asked = || self.times.iter().flatten();
+        let slowest = asked().fold(LaneTimes::default(), |slowest, times| slowest.slower(*times));
+        let numbered = (0..).map(ShardIndex).zip(&self.times);
+        let mut shards = numbered.filter(|(_, times)| times.is_some()).map(|(shard, _)| shard);
+        let only = shards.next().filter(|_| shards.next().is_none());
+        request_record::update(request, |record| {
+            record.fanout = request_record::fanout(asked().count());
+            (record.shard, record.queue, record.database) = (only, slowest.queue, slowest.database);
+            record.served_by = (record.fanout > 0).then_some(ServedBy::Primary);
+        });
+    }
+
+    fn keep_first(&mut self) {
+        self.refused.sort_by_key(|row| row.index);
+        self.refused.truncate(FAILED_MAX);
+    }
+
+    fn stored(&self) -> usize {
+        self.stored.iter().sum()
+    }
+
+    /// Returns true if the whole response repeats that of an earlier request.
+    pub(super) fn is_replayed(&self) -> bool {
+        self.replayed > 0 && self.replayed == self.stored() + self.failed_total
+    }
+
+    /// Returns the response to a request that was carried out completely; the caller sends its
+    /// body.
+    pub(super) fn respond<'a>(
+        &'a mut self,
+        app: &'a App,
+        request: &HttpRequest,
+        began: Instant,
+        route: Duration,
+    ) -> (HttpResponseBuilder, BulkAnswer<'a>) {
+        self.keep_first();
+        let database = began.elapsed().saturating_sub(route);
+        let timing = Timing { route, database, ..Timing::default() };
+        let epoch = app.manager.map().epoch();
+        let origin = AnswerOrigin::of_write(request, &self.session, epoch);
+        let mut response = data_response(app, &origin, &timing);
+        self.update_record(request);
+        let stored_all = self.failed_total == 0;
+        response.status(if stored_all { StatusCode::CREATED } else { StatusCode::MULTI_STATUS });
+        (response, self.answer(app, began))
+    }
+
+    fn answer<'a>(&'a self, app: &'a App, began: Instant) -> BulkAnswer<'a> {
+        let shards = (0..).map(ShardIndex).zip(&self.stored).filter(|(_, rows)| **rows > 0);
+        let shards = shards
+            .map(|(shard, rows)| ShardRows { shard: app.manager.shard_name(shard), rows: *rows });
+        BulkAnswer {
+            success: self.failed_total == 0,
+            accepted: self.stored() + self.failed_total,
+            stored: self.stored(),
+            failed_total: self.failed_total,
+            failed: self.refused.iter().map(failed_row).collect(),
+            shards: shards.collect(),
+            elapsed_ms: began.elapsed().as_millis() as u64,
+        }
+    }
+
+    /// Returns the problem that ended a body whose rows before `next_index` were carried out.
+    pub(super) fn partial(&mut self, app: &App, problem: Problem, next_index: usize) -> Problem {
+        self.keep_first();
+        let failed = self.refused.iter().map(failed_row).collect::<Vec<_>>();
+        let failed = serde_json::to_value(failed).unwrap_or_default();
+        let (stored, failed_total) = (self.stored(), self.failed_total);
+        problem
+            .partial(Progress { stored, next_index, failed_total, failed })
+            .session(app.manager.data().token(&self.session))
+    }
+}
+
+/// Returns true if the outcome of a row is repeated from an earlier request.
+fn is_replayed(row: &BulkRowDone) -> bool {
+    match &row.outcome {
+        Ok(done) => done.replayed,
+        Err((error, _)) => matches!(error, Error::Remembered(_)),
+    }
+}
+
+fn failed_row(row: &RefusedRow) -> FailedRow<'_> {
+    FailedRow {
+        index: row.index,
+        shard: row.problem.shard_name(),
+        outcome: row.problem.outcome_name().unwrap_or("rejected"),
+        retryable: row.problem.code().is_retryable(),
+        error: row.problem.body(None),
+    }
+}

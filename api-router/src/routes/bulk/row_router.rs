@@ -1,0 +1,183 @@
+//! Row router: parses the rows of a bulk write, from JSON or from fields, and routes them.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use shard_manager::error::Error;
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::Data;
+use shard_manager::row_change::{Operation, Precondition, RowError, RowWrite};
+use shard_manager::shard_map::{KeyLocation, ShardMap};
+use shard_manager::table::Table;
+use shard_manager::value::Value;
+
+use crate::body::{self, Members};
+use crate::problem::{Code, Problem};
+use crate::routes::write::null_key;
+
+/// Members of a row that has its columns in `data`.
+const WRAPPED: [&str; 3] = ["shard_key", "data", "if_version"];
+
+/// Context that all rows of a request share.
+#[derive(Clone)]
+pub(super) struct RowRouter<'k> {
+    pub(super) map: Arc<ShardMap>,
+    pub(super) table: Arc<Table>,
+    pub(super) operation: Operation,
+    /// The key of rows that name none.
+    pub(super) key: Option<ShardKey<'k>>,
+}
+
+/// Reason for which a row cannot be sent.
+pub(super) struct RowRejection {
+    pub(super) problem: Box<Problem>,
+    /// Shard that it would have gone to, if that is certain.
+    pub(super) place: Option<KeyLocation>,
+}
+
+impl From<Problem> for RowRejection {
+    fn from(problem: Problem) -> Self {
+        Self { problem: Box::new(problem), place: None }
+    }
+}
+
+type Routed = (KeyLocation, RowWrite);
+
+impl RowRouter<'_> {
+    /// Parses a row of a list: `wrapped` says that its columns are in `data`.
+    pub(super) fn item(&self, wrapped: bool, item: &RawValue) -> Result<Routed, RowRejection> {
+        if item.get().len() > body::WRITE_BYTES_MAX {
+            let detail = format!("a row is larger than {} MiB", body::WRITE_BYTES_MAX >> 20);
+            return Err(Problem::new(Code::TSR108, detail).into());
+        }
+        let members = Members::of_member("a row", item)?;
+        if wrapped { self.wrapped(&members) } else { self.bare(&members) }
+    }
+
+    /// Parses a line: the columns themselves, or an object that has them in `data`. It is the
+    /// latter if it has a member `data` that is an object, unless the table has a column of this
+    /// name: then it is always the columns.
+    pub(super) fn line(&self, line: &[u8]) -> Result<Routed, RowRejection> {
+        let members = Members::of_text("the row", line)?;
+        let has_data = members.get("data").is_some_and(|data| data.get().starts_with('{'));
+        if has_data && self.table.find("data").is_none() {
+            self.wrapped(&members)
+        } else {
+            self.bare(&members)
+        }
+    }
+
+    fn wrapped(&self, members: &Members<'_>) -> Result<Routed, RowRejection> {
+        members.check_names(&WRAPPED)?;
+        let data = members.get("data");
+        let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
+        let data = Members::of_member("data", data)?;
+        let own_key = members.text("shard_key")?;
+        let key = self.key(own_key.as_deref(), &data)?;
+        let (place, mut row) = self.prepare(key.as_deref(), &data)?;
+        if let Some(version) = members.get("if_version") {
+            let version = self.version(version);
+            let version = version.map_err(|problem| RowRejection {
+                place: Some(place),
+                ..RowRejection::from(problem)
+            })?;
+            row.precondition = Some(Precondition::Versions(vec![version]));
+        }
+        Ok((place, row))
+    }
+
+    fn bare(&self, data: &Members<'_>) -> Result<Routed, RowRejection> {
+        let key = self.key(None, data)?;
+        self.prepare(key.as_deref(), data)
+    }
+
+    /// Returns the shard key of a row: the one it names, else its routing column as stored.
+    fn key<'t>(
+        &self,
+        own: Option<&'t str>,
+        data: &Members<'_>,
+    ) -> Result<Option<std::borrow::Cow<'t, str>>, Problem> {
+        if let Some(own) = own {
+            return Ok(Some(own.into()));
+        }
+        let derived = RowWrite::routing_key(&self.table, &data.0);
+        Ok(derived.map_err(|error| Problem::from(&error))?.map(Into::into))
+    }
+
+    fn prepare(&self, key: Option<&str>, data: &Members<'_>) -> Result<Routed, RowRejection> {
+        let key = match key {
+            Some(text) => parse_key(text)?,
+            None => self.key.ok_or_else(|| no_key(&self.table, data))?,
+        };
+        let prepared = Data::prepare(&self.map, &self.table, self.operation, key, &data.0);
+        self.routed(key, prepared)
+    }
+
+    /// Routes a row of fields: its own key if it names one, and the values of columns.
+    pub(super) fn fields(
+        &self,
+        own: Option<&str>,
+        values: Vec<(usize, Value)>,
+    ) -> Result<Routed, RowRejection> {
+        let routing = self.table.routing();
+        let found =
+            routing.and_then(|routing| values.iter().find(|(column, _)| *column == routing));
+        let spelled = found.and_then(|(_, value)| Some(value.key_text()?.into_owned()));
+        let key = match (own, &spelled) {
+            (Some(text), _) => parse_key(text)?,
+            (None, Some(text)) => parse_key(text)?,
+            (None, None) => self.key.ok_or_else(names_no_key)?,
+        };
+        let prepared = self.map.place(key).map_err(Error::from).and_then(|place| {
+            let row = RowWrite::of_values(&self.table, self.operation, (key, place.slot), values)?;
+            Ok((place, row))
+        });
+        self.routed(key, prepared)
+    }
+
+    /// Returns the routed row. A row that contradicts its key could belong to either shard: it gets
+    /// no location.
+    fn routed(
+        &self,
+        key: ShardKey<'_>,
+        prepared: Result<Routed, Error>,
+    ) -> Result<Routed, RowRejection> {
+        match prepared {
+            Ok((place, mut row)) => {
+                row.wants_row = false;
+                Ok((place, row))
+            }
+            Err(error) => {
+                let doubtful = matches!(error, Error::Row(RowError::KeyContradicted { .. }));
+                let place = self.map.place(key).ok().filter(|_| !doubtful);
+                Err(RowRejection { place, ..RowRejection::from(Problem::from(error)) })
+            }
+        }
+    }
+
+    fn version(&self, json: &RawValue) -> Result<i64, Problem> {
+        if self.operation == Operation::Insert {
+            let detail =
+                "if_version must be left out of an insert, which makes a row that is not there";
+            return Err(Problem::new(Code::TSR101, detail));
+        }
+        let version = serde_json::from_str(json.get());
+        version.map_err(|_| {
+            Problem::new(Code::TSR101, "if_version must be a whole number, the version of the row")
+        })
+    }
+}
+
+fn parse_key(text: &str) -> Result<ShardKey<'_>, Problem> {
+    ShardKey::parse(text)
+        .map_err(|error| Problem::new(Code::TSR101, format!("the row's shard key: {error}")))
+}
+
+/// Returns the problem of a row without a shard key: its routing column is null, or missing.
+fn no_key(table: &Table, data: &Members<'_>) -> Problem {
+    null_key(table, data).unwrap_or_else(names_no_key)
+}
+
+fn names_no_key() -> Problem {
+    Problem::new(Code::TSR104, "the row names no shard key").hint("give it a shard_key")
+}

@@ -1,0 +1,224 @@
+//! Shard queues: the rows of a streamed body on their way to the shards.
+//!
+//! A shard takes all rows that have gathered for it while it stored the previous ones, sorts them
+//! by their place in the file, and stores them in chunks: so rows that share a page are written
+//! together, however they are spread over the body, and no single write waits for more than one
+//! chunk. The slower a shard is, the more rows gather, up to the window that all queues of a stream
+//! share, if the body budget allows it (the batching of a lane again, on a larger scale).
+//!
+//! **Invariant:** rows of one key are stored in the order of the body; at most the window and the
+//! rows of one batch are held, and all but the rows of one batch are charged.
+//! **Not here:** the source of the rows (`row_reader`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix_web::rt;
+use actix_web::web::{Data, block};
+use shard_manager::manager::{BulkRow, RequestOptions};
+use shard_manager::topology::ShardIndex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::outcome::BulkOutcome;
+use crate::app::App;
+use crate::body_budget::BudgetShare;
+use crate::problem::{Code, Problem};
+
+/// Most rows that a shard stores in one transaction: a single write may have to wait for them.
+const CHUNK_ROWS_MAX: usize = 4_000;
+/// Most bytes that a shard stores in one transaction.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// Most bytes of rows that the queues of a stream hold: the more, the faster they are stored.
+const WINDOW: usize = 12 << 20;
+
+/// Queues of rows for all shards.
+pub(super) struct ShardQueues {
+    shared: Rc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// State that the sender and the writers share.
+struct Shared {
+    /// Rows that wait, by shard.
+    gathered: Vec<RefCell<Vec<BulkRow>>>,
+    /// Notified, by shard, when rows were gathered or no more will be.
+    more: Vec<Notify>,
+    ended: Cell<bool>,
+    /// True if a writer has ended.
+    gone: Cell<bool>,
+    /// Bytes of rows that are gathered or being stored.
+    held: Cell<usize>,
+    /// Number of bytes that are charged.
+    charged: Cell<usize>,
+    share: Rc<BudgetShare>,
+    /// Notified when fewer bytes are held.
+    room: Notify,
+}
+
+impl ShardQueues {
+    /// Creates queues that hold rows while the share of their body allows it; each chunk is stored
+    /// within `patience`.
+    pub(super) fn new(
+        app: &Data<App>,
+        options: &RequestOptions,
+        (share, patience): (Rc<BudgetShare>, Duration),
+        outcome: &Rc<RefCell<BulkOutcome>>,
+    ) -> Self {
+        let count = app.manager.map().topology().len();
+        let shared = Rc::new(Shared {
+            gathered: (0..count).map(|_| RefCell::default()).collect(),
+            more: (0..count).map(|_| Notify::new()).collect(),
+            ended: Cell::new(false),
+            gone: Cell::new(false),
+            held: Cell::new(0),
+            charged: Cell::new(0),
+            share,
+            room: Notify::new(),
+        });
+        let writer = |shard| {
+            let writer = QueueWriter {
+                shard,
+                app: app.clone(),
+                options: options.clone(),
+                patience,
+                shared: Rc::clone(&shared),
+                outcome: Rc::clone(outcome),
+            };
+            rt::spawn(writer.run())
+        };
+        let tasks = (0..).map(ShardIndex).take(count).map(writer).collect();
+        Self { shared, tasks }
+    }
+
+    /// Queues rows, and waits until there is room for more.
+    pub(super) async fn send(&self, rows: Vec<BulkRow>) {
+        let shared = &self.shared;
+        let bytes: usize = rows.iter().map(|row| row.row.bytes()).sum();
+        shared.held.set(shared.held.get() + bytes);
+        for row in rows {
+            shared.gathered[row.place.shard.index()].borrow_mut().push(row);
+        }
+        shared.more.iter().for_each(Notify::notify_one);
+        // A writer ends early only by a panic, which `finish` reports.
+        while !shared.has_room() && !shared.gone.get() {
+            shared.room.notified().await;
+        }
+    }
+
+    /// Waits until all queued rows are carried out.
+    pub(super) async fn finish(mut self) -> Result<(), Problem> {
+        self.shared.end();
+        let tasks = std::mem::take(&mut self.tasks);
+        let ended = futures_util::future::join_all(tasks).await;
+        if ended.iter().all(Result::is_ok) {
+            return Ok(());
+        }
+        Err(Problem::new(Code::TSR500, "an internal error").outcome("unknown"))
+    }
+}
+
+impl Shared {
+    /// Returns true if the queues may hold more. Without memory for the rows that they hold, those
+    /// are stored first.
+    fn has_room(&self) -> bool {
+        let held = self.held.get();
+        let more = held.saturating_sub(self.charged.get());
+        if more > 0 && self.share.try_grow(more) {
+            self.charged.set(held);
+        }
+        held == 0 || (held <= WINDOW && self.charged.get() >= held)
+    }
+
+    fn stored(&self, bytes: usize) {
+        let held = self.held.get() - bytes;
+        self.held.set(held);
+        self.share.shrink(self.charged.get().saturating_sub(held));
+        self.charged.set(self.charged.get().min(held));
+        self.room.notify_one();
+    }
+
+    fn end(&self) {
+        self.ended.set(true);
+        self.more.iter().for_each(Notify::notify_one);
+    }
+}
+
+/// Ends the queues: if the client has disconnected, queued rows are carried out all the same.
+impl Drop for ShardQueues {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}
+
+/// Task that stores the rows of one shard.
+struct QueueWriter {
+    shard: ShardIndex,
+    app: Data<App>,
+    options: RequestOptions,
+    patience: Duration,
+    shared: Rc<Shared>,
+    outcome: Rc<RefCell<BulkOutcome>>,
+}
+
+/// Wakes the sender, which may wait for room, so that it notices the end of the writer.
+impl Drop for QueueWriter {
+    fn drop(&mut self) {
+        self.shared.gone.set(true);
+        self.shared.room.notify_one();
+    }
+}
+
+impl QueueWriter {
+    async fn run(mut self) {
+        let shard = self.shard.index();
+        loop {
+            let gathered = self.shared.gathered[shard].take();
+            if !gathered.is_empty() {
+                self.store(gathered).await;
+            } else if self.shared.ended.get() {
+                return;
+            } else {
+                self.shared.more[shard].notified().await;
+            }
+        }
+    }
+
+    async fn store(&mut self, gathered: Vec<BulkRow>) {
+        let mut rows = sorted(gathered).await.into_iter().peekable();
+        while rows.peek().is_some() {
+            let (mut chunk, mut bytes) = (Vec::new(), 0);
+            while chunk.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
+                let Some(row) = rows.next() else { break };
+                bytes += row.row.bytes();
+                chunk.push(row);
+            }
+            self.options.deadline = Instant::now() + self.patience;
+            let done = self.app.manager.data().write_chunk(self.shard, chunk, &self.options).await;
+            let mut outcome = self.outcome.borrow_mut();
+            outcome.add(&self.app, done.rows);
+            outcome.see(&self.app, self.shard, done.seen);
+            outcome.spend(self.shard, done.times);
+            drop(outcome);
+            self.shared.stored(bytes);
+        }
+    }
+}
+
+/// Sorts rows by their place in the file; rows of one key keep their order.
+async fn sorted(mut rows: Vec<BulkRow>) -> Vec<BulkRow> {
+    let sort = |rows: &mut Vec<BulkRow>| {
+        rows.sort_by(|a, b| (a.row.slot, &a.row.key).cmp(&(b.row.slot, &b.row.key)));
+    };
+    if rows.len() <= CHUNK_ROWS_MAX {
+        sort(&mut rows);
+        return rows;
+    }
+    let work = move || {
+        sort(&mut rows);
+        rows
+    };
+    block(work).await.expect("sorting does not panic")
+}

@@ -1,0 +1,152 @@
+//! Row write: carries out a checked change of one row and answers it alike for every route.
+//!
+//! **Invariant:** a response is a success only when the row is as durable as the client requested.
+//! **Not here:** parsing of the request (the routes).
+
+use std::time::Instant;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ETAG, HeaderValue};
+use actix_web::web::block;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use shard_manager::manager::{RequestOptions, WriteReceipt};
+use shard_manager::row_change::{Change, Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
+use shard_manager::value::push_json_number;
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::headers::precondition;
+use crate::prefer::{Prefer, Preference};
+use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
+use crate::request_hints::NOTHING_TO_REMOVE;
+use crate::request_record;
+use crate::response_headers::{
+    AnswerOrigin, PREFERENCE_APPLIED, Timing, etag, keyed_response, refusal,
+};
+
+/// Preferences that a write honours: of a single row `tx=per-shard` is true anyway.
+const HONOURED: [Preference; 3] =
+    [Preference::Minimal, Preference::Representation, Preference::PerShard];
+
+/// A write that is durable.
+#[derive(serde::Serialize, ToSchema)]
+pub struct WriteAnswer {
+    /// Always true.
+    success: bool,
+    /// The row as it is now (after a delete: as it was). Absent under `Prefer: return=minimal`.
+    #[schema(value_type = Object, required = false)]
+    data: Option<serde_json::Value>,
+    /// The shard that stored it.
+    shard: String,
+    /// The slot of the shard key.
+    slot: u16,
+    /// The version of the shard map.
+    epoch: u64,
+    /// The shard's counter at this change: only grows for one row, also over a delete and a new
+    /// insert.
+    version: i64,
+}
+
+/// Options of a client for the change of one row.
+pub(super) struct WriteContext<'r> {
+    /// Start of the request.
+    pub(super) began: Instant,
+    /// Level, session and deadline.
+    pub(super) options: RequestOptions,
+    /// `Prefer`.
+    pub(super) prefer: Prefer,
+    /// `Idempotency-Key`.
+    pub(super) idempotency_key: Option<&'r str>,
+    /// True if the response has the row: that of some routes has no member for it.
+    pub(super) wants_row: bool,
+}
+
+/// A change that was carried out, and its response without a body.
+pub(super) struct CompletedWrite {
+    pub(super) response: HttpResponseBuilder,
+    written: WriteReceipt,
+    wants_row: bool,
+}
+
+/// Carries out a checked change, under the conditions in the headers.
+///
+/// # Errors
+/// TSR113 if a condition is malformed; errors of the shard.
+pub(super) async fn carry_out(
+    app: &App,
+    request: &HttpRequest,
+    context: WriteContext<'_>,
+    (place, mut row): (KeyLocation, RowWrite),
+) -> Result<CompletedWrite, Problem> {
+    let WriteContext { began, options, prefer, idempotency_key, wants_row } = context;
+    row.wants_row = wants_row;
+    row.precondition = precondition(request.headers(), row.operation)?;
+    row.idempotency_key = idempotency_key.map(str::to_owned);
+    request_record::update(request, |record| record.set_key(&row.key));
+    let operation = row.operation;
+    let asked = Instant::now();
+    let written = app.manager.data().write(place, row, &options).await;
+    let refused = |failure| {
+        let problem = refusal(app, request, asked, failure, &options.session);
+        let in_vain = operation == Operation::Delete && problem.code() == Code::TSR302;
+        if in_vain { problem.hint(NOTHING_TO_REMOVE) } else { problem }
+    };
+    let written = written.map_err(refused)?;
+    let mut session = options.session;
+    app.manager.data().extend_session(&mut session, place.shard, written.receipt.position);
+    let origin = AnswerOrigin::of_write(request, &session, place.epoch);
+    let timing = Timing::of_write(began, written.receipt.times);
+    let mut response = keyed_response(app, place, &origin, &timing);
+    response.insert_header((ETAG, etag(written.row.version)));
+    if written.row.replayed {
+        response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
+    }
+    if let Some(applied) = prefer.applied(&HONOURED) {
+        response.insert_header((PREFERENCE_APPLIED, applied));
+    }
+    Ok(CompletedWrite { response, written, wants_row })
+}
+
+impl CompletedWrite {
+    /// Returns the response: 201 when the row was made, 200 when it was changed or removed.
+    pub(super) fn answer(mut self, app: &App) -> HttpResponse {
+        let body = body(app, &self.written, self.wants_row);
+        self.response.status(status(&self.written)).body(body)
+    }
+}
+
+fn status(written: &WriteReceipt) -> StatusCode {
+    match written.row.change {
+        Change::Created => StatusCode::CREATED,
+        Change::Changed | Change::Removed => StatusCode::OK,
+    }
+}
+
+fn body(app: &App, written: &WriteReceipt, with_row: bool) -> Vec<u8> {
+    let place = written.receipt.place;
+    let mut body = Vec::with_capacity(written.row.json.len() + 128);
+    body.extend_from_slice(b"{\"success\":true");
+    if with_row {
+        body.extend_from_slice(b",\"data\":");
+        body.extend_from_slice(&written.row.json);
+    }
+    body.extend_from_slice(b",\"shard\":\"");
+    body.extend_from_slice(app.manager.shard_name(place.shard).as_bytes());
+    body.extend_from_slice(b"\",\"slot\":");
+    push_json_number(&mut body, place.slot.number());
+    body.extend_from_slice(b",\"epoch\":");
+    push_json_number(&mut body, place.epoch);
+    body.extend_from_slice(b",\"version\":");
+    push_json_number(&mut body, written.row.version);
+    body.push(b'}');
+    body
+}
+
+/// Runs the work on a large body on a thread that may block, so that other requests do not wait for
+/// it.
+pub(super) async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    block(work).await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?
+}

@@ -1,0 +1,76 @@
+//! Unsupported headers: headers that a route would have to ignore. They are refused before the
+//! route runs, so that no client relies on a header without effect.
+//!
+//! **Invariant:** a path or a method that does not exist is not refused here: it gets the response
+//! that says so.
+//! **Not here:** the meaning of headers where they are honoured (`headers`).
+
+use actix_web::dev::ServiceRequest;
+use actix_web::http::Method;
+use actix_web::http::header::{HeaderMap, HeaderName, RANGE};
+use actix_web::web::Data;
+use analytics::Operation;
+use utoipa::openapi::OpenApi;
+
+use crate::data_route::{DataRoute, is_write};
+use crate::documented_paths::methods;
+use crate::headers::{
+    IDEMPOTENCY_KEY, X_DEADLINE_MS, X_MAX_STALENESS_MS, X_SHARD_KEY, deadline, refuse,
+};
+use crate::problem::Problem;
+
+/// Route whose key is a parameter of the query string.
+const PLACEMENT: &str = "/api/route";
+
+/// Refuses a header that the route of a request does not honour, and a deadline that cannot be one.
+///
+/// # Errors
+/// TSR113 names the header and the remedy.
+pub fn refuse_unsupported(
+    request: &ServiceRequest,
+    route: Option<DataRoute>,
+) -> Result<(), Problem> {
+    let headers = request.headers();
+    let concerns = |name: &HeaderName| headers.contains_key(name);
+    let is_row_write = route.is_some_and(|route| route.operation == Operation::Write);
+    // Routes about rows check their deadline themselves.
+    let may_be_unsupported = concerns(&RANGE)
+        || (!is_row_write && concerns(&IDEMPOTENCY_KEY))
+        || (route.is_none() && (concerns(&X_DEADLINE_MS) || concerns(&X_SHARD_KEY)))
+        || (route.is_none() || is_row_write) && concerns(&X_MAX_STALENESS_MS);
+    if !may_be_unsupported || !is_served(request) {
+        return Ok(());
+    }
+    let (path, method) = (request.match_info().as_str(), request.method());
+    let hint = "send the request without it; limit, and next_cursor as cursor, page through rows";
+    refuse(headers, &RANGE, "ranges are not supported, an answer is sent as a whole", hint)?;
+    if !is_row_write {
+        let why = "only a write of rows is remembered under it";
+        let hint = "send the request without it: it does the same when it is sent again";
+        refuse(headers, &IDEMPOTENCY_KEY, why, hint)?;
+    }
+    if is_write(route, path, method) {
+        let why = "a write is of now";
+        refuse(headers, &X_MAX_STALENESS_MS, why, "send it with reads")?;
+    }
+    if route.is_none() {
+        refuse_beside_rows(headers, path)?;
+    }
+    Ok(())
+}
+
+fn refuse_beside_rows(headers: &HeaderMap, path: &str) -> Result<(), Problem> {
+    deadline(headers)?;
+    let (why, hint) = match path {
+        PLACEMENT => ("the parameter key names the key", "for example /api/route?key=user_123"),
+        _ => ("this path is not about the rows of a key", "send the request without it"),
+    };
+    refuse(headers, &X_SHARD_KEY, why, hint)
+}
+
+/// True if the path has this method.
+fn is_served(request: &ServiceRequest) -> bool {
+    let Some(api) = request.app_data::<Data<OpenApi>>() else { return false };
+    let (path, method): (&str, &Method) = (request.match_info().as_str(), request.method());
+    methods(api, path).contains(&method.as_str())
+}

@@ -1,0 +1,108 @@
+//! A router that serves is saved through the socket in its data directory, and put back.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use shard_manager::backup::restore::{restore, verify};
+use shard_manager::backup::{Step, Watch};
+use shard_manager::control::client::{ControlError, ask};
+use shard_manager::control::{Request, SOCKET};
+
+use crate::backend::files_only;
+use crate::harness::Router;
+
+/// Runs without an observer and is never cancelled.
+const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
+
+struct Ends<'e>(&'e AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowledged() {
+    files_only!("a backup copies files");
+    let folder = tempfile::tempdir().unwrap();
+    let (data, copy, back) =
+        (folder.path().join("data"), folder.path().join("copy"), folder.path().join("back"));
+    let mut router = Router::start_in(&data, &[]);
+    let (acknowledged, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let before = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                if ended.load(Ordering::SeqCst) {
+                    break;
+                }
+                let reply = router.write_user(&format!("user_{number}"), "n");
+                assert_eq!(reply.status, 201, "{}", reply.text());
+                acknowledged.store(number + 1, Ordering::SeqCst);
+            }
+        });
+        let _end = Ends(&ended);
+        while acknowledged.load(Ordering::SeqCst) < 30 {
+            std::thread::yield_now();
+        }
+        let before = acknowledged.load(Ordering::SeqCst);
+        ask(&data, &Request::Backup { to: copy.clone() }, &ALONE).unwrap();
+        before
+    });
+    let last = router.write_user("user_after", "n");
+    let token = last.header("x-session-token").unwrap().to_owned();
+    router.end();
+    assert!(!data.join(SOCKET).exists(), "the socket goes with the router");
+    let saved = restore(&copy, &back, &ALONE).unwrap();
+    let router = Router::start_in(&back, &[]);
+    let name = |number: usize| format!("user_{number}");
+    let there = |key: &str| {
+        let read = router.read(key, "table=users&limit=1").json();
+        read["data"].as_array().unwrap().len() == 1
+    };
+    // One client wrote them, one after the other: the copy holds the first of them, without a gap.
+    let held = usize::try_from(saved.rows()).unwrap();
+    assert!(held >= before, "{held} of {before} that were acknowledged before");
+    assert!((0..held).all(|number| there(&name(number))));
+    assert!(!there(&name(held)) && !there("user_after"));
+    let headers = [("x-shard-key", "user_after"), ("x-session-token", token.as_str())];
+    let told = router.send("GET", "/api/read?table=users", &headers, None);
+    assert_eq!((told.status, told.code().as_str()), (409, "TSR305"));
+}
+
+#[test]
+fn a_router_that_is_killed_while_it_is_saved_leaves_nothing_under_the_final_name() {
+    files_only!("a backup copies files");
+    let folder = tempfile::tempdir().unwrap();
+    let (data, copy) = (folder.path().join("data"), folder.path().join("copy"));
+    let request = Request::Backup { to: copy.clone() };
+    let mut router = Router::start_in(&data, &[]);
+    router.write_user("user_1", "n");
+    let pid = router.pid();
+    let struck = AtomicBool::new(false);
+    let step = |_: &Step| {
+        if !struck.swap(true, Ordering::SeqCst) {
+            let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+            assert!(killed.unwrap().success());
+        }
+    };
+    let told = ask(&data, &request, &Watch { step: &step, cancelled: &|| false });
+    router.wait();
+    match told {
+        // It was quicker than the signal.
+        Ok(_) => std::fs::remove_dir_all(&copy).unwrap(),
+        Err(ControlError::Broken(_)) => {
+            if copy.exists() {
+                verify(&copy, &ALONE).unwrap();
+                std::fs::remove_dir_all(&copy).unwrap();
+            }
+        }
+        Err(
+            error @ (ControlError::NobodyListens
+            | ControlError::Unreachable(_)
+            | ControlError::Refused(_)),
+        ) => panic!("{error}"),
+    }
+    let _router = Router::start_in(&data, &[]);
+    ask(&data, &request, &ALONE).unwrap();
+    assert_eq!(verify(&copy, &ALONE).unwrap().rows(), 1);
+}

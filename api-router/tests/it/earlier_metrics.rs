@@ -1,0 +1,47 @@
+//! Earlier metrics: those of a router that served some minutes ago, in a store for the next one.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use analytics::store::{Keeper, StoreAddress};
+use analytics::{Labels, Operation, Recorder, Role, Sample};
+
+/// Start of that router, seconds ago: long enough that the last five minutes are read from slots of
+/// a second.
+const AGO_S: u64 = 600;
+/// For so many seconds it answered one read in each,
+const BUSY_S: u64 = 400;
+/// and so many seconds after its begin it was down.
+const SERVED_S: u64 = 450;
+
+/// Simulates a router that was down for the last two and a half minutes; returns its start, in s
+/// since 1970.
+pub(crate) fn served(store: &Path) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let began = now - AGO_S;
+    let shards = ["shard1", "shard2", "shard3"].map(str::to_owned).into();
+    let labels = Labels { routes: vec!["/api/read"], shards, slots: 16_384 };
+    let recorder = Recorder::by_hand(labels, began * 1_000);
+    let worker = recorder.worker();
+    let sample = Sample {
+        route: 0,
+        operation: Operation::Read,
+        shard: Some(0),
+        slot: None,
+        role: Some(Role::Primary),
+        status: 200,
+        fanout: 1,
+        elapsed: Duration::from_millis(2),
+        queue: Duration::ZERO,
+        database: Duration::from_millis(1),
+        key: None,
+        trace: None,
+    };
+    for second in 0..BUSY_S {
+        worker.record(&sample, recorder.started() + Duration::from_secs(second));
+    }
+    recorder.settle_at(recorder.started() + Duration::from_secs(SERVED_S));
+    let address = StoreAddress::parse(store.to_str().unwrap()).unwrap().unwrap();
+    Keeper::start(address, "router", recorder.history().clone()).unwrap().close();
+    began
+}

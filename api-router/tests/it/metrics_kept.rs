@@ -1,0 +1,169 @@
+//! Tests of metrics that are kept: over a restart, in the store of the settings, and without a
+//! secret in the output.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::config::{folder, refusal, said, shown, write};
+use crate::earlier_metrics::served;
+use crate::harness::{PATIENCE, Router, bare_command};
+use crate::metrics::{metrics, some_requests};
+
+#[test]
+fn figures_survive_the_end_of_their_router() {
+    crate::backend::files_only!("routers on servers leave it to a service to keep their figures");
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &[]);
+    some_requests(&router);
+    assert_eq!(metrics(&router, "?window=1h")["total"], 12);
+    router.end();
+    drop(router);
+    assert!(data.join("analytics.db").exists());
+    // The harness reads once, to see what is there.
+    let router = Router::start_in(&data, &[]);
+    let began = Instant::now();
+    let told = loop {
+        let told = metrics(&router, "?window=1h");
+        if told["total"] == 13 {
+            break told;
+        }
+        assert!(began.elapsed() < PATIENCE, "they are not given back: {told}");
+    };
+    assert_eq!((&told["writes"], &told["errors"]), (&json!(6), &json!(5)), "{told}");
+    assert_eq!(router.get("/api/read?table=users").status, 200);
+    assert_eq!(metrics(&router, "?window=1h")["total"], 14, "counting goes on from there");
+}
+
+#[test]
+fn a_router_that_keeps_nothing_makes_no_file() {
+    crate::backend::files_only!("routers on servers keep nothing by themselves");
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    for flags in [["--analytics-store", "none"], ["--analytics", "off"]] {
+        let mut router = Router::start_in(&data, &flags);
+        assert!(router.write_user("ada", "Ada").status < 300);
+        router.end();
+        assert!(!data.join("analytics.db").exists(), "{flags:?}");
+    }
+}
+
+/// The store is tried again; no request waits for it.
+#[test]
+fn a_store_that_cannot_be_used_keeps_no_router_from_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("no/such/folder/figures.db");
+    let router = Router::start_with(&["--analytics-store", place.to_str().unwrap()]);
+    some_requests(&router);
+    assert_eq!(metrics(&router, "")["total"], 12);
+}
+
+#[test]
+fn an_address_of_a_store_is_shown_without_its_secret() {
+    let folder = folder();
+    let mut command = bare_command(folder.path());
+    let url = "postgres://figures:canary-7291@127.0.0.1:5432/history";
+    command.env("TESSERA_ANALYTICS_STORE", url);
+    let shown = shown(command);
+    assert_eq!(shown["analytics_store"], said("postgres://127.0.0.1:5432/history", "environment"));
+    for bad in [
+        "postgres://figures:canary-7291@127.0.0.1:x/history",
+        "postgres://figures:canary-7291@127.0.0.1",
+        "mysql://figures:canary-7291@127.0.0.1/history",
+        "",
+    ] {
+        let mut command = bare_command(folder.path());
+        command.env("TESSERA_ANALYTICS_STORE", bad);
+        let told = refusal(command);
+        assert!(told.contains("analytics_store (from environment) "), "{told}");
+        assert!(told.contains("postgres://user") && !told.contains("canary"), "{told}");
+    }
+}
+
+#[test]
+fn the_file_may_say_it_in_a_section() {
+    let folder = folder();
+    write(folder.path(), "tessera.toml", "[analytics]\nrecord = \"off\"\nstore = \"figures.db\"\n");
+    let shown = shown(bare_command(folder.path()));
+    assert_eq!(shown["analytics"], said("off", "tessera.toml"));
+    assert_eq!(shown["analytics_store"], said("figures.db", "tessera.toml"));
+    for (text, named) in [
+        ("[analytics]\nstroe = \"x\"\n", "analytics.stroe"),
+        ("[analytics]\nstore = 5\n", "analytics.store"),
+        ("[analytics]\nrecord = \"maybe\"\n", "analytics (from tessera.toml)"),
+    ] {
+        write(folder.path(), "tessera.toml", text);
+        let told = refusal(bare_command(folder.path()));
+        assert!(told.contains(named), "{named}: {told}");
+    }
+}
+
+/// Without the feature traces cannot be sent.
+#[test]
+fn where_traces_go_is_a_url_of_a_router_that_sends_them() {
+    let folder = folder();
+    let with = |url: &str| {
+        let mut command = bare_command(folder.path());
+        command.env("TESSERA_OTLP_ENDPOINT", url);
+        command
+    };
+    for bad in
+        ["127.0.0.1:4318", "http://", "grpc://127.0.0.1:4317", "http://a b", "http://u:canary@"]
+    {
+        let told = refusal(with(bad));
+        assert!(told.contains("otlp_endpoint (from environment) must be a URL"), "{bad}: {told}");
+        assert!(!told.contains("canary"), "{told}");
+    }
+    let secret = "http://user:canary-7291@127.0.0.1:4318/v1/traces";
+    if cfg!(feature = "otlp") {
+        let masked = "http://***@127.0.0.1:4318/v1/traces";
+        assert_eq!(shown(with(secret))["otlp_endpoint"], said(masked, "environment"));
+    } else {
+        let told = refusal(with(secret));
+        assert!(told.contains("--features otlp") && !told.contains("canary"), "{told}");
+    }
+}
+
+/// Returns the requests a second of the point in which a second since 1970 lies, if there is one.
+fn rate(series: &Value, second: u64) -> Option<f64> {
+    let step = series["step_s"].as_u64().unwrap();
+    let holds = |t: &Value| (t.as_u64().unwrap()..t.as_u64().unwrap() + step).contains(&second);
+    let place = series["t"].as_array().unwrap().iter().position(holds);
+    place.and_then(|place| series["rps"][place].as_f64())
+}
+
+#[test]
+fn curves_show_requests_before_and_after_a_restart_and_a_gap_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("figures.db");
+    let began = served(&store);
+    let flags = ["--analytics-store", store.to_str().unwrap()];
+    let mut router = Router::start_with(&flags);
+    let started = Instant::now();
+    // What comes back is the same after another restart.
+    for _ in 0..2 {
+        let told = loop {
+            let told = metrics(&router, "?window=5m");
+            let times = told["series"]["t"].as_array().unwrap();
+            // Minutes come before seconds: some of it may be there before all is.
+            let is_back = rate(&told["series"], began + 390) == Some(1.0);
+            if is_back && times.last().is_some_and(|t| t.as_u64() > Some(began + 590)) {
+                break told;
+            }
+            assert!(started.elapsed() < PATIENCE, "they are not given back: {told}");
+        };
+        let series = &told["series"];
+        let rate = |second: u64| rate(series, began + second);
+        for idle in [420, 440] {
+            assert_eq!(rate(idle), Some(0.0), "it had nothing to do: {series}");
+        }
+        for down in [470, 520, 580] {
+            assert_eq!(rate(down), None, "it was down: {series}");
+        }
+        let times = series["t"].as_array().unwrap().len();
+        assert_eq!(series["heatmap"]["counts"].as_array().unwrap().len(), times);
+        router.end();
+        router = Router::start_with(&flags);
+    }
+}

@@ -1,0 +1,146 @@
+//! Tests of remedies: the response to a request that is nearly right says what to send instead,
+//! and suggests nothing far-fetched.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Reply, Router};
+
+fn hint(reply: &Reply) -> String {
+    reply.json()["hint"].as_str().unwrap_or("no hint").to_owned()
+}
+
+/// Detail and hint of a problem.
+fn said(reply: &Reply) -> (String, String) {
+    (reply.json()["detail"].as_str().unwrap().to_owned(), hint(reply))
+}
+
+#[test]
+fn a_path_that_is_not_there_names_the_nearest_one_and_the_documentation() {
+    let router = Router::start();
+    for (path, meant) in [
+        ("/api/reads?table=users", "did you mean `/api/read`?"),
+        ("/api/wirte", "did you mean `/api/write`?"),
+        ("/bulk-write", "did you mean `/api/bulk-write`?"),
+        ("/api/health/", "did you mean `/api/health`?"),
+        ("/API/Health", "did you mean `/api/health`?"),
+        ("/api/table/users", "did you mean `/api/tables/{name}`?"),
+        ("/helth", "did you mean `/health`?"),
+        ("/users", "/api/read?table=users"),
+        ("/rest/v1/users", "/api/read?table=users"),
+    ] {
+        let reply = router.get(path);
+        assert_eq!((reply.status, &*reply.code()), (404, "TSR111"), "{path}: {}", reply.text());
+        let hint = hint(&reply);
+        assert!(hint.contains(meant) && hint.contains("/swagger-ui/"), "{path}: {hint}");
+    }
+    for path in ["/.env", "/a", "/admin", "/wp-login.php", "/favicon.ico", "/api", "/v1/x/y"] {
+        let reply = router.get(path);
+        assert_eq!(hint(&reply), "/ lists what there is, /swagger-ui/ explains it", "{path}");
+    }
+}
+
+#[test]
+fn paths_that_probes_and_people_try_first_are_there_and_documented() {
+    let router = Router::start();
+    for path in ["/health", "/healthz"] {
+        let reply = router.get(path);
+        assert_eq!((reply.status, &reply.json()["success"]), (200, &json!(true)), "{path}");
+        assert_eq!(router.get(&format!("{path}?nonsense=1")).code(), "TSR100", "{path}");
+    }
+    let docs = router.get("/docs");
+    assert_eq!((docs.status, docs.header("location")), (303, Some("/swagger-ui/")));
+    let document = router.get("/openapi.json").json();
+    assert_eq!(document, router.get("/api-docs/openapi.json").json());
+    for path in ["/health", "/healthz", "/docs", "/openapi.json", "/version"] {
+        assert!(document["paths"][path]["get"].is_object(), "{path} is not documented");
+        assert_eq!(router.send("HEAD", path, &[], None).status, router.get(path).status, "{path}");
+        let posted = router.send("POST", path, &[], Some(b"{}"));
+        assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")), "{path}");
+    }
+    let version = router.get("/version").json();
+    assert_eq!(version["version"], router.get("/api/health").json()["version"]);
+}
+
+#[test]
+fn what_is_not_supported_says_so_and_names_the_way_out() {
+    let router = Router::start();
+    let get = |path: &str, headers: &[(&str, &str)]| router.send("GET", path, headers, None);
+    let users = "/api/read?table=users";
+    let refused: [(&str, Reply, &str); 8] = [
+        ("TSR112", router.send("PATCH", "/api/write", &[], Some(b"{}")), "op update"),
+        ("TSR112", router.send("DELETE", "/api/read", &[], None), "op delete"),
+        ("TSR113", get(users, &[("range", "0-9")]), "next_cursor"),
+        ("TSR107", get(users, &[("accept", "text/csv")]), "shard-manager export"),
+        ("TSR311", get(&format!("{users}&select=count()"), &[]), "count=exact"),
+        ("TSR311", get(&format!("{users}&select=name,orders(*)"), &[]), "select columns"),
+        ("TSR311", get(&format!("{users}&select=name::text"), &[]), "select the column"),
+        ("TSR311", get(&format!("{users}&select=name-%3Ea"), &[]), "whole value"),
+    ];
+    for (code, reply, way_out) in refused {
+        assert_eq!(reply.code(), code, "{}", reply.text());
+        let (detail, hint) = said(&reply);
+        let says = [&detail, &hint].iter().any(|text| text.contains("supported"));
+        assert!(says && hint.contains(way_out), "{detail} ({hint})");
+    }
+}
+
+#[test]
+fn parameters_of_other_apis_get_the_names_of_this_one() {
+    let router = Router::start();
+    router.write_user("a", "Ada");
+    for (query, meant) in [
+        ("page=2", "cursor"),
+        ("per_page=5", "limit"),
+        ("sort=amount", "`order`"),
+        ("skip=5", "offset"),
+        ("fields=name", "`select`"),
+        ("q=ada", "column=op.value"),
+    ] {
+        let reply = router.get(&format!("/api/read?table=orders&{query}"));
+        assert_eq!((reply.status, &*reply.code()), (400, "TSR311"), "{query}");
+        assert!(hint(&reply).contains(meant), "{query}: {}", reply.text());
+    }
+    // A name that resembles no column gets no suggestion.
+    for query in ["select=sort", "order=sort", "zzzz=eq.1"] {
+        let reply = router.get(&format!("/api/read?table=orders&{query}"));
+        assert_eq!(hint(&reply), "no hint", "{query}: {}", reply.text());
+    }
+}
+
+#[test]
+fn a_delete_of_no_row_does_not_suggest_an_insert() {
+    let router = Router::start();
+    let delete = json!({"table": "users", "op": "delete", "data": {"user_id": "nobody"}});
+    for reply in
+        [router.write("nobody", &delete), router.send("DELETE", "/api/kv/nothing", &[], None)]
+    {
+        assert_eq!((reply.status, &*reply.code()), (404, "TSR302"), "{}", reply.text());
+        assert!(hint(&reply).contains("nothing left to remove"), "{}", reply.text());
+    }
+}
+
+/// Returns an object of this many members.
+fn object(members: usize) -> Value {
+    (0..members).map(|n| (format!("m{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[test]
+fn a_value_may_have_any_number_of_members_and_a_row_has_its_limit() {
+    let router = Router::start();
+    let value = object(3_000);
+    let headers = [("content-type", "application/json")];
+    let text = value.to_string();
+    let put = router.send("PUT", "/api/kv/many", &headers, Some(text.as_bytes()));
+    assert_eq!(put.status, 201, "{}", put.text());
+    assert_eq!(router.get("/api/kv/many").json(), value);
+    let data = json!({"product_id": "p", "name": "N", "price": 1, "stock": 1, "attributes": value});
+    let made = router.write("p", &json!({"table": "products", "data": data}));
+    assert_eq!(made.status, 201, "{}", made.text());
+    for (members, code) in [(256, "TSR311"), (257, "TSR101")] {
+        let reply = router.write("u", &json!({"table": "users", "data": object(members)}));
+        assert_eq!((reply.status, &*reply.code()), (400, code), "{members}: {}", reply.text());
+    }
+    let reply = router.post("/api/write", &[], &object(257));
+    assert_eq!((reply.status, &*reply.code()), (400, "TSR101"));
+    assert!(reply.text().contains("at most 256 members"), "{}", reply.text());
+}

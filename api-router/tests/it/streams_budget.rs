@@ -1,0 +1,257 @@
+//! Tests of the body budget: a slow client locks no other out, and no small request takes much
+//! memory.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{PATIENCE, Router};
+use crate::streams::{CSV, GZIP, NDJSON, count, gzip, line, lines, stream};
+use crate::streams_live::{begin, peak_kib};
+
+/// The head of a body that announces its length, and then takes its time.
+const LONG: &str = "content-length: 100000000\r\nx-deadline-ms: 60000\r\n";
+
+/// Returns the beginning of a row that is not whole.
+fn unfinished(bytes: usize) -> String {
+    format!("{{\"user_id\":\"u\",\"email\":\"e\",\"name\":\"{}", "n".repeat(bytes))
+}
+
+/// A client whose body is not complete, and its response so far.
+struct Held {
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl Held {
+    /// Returns the problem in its response, if there is one.
+    fn problem(&mut self) -> Option<Value> {
+        self.stream.set_nonblocking(true).unwrap();
+        // The router closes after its response; a client that is still sending may not receive it.
+        let _ = self.stream.read_to_end(&mut self.answer);
+        self.stream.set_nonblocking(false).unwrap();
+        let answer = String::from_utf8_lossy(&self.answer);
+        serde_json::from_str(answer.split("\r\n\r\n").nth(1)?).ok()
+    }
+}
+
+/// Writes a row that needs room.
+fn write_large(router: &Router) {
+    let data = json!({"user_id": "ada", "name": "A".repeat(900_000), "email": "e"});
+    let headers = [("x-shard-key", "ada"), ("x-deadline-ms", "60000")];
+    let reply = router.post("/api/write", &headers, &json!({"table": "users", "data": data}));
+    assert_eq!(reply.status, 201, "{}", reply.text());
+}
+
+/// Begins bodies until room runs out and one has to give way; returns its response, and keeps the
+/// others.
+fn fill(held: &mut Vec<Held>, mut begin: impl FnMut() -> TcpStream) -> Value {
+    let began = Instant::now();
+    loop {
+        held.push(Held { stream: begin(), answer: Vec::new() });
+        // On a slow machine the first may have stalled for too long before room runs out.
+        let mut told = held.iter_mut().filter_map(Held::problem);
+        if let Some(problem) = told.find(|problem| problem["code"] != "TSR004") {
+            return problem;
+        }
+        assert!(began.elapsed() < PATIENCE * 4, "room for {} bodies", held.len());
+    }
+}
+
+#[test]
+fn streams_that_trickle_lock_no_client_out() {
+    let router = Router::start();
+    let trickling: Vec<TcpStream> = (0..40).map(|_| begin(&router, LONG, b"{")).collect();
+    let reply = stream(&router, &[NDJSON], lines(0..2_000).as_bytes());
+    assert_eq!((reply.status, &reply.json()["stored"]), (201, &json!(2_000)), "{}", reply.text());
+    let records: Vec<Value> =
+        (0..100).map(|n| json!({"user_id": format!("j{n}"), "name": "N", "email": "e"})).collect();
+    let body = json!({"table": "users", "records": records});
+    assert_eq!(router.post("/api/bulk-write", &[], &body).status, 201);
+    assert_eq!(router.write_user("ada", &"A".repeat(500_000)).status, 201);
+    drop(trickling);
+}
+
+#[test]
+fn when_room_runs_out_the_stream_that_brought_least_lately_gives_way() {
+    let router = Router::start();
+    let body = format!("{}{}", line("first"), unfinished(1_900_000));
+    let mut held = Vec::new();
+    let cut = fill(&mut held, || begin_from(&router, [127, 0, 0, 1], body.as_bytes()));
+    assert_eq!((&cut["code"], &cut["status"]), (&json!("TSR005"), &json!(503)), "{cut}");
+    assert_eq!((&cut["outcome"], &cut["next_index"]), (&json!("partial"), &json!(1)), "{cut}");
+    assert!(cut["hint"].as_str().unwrap().contains("next_index"), "{cut}");
+    assert_eq!(count(&router, "users"), 1);
+    // No other client has to wait for the remaining ones.
+    let reply = stream(&router, &[NDJSON], lines(0..500).as_bytes());
+    assert_eq!((reply.status, &reply.json()["stored"]), (201, &json!(500)), "{}", reply.text());
+    write_large(&router);
+    let peak = peak_kib(&router);
+    assert!(peak < 400 << 10, "{peak} KiB");
+}
+
+/// Like [`begin`], from another address of this machine.
+fn begin_from(router: &Router, address: [u8; 4], body: &[u8]) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from((address, 0)).into()).unwrap();
+    socket.connect(&router.address().into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = "POST /api/bulk-write?table=users HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\nx-deadline-ms: 60000\r\n\r\n";
+    let _ = stream.write_all(head.as_bytes());
+    let _ = chunk(&mut stream, body);
+    stream
+}
+
+fn chunk(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(format!("{:x}\r\n", bytes.len()).as_bytes())?;
+    stream.write_all(bytes)?;
+    stream.write_all(b"\r\n")
+}
+
+#[test]
+fn an_address_that_holds_most_gives_way_to_another_though_that_is_slower() {
+    let router = Router::start();
+    let part = unfinished(1_000_000);
+    let mut slow = begin_from(&router, [127, 0, 0, 3], part.as_bytes());
+    let long = unfinished(1_900_000);
+    let mut held = Vec::new();
+    let cut = fill(&mut held, || {
+        // It is slow, but it goes on.
+        chunk(&mut slow, b"n").unwrap();
+        begin_from(&router, [127, 0, 0, 2], long.as_bytes())
+    });
+    assert_eq!(cut["code"], "TSR005", "{cut}");
+    chunk(&mut slow, b"\"}\n").unwrap();
+    slow.write_all(b"0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+}
+
+#[test]
+fn unfinished_rows_of_streams_hold_no_more_than_they_are_charged() {
+    let router = Router::start();
+    let mut held: Vec<TcpStream> = (0..60)
+        .map(|_| begin_from(&router, [127, 0, 0, 1], unfinished(900_000).as_bytes()))
+        .collect();
+    for _ in 0..20 {
+        held.iter_mut().for_each(|stream| chunk(stream, b"nn").unwrap());
+    }
+    for (n, mut stream) in held.into_iter().enumerate() {
+        chunk(&mut stream, b"\"}\n").unwrap();
+        stream.write_all(b"0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201"), "{n}: {answer}");
+    }
+    let peak = peak_kib(&router);
+    assert!(peak < 350 << 10, "{peak} KiB");
+}
+
+#[test]
+fn single_writes_that_trickle_hold_no_more_than_there_is_room() {
+    let router = Router::start();
+    let body = format!("{{\"table\":\"users\",\"data\":{}", unfinished(1_900_000));
+    let head = "POST /api/write HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-shard-key: u\r\n\
+                content-type: application/json\r\ncontent-length: 2000000\r\nx-deadline-ms: 60000\r\n\r\n";
+    let mut held = Vec::new();
+    let cut = fill(&mut held, || {
+        let mut stream = router.connect();
+        // A body that gives way while it is sent takes no more room.
+        let _ = stream.write_all(head.as_bytes());
+        let _ = stream.write_all(body.as_bytes());
+        stream
+    });
+    assert_eq!((&cut["code"], &cut["outcome"]), (&json!("TSR005"), &json!("rejected")), "{cut}");
+    write_large(&router);
+    let peak = peak_kib(&router);
+    assert!(peak < 400 << 10, "{peak} KiB");
+}
+
+#[test]
+fn a_row_that_comes_in_many_small_parts_is_whole() {
+    let router = Router::start();
+    let name = "n".repeat(900_000);
+    let rows = [
+        (
+            NDJSON,
+            format!("{{\"user_id\":\"a\",\"email\":\"e\",\"name\":\"{name}\"}}\n{}", line("b")),
+        ),
+        (CSV, format!("user_id,email,name\nc,e,\"{name}\"\r\nd,\"e\n\"\"\",{name}\n")),
+    ];
+    for ((_, kind), text) in rows {
+        let mut stream = router.connect();
+        let head = format!(
+            "POST /api/bulk-write?table=users HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        text.as_bytes().chunks(701).for_each(|part| chunk(&mut stream, part).unwrap());
+        stream.write_all(b"0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("\"stored\":2"), "{answer}");
+    }
+    // This client has no token of the other connections' writes: replicas may not have them yet.
+    let read = |key: &str| {
+        let headers = [("x-shard-key", key), ("x-consistency", "all")];
+        router.send("GET", "/api/read?table=users", &headers, None).json()["data"][0].clone()
+    };
+    for key in ["a", "c", "d"] {
+        assert_eq!(read(key)["name"].as_str().map(str::len), Some(name.len()), "{key}");
+    }
+    assert_eq!(read("d")["email"], "e\n\"");
+}
+
+#[test]
+fn blank_lines_end_a_body_that_has_hardly_anything_else() {
+    let router = Router::start();
+    let patient = ("x-deadline-ms", "60000");
+    let columns = b"user_id,name,email\n".to_vec();
+    for (kind, head, blank) in [
+        (NDJSON, line("a").into_bytes(), &b"\n"[..]),
+        (NDJSON, line("a").into_bytes(), b"   \r\n"),
+        (CSV, [&columns[..], b"a,N,e\n"].concat(), b"\n"),
+        (CSV, [&columns[..], b"a,N,e\n"].concat(), b" \n"),
+    ] {
+        let body = [head, blank.repeat((4 << 20) / blank.len())].concat();
+        let reply = stream(&router, &[kind, GZIP, patient], &gzip(&body));
+        assert_eq!((reply.status, &*reply.code()), (413, "TSR108"), "{kind:?}: {}", reply.text());
+        let problem = reply.json();
+        assert_eq!((&problem["outcome"], &problem["stored"]), (&json!("partial"), &json!(1)));
+        assert!(problem["detail"].as_str().unwrap().contains("blank lines"), "{problem}");
+    }
+    // As many as the rows have are no trouble.
+    let (name, blank) = ("n".repeat(600), "\n".repeat(600));
+    let spread: String = (0..2_000)
+        .map(|n| format!("{{\"user_id\":\"u{n}\",\"email\":\"e\",\"name\":\"{name}\"}}\n{blank}"))
+        .collect();
+    let reply = stream(&router, &[NDJSON, patient], spread.as_bytes());
+    assert_eq!(reply.status, 201, "{}", reply.text());
+}
+
+#[test]
+fn a_gzip_that_becomes_far_more_than_it_is_ends_with_what_came_before() {
+    let router = Router::start();
+    let patient = ("x-deadline-ms", "60000");
+    let name = "n".repeat(900_000);
+    let row = format!("{{\"user_id\":\"a\",\"email\":\"e\",\"name\":\"{name}\"}}\n");
+    let mut best = GzEncoder::new(Vec::new(), Compression::best());
+    best.write_all(row.repeat(40).as_bytes()).unwrap();
+    let reply = stream(&router, &[NDJSON, GZIP, patient], &best.finish().unwrap());
+    assert_eq!((reply.status, &*reply.code()), (413, "TSR108"), "{}", reply.text());
+    let problem = reply.json();
+    assert!(problem["detail"].as_str().unwrap().contains("inflates"), "{problem}");
+    assert_eq!(problem["stored"], problem["next_index"], "{problem}");
+    assert!(problem["stored"].as_u64().is_some_and(|stored| stored >= 10), "{problem}");
+    // Up to 16 MiB any ratio of compression is accepted.
+    let reply = stream(&router, &[NDJSON, GZIP, patient], &gzip(row.repeat(15).as_bytes()));
+    assert_eq!((reply.status, &reply.json()["stored"]), (201, &json!(15)), "{}", reply.text());
+}

@@ -1,0 +1,90 @@
+//! Checker: seconds and peak memory to judge a million operations, from memory and from a file.
+//!
+//! `cargo bench -p checker --bench checker`. A simulated run: 64 hot rows and 100 000 cold ones,
+//! drawn as by Zipf's law. Memory is the high-water mark of a process that does nothing else, so
+//! the file is judged by this program started again.
+
+#[path = "../tests/checker/server.rs"]
+mod server;
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use checker::check;
+use checker::history::{OperationHistory, lines};
+use server::{BrokenPromise, Settings};
+
+const OPERATIONS: usize = 1_000_000;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, judge, path] = args.as_slice()
+        && judge == "judge"
+    {
+        return judge_file(Path::new(path));
+    }
+    let made = Instant::now();
+    let settings = Settings {
+        seed: 1,
+        operations: 900_000,
+        sessions: 64,
+        hot: 64,
+        cold: 100_000,
+        broken: BrokenPromise::Nothing,
+    };
+    let mut history = server::run(settings);
+    assert!(history.operations.len() >= OPERATIONS, "{} operations", history.operations.len());
+    println!("made {} in {:.2} s", size(&history), made.elapsed().as_secs_f64());
+
+    judge(&history);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("history.jsonl");
+    let writing = Instant::now();
+    let file = File::create(&path).expect("a file");
+    lines::write(&history, &mut BufWriter::with_capacity(1 << 18, file)).expect("room");
+    let bytes = path.metadata().expect("a file").len();
+    println!("written {} MB in {:.2} s", bytes / 1_000_000, writing.elapsed().as_secs_f64());
+
+    // All on two rows: what is not O(n log n) in the operations of a row would show.
+    let two = server::run(Settings { hot: 1, cold: 1, ..settings });
+    println!("made {}", size(&two));
+    judge(&two);
+    drop(two);
+
+    history.operations = Vec::new();
+    let program = std::env::current_exe().expect("a program");
+    let status = Command::new(program).arg("judge").arg(&path).status().expect("it starts");
+    assert!(status.success());
+}
+
+fn judge_file(path: &Path) {
+    let reading = Instant::now();
+    let file = File::open(path).expect("a file");
+    let history = lines::read(&mut BufReader::with_capacity(1 << 18, file)).expect("a history");
+    let mb = peak_mb();
+    println!("read {} in {:.2} s, peak {mb} MB", size(&history), reading.elapsed().as_secs_f64());
+    judge(&history);
+    println!("read and checked: peak {} MB", peak_mb());
+}
+
+fn judge(history: &OperationHistory) {
+    let checking = Instant::now();
+    let report = check(history);
+    println!("checked in {:.2} s", checking.elapsed().as_secs_f64());
+    assert!(report.passed(), "{}", report.text(history));
+}
+
+fn size(history: &OperationHistory) -> String {
+    format!("{} operations of {} rows", history.operations.len(), history.keys.len())
+}
+
+/// The most memory this process ever held.
+fn peak_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or_default() * 1_024 / 1_000_000
+}

@@ -1,0 +1,39 @@
+//! Acknowledged: the highest version that had been acknowledged at any moment.
+//!
+//! **Invariant:** only changes whose version is known, and which were acknowledged as stored.
+//! **Not here:** reads; to hold a server to what it showed is C3's and C4's.
+
+use crate::row::Row;
+use crate::version_bound::{LowWatermark, VersionBound};
+
+/// Ends of acknowledged changes of one row, each with the highest mark so far.
+pub(crate) struct Acknowledged(Vec<(u64, LowWatermark)>);
+
+impl Acknowledged {
+    pub(crate) fn of(row: &Row<'_>) -> Self {
+        let mut ends: Vec<(u64, LowWatermark)> = Vec::new();
+        for (place, change) in row.operations().filter(|(_, one)| one.is_acknowledged()) {
+            if let Some(version) = row.version(place) {
+                ends.push((
+                    change.end,
+                    LowWatermark { mark: VersionBound::at(version), by: Some(place) },
+                ));
+            }
+        }
+        ends.sort_unstable_by_key(|&(end, low)| (end, low.mark));
+        let mut highest = LowWatermark::default();
+        for (_, low) in &mut ends {
+            if low.mark > highest.mark {
+                highest = *low;
+            }
+            *low = highest;
+        }
+        Self(ends)
+    }
+
+    /// The highest mark of all that had been acknowledged before `moment`.
+    pub(crate) fn before(&self, moment: u64) -> LowWatermark {
+        let earlier = self.0.partition_point(|&(end, _)| end < moment);
+        earlier.checked_sub(1).map_or_else(LowWatermark::default, |last| self.0[last].1)
+    }
+}

@@ -1,0 +1,138 @@
+//! Allowed losses: changes that a promotion may cost at level `one`, which are no violations.
+//!
+//! A write at `one` is acknowledged when the primary has it. If another node takes its place, such
+//! a write may be gone, even after a read has found it. So a contradiction that shows after a
+//! promotion, and in which a change at `one` from before it takes part, is a loss and no violation.
+//! Everything else stays one; above all, whatever was acknowledged at `quorum` or `all` must be
+//! there.
+//!
+//! **Invariant:** without a promotion, or without changes at `one`, nothing is excused; a loss is
+//! always counted.
+//! **Not here:** finding contradictions (the checks).
+//!
+//! What is not seen: a true violation of a row that had a change at `one` shortly before a
+//! promotion, if the contradiction could have come from that change.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::history::{
+    Key, Kind, Ledger, Level, NEVER, Operation, OperationHistory, Outcome, Value,
+};
+use crate::violation::{Check, Evidence, Violation};
+
+/// First words of a recorded promotion, and of its end.
+const BEGUN: &str = "promotion";
+const OVER: &str = "over: promotion";
+
+/// Changes that a promotion may have cost, in a history with promotions.
+#[derive(Debug)]
+pub(crate) struct Excuse<'h> {
+    history: &'h OperationHistory,
+    /// Start of the first promotion.
+    since: u64,
+    /// Changes at `one`, not refused, that began before the last promotion was over, and were not
+    /// read at the end.
+    may_be_gone: HashSet<(Key, Value)>,
+    /// True if there was any change at `one` by then.
+    is_any_at_one: bool,
+    /// Changes of each row that were acknowledged at higher levels.
+    kept: HashMap<Key, Vec<&'h Operation>>,
+}
+
+impl<'h> Excuse<'h> {
+    /// Returns `None` for a history without a promotion.
+    pub(crate) fn of(history: &'h OperationHistory) -> Option<Self> {
+        let at = |word| {
+            let faults = history.faults.iter();
+            faults.filter(move |fault| fault.what.starts_with(word)).map(|fault| fault.at)
+        };
+        let since = at(BEGUN).min()?;
+        // One that was never over may cost what comes after it, too.
+        let is_over = at(BEGUN).count() == at(OVER).count();
+        let until = if is_over { at(OVER).max().unwrap_or(NEVER) } else { NEVER };
+        let mut may_be_gone = HashSet::new();
+        let mut kept: HashMap<_, Vec<_>> = HashMap::new();
+        for one in history.operations.iter().filter(|one| one.changes()) {
+            match one.level {
+                // Also one without an answer: a read may have found it before.
+                Level::One if one.start < until && one.outcome != Outcome::Rejected => {
+                    may_be_gone.insert((one.key, one.value));
+                }
+                Level::Quorum | Level::All if one.is_acknowledged() => {
+                    kept.entry(one.key).or_default().push(one);
+                }
+                Level::One | Level::Quorum | Level::All => {}
+            }
+        }
+        let is_any_at_one = !may_be_gone.is_empty();
+        // What is read at the end is not gone.
+        for read in history.operations.iter().filter(|one| one.last && one.is_answered_read()) {
+            may_be_gone.remove(&(read.key, read.value));
+        }
+        Some(Self { history, since, may_be_gone, is_any_at_one, kept })
+    }
+
+    /// Returns whether a contradiction is a loss that a promotion may cost.
+    pub(crate) fn covers(&self, violation: &Violation) -> bool {
+        if violation.at < self.since {
+            return false;
+        }
+        match violation.check {
+            // A value that was never sent, or half of a transaction, is not the work of a
+            // promotion.
+            Check::Corruption | Check::Bank => false,
+            Check::FinalState => self.has_gone(violation) && !self.lacks_kept(violation),
+            Check::Ledger if violation.key.is_none() => self.lacks_entries(violation),
+            Check::Identity
+            | Check::Linearizable
+            | Check::Sessions
+            | Check::Bounded
+            | Check::Sets
+            | Check::Ledger => self.has_gone(violation),
+        }
+    }
+
+    fn operations(&self, violation: &Violation) -> impl Iterator<Item = &'h Operation> {
+        let history = self.history;
+        let operation = |evidence: &Evidence| match evidence {
+            Evidence::Operation(index) => Some(*index),
+            Evidence::Total(_) | Evidence::Ledger(_) | Evidence::Page(_) => None,
+        };
+        let indices: Vec<_> = violation.evidence.iter().filter_map(operation).collect();
+        indices.into_iter().map(move |index| &history.operations[index as usize])
+    }
+
+    /// Returns whether a change that may be gone takes part, or a read of such a change.
+    fn has_gone(&self, violation: &Violation) -> bool {
+        self.operations(violation).any(|one| self.may_be_gone.contains(&(one.key, one.value)))
+    }
+
+    /// Returns whether the last read of a row also lacks a change acknowledged at a higher level.
+    fn lacks_kept(&self, violation: &Violation) -> bool {
+        let Some(read) = self.operations(violation).filter(|one| one.last).last() else {
+            return false;
+        };
+        let kept = self.kept.get(&read.key).map_or(&[][..], Vec::as_slice);
+        let earlier = || kept.iter().filter(|one| one.end < read.start);
+        if !read.is_absent_read() {
+            return earlier().any(|one| one.version > read.version);
+        }
+        let of_key = self.history.operations.iter().filter(|one| one.key == read.key);
+        let deleted = of_key
+            .filter(|one| one.kind == Kind::Delete && one.is_acknowledged())
+            .map(|one| one.version)
+            .max();
+        earlier().any(|one| one.kind == Kind::Write && Some(one.version) > deleted)
+    }
+
+    /// Returns whether a ledger lacks entries made at `one` and is otherwise correct.
+    fn lacks_entries(&self, violation: &Violation) -> bool {
+        let ledgers = violation.evidence.iter().filter_map(|evidence| match evidence {
+            Evidence::Ledger(index) => self.history.ledgers.get(*index as usize),
+            Evidence::Operation(_) | Evidence::Total(_) | Evidence::Page(_) => None,
+        });
+        let lacks =
+            |ledger: &Ledger| ledger.counter == ledger.rows && ledger.rows < ledger.acknowledged;
+        self.is_any_at_one && ledgers.into_iter().all(lacks)
+    }
+}

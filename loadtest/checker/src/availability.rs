@@ -1,0 +1,199 @@
+//! C10, availability: longest gaps without success, and outcomes of operations. A report, no
+//! verdict.
+//!
+//! **Invariant:** what was not answered counts for the shard that answers for its key elsewhere.
+//! **Not here:** latency; that is what plain runs measure.
+
+use std::collections::BTreeMap;
+
+use crate::history::{Level, NEVER, NodeId, Operation, OperationHistory, Outcome};
+
+/// Availability of each shard at each level, reads and changes apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Availability {
+    /// By shard, reads after changes, by level.
+    pub groups: Vec<OperationGroup>,
+}
+
+/// Operations of one kind, at one level, of one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationGroup {
+    /// The shard; empty if no response ever named it.
+    pub shard: String,
+    /// Reads, or changes.
+    pub reads: bool,
+    /// Requested level.
+    pub level: Level,
+    /// Number of operations by their outcome.
+    pub outcomes: Outcomes,
+    /// The longest time from one success to the next, or to the last failure.
+    pub gap: Option<Gap>,
+}
+
+/// A time in which nothing succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The end of the success before.
+    pub from: u64,
+    /// The end of the success after, or of the last failure.
+    pub to: u64,
+}
+
+impl Gap {
+    /// Returns the length of the gap in nanoseconds.
+    pub fn nanos(self) -> u64 {
+        self.to - self.from
+    }
+}
+
+/// Operations by their end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Done at the requested level.
+    pub ok: u64,
+    /// Stored at a lower level than requested.
+    pub committed: u64,
+    /// Refused.
+    pub rejected: u64,
+    /// The outcome is unknown.
+    pub unknown: u64,
+}
+
+impl Outcomes {
+    fn count(&mut self, outcome: Outcome) {
+        *match outcome {
+            Outcome::Ok => &mut self.ok,
+            Outcome::Committed => &mut self.committed,
+            Outcome::Rejected => &mut self.rejected,
+            Outcome::Unknown => &mut self.unknown,
+        } += 1;
+    }
+
+    /// These and others.
+    fn and(self, other: Self) -> Self {
+        Self {
+            ok: self.ok + other.ok,
+            committed: self.committed + other.committed,
+            rejected: self.rejected + other.rejected,
+            unknown: self.unknown + other.unknown,
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.ok + self.committed + self.rejected + self.unknown
+    }
+
+    /// Returns the share of unknown outcomes; 0 without operations.
+    pub fn unknown_ratio(&self) -> f64 {
+        self.unknown as f64 / self.total().max(1) as f64
+    }
+}
+
+impl Availability {
+    /// Returns the outcomes of all operations.
+    pub fn outcomes(&self) -> Outcomes {
+        self.groups.iter().fold(Outcomes::default(), |sum, group| sum.and(group.outcomes))
+    }
+}
+
+/// All shards together, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary<'a> {
+    /// Reads, or changes.
+    pub reads: bool,
+    /// Requested level.
+    pub level: Level,
+    /// Number of operations by their outcome.
+    pub outcomes: Outcomes,
+    /// The longest gap of one shard, and which.
+    pub worst: Option<(Gap, &'a str)>,
+}
+
+impl Availability {
+    /// Changes and reads at each level, over all shards.
+    pub fn summaries(&self) -> Vec<Summary<'_>> {
+        let mut sums: BTreeMap<(bool, Level), Summary<'_>> = BTreeMap::new();
+        for OperationGroup { shard, reads, level, outcomes, gap } in &self.groups {
+            let sum = sums.entry((*reads, *level)).or_insert_with(|| Summary {
+                reads: *reads,
+                level: *level,
+                outcomes: Outcomes::default(),
+                worst: None,
+            });
+            sum.outcomes = sum.outcomes.and(*outcomes);
+            let longest = sum.worst.map_or(0, |(gap, _)| gap.nanos());
+            sum.worst = match gap {
+                Some(gap) if gap.nanos() > longest => Some((*gap, shard)),
+                Some(_) | None => sum.worst,
+            };
+        }
+        sums.into_values().collect()
+    }
+}
+
+/// Reports on a history.
+pub(crate) fn of(history: &OperationHistory) -> Availability {
+    let answering = answering(history);
+    let mut order: Vec<u32> = (0..history.operations.len() as u32).collect();
+    order.sort_unstable_by_key(|&index| history.operations[index as usize].end);
+    let mut groups: BTreeMap<(&str, bool, Level), (Outcomes, Longest)> = BTreeMap::new();
+    for index in order {
+        let one = &history.operations[index as usize];
+        let shard = match shard_of(history, one.node) {
+            "" => shard_of(history, answering[one.key.0 as usize]),
+            shard => shard,
+        };
+        let (outcomes, longest) = groups.entry((shard, !changes(one), one.level)).or_default();
+        outcomes.count(one.outcome);
+        longest.meet(one);
+    }
+    let group = |((shard, reads, level), (outcomes, longest)): ((&str, _, _), (_, Longest))| {
+        OperationGroup { shard: shard.to_owned(), reads, level, outcomes, gap: longest.gap }
+    };
+    Availability { groups: groups.into_iter().map(group).collect() }
+}
+
+/// The shard of a node; empty where several answered together, or none.
+fn shard_of(history: &OperationHistory, node: NodeId) -> &str {
+    history.nodes.get(node).map_or("", |node| node.shard.as_str())
+}
+
+fn changes(one: &Operation) -> bool {
+    one.changes() || one.kind == crate::history::Kind::Replay
+}
+
+/// Returns a node that answered for each key. A key that moves has had two; either will do.
+fn answering(history: &OperationHistory) -> Vec<NodeId> {
+    let mut nodes = vec![NodeId::NONE; history.keys.len()];
+    let told = |one: &&Operation| !shard_of(history, one.node).is_empty();
+    for one in history.operations.iter().filter(told) {
+        nodes[one.key.0 as usize] = one.node;
+    }
+    nodes
+}
+
+/// The longest gap so far of operations met in order of their end.
+#[derive(Default)]
+struct Longest {
+    succeeded: Option<u64>,
+    gap: Option<Gap>,
+}
+
+impl Longest {
+    fn meet(&mut self, one: &Operation) {
+        if one.end == NEVER {
+            return;
+        }
+        if let Some(from) = self.succeeded {
+            let gap = Gap { from, to: one.end };
+            if self.gap.is_none_or(|longest| gap.nanos() > longest.nanos()) {
+                self.gap = Some(gap);
+            }
+        }
+        match one.outcome {
+            Outcome::Ok | Outcome::Committed => self.succeeded = Some(one.end),
+            Outcome::Rejected | Outcome::Unknown => {}
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! C8, bank: each read of all accounts of a bank finds the same sum and the same number of
+//! accounts, on primaries and on replicas, however many transfers are on their way.
+//!
+//! A total read in one statement of one shard is a snapshot: half a transfer in it is a fractured
+//! read (Bailis et al. 2014), a changed sum for good is a lost update.
+//!
+//! **Invariant:** nothing is judged in a run without constants in its header.
+//! **Not here:** which transfer was torn. The last right total before bounds the time.
+
+use crate::findings::Findings;
+use crate::history::{BankConstants, OperationHistory, Total};
+use crate::violation::{Check, Evidence, Violation};
+
+pub(crate) fn check(history: &OperationHistory, found: &mut Findings) {
+    let Some(constants) = history.header.bank else { return };
+    let mut order: Vec<u32> = (0..history.totals.len() as u32).collect();
+    let total = |index: u32| &history.totals[index as usize];
+    order.sort_by(|&one, &other| {
+        let by = |index: u32| (total(index).bank.as_str(), total(index).start);
+        by(one).cmp(&by(other))
+    });
+    let mut right: Option<u32> = None;
+    for &index in &order {
+        if holds(total(index), constants) {
+            right = Some(index);
+            continue;
+        }
+        let wrong = total(index);
+        let before = right.filter(|&right| total(right).bank == wrong.bank);
+        found.add(Check::Bank, wrong.start, || {
+            let promise = "transfers change no total, and no read sees half of one";
+            let what = format!(
+                "bank {} had {} in {} accounts instead of {} in {}",
+                wrong.bank, wrong.sum, wrong.accounts, constants.total, constants.accounts
+            );
+            let evidence = before.into_iter().chain([index]).map(Evidence::Total).collect();
+            Violation { promise, what, ..Violation::of(evidence) }
+        });
+    }
+}
+
+fn holds(total: &Total, constants: BankConstants) -> bool {
+    total.sum == constants.total && total.accounts == constants.accounts
+}

@@ -1,0 +1,44 @@
+//! C6, final state: what was acknowledged is there when all is over, or something after it.
+//!
+//! Reads marked `last` are judged: they are strong, and made when nothing is written any more. That
+//! their value was sent to that row, and not refused, is C2.
+//!
+//! **Invariant:** a row with no read at the end is not judged; [`Report`](crate::Report) counts
+//! such rows, unless a walk over the whole table did not meet them, which `sets` judges.
+//! **Not here:** whether rows that were never deleted are there at all (`sets`).
+
+use crate::acknowledged::Acknowledged;
+use crate::findings::Findings;
+use crate::row::Row;
+use crate::version_bound::VersionBound;
+use crate::violation::{Check, Violation};
+
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
+    if !row.operations().any(|(_, one)| one.last) {
+        return;
+    }
+    let acknowledged = Acknowledged::of(row);
+    for (place, read) in row.operations().filter(|(_, one)| one.last && one.is_answered_read()) {
+        let low = acknowledged.before(read.start);
+        let kept = match row.version(place) {
+            Some(version) => VersionBound::at(version) >= low.mark,
+            None if read.is_absent_read() && !row.deletes.is_empty() => {
+                row.deletes.explain(low.mark, read.end).is_some()
+            }
+            None => true,
+        };
+        if kept {
+            continue;
+        }
+        found.add(Check::FinalState, read.start, || {
+            let promise = "an acknowledged change is kept";
+            let left = match row.version(place) {
+                Some(version) => format!("the row is left at version {version}"),
+                None => "the row is gone, without a delete after it".to_owned(),
+            };
+            let what = format!("version {} was acknowledged; {left}", low.mark.version());
+            let evidence = row.evidence(low.by.into_iter().chain(row.owner(place)).chain([place]));
+            Violation { promise, what, ..Violation::of_row(row, evidence) }
+        });
+    }
+}

@@ -1,0 +1,77 @@
+//! Findings: violations counted, and the first few of each check kept for the report.
+//!
+//! **Invariant:** what is kept are the earliest; a broken server cannot fill the memory.
+//! **Not here:** the text of the report (`violation_report`).
+
+use crate::allowed_losses::Excuse;
+use crate::history::OperationHistory;
+use crate::violation::{Check, Violation};
+
+/// Violations of each check that are reported: ten alike say as much as eleven.
+pub const REPORTED_MAX: usize = 10;
+
+/// Violations and losses found so far.
+#[derive(Debug)]
+pub(crate) struct Findings<'h> {
+    /// Ordered by time, at most [`REPORTED_MAX`] of each check.
+    told: [Vec<Violation>; Check::ALL.len()],
+    counts: [u64; Check::ALL.len()],
+    /// Changes whose loss is no violation, if there was a promotion.
+    excuse: Option<Excuse<'h>>,
+    losses: Vec<Violation>,
+    lost: u64,
+}
+
+/// All that was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) counts: [u64; Check::ALL.len()],
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) lost: u64,
+    pub(crate) losses: Vec<Violation>,
+}
+
+impl<'h> Findings<'h> {
+    pub(crate) fn new(history: &'h OperationHistory) -> Self {
+        Self {
+            told: Default::default(),
+            counts: Default::default(),
+            excuse: Excuse::of(history),
+            losses: Vec::new(),
+            lost: 0,
+        }
+    }
+
+    /// Counts a violation, or a loss, and keeps it if it is among the earliest of its check.
+    pub(crate) fn add(&mut self, check: Check, at: u64, violation: impl FnOnce() -> Violation) {
+        let violation = || Violation { check, at, ..violation() };
+        let Some(excuse) = &self.excuse else {
+            self.counts[check.index()] += 1;
+            keep(&mut self.told[check.index()], at, violation);
+            return;
+        };
+        let violation = violation();
+        if excuse.covers(&violation) {
+            self.lost += 1;
+            keep(&mut self.losses, at, || violation);
+        } else {
+            self.counts[check.index()] += 1;
+            keep(&mut self.told[check.index()], at, || violation);
+        }
+    }
+
+    /// Returns the counts, and the violations to report.
+    pub(crate) fn finish(self) -> Found {
+        let Self { told, counts, losses, lost, .. } = self;
+        Found { counts, violations: told.into_iter().flatten().collect(), lost, losses }
+    }
+}
+
+/// Keeps one that is among the earliest.
+fn keep(told: &mut Vec<Violation>, at: u64, violation: impl FnOnce() -> Violation) {
+    let place = told.partition_point(|earlier| earlier.at <= at);
+    if place < REPORTED_MAX {
+        told.truncate(REPORTED_MAX - 1);
+        told.insert(place, violation());
+    }
+}

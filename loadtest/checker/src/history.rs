@@ -1,0 +1,92 @@
+//! History: all requests and responses of a run, kept small enough to be judged as a whole.
+//!
+//! An [`Operation`] is what happened to one row. Beside operations there are a few [records]
+//! about many rows at once: the sum of a bank, its ledger, pages of the final walk, faults made on
+//! purpose. The load tester's recorder collects them while many tasks run; [`lines`] writes them
+//! down and reads them again.
+//!
+//! **Invariant:** every key and node of a record is named in the same history; times are
+//! nanoseconds on one monotonic clock since the history's start.
+//! **Not here:** any judgement. That is [`check`](crate::check()).
+
+mod names;
+mod nodes;
+mod operation;
+
+pub mod lines;
+pub mod records;
+
+pub use self::names::{Key, Names};
+pub use self::nodes::{Node, NodeId, Nodes, Role};
+pub use self::operation::{Kind, Level, NEVER, Operation, Outcome, Value};
+pub use self::records::{Fault, Ledger, Page, Total};
+
+/// The form of a history's lines that this program writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// Description of a run, before its first record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// The run's name; request ids begin with it.
+    pub run: String,
+    /// Wall-clock time at 0 of the history's clock: RFC 3339, UTC.
+    pub started: String,
+    /// Routers of the run, such as `http://127.0.0.1:3000`.
+    pub hosts: Vec<String>,
+    /// Constants of every bank; `None` for a run without banks.
+    pub bank: Option<BankConstants>,
+}
+
+/// Numbers that no transfer may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BankConstants {
+    /// The sum over all accounts of one bank.
+    pub total: i64,
+    /// Number of accounts of one bank.
+    pub accounts: u32,
+}
+
+impl Header {
+    /// Returns the header of a run without banks.
+    pub fn new(run: &str, started: String, hosts: Vec<String>) -> Self {
+        Self { run: run.to_owned(), started, hosts, bank: None }
+    }
+}
+
+/// A whole run, in no order.
+#[derive(Clone, Debug, Default)]
+pub struct OperationHistory {
+    /// Description of the run.
+    pub header: Header,
+    /// The names of keys.
+    pub keys: Names,
+    /// Nodes that answered.
+    pub nodes: Nodes,
+    /// Operations on single rows.
+    pub operations: Vec<Operation>,
+    /// Sums of banks.
+    pub totals: Vec<Total>,
+    /// Counters and ledgers of banks at the end.
+    pub ledgers: Vec<Ledger>,
+    /// The final walk over whole tables.
+    pub pages: Vec<Page>,
+    /// Faults injected during the run.
+    pub faults: Vec<Fault>,
+}
+
+impl OperationHistory {
+    /// The id a request carried as `x-request-id`.
+    pub fn request_id(&self, operation: &Operation) -> String {
+        request_id(&self.header.run, operation.session, operation.request)
+    }
+
+    /// The operations that `indices` name.
+    pub fn select(&self, indices: &[u32]) -> Vec<&Operation> {
+        indices.iter().map(|&index| &self.operations[index as usize]).collect()
+    }
+}
+
+/// Returns the id of a session's request, for the sender and for reports alike.
+pub fn request_id(run: &str, session: u32, request: u32) -> String {
+    format!("{run}-{session}-{request}")
+}

@@ -1,0 +1,71 @@
+//! Lines: a history as JSON, one record a line, as `docs/history.md` describes it.
+//!
+//! Both directions stream: a line is made or read, and forgotten. A line names its key and node in
+//! full, so that any line can be read alone, and leaves out what has its usual value.
+//!
+//! **Invariant:** what is written is read back the same; whatever is read is a history or a
+//! sentence that names the line.
+//! **Not here:** what the records mean (`operation`, `records`).
+
+mod line;
+mod reading;
+
+use std::io::{self, Write};
+
+use serde_json::Value as Json;
+
+use self::line::{HeaderLine, Line};
+use super::{FORMAT, Ledger, Operation, OperationHistory, Page, Total};
+
+pub use self::reading::{BadHistory, LINE_BYTES_MAX, read};
+
+/// Writes a history: its header, then every record. Many small writes: give it a buffer.
+pub fn write(history: &OperationHistory, out: &mut impl Write) -> io::Result<()> {
+    one(out, &HeaderLine::of(&history.header, FORMAT))?;
+    for operation in &history.operations {
+        one(out, &Line::of_operation(history, operation))?;
+    }
+    for total in &history.totals {
+        one(out, &Line::of_total(history, total))?;
+    }
+    for ledger in &history.ledgers {
+        one(out, &Line::of_ledger(history, ledger))?;
+    }
+    for page in &history.pages {
+        one(out, &Line::of_page(history, page))?;
+    }
+    for fault in &history.faults {
+        one(out, &Line::of_fault(fault))?;
+    }
+    out.flush()
+}
+
+/// An operation as the object its line is.
+pub(crate) fn operation_json(history: &OperationHistory, operation: &Operation) -> Json {
+    object(&Line::of_operation(history, operation))
+}
+
+/// A total as the object its line is.
+pub(crate) fn total_json(history: &OperationHistory, total: &Total) -> Json {
+    object(&Line::of_total(history, total))
+}
+
+/// A ledger as the object its line is.
+pub(crate) fn ledger_json(history: &OperationHistory, ledger: &Ledger) -> Json {
+    object(&Line::of_ledger(history, ledger))
+}
+
+/// A page as the object its line is, without the rows it met: there may be a thousand.
+pub(crate) fn page_json(history: &OperationHistory, page: &Page) -> Json {
+    object(&Line { keys: None, ..Line::of_page(history, page) })
+}
+
+fn object(line: &Line<'_>) -> Json {
+    // Texts and numbers always become JSON.
+    serde_json::to_value(line).unwrap_or_default()
+}
+
+fn one(out: &mut impl Write, line: &impl serde::Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
+}

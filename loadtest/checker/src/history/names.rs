@@ -1,0 +1,111 @@
+//! Names: texts kept once, each known by a small number.
+//!
+//! **Invariant:** a name has one number and keeps it; numbers count up from 0.
+//! **Not here:** locks. `recorder` has one.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// The number of a row's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub u32);
+
+/// A slot of the table that holds no number.
+const FREE: u32 = u32::MAX;
+
+/// All names in one text, found by an open table of numbers: a name costs its bytes and 12 more.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    text: String,
+    /// End of each name in `text`.
+    ends: Vec<usize>,
+    /// Numbers by hash, at most half full.
+    table: Vec<u32>,
+    hasher: RandomState,
+}
+
+impl Names {
+    /// The number of `name`, new or old.
+    pub fn intern(&mut self, name: &str) -> Key {
+        if self.ends.len() * 2 >= self.table.len() {
+            self.grow();
+        }
+        if let Some(key) = self.find(name) {
+            return key;
+        }
+        // 2^32 names would need more memory than any run has.
+        let number = self.ends.len() as u32;
+        if let Some(slot) = self.slot(name) {
+            self.table[slot] = number;
+        }
+        self.text.push_str(name);
+        self.ends.push(self.text.len());
+        Key(number)
+    }
+
+    /// The number of `name`, if it has one.
+    #[inline]
+    pub fn find(&self, name: &str) -> Option<Key> {
+        let number = *self.table.get(self.slot(name)?)?;
+        (number != FREE).then_some(Key(number))
+    }
+
+    /// The name of `key`.
+    #[inline]
+    pub fn name(&self, key: Key) -> &str {
+        let index = key.0 as usize;
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.text[start..self.ends[index]]
+    }
+
+    /// Returns the number of names.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Returns true without any name.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Returns the slot of `name` in the table, or the free slot for it; `None` without a table.
+    fn slot(&self, name: &str) -> Option<usize> {
+        let mask = self.table.len().checked_sub(1)?;
+        let mut slot = self.hasher.hash_one(name) as usize & mask;
+        while self.table[slot] != FREE && self.name(Key(self.table[slot])) != name {
+            slot = (slot + 1) & mask;
+        }
+        Some(slot)
+    }
+
+    fn grow(&mut self) {
+        let size = (self.table.len() * 2).max(64);
+        self.table = vec![FREE; size];
+        for number in 0..self.ends.len() as u32 {
+            if let Some(slot) = self.slot(self.name(Key(number))) {
+                self.table[slot] = number;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_its_number_however_many_come_after() {
+        let mut names = Names::default();
+        assert!(names.is_empty());
+        let name =
+            |number: u32| format!("kv/{}", "é".repeat(number as usize % 7)) + &number.to_string();
+        for number in 0..10_000 {
+            assert_eq!(names.intern(&name(number)), Key(number));
+        }
+        for number in 0..10_000 {
+            assert_eq!(names.intern(&name(number)), Key(number));
+            assert_eq!(names.name(Key(number)), name(number));
+        }
+        assert_eq!(names.len(), 10_000);
+    }
+}

@@ -1,0 +1,84 @@
+//! Records about many rows at once.
+//!
+//! **Invariant:** a record says what one answer said; nothing in it was computed from two.
+//! **Not here:** single rows (`operation`).
+
+use super::{Key, Level, NodeId};
+
+/// A read of all accounts of one bank (all rows of one shard key) at one moment. The rows it found
+/// are also recorded as reads of their keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// The bank's name.
+    pub bank: String,
+    /// Session that sent the request.
+    pub session: u32,
+    /// The number of the request within its session.
+    pub request: u32,
+    /// Time at which the request was sent.
+    pub start: u64,
+    /// Time of the response.
+    pub end: u64,
+    /// Node that answered.
+    pub node: NodeId,
+    /// Requested level.
+    pub level: Level,
+    /// The sum over the accounts that came back.
+    pub sum: i64,
+    /// Number of accounts returned.
+    pub accounts: u32,
+}
+
+/// A bank after the run: a counter raised, and a row inserted, in one transaction each time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// The bank's name.
+    pub bank: String,
+    /// Session that sent the request.
+    pub session: u32,
+    /// The number of the request within its session.
+    pub request: u32,
+    /// Time at which the request was sent.
+    pub start: u64,
+    /// Time of the response.
+    pub end: u64,
+    /// Node that answered.
+    pub node: NodeId,
+    /// Value of the counter.
+    pub counter: u64,
+    /// Number of rows of the ledger.
+    pub rows: u64,
+    /// Number of acknowledged transactions.
+    pub acknowledged: u64,
+    /// Number of transactions sent, without those that were rejected.
+    pub attempted: u64,
+}
+
+/// One page of the walk over a whole table after the run, by cursor. Rows of other runs are left
+/// out; keys are named as those of operations, `table/…`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The table walked over. It covers every key whose name begins with this and a slash.
+    pub table: String,
+    /// Session that sent the request.
+    pub session: u32,
+    /// The number of the request within its session.
+    pub request: u32,
+    /// Time at which the request was sent.
+    pub start: u64,
+    /// Time of the response.
+    pub end: u64,
+    /// The rows met, in order.
+    pub keys: Vec<Key>,
+    /// True on the last page of the walk, which has no further cursor.
+    pub complete: bool,
+}
+
+/// Something broken, frozen or restarted on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Time of the fault.
+    pub at: u64,
+    /// Description, such as `kill -9 of the router`.
+    pub what: String,
+}

@@ -1,0 +1,73 @@
+//! C1, identity: an acknowledged change happened once, at one version that is its own.
+//!
+//! **Invariant:** linear in the operations of a row, after one sort.
+//! **Not here:** values that were never sent (`corruption`).
+//!
+//! Not detected: a change applied twice whose second version was never read.
+
+use crate::findings::Findings;
+use crate::history::{Kind, Outcome};
+use crate::row::Row;
+use crate::version_bound::OperationIndex;
+use crate::violation::{Check, Violation};
+
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
+    one_change_at_a_version(row, found);
+    one_version_of_a_change(row, found);
+}
+
+/// Finds acknowledged changes that were answered with the same version.
+fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
+    let told = row.operations().filter(|(_, one)| one.is_acknowledged() && one.version != 0);
+    let mut told: Vec<(u64, OperationIndex)> =
+        told.map(|(place, one)| (one.version, place)).collect();
+    told.sort_unstable();
+    for pair in told.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+        let [(version, first), (_, second)] = [pair[0], pair[1]];
+        found.add(Check::Identity, row.at(second).start, || {
+            let promise = "every acknowledged change of a row has a version of its own";
+            let what = format!("two acknowledged changes were answered with version {version}");
+            Violation { promise, what, ..Violation::of_row(row, row.evidence([first, second])) }
+        });
+    }
+}
+
+/// Finds changes that are known at two versions: by their response, by reads, by a replay.
+fn one_version_of_a_change(row: &Row<'_>, found: &mut Findings) {
+    // The first version known of each change, and the operation it is known from.
+    let mut known: Vec<Option<(u64, OperationIndex)>> = vec![None; row.indices.len()];
+    for (place, change) in row.operations().filter(|(_, one)| one.changes()) {
+        if change.is_acknowledged() && change.version != 0 {
+            known[place as usize] = Some((change.version, place));
+        }
+    }
+    let mut accused = vec![false; row.indices.len()];
+    for (place, one) in row.operations() {
+        let Some(owner) = row.owner(place) else { continue };
+        if one.version == 0 || one.outcome != Outcome::Ok {
+            continue;
+        }
+        let (version, from) = *known[owner as usize].get_or_insert((one.version, place));
+        // Every read of a change applied twice contradicts: one of them is reported.
+        if version == one.version || accused[owner as usize] {
+            continue;
+        }
+        accused[owner as usize] = true;
+        found.add(Check::Identity, one.start, || {
+            let now = one.version;
+            let (promise, what) = if one.kind == Kind::Replay {
+                (
+                    "a change sent again with its idempotency key gets the first answer again",
+                    format!("it was answered with version {version}, sent again with {now}"),
+                )
+            } else {
+                (
+                    "a change happens once",
+                    format!("one value was at version {version} and at version {now}"),
+                )
+            };
+            let evidence = row.evidence([owner, from, place]);
+            Violation { promise, what, ..Violation::of_row(row, evidence) }
+        });
+    }
+}

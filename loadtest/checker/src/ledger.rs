@@ -1,0 +1,116 @@
+//! C9, ledgers and conditions: what was counted in the transaction that wrote it counts right, and
+//! a write under a condition replaced what it was based on.
+//!
+//! Between the version a conditional write was based on and its own there is no other change of
+//! that row: else that change was overwritten by someone who never saw it, a lost update (Adya 1999
+//! calls the cycle G-single).
+//!
+//! **Invariant:** of two writes based on one version at most one is acknowledged.
+//! **Not here:** refused conditions. A refusal is always allowed.
+//!
+//! Not detected: a change in between whose version stayed unknown, unless it was based on the
+//! same version.
+
+use crate::findings::Findings;
+use crate::history::{Ledger, OperationHistory};
+use crate::row::Row;
+use crate::version_bound::OperationIndex;
+use crate::violation::{Check, Evidence, Violation};
+
+const PROMISE: &str = "a write under a condition replaces exactly the version it was based on";
+
+/// The counters of all banks.
+pub(crate) fn check_counters(history: &OperationHistory, found: &mut Findings) {
+    for (index, ledger) in history.ledgers.iter().enumerate() {
+        let Some((promise, what)) = broken(ledger) else { continue };
+        found.add(Check::Ledger, ledger.start, || {
+            let evidence = vec![Evidence::Ledger(index as u32)];
+            let what = format!("bank {}: {what}", ledger.bank);
+            Violation { promise, what, ..Violation::of(evidence) }
+        });
+    }
+}
+
+fn broken(ledger: &Ledger) -> Option<(&'static str, String)> {
+    let Ledger { counter, rows, acknowledged, attempted, .. } = ledger;
+    if counter != rows {
+        let what = format!("the counter says {counter}, the ledger has {rows} rows");
+        return Some(("what changes in one transaction changes together", what));
+    }
+    if rows < acknowledged {
+        let what = format!("{acknowledged} entries were acknowledged, {rows} are there");
+        return Some(("an acknowledged change is kept", what));
+    }
+    if rows > attempted {
+        let what = format!("{attempted} entries were sent, {rows} are there");
+        return Some(("a change happens once", what));
+    }
+    None
+}
+
+/// The conditional writes of a row.
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
+    if row.operations().all(|(_, one)| one.based_on == 0) {
+        return;
+    }
+    one_write_on_a_version(row, found);
+    nothing_in_between(row, found);
+}
+
+/// Returns whether a change happened for certain.
+fn happened(row: &Row<'_>, place: OperationIndex) -> bool {
+    let one = row.at(place);
+    one.changes() && (one.is_acknowledged() || row.version(place).is_some())
+}
+
+fn one_write_on_a_version(row: &Row<'_>, found: &mut Findings) {
+    let mut based: Vec<(u64, OperationIndex)> = row
+        .operations()
+        .filter(|(place, one)| one.based_on != 0 && happened(row, *place))
+        .map(|(place, one)| (one.based_on, place))
+        .collect();
+    based.sort_unstable();
+    for pair in based.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+        let (version, first, second) = (pair[0].0, pair[0].1, pair[1].1);
+        found.add(Check::Ledger, row.at(second).start, || {
+            let what = format!("two writes were both stored on top of version {version}");
+            let evidence = row.evidence([first, second]);
+            Violation { promise: PROMISE, what, ..Violation::of_row(row, evidence) }
+        });
+    }
+}
+
+fn nothing_in_between(row: &Row<'_>, found: &mut Findings) {
+    let mut known: Vec<(u64, OperationIndex)> = row
+        .operations()
+        .filter(|(_, one)| one.changes())
+        .filter_map(|(place, _)| Some((row.version(place)?, place)))
+        .collect();
+    known.sort_unstable();
+    for (index, &(version, place)) in known.iter().enumerate() {
+        let based_on = row.at(place).based_on;
+        if based_on == 0 {
+            continue;
+        }
+        // Versions of their own are C1's; here only what is strictly below.
+        let below = known[..index].iter().rev().find(|(below, _)| *below < version);
+        let between = below.filter(|(between, _)| *between > based_on);
+        // Two on one version have been reported already.
+        let between = between.filter(|(_, other)| row.at(*other).based_on != based_on);
+        let what = match between {
+            _ if version <= based_on => {
+                format!("a write based on version {based_on} got version {version}")
+            }
+            Some((between, _)) => format!(
+                "a write based on version {based_on} got version {version}, over version {between}"
+            ),
+            None => continue,
+        };
+        found.add(Check::Ledger, row.at(place).start, || {
+            let base = known.iter().find(|(base, _)| *base == based_on);
+            let others = base.into_iter().chain(between).map(|(_, other)| *other);
+            let evidence = row.evidence(others.chain([place]));
+            Violation { promise: PROMISE, what, ..Violation::of_row(row, evidence) }
+        });
+    }
+}

@@ -1,0 +1,92 @@
+//! Checker: whether a history keeps what the router promises, and which records say that it does
+//! not.
+//!
+//! Nine checks judge, a tenth reports:
+//!
+//! | | Promise | File |
+//! |---|---|---|
+//! | C1 | a change happens once, at a version of its own | `identity` |
+//! | C2 | what is read was sent to that row, and not refused | `corruption` |
+//! | C3 | each row is linearizable for changes and strong reads | `linearizable` |
+//! | C4 | a session reads its own writes, and never backwards | `sessions` |
+//! | C5 | a bounded read is no older than its bound | `bounded` |
+//! | C6 | an acknowledged change is kept, or something after it | `final_state` |
+//! | C7 | at the end exactly the rows that were written are there, once | `sets` |
+//! | C8 | transfers change no total, and no read sees half of one | `bank` |
+//! | C9 | counters and conditions count | `ledger` |
+//! | C10 | how long nothing succeeded | `availability` |
+//!
+//! Doubt is for the accused: where an unanswered request leaves two readings open, the harmless one
+//! holds. What a promotion may cost at level `one` is counted apart (`allowed_losses`). Each file
+//! says what it therefore does not see. Rows must be new: a value written before the run counts as
+//! a value that was never sent.
+//!
+//! **Invariant:** O(n log n) in the records; beside the history, some 30 bytes an operation.
+//! **Not here:** recording (the load tester), files and any network.
+
+#![forbid(unsafe_code)]
+
+mod acknowledged;
+mod allowed_losses;
+mod availability;
+mod bank;
+mod bounded;
+mod corruption;
+mod final_state;
+mod findings;
+pub mod history;
+mod identity;
+mod ledger;
+mod linearizable;
+mod report;
+mod row;
+mod sessions;
+mod sets;
+mod version_bound;
+mod violation;
+mod violation_report;
+
+pub use self::availability::{Availability, Gap, OperationGroup, Outcomes, Summary};
+pub use self::findings::REPORTED_MAX;
+pub use self::report::Report;
+pub use self::violation::{Check, Evidence, Violation};
+pub use self::violation_report::lost_text;
+
+use self::findings::{Findings, Found};
+use self::row::{ByKey, Row};
+use self::sets::Walks;
+use crate::history::{OperationHistory, Outcome};
+
+/// Judges a history.
+pub fn check(history: &OperationHistory) -> Report {
+    let mut found = Findings::new(history);
+    let mut rows_not_read_back = 0;
+    let walks = Walks::new(history, &mut found);
+    for (key, indices) in ByKey::new(history).rows() {
+        let row = Row::new(history, key, indices);
+        identity::check(&row, &mut found);
+        corruption::check(&row, &mut found);
+        linearizable::check(&row, &mut found);
+        sessions::check(&row, &mut found);
+        bounded::check(&row, &mut found);
+        final_state::check(&row, &mut found);
+        sets::check(&row, &walks, &mut found);
+        ledger::check(&row, &mut found);
+        rows_not_read_back += u64::from(is_not_read_back(&row, &walks));
+    }
+    bank::check(history, &mut found);
+    ledger::check_counters(history, &mut found);
+    let Found { counts, violations, lost, losses } = found.finish();
+    let availability = availability::of(history);
+    Report { counts, violations, lost, losses, availability, rows_not_read_back }
+}
+
+/// True of a row whose final state is unknown. A row that a whole walk over its table did not meet
+/// is known to be absent, such as the ledger's row of a transfer whose outcome stayed unknown; C7
+/// judges if it may be absent.
+fn is_not_read_back(row: &Row<'_>, walks: &Walks<'_>) -> bool {
+    let written =
+        row.operations().any(|(_, one)| one.changes() && one.outcome != Outcome::Rejected);
+    let read = || row.operations().any(|(_, one)| one.last && one.is_answered_read());
+    written && !read() && !walks.has_missed(row)
+}

@@ -1,0 +1,38 @@
+//! Report: the result of checking one history.
+//!
+//! **Invariant:** a report without violations has passed, whatever was lost at level `one`.
+//! **Not here:** its text and its JSON (`violation_report`).
+
+use crate::availability::Availability;
+use crate::violation::{Check, Violation};
+
+/// Result of checking a history.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Number of violations of each check, in the order of [`Check::ALL`].
+    pub counts: [u64; Check::ALL.len()],
+    /// The earliest of each, at most [`REPORTED_MAX`](crate::REPORTED_MAX).
+    pub violations: Vec<Violation>,
+    /// Number of times that a change acknowledged at level `one` was found gone after a promotion,
+    /// which that level allows.
+    pub lost: u64,
+    /// The earliest of these, at most [`REPORTED_MAX`](crate::REPORTED_MAX).
+    pub losses: Vec<Violation>,
+    /// C10.
+    pub availability: Availability,
+    /// Rows that were written but neither read at the end nor known to be absent after a walk over
+    /// their whole table: C6 says nothing about them.
+    pub rows_not_read_back: u64,
+}
+
+impl Report {
+    /// Returns whether no promise was broken.
+    pub fn passed(&self) -> bool {
+        self.counts.iter().all(|&count| count == 0)
+    }
+
+    /// Returns the number of violations of a check.
+    pub fn count(&self, check: Check) -> u64 {
+        self.counts[check as usize]
+    }
+}

@@ -1,0 +1,150 @@
+//! Deletes: what may explain that a row was absent.
+//!
+//! A read that finds no row has no version. It saw the row as it was before the first write, or
+//! as some delete had left it. [`Deletes::explain`] chooses the lowest mark that is possible; why
+//! the lowest is the right choice is proven in `linearizable`.
+//!
+//! **Invariant:** a mark chosen is never above the one a correct server acted at.
+//! **Not here:** marks to be at least at. Each check has its own.
+//!
+//! What is not seen: a delete of unknown version (never answered, or answered without one) may
+//! explain any number of absent reads, each at a place of its own, where in truth it has one place.
+
+use super::Row;
+use crate::history::{Kind, Outcome};
+use crate::version_bound::{OperationIndex, VersionBound};
+
+/// The deletes of one row that may have happened.
+#[derive(Default)]
+pub(crate) struct Deletes {
+    /// Version, start and place of those with a version, by version.
+    known: Vec<(u64, u64, OperationIndex)>,
+    /// The earliest start in each subtree over `known`; the root is 1, leaves begin at the middle.
+    earliest: Vec<u64>,
+    /// Start of those without, and the highest mark below which this or an earlier one happened.
+    free: Vec<(u64, VersionBound)>,
+}
+
+impl Deletes {
+    pub(crate) fn of(row: &Row<'_>) -> Self {
+        let (mut known, mut free) = (Vec::new(), Vec::new());
+        let mut lowest_later = None;
+        for (place, delete) in row.operations().filter(|(_, one)| one.kind == Kind::Delete) {
+            match (row.version(place), delete.outcome) {
+                (Some(version), _) => known.push((version, delete.start, place)),
+                (None, Outcome::Rejected) => {}
+                (None, Outcome::Unknown) => free.push((delete.start, VersionBound::HIGHEST)),
+                (None, Outcome::Ok | Outcome::Committed) => {
+                    let lowest = lowest_later.get_or_insert_with(|| lowest_changes(row));
+                    free.push((delete.start, ceiling(row, lowest, delete.end)));
+                }
+            }
+        }
+        known.sort_unstable();
+        // Starts are in order already. With the highest ceiling so far, the last one that had
+        // begun answers for all of them.
+        let mut highest = VersionBound::default();
+        for (_, ceiling) in &mut free {
+            highest = highest.max(*ceiling);
+            *ceiling = highest;
+        }
+        Self { earliest: tree(&known), known, free }
+    }
+
+    /// Returns whether no delete can have happened.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.free.is_empty()
+    }
+
+    /// Returns whether some delete happened, or may have happened, at an unknown version.
+    pub(crate) fn any_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// The delete of the highest known version.
+    pub(crate) fn newest(&self) -> Option<(u64, OperationIndex)> {
+        self.known.last().map(|&(version, _, place)| (version, place))
+    }
+
+    /// The lowest mark, `low` or above, at which the row can have been absent for a read that
+    /// ended at `end`, and the delete that left it so; `None` when there is no such mark.
+    pub(crate) fn explain(
+        &self,
+        low: VersionBound,
+        end: u64,
+    ) -> Option<(VersionBound, Option<OperationIndex>)> {
+        if low.is_start() {
+            return Some((low, None));
+        }
+        let known = self.first_known(low, end);
+        let begun = self.free.partition_point(|&(start, _)| start <= end);
+        let may_be_free = begun > 0 && self.free[begun - 1].1 > low.after();
+        match known {
+            Some((mark, place)) if !may_be_free || mark < low.after() => Some((mark, Some(place))),
+            Some(_) | None => may_be_free.then(|| (low.after(), None)),
+        }
+    }
+
+    /// The delete of the lowest version at or above `low` that had begun by `end`.
+    fn first_known(&self, low: VersionBound, end: u64) -> Option<(VersionBound, OperationIndex)> {
+        let from = self.known.partition_point(|&(version, ..)| VersionBound::at(version) < low);
+        let leaves = self.earliest.len() / 2;
+        if from >= leaves {
+            return None;
+        }
+        // Up while to the right there is nothing early enough, then down to the leftmost.
+        let mut node = leaves + from;
+        while self.earliest[node] > end {
+            while node & 1 == 1 {
+                node /= 2;
+            }
+            if node == 0 {
+                return None;
+            }
+            node += 1;
+        }
+        while node < leaves {
+            node *= 2;
+            if self.earliest[node] > end {
+                node += 1;
+            }
+        }
+        let (version, _, place) = *self.known.get(node - leaves)?;
+        Some((VersionBound::at(version), place))
+    }
+}
+
+/// The lowest mark of a change at each place or later; one more than there are places.
+fn lowest_changes(row: &Row<'_>) -> Vec<VersionBound> {
+    let mut lowest = vec![VersionBound::HIGHEST; row.indices.len() + 1];
+    for place in (0..row.indices.len()).rev() {
+        let change = Some(place as OperationIndex).filter(|&place| row.at(place).changes());
+        let mark = change
+            .and_then(|place| row.version(place))
+            .map_or(VersionBound::HIGHEST, VersionBound::at);
+        lowest[place] = mark.min(lowest[place + 1]);
+    }
+    lowest
+}
+
+/// A delete answered without a version happened below every change that began after its answer.
+fn ceiling(row: &Row<'_>, lowest: &[VersionBound], end: u64) -> VersionBound {
+    let starts = |&index: &u32| row.history.operations[index as usize].start <= end;
+    lowest[row.indices.partition_point(starts)]
+}
+
+/// The minimum of starts over every subtree of a complete binary tree.
+fn tree(known: &[(u64, u64, OperationIndex)]) -> Vec<u64> {
+    if known.is_empty() {
+        return Vec::new();
+    }
+    let leaves = known.len().next_power_of_two();
+    let mut earliest = vec![u64::MAX; 2 * leaves];
+    for (leaf, (_, start, _)) in known.iter().enumerate() {
+        earliest[leaves + leaf] = *start;
+    }
+    for node in (1..leaves).rev() {
+        earliest[node] = earliest[2 * node].min(earliest[2 * node + 1]);
+    }
+    earliest
+}

@@ -1,0 +1,90 @@
+//! C4, sessions: a session with its token sees no less than it has seen, and its own writes.
+//!
+//! The guarantees are those of Terry et al. 1994: read your writes, monotonic reads, and writes
+//! follow reads. Operations count that carried the session's token and kept that of the answer; one
+//! that had not been answered when the next was sent does not bind the next.
+//!
+//! **Invariant:** an operation is judged only by responses that its session had before it was sent.
+//! **Not here:** what other sessions did; that is C3 for strong reads.
+//!
+//! What is not seen: see `deletes`; and guarantees over several rows, which a token gives too.
+
+use crate::findings::Findings;
+use crate::history::Operation;
+use crate::row::Row;
+use crate::version_bound::{
+    IntervalEdge, LowWatermark, OperationIndex, VersionBound, interval_edges,
+};
+use crate::violation::{Check, Violation};
+
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
+    let binds = |one: &Operation| one.token && (one.is_answered_read() || one.is_acknowledged());
+    let mut places: Vec<OperationIndex> =
+        row.operations().filter(|(_, one)| binds(one)).map(|(place, _)| place).collect();
+    // Stable, so that operations of a session stay in order of their start.
+    places.sort_by_key(|&place| row.at(place).session);
+    for session in places.chunk_by(|&one, &other| row.at(one).session == row.at(other).session) {
+        if session.len() > 1 {
+            check_session(row, session, found);
+        }
+    }
+}
+
+/// One sweep, as in C3, over what one session did to one row.
+fn check_session(row: &Row<'_>, session: &[OperationIndex], found: &mut Findings) {
+    let mut low = LowWatermark::default();
+    let mut began = vec![LowWatermark::default(); session.len()];
+    let intervals = session.iter().map(|&place| (row.at(place).start, row.at(place).end));
+    for (_, moment) in interval_edges(intervals) {
+        match moment {
+            IntervalEdge::Began(number) => began[number as usize] = low,
+            IntervalEdge::Ended(number) => {
+                let (place, before) = (session[number as usize], began[number as usize]);
+                if let Some(mark) = judge(row, place, before, found) {
+                    low.raise(mark, place);
+                }
+            }
+        }
+    }
+}
+
+/// Returns the place of the operation in the order, if that place is allowed.
+fn judge(
+    row: &Row<'_>,
+    place: OperationIndex,
+    before: LowWatermark,
+    found: &mut Findings,
+) -> Option<VersionBound> {
+    let one = row.at(place);
+    let mark = match row.version(place) {
+        Some(version) => Some(VersionBound::at(version)),
+        None if one.is_absent_read() => {
+            row.deletes.explain(before.mark, one.end).map(|(mark, _)| mark)
+        }
+        // A row of a bulk is above all its session knew, and a read of unknown version anywhere.
+        None => return one.changes().then(|| before.mark.after()),
+    };
+    let fits = |mark: VersionBound| mark > before.mark || mark == before.mark && !one.changes();
+    if mark.is_some_and(fits) {
+        return mark;
+    }
+    found.add(Check::Sessions, one.start, || {
+        let (promise, seen) = match before.by {
+            _ if one.changes() => ("writes follow reads in a session", "seen or written"),
+            Some(by) if row.at(by).changes() => ("a session reads its own writes", "written"),
+            Some(_) | None => ("a session's reads are monotonic", "read"),
+        };
+        let known = before.mark.version();
+        let got = match row.version(place) {
+            Some(version) if one.changes() => format!("its write got version {version}"),
+            Some(version) => format!("it then read version {version}"),
+            None => "it then found no row, and no delete explains it".to_owned(),
+        };
+        let since =
+            if mark == Some(before.mark.before()) { "a change after version" } else { "version" };
+        let what = format!("the session had {seen} {since} {known}; {got}");
+        let evidence = row.evidence(before.by.into_iter().chain([place]));
+        Violation { promise, what, ..Violation::of_row(row, evidence) }
+    });
+    None
+}

@@ -1,0 +1,184 @@
+//! C7, sets: at the end a table holds exactly the rows that were written to it, each once.
+//!
+//! A walk over a table by cursor says which rows it met. Lost is what was acknowledged and not
+//! deleted, and was not met; unexpected is a row that was met though it was never written, or had
+//! been deleted last; a duplicate was met twice, as a row does that two shards own.
+//!
+//! **Invariant:** a row is called lost or deleted only where no unanswered change leaves it open.
+//! **Not here:** which version is left (`final_state`).
+//!
+//! What is not seen: rows of a walk that did not come to its end, except duplicates.
+
+use std::collections::HashMap;
+
+use crate::findings::Findings;
+use crate::history::{Key, Kind, Operation, OperationHistory, Outcome, Page};
+use crate::row::Row;
+use crate::version_bound::OperationIndex;
+use crate::violation::{Check, Evidence, Violation};
+
+/// A row was not met.
+const NOT_MET: u32 = u32::MAX;
+
+/// One walk over one table.
+struct Walk<'a> {
+    table: &'a str,
+    start: u64,
+    /// The page that ended it.
+    complete: Option<u32>,
+    /// The first page that each key was met on.
+    met: Vec<u32>,
+}
+
+/// All walks of a history.
+pub(crate) struct Walks<'a>(Vec<Walk<'a>>);
+
+impl<'a> Walks<'a> {
+    /// Combines pages to walks, and reports rows that one walk met twice.
+    pub(crate) fn new(history: &'a OperationHistory, found: &mut Findings) -> Self {
+        let mut order: Vec<u32> = (0..history.pages.len() as u32).collect();
+        order.sort_by_key(|&page| history.pages[page as usize].start);
+        let mut walks: Vec<Walk<'a>> = Vec::new();
+        // Two walkers may be on the way at once; one ends with its complete page.
+        let mut open: HashMap<(&str, u32), usize> = HashMap::new();
+        for index in order {
+            let page = &history.pages[index as usize];
+            let of = (page.table.as_str(), page.session);
+            let number = *open.entry(of).or_insert(walks.len());
+            if number == walks.len() {
+                let met = vec![NOT_MET; history.keys.len()];
+                walks.push(Walk { table: &page.table, start: page.start, complete: None, met });
+            }
+            walks[number].turn(page, index, found);
+            if page.complete {
+                open.remove(&of);
+            }
+        }
+        Self(walks)
+    }
+
+    /// True if some walk over the row's whole table did not meet it.
+    pub(crate) fn has_missed(&self, row: &Row<'_>) -> bool {
+        let whole = |walk: &&Walk<'_>| walk.complete.is_some();
+        let missed = |walk: &Walk<'_>| walk.met[row.key.0 as usize] == NOT_MET;
+        self.0.iter().filter(whole).any(|walk| walk.covers(row.history, row.key) && missed(walk))
+    }
+}
+
+impl Walk<'_> {
+    fn turn(&mut self, page: &Page, index: u32, found: &mut Findings) {
+        for &key in &page.keys {
+            let met = &mut self.met[key.0 as usize];
+            if *met == NOT_MET {
+                *met = index;
+                continue;
+            }
+            let first = *met;
+            found.add(Check::Sets, page.start, || {
+                let promise = "a walk over a table meets every row once";
+                let what = "the row was met twice".to_owned();
+                let mut evidence = vec![Evidence::Page(first), Evidence::Page(index)];
+                evidence.dedup();
+                Violation { promise, what, key: Some(key), ..Violation::of(evidence) }
+            });
+        }
+        if page.complete {
+            self.complete = Some(index);
+        }
+    }
+
+    /// Returns whether a key is one of the table walked over.
+    fn covers(&self, history: &OperationHistory, key: Key) -> bool {
+        let rest = history.keys.name(key).strip_prefix(self.table);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
+pub(crate) fn check(row: &Row<'_>, walks: &Walks<'_>, found: &mut Findings) {
+    let mut walked = false;
+    for walk in walks.0.iter().filter(|walk| walk.covers(row.history, row.key)) {
+        let met = walk.met[row.key.0 as usize];
+        if met != NOT_MET {
+            unexpected(row, walk.start, met, found);
+        } else if let Some(last) = walk.complete {
+            walked = true;
+            if let Some(write) = surely_present(row, walk.start) {
+                lost(row, write, Evidence::Page(last), walk.start, found);
+            }
+        }
+    }
+    if walked || !row.deletes.is_empty() {
+        return;
+    }
+    // Without a walk the reads at the end show lost rows; C6 checks rows with deletes.
+    let gone = row.operations().find(|(_, one)| one.last && one.is_absent_read());
+    if let Some((place, read)) = gone
+        && let Some(write) = surely_present(row, read.start)
+    {
+        let index = row.indices[place as usize];
+        lost(row, write, Evidence::Operation(index), read.start, found);
+    }
+}
+
+fn lost(row: &Row<'_>, write: OperationIndex, gone: Evidence, at: u64, found: &mut Findings) {
+    found.add(Check::Sets, at, || {
+        let promise = "a row that was acknowledged is there until it is deleted";
+        let what = "an acknowledged row is not there at the end".to_owned();
+        let mut lost = Violation::of_row(row, row.evidence([write]));
+        lost.evidence.push(gone);
+        Violation { promise, what, ..lost }
+    });
+}
+
+/// Checks a row that was met: it must have been written, and not deleted last.
+fn unexpected(row: &Row<'_>, start: u64, page: u32, found: &mut Findings) {
+    let may_be_there =
+        |one: &Operation| one.kind == Kind::Write && one.outcome != Outcome::Rejected;
+    let written = row.operations().any(|(_, one)| may_be_there(one));
+    let (promise, what, place) = if !written {
+        let refused = row.operations().find(|(_, one)| one.kind == Kind::Write);
+        let what = "the row is there although it was never written, or every write was refused";
+        ("only rows that were written are there", what, refused.map(|(place, _)| place))
+    } else if let Some(delete) = surely_deleted(row, start) {
+        let what = "the row is there although it was deleted last";
+        ("a deleted row stays away until it is written again", what, Some(delete))
+    } else {
+        return;
+    };
+    found.add(Check::Sets, start, || {
+        let mut unexpected = Violation::of_row(row, row.evidence(place));
+        unexpected.evidence.push(Evidence::Page(page));
+        Violation { promise, what: what.to_owned(), ..unexpected }
+    });
+}
+
+/// A write acknowledged before `moment` that no delete can have come after.
+fn surely_present(row: &Row<'_>, moment: u64) -> Option<OperationIndex> {
+    if row.deletes.any_free() {
+        return None;
+    }
+    let deleted = row.deletes.newest().map_or(0, |(version, _)| version);
+    // Without any delete it does not matter at which version the write was.
+    let after =
+        |place: OperationIndex| deleted == 0 || row.version(place).is_some_and(|one| one > deleted);
+    let mut writes = row.operations().filter(|(_, one)| one.kind == Kind::Write);
+    let stays = |place: OperationIndex, one: &Operation| {
+        one.is_acknowledged() && one.end < moment && after(place)
+    };
+    writes.find(|&(place, one)| stays(place, one)).map(|(place, _)| place)
+}
+
+/// The delete acknowledged before `moment` that no write can have come after.
+fn surely_deleted(row: &Row<'_>, moment: u64) -> Option<OperationIndex> {
+    let (version, delete) = row.deletes.newest()?;
+    if !row.at(delete).is_acknowledged() || row.at(delete).end >= moment {
+        return None;
+    }
+    let may_be_after = |place: OperationIndex, one: &Operation| {
+        one.kind == Kind::Write
+            && one.outcome != Outcome::Rejected
+            && row.version(place).is_none_or(|written| written > version)
+    };
+    let open = row.operations().any(|(place, one)| may_be_after(place, one));
+    (!open).then_some(delete)
+}

@@ -1,0 +1,120 @@
+//! Version bound: progress of a row, to a version or to a point after one.
+//!
+//! A write of unknown version still took place after something and before something.
+//! Versions are doubled to make room: an even mark is a version, the odd one above it is anywhere
+//! between that version and the next.
+//!
+//! **Invariant:** marks compare as the moments they stand for, except within one odd mark.
+//! **Not here:** the operation that set a mark, except in a [`LowWatermark`].
+
+/// Index of an operation among the operations of its row, which are in order of their start.
+pub(crate) type OperationIndex = u32;
+
+/// A place in the order of one row's versions. The default is before the first write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct VersionBound(u64);
+
+impl VersionBound {
+    /// No mark is higher.
+    pub(crate) const HIGHEST: Self = Self(u64::MAX);
+
+    /// At a version. Versions are 63 bits on the wire; a bigger one is as high as any.
+    pub(crate) fn at(version: u64) -> Self {
+        Self(version.saturating_mul(2))
+    }
+
+    /// After this mark, before the next version.
+    pub(crate) fn after(self) -> Self {
+        Self(self.0 | 1)
+    }
+
+    /// The version's own mark at or below this one.
+    pub(crate) fn before(self) -> Self {
+        Self(self.0 & !1)
+    }
+
+    /// Returns whether nothing needs to have happened.
+    pub(crate) fn is_start(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The version at or below this mark.
+    pub(crate) fn version(self) -> u64 {
+        self.0 / 2
+    }
+}
+
+/// The highest mark of all that ended before some moment, and the operation that set it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LowWatermark {
+    pub(crate) mark: VersionBound,
+    pub(crate) by: Option<OperationIndex>,
+}
+
+impl LowWatermark {
+    /// Raises the mark, if `mark` is higher.
+    pub(crate) fn raise(&mut self, mark: VersionBound, by: OperationIndex) {
+        if mark > self.mark {
+            *self = Self { mark, by: Some(by) };
+        }
+    }
+}
+
+/// Start or end of an interval, with the number of the interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IntervalEdge {
+    Began(u32),
+    Ended(u32),
+}
+
+/// The bit of a numbered moment that says it is an end.
+const END: u32 = 1 << 31;
+
+/// Beginnings and ends of intervals in order of time; at one time beginnings come first, so that
+/// two operations that touch count as overlapping. What never ends has no end. Intervals are
+/// numbered as they come.
+pub(crate) fn interval_edges(
+    intervals: impl Iterator<Item = (u64, u64)>,
+) -> Vec<(u64, IntervalEdge)> {
+    let mut tagged = Vec::with_capacity(2 * intervals.size_hint().0);
+    for (number, (start, end)) in (0..END).zip(intervals) {
+        tagged.push((start, number));
+        if end != u64::MAX {
+            tagged.push((end, number | END));
+        }
+    }
+    tagged.sort_unstable();
+    let moment = |tag: u32| {
+        if tag & END == 0 { IntervalEdge::Began(tag) } else { IntervalEdge::Ended(tag & !END) }
+    };
+    tagged.into_iter().map(|(time, tag)| (time, moment(tag))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn touching_intervals_overlap_and_an_open_one_has_no_end() {
+        let moments = interval_edges([(5, 9), (9, u64::MAX), (1, 5)].into_iter());
+        let order: Vec<_> = moments.into_iter().map(|(_, moment)| moment).collect();
+        let wanted = [
+            IntervalEdge::Began(2),
+            IntervalEdge::Began(0),
+            IntervalEdge::Ended(2),
+            IntervalEdge::Began(1),
+            IntervalEdge::Ended(0),
+        ];
+        assert_eq!(order, wanted);
+    }
+
+    #[test]
+    fn after_a_version_is_before_the_next() {
+        assert!(
+            VersionBound::at(3) < VersionBound::at(3).after()
+                && VersionBound::at(3).after() < VersionBound::at(4)
+        );
+        assert_eq!(VersionBound::at(3).after().after(), VersionBound::at(3).after());
+        assert!(VersionBound::default().is_start() && !VersionBound::default().after().is_start());
+    }
+}

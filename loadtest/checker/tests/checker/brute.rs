@@ -1,0 +1,87 @@
+//! Brute force: whether one row's operations can be put in an order that a register allows, by
+//! trying every order. The judge of the theorem: it knows nothing of it.
+//!
+//! **Invariant:** an order respects time: what ended before another began comes first.
+//! **Not here:** more than a handful of operations.
+
+use checker::history::{Kind, NEVER, Operation, Outcome, Value};
+
+/// A register: where it stands in the order of versions, and what it holds. Changes of unknown
+/// version stand between versions, counted.
+#[derive(Clone, Copy, Default)]
+struct Register {
+    version: u64,
+    after: u32,
+    value: Option<Value>,
+}
+
+/// Requirements of an operation, computed once.
+struct Step {
+    one: Operation,
+    /// Version from the response, or from a read of its value.
+    version: Option<u64>,
+    /// Answered: before what, if anything, it must have happened.
+    end: u64,
+    /// True if it may never have happened.
+    optional: bool,
+}
+
+/// Returns whether acknowledged changes, unknown ones that were seen, and strong reads have an
+/// order.
+pub(crate) fn is_linearizable(operations: &[Operation]) -> bool {
+    let steps: Vec<Step> = operations.iter().filter_map(|one| step(*one, operations)).collect();
+    extend(&steps, 0, Register::default())
+}
+
+fn step(one: Operation, all: &[Operation]) -> Option<Step> {
+    if !one.changes() {
+        let version = Some(one.version).filter(|&version| version != 0);
+        return one.is_strong_read().then_some(Step {
+            one,
+            version,
+            end: one.end,
+            optional: false,
+        });
+    }
+    let taught = all.iter().find(|read| read.is_answered_read() && read.value == one.value);
+    let version = Some(one.version).filter(|&version| version != 0);
+    let version = version.or(taught.map(|read| read.version));
+    match one.outcome {
+        Outcome::Ok | Outcome::Committed => {
+            Some(Step { one, version, end: one.end, optional: false })
+        }
+        Outcome::Unknown => Some(Step { one, version, end: NEVER, optional: version.is_none() }),
+        Outcome::Rejected => None,
+    }
+}
+
+/// Tries everything that may come next; `done` is a set of bits.
+fn extend(steps: &[Step], done: u32, register: Register) -> bool {
+    let open: Vec<usize> = (0..steps.len()).filter(|step| done & 1 << step == 0).collect();
+    if open.iter().all(|&step| steps[step].optional) {
+        return true;
+    }
+    open.iter().any(|&next| {
+        let waits = open.iter().any(|&other| steps[other].end < steps[next].one.start);
+        !waits
+            && apply(&steps[next], register)
+                .is_some_and(|register| extend(steps, done | 1 << next, register))
+    })
+}
+
+/// The register after a step, if the step is allowed.
+fn apply(step: &Step, register: Register) -> Option<Register> {
+    let value = Some(step.one.value).filter(|_| step.one.kind != Kind::Delete);
+    if step.one.changes() {
+        return match step.version {
+            Some(version) => {
+                (version > register.version).then_some(Register { version, after: 0, value })
+            }
+            None => Some(Register { after: register.after + 1, value, ..register }),
+        };
+    }
+    let holds = register.value.unwrap_or(Value::NONE) == step.one.value;
+    let stands =
+        step.version.is_none_or(|version| (version, 0) == (register.version, register.after));
+    (holds && stands).then_some(register)
+}

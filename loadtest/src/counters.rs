@@ -1,0 +1,292 @@
+//! Counters: requests, times and failures of all users so far.
+//!
+//! **Invariant:** memory is bounded, whatever a server answers.
+//! **Not here:** judging an answer (`response_check`), and rates and shares (`report`).
+
+mod failures;
+mod series;
+mod times;
+
+pub(crate) use failures::Failures;
+pub(crate) use series::{Second, Series, class_end_ms};
+pub(crate) use times::Times;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::http_client::Answer;
+use crate::response_check::{Failure, printable};
+
+/// Most sources of responses: shards times roles times states of a cache.
+const SOURCES_MAX: usize = 1_024;
+/// The name of what has no place of its own.
+const OTHERS: &str = "others";
+
+/// Operation of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Operation {
+    /// An upsert of one row.
+    Write,
+    /// A read of one row by key.
+    Read,
+    /// A new row.
+    Insert,
+    /// A page in key order, of all shards.
+    Scan,
+    /// A read and a conditional write of the same row.
+    Modify,
+    /// Many rows at once.
+    Bulk,
+    /// Values by key.
+    KvPut,
+    KvGet,
+    /// A read of all shards.
+    Scatter,
+    /// A row removed.
+    Delete,
+    /// An acknowledged write sent again.
+    Replay,
+    /// Several rows of one shard key, changed together.
+    Transfer,
+}
+
+impl Operation {
+    /// Returns its name in the report and in goose's metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::Insert => "insert",
+            Self::Scan => "scan",
+            Self::Modify => "modify",
+            Self::Bulk => "bulk",
+            Self::KvPut => "kv-put",
+            Self::KvGet => "kv-get",
+            Self::Scatter => "scatter",
+            Self::Delete => "delete",
+            Self::Replay => "replay",
+            Self::Transfer => "transfer",
+        }
+    }
+
+    /// The method that goose's metrics are grouped by.
+    pub(crate) fn method(self) -> &'static str {
+        match self {
+            Self::Write
+            | Self::Insert
+            | Self::Bulk
+            | Self::Modify
+            | Self::Delete
+            | Self::Replay
+            | Self::Transfer => "POST",
+            Self::Read | Self::Scan | Self::KvGet | Self::Scatter => "GET",
+            Self::KvPut => "PUT",
+        }
+    }
+}
+
+/// Source of a response, as its headers name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Source {
+    pub(crate) shard: Option<String>,
+    /// `primary`, `replica` or `cache`.
+    pub(crate) served_by: Option<String>,
+    /// `hit`, `miss` or `bypass`.
+    pub(crate) cache: Option<String>,
+}
+
+impl Source {
+    pub(crate) fn of(answer: &Answer) -> Self {
+        let text = |text: Option<&str>| text.map(printable);
+        Self {
+            shard: text(answer.shard()),
+            served_by: text(answer.served_by()),
+            cache: text(answer.cache()),
+        }
+    }
+
+    fn others() -> Self {
+        Self { shard: Some(OTHERS.to_owned()), ..Self::default() }
+    }
+}
+
+/// One operation that is over.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    pub(crate) operation: Operation,
+    /// Time at which it should have begun: in the closed model, at which it began.
+    pub(crate) intended: Instant,
+    pub(crate) sent: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) source: Option<Source>,
+    pub(crate) verdict: Result<(), Failure>,
+}
+
+impl Sample {
+    /// From when it should have begun to the answer's last byte.
+    pub(crate) fn response(&self) -> Duration {
+        self.ended.saturating_duration_since(self.intended)
+    }
+
+    /// From when it was sent.
+    fn service(&self) -> Duration {
+        self.ended.saturating_duration_since(self.sent)
+    }
+
+    /// Returns the delay between when it was due and when it was sent.
+    fn lateness(&self) -> Duration {
+        self.sent.saturating_duration_since(self.intended)
+    }
+}
+
+/// Everything counted, as it is at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    started: Option<Instant>,
+    last: Option<Instant>,
+    /// Response times, failed operations included.
+    pub(crate) operations: BTreeMap<Operation, Times>,
+    /// Times of all operations, from when each was sent.
+    pub(crate) service: Times,
+    /// Delays of all operations between when each was due and when it was sent.
+    pub(crate) lateness: Times,
+    pub(crate) failed: u64,
+    /// Never sent, because too many were under way (open model).
+    pub(crate) dropped: u64,
+    pub(crate) sources: BTreeMap<Source, Times>,
+    pub(crate) failures: Failures,
+    pub(crate) series: Series,
+}
+
+impl Counts {
+    /// From the first user's start to the last answer.
+    pub(crate) fn elapsed(&self) -> Duration {
+        match (self.started, self.last) {
+            (Some(started), Some(last)) => last.saturating_duration_since(started),
+            (Some(_), None) | (None, Some(_) | None) => Duration::ZERO,
+        }
+    }
+
+    /// Operations that are over.
+    pub(crate) fn requests(&self) -> u64 {
+        self.operations.values().map(Times::count).sum()
+    }
+
+    fn add(&mut self, sample: Sample) {
+        let response = sample.response();
+        self.operations.entry(sample.operation).or_default().add(response);
+        self.service.add(sample.service());
+        self.lateness.add(sample.lateness());
+        self.last = self.last.max(Some(sample.ended));
+        let started = *self.started.get_or_insert(sample.intended);
+        let second = sample.ended.saturating_duration_since(started).as_secs();
+        self.series.add(second, response, sample.verdict.is_err());
+        if let Some(source) = sample.source {
+            let known = self.sources.contains_key(&source) || self.sources.len() < SOURCES_MAX;
+            let source = if known { source } else { Source::others() };
+            self.sources.entry(source).or_insert_with(Times::coarse).add(response);
+        }
+        if let Err(failure) = sample.verdict {
+            self.failed += 1;
+            self.failures.add(sample.operation, failure);
+        }
+    }
+}
+
+/// Progress of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    pub(crate) dropped: u64,
+    /// Response time of the last whole second; `None` if nothing ended in it.
+    pub(crate) p99_ms: Option<f64>,
+}
+
+/// The counts all users share. An operation is counted once, when its verdict is known.
+#[derive(Debug, Default)]
+pub(crate) struct Counters(Mutex<Counts>);
+
+impl Counters {
+    /// The first user starts, or the first operation is due.
+    pub(crate) fn start(&self, now: Instant) {
+        self.lock().started.get_or_insert(now);
+    }
+
+    /// Returns the time at which the first user started.
+    pub(crate) fn started(&self) -> Option<Instant> {
+        self.lock().started
+    }
+
+    /// One operation is over.
+    pub(crate) fn add(&self, sample: Sample) {
+        self.lock().add(sample);
+    }
+
+    /// Operations that were due and are never sent.
+    pub(crate) fn drop_due(&self, count: u64) {
+        self.lock().dropped += count;
+    }
+
+    /// Returns the numbers of a progress line.
+    pub(crate) fn standing(&self) -> Standing {
+        let counts = self.lock();
+        Standing {
+            requests: counts.requests(),
+            failed: counts.failed,
+            dropped: counts.dropped,
+            p99_ms: counts.series.last_whole_p99_ms(),
+        }
+    }
+
+    /// A copy of everything.
+    pub(crate) fn counts(&self) -> Counts {
+        self.lock().clone()
+    }
+
+    /// Counts stay true when a user panics while holding them: each change is one addition.
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(operation: Operation, shard: &str, verdict: Result<(), Failure>) -> Sample {
+        let intended = Instant::now();
+        let sent = intended + Duration::from_millis(3);
+        let source = Some(Source { shard: Some(shard.to_owned()), ..Source::default() });
+        let ended = sent + Duration::from_millis(2);
+        Sample { operation, intended, sent, ended, source, verdict }
+    }
+
+    #[test]
+    fn a_server_cannot_make_it_grow_without_end() {
+        let counters = Counters::default();
+        for n in 0..2_000 {
+            let failure = Failure { status: Some(500), code: n.to_string(), detail: String::new() };
+            counters.add(sample(Operation::Read, &format!("shard{n}"), Err(failure)));
+        }
+        let counts = counters.counts();
+        assert_eq!((counts.requests(), counts.failed), (2_000, 2_000));
+        assert!(counts.sources.len() <= SOURCES_MAX + 1);
+        assert_eq!(counts.sources.values().map(Times::count).sum::<u64>(), 2_000);
+    }
+
+    #[test]
+    fn a_late_request_is_counted_from_when_it_was_due() {
+        let counters = Counters::default();
+        counters.add(sample(Operation::Write, "shard1", Ok(())));
+        let counts = counters.counts();
+        let near = |times: &Times, ms: f64| (times.quantile_ms(0.5) - ms).abs() < 0.01;
+        assert!(near(&counts.operations[&Operation::Write], 5.0));
+        assert!(near(&counts.service, 2.0));
+        assert!(near(&counts.lateness, 3.0));
+    }
+}

@@ -1,0 +1,102 @@
+//! Fault kinds: the names that `--faults` takes, and the faults of a run that names none.
+//!
+//! **Not here:** committing faults (`chaos`).
+
+/// A kind of fault, as `--faults` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FaultKind {
+    /// The router is killed (kill -9) and started again
+    RouterKill,
+    /// The router is frozen (SIGSTOP)
+    RouterFreeze,
+    /// The router is ended (SIGTERM) and started again
+    RouterRestart,
+    /// A node is stopped as if the power were gone, and started again
+    Stop,
+    /// A node is frozen
+    Freeze,
+    /// The way to a node is cut: connections end, and new ones are refused
+    Cut,
+    /// The way to a node swallows what comes and answers nothing
+    HalfOpen,
+    /// The way to a node is slow
+    Delay,
+    /// Answers to writes that are stored are lost
+    LostAnswer,
+    /// A primary is stopped or frozen, the best replica promoted, and the old primary let rejoin
+    Promote,
+    /// The cache is emptied
+    RedisFlush,
+    /// The cache is frozen (SIGSTOP)
+    RedisFreeze,
+    /// The cache is killed (kill -9) and started again, empty
+    RedisKill,
+}
+
+impl FaultKind {
+    /// Faults without a cluster.
+    pub(crate) const OF_ROUTER: [Self; 3] =
+        [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
+    /// Faults with a cluster by default, without promotions: at level `one` they may lose writes by
+    /// design.
+    pub(crate) const OF_CLUSTER: [Self; 9] = [
+        Self::RouterKill,
+        Self::RouterFreeze,
+        Self::RouterRestart,
+        Self::Stop,
+        Self::Freeze,
+        Self::Cut,
+        Self::HalfOpen,
+        Self::Delay,
+        Self::LostAnswer,
+    ];
+
+    /// All that can be broken of a cluster, and its router.
+    pub(crate) const OF_CLUSTER_AND_LEADERS: [Self; 10] = [
+        Self::RouterKill,
+        Self::RouterFreeze,
+        Self::RouterRestart,
+        Self::Stop,
+        Self::Freeze,
+        Self::Cut,
+        Self::HalfOpen,
+        Self::Delay,
+        Self::LostAnswer,
+        Self::Promote,
+    ];
+    /// Faults of a cache.
+    pub(crate) const OF_CACHE: [Self; 3] = [Self::RedisFlush, Self::RedisFreeze, Self::RedisKill];
+
+    /// Returns the relative frequency of the fault.
+    pub(crate) fn weight(self) -> u32 {
+        match self {
+            Self::RouterKill => 6,
+            Self::RouterFreeze | Self::Promote => 3,
+            Self::RouterRestart => 1,
+            Self::Stop
+            | Self::Freeze
+            | Self::Cut
+            | Self::HalfOpen
+            | Self::Delay
+            | Self::LostAnswer
+            | Self::RedisFlush
+            | Self::RedisFreeze
+            | Self::RedisKill => 3,
+        }
+    }
+
+    /// Returns whether the fault takes one of a shard's nodes away.
+    pub(crate) fn breaks_a_node(self) -> bool {
+        match self {
+            Self::Stop | Self::Freeze | Self::Cut | Self::HalfOpen | Self::Promote => true,
+            Self::RouterKill
+            | Self::RouterFreeze
+            | Self::RouterRestart
+            | Self::Delay
+            | Self::LostAnswer
+            | Self::RedisFlush
+            | Self::RedisFreeze
+            | Self::RedisKill => false,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! HTTP client: requests to a router in HTTP/1.1, plain or by TLS, as any other client sends them.
+//!
+//! **Invariant:** a request is sent once: no retry, no redirect, no proxy. What is counted is what
+//! went over the wire.
+//! **Not here:** what to ask (`requests`), and whether an answer is right (`response_check`).
+
+mod connection;
+mod pool;
+mod target;
+mod trust;
+
+pub(crate) use pool::Pool;
+pub(crate) use target::Target;
+
+use std::time::Duration;
+
+use anyhow::bail;
+use bytes::Bytes;
+use hyper::header::{HeaderMap, HeaderName};
+use hyper::{Request, StatusCode};
+
+use crate::response_check::{Failure, printable};
+
+/// A router that does not say by then that it is ready counts as absent.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest response read. The longest requested is a page of a scatter; more than this is a fault.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+const SHARD: HeaderName = HeaderName::from_static("x-shard");
+const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
+const CACHE: HeaderName = HeaderName::from_static("x-cache");
+
+/// Code of a failure to connect.
+const NOT_CONNECTED: &str = "not connected";
+/// Code of a failure to trust the router's certificate.
+const CERTIFICATE_REFUSED: &str = "certificate refused";
+
+/// A whole request; the path is the rest of its URL.
+pub(crate) type HttpRequest = Request<http_body_util::Full<Bytes>>;
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// The shard that answered, if it was one.
+    pub(crate) fn shard(&self) -> Option<&str> {
+        self.text(&SHARD)
+    }
+
+    /// `primary`, `replica` or `cache`.
+    pub(crate) fn served_by(&self) -> Option<&str> {
+        self.text(&SERVED_BY)
+    }
+
+    /// `hit`, `miss` or `bypass`.
+    pub(crate) fn cache(&self) -> Option<&str> {
+        self.text(&CACHE)
+    }
+
+    fn text(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// Asks whether a router is there and ready, and says what to do when it is not.
+pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
+    let target = pool.target();
+    let asked = match Request::get("/ready").body(http_body_util::Full::default()) {
+        Ok(asked) => asked,
+        Err(error) => bail!("no request can be made for {target}: {error}"),
+    };
+    let status = match pool.send(asked, READY_TIMEOUT).await {
+        Ok(answer) => answer.status,
+        Err(Failure { code, detail, .. }) if code == CERTIFICATE_REFUSED => {
+            bail!("the certificate of the router at {target} is refused: {detail}")
+        }
+        Err(Failure { detail, .. }) => {
+            bail!("no router answers at {target} ({detail}): start one with `cargo run --release`")
+        }
+    };
+    match StatusCode::from_u16(status) {
+        Ok(status) if status.is_success() => Ok(()),
+        Ok(StatusCode::SERVICE_UNAVAILABLE) => {
+            bail!(
+                "the router at {target} is not ready (503): it is starting or stopping; try again"
+            )
+        }
+        _ => bail!(
+            "the server at {target} is not a Tessera router (GET /ready gave {status}): \
+             start one with `cargo run --release`"
+        ),
+    }
+}
+
+/// True of a failure before anything was sent, so that the request has not happened.
+pub(crate) fn is_before_sending(failure: &Failure) -> bool {
+    [NOT_CONNECTED, CERTIFICATE_REFUSED].contains(&failure.code.as_str())
+}
+
+/// Returns the failure of a request without a complete response.
+fn broken(status: Option<u16>, error: &hyper::Error) -> Failure {
+    Failure::new(status, "no answer", &printable(&error.to_string()))
+}

@@ -1,0 +1,82 @@
+//! Pool: the kept-alive connections to one router.
+//!
+//! As many are open as requests were ever under way at once: a user that waits for its answer has
+//! one to itself.
+//!
+//! **Invariant:** a connection on which anything went wrong or timed out is closed, never used
+//! again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::connection::Connection;
+use super::target::Target;
+use super::trust::Trust;
+use super::{Answer, HttpRequest};
+use crate::response_check::Failure;
+
+pub(crate) struct Pool {
+    target: Target,
+    trust: Option<Trust>,
+    /// Idle connections; the one used last is used next.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Pool {
+    /// No connection is open yet.
+    ///
+    /// # Errors
+    /// The target is secure and this machine trusts no certificates.
+    pub(crate) fn new(target: Target) -> anyhow::Result<Self> {
+        let trust = target.is_secure().then(|| Trust::in_host(target.host())).transpose()?;
+        Ok(Self { target, trust, idle: Mutex::default() })
+    }
+
+    /// Returns a pool for each target, without an open connection.
+    ///
+    /// # Errors
+    /// A target is secure and this machine trusts no certificates.
+    pub(crate) fn of(targets: &[Target]) -> anyhow::Result<Vec<Arc<Self>>> {
+        targets.iter().map(|target| Ok(Arc::new(Self::new(target.clone())?))).collect()
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Sends one request and reads its whole answer, within `patience`.
+    pub(crate) async fn send(
+        &self,
+        asked: HttpRequest,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
+        match tokio::time::timeout(patience, self.exchange(asked)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::new(None, "timed out", "timed out")),
+        }
+    }
+
+    async fn exchange(&self, mut asked: HttpRequest) -> Result<Answer, Failure> {
+        asked.headers_mut().insert(hyper::header::HOST, self.target.name.clone());
+        let mut connection = self.connection().await?;
+        let answer = connection.send(asked).await?;
+        self.idle().push(connection);
+        Ok(answer)
+    }
+
+    async fn connection(&self) -> Result<Connection, Failure> {
+        loop {
+            let Some(mut idle) = self.idle().pop() else {
+                return Connection::open(&self.target, self.trust.as_ref()).await;
+            };
+            if idle.is_ready().await {
+                return Ok(idle);
+            }
+        }
+    }
+
+    /// A panic elsewhere leaves the list of connections whole.
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,224 @@
+//! Recorder: collects a history from many tasks without a common lock on every operation.
+//!
+//! Each session keeps its operations to itself and hands them over in chunks. Names of keys are
+//! looked up under a lock for reading; a new name takes it for writing, so name keys outside of
+//! what is timed.
+//!
+//! **Invariant:** what a [`SessionLog`] was given is in the history once the log is gone.
+//! **Not here:** requests. The sender fills in the [`Operation`].
+
+use std::mem;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use checker::history::{
+    Fault, Header, Key, Ledger, Names, NodeId, Operation, OperationHistory, Page, Role, Total,
+    Value, request_id,
+};
+
+/// Operations a session keeps before it hands them over: one lock for each 256.
+const CHUNK: usize = 256;
+
+/// Collects the history of one run.
+#[derive(Debug)]
+pub struct Recorder {
+    started: Instant,
+    run: String,
+    sessions: AtomicU32,
+    names: RwLock<Names>,
+    history: Mutex<OperationHistory>,
+}
+
+impl Recorder {
+    /// Starts the clock.
+    pub fn start(header: Header) -> Arc<Self> {
+        Arc::new(Self {
+            started: Instant::now(),
+            run: header.run.clone(),
+            sessions: AtomicU32::new(0),
+            names: RwLock::default(),
+            history: Mutex::new(OperationHistory { header, ..OperationHistory::default() }),
+        })
+    }
+
+    /// Nanoseconds since the start.
+    pub fn now(&self) -> u64 {
+        self.at(Instant::now())
+    }
+
+    /// Nanoseconds from the start to a moment; 0 for one before.
+    pub fn at(&self, moment: Instant) -> u64 {
+        // 2^64 nanoseconds are 584 years.
+        moment.saturating_duration_since(self.started).as_nanos() as u64
+    }
+
+    /// The number of a key's name, `table/…`.
+    pub fn key(&self, name: &str) -> Key {
+        // Nothing in `Names` panics half way, so a poisoned lock still guards whole names.
+        if let Some(key) = self.names.read().unwrap_or_else(PoisonError::into_inner).find(name) {
+            return key;
+        }
+        self.names.write().unwrap_or_else(PoisonError::into_inner).intern(name)
+    }
+
+    /// All keys that were named so far.
+    pub fn names(&self) -> Vec<(Key, String)> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = (0..names.len() as u32).map(Key);
+        keys.map(|key| (key, names.name(key).to_owned())).collect()
+    }
+
+    /// A new session, numbered from 1.
+    pub fn session(self: &Arc<Self>) -> SessionLog {
+        SessionLog {
+            number: self.sessions.fetch_add(1, Ordering::Relaxed) + 1,
+            drawn: 0,
+            buffer: Vec::with_capacity(CHUNK),
+            nodes: Vec::new(),
+            recorder: Arc::clone(self),
+        }
+    }
+
+    /// Keeps the sum of a bank.
+    pub fn total(&self, total: Total) {
+        self.lock().totals.push(total);
+    }
+
+    /// Keeps the ledger of a bank.
+    pub fn ledger(&self, ledger: Ledger) {
+        self.lock().ledgers.push(ledger);
+    }
+
+    /// Keeps a page of the final walk.
+    pub fn page(&self, page: Page) {
+        self.lock().pages.push(page);
+    }
+
+    /// Keeps what was broken just now.
+    pub fn fault(&self, what: &str) {
+        let fault = Fault { at: self.now(), what: what.to_owned() };
+        self.lock().faults.push(fault);
+    }
+
+    /// Takes the history out. Sessions that are still open lose what comes later.
+    pub fn finish(&self) -> OperationHistory {
+        let mut history = mem::take(&mut *self.lock());
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        history.keys = mem::take(&mut names);
+        history
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OperationHistory> {
+        // Records are pushed whole: a panic elsewhere leaves none half made.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Operations of one session. It belongs to one task; dropping it hands the rest over.
+#[derive(Debug)]
+pub struct SessionLog {
+    number: u32,
+    drawn: u32,
+    buffer: Vec<Operation>,
+    /// The nodes met, so that a known one needs no lock: a dozen at most.
+    nodes: Vec<(String, Role, u16, NodeId)>,
+    recorder: Arc<Recorder>,
+}
+
+impl SessionLog {
+    /// The session's number.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Draws the next number of the session, for a request or for a value.
+    pub fn draw(&mut self) -> u32 {
+        self.drawn += 1;
+        self.drawn
+    }
+
+    /// The value with a number drawn before.
+    pub fn value(&self, number: u32) -> Value {
+        Value::new(self.number, number)
+    }
+
+    /// Returns the `x-request-id` of a request with this number.
+    pub fn request_id(&self, request: u32) -> String {
+        request_id(&self.recorder.run, self.number, request)
+    }
+
+    /// The run this session belongs to: clock, keys, records.
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
+    }
+
+    /// The number of the node that answered: `x-shard`, `x-served-by`, and the requested host.
+    pub fn node(&mut self, shard: &str, role: Role, host: u16) -> NodeId {
+        let met = |node: &&(String, Role, u16, NodeId)| {
+            (node.0.as_str(), node.1, node.2) == (shard, role, host)
+        };
+        if let Some(node) = self.nodes.iter().find(met) {
+            return node.3;
+        }
+        let id = self.recorder.lock().nodes.intern(shard, role, host);
+        self.nodes.push((shard.to_owned(), role, host, id));
+        id
+    }
+
+    /// Keeps an operation.
+    pub fn push(&mut self, operation: Operation) {
+        self.buffer.push(operation);
+        if self.buffer.len() >= CHUNK {
+            self.flush();
+        }
+    }
+
+    /// Hands over what was kept.
+    pub fn flush(&mut self) {
+        if !self.buffer.is_empty() {
+            self.recorder.lock().operations.append(&mut self.buffer);
+        }
+    }
+}
+
+impl Drop for SessionLog {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use checker::history::Kind;
+
+    #[test]
+    fn many_tasks_lose_nothing() {
+        let recorder = Recorder::start(Header::new("r", String::new(), vec![]));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut log = recorder.session();
+                    for _ in 0..1_000 {
+                        let request = log.draw();
+                        let key = recorder.key(&format!("kv/{}", request % 10));
+                        let mut write = Operation::new(Kind::Write, key, log.number(), request);
+                        write.value = log.value(request);
+                        write.node = log.node("shard1", Role::Primary, 0);
+                        log.push(write);
+                    }
+                });
+            }
+        });
+        let history = recorder.finish();
+        assert_eq!((history.operations.len(), history.keys.len()), (4_000, 10));
+        let mut values: Vec<_> = history.operations.iter().map(|write| write.value).collect();
+        values.sort_unstable();
+        values.dedup();
+        assert_eq!(values.len(), 4_000);
+        let first = &history.operations[0];
+        assert_eq!(history.request_id(first), format!("r-{}-1", first.session));
+        assert_eq!(history.nodes.get(first.node).unwrap().to_string(), "shard1 primary");
+    }
+}

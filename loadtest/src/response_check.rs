@@ -1,0 +1,242 @@
+//! Response check: a response against the router's promises. Pure: bytes in, judgement out.
+//!
+//! **Invariant:** whatever the bytes are, the answer is a verdict, never a panic, and the text of a
+//! [`Failure`] is short and safe to print.
+//! **Not here:** what was sent, and what is remembered between requests (`scenarios`).
+
+use serde::Deserialize;
+
+/// Longest text kept of what a server said. It is printed once per group, on one line.
+const TEXT_CHARS_MAX: usize = 120;
+
+/// Reason why a request counts as failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The HTTP status, if there was an answer.
+    pub(crate) status: Option<u16>,
+    /// Code that failures are grouped by: the router's, or a text of the tester.
+    pub(crate) code: String,
+    /// One example, for people.
+    pub(crate) detail: String,
+}
+
+impl Failure {
+    /// A failure with texts made safe to print.
+    pub(crate) fn new(status: Option<u16>, code: &str, detail: &str) -> Self {
+        Self { status, code: printable(code), detail: printable(detail) }
+    }
+}
+
+/// The part of a problem body (RFC 9457 and `code`) that is shown.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    code: String,
+    title: String,
+    detail: String,
+}
+
+/// The part of a read's answer that is checked.
+#[derive(Deserialize)]
+struct Rows {
+    data: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    user_id: String,
+    version: Option<u64>,
+}
+
+/// The part of a bulk write's answer that is shown.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PartlyStored {
+    failed: Vec<FailedRow>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct FailedRow {
+    error: Problem,
+}
+
+/// Checks a write: 200 (changed) or 201 (created).
+pub(crate) fn of_write(status: u16, body: &[u8]) -> Result<(), Failure> {
+    match status {
+        200 | 201 => Ok(()),
+        _ => Err(refused(status, body)),
+    }
+}
+
+/// Checks a conditional write, which may also be refused because the row has changed.
+pub(crate) fn of_conditional_write(status: u16, body: &[u8]) -> Result<(), Failure> {
+    if status == 412 { Ok(()) } else { of_write(status, body) }
+}
+
+/// A bulk write is answered 201: all rows are stored. Of one that is not (207) the first row that
+/// failed is told.
+pub(crate) fn of_bulk(status: u16, body: &[u8]) -> Result<(), Failure> {
+    if status != 207 {
+        return of_write(status, body);
+    }
+    let parsed: PartlyStored = serde_json::from_slice(body).unwrap_or_default();
+    let first = parsed.failed.into_iter().next().map(|row| row.error).unwrap_or_default();
+    Err(first.failure(status))
+}
+
+/// An answer of a run that is judged later: refused by the state of a row is as good as done.
+pub(crate) fn of_any(status: u16, body: &[u8]) -> Result<(), Failure> {
+    match status {
+        200..=299 | 404 | 409 | 412 => Ok(()),
+        _ => Err(refused(status, body)),
+    }
+}
+
+/// Checks a read of many rows: 200 with rows, in the requested order.
+pub(crate) fn of_page(status: u16, body: &[u8]) -> Result<(), Failure> {
+    if status != 200 {
+        return Err(refused(status, body));
+    }
+    rows(status, body).map(drop)
+}
+
+/// Checks a read of a value: 200, or 404 if none was stored.
+pub(crate) fn of_value(status: u16, body: &[u8], acknowledged: bool) -> Result<(), Failure> {
+    match status {
+        200 => Ok(()),
+        404 if acknowledged => {
+            Err(Failure::new(Some(status), "lost row", "a value was acknowledged, then not found"))
+        }
+        404 => Ok(()),
+        _ => Err(refused(status, body)),
+    }
+}
+
+/// The version of the only row of an answer.
+pub(crate) fn version_of(body: &[u8]) -> Option<u64> {
+    let rows: Rows = serde_json::from_slice(body).ok()?;
+    rows.data.first()?.version
+}
+
+/// A read by key is answered 200 with rows of that key only; with `acknowledged`, a write of this
+/// key was answered well before, so its row must be among them.
+pub(crate) fn of_read(
+    status: u16,
+    body: &[u8],
+    key: &str,
+    acknowledged: bool,
+) -> Result<(), Failure> {
+    if status != 200 {
+        return Err(refused(status, body));
+    }
+    let rows = rows(status, body)?;
+    if let Some(row) = rows.data.iter().find(|row| row.user_id != key) {
+        let detail = format!("asked for {key}, got {}", row.user_id);
+        return Err(Failure::new(Some(status), "wrong row", &detail));
+    }
+    if acknowledged && rows.data.is_empty() {
+        let detail = format!("{key} was acknowledged, then not found");
+        return Err(Failure::new(Some(status), "lost row", &detail));
+    }
+    Ok(())
+}
+
+fn rows(status: u16, body: &[u8]) -> Result<Rows, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        Failure::new(Some(status), "unreadable answer", &format!("no rows with a user_id: {error}"))
+    })
+}
+
+/// Any other status: what the problem body says, as far as there is one.
+fn refused(status: u16, body: &[u8]) -> Failure {
+    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+    problem.failure(status)
+}
+
+impl Problem {
+    fn failure(&self, status: u16) -> Failure {
+        let code = if self.code.is_empty() { "without a code" } else { &self.code };
+        let detail = if self.detail.is_empty() { &self.title } else { &self.detail };
+        Failure::new(Some(status), code, detail)
+    }
+}
+
+/// Cuts a foreign text to one short line a terminal cannot trip over.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(TEXT_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: &[u8] = br#"{"success":true,"data":[{"user_id":"user_7","name":"x"}],"count":1}"#;
+    const NO_ROW: &[u8] = br#"{"success":true,"data":[],"count":0}"#;
+
+    fn code(verdict: Result<(), Failure>) -> String {
+        verdict.err().map(|failure| failure.code).unwrap_or_default()
+    }
+
+    #[test]
+    fn correct_responses_pass() {
+        assert_eq!(of_write(200, b""), Ok(()));
+        assert_eq!(of_write(201, b""), Ok(()));
+        assert_eq!(of_read(200, ROW, "user_7", true), Ok(()));
+        assert_eq!(of_read(200, NO_ROW, "user_7", false), Ok(()));
+    }
+
+    #[test]
+    fn another_users_row_and_a_lost_row_fail() {
+        let wrong = of_read(200, ROW, "user_8", false).unwrap_err();
+        assert_eq!(wrong.code, "wrong row");
+        assert_eq!(wrong.detail, "asked for user_8, got user_7");
+        assert_eq!(code(of_read(200, NO_ROW, "user_7", true)), "lost row");
+    }
+
+    #[test]
+    fn a_bulk_write_that_stored_less_fails_with_the_first_row_that_failed() {
+        let body = br#"{"failed":[{"index":3,"error":{"code":"TSR304","detail":"no name"}}]}"#;
+        let failure = of_bulk(207, body).unwrap_err();
+        assert_eq!((failure.code.as_str(), failure.detail.as_str()), ("TSR304", "no name"));
+        assert_eq!(code(of_bulk(207, b"{}")), "without a code");
+        assert_eq!(of_bulk(201, b""), Ok(()));
+    }
+
+    #[test]
+    fn a_value_may_be_missing_only_if_none_was_stored() {
+        assert_eq!(of_value(404, b"", false), Ok(()));
+        assert_eq!(code(of_value(404, b"", true)), "lost row");
+        assert_eq!(of_conditional_write(412, b""), Ok(()));
+        assert_eq!(version_of(br#"{"data":[{"user_id":"a","version":7}]}"#), Some(7));
+        assert_eq!(version_of(br#"{"data":[]}"#), None);
+    }
+
+    #[test]
+    fn a_problem_is_named_by_its_code() {
+        let body = br#"{"code":"TSR201","title":"Shard unavailable","detail":"primary of shard3"}"#;
+        let failure = of_write(503, body).unwrap_err();
+        assert_eq!((failure.status, failure.code.as_str()), (Some(503), "TSR201"));
+        assert_eq!(failure.detail, "primary of shard3");
+        assert_eq!(of_read(503, body, "user_7", false).unwrap_err(), failure);
+    }
+
+    #[test]
+    fn no_body_is_too_strange_for_a_verdict() {
+        for body in [&b""[..], b"<html>", b"[]", b"null", b"\xff\xfe", br#"{"data":null}"#] {
+            assert_eq!(code(of_read(200, body, "user_7", false)), "unreadable answer");
+            assert_eq!(code(of_write(502, body)), "without a code");
+        }
+        for status in [202, 204, 206, 301] {
+            assert_eq!(of_write(status, b"").unwrap_err().status, Some(status));
+        }
+        let row_without_key = br#"{"data":[{"name":"x"}]}"#;
+        assert_eq!(code(of_read(200, row_without_key, "user_7", false)), "unreadable answer");
+    }
+
+    #[test]
+    fn a_foreign_text_cannot_draw_on_the_terminal() {
+        assert_eq!(printable("a\x1b[31mb\nc"), "a[31mbc");
+        assert_eq!(printable(&"x".repeat(1_000)).len(), TEXT_CHARS_MAX);
+    }
+}

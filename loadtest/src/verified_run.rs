@@ -1,0 +1,215 @@
+//! Verified run: the verifying workload, from the first request to the verdict.
+//!
+//! **Not here:** the workload (`verify`), the faults (`chaos`) and the checks (`checker`).
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use checker::history::{OperationHistory, lines};
+use checker::{self, Check, Violation};
+use loadtest::recorder::Recorder;
+
+use crate::chaos::{self, Chaos, ChaosTargets, ClusterError};
+use crate::counters::Counters;
+use crate::http_client::Pool;
+use crate::measured_run;
+use crate::options::Options;
+use crate::own_rows::OwnRows;
+use crate::report::{Checked, Fault, Finding, Ran, Report, Verified};
+use crate::verify::Verification;
+
+/// Name of the check that no history can show.
+const LIVENESS: &str = "liveness";
+
+/// Runs the workload against routers that are there.
+pub(crate) async fn run(
+    options: &Options,
+    pools: Vec<Arc<Pool>>,
+    own: &OwnRows,
+) -> anyhow::Result<Report> {
+    let file = open_history(options)?;
+    let counters = Arc::new(Counters::default());
+    let of_run = (pools, Arc::clone(own.names()));
+    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&counters))?);
+    verification.open_banks().await?;
+    let ran = measured_run::run(options, Arc::clone(&verification).scenario()?, &counters).await?;
+    let read_back = verification.finish().await;
+    let history = verification.recorder().finish();
+    let mut verified = judge(&history, file)?;
+    if let Err(error) = read_back {
+        verified.accuse("what was written can be read after the run", format!("{error:#}"));
+    }
+    let start = start(&counters, verification.recorder());
+    Ok(conclude(options, &counters, ran, &history, (verified, start)))
+}
+
+/// Runs the workload against a router of its own, which is broken meanwhile, or the servers under
+/// it; then everything must work again within [`chaos::LIVENESS`].
+pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
+    let targets = ChaosTargets::start(&options.load).await?;
+    let mut options = options.clone();
+    options.aim_at(&targets.url()).map_err(anyhow::Error::msg)?;
+    let file = open_history(&options)?;
+    let pools = Pool::of(&options.targets)?;
+    let pool = Arc::clone(&pools[0]);
+    chaos::ready(&pool, chaos::LIVENESS).await?;
+    let own = OwnRows::prepare(&options, &pools).await?;
+    let ended = break_meanwhile(&options, targets, pools, &own, file).await;
+    // Without a cluster the rows disappear with the router's directory.
+    if options.load.cluster.is_some() {
+        match &ended {
+            Ok((_, Some(_))) => own.remove(&options, &pool).await,
+            Ok((_, None)) | Err(_) => own.report_left_rows(),
+        }
+    }
+    let (report, targets) = ended?;
+    if let Some(mut targets) = targets.filter(|_| !report.passed) {
+        let kept = targets.keep().display().to_string();
+        let _ = writeln!(std::io::stderr(), "loadtest: the router's directory is kept: {kept}");
+    }
+    Ok(report)
+}
+
+/// Runs the load; returns its report, and the targets unless one could not be started again.
+async fn break_meanwhile(
+    options: &Options,
+    targets: ChaosTargets,
+    pools: Vec<Arc<Pool>>,
+    own: &OwnRows,
+    file: Option<File>,
+) -> anyhow::Result<(Report, Option<ChaosTargets>)> {
+    let counters = Arc::new(Counters::default());
+    let pool = Arc::clone(&pools[0]);
+    let of_run = (pools, Arc::clone(own.names()));
+    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&counters))?);
+    verification.open_banks().await?;
+    let recorder = Arc::clone(verification.recorder());
+    let chaos = Chaos::start(targets, Arc::clone(&recorder), options.load.seed);
+    let ran = measured_run::run(options, Arc::clone(&verification).scenario()?, &counters).await;
+    let stopped = chaos.stop().await;
+    let ran = ran?;
+    let (targets, works) = match stopped {
+        Ok(targets) => (Some(targets), wait_until_working(&pool, &verification).await),
+        Err(error) if error.is::<ClusterError>() => return Err(error),
+        Err(error) => (None, Err(error)),
+    };
+    let history = recorder.finish();
+    let mut verified = judge(&history, file)?;
+    match (works, &targets) {
+        (Ok(took), _) => {
+            let note = format!(
+                "after the last fault rows of all shards were written within {took} ms, and then all read"
+            );
+            verified.notes.insert(0, note);
+        }
+        (Err(error), Some(_)) => {
+            let promise = "after the last fault everything works again in time";
+            verified.accuse(promise, format!("{error:#}"));
+        }
+        (Err(error), None) => {
+            verified.accuse("a router can be ended and started again", format!("{error:#}"));
+        }
+    }
+    let start = start(&counters, &recorder);
+    Ok((conclude(options, &counters, ran, &history, (verified, start)), targets))
+}
+
+/// Waits until everything works, and reads all rows; returns the milliseconds that the wait took.
+async fn wait_until_working(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<u128> {
+    let began = Instant::now();
+    match tokio::time::timeout(chaos::LIVENESS, alive(pool, verification)).await {
+        Ok(alive) => alive?,
+        Err(_) => anyhow::bail!("new writes are not accepted within {:?}", chaos::LIVENESS),
+    }
+    let took = began.elapsed().as_millis();
+    verification.finish().await?;
+    Ok(took)
+}
+
+/// Liveness: new writes work on every shard.
+async fn alive(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<()> {
+    chaos::ready(pool, chaos::LIVENESS).await?;
+    verification.write_everywhere(chaos::LIVENESS).await
+}
+
+/// Opens the file of the history before the run, so that an error is known in time.
+fn open_history(options: &Options) -> anyhow::Result<Option<File>> {
+    let Some(path) = &options.load.history else { return Ok(None) };
+    let file = File::create(path);
+    file.map(Some).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Writes the history to its file, if one was named, and checks it.
+fn judge(history: &OperationHistory, file: Option<File>) -> anyhow::Result<Verified> {
+    if let Some(file) = file {
+        let mut out = BufWriter::new(file);
+        let written = lines::write(history, &mut out).and_then(|()| out.flush());
+        written.context("the history cannot be written")?;
+    }
+    Ok(summarize(history, &checker::check(history)))
+}
+
+fn conclude(
+    options: &Options,
+    counters: &Counters,
+    ran: Ran,
+    history: &OperationHistory,
+    (verified, start): (Verified, u64),
+) -> Report {
+    let ran = Ran { faults: faults(history, start), verified: Some(verified), ..ran };
+    Report::new(options, &counters.counts(), ran)
+}
+
+impl Verified {
+    /// Adds a promise that was broken before the history could show it.
+    fn accuse(&mut self, promise: &str, what: String) {
+        self.checks.push(Checked { check: LIVENESS.to_owned(), violations: 1 });
+        let lines = vec![format!("{LIVENESS}: {what}"), format!("  promised: {promise}")];
+        let finding = Finding { check: LIVENESS.to_owned(), promise: promise.to_owned(), lines };
+        self.findings.push(finding);
+    }
+}
+
+/// Returns the time at which the first user started, on the history's clock.
+fn start(counters: &Counters, recorder: &Recorder) -> u64 {
+    counters.started().map_or(0, |started| recorder.at(started))
+}
+
+fn faults(history: &OperationHistory, start: u64) -> Vec<Fault> {
+    let at_s = |at: u64| at.saturating_sub(start) as f64 / 1e9;
+    history
+        .faults
+        .iter()
+        .map(|fault| Fault { at_s: at_s(fault.at), what: fault.what.clone() })
+        .collect()
+}
+
+fn summarize(history: &OperationHistory, judged: &checker::Report) -> Verified {
+    let mut notes = Vec::new();
+    let checks = Check::ALL.iter().map(|&check| Checked {
+        check: format!("{} {}", check.id(), check.name()),
+        violations: judged.count(check),
+    });
+    let finding = |violation: &Violation, lines| Finding {
+        check: violation.check.id().to_owned(),
+        promise: violation.promise.to_owned(),
+        lines,
+    };
+    let findings = judged.violations.iter().map(|one| finding(one, one.lines(history)));
+    let losses = judged.losses.iter().map(|one| finding(one, one.loss_lines(history)));
+    notes.extend(judged.availability_lines().into_iter().map(|line| format!("C10 {line}")));
+    if judged.rows_not_read_back > 0 {
+        notes.push(format!("{} rows were not read at the end", judged.rows_not_read_back));
+    }
+    Verified {
+        operations: history.operations.len() as u64,
+        checks: checks.collect(),
+        findings: findings.collect(),
+        lost: judged.lost,
+        losses: losses.collect(),
+        notes,
+    }
+}

@@ -1,0 +1,147 @@
+//! Address: where Redis is, as whom it is asked, and how the way there is secured.
+//!
+//! `redis://user:password@host:port/db`, or `rediss://` for TLS, which trusts the authorities of the system or those of
+//! the file that `?ca=` names.
+//!
+//! **Invariant:** no `Debug`, `Display` or error shows a password.
+//! **Not here:** connecting (`connections`).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+
+/// The databases of a Redis are counted from 0.
+const DATABASE_MAX: u32 = 1_000;
+
+/// Address of a Redis server.
+#[derive(Clone)]
+pub struct CacheAddress {
+    info: ConnectionInfo,
+    /// The file of the authorities that are trusted.
+    roots: Option<PathBuf>,
+    shown: String,
+}
+
+/// Reason why a text is no address of a cache. It never repeats the text, which may hold a
+/// password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Another scheme.
+    #[error("the address of a cache begins with redis:// or rediss://")]
+    Scheme,
+    /// Text that cannot be parsed.
+    #[error(
+        "the address of a cache is redis://user:password@host:port/database; in a user name or a password write @ as %40, / as %2F, ? as %3F, # as %23, : as %3A"
+    )]
+    Form,
+    /// No host.
+    #[error("the address of a cache names a host, such as redis://127.0.0.1:6379")]
+    NoHost,
+    /// Text after the host that is no number.
+    #[error(
+        "the database of a cache is a number from 0 to {DATABASE_MAX}, such as redis://127.0.0.1:6379/0"
+    )]
+    Database,
+    /// Another parameter than `?ca=`.
+    #[error(
+        "the only parameter of a cache's address is ca: a file of the authorities that are trusted"
+    )]
+    Parameter,
+    /// Authorities without TLS.
+    #[error("ca is a parameter of rediss:// addresses; redis:// ones are not encrypted")]
+    RootsWithoutTls,
+}
+
+impl FromStr for CacheAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let text = text.trim();
+        let is_secured = text.starts_with("rediss://");
+        if !is_secured && !text.starts_with("redis://") {
+            return Err(AddressError::Scheme);
+        }
+        let mut url = redis::parse_redis_url(text).ok_or(AddressError::Form)?;
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(AddressError::NoHost);
+        }
+        if url.fragment().is_some() {
+            return Err(AddressError::Form);
+        }
+        let database = url.path().trim_matches('/');
+        let is_database = database.parse().is_ok_and(|number: u32| number <= DATABASE_MAX);
+        if !database.is_empty() && !is_database {
+            return Err(AddressError::Database);
+        }
+        let mut roots = None;
+        for (name, value) in url.query_pairs() {
+            if name != "ca" || value.is_empty() || roots.is_some() {
+                return Err(AddressError::Parameter);
+            }
+            roots = Some(PathBuf::from(&*value));
+        }
+        if roots.is_some() && !is_secured {
+            return Err(AddressError::RootsWithoutTls);
+        }
+        let shown = {
+            let mut shown = url.clone();
+            // A user name cannot be put to an address without a host, and this has one.
+            let hidden = url.password().is_none() || shown.set_password(Some("***")).is_ok();
+            if hidden { shown.to_string() } else { "redis://***".to_owned() }
+        };
+        url.set_query(None);
+        let info = url.into_connection_info().map_err(|_| AddressError::Form)?;
+        // The server need not know who made the client, and is asked less when one connects.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        // A question does not wait until the answer to the one before has come.
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        Ok(Self { info, roots, shown })
+    }
+}
+
+impl CacheAddress {
+    /// Address without its secret: the password is `***`.
+    pub fn redacted(&self) -> &str {
+        &self.shown
+    }
+
+    /// True if connections use TLS.
+    pub(super) fn is_secured(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
+    }
+
+    /// Connection parameters for the Redis client.
+    pub(super) fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    /// The file of the authorities that are trusted, if not those of the system.
+    pub(super) fn roots(&self) -> Option<&Path> {
+        self.roots.as_deref()
+    }
+}
+
+impl fmt::Display for CacheAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for CacheAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.shown, f)
+    }
+}
+
+/// Two addresses are alike if they are to the same place as the same user; the rest of them is secret.
+impl PartialEq for CacheAddress {
+    fn eq(&self, other: &Self) -> bool {
+        let secret = |address: &Self| address.info.redis_settings().password().map(str::to_owned);
+        self.shown == other.shown && secret(self) == secret(other)
+    }
+}
+
+impl Eq for CacheAddress {}

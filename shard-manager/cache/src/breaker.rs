@@ -1,0 +1,342 @@
+//! Breaker: whether Redis is asked, judged by how it has answered.
+//!
+//! The breaker opens after several failures in a row, or when answers are slow for a while; then
+//! Redis is not used. On a busy machine everything is late, and delays of the router itself do not
+//! count against Redis. An answer is slow only if it took longer than half of the patience and than
+//! reads of the shards take; many that come late together count as one; and a command given up by a
+//! thread that was late itself counts as slow, not as failed. But an answer that took longer than
+//! the patience is slow however slow the shards are. After a pause there is a trial in the
+//! background: if it is answered in time, Redis is used again, else the next pause is longer.
+//!
+//! **Invariant:** while it is open, at most one trial is under way, and no read waits for it.
+//! **Not here:** asking (`cache`).
+
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::stats::BreakerState;
+
+/// Failures in a row that open it.
+const FAILURES_MAX: u32 = 3;
+/// Excess of spans with a slow answer over others that opens the breaker.
+const SLOW_MAX: u32 = 32;
+/// Span of time of which one answer is judged, the first: what one pause delays counts once.
+const SPAN: Duration = Duration::from_millis(10);
+/// A thread that wakes so much too late is late itself, if it is also more than what makes an answer slow.
+const LATE_FROM: Duration = Duration::from_millis(5);
+/// A read of a shard moves what they take by one of so many parts.
+const WEIGHT: u64 = 8;
+/// First pause of an open breaker.
+const OPEN_FIRST: Duration = Duration::from_secs(1);
+/// The longest time that it is open until Redis is tried again.
+const OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// Longest duration of a trial.
+pub(super) const TRIAL_MAX: Duration = Duration::from_secs(2);
+/// Time after which another trial begins if no end of a trial was reported; by then it has ended.
+const TRIAL_LOST: Duration = Duration::from_secs(3);
+
+const CLOSED: u8 = 0;
+const HALF_OPEN: u8 = 1;
+const OPEN: u8 = 2;
+
+/// Judges how Redis answers.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    state: AtomicU8,
+    failures: AtomicU32,
+    slow: AtomicU32,
+    /// The span of the last answer that was judged.
+    span: AtomicU64,
+    /// Microseconds that reads of the shards take.
+    shards: AtomicU64,
+    epoch: Instant,
+    /// Milliseconds since `epoch` at which Redis is tried again.
+    until: AtomicU64,
+    /// Milliseconds of the next pause.
+    pause: AtomicU64,
+    /// An answer that took longer is slow, if reads of the shards are quicker; half of the patience.
+    slow_from: Duration,
+}
+
+/// Instruction of the breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Redis may be asked.
+    Ask,
+    /// Redis must not be used.
+    Leave,
+    /// Redis must not be used; the caller begins a trial and reports its end.
+    Try,
+}
+
+impl Breaker {
+    /// One that finds answers slow that take longer than half of the patience.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self {
+            state: AtomicU8::new(CLOSED),
+            failures: AtomicU32::new(0),
+            slow: AtomicU32::new(0),
+            span: AtomicU64::new(0),
+            shards: AtomicU64::new(0),
+            epoch: Instant::now(),
+            until: AtomicU64::new(0),
+            pause: AtomicU64::new(OPEN_FIRST.as_millis() as u64),
+            slow_from: patience / 2,
+        }
+    }
+
+    /// State of the breaker.
+    pub(super) fn state(&self) -> BreakerState {
+        match self.state.load(Ordering::Acquire) {
+            CLOSED => BreakerState::Closed,
+            HALF_OPEN => BreakerState::HalfOpen,
+            _ => BreakerState::Open,
+        }
+    }
+
+    /// True if Redis is used; begins no trial.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CLOSED
+    }
+
+    /// Returns the instruction for now.
+    pub(super) fn advice(&self) -> Advice {
+        if self.is_closed() {
+            return Advice::Ask;
+        }
+        let (until, now) = (self.until.load(Ordering::Acquire), self.millis());
+        // Whoever puts the time off is the one who tries; if that is never told to have ended, another does.
+        let later = now + TRIAL_LOST.as_millis() as u64;
+        let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
+        if now < until || self.until.compare_exchange(until, later, set, seen).is_err() {
+            return Advice::Leave;
+        }
+        match self.state.compare_exchange(OPEN, HALF_OPEN, set, seen) {
+            Ok(_) | Err(HALF_OPEN) => Advice::Try,
+            Err(_) => Advice::Leave,
+        }
+    }
+
+    /// Notes how long a read of a shard took, by the same threads on the same machine.
+    pub(super) fn shard_took(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX) / WEIGHT;
+        let usual = self.shards.load(Ordering::Relaxed);
+        // What another adds at the same time makes no difference that matters.
+        let usual = (usual - usual / WEIGHT).saturating_add(took);
+        self.shards.store(usual, Ordering::Relaxed);
+    }
+
+    /// Judges an answer that came now; returns true if the breaker opens because too many were
+    /// slow.
+    pub(super) fn answered(&self, took: Duration, now: Instant) -> bool {
+        // One for which no read would have waited tells nothing of those that do.
+        if took <= 2 * self.slow_from && self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        self.judge(took, now)
+    }
+
+    /// Judges a command given up now that was to be given up at `until`; returns true if the
+    /// breaker opens.
+    pub(super) fn late(&self, until: Instant, now: Instant) -> bool {
+        let own = now.saturating_duration_since(until);
+        if own <= LATE_FROM.max(self.slow_from) {
+            return self.failed();
+        }
+        // The answer may have been there before the thread was. If that goes on, it is of no use all the same.
+        self.judge(2 * self.slow_from + own, now)
+    }
+
+    fn judge(&self, took: Duration, now: Instant) -> bool {
+        let span =
+            (now.saturating_duration_since(self.epoch).as_millis() / SPAN.as_millis()) as u64 + 1;
+        let judged = self.span.load(Ordering::Relaxed);
+        let (set, seen) = (Ordering::Relaxed, Ordering::Relaxed);
+        if span <= judged || self.span.compare_exchange(judged, span, set, seen).is_err() {
+            return false;
+        }
+        let usual = Duration::from_micros(self.shards.load(Ordering::Relaxed));
+        // Slow shards excuse no more than a read waits for.
+        if took <= self.slow_from.max(usual.min(2 * self.slow_from)) {
+            let slow = self.slow.load(Ordering::Relaxed);
+            if slow != 0 {
+                // What another takes away at the same time makes no difference that matters.
+                self.slow.store(slow - 1, Ordering::Relaxed);
+            }
+            return false;
+        }
+        self.slow.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_MAX && self.open_from(CLOSED)
+    }
+
+    /// Counts a failure; returns true if the breaker opens for it.
+    pub(super) fn failed(&self) -> bool {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        failures >= FAILURES_MAX && self.open_from(CLOSED)
+    }
+
+    /// Ends a trial.
+    pub(super) fn tried(&self, is_well: bool) {
+        if is_well {
+            self.failures.store(0, Ordering::Relaxed);
+            self.slow.store(0, Ordering::Relaxed);
+            self.pause.store(OPEN_FIRST.as_millis() as u64, Ordering::Relaxed);
+            self.state.store(CLOSED, Ordering::Release);
+        } else {
+            self.open_from(HALF_OPEN);
+        }
+    }
+
+    fn open_from(&self, state: u8) -> bool {
+        let pause = self.pause.load(Ordering::Relaxed);
+        // Before the state, so that nobody finds it open and its pause over.
+        self.until.store(self.millis() + pause, Ordering::Release);
+        let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
+        let opened = self.state.compare_exchange(state, OPEN, set, seen).is_ok();
+        if opened {
+            let longer = (2 * pause).min(OPEN_MAX.as_millis() as u64);
+            self.pause.store(longer, Ordering::Relaxed);
+        }
+        opened
+    }
+
+    fn millis(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(20);
+
+    /// Ends the pause of the breaker.
+    fn wait_out(breaker: &Breaker) {
+        breaker.until.store(0, Ordering::Release);
+    }
+
+    /// A moment in each span.
+    fn span(breaker: &Breaker, number: u32) -> Instant {
+        breaker.epoch + number * SPAN
+    }
+
+    #[test]
+    fn it_opens_after_failures_in_a_row_only() {
+        let breaker = Breaker::new(PATIENCE);
+        for number in 0..10 {
+            assert!(!breaker.failed() && !breaker.failed());
+            assert!(!breaker.answered(Duration::ZERO, span(&breaker, number)));
+        }
+        assert!(!breaker.failed() && !breaker.failed() && breaker.failed());
+        assert_eq!(breaker.state(), BreakerState::Open);
+        assert!(!breaker.failed(), "it is told once that it opened");
+    }
+
+    #[test]
+    fn it_opens_when_answers_are_slow_for_a_while() {
+        let breaker = Breaker::new(PATIENCE);
+        let slow = Duration::from_millis(11);
+        let answered = |took, number| breaker.answered(took, span(&breaker, number));
+        for number in 1..SLOW_MAX {
+            assert!(!answered(slow, number));
+        }
+        assert!(!answered(Duration::ZERO, SLOW_MAX), "one in time makes up for one");
+        assert!(!answered(slow, SLOW_MAX + 1) && answered(slow, SLOW_MAX + 2));
+    }
+
+    #[test]
+    fn one_pause_that_makes_a_hundred_answers_late_counts_once() {
+        let breaker = Breaker::new(PATIENCE);
+        for number in 0..SLOW_MAX - 1 {
+            for _ in 0..100 {
+                assert!(!breaker.answered(Duration::from_millis(15), span(&breaker, number)));
+            }
+        }
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn where_the_shards_take_as_long_redis_is_not_slow() {
+        let breaker = Breaker::new(PATIENCE);
+        let (slow, slower) = (Duration::from_millis(15), Duration::from_millis(18));
+        (0..50).for_each(|_| breaker.shard_took(Duration::from_millis(17)));
+        for number in 0..10 * SLOW_MAX {
+            assert!(!breaker.answered(slow, span(&breaker, number)));
+        }
+        assert!((0..SLOW_MAX).any(|n| breaker.answered(slower, span(&breaker, 1_000 + n))));
+    }
+
+    #[test]
+    fn shards_that_are_slower_still_do_not_excuse_what_no_read_waits_for() {
+        let breaker = Breaker::new(PATIENCE);
+        (0..50).for_each(|_| breaker.shard_took(Duration::from_secs(1)));
+        let too_late = PATIENCE + Duration::from_millis(1);
+        assert!((0..SLOW_MAX).any(|number| breaker.answered(too_late, span(&breaker, number))));
+    }
+
+    #[test]
+    fn an_answer_that_no_read_would_have_waited_for_makes_up_for_no_failure() {
+        let breaker = Breaker::new(PATIENCE);
+        let too_late = PATIENCE + Duration::from_millis(1);
+        for number in 0..2 {
+            assert!(!breaker.failed() && !breaker.answered(too_late, span(&breaker, number)));
+        }
+        assert!(breaker.failed());
+    }
+
+    #[test]
+    fn shards_that_are_quick_again_are_what_redis_is_held_against() {
+        let breaker = Breaker::new(PATIENCE);
+        (0..50).for_each(|_| breaker.shard_took(Duration::from_secs(10)));
+        (0..100).for_each(|_| breaker.shard_took(Duration::from_millis(1)));
+        let slow = Duration::from_millis(11);
+        assert!((0..SLOW_MAX).any(|number| breaker.answered(slow, span(&breaker, number))));
+    }
+
+    #[test]
+    fn a_thread_that_is_late_itself_gives_up_without_a_failure() {
+        let breaker = Breaker::new(PATIENCE);
+        let until = span(&breaker, 10);
+        let late = until + Duration::from_millis(30);
+        for _ in 0..10 {
+            assert!(!breaker.late(until, late));
+        }
+        let soon = until + Duration::from_millis(2);
+        assert!(!breaker.late(until, soon) && !breaker.late(until, soon));
+        assert!(breaker.late(until, soon), "this was Redis");
+    }
+
+    #[test]
+    fn a_redis_that_never_answers_is_left_alone_also_by_threads_that_are_late() {
+        let breaker = Breaker::new(PATIENCE);
+        let until = |number| span(&breaker, 10 * number);
+        let late = |number| breaker.late(until(number), until(number) + Duration::from_millis(30));
+        assert!((0..SLOW_MAX).any(late));
+    }
+
+    #[test]
+    fn one_at_a_time_tries_whether_it_is_back_and_the_pauses_grow() {
+        let breaker = Breaker::new(PATIENCE);
+        for _ in 0..3 {
+            breaker.failed();
+        }
+        assert_eq!(breaker.advice(), Advice::Leave, "the pause has begun");
+        for pause in [2_000, 4_000, 8_000, 10_000, 10_000] {
+            wait_out(&breaker);
+            assert_eq!(breaker.pause.load(Ordering::Relaxed), pause);
+            assert_eq!((breaker.advice(), breaker.advice()), (Advice::Try, Advice::Leave));
+            assert_eq!(breaker.state(), BreakerState::HalfOpen);
+            breaker.tried(false);
+            assert_eq!(breaker.advice(), Advice::Leave);
+        }
+        wait_out(&breaker);
+        assert_eq!(breaker.advice(), Advice::Try);
+        breaker.tried(true);
+        assert_eq!((breaker.advice(), breaker.state()), (Advice::Ask, BreakerState::Closed));
+        for _ in 0..3 {
+            breaker.failed();
+        }
+        assert_eq!(breaker.pause.load(Ordering::Relaxed), 2_000, "it began anew");
+    }
+}

@@ -1,0 +1,42 @@
+//! Clock: moments that this process and others can compare.
+//!
+//! **Not here:** how they are compared (`proof`).
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::proof::ClockReading;
+
+/// The clocks of this process.
+#[derive(Debug)]
+pub(super) struct Clock {
+    pub(super) process: u64,
+    epoch: Instant,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self { process: uuid::Uuid::new_v4().as_u64_pair().0, epoch: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> ClockReading {
+        self.moment(Instant::now())
+    }
+
+    /// Microseconds of this process until then; 0 for what was before it.
+    pub(super) fn own(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_micros() as u64
+    }
+
+    /// The moment of an instant that is past.
+    pub(super) fn moment(&self, at: Instant) -> ClockReading {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let wall = wall.map_or(0, |since| since.as_micros() as i64);
+        let own = match at.checked_duration_since(self.epoch) {
+            Some(since) => since.as_micros() as i64,
+            // Rounded to what is earlier, as everything here.
+            None => -(self.epoch.duration_since(at).as_micros() as i64) - 1,
+        };
+        let wall = wall - at.elapsed().as_micros() as i64;
+        ClockReading { process: self.process, own, wall }
+    }
+}

@@ -1,0 +1,378 @@
+//! Connections to Redis: one for each serving thread, shared by all requests of the thread.
+//!
+//! A connection lives on the runtime of the thread that opened it, so a response wakes no other thread.
+//! The first request that needs a connection begins to open it and waits within its limits; the
+//! attempt goes on without it. A slow attempt, or one that leaves too little time for a response,
+//! does not count against Redis. A failed one does, once for all requests that wait; so does the end of
+//! a connection, unless the next one is open while they wait.
+//!
+//! **Invariant:** a thread opens at most one connection at a time; no request waits beyond its limits.
+//! **Not here:** when Redis is used (`breaker`) and for what (`client`).
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, TlsCertificates, Value};
+use rustls::crypto::{CryptoProvider, ring};
+use tokio::sync::watch;
+
+use super::address::CacheAddress;
+
+/// Connections of one process; more threads than this share them.
+const CONNECTIONS_MAX: usize = 64;
+/// Longest duration of opening a connection.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// Commands that may wait to be written on one connection; further ones wait for room.
+const WAITING_MAX: usize = 512;
+
+/// Timeouts in a row after which a connection counts as dead.
+const TIMEOUTS_MAX: u32 = 3;
+
+/// Redis error name for a command it cannot parse, or a long one before authentication.
+pub(super) const PROTOCOL_ERROR: &str = "protocol error";
+
+/// Reason why a command has no result. It never repeats the text of Redis, which may hold a password.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum RedisError {
+    /// No connection could be made.
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    /// Redis refused the command.
+    #[error("{0}")]
+    Refused(String),
+    /// Its connection ended.
+    #[error("the connection ended")]
+    Ended,
+    /// There was no time for an answer, because the connection was still being made.
+    #[error("the connection is being made")]
+    Connecting,
+    /// Redis did not answer in time.
+    #[error("it does not answer in time")]
+    Late,
+}
+
+/// Response of Redis.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) value: Value,
+    /// Time from the sending on an open connection to the response.
+    pub(super) took: Duration,
+}
+
+/// Wait limits of a command.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WaitLimits {
+    /// Latest moment of the response.
+    pub(super) until: Instant,
+    /// Longest wait for a connection since its opening began; a request that comes later does not wait.
+    pub(super) connection: Duration,
+}
+
+/// Connections of one cache.
+pub(super) struct Connections {
+    id: u64,
+    address: CacheAddress,
+    all: Mutex<Vec<Arc<SharedConnection>>>,
+    shared: AtomicUsize,
+    failures: Arc<Failures>,
+}
+
+/// Connections that ended or failed to open since the last success and were not counted yet, and the
+/// last reason.
+#[derive(Default)]
+struct Failures(Mutex<(u32, Option<RedisError>)>);
+
+impl Failures {
+    fn add(&self, error: RedisError) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures = (failures.0.saturating_add(1), Some(error));
+    }
+
+    fn take(&self) -> (u32, Option<RedisError>) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[derive(Default)]
+struct SharedConnection(Mutex<State>, Arc<Failures>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Idle,
+    /// Receives the end of the attempt; start of the attempt.
+    Connecting(watch::Receiver<Option<RedisError>>, Instant),
+    Open(Open),
+}
+
+#[derive(Clone)]
+struct Open {
+    connection: MultiplexedConnection,
+    /// Number that distinguishes it from its predecessors.
+    number: u64,
+    timeouts: Arc<TimeoutStreak>,
+}
+
+/// Timeouts of a connection in a row: it may be dead while others work.
+#[derive(Default)]
+struct TimeoutStreak {
+    count: AtomicU32,
+    last: Mutex<Option<Instant>>,
+}
+
+impl TimeoutStreak {
+    fn answered(&self) {
+        if self.count.load(Ordering::Relaxed) != 0 {
+            self.count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts the timeout of a command sent at `asked`; returns true if there are too many. Commands
+    /// that were under way together count once.
+    fn add(&self, asked: Instant) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| asked < last) {
+            return false;
+        }
+        *last = Some(Instant::now());
+        self.count.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX
+    }
+}
+
+thread_local! {
+    static OWN: RefCell<Vec<(u64, Weak<SharedConnection>)>> = const { RefCell::new(Vec::new()) };
+}
+
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Connections {
+    pub(super) fn new(address: CacheAddress) -> Self {
+        let (all, shared, failures) = Default::default();
+        Self { id: next_number(), address, all, shared, failures }
+    }
+
+    /// Address of the Redis server.
+    pub(super) fn address(&self) -> &CacheAddress {
+        &self.address
+    }
+
+    /// Sends a command on the connection of this thread. A connection that has ended, or ends before
+    /// the response, is replaced once.
+    pub(super) async fn ask(&self, cmd: &Cmd, limits: WaitLimits) -> Result<Answered, RedisError> {
+        let link = self.own();
+        match link.ask(cmd, &self.address, limits).await {
+            Err(RedisError::Ended) => link.ask(cmd, &self.address, limits).await,
+            answer => answer,
+        }
+    }
+
+    /// Takes the number of connections that ended or failed to open since the last call and the last
+    /// success, and the last reason.
+    pub(super) fn take_failures(&self) -> (u32, Option<RedisError>) {
+        self.failures.take()
+    }
+
+    /// Forgets all open connections, because any of them may be dead: later commands open new ones.
+    pub(super) fn renew(&self) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        for link in all.iter() {
+            let mut state = link.state();
+            if matches!(&*state, State::Open(..)) {
+                *state = State::Idle;
+            }
+        }
+    }
+
+    /// Closes all connections.
+    pub(super) fn close(&self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn own(&self) -> Arc<SharedConnection> {
+        let mine = |own: &mut Vec<(u64, Weak<SharedConnection>)>| {
+            let found = own.iter().find(|(id, _)| *id == self.id);
+            found.and_then(|(_, link)| link.upgrade()).unwrap_or_else(|| {
+                let link = self.another();
+                own.retain(|(id, link)| *id != self.id && link.strong_count() > 0);
+                own.push((self.id, Arc::downgrade(&link)));
+                link
+            })
+        };
+        OWN.with_borrow_mut(mine)
+    }
+
+    fn another(&self) -> Arc<SharedConnection> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < CONNECTIONS_MAX {
+            all.push(Arc::new(SharedConnection(Mutex::default(), Arc::clone(&self.failures))));
+            return Arc::clone(&all[all.len() - 1]);
+        }
+        Arc::clone(&all[self.shared.fetch_add(1, Ordering::Relaxed) % all.len()])
+    }
+}
+
+impl SharedConnection {
+    async fn ask(
+        self: &Arc<Self>,
+        cmd: &Cmd,
+        address: &CacheAddress,
+        limits: WaitLimits,
+    ) -> Result<Answered, RedisError> {
+        let (mut open, has_waited) = self.connection(address, limits).await?;
+        let asked = Instant::now();
+        let answered = open.connection.send_packed_command(cmd);
+        let answer = tokio::time::timeout_at(limits.until.into(), answered).await;
+        if answer.is_ok() {
+            open.timeouts.answered();
+        }
+        match answer {
+            Ok(Ok(Value::ServerError(error))) => Err(RedisError::Refused(told(&error.into()))),
+            Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
+            Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
+                if self.forget(open.number) {
+                    // Once for all commands; not at all if the next connection opens in time.
+                    self.1.add(RedisError::Ended);
+                }
+                Err(RedisError::Ended)
+            }
+            Ok(Err(error)) => Err(RedisError::Refused(told(&error))),
+            Err(_elapsed) if has_waited => Err(RedisError::Connecting),
+            Err(_elapsed) => {
+                if open.timeouts.add(asked) {
+                    self.forget(open.number);
+                }
+                Err(RedisError::Late)
+            }
+        }
+    }
+
+    /// Returns the connection, and true if the command had to wait for it.
+    async fn connection(
+        self: &Arc<Self>,
+        address: &CacheAddress,
+        limits: WaitLimits,
+    ) -> Result<(Open, bool), RedisError> {
+        let mut has_waited = false;
+        loop {
+            let (mut ended, began, making) = {
+                let mut state = self.state();
+                match &*state {
+                    State::Open(open) => return Ok((open.clone(), has_waited)),
+                    State::Connecting(ended, began) => (ended.clone(), *began, None),
+                    State::Idle => {
+                        let (tell, ended) = watch::channel(None);
+                        let began = Instant::now();
+                        *state = State::Connecting(ended.clone(), began);
+                        (ended, began, Some(ConnectionAttempt(Arc::clone(self), tell)))
+                    }
+                }
+            };
+            if let Some(making) = making {
+                // Only now that the lock is released: a runtime that shuts down drops the task at
+                // once, and to drop it takes the lock.
+                tokio::spawn(making.make(address.clone()));
+            }
+            has_waited = true;
+            // The attempt ends without a result if its runtime does; then the loop begins another.
+            let until = (began + limits.connection).min(limits.until);
+            if tokio::time::timeout_at(until.into(), ended.changed()).await.is_err() {
+                return Err(RedisError::Connecting);
+            }
+            if let Some(error) = &*ended.borrow() {
+                return Err(error.clone());
+            }
+        }
+    }
+
+    /// Forgets a connection that has ended; returns false if another one has taken its place.
+    fn forget(&self, ended: u64) -> bool {
+        let mut state = self.state();
+        let is_it = matches!(&*state, State::Open(open) if open.number == ended);
+        if is_it {
+            *state = State::Idle;
+        }
+        is_it
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Attempt to open a connection; its drop is the end of the attempt.
+struct ConnectionAttempt(Arc<SharedConnection>, watch::Sender<Option<RedisError>>);
+
+impl ConnectionAttempt {
+    async fn make(self, address: CacheAddress) {
+        match tokio::time::timeout(CONNECT_MAX, connect(&address)).await {
+            Ok(Ok(connection)) => {
+                // Earlier failures no longer count.
+                self.0.1.take();
+                let (number, timeouts) = (next_number(), Arc::default());
+                *self.0.state() = State::Open(Open { connection, number, timeouts });
+            }
+            Ok(Err(error)) => self.fail(error),
+            Err(_elapsed) => self.fail(RedisError::Unreachable("it took too long".to_owned())),
+        }
+    }
+
+    fn fail(&self, error: RedisError) {
+        *self.0.state() = State::Idle;
+        // Once for all commands that wait, and also if none does any more.
+        self.0.1.add(error.clone());
+        self.1.send_replace(Some(error));
+    }
+}
+
+impl Drop for ConnectionAttempt {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if matches!(&*state, State::Connecting(..)) {
+            *state = State::Idle;
+        }
+    }
+}
+
+pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnection, RedisError> {
+    let unreachable = |error: redis::RedisError| RedisError::Unreachable(told(&error));
+    if address.is_secured() && CryptoProvider::get_default().is_none() {
+        // The Redis client uses the provider of the process and panics if several exist and none is
+        // chosen. A provider that another thread chooses at this moment is as good.
+        let _ = ring::default_provider().install_default();
+    }
+    let client = match address.roots() {
+        None => Client::open(address.info().clone()).map_err(unreachable)?,
+        Some(path) => {
+            let unreadable =
+                |error| RedisError::Unreachable(format!("{}: {error}", path.display()));
+            // A short file, read only when a connection opens.
+            let roots = std::fs::read(path).map_err(unreadable)?;
+            let certificates = TlsCertificates { client_tls: None, root_cert: Some(roots) };
+            Client::build_with_tls(address.info().clone(), certificates).map_err(unreachable)?
+        }
+    };
+    // Each command has its own wait limits.
+    let config = AsyncConnectionConfig::new()
+        .set_response_timeout(None)
+        .set_connection_timeout(None)
+        .set_pipeline_buffer_size(WAITING_MAX);
+    client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)
+}
+
+/// Returns the kind of an error. The text of a server may repeat what was sent to it.
+fn told(error: &redis::RedisError) -> String {
+    match error.code() {
+        Some("ERR") if error.detail().is_some_and(|it| it.starts_with("Protocol error")) => {
+            PROTOCOL_ERROR.to_owned()
+        }
+        Some(code) => code.to_owned(),
+        None if error.is_connection_refusal() => "it is refused".to_owned(),
+        None => error.category().to_owned(),
+    }
+}

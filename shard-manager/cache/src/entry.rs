@@ -1,0 +1,193 @@
+//! Entry: an answer and what it says of itself, as bytes that nobody else can make.
+//!
+//! ```text
+//! json of the rows | ends of the rows | trailer | tag
+//! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline, floor, seen, shape
+//! ```
+//! The trailer has a fixed length and stands at the end, so that a script can look at it, and the bytes before it become
+//! the rows without being copied. The tag is SipHash-2-4 of 128 bits under a secret of the cluster, of the place of the
+//! entry and all its bytes: what is cut, changed, of another cluster or of another place is none.
+//!
+//! **Invariant:** what is read is what was written, or nothing.
+//! **Not here:** whether it is good enough (`proof`), the script (`script`).
+
+use std::hash::Hasher;
+
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use super::proof::{ClockReading, EntryMetadata};
+use model::result_rows::Rows;
+
+/// The version of this spelling. It is in the key as well, so that others are not even met.
+pub(super) const FORMAT: u8 = 1;
+/// Bytes of the tag.
+const TAG_LEN: usize = 16;
+/// Bytes of the trailer.
+const TRAILER_LEN: usize = 8 + 1 + 4 + 8 + 8 + 8 + 4 + 8 + 8 + 1;
+/// Bytes of an entry without rows.
+pub(super) const OVERHEAD: usize = TRAILER_LEN + TAG_LEN;
+
+/// An answer that can be kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The rows.
+    pub rows: Rows,
+    /// Facts that prove how new it is.
+    pub metadata: EntryMetadata,
+}
+
+/// Key of an entry: the name of the Redis key, and the field. An entry is valid under its key only.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EntryKey<'s> {
+    /// The key.
+    pub(super) key: &'s [u8],
+    /// The field.
+    pub(super) field: &'s [u8; 16],
+}
+
+impl EntryKey<'_> {
+    fn tag(&self, secret: &[u8; 16], body: &[u8]) -> [u8; TAG_LEN] {
+        let mut hasher = SipHasher24::new_with_key(secret);
+        hasher.write(&(self.key.len() as u64).to_le_bytes());
+        hasher.write(self.key);
+        hasher.write(self.field);
+        hasher.write(body);
+        hasher.finish128().as_bytes()
+    }
+}
+
+impl Entry {
+    /// Encodes the entry for this key.
+    pub(super) fn encode(&self, entry_key: &EntryKey<'_>, secret: &[u8; 16]) -> Vec<u8> {
+        let Self { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } } = self;
+        let room = rows.json().len() + 4 * rows.len() + OVERHEAD;
+        let mut bytes = Vec::with_capacity(room);
+        bytes.extend_from_slice(rows.json());
+        for end in rows.ends() {
+            bytes.extend_from_slice(&(*end as u32).to_le_bytes());
+        }
+        bytes.extend_from_slice(&rows.version.unwrap_or(0).to_be_bytes());
+        bytes.push(u8::from(rows.version.is_some()));
+        bytes.extend_from_slice(&(rows.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&as_of.process.to_be_bytes());
+        bytes.extend_from_slice(&as_of.own.to_be_bytes());
+        bytes.extend_from_slice(&as_of.wall.to_be_bytes());
+        bytes.extend_from_slice(&timeline.to_be_bytes());
+        bytes.extend_from_slice(&floor.to_be_bytes());
+        bytes.extend_from_slice(&seen.to_be_bytes());
+        bytes.push(FORMAT);
+        let tag = entry_key.tag(secret, &bytes);
+        bytes.extend_from_slice(&tag);
+        bytes
+    }
+
+    /// Decodes an entry; `None` if the bytes are not one for this key.
+    pub(super) fn decode(
+        mut bytes: Vec<u8>,
+        entry_key: &EntryKey<'_>,
+        secret: &[u8; 16],
+    ) -> Option<Self> {
+        let (body, tag) = bytes.split_last_chunk::<TAG_LEN>()?;
+        if entry_key.tag(secret, body) != *tag {
+            return None;
+        }
+        let (front, trailer) = body.split_last_chunk::<TRAILER_LEN>()?;
+        let mut trailer = &trailer[..];
+        let version = i64::from_be_bytes(take(&mut trailer)?);
+        let [has_version] = take(&mut trailer)?;
+        let count = u32::from_be_bytes(take(&mut trailer)?) as usize;
+        let as_of = ClockReading {
+            process: u64::from_be_bytes(take(&mut trailer)?),
+            own: i64::from_be_bytes(take(&mut trailer)?),
+            wall: i64::from_be_bytes(take(&mut trailer)?),
+        };
+        let timeline = u32::from_be_bytes(take(&mut trailer)?);
+        let floor = u64::from_be_bytes(take(&mut trailer)?);
+        let seen = u64::from_be_bytes(take(&mut trailer)?);
+        if trailer != [FORMAT] || has_version > 1 {
+            return None;
+        }
+        let json_len = front.len().checked_sub(count.checked_mul(4)?)?;
+        let (ends, _) = front[json_len..].as_chunks::<4>();
+        let ends = ends.iter().map(|end| u32::from_le_bytes(*end) as usize).collect();
+        bytes.truncate(json_len);
+        let mut rows = Rows::from_parts(bytes, ends)?;
+        rows.version = (has_version == 1).then_some(version);
+        Some(Self { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } })
+    }
+}
+
+/// Returns the last bytes, which distinguish two entries of one key.
+pub(super) fn tag_of(bytes: &[u8]) -> Option<[u8; TAG_LEN]> {
+    bytes.split_last_chunk::<TAG_LEN>().map(|(_, tag)| *tag)
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECRET: [u8; 16] = [7; 16];
+    const ENTRY_KEY: EntryKey<'static> = EntryKey { key: b"tessera:1:k", field: &[1; 16] };
+
+    prop_compose! {
+        fn entries()(
+            texts in prop::collection::vec("[a-z]{0,40}", 0..6),
+            version in prop::option::of(any::<i64>()),
+            (timeline, floor, seen) in any::<(u32, u64, u64)>(),
+            (process, own, wall) in any::<(u64, i64, i64)>(),
+        ) -> Entry {
+            let mut rows = Rows::default();
+            for text in texts {
+                let pushed = rows.push(|json| {
+                    json.extend_from_slice(format!("{{\"a\":\"{text}\"}}").as_bytes());
+                    Ok::<(), std::convert::Infallible>(())
+                });
+                let Ok(()) = pushed;
+            }
+            rows.version = version;
+            let as_of = ClockReading { process, own, wall };
+            Entry { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_was_written(entry in entries()) {
+            let bytes = entry.encode(&ENTRY_KEY, &SECRET);
+            prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &SECRET), Some(entry));
+        }
+
+        #[test]
+        fn what_was_changed_or_cut_is_no_entry(
+            entry in entries(), at in any::<prop::sample::Index>(), flip in 1_u8..=255, cut in any::<bool>(),
+        ) {
+            let mut bytes = entry.encode(&ENTRY_KEY, &SECRET);
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] ^= flip }
+            prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &SECRET), None);
+        }
+
+        #[test]
+        fn what_is_of_another_spot_or_cluster_is_no_entry(entry in entries()) {
+            let bytes = entry.encode(&ENTRY_KEY, &SECRET);
+            let elsewhere = EntryKey { key: b"tessera:1:l", ..ENTRY_KEY };
+            let other = EntryKey { field: &[2; 16], ..ENTRY_KEY };
+            prop_assert_eq!(Entry::decode(bytes.clone(), &elsewhere, &SECRET), None);
+            prop_assert_eq!(Entry::decode(bytes.clone(), &other, &SECRET), None);
+            prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &[8; 16]), None);
+        }
+
+        #[test]
+        fn no_bytes_of_others_are_an_entry(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &SECRET), None);
+        }
+    }
+}

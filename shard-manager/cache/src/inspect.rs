@@ -1,0 +1,56 @@
+//! Inspection of a Redis that is to be a cache: version, memory limit and eviction policy.
+//!
+//! **Invariant:** an inspection changes nothing, and no result holds a password.
+//! **Not here:** judging the result (`doctor`).
+
+use std::time::Duration;
+
+use redis::aio::ConnectionLike;
+use redis::from_redis_value;
+
+use super::CacheAddress;
+use super::connections::connect;
+
+/// Longest duration of an inspection.
+const INSPECT_MAX: Duration = Duration::from_secs(2);
+
+/// Version and settings of a Redis server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheServer {
+    /// `Redis 7.0.15`, or the name and version of another that speaks like it.
+    pub version: String,
+    /// Bytes of memory that it may use; none if it may use all.
+    pub memory_max: Option<u64>,
+    /// Eviction policy: `allkeys-lfu`, `noeviction`, …
+    pub policy: String,
+}
+
+/// Reads version and settings of a Redis server.
+///
+/// # Errors
+/// A sentence, if the server cannot be reached or refuses.
+pub async fn inspect(address: &CacheAddress) -> Result<CacheServer, String> {
+    let asked = async {
+        let mut connection = connect(address).await.map_err(|error| error.to_string())?;
+        let refused = |_| "it refuses to tell what it is (INFO)".to_owned();
+        let told = connection.req_packed_command(&redis::cmd("INFO")).await.map_err(refused)?;
+        Ok(read(&from_redis_value::<String>(told).map_err(|_| "it is no Redis".to_owned())?))
+    };
+    let answer = tokio::time::timeout(INSPECT_MAX, asked).await;
+    answer.unwrap_or_else(|_elapsed| Err("it does not answer".to_owned()))
+}
+
+fn read(info: &str) -> CacheServer {
+    let find = |name: &str| {
+        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(known, _)| *known == name).map(|(_, value)| value.trim())
+    };
+    let version = match (find("valkey_version"), find("redis_version")) {
+        (Some(version), _) => format!("Valkey {version}"),
+        (None, Some(version)) => format!("Redis {version}"),
+        (None, None) => "an unknown version".to_owned(),
+    };
+    let memory_max = find("maxmemory").and_then(|bytes| bytes.parse().ok());
+    let policy = find("maxmemory_policy").unwrap_or_default().to_owned();
+    CacheServer { version, memory_max: memory_max.filter(|bytes| *bytes > 0), policy }
+}

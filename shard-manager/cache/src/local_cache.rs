@@ -1,0 +1,91 @@
+//! In-process cache: the hottest entries, without a round trip to Redis.
+//!
+//! Its entries prove themselves as those of Redis do. The least useful ones per byte make room.
+//!
+//! **Invariant:** after an invalidation no entry is kept that was read before it.
+//! **Not here:** whether an entry is enough (`proof`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::cache_key::Name;
+use super::entry::Entry;
+
+/// Most entries of one key.
+const ENTRIES_OF_KEY_MAX: usize = 32;
+/// Approximate bytes of an entry beside its rows.
+const ENTRY_BYTES: usize = 256;
+/// Counters of invalidations, which keys share.
+const COUNTERS: usize = 1_024;
+
+/// All entries of one key.
+type OfKey = Arc<[([u8; 16], Arc<Entry>)]>;
+
+/// Entries in memory.
+pub(super) struct LocalCache {
+    entries: Cache<u128, OfKey, Bytes>,
+    invalidations: Box<[AtomicU64]>,
+}
+
+/// Counter of invalidations at the beginning of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark(u64);
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<u128, OfKey> for Bytes {
+    fn weight(&self, _key: &u128, entries: &OfKey) -> u64 {
+        let bytes = |entry: &Entry| entry.rows.json().len() + 8 * entry.rows.len() + ENTRY_BYTES;
+        entries.iter().map(|(_, entry)| bytes(entry) as u64).sum()
+    }
+}
+
+impl LocalCache {
+    /// Creates a cache for so many bytes.
+    pub(super) fn new(bytes: usize) -> Self {
+        let about = bytes / (2 * ENTRY_BYTES);
+        Self {
+            entries: Cache::with_weighter(about, bytes as u64, Bytes),
+            invalidations: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    pub(super) fn get(&self, name: &Name) -> Option<Arc<Entry>> {
+        let of_key = self.entries.get(&name.key_hash)?;
+        let found = of_key.iter().find(|(field, _)| *field == name.field);
+        found.map(|(_, entry)| Arc::clone(entry))
+    }
+
+    /// Returns the mark to take before reading what is to be kept.
+    pub(super) fn mark(&self, key_hash: u128) -> Mark {
+        Mark(self.invalidations(key_hash).load(Ordering::SeqCst))
+    }
+
+    /// Keeps an entry, unless its key was invalidated since the mark.
+    pub(super) fn keep(&self, name: &Name, mark: Mark, entry: Arc<Entry>) {
+        let Name { key_hash, field, .. } = name;
+        let known = self.entries.get(key_hash);
+        let others = known.iter().flat_map(|known| known.iter());
+        let others = others.filter(|(known, _)| known != field).take(ENTRIES_OF_KEY_MAX - 1);
+        let of_key = std::iter::once((*field, entry)).chain(others.cloned()).collect();
+        self.entries.insert(*key_hash, of_key);
+        // Afterwards: a concurrent invalidation removes the entry itself, or is noticed here.
+        if self.mark(*key_hash) != mark {
+            self.entries.remove(key_hash);
+        }
+    }
+
+    /// Removes the entries of a key of which rows were written.
+    pub(super) fn invalidate(&self, key_hash: u128) {
+        self.invalidations(key_hash).fetch_add(1, Ordering::SeqCst);
+        self.entries.remove(&key_hash);
+    }
+
+    fn invalidations(&self, key_hash: u128) -> &AtomicU64 {
+        &self.invalidations[key_hash as usize % COUNTERS]
+    }
+}

@@ -1,0 +1,67 @@
+//! Tally: counts what the cache does, cheaply.
+//!
+//! Each thread counts in a stripe that it shares with few others, so that two that count do not take the same bytes from
+//! each other's processors.
+//!
+//! **Not here:** what is counted when (`cache`).
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+const STRIPES: usize = 16;
+
+/// Counted events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    Hit,
+    Miss,
+    Stale,
+    Bypass,
+    Fill,
+    Rejected,
+    Error,
+    Invalidation,
+    LocalHit,
+    Seldom,
+}
+
+const COUNTS: usize = Count::Seldom as usize + 1;
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Stripe([AtomicU64; COUNTS]);
+
+/// The counts.
+#[derive(Default)]
+pub(super) struct Tally([Stripe; STRIPES]);
+
+thread_local! {
+    static OWN: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+fn own() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    OWN.with(|own| {
+        if own.get() == usize::MAX {
+            own.set(NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES);
+        }
+        own.get()
+    })
+}
+
+impl Tally {
+    /// Counts one event.
+    pub(super) fn count(&self, what: Count) {
+        self.add(what, 1);
+    }
+
+    /// Counts several events.
+    pub(super) fn add(&self, what: Count, more: u64) {
+        self.0[own()].0[what as usize].fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Returns the count so far.
+    pub(super) fn of(&self, what: Count) -> u64 {
+        self.0.iter().map(|stripe| stripe.0[what as usize].load(Ordering::Relaxed)).sum()
+    }
+}

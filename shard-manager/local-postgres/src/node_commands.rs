@@ -1,0 +1,270 @@
+//! Node commands: operations on single nodes of a local cluster.
+//!
+//! Stop, start, freeze, thaw, promote, rejoin.
+//!
+//! **Invariant:** a node is promoted only while the present primary does not answer; an operation
+//! reads the manifest under the cluster's lock, and one runs at a time.
+//! **Not here:** the decision when to do any of this.
+
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::LocalCluster;
+use crate::environment;
+use crate::error::LocalError;
+use crate::manifest::Manifest;
+use crate::node::{LocalNode, NodeState, Stop};
+use crate::parallel_tasks::ClusterUpdate;
+use crate::pg_rewind::rewind;
+use crate::primary_choice::{most_advanced, nodes_of};
+use model::topology::Role;
+
+/// Time limit of a promotion, in seconds.
+const PROMOTE_SECONDS: &str = "60";
+/// Time limit for a promoted node to accept writes.
+const WRITES_MAX: Duration = Duration::from_secs(10);
+/// Time limit for replicas to follow another node.
+const FOLLOW_MAX: Duration = Duration::from_secs(10);
+
+/// Result of a promotion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promoted {
+    /// Name of the new primary.
+    pub node: String,
+    /// Names of running replicas that do not follow it yet: they may have rows that it lacks, and
+    /// must rejoin.
+    pub behind: Vec<String>,
+}
+
+/// Way in which a node came back to its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejoined {
+    /// The node was a replica already.
+    Followed,
+    /// The node was rewound: it kept the rows that the primary has too.
+    Rewound,
+    /// The node was rebuilt from a copy of the primary.
+    Rebuilt,
+}
+
+impl LocalCluster {
+    /// Stops the server of a node. Does nothing if it does not run.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`], and the errors of [`LocalNode::stop`].
+    pub fn stop_node(&mut self, name: &str, how: Stop) -> Result<(), LocalError> {
+        self.update(|_, nodes| find(nodes, name)?.stop(how))
+    }
+
+    /// Starts the server of a node; a replica follows the present primary of its shard.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`], [`LocalError::Unsuitable`] for an incomplete one, and the errors of
+    /// [`LocalNode::start`].
+    pub fn start_node(&mut self, name: &str) -> Result<(), LocalError> {
+        self.update(|_, nodes| made(find(nodes, name)?)?.start())
+    }
+
+    /// Freezes a node ([`LocalNode::freeze`]).
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`], and the errors of [`LocalNode::freeze`].
+    pub fn freeze_node(&mut self, name: &str) -> Result<(), LocalError> {
+        self.update(|_, nodes| find(nodes, name)?.freeze())
+    }
+
+    /// Thaws a node ([`LocalNode::thaw`]). A former primary then accepts writes that are lost when
+    /// it rejoins.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`], and the errors of [`LocalNode::thaw`].
+    pub fn thaw_node(&mut self, name: &str) -> Result<(), LocalError> {
+        self.update(|_, nodes| find(nodes, name)?.thaw())
+    }
+
+    /// Makes a replica the primary of its shard. Returns when it accepts writes and the other
+    /// replicas are configured to follow it. For a node that is the primary already, only
+    /// configures the others.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`]; [`LocalError::Unsuitable`] if the present primary runs, or if the
+    /// node is a former primary or does not run.
+    pub fn promote(&mut self, name: &str) -> Result<Promoted, LocalError> {
+        self.update(|update, nodes| {
+            let node = find(nodes, name)?;
+            let shard = shard_of(nodes, node);
+            check_promotable(&shard, node)?;
+            update.promote(&shard, node)
+        })
+    }
+
+    /// Promotes the most advanced replica of a shard (`shard1`, …): it has at least the log that a
+    /// majority of the shard's nodes has stored.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`] for an unknown shard; [`LocalError::Unsuitable`] if too few of its
+    /// replicas run to decide, and the errors of [`LocalCluster::promote`].
+    pub fn promote_best(&mut self, shard: &str) -> Result<Promoted, LocalError> {
+        self.update(|update, nodes| {
+            let first = nodes.iter().find(|node| node.database() == shard);
+            let first = first.ok_or_else(|| LocalError::NoNode(shard.to_owned()))?;
+            let shard = shard_of(nodes, first);
+            match shard.iter().find(|node| leads(node)) {
+                Some(leader) if leader.state() == NodeState::Running => Err(runs(leader)),
+                Some(_) | None => update.promote(&shard, most_advanced(&shard)?),
+            }
+        })
+    }
+
+    /// Makes a node, of any role before, follow the present primary of its shard. Rows that only
+    /// the node has are removed.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`]; [`LocalError::Unsuitable`] if the node is the primary, or if the
+    /// primary does not run.
+    pub fn rejoin(&mut self, name: &str) -> Result<Rejoined, LocalError> {
+        self.update(|update, nodes| {
+            let node = find(nodes, name)?;
+            let shard = shard_of(nodes, node);
+            let unsuitable = |cause: &str| {
+                Err(LocalError::Unsuitable { node: node.name.clone(), cause: cause.to_owned() })
+            };
+            match shard.iter().find(|node| leads(node)) {
+                Some(leader) if leader.name == node.name => {
+                    unsuitable("it is the primary of its shard; others rejoin it")
+                }
+                Some(leader) if leader.state() == NodeState::Running => update.rejoin(node, leader),
+                Some(_) | None => {
+                    unsuitable("no primary of its shard runs; start that one, or promote another")
+                }
+            }
+        })
+    }
+
+    /// Runs an operation under the cluster's lock, on nodes as the manifest describes them now, and
+    /// updates the nodes and the environment file afterwards.
+    pub(super) fn update<R>(
+        &mut self,
+        act: impl FnOnce(&ClusterUpdate<'_>, &[LocalNode]) -> Result<R, LocalError>,
+    ) -> Result<R, LocalError> {
+        let env = Arc::clone(&self.env);
+        let cluster_dir = &env.cluster_dir;
+        let lock = cluster_dir.lock()?;
+        let manifest = Manifest::load(&cluster_dir.path)?;
+        if manifest.is_being_destroyed {
+            return Err(LocalError::BeingDestroyed(cluster_dir.path.clone()));
+        }
+        let nodes = nodes_of(&env, &manifest);
+        let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
+        let done = act(&update, &nodes);
+        self.nodes = nodes_of(&env, &update.manifest());
+        let written = cluster_dir.write(&self.environment_file(), &environment::text(self));
+        done.and_then(|done| written.map(|()| done))
+    }
+}
+
+impl ClusterUpdate<'_> {
+    fn promote(&self, shard: &[LocalNode], node: &LocalNode) -> Result<Promoted, LocalError> {
+        let env = &node.env;
+        if node.is_standby() {
+            let mut command = env.command("pg_ctl");
+            command.args(["promote", "--silent", "--wait", "-t", PROMOTE_SECONDS, "-D"]);
+            env.run(&node.name, command.arg(node.data_dir()))?;
+        }
+        let deadline = Instant::now() + WRITES_MAX;
+        while node.query("SELECT pg_is_in_recovery()")? != "f" {
+            if Instant::now() > deadline {
+                let cause = "it was promoted and accepts no writes yet; see its log".to_owned();
+                return Err(LocalError::Unsuitable { node: node.name.clone(), cause });
+            }
+            sleep(Duration::from_millis(20));
+        }
+        self.follow_primary(shard, node)?;
+        let mut behind = Vec::new();
+        let deadline = Instant::now() + FOLLOW_MAX;
+        for other in shard.iter().filter(|other| other.name != node.name && other.is_standby()) {
+            let limit = deadline.saturating_duration_since(Instant::now());
+            if other.state() == NodeState::Running && !node.await_follower(other, limit)? {
+                behind.push(other.name.clone());
+            }
+        }
+        Ok(Promoted { node: node.name.clone(), behind })
+    }
+
+    fn rejoin(&self, node: &LocalNode, leader: &LocalNode) -> Result<Rejoined, LocalError> {
+        let follower = LocalNode { source: Some(leader.peer()), ..node.clone() };
+        if node.is_complete() && node.is_standby() {
+            self.follow_primary(std::slice::from_ref(node), leader)?;
+            follower.start()?;
+            if leader.await_follower(node, FOLLOW_MAX)? {
+                return Ok(Rejoined::Followed);
+            }
+        }
+        if node.is_complete() {
+            self.change(&node.name, |entry| {
+                entry.is_made = false;
+                entry.follows = Some(leader.name.clone());
+            })?;
+            let rewound = rewind(&follower, leader, self.lock);
+            if rewound.is_ok() && leader.await_follower(node, FOLLOW_MAX)? {
+                self.change(&node.name, |entry| entry.is_made = true)?;
+                return Ok(Rejoined::Rewound);
+            }
+        }
+        self.make_replica(node, leader)?;
+        Ok(Rejoined::Rebuilt)
+    }
+}
+
+fn find<'n>(nodes: &'n [LocalNode], name: &str) -> Result<&'n LocalNode, LocalError> {
+    let found = nodes.iter().find(|node| node.name == name);
+    found.ok_or_else(|| LocalError::NoNode(name.to_owned()))
+}
+
+fn made(node: &LocalNode) -> Result<&LocalNode, LocalError> {
+    if node.is_complete() {
+        return Ok(node);
+    }
+    let cause = "it is not made yet; `cluster up` makes it".to_owned();
+    Err(LocalError::Unsuitable { node: node.name.clone(), cause })
+}
+
+fn shard_of(nodes: &[LocalNode], node: &LocalNode) -> Vec<LocalNode> {
+    nodes.iter().filter(|other| other.shard == node.shard).cloned().collect()
+}
+
+/// Returns whether a node is a complete primary, rather than one that has yet to be made.
+fn leads(node: &LocalNode) -> bool {
+    node.role == Role::Primary && node.is_complete() && !node.is_standby()
+}
+
+/// Checks that a node can be promoted now.
+fn check_promotable(shard: &[LocalNode], node: &LocalNode) -> Result<(), LocalError> {
+    let unsuitable = |cause: &str| {
+        Err(LocalError::Unsuitable { node: node.name.clone(), cause: cause.to_owned() })
+    };
+    if node.is_former_primary() {
+        return unsuitable("it is a former primary and no replica; let it rejoin first");
+    }
+    match made(node)?.state() {
+        NodeState::Running => {}
+        NodeState::Frozen | NodeState::Stopped | NodeState::NotMade => {
+            return unsuitable("it does not run; start it first");
+        }
+    }
+    match shard.iter().find(|other| leads(other)) {
+        Some(leader) if leader.name != node.name && leader.state() == NodeState::Running => {
+            Err(runs(leader))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn runs(leader: &LocalNode) -> LocalError {
+    let cause = format!(
+        "it is the primary and runs, so no other can be; stop it first (`cluster stop {}`)",
+        leader.name
+    );
+    LocalError::Unsuitable { node: leader.name.clone(), cause }
+}

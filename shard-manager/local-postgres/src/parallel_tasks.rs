@@ -1,0 +1,115 @@
+//! Parallel tasks: operations on several nodes at once, recorded in the manifest one by one.
+//!
+//! **Invariant:** at most one node of a shard is started as primary; a node is recorded as made
+//! after it is complete.
+//! **Not here:** the choice of that primary (`primary_choice`).
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::cluster_dir::{ClusterDir, Lock};
+use crate::error::LocalError;
+use crate::manifest::{Manifest, NodeEntry};
+use crate::node::LocalNode;
+use crate::provision::{make_primary, make_replica};
+use model::topology::Role;
+
+/// Number of shards or nodes that are handled at a time: each runs one or more programs.
+const PARALLEL_MAX: usize = 8;
+
+/// Manifest of a locked cluster, shared by the threads that change its nodes.
+pub(super) struct ClusterUpdate<'w> {
+    pub(super) cluster_dir: &'w ClusterDir,
+    pub(super) lock: &'w Lock,
+    pub(super) manifest: Mutex<Manifest>,
+}
+
+impl ClusterUpdate<'_> {
+    /// Locks the manifest.
+    pub(super) fn manifest(&self) -> MutexGuard<'_, Manifest> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the missing nodes of a shard and starts the others, except a former primary: that
+    /// would be a second one.
+    pub(super) fn start_shard(&self, nodes: &[LocalNode]) -> Result<(), LocalError> {
+        let nodes = &self.with_recorded_primary(nodes)?;
+        let (complete, missing): (Vec<_>, Vec<_>) =
+            nodes.iter().partition(|node| node.is_complete());
+        let fit: Vec<_> =
+            complete.iter().copied().filter(|node| !node.is_former_primary()).collect();
+        for_each_parallel(&fit, |node| {
+            node.start()?;
+            self.change(&node.name, |entry| entry.is_made = true)
+        })?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let leader = fit.into_iter().find(|node| !node.is_standby());
+        let unmade = missing.iter().copied().find(|node| node.role == Role::Primary);
+        let source = match (leader, unmade) {
+            (Some(leader), _) => leader,
+            (None, Some(first)) if !first.was_complete => {
+                make_primary(first, self.lock)?;
+                self.change(&first.name, |entry| entry.is_made = true)?;
+                first
+            }
+            (None, Some(gone)) => {
+                return Err(LocalError::Lost { node: gone.name.clone(), dir: gone.dir.clone() });
+            }
+            (None, None) => {
+                let cause = "it has no primary";
+                return Err(LocalError::NoSource { shard: nodes[0].database(), cause });
+            }
+        };
+        let replicas: Vec<_> =
+            missing.into_iter().filter(|node| node.name != source.name).collect();
+        for_each_parallel(&replicas, |node| self.make_replica(node, source))
+    }
+
+    /// Makes a node, of any role before, a replica of another one.
+    pub(super) fn make_replica(
+        &self,
+        node: &LocalNode,
+        source: &LocalNode,
+    ) -> Result<(), LocalError> {
+        self.change(&node.name, |entry| {
+            entry.is_made = false;
+            entry.follows = Some(source.name.clone());
+        })?;
+        let node = LocalNode { source: Some(source.peer()), ..node.clone() };
+        make_replica(&node, &source.peer(), self.lock)?;
+        self.change(&node.name, |entry| entry.is_made = true)
+    }
+
+    /// Changes the manifest entry of a node and saves the manifest.
+    pub(super) fn change(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut NodeEntry),
+    ) -> Result<(), LocalError> {
+        let mut manifest = self.manifest();
+        change(manifest.node(name)?);
+        manifest.save(self.cluster_dir)
+    }
+}
+
+/// Applies a function to all items, several at a time. Returns the first error after all have
+/// ended.
+pub(super) fn for_each_parallel<T: Copy + Sync>(
+    items: &[T],
+    act: impl Fn(T) -> Result<(), LocalError> + Sync,
+) -> Result<(), LocalError> {
+    let act = &act;
+    let mut first = Ok(());
+    for some in items.chunks(PARALLEL_MAX) {
+        let ended: Vec<_> = thread::scope(|scope| {
+            let begun: Vec<_> = some.iter().map(|item| scope.spawn(move || act(*item))).collect();
+            begun.into_iter().map(thread::ScopedJoinHandle::join).collect()
+        });
+        for ended in ended {
+            first = first.and(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+    }
+    first
+}

@@ -1,0 +1,54 @@
+//! Ports: choice of the ports of a local cluster.
+//!
+//! **Invariant:** a chosen port was free, and lies below the system's range for outgoing
+//! connections, so that it is free again after a stop.
+//! **Not here:** storing them (`manifest`).
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
+
+use uuid::Uuid;
+
+use crate::error::LocalError;
+
+const CHOICE: Range<u16> = 20_000..32_000;
+
+/// Checks that a server could listen on a port.
+///
+/// # Errors
+/// The error of the system if it could not.
+pub(super) fn check_free(port: u16) -> io::Result<()> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop)
+}
+
+/// Chooses free ports, none of which is among those taken.
+pub(super) fn choose_free(count: usize, taken: &[u16]) -> Result<Vec<u16>, LocalError> {
+    let width = CHOICE.end - CHOICE.start;
+    // A random start: two clusters that are made at once do not choose the same ports.
+    let start = (Uuid::new_v4().as_u128() % u128::from(width)) as u16;
+    let all = (0..width).map(|step| CHOICE.start + (start + step) % width);
+    let free = all.filter(|port| !taken.contains(port) && check_free(*port).is_ok());
+    let found: Vec<u16> = free.take(count).collect();
+    if found.len() == count { Ok(found) } else { Err(LocalError::NoPort) }
+}
+
+/// Returns consecutive ports from the first one, as the user wants them.
+pub(super) fn consecutive(first: u16, count: usize) -> Result<Vec<u16>, LocalError> {
+    let end = usize::from(first) + count;
+    if first == 0 || end > usize::from(u16::MAX) + 1 {
+        return Err(LocalError::PortsEnd { first, wanted: count });
+    }
+    Ok((first..=u16::MAX).take(count).collect())
+}
+
+/// Returns free ports above those taken.
+pub(super) fn above(taken: &[u16], count: usize) -> Result<Vec<u16>, LocalError> {
+    let last = taken.iter().copied().max().unwrap_or(CHOICE.start);
+    let free = (last..=u16::MAX).skip(1).filter(|port| check_free(*port).is_ok());
+    let found: Vec<u16> = free.take(count).collect();
+    if found.len() == count {
+        return Ok(found);
+    }
+    Err(LocalError::PortsEnd { first: last, wanted: count })
+}

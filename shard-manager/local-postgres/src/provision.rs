@@ -1,0 +1,149 @@
+//! Provision: makes a node of a local cluster.
+//!
+//! **Invariant:** an incomplete node has a marker file in its folder, which is on disk before all
+//! other files and removed before the node is reported; only a node with a marker is cleared.
+//! **Not here:** the list of the nodes (`manifest`).
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::cluster_dir::{Lock, PASSWORD, remove_folder, sync_folder};
+use crate::error::LocalError;
+use crate::node::{LocalNode, Stop, UNFINISHED};
+use crate::settings::is_synced;
+use crate::shared_env::{DATABASE_USER, Peer};
+
+/// Number of attempts to drop a slot that an exiting process still holds.
+const DROPS_MAX: u32 = 50;
+
+/// Makes a node with an empty database, and starts it.
+pub(super) fn make_primary(node: &LocalNode, lock: &Lock) -> Result<(), LocalError> {
+    begin(node)?;
+    let env = &node.env;
+    let mut command = env.command("initdb");
+    command.args(["--data-checksums", "--encoding=UTF8", "--locale=C", "--no-instructions"]);
+    command.args(["--auth-host=scram-sha-256", "--auth-local=scram-sha-256", "-U", DATABASE_USER]);
+    command.arg("--pwfile").arg(env.cluster_dir.path.join(PASSWORD)).arg("-D").arg(node.data_dir());
+    if !is_synced(&env.settings) {
+        command.arg("--no-sync");
+    }
+    env.run(&node.name, command.stdin(lock.shared()))?;
+    let path = node.data_dir().join("postgresql.conf");
+    let line =
+        b"\n# Port and settings of this node, written at each start.\ninclude '../tessera.conf'\n";
+    let opened = OpenOptions::new().append(true).open(&path);
+    let added = opened.and_then(|mut file| file.write_all(line).and_then(|()| file.sync_all()));
+    added.map_err(LocalError::file(&path))?;
+    node.start()?;
+    let mut command = env.client("createdb", &node.peer());
+    env.run(&node.name, command.arg(node.database()).stdin(lock.shared()))?;
+    finish(node)
+}
+
+/// Makes a replica of a running node, and starts it.
+pub(super) fn make_replica(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
+    begin(node)?;
+    make_slot(node, source, lock)?;
+    let env = &node.env;
+    let mut command = env.command("pg_basebackup");
+    command.args(["-X", "stream", "-S", &node.slot(), "--checkpoint=fast", "--no-password"]);
+    command.arg("-d").arg(node.conninfo(source)).arg("-D").arg(node.data_dir());
+    if !is_synced(&env.settings) {
+        command.arg("--no-sync");
+    }
+    env.run(&node.name, command.stdin(lock.shared()))?;
+    follow(node)?;
+    finish(node)
+}
+
+/// Starts a node, of any role before, as a replica.
+pub(super) fn follow(node: &LocalNode) -> Result<(), LocalError> {
+    remove_source_settings(node)?;
+    node.env.cluster_dir.write(&node.data_dir().join("standby.signal"), "")?;
+    node.start()
+}
+
+/// Removes the remains of an interrupted attempt, its server included.
+fn begin(node: &LocalNode) -> Result<(), LocalError> {
+    let cluster_dir = &node.env.cluster_dir;
+    cluster_dir.folder(&node.dir)?;
+    cluster_dir.write(
+        &node.dir.join(UNFINISHED),
+        "this node is being made: `cluster up` makes it again\n",
+    )?;
+    node.stop(Stop::Immediate)?;
+    remove_folder(&node.data_dir())
+}
+
+/// Removes the marker: from here on the node is never cleared.
+pub(super) fn finish(node: &LocalNode) -> Result<(), LocalError> {
+    let path = node.dir.join(UNFINISHED);
+    fs::remove_file(&path).map_err(LocalError::file(&path))?;
+    sync_folder(&node.dir)
+}
+
+/// Creates the slot that keeps the log for this node, replacing one that an earlier attempt left.
+/// This comes before the base backup: created by that, the slot would come after its first
+/// checkpoint, and another checkpoint could remove the log between them.
+pub(super) fn make_slot(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
+    let slot = node.slot();
+    let drop = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"
+    );
+    let make = format!("SELECT pg_create_physical_replication_slot('{slot}', true)");
+    let mut drops = 1;
+    loop {
+        match run_statements(node, source, &[&drop, &make], lock) {
+            Err(LocalError::Program { output, .. })
+                if output.contains("is active") && drops < DROPS_MAX =>
+            {
+                drops += 1;
+                sleep(Duration::from_millis(100));
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Creates the slot that keeps the log for this node, unless it exists.
+pub(super) fn ensure_slot(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
+    let slot = node.slot();
+    let make = format!(
+        "SELECT pg_create_physical_replication_slot('{slot}', true) \
+         WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}')"
+    );
+    run_statements(node, source, &[&make], lock)
+}
+
+/// Runs statements on a node's source, one after the other.
+fn run_statements(
+    node: &LocalNode,
+    source: &Peer,
+    statements: &[&str],
+    lock: &Lock,
+) -> Result<(), LocalError> {
+    let mut command = node.env.client("psql", source);
+    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
+    for statement in statements {
+        command.args(["-c", statement]);
+    }
+    node.env.run(&node.name, command.stdin(lock.shared()))
+}
+
+/// Removes the settings by which the source, when it was a replica itself, followed another node.
+pub(super) fn remove_source_settings(node: &LocalNode) -> Result<(), LocalError> {
+    let path = node.data_dir().join("postgresql.auto.conf");
+    let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;
+    let is_source = |line: &&str| {
+        let line = line.trim_start();
+        line.starts_with("primary_conninfo") || line.starts_with("primary_slot_name")
+    };
+    if !text.lines().any(|line| is_source(&line)) {
+        return Ok(());
+    }
+    let kept = text.lines().filter(|line| !is_source(line)).map(|line| format!("{line}\n"));
+    node.env.cluster_dir.write(Path::new(&path), &kept.collect::<String>())
+}

@@ -1,0 +1,128 @@
+//! Settings: configuration of the servers of a local cluster.
+//!
+//! They are in a separate file beside the data of a node, included by its `postgresql.conf`: so
+//! data copied from another node never brings that node's port along.
+//!
+//! **Invariant:** a server listens on loopback only, and on no socket in the file system.
+//! **Not here:** settings of a running server (`ALTER SYSTEM`, which overrides these).
+
+use crate::error::LocalError;
+
+/// Settings for replication, `pg_rewind` and a machine with other work.
+const COMMON: [(&str, &str); 19] = [
+    ("listen_addresses", "127.0.0.1"),
+    ("unix_socket_directories", ""),
+    ("max_connections", "100"),
+    ("shared_buffers", "64MB"),
+    ("wal_level", "logical"),
+    ("wal_log_hints", "on"),
+    ("max_wal_senders", "20"),
+    ("max_replication_slots", "20"),
+    // A newly promoted node has no slots for the others yet, and a former primary is rewound by its
+    // own log.
+    ("wal_keep_size", "128MB"),
+    ("wal_retrieve_retry_interval", "200ms"),
+    ("hot_standby", "on"),
+    ("hot_standby_feedback", "on"),
+    ("jit", "off"),
+    ("timezone", "UTC"),
+    ("log_timezone", "UTC"),
+    ("log_min_messages", "warning"),
+    ("log_checkpoints", "off"),
+    ("log_line_prefix", "%m [%p] "),
+    ("logging_collector", "off"),
+];
+/// Settings that the cluster itself determines.
+const OWN: [&str; 15] = [
+    "port",
+    "listen_addresses",
+    "unix_socket_directories",
+    "data_directory",
+    "config_file",
+    "hba_file",
+    "ident_file",
+    "external_pid_file",
+    "cluster_name",
+    "primary_conninfo",
+    "primary_slot_name",
+    "logging_collector",
+    // Directives that the parser takes from any line: a file could set all of the above.
+    "include",
+    "include_dir",
+    "include_if_exists",
+];
+
+/// Checks that these settings can be chosen.
+pub(super) fn check(settings: &[(String, String)]) -> Result<(), LocalError> {
+    for (name, value) in settings {
+        let refused = |cause| Err(LocalError::Setting { name: name.clone(), cause });
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+        if name.is_empty() || !name.chars().all(is_name) {
+            return refused("this is no name of a setting");
+        }
+        if OWN.contains(&name.to_ascii_lowercase().as_str()) {
+            return refused("the cluster decides it");
+        }
+        if value.contains(|c: char| c.is_control()) {
+            return refused("its value holds a control character");
+        }
+    }
+    Ok(())
+}
+
+/// Returns the configuration lines of one server; of a setting that occurs twice, the last is in
+/// force.
+pub(super) fn lines(own: &[(&str, String)], chosen: &[(String, String)]) -> String {
+    let common = COMMON.iter().map(|(name, value)| (*name, *value));
+    let own = own.iter().map(|(name, value)| (*name, value.as_str()));
+    let chosen = chosen.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let line = |(name, value): (&str, &str)| format!("{name} = {}\n", quoted(value));
+    let head = "# Written at each start of this node. `cluster up --set NAME=VALUE` adds to it.\n";
+    std::iter::once(head.to_owned()).chain(common.chain(own).chain(chosen).map(line)).collect()
+}
+
+/// Returns whether commits wait for the disk.
+pub(super) fn is_synced(chosen: &[(String, String)]) -> bool {
+    let set = chosen.iter().rfind(|(name, _)| name.eq_ignore_ascii_case("fsync"));
+    !set.is_some_and(|(_, value)| ["off", "false", "no", "0"].contains(&value.as_str()))
+}
+
+/// Quotes a value for a configuration file or a connection string.
+pub(super) fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, value: &str) -> Vec<(String, String)> {
+        vec![(name.to_owned(), value.to_owned())]
+    }
+
+    #[test]
+    fn what_the_cluster_decides_cannot_be_set() {
+        for (name, value) in
+            [("port", "1"), ("PORT", "1"), ("a b", "1"), ("", "1"), ("jit", "a\nb")]
+        {
+            assert!(check(&set(name, value)).is_err(), "{name}");
+        }
+        for directive in ["include", "Include_Dir", "include_if_exists"] {
+            assert!(check(&set(directive, "/tmp/more.conf")).is_err(), "{directive}");
+        }
+        check(&set("shared_buffers", "1GB")).unwrap();
+    }
+
+    #[test]
+    fn what_is_chosen_comes_last_and_in_quotes() {
+        let text = lines(&[("port", "5".to_owned())], &set("search_path", r"it's \ here"));
+        assert!(text.ends_with("port = '5'\nsearch_path = 'it\\'s \\\\ here'\n"), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_without_syncs_is_made_without_them() {
+        assert!(is_synced(&[]));
+        assert!(!is_synced(&set("fsync", "off")));
+        assert!(is_synced(&set("fsync", "on")));
+    }
+}

@@ -1,0 +1,261 @@
+//! Scales: how heavy slots and shards are, and what that means for them.
+//!
+//! **Not here:** which slots move (`plan`).
+
+use std::cmp::Reverse;
+
+use super::{
+    Advice, BYTES_MIN, BalanceBy, HOT_MAX, HotSpot, Move, Observed, REQUESTS_MIN,
+    REQUESTS_OF_SHARD_MIN, SKEW_TOLERATED, ShardOutlook, ShardSize, SlotLoad, Verdict, plan,
+};
+use crate::keyspace::{SLOT_COUNT, Slot};
+use crate::topology::ShardIndex;
+
+/// Standard deviations of a count of requests that may be chance.
+const CHANCE: f64 = 4.0;
+
+/// Shards and what their slots weigh.
+pub(super) struct Scales {
+    weights: Vec<u64>,
+    owners: Vec<usize>,
+    costs: Vec<u64>,
+    loads: Vec<u64>,
+    total: u64,
+}
+
+impl Scales {
+    pub(super) fn new(observed: &Observed<'_>, balance_by: BalanceBy) -> Self {
+        let topology = observed.map.topology();
+        let weights = topology.shards().iter().map(|shard| u64::from(shard.weight)).collect();
+        let slots = (0..SLOT_COUNT).filter_map(Slot::new);
+        let owners: Vec<usize> = slots.map(|slot| observed.map.owner(slot).index()).collect();
+        let costs = match balance_by {
+            BalanceBy::Load => requests(observed.load),
+            BalanceBy::Size => mean_bytes(&owners, observed.sizes),
+        };
+        let mut loads = vec![0; topology.len()];
+        owners.iter().zip(&costs).for_each(|(owner, cost)| loads[*owner] += cost);
+        let total = loads.iter().sum();
+        Self { weights, owners, costs, loads, total }
+    }
+
+    fn share(&self, load: u64) -> f64 {
+        load as f64 / self.total.max(1) as f64
+    }
+
+    fn fair_share(&self, shard: usize) -> f64 {
+        self.weights[shard] as f64 / self.weights.iter().sum::<u64>() as f64
+    }
+
+    fn skew(&self, loads: &[u64]) -> f64 {
+        if self.total == 0 {
+            return 1.0;
+        }
+        let multiples = loads.iter().enumerate();
+        let multiples = multiples.map(|(shard, load)| self.share(*load) / self.fair_share(shard));
+        multiples.fold(0.0, f64::max)
+    }
+
+    fn slots_of(&self, shard: usize) -> usize {
+        self.owners.iter().filter(|owner| **owner == shard).count()
+    }
+
+    /// Returns the outlook without any move.
+    pub(super) fn outlook(&self, balance_by: BalanceBy) -> Advice {
+        let shards = (0..).map(ShardIndex).zip(&self.loads).map(|(shard, &carries)| {
+            let slots = self.slots_of(shard.index());
+            let (share, fair_share) = (self.share(carries), self.fair_share(shard.index()));
+            ShardOutlook {
+                shard,
+                slots,
+                carries,
+                share,
+                fair_share,
+                slots_after: slots,
+                share_after: share,
+            }
+        });
+        let skew = self.skew(&self.loads);
+        Advice {
+            balance_by,
+            verdict: Verdict::Balanced,
+            because: String::new(),
+            total: self.total,
+            skew,
+            skew_after: skew,
+            shards: shards.collect(),
+            moves: Vec::new(),
+            hot: Vec::new(),
+        }
+    }
+
+    /// Returns the reason why there is too little to judge by, if there is.
+    pub(super) fn too_little(
+        &self,
+        observed: &Observed<'_>,
+        balance_by: BalanceBy,
+    ) -> Option<String> {
+        let shards = self.weights.len();
+        match balance_by {
+            BalanceBy::Load => {
+                let least = REQUESTS_MIN.max(REQUESTS_OF_SHARD_MIN * shards as u64);
+                (self.total < least).then(|| {
+                    format!("{} requests with a key were observed: {least} tell enough", self.total)
+                })
+            }
+            BalanceBy::Size => {
+                let unknown = (0..shards).filter(|&shard| {
+                    observed.sizes.get(shard).and_then(|size| size.bytes).is_none()
+                });
+                let name = |shard: usize| observed.map.topology().name(ShardIndex(shard as u16));
+                let unknown: Vec<&str> = unknown.map(name).collect();
+                if !unknown.is_empty() {
+                    return Some(format!("how much {} holds is not known", unknown.join(", ")));
+                }
+                (self.total < BYTES_MIN).then(|| {
+                    format!("the shards hold {} bytes: {BYTES_MIN} tell enough", self.total)
+                })
+            }
+        }
+    }
+
+    /// True if some shard has more requests than chance explains.
+    fn is_beyond_chance(&self) -> bool {
+        self.loads.iter().enumerate().any(|(shard, &load)| {
+            let fair = self.fair_share(shard) * self.total as f64;
+            load as f64 > (fair * SKEW_TOLERATED).max(fair + CHANCE * fair.sqrt())
+        })
+    }
+
+    /// Slots that outweigh the largest fair share, and the keys that do so alone.
+    pub(super) fn hot(&self, observed: &Observed<'_>) -> Vec<HotSpot> {
+        let fair_share = (0..self.weights.len()).map(|shard| self.fair_share(shard));
+        let fair_share = fair_share.fold(0.0, f64::max);
+        let fair = fair_share * self.total as f64;
+        let outweighs = |requests: u64| requests as f64 > fair + CHANCE * fair.sqrt();
+        let slots = (0..SLOT_COUNT).filter_map(Slot::new);
+        let mut hot: Vec<(u64, Slot)> =
+            slots.map(|slot| (self.costs[slot.index()], slot)).collect();
+        hot.retain(|(requests, _)| outweighs(*requests));
+        hot.sort_unstable_by_key(|(requests, slot)| (Reverse(*requests), slot.number()));
+        let spots = hot.into_iter().take(HOT_MAX).map(|(requests, slot)| {
+            let own = observed.keys.iter().filter(|key| key.slot == slot);
+            // A sketch may count a key higher than its slot.
+            let own = own.map(|key| (key.requests.min(requests), &key.key));
+            let key = own.max_by_key(|(requests, _)| *requests).filter(|key| outweighs(key.0));
+            HotSpot {
+                slot,
+                shard: observed.map.owner(slot),
+                share: self.share(requests),
+                fair_share,
+                key: key.map(|(_, key)| key.clone()),
+                key_share: key.map(|(requests, _)| self.share(requests)),
+            }
+        });
+        spots.collect()
+    }
+
+    /// Adds the moves, and the loads after them.
+    pub(super) fn plan(&self, advice: &mut Advice, observed: &Observed<'_>) {
+        let mut loads = self.loads.clone();
+        for step in plan::plan(&self.weights, &self.owners, &self.costs) {
+            let load: u64 = step.slots.iter().map(|slot| self.costs[usize::from(*slot)]).sum();
+            loads[step.from] -= load;
+            loads[step.to] += load;
+            let (slots, all) = (step.slots.len(), advice.shards[step.from].slots);
+            let size = observed.sizes.get(step.from).copied().unwrap_or_default();
+            let part = |whole: u64| (u128::from(whole) * slots as u128 / all as u128) as u64;
+            advice.shards[step.from].slots_after -= slots;
+            advice.shards[step.to].slots_after += slots;
+            advice.moves.push(Move {
+                from: ShardIndex(step.from as u16),
+                to: ShardIndex(step.to as u16),
+                ranges: ranges(&step.slots),
+                slots,
+                rows: size.rows.map(part),
+                bytes: size.bytes.map(part),
+                share: self.share(load),
+                from_share_after: self.share(loads[step.from]),
+                to_share_after: self.share(loads[step.to]),
+            });
+        }
+        for (shard, load) in advice.shards.iter_mut().zip(&loads) {
+            shard.share_after = self.share(*load);
+        }
+        advice.skew_after = self.skew(&loads);
+    }
+
+    /// Returns the reason why nothing has to move, if nothing has to.
+    pub(super) fn even_enough(&self, skew: f64, balance_by: BalanceBy) -> Option<String> {
+        let fullest = format!("the fullest shard carries {skew:.2} of its fair share");
+        if self.weights.len() == 1 {
+            Some("there is one shard".to_owned())
+        } else if skew <= SKEW_TOLERATED {
+            Some(format!("{fullest}: up to {SKEW_TOLERATED} is even enough"))
+        } else if balance_by == BalanceBy::Load && !self.is_beyond_chance() {
+            Some(format!("{fullest}, which may be chance: {} requests were observed", self.total))
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn skewed(&self, advice: &Advice, observed: &Observed<'_>) -> String {
+        let fullest = (0..self.loads.len()).max_by(|&a, &b| {
+            let multiple = |shard: usize| self.share(self.loads[shard]) / self.fair_share(shard);
+            multiple(a).total_cmp(&multiple(b))
+        });
+        let name =
+            fullest.map_or("", |shard| observed.map.topology().name(ShardIndex(shard as u16)));
+        let skew = advice.skew;
+        let mut text = format!("{name} carries {skew:.2} of its fair share");
+        match advice.hot.first() {
+            Some(HotSpot { key: Some(_), .. }) => text.push_str(
+                "; a key alone outweighs what any shard should carry, which no move can change",
+            ),
+            Some(_) => text.push_str(
+                "; a slot alone outweighs what any shard should carry, and cannot be split",
+            ),
+            None => {}
+        }
+        if advice.moves.is_empty() {
+            text.push_str("; no move makes it better");
+        } else {
+            let after = advice.skew_after;
+            text.push_str(&format!("; after {} moves it would be {after:.2}", advice.moves.len()));
+        }
+        text
+    }
+}
+
+fn requests(load: &[SlotLoad]) -> Vec<u64> {
+    let slots = load.iter().map(|slot| slot.reads + slot.writes);
+    slots.chain(std::iter::repeat(0)).take(usize::from(SLOT_COUNT)).collect()
+}
+
+/// Bytes of each slot: those of its shard in equal parts, because rows are not counted by slot.
+fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
+    let shards = owners.iter().max().map_or(0, |most| most + 1);
+    let mut slots = vec![0_u64; shards];
+    owners.iter().for_each(|owner| slots[*owner] += 1);
+    let mut passed = vec![0_u64; shards];
+    let costs = owners.iter().map(|&owner| {
+        let bytes = sizes.get(owner).and_then(|size| size.bytes).unwrap_or(0);
+        // By running sums: so they are exact together.
+        let until = |passed: u64| u128::from(bytes) * u128::from(passed) / u128::from(slots[owner]);
+        passed[owner] += 1;
+        (until(passed[owner]) - until(passed[owner] - 1)) as u64
+    });
+    costs.collect()
+}
+
+/// Slots in order as first and last of neighbours.
+fn ranges(slots: &[u16]) -> Vec<(u16, u16)> {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for &slot in slots {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == slot => *last = slot,
+            Some(_) | None => ranges.push((slot, slot)),
+        }
+    }
+    ranges
+}

@@ -1,0 +1,227 @@
+//! Cursors: where a walk over a table goes on, as text for the client to keep.
+//!
+//! ```text
+//! base64url( 2 | fingerprint of the query, 8 bytes | for each sort key its value | tag of 8 bytes )
+//! ```
+//! A cursor holds the values of the last row's sort keys, never a count of rows: so rows that were there all the
+//! time are met exactly once, whatever is written beside them, and a change of placement does not matter ("keyset
+//! pagination"; Markus Winand, "We need tool support for keyset pagination"). The tag is that of session tokens;
+//! the first byte keeps the two apart.
+//!
+//! **Invariant:** a cursor that is read fits the query: as many values as it has sort keys, each of its column's
+//! type.
+//! **Not here:** comparing with the values (`store`).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::query::{Comparison, Condition, Piece, ReadQuery, State, Test};
+use crate::token::{TAG_LEN, TokenKey};
+use crate::value::{ColumnType, Value};
+
+const VERSION: u8 = 2;
+const FINGERPRINT_LEN: usize = 8;
+
+/// The text for a client that has seen the rows of `query` up to the one with these sort keys.
+pub fn encode(query: &ReadQuery, key: Option<&str>, last: &[Value], secret: &TokenKey) -> String {
+    let mut bytes = Vec::with_capacity(64);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&fingerprint(query, key).to_le_bytes());
+    last.iter().for_each(|value| push_value(&mut bytes, value));
+    let tag = secret.tag(&bytes);
+    bytes.extend_from_slice(&tag);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The sort keys of the row after which `query` is to go on.
+///
+/// # Errors
+/// [`CursorError`] if the text is no cursor of this cluster, or one of another query.
+pub fn decode(
+    text: &str,
+    query: &ReadQuery,
+    key: Option<&str>,
+    secret: &TokenKey,
+) -> Result<Vec<Value>, CursorError> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CursorError::Foreign)?;
+    let (body, tag) = bytes.split_last_chunk::<TAG_LEN>().ok_or(CursorError::Foreign)?;
+    if secret.tag(body) != *tag {
+        return Err(CursorError::Foreign);
+    }
+    let Some((&VERSION, body)) = body.split_first() else { return Err(CursorError::Foreign) };
+    let (mark, mut rest) =
+        body.split_first_chunk::<FINGERPRINT_LEN>().ok_or(CursorError::Foreign)?;
+    if u64::from_le_bytes(*mark) != fingerprint(query, key) {
+        return Err(CursorError::OtherQuery);
+    }
+    let keys = query.sort_keys(key.is_some());
+    let values = keys.iter().map(|by| {
+        let column = query.table.column(by.column);
+        let value = take_value(&mut rest)?;
+        fits(&value, column.kind, column.nullable).then_some(value)
+    });
+    let values: Option<Vec<Value>> = values.collect();
+    // The table was made anew in another shape, if its columns do not take the values.
+    values.filter(|_| rest.is_empty()).ok_or(CursorError::OtherQuery)
+}
+
+fn fits(value: &Value, kind: ColumnType, nullable: bool) -> bool {
+    match (value, kind) {
+        (Value::Null, _) => nullable,
+        (Value::Bool(_), ColumnType::Boolean)
+        | (Value::Int(_), ColumnType::Bigint)
+        | (Value::Double(_), ColumnType::Double)
+        | (Value::Text(_), ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid) => true,
+        (Value::Bool(_) | Value::Int(_) | Value::Double(_) | Value::Text(_), _) => false,
+    }
+}
+
+/// Tells queries apart that walk over different rows or in another order: the table, whose rows, the conditions and
+/// the order. Which columns are shown and how many rows a page has may change on the way.
+fn fingerprint(query: &ReadQuery, key: Option<&str>) -> u64 {
+    let mut text = Vec::with_capacity(128);
+    push_text(&mut text, query.table.name());
+    match key {
+        Some(key) => {
+            text.push(1);
+            push_text(&mut text, key);
+        }
+        None => text.push(0),
+    }
+    for by in &query.order {
+        text.push(b'o' + u8::from(by.descending));
+        push_text(&mut text, &query.table.column(by.column).name);
+    }
+    query.conditions.iter().for_each(|condition| push_condition(&mut text, query, condition));
+    xxhash_rust::xxh3::xxh3_64(&text)
+}
+
+fn push_condition(out: &mut Vec<u8>, query: &ReadQuery, condition: &Condition) {
+    let mut push_list = |sign: u8, list: &[Condition]| {
+        out.push(sign);
+        push_length(out, list.len());
+        list.iter().for_each(|condition| push_condition(out, query, condition));
+    };
+    match condition {
+        Condition::All(list) => push_list(b'&', list),
+        Condition::Any(list) => push_list(b'|', list),
+        Condition::Not(one) => push_list(b'!', std::slice::from_ref(&**one)),
+        Condition::Column(column, test) => {
+            out.push(b'c');
+            push_text(out, &query.table.column(*column).name);
+            push_test(out, test);
+        }
+    }
+}
+
+fn push_test(out: &mut Vec<u8>, test: &Test) {
+    match test {
+        Test::Compare(comparison, value) => {
+            out.push(match comparison {
+                Comparison::Equal => b'=',
+                Comparison::NotEqual => b'#',
+                Comparison::Greater => b'>',
+                Comparison::GreaterOrEqual => b'g',
+                Comparison::Less => b'<',
+                Comparison::LessOrEqual => b'l',
+            });
+            push_value(out, value);
+        }
+        Test::In(values) => {
+            out.push(b'i');
+            push_length(out, values.len());
+            values.iter().for_each(|value| push_value(out, value));
+        }
+        Test::Like(pattern) | Test::ILike(pattern) => {
+            out.push(if matches!(test, Test::Like(_)) { b'L' } else { b'I' });
+            push_length(out, pattern.0.len());
+            for piece in &pattern.0 {
+                match piece {
+                    Piece::Text(text) => {
+                        out.push(b't');
+                        push_text(out, text);
+                    }
+                    Piece::One => out.push(b'_'),
+                    Piece::Many => out.push(b'%'),
+                }
+            }
+        }
+        Test::Is(state) => out.extend_from_slice(match state {
+            State::Null => b"sn",
+            State::NotNull => b"sv",
+            State::True => b"st",
+            State::False => b"sf",
+        }),
+    }
+}
+
+const NULL: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const INT: u8 = 3;
+const DOUBLE: u8 = 4;
+const TEXT: u8 = 5;
+
+fn push_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Null => out.push(NULL),
+        Value::Bool(truth) => out.push(if *truth { TRUE } else { FALSE }),
+        Value::Int(number) => {
+            out.push(INT);
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        Value::Double(number) => {
+            out.push(DOUBLE);
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        Value::Text(text) => {
+            out.push(TEXT);
+            push_text(out, text);
+        }
+    }
+}
+
+fn take_value(bytes: &mut &[u8]) -> Option<Value> {
+    let (kind, rest) = bytes.split_first()?;
+    *bytes = rest;
+    Some(match *kind {
+        NULL => Value::Null,
+        FALSE => Value::Bool(false),
+        TRUE => Value::Bool(true),
+        INT => Value::Int(i64::from_le_bytes(take(bytes)?)),
+        DOUBLE => Value::Double(f64::from_le_bytes(take(bytes)?)),
+        TEXT => {
+            let length = u32::from_le_bytes(take(bytes)?) as usize;
+            let (text, rest) = bytes.split_at_checked(length)?;
+            *bytes = rest;
+            Value::Text(std::str::from_utf8(text).ok()?.to_owned())
+        }
+        6.. => return None,
+    })
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*taken)
+}
+
+fn push_text(out: &mut Vec<u8>, text: &str) {
+    push_length(out, text.len());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn push_length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(&(length as u32).to_le_bytes());
+}
+
+/// Reason why a text is no cursor for a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CursorError {
+    /// Not made by this cluster, or not whole.
+    #[error("this is no cursor of this cluster")]
+    Foreign,
+    /// The cursor is of another table, key, filter or order.
+    #[error("the cursor belongs to another query")]
+    OtherQuery,
+}

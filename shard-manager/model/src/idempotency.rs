@@ -1,0 +1,223 @@
+//! Idempotency: recognising a write that is sent again, and giving it the answer of the first time.
+//!
+//! What was answered is kept in the same transaction as the write, beside the rows of the same
+//! shard key, for 24 hours at least (`store`); so it is there exactly if the write is. Rejections
+//! that come from the rows (exists, no such row, …) are kept as well: a request that was answered
+//! "rejected" must not succeed when a proxy sends it again. The scheme is that of the IETF draft
+//! "The Idempotency-Key HTTP Header Field".
+//!
+//! **Invariant:** the fingerprint depends on what is asked, not on how it is spelled.
+//! **Not here:** looking records up (`store`).
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::row_change::{Change, Operation, RowDone, RowError, RowWrite};
+use crate::sabotage::{Mutation, is_on};
+use crate::table::{Column, Table};
+use crate::value::{ColumnType, Value, push_json};
+
+/// Shortest time for which an answer is kept.
+pub const KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
+
+/// The table of the records: sharded, replicated and moved like any other, but not shown to clients.
+pub static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| {
+    let text =
+        |name: &str| Column { name: name.to_owned(), kind: ColumnType::Text, nullable: false };
+    let answer = Column { name: "answer".to_owned(), kind: ColumnType::Json, nullable: false };
+    let columns = vec![text("idempotency_key"), text("fingerprint"), answer];
+    let table = Table::new("tessera_idempotency", columns, &["idempotency_key".to_owned()], None);
+    Arc::new(table.expect("the declaration above is sound"))
+});
+
+/// The answer to a write, as it is kept.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+enum Answer<'a> {
+    Made {
+        version: i64,
+        #[serde(borrow)]
+        row: Cow<'a, str>,
+    },
+    Changed {
+        version: i64,
+        #[serde(borrow)]
+        row: Cow<'a, str>,
+    },
+    Removed {
+        version: i64,
+        #[serde(borrow)]
+        row: Cow<'a, str>,
+    },
+    Exists,
+    NoSuchRow,
+    VersionDiffers,
+    Constraint {
+        rule: String,
+    },
+    MissingColumn {
+        column: String,
+    },
+    /// Refused only because of another row of the same transaction.
+    Undone {
+        row: usize,
+        #[serde(borrow)]
+        cause: Box<Answer<'a>>,
+    },
+}
+
+/// The key that a write is recognised by when it is sent again.
+pub fn key(change: &RowWrite) -> Option<&str> {
+    change.idempotency_key.as_deref().filter(|_| !is_on(Mutation::NoIdempotency))
+}
+
+/// A record for what became of a write, ready to be written beside it; `None` if nothing is to be kept of it.
+pub fn record(change: &RowWrite, outcome: &Result<RowDone, Error>) -> Option<RowWrite> {
+    let key = key(change)?;
+    let answer = serde_json::to_string(&answer(outcome)?).ok()?;
+    let table = &*TABLE;
+    let column = |name| table.find(name).expect("declared above");
+    Some(RowWrite {
+        table: Arc::clone(table),
+        operation: Operation::Insert,
+        slot: change.slot,
+        key: change.key.clone(),
+        id: vec![Value::Text(key.to_owned())],
+        set: vec![
+            (column("fingerprint"), Value::Text(fingerprint(change))),
+            (column("answer"), Value::Text(answer)),
+        ],
+        precondition: None,
+        idempotency_key: None,
+        wants_row: false,
+    })
+}
+
+fn answer(outcome: &Result<RowDone, Error>) -> Option<Answer<'_>> {
+    let done = match outcome {
+        Ok(done) => done,
+        Err(error) => return rejection(error),
+    };
+    let (version, row) = (done.version, String::from_utf8_lossy(&done.json));
+    Some(match done.change {
+        Change::Created => Answer::Made { version, row },
+        Change::Changed => Answer::Changed { version, row },
+        Change::Removed => Answer::Removed { version, row },
+    })
+}
+
+/// A rejection that depends on rows is kept; one that depends on the state of the shard at that
+/// moment is not.
+fn rejection(error: &Error) -> Option<Answer<'static>> {
+    match error {
+        Error::Exists => Some(Answer::Exists),
+        Error::NoSuchRow => Some(Answer::NoSuchRow),
+        Error::VersionDiffers => Some(Answer::VersionDiffers),
+        Error::Constraint { rule } => Some(Answer::Constraint { rule: (*rule).to_owned() }),
+        Error::Row(RowError::MissingColumn { column, .. }) => {
+            Some(Answer::MissingColumn { column: column.clone() })
+        }
+        Error::Undone { row, cause } => {
+            Some(Answer::Undone { row: *row, cause: Box::new(rejection(cause)?) })
+        }
+        // Of another row, whose own answer is kept already.
+        Error::Remembered(first) => rejection(first),
+        Error::Row(_)
+        | Error::NoSuchTable { .. }
+        | Error::Key(_)
+        | Error::KeyReused
+        | Error::TransactionTooLarge
+        | Error::Swallowed { .. }
+        | Error::Unlogged { .. }
+        | Error::DeadlinePassed
+        | Error::WritesStalled { .. }
+        | Error::QueueFull { .. }
+        | Error::PoolExhausted { .. }
+        | Error::ShardUnavailable { .. }
+        | Error::WrongRows { .. }
+        | Error::FilesLost { .. }
+        | Error::NoPrimary { .. }
+        | Error::TooFewReplicas { .. }
+        | Error::NotConfirmed { .. }
+        | Error::SeenMayBeLost { .. }
+        | Error::SlotNotOwned
+        | Error::StorageFull { .. }
+        | Error::TableDiffers { .. }
+        | Error::TooManyTables
+        | Error::AnswerTooLarge
+        | Error::Internal => None,
+    }
+}
+
+/// The answer of the first time, from its record.
+///
+/// # Errors
+/// [`Error::KeyReused`] if the record is of another request, [`Error::Remembered`] if the write was rejected
+/// the first time, [`Error::Internal`] if the record cannot be read.
+pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Error> {
+    if of != fingerprint(change) {
+        return Err(Error::KeyReused);
+    }
+    let made = |change, version, row: Cow<'_, str>| {
+        let version = version + i64::from(is_on(Mutation::IdempotencyOtherAnswer));
+        Ok(RowDone { change, version, json: row.into_owned().into_bytes(), replayed: true })
+    };
+    match serde_json::from_str(answer).map_err(|_| Error::Internal)? {
+        Answer::Made { version, row } => made(Change::Created, version, row),
+        Answer::Changed { version, row } => made(Change::Changed, version, row),
+        Answer::Removed { version, row } => made(Change::Removed, version, row),
+        rejected @ (Answer::Exists
+        | Answer::NoSuchRow
+        | Answer::VersionDiffers
+        | Answer::Constraint { .. }
+        | Answer::MissingColumn { .. }
+        | Answer::Undone { .. }) => {
+            Err(Error::Remembered(Box::new(rejected_for(change, &rejected))))
+        }
+    }
+}
+
+/// Reason why a write was rejected the first time.
+fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
+    match answer {
+        Answer::Exists => Error::Exists,
+        Answer::NoSuchRow => Error::NoSuchRow,
+        Answer::VersionDiffers => Error::VersionDiffers,
+        Answer::Constraint { rule } => Error::Constraint { rule: crate::error::rule(rule) },
+        Answer::MissingColumn { column } => {
+            let (table, column) = (change.table.name().to_owned(), column.clone());
+            Error::Row(RowError::MissingColumn { table, column })
+        }
+        Answer::Undone { row, cause } => {
+            Error::Undone { row: *row, cause: Box::new(rejected_for(change, cause)) }
+        }
+        // No record says that a write was undone because another succeeded.
+        Answer::Made { .. } | Answer::Changed { .. } | Answer::Removed { .. } => Error::Internal,
+    }
+}
+
+/// Fingerprint of a write as 32 hex digits (XXH3-128). It is no defence: a client that knows a
+/// shard key and an idempotency key may write to that shard key anyway.
+fn fingerprint(change: &RowWrite) -> String {
+    let mut text = Vec::with_capacity(128);
+    text.extend_from_slice(change.operation.name().as_bytes());
+    text.push(b' ');
+    text.extend_from_slice(change.table.name().as_bytes());
+    for value in &change.id {
+        text.push(b'=');
+        push_json(&mut text, value);
+    }
+    for (column, value) in &change.set {
+        text.push(b',');
+        text.extend_from_slice(change.table.column(*column).name.as_bytes());
+        text.push(b'=');
+        push_json(&mut text, value);
+    }
+    if let Some(precondition) = &change.precondition {
+        precondition.spell(&mut text);
+    }
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&text))
+}

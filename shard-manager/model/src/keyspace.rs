@@ -1,0 +1,311 @@
+//! Keyspace: which slot a shard key belongs to.
+//!
+//! **Invariant:** a keyspace is a pure function from key to slot, or to the reason why the key has none, that
+//! never changes for the life of a cluster; golden vectors in the tests pin it. The catalog remembers name,
+//! algorithm, parameters and slot count, and a router with others refuses to start.
+//! **Not here:** which shard owns a slot (`placement`, `shard_map`); no I/O, no clock, no `async`.
+
+pub mod blocks;
+pub mod list;
+pub mod matrix;
+mod modulo;
+pub mod range;
+pub mod routing_step;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use list::ListSpace;
+use matrix::MatrixMode;
+use range::RangeSpace;
+use routing_step::{Explanation, RoutingStep};
+
+/// Number of slots, for ever. A power of two, so that a hash is reduced by a mask.
+pub const SLOT_COUNT: u16 = 16_384;
+
+const _: () = assert!(SLOT_COUNT.is_power_of_two(), "slot_of() masks instead of dividing");
+
+/// One of the [`SLOT_COUNT`] parts of the keyspace: the unit that is owned and moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u16);
+
+impl Slot {
+    /// The slot of this number, if there is one.
+    #[inline]
+    pub fn new(number: u16) -> Option<Self> {
+        (number < SLOT_COUNT).then_some(Self(number))
+    }
+
+    /// The number, `0..SLOT_COUNT`.
+    #[inline]
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The number as an index into a table of [`SLOT_COUNT`] entries.
+    #[inline]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Key that a client routes by: 1 to [`ShardKey::LEN_MAX`] bytes of UTF-8 without control
+/// characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ShardKey<'k>(&'k str);
+
+impl<'k> ShardKey<'k> {
+    /// Longest key in bytes. Keys stand in every row, index entry and log line.
+    pub const LEN_MAX: usize = 256;
+
+    /// Checks a key once, at the edge; everything behind relies on it.
+    ///
+    /// # Errors
+    /// [`KeyError`] names the rule that the text breaks.
+    pub fn parse(text: &'k str) -> Result<Self, KeyError> {
+        if text.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if text.len() > Self::LEN_MAX {
+            return Err(KeyError::TooLong { len: text.len() });
+        }
+        if has_control_characters(text) {
+            return Err(KeyError::ControlCharacter);
+        }
+        Ok(Self(text))
+    }
+
+    /// The key's text.
+    #[inline]
+    pub fn as_str(self) -> &'k str {
+        self.0
+    }
+}
+
+/// True if the text has a U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII, and the
+/// loop examines many bytes at a time because no byte ends it.
+fn has_control_characters(text: &str) -> bool {
+    if !text.is_ascii() {
+        return text.chars().any(char::is_control);
+    }
+    text.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
+}
+
+/// Reason why a text is no shard key, or has no slot in the keyspace.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Nothing to route by.
+    #[error("a shard key has at least one byte")]
+    Empty,
+    /// Longer than [`ShardKey::LEN_MAX`].
+    #[error("a shard key has at most {} bytes, this one has {len}", ShardKey::LEN_MAX)]
+    TooLong {
+        /// Bytes of the text.
+        len: usize,
+    },
+    /// Contains U+0000..U+001F, U+007F or U+0080..U+009F.
+    #[error("a shard key holds no control characters")]
+    ControlCharacter,
+    /// Keyspace `modulo`: the key does not end in a digit.
+    #[error("in keyspace modulo a shard key ends in a decimal integer, such as user_42")]
+    NoTrailingInteger,
+    /// Keyspace `range` with numeric split points: the key is no integer of at most 128 bits.
+    #[error(
+        "in keyspace range a shard key is an integer of at most 128 bits and nothing else, such as 42"
+    )]
+    NotAnInteger,
+    /// Keyspace `list`: the key does not begin with the name of a partition.
+    #[error(
+        "in keyspace list a shard key begins with the name of a partition and `:`; there are: {known}"
+    )]
+    NoSuchPartition {
+        /// The partitions, at most [`list::NAMES_SHOWN_MAX`] of them.
+        known: Arc<str>,
+    },
+    /// Keyspace `matrix`: the key names no user of a server.
+    #[error("in keyspace matrix a shard key has the form @user:server")]
+    NotAMatrixId,
+}
+
+/// Function from keys to slots, chosen once per cluster. A clone is cheap: parameters are shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Keyspace {
+    /// XXH3-64 with seed 0 over the key's bytes, modulo [`SLOT_COUNT`]. Spreads any keys evenly;
+    /// neighbouring keys do not stay together.
+    #[default]
+    Hash,
+    /// The key's trailing integer modulo [`SLOT_COUNT`] (`keyspace/modulo.rs`).
+    Modulo,
+    /// A slot for each range between split points ([`range`]).
+    Range(Arc<RangeSpace>),
+    /// A block of slots for each named partition ([`list`]).
+    List(Arc<ListSpace>),
+    /// Users of federated servers ([`matrix`]).
+    Matrix(MatrixMode),
+}
+
+impl Keyspace {
+    /// Every keyspace's name, for messages and help.
+    pub const NAMES: [&str; 5] = ["hash", "modulo", "range", "list", "matrix"];
+
+    /// Forms in configuration.
+    pub const FORMS: &str = "hash, modulo, range:10,20,… (numbers), range-text:g,n,…, \
+        list:NAME=WEIGHT,…, matrix:id or matrix:server";
+
+    /// The name used in catalog and answers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Modulo => "modulo",
+            Self::Range(_) => "range",
+            Self::List(_) => "list",
+            Self::Matrix(_) => "matrix",
+        }
+    }
+
+    /// The hash that takes part, as the catalog and `/api/shard-map` tell it; `None` if there is none.
+    pub fn algorithm(&self) -> Option<&'static str> {
+        match self {
+            Self::Hash | Self::List(_) | Self::Matrix(_) => Some("xxh3_64"),
+            Self::Modulo | Self::Range(_) => None,
+        }
+    }
+
+    /// Parameters as JSON, for the catalog. They decide over slots too, and must not change.
+    pub fn parameters(&self) -> String {
+        match self {
+            Self::Hash => r#"{"seed":0}"#.to_owned(),
+            Self::Modulo => "{}".to_owned(),
+            Self::Range(ranges) => ranges.parameters(),
+            Self::List(partitions) => partitions.parameters(),
+            Self::Matrix(mode) => mode.parameters(),
+        }
+    }
+
+    /// A keyspace as the catalog kept it.
+    ///
+    /// # Errors
+    /// [`KeyspaceError`] if this program would not have kept it so.
+    pub fn restore(name: &str, parameters: &str) -> Result<Self, KeyspaceError> {
+        let bad = |cause| KeyspaceError::Parameters { keyspace: name.to_owned(), cause };
+        let keyspace = match name {
+            "hash" => Self::Hash,
+            "modulo" => Self::Modulo,
+            "range" => Self::Range(Arc::new(RangeSpace::restore(parameters).map_err(bad)?)),
+            "list" => Self::List(Arc::new(ListSpace::restore(parameters).map_err(bad)?)),
+            "matrix" => Self::Matrix(MatrixMode::restore(parameters).map_err(bad)?),
+            other => return Err(KeyspaceError::Unknown(other.to_owned())),
+        };
+        if keyspace.parameters() != parameters {
+            return Err(bad(format!("they should be {}", keyspace.parameters())));
+        }
+        Ok(keyspace)
+    }
+
+    /// The slot of a key.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the keyspace has no place for the key. A hash has one for every key.
+    pub fn slot_of(&self, key: ShardKey<'_>) -> Result<Slot, KeyError> {
+        match self {
+            Self::Hash => Ok(slot_of_hash(hash(key.0))),
+            Self::Modulo => modulo::slot_of(key.0),
+            Self::Range(ranges) => ranges.slot_of(key.0),
+            Self::List(partitions) => partitions.slot_of(key.0),
+            Self::Matrix(mode) => Ok(slot_of_hash(hash(mode.hashed_part(key.0)?))),
+        }
+    }
+
+    /// The slot of a key and how it came about, for people.
+    ///
+    /// # Errors
+    /// As [`Keyspace::slot_of`].
+    pub fn explain<'k>(&self, key: ShardKey<'k>) -> Result<Explanation<'k>, KeyError> {
+        let steps = match self {
+            Self::Hash => vec![RoutingStep::Hash(hash(key.0))],
+            Self::Modulo => vec![RoutingStep::Integer(modulo::trailing_digits(key.0)?)],
+            Self::Range(ranges) => vec![ranges.explain(key.0)?],
+            Self::List(partitions) => {
+                vec![partitions.explain(key.0)?, RoutingStep::Hash(hash(key.0))]
+            }
+            Self::Matrix(mode) => {
+                let part = mode.hashed_part(key.0)?;
+                match mode {
+                    MatrixMode::Id => vec![RoutingStep::Hash(hash(part))],
+                    MatrixMode::Server => {
+                        vec![RoutingStep::Server(part), RoutingStep::Hash(hash(part))]
+                    }
+                }
+            }
+        };
+        Ok(Explanation { slot: self.slot_of(key)?, steps })
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+}
+
+fn slot_of_hash(hash: u64) -> Slot {
+    Slot((hash & u64::from(SLOT_COUNT - 1)) as u16)
+}
+
+/// Writes the form of the configuration.
+impl fmt::Display for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hash | Self::Modulo => f.write_str(self.name()),
+            Self::Range(ranges) => ranges.fmt(f),
+            Self::List(partitions) => partitions.fmt(f),
+            Self::Matrix(mode) => mode.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Keyspace {
+    type Err = KeyspaceError;
+
+    fn from_str(text: &str) -> Result<Self, KeyspaceError> {
+        let (name, parameters) = match text.split_once(':') {
+            Some((name, parameters)) => (name, Some(parameters)),
+            None => (text, None),
+        };
+        let given = parameters.unwrap_or_default();
+        let keyspace = match (name, parameters) {
+            ("hash", None) => Ok(Self::Hash),
+            ("modulo", None) => Ok(Self::Modulo),
+            ("range", _) => RangeSpace::numeric(given).map(|ranges| Self::Range(Arc::new(ranges))),
+            ("range-text", _) => {
+                RangeSpace::text(given).map(|ranges| Self::Range(Arc::new(ranges)))
+            }
+            ("list", _) => ListSpace::parse(given).map(|list| Self::List(Arc::new(list))),
+            ("matrix", _) => MatrixMode::parse(parameters).map(Self::Matrix),
+            ("hash" | "modulo", Some(_)) => Err("there are none".to_owned()),
+            (_, _) => return Err(KeyspaceError::Unknown(name.to_owned())),
+        };
+        keyspace.map_err(|cause| KeyspaceError::Parameters { keyspace: name.to_owned(), cause })
+    }
+}
+
+/// Reason why a text is no keyspace.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyspaceError {
+    /// A name that means nothing here.
+    #[error("`{0}` is no keyspace; there are: {names}", names = Keyspace::NAMES.join(", "))]
+    Unknown(String),
+    /// The name is known, what follows is not.
+    #[error("the parameters of keyspace {keyspace} cannot be used: {cause}")]
+    Parameters {
+        /// Name of the keyspace.
+        keyspace: String,
+        /// The fault, as half a sentence.
+        cause: String,
+    },
+}

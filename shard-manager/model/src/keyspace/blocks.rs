@@ -1,0 +1,87 @@
+//! Blocks: cuts the slots into contiguous pieces whose sizes follow weights.
+//!
+//! **Invariant:** one rounding for all who cut slots: a partition of the keyspace `list` and the partition of the
+//! same name, order and weight in the placement `partitions` are the same slots.
+//! **Not here:** who owns a block (`placement`), which keys fall into it (`list`).
+
+use std::ops::Range;
+
+use super::SLOT_COUNT;
+
+/// Largest weight of a block: sums of weights times slots stay far inside 64 bits.
+pub const WEIGHT_MAX: u32 = 1_000_000;
+/// Most named blocks of one cluster. They are looked for by name on every request, and a person writes them down.
+pub const BLOCKS_MAX: usize = 1_024;
+/// Longest name of a block in bytes.
+const NAME_LEN_MAX: usize = 64;
+/// Characters that separate parts of a configuration text, and of a key.
+const SEPARATORS: [char; 4] = [':', '=', ',', '>'];
+
+/// Block `i` ends before slot `ceil(SLOT_COUNT * (w0 + … + wi) / total)`. Rounding the running sum instead of each
+/// share keeps every block within one slot of what its weight demands, and leaves no remainder to hand out. A
+/// block of a small weight among many may be empty, and all are if no weight is above 0.
+pub fn cut(weights: impl Iterator<Item = u64> + Clone) -> impl Iterator<Item = Range<u16>> {
+    let total = weights.clone().sum::<u64>().max(1);
+    let mut reached = 0;
+    let mut first = 0;
+    weights.map(move |weight| {
+        reached += weight;
+        let end = (u64::from(SLOT_COUNT) * reached).div_ceil(total) as u16;
+        let block = first..end;
+        first = end;
+        block
+    })
+}
+
+/// A block's name and weight from `NAME=WEIGHT`.
+///
+/// # Errors
+/// Half a sentence that says what is wrong.
+pub fn parse_weight(text: &str) -> Result<(Box<str>, u32), String> {
+    let (name, weight) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=WEIGHT"))?;
+    let (name, weight) = (name.trim(), weight.trim());
+    let weight = weight.parse().map_err(|_| format!("`{weight}` is no weight of {name}"))?;
+    Ok((name.into(), weight))
+}
+
+/// Checks that blocks of these names and weights are possible: each has a name of its own and at
+/// least one slot.
+///
+/// # Errors
+/// Half a sentence that says what is wrong.
+pub fn check(blocks: &[(&str, u32)]) -> Result<(), String> {
+    if blocks.is_empty() || blocks.len() > BLOCKS_MAX {
+        return Err(format!("there must be 1 to {BLOCKS_MAX} partitions, not {}", blocks.len()));
+    }
+    for (index, (name, weight)) in blocks.iter().enumerate() {
+        let is_bad = |c: char| SEPARATORS.contains(&c) || c.is_whitespace() || c.is_control();
+        if name.is_empty() || name.len() > NAME_LEN_MAX || name.contains(is_bad) {
+            return Err(format!(
+                "`{name}` is no name of a partition: 1 to {NAME_LEN_MAX} bytes without spaces and : = , >"
+            ));
+        }
+        if *weight == 0 || *weight > WEIGHT_MAX {
+            return Err(format!("the weight of {name} must be 1 to {WEIGHT_MAX}, not {weight}"));
+        }
+        if blocks[..index].iter().any(|(other, _)| other == name) {
+            return Err(format!("two partitions are called {name}"));
+        }
+    }
+    let cuts = cut(blocks.iter().map(|(_, weight)| u64::from(*weight)));
+    match blocks.iter().zip(cuts).find(|(_, slots)| slots.is_empty()) {
+        Some(((name, _), _)) => Err(format!("the weight of {name} is too small for a slot")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_without_any_weight_are_empty() {
+        let blocks: Vec<_> = cut([0, 0].into_iter()).collect();
+        assert_eq!(blocks, [0..0, 0..0]);
+    }
+}

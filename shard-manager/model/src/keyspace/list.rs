@@ -1,0 +1,139 @@
+//! List: the part of a key before the first `:` names a partition, and a partition is a block of slots.
+//!
+//! Source: list partitioning of databases, and the partition table A 30, B 20, C 15, D 25, E 10 of Infra-Crafter.
+//! What belongs to a partition lies in slots that nobody else uses, so that a placement can keep it on one shard, or
+//! in one country. Inside its block a partition spreads evenly, but a partition that grows beyond its weight fills
+//! its slots more than others; and a key must name a partition that there is.
+//!
+//! **Invariant:** blocks follow each other in the order given, cut by [`blocks::cut`]; the slot inside a block is
+//! XXH3-64 of the whole key modulo the block's size.
+//! **Not here:** which shard a partition lies on (the placement `partitions`).
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::routing_step::RoutingStep;
+use super::{KeyError, Slot, blocks, hash};
+
+/// Most partitions that an error lists.
+pub const NAMES_SHOWN_MAX: usize = 20;
+
+/// A named block of slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its share of the slots, relative to the others.
+    pub weight: u32,
+    /// Its first slot.
+    pub first: Slot,
+    /// Its last slot.
+    pub last: Slot,
+}
+
+/// Partitions and their blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListSpace {
+    /// In the order given.
+    partitions: Vec<Partition>,
+    /// Hashes of names, ascending, and indices of `partitions`: numbers are found faster than texts.
+    by_hash: Vec<(u64, u16)>,
+    /// The names, for errors.
+    known: Arc<str>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters<'p> {
+    #[serde(borrow)]
+    partitions: Vec<(std::borrow::Cow<'p, str>, u32)>,
+    seed: u64,
+}
+
+impl ListSpace {
+    /// Partitions of these names and weights.
+    ///
+    /// # Errors
+    /// Half a sentence that says what is wrong with them.
+    pub fn new(partitions: Vec<(Box<str>, u32)>) -> Result<Self, String> {
+        let named: Vec<(&str, u32)> =
+            partitions.iter().map(|(name, weight)| (&**name, *weight)).collect();
+        blocks::check(&named)?;
+        let mut known: Vec<&str> =
+            named.iter().take(NAMES_SHOWN_MAX).map(|(name, _)| *name).collect();
+        if named.len() > known.len() {
+            known.push("…");
+        }
+        let known = known.join(", ").into();
+        let mut by_hash: Vec<(u64, u16)> =
+            named.iter().map(|(name, _)| hash(name)).zip(0..).collect();
+        by_hash.sort_unstable();
+        let weights: Vec<u64> = named.iter().map(|(_, weight)| u64::from(*weight)).collect();
+        let cuts = blocks::cut(weights.iter().copied());
+        let partitions = partitions.into_iter().zip(cuts).map(|((name, weight), slots)| {
+            Partition { name, weight, first: Slot(slots.start), last: Slot(slots.end - 1) }
+        });
+        Ok(Self { partitions: partitions.collect(), by_hash, known })
+    }
+
+    /// From `A=30,B=20`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let partitions: Result<Vec<_>, _> = text.split(',').map(blocks::parse_weight).collect();
+        Self::new(partitions?)
+    }
+
+    pub(super) fn restore(parameters: &str) -> Result<Self, String> {
+        let read: Parameters<'_> =
+            serde_json::from_str(parameters).map_err(|error| error.to_string())?;
+        Self::new(read.partitions.into_iter().map(|(name, weight)| (name.into(), weight)).collect())
+    }
+
+    pub(super) fn parameters(&self) -> String {
+        let partitions = self.partitions.iter().map(|part| ((&*part.name).into(), part.weight));
+        let parameters = Parameters { partitions: partitions.collect(), seed: 0 };
+        serde_json::to_string(&parameters).expect("names and numbers always serialise")
+    }
+
+    /// The partitions in the order given.
+    pub fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
+    pub(super) fn slot_of(&self, key: &str) -> Result<Slot, KeyError> {
+        let partition = self.partition_of(key)?;
+        let size = partition.last.0 - partition.first.0 + 1;
+        Ok(Slot(partition.first.0 + (hash(key) % u64::from(size)) as u16))
+    }
+
+    pub(super) fn explain(&self, key: &str) -> Result<RoutingStep<'static>, KeyError> {
+        let Partition { name, first, last, .. } = self.partition_of(key)?;
+        Ok(RoutingStep::Partition { name: name.to_string(), first: *first, last: *last })
+    }
+
+    fn partition_of(&self, key: &str) -> Result<&Partition, KeyError> {
+        let found = key.split_once(':').and_then(|(name, _)| self.find(name));
+        found.ok_or_else(|| KeyError::NoSuchPartition { known: Arc::clone(&self.known) })
+    }
+
+    fn find(&self, name: &str) -> Option<&Partition> {
+        let wanted = hash(name);
+        let first = self.by_hash.partition_point(|(hash, _)| *hash < wanted);
+        let same = self.by_hash[first..].iter().take_while(|(hash, _)| *hash == wanted);
+        let mut same = same.map(|(_, index)| &self.partitions[usize::from(*index)]);
+        same.find(|partition| *partition.name == *name)
+    }
+}
+
+/// Writes the form of the configuration.
+impl fmt::Display for ListSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("list:")?;
+        for (index, partition) in self.partitions.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{}={}", partition.name, partition.weight)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Matrix: keys `@user:server`, the ids of users of federated servers.
+//!
+//! Source: the sharding demo with Matrix ids, which routes by a hash of the id, and Synapse, which can do so by
+//! server. Mode `id` hashes the whole id: even, but a server's users lie on all shards. Mode `server` hashes the
+//! part after the first `:` alone: what concerns one server is asked of one shard, but a big server is one slot that
+//! cannot be divided, and its shard runs hot.
+//!
+//! **Invariant:** user and server are at least one byte each; both are compared byte by byte, so `Example.org` and
+//! `example.org` are two servers.
+//! **Not here:** whether the server exists, or its name is well formed (it may have a port, or be an IPv6 address).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::KeyError;
+
+/// Part of a key that is hashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MatrixMode {
+    /// The whole key.
+    #[default]
+    Id,
+    /// The server: its users share a slot.
+    Server,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    mode: MatrixMode,
+    seed: u64,
+}
+
+impl MatrixMode {
+    /// Name in configuration and catalog.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Server => "server",
+        }
+    }
+
+    pub(super) fn parse(text: Option<&str>) -> Result<Self, String> {
+        match text {
+            None => Ok(Self::default()),
+            Some("id") => Ok(Self::Id),
+            Some("server") => Ok(Self::Server),
+            Some(other) => Err(format!("`{other}` is neither id nor server")),
+        }
+    }
+
+    pub(super) fn restore(parameters: &str) -> Result<Self, String> {
+        let read: Result<Parameters, _> = serde_json::from_str(parameters);
+        read.map(|parameters| parameters.mode).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn parameters(self) -> String {
+        serde_json::to_string(&Parameters { mode: self, seed: 0 }).expect("names always serialise")
+    }
+
+    /// The part of the key that is hashed.
+    pub(super) fn hashed_part(self, key: &str) -> Result<&str, KeyError> {
+        let parts = key.strip_prefix('@').and_then(|rest| rest.split_once(':'));
+        match (parts, self) {
+            (None, _) => Err(KeyError::NotAMatrixId),
+            (Some((user, server)), _) if user.is_empty() || server.is_empty() => {
+                Err(KeyError::NotAMatrixId)
+            }
+            (Some(_), Self::Id) => Ok(key),
+            (Some((_, server)), Self::Server) => Ok(server),
+        }
+    }
+}
+
+impl fmt::Display for MatrixMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "matrix:{}", self.name())
+    }
+}

@@ -1,0 +1,296 @@
+//! Range: sorted split points cut the keys into ranges, and each range has a slot of its own.
+//!
+//! Source: Bigtable and HBase regions, range sharding of MongoDB and Vitess. Neighbouring keys stay together, so
+//! that a range of keys is asked of few shards. It is only as even as its split points are well chosen, and keys that
+//! grow (times, counters) all fall into the last range, which runs hot. A cluster has as many slots in use as it has
+//! ranges: fewer ranges than shards leave shards without work.
+//!
+//! Numeric split points demand that the whole key is an integer: reading only digits at the end would put `user_5`
+//! and `order_5` side by side, which is no order that anybody asks ranges of. Keys with letters have text split
+//! points, compared byte by byte.
+//!
+//! **Invariant:** split points ascend strictly; ranges have distinct slots. A split gives the upper part of one range
+//! the lowest free slot number, and no other key changes its slot.
+//! **Not here:** moving the rows of keys that change slot.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::routing_step::RoutingStep;
+use super::{KeyError, SLOT_COUNT, ShardKey, Slot, blocks};
+
+/// Most split points: each range has a slot.
+pub const SPLITS_MAX: usize = SLOT_COUNT as usize - 1;
+
+/// Split points, and the slot of each range between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeSpace {
+    splits: Splits,
+    /// One more than there are split points.
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Splits {
+    /// All fit into 64 bits, as is usual: half the memory to search, so more of it in the processor's cache.
+    Short(Vec<i64>),
+    Long(Vec<i128>),
+    Text(Vec<TextSplit>),
+}
+
+/// Compared by the bytes of its text, of which the first are at hand as a number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct TextSplit {
+    head: u128,
+    text: Box<str>,
+}
+
+impl From<&str> for TextSplit {
+    fn from(text: &str) -> Self {
+        Self { head: head(text), text: text.into() }
+    }
+}
+
+/// The first 16 bytes, the first of them the highest; what is missing is 0. If heads differ, the texts are in the same
+/// order as the heads.
+fn head(text: &str) -> u128 {
+    let mut bytes = [0; 16];
+    let len = text.len().min(bytes.len());
+    bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+    u128::from_be_bytes(bytes)
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    Numeric,
+    Text,
+}
+
+/// Split points are texts, for JSON has no integers of 128 bits.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    order: Order,
+    splits: Vec<String>,
+    slots: Vec<u16>,
+}
+
+impl RangeSpace {
+    /// Ranges of integers between split points such as `1000,2000`. Their slots are spread over all, so that a
+    /// contiguous placement deals them out evenly, neighbours together.
+    pub(super) fn numeric(text: &str) -> Result<Self, String> {
+        let splits: Result<_, _> = text.split(',').map(|split| parse_split(split.trim())).collect();
+        Self::spread(Splits::numeric(splits?))
+    }
+
+    /// Ranges of text between split points such as `g,n`.
+    pub(super) fn text(text: &str) -> Result<Self, String> {
+        Self::spread(Splits::Text(text.split(',').map(|split| split.trim().into()).collect()))
+    }
+
+    fn spread(splits: Splits) -> Result<Self, String> {
+        splits.check()?;
+        let cuts = blocks::cut(std::iter::repeat_n(1, splits.len() + 1));
+        Ok(Self { splits, slots: cuts.map(|block| Slot(block.start)).collect() })
+    }
+
+    pub(super) fn restore(parameters: &str) -> Result<Self, String> {
+        let read: Parameters =
+            serde_json::from_str(parameters).map_err(|error| error.to_string())?;
+        let splits = match read.order {
+            Order::Numeric => {
+                let splits: Result<_, _> =
+                    read.splits.iter().map(|split| parse_split(split)).collect();
+                Splits::numeric(splits?)
+            }
+            Order::Text => {
+                Splits::Text(read.splits.iter().map(|split| (&**split).into()).collect())
+            }
+        };
+        splits.check()?;
+        let slots: Option<Vec<Slot>> = read.slots.into_iter().map(Slot::new).collect();
+        let slots = slots.ok_or("a slot is beyond the last")?;
+        let mut sorted = slots.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if slots.len() != splits.len() + 1 || sorted.len() != slots.len() {
+            return Err("every range must have a slot of its own".to_owned());
+        }
+        Ok(Self { splits, slots })
+    }
+
+    pub(super) fn parameters(&self) -> String {
+        let parameters = Parameters {
+            order: match self.splits {
+                Splits::Short(_) | Splits::Long(_) => Order::Numeric,
+                Splits::Text(_) => Order::Text,
+            },
+            splits: (0..self.splits.len()).map(|index| self.splits.tell(index)).collect(),
+            slots: self.slots.iter().map(|slot| slot.number()).collect(),
+        };
+        serde_json::to_string(&parameters).expect("texts and numbers always serialise")
+    }
+
+    /// Returns these ranges with one more split point: keys of its range from `at` on get the
+    /// lowest slot that no range has, all other keys keep theirs.
+    ///
+    /// # Errors
+    /// Half a sentence: it is a split point already or none can be, or every slot is taken.
+    pub fn split(&self, at: &str) -> Result<Self, String> {
+        let mut used = vec![false; usize::from(SLOT_COUNT)];
+        self.slots.iter().for_each(|slot| used[slot.index()] = true);
+        let free = used.iter().position(|used| !used).ok_or("every slot has a range")?;
+        let mut next = self.clone();
+        let found = match &mut next.splits {
+            Splits::Text(splits) => insert(splits, at.into()),
+            numeric @ (Splits::Short(_) | Splits::Long(_)) => {
+                let mut splits = numeric.numbers();
+                let found = insert(&mut splits, parse_split(at)?);
+                *numeric = Splits::numeric(splits);
+                found
+            }
+        };
+        let index = found.ok_or_else(|| format!("`{at}` is a split point already"))?;
+        next.slots.insert(index + 1, Slot(free as u16));
+        next.splits.check()?;
+        Ok(next)
+    }
+
+    /// Number of ranges, at least two.
+    pub fn ranges(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn slot_of(&self, key: &str) -> Result<Slot, KeyError> {
+        Ok(self.slots[self.splits.range_of(key)?])
+    }
+
+    pub(super) fn explain(&self, key: &str) -> Result<RoutingStep<'static>, KeyError> {
+        let range = self.splits.range_of(key)?;
+        let from = range.checked_sub(1).map(|index| self.splits.tell(index));
+        let below = (range < self.splits.len()).then(|| self.splits.tell(range));
+        Ok(RoutingStep::Range { from, below })
+    }
+}
+
+impl Splits {
+    fn numeric(splits: Vec<i128>) -> Self {
+        let short: Result<_, _> = splits.iter().map(|&split| i64::try_from(split)).collect();
+        short.map_or(Self::Long(splits), Self::Short)
+    }
+
+    /// Numeric split points.
+    fn numbers(&self) -> Vec<i128> {
+        match self {
+            Self::Short(splits) => splits.iter().copied().map(i128::from).collect(),
+            Self::Long(splits) => splits.clone(),
+            Self::Text(_) => Vec::new(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Short(splits) => splits.len(),
+            Self::Long(splits) => splits.len(),
+            Self::Text(splits) => splits.len(),
+        }
+    }
+
+    fn tell(&self, index: usize) -> String {
+        match self {
+            Self::Short(splits) => splits[index].to_string(),
+            Self::Long(splits) => splits[index].to_string(),
+            Self::Text(splits) => splits[index].text.to_string(),
+        }
+    }
+
+    /// Returns the range of a key: the number of split points that are not above it.
+    fn range_of(&self, key: &str) -> Result<usize, KeyError> {
+        match self {
+            Self::Short(splits) => {
+                let number = integer(key).ok_or(KeyError::NotAnInteger)?;
+                Ok(match i64::try_from(number) {
+                    Ok(number) => splits.partition_point(|split| *split <= number),
+                    // Beyond all of them, on either side.
+                    Err(_) if number < 0 => 0,
+                    Err(_) => splits.len(),
+                })
+            }
+            Self::Long(splits) => {
+                let number = integer(key).ok_or(KeyError::NotAnInteger)?;
+                Ok(splits.partition_point(|split| *split <= number))
+            }
+            Self::Text(splits) => {
+                let key = (head(key), key);
+                Ok(splits.partition_point(|split| (split.head, &*split.text) <= key))
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let count = self.len();
+        if count == 0 || count > SPLITS_MAX {
+            return Err(format!("there must be 1 to {SPLITS_MAX} split points, not {count}"));
+        }
+        let ascend = match self {
+            Self::Short(splits) => splits.is_sorted_by(|a, b| a < b),
+            Self::Long(splits) => splits.is_sorted_by(|a, b| a < b),
+            Self::Text(splits) => {
+                if let Some(bad) = splits.iter().find(|split| !is_text_split(&split.text)) {
+                    let bad = &bad.text;
+                    return Err(format!("`{bad}` is no split point: a key without a comma is"));
+                }
+                splits.is_sorted_by(|a, b| a < b)
+            }
+        };
+        if ascend { Ok(()) } else { Err("split points must ascend, each once".to_owned()) }
+    }
+}
+
+/// A text that configuration can write and a key can be.
+fn is_text_split(split: &str) -> bool {
+    ShardKey::parse(split).is_ok() && !split.contains(',') && split.trim() == split
+}
+
+fn parse_split(text: &str) -> Result<i128, String> {
+    integer(text).ok_or_else(|| format!("`{text}` is no integer of at most 128 bits"))
+}
+
+/// `-?[0-9]+`, as far as 128 bits go. The `+` that the standard parser takes is no part of an id.
+fn integer(text: &str) -> Option<i128> {
+    if text.starts_with('+') {
+        return None;
+    }
+    // Most are short, and arithmetic on 64 bits is several times as fast.
+    if text.len() <= SHORT_LEN_MAX {
+        return text.parse::<i64>().ok().map(i128::from);
+    }
+    text.parse().ok()
+}
+
+/// Digits, or a sign and digits, that any 64 bits can hold.
+const SHORT_LEN_MAX: usize = 18;
+
+/// Puts a value where it belongs; `None` if it is there.
+fn insert<T: Ord>(sorted: &mut Vec<T>, value: T) -> Option<usize> {
+    let index = sorted.binary_search(&value).err()?;
+    sorted.insert(index, value);
+    Some(index)
+}
+
+/// Writes the form of the configuration.
+impl fmt::Display for RangeSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.splits {
+            Splits::Short(_) | Splits::Long(_) => "range:",
+            Splits::Text(_) => "range-text:",
+        })?;
+        for index in 0..self.splits.len() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{}", self.splits.tell(index))?;
+        }
+        Ok(())
+    }
+}

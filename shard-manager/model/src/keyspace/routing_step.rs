@@ -1,0 +1,43 @@
+//! Routing step: one finding on the way from a key to its slot, to explain where a key is.
+//!
+//! **Invariant:** an explanation ends at the slot that routing takes.
+//! **Not here:** its presentation (the router's `/api/route`).
+
+use super::Slot;
+
+/// Slot of a key, and the steps that lead to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation<'k> {
+    /// The slot.
+    pub slot: Slot,
+    /// The findings, in order.
+    pub steps: Vec<RoutingStep<'k>>,
+}
+
+/// A finding about a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RoutingStep<'k> {
+    /// The key ends in these digits; as a number, modulo the number of slots, they are the slot.
+    Integer(&'k str),
+    /// The key lies in this range, which has a slot of its own.
+    Range {
+        /// The least key of the range; `None` if it has no lower end.
+        from: Option<String>,
+        /// The least key of the next range; `None` if there is none.
+        below: Option<String>,
+    },
+    /// The key belongs to this partition, whose slots are these; both ends belong to it.
+    Partition {
+        /// Its name.
+        name: String,
+        /// Its first slot.
+        first: Slot,
+        /// Its last slot.
+        last: Slot,
+    },
+    /// Only this part of the key is hashed.
+    Server(&'k str),
+    /// XXH3-64 of the hashed part, which is the whole key unless an earlier step says otherwise. The
+    /// slot is this number modulo the number of slots, or of the partition's slots.
+    Hash(u64),
+}

@@ -1,0 +1,30 @@
+//! Model: plain values of a cluster, from the key of a row to the response.
+//!
+//! **Invariant:** nothing here reads a clock or a file, talks to a database or runs in the background.
+//! **Not here:** databases and the work on them (`shard-manager`).
+#![forbid(unsafe_code)]
+
+pub mod advice;
+pub mod consistency;
+pub mod csv;
+pub mod cursor;
+pub mod declaration;
+pub mod error;
+pub mod finding;
+pub mod idempotency;
+pub mod json_members;
+pub mod keyspace;
+pub mod placement;
+pub mod position;
+pub mod query;
+pub mod reason;
+pub mod result_rows;
+pub mod row_change;
+pub mod sabotage;
+pub mod shard_map;
+pub mod simulation;
+pub mod stats;
+pub mod table;
+pub mod token;
+pub mod topology;
+pub mod value;

@@ -1,0 +1,229 @@
+//! Placement: from a topology to the owner of every slot.
+//!
+//! A placement is a recipe, used when a cluster is made; the table it yields is stored in the catalog
+//! and from then on the table is what counts.
+//!
+//! **Invariant:** the table has exactly [`SLOT_COUNT`] owners, all of them shards of the topology; the same recipe and
+//! topology yield the same table on every machine, for ever. Golden vectors in the tests pin it.
+//! **Not here:** the table in force and its epoch (`shard_map`); no I/O, no clock, no `async`.
+
+mod contiguous;
+mod jump;
+pub mod manual;
+mod mixer;
+mod modulo;
+pub mod partitions;
+mod rebalance;
+mod rendezvous;
+pub mod ring;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::keyspace::SLOT_COUNT;
+use crate::topology::{ShardIndex, Topology};
+use manual::Manual;
+use partitions::Partitions;
+
+pub use rebalance::rebalance;
+
+/// Recipe that assigns slots to shards. A clone is cheap: parameters are shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// Contiguous ranges whose sizes differ by at most one slot; weights are ignored (`placement/contiguous.rs`).
+    #[default]
+    Even,
+    /// Contiguous ranges in proportion to the shards' weights, each within one slot of its share.
+    Weighted,
+    /// Named blocks of slots with owners ([`partitions`]).
+    Partitions(Arc<Partitions>),
+    /// The slot's number modulo the number of shards (`placement/modulo.rs`).
+    Modulo,
+    /// Consistent hashing ([`ring`]).
+    Ring {
+        /// Points of a shard on the ring for each unit of its weight.
+        vnodes: u32,
+    },
+    /// Weighted rendezvous hashing (`placement/rendezvous.rs`).
+    Rendezvous,
+    /// Jump consistent hashing (`placement/jump.rs`).
+    Jump,
+    /// Ranges from the configuration ([`manual`]).
+    Manual(Arc<Manual>),
+}
+
+impl Placement {
+    /// Every placement's name, for messages and help.
+    pub const NAMES: [&str; 8] =
+        ["even", "weighted", "partitions", "modulo", "ring", "rendezvous", "jump", "manual"];
+
+    /// Forms in configuration.
+    pub const FORMS: &str = "even, weighted, modulo, ring or ring:VNODES, rendezvous, jump, \
+        partitions:NAME=WEIGHT>SHARD,… or manual:FIRST-LAST=SHARD,…";
+
+    /// The name used in catalog and answers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Even => "even",
+            Self::Weighted => "weighted",
+            Self::Partitions(_) => "partitions",
+            Self::Modulo => "modulo",
+            Self::Ring { .. } => "ring",
+            Self::Rendezvous => "rendezvous",
+            Self::Jump => "jump",
+            Self::Manual(_) => "manual",
+        }
+    }
+
+    /// True if the weights of the shards matter.
+    pub fn is_weighted(&self) -> bool {
+        match self {
+            Self::Weighted | Self::Ring { .. } | Self::Rendezvous => true,
+            Self::Even | Self::Partitions(_) | Self::Modulo | Self::Jump | Self::Manual(_) => false,
+        }
+    }
+
+    /// Parameters as JSON, for the catalog.
+    pub fn parameters(&self) -> String {
+        match self {
+            Self::Even | Self::Weighted | Self::Modulo | Self::Rendezvous | Self::Jump => {
+                "{}".to_owned()
+            }
+            Self::Partitions(partitions) => partitions.parameters(),
+            Self::Ring { vnodes } => format!(r#"{{"vnodes":{vnodes}}}"#),
+            Self::Manual(manual) => manual.parameters(),
+        }
+    }
+
+    /// A placement as the catalog kept it.
+    ///
+    /// # Errors
+    /// [`PlacementError`] if this program would not have kept it so.
+    pub fn restore(name: &str, parameters: &str) -> Result<Self, PlacementError> {
+        let bad = |cause| PlacementError::Parameters { placement: name.to_owned(), cause };
+        let placement = match name {
+            "partitions" => {
+                Self::Partitions(Arc::new(Partitions::restore(parameters).map_err(bad)?))
+            }
+            "ring" => Self::Ring { vnodes: ring::restore(parameters).map_err(bad)? },
+            "manual" => Self::Manual(Arc::new(Manual::restore(parameters).map_err(bad)?)),
+            plain => plain.parse()?,
+        };
+        if placement.name() != name {
+            return Err(PlacementError::Unknown(name.to_owned()));
+        }
+        if placement.parameters() != parameters {
+            return Err(bad(format!("they should be {}", placement.parameters())));
+        }
+        Ok(placement)
+    }
+
+    /// The owner of every slot, by slot number.
+    ///
+    /// # Errors
+    /// [`PlacementError`] if the placement names shards that the topology has not, or is too much work.
+    pub fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
+        let owners = match self {
+            Self::Even => contiguous::assign(topology.shards().iter().map(|_| 1)),
+            Self::Weighted => {
+                contiguous::assign(topology.shards().iter().map(|s| u64::from(s.weight)))
+            }
+            Self::Partitions(partitions) => partitions.assign(topology)?,
+            Self::Modulo => modulo::assign(topology),
+            Self::Ring { vnodes } => ring::assign(*vnodes, topology)?,
+            Self::Rendezvous => rendezvous::assign(topology),
+            Self::Jump => jump::assign(topology),
+            Self::Manual(manual) => manual.assign(topology)?,
+        };
+        assert_eq!(owners.len(), usize::from(SLOT_COUNT), "every slot has one owner");
+        Ok(owners)
+    }
+}
+
+/// Writes the form of the configuration.
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Even | Self::Weighted | Self::Modulo | Self::Rendezvous | Self::Jump => {
+                f.write_str(self.name())
+            }
+            Self::Partitions(partitions) => partitions.fmt(f),
+            Self::Ring { vnodes } => write!(f, "ring:{vnodes}"),
+            Self::Manual(manual) => manual.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Placement {
+    type Err = PlacementError;
+
+    fn from_str(text: &str) -> Result<Self, PlacementError> {
+        let (name, parameters) = match text.split_once(':') {
+            Some((name, parameters)) => (name, Some(parameters)),
+            None => (text, None),
+        };
+        let given = parameters.unwrap_or_default();
+        let placement = match (name, parameters) {
+            ("even", None) => Ok(Self::Even),
+            ("weighted", None) => Ok(Self::Weighted),
+            ("modulo", None) => Ok(Self::Modulo),
+            ("rendezvous", None) => Ok(Self::Rendezvous),
+            ("jump", None) => Ok(Self::Jump),
+            ("partitions", _) => Partitions::parse(given).map(|p| Self::Partitions(Arc::new(p))),
+            ("ring", _) => ring::parse(parameters).map(|vnodes| Self::Ring { vnodes }),
+            ("manual", _) => Manual::parse(given).map(|manual| Self::Manual(Arc::new(manual))),
+            ("even" | "weighted" | "modulo" | "rendezvous" | "jump", Some(_)) => {
+                Err("there are none".to_owned())
+            }
+            (_, _) => return Err(PlacementError::Unknown(name.to_owned())),
+        };
+        placement.map_err(|cause| PlacementError::Parameters { placement: name.to_owned(), cause })
+    }
+}
+
+/// Reason why a text is no placement, or assigns no owners.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// A name that means nothing here.
+    #[error("`{0}` is no placement; there are: {names}", names = Placement::NAMES.join(", "))]
+    Unknown(String),
+    /// The name is known, what follows is not.
+    #[error("the parameters of placement {placement} cannot be used: {cause}")]
+    Parameters {
+        /// Name of the placement.
+        placement: String,
+        /// The fault, as half a sentence.
+        cause: String,
+    },
+    /// The placement assigns slots to a shard that does not exist.
+    #[error("the placement names {shard}, which is none of the {count} shards of the cluster")]
+    NoSuchShard {
+        /// The name.
+        shard: String,
+        /// Shards that there are.
+        count: usize,
+    },
+    /// Weights times virtual nodes are more than is reasonable.
+    #[error(
+        "the ring would have {points} points, and at most {} are allowed: use smaller weights or fewer virtual nodes",
+        ring::POINTS_MAX
+    )]
+    TooManyPoints {
+        /// Points asked for.
+        points: u64,
+    },
+}
+
+/// Finds the shards that a placement names, of which there may be as many as slots.
+fn finder(topology: &Topology) -> impl Fn(&str) -> Result<ShardIndex, PlacementError> {
+    let name = |shard| (topology.name(shard), shard);
+    let shards: BTreeMap<&str, ShardIndex> = topology.indices().map(name).collect();
+    move |shard| {
+        shards.get(shard).copied().ok_or_else(|| PlacementError::NoSuchShard {
+            shard: shard.to_owned(),
+            count: shards.len(),
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! Partitions: named blocks of slots, each with a size and an owner.
+//!
+//! Source: the partition table of Infra-Crafter (A 30, B 20 → shard1; D 25 → shard2; C 15, E 10 → shard3), which is
+//! list partitioning with a directory. With the keyspace `list` of the same partitions, an operator decides where
+//! each group of keys lies: by country, by customer. The sizes are as even as whoever wrote them was right, and a
+//! shard that comes later gets nothing before somebody says what.
+//!
+//! **Invariant:** blocks follow each other in the order given, cut by [`blocks::cut`]: the block of a partition here is
+//! the block of the partition of that name in the keyspace `list` with the same partitions.
+//! **Not here:** which keys belong to a partition (`keyspace::list`).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{PlacementError, finder};
+use crate::keyspace::list::{ListSpace, Partition};
+use crate::keyspace::{SLOT_COUNT, blocks};
+use crate::topology::{ShardIndex, Topology};
+
+/// Named blocks and their owners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partitions {
+    blocks: Vec<Block>,
+}
+
+/// Name, weight, owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Block(Box<str>, u32, Box<str>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    partitions: Vec<Block>,
+}
+
+impl Partitions {
+    fn new(blocks: Vec<Block>) -> Result<Self, String> {
+        let named: Vec<(&str, u32)> = blocks.iter().map(|block| (&*block.0, block.1)).collect();
+        blocks::check(&named)?;
+        Ok(Self { blocks })
+    }
+
+    /// From `A=30>shard1,B=20>shard2`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let parts = text.split(',').map(|part| {
+            let (block, shard) =
+                part.split_once('>').ok_or_else(|| format!("`{part}` is not NAME=WEIGHT>SHARD"))?;
+            let (name, weight) = blocks::parse_weight(block)?;
+            Ok(Block(name, weight, shard.trim().into()))
+        });
+        Self::new(parts.collect::<Result<_, String>>()?)
+    }
+
+    pub(super) fn restore(parameters: &str) -> Result<Self, String> {
+        let read: Result<Parameters, _> = serde_json::from_str(parameters);
+        Self::new(read.map_err(|error| error.to_string())?.partitions)
+    }
+
+    pub(super) fn parameters(&self) -> String {
+        let parameters = Parameters { partitions: self.blocks.clone() };
+        serde_json::to_string(&parameters).expect("names and numbers always serialise")
+    }
+
+    /// True if its blocks are the partitions of a keyspace, by name and by size.
+    pub fn are_blocks_of(&self, list: &ListSpace) -> bool {
+        let cuts = blocks::cut(self.blocks.iter().map(|block| u64::from(block.1)));
+        let mut pairs = self.blocks.iter().zip(cuts).zip(list.partitions());
+        self.blocks.len() == list.partitions().len()
+            && pairs.all(|((block, slots), Partition { name, first, last, .. })| {
+                block.0 == *name && (slots.start, slots.end) == (first.number(), last.number() + 1)
+            })
+    }
+
+    pub(super) fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
+        let mut owners = Vec::with_capacity(usize::from(SLOT_COUNT));
+        let find = finder(topology);
+        let cuts = blocks::cut(self.blocks.iter().map(|block| u64::from(block.1)));
+        for (slots, block) in cuts.zip(&self.blocks) {
+            owners.resize(usize::from(slots.end), find(&block.2)?);
+        }
+        Ok(owners)
+    }
+}
+
+/// Writes the form of the configuration.
+impl fmt::Display for Partitions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("partitions:")?;
+        for (index, Block(name, weight, shard)) in self.blocks.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{name}={weight}>{shard}")?;
+        }
+        Ok(())
+    }
+}

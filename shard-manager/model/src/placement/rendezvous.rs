@@ -1,0 +1,157 @@
+//! Rendezvous: every shard draws a lot for every slot, and the highest lot owns it.
+//!
+//! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; weights by the logarithmic
+//! method (Schindelhauer and Schomaker 2005). A shard that comes or grows only takes, one that goes or shrinks only
+//! gives, and a slot's second choice is known before its first goes. Shares are as even as luck: off by about the
+//! square root of a shard's slots, better than a ring; building asks every shard for every slot.
+//!
+//! A lot `u` in (0, 1] is weighed as `weight / -log2(u)`. The logarithm of a C library is not the same on all machines,
+//! and one slot placed otherwise is one slot whose rows are not found: so the logarithm is computed here, in
+//! integers, and golden vectors pin it.
+//!
+//! **Invariant:** only integers; the order of shards does not matter, only names and weights.
+//! **Not here:** the lots themselves (`mixer`).
+
+use super::mixer;
+use crate::keyspace::SLOT_COUNT;
+use crate::topology::{ShardIndex, Topology};
+
+/// Bits of a logarithm after the point. Of 1000 shards the winner's is about 2^-10: it keeps 30 good bits.
+const FRACTION_BITS: u32 = 40;
+
+pub(super) fn assign(topology: &Topology) -> Vec<ShardIndex> {
+    let mut specs: Vec<_> = topology.shards().iter().zip(topology.indices()).collect();
+    // The heaviest first: who leads early is rarely beaten.
+    specs.sort_unstable_by(|(a, _), (b, _)| (b.weight, &a.name).cmp(&(a.weight, &b.name)));
+    let hash = |name: &str| xxhash_rust::xxh3::xxh3_64(name.as_bytes());
+    let players: Vec<_> =
+        specs.iter().map(|(spec, _)| (hash(&spec.name), u64::from(spec.weight))).collect();
+    let mut hopeful = Vec::new();
+    (0..SLOT_COUNT)
+        .map(|slot| specs[winner(&players, mixer::of_slot(slot), &mut hopeful)].1)
+        .collect()
+}
+
+/// A player that may have won.
+#[derive(Clone, Copy)]
+struct Draw {
+    index: usize,
+    weight: u64,
+    lot: u64,
+}
+
+/// Returns the player, given by hash of the name and weight, that has the highest weighted lot for
+/// a slot; the first of equal ones.
+///
+/// `1 - u <= -ln(u) <= (1 - u) / u`, and for the high lots that win both are nearly equal: logarithms are computed only
+/// for those who by these bounds can still win, and that is seldom more than one. `hopeful` is room to work in.
+fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
+    hopeful.clear();
+    // The winner's logarithm is at most this for each unit of weight. A product with a weight fits.
+    let mut most = u64::MAX / u64::from(Topology::WEIGHT_MAX);
+    for (index, &(name, weight)) in players.iter().enumerate() {
+        let lot = mixer::mix(slot ^ name);
+        if missing(lot) <= weight * most {
+            hopeful.push(Draw { index, weight, lot });
+            most = most.min(at_most(lot) / weight + 1);
+        }
+    }
+    hopeful.retain(|draw| missing(draw.lot) <= draw.weight * most);
+    let won =
+        hopeful.iter().copied().reduce(|best, draw| if draw.beats(best) { draw } else { best });
+    won.map_or(0, |draw| draw.index)
+}
+
+impl Draw {
+    /// True if `weight / -log2(u)` is more than that of the one before.
+    fn beats(self, before: Self) -> bool {
+        if self.weight == before.weight {
+            return self.lot > before.lot;
+        }
+        let product = |weight, lot| u128::from(weight) * u128::from(minus_log2(lot));
+        product(self.weight, before.lot) > product(before.weight, self.lot)
+    }
+}
+
+/// `1 - u` with [`FRACTION_BITS`] after the point, rounded down.
+fn missing(lot: u64) -> u64 {
+    !lot >> (64 - FRACTION_BITS)
+}
+
+/// At least `(1 - u) / u` with as many bits, from as many of `u` as a division in 64 bits can use.
+fn at_most(lot: u64) -> u64 {
+    const BITS: u32 = 63 - FRACTION_BITS;
+    ((missing(lot) + 1) << BITS) / (lot >> (64 - BITS)).max(1)
+}
+
+/// `-log2((lot + 1) / 2^64)` with [`FRACTION_BITS`] after the point, rounded up; at least the smallest step, so
+/// that nobody divides by zero. The bits of a logarithm are found by squaring: whenever the square of a number in
+/// [1, 2) reaches 2, the next bit is 1.
+fn minus_log2(lot: u64) -> u64 {
+    let Some(number) = lot.checked_add(1) else { return 1 };
+    let zeros = number.leading_zeros();
+    let mut log = u64::from(63 - zeros);
+    // In [1, 2), with 63 bits after the point.
+    let mut rest = number << zeros;
+    for _ in 0..FRACTION_BITS {
+        let square = u128::from(rest) * u128::from(rest);
+        let reaches_two = square >> 127 == 1;
+        log = (log << 1) | u64::from(reaches_two);
+        rest = (square >> if reaches_two { 64 } else { 63 }) as u64;
+    }
+    ((64 << FRACTION_BITS) - log).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Draw, FRACTION_BITS, at_most, minus_log2, missing, mixer, winner};
+    use crate::topology::Topology;
+
+    proptest! {
+        #[test]
+        fn the_winner_is_who_wins_when_every_logarithm_is_computed(
+            players in prop::collection::vec((any::<u64>(), 1..=Topology::WEIGHT_MAX, 0..20_u32), 1..40),
+            slot: u64,
+        ) {
+            let players: Vec<_> = players
+                .into_iter()
+                .map(|(name, weight, shift)| (name, u64::from((weight >> shift).max(1))))
+                .collect();
+            let draws = players.iter().enumerate().map(|(index, &(name, weight))| Draw {
+                index, weight, lot: mixer::mix(slot ^ name),
+            });
+            let best = draws.reduce(|best, draw| if draw.beats(best) { draw } else { best });
+            let won = winner(&players, slot, &mut Vec::new());
+            prop_assert_eq!(Some(won), best.map(|draw| draw.index));
+        }
+
+        #[test]
+        fn a_logarithm_lies_between_its_bounds(lot: u64, shift in 0..64_u32) {
+            for lot in [lot, lot >> shift, !(lot >> shift)] {
+                let log = minus_log2(lot) as f64 * std::f64::consts::LN_2;
+                prop_assert!(missing(lot) as f64 <= log + 1.0, "{lot}");
+                prop_assert!(at_most(lot) as f64 >= log - 1.0, "{lot}");
+            }
+        }
+    }
+
+    #[test]
+    fn powers_of_two_have_whole_logarithms() {
+        for power in 0..64 {
+            assert_eq!(minus_log2((1 << power) - 1), (64 - power) << FRACTION_BITS, "2^{power}");
+        }
+        assert_eq!(minus_log2(u64::MAX), 1);
+    }
+
+    #[test]
+    fn other_numbers_have_the_logarithm_that_a_library_tells() {
+        for lot in (1..64).flat_map(|shift| [(u64::MAX / 3) >> shift, (u64::MAX / 7 * 6) >> shift])
+        {
+            let told = 64.0 - (lot as f64 + 1.0).log2();
+            let own = minus_log2(lot) as f64 / 2_f64.powi(FRACTION_BITS as i32);
+            assert!((told - own).abs() < 1e-9, "{lot}: {told} {own}");
+        }
+    }
+}

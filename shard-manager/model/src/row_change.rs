@@ -1,0 +1,411 @@
+//! Rows on their way in: one checked change of one row, and what became of it.
+//!
+//! **Invariant:** a [`RowWrite`] names only columns of its table, its values fit their types, its id is
+//! complete, and its routing column (if the table has one) spells its shard key: no row gets lost
+//! under a wrong key.
+//! **Not here:** whether the row exists, or what its version is: only the shard's writer knows.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use crate::keyspace::{ShardKey, Slot};
+use crate::table::Table;
+use crate::value::{TypeMismatch, Value, push_json_number};
+
+/// Bytes of what rows become by one transaction, and so of one log entry and of the rows that are answered. Both
+/// hold whole rows, of which a small change may touch many.
+pub const IMAGES_BYTES_MAX: usize = 16 << 20;
+
+/// Operation on a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Change the given columns of the row, or make it.
+    #[default]
+    Upsert,
+    /// Make the row; it must not exist.
+    Insert,
+    /// Change the given columns of the row; it must exist.
+    Update,
+    /// Remove the row; it must exist.
+    Delete,
+}
+
+impl Operation {
+    /// Every operation, for messages.
+    pub const ALL: [Self; 4] = [Self::Upsert, Self::Insert, Self::Update, Self::Delete];
+
+    /// The name in `op`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upsert => "upsert",
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+
+    /// The operation of this name.
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| operation.name() == name)
+    }
+}
+
+/// Condition on the stored row; a write whose condition does not hold is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// `If-None-Match: *`: there is no such row.
+    Absent,
+    /// `If-Match: *`: there is one.
+    Present,
+    /// `If-Match: "7312"`: there is one, of one of these versions.
+    Versions(Vec<i64>),
+}
+
+impl Precondition {
+    /// Most versions of one `If-Match`.
+    pub const VERSIONS_MAX: usize = 32;
+
+    /// True if the condition holds for a row of this version, or for no row.
+    pub fn holds(&self, version: Option<i64>) -> bool {
+        match self {
+            Self::Absent => version.is_none(),
+            Self::Present => version.is_some(),
+            Self::Versions(versions) => version.is_some_and(|found| versions.contains(&found)),
+        }
+    }
+
+    /// Appends the condition to the text of a fingerprint.
+    pub fn spell(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Absent => out.extend_from_slice(b";absent"),
+            Self::Present => out.extend_from_slice(b";present"),
+            Self::Versions(versions) => {
+                for version in versions {
+                    out.push(b';');
+                    push_json_number(out, *version);
+                }
+            }
+        }
+    }
+}
+
+/// The members of a JSON object as they came: name and raw value, in their order.
+pub type Fields<'a> = [(Cow<'a, str>, &'a RawValue)];
+
+/// One change of one row, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowWrite {
+    /// Table of the row.
+    pub table: Arc<Table>,
+    /// Operation on the row.
+    pub operation: Operation,
+    /// The slot of the shard key.
+    pub slot: Slot,
+    /// The shard key.
+    pub key: String,
+    /// The values of the id columns, in the table's order.
+    pub id: Vec<Value>,
+    /// Other columns and their new values, by ascending column index.
+    pub set: Vec<(usize, Value)>,
+    /// Condition on the stored row.
+    pub precondition: Option<Precondition>,
+    /// Key under which the outcome is kept and repeated: the client's, and the index of a bulk row.
+    pub idempotency_key: Option<String>,
+    /// True if the response has the row (`false`: `Prefer: return=minimal`).
+    pub wants_row: bool,
+}
+
+/// Changes that one shard is requested to apply.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WriteRequest {
+    /// The changes, in the order in which they are applied.
+    pub rows: Vec<RowWrite>,
+    /// Index of each change in the client's request, if all are applied or none.
+    pub atomic_rows: Option<Vec<usize>>,
+    /// Waits for room in a full queue, instead of being refused at once.
+    pub waits_for_room: bool,
+}
+
+impl From<Vec<RowWrite>> for WriteRequest {
+    /// Returns a request for changes that are applied independently.
+    fn from(rows: Vec<RowWrite>) -> Self {
+        Self { rows, atomic_rows: None, waits_for_room: false }
+    }
+}
+
+impl RowWrite {
+    /// Checks the members of a row against its table.
+    ///
+    /// # Errors
+    /// [`RowError`] names the member and what is wrong with it.
+    pub fn parse(
+        table: &Arc<Table>,
+        operation: Operation,
+        (key, slot): (ShardKey<'_>, Slot),
+        fields: &Fields<'_>,
+    ) -> Result<Self, RowError> {
+        let mut values = Vec::with_capacity(fields.len() + 1);
+        for (name, json) in fields {
+            values.push(parse_field(table, name, json)?);
+        }
+        Self::of_values(table, operation, (key, slot), values)
+    }
+
+    /// Checks values that were read already: columns of the table's own, in any order.
+    ///
+    /// # Errors
+    /// [`RowError`] names the column and what is wrong with it.
+    pub fn of_values(
+        table: &Arc<Table>,
+        operation: Operation,
+        (key, slot): (ShardKey<'_>, Slot),
+        mut values: Vec<(usize, Value)>,
+    ) -> Result<Self, RowError> {
+        if let Some(routing) = table.routing() {
+            match values.iter().find(|(column, _)| *column == routing) {
+                Some((_, value)) => check_routing(table, routing, value, key)?,
+                None => values.push((routing, routing_value(table, routing, key)?)),
+            }
+        }
+        values.sort_by_key(|(column, _)| *column);
+        if let Some(twice) = values.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(RowError::Twice { column: table.column(twice[0].0).name.clone() });
+        }
+        let id = take_id(table, &mut values)?;
+        if operation == Operation::Delete {
+            values.retain(|(column, _)| Some(*column) != table.routing());
+            if let Some((column, _)) = values.first() {
+                return Err(RowError::NotInDelete { column: table.column(*column).name.clone() });
+            }
+        }
+        Ok(Self {
+            table: Arc::clone(table),
+            operation,
+            slot,
+            key: key.as_str().to_owned(),
+            id,
+            set: values,
+            precondition: None,
+            idempotency_key: None,
+            wants_row: true,
+        })
+    }
+
+    /// True if the result of the change depends on the stored row: not if the row is written whole,
+    /// or deleted.
+    pub fn builds_on_stored(&self) -> bool {
+        let is_merged = match self.operation {
+            // The server alone sets the version and the times.
+            Operation::Upsert => self.set.len() + self.id.len() < self.table.own().len(),
+            Operation::Update => true,
+            Operation::Insert | Operation::Delete => false,
+        };
+        let is_conditional = match &self.precondition {
+            Some(Precondition::Present | Precondition::Versions(_)) => true,
+            Some(Precondition::Absent) | None => false,
+        };
+        is_merged || is_conditional
+    }
+
+    /// The shard key that a row names by its routing column, spelled as the column is stored;
+    /// `None` if the table has no such column, or the row gives no value for it.
+    ///
+    /// # Errors
+    /// [`RowError::TypeMismatch`] if the value does not fit the column.
+    pub fn routing_key(table: &Table, fields: &Fields<'_>) -> Result<Option<String>, RowError> {
+        let Some(routing) = table.routing() else { return Ok(None) };
+        let column = table.column(routing);
+        let found = fields.iter().find(|(name, _)| *name == column.name);
+        let Some((_, json)) = found else { return Ok(None) };
+        let value = column.kind.read_json(json);
+        let value = value
+            .map_err(|mismatch| RowError::TypeMismatch { column: column.name.clone(), mismatch })?;
+        Ok(value.key_text().map(Cow::into_owned))
+    }
+
+    /// About how much memory the change holds: its texts, and something for the rest.
+    pub fn bytes(&self) -> usize {
+        let text = |value: &Value| match value {
+            Value::Text(text) => text.len(),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Double(_) => 0,
+        };
+        let id: usize = self.id.iter().map(text).sum();
+        let set: usize = self.set.iter().map(|(_, value)| text(value)).sum();
+        self.key.len() + id + set + 32 * (self.id.len() + self.set.len() + 4)
+    }
+
+    /// The first column that a new row must have and this one lacks.
+    pub fn missing(&self) -> Option<&str> {
+        let lacks = |index: &usize| {
+            !self.table.column(*index).nullable
+                && !self.table.id().contains(index)
+                && self.set.iter().all(|(column, _)| column != index)
+        };
+        self.table.own().find(lacks).map(|index| self.table.column(index).name.as_str())
+    }
+}
+
+fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Value), RowError> {
+    let Some(index) = table.find(name) else {
+        return Err(RowError::NoSuchColumn {
+            table: table.name().to_owned(),
+            column: name.chars().take(80).collect(),
+            suggestion: table.suggest(name),
+        });
+    };
+    if !table.own().contains(&index) {
+        return Err(RowError::SystemColumn { column: name.to_owned() });
+    }
+    let column = table.column(index);
+    // In a json column that may be null, `null` is the absence of a value; in another it is a value.
+    if column.nullable && json.get() == "null" {
+        return Ok((index, Value::Null));
+    }
+    let mismatch = |mismatch| RowError::TypeMismatch { column: name.to_owned(), mismatch };
+    let value = column.kind.read_json(json).map_err(mismatch)?;
+    if value == Value::Null && !column.nullable {
+        return Err(mismatch(TypeMismatch::Null));
+    }
+    Ok((index, value))
+}
+
+fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Value, RowError> {
+    let column = table.column(routing);
+    let value = column.kind.read_text(key.as_str());
+    let value = value
+        .map_err(|mismatch| RowError::TypeMismatch { column: column.name.clone(), mismatch })?;
+    check_routing(table, routing, &value, key)?;
+    Ok(value)
+}
+
+/// The stored routing column must spell the key, byte by byte: `7` and `007` are different keys.
+fn check_routing(
+    table: &Table,
+    routing: usize,
+    value: &Value,
+    key: ShardKey<'_>,
+) -> Result<(), RowError> {
+    let stored = value.key_text();
+    if stored.as_deref() == Some(key.as_str()) {
+        return Ok(());
+    }
+    let stored = stored.map(|text| text.chars().take(ShardKey::LEN_MAX).collect());
+    Err(RowError::KeyContradicted { column: table.column(routing).name.clone(), stored })
+}
+
+fn take_id(table: &Table, values: &mut Vec<(usize, Value)>) -> Result<Vec<Value>, RowError> {
+    let mut id = Vec::with_capacity(table.id().len());
+    for wanted in table.id() {
+        let found = values.iter().position(|(column, _)| column == wanted);
+        let Some(position) = found else {
+            return Err(RowError::MissingId {
+                table: table.name().to_owned(),
+                column: table.column(*wanted).name.clone(),
+            });
+        };
+        id.push(values.remove(position).1);
+    }
+    Ok(id)
+}
+
+/// Effect of a change on its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The row was created.
+    Created,
+    /// The row was changed.
+    Changed,
+    /// The row was removed.
+    Removed,
+}
+
+impl Change {
+    /// Difference that the change makes to the number of rows.
+    pub fn rows_added(self) -> i64 {
+        match self {
+            Self::Created => 1,
+            Self::Changed => 0,
+            Self::Removed => -1,
+        }
+    }
+}
+
+/// A change that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowDone {
+    /// Effect on the row.
+    pub change: Change,
+    /// The shard's counter at this change: only grows, also over a delete and a new insert.
+    pub version: i64,
+    /// The row as JSON, if it was wanted: as it is now, or as it was before it was removed.
+    pub json: Vec<u8>,
+    /// True if an earlier outcome is repeated for an idempotency key.
+    pub replayed: bool,
+}
+
+/// Reason why the members of an object are no row of a table.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    /// The table has no such column.
+    #[error("{table} has no column `{column}`")]
+    NoSuchColumn {
+        /// The table.
+        table: String,
+        /// The name given, cut to 80 characters.
+        column: String,
+        /// A column that may have been meant.
+        suggestion: Option<String>,
+    },
+    /// Set by the server alone.
+    #[error("{column} is set by the server and cannot be written")]
+    SystemColumn {
+        /// The column.
+        column: String,
+    },
+    /// A member occurs twice.
+    #[error("{column} is given twice")]
+    Twice {
+        /// The column.
+        column: String,
+    },
+    /// Not a value of the column's type.
+    #[error("{column}: {mismatch}")]
+    TypeMismatch {
+        /// The column.
+        column: String,
+        /// The fault.
+        mismatch: TypeMismatch,
+    },
+    /// The routing column says another key than the request.
+    #[error("{column} contradicts the shard key")]
+    KeyContradicted {
+        /// The routing column.
+        column: String,
+        /// Stored form of its value, cut to the longest key; `None` if it is null.
+        stored: Option<String>,
+    },
+    /// A column that tells rows of one key apart.
+    #[error("{column} is missing: it tells rows of {table} apart")]
+    MissingId {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A column that a new row must have.
+    #[error("{column} is missing: a new row of {table} needs it")]
+    MissingColumn {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A delete that also gives values.
+    #[error("{column} has no meaning in a delete: give the id columns only")]
+    NotInDelete {
+        /// The column.
+        column: String,
+    },
+}

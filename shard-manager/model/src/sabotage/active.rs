@@ -1,0 +1,144 @@
+//! Active mutations: those that the environment of this process names.
+//!
+//! **Invariant:** the environment is read once; no mutation begins or ends while the process runs.
+//! **Not here:** refusing to start (whoever starts).
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Mutation;
+
+/// The environment variable that names the active mutations.
+pub const VARIABLE: &str = "TESSERA_SABOTAGE";
+
+impl Mutation {
+    /// Every mutation, in the order of its declaration.
+    pub const ALL: [Self; 18] = [
+        Self::AckBeforeCommit,
+        Self::LostBatch,
+        Self::NoTokenWait,
+        Self::TokenBeforeCommit,
+        Self::NoStalenessBound,
+        Self::QuorumFromAny,
+        Self::QuorumWithoutWaiting,
+        Self::NoIdempotency,
+        Self::IdempotencyOtherAnswer,
+        Self::BulkReportAllOk,
+        Self::TornTransaction,
+        Self::IgnoreIfVersion,
+        Self::VersionFromOne,
+        Self::Resurrect,
+        Self::DuplicatePages,
+        Self::WrongRow,
+        Self::SqliteSyncOff,
+        Self::CacheSetWithoutVersion,
+    ];
+
+    /// The name in the environment variable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AckBeforeCommit => "ack_before_commit",
+            Self::LostBatch => "lost_batch",
+            Self::NoTokenWait => "no_token_wait",
+            Self::TokenBeforeCommit => "token_before_commit",
+            Self::NoStalenessBound => "no_staleness_bound",
+            Self::QuorumFromAny => "quorum_from_any",
+            Self::QuorumWithoutWaiting => "quorum_without_waiting",
+            Self::NoIdempotency => "no_idempotency",
+            Self::IdempotencyOtherAnswer => "idempotency_other_answer",
+            Self::BulkReportAllOk => "bulk_report_all_ok",
+            Self::TornTransaction => "torn_transaction",
+            Self::IgnoreIfVersion => "ignore_if_version",
+            Self::VersionFromOne => "version_from_one",
+            Self::Resurrect => "resurrect",
+            Self::DuplicatePages => "duplicate_pages",
+            Self::WrongRow => "wrong_row",
+            Self::SqliteSyncOff => "sqlite_sync_off",
+            Self::CacheSetWithoutVersion => "cache_set_without_version",
+        }
+    }
+
+    const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// A name that no mutation has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{VARIABLE} names {name:?}, which is none of: {}", Mutation::ALL.map(Mutation::name).join(", "))]
+pub struct UnknownMutation {
+    name: String,
+}
+
+/// Returns the active mutations.
+///
+/// # Errors
+/// [`UnknownMutation`] if no mutation has one of the names; then none is active.
+pub fn active_mutations() -> Result<Vec<Mutation>, UnknownMutation> {
+    let set = environment().clone()?;
+    Ok(Mutation::ALL.into_iter().filter(|mutation| set & mutation.bit() != 0).collect())
+}
+
+/// True if the mutation is active: its promise is broken.
+pub fn is_on(mutation: Mutation) -> bool {
+    environment().as_ref().is_ok_and(|set| set & mutation.bit() != 0)
+}
+
+/// True if the promise is broken this time: once in `every` calls.
+pub fn is_due(mutation: Mutation, every: u64) -> bool {
+    static ASKED: [AtomicU64; Mutation::ALL.len()] =
+        [const { AtomicU64::new(0) }; Mutation::ALL.len()];
+    // Not the first time: what a test prepares is not to be broken.
+    is_on(mutation) && ASKED[mutation as usize].fetch_add(1, Ordering::Relaxed) % every == every - 1
+}
+
+fn environment() -> &'static Result<u32, UnknownMutation> {
+    static SET: OnceLock<Result<u32, UnknownMutation>> = OnceLock::new();
+    SET.get_or_init(|| {
+        // Text that is not Unicode is no name either, and the error repeats it as far as possible.
+        let names = std::env::var_os(VARIABLE).unwrap_or_default();
+        parse(&names.to_string_lossy())
+    })
+}
+
+fn parse(names: &str) -> Result<u32, UnknownMutation> {
+    let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.into_iter().try_fold(0, |set, name| {
+        let found = Mutation::ALL.into_iter().find(|mutation| mutation.name() == name);
+        found
+            .map(|mutation| set | mutation.bit())
+            .ok_or_else(|| UnknownMutation { name: name.to_owned() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_an_unknown_one_is_reported_with_the_list() {
+        assert_eq!(parse(""), Ok(0));
+        let both = Mutation::LostBatch.bit() | Mutation::WrongRow.bit();
+        assert_eq!(parse(" wrong_row, lost_batch,"), Ok(both));
+        let error = parse("lost_batch,lost_batches").unwrap_err().to_string();
+        assert!(
+            error.contains("\"lost_batches\"") && error.ends_with("cache_set_without_version"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_mutation_has_a_name_a_place_and_a_line_in_the_table() {
+        let table = include_str!("../sabotage.rs");
+        let named = table.lines().filter(|line| line.starts_with("//! | `")).count();
+        assert_eq!(named, Mutation::ALL.len());
+        for (place, mutation) in Mutation::ALL.into_iter().enumerate() {
+            assert_eq!(mutation as usize, place);
+            assert!(
+                table.contains(&format!("//! | `{}` |", mutation.name())),
+                "{}",
+                mutation.name()
+            );
+        }
+    }
+}

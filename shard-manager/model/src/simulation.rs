@@ -1,0 +1,283 @@
+//! Simulation: what each placement would make of a topology, and what would move when the topology changes.
+//!
+//! A recipe dealt out anew is compared with itself before the change: what has another owner then would have to move.
+//!
+//! **Invariant:** a slot counts as moved exactly if the name of its owner changes.
+//! **Not here:** the map of a real cluster (`shard_map`); moving anything; no I/O, no clock, no `async`.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::keyspace::{SLOT_COUNT, Slot};
+use crate::placement::{Placement, PlacementError, rebalance};
+use crate::topology::{ShardIndex, ShardSpec, Topology, TopologyError};
+
+/// A change of a topology.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// One more shard of this weight, the last.
+    Add(u32),
+    /// The shard of this name goes.
+    Remove(String),
+    /// The shard of this name gets this weight.
+    Reweight(String, u32),
+}
+
+impl Change {
+    /// The topology after the change.
+    ///
+    /// # Errors
+    /// [`ChangeError`] if there is no such shard, or what results is no topology.
+    pub fn apply(&self, topology: &Topology) -> Result<Topology, ChangeError> {
+        let mut shards = topology.shards().to_vec();
+        let find = |name: &str| {
+            let found = topology.find(name).map(ShardIndex::index);
+            found.ok_or_else(|| ChangeError::NoSuchShard { shard: name.to_owned() })
+        };
+        match self {
+            Self::Add(weight) => {
+                let names = (1..).map(|number| format!("shard{number}"));
+                let free = |name: &String| topology.find(name).is_none();
+                let name = names.skip(shards.len()).find(free).expect("names are endless");
+                shards.push(ShardSpec { name, weight: *weight });
+            }
+            Self::Remove(name) => drop(shards.remove(find(name)?)),
+            Self::Reweight(name, weight) => shards[find(name)?].weight = *weight,
+        }
+        Ok(Topology::simulated(shards)?)
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add(1) => f.write_str("add a shard"),
+            Self::Add(weight) => write!(f, "add a shard of weight {weight}"),
+            Self::Remove(name) => write!(f, "remove {name}"),
+            Self::Reweight(name, weight) => write!(f, "{name} = {weight}"),
+        }
+    }
+}
+
+/// Reason why a change is impossible.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// The topology has no shard of this name.
+    #[error("there is no shard {shard}")]
+    NoSuchShard {
+        /// The name.
+        shard: String,
+    },
+    /// The resulting topology is invalid.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// A placement cannot deal with what results.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+}
+
+/// Algorithm that finds owners for a topology.
+#[derive(Clone, Debug)]
+pub enum Algorithm {
+    /// Dealt out anew.
+    Dealt(Placement),
+    /// As few moves as the weights allow from these owners.
+    Rebalance(Vec<ShardIndex>),
+}
+
+impl Algorithm {
+    /// Every algorithm that needs no more than a topology; `current` are the owners that a rebalance begins with, those
+    /// of a weighted placement if there are none yet.
+    ///
+    /// # Errors
+    /// [`PlacementError`] if that cannot be dealt out.
+    pub fn all(
+        topology: &Topology,
+        current: Option<Vec<ShardIndex>>,
+    ) -> Result<Vec<Self>, PlacementError> {
+        let current = current.map_or_else(|| Placement::Weighted.assign(topology), Ok)?;
+        // Partitions and manual ranges name their owners: they are tried when somebody writes them down.
+        let simple = Placement::NAMES.iter().filter_map(|name| name.parse().ok());
+        Ok(simple.map(Self::Dealt).chain([Self::Rebalance(current)]).collect())
+    }
+
+    /// Name of the algorithm.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Dealt(placement) => placement.to_string(),
+            Self::Rebalance(_) => "rebalance".to_owned(),
+        }
+    }
+
+    fn owners(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
+        match self {
+            Self::Dealt(placement) => placement.assign(topology),
+            Self::Rebalance(current) => Ok(current.clone()),
+        }
+    }
+
+    fn owners_after(
+        &self,
+        before: &Topology,
+        after: &Topology,
+    ) -> Result<Vec<ShardIndex>, PlacementError> {
+        match self {
+            Self::Dealt(placement) => placement.assign(after),
+            Self::Rebalance(current) => Ok(rebalance(current, before, after)),
+        }
+    }
+}
+
+/// Load of each slot.
+#[derive(Clone, Debug)]
+pub struct Load {
+    slots: Vec<u64>,
+}
+
+impl Load {
+    /// One for each slot.
+    pub fn of_slots() -> Self {
+        Self { slots: vec![1; usize::from(SLOT_COUNT)] }
+    }
+
+    /// Nothing yet: keys are added.
+    pub fn of_keys() -> Self {
+        Self { slots: vec![0; usize::from(SLOT_COUNT)] }
+    }
+
+    /// Adds a key.
+    pub fn add(&mut self, slot: Slot) {
+        self.slots[slot.index()] += 1;
+    }
+
+    /// Load of all slots together.
+    pub fn total(&self) -> u64 {
+        self.slots.iter().sum()
+    }
+}
+
+/// Share of a shard.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Share {
+    /// The shard.
+    pub shard: String,
+    /// Its weight.
+    pub weight: u32,
+    /// Slots.
+    pub slots: u64,
+    /// Keys, or slots if there are no keys.
+    pub load: u64,
+}
+
+/// Result of an algorithm for one topology.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Dealt {
+    /// Share of each shard.
+    pub shards: Vec<Share>,
+    /// The load of the shard that has most of what its weight demands, as a multiple of that; 1 is ideal.
+    pub skew: f64,
+}
+
+/// Slots and load that a change would move.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Moved {
+    /// The change.
+    pub change: String,
+    /// The share that must move if each shard is to have what its weight demands, before and after.
+    pub needed: f64,
+    /// Slots with another owner.
+    pub slots: u64,
+    /// Keys in them, or slots if there are no keys.
+    pub load: u64,
+    /// Moved load as a share of all.
+    pub share: f64,
+    /// Result after the change.
+    pub after: Dealt,
+}
+
+/// An algorithm beside the others.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Simulated {
+    /// Its name.
+    pub algorithm: String,
+    /// Before any change.
+    pub before: Dealt,
+    /// Each change by itself.
+    pub changes: Vec<Moved>,
+}
+
+/// Tries an algorithm with every change.
+///
+/// # Errors
+/// [`ChangeError`] of the first change that cannot be, or that the algorithm cannot deal with.
+pub fn simulate(
+    topology: &Topology,
+    algorithm: &Algorithm,
+    changes: &[Change],
+    load: &Load,
+) -> Result<Simulated, ChangeError> {
+    let owners = algorithm.owners(topology)?;
+    let mut moves = Vec::with_capacity(changes.len());
+    for change in changes {
+        let after = change.apply(topology)?;
+        let next = algorithm.owners_after(topology, &after)?;
+        moves.push(moved(change, (topology, &owners), (&after, &next), load));
+    }
+    let before = dealt(topology, &owners, load);
+    Ok(Simulated { algorithm: algorithm.name(), before, changes: moves })
+}
+
+fn moved(
+    change: &Change,
+    (before, owners): (&Topology, &[ShardIndex]),
+    (after, next): (&Topology, &[ShardIndex]),
+    load: &Load,
+) -> Moved {
+    let (mut slots, mut moved) = (0, 0);
+    for ((old, new), load) in owners.iter().zip(next).zip(&load.slots) {
+        if before.name(*old) != after.name(*new) {
+            slots += 1;
+            moved += load;
+        }
+    }
+    Moved {
+        change: change.to_string(),
+        needed: needed(before, after),
+        slots,
+        load: moved,
+        share: moved as f64 / load.total().max(1) as f64,
+        after: dealt(after, next, load),
+    }
+}
+
+/// The sum of what shards lack.
+fn needed(old: &Topology, new: &Topology) -> f64 {
+    let total = |topology: &Topology| -> f64 {
+        topology.shards().iter().map(|shard| f64::from(shard.weight)).sum()
+    };
+    let (total_old, total_new) = (total(old), total(new));
+    let had: HashMap<&str, u32> =
+        old.shards().iter().map(|shard| (&*shard.name, shard.weight)).collect();
+    let lacks = new.shards().iter().map(|shard| {
+        let had = had.get(&*shard.name).copied().unwrap_or_default();
+        (f64::from(shard.weight) / total_new - f64::from(had) / total_old).max(0.0)
+    });
+    lacks.sum()
+}
+
+fn dealt(topology: &Topology, owners: &[ShardIndex], load: &Load) -> Dealt {
+    let mut shards: Vec<Share> = topology
+        .shards()
+        .iter()
+        .map(|shard| Share { shard: shard.name.clone(), weight: shard.weight, slots: 0, load: 0 })
+        .collect();
+    for (owner, load) in owners.iter().zip(&load.slots) {
+        shards[owner.index()].slots += 1;
+        shards[owner.index()].load += load;
+    }
+    let weights: f64 = shards.iter().map(|shard| f64::from(shard.weight)).sum();
+    let total = load.total().max(1) as f64;
+    let multiple = |shard: &Share| shard.load as f64 / (total * f64::from(shard.weight) / weights);
+    let skew = shards.iter().map(multiple).fold(0.0, f64::max);
+    Dealt { shards, skew }
+}

@@ -1,0 +1,312 @@
+//! Tables: names, columns, types and keys, as the databases declare them.
+//!
+//! A client's names are looked up here and never pasted into SQL; what is not in the registry does
+//! not exist.
+//!
+//! **Invariant:** every name matches `[a-z][a-z0-9_]{0,39}`, so it needs no quoting in SQL or JSON.
+//! **Not here:** how the declarations are read (`store`); rows (`row_change`).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::value::ColumnType;
+
+/// A column of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name in SQL and in JSON.
+    pub name: String,
+    /// Type of its values.
+    pub kind: ColumnType,
+    /// True if it may hold null.
+    pub nullable: bool,
+}
+
+/// A table: `slot` and `shard_key`, its own columns, then `version`, `created_at`, `updated_at`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    name: String,
+    columns: Vec<Column>,
+    id: Vec<usize>,
+    routing: Option<usize>,
+    digest: u64,
+}
+
+impl Table {
+    /// Index of the column `slot` in every table.
+    pub const SLOT: usize = 0;
+    /// Index of the column `shard_key` in every table.
+    pub const SHARD_KEY: usize = 1;
+    /// Columns that decide where a row is kept.
+    pub const PLACE: [usize; 2] = [Self::SLOT, Self::SHARD_KEY];
+    const OWN: usize = 2;
+    /// Most own columns of a table.
+    pub const COLUMNS_MAX: usize = 200;
+
+    /// A table of these own columns.
+    ///
+    /// # Errors
+    /// [`TableError`] if a name is malformed, taken or unknown, or there are too many columns.
+    pub fn new(
+        name: &str,
+        own: Vec<Column>,
+        id: &[String],
+        routing: Option<&str>,
+    ) -> Result<Self, TableError> {
+        check_name(name)?;
+        if own.is_empty() || own.len() > Self::COLUMNS_MAX {
+            return Err(TableError::ColumnCount { count: own.len() });
+        }
+        let mut columns =
+            vec![system("slot", ColumnType::Bigint), system("shard_key", ColumnType::Text)];
+        columns.extend(own);
+        columns.push(system("version", ColumnType::Bigint));
+        columns.push(system("created_at", ColumnType::Timestamp));
+        columns.push(system("updated_at", ColumnType::Timestamp));
+        for (index, column) in columns.iter().enumerate() {
+            check_name(&column.name)?;
+            if columns[..index].iter().any(|other| other.name == column.name) {
+                return Err(TableError::NameTaken { name: column.name.clone() });
+            }
+        }
+        let mut table =
+            Self { name: name.to_owned(), columns, id: Vec::new(), routing: None, digest: 0 };
+        table.id = id.iter().map(|name| table.own_column(name)).collect::<Result<_, _>>()?;
+        table.routing = routing.map(|name| table.own_column(name)).transpose()?;
+        if table.id.is_empty() {
+            return Err(TableError::NoId);
+        }
+        let unfit = table.id.iter().map(|id| table.column(*id)).find(|c| !c.kind.is_comparable());
+        if let Some(column) = unfit {
+            return Err(TableError::IdNotComparable { name: column.name.clone() });
+        }
+        table.digest = table.digested();
+        Ok(table)
+    }
+
+    fn digested(&self) -> u64 {
+        let mut text = format!("{} {:?} {:?}", self.name, self.id, self.routing);
+        for Column { name, kind, nullable } in &self.columns {
+            text.extend([" ", name, " ", kind.name(), if *nullable { " null" } else { "" }]);
+        }
+        xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+    }
+
+    /// A number that another declaration does not have, not even one under the same name.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// True if a table or a column may have this name.
+    pub fn is_name(name: &str) -> bool {
+        let mut chars = name.chars();
+        chars.next().is_some_and(|c| c.is_ascii_lowercase())
+            && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            && name.len() <= 40
+    }
+
+    fn own_column(&self, name: &str) -> Result<usize, TableError> {
+        let found = self.find(name).filter(|index| self.own().contains(index));
+        found.ok_or_else(|| TableError::UnknownKey { name: name.to_owned() })
+    }
+
+    /// The table's name.
+    #[inline]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All columns, those of the system included, in the order of the database.
+    #[inline]
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// The column at an index that this table gave out.
+    #[inline]
+    pub fn column(&self, index: usize) -> &Column {
+        &self.columns[index]
+    }
+
+    /// The columns that tell rows of one shard key apart.
+    #[inline]
+    pub fn id(&self) -> &[usize] {
+        &self.id
+    }
+
+    /// The column whose value is the shard key, if the table has one.
+    #[inline]
+    pub fn routing(&self) -> Option<usize> {
+        self.routing
+    }
+
+    /// The columns that clients may write.
+    #[inline]
+    pub fn own(&self) -> Range<usize> {
+        Self::OWN..self.columns.len() - 3
+    }
+
+    /// The columns of an answer without `select`: own columns, `version`, `created_at`, `updated_at`.
+    #[inline]
+    pub fn answered(&self) -> Range<usize> {
+        Self::OWN..self.columns.len()
+    }
+
+    /// Index of `version`; `created_at` and `updated_at` follow it.
+    #[inline]
+    pub fn version(&self) -> usize {
+        self.columns.len() - 3
+    }
+
+    /// The index of a column, those of the system included.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// Difference to another declaration under this name; `None` if there is none.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let names = |table: &Self, columns: &[usize]| -> Vec<String> {
+            columns.iter().map(|column| table.column(*column).name.clone()).collect()
+        };
+        let own = |table: &Self| -> Vec<usize> { table.own().collect() };
+        let (columns, others) = (names(self, &own(self)), names(other, &own(other)));
+        if let Some(name) = columns.iter().find(|name| !others.contains(name)) {
+            return Some(format!("it has a column {name}"));
+        }
+        if let Some(name) = others.iter().find(|name| !columns.contains(name)) {
+            return Some(format!("it has no column {name}"));
+        }
+        if columns != others {
+            return Some(format!("its columns come in the order {}", columns.join(", ")));
+        }
+        let pairs = self.columns.iter().zip(&other.columns);
+        for (Column { name, kind, nullable }, theirs) in pairs {
+            if *kind != theirs.kind {
+                return Some(format!("its column {name} is {}", kind.name()));
+            }
+            if *nullable != theirs.nullable {
+                let may = if *nullable { "may" } else { "may not" };
+                return Some(format!("its column {name} {may} be null"));
+            }
+        }
+        if self.id != other.id {
+            return Some(format!("its id is {}", names(self, &self.id).join(", ")));
+        }
+        let routing = |column: usize| format!("its routing column is {}", self.column(column).name);
+        let routing = || self.routing.map_or_else(|| "it has no routing column".into(), routing);
+        (self.routing != other.routing).then(routing)
+    }
+
+    /// The column that the client may have meant.
+    pub fn suggest(&self, name: &str) -> Option<String> {
+        closest(name, self.columns.iter().map(|column| column.name.as_str()))
+    }
+}
+
+fn system(name: &str, kind: ColumnType) -> Column {
+    Column { name: name.to_owned(), kind, nullable: false }
+}
+
+fn check_name(name: &str) -> Result<(), TableError> {
+    if Table::is_name(name) { Ok(()) } else { Err(TableError::Name { name: name.to_owned() }) }
+}
+
+/// Every table of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registry {
+    tables: BTreeMap<String, Arc<Table>>,
+}
+
+impl Registry {
+    /// Most tables of a cluster: each costs every shard a file's page or two, and every start a look at it.
+    pub const TABLES_MAX: usize = 256;
+
+    /// A registry of these tables.
+    pub fn new(tables: impl IntoIterator<Item = Table>) -> Self {
+        let named = tables.into_iter().map(|table| (table.name.clone(), Arc::new(table)));
+        Self { tables: named.collect() }
+    }
+
+    /// Returns these tables and one more.
+    #[must_use]
+    pub fn with(&self, table: Arc<Table>) -> Self {
+        let mut tables = self.tables.clone();
+        tables.insert(table.name.clone(), table);
+        Self { tables }
+    }
+
+    /// Returns these tables without those of these names.
+    #[must_use]
+    pub fn without(&self, names: &[&str]) -> Self {
+        let kept = self.tables.iter().filter(|(name, _)| !names.contains(&name.as_str()));
+        Self { tables: kept.map(|(name, table)| (name.clone(), Arc::clone(table))).collect() }
+    }
+
+    /// The table of this name.
+    pub fn find(&self, name: &str) -> Option<&Arc<Table>> {
+        self.tables.get(name)
+    }
+
+    /// The table that the client may have meant.
+    pub fn suggest(&self, name: &str) -> Option<String> {
+        closest(name, self.tables.keys().map(String::as_str))
+    }
+
+    /// All tables, by name.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.tables.values()
+    }
+}
+
+/// The name nearest to what was written, if any is near enough to be a typo of it.
+pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
+    /// Longer texts are no typos of a name, and comparing them costs time for nothing.
+    const WRITTEN_MAX: usize = 64;
+    if written.len() > WRITTEN_MAX {
+        return None;
+    }
+    names
+        .map(|name| (strsim::damerau_levenshtein(written, name), name))
+        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
+        .min()
+        .map(|(_, name)| name.to_owned())
+}
+
+/// Reason why a declaration is no table.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// Not `[a-z][a-z0-9_]{0,39}`.
+    #[error("`{name}` is no name: use a lower-case letter, then letters, digits or _, at most 40")]
+    Name {
+        /// The text given.
+        name: String,
+    },
+    /// Twice in one table, or a column of the system.
+    #[error("the column name `{name}` is taken")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// An id or routing column that is not among the table's own.
+    #[error("`{name}` is none of the table's columns")]
+    UnknownKey {
+        /// The name.
+        name: String,
+    },
+    /// Values of the column cannot be told apart.
+    #[error("`{name}` is json, which cannot be compared, so it tells no rows apart")]
+    IdNotComparable {
+        /// The column.
+        name: String,
+    },
+    /// Rows of one key could not be told apart.
+    #[error("a table needs at least one id column")]
+    NoId,
+    /// None or too many.
+    #[error("a table has 1 to {} columns, not {count}", Table::COLUMNS_MAX)]
+    ColumnCount {
+        /// Columns given.
+        count: usize,
+    },
+}

@@ -1,0 +1,188 @@
+//! Session tokens: what a client has seen, of every shard that it has met.
+//!
+//! A token is made of every answer and merged with those of the request, so a client keeps one. Clients cannot
+//! make one up: a token of the future would make reads wait, and one of the past would break what it is for.
+//!
+//! ```text
+//! base64url( 1 | for each shard: gap to the one before, timeline, position | tag of 8 bytes )
+//! ```
+//! Numbers are LEB128 but for the timeline, which is four bytes. The tag is SipHash-2-4 under a key of the
+//! cluster (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), so a token of another cluster is
+//! as wrong as a forged one.
+//!
+//! **Invariant:** shards stand in ascending order, each once; merging never forgets.
+//! **Not here:** waiting for a position (`shard`), the header (the router).
+
+use std::hash::Hasher;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use siphasher::sip::SipHasher24;
+use siphasher::sip128::{self, Hasher128 as _};
+
+use crate::position::Position;
+use crate::topology::ShardIndex;
+
+const VERSION: u8 = 1;
+/// Bytes of a tag.
+pub const TAG_LEN: usize = 8;
+
+/// The key that a cluster signs its tokens with.
+#[derive(Clone)]
+pub struct TokenKey([u8; 16]);
+
+impl TokenKey {
+    /// A key of these bytes, which are a secret of the cluster.
+    pub fn new(secret: [u8; 16]) -> Self {
+        Self(secret)
+    }
+
+    /// A secret of the cluster for another purpose.
+    pub fn derive(&self, purpose: &[u8]) -> [u8; 16] {
+        let mut hasher = sip128::SipHasher24::new_with_key(&self.0);
+        hasher.write(purpose);
+        hasher.finish128().as_bytes()
+    }
+
+    /// Returns the tag of a body, under the key of the cluster.
+    pub fn tag(&self, body: &[u8]) -> [u8; TAG_LEN] {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        hasher.write(body);
+        hasher.finish().to_le_bytes()
+    }
+}
+
+/// Positions that a client has seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionToken {
+    seen: Vec<(ShardIndex, Position)>,
+}
+
+impl SessionToken {
+    /// Longest text of a token, and of all tokens of a request.
+    pub const LEN_MAX: usize = 4_096;
+
+    /// A token of nothing: what a new client has seen.
+    pub const fn empty() -> Self {
+        Self { seen: Vec::new() }
+    }
+
+    /// Position that was seen of a shard.
+    pub fn seen(&self, shard: ShardIndex) -> Option<Position> {
+        let found = self.seen.binary_search_by_key(&shard, |(shard, _)| *shard);
+        found.ok().map(|index| self.seen[index].1)
+    }
+
+    /// Adds what an answer showed, of a shard whose history holds what was seen of it before: the later position
+    /// counts.
+    pub fn see(&mut self, shard: ShardIndex, position: Position) {
+        match self.seen.binary_search_by_key(&shard, |(shard, _)| *shard) {
+            Ok(index) => {
+                let known = &mut self.seen[index].1;
+                if known.sequence <= position.sequence {
+                    *known = position;
+                }
+            }
+            Err(index) => self.seen.insert(index, (shard, position)),
+        }
+    }
+
+    /// Adds all that another token has seen. The later position counts, but one that its shard's history does not
+    /// hold stays, whatever its number: what was lost must not be forgotten.
+    pub fn merge(&mut self, other: &Self, holds: impl Fn(ShardIndex, Position) -> bool) {
+        for (shard, position) in &other.seen {
+            match self.seen(*shard) {
+                Some(known) if !holds(*shard, known) => {}
+                Some(_) if !holds(*shard, *position) => self.replace(*shard, *position),
+                Some(_) | None => self.see(*shard, *position),
+            }
+        }
+    }
+
+    fn replace(&mut self, shard: ShardIndex, position: Position) {
+        self.seen.retain(|(known, _)| *known != shard);
+        self.see(shard, position);
+    }
+
+    /// The text for a client.
+    pub fn encode(&self, key: &TokenKey) -> String {
+        let mut bytes = Vec::with_capacity(1 + self.seen.len() * 10 + TAG_LEN);
+        bytes.push(VERSION);
+        let mut next = 0;
+        for (shard, position) in &self.seen {
+            push_number(&mut bytes, u64::from(shard.0 - next));
+            next = shard.0 + 1;
+            bytes.extend_from_slice(&position.timeline.to_le_bytes());
+            push_number(&mut bytes, position.sequence);
+        }
+        let tag = key.tag(&bytes);
+        bytes.extend_from_slice(&tag);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads a token that this cluster made.
+    ///
+    /// # Errors
+    /// [`TokenError`] if it is too long, or not one of this cluster.
+    pub fn parse(text: &str, key: &TokenKey) -> Result<Self, TokenError> {
+        if text.len() > Self::LEN_MAX {
+            return Err(TokenError::TooLong);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Foreign)?;
+        let (body, tag) = bytes.split_last_chunk::<TAG_LEN>().ok_or(TokenError::Foreign)?;
+        // The comparison may end early: to learn a tag byte by byte one would need its times over a network.
+        if key.tag(body) != *tag {
+            return Err(TokenError::Foreign);
+        }
+        decode(body).ok_or(TokenError::Foreign)
+    }
+}
+
+fn decode(body: &[u8]) -> Option<SessionToken> {
+    let (&VERSION, mut rest) = body.split_first()? else { return None };
+    let mut seen = Vec::new();
+    let mut next: u64 = 0;
+    while !rest.is_empty() {
+        let shard = next.checked_add(take_number(&mut rest)?)?;
+        let (timeline, after) = rest.split_first_chunk::<4>()?;
+        rest = after;
+        let sequence = take_number(&mut rest)?;
+        let position = Position { timeline: u32::from_le_bytes(*timeline), sequence };
+        seen.push((ShardIndex(u16::try_from(shard).ok()?), position));
+        next = shard + 1;
+    }
+    Some(SessionToken { seen })
+}
+
+fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number: u64 = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        number |= bits.checked_shl(shift).filter(|shifted| shifted >> shift == bits)?;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Reason why a text is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Longer than [`SessionToken::LEN_MAX`].
+    #[error("a session token has at most {} bytes", SessionToken::LEN_MAX)]
+    TooLong,
+    /// Not made by this cluster, or not whole.
+    #[error("this is no session token of this cluster")]
+    Foreign,
+}

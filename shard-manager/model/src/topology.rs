@@ -1,0 +1,191 @@
+//! Topology: which shards exist, what they are called and how much each should carry.
+//!
+//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards (more where nothing is served) with distinct names; weights are
+//! positive.
+//! **Not here:** which slots a shard owns (`placement`); where its files or servers are (`store`).
+
+use std::collections::HashSet;
+use std::fmt;
+
+/// Position of a shard in its topology: what slot tables hold instead of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardIndex(pub u16);
+
+impl ShardIndex {
+    /// Index into a list of shards.
+    #[inline]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A shard and its share of the load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardSpec {
+    /// `shard1`, `shard2`, …
+    pub name: String,
+    /// Relative share of the slots under a weighted placement, 1..=[`Topology::WEIGHT_MAX`].
+    pub weight: u32,
+}
+
+/// All shards of a cluster, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    shards: Vec<ShardSpec>,
+}
+
+impl Topology {
+    /// Most shards of one router: each embedded shard is a thread, a writer and a pool of readers.
+    pub const SHARDS_MAX: usize = 256;
+    /// Most shards of a topology that no router serves, but on which placements are tried out.
+    pub const SIMULATED_SHARDS_MAX: usize = 4_096;
+    /// Most replicas of one shard: each is a file that every write is written to again.
+    pub const REPLICAS_MAX: usize = 5;
+    /// Largest weight: sums of weights times slots stay far inside 64 bits.
+    pub const WEIGHT_MAX: u32 = 1_000_000;
+
+    /// Shards `shard1 … shardN` with these weights.
+    ///
+    /// # Errors
+    /// [`TopologyError`] if there are none or too many, or a weight is out of range.
+    pub fn with_weights(weights: &[u32]) -> Result<Self, TopologyError> {
+        Self::new(named(weights))
+    }
+
+    /// Creates a topology for simulations, of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
+    ///
+    /// # Errors
+    /// As [`Topology::with_weights`].
+    pub fn simulated_with_weights(weights: &[u32]) -> Result<Self, TopologyError> {
+        Self::simulated(named(weights))
+    }
+
+    /// A topology of these shards.
+    ///
+    /// # Errors
+    /// [`TopologyError`] if there are none or too many, names repeat or a weight is out of range.
+    pub fn new(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
+        Self::checked(shards, Self::SHARDS_MAX)
+    }
+
+    /// A topology to try placements out on: as [`Topology::new`], of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
+    ///
+    /// # Errors
+    /// As [`Topology::new`].
+    pub fn simulated(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
+        Self::checked(shards, Self::SIMULATED_SHARDS_MAX)
+    }
+
+    fn checked(shards: Vec<ShardSpec>, most: usize) -> Result<Self, TopologyError> {
+        if shards.is_empty() || shards.len() > most {
+            return Err(TopologyError::Count { count: shards.len(), most });
+        }
+        let mut names = HashSet::with_capacity(shards.len());
+        for shard in &shards {
+            if shard.weight == 0 || shard.weight > Self::WEIGHT_MAX {
+                return Err(TopologyError::Weight {
+                    shard: shard.name.clone(),
+                    weight: shard.weight,
+                });
+            }
+            if !names.insert(&*shard.name) {
+                return Err(TopologyError::NameTwice { shard: shard.name.clone() });
+            }
+        }
+        Ok(Self { shards })
+    }
+
+    /// The shards in their order.
+    #[inline]
+    pub fn shards(&self) -> &[ShardSpec] {
+        &self.shards
+    }
+
+    /// Number of shards, at least one.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Never: a topology has a shard.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// The name of a shard of this topology.
+    pub fn name(&self, shard: ShardIndex) -> &str {
+        &self.shards[shard.index()].name
+    }
+
+    /// Finds a shard by name.
+    pub fn find(&self, name: &str) -> Option<ShardIndex> {
+        self.indices().find(|&index| self.name(index) == name)
+    }
+
+    /// Every shard's index, in order.
+    pub fn indices(&self) -> impl Iterator<Item = ShardIndex> + use<> {
+        (0..self.shards.len() as u16).map(ShardIndex)
+    }
+}
+
+fn named(weights: &[u32]) -> Vec<ShardSpec> {
+    let numbered = (1..).zip(weights);
+    let spec = |(number, weight): (usize, &u32)| {
+        let name = format!("shard{number}");
+        ShardSpec { name, weight: *weight }
+    };
+    numbered.map(spec).collect()
+}
+
+/// Reason why a list of shards is no topology.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    /// None, or too many.
+    #[error("there may be 1 to {most} shards, not {count}")]
+    Count {
+        /// Shards asked for.
+        count: usize,
+        /// Most that there may be.
+        most: usize,
+    },
+    /// Zero, or more than [`Topology::WEIGHT_MAX`].
+    #[error("the weight of {shard} must be 1 to {}, not {weight}", Topology::WEIGHT_MAX)]
+    Weight {
+        /// Whose weight.
+        shard: String,
+        /// The weight given.
+        weight: u32,
+    },
+    /// Two shards with one name.
+    #[error("two shards are called {shard}")]
+    NameTwice {
+        /// The name.
+        shard: String,
+    },
+}
+
+/// Role of a node in its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes the writes.
+    Primary,
+    /// Has what the primary had a moment ago.
+    Replica,
+}
+
+impl Role {
+    /// Name in `GET /api/health` and in `x-served-by`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

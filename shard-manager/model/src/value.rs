@@ -1,0 +1,323 @@
+//! Values: what a column may hold, read from JSON or from a filter's text, and written as JSON.
+//!
+//! Values are checked and brought to one canonical form here, before any database sees them, so every
+//! engine accepts, refuses and stores the same.
+//!
+//! **Invariant:** no [`Value`] holds U+0000, a number that is not finite, or JSON that does not parse.
+//! **Not here:** SQL types and binding (`store`); which columns there are (`table`).
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt;
+
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
+use serde_json::value::RawValue;
+
+/// The type of a column, as the API names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnType {
+    /// UTF-8 without U+0000; compared by bytes.
+    Text,
+    /// A whole number of 64 bits.
+    Bigint,
+    /// A finite binary64 number.
+    Double,
+    /// `true` or `false`.
+    Boolean,
+    /// An instant, kept as RFC 3339 in UTC with microseconds: by bytes is by time.
+    Timestamp,
+    /// Any JSON text, kept as given but for white space.
+    Json,
+    /// Kept in the hyphenated lower-case form.
+    Uuid,
+}
+
+impl ColumnType {
+    /// The name in answers and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Bigint => "bigint",
+            Self::Double => "double",
+            Self::Boolean => "boolean",
+            Self::Timestamp => "timestamp",
+            Self::Json => "json",
+            Self::Uuid => "uuid",
+        }
+    }
+
+    /// True if values of the type can be compared and sorted.
+    pub fn is_comparable(self) -> bool {
+        self != Self::Json
+    }
+
+    /// Reads a value from the JSON of a body.
+    ///
+    /// # Errors
+    /// [`TypeMismatch`] if the JSON is of another type, out of range or holds U+0000.
+    pub fn read_json(self, json: &RawValue) -> Result<Value, TypeMismatch> {
+        let raw = json.get();
+        if raw == "null" && self != Self::Json {
+            return Ok(Value::Null);
+        }
+        let wrong = || TypeMismatch::Type { expected: self, found: json_type(raw) };
+        match self {
+            Self::Text => Ok(Value::Text(json_string(raw).ok_or_else(wrong)??)),
+            Self::Timestamp => timestamp(&json_string(raw).ok_or_else(wrong)??),
+            Self::Uuid => uuid(&json_string(raw).ok_or_else(wrong)??),
+            Self::Bigint if is_number(raw) => bigint(raw),
+            Self::Double if is_number(raw) => double(raw),
+            Self::Boolean if raw == "true" => Ok(Value::Bool(true)),
+            Self::Boolean if raw == "false" => Ok(Value::Bool(false)),
+            Self::Bigint | Self::Double | Self::Boolean => Err(wrong()),
+            Self::Json => json_text(raw),
+        }
+    }
+
+    /// Reads a value from plain text: the literal of a filter, a shard key, a field of CSV.
+    ///
+    /// # Errors
+    /// [`TypeMismatch`] if the text does not spell a value of this type.
+    pub fn read_text(self, text: &str) -> Result<Value, TypeMismatch> {
+        let wrong = || TypeMismatch::Type { expected: self, found: "text" };
+        match self {
+            Self::Text if text.contains('\0') => Err(TypeMismatch::NulCharacter),
+            Self::Text => Ok(Value::Text(text.to_owned())),
+            Self::Timestamp => timestamp(text),
+            Self::Uuid => uuid(text),
+            Self::Bigint => bigint(text),
+            Self::Double => double(text),
+            Self::Boolean => match text {
+                "true" => Ok(Value::Bool(true)),
+                "false" => Ok(Value::Bool(false)),
+                _ => Err(wrong()),
+            },
+            Self::Json => json_text(text),
+        }
+    }
+}
+
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A checked value in canonical form.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// No value.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A `bigint`.
+    Int(i64),
+    /// A `double`, finite.
+    Double(f64),
+    /// A `text`, and also `timestamp`, `uuid` and `json` in their canonical text.
+    Text(String),
+}
+
+impl Value {
+    /// Compares two values of one column, neither being null (nulls are placed by the order, not by
+    /// their value). Text by bytes, numbers by size.
+    pub fn compare(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Text(a), Self::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
+            (Self::Int(a), Self::Int(b)) => a.cmp(b),
+            (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
+            (Self::Double(a), Self::Double(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
+            (a, b) => a.rank().cmp(&b.rank()),
+        }
+    }
+
+    /// Returns the shard key of a row whose routing column has this value; `None` for null, which
+    /// is no key.
+    pub fn key_text(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Null => None,
+            Self::Text(text) => Some(Cow::Borrowed(text)),
+            Self::Int(number) => Some(Cow::Owned(number.to_string())),
+            Self::Bool(truth) => Some(Cow::Owned(truth.to_string())),
+            Self::Double(number) => Some(Cow::Owned(number.to_string())),
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Null => 0,
+            Self::Bool(_) => 1,
+            Self::Int(_) => 2,
+            Self::Double(_) => 3,
+            Self::Text(_) => 4,
+        }
+    }
+}
+
+/// Reason why a value does not fit its column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TypeMismatch {
+    /// Another type.
+    #[error("expected {expected}, got {found}")]
+    Type {
+        /// The column's type.
+        expected: ColumnType,
+        /// Kind of the given value.
+        found: &'static str,
+    },
+    /// A whole number outside 64 bits, or with a fraction or exponent.
+    #[error("expected a whole number from -9223372036854775808 to 9223372036854775807")]
+    NotBigint,
+    /// Not a number, or too large for binary64.
+    #[error("expected a finite number")]
+    NotDouble,
+    /// Not RFC 3339, or outside the years 1 to 9999.
+    #[error("expected an RFC 3339 timestamp such as 2026-11-21T10:00:00Z")]
+    NotTimestamp,
+    /// Not a UUID.
+    #[error("expected a UUID such as 0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10")]
+    NotUuid,
+    /// An escape such as `\ud800` without its other half: no character.
+    #[error("the text holds half a surrogate pair, which is no character")]
+    LoneSurrogate,
+    /// JSON that does not parse, or whose strings hold lone surrogates.
+    #[error("expected a JSON value")]
+    NotJson,
+    /// PostgreSQL cannot store it, so nobody may.
+    #[error("the character U+0000 cannot be stored")]
+    NulCharacter,
+    /// Null in a column that must have a value.
+    #[error("null is not allowed")]
+    Null,
+}
+
+/// An instant in the one form in which it is stored and sent.
+pub fn format_timestamp(instant: DateTime<Utc>) -> String {
+    instant.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// Appends a JSON string literal.
+#[inline]
+pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("a string always serialises, and a Vec takes it");
+}
+
+/// Appends a JSON number.
+pub fn push_json_number(out: &mut Vec<u8>, number: impl serde::Serialize) {
+    serde_json::to_writer(out, &number).expect("a finite number always serialises");
+}
+
+/// Appends a value as JSON; what is kept as text, `json` included, as a string.
+pub fn push_json(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Bool(truth) => out.extend_from_slice(if *truth { b"true" } else { b"false" }),
+        Value::Int(number) => push_json_number(out, *number),
+        Value::Double(number) => push_json_number(out, *number),
+        Value::Text(text) => push_json_string(out, text),
+    }
+}
+
+fn json_type(raw: &str) -> &'static str {
+    match raw.as_bytes().first() {
+        Some(b'"') => "a string",
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        Some(_) => "a number",
+        None => "nothing",
+    }
+}
+
+fn is_number(raw: &str) -> bool {
+    raw.starts_with(|c: char| c == '-' || c.is_ascii_digit())
+}
+
+/// The text of a JSON string; `None` if the JSON is something else.
+fn json_string(raw: &str) -> Option<Result<String, TypeMismatch>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    if !inner.contains('\\') {
+        return Some(Ok(inner.to_owned()));
+    }
+    Some(match serde_json::from_str::<String>(raw) {
+        Ok(text) if text.contains('\0') => Err(TypeMismatch::NulCharacter),
+        Ok(text) => Ok(text),
+        // It parsed as a raw value, so half a surrogate pair is all that can be wrong.
+        Err(_) => Err(TypeMismatch::LoneSurrogate),
+    })
+}
+
+fn bigint(text: &str) -> Result<Value, TypeMismatch> {
+    text.parse().map(Value::Int).map_err(|_| TypeMismatch::NotBigint)
+}
+
+fn double(text: &str) -> Result<Value, TypeMismatch> {
+    match text.parse::<f64>() {
+        // A sum, because databases differ in whether they keep the sign of zero.
+        Ok(number) if number.is_finite() => Ok(Value::Double(number + 0.0)),
+        Ok(_) | Err(_) => Err(TypeMismatch::NotDouble),
+    }
+}
+
+fn timestamp(text: &str) -> Result<Value, TypeMismatch> {
+    let instant = DateTime::parse_from_rfc3339(text).map_err(|_| TypeMismatch::NotTimestamp)?;
+    // Through microseconds: that flattens a leap second into the next minute, as PostgreSQL does.
+    let instant = DateTime::from_timestamp_micros(instant.timestamp_micros())
+        .ok_or(TypeMismatch::NotTimestamp)?;
+    if !(1..=9999).contains(&instant.year()) {
+        return Err(TypeMismatch::NotTimestamp);
+    }
+    Ok(Value::Text(format_timestamp(instant)))
+}
+
+fn uuid(text: &str) -> Result<Value, TypeMismatch> {
+    let uuid = uuid::Uuid::try_parse(text).map_err(|_| TypeMismatch::NotUuid)?;
+    Ok(Value::Text(uuid.hyphenated().to_string()))
+}
+
+/// JSON as given, without white space between its tokens.
+fn json_text(raw: &str) -> Result<Value, TypeMismatch> {
+    // Parsed for its strings' sake: a raw value may still hold lone surrogates.
+    serde_json::from_str::<serde_json::Value>(raw).map_err(|_| TypeMismatch::NotJson)?;
+    if has_nul(raw) {
+        return Err(TypeMismatch::NulCharacter);
+    }
+    Ok(Value::Text(compact(raw).into_owned()))
+}
+
+/// True if JSON that parses holds U+0000, which can occur as an escape only. The search is in the
+/// text, because a parsed value keeps one of two members of a name.
+fn has_nul(raw: &str) -> bool {
+    let mut rest = raw;
+    while let Some(at) = rest.find('\\') {
+        let escape = &rest[at + 1..];
+        if escape.starts_with("u0000") {
+            return true;
+        }
+        // Past the escaped character, which may be a backslash itself.
+        rest = escape.get(1..).unwrap_or("");
+    }
+    false
+}
+
+/// Strips white space outside strings, so that stored JSON is one line and costs no more than needed.
+fn compact(raw: &str) -> Cow<'_, str> {
+    if !raw.contains([' ', '\n', '\t', '\r']) {
+        return Cow::Borrowed(raw);
+    }
+    let mut out = String::with_capacity(raw.len());
+    let (mut in_string, mut escaped) = (false, false);
+    for c in raw.chars() {
+        if in_string {
+            out.push(c);
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+        } else if !matches!(c, ' ' | '\n' | '\t' | '\r') {
+            out.push(c);
+            in_string = c == '"';
+        }
+    }
+    Cow::Owned(out)
+}

@@ -1,0 +1,82 @@
+//! Position query: an upper bound of the changes that a read may have seen, as reported by the node that was read.
+//!
+//! A read shows the transactions that were committed when its snapshot was taken. A query after it bounds them from
+//! above: on a primary by the end of its log. A replica shows a commit a moment before it reports the position of the
+//! commit as replayed, so the bound there is one record further, and at most the position that it has received.
+//!
+//! **Invariant:** a node that has replayed a reported position shows everything that was read.
+//! **Not here:** waiting (`shard`).
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+
+use super::node::Target;
+use super::statement::RowView;
+
+/// Most bytes of a record that is being replayed. The record of a commit has some hundred bytes, that of a transaction
+/// that created tables some thousand.
+const RECORD_MAX: u64 = 64 << 10;
+
+/// Query of a node for the position that its reads have seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PositionQuery {
+    Primary,
+    Replica,
+}
+
+impl PositionQuery {
+    /// Returns the query for reads of this node.
+    pub(super) fn of(target: &Target) -> Self {
+        match target {
+            Target::Primary(_) => Self::Primary,
+            Target::Replica(..) => Self::Replica,
+        }
+    }
+
+    /// Returns the text of the query.
+    pub(super) fn sql(self) -> &'static str {
+        match self {
+            Self::Primary => {
+                "SELECT (pg_current_wal_insert_lsn()-'0/0')::bigint,NULL::bigint,false"
+            }
+            Self::Replica => {
+                "SELECT (pg_last_wal_replay_lsn()-'0/0')::bigint,\
+                 (pg_last_wal_receive_lsn()-'0/0')::bigint,pg_is_in_recovery()"
+            }
+        }
+    }
+}
+
+/// Error of a node that was read as a replica and accepts writes now.
+#[derive(Debug, thiserror::Error)]
+#[error("the replica that was read was promoted meanwhile")]
+pub(super) struct Promoted;
+
+/// Returns the position up to which the node certainly shows all changes.
+///
+/// # Errors
+/// [`DieselError::NotFound`] if the node did not report it.
+pub(super) fn shown(rows: &[RowView]) -> QueryResult<u64> {
+    let reported = rows.first().and_then(|row| row.bigint(0));
+    reported.map(i64::cast_unsigned).ok_or(DieselError::NotFound)
+}
+
+/// Returns the position that bounds a read before the query.
+///
+/// # Errors
+/// [`Promoted`] if the node is no longer a replica.
+pub(super) fn position(position_query: PositionQuery, rows: &[RowView]) -> QueryResult<u64> {
+    let row = rows.first().ok_or(DieselError::NotFound)?;
+    let number = |column| row.bigint(column).map(i64::cast_unsigned);
+    let replayed = number(0).ok_or(DieselError::NotFound)?;
+    if position_query == PositionQuery::Replica && row.boolean(2) != Some(true) {
+        // The node was promoted: its reads are no longer those of a replica.
+        return Err(DieselError::QueryBuilderError(Box::new(Promoted)));
+    }
+    Ok(match (position_query, number(1)) {
+        (PositionQuery::Primary, _) | (PositionQuery::Replica, None) => replayed,
+        (PositionQuery::Replica, Some(received)) => {
+            received.clamp(replayed, replayed.saturating_add(RECORD_MAX))
+        }
+    })
+}

@@ -1,0 +1,124 @@
+//! The socket through which a running cluster is told what to do.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use shard_manager::backup::restore::verify;
+use shard_manager::backup::{Step, Watch};
+use shard_manager::control::client::{ControlError, ask};
+use shard_manager::control::{Request, SOCKET};
+use shard_manager::engine::cluster_spec::ClusterSpec;
+
+use crate::backup::ALONE;
+use crate::cluster::{Cluster, open, shards};
+use crate::command::{fail, succeed, text};
+
+#[test]
+fn a_running_cluster_is_saved_by_the_command() {
+    let cluster = Cluster::with_shards(2);
+    let copies = tempfile::tempdir().expect("a folder");
+    let copy = copies.path().join("new/copy");
+    let told =
+        succeed(&["backup", "--data-dir", text(cluster.dir.path()), "--to", text(&copy), "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).expect("one document");
+    let manifest = verify(&copy, &ALONE).expect("a whole copy");
+    assert_eq!(told, serde_json::to_value(manifest).expect("a document"));
+    assert_eq!(fs::metadata(&copy).expect("a folder").permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn only_its_owner_may_use_the_socket_and_it_goes_with_the_cluster() {
+    let cluster = Cluster::with_shards(1);
+    let socket = cluster.dir.path().join(SOCKET);
+    let mode = fs::metadata(&socket).expect("a socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let dir = cluster.stop();
+    assert!(!socket.exists());
+    // What a process that was killed has left is replaced.
+    fs::write(&socket, "left").expect("a file");
+    let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
+    let copies = tempfile::tempdir().expect("a folder");
+    let request = Request::Backup { to: copies.path().join("copy") };
+    ask(dir.path(), &request, &ALONE).expect("somebody listens");
+    manager.close();
+    let nobody = ask(dir.path(), &request, &ALONE);
+    assert!(matches!(nobody, Err(ControlError::NobodyListens)), "{nobody:?}");
+}
+
+#[test]
+fn whom_it_cannot_reach_is_told_from_one_who_went_away() {
+    let dir = Cluster::with_shards(1).stop();
+    let copies = tempfile::tempdir().expect("a folder");
+    // A socket that takes no connections stands for one that this user may not open.
+    let _socket = UnixDatagram::bind(dir.path().join(SOCKET)).expect("a socket");
+    let copy = copies.path().join("copy");
+    let told = ask(dir.path(), &Request::Backup { to: copy.clone() }, &ALONE);
+    assert!(matches!(told, Err(ControlError::Unreachable(_))), "{told:?}");
+    let (code, told) = fail(&["backup", "--data-dir", text(dir.path()), "--to", text(&copy)]);
+    assert!(code == 2 && told.contains("cannot be asked"), "{told}");
+}
+
+#[test]
+fn a_folder_may_have_a_long_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let home = dir.path().join("long/".repeat(40));
+    let manager = open(&home, shards(1)).expect("it starts");
+    let request = Request::Backup { to: dir.path().join("copy") };
+    ask(&home, &request, &ALONE).expect("somebody listens");
+    manager.close();
+    assert!(!home.join(SOCKET).exists());
+}
+
+#[test]
+fn who_gives_up_leaves_nothing_behind() {
+    let cluster = Cluster::with_shards(2);
+    let copies = tempfile::tempdir().expect("a folder");
+    let request = Request::Backup { to: copies.path().join("copy") };
+    let gave_up = AtomicBool::new(false);
+    let step = |_: &Step| gave_up.store(true, Ordering::SeqCst);
+    let cancelled = || gave_up.load(Ordering::SeqCst);
+    let watch = Watch { step: &step, cancelled: &cancelled };
+    let asked = ask(cluster.dir.path(), &request, &watch);
+    match asked {
+        // It was quicker than the word that nobody wants it.
+        Ok(_) => drop(verify(&copies.path().join("copy"), &ALONE).expect("a whole copy")),
+        Err(ControlError::Refused(told)) => {
+            assert!(told.contains("cancelled"), "{told}");
+            assert_eq!(fs::read_dir(copies.path()).expect("a folder").count(), 0);
+        }
+        Err(
+            error @ (ControlError::NobodyListens
+            | ControlError::Unreachable(_)
+            | ControlError::Broken(_)),
+        ) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn what_is_no_command_is_answered_with_what_is_wrong() {
+    let cluster = Cluster::with_shards(1);
+    let say = |line: &[u8]| {
+        let mut stream = UnixStream::connect(cluster.dir.path().join(SOCKET)).expect("a socket");
+        // A line that is too long is not read to its end.
+        let _ = stream.write_all(line);
+        let mut told = String::new();
+        let _ = stream.read_to_string(&mut told);
+        told
+    };
+    for line in
+        ["{}\n", "hello\n", "{\"command\":\"drop\"}\n", "{\"command\":\"backup\",\"to\":1}\n"]
+    {
+        assert!(say(line.as_bytes()).contains("this is no command"), "{line}");
+    }
+    let relative = "{\"command\":\"backup\",\"to\":\"copy\"}\n";
+    assert!(say(relative.as_bytes()).contains("absolute"));
+    let open = cluster.dir.path().join(SOCKET);
+    let stream = UnixStream::connect(&open).expect("a socket");
+    stream.shutdown(std::net::Shutdown::Write).expect("half closed");
+    let mut told = String::new();
+    (&stream).read_to_string(&mut told).expect("an answer");
+    assert!(told.contains("no end"), "{told}");
+}

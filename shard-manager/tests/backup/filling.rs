@@ -1,0 +1,313 @@
+//! Clusters that are filled by commands.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use shard_manager::engine::cluster_spec::ClusterSpec;
+
+use crate::cluster::{execute, ints, open, shards, texts};
+use crate::command::{fail, program, run, succeed, text};
+
+/// The own columns of all rows of a table on all shards, in order.
+fn rows(dir: &Path, table: &str, columns: &str) -> Vec<String> {
+    let sql = format!("SELECT json_array({columns}) AS value FROM {table}");
+    let mut rows: Vec<String> = primaries(dir).iter().flat_map(|file| texts(file, &sql)).collect();
+    rows.sort();
+    rows
+}
+
+fn primaries(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(dir).expect("a data directory");
+    let files = entries.map(|entry| entry.expect("an entry").path());
+    files.filter(|file| file.to_string_lossy().ends_with("-primary.db")).collect()
+}
+
+const USERS: &str = "user_id,name,email,partition_key";
+const ORDERS: &str = "order_id,user_id,amount,status,note";
+
+fn made(dir: &Path, count: usize) {
+    open(dir, shards(count)).expect("a new cluster").close();
+}
+
+fn generate(dir: &Path, more: &[&str]) -> serde_json::Value {
+    let mut arguments = vec!["generate", "--data-dir", text(dir), "--json"];
+    arguments.extend_from_slice(more);
+    serde_json::from_str(&succeed(&arguments)).expect("one document")
+}
+
+#[test]
+fn one_seed_makes_the_same_rows_on_any_cluster_and_another_seed_others() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = |name: &str| dir.path().join(name);
+    made(&folder("three"), 3);
+    made(&folder("five"), 5);
+    made(&folder("other"), 3);
+    let plan = ["--users", "500", "--orders-per-user", "2", "--seed", "7"];
+    generate(&folder("three"), &plan);
+    generate(&folder("five"), &plan);
+    generate(&folder("other"), &["--users", "500", "--orders-per-user", "2", "--seed", "8"]);
+    for (table, columns) in [("users", USERS), ("orders", ORDERS)] {
+        let three = rows(&folder("three"), table, columns);
+        assert_eq!(three, rows(&folder("five"), table, columns));
+        assert_ne!(three, rows(&folder("other"), table, columns));
+    }
+    // Again over what is there: nothing is added, nothing is lost.
+    generate(&folder("three"), &plan);
+    assert_eq!(rows(&folder("three"), "orders", ORDERS).len(), 1_000);
+}
+
+#[test]
+fn users_are_shared_out_by_weight_and_have_ids_and_mails_of_their_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let told = generate(dir.path(), &["--users", "1001", "--orders-per-user", "3"]);
+    assert_eq!(told["stored"], 1001 * 4);
+    let users = rows(dir.path(), "users", "user_id");
+    assert_eq!(users.len(), 1001);
+    assert!(users.contains(&r#"["user_A_0"]"#.to_owned()), "{:?}", &users[..3]);
+    assert!(rows(dir.path(), "orders", "order_id").contains(&r#"["order_A_0_0"]"#.to_owned()));
+    let mails: BTreeSet<String> = rows(dir.path(), "users", "email").into_iter().collect();
+    assert_eq!(mails.len(), 1001);
+    let keys = rows(dir.path(), "users", "partition_key");
+    for (key, share) in [("A", 300), ("B", 200), ("C", 150), ("D", 250), ("E", 100)] {
+        let users = keys.iter().filter(|found| **found == format!(r#"["{key}"]"#)).count();
+        assert!(users.abs_diff(share) <= 1, "{users} of {key}");
+        assert_eq!(told["wanted"]["partitions"][key], users);
+    }
+    for file in primaries(dir.path()) {
+        let stray = "SELECT count(*) AS value FROM orders WHERE user_id <> shard_key";
+        assert_eq!(ints(&file, stray), [0], "an order lies under the key of its user");
+    }
+    open(dir.path(), ClusterSpec::default()).expect("a router can start over it").close();
+}
+
+/// A program that does not outlive the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn many_users_take_no_more_memory_than_few() {
+    // A piece of rows for each shard, what is being stored, and SQLite's caches, which grow with the files. Of so many
+    // users a list of their numbers alone takes more, and one of a million users and their orders more than 512 MiB.
+    let to_the_end = std::env::var_os("LONG_TESTS").is_some();
+    let (users, enough, kib_max) =
+        if to_the_end { (1_000_000, 2_000_000, 256 << 10) } else { (20_000_000, 10_000, 96 << 10) };
+    let dir = tempfile::tempdir().expect("a folder");
+    made(dir.path(), 3);
+    let child = program()
+        .args(["generate", "--users", &users.to_string(), "--data-dir", text(dir.path())])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut child = Running(child);
+    let sql = "SELECT sum(rows) AS value FROM tessera_counts WHERE name IN ('users','orders')";
+    let stored = || primaries(dir.path()).iter().map(|file| ints(file, sql)[0]).sum::<i64>();
+    let status = format!("/proc/{}/status", child.0.id());
+    let mut peak = 0;
+    loop {
+        let ended = child.0.try_wait().expect("a status");
+        if stored() >= enough {
+            break;
+        }
+        assert_eq!(ended, None, "it ends when all are stored");
+        let told = fs::read_to_string(&status).unwrap_or_default();
+        let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib: Option<u64> =
+            line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+        peak = peak.max(kib.unwrap_or(0));
+        assert!(peak < kib_max, "{peak} KiB for {users} users");
+        std::thread::yield_now();
+    }
+    assert!(peak > 0, "it was looked at");
+}
+
+#[test]
+fn the_environment_may_cap_how_many_are_made() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let with = |cap: &str| {
+        let arguments = ["generate", "--users", "50", "--data-dir", text(dir.path())];
+        program().args(arguments).env("MAX_GEN_USERS", cap).output().expect("the program starts")
+    };
+    let refused = with("many");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(fs::read_dir(dir.path()).expect("a folder").next().is_none(), "nothing was made");
+    let capped = with("20");
+    assert!(capped.status.success());
+    assert!(String::from_utf8_lossy(&capped.stderr).contains("caps 50 users at 20"));
+    assert_eq!(rows(dir.path(), "users", USERS).len(), 20);
+    let free = with("60");
+    assert!(free.status.success());
+    assert!(!String::from_utf8_lossy(&free.stderr).contains("caps"));
+    assert_eq!(rows(dir.path(), "users", USERS).len(), 50, "a cap is never how many are made");
+}
+
+#[test]
+fn wrong_uses_are_refused_in_a_clear_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (home, nowhere) = (text(dir.path()), dir.path().join("nowhere"));
+    let uses: [(&[&str], &str); 8] = [
+        (&["generate", "--weights", "A=0", "--data-dir", text(&nowhere)], "`A=0` is no share"),
+        (&["generate", "--weights", "A=1,A=2", "--data-dir", text(&nowhere)], "two shares"),
+        (&["generate", "--weights", "", "--data-dir", text(&nowhere)], "is no share"),
+        (&["generate", "--url", "ftp://x", "--users", "1"], "begins with http://"),
+        (&["generate", "--url", "http://127.0.0.1:1", "--users", "1"], "does not answer"),
+        (&["import", "--table", "users", "--input", home, "--data-dir", home], "directory"),
+        (&["import", "--table", "users", "--input", "/dev/null", "--data-dir", home], "no data"),
+        (&["import", "--table", "users", "--input", text(&nowhere)], "No such file"),
+    ];
+    for (arguments, reason) in uses {
+        let (code, told) = fail(arguments);
+        assert_eq!((code, told.lines().count()), (2, 1), "{arguments:?}: {told}");
+        assert!(told.starts_with("error: ") && told.contains(reason), "{arguments:?}: {told}");
+    }
+    assert!(!nowhere.exists());
+    let (code, told) = fail(&["generate", "--url", "http://x", "--data-dir", home]);
+    assert!(code == 2 && told.contains("cannot be used with"), "{told}");
+}
+
+/// Orders with everything that a value can hold.
+fn strange_orders(dir: &Path) {
+    generate(dir, &["--users", "40", "--orders-per-user", "3"]);
+    for file in primaries(dir) {
+        execute(
+            &file,
+            "UPDATE orders SET note='' WHERE order_id LIKE '%_0';
+             UPDATE orders SET note='a \"quoted\", and'||char(10)||'broken line' WHERE order_id LIKE '%_1';
+             UPDATE orders SET status=NULL, note='Grüße 🎈 \\ /' WHERE order_id LIKE '%_2_%';",
+        );
+    }
+}
+
+#[test]
+fn rows_come_back_from_lines_as_they_were() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let from = dir.path().join("from");
+    strange_orders(&from);
+    let expected = rows(&from, "orders", ORDERS);
+    let object = "json_object('order_id',order_id,'user_id',user_id,'amount',amount,'status',status,'note',note)";
+    let quoted = |column: &str| {
+        format!(
+            "CASE WHEN {column} IS NULL THEN '' ELSE '\"'||replace({column},'\"','\"\"')||'\"' END"
+        )
+    };
+    let record = format!(
+        "order_id||','||user_id||','||amount||','||{}||','||{}",
+        quoted("status"),
+        quoted("note")
+    );
+    for (format, line, first) in
+        [("ndjson", object, ""), ("csv", record.as_str(), "order_id,user_id,amount,status,note\n")]
+    {
+        let sql = format!("SELECT {line} AS value FROM orders");
+        let lines = primaries(&from).iter().flat_map(|file| texts(file, &sql)).collect::<Vec<_>>();
+        let (input, to) = (dir.path().join(format!("orders.{format}")), dir.path().join(format));
+        fs::write(&input, format!("{first}{}\n\n", lines.join("\n"))).expect("a file");
+        made(&to, 2);
+        let told = succeed(&[
+            "import",
+            "--table",
+            "orders",
+            "--format",
+            format,
+            "--input",
+            text(&input),
+            "--data-dir",
+            text(&to),
+            "--json",
+        ]);
+        let told: serde_json::Value = serde_json::from_str(&told).expect("one document");
+        assert_eq!((&told["stored"], &told["failed"]), (&120.into(), &0.into()));
+        assert_eq!(rows(&to, "orders", ORDERS), expected, "{format}");
+    }
+}
+
+#[test]
+fn rows_that_fail_are_shown_and_counted_and_the_others_are_stored() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (home, input) = (dir.path().join("data"), dir.path().join("users.ndjson"));
+    made(&home, 2);
+    let mut lines = String::new();
+    for number in 1..=50 {
+        lines += &match number % 3 {
+            0 => format!("{{\"user_id\":\"u{number}\",\"name\":7,\"email\":\"e\"}}\n"),
+            _ => format!("{{\"user_id\":\"u{number}\",\"name\":\"n\",\"email\":\"e\"}}\n"),
+        };
+    }
+    fs::write(&input, lines + "no json\n").expect("a file");
+    let arguments =
+        ["import", "--table", "users", "--input", text(&input), "--data-dir", text(&home)];
+    let (code, told) = fail(&arguments);
+    assert_eq!(code, 1, "{told}");
+    assert_eq!(told.lines().filter(|line| line.starts_with("line ")).count(), 10, "{told}");
+    assert!(told.contains("line 3: name: expected text"), "{told}");
+    assert!(told.contains("34 of 51 rows are stored, and 17 were refused"), "{told}");
+    assert_eq!(rows(&home, "users", "user_id").len(), 34);
+    let insert = run(&[&arguments[..], &["--op", "insert"]].concat());
+    let told = String::from_utf8_lossy(&insert.stderr).into_owned();
+    assert_eq!(insert.status.code(), Some(1));
+    assert!(told.contains("line 1: the row exists already") && told.contains("0 of 51"), "{told}");
+}
+
+#[test]
+fn an_input_that_cannot_be_read_on_says_up_to_where_it_is_stored() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (home, input) = (dir.path().join("data"), dir.path().join("users.ndjson"));
+    made(&home, 1);
+    let mut lines = String::from("{\"user_id\":\"u1\",\"name\":\"n\",\"email\":\"e\"}\n\n");
+    lines += &" ".repeat(3 << 20);
+    fs::write(&input, lines).expect("a file");
+    let arguments =
+        ["import", "--table", "users", "--input", text(&input), "--data-dir", text(&home)];
+    let (code, told) = fail(&arguments);
+    assert_eq!(code, 2, "{told}");
+    assert!(told.contains("line 3: a row of more than 2 MiB"), "{told}");
+    assert!(told.contains("1 rows before line 3 are stored and stay"), "{told}");
+    assert_eq!(rows(&home, "users", "user_id").len(), 1);
+    fs::write(&input, "user_id,mail\n").expect("a file");
+    let (code, told) = fail(&[&arguments[..], &["--format", "csv"]].concat());
+    assert_eq!((code, told.lines().count()), (2, 1), "{told}");
+    assert!(told.contains("users has no column `mail`"), "{told}");
+}
+
+#[test]
+fn who_presses_ctrl_c_is_told_what_is_stored_and_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    made(dir.path(), 2);
+    let count = || -> i64 {
+        let sql = "SELECT sum(rows) AS value FROM tessera_counts";
+        primaries(dir.path()).iter().map(|file| ints(file, sql)[0]).sum()
+    };
+    let child = program()
+        .args(["generate", "--users", "3000000", "--orders-per-user", "0"])
+        .args(["--json", "--data-dir", text(dir.path())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    while count() == 0 {
+        std::thread::yield_now();
+    }
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill").args(["-s", "INT", &pid]).status();
+    assert!(sent.expect("a signal").success());
+    let output = child.wait_with_output().expect("it ends");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    let stored = count();
+    let line = format!("cancelled; {stored} of 3000000 rows are stored, and stay");
+    assert!(told.contains(&line), "{told} and not {stored}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!((&told["stored"], &told["cancelled"]), (&stored.into(), &true.into()), "{told}");
+    let shards = told["shards"].as_object().expect("shards").values();
+    assert_eq!(shards.map(|rows| rows.as_i64().expect("a number")).sum::<i64>(), stored);
+    assert!(told.get("users").is_none(), "how many users that are nobody knows: {told}");
+}

@@ -1,0 +1,74 @@
+//! Visits: one row written or read at some level, and what a client has seen by it.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::consistency::Level;
+use shard_manager::error::Failure;
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::{Manager, ReadDone, RequestOptions, WriteReceipt};
+use shard_manager::query::ReadQuery;
+use shard_manager::row_change::Operation::Upsert;
+use shard_manager::token::SessionToken;
+use shard_manager::topology::{Role, ShardIndex};
+
+use crate::rows::{options, prepare};
+
+const ONLY: ShardIndex = ShardIndex(0);
+
+pub(crate) fn at(level: Level) -> RequestOptions {
+    RequestOptions { level, ..options() }
+}
+
+pub(crate) fn within(millis: u64, level: Level) -> RequestOptions {
+    RequestOptions { level, ..RequestOptions::by(Instant::now() + Duration::from_millis(millis)) }
+}
+
+pub(crate) async fn put(
+    manager: &Manager,
+    key: &str,
+    options: &RequestOptions,
+) -> Result<WriteReceipt, Failure> {
+    let (place, row) = prepare(manager, "users", Upsert, key, r#"{"name":"n","email":"e"}"#);
+    manager.data().write(place, row, options).await
+}
+
+pub(crate) async fn get(
+    manager: &Manager,
+    key: &str,
+    options: &RequestOptions,
+) -> Result<ReadDone, Failure> {
+    let query = ReadQuery::all(&manager.schema().table("users").unwrap());
+    manager.data().read(query, Some(ShardKey::parse(key).unwrap()), options).await
+}
+
+/// What a client has seen that was answered so.
+pub(crate) fn seen(manager: &Manager, written: &WriteReceipt) -> SessionToken {
+    let mut session = SessionToken::empty();
+    manager.data().extend_session(&mut session, ONLY, written.receipt.position);
+    session
+}
+
+/// Waits until so many replicas answer.
+pub(crate) async fn until_replicas(manager: &Manager, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let soon = Instant::now() + Duration::from_millis(500);
+        let nodes = manager.status().health(soon).await.remove(0).nodes;
+        if nodes.iter().filter(|node| node.role == Role::Replica && node.up).count() == count {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{nodes:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Rows of a key from whichever node answers: on a busy machine a replica may be out for a moment just as the primary goes.
+pub(crate) async fn until_read(manager: &Manager, key: &str) -> usize {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match get(manager, key, &options()).await {
+            Ok(read) => return read.rows.len(),
+            Err(failure) => assert!(Instant::now() < deadline, "{failure:?}"),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Apart: a catalog on servers of its own, and its failover.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::consistency::Level;
+use shard_manager::manager::Manager;
+use shard_manager::node_address::{ClusterAddress, NodeAddress};
+use shard_manager::table::Table;
+use shard_manager::value::ColumnType::{Bigint, Text};
+
+use crate::cluster::{Databases, Door, Trio, address, connect};
+use crate::log;
+use crate::read_write_steps::{at, get, put, within};
+use crate::rows::{make, table};
+use crate::server::runtime;
+
+const CHANGES: &str = "SELECT last_value::text AS value FROM tessera_tables_changed";
+
+fn notes_table(name: &str) -> Table {
+    table(name, &[("id", Text), ("n", Bigint)], 1, &["id"], None)
+}
+
+/// One address of both nodes, in this order.
+fn listed(trio: &Trio, names: [&str; 2]) -> NodeAddress {
+    let [mut first, second] = names.map(|name| address(trio.node(name), "shard1"));
+    first.hosts.extend(second.hosts);
+    first
+}
+
+async fn until_known(manager: &Manager, name: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while manager.schema().table(name).is_err() {
+        assert!(Instant::now() < deadline, "{name} is never seen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A router of this list, made where it may block.
+async fn router(cluster: ClusterAddress) -> Manager {
+    tokio::task::spawn_blocking(move || connect(&cluster)).await.unwrap()
+}
+
+async fn end(manager: Manager) {
+    tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
+}
+
+/// Waits until the replica has what the primary has.
+async fn until_copied(trio: &Trio) {
+    let mut primary = Door::open(trio.node("shard1-primary"), "shard1").await;
+    let mut replica = Door::open(trio.node("shard1-replica1"), "shard1").await;
+    let end = primary.text("SELECT pg_current_wal_flush_lsn()::text AS value").await;
+    let has = format!("SELECT (pg_last_wal_replay_lsn()>='{end}')::text AS value");
+    replica.until(&has, "true").await;
+}
+
+/// Nobody has stopped it, and its sessions go on as if nothing were.
+#[test]
+fn a_catalog_that_goes_on_alone_is_left() {
+    log::listen();
+    let trio = Trio::of(1, &[]);
+    runtime().block_on(async {
+        let databases = Databases::new(1).await;
+        let (old, new) = ("shard1-primary", "shard1-replica1");
+        let catalog = Some(listed(&trio, [old, new]));
+        let manager = router(ClusterAddress { catalog, ..databases.address() }).await;
+        make(&manager, &notes_table("first")).await;
+        until_copied(&trio).await;
+        let mut promoted = Door::open(trio.node(new), "shard1").await;
+        let mut deposed = Door::open(trio.node(old), "shard1").await;
+        promoted.run("SELECT pg_promote()").await;
+        let port = format!("at=127.0.0.1:{}/", trio.node(new).port);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while log::said(&["a promoted node is followed", "node=catalog", &port]).is_empty() {
+            assert!(Instant::now() < deadline, "nobody asks who was promoted");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let before = deposed.text(CHANGES).await;
+        make(&manager, &notes_table("second")).await;
+        assert_eq!(deposed.text(CHANGES).await, before);
+        assert_ne!(promoted.text(CHANGES).await, before);
+        end(manager).await;
+    });
+}
+
+#[test]
+fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() {
+    let mut trio = Trio::of(1, &[]);
+    runtime().block_on(async {
+        let databases = Databases::new(1).await;
+        let of = |names| {
+            let catalog = Some(listed(&trio, names));
+            ClusterAddress { catalog, ..databases.address() }
+        };
+        let (old, new) = ("shard1-primary", "shard1-replica1");
+        let (one, other) = (router(of([new, old])).await, router(of([old, new])).await);
+        make(&one, &notes_table("first")).await;
+        until_known(&other, "first").await;
+        until_copied(&trio).await;
+
+        // It stands still, with all its sessions open: rows are none of its business.
+        trio.cluster.freeze_node(old).unwrap();
+        put(&one, "k", &within(5_000, Level::One)).await.unwrap();
+        let late = Instant::now() + Duration::from_millis(700);
+        one.schema().create_table(notes_table("never"), late).await.unwrap_err();
+        let promoting = tokio::task::spawn_blocking(move || {
+            trio.cluster.promote_best("shard1").unwrap();
+            trio
+        });
+        while !promoting.is_finished() {
+            put(&one, "k", &within(5_000, Level::One)).await.unwrap();
+            assert_eq!(get(&one, "k", &at(Level::All)).await.unwrap().rows.len(), 1);
+        }
+        let mut trio = promoting.await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Err(failure) = one.schema().create_table(notes_table("second"), deadline).await {
+            assert!(Instant::now() < deadline, "{failure:?}");
+        }
+        until_known(&other, "second").await;
+
+        // It goes on, and takes writes still: nobody asks it any more.
+        trio.cluster.thaw_node(old).unwrap();
+        let mut deposed = Door::open(trio.node(old), "shard1").await;
+        let before = deposed.text(CHANGES).await;
+        make(&other, &notes_table("third")).await;
+        until_known(&one, "third").await;
+        assert_eq!(deposed.text(CHANGES).await, before);
+
+        // Nor does a router that starts now, though it stands first in the list.
+        let of_both = |names| {
+            let catalog = Some(listed(&trio, names));
+            ClusterAddress { catalog, ..databases.address() }
+        };
+        let late = router(of_both([old, new])).await;
+        assert!(late.schema().table("third").is_ok());
+        make(&late, &notes_table("fourth")).await;
+        until_known(&one, "fourth").await;
+        assert_eq!(deposed.text(CHANGES).await, before);
+        for manager in [one, other, late] {
+            end(manager).await;
+        }
+    });
+}
