@@ -18,6 +18,7 @@ export class Plot {
     this.height = height;
     this.unit = unit;
     this.at = null; // Where the crosshair stands: 0 to 1 of the width, or null.
+    this.speaksAgain = false;
     this.summary = element("p", { class: "summary" });
     this.head = element("div", { class: "head" }, element("h3", { text: title }));
     this.canvas = element("canvas", { role: "img", tabindex: "0", "aria-label": title });
@@ -49,10 +50,22 @@ export class Plot {
       if (!(event.key in moves) || !this.data) return;
       event.preventDefault();
       const steps = Math.max(1, (this.data.to - this.data.from) / this.data.step);
-      const at = this.at === null ? 1 : this.at + moves[event.key] / steps;
+      const at = this.at === null ? this.lastMeasured() : this.at + moves[event.key] / steps;
       this.point(Math.min(1, Math.max(0, at)));
-      setText(this.spoken, this.readout.hidden ? "" : this.readout.innerText.replaceAll("\n", ", "));
+      this.speak();
     });
+  }
+
+  /** The end of the last measured point, 0 to 1 of the width: the arrow keys begin there. */
+  lastMeasured() {
+    const { from, to, step, times } = this.data;
+    return times.length > 0 ? (times.at(-1) + step - from) / (to - from) : 1;
+  }
+
+  /** Gives the readout to screen readers; before the first measured point, again when there is one. */
+  speak() {
+    this.speaksAgain = this.at !== null && this.data.times.length === 0;
+    setText(this.spoken, this.readout.hidden ? "" : this.readout.innerText.replaceAll("\n", ", "));
   }
 
   point(at) {
@@ -63,6 +76,12 @@ export class Plot {
   /** Shows data: `{from, to, step, times}` in s since 1970 and what the kind of chart needs. */
   show(data) {
     this.data = data;
+    if (this.speaksAgain && this.at !== null && data.times.length > 0) {
+      this.at = Math.min(1, this.lastMeasured());
+      this.draw();
+      this.speak();
+      return;
+    }
     this.draw();
   }
 
