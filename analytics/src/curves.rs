@@ -6,6 +6,7 @@
 
 use crate::frame::Step;
 use crate::histogram::LatencyHistogram;
+use crate::history::CountedTimes;
 use crate::metrics::{Heatmap, Named, Series, ShardSeries};
 use crate::packed::Buckets;
 use crate::window::Window;
@@ -43,6 +44,8 @@ pub(crate) struct Curves {
     heat_buckets: [usize; HEAT_BOUNDS.len()],
     /// By point, whether there was any request: a rate of few may be written as 0.
     asked: Vec<bool>,
+    /// By point, the seconds in which requests were counted.
+    counted_seconds: Vec<f64>,
 }
 
 /// What fell into one point, in all or on one shard.
@@ -80,14 +83,24 @@ impl Grid {
         self.first + point as u64 * self.step
     }
 
-    /// Seconds that a point covers: the last one may still be growing.
-    fn covers(&self, point: usize) -> f64 {
-        self.end.saturating_sub(self.starts(point)).clamp(1, self.step) as f64
+    /// First second after a point. The last point may still be growing.
+    fn ends(&self, point: usize) -> u64 {
+        let start = self.starts(point);
+        (start + self.step).min(self.end.max(start + 1))
+    }
+
+    /// Seconds of a point in which requests were counted: all, if that is unknown. Its rates are
+    /// taken over these, because a router may have started within the point.
+    fn counted_seconds(&self, point: usize, counted: Option<&CountedTimes>) -> f64 {
+        let (start, end) = (self.starts(point), self.ends(point));
+        let seconds = counted.and_then(|counted| counted.seconds_within(start, end));
+        seconds.unwrap_or(end - start) as f64
     }
 }
 
 impl Curves {
-    pub(crate) fn new(grid: Grid, shards: usize) -> Self {
+    /// Curves without requests; `counted` are the times in which any recorder counted.
+    pub(crate) fn new(grid: Grid, counted: Option<&CountedTimes>, shards: usize) -> Self {
         let zeros = || vec![0.0; grid.points];
         let shard = ShardSeries { rps: zeros(), p50: zeros(), p99: zeros() };
         let bounds_ms = HEAT_BOUNDS.iter().map(|bound| f64::from(*bound) / 1e3).collect();
@@ -106,29 +119,32 @@ impl Curves {
         };
         let heat_buckets = HEAT_BOUNDS.map(|bound| Buckets::FINE.of(bound));
         let asked = vec![false; grid.points];
-        Self { grid, series, shards: vec![shard; shards], heat_buckets, asked }
+        let counted_seconds =
+            (0..grid.points).map(|point| grid.counted_seconds(point, counted)).collect();
+        let shards = vec![shard; shards];
+        Self { grid, series, shards, heat_buckets, asked, counted_seconds }
     }
 
     /// Draws a point of one shard.
     pub(crate) fn draw_shard(&mut self, point: usize, shard: usize, sum: &PointSum) {
-        let covers = self.grid.covers(point);
+        let seconds = self.counted_seconds[point];
         let Some(curves) = self.shards.get_mut(shard) else { return };
         let [p50, p99] = sum.latencies.quantiles([0.50, 0.99]);
-        curves.rps[point] = rate(sum.reads + sum.writes, covers);
+        curves.rps[point] = rate(sum.reads + sum.writes, seconds);
         curves.p50[point] = p50 as f64 / 1e3;
         curves.p99[point] = p99 as f64 / 1e3;
     }
 
     /// Draws a point of all.
     pub(crate) fn draw(&mut self, point: usize, sum: &PointSum) {
-        let covers = self.grid.covers(point);
+        let seconds = self.counted_seconds[point];
         let [p50, p99] = sum.latencies.quantiles([0.50, 0.99]);
         self.asked[point] = sum.reads + sum.writes > 0;
         let series = &mut self.series;
-        series.rps[point] = rate(sum.reads + sum.writes, covers);
-        series.reads[point] = rate(sum.reads, covers);
-        series.writes[point] = rate(sum.writes, covers);
-        series.errors[point] = rate(sum.errors, covers);
+        series.rps[point] = rate(sum.reads + sum.writes, seconds);
+        series.reads[point] = rate(sum.reads, seconds);
+        series.writes[point] = rate(sum.writes, seconds);
+        series.errors[point] = rate(sum.errors, seconds);
         series.p50[point] = p50 as f64 / 1e3;
         series.p99[point] = p99 as f64 / 1e3;
         let heat = &mut series.heatmap.counts[point];
@@ -156,8 +172,7 @@ impl Curves {
         let stays: Vec<bool> = (0..self.grid.points)
             .map(|point| {
                 let from = self.grid.starts(point);
-                let until = (from + self.grid.step).min(self.grid.end.max(from + 1));
-                self.asked[point] || tells(from, until)
+                self.asked[point] || tells(from, self.grid.ends(point))
             })
             .collect();
         Series { shards, ..self.series }.only(&stays)

@@ -41,9 +41,10 @@ pub fn figures(
     let coarsest = cover.frames.iter().map(|frame| frame.step).max().unwrap_or(Step::Second);
     let grid = Grid::new(query.window, at_ms, coarsest);
     let names = now.shards.iter().map(|shard| shard.shard.clone()).collect();
-    let sums = Sums::of(&cover.frames, query, grid, names);
     let measured: Vec<_> = histories.iter().map(|history| history.measured()).collect();
-    let measured_ms = Measured::counted_ms(&measured, &cover, at_ms);
+    let counted = Measured::counted(&measured, &cover, at_ms);
+    let sums = Sums::of(&cover.frames, query, grid, counted.as_ref(), names);
+    let measured_ms = Measured::counted_ms(counted.as_ref(), &cover, at_ms);
     let seconds = measured_ms.max(MEASURED_MIN_MS) as f64 / 1e3;
     let counts = sums.names.iter().zip(&sums.shards);
     let counts: Vec<_> = counts.map(|(name, sum)| (name.clone(), sum.tally.total())).collect();

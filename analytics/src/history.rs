@@ -96,24 +96,29 @@ impl Measured {
         }
     }
 
-    /// Time in ms between two moments in which any of them counted; the whole span if no recorder
-    /// has reported since when it counts. Figures of an unreported time count nevertheless.
-    pub(crate) fn counted_ms(all: &[Self], cover: &Cover, at_ms: u64) -> u64 {
+    /// Times in s in which any of them counted, up to `at_ms`; `None` if no recorder has reported
+    /// since when it counts. Times of frames outside all reported times are included.
+    pub(crate) fn counted(all: &[Self], cover: &Cover, at_ms: u64) -> Option<CountedTimes> {
         let heard = || all.iter().filter(|one| one.is_heard());
-        if heard().next().is_none() {
-            return at_ms.saturating_sub(cover.from_ms);
-        }
+        heard().next()?;
         let told = heard().flat_map(|one| {
             let own = one.counting_since.map(|since| (since, at_ms.div_ceil(1_000)));
             one.counted.as_slice().iter().copied().chain(own)
         });
-        let mut counted: Spans = told.collect();
+        let reported: Spans = told.collect();
+        let mut counted = reported.clone();
         for frame in &cover.frames {
             if !counted.touch(frame.start, frame.end()) {
                 counted.add((frame.start, frame.end()));
             }
         }
-        let within = counted.as_slice().iter().map(|(from, until)| {
+        Some(CountedTimes { reported, counted })
+    }
+
+    /// Time in ms of a window in which requests were counted: the whole window if that is unknown.
+    pub(crate) fn counted_ms(times: Option<&CountedTimes>, cover: &Cover, at_ms: u64) -> u64 {
+        let Some(times) = times else { return at_ms.saturating_sub(cover.from_ms) };
+        let within = times.counted.as_slice().iter().map(|(from, until)| {
             let until = until.saturating_mul(1_000).min(at_ms);
             until.saturating_sub(from.saturating_mul(1_000).max(cover.from_ms))
         });
@@ -128,6 +133,23 @@ impl Measured {
         until > self.lost
             && (self.counted.touch(from, until)
                 || self.counting_since.is_some_and(|since| until > since))
+    }
+}
+
+/// Times in s in which recorders counted.
+#[derive(Clone, Debug)]
+pub(crate) struct CountedTimes {
+    /// As the recorders reported them.
+    reported: Spans,
+    /// The reported times, and those of frames outside them.
+    counted: Spans,
+}
+
+impl CountedTimes {
+    /// Seconds of a time in which requests were counted; none if no recorder reported any of it.
+    pub(crate) fn seconds_within(&self, from: u64, until: u64) -> Option<u64> {
+        let is_reported = self.reported.touch(from, until);
+        is_reported.then(|| self.counted.seconds_within(from, until))
     }
 }
 

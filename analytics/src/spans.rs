@@ -47,6 +47,12 @@ impl Spans {
         self.0.get(next).is_some_and(|span| span.0 < until)
     }
 
+    /// Returns how many seconds of a time are in them.
+    pub(crate) fn seconds_within(&self, from: u64, until: u64) -> u64 {
+        let overlap = |span: &(u64, u64)| span.1.min(until).saturating_sub(span.0.max(from));
+        self.0.iter().map(overlap).sum()
+    }
+
     /// All, the oldest first.
     pub fn as_slice(&self) -> &[(u64, u64)] {
         &self.0

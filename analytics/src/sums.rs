@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::curves::{Curves, Grid, PointSum};
 use crate::frame::{Cell, CellLabel, Fanout, Frame, Part, Parts};
 use crate::histogram::LatencyHistogram;
+use crate::history::CountedTimes;
 use crate::metrics::ReadFrom;
 use crate::query::MetricsQuery;
 use crate::sample::{Operation, Outcome, Role};
@@ -113,6 +114,7 @@ impl<'q> Sums<'q> {
         frames: &[Arc<Frame>],
         query: &'q MetricsQuery,
         grid: Grid,
+        counted: Option<&CountedTimes>,
         mut names: Vec<String>,
     ) -> Self {
         let mut met: Vec<&String> = frames
@@ -138,7 +140,7 @@ impl<'q> Sums<'q> {
             read_from: ReadFrom::default(),
             fanout: Fanout::default(),
             whole: PointSum::default(),
-            curves: Curves::new(grid, names.len()),
+            curves: Curves::new(grid, counted, names.len()),
             names,
         };
         frames.iter().for_each(|frame| sums.add(frame));
