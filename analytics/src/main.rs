@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use analytics::log_lines;
+use analytics::log_format;
 use analytics::service::config::{Config, Flags};
 use clap::Parser;
 
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    log_lines::start(config.log);
+    log_format::start(config.log);
     match analytics::service::run(&config, |bound| print_banner(&config, bound)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -16,7 +16,7 @@ mod sources;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ::analytics::probe::Question;
+use ::analytics::health_probe::Question;
 use ::analytics::settings::{self, Layer, Settings, Shown, within};
 use ::analytics::store::StoreAddress;
 use clap::Parser;

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no response may be shown within another page; one that is no page may load or run
 //! nothing.
-//! **Not here:** which pages may ask (`analytics::foreign`).
+//! **Not here:** which pages may ask (`analytics::cross_origin`).
 
 use actix_web::http::header::{
     CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
-use analytics::foreign::Transport;
-use analytics::log_lines;
-use analytics::probe::{No, Question};
+use analytics::cross_origin::Transport;
+use analytics::health_probe::{No, Question};
+use analytics::log_format;
 use analytics::store::Keeper;
 use api_router::app::{App, Setting};
 use api_router::config::{Config, Engine, Flags};
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    log_lines::start(config.log);
+    log_format::start(config.log);
     match actix_web::rt::System::new().block_on(run(&config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use analytics::live::{Full, Hub, VIEWERS_MAX};
+use analytics::event_stream::{Full, Hub, VIEWERS_MAX};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::runtime::Handle;

@@ -33,7 +33,9 @@ fn made(path: &Path) -> Option<SystemTime> {
 fn last_change() -> SystemTime {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut folders: Vec<_> =
-        ["api-router/src", "shard-manager/src", "analytics/src"].map(|path| root.join(path)).into();
+        ["api-router/src", "shard-manager/src", "analytics/recorder/src", "analytics/web-kit"]
+            .map(|path| root.join(path))
+            .into();
     let mut latest = SystemTime::UNIX_EPOCH;
     while let Some(folder) = folders.pop() {
         for entry in folder.read_dir().unwrap().map(Result::unwrap) {

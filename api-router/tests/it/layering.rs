@@ -49,37 +49,52 @@ const API_ROUTER: &[&[&str]] = &[
     &["server"],
     &["doctor"],
 ];
-const ANALYTICS: &[&[&str]] = &[
+const RECORDER: &[&[&str]] = &[
     &[
+        "bucket_counter",
         "clock",
         "cluster",
-        "counted",
-        "dashboard",
         "errors",
-        "foreign",
-        "live",
-        "log_lines",
+        "measured_intervals",
         "packed",
-        "probe",
         "process",
-        "readiness",
         "sample",
-        "settings",
-        "spans",
-        "trust",
+        "tls_roots",
         "window",
     ],
-    &["errors_query", "histogram", "query", "served"],
+    &["errors_query", "histogram", "query"],
     &["entry", "frame", "metrics"],
     &["example_lines", "hot", "merge", "slot_load", "totals"],
-    &["history", "sheet"],
-    &["curves", "ledger"],
-    &["sums"],
-    &["figures", "shared"],
+    &["current_second", "history"],
+    &["aggregator", "curves"],
+    &["window_sums"],
+    &["figures", "recorder_state"],
     &["worker"],
     &["recorder"],
     &["openmetrics", "store"],
-    &["service"],
+];
+const WEB_KIT: &[&[&str]] = &[
+    &[
+        "cross_origin",
+        "dashboard",
+        "event_stream",
+        "health_probe",
+        "http_client",
+        "log_format",
+        "readiness",
+        "settings",
+    ],
+    &["static_assets"],
+];
+const SERVICE: &[&[&str]] = &[
+    &["ahead", "alerts", "fleet", "frame_response", "merged", "problem"],
+    &["collector", "config", "fleet_query"],
+    &["discovery", "parameters", "webhook"],
+    &["rule_evaluator"],
+    &["app"],
+    &["forward", "middleware", "scrape"],
+    &["routes"],
+    &["server"],
 ];
 
 /// Layers of `shard-manager` that are plain values.
@@ -132,7 +147,8 @@ fn module_of(src: &Path, file: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The modules of its own package that a file names after `crate::`, or after the name that its programs use.
+/// Modules of its own package that a file names after `crate::`, or after the name that its
+/// programs use. Nested crates have no programs.
 fn imports(package: &str, text: &str) -> Vec<String> {
     let mut modules = Vec::new();
     let own = format!("{}::", package.replace('-', "_"));
@@ -167,7 +183,9 @@ fn check_layers(package: &str, layers: &[&[&str]]) {
 fn modules_import_only_lower_layers() {
     check_layers("shard-manager", SHARD_MANAGER);
     check_layers("api-router", API_ROUTER);
-    check_layers("analytics", ANALYTICS);
+    check_layers("analytics/recorder", RECORDER);
+    check_layers("analytics/web-kit", WEB_KIT);
+    check_layers("analytics/service", SERVICE);
 }
 
 #[test]
@@ -201,6 +219,24 @@ fn packages_know_only_those_they_may_know() {
             let is_named = |line: &str| begins.iter().any(|begin| line.starts_with(begin));
             let knows = manifest.lines().any(is_named);
             assert_eq!(knows, may.contains(&other), "{package} and {other}");
+        }
+    }
+}
+
+#[test]
+fn crates_of_analytics_know_only_those_they_may_know() {
+    let allowed = [
+        ("recorder", vec![]),
+        ("web-kit", vec!["recorder"]),
+        ("service", vec!["recorder", "web-kit"]),
+    ];
+    for (package, may) in allowed {
+        let folder = root().join("analytics").join(package);
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        for other in ["analytics", "recorder", "service", "web-kit"] {
+            let begins = [format!("{other}."), format!("{other} =")];
+            let is_named = |line: &str| begins.iter().any(|begin| line.starts_with(begin));
+            assert_eq!(manifest.lines().any(is_named), may.contains(&other), "{package}, {other}");
         }
     }
 }

@@ -1,0 +1,113 @@
+//! Worker: what one thread records with, without a lock and without an allocation.
+//!
+//! It leaves entries in a bounded queue of its own, from which the recorder's thread takes them. When the queue is full
+//! before that thread comes, the worker empties it itself: no request goes uncounted.
+//!
+//! **Not here:** what becomes of entries (`aggregator`).
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rtrb::{Producer, PushError};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::entry::{Detail, ENTRIES_MAX, Entry};
+use crate::recorder_state::{Running, Shared};
+use crate::sample::Sample;
+
+/// How often a worker looks whether its queue is half full, in entries.
+const LOOK_EVERY: u32 = ENTRIES_MAX as u32 / 4;
+/// Least time between two details, in ms: a thousand a second say who asks most.
+const DETAIL_EVERY_MS: u64 = 1;
+/// Requests as slow as this are told in detail whenever there is room.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// What one thread records with. It belongs to that thread.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    in_flight: Arc<Running>,
+    own: RefCell<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
+    entries: Producer<Entry>,
+    details: Producer<Detail>,
+    /// Entries until the next look at the queue.
+    look_in: u32,
+    /// The latest time of an entry, in ms since 1970 UTC.
+    latest_ms: u64,
+    /// When the next detail is due, in ms since 1970 UTC.
+    detail_at_ms: u64,
+}
+
+/// A request that is being answered, until this is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<Running>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        in_flight: Arc<Running>,
+        entries: Producer<Entry>,
+        details: Producer<Detail>,
+    ) -> Self {
+        let own = Own { entries, details, look_in: LOOK_EVERY, latest_ms: 0, detail_at_ms: 0 };
+        Self { shared, in_flight, own: RefCell::new(own) }
+    }
+
+    /// Counts a request as being answered until the guard is dropped.
+    pub fn begin(&self) -> InFlight {
+        self.in_flight.0.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.in_flight.clone())
+    }
+
+    /// Counts an answered request; `now` is when the answer was known. Without a lock and without an allocation, but
+    /// when the queue is full.
+    pub fn record(&self, sample: &Sample<'_>, now: Instant) {
+        let shared = &*self.shared;
+        let ms = shared.clock.ms(now);
+        // Zero means that there is no key; a key whose hash is zero shares a counter with another.
+        let hash =
+            sample.key.map_or(0, |key| xxh3_64_with_seed(key.as_bytes(), shared.seed).max(1));
+        let second = u32::try_from(ms / 1_000).unwrap_or(u32::MAX);
+        let entry = Entry::of(sample, hash, second, shared.shape);
+        let mut own = self.own.borrow_mut();
+        own.latest_ms = own.latest_ms.max(ms);
+        if let Err(PushError::Full(entry)) = own.entries.push(entry) {
+            self.empty(&mut own, entry);
+        }
+        own.look_in -= 1;
+        if own.look_in == 0 {
+            own.look_in = LOOK_EVERY;
+            if own.entries.slots() < ENTRIES_MAX / 2 {
+                shared.wake();
+            }
+        }
+        if (ms >= own.detail_at_ms || sample.elapsed >= SLOW)
+            && (sample.key.is_some() || sample.trace.is_some())
+            && !own.details.is_full()
+        {
+            own.detail_at_ms = ms + DETAIL_EVERY_MS;
+            // There is room: this thread alone fills the queue.
+            let _ = own.details.push(Detail::of(entry, sample));
+        }
+    }
+
+    #[cold]
+    fn empty(&self, own: &mut Own, entry: Entry) {
+        // Entries of a second that is yet to come stay in their queues: in this one there are none.
+        self.shared.drain(own.latest_ms);
+        let pushed = own.entries.push(entry);
+        assert!(pushed.is_ok(), "a drained queue has room");
+    }
+}

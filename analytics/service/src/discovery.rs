@@ -1,0 +1,130 @@
+//! Discovery: which routers there are: those of the list, and those at the addresses of a name.
+//!
+//! There is no list of routers in the catalog of a cluster: routers come and go without a word. Where they have a name in
+//! common, such as a headless service of Kubernetes, its addresses are looked up every [`LOOK_EVERY`].
+//!
+//! **Invariant:** a router that is found is collected from until it is gone from its name and away.
+//! **Not here:** asking routers (`collector`).
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::task::JoinHandle;
+
+use crate::collector;
+use crate::config::{Place, RouterSource};
+use crate::fleet::{Fleet, Member};
+use recorder::store::Keeper;
+use web_kit::http_client::Target;
+
+/// How often names are looked up.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Routers behind a name, as far as memory is divided before they are known.
+const ADDRESSES_USUAL: usize = 8;
+/// How long looking one up may take.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// Finds routers and has them collected from.
+pub(crate) struct Discovery {
+    fleet: Arc<Fleet>,
+    keeper: Option<Arc<Keeper>>,
+    tls: Option<Arc<ClientConfig>>,
+    names: Vec<Target>,
+    /// Among how many routers memory is divided.
+    share: usize,
+    found: Vec<(Arc<Member>, JoinHandle<()>)>,
+    /// Names whose trouble was told.
+    told: HashSet<String>,
+}
+
+impl Discovery {
+    /// Begins with the routers of the list. Must be called within the runtime that collects.
+    pub(crate) fn start(
+        fleet: Arc<Fleet>,
+        sources: &[RouterSource],
+        keeper: Option<Arc<Keeper>>,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Self {
+        let shares = sources.iter().map(|source| match source.place {
+            Place::One(_) => 1,
+            Place::EachAddress(_) => ADDRESSES_USUAL,
+        });
+        let (share, names, found) = (shares.sum(), Vec::new(), Vec::new());
+        let mut discovery = Self { fleet, keeper, tls, names, share, found, told: HashSet::new() };
+        for source in sources {
+            match &source.place {
+                Place::One(target) => discovery.add(source.name.clone(), target.clone()),
+                Place::EachAddress(target) => discovery.names.push(target.clone()),
+            }
+        }
+        discovery
+    }
+
+    /// Follows the names for ever; returns at once if there are none.
+    pub(crate) async fn run(mut self) {
+        while !self.names.is_empty() {
+            for name in self.names.clone() {
+                self.look_up(&name).await;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn look_up(&mut self, name: &Target) {
+        let asked = tokio::net::lookup_host((&*name.host, name.port));
+        let cause = match tokio::time::timeout(LOOK_MAX, asked).await {
+            Ok(Ok(found)) => {
+                let addresses: BTreeSet<IpAddr> = found.map(|address| address.ip()).collect();
+                self.told.remove(&name.host);
+                return self.take(name, &addresses);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", LOOK_MAX.as_secs()),
+        };
+        // Those that were found stay: a name server that is away takes no router with it.
+        if self.told.insert(name.host.clone()) {
+            tracing::warn!("the addresses of {} are unknown: {cause}", name.host);
+        }
+    }
+
+    fn take(&mut self, name: &Target, addresses: &BTreeSet<IpAddr>) {
+        for (member, _) in &self.found {
+            let target = &member.target;
+            if let Some(address) =
+                target.address.filter(|_| target.host == name.host && target.port == name.port)
+            {
+                member.set_listed(addresses.contains(&address));
+            }
+        }
+        for address in addresses {
+            let target = name.at(*address);
+            match self.found.iter_mut().find(|(member, _)| member.target == target) {
+                None => self.add(target.label(), target),
+                Some((member, task)) if task.is_finished() => {
+                    // It was gone, and is back.
+                    *task = tokio::spawn(collector::follow(member.clone(), self.tls.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        let members = self.fleet.members();
+        self.found.retain(|(found, _)| members.iter().any(|member| Arc::ptr_eq(member, found)));
+    }
+
+    fn add(&mut self, name: String, target: Target) {
+        let member = Arc::new(Member::new(name, target, self.share));
+        if !self.fleet.add(member.clone()) {
+            if self.told.insert(member.name.clone()) {
+                tracing::warn!(router = %member.name, "there are too many routers: this one is left out");
+            }
+            return;
+        }
+        tracing::info!(router = %member.name, "collecting from {}", member.target);
+        let (keeper, tls) = (self.keeper.clone(), self.tls.clone());
+        let task = tokio::spawn(collector::collect(member.clone(), keeper, tls));
+        self.found.push((member, task));
+    }
+}

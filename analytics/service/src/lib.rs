@@ -1,0 +1,162 @@
+//! Service: collects the figures of any number of routers, keeps them, and serves them for all and for each.
+//!
+//! It asks and is never waited for: a router that never hears of it works the same. What it holds is what its routers have
+//! told; what they have not told yet is asked for when they are back.
+//!
+//! **Invariant:** whom it connects to stands in its configuration: routers, webhooks and a store, and nobody else.
+//! **Not here:** counting (`recorder`), adding up (`figures`).
+
+#![forbid(unsafe_code)]
+
+mod ahead;
+pub mod alerts;
+mod app;
+mod collector;
+pub mod config;
+mod discovery;
+mod fleet;
+mod fleet_query;
+mod forward;
+mod frame_response;
+mod merged;
+mod middleware;
+mod parameters;
+mod problem;
+mod routes;
+mod rule_evaluator;
+mod scrape;
+mod server;
+mod webhook;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web::Data;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::app::App;
+use self::config::{Config, Place};
+use self::discovery::Discovery;
+use self::fleet::Fleet;
+use self::rule_evaluator::Watch;
+use self::webhook::Messengers;
+use recorder::store::Keeper;
+use recorder::tls_roots;
+use web_kit::cross_origin::{Reached, Transport};
+use web_kit::event_stream::Hub;
+
+/// Threads that collect: they wait most of the time.
+const COLLECTORS: usize = 2;
+/// Threads that merge histograms and read answers, at most: as many as there may be of large ones in memory.
+const BUSY_MAX: usize = 8;
+/// How long `/ready` tells that the service is about to end before it stops listening. A second signal, or Ctrl-C instead of
+/// SIGTERM, does not wait for it.
+const DRAIN: Duration = Duration::from_millis(1_500);
+/// How long what is under way may take when everything else has ended.
+const END_MAX: Duration = Duration::from_secs(1);
+
+/// Why the service cannot start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The address is taken, or cannot be had.
+    #[error("cannot serve on {0}: {1}")]
+    Bind(SocketAddr, std::io::Error),
+    /// There is nothing to prove certificates with, and somebody is to be asked by https.
+    #[error("https cannot be spoken: {0}")]
+    Trust(String),
+    /// Threads, signals or sockets.
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+    /// History.
+    #[error(transparent)]
+    Store(#[from] recorder::store::StoreError),
+    /// The server.
+    #[error("the server ended by itself")]
+    Ended,
+}
+
+/// Serves until a signal ends it. `started` is told the address when it serves.
+///
+/// # Errors
+/// [`ServiceError`]; routers and a store that are away are no error.
+pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServiceError> {
+    let listener =
+        TcpListener::bind(config.bind).map_err(|error| ServiceError::Bind(config.bind, error))?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(COLLECTORS)
+        .max_blocking_threads(BUSY_MAX)
+        .thread_name("collector")
+        .enable_all()
+        .build()?;
+    let served = serve(config, listener, &runtime, started);
+    let served = actix_web::rt::System::new().block_on(served);
+    runtime.shutdown_timeout(END_MAX);
+    served
+}
+
+async fn serve(
+    config: &Config,
+    listener: TcpListener,
+    runtime: &Runtime,
+    started: impl FnOnce(SocketAddr),
+) -> Result<(), ServiceError> {
+    let bound = listener.local_addr()?;
+    let app = Data::new(open(config, bound, runtime)?);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = server::serve(app.clone(), listener, config.workers)?;
+    let handle = server.handle();
+    let mut serving = actix_web::rt::spawn(server);
+    started(bound);
+    tokio::select! {
+        _ = terminate.recv() => {
+            app.drain();
+            tokio::select! {
+                () = tokio::time::sleep(DRAIN) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ = interrupt.recv() => app.drain(),
+        _ = &mut serving => return Err(ServiceError::Ended),
+    }
+    tracing::info!("ending: finishing what runs");
+    handle.stop(true).await;
+    let _ = serving.await;
+    if let Some(keeper) = &app.keeper {
+        keeper.flush();
+    }
+    Ok(())
+}
+
+/// Everything that goes on beside serving.
+fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, ServiceError> {
+    let _within = runtime.enter();
+    let routers = config.routers.iter().map(|router| match &router.place {
+        Place::One(target) | Place::EachAddress(target) => target,
+    });
+    let webhooks = config.webhooks.iter().map(|webhook| &webhook.target);
+    let is_secure = routers.chain(webhooks).any(|target| target.is_secure);
+    let tls = is_secure.then(|| tls_roots::client(None)).transpose();
+    let tls = tls.map_err(|error| ServiceError::Trust(error.to_string()))?.map(Arc::new);
+    let keeper = config.store.clone().map(Keeper::open).transpose()?.map(Arc::new);
+    let fleet = Arc::new(Fleet::default());
+    let discovery = Discovery::start(fleet.clone(), &config.routers, keeper.clone(), tls.clone());
+    runtime.spawn(discovery.run());
+    let messengers = Messengers::start(&config.webhooks, tls.as_ref());
+    let watch = Watch::new(fleet.clone(), config.rules.clone(), messengers);
+    runtime.spawn(watch.clone().run());
+    let asked = fleet.clone();
+    let hub = Hub::new(runtime.handle().clone(), move |question| {
+        let answer = fleet_query::answer(&asked, question);
+        serde_json::to_vec(&answer).unwrap_or_default().into()
+    });
+    let reached = Reached {
+        loopback_only: bound.ip().to_canonical().is_loopback(),
+        port: bound.port(),
+        by: Transport::of(false, config.behind_tls),
+    };
+    Ok(App::new(fleet, watch, hub, keeper, (reached, tls)))
+}

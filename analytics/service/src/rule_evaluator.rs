@@ -1,0 +1,149 @@
+//! Watch: measures once a second what the rules are about, and has whoever wants to know told.
+//!
+//! **Invariant:** rules that ask the same question share one answer.
+//! **Not here:** what is made of values (`alerts`).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::alerts::{Alerts, Kind, Reading, Rule, Subject};
+use crate::fleet::{Fleet, unix_ms};
+use crate::fleet_query::Sight;
+use crate::webhook::Messengers;
+use recorder::Metrics;
+use recorder::MetricsQuery;
+use recorder::ShardNow;
+
+/// How often rules are looked at.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The rules, and those who are told.
+pub(crate) struct Watch {
+    fleet: Arc<Fleet>,
+    alerts: Mutex<Alerts>,
+    /// Who is told.
+    pub messengers: Messengers,
+}
+
+impl Watch {
+    pub(crate) fn new(fleet: Arc<Fleet>, rules: Vec<Rule>, messengers: Messengers) -> Arc<Self> {
+        Arc::new(Self { fleet, alerts: Mutex::new(Alerts::new(rules)), messengers })
+    }
+
+    /// How the rules are.
+    pub(crate) fn alerts(&self) -> MutexGuard<'_, Alerts> {
+        self.alerts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the rules for ever; returns at once if there are none.
+    pub(crate) async fn run(self: Arc<Self>) {
+        if self.alerts().rules().is_empty() {
+            return;
+        }
+        // Times that are told never go back, whatever happens to the clock.
+        let (began, base) = (Instant::now(), unix_ms() / 1_000);
+        let mut beat = interval(EVERY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            let watch = self.clone();
+            let at = base + began.elapsed().as_secs();
+            // Adding histograms up takes milliseconds.
+            let looked = tokio::task::spawn_blocking(move || watch.look(at)).await;
+            if looked.is_err() {
+                tracing::error!("the rules could not be looked at");
+            }
+        }
+    }
+
+    fn look(&self, at: u64) {
+        let rules = self.alerts().rules().to_vec();
+        let readings = readings(&self.fleet, &rules);
+        let notices = self.alerts().step(at, &readings);
+        for notice in notices {
+            let rule = &rules[notice.rule];
+            let what = if notice.resolved_at.is_some() { "is over" } else { "fires" };
+            let Subject { shard, router } = &notice.subject;
+            let value = notice.value;
+            tracing::warn!(rule = %rule.name, kind = %rule.kind, ?shard, ?router, ?value, "an alert {what}");
+            self.messengers.tell(rule, &notice);
+        }
+    }
+}
+
+/// What is measured of each rule now.
+fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
+    let mut sights: HashMap<Option<&str>, Sight> = HashMap::new();
+    let mut figures: HashMap<(Option<&str>, MetricsQuery), Metrics> = HashMap::new();
+    let mut readings = Vec::new();
+    for (place, rule) in rules.iter().enumerate() {
+        let router = rule.router.as_deref();
+        let mut add = |subject, value| readings.push(Reading { rule: place, subject, value });
+        if rule.kind == Kind::RouterDown {
+            let members = fleet.members();
+            // Who is gone from its name is missed by nobody.
+            let listed = members.iter().filter(|member| member.is_listed());
+            for member in listed.filter(|member| router.is_none_or(|name| member.name == name)) {
+                let subject = Subject { router: Some(member.name.clone()), shard: None };
+                add(subject, down(member.seen().is_up));
+            }
+            continue;
+        }
+        let sight = sights.entry(router).or_insert_with(|| Sight::of(fleet, router));
+        if rule.kind.has_window() {
+            let query = MetricsQuery {
+                window: rule.window,
+                shard: rule.shard.clone(),
+                ..MetricsQuery::default()
+            };
+            let asked = (router, query);
+            let figures =
+                figures.entry(asked).or_insert_with_key(|(_, query)| sight.figures(query));
+            let subject = Subject { shard: rule.shard.clone(), router: rule.router.clone() };
+            add(subject, of_figures(rule.kind, figures));
+            continue;
+        }
+        for shard in
+            sight.now.shards.iter().filter(|s| rule.shard.as_ref().is_none_or(|n| *n == s.shard))
+        {
+            let subject = Subject { shard: Some(shard.shard.clone()), router: rule.router.clone() };
+            add(subject, if sight.is_seen { of_shard(rule.kind, shard) } else { None });
+        }
+    }
+    readings
+}
+
+fn down(is_up: bool) -> Option<f64> {
+    Some(if is_up { 0.0 } else { 1.0 })
+}
+
+/// Without requests nothing is slow, wrong or uneven.
+fn of_figures(kind: Kind, figures: &Metrics) -> Option<f64> {
+    match kind {
+        Kind::P99 => Some(figures.latency_ms.p99),
+        Kind::ErrorRate if figures.total == 0 => Some(0.0),
+        Kind::ErrorRate => Some(figures.errors_server as f64 / figures.total as f64),
+        Kind::Skew => Some(figures.skew.requests),
+        Kind::Lag | Kind::ShardDown | Kind::RouterDown => None,
+    }
+}
+
+fn of_shard(kind: Kind, shard: &ShardNow) -> Option<f64> {
+    match kind {
+        Kind::ShardDown => down(shard.up),
+        // A shard without replicas is behind nobody; one whose replicas tell nothing may be.
+        Kind::Lag => {
+            let replicas = shard.nodes.iter().filter(|node| node.role == "replica");
+            let mut lags = replicas.map(|node| node.lag_ms);
+            match lags.clone().flatten().reduce(f64::max) {
+                Some(worst) => Some(worst),
+                None if lags.next().is_none() => Some(0.0),
+                None => None,
+            }
+        }
+        Kind::P99 | Kind::ErrorRate | Kind::Skew | Kind::RouterDown => None,
+    }
+}

@@ -1,0 +1,166 @@
+//! Wire: HTTP/1.1 as a client, plain or by TLS, for collecting, forwarding and telling.
+//!
+//! **Invariant:** every exchange is bounded in time and in bytes; a connection on which anything went wrong is never
+//! used again; no redirect is followed and no proxy asked.
+//! **Not here:** what to ask whom.
+
+mod target;
+
+pub use target::{Target, split};
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::Request;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{HOST, HeaderMap};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use recorder::tls_roots;
+
+/// Longest text of an answer that is told of a failure.
+const TOLD_MAX: usize = 200;
+
+/// A whole request; its URI is the path.
+pub type Asked = Request<Full<Bytes>>;
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status of the response.
+    pub status: u16,
+    /// Headers of the response.
+    pub headers: HeaderMap,
+    /// Body of the response, read to its end.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Nobody is there, or nobody who proves who it is.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It took too long.
+    #[error("no whole answer within {} s", .0.as_secs_f64())]
+    Late(Duration),
+    /// The connection broke, or what came is no HTTP.
+    #[error("no whole answer: {0}")]
+    Broken(String),
+    /// The answer is longer than it may be.
+    #[error("the answer is longer than {} MiB", .0 >> 20)]
+    TooLong(usize),
+}
+
+/// The way to one server: at most one connection, kept open between exchanges.
+pub struct Wire {
+    target: Target,
+    tls: Option<TlsConnector>,
+    open: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Wire {
+    /// A way to `target`; `tls` is used if it asks for it.
+    pub fn new(target: Target, tls: Option<&Arc<ClientConfig>>) -> Self {
+        let tls = tls.filter(|_| target.is_secure).cloned().map(TlsConnector::from);
+        Self { target, tls, open: None }
+    }
+
+    /// Sends a request and reads the whole answer, of at most `longest` bytes.
+    pub async fn exchange(
+        &mut self,
+        asked: Asked,
+        patience: Duration,
+        longest: usize,
+    ) -> Result<Answer, WireError> {
+        let exchange = self.attempt(asked, longest);
+        match tokio::time::timeout(patience, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.open = None;
+                Err(WireError::Late(patience))
+            }
+        }
+    }
+
+    async fn attempt(&mut self, mut asked: Asked, longest: usize) -> Result<Answer, WireError> {
+        asked.headers_mut().insert(HOST, self.target.name.clone());
+        let mut connection = self.connection().await?;
+        let sent = connection.send_request(asked).await;
+        let (head, body) = sent.map_err(|error| broken(&error))?.into_parts();
+        let body = Limited::new(body, longest).collect().await;
+        let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(error) => broken(&error),
+            Err(error) if error.is::<LengthLimitError>() => WireError::TooLong(longest),
+            Err(error) => WireError::Broken(error.to_string()),
+        })?;
+        self.open = Some(connection);
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
+    }
+
+    /// The connection that is open, if the other side has not closed it meanwhile, or a new one.
+    async fn connection(&mut self) -> Result<SendRequest<Full<Bytes>>, WireError> {
+        if let Some(mut open) = self.open.take()
+            && open.ready().await.is_ok()
+        {
+            return Ok(open);
+        }
+        let Target { host, port, address, .. } = &self.target;
+        let connected = match address {
+            Some(address) => TcpStream::connect((*address, *port)).await,
+            None => TcpStream::connect((&**host, *port)).await,
+        };
+        let stream = connected.map_err(|error| unreachable(&error))?;
+        stream.set_nodelay(true).map_err(|error| unreachable(&error))?;
+        match &self.tls {
+            None => over(stream).await,
+            Some(tls) => {
+                let name = ServerName::try_from(host.clone());
+                let name = name.map_err(|error| WireError::Unreachable(error.to_string()))?;
+                let secured = tls.connect(name, stream).await;
+                over(secured.map_err(|error| unreachable(&error))?).await
+            }
+        }
+    }
+}
+
+async fn over<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, WireError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, driver) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    // What goes wrong on it is told to who waits for an answer.
+    tokio::spawn(async move { drop(driver.await) });
+    Ok(sender)
+}
+
+fn unreachable(error: &io::Error) -> WireError {
+    // "Connection refused" says more without the number of the error.
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return WireError::Unreachable("connection refused".to_owned());
+    }
+    let said = error.to_string();
+    let told = tls_roots::explained(&said).map_or_else(|| printable(&said), str::to_owned);
+    WireError::Unreachable(told)
+}
+
+fn broken(error: &hyper::Error) -> WireError {
+    let cause =
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    WireError::Broken(printable(&cause))
+}
+
+/// What another program said, as it may stand in a log.
+pub fn printable(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).take(TOLD_MAX).collect()
+}
