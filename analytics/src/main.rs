@@ -29,8 +29,8 @@ fn main() -> ExitCode {
         print!("{}", config.table());
         return ExitCode::SUCCESS;
     }
-    if let Some(question) = flags.probe {
-        return match question.ask(config.bind) {
+    if let Some(query) = flags.probe {
+        return match query.ask(config.bind) {
             Ok(()) => ExitCode::SUCCESS,
             Err(no) => {
                 eprintln!("{no}");

@@ -16,7 +16,7 @@ mod sources;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ::analytics::health_probe::Question;
+use ::analytics::health_probe::HealthQuery;
 use ::analytics::settings::{self, Layer, Settings, Shown, within};
 use ::analytics::store::StoreAddress;
 use clap::Parser;
@@ -146,7 +146,7 @@ pub struct Flags {
     pub print_config: bool,
     /// Ask the router that runs with these settings on this machine how it is, and end: exit code 0 if it says yes
     #[arg(long, value_name = "live|ready")]
-    pub probe: Option<Question>,
+    pub probe: Option<HealthQuery>,
 }
 
 /// What keeps the rows, and where.

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 use analytics::cross_origin::Transport;
-use analytics::health_probe::{No, Question};
+use analytics::health_probe::{HealthError, HealthQuery};
 use analytics::log_format;
-use analytics::store::Keeper;
+use analytics::store::HistoryWriter;
 use api_router::app::{App, Setting};
 use api_router::config::{Config, Engine, Flags};
 use api_router::doctor;
@@ -100,7 +100,7 @@ fn warn_of_sabotage() -> Result<(), UnknownSwitch> {
 }
 
 /// Asks the router of this machine, by TLS if it serves by that.
-fn ask(question: Question, config: &Config) -> Result<(), No> {
+fn ask(question: HealthQuery, config: &Config) -> Result<(), HealthError> {
     match config.tls {
         None => question.ask(config.bind),
         Some(_) => question.ask_through(config.bind, tls::to_oneself),
@@ -136,7 +136,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), setting.backend)?);
     }
     let app = Data::new(app);
-    let keeper = keep_history(&app, config)?;
+    let history_writer = keep_history(&app, config)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
@@ -169,9 +169,9 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         // Nobody is served any more: the last spans may be waited for.
         tracer.end();
     }
-    if let (Some(analytics), Some(keeper)) = (&app.analytics, keeper) {
+    if let (Some(analytics), Some(history_writer)) = (&app.analytics, history_writer) {
         analytics.figures.finish();
-        keeper.close();
+        history_writer.close();
     }
     app.manager.close();
     Ok(())
@@ -192,12 +192,12 @@ fn open(config: &Config) -> anyhow::Result<Manager> {
 
 /// Has the figures of earlier times given back, and those of now kept, until what this returns is dropped. Nobody waits
 /// for it, and a store that cannot be used is tried again.
-fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<Keeper>> {
+fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<HistoryWriter>> {
     let (Some(analytics), Some(address)) = (&app.analytics, &config.analytics_store) else {
         return Ok(None);
     };
     let history = analytics.figures.recorder.history().clone();
-    Ok(Some(Keeper::start(address.clone(), "router", history)?))
+    Ok(Some(HistoryWriter::start(address.clone(), "router", history)?))
 }
 
 /// What keeps the rows, as figures name it.

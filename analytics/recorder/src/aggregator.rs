@@ -1,4 +1,4 @@
-//! Ledger: takes entries out of the workers' queues and writes them up, second by second.
+//! Aggregator: takes entries out of the workers' queues and writes them up, second by second.
 //!
 //! **Invariant:** every entry is counted once, in its own second; one that comes after its second was closed counts in
 //! the running one.
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rtrb::Consumer;
 
-use crate::current_second::Sheet;
+use crate::current_second::CurrentSecond;
 use crate::entry::{DETAILS_MAX, Detail, ENTRIES_MAX, Entry, Shape};
 use crate::frame::{Frame, HotCount, Step};
 use crate::history::History;
@@ -21,26 +21,26 @@ use crate::totals::Totals;
 
 /// The near end of a worker's queues.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct QueueReader {
     pub(crate) entries: Consumer<Entry>,
     pub(crate) details: Consumer<Detail>,
 }
 
 /// What has left the queues, and what has not.
 #[derive(Debug)]
-pub(crate) struct Ledger {
-    lanes: Vec<Lane>,
-    books: Books,
+pub(crate) struct Aggregator {
+    readers: Vec<QueueReader>,
+    aggregates: Aggregates,
 }
 
 /// What has left the queues.
 #[derive(Debug)]
-pub(crate) struct Books {
+pub(crate) struct Aggregates {
     shards: Vec<Arc<str>>,
     history: Arc<History>,
     /// The running second, since 1970 UTC.
     running: u64,
-    sheet: Sheet,
+    current: CurrentSecond,
     /// Seconds of the running ten, tens of the running minute.
     seconds: Vec<Arc<Frame>>,
     tens: Vec<Arc<Frame>>,
@@ -50,76 +50,78 @@ pub(crate) struct Books {
     pub(crate) totals: Totals,
 }
 
-impl Ledger {
+impl Aggregator {
     pub(crate) fn new(labels: Labels, history: Arc<History>, second: u64) -> Self {
         let shape = Shape::of(&labels);
-        let books = Books {
+        let aggregates = Aggregates {
             shards: labels.shards.iter().map(|shard| Arc::from(&**shard)).collect(),
             history,
             running: second,
             slots: SlotLoads::new(labels.slots),
-            sheet: Sheet::new(labels),
+            current: CurrentSecond::new(labels),
             seconds: Vec::new(),
             tens: Vec::new(),
             hot: HotKeys::new(),
             totals: Totals::new(shape),
         };
-        Self { lanes: Vec::new(), books }
+        Self { readers: Vec::new(), aggregates }
     }
 
-    pub(crate) fn add(&mut self, lane: Lane) {
-        self.lanes.push(lane);
+    pub(crate) fn add(&mut self, reader: QueueReader) {
+        self.readers.push(reader);
     }
 
-    pub(crate) fn books(&self) -> &Books {
-        &self.books
+    pub(crate) fn aggregates(&self) -> &Aggregates {
+        &self.aggregates
     }
 
     /// Counts all that was left up to `now` (in s since 1970 UTC), and closes the seconds before it. Tells how many
     /// entries there were.
     pub(crate) fn drain(&mut self, now: u64) -> usize {
-        let Self { lanes, books } = self;
+        let Self { readers, aggregates } = self;
         let mut drained = 0;
         loop {
-            drained += lanes.iter_mut().map(|lane| books.take(lane)).sum::<usize>();
-            if books.running >= now {
+            drained += readers.iter_mut().map(|reader| aggregates.take(reader)).sum::<usize>();
+            if aggregates.running >= now {
                 break;
             }
-            let waiting = lanes.iter().filter_map(|lane| lane.entries.peek().ok());
+            let waiting = readers.iter().filter_map(|reader| reader.entries.peek().ok());
             let next = waiting.map(|entry| u64::from(entry.second)).min();
-            books.close(next.unwrap_or(now).min(now));
+            aggregates.close(next.unwrap_or(now).min(now));
         }
-        lanes.retain(|lane| !(lane.entries.is_abandoned() && lane.entries.is_empty()));
+        readers.retain(|reader| !(reader.entries.is_abandoned() && reader.entries.is_empty()));
         drained
     }
 
     /// Bytes that queues, the running second and the load of slots take.
     pub(crate) fn bytes(&self) -> usize {
         let queues = ENTRIES_MAX * size_of::<Entry>() + DETAILS_MAX * size_of::<Detail>();
-        self.lanes.len() * queues + self.books.sheet.bytes() + self.books.slots.bytes()
+        self.readers.len() * queues
+            + self.aggregates.current.bytes()
+            + self.aggregates.slots.bytes()
     }
 
     /// Shows the history what the running second has counted so far.
     pub(crate) fn show_open(&self) {
-        let books = &self.books;
-        let frame = books.sheet.frame(books.running);
-        let hot = books.hot_counts();
-        let nothing = || Frame::empty(Step::Second, books.running);
+        let aggregates = &self.aggregates;
+        let frame = aggregates.current.frame(aggregates.running);
+        let hot = aggregates.hot_counts();
+        let nothing = || Frame::empty(Step::Second, aggregates.running);
         let frame = frame.or_else(|| (!hot.is_empty()).then(nothing));
-        books.history.show_open(frame.map(|frame| Frame { hot, ..frame }));
+        aggregates.history.show_open(frame.map(|frame| Frame { hot, ..frame }));
     }
 }
 
-impl Books {
+impl Aggregates {
     /// The running second, since 1970 UTC.
     pub(crate) fn running(&self) -> u64 {
         self.running
     }
 
     /// Counts what a worker left up to the end of the running second.
-    fn take(&mut self, lane: &mut Lane) -> usize {
-        let waiting = lane.entries.slots();
-        let Ok(chunk) = lane.entries.read_chunk(waiting) else { return 0 };
+    fn take(&mut self, reader: &mut QueueReader) -> usize {
+        let waiting = reader.entries.slots();
+        let Ok(chunk) = reader.entries.read_chunk(waiting) else { return 0 };
         let (first, second) = chunk.as_slices();
         let mut taken = 0;
         for entry in first.iter().chain(second) {
@@ -132,15 +134,15 @@ impl Books {
         chunk.commit(taken);
         let running = self.running;
         let explained = |detail: &Detail| u64::from(detail.entry.second) <= running;
-        while lane.details.peek().is_ok_and(explained) {
-            let Ok(detail) = lane.details.pop() else { break };
+        while reader.details.peek().is_ok_and(explained) {
+            let Ok(detail) = reader.details.pop() else { break };
             self.explain(&detail);
         }
         taken
     }
 
     fn count(&mut self, entry: &Entry) {
-        self.sheet.count(entry, self.running);
+        self.current.count(entry, self.running);
         self.slots.count(entry, self.running);
         self.totals.count(entry);
         if entry.hash != 0 {
@@ -158,8 +160,8 @@ impl Books {
     /// Ends the running second and begins second `next`; those between had no request.
     fn close(&mut self, next: u64) {
         assert!(next > self.running, "time goes forward");
-        if let Some(frame) = self.sheet.frame(self.running).map(Arc::new) {
-            self.sheet.reset();
+        if let Some(frame) = self.current.frame(self.running).map(Arc::new) {
+            self.current.reset();
             self.history.close(frame.clone());
             self.seconds.push(frame);
         }

@@ -1,4 +1,4 @@
-//! Counted: how many values fell into each of a few fixed buckets, since the start.
+//! BucketCounter: how many values fell into each of a few fixed buckets, since the start.
 //!
 //! The form that Prometheus reads: coarse beside the histograms of `histogram`, but it never forgets, so that rates can
 //! be taken over any time. Each bucket remembers one request's trace, as an example.
@@ -16,7 +16,7 @@ pub(crate) struct Example {
 
 /// Counts of values of a kind by bucket, and their sum.
 #[derive(Clone, Debug)]
-pub(crate) struct Counted {
+pub(crate) struct BucketCounter {
     /// Upper bounds, growing; a bound belongs to its bucket.
     bounds: &'static [u32],
     /// One more than there are bounds.
@@ -26,7 +26,7 @@ pub(crate) struct Counted {
     examples: Vec<Option<Example>>,
 }
 
-impl Counted {
+impl BucketCounter {
     pub(crate) fn new(bounds: &'static [u32]) -> Self {
         let counts = vec![0; bounds.len() + 1].into();
         Self { bounds, counts, sum: 0, examples: Vec::new() }

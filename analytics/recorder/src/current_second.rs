@@ -1,4 +1,4 @@
-//! Sheet: the running second, as it is counted.
+//! CurrentSecond: the running second, as it is counted.
 //!
 //! A label gets its cell when it is first used and keeps it; what was not used in a second costs nothing in that second.
 //!
@@ -30,12 +30,12 @@ pub(crate) const OTHER: &str = "(other)";
 
 /// Counts of the running second.
 #[derive(Debug)]
-pub(crate) struct Sheet {
+pub(crate) struct CurrentSecond {
     labels: Labels,
     shape: Shape,
     /// By label: the place of its cell.
     index: Box<[u16]>,
-    cells: Vec<Running>,
+    cells: Vec<RunningCell>,
     /// One for each shard, and one for several or none.
     parts: Vec<RunningParts>,
     fanout: Fanout,
@@ -44,7 +44,7 @@ pub(crate) struct Sheet {
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningCell {
     label: Arc<CellLabel>,
     micros: u64,
     latencies: LatencyHistogram,
@@ -64,7 +64,7 @@ struct RunningPart {
     latencies: LatencyHistogram,
 }
 
-impl Sheet {
+impl CurrentSecond {
     pub(crate) fn new(labels: Labels) -> Self {
         let shape = Shape::of(&labels);
         let kinds = (labels.routes.len() + 1) * 2 * (labels.shards.len() + 1) * KINDS;
@@ -109,7 +109,7 @@ impl Sheet {
     /// What was counted, as a frame of the second that begins at `start`; none if nothing was.
     pub(crate) fn frame(&self, start: u64) -> Option<Frame> {
         let cells = self.cells.iter().filter(|cell| cell.latencies.count() > 0);
-        let cells: Vec<_> = cells.map(Running::cell).collect();
+        let cells: Vec<_> = cells.map(RunningCell::cell).collect();
         let parts = self.parts.iter().filter(|parts| parts.rest.latencies.count() > 0);
         let frame = Frame {
             step: Step::Second,
@@ -209,13 +209,13 @@ impl Sheet {
             };
             let latencies = LatencyHistogram::new();
             self.index[number] = self.cells.len() as u16;
-            self.cells.push(Running { label: Arc::new(label), micros: 0, latencies });
+            self.cells.push(RunningCell { label: Arc::new(label), micros: 0, latencies });
         }
         self.index[number]
     }
 }
 
-impl Running {
+impl RunningCell {
     fn cell(&self) -> Cell {
         Cell {
             label: self.label.clone(),

@@ -25,7 +25,7 @@ pub struct ErrorsParameters {
     /// Only those of this code
     #[param(example = "TSR201")]
     code: Option<String>,
-    /// Counted by code, shard and route
+    /// BucketCounter by code, shard and route
     grouped: Option<bool>,
 }
 

@@ -11,14 +11,14 @@ use crate::cluster::{CacheNow, ClusterNow, ShardNow};
 use crate::curves::{Grid, SHARDS_MAX};
 use crate::frame::{Frame, Step};
 use crate::histogram::LatencyHistogram;
-use crate::history::{Cover, Extent, History, Measured};
+use crate::history::{Extent, History, Measured, WindowFrames};
 use crate::merge::merged_hot;
 use crate::metrics::{
     CacheMetrics, ClusterMetrics, FanoutMetrics, HistoryMetrics, HotKey, LatencyMs, LatencyParts,
     Metrics, Named, PartMs, RouteMetrics, ShardMetrics, Skew,
 };
 use crate::query::MetricsQuery;
-use crate::window_sums::{PartSum, RouteSum, ShardSum, Sums};
+use crate::window_sums::{PartSum, RouteSum, ShardSum, WindowSums};
 
 /// Keys that an answer tells.
 pub(crate) const HOT_KEYS_MAX: usize = 20;
@@ -37,14 +37,16 @@ pub fn figures(
     now: &ClusterNow,
     at_ms: u64,
 ) -> Metrics {
-    let cover = together(histories.iter().map(|history| history.cover(query.window, at_ms)), at_ms);
-    let coarsest = cover.frames.iter().map(|frame| frame.step).max().unwrap_or(Step::Second);
+    let window_frames =
+        together(histories.iter().map(|history| history.window_frames(query.window, at_ms)), at_ms);
+    let coarsest =
+        window_frames.frames.iter().map(|frame| frame.step).max().unwrap_or(Step::Second);
     let grid = Grid::new(query.window, at_ms, coarsest);
     let names = now.shards.iter().map(|shard| shard.shard.clone()).collect();
     let measured: Vec<_> = histories.iter().map(|history| history.measured()).collect();
-    let counted = Measured::counted(&measured, &cover, at_ms);
-    let sums = Sums::of(&cover.frames, query, grid, counted.as_ref(), names);
-    let measured_ms = Measured::counted_ms(counted.as_ref(), &cover, at_ms);
+    let counted = Measured::counted(&measured, &window_frames, at_ms);
+    let sums = WindowSums::of(&window_frames.frames, query, grid, counted.as_ref(), names);
+    let measured_ms = Measured::counted_ms(counted.as_ref(), &window_frames, at_ms);
     let seconds = measured_ms.max(MEASURED_MIN_MS) as f64 / 1e3;
     let counts = sums.names.iter().zip(&sums.shards);
     let counts: Vec<_> = counts.map(|(name, sum)| (name.clone(), sum.tally.total())).collect();
@@ -92,11 +94,11 @@ pub fn figures(
 }
 
 /// Several covers as one, in the order of time.
-fn together(covers: impl Iterator<Item = Cover>, at_ms: u64) -> Cover {
-    let mut all = Cover { frames: Vec::new(), from_ms: at_ms };
-    for cover in covers {
-        all.from_ms = all.from_ms.min(cover.from_ms);
-        all.frames.extend(cover.frames);
+fn together(window_frames: impl Iterator<Item = WindowFrames>, at_ms: u64) -> WindowFrames {
+    let mut all = WindowFrames { frames: Vec::new(), from_ms: at_ms };
+    for window_frames in window_frames {
+        all.from_ms = all.from_ms.min(window_frames.from_ms);
+        all.frames.extend(window_frames.frames);
     }
     all.frames.sort_by_key(|frame| frame.start);
     all
@@ -124,8 +126,9 @@ fn busiest(shards: &[ShardSum]) -> Vec<usize> {
 
 fn hot_keys(histories: &[&History], query: &MetricsQuery, at_ms: u64) -> Vec<HotKey> {
     let of_shard = MetricsQuery { shard: query.shard.clone(), ..MetricsQuery::default() };
-    let covers = histories.iter().map(|history| history.cover_of_keys(query.window, at_ms));
-    let frames: Vec<Arc<Frame>> = together(covers, at_ms).frames;
+    let window_frames =
+        histories.iter().map(|history| history.window_frames_with_keys(query.window, at_ms));
+    let frames: Vec<Arc<Frame>> = together(window_frames, at_ms).frames;
     let cells = frames.iter().flat_map(|frame| &frame.cells);
     let total: u64 = cells.filter(|cell| of_shard.admits(&cell.label)).map(|cell| cell.total).sum();
     let hot = merged_hot(frames.iter().flat_map(|frame| &frame.hot)).into_iter();
@@ -153,7 +156,7 @@ fn routes(sums: &[RouteSum], seconds: f64) -> Vec<RouteMetrics> {
     routes
 }
 
-fn shards(sums: &Sums<'_>, now: &ClusterNow, seconds: f64) -> Vec<ShardMetrics> {
+fn shards(sums: &WindowSums<'_>, now: &ClusterNow, seconds: f64) -> Vec<ShardMetrics> {
     let assigned = sums.shards.iter().map(|sum| sum.tally.total()).sum();
     let unknown = ShardNow::default();
     let known = now.shards.iter().chain(std::iter::repeat(&unknown));

@@ -11,7 +11,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::frame::{CellLabel, Frame, Step};
-use crate::measured_intervals::Spans;
+use crate::measured_intervals::MeasuredIntervals;
 use crate::merge::merged;
 use crate::window::Window;
 
@@ -38,7 +38,7 @@ struct Rings {
     /// Since when everything is known, in ms since 1970 UTC; until something is, `u64::MAX`.
     since_ms: u64,
     /// When somebody counted who does no more, or far away.
-    counted: Spans,
+    counted: MeasuredIntervals,
     /// Since when our own recorder has counted, in s.
     counting_since: Option<u64>,
     /// The slots that are still running, up to the last time somebody asked.
@@ -66,7 +66,7 @@ struct Ring {
 
 /// What a window consists of.
 #[derive(Debug, Default)]
-pub(crate) struct Cover {
+pub(crate) struct WindowFrames {
     /// Oldest first; the last may be of a slot that is still running.
     pub(crate) frames: Vec<Arc<Frame>>,
     /// Where the first slot begins, in ms since 1970 UTC.
@@ -80,7 +80,7 @@ pub(crate) struct Measured {
     since: u64,
     /// What was before this time, in s, went for lack of room.
     lost: u64,
-    counted: Spans,
+    counted: MeasuredIntervals,
     counting_since: Option<u64>,
 }
 
@@ -98,16 +98,20 @@ impl Measured {
 
     /// Times in s in which any of them counted, up to `at_ms`; `None` if no recorder has reported
     /// since when it counts. Times of frames outside all reported times are included.
-    pub(crate) fn counted(all: &[Self], cover: &Cover, at_ms: u64) -> Option<CountedTimes> {
+    pub(crate) fn counted(
+        all: &[Self],
+        window_frames: &WindowFrames,
+        at_ms: u64,
+    ) -> Option<CountedTimes> {
         let heard = || all.iter().filter(|one| one.is_heard());
         heard().next()?;
         let told = heard().flat_map(|one| {
             let own = one.counting_since.map(|since| (since, at_ms.div_ceil(1_000)));
             one.counted.as_slice().iter().copied().chain(own)
         });
-        let reported: Spans = told.collect();
+        let reported: MeasuredIntervals = told.collect();
         let mut counted = reported.clone();
-        for frame in &cover.frames {
+        for frame in &window_frames.frames {
             if !counted.touch(frame.start, frame.end()) {
                 counted.add((frame.start, frame.end()));
             }
@@ -116,11 +120,15 @@ impl Measured {
     }
 
     /// Time in ms of a window in which requests were counted: the whole window if that is unknown.
-    pub(crate) fn counted_ms(times: Option<&CountedTimes>, cover: &Cover, at_ms: u64) -> u64 {
-        let Some(times) = times else { return at_ms.saturating_sub(cover.from_ms) };
+    pub(crate) fn counted_ms(
+        times: Option<&CountedTimes>,
+        window_frames: &WindowFrames,
+        at_ms: u64,
+    ) -> u64 {
+        let Some(times) = times else { return at_ms.saturating_sub(window_frames.from_ms) };
         let within = times.counted.as_slice().iter().map(|(from, until)| {
             let until = until.saturating_mul(1_000).min(at_ms);
-            until.saturating_sub(from.saturating_mul(1_000).max(cover.from_ms))
+            until.saturating_sub(from.saturating_mul(1_000).max(window_frames.from_ms))
         });
         within.sum()
     }
@@ -140,9 +148,9 @@ impl Measured {
 #[derive(Clone, Debug)]
 pub(crate) struct CountedTimes {
     /// As the recorders reported them.
-    reported: Spans,
+    reported: MeasuredIntervals,
     /// The reported times, and those of frames outside them.
-    counted: Spans,
+    counted: MeasuredIntervals,
 }
 
 impl CountedTimes {
@@ -188,7 +196,7 @@ impl History {
         let rings = Rings {
             rings: Step::ALL.map(ring),
             since_ms: u64::MAX,
-            counted: Spans::default(),
+            counted: MeasuredIntervals::default(),
             counting_since: None,
             open: None,
             labels: HashSet::new(),
@@ -212,13 +220,13 @@ impl History {
     }
 
     /// Adds the times in which somebody counted before, or elsewhere: without a frame, nothing happened in them.
-    pub fn know_counted(&self, spans: impl IntoIterator<Item = (u64, u64)>) {
+    pub fn know_counted(&self, intervals: impl IntoIterator<Item = (u64, u64)>) {
         let mut rings = self.rings();
-        spans.into_iter().for_each(|span| rings.count(span));
+        intervals.into_iter().for_each(|interval| rings.count(interval));
     }
 
     /// The times in which somebody counted, up to the last second that was closed.
-    pub fn counted(&self) -> Spans {
+    pub fn counted(&self) -> MeasuredIntervals {
         let rings = self.rings();
         let mut counted = rings.counted.clone();
         if let Some(since) = rings.counting_since {
@@ -321,17 +329,17 @@ impl History {
     }
 
     /// What the window that ends at `at_ms` consists of, from slots as long as fits it.
-    pub(crate) fn cover(&self, window: Window, at_ms: u64) -> Cover {
+    pub(crate) fn window_frames(&self, window: Window, at_ms: u64) -> WindowFrames {
         let length = window.length().as_millis() as u64;
         let base = if length <= BY_SECONDS_MAX { Step::Second } else { base_of_keys(length) };
-        self.rings().cover(at_ms.saturating_sub(length), at_ms, base)
+        self.rings().window_frames(at_ms.saturating_sub(length), at_ms, base)
     }
 
     /// The same from slots that tell keys, as far as they are finished.
-    pub(crate) fn cover_of_keys(&self, window: Window, at_ms: u64) -> Cover {
+    pub(crate) fn window_frames_with_keys(&self, window: Window, at_ms: u64) -> WindowFrames {
         let length = window.length().as_millis() as u64;
         let base = base_of_keys(length);
-        self.rings().cover(at_ms.saturating_sub(length), at_ms, base)
+        self.rings().window_frames(at_ms.saturating_sub(length), at_ms, base)
     }
 
     fn rings(&self) -> MutexGuard<'_, Rings> {
@@ -353,10 +361,10 @@ impl Rings {
         }
     }
 
-    fn count(&mut self, span: (u64, u64)) {
-        self.counted.add(span);
+    fn count(&mut self, interval: (u64, u64)) {
+        self.counted.add(interval);
         let kept = Step::Minute.slots_kept() * Step::Minute.seconds();
-        let newest = self.counted.as_slice().last().map_or(0, |span| span.1);
+        let newest = self.counted.as_slice().last().map_or(0, |interval| interval.1);
         self.counted.forget(newest.saturating_sub(kept));
         // Also idle time is known. What the rings hold begins where it did.
         if let Some((from, _)) = self.counted.as_slice().first() {
@@ -366,7 +374,7 @@ impl Rings {
 
     /// Longer slots serve what is older than shorter ones reach, and `base` what is between; shorter ones serve what is
     /// newer than `base` has finished.
-    fn cover(&self, from_ms: u64, at_ms: u64, base: Step) -> Cover {
+    fn window_frames(&self, from_ms: u64, at_ms: u64, base: Step) -> WindowFrames {
         let mut cuts = [u64::MAX, 0, 0, 0];
         let mut cut = 0;
         for at in (0..2).rev() {
@@ -388,23 +396,23 @@ impl Rings {
             cuts[at + 1] = cut;
         }
         let from = from_ms / 1_000;
-        let mut cover = Cover { frames: Vec::new(), from_ms: u64::MAX };
+        let mut window_frames = WindowFrames { frames: Vec::new(), from_ms: u64::MAX };
         for at in (0..3).rev() {
             let ring = &self.rings[at];
             let (lower, upper) = (cuts[at + 1], cuts[at]);
             let served = |frame: &&Arc<Frame>| frame.start >= lower && frame.start < upper;
             let first = ring.frames.partition_point(|frame| frame.end() <= from);
-            cover.frames.extend(ring.frames.iter().skip(first).filter(served).cloned());
+            window_frames.frames.extend(ring.frames.iter().skip(first).filter(served).cloned());
             if from < upper {
                 let step = ring.step.seconds();
                 let begins = (from / step * step).max(lower).saturating_mul(1_000);
-                cover.from_ms = cover.from_ms.min(begins);
+                window_frames.from_ms = window_frames.from_ms.min(begins);
             }
         }
         let open = self.open.as_ref().filter(|open| open.end() > from);
-        cover.frames.extend(open.cloned());
-        cover.from_ms = cover.from_ms.max(self.since_ms).min(at_ms);
-        cover
+        window_frames.frames.extend(open.cloned());
+        window_frames.from_ms = window_frames.from_ms.max(self.since_ms).min(at_ms);
+        window_frames
     }
 }
 

@@ -76,7 +76,7 @@ pub use figures::figures;
 pub use frame::{Cell, CellLabel, Fanout, Frame, HotCount, Part, Parts, Step, StepError};
 pub use histogram::LatencyHistogram;
 pub use history::{BUDGETS, History};
-pub use measured_intervals::Spans;
+pub use measured_intervals::MeasuredIntervals;
 pub use merge::merged;
 pub use metrics::{
     CacheMetrics, ClusterMetrics, FanoutMetrics, Heatmap, HistoryMetrics, HotKey, LatencyMs,

@@ -1,13 +1,13 @@
-//! Spans: the times in which somebody counted. Where there is none, nothing was measured: that is no zero.
+//! MeasuredIntervals: the times in which somebody counted. Where there is none, nothing was measured: that is no zero.
 //!
-//! **Invariant:** spans are in order, none is empty, no two touch, and there are at most [`Spans::MAX`].
+//! **Invariant:** spans are in order, none is empty, no two touch, and there are at most [`MeasuredIntervals::MAX`].
 //! **Not here:** who counted (`recorder`), where that is kept (`store`).
 
 /// Times from a second up to another that is no more of it, both since 1970 UTC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Spans(Vec<(u64, u64)>);
+pub struct MeasuredIntervals(Vec<(u64, u64)>);
 
-impl Spans {
+impl MeasuredIntervals {
     /// Most of them: who starts more often within a week has the oldest told as one.
     pub const MAX: usize = 256;
 
@@ -16,11 +16,11 @@ impl Spans {
         if from >= until {
             return;
         }
-        let first = self.0.partition_point(|span| span.1 < from);
-        let behind = self.0.partition_point(|span| span.0 <= until);
+        let first = self.0.partition_point(|interval| interval.1 < from);
+        let behind = self.0.partition_point(|interval| interval.0 <= until);
         let met = &self.0[first..behind];
-        let from = met.first().map_or(from, |span| span.0.min(from));
-        let until = met.last().map_or(until, |span| span.1.max(until));
+        let from = met.first().map_or(from, |interval| interval.0.min(from));
+        let until = met.last().map_or(until, |interval| interval.1.max(until));
         self.0.splice(first..behind, [(from, until)]);
         if self.0.len() > Self::MAX {
             let (from, _) = self.0.remove(0);
@@ -30,26 +30,27 @@ impl Spans {
 
     /// Forgets what ended before this second.
     pub fn forget(&mut self, before: u64) {
-        self.0.retain(|span| span.1 > before);
+        self.0.retain(|interval| interval.1 > before);
     }
 
     /// Forgets everything at this second or later.
     pub fn forget_from(&mut self, second: u64) {
-        self.0.retain_mut(|span| {
-            span.1 = span.1.min(second);
-            span.0 < span.1
+        self.0.retain_mut(|interval| {
+            interval.1 = interval.1.min(second);
+            interval.0 < interval.1
         });
     }
 
     /// Whether any second of a time is in them.
     pub fn touch(&self, from: u64, until: u64) -> bool {
-        let next = self.0.partition_point(|span| span.1 <= from);
-        self.0.get(next).is_some_and(|span| span.0 < until)
+        let next = self.0.partition_point(|interval| interval.1 <= from);
+        self.0.get(next).is_some_and(|interval| interval.0 < until)
     }
 
     /// Returns how many seconds of a time are in them.
     pub(crate) fn seconds_within(&self, from: u64, until: u64) -> u64 {
-        let overlap = |span: &(u64, u64)| span.1.min(until).saturating_sub(span.0.max(from));
+        let overlap =
+            |interval: &(u64, u64)| interval.1.min(until).saturating_sub(interval.0.max(from));
         self.0.iter().map(overlap).sum()
     }
 
@@ -59,10 +60,10 @@ impl Spans {
     }
 }
 
-impl FromIterator<(u64, u64)> for Spans {
+impl FromIterator<(u64, u64)> for MeasuredIntervals {
     fn from_iter<T: IntoIterator<Item = (u64, u64)>>(times: T) -> Self {
-        let mut spans = Self::default();
-        times.into_iter().for_each(|time| spans.add(time));
-        spans
+        let mut intervals = Self::default();
+        times.into_iter().for_each(|time| intervals.add(time));
+        intervals
     }
 }

@@ -14,7 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::bucket_counter::Counted;
+use crate::bucket_counter::BucketCounter;
 use crate::cluster::{ClusterNow, ComparedNow, NodeNow, ShardNow};
 use crate::current_second::OTHER;
 use crate::errors::{ErrorKind, ErrorLog};
@@ -36,7 +36,7 @@ const NO_SHARD: &str = "(none)";
 /// so ask where blocking is allowed.
 pub fn openmetrics(recorder: &Recorder, errors: &ErrorLog, now: &ClusterNow) -> String {
     let totals = recorder.totals();
-    let examples = totals.requests().flat_map(|(.., counted)| counted.buckets());
+    let examples = totals.requests().flat_map(|(.., counter)| counter.buckets());
     let mut lines =
         ExampleLines::new(REQUEST_BUCKETS, examples.map(|(.., example)| example).collect());
     let scrape = Scrape {
@@ -140,14 +140,14 @@ impl Scrape {
         let seconds = Some(Unit::Seconds);
         let kind = MetricType::Histogram;
         families.family("http_server_request_duration", help, seconds, kind, |family| {
-            for (route, operation, status, counted) in self.totals.requests() {
+            for (route, operation, status, counter) in self.totals.requests() {
                 let status = if status == STATUS_OTHER { OTHER } else { &status.to_string() };
                 let labels = [
                     ("http_route", *self.labels.routes.get(route).unwrap_or(&OTHER)),
                     ("http_response_status_code", status),
                     ("operation", operation.name()),
                 ];
-                histogram(&mut family.encode_family(&labels)?, counted, 1e-6)?;
+                histogram(&mut family.encode_family(&labels)?, counter, 1e-6)?;
             }
             Ok(())
         })?;
@@ -161,14 +161,14 @@ impl Scrape {
         let seconds = Some(Unit::Seconds);
         let kind = MetricType::Histogram;
         families.family("db_client_operation_duration", help, seconds, kind, |family| {
-            for (shard, operation, role, counted) in self.totals.databases() {
+            for (shard, operation, role, counter) in self.totals.databases() {
                 let labels = [
                     ("db_system_name", system),
                     ("db_operation_name", operation.name()),
                     ("shard", self.shard(shard)),
                     ("role", role.map_or(NO_SHARD, Role::name)),
                 ];
-                histogram(&mut family.encode_family(&labels)?, counted, 1e-6)?;
+                histogram(&mut family.encode_family(&labels)?, counter, 1e-6)?;
             }
             Ok(())
         })
@@ -349,14 +349,14 @@ fn replica_lag_ms(node: &NodeNow) -> Option<f64> {
 }
 
 /// Writes counts by bucket; `unit` is what one of the values counted is in the unit told.
-fn histogram(metric: &mut MetricEncoder<'_>, counted: &Counted, unit: f64) -> fmt::Result {
+fn histogram(metric: &mut MetricEncoder<'_>, counter: &BucketCounter, unit: f64) -> fmt::Result {
     let bound = |bound: Option<u32>| match bound {
         // Divided, not multiplied: 250 µs are 0.00025 s, without a tail of digits.
         Some(bound) => f64::from(bound) / (1.0 / unit).round(),
         None => f64::INFINITY,
     };
     let buckets: Vec<_> =
-        counted.buckets().map(|(upper, count, _)| (bound(upper), count)).collect();
-    let sum = counted.sum() as f64 / (1.0 / unit).round();
-    metric.encode_histogram::<NoLabelSet>(sum, counted.total(), &buckets, None)
+        counter.buckets().map(|(upper, count, _)| (bound(upper), count)).collect();
+    let sum = counter.sum() as f64 / (1.0 / unit).round();
+    metric.encode_histogram::<NoLabelSet>(sum, counter.total(), &buckets, None)
 }

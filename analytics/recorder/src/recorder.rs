@@ -13,11 +13,11 @@ use std::time::Instant;
 
 use rtrb::RingBuffer;
 
-use crate::aggregator::{Lane, Ledger};
+use crate::aggregator::{Aggregator, QueueReader};
 use crate::clock::Clock;
 use crate::entry::{DETAILS_MAX, ENTRIES_MAX, Shape};
 use crate::history::History;
-use crate::recorder_state::{Running, Shared};
+use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Labels;
 use crate::slot_load::SlotLoad;
 use crate::totals::Totals;
@@ -27,7 +27,7 @@ use crate::worker::Worker;
 #[derive(Debug)]
 pub struct Recorder {
     labels: Labels,
-    shared: Arc<Shared>,
+    state: Arc<RecorderState>,
     drainer: Option<JoinHandle<()>>,
 }
 
@@ -39,9 +39,9 @@ impl Recorder {
     /// With more labels than [`Labels`] allows, with a shard twice, or if the system has no thread to give.
     pub fn new(labels: Labels) -> Self {
         let mut recorder = Self::with_clock(labels, Clock::start());
-        let shared = recorder.shared.clone();
+        let state = recorder.state.clone();
         let drainer = thread::Builder::new().name("recorder".into());
-        let drainer = drainer.spawn(move || shared.drain_until_end());
+        let drainer = drainer.spawn(move || state.drain_until_end());
         recorder.drainer = Some(drainer.expect("the system has a thread for the recorder"));
         recorder
     }
@@ -56,26 +56,26 @@ impl Recorder {
         let history = Arc::new(History::new());
         history.know_since(clock.started_ms());
         let second = clock.started_ms() / 1_000;
-        let shared = Shared::new(
+        let state = RecorderState::new(
             clock,
             Shape::of(&labels),
             RandomState::new().hash_one(0),
-            Ledger::new(labels.clone(), history.clone(), second),
+            Aggregator::new(labels.clone(), history.clone(), second),
             history,
         );
-        Self { labels, shared: Arc::new(shared), drainer: None }
+        Self { labels, state: Arc::new(state), drainer: None }
     }
 
     /// What a thread that answers requests records with; one for each of them.
     pub fn worker(&self) -> Worker {
         let (entries, entries_taken) = RingBuffer::new(ENTRIES_MAX);
         let (details, details_taken) = RingBuffer::new(DETAILS_MAX);
-        self.shared.ledger().add(Lane { entries: entries_taken, details: details_taken });
-        let running = Arc::new(Running::default());
-        let mut in_flight = self.shared.in_flight();
+        self.state.aggregator().add(QueueReader { entries: entries_taken, details: details_taken });
+        let running = Arc::new(InFlightCounter::default());
+        let mut in_flight = self.state.in_flight();
         in_flight.retain(|other| Arc::strong_count(other) > 1);
         in_flight.push(running.clone());
-        Worker::new(self.shared.clone(), running, entries, details)
+        Worker::new(self.state.clone(), running, entries, details)
     }
 
     /// The history up to this moment: every request that was recorded before is in it. Takes the time of a drain, so
@@ -88,47 +88,47 @@ impl Recorder {
     /// [`Recorder::history`] up to a moment: closes the seconds before it. For tests.
     pub fn settle_at(&self, now: Instant) -> &Arc<History> {
         self.drain_at(now);
-        self.shared.ledger().show_open();
-        self.shared.history()
+        self.state.aggregator().show_open();
+        self.state.history()
     }
 
     /// Counts what workers left up to a moment, and closes the seconds before it: what the recorder's thread does. For
     /// tests.
     pub fn drain_at(&self, now: Instant) {
-        self.shared.drain(self.shared.clock.ms(now));
+        self.state.drain(self.state.clock.ms(now));
     }
 
     /// The clock of the recorder: ms since 1970 UTC, never backwards.
     pub fn at_ms(&self) -> u64 {
-        self.shared.clock.ms(Instant::now())
+        self.state.clock.ms(Instant::now())
     }
 
     /// When the recorder began to count.
     pub fn started(&self) -> Instant {
-        self.shared.clock.started()
+        self.state.clock.started()
     }
 
     /// When the recorder began to count, in ms since 1970 UTC.
     pub fn started_ms(&self) -> u64 {
-        self.shared.clock.started_ms()
+        self.state.clock.started_ms()
     }
 
     /// Requests being answered, of all workers.
     pub fn in_flight(&self) -> u64 {
-        self.shared.in_flight().iter().map(|running| running.0.load(Ordering::Relaxed)).sum()
+        self.state.in_flight().iter().map(|running| running.0.load(Ordering::Relaxed)).sum()
     }
 
     /// Requests of each slot of the key space in the running minute and the `minutes` before it (at most 15): as many
     /// entries as there are slots.
     pub fn slot_load(&self, minutes: u64) -> Vec<SlotLoad> {
         self.history();
-        let ledger = self.shared.ledger();
-        ledger.books().slots.sums(ledger.books().running(), minutes)
+        let aggregator = self.state.aggregator();
+        aggregator.aggregates().slots.sums(aggregator.aggregates().running(), minutes)
     }
 
     /// Bytes that it takes, its history included: what the README bounds.
     pub fn bytes(&self) -> usize {
-        self.shared.ledger().bytes() + self.shared.history().bytes()
+        self.state.aggregator().bytes() + self.state.history().bytes()
     }
 
     /// The names it was made with.
@@ -139,13 +139,13 @@ impl Recorder {
     /// What was counted since the start.
     pub(crate) fn totals(&self) -> Totals {
         self.history();
-        self.shared.ledger().books().totals.clone()
+        self.state.aggregator().aggregates().totals.clone()
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.shared.end();
+        self.state.end();
         if let Some(drainer) = self.drainer.take() {
             // Its thread panics only where this one would.
             let _ = drainer.join();

@@ -1,4 +1,4 @@
-//! Shared: what a recorder, its thread and its workers have in common.
+//! RecorderState: what a recorder, its thread and its workers have in common.
 //!
 //! **Invariant:** the ledger's lock is taken by the thread that drains, by who asks for figures, and by a worker whose
 //! queue is full; never to record.
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use crate::aggregator::Ledger;
+use crate::aggregator::Aggregator;
 use crate::clock::Clock;
 use crate::entry::Shape;
 use crate::history::History;
@@ -19,14 +19,14 @@ const DRAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// What a recorder, its thread and its workers share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct RecorderState {
     pub(crate) clock: Clock,
     pub(crate) shape: Shape,
     /// Of the keys' hashes: nobody can choose keys that share a counter.
     pub(crate) seed: u64,
-    ledger: Mutex<Ledger>,
+    aggregator: Mutex<Aggregator>,
     history: Arc<History>,
-    in_flight: Mutex<Vec<Arc<Running>>>,
+    in_flight: Mutex<Vec<Arc<InFlightCounter>>>,
     drainer: OnceLock<Thread>,
     ends: AtomicBool,
 }
@@ -34,21 +34,21 @@ pub(crate) struct Shared {
 /// Requests that a worker is answering, alone on its cache lines so that workers do not slow each other down.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Running(pub(crate) AtomicU64);
+pub(crate) struct InFlightCounter(pub(crate) AtomicU64);
 
-impl Shared {
+impl RecorderState {
     pub(crate) fn new(
         clock: Clock,
         shape: Shape,
         seed: u64,
-        ledger: Ledger,
+        aggregator: Aggregator,
         history: Arc<History>,
     ) -> Self {
         Self {
             clock,
             shape,
             seed,
-            ledger: Mutex::new(ledger),
+            aggregator: Mutex::new(aggregator),
             history,
             in_flight: Mutex::default(),
             drainer: OnceLock::new(),
@@ -62,7 +62,7 @@ impl Shared {
 
     /// Counts what workers left up to `ms`. Tells how many entries there were.
     pub(crate) fn drain(&self, ms: u64) -> usize {
-        self.ledger().drain(ms / 1_000)
+        self.aggregator().drain(ms / 1_000)
     }
 
     /// Has the queues drained soon.
@@ -91,11 +91,11 @@ impl Shared {
         }
     }
 
-    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn aggregator(&self) -> MutexGuard<'_, Aggregator> {
+        self.aggregator.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn in_flight(&self) -> MutexGuard<'_, Vec<Arc<Running>>> {
+    pub(crate) fn in_flight(&self) -> MutexGuard<'_, Vec<Arc<InFlightCounter>>> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

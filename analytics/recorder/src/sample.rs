@@ -125,7 +125,7 @@ pub struct Sample<'k> {
     pub status: u16,
     /// Shards asked: 0 when refused before, 1 by key.
     pub fanout: u16,
-    /// From the arrival of the request to its answer. Counted in whole µs, 1 µs to 60 s, as are the next two.
+    /// From the arrival of the request to its answer. BucketCounter in whole µs, 1 µs to 60 s, as are the next two.
     pub elapsed: Duration,
     /// Of that, waiting for a lane or a connection.
     pub queue: Duration,

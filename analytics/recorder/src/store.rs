@@ -1,7 +1,7 @@
 //! Store: the history of a source, a router, where a restart does not take it: in a file of SQLite, or in a database of
 //! PostgreSQL.
 //!
-//! A [`Keeper`] has a thread of its own. It gives back what was kept, writes the slots that are finished every
+//! A [`HistoryWriter`] has a thread of its own. It gives back what was kept, writes the slots that are finished every
 //! [`WRITE_EVERY`], and forgets those that the rings have forgotten. Nobody waits for it: figures come from memory, and
 //! a store that is away is caught up with from there.
 //!
@@ -19,7 +19,7 @@ mod schema;
 mod sqlite;
 
 pub use address::{PostgresAddress, StoreAddress, StoreAddressError};
-pub use history_writer::{CLOSE_MAX, Keeper, KeeperState, WRITE_EVERY};
+pub use history_writer::{CLOSE_MAX, HistoryWriter, HistoryWriterState, WRITE_EVERY};
 
 use std::fmt::Display;
 use std::path::Path;

@@ -20,7 +20,7 @@ const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as op
 
 /// Why there is nothing to prove certificates with.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub enum TlsRootsError {
     /// The file that was named.
     #[error("{}: {cause}", path.display())]
     File {
@@ -41,8 +41,8 @@ pub enum TrustError {
 /// `SSL_CERT_FILE`.
 ///
 /// # Errors
-/// [`TrustError`] if there are none.
-pub fn client(authorities: Option<&Path>) -> Result<ClientConfig, TrustError> {
+/// [`TlsRootsError`] if there are none.
+pub fn client(authorities: Option<&Path>) -> Result<ClientConfig, TlsRootsError> {
     let roots = match authorities {
         Some(path) => of_file(path)?,
         None => of_system()?,
@@ -58,8 +58,8 @@ pub fn explained(error: &str) -> Option<&'static str> {
     error.contains("CaUsedAsEndEntity").then_some(AUTHORITY)
 }
 
-fn of_file(path: &Path) -> Result<RootCertStore, TrustError> {
-    let bad = |cause: String| TrustError::File { path: path.to_owned(), cause };
+fn of_file(path: &Path) -> Result<RootCertStore, TlsRootsError> {
+    let bad = |cause: String| TlsRootsError::File { path: path.to_owned(), cause };
     let mut roots = RootCertStore::empty();
     let found = CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?;
     for certificate in found {
@@ -72,14 +72,14 @@ fn of_file(path: &Path) -> Result<RootCertStore, TrustError> {
     Ok(roots)
 }
 
-fn of_system() -> Result<RootCertStore, TrustError> {
+fn of_system() -> Result<RootCertStore, TlsRootsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let causes: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
         let cause = if causes.is_empty() { "none was found".to_owned() } else { causes.join("; ") };
-        return Err(TrustError::System(cause));
+        return Err(TlsRootsError::System(cause));
     }
     Ok(roots)
 }

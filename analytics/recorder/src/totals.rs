@@ -3,7 +3,7 @@
 //! **Invariant:** label sets are bounded: by routes, shards, operations and roles, and by [`STATUSES_MAX`] statuses.
 //! **Not here:** windows; these counts only grow.
 
-use crate::bucket_counter::{Counted, Example};
+use crate::bucket_counter::{BucketCounter, Example};
 use crate::entry::{Detail, Entry, Shape};
 use crate::sample::{Operation, Role};
 
@@ -29,12 +29,12 @@ pub(crate) const STATUS_OTHER: u16 = 0;
 pub(crate) struct Totals {
     shape: Shape,
     /// By route and operation: by status.
-    http: Vec<Vec<(u16, Counted)>>,
+    http: Vec<Vec<(u16, BucketCounter)>>,
     /// By shard, operation and role.
-    database: Vec<Option<Counted>>,
+    database: Vec<Option<BucketCounter>>,
     /// Reads by shard and role.
     read_from: Vec<u64>,
-    pub(crate) fanout: Counted,
+    pub(crate) fanout: BucketCounter,
 }
 
 const OPERATIONS: [Operation; 2] = [Operation::Read, Operation::Write];
@@ -49,7 +49,7 @@ impl Totals {
             http: vec![Vec::new(); (usize::from(shape.routes) + 1) * OPERATIONS.len()],
             database: vec![None; shards * OPERATIONS.len() * ROLES.len()],
             read_from: vec![0; shards * ROLES.len()],
-            fanout: Counted::new(FANOUT_BOUNDS),
+            fanout: BucketCounter::new(FANOUT_BOUNDS),
         }
     }
 
@@ -60,8 +60,9 @@ impl Totals {
         let operation = operation_index(entry.operation);
         if entry.database > 0 {
             let place = (shard * OPERATIONS.len() + operation) * ROLES.len() + role;
-            let counted = self.database[place].get_or_insert_with(|| Counted::new(DATABASE_BOUNDS));
-            counted.count(entry.database);
+            let counter =
+                self.database[place].get_or_insert_with(|| BucketCounter::new(DATABASE_BOUNDS));
+            counter.count(entry.database);
         }
         if entry.operation == Operation::Read {
             self.read_from[shard * ROLES.len() + role] += 1;
@@ -78,20 +79,22 @@ impl Totals {
     }
 
     /// Durations of requests in µs by route (index), operation and status.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = (usize, Operation, u16, &Counted)> + '_ {
+    pub(crate) fn requests(
+        &self,
+    ) -> impl Iterator<Item = (usize, Operation, u16, &BucketCounter)> + '_ {
         self.http.iter().enumerate().flat_map(|(place, by_status)| {
             let (route, operation) = (place / 2, OPERATIONS[place % 2]);
-            by_status.iter().map(move |(status, counted)| (route, operation, *status, counted))
+            by_status.iter().map(move |(status, counter)| (route, operation, *status, counter))
         })
     }
 
     /// Durations inside the database in µs by shard (index), operation and role.
     pub(crate) fn databases(
         &self,
-    ) -> impl Iterator<Item = (usize, Operation, Option<Role>, &Counted)> + '_ {
-        self.database.iter().enumerate().filter_map(|(place, counted)| {
+    ) -> impl Iterator<Item = (usize, Operation, Option<Role>, &BucketCounter)> + '_ {
+        self.database.iter().enumerate().filter_map(|(place, counter)| {
             let (shard, operation) = (place / 8, OPERATIONS[place / 4 % 2]);
-            Some((shard, operation, ROLES[place % 4], counted.as_ref()?))
+            Some((shard, operation, ROLES[place % 4], counter.as_ref()?))
         })
     }
 
@@ -101,7 +104,7 @@ impl Totals {
         counts.filter_map(|(place, count)| Some((place / 4, ROLES[place % 4]?, *count)))
     }
 
-    fn http(&mut self, entry: &Entry) -> &mut Counted {
+    fn http(&mut self, entry: &Entry) -> &mut BucketCounter {
         let place = usize::from(entry.route) * OPERATIONS.len() + operation_index(entry.operation);
         debug_assert!(entry.route <= self.shape.routes, "entries are made for this shape");
         let by_status = &mut self.http[place];
@@ -113,7 +116,7 @@ impl Totals {
         let found = found.unwrap_or_else(|| {
             let full = by_status.len() >= STATUSES_MAX;
             let status = if full { STATUS_OTHER } else { entry.status };
-            by_status.push((status, Counted::new(HTTP_BOUNDS)));
+            by_status.push((status, BucketCounter::new(HTTP_BOUNDS)));
             by_status.len() - 1
         });
         &mut by_status[found].1

@@ -1,4 +1,4 @@
-//! Sums: what the frames of a window add up to, by shard, route and point of time.
+//! WindowSums: what the frames of a window add up to, by shard, route and point of time.
 //!
 //! **Invariant:** each cell that the query admits counts once in the total, once in its shard, once in its route.
 //! **Not here:** which frames (`history`), the answer (`figures`).
@@ -54,7 +54,7 @@ pub(crate) struct PartSum {
 
 /// All that a window adds up to.
 #[derive(Debug)]
-pub(crate) struct Sums<'q> {
+pub(crate) struct WindowSums<'q> {
     query: &'q MetricsQuery,
     grid: Grid,
     /// Where a frame is added at the moment.
@@ -62,7 +62,7 @@ pub(crate) struct Sums<'q> {
     /// Of the shards, in the order of the answer.
     pub(crate) names: Vec<String>,
     /// Where a label counts, if the query admits it. Labels are shared by frames, and these outlive the sums.
-    places: HashMap<*const CellLabel, Option<Place>>,
+    series_keys: HashMap<*const CellLabel, Option<SeriesKey>>,
     /// One for each name.
     pub(crate) shards: Vec<ShardSum>,
     /// Of several shards, or none.
@@ -79,7 +79,7 @@ pub(crate) struct Sums<'q> {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct SeriesKey {
     shard: Option<usize>,
     route: usize,
 }
@@ -108,8 +108,8 @@ impl Tally {
     }
 }
 
-impl<'q> Sums<'q> {
-    /// Sums up `frames`, which are sorted by time. The shards are those named first, and those that are met beside.
+impl<'q> WindowSums<'q> {
+    /// WindowSums up `frames`, which are sorted by time. The shards are those named first, and those that are met beside.
     pub(crate) fn of(
         frames: &[Arc<Frame>],
         query: &'q MetricsQuery,
@@ -130,7 +130,7 @@ impl<'q> Sums<'q> {
             query,
             grid,
             point: None,
-            places: HashMap::new(),
+            series_keys: HashMap::new(),
             shards: names.iter().map(|_| ShardSum::default()).collect(),
             unassigned: ShardSum::default(),
             routes: Vec::new(),
@@ -160,7 +160,7 @@ impl<'q> Sums<'q> {
     }
 
     fn add_cell(&mut self, cell: &Cell) {
-        let Some(Place { shard, route }) = self.place(&cell.label) else { return };
+        let Some(SeriesKey { shard, route }) = self.series_key(&cell.label) else { return };
         let shard = shard.map_or(&mut self.unassigned, |shard| &mut self.shards[shard]);
         let route = &mut self.routes[route];
         shard.tally.count(cell);
@@ -229,20 +229,20 @@ impl<'q> Sums<'q> {
     }
 
     /// Where a label counts.
-    fn place(&mut self, label: &Arc<CellLabel>) -> Option<Place> {
+    fn series_key(&mut self, label: &Arc<CellLabel>) -> Option<SeriesKey> {
         let key = Arc::as_ptr(label);
-        if let Some(known) = self.places.get(&key) {
+        if let Some(known) = self.series_keys.get(&key) {
             return *known;
         }
-        let place = self.query.admits(label).then(|| {
+        let series_key = self.query.admits(label).then(|| {
             let shard = label.shard.as_ref();
-            Place {
+            SeriesKey {
                 shard: shard.and_then(|shard| self.names.iter().position(|name| name == shard)),
                 route: self.route(label),
             }
         });
-        self.places.insert(key, place);
-        place
+        self.series_keys.insert(key, series_key);
+        series_key
     }
 
     fn route(&mut self, label: &CellLabel) -> usize {

@@ -14,7 +14,7 @@ use rtrb::{Producer, PushError};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::entry::{Detail, ENTRIES_MAX, Entry};
-use crate::recorder_state::{Running, Shared};
+use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Sample;
 
 /// How often a worker looks whether its queue is half full, in entries.
@@ -27,8 +27,8 @@ const SLOW: Duration = Duration::from_millis(100);
 /// What one thread records with. It belongs to that thread.
 #[derive(Debug)]
 pub struct Worker {
-    shared: Arc<Shared>,
-    in_flight: Arc<Running>,
+    state: Arc<RecorderState>,
+    in_flight: Arc<InFlightCounter>,
     own: RefCell<Own>,
 }
 
@@ -46,7 +46,7 @@ struct Own {
 
 /// A request that is being answered, until this is dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<Running>);
+pub struct InFlight(Arc<InFlightCounter>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -56,13 +56,13 @@ impl Drop for InFlight {
 
 impl Worker {
     pub(crate) fn new(
-        shared: Arc<Shared>,
-        in_flight: Arc<Running>,
+        state: Arc<RecorderState>,
+        in_flight: Arc<InFlightCounter>,
         entries: Producer<Entry>,
         details: Producer<Detail>,
     ) -> Self {
         let own = Own { entries, details, look_in: LOOK_EVERY, latest_ms: 0, detail_at_ms: 0 };
-        Self { shared, in_flight, own: RefCell::new(own) }
+        Self { state, in_flight, own: RefCell::new(own) }
     }
 
     /// Counts a request as being answered until the guard is dropped.
@@ -74,13 +74,12 @@ impl Worker {
     /// Counts an answered request; `now` is when the answer was known. Without a lock and without an allocation, but
     /// when the queue is full.
     pub fn record(&self, sample: &Sample<'_>, now: Instant) {
-        let shared = &*self.shared;
-        let ms = shared.clock.ms(now);
+        let state = &*self.state;
+        let ms = state.clock.ms(now);
         // Zero means that there is no key; a key whose hash is zero shares a counter with another.
-        let hash =
-            sample.key.map_or(0, |key| xxh3_64_with_seed(key.as_bytes(), shared.seed).max(1));
+        let hash = sample.key.map_or(0, |key| xxh3_64_with_seed(key.as_bytes(), state.seed).max(1));
         let second = u32::try_from(ms / 1_000).unwrap_or(u32::MAX);
-        let entry = Entry::of(sample, hash, second, shared.shape);
+        let entry = Entry::of(sample, hash, second, state.shape);
         let mut own = self.own.borrow_mut();
         own.latest_ms = own.latest_ms.max(ms);
         if let Err(PushError::Full(entry)) = own.entries.push(entry) {
@@ -90,7 +89,7 @@ impl Worker {
         if own.look_in == 0 {
             own.look_in = LOOK_EVERY;
             if own.entries.slots() < ENTRIES_MAX / 2 {
-                shared.wake();
+                state.wake();
             }
         }
         if (ms >= own.detail_at_ms || sample.elapsed >= SLOW)
@@ -106,7 +105,7 @@ impl Worker {
     #[cold]
     fn empty(&self, own: &mut Own, entry: Entry) {
         // Entries of a second that is yet to come stay in their queues: in this one there are none.
-        self.shared.drain(own.latest_ms);
+        self.state.drain(own.latest_ms);
         let pushed = own.entries.push(entry);
         assert!(pushed.is_ok(), "a drained queue has room");
     }

@@ -6,7 +6,7 @@
 mod alert_state;
 mod rule;
 
-pub use alert_state::{Change, Phase, Track};
+pub use alert_state::{AlertState, Change, Phase};
 pub use rule::{Kind, Limits, Rule};
 
 use std::collections::{BTreeMap, VecDeque};
@@ -56,14 +56,14 @@ pub struct Notice {
 /// All rules, over time.
 pub struct Alerts {
     rules: Vec<Rule>,
-    tracks: BTreeMap<(usize, Subject), Track>,
+    alert_states: BTreeMap<(usize, Subject), AlertState>,
     recent: VecDeque<Notice>,
 }
 
 impl Alerts {
     /// Nothing is wrong yet.
     pub fn new(rules: Vec<Rule>) -> Self {
-        Self { rules, tracks: BTreeMap::new(), recent: VecDeque::new() }
+        Self { rules, alert_states: BTreeMap::new(), recent: VecDeque::new() }
     }
 
     /// The rules, in their order.
@@ -75,7 +75,7 @@ impl Alerts {
     /// any more is well: nobody can look after a shard that is gone.
     pub fn step(&mut self, at: u64, readings: &[Reading]) -> Vec<Notice> {
         let mut values: BTreeMap<(usize, Subject), Option<f64>> =
-            self.tracks.keys().map(|key| (key.clone(), Some(0.0))).collect();
+            self.alert_states.keys().map(|key| (key.clone(), Some(0.0))).collect();
         let mut counts = vec![0; self.rules.len()];
         for Reading { rule, subject, value } in readings {
             let Some(count) = counts.get_mut(*rule).filter(|count| **count < SUBJECTS_MAX) else {
@@ -87,14 +87,14 @@ impl Alerts {
         let mut notices = Vec::new();
         for ((rule, subject), value) in values {
             let Some(Rule { limits, .. }) = self.rules.get(rule) else { continue };
-            let track = self.tracks.entry((rule, subject.clone())).or_default();
-            let notice = match track.step(at, value, limits) {
+            let alert_state = self.alert_states.entry((rule, subject.clone())).or_default();
+            let notice = match alert_state.step(at, value, limits) {
                 None => continue,
                 Some(Change::Fired) => Notice {
                     rule,
                     subject,
                     value,
-                    since: track.since(),
+                    since: alert_state.since(),
                     fired_at: at,
                     resolved_at: None,
                 },
@@ -105,7 +105,7 @@ impl Alerts {
             notices.push(notice);
         }
         // What is quiet need not be remembered: it may be of something that is gone.
-        self.tracks.retain(|_, track| track.phase != Phase::Quiet);
+        self.alert_states.retain(|_, alert_state| alert_state.phase != Phase::Quiet);
         for notice in notices.iter().filter(|notice| notice.resolved_at.is_some()) {
             self.recent.push_front(notice.clone());
             self.recent.truncate(RECENT_MAX);
@@ -114,8 +114,8 @@ impl Alerts {
     }
 
     /// What is pending or fires: the place of its rule, of what, and how it is.
-    pub fn active(&self) -> impl Iterator<Item = (usize, &Subject, &Track)> {
-        self.tracks.iter().map(|((rule, subject), track)| (*rule, subject, track))
+    pub fn active(&self) -> impl Iterator<Item = (usize, &Subject, &AlertState)> {
+        self.alert_states.iter().map(|((rule, subject), alert_state)| (*rule, subject, alert_state))
     }
 
     /// What is over, the newest first.

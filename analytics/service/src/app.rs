@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustls::ClientConfig;
 
 use crate::fleet::Fleet;
-use crate::fleet_query::Question;
+use crate::fleet_query::FleetQuery;
 use crate::problem::Problem;
-use crate::rule_evaluator::Watch;
-use recorder::store::Keeper;
+use crate::rule_evaluator::RuleEvaluator;
+use recorder::store::HistoryWriter;
 use web_kit::cross_origin::Reached;
 use web_kit::event_stream::Hub;
 
@@ -18,11 +18,11 @@ pub(crate) struct App {
     /// The routers.
     pub fleet: Arc<Fleet>,
     /// The rules.
-    pub watch: Arc<Watch>,
+    pub rule_evaluator: Arc<RuleEvaluator>,
     /// The streams.
-    pub hub: Arc<Hub<Question>>,
+    pub hub: Arc<Hub<FleetQuery>>,
     /// Who keeps history, if anybody does.
-    pub keeper: Option<Arc<Keeper>>,
+    pub history_writer: Option<Arc<HistoryWriter>>,
     /// Ways in which clients reach the service.
     pub reached: Reached,
     /// How routers prove who they are.
@@ -33,13 +33,13 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(
         fleet: Arc<Fleet>,
-        watch: Arc<Watch>,
-        hub: Arc<Hub<Question>>,
-        keeper: Option<Arc<Keeper>>,
+        rule_evaluator: Arc<RuleEvaluator>,
+        hub: Arc<Hub<FleetQuery>>,
+        history_writer: Option<Arc<HistoryWriter>>,
         (reached, tls): (Reached, Option<Arc<ClientConfig>>),
     ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { fleet, watch, hub, keeper, reached, tls, draining }
+        Self { fleet, rule_evaluator, hub, history_writer, reached, tls, draining }
     }
 
     /// Whether the service is about to end.

@@ -14,14 +14,14 @@ use hyper::Request;
 use rustls::ClientConfig;
 use tokio::sync::oneshot;
 
-use crate::ahead::Ahead;
+use crate::clock_offset::ClockOffset;
 use crate::fleet::{Member, unix_ms};
-use crate::frame_response::{FUTURE_MAX_S, Pulled};
+use crate::frame_response::{FUTURE_MAX_S, FrameResponse};
 use recorder::History;
 use recorder::merged;
-use recorder::store::Keeper;
+use recorder::store::HistoryWriter;
 use recorder::{Frame, Step};
-use web_kit::http_client::{Wire, printable};
+use web_kit::http_client::{HttpClient, printable};
 
 /// How often a router is asked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -41,13 +41,13 @@ const LOADING_MAX: Duration = Duration::from_secs(30);
 /// Asks a router for ever; ends when it is gone and not to be there any more.
 pub(crate) async fn collect(
     member: Arc<Member>,
-    keeper: Option<Arc<Keeper>>,
+    history_writer: Option<Arc<HistoryWriter>>,
     tls: Option<Arc<ClientConfig>>,
 ) {
-    if let Some(keeper) = &keeper {
+    if let Some(history_writer) = &history_writer {
         // What is kept already need not be asked for.
         let (done, loaded) = oneshot::channel();
-        keeper.keep(&*member.name, member.history.clone(), move || {
+        history_writer.keep(&*member.name, member.history.clone(), move || {
             // Who waits no longer need not know.
             let _ = done.send(());
         });
@@ -58,24 +58,24 @@ pub(crate) async fn collect(
 
 /// The same of a router whose history is kept already.
 pub(crate) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) {
-    let wire = Wire::new(member.target.clone(), tls.as_ref());
-    let mut questions = Questions {
+    let client = HttpClient::new(member.target.clone(), tls.as_ref());
+    let mut poller = RouterPoller {
         member,
-        wire,
+        client,
         after: [0; 3],
         errors_after: 0,
         started: String::new(),
-        ahead: Ahead::default(),
+        clock_offset: ClockOffset::default(),
         compared: String::new(),
     };
-    questions.look_back();
+    poller.look_back();
     let mut pause = EVERY;
     loop {
-        pause = match questions.catch_up().await {
+        pause = match poller.catch_up().await {
             Ok(()) => EVERY,
             Err(cause) => {
-                questions.away(cause);
-                if !questions.member.is_listed() {
+                poller.away(cause);
+                if !poller.member.is_listed() {
                     return;
                 }
                 (pause * 2).min(PAUSE_MAX)
@@ -86,45 +86,46 @@ pub(crate) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) 
 }
 
 /// What is asked of one router.
-struct Questions {
+struct RouterPoller {
     member: Arc<Member>,
-    wire: Wire,
+    client: HttpClient,
     /// Last slot that was fetched, by step, in times of the router.
     after: [u64; 3],
     errors_after: u64,
     /// When the router started that told the number of the last error.
     started: String,
     /// Difference of its clock from ours, and the start of the router for which that was found.
-    ahead: Ahead,
+    clock_offset: ClockOffset,
     compared: String,
 }
 
-impl Questions {
+impl RouterPoller {
     /// Goes on behind what is in the history already.
     fn look_back(&mut self) {
         for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
             let frames = self.member.history.frames_after(step, 0, usize::MAX);
-            *after = frames.last().map_or(0, |frame| self.ahead.theirs(frame.start));
+            *after = frames.last().map_or(0, |frame| self.clock_offset.theirs(frame.start));
         }
     }
 
     /// Finds the difference of a router's clock after its start, or after a jump. Returns true if
     /// other slots must be fetched because of it.
-    fn compare_clocks(&mut self, pulled: &Pulled) -> bool {
+    fn compare_clocks(&mut self, response: &FrameResponse) -> bool {
         let own_ms = unix_ms();
-        let is_astray = self.ahead.ours(pulled.at_ms).abs_diff(own_ms) > ASTRAY_MAX_MS;
-        if pulled.started == self.compared && !is_astray {
+        let is_astray = self.clock_offset.ours(response.at_ms).abs_diff(own_ms) > ASTRAY_MAX_MS;
+        if response.started == self.compared && !is_astray {
             return false;
         }
-        self.compared.clone_from(&pulled.started);
-        let ahead = Ahead::between(pulled.at_ms, own_ms);
-        if ahead != self.ahead {
-            self.ahead = ahead;
-            let told = ahead.told().unwrap_or_else(|| "its clock is as this machine's".to_owned());
+        self.compared.clone_from(&response.started);
+        let clock_offset = ClockOffset::between(response.at_ms, own_ms);
+        if clock_offset != self.clock_offset {
+            self.clock_offset = clock_offset;
+            let told =
+                clock_offset.told().unwrap_or_else(|| "its clock is as this machine's".to_owned());
             tracing::warn!(router = %self.member.name, "{told}");
         }
         // Slots reported by a clock that was ahead would hide those that follow.
-        let next = self.ahead.ours(pulled.at_ms) / 1_000 + FUTURE_MAX_S;
+        let next = self.clock_offset.ours(response.at_ms) / 1_000 + FUTURE_MAX_S;
         self.member.history.forget_from(next);
         let before = self.after;
         self.look_back();
@@ -152,70 +153,73 @@ impl Questions {
         );
         let asked = Request::get(path).header("accept", "application/json").body(Full::default());
         let asked = asked.map_err(|error| error.to_string())?;
-        let answer = self.wire.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
+        let answer = self.client.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
         let answer = answer.map_err(|error| error.to_string())?;
         if answer.status != 200 {
             return Err(refusal(answer.status, &answer.body));
         }
         // Megabytes of it take tens of milliseconds: not on a thread that others need.
-        let pulled = tokio::task::spawn_blocking(move || Pulled::parse(&answer.body)).await;
-        let pulled = pulled.map_err(|error| error.to_string())??;
-        if self.compare_clocks(&pulled) {
+        let response =
+            tokio::task::spawn_blocking(move || FrameResponse::parse(&answer.body)).await;
+        let response = response.map_err(|error| error.to_string())??;
+        if self.compare_clocks(&response) {
             // Some of these slots may be there already, or missing.
             return Ok(true);
         }
-        if pulled.started != self.started {
-            let is_first = std::mem::replace(&mut self.started, pulled.started.clone()).is_empty();
+        if response.started != self.started {
+            let is_first =
+                std::mem::replace(&mut self.started, response.started.clone()).is_empty();
             if self.errors_after > 0 {
                 // The numbers that were told begin anew with the router.
                 self.errors_after = 0;
-                self.take(pulled, false);
+                self.take(response, false);
                 return Ok(true);
             }
             if !is_first {
                 tracing::info!(router = %self.member.name, "the router was started anew");
             }
         }
-        let more = pulled.more;
-        self.take(pulled, true);
+        let more = response.more;
+        self.take(response, true);
         Ok(more)
     }
 
     /// Takes an answer in; its errors only if they are those that were asked for.
-    fn take(&mut self, mut pulled: Pulled, with_errors: bool) {
+    fn take(&mut self, mut response: FrameResponse, with_errors: bool) {
         for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
-            *after = pulled.last(step).map_or(*after, |last| last.max(*after));
+            *after = response.last(step).map_or(*after, |last| last.max(*after));
         }
         let history = &self.member.history;
-        let ahead = self.ahead;
-        let at_ms = ahead.ours(pulled.at_ms);
-        let started_ms = of_rfc3339(&pulled.started).map(|ms| ahead.ours(ms));
+        let clock_offset = self.clock_offset;
+        let at_ms = clock_offset.ours(response.at_ms);
+        let started_ms = of_rfc3339(&response.started).map(|ms| clock_offset.ours(ms));
         // Shorter slots first: longer ones may be made of them.
-        pulled.frames.sort_by_key(|frame| frame.step);
-        for mut frame in pulled.frames {
-            frame.start = ahead.ours_s(frame.start);
+        response.frames.sort_by_key(|frame| frame.step);
+        for mut frame in response.frames {
+            frame.start = clock_offset.ours_s(frame.start);
             history.absorb(whole(frame, history, started_ms));
         }
-        if let Some(started_ms) = started_ms.filter(|_| !pulled.more) {
+        if let Some(started_ms) = started_ms.filter(|_| !response.more) {
             // All that it still holds is here: where there is nothing, nothing happened.
             history.know_between(started_ms, at_ms);
-            let counted = pulled.counted.into_iter();
+            let counted = response.counted.into_iter();
             history.know_counted(
-                counted.map(|(from, until)| (ahead.ours_s(from), ahead.ours_s(until))),
+                counted
+                    .map(|(from, until)| (clock_offset.ours_s(from), clock_offset.ours_s(until))),
             );
         }
         if with_errors {
-            self.errors_after = pulled.errors_seq;
-            pulled.errors.into_iter().for_each(|error| self.member.errors.push(error));
+            self.errors_after = response.errors_seq;
+            response.errors.into_iter().for_each(|error| self.member.errors.push(error));
         }
         let mut seen = self.member.seen();
         let was_away = seen.trouble.take().is_some();
         seen.is_up = true;
         seen.at_ms = Some(unix_ms());
         seen.clock_ms = at_ms;
-        seen.clock = ahead.told();
-        seen.started = pulled.started;
-        seen.now = pulled.now;
+        seen.clock = clock_offset.told();
+        seen.started = response.started;
+        seen.now = response.now;
         seen.pulls += 1;
         drop(seen);
         if was_away {

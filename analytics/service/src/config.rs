@@ -12,7 +12,7 @@ mod file;
 mod router_list;
 
 pub use alerting::{Authorization, Webhook};
-pub use router_list::{Place, RouterSource};
+pub use router_list::{RouterAddress, RouterSource};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use clap::Parser;
 
 use crate::alerts::Rule;
 use recorder::store::StoreAddress;
-use web_kit::health_probe::Question;
+use web_kit::health_probe::HealthQuery;
 use web_kit::settings::{self, ConfigFile, Layer, Origin, Settings, Shown, within};
 
 pub use web_kit::settings::ConfigError;
@@ -90,7 +90,7 @@ pub struct Flags {
     pub print_config: bool,
     /// Ask the service that runs with these settings on this machine how it is, and end: exit code 0 if it says yes
     #[arg(long, value_name = "live|ready")]
-    pub probe: Option<Question>,
+    pub probe: Option<HealthQuery>,
 }
 
 /// What is in force.

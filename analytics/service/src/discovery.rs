@@ -15,9 +15,9 @@ use rustls::ClientConfig;
 use tokio::task::JoinHandle;
 
 use crate::collector;
-use crate::config::{Place, RouterSource};
+use crate::config::{RouterAddress, RouterSource};
 use crate::fleet::{Fleet, Member};
-use recorder::store::Keeper;
+use recorder::store::HistoryWriter;
 use web_kit::http_client::Target;
 
 /// How often names are looked up.
@@ -30,7 +30,7 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Finds routers and has them collected from.
 pub(crate) struct Discovery {
     fleet: Arc<Fleet>,
-    keeper: Option<Arc<Keeper>>,
+    history_writer: Option<Arc<HistoryWriter>>,
     tls: Option<Arc<ClientConfig>>,
     names: Vec<Target>,
     /// Among how many routers memory is divided.
@@ -45,19 +45,20 @@ impl Discovery {
     pub(crate) fn start(
         fleet: Arc<Fleet>,
         sources: &[RouterSource],
-        keeper: Option<Arc<Keeper>>,
+        history_writer: Option<Arc<HistoryWriter>>,
         tls: Option<Arc<ClientConfig>>,
     ) -> Self {
-        let shares = sources.iter().map(|source| match source.place {
-            Place::One(_) => 1,
-            Place::EachAddress(_) => ADDRESSES_USUAL,
+        let shares = sources.iter().map(|source| match source.address {
+            RouterAddress::One(_) => 1,
+            RouterAddress::EachAddress(_) => ADDRESSES_USUAL,
         });
         let (share, names, found) = (shares.sum(), Vec::new(), Vec::new());
-        let mut discovery = Self { fleet, keeper, tls, names, share, found, told: HashSet::new() };
+        let mut discovery =
+            Self { fleet, history_writer, tls, names, share, found, told: HashSet::new() };
         for source in sources {
-            match &source.place {
-                Place::One(target) => discovery.add(source.name.clone(), target.clone()),
-                Place::EachAddress(target) => discovery.names.push(target.clone()),
+            match &source.address {
+                RouterAddress::One(target) => discovery.add(source.name.clone(), target.clone()),
+                RouterAddress::EachAddress(target) => discovery.names.push(target.clone()),
             }
         }
         discovery
@@ -123,8 +124,8 @@ impl Discovery {
             return;
         }
         tracing::info!(router = %member.name, "collecting from {}", member.target);
-        let (keeper, tls) = (self.keeper.clone(), self.tls.clone());
-        let task = tokio::spawn(collector::collect(member.clone(), keeper, tls));
+        let (history_writer, tls) = (self.history_writer.clone(), self.tls.clone());
+        let task = tokio::spawn(collector::collect(member.clone(), history_writer, tls));
         self.found.push((member, task));
     }
 }

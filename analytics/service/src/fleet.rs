@@ -39,12 +39,12 @@ pub(crate) struct Member {
     pub errors: ErrorLog,
     /// Whether it is to be there: not if its name leads elsewhere now.
     is_listed: AtomicBool,
-    seen: Mutex<Seen>,
+    seen: Mutex<RouterStatus>,
 }
 
 /// What is known of a router.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct RouterStatus {
     /// Whether it answered when it was asked last.
     pub is_up: bool,
     /// When it answered last, in ms since 1970 by the clock of this machine.
@@ -136,7 +136,7 @@ impl Member {
     }
 
     /// What is known of it.
-    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(crate) fn seen(&self) -> MutexGuard<'_, RouterStatus> {
         // Each change is one of plain values: they are whole whoever panics.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }

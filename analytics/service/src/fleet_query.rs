@@ -1,4 +1,4 @@
-//! Question: what is asked of the fleet, or of one of its routers, and the answer.
+//! FleetQuery: what is asked of the fleet, or of one of its routers, and the answer.
 //!
 //! **Invariant:** percentiles of several routers come from their merged histograms, never from their percentiles.
 //! **Not here:** HTTP.
@@ -24,7 +24,7 @@ const CLOCKS_APART_MS: u64 = 5_000;
 
 /// What figures are asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Question {
+pub(crate) struct FleetQuery {
     /// Of which requests.
     pub query: MetricsQuery,
     /// Only of this router.
@@ -51,7 +51,7 @@ pub(crate) struct FleetMetrics {
 }
 
 /// What is known of some routers at one moment.
-pub(crate) struct Sight {
+pub(crate) struct FleetSnapshot {
     members: Vec<Arc<Member>>,
     /// The cluster as those see it that answer.
     pub(crate) now: ClusterNow,
@@ -60,7 +60,7 @@ pub(crate) struct Sight {
     at_ms: u64,
 }
 
-impl Sight {
+impl FleetSnapshot {
     /// All routers, or the one of this name.
     pub(crate) fn of(fleet: &Fleet, router: Option<&str>) -> Self {
         let members = fleet.members();
@@ -111,8 +111,8 @@ fn time_of(clocks: &mut [u64]) -> u64 {
 }
 
 /// Answers a question; for a thread that may be busy for a while.
-pub(crate) fn answer(fleet: &Fleet, question: &Question) -> MetricsAnswer {
-    let figures = Sight::of(fleet, question.router.as_deref()).figures(&question.query);
+pub(crate) fn answer(fleet: &Fleet, query: &FleetQuery) -> MetricsAnswer {
+    let figures = FleetSnapshot::of(fleet, query.router.as_deref()).figures(&query.query);
     let routers = fleet.members().iter().map(|member| member.view()).collect();
     MetricsAnswer { success: true, metrics: FleetMetrics { figures, routers } }
 }

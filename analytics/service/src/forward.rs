@@ -17,7 +17,7 @@ use hyper::Request;
 use crate::app::App;
 use crate::fleet::Member;
 use crate::problem::{Code, Problem};
-use web_kit::http_client::{Answer, Wire};
+use web_kit::http_client::{ClientResponse, HttpClient};
 
 const PROBLEM: &str = "application/problem+json";
 /// How long one router may take.
@@ -52,17 +52,17 @@ pub(crate) async fn forward(
         .hint("/api/analytics/metrics tells which routers there are, and why they are away"))
 }
 
-async fn ask(app: &App, member: &Arc<Member>, path: &str) -> Result<Answer, String> {
+async fn ask(app: &App, member: &Arc<Member>, path: &str) -> Result<ClientResponse, String> {
     let asked = Request::get(path).header("accept", "application/json").body(Full::default());
     let asked = asked.map_err(|error| error.to_string())?;
-    let mut wire = Wire::new(member.target.clone(), app.tls.as_ref());
-    let answer = wire.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
+    let mut client = HttpClient::new(member.target.clone(), app.tls.as_ref());
+    let answer = client.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
     answer.map_err(|error| error.to_string())
 }
 
 /// Status and body as the router sent them, without its headers: to a browser, the body must be
 /// data and nothing else.
-fn handed_on(answer: Answer) -> HttpResponse {
+fn handed_on(answer: ClientResponse) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).ok();
     let is_told = |status: &StatusCode| {
         *status == StatusCode::OK || status.is_client_error() || status.is_server_error()

@@ -1,15 +1,15 @@
-//! Pulled: what a router answers when it is asked for its frames, and whether it can be taken in.
+//! FrameResponse: what a router answers when it is asked for its frames, and whether it can be taken in.
 //!
 //! A router may be broken, of another version, or none at all: what it says is believed only as far as it can hurt nobody.
 //!
-//! **Invariant:** what passes [`Pulled::parse`] is bounded, and adds up without overflow in any window of any fleet.
+//! **Invariant:** what passes [`FrameResponse::parse`] is bounded, and adds up without overflow in any window of any fleet.
 //! **Not here:** asking (`collector`).
 
 use serde::Deserialize;
 
 use recorder::ClusterNow;
 use recorder::ErrorEvent;
-use recorder::Spans;
+use recorder::MeasuredIntervals;
 use recorder::{Cell, Frame, Parts, Step};
 
 /// Most labels of a frame: every route, shard, role and outcome of a large cluster.
@@ -35,7 +35,7 @@ const SINCE_START_MAX: u64 = 1 << 53;
 
 /// What a router has told.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Pulled {
+pub(crate) struct FrameResponse {
     /// When it started: another time means that it counts its errors anew.
     pub(crate) started: String,
     /// Its clock, in ms since 1970.
@@ -56,15 +56,15 @@ pub(crate) struct Pulled {
     pub(crate) more: bool,
 }
 
-impl Pulled {
+impl FrameResponse {
     /// Reads an answer; a text says why it cannot be taken in.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, String> {
-        let pulled: Self = serde_json::from_slice(body).map_err(|error| {
+        let response: Self = serde_json::from_slice(body).map_err(|error| {
             // Only where, and not what: it may be anything.
             format!("its answer cannot be read (line {}, column {})", error.line(), error.column())
         })?;
-        match pulled.fault() {
-            None => Ok(pulled),
+        match response.fault() {
+            None => Ok(response),
             Some(fault) => Err(format!("its answer cannot be taken in: {fault}")),
         }
     }
@@ -82,7 +82,7 @@ impl Pulled {
         let is_past = |(from, until): &(u64, u64)| {
             from <= until && *until <= at_s.saturating_add(FUTURE_MAX_S)
         };
-        if self.counted.len() > Spans::MAX || !self.counted.iter().all(is_past) {
+        if self.counted.len() > MeasuredIntervals::MAX || !self.counted.iter().all(is_past) {
             return Some("it tells of times that there cannot be");
         }
         let is_odd = |frame: &Frame| {

@@ -8,9 +8,9 @@
 
 #![forbid(unsafe_code)]
 
-mod ahead;
 pub mod alerts;
 mod app;
+mod clock_offset;
 mod collector;
 pub mod config;
 mod discovery;
@@ -37,12 +37,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::app::App;
-use self::config::{Config, Place};
+use self::config::{Config, RouterAddress};
 use self::discovery::Discovery;
 use self::fleet::Fleet;
-use self::rule_evaluator::Watch;
-use self::webhook::Messengers;
-use recorder::store::Keeper;
+use self::rule_evaluator::RuleEvaluator;
+use self::webhook::WebhookQueues;
+use recorder::store::HistoryWriter;
 use recorder::tls_roots;
 use web_kit::cross_origin::{Reached, Transport};
 use web_kit::event_stream::Hub;
@@ -125,8 +125,8 @@ async fn serve(
     tracing::info!("ending: finishing what runs");
     handle.stop(true).await;
     let _ = serving.await;
-    if let Some(keeper) = &app.keeper {
-        keeper.flush();
+    if let Some(history_writer) = &app.history_writer {
+        history_writer.flush();
     }
     Ok(())
 }
@@ -134,23 +134,24 @@ async fn serve(
 /// Everything that goes on beside serving.
 fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, ServiceError> {
     let _within = runtime.enter();
-    let routers = config.routers.iter().map(|router| match &router.place {
-        Place::One(target) | Place::EachAddress(target) => target,
+    let routers = config.routers.iter().map(|router| match &router.address {
+        RouterAddress::One(target) | RouterAddress::EachAddress(target) => target,
     });
     let webhooks = config.webhooks.iter().map(|webhook| &webhook.target);
     let is_secure = routers.chain(webhooks).any(|target| target.is_secure);
     let tls = is_secure.then(|| tls_roots::client(None)).transpose();
     let tls = tls.map_err(|error| ServiceError::Trust(error.to_string()))?.map(Arc::new);
-    let keeper = config.store.clone().map(Keeper::open).transpose()?.map(Arc::new);
+    let history_writer = config.store.clone().map(HistoryWriter::open).transpose()?.map(Arc::new);
     let fleet = Arc::new(Fleet::default());
-    let discovery = Discovery::start(fleet.clone(), &config.routers, keeper.clone(), tls.clone());
+    let discovery =
+        Discovery::start(fleet.clone(), &config.routers, history_writer.clone(), tls.clone());
     runtime.spawn(discovery.run());
-    let messengers = Messengers::start(&config.webhooks, tls.as_ref());
-    let watch = Watch::new(fleet.clone(), config.rules.clone(), messengers);
-    runtime.spawn(watch.clone().run());
+    let webhook_queues = WebhookQueues::start(&config.webhooks, tls.as_ref());
+    let rule_evaluator = RuleEvaluator::new(fleet.clone(), config.rules.clone(), webhook_queues);
+    runtime.spawn(rule_evaluator.clone().run());
     let asked = fleet.clone();
-    let hub = Hub::new(runtime.handle().clone(), move |question| {
-        let answer = fleet_query::answer(&asked, question);
+    let hub = Hub::new(runtime.handle().clone(), move |query| {
+        let answer = fleet_query::answer(&asked, query);
         serde_json::to_vec(&answer).unwrap_or_default().into()
     });
     let reached = Reached {
@@ -158,5 +159,5 @@ fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, Se
         port: bound.port(),
         by: Transport::of(false, config.behind_tls),
     };
-    Ok(App::new(fleet, watch, hub, keeper, (reached, tls)))
+    Ok(App::new(fleet, rule_evaluator, hub, history_writer, (reached, tls)))
 }

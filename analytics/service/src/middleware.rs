@@ -30,7 +30,7 @@ const ID_MAX: usize = 128;
 ///
 /// # Errors
 /// Those of the framework; a route's own become answers.
-pub(crate) async fn gate(
+pub(crate) async fn handle(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {

@@ -5,7 +5,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use crate::fleet_query::Question;
+use crate::fleet_query::FleetQuery;
 use crate::problem::Problem;
 use recorder::MetricsQuery;
 use recorder::Operation;
@@ -57,7 +57,7 @@ impl Parameters {
 }
 
 /// What figures a query string asks for. Shards and routes may be any: routers come and go.
-pub(crate) fn question(query: &str) -> Result<Question, Problem> {
+pub(crate) fn fleet_query(query: &str) -> Result<FleetQuery, Problem> {
     let parameters = Parameters::parse(query, &OF_FIGURES)?;
     let (window, range) = (parameters.get("window"), parameters.get("timeRange"));
     let operation = parameters.get("operation").map(Operation::parse).transpose();
@@ -68,7 +68,7 @@ pub(crate) fn question(query: &str) -> Result<Question, Problem> {
         route: text("route"),
         operation: operation.map_err(Problem::parameter)?,
     };
-    Ok(Question { query, router: text("router") })
+    Ok(FleetQuery { query, router: text("router") })
 }
 
 fn decoded(text: &str) -> Result<String, Problem> {

@@ -1,4 +1,4 @@
-//! Watch: measures once a second what the rules are about, and has whoever wants to know told.
+//! RuleEvaluator: measures once a second what the rules are about, and has whoever wants to know told.
 //!
 //! **Invariant:** rules that ask the same question share one answer.
 //! **Not here:** what is made of values (`alerts`).
@@ -11,8 +11,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::alerts::{Alerts, Kind, Reading, Rule, Subject};
 use crate::fleet::{Fleet, unix_ms};
-use crate::fleet_query::Sight;
-use crate::webhook::Messengers;
+use crate::fleet_query::FleetSnapshot;
+use crate::webhook::WebhookQueues;
 use recorder::Metrics;
 use recorder::MetricsQuery;
 use recorder::ShardNow;
@@ -21,16 +21,20 @@ use recorder::ShardNow;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The rules, and those who are told.
-pub(crate) struct Watch {
+pub(crate) struct RuleEvaluator {
     fleet: Arc<Fleet>,
     alerts: Mutex<Alerts>,
     /// Who is told.
-    pub messengers: Messengers,
+    pub webhook_queues: WebhookQueues,
 }
 
-impl Watch {
-    pub(crate) fn new(fleet: Arc<Fleet>, rules: Vec<Rule>, messengers: Messengers) -> Arc<Self> {
-        Arc::new(Self { fleet, alerts: Mutex::new(Alerts::new(rules)), messengers })
+impl RuleEvaluator {
+    pub(crate) fn new(
+        fleet: Arc<Fleet>,
+        rules: Vec<Rule>,
+        webhook_queues: WebhookQueues,
+    ) -> Arc<Self> {
+        Arc::new(Self { fleet, alerts: Mutex::new(Alerts::new(rules)), webhook_queues })
     }
 
     /// How the rules are.
@@ -49,17 +53,17 @@ impl Watch {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beat.tick().await;
-            let watch = self.clone();
+            let evaluator = self.clone();
             let at = base + began.elapsed().as_secs();
             // Adding histograms up takes milliseconds.
-            let looked = tokio::task::spawn_blocking(move || watch.look(at)).await;
+            let looked = tokio::task::spawn_blocking(move || evaluator.evaluate(at)).await;
             if looked.is_err() {
                 tracing::error!("the rules could not be looked at");
             }
         }
     }
 
-    fn look(&self, at: u64) {
+    fn evaluate(&self, at: u64) {
         let rules = self.alerts().rules().to_vec();
         let readings = readings(&self.fleet, &rules);
         let notices = self.alerts().step(at, &readings);
@@ -69,14 +73,14 @@ impl Watch {
             let Subject { shard, router } = &notice.subject;
             let value = notice.value;
             tracing::warn!(rule = %rule.name, kind = %rule.kind, ?shard, ?router, ?value, "an alert {what}");
-            self.messengers.tell(rule, &notice);
+            self.webhook_queues.tell(rule, &notice);
         }
     }
 }
 
 /// What is measured of each rule now.
 fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
-    let mut sights: HashMap<Option<&str>, Sight> = HashMap::new();
+    let mut snapshots: HashMap<Option<&str>, FleetSnapshot> = HashMap::new();
     let mut figures: HashMap<(Option<&str>, MetricsQuery), Metrics> = HashMap::new();
     let mut readings = Vec::new();
     for (place, rule) in rules.iter().enumerate() {
@@ -92,7 +96,7 @@ fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
             }
             continue;
         }
-        let sight = sights.entry(router).or_insert_with(|| Sight::of(fleet, router));
+        let snapshot = snapshots.entry(router).or_insert_with(|| FleetSnapshot::of(fleet, router));
         if rule.kind.has_window() {
             let query = MetricsQuery {
                 window: rule.window,
@@ -101,16 +105,16 @@ fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
             };
             let asked = (router, query);
             let figures =
-                figures.entry(asked).or_insert_with_key(|(_, query)| sight.figures(query));
+                figures.entry(asked).or_insert_with_key(|(_, query)| snapshot.figures(query));
             let subject = Subject { shard: rule.shard.clone(), router: rule.router.clone() };
             add(subject, of_figures(rule.kind, figures));
             continue;
         }
         for shard in
-            sight.now.shards.iter().filter(|s| rule.shard.as_ref().is_none_or(|n| *n == s.shard))
+            snapshot.now.shards.iter().filter(|s| rule.shard.as_ref().is_none_or(|n| *n == s.shard))
         {
             let subject = Subject { shard: Some(shard.shard.clone()), router: rule.router.clone() };
-            add(subject, if sight.is_seen { of_shard(rule.kind, shard) } else { None });
+            add(subject, if snapshot.is_seen { of_shard(rule.kind, shard) } else { None });
         }
     }
     readings

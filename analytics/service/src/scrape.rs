@@ -15,11 +15,11 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::alerts::{Alerts, Phase};
 use crate::app::App;
-use crate::fleet_query::Sight;
+use crate::fleet_query::FleetSnapshot;
 use recorder::Metrics;
 use recorder::MetricsQuery;
 use recorder::Window;
-use recorder::store::KeeperState;
+use recorder::store::HistoryWriterState;
 
 /// The text, of all routers or of one.
 pub(crate) fn scrape(app: &App, router: Option<&str>) -> String {
@@ -38,13 +38,13 @@ pub(crate) fn scrape(app: &App, router: Option<&str>) -> String {
             bytes: member.history.bytes(),
         }
     });
-    let webhooks = app.watch.messengers.views();
+    let webhooks = app.rule_evaluator.webhook_queues.views();
     let now = Now {
         routers: routers.collect(),
-        figures: Sight::of(&app.fleet, router).figures(&query),
-        rules: rules(&app.watch.alerts()),
+        figures: FleetSnapshot::of(&app.fleet, router).figures(&query),
+        rules: rules(&app.rule_evaluator.alerts()),
         webhooks: webhooks.iter().map(|webhook| (webhook.name.clone(), webhook.counts())).collect(),
-        store: app.keeper.as_ref().map(|keeper| keeper.state()),
+        store: app.history_writer.as_ref().map(|history_writer| history_writer.state()),
         viewers: app.hub.viewers(),
     };
     let mut registry = Registry::default();
@@ -58,9 +58,9 @@ pub(crate) fn scrape(app: &App, router: Option<&str>) -> String {
 /// How many alerts of each rule are pending, and how many fire.
 fn rules(alerts: &Alerts) -> Vec<(String, u64, u64)> {
     let mut rules: Vec<_> = alerts.rules().iter().map(|rule| (rule.name.clone(), 0, 0)).collect();
-    for (rule, _, track) in alerts.active() {
+    for (rule, _, alert_state) in alerts.active() {
         let Some((_, pending, firing)) = rules.get_mut(rule) else { continue };
-        match track.phase {
+        match alert_state.phase {
             Phase::Quiet => {}
             Phase::Pending { .. } => *pending += 1,
             Phase::Firing { .. } => *firing += 1,
@@ -77,7 +77,7 @@ struct Now {
     rules: Vec<(String, u64, u64)>,
     /// Delivered, dropped, waiting.
     webhooks: Vec<(String, [u64; 3])>,
-    store: Option<KeeperState>,
+    store: Option<HistoryWriterState>,
     viewers: usize,
 }
 

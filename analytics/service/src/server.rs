@@ -13,7 +13,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_actix_web::AppExt;
 
 use crate::app::App;
-use crate::middleware::gate;
+use crate::middleware::handle;
 use crate::routes;
 
 /// How long running requests may take to finish when the service ends.
@@ -46,7 +46,7 @@ pub(crate) fn serve(
             .into_utoipa_app()
             .configure(routes::configure)
             .split_for_parts();
-        surface.default_service(web::to(routes::nothing_here)).wrap(from_fn(gate))
+        surface.default_service(web::to(routes::nothing_here)).wrap(from_fn(handle))
     });
     let server = server
         .workers(workers)

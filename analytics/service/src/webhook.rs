@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use crate::alerts::{Kind, Notice, Rule};
 use crate::config::Webhook;
 use crate::fleet::rfc3339;
-use web_kit::http_client::Wire;
+use web_kit::http_client::HttpClient;
 
 /// Most messages that wait for one webhook.
 pub(crate) const WAITING_MAX: usize = 256;
@@ -109,10 +109,10 @@ impl<'m> Message<'m> {
 
 /// Those who are told.
 #[derive(Clone, Default)]
-pub(crate) struct Messengers(Arc<Vec<Arc<Messenger>>>);
+pub(crate) struct WebhookQueues(Arc<Vec<Arc<WebhookQueue>>>);
 
 /// What waits for one webhook.
-struct Messenger {
+struct WebhookQueue {
     webhook: Webhook,
     waiting: Mutex<VecDeque<Bytes>>,
     more: Notify,
@@ -144,11 +144,11 @@ impl WebhookView {
     }
 }
 
-impl Messengers {
+impl WebhookQueues {
     /// A messenger for each; must be called within the runtime that is to send.
     pub(crate) fn start(webhooks: &[Webhook], tls: Option<&Arc<ClientConfig>>) -> Self {
-        let messengers = webhooks.iter().map(|webhook| {
-            let messenger = Arc::new(Messenger {
+        let webhook_queues = webhooks.iter().map(|webhook| {
+            let queue = Arc::new(WebhookQueue {
                 webhook: webhook.clone(),
                 waiting: Mutex::default(),
                 more: Notify::new(),
@@ -156,10 +156,10 @@ impl Messengers {
                 dropped: AtomicU64::new(0),
                 trouble: Mutex::default(),
             });
-            tokio::spawn(messenger.clone().run(Wire::new(webhook.target.clone(), tls)));
-            messenger
+            tokio::spawn(queue.clone().run(HttpClient::new(webhook.target.clone(), tls)));
+            queue
         });
-        Self(Arc::new(messengers.collect()))
+        Self(Arc::new(webhook_queues.collect()))
     }
 
     /// Has all of them told. Nothing is waited for.
@@ -169,16 +169,16 @@ impl Messengers {
         }
         let Ok(body) = serde_json::to_vec(&Message::of(rule, notice)) else { return };
         let body = Bytes::from(body);
-        self.0.iter().for_each(|messenger| messenger.add(body.clone()));
+        self.0.iter().for_each(|queue| queue.add(body.clone()));
     }
 
     /// How they are doing.
     pub(crate) fn views(&self) -> Vec<WebhookView> {
-        self.0.iter().map(|messenger| messenger.view()).collect()
+        self.0.iter().map(|queue| queue.view()).collect()
     }
 }
 
-impl Messenger {
+impl WebhookQueue {
     fn add(&self, body: Bytes) {
         let mut waiting = self.waiting();
         if waiting.len() == WAITING_MAX {
@@ -200,14 +200,14 @@ impl Messenger {
         }
     }
 
-    async fn run(self: Arc<Self>, mut wire: Wire) {
+    async fn run(self: Arc<Self>, mut client: HttpClient) {
         loop {
             let next = self.waiting().front().cloned();
             let Some(body) = next else {
                 self.more.notified().await;
                 continue;
             };
-            let taken = self.deliver(&mut wire, &body).await;
+            let taken = self.deliver(&mut client, &body).await;
             let counter = if taken { &self.delivered } else { &self.dropped };
             let mut waiting = self.waiting();
             // It may have been the oldest of too many meanwhile, and counted.
@@ -219,11 +219,11 @@ impl Messenger {
     }
 
     /// Whether it was taken, in the end.
-    async fn deliver(&self, wire: &mut Wire, body: &Bytes) -> bool {
+    async fn deliver(&self, client: &mut HttpClient, body: &Bytes) -> bool {
         let name = &self.webhook.name;
         let mut pause = PAUSE_MIN;
         for attempt in 1..=ATTEMPTS_MAX {
-            let cause = match self.attempt(wire, body.clone()).await {
+            let cause = match self.attempt(client, body.clone()).await {
                 Ok(200..300) => {
                     self.trouble().take();
                     return true;
@@ -252,7 +252,7 @@ impl Messenger {
         false
     }
 
-    async fn attempt(&self, wire: &mut Wire, body: Bytes) -> Result<u16, String> {
+    async fn attempt(&self, client: &mut HttpClient, body: Bytes) -> Result<u16, String> {
         let mut asked = Request::post(&*self.webhook.path)
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, concat!("tessera-analytics/", env!("CARGO_PKG_VERSION")));
@@ -260,7 +260,7 @@ impl Messenger {
             asked = asked.header(AUTHORIZATION, authorization.0.clone());
         }
         let asked = asked.body(Full::new(body)).map_err(|error| error.to_string())?;
-        let answer = wire.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
+        let answer = client.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
         answer.map(|answer| answer.status).map_err(|error| error.to_string())
     }
 

@@ -1,6 +1,8 @@
 //! Gaps: what was not measured is told from what was zero.
 
-use analytics::{Frame, History, MetricsQuery, Recorder, Series, Spans, Step, Window, figures};
+use analytics::{
+    Frame, History, MeasuredIntervals, MetricsQuery, Recorder, Series, Step, Window, figures,
+};
 
 use crate::{BEGIN, BEGIN_MS, Story, labels, millis, now, read, seconds};
 
@@ -176,15 +178,18 @@ fn what_is_collected_ends_where_the_router_was_heard_last() {
 
 #[test]
 fn times_that_touch_are_one_and_there_are_only_so_many() {
-    let spans: Spans = [(10, 20), (40, 50), (20, 30), (60, 60), (48, 55)].into_iter().collect();
-    assert_eq!(spans.as_slice(), [(10, 30), (40, 55)]);
-    assert!(spans.touch(29, 31) && spans.touch(0, 100) && !spans.touch(30, 40));
-    let mut spans: Spans = [(0, 1_000)].into_iter().chain(spans.as_slice().to_vec()).collect();
-    assert_eq!(spans.as_slice(), [(0, 1_000)]);
-    spans.forget(1_000);
-    assert!(spans.as_slice().is_empty());
-    let often: Spans = (0..1_000).rev().map(|start| (start * 10, start * 10 + 5)).collect();
-    assert_eq!(often.as_slice().len(), Spans::MAX);
+    let intervals: MeasuredIntervals =
+        [(10, 20), (40, 50), (20, 30), (60, 60), (48, 55)].into_iter().collect();
+    assert_eq!(intervals.as_slice(), [(10, 30), (40, 55)]);
+    assert!(intervals.touch(29, 31) && intervals.touch(0, 100) && !intervals.touch(30, 40));
+    let mut intervals: MeasuredIntervals =
+        [(0, 1_000)].into_iter().chain(intervals.as_slice().to_vec()).collect();
+    assert_eq!(intervals.as_slice(), [(0, 1_000)]);
+    intervals.forget(1_000);
+    assert!(intervals.as_slice().is_empty());
+    let often: MeasuredIntervals =
+        (0..1_000).rev().map(|start| (start * 10, start * 10 + 5)).collect();
+    assert_eq!(often.as_slice().len(), MeasuredIntervals::MAX);
     assert_eq!(often.as_slice().last(), Some(&(9_990, 9_995)));
     assert_eq!(often.as_slice()[0].0, 0, "the oldest are told as one");
 }

@@ -80,12 +80,12 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
         self: &Arc<Self>,
         question: Q,
     ) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + Send + use<Q>, Full> {
-        let place = Place::take(&self.viewers)?;
+        let slot = ViewerSlot::take(&self.viewers)?;
         let viewer = Viewer {
             events: self.topic(question),
             closed: self.closed.subscribe(),
             is_new: true,
-            _place: place,
+            _slot: slot,
         };
         Ok(unfold(viewer, |mut viewer| async {
             let bytes = viewer.next().await?;
@@ -144,9 +144,9 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
 }
 
 /// The place of one stream among those that there may be.
-struct Place(Arc<AtomicUsize>);
+struct ViewerSlot(Arc<AtomicUsize>);
 
-impl Place {
+impl ViewerSlot {
     fn take(taken: &Arc<AtomicUsize>) -> Result<Self, Full> {
         let more = |count: usize| (count < VIEWERS_MAX).then_some(count + 1);
         let done = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
@@ -154,7 +154,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ViewerSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -165,7 +165,7 @@ struct Viewer {
     closed: watch::Receiver<bool>,
     /// The event that is there already is news too.
     is_new: bool,
-    _place: Place,
+    _slot: ViewerSlot,
 }
 
 impl Viewer {

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Question {
+pub enum HealthQuery {
     /// Whether its process works.
     Live,
     /// Whether it takes requests: not while it starts or ends.
@@ -20,7 +20,7 @@ pub enum Question {
 
 /// Why the answer is no.
 #[derive(Debug, thiserror::Error)]
-pub enum No {
+pub enum HealthError {
     /// Port 0 is any free port, and nobody knows which.
     #[error("bind names port 0, so nobody knows where it serves: name its port")]
     AnyPort,
@@ -32,7 +32,7 @@ pub enum No {
     Said(SocketAddr, String),
 }
 
-impl Question {
+impl HealthQuery {
     fn path(self) -> &'static str {
         match self {
             Self::Live => "/live",
@@ -43,31 +43,31 @@ impl Question {
     /// Asks the program that serves on this address.
     ///
     /// # Errors
-    /// [`No`] if it does not say yes.
-    pub fn ask(self, bind: SocketAddr) -> Result<(), No> {
+    /// [`HealthError`] if it does not say yes.
+    pub fn ask(self, bind: SocketAddr) -> Result<(), HealthError> {
         self.ask_through(bind, |_, stream| Ok(stream))
     }
 
     /// The same through what `wrap` makes of a connection.
     ///
     /// # Errors
-    /// [`No`] if it does not say yes.
+    /// [`HealthError`] if it does not say yes.
     pub fn ask_through<S: Read + Write>(
         self,
         bind: SocketAddr,
         wrap: impl FnOnce(IpAddr, TcpStream) -> std::io::Result<S>,
-    ) -> Result<(), No> {
+    ) -> Result<(), HealthError> {
         if bind.port() == 0 {
-            return Err(No::AnyPort);
+            return Err(HealthError::AnyPort);
         }
         let address = SocketAddr::new(reached_by(bind.ip()), bind.port());
         let stream = connect(address).and_then(|stream| wrap(address.ip(), stream));
         let line = stream.and_then(|stream| self.exchange(address, stream));
-        let line = line.map_err(|error| No::Silent(address, error))?;
+        let line = line.map_err(|error| HealthError::Silent(address, error))?;
         if line.split(' ').nth(1) == Some("200") {
             return Ok(());
         }
-        Err(No::Said(address, line.trim().to_owned()))
+        Err(HealthError::Said(address, line.trim().to_owned()))
     }
 
     /// The first line of the answer.

@@ -1,4 +1,4 @@
-//! Wire: HTTP/1.1 as a client, plain or by TLS, for collecting, forwarding and telling.
+//! HttpClient: HTTP/1.1 as a client, plain or by TLS, for collecting, forwarding and telling.
 //!
 //! **Invariant:** every exchange is bounded in time and in bytes; a connection on which anything went wrong is never
 //! used again; no redirect is followed and no proxy asked.
@@ -30,11 +30,11 @@ use recorder::tls_roots;
 const TOLD_MAX: usize = 200;
 
 /// A whole request; its URI is the path.
-pub type Asked = Request<Full<Bytes>>;
+pub type ClientRequest = Request<Full<Bytes>>;
 
 /// A whole answer.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ClientResponse {
     /// Status of the response.
     pub status: u16,
     /// Headers of the response.
@@ -45,7 +45,7 @@ pub struct Answer {
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
+pub enum HttpError {
     /// Nobody is there, or nobody who proves who it is.
     #[error("{0}")]
     Unreachable(String),
@@ -61,13 +61,13 @@ pub enum WireError {
 }
 
 /// The way to one server: at most one connection, kept open between exchanges.
-pub struct Wire {
+pub struct HttpClient {
     target: Target,
     tls: Option<TlsConnector>,
     open: Option<SendRequest<Full<Bytes>>>,
 }
 
-impl Wire {
+impl HttpClient {
     /// A way to `target`; `tls` is used if it asks for it.
     pub fn new(target: Target, tls: Option<&Arc<ClientConfig>>) -> Self {
         let tls = tls.filter(|_| target.is_secure).cloned().map(TlsConnector::from);
@@ -77,37 +77,45 @@ impl Wire {
     /// Sends a request and reads the whole answer, of at most `longest` bytes.
     pub async fn exchange(
         &mut self,
-        asked: Asked,
+        request: ClientRequest,
         patience: Duration,
         longest: usize,
-    ) -> Result<Answer, WireError> {
-        let exchange = self.attempt(asked, longest);
+    ) -> Result<ClientResponse, HttpError> {
+        let exchange = self.attempt(request, longest);
         match tokio::time::timeout(patience, exchange).await {
             Ok(answer) => answer,
             Err(_) => {
                 self.open = None;
-                Err(WireError::Late(patience))
+                Err(HttpError::Late(patience))
             }
         }
     }
 
-    async fn attempt(&mut self, mut asked: Asked, longest: usize) -> Result<Answer, WireError> {
-        asked.headers_mut().insert(HOST, self.target.name.clone());
+    async fn attempt(
+        &mut self,
+        mut request: ClientRequest,
+        longest: usize,
+    ) -> Result<ClientResponse, HttpError> {
+        request.headers_mut().insert(HOST, self.target.name.clone());
         let mut connection = self.connection().await?;
-        let sent = connection.send_request(asked).await;
+        let sent = connection.send_request(request).await;
         let (head, body) = sent.map_err(|error| broken(&error))?.into_parts();
         let body = Limited::new(body, longest).collect().await;
         let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
             Ok(error) => broken(&error),
-            Err(error) if error.is::<LengthLimitError>() => WireError::TooLong(longest),
-            Err(error) => WireError::Broken(error.to_string()),
+            Err(error) if error.is::<LengthLimitError>() => HttpError::TooLong(longest),
+            Err(error) => HttpError::Broken(error.to_string()),
         })?;
         self.open = Some(connection);
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
+        Ok(ClientResponse {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: body.to_bytes(),
+        })
     }
 
     /// The connection that is open, if the other side has not closed it meanwhile, or a new one.
-    async fn connection(&mut self) -> Result<SendRequest<Full<Bytes>>, WireError> {
+    async fn connection(&mut self) -> Result<SendRequest<Full<Bytes>>, HttpError> {
         if let Some(mut open) = self.open.take()
             && open.ready().await.is_ok()
         {
@@ -124,7 +132,7 @@ impl Wire {
             None => over(stream).await,
             Some(tls) => {
                 let name = ServerName::try_from(host.clone());
-                let name = name.map_err(|error| WireError::Unreachable(error.to_string()))?;
+                let name = name.map_err(|error| HttpError::Unreachable(error.to_string()))?;
                 let secured = tls.connect(name, stream).await;
                 over(secured.map_err(|error| unreachable(&error))?).await
             }
@@ -132,7 +140,7 @@ impl Wire {
     }
 }
 
-async fn over<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, WireError>
+async fn over<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, HttpError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -143,20 +151,20 @@ where
     Ok(sender)
 }
 
-fn unreachable(error: &io::Error) -> WireError {
+fn unreachable(error: &io::Error) -> HttpError {
     // "Connection refused" says more without the number of the error.
     if error.kind() == io::ErrorKind::ConnectionRefused {
-        return WireError::Unreachable("connection refused".to_owned());
+        return HttpError::Unreachable("connection refused".to_owned());
     }
     let said = error.to_string();
     let told = tls_roots::explained(&said).map_or_else(|| printable(&said), str::to_owned);
-    WireError::Unreachable(told)
+    HttpError::Unreachable(told)
 }
 
-fn broken(error: &hyper::Error) -> WireError {
+fn broken(error: &hyper::Error) -> HttpError {
     let cause =
         std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-    WireError::Broken(printable(&cause))
+    HttpError::Broken(printable(&cause))
 }
 
 /// What another program said, as it may stand in a log.

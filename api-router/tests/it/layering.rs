@@ -87,7 +87,7 @@ const WEB_KIT: &[&[&str]] = &[
     &["static_assets"],
 ];
 const SERVICE: &[&[&str]] = &[
-    &["ahead", "alerts", "fleet", "frame_response", "merged", "problem"],
+    &["alerts", "clock_offset", "fleet", "frame_response", "merged", "problem"],
     &["collector", "config", "fleet_query"],
     &["discovery", "parameters", "webhook"],
     &["rule_evaluator"],

@@ -1,9 +1,9 @@
-//! Keeper: the thread that writes finished slots, gives back what was kept, and forgets what is old.
+//! HistoryWriter: the thread that writes finished slots, gives back what was kept, and forgets what is old.
 //!
 //! What is to be written is asked of the rings each time: nothing is queued, so a store that is away for a day costs no
 //! memory, and when it is back it gets all that the rings still hold.
 //!
-//! **Invariant:** nothing here is waited for but by [`Keeper::close`] and [`Keeper::flush`], and that no longer than [`CLOSE_MAX`].
+//! **Invariant:** nothing here is waited for but by [`HistoryWriter::close`] and [`HistoryWriter::flush`], and that no longer than [`CLOSE_MAX`].
 //! **Not here:** files and servers (`store/sqlite`, `store/postgres`), how much is kept (`store/ring_index`), when somebody
 //! counted (`store/coverage`).
 
@@ -13,8 +13,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::coverage::Marks;
-use super::ring_index::{Stock, ring_s, seconds_of};
+use super::coverage::Coverage;
+use super::ring_index::{RingIndex, ring_s, seconds_of};
 use super::rollup::RollUp;
 use super::row::{Row, SHAPE, packed, unpacked};
 use super::{Store, StoreAddress, StoreError, unix_now};
@@ -23,7 +23,7 @@ use crate::history::History;
 
 /// How often finished slots are written: a crash loses them and the second that runs.
 pub const WRITE_EVERY: Duration = Duration::from_secs(5);
-/// How long [`Keeper::close`] waits for the last slots to be written.
+/// How long [`HistoryWriter::close`] waits for the last slots to be written.
 pub const CLOSE_MAX: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts at a store that is away.
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -35,14 +35,14 @@ const PAGE: i64 = 100;
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// Keeps the history of sources until it is dropped.
-pub struct Keeper {
+pub struct HistoryWriter {
     commands: Sender<Command>,
     state: Arc<State>,
 }
 
 /// How a keeper is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeeperState {
+pub struct HistoryWriterState {
     /// Attempts at the store that failed, since the start.
     pub store_errors: u64,
     /// Whether the last one did.
@@ -65,7 +65,7 @@ struct State {
 }
 
 /// Called once, when all that was kept of a source is in its history, or cannot be had for now.
-type Then = Box<dyn FnOnce() + Send>;
+type OnLoaded = Box<dyn FnOnce() + Send>;
 
 enum Command {
     Keep(Box<Source>),
@@ -75,7 +75,7 @@ enum Command {
     Close(Sender<()>),
 }
 
-impl Keeper {
+impl HistoryWriter {
     /// Begins to keep the history of a recorder of this process: gives back what was kept, beside whatever else goes on.
     /// Slots that had not ended when the process before did are made of the shorter ones that were kept of them.
     ///
@@ -86,20 +86,20 @@ impl Keeper {
         source: impl Into<String>,
         history: Arc<History>,
     ) -> Result<Self, StoreError> {
-        let keeper = Self::open(address)?;
-        keeper.command(source.into(), history, true, Box::new(|| ()));
-        Ok(keeper)
+        let history_writer = Self::open(address)?;
+        history_writer.command(source.into(), history, true, Box::new(|| ()));
+        Ok(history_writer)
     }
 
     /// A keeper of no source yet.
     ///
     /// # Errors
-    /// As [`Keeper::start`].
+    /// As [`HistoryWriter::start`].
     pub fn open(address: StoreAddress) -> Result<Self, StoreError> {
         let (commands, received) = mpsc::channel();
         let state = Arc::new(State::default());
         let place = address.to_string();
-        let work = Work {
+        let writer = WriterThread {
             address,
             state: state.clone(),
             store: None,
@@ -109,7 +109,7 @@ impl Keeper {
             forgotten: None,
         };
         let thread = thread::Builder::new().name("history".to_owned());
-        let spawned = thread.spawn(move || work.run(&received));
+        let spawned = thread.spawn(move || writer.run(&received));
         spawned.map_err(|error| StoreError::Unusable { place, cause: error.to_string() })?;
         Ok(Self { commands, state })
     }
@@ -125,9 +125,9 @@ impl Keeper {
         self.command(source.into(), history, false, Box::new(then));
     }
 
-    fn command(&self, name: String, history: Arc<History>, is_recorded: bool, then: Then) {
+    fn command(&self, name: String, history: Arc<History>, is_recorded: bool, then: OnLoaded) {
         let source = Source {
-            marks: Marks::of(&name),
+            coverage: Coverage::of(&name),
             name,
             history,
             is_recorded,
@@ -140,8 +140,8 @@ impl Keeper {
     }
 
     /// How it is doing.
-    pub fn state(&self) -> KeeperState {
-        KeeperState {
+    pub fn state(&self) -> HistoryWriterState {
+        HistoryWriterState {
             store_errors: self.state.store_errors.load(Ordering::Relaxed),
             is_away: self.state.is_away.load(Ordering::Relaxed),
             written: self.state.written.load(Ordering::Relaxed),
@@ -169,14 +169,14 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for HistoryWriter {
     fn drop(&mut self) {
         self.wait(Command::Close);
     }
 }
 
 /// What the thread works on.
-struct Work {
+struct WriterThread {
     address: StoreAddress,
     state: Arc<State>,
     store: Option<Store>,
@@ -193,16 +193,16 @@ struct Source {
     history: Arc<History>,
     /// Whether its slots end in this process.
     is_recorded: bool,
-    then: Option<Then>,
+    then: Option<OnLoaded>,
     /// Whether what was kept is in the history.
     is_given_back: bool,
     /// What the store has, by step; `None` until it was asked since it was opened.
-    kept: Option<[Stock; 3]>,
+    kept: Option<[RingIndex; 3]>,
     /// When somebody counted, as the store has it.
-    marks: Marks,
+    coverage: Coverage,
 }
 
-impl Work {
+impl WriterThread {
     fn run(mut self, commands: &Receiver<Command>) {
         let mut next = Instant::now();
         loop {
@@ -250,7 +250,7 @@ impl Work {
                 self.store = None;
                 for source in &mut self.sources {
                     source.kept = None;
-                    source.marks.doubt();
+                    source.coverage.doubt();
                 }
                 self.pause = (self.pause * 2).clamp(WRITE_EVERY, RETRY_MAX);
                 self.state.store_errors.fetch_add(1, Ordering::Relaxed);
@@ -282,7 +282,7 @@ impl Work {
         let told = |error: diesel::result::Error| format!("{}: {error}", self.address);
         for source in &mut self.sources {
             if source.kept.is_none() {
-                source.take_stock(store, now).map_err(told)?;
+                source.read_indexes(store, now).map_err(told)?;
             }
             if !source.is_given_back {
                 source.give_back(store, &self.state, now).map_err(told)?;
@@ -304,24 +304,24 @@ impl Work {
 
 impl Source {
     /// Learns what the store has. What is of the future was written while a clock was wrong: it does not count.
-    fn take_stock(&mut self, store: &mut Store, now: u64) -> diesel::QueryResult<()> {
-        let mut stocks = <[Stock; 3]>::default();
+    fn read_indexes(&mut self, store: &mut Store, now: u64) -> diesel::QueryResult<()> {
+        let mut indexes = <[RingIndex; 3]>::default();
         for (seconds, start, bytes) in store.slots(&self.name)? {
             let step = Step::ALL.into_iter().position(|step| seconds_of(step) == seconds);
             let start = u64::try_from(start).ok().filter(|start| *start <= now);
             if let Some((step, start)) = step.zip(start) {
-                stocks[step].add(start, u64::try_from(bytes).unwrap_or_default());
+                indexes[step].add(start, u64::try_from(bytes).unwrap_or_default());
             }
         }
-        self.kept = Some(stocks);
+        self.kept = Some(indexes);
         Ok(())
     }
 
     /// Puts what was kept into the history.
     fn give_back(&mut self, store: &mut Store, state: &State, now: u64) -> diesel::QueryResult<()> {
-        let newest = self.kept.get_or_insert_default().each_ref().map(Stock::newest);
-        let stocks = self.kept.get_or_insert_default();
-        self.marks.recall(store, stocks, &self.history, now)?;
+        let newest = self.kept.get_or_insert_default().each_ref().map(RingIndex::newest);
+        let indexes = self.kept.get_or_insert_default();
+        self.coverage.recall(store, indexes, &self.history, now)?;
         let mut roll_up = RollUp::default();
         // The longest first: so what was kept of them is there before any is made of shorter ones.
         for step in Step::ALL.into_iter().rev() {
@@ -353,27 +353,27 @@ impl Source {
     /// Writes the slots that were finished since, and forgets the oldest.
     fn write(&mut self, store: &mut Store, state: &State, may_end: bool) -> Result<(), String> {
         let mut has_written = false;
-        let stocks = self.kept.get_or_insert_default();
-        for (step, stock) in Step::ALL.into_iter().zip(stocks) {
+        let indexes = self.kept.get_or_insert_default();
+        for (step, index) in Step::ALL.into_iter().zip(indexes) {
             loop {
-                let frames = self.history.frames_after(step, stock.newest(), BATCH_MAX);
+                let frames = self.history.frames_after(step, index.newest(), BATCH_MAX);
                 let mut rows = Vec::with_capacity(frames.len());
                 for frame in &frames {
                     rows.push(row_of(&self.name, frame).map_err(|error| error.to_string())?);
                 }
-                let first = stock.first_to_keep(step, &rows);
-                if rows.is_empty() && stock.oldest() >= first {
+                let first = index.first_to_keep(step, &rows);
+                if rows.is_empty() && index.oldest() >= first {
                     break;
                 }
                 let forget = [(self.name.clone(), seconds_of(step), first as i64)];
                 store.write(&rows, &forget).map_err(|error| error.to_string())?;
                 state.written.fetch_add(rows.len() as u64, Ordering::Relaxed);
                 has_written |= !rows.is_empty();
-                stock.note(&rows, first);
+                index.note(&rows, first);
             }
         }
-        if has_written || may_end || self.marks.are_old() {
-            self.marks.write(store, &self.history)?;
+        if has_written || may_end || self.coverage.is_old() {
+            self.coverage.write(store, &self.history)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Stock: what the store has of one ring of a source, and what of it stays.
+//! RingIndex: what the store has of one ring of a source, and what of it stays.
 //!
 //! **Invariant:** it stays within `bytes_max` and within the time that the ring reaches back; the oldest go first.
 //! **Not here:** reading and writing slots (`store/history_writer`).
@@ -10,12 +10,12 @@ use crate::frame::Step;
 
 /// What the store has of a step of a source: the bytes of each frame, by the time when its slot began.
 #[derive(Default)]
-pub(super) struct Stock {
+pub(super) struct RingIndex {
     frames: BTreeMap<u64, u64>,
     bytes: u64,
 }
 
-impl Stock {
+impl RingIndex {
     /// A slot, with the bytes of its frame.
     pub(super) fn add(&mut self, start: u64, bytes: u64) {
         self.bytes += bytes;

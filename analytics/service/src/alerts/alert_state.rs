@@ -1,4 +1,4 @@
-//! Track: one thing that a rule watches, over time.
+//! AlertState: one thing that a rule watches, over time.
 //!
 //! ```text
 //!           bad               bad for `for`             well for `clear_for`
@@ -50,7 +50,7 @@ pub enum Change {
 
 /// One thing that a rule watches.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Track {
+pub struct AlertState {
     /// How it is.
     pub phase: Phase,
     /// What was measured last; `None` if that could not be done.
@@ -58,7 +58,7 @@ pub struct Track {
     now: u64,
 }
 
-impl Track {
+impl AlertState {
     /// Takes in what is measured at a time, in s; `None`: it could not be.
     pub fn step(&mut self, at: u64, value: Option<f64>, limits: &Limits) -> Option<Change> {
         self.now = self.now.max(at);

@@ -12,7 +12,7 @@ use hyper::header::HeaderValue;
 
 use super::ConfigError;
 use super::file::{File, Section};
-use super::router_list::{Place, RouterSource};
+use super::router_list::{RouterAddress, RouterSource};
 use crate::alerts::{Kind, Limits, Rule};
 use recorder::Window;
 use web_kit::http_client::{Target, split};
@@ -115,9 +115,9 @@ fn rule(section: &Section<'_>, routers: &[RouterSource]) -> Result<Rule, ConfigE
     }
     let router = section.text("router")?;
     let is_known = |name: &str| {
-        let by_name = |router: &RouterSource| match router.place {
-            Place::One(_) => router.name == name,
-            Place::EachAddress(_) => true,
+        let by_name = |router: &RouterSource| match router.address {
+            RouterAddress::One(_) => router.name == name,
+            RouterAddress::EachAddress(_) => true,
         };
         routers.iter().any(by_name)
     };

@@ -19,7 +19,7 @@ const DNS: &str = "dns+";
 
 /// Where routers are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum RouterAddress {
     /// One router.
     One(Target),
     /// A router at each address that the host has.
@@ -32,15 +32,15 @@ pub struct RouterSource {
     /// What it is called; those at the addresses of a name are called by these.
     pub name: String,
     /// Where.
-    pub place: Place,
+    pub address: RouterAddress,
 }
 
 impl fmt::Display for RouterSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::One(target) if self.name == target.label() => write!(f, "{target}"),
-            Place::One(target) => write!(f, "{}={target}", self.name),
-            Place::EachAddress(target) => write!(f, "{DNS}{target}"),
+        match &self.address {
+            RouterAddress::One(target) if self.name == target.label() => write!(f, "{target}"),
+            RouterAddress::One(target) => write!(f, "{}={target}", self.name),
+            RouterAddress::EachAddress(target) => write!(f, "{DNS}{target}"),
         }
     }
 }
@@ -106,11 +106,14 @@ fn source(name: Option<&str>, url: &str) -> Result<RouterSource, String> {
             return Err("gives a name to all addresses of a host: leave the name out".to_owned());
         }
         let target: Target = url.parse()?;
-        return Ok(RouterSource { name: target.label(), place: Place::EachAddress(target) });
+        return Ok(RouterSource {
+            name: target.label(),
+            address: RouterAddress::EachAddress(target),
+        });
     }
     let target: Target = url.parse()?;
     let name = name.map_or_else(|| target.label(), str::to_owned);
-    Ok(RouterSource { name, place: Place::One(target) })
+    Ok(RouterSource { name, address: RouterAddress::One(target) })
 }
 
 fn check(routers: &[RouterSource]) -> Result<(), String> {
@@ -119,7 +122,7 @@ fn check(routers: &[RouterSource]) -> Result<(), String> {
     }
     for (index, router) in routers.iter().enumerate() {
         let before = &routers[..index];
-        if before.iter().any(|other| other.place == router.place) {
+        if before.iter().any(|other| other.address == router.address) {
             return Err(format!("names {router} twice: its requests would count twice"));
         }
         if before.iter().any(|other| other.name == router.name) {

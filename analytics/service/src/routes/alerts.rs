@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::alerts::{Alerts, Kind, Limits, Notice, Phase, Rule, Subject, Track};
+use crate::alerts::{AlertState, Alerts, Kind, Limits, Notice, Phase, Rule, Subject};
 use crate::app::App;
 use crate::fleet::{rfc3339, unix_ms};
 use crate::parameters::Parameters;
@@ -104,11 +104,11 @@ pub(super) async fn list_alerts(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string(), &[])?;
-    let webhooks = app.watch.messengers.views();
-    let alerts = app.watch.alerts();
+    let webhooks = app.rule_evaluator.webhook_queues.views();
+    let alerts = app.rule_evaluator.alerts();
     let rules = alerts.rules();
     let mut active: Vec<_> = alerts.active().collect();
-    active.sort_by_key(|(rule, _, track)| (severity(&track.phase), *rule));
+    active.sort_by_key(|(rule, _, alert_state)| (severity(&alert_state.phase), *rule));
     let of_rule = |(place, rule)| rule_view(&alerts, place, rule);
     let answer = AlertsAnswer {
         success: true,
@@ -116,7 +116,9 @@ pub(super) async fn list_alerts(
         rules: rules.iter().enumerate().map(of_rule).collect(),
         alerts: active
             .into_iter()
-            .filter_map(|(rule, subject, track)| active_view(rules.get(rule)?, subject, track))
+            .filter_map(|(rule, subject, alert_state)| {
+                active_view(rules.get(rule)?, subject, alert_state)
+            })
             .collect(),
         recent: alerts
             .recent()
@@ -145,7 +147,10 @@ fn state(phase: &Phase) -> &'static str {
 }
 
 fn rule_view(alerts: &Alerts, place: usize, rule: &Rule) -> RuleView {
-    let own = alerts.active().filter(|(of, _, _)| *of == place).map(|(_, _, track)| &track.phase);
+    let own = alerts
+        .active()
+        .filter(|(of, _, _)| *of == place)
+        .map(|(_, _, alert_state)| &alert_state.phase);
     let Limits { raise, clear, for_s, clear_for_s } = rule.limits;
     let window = rule.kind.has_window().then(|| spelled(rule.window.length().as_secs()));
     RuleView {
@@ -172,13 +177,18 @@ fn spelled(seconds: u64) -> String {
     }
 }
 
-fn active_view(rule: &Rule, subject: &Subject, track: &Track) -> Option<AlertView> {
-    let (since, fired_at) = match track.phase {
+fn active_view(rule: &Rule, subject: &Subject, alert_state: &AlertState) -> Option<AlertView> {
+    let (since, fired_at) = match alert_state.phase {
         Phase::Quiet => return None,
         Phase::Pending { since } => (since, None),
         Phase::Firing { since, fired_at, .. } => (since, Some(fired_at)),
     };
-    Some(view(rule, subject, (state(&track.phase), track.value), (since, fired_at, None)))
+    Some(view(
+        rule,
+        subject,
+        (state(&alert_state.phase), alert_state.value),
+        (since, fired_at, None),
+    ))
 }
 
 fn recent_view(rule: &Rule, notice: &Notice) -> AlertView {

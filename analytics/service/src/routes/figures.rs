@@ -4,17 +4,17 @@ use actix_web::web::{Data, block};
 use actix_web::{HttpRequest, HttpResponse, get};
 
 use crate::app::App;
-use crate::fleet_query::{self, ErrorsAnswer, MetricsAnswer, Question};
-use crate::parameters::{Parameters, question};
+use crate::fleet_query::{self, ErrorsAnswer, FleetQuery, MetricsAnswer};
+use crate::parameters::{Parameters, fleet_query};
 use crate::problem::{BusyRefusals, Code, GateRefusals, Problem};
 use recorder::MetricsParameters;
 use recorder::{ErrorsParameters, ErrorsQuery};
 use web_kit::event_stream::VIEWERS_MAX;
 use web_kit::static_assets;
 
-fn asked(app: &App, request: &HttpRequest) -> Result<Question, Problem> {
-    let question = question(request.query_string())?;
-    app.known(question.router.as_deref()).map(|()| question)
+fn asked(app: &App, request: &HttpRequest) -> Result<FleetQuery, Problem> {
+    let query = fleet_query(request.query_string())?;
+    app.known(query.router.as_deref()).map(|()| query)
 }
 
 /// Tells how many data requests were answered, how fast, and by which shards: by all routers together.
@@ -31,9 +31,9 @@ pub(super) async fn read_metrics(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let question = asked(&app, &request)?;
+    let query = asked(&app, &request)?;
     // Merging a week of histograms takes a while: not on a thread that serves requests.
-    let answer = block(move || fleet_query::answer(&app.fleet, &question)).await;
+    let answer = block(move || fleet_query::answer(&app.fleet, &query)).await;
     let answer = answer.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?;
     Ok(HttpResponse::Ok().json(answer))
 }
@@ -52,11 +52,11 @@ pub(super) async fn stream_metrics(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let question = asked(&app, &request)?;
+    let query = asked(&app, &request)?;
     if app.is_draining() {
         return Err(Problem::new(Code::TSR005, "this service is about to end"));
     }
-    let events = app.hub.watch(question).map_err(|_| {
+    let events = app.hub.watch(query).map_err(|_| {
         Problem::new(Code::TSR005, format!("{VIEWERS_MAX} streams are watched already"))
             .hint("close one of them, or ask /api/analytics/metrics now and then")
     })?;

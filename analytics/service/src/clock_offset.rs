@@ -1,4 +1,4 @@
-//! Ahead: the difference between a router's clock and this machine's, so that all figures have the
+//! ClockOffset: the difference between a router's clock and this machine's, so that all figures have the
 //! times of one clock.
 //!
 //! A router reads its system's clock once, when it starts. If that was wrong then, all its times
@@ -15,11 +15,11 @@ const UNIT_MS: i64 = Step::Minute.seconds() as i64 * 1_000;
 
 /// Difference by which a clock is ahead of ours: whole minutes, negative if it is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ahead {
+pub(crate) struct ClockOffset {
     ms: i64,
 }
 
-impl Ahead {
+impl ClockOffset {
     /// Compares a router's clock with ours at the same moment, both in ms since 1970.
     pub(crate) fn between(theirs: u64, ours: u64) -> Self {
         let ms = i128::from(theirs) - i128::from(ours);
@@ -69,11 +69,11 @@ mod tests {
         for (apart, minutes) in
             [(0, 0), (29_999, 0), (-29_999, 0), (31_000, 1), (-31_000, -1), (3_605_000, 60)]
         {
-            let ahead = Ahead::between(now.checked_add_signed(apart).unwrap(), now);
-            assert_eq!(ahead.ms, minutes * 60_000, "{apart}");
-            assert_eq!(ahead.told().is_some(), minutes != 0);
-            assert_eq!(ahead.theirs(ahead.ours_s(1_773_000_000)), 1_773_000_000);
-            assert_eq!(ahead.ours_s(1_773_000_000) % 60, 1_773_000_000 % 60);
+            let offset = ClockOffset::between(now.checked_add_signed(apart).unwrap(), now);
+            assert_eq!(offset.ms, minutes * 60_000, "{apart}");
+            assert_eq!(offset.told().is_some(), minutes != 0);
+            assert_eq!(offset.theirs(offset.ours_s(1_773_000_000)), 1_773_000_000);
+            assert_eq!(offset.ours_s(1_773_000_000) % 60, 1_773_000_000 % 60);
         }
     }
 
@@ -81,9 +81,9 @@ mod tests {
     fn no_time_is_too_far_away() {
         for theirs in [0, 1, u64::MAX] {
             for ours in [0, 1_773_000_000_000, u64::MAX] {
-                let ahead = Ahead::between(theirs, ours);
+                let offset = ClockOffset::between(theirs, ours);
                 for at in [0, 1, u64::MAX] {
-                    let _ = (ahead.ours(at), ahead.ours_s(at), ahead.theirs(at), ahead.told());
+                    let _ = (offset.ours(at), offset.ours_s(at), offset.theirs(at), offset.told());
                 }
             }
         }
