@@ -1,9 +1,10 @@
-//! Aggregator: takes entries out of the workers' queues and writes them up, second by second.
+//! Aggregator: takes entries out of the workers' queues and counts them, second by second.
 //!
-//! **Invariant:** every entry is counted once, in its own second; one that comes after its second was closed counts in
-//! the running one.
-//! **Invariant:** a second is closed when all that workers left of it has been counted.
-//! **Not here:** the thread that drains (`recorder`), the queues' other end (`worker`).
+//! **Invariant:** every entry is counted once, in its own second; an entry that arrives after its
+//! second was closed counts in the running one.
+//! **Invariant:** a second is closed only when all entries that workers queued for it have been
+//! counted.
+//! **Not here:** the thread that drains (`recorder`), the other end of the queues (`worker`).
 
 use std::sync::Arc;
 
@@ -19,21 +20,21 @@ use crate::sample::Labels;
 use crate::slot_load::SlotLoads;
 use crate::totals::Totals;
 
-/// The near end of a worker's queues.
+/// Reading end of a worker's queues.
 #[derive(Debug)]
 pub(crate) struct QueueReader {
     pub(crate) entries: Consumer<Entry>,
     pub(crate) details: Consumer<Detail>,
 }
 
-/// What has left the queues, and what has not.
+/// Queues of all workers, and the counts of the entries that were taken from them.
 #[derive(Debug)]
 pub(crate) struct Aggregator {
     readers: Vec<QueueReader>,
     aggregates: Aggregates,
 }
 
-/// What has left the queues.
+/// Counts of the entries that were taken from the queues.
 #[derive(Debug)]
 pub(crate) struct Aggregates {
     shards: Vec<Arc<str>>,
@@ -41,10 +42,11 @@ pub(crate) struct Aggregates {
     /// The running second, since 1970 UTC.
     running: u64,
     current: CurrentSecond,
-    /// Seconds of the running ten, tens of the running minute.
+    /// Frames of the finished seconds in the running ten seconds, then of the finished tens in the
+    /// running minute.
     seconds: Vec<Arc<Frame>>,
     tens: Vec<Arc<Frame>>,
-    /// Of the running ten seconds.
+    /// Keys of the running ten seconds.
     hot: HotKeys,
     pub(crate) slots: SlotLoads,
     pub(crate) totals: Totals,
@@ -75,8 +77,8 @@ impl Aggregator {
         &self.aggregates
     }
 
-    /// Counts all that was left up to `now` (in s since 1970 UTC), and closes the seconds before it. Tells how many
-    /// entries there were.
+    /// Counts all entries queued up to `now` (in s since 1970 UTC), closes the seconds before it,
+    /// and returns how many entries there were.
     pub(crate) fn drain(&mut self, now: u64) -> usize {
         let Self { readers, aggregates } = self;
         let mut drained = 0;
@@ -93,7 +95,7 @@ impl Aggregator {
         drained
     }
 
-    /// Bytes that queues, the running second and the load of slots take.
+    /// Returns the bytes that the queues, the running second and the load of slots take.
     pub(crate) fn bytes(&self) -> usize {
         let queues = ENTRIES_MAX * size_of::<Entry>() + DETAILS_MAX * size_of::<Detail>();
         self.readers.len() * queues
@@ -101,7 +103,7 @@ impl Aggregator {
             + self.aggregates.slots.bytes()
     }
 
-    /// Shows the history what the running second has counted so far.
+    /// Gives the history the counts of the running second so far.
     pub(crate) fn show_open(&self) {
         let aggregates = &self.aggregates;
         let frame = aggregates.current.frame(aggregates.running);
@@ -118,7 +120,7 @@ impl Aggregates {
         self.running
     }
 
-    /// Counts what a worker left up to the end of the running second.
+    /// Counts the entries that a worker queued up to the end of the running second.
     fn take(&mut self, reader: &mut QueueReader) -> usize {
         let waiting = reader.entries.slots();
         let Ok(chunk) = reader.entries.read_chunk(waiting) else { return 0 };
@@ -157,7 +159,7 @@ impl Aggregates {
         self.totals.exemplify(detail);
     }
 
-    /// Ends the running second and begins second `next`; those between had no request.
+    /// Ends the running second and begins second `next`; there was no request between them.
     fn close(&mut self, next: u64) {
         assert!(next > self.running, "time goes forward");
         if let Some(frame) = self.current.frame(self.running).map(Arc::new) {
@@ -188,7 +190,7 @@ impl Aggregates {
         merged(step, self.running / step.seconds() * step.seconds(), frames)
     }
 
-    /// The keys of the running ten seconds that were asked for most, as far as their text is known.
+    /// Returns the most requested keys of the running ten seconds whose text is known.
     fn hot_counts(&self) -> Vec<HotCount> {
         let named = self.hot.ranked().filter_map(|counter| {
             Some(HotCount {

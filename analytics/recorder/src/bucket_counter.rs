@@ -1,7 +1,8 @@
-//! BucketCounter: how many values fell into each of a few fixed buckets, since the start.
+//! Bucket counter: counts of values in a few fixed buckets, since the start.
 //!
-//! The form that Prometheus reads: coarse beside the histograms of `histogram`, but it never forgets, so that rates can
-//! be taken over any time. Each bucket remembers one request's trace, as an example.
+//! Prometheus reads this form. It is coarser than the histograms of `histogram` but is never reset,
+//! so that rates can be taken over any time. Each bucket keeps the trace of one request as an
+//! example.
 //!
 //! **Not here:** names and texts (`openmetrics`).
 
@@ -10,19 +11,19 @@
 pub(crate) struct Example {
     pub(crate) trace: [u8; 16],
     pub(crate) value: u32,
-    /// Since 1970 UTC, in s.
+    /// Time in s since 1970 UTC.
     pub(crate) at: u32,
 }
 
-/// Counts of values of a kind by bucket, and their sum.
+/// Counts of values by bucket, and the sum of the values.
 #[derive(Clone, Debug)]
 pub(crate) struct BucketCounter {
-    /// Upper bounds, growing; a bound belongs to its bucket.
+    /// Upper bounds, in increasing order; a bound belongs to its bucket.
     bounds: &'static [u32],
-    /// One more than there are bounds.
+    /// Counts by bucket: one more than there are bounds.
     counts: Box<[u64]>,
     sum: u64,
-    /// By bucket; nothing until there is one.
+    /// Examples by bucket; empty until the first one.
     examples: Vec<Option<Example>>,
 }
 
@@ -38,7 +39,7 @@ impl BucketCounter {
         self.sum += u64::from(value);
     }
 
-    /// Remembers an example of its bucket in place of the one before.
+    /// Replaces the example of a bucket.
     pub(crate) fn exemplify(&mut self, example: Example) {
         if self.examples.is_empty() {
             self.examples = vec![None; self.counts.len()];
@@ -55,7 +56,7 @@ impl BucketCounter {
         self.counts.iter().sum()
     }
 
-    /// Upper bound (none for the last), count and example of each bucket.
+    /// Returns the upper bound (none for the last), count and example of each bucket.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = (Option<u32>, u64, Option<Example>)> + '_ {
         let bounds = self.bounds.iter().copied().map(Some).chain([None]);
         let examples = self.examples.iter().copied().chain(std::iter::repeat(None));

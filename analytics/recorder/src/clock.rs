@@ -1,9 +1,9 @@
 //! Clock: unix time that never runs backwards.
 //!
-//! The system's clock is read once, at the start; from there on monotonic time is added. So a slot of a ring never comes
-//! twice, whatever is done to the clock of the machine.
+//! The clock of the system is read once, at the start, and monotonic time is added to it. So no
+//! slot of a ring comes twice, even if the clock of the machine is changed.
 //!
-//! **Not here:** the time of day of errors, which people compare with other logs: that is the system's.
+//! **Not here:** the times of errors, which people compare with other logs: they are the system's.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ impl Clock {
         Self::at(unix.as_millis() as u64)
     }
 
-    /// A clock that says `started_ms` now.
+    /// A clock that shows `started_ms` now.
     pub(crate) fn at(started_ms: u64) -> Self {
         Self { started: Instant::now(), started_ms }
     }
@@ -30,12 +30,12 @@ impl Clock {
         self.started
     }
 
-    /// In ms since 1970 UTC.
+    /// Returns the start in ms since 1970 UTC.
     pub(crate) fn started_ms(&self) -> u64 {
         self.started_ms
     }
 
-    /// ms since 1970 UTC.
+    /// Returns the time in ms since 1970 UTC.
     pub(crate) fn ms(&self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.started);
         self.started_ms.saturating_add(elapsed.as_millis() as u64)

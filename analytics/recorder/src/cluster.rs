@@ -1,13 +1,13 @@
-//! The cluster as it is now: what the router knows beside what it counted.
+//! Cluster: the state of the cluster and of the router now, beside the counts of requests.
 //!
-//! Plain values that travel as JSON: a router fills one in, the service holds one for each router.
+//! Plain values that travel as JSON: a router fills in one, the service holds one for each router.
 //!
-//! **Not here:** nothing that was counted over time; nothing is asked of a node for it.
+//! **Not here:** counts over time. No node is contacted to fill in these values.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a router knows of its cluster and of itself, at one moment.
+/// The cluster and the router at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ClusterNow {
@@ -19,13 +19,13 @@ pub struct ClusterNow {
     pub version: String,
     /// When the router started: RFC 3339.
     pub started: String,
-    /// How long ago that is, in s.
+    /// Time since the start of the router, in s.
     pub uptime_s: u64,
-    /// Data requests being answered.
+    /// Data requests that are being answered.
     pub in_flight: u64,
-    /// Who owns which slots: first, last (inclusive), shard.
+    /// Owners of ranges of slots: first, last (inclusive), shard.
     pub ranges: Vec<(u16, u16, String)>,
-    /// How many slots there are.
+    /// Number of slots.
     pub slots: u32,
     /// Every shard, in the order configured.
     pub shards: Vec<ShardNow>,
@@ -36,136 +36,136 @@ pub struct ClusterNow {
     pub moves: Vec<MoveNow>,
 }
 
-/// One shard, now.
+/// State of one shard.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ShardNow {
-    /// Its name.
+    /// Name of the shard.
     pub shard: String,
-    /// Whether it can be written to.
+    /// True if the shard takes writes.
     pub up: bool,
-    /// Its weight in the placement.
+    /// Weight of the shard in the placement.
     pub weight: u32,
-    /// Slots it owns.
+    /// Slots that the shard owns.
     pub slots: u32,
-    /// Rows it holds, when known.
+    /// Rows that the shard holds, if known.
     pub rows: Option<u64>,
-    /// Bytes it holds, when known.
+    /// Bytes that the shard holds, if known.
     pub bytes: Option<u64>,
-    /// Connections to it.
+    /// Connections to the shard.
     pub pool: PoolNow,
-    /// Writes that wait for it.
+    /// Writes that wait for the shard.
     pub lane: LaneNow,
-    /// What comparing its copies has found.
+    /// Results of comparing the copies of the shard.
     pub compared: ComparedNow,
-    /// Its nodes.
+    /// Nodes of the shard.
     pub nodes: Vec<NodeNow>,
 }
 
-/// Connections of a shard, now.
+/// Connections of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PoolNow {
-    /// In use.
+    /// Connections in use.
     pub in_use: u64,
-    /// Allowed.
+    /// Connections allowed.
     pub max: u64,
-    /// Requests that wait for one.
+    /// Requests that wait for a connection.
     pub waiting: u64,
 }
 
-/// The lane that a shard's writes take, now.
+/// The lane of a shard's writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct LaneNow {
-    /// Writes waiting.
+    /// Writes that wait.
     pub waiting: u64,
-    /// Bytes of them.
+    /// Bytes of the writes that wait.
     pub waiting_bytes: u64,
-    /// Batches done since the start.
+    /// Batches written since the start.
     pub batches: u64,
-    /// Writes done in them.
+    /// Writes in those batches.
     pub operations: u64,
     /// Most writes in one batch.
     pub largest_batch: u64,
 }
 
-/// What comparing the copies of a shard has found since the start.
+/// Results of comparing the copies of a shard since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ComparedNow {
-    /// How often all rows of all copies were compared.
+    /// Number of times that all rows of all copies were compared.
     pub passes: u64,
-    /// Rows found to differ, in each of the passes.
+    /// Rows that differed in every pass.
     pub differences: u64,
 }
 
-/// One node, now.
+/// State of one node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct NodeNow {
-    /// Its name: `shard1-replica1`.
+    /// Name of the node: `shard1-replica1`.
     pub node: String,
     /// `primary` or `replica`.
     pub role: String,
-    /// Whether it does what its role demands: a primary takes writes, a replica is read.
+    /// True if the node fulfils its role: a primary takes writes, a replica is read.
     pub up: bool,
-    /// Why it does not, in sentences; empty if it does.
+    /// Reasons why the node does not fulfil its role, in sentences; empty if it does.
     pub reasons: Vec<String>,
-    /// How far it is behind its primary, in ms; null when unknown and for a primary.
+    /// Delay of a replica behind its primary, in ms; null if unknown and for a primary.
     pub lag_ms: Option<f64>,
-    /// How long it takes to answer a probe, in ms; null when unknown.
+    /// Duration of a probe of the node, in ms; null if unknown.
     pub latency_ms: Option<f64>,
 }
 
-/// The cache: counts since the start.
+/// Counts of the cache since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct CacheNow {
-    /// Whether there is one.
+    /// True if there is a cache.
     pub enabled: bool,
-    /// Reads it answered.
+    /// Reads that the cache answered.
     pub hits: u64,
-    /// Reads it could not answer.
+    /// Reads that the cache could not answer.
     pub misses: u64,
-    /// Reads it held something too old for.
+    /// Reads for which the cache held only an entry that was too old.
     pub stale: u64,
-    /// Reads that were not for it.
+    /// Reads that did not use the cache.
     pub bypass: u64,
-    /// Answers it was given to keep.
+    /// Responses that were sent to the cache.
     pub fills: u64,
-    /// Answers it did not take.
+    /// Responses that the cache did not take.
     pub rejected: u64,
-    /// Times it failed.
+    /// Failures of the cache.
     pub errors: u64,
-    /// Keys it was told to forget, because rows of theirs were written.
+    /// Keys that were invalidated because their rows were written.
     pub voids: u64,
-    /// Of the hits, those that the router's own memory answered.
+    /// Hits that the router's own memory answered.
     pub near_hits: u64,
-    /// Of the misses, those that were asked too seldom for the cache to be visited.
+    /// Misses of keys that were requested too seldom to contact the cache.
     pub seldom: u64,
     /// `closed`, `open` or `half_open`; empty without a cache.
     pub breaker: String,
 }
 
-/// A move of slots that is under way.
+/// A move of slots in progress.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct MoveNow {
     /// First and last slot.
     pub slots: (u16, u16),
-    /// Shard that gives them away.
+    /// Shard that the slots leave.
     pub from: String,
-    /// Shard that takes them.
+    /// Shard that receives the slots.
     pub to: String,
-    /// What it is doing.
+    /// Current phase of the move.
     pub phase: String,
-    /// How much is done, 0 to 1.
+    /// Share of the move that is done, 0 to 1.
     pub progress: f64,
 }
 
 impl CacheNow {
-    /// Share of the reads that came to the cache which it answered, 0 to 1.
+    /// Returns the share of the reads through the cache that it answered, 0 to 1.
     pub fn hit_rate(&self) -> f64 {
         let asked = self.hits + self.misses + self.stale;
         if asked == 0 { 0.0 } else { self.hits as f64 / asked as f64 }

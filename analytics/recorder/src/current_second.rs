@@ -1,11 +1,13 @@
-//! CurrentSecond: the running second, as it is counted.
+//! Current second: the counts of the second that is running.
 //!
-//! A label gets its cell when it is first used and keeps it; what was not used in a second costs nothing in that second.
+//! A label gets its cell when it is first used and keeps it; a label that is not used in a second
+//! costs nothing in that second.
 //!
-//! **Invariant:** at most [`CELLS_MAX`] labels are told apart in full; beyond, routes and roles fold into one.
-//! **Invariant:** histograms have at most [`PAGES_MAX`] pages together: before one more, what was counted is packed
-//! and set aside, and added up when the second ends.
-//! **Not here:** no locks and no clock; `aggregator` decides when a second ends.
+//! **Invariant:** at most [`CELLS_MAX`] labels have cells of their own; beyond that, routes and
+//! roles are folded into one.
+//! **Invariant:** histograms have at most [`PAGES_MAX`] pages together: before a further page, the
+//! counts are packed and set aside, and added up when the second ends.
+//! **Not here:** locks and clocks; `aggregator` decides when a second ends.
 
 use std::sync::Arc;
 
@@ -15,17 +17,17 @@ use crate::histogram::LatencyHistogram;
 use crate::merge::merged;
 use crate::sample::{Labels, Operation, Outcome, Role};
 
-/// Labels told apart: 256 shards with 16 kinds of requests each.
+/// Most labels with cells of their own: 256 shards with 16 kinds of requests each.
 pub(crate) const CELLS_MAX: usize = 4_096;
-/// Pages of all histograms: 16 MiB.
+/// Most pages of all histograms: 16 MiB.
 pub(crate) const PAGES_MAX: usize = 32_768;
-/// Most pages that one entry can make: of its cell and of its three parts.
+/// Most pages that one entry can add: for its cell and its three parts.
 const PAGES_EACH: usize = 4;
 /// Roles times outcomes.
 const KINDS: usize = 4 * 3;
-/// In the index: a label without a cell.
+/// Marks a label without a cell in the index.
 const NONE: u16 = u16::MAX;
-/// The route of what is none of the routes given, and of what is folded.
+/// Route of requests for none of the given routes, and of folded labels.
 pub(crate) const OTHER: &str = "(other)";
 
 /// Counts of the running second.
@@ -33,10 +35,10 @@ pub(crate) const OTHER: &str = "(other)";
 pub(crate) struct CurrentSecond {
     labels: Labels,
     shape: Shape,
-    /// By label: the place of its cell.
+    /// Cell of each label.
     index: Box<[u16]>,
     cells: Vec<RunningCell>,
-    /// One for each shard, and one for several or none.
+    /// Parts of each shard, and of requests of several shards or none.
     parts: Vec<RunningParts>,
     fanout: Fanout,
     pages: usize,
@@ -106,7 +108,7 @@ impl CurrentSecond {
         }
     }
 
-    /// What was counted, as a frame of the second that begins at `start`; none if nothing was.
+    /// Returns the counts as a frame of the second that begins at `start`; none if there are none.
     pub(crate) fn frame(&self, start: u64) -> Option<Frame> {
         let cells = self.cells.iter().filter(|cell| cell.latencies.count() > 0);
         let cells: Vec<_> = cells.map(RunningCell::cell).collect();
@@ -129,7 +131,7 @@ impl CurrentSecond {
         }
     }
 
-    /// Bytes that it takes.
+    /// Returns the bytes that the counts take.
     pub(crate) fn bytes(&self) -> usize {
         let parts =
             self.parts.iter().flat_map(|parts| [&parts.queue, &parts.database, &parts.rest]);
@@ -139,13 +141,13 @@ impl CurrentSecond {
         size_of_val(&*self.index) + rows + cells + parts
     }
 
-    /// Forgets what was counted; cells keep their memory.
+    /// Resets the counts; cells keep their memory.
     pub(crate) fn reset(&mut self) {
         self.each(LatencyHistogram::reset);
         self.aside.clear();
     }
 
-    /// Packs what was counted so far, and gives the memory of the histograms back.
+    /// Packs the counts so far, and frees the memory of the histograms.
     fn set_aside(&mut self, start: u64) {
         let aside = std::mem::take(&mut self.aside);
         let frame = self.frame(start).map(Arc::new);
@@ -168,7 +170,7 @@ impl CurrentSecond {
         self.fanout = Fanout::default();
     }
 
-    /// The number of an entry's label.
+    /// Returns the number of an entry's label.
     fn number(&self, entry: &Entry) -> usize {
         let role = match entry.role {
             None => 0,
@@ -190,7 +192,7 @@ impl CurrentSecond {
         (route * shards + usize::from(entry.shard)) * KINDS + role * 3 + outcome
     }
 
-    /// A cell for a label that has none.
+    /// Adds a cell for a label that has none.
     #[cold]
     fn cell_for(&mut self, entry: &Entry) -> u16 {
         let mut told = *entry;

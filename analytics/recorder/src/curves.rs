@@ -1,8 +1,9 @@
-//! Curves: the points of time that a window is drawn with.
+//! Curves: the points of time with which a window is drawn.
 //!
-//! **Invariant:** at most [`POINTS_MAX`] points; no slot of a ring lies in two of them. The running second is in none:
-//! a curve that always ends in a dip tells nothing. A point in which nobody counted is left out: that is no zero.
-//! **Not here:** what fell into a point (`window_sums`).
+//! **Invariant:** there are at most [`POINTS_MAX`] points, and no slot of a ring lies in two of
+//! them. The running second is in none, so that curves do not always end in a dip. A point in which
+//! nothing was measured is left out: it is not zero.
+//! **Not here:** adding up the requests of a point (`window_sums`).
 
 use crate::frame::Step;
 use crate::histogram::LatencyHistogram;
@@ -11,11 +12,11 @@ use crate::metrics::{Heatmap, Named, Series, ShardSeries};
 use crate::packed::Buckets;
 use crate::window::Window;
 
-/// Points of a curve: as many as a chart can show.
+/// Most points of a curve: as many as a chart can show.
 pub(crate) const POINTS_MAX: u64 = 180;
-/// Shards that have curves of their own: the busiest.
+/// Most shards with curves of their own: the busiest.
 pub(crate) const SHARDS_MAX: usize = 32;
-/// Lengths that a point may have, in s.
+/// Lengths of points, in s.
 const STEPS: [u64; 14] = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200];
 /// Upper bounds of the heatmap's buckets in µs.
 const HEAT_BOUNDS: [u32; 16] = [
@@ -27,28 +28,28 @@ const HEAT_BOUNDS: [u32; 16] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     pub(crate) step: u64,
-    /// Where the first begins, in s since 1970 UTC.
+    /// Start of the first point, in s since 1970 UTC.
     first: u64,
     points: usize,
-    /// The first second that is not in the last point, which may be shorter than the others.
+    /// First second after the last point, which may be shorter than the others.
     end: u64,
 }
 
-/// Curves while they are drawn.
+/// Curves that are being drawn.
 #[derive(Debug)]
 pub(crate) struct Curves {
     grid: Grid,
     series: Series,
-    /// By shard, as many as there are.
+    /// Curves of each shard.
     shards: Vec<ShardSeries>,
     heat_buckets: [usize; HEAT_BOUNDS.len()],
-    /// By point, whether there was any request: a rate of few may be written as 0.
+    /// True for each point with requests, because a low rate may be rounded to 0.
     asked: Vec<bool>,
-    /// By point, the seconds in which requests were counted.
+    /// Seconds of each point in which requests were counted.
     counted_seconds: Vec<f64>,
 }
 
-/// What fell into one point, in all or on one shard.
+/// Requests of one point, of all shards or of one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PointSum {
     pub(crate) reads: u64,
@@ -58,7 +59,8 @@ pub(crate) struct PointSum {
 }
 
 impl Grid {
-    /// The points of a window that ends at `at_ms`, of slots not longer than `coarsest`.
+    /// Returns the points of a window that ends at `at_ms`, made of slots not longer than
+    /// `coarsest`.
     pub(crate) fn new(window: Window, at_ms: u64, coarsest: Step) -> Self {
         let seconds = (window.length().as_millis() as u64).div_ceil(1_000);
         let fits = |step: &u64| {
@@ -67,13 +69,13 @@ impl Grid {
         let step = STEPS.into_iter().find(fits).unwrap_or(STEPS[STEPS.len() - 1]);
         let points = seconds.div_ceil(step).min(POINTS_MAX);
         let end = at_ms / 1_000;
-        // The last point is the one of the last second that has ended.
+        // The last point contains the last second that has ended.
         let last = end.saturating_sub(1) / step * step;
         let first = last.saturating_sub((points - 1) * step);
         Self { step, first, points: ((last - first) / step + 1) as usize, end }
     }
 
-    /// The point of a slot that begins at `start`; none if it lies outside.
+    /// Returns the point of a slot that begins at `start`; none if it lies outside the window.
     pub(crate) fn point(&self, start: u64) -> Option<usize> {
         let inside = start >= self.first && start < self.end;
         inside.then(|| ((start - self.first) / self.step) as usize)
@@ -83,14 +85,14 @@ impl Grid {
         self.first + point as u64 * self.step
     }
 
-    /// First second after a point. The last point may still be growing.
+    /// Returns the first second after a point. The last point may still be growing.
     fn ends(&self, point: usize) -> u64 {
         let start = self.starts(point);
         (start + self.step).min(self.end.max(start + 1))
     }
 
-    /// Seconds of a point in which requests were counted: all, if that is unknown. Its rates are
-    /// taken over these, because a router may have started within the point.
+    /// Returns the seconds of a point in which requests were counted, or all if that is unknown.
+    /// The rates of a point are taken over these, because a router may have started within it.
     fn counted_seconds(&self, point: usize, counted: Option<&CountedTimes>) -> f64 {
         let (start, end) = (self.starts(point), self.ends(point));
         let seconds = counted.and_then(|counted| counted.seconds_within(start, end));
@@ -99,7 +101,7 @@ impl Grid {
 }
 
 impl Curves {
-    /// Curves without requests; `bucket_counter` are the times in which any recorder counted.
+    /// Curves without requests; `counted` holds the times in which any recorder counted.
     pub(crate) fn new(grid: Grid, counted: Option<&CountedTimes>, shards: usize) -> Self {
         let zeros = || vec![0.0; grid.points];
         let shard = ShardSeries { rps: zeros(), p50: zeros(), p99: zeros() };
@@ -125,7 +127,7 @@ impl Curves {
         Self { grid, series, shards, heat_buckets, asked, counted_seconds }
     }
 
-    /// Draws a point of one shard.
+    /// Adds a point of one shard.
     pub(crate) fn draw_shard(&mut self, point: usize, shard: usize, sum: &PointSum) {
         let seconds = self.counted_seconds[point];
         let Some(curves) = self.shards.get_mut(shard) else { return };
@@ -135,7 +137,7 @@ impl Curves {
         curves.p99[point] = p99 as f64 / 1e3;
     }
 
-    /// Draws a point of all.
+    /// Adds a point of all shards.
     pub(crate) fn draw(&mut self, point: usize, sum: &PointSum) {
         let seconds = self.counted_seconds[point];
         let [p50, p99] = sum.latencies.quantiles([0.50, 0.99]);
@@ -157,13 +159,13 @@ impl Curves {
         }
     }
 
-    /// The finished curves; of the shards those at these places, in this order. Of the points in which nothing happened
-    /// those are left out that `tells` has nothing to tell of.
+    /// Returns the curves, with those of the `chosen` shards in this order. A point without
+    /// requests is left out unless `is_measured` is true for its time.
     pub(crate) fn series(
         mut self,
         names: &[String],
         chosen: &[usize],
-        tells: impl Fn(u64, u64) -> bool,
+        is_measured: impl Fn(u64, u64) -> bool,
     ) -> Series {
         let shards = chosen.iter().filter_map(|&shard| {
             Some((names.get(shard)?.clone(), std::mem::take(self.shards.get_mut(shard)?)))
@@ -172,7 +174,7 @@ impl Curves {
         let stays: Vec<bool> = (0..self.grid.points)
             .map(|point| {
                 let from = self.grid.starts(point);
-                self.asked[point] || tells(from, self.grid.ends(point))
+                self.asked[point] || is_measured(from, self.grid.ends(point))
             })
             .collect();
         Series { shards, ..self.series }.only(&stays)
@@ -180,7 +182,7 @@ impl Curves {
 }
 
 impl Series {
-    /// The points that stay.
+    /// Keeps the points for which `stays` is true.
     fn only(self, stays: &[bool]) -> Self {
         if stays.iter().all(|stays| *stays) {
             return self;
@@ -225,7 +227,7 @@ impl PointSum {
     }
 }
 
-/// Requests a second, to three decimals.
+/// Returns requests per second, rounded to three decimals.
 fn rate(count: u64, seconds: f64) -> f64 {
     (count as f64 / seconds * 1e3).round() / 1e3
 }

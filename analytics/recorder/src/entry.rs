@@ -1,19 +1,20 @@
-//! Entry: a sample as it lies in a worker's queue, 40 bytes without a pointer.
+//! Entry: a sample in a worker's queue, 40 bytes without a pointer.
 //!
-//! A few samples have a [`Detail`] beside it: the text of the key and the trace, which are too long for every request.
+//! A few samples have a [`Detail`] as well: the text of the key and the trace, which are too long
+//! to be queued for every request.
 //!
 //! **Not here:** the queues (`worker`), the sums (`current_second`).
 
 use crate::histogram::{counted_micros, part_micros};
 use crate::sample::{Labels, Operation, Outcome, Role, Sample};
 
-/// Longest key that is remembered, in bytes; a longer one is counted and never told.
+/// Longest key that is remembered, in bytes; requests for a longer one are counted without it.
 pub(crate) const KEY_BYTES_MAX: usize = 256;
-/// Entries in a queue: 160 KiB.
+/// Entries of a queue: 160 KiB.
 pub(crate) const ENTRIES_MAX: usize = 4_096;
-/// Details in a queue: 84 KiB. When it is full, details are left out.
+/// Details of a queue: 84 KiB. When it is full, details are left out.
 pub(crate) const DETAILS_MAX: usize = 256;
-/// In place of a slot: there is none.
+/// Stands for the slot of a request without a slot.
 const NO_SLOT: u16 = u16::MAX;
 
 const _: () = assert!(size_of::<Entry>() == 40, "4,096 entries are 160 KiB");
@@ -22,11 +23,11 @@ const _: () = assert!(Labels::SLOTS_MAX <= NO_SLOT as usize, "no slot has the nu
 /// A sample, packed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
-    /// Of the key; 0 for none.
+    /// Hash of the key; 0 without a key.
     pub(crate) hash: u64,
-    /// Since 1970 UTC.
+    /// Time in s since 1970 UTC.
     pub(crate) second: u32,
-    /// 1 to 60,000,000; the next two may be 0.
+    /// Duration in µs, 1 to 60,000,000; the next two may be 0.
     pub(crate) elapsed: u32,
     pub(crate) queue: u32,
     pub(crate) database: u32,
@@ -43,7 +44,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Packs a sample; `shape` is how many labels there are.
+    /// Packs a sample; `shape` holds the numbers of labels.
     pub(crate) fn of(sample: &Sample<'_>, hash: u64, second: u32, shape: Shape) -> Self {
         Self {
             hash,
@@ -62,18 +63,18 @@ impl Entry {
         }
     }
 
-    /// The key's slot, which exists.
+    /// Returns the slot of the key, if it exists.
     pub(crate) fn slot(&self) -> Option<u16> {
         (self.slot != NO_SLOT).then_some(self.slot)
     }
 
-    /// What is left of the time.
+    /// Returns the time outside of queues and the database.
     pub(crate) fn rest(&self) -> u32 {
         self.elapsed.saturating_sub(self.queue).saturating_sub(self.database)
     }
 }
 
-/// How many labels of each kind there are.
+/// Number of labels of each kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) routes: u8,
@@ -95,7 +96,7 @@ impl Shape {
     }
 }
 
-/// What is told of a few requests beside their entry.
+/// Key and trace of a request, for a few requests beside their entries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Detail {
     pub(crate) entry: Entry,
@@ -112,7 +113,7 @@ impl Detail {
         Self { entry, trace: sample.trace, key_bytes: text.len() as u16, key }
     }
 
-    /// The key's text, if it is short enough.
+    /// Returns the text of the key, if it is short enough.
     pub(crate) fn key(&self) -> Option<&str> {
         let text = std::str::from_utf8(&self.key[..usize::from(self.key_bytes)]).ok()?;
         (!text.is_empty()).then_some(text)

@@ -1,11 +1,10 @@
-//! The newest failures, for people who ask "what went wrong".
+//! Errors: the newest failures, for people who look for what went wrong.
 //!
-//! **Invariant:** at most [`ErrorLog::KEPT_MAX`] events and [`ErrorLog::BYTES_MAX`] bytes of them, each of bounded
-//! length; when full, the oldest goes.
-//! **Invariant:** every event has a number, one more than the one before: who has seen up to a number can ask for
-//! what came after.
-//! **Not here:** counts over time. Those are `figures`, which count every failure; this log
-//! forgets.
+//! **Invariant:** at most [`ErrorLog::KEPT_MAX`] events and [`ErrorLog::BYTES_MAX`] bytes of them,
+//! each of bounded length; when full, the oldest goes.
+//! **Invariant:** events are numbered without gaps, so that a client that has seen an event can
+//! request those after it.
+//! **Not here:** counts over time. `figures` counts every failure; this log is bounded.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -19,9 +18,9 @@ use utoipa::ToSchema;
 const MESSAGE_CHARS_MAX: usize = 300;
 /// Longest id or shard name kept, in characters: clients choose some of them.
 const ID_CHARS_MAX: usize = 128;
-/// Codes and shards that errors are counted by.
+/// Most pairs of code and shard that are counted.
 const COUNTS_MAX: usize = 2_048;
-/// In place of a code or a shard: one of those that there was no room for.
+/// Stands for a code or a shard for which there was no room.
 const OTHER: &str = "(other)";
 /// The last ms that RFC 3339 can write: the year has four digits.
 const TIME_MAX_MS: u64 = 253_402_300_799_999;
@@ -29,7 +28,7 @@ const TIME_MAX_MS: u64 = 253_402_300_799_999;
 /// One request that was refused or failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorEvent {
-    /// When, in ms since 1970 UTC. Serialized as `time`, RFC 3339 with `Z`.
+    /// Time in ms since 1970 UTC. Serialized as `time`, RFC 3339 with `Z`.
     #[serde(rename = "time", serialize_with = "rfc3339", deserialize_with = "of_rfc3339")]
     #[schema(value_type = String, format = DateTime, example = "2026-11-21T10:00:00.000Z")]
     pub at_ms: u64,
@@ -39,13 +38,13 @@ pub struct ErrorEvent {
     pub status: u16,
     /// Route as it is declared, without values: `/api/write`.
     pub route: Cow<'static, str>,
-    /// The shard it happened on, when there was one. At most 128 characters are kept.
+    /// Shard on which the request failed, if there was one. At most 128 characters are kept.
     pub shard: Option<String>,
-    /// The request's id. At most 128 characters are kept.
+    /// Id of the request. At most 128 characters are kept.
     pub request_id: String,
-    /// The trace it belongs to, when the client sent one. At most 128 characters are kept.
+    /// Trace of the request, if the client sent one. At most 128 characters are kept.
     pub trace_id: Option<String>,
-    /// What the client was told. At most 300 characters are kept.
+    /// Message in the response to the client. At most 300 characters are kept.
     pub message: String,
 }
 
@@ -58,7 +57,7 @@ pub struct ErrorGroup {
     pub shard: Option<String>,
     /// Route as it is declared.
     pub route: Cow<'static, str>,
-    /// How many of the events kept.
+    /// Number of the kept events.
     pub count: u64,
     /// The earliest of them, in ms since 1970 UTC. Serialized as RFC 3339 with `Z`.
     #[serde(rename = "first", serialize_with = "rfc3339")]
@@ -68,16 +67,16 @@ pub struct ErrorGroup {
     #[serde(rename = "last", serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub last_ms: u64,
-    /// Id of the newest.
+    /// Id of the newest event.
     pub sample_request_id: String,
-    /// Message of the newest.
+    /// Message of the newest event.
     pub message: String,
 }
 
-/// Which events, and how many. By default the newest 50 of all.
+/// Filter and limit of a query for events. The default is the newest 50.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorFilter<'q> {
-    /// Most events (or groups) to answer.
+    /// Most events (or groups) in the response.
     pub limit: usize,
     /// Only events at or after this time, in ms since 1970 UTC.
     pub since_ms: Option<u64>,
@@ -99,7 +98,7 @@ impl ErrorFilter<'_> {
         }
     }
 
-    /// Parses `since=`: RFC 3339, or ms since 1970 UTC. Gives ms; a time before 1970 is 0.
+    /// Parses `since=`: RFC 3339, or ms since 1970 UTC. Returns ms; a time before 1970 is 0.
     ///
     /// # Errors
     /// [`FilterError::Since`] for any other text.
@@ -124,7 +123,7 @@ impl Default for ErrorFilter<'_> {
     }
 }
 
-/// Why a query for errors is refused. The message names what is allowed.
+/// Reason why a query for errors is refused. The message names what is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     /// `limit` is no integer in range.
@@ -149,23 +148,24 @@ pub struct ErrorLog {
 
 #[derive(Debug, Default)]
 struct Ring {
-    /// Oldest first. `Arc`, so that a question copies pointers under the lock, not text.
+    /// Oldest first. A query copies the `Arc`s under the lock, not the texts.
     events: VecDeque<Arc<ErrorEvent>>,
     bytes: usize,
     total: u64,
-    /// Since the start, by code and shard.
+    /// Counts since the start, by code and shard.
     counts: HashMap<ErrorKind, u64>,
 }
 
-/// What errors are counted by: the code, and the shard if there was one.
+/// Key of the counts: the code, and the shard if there was one.
 pub(crate) type ErrorKind = (Cow<'static, str>, Option<String>);
 
 impl ErrorLog {
-    /// Events kept.
+    /// Most events that are kept.
     pub const KEPT_MAX: usize = 10_000;
-    /// Bytes that they may take: with the longest texts in the widest alphabet, the log holds fewer.
+    /// Most bytes of these events: with the longest texts in the widest alphabet, the log holds
+    /// fewer events.
     pub const BYTES_MAX: usize = 8 << 20;
-    /// Most events that one question is answered with.
+    /// Most events in one response.
     pub const LIMIT_MAX: usize = 1_000;
 
     /// An empty log.
@@ -173,7 +173,7 @@ impl ErrorLog {
         Self::default()
     }
 
-    /// Adds an event; texts that are too long are cut. From any thread.
+    /// Adds an event from any thread; texts that are too long are cut.
     pub fn push(&self, mut event: ErrorEvent) {
         event.code = bounded_label(event.code);
         event.route = bounded_label(event.route);
@@ -197,12 +197,12 @@ impl ErrorLog {
         drop(forgotten); // Freed outside the lock.
     }
 
-    /// Bytes that the events take.
+    /// Returns the bytes that the events take.
     pub fn bytes(&self) -> usize {
         self.ring().bytes
     }
 
-    /// Errors since the start by code and shard, kept or not.
+    /// Returns the number of errors since the start by code and shard, kept or not.
     pub(crate) fn counts(&self) -> Vec<(ErrorKind, u64)> {
         let counts = self.ring().counts.clone();
         let mut counts: Vec<_> = counts.into_iter().collect();
@@ -210,13 +210,14 @@ impl ErrorLog {
         counts
     }
 
-    /// Events since the start, kept or not.
+    /// Returns the number of events since the start, kept or not.
     pub fn total(&self) -> u64 {
         self.ring().total
     }
 
-    /// Events that came after number `seq`, oldest first, at most `limit` of those still kept; and the number of the
-    /// last of them: what to ask with next. The first event has number 1, so 0 asks for all.
+    /// Returns kept events after number `seq`, oldest first, at most `limit`, and the number of the
+    /// last of them, with which the next query continues. The first event has number 1, so 0
+    /// returns all.
     pub fn events_after(&self, seq: u64, limit: usize) -> (Vec<Arc<ErrorEvent>>, u64) {
         let ring = self.ring();
         let oldest = ring.total - ring.events.len() as u64;
@@ -226,15 +227,15 @@ impl ErrorLog {
         (events, last)
     }
 
-    /// The events that the filter admits, newest first.
+    /// Returns the events that match the filter, newest first.
     pub fn query(&self, filter: &ErrorFilter<'_>) -> Vec<ErrorEvent> {
         let events = self.newest_first();
         let admitted = events.iter().filter(|event| filter.admits(event));
         admitted.take(filter.limit).map(|event| ErrorEvent::clone(event)).collect()
     }
 
-    /// The events that the filter admits, by code, shard and route; the group with the newest event
-    /// first. The limit is one of groups: every event kept is counted.
+    /// Returns the events that match the filter, by code, shard and route; the group with the
+    /// newest event first. The limit is one of groups: every kept event is counted.
     pub fn grouped(&self, filter: &ErrorFilter<'_>) -> Vec<ErrorGroup> {
         let events = self.newest_first();
         let mut places = HashMap::new();
@@ -261,7 +262,7 @@ impl ErrorLog {
 }
 
 impl Ring {
-    /// Counts by code and shard; when there are too many of these, by code, and then all together.
+    /// Counts by code and shard; when there are too many pairs, by code, and then all together.
     fn count(&mut self, event: &ErrorEvent) {
         let full = self.counts.len() >= COUNTS_MAX;
         let kinds = [
@@ -270,7 +271,7 @@ impl Ring {
             (Cow::Borrowed(OTHER), None),
         ];
         let known = kinds.iter().position(|kind| self.counts.contains_key(kind));
-        // The last two have room beyond.
+        // The two fallbacks may exceed the limit.
         let code_full = self.counts.len() >= 2 * COUNTS_MAX;
         let place = known.unwrap_or(if code_full { 2 } else { usize::from(full) });
         let [exact, of_code, other] = kinds;
@@ -309,7 +310,7 @@ impl ErrorGroup {
     }
 }
 
-/// Cuts after `chars_max` characters and gives back the memory of the rest.
+/// Cuts a text after `chars_max` characters and frees the memory of the rest.
 fn bounded(mut text: String, chars_max: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(chars_max) {
         text.truncate(end);
@@ -318,7 +319,7 @@ fn bounded(mut text: String, chars_max: usize) -> String {
     text
 }
 
-/// The same for a text that may be a constant: such a one is short.
+/// Cuts a text that may be a constant; a constant is short.
 fn bounded_label(text: Cow<'static, str>) -> Cow<'static, str> {
     match text {
         Cow::Borrowed(text) => Cow::Borrowed(text),

@@ -1,13 +1,13 @@
-//! Errors query: which of the newest failures are asked for, and how the query string says so.
+//! Errors query: the filter of a query for the newest failures, and its query string.
 //!
-//! **Invariant:** what is described is what is read.
+//! **Invariant:** the described parameters are those that are read.
 //! **Not here:** finding them (`errors`).
 
 use utoipa::IntoParams;
 
 use crate::errors::{ErrorFilter, FilterError};
 
-/// Which errors; the newest of all when nothing is said.
+/// Parameters of a query for errors; by default it returns the newest of all.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query string, which is read without building it")]
@@ -15,37 +15,37 @@ pub struct ErrorsParameters {
     /// Most errors; 50 when not given
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
-    /// As limit
+    /// Older spelling of `limit`
     #[param(minimum = 1, maximum = 1000)]
     count: Option<u32>,
-    /// Only later ones: RFC 3339, or milliseconds since 1970
+    /// Only errors at or after this time: RFC 3339, or milliseconds since 1970
     since: Option<String>,
-    /// Only those of this shard
+    /// Only errors of this shard
     shard: Option<String>,
-    /// Only those of this code
+    /// Only errors of this code
     #[param(example = "TSR201")]
     code: Option<String>,
-    /// BucketCounter by code, shard and route
+    /// Counted by code, shard and route
     grouped: Option<bool>,
 }
 
-/// What is asked of the newest failures.
+/// A query for the newest failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErrorsQuery<'q> {
-    /// Which of them.
+    /// Filter of the failures.
     pub filter: ErrorFilter<'q>,
-    /// Whether they are counted by code, shard and route.
+    /// True if failures are counted by code, shard and route.
     pub grouped: bool,
 }
 
 impl<'q> ErrorsQuery<'q> {
-    /// The parameters that there are.
+    /// Names of the parameters.
     pub const NAMES: [&'static str; 6] = ["limit", "count", "since", "shard", "code", "grouped"];
 
-    /// Reads the parameters, which `get` finds by their names.
+    /// Reads the parameters; `get` returns the value of a name.
     ///
     /// # Errors
-    /// Those of `get`, and what a [`FilterError`] becomes if a value means nothing.
+    /// Returns the errors of `get`, and a converted [`FilterError`] if a value is not allowed.
     pub fn read<E: From<FilterError>>(
         get: impl Fn(&'static str) -> Result<Option<&'q str>, E>,
     ) -> Result<Self, E> {

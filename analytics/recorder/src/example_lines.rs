@@ -1,7 +1,8 @@
-//! Example lines: puts exemplars behind the bucket lines of a text of metrics.
+//! Example lines: adds exemplars to the bucket lines of a metrics text.
 //!
-//! `prometheus-client` tells exemplars only of histograms that it counted itself; ours are counted before it sees them.
-//! So the text passes through here while it is written: the buckets come in the order of their examples.
+//! `prometheus-client` writes exemplars only for histograms that it has counted itself. The text
+//! passes through this module while it is written, which adds the examples in the order of the
+//! buckets.
 //!
 //! **Not here:** the rest of the text.
 
@@ -13,11 +14,11 @@ use crate::bucket_counter::Example;
 #[derive(Debug)]
 pub(crate) struct ExampleLines {
     text: String,
-    /// Where the line that is being written begins.
+    /// Start of the line that is being written.
     line: usize,
-    /// What the lines of the buckets begin with.
+    /// Beginnings of the bucket lines.
     bucket: &'static str,
-    /// One for each of these lines.
+    /// Examples, one for each of these lines.
     examples: std::vec::IntoIter<Option<Example>>,
 }
 
@@ -26,7 +27,7 @@ impl ExampleLines {
         Self { text: String::new(), line: 0, bucket, examples: examples.into_iter() }
     }
 
-    /// The text written.
+    /// Returns the text.
     pub(crate) fn text(self) -> String {
         self.text
     }

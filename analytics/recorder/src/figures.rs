@@ -1,7 +1,8 @@
-//! Figures: what the frames of a window add up to, as it is answered.
+//! Figures: the metrics of a window, computed from its frames.
 //!
-//! **Invariant:** histograms of slots, shards and routers are merged; a percentile is never averaged.
-//! **Not here:** adding up (`window_sums`), which slots (`history`).
+//! **Invariant:** histograms of slots, shards and routers are merged; a percentile is never
+//! averaged.
+//! **Not here:** adding up (`window_sums`), choosing slots (`history`).
 
 use std::sync::Arc;
 
@@ -20,17 +21,18 @@ use crate::metrics::{
 use crate::query::MetricsQuery;
 use crate::window_sums::{PartSum, RouteSum, ShardSum, WindowSums};
 
-/// Keys that an answer tells.
+/// Most keys in a response.
 pub(crate) const HOT_KEYS_MAX: usize = 20;
-/// Least time a rate is taken over, in ms: a question right after the start gets no absurd rate.
+/// Least time for a rate, in ms: a query right after the start must not return an absurd rate.
 const MEASURED_MIN_MS: u64 = 1;
 /// The last ms that RFC 3339 can write: the year has four digits.
 const TIME_MAX_MS: u64 = 253_402_300_799_999;
 
-/// What happened in the window of `query` that ends at `at_ms` (ms since 1970 UTC), in all `histories` together.
+/// Returns the metrics of the window of `query` that ends at `at_ms` (ms since 1970 UTC), of all
+/// `histories` together.
 ///
-/// `now` tells the shards and their order, and is repeated in the answer; that of several routers is merged before.
-/// Takes milliseconds: ask where blocking is allowed.
+/// `now` gives the shards and their order, and is repeated in the response; the states of several
+/// routers are merged before. This takes milliseconds: call it where blocking is allowed.
 pub fn figures(
     histories: &[&History],
     query: &MetricsQuery,
@@ -88,12 +90,12 @@ pub fn figures(
         history: remembered(histories, at_ms),
         series: {
             let chosen = busiest(&sums.shards);
-            sums.curves.series(&sums.names, &chosen, Measured::any_tells(&measured))
+            sums.curves.series(&sums.names, &chosen, Measured::any_measured(&measured))
         },
     }
 }
 
-/// Several covers as one, in the order of time.
+/// Merges the frames of several histories in the order of time.
 fn together(window_frames: impl Iterator<Item = WindowFrames>, at_ms: u64) -> WindowFrames {
     let mut all = WindowFrames { frames: Vec::new(), from_ms: at_ms };
     for window_frames in window_frames {
@@ -115,7 +117,7 @@ fn remembered(histories: &[&History], at_ms: u64) -> HistoryMetrics {
     HistoryMetrics { bytes: all.bytes, oldest: all.since_ms / 1_000, dropped: all.dropped }
 }
 
-/// The places of the shards with the most requests, in the order of the answer.
+/// Returns the indexes of the shards with the most requests, in the order of the response.
 fn busiest(shards: &[ShardSum]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..shards.len()).collect();
     places.sort_by_key(|&place| std::cmp::Reverse(shards[place].tally.total()));
@@ -268,7 +270,7 @@ impl ClusterMetrics {
     }
 }
 
-/// The largest over the mean; 0 without any.
+/// Returns the largest value over the mean; 0 without any.
 fn skew(counts: impl Iterator<Item = u64> + Clone) -> f64 {
     let (sum, number) =
         counts.clone().fold((0, 0), |(sum, number), count| (sum + count, number + 1));
@@ -276,7 +278,7 @@ fn skew(counts: impl Iterator<Item = u64> + Clone) -> f64 {
     if sum == 0 { 0.0 } else { rounded(largest as f64 * f64::from(number) / sum as f64, 1e3) }
 }
 
-/// Whole µs as ms: 420 µs is 0.42.
+/// Converts whole µs to ms: 420 µs is 0.42.
 fn ms(micros: u64) -> f64 {
     micros as f64 / 1e3
 }
@@ -293,7 +295,7 @@ fn share(part: u64, whole: u64) -> f64 {
     rounded(part as f64 / whole.max(1) as f64, 1e6)
 }
 
-/// Drops digits that say nothing: `parts` 1e3 keeps three decimals.
+/// Rounds to the precision that matters: `parts` 1e3 keeps three decimals.
 fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }

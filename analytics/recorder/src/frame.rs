@@ -1,9 +1,9 @@
-//! Frame: what happened in one slot of a ring, finished and never changed again.
+//! Frame: the counts of one finished slot of a ring. A frame never changes.
 //!
-//! Frames are what rings hold, what is stored, and what a service pulls from routers. Labels are texts, so that
-//! frames of several routers can be added up; histograms travel as HDR V2 in base64.
+//! Rings hold frames, the store keeps them, and services fetch them from routers. Labels are texts,
+//! so that frames of several routers can be added up; histograms travel as HDR V2 in base64.
 //!
-//! **Invariant:** `start` is a multiple of the step; a label stands in a frame once.
+//! **Invariant:** `start` is a multiple of the step; a label occurs in a frame once.
 //! **Not here:** when a slot ends (`recorder`), how long a frame is kept (`history`).
 
 use std::sync::Arc;
@@ -26,10 +26,10 @@ pub enum Step {
 }
 
 impl Step {
-    /// All, the shortest first.
+    /// All steps, the shortest first.
     pub const ALL: [Self; 3] = [Self::Second, Self::TenSeconds, Self::Minute];
 
-    /// Its length in s.
+    /// Returns the length in s.
     pub const fn seconds(self) -> u64 {
         match self {
             Self::Second => 1,
@@ -47,7 +47,7 @@ impl Step {
         }
     }
 
-    /// Place in lists with one entry for each step.
+    /// Returns the index in lists with one entry for each step.
     pub(crate) const fn index(self) -> usize {
         match self {
             Self::Second => 0,
@@ -57,7 +57,7 @@ impl Step {
     }
 }
 
-/// A number that is no step of a ring.
+/// A number that is not the length of a ring's slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("step must be 1, 10 or 60 (seconds); got {0}")]
 pub struct StepError(u64);
@@ -76,55 +76,55 @@ impl From<Step> for u64 {
     }
 }
 
-/// What was counted in one slot of time.
+/// Counts of one slot of time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Frame {
     /// Length of the slot.
     pub step: Step,
-    /// Its first second, since 1970 UTC.
+    /// First second of the slot, since 1970 UTC.
     pub start: u64,
     /// Counts and latencies, by label; labels that were not used are left out.
     pub cells: Vec<Cell>,
-    /// Where the time went, by shard; the last may be of no single shard.
+    /// Parts of the time by shard; the last may be of requests without a single shard.
     pub parts: Vec<Parts>,
-    /// Shards asked by requests that asked any.
+    /// Shards contacted by requests that contacted any.
     #[serde(default)]
     pub fanout: Fanout,
-    /// The keys asked for most; frames of a second have none.
+    /// The most requested keys; frames of a second have none.
     #[serde(default)]
     pub hot: Vec<HotCount>,
 }
 
-/// What a count is of.
+/// Label of a count.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CellLabel {
     /// Route as it is declared.
     pub route: String,
     /// Read or write.
     pub operation: Operation,
-    /// The shard; none when several took part, or none.
+    /// The shard; none if several took part, or none.
     pub shard: Option<String>,
-    /// Who answered.
+    /// Kind of node that answered.
     pub role: Option<Role>,
-    /// How it ended.
+    /// Class of the result.
     pub outcome: Outcome,
 }
 
 /// Counts and latencies of one label.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// Whose.
+    /// Label of the counts.
     #[serde(flatten)]
     pub label: Arc<CellLabel>,
     /// Requests.
     pub total: u64,
-    /// Sum of their latencies in µs.
+    /// Sum of the latencies in µs.
     pub micros: u64,
-    /// Their latencies.
+    /// Histogram of the latencies.
     pub latencies: Packed,
 }
 
-/// Where the time of a shard's requests went.
+/// Parts of the time of a shard's requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Parts {
     /// The shard; none for requests of several, or none.
@@ -133,69 +133,69 @@ pub struct Parts {
     pub queue: Part,
     /// Inside the database.
     pub database: Part,
-    /// What is left.
+    /// Time outside of queues and the database.
     pub rest: Part,
 }
 
-/// One part of the time.
+/// One part of the time of requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Part {
     /// Requests.
     pub total: u64,
-    /// Sum in µs.
+    /// Sum of the times in µs.
     pub micros: u64,
-    /// How it was spread.
+    /// Histogram of the times.
     pub latencies: Packed,
 }
 
-/// How many shards requests asked.
+/// Numbers of shards that requests contacted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fanout {
-    /// Requests that asked any shard.
+    /// Requests that contacted any shard.
     pub requests: u64,
-    /// Shards that they asked, in sum.
+    /// Sum of the shards that they contacted.
     pub shards: u64,
-    /// Most shards that one asked.
+    /// Most shards that one request contacted.
     pub max: u16,
 }
 
-/// A key that was asked for often, in one slot of time.
+/// A frequently requested key, in one slot of time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HotCount {
     /// The key.
     pub key: Arc<str>,
-    /// Its shard, when it had a single one.
+    /// Shard of the key, if it had a single one.
     pub shard: Option<Arc<str>>,
-    /// Its slot, when told.
+    /// Slot of the key, if known.
     pub slot: Option<u16>,
-    /// Requests, at most; at least this less `error`.
+    /// Upper limit of the requests; the lower limit is this less `error`.
     pub requests: u64,
-    /// How many of the requests may have been of other keys.
+    /// Requests among these that may have been for other keys.
     pub error: u64,
-    /// Reads that were surely its own.
+    /// Reads that were certainly for this key.
     pub reads: u64,
-    /// Writes that were surely its own.
+    /// Writes that were certainly for this key.
     pub writes: u64,
 }
 
 impl Frame {
-    /// A frame in which nothing happened.
+    /// A frame without requests.
     pub(crate) fn empty(step: Step, start: u64) -> Self {
         let (cells, parts, hot) = (Vec::new(), Vec::new(), Vec::new());
         Self { step, start, cells, parts, fanout: Fanout::default(), hot }
     }
 
-    /// The first second after it.
+    /// Returns the first second after the slot.
     pub fn end(&self) -> u64 {
         self.start.saturating_add(self.step.seconds())
     }
 
-    /// Requests counted.
+    /// Returns the number of requests.
     pub fn total(&self) -> u64 {
         self.cells.iter().map(|cell| cell.total).sum()
     }
 
-    /// Memory that it takes, without the labels, which frames share.
+    /// Returns the bytes that the frame takes, without labels, which frames share.
     pub fn bytes(&self) -> usize {
         let cells: usize = self.cells.iter().map(|cell| cell.latencies.size_bytes()).sum();
         let parts =
@@ -219,7 +219,7 @@ impl Fanout {
 impl HotCount {
     pub(crate) fn add(&mut self, other: &Self) {
         let Self { key: _, shard, slot, requests, error, reads, writes } = other;
-        // Where it was last: a slot may have moved.
+        // The last shard counts: a slot may have moved.
         self.shard.clone_from(shard);
         self.slot = *slot;
         self.requests += requests;

@@ -1,29 +1,31 @@
-//! Latencies of many requests: count, merge, ask for a quantile.
+//! Histogram: latencies of many requests, which can be counted, merged and asked for quantiles.
 //!
-//! The buckets are those of an HDR histogram of three significant digits from 1 µs to 60 s: 17,408 of them. They are
-//! kept in pages of 64 that come into being when they are first counted in, so that a label that was asked a few times
-//! takes hundreds of bytes and not 136 KiB. [`Packed`] is the form at rest.
+//! The buckets are those of an HDR histogram of three significant digits from 1 µs to 60 s: 17,408
+//! of them. They are kept in pages of 64 that are allocated when a latency first falls into them,
+//! so that a label with few requests takes hundreds of bytes and not 136 KiB. [`Packed`] is the
+//! form at rest.
 //!
-//! **Invariant:** merging packed histograms gives the quantiles of one histogram that saw every value: exactly while
-//! each has three digits, else within 0.5 %.
-//! **Not here:** no averages of percentiles, no time.
+//! **Invariant:** merging packed histograms gives the quantiles of one histogram of all values:
+//! exactly while each has three digits, otherwise within 0.5 %.
+//! **Not here:** averages of percentiles; time.
 
 use std::time::Duration;
 
 use crate::packed::{Buckets, Packed};
 
-/// Slowest latency told apart, in µs: 60 s is the longest deadline a client may ask for.
+/// Slowest latency that is distinguished, in µs: 60 s is the longest deadline that a client may
+/// set.
 pub(crate) const MICROS_MAX: u32 = 60_000_000;
-/// Buckets of a page: one page holds what a quiet label shows, 520 bytes.
+/// Buckets of a page of 520 bytes: a label with few requests needs one page.
 const PAGE: usize = 64;
 const _: () = assert!(PAGE == u64::BITS as usize, "each bucket of a page has its bit");
 
-/// Whole µs of a latency as they are counted: 1 to 60,000,000.
+/// Converts a latency to whole µs: 1 to 60,000,000.
 pub(crate) fn counted_micros(elapsed: Duration) -> u32 {
     part_micros(elapsed).max(1)
 }
 
-/// Whole µs of a part of a latency, which may have taken no time: 0 to 60,000,000.
+/// Converts a part of a latency to whole µs: 0 to 60,000,000.
 pub(crate) fn part_micros(elapsed: Duration) -> u32 {
     u32::try_from(elapsed.as_micros()).map_or(MICROS_MAX, |micros| micros.min(MICROS_MAX))
 }
@@ -31,15 +33,15 @@ pub(crate) fn part_micros(elapsed: Duration) -> u32 {
 /// Latencies from 0 to 60 s in whole µs (slower counts as 60 s), three significant digits.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyHistogram {
-    /// Up to the slowest page that was counted in.
+    /// Pages up to the slowest latency that was counted.
     pages: Vec<Option<Box<Page>>>,
     total: u64,
 }
 
-/// Buckets beside each other. Of a second few are counted in: whoever packs it looks at those only.
+/// Adjacent buckets. Few of them are used in one second, and packing reads only those.
 #[derive(Clone, Debug)]
 struct Page {
-    /// A bit for each bucket that was counted in.
+    /// A bit for each used bucket.
     touched: u64,
     counts: [u64; PAGE],
 }
@@ -52,7 +54,7 @@ impl Page {
         self.counts[within] += count;
     }
 
-    /// Every bucket that was counted in, growing, and its count.
+    /// Returns each used bucket, in increasing order, and its count.
     fn counted(&self) -> impl Iterator<Item = (usize, u64)> + Clone + '_ {
         let mut left = self.touched;
         std::iter::from_fn(move || {
@@ -82,12 +84,13 @@ impl LatencyHistogram {
         self.record_micros(counted_micros(elapsed));
     }
 
-    /// Counts one latency of at most [`MICROS_MAX`] µs. Tells how many pages that made.
+    /// Counts one latency of at most [`MICROS_MAX`] µs, and returns the number of pages allocated.
     pub(crate) fn record_micros(&mut self, micros: u32) -> usize {
         self.add(Buckets::FINE.of(micros), 1)
     }
 
-    /// Counts `count` latencies in a bucket of three digits. Tells how many pages that made.
+    /// Counts `count` latencies in a bucket of three digits, and returns the number of pages
+    /// allocated.
     pub(crate) fn add(&mut self, bucket: usize, count: u64) -> usize {
         let (page, within) = (bucket / PAGE, bucket % PAGE);
         self.total += count;
@@ -107,19 +110,19 @@ impl LatencyHistogram {
         1
     }
 
-    /// How many latencies were counted.
+    /// Returns the number of latencies.
     pub fn count(&self) -> u64 {
         self.total
     }
 
-    /// The latency that the share `quantile` (0.0 to 1.0) of all did not exceed: the upper edge of
-    /// its bucket. Zero when nothing was counted.
+    /// Returns the latency that the share `quantile` (0.0 to 1.0) of all did not exceed: the upper
+    /// edge of its bucket. Zero without latencies.
     pub fn quantile(&self, quantile: f64) -> Duration {
         let [micros] = self.quantiles([quantile]);
         Duration::from_micros(micros)
     }
 
-    /// Several quantiles in µs, in one pass; they must be given growing.
+    /// Returns several quantiles in µs in one pass; they must be in increasing order.
     pub(crate) fn quantiles<const N: usize>(&self, quantiles: [f64; N]) -> [u64; N] {
         debug_assert!(quantiles.is_sorted(), "one pass finds growing quantiles");
         let rank = |quantile: f64| ((quantile * self.total as f64).ceil() as u64).max(1);
@@ -138,12 +141,12 @@ impl LatencyHistogram {
         found
     }
 
-    /// The slowest latency counted, to three digits. Zero when nothing was counted.
+    /// Returns the slowest latency, to three digits. Zero without latencies.
     pub fn max(&self) -> Duration {
         Duration::from_micros(self.max_micros())
     }
 
-    /// [`LatencyHistogram::max`] in µs.
+    /// Returns [`LatencyHistogram::max`] in µs.
     pub(crate) fn max_micros(&self) -> u64 {
         let pages = self.pages.iter().enumerate().rev();
         let last = pages.filter_map(|(number, page)| Some((number, page.as_ref()?))).find_map(
@@ -155,31 +158,32 @@ impl LatencyHistogram {
         last.map_or(0, upper_edge)
     }
 
-    /// Adds all that `other` has counted.
+    /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (bucket, count) in other.counted() {
             self.add(bucket, count);
         }
     }
 
-    /// Adds all that was counted when `packed` was made. What has two digits counts in the middle of its bucket.
+    /// Adds the counts of a packed histogram. Counts of two digits are added in the middle of their
+    /// bucket.
     pub fn absorb(&mut self, packed: &Packed) {
         packed.each(|bucket, count| {
             self.add(bucket, count);
         });
     }
 
-    /// The form at rest, at three digits.
+    /// Returns the form at rest, with three digits.
     pub fn packed(&self) -> Packed {
         Packed::of_fine(self.counted())
     }
 
-    /// The form at rest, at two digits.
+    /// Returns the form at rest, with two digits.
     pub fn packed_coarse(&self) -> Packed {
         Packed::of_coarse(self.counted())
     }
 
-    /// Every bucket that was counted in, growing, and its count.
+    /// Returns each used bucket, in increasing order, and its count.
     pub(crate) fn counted(&self) -> impl Iterator<Item = (usize, u64)> + Clone + '_ {
         let pages = self.pages.iter().enumerate();
         pages.filter_map(|(number, page)| Some((number, page.as_ref()?))).flat_map(
@@ -189,20 +193,20 @@ impl LatencyHistogram {
         )
     }
 
-    /// Forgets everything; the memory stays.
+    /// Resets the counts; the memory stays.
     pub(crate) fn reset(&mut self) {
         self.pages.iter_mut().flatten().for_each(|page| page.reset());
         self.total = 0;
     }
 
-    /// Bytes that it takes.
+    /// Returns the bytes that the counts take.
     pub(crate) fn bytes(&self) -> usize {
         let pages = self.pages.iter().flatten().count() * size_of::<Page>();
         pages + self.pages.capacity() * size_of::<Option<Box<Page>>>()
     }
 }
 
-/// The upper edge of a bucket in µs; the last bucket lies above 60 s: no answer may say so.
+/// Returns the upper edge of a bucket in µs, at most 60 s: the last bucket lies above that.
 fn upper_edge(bucket: usize) -> u64 {
     let (first, width) = Buckets::FINE.bounds(bucket);
     (first + width - 1).min(u64::from(MICROS_MAX))

@@ -1,11 +1,13 @@
-//! Hot: which keys are asked for most, by Space-Saving (Metwally, Agrawal, El Abbadi 2005).
+//! Hot keys: the most requested keys, by Space-Saving (Metwally, Agrawal, El Abbadi 2005).
 //!
-//! A fixed number of counters. A key that has none takes over the one that counted least, and inherits its count as
-//! its error. Counters of one count are linked, and counts are linked in order, so each request costs the same.
+//! There is a fixed number of counters. A key without a counter takes over the lowest one, and
+//! inherits its count as its error. Counters of one count are linked, and counts are linked in
+//! order, so that each request costs the same.
 //!
-//! **Invariant:** a counter's count is at least the requests of its key, and at most these and its error; the error is at most
-//! the requests of all over the number of counters. A key with more requests than that has a counter.
-//! **Not here:** the text of every key: some requests bring it along, and hot keys are met often.
+//! **Invariant:** a count is at least the number of requests of its key, and at most that number
+//! and the error; the error is at most all requests over the number of counters. A key with more
+//! requests than that has a counter.
+//! **Not here:** the text of every key: some requests bring it along, and hot keys are seen often.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,9 +16,9 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Counters of the running slot: a key with one request in 512 is surely seen.
+/// Counters of the running slot: a key with one request in 512 is certainly seen.
 pub(crate) const COUNTERS: usize = 512;
-/// In place of a link: the end.
+/// Marks the end of a list of links.
 const END: u16 = u16::MAX;
 
 /// The counters.
@@ -24,14 +26,14 @@ const END: u16 = u16::MAX;
 pub(crate) struct HotKeys {
     places: HashMap<u64, u16, BuildHasherDefault<Hashed>>,
     counters: Vec<Counter>,
-    /// One for each count there is. A freed one is used again.
+    /// One rank for each count. A freed one is used again.
     ranks: Vec<Rank>,
     free: Vec<u16>,
     lowest: u16,
     highest: u16,
 }
 
-/// What is counted of one key.
+/// Counts of one key.
 #[derive(Clone, Debug)]
 pub(crate) struct Counter {
     hash: u64,
@@ -47,7 +49,7 @@ pub(crate) struct Counter {
     after: u16,
 }
 
-/// All counters of one count.
+/// Counters of one count.
 #[derive(Clone, Copy, Debug)]
 struct Rank {
     count: u64,
@@ -102,7 +104,7 @@ impl HotKeys {
         self.raise(place);
     }
 
-    /// Tells the text of a key that has a counter.
+    /// Sets the text of a key that has a counter.
     pub(crate) fn name(&mut self, hash: u64, key: &str) {
         let Some(&place) = self.places.get(&hash) else { return };
         let counter = &mut self.counters[usize::from(place)];
@@ -111,7 +113,7 @@ impl HotKeys {
         }
     }
 
-    /// The counters, highest first.
+    /// Returns the counters, highest first.
     pub(crate) fn ranked(&self) -> impl Iterator<Item = &Counter> {
         let follow = |at: u16| (at != END).then_some(at);
         let ranks = std::iter::successors(follow(self.highest), move |&rank| {
@@ -126,7 +128,7 @@ impl HotKeys {
         })
     }
 
-    /// Forgets everything; the memory stays.
+    /// Resets the counters; the memory stays.
     pub(crate) fn reset(&mut self) {
         self.places.clear();
         self.counters.clear();
@@ -135,7 +137,7 @@ impl HotKeys {
         (self.lowest, self.highest) = (END, END);
     }
 
-    /// A counter for a key that has none: a new one, or that which counted least.
+    /// Returns a counter for a key without one: a new one, or the lowest.
     fn counter_for(&mut self, entry: &Entry) -> u16 {
         let mut counter = Counter {
             hash: entry.hash,
@@ -234,7 +236,7 @@ impl HotKeys {
         }
     }
 
-    /// Makes two ranks neighbours; the end stands for what is beyond the lowest and the highest.
+    /// Links two ranks; the end stands for what is beyond the lowest and the highest.
     fn link(&mut self, lower: u16, higher: u16) {
         match lower {
             END => self.lowest = higher,

@@ -1,17 +1,19 @@
-//! MeasuredIntervals: the times in which somebody counted. Where there is none, nothing was measured: that is no zero.
+//! Measured intervals: the times in which a recorder counted. The times between them were not
+//! measured, which is different from zero requests.
 //!
-//! **Invariant:** spans are in order, none is empty, no two touch, and there are at most [`MeasuredIntervals::MAX`].
-//! **Not here:** who counted (`recorder`), where that is kept (`store`).
+//! **Invariant:** intervals are in order, none is empty, no two touch, and there are at most
+//! [`MeasuredIntervals::MAX`].
+//! **Not here:** the recorder (`recorder`), storing intervals (`store`).
 
-/// Times from a second up to another that is no more of it, both since 1970 UTC.
+/// Intervals from one second up to another, exclusive, both since 1970 UTC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MeasuredIntervals(Vec<(u64, u64)>);
 
 impl MeasuredIntervals {
-    /// Most of them: who starts more often within a week has the oldest told as one.
+    /// Most intervals: with more restarts within a week, the oldest two are merged.
     pub const MAX: usize = 256;
 
-    /// Adds a time, which may lie anywhere.
+    /// Adds an interval, which may lie anywhere.
     pub fn add(&mut self, (from, until): (u64, u64)) {
         if from >= until {
             return;
@@ -28,12 +30,12 @@ impl MeasuredIntervals {
         }
     }
 
-    /// Forgets what ended before this second.
+    /// Removes intervals that ended before this second.
     pub fn forget(&mut self, before: u64) {
         self.0.retain(|interval| interval.1 > before);
     }
 
-    /// Forgets everything at this second or later.
+    /// Removes everything at this second or later.
     pub fn forget_from(&mut self, second: u64) {
         self.0.retain_mut(|interval| {
             interval.1 = interval.1.min(second);
@@ -41,20 +43,20 @@ impl MeasuredIntervals {
         });
     }
 
-    /// Whether any second of a time is in them.
+    /// Returns true if any second of a time is measured.
     pub fn touch(&self, from: u64, until: u64) -> bool {
         let next = self.0.partition_point(|interval| interval.1 <= from);
         self.0.get(next).is_some_and(|interval| interval.0 < until)
     }
 
-    /// Returns how many seconds of a time are in them.
+    /// Returns the number of seconds of a time that are measured.
     pub(crate) fn seconds_within(&self, from: u64, until: u64) -> u64 {
         let overlap =
             |interval: &(u64, u64)| interval.1.min(until).saturating_sub(interval.0.max(from));
         self.0.iter().map(overlap).sum()
     }
 
-    /// All, the oldest first.
+    /// Returns all intervals, the oldest first.
     pub fn as_slice(&self) -> &[(u64, u64)] {
         &self.0
     }

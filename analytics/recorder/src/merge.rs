@@ -1,7 +1,8 @@
 //! Merge: several frames as one of a longer step.
 //!
-//! **Invariant:** counts are sums; histograms are merged, never averaged. Frames of a minute have two digits.
-//! **Not here:** figures.
+//! **Invariant:** counts are sums; histograms are merged, never averaged. Frames of a minute have
+//! two digits.
+//! **Not here:** metrics.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use crate::frame::{Cell, CellLabel, Fanout, Frame, HotCount, Part, Parts, Step};
 use crate::histogram::LatencyHistogram;
 
-/// Keys that a frame tells.
+/// Most keys of a frame.
 pub(crate) const HOT_MAX: usize = 16;
 
-/// One frame of all that `frames` counted.
+/// Returns the sum of `frames` as one frame.
 pub fn merged(step: Step, start: u64, frames: &[Arc<Frame>]) -> Frame {
     let mut cells: BTreeMap<&Arc<CellLabel>, Sum> = BTreeMap::new();
     let mut parts: BTreeMap<&Option<Arc<str>>, [Sum; 3]> = BTreeMap::new();
@@ -44,7 +45,7 @@ pub fn merged(step: Step, start: u64, frames: &[Arc<Frame>]) -> Frame {
     Frame { step, start, cells: cells.collect(), parts: parts.collect(), fanout, hot }
 }
 
-/// The keys of several frames, each with the sum of what was counted of it; the most asked for first.
+/// Returns the keys of several frames, each with the sum of its counts; the most requested first.
 pub(crate) fn merged_hot<'f>(counts: impl Iterator<Item = &'f HotCount>) -> Vec<HotCount> {
     let mut sums: BTreeMap<&str, HotCount> = BTreeMap::new();
     for count in counts {

@@ -1,8 +1,8 @@
-//! The answer of `GET /api/analytics/metrics`, as it is serialized.
+//! Metrics: the response of `GET /api/analytics/metrics`, as it is serialized.
 //!
 //! **Invariant:** every number is finite and not negative; null stands only where a member says so.
 //! **Invariant:** `total` = `reads` + `writes` = the sum of `shardDistribution` + `unassigned`.
-//! **Not here:** how the numbers come about. That is `figures`.
+//! **Not here:** computing the numbers (`figures`).
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -11,14 +11,14 @@ use utoipa::ToSchema;
 use crate::cluster::{LaneNow, MoveNow, NodeNow, PoolNow};
 use crate::sample::Operation;
 
-/// What happened in a window, and how fast.
+/// Counts and latencies of the requests of a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Metrics {
-    /// Data requests answered, failed ones too.
+    /// Data requests answered, including failed ones.
     pub total: u64,
-    /// Of these, writes. A bulk write is one.
+    /// Writes among these requests. A bulk write is one.
     pub writes: u64,
-    /// Of these, reads.
+    /// Reads among these requests.
     pub reads: u64,
     /// Answers with status 400 or above.
     pub errors: u64,
@@ -42,45 +42,46 @@ pub struct Metrics {
     pub latency_ms: LatencyMs,
     /// The window asked for, in s.
     pub window_s: f64,
-    /// What the figures cover, in s: the window rounded up to whole slots, or the time that is remembered when that
-    /// is shorter.
+    /// Measured time in s: the window rounded up to whole slots, or less if a shorter time was
+    /// measured.
     pub measured_s: f64,
-    /// When the figures were taken: RFC 3339.
+    /// Time of the metrics: RFC 3339.
     pub at: String,
-    /// When the router started: RFC 3339.
+    /// Start of the router: RFC 3339.
     pub started: String,
     /// Share of `errors` in `total`, 0 to 1.
     pub error_rate: f64,
     /// Data requests being answered now.
     pub in_flight: u64,
-    /// Where the time went, in ms. Narrowed by a shard only.
+    /// Parts of the time of requests, in ms. Only the filter by shard applies.
     pub latency_parts_ms: LatencyParts,
     /// By route and operation, the busiest first.
     pub routes: Vec<RouteMetrics>,
     /// Every shard, in the order configured.
     pub shards: Vec<ShardMetrics>,
-    /// Who answered the reads.
+    /// Reads by the kind of node that answered.
     pub read_from: ReadFrom,
-    /// Shards asked by requests that asked any. Never narrowed.
+    /// Shards contacted by requests that contacted any. No filter applies.
     pub fanout: FanoutMetrics,
-    /// How unevenly the shards are used: the busiest over the mean.
+    /// Imbalance of the shards: the busiest over the mean.
     pub skew: Skew,
     /// The cache, since the start.
     pub cache: CacheMetrics,
-    /// The keys asked for most in the window (rounded up to slots of 10 s), at most 20. Narrowed by a shard only.
+    /// The most requested keys of the window (rounded up to slots of 10 s), at most 20. Only the
+    /// filter by shard applies.
     pub hot_keys: Vec<HotKey>,
     /// The window as curves.
     pub series: Series,
-    /// The cluster as it is now.
+    /// Current state of the cluster.
     pub cluster: ClusterMetrics,
-    /// What is remembered.
+    /// Size of the history.
     pub history: HistoryMetrics,
 }
 
 /// Percentiles of latency in ms, from merged histograms. All 0 when there was no request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct LatencyMs {
-    /// Half of all requests took no longer.
+    /// Latency that half of all requests did not exceed.
     pub p50: f64,
     /// 90 %.
     pub p90: f64,
@@ -94,14 +95,14 @@ pub struct LatencyMs {
     pub max: f64,
 }
 
-/// Where the time of requests went.
+/// Parts of the time of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct LatencyParts {
     /// Waiting for a lane or a connection.
     pub queue: PartMs,
     /// Inside the database.
     pub database: PartMs,
-    /// What is left: reading the request, routing, merging, writing the answer.
+    /// Time outside of these: reading the request, routing, merging, writing the response.
     pub rest: PartMs,
 }
 
@@ -110,13 +111,13 @@ pub struct LatencyParts {
 pub struct PartMs {
     /// The mean.
     pub avg: f64,
-    /// Half of all requests spent no more.
+    /// Time that half of all requests did not exceed.
     pub p50: f64,
     /// 99 %.
     pub p99: f64,
 }
 
-/// What one route did in the window, reads and writes apart.
+/// Requests of one route in the window; reads and writes are separate.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RouteMetrics {
     /// Route as it is declared.
@@ -145,7 +146,7 @@ pub struct RouteMetrics {
     pub max: f64,
 }
 
-/// What one shard did in the window, and how it is now.
+/// Requests of one shard in the window, and its current state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct ShardMetrics {
     /// Name of the shard.
@@ -162,33 +163,33 @@ pub struct ShardMetrics {
     pub p50: f64,
     /// 99th percentile of latency in ms.
     pub p99: f64,
-    /// Its share of the requests that met one shard, 0 to 1.
+    /// Share of the requests to a single shard, 0 to 1.
     pub share: f64,
     /// 99th percentile of waiting for a lane or a connection, in ms.
     pub queue_p99: f64,
     /// 99th percentile of the time inside the database, in ms.
     pub database_p99: f64,
-    /// Whether it can be written to, now.
+    /// True if the shard takes writes now.
     pub up: bool,
-    /// Its weight in the placement.
+    /// Weight of the shard in the placement.
     pub weight: u32,
-    /// Slots it owns.
+    /// Slots that the shard owns.
     pub slots: u32,
-    /// Rows it holds; null when unknown.
+    /// Rows that the shard holds; null if unknown.
     pub rows: Option<u64>,
-    /// Bytes it holds; null when unknown.
+    /// Bytes that the shard holds; null if unknown.
     pub bytes: Option<u64>,
-    /// How far its worst replica is behind, in ms; null when unknown or without replicas.
+    /// Delay of its worst replica, in ms; null if unknown or without replicas.
     pub lag_ms: Option<f64>,
-    /// Connections to it.
+    /// Connections to the shard.
     pub pool: PoolNow,
-    /// Writes that wait for it.
+    /// Writes that wait for the shard.
     pub lane: LaneNow,
-    /// Its nodes.
+    /// Nodes of the shard.
     pub nodes: Vec<NodeNow>,
 }
 
-/// Who answered the reads of the window.
+/// Reads of the window by the kind of node that answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ReadFrom {
     /// Primaries.
@@ -199,18 +200,19 @@ pub struct ReadFrom {
     pub cache: u64,
 }
 
-/// How many shards requests asked.
+/// Numbers of shards that requests contacted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct FanoutMetrics {
-    /// Requests that asked any.
+    /// Requests that contacted any shard.
     pub requests: u64,
-    /// Shards asked by one, in the mean.
+    /// Mean number of shards that a request contacted.
     pub mean: f64,
-    /// Most shards that one asked.
+    /// Most shards that one request contacted.
     pub max: u16,
 }
 
-/// The busiest shard over the mean of all: 1 is even, the number of shards is all on one; 0 without data.
+/// The busiest shard over the mean of all: 1 is even; the number of shards means that one has
+/// everything; 0 without data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Skew {
     /// By requests of the window.
@@ -219,65 +221,65 @@ pub struct Skew {
     pub rows: f64,
 }
 
-/// The cache: counts since the start.
+/// Counts of the cache since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct CacheMetrics {
-    /// Whether there is one.
+    /// True if there is a cache.
     pub enabled: bool,
-    /// Reads it answered.
+    /// Reads that the cache answered.
     pub hits: u64,
-    /// Reads it could not answer.
+    /// Reads that the cache could not answer.
     pub misses: u64,
-    /// Reads it held something too old for.
+    /// Reads for which the cache held only an entry that was too old.
     pub stale: u64,
-    /// Reads that were not for it.
+    /// Reads that did not use the cache.
     pub bypass: u64,
-    /// Share of `hits` in those that came to it, 0 to 1.
+    /// Share of `hits` in the reads through the cache, 0 to 1.
     pub hit_rate: f64,
-    /// Answers it was given to keep.
+    /// Responses that were sent to the cache.
     pub fills: u64,
-    /// Answers it did not take.
+    /// Responses that the cache did not take.
     pub rejected: u64,
-    /// Times it failed.
+    /// Failures of the cache.
     pub errors: u64,
-    /// Keys it was told to forget, because rows of theirs were written.
+    /// Keys that were invalidated because their rows were written.
     pub voids: u64,
-    /// Of the hits, those that the router's own memory answered.
+    /// Hits that the router's own memory answered.
     pub near_hits: u64,
-    /// Of the misses, those that were asked too seldom for the cache to be visited.
+    /// Misses of keys that were requested too seldom to contact the cache.
     pub seldom: u64,
     /// `closed`, `open` or `half_open`; empty without a cache.
     pub breaker: String,
 }
 
-/// A key that is asked for often.
+/// A frequently requested key.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct HotKey {
     /// The key.
     pub key: String,
-    /// Its shard; null when requests for it met several, or none.
+    /// Shard of the key; null if requests for it contacted several, or none.
     pub shard: Option<String>,
-    /// Its slot; null when unknown.
+    /// Slot of the key; null if unknown.
     pub slot: Option<u16>,
-    /// Requests for it in the window: an estimate, too high by at most `error`.
+    /// Requests for the key in the window: an estimate, too high by at most `error`.
     pub requests: u64,
-    /// How much too high `requests` may be.
+    /// Largest error of `requests`, which is never too low.
     pub error: u64,
-    /// Its share of all requests of the same time, 0 to 1.
+    /// Share in all requests of the same time, 0 to 1.
     pub share: f64,
-    /// Of `requests`, reads.
+    /// Reads among `requests`.
     pub reads: u64,
-    /// Of `requests`, writes.
+    /// Writes among `requests`.
     pub writes: u64,
 }
 
-/// The window as curves: one number for each point of time, at most 180 points. Where nobody counted, such as while a
-/// router was down, there is no point.
+/// The window as curves: one number for each point of time, at most 180 points. There is no point
+/// for a time that was not measured, for example because a router was down.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Series {
     /// Length of a point, in s.
     pub step_s: u64,
-    /// When each point begins, in s since 1970 UTC.
+    /// Start of each point, in s since 1970 UTC.
     pub t: Vec<u64>,
     /// Requests per second.
     pub rps: Vec<f64>,
@@ -291,10 +293,10 @@ pub struct Series {
     pub p99: Vec<f64>,
     /// Answers with status 400 or above, per second.
     pub errors: Vec<f64>,
-    /// The same for each shard, in the order configured.
+    /// Curves of each shard, in the order configured.
     #[schema(value_type = std::collections::BTreeMap<String, ShardSeries>)]
     pub shards: Named<ShardSeries>,
-    /// How latencies were spread over time.
+    /// Latencies by time.
     pub heatmap: Heatmap,
 }
 
@@ -312,13 +314,14 @@ pub struct ShardSeries {
 /// Requests by time and latency.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Heatmap {
-    /// Upper bounds of the buckets in ms, growing; what is slower than the last has one bucket more.
+    /// Upper bounds of the buckets in ms, in increasing order; there is one more bucket for slower
+    /// requests.
     pub bounds_ms: Vec<f64>,
-    /// For each point of time, requests in each bucket: one more than there are bounds.
+    /// Requests in each bucket, for each point of time: one more than there are bounds.
     pub counts: Vec<Vec<u64>>,
 }
 
-/// The cluster, as the page draws it.
+/// The cluster as the dashboard draws it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct ClusterMetrics {
     /// Version of the shard map.
@@ -327,25 +330,25 @@ pub struct ClusterMetrics {
     pub backend: String,
     /// Version of the router.
     pub version: String,
-    /// How long the router has been running, in s.
+    /// Time since the start of the router, in s.
     pub uptime_s: u64,
-    /// How many slots there are.
+    /// Number of slots.
     pub slots: u32,
-    /// Who owns which slots: first, last (inclusive), shard.
+    /// Owners of ranges of slots: first, last (inclusive), shard.
     pub ranges: Vec<(u16, u16, String)>,
     /// Running moves of slots.
     #[schema(value_type = Vec<Object>)]
     pub moves: Vec<MoveNow>,
 }
 
-/// What is remembered of the past.
+/// Size of the history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct HistoryMetrics {
-    /// Memory that it takes.
+    /// Bytes of memory that the history takes.
     pub bytes: u64,
-    /// Since when something is remembered, in s since 1970 UTC.
+    /// Start of the history, in s since 1970 UTC.
     pub oldest: u64,
-    /// Slots that were forgotten before their time, for memory is bounded.
+    /// Slots that were removed before their time because memory is bounded.
     pub dropped: u64,
 }
 

@@ -1,10 +1,10 @@
 //! OpenMetrics: the text of `GET /metrics`.
 //!
-//! Written by `prometheus-client`, from what was counted here. Names are those of the semantic conventions of
-//! OpenTelemetry where they have one; ours begin with `tessera_`.
+//! The text is written by `prometheus-client`. Names are those of OpenTelemetry's semantic
+//! conventions where they exist; other names begin with `tessera_`.
 //!
-//! **Invariant:** no label holds a key, an id or a client; label sets are bounded by routes, statuses, shards, nodes and
-//! codes.
+//! **Invariant:** no label holds a key, an id or a client; label sets are bounded by routes,
+//! statuses, shards, nodes and codes.
 //! **Not here:** windows and percentiles; a scraper takes rates of counts that only grow.
 
 use std::fmt;
@@ -24,16 +24,16 @@ use crate::recorder::Recorder;
 use crate::sample::{Labels, Role};
 use crate::totals::{STATUS_OTHER, Totals};
 
-/// What a scraper is answered with.
+/// Value of the header `Content-Type`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The lines that examples stand behind.
+/// Bucket lines to which examples are added.
 const REQUEST_BUCKETS: &str = "http_server_request_duration_seconds_bucket";
-/// In place of a shard: several, or none.
+/// Stands for a shard if there are several, or none.
 const NO_SHARD: &str = "(none)";
 
-/// The text of `GET /metrics`: what was counted since the start, and the cluster as it is now. Takes the time of a drain,
-/// so ask where blocking is allowed.
+/// Returns the text of `GET /metrics`: counts since the start, and the current state of the
+/// cluster. This drains the queues: call it where blocking is allowed.
 pub fn openmetrics(recorder: &Recorder, errors: &ErrorLog, now: &ClusterNow) -> String {
     let totals = recorder.totals();
     let examples = totals.requests().flat_map(|(.., counter)| counter.buckets());
@@ -55,7 +55,7 @@ pub fn openmetrics(recorder: &Recorder, errors: &ErrorLog, now: &ClusterNow) -> 
     }
 }
 
-/// All that one answer is made of.
+/// Sources of one response.
 #[derive(Debug)]
 struct Scrape {
     labels: Labels,
@@ -343,15 +343,15 @@ impl Scrape {
     }
 }
 
-/// The lag of a node that follows another.
+/// Returns the lag of a replica.
 fn replica_lag_ms(node: &NodeNow) -> Option<f64> {
     node.lag_ms.filter(|_| node.role != Role::Primary.name())
 }
 
-/// Writes counts by bucket; `unit` is what one of the values counted is in the unit told.
+/// Writes counts by bucket; `unit` is the factor from counted values to the unit of the metric.
 fn histogram(metric: &mut MetricEncoder<'_>, counter: &BucketCounter, unit: f64) -> fmt::Result {
     let bound = |bound: Option<u32>| match bound {
-        // Divided, not multiplied: 250 µs are 0.00025 s, without a tail of digits.
+        // Division, not multiplication: 250 µs must become 0.00025 s exactly.
         Some(bound) => f64::from(bound) / (1.0 / unit).round(),
         None => f64::INFINITY,
     };

@@ -1,21 +1,24 @@
-//! Packed: a histogram at rest, in the HDR V2 encoding, which holds only what was counted.
+//! Packed: a histogram at rest, in the HDR V2 encoding, which holds only used buckets.
 //!
-//! In memory only the counts are kept; on the wire they have the header that every HDR reader knows, in base64.
+//! Memory holds the counts only; when serialized, they have the header that every HDR reader knows,
+//! in base64.
 //!
 //! **Invariant:** a [`Packed`] can be read to its end, and every bucket in it exists.
-//! **Not here:** quantiles. A packed histogram is added to a `LatencyHistogram`, which is asked.
+//! **Not here:** quantiles. A packed histogram is added to a `LatencyHistogram`, which returns
+//! them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// How values are spread over buckets: linear at first, then each power of two in as many buckets as the half of that.
+/// Layout of the buckets: linear at first, then each power of two has half as many buckets as the
+/// linear part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Buckets {
     digits: u8,
     /// Bits of half of the linear part.
     half_bits: u32,
-    /// How many there are up to 60 s.
+    /// Number of buckets up to 60 s.
     count: usize,
 }
 
@@ -25,7 +28,7 @@ impl Buckets {
     /// Two significant digits.
     pub(crate) const COARSE: Self = Self { digits: 2, half_bits: 7, count: 2_560 };
 
-    /// The bucket of a value of at most 60,000,000.
+    /// Returns the bucket of a value of at most 60,000,000.
     #[inline]
     pub(crate) fn of(self, value: u32) -> usize {
         let linear = (2 << self.half_bits) - 1;
@@ -33,7 +36,7 @@ impl Buckets {
         ((shift << self.half_bits) + (value >> shift)) as usize
     }
 
-    /// The first value of a bucket, and how many values it holds.
+    /// Returns the first value of a bucket, and the number of its values.
     pub(crate) fn bounds(self, bucket: usize) -> (u64, u64) {
         let bucket = bucket as u64;
         let half = 1 << self.half_bits;
@@ -48,9 +51,9 @@ impl Buckets {
     }
 }
 
-/// Most bytes of base64 that are read: more than the longest histogram of three digits can have.
+/// Most bytes of base64 that are read: more than the longest histogram of three digits has.
 const TEXT_MAX: usize = 256 << 10;
-/// What an HDR V2 histogram begins with.
+/// First bytes of an HDR V2 histogram.
 const COOKIE: u32 = 0x1c84_9313;
 const HEADER: usize = 40;
 /// Most bytes of one count: seven bits a byte, the ninth has eight.
@@ -63,32 +66,34 @@ pub struct Packed {
     counts: Box<[u8]>,
 }
 
-/// Why bytes are no histogram of ours.
+/// Reason why bytes are not a valid histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PackedError {
-    /// Not the encoding.
+    /// Another encoding.
     #[error("not an HDR histogram (V2, uncompressed, base64)")]
     Encoding,
-    /// The encoding, with other bounds.
+    /// The right encoding with other bounds.
     #[error("an HDR histogram with other bounds than 1 us to 60 s at 2 or 3 digits")]
     Bounds,
-    /// Counts that end early, or lie beyond the last bucket.
+    /// Counts that end early, or lie after the last bucket.
     #[error("an HDR histogram whose counts cannot be read")]
     Counts,
 }
 
 impl Packed {
-    /// Longest form that [`LatencyHistogram::packed`](crate::LatencyHistogram::packed) keeps at three digits. About
-    /// 3,000 different latencies fit; a wider one is kept at two digits.
+    /// Longest form that [`LatencyHistogram::packed`](crate::LatencyHistogram::packed) keeps with
+    /// three digits. About 3,000 different latencies fit; a wider histogram is kept with two
+    /// digits.
     pub const FINE_BYTES_MAX: usize = 4_096;
 
-    /// Packs counts of three digits, growing by bucket; at two digits if it would become too long.
+    /// Packs counts of three digits in the order of buckets; with two digits if the form would be
+    /// too long.
     pub(crate) fn of_fine(counted: impl Iterator<Item = (usize, u64)> + Clone) -> Self {
         let packed = Self::of(Buckets::FINE, counted.clone());
         if packed.counts.len() > Self::FINE_BYTES_MAX { Self::of_coarse(counted) } else { packed }
     }
 
-    /// Packs counts of three digits, growing by bucket, at two digits.
+    /// Packs counts of three digits in the order of buckets, with two digits.
     pub(crate) fn of_coarse(counted: impl Iterator<Item = (usize, u64)>) -> Self {
         let mut coarse: Vec<(usize, u64)> = Vec::new();
         for (bucket, count) in counted {
@@ -108,7 +113,8 @@ impl Packed {
             match bucket - next {
                 0 => {}
                 1 => counts.push(0),
-                // A run of zeros is its length, negative: odd in the zigzag.
+                // A run of zeros is encoded as its negative length, which is odd in zigzag
+                // encoding.
                 zeros => put(&mut counts, 2 * zeros as u64 - 1),
             }
             put(&mut counts, count.min(i64::MAX as u64) << 1);
@@ -117,7 +123,7 @@ impl Packed {
         Self { buckets, counts: counts.into() }
     }
 
-    /// Calls `take` with every bucket that was counted in, as one of three digits, and its count.
+    /// Calls `take` with each used bucket, as one of three digits, and its count.
     pub(crate) fn each(&self, mut take: impl FnMut(usize, u64)) {
         let mut rest = &*self.counts;
         let mut bucket = 0;
@@ -135,17 +141,17 @@ impl Packed {
         }
     }
 
-    /// Significant digits kept: 3 or 2.
+    /// Returns the number of significant digits: 3 or 2.
     pub fn digits(&self) -> u8 {
         self.buckets.digits
     }
 
-    /// Bytes of the counts.
+    /// Returns the bytes of the counts.
     pub fn size_bytes(&self) -> usize {
         self.counts.len()
     }
 
-    /// The whole HDR V2 encoding.
+    /// Returns the whole HDR V2 encoding.
     pub fn to_hdr(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + self.counts.len());
         bytes.extend(COOKIE.to_be_bytes());
@@ -162,7 +168,7 @@ impl Packed {
     /// Reads the whole HDR V2 encoding, which may come from anywhere.
     ///
     /// # Errors
-    /// If it is none, has other bounds, or cannot be read to its end.
+    /// Fails if the text is not HDR V2, has other bounds, or is incomplete.
     pub fn of_hdr(bytes: &[u8]) -> Result<Self, PackedError> {
         let (header, counts) = bytes.split_at_checked(HEADER).ok_or(PackedError::Encoding)?;
         let word =
@@ -216,7 +222,7 @@ impl<'de> Deserialize<'de> for Packed {
     }
 }
 
-/// Seven bits a byte, the lowest first; a ninth byte has eight.
+/// Writes seven bits per byte, the lowest first; a ninth byte has eight.
 fn put(bytes: &mut Vec<u8>, mut number: u64) {
     for _ in 1..COUNT_BYTES_MAX {
         if number < 0x80 {

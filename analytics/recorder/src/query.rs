@@ -1,27 +1,27 @@
-//! Query: what a question about figures asks for.
+//! Query: the filters and the time range of a metrics query.
 //!
-//! **Not here:** the answer (`figures`); whether a shard or a route of that name exists, which the caller knows.
+//! **Not here:** the response (`figures`); checking that a shard or route exists, which callers do.
 
 use utoipa::IntoParams;
 
 use crate::sample::Operation;
 use crate::window::Window;
 
-/// Which requests the figures are of; all of the last five minutes when nothing is said.
+/// Parameters of a metrics query; the default is all requests of the last five minutes.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query string, which is read without building it")]
 pub struct MetricsParameters {
-    /// How far back; 5m when not given.
+    /// Time range up to now; 5m if not given.
     #[param(inline, pattern = "^(1m|5m|15m|1h|6h|24h|7d)$", example = "5m")]
     window: Option<String>,
-    /// The window in milliseconds instead.
+    /// Time range in milliseconds instead.
     #[param(rename = "timeRange", minimum = 1, maximum = 3600000)]
     time_range: Option<u32>,
-    /// Only requests that this shard alone was asked for.
+    /// Only requests to this shard alone.
     #[param(example = "shard1")]
     shard: Option<String>,
-    /// Only requests for this path, as it is declared.
+    /// Only requests to this path, as it is declared.
     #[param(example = "/api/read")]
     route: Option<String>,
     /// Only reads, or only writes.
@@ -29,14 +29,14 @@ pub struct MetricsParameters {
     operation: Option<String>,
 }
 
-/// Which requests the figures are of. By default those of the last 5 minutes, all.
+/// A metrics query. The default is all requests of the last 5 minutes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MetricsQuery {
-    /// How far back.
+    /// Time range up to now.
     pub window: Window,
-    /// Only requests that met this shard alone.
+    /// Only requests to this shard alone.
     pub shard: Option<String>,
-    /// Only requests for this route.
+    /// Only requests to this route.
     pub route: Option<String>,
     /// Only reads, or only writes.
     pub operation: Option<Operation>,
@@ -56,7 +56,7 @@ impl Operation {
     }
 }
 
-/// A text that is no operation. The message names what is allowed.
+/// A text that is not an operation. The message names what is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("operation must be read or write")]
 pub struct OperationError;

@@ -1,8 +1,8 @@
-//! Recorder: the façade. Hands out workers, drains them, answers with what they counted.
+//! Recorder: creates workers, drains their queues, and returns what they have counted.
 //!
-//! **Invariant:** whoever asks is told of every request that was recorded before.
-//! **Invariant:** the ledger's lock is taken before those of the history, never after.
-//! **Not here:** the sums (`aggregator`), the figures (`figures`).
+//! **Invariant:** a query includes every request that was recorded before it.
+//! **Invariant:** the lock of the aggregator is taken before those of the history, never after.
+//! **Not here:** the sums (`aggregator`), the metrics (`figures`).
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -32,11 +32,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder for these labels. Time starts now, and a thread of its own that drains the workers, until the
-    /// recorder is dropped.
+    /// Creates a recorder for these labels. Time starts now, and a thread drains the workers until
+    /// the recorder is dropped.
     ///
     /// # Panics
-    /// With more labels than [`Labels`] allows, with a shard twice, or if the system has no thread to give.
+    /// Panics with more labels than [`Labels`] allows, with two shards of one name, or if the
+    /// system cannot create a thread.
     pub fn new(labels: Labels) -> Self {
         let mut recorder = Self::with_clock(labels, Clock::start());
         let state = recorder.state.clone();
@@ -46,8 +47,8 @@ impl Recorder {
         recorder
     }
 
-    /// A recorder without a thread, for tests: its clock says `started_ms` at [`Recorder::started`], and goes on only
-    /// as far as [`Recorder::settle_at`] is told.
+    /// Creates a recorder without a thread, for tests: its clock shows `started_ms` at
+    /// [`Recorder::started`], and advances only as far as [`Recorder::settle_at`] is called with.
     pub fn by_hand(labels: Labels, started_ms: u64) -> Self {
         Self::with_clock(labels, Clock::at(started_ms))
     }
@@ -66,7 +67,7 @@ impl Recorder {
         Self { labels, state: Arc::new(state), drainer: None }
     }
 
-    /// What a thread that answers requests records with; one for each of them.
+    /// Creates a worker, with which one thread that answers requests records them.
     pub fn worker(&self) -> Worker {
         let (entries, entries_taken) = RingBuffer::new(ENTRIES_MAX);
         let (details, details_taken) = RingBuffer::new(DETAILS_MAX);
@@ -78,65 +79,66 @@ impl Recorder {
         Worker::new(self.state.clone(), running, entries, details)
     }
 
-    /// The history up to this moment: every request that was recorded before is in it. Takes the time of a drain, so
-    /// ask where blocking is allowed.
+    /// Returns the history up to this moment, with every request that was recorded before. This
+    /// drains the queues: call it where blocking is allowed.
     pub fn history(&self) -> &Arc<History> {
-        // A recorder by hand has no time of its own: it stays where it was told to be.
+        // The clock of a recorder without a thread advances only by [`Recorder::settle_at`].
         self.settle_at(if self.drainer.is_some() { Instant::now() } else { self.started() })
     }
 
-    /// [`Recorder::history`] up to a moment: closes the seconds before it. For tests.
+    /// Returns [`Recorder::history`] up to a moment: closes the seconds before it. For tests.
     pub fn settle_at(&self, now: Instant) -> &Arc<History> {
         self.drain_at(now);
         self.state.aggregator().show_open();
         self.state.history()
     }
 
-    /// Counts what workers left up to a moment, and closes the seconds before it: what the recorder's thread does. For
-    /// tests.
+    /// Counts the entries that workers queued up to a moment, and closes the seconds before it, as
+    /// the recorder's thread does. For tests.
     pub fn drain_at(&self, now: Instant) {
         self.state.drain(self.state.clock.ms(now));
     }
 
-    /// The clock of the recorder: ms since 1970 UTC, never backwards.
+    /// Returns the time of the recorder: ms since 1970 UTC, never backwards.
     pub fn at_ms(&self) -> u64 {
         self.state.clock.ms(Instant::now())
     }
 
-    /// When the recorder began to count.
+    /// Returns the start of the recorder.
     pub fn started(&self) -> Instant {
         self.state.clock.started()
     }
 
-    /// When the recorder began to count, in ms since 1970 UTC.
+    /// Returns the start of the recorder, in ms since 1970 UTC.
     pub fn started_ms(&self) -> u64 {
         self.state.clock.started_ms()
     }
 
-    /// Requests being answered, of all workers.
+    /// Returns the number of requests that are being answered, of all workers.
     pub fn in_flight(&self) -> u64 {
         self.state.in_flight().iter().map(|running| running.0.load(Ordering::Relaxed)).sum()
     }
 
-    /// Requests of each slot of the key space in the running minute and the `minutes` before it (at most 15): as many
-    /// entries as there are slots.
+    /// Returns the requests of each slot of the key space in the running minute and the `minutes`
+    /// before it (at most 15): one entry per slot.
     pub fn slot_load(&self, minutes: u64) -> Vec<SlotLoad> {
         self.history();
         let aggregator = self.state.aggregator();
         aggregator.aggregates().slots.sums(aggregator.aggregates().running(), minutes)
     }
 
-    /// Bytes that it takes, its history included: what the README bounds.
+    /// Returns the bytes that the recorder takes, including its history: the README states their
+    /// limit.
     pub fn bytes(&self) -> usize {
         self.state.aggregator().bytes() + self.state.history().bytes()
     }
 
-    /// The names it was made with.
+    /// Returns the labels of the recorder.
     pub fn labels(&self) -> &Labels {
         &self.labels
     }
 
-    /// What was counted since the start.
+    /// Returns the counts since the start.
     pub(crate) fn totals(&self) -> Totals {
         self.history();
         self.state.aggregator().aggregates().totals.clone()
@@ -147,7 +149,7 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         self.state.end();
         if let Some(drainer) = self.drainer.take() {
-            // Its thread panics only where this one would.
+            // The thread panics only where this one would.
             let _ = drainer.join();
         }
     }

@@ -1,8 +1,8 @@
-//! RecorderState: what a recorder, its thread and its workers have in common.
+//! Recorder state: the state shared by a recorder, its thread and its workers.
 //!
-//! **Invariant:** the ledger's lock is taken by the thread that drains, by who asks for figures, and by a worker whose
-//! queue is full; never to record.
-//! **Not here:** the two ends of it (`recorder`, `worker`), the sums (`aggregator`).
+//! **Invariant:** the lock of the aggregator is taken by the draining thread, by queries, and by a
+//! worker whose queue is full; never to record a request.
+//! **Not here:** the two ends of the queues (`recorder`, `worker`), the sums (`aggregator`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,15 +14,15 @@ use crate::clock::Clock;
 use crate::entry::Shape;
 use crate::history::History;
 
-/// How often queues are drained while requests come.
+/// Time between two drains of the queues while there are requests.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 
-/// What a recorder, its thread and its workers share.
+/// State shared by a recorder, its thread and its workers.
 #[derive(Debug)]
 pub(crate) struct RecorderState {
     pub(crate) clock: Clock,
     pub(crate) shape: Shape,
-    /// Of the keys' hashes: nobody can choose keys that share a counter.
+    /// Seed of the hashes of keys: clients cannot choose keys that share a counter.
     pub(crate) seed: u64,
     aggregator: Mutex<Aggregator>,
     history: Arc<History>,
@@ -31,7 +31,8 @@ pub(crate) struct RecorderState {
     ends: AtomicBool,
 }
 
-/// Requests that a worker is answering, alone on its cache lines so that workers do not slow each other down.
+/// Requests that a worker is answering, alone on its cache lines so that workers do not slow each
+/// other down.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct InFlightCounter(pub(crate) AtomicU64);
@@ -60,32 +61,32 @@ impl RecorderState {
         &self.history
     }
 
-    /// Counts what workers left up to `ms`. Tells how many entries there were.
+    /// Counts the entries that workers queued up to `ms`, and returns how many there were.
     pub(crate) fn drain(&self, ms: u64) -> usize {
         self.aggregator().drain(ms / 1_000)
     }
 
-    /// Has the queues drained soon.
+    /// Wakes the thread that drains the queues.
     pub(crate) fn wake(&self) {
         if let Some(drainer) = self.drainer.get() {
             drainer.unpark();
         }
     }
 
-    /// Has the thread that drains come to its end.
+    /// Ends the thread that drains the queues.
     pub(crate) fn end(&self) {
         self.ends.store(true, Ordering::Release);
         self.wake();
     }
 
-    /// What the recorder's thread does.
+    /// Drains the queues until the recorder ends: the recorder's thread runs this.
     pub(crate) fn drain_until_end(&self) {
-        // Set once, here.
+        // The cell is set only here, once.
         let _ = self.drainer.set(thread::current());
         while !self.ends.load(Ordering::Acquire) {
             let ms = self.clock.ms(Instant::now());
             let drained = self.drain(ms);
-            // Nobody asks: then it is enough to close each second when it has ended.
+            // Without requests it is enough to close each second when it has ended.
             let second_ends = Duration::from_millis(1_000 - ms % 1_000);
             thread::park_timeout(if drained > 0 { DRAIN_EVERY } else { second_ends });
         }

@@ -1,27 +1,27 @@
-//! One data request, as the router reports it when the answer is known.
+//! Sample: one data request, as the router reports it when the response is known.
 //!
 //! **Invariant:** a sample is borrowed plain data; making one allocates nothing.
-//! **Not here:** no table and no client. The key is only looked at: what is kept of keys is `hot`'s, and bounded.
+//! **Not here:** tables and clients. The key is borrowed; `hot` keeps a bounded number of keys.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a request did. A bulk write of any size is one write.
+/// Kind of a request. A bulk write of any size is one write.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
-    /// Rows were asked for.
+    /// The request reads rows.
     Read,
-    /// Rows were to be stored, changed or removed.
+    /// The request stores, changes or removes rows.
     Write,
 }
 
 impl Operation {
-    /// As it is spelled in JSON and in labels: `read` or `write`.
+    /// Returns the name in JSON and in labels: `read` or `write`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -30,22 +30,22 @@ impl Operation {
     }
 }
 
-/// What kind of node answered.
+/// Kind of node that answered.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// The node that takes a shard's writes.
+    /// The node that takes the writes of a shard.
     Primary,
-    /// A node that follows it.
+    /// A node that follows the primary.
     Replica,
-    /// No node: what a cache held.
+    /// The cache.
     Cache,
 }
 
 impl Role {
-    /// As it is spelled in JSON and in labels: `primary`, `replica` or `cache`.
+    /// Returns the name in JSON and in labels: `primary`, `replica` or `cache`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
@@ -55,7 +55,7 @@ impl Role {
     }
 }
 
-/// How a request ended, by the class of its HTTP status.
+/// Result of a request, by the class of its HTTP status.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
@@ -70,7 +70,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The class of an HTTP status.
+    /// Returns the class of an HTTP status.
     pub fn of_status(status: u16) -> Self {
         match status {
             0..400 => Self::Success,
@@ -79,7 +79,7 @@ impl Outcome {
         }
     }
 
-    /// Whether it is one of the two kinds of errors.
+    /// Returns true for the two kinds of errors.
     pub const fn is_error(self) -> bool {
         match self {
             Self::Success => false,
@@ -88,51 +88,53 @@ impl Outcome {
     }
 }
 
-/// The names behind the numbers in a [`Sample`]: given once, in the order of every answer.
+/// Names of the numbers in a [`Sample`]: given once, in the order of every response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
     /// Routes as they are declared, without values: `/api/write`. At most [`Labels::ROUTES_MAX`].
     pub routes: Vec<&'static str>,
     /// Shards. At most [`Labels::SHARDS_MAX`].
     pub shards: Vec<String>,
-    /// How many slots the keys are spread over; at most [`Labels::SLOTS_MAX`].
+    /// Number of slots of the key space; at most [`Labels::SLOTS_MAX`].
     pub slots: usize,
 }
 
 impl Labels {
-    /// Routes there may be.
+    /// Most routes.
     pub const ROUTES_MAX: usize = 32;
-    /// Shards there may be.
+    /// Most shards.
     pub const SHARDS_MAX: usize = 1_024;
-    /// Slots there may be: their numbers take 16 bits, and one number means none.
+    /// Most slots: their numbers take 16 bits, and one number means none.
     pub const SLOTS_MAX: usize = 65_535;
 }
 
 /// One answered data request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample<'k> {
-    /// Index into [`Labels::routes`]; one beyond the list counts as `(other)`.
+    /// Index into [`Labels::routes`]; an index beyond the list counts as `(other)`.
     pub route: u8,
     /// Read or write.
     pub operation: Operation,
-    /// Index into [`Labels::shards`]. `None` (or an index beyond the list) when several shards took part, or none.
+    /// Index into [`Labels::shards`]. `None` (or an index beyond the list) if several shards took
+    /// part, or none.
     pub shard: Option<u16>,
-    /// The key's slot, when there is one key.
+    /// Slot of the key, if there is one key.
     pub slot: Option<u16>,
-    /// Who answered: of a write the primary; `None` when nobody was asked.
+    /// Node that answered: the primary for a write; `None` if no node was contacted.
     pub role: Option<Role>,
-    /// HTTP status of the answer.
+    /// HTTP status of the response.
     pub status: u16,
-    /// Shards asked: 0 when refused before, 1 by key.
+    /// Number of shards contacted: 0 if the request was refused before, 1 for a request by key.
     pub fanout: u16,
-    /// From the arrival of the request to its answer. BucketCounter in whole µs, 1 µs to 60 s, as are the next two.
+    /// Time from the arrival of the request to its response. Counted in whole µs, 1 µs to 60 s,
+    /// like the next two.
     pub elapsed: Duration,
-    /// Of that, waiting for a lane or a connection.
+    /// Time spent waiting for a lane or a connection.
     pub queue: Duration,
-    /// Of that, inside the database. The rest is `elapsed` less these two.
+    /// Time inside the database. The rest is `elapsed` less these two.
     pub database: Duration,
-    /// The shard key, when there is one.
+    /// Shard key, if there is one.
     pub key: Option<&'k str>,
-    /// The trace it belongs to.
+    /// Trace of the request, if it has one.
     pub trace: Option<[u8; 16]>,
 }

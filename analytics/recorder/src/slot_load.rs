@@ -1,17 +1,17 @@
-//! Slot load: how often each slot of the key space was asked for in the last minutes.
+//! Slot load: requests of each slot of the key space in the last minutes.
 //!
-//! What moves of slots are planned by: a table for each of the last fifteen minutes.
+//! Moves of slots are planned from it. There is a table for each of the last fifteen minutes.
 //!
-//! **Invariant:** at most [`MINUTES_MAX`] tables of finished minutes and one of the running minute, 8 bytes for a slot in
-//! each; a minute without requests has none.
-//! **Not here:** keys; of these, `hot` knows the busiest.
+//! **Invariant:** there are at most [`MINUTES_MAX`] tables of finished minutes and one of the
+//! running minute, 8 bytes per slot each; a minute without requests has none.
+//! **Not here:** keys; `hot` knows the busiest.
 
 use std::collections::VecDeque;
 
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Finished minutes remembered.
+/// Most finished minutes.
 pub(crate) const MINUTES_MAX: u64 = 15;
 
 /// Requests of one slot of the key space.
@@ -27,7 +27,7 @@ pub struct SlotLoad {
 #[derive(Debug)]
 pub(crate) struct SlotLoads {
     slots: usize,
-    /// Oldest first.
+    /// Tables of the finished minutes, oldest first.
     minutes: VecDeque<Minute>,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct SlotLoads {
 struct Minute {
     /// Minutes since 1970 UTC.
     minute: u64,
-    /// Reads and writes.
+    /// Reads and writes by slot.
     counts: Box<[(u32, u32)]>,
 }
 
@@ -60,7 +60,7 @@ impl SlotLoads {
         *count = count.saturating_add(1);
     }
 
-    /// Each slot's requests in the running minute and in the `minutes` before it.
+    /// Returns each slot's requests in the running minute and the `minutes` before it.
     pub(crate) fn sums(&self, second: u64, minutes: u64) -> Vec<SlotLoad> {
         let first = (second / 60).saturating_sub(minutes.min(MINUTES_MAX));
         let mut sums = vec![SlotLoad::default(); self.slots];
@@ -73,7 +73,7 @@ impl SlotLoads {
         sums
     }
 
-    /// Bytes of the tables.
+    /// Returns the bytes of the tables.
     pub(crate) fn bytes(&self) -> usize {
         self.minutes.iter().map(|minute| size_of_val(&*minute.counts)).sum()
     }

@@ -1,12 +1,12 @@
-//! Store: the history of a source, a router, where a restart does not take it: in a file of SQLite, or in a database of
-//! PostgreSQL.
+//! Store: the history of a source, kept over restarts in a SQLite file or a PostgreSQL database.
 //!
-//! A [`HistoryWriter`] has a thread of its own. It gives back what was kept, writes the slots that are finished every
-//! [`WRITE_EVERY`], and forgets those that the rings have forgotten. Nobody waits for it: figures come from memory, and
-//! a store that is away is caught up with from there.
+//! A [`HistoryWriter`] has its own thread. It reads the stored history, writes finished slots every
+//! [`WRITE_EVERY`], and removes those that the rings no longer hold. No other thread waits for it:
+//! metrics come from memory, and after an outage the store gets all that the rings still hold.
 //!
-//! **Invariant:** no thread but the keeper's own waits for a file or a server.
-//! **Not here:** what a frame is (`frame`), errors and what is going on (they are not kept).
+//! **Invariant:** no thread except the history writer's waits for a file or a server.
+//! **Not here:** the contents of a frame (`frame`); errors and requests in progress, which are not
+//! kept.
 
 mod address;
 mod coverage;
@@ -31,37 +31,37 @@ use postgres::PostgresStore;
 use row::Row;
 use sqlite::SqliteStore;
 
-/// Why history cannot be kept now.
+/// Reason why history cannot be kept now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The file cannot be used, or the server does not answer or refuses.
     #[error("{place}: {cause}")]
     Unusable {
-        /// Where.
+        /// File or server.
         place: String,
-        /// What is wrong.
+        /// Cause of the failure.
         cause: String,
     },
-    /// What is there cannot be read.
+    /// The file is damaged.
     #[error("{place} is damaged: {cause}")]
     Damaged {
         /// The file.
         place: String,
-        /// What is wrong.
+        /// Cause of the failure.
         cause: String,
     },
-    /// A database of somebody else: it is left as it is.
+    /// The database belongs to another program and is left unchanged.
     #[error("{place} is the database of another program, and is left as it is: name another file")]
     Foreign {
         /// The file.
         place: String,
     },
-    /// What is there was made by a newer program.
+    /// The file was written by a newer program.
     #[error("{place} is of a newer program ({newest}): name another file, or run that program")]
     Newer {
         /// The file.
         place: String,
-        /// The version that is unknown here.
+        /// The version that this program does not know.
         newest: String,
     },
 }
@@ -76,7 +76,7 @@ impl StoreError {
     }
 }
 
-/// A store that is open.
+/// An open store.
 enum Store {
     Sqlite(SqliteStore),
     Postgres(Box<PostgresStore>),

@@ -1,7 +1,7 @@
-//! Trust: which authorities a certificate may come from, for whoever this crate connects to.
+//! TLS roots: the authorities whose certificates are trusted on connections to servers.
 //!
-//! **Invariant:** nothing is connected to by TLS without its certificate and its name having been proved.
-//! **Not here:** the connections (`store/postgres`, `wire`).
+//! **Invariant:** no TLS connection is used before the certificate and its name have been checked.
+//! **Not here:** the connections (`store/postgres`, `web_kit::http_client`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,42 +18,42 @@ const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as op
      subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
      addresses that clients connect to)";
 
-/// Why there is nothing to prove certificates with.
+/// Reason why certificates cannot be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsRootsError {
-    /// The file that was named.
+    /// The file of authorities is not usable.
     #[error("{}: {cause}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Cause of the failure.
         cause: String,
     },
-    /// Those of the system.
+    /// The system has no trusted authorities.
     #[error("the system trusts no certificates ({0}): name a file of them by SSL_CERT_FILE")]
     System(String),
-    /// This process cannot speak TLS.
+    /// TLS cannot be set up in this process.
     #[error(transparent)]
     Setup(#[from] rustls::Error),
 }
 
-/// TLS to servers whose certificates come from the authorities of this file, or from those of the system and of
-/// `SSL_CERT_FILE`.
+/// Returns a TLS configuration that trusts the authorities of this file, or those of the system and
+/// of `SSL_CERT_FILE`.
 ///
 /// # Errors
-/// [`TlsRootsError`] if there are none.
+/// Fails with [`TlsRootsError`] if there are no authorities.
 pub fn client(authorities: Option<&Path>) -> Result<ClientConfig, TlsRootsError> {
     let roots = match authorities {
         Some(path) => of_file(path)?,
         None => of_system()?,
     };
-    // Named, not taken from the process: another crate may bring another provider.
+    // The provider is named here because another crate may set another for the process.
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Explains for people why a server was not trusted. TLS gives only the name of a variant.
+/// Returns an explanation of a refused certificate. TLS errors contain only the name of a variant.
 pub fn explained(error: &str) -> Option<&'static str> {
     error.contains("CaUsedAsEndEntity").then_some(AUTHORITY)
 }

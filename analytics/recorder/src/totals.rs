@@ -1,6 +1,7 @@
-//! Totals: what was counted since the start, by the few labels that a scraper is told.
+//! Totals: counts since the start, by the few labels that scrapers get.
 //!
-//! **Invariant:** label sets are bounded: by routes, shards, operations and roles, and by [`STATUSES_MAX`] statuses.
+//! **Invariant:** label sets are bounded: by routes, shards, operations and roles, and by
+//! [`STATUSES_MAX`] statuses.
 //! **Not here:** windows; these counts only grow.
 
 use crate::bucket_counter::{BucketCounter, Example};
@@ -17,20 +18,20 @@ const DATABASE_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000,
     10_000_000,
 ];
-/// Shards asked by a request.
+/// Upper bounds of the number of contacted shards.
 const FANOUT_BOUNDS: &[u32] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
-/// Statuses of one route told apart; further ones count as [`STATUS_OTHER`].
+/// Most statuses of one route; further ones count as [`STATUS_OTHER`].
 const STATUSES_MAX: usize = 24;
-/// In place of a status: one of several.
+/// Stands for one of several statuses.
 pub(crate) const STATUS_OTHER: u16 = 0;
 
-/// All of it.
+/// Counts since the start.
 #[derive(Clone, Debug)]
 pub(crate) struct Totals {
     shape: Shape,
-    /// By route and operation: by status.
+    /// Counters by route and operation, then by status.
     http: Vec<Vec<(u16, BucketCounter)>>,
-    /// By shard, operation and role.
+    /// Counters by shard, operation and role.
     database: Vec<Option<BucketCounter>>,
     /// Reads by shard and role.
     read_from: Vec<u64>,
@@ -78,7 +79,7 @@ impl Totals {
         self.http(&detail.entry).exemplify(Example { trace, value: elapsed, at: second });
     }
 
-    /// Durations of requests in µs by route (index), operation and status.
+    /// Returns the durations of requests in µs by route (index), operation and status.
     pub(crate) fn requests(
         &self,
     ) -> impl Iterator<Item = (usize, Operation, u16, &BucketCounter)> + '_ {
@@ -88,7 +89,7 @@ impl Totals {
         })
     }
 
-    /// Durations inside the database in µs by shard (index), operation and role.
+    /// Returns the durations inside the database in µs by shard (index), operation and role.
     pub(crate) fn databases(
         &self,
     ) -> impl Iterator<Item = (usize, Operation, Option<Role>, &BucketCounter)> + '_ {
@@ -98,7 +99,7 @@ impl Totals {
         })
     }
 
-    /// Reads that somebody answered, by shard (index) and role.
+    /// Returns the reads that were answered, by shard (index) and role.
     pub(crate) fn read_from(&self) -> impl Iterator<Item = (usize, Role, u64)> + '_ {
         let counts = self.read_from.iter().enumerate().filter(|&(_, &count)| count > 0);
         counts.filter_map(|(place, count)| Some((place / 4, ROLES[place % 4]?, *count)))

@@ -1,25 +1,25 @@
-//! How far back a question looks.
+//! Window: the time range of a query, which ends now.
 //!
 //! **Invariant:** a [`Window`] is 1 ms to 7 days; no other can be made.
-//! **Not here:** the rounding to slots. That is `history`'s.
+//! **Not here:** rounding to slots (`history`).
 
 use std::time::Duration;
 
-/// The longest window that can be asked for in ms.
+/// Longest `timeRange`, in ms.
 const TIME_RANGE_MAX_MS: u64 = 3_600_000;
-/// Characters of a refused text that an error repeats; the rest says nothing more.
+/// Characters of a refused text that an error repeats.
 const ECHO_CHARS_MAX: usize = 40;
 
-/// A stretch of time that ends now: 1 ms to 7 days, 5 minutes by default.
+/// A time range that ends now: 1 ms to 7 days, 5 minutes by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Window {
     ms: u64,
 }
 
 impl Window {
-    /// The longest window, and how long anything is remembered: 7 days.
+    /// Longest window, and the time for which history is kept: 7 days.
     pub const MAX: Window = Window { ms: 7 * 86_400_000 };
-    /// The values of `window=`, the shortest first.
+    /// Values of `window=`, the shortest first.
     pub const NAMES: [&'static str; 7] = ["1m", "5m", "15m", "1h", "6h", "24h", "7d"];
 
     /// Parses the value of `window=`: one of [`Window::NAMES`], spelled exactly so.
@@ -52,11 +52,12 @@ impl Window {
         }
     }
 
-    /// The window that a query string asks for: `window=`, or the older spelling `timeRange=`.
-    /// Neither is the default, 5 minutes.
+    /// Returns the window of a query string: `window=`, or the older spelling `timeRange=`. The
+    /// default is 5 minutes.
     ///
     /// # Errors
-    /// As the two parsers; [`WindowError::Both`] when both are given, as they might differ.
+    /// Fails like the two parsers, and with [`WindowError::Both`] if both are given, as they might
+    /// differ.
     pub fn from_query(window: Option<&str>, time_range: Option<&str>) -> Result<Self, WindowError> {
         match (window, time_range) {
             (None, None) => Ok(Self::default()),
@@ -66,7 +67,7 @@ impl Window {
         }
     }
 
-    /// The length of the window.
+    /// Returns the length of the window.
     pub const fn length(self) -> Duration {
         Duration::from_millis(self.ms)
     }
@@ -78,22 +79,22 @@ impl Default for Window {
     }
 }
 
-/// Why a text is no window. The message names what is allowed.
+/// Reason why a text is not a window. The message names what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
-    /// `window` is none of the names.
+    /// The value of `window` is not one of the names.
     #[error("window must be one of 1m, 5m, 15m, 1h, 6h, 24h, 7d; got \"{given}\"")]
     Name {
         /// The text, cut after 40 characters.
         given: String,
     },
-    /// `timeRange` is no integer in range.
+    /// The value of `timeRange` is not an integer in range.
     #[error("timeRange must be a whole number of milliseconds from 1 to 3600000; got \"{given}\"")]
     TimeRange {
         /// The text, cut after 40 characters.
         given: String,
     },
-    /// Both spellings at once.
+    /// Both spellings are given.
     #[error("window and timeRange exclude each other: give window=1m|5m|15m|1h|6h|24h|7d only")]
     Both,
 }

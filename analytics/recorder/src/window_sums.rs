@@ -1,7 +1,8 @@
-//! WindowSums: what the frames of a window add up to, by shard, route and point of time.
+//! Window sums: the sums of the frames of a window, by shard, route and point of time.
 //!
-//! **Invariant:** each cell that the query admits counts once in the total, once in its shard, once in its route.
-//! **Not here:** which frames (`history`), the answer (`figures`).
+//! **Invariant:** each cell that matches the query counts once in the total, once in its shard,
+//! once in its route.
+//! **Not here:** choosing frames (`history`), the response (`figures`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub(crate) struct Tally {
     pub(crate) micros: u64,
 }
 
-/// What one shard did, or all that is of no single one.
+/// Sums of one shard, or of requests without a single shard.
 #[derive(Debug, Default)]
 pub(crate) struct ShardSum {
     pub(crate) tally: Tally,
@@ -35,7 +36,7 @@ pub(crate) struct ShardSum {
     point: PointSum,
 }
 
-/// What one route did.
+/// Sums of one route.
 #[derive(Debug)]
 pub(crate) struct RouteSum {
     pub(crate) route: String,
@@ -44,7 +45,7 @@ pub(crate) struct RouteSum {
     pub(crate) latencies: LatencyHistogram,
 }
 
-/// Where the time went.
+/// Sums of one part of the time.
 #[derive(Debug, Default)]
 pub(crate) struct PartSum {
     pub(crate) total: u64,
@@ -52,25 +53,26 @@ pub(crate) struct PartSum {
     pub(crate) latencies: LatencyHistogram,
 }
 
-/// All that a window adds up to.
+/// All sums of a window.
 #[derive(Debug)]
 pub(crate) struct WindowSums<'q> {
     query: &'q MetricsQuery,
     grid: Grid,
-    /// Where a frame is added at the moment.
+    /// Point to which frames are added at the moment.
     point: Option<usize>,
-    /// Of the shards, in the order of the answer.
+    /// Names of the shards, in the order of the response.
     pub(crate) names: Vec<String>,
-    /// Where a label counts, if the query admits it. Labels are shared by frames, and these outlive the sums.
+    /// Shard and route of each label that matches the query. Labels are shared by frames, which
+    /// outlive the sums.
     series_keys: HashMap<*const CellLabel, Option<SeriesKey>>,
-    /// One for each name.
+    /// Sums of each shard.
     pub(crate) shards: Vec<ShardSum>,
-    /// Of several shards, or none.
+    /// Sums of requests of several shards, or none.
     pub(crate) unassigned: ShardSum,
     pub(crate) routes: Vec<RouteSum>,
     pub(crate) tally: Tally,
     pub(crate) latencies: LatencyHistogram,
-    /// Queue, database, rest.
+    /// Sums of queue, database, rest.
     pub(crate) parts: [PartSum; 3],
     pub(crate) read_from: ReadFrom,
     pub(crate) fanout: Fanout,
@@ -109,7 +111,8 @@ impl Tally {
 }
 
 impl<'q> WindowSums<'q> {
-    /// WindowSums up `frames`, which are sorted by time. The shards are those named first, and those that are met beside.
+    /// Adds up `frames`, which are sorted by time. The named shards come first, then others that
+    /// the frames contain.
     pub(crate) fn of(
         frames: &[Arc<Frame>],
         query: &'q MetricsQuery,
@@ -204,14 +207,14 @@ impl<'q> WindowSums<'q> {
         }
     }
 
-    /// Adds what fell into the point to the sums, and draws it.
+    /// Adds the requests of the point to the sums, and draws the point.
     fn finish_point(&mut self) {
         for (number, shard) in self.shards.iter_mut().chain([&mut self.unassigned]).enumerate() {
             if shard.point.latencies.count() == 0 {
                 continue;
             }
             if let Some(point) = self.point {
-                // The last is beyond the curves of shards.
+                // The last is not a shard and has no curves.
                 self.curves.draw_shard(point, number, &shard.point);
             }
             shard.latencies.merge(&shard.point.latencies);
@@ -228,7 +231,7 @@ impl<'q> WindowSums<'q> {
         self.whole.reset();
     }
 
-    /// Where a label counts.
+    /// Returns the shard and route in which a label counts.
     fn series_key(&mut self, label: &Arc<CellLabel>) -> Option<SeriesKey> {
         let key = Arc::as_ptr(label);
         if let Some(known) = self.series_keys.get(&key) {
@@ -269,7 +272,7 @@ impl PartSum {
 }
 
 impl MetricsQuery {
-    /// Whether requests of a label are asked for.
+    /// Returns true if the query includes requests of a label.
     pub(crate) fn admits(&self, label: &CellLabel) -> bool {
         self.shard.as_ref().is_none_or(|shard| label.shard.as_ref() == Some(shard))
             && self.route.as_ref().is_none_or(|route| label.route == *route)

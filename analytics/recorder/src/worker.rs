@@ -1,9 +1,9 @@
-//! Worker: what one thread records with, without a lock and without an allocation.
+//! Worker: records the requests of one thread, without a lock and without an allocation.
 //!
-//! It leaves entries in a bounded queue of its own, from which the recorder's thread takes them. When the queue is full
-//! before that thread comes, the worker empties it itself: no request goes uncounted.
+//! A worker puts entries into its own bounded queue, from which the recorder's thread takes them.
+//! If the queue is full before that, the worker drains it itself: every request is counted.
 //!
-//! **Not here:** what becomes of entries (`aggregator`).
+//! **Not here:** counting entries (`aggregator`).
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::entry::{Detail, ENTRIES_MAX, Entry};
 use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Sample;
 
-/// How often a worker looks whether its queue is half full, in entries.
+/// Number of entries after which a worker checks whether its queue is half full.
 const LOOK_EVERY: u32 = ENTRIES_MAX as u32 / 4;
-/// Least time between two details, in ms: a thousand a second say who asks most.
+/// Least time between two details, in ms: a thousand per second are enough to find hot keys.
 const DETAIL_EVERY_MS: u64 = 1;
-/// Requests as slow as this are told in detail whenever there is room.
+/// Requests that take this long always get a detail if there is room.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// What one thread records with. It belongs to that thread.
+/// Records the requests of one thread.
 #[derive(Debug)]
 pub struct Worker {
     state: Arc<RecorderState>,
@@ -36,15 +36,15 @@ pub struct Worker {
 struct Own {
     entries: Producer<Entry>,
     details: Producer<Detail>,
-    /// Entries until the next look at the queue.
+    /// Entries until the next check of the queue.
     look_in: u32,
-    /// The latest time of an entry, in ms since 1970 UTC.
+    /// Latest time of an entry, in ms since 1970 UTC.
     latest_ms: u64,
-    /// When the next detail is due, in ms since 1970 UTC.
+    /// Time of the next detail, in ms since 1970 UTC.
     detail_at_ms: u64,
 }
 
-/// A request that is being answered, until this is dropped.
+/// A request in progress, until this is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<InFlightCounter>);
 
@@ -71,8 +71,8 @@ impl Worker {
         InFlight(self.in_flight.clone())
     }
 
-    /// Counts an answered request; `now` is when the answer was known. Without a lock and without an allocation, but
-    /// when the queue is full.
+    /// Records an answered request; `now` is the time at which the response was known. Takes no
+    /// lock and allocates nothing unless the queue is full.
     pub fn record(&self, sample: &Sample<'_>, now: Instant) {
         let state = &*self.state;
         let ms = state.clock.ms(now);
@@ -97,14 +97,14 @@ impl Worker {
             && !own.details.is_full()
         {
             own.detail_at_ms = ms + DETAIL_EVERY_MS;
-            // There is room: this thread alone fills the queue.
+            // There is room: only this thread fills the queue.
             let _ = own.details.push(Detail::of(entry, sample));
         }
     }
 
     #[cold]
     fn empty(&self, own: &mut Own, entry: Entry) {
-        // Entries of a second that is yet to come stay in their queues: in this one there are none.
+        // Entries of a later second would stay in the queue, but there are none in this one.
         self.state.drain(own.latest_ms);
         let pushed = own.entries.push(entry);
         assert!(pushed.is_ok(), "a drained queue has room");

@@ -1,7 +1,8 @@
-//! Alerts: what is watched, what fires, and what has fired lately.
+//! Alerts: the state of all rules, the alerts that fire, and those resolved lately.
 //!
-//! **Invariant:** no clock is read and nothing is asked here: values and their time are told, once a second.
-//! **Not here:** where values come from (`rule_evaluator`), who is told (`webhook`).
+//! **Invariant:** this module reads no clock and contacts nothing: values and their time are
+//! arguments, once a second.
+//! **Not here:** measuring values (`rule_evaluator`), sending notices (`webhook`).
 
 mod alert_state;
 mod rule;
@@ -11,49 +12,49 @@ pub use rule::{Kind, Limits, Rule};
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Alerts that are over and still told of.
+/// Most resolved alerts that are kept.
 pub const RECENT_MAX: usize = 100;
-/// Most things that one rule watches: more shards or routers than there can be.
+/// Most subjects of one rule: more than there can be shards or routers.
 pub const SUBJECTS_MAX: usize = 512;
 
-/// What a value is of: a shard, a router, or all that a rule looks at.
+/// Subject of a value: a shard, a router, or everything that a rule covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subject {
-    /// The shard, if it is of one.
+    /// The shard, if the subject is one.
     pub shard: Option<String>,
-    /// The router, if it is of one.
+    /// The router, if the subject is one.
     pub router: Option<String>,
 }
 
-/// What was measured for a rule.
+/// A measured value of a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
-    /// The place of the rule in the list.
+    /// Index of the rule.
     pub rule: usize,
-    /// Of what.
+    /// Subject of the value.
     pub subject: Subject,
-    /// The value; `None`: it could not be measured.
+    /// The value; `None` if it could not be measured.
     pub value: Option<f64>,
 }
 
-/// An alert that has begun to fire, or is over.
+/// An alert that has started to fire, or is resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notice {
-    /// The place of the rule in the list.
+    /// Index of the rule.
     pub rule: usize,
-    /// Of what.
+    /// Subject of the alert.
     pub subject: Subject,
-    /// The value at that moment.
+    /// Value at that moment.
     pub value: Option<f64>,
-    /// Since when it was bad, in s.
+    /// Start of the bad values, in s.
     pub since: u64,
-    /// When it began to fire.
+    /// Time at which the alert started to fire.
     pub fired_at: u64,
-    /// When it was over; `None`: it fires.
+    /// Time at which the alert was resolved; `None` while it fires.
     pub resolved_at: Option<u64>,
 }
 
-/// All rules, over time.
+/// States of all rules over time.
 pub struct Alerts {
     rules: Vec<Rule>,
     alert_states: BTreeMap<(usize, Subject), AlertState>,
@@ -61,18 +62,18 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// Nothing is wrong yet.
+    /// Creates the states of rules; no alert is pending.
     pub fn new(rules: Vec<Rule>) -> Self {
         Self { rules, alert_states: BTreeMap::new(), recent: VecDeque::new() }
     }
 
-    /// The rules, in their order.
+    /// Returns the rules, in order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// Takes in all that is measured at a time, in s; what somebody is to know comes back. What is not among the readings
-    /// any more is well: nobody can look after a shard that is gone.
+    /// Takes all readings of a time, in s, and returns the notices that result. A subject without a
+    /// reading counts as good, because a removed shard cannot recover.
     pub fn step(&mut self, at: u64, readings: &[Reading]) -> Vec<Notice> {
         let mut values: BTreeMap<(usize, Subject), Option<f64>> =
             self.alert_states.keys().map(|key| (key.clone(), Some(0.0))).collect();
@@ -104,7 +105,7 @@ impl Alerts {
             };
             notices.push(notice);
         }
-        // What is quiet need not be remembered: it may be of something that is gone.
+        // Quiet states are removed: their subjects may no longer exist.
         self.alert_states.retain(|_, alert_state| alert_state.phase != Phase::Quiet);
         for notice in notices.iter().filter(|notice| notice.resolved_at.is_some()) {
             self.recent.push_front(notice.clone());
@@ -113,12 +114,12 @@ impl Alerts {
         notices
     }
 
-    /// What is pending or fires: the place of its rule, of what, and how it is.
+    /// Returns the pending and firing alerts: the index of the rule, the subject, and the state.
     pub fn active(&self) -> impl Iterator<Item = (usize, &Subject, &AlertState)> {
         self.alert_states.iter().map(|((rule, subject), alert_state)| (*rule, subject, alert_state))
     }
 
-    /// What is over, the newest first.
+    /// Returns the resolved alerts, the newest first.
     pub fn recent(&self) -> impl Iterator<Item = &Notice> {
         self.recent.iter()
     }

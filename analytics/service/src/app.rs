@@ -1,4 +1,4 @@
-//! App: what all routes share.
+//! App: the state shared by all routes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,19 +13,19 @@ use recorder::store::HistoryWriter;
 use web_kit::cross_origin::Reached;
 use web_kit::event_stream::Hub;
 
-/// What all routes share.
+/// State shared by all routes.
 pub(crate) struct App {
     /// The routers.
     pub fleet: Arc<Fleet>,
-    /// The rules.
+    /// The evaluated rules.
     pub rule_evaluator: Arc<RuleEvaluator>,
-    /// The streams.
+    /// The event streams.
     pub hub: Arc<Hub<FleetQuery>>,
-    /// Who keeps history, if anybody does.
+    /// Writer of the history, if it is kept.
     pub history_writer: Option<Arc<HistoryWriter>>,
     /// Ways in which clients reach the service.
     pub reached: Reached,
-    /// How routers prove who they are.
+    /// TLS configuration for connections to routers.
     pub(crate) tls: Option<Arc<ClientConfig>>,
     draining: AtomicBool,
 }
@@ -42,18 +42,18 @@ impl App {
         Self { fleet, rule_evaluator, hub, history_writer, reached, tls, draining }
     }
 
-    /// Whether the service is about to end.
+    /// Returns true if the service is about to end.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Tells whoever asks that the service is about to end, and ends what would never end by itself.
+    /// Reports from now on that the service is about to end, and ends the event streams.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.hub.close();
     }
 
-    /// Refuses the name of a router that nobody knows.
+    /// Refuses an unknown name of a router.
     pub(crate) fn known(&self, router: Option<&str>) -> Result<(), Problem> {
         match router.filter(|name| self.fleet.find(name).is_none()) {
             None => Ok(()),

@@ -1,12 +1,12 @@
-//! ClockOffset: the difference between a router's clock and this machine's, so that all figures have the
-//! times of one clock.
+//! Clock offset: the difference between a router's clock and this machine's, so that all figures
+//! have the times of one clock.
 //!
-//! A router reads its system's clock once, when it starts. If that was wrong then, all its times
-//! are off: they differ from those of other routers, and hide its own figures of that time once it
-//! was restarted with the right clock. Here its times are shifted by whole minutes, so that slots
-//! of any length keep their bounds.
+//! A router reads the clock of its system once, when it starts. If that clock was wrong, all its
+//! times are off: they differ from those of other routers, and hide the router's own later figures
+//! once it was restarted with the right clock. Its times are shifted by whole minutes, so that
+//! slots of any length keep their bounds.
 //!
-//! **Not here:** when clocks are compared (`collector`).
+//! **Not here:** the moments at which clocks are compared (`collector`).
 
 use recorder::Step;
 

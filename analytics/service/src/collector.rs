@@ -1,10 +1,12 @@
-//! Collector: asks each router once a second for what it has counted since.
+//! Collector: requests from each router, once a second, the frames that are new.
 //!
-//! A router is asked by a task of its own, over one connection: one that hangs, lies or is away delays no other. What was
-//! missed while it was away is asked for afterwards, as far back as the router still holds it.
+//! Each router has its own task and connection: a router that hangs, misbehaves or is unreachable
+//! delays no other. After an outage, the missed frames are requested as far back as the router
+//! still holds them.
 //!
-//! **Invariant:** a router is asked one thing at a time, and never waits for anything here.
-//! **Not here:** what its answers mean (`frame_response`), which routers there are (`discovery`).
+//! **Invariant:** there is one request to a router at a time, and no router ever waits for this
+//! service.
+//! **Not here:** parsing responses (`frame_response`), finding routers (`discovery`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,32 +25,32 @@ use recorder::store::HistoryWriter;
 use recorder::{Frame, Step};
 use web_kit::http_client::{HttpClient, printable};
 
-/// How often a router is asked.
+/// Time between two requests to a router.
 const EVERY: Duration = Duration::from_secs(1);
-/// The longest pause between two questions to a router that is away.
+/// Longest pause between two requests to an unreachable router.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long one answer may take.
+/// Longest time for one response.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest answer: a router ends one after some 4 MiB.
+/// Longest response: a router ends one after some 4 MiB.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Most answers taken at once from a router that says that there is more: seven days are some dozens.
+/// Most responses in a row from a router that has more: seven days take some dozens.
 const CATCH_UP_MAX: usize = 200;
-/// Largest drift of a router's clock from its reading at its start, in ms: messages may be delayed.
+/// Largest drift of a router's clock since its start, in ms: messages may be delayed.
 const ASTRAY_MAX_MS: u64 = 90_000;
-/// How long a router may wait to be asked for until what was kept of it is there.
+/// Longest wait for the stored history of a router before the first request to it.
 const LOADING_MAX: Duration = Duration::from_secs(30);
 
-/// Asks a router for ever; ends when it is gone and not to be there any more.
+/// Collects from a router; ends when it is unreachable and no longer listed.
 pub(crate) async fn collect(
     member: Arc<Member>,
     history_writer: Option<Arc<HistoryWriter>>,
     tls: Option<Arc<ClientConfig>>,
 ) {
     if let Some(history_writer) = &history_writer {
-        // What is kept already need not be asked for.
+        // Stored frames need not be requested.
         let (done, loaded) = oneshot::channel();
         history_writer.keep(&*member.name, member.history.clone(), move || {
-            // Who waits no longer need not know.
+            // Nobody waits any longer after a timeout, which is fine.
             let _ = done.send(());
         });
         let _ = tokio::time::timeout(LOADING_MAX, loaded).await;
@@ -56,7 +58,7 @@ pub(crate) async fn collect(
     follow(member, tls).await;
 }
 
-/// The same of a router whose history is kept already.
+/// Collects from a router whose history is loaded already; ends like [`collect`].
 pub(crate) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) {
     let client = HttpClient::new(member.target.clone(), tls.as_ref());
     let mut poller = RouterPoller {
@@ -85,22 +87,22 @@ pub(crate) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) 
     }
 }
 
-/// What is asked of one router.
+/// State of collecting from one router.
 struct RouterPoller {
     member: Arc<Member>,
     client: HttpClient,
-    /// Last slot that was fetched, by step, in times of the router.
+    /// Last fetched slot, by step, in times of the router.
     after: [u64; 3],
     errors_after: u64,
-    /// When the router started that told the number of the last error.
+    /// Start of the router that sent the number of the last error.
     started: String,
-    /// Difference of its clock from ours, and the start of the router for which that was found.
+    /// Offset of the router's clock, and the start of the router for which it was found.
     clock_offset: ClockOffset,
     compared: String,
 }
 
 impl RouterPoller {
-    /// Goes on behind what is in the history already.
+    /// Continues after the frames that are in the history already.
     fn look_back(&mut self) {
         for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
             let frames = self.member.history.frames_after(step, 0, usize::MAX);
@@ -108,8 +110,8 @@ impl RouterPoller {
         }
     }
 
-    /// Finds the difference of a router's clock after its start, or after a jump. Returns true if
-    /// other slots must be fetched because of it.
+    /// Finds the offset of a router's clock after its start, or after a jump of the clock. Returns
+    /// true if other slots must be fetched because of it.
     fn compare_clocks(&mut self, response: &FrameResponse) -> bool {
         let own_ms = unix_ms();
         let is_astray = self.clock_offset.ours(response.at_ms).abs_diff(own_ms) > ASTRAY_MAX_MS;
@@ -124,7 +126,7 @@ impl RouterPoller {
                 clock_offset.told().unwrap_or_else(|| "its clock is as this machine's".to_owned());
             tracing::warn!(router = %self.member.name, "{told}");
         }
-        // Slots reported by a clock that was ahead would hide those that follow.
+        // Slots reported by a clock that was ahead would hide the following ones.
         let next = self.clock_offset.ours(response.at_ms) / 1_000 + FUTURE_MAX_S;
         self.member.history.forget_from(next);
         let before = self.after;
@@ -132,7 +134,7 @@ impl RouterPoller {
         before != self.after
     }
 
-    /// Asks until there is no more.
+    /// Sends requests until there is no more.
     async fn catch_up(&mut self) -> Result<(), String> {
         for _ in 0..CATCH_UP_MAX {
             let before = (self.after, self.errors_after);
@@ -144,7 +146,7 @@ impl RouterPoller {
         Ok(())
     }
 
-    /// One question and its answer; whether there is more.
+    /// Sends one request, and returns true if there is more.
     async fn ask(&mut self) -> Result<bool, String> {
         let [after_1, after_10, after_60] = self.after;
         let errors_after = self.errors_after;
@@ -158,7 +160,7 @@ impl RouterPoller {
         if answer.status != 200 {
             return Err(refusal(answer.status, &answer.body));
         }
-        // Megabytes of it take tens of milliseconds: not on a thread that others need.
+        // Parsing megabytes takes tens of milliseconds: it must not block a thread of the runtime.
         let response =
             tokio::task::spawn_blocking(move || FrameResponse::parse(&answer.body)).await;
         let response = response.map_err(|error| error.to_string())??;
@@ -170,7 +172,7 @@ impl RouterPoller {
             let is_first =
                 std::mem::replace(&mut self.started, response.started.clone()).is_empty();
             if self.errors_after > 0 {
-                // The numbers that were told begin anew with the router.
+                // A router that was restarted numbers its errors from the start.
                 self.errors_after = 0;
                 self.take(response, false);
                 return Ok(true);
@@ -184,7 +186,7 @@ impl RouterPoller {
         Ok(more)
     }
 
-    /// Takes an answer in; its errors only if they are those that were asked for.
+    /// Adds a response to the history; its errors only if they are those that were requested.
     fn take(&mut self, mut response: FrameResponse, with_errors: bool) {
         for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
             *after = response.last(step).map_or(*after, |last| last.max(*after));
@@ -193,14 +195,14 @@ impl RouterPoller {
         let clock_offset = self.clock_offset;
         let at_ms = clock_offset.ours(response.at_ms);
         let started_ms = of_rfc3339(&response.started).map(|ms| clock_offset.ours(ms));
-        // Shorter slots first: longer ones may be made of them.
+        // Shorter slots first, because longer ones may be made from them.
         response.frames.sort_by_key(|frame| frame.step);
         for mut frame in response.frames {
             frame.start = clock_offset.ours_s(frame.start);
             history.absorb(whole(frame, history, started_ms));
         }
         if let Some(started_ms) = started_ms.filter(|_| !response.more) {
-            // All that it still holds is here: where there is nothing, nothing happened.
+            // All that the router still holds is here: times without frames had no requests.
             history.know_between(started_ms, at_ms);
             let counted = response.counted.into_iter();
             history.know_counted(
@@ -238,8 +240,8 @@ impl RouterPoller {
     }
 }
 
-/// A slot in which a router was started anew holds what it has counted since. What it had counted in it before was told in
-/// shorter slots: they may hold more.
+/// Completes a slot in which a router was restarted. The router holds only the requests since its
+/// start; the shorter slots of the history may hold more.
 fn whole(frame: Frame, history: &History, started_ms: Option<u64>) -> Frame {
     let started = started_ms.map(|ms| ms / 1_000);
     let is_broken =
@@ -257,19 +259,19 @@ fn whole(frame: Frame, history: &History, started_ms: Option<u64>) -> Frame {
         return frame;
     }
     if frame.step == Step::TenSeconds {
-        // Seconds tell no keys.
+        // Seconds hold no keys.
         sum.hot = frame.hot;
     }
     sum
 }
 
-/// A time in ms since 1970.
+/// Returns a time in ms since 1970.
 fn of_rfc3339(text: &str) -> Option<u64> {
     let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
     u64::try_from(time.timestamp_millis()).ok()
 }
 
-/// What a router says that does not tell: the title of its problem, if it is one.
+/// Describes a response that is not a success, with the detail of its problem if there is one.
 fn refusal(status: u16, body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Said {

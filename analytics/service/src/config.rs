@@ -1,11 +1,11 @@
-//! Configuration: what is in force, and where each value came from.
+//! Configuration: the values of all settings, and the source of each value.
 //!
-//! A value is looked for in this order: flag, environment variable, configuration file, default. Reading configuration
-//! does nothing else: no file is made, no port is bound, nobody is asked.
+//! A value comes from the first source that has it: flag, environment variable, configuration file,
+//! default. Reading the configuration creates no file, binds no port and contacts no server.
 //!
-//! **Invariant:** a name that nobody knows is an error wherever it stands, so a typo cannot silently mean the default.
-//! Secrets are neither shown nor told by an error.
-//! **Not here:** what the values do.
+//! **Invariant:** an unknown name is an error in every source, so that a typo cannot silently mean
+//! the default. Secrets are neither shown nor part of errors.
+//! **Not here:** the effects of the values.
 
 mod alerting;
 mod file;
@@ -27,20 +27,20 @@ use web_kit::settings::{self, ConfigFile, Layer, Origin, Settings, Shown, within
 
 pub use web_kit::settings::ConfigError;
 
-/// The names of all settings, as at the top of the configuration file.
+/// Names of all settings, as at the top of the configuration file.
 const NAMES: [&str; 7] = ["bind", "routers", "store", "workers", "log", "behind_tls", "insecure"];
-/// What the variables of settings begin with.
+/// Prefix of the environment variables.
 const PREFIX: &str = "TESSERA_ANALYTICS_";
-/// The configuration file that is read without being named, if it is there.
+/// Configuration file that is read by default, if it exists.
 const FILE: &str = "analytics.toml";
-/// Most HTTP workers: few people look at figures.
+/// Most HTTP workers: few people look at the dashboard.
 const WORKERS_MAX: usize = 64;
 const WORKERS_DEFAULT: usize = 2;
 
 /// The figures of any number of Tessera's routers, together.
 ///
-/// Without flags: collects from the router on http://127.0.0.1:3000, keeps history in ./analytics.db, and serves
-/// http://127.0.0.1:3001.
+/// Without flags: collects from the router on http://127.0.0.1:3000, keeps history in
+/// ./analytics.db, and serves http://127.0.0.1:3001.
 #[derive(Default, Parser)]
 #[command(
     name = "analytics",
@@ -61,12 +61,14 @@ pub struct Flags {
     /// Address and port to serve on [default: 127.0.0.1:3001]
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Option<String>,
-    /// Routers to collect from, separated by commas: URL or NAME=URL, such as http://127.0.0.1:3000; dns+http://NAME:PORT
-    /// means each address of the name [default: http://127.0.0.1:3000]
+    /// Routers to collect from, separated by commas: URL or NAME=URL, such as
+    /// http://127.0.0.1:3000; dns+http://NAME:PORT means each address of the name [default:
+    /// http://127.0.0.1:3000]
     #[arg(long, value_name = "URL,URL,…")]
     routers: Option<String>,
-    /// Where history is kept: a file, postgres://user@host:5432/database, or none. Other users of this machine can see
-    /// flags: give passwords in TESSERA_ANALYTICS_STORE or by password_file= [default: ./analytics.db]
+    /// Where history is kept: a file, postgres://user@host:5432/database, or none. Other users of
+    /// this machine can see flags: give passwords in TESSERA_ANALYTICS_STORE or by password_file=
+    /// [default: ./analytics.db]
     #[arg(long, value_name = "FILE|URL|none")]
     store: Option<String>,
     /// HTTP worker threads, 1 to 64 [default: 2]
@@ -75,32 +77,34 @@ pub struct Flags {
     /// Least severe messages to log: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
-    /// A proxy in front of the service ends TLS: pages of https://HOST are its own, and on a loopback address the names of
-    /// the proxy are taken
+    /// A proxy in front of the service ends TLS: pages of https://HOST are its own, and on a
+    /// loopback address the names of the proxy are taken
     #[arg(long)]
     behind_tls: bool,
     /// Serve on an address that others can reach, without authentication
     #[arg(long)]
     insecure: bool,
-    /// A TOML file with any of these settings, alerts and webhooks [default: analytics.toml, if it is there]
+    /// A TOML file with any of these settings, alerts and webhooks [default: analytics.toml, if it
+    /// is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print what is in force and where each value came from, and end
     #[arg(long)]
     pub print_config: bool,
-    /// Ask the service that runs with these settings on this machine how it is, and end: exit code 0 if it says yes
+    /// Ask the service that runs with these settings on this machine how it is, and end: exit code
+    /// 0 if it says yes
     #[arg(long, value_name = "live|ready")]
     pub probe: Option<HealthQuery>,
 }
 
-/// What is in force.
+/// Values of all settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to serve.
+    /// Address on which the service listens.
     pub bind: SocketAddr,
-    /// Whom to collect from.
+    /// Routers to collect from.
     pub routers: Vec<RouterSource>,
-    /// Where history is kept, if anywhere.
+    /// File or database that keeps history, if any.
     pub store: Option<StoreAddress>,
     /// HTTP worker threads.
     pub workers: usize,
@@ -108,11 +112,11 @@ pub struct Config {
     pub log: tracing::Level,
     /// True if a proxy in front ends TLS.
     pub behind_tls: bool,
-    /// Whether others may reach the service though it knows no authentication.
+    /// True if other machines may reach the service although it has no authentication.
     pub insecure: bool,
-    /// What is watched.
+    /// Rules for alerts.
     pub rules: Vec<Rule>,
-    /// Who is told.
+    /// Webhooks that receive alerts.
     pub webhooks: Vec<Webhook>,
     shown: Vec<Shown>,
 }
@@ -162,7 +166,7 @@ impl Config {
         })
     }
 
-    /// Refuses to be reachable for others without being told so.
+    /// Refuses an address that other machines can reach, unless that is explicitly allowed.
     ///
     /// # Errors
     /// [`ConfigError`] names the address and the flag.
@@ -170,7 +174,7 @@ impl Config {
         settings::check_exposure(self.bind, self.insecure)
     }
 
-    /// What is in force, one setting a line, with its origin.
+    /// Returns the values of all settings, one per line, with their sources.
     pub fn table(&self) -> String {
         settings::table(&self.shown)
     }
@@ -189,7 +193,7 @@ impl Flags {
     }
 }
 
-/// The settings among the variables of the environment: `TESSERA_ANALYTICS_BIND` is `bind`.
+/// Returns the settings of the environment: `TESSERA_ANALYTICS_BIND` is `bind`.
 fn environment() -> Result<Layer, ConfigError> {
     let mut values = BTreeMap::new();
     for (name, value) in std::env::vars_os() {

@@ -1,10 +1,11 @@
-//! Discovery: which routers there are: those of the list, and those at the addresses of a name.
+//! Discovery: finds routers: those of the list, and those at the addresses of a name.
 //!
-//! There is no list of routers in the catalog of a cluster: routers come and go without a word. Where they have a name in
-//! common, such as a headless service of Kubernetes, its addresses are looked up every [`LOOK_EVERY`].
+//! The catalog of a cluster has no list of its routers, which come and go. If they have a common
+//! name, such as a headless service of Kubernetes, its addresses are resolved every [`LOOK_EVERY`].
 //!
-//! **Invariant:** a router that is found is collected from until it is gone from its name and away.
-//! **Not here:** asking routers (`collector`).
+//! **Invariant:** the service collects from a router until its name no longer has its address and
+//! it is unreachable.
+//! **Not here:** requests to routers (`collector`).
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -20,28 +21,28 @@ use crate::fleet::{Fleet, Member};
 use recorder::store::HistoryWriter;
 use web_kit::http_client::Target;
 
-/// How often names are looked up.
+/// Time between two resolutions of a name.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Routers behind a name, as far as memory is divided before they are known.
+/// Assumed routers of a name, for dividing memory before they are known.
 const ADDRESSES_USUAL: usize = 8;
-/// How long looking one up may take.
+/// Longest time for resolving a name.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
-/// Finds routers and has them collected from.
+/// Finds routers and starts collecting from them.
 pub(crate) struct Discovery {
     fleet: Arc<Fleet>,
     history_writer: Option<Arc<HistoryWriter>>,
     tls: Option<Arc<ClientConfig>>,
     names: Vec<Target>,
-    /// Among how many routers memory is divided.
+    /// Number of routers among which memory is divided.
     share: usize,
     found: Vec<(Arc<Member>, JoinHandle<()>)>,
-    /// Names whose trouble was told.
+    /// Names for which a failure was logged.
     told: HashSet<String>,
 }
 
 impl Discovery {
-    /// Begins with the routers of the list. Must be called within the runtime that collects.
+    /// Starts with the routers of the list. Must be called within the runtime that collects.
     pub(crate) fn start(
         fleet: Arc<Fleet>,
         sources: &[RouterSource],
@@ -64,7 +65,7 @@ impl Discovery {
         discovery
     }
 
-    /// Follows the names for ever; returns at once if there are none.
+    /// Resolves the names periodically; returns at once if there are none.
     pub(crate) async fn run(mut self) {
         while !self.names.is_empty() {
             for name in self.names.clone() {
@@ -85,7 +86,7 @@ impl Discovery {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", LOOK_MAX.as_secs()),
         };
-        // Those that were found stay: a name server that is away takes no router with it.
+        // Known routers stay: an unreachable name server removes none.
         if self.told.insert(name.host.clone()) {
             tracing::warn!("the addresses of {} are unknown: {cause}", name.host);
         }
@@ -105,7 +106,7 @@ impl Discovery {
             match self.found.iter_mut().find(|(member, _)| member.target == target) {
                 None => self.add(target.label(), target),
                 Some((member, task)) if task.is_finished() => {
-                    // It was gone, and is back.
+                    // The router was gone, and is back.
                     *task = tokio::spawn(collector::follow(member.clone(), self.tls.clone()));
                 }
                 Some(_) => {}

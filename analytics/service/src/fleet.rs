@@ -1,7 +1,7 @@
-//! Fleet: the routers that are collected from, and what is known of each.
+//! Fleet: the routers that are collected from, and the state of each.
 //!
-//! **Invariant:** whoever asks gets what is there at once: no question here waits for a router.
-//! **Not here:** asking routers (`collector`), adding their figures up (`fleet_query`).
+//! **Invariant:** reading the fleet never waits for a router.
+//! **Not here:** requests to routers (`collector`), merging their metrics (`fleet_query`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,13 +15,14 @@ use recorder::ErrorLog;
 use recorder::{BUDGETS, History};
 use web_kit::http_client::Target;
 
-/// Most routers at once: those that are gone make room.
+/// Most routers at once: routers that are gone make room.
 pub(crate) const ROUTERS_MAX: usize = 64;
 
-/// So many routers have as much memory for their history as each has itself; more have that much together.
+/// Number of routers that each have the full memory for their history; more routers share that
+/// much.
 const UNDIVIDED: usize = 4;
 
-/// Every router that is, or was lately.
+/// Routers that exist or existed lately.
 #[derive(Default)]
 pub(crate) struct Fleet {
     members: ArcSwap<Vec<Arc<Member>>>,
@@ -29,75 +30,76 @@ pub(crate) struct Fleet {
 
 /// One router.
 pub(crate) struct Member {
-    /// What it is called.
+    /// Name of the router.
     pub name: String,
-    /// Where it is.
+    /// Address of the router.
     pub target: Target,
-    /// What it has counted.
+    /// History of the router.
     pub history: Arc<History>,
-    /// What went wrong there.
+    /// Errors of the router.
     pub errors: ErrorLog,
-    /// Whether it is to be there: not if its name leads elsewhere now.
+    /// True if the router should exist: its name still has its address.
     is_listed: AtomicBool,
     seen: Mutex<RouterStatus>,
 }
 
-/// What is known of a router.
+/// State of a router.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RouterStatus {
-    /// Whether it answered when it was asked last.
+    /// True if the router answered the last request.
     pub is_up: bool,
-    /// When it answered last, in ms since 1970 by the clock of this machine.
+    /// Time of its last response, in ms since 1970 by the clock of this machine.
     pub at_ms: Option<u64>,
-    /// The router's own clock then, without the difference in whole minutes.
+    /// Clock of the router at that time, without the offset in whole minutes.
     pub clock_ms: u64,
-    /// Complaint about its clock.
+    /// Warning about its clock.
     pub clock: Option<String>,
-    /// When it started, as it says.
+    /// Start of the router, as it reports it.
     pub started: String,
-    /// The cluster as it sees it.
+    /// The cluster as the router reports it.
     pub now: ClusterNow,
-    /// Why it is away.
+    /// Reason why the router is unreachable.
     pub trouble: Option<String>,
-    /// Answers that were taken in.
+    /// Number of responses added to the history.
     pub pulls: u64,
 }
 
-/// A router, as answers tell of it.
+/// A router in responses.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct RouterView {
-    /// What it is called.
+    /// Name of the router.
     router: String,
-    /// Whether it answers.
+    /// True if the router answers.
     up: bool,
-    /// When it answered last: RFC 3339; null: not since the service started.
+    /// Time of its last response: RFC 3339; null if there was none since the service started.
     #[schema(required)]
     last_seen: Option<String>,
-    /// Its version, as far as it was told.
+    /// Version of the router, if known.
     version: String,
-    /// When it started: RFC 3339, as far as it was told.
+    /// Start of the router: RFC 3339, if known.
     started: String,
-    /// How long it had been running then, in s.
+    /// Time since the start of the router at its last response, in s.
     uptime_s: u64,
-    /// Data requests that it was answering then.
+    /// Data requests that the router was answering at its last response.
     in_flight: u64,
-    /// Why it is away, or what is wrong with its clock; null: neither.
+    /// Reason why the router is unreachable, or a warning about its clock; null if there is
+    /// neither.
     #[schema(required)]
     error: Option<String>,
 }
 
 impl Fleet {
-    /// All of them, in the order in which they were found.
+    /// Returns all routers, in the order in which they were found.
     pub(crate) fn members(&self) -> Arc<Vec<Arc<Member>>> {
         self.members.load_full()
     }
 
-    /// The one of this name.
+    /// Returns the router of this name.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Member>> {
         self.members.load().iter().find(|member| member.name == name).cloned()
     }
 
-    /// Adds a router, if there is room: one that is gone makes some. Only one thread may add.
+    /// Adds a router if there is room; a router that is gone is replaced. Only one thread may add.
     pub(crate) fn add(&self, member: Arc<Member>) -> bool {
         let mut members = Vec::clone(&self.members.load());
         if members.len() >= ROUTERS_MAX {
@@ -113,7 +115,7 @@ impl Fleet {
 }
 
 impl Member {
-    /// A router of which nothing is known yet, one of `share` among which the memory for history is divided.
+    /// A router of which nothing is known yet; `share` routers divide the memory for history.
     pub(crate) fn new(name: String, target: Target, share: usize) -> Self {
         let budgets = BUDGETS.map(|bytes| bytes * UNDIVIDED / share.max(UNDIVIDED));
         Self {
@@ -126,7 +128,7 @@ impl Member {
         }
     }
 
-    /// Whether it is to be there.
+    /// Returns true if the router should exist.
     pub(crate) fn is_listed(&self) -> bool {
         self.is_listed.load(Ordering::Relaxed)
     }
@@ -135,13 +137,13 @@ impl Member {
         self.is_listed.store(is_listed, Ordering::Relaxed);
     }
 
-    /// What is known of it.
+    /// Returns the state of the router.
     pub(crate) fn seen(&self) -> MutexGuard<'_, RouterStatus> {
-        // Each change is one of plain values: they are whole whoever panics.
+        // Each change assigns plain values, so the state is valid even after a panic.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As answers tell of it.
+    /// Returns the router as responses show it.
     pub(crate) fn view(&self) -> RouterView {
         let seen = self.seen();
         RouterView {
@@ -157,13 +159,13 @@ impl Member {
     }
 }
 
-/// The clock of this machine, in ms since 1970.
+/// Returns the clock of this machine, in ms since 1970.
 pub(crate) fn unix_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.unwrap_or_default().as_millis() as u64
 }
 
-/// RFC 3339 in UTC, with milliseconds.
+/// Formats a time as RFC 3339 in UTC, with milliseconds.
 pub(crate) fn rfc3339(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(chrono::DateTime::from_timestamp_millis);
     time.unwrap_or_default().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)

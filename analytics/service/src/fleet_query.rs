@@ -1,6 +1,7 @@
-//! FleetQuery: what is asked of the fleet, or of one of its routers, and the answer.
+//! Fleet query: a query for the metrics of all routers or of one, and its response.
 //!
-//! **Invariant:** percentiles of several routers come from their merged histograms, never from their percentiles.
+//! **Invariant:** percentiles of several routers come from their merged histograms, never from
+//! their percentiles.
 //! **Not here:** HTTP.
 
 use std::collections::HashMap;
@@ -19,49 +20,49 @@ use recorder::MetricsQuery;
 use recorder::figures;
 use recorder::{ErrorEvent, ErrorFilter, ErrorGroup};
 
-/// Routers whose clocks tell times as far apart as this are no measure for each other.
+/// Largest difference between the clocks of routers whose times are comparable.
 const CLOCKS_APART_MS: u64 = 5_000;
 
-/// What figures are asked for.
+/// A query for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct FleetQuery {
-    /// Of which requests.
+    /// Filter and window of the requests.
     pub query: MetricsQuery,
-    /// Only of this router.
+    /// Only this router.
     pub router: Option<String>,
 }
 
-/// The figures of a window.
+/// Metrics of a window.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct MetricsAnswer {
     /// Always true.
     success: bool,
-    /// The figures.
+    /// The metrics.
     metrics: FleetMetrics,
 }
 
-/// The figures, and those whose they are.
+/// Metrics of routers, and the state of each router.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct FleetMetrics {
-    /// Of all that were asked for, together.
+    /// Metrics of all requested routers together.
     #[serde(flatten)]
     figures: Metrics,
-    /// Every router, also those that are away.
+    /// Every router, including unreachable ones.
     routers: Vec<RouterView>,
 }
 
-/// What is known of some routers at one moment.
+/// State of some routers at one moment.
 pub(crate) struct FleetSnapshot {
     members: Vec<Arc<Member>>,
-    /// The cluster as those see it that answer.
+    /// The cluster as the reachable routers report it.
     pub(crate) now: ClusterNow,
-    /// Whether any does.
+    /// True if any router is reachable.
     pub(crate) is_seen: bool,
     at_ms: u64,
 }
 
 impl FleetSnapshot {
-    /// All routers, or the one of this name.
+    /// Returns all routers, or the one of this name.
     pub(crate) fn of(fleet: &Fleet, router: Option<&str>) -> Self {
         let members = fleet.members();
         let wanted = members.iter().filter(|member| router.is_none_or(|name| member.name == name));
@@ -81,14 +82,14 @@ impl FleetSnapshot {
         Self { members, now, is_seen, at_ms: time_of(&mut clocks) }
     }
 
-    /// The figures of a window that ends now.
+    /// Returns the metrics of a window that ends now.
     pub(crate) fn figures(&self, query: &MetricsQuery) -> Metrics {
         let histories: Vec<&History> = self.members.iter().map(|member| &*member.history).collect();
         figures(&histories, query, &self.now, self.at_ms)
     }
 }
 
-/// Nobody tells how it is: it is not well.
+/// Marks the cluster as down: without a reachable router its state is unknown.
 fn unseen(mut now: ClusterNow) -> ClusterNow {
     now.in_flight = 0;
     for shard in &mut now.shards {
@@ -101,8 +102,9 @@ fn unseen(mut now: ClusterNow) -> ClusterNow {
     now
 }
 
-/// End of the time for which all routers have reported, by their clocks: missing figures would bend
-/// rates. A router whose clock is wrong is left out. Without any reports our own clock counts.
+/// Returns the end of the time for which all routers have reported, by their clocks: missing
+/// figures would distort rates. A router whose clock is wrong is left out. Without any report, the
+/// clock of this machine counts.
 fn time_of(clocks: &mut [u64]) -> u64 {
     clocks.sort_unstable();
     let Some(&middle) = clocks.get(clocks.len().saturating_sub(1) / 2) else { return unix_ms() };
@@ -110,7 +112,7 @@ fn time_of(clocks: &mut [u64]) -> u64 {
     close.unwrap_or(middle)
 }
 
-/// Answers a question; for a thread that may be busy for a while.
+/// Answers a query; call it where blocking is allowed.
 pub(crate) fn answer(fleet: &Fleet, query: &FleetQuery) -> MetricsAnswer {
     let figures = FleetSnapshot::of(fleet, query.router.as_deref()).figures(&query.query);
     let routers = fleet.members().iter().map(|member| member.view()).collect();
@@ -122,33 +124,33 @@ pub(crate) fn answer(fleet: &Fleet, query: &FleetQuery) -> MetricsAnswer {
 pub(crate) struct ErrorsAnswer {
     /// Always true.
     success: bool,
-    /// Errors since the service began to collect, also those no longer kept.
+    /// Errors since the service started to collect, including those no longer kept.
     total: u64,
     /// The errors; under `grouped=true` the groups.
     errors: Vec<ErrorEntry>,
 }
 
-/// An error, or several that are alike.
+/// An error, or several of one kind.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum ErrorEntry {
-    /// One by one.
+    /// One error.
     Single(RouterError),
     /// `grouped=true`: by code, shard and route.
     Grouped(ErrorGroup),
 }
 
-/// An error, and whose it is.
+/// An error, and its router.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RouterError {
-    /// What went wrong.
+    /// The error.
     #[serde(flatten)]
     error: ErrorEvent,
-    /// The router that told the client so.
+    /// Router that sent the error to the client.
     router: String,
 }
 
-/// The errors of all routers, or of one.
+/// Returns the errors of all routers, or of one.
 pub(crate) fn errors(
     fleet: &Fleet,
     router: Option<&str>,
@@ -169,14 +171,14 @@ fn singles(members: &[&Arc<Member>], filter: &ErrorFilter<'_>) -> Vec<ErrorEntry
         errors.map(move |error| RouterError { error, router: router.clone() }).collect::<Vec<_>>()
     };
     let mut errors: Vec<RouterError> = members.iter().flat_map(of).collect();
-    // Those of one router stay in their order.
+    // The sort is stable: errors of one router stay in their order.
     errors.sort_by_key(|error| std::cmp::Reverse(error.error.at_ms));
     errors.truncate(filter.limit);
     errors.into_iter().map(ErrorEntry::Single).collect()
 }
 
 fn groups(members: &[&Arc<Member>], filter: &ErrorFilter<'_>) -> Vec<ErrorEntry> {
-    // Each group of each router, however small: together they may be the largest.
+    // All groups of each router, because small ones may be the largest together.
     let all = ErrorFilter { limit: usize::MAX, ..*filter };
     let mut places = HashMap::new();
     let mut groups: Vec<ErrorGroup> = Vec::new();

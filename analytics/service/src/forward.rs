@@ -1,9 +1,9 @@
-//! Forward: questions about the cluster, which routers answer.
+//! Forward: sends requests about the cluster on to routers.
 //!
 //! **Invariant:** only declared paths are forwarded, only to routers of the configuration, and
-//! nothing of the request but its query string. A router's answer is sent on as JSON, whatever
+//! nothing of the request but its query string. A router's response is sent on as JSON, whatever
 //! content type it had.
-//! **Not here:** figures, which the service answers itself.
+//! **Not here:** metrics, which the service computes itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +20,16 @@ use crate::problem::{Code, Problem};
 use web_kit::http_client::{ClientResponse, HttpClient};
 
 const PROBLEM: &str = "application/problem+json";
-/// How long one router may take.
+/// Longest time for one router.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest answer that is handed on.
+/// Longest response that is sent on.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// Longest query string that is handed on.
+/// Longest query string that is sent on.
 const QUERY_MAX: usize = 8 << 10;
-/// Routers that are asked, one after the other, until one answers.
+/// Routers that are tried, one after the other, until one answers.
 const TRIES_MAX: usize = 3;
 
-/// Hands a request on to a router that answers.
+/// Sends a request on to a router that answers.
 pub(crate) async fn forward(
     app: &App,
     path: &'static str,

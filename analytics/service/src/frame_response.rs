@@ -1,9 +1,11 @@
-//! FrameResponse: what a router answers when it is asked for its frames, and whether it can be taken in.
+//! Frame response: a router's response with frames, and the checks before it is used.
 //!
-//! A router may be broken, of another version, or none at all: what it says is believed only as far as it can hurt nobody.
+//! A router may be faulty, of another version, or another program: its response is used only if it
+//! can do no harm.
 //!
-//! **Invariant:** what passes [`FrameResponse::parse`] is bounded, and adds up without overflow in any window of any fleet.
-//! **Not here:** asking (`collector`).
+//! **Invariant:** a response that [`FrameResponse::parse`] accepts is bounded, and adds up without
+//! overflow in any window of any fleet.
+//! **Not here:** requests to routers (`collector`).
 
 use serde::Deserialize;
 
@@ -22,45 +24,47 @@ const RANGES_MAX: usize = 16_384;
 const HOT_MAX: usize = 1_024;
 /// Longest text of a label.
 const TEXT_MAX: usize = 512;
-/// Most requests of one label in one slot of time, and the sum of their µs: a million of times what there can be.
+/// Most requests of one label in one slot, and the most µs of them: a million times the possible
+/// number.
 const COUNT_MAX: u64 = 1 << 32;
 const MICROS_MAX: u64 = 1 << 42;
-/// How far before and behind its own clock a router may have counted, in s.
+/// Largest difference of a counted second from the router's clock, in s.
 const PAST_MAX_S: u64 = 8 * 86_400;
 pub(crate) const FUTURE_MAX_S: u64 = 5;
-/// Last ms of the year 9999: later times are never written.
+/// Last ms of the year 9999, the last that RFC 3339 can write.
 const CLOCK_MAX_MS: u64 = 253_402_300_799_999;
-/// Most that a router counts since its start.
+/// Largest count since the start of a router.
 const SINCE_START_MAX: u64 = 1 << 53;
 
-/// What a router has told.
+/// A router's response with its new frames.
 #[derive(Debug, Deserialize)]
 pub(crate) struct FrameResponse {
-    /// When it started: another time means that it counts its errors anew.
+    /// Start of the router; after a restart it numbers its errors from the start.
     pub(crate) started: String,
-    /// Its clock, in ms since 1970.
+    /// Clock of the router, in ms since 1970.
     pub(crate) at_ms: u64,
-    /// The cluster as it sees it.
+    /// The cluster as the router reports it.
     pub(crate) now: ClusterNow,
     /// Finished slots.
     pub(crate) frames: Vec<Frame>,
-    /// When it counted, and those before it over the same store: from a second up to another, since 1970.
+    /// Measured intervals of the router, including those of earlier processes over the same store,
+    /// in s since 1970.
     #[serde(default)]
     pub(crate) counted: Vec<(u64, u64)>,
     /// New errors, oldest first.
     pub(crate) errors: Vec<ErrorEvent>,
-    /// The number of the last of them.
+    /// Number of the last error.
     pub(crate) errors_seq: u64,
-    /// Whether there is more already.
+    /// True if there are more frames already.
     #[serde(default)]
     pub(crate) more: bool,
 }
 
 impl FrameResponse {
-    /// Reads an answer; a text says why it cannot be taken in.
+    /// Parses a response; the error says why it cannot be used.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, String> {
         let response: Self = serde_json::from_slice(body).map_err(|error| {
-            // Only where, and not what: it may be anything.
+            // The position only: the text itself may be anything.
             format!("its answer cannot be read (line {}, column {})", error.line(), error.column())
         })?;
         match response.fault() {
@@ -95,7 +99,7 @@ impl FrameResponse {
         self.frames.iter().any(is_odd).then_some("a slot of time holds what there cannot be")
     }
 
-    /// The last slot of this step.
+    /// Returns the last slot of this step.
     pub(crate) fn last(&self, step: Step) -> Option<u64> {
         self.frames.iter().filter(|frame| frame.step == step).map(|frame| frame.start).max()
     }

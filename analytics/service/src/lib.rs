@@ -1,10 +1,12 @@
-//! Service: collects the figures of any number of routers, keeps them, and serves them for all and for each.
+//! Service: collects metrics from any number of routers, keeps them, and serves them for each
+//! router and for all together.
 //!
-//! It asks and is never waited for: a router that never hears of it works the same. What it holds is what its routers have
-//! told; what they have not told yet is asked for when they are back.
+//! The service requests everything itself, and no router waits for it: a router works the same
+//! without one. After an outage of a router, the service requests what it has missed.
 //!
-//! **Invariant:** whom it connects to stands in its configuration: routers, webhooks and a store, and nobody else.
-//! **Not here:** counting (`recorder`), adding up (`figures`).
+//! **Invariant:** the service connects only to addresses in its configuration: routers, webhooks
+//! and a store.
+//! **Not here:** counting requests, computing metrics (`recorder`).
 
 #![forbid(unsafe_code)]
 
@@ -47,40 +49,41 @@ use recorder::tls_roots;
 use web_kit::cross_origin::{Reached, Transport};
 use web_kit::event_stream::Hub;
 
-/// Threads that collect: they wait most of the time.
+/// Threads that collect: they mostly wait.
 const COLLECTORS: usize = 2;
-/// Threads that merge histograms and read answers, at most: as many as there may be of large ones in memory.
+/// Most threads that merge histograms and parse responses: this bounds the number of large
+/// responses in memory.
 const BUSY_MAX: usize = 8;
-/// How long `/ready` tells that the service is about to end before it stops listening. A second signal, or Ctrl-C instead of
-/// SIGTERM, does not wait for it.
+/// Time between the first response of `/ready` that the service is draining and the end of
+/// listening. A second signal, or Ctrl-C instead of SIGTERM, skips it.
 const DRAIN: Duration = Duration::from_millis(1_500);
-/// How long what is under way may take when everything else has ended.
+/// Longest time for tasks that still run when everything else has ended.
 const END_MAX: Duration = Duration::from_secs(1);
 
-/// Why the service cannot start, or ended by itself.
+/// Reason why the service cannot start, or has ended unexpectedly.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The address is taken, or cannot be had.
+    /// The address is in use or not available.
     #[error("cannot serve on {0}: {1}")]
     Bind(SocketAddr, std::io::Error),
-    /// There is nothing to prove certificates with, and somebody is to be asked by https.
+    /// A router or webhook has an https URL, and certificates cannot be checked.
     #[error("https cannot be spoken: {0}")]
     Trust(String),
-    /// Threads, signals or sockets.
+    /// A thread, signal or socket failed.
     #[error(transparent)]
     System(#[from] std::io::Error),
-    /// History.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] recorder::store::StoreError),
-    /// The server.
+    /// The server ended.
     #[error("the server ended by itself")]
     Ended,
 }
 
-/// Serves until a signal ends it. `started` is told the address when it serves.
+/// Serves until a signal ends the service. Calls `started` with the address when it serves.
 ///
 /// # Errors
-/// [`ServiceError`]; routers and a store that are away are no error.
+/// Fails with [`ServiceError`]; unreachable routers and an unreachable store are no errors.
 pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServiceError> {
     let listener =
         TcpListener::bind(config.bind).map_err(|error| ServiceError::Bind(config.bind, error))?;
@@ -131,7 +134,7 @@ async fn serve(
     Ok(())
 }
 
-/// Everything that goes on beside serving.
+/// Starts the tasks that run beside the server.
 fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, ServiceError> {
     let _within = runtime.enter();
     let routers = config.routers.iter().map(|router| match &router.address {

@@ -1,15 +1,15 @@
-//! Merged: the cluster as several routers see it, as one.
+//! Merged: the state of the cluster as reported by several routers, as one.
 //!
-//! What a router has for itself (connections, lanes, requests in flight) is added up; what all look at (shards, nodes) is
-//! as bad as the worst of them sees it: a shard that one router cannot reach is not well.
+//! Values that each router has for itself (connections, lanes, requests in progress) are added up.
+//! For shards and nodes, the worst report counts: a shard that one router cannot reach is down.
 //!
-//! **Not here:** what was counted over time: that is merged exactly, from histograms.
+//! **Not here:** counts over time, which are merged exactly from histograms.
 
 use std::collections::HashMap;
 
 use recorder::{CacheNow, ClusterNow, LaneNow, NodeNow, PoolNow, ShardNow};
 
-/// One view of several; the one with the newest map decides which shards there are.
+/// Merges several reports; the one with the newest shard map decides which shards exist.
 pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
     let Some(newest) = views.iter().max_by_key(|view| (view.epoch, view.shards.len())) else {
         return ClusterNow::default();
@@ -64,7 +64,7 @@ fn add_cache(sum: &mut CacheNow, cache: &CacheNow) {
     sum.voids += cache.voids;
     sum.near_hits += cache.near_hits;
     sum.seldom += cache.seldom;
-    // One that does not let requests through is what somebody has to know.
+    // The breaker that lets the fewest requests through is reported.
     let weight =
         |breaker: &str| ["", "closed", "half_open", "open"].iter().position(|b| *b == breaker);
     if weight(&cache.breaker) > weight(&sum.breaker) {
@@ -72,7 +72,7 @@ fn add_cache(sum: &mut CacheNow, cache: &CacheNow) {
     }
 }
 
-/// Each node once, in the order in which they are met.
+/// Returns each node once, in the order of the reports.
 fn nodes(seen: &[ShardNow]) -> Vec<NodeNow> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut nodes: Vec<NodeNow> = Vec::new();

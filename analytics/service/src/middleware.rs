@@ -1,9 +1,9 @@
-//! Gate: around every route. Gives the request its id, refuses foreign web pages, and turns problems into answers.
+//! Middleware: gives each request its id, refuses cross-origin requests, and turns problems into
+//! responses.
 //!
-//! **Invariant:** every answer has `x-request-id`, can be framed by no page, and is a page only
-//! where it declares what the page may do; every refusal is a problem. The rules are those of a
-//! router.
-//! **Not here:** what a route does.
+//! **Invariant:** every response has `x-request-id`, cannot be framed, and is a page only if it
+//! declares what the page may do; every refusal is a problem. The rules are those of a router.
+//! **Not here:** the routes.
 
 use actix_web::Error;
 use actix_web::body::BoxBody;
@@ -21,15 +21,15 @@ use crate::problem::{Code, Problem};
 use web_kit::cross_origin::{self, Foreign};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Policy for browsers of a response that is no page.
+/// Policy for browsers of a response that is not a page.
 const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 /// Longest id that a client may choose.
 const ID_MAX: usize = 128;
 
-/// Handles a request on its way in and its answer on the way out.
+/// Handles a request on its way in and its response on the way out.
 ///
 /// # Errors
-/// Those of the framework; a route's own become answers.
+/// Returns errors of the framework; errors of routes become responses.
 pub(crate) async fn handle(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
@@ -37,7 +37,7 @@ pub(crate) async fn handle(
     let app = request.app_data::<Data<App>>().expect("the server registers the app");
     let reached = app.reached;
     if request.method() == Method::HEAD {
-        // As GET; what sends the answer knows that the client wants no body.
+        // HEAD is handled like GET; the body is left out when the response is sent.
         request.head_mut().method = Method::GET;
     }
     let id = request_id(request.headers());
@@ -63,7 +63,7 @@ pub(crate) async fn handle(
     Ok(response)
 }
 
-/// The id that the client has chosen, if it can be one, or a new one.
+/// Returns the id that the client has sent, if it is valid, or a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
     let fits = |id: &&str| {
@@ -72,7 +72,7 @@ fn request_id(headers: &HeaderMap) -> String {
     given.filter(fits).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
 }
 
-/// The problem behind an answer. What the framework itself refused becomes one of ours.
+/// Returns the problem of a response. Refusals of the framework are converted.
 fn problem_of(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
     let error = response.response().error();
     if let Some(problem) = error.and_then(|error| error.as_error::<Problem>()) {

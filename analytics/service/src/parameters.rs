@@ -1,7 +1,7 @@
-//! Parameters: the query string of a request, decoded.
+//! Parameters: the decoded query string of a request.
 //!
-//! **Invariant:** a name that means nothing is refused, and so is one that comes twice.
-//! **Not here:** what values mean.
+//! **Invariant:** an unknown or repeated name is refused.
+//! **Not here:** the meaning of values.
 
 use percent_encoding::percent_decode_str;
 
@@ -15,7 +15,7 @@ use recorder::Window;
 const LEN_MAX: usize = 8 << 10;
 /// Longest text of a parameter that a problem repeats.
 const SHOWN_MAX: usize = 40;
-/// What figures can be asked for.
+/// Parameters of a query for metrics.
 const OF_FIGURES: [&str; 6] = ["window", "timeRange", "shard", "route", "operation", "router"];
 
 /// Decoded parameters, in their order.
@@ -49,14 +49,14 @@ impl Parameters {
         Ok(Self(parameters))
     }
 
-    /// The value of a parameter, if it is there.
+    /// Returns the value of a parameter, if it is present.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| &**value)
     }
 }
 
-/// What figures a query string asks for. Shards and routes may be any: routers come and go.
+/// Reads a query for metrics. Shards and routes may be unknown: routers come and go.
 pub(crate) fn fleet_query(query: &str) -> Result<FleetQuery, Problem> {
     let parameters = Parameters::parse(query, &OF_FIGURES)?;
     let (window, range) = (parameters.get("window"), parameters.get("timeRange"));

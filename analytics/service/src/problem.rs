@@ -1,6 +1,6 @@
-//! Problems: every answer that is not a success, in the form and with the codes that routers use.
+//! Problems: responses that are not a success, in the form and with the codes that routers use.
 //!
-//! **Invariant:** no path, address or secret stands in a body.
+//! **Invariant:** a body contains no path, address or secret.
 //! **Not here:** logging (`middleware`).
 
 use std::fmt;
@@ -14,37 +14,37 @@ use recorder::FilterError;
 
 macro_rules! codes {
     ($($code:ident $status:literal $retryable:literal $title:literal $about:literal;)*) => {
-        /// The code of a problem; the same means the same at a router.
+        /// Code of a problem; it means the same at a router.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Code {
             $(#[doc = $about] $code,)*
         }
 
         impl Code {
-            /// Every code, in their order.
+            /// All codes, in order.
             pub(crate) const ALL: &'static [Self] = &[$(Self::$code),*];
 
-            /// `TSR100`.
+            /// Returns the name: `TSR100`.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(Self::$code => stringify!($code),)* }
             }
 
-            /// The HTTP status.
+            /// Returns the HTTP status.
             pub(crate) fn status(self) -> u16 {
                 match self { $(Self::$code => $status,)* }
             }
 
-            /// Whether the same request may succeed later.
+            /// Returns true if the same request may succeed later.
             pub(crate) fn is_retryable(self) -> bool {
                 match self { $(Self::$code => $retryable,)* }
             }
 
-            /// A few words, the same for every occurrence.
+            /// Returns a short title, the same for every occurrence.
             pub(crate) fn title(self) -> &'static str {
                 match self { $(Self::$code => $title,)* }
             }
 
-            /// What the code means and what to do, for people.
+            /// Returns the meaning of the code and a remedy, for people.
             pub(crate) fn about(self) -> &'static str {
                 match self { $(Self::$code => $about,)* }
             }
@@ -62,73 +62,73 @@ codes! {
     TSR500 500 true  "Internal error" "A defect of ours. It is logged under the request id.";
 }
 
-/// An answer that is not a success.
+/// A response that is not a success.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
-    /// What it is.
+    /// Code of the problem.
     pub code: Code,
     detail: String,
     hint: Option<String>,
     allow: Option<&'static str>,
 }
 
-/// The body, as clients see it.
+/// The body of the response.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct ProblemBody<'p> {
-    /// A page that explains the code.
+    /// Link to a page that explains the code.
     #[serde(rename = "type")]
     kind: String,
-    /// A few words, the same for every occurrence of the code.
+    /// Short title, the same for every occurrence of the code.
     title: &'p str,
     /// The HTTP status.
     status: u16,
-    /// This occurrence.
+    /// Description of this occurrence.
     detail: &'p str,
     /// `TSR100`.
     code: &'p str,
-    /// As `title`, for clients of PostgREST.
+    /// Copy of `title`, for clients of PostgREST.
     message: &'p str,
-    /// As `detail`, for clients of PostgREST.
+    /// Copy of `detail`, for clients of PostgREST.
     details: &'p str,
-    /// What to do.
+    /// Remedy.
     hint: Option<&'p str>,
     /// Always false.
     success: bool,
-    /// As `title`, for older clients.
+    /// Copy of `title`, for older clients.
     error: &'p str,
-    /// Whether the same request may succeed later.
+    /// True if the same request may succeed later.
     retryable: bool,
-    /// Also in the header `x-request-id`, and in the log.
+    /// Id of the request, as in the header `x-request-id` and in the log.
     request_id: &'p str,
 }
 
 impl Problem {
-    /// A problem of this code; `detail` names what it is about.
+    /// A problem of this code; `detail` describes the occurrence.
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), hint: None, allow: None }
     }
 
-    /// A parameter that cannot be used.
+    /// A problem with a parameter.
     pub(crate) fn parameter(error: impl fmt::Display) -> Self {
         Self::new(Code::TSR100, error.to_string())
     }
 
-    /// Says what to do.
+    /// Adds a remedy.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Lists the methods that the path has.
+    /// Lists the methods of the path.
     #[must_use]
     pub(crate) fn allow(mut self, methods: &'static str) -> Self {
         self.allow = Some(methods);
         self
     }
 
-    /// The whole answer.
+    /// Returns the whole response.
     pub(crate) fn respond(&self, request_id: &str) -> HttpResponse {
         let (code, title) = (self.code, self.code.title());
         let mut response = HttpResponse::build(self.status_code());
@@ -173,13 +173,13 @@ impl ResponseError for Problem {
         StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// Without a request id: the gate around every route renders the body again with it.
+    /// The request id is missing: the middleware renders the body again with it.
     fn error_response(&self) -> HttpResponse {
         HttpResponse::new(self.status_code())
     }
 }
 
-/// Declares, for the OpenAPI document, which problems a kind of operation may answer with.
+/// Declares, for the OpenAPI document, the problems of a kind of operation.
 macro_rules! refusals {
     ($(#[doc = $kind:literal] $name:ident { $($status:literal $variant:ident $about:literal;)* })*) => {
         $(
@@ -198,13 +198,13 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// The problems that every path may answer with.
+    /// Problems of every path.
     GateRefusals {
         400 BadRequest "A parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "There is nothing of this name.";
     }
-    /// The problems of what only so many can have.
+    /// Problems of paths with a limited number of clients.
     BusyRefusals {
         400 BadRequest "A parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";

@@ -1,4 +1,4 @@
-//! Routes: the whole HTTP surface of the service, as one list. The OpenAPI document is collected from the same list.
+//! Routes: all routes of the service in one list, from which the OpenAPI document is made.
 
 mod alerts;
 mod cluster;
@@ -34,7 +34,7 @@ pub(crate) fn configure(surface: &mut ServiceConfig<'_>) {
         .service(pages::show_document);
 }
 
-/// Completes the document that was collected from the routes.
+/// Completes the OpenAPI document of the routes.
 pub(crate) fn describe(api: &mut OpenApi) {
     let mut info = Info::new("Tessera analytics", env!("CARGO_PKG_VERSION"));
     info.description = Some("The figures of any number of Tessera's routers, together.".to_owned());
@@ -42,7 +42,7 @@ pub(crate) fn describe(api: &mut OpenApi) {
     api.info = info;
 }
 
-/// Anything else: the path is unknown, or it is known and the method is not.
+/// Answers a request for an unknown path, or with a method that the path does not have.
 pub(crate) async fn nothing_here(
     request: HttpRequest,
     api: Data<OpenApi>,

@@ -1,7 +1,8 @@
-//! RuleEvaluator: measures once a second what the rules are about, and has whoever wants to know told.
+//! Rule evaluator: measures the values of all rules once a second, and sends the notices that
+//! result.
 //!
-//! **Invariant:** rules that ask the same question share one answer.
-//! **Not here:** what is made of values (`alerts`).
+//! **Invariant:** rules with the same query share one response.
+//! **Not here:** the state of rules (`alerts`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,14 +18,14 @@ use recorder::Metrics;
 use recorder::MetricsQuery;
 use recorder::ShardNow;
 
-/// How often rules are looked at.
+/// Time between two evaluations.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The rules, and those who are told.
+/// The rules, and the webhooks that are notified.
 pub(crate) struct RuleEvaluator {
     fleet: Arc<Fleet>,
     alerts: Mutex<Alerts>,
-    /// Who is told.
+    /// Webhooks that are notified.
     pub webhook_queues: WebhookQueues,
 }
 
@@ -37,17 +38,17 @@ impl RuleEvaluator {
         Arc::new(Self { fleet, alerts: Mutex::new(Alerts::new(rules)), webhook_queues })
     }
 
-    /// How the rules are.
+    /// Returns the state of the rules.
     pub(crate) fn alerts(&self) -> MutexGuard<'_, Alerts> {
         self.alerts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the rules for ever; returns at once if there are none.
+    /// Evaluates the rules periodically; returns at once if there are none.
     pub(crate) async fn run(self: Arc<Self>) {
         if self.alerts().rules().is_empty() {
             return;
         }
-        // Times that are told never go back, whatever happens to the clock.
+        // Times must never go back, even if the clock does.
         let (began, base) = (Instant::now(), unix_ms() / 1_000);
         let mut beat = interval(EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -55,7 +56,7 @@ impl RuleEvaluator {
             beat.tick().await;
             let evaluator = self.clone();
             let at = base + began.elapsed().as_secs();
-            // Adding histograms up takes milliseconds.
+            // Adding up histograms takes milliseconds.
             let looked = tokio::task::spawn_blocking(move || evaluator.evaluate(at)).await;
             if looked.is_err() {
                 tracing::error!("the rules could not be looked at");
@@ -78,7 +79,7 @@ impl RuleEvaluator {
     }
 }
 
-/// What is measured of each rule now.
+/// Measures the values of all rules.
 fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
     let mut snapshots: HashMap<Option<&str>, FleetSnapshot> = HashMap::new();
     let mut figures: HashMap<(Option<&str>, MetricsQuery), Metrics> = HashMap::new();
@@ -88,7 +89,7 @@ fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
         let mut add = |subject, value| readings.push(Reading { rule: place, subject, value });
         if rule.kind == Kind::RouterDown {
             let members = fleet.members();
-            // Who is gone from its name is missed by nobody.
+            // Routers that are no longer listed do not count.
             let listed = members.iter().filter(|member| member.is_listed());
             for member in listed.filter(|member| router.is_none_or(|name| member.name == name)) {
                 let subject = Subject { router: Some(member.name.clone()), shard: None };
@@ -124,7 +125,8 @@ fn down(is_up: bool) -> Option<f64> {
     Some(if is_up { 0.0 } else { 1.0 })
 }
 
-/// Without requests nothing is slow, wrong or uneven.
+/// Returns the value of a kind that has a window. Without requests nothing is slow, wrong or
+/// uneven.
 fn of_figures(kind: Kind, figures: &Metrics) -> Option<f64> {
     match kind {
         Kind::P99 => Some(figures.latency_ms.p99),
@@ -138,7 +140,7 @@ fn of_figures(kind: Kind, figures: &Metrics) -> Option<f64> {
 fn of_shard(kind: Kind, shard: &ShardNow) -> Option<f64> {
     match kind {
         Kind::ShardDown => down(shard.up),
-        // A shard without replicas is behind nobody; one whose replicas tell nothing may be.
+        // A shard without replicas has no delay; the delay of silent replicas is unknown.
         Kind::Lag => {
             let replicas = shard.nodes.iter().filter(|node| node.role == "replica");
             let mut lags = replicas.map(|node| node.lag_ms);

@@ -1,9 +1,10 @@
-//! Scrape: the text of `GET /metrics`: how collecting goes, what fires, and the last minute of the fleet.
+//! Scrape: the text of `GET /metrics`: the state of collecting, firing alerts, and the last minute
+//! of the fleet.
 //!
-//! What routers count since their start they tell scrapers themselves, under other names: nothing here is counted twice by
-//! whoever scrapes both.
+//! Routers publish their own counts under other names: scraping both counts nothing twice.
 //!
-//! **Invariant:** no label holds a key, an id or a client: there are as many series as routers, rules and webhooks.
+//! **Invariant:** no label holds a key, an id or a client: there are as many series as routers,
+//! rules and webhooks.
 //! **Not here:** HTTP.
 
 use std::fmt;
@@ -21,7 +22,7 @@ use recorder::MetricsQuery;
 use recorder::Window;
 use recorder::store::HistoryWriterState;
 
-/// The text, of all routers or of one.
+/// Returns the text, of all routers or of one.
 pub(crate) fn scrape(app: &App, router: Option<&str>) -> String {
     let query =
         MetricsQuery { window: Window::parse("1m").unwrap_or_default(), ..MetricsQuery::default() };
@@ -50,12 +51,12 @@ pub(crate) fn scrape(app: &App, router: Option<&str>) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(now));
     let mut text = String::new();
-    // A text takes every write.
+    // Writing to a text cannot fail.
     let _ = text::encode(&mut text, &registry);
     text
 }
 
-/// How many alerts of each rule are pending, and how many fire.
+/// Returns the numbers of pending and firing alerts of each rule.
 fn rules(alerts: &Alerts) -> Vec<(String, u64, u64)> {
     let mut rules: Vec<_> = alerts.rules().iter().map(|rule| (rule.name.clone(), 0, 0)).collect();
     for (rule, _, alert_state) in alerts.active() {
@@ -69,13 +70,13 @@ fn rules(alerts: &Alerts) -> Vec<(String, u64, u64)> {
     rules
 }
 
-/// All that one answer is made of.
+/// Sources of one response.
 #[derive(Debug)]
 struct Now {
     routers: Vec<RouterNow>,
     figures: Metrics,
     rules: Vec<(String, u64, u64)>,
-    /// Delivered, dropped, waiting.
+    /// Delivered, dropped and waiting messages.
     webhooks: Vec<(String, [u64; 3])>,
     store: Option<HistoryWriterState>,
     viewers: usize,

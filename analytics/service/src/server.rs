@@ -1,6 +1,6 @@
-//! Server: puts routes, gate and state on a listener.
+//! Server: the HTTP server with its routes and middleware.
 //!
-//! **Not here:** configuration, what the routes do.
+//! **Not here:** configuration, the routes.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -16,27 +16,27 @@ use crate::app::App;
 use crate::middleware::handle;
 use crate::routes;
 
-/// How long running requests may take to finish when the service ends.
+/// Longest time for running requests when the service ends.
 const SHUTDOWN_SECONDS: u64 = 10;
-/// How long an idle connection is kept.
+/// Longest time for which an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// How long a request's head may take to come.
+/// Longest time for receiving the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(5);
-/// How long a client may take nothing of what it is sent: the kernel ends such a connection.
+/// Longest time for which a client may accept no data: the kernel then ends the connection.
 const STALLED_MAX: Duration = Duration::from_secs(30);
-/// Connections of one worker.
+/// Most connections of one worker.
 const CONNECTIONS_MAX: usize = 512;
 
-/// Serves `app` on `listener`. The caller binds, so a test can ask for port 0.
+/// Serves `app` on `listener`. The caller binds, so that a test can use port 0.
 ///
 /// # Errors
-/// Those of the listener.
+/// Returns errors of the listener.
 pub(crate) fn serve(
     app: Data<App>,
     listener: TcpListener,
     workers: usize,
 ) -> std::io::Result<Server> {
-    // Accepted connections have it from the listener.
+    // Accepted connections inherit the option from the listener.
     socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(STALLED_MAX))?;
     let api = Data::new(openapi());
     let server = HttpServer::new(move || {
@@ -59,7 +59,7 @@ pub(crate) fn serve(
     Ok(server.run())
 }
 
-/// The OpenAPI document, collected from the routes.
+/// Returns the OpenAPI document, collected from the routes.
 pub(crate) fn openapi() -> OpenApi {
     let surface = ActixApp::new().into_utoipa_app();
     let (_, mut api) = surface.configure(routes::configure).split_for_parts();

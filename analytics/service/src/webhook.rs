@@ -1,8 +1,9 @@
-//! Webhook: tells others of alerts, in their order, until they have taken them.
+//! Webhook: sends alerts to others, in order, until they have been accepted.
 //!
-//! **Invariant:** only addresses of the configuration are told, and no log shows a path or a secret; a webhook that is away
-//! delays nobody, and what waits for it is bounded: the oldest goes, and is counted.
-//! **Not here:** when something is told (`rule_evaluator`).
+//! **Invariant:** messages go only to addresses of the configuration, and no log shows a path or a
+//! secret; an unreachable webhook delays nothing else, and its queue is bounded: the oldest message
+//! is dropped and counted.
+//! **Not here:** deciding what is sent (`rule_evaluator`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,53 +25,53 @@ use crate::config::Webhook;
 use crate::fleet::rfc3339;
 use web_kit::http_client::HttpClient;
 
-/// Most messages that wait for one webhook.
+/// Most messages in the queue of one webhook.
 pub(crate) const WAITING_MAX: usize = 256;
-/// How long one may take to answer.
+/// Longest time for one response.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What it answers is not read but for its status.
+/// Longest response; only its status is used.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// Pauses between attempts grow from one to the other.
+/// Pauses between attempts grow from the first to the second of these.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Attempts at one message, over some twenty minutes: what is older than that wakes nobody to any good.
+/// Attempts for one message, over some twenty minutes: an older alert is of no use.
 const ATTEMPTS_MAX: u32 = 25;
 
-/// What is posted, as JSON.
+/// Body of a message, as JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct Message<'m> {
-    /// The version of this form.
+    /// Version of this format.
     version: u32,
     /// `firing` or `resolved`.
     status: &'static str,
-    /// The name of the rule.
+    /// Name of the rule.
     rule: &'m str,
-    /// What it watches.
+    /// Kind of the measured value.
     kind: Kind,
-    /// Of what the values are.
+    /// Unit of the values.
     unit: &'static str,
-    /// The shard that it is about, if it is about one.
+    /// Shard of the alert, if it has one.
     shard: Option<&'m str>,
-    /// The router that it is about, if it is about one.
+    /// Router of the alert, if it has one.
     router: Option<&'m str>,
-    /// The value that decided; null if it could not be measured.
+    /// Value that decided; null if it could not be measured.
     value: Option<f64>,
-    /// It is bad from this value on.
+    /// Values from this one on are bad.
     raise: f64,
-    /// It is well at this value and below.
+    /// Values up to this one are good.
     clear: f64,
-    /// Since when it was bad: RFC 3339.
+    /// Start of the bad values: RFC 3339.
     since: String,
-    /// When it began to fire.
+    /// Time at which the alert started to fire.
     fired_at: String,
-    /// When it was over; null while it fires.
+    /// Time at which the alert was resolved; null while it fires.
     resolved_at: Option<String>,
     /// One sentence for people.
     text: String,
 }
 
 impl<'m> Message<'m> {
-    /// What is told of an alert.
+    /// Returns the message of a notice.
     pub(crate) fn of(rule: &'m Rule, notice: &'m Notice) -> Self {
         let time = |seconds: u64| rfc3339(seconds.saturating_mul(1_000));
         let (shard, router) = (notice.subject.shard.as_deref(), notice.subject.router.as_deref());
@@ -107,11 +108,11 @@ impl<'m> Message<'m> {
     }
 }
 
-/// Those who are told.
+/// Queues of all webhooks.
 #[derive(Clone, Default)]
 pub(crate) struct WebhookQueues(Arc<Vec<Arc<WebhookQueue>>>);
 
-/// What waits for one webhook.
+/// Queue of one webhook.
 struct WebhookQueue {
     webhook: Webhook,
     waiting: Mutex<VecDeque<Bytes>>,
@@ -121,31 +122,32 @@ struct WebhookQueue {
     trouble: Mutex<Option<String>>,
 }
 
-/// How a webhook is doing.
+/// State of a webhook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct WebhookView {
-    /// What it is called.
+    /// Name of the webhook.
     pub(crate) name: String,
-    /// Messages that it has taken.
+    /// Messages that the webhook has accepted.
     delivered: u64,
-    /// Messages that it never got: too many waited, it refused them, or was away for too long.
+    /// Messages that the webhook never got: the queue was full, the webhook refused them, or it was
+    /// unreachable for too long.
     dropped: u64,
-    /// Messages that wait.
+    /// Messages in the queue.
     waiting: usize,
-    /// Why it has not taken the last one; null: it has.
+    /// Reason why the last message was not accepted; null if it was.
     #[schema(required)]
     last_error: Option<String>,
 }
 
 impl WebhookView {
-    /// Delivered, dropped and waiting.
+    /// Returns the numbers of delivered, dropped and waiting messages.
     pub(crate) fn counts(&self) -> [u64; 3] {
         [self.delivered, self.dropped, self.waiting as u64]
     }
 }
 
 impl WebhookQueues {
-    /// A messenger for each; must be called within the runtime that is to send.
+    /// Starts a queue for each webhook; must be called within the runtime that sends.
     pub(crate) fn start(webhooks: &[Webhook], tls: Option<&Arc<ClientConfig>>) -> Self {
         let webhook_queues = webhooks.iter().map(|webhook| {
             let queue = Arc::new(WebhookQueue {
@@ -162,7 +164,7 @@ impl WebhookQueues {
         Self(Arc::new(webhook_queues.collect()))
     }
 
-    /// Has all of them told. Nothing is waited for.
+    /// Queues a notice for all webhooks, without waiting.
     pub(crate) fn tell(&self, rule: &Rule, notice: &Notice) {
         if self.0.is_empty() {
             return;
@@ -172,7 +174,7 @@ impl WebhookQueues {
         self.0.iter().for_each(|queue| queue.add(body.clone()));
     }
 
-    /// How they are doing.
+    /// Returns the states of all webhooks.
     pub(crate) fn views(&self) -> Vec<WebhookView> {
         self.0.iter().map(|queue| queue.view()).collect()
     }
@@ -210,7 +212,7 @@ impl WebhookQueue {
             let taken = self.deliver(&mut client, &body).await;
             let counter = if taken { &self.delivered } else { &self.dropped };
             let mut waiting = self.waiting();
-            // It may have been the oldest of too many meanwhile, and counted.
+            // The message may have been dropped and counted meanwhile.
             if waiting.front().is_some_and(|front| front == &body) {
                 waiting.pop_front();
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -218,7 +220,7 @@ impl WebhookQueue {
         }
     }
 
-    /// Whether it was taken, in the end.
+    /// Returns true if the webhook has accepted the message in the end.
     async fn deliver(&self, client: &mut HttpClient, body: &Bytes) -> bool {
         let name = &self.webhook.name;
         let mut pause = PAUSE_MIN;
@@ -228,7 +230,8 @@ impl WebhookQueue {
                     self.trouble().take();
                     return true;
                 }
-                // Too early, too much, or its own fault: later it may.
+                // Too early, too many requests, or a fault of the server: a later attempt may
+                // succeed.
                 Ok(status @ (408 | 425 | 429 | 500..)) => {
                     format!("it answers with status {status}")
                 }

@@ -1,4 +1,5 @@
-//! Stories of settings: flags, variables and the file, and what is said of those that cannot be used.
+//! Stories of settings: flags, variables and the file, and what is said of those that cannot be
+//! used.
 
 use std::fs;
 use std::path::Path;

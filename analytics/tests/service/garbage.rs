@@ -1,4 +1,5 @@
-//! Stories of routers that are broken, of another kind, or malicious: they hurt nobody but their own figures.
+//! Stories of routers that are broken, of another kind, or malicious: they hurt nobody but their
+//! own figures.
 
 use analytics::Step;
 use serde_json::json;
@@ -7,7 +8,8 @@ use crate::eventually;
 use crate::fake::{FakeRouter, Instead, ago, frame, nobody};
 use crate::process::Service;
 
-/// A service beside an honest router and one that says something else; what is told of that one in the end.
+/// A service beside an honest router and one that says something else; what is told of that one in
+/// the end.
 fn beside(instead: Instead) -> String {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
@@ -92,7 +94,8 @@ fn a_router_that_always_has_more_is_not_asked_for_ever() {
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     service.await_total("window=5m", 10);
     service.await_router("other", true);
-    // As long as there is more, what is missing may be in it: that it counted then says nothing yet.
+    // As long as there is more, what is missing may be in it: that it counted then says nothing
+    // yet.
     assert!(service.metrics("")["history"]["oldest"].as_u64() > Some(early));
     other.change(|told| told.instead = None);
     eventually("all of it", || (service.metrics("")["history"]["oldest"] == early).then_some(()));

@@ -1,4 +1,5 @@
-//! Stories of the service: its program beside real routers, beside routers that are none, and alone.
+//! Stories of the service: its program beside real routers, beside routers that are none, and
+//! alone.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -48,7 +48,8 @@ fn a_minute_in_which_a_router_was_started_anew_holds_what_it_counted_before() {
     router.change(|told| told.frames = seconds(0..25).chain([ten(0, 10), ten(1, 10)]).collect());
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     service.await_total("window=15m", 25);
-    // Killed after 25 seconds of the minute, and back after 27: of what was before it knows nothing any more.
+    // Killed after 25 seconds of the minute, and back after 27: of what was before it knows nothing
+    // any more.
     router.change(|told| {
         let started = chrono::DateTime::from_timestamp((minute + 27) as i64, 0).unwrap();
         told.started = started.to_rfc3339();

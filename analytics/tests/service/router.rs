@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use crate::http;
 
-/// The router's program, which is another package's: cargo makes it before a test of the whole workspace only.
+/// The router's program, which is another package's: cargo makes it before a test of the whole
+/// workspace only.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_analytics")).parent().unwrap();
     let program = folder.join("api-router");

@@ -1,5 +1,6 @@
-//! Stories of history that survives: in files, and in databases of PostgreSQL if `TESSERA_TEST_POSTGRES` names a folder in
-//! which `shard-manager cluster up` has made `plain`, as `./setup.sh test` does.
+//! Stories of history that survives: in files, and in databases of PostgreSQL if
+//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has made `plain`, as
+//! `./setup.sh test` does.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -118,7 +118,8 @@ fn serve(address: &StoreAddress, start: u64) {
     HistoryWriter::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
 }
 
-/// A clock that was far ahead is put right: what was written then is neither the last word nor in the way.
+/// A clock that was far ahead is put right: what was written then is neither the last word nor in
+/// the way.
 #[test]
 fn when_somebody_counted_is_remembered_though_a_clock_was_set_back() {
     let (_folder, path, address) = store();

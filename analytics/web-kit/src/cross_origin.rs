@@ -1,26 +1,27 @@
-//! Foreign: requests that a web page of another origin makes a browser send.
+//! Cross origin: detects requests that a web page of another origin makes a browser send.
 //!
-//! A browser must not be a way into a loopback service: neither by a page of another origin, nor by a host name that was
-//! made to point here (DNS rebinding).
+//! A browser must not give access to a loopback service: neither through a page of another origin,
+//! nor through a host name that was pointed here (DNS rebinding).
 //!
-//! **Invariant:** what is no browser is never foreign, but for a host that is another machine's.
-//! **Not here:** how a program refuses.
+//! **Invariant:** a request that does not come from a browser is accepted, unless its host is
+//! another machine's.
+//! **Not here:** the response to a refused request.
 
 use actix_web::http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why a request is foreign.
+/// Reason why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
-    /// Only this machine is served, and the request names another's host.
+    /// Only this machine is served, and the request names another host.
     Host,
-    /// It comes from a web page of another origin.
+    /// The request comes from a web page of another origin.
     Page,
 }
 
 impl Foreign {
-    /// What is wrong, told by `server`: `this router`.
+    /// Describes the reason; `server` names the program: `this router`.
     pub fn detail(self, server: &str) -> String {
         match self {
             Self::Host => format!("{server} serves its own machine, and Host is another's"),
@@ -28,7 +29,7 @@ impl Foreign {
         }
     }
 
-    /// What to do.
+    /// Returns a remedy.
     pub fn hint(self) -> &'static str {
         match self {
             Self::Host => {
@@ -73,16 +74,16 @@ impl Transport {
     }
 }
 
-/// Refuses what is foreign.
+/// Refuses requests of other origins.
 ///
 /// # Errors
-/// [`Foreign`] says why.
+/// Fails with [`Foreign`], which holds the reason.
 pub fn refuse(headers: &HeaderMap, reached: Reached) -> Result<(), Foreign> {
     let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
-    // Without a Host it is no browser.
+    // A request without a Host does not come from a browser.
     let host = text(&HOST).unwrap_or("localhost");
     if reached.loopback_only && !is_local_host(host) && !is_of_proxy(host, reached) {
-        // Browsers say little about plain HTTP: of a rebound page the name of the host is all there is.
+        // Browsers send few headers with plain HTTP: the Host alone shows a rebound page.
         return Err(Foreign::Host);
     }
     let (fetch_site, origin) = (text(&SEC_FETCH_SITE), text(&ORIGIN));

@@ -1,15 +1,15 @@
-//! The files of the dashboard: one page that people open in a browser, carried in the program.
+//! Dashboard: the files of the page that people open in a browser, embedded in the program.
 //!
-//! The page lives on the JSON that programs read too. It is served under `/dashboard`, its other files below
-//! `/dashboard/`, by whoever has an HTTP server.
+//! The page uses the same JSON as other clients. It is served under `/dashboard`, its other files
+//! below `/dashboard/`, by any program with an HTTP server.
 //!
-//! **Invariant:** no file asks anything of another origin, and none holds a script or a style within markup: it works
-//! under [`CONTENT_SECURITY_POLICY`].
-//! **Not here:** no HTTP, no figures.
+//! **Invariant:** no file contacts another origin, and none contains a script or a style within
+//! markup, so that the page works under [`CONTENT_SECURITY_POLICY`].
+//! **Not here:** HTTP, metrics.
 
 use std::sync::LazyLock;
 
-/// What the page may do, as the value of the header `Content-Security-Policy`.
+/// Value of the header `Content-Security-Policy`.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -18,9 +18,9 @@ pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'
 pub struct File {
     /// The value of `Content-Type`.
     pub content_type: &'static str,
-    /// What is in it.
+    /// Contents of the file.
     pub body: &'static [u8],
-    /// The value of `ETag`, in its quotes: it changes with the body.
+    /// Value of `ETag`, in its quotes: it changes with the body.
     pub etag: &'static str,
 }
 
@@ -28,7 +28,7 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// A file below `dashboard/`.
+/// Includes a file of the folder `dashboard`.
 macro_rules! part {
     ($path:literal, $content_type:expr) => {
         ($path, $content_type, include_bytes!(concat!("../dashboard/", $path)))
@@ -70,7 +70,7 @@ static ETAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
     PARTS.iter().map(|(.., body)| format!("\"{:016x}\"", fingerprint(body))).collect()
 });
 
-/// The file at a path below `/dashboard/`; the page itself is at the empty path. None: there is no such file.
+/// Returns the file at a path below `/dashboard/`; the page itself has the empty path.
 pub fn file(path: &str) -> Option<File> {
     let wanted = if path.is_empty() { "index.html" } else { path };
     let place = PARTS.iter().position(|(name, ..)| *name == wanted)?;
@@ -78,7 +78,7 @@ pub fn file(path: &str) -> Option<File> {
     Some(File { content_type, body, etag: &ETAGS[place] })
 }
 
-/// FNV-1a, 64 bits: nobody gains by making two files that have the same.
+/// Returns the FNV-1a hash, 64 bits: a collision is no attack here.
 fn fingerprint(body: &[u8]) -> u64 {
     body.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -120,7 +120,7 @@ mod tests {
     fn nothing_is_asked_of_another_origin_and_nothing_runs_within_markup() {
         for (name, _, body) in PARTS {
             let text = std::str::from_utf8(body).unwrap();
-            // Names of vocabularies, of which nothing is fetched.
+            // Names of XML vocabularies, which are not fetched.
             let own = text.replace("http://www.w3.org/2000/svg", "");
             for word in [
                 "http:",

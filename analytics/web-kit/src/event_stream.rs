@@ -1,10 +1,10 @@
-//! Live: the stream of server-sent events that dashboards watch.
+//! Event stream: the server-sent events that dashboards watch.
 //!
-//! An event is built once a second for each distinct question, however many watch it, and nothing is built while nobody
-//! does. Whoever is slow misses events, and costs nothing: the newest is all that is kept.
+//! An event is built once a second for each distinct query, however many clients watch it, and none
+//! while no client watches. A slow client misses events: only the newest is kept.
 //!
 //! **Invariant:** at most [`VIEWERS_MAX`] streams; a stream ends with its client, or with the hub.
-//! **Not here:** what is in an event, HTTP.
+//! **Not here:** the contents of events, HTTP.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -20,22 +20,22 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Most streams at once: a wall of screens, and not a leak of connections.
+/// Most streams at once: enough for many screens, and a limit for leaks.
 pub const VIEWERS_MAX: usize = 32;
-/// How often an event is built.
+/// Time between two events.
 pub const EVERY: Duration = Duration::from_secs(1);
-/// After this long without an event, a comment keeps what stands in between from closing the connection.
+/// Time without an event after which a comment keeps proxies from closing the connection.
 const PING_AFTER: Duration = Duration::from_secs(15);
 const PING: &[u8] = b": ping\n\n";
 
-/// Too many watch already.
+/// There are too many streams already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{VIEWERS_MAX} watch already")]
 pub struct Full;
 
-/// Makes events and hands them to whoever watches.
+/// Builds events and sends them to all streams.
 pub struct Hub<Q> {
-    /// Makes the data of an event: JSON on one line.
+    /// Builds the data of an event: JSON on one line.
     build: Box<dyn Fn(&Q) -> Bytes + Send + Sync>,
     topics: Mutex<HashMap<Q, watch::Receiver<Option<Bytes>>>>,
     viewers: Arc<AtomicUsize>,
@@ -45,7 +45,8 @@ pub struct Hub<Q> {
 }
 
 impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
-    /// A hub whose events have this data. It is made where blocking is allowed, in this runtime, whose clock must run.
+    /// Creates a hub whose events have this data. `build` runs on blocking threads of this runtime,
+    /// whose clock must be enabled.
     pub fn new(runtime: Handle, build: impl Fn(&Q) -> Bytes + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             build: Box::new(build),
@@ -57,25 +58,27 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
         })
     }
 
-    /// How many watch.
+    /// Returns the number of streams.
     pub fn viewers(&self) -> usize {
         self.viewers.load(Ordering::Relaxed)
     }
 
-    /// How many events were made since the start, of all questions.
+    /// Returns the number of events built since the start, for all queries.
     pub fn built(&self) -> u64 {
         self.built.load(Ordering::Relaxed)
     }
 
-    /// Ends all streams, and all that are asked for later: who waits for connections to end need not wait for these.
+    /// Ends all streams, including later ones, so that a server can end without waiting for their
+    /// clients.
     pub fn close(&self) {
         self.closed.send_replace(true);
     }
 
-    /// A stream of events about `question`, as bytes of `text/event-stream`. Must be called within a runtime of tokio.
+    /// Returns a stream of events for `question`, as bytes of `text/event-stream`. Must be called
+    /// within a tokio runtime.
     ///
     /// # Errors
-    /// [`Full`].
+    /// Fails with [`Full`] if there are too many streams.
     pub fn watch(
         self: &Arc<Self>,
         question: Q,
@@ -93,10 +96,10 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
         }))
     }
 
-    /// The events about a question; whoever asks first has them made.
+    /// Returns the events of a query; the first caller starts building them.
     fn topic(self: &Arc<Self>, question: Q) -> watch::Receiver<Option<Bytes>> {
         let mut topics = self.topics();
-        // Of a runtime that has ended nobody has said goodbye.
+        // Senders of a runtime that has ended are gone.
         let is_made = |events: &&watch::Receiver<Option<Bytes>>| events.has_changed().is_ok();
         if let Some(events) = topics.get(&question).filter(is_made) {
             return events.clone();
@@ -108,7 +111,7 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
         events
     }
 
-    /// Makes events until nobody watches.
+    /// Builds events until no client watches.
     async fn produce(self: Arc<Self>, question: Q, events: watch::Sender<Option<Bytes>>) {
         let mut beat = interval(EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,17 +122,18 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
             }
             let (hub, asked) = (self.clone(), question.clone());
             let built = tokio::task::spawn_blocking(move || (hub.build)(&asked)).await;
-            // Who asks after a panic has it made anew.
+            // After a panic, the next client starts building again.
             let Ok(data) = built else { return };
             self.built.fetch_add(1, Ordering::Relaxed);
             events.send_replace(Some(event(&data)));
         }
     }
 
-    /// Under the lock, so that nobody begins to watch meanwhile what is not made any more.
+    /// Removes an unwatched topic under the lock, so that no client can start to watch it
+    /// meanwhile.
     fn forget_unwatched(&self, question: &Q, events: &watch::Sender<Option<Bytes>>) -> bool {
         let mut topics = self.topics();
-        // One is that of the list.
+        // The list holds one receiver itself.
         let is_unwatched = events.receiver_count() <= 1 || *self.closed.borrow();
         if is_unwatched {
             topics.remove(question);
@@ -138,12 +142,12 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
     }
 
     fn topics(&self) -> MutexGuard<'_, HashMap<Q, watch::Receiver<Option<Bytes>>>> {
-        // A map is whole whoever panics.
+        // The map is valid even after a panic.
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The place of one stream among those that there may be.
+/// One of the limited number of streams.
 struct ViewerSlot(Arc<AtomicUsize>);
 
 impl ViewerSlot {
@@ -163,7 +167,7 @@ impl Drop for ViewerSlot {
 struct Viewer {
     events: watch::Receiver<Option<Bytes>>,
     closed: watch::Receiver<bool>,
-    /// The event that is there already is news too.
+    /// True until the first event: an event that exists already is sent as well.
     is_new: bool,
     _slot: ViewerSlot,
 }
@@ -190,7 +194,7 @@ impl Viewer {
     }
 }
 
-/// One event in the words of the standard.
+/// Returns one event in the format of the standard.
 fn event(data: &[u8]) -> Bytes {
     [b"event: metrics\ndata: ", data, b"\n\n"].concat().into()
 }

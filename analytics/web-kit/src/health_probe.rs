@@ -1,33 +1,34 @@
-//! Probe: asks a program of this machine how it is, for images that have neither a shell nor an HTTP client.
+//! Health probe: checks a program on this machine, for images that have neither a shell nor an HTTP
+//! client.
 //!
-//! **Not here:** what it answers (`readiness`).
+//! **Not here:** the responses (`readiness`).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long the program may take to accept, and for each part of its answer.
+/// Longest time for connecting, and for each part of the response.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What can be asked.
+/// Kind of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum HealthQuery {
-    /// Whether its process works.
+    /// Checks that the process works
     Live,
-    /// Whether it takes requests: not while it starts or ends.
+    /// Checks that the program takes requests: not while it starts or ends
     Ready,
 }
 
-/// Why the answer is no.
+/// Reason why a check fails.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// Port 0 is any free port, and nobody knows which.
+    /// Port 0 stands for any free port, so the port is unknown.
     #[error("bind names port 0, so nobody knows where it serves: name its port")]
     AnyPort,
-    /// Nobody answers.
+    /// The program does not answer.
     #[error("{0} does not answer: {1}")]
     Silent(SocketAddr, std::io::Error),
-    /// It answers, and says no.
+    /// The program answers with another status than 200.
     #[error("{0} says {1:?}")]
     Said(SocketAddr, String),
 }
@@ -40,18 +41,18 @@ impl HealthQuery {
         }
     }
 
-    /// Asks the program that serves on this address.
+    /// Checks the program on this address.
     ///
     /// # Errors
-    /// [`HealthError`] if it does not say yes.
+    /// Fails with [`HealthError`] unless the response is a success.
     pub fn ask(self, bind: SocketAddr) -> Result<(), HealthError> {
         self.ask_through(bind, |_, stream| Ok(stream))
     }
 
-    /// The same through what `wrap` makes of a connection.
+    /// Checks the program on this address through a wrapped connection, such as TLS.
     ///
     /// # Errors
-    /// [`HealthError`] if it does not say yes.
+    /// Fails with [`HealthError`] unless the response is a success.
     pub fn ask_through<S: Read + Write>(
         self,
         bind: SocketAddr,
@@ -70,7 +71,7 @@ impl HealthQuery {
         Err(HealthError::Said(address, line.trim().to_owned()))
     }
 
-    /// The first line of the answer.
+    /// Sends the request and returns the first line of the response.
     fn exchange(
         self,
         address: SocketAddr,
@@ -91,7 +92,7 @@ fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// An address that means all of this machine's is reached through its loopback one.
+/// Returns the loopback address in place of an unspecified one.
 fn reached_by(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,8 +1,8 @@
-//! HttpClient: HTTP/1.1 as a client, plain or by TLS, for collecting, forwarding and telling.
+//! HTTP client: HTTP/1.1 requests, plain or by TLS.
 //!
-//! **Invariant:** every exchange is bounded in time and in bytes; a connection on which anything went wrong is never
-//! used again; no redirect is followed and no proxy asked.
-//! **Not here:** what to ask whom.
+//! **Invariant:** every exchange is bounded in time and in bytes; a connection is never used again
+//! after a failure; redirects are not followed and proxies not used.
+//! **Not here:** the contents of requests.
 
 mod target;
 
@@ -26,13 +26,13 @@ use tokio_rustls::TlsConnector;
 
 use recorder::tls_roots;
 
-/// Longest text of an answer that is told of a failure.
+/// Longest text of another program in an error.
 const TOLD_MAX: usize = 200;
 
-/// A whole request; its URI is the path.
+/// A complete request; its URI is the path.
 pub type ClientRequest = Request<Full<Bytes>>;
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub struct ClientResponse {
     /// Status of the response.
@@ -43,24 +43,24 @@ pub struct ClientResponse {
     pub body: Bytes,
 }
 
-/// Why there is no answer.
+/// Reason why there is no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
-    /// Nobody is there, or nobody who proves who it is.
+    /// The server is unreachable, or its certificate is not valid.
     #[error("{0}")]
     Unreachable(String),
-    /// It took too long.
+    /// The response took too long.
     #[error("no whole answer within {} s", .0.as_secs_f64())]
     Late(Duration),
-    /// The connection broke, or what came is no HTTP.
+    /// The connection broke, or the response is not HTTP.
     #[error("no whole answer: {0}")]
     Broken(String),
-    /// The answer is longer than it may be.
+    /// The response is too long.
     #[error("the answer is longer than {} MiB", .0 >> 20)]
     TooLong(usize),
 }
 
-/// The way to one server: at most one connection, kept open between exchanges.
+/// Client of one server: it has at most one connection, kept open between exchanges.
 pub struct HttpClient {
     target: Target,
     tls: Option<TlsConnector>,
@@ -68,13 +68,13 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// A way to `target`; `tls` is used if it asks for it.
+    /// Creates a client for `target`; `tls` is used if the target requires it.
     pub fn new(target: Target, tls: Option<&Arc<ClientConfig>>) -> Self {
         let tls = tls.filter(|_| target.is_secure).cloned().map(TlsConnector::from);
         Self { target, tls, open: None }
     }
 
-    /// Sends a request and reads the whole answer, of at most `longest` bytes.
+    /// Sends a request and reads the whole response, of at most `longest` bytes.
     pub async fn exchange(
         &mut self,
         request: ClientRequest,
@@ -114,7 +114,7 @@ impl HttpClient {
         })
     }
 
-    /// The connection that is open, if the other side has not closed it meanwhile, or a new one.
+    /// Returns the open connection, if the server has not closed it meanwhile, or a new one.
     async fn connection(&mut self) -> Result<SendRequest<Full<Bytes>>, HttpError> {
         if let Some(mut open) = self.open.take()
             && open.ready().await.is_ok()
@@ -146,13 +146,13 @@ where
 {
     let (sender, driver) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-    // What goes wrong on it is told to who waits for an answer.
+    // Errors of the connection reach the task that waits for the response.
     tokio::spawn(async move { drop(driver.await) });
     Ok(sender)
 }
 
 fn unreachable(error: &io::Error) -> HttpError {
-    // "Connection refused" says more without the number of the error.
+    // The number of the error adds nothing to "Connection refused".
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return HttpError::Unreachable("connection refused".to_owned());
     }
@@ -167,7 +167,7 @@ fn broken(error: &hyper::Error) -> HttpError {
     HttpError::Broken(printable(&cause))
 }
 
-/// What another program said, as it may stand in a log.
+/// Shortens a text of another program and removes control characters, so that it can be logged.
 pub fn printable(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(plain).take(TOLD_MAX).collect()

@@ -1,6 +1,6 @@
-//! Log lines: one line an event on standard error.
+//! Log format: one line per event on standard error.
 //!
-//! **Not here:** what is worth an event.
+//! **Not here:** the events.
 
 use std::io::IsTerminal;
 
@@ -8,11 +8,12 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Begins to write events that are at least as severe. What the framework says of its workers, and of bytes that are no
-/// HTTP (it calls each an error, so a port scan would fill the log), is for debugging.
+/// Starts to write events of at least this severity. Errors that the framework reports about its
+/// workers, and about bytes that are not HTTP, are written at debug level: otherwise a port scan
+/// would fill the log.
 ///
 /// # Panics
-/// If the process writes events somewhere already.
+/// Panics if the process writes events already.
 pub fn start(level: tracing::Level) {
     let mut filter = Targets::new().with_default(level);
     if level < tracing::Level::DEBUG {

@@ -1,27 +1,27 @@
-//! Readiness: what `/live` and `/ready` answer.
+//! Readiness: the responses to `/live` and `/ready`.
 //!
-//! **Not here:** when a program is about to end.
+//! **Not here:** the decision to drain.
 
 use actix_web::HttpResponse;
 use actix_web::http::header::RETRY_AFTER;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Whether a process or router is well.
+/// State of a process or router.
 #[derive(Serialize, ToSchema)]
 pub struct StateAnswer {
-    /// Whether it is.
+    /// True if the state is good.
     success: bool,
-    /// `event_stream`, `ready` or `draining`.
+    /// `live`, `ready` or `draining`.
     status: &'static str,
 }
 
-/// The process runs.
+/// Returns the response of a running process.
 pub fn live() -> HttpResponse {
     HttpResponse::Ok().json(StateAnswer { success: true, status: "live" })
 }
 
-/// Whether to send requests here.
+/// Returns the response that says whether requests are welcome.
 pub fn ready(is_draining: bool) -> HttpResponse {
     if is_draining {
         let state = StateAnswer { success: false, status: "draining" };

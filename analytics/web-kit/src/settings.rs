@@ -1,8 +1,8 @@
-//! Settings: one value each, from the first source that has it, and where it came from.
+//! Settings: values from the first source that has them, with their sources.
 //!
-//! **Invariant:** every value that is asked for is shown, with where it came from, and no secret with it. A name that
-//! nobody knows is an error, so a typo cannot silently mean the default.
-//! **Not here:** which settings a program has, and what they mean.
+//! **Invariant:** every value that is read is shown with its source, without secrets. An unknown
+//! name is an error, so that a typo cannot silently mean the default.
+//! **Not here:** the settings of a program and their meaning.
 
 mod file;
 
@@ -14,9 +14,10 @@ use std::path::PathBuf;
 
 pub use self::file::ConfigFile;
 
-/// Longer texts are no typos of a name, and comparing them costs time for nothing.
+/// Longest text that is compared with known names: comparing longer ones takes time, and they are
+/// no typos.
 const TYPO_MAX: usize = 64;
-/// Longer values are not lined up with.
+/// Widest column of values: longer values do not move the sources to the right.
 const VALUE_USUAL: usize = 60;
 
 /// A configuration that cannot be used; the sentence says what to change.
@@ -24,7 +25,7 @@ const VALUE_USUAL: usize = 60;
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
-/// Where a value came from.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A flag of the command line.
@@ -35,7 +36,7 @@ pub enum Origin {
     DotEnv,
     /// The configuration file.
     File(PathBuf),
-    /// Nobody said anything.
+    /// The default.
     Default,
 }
 
@@ -54,7 +55,7 @@ impl fmt::Display for Origin {
 /// One source of settings: names and texts.
 pub type Layer = (Origin, BTreeMap<String, String>);
 
-/// The flags that were given, those with a text and those without.
+/// Returns the given flags as a source: flags with values, and switches.
 pub fn flags<'t>(
     texts: impl IntoIterator<Item = (&'static str, &'t Option<String>)>,
     switches: impl IntoIterator<Item = (&'static str, bool)>,
@@ -65,10 +66,11 @@ pub fn flags<'t>(
     (Origin::Flag, given.map(|(name, text)| (name.to_owned(), text)).collect())
 }
 
-/// The setting that a variable names, told as `what`: in capitals, and one of those that are known, or `config`.
+/// Returns the setting of a variable, which errors call `what`. It must be in capitals and known,
+/// or `config`.
 ///
 /// # Errors
-/// [`ConfigError`] if there is no such setting.
+/// Fails with [`ConfigError`] if there is no such setting.
 pub fn of_variable(what: &str, name: &str, known: &[&str]) -> Result<String, ConfigError> {
     let setting = name.to_ascii_lowercase();
     let is_known = setting == "config" || known.contains(&&*setting);
@@ -78,7 +80,7 @@ pub fn of_variable(what: &str, name: &str, known: &[&str]) -> Result<String, Con
     Ok(setting)
 }
 
-/// The refusal of a name that nobody knows.
+/// Returns the error for an unknown name.
 pub fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'n str>) -> ConfigError {
     let known: Vec<&str> = known.collect();
     let near = known
@@ -94,16 +96,16 @@ pub fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'n str>)
     ConfigError(format!("{what} is no setting; {hint}"))
 }
 
-/// A number within bounds; the text says which are allowed.
+/// Parses a number within bounds.
 ///
 /// # Errors
-/// What the text must be.
+/// The error names the allowed numbers.
 pub fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| format!("a number from {least} to {most}"))
 }
 
-/// Refuses to be reachable for others without being told so.
+/// Refuses an address that other machines can reach, unless that is explicitly allowed.
 ///
 /// # Errors
 /// [`ConfigError`] names the address and the flag.
@@ -117,14 +119,14 @@ pub fn check_exposure(bind: SocketAddr, insecure: bool) -> Result<(), ConfigErro
     )))
 }
 
-/// The settings of a program, while they are asked for.
+/// Settings of a program that are being read.
 pub struct Settings<'l> {
     layers: &'l [Layer],
     servers_by: Option<&'static str>,
     shown: Vec<Shown>,
 }
 
-/// A line of what is in force.
+/// A setting as it is shown.
 #[derive(Clone, Debug)]
 pub struct Shown {
     name: String,
@@ -133,18 +135,18 @@ pub struct Shown {
 }
 
 impl<'l> Settings<'l> {
-    /// The settings of these sources: earlier ones win.
+    /// Creates settings from these sources, the first of which has precedence.
     pub fn new(layers: &'l [Layer]) -> Self {
         Self { layers, servers_by: None, shown: Vec::new() }
     }
 
-    /// Names the setting in which URLs belong, to those who put one elsewhere.
+    /// Sets the name of the setting for URLs, for errors about URLs in other settings.
     #[must_use]
     pub fn with_servers_by(self, name: &'static str) -> Self {
         Self { servers_by: Some(name), ..self }
     }
 
-    /// The value of a setting that may be shown; `parse` says what it must be.
+    /// Reads a value that is no secret; `parse` checks it.
     ///
     /// # Errors
     /// [`ConfigError`] names the setting, where it came from and what is allowed.
@@ -156,7 +158,7 @@ impl<'l> Settings<'l> {
     ) -> Result<T, ConfigError> {
         let (origin, text) = self.find(name).unwrap_or((Origin::Default, default.to_owned()));
         let parsed = parse(&text).map_err(|allowed| {
-            // A URL in the wrong place may have a password.
+            // A URL in the wrong place may contain a password.
             let what = match (text.contains("://"), self.servers_by) {
                 (true, Some(servers)) => format!("is a URL; servers are named by {servers}"),
                 (true, None) => format!("must be {allowed}"),
@@ -168,10 +170,10 @@ impl<'l> Settings<'l> {
         Ok(parsed)
     }
 
-    /// The same of a setting that may be left out; `default` says what that means.
+    /// Reads an optional value that is no secret; `default` describes its absence.
     ///
     /// # Errors
-    /// As [`Settings::parse`].
+    /// Fails like [`Settings::parse`].
     pub fn optional<T>(
         &mut self,
         name: &'static str,
@@ -185,10 +187,11 @@ impl<'l> Settings<'l> {
         self.parse(name, default, parse).map(Some)
     }
 
-    /// The value of a setting that may hold a secret, which `parse` gives as it may be shown too.
+    /// Reads a value that may contain a secret; `parse` also returns the text that may be shown.
     ///
     /// # Errors
-    /// [`ConfigError`] names the setting and where it came from, and says what `parse` says.
+    /// Fails with [`ConfigError`], which names the setting and its source and contains the error of
+    /// `parse`.
     pub fn secret<T>(
         &mut self,
         name: &'static str,
@@ -202,10 +205,10 @@ impl<'l> Settings<'l> {
         Ok(parsed)
     }
 
-    /// An address to serve on.
+    /// Reads an address to listen on.
     ///
     /// # Errors
-    /// As [`Settings::parse`].
+    /// Fails like [`Settings::parse`].
     pub fn address(
         &mut self,
         name: &'static str,
@@ -216,45 +219,45 @@ impl<'l> Settings<'l> {
         })
     }
 
-    /// How severe a message must be to be logged.
+    /// Reads the least severity of logged messages.
     ///
     /// # Errors
-    /// As [`Settings::parse`].
+    /// Fails like [`Settings::parse`].
     pub fn level(&mut self, name: &'static str) -> Result<tracing::Level, ConfigError> {
         self.parse(name, "info", |text| {
             text.parse().map_err(|_| "error, warn, info, debug or trace".to_owned())
         })
     }
 
-    /// Whether something holds; not if nobody says so.
+    /// Reads a truth value; the default is false.
     ///
     /// # Errors
-    /// As [`Settings::parse`].
+    /// Fails like [`Settings::parse`].
     pub fn truth(&mut self, name: &'static str) -> Result<bool, ConfigError> {
         self.parse(name, "false", |text| text.parse().map_err(|_| "true or false".to_owned()))
     }
 
-    /// What was said first, and by whom.
+    /// Returns the value of the first source that has it, and the source.
     pub fn find(&self, name: &str) -> Option<(Origin, String)> {
         let mut layers = self.layers.iter();
         layers.find_map(|(origin, values)| Some((origin.clone(), values.get(name)?.clone())))
     }
 
-    /// Adds a line to what is in force.
+    /// Adds a setting to those that are shown.
     pub fn show(&mut self, name: impl Into<String>, value: String, origin: Origin) {
         self.shown.push(Shown { name: name.into(), value, origin });
     }
 
-    /// What is in force.
+    /// Returns the settings that are shown.
     pub fn shown(self) -> Vec<Shown> {
         self.shown
     }
 }
 
-/// What is in force, one setting a line, with its origin.
+/// Returns all settings as text, one per line, with their sources.
 pub fn table(shown: &[Shown]) -> String {
     let names = shown.iter().map(|line| line.name.len()).max().unwrap_or(0);
-    // A list of addresses must not move the origins of all others out of sight.
+    // A long list of addresses must not move all sources out of sight.
     let usual = shown.iter().map(|line| line.value.len()).filter(|length| *length <= VALUE_USUAL);
     let values = usual.max().unwrap_or(0);
     let mut table = String::new();

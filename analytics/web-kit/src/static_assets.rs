@@ -1,6 +1,6 @@
-//! Served: the HTTP answers that carry the files of the dashboard, and the stream that it watches.
+//! Static assets: the responses with the files of the dashboard, and its stream of events.
 //!
-//! **Not here:** the files (`dashboard`), the events (`event_stream`), who may have them.
+//! **Not here:** the files (`dashboard`), the events (`event_stream`), access control.
 
 use std::convert::Infallible;
 
@@ -14,12 +14,12 @@ use futures_util::Stream;
 
 use crate::dashboard::{self, File};
 
-/// What a browser lets the page do.
+/// Policy of the page for browsers.
 const POLICY: HeaderValue = HeaderValue::from_static(dashboard::CONTENT_SECURITY_POLICY);
-/// Proxies that gather what they hand on must not gather a stream.
+/// Header that keeps proxies from buffering a stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// A file of the dashboard, or that it is the one that the client has; `None`: there is no such file.
+/// Returns a file of the dashboard, or 304 if the client has it; `None` if there is no such file.
 pub fn file(name: &str, asked: &HeaderMap) -> Option<HttpResponse> {
     let File { content_type, body, etag } = dashboard::file(name)?;
     let known = asked.get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
@@ -28,14 +28,15 @@ pub fn file(name: &str, asked: &HeaderMap) -> Option<HttpResponse> {
     let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     response
         .insert_header((ETAG, etag))
-        // Asked for again each time, and mostly answered in a line: a new program has a new page.
+        // Browsers revalidate each time, mostly with a short 304, so that a new program has a new
+        // page at once.
         .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .insert_header((CONTENT_SECURITY_POLICY, POLICY))
         .insert_header((REFERRER_POLICY, HeaderValue::from_static("no-referrer")));
     Some(if is_known { response.finish() } else { response.content_type(content_type).body(body) })
 }
 
-/// Events without end.
+/// Returns a response with an endless stream of events.
 pub fn events(events: impl Stream<Item = Result<Bytes, Infallible>> + 'static) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/event-stream")

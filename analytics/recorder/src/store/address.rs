@@ -1,4 +1,4 @@
-//! Address: where history is kept.
+//! Address: the file or database in which history is kept.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
 //! **Not here:** opening it (`store`).
@@ -13,42 +13,42 @@ use tokio_postgres::config::{Config, Host, SslMode};
 /// Longest file with a password that is read.
 const PASSWORD_BYTES_MAX: u64 = 4 << 10;
 
-/// Where history is kept.
+/// Place where history is kept.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreAddress {
-    /// In a file of this machine.
+    /// A file on this machine.
     Sqlite(PathBuf),
-    /// In a database of PostgreSQL.
+    /// A PostgreSQL database.
     Postgres(Box<PostgresAddress>),
 }
 
-/// A database of PostgreSQL, and how the way there is secured.
+/// A PostgreSQL database, and the security of the connection to it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresAddress {
     config: Config,
-    /// Encrypted, and the certificate proved.
+    /// True if the connection is encrypted and the certificate checked.
     pub(super) is_proved: bool,
-    /// The file of the authorities that are trusted; without it, those of the system.
+    /// File of the trusted authorities; without it, those of the system are trusted.
     pub(super) authorities: Option<PathBuf>,
     password_file: Option<PathBuf>,
 }
 
-/// Why a text is no address. It is not repeated: it may hold a password.
+/// Reason why a text is not an address. The text is not repeated: it may contain a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreAddressError {
-    /// Something else.
+    /// The text is neither a file nor a PostgreSQL address nor `none`.
     #[error("must be a file, postgres://user@host:5432/database, or none")]
     Form,
-    /// An address of PostgreSQL that cannot be read.
+    /// The text is not a valid PostgreSQL address.
     #[error(
         "must be postgres://user:password@host:5432/database: write @ as %40, / as %2F, ? as %3F and % as %25 in a \
          user name or password, and no parameters but sslmode, sslrootcert, password_file and those of the driver"
     )]
     Postgres,
-    /// A member that is missing.
+    /// A part of the address is missing.
     #[error("names no {0}: write postgres://user@host:5432/database")]
     Lacks(&'static str),
-    /// A way to secure the connection that is not offered.
+    /// The value of `sslmode` is not supported.
     #[error(
         "sslmode must be disable or verify-full: what lies between them encrypts without asking to whom. \
          verify-full is the default where a host is not this machine, sslrootcert names a file of authorities"
@@ -120,7 +120,8 @@ impl FromStr for PostgresAddress {
 }
 
 impl PostgresAddress {
-    /// What the driver is to know. The file of the password is read now: it may have changed.
+    /// Returns the configuration for the driver. The password file is read each time: it may have
+    /// changed.
     pub(super) fn config(&self) -> Result<Config, String> {
         let mut config = self.config.clone();
         if let Some(path) = &self.password_file {
@@ -153,7 +154,7 @@ fn is_local(host: &Host) -> bool {
     }
 }
 
-/// Where it is, without anything that need not be told.
+/// Shows the address without user and password.
 impl fmt::Display for StoreAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

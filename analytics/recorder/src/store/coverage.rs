@@ -1,10 +1,13 @@
-//! Coverage: when somebody counted, beside the slots of a source: in a row of a source that is named after it.
+//! Coverage: the measured intervals of a source, stored in a row of a source that is named after
+//! it.
 //!
-//! There is one row, which begins where the last time ends; it is replaced when there is more. More rows, or an older one,
-//! are there when a clock was wrong, or when a program has written slots that knows of no marks: none is believed alone.
+//! There is one row, which starts where the last interval ends; a new row replaces it. More rows,
+//! or an old one, exist if a clock was wrong or if a program without coverage has written slots:
+//! all rows are then combined.
 //!
-//! **Invariant:** what is of the future was written while a clock was wrong: it does not count, and goes.
-//! **Not here:** slots (`store/history_writer`), when whoever counts now does (`history`).
+//! **Invariant:** a row of the future was written while a clock was wrong: it does not count and is
+//! removed.
+//! **Not here:** slots (`store/history_writer`), the intervals of running recorders (`history`).
 
 use std::time::{Duration, Instant};
 
@@ -15,38 +18,38 @@ use crate::frame::Step;
 use crate::history::History;
 use crate::measured_intervals::MeasuredIntervals;
 
-/// How often it is written that somebody counts, though nothing happens.
+/// Time between two writes of the coverage without any requests.
 const EVERY: Duration = Duration::from_secs(60);
 /// Rows read at once.
 const PAGE: i64 = 100;
 
-/// When somebody counted, of one source.
+/// Measured intervals of one source in the store.
 pub(super) struct Coverage {
-    /// The source under which they stand.
+    /// Name of the source of the row.
     source: String,
-    /// When they were written, and what; `None` if that is not known.
+    /// Time of the last write and the written intervals; `None` if unknown.
     written: Option<(Instant, MeasuredIntervals)>,
-    /// Where the last row begins, which may be of the future.
+    /// Start of the last row, which may lie in the future.
     last: i64,
 }
 
 impl Coverage {
-    /// Those of a source: no router can have the name under which they stand.
+    /// Creates the coverage of a source. No router can have the name of its row.
     pub(super) fn of(source: &str) -> Self {
         Self { source: format!("{source}/counted"), written: None, last: 0 }
     }
 
-    /// The store may have lost what was written.
+    /// Discards the knowledge of what is written: the store may have lost it.
     pub(super) fn doubt(&mut self) {
         self.written = None;
     }
 
-    /// Whether it is time to write them again.
+    /// Returns true if the coverage must be written again.
     pub(super) fn is_old(&self) -> bool {
         self.written.as_ref().is_none_or(|(at, _)| at.elapsed() >= EVERY)
     }
 
-    /// Learns when somebody counted. Where that was not written, it was from the first slot to the last.
+    /// Reads the intervals. Without a stored end, they reach from the first slot to the last.
     pub(super) fn recall(
         &mut self,
         store: &mut Store,
@@ -73,12 +76,12 @@ impl Coverage {
             intervals.add((begin, end.min(now)));
         }
         history.know_counted(intervals.as_slice().iter().copied());
-        // As long as there is no more, there is nothing to write.
+        // Nothing needs to be written until there is more.
         self.written = Some((Instant::now(), intervals));
         Ok(())
     }
 
-    /// Writes when somebody counted: in place of all that was written of that before.
+    /// Writes the intervals in place of those written before.
     pub(super) fn write(&mut self, store: &mut Store, history: &History) -> Result<(), String> {
         let (now, counted) = (unix_now(), history.counted());
         let past = counted.as_slice().iter().map(|(from, until)| (*from, now.min(*until)));

@@ -1,11 +1,13 @@
-//! HistoryWriter: the thread that writes finished slots, gives back what was kept, and forgets what is old.
+//! History writer: the thread that writes finished slots, reads them after a restart, and removes
+//! old ones.
 //!
-//! What is to be written is asked of the rings each time: nothing is queued, so a store that is away for a day costs no
-//! memory, and when it is back it gets all that the rings still hold.
+//! Each round reads the finished slots from the rings. Nothing is queued, so an outage of the store
+//! takes no memory, and after it the store gets all that the rings still hold.
 //!
-//! **Invariant:** nothing here is waited for but by [`HistoryWriter::close`] and [`HistoryWriter::flush`], and that no longer than [`CLOSE_MAX`].
-//! **Not here:** files and servers (`store/sqlite`, `store/postgres`), how much is kept (`store/ring_index`), when somebody
-//! counted (`store/coverage`).
+//! **Invariant:** only [`HistoryWriter::close`] and [`HistoryWriter::flush`] wait for the thread,
+//! for at most [`CLOSE_MAX`].
+//! **Not here:** files and servers (`store/sqlite`, `store/postgres`), the size of the stored
+//! history (`store/ring_index`), measured intervals (`store/coverage`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,17 +23,18 @@ use super::{Store, StoreAddress, StoreError, unix_now};
 use crate::frame::{Frame, Step};
 use crate::history::History;
 
-/// How often finished slots are written: a crash loses them and the second that runs.
+/// Time between two writes: a crash loses the slots that finished since the last one, and the
+/// running second.
 pub const WRITE_EVERY: Duration = Duration::from_secs(5);
-/// How long [`HistoryWriter::close`] waits for the last slots to be written.
+/// Longest time for which [`HistoryWriter::close`] waits for the last slots to be written.
 pub const CLOSE_MAX: Duration = Duration::from_secs(3);
-/// The longest pause between two attempts at a store that is away.
+/// Longest pause between two attempts during an outage of the store.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Most frames of one transaction: what it takes stays below a second, and its memory some megabytes.
+/// Most frames of one transaction, which keeps it below a second and some megabytes.
 const BATCH_MAX: usize = 200;
-/// Rows read at once while what was kept is given back.
+/// Rows read at once when stored history is read.
 const PAGE: i64 = 100;
-/// How often what nobody keeps any more is looked for.
+/// Time between two searches for old slots of sources that no longer exist.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// Keeps the history of sources until it is dropped.
@@ -40,18 +43,18 @@ pub struct HistoryWriter {
     state: Arc<State>,
 }
 
-/// How a keeper is doing.
+/// State of a history writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistoryWriterState {
-    /// Attempts at the store that failed, since the start.
+    /// Failed attempts at the store since the start.
     pub store_errors: u64,
-    /// Whether the last one did.
+    /// True if the last attempt failed.
     pub is_away: bool,
     /// Frames written since the start.
     pub written: u64,
-    /// Frames given back since the start.
+    /// Frames read from the store since the start.
     pub given_back: u64,
-    /// Frames that were kept and cannot be read, or are of another program's shape.
+    /// Stored frames that cannot be read, or have the format of another program.
     pub unreadable: u64,
 }
 
@@ -64,23 +67,25 @@ struct State {
     unreadable: AtomicU64,
 }
 
-/// Called once, when all that was kept of a source is in its history, or cannot be had for now.
+/// Called once, when the stored history of a source has been read or cannot be read for now.
 type OnLoaded = Box<dyn FnOnce() + Send>;
 
 enum Command {
     Keep(Box<Source>),
-    /// Write what there is, and say so.
+    /// Writes all finished slots, and confirms that.
     Flush(Sender<()>),
-    /// The same, and end.
+    /// Writes all finished slots, confirms that, and ends.
     Close(Sender<()>),
 }
 
 impl HistoryWriter {
-    /// Begins to keep the history of a recorder of this process: gives back what was kept, beside whatever else goes on.
-    /// Slots that had not ended when the process before did are made of the shorter ones that were kept of them.
+    /// Starts to keep the history of a recorder of this process, and reads the stored history in
+    /// the background. Slots that were not finished when the last process ended are made from the
+    /// stored shorter ones.
     ///
     /// # Errors
-    /// [`StoreError`] if there can be no thread. A store that cannot be used is no error: it is told of and tried again.
+    /// Fails with [`StoreError`] if the thread cannot be created. A store that cannot be used is no
+    /// error: the thread logs that and tries again.
     pub fn start(
         address: StoreAddress,
         source: impl Into<String>,
@@ -91,10 +96,10 @@ impl HistoryWriter {
         Ok(history_writer)
     }
 
-    /// A keeper of no source yet.
+    /// Creates a history writer without a source.
     ///
     /// # Errors
-    /// As [`HistoryWriter::start`].
+    /// Fails like [`HistoryWriter::start`].
     pub fn open(address: StoreAddress) -> Result<Self, StoreError> {
         let (commands, received) = mpsc::channel();
         let state = Arc::new(State::default());
@@ -114,8 +119,9 @@ impl HistoryWriter {
         Ok(Self { commands, state })
     }
 
-    /// Keeps another source, whose finished slots come from elsewhere. `then` is called on the keeper's thread when all that was kept of it was given back, or
-    /// cannot be had for now; it must not block.
+    /// Keeps another source, whose finished slots come from elsewhere. `then` is called on the
+    /// history writer's thread when the stored history of the source has been read or cannot be
+    /// read for now; it must not block.
     pub fn keep(
         &self,
         source: impl Into<String>,
@@ -135,11 +141,11 @@ impl HistoryWriter {
             is_given_back: false,
             kept: None,
         };
-        // A thread that has ended has nothing to say either.
+        // A thread that has ended needs no command.
         let _ = self.commands.send(Command::Keep(Box::new(source)));
     }
 
-    /// How it is doing.
+    /// Returns the state.
     pub fn state(&self) -> HistoryWriterState {
         HistoryWriterState {
             store_errors: self.state.store_errors.load(Ordering::Relaxed),
@@ -150,17 +156,17 @@ impl HistoryWriter {
         }
     }
 
-    /// Writes what is finished, within [`CLOSE_MAX`], and goes on keeping.
+    /// Writes all finished slots within [`CLOSE_MAX`], and continues.
     pub fn flush(&self) {
         self.wait(Command::Flush);
     }
 
-    /// Writes what is finished and ends, within [`CLOSE_MAX`]. Dropping does the same.
+    /// Writes all finished slots within [`CLOSE_MAX`], and ends. Dropping has the same effect.
     pub fn close(self) {
         drop(self);
     }
 
-    /// Has something done, and waits for it as long as that may take.
+    /// Sends a command, and waits for its confirmation for at most [`CLOSE_MAX`].
     fn wait(&self, command: impl FnOnce(Sender<()>) -> Command) {
         let (done, wait) = mpsc::channel();
         if self.commands.send(command(done)).is_ok() {
@@ -175,30 +181,30 @@ impl Drop for HistoryWriter {
     }
 }
 
-/// What the thread works on.
+/// State of the thread.
 struct WriterThread {
     address: StoreAddress,
     state: Arc<State>,
     store: Option<Store>,
     sources: Vec<Source>,
-    /// What was said of the outage that goes on.
+    /// Logged cause of the current outage.
     told: Option<String>,
     pause: Duration,
-    /// When what nobody keeps any more was looked for last.
+    /// Time of the last search for old slots of sources that no longer exist.
     forgotten: Option<Instant>,
 }
 
 struct Source {
     name: String,
     history: Arc<History>,
-    /// Whether its slots end in this process.
+    /// True if the slots of the source end in this process.
     is_recorded: bool,
     then: Option<OnLoaded>,
-    /// Whether what was kept is in the history.
+    /// True if the stored history has been read.
     is_given_back: bool,
-    /// What the store has, by step; `None` until it was asked since it was opened.
+    /// Slots in the store, by step; `None` until they were listed since the store was opened.
     kept: Option<[RingIndex; 3]>,
-    /// When somebody counted, as the store has it.
+    /// Measured intervals in the store.
     coverage: Coverage,
 }
 
@@ -211,7 +217,7 @@ impl WriterThread {
                     if self.told.is_none() {
                         next = Instant::now();
                     } else if let Some(then) = source.then.take() {
-                        // Nothing can be had of it for now.
+                        // The stored history cannot be read for now.
                         then();
                     }
                     self.sources.push(*source);
@@ -235,7 +241,7 @@ impl WriterThread {
         }
     }
 
-    /// Does all that is to be done, or tells why not. It may be the last time.
+    /// Writes and reads what is due, or logs the failure. The round may be the last one.
     fn round(&mut self, may_end: bool) {
         match self.attempt(may_end) {
             Ok(()) => {
@@ -246,7 +252,8 @@ impl WriterThread {
                 }
             }
             Err(cause) => {
-                // Opened anew by the next attempt: what is left of a connection or a file proves nothing.
+                // The next attempt opens the store again: a connection or file in an unknown state
+                // is not used.
                 self.store = None;
                 for source in &mut self.sources {
                     source.kept = None;
@@ -303,7 +310,8 @@ impl WriterThread {
 }
 
 impl Source {
-    /// Learns what the store has. What is of the future was written while a clock was wrong: it does not count.
+    /// Lists the slots in the store. Slots of the future were written while a clock was wrong: they
+    /// do not count.
     fn read_indexes(&mut self, store: &mut Store, now: u64) -> diesel::QueryResult<()> {
         let mut indexes = <[RingIndex; 3]>::default();
         for (seconds, start, bytes) in store.slots(&self.name)? {
@@ -317,13 +325,13 @@ impl Source {
         Ok(())
     }
 
-    /// Puts what was kept into the history.
+    /// Reads the stored history.
     fn give_back(&mut self, store: &mut Store, state: &State, now: u64) -> diesel::QueryResult<()> {
         let newest = self.kept.get_or_insert_default().each_ref().map(RingIndex::newest);
         let indexes = self.kept.get_or_insert_default();
         self.coverage.recall(store, indexes, &self.history, now)?;
         let mut roll_up = RollUp::default();
-        // The longest first: so what was kept of them is there before any is made of shorter ones.
+        // The longest first: stored long slots must be there before any is made from shorter ones.
         for step in Step::ALL.into_iter().rev() {
             let mut after = now.saturating_sub(ring_s(step)) as i64;
             loop {
@@ -350,7 +358,7 @@ impl Source {
         Ok(())
     }
 
-    /// Writes the slots that were finished since, and forgets the oldest.
+    /// Writes the slots that finished since the last write, and removes the oldest.
     fn write(&mut self, store: &mut Store, state: &State, may_end: bool) -> Result<(), String> {
         let mut has_written = false;
         let indexes = self.kept.get_or_insert_default();

@@ -1,7 +1,7 @@
-//! PostgreSQL: history in a database, spoken to without libpq.
+//! PostgreSQL: history in a PostgreSQL database, without libpq.
 //!
 //! **Invariant:** every wait for the server is bounded.
-//! **Not here:** what is kept (`store/history_writer`).
+//! **Not here:** choosing what is kept (`store/history_writer`).
 
 use std::time::Duration;
 
@@ -24,27 +24,28 @@ use crate::tls_roots;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/analytics");
 
-/// How long connecting may take, in all.
+/// Longest time for connecting.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How long one transaction may take: longer than the server gives a statement, so that it tells why.
+/// Longest time for one transaction: longer than the server's limit for a statement, so that the
+/// server reports the cause.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
-/// How long the server may take for one statement.
+/// Limit of the server for one statement.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
 
-/// Of whoever migrates: the others wait.
+/// Advisory lock that allows one program at a time to migrate.
 const LOCK: &str = "SELECT pg_advisory_lock(1950, 5)";
 const UNLOCK: &str = "SELECT pg_advisory_unlock(1950, 5)";
 
 /// A connection, and the thread that drives it.
 pub(super) struct PostgresStore {
     connection: AsyncPgConnection,
-    // Dropped last: the connection ends on it.
+    // Declared last and therefore dropped last: the connection ends on this runtime.
     runtime: Runtime,
 }
 
 impl PostgresStore {
     pub(super) fn open(address: &PostgresAddress) -> Result<Self, StoreError> {
-        // Migrations block a thread of it while another drives the connection.
+        // Migrations block one thread while another drives the connection.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| StoreError::server(address, error))?;
         let opened = runtime.block_on(async {
@@ -60,7 +61,7 @@ impl PostgresStore {
         Ok(Self { connection: opened, runtime })
     }
 
-    /// When each slot began that is kept of a source, with the bytes of its frame.
+    /// Returns the start of each stored slot of a source, with the bytes of its frame.
     pub(super) fn slots(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
         let length = diesel::dsl::sql::<Integer>("length(frame)");
         let kept = dsl::tessera_history.filter(dsl::source.eq(source));
@@ -68,7 +69,7 @@ impl PostgresStore {
         bounded(&self.runtime, kept.load(&mut self.connection))
     }
 
-    /// The next rows of this step behind a slot, in their order.
+    /// Returns the next rows of this step after a slot, in order.
     pub(super) fn rows(
         &mut self,
         source: &str,
@@ -84,7 +85,7 @@ impl PostgresStore {
         bounded(&self.runtime, next.load(&mut self.connection))
     }
 
-    /// Stores rows and forgets those of each source and step before a slot, all or nothing.
+    /// Stores rows and removes the rows of each source and step before a slot, in one transaction.
     pub(super) fn write(&mut self, rows: &[Row], forget: &[(String, i32, i64)]) -> QueryResult<()> {
         let written = self.connection.transaction(async |connection| {
             for row in rows {
@@ -105,14 +106,15 @@ impl PostgresStore {
         bounded(&self.runtime, written)
     }
 
-    /// Forgets what is newer than this of a source and step.
+    /// Removes rows of a source and step that are newer than `after`.
     pub(super) fn forget_new(&mut self, source: &str, step: i32, after: i64) -> QueryResult<()> {
         let new = dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.gt(after));
         let forgotten = diesel::delete(dsl::tessera_history.filter(new));
         bounded(&self.runtime, forgotten.execute(&mut self.connection)).map(drop)
     }
 
-    /// Forgets what is older than this of any source: also of those that nobody keeps any more.
+    /// Removes rows of any source that are older than `before`, also of sources that no longer
+    /// exist.
     pub(super) fn forget_old(&mut self, step: i32, before: i64) -> QueryResult<()> {
         let old = dsl::step.eq(step).and(dsl::start.lt(before));
         let forgotten = diesel::delete(dsl::tessera_history.filter(old));
@@ -120,7 +122,7 @@ impl PostgresStore {
     }
 }
 
-/// A server that hangs is one that is away.
+/// A server that does not respond in time counts as unreachable.
 fn bounded<T>(runtime: &Runtime, answer: impl Future<Output = QueryResult<T>>) -> QueryResult<T> {
     let late = || {
         let cause = format!("no answer within {} s", ANSWER_MAX.as_secs());
@@ -141,7 +143,7 @@ async fn connect(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreEr
         "-c search_path=tessera,public -c client_min_messages=warning -c statement_timeout={}",
         STATEMENT_MAX.as_millis()
     ));
-    // What the driver says of a failure is in its source; its own words are "db error".
+    // The cause is in the source of the driver's error, whose own text is only "db error".
     let failed = |error: tokio_postgres::Error| {
         let source = std::error::Error::source(&error).map(ToString::to_string);
         let said = source.unwrap_or_else(|| error.to_string());
@@ -159,11 +161,11 @@ async fn connect(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreEr
     taken.map_err(|error| told(error.to_string()))
 }
 
-/// Brings the schema up to date, one program at a time.
+/// Migrates the schema, one program at a time.
 async fn prepare(mut connection: AsyncPgConnection) -> Result<AsyncPgConnection, String> {
     let told = |error: diesel::result::Error| error.to_string();
     connection.batch_execute(LOCK).await.map_err(told)?;
-    // Whoever has made it may have lost the right to make another.
+    // The role that created the schema may have lost the right to create another.
     connection
         .batch_execute(
             "DO $$ BEGIN IF to_regnamespace('tessera') IS NULL THEN CREATE SCHEMA tessera; END IF; END $$",

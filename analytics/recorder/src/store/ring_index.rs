@@ -1,6 +1,7 @@
-//! RingIndex: what the store has of one ring of a source, and what of it stays.
+//! Ring index: the stored slots of one ring of a source, and the choice of those that stay.
 //!
-//! **Invariant:** it stays within `bytes_max` and within the time that the ring reaches back; the oldest go first.
+//! **Invariant:** stored slots stay within `bytes_max` and within the time of the ring; the oldest
+//! are removed first.
 //! **Not here:** reading and writing slots (`store/history_writer`).
 
 use std::collections::BTreeMap;
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 use super::row::Row;
 use crate::frame::Step;
 
-/// What the store has of a step of a source: the bytes of each frame, by the time when its slot began.
+/// Stored slots of a step of a source: the bytes of each frame, by the start of its slot.
 #[derive(Default)]
 pub(super) struct RingIndex {
     frames: BTreeMap<u64, u64>,
@@ -16,28 +17,29 @@ pub(super) struct RingIndex {
 }
 
 impl RingIndex {
-    /// A slot, with the bytes of its frame.
+    /// Adds a slot with the bytes of its frame.
     pub(super) fn add(&mut self, start: u64, bytes: u64) {
         self.bytes += bytes;
         self.bytes -= self.frames.insert(start, bytes).unwrap_or_default();
     }
 
-    /// When the last slot began; 0 if there is none.
+    /// Returns the start of the last slot; 0 if there is none.
     pub(super) fn newest(&self) -> u64 {
         self.frames.last_key_value().map_or(0, |(start, _)| *start)
     }
 
-    /// When the first slot began; [`u64::MAX`] if there is none.
+    /// Returns the start of the first slot; [`u64::MAX`] if there is none.
     pub(super) fn oldest(&self) -> u64 {
         self.frames.first_key_value().map_or(u64::MAX, |(start, _)| *start)
     }
 
-    /// Whether there is nothing.
+    /// Returns true if there are no slots.
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
-    /// The first slot that stays when these rows have come: what is before it is too old, or too much.
+    /// Returns the first slot that stays when these rows are added: slots before it are too old, or
+    /// too many.
     pub(super) fn first_to_keep(&self, step: Step, rows: &[Row]) -> u64 {
         let newest = rows.last().map_or(self.newest(), |row| row.start as u64);
         let mut first = newest.saturating_sub(ring_s(step));
@@ -53,7 +55,7 @@ impl RingIndex {
         first
     }
 
-    /// What was written and forgotten.
+    /// Adds written rows, and removes the slots before `first`.
     pub(super) fn note(&mut self, rows: &[Row], first: u64) {
         rows.iter().for_each(|row| self.add(row.start as u64, row.frame.len() as u64));
         let stay = self.frames.split_off(&first);
@@ -62,7 +64,7 @@ impl RingIndex {
     }
 }
 
-/// How much of a source's steps is kept: frames of common clusters take a tenth of it.
+/// Returns the most bytes of a step of a source: common clusters take a tenth of this.
 const fn bytes_max(step: Step) -> u64 {
     match step {
         Step::Second => 32 << 20,
@@ -71,12 +73,12 @@ const fn bytes_max(step: Step) -> u64 {
     }
 }
 
-/// How long a ring reaches back, in s.
+/// Returns the time that a ring covers, in s.
 pub(super) const fn ring_s(step: Step) -> u64 {
     step.seconds() * step.slots_kept()
 }
 
-/// A step as it stands in a row.
+/// Returns a step as it is written in a row.
 pub(super) fn seconds_of(step: Step) -> i32 {
     step.seconds() as i32
 }

@@ -1,10 +1,10 @@
-//! Roll-up: slots of ten seconds and of a minute that had not ended when a process did, from the shorter ones that were
-//! kept of them.
+//! Roll-up: makes slots of ten seconds and of a minute that were unfinished when a process ended
+//! from the shorter slots in the store.
 //!
-//! Without it, a crash would lose up to a minute of every window that is read from slots of a minute, though no more than
-//! the last seconds of it are lost.
+//! Without this, a crash would lose up to a minute of every window that is read from slots of a
+//! minute, although only the last seconds are really lost.
 //!
-//! **Not here:** which slots were kept (`store/history_writer`).
+//! **Not here:** reading stored slots (`store/history_writer`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::frame::{Frame, Step};
 use crate::history::History;
 use crate::merge::merged;
 
-/// Frames whose longer slots were not kept.
+/// Frames whose longer slots are not in the store.
 #[derive(Default)]
 pub(super) struct RollUp {
     tens: BTreeMap<u64, Vec<Arc<Frame>>>,
@@ -21,7 +21,7 @@ pub(super) struct RollUp {
 }
 
 impl RollUp {
-    /// Takes note of a frame that was kept; `newest` is the last slot of each step that was.
+    /// Adds a stored frame; `newest` is the last stored slot of each step.
     pub(super) fn note(&mut self, frame: &Frame, newest: [u64; 3]) {
         let [_, ten, minute] = newest;
         match frame.step {
@@ -39,7 +39,8 @@ impl RollUp {
         frames.push(Arc::new(frame.clone()));
     }
 
-    /// Gives the longer slots to a history: those that have ended by `now` as they are, the running ones to go on with.
+    /// Adds the longer slots to a history: slots that have ended by `now` as they are, running ones
+    /// to be continued.
     pub(super) fn give(mut self, history: &History, now: u64, newest_minute: u64) {
         let give = |frame: Frame| {
             if frame.end() <= now {
@@ -61,7 +62,7 @@ impl RollUp {
     }
 }
 
-/// The longer slot in which a frame lies.
+/// Returns the start of the longer slot that contains a frame.
 fn slot(frame: &Frame, step: Step) -> u64 {
     frame.start / step.seconds() * step.seconds()
 }

@@ -1,7 +1,7 @@
-//! Row: one finished slot of a source, as it is kept: its frame in JSON, compressed.
+//! Row: one finished slot of a source as it is stored: its frame in JSON, compressed.
 //!
-//! **Invariant:** what was kept by a program of another shape of frames is never read as one of ours.
-//! **Not here:** where rows are (`store/sqlite`, `store/postgres`).
+//! **Invariant:** a row in the format of another program is never read as a frame.
+//! **Not here:** the tables of rows (`store/sqlite`, `store/postgres`).
 
 use std::io::{Read, Write};
 
@@ -14,10 +14,11 @@ use serde::de::DeserializeOwned;
 
 use super::schema::tessera_history;
 
-/// How frames are written by this program. A change that an older program could not read, or that would make it read
-/// something else, takes the next number.
+/// Format of the frames that this program writes. A change that older programs could not read, or
+/// would misread, takes the next number.
 pub(super) const SHAPE: i32 = 1;
-/// Longest frame that is read, decompressed: a damaged row must not take the memory of the process.
+/// Longest frame that is read, decompressed: a damaged row must not exhaust the memory of the
+/// process.
 const FRAME_BYTES_MAX: u64 = 16 << 20;
 
 /// A row of the store.
@@ -31,16 +32,16 @@ pub(super) struct Row {
     pub(super) frame: Vec<u8>,
 }
 
-/// A frame, as it is kept.
+/// Returns a frame as it is stored.
 pub(super) fn packed(frame: &impl Serialize) -> std::io::Result<Vec<u8>> {
     let json = serde_json::to_vec(frame)?;
-    // The fastest: histograms in base64 lose their fourth third at any level.
+    // Higher levels hardly compress histograms in base64 any further.
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(&json)?;
     encoder.finish()
 }
 
-/// The frame that is kept; `None` if it is damaged.
+/// Returns a stored frame; `None` if it is damaged.
 pub(super) fn unpacked<F: DeserializeOwned>(bytes: &[u8]) -> Option<F> {
     let mut json = Vec::new();
     let read = ZlibDecoder::new(bytes).take(FRAME_BYTES_MAX).read_to_end(&mut json);

@@ -1,4 +1,4 @@
-//! Schema: the table of the store, as its migrations make it on either engine.
+//! Schema: the table of the store, as the migrations create it on either engine.
 
 diesel::table! {
     tessera_history (source, step, start) {

@@ -1,10 +1,10 @@
-//! SQLite: history in a file of this machine, which nobody else can read.
+//! SQLite: history in a file on this machine, which no other user can read.
 //!
-//! What lies at the path and is damaged, or is no database at all, is set aside under another name. A database of
-//! somebody else is left as it is: it may be in use, and moving it away would hurt whoever uses it.
+//! A damaged database, or a file that is no database, is set aside under another name. The database
+//! of another program is left unchanged: it may be in use.
 //!
-//! **Invariant:** nothing but a new file, or one that says that it is ours, is written to.
-//! **Not here:** what is kept (`store/history_writer`).
+//! **Invariant:** only a new file, or one with the application id of this store, is written to.
+//! **Not here:** choosing what is kept (`store/history_writer`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -24,16 +24,16 @@ use super::schema::tessera_history::dsl;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite/analytics");
 
-/// What every database of SQLite begins with.
+/// First bytes of every SQLite database.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// Says in the head of the file that it is ours: `TSRH` in ASCII.
+/// Application id in the head of the file: `TSRH` in ASCII.
 const APPLICATION_ID: i32 = 0x5453_5248;
 
-/// A file that is open.
+/// An open file.
 pub(super) struct SqliteStore(SqliteConnection);
 
 impl SqliteStore {
-    /// Opens the file, which is made if it is not there, and made anew if what is there is damaged.
+    /// Opens the file. A missing file is created; a damaged one is replaced.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         match Self::try_open(path) {
             Err(StoreError::Damaged { cause, .. }) => {
@@ -63,7 +63,7 @@ impl SqliteStore {
         if owner != APPLICATION_ID && tables > 0 {
             return Err(StoreError::Foreign { place: path.display().to_string() });
         }
-        // What was lost with the power is a few seconds of figures: no sync at each commit.
+        // A loss of power may lose a few seconds of figures: commits are not synced.
         connection
             .batch_execute(&format!(
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY;
@@ -83,14 +83,14 @@ impl SqliteStore {
         Ok(Self(connection))
     }
 
-    /// When each slot began that is kept of a source, with the bytes of its frame.
+    /// Returns the start of each stored slot of a source, with the bytes of its frame.
     pub(super) fn slots(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
         let length = diesel::dsl::sql::<Integer>("length(frame)");
         let kept = dsl::tessera_history.filter(dsl::source.eq(source));
         kept.select((dsl::step, dsl::start, length)).load(&mut self.0)
     }
 
-    /// The next rows of this step behind a slot, in their order.
+    /// Returns the next rows of this step after a slot, in order.
     pub(super) fn rows(
         &mut self,
         source: &str,
@@ -106,7 +106,7 @@ impl SqliteStore {
             .load(&mut self.0)
     }
 
-    /// Stores rows and forgets those of each source and step before a slot, all or nothing.
+    /// Stores rows and removes the rows of each source and step before a slot, in one transaction.
     pub(super) fn write(&mut self, rows: &[Row], forget: &[(String, i32, i64)]) -> QueryResult<()> {
         self.0.immediate_transaction(|connection| {
             for row in rows {
@@ -125,20 +125,22 @@ impl SqliteStore {
         })
     }
 
-    /// Forgets what is newer than this of a source and step.
+    /// Removes rows of a source and step that are newer than `after`.
     pub(super) fn forget_new(&mut self, source: &str, step: i32, after: i64) -> QueryResult<()> {
         let new = dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.gt(after));
         diesel::delete(dsl::tessera_history.filter(new)).execute(&mut self.0).map(drop)
     }
 
-    /// Forgets what is older than this of any source: also of those that nobody keeps any more.
+    /// Removes rows of any source that are older than `before`, also of sources that no longer
+    /// exist.
     pub(super) fn forget_old(&mut self, step: i32, before: i64) -> QueryResult<()> {
         let old = dsl::step.eq(step).and(dsl::start.lt(before));
         diesel::delete(dsl::tessera_history.filter(old)).execute(&mut self.0).map(drop)
     }
 }
 
-/// Makes the file if it is not there, for nobody but this user, and looks at what is; whether it is new.
+/// Creates a missing file for this user only, checks an existing one, and returns true for a new
+/// one.
 fn prepare(path: &Path) -> Result<bool, StoreError> {
     let told = |error: std::io::Error| StoreError::file(path, error);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -162,7 +164,7 @@ fn prepare(path: &Path) -> Result<bool, StoreError> {
     })
 }
 
-/// The damage that SQLite finds by itself, before any of it is taken for figures.
+/// Returns the damage that SQLite finds, before any row is read.
 fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     #[derive(QueryableByName)]
     struct Found {
@@ -182,7 +184,7 @@ fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreErro
     }
 }
 
-/// Only what says of itself that it is broken is: a file that is busy, or a disk that is full, is not.
+/// Returns true only for errors of a damaged file: a busy file or a full disk is not damaged.
 fn broken(path: &Path, error: &diesel::result::Error) -> StoreError {
     let cause = error.to_string();
     let is_damage =
@@ -197,7 +199,7 @@ fn number(connection: &mut SqliteConnection, query: &str) -> QueryResult<i32> {
     diesel::dsl::sql::<Integer>(query).get_result(connection)
 }
 
-/// A migration that the file has had and this program does not know.
+/// Returns a migration of the file that this program does not know.
 fn unknown_migrations(
     connection: &mut SqliteConnection,
 ) -> diesel::migration::Result<Option<String>> {
@@ -210,7 +212,7 @@ fn unknown_migrations(
     Ok(had.into_iter().find(|version| !is_known(version)).map(|version| version.to_string()))
 }
 
-/// Gives the file, and what SQLite keeps beside it, another name.
+/// Renames the file and the files that SQLite keeps beside it.
 fn set_aside(path: &Path) -> std::io::Result<PathBuf> {
     let beside = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();

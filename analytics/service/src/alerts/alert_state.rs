@@ -1,4 +1,4 @@
-//! AlertState: one thing that a rule watches, over time.
+//! Alert state: the state of one subject of a rule over time.
 //!
 //! ```text
 //!           bad               bad for `for`             well for `clear_for`
@@ -7,59 +7,60 @@
 //!    └───────────────┘                          └─┘
 //! ```
 //!
-//! **Invariant:** no clock is read here: the time is told, and one that goes back is taken for one that stands.
-//! **Not here:** who is told of a change (`webhook`).
+//! **Invariant:** no clock is read here: the time is an argument, and a time that goes back counts
+//! as standing still.
+//! **Not here:** sending notices (`webhook`).
 
 use super::rule::Limits;
 
-/// How it is.
+/// Phase of an alert.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
-    /// Nothing is wrong.
+    /// The value is good.
     #[default]
     Quiet,
-    /// It is bad, and not for long enough.
+    /// The value is bad, but not for long enough.
     Pending {
-        /// Since when, in s.
+        /// Start of the bad values, in s.
         since: u64,
     },
-    /// It was bad for long enough, and is not over.
+    /// The value was bad for long enough, and the alert is not resolved.
     Firing {
-        /// Since when it was bad, in s.
+        /// Start of the bad values, in s.
         since: u64,
-        /// When it began to fire.
+        /// Time at which the alert started to fire.
         fired_at: u64,
-        /// Since when it is well, if it is.
+        /// Start of the good values, if the value is good.
         well_since: Option<u64>,
     },
 }
 
-/// What somebody is to know.
+/// A change that others are notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It fires now.
+    /// The alert fires now.
     Fired,
-    /// It is over.
+    /// The alert is resolved.
     Resolved {
-        /// Since when it was bad, in s.
+        /// Start of the bad values, in s.
         since: u64,
-        /// When it had begun to fire.
+        /// Time at which the alert started to fire.
         fired_at: u64,
     },
 }
 
-/// One thing that a rule watches.
+/// State of one subject of a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AlertState {
-    /// How it is.
+    /// Phase of the alert.
     pub phase: Phase,
-    /// What was measured last; `None` if that could not be done.
+    /// Last value; `None` if it could not be measured.
     pub value: Option<f64>,
     now: u64,
 }
 
 impl AlertState {
-    /// Takes in what is measured at a time, in s; `None`: it could not be.
+    /// Takes the value of a time, in s; `None` if it could not be measured.
     pub fn step(&mut self, at: u64, value: Option<f64>, limits: &Limits) -> Option<Change> {
         self.now = self.now.max(at);
         self.value = value;
@@ -85,7 +86,7 @@ impl AlertState {
         }
     }
 
-    /// Since when it is bad, in s; the time it was told last if it is not.
+    /// Returns the start of the bad values, in s, or the last time if the value is good.
     pub fn since(&self) -> u64 {
         match self.phase {
             Phase::Quiet => self.now,

@@ -1,8 +1,8 @@
-//! Rule: what is watched, from which value on somebody is to know, and from which value on it is over.
+//! Rule: the measured value, and the limits at which an alert fires and is resolved.
 //!
-//! **Invariant:** `clear` is not above `raise`: between them nothing changes, so that a value that sways around one of
-//! them does not ring all night.
-//! **Not here:** how rules are written (`config`), what happens over time (`alerts/alert_state`).
+//! **Invariant:** `clear` is not above `raise`: nothing changes between them, so that a value that
+//! varies around one of them does not fire again and again.
+//! **Not here:** the syntax of rules (`config`), their state over time (`alerts/alert_state`).
 
 use std::fmt;
 
@@ -11,17 +11,17 @@ use utoipa::ToSchema;
 
 use recorder::Window;
 
-/// What a rule watches.
+/// Kind of a measured value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The latency that one of a hundred requests passes, in ms.
+    /// The latency that one of a hundred requests exceeds, in ms.
     P99,
-    /// The share of requests that failed by our fault (status 5xx), 0 to 1.
+    /// The share of requests that failed with status 5xx, 0 to 1.
     ErrorRate,
-    /// How far the worst replica of each shard is behind, in ms.
+    /// Delay of the worst replica of each shard, in ms.
     Lag,
-    /// How uneven the shards' shares of the requests are: the largest to the mean, 1 is even.
+    /// Imbalance of the requests of shards: the largest share over the mean, 1 is even.
     Skew,
     /// Each shard that cannot be written to.
     ShardDown,
@@ -30,11 +30,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 6] =
         [Self::P99, Self::ErrorRate, Self::Lag, Self::Skew, Self::ShardDown, Self::RouterDown];
 
-    /// As rules and answers name it.
+    /// Returns the name in rules and responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::P99 => "p99",
@@ -46,7 +46,7 @@ impl Kind {
         }
     }
 
-    /// Of which its values are.
+    /// Returns the unit of the values.
     pub fn unit(self) -> &'static str {
         match self {
             Self::P99 | Self::Lag => "ms",
@@ -56,7 +56,7 @@ impl Kind {
         }
     }
 
-    /// Whether it is measured over a window.
+    /// Returns true if the value is measured over a window.
     pub fn has_window(self) -> bool {
         match self {
             Self::P99 | Self::ErrorRate | Self::Skew => true,
@@ -64,7 +64,7 @@ impl Kind {
         }
     }
 
-    /// Whether there is nothing between well and not: it has no thresholds.
+    /// Returns true if the value is either good or bad: there are no thresholds.
     pub fn is_binary(self) -> bool {
         match self {
             Self::ShardDown | Self::RouterDown => true,
@@ -72,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// The values that a threshold can have.
+    /// Returns the range of thresholds.
     pub fn range(self) -> std::ops::RangeInclusive<f64> {
         match self {
             Self::P99 => 0.001..=60_000.0,
@@ -90,16 +90,16 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The values and times that decide.
+/// Limits of values and times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// It is bad from this value on.
+    /// Values from this one on are bad.
     pub raise: f64,
-    /// It is well again at this value and below.
+    /// Values up to this one are good.
     pub clear: f64,
-    /// So many seconds it must be bad without a break before anybody is told.
+    /// Seconds for which the value must be bad without a break before the alert fires.
     pub for_s: u64,
-    /// So many seconds it must be well without a break before it is over.
+    /// Seconds for which the value must be good without a break before the alert is resolved.
     pub clear_for_s: u64,
 }
 
@@ -113,19 +113,19 @@ impl Limits {
     }
 }
 
-/// One rule.
+/// A rule for alerts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// What it is called; no two rules are called alike.
+    /// Name of the rule, which is unique.
     pub name: String,
-    /// What it watches.
+    /// Kind of the measured value.
     pub kind: Kind,
-    /// When it rings and when it is over.
+    /// Limits at which the alert fires and is resolved.
     pub limits: Limits,
-    /// Over which time values are measured, if they are.
+    /// Window of the measured value, for kinds that have one.
     pub window: Window,
     /// Only this shard.
     pub shard: Option<String>,
-    /// Only what this router sees.
+    /// Only the values of this router.
     pub router: Option<String>,
 }

@@ -1,8 +1,8 @@
-//! Alerting: the rules that are watched and the webhooks that are told, as the configuration file spells them.
+//! Alerting: the rules and webhooks of the configuration file.
 //!
-//! **Invariant:** a rule that could never ring, or never end, is refused when the service starts; so is a webhook whose
-//! secret cannot be read.
-//! **Not here:** what rules do (`alerts`), telling (`webhook`).
+//! **Invariant:** a rule that could never fire, or never be resolved, is refused when the service
+//! starts, and so is a webhook whose secret cannot be read.
+//! **Not here:** evaluating rules (`alerts`), sending messages (`webhook`).
 
 use std::fmt;
 use std::io::Read;
@@ -20,31 +20,31 @@ use web_kit::settings::Settings;
 
 /// Longest name of a rule or a webhook, and of a shard.
 const NAME_MAX: usize = 64;
-/// Longest time that a rule may wait, in s: a day.
+/// Longest `for` or `clear_for` of a rule, in s: a day.
 const WAIT_S_MAX: u64 = 86_400;
-/// How long it must be bad, and well, where a rule does not say.
+/// Default of `for` and `clear_for`, in s.
 const FOR_S: u64 = 30;
-/// The same of what is up or down.
+/// Default of `for` and `clear_for` for kinds that are up or down, in s.
 const DOWN_FOR_S: u64 = 10;
-/// The windows of rules: longer ones take too long to add up each second.
+/// Windows of rules: adding up longer ones takes too long for once a second.
 const WINDOWS: [&str; 4] = ["1m", "5m", "15m", "1h"];
 /// Longest file with a secret that is read.
 const SECRET_BYTES_MAX: u64 = 8 << 10;
 
-/// Who is told of alerts.
+/// A receiver of alerts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Webhook {
-    /// What it is called.
+    /// Name of the webhook.
     pub name: String,
-    /// Where it is.
+    /// Server of the webhook.
     pub target: Target,
-    /// What is posted to: it may be a secret.
+    /// Path of the webhook, which may be a secret.
     pub path: String,
-    /// What is sent as `Authorization`, if anything.
+    /// Value of the header `Authorization`, if any.
     pub authorization: Option<Authorization>,
 }
 
-/// A secret that proves who tells.
+/// A secret that authenticates the service.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Authorization(pub HeaderValue);
 
@@ -68,7 +68,7 @@ impl fmt::Debug for Authorization {
     }
 }
 
-/// The rules of the file.
+/// Reads the rules of the file.
 pub(super) fn rules(
     settings: &mut Settings<'_>,
     file: &File,
@@ -164,7 +164,7 @@ fn limits(section: &Section<'_>, kind: Kind) -> Result<Limits, ConfigError> {
     Ok(Limits { raise, clear, for_s, clear_for_s })
 }
 
-/// `30s`, `5m`, `1h`.
+/// Reads a time such as `30s`, `5m` or `1h`.
 fn seconds(section: &Section<'_>, member: &str, default: u64) -> Result<u64, ConfigError> {
     let Some(text) = section.text(member)? else { return Ok(default) };
     let parsed = ["s", "m", "h"].into_iter().zip([1, 60, 3_600]).find_map(|(unit, length)| {
@@ -210,7 +210,7 @@ fn described(rule: &Rule) -> String {
     )
 }
 
-/// The webhooks of the file.
+/// Reads the webhooks of the file.
 pub(super) fn webhooks(
     settings: &mut Settings<'_>,
     file: &File,
@@ -263,7 +263,7 @@ fn webhook(section: &Section<'_>) -> Result<Webhook, ConfigError> {
     Ok(Webhook { name, target, path, authorization: authorization.transpose()? })
 }
 
-/// The first line of a file.
+/// Reads the first line of a file.
 fn secret_of_file(section: &Section<'_>, member: &str, path: &str) -> Result<String, ConfigError> {
     let refused = |cause: &str| section.refused(member, &format!("names {path}: {cause}"));
     let mut text = String::new();

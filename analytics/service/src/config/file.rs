@@ -1,8 +1,8 @@
 //! File: the configuration file, its settings and its sections.
 //!
-//! **Invariant:** a name that nobody knows is an error, and a member of the wrong type is named with its path; no error
-//! repeats what stands there, because it may hold a secret.
-//! **Not here:** what sections mean (`config/router_list`, `config/alerting`).
+//! **Invariant:** an unknown name is an error, and a member of the wrong type is named with its
+//! path; no error repeats a value, because it may be a secret.
+//! **Not here:** the meaning of sections (`config/router_list`, `config/alerting`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use toml::{Table, Value};
 use super::{ConfigError, NAMES};
 use web_kit::settings::{ConfigFile, Layer, Origin, unknown};
 
-/// The lists of sections, and the members that each has.
+/// Lists of sections, and the members of each.
 const SECTIONS: [(&str, &[&str]); 3] = [
     ("router", &["name", "url"]),
     ("alert", &["name", "kind", "raise", "clear", "for", "clear_for", "window", "shard", "router"]),
@@ -21,7 +21,7 @@ const SECTIONS: [(&str, &[&str]); 3] = [
 /// Most sections of one kind.
 const SECTIONS_MAX: usize = 100;
 
-/// What stands in the file.
+/// Contents of the file.
 #[derive(Default)]
 pub(super) struct File {
     file: ConfigFile,
@@ -46,7 +46,7 @@ impl File {
         self.file.origin()
     }
 
-    /// The sections of this kind, in their order.
+    /// Returns the sections of this kind, in order.
     pub(super) fn sections(&self, kind: &'static str) -> Vec<Section<'_>> {
         let tables = self.sections.get(kind).map_or(&[][..], Vec::as_slice);
         let section = |(number, table)| Section { file: self, kind, number, table };
@@ -55,7 +55,7 @@ impl File {
 }
 
 impl Section<'_> {
-    /// How the section is called: by its name, if it has one.
+    /// Returns the title of the section: its name, if it has one.
     pub(super) fn called(&self) -> String {
         match self.table.get("name").and_then(Value::as_str) {
             Some(name) => format!("{}[{name}]", self.kind),
@@ -63,7 +63,7 @@ impl Section<'_> {
         }
     }
 
-    /// The refusal of a member.
+    /// Returns the error for a refused member.
     pub(super) fn refused(&self, member: &str, allowed: &str) -> ConfigError {
         let member = self.file.file.named(&format!("{}.{member}", self.called()));
         ConfigError(format!("{member} {allowed}"))
@@ -91,7 +91,7 @@ impl Section<'_> {
     }
 }
 
-/// The settings and the sections of a file.
+/// Reads the settings and the sections of a file.
 pub(super) fn read(path: &Path) -> Result<File, ConfigError> {
     let (file, table) = ConfigFile::read(path)?;
     let mut sections = BTreeMap::new();

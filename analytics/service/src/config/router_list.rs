@@ -1,7 +1,7 @@
-//! Router list: whom to collect from, by URL or by the addresses of a name.
+//! Router list: the routers to collect from, by URL or by the addresses of a name.
 //!
-//! **Invariant:** no router is named twice, by name or by place: its requests would count twice.
-//! **Not here:** looking names up (`discovery`).
+//! **Invariant:** no two routers have the same name or address: requests would count twice.
+//! **Not here:** resolving names (`discovery`).
 
 use std::fmt;
 
@@ -17,21 +17,21 @@ const NAME_MAX: usize = 64;
 const DEFAULT: &str = "http://127.0.0.1:3000";
 const DNS: &str = "dns+";
 
-/// Where routers are.
+/// Address of one router, or of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouterAddress {
     /// One router.
     One(Target),
-    /// A router at each address that the host has.
+    /// A router at each address of the host.
     EachAddress(Target),
 }
 
 /// One entry of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterSource {
-    /// What it is called; those at the addresses of a name are called by these.
+    /// Name of the router; routers at the addresses of a host are named after these.
     pub name: String,
-    /// Where.
+    /// Address of the router or routers.
     pub address: RouterAddress,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for RouterSource {
     }
 }
 
-/// The routers of the setting, or of the sections of the file.
+/// Reads the routers of the setting, or of the sections of the file.
 pub(super) fn routers(
     settings: &mut Settings<'_>,
     file: &File,
@@ -91,7 +91,7 @@ fn of_section(section: &Section<'_>) -> Result<RouterSource, ConfigError> {
     }
 }
 
-/// `URL` or `NAME=URL`.
+/// Reads `URL` or `NAME=URL`.
 fn parse(item: &str) -> Result<RouterSource, String> {
     match item.split_once('=') {
         Some((name, _)) if !is_name(name) => Err(format!("has a name that {}", name_allowed())),

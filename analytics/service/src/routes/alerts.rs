@@ -12,83 +12,83 @@ use crate::parameters::Parameters;
 use crate::problem::{GateRefusals, Problem};
 use crate::webhook::WebhookView;
 
-/// How the rules are.
+/// State of the rules.
 #[derive(Serialize, ToSchema)]
 struct AlertsAnswer {
     /// Always true.
     success: bool,
-    /// When this was so: RFC 3339.
+    /// Time of the response: RFC 3339.
     at: String,
     /// The rules, in their order.
     rules: Vec<RuleView>,
-    /// What fires, then what is about to.
+    /// Firing alerts, then pending ones.
     alerts: Vec<AlertView>,
-    /// What is over, the newest first; at most 100.
+    /// Resolved alerts, the newest first; at most 100.
     recent: Vec<AlertView>,
-    /// Who is told.
+    /// Receivers of alerts.
     webhooks: Vec<WebhookView>,
 }
 
 /// A rule.
 #[derive(Serialize, ToSchema)]
 struct RuleView {
-    /// What it is called.
+    /// Name of the rule.
     name: String,
-    /// What it watches.
+    /// Kind of the measured value.
     kind: Kind,
-    /// It is bad from this value on.
+    /// Values from this one on are bad.
     raise: f64,
-    /// It is well at this value and below.
+    /// Values up to this one are good.
     clear: f64,
-    /// Of what the values are: `ms`, `share`, `ratio` or `down`.
+    /// Unit of the values: `ms`, `share`, `ratio` or `down`.
     unit: &'static str,
-    /// So many seconds it must be bad before anybody is told.
+    /// Seconds for which the value must be bad before the alert fires.
     for_s: u64,
-    /// So many seconds it must be well before it is over.
+    /// Seconds for which the value must be good before the alert is resolved.
     clear_for_s: u64,
-    /// Over which time it is measured, as `window=` spells it; null: it is as it is now.
+    /// Window of the value, as `window=` spells it; null for a current value.
     #[schema(required)]
     window: Option<String>,
     /// Only this shard.
     #[schema(required)]
     shard: Option<String>,
-    /// Only what this router sees.
+    /// Only the values of this router.
     #[schema(required)]
     router: Option<String>,
-    /// `quiet`, `pending` or `firing`: the worst of all that it watches.
+    /// Worst state of all subjects: `quiet`, `pending` or `firing`.
     state: &'static str,
 }
 
 /// An alert.
 #[derive(Serialize, ToSchema)]
 struct AlertView {
-    /// The rule.
+    /// Name of the rule.
     rule: String,
-    /// What it watches.
+    /// Kind of the measured value.
     kind: Kind,
     /// `pending`, `firing` or `resolved`.
     state: &'static str,
-    /// The shard that it is about.
+    /// Shard of the alert.
     #[schema(required)]
     shard: Option<String>,
-    /// The router that it is about.
+    /// Router of the alert.
     #[schema(required)]
     router: Option<String>,
-    /// The value measured last, or when it was over; null: it could not be.
+    /// Last value, or the value when it was resolved; null if it could not be measured.
     #[schema(required)]
     value: Option<f64>,
-    /// It is bad from this value on.
+    /// Values from this one on are bad.
     raise: f64,
-    /// It is well at this value and below.
+    /// Values up to this one are good.
     clear: f64,
-    /// Of what the values are.
+    /// Unit of the values.
     unit: &'static str,
-    /// Since when it was bad: RFC 3339.
+    /// Start of the bad values: RFC 3339.
     since: String,
-    /// When it began to fire; null: it does not yet.
+    /// Time at which the alert started to fire; null if it is pending.
     #[schema(required)]
     fired_at: Option<String>,
-    /// When it was over; null: it is not.
+    /// Time at which the alert was resolved; null before that.
     #[schema(required)]
     resolved_at: Option<String>,
 }
@@ -168,7 +168,7 @@ fn rule_view(alerts: &Alerts, place: usize, rule: &Rule) -> RuleView {
     }
 }
 
-/// `5m`, `24h`, `7d`: as `window=` takes it.
+/// Returns the name of a window, such as `5m`, `24h` or `7d`.
 fn spelled(seconds: u64) -> String {
     match seconds {
         604_800 => "7d".to_owned(),

@@ -1,4 +1,5 @@
-//! `GET /api/route`, `/api/shard-map`, `/api/shards`, `/api/advice`, `/api/health`: handed on to a router that answers.
+//! Routes that are forwarded to a router: `GET /api/route`, `/api/shard-map`, `/api/shards`,
+//! `/api/advice`, `/api/health`.
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -7,7 +8,7 @@ use crate::app::App;
 use crate::forward::forward;
 use crate::problem::{BusyRefusals, Problem};
 
-/// Declares a path that is handed on.
+/// Declares a forwarded path.
 macro_rules! handed_on {
     ($(#[doc = $about:literal])* $name:ident $path:literal $(params($($param:tt)*))?) => {
         $(#[doc = $about])*

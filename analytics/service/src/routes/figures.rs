@@ -1,4 +1,4 @@
-//! `GET /api/analytics/metrics`, `/stream`, `/errors`: what happened and how fast, of all routers or of one.
+//! Routes of metrics: `GET /api/analytics/metrics`, `/stream`, `/errors`, of all routers or of one.
 
 use actix_web::web::{Data, block};
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -17,10 +17,11 @@ fn asked(app: &App, request: &HttpRequest) -> Result<FleetQuery, Problem> {
     app.known(query.router.as_deref()).map(|()| query)
 }
 
-/// Tells how many data requests were answered, how fast, and by which shards: by all routers together.
+/// Tells how many data requests were answered, how fast, and by which shards: by all routers
+/// together.
 ///
-/// Percentiles come from merged histograms. `routers` tells of each router whether it answers; one that is away counts with
-/// what was collected from it before.
+/// Percentiles come from merged histograms. `routers` tells of each router whether it answers; one
+/// that is away counts with what was collected from it before.
 #[utoipa::path(
     tag = "analytics",
     params(MetricsParameters, ("router" = Option<String>, Query, description = "Only of this router", example = "127.0.0.1:3000")),
@@ -32,7 +33,7 @@ pub(super) async fn read_metrics(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let query = asked(&app, &request)?;
-    // Merging a week of histograms takes a while: not on a thread that serves requests.
+    // Merging a week of histograms takes a while: it must not block a thread that serves requests.
     let answer = block(move || fleet_query::answer(&app.fleet, &query)).await;
     let answer = answer.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?;
     Ok(HttpResponse::Ok().json(answer))
@@ -40,8 +41,8 @@ pub(super) async fn read_metrics(
 
 /// The figures again each second.
 ///
-/// Server-sent events: the name is `metrics`, the data what /api/analytics/metrics would answer. All who ask the same share
-/// one event; at most 32 watch at once.
+/// Server-sent events: the name is `metrics`, the data what /api/analytics/metrics would answer.
+/// All who ask the same share one event; at most 32 watch at once.
 #[utoipa::path(
     tag = "analytics",
     params(MetricsParameters, ("router" = Option<String>, Query, description = "Only of this router", example = "127.0.0.1:3000")),

@@ -1,6 +1,6 @@
-//! Target: where a router, or somebody who wants to know of alerts, is.
+//! Target: the address of a router or webhook.
 //!
-//! **Invariant:** a target comes from the configuration, never from a request; what is told of one holds no secret.
+//! **Invariant:** a target comes from the configuration, never from a request, and shows no secret.
 //! **Not here:** connecting (`http_client`).
 
 use std::fmt;
@@ -15,23 +15,23 @@ use hyper::header::HeaderValue;
 pub struct Target {
     /// The name or address alone, without brackets.
     pub host: String,
-    /// Its port.
+    /// Port of the server.
     pub port: u16,
-    /// Whether it is spoken to by TLS.
+    /// True if connections use TLS.
     pub is_secure: bool,
-    /// As the header `Host` names it.
+    /// Value of the header `Host`.
     pub name: HeaderValue,
-    /// Which of the addresses of the host is meant, if it is one of several.
+    /// One of the addresses of the host, if one is chosen.
     pub address: Option<IpAddr>,
 }
 
 impl Target {
-    /// The same, at one of the addresses of its host.
+    /// Returns the target at one of the addresses of its host.
     pub fn at(&self, address: IpAddr) -> Self {
         Self { address: Some(address), ..self.clone() }
     }
 
-    /// What it is called where nobody has named it: host and port, or the address if it is one of several.
+    /// Returns the default name: host and port, or the address if one is chosen.
     pub fn label(&self) -> String {
         match self.address {
             Some(address) => SocketAddr::new(address, self.port).to_string(),
@@ -41,9 +41,9 @@ impl Target {
     }
 }
 
-/// A URL, taken apart: where to, and what to ask for there.
+/// Splits a URL into the server and the path.
 pub fn split(text: &str) -> Result<(Target, String), String> {
-    // The URL may hold a secret in its path: it is not repeated.
+    // The URL may have a secret in its path: it is not repeated.
     let wanted = "must be a URL such as http://127.0.0.1:3000";
     let uri = Uri::from_str(text).map_err(|_| wanted.to_owned())?;
     let is_secure = match uri.scheme_str() {

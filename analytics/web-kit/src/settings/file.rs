@@ -1,7 +1,7 @@
-//! File: a configuration file in TOML, and how its members are named.
+//! File: a configuration file in TOML, and the names of its members.
 //!
-//! **Invariant:** no error repeats what stands there, because it may hold a secret.
-//! **Not here:** which members there are.
+//! **Invariant:** no error repeats a value, because it may be a secret.
+//! **Not here:** the known members.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use toml::{Table, Value};
 
 use super::{ConfigError, Origin, unknown};
 
-/// A configuration file, to which refusals point.
+/// A configuration file, which errors name.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigFile {
     path: PathBuf,
 }
 
 impl ConfigFile {
-    /// The file of this name in the working folder, if it is there.
+    /// Returns the file of this name in the working folder, if it exists.
     pub fn present(name: &str) -> Option<PathBuf> {
         Some(PathBuf::from(name)).filter(|path| path.exists())
     }
@@ -24,7 +24,7 @@ impl ConfigFile {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`ConfigError`] if it cannot be read or is no TOML: with the line.
+    /// Fails with [`ConfigError`], which names the line, if the file cannot be read or is not TOML.
     pub fn read(path: &Path) -> Result<(Self, Table), ConfigError> {
         let bad = |cause: &str| ConfigError(format!("{}: {cause}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| bad(&error.to_string()))?;
@@ -36,30 +36,30 @@ impl ConfigFile {
         Ok((Self { path: path.to_owned() }, table))
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What its values came from.
+    /// Returns the source of the file's values.
     pub fn origin(&self) -> Origin {
         Origin::File(self.path.clone())
     }
 
-    /// A member, and where it stands.
+    /// Returns the path of a member, for errors.
     pub fn named(&self, member: &str) -> String {
         format!("{member} (from {})", self.path.display())
     }
 
-    /// The refusal of a member of another kind than what is allowed.
+    /// Returns the error for a member of the wrong type.
     pub fn wrong(&self, member: &str, allowed: &str) -> ConfigError {
         ConfigError(format!("{} must be {allowed}", self.named(member)))
     }
 
-    /// The members of a section, all of them known.
+    /// Returns the members of a section, if all of them are known.
     ///
     /// # Errors
-    /// [`ConfigError`] names the section, or the member that nobody knows.
+    /// Fails with [`ConfigError`], which names the section, or the unknown member.
     pub fn members<'v>(
         &self,
         at: &str,
@@ -74,16 +74,16 @@ impl ConfigFile {
         Ok(table)
     }
 
-    /// The value of a setting as the text that a flag would have.
+    /// Returns the value of a setting as the text of a flag.
     ///
     /// # Errors
-    /// [`ConfigError`] if it has no such text.
+    /// Fails with [`ConfigError`] if the value has no such text.
     pub fn setting(&self, name: &str, value: &Value) -> Result<String, ConfigError> {
         plain(value).ok_or_else(|| self.wrong(name, "a plain value"))
     }
 }
 
-/// The text that a flag would have; a list becomes `a,b`.
+/// Converts a value to the text of a flag; a list becomes `a,b`.
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
