@@ -53,8 +53,8 @@ impl ClockOffset {
             _ => "behind",
         };
         Some(format!(
-            "its clock is about {minutes} min {side} the clock of this service, and its times are moved by that: set the \
-             clocks of both machines by NTP, and start the router again"
+            "its clock is about {minutes} min {side} the clock of this service, and its times are corrected by that: \
+             set the clocks of both machines by NTP, and restart the router"
         ))
     }
 }

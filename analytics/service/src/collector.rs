@@ -50,7 +50,7 @@ pub(crate) async fn collect(
         // Stored frames need not be requested.
         let (done, loaded) = oneshot::channel();
         history_writer.keep(&*member.name, member.history.clone(), move || {
-            // Nobody waits any longer after a timeout, which is fine.
+            // After a timeout the receiver is gone, which is fine.
             let _ = done.send(());
         });
         let _ = tokio::time::timeout(LOADING_MAX, loaded).await;
@@ -122,8 +122,9 @@ impl RouterPoller {
         let clock_offset = ClockOffset::between(response.at_ms, own_ms);
         if clock_offset != self.clock_offset {
             self.clock_offset = clock_offset;
-            let told =
-                clock_offset.told().unwrap_or_else(|| "its clock is as this machine's".to_owned());
+            let told = clock_offset
+                .told()
+                .unwrap_or_else(|| "its clock agrees with the clock of this machine".to_owned());
             tracing::warn!(router = %self.member.name, "{told}");
         }
         // Slots reported by a clock that was ahead would hide the following ones.
@@ -178,7 +179,7 @@ impl RouterPoller {
                 return Ok(true);
             }
             if !is_first {
-                tracing::info!(router = %self.member.name, "the router was started anew");
+                tracing::info!(router = %self.member.name, "the router was restarted");
             }
         }
         let more = response.more;
@@ -235,7 +236,7 @@ impl RouterPoller {
         let was_away = seen.trouble.replace(cause.clone()).is_some();
         drop(seen);
         if !was_away {
-            tracing::warn!(router = %self.member.name, "the router is away: {cause}");
+            tracing::warn!(router = %self.member.name, "the router is unreachable: {cause}");
         }
     }
 }

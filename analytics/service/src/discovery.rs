@@ -120,7 +120,7 @@ impl Discovery {
         let member = Arc::new(Member::new(name, target, self.share));
         if !self.fleet.add(member.clone()) {
             if self.told.insert(member.name.clone()) {
-                tracing::warn!(router = %member.name, "there are too many routers: this one is left out");
+                tracing::warn!(router = %member.name, "there are too many routers: this one is ignored");
             }
             return;
         }

@@ -96,7 +96,7 @@ fn unseen(mut now: ClusterNow) -> ClusterNow {
         shard.up = false;
         for node in &mut shard.nodes {
             node.up = false;
-            node.reasons = vec!["no router tells how it is".to_owned()];
+            node.reasons = vec!["no router reports its state".to_owned()];
         }
     }
     now

@@ -44,12 +44,12 @@ pub(crate) async fn forward(
     let up = members.iter().filter(|member| member.seen().is_up).take(TRIES_MAX);
     for member in up.cloned().collect::<Vec<_>>() {
         match ask(app, &member, &asked).await {
-            Ok(answer) => return Ok(handed_on(answer)),
-            Err(cause) => tracing::debug!(router = %member.name, path, "not handed on: {cause}"),
+            Ok(answer) => return Ok(forwarded(answer)),
+            Err(cause) => tracing::debug!(router = %member.name, path, "not forwarded: {cause}"),
         }
     }
     Err(Problem::new(Code::TSR001, "no router answers")
-        .hint("/api/analytics/metrics tells which routers there are, and why they are away"))
+        .hint("/api/analytics/metrics lists all routers, and why they are unreachable"))
 }
 
 async fn ask(app: &App, member: &Arc<Member>, path: &str) -> Result<ClientResponse, String> {
@@ -62,7 +62,7 @@ async fn ask(app: &App, member: &Arc<Member>, path: &str) -> Result<ClientRespon
 
 /// Status and body as the router sent them, without its headers: to a browser, the body must be
 /// data and nothing else.
-fn handed_on(answer: ClientResponse) -> HttpResponse {
+fn forwarded(answer: ClientResponse) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).ok();
     let is_told = |status: &StatusCode| {
         *status == StatusCode::OK || status.is_client_error() || status.is_server_error()

@@ -59,7 +59,7 @@ impl RuleEvaluator {
             // Adding up histograms takes milliseconds.
             let looked = tokio::task::spawn_blocking(move || evaluator.evaluate(at)).await;
             if looked.is_err() {
-                tracing::error!("the rules could not be looked at");
+                tracing::error!("the rules could not be evaluated");
             }
         }
     }

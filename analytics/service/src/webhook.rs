@@ -237,21 +237,21 @@ impl WebhookQueue {
                 }
                 Ok(status) => {
                     let cause = format!("it refuses with status {status}");
-                    tracing::warn!(webhook = %name, "an alert is not told: {cause}");
+                    tracing::warn!(webhook = %name, "an alert is not delivered: {cause}");
                     self.trouble().replace(cause);
                     return false;
                 }
                 Err(cause) => cause,
             };
             if self.trouble().replace(cause.clone()).is_none() {
-                tracing::warn!(webhook = %name, "an alert waits to be told: {cause}");
+                tracing::warn!(webhook = %name, "an alert is not delivered yet: {cause}");
             }
             if attempt < ATTEMPTS_MAX {
                 tokio::time::sleep(pause).await;
             }
             pause = (pause * 2).min(PAUSE_MAX);
         }
-        tracing::warn!(webhook = %name, "an alert is not told: {ATTEMPTS_MAX} attempts failed");
+        tracing::warn!(webhook = %name, "an alert is not delivered: {ATTEMPTS_MAX} attempts failed");
         false
     }
 

@@ -1,4 +1,4 @@
-//! Stories of the stream that dashboards watch. The clock is the test's: it goes on when all wait.
+//! Tests of the stream that dashboards watch. The clock is the test's: it goes on when all wait.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

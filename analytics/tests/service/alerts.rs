@@ -1,4 +1,4 @@
-//! What rules promise, whatever is measured: by the state machine alone, which knows no clock.
+//! Tests of the state machine of alerts, which reads no clock.
 
 use analytics::Window;
 use analytics::service::alerts::{

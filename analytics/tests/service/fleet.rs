@@ -1,4 +1,4 @@
-//! Stories of several routers as one: what is added up, what is told of each, and what is handed
+//! Tests of several routers as one: what is added up, what is told of each, and what is handed
 //! on.
 
 use analytics::{ErrorEvent, Step};

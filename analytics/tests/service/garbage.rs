@@ -1,4 +1,4 @@
-//! Stories of routers that are broken, of another kind, or malicious: they hurt nobody but their
+//! Tests of routers that are broken, of another kind, or malicious: they hurt nobody but their
 //! own figures.
 
 use analytics::Step;
@@ -23,12 +23,12 @@ fn beside(instead: Instead) -> String {
     let trouble =
         eventually("its trouble", || service.router("other")["error"].as_str().map(str::to_owned));
     assert_eq!(service.router("other")["up"], false);
-    // The honest one is collected from all the while.
+    // The service keeps collecting from the honest router.
     honest.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
     let figures = service.await_total("window=5m", 17);
     assert_eq!(figures["routers"].as_array().unwrap().len(), 2);
-    assert!(service.said().contains("the router is away"), "{}", service.said());
-    // It may come to its senses.
+    assert!(service.said().contains("the router is unreachable"), "{}", service.said());
+    // The faulty router may recover.
     other.change(|told| told.instead = None);
     service.await_total("window=5m", 1_017);
     assert_eq!(service.router("other")["error"], json!(null));

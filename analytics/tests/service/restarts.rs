@@ -1,4 +1,4 @@
-//! Stories of restarts: of a router, of the service, and of a store that is away.
+//! Tests of restarts: of a router, of the service, and of a store that is away.
 
 use std::fs;
 
@@ -119,7 +119,7 @@ fn a_service_that_is_killed_forgets_no_more_than_ten_seconds() {
     service.await_total("window=7d", 4_867);
 }
 
-/// How many slots a store has, as somebody else sees it.
+/// Number of slots in a store, read by another connection.
 fn kept(path: &std::path::Path) -> i64 {
     use diesel::prelude::*;
     let Ok(mut connection) = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap())

@@ -1,4 +1,4 @@
-//! Stories of history in a file.
+//! Tests of history in a file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,7 @@ fn address(path: &Path) -> StoreAddress {
     StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap()
 }
 
-/// Runs SQL on the file as somebody else would.
+/// Runs SQL on the file as another program would.
 fn meddle(path: &Path, sql: &str) {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection.batch_execute(sql).unwrap();
@@ -87,7 +87,7 @@ fn a_file_that_is_no_database_or_damaged_is_set_aside_and_a_new_one_begun() {
     let aside = folder.path().join("analytics.db.damaged-1");
     assert!(fs::read_to_string(&aside).unwrap().starts_with("not a database"));
     assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second), [1, 2, 3]);
-    // The first page says that it is ours, the others are rubbish.
+    // The first page has the right application id, the others are damaged.
     let mut bytes = fs::read(&path).unwrap();
     bytes[4096..].fill(0xa5);
     fs::write(&path, bytes).unwrap();

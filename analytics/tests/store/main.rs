@@ -1,4 +1,4 @@
-//! Stories of history that survives: in files, and in databases of PostgreSQL if
+//! Tests of history that survives: in files, and in databases of PostgreSQL if
 //! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has made `plain`, as
 //! `./setup.sh test` does.
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use analytics::store::{HistoryWriter, HistoryWriterState, StoreAddress};
 use analytics::{Fanout, Frame, History, Step};
 
-/// How long anything may take.
+/// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn now() -> u64 {
@@ -47,7 +47,7 @@ fn requests(history: &History, step: Step) -> Vec<u64> {
     frames.iter().map(|frame| frame.fanout.requests).collect()
 }
 
-/// What is kept of a source, and how its history_writer is doing.
+/// Stored history of a source, and the state of its history writer.
 fn given_back(address: &StoreAddress, source: &str) -> (Arc<History>, HistoryWriterState) {
     let history_writer = HistoryWriter::open(address.clone()).unwrap();
     let history = loaded(&history_writer, source);
@@ -64,7 +64,7 @@ fn loaded(history_writer: &HistoryWriter, source: &str) -> Arc<History> {
     history
 }
 
-/// Waits until a history_writer is as it should be.
+/// Waits until a history writer has a certain state.
 fn await_state(
     history_writer: &HistoryWriter,
     is: impl Fn(&HistoryWriterState) -> bool,

@@ -1,4 +1,4 @@
-//! Stories of a router that is started anew in the middle of a minute.
+//! Tests of a router that is started anew in the middle of a minute.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -104,7 +104,7 @@ fn that_nobody_counted_is_remembered_and_so_is_that_there_was_nothing_to_count()
     assert!(other.counted().as_slice().is_empty());
 }
 
-/// What a statement changes in a file, as somebody else may.
+/// Runs a statement on the file, as another program might.
 fn change(path: &std::path::Path, statement: &str) -> usize {
     use diesel::{Connection, RunQueryDsl};
     let mut file = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Stories of history in a database of PostgreSQL.
+//! Tests of history in a database of PostgreSQL.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-// Advice: what moves would help, and moves that run. Mostly: none.
+// Advice: moves of slots that would help, and moves in progress. Mostly there are none.
 
 import { element, keep, setText } from "./element.js";
 import { owned } from "./spread.js";
@@ -25,7 +25,7 @@ export class Advice {
       const answer = await fetch("api/advice");
       if (answer.ok) this.tell(await answer.json());
     } catch {
-      // The connection says so already.
+      // The state of the connection shows this already.
     }
   }
 

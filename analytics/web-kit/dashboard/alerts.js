@@ -1,4 +1,4 @@
-// Alerts: what a service with rules says is wrong. A router has no rules, and is not asked.
+// Alerts: the firing rules of a service. A router has no rules and gets no request.
 
 import { byId, element, keep, setAttribute, setText } from "./element.js";
 import { duration, isNumber, ratio, share, time } from "./units.js";
@@ -17,7 +17,7 @@ export class Alerts {
       const answer = await fetch("api/analytics/alerts");
       if (answer.ok) this.list((await answer.json()).alerts ?? []);
     } catch {
-      // The connection says so already.
+      // The state of the connection shows this already.
     }
   }
 
@@ -40,7 +40,7 @@ export class Alerts {
   }
 }
 
-/** What is measured, and from where on the rule minds. */
+/** The measured value and the limit of the rule. */
 function measure({ value, raise, unit }) {
   const write = { ms: time, share, ratio }[unit];
   return write && isNumber(value)

@@ -1,5 +1,5 @@
-// Cache: how often it had what was asked for, and what became of what it was given. Without one that is said, and nothing
-// is wrong; one that does not answer is.
+// Cache: its hit rate, and the responses that it took or refused. A missing cache is stated and no fault; a cache that
+// does not answer is one.
 
 import { element, setText } from "./element.js";
 import { Parts } from "./parts.js";

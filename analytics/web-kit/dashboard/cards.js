@@ -1,4 +1,4 @@
-// Cards: one for each shard. How it is, what it holds, what it does. A card that is pressed filters the page.
+// Cards: state, contents and load of each shard. Pressing a card filters the page.
 
 import { byId, drawing, element, keep, setAttribute, setText } from "./element.js";
 import { judge, LIMITS } from "./judgement.js";
@@ -6,7 +6,7 @@ import { ownerColour } from "./palette.js";
 import { runsOf, spanOf } from "./span.js";
 import { bytes, count, isNumber, rate, share, time } from "./units.js";
 
-/** With more shards than this, cards say only what matters most. */
+/** With more shards than this, cards show only the most important values. */
 const ROOMY_MAX = 12;
 const SPARK = { width: 120, height: 28 };
 
@@ -186,7 +186,7 @@ export class Cards {
     const most = Math.max(1, ...known.filter(isNumber));
     const x = (second) => (((second - from) / (to - from)) * SPARK.width).toFixed(1);
     const y = (value) => (SPARK.height - 2 - ((value ?? 0) / most) * (SPARK.height - 4)).toFixed(1);
-    // A single point is drawn from its beginning to its end, to be seen.
+    // A single point is drawn as a line from its start to its end, to be visible.
     const end = (run) => times[run.at(-1)] + (run.length === 1 ? step : 0);
     const path = (run) =>
       [

@@ -1,4 +1,4 @@
-// Elements: everything that comes from data gets into the page here, as text and never as markup.
+// Elements: adds data to the page, always as text and never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -10,7 +10,7 @@ export function element(name, properties = {}, ...children) {
   return furnish(document.createElement(name), properties, children);
 }
 
-/** The same for drawings. */
+/** Makes an element of SVG. */
 export function drawing(name, properties = {}, ...children) {
   return furnish(document.createElementNS(SVG, name), properties, children);
 }
@@ -30,7 +30,7 @@ function furnish(node, properties, children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Changes a text only if it differs: nothing is laid out anew, and no selection is lost, for what stays as it is. */
+/** Changes a text only if it differs, so that an equal text causes no layout and keeps its selection. */
 export function setText(node, text) {
   const wanted = String(text);
   if (node.textContent !== wanted) node.textContent = wanted;
@@ -59,7 +59,7 @@ export function keep(parent, items, keyOf, make, update) {
       known.delete(key);
     }
   }
-  // What has the focus would lose it by being moved.
+  // An element would lose the focus if it were moved.
   const still = parent.contains(document.activeElement);
   let next = parent.firstElementChild;
   for (const item of items) {

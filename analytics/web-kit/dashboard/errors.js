@@ -1,13 +1,13 @@
-// Errors: what was refused or failed, grouped and one by one, newest first.
+// Errors: refused and failed requests, grouped and one by one, newest first.
 
 import { byId, element, setAttribute, setText } from "./element.js";
 import { owned } from "./spread.js";
 import { Table } from "./table.js";
 import { clock, count } from "./units.js";
 
-/** They are asked for when figures tell of new ones, but not more often than this, */
+/** They are requested when the figures count new ones, but not more often than this, */
 const EVERY_MS = 1900;
-/** and now and then without: requests that are about no rows are in no figures. */
+/** and otherwise from time to time: requests without rows are in no figures. */
 const QUIET_MS = 10_000;
 const LATEST = 40;
 
@@ -114,7 +114,7 @@ export class Errors {
       if (!latest.ok || !groups.ok || asked !== this.asked) return;
       this.list(await latest.json(), await groups.json());
     } catch {
-      // The connection says so already.
+      // The state of the connection shows this already.
     }
   }
 

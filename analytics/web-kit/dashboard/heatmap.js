@@ -1,4 +1,4 @@
-// Heatmap: how many requests took how long, over time. The darker, the more; p50 and p99 run across.
+// Heatmap: requests by latency over time. Darker cells have more requests; p50 and p99 are lines across.
 
 import { element } from "./element.js";
 import { resolve } from "./palette.js";
@@ -24,13 +24,13 @@ export class Heatmap extends Plot {
     super.show(data);
   }
 
-  /** Where a bucket's upper edge lies. */
+  /** The position of a bucket's upper edge. */
   edge(bucket) {
     const { top, bottom } = this.area;
     return bottom - ((bucket + 1 - this.first) / (this.last + 1 - this.first)) * (bottom - top);
   }
 
-  /** Where a time in ms lies: between the edges of its bucket. */
+  /** The position of a time in ms, between the edges of its bucket. */
   y(ms) {
     const { bounds } = this.data;
     let bucket = bounds.findIndex((bound) => ms <= bound);
@@ -61,7 +61,7 @@ export class Heatmap extends Plot {
       const width = Math.max(1, this.x(second + step) - left);
       counts[place]?.forEach((number, bucket) => {
         if (number === 0 || bucket < this.first || bucket > this.last) return;
-        // The square root: single slow requests are what this is looked at for.
+        // The square root makes single slow requests visible.
         pen.globalAlpha = 0.08 + 0.92 * Math.sqrt(number / this.most);
         const [high, low] = [this.edge(bucket), this.edge(bucket - 1)];
         pen.fillRect(

@@ -1,4 +1,4 @@
-// Keys: those that are asked for most, and where they live.
+// Keys: the most requested keys, and their shards.
 
 import { element, setStyle, setText } from "./element.js";
 import { owned } from "./spread.js";

@@ -1,4 +1,4 @@
-// Numbers: the row of figures that tells at a glance whether all is well.
+// Numbers: the row of figures at the top, which shows the state at a glance.
 
 import { element, setText } from "./element.js";
 import { isTooFew, judge, LIMITS, word } from "./judgement.js";
@@ -28,10 +28,10 @@ const FIGURES = [
   ["skew", "Skew", skew],
 ];
 
-/** How many seconds are the last ones. */
+/** Number of seconds that count as the last ones. */
 const LAST_S = 10;
 
-/** What the last seconds were like, beside the whole window, and where that goes. */
+/** The last seconds compared with the whole window, and the trend. */
 function flow(m) {
   const span = spanOf(m);
   const rates = span.cut(m.series.rps);
@@ -116,7 +116,7 @@ export class Numbers {
   }
 }
 
-/** What the header says of the cluster. */
+/** The cluster as the header shows it. */
 export function facts(m) {
   const { version, backend, epoch, uptime_s: uptime } = m.cluster ?? {};
   return [

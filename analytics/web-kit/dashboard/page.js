@@ -66,7 +66,7 @@ class Page {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.view.shard !== null) this.view.choose({ shard: null });
     });
-    // What is told as "so long ago" grows also when nothing comes.
+    // Ages grow even if no figures arrive.
     setInterval(() => document.hidden || this.showConnection(), 1000);
   }
 
@@ -77,7 +77,7 @@ class Page {
     this.follow();
   }
 
-  /** Follows what the view asks for, or rests while nobody looks. */
+  /** Follows the query of the view, or pauses while the page is hidden. */
   follow() {
     const { view } = this;
     for (const input of byId("window").querySelectorAll("input")) input.checked = input.value === view.window;
@@ -182,7 +182,7 @@ class Page {
     document.title = `${number} · Tessera`;
   }
 
-  /** Tells screen readers what changes a reader's mind: a shard that goes down or comes back. */
+  /** Announces to screen readers that a shard goes down or comes back. */
   announceStates() {
     const changed = [];
     for (const shard of this.all.shards) {
@@ -200,7 +200,7 @@ class Page {
   }
 }
 
-/** What the figures of all tell of one shard: shown until its own figures come, and while the page is paused. */
+/** The figures of one shard among those of all: shown until its own arrive, and while the page is paused. */
 function partOf(all, name) {
   const shard = all.shards.find((shard) => shard.shard === name);
   const total = shard.reads + shard.writes;

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 #
-# Takes the pictures of the dashboard that the README shows: of a router with four shards, after a minute of load.
+# Takes the pictures of the dashboard that the README shows: of a router with four shards, after a
+# minute of load.
 #
-#   analytics/web-kit/dashboard/pictures.sh          writes analytics/docs/dashboard-{light,dark,phone}.png
+#   analytics/web-kit/dashboard/pictures.sh
 #
-# Needs what ./setup.sh tools installs. The programs are not optimised: the pictures show what the page looks like, not how
-# fast anything is. The font is that of this machine; `fonts-inter` looks best.
+# writes analytics/docs/dashboard-{light,dark,phone}.png.
+#
+# Needs the tools that ./setup.sh tools installs. The programs are not optimised: the pictures show
+# the page, not its speed. The font is that of this machine; `fonts-inter` looks best.
 
 set -euo pipefail
 

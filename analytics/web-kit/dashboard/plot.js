@@ -1,5 +1,6 @@
-// Plot: what every chart shares. A canvas as wide as its place, sharp on any screen; time from left to right; a crosshair
-// by pointer or arrow keys with a readout; a title, and a summary in words that says the same to those who do not see it.
+// Plot: the common parts of all charts. A canvas that fills its container, sharp on any screen; time from left to
+// right; a crosshair by pointer or arrow keys with a readout; a title, and a summary in words for readers who cannot
+// see the canvas.
 
 import { element, setText } from "./element.js";
 import { resolve } from "./palette.js";
@@ -9,7 +10,7 @@ const LEFT = 52;
 const RIGHT = 6;
 const TOP = 8;
 const BOTTOM = 22;
-/** So many gaps are told in words. */
+/** Most gaps that the summary lists. */
 const GAPS_TOLD_MAX = 3;
 const UNKNOWN = "not measured";
 
@@ -85,7 +86,7 @@ export class Plot {
     this.draw();
   }
 
-  /** Says in words what is drawn, and where nothing is. */
+  /** Describes the drawing and its gaps in words. */
   tell(summary) {
     const said = `${summary}${this.tellGaps()}`;
     setText(this.summary, said);
@@ -146,7 +147,7 @@ export class Plot {
     }
   }
 
-  /** The times of which nobody knows anything: before the first figure, between two of them, and behind the last. */
+  /** The times that were not measured: before the first figure, between two figures, and after the last. */
   gaps() {
     const { from, to, step, times } = this.data;
     if (times.length === 0) return [[from, to]];
@@ -157,7 +158,7 @@ export class Plot {
     return gaps.filter(([begin, end], place) => end - begin >= (place === 0 ? step * 2 : step / 2));
   }
 
-  /** What nobody counted is not zero: it is unknown. */
+  /** A time that was not measured is unknown, not zero. */
   drawUnknown() {
     for (const [begin, end] of this.gaps()) this.hatch(this.x(begin), this.x(end));
   }
@@ -170,7 +171,7 @@ export class Plot {
     pen.clip();
     pen.strokeStyle = resolve("var(--line)");
     pen.beginPath();
-    // Along one grid, wherever a gap begins.
+    // All gaps use the same grid of lines.
     for (let x = area.left - area.bottom; x < end; x += 7) {
       pen.moveTo(x, area.bottom);
       pen.lineTo(x + area.bottom - area.top, area.top);
@@ -190,7 +191,7 @@ export class Plot {
     }
   }
 
-  /** Runs of places that follow upon each other and have a value. */
+  /** Runs of adjacent points that have a value. */
   *runs(values) {
     const { times, step } = this.data;
     let run = [];
@@ -205,7 +206,7 @@ export class Plot {
     if (run.length > 0) yield run;
   }
 
-  /** Where a run is drawn: through the middles of its points; a single one from its beginning to its end, to be seen. */
+  /** The line of a run: through the middles of its points; from start to end for a single one, to be visible. */
   course(run) {
     const { times, step } = this.data;
     if (run.length > 1) return run.map((place) => [this.x(times[place] + step / 2), place]);
@@ -238,7 +239,7 @@ export class Plot {
     return Math.round(second * 1000) / 1000;
   }
 
-  /** The place among the times that the crosshair is nearest to, or null: none where nothing was measured. */
+  /** The index of the time that is nearest to the crosshair, or null if nothing was measured there. */
   pointed(second = this.second()) {
     if (second === null || this.isUnknown(second)) return null;
     let best = null;

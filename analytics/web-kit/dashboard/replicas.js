@@ -1,4 +1,4 @@
-// Replicas: how far each is behind, and who answered the reads.
+// Replicas: the delay of each replica, and the reads by the kind of node that answered.
 
 import { element, setText } from "./element.js";
 import { judge, LIMITS } from "./judgement.js";
@@ -74,7 +74,7 @@ export class Replicas {
           .filter((node) => node.role === "replica")
           .map((node) => ({ ...node, shard: shard.shard })),
       );
-    // Of many those come first that need a look.
+    // Replicas that need attention come first.
     if (rows.length > 12) rows.sort((a, b) => a.up - b.up || (b.lag_ms ?? 0) - (a.lag_ms ?? 0));
     this.table.show(rows);
   }

@@ -1,4 +1,4 @@
-// Slots: one bar of all slots, each in its owner's colour, and the pin that says where a key lives.
+// Slots: one bar of all slots, each in its owner's colour, and the pin that marks the slot of a key.
 
 import { byId, element, setText } from "./element.js";
 import { inkOn, ownerColour, resolve } from "./palette.js";
@@ -76,7 +76,7 @@ export class Slots {
     byId("bar-axis").replaceChildren(...marks.map((slot) => element("span", { text: count(slot) })));
   }
 
-  /** Tells of the slot under the pointer, or of all. */
+  /** Describes the slot under the pointer, or all slots. */
   tell(slot) {
     if (slot === null || this.owners.length === 0) {
       setText(this.note, this.summary ?? "");
@@ -208,7 +208,7 @@ export class Slots {
   }
 }
 
-/** The box to try a key: asks where it lives and has the pin dropped. */
+/** The form to try a key: requests its slot and places the pin there. */
 export class KeyBox {
   constructor(view, slots) {
     this.view = view;

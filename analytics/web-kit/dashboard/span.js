@@ -1,5 +1,4 @@
-// Span: the time that charts show, and what of it was measured. What was before is not zero, nor what was while nobody
-// counted: nobody knows it.
+// Span: the time that charts show, and the measured part of it. A time that was not measured is unknown, not zero.
 
 /**
  * Of the figures: `from` and `to`, the `times` in between that were measured and are over, for the running one is still
@@ -13,7 +12,7 @@ export function spanOf(m) {
   const first = known < 0 ? end : known;
   const to = Math.floor(at / step) * step;
   const cut = (values) => (values ?? []).slice(first, end);
-  // No request takes no time at all: 0 is how the figures write that there was none.
+  // A latency of 0 in the figures means that there was no request.
   const latencies = (values) => cut(values).map((value) => (value > 0 ? value : null));
   return { from: to - m.window_s, to, step, times: cut(t), cut, latencies };
 }

@@ -1,4 +1,4 @@
-// Spread: how rows and requests lie on the shards, against what each shard should have by its weight.
+// Spread: the shares of rows and requests of the shards, compared with their weights.
 
 import { element, setAttribute, setStyle, setText } from "./element.js";
 import { BAND, isChance, isTooFew } from "./judgement.js";
@@ -6,14 +6,14 @@ import { ownerColour } from "./palette.js";
 import { Table } from "./table.js";
 import { isNumber, NOTHING, percent, ratio, share } from "./units.js";
 
-/** How far a share is from the ideal one: `+12 %`. */
+/** The deviation of a share from the ideal one: `+12 %`. */
 function distance(part, ideal) {
   if (!isNumber(part) || !(ideal > 0)) return NOTHING;
   const off = Math.round((part / ideal - 1) * 100);
   return off === 0 ? "even" : `${off > 0 ? "+" : "−"}${Math.abs(off)} %`;
 }
 
-/** Whether a share is outside the band, and not by chance. */
+/** True if a share is outside the band, and not by chance. */
 function isOff(part, ideal, whole) {
   if (!isNumber(part) || Math.abs(part / ideal - 1) <= BAND) return false;
   return !isChance(part * whole, ideal * whole);
@@ -98,7 +98,7 @@ export class Spread {
     );
     const far = (row) =>
       Math.max(...[row.rows, row.requests].filter(isNumber).map((part) => Math.abs(part / row.ideal - 1)), 0);
-    // Of many shards those come first that are off the most.
+    // The shards with the largest deviation come first.
     const shown = rows.length > 12 ? rows.toSorted((a, b) => far(b) - far(a) || a.index - b.index) : rows;
     setText(this.summary, say(m, off.length));
     this.table.show(shown);

@@ -1,16 +1,16 @@
-// Stream: the figures as they come, once a second.
+// Stream: receives the figures, once a second.
 //
-// By server-sent events; when these fail, by asking once a second, while events are tried again now and then. Nothing is
-// asked while the page is hidden or paused. It never pretends: a state says how the figures come, or since when not.
+// Figures come by server-sent events; if these fail, by one request a second, while events are tried again from time to
+// time. There are no requests while the page is hidden or paused. The state shows how figures come, or since when not.
 
 const POLL_MS = 1000;
-/** A stream that says nothing for so long is broken, whatever the connection looks like. */
+/** A stream without events for this long counts as broken, even if the connection is open. */
 const SILENCE_MS = 6000;
 const RETRY_FIRST_MS = 2000;
 const RETRY_MAX_MS = 15_000;
 const ANSWER_MAX_MS = 8000;
 
-/** Somebody answers, but with no figures: a problem, which says why. */
+/** A response without figures: a problem with its reason. */
 class Refused extends Error {
   constructor(problem) {
     super(problem.detail ?? problem.title);
@@ -19,8 +19,8 @@ class Refused extends Error {
 
 export class Stream extends EventTarget {
   /**
-   * `state`: connecting, live, polling, lost or resting. `lastSeen`: when figures came last, ms since 1970. `reason`: why
-   * there are none, if somebody said so.
+   * `state`: connecting, live, polling, lost or resting. `lastSeen`: time of the last figures, ms since 1970.
+   * `reason`: why there are none, if a response said so.
    */
   constructor() {
     super();
@@ -42,7 +42,7 @@ export class Stream extends EventTarget {
     this.listen();
   }
 
-  /** Asks for nothing until it follows again. */
+  /** Sends no requests until it follows again. */
   rest() {
     this.silence();
     this.timers.forEach(clearTimeout);
@@ -97,7 +97,7 @@ export class Stream extends EventTarget {
     this.watch = this.after(SILENCE_MS, () => this.fall());
   }
 
-  /** Events have failed: asks instead, and tries events again later. */
+  /** Sends requests after events have failed, and tries events again later. */
   fall() {
     this.silence();
     if (this.polling === null) this.poll((this.polling = {}));
@@ -105,7 +105,7 @@ export class Stream extends EventTarget {
     this.retryMs = Math.min(this.retryMs * 2, RETRY_MAX_MS);
   }
 
-  /** Asks once a second, as long as this is the polling that is wanted. */
+  /** Sends one request a second, as long as this polling is the current one. */
   async poll(polling) {
     const began = performance.now();
     const wasLost = this.state === "lost";
@@ -114,7 +114,7 @@ export class Stream extends EventTarget {
       if (this.polling !== polling) return;
       this.take(text, "polling");
       if (wasLost && this.source === null) {
-        // It is back: events most likely are, too.
+        // The server is back, so events probably work again.
         clearTimeout(this.retry);
         this.timers.delete(this.retry);
         this.retryMs = RETRY_FIRST_MS;

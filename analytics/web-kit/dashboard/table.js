@@ -85,7 +85,7 @@ export class Table {
       (row) => this.make(row),
       (node, row) => this.update(node, row),
     );
-    // What scrolls sideways within itself can be reached by keyboard; what does not is no stop on the way.
+    // Only a table that scrolls sideways is a stop for the keyboard.
     setAttribute(this.frame, "tabindex", this.frame.scrollWidth > this.frame.clientWidth ? "0" : null);
   }
 
@@ -93,7 +93,7 @@ export class Table {
     const { value } = this.columns[this.order.at];
     const [left, right] = [value(a), value(b)];
     if (left === right) return 0;
-    // What is not known stands last, whichever way the others go.
+    // Unknown values come last in either order.
     if (left === null || left === undefined) return 1;
     if (right === null || right === undefined) return -1;
     return (left < right ? -1 : 1) * this.order.way;

@@ -16,7 +16,7 @@
     try {
       localStorage.setItem(NAME, theme);
     } catch {
-      // As above.
+      // Storage may be blocked, see above.
     }
   };
 

@@ -1,4 +1,4 @@
-// Traffic: how much, how fast, and where the time goes; together and per shard.
+// Traffic: throughput, latency and parts of the time; of all shards and of each.
 
 import { byId, element, setText } from "./element.js";
 import { Chart } from "./chart.js";
@@ -10,12 +10,12 @@ import { Table } from "./table.js";
 import { WINDOWS } from "./view.js";
 import { count, isNumber, rate, time, trend } from "./units.js";
 
-/** So many shards get a line of their own; the others are one together. */
+/** Most shards with lines of their own; the others share one. */
 const LINES_MAX = 9;
 /** With more shards than this, the throughput is shown by reads and writes at first. */
 const SHARDS_TOLD_MAX = 24;
 
-/** What is said of a window without requests: that nobody counted is not that there were none. */
+/** The text for a window without requests, which differs from one that was not measured. */
 const quietly = ({ times }) =>
   times.length > 0 ? "No request in this window." : "Not measured in this window.";
 
@@ -118,7 +118,7 @@ export class Traffic {
     });
   }
 
-  /** Of very many shards none is much of the whole. */
+  /** With very many shards each is only a small part of the whole. */
   chooseFirst(all) {
     this.by = all.shards.length > SHARDS_TOLD_MAX ? "kind" : "shard";
     for (const input of this.throughput.head.querySelectorAll("input"))

@@ -1,4 +1,4 @@
-// Units: numbers as people read them. Whatever is no finite number is a dash, never a zero.
+// Units: formats numbers for people. A value that is not a finite number is a dash, never a zero.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const one = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
@@ -56,10 +56,10 @@ export function bytes(value) {
   return `${place === 0 ? whole.format(value) : digits(value)} ${units[place]}`;
 }
 
-/** How many times the mean; of nothing there is none. */
+/** A multiple of the mean; a dash without data. */
 export const ratio = (value) => (value > 0 ? `${two.format(value)} ×` : NOTHING);
 
-/** How long something took or is ago, in its two greatest units. */
+/** A duration or an age, in its two greatest units. */
 export function duration(seconds) {
   if (!isNumber(seconds)) return NOTHING;
   const s = Math.max(0, Math.round(seconds));
@@ -81,7 +81,7 @@ export const clock = (ms) => (isNumber(ms) ? clockFormat.format(ms) : NOTHING);
 
 export const minute = (ms) => (isNumber(ms) ? minuteFormat.format(ms) : NOTHING);
 
-/** Where a run of numbers goes: compares its last quarter with what was before. */
+/** The trend of numbers: compares the last quarter with those before. */
 export function trend(values) {
   const known = values.filter(isNumber);
   if (known.length < 8) return "";

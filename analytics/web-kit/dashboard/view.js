@@ -1,5 +1,5 @@
-// View: what the reader has chosen. It stands in the address after `#`, so a view can be kept and sent to others, and
-// no server ever sees it.
+// View: the choices of the reader. They are part of the address after `#`, so that a view can be kept and sent to others,
+// and no server sees them.
 
 export const WINDOWS = {
   "1m": "1 min",
@@ -44,7 +44,7 @@ export class View extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** The query of a question about figures; `shard` only if they are to be of one. */
+  /** The query string of a request for figures; `shard` only for those of one shard. */
   query(shard = null) {
     const query = new URLSearchParams({ window: this.window });
     if (this.router !== null) query.set("router", this.router);

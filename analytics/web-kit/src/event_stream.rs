@@ -30,7 +30,7 @@ const PING: &[u8] = b": ping\n\n";
 
 /// There are too many streams already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{VIEWERS_MAX} watch already")]
+#[error("there are {VIEWERS_MAX} streams already")]
 pub struct Full;
 
 /// Builds events and sends them to all streams.

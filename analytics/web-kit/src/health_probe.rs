@@ -23,13 +23,13 @@ pub enum HealthQuery {
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
     /// Port 0 stands for any free port, so the port is unknown.
-    #[error("bind names port 0, so nobody knows where it serves: name its port")]
+    #[error("bind has port 0, so the port is unknown: set a port")]
     AnyPort,
     /// The program does not answer.
     #[error("{0} does not answer: {1}")]
     Silent(SocketAddr, std::io::Error),
     /// The program answers with another status than 200.
-    #[error("{0} says {1:?}")]
+    #[error("{0} answers {1:?}")]
     Said(SocketAddr, String),
 }
 

@@ -50,7 +50,7 @@ pub enum StoreAddressError {
     Lacks(&'static str),
     /// The value of `sslmode` is not supported.
     #[error(
-        "sslmode must be disable or verify-full: what lies between them encrypts without asking to whom. \
+        "sslmode must be disable or verify-full: the modes between them do not check the server. \
          verify-full is the default where a host is not this machine, sslrootcert names a file of authorities"
     )]
     TlsMode,

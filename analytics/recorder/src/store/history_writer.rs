@@ -248,7 +248,7 @@ impl WriterThread {
                 self.pause = Duration::ZERO;
                 self.state.is_away.store(false, Ordering::Relaxed);
                 if self.told.take().is_some() {
-                    tracing::info!("{} is back: history is kept again", self.address);
+                    tracing::info!("{} is available: history is kept again", self.address);
                 }
             }
             Err(cause) => {
@@ -264,7 +264,7 @@ impl WriterThread {
                 self.state.is_away.store(true, Ordering::Relaxed);
                 if self.told.is_none() {
                     tracing::warn!(
-                        "history is not kept for now, figures go on from memory: {cause}"
+                        "history is not kept for now, metrics continue from memory: {cause}"
                     );
                 }
                 self.told = Some(cause);
