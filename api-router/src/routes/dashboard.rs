@@ -1,7 +1,7 @@
 //! `GET /dashboard` and its files: the page that shows all of analytics.
 //!
 //! **Invariant:** the page loads nothing from anywhere else, and runs no script but its own.
-//! **Not here:** the page (`analytics::dashboard`), how it is answered (`analytics::static_assets`).
+//! **Not here:** the page (`analytics::dashboard`), its responses (`analytics::static_assets`).
 
 use actix_web::web::Path;
 use actix_web::{HttpRequest, HttpResponse, get};
