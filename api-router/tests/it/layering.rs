@@ -11,7 +11,10 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/cache", &["model"]),
     ("shard-manager/local-postgres", &["model"]),
     ("shard-manager", &["cache", "local-postgres", "model"]),
-    ("analytics", &[]),
+    ("analytics/recorder", &[]),
+    ("analytics/web-kit", &["recorder"]),
+    ("analytics/service", &["recorder", "web-kit"]),
+    ("analytics", &["recorder", "service", "web-kit"]),
     ("api-router", &["analytics", "shard-manager"]),
     ("loadtest/checker", &[]),
     ("loadtest", &["checker"]),
@@ -107,36 +110,52 @@ const API_ROUTER: &[&[&str]] = &[
     &["server"],
     &["doctor"],
 ];
-const ANALYTICS: &[&[&str]] = &[
+const RECORDER: &[&[&str]] = &[
     &[
+        "bucket_counter",
         "clock",
         "cluster",
-        "counted",
-        "dashboard",
         "errors",
-        "foreign",
-        "live",
-        "log_lines",
+        "measured_intervals",
         "packed",
-        "probe",
         "process",
-        "readiness",
         "sample",
-        "settings",
-        "spans",
-        "trust",
+        "tls_roots",
         "window",
     ],
-    &["errors_query", "histogram", "query", "served"],
+    &["errors_query", "histogram", "query"],
     &["entry", "frame", "metrics"],
-    &["curves", "example_lines", "hot", "merge", "slot_load", "totals"],
-    &["history", "sheet"],
-    &["ledger", "sums"],
-    &["figures", "shared"],
+    &["example_lines", "hot", "merge", "slot_load", "totals"],
+    &["current_second", "history"],
+    &["aggregator", "curves"],
+    &["window_sums"],
+    &["figures", "recorder_state"],
     &["worker"],
     &["recorder"],
     &["openmetrics", "store"],
-    &["service"],
+];
+const WEB_KIT: &[&[&str]] = &[
+    &[
+        "cross_origin",
+        "dashboard",
+        "event_stream",
+        "health_probe",
+        "http_client",
+        "log_format",
+        "readiness",
+        "settings",
+    ],
+    &["static_assets"],
+];
+const SERVICE: &[&[&str]] = &[
+    &["alerts", "clock_offset", "fleet", "frame_response", "merged", "problem"],
+    &["collector", "config", "fleet_query"],
+    &["discovery", "parameters", "webhook"],
+    &["rule_evaluator"],
+    &["app"],
+    &["forward", "middleware", "scrape"],
+    &["routes"],
+    &["server"],
 ];
 
 const LOADTEST: &[&[&str]] = &[
@@ -262,7 +281,9 @@ fn modules_import_only_lower_layers() {
     check_layers("shard-manager/local-postgres", LOCAL_POSTGRES);
     check_layers("shard-manager", SHARD_MANAGER);
     check_layers("api-router", API_ROUTER);
-    check_layers("analytics", ANALYTICS);
+    check_layers("analytics/recorder", RECORDER);
+    check_layers("analytics/web-kit", WEB_KIT);
+    check_layers("analytics/service", SERVICE);
     check_layers("loadtest", LOADTEST);
     check_layers("loadtest/checker", CHECKER);
 }
