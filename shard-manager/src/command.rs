@@ -2,9 +2,8 @@
 //!
 //! **Invariant:** exit code 0 means that what was asked for is true or done, 1 that it was looked at and is not, 2
 //! that it could not be done at all: wrong use, or a cluster that cannot be reached.
-//! **Not here:** the work itself (the library), how results are shown (`screen`).
+//! **Not here:** the work itself (the library), how results are shown (`terminal`).
 
-mod agent;
 mod backup;
 mod check;
 mod cluster;
@@ -12,13 +11,14 @@ mod completions;
 mod export;
 mod format;
 mod generate;
+mod http_agent;
 mod import;
-mod input;
+mod input_stream;
 mod interrupt;
 mod keys;
 mod migrate;
 mod node;
-mod part;
+mod output_file;
 mod placement;
 mod restore;
 mod route;
@@ -36,7 +36,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use shard_manager::store::sqlite::OpenError;
 
-use crate::screen::{Screen, Unwritten, say};
+use crate::terminal::{Terminal, Unwritten, say};
 
 /// Looks at a Tessera cluster, checks it, fills it, and saves it.
 #[derive(Debug, Parser)]
@@ -51,7 +51,7 @@ pub(crate) struct CommandLine {
 
 /// Which data directory a command is about.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Where {
+pub(crate) struct DataDirArgs {
     /// The data directory of the embedded shards
     #[arg(long, value_name = "DIR", default_value = "./data", env = "TESSERA_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
@@ -59,9 +59,9 @@ pub(crate) struct Where {
 
 /// Which cluster a command is about: by its data directory, or by a router that serves it.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Source {
+pub(crate) struct ClusterSource {
     #[command(flatten)]
-    pub(crate) place: Where,
+    pub(crate) place: DataDirArgs,
     /// Ask a running router instead of looking at the files
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
@@ -143,7 +143,7 @@ enum Command {
 
 /// How a command ended that did not find what was asked for.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum CommandError {
     /// It was looked at, and is not as it should be; what is wrong has been shown.
     Found(String),
     /// It could not be done.
@@ -152,14 +152,14 @@ pub(crate) enum Trouble {
     Unread,
 }
 
-impl From<OpenError> for Trouble {
+impl From<OpenError> for CommandError {
     fn from(error: OpenError) -> Self {
         Self::Refused(error.to_string())
     }
 }
 
 /// A reader that has seen enough (`| head`) has what it wanted; else results are lost.
-impl From<Unwritten> for Trouble {
+impl From<Unwritten> for CommandError {
     fn from(Unwritten(error): Unwritten) -> Self {
         if error.kind() == ErrorKind::BrokenPipe {
             return Self::Unread;
@@ -168,7 +168,7 @@ impl From<Unwritten> for Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Found(line) | Self::Refused(line) => f.write_str(line),
@@ -199,32 +199,32 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
 
 /// Carries a command out, and tells how it ended.
 pub(crate) fn run(line: CommandLine) -> ExitCode {
-    let screen = Screen::new(line.json);
+    let terminal = Terminal::new(line.json);
     let ended = match line.command {
-        Command::Status(args) => status::run(&args, &screen),
-        Command::Route(args) => route::run(&args, &screen),
-        Command::Placement(args) => placement::run(&args, &screen),
-        Command::Check(args) => check::run(&args, &screen),
-        Command::Export(args) => export::run(&args, &screen),
-        Command::Migrate(args) => migrate::run(&args, &screen),
-        Command::Backup(options) => backup::run(&options, &screen),
-        Command::Generate(options) => generate::run(&options, &screen),
-        Command::Import(options) => import::run(options, &screen),
-        Command::Restore(options) => restore::run(&options, &screen),
-        Command::Cluster(options) => cluster::run(&options, &screen),
-        Command::Node(options) => node::run(options, &screen),
+        Command::Status(args) => status::run(&args, &terminal),
+        Command::Route(args) => route::run(&args, &terminal),
+        Command::Placement(args) => placement::run(&args, &terminal),
+        Command::Check(args) => check::run(&args, &terminal),
+        Command::Export(args) => export::run(&args, &terminal),
+        Command::Migrate(args) => migrate::run(&args, &terminal),
+        Command::Backup(options) => backup::run(&options, &terminal),
+        Command::Generate(options) => generate::run(&options, &terminal),
+        Command::Import(options) => import::run(options, &terminal),
+        Command::Restore(options) => restore::run(&options, &terminal),
+        Command::Cluster(options) => cluster::run(&options, &terminal),
+        Command::Node(options) => node::run(options, &terminal),
         Command::Completions { shell } => completions::complete(shell),
     };
     let Err(trouble) = ended else { return ExitCode::SUCCESS };
     match trouble {
-        Trouble::Found(line) => {
+        CommandError::Found(line) => {
             say(line);
             ExitCode::from(1)
         }
-        Trouble::Refused(line) => {
+        CommandError::Refused(line) => {
             say(format_args!("error: {line}"));
             ExitCode::from(2)
         }
-        Trouble::Unread => ExitCode::from(1),
+        CommandError::Unread => ExitCode::from(1),
     }
 }

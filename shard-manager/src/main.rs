@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
-mod screen;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -74,7 +74,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     ],
     &["barrier", "brake", "home"],
     &["doubts", "progress"],
-    &["address", "fake"],
+    &["address", "demo_data"],
     &["cache"],
     &["store"],
     &["lane", "replica_set"],
@@ -83,8 +83,8 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["control"],
     &["manager"],
     &["doctor"],
-    &["fill"],
-    &["screen"],
+    &["import"],
+    &["terminal"],
     &["command"],
 ];
 const API_ROUTER: &[&[&str]] = &[

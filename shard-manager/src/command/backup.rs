@@ -18,8 +18,8 @@ use shard_manager::backup::{SaveError, Step, Watch, restore, stopped};
 use shard_manager::control::Request;
 use shard_manager::control::client::{ControlError, ask};
 
-use super::{Trouble, Where, interrupt};
-use crate::screen::Screen;
+use super::{CommandError, DataDirArgs, interrupt};
+use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
 The copy is of one moment: every write that was acknowledged before it is in it, on all shards, and none that came
@@ -34,7 +34,7 @@ Examples:
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
-    cluster: Where,
+    cluster: DataDirArgs,
     /// The folder to make; it must not be there, or be empty
     #[arg(long, value_name = "DIR", required_unless_present = "verify")]
     to: Option<PathBuf>,
@@ -44,14 +44,14 @@ pub(crate) struct Options {
 }
 
 /// Makes a copy, or proves one.
-pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     interrupt::watch();
     if let Some(folder) = &options.verify {
-        return verify(folder, screen);
+        return verify(folder, terminal);
     }
     let to = options.to.as_deref().unwrap_or(Path::new(""));
-    let manifest = make(&options.cluster.data_dir, to, screen)?;
-    let shown = screen.show(&manifest, |_| {
+    let manifest = make(&options.cluster.data_dir, to, terminal)?;
+    let shown = terminal.show(&manifest, |_| {
         let rows = manifest.rows();
         let (shards, at) = (manifest.shards.len(), &manifest.at);
         let (mib, held) = (manifest.bytes() >> 20, manifest.held_us as f64 / 1_000.0);
@@ -64,10 +64,10 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
 }
 
 /// Proves that a copy is whole.
-pub(super) fn verify(folder: &Path, screen: &Screen) -> Result<(), Trouble> {
-    let verified = with_bars(screen, |watch| restore::verify(folder, watch));
+pub(super) fn verify(folder: &Path, terminal: &Terminal) -> Result<(), CommandError> {
+    let verified = with_bars(terminal, |watch| restore::verify(folder, watch));
     let manifest = verified.map_err(|error| judged(&error))?;
-    let shown = screen.show(&json!({"whole": true, "manifest": manifest}), |_| {
+    let shown = terminal.show(&json!({"whole": true, "manifest": manifest}), |_| {
         let (rows, at) = (manifest.rows(), &manifest.at);
         format!("{} is whole: {rows} rows as of {at}", folder.display())
     });
@@ -75,18 +75,18 @@ pub(super) fn verify(folder: &Path, screen: &Screen) -> Result<(), Trouble> {
 }
 
 /// A copy that was looked at and is not whole was found so; all else could not be done.
-pub(super) fn judged(error: &SaveError) -> Trouble {
+pub(super) fn judged(error: &SaveError) -> CommandError {
     if matches!(error, SaveError::Unfit { .. }) {
-        return Trouble::Found(error.to_string());
+        return CommandError::Found(error.to_string());
     }
-    Trouble::Refused(error.to_string())
+    CommandError::Refused(error.to_string())
 }
 
-fn make(data_dir: &Path, to: &Path, screen: &Screen) -> Result<Manifest, Trouble> {
-    let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+fn make(data_dir: &Path, to: &Path, terminal: &Terminal) -> Result<Manifest, CommandError> {
+    let refused = |error: &dyn std::fmt::Display| CommandError::Refused(error.to_string());
     let to = std::path::absolute(to).map_err(|error| refused(&error))?;
     let request = Request::Backup { to: to.clone() };
-    match with_bars(screen, |watch| ask(data_dir, &request, watch)) {
+    match with_bars(terminal, |watch| ask(data_dir, &request, watch)) {
         Ok(manifest) => return Ok(manifest),
         Err(ControlError::NobodyListens) => {}
         Err(ControlError::Unreachable(error)) if error.kind() == ErrorKind::PermissionDenied => {
@@ -102,14 +102,14 @@ fn make(data_dir: &Path, to: &Path, screen: &Screen) -> Result<Manifest, Trouble
             | ControlError::Broken(_)),
         ) => return Err(refused(&error)),
     }
-    let saved = with_bars(screen, |watch| stopped::save(data_dir, &to, watch));
+    let saved = with_bars(terminal, |watch| stopped::save(data_dir, &to, watch));
     saved.map_err(|error| refused(&error))
 }
 
 /// Carries out what tells how far it is: shown as bars, and ended by Ctrl-C.
-pub(super) fn with_bars<T>(screen: &Screen, work: impl FnOnce(&Watch<'_>) -> T) -> T {
+pub(super) fn with_bars<T>(terminal: &Terminal, work: impl FnOnce(&Watch<'_>) -> T) -> T {
     let bars = Mutex::new(HashMap::new());
-    let step = |step: &Step| draw(screen, &bars, step);
+    let step = |step: &Step| draw(terminal, &bars, step);
     let done = work(&Watch { step: &step, cancelled: &interrupt::asked });
     for bar in bars.lock().unwrap_or_else(PoisonError::into_inner).values() {
         bar.finish_and_clear();
@@ -117,7 +117,7 @@ pub(super) fn with_bars<T>(screen: &Screen, work: impl FnOnce(&Watch<'_>) -> T) 
     done
 }
 
-fn draw(screen: &Screen, bars: &Mutex<HashMap<String, ProgressBar>>, step: &Step) {
+fn draw(terminal: &Terminal, bars: &Mutex<HashMap<String, ProgressBar>>, step: &Step) {
     let (name, done, total) = match step {
         Step::Copying { shard, bytes, of } => (shard.as_str(), *bytes, *of),
         // Of what comes in meanwhile nobody knows how much it will be.
@@ -126,7 +126,7 @@ fn draw(screen: &Screen, bars: &Mutex<HashMap<String, ProgressBar>>, step: &Step
         Step::Writing { bytes, of } => ("writing", *bytes, *of),
     };
     let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
-    let bar = bars.entry(name.to_owned()).or_insert_with(|| screen.progress(name, total));
+    let bar = bars.entry(name.to_owned()).or_insert_with(|| terminal.progress(name, total));
     bar.set_length(total.max(done));
     bar.set_position(done);
 }

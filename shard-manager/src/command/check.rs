@@ -7,8 +7,8 @@ use clap::Args;
 use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, Finding, audit};
 use shard_manager::store::sqlite::view::DirView;
 
-use super::{Trouble, Where};
-use crate::screen::{Screen, say};
+use super::{CommandError, DataDirArgs};
+use crate::terminal::{Terminal, say};
 
 /// What to look at.
 #[derive(Args, Debug)]
@@ -27,7 +27,7 @@ Examples:
 Exit code 1: something is wrong, a line each; 2: it could not be looked at.")]
 pub(super) struct CheckArgs {
     #[command(flatten)]
-    place: Where,
+    place: DataDirArgs,
     /// Also look at the structure of every page (PRAGMA quick_check)
     #[arg(long)]
     deep: bool,
@@ -37,11 +37,11 @@ pub(super) struct CheckArgs {
 }
 
 /// Checks a cluster.
-pub(super) fn run(args: &CheckArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &CheckArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let view = DirView::open(&args.place.data_dir)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = AuditOptions { deep: args.deep, threads: args.threads.unwrap_or(cores).max(1) };
-    let bar = screen.progress("check", expected_rows(&view));
+    let bar = terminal.progress("check", expected_rows(&view));
     let passed = AtomicU64::new(0);
     let began = std::time::Instant::now();
     let report = audit(&view, &options, &|rows| {
@@ -49,16 +49,16 @@ pub(super) fn run(args: &CheckArgs, screen: &Screen) -> Result<(), Trouble> {
     });
     bar.finish_and_clear();
     let report = report?;
-    let shown = screen.show(&report, |screen| text(&report, screen));
-    if !screen.is_json() {
+    let shown = terminal.show(&report, |terminal| text(&report, terminal));
+    if !terminal.is_json() {
         let seconds = began.elapsed().as_secs_f64();
         let speed = report.rows as f64 / seconds.max(1e-6);
         say(format_args!("{} rows in {seconds:.2} s, {speed:.0} rows/s", report.rows));
     }
     match report.found {
         0 => Ok(shown?),
-        1 => Err(Trouble::Found("one thing is wrong".to_owned())),
-        found => Err(Trouble::Found(format!("{found} things are wrong"))),
+        1 => Err(CommandError::Found("one thing is wrong".to_owned())),
+        found => Err(CommandError::Found(format!("{found} things are wrong"))),
     }
 }
 
@@ -69,7 +69,7 @@ fn expected_rows(view: &DirView) -> u64 {
     rows.sum::<i64>() as u64
 }
 
-fn text(report: &AuditReport, screen: &Screen) -> String {
+fn text(report: &AuditReport, terminal: &Terminal) -> String {
     let mut lines: Vec<String> = report.findings.iter().map(line).collect();
     let more = report.found - report.findings.len() as u64;
     if more > 0 {
@@ -94,7 +94,7 @@ fn text(report: &AuditReport, screen: &Screen) -> String {
             ]
         })
         .collect();
-    lines.push(screen.table(&["shard", "position", "rows", "equal replicas", "tables"], &rows));
+    lines.push(terminal.table(&["shard", "position", "rows", "equal replicas", "tables"], &rows));
     if report.found == 0 {
         lines.push("all is well: each row is where it belongs, once".to_owned());
     }

@@ -1,10 +1,10 @@
 //! `cluster`: PostgreSQL servers on this machine for a router to use: made, started, shown, stopped, removed; single ones
-//! also frozen and promoted (`verbs`).
+//! also frozen and promoted (`node_verbs`).
 //!
 //! **Invariant:** the password is never printed; nothing is removed without `--yes`.
 //! **Not here:** making and starting servers (`shard_manager::local`).
 
-mod verbs;
+mod node_verbs;
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde_json::json;
 use shard_manager::local::{LocalCluster, LocalError, LocalNode, LocalSpec, NodeState};
 
-use super::Trouble;
-use crate::screen::Screen;
+use super::CommandError;
+use crate::terminal::Terminal;
 
 const UP_EXAMPLES: &str = "\
 The programs of PostgreSQL 15 or later must be installed; nothing of an installed server is touched. Run again, it makes
@@ -53,7 +53,7 @@ enum Verb {
         yes: bool,
     },
     #[command(flatten)]
-    Node(verbs::NodeVerb),
+    Node(node_verbs::NodeVerb),
 }
 
 /// Which local cluster a command is about.
@@ -111,24 +111,24 @@ struct NodeShown {
     pid: Option<u32>,
 }
 
-impl From<LocalError> for Trouble {
+impl From<LocalError> for CommandError {
     fn from(error: LocalError) -> Self {
         Self::Refused(error.to_string())
     }
 }
 
 /// Does what was asked for.
-pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     match &options.verb {
-        Verb::Up(options) => up(options, screen),
-        Verb::Down(dir) => down(&dir.path, screen),
-        Verb::Status(dir) => status(&dir.path, screen),
-        Verb::Destroy { dir, yes } => destroy(&dir.path, *yes, screen),
-        Verb::Node(verb) => verbs::run(verb, screen),
+        Verb::Up(options) => up(options, terminal),
+        Verb::Down(dir) => down(&dir.path, terminal),
+        Verb::Status(dir) => status(&dir.path, terminal),
+        Verb::Destroy { dir, yes } => destroy(&dir.path, *yes, terminal),
+        Verb::Node(verb) => node_verbs::run(verb, terminal),
     }
 }
 
-fn up(options: &UpOptions, screen: &Screen) -> Result<(), Trouble> {
+fn up(options: &UpOptions, terminal: &Terminal) -> Result<(), CommandError> {
     let dir = &options.dir.path;
     let (shards, replicas) = LocalCluster::size_of(dir)?.unwrap_or((3, 1));
     let cluster = LocalCluster::up(&LocalSpec {
@@ -141,24 +141,24 @@ fn up(options: &UpOptions, screen: &Screen) -> Result<(), Trouble> {
         ..LocalSpec::new(dir)
     })?;
     let shown = look(&cluster);
-    let ended = screen.show(&shown, |screen| {
+    let ended = terminal.show(&shown, |terminal| {
         let file = dir.join("tessera.env");
         let start = format!("set -a; . {}; set +a; cargo run", in_a_shell(&file));
-        format!("{}\n\nTo start a router on it:\n  {start}", text(&shown, screen))
+        format!("{}\n\nTo start a router on it:\n  {start}", text(&shown, terminal))
     });
     Ok(ended?)
 }
 
-fn down(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
+fn down(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     let cluster = LocalCluster::open(dir)?;
     cluster.down()?;
     let shown = look(&cluster);
-    Ok(screen.show(&shown, |_| format!("{}: all servers are stopped", shown.dir.display()))?)
+    Ok(terminal.show(&shown, |_| format!("{}: all servers are stopped", shown.dir.display()))?)
 }
 
-fn status(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
+fn status(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     let shown = look(&LocalCluster::open(dir)?);
-    screen.show(&shown, |screen| text(&shown, screen))?;
+    terminal.show(&shown, |terminal| text(&shown, terminal))?;
     if shown.ok {
         return Ok(());
     }
@@ -167,23 +167,23 @@ fn status(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
     if still.is_empty() {
         let former = shown.nodes.iter().filter(|node| node.role == FORMER);
         let former: Vec<_> = former.map(|node| &*node.node).collect();
-        return Err(Trouble::Found(format!("beside the primary: {}", former.join(", "))));
+        return Err(CommandError::Found(format!("beside the primary: {}", former.join(", "))));
     }
-    Err(Trouble::Found(format!("not running: {}", still.join(", "))))
+    Err(CommandError::Found(format!("not running: {}", still.join(", "))))
 }
 
-fn destroy(dir: &Path, yes: bool, screen: &Screen) -> Result<(), Trouble> {
+fn destroy(dir: &Path, yes: bool, terminal: &Terminal) -> Result<(), CommandError> {
     let cluster = LocalCluster::open(dir)?;
     let (dir, servers) = (cluster.dir().to_owned(), cluster.nodes().len());
     if !yes {
-        return Err(Trouble::Refused(format!(
+        return Err(CommandError::Refused(format!(
             "{}: this removes {servers} servers with all their rows, for ever; if that is meant, add --yes",
             dir.display()
         )));
     }
     cluster.destroy()?;
     let shown =
-        screen.show(&json!({"dir": dir, "servers": servers, "is_left": dir.exists()}), |_| {
+        terminal.show(&json!({"dir": dir, "servers": servers, "is_left": dir.exists()}), |_| {
             let left = if dir.exists() { "; other files in it are left" } else { "" };
             format!("{}: {servers} servers are removed{left}", dir.display())
         });
@@ -217,7 +217,7 @@ fn look(cluster: &LocalCluster) -> Shown {
     }
 }
 
-fn text(shown: &Shown, screen: &Screen) -> String {
+fn text(shown: &Shown, terminal: &Terminal) -> String {
     let row = |node: &NodeShown| {
         let pid = node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let (role, state) = (node.role.to_owned(), node.state.to_owned());
@@ -229,7 +229,7 @@ fn text(shown: &Shown, screen: &Screen) -> String {
         let node = &node.node;
         format!("\n{node} was taken over from; let it follow: shard-manager cluster rejoin {node}")
     });
-    let table = screen.table(&["node", "role", "state", "port", "pid"], &rows);
+    let table = terminal.table(&["node", "role", "state", "port", "pid"], &rows);
     format!("{head}\n{}{}", table.trim_end(), former.collect::<String>())
 }
 

@@ -10,9 +10,9 @@ use shard_manager::store::sqlite::export::{Export, ExportError, Format};
 use shard_manager::store::sqlite::view::DirView;
 
 use super::format::FormatName;
-use super::part::{Target, refused};
-use super::{Trouble, Where, interrupt};
-use crate::screen::{Screen, say};
+use super::output_file::{Target, refused};
+use super::{CommandError, DataDirArgs, interrupt};
+use crate::terminal::{Terminal, say};
 
 /// What to export.
 #[derive(Args, Debug)]
@@ -31,7 +31,7 @@ Examples:
   shard-manager export --all --output /backup/tessera")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
-    place: Where,
+    place: DataDirArgs,
     /// Which table
     #[arg(long, value_name = "TABLE", required_unless_present = "all", conflicts_with = "all")]
     table: Option<String>,
@@ -65,22 +65,22 @@ struct Exported {
 }
 
 /// Exports a table, or all of them.
-pub(super) fn run(args: &ExportArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &ExportArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let to_stdout = args.output.as_deref().is_none_or(|output| output == Path::new("-"));
     if args.all && to_stdout {
-        return Err(Trouble::Refused(
+        return Err(CommandError::Refused(
             "--all writes a file each: name a folder with --output".into(),
         ));
     }
-    if to_stdout && screen.is_json() {
+    if to_stdout && terminal.is_json() {
         let line = "--json tells what was written to files: name one with --output";
-        return Err(Trouble::Refused(line.into()));
+        return Err(CommandError::Refused(line.into()));
     }
     let view = DirView::open(&args.place.data_dir)?;
     let mut export = Export::begin(&view).map_err(trouble)?;
     let Some(output) = args.output.as_deref().filter(|_| !to_stdout) else {
         let table = args.table.as_deref().unwrap_or_default();
-        let rows = write(args, &mut export, table, &mut io::stdout().lock(), screen)?;
+        let rows = write(args, &mut export, table, &mut io::stdout().lock(), terminal)?;
         say(format_args!("{rows} rows of {table}"));
         return Ok(());
     };
@@ -96,12 +96,12 @@ pub(super) fn run(args: &ExportArgs, screen: &Screen) -> Result<(), Trouble> {
     };
     let mut exported = Vec::with_capacity(tables.len());
     for (table, file) in tables {
-        let rows = write_file(args, &mut export, (&table, &file), screen)?;
+        let rows = write_file(args, &mut export, (&table, &file), terminal)?;
         say(format_args!("{rows} rows of {table} in {}", file.display()));
         exported.push(Exported { table, rows, file: file.display().to_string() });
     }
-    if screen.is_json() {
-        screen.show(&exported, |_| String::new())?;
+    if terminal.is_json() {
+        terminal.show(&exported, |_| String::new())?;
     }
     Ok(())
 }
@@ -111,9 +111,9 @@ fn write(
     export: &mut Export,
     table: &str,
     out: &mut dyn Write,
-    screen: &Screen,
-) -> Result<u64, Trouble> {
-    let bar = screen.progress(table, export.counted(table) as u64);
+    terminal: &Terminal,
+) -> Result<u64, CommandError> {
+    let bar = terminal.progress(table, export.counted(table) as u64);
     let format = match args.format() {
         FormatName::Ndjson => Format::Ndjson,
         FormatName::Csv => Format::Csv,
@@ -129,24 +129,24 @@ fn write_file(
     args: &ExportArgs,
     export: &mut Export,
     (table, file): (&str, &Path),
-    screen: &Screen,
-) -> Result<u64, Trouble> {
+    terminal: &Terminal,
+) -> Result<u64, CommandError> {
     let mut out = Target::begin(file)?;
-    let rows = write(args, export, table, &mut out, screen)?;
+    let rows = write(args, export, table, &mut out, terminal)?;
     out.finish()?;
     Ok(rows)
 }
 
-fn trouble(error: ExportError) -> Trouble {
+fn trouble(error: ExportError) -> CommandError {
     match error {
         ExportError::Output(_) if interrupt::asked() => {
-            Trouble::Refused("cancelled; what was not complete is removed".to_owned())
+            CommandError::Refused("cancelled; what was not complete is removed".to_owned())
         }
-        ExportError::Output(error) if error.kind() == ErrorKind::BrokenPipe => Trouble::Unread,
-        ExportError::Short { .. } => Trouble::Found(format!("error: {error}")),
+        ExportError::Output(error) if error.kind() == ErrorKind::BrokenPipe => CommandError::Unread,
+        ExportError::Short { .. } => CommandError::Found(format!("error: {error}")),
         ExportError::Open(_)
         | ExportError::Output(_)
         | ExportError::NoSuchTable { .. }
-        | ExportError::TablesDiffer { .. } => Trouble::Refused(error.to_string()),
+        | ExportError::TablesDiffer { .. } => CommandError::Refused(error.to_string()),
     }
 }

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::screen::say;
+use crate::terminal::say;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 /// As shells count a process that was ended by SIGINT.

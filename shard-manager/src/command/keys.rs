@@ -10,7 +10,7 @@ use std::io::{BufRead, Read};
 
 use shard_manager::keyspace::ShardKey;
 
-use super::Trouble;
+use super::CommandError;
 
 /// What a text may begin with though it means nothing.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -32,7 +32,7 @@ impl<R: BufRead> Keys<R> {
     }
 
     /// The next key, not yet checked; `None` after the last.
-    pub(super) fn next(&mut self) -> Result<Option<String>, Trouble> {
+    pub(super) fn next(&mut self) -> Result<Option<String>, CommandError> {
         loop {
             let mark = if self.line == 0 { BYTE_ORDER_MARK } else { b"" };
             let most = LINE_MAX + mark.len();
@@ -62,7 +62,7 @@ impl<R: BufRead> Keys<R> {
     }
 
     /// Why the last key is of no use.
-    pub(super) fn refused(&self, cause: &dyn Display) -> Trouble {
-        Trouble::Refused(format!("{}: line {}: {cause}", self.name, self.line))
+    pub(super) fn refused(&self, cause: &dyn Display) -> CommandError {
+        CommandError::Refused(format!("{}: line {}: {cause}", self.name, self.line))
     }
 }

@@ -4,8 +4,8 @@ use clap::Args;
 use serde::Serialize;
 use shard_manager::store::sqlite::migrate::{Migrated, migrate, plan};
 
-use super::{Trouble, Where};
-use crate::screen::Screen;
+use super::{CommandError, DataDirArgs};
+use crate::terminal::Terminal;
 
 /// What to migrate.
 #[derive(Args, Debug)]
@@ -17,7 +17,7 @@ Examples:
   shard-manager migrate --data-dir /var/lib/tessera")]
 pub(super) struct MigrateArgs {
     #[command(flatten)]
-    place: Where,
+    place: DataDirArgs,
     /// Only tell what would be done; works beside a running router
     #[arg(long)]
     dry_run: bool,
@@ -31,26 +31,26 @@ struct FileDone<'m> {
 }
 
 /// Migrates a cluster.
-pub(super) fn run(args: &MigrateArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &MigrateArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let dir = &args.place.data_dir;
     if args.dry_run {
-        return show(&plan(dir)?, screen);
+        return show(&plan(dir)?, terminal);
     }
     let mut done = Vec::new();
     let ended = migrate(dir, |file| done.push(file.clone()));
     // Also of a run that failed half-way: what was migrated stays so.
     let shown = match ended.is_ok() || !done.is_empty() {
-        true => show(&done, screen),
+        true => show(&done, terminal),
         false => Ok(()),
     };
     ended?;
     shown
 }
 
-fn show(files: &[Migrated], screen: &Screen) -> Result<(), Trouble> {
+fn show(files: &[Migrated], terminal: &Terminal) -> Result<(), CommandError> {
     let documents: Vec<FileDone<'_>> =
         files.iter().map(|file| FileDone { file: &file.file, migrations: &file.applied }).collect();
-    let shown = screen.show(&documents, |screen| {
+    let shown = terminal.show(&documents, |terminal| {
         let rows: Vec<Vec<String>> = files
             .iter()
             .map(|file| {
@@ -59,7 +59,7 @@ fn show(files: &[Migrated], screen: &Screen) -> Result<(), Trouble> {
                 vec![file.file.clone(), applied]
             })
             .collect();
-        screen.table(&["file", "migrations"], &rows)
+        terminal.table(&["file", "migrations"], &rows)
     });
     Ok(shown?)
 }

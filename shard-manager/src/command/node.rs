@@ -11,8 +11,8 @@ use shard_manager::address::Password;
 use shard_manager::local::{LocalError, NodeSpec, Peer, Secret, StandaloneNode};
 use shard_manager::topology::Role;
 
-use super::{Trouble, interrupt};
-use crate::screen::{Screen, say};
+use super::{CommandError, interrupt};
+use crate::terminal::{Terminal, say};
 
 /// The variable of libpq that holds the password where no file is named.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
@@ -96,16 +96,16 @@ struct NodeOptions {
 }
 
 /// Does what was asked for.
-pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
     match options.verb {
         Verb::Primary { database, options } => serve(options, database, None),
         Verb::Replica { source, options } => serve(options, String::new(), Some(source)),
-        Verb::Ready { dir } => ready(&dir, screen),
+        Verb::Ready { dir } => ready(&dir, terminal),
     }
 }
 
 /// Returns only if the server could not be started.
-fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result<(), Trouble> {
+fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result<(), CommandError> {
     interrupt::obey();
     let password = password(options.password_file.as_deref())?;
     let name = options.name.clone();
@@ -129,28 +129,28 @@ fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result
     Err(node.run().into())
 }
 
-fn password(file: Option<&Path>) -> Result<Secret, Trouble> {
+fn password(file: Option<&Path>) -> Result<Secret, CommandError> {
     if let Some(file) = file {
         let read = Password::from_file(file);
-        let password = read.map_err(|error| Trouble::Refused(error.to_string()))?;
+        let password = read.map_err(|error| CommandError::Refused(error.to_string()))?;
         return Ok(Secret::new(password.secret().to_owned()));
     }
     let set = std::env::var(PASSWORD_VARIABLE).ok().filter(|word| !word.is_empty());
     set.map(Secret::new).ok_or_else(|| {
-        Trouble::Refused(format!(
+        CommandError::Refused(format!(
             "the databases need a password: name its file with --password-file, or set {PASSWORD_VARIABLE}"
         ))
     })
 }
 
-fn ready(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
+fn ready(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     let answer = StandaloneNode::status(dir).map_err(|error| {
         let is_found = matches!(error, LocalError::Unsuitable { .. } | LocalError::Program { .. });
-        if is_found { Trouble::Found(error.to_string()) } else { error.into() }
+        if is_found { CommandError::Found(error.to_string()) } else { error.into() }
     })?;
     let (role, streams) = (answer.role, answer.streams);
     let shown = json!({"role": role.name(), "streams": streams});
-    let ended = screen.show(&shown, |_| match (role, streams) {
+    let ended = terminal.show(&shown, |_| match (role, streams) {
         (Role::Primary, _) => "it answers, as primary".to_owned(),
         (Role::Replica, true) => "it answers, as replica, and follows".to_owned(),
         (Role::Replica, false) => "it answers, as replica, and follows nobody now".to_owned(),

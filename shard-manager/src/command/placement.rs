@@ -14,10 +14,10 @@ use shard_manager::store::sqlite::view::DirView;
 use shard_manager::topology::Topology;
 
 use super::keys::Keys;
-use super::part::refused;
+use super::output_file::refused;
 use super::router::Router;
-use super::{Source, Trouble};
-use crate::screen::Screen;
+use super::{ClusterSource, CommandError};
+use crate::terminal::Terminal;
 
 /// What to show of placements.
 #[derive(Args, Debug)]
@@ -53,7 +53,7 @@ Examples:
 #[derive(Args, Debug)]
 struct ShowArgs {
     #[command(flatten)]
-    source: Source,
+    source: ClusterSource,
     /// Every range of slots, a line each
     #[arg(long)]
     ranges: bool,
@@ -97,10 +97,10 @@ fn reweight(text: &str) -> Result<(String, u32), String> {
 }
 
 /// Shows placements.
-pub(super) fn run(args: &PlacementArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &PlacementArgs, terminal: &Terminal) -> Result<(), CommandError> {
     match &args.what {
-        What::Show(args) => show(args, screen),
-        What::Simulate(args) => try_all(args, screen),
+        What::Show(args) => show(args, terminal),
+        What::Simulate(args) => try_all(args, terminal),
     }
 }
 
@@ -131,12 +131,12 @@ impl ShownShard {
     }
 }
 
-fn show(args: &ShowArgs, screen: &Screen) -> Result<(), Trouble> {
+fn show(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let shown = match &args.source.url {
         Some(url) => ask(&Router::at(url)?)?,
         None => look(&DirView::open(&args.source.place.data_dir)?),
     };
-    Ok(screen.show(&shown, |screen| text(&shown, args.ranges, screen))?)
+    Ok(terminal.show(&shown, |terminal| text(&shown, args.ranges, terminal))?)
 }
 
 fn look(view: &DirView) -> Shown {
@@ -155,12 +155,14 @@ fn look(view: &DirView) -> Shown {
     }
 }
 
-fn ask(router: &Router) -> Result<Shown, Trouble> {
+fn ask(router: &Router) -> Result<Shown, CommandError> {
     let map = router.get("/api/shard-map", &[])?;
     let shards = router.get("/api/shards", &[])?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let all: Vec<(u16, u16, String)> = serde_json::from_value(map["ranges"].clone())
-        .map_err(|error| Trouble::Refused(format!("the router's map cannot be read: {error}")))?;
+    let all: Vec<(u16, u16, String)> =
+        serde_json::from_value(map["ranges"].clone()).map_err(|error| {
+            CommandError::Refused(format!("the router's map cannot be read: {error}"))
+        })?;
     let shards = shards["shards"].as_array().into_iter().flatten().map(|shard| {
         let name = text(&shard["shard"]);
         let own = all.iter().filter(|(_, _, owner)| *owner == name);
@@ -179,7 +181,7 @@ fn ask(router: &Router) -> Result<Shown, Trouble> {
 /// Ranges that a line names: of many the first tell enough.
 const RANGES_SHOWN: usize = 4;
 
-fn text(shown: &Shown, ranges: bool, screen: &Screen) -> String {
+fn text(shown: &Shown, ranges: bool, terminal: &Terminal) -> String {
     if ranges {
         let all = shown.shards.iter().flat_map(|shard| {
             shard.ranges.iter().map(|(first, last)| (*first, *last, &shard.shard))
@@ -190,7 +192,7 @@ fn text(shown: &Shown, ranges: bool, screen: &Screen) -> String {
             .into_iter()
             .map(|(first, last, shard)| vec![first.to_string(), last.to_string(), shard.clone()])
             .collect();
-        return screen.table(&["first", "last", "shard"], &rows);
+        return terminal.table(&["first", "last", "shard"], &rows);
     }
     let largest = shown.shards.iter().map(|shard| shard.share).fold(0.0, f64::max);
     let rows: Vec<Vec<String>> = shown
@@ -211,7 +213,7 @@ fn text(shown: &Shown, ranges: bool, screen: &Screen) -> String {
                 shard.weight.to_string(),
                 shard.slots.to_string(),
                 percent(shard.share),
-                screen.bar(shard.share / largest, 24),
+                terminal.bar(shard.share / largest, 24),
                 named.join(", "),
             ]
         })
@@ -220,7 +222,7 @@ fn text(shown: &Shown, ranges: bool, screen: &Screen) -> String {
         "keyspace {}, placement {}, epoch {}",
         shown.keyspace, shown.placement, shown.epoch
     );
-    head + "\n" + &screen.table(&["shard", "weight", "slots", "share", "", "ranges"], &rows)
+    head + "\n" + &terminal.table(&["shard", "weight", "slots", "share", "", "ranges"], &rows)
 }
 
 fn percent(share: f64) -> String {
@@ -251,8 +253,8 @@ impl LeftOut {
     }
 }
 
-fn try_all(args: &SimulateArgs, screen: &Screen) -> Result<(), Trouble> {
-    let told = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let told = |error: &dyn std::fmt::Display| CommandError::Refused(error.to_string());
     let view = match &args.data_dir {
         Some(dir) => Some(DirView::open(dir)?),
         None => None,
@@ -297,14 +299,14 @@ fn try_all(args: &SimulateArgs, screen: &Screen) -> Result<(), Trouble> {
     }
     let unit = if args.keys.is_some() { "keys" } else { "slots" };
     let compared = Compared { unit, total: load.total(), algorithms: simulated, left_out };
-    Ok(screen.show(&compared, |screen| compared_text(&compared, screen))?)
+    Ok(terminal.show(&compared, |terminal| compared_text(&compared, terminal))?)
 }
 
 /// The changes that are tried, and those of the usual ones that cannot be.
 fn changes(
     args: &SimulateArgs,
     topology: &Topology,
-) -> Result<(Vec<Change>, Vec<LeftOut>), Trouble> {
+) -> Result<(Vec<Change>, Vec<LeftOut>), CommandError> {
     let asked = args.add.iter().map(|weight| Change::Add(*weight));
     let asked = asked.chain(args.remove.iter().map(|name| Change::Remove(name.clone())));
     let reweighted = args.reweight.iter();
@@ -312,7 +314,7 @@ fn changes(
         .chain(reweighted.map(|(name, weight)| Change::Reweight(name.clone(), *weight)))
         .collect::<Vec<_>>();
     for change in &asked {
-        change.apply(topology).map_err(|error| Trouble::Refused(error.to_string()))?;
+        change.apply(topology).map_err(|error| CommandError::Refused(error.to_string()))?;
     }
     if !asked.is_empty() {
         return Ok((asked, Vec::new()));
@@ -338,7 +340,7 @@ fn changes(
 fn count<E: std::fmt::Display>(
     file: &Path,
     slot_of: impl Fn(ShardKey<'_>) -> Result<Slot, E>,
-) -> Result<Load, Trouble> {
+) -> Result<Load, CommandError> {
     let opened = File::open(file).map_err(|error| refused(file, &error))?;
     let mut load = Load::of_keys();
     let mut keys = Keys::new(file.display(), BufReader::new(opened));
@@ -352,7 +354,7 @@ fn count<E: std::fmt::Display>(
     Ok(load)
 }
 
-fn compared_text(compared: &Compared, screen: &Screen) -> String {
+fn compared_text(compared: &Compared, terminal: &Terminal) -> String {
     let Compared { unit, total, algorithms, left_out } = compared;
     let mut lines = vec![format!("{total} {unit}; skew 1 is ideal")];
     let note = |out: &LeftOut| format!("note: {} is left out: {}", out.what, out.cause);
@@ -367,11 +369,11 @@ fn compared_text(compared: &Compared, screen: &Screen) -> String {
                 share.weight.to_string(),
                 share.load.to_string(),
                 percent(part),
-                screen.bar(part, 24),
+                terminal.bar(part, 24),
             ]);
         }
     }
-    lines.push(screen.table(&["placement", "shard", "weight", unit, "share", ""], &rows));
+    lines.push(terminal.table(&["placement", "shard", "weight", unit, "share", ""], &rows));
     let mut rows = Vec::new();
     let changes = algorithms.first().map_or(0, |algorithm| algorithm.changes.len());
     for change in 0..changes {
@@ -385,12 +387,12 @@ fn compared_text(compared: &Compared, screen: &Screen) -> String {
                 moved.load.to_string(),
                 percent(moved.share),
                 percent(moved.needed),
-                screen.bar(moved.share, 24),
+                terminal.bar(moved.share, 24),
             ]);
         }
     }
     let moved = format!("{unit} moved");
     let heads = ["change", "placement", "skew", "skew then", &moved, "share", "needed", ""];
-    lines.push(screen.table(&heads, &rows));
+    lines.push(terminal.table(&heads, &rows));
     lines.join("\n")
 }

@@ -8,8 +8,8 @@ use clap::Args;
 use shard_manager::backup::restore;
 
 use super::backup::{judged, verify, with_bars};
-use super::{Trouble, Where, interrupt};
-use crate::screen::Screen;
+use super::{CommandError, DataDirArgs, interrupt};
+use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
 Every bit of the copy is compared with what was saved before anything is made. Replicas are made anew by the next
@@ -26,22 +26,22 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
     #[command(flatten)]
-    cluster: Where,
+    cluster: DataDirArgs,
     /// Proves that the copy is whole, and changes nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 /// Puts a copy back, or proves that it could be.
-pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     interrupt::watch();
     if options.dry_run {
-        return verify(&options.from, screen);
+        return verify(&options.from, terminal);
     }
     let data_dir = &options.cluster.data_dir;
-    let restored = with_bars(screen, |watch| restore::restore(&options.from, data_dir, watch));
+    let restored = with_bars(terminal, |watch| restore::restore(&options.from, data_dir, watch));
     let manifest = restored.map_err(|error| judged(&error))?;
-    let shown = screen.show(&manifest, |_| {
+    let shown = terminal.show(&manifest, |_| {
         let (rows, at) = (manifest.rows(), &manifest.at);
         format!("{} holds {rows} rows as of {at}; start the router over it", data_dir.display())
     });

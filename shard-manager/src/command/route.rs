@@ -9,8 +9,8 @@ use shard_manager::store::sqlite::view::DirView;
 
 use super::keys::Keys;
 use super::router::Router;
-use super::{Source, Trouble};
-use crate::screen::{Screen, Unwritten};
+use super::{ClusterSource, CommandError};
+use crate::terminal::{Terminal, Unwritten};
 
 /// Which keys.
 #[derive(Args, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct RouteArgs {
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
     #[command(flatten)]
-    source: Source,
+    source: ClusterSource,
 }
 
 /// Where a key lives.
@@ -44,27 +44,28 @@ enum Map {
 }
 
 /// Tells where keys live.
-pub(super) fn run(args: &RouteArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let map = match &args.source.url {
         Some(url) => Map::Router(Router::at(url)?),
         None => Map::Files(DirView::open(&args.source.place.data_dir)?),
     };
     if args.keys.iter().any(|key| key == "-") {
-        return stream(&map, &args.keys, screen);
+        return stream(&map, &args.keys, terminal);
     }
-    let routed: Result<Vec<Routed>, Trouble> = args.keys.iter().map(|key| map.route(key)).collect();
+    let routed: Result<Vec<Routed>, CommandError> =
+        args.keys.iter().map(|key| map.route(key)).collect();
     let routed = routed?;
-    let shown = screen.show(&routed, |screen| {
+    let shown = terminal.show(&routed, |terminal| {
         let rows: Vec<Vec<String>> = routed.iter().map(Routed::cells).collect();
-        screen.table(&HEADS, &rows)
+        terminal.table(&HEADS, &rows)
     });
     Ok(shown?)
 }
 
 /// There may be any number of keys: each is told as it comes.
-fn stream(map: &Map, keys: &[String], screen: &Screen) -> Result<(), Trouble> {
+fn stream(map: &Map, keys: &[String], terminal: &Terminal) -> Result<(), CommandError> {
     let out = BufWriter::new(std::io::stdout().lock());
-    let mut list = List { out, json: screen.is_json(), told: 0 };
+    let mut list = List { out, json: terminal.is_json(), told: 0 };
     let ended = list.tell_all(map, keys);
     // Also of keys the last of which was none: those before it were told.
     let closed = list.close();
@@ -81,7 +82,7 @@ struct List<W> {
 }
 
 impl<W: Write> List<W> {
-    fn tell_all(&mut self, map: &Map, keys: &[String]) -> Result<(), Trouble> {
+    fn tell_all(&mut self, map: &Map, keys: &[String]) -> Result<(), CommandError> {
         for key in keys {
             if key != "-" {
                 self.tell(&map.route(key)?)?;
@@ -130,9 +131,9 @@ impl Routed {
 }
 
 impl Map {
-    fn route(&self, key: &str) -> Result<Routed, Trouble> {
+    fn route(&self, key: &str) -> Result<Routed, CommandError> {
         let told = |error: &dyn std::fmt::Display| {
-            Trouble::Refused(format!("key `{}`: {error}", key.escape_debug()))
+            CommandError::Refused(format!("key `{}`: {error}", key.escape_debug()))
         };
         let parsed = ShardKey::parse(key).map_err(|error| told(&error))?;
         match self {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::Agent;
 
-use super::Trouble;
-use super::agent::{self, agent};
+use super::CommandError;
+use super::http_agent::{self, agent};
 
 /// An answer that takes longer is none.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -24,21 +24,21 @@ impl Router {
     ///
     /// # Errors
     /// An address that is none, or nobody to trust.
-    pub(super) fn at(url: &str) -> Result<Self, Trouble> {
+    pub(super) fn at(url: &str) -> Result<Self, CommandError> {
         let patient = Agent::config_builder().timeout_global(Some(ANSWER_MAX));
-        let agent = agent(url, patient).map_err(Trouble::Refused)?;
+        let agent = agent(url, patient).map_err(CommandError::Refused)?;
         Ok(Self { agent, url: url.trim_end_matches('/').to_owned() })
     }
 
     /// The answer to a GET, whatever its status.
-    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Trouble> {
+    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, CommandError> {
         let told = |error: &dyn std::fmt::Display| {
-            Trouble::Refused(format!("no router answers at {}: {error}", self.url))
+            CommandError::Refused(format!("no router answers at {}: {error}", self.url))
         };
         let request = self.agent.get(format!("{}{path}", self.url));
         let request =
             query.iter().fold(request, |request, (name, value)| request.query(name, value));
-        let mut response = request.call().map_err(|error| told(&agent::told(&error)))?;
+        let mut response = request.call().map_err(|error| told(&http_agent::told(&error)))?;
         let status = response.status();
         let answer: Value = response.body_mut().read_json().map_err(|error| told(&error))?;
         // A cluster that is down is an answer; a request that was refused is none.
@@ -47,6 +47,6 @@ impl Router {
         }
         let detail = answer["detail"].as_str().or(answer["title"].as_str());
         let detail = detail.map_or_else(|| status.to_string(), str::to_owned);
-        Err(Trouble::Refused(format!("the router at {} refuses: {detail}", self.url)))
+        Err(CommandError::Refused(format!("the router at {} refuses: {detail}", self.url)))
     }
 }

@@ -8,8 +8,8 @@ use shard_manager::store::sqlite::view::{DirView, Holder, NodeFile};
 use shard_manager::topology::{Role, ShardIndex};
 
 use super::router::Router;
-use super::{Source, Trouble};
-use crate::screen::Screen;
+use super::{ClusterSource, CommandError};
+use crate::terminal::Terminal;
 
 /// What to show.
 #[derive(Args, Debug)]
@@ -23,7 +23,7 @@ Exit code 1: a node is down, or its file is missing or cannot be used. Of a stop
 or behind is no fault, and is noted: the next start of the router makes it, or brings it up.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
-    source: Source,
+    source: ClusterSource,
 }
 
 /// How a cluster is.
@@ -101,22 +101,22 @@ const OF_TABLES: &str =
     "pages in use by all tables and their indexes; files on the disk are larger";
 
 /// Shows how a cluster is.
-pub(super) fn run(args: &StatusArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &StatusArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let status = match &args.source.url {
         Some(url) => ask(url)?,
         None => look(&DirView::open(&args.source.place.data_dir)?)?,
     };
-    let shown = screen.show(&status, |screen| text(&status, screen));
+    let shown = terminal.show(&status, |terminal| text(&status, terminal));
     if status.ok {
         return Ok(shown?);
     }
     let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
     let down = nodes.filter(|node| node.trouble.is_some()).map(|node| &*node.node);
     let down: Vec<&str> = down.collect();
-    Err(Trouble::Found(format!("not well: {}", down.join(", "))))
+    Err(CommandError::Found(format!("not well: {}", down.join(", "))))
 }
 
-fn look(view: &DirView) -> Result<Status, Trouble> {
+fn look(view: &DirView) -> Result<Status, CommandError> {
     let router = match view.holder()? {
         Holder::Process { pid } => RouterState { running: true, pid: Some(pid), clean: None },
         Holder::Nobody => RouterState { running: false, pid: None, clean: Some(true) },
@@ -187,7 +187,7 @@ fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
     }
 }
 
-fn ask(url: &str) -> Result<Status, Trouble> {
+fn ask(url: &str) -> Result<Status, CommandError> {
     let router = Router::at(url)?;
     let health = router.get("/api/health", &[])?;
     let shards = router.get("/api/shards", &[])?;
@@ -240,7 +240,7 @@ fn why(reasons: &Value) -> String {
     if told.is_empty() { "it does not answer".to_owned() } else { told.join("; ") }
 }
 
-fn text(status: &Status, screen: &Screen) -> String {
+fn text(status: &Status, terminal: &Terminal) -> String {
     let router = match &status.router {
         RouterState { running: true, pid: Some(pid), .. } => format!("process {pid} serves it"),
         RouterState { running: true, pid: None, .. } => "serves it".to_owned(),
@@ -274,8 +274,9 @@ fn text(status: &Status, screen: &Screen) -> String {
             ]);
         }
     }
-    lines
-        .push(screen.table(&["node", "state", "slots", "position", "lag", "rows", "bytes"], &rows));
+    lines.push(
+        terminal.table(&["node", "state", "slots", "position", "lag", "rows", "bytes"], &rows),
+    );
     let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
     lines.extend(
         nodes.filter_map(|node| Some(format!("{}: {}", node.node, node.trouble.as_ref()?))),

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shard_manager::fill::FailedRow;
+use shard_manager::import::FailedRow;
 use shard_manager::keyspace::Keyspace;
 use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
-use super::agent::{agent, told};
+use super::http_agent::{agent, told};
 use super::interrupt;
 
 /// Tries of one request.

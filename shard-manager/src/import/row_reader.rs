@@ -1,11 +1,11 @@
-//! Reading: rows from lines of JSON or of CSV, a piece at a time.
+//! Reading: rows from lines of JSON or of CSV, a chunk at a time.
 //!
 //! Lines are what `export` writes and a bulk write takes: of NDJSON the columns of a row, or an object that has them in
 //! `data`; of CSV the first line names the columns, and an empty field is null unless it is quoted. Both may name the
 //! `shard_key` as well.
 //!
-//! **Invariant:** it holds one piece of rows and one row that is not whole yet, however long the input is.
-//! **Not here:** storing them (`fill`).
+//! **Invariant:** it holds one chunk of rows and one row that is not whole yet, however long the input is.
+//! **Not here:** storing them (`import`).
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use memchr::{memchr, memchr_iter};
 use serde_json::value::RawValue;
 
-use super::{PIECE_ROWS_PER_SHARD, Piece};
+use super::{CHUNK_ROWS_PER_SHARD, RowChunk};
 use crate::csv::{Kind, Record};
 use crate::error::Error;
 use crate::keyspace::ShardKey;
@@ -27,8 +27,8 @@ use crate::value::{Misfit, Value};
 
 /// Bytes of one row: a value of 1 MiB and its escapes.
 const ROW_BYTES_MAX: usize = 2 << 20;
-/// Bytes of text of one piece.
-const PIECE_BYTES_MAX: usize = 8 << 20;
+/// Bytes of text of one chunk.
+const CHUNK_BYTES_MAX: usize = 8 << 20;
 /// Bytes read at once.
 const STEP: usize = 256 << 10;
 /// What a text may begin with though it means nothing.
@@ -67,7 +67,7 @@ pub enum ReadError {
 }
 
 /// An input that is being taken apart.
-pub struct Reading<R> {
+pub struct RowReader<R> {
     input: R,
     ended: bool,
     text: Vec<u8>,
@@ -102,7 +102,7 @@ struct JsonRow<'t> {
 /// What a line became.
 type Routed = Result<BulkRow, String>;
 
-impl<R: Read> Reading<R> {
+impl<R: Read> RowReader<R> {
     /// The rows of an input, for a table of this cluster.
     pub fn new(
         input: R,
@@ -135,13 +135,13 @@ impl<R: Read> Reading<R> {
     ///
     /// # Errors
     /// [`ReadError`] if the input cannot be read on; rows before it were handed out.
-    pub fn piece(&mut self) -> Result<Option<Piece>, ReadError> {
+    pub fn next_chunk(&mut self) -> Result<Option<RowChunk>, ReadError> {
         if let Some(trouble) = self.trouble.take() {
             return Err(trouble);
         }
-        let mut piece = Piece::default();
-        let gathered = self.gather(&mut piece);
-        let empty = piece.rows.is_empty() && piece.refused.is_empty();
+        let mut chunk = RowChunk::default();
+        let gathered = self.fill_chunk(&mut chunk);
+        let empty = chunk.rows.is_empty() && chunk.refused.is_empty();
         match gathered {
             Err(trouble) if empty => return Err(trouble),
             Err(trouble) => self.trouble = Some(trouble),
@@ -150,24 +150,24 @@ impl<R: Read> Reading<R> {
             }
             Ok(()) => {}
         }
-        Ok(Some(piece).filter(|_| !empty))
+        Ok(Some(chunk).filter(|_| !empty))
     }
 
-    fn gather(&mut self, piece: &mut Piece) -> Result<(), ReadError> {
-        let most = PIECE_ROWS_PER_SHARD * self.map.topology().len();
+    fn fill_chunk(&mut self, chunk: &mut RowChunk) -> Result<(), ReadError> {
+        let most = CHUNK_ROWS_PER_SHARD * self.map.topology().len();
         let mut bytes = 0;
-        while piece.rows.len() + piece.refused.len() < most && bytes < PIECE_BYTES_MAX {
+        while chunk.rows.len() + chunk.refused.len() < most && bytes < CHUNK_BYTES_MAX {
             let (line, before) = (self.line, self.at);
-            match self.cut()? {
-                Some(Some(Ok(row))) => piece.rows.push(row),
-                Some(Some(Err(cause))) => piece.refused.push((line, cause)),
+            match self.next_row()? {
+                Some(Some(Ok(row))) => chunk.rows.push(row),
+                Some(Some(Err(cause))) => chunk.refused.push((line, cause)),
                 Some(None) => {}
                 None if self.ended => break,
                 None if self.text.len() - self.at > ROW_BYTES_MAX => {
                     return Err(ReadError::RowTooLong { line });
                 }
                 None => {
-                    self.fill()?;
+                    self.read_more()?;
                     continue;
                 }
             }
@@ -176,7 +176,7 @@ impl<R: Read> Reading<R> {
         Ok(())
     }
 
-    fn fill(&mut self) -> Result<(), ReadError> {
+    fn read_more(&mut self) -> Result<(), ReadError> {
         self.text.drain(..self.at);
         let begins = self.at == 0 && self.line == 1;
         self.at = 0;
@@ -190,7 +190,7 @@ impl<R: Read> Reading<R> {
     }
 
     /// Takes the next line or record: `None` if it is not there as a whole, `Some(None)` if it is no row.
-    fn cut(&mut self) -> Result<Option<Option<Routed>>, ReadError> {
+    fn next_row(&mut self) -> Result<Option<Option<Routed>>, ReadError> {
         match self.format {
             Format::Ndjson => Ok(self.cut_line()),
             Format::Csv => self.cut_record(),

@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{Trouble, interrupt};
+use super::{CommandError, interrupt};
 
 /// Where the results of a command go that names a file for them.
 pub(super) enum Target {
@@ -31,7 +31,7 @@ pub(super) struct Part {
 
 impl Target {
     /// Begins to write what is to stand under this name. A link is followed: what it names is replaced, not the link.
-    pub(super) fn begin(path: &Path) -> Result<Self, Trouble> {
+    pub(super) fn begin(path: &Path) -> Result<Self, CommandError> {
         let found = match fs::metadata(path) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -56,7 +56,7 @@ impl Target {
     }
 
     /// Gives it its name.
-    pub(super) fn finish(self) -> Result<(), Trouble> {
+    pub(super) fn finish(self) -> Result<(), CommandError> {
         match self {
             Self::Part(part) => part.finish(),
             Self::Device(mut file, path) => file.flush().map_err(|error| refused(&path, &error)),
@@ -83,7 +83,7 @@ impl Write for Target {
 }
 
 impl Part {
-    fn begin(target: PathBuf, before: Option<&fs::Metadata>) -> Result<Self, Trouble> {
+    fn begin(target: PathBuf, before: Option<&fs::Metadata>) -> Result<Self, CommandError> {
         let mut path = target.as_os_str().to_owned();
         path.push(".part");
         let path = PathBuf::from(path);
@@ -120,7 +120,7 @@ impl Part {
         }
     }
 
-    fn finish(mut self) -> Result<(), Trouble> {
+    fn finish(mut self) -> Result<(), CommandError> {
         interrupt::check().map_err(|error| refused(&self.path, &error))?;
         self.file.sync_all().map_err(|error| refused(&self.path, &error))?;
         fs::rename(&self.path, &self.target).map_err(|error| refused(&self.target, &error))?;
@@ -139,6 +139,6 @@ impl Drop for Part {
     }
 }
 
-pub(super) fn refused(path: &Path, error: &dyn std::fmt::Display) -> Trouble {
-    Trouble::Refused(format!("{}: {error}", path.display()))
+pub(super) fn refused(path: &Path, error: &dyn std::fmt::Display) -> CommandError {
+    CommandError::Refused(format!("{}: {error}", path.display()))
 }

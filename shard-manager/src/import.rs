@@ -3,18 +3,18 @@
 //! One thread makes pieces of rows, and one for each shard stores its part of them: a part is being stored while the
 //! next one waits.
 //!
-//! **Invariant:** rows of one key are stored in the order in which they were made; when [`fill`] returns, all that was
+//! **Invariant:** rows of one key are stored in the order in which they were made; when [`store_rows`] returns, all that was
 //! made is stored, or counted as failed.
-//! **Not here:** reading rows from a file (`reading`), making them up (`fake`).
+//! **Not here:** reading rows from a file (`row_reader`), making them up (`demo_data`).
 
-pub mod reading;
+pub mod row_reader;
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::demo_data::{DemoRow, Plan};
 use crate::error::Error;
-use crate::fake::{FakeRow, Plan};
 use crate::keyspace::{SLOT_COUNT, ShardKey};
 use crate::manager::{BulkRow, Manager, Wish};
 use crate::row::{Operation, RowWrite};
@@ -23,7 +23,7 @@ use crate::table::Table;
 use crate::topology::ShardIndex;
 
 /// Rows of a piece for each shard there is: they become one transaction there.
-pub const PIECE_ROWS_PER_SHARD: usize = 6_000;
+pub const CHUNK_ROWS_PER_SHARD: usize = 6_000;
 /// How long a part may take: nobody else writes, so that it takes long only if the disk does.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Failures that are told one by one; all are counted.
@@ -70,7 +70,7 @@ impl Filled {
 
 /// Some rows, and those that could not even be read.
 #[derive(Debug, Default)]
-pub struct Piece {
+pub struct RowChunk {
     /// To be stored.
     pub rows: Vec<BulkRow>,
     /// Not to be stored, by number.
@@ -82,9 +82,9 @@ pub struct Piece {
 ///
 /// # Errors
 /// That of `next`.
-pub fn fill<E>(
+pub fn store_rows<E>(
     manager: &Manager,
-    mut next: impl FnMut() -> Result<Option<Piece>, E>,
+    mut next: impl FnMut() -> Result<Option<RowChunk>, E>,
     told: impl Fn(ShardIndex, u64) + Sync,
 ) -> (Filled, Result<(), E>) {
     let shards = manager.map().topology().len();
@@ -124,7 +124,7 @@ pub fn fill<E>(
     (filled.into_inner().unwrap_or_else(PoisonError::into_inner), ended)
 }
 
-fn hand_on(piece: Piece, pipes: &[SyncSender<Vec<BulkRow>>], filled: &Mutex<Filled>) {
+fn hand_on(piece: RowChunk, pipes: &[SyncSender<Vec<BulkRow>>], filled: &Mutex<Filled>) {
     if !piece.refused.is_empty() {
         let mut filled = locked(filled);
         piece.refused.into_iter().for_each(|(index, cause)| filled.fail(index, || cause));
@@ -203,9 +203,9 @@ impl<'p> Making<'p> {
     ///
     /// # Errors
     /// [`Error`] if a row does not fit the cluster's tables.
-    pub fn piece(&mut self) -> Result<Option<Piece>, Error> {
-        let most = PIECE_ROWS_PER_SHARD * self.map.topology().len();
-        let mut piece = Piece::default();
+    pub fn piece(&mut self) -> Result<Option<RowChunk>, Error> {
+        let most = CHUNK_ROWS_PER_SHARD * self.map.topology().len();
+        let mut piece = RowChunk::default();
         while piece.rows.len() < most && self.pass < self.passes {
             let Some(user) = self.plan.user(self.next) else {
                 (self.pass, self.next) = (self.pass + 1, 0);
@@ -230,7 +230,7 @@ fn row(
     (index, place): (usize, Place),
     table: &Arc<Table>,
     key: &str,
-    row: FakeRow,
+    row: DemoRow,
 ) -> Result<BulkRow, Error> {
     let mut values = Vec::with_capacity(row.len());
     for (column, value) in row {

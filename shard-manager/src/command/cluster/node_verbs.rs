@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use shard_manager::local::{LocalCluster, Promoted, Rejoined, Stop};
 
 use super::{Dir, NodeShown};
-use crate::command::Trouble;
-use crate::screen::Screen;
+use crate::command::CommandError;
+use crate::terminal::Terminal;
 
 /// What to do with a node.
 #[derive(Debug, Subcommand)]
@@ -55,44 +55,46 @@ pub(crate) struct Node {
 }
 
 /// Does what was asked for.
-pub(super) fn run(verb: &NodeVerb, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(verb: &NodeVerb, terminal: &Terminal) -> Result<(), CommandError> {
     match verb {
         NodeVerb::Stop { node, immediate } => {
             let how = if *immediate { Stop::Immediate } else { Stop::Fast };
-            change(node, screen, |cluster, name| Ok(cluster.stop_node(name, how)?))
+            change(node, terminal, |cluster, name| Ok(cluster.stop_node(name, how)?))
         }
         NodeVerb::Start(node) => {
-            change(node, screen, |cluster, name| Ok(cluster.start_node(name)?))
+            change(node, terminal, |cluster, name| Ok(cluster.start_node(name)?))
         }
         NodeVerb::Freeze(node) => {
-            change(node, screen, |cluster, name| Ok(cluster.freeze_node(name)?))
+            change(node, terminal, |cluster, name| Ok(cluster.freeze_node(name)?))
         }
-        NodeVerb::Thaw(node) => change(node, screen, |cluster, name| Ok(cluster.thaw_node(name)?)),
+        NodeVerb::Thaw(node) => {
+            change(node, terminal, |cluster, name| Ok(cluster.thaw_node(name)?))
+        }
         NodeVerb::Promote { node, best, dir } => {
-            promote(&dir.path, node.as_deref(), best.as_deref(), screen)
+            promote(&dir.path, node.as_deref(), best.as_deref(), terminal)
         }
-        NodeVerb::Rejoin(node) => rejoin(node, screen),
+        NodeVerb::Rejoin(node) => rejoin(node, terminal),
     }
 }
 
 fn change(
     node: &Node,
-    screen: &Screen,
-    act: impl FnOnce(&mut LocalCluster, &str) -> Result<(), Trouble>,
-) -> Result<(), Trouble> {
+    terminal: &Terminal,
+    act: impl FnOnce(&mut LocalCluster, &str) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
     let mut cluster = LocalCluster::open(&node.dir.path)?;
     act(&mut cluster, &node.name)?;
     let shown = shown(&cluster, &node.name);
     let state = shown["state"].as_str().unwrap_or_default();
-    Ok(screen.show(&shown, |_| format!("{} is {state}", node.name))?)
+    Ok(terminal.show(&shown, |_| format!("{} is {state}", node.name))?)
 }
 
 fn promote(
     dir: &Path,
     node: Option<&str>,
     best: Option<&str>,
-    screen: &Screen,
-) -> Result<(), Trouble> {
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
     let mut cluster = LocalCluster::open(dir)?;
     let Promoted { node, behind } = match best {
         Some(shard) => cluster.promote_best(shard)?,
@@ -100,7 +102,7 @@ fn promote(
     };
     let mut shown = shown(&cluster, &node);
     shown["behind"] = json!(behind);
-    let ended = screen.show(&shown, |_| {
+    let ended = terminal.show(&shown, |_| {
         let others = behind.iter().map(|name| {
             format!("\n{name} does not follow it yet: look at its log, or `cluster rejoin {name}`")
         });
@@ -109,7 +111,7 @@ fn promote(
     Ok(ended?)
 }
 
-fn rejoin(node: &Node, screen: &Screen) -> Result<(), Trouble> {
+fn rejoin(node: &Node, terminal: &Terminal) -> Result<(), CommandError> {
     let mut cluster = LocalCluster::open(&node.dir.path)?;
     let (word, text) = match cluster.rejoin(&node.name)? {
         Rejoined::Followed => ("followed", "it was a replica already"),
@@ -118,7 +120,7 @@ fn rejoin(node: &Node, screen: &Screen) -> Result<(), Trouble> {
     };
     let mut shown = shown(&cluster, &node.name);
     shown["rejoined"] = json!(word);
-    Ok(screen.show(&shown, |_| format!("{} follows: {text}", node.name))?)
+    Ok(terminal.show(&shown, |_| format!("{} follows: {text}", node.name))?)
 }
 
 fn shown(cluster: &LocalCluster, name: &str) -> Value {

@@ -1,4 +1,4 @@
-//! Screen: how commands show what they found: tables and bars on a terminal, plain lines otherwise, or JSON.
+//! Terminal: how commands show what they found: tables and bars on a terminal, plain lines otherwise, or JSON.
 //!
 //! Results go to standard output, all else to standard error: so results can be piped.
 //!
@@ -32,20 +32,20 @@ pub(crate) fn print(text: &[u8]) -> Result<(), Unwritten> {
 
 /// Where a command's results go.
 #[derive(Clone, Debug)]
-pub(crate) struct Screen {
+pub(crate) struct Terminal {
     json: bool,
-    terminal: bool,
+    is_interactive: bool,
     bars: MultiProgress,
 }
 
-impl Screen {
-    /// The screen of this process; with `json`, for a program to read.
+impl Terminal {
+    /// The terminal of this process; with `json`, for a program to read.
     pub(crate) fn new(json: bool) -> Self {
         let watched = std::io::stderr().is_terminal() && !json;
         let target =
             if watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bars = MultiProgress::with_draw_target(target);
-        Self { json, terminal: std::io::stdout().is_terminal(), bars }
+        Self { json, is_interactive: std::io::stdout().is_terminal(), bars }
     }
 
     /// Whether results are for a program.
@@ -72,7 +72,7 @@ impl Screen {
 
     /// A table: aligned and ruled on a terminal, else a line a row with tabs between.
     pub(crate) fn table(&self, heads: &[&str], rows: &[Vec<String>]) -> String {
-        if !self.terminal {
+        if !self.is_interactive {
             // What has no name is there to be looked at.
             let line = |cells: &mut dyn Iterator<Item = &str>| {
                 let named = heads.iter().zip(cells).filter(|(head, _)| !head.is_empty());
@@ -103,7 +103,7 @@ impl Screen {
 
     /// A bar of up to `width` signs for a share of 0 to 1; nothing when nobody looks.
     pub(crate) fn bar(&self, share: f64, width: usize) -> String {
-        if !self.terminal {
+        if !self.is_interactive {
             return String::new();
         }
         let signs = (share.clamp(0.0, 1.0) * width as f64).round() as usize;
@@ -177,14 +177,14 @@ mod tests {
     #[test]
     fn a_progress_bar_tells_its_rate_in_whole_rows() {
         assert_eq!(rate(1_234.567_8), "1,235/s");
-        let terminal = Kept::default();
-        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let kept = Kept::default();
+        let target = ProgressDrawTarget::term_like(Box::new(kept.clone()));
         let bars = MultiProgress::with_draw_target(target);
-        let screen = Screen { json: false, terminal: true, bars };
-        let bar = screen.progress("shard1", 3_000);
+        let terminal = Terminal { json: false, is_interactive: true, bars };
+        let bar = terminal.progress("shard1", 3_000);
         bar.inc(1_000);
         bar.abandon();
-        let shown = terminal.0.lock().unwrap().clone();
+        let shown = kept.0.lock().unwrap().clone();
         let numbers = shown.split_whitespace().filter_map(|word| word.strip_suffix("/s"));
         let numbers: Vec<&str> = numbers.collect();
         assert!(!numbers.is_empty(), "{shown}");

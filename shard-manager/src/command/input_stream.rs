@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use super::part::refused;
-use super::{Trouble, interrupt};
+use super::output_file::refused;
+use super::{CommandError, interrupt};
 
 /// Bytes of a piece.
 const PIECE: usize = 64 << 10;
@@ -39,7 +39,7 @@ pub(super) struct Stream {
 
 impl Input {
     /// Opens a file; `-` is standard input.
-    pub(super) fn open(path: &Path) -> Result<Self, Trouble> {
+    pub(super) fn open(path: &Path) -> Result<Self, CommandError> {
         if path == Path::new("-") {
             return Ok(Self::Stream(Stream::begin(|| Ok(io::stdin()))));
         }

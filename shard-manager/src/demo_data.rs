@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** no two users have the same id or the same e-mail; an order lies under the key of its user; a keyspace
 //! has a place for every id that is made for it.
-//! **Not here:** where they go (`fill`, the command line).
+//! **Not here:** where they go (`import`, the command line).
 
 use std::str::FromStr;
 
@@ -69,7 +69,7 @@ const AMOUNTS: (u64, u64) = (199, 99_999);
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DemoSpec {
     /// How many users, at most [`USERS_MAX`].
     pub users: u64,
     /// Their shares of the partition keys; if nobody says, [`WEIGHTS_DEFAULT`], or those of the keyspace.
@@ -137,7 +137,7 @@ pub struct Part {
 
 /// A user, and what its orders are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FakeUser<'p> {
+pub struct DemoUser<'p> {
     partition: &'p str,
     number: u64,
     /// The shard key of all its rows.
@@ -146,16 +146,16 @@ pub struct FakeUser<'p> {
 }
 
 /// A row as columns and values.
-pub type FakeRow = Vec<(&'static str, Value)>;
+pub type DemoRow = Vec<(&'static str, Value)>;
 
 impl Plan {
     /// A plan for a cluster of this keyspace.
     ///
     /// # Errors
     /// [`PlanError`] if its weights are not of this keyspace.
-    pub fn new(wanted: &Wanted, keyspace: &Keyspace) -> Result<Self, PlanError> {
-        let Wanted { users, orders_per_user, seed, .. } = *wanted;
-        let weights = weights_of(wanted, keyspace)?;
+    pub fn new(spec: &DemoSpec, keyspace: &Keyspace) -> Result<Self, PlanError> {
+        let DemoSpec { users, orders_per_user, seed, .. } = *spec;
+        let weights = weights_of(spec, keyspace)?;
         let total: u64 = weights.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let mut parts = Vec::with_capacity(weights.len());
         let mut ends = Vec::with_capacity(weights.len());
@@ -187,7 +187,7 @@ impl Plan {
     }
 
     /// The user of this number, `0..users()`; `None` beyond.
-    pub fn user(&self, number: u64) -> Option<FakeUser<'_>> {
+    pub fn user(&self, number: u64) -> Option<DemoUser<'_>> {
         let index = self.ends.partition_point(|end| *end <= number);
         let Part { name, users } = self.parts.get(index)?;
         let own = number - (self.ends[index] - users);
@@ -198,18 +198,18 @@ impl Plan {
             Ids::Partition => format!("{name}:user_{own}"),
             Ids::Matrix => format!("@user_{name}_{own}:s{}.example.org", (chance >> 8) % SERVERS),
         };
-        Some(FakeUser { partition: name, number: own, id, chance })
+        Some(DemoUser { partition: name, number: own, id, chance })
     }
 }
 
-impl FakeUser<'_> {
+impl DemoUser<'_> {
     fn names(&self) -> (&'static str, &'static str) {
         let first = FIRST_NAMES[(self.chance & 15) as usize];
         (first, LAST_NAMES[((self.chance >> 4) & 15) as usize])
     }
 
     /// Its row of `users`.
-    pub fn row(&self) -> FakeRow {
+    pub fn row(&self) -> DemoRow {
         let (first, last) = self.names();
         vec![
             ("user_id", Value::Text(self.id.clone())),
@@ -227,7 +227,7 @@ impl FakeUser<'_> {
     }
 
     /// Its rows of `orders`.
-    pub fn orders(&self, plan: &Plan) -> impl Iterator<Item = FakeRow> {
+    pub fn orders(&self, plan: &Plan) -> impl Iterator<Item = DemoRow> {
         (0..plan.orders_per_user).map(|order| {
             let chance = mix(self.chance ^ (u64::from(order) + 1));
             let amount = AMOUNTS.0 + chance % (AMOUNTS.1 - AMOUNTS.0 + 1);
@@ -246,7 +246,7 @@ impl FakeUser<'_> {
 }
 
 /// Appends a row as a line of JSON.
-pub fn push_line(out: &mut Vec<u8>, row: &FakeRow) {
+pub fn push_line(out: &mut Vec<u8>, row: &DemoRow) {
     for (index, (column, value)) in row.iter().enumerate() {
         out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
         out.extend_from_slice(column.as_bytes());
@@ -271,8 +271,8 @@ fn mix(number: u64) -> u64 {
 }
 
 /// The shares that were asked for, if the keyspace has these partitions, or else its own.
-fn weights_of(wanted: &Wanted, keyspace: &Keyspace) -> Result<Vec<(String, u32)>, PlanError> {
-    let given = wanted.weights.as_ref().map(|Weights(weights)| weights.clone());
+fn weights_of(spec: &DemoSpec, keyspace: &Keyspace) -> Result<Vec<(String, u32)>, PlanError> {
+    let given = spec.weights.as_ref().map(|Weights(weights)| weights.clone());
     let Keyspace::List(list) = keyspace else {
         return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok);
     };
