@@ -1,30 +1,32 @@
-//! Backup: a copy of a whole cluster as it was at one moment, made while it is written to.
+//! Backup: a copy of a whole cluster as of one moment, made while it is written to.
 //!
 //! 1. Each shard's primary is copied as a snapshot, and the copies follow the change logs.
-//! 2. All lanes are held between two batches. This is the moment: each shard's position is noted, and the catalog copied
-//!    into memory. Whatever was acknowledged before is at or below these positions; whatever comes
-//!    after is above them.
-//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder gets its name.
+//! 2. All lanes are paused between two batches. This is the moment: each shard's position is
+//!    recorded, and the catalog copied into memory. Writes acknowledged before are at or below
+//!    these positions; later writes are above them.
+//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder gets
+//!    its name.
 //!
-//! So a copy holds no effect without its cause: who writes to one shard and, after the answer, to another, finds the
-//! second only with the first. (A consistent cut: Chandy and Lamport, "Distributed Snapshots", 1985; with one process
-//! that can stop all channels the easy case of it.)
+//! So a copy holds no effect without its cause: of two writes to different shards, one sent after
+//! the answer to the other, the second is in the copy only with the first. (A consistent cut:
+//! Chandy and Lamport, "Distributed Snapshots", 1985; the easy case, because one process can pause
+//! all channels.)
 //!
-//! The lanes are held for as long as the batches take that are being stored: a few milliseconds in quiet times, more than
-//! a hundred under a full load of bulk writes. Who has not ended after half a second lets all of them go on, and it is
-//! tried again. What is done while they stand still writes to no disk.
+//! The pause lasts until the current batches are stored: a few milliseconds normally, more than a
+//! hundred under a full load of bulk writes. If a batch takes longer than half a second, all lanes
+//! resume and the pause is tried again. The work during the pause writes to no disk.
 //!
-//! **Invariant:** under the final name there is a whole copy or nothing; while lanes are held nothing waits for the disk
-//! that the copy goes to.
-//! **Not here:** a cluster that nobody has open (`stopped`), putting a copy back (`restore`), who asks for it (`control`,
-//! the command line).
+//! **Invariant:** under the final name there is a complete copy or nothing; while lanes are paused
+//! nothing waits for the disk of the copy.
+//! **Not here:** a cluster that no process has open (`stopped`), restoring a copy (`restore`), the
+//! request (`control`, the command line).
 
+mod error;
 mod folder;
 pub mod manifest;
 mod originals;
 pub mod restore;
 pub mod stopped;
-mod trouble;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, TryLockError};
@@ -42,90 +44,90 @@ use folder::Unfinished;
 use manifest::Manifest;
 use originals::Originals;
 
+pub use error::SaveError;
 pub use originals::Original;
-pub use trouble::SaveError;
 
-/// Shards copied at a time: disks are faster with two, and not with many.
+/// Number of shards copied at a time: disks are fastest with about two.
 const AT_A_TIME: usize = 2;
-/// How often it is told how far a copy is.
+/// Interval between two reports of progress.
 const TELL_EVERY: Duration = Duration::from_millis(100);
-/// How long writes are held for batches that do not end.
+/// Time limit for all lanes to pause.
 const HELD_MAX: Duration = Duration::from_millis(500);
-/// How often it is tried to hold them.
+/// Maximal number of attempts to pause the lanes.
 const HOLDS_MAX: usize = 20;
-/// Batches that a copy may lack when writes are held: what is left to replay is little then.
+/// Number of batches that a copy may lack when lanes are paused, so that little is left to replay.
 const NEAR: u64 = 64;
-/// How often copies are brought near: writes that come faster than they are replayed are not waited for.
+/// Maximal number of rounds of catching up: writes may arrive faster than they are replayed.
 const ROUNDS_MAX: usize = 16;
 
-/// A cluster, as a backup meets it.
+/// Cluster to copy.
 pub struct Source {
-    /// The data directory.
+    /// Data directory.
     pub data_dir: PathBuf,
-    /// The catalog's file.
+    /// File of the catalog.
     pub catalog: PathBuf,
-    /// The shards, in the cluster's order.
+    /// Shards, in the cluster's order.
     pub shards: Vec<SavedShard>,
     turn: Mutex<()>,
 }
 
-/// A shard, as a backup meets it.
+/// Shard to copy.
 pub struct SavedShard {
-    /// What is copied.
+    /// Primary to copy.
     pub original: Original,
     /// Proof that the name still leads to the file that the writer has open; `None` without such a
     /// proof.
     pub footing: Option<Arc<Footing>>,
-    /// What its writes pass.
+    /// Lanes of its writes.
     pub gate: Arc<Gate>,
-    /// How far it has come.
+    /// Progress of its positions.
     pub progress: Arc<Progress>,
 }
 
-/// How far a backup or a restore is.
+/// Step of a backup or a restore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
     /// A shard is being copied.
     Copying {
-        /// The shard.
+        /// Name of the shard.
         shard: String,
-        /// Bytes written.
+        /// Number of bytes written.
         bytes: u64,
-        /// About how many they will be.
+        /// Approximate total.
         of: u64,
     },
     /// The copies follow the logs.
     Following {
-        /// Batches that they lack.
+        /// Number of batches that they lack.
         behind: u64,
     },
-    /// The moment has been.
+    /// The moment of the copy has passed.
     Held {
-        /// For how long writes were held, in microseconds.
+        /// Time for which writes were paused, in microseconds.
         micros: u64,
     },
-    /// A copy is being read again.
+    /// A copy is being verified.
     Checking {
-        /// Bytes read.
+        /// Number of bytes read.
         bytes: u64,
-        /// Of how many.
+        /// Total number of bytes.
         of: u64,
     },
     /// A data directory is being written.
     Writing {
-        /// Bytes written.
+        /// Number of bytes written.
         bytes: u64,
-        /// Of how many.
+        /// Total number of bytes.
         of: u64,
     },
 }
 
-/// Who waits for a backup or a restore: told how far it is, and asked whether it shall go on.
+/// Observer of a backup or a restore, which receives its progress and may cancel it.
 pub struct Watch<'w> {
-    /// Told each step; may be called often.
+    /// Receives each step; may be called often.
     pub step: &'w (dyn Fn(&Step) + Sync),
-    /// Whether nobody waits any more.
+    /// Returns whether the work is cancelled.
     pub cancelled: &'w (dyn Fn() -> bool + Sync),
 }
 
@@ -141,7 +143,7 @@ impl Watch<'_> {
     }
 }
 
-/// The one moment of a copy.
+/// Moment of a copy.
 struct Moment {
     positions: Vec<u64>,
     at: String,
@@ -149,22 +151,22 @@ struct Moment {
 }
 
 impl Source {
-    /// A cluster of these shards.
+    /// Describes a cluster of these shards.
     pub fn new(data_dir: &Path, catalog: PathBuf, shards: Vec<SavedShard>) -> Self {
         Self { data_dir: data_dir.to_owned(), catalog, shards, turn: Mutex::new(()) }
     }
 
-    /// Makes a copy of the cluster in a folder that is not there, or empty. Blocks.
+    /// Makes a copy of the cluster in a folder that does not exist or is empty. Blocks.
     ///
     /// # Errors
-    /// [`SaveError`]; there is nothing in the folder then.
+    /// [`SaveError`]; the folder is empty or missing then.
     pub fn save(&self, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
         let _turn = match self.turn.try_lock() {
             Ok(turn) => turn,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
-        // Opened by its name, a file that replaced the shard's would be taken for it.
+        // The file is opened by name, so a file that replaced the shard's would be copied instead.
         let footings = self.shards.iter().filter_map(|shard| shard.footing.as_ref());
         for footing in footings {
             footing.check()?;
@@ -197,7 +199,7 @@ impl Source {
         Originals { data_dir: &self.data_dir, catalog: &self.catalog, shards }
     }
 
-    /// Lets the copies follow until they lack little.
+    /// Replays logs into the copies until they lack little.
     fn bring_near(&self, copies: &mut [ShardCopy], watch: &Watch<'_>) -> Result<(), SaveError> {
         for _ in 0..ROUNDS_MAX {
             let lacks = self.shards.iter().zip(&*copies);
@@ -215,7 +217,7 @@ impl Source {
         Ok(())
     }
 
-    /// Lets the copies follow up to these positions, some at a time.
+    /// Replays logs into the copies up to these positions, some at a time.
     fn follow(
         &self,
         copies: &mut [ShardCopy],
@@ -246,7 +248,7 @@ impl Source {
         }
     }
 
-    /// The moment: all lanes stand still between two batches, and each shard is asked where it stands.
+    /// Pauses all lanes between two batches, and reads the position of each shard.
     fn hold(
         &self,
         copies: &mut [ShardCopy],
@@ -264,7 +266,7 @@ impl Source {
             if restless.is_none() {
                 let at = format_timestamp(Utc::now());
                 let asked = self.shards.iter().zip(copies).map(|(shard, copy)| {
-                    // The file's own word: of a commit whose fate is not known, the lane does not know either.
+                    // Read from the file: the lane does not know the outcome of a commit in doubt.
                     let shard = || shard.original.shard.clone();
                     let told = |cause| SaveError::Follow { shard: shard(), cause };
                     copy.primary_position().map_err(told)
@@ -275,7 +277,7 @@ impl Source {
                 return Ok(Moment { positions, at, held: began.elapsed() });
             }
             drop(closed);
-            // Whoever was held has its turn first.
+            // Paused lanes proceed first.
             std::thread::sleep(TELL_EVERY);
         }
         let shard =

@@ -1,18 +1,19 @@
 //! Control: commands for a running cluster, through a socket in its data directory.
 //!
-//! Whoever holds the data directory listens on `control.sock`, which only the same user may open. One line of JSON
-//! asks, lines of JSON tell how far it is, and the last line is the outcome:
+//! The process that holds the data directory listens on `control.sock`, which only the same user
+//! may open. The request is one line of JSON; the response is lines of JSON with the progress, and
+//! last the outcome:
 //!
 //! ```text
 //! > {"command":"backup","to":"/backups/monday"}
 //! < {"step":"copying","shard":"shard1","bytes":4096,"of":81920}
 //! < {"done":{"format":1, …}}                  or  {"error":"the folder is not empty"}
 //! ```
-//! Whoever stops listening, or closes his writing half, wants it no more: it is cancelled.
+//! A client that disconnects, or closes its writing half, cancels the command.
 //!
-//! **Invariant:** the socket is made after the directory's lock is taken, and removed before it is given back; no
-//! more than [`CLIENTS_MAX`] clients are served, and none waits for another's slowness.
-//! **Not here:** what is done (`backup`), asking (`client`).
+//! **Invariant:** the socket exists only while the directory's lock is held; at most
+//! [`CLIENTS_MAX`] clients are served, and no client waits for a slow one.
+//! **Not here:** the commands (`backup`), the client (`client`).
 
 pub mod client;
 
@@ -32,51 +33,51 @@ use serde::{Deserialize, Serialize};
 use crate::backup::manifest::Manifest;
 use crate::backup::{Source, Step, Watch};
 
-/// The socket's name in the data directory.
+/// Name of the socket in the data directory.
 pub const SOCKET: &str = "control.sock";
-/// Clients at a time: one that works, and some that are told to wait.
+/// Number of clients at a time: one is served, the others are told to try again.
 pub const CLIENTS_MAX: usize = 4;
-/// Bytes of a line that asks: a path and a little more.
+/// Maximal size of a request: a path and a little more.
 const LINE_MAX: usize = 16 << 10;
-/// How long a client may take to ask, or to take a line.
+/// Time limit for a client to send its request, or to receive a line.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a cluster that ends waits for what is cancelled.
+/// Time limit of a shutdown for cancelled commands.
 const END_MAX: Duration = Duration::from_secs(5);
-/// How often a thread that waits looks whether it still has to.
+/// Interval at which a waiting thread checks whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
-/// Bytes of a path that a socket's address has room for, with a margin.
+/// Maximal length of a path in a socket's address, with a margin.
 const PATH_MAX: usize = 100;
 
-/// What is asked.
+/// Request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// A copy of the cluster.
+    /// Makes a copy of the cluster.
     Backup {
-        /// The folder, an absolute path.
+        /// Folder of the copy, an absolute path.
         to: PathBuf,
     },
 }
 
-/// A line that answers.
+/// Line of a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Reply {
-    /// It was done.
+    /// The command succeeded.
     Done {
-        /// What was made.
+        /// Manifest of the copy.
         done: Manifest,
     },
-    /// It was not.
+    /// The command failed.
     Error {
-        /// Why, for the operator.
+        /// Reason, for the operator.
         error: String,
     },
-    /// It is being done.
+    /// The command is running.
     Step(Step),
 }
 
-/// The socket of an open cluster.
+/// Socket of an open cluster.
 pub struct Door {
     path: PathBuf,
     shared: Arc<Shared>,
@@ -91,8 +92,8 @@ struct Shared {
 }
 
 impl Door {
-    /// Begins to listen in the data directory, whose lock must be held. Where there can be no socket, a warning says
-    /// so, and nobody listens.
+    /// Starts to listen in the data directory, whose lock must be held. If no socket can be made,
+    /// this is logged as a warning, and there is no listener.
     pub fn open(source: &Arc<Source>) -> Self {
         let path = source.data_dir.join(SOCKET);
         let shared = Arc::new(Shared {
@@ -114,17 +115,17 @@ impl Door {
         Self { path, shared, thread: Mutex::new(thread.ok()) }
     }
 
-    /// Listens no more, and cancels what is being done. Blocks, but not for long.
+    /// Stops listening and cancels running commands. Blocks briefly.
     pub fn close(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // Wakes it, so that it sees that it is over.
+        // Wakes the listener, so that it notices the stop.
         if connect(&self.shared.source.data_dir).is_ok() {
-            // It can only have panicked, which was logged then.
+            // An error means that the thread panicked, which was logged then.
             let _ = thread.join();
         }
-        // A name that is left behind is replaced by the next.
+        // The next listener replaces a name that is left behind.
         let _ = fs::remove_file(&self.path);
         let busy = |clients: &mut usize| *clients > 0;
         drop(self.shared.left.wait_timeout_while(self.shared.clients(), END_MAX, busy));
@@ -137,8 +138,8 @@ impl Drop for Door {
     }
 }
 
-/// Makes the socket in a folder that only its owner can enter, so that it is never open to others, and then gives it
-/// its name, whatever has been there.
+/// Creates the socket in a folder that only its owner can enter, so that it is never open to
+/// others, and then renames it to its place, replacing any old one.
 fn bind(data_dir: &Path) -> io::Result<UnixListener> {
     let private = data_dir.join(".control");
     if private.exists() {
@@ -155,12 +156,13 @@ fn bind(data_dir: &Path) -> io::Result<UnixListener> {
     made
 }
 
-/// The client's end of a connection.
+/// Opens the client's end of a connection.
 fn connect(data_dir: &Path) -> io::Result<UnixStream> {
     within(data_dir, SOCKET, |path| UnixStream::connect(path))
 }
 
-/// The address of a socket has room for about a hundred bytes: a longer path is taken through the folder's handle.
+/// Returns the address of a socket. It has room for about a hundred bytes; a longer path is opened
+/// through a handle of its folder.
 fn within<T>(
     folder: &Path,
     name: &str,
@@ -186,7 +188,7 @@ impl Shared {
     fn listen(self: Arc<Self>, listener: &UnixListener) {
         while !self.is_stopping() {
             let Ok((client, _)) = listener.accept() else {
-                // Too many open files, say: it may be better in a moment.
+                // For example too many open files: a retry may succeed.
                 std::thread::sleep(LOOK);
                 continue;
             };
@@ -218,7 +220,7 @@ impl Shared {
             Ok(Request::Backup { to }) => self.backup(client, &to),
             Err(error) => Reply::Error { error },
         };
-        // Who is gone is not told.
+        // An error means that the client has disconnected.
         let _ = send(client, &reply);
     }
 
@@ -251,7 +253,7 @@ impl Shared {
     }
 }
 
-/// A client that is counted.
+/// Client, counted while this lives.
 struct Present<'s>(&'s Shared);
 
 impl Drop for Present<'_> {
@@ -261,7 +263,7 @@ impl Drop for Present<'_> {
     }
 }
 
-/// Tells when the client has closed its end. Nothing else is expected of it any more.
+/// Waits until the client has closed its end. It sends nothing after its request.
 fn watch_for_end(mut client: &UnixStream, gone: &AtomicBool, ended: &AtomicBool) {
     let _ = client.set_read_timeout(Some(LOOK));
     let mut byte = [0];

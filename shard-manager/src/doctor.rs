@@ -1,9 +1,9 @@
-//! Doctor: what a cluster is like before a router starts on it, and what should be mended.
+//! Doctor: checks a cluster before a router starts on it, and reports what to repair.
 //!
-//! A start stops at the first thing that is wrong. This looks at everything, also at what a start does not mind and the
-//! day after it does: a crash, a failover, a disk that fills.
+//! A start stops at the first fault. The doctor checks everything, including conditions that do not
+//! prevent a start but hurt later: after a crash, a failover, or when the disk is full.
 //!
-//! **Invariant:** looking changes nothing, neither on a server nor in a folder.
+//! **Invariant:** a check changes nothing, neither on a server nor in a folder.
 //! **Not here:** the router itself, its port and its certificate.
 
 mod cache;
@@ -15,19 +15,19 @@ pub use cache::cache;
 pub use files::files;
 pub use servers::servers;
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// As it should be.
+    /// No fault.
     Good,
-    /// A router starts, and something may hurt one day.
+    /// A router starts, but this may cause a failure later.
     Warning,
-    /// A router does not start, or does without this.
+    /// A router does not start, or does not use this.
     Fault,
 }
 
 impl Verdict {
-    /// `good`, `warning` or `fault`.
+    /// Returns `good`, `warning` or `fault`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Good => "good",
@@ -37,29 +37,29 @@ impl Verdict {
     }
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity.
     pub verdict: Verdict,
-    /// What was looked at: a node, a folder, a port.
+    /// Subject of the check: a node, a folder, a port.
     pub about: String,
-    /// What was found, and what to do about it.
+    /// Finding, and what to do about it.
     pub text: String,
 }
 
 impl Finding {
-    /// Something as it should be.
+    /// Creates a finding without a fault.
     pub fn good(about: impl Into<String>, text: impl ToString) -> Self {
         Self { verdict: Verdict::Good, about: about.into(), text: text.to_string() }
     }
 
-    /// Something that may hurt.
+    /// Creates a warning.
     pub fn warning(about: impl Into<String>, text: impl ToString) -> Self {
         Self { verdict: Verdict::Warning, about: about.into(), text: text.to_string() }
     }
 
-    /// Something that must be mended.
+    /// Creates a fault.
     pub fn fault(about: impl Into<String>, text: impl ToString) -> Self {
         Self { verdict: Verdict::Fault, about: about.into(), text: text.to_string() }
     }

@@ -1,10 +1,11 @@
-//! Folder: a folder that is not there before it is whole.
+//! Folder: a folder that gets its name when it is complete.
 //!
-//! It is filled beside its place, as `<name>-unfinished`, so on the same disk, and renamed when all of it is synced. What a process that
-//! died has left of one is told by the lock that nobody holds any more, and removed by the next that wants the place.
+//! It is filled as `<name>-unfinished` beside its final place, on the same disk, and renamed when
+//! it is synced. The lock of a folder that a dead process left is free, so the next process that
+//! needs the place removes it.
 //!
-//! **Invariant:** under the final name there is a whole folder or none.
-//! **Not here:** what is put into it.
+//! **Invariant:** under the final name there is a complete folder or none.
+//! **Not here:** the contents.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -15,10 +16,10 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use super::SaveError;
 
-/// Who fills the folder holds this.
+/// Lock file, held by the process that fills the folder.
 const LOCK: &str = "unfinished.lock";
 
-/// A folder that is being filled; removed if it is not finished.
+/// Unfinished folder, removed unless it is finished.
 #[derive(Debug)]
 pub(super) struct Unfinished {
     path: PathBuf,
@@ -28,7 +29,8 @@ pub(super) struct Unfinished {
 }
 
 impl Unfinished {
-    /// Begins a folder that is to stand at `target`, a [`free_place`]. With `private`, nobody else may look into it.
+    /// Begins a folder that will get the name `target`, a [`free_place`]. With `private`, only the
+    /// owner may enter it.
     pub(super) fn begin(target: &Path, private: bool) -> Result<Self, SaveError> {
         let target = free_place(target)?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
@@ -55,18 +57,18 @@ impl Unfinished {
         Ok(begun)
     }
 
-    /// Where it is filled.
+    /// Returns the path where it is filled.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Gives it its name. Its files must have been synced.
+    /// Gives the folder its name. Its files must be synced.
     pub(super) fn finish(mut self) -> Result<(), SaveError> {
         let told = |error| SaveError::io(&self.path, error);
         fs::remove_file(self.path.join(LOCK)).map_err(told)?;
         sync_folder(&self.path)?;
         fs::rename(&self.path, &self.target).map_err(|error| SaveError::io(&self.target, error))?;
-        // From here on the name may be another's.
+        // From here on another process may use the name.
         self.finished = true;
         let parent = self.target.parent().unwrap_or(Path::new("/")).to_owned();
         sync_folder(&parent)
@@ -76,14 +78,14 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.finished {
-            // What cannot be removed now is removed by the next.
+            // The next process removes a folder that cannot be removed now.
             let _ = fs::remove_dir_all(&self.path);
         }
     }
 }
 
-/// Where a folder of this name is to stand, links followed: nothing is there, or an empty folder that another can
-/// replace.
+/// Resolves the path of a new folder, following symbolic links: the path is free, or an empty
+/// folder that can be replaced.
 pub(super) fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
     let told = |error| SaveError::io(target, error);
     let target = std::path::absolute(target).map_err(told)?;
@@ -100,7 +102,7 @@ pub(super) fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
     if !place.is_dir() {
         return Err(SaveError::target(&target, "there is a file of this name"));
     }
-    // Nothing can take the place of a mount point, and what is beside it lies on another disk.
+    // A mount point cannot be replaced, and its neighbours are on another disk.
     if is_mount_point(&place).map_err(told)? {
         let cause = "this is a mount point, which nothing can replace; name a folder inside it";
         return Err(SaveError::target(&target, cause));
@@ -116,8 +118,8 @@ fn is_mount_point(place: &Path) -> io::Result<bool> {
     if fs::metadata(place)?.dev() != fs::metadata(parent)?.dev() {
         return Ok(true);
     }
-    // A folder that is mounted elsewhere on its own disk is seen by this alone; where the kernel does not tell, it is
-    // taken for none.
+    // Only this detects a folder that is mounted from its own disk; if the kernel does not report
+    // it, the folder is treated as no mount point.
     match statx(CWD, place, AtFlags::empty(), StatxFlags::empty()) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(_) => Ok(false),
@@ -151,9 +153,9 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), SaveError> {
     synced.map_err(|error| SaveError::io(path, error))
 }
 
-/// Refuses a [`free_place`] whose disk has no room for so many bytes.
+/// Refuses a [`free_place`] whose disk has no room for this many bytes.
 pub(super) fn check_room(place: &Path, needed: u64) -> Result<(), SaveError> {
-    /// Logs, catalogs and the last writes beside it.
+    /// Margin for logs, catalogs and the last writes.
     const SPARE: u64 = 16 << 20;
     let needed = needed + SPARE;
     let exists = place.ancestors().find(|folder| folder.exists());

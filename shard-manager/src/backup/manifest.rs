@@ -1,4 +1,4 @@
-//! Manifest: what a copy of a cluster holds, in `manifest.json` beside its files.
+//! Manifest: description of a copy of a cluster, in `manifest.json` beside its files.
 //!
 //! ```json
 //! {"format": 1, "program": "0.1.0", "cluster_id": "…", "at": "2026-11-21T10:00:00.000000Z", "epoch": 1,
@@ -6,7 +6,8 @@
 //!  "shards": [{"shard": "shard1", "position": 7312, "rows": {"users": 41}, "file": "shard1-primary.db", …}]}
 //! ```
 //!
-//! **Invariant:** it is the last file of a copy that is written: where it is, the others are whole.
+//! **Invariant:** it is the last file of a copy that is written: if it exists, the others are
+//! complete.
 //! **Not here:** comparing it with the files (`restore`).
 
 use std::collections::BTreeMap;
@@ -19,63 +20,63 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::SaveError;
 
-/// The name of its file.
+/// Name of its file.
 pub const FILE: &str = "manifest.json";
-/// What this program writes and reads.
+/// Format that this program writes and reads.
 const FORMAT: u32 = 1;
-/// Bytes read at once.
+/// Size of one read.
 pub(super) const PIECE: usize = 1 << 20;
-/// Bytes of a manifest: that of the largest cluster has far less.
+/// Maximal size of a manifest: that of the largest cluster is far smaller.
 const BYTES_MAX: u64 = 16 << 20;
 
-/// What a copy holds.
+/// Description of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// How to read it.
+    /// Format of the manifest.
     pub format: u32,
     /// Version of the program that wrote it.
     pub program: String,
-    /// Which cluster it is a copy of.
+    /// Id of the copied cluster.
     pub cluster_id: String,
-    /// The one moment of all shards.
+    /// Moment of the copy, the same for all shards.
     pub at: String,
     /// Version of the shard map.
     pub epoch: u64,
-    /// For how long writes were held at that moment, in microseconds.
+    /// Time for which writes were paused at that moment, in microseconds.
     pub held_us: u64,
-    /// The catalog.
+    /// File of the catalog.
     pub catalog: SavedFile,
-    /// The shards, in the cluster's order.
+    /// Shards, in the cluster's order.
     pub shards: Vec<SavedShardFile>,
 }
 
-/// One file, bit by bit.
+/// File with its checksum.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedFile {
-    /// Its name in the folder.
+    /// Name in the folder.
     pub file: String,
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
     /// XXH3-128 of its bytes, in hex.
     pub xxh3: String,
 }
 
-/// One shard's file.
+/// File of one shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedShardFile {
-    /// The shard.
+    /// Name of the shard.
     pub shard: String,
-    /// Up to where it has the shard's changes.
+    /// Position up to which it has the shard's changes.
     pub position: u64,
-    /// Rows of each table.
+    /// Number of rows of each table.
     pub rows: BTreeMap<String, i64>,
-    /// The file.
+    /// File of the copy.
     #[serde(flatten)]
     pub file: SavedFile,
 }
 
 impl Manifest {
-    /// A manifest of this program.
+    /// Creates a manifest of this program.
     pub(super) fn new(
         (cluster_id, epoch): (String, u64),
         (at, held_us): (String, u64),
@@ -89,13 +90,13 @@ impl Manifest {
     /// Reads the manifest of a folder.
     ///
     /// # Errors
-    /// [`SaveError::Unfit`] if the folder has none, or it means nothing to this program; [`SaveError::Io`] if nobody
-    /// can tell, because there is no such folder or it cannot be read.
+    /// [`SaveError::Unfit`] if the folder has none, or one that this program cannot read;
+    /// [`SaveError::Io`] if the folder does not exist or cannot be read.
     pub fn read(folder: &Path) -> Result<Self, SaveError> {
         let path = folder.join(FILE);
         let unfit = |cause: String| SaveError::unfit(&path, cause);
         let opened = File::open(&path).map_err(|error| {
-            // What is not finished has none.
+            // An unfinished copy has none.
             let unfinished = error.kind() == ErrorKind::NotFound && folder.is_dir();
             if unfinished { unfit(error.to_string()) } else { SaveError::io(&path, error) }
         })?;
@@ -116,17 +117,17 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// All files but the manifest itself.
+    /// Returns all files except the manifest itself.
     pub fn files(&self) -> impl Iterator<Item = &SavedFile> {
         std::iter::once(&self.catalog).chain(self.shards.iter().map(|shard| &shard.file))
     }
 
-    /// Bytes of all files.
+    /// Returns the total size of all files in bytes.
     pub fn bytes(&self) -> u64 {
         self.files().map(|file| file.bytes).sum()
     }
 
-    /// Rows of all tables and shards.
+    /// Returns the number of rows of all tables and shards.
     pub fn rows(&self) -> i64 {
         self.shards.iter().flat_map(|shard| shard.rows.values()).sum()
     }
@@ -141,7 +142,7 @@ impl Manifest {
     }
 }
 
-/// What a file is, bit by bit; each piece of it is handed to `each` as well.
+/// Reads a file and returns its length and checksum; each piece is passed to `each` too.
 pub(super) fn look(
     folder: &Path,
     name: &str,
@@ -163,7 +164,7 @@ pub(super) fn look(
     Ok(SavedFile { file: name.to_owned(), bytes, xxh3: format!("{:032x}", hash.digest128()) })
 }
 
-/// Bytes of a file, 0 if it is not there.
+/// Returns the length of a file, 0 if it does not exist.
 pub(super) fn bytes_of(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |file| file.len())
 }

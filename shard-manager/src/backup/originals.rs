@@ -1,7 +1,7 @@
-//! Originals: what every copy of a cluster is made of, whether the cluster runs or not.
+//! Originals: the files from which a copy is made, whether the cluster runs or not.
 //!
-//! **Invariant:** a copy is sealed only when each file says of itself that it stands where it should.
-//! **Not here:** what keeps the files of one moment (`backup`, `stopped`).
+//! **Invariant:** a copy is completed only if each file is at the position that it should have.
+//! **Not here:** the consistency of the files as of one moment (`backup`, `stopped`).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,22 +11,22 @@ use super::manifest::{Manifest, SavedShardFile, bytes_of, look};
 use super::{AT_A_TIME, Moment, SaveError, Step, TELL_EVERY, Watch, folder};
 use crate::store::sqlite::{OpenError, copy};
 
-/// The primary of a shard.
+/// Primary of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Original {
-    /// The shard's name.
+    /// Name of the shard.
     pub shard: String,
-    /// The primary's file.
+    /// File of the primary.
     pub primary: PathBuf,
 }
 
 impl Original {
-    /// The name of its file, also in a copy.
+    /// Returns the name of its file, which is the same in a copy.
     pub(super) fn file_name(&self) -> String {
         file_of(&self.primary)
     }
 
-    /// About the bytes of its copy.
+    /// Returns the approximate size of its copy in bytes.
     pub(super) fn bytes(&self) -> u64 {
         let mut wal = self.primary.as_os_str().to_owned();
         wal.push("-wal");
@@ -34,21 +34,21 @@ impl Original {
     }
 }
 
-/// The files that a copy is made of.
+/// Files from which a copy is made.
 pub(super) struct Originals<'o> {
     pub(super) data_dir: &'o Path,
     pub(super) catalog: &'o Path,
-    /// In the cluster's order.
+    /// Primaries, in the cluster's order.
     pub(super) shards: Vec<&'o Original>,
 }
 
 impl Originals<'_> {
-    /// Where a copy of them is to stand.
+    /// Resolves the path of a copy of them.
     pub(super) fn place(&self, to: &Path) -> Result<PathBuf, SaveError> {
         let place = folder::free_place(to)?;
         let home = self.data_dir.canonicalize();
         let home = home.map_err(|error| SaveError::io(self.data_dir, error))?;
-        // Of what is not there yet, the part that is decides.
+        // Of a path that does not exist yet, the existing part is resolved.
         let exists = place.ancestors().find_map(|folder| folder.canonicalize().ok());
         if exists.is_some_and(|folder| folder.starts_with(&home)) {
             return Err(SaveError::target(
@@ -64,12 +64,13 @@ impl Originals<'_> {
         self.shards.iter().map(|shard| shard.bytes()).sum()
     }
 
-    /// The catalog's file in a folder.
+    /// Returns the file of the catalog in a folder.
     pub(super) fn catalog_in(&self, folder: &Path) -> PathBuf {
         folder.join(file_of(self.catalog))
     }
 
-    /// Copies every primary, some at a time: `make` is given the number of the shard and the new file.
+    /// Copies every primary, some at a time: `make` receives the number of the shard and the new
+    /// file.
     pub(super) fn copy<T: Send>(
         &self,
         folder: &Path,
@@ -87,7 +88,7 @@ impl Originals<'_> {
                     while !stop.load(Ordering::SeqCst) {
                         let index = next.fetch_add(1, Ordering::SeqCst);
                         let Some(shard) = self.shards.get(index) else { break };
-                        // Whoever does not receive it has given up.
+                        // An error means that the receiver has given up.
                         let _ = done.send((index, make(index, &path(shard))));
                     }
                 });
@@ -115,7 +116,7 @@ impl Originals<'_> {
         Ok(copies.into_iter().flatten().collect())
     }
 
-    /// Notes what the finished files of a copy are.
+    /// Makes the manifest of the finished files of a copy.
     pub(super) fn seal(
         &self,
         moment: Moment,
@@ -152,7 +153,7 @@ fn file_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// A snapshot is made under another name beside its own.
+/// Returns the bytes copied so far; a snapshot is written under a temporary name first.
 fn copied_bytes(path: &Path) -> u64 {
     let mut building = path.as_os_str().to_owned();
     building.push("-building");

@@ -1,10 +1,11 @@
-//! Restore: a copy is proved to be whole, and becomes a data directory.
+//! Restore: verifies a copy, and creates a data directory from it.
 //!
-//! Replicas are not part of a copy: the first start makes them anew. That start also begins a new timeline on each
-//! shard, so that who has seen more than the copy holds is told (`position`).
+//! Replicas are not part of a copy: the first start rebuilds them. That start also begins a new
+//! timeline on each shard, so that sessions that have seen more than the copy holds are detected
+//! (`position`).
 //!
-//! **Invariant:** nothing is put back that differs in one bit from what was saved.
-//! **Not here:** what a copy is (`manifest`), how it is made (`backup`).
+//! **Invariant:** no file is restored that differs in one bit from the saved one.
+//! **Not here:** the format of a copy (`manifest`), making one (`backup`).
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -17,11 +18,11 @@ use crate::store::sqlite::check;
 use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
 use crate::store::sqlite::data_dir::{is_folder_locked, noted_pid};
 
-/// Proves that a folder holds a whole copy: every bit is as it was saved, each file is one that SQLite can read, and
-/// says of itself what the manifest says of it. Changes nothing. Blocks.
+/// Verifies that a folder holds a complete copy: every bit is as it was saved, and SQLite can read
+/// each file, which agrees with the manifest. Changes nothing. Blocks.
 ///
 /// # Errors
-/// [`SaveError::Unfit`] names the file and what is wrong with it; the others if it could not be looked at.
+/// [`SaveError::Unfit`] with the file and the reason; other variants if a file cannot be read.
 pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     let manifest = Manifest::read(folder)?;
     let total = manifest.bytes();
@@ -42,10 +43,10 @@ pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     Ok(manifest)
 }
 
-/// Makes a data directory of a copy. Blocks.
+/// Creates a data directory from a copy. Blocks.
 ///
 /// # Errors
-/// As [`verify`], and if the directory is not free.
+/// The errors of [`verify`], and one if the directory is not free.
 pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     check_not_locked(data_dir)?;
     let place = free_place(data_dir)?;
@@ -64,7 +65,7 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
             watch.tell(&Step::Writing { bytes: done, of: total })
         })?;
         copy.sync_all().map_err(told)?;
-        // It was looked at before, but this is what was copied.
+        // The source was verified before, but the copied bytes are what counts.
         check_bits(&from.join(&file.file), &found, file)?;
     }
     unfinished.finish()?;
@@ -109,7 +110,7 @@ fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
     Ok(())
 }
 
-/// A clearer word than "not empty", where it is true.
+/// Refuses a directory that has a cluster, with a clearer message than "not empty".
 fn check_not_locked(data_dir: &Path) -> Result<(), SaveError> {
     let in_use = || {
         let (path, pid) = (data_dir.display().to_string(), noted_pid(data_dir));

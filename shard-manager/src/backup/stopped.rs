@@ -1,10 +1,10 @@
-//! Stopped: a copy of a cluster that nobody has open.
+//! Stopped: a copy of a cluster that no process has open.
 //!
-//! The files are copied as they are, whatever their schema: so an older cluster can be saved before it is migrated, and
-//! the copy is one of that schema, which the first start after a restore migrates. No timeline begins, and a stop in
-//! bad order is left for the next start to look after.
+//! The files are copied as they are, in any version of the schema: so an older cluster can be saved
+//! before it is migrated, and the copy has that schema, which the first start after a restore
+//! migrates. No timeline begins, and an unclean stop is left for the next start to handle.
 //!
-//! **Invariant:** what the files hold is not changed.
+//! **Invariant:** the contents of the files are not changed.
 //! **Not here:** a copy beside a router (`backup`).
 
 use std::path::{Path, PathBuf};
@@ -20,13 +20,13 @@ use crate::store::sqlite::data_dir::DataDir;
 use crate::store::sqlite::{copy, migrate};
 use crate::value::format_timestamp;
 
-/// Makes a copy of a cluster in a folder that is not there, or empty, and keeps routers from starting meanwhile.
-/// Blocks.
+/// Makes a copy of a cluster in a folder that does not exist or is empty, and prevents routers from
+/// starting meanwhile. Blocks.
 ///
 /// # Errors
-/// [`SaveError`]; there is nothing in the folder then.
+/// [`SaveError`]; the folder is empty or missing then.
 pub fn save(data_dir: &Path, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
-    // Before the lock, which would make a folder.
+    // Before the lock, which would create a folder.
     if !data_dir.join("catalog.db").exists() {
         let cause = "this is no data directory: there is no catalog.db";
         return Err(SaveError::target(data_dir, cause));

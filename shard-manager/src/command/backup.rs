@@ -1,9 +1,9 @@
-//! `backup`: a copy of a cluster as it is at one moment.
+//! `backup`: a copy of a cluster as of one moment.
 //!
-//! Whoever holds the data directory makes it: a router that runs is asked through its socket, else the command holds
-//! the directory itself, and copies the files as they are.
+//! The holder of the data directory makes the copy: a running router does it on request through its
+//! socket; without one, the command locks the directory itself and copies the files.
 //!
-//! **Not here:** making it (`shard_manager::backup`).
+//! **Not here:** making the copy (`shard_manager::backup`).
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -35,15 +35,15 @@ Examples:
 pub(crate) struct Options {
     #[command(flatten)]
     cluster: DataDirArgs,
-    /// The folder to make; it must not be there, or be empty
+    /// Folder to create; it must not exist, or be empty
     #[arg(long, value_name = "DIR", required_unless_present = "verify")]
     to: Option<PathBuf>,
-    /// Proves that a copy is whole, and changes nothing
+    /// Verify that a copy is complete, and change nothing
     #[arg(long, value_name = "DIR", conflicts_with = "to")]
     verify: Option<PathBuf>,
 }
 
-/// Makes a copy, or proves one.
+/// Makes or verifies a copy.
 pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     interrupt::watch();
     if let Some(folder) = &options.verify {
@@ -63,7 +63,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(shown?)
 }
 
-/// Proves that a copy is whole.
+/// Verifies that a copy is complete.
 pub(super) fn verify(folder: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     let verified = with_bars(terminal, |watch| restore::verify(folder, watch));
     let manifest = verified.map_err(|error| judged(&error))?;
@@ -74,7 +74,7 @@ pub(super) fn verify(folder: &Path, terminal: &Terminal) -> Result<(), CommandEr
     Ok(shown?)
 }
 
-/// A copy that was looked at and is not whole was found so; all else could not be done.
+/// Maps an incomplete copy to a found fault, and any other error to a refusal.
 pub(super) fn judged(error: &SaveError) -> CommandError {
     if matches!(error, SaveError::Unfit { .. }) {
         return CommandError::Found(error.to_string());
@@ -106,7 +106,7 @@ fn make(data_dir: &Path, to: &Path, terminal: &Terminal) -> Result<Manifest, Com
     saved.map_err(|error| refused(&error))
 }
 
-/// Carries out what tells how far it is: shown as bars, and ended by Ctrl-C.
+/// Runs work that reports progress, shows that as bars, and cancels it on Ctrl-C.
 pub(super) fn with_bars<T>(terminal: &Terminal, work: impl FnOnce(&Watch<'_>) -> T) -> T {
     let bars = Mutex::new(HashMap::new());
     let step = |step: &Step| draw(terminal, &bars, step);
@@ -120,7 +120,7 @@ pub(super) fn with_bars<T>(terminal: &Terminal, work: impl FnOnce(&Watch<'_>) ->
 fn draw(terminal: &Terminal, bars: &Mutex<HashMap<String, ProgressBar>>, step: &Step) {
     let (name, done, total) = match step {
         Step::Copying { shard, bytes, of } => (shard.as_str(), *bytes, *of),
-        // Of what comes in meanwhile nobody knows how much it will be.
+        // The amount of concurrent writes is unknown.
         Step::Following { .. } | Step::Held { .. } => return,
         Step::Checking { bytes, of } => ("checking", *bytes, *of),
         Step::Writing { bytes, of } => ("writing", *bytes, *of),

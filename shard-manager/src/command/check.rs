@@ -1,4 +1,4 @@
-//! `check`: looks at every row.
+//! `check`: verifies every row of a cluster.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use shard_manager::store::sqlite::view::DirView;
 use super::{CommandError, DataDirArgs};
 use crate::terminal::{Terminal, say};
 
-/// What to look at.
+/// Options of `check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Each row must lie in the slot and on the shard of its key, spell its key, and be no newer than its shard; the
@@ -28,10 +28,10 @@ Exit code 1: something is wrong, a line each; 2: it could not be looked at.")]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     place: DataDirArgs,
-    /// Also look at the structure of every page (PRAGMA quick_check)
+    /// Also check the structure of every page (PRAGMA quick_check)
     #[arg(long)]
     deep: bool,
-    /// Shards that are looked at at a time [default: one a core]
+    /// Number of shards checked concurrently [default: number of cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }
@@ -62,7 +62,7 @@ pub(super) fn run(args: &CheckArgs, terminal: &Terminal) -> Result<(), CommandEr
     }
 }
 
-/// By the counters of all nodes: enough for a bar.
+/// Returns the rows that the counters of all nodes report: exact enough for a progress bar.
 fn expected_rows(view: &DirView) -> u64 {
     let nodes = view.map.topology().indices().flat_map(|shard| view.nodes(shard));
     let rows = nodes.filter_map(|file| Some(view.node(&file).ok()?.standing().ok()?.rows()));

@@ -1,5 +1,5 @@
-//! `cluster`: PostgreSQL servers on this machine for a router to use: made, started, shown, stopped, removed; single ones
-//! also frozen and promoted (`node_verbs`).
+//! `cluster`: makes, starts, shows, stops and removes PostgreSQL servers on this machine;
+//! single servers are also frozen and promoted (`node_verbs`).
 //!
 //! **Invariant:** the password is never printed; nothing is removed without `--yes`.
 //! **Not here:** making and starting servers (`shard_manager::local`).
@@ -25,10 +25,10 @@ Examples:
   shard-manager cluster up --shards 2 --replicas 2 --port 5500
   shard-manager cluster up --dir /srv/tessera --set shared_buffers=1GB";
 
-/// The role of a node that others have taken over from.
+/// Role of a node that another one has replaced as primary.
 const FORMER: &str = "former primary";
 
-/// What to do with a local cluster.
+/// Operation on a local cluster.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -37,10 +37,10 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Makes what is missing of a cluster and starts what does not run
+    /// Makes missing servers of a cluster and starts stopped ones
     #[command(after_help = UP_EXAMPLES)]
     Up(UpOptions),
-    /// Stops all servers; their rows stay
+    /// Stops all servers and keeps their rows
     Down(Dir),
     /// Shows the servers; exit code 1 if one does not run
     Status(Dir),
@@ -48,7 +48,7 @@ enum Verb {
     Destroy {
         #[command(flatten)]
         dir: Dir,
-        /// Yes, all rows are to be removed
+        /// Confirm that all rows are removed
         #[arg(long)]
         yes: bool,
     },
@@ -56,10 +56,10 @@ enum Verb {
     Node(node_verbs::NodeVerb),
 }
 
-/// Which local cluster a command is about.
+/// Directory of a local cluster.
 #[derive(Args, Clone, Debug)]
 struct Dir {
-    /// The directory of the cluster
+    /// Directory of the cluster
     #[arg(long = "dir", value_name = "DIR", default_value = "./data-postgres")]
     path: PathBuf,
 }
@@ -68,36 +68,37 @@ struct Dir {
 struct UpOptions {
     #[command(flatten)]
     dir: Dir,
-    /// Shards, each a primary; those of a cluster that is there stay as many [default: what there
-    /// is, else 3]
+    /// Number of shards, each with a primary; fixed once the cluster exists [default: existing
+    /// number, else 3]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
-    /// Replicas of each shard [default: what there is, else 1]
+    /// Replicas of each shard [default: existing number, else 1]
     #[arg(long, value_name = "M")]
     replicas: Option<usize>,
-    /// The first port of a new cluster, the next ones following [default: free ones]
+    /// First port of a new cluster; the others follow [default: free ports]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// Who runs the servers if root makes them [default: postgres, else nobody]
+    /// User that runs the servers if root starts them [default: postgres, else nobody]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// The folder of the programs [default: TESSERA_PG_BIN, else the newest installed]
+    /// Folder of PostgreSQL's programs [default: TESSERA_PG_BIN, else the newest installed]
     #[arg(long, value_name = "DIR")]
     pg_bin: Option<PathBuf>,
-    /// A setting of the servers, in force from the next start of each; an empty value takes it back; may be repeated
+    /// Setting of the servers, in force after the next start of each; an empty value removes it;
+    /// may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
 }
 
-/// How a cluster is.
+/// State of a cluster.
 #[derive(Debug, Serialize)]
 struct Shown {
-    /// Whether every server runs, and none beside its primary.
+    /// True if every server runs and no shard has a former primary.
     ok: bool,
     dir: PathBuf,
-    /// The version of PostgreSQL.
+    /// Major version of PostgreSQL.
     postgres: u32,
-    /// The file with the variables for a router.
+    /// File with the variables for a router.
     environment: PathBuf,
     nodes: Vec<NodeShown>,
 }
@@ -117,7 +118,7 @@ impl From<LocalError> for CommandError {
     }
 }
 
-/// Does what was asked for.
+/// Runs the operation.
 pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     match &options.verb {
         Verb::Up(options) => up(options, terminal),
@@ -233,7 +234,7 @@ fn text(shown: &Shown, terminal: &Terminal) -> String {
     format!("{head}\n{}{}", table.trim_end(), former.collect::<String>())
 }
 
-/// A path as a shell reads it; with a slash, for `.` would look for it elsewhere.
+/// Quotes a path for a shell; it gets a slash, because `.` would search `PATH` for a bare name.
 fn in_a_shell(path: &Path) -> String {
     let path = if path.is_absolute() || path.starts_with(".") || path.starts_with("..") {
         path.to_owned()

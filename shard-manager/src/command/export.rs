@@ -14,7 +14,7 @@ use super::output_file::{Target, refused};
 use super::{CommandError, DataDirArgs, interrupt};
 use crate::terminal::{Terminal, say};
 
-/// What to export.
+/// Options of `export`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Each shard is read in one snapshot of its files, beside a running router too: so there is no --url. It is complete, or
@@ -32,31 +32,31 @@ Examples:
 pub(super) struct ExportArgs {
     #[command(flatten)]
     place: DataDirArgs,
-    /// Which table
+    /// Table to export
     #[arg(long, value_name = "TABLE", required_unless_present = "all", conflicts_with = "all")]
     table: Option<String>,
-    /// All tables, a file each, in the folder --output
+    /// Export all tables, one file each, into the folder --output
     #[arg(long, requires = "output")]
     all: bool,
-    /// How rows are written [default: csv if --output ends so, else ndjson]
+    /// Format of the rows [default: csv if --output ends in .csv, else ndjson]
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// Where to; `-`, or nothing, is standard output
+    /// File to write [default: standard output, also written as -]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also `shard_key`, `version`, `created_at` and `updated_at`
+    /// Include `shard_key`, `version`, `created_at` and `updated_at`
     #[arg(long)]
     system: bool,
 }
 
 impl ExportArgs {
-    /// A file of each table has no name to go by yet.
+    /// Returns the format; with `--all` the name of the folder does not determine it.
     fn format(&self) -> FormatName {
         FormatName::of(self.format, self.output.as_deref().filter(|_| !self.all))
     }
 }
 
-/// A table that was exported.
+/// Result for one table.
 #[derive(Debug, Serialize)]
 struct Exported {
     table: String,
@@ -124,7 +124,7 @@ fn write(
     written.map_err(trouble)
 }
 
-/// Under the file's name there is all, or what was there before.
+/// Replaces the file atomically: it has all rows, or its old contents.
 fn write_file(
     args: &ExportArgs,
     export: &mut Export,

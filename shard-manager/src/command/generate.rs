@@ -1,6 +1,7 @@
-//! `generate`: fake users and their orders.
+//! `generate`: demo users and their orders.
 //!
-//! **Not here:** what they look like (`shard_manager::demo_data`), storing them (`shard_manager::import`, `upload`).
+//! **Not here:** the rows themselves (`shard_manager::demo_data`), storing them
+//! (`shard_manager::import`, `upload`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use serde_json::json;
 use shard_manager::demo_data::{
     DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line,
 };
-use shard_manager::import::{FailedRow, Filled, Making, store_rows};
+use shard_manager::import::{DemoRows, FailedRow, Filled, store_rows};
 use shard_manager::keyspace::Keyspace;
 use shard_manager::manager::{EmbeddedCluster, Manager};
 use shard_manager::store::sqlite::catalog::Wanted;
@@ -39,26 +40,27 @@ const REQUEST_ROWS: u64 = 20_000;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// How many users; the variable MAX_GEN_USERS caps it
+    /// Number of users; the variable MAX_GEN_USERS limits it
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(..=USERS_MAX))]
     users: u64,
-    /// How many orders each user has
+    /// Number of orders of each user
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=i64::from(ORDERS_MAX)))]
     orders_per_user: u32,
-    /// Shares of the users of each partition key [default: A=30,B=20,C=15,D=25,E=10; in keyspace list its own]
+    /// Share of users of each partition key [default: A=30,B=20,C=15,D=25,E=10; in keyspace list
+    /// its own]
     #[arg(long, value_name = "KEY=SHARE,…")]
     weights: Option<Weights>,
-    /// Other seeds make other rows
+    /// Seed; another seed makes other rows
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
     destination: Destination,
-    /// How many requests at a time, with --url
+    /// Number of concurrent requests, with --url
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: u16,
 }
 
-/// Makes them.
+/// Generates and stores the rows.
 pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     let wanted = DemoSpec {
         users: capped(options.users)?,
@@ -93,7 +95,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(shown?)
 }
 
-/// What is to be made for a cluster of this keyspace.
+/// Returns the plan for a cluster of this keyspace.
 fn planned(wanted: &DemoSpec, keyspace: &Keyspace) -> Result<Plan, CommandError> {
     let plan = Plan::new(wanted, keyspace);
     plan.map_err(|error| CommandError::Refused(format!("--weights: {error}")))
@@ -111,14 +113,14 @@ fn capped(users: u64) -> Result<u64, CommandError> {
     Ok(users.min(cap))
 }
 
-/// What was stored, by the names of the shards.
+/// Result of storing rows, by the names of the shards.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     pub(super) shards: Vec<(String, u64)>,
     pub(super) failed: u64,
     pub(super) first_failed: Vec<FailedRow>,
     pub(super) cancelled: bool,
-    /// Whether failures are numbered by lines of the input, from 1; else by rows, from 0.
+    /// True if failures are numbered by input lines from 1; otherwise by rows from 0.
     pub(super) by_line: bool,
 }
 
@@ -141,9 +143,9 @@ impl Stored {
         }
     }
 
-    /// Whether all rows are there: said by their number, not by the absence of errors.
+    /// Checks that all rows are stored, by their number and not by the absence of errors.
     pub(super) fn judged(&self, wanted: u64, terminal: &Terminal) -> Result<(), CommandError> {
-        // To programs the document tells them.
+        // The JSON document has them already.
         let what = if self.by_line { "line" } else { "row" };
         for row in self.first_failed.iter().filter(|_| !terminal.is_json()) {
             say(format_args!("{what} {}: {}", row.index, row.cause));
@@ -165,7 +167,7 @@ impl Stored {
 fn show(done: &Stored, plan: &Plan, began: Instant, terminal: &Terminal) -> Result<(), Unwritten> {
     let seconds = began.elapsed().as_secs_f64();
     let (stored, rows) = (done.total(), plan.rows());
-    // Users are counted by the plan, so that only what is complete tells how many there are.
+    // The plan counts users, so only a complete run reports their number.
     let complete = stored == rows && done.failed == 0;
     let per_second = |count: u64| (count as f64 / seconds).round();
     let shards: HashMap<&str, u64> =
@@ -198,17 +200,17 @@ fn show(done: &Stored, plan: &Plan, began: Instant, terminal: &Terminal) -> Resu
     })
 }
 
-/// Straight into the files.
+/// Stores the rows directly in the files.
 fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
     let refused = |error: shard_manager::error::Error| CommandError::Refused(error.to_string());
-    let mut making = Making::new(manager, plan).map_err(refused)?;
-    for (index, rows) in (0..).zip(making.expected()) {
+    let mut demo_rows = DemoRows::new(manager, plan).map_err(refused)?;
+    for (index, rows) in (0..).zip(demo_rows.expected()) {
         bars.expect(manager.shard_name(ShardIndex(index)), rows);
     }
     let mut cancelled = false;
     let next = || {
         cancelled = interrupt::asked();
-        if cancelled { Ok(None) } else { making.piece() }
+        if cancelled { Ok(None) } else { demo_rows.next_chunk() }
     };
     let told = |shard, rows| bars.add(manager.shard_name(shard), rows);
     let (filled, made) = store_rows(manager, next, told);
@@ -216,7 +218,7 @@ fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Comma
     Ok(Stored { cancelled, ..Stored::of(manager, filled) })
 }
 
-/// Through a router: some requests at a time, each a part of the users or of the orders.
+/// Stores the rows through a router, in concurrent requests of users or of orders.
 fn through(url: &str, connections: u16, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
     let refused = |error: UploadError| CommandError::Refused(error.to_string());
     let stored = Mutex::new(Stored::default());
@@ -302,12 +304,12 @@ impl<'s> Bars<'s> {
         Self { terminal, bars: Mutex::default() }
     }
 
-    /// Tells about how many rows a shard will get.
+    /// Sets the approximate number of rows that a shard will get.
     fn expect(&self, shard: &str, rows: u64) {
         locked(&self.bars).insert(shard.to_owned(), self.terminal.progress(shard, rows));
     }
 
-    /// Tells that it has got some.
+    /// Adds rows that a shard has stored.
     pub(super) fn add(&self, shard: &str, rows: u64) {
         let mut bars = locked(&self.bars);
         let bar = bars.entry(shard.to_owned()).or_insert_with(|| self.terminal.progress(shard, 0));

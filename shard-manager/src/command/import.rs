@@ -1,6 +1,7 @@
-//! `import`: the rows of a file.
+//! `import`: stores the rows of a file.
 //!
-//! **Not here:** reading them (`shard_manager::import::row_reader`), storing them (`shard_manager::import`, `upload`).
+//! **Not here:** reading them (`shard_manager::import::row_reader`), storing them
+//! (`shard_manager::import`, `upload`).
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -32,16 +33,16 @@ Examples:
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// The table of all rows
+    /// Table of all rows
     #[arg(long, value_name = "T")]
     table: String,
-    /// How rows are written [default: csv if --input ends so, else ndjson]
+    /// Format of the rows [default: csv if --input ends in .csv, else ndjson]
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// The file; - is standard input
+    /// File to read; - is standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     input: PathBuf,
-    /// What is done with a row that is there
+    /// Treatment of a row that exists
     #[arg(long, value_enum, default_value_t = OperationName::Upsert)]
     op: OperationName,
     #[command(flatten)]
@@ -50,9 +51,9 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OperationName {
-    /// Its columns are changed
+    /// Change its columns
     Upsert,
-    /// The row is refused
+    /// Refuse the new row
     Insert,
 }
 
@@ -86,7 +87,7 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     Ok(shown?)
 }
 
-/// Opens a cluster that is there, for this command alone.
+/// Opens an existing cluster exclusively for this command.
 fn hold(data_dir: &Path) -> Result<Manager, CommandError> {
     if !data_dir.join("catalog.db").exists() {
         let dir = data_dir.display();

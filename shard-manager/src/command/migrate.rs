@@ -1,4 +1,4 @@
-//! `migrate`: brings the files of a stopped cluster to the schema of this program.
+//! `migrate`: migrates the files of a stopped cluster to the schema of this program.
 
 use clap::Args;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use shard_manager::store::sqlite::migrate::{Migrated, migrate, plan};
 use super::{CommandError, DataDirArgs};
 use crate::terminal::Terminal;
 
-/// What to migrate.
+/// Options of `migrate`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 A start of the router does the same. Make a backup before. What was interrupted goes on with the next run.
@@ -18,12 +18,12 @@ Examples:
 pub(super) struct MigrateArgs {
     #[command(flatten)]
     place: DataDirArgs,
-    /// Only tell what would be done; works beside a running router
+    /// Only show what would be done; works beside a running router
     #[arg(long)]
     dry_run: bool,
 }
 
-/// A file and what was done to it, as JSON.
+/// File and its migration, as JSON.
 #[derive(Debug, Serialize)]
 struct FileDone<'m> {
     file: &'m str,
@@ -38,7 +38,7 @@ pub(super) fn run(args: &MigrateArgs, terminal: &Terminal) -> Result<(), Command
     }
     let mut done = Vec::new();
     let ended = migrate(dir, |file| done.push(file.clone()));
-    // Also of a run that failed half-way: what was migrated stays so.
+    // Shown even if the run failed in the middle: migrated files stay migrated.
     let shown = match ended.is_ok() || !done.is_empty() {
         true => show(&done, terminal),
         false => Ok(()),

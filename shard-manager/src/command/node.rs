@@ -1,7 +1,7 @@
-//! `node`: one PostgreSQL node by itself, made if its directory is empty, whose server takes the place of this process.
+//! `node`: makes a PostgreSQL node if its directory is empty, and becomes its server.
 //!
-//! **Invariant:** no password stands on a command line or in what is said.
-//! **Not here:** making it (`shard_manager::local`).
+//! **Invariant:** no password is on a command line or in a message.
+//! **Not here:** making the node (`shard_manager::local`).
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use shard_manager::topology::Role;
 use super::{CommandError, interrupt};
 use crate::terminal::{Terminal, say};
 
-/// The variable of libpq that holds the password where no file is named.
+/// Variable of libpq that holds the password if no file is named.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
 const EXAMPLES: &str = "\
@@ -29,7 +29,7 @@ Examples:
     --password-file /run/secrets/password --listen 0.0.0.0 --allow 10.0.0.0/8
   shard-manager node ready --dir /var/lib/tessera/node";
 
-/// What to do about a node.
+/// Operation on a node.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Options {
@@ -41,7 +41,7 @@ pub(crate) struct Options {
 enum Verb {
     /// Runs a primary; a new one has an empty database
     Primary {
-        /// The database of a new primary
+        /// Database of a new primary
         #[arg(long, value_name = "NAME")]
         database: String,
         #[command(flatten)]
@@ -49,15 +49,15 @@ enum Verb {
     },
     /// Runs a replica; a new one waits until its source answers, and copies it
     Replica {
-        /// Whom it follows
+        /// Server that the replica follows
         #[arg(long = "of", value_name = "HOST:PORT", value_parser = peer)]
         source: Peer,
         #[command(flatten)]
         options: NodeOptions,
     },
-    /// Whether the node of this directory answers: exit code 1 if not
+    /// Checks that the node of this directory answers: exit code 1 if not
     Ready {
-        /// The directory of the node
+        /// Directory of the node
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
@@ -65,37 +65,37 @@ enum Verb {
 
 #[derive(Args, Debug)]
 struct NodeOptions {
-    /// The directory of the node; made if it is not there
+    /// Directory of the node; created if missing
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// What the node is called, which also names its replication slot
+    /// Name of the node and of its replication slot
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// A file whose first line is the password of the databases [default: what PGPASSWORD holds]
+    /// File whose first line is the password of the databases [default: value of PGPASSWORD]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Its port
+    /// Port of the server
     #[arg(long, value_name = "PORT", default_value_t = 5432)]
     port: u16,
-    /// An address to listen on, such as 0.0.0.0 for all; may be repeated
+    /// Address to listen on, such as 0.0.0.0 for all; may be repeated
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     listen: Vec<String>,
-    /// A network that is let in with the password, such as 10.0.0.0/8, or samenet; may be repeated [default: only this
-    /// machine]
+    /// Network that may connect with the password, such as 10.0.0.0/8, or samenet; may be repeated
+    /// [default: only this machine]
     #[arg(long, value_name = "NETWORK")]
     allow: Vec<String>,
-    /// A setting of the server; may be repeated
+    /// Setting of the server; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = super::cluster::setting)]
     settings: Vec<(String, String)>,
-    /// Who runs the server if root starts it [default: postgres, else nobody]
+    /// User that runs the server if root starts it [default: postgres, else nobody]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// The folder of the programs [default: TESSERA_PG_BIN, else the newest installed]
+    /// Folder of PostgreSQL's programs [default: TESSERA_PG_BIN, else the newest installed]
     #[arg(long, value_name = "DIR")]
     pg_bin: Option<PathBuf>,
 }
 
-/// Does what was asked for.
+/// Runs the operation.
 pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
     match options.verb {
         Verb::Primary { database, options } => serve(options, database, None),
@@ -158,7 +158,7 @@ fn ready(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     Ok(ended?)
 }
 
-/// The port stands behind the last colon; an IPv6 address stands in brackets.
+/// Parses `HOST:PORT`; an IPv6 address is in brackets.
 fn peer(text: &str) -> Result<Peer, String> {
     let wanted = || "a source is written HOST:PORT".to_owned();
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;

@@ -1,10 +1,11 @@
-//! Part: a file that gets its name when it is complete, and who writes it alone.
+//! Output file: a file that gets its name when it is complete, written by one process at a time.
 //!
-//! It is written beside its place, as `<name>.part`, under a lock that only its writer holds. What a process that died
-//! has left of one is told by the lock that nobody holds any more, and written over.
+//! It is written as `<name>.part` beside its final name, under a lock that its writer holds. The
+//! lock of a file that a dead process left is free, so the file is overwritten.
 //!
-//! **Invariant:** under the final name there is all, or what was there before; two writers never share a part.
-//! **Not here:** what is written.
+//! **Invariant:** under the final name are the complete or the old contents; two writers never
+//! share a part.
+//! **Not here:** the contents.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -13,15 +14,15 @@ use std::path::{Path, PathBuf};
 
 use super::{CommandError, interrupt};
 
-/// Where the results of a command go that names a file for them.
+/// Destination of a command's results.
 pub(super) enum Target {
-    /// Under the name of a file.
+    /// A file that gets its name when it is complete.
     Part(Part),
-    /// Into what takes bytes and is no file: a pipe, a terminal, /dev/null.
+    /// A pipe, a terminal or a device.
     Device(File, PathBuf),
 }
 
-/// A file that is being written; removed if it is not finished.
+/// Unfinished file, removed unless it is finished.
 pub(super) struct Part {
     file: File,
     path: PathBuf,
@@ -30,7 +31,8 @@ pub(super) struct Part {
 }
 
 impl Target {
-    /// Begins to write what is to stand under this name. A link is followed: what it names is replaced, not the link.
+    /// Begins a file of this name. A symbolic link is followed: its target is replaced, not the
+    /// link.
     pub(super) fn begin(path: &Path) -> Result<Self, CommandError> {
         let found = match fs::metadata(path) {
             Ok(found) => found,
@@ -55,7 +57,7 @@ impl Target {
         Err(refused(path, &if kind.is_dir() { "this is a folder" } else { "this is no file" }))
     }
 
-    /// Gives it its name.
+    /// Gives the file its name.
     pub(super) fn finish(self) -> Result<(), CommandError> {
         match self {
             Self::Part(part) => part.finish(),
@@ -64,7 +66,7 @@ impl Target {
     }
 }
 
-/// Ends when the command is asked to end.
+/// Fails once the command is interrupted.
 impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         interrupt::check()?;
@@ -92,7 +94,7 @@ impl Part {
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
                 return Err(refused(&path, &"this is no file; look what it is, and remove it"));
             }
-            // Not emptied before it is known that nobody else writes it.
+            // Not truncated before the lock shows that no other process writes it.
             let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
             let file = opened.map_err(told)?;
             match file.try_lock() {
@@ -103,7 +105,7 @@ impl Part {
                 }
                 Err(TryLockError::Error(error)) => return Err(told(error)),
             }
-            // Whoever had the lock until now may have given this very file its final name, or removed it.
+            // The former holder of the lock may have renamed or removed this very file.
             let own = file.metadata().map_err(told)?;
             let named = fs::symlink_metadata(&path);
             if !named.is_ok_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
@@ -113,7 +115,7 @@ impl Part {
             let told = |error: io::Error| refused(&begun.path, &error);
             begun.file.set_len(0).map_err(told)?;
             if let Some(before) = before {
-                // Who may read the file is not for its writer to change.
+                // The permissions of the replaced file are kept.
                 begun.file.set_permissions(before.permissions()).map_err(told)?;
             }
             return Ok(begun);
@@ -124,7 +126,7 @@ impl Part {
         interrupt::check().map_err(|error| refused(&self.path, &error))?;
         self.file.sync_all().map_err(|error| refused(&self.path, &error))?;
         fs::rename(&self.path, &self.target).map_err(|error| refused(&self.target, &error))?;
-        // From here on the name of the part may be another's.
+        // From here on another process may use the name of the part.
         self.finished = true;
         Ok(())
     }
@@ -133,7 +135,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.finished {
-            // What cannot be removed now is written over by the next.
+            // The next writer overwrites a part that cannot be removed.
             let _ = fs::remove_file(&self.path);
         }
     }

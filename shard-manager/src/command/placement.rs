@@ -1,4 +1,4 @@
-//! `placement`: who owns which slots, and what other placements would do.
+//! `placement`: shows the owners of slots, and compares other placements.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -19,7 +19,7 @@ use super::router::Router;
 use super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
 
-/// What to show of placements.
+/// Operation of `placement`.
 #[derive(Args, Debug)]
 pub(super) struct PlacementArgs {
     #[command(subcommand)]
@@ -28,14 +28,14 @@ pub(super) struct PlacementArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Shows who owns which slots
+    /// Shows the owners of slots
     #[command(after_help = "\
 Examples:
   shard-manager placement show
   shard-manager placement show --ranges | grep shard2
   shard-manager placement show --url http://127.0.0.1:3000 --json")]
     Show(ShowArgs),
-    /// Compares all placements: how even they are, and what would move
+    /// Compares all placements by evenness and by the slots that would move
     #[command(after_help = "\
 Without --add, --remove and --reweight three changes are tried: a shard more, the last one gone, the first one
 with twice its weight. What cannot be tried and was not asked for is left out, with a note. Each placement is dealt out anew and compared with itself before; `rebalance` keeps what it
@@ -54,38 +54,38 @@ Examples:
 struct ShowArgs {
     #[command(flatten)]
     source: ClusterSource,
-    /// Every range of slots, a line each
+    /// Show every range of slots, one per line
     #[arg(long)]
     ranges: bool,
 }
 
 #[derive(Args, Debug)]
 struct SimulateArgs {
-    /// How many shards
+    /// Number of shards
     #[arg(long, value_name = "N", conflicts_with = "weights")]
     shards: Option<usize>,
-    /// The weight of each shard
+    /// Weight of each shard
     #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
     weights: Option<Vec<u32>>,
-    /// The shards of this cluster, if neither is given; else there are three
+    /// Cluster whose shards are used if neither is given; otherwise three shards
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Try a shard more, of this weight
+    /// Try an additional shard of this weight
     #[arg(long, value_name = "WEIGHT", num_args = 0..=1, default_missing_value = "1")]
     add: Vec<u32>,
-    /// Try it without this shard
+    /// Try the removal of this shard
     #[arg(long, value_name = "NAME")]
     remove: Vec<String>,
     /// Try another weight of a shard
     #[arg(long, value_name = "NAME=WEIGHT", value_parser = reweight)]
     reweight: Vec<(String, u32)>,
-    /// Also try this placement, written as in the router's configuration
+    /// Also try this placement, in the notation of the router's configuration
     #[arg(long, value_name = "PLACEMENT")]
     placement: Vec<Placement>,
-    /// Count the keys of this file, one a line, instead of slots
+    /// Count the keys of this file, one per line, instead of slots
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// How keys become slots
+    /// Keyspace that maps keys to slots
     #[arg(long, value_name = "NAME", requires = "keys")]
     keyspace: Option<Keyspace>,
 }
@@ -104,7 +104,7 @@ pub(super) fn run(args: &PlacementArgs, terminal: &Terminal) -> Result<(), Comma
     }
 }
 
-/// Who owns what.
+/// Shows the owners of slots.
 #[derive(Debug, Serialize)]
 struct Shown {
     epoch: u64,
@@ -178,7 +178,7 @@ fn ask(router: &Router) -> Result<Shown, CommandError> {
     })
 }
 
-/// Ranges that a line names: of many the first tell enough.
+/// Maximal number of ranges in a line.
 const RANGES_SHOWN: usize = 4;
 
 fn text(shown: &Shown, ranges: bool, terminal: &Terminal) -> String {
@@ -229,20 +229,20 @@ fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
-/// A comparison, as JSON.
+/// Result of a comparison, as JSON.
 #[derive(Debug, Serialize)]
 struct Compared {
-    /// `slots`, or `keys`.
+    /// Counted unit: `slots` or `keys`.
     unit: &'static str,
     total: u64,
     algorithms: Vec<Simulated>,
     left_out: Vec<LeftOut>,
 }
 
-/// What nobody asked for by name, and cannot be tried.
+/// Placement or change that was not requested by name and cannot be tried.
 #[derive(Debug, Serialize)]
 struct LeftOut {
-    /// The algorithm or the change.
+    /// Name of the algorithm or of the change.
     what: String,
     cause: String,
 }
@@ -261,7 +261,7 @@ fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError>
     };
     let weights = match (&args.weights, args.shards) {
         (Some(weights), _) => Some(weights.clone()),
-        // One too many is refused as any more would be.
+        // One too many is refused like any larger number.
         (None, Some(shards)) => Some(vec![1; shards.min(Topology::SIMULATED_SHARDS_MAX + 1)]),
         (None, None) => None,
     };
@@ -302,7 +302,7 @@ fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError>
     Ok(terminal.show(&compared, |terminal| compared_text(&compared, terminal))?)
 }
 
-/// The changes that are tried, and those of the usual ones that cannot be.
+/// Returns the changes to try, and the default ones that cannot be tried.
 fn changes(
     args: &SimulateArgs,
     topology: &Topology,

@@ -1,6 +1,6 @@
-//! `restore`: a data directory made of a copy.
+//! `restore`: creates a data directory from a copy.
 //!
-//! **Not here:** proving and copying it (`shard_manager::backup::restore`).
+//! **Not here:** verifying and copying (`shard_manager::backup::restore`).
 
 use std::path::PathBuf;
 
@@ -22,17 +22,17 @@ Examples:
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// The copy, as `backup` made it
+    /// Copy that `backup` made
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
     #[command(flatten)]
     cluster: DataDirArgs,
-    /// Proves that the copy is whole, and changes nothing
+    /// Verify that the copy is complete, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Puts a copy back, or proves that it could be.
+/// Restores or verifies a copy.
 pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     interrupt::watch();
     if options.dry_run {

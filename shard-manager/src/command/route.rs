@@ -1,4 +1,4 @@
-//! `route`: where keys live.
+//! `route`: shows the slots and shards of keys.
 
 use std::io::{BufWriter, Write};
 
@@ -12,7 +12,7 @@ use super::router::Router;
 use super::{ClusterSource, CommandError};
 use crate::terminal::{Terminal, Unwritten};
 
-/// Which keys.
+/// Options of `route`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -20,14 +20,14 @@ Examples:
   cut -d, -f1 users.csv | shard-manager route -
   shard-manager route user_123 --url http://127.0.0.1:3000 --json")]
 pub(super) struct RouteArgs {
-    /// Shard keys; `-` reads them from standard input, one a line
+    /// Shard keys; `-` reads them from standard input, one per line
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
     #[command(flatten)]
     source: ClusterSource,
 }
 
-/// Where a key lives.
+/// Slot and shard of a key.
 #[derive(Debug, Serialize)]
 struct Routed {
     key: String,
@@ -43,7 +43,7 @@ enum Map {
     Router(Router),
 }
 
-/// Tells where keys live.
+/// Shows the slots and shards of keys.
 pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let map = match &args.source.url {
         Some(url) => Map::Router(Router::at(url)?),
@@ -62,19 +62,19 @@ pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandEr
     Ok(shown?)
 }
 
-/// There may be any number of keys: each is told as it comes.
+/// Prints each key as it is read: there may be any number of them.
 fn stream(map: &Map, keys: &[String], terminal: &Terminal) -> Result<(), CommandError> {
     let out = BufWriter::new(std::io::stdout().lock());
     let mut list = List { out, json: terminal.is_json(), told: 0 };
     let ended = list.tell_all(map, keys);
-    // Also of keys the last of which was none: those before it were told.
+    // Written even if the last line was no key: the ones before it are printed.
     let closed = list.close();
     ended?;
     Ok(closed?)
 }
 const HEADS: [&str; 5] = ["key", "slot", "shard", "primary", "replicas"];
 
-/// What is told of keys, in one document.
+/// Document of the results for all keys.
 struct List<W> {
     out: W,
     json: bool,

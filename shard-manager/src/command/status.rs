@@ -1,4 +1,4 @@
-//! `status`: the shards, their nodes, and whether a router runs.
+//! `status`: shows the shards, their nodes and a running router.
 
 use clap::Args;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::router::Router;
 use super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
 
-/// What to show.
+/// Options of `status`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -26,12 +26,12 @@ pub(super) struct StatusArgs {
     source: ClusterSource,
 }
 
-/// How a cluster is.
+/// State of a cluster.
 #[derive(Debug, Serialize)]
 struct Status {
-    /// Whether every node is as it should be.
+    /// True if no node has a fault.
     ok: bool,
-    /// The data directory, or the router's URL.
+    /// Data directory, or URL of the router.
     source: String,
     epoch: u64,
     keyspace: Option<String>,
@@ -40,7 +40,7 @@ struct Status {
     /// Meaning of `bytes` of a node.
     bytes_are: &'static str,
     shards: Vec<ShardStatus>,
-    /// What is no fault, and the next start of a router looks after.
+    /// Notes that are no faults: the next start of a router resolves them.
     notes: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ struct Status {
 struct RouterState {
     running: bool,
     pid: Option<String>,
-    /// Whether the files were closed in good order; null while a router runs.
+    /// True if the files were closed cleanly; null while a router runs.
     clean: Option<bool>,
 }
 
@@ -64,14 +64,14 @@ struct ShardStatus {
 struct NodeStatus {
     node: String,
     role: String,
-    /// Whether it can be used; one that is not, without trouble, is still to be made.
+    /// True if the node can be used; a node that is not up and has no trouble has yet to be made.
     up: bool,
-    /// What is wrong with it.
+    /// Fault of the node.
     trouble: Option<String>,
     position: Option<u64>,
-    /// Entries of the change log that it has not applied.
+    /// Entries of the change log that the node has not applied.
     lag: Option<u64>,
-    /// How long ago it had all that the primary has; of a router only.
+    /// Time since it had all changes of the primary; reported by a router only.
     lag_ms: Option<f64>,
     rows: Option<i64>,
     bytes: Option<u64>,
@@ -100,7 +100,7 @@ const ON_DISK: &str =
 const OF_TABLES: &str =
     "pages in use by all tables and their indexes; files on the disk are larger";
 
-/// Shows how a cluster is.
+/// Shows the state of a cluster.
 pub(super) fn run(args: &StatusArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let status = match &args.source.url {
         Some(url) => ask(url)?,
@@ -147,7 +147,7 @@ fn look_at_shard(
 ) -> ShardStatus {
     let spec = &view.map.topology().shards()[shard.index()];
     let files = view.nodes(shard);
-    // Replicas first: so none seems to be ahead of its primary.
+    // Replicas first, so that none seems to be ahead of its primary.
     let mut nodes: Vec<NodeStatus> =
         files.iter().rev().map(|file| look_at_node(view, file, running)).collect();
     nodes.reverse();

@@ -1,6 +1,6 @@
-//! Verbs for single nodes of a local cluster: `stop`, `start`, `freeze`, `thaw`, `promote`, `rejoin`.
+//! Node verbs: commands for single nodes of a local cluster.
 //!
-//! **Not here:** doing it (`shard_manager::local`).
+//! **Not here:** the operations (`shard_manager::local`).
 
 use std::path::Path;
 
@@ -12,49 +12,51 @@ use super::{Dir, NodeShown};
 use crate::command::CommandError;
 use crate::terminal::Terminal;
 
-/// What to do with a node.
+/// Operation on a node.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeVerb {
-    /// Stops a server; the others go on
+    /// Stops a server; the others continue
     Stop {
         #[command(flatten)]
         node: Node,
-        /// At once, as if the power were gone: the next start recovers
+        /// Stop at once, as a loss of power would: the next start recovers
         #[arg(long)]
         immediate: bool,
     },
     /// Starts a server; a replica follows the present primary of its shard
     Start(Node),
-    /// Lets a server stand still with all its processes (SIGSTOP), as if it were cut off
+    /// Suspends a server and all its processes (SIGSTOP), as if it were unreachable
     Freeze(Node),
-    /// Lets a frozen server go on
+    /// Resumes a frozen server
     Thaw(Node),
-    /// Makes a replica the primary of its shard, whose primary must not run; the other replicas follow it from then on
+    /// Makes a replica the primary of its shard, whose primary must not run; the other replicas
+    /// follow it from then on
     Promote {
-        /// The replica, as `cluster status` calls it
+        /// Name of the replica in `cluster status`
         #[arg(value_name = "NODE", required_unless_present = "best")]
         node: Option<String>,
-        /// The replica of this shard (shard1, …) that has stored most: all that a majority of its nodes has
+        /// Promote the most advanced replica of this shard (shard1, …): it has all that a majority
+        /// has stored
         #[arg(long, value_name = "SHARD", conflicts_with = "node")]
         best: Option<String>,
         #[command(flatten)]
         dir: Dir,
     },
-    /// Lets a former primary follow the present one; what only the former one has is removed
+    /// Makes a former primary follow the present one; rows that only the former one has are removed
     Rejoin(Node),
 }
 
-/// Which node a command is about.
+/// Node of a command.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Node {
-    /// The node, as `cluster status` calls it
+    /// Name of the node in `cluster status`
     #[arg(value_name = "NODE")]
     name: String,
     #[command(flatten)]
     dir: Dir,
 }
 
-/// Does what was asked for.
+/// Runs the operation.
 pub(super) fn run(verb: &NodeVerb, terminal: &Terminal) -> Result<(), CommandError> {
     match verb {
         NodeVerb::Stop { node, immediate } => {

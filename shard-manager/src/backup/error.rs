@@ -1,27 +1,27 @@
-//! Trouble: why a copy of a cluster was not made, or is not put back.
+//! Error: reasons why a copy of a cluster was not made or not restored.
 //!
-//! **Not here:** how an operator is told (`command`).
+//! **Not here:** the presentation to an operator (`command`).
 
 use std::path::Path;
 
 use crate::store::sqlite::OpenError;
 use crate::store::sqlite::applier::ApplyError;
 
-/// Why a cluster was not saved, or not put back. Shown to the operator, never to a client.
+/// Error of a backup or a restore. Shown to the operator, never to a client.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// The folder is not one to write to.
+    /// The folder cannot be written to.
     #[error("{path}: {cause}")]
     Target {
-        /// The folder.
+        /// Path of the folder.
         path: String,
-        /// What is wrong with it.
+        /// Reason.
         cause: &'static str,
     },
-    /// Another process works on the same folder.
+    /// Another process uses the same folder.
     #[error("{path} is being made by another command; wait for it, or choose another folder")]
     InWork {
-        /// The folder.
+        /// Path of the folder.
         path: String,
     },
     /// Another backup of this cluster is being made.
@@ -30,55 +30,55 @@ pub enum SaveError {
     /// The disk has too little room.
     #[error("{path} has room for {free_mib} MiB, and the copy needs about {needed_mib} MiB")]
     NoRoom {
-        /// The folder.
+        /// Path of the folder.
         path: String,
-        /// What it needs.
+        /// Bytes that are needed.
         needed_mib: u64,
-        /// What there is.
+        /// Bytes that are available.
         free_mib: u64,
     },
-    /// Whoever asked for it asks no more.
+    /// The work was cancelled.
     #[error("cancelled; nothing is left of it")]
     Cancelled,
-    /// A shard's writes could not be held.
+    /// The writes of a shard could not be paused.
     #[error("{shard} is never at rest: a batch of its writes takes too long")]
     Restless {
-        /// The shard.
+        /// Name of the shard.
         shard: String,
     },
     /// A shard's copy could not follow its log.
     #[error("the copy of {shard}: {cause}")]
     Follow {
-        /// The shard.
+        /// Name of the shard.
         shard: String,
-        /// Why.
+        /// Reason.
         cause: ApplyError,
     },
     /// A file of the cluster or of the copy cannot be used.
     #[error(transparent)]
     File(#[from] OpenError),
-    /// The file system said no.
+    /// A file operation failed.
     #[error("{path}: {cause}")]
     Io {
-        /// File or folder.
+        /// Path of the file or folder.
         path: String,
-        /// What the system said.
+        /// Error of the system.
         cause: std::io::Error,
     },
-    /// The copy is not what its manifest says.
+    /// The copy differs from its manifest.
     #[error("{path}: {cause}: this is no copy that can be put back")]
     Unfit {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What is wrong.
+        /// Reason.
         cause: String,
     },
-    /// The data directory is held by a process.
+    /// A process holds the data directory.
     #[error("{path} is in use by a router or a command (process {pid}); stop it first")]
     InUse {
-        /// The data directory.
+        /// Path of the data directory.
         path: String,
-        /// The process that holds it.
+        /// Process that holds it.
         pid: String,
     },
 }
