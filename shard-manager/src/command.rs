@@ -173,7 +173,7 @@ impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Found(line) | Self::Refused(line) => f.write_str(line),
-            Self::Unread => f.write_str("nobody reads the results"),
+            Self::Unread => f.write_str("the reader of the results has gone"),
         }
     }
 }

@@ -130,7 +130,7 @@ fn remove_left_over(path: &Path) -> Result<(), SaveError> {
     if !path.exists() {
         return Ok(());
     }
-    let in_the_way = "the folder is in the way; look what it is, and remove it";
+    let in_the_way = "the folder is in the way; check it, and remove it";
     let lock = match File::open(path.join(LOCK)) {
         Ok(lock) => lock,
         // A process that is killed between the two leaves the folder without its lock, and empty.

@@ -51,10 +51,7 @@ impl Originals<'_> {
         // Of a path that does not exist yet, the existing part is resolved.
         let exists = place.ancestors().find_map(|folder| folder.canonicalize().ok());
         if exists.is_some_and(|folder| folder.starts_with(&home)) {
-            return Err(SaveError::target(
-                to,
-                "it lies in the data directory that it is a copy of",
-            ));
+            return Err(SaveError::target(to, "it is inside the data directory to be copied"));
         }
         folder::check_room(&place, self.bytes())?;
         Ok(place)
@@ -135,7 +132,7 @@ impl Originals<'_> {
             let path = folder.join(&name);
             let facts = copy::shard_facts(&path)?;
             if facts.position != position {
-                let cause = format!("it stands at {}, not at {position}", facts.position);
+                let cause = format!("it is at position {}, not {position}", facts.position);
                 return Err(SaveError::unfit(&path, cause));
             }
             let (rows, file) = (facts.rows, look(folder, &name, &mut check)?);

@@ -22,8 +22,8 @@ use super::{CommandError, DataDirArgs, interrupt};
 use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
-The copy is of one moment: every write that was acknowledged before it is in it, on all shards, and none that came
-after. A router that runs goes on serving. The files of a stopped cluster are copied as they are, also those of an
+The copy is of one moment: it holds every write that was acknowledged before, on all shards, and no later one.
+A running router continues to serve. The files of a stopped cluster are copied as they are, also those of an
 older program: this is the copy to make before `migrate`. A copy holds the key of the session tokens: keep it as safe
 as the data.
 
@@ -69,7 +69,7 @@ pub(super) fn verify(folder: &Path, terminal: &Terminal) -> Result<(), CommandEr
     let manifest = verified.map_err(|error| judged(&error))?;
     let shown = terminal.show(&json!({"whole": true, "manifest": manifest}), |_| {
         let (rows, at) = (manifest.rows(), &manifest.at);
-        format!("{} is whole: {rows} rows as of {at}", folder.display())
+        format!("{} is complete: {rows} rows as of {at}", folder.display())
     });
     Ok(shown?)
 }
@@ -91,7 +91,7 @@ fn make(data_dir: &Path, to: &Path, terminal: &Terminal) -> Result<Manifest, Com
         Err(ControlError::NobodyListens) => {}
         Err(ControlError::Unreachable(error)) if error.kind() == ErrorKind::PermissionDenied => {
             let line = format_args!(
-                "{} belongs to another user: only who runs the router may have it saved ({error})",
+                "{} belongs to another user: only the user of the router may back it up ({error})",
                 data_dir.display()
             );
             return Err(refused(&line));

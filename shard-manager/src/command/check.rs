@@ -13,18 +13,17 @@ use crate::terminal::{Terminal, say};
 /// Options of `check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each row must lie in the slot and on the shard of its key, spell its key, and be no newer than its shard; the
-shards' counters must be right, their slots those of the map, and replicas equal to their primaries, also in tables,
-slots and counters. That a row
-is in the cluster only once follows from these. Works beside a running router. Of a stopped cluster a replica that is
-missing or behind is no fault, and is noted: the next start of the router makes it, or brings it up.
+Each row must be in the slot and on the shard of its key, contain its key, and be no newer than its shard. The
+counters of the shards must be right, their slots those of the map, and replicas equal to their primaries in tables,
+slots and counters. It follows that a row is in the cluster only once. Works beside a running router. In a stopped
+cluster a replica that is missing or behind is no fault but a note: the next start of the router completes it.
 
 Examples:
   shard-manager check
   shard-manager check --deep --data-dir /var/lib/tessera
   shard-manager check --json | jq '.findings[]'
 
-Exit code 1: something is wrong, a line each; 2: it could not be looked at.")]
+Exit code 1: faults were found, one per line; 2: the check could not be carried out.")]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     place: DataDirArgs,
@@ -57,8 +56,8 @@ pub(super) fn run(args: &CheckArgs, terminal: &Terminal) -> Result<(), CommandEr
     }
     match report.found {
         0 => Ok(shown?),
-        1 => Err(CommandError::Found("one thing is wrong".to_owned())),
-        found => Err(CommandError::Found(format!("{found} things are wrong"))),
+        1 => Err(CommandError::Found("one fault was found".to_owned())),
+        found => Err(CommandError::Found(format!("{found} faults were found"))),
     }
 }
 
@@ -96,7 +95,7 @@ fn text(report: &AuditReport, terminal: &Terminal) -> String {
         .collect();
     lines.push(terminal.table(&["shard", "position", "rows", "equal replicas", "tables"], &rows));
     if report.found == 0 {
-        lines.push("all is well: each row is where it belongs, once".to_owned());
+        lines.push("no fault was found: each row is on its shard, once".to_owned());
     }
     lines.join("\n")
 }

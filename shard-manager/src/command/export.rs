@@ -73,7 +73,7 @@ pub(super) fn run(args: &ExportArgs, terminal: &Terminal) -> Result<(), CommandE
         ));
     }
     if to_stdout && terminal.is_json() {
-        let line = "--json tells what was written to files: name one with --output";
+        let line = "--json lists the files written: name one with --output";
         return Err(CommandError::Refused(line.into()));
     }
     let view = DirView::open(&args.place.data_dir)?;

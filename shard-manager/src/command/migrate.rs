@@ -10,7 +10,7 @@ use crate::terminal::Terminal;
 /// Options of `migrate`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A start of the router does the same. Make a backup before. What was interrupted goes on with the next run.
+A start of the router does the same. Make a backup first. The next run continues an interrupted migration.
 
 Examples:
   shard-manager migrate --dry-run

@@ -18,9 +18,9 @@ use crate::terminal::{Terminal, say};
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
 const EXAMPLES: &str = "\
-The node is made as those of `cluster up` are. Its server is `postgres` in the foreground, which logs to standard error:
-SIGINT ends it fast, SIGTERM waits for clients first. What is in the directory decides what the node is; a node that was
-cut off while it was made is made again.
+The node is made like those of `cluster up`. Its server is `postgres` in the foreground, which logs to standard error:
+SIGINT stops it fast, SIGTERM waits for clients first. The directory determines the role of the node; a node whose
+making was interrupted is made again.
 
 Examples:
   shard-manager node primary --dir /var/lib/tessera/node --name shard1-primary --database shard1 \\
@@ -153,7 +153,7 @@ fn ready(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     let ended = terminal.show(&shown, |_| match (role, streams) {
         (Role::Primary, _) => "it answers, as primary".to_owned(),
         (Role::Replica, true) => "it answers, as replica, and follows".to_owned(),
-        (Role::Replica, false) => "it answers, as replica, and follows nobody now".to_owned(),
+        (Role::Replica, false) => "it answers, as replica, and does not stream now".to_owned(),
     });
     Ok(ended?)
 }

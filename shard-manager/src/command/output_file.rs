@@ -92,7 +92,7 @@ impl Part {
         let told = |error: io::Error| refused(&path, &error);
         loop {
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
-                return Err(refused(&path, &"this is no file; look what it is, and remove it"));
+                return Err(refused(&path, &"this is not a regular file; check it, and remove it"));
             }
             // Not truncated before the lock shows that no other process writes it.
             let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);

@@ -19,8 +19,8 @@ Examples:
   shard-manager status --data-dir /var/lib/tessera --json
   shard-manager status --url http://127.0.0.1:3000
 
-Exit code 1: a node is down, or its file is missing or cannot be used. Of a stopped cluster a replica that is missing
-or behind is no fault, and is noted: the next start of the router makes it, or brings it up.")]
+Exit code 1: a node is down, or its file is missing or cannot be used. In a stopped cluster a replica that is missing
+or behind is no fault but a note: the next start of the router completes it.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     source: ClusterSource,
@@ -113,7 +113,7 @@ pub(super) fn run(args: &StatusArgs, terminal: &Terminal) -> Result<(), CommandE
     let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
     let down = nodes.filter(|node| node.trouble.is_some()).map(|node| &*node.node);
     let down: Vec<&str> = down.collect();
-    Err(CommandError::Found(format!("not well: {}", down.join(", "))))
+    Err(CommandError::Found(format!("with faults: {}", down.join(", "))))
 }
 
 fn look(view: &DirView) -> Result<Status, CommandError> {
@@ -245,8 +245,7 @@ fn text(status: &Status, terminal: &Terminal) -> String {
         RouterState { running: true, pid: Some(pid), .. } => format!("process {pid} serves it"),
         RouterState { running: true, pid: None, .. } => "serves it".to_owned(),
         RouterState { clean: Some(false), .. } => {
-            "none, and the last one did not close its files: the next start looks at them"
-                .to_owned()
+            "none, and the last one did not close its files: the next start checks them".to_owned()
         }
         RouterState { .. } => "none".to_owned(),
     };

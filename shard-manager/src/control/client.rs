@@ -20,7 +20,9 @@ pub enum ControlError {
     #[error("no router or command listens in this data directory")]
     NobodyListens,
     /// The listener cannot be reached by this user.
-    #[error("whoever holds the data directory cannot be asked through its control.sock: {0}")]
+    #[error(
+        "the process that holds the data directory cannot be reached through its control.sock: {0}"
+    )]
     Unreachable(io::Error),
     /// The command was refused, or failed.
     #[error("{0}")]

@@ -58,8 +58,7 @@ fn disk(about: &str, folder: &Path) -> Vec<Finding> {
     )]
     let kind = disk.f_type as u32;
     if let Some((_, name)) = FOREIGN.iter().find(|(number, _)| *number == kind) {
-        let text =
-            format!("lies on {name}, where SQLite cannot keep its promises: take a local disk");
+        let text = format!("is on {name}, where SQLite is not safe: use a local disk");
         found.push(Finding::fault(about, text));
     }
     #[expect(clippy::cast_sign_loss, reason = "a block has a size")]
@@ -90,7 +89,7 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
         )),
         Ok(Holder::Gone) => Some(Finding::warning(
             about,
-            "the last router ended without closing its files: the next start looks after them",
+            "the last router ended without closing its files: the next start checks them",
         )),
         Ok(Holder::Nobody) => None,
         Err(error) => Some(Finding::fault(about, error)),

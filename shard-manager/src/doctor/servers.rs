@@ -123,19 +123,19 @@ fn judge(about: &str, at: &NodeAddress, session: &Session, habits: &Habits) -> V
     let far = !at.hosts.iter().all(crate::address::Host::is_local);
     let checked = matches!(at.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     let idle = format!(
-        "{} replication slot(s) that nobody reads keep all that is written from now on, until the disk is full: drop \
+        "{} replication slot(s) without a reader retain all WAL from now on, until the disk is full: drop \
          them, or set max_slot_wal_keep_size",
         habits.idle_slots
     );
     let doubts = [
         (
             !(habits.rewindable || habits.checksums),
-            "after a failover pg_rewind cannot take it back as a replica: set wal_log_hints=on, or make it with \
+            "after a failover pg_rewind cannot make it a replica: set wal_log_hints=on, or create it with \
              checksums",
         ),
         (
             !habits.checksums,
-            "data_checksums is off: what its disk changes is not noticed; stop it and run pg_checksums --enable",
+            "data_checksums is off: damage by its disk is not detected; stop it and run pg_checksums --enable",
         ),
         (!habits.vacuums, "has autovacuum=off: tables only grow; set it to on"),
         (
@@ -148,7 +148,7 @@ fn judge(about: &str, at: &NodeAddress, session: &Session, habits: &Habits) -> V
         ),
         (
             identity.in_recovery && !habits.receives,
-            "is a replica that receives nothing now: look at primary_conninfo and its log",
+            "is a replica that receives nothing now: check primary_conninfo and its log",
         ),
         (habits.keeps_for_ever && habits.idle_slots > 0, &idle),
     ];

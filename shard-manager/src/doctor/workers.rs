@@ -57,15 +57,11 @@ pub(super) async fn examine(connection: &mut AsyncPgConnection, about: &str) -> 
 fn judge(worker: &Node) -> Option<Finding> {
     let Node { node, active, reached, reaches, idle } = worker;
     if !reached {
-        let text =
-            "its coordinator does not reach it: what lies on it can be neither read nor written";
+        let text = "its coordinator does not reach it: its rows can be neither read nor written";
         return Some(Finding::fault(node, text));
     }
     let doubts = [
-        (
-            !active,
-            "is not active, so nothing lies on it: call citus_activate_node() on the coordinator",
-        ),
+        (!active, "is not active and has no rows: call citus_activate_node() on the coordinator"),
         (!reaches, "does not reach all other nodes: what Citus moves may not get there"),
         (*idle, "holds no rows yet: call citus_rebalance_start() on the coordinator"),
     ];

@@ -106,7 +106,7 @@ fn promote(
     shown["behind"] = json!(behind);
     let ended = terminal.show(&shown, |_| {
         let others = behind.iter().map(|name| {
-            format!("\n{name} does not follow it yet: look at its log, or `cluster rejoin {name}`")
+            format!("\n{name} does not follow it yet: see its log, or `cluster rejoin {name}`")
         });
         format!("{node} is the primary{}", others.collect::<String>())
     });
@@ -117,8 +117,8 @@ fn rejoin(node: &Node, terminal: &Terminal) -> Result<(), CommandError> {
     let mut cluster = LocalCluster::open(&node.dir.path)?;
     let (word, text) = match cluster.rejoin(&node.name)? {
         Rejoined::Followed => ("followed", "it was a replica already"),
-        Rejoined::Rewound => ("rewound", "what only it had is taken back"),
-        Rejoined::Rebuilt => ("made again", "it was made again from the primary"),
+        Rejoined::Rewound => ("rewound", "the rows that only it had are removed"),
+        Rejoined::Rebuilt => ("made again", "it was rebuilt from the primary"),
     };
     let mut shown = shown(&cluster, &node.name);
     shown["rejoined"] = json!(word);

@@ -337,7 +337,7 @@ async fn explain(
             (strange.collect::<BTreeSet<i64>>(), Hazards::of_tables(&found))
         }
         Err(error) => {
-            tracing::warn!(%error, "why rows were not stored cannot be asked");
+            tracing::warn!(%error, "the reason why rows were not stored cannot be queried");
             return;
         }
     };
