@@ -11,7 +11,7 @@ use shard_manager::cache::{CacheUse, ServedBy};
 use shard_manager::error::Failure;
 use shard_manager::lane::LaneTimes;
 use shard_manager::manager::ReadDone;
-use shard_manager::shard_map::Place;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::token::SessionToken;
 use shard_manager::value::push_json_number;
 
@@ -132,7 +132,7 @@ pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpRes
 /// An answer about rows of one key.
 pub fn keyed_response(
     app: &App,
-    place: Place,
+    place: KeyLocation,
     source: &Source<'_>,
     timing: &Timing,
 ) -> HttpResponseBuilder {

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no more than the limit is ever held; nesting is checked before anything recurses; a
 //! member given twice is seen.
-//! **Not here:** what the members mean (the routes, `shard_manager::row`).
+//! **Not here:** what the members mean (the routes, `shard_manager::row_change`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -151,7 +151,7 @@ pub fn bad_gzip() -> Problem {
         .hint("send it without Content-Encoding: gzip, or look where it is cut off")
 }
 
-const MEMBERS_MAX: usize = shard_manager::members::Members::MAX;
+const MEMBERS_MAX: usize = shard_manager::json_members::Members::MAX;
 
 /// The members of a JSON object in their order: name and raw value.
 #[derive(Debug)]
@@ -312,7 +312,7 @@ impl<'de> Visitor<'de> for ItemsVisitor<'_, 'de> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        shard_manager::members::Members::deserialize(json).map(|members| Self(members.0))
+        shard_manager::json_members::Members::deserialize(json).map(|members| Self(members.0))
     }
 }
 

@@ -228,7 +228,7 @@ fn literal_of(column: &Column, literal: &str) -> Result<Value, Problem> {
     column
         .kind
         .read_text(literal)
-        .map_err(|misfit| Problem::new(Code::TSR312, format!("{}: {misfit}", column.name)))
+        .map_err(|mismatch| Problem::new(Code::TSR312, format!("{}: {mismatch}", column.name)))
 }
 
 /// `(a,b,"c,d")`: quotes keep commas and parentheses; `\` escapes within them.

@@ -14,7 +14,7 @@ use actix_web::http::header::{
 use shard_manager::consistency::Level;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, Wish};
-use shard_manager::row::{Operation, Precondition};
+use shard_manager::row_change::{Operation, Precondition};
 use shard_manager::token::SessionToken;
 
 use crate::inflate::Coding;

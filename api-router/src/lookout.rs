@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use analytics::{CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, PoolNow, ShardNow};
-use shard_manager::cache::CacheVitals;
+use shard_manager::cache::CacheStats;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, ShardReport};
+use shard_manager::stats::{NodeStats, ShardStats, SizeEstimate};
 use shard_manager::topology::Role;
-use shard_manager::vitals::{Footprint, NodeVitals, ShardVitals};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -40,7 +40,7 @@ pub struct Lookout {
     started: Instant,
     started_at: String,
     nodes: Arc<Latest<Vec<ShardReport>>>,
-    sizes: Arc<Latest<Vec<Option<Footprint>>>>,
+    sizes: Arc<Latest<Vec<Option<SizeEstimate>>>>,
 }
 
 /// What was found out last.
@@ -115,7 +115,7 @@ impl Lookout {
         });
         let manager = Arc::clone(&self.manager);
         self.sizes.refresh(&self.runtime, SIZES_AGE_MAX, async move {
-            manager.footprints(Instant::now() + SIZES_MAX).await
+            manager.size_estimates(Instant::now() + SIZES_MAX).await
         });
         self.nodes.settle(PATIENCE).await;
     }
@@ -169,9 +169,9 @@ impl Lookout {
 }
 
 /// The nodes as they are believed to be, or better as they have just been found.
-fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
+fn nodes(vitals: &ShardStats, probed: Option<&ShardReport>) -> Vec<NodeNow> {
     let milliseconds = |time: Duration| time.as_micros() as f64 / 1e3;
-    let node = |node: &NodeVitals| {
+    let node = |node: &NodeStats| {
         let probe = probed.and_then(|report| report.nodes.iter().find(|it| it.node == node.node));
         let is_replica = node.role == Role::Replica;
         let lag = probe.map_or(node.lag, |probe| probe.lag).filter(|_| is_replica);
@@ -189,13 +189,13 @@ fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
     vitals.nodes.iter().map(node).collect()
 }
 
-fn pool(vitals: &ShardVitals) -> PoolNow {
+fn pool(vitals: &ShardStats) -> PoolNow {
     let pool = vitals.pool();
     PoolNow { in_use: pool.in_use as u64, max: pool.max as u64, waiting: pool.waiting as u64 }
 }
 
-fn cache(vitals: CacheVitals) -> CacheNow {
-    let CacheVitals {
+fn cache(vitals: CacheStats) -> CacheNow {
+    let CacheStats {
         hits,
         misses,
         stale,
@@ -224,7 +224,7 @@ fn cache(vitals: CacheVitals) -> CacheNow {
     }
 }
 
-fn lane(vitals: &ShardVitals) -> LaneNow {
+fn lane(vitals: &ShardStats) -> LaneNow {
     let lane = &vitals.lane;
     LaneNow {
         waiting: lane.waiting as u64,

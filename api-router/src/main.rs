@@ -24,7 +24,7 @@ use clap::Parser;
 use shard_manager::address::{ClusterAddress, ServerEngine};
 use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
 #[cfg(feature = "sabotage")]
-use shard_manager::sabotage::{self, Switch, UnknownSwitch};
+use shard_manager::sabotage::{self, Mutation, UnknownMutation};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -88,9 +88,9 @@ fn main() -> ExitCode {
 
 /// Nobody may take a router that breaks promises for one that keeps them.
 #[cfg(feature = "sabotage")]
-fn warn_of_sabotage() -> Result<(), UnknownSwitch> {
-    let broken = sabotage::thrown()?;
-    let broken = broken.into_iter().map(Switch::name).collect::<Vec<_>>().join(", ");
+fn warn_of_sabotage() -> Result<(), UnknownMutation> {
+    let broken = sabotage::active_mutations()?;
+    let broken = broken.into_iter().map(Mutation::name).collect::<Vec<_>>().join(", ");
     let broken = if broken.is_empty() { "none is broken now" } else { &broken };
     eprintln!(
         "WARNING: THIS ROUTER IS BUILT TO BREAK PROMISES ON PURPOSE. IT WILL LOSE DATA. Broken by {}: {broken}",

@@ -13,7 +13,7 @@ use actix_web::HttpRequest;
 use shard_manager::cache::ServedBy;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
-use shard_manager::shard_map::Place;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::topology::ShardIndex;
 
 /// What is known of a request about rows.
@@ -91,7 +91,7 @@ impl Trail {
     }
 
     /// Notes that the one shard of a key is asked.
-    pub fn ask(&mut self, place: Place) {
+    pub fn ask(&mut self, place: KeyLocation) {
         (self.shard, self.slot, self.fanout) = (Some(place.shard), Some(place.slot), 1);
     }
 

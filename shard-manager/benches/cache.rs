@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use shard_manager::cache::{Cache, CacheSettings, CacheUse};
 use shard_manager::query::ReadQuery;
 
-use bench::{about, ask, deadline, fresh, router, table, until, want};
+use bench::{about, ask, deadline, fresh, requirement, router, table, until};
 use redis_server::Server;
 
 /// Reads of one run.
@@ -42,9 +42,9 @@ async fn measure(redis: &Server) {
     for key in &keys {
         let mut answer = fresh(1);
         answer.rows = bench::rows(&row);
-        ask(&cache, key, &want(None), async || answer).await;
+        ask(&cache, key, &requirement(None), async || answer).await;
     }
-    until("all are stored", || cache.vitals().fills == KEYS as u64).await;
+    until("all are stored", || cache.stats().fills == KEYS as u64).await;
     for readers in [1, 16, 64, 256] {
         let each = READS / readers.max(10);
         let bare_rate = rate(
@@ -84,13 +84,13 @@ async fn measure(redis: &Server) {
     };
     read(KEYS).await;
     let hits = rate(READS, std::iter::once(read(READS))).await;
-    println!("   1 reader:  {hits:>9.0} hits/s kept near, {:?}", near.vitals());
+    println!("   1 reader:  {hits:>9.0} hits/s kept near, {:?}", near.stats());
 }
 
 async fn hit(cache: &Arc<Cache>, (query, key): (&ReadQuery, &str)) -> CacheUse {
     let read = async || Ok::<_, Infallible>(fresh(1));
-    let (about, want) = (about(key), want(Some(1)));
-    let Ok(answer) = cache.read((&about, query), (&want, deadline()), read).await;
+    let (about, requirement) = (about(key), requirement(Some(1)));
+    let Ok(answer) = cache.read((&about, query), (&requirement, deadline()), read).await;
     answer.cache
 }
 

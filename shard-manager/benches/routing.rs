@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use shard_manager::advice::{Basis, Observed, SlotLoad, advise};
+use shard_manager::advice::{BalanceBy, Observed, SlotLoad, advise};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::placement::{Placement, rebalance};
 use shard_manager::shard_map::ShardMap;
@@ -153,9 +153,9 @@ fn advise_all() {
         let load: Vec<SlotLoad> =
             (0..16_384).map(|slot| SlotLoad { reads: requests(slot), writes: 0 }).collect();
         let observed = Observed { map: &map, load: &load, sizes: &[], keys: &[] };
-        let advice = advise(&observed, Basis::Load);
+        let advice = advise(&observed, BalanceBy::Load);
         let told = format!("256 shards, advice, {name}, {} moves", advice.moves.len());
-        time_of(&told, || drop(black_box(advise(&observed, Basis::Load))));
+        time_of(&told, || drop(black_box(advise(&observed, BalanceBy::Load))));
     }
 }
 

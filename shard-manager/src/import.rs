@@ -17,8 +17,8 @@ use crate::demo_data::{DemoRow, Plan};
 use crate::error::Error;
 use crate::keyspace::{SLOT_COUNT, ShardKey};
 use crate::manager::{BulkRow, Manager, Wish};
-use crate::row::{Operation, RowWrite};
-use crate::shard_map::{Place, ShardMap};
+use crate::row_change::{Operation, RowWrite};
+use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 use crate::topology::ShardIndex;
 
@@ -228,7 +228,7 @@ impl<'p> DemoRows<'p> {
 }
 
 fn row(
-    (index, place): (usize, Place),
+    (index, place): (usize, KeyLocation),
     table: &Arc<Table>,
     key: &str,
     row: DemoRow,

@@ -27,7 +27,7 @@ use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
 use crate::home::Home;
 use crate::position::Position;
-use crate::row::{Part, RowDone, RowWrite};
+use crate::row_change::{RowDone, RowWrite, WriteRequest};
 use crate::store::{AsyncWriter, Unit, Writer};
 use pulse::{Probe, Pulse};
 use schema::SchemaOperation;
@@ -100,7 +100,7 @@ enum Message {
 
 /// One client's write, or one chunk of a bulk write.
 struct Operation {
-    part: Part,
+    request: WriteRequest,
     bytes: usize,
     queued_at: Instant,
     deadline: Instant,
@@ -110,7 +110,7 @@ struct Operation {
 
 impl Operation {
     fn unit(&self) -> Unit<'_> {
-        Unit { rows: &self.part.rows, whole: self.part.whole.as_deref() }
+        Unit { rows: &self.request.rows, whole: self.request.atomic_rows.as_deref() }
     }
 }
 
@@ -233,16 +233,16 @@ impl Lane {
     /// [`LaneFailure`]; its outcome is unknown only if the transaction had begun.
     pub async fn apply(
         &self,
-        part: impl Into<Part>,
+        request: impl Into<WriteRequest>,
         deadline: Instant,
     ) -> Result<Applied, LaneFailure> {
-        let part = part.into();
-        let bytes = part.rows.iter().map(RowWrite::bytes).sum();
+        let request = request.into();
+        let bytes = request.rows.iter().map(RowWrite::bytes).sum();
         let (reply, answer) = oneshot::channel();
         let claim = Arc::new(Claim::default());
         let queued_at = Instant::now();
         let operation =
-            Operation { part, bytes, queued_at, deadline, claim: Arc::clone(&claim), reply };
+            Operation { request, bytes, queued_at, deadline, claim: Arc::clone(&claim), reply };
         self.enqueue(operation).await?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
@@ -273,7 +273,7 @@ impl Lane {
     async fn enqueue(&self, mut operation: Operation) -> Result<(), LaneFailure> {
         loop {
             let Some((back, error)) = self.try_enqueue(operation) else { return Ok(()) };
-            let waits = back.part.patient
+            let waits = back.request.waits_for_room
                 && matches!(error, Error::QueueFull { .. })
                 && Instant::now() + ROOM_LOOK < back.deadline;
             if !waits {

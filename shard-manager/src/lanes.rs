@@ -16,10 +16,10 @@ use crate::barrier::Gate;
 use crate::brake::Brake;
 use crate::lane::{Applied, Lane, LaneFailure};
 use crate::reason::Reasons;
-use crate::row::{Part, RowWrite};
+use crate::row_change::{RowWrite, WriteRequest};
+use crate::stats::LaneStats;
 use crate::store::SchemaChange;
 use crate::store::postgres::citus::Citus;
-use crate::vitals::LaneVitals;
 
 /// The lanes of one shard.
 pub struct Lanes {
@@ -62,13 +62,17 @@ impl Lanes {
     ///
     /// # Errors
     /// As there.
-    pub async fn apply(&self, part: Part, deadline: Instant) -> Result<Applied, LaneFailure> {
-        let mut numbers = part.rows.iter().map(|row: &RowWrite| self.number(&row.key));
+    pub async fn apply(
+        &self,
+        request: WriteRequest,
+        deadline: Instant,
+    ) -> Result<Applied, LaneFailure> {
+        let mut numbers = request.rows.iter().map(|row: &RowWrite| self.number(&row.key));
         let number = numbers.next().unwrap_or(0);
         let number = if numbers.all(|other| other == number) { number } else { 0 };
         drop(numbers);
         let lane = number.checked_sub(1).and_then(|index| self.others.get(index));
-        lane.unwrap_or(&self.first).apply(part, deadline).await
+        lane.unwrap_or(&self.first).apply(request, deadline).await
     }
 
     /// As [`Lane::change_schema`].
@@ -114,8 +118,8 @@ impl Lanes {
     }
 
     /// How busy they are together, and what they have done.
-    pub fn vitals(&self) -> LaneVitals {
-        self.all().fold(LaneVitals::default(), |sum, lane| sum.with(&lane.vitals()))
+    pub fn vitals(&self) -> LaneStats {
+        self.all().fold(LaneStats::default(), |sum, lane| sum.with(&lane.vitals()))
     }
 
     /// Applies what is queued, and ends them. Blocks.

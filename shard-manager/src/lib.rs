@@ -1,18 +1,18 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub use cache;
 pub use local_postgres as local;
 pub use model::{
-    advice, consistency, csv, cursor, declaration, error, idempotency, keyspace, placement,
-    position, query, reason, sabotage, shard_map, simulation, table, token, topology, value,
+    advice, consistency, csv, cursor, declaration, error, finding, idempotency, json_members,
+    keyspace, placement, position, query, reason, result_rows, row_change, sabotage, shard_map,
+    simulation, stats, table, token, topology, value,
 };
-pub use model::{json_members as members, result_rows as rows, row_change as row, stats as vitals};
 
 pub mod address;
 pub mod backup;
 pub mod barrier;
 pub mod brake;
-pub mod cache;
 pub mod control;
 pub mod demo_data;
 pub mod doctor;

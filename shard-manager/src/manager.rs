@@ -31,10 +31,10 @@ use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
 use crate::lane::{LaneFailure, LaneTimes};
 use crate::position::Position;
-use crate::row::{Fields, Operation, RowDone, RowWrite};
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::row_change::{Fields, Operation, RowDone, RowWrite};
 use crate::shard::{NodeHealth, Shard};
-use crate::shard_map::{Place, ShardMap};
+use crate::shard_map::{KeyLocation, ShardMap};
 use crate::store::{CitusNode, TableSize};
 use crate::table::{Registry, Table};
 use crate::token::{SessionToken, TokenError, TokenKey};
@@ -85,7 +85,7 @@ impl Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Slot, shard and epoch.
-    pub place: Place,
+    pub place: KeyLocation,
     /// The shard's position that holds it.
     pub position: Position,
     /// Time in the queue, and in the database.
@@ -113,7 +113,7 @@ pub struct ReadDone {
     /// Where to go on, if more rows follow.
     pub next_cursor: Option<String>,
     /// Where, if the read had a key.
-    pub place: Option<Place>,
+    pub place: Option<KeyLocation>,
     /// Who answered; of several shards the primary if one of them did.
     pub served_by: ServedBy,
     /// What the cache was to it; `None` if there is none.
@@ -244,7 +244,7 @@ impl Manager {
         operation: Operation,
         key: ShardKey<'_>,
         fields: &Fields<'_>,
-    ) -> Result<(Place, RowWrite), Error> {
+    ) -> Result<(KeyLocation, RowWrite), Error> {
         let place = map.place(key)?;
         let row = RowWrite::parse(table, operation, (key, place.slot), fields)?;
         Ok((place, row))
@@ -256,7 +256,7 @@ impl Manager {
     /// [`Failure`] says why, where, and whether it may have been stored.
     pub async fn write(
         &self,
-        place: Place,
+        place: KeyLocation,
         row: RowWrite,
         wish: &Wish,
     ) -> Result<Written, Failure> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::position::{History, Position};
+use crate::position::{Position, TimelineHistory};
 
 /// How often it is looked whether a node that owes an answer was lost, and for how many looks it may owe it then.
 const UNHEARD_LOOK: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ impl ReplicaState {
 /// The nodes of one shard.
 #[derive(Debug)]
 pub struct Progress {
-    history: ArcSwap<History>,
+    history: ArcSwap<TimelineHistory>,
     /// Held while what is known of the nodes changes with the history.
     following: Mutex<()>,
     /// Which of the replicas is the primary now; more than there are, if none of them can be.
@@ -88,7 +88,7 @@ struct ReplicaProgress {
 
 impl Progress {
     /// The progress of a shard whose primary has reached `position` and begun a timeline.
-    pub fn new(history: History, position: u64, replicas: usize) -> Self {
+    pub fn new(history: TimelineHistory, position: u64, replicas: usize) -> Self {
         let replica = || ReplicaProgress {
             state: AtomicU8::new(ReplicaState::Down as u8),
             losses: AtomicUsize::new(0),
@@ -132,7 +132,7 @@ impl Progress {
     }
 
     /// The timelines of the shard.
-    pub fn history(&self) -> Arc<History> {
+    pub fn history(&self) -> Arc<TimelineHistory> {
         self.history.load_full()
     }
 
@@ -143,7 +143,7 @@ impl Progress {
 
     /// Told when another node has become the primary: what it has, and how it came to it. Of the others nothing is known
     /// until they have told that they follow it.
-    pub fn follow(&self, history: History, position: u64, leading: usize) {
+    pub fn follow(&self, history: TimelineHistory, position: u64, leading: usize) {
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         self.leading.store(leading, Ordering::SeqCst);
         for positions in [&self.begun, &self.committed, &self.shown, &self.schema] {
@@ -188,8 +188,8 @@ impl Progress {
     }
 
     /// A position of the timeline that goes on.
-    pub fn position(&self, at: u64) -> Position {
-        Position { timeline: self.life(), at }
+    pub fn position(&self, sequence: u64) -> Position {
+        Position { timeline: self.life(), sequence }
     }
 
     /// Number of replicas, those that are down included.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cache::Stamp;
+use crate::cache::FreshnessBound;
 use crate::error::Error;
 use crate::progress::{Progress, ReplicaState};
 use crate::reason::Findings;
@@ -63,7 +63,7 @@ pub struct Chosen {
     /// Its place in the progress.
     pub index: usize,
     /// What it had before it is read.
-    pub stamp: Stamp,
+    pub stamp: FreshnessBound,
     /// Its connections.
     pub readers: Readers,
 }
@@ -152,12 +152,12 @@ impl ReplicaSet {
     }
 
     /// What a read of a replica that begins later surely shows.
-    fn stamp(&self, index: usize) -> Stamp {
+    fn stamp(&self, index: usize) -> FreshnessBound {
         // In this order: what is told between is more than what is claimed.
         let (timeline, now) = (self.progress.life(), Instant::now());
         let floor = self.progress.applied_by(index);
         let staleness = self.progress.staleness(index);
-        Stamp { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
+        FreshnessBound { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
     }
 
     /// Without a primary the lag of a replica is unknown: an old answer is better than none, unless

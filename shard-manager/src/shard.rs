@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::barrier::Gate;
 use crate::brake::{Brake, Gear};
-use crate::cache::Stamp;
+use crate::cache::FreshnessBound;
 use crate::consistency::Level;
 use crate::doubts::Doubts;
 use crate::error::{Error, Outcome};
@@ -31,8 +31,8 @@ use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::reason::{Findings, Reason};
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
-use crate::row::Part;
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::WriteRequest;
+use crate::sabotage::{Mutation, is_on};
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
 use crate::store::{CitusNode, NodeRows, SchemaChange, TableSize};
@@ -95,11 +95,11 @@ pub struct ShardRows {
     /// Who answered.
     pub role: Role,
     /// From when and how far the rows surely are; `None` if another node has become the primary meanwhile.
-    pub stamp: Option<Stamp>,
+    pub stamp: Option<FreshnessBound>,
 }
 
 impl ShardRows {
-    fn new(read: NodeRows, role: Role, stamp: Stamp) -> Self {
+    fn new(read: NodeRows, role: Role, stamp: FreshnessBound) -> Self {
         let stamp = Some(stamp).filter(|stamp| stamp.timeline == read.position.timeline);
         Self { read, role, stamp }
     }
@@ -199,7 +199,7 @@ impl Shard {
     /// [`LaneFailure`] if nothing is known to be stored.
     pub async fn write(
         &self,
-        rows: impl Into<Part>,
+        rows: impl Into<WriteRequest>,
         level: Level,
         deadline: Instant,
     ) -> Result<WriteDone, LaneFailure> {
@@ -238,9 +238,9 @@ impl Shard {
         // Another node may have become the primary, with this or without it.
         let confirmed = |progress: &Progress| {
             let kept = progress.history().holds(position);
-            (!kept || progress.confirmed(position.at) >= needed).then_some(kept)
+            (!kept || progress.confirmed(position.sequence) >= needed).then_some(kept)
         };
-        let unconfirmed = is_on(Switch::QuorumWithoutWaiting);
+        let unconfirmed = is_on(Mutation::QuorumWithoutWaiting);
         let ended =
             if unconfirmed { Some(true) } else { self.progress.until(deadline, confirmed).await };
         match ended {
@@ -251,16 +251,16 @@ impl Shard {
             }
             None => {}
         }
-        let achieved = Level::reached(self.progress.confirmed(position.at), replicas);
+        let achieved = Level::reached(self.progress.confirmed(position.sequence), replicas);
         let shard = self.name.clone();
         let shortfall = Error::NotConfirmed { shard, requested: level, achieved };
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
     /// What a client has seen whose write this position holds.
-    pub fn seen_by_writer(&self, Position { timeline, at }: Position) -> Position {
-        let unseen = u64::from(is_on(Switch::TokenBeforeCommit));
-        Position { timeline, at: at.saturating_sub(unseen) }
+    pub fn seen_by_writer(&self, Position { timeline, sequence }: Position) -> Position {
+        let unseen = u64::from(is_on(Mutation::TokenBeforeCommit));
+        Position { timeline, sequence: sequence.saturating_sub(unseen) }
     }
 
     /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not read before.
@@ -333,17 +333,17 @@ impl Shard {
         }
         let read = answer?;
         if demand.level != Level::One {
-            self.progress.show(read.position.at);
+            self.progress.show(read.position.sequence);
         }
         Ok(ShardRows::new(read, Role::Primary, stamp))
     }
 
     /// What a read of the primary that begins later surely shows. Of a server it is not known: a commit that is flushed, and
     /// so has a position, may still be invisible to a read.
-    fn stamp_of_primary(&self) -> Stamp {
+    fn stamp_of_primary(&self) -> FreshnessBound {
         let (timeline, as_of) = (self.progress.life(), Instant::now());
         let floor = if self.progress.is_asked() { 0 } else { self.progress.committed() };
-        Stamp { timeline, floor, as_of }
+        FreshnessBound { timeline, floor, as_of }
     }
 
     /// The answer of a replica; `None`, if another node has to be asked.
@@ -391,7 +391,7 @@ impl Shard {
     }
 
     async fn choose(&self, floor: u64, demand: &ReadDemand) -> Option<Chosen> {
-        let unbound = is_on(Switch::NoStalenessBound);
+        let unbound = is_on(Mutation::NoStalenessBound);
         let staleness = if unbound { Duration::MAX } else { demand.staleness };
         let wanted = Demand { floor, staleness };
         if let Some(chosen) = self.replicas.choose(&wanted) {

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
 use crate::position::Position;
-use crate::row::{RowDone, RowWrite};
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::row_change::{RowDone, RowWrite};
 use crate::table::Table;
 
 /// The writing half of one node, where it holds the thread that it is called on until it is done.

@@ -4,8 +4,8 @@
 //! **Not here:** the codes, and the form of a problem (`problem`).
 
 use shard_manager::error::{Error, Failure};
-use shard_manager::row::RowError;
-use shard_manager::value::Misfit;
+use shard_manager::row_change::RowError;
+use shard_manager::value::TypeMismatch;
 
 use super::{Code, Problem};
 
@@ -38,20 +38,20 @@ impl From<&RowError> for Problem {
             RowError::Twice { .. } | RowError::NotInDelete { .. } | RowError::MissingId { .. } => {
                 Self::new(Code::TSR101, detail)
             }
-            RowError::Misfit { misfit, .. } => {
+            RowError::TypeMismatch { mismatch, .. } => {
                 let problem = Self::new(Code::TSR312, detail);
-                match misfit {
-                    Misfit::Null => {
+                match mismatch {
+                    TypeMismatch::Null => {
                         problem.hint("give a value, or leave the column out of an update")
                     }
-                    Misfit::NulCharacter => problem.hint("remove the character \\u0000"),
-                    Misfit::Type { .. }
-                    | Misfit::NotBigint
-                    | Misfit::NotDouble
-                    | Misfit::NotTimestamp
-                    | Misfit::NotUuid
-                    | Misfit::LoneSurrogate
-                    | Misfit::NotJson => problem,
+                    TypeMismatch::NulCharacter => problem.hint("remove the character \\u0000"),
+                    TypeMismatch::Type { .. }
+                    | TypeMismatch::NotBigint
+                    | TypeMismatch::NotDouble
+                    | TypeMismatch::NotTimestamp
+                    | TypeMismatch::NotUuid
+                    | TypeMismatch::LoneSurrogate
+                    | TypeMismatch::NotJson => problem,
                 }
             }
             RowError::KeyContradicted { column, stored } => Self::new(Code::TSR103, detail)

@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::{ClusterNow, MetricsQuery, Window, figures};
 use serde::Serialize;
 use shard_manager::advice::{
-    self, Basis, HotSpot, KeyLoad, Move, Observed, ShardOutlook, ShardSize, SlotLoad, Verdict,
+    self, BalanceBy, HotSpot, KeyLoad, Move, Observed, ShardOutlook, ShardSize, SlotLoad, Verdict,
 };
 use shard_manager::keyspace::Slot;
 use shard_manager::shard_map::ShardMap;
@@ -166,15 +166,15 @@ pub struct HotSpotView {
 pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["by"])?;
-    let by = parameters.single("by")?.unwrap_or(Basis::Load.name());
-    let basis = Basis::find(by).ok_or_else(|| {
+    let by = parameters.single("by")?.unwrap_or(BalanceBy::Load.name());
+    let balance_by = BalanceBy::find(by).ok_or_else(|| {
         Problem::new(Code::TSR100, "by must be load or size").hint("for example ?by=load")
     })?;
-    let heat = match basis {
-        Basis::Load => Heat::of(&app.analytics()?.figures).await?,
-        Basis::Size => Heat::default(),
+    let heat = match balance_by {
+        BalanceBy::Load => Heat::of(&app.analytics()?.figures).await?,
+        BalanceBy::Size => Heat::default(),
     };
-    let sizes = app.manager.footprints(Instant::now() + SIZES_MAX).await;
+    let sizes = app.manager.size_estimates(Instant::now() + SIZES_MAX).await;
     let sizes: Vec<ShardSize> = sizes
         .into_iter()
         .map(|told| {
@@ -189,7 +189,7 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let how = if app.backend == EMBEDDED { HOW } else { HOW_OF_SERVERS };
     let answer = block(move || {
         let observed = Observed { map: &map, load: &heat.load, sizes: &sizes, keys: &heat.keys };
-        let advice = advice::advise(&observed, basis);
+        let advice = advice::advise(&observed, balance_by);
         let mut answer = AdviceAnswer::new(advice, &map, &sizes, (heat.window, how));
         if is_citus {
             answer.leave_to_citus();
@@ -245,9 +245,9 @@ impl AdviceAnswer {
         (window, follow): (Option<Duration>, &'static str),
     ) -> Self {
         let name = |shard: ShardIndex| map.topology().name(shard).to_owned();
-        let unit = match advice.basis {
-            Basis::Load => "requests",
-            Basis::Size => "bytes",
+        let unit = match advice.balance_by {
+            BalanceBy::Load => "requests",
+            BalanceBy::Size => "bytes",
         };
         let how = match advice.verdict {
             Verdict::Skewed | Verdict::Hot if !advice.moves.is_empty() => follow,
@@ -268,7 +268,7 @@ impl AdviceAnswer {
         };
         Self {
             success: true,
-            by: advice.basis.name(),
+            by: advice.balance_by.name(),
             verdict: advice.verdict.name(),
             because: advice.because,
             how,

@@ -10,8 +10,8 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::row::RowWrite;
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::RowWrite;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::value::push_json_string;
 use utoipa::ToSchema;
 
@@ -104,7 +104,7 @@ async fn parse_anywhere(
     app: &Data<App>,
     header: Option<ShardKey<'_>>,
     bytes: Bytes,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
         return parse(app, header, &bytes);
     }
@@ -120,7 +120,7 @@ fn parse(
     app: &App,
     header: Option<ShardKey<'_>>,
     bytes: &[u8],
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     let members = Members::of_body(bytes)?;
     members.check_names(&["key", "value"])?;
     let key = members.required_text("key")?;

@@ -20,8 +20,8 @@ use actix_web::web::{Bytes, Data, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkDone, BulkRow, Wish};
-use shard_manager::row::Operation;
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::Operation;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
@@ -248,7 +248,7 @@ async fn write_json(
 fn undo_with(
     app: &App,
     rows: Vec<BulkRow>,
-    refused: &[(Refused, Option<Place>)],
+    refused: &[(Refused, Option<KeyLocation>)],
     tally: &mut Tally,
 ) -> Vec<BulkRow> {
     let mut culprits: Vec<Option<&Refused>> = vec![None; app.manager.map().topology().len()];
@@ -287,7 +287,7 @@ fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
 struct Parsed {
     rows: Vec<BulkRow>,
     /// Those that cannot be sent, and where each would have gone.
-    refused: Vec<(Refused, Option<Place>)>,
+    refused: Vec<(Refused, Option<KeyLocation>)>,
 }
 
 async fn parse_anywhere(

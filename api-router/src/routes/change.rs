@@ -10,8 +10,8 @@ use actix_web::http::header::{ETAG, HeaderValue};
 use actix_web::web::block;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use shard_manager::manager::{Wish, Written};
-use shard_manager::row::{Change, Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Change, Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
@@ -74,7 +74,7 @@ pub(super) async fn carry_out(
     app: &App,
     request: &HttpRequest,
     asked: Asked<'_>,
-    (place, mut row): (Place, RowWrite),
+    (place, mut row): (KeyLocation, RowWrite),
 ) -> Result<Done, Problem> {
     let Asked { began, wish, prefer, idempotency_key, wants_row } = asked;
     row.wants_row = wants_row;

@@ -11,8 +11,8 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure, Outcome};
-use shard_manager::row::RowError;
-use shard_manager::value::Misfit;
+use shard_manager::row_change::RowError;
+use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
 use crate::answer::LookupRefusals;
@@ -231,8 +231,8 @@ fn example(code: Code) -> Problem {
             Problem::from(&RowError::NoSuchColumn { table, column, suggestion })
         }
         Code::TSR312 => {
-            let (column, misfit) = ("amount".to_owned(), Misfit::NotBigint);
-            Problem::from(&RowError::Misfit { column, misfit })
+            let (column, mismatch) = ("amount".to_owned(), TypeMismatch::NotBigint);
+            Problem::from(&RowError::TypeMismatch { column, mismatch })
         }
         Code::TSR403 => {
             said("the request comes from a web page of another origin", "ask from here")

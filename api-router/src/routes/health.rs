@@ -9,12 +9,12 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::readiness::{self, StateAnswer};
 use serde::Serialize;
-use shard_manager::cache::{BreakerState, CacheVitals};
+use shard_manager::cache::{BreakerState, CacheStats};
 use shard_manager::consistency::Level;
 use shard_manager::manager::ShardReport;
 use shard_manager::reason::Reason;
 #[cfg(feature = "sabotage")]
-use shard_manager::sabotage::{self, Switch};
+use shard_manager::sabotage::{self, Mutation};
 use shard_manager::shard::NodeHealth;
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
@@ -247,7 +247,7 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
 }
 
 /// One that is being tried again has not answered yet.
-fn cache(vitals: Option<CacheVitals>) -> &'static str {
+fn cache(vitals: Option<CacheStats>) -> &'static str {
     match vitals.map(|vitals| vitals.breaker) {
         None => "off",
         Some(BreakerState::Closed) => "ok",
@@ -258,7 +258,7 @@ fn cache(vitals: Option<CacheVitals>) -> &'static str {
 #[cfg(feature = "sabotage")]
 fn broken_promises() -> Vec<&'static str> {
     // A name that is unknown has ended the process long ago.
-    sabotage::thrown().unwrap_or_default().into_iter().map(Switch::name).collect()
+    sabotage::active_mutations().unwrap_or_default().into_iter().map(Mutation::name).collect()
 }
 
 /// Tells that the process runs.

@@ -17,8 +17,8 @@ use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, ReadDone};
 use shard_manager::query::{Output, ReadQuery};
-use shard_manager::row::{Fields, Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Fields, Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
 
 use super::change::{Asked, WriteAnswer, apart, carry_out};
@@ -185,7 +185,7 @@ async fn put_anywhere(
     app: &Data<App>,
     key: ShardKey<'_>,
     bytes: Bytes,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
         return put(app, key, body::value(&bytes)?);
     }
@@ -199,7 +199,7 @@ pub(super) fn put(
     app: &App,
     key: ShardKey<'_>,
     value: &RawValue,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     change(app, Operation::Upsert, key, &[(Cow::Borrowed(VALUE), value)])
 }
 
@@ -208,7 +208,7 @@ fn change(
     operation: Operation,
     key: ShardKey<'_>,
     fields: &Fields<'_>,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     let table = app.manager.table(TABLE)?;
     Ok(Manager::prepare(&app.manager.map(), &table, operation, key, fields)?)
 }

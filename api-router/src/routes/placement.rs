@@ -7,7 +7,7 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use shard_manager::keyspace::step::Step;
+use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
@@ -85,17 +85,17 @@ pub struct PartitionView {
 
 impl<'a> RouteAnswer<'a> {
     /// Shows what the keyspace found about the key.
-    fn explain(&mut self, steps: Vec<Step<'a>>) {
+    fn explain(&mut self, steps: Vec<RoutingStep<'a>>) {
         for step in steps {
             match step {
-                Step::Integer(digits) => self.integer = Some(digits),
-                Step::Range { from, below } => self.range = Some(KeyRange { from, below }),
-                Step::Partition { name, first, last } => {
+                RoutingStep::Integer(digits) => self.integer = Some(digits),
+                RoutingStep::Range { from, below } => self.range = Some(KeyRange { from, below }),
+                RoutingStep::Partition { name, first, last } => {
                     let slots = (first.number(), last.number());
                     self.partition = Some(PartitionView { name, slots });
                 }
-                Step::Server(part) => self.server = Some(part),
-                Step::Hash(hash) => self.hash = Some(format!("{hash:#018x}")),
+                RoutingStep::Server(part) => self.server = Some(part),
+                RoutingStep::Hash(hash) => self.hash = Some(format!("{hash:#018x}")),
             }
         }
     }

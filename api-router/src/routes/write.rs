@@ -6,10 +6,10 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Manager;
-use shard_manager::row::{Operation, RowError, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Operation, RowError, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
-use shard_manager::value::Misfit;
+use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
 use super::change::{Asked, WriteAnswer, apart, carry_out};
@@ -111,7 +111,7 @@ async fn parse_anywhere(
     app: &Data<App>,
     (header, query): Keys<'_>,
     bytes: Bytes,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
         return parse(app, (header, query), &bytes);
     }
@@ -124,7 +124,11 @@ async fn parse_anywhere(
     apart(work).await
 }
 
-fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, RowWrite), Problem> {
+fn parse(
+    app: &App,
+    (header, query): Keys<'_>,
+    body: &[u8],
+) -> Result<(KeyLocation, RowWrite), Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&MEMBERS)?;
     let in_body = members.text("shardKey")?;
@@ -168,8 +172,8 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     let column = table.column(table.routing()?);
     data.get(&column.name)?;
-    let (column, misfit) = (column.name.clone(), Misfit::Null);
-    Some(Problem::from(&RowError::Misfit { column, misfit }))
+    let (column, mismatch) = (column.name.clone(), TypeMismatch::Null);
+    Some(Problem::from(&RowError::TypeMismatch { column, mismatch }))
 }
 
 /// `op` of a body; upsert when it is not given.

@@ -9,17 +9,19 @@ use std::process::{Command, Stdio};
 use memchr::memmem;
 
 use crate::harness::command;
+use crate::layering::PACKAGES;
 
 const VARIABLE: &str = "TESSERA_SABOTAGE";
 /// The packages that have the feature.
-const SABOTAGED: [&str; 3] = ["api-router", "shard-manager", "shard-manager/model"];
+const SABOTAGED: [&str; 4] =
+    ["api-router", "shard-manager", "shard-manager/cache", "shard-manager/model"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The names of all switches, from the table that describes them.
-fn switches() -> Vec<String> {
+/// The names of all mutations, from the table that describes them.
+fn mutations() -> Vec<String> {
     let table = fs::read_to_string(root().join("shard-manager/model/src/sabotage.rs")).unwrap();
     let lines = table.lines().filter_map(|line| line.strip_prefix("//! | `"));
     let names: Vec<String> = lines.map(|line| line.split('`').next().unwrap().to_owned()).collect();
@@ -28,13 +30,13 @@ fn switches() -> Vec<String> {
 }
 
 #[test]
-fn the_default_program_knows_no_switch() {
+fn the_default_program_knows_no_mutation() {
     let program = fs::read(env!("CARGO_BIN_EXE_api-router")).unwrap();
     let holds = |text: &str| memmem::find(&program, text.as_bytes()).is_some();
     assert!(holds("TESSERA_"), "or this would find nothing");
     assert!(!holds(VARIABLE));
-    for switch in switches() {
-        assert!(!holds(&switch), "{switch} is in the default program");
+    for mutation in mutations() {
+        assert!(!holds(&mutation), "{mutation} is in the default program");
     }
 }
 
@@ -83,15 +85,7 @@ fn texts(list: &toml::Value) -> Vec<String> {
 
 #[test]
 fn no_manifest_enables_sabotage() {
-    let packages = [
-        "",
-        "api-router",
-        "shard-manager",
-        "shard-manager/local-postgres",
-        "shard-manager/model",
-        "analytics",
-        "loadtest",
-    ];
+    let packages = PACKAGES.iter().map(|(folder, _)| *folder).chain([""]);
     let mut having = BTreeSet::new();
     for package in packages {
         let manifest = root().join(package).join("Cargo.toml");

@@ -1,8 +1,9 @@
 //! Advice: whether shards carry what their weights say, and which slots should move if they do not.
 //!
-//! It judges by what was observed: requests of each slot, or bytes of each shard. What is within [`SKEW_TOLERATED`], or
-//! within what chance makes of so few requests, is left alone; what is planned then aims well below, so that the same
-//! cluster is not told to move again in a moment. Nothing is moved here.
+//! The judgement rests on observations: requests of each slot, or bytes of each shard. A skew
+//! within [`SKEW_TOLERATED`], or within what chance makes of so few requests, is left alone; a plan
+//! then aims well below it, so that the same cluster gets no further advice in a moment. Nothing is
+//! moved here.
 //!
 //! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, and the same observations give
 //! the same advice.
@@ -23,27 +24,27 @@ use scales::Scales;
 pub const SKEW_TOLERATED: f64 = 1.1;
 /// Requests in all below which nothing is said.
 pub const REQUESTS_MIN: u64 = 1_000;
-/// The same for each shard.
+/// Fewest requests per shard that allow a judgement.
 pub const REQUESTS_OF_SHARD_MIN: u64 = 100;
 /// Bytes in all below which nothing is said: an empty shard has some as well.
 pub const BYTES_MIN: u64 = 16 << 20;
 /// Hot spots that are told.
 pub const HOT_MAX: usize = 20;
 
-/// What is to be even.
+/// Quantity that shards are to share evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
+pub enum BalanceBy {
     /// The requests that were observed.
     Load,
     /// The bytes that shards hold.
     Size,
 }
 
-impl Basis {
+impl BalanceBy {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Load, Self::Size];
 
-    /// The name in questions and answers.
+    /// Name in requests and responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Load => "load",
@@ -51,13 +52,13 @@ impl Basis {
         }
     }
 
-    /// The basis of this name.
+    /// Returns the quantity of this name.
     pub fn find(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|basis| basis.name() == name)
+        Self::ALL.into_iter().find(|balance_by| balance_by.name() == name)
     }
 }
 
-/// What is to be said of a cluster.
+/// Verdict on a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Shards carry what their weights say, near enough.
@@ -91,7 +92,7 @@ pub struct SlotLoad {
     pub writes: u64,
 }
 
-/// What a shard holds, as far as is known.
+/// Size of a shard, as far as is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardSize {
     /// Rows.
@@ -111,54 +112,54 @@ pub struct KeyLoad {
     pub requests: u64,
 }
 
-/// What was observed of a cluster.
+/// Observations of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed<'o> {
-    /// Who owns what, and the weights.
+    /// Owners of the slots, and weights of the shards.
     pub map: &'o ShardMap,
     /// Requests of each slot, in order; those that are missing had none.
     pub load: &'o [SlotLoad],
-    /// What each shard holds, in the order of the topology; of those that are missing nothing is known.
+    /// Sizes of the shards, in the order of the topology; missing ones are unknown.
     pub sizes: &'o [ShardSize],
     /// The keys that were asked for most.
     pub keys: &'o [KeyLoad],
 }
 
-/// What should be done.
+/// Verdict on a cluster, and the moves that improve it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Advice {
-    /// What was to be even.
-    pub basis: Basis,
-    /// How it is.
+    /// Quantity that was to be even.
+    pub balance_by: BalanceBy,
+    /// Verdict.
     pub verdict: Verdict,
     /// The verdict as a sentence.
     pub because: String,
-    /// What was counted in all: requests or bytes.
+    /// Total count: requests or bytes.
     pub total: u64,
-    /// What the fullest shard carries of its fair share: 1 is even.
+    /// Load of the fullest shard as a multiple of its fair share: 1 is even.
     pub skew: f64,
-    /// The same after all moves.
+    /// Load of the fullest shard after all moves.
     pub skew_after: f64,
     /// The shards, in their order.
     pub shards: Vec<ShardOutlook>,
-    /// What should move, in this order; each move by itself makes it better.
+    /// Moves in this order; each one is an improvement by itself.
     pub moves: Vec<Move>,
     /// Slots that outweigh any shard's fair share, the heaviest first.
     pub hot: Vec<HotSpot>,
 }
 
-/// What a shard carries and would carry.
+/// Load of a shard now and after all moves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardOutlook {
-    /// Which shard.
+    /// Index of the shard.
     pub shard: ShardIndex,
     /// Its slots.
     pub slots: usize,
-    /// What was counted there: requests or bytes.
+    /// Count of the shard: requests or bytes.
     pub carries: u64,
-    /// The same as a part of all, 0 to 1.
+    /// Count as a part of all, 0 to 1.
     pub share: f64,
-    /// Which part it should be.
+    /// Fair part of all, 0 to 1.
     pub fair_share: f64,
     /// Its slots after all moves.
     pub slots_after: usize,
@@ -169,13 +170,13 @@ pub struct ShardOutlook {
 /// Slots that should go to another shard.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Move {
-    /// Who has them.
+    /// Owner now.
     pub from: ShardIndex,
-    /// Who should.
+    /// Owner after the move.
     pub to: ShardIndex,
     /// First and last slots, both included, in order.
     pub ranges: Vec<(u16, u16)>,
-    /// How many slots.
+    /// Number of slots.
     pub slots: usize,
     /// About how many rows, by the mean of the shard.
     pub rows: Option<u64>,
@@ -194,7 +195,7 @@ pub struct Move {
 pub struct HotSpot {
     /// The slot.
     pub slot: Slot,
-    /// Who has it.
+    /// Owner.
     pub shard: ShardIndex,
     /// Its part of all requests.
     pub share: f64,
@@ -207,18 +208,18 @@ pub struct HotSpot {
 }
 
 /// Judges what was observed, and plans what would make it even.
-pub fn advise(observed: &Observed<'_>, basis: Basis) -> Advice {
-    let scales = Scales::new(observed, basis);
-    let mut advice = scales.outlook(basis);
-    if let Some(why) = scales.too_little(observed, basis) {
+pub fn advise(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
+    let scales = Scales::new(observed, balance_by);
+    let mut advice = scales.outlook(balance_by);
+    if let Some(why) = scales.too_little(observed, balance_by) {
         (advice.verdict, advice.because) = (Verdict::TooLittleToSay, why);
         return advice;
     }
-    if let Some(why) = scales.even_enough(advice.skew, basis) {
+    if let Some(why) = scales.even_enough(advice.skew, balance_by) {
         advice.because = why;
         return advice;
     }
-    if basis == Basis::Load {
+    if balance_by == BalanceBy::Load {
         advice.hot = scales.hot(observed);
     }
     scales.plan(&mut advice, observed);

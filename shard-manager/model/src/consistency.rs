@@ -3,7 +3,7 @@
 //! **Invariant:** levels are ordered: what `all` promises, `quorum` promises, and that `one`.
 //! **Not here:** waiting for nodes (`shard`), what a session has seen (`token`).
 
-/// How much a client asks for.
+/// Consistency level of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// A write is on the primary. A read comes from any node that is not behind the session.
@@ -34,7 +34,7 @@ impl Level {
         Self::ALL.into_iter().find(|level| level.name() == name)
     }
 
-    /// How many replicas of so many must have a write, beside the primary.
+    /// Number of replicas that must have a write, beside the primary.
     pub fn replicas_needed(self, replicas: usize) -> usize {
         match self {
             Self::One => 0,

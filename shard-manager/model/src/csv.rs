@@ -17,7 +17,7 @@ pub struct Record {
     fields: Vec<Span>,
 }
 
-/// Where a field ends in the text, which is where the next one begins.
+/// End of a field in the text, which is the start of the next one.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     end: usize,
@@ -29,20 +29,20 @@ struct Span {
 pub struct Field<'r> {
     /// Its text without quotes.
     pub text: &'r [u8],
-    /// Whether it stood in quotes.
+    /// True if it stood in quotes.
     pub quoted: bool,
 }
 
 /// A piece of text that is one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// How long it is, its line end included.
+    /// Length of the record, its line end included.
     pub bytes: usize,
-    /// What it is.
+    /// Kind of the record.
     pub kind: Kind,
 }
 
-/// What a record is.
+/// Kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing at all between two line ends.
@@ -209,7 +209,7 @@ impl Seek {
 
 /// A field that was read.
 struct Read {
-    /// Where the next one begins.
+    /// Start of the next field.
     after: usize,
     ends_record: bool,
     kind: Kind,

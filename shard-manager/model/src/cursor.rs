@@ -215,13 +215,13 @@ fn push_length(out: &mut Vec<u8>, length: usize) {
     out.extend_from_slice(&(length as u32).to_le_bytes());
 }
 
-/// Why a text is no cursor for a query.
+/// Reason why a text is no cursor for a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
     /// Not made by this cluster, or not whole.
     #[error("this is no cursor of this cluster")]
     Foreign,
-    /// Of another table, key, filter or order.
+    /// The cursor is of another table, key, filter or order.
     #[error("the cursor belongs to another query")]
     OtherQuery,
 }

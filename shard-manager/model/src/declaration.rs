@@ -92,17 +92,17 @@ impl Declaration {
     }
 }
 
-/// Why a declaration is refused.
+/// Reason why a declaration is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{member} {fault}")]
 pub struct DeclarationError {
-    /// Which member, such as `columns[3].name`.
+    /// The member, such as `columns[3].name`.
     pub member: String,
-    /// What is wrong with it.
+    /// Fault of the member.
     pub fault: Fault,
 }
 
-/// What is wrong with a member.
+/// Fault of a member.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// Not `[a-z][a-z0-9_]{0,39}`.
@@ -141,7 +141,7 @@ pub enum Fault {
     /// A key that may be absent.
     #[error("is a column that may be null")]
     Nullable,
-    /// What no other check has found.
+    /// A fault that no other check has found.
     #[error("cannot be: {0}")]
     Unsound(TableError),
 }
@@ -168,7 +168,7 @@ fn is_word_of(words: &str, name: &str) -> bool {
     words.split_ascii_whitespace().any(|word| word == name)
 }
 
-/// What a query string means by these is no column.
+/// Names of query parameters, which cannot be columns.
 const PARAMETERS: [&str; 12] = [
     "and", "columns", "count", "cursor", "limit", "not", "offset", "or", "order", "select",
     "table", "where",
@@ -197,8 +197,8 @@ const SYSTEM_TABLES: [&str; 6] =
 
 const SYSTEM_PREFIXES: [&str; 4] = ["tessera_", "sqlite_", "pg_", "pragma_"];
 
-/// Of the list of keywords (<https://www.sqlite.org/lang_keywords.html>) those that are not always taken as names
-/// when they stand unquoted.
+/// Keywords of SQLite that are not always accepted as unquoted names
+/// (<https://www.sqlite.org/lang_keywords.html>).
 const RESERVED_BY_SQLITE: &str = "add all alter and as autoincrement between case cast check collate commit \
     constraint create cross current_date current_time current_timestamp default deferrable delete distinct drop else end escape except \
     exists explain filter for foreign from full generated glob group having if in index indexed inner insert \
@@ -206,7 +206,7 @@ const RESERVED_BY_SQLITE: &str = "add all alter and as autoincrement between cas
     or order outer over primary raise recursive references regexp replace returning right rollback select set \
     table then to transaction union unique update using values when where window with without";
 
-/// What PostgreSQL 18 reserves, also where a function or type may have the name
+/// Words that PostgreSQL 18 reserves, also where a function or type may have the name
 /// (<https://www.postgresql.org/docs/current/sql-keywords-appendix.html>).
 const RESERVED_BY_POSTGRESQL: &str = "all analyse analyze and any array as asc asymmetric authorization binary both \
     case cast check collate collation column concurrently constraint create cross current_catalog current_date current_role \

@@ -10,10 +10,10 @@ use crate::keyspace::KeyError;
 use crate::position::Position;
 use crate::reason::Reason;
 use crate::row_change::RowError;
-use crate::shard_map::Place;
+use crate::shard_map::KeyLocation;
 use crate::table::Registry;
 
-/// Why a request was not carried out.
+/// Reason why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The registry has no such table.
@@ -50,7 +50,7 @@ pub enum Error {
     Undone {
         /// The place of that row in the request.
         row: usize,
-        /// Why it was refused.
+        /// Reason why it was refused.
         cause: Box<Error>,
     },
     /// The rows of one transaction are more than one entry of the log carries.
@@ -59,7 +59,7 @@ pub enum Error {
     /// A rule of the database (unique, foreign key, check) forbids it.
     #[error("the row breaks a {rule} constraint")]
     Constraint {
-        /// Which kind of rule.
+        /// Kind of the rule.
         rule: &'static str,
     },
     /// The database did something else than the statement said, and the transaction was rolled
@@ -158,7 +158,7 @@ pub enum Error {
         /// The level that it has reached.
         achieved: Level,
     },
-    /// What the session has seen is not part of the shard's history.
+    /// The position that the session has seen is not part of the shard's history.
     #[error(
         "what this session has seen of {shard} may have been lost: its data was put back from an older copy"
     )]
@@ -180,7 +180,7 @@ pub enum Error {
     TableDiffers {
         /// The table.
         table: String,
-        /// What differs, told of the one that is there.
+        /// The difference, as a fact about the existing table.
         difference: String,
     },
     /// A cluster keeps only so many tables.
@@ -195,7 +195,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether one shard cannot answer a read, while others may.
+    /// True if one shard cannot answer a read, while others may.
     pub fn is_of_one_shard(&self) -> bool {
         matches!(
             self,
@@ -216,19 +216,19 @@ pub(crate) fn rule(name: &str) -> &'static str {
     RULES.into_iter().find(|rule| *rule == name).unwrap_or("database")
 }
 
-/// What became of a write that did not succeed.
+/// Outcome of a write that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing was stored, and nothing will be.
     Rejected,
-    /// It is durable on the primary; what failed came after.
+    /// The write is durable on the primary; a later step failed.
     Committed,
-    /// It may have been stored.
+    /// The write may have been stored.
     Unknown,
 }
 
 impl Outcome {
-    /// As the body's `outcome` says it.
+    /// Name in the body's `outcome`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
@@ -238,24 +238,24 @@ impl Outcome {
     }
 }
 
-/// A request that failed: why, where, and what became of it.
+/// A failed request: the reason, the place and the outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Failure {
-    /// Why.
+    /// Reason of the failure.
     pub error: Error,
-    /// Where it was sent; `None` if it failed before it was routed, or went to several shards.
-    pub place: Option<Place>,
-    /// What became of it, if it was a write.
+    /// Place of the key; `None` if the request failed before routing, or had several shards.
+    pub place: Option<KeyLocation>,
+    /// Outcome, if it was a write.
     pub outcome: Outcome,
-    /// What the client has learnt of the shard all the same: a write that the rows themselves forbade tells of
-    /// these rows.
+    /// Position that the client has learnt all the same: the refusal of a write by a constraint
+    /// depends on stored rows.
     pub seen: Option<Position>,
 }
 
 impl Failure {
     /// A failure that left nothing behind.
-    pub fn rejected(error: Error, place: Option<Place>) -> Self {
+    pub fn rejected(error: Error, place: Option<KeyLocation>) -> Self {
         Self { error, place, outcome: Outcome::Rejected, seen: None }
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::row_change::{Change, Operation, RowDone, RowError, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, Value, push_json};
 
@@ -71,7 +71,7 @@ enum Answer<'a> {
 
 /// The key that a write is recognised by when it is sent again.
 pub fn key(change: &RowWrite) -> Option<&str> {
-    change.idempotency_key.as_deref().filter(|_| !is_on(Switch::NoIdempotency))
+    change.idempotency_key.as_deref().filter(|_| !is_on(Mutation::NoIdempotency))
 }
 
 /// A record for what became of a write, ready to be written beside it; `None` if nothing is to be kept of it.
@@ -109,7 +109,8 @@ fn answer(outcome: &Result<RowDone, Error>) -> Option<Answer<'_>> {
     })
 }
 
-/// What the rows decided is kept; what the shard's state at that moment decided is not.
+/// A rejection that depends on rows is kept; one that depends on the state of the shard at that
+/// moment is not.
 fn rejection(error: &Error) -> Option<Answer<'static>> {
     match error {
         Error::Exists => Some(Answer::Exists),
@@ -161,7 +162,7 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
         return Err(Error::KeyReused);
     }
     let made = |change, version, row: Cow<'_, str>| {
-        let version = version + i64::from(is_on(Switch::IdempotencyOtherAnswer));
+        let version = version + i64::from(is_on(Mutation::IdempotencyOtherAnswer));
         Ok(RowDone { change, version, json: row.into_owned().into_bytes(), replayed: true })
     };
     match serde_json::from_str(answer).map_err(|_| Error::Internal)? {
@@ -179,7 +180,7 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
     }
 }
 
-/// Why a write was rejected the first time.
+/// Reason why a write was rejected the first time.
 fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
     match answer {
         Answer::Exists => Error::Exists,
@@ -198,8 +199,8 @@ fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
     }
 }
 
-/// What a write asks for, as 32 hex digits (XXH3-128). It is no defence: whoever knows a shard key and an
-/// idempotency key may write to that shard key anyway.
+/// Fingerprint of a write as 32 hex digits (XXH3-128). It is no defence: a client that knows a
+/// shard key and an idempotency key may write to that shard key anyway.
 fn fingerprint(change: &RowWrite) -> String {
     let mut text = Vec::with_capacity(128);
     text.extend_from_slice(change.operation.name().as_bytes());

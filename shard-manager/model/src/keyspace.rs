@@ -10,7 +10,7 @@ pub mod list;
 pub mod matrix;
 mod modulo;
 pub mod range;
-pub mod step;
+pub mod routing_step;
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use list::ListSpace;
 use matrix::MatrixMode;
 use range::RangeSpace;
-use step::{Explanation, Step};
+use routing_step::{Explanation, RoutingStep};
 
 /// Number of slots, for ever. A power of two, so that a hash is reduced by a mask.
 pub const SLOT_COUNT: u16 = 16_384;
@@ -32,16 +32,19 @@ pub struct Slot(u16);
 
 impl Slot {
     /// The slot of this number, if there is one.
+    #[inline]
     pub fn new(number: u16) -> Option<Self> {
         (number < SLOT_COUNT).then_some(Self(number))
     }
 
     /// The number, `0..SLOT_COUNT`.
+    #[inline]
     pub fn number(self) -> u16 {
         self.0
     }
 
     /// The number as an index into a table of [`SLOT_COUNT`] entries.
+    #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -53,7 +56,8 @@ impl fmt::Display for Slot {
     }
 }
 
-/// What a client routes by: 1 to [`ShardKey::LEN_MAX`] bytes of UTF-8 without control characters.
+/// Key that a client routes by: 1 to [`ShardKey::LEN_MAX`] bytes of UTF-8 without control
+/// characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShardKey<'k>(&'k str);
 
@@ -79,13 +83,14 @@ impl<'k> ShardKey<'k> {
     }
 
     /// The key's text.
+    #[inline]
     pub fn as_str(self) -> &'k str {
         self.0
     }
 }
 
-/// Whether there is a U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII, and those are looked at many bytes
-/// at a time: that is why no byte ends the loop.
+/// True if the text has a U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII, and the
+/// loop examines many bytes at a time because no byte ends it.
 fn has_control_characters(text: &str) -> bool {
     if !text.is_ascii() {
         return text.chars().any(char::is_control);
@@ -93,7 +98,7 @@ fn has_control_characters(text: &str) -> bool {
     text.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
 }
 
-/// Why a text is no shard key, or why the keyspace has no slot for it.
+/// Reason why a text is no shard key, or has no slot in the keyspace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Nothing to route by.
@@ -108,15 +113,15 @@ pub enum KeyError {
     /// Contains U+0000..U+001F, U+007F or U+0080..U+009F.
     #[error("a shard key holds no control characters")]
     ControlCharacter,
-    /// Of keyspace `modulo`: the key does not end in a digit.
+    /// Keyspace `modulo`: the key does not end in a digit.
     #[error("in keyspace modulo a shard key ends in a decimal integer, such as user_42")]
     NoTrailingInteger,
-    /// Of keyspace `range` with numeric split points: the key is something else, or beyond 128 bits.
+    /// Keyspace `range` with numeric split points: the key is no integer of at most 128 bits.
     #[error(
         "in keyspace range a shard key is an integer of at most 128 bits and nothing else, such as 42"
     )]
     NotAnInteger,
-    /// Of keyspace `list`: the key does not begin with a partition that there is.
+    /// Keyspace `list`: the key does not begin with the name of a partition.
     #[error(
         "in keyspace list a shard key begins with the name of a partition and `:`; there are: {known}"
     )]
@@ -124,12 +129,12 @@ pub enum KeyError {
         /// The partitions, at most [`list::NAMES_SHOWN_MAX`] of them.
         known: Arc<str>,
     },
-    /// Of keyspace `matrix`: the key names no user of a server.
+    /// Keyspace `matrix`: the key names no user of a server.
     #[error("in keyspace matrix a shard key has the form @user:server")]
     NotAMatrixId,
 }
 
-/// How keys become slots. Chosen once per cluster. A clone is cheap: parameters are shared.
+/// Function from keys to slots, chosen once per cluster. A clone is cheap: parameters are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Keyspace {
     /// XXH3-64 with seed 0 over the key's bytes, modulo [`SLOT_COUNT`]. Spreads any keys evenly;
@@ -150,7 +155,7 @@ impl Keyspace {
     /// Every keyspace's name, for messages and help.
     pub const NAMES: [&str; 5] = ["hash", "modulo", "range", "list", "matrix"];
 
-    /// How each is written in configuration.
+    /// Forms in configuration.
     pub const FORMS: &str = "hash, modulo, range:10,20,… (numbers), range-text:g,n,…, \
         list:NAME=WEIGHT,…, matrix:id or matrix:server";
 
@@ -173,7 +178,7 @@ impl Keyspace {
         }
     }
 
-    /// What else decides over slots, as JSON: it stands in the catalog, and must not change either.
+    /// Parameters as JSON, for the catalog. They decide over slots too, and must not change.
     pub fn parameters(&self) -> String {
         match self {
             Self::Hash => r#"{"seed":0}"#.to_owned(),
@@ -224,15 +229,19 @@ impl Keyspace {
     /// As [`Keyspace::slot_of`].
     pub fn explain<'k>(&self, key: ShardKey<'k>) -> Result<Explanation<'k>, KeyError> {
         let steps = match self {
-            Self::Hash => vec![Step::Hash(hash(key.0))],
-            Self::Modulo => vec![Step::Integer(modulo::trailing_digits(key.0)?)],
+            Self::Hash => vec![RoutingStep::Hash(hash(key.0))],
+            Self::Modulo => vec![RoutingStep::Integer(modulo::trailing_digits(key.0)?)],
             Self::Range(ranges) => vec![ranges.explain(key.0)?],
-            Self::List(partitions) => vec![partitions.explain(key.0)?, Step::Hash(hash(key.0))],
+            Self::List(partitions) => {
+                vec![partitions.explain(key.0)?, RoutingStep::Hash(hash(key.0))]
+            }
             Self::Matrix(mode) => {
                 let part = mode.hashed_part(key.0)?;
                 match mode {
-                    MatrixMode::Id => vec![Step::Hash(hash(part))],
-                    MatrixMode::Server => vec![Step::Server(part), Step::Hash(hash(part))],
+                    MatrixMode::Id => vec![RoutingStep::Hash(hash(part))],
+                    MatrixMode::Server => {
+                        vec![RoutingStep::Server(part), RoutingStep::Hash(hash(part))]
+                    }
                 }
             }
         };
@@ -248,7 +257,7 @@ fn slot_of_hash(hash: u64) -> Slot {
     Slot((hash & u64::from(SLOT_COUNT - 1)) as u16)
 }
 
-/// As configuration writes it.
+/// Writes the form of the configuration.
 impl fmt::Display for Keyspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -285,7 +294,7 @@ impl FromStr for Keyspace {
     }
 }
 
-/// Why a text is no keyspace.
+/// Reason why a text is no keyspace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyspaceError {
     /// A name that means nothing here.
@@ -294,9 +303,9 @@ pub enum KeyspaceError {
     /// The name is known, what follows is not.
     #[error("the parameters of keyspace {keyspace} cannot be used: {cause}")]
     Parameters {
-        /// Which keyspace.
+        /// Name of the keyspace.
         keyspace: String,
-        /// What is wrong, as half a sentence.
+        /// The fault, as half a sentence.
         cause: String,
     },
 }

@@ -10,6 +10,7 @@ pub mod csv;
 pub mod cursor;
 pub mod declaration;
 pub mod error;
+pub mod finding;
 pub mod idempotency;
 pub mod json_members;
 pub mod keyspace;

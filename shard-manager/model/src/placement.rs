@@ -29,7 +29,7 @@ use partitions::Partitions;
 
 pub use rebalance::rebalance;
 
-/// How slots are dealt out to shards. A clone is cheap: parameters are shared.
+/// Recipe that assigns slots to shards. A clone is cheap: parameters are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
     /// Contiguous ranges whose sizes differ by at most one slot; weights are ignored (`placement/contiguous.rs`).
@@ -50,7 +50,7 @@ pub enum Placement {
     Rendezvous,
     /// Jump consistent hashing (`placement/jump.rs`).
     Jump,
-    /// Ranges that somebody wrote down ([`manual`]).
+    /// Ranges from the configuration ([`manual`]).
     Manual(Arc<Manual>),
 }
 
@@ -59,7 +59,7 @@ impl Placement {
     pub const NAMES: [&str; 8] =
         ["even", "weighted", "partitions", "modulo", "ring", "rendezvous", "jump", "manual"];
 
-    /// How each is written in configuration.
+    /// Forms in configuration.
     pub const FORMS: &str = "even, weighted, modulo, ring or ring:VNODES, rendezvous, jump, \
         partitions:NAME=WEIGHT>SHARD,… or manual:FIRST-LAST=SHARD,…";
 
@@ -77,7 +77,7 @@ impl Placement {
         }
     }
 
-    /// Whether the shards' weights matter.
+    /// True if the weights of the shards matter.
     pub fn is_weighted(&self) -> bool {
         match self {
             Self::Weighted | Self::Ring { .. } | Self::Rendezvous => true,
@@ -85,7 +85,7 @@ impl Placement {
         }
     }
 
-    /// What else decides over owners, as JSON for the catalog.
+    /// Parameters as JSON, for the catalog.
     pub fn parameters(&self) -> String {
         match self {
             Self::Even | Self::Weighted | Self::Modulo | Self::Rendezvous | Self::Jump => {
@@ -142,7 +142,7 @@ impl Placement {
     }
 }
 
-/// As configuration writes it.
+/// Writes the form of the configuration.
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -183,7 +183,7 @@ impl FromStr for Placement {
     }
 }
 
-/// Why there is no placement.
+/// Reason why a text is no placement, or assigns no owners.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
     /// A name that means nothing here.
@@ -192,12 +192,12 @@ pub enum PlacementError {
     /// The name is known, what follows is not.
     #[error("the parameters of placement {placement} cannot be used: {cause}")]
     Parameters {
-        /// Which placement.
+        /// Name of the placement.
         placement: String,
-        /// What is wrong, as half a sentence.
+        /// The fault, as half a sentence.
         cause: String,
     },
-    /// It gives slots to a shard that is not there.
+    /// The placement assigns slots to a shard that does not exist.
     #[error("the placement names {shard}, which is none of the {count} shards of the cluster")]
     NoSuchShard {
         /// The name.

@@ -13,17 +13,17 @@ pub struct Position {
     /// The timeline in which it was reached.
     pub timeline: u32,
     /// The number of the last batch of changes.
-    pub at: u64,
+    pub sequence: u64,
 }
 
 /// The timelines of a shard, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct History {
+pub struct TimelineHistory {
     /// Id, and the position that had been reached when it began.
     timelines: Vec<(u32, u64)>,
 }
 
-impl History {
+impl TimelineHistory {
     /// Timelines that are remembered. A position of an older one counts as lost.
     pub const TIMELINES_MAX: usize = 4_096;
 
@@ -41,10 +41,11 @@ impl History {
         self.timelines.last().map_or(0, |(id, _)| *id)
     }
 
-    /// The same, and one more timeline, which begins at `at` or where the last one began, whichever is later.
+    /// Returns this history and one more timeline, which begins at `sequence` or where the last one
+    /// began, whichever is later.
     #[must_use]
-    pub fn followed_by(&self, timeline: u32, at: u64) -> Self {
-        let began = self.timelines.last().map_or(0, |(_, began)| *began).max(at);
+    pub fn followed_by(&self, timeline: u32, sequence: u64) -> Self {
+        let began = self.timelines.last().map_or(0, |(_, began)| *began).max(sequence);
         let timelines = self.timelines.iter().copied().chain([(timeline, began)]).collect();
         Self { timelines }
     }
@@ -54,15 +55,15 @@ impl History {
         self.timelines.iter().any(|(id, _)| *id == timeline)
     }
 
-    /// Whether everything up to this position is part of this history. Of the timeline that goes on everything
-    /// is: nobody is told a position that was not reached.
+    /// True if everything up to this position is part of this history. Every position of the
+    /// current timeline is: only reached positions are reported.
     pub fn holds(&self, position: Position) -> bool {
         let Some(index) = self.timelines.iter().rposition(|(id, _)| *id == position.timeline)
         else {
-            return position.at == 0;
+            return position.sequence == 0;
         };
         match self.timelines.get(index + 1) {
-            Some((_, next_began)) => position.at <= *next_began,
+            Some((_, next_began)) => position.sequence <= *next_began,
             None => true,
         }
     }

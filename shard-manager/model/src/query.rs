@@ -20,15 +20,15 @@ pub struct ReadQuery {
     pub outputs: Vec<Output>,
     /// All must hold.
     pub conditions: Vec<Condition>,
-    /// What the client asked to sort by; ties are broken by [`ReadQuery::sort_keys`].
+    /// Sort order of the client; ties are broken by [`ReadQuery::sort_keys`].
     pub order: Vec<OrderBy>,
     /// Most rows of the answer, 0..=[`ReadQuery::LIMIT_MAX`].
     pub limit: u32,
     /// Rows that are passed over, 0..=[`ReadQuery::OFFSET_MAX`].
     pub offset: u32,
-    /// Where to go on: the last row's values of [`ReadQuery::sort_keys`].
+    /// Row to continue after: its values of [`ReadQuery::sort_keys`].
     pub after: Option<Vec<Value>>,
-    /// Whether to count the rows that meet the conditions, whatever the page.
+    /// True to count the rows that meet the conditions, whatever the page.
     pub counts: bool,
     /// Shard keys of one shard that the conditions name, with their slots: every row that meets the
     /// conditions has one of these. Empty where the conditions name no key, or a single one, which
@@ -139,7 +139,7 @@ impl ReadQuery {
         keys
     }
 
-    /// Whether a row may cost much more than another, because its texts are matched with patterns.
+    /// True if a row may cost much more than another, because patterns are matched with its texts.
     pub fn has_patterns(&self) -> bool {
         fn any(conditions: &[Condition]) -> bool {
             conditions.iter().any(|condition| match condition {
@@ -152,7 +152,7 @@ impl ReadQuery {
         any(&self.conditions)
     }
 
-    /// Whether one index range answers it without looking at rows in vain: no conditions, and the
+    /// True if one index range answers it without reading rows in vain: no conditions, and the
     /// order in which rows are kept.
     pub fn is_point_read(&self) -> bool {
         self.conditions.is_empty() && self.order.is_empty() && self.offset == 0 && !self.counts
@@ -187,13 +187,14 @@ fn narrow<'q>(condition: &'q Condition, routing: usize, named: &mut Option<Vec<C
 /// A column of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// Which column.
+    /// Index of the column.
     pub column: usize,
     /// The member's name, when not the column's.
     pub alias: Option<String>,
 }
 
-/// What a row must be like. As in SQL a test of null is neither true nor false, and such a row does not pass.
+/// Condition on a row. As in SQL a test of null is neither true nor false, and such a row does not
+/// pass.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
     /// A column must pass a test.
@@ -202,26 +203,26 @@ pub enum Condition {
     All(Vec<Self>),
     /// One must hold.
     Any(Vec<Self>),
-    /// It must be false.
+    /// The condition must be false.
     Not(Box<Self>),
 }
 
-/// What must hold for a value.
+/// Test of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Test {
-    /// It compares so to this.
+    /// The value compares so to this one.
     Compare(Comparison, Value),
-    /// It is equal to one of these.
+    /// The value is equal to one of these.
     In(Vec<Value>),
-    /// It looks like this.
+    /// The text matches this pattern.
     Like(Pattern),
-    /// It looks like this, upper and lower case of ASCII being the same.
+    /// The text matches this pattern, upper and lower case of ASCII being equal.
     ILike(Pattern),
-    /// It is this. Also of null this is true or false.
+    /// The value has this state. For null, too, the test is true or false.
     Is(State),
 }
 
-/// How two values compare. Text by bytes.
+/// Comparison of two values; text is compared by bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// `=`
@@ -238,7 +239,7 @@ pub enum Comparison {
     LessOrEqual,
 }
 
-/// What a value can be found to be.
+/// State of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Null.
@@ -251,7 +252,7 @@ pub enum State {
     False,
 }
 
-/// What a text must look like as a whole.
+/// Pattern that a text must match as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pattern(pub Vec<Piece>);
 
@@ -300,7 +301,7 @@ impl Pattern {
 /// One column of an order. Null is last when ascending and first when descending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrderBy {
-    /// Which column.
+    /// Index of the column.
     pub column: usize,
     /// From high to low.
     pub descending: bool,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// A reason why a node does not do all that its role demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It does not answer.
+    /// The node does not answer.
     NoAnswer,
     /// A check found that its file is damaged.
     Damaged,
@@ -23,13 +23,13 @@ pub enum Reason {
     WritesStalled,
     /// The last writes failed in its storage.
     WritesFail,
-    /// It is being built from a copy of the primary.
+    /// The node is being built from a copy of the primary.
     Building,
-    /// It does not follow the primary.
+    /// The replica does not follow the primary.
     NotFollowing,
-    /// It failed reads, and is left out until a probe succeeds.
+    /// The node failed reads, and is left out until a probe succeeds.
     LeftOut,
-    /// It lags too much to be read.
+    /// The replica lags too much to be read.
     Behind,
     /// Rows of the primary are wrong.
     RowsWrong,

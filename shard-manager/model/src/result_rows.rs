@@ -17,7 +17,7 @@ use crate::value::Value;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
     json: Vec<u8>,
-    /// Where each row's JSON ends; a comma stands between two.
+    /// End of each row's JSON; a comma stands between two.
     ends: Vec<usize>,
     keys: Vec<Value>,
     key_bytes: usize,
@@ -25,7 +25,7 @@ pub struct Rows {
     pub version: Option<i64>,
     /// The keys of the last row, if more rows follow it.
     pub more_after: Option<Vec<Value>>,
-    /// How many rows there are beside those of the page, if they were counted.
+    /// Number of rows that meet the conditions, whatever the page, if they were counted.
     pub total: Option<u64>,
 }
 
@@ -35,36 +35,43 @@ impl Rows {
     pub const BYTES_MAX: usize = 32 << 20;
 
     /// No rows, with room for this many bytes of them.
+    #[inline]
     pub fn with_capacity(bytes: usize) -> Self {
         Self { json: Vec::with_capacity(bytes), ..Self::default() }
     }
 
-    /// Whether the answer has passed [`Rows::BYTES_MAX`].
+    /// True if the answer has passed [`Rows::BYTES_MAX`].
+    #[inline]
     pub fn is_too_large(&self) -> bool {
         self.bytes() > Self::BYTES_MAX
     }
 
     /// Bytes that the rows and their keys take.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.json.len() + self.key_bytes
     }
 
     /// Number of rows.
+    #[inline]
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no rows.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
     /// The rows as the inside of a JSON array.
+    #[inline]
     pub fn json(&self) -> &[u8] {
         &self.json
     }
 
-    /// Where each row's JSON ends.
+    /// End of each row's JSON.
+    #[inline]
     pub fn ends(&self) -> &[usize] {
         &self.ends
     }

@@ -12,13 +12,13 @@ use serde_json::value::RawValue;
 
 use crate::keyspace::{ShardKey, Slot};
 use crate::table::Table;
-use crate::value::{Misfit, Value, push_json_number};
+use crate::value::{TypeMismatch, Value, push_json_number};
 
 /// Bytes of what rows become by one transaction, and so of one log entry and of the rows that are answered. Both
 /// hold whole rows, of which a small change may touch many.
 pub const IMAGES_BYTES_MAX: usize = 16 << 20;
 
-/// What to do with a row.
+/// Operation on a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Change the given columns of the row, or make it.
@@ -52,7 +52,7 @@ impl Operation {
     }
 }
 
-/// What must hold for the row as it is, or the write is refused.
+/// Condition on the stored row; a write whose condition does not hold is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precondition {
     /// `If-None-Match: *`: there is no such row.
@@ -67,7 +67,7 @@ impl Precondition {
     /// Most versions of one `If-Match`.
     pub const VERSIONS_MAX: usize = 32;
 
-    /// Whether it holds for a row of this version, or for no row.
+    /// True if the condition holds for a row of this version, or for no row.
     pub fn holds(&self, version: Option<i64>) -> bool {
         match self {
             Self::Absent => version.is_none(),
@@ -76,7 +76,7 @@ impl Precondition {
         }
     }
 
-    /// Appends what it says, for a fingerprint.
+    /// Appends the condition to the text of a fingerprint.
     pub fn spell(&self, out: &mut Vec<u8>) {
         match self {
             Self::Absent => out.extend_from_slice(b";absent"),
@@ -97,9 +97,9 @@ pub type Fields<'a> = [(Cow<'a, str>, &'a RawValue)];
 /// One change of one row, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowWrite {
-    /// Where the row belongs.
+    /// Table of the row.
     pub table: Arc<Table>,
-    /// What to do.
+    /// Operation on the row.
     pub operation: Operation,
     /// The slot of the shard key.
     pub slot: Slot,
@@ -109,29 +109,29 @@ pub struct RowWrite {
     pub id: Vec<Value>,
     /// Other columns and their new values, by ascending column index.
     pub set: Vec<(usize, Value)>,
-    /// What must hold before.
+    /// Condition on the stored row.
     pub precondition: Option<Precondition>,
-    /// Under which the answer is kept and given again: the client's key, and for a row of a bulk write its index.
+    /// Key under which the outcome is kept and repeated: the client's, and the index of a bulk row.
     pub idempotency_key: Option<String>,
-    /// Whether the answer wants the row (`false`: `Prefer: return=minimal`).
+    /// True if the response has the row (`false`: `Prefer: return=minimal`).
     pub wants_row: bool,
 }
 
-/// Changes on their way to one shard.
+/// A request to one shard to apply changes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Part {
+pub struct WriteRequest {
     /// The changes, in the order in which they are applied.
     pub rows: Vec<RowWrite>,
-    /// The place in the request of each of them, if they are one transaction: all or nothing.
-    pub whole: Option<Vec<usize>>,
-    /// Whether it waits for room in a queue that is full, instead of being refused at once.
-    pub patient: bool,
+    /// Index of each change in the client's request, if all are one transaction: all or nothing.
+    pub atomic_rows: Option<Vec<usize>>,
+    /// True if it waits for room in a full queue, instead of being refused at once.
+    pub waits_for_room: bool,
 }
 
-impl From<Vec<RowWrite>> for Part {
+impl From<Vec<RowWrite>> for WriteRequest {
     /// Changes that stand each on its own.
     fn from(rows: Vec<RowWrite>) -> Self {
-        Self { rows, whole: None, patient: false }
+        Self { rows, atomic_rows: None, waits_for_room: false }
     }
 }
 
@@ -153,7 +153,7 @@ impl RowWrite {
         Self::of_values(table, operation, (key, slot), values)
     }
 
-    /// The same from values that were read already: columns of the table's own, in any order.
+    /// Checks values that were read already: columns of the table's own, in any order.
     ///
     /// # Errors
     /// [`RowError`] names the column and what is wrong with it.
@@ -213,15 +213,15 @@ impl RowWrite {
     /// `None` if the table has no such column, or the row gives no value for it.
     ///
     /// # Errors
-    /// [`RowError::Misfit`] if the value does not fit the column.
+    /// [`RowError::TypeMismatch`] if the value does not fit the column.
     pub fn routing_key(table: &Table, fields: &Fields<'_>) -> Result<Option<String>, RowError> {
         let Some(routing) = table.routing() else { return Ok(None) };
         let column = table.column(routing);
         let found = fields.iter().find(|(name, _)| *name == column.name);
         let Some((_, json)) = found else { return Ok(None) };
         let value = column.kind.read_json(json);
-        let value =
-            value.map_err(|misfit| RowError::Misfit { column: column.name.clone(), misfit })?;
+        let value = value
+            .map_err(|mismatch| RowError::TypeMismatch { column: column.name.clone(), mismatch })?;
         Ok(value.key_text().map(Cow::into_owned))
     }
 
@@ -263,10 +263,10 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
     if column.nullable && json.get() == "null" {
         return Ok((index, Value::Null));
     }
-    let misfit = |misfit| RowError::Misfit { column: name.to_owned(), misfit };
-    let value = column.kind.read_json(json).map_err(misfit)?;
+    let mismatch = |mismatch| RowError::TypeMismatch { column: name.to_owned(), mismatch };
+    let value = column.kind.read_json(json).map_err(mismatch)?;
     if value == Value::Null && !column.nullable {
-        return Err(misfit(Misfit::Null));
+        return Err(mismatch(TypeMismatch::Null));
     }
     Ok((index, value))
 }
@@ -274,7 +274,8 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
 fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Value, RowError> {
     let column = table.column(routing);
     let value = column.kind.read_text(key.as_str());
-    let value = value.map_err(|misfit| RowError::Misfit { column: column.name.clone(), misfit })?;
+    let value = value
+        .map_err(|mismatch| RowError::TypeMismatch { column: column.name.clone(), mismatch })?;
     check_routing(table, routing, &value, key)?;
     Ok(value)
 }
@@ -309,19 +310,19 @@ fn take_id(table: &Table, values: &mut Vec<(usize, Value)>) -> Result<Vec<Value>
     Ok(id)
 }
 
-/// What became of a row.
+/// Effect of a change on its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It was made.
+    /// The row was created.
     Created,
-    /// It was changed.
+    /// The row was changed.
     Changed,
-    /// It was removed.
+    /// The row was removed.
     Removed,
 }
 
 impl Change {
-    /// By how much it changes the number of rows.
+    /// Difference that the change makes to the number of rows.
     pub fn rows_added(self) -> i64 {
         match self {
             Self::Created => 1,
@@ -334,17 +335,17 @@ impl Change {
 /// A change that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowDone {
-    /// What became of the row.
+    /// Effect on the row.
     pub change: Change,
     /// The shard's counter at this change: only grows, also over a delete and a new insert.
     pub version: i64,
     /// The row as JSON, if it was wanted: as it is now, or as it was before it was removed.
     pub json: Vec<u8>,
-    /// Whether this is the answer of an earlier time, given again for an idempotency key.
+    /// True if an earlier outcome is repeated for an idempotency key.
     pub replayed: bool,
 }
 
-/// Why members are no row of a table.
+/// Reason why the members of an object are no row of a table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     /// The table has no such column.
@@ -363,19 +364,19 @@ pub enum RowError {
         /// The column.
         column: String,
     },
-    /// The same member twice.
+    /// A member occurs twice.
     #[error("{column} is given twice")]
     Twice {
         /// The column.
         column: String,
     },
     /// Not a value of the column's type.
-    #[error("{column}: {misfit}")]
-    Misfit {
+    #[error("{column}: {mismatch}")]
+    TypeMismatch {
         /// The column.
         column: String,
-        /// What is wrong.
-        misfit: Misfit,
+        /// The fault.
+        mismatch: TypeMismatch,
     },
     /// The routing column says another key than the request.
     #[error("{column} contradicts the shard key")]

@@ -1,10 +1,11 @@
-//! Sabotage: promises broken on purpose, so that whoever claims to find broken promises can be put to the proof.
+//! Sabotage: promises broken on purpose, to test the checks that look for broken promises.
 //!
-//! Each switch breaks one promise at the very place where it is kept. They are there with the feature `sabotage`, which
-//! is in no default build, and are thrown by name in the environment variable `TESSERA_SABOTAGE`, several separated by
-//! commas. A router with the feature says so when it starts, and in `GET /api/health`.
+//! Each mutation breaks one promise at the very place where it is kept. Mutations exist only with the
+//! feature `sabotage`, which no default build has. The environment variable `TESSERA_SABOTAGE` names
+//! the active ones, separated by commas. A router with the feature says so at its start, and in
+//! `GET /api/health`.
 //!
-//! | Switch | What it does | Promise broken | Found by |
+//! | Mutation | What it does | Promise broken | Found by |
 //! |---|---|---|---|
 //! | `ack_before_commit` | a batch is answered and committed a little later | a success is durable | C3 |
 //! | `lost_batch` | a batch of 64 is answered and rolled back | a success is durable | C1, C3, C7 |
@@ -27,20 +28,20 @@
 //!
 //! C1 to C9 are the checks of the load tester.
 //!
-//! **Invariant:** without the feature nothing is ever on, and a compiler that optimises leaves nothing of it.
-//! **Not here:** what a switch changes; that stands where the promise is kept.
+//! **Invariant:** without the feature no mutation is ever active, and an optimised build contains none.
+//! **Not here:** what a mutation changes; that stands where the promise is kept.
 
 #[cfg(feature = "sabotage")]
-mod thrown;
+mod active;
 
 #[cfg(feature = "sabotage")]
-pub use thrown::{UnknownSwitch, VARIABLE, is_due, is_on, thrown};
+pub use active::{UnknownMutation, VARIABLE, active_mutations, is_due, is_on};
 
-/// A promise that can be broken. The table above tells which.
+/// A promise that can be broken: see the table above.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "sabotage", derive(Debug))]
 #[expect(missing_docs, reason = "the table of the module describes all of them")]
-pub enum Switch {
+pub enum Mutation {
     AckBeforeCommit,
     LostBatch,
     NoTokenWait,
@@ -61,16 +62,16 @@ pub enum Switch {
     CacheSetWithoutVersion,
 }
 
-/// Whether a promise is to be broken: never.
+/// False: without the feature no mutation is active.
 #[cfg(not(feature = "sabotage"))]
 #[inline]
-pub const fn is_on(_: Switch) -> bool {
+pub const fn is_on(_: Mutation) -> bool {
     false
 }
 
-/// Whether a promise is to be broken this time: never.
+/// False: without the feature no mutation is active.
 #[cfg(not(feature = "sabotage"))]
 #[inline]
-pub const fn is_due(_: Switch, _every: u64) -> bool {
+pub const fn is_due(_: Mutation, _every: u64) -> bool {
     false
 }

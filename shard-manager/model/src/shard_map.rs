@@ -10,14 +10,14 @@ use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
 use crate::topology::{ShardIndex, Topology};
 
-/// Where a key lives: the outcome of routing.
+/// Slot and shard of a key: the outcome of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct KeyLocation {
     /// The key's slot.
     pub slot: Slot,
     /// The slot's owner.
     pub shard: ShardIndex,
-    /// Version of the map that said so.
+    /// Version of the map that routed the key.
     pub epoch: u64,
 }
 
@@ -28,7 +28,7 @@ pub struct SlotRange {
     pub first: u16,
     /// Last slot.
     pub last: u16,
-    /// Who owns them.
+    /// Owner of the slots.
     pub shard: ShardIndex,
 }
 
@@ -107,36 +107,41 @@ impl ShardMap {
         }
     }
 
-    /// Where a key lives.
+    /// Returns slot and shard of a key.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no place for the key.
-    pub fn place(&self, key: ShardKey<'_>) -> Result<Place, KeyError> {
+    pub fn place(&self, key: ShardKey<'_>) -> Result<KeyLocation, KeyError> {
         let slot = self.keyspace.slot_of(key)?;
-        Ok(Place { slot, shard: self.owner(slot), epoch: self.epoch })
+        Ok(KeyLocation { slot, shard: self.owner(slot), epoch: self.epoch })
     }
 
-    /// Who owns a slot.
+    /// Returns the owner of a slot.
+    #[inline]
     pub fn owner(&self, slot: Slot) -> ShardIndex {
         self.owners[slot.index()]
     }
 
     /// The version: only grows.
+    #[inline]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// How keys become slots.
+    /// Function from keys to slots.
+    #[inline]
     pub fn keyspace(&self) -> &Keyspace {
         &self.keyspace
     }
 
     /// The recipe that the cluster was made with.
+    #[inline]
     pub fn placement(&self) -> &Placement {
         &self.placement
     }
 
     /// The shards.
+    #[inline]
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
@@ -159,7 +164,7 @@ impl ShardMap {
     }
 }
 
-/// Why stored ranges are no map.
+/// Reason why stored ranges are no map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
     /// Slots without owner, or with two.
@@ -167,7 +172,7 @@ pub enum MapError {
     Gap {
         /// Next slot without an owner.
         expected: usize,
-        /// Where the next range begins.
+        /// First slot of the next range.
         found: u16,
     },
     /// An owner that is not in the topology.

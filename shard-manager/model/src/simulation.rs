@@ -59,7 +59,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// Why a change cannot be.
+/// Reason why a change is impossible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// The topology has no shard of this name.
@@ -68,7 +68,7 @@ pub enum ChangeError {
         /// The name.
         shard: String,
     },
-    /// What results is none.
+    /// The resulting topology is invalid.
     #[error(transparent)]
     Topology(#[from] TopologyError),
     /// A placement cannot deal with what results.
@@ -76,12 +76,12 @@ pub enum ChangeError {
     Placement(#[from] PlacementError),
 }
 
-/// How owners are found for a topology.
+/// Algorithm that finds owners for a topology.
 #[derive(Clone, Debug)]
 pub enum Algorithm {
     /// Dealt out anew.
     Dealt(Placement),
-    /// What there is, with as few moves as the weights allow; these are the owners before.
+    /// As few moves as the weights allow from these owners.
     Rebalance(Vec<ShardIndex>),
 }
 
@@ -101,7 +101,7 @@ impl Algorithm {
         Ok(simple.map(Self::Dealt).chain([Self::Rebalance(current)]).collect())
     }
 
-    /// What it is called.
+    /// Name of the algorithm.
     pub fn name(&self) -> String {
         match self {
             Self::Dealt(placement) => placement.to_string(),
@@ -128,7 +128,7 @@ impl Algorithm {
     }
 }
 
-/// What each slot carries.
+/// Load of each slot.
 #[derive(Clone, Debug)]
 pub struct Load {
     slots: Vec<u64>,
@@ -150,13 +150,13 @@ impl Load {
         self.slots[slot.index()] += 1;
     }
 
-    /// What all slots carry.
+    /// Load of all slots together.
     pub fn total(&self) -> u64 {
         self.slots.iter().sum()
     }
 }
 
-/// What a shard gets.
+/// Share of a shard.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Share {
     /// The shard.
@@ -169,16 +169,16 @@ pub struct Share {
     pub load: u64,
 }
 
-/// How an algorithm deals with a topology.
+/// Result of an algorithm for one topology.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Dealt {
-    /// What each shard gets.
+    /// Share of each shard.
     pub shards: Vec<Share>,
     /// The load of the shard that has most of what its weight demands, as a multiple of that; 1 is ideal.
     pub skew: f64,
 }
 
-/// What a change would move.
+/// Slots and load that a change would move.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Moved {
     /// The change.
@@ -189,9 +189,9 @@ pub struct Moved {
     pub slots: u64,
     /// Keys in them, or slots if there are no keys.
     pub load: u64,
-    /// The same as a share of all.
+    /// Moved load as a share of all.
     pub share: f64,
-    /// How it is after the change.
+    /// Result after the change.
     pub after: Dealt,
 }
 

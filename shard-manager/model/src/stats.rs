@@ -1,8 +1,9 @@
 //! Vitals: how busy a shard is now, how well its writes have shared transactions and how much it holds, as plain
 //! numbers.
 //!
-//! Whoever counts does so once for each batch, never for each request; whoever asks waits for nobody. Each number is
-//! right by itself; taken while a batch ends, two of them may tell of a moment before and after it.
+//! Counters are updated once for each batch, never for each request, and reading them waits for
+//! nothing. Each number is right by itself; two that are read while a batch ends may belong to
+//! moments before and after it.
 //!
 //! **Not here:** asking nodes (`shard`, `store`), what is done with the numbers.
 
@@ -28,21 +29,21 @@ pub fn batch_class_max(class: usize) -> u64 {
 
 /// One shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardVitals {
-    /// Which shard.
+pub struct ShardStats {
+    /// Index of the shard.
     pub shard: ShardIndex,
     /// The way of its writes.
-    pub lane: LaneVitals,
+    pub lane: LaneStats,
     /// Findings of comparing its copies.
-    pub compared: ComparedVitals,
+    pub compared: ComparisonStats,
     /// Its nodes, the primary first.
-    pub nodes: Vec<NodeVitals>,
+    pub nodes: Vec<NodeStats>,
 }
 
-impl ShardVitals {
+impl ShardStats {
     /// The readers of all its nodes together.
-    pub fn pool(&self) -> PoolVitals {
-        self.nodes.iter().fold(PoolVitals::default(), |sum, node| sum.with(&node.pool))
+    pub fn pool(&self) -> PoolStats {
+        self.nodes.iter().fold(PoolStats::default(), |sum, node| sum.with(&node.pool))
     }
 
     /// The lag of the replica that is furthest behind; `None` if there is no replica, or none that tells.
@@ -52,12 +53,12 @@ impl ShardVitals {
     }
 }
 
-/// About how much a shard holds, as its primary knows without looking at rows.
+/// Approximate size of a shard, as its primary knows it without reading rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Footprint {
-    /// Rows of its tables; `None` on Citus, where nobody counts them.
+pub struct SizeEstimate {
+    /// Rows of its tables; `None` on Citus, which does not count them.
     pub rows: Option<u64>,
-    /// Whether the rows are an estimate: servers count them for their own ends, files exactly.
+    /// True if `rows` is an estimate of the server; files count exactly.
     pub is_estimate: bool,
     /// Bytes in use: of its tables and their indexes on servers, of the whole file where it is one, its log included.
     pub bytes: u64,
@@ -65,17 +66,17 @@ pub struct Footprint {
 
 /// Findings of comparing the copies of a shard since the process began; only files are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ComparedVitals {
+pub struct ComparisonStats {
     /// Number of passes over all rows of all copies.
     pub passes: u64,
     /// Rows that were found to differ, summed over the passes.
     pub differences: u64,
 }
 
-/// A lane, or several lanes of one shard together.
+/// Numbers of a lane, or of several lanes of one shard together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LaneVitals {
-    /// How many lanes these are the numbers of.
+pub struct LaneStats {
+    /// Number of lanes that these numbers sum up.
     pub lanes: usize,
     /// Operations that wait.
     pub waiting: usize,
@@ -87,7 +88,7 @@ pub struct LaneVitals {
     pub waiting_max: usize,
     /// Most bytes that may wait.
     pub waiting_bytes_max: usize,
-    /// Whether there is no node to write to now, so that what waits, waits for one.
+    /// True if no node accepts writes now, so that queued writes wait for one.
     pub waits_for_node: bool,
     /// Batches that became durable since the process began: each is one transaction, but for a bulk chunk that had to be
     /// taken apart, which counts as one.
@@ -98,11 +99,11 @@ pub struct LaneVitals {
     pub rows: u64,
     /// Operations of the largest batch.
     pub largest_batch: u64,
-    /// How many batches there were of each class: see [`batch_class`].
+    /// Number of batches of each class: see [`batch_class`].
     pub batch_sizes: [u64; BATCH_CLASSES],
 }
 
-impl LaneVitals {
+impl LaneStats {
     /// This lane and another one together.
     #[must_use]
     pub fn with(mut self, other: &Self) -> Self {
@@ -126,7 +127,7 @@ impl LaneVitals {
 
 /// The readers of one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PoolVitals {
+pub struct PoolStats {
     /// Connections that read now.
     pub in_use: usize,
     /// Connections that are open.
@@ -137,7 +138,7 @@ pub struct PoolVitals {
     pub waiting: usize,
 }
 
-impl PoolVitals {
+impl PoolStats {
     /// These readers and others together.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
@@ -152,22 +153,24 @@ impl PoolVitals {
 
 /// One node, as far as is known without asking it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeVitals {
+pub struct NodeStats {
     /// `shard1-primary`.
     pub node: String,
-    /// What it is to its shard.
+    /// Role of the node in its shard.
     pub role: Role,
-    /// Whether it is believed to do what its role demands: a primary takes writes, a replica is in the rotation.
+    /// True if it is believed to do what its role demands: a primary takes writes, a replica is in
+    /// the rotation.
     pub up: bool,
     /// Reasons why it does not; empty if it does.
     pub reasons: Reasons,
-    /// How long ago it had all that the primary has; `None` if it has not had it since this process began.
+    /// Time since it had all that the primary has; `None` if it has not had it since this process
+    /// began.
     pub lag: Option<Duration>,
-    /// How far its position is behind the primary's: bytes of the log on servers, batches in files. `None` if nothing
-    /// is known of its position.
+    /// Distance of its position to the primary's: bytes of the log on servers, batches in files.
+    /// `None` if its position is unknown.
     pub behind: Option<u64>,
     /// Its readers; none while it cannot be read.
-    pub pool: PoolVitals,
+    pub pool: PoolStats,
 }
 
 #[cfg(test)]
@@ -190,7 +193,7 @@ mod tests {
         let lane = |waiting, largest_batch, first| {
             let mut batch_sizes = [0; BATCH_CLASSES];
             batch_sizes[0] = first;
-            LaneVitals { lanes: 1, waiting, largest_batch, batch_sizes, ..LaneVitals::default() }
+            LaneStats { lanes: 1, waiting, largest_batch, batch_sizes, ..LaneStats::default() }
         };
         let both = lane(3, 7, 5).with(&lane(4, 2, 6));
         assert_eq!((both.lanes, both.waiting, both.largest_batch), (2, 7, 7));

@@ -4,7 +4,7 @@
 //! not exist.
 //!
 //! **Invariant:** every name matches `[a-z][a-z0-9_]{0,39}`, so it needs no quoting in SQL or JSON.
-//! **Not here:** how the declarations are read (`store`); rows (`row`).
+//! **Not here:** how the declarations are read (`store`); rows (`row_change`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,9 +17,9 @@ use crate::value::ColumnType;
 pub struct Column {
     /// Its name in SQL and in JSON.
     pub name: String,
-    /// What it holds.
+    /// Type of its values.
     pub kind: ColumnType,
-    /// Whether it may hold null.
+    /// True if it may hold null.
     pub nullable: bool,
 }
 
@@ -98,7 +98,7 @@ impl Table {
         self.digest
     }
 
-    /// Whether a table or a column could be called so.
+    /// True if a table or a column may have this name.
     pub fn is_name(name: &str) -> bool {
         let mut chars = name.chars();
         chars.next().is_some_and(|c| c.is_ascii_lowercase())
@@ -112,41 +112,49 @@ impl Table {
     }
 
     /// The table's name.
+    #[inline]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// All columns, those of the system included, in the order of the database.
+    #[inline]
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
 
     /// The column at an index that this table gave out.
+    #[inline]
     pub fn column(&self, index: usize) -> &Column {
         &self.columns[index]
     }
 
     /// The columns that tell rows of one shard key apart.
+    #[inline]
     pub fn id(&self) -> &[usize] {
         &self.id
     }
 
     /// The column whose value is the shard key, if the table has one.
+    #[inline]
     pub fn routing(&self) -> Option<usize> {
         self.routing
     }
 
     /// The columns that clients may write.
+    #[inline]
     pub fn own(&self) -> Range<usize> {
         Self::OWN..self.columns.len() - 3
     }
 
     /// The columns of an answer without `select`: own columns, `version`, `created_at`, `updated_at`.
+    #[inline]
     pub fn answered(&self) -> Range<usize> {
         Self::OWN..self.columns.len()
     }
 
     /// Index of `version`; `created_at` and `updated_at` follow it.
+    #[inline]
     pub fn version(&self) -> usize {
         self.columns.len() - 3
     }
@@ -156,7 +164,7 @@ impl Table {
         self.columns.iter().position(|column| column.name == name)
     }
 
-    /// What is not the same in another declaration under this name; `None` if nothing is.
+    /// Difference to another declaration under this name; `None` if there is none.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let names = |table: &Self, columns: &[usize]| -> Vec<String> {
             columns.iter().map(|column| table.column(*column).name.clone()).collect()
@@ -220,7 +228,7 @@ impl Registry {
         Self { tables: named.collect() }
     }
 
-    /// The same tables, and one more.
+    /// Returns these tables and one more.
     #[must_use]
     pub fn with(&self, table: Arc<Table>) -> Self {
         let mut tables = self.tables.clone();
@@ -228,7 +236,7 @@ impl Registry {
         Self { tables }
     }
 
-    /// The same tables, but those of these names.
+    /// Returns these tables without those of these names.
     #[must_use]
     pub fn without(&self, names: &[&str]) -> Self {
         let kept = self.tables.iter().filter(|(name, _)| !names.contains(&name.as_str()));
@@ -265,7 +273,7 @@ pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Optio
         .map(|(_, name)| name.to_owned())
 }
 
-/// Why a declaration is no table.
+/// Reason why a declaration is no table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
     /// Not `[a-z][a-z0-9_]{0,39}`.

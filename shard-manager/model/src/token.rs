@@ -52,7 +52,7 @@ impl TokenKey {
     }
 }
 
-/// What a client has seen.
+/// Positions that a client has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionToken {
     seen: Vec<(ShardIndex, Position)>,
@@ -67,7 +67,7 @@ impl SessionToken {
         Self { seen: Vec::new() }
     }
 
-    /// What was seen of a shard.
+    /// Position that was seen of a shard.
     pub fn seen(&self, shard: ShardIndex) -> Option<Position> {
         let found = self.seen.binary_search_by_key(&shard, |(shard, _)| *shard);
         found.ok().map(|index| self.seen[index].1)
@@ -79,7 +79,7 @@ impl SessionToken {
         match self.seen.binary_search_by_key(&shard, |(shard, _)| *shard) {
             Ok(index) => {
                 let known = &mut self.seen[index].1;
-                if known.at <= position.at {
+                if known.sequence <= position.sequence {
                     *known = position;
                 }
             }
@@ -113,7 +113,7 @@ impl SessionToken {
             push_number(&mut bytes, u64::from(shard.0 - next));
             next = shard.0 + 1;
             bytes.extend_from_slice(&position.timeline.to_le_bytes());
-            push_number(&mut bytes, position.at);
+            push_number(&mut bytes, position.sequence);
         }
         let tag = key.tag(&bytes);
         bytes.extend_from_slice(&tag);
@@ -146,8 +146,8 @@ fn decode(body: &[u8]) -> Option<SessionToken> {
         let shard = next.checked_add(take_number(&mut rest)?)?;
         let (timeline, after) = rest.split_first_chunk::<4>()?;
         rest = after;
-        let at = take_number(&mut rest)?;
-        let position = Position { timeline: u32::from_le_bytes(*timeline), at };
+        let sequence = take_number(&mut rest)?;
+        let position = Position { timeline: u32::from_le_bytes(*timeline), sequence };
         seen.push((ShardIndex(u16::try_from(shard).ok()?), position));
         next = shard + 1;
     }
@@ -176,7 +176,7 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Why a text is no token.
+/// Reason why a text is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Longer than [`SessionToken::LEN_MAX`].

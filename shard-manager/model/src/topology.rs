@@ -12,7 +12,8 @@ use std::fmt;
 pub struct ShardIndex(pub u16);
 
 impl ShardIndex {
-    /// As an index into a list of shards.
+    /// Index into a list of shards.
+    #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -51,7 +52,7 @@ impl Topology {
         Self::new(named(weights))
     }
 
-    /// The same to try placements out on, of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
+    /// Creates a topology for simulations, of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
     ///
     /// # Errors
     /// As [`Topology::with_weights`].
@@ -95,16 +96,19 @@ impl Topology {
     }
 
     /// The shards in their order.
+    #[inline]
     pub fn shards(&self) -> &[ShardSpec] {
         &self.shards
     }
 
     /// Number of shards, at least one.
+    #[inline]
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
     /// Never: a topology has a shard.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty()
     }
@@ -134,7 +138,7 @@ fn named(weights: &[u32]) -> Vec<ShardSpec> {
     numbered.map(spec).collect()
 }
 
-/// Why a list of shards is no topology.
+/// Reason why a list of shards is no topology.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
     /// None, or too many.
@@ -161,7 +165,7 @@ pub enum TopologyError {
     },
 }
 
-/// What a node is to its shard.
+/// Role of a node in its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Takes the writes.
@@ -171,7 +175,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// As health and `x-served-by` say it.
+    /// Name in `GET /api/health` and in `x-served-by`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",

@@ -47,7 +47,7 @@ impl ColumnType {
         }
     }
 
-    /// Whether `=`, `<` and an order make sense for it.
+    /// True if values of the type can be compared and sorted.
     pub fn is_comparable(self) -> bool {
         self != Self::Json
     }
@@ -55,13 +55,13 @@ impl ColumnType {
     /// Reads a value from the JSON of a body.
     ///
     /// # Errors
-    /// [`Misfit`] if the JSON is of another type, out of range or holds U+0000.
-    pub fn read_json(self, json: &RawValue) -> Result<Value, Misfit> {
+    /// [`TypeMismatch`] if the JSON is of another type, out of range or holds U+0000.
+    pub fn read_json(self, json: &RawValue) -> Result<Value, TypeMismatch> {
         let raw = json.get();
         if raw == "null" && self != Self::Json {
             return Ok(Value::Null);
         }
-        let wrong = || Misfit::Type { expected: self, found: json_type(raw) };
+        let wrong = || TypeMismatch::Type { expected: self, found: json_type(raw) };
         match self {
             Self::Text => Ok(Value::Text(json_string(raw).ok_or_else(wrong)??)),
             Self::Timestamp => timestamp(&json_string(raw).ok_or_else(wrong)??),
@@ -78,11 +78,11 @@ impl ColumnType {
     /// Reads a value from plain text: the literal of a filter, a shard key, a field of CSV.
     ///
     /// # Errors
-    /// [`Misfit`] if the text does not spell a value of this type.
-    pub fn read_text(self, text: &str) -> Result<Value, Misfit> {
-        let wrong = || Misfit::Type { expected: self, found: "text" };
+    /// [`TypeMismatch`] if the text does not spell a value of this type.
+    pub fn read_text(self, text: &str) -> Result<Value, TypeMismatch> {
+        let wrong = || TypeMismatch::Type { expected: self, found: "text" };
         match self {
-            Self::Text if text.contains('\0') => Err(Misfit::NulCharacter),
+            Self::Text if text.contains('\0') => Err(TypeMismatch::NulCharacter),
             Self::Text => Ok(Value::Text(text.to_owned())),
             Self::Timestamp => timestamp(text),
             Self::Uuid => uuid(text),
@@ -155,15 +155,15 @@ impl Value {
     }
 }
 
-/// Why a value does not fit its column.
+/// Reason why a value does not fit its column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
+pub enum TypeMismatch {
     /// Another type.
     #[error("expected {expected}, got {found}")]
     Type {
         /// The column's type.
         expected: ColumnType,
-        /// What was given.
+        /// Kind of the given value.
         found: &'static str,
     },
     /// A whole number outside 64 bits, or with a fraction or exponent.
@@ -198,6 +198,7 @@ pub fn format_timestamp(instant: DateTime<Utc>) -> String {
 }
 
 /// Appends a JSON string literal.
+#[inline]
 pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a string always serialises, and a Vec takes it");
 }
@@ -235,59 +236,59 @@ fn is_number(raw: &str) -> bool {
 }
 
 /// The text of a JSON string; `None` if the JSON is something else.
-fn json_string(raw: &str) -> Option<Result<String, Misfit>> {
+fn json_string(raw: &str) -> Option<Result<String, TypeMismatch>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if !inner.contains('\\') {
         return Some(Ok(inner.to_owned()));
     }
     Some(match serde_json::from_str::<String>(raw) {
-        Ok(text) if text.contains('\0') => Err(Misfit::NulCharacter),
+        Ok(text) if text.contains('\0') => Err(TypeMismatch::NulCharacter),
         Ok(text) => Ok(text),
         // It parsed as a raw value, so half a surrogate pair is all that can be wrong.
-        Err(_) => Err(Misfit::LoneSurrogate),
+        Err(_) => Err(TypeMismatch::LoneSurrogate),
     })
 }
 
-fn bigint(text: &str) -> Result<Value, Misfit> {
-    text.parse().map(Value::Int).map_err(|_| Misfit::NotBigint)
+fn bigint(text: &str) -> Result<Value, TypeMismatch> {
+    text.parse().map(Value::Int).map_err(|_| TypeMismatch::NotBigint)
 }
 
-fn double(text: &str) -> Result<Value, Misfit> {
+fn double(text: &str) -> Result<Value, TypeMismatch> {
     match text.parse::<f64>() {
         // A sum, because databases differ in whether they keep the sign of zero.
         Ok(number) if number.is_finite() => Ok(Value::Double(number + 0.0)),
-        Ok(_) | Err(_) => Err(Misfit::NotDouble),
+        Ok(_) | Err(_) => Err(TypeMismatch::NotDouble),
     }
 }
 
-fn timestamp(text: &str) -> Result<Value, Misfit> {
-    let instant = DateTime::parse_from_rfc3339(text).map_err(|_| Misfit::NotTimestamp)?;
+fn timestamp(text: &str) -> Result<Value, TypeMismatch> {
+    let instant = DateTime::parse_from_rfc3339(text).map_err(|_| TypeMismatch::NotTimestamp)?;
     // Through microseconds: that flattens a leap second into the next minute, as PostgreSQL does.
-    let instant =
-        DateTime::from_timestamp_micros(instant.timestamp_micros()).ok_or(Misfit::NotTimestamp)?;
+    let instant = DateTime::from_timestamp_micros(instant.timestamp_micros())
+        .ok_or(TypeMismatch::NotTimestamp)?;
     if !(1..=9999).contains(&instant.year()) {
-        return Err(Misfit::NotTimestamp);
+        return Err(TypeMismatch::NotTimestamp);
     }
     Ok(Value::Text(format_timestamp(instant)))
 }
 
-fn uuid(text: &str) -> Result<Value, Misfit> {
-    let uuid = uuid::Uuid::try_parse(text).map_err(|_| Misfit::NotUuid)?;
+fn uuid(text: &str) -> Result<Value, TypeMismatch> {
+    let uuid = uuid::Uuid::try_parse(text).map_err(|_| TypeMismatch::NotUuid)?;
     Ok(Value::Text(uuid.hyphenated().to_string()))
 }
 
 /// JSON as given, without white space between its tokens.
-fn json_text(raw: &str) -> Result<Value, Misfit> {
+fn json_text(raw: &str) -> Result<Value, TypeMismatch> {
     // Parsed for its strings' sake: a raw value may still hold lone surrogates.
-    serde_json::from_str::<serde_json::Value>(raw).map_err(|_| Misfit::NotJson)?;
+    serde_json::from_str::<serde_json::Value>(raw).map_err(|_| TypeMismatch::NotJson)?;
     if has_nul(raw) {
-        return Err(Misfit::NulCharacter);
+        return Err(TypeMismatch::NulCharacter);
     }
     Ok(Value::Text(compact(raw).into_owned()))
 }
 
-/// Whether JSON that parses holds U+0000, which can stand there as an escape only. Looked for in the text:
-/// of a member given twice a parsed value keeps one.
+/// True if JSON that parses holds U+0000, which can occur as an escape only. The search is in the
+/// text, because a parsed value keeps one of two members of a name.
 fn has_nul(raw: &str) -> bool {
     let mut rest = raw;
     while let Some(at) = rest.find('\\') {

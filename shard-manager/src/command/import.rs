@@ -11,7 +11,7 @@ use serde_json::json;
 use shard_manager::import::row_reader::{Format, ReadError, RowReader};
 use shard_manager::import::store_rows;
 use shard_manager::manager::{EmbeddedCluster, Manager};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::catalog::Wanted;
 
 use super::format::FormatName;

@@ -179,7 +179,7 @@ fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
     match view.node(file).and_then(|mut node| node.standing()) {
         Ok(standing) => NodeStatus {
             up: true,
-            position: Some(standing.position.at),
+            position: Some(standing.position.sequence),
             rows: Some(standing.rows()),
             ..node
         },

@@ -3,7 +3,7 @@
 //! **Invariant:** no finding about the cache is a fault: a router serves without one.
 
 use super::Finding;
-use crate::cache::{CacheAddress, look};
+use crate::cache::{CacheAddress, inspect};
 
 /// Eviction policy that removes nothing.
 const NO_EVICTION: &str = "noeviction";
@@ -11,7 +11,7 @@ const NO_EVICTION: &str = "noeviction";
 /// Queries the cache and judges its settings.
 pub async fn cache(address: &CacheAddress) -> Vec<Finding> {
     let about = address.redacted();
-    let server = match look(address).await {
+    let server = match inspect(address).await {
         Ok(server) => server,
         Err(why) => {
             let told = format!("is of no use as a cache: {why}; reads go to the shards meanwhile");

@@ -18,13 +18,13 @@ use serde_json::value::RawValue;
 use super::{CHUNK_ROWS_PER_SHARD, RowChunk};
 use crate::csv::{Kind, Record};
 use crate::error::Error;
+use crate::json_members::Members;
 use crate::keyspace::ShardKey;
 use crate::manager::{BulkRow, Manager};
-use crate::members::Members;
-use crate::row::{Operation, Precondition, RowError, RowWrite};
+use crate::row_change::{Operation, Precondition, RowError, RowWrite};
 use crate::shard_map::ShardMap;
 use crate::table::Table;
-use crate::value::{Misfit, Value};
+use crate::value::{TypeMismatch, Value};
 
 /// Maximal size of one row: a value of 1 MiB and its escapes.
 const ROW_BYTES_MAX: usize = 2 << 20;
@@ -248,7 +248,12 @@ impl<R: Read> RowReader<R> {
         let routing = self.table.routing().map(|routing| self.table.column(routing));
         let spelled = routing.and_then(|column| {
             let raw = members.iter().find(|(name, _)| *name == column.name)?.1;
-            Some(column.kind.read_json(raw).map_err(|misfit| format!("{}: {misfit}", column.name)))
+            Some(
+                column
+                    .kind
+                    .read_json(raw)
+                    .map_err(|mismatch| format!("{}: {mismatch}", column.name)),
+            )
         });
         let key = self.key(own.as_deref(), spelled.transpose()?.as_ref())?;
         let routed =
@@ -333,10 +338,10 @@ impl<R: Read> RowReader<R> {
         let column = self.table.column(index);
         let read = match (is_null, column.nullable) {
             (true, true) => Ok(Value::Null),
-            (true, false) => Err(Misfit::Null),
+            (true, false) => Err(TypeMismatch::Null),
             (false, _) => column.kind.read_text(text),
         };
-        read.map_err(|misfit| format!("{}: {misfit}", column.name))
+        read.map_err(|mismatch| format!("{}: {mismatch}", column.name))
     }
 
     fn named_columns(&self) -> Result<Vec<CsvColumn>, String> {

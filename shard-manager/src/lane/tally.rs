@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::{BATCH_OPERATIONS_MAX, Lane, QUEUE_BYTES_MAX, QUEUE_MAX};
-use crate::vitals::{BATCH_CLASSES, LaneVitals, batch_class};
+use crate::stats::{BATCH_CLASSES, LaneStats, batch_class};
 
 const _: () = assert!(
     BATCH_OPERATIONS_MAX == 1 << (BATCH_CLASSES - 1),
@@ -51,10 +51,10 @@ impl Tally {
 
 impl Lane {
     /// How busy it is, and what it has done.
-    pub fn vitals(&self) -> LaneVitals {
+    pub fn vitals(&self) -> LaneStats {
         let tally = &self.state.tally;
         let queued = self.queue.max_capacity() - self.queue.capacity();
-        LaneVitals {
+        LaneStats {
             lanes: 1,
             waiting: (queued + tally.held.load(Ordering::Relaxed))
                 .saturating_sub(self.state.pulse.probes()),

@@ -19,7 +19,7 @@ use crate::brake::Brake;
 use crate::error::{Error, Outcome};
 use crate::home::Home;
 use crate::position::Position;
-use crate::row::RowWrite;
+use crate::row_change::RowWrite;
 use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 
 /// How often it is looked whether there is a node to write to, while there is none.
@@ -352,7 +352,7 @@ impl<W: AsyncWriter> Worker<W> {
         self.state.tally.add(batch.len(), done.rows.len());
         let mut results = done.rows.into_iter();
         for operation in batch {
-            let rows = results.by_ref().take(operation.part.rows.len()).collect();
+            let rows = results.by_ref().take(operation.request.rows.len()).collect();
             let queue = began.duration_since(operation.queued_at);
             let times = LaneTimes { queue, database };
             let _ = operation.reply.send(Ok(Applied { rows, position, times }));

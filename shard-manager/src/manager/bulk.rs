@@ -9,10 +9,10 @@ use super::{Manager, Wish};
 use crate::error::{Error, Outcome};
 use crate::lane::LaneTimes;
 use crate::position::Position;
-use crate::row::{Change, Part, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, RowDone, RowWrite, WriteRequest};
+use crate::sabotage::{Mutation, is_on};
 use crate::shard::{Shard, WriteDone};
-use crate::shard_map::Place;
+use crate::shard_map::KeyLocation;
 use crate::token::SessionToken;
 use crate::topology::ShardIndex;
 
@@ -27,7 +27,7 @@ pub struct BulkRow {
     /// Its place in the request.
     pub index: usize,
     /// Where it goes.
-    pub place: Place,
+    pub place: KeyLocation,
     /// The change.
     pub row: RowWrite,
 }
@@ -38,7 +38,7 @@ pub struct BulkRowDone {
     /// Its place in the request.
     pub index: usize,
     /// Where it went.
-    pub place: Place,
+    pub place: KeyLocation,
     /// What became of it.
     pub outcome: Result<RowDone, (Error, Outcome)>,
 }
@@ -77,7 +77,12 @@ impl Manager {
     pub async fn write_bulk_whole(&self, rows: Vec<BulkRow>, wish: &Wish) -> BulkDone {
         self.write_parts(rows, wish, async |shard, rows| {
             let whole = Some(rows.iter().map(|row| row.index).collect());
-            write_part(shard, rows, wish, |rows| Part { rows, whole, patient: false }).await
+            write_request(shard, rows, wish, |rows| WriteRequest {
+                rows,
+                atomic_rows: whole,
+                waits_for_room: false,
+            })
+            .await
         })
         .await
     }
@@ -92,8 +97,8 @@ impl Manager {
     ) -> BulkPart {
         let _written = self.written(rows.iter().map(|row| (row.place, &row.row)));
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
-        let part = |rows| Part { rows, whole: None, patient: true };
-        write_by_lane(&self.shards[shard.index()], rows, wish, part).await
+        let request = |rows| WriteRequest { rows, atomic_rows: None, waits_for_room: true };
+        write_by_lane(&self.shards[shard.index()], rows, wish, request).await
     }
 
     async fn write_parts(
@@ -138,7 +143,7 @@ async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> BulkPar
             bytes += next.row.bytes();
             chunk.push(next);
         }
-        let written = write_by_lane(shard, chunk, wish, Part::from).await;
+        let written = write_by_lane(shard, chunk, wish, WriteRequest::from).await;
         done.rows.extend(written.rows);
         done.seen = later(done.seen, written.seen, |one| shard.progress.history().holds(one));
         done.times = done.times.and_then(written.times);
@@ -151,13 +156,13 @@ async fn write_by_lane(
     shard: &Shard,
     rows: Vec<BulkRow>,
     wish: &Wish,
-    part: impl Fn(Vec<RowWrite>) -> Part,
+    request: impl Fn(Vec<RowWrite>) -> WriteRequest,
 ) -> BulkPart {
     let mut by_lane: BTreeMap<usize, Vec<BulkRow>> = BTreeMap::new();
     for row in rows {
         by_lane.entry(shard.lane_of(&row.row.key)).or_default().push(row);
     }
-    let parts = by_lane.into_values().map(|rows| write_part(shard, rows, wish, &part));
+    let parts = by_lane.into_values().map(|rows| write_request(shard, rows, wish, &request));
     let mut done = BulkPart::default();
     for written in futures_util::future::join_all(parts).await {
         done.rows.extend(written.rows);
@@ -176,16 +181,16 @@ fn later(
 ) -> Option<Position> {
     let (Some(seen), Some(now)) = (seen, position) else { return seen.or(position) };
     let is_lost = |one: &Position| seen.timeline != now.timeline && !holds(*one);
-    let later = if seen.at > now.at { seen } else { now };
+    let later = if seen.sequence > now.sequence { seen } else { now };
     Some([seen, now].into_iter().find(is_lost).unwrap_or(later))
 }
 
 /// Rows that go to a lane as one operation.
-async fn write_part(
+async fn write_request(
     shard: &Shard,
     rows: Vec<BulkRow>,
     wish: &Wish,
-    part: impl FnOnce(Vec<RowWrite>) -> Part,
+    request: impl FnOnce(Vec<RowWrite>) -> WriteRequest,
 ) -> BulkPart {
     if rows.is_empty() {
         return BulkPart::default();
@@ -197,14 +202,14 @@ async fn write_part(
         changes.push(row);
     }
     let mut part_done = BulkPart::default();
-    let outcomes = match shard.write(part(changes), wish.level, wish.deadline).await {
+    let outcomes = match shard.write(request(changes), wish.level, wish.deadline).await {
         Ok(WriteDone { applied, shortfall }) => {
             part_done.seen = Some(shard.seen_by_writer(applied.position));
             part_done.times = applied.times;
             let told = |row: Result<RowDone, Error>| match (row, &shortfall) {
                 (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
                 (Ok(row), None) => Ok(row),
-                (Err(_), _) if is_on(Switch::BulkReportAllOk) => {
+                (Err(_), _) if is_on(Mutation::BulkReportAllOk) => {
                     let (change, version, json) = (Change::Changed, 0, Vec::new());
                     Ok(RowDone { change, version, json, replayed: false })
                 }

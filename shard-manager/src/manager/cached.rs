@@ -8,17 +8,18 @@ use std::sync::Arc;
 
 use super::{Manager, Wish};
 use crate::cache::{
-    About, Answer, Cache, CacheSettings, CacheUse, CacheVitals, Fresh, ServedBy, Want,
+    About, Answer, Cache, CacheSettings, CacheStats, CacheUse, FreshnessRequirement, ServedBy,
+    ShardAnswer,
 };
 use crate::consistency::Level;
 use crate::error::Error;
 use crate::keyspace::{ShardKey, Slot};
 use crate::position::Position;
 use crate::query::ReadQuery;
-use crate::row::RowWrite;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::row_change::RowWrite;
 use crate::shard::{ReadDemand, ShardRows};
-use crate::shard_map::Place;
+use crate::shard_map::KeyLocation;
 use crate::table::Table;
 
 /// What a read of one key brought.
@@ -59,7 +60,7 @@ impl Written {
 impl Drop for Written {
     fn drop(&mut self) {
         let Some(cache) = &self.cache else { return };
-        cache.void(self.keys.iter().map(WrittenKey::about));
+        cache.invalidate(self.keys.iter().map(WrittenKey::about));
     }
 }
 
@@ -73,15 +74,18 @@ impl Manager {
     }
 
     /// How the cache does; `None` if there is none.
-    pub fn cache_vitals(&self) -> Option<CacheVitals> {
-        self.cache.as_ref().map(|cache| cache.vitals())
+    pub fn cache_vitals(&self) -> Option<CacheStats> {
+        self.cache.as_ref().map(|cache| cache.stats())
     }
 
     /// What to hold while these rows are written.
-    pub(super) fn written<'r>(&self, rows: impl Iterator<Item = (Place, &'r RowWrite)>) -> Written {
+    pub(super) fn written<'r>(
+        &self,
+        rows: impl Iterator<Item = (KeyLocation, &'r RowWrite)>,
+    ) -> Written {
         let Some(cache) = &self.cache else { return Written { cache: None, keys: Vec::new() } };
         let mut keys: Vec<WrittenKey> = Vec::with_capacity(rows.size_hint().0);
-        for (Place { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
+        for (KeyLocation { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
             // Rows of one key often come together.
             let is_last = |last: &WrittenKey| last.key == *key && Arc::ptr_eq(&last.table, table);
             if !keys.last().is_some_and(is_last) {
@@ -96,7 +100,7 @@ impl Manager {
     pub(super) async fn read_key(
         &self,
         (query, key): (&ReadQuery, ShardKey<'_>),
-        place: Place,
+        place: KeyLocation,
         wish: &Wish,
         demand: &ReadDemand,
     ) -> Result<KeyAnswer, Error> {
@@ -106,19 +110,19 @@ impl Manager {
         if wish.level != Level::One || !cache.keeps(query) {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }
-        let Place { epoch, slot, .. } = place;
+        let KeyLocation { epoch, slot, .. } = place;
         let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
-        let want = Want {
+        let requirement = FreshnessRequirement {
             timeline: shard.progress.life(),
-            seen: wish.session.seen(place.shard).map(|position| position.at),
+            seen: wish.session.seen(place.shard).map(|position| position.sequence),
             age_max: cache.age_max(wish.staleness),
         };
         let read = async || {
             let ShardRows { read, role, stamp } = read().await?;
             let (rows, position) = (read.rows, read.position);
-            Ok::<_, Error>(Fresh { rows, position, stamp, served_by: role.into() })
+            Ok::<_, Error>(ShardAnswer { rows, position, freshness: stamp, served_by: role.into() })
         };
-        let answer = cache.read((&about, query), (&want, wish.deadline), read).await?;
+        let answer = cache.read((&about, query), (&requirement, wish.deadline), read).await?;
         let Answer { rows, position, served_by, cache } = answer;
         Ok(KeyAnswer { rows, position, served_by, cache: Some(cache) })
     }

@@ -24,7 +24,7 @@ use crate::address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::home::Homes;
 use crate::lane::{Holds, Lane};
 use crate::lanes::Lanes;
-use crate::position::History;
+use crate::position::TimelineHistory;
 use crate::progress::Progress;
 use crate::shard::Shard;
 use crate::store::cluster::Wanted;
@@ -61,7 +61,7 @@ struct Opened {
     /// The primary first.
     members: Vec<Node>,
     position: u64,
-    history: History,
+    history: TimelineHistory,
     citus: Option<Arc<Citus>>,
     hazards: Hazards,
 }

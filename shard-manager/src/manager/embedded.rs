@@ -17,7 +17,7 @@ use super::comparing::{Compared, Comparing};
 use crate::backup::{Original, SavedShard, Source};
 use crate::lane::Lane;
 use crate::progress::Progress;
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 use crate::shard::{Shard, Suspect};
 use crate::store::cluster::Wanted;
 use crate::store::intent::Intent;
@@ -114,7 +114,7 @@ impl Manager {
     fn compare_copies(&self) {
         let Backing::Files(files) = &self.backing else { return };
         // A replica that is sabotaged on purpose must not be mended.
-        if is_on(Switch::Resurrect) {
+        if is_on(Mutation::Resurrect) {
             return;
         }
         let shards = self.shards.iter().map(|shard| {

@@ -15,9 +15,9 @@ use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure};
 use crate::keyspace::{ShardKey, Slot};
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
 use crate::shard::{ReadDemand, Shard, ShardRows};
-use crate::shard_map::{Place, ShardMap};
+use crate::shard_map::{KeyLocation, ShardMap};
 use crate::topology::{Role, ShardIndex};
 use crate::value::Value;
 
@@ -30,7 +30,7 @@ type KeysOfShards = BTreeMap<ShardIndex, Vec<(Slot, String)>>;
 /// Shards that a read without a shard key goes to.
 enum Route {
     /// To one key.
-    Key(String, Place),
+    Key(String, KeyLocation),
     /// To several keys.
     Keys(KeysOfShards),
     /// To all shards.
@@ -112,7 +112,7 @@ impl Manager {
     async fn read_named(
         &self,
         (query, key): (&ReadQuery, &str),
-        place: Place,
+        place: KeyLocation,
         wish: &Wish,
     ) -> Result<ReadDone, Failure> {
         let within_key = query.within_key();
@@ -129,7 +129,7 @@ impl Manager {
     async fn read_one(
         &self,
         (query, key): (&ReadQuery, ShardKey<'_>),
-        place: Place,
+        place: KeyLocation,
         wish: &Wish,
         began: Instant,
     ) -> Result<ReadDone, Failure> {

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use super::Manager;
 use crate::shard::Shard;
+use crate::stats::{ShardStats, SizeEstimate};
 use crate::topology::ShardIndex;
-use crate::vitals::{Footprint, ShardVitals};
 
 impl Manager {
     /// How busy every shard is, and how its nodes are believed to be. Asks nobody: cheap enough for every second.
-    pub fn vitals(&self) -> Vec<ShardVitals> {
+    pub fn vitals(&self) -> Vec<ShardStats> {
         (0..).map(ShardIndex).zip(&self.shards).map(|(index, shard)| shard.vitals(index)).collect()
     }
 
@@ -33,9 +33,9 @@ impl Manager {
 
     /// About how much every shard holds, in their order; `None` of those that could not be asked. One short question to
     /// each primary, whatever it holds: cheap enough for every few seconds.
-    pub async fn footprints(&self, deadline: Instant) -> Vec<Option<Footprint>> {
-        let footprints = self.shards.iter().map(|shard| shard.footprint(deadline));
-        let footprints = futures_util::future::join_all(footprints).await;
-        footprints.into_iter().map(Result::ok).collect()
+    pub async fn size_estimates(&self, deadline: Instant) -> Vec<Option<SizeEstimate>> {
+        let size_estimates = self.shards.iter().map(|shard| shard.size_estimate(deadline));
+        let size_estimates = futures_util::future::join_all(size_estimates).await;
+        size_estimates.into_iter().map(Result::ok).collect()
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::Shard;
 use crate::doubts::Doubts;
 use crate::error::Error;
-use crate::row::Part;
+use crate::row_change::WriteRequest;
 use crate::store::replica::Replica;
 use crate::store::sqlite::replica::Replica as FileReplica;
 
@@ -39,8 +39,8 @@ impl Shard {
     }
 
     /// Refuses changes that build on rows of the primary while these are wrong.
-    pub(super) fn check_writable(&self, part: &Part) -> Result<(), Error> {
-        if self.doubts.is_primary_wrong() && part.rows.iter().any(|row| row.builds_on_stored()) {
+    pub(super) fn check_writable(&self, request: &WriteRequest) -> Result<(), Error> {
+        if self.doubts.is_primary_wrong() && request.rows.iter().any(|row| row.builds_on_stored()) {
             return Err(Error::WrongRows { shard: self.name.clone() });
         }
         self.check_reachable()?;

@@ -33,7 +33,7 @@ impl Shard {
             Box::pin(self.find(position.timeline, deadline)).await?;
         }
         if is_held() {
-            Ok(position.at)
+            Ok(position.sequence)
         } else {
             Err(Error::SeenMayBeLost { shard: self.name.clone() })
         }

@@ -9,15 +9,15 @@ use super::{CATCH_UP_MAX, ReadDemand, Shard};
 use crate::consistency::Level;
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 
 impl Shard {
     /// What a replica must show that answers this read; `None` if none may.
     pub(super) async fn floor(&self, demand: &ReadDemand) -> Result<Option<u64>, Error> {
         let floor = match demand.level {
-            Level::One if is_on(Switch::NoTokenWait) => 0,
+            Level::One if is_on(Mutation::NoTokenWait) => 0,
             Level::One => demand.seen,
-            Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
+            Level::Quorum if is_on(Mutation::QuorumFromAny) => demand.seen,
             Level::Quorum | Level::All if self.progress.is_asked() => {
                 let needed = Level::Quorum.replicas_needed(self.progress.replicas());
                 if needed == 0 {
@@ -61,10 +61,10 @@ impl Shard {
         let _confirmations = self.progress.ask_for_confirmations();
         let confirmed = |progress: &Progress| {
             let kept = progress.life() == marked.timeline;
-            (!kept || progress.confirmed(marked.at) >= needed).then_some(kept)
+            (!kept || progress.confirmed(marked.sequence) >= needed).then_some(kept)
         };
         match self.progress.until(deadline, confirmed).await {
-            Some(true) => Ok(marked.at),
+            Some(true) => Ok(marked.sequence),
             Some(false) => Err(Error::ShardUnavailable { shard: self.name.clone() }),
             None => {
                 let found = self.replicas.following();

@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use crate::error::Error;
 use crate::progress::ReplicaState;
+use crate::stats::{ComparisonStats, NodeStats, PoolStats, ShardStats, SizeEstimate};
 use crate::store::readers::Readers;
 use crate::store::sqlite::footing::Footing;
 use crate::topology::{Role, ShardIndex};
-use crate::vitals::{ComparedVitals, Footprint, NodeVitals, PoolVitals, ShardVitals};
 
 impl Shard {
     /// How busy it is, and how its nodes are believed to be. `shard` is its place among the shards.
-    pub fn vitals(&self, shard: ShardIndex) -> ShardVitals {
+    pub fn vitals(&self, shard: ShardIndex) -> ShardStats {
         let leading = self.progress.leading();
         let pool = |readers: Option<Readers>| {
-            readers.map_or_else(PoolVitals::default, |readers| readers.vitals())
+            readers.map_or_else(PoolStats::default, |readers| readers.vitals())
         };
         let reasons = self.reasons_of_primary();
-        let primary = NodeVitals {
+        let primary = NodeStats {
             node: self.primary_name.clone(),
             role: Role::Primary,
             up: reasons.is_up(),
@@ -37,7 +37,7 @@ impl Shard {
             let behind = self.progress.committed().saturating_sub(applied);
             let is_known = self.progress.state(index) == ReplicaState::Following || applied > 0;
             let reasons = self.reasons_of_replica(index);
-            NodeVitals {
+            NodeStats {
                 node: self.replica_name(index, leading),
                 role: Role::Replica,
                 up: reasons.is_up(),
@@ -49,8 +49,8 @@ impl Shard {
         });
         let nodes = std::iter::once(primary).chain(replicas).collect();
         let (passes, differences) = self.doubts.counted();
-        let compared = ComparedVitals { passes, differences };
-        ShardVitals { shard, lane: self.lanes.vitals(), compared, nodes }
+        let compared = ComparisonStats { passes, differences };
+        ShardStats { shard, lane: self.lanes.vitals(), compared, nodes }
     }
 
     /// Proof that the primary's files are in their places, if the primary is a file.
@@ -67,7 +67,7 @@ impl Shard {
     ///
     /// # Errors
     /// As [`Shard::read_key`].
-    pub async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
-        self.primary.footprint(deadline).await
+    pub async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
+        self.primary.size_estimate(deadline).await
     }
 }

@@ -1,11 +1,11 @@
 //! Image: what a change makes of a row, the same for every engine.
 //!
 //! **Invariant:** an image holds a value for each answered column of its table, in their order.
-//! **Not here:** reading rows and storing them (the engines), what is checked before (`row`).
+//! **Not here:** reading rows and storing them (the engines), what is checked before (`row_change`).
 
 use crate::error::Error;
-use crate::row::{Change, Operation, Precondition, RowError, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, Operation, Precondition, RowError, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, push_json};
 
@@ -19,7 +19,8 @@ pub(super) struct Stamp<'n> {
 /// What becomes of a row, or why it must not.
 pub(super) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
     let precondition = &change.precondition;
-    if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Switch::IgnoreIfVersion)) {
+    if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Mutation::IgnoreIfVersion))
+    {
         let at = change.table.version() - change.table.answered().start;
         let version = current.and_then(|row| match &row[at] {
             Value::Int(version) => Some(*version),
@@ -68,7 +69,7 @@ pub(super) fn made(change: &RowWrite, stamp: &Stamp<'_>) -> Vec<Value> {
     }
     row[table.version() + 1 - table.answered().start] = Value::Text(stamp.now.to_owned());
     let mut row = changed(change, row, stamp);
-    if is_on(Switch::VersionFromOne) {
+    if is_on(Mutation::VersionFromOne) {
         row[table.version() - table.answered().start] = Value::Int(1);
     }
     row

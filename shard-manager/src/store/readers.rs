@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::query::ReadQuery;
-use crate::vitals::{Footprint, PoolVitals};
+use crate::stats::{PoolStats, SizeEstimate};
 
 /// Who reads a node.
 #[derive(Clone)]
@@ -118,7 +118,7 @@ impl Readers {
     }
 
     /// How many connections there are, and how many of them read now.
-    pub fn vitals(&self) -> PoolVitals {
+    pub fn vitals(&self) -> PoolStats {
         match self {
             Self::Sqlite(readers) => readers.vitals(),
             Self::Postgres(readers) => readers.vitals(),
@@ -152,13 +152,13 @@ impl Readers {
     ///
     /// # Errors
     /// As [`Readers::read_key`].
-    pub async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
+    pub async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
         match self {
             Self::Sqlite(readers) => {
                 let readers = Arc::clone(readers);
-                threads::blocking(deadline, move |wait| readers.footprint(wait)).await
+                threads::blocking(deadline, move |wait| readers.size_estimate(wait)).await
             }
-            Self::Postgres(readers) => readers.footprint(deadline).await,
+            Self::Postgres(readers) => readers.size_estimate(deadline).await,
         }
     }
 

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use shard_manager::cache::{
-    About, Answer, Cache, CacheSettings, CacheUse, Fresh, ServedBy, Stamp, Want,
+    About, Answer, Cache, CacheSettings, CacheUse, FreshnessBound, FreshnessRequirement, ServedBy,
+    ShardAnswer,
 };
 use shard_manager::keyspace::Slot;
 use shard_manager::position::Position;
 use shard_manager::query::ReadQuery;
-use shard_manager::rows::Rows;
+use shard_manager::result_rows::Rows;
 use shard_manager::table::{Column, Table};
 use shard_manager::token::TokenKey;
 use shard_manager::value::ColumnType;
@@ -37,18 +38,23 @@ impl Played {
     }
 
     /// As a primary whose positions mean what they say.
-    pub(crate) fn read(&self) -> Fresh {
+    pub(crate) fn read(&self) -> ShardAnswer {
         self.queries.fetch_add(1, Ordering::SeqCst);
         fresh(self.at.load(Ordering::SeqCst))
     }
 }
 
 /// What a shard answers that is at this change.
-pub(crate) fn fresh(at: u64) -> Fresh {
+pub(crate) fn fresh(sequence: u64) -> ShardAnswer {
     let as_of = Instant::now();
-    let stamp = Some(Stamp { timeline: 1, floor: at, as_of });
-    let position = Position { timeline: 1, at };
-    Fresh { rows: rows(&format!("{{\"n\":{at}}}")), position, stamp, served_by: ServedBy::Primary }
+    let freshness = Some(FreshnessBound { timeline: 1, floor: sequence, as_of });
+    let position = Position { timeline: 1, sequence };
+    ShardAnswer {
+        rows: rows(&format!("{{\"n\":{sequence}}}")),
+        position,
+        freshness,
+        served_by: ServedBy::Primary,
+    }
 }
 
 pub(crate) fn rows(row: &str) -> Rows {
@@ -77,8 +83,8 @@ pub(crate) fn about(key: &str) -> About<'_> {
 }
 
 /// Whatever age, by a client who has seen this.
-pub(crate) fn want(seen: Option<u64>) -> Want {
-    Want { timeline: 1, seen, age_max: CacheSettings::TTL_MAX }
+pub(crate) fn requirement(seen: Option<u64>) -> FreshnessRequirement {
+    FreshnessRequirement { timeline: 1, seen, age_max: CacheSettings::TTL_MAX }
 }
 
 pub(crate) fn deadline() -> Instant {
@@ -94,18 +100,18 @@ pub(crate) fn router(settings: &CacheSettings) -> Arc<Cache> {
 pub(crate) async fn ask(
     cache: &Arc<Cache>,
     key: &str,
-    want: &Want,
-    read: impl AsyncFnOnce() -> Fresh,
+    requirement: &FreshnessRequirement,
+    read: impl AsyncFnOnce() -> ShardAnswer,
 ) -> Answer {
     let query = ReadQuery::all(&table());
     let read = async || Ok::<_, Infallible>(read().await);
-    let Ok(answer) = cache.read((&about(key), &query), (want, deadline()), read).await;
+    let Ok(answer) = cache.read((&about(key), &query), (requirement, deadline()), read).await;
     answer
 }
 
 /// Asks, and tells what was answered, and what the cache was to it.
 pub(crate) async fn told(cache: &Arc<Cache>, shard: &Played, seen: Option<u64>) -> (u64, CacheUse) {
-    let answer = ask(cache, "k", &want(seen), async || shard.read()).await;
+    let answer = ask(cache, "k", &requirement(seen), async || shard.read()).await;
     (number(&answer), answer.cache)
 }
 
@@ -120,9 +126,9 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Asks, and waits until the answer is stored.
 pub(crate) async fn fill(cache: &Arc<Cache>, shard: &Played) -> u64 {
-    let before = cache.vitals().fills;
+    let before = cache.stats().fills;
     let (number, used) = told(cache, shard, None).await;
     assert_eq!(used, CacheUse::Miss);
-    until("it is stored", || cache.vitals().fills > before).await;
+    until("it is stored", || cache.stats().fills > before).await;
     number
 }

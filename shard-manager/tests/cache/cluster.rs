@@ -12,8 +12,8 @@ use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkRow, EmbeddedCluster, Manager, ReadDone, Wish};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ fn with(session: &SessionToken) -> Wish {
     Wish { session: session.clone(), ..wish() }
 }
 
-fn row(manager: &Manager, key: &str, n: u64) -> (Place, RowWrite) {
+fn row(manager: &Manager, key: &str, n: u64) -> (KeyLocation, RowWrite) {
     let table = manager.table("users").unwrap();
     let text = format!(r#"{{"name":"{n}","email":"a@example.com"}}"#);
     let members: std::collections::BTreeMap<String, &RawValue> =
@@ -96,8 +96,8 @@ async fn a_client_reads_its_own_write_whatever_the_cache_has() {
         let again = told(&manager, &with(&session)).await.0;
         assert_eq!(again, Some(n));
     }
-    let vitals = manager.cache_vitals().unwrap();
-    assert_eq!((vitals.voids, vitals.errors), (19, 0), "{vitals:?}");
+    let stats = manager.cache_vitals().unwrap();
+    assert_eq!((stats.voids, stats.errors), (19, 0), "{stats:?}");
 }
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn a_thousand_readers_of_a_cold_key_hold_one_connection() {
     let readers = (0..1_000).map(|_| async { told(&manager, &wish()).await.0 });
     let numbers = futures_util::future::join_all(readers).await;
     assert!(numbers.iter().all(|number| *number == Some(1)));
-    let vitals = manager.cache_vitals().unwrap();
-    assert_eq!(vitals.hits + vitals.misses + vitals.stale, 1_000);
+    let stats = manager.cache_vitals().unwrap();
+    assert_eq!(stats.hits + stats.misses + stats.stale, 1_000);
     until("it is stored once", || manager.cache_vitals().unwrap().fills == 1).await;
 }

@@ -5,19 +5,19 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
-mod away;
+mod admission;
 mod bench;
 #[path = "../postgres/certificates.rs"]
 mod certificates;
 mod cluster;
-mod crowds;
-mod near;
+mod concurrent_reads;
+mod local_cache;
 mod proxy;
 mod races;
 mod redis_server;
+mod redis_unavailable;
 #[cfg(feature = "sabotage")]
 mod sabotaged;
 mod secured;
-mod seldom;
 mod slow;
 mod values;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
-use shard_manager::cache::{About, CacheVitals, ServedBy, Stamp, Want};
+use shard_manager::cache::{About, CacheStats, FreshnessBound, FreshnessRequirement, ServedBy};
 
-use crate::bench::{Played, about, ask, fill, fresh, number, router, told, until, want};
+use crate::bench::{Played, about, ask, fill, fresh, number, requirement, router, told, until};
 use crate::redis_server::Server;
 
 #[tokio::test]
@@ -14,10 +14,14 @@ async fn what_was_read_once_is_answered_from_the_cache() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), Played::new(3));
     fill(&cache, &shard).await;
-    let answer = ask(&cache, "k", &want(None), async || unreachable!()).await;
+    let answer = ask(&cache, "k", &requirement(None), async || unreachable!()).await;
     assert_eq!((number(&answer), answer.cache, answer.served_by), (3, Hit, ServedBy::Cache));
-    assert_eq!((answer.position.timeline, answer.position.at), (1, 3), "what its client has seen");
-    let CacheVitals { hits, misses, fills, errors, .. } = cache.vitals();
+    assert_eq!(
+        (answer.position.timeline, answer.position.sequence),
+        (1, 3),
+        "what its client has seen"
+    );
+    let CacheStats { hits, misses, fills, errors, .. } = cache.stats();
     assert_eq!((hits, misses, fills, errors), (1, 1, 1, 0));
     let [key] = &redis.keys()[..] else { panic!("one hash") };
     assert!(key.starts_with("tessera:1:") && key.ends_with(":1:7:users:k"), "{key}");
@@ -27,17 +31,17 @@ async fn what_was_read_once_is_answered_from_the_cache() {
 async fn a_fill_that_a_write_overtakes_is_refused() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), Played::new(1));
-    let old = ask(&cache, "k", &want(None), async || {
+    let old = ask(&cache, "k", &requirement(None), async || {
         let old = shard.read();
         // Here another writes: it is committed, and what it voids is the lease.
         shard.write();
-        cache.void([about("k")]);
+        cache.invalidate([about("k")]);
         until("the lease is gone", || redis.keys().is_empty()).await;
         old
     })
     .await;
     assert_eq!(number(&old), 1);
-    until("the fill is refused", || cache.vitals().rejected == 1).await;
+    until("the fill is refused", || cache.stats().rejected == 1).await;
     assert!(redis.keys().is_empty());
     assert_eq!(told(&cache, &shard, None).await, (2, Miss));
 }
@@ -47,15 +51,15 @@ async fn a_fill_that_a_write_of_another_router_overtakes_is_refused() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
     let shard = Played::new(1);
-    ask(&one, "k", &want(None), async || {
+    ask(&one, "k", &requirement(None), async || {
         let old = shard.read();
         shard.write();
-        other.void([about("k")]);
+        other.invalidate([about("k")]);
         until("the lease is gone", || redis.keys().is_empty()).await;
         old
     })
     .await;
-    until("the fill is refused", || one.vitals().rejected == 1).await;
+    until("the fill is refused", || one.stats().rejected == 1).await;
     assert_eq!(told(&other, &shard, None).await, (2, Miss));
 }
 
@@ -66,9 +70,9 @@ async fn an_entry_whose_void_was_lost_serves_nobody_who_has_seen_the_write() {
     fill(&cache, &shard).await;
     let seen = shard.write();
     assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Miss), "who wrote reads the write");
-    until("it is stored", || cache.vitals().fills == 2).await;
+    until("it is stored", || cache.stats().fills == 2).await;
     assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Hit));
-    assert_eq!(cache.vitals().stale, 1);
+    assert_eq!(cache.stats().stale, 1);
 }
 
 #[tokio::test]
@@ -76,16 +80,16 @@ async fn an_entry_whose_void_was_lost_serves_others_no_longer_than_they_allow() 
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), Played::new(1));
     let aged = Instant::now() - Duration::from_secs(5);
-    ask(&cache, "k", &want(None), async || {
+    ask(&cache, "k", &requirement(None), async || {
         let mut old = shard.read();
-        old.stamp = Some(Stamp { timeline: 1, floor: 1, as_of: aged });
+        old.freshness = Some(FreshnessBound { timeline: 1, floor: 1, as_of: aged });
         old
     })
     .await;
-    until("it is stored", || cache.vitals().fills == 1).await;
+    until("it is stored", || cache.stats().fills == 1).await;
     shard.write();
     assert_eq!(told(&cache, &shard, None).await, (1, Hit), "within thirty seconds");
-    let strict = Want { age_max: Duration::from_secs(5), ..want(None) };
+    let strict = FreshnessRequirement { age_max: Duration::from_secs(5), ..requirement(None) };
     let answer = ask(&cache, "k", &strict, async || shard.read()).await;
     assert_eq!((number(&answer), answer.cache), (2, Miss));
 }
@@ -94,12 +98,12 @@ async fn an_entry_whose_void_was_lost_serves_others_no_longer_than_they_allow() 
 async fn a_lease_that_was_evicted_stores_nothing() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), Played::new(1));
-    ask(&cache, "k", &want(None), async || {
+    ask(&cache, "k", &requirement(None), async || {
         let () = redis.door().del(redis.keys()).unwrap();
         shard.read()
     })
     .await;
-    until("the fill is refused", || cache.vitals().rejected == 1).await;
+    until("the fill is refused", || cache.stats().rejected == 1).await;
     assert!(redis.keys().is_empty());
 }
 
@@ -108,13 +112,13 @@ async fn who_holds_no_lease_reads_and_stores_nothing() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
     let shard = Played::new(1);
-    ask(&one, "k", &want(None), async || {
+    ask(&one, "k", &requirement(None), async || {
         assert_eq!(told(&other, &shard, None).await, (1, Miss), "it does not wait for the other");
         shard.read()
     })
     .await;
-    until("the first has stored it", || one.vitals().fills == 1).await;
-    assert_eq!((other.vitals().fills, other.vitals().rejected), (0, 0));
+    until("the first has stored it", || one.stats().fills == 1).await;
+    assert_eq!((other.stats().fills, other.stats().rejected), (0, 0));
     assert_eq!(told(&other, &shard, None).await, (1, Hit), "routers share what is stored");
 }
 
@@ -137,7 +141,7 @@ async fn who_comes_back_after_its_lease_does_not_overwrite_the_next_one() {
     let Some(redis) = Server::start(&[]) else { return };
     let (slow, next) = (router(&redis.settings()), router(&redis.settings()));
     let shard = Played::new(1);
-    ask(&slow, "k", &want(None), async || {
+    ask(&slow, "k", &requirement(None), async || {
         let old = shard.read();
         shard.write();
         end_leases(&redis);
@@ -145,7 +149,7 @@ async fn who_comes_back_after_its_lease_does_not_overwrite_the_next_one() {
         old
     })
     .await;
-    until("the late fill is refused", || slow.vitals().rejected == 1).await;
+    until("the late fill is refused", || slow.stats().rejected == 1).await;
     assert_eq!(told(&slow, &shard, None).await, (2, Hit));
 }
 
@@ -154,7 +158,7 @@ async fn a_lease_ends_by_itself() {
     let Some(redis) = Server::start(&[]) else { return };
     let (dead, next) = (router(&redis.settings()), router(&redis.settings()));
     let shard = Played::new(1);
-    let wants = want(None);
+    let wants = requirement(None);
     let asked = ask(&dead, "k", &wants, async || std::future::pending().await);
     let has_lease = until("it has its lease", || !redis.keys().is_empty());
     tokio::select! {
@@ -179,14 +183,14 @@ async fn a_fill_does_not_replace_what_is_better_in_every_way() {
     let key = redis.keys().remove(0);
     let stored: Vec<(Vec<u8>, Vec<u8>)> = door.hgetall(&key).unwrap();
     let () = door.del(&key).unwrap();
-    ask(&one, "k", &want(None), async || {
+    ask(&one, "k", &requirement(None), async || {
         let () = door.hset_multiple(&key, &stored).unwrap();
         let mut old = fresh(5);
-        old.stamp = Some(Stamp { timeline: 1, floor: 5, as_of: began });
+        old.freshness = Some(FreshnessBound { timeline: 1, floor: 5, as_of: began });
         old
     })
     .await;
-    until("the fill is refused", || one.vitals().rejected == 1).await;
+    until("the fill is refused", || one.stats().rejected == 1).await;
     assert_eq!(told(&one, &shard, Some(9)).await, (9, Hit));
 }
 
@@ -196,15 +200,16 @@ async fn an_entry_of_another_timeline_serves_nobody() {
     let (cache, shard) = (router(&redis.settings()), Played::new(5));
     fill(&cache, &shard).await;
     // Another node leads, and has not all that the one before it had.
-    let now = Want { timeline: 2, ..want(None) };
+    let now = FreshnessRequirement { timeline: 2, ..requirement(None) };
     let answer = ask(&cache, "k", &now, async || {
         let mut answer = fresh(4);
-        answer.stamp = answer.stamp.map(|stamp| Stamp { timeline: 2, ..stamp });
+        answer.freshness =
+            answer.freshness.map(|freshness| FreshnessBound { timeline: 2, ..freshness });
         answer
     });
     let answer = answer.await;
     assert_eq!((number(&answer), answer.cache), (4, Miss));
-    until("it replaces what was", || cache.vitals().fills == 2).await;
+    until("it replaces what was", || cache.stats().fills == 2).await;
     let answer = ask(&cache, "k", &now, async || unreachable!()).await;
     assert_eq!((number(&answer), answer.cache), (4, Hit), "though its number is lower");
     assert_eq!(told(&cache, &shard, None).await, (5, Miss), "nor the other way round");
@@ -214,9 +219,9 @@ async fn an_entry_of_another_timeline_serves_nobody() {
 async fn what_was_read_while_another_node_took_over_is_not_kept() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), Played::new(5));
-    ask(&cache, "k", &want(None), async || {
+    ask(&cache, "k", &requirement(None), async || {
         let mut answer = shard.read();
-        answer.stamp = None;
+        answer.freshness = None;
         answer
     })
     .await;
@@ -233,7 +238,7 @@ async fn a_slot_that_moved_leaves_its_entries_behind() {
     let query = shard_manager::query::ReadQuery::all(&crate::bench::table());
     let read = async || Ok::<_, std::convert::Infallible>(fresh(7));
     let deadline = crate::bench::deadline();
-    let Ok(answer) = cache.read((&moved, &query), (&want(None), deadline), read).await;
+    let Ok(answer) = cache.read((&moved, &query), (&requirement(None), deadline), read).await;
     assert_eq!((number(&answer), answer.cache), (7, Miss));
 }
 
@@ -244,13 +249,14 @@ async fn what_a_server_that_leads_has_shown_serves_no_session() {
     // Its position may be of commits that a read does not see yet.
     let leader = async || {
         let mut answer = fresh(8);
-        answer.stamp = answer.stamp.map(|stamp| Stamp { floor: 0, ..stamp });
+        answer.freshness =
+            answer.freshness.map(|freshness| FreshnessBound { floor: 0, ..freshness });
         answer
     };
-    ask(&cache, "k", &want(None), leader).await;
-    until("it is stored", || cache.vitals().fills == 1).await;
-    assert_eq!(ask(&cache, "k", &want(None), leader).await.cache, Hit);
-    assert_eq!(ask(&cache, "k", &want(Some(1)), leader).await.cache, Miss);
+    ask(&cache, "k", &requirement(None), leader).await;
+    until("it is stored", || cache.stats().fills == 1).await;
+    assert_eq!(ask(&cache, "k", &requirement(None), leader).await.cache, Hit);
+    assert_eq!(ask(&cache, "k", &requirement(Some(1)), leader).await.cache, Miss);
 }
 
 #[tokio::test]
@@ -260,15 +266,18 @@ async fn what_a_replica_that_lags_has_shown_is_as_old_as_the_replica() {
     let lagging = async || {
         let mut answer = fresh(3);
         let as_of = Instant::now() - Duration::from_secs(3);
-        answer.stamp = Some(Stamp { timeline: 1, floor: 3, as_of });
+        answer.freshness = Some(FreshnessBound { timeline: 1, floor: 3, as_of });
         answer.served_by = ServedBy::Replica;
         answer
     };
-    ask(&cache, "k", &want(None), lagging).await;
-    until("it is stored", || cache.vitals().fills == 1).await;
-    let within = |seconds| Want { age_max: Duration::from_secs(seconds), ..want(None) };
+    ask(&cache, "k", &requirement(None), lagging).await;
+    until("it is stored", || cache.stats().fills == 1).await;
+    let within = |seconds| FreshnessRequirement {
+        age_max: Duration::from_secs(seconds),
+        ..requirement(None)
+    };
     let strict = ask(&cache, "k", &within(2), async || shard.read()).await;
     assert_eq!((number(&strict), strict.cache), (4, Miss));
-    until("what is newer is stored", || cache.vitals().fills == 2).await;
+    until("what is newer is stored", || cache.stats().fills == 2).await;
     assert_eq!(told(&cache, &shard, Some(4)).await, (4, Hit));
 }

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use shard_manager::sabotage::{Switch, VARIABLE};
+use shard_manager::sabotage::{Mutation, VARIABLE};
 
 #[test]
 fn stories_find_a_cache_that_gives_what_does_not_prove_itself() {
@@ -13,7 +13,7 @@ fn stories_find_a_cache_that_gives_what_does_not_prove_itself() {
         "cluster::a_client_that_has_read_never_reads_older_from_the_cache",
     ] {
         let mut tests = Command::new(std::env::current_exe().unwrap());
-        tests.env(VARIABLE, Switch::CacheSetWithoutVersion.name()).args(["--exact", story]);
+        tests.env(VARIABLE, Mutation::CacheSetWithoutVersion.name()).args(["--exact", story]);
         let ended = tests.output().unwrap();
         let told = String::from_utf8_lossy(&ended.stdout);
         assert!(told.contains("running 1 test"), "{told}");

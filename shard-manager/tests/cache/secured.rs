@@ -41,6 +41,6 @@ async fn redis_is_spoken_to_through_tls_and_only_if_its_certificate_is_good() {
         for _ in 0..3 {
             assert_eq!(told(&stranger, &shard, None).await, (1, Miss));
         }
-        assert_eq!(stranger.vitals().breaker, BreakerState::Open);
+        assert_eq!(stranger.stats().breaker, BreakerState::Open);
     }
 }

@@ -21,7 +21,7 @@ async fn one_that_answers_late_but_in_time_is_used_and_left_alone_if_that_goes_o
     fill(&cache, &shard).await;
     proxy.delay(patience / 2 + Duration::from_millis(50));
     assert_eq!(told(&cache, &shard, None).await, (1, Hit), "it is waited for");
-    assert_eq!(cache.vitals().breaker, BreakerState::Closed);
+    assert_eq!(cache.stats().breaker, BreakerState::Closed);
     // They begin one after the other, so that their answers are not late together.
     let readers = (0..50_u32).map(|number| {
         let (cache, shard) = (&cache, &shard);
@@ -31,7 +31,7 @@ async fn one_that_answers_late_but_in_time_is_used_and_left_alone_if_that_goes_o
         }
     });
     assert!(join_all(readers).await.into_iter().all(|number| number == 1));
-    assert_eq!(cache.vitals().breaker, BreakerState::Open, "the shard is quicker");
+    assert_eq!(cache.stats().breaker, BreakerState::Open, "the shard is quicker");
     assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     proxy.delay(Duration::ZERO);
     let deadline = deadline();
@@ -61,8 +61,8 @@ async fn a_connection_that_takes_long_to_be_made_is_not_held_against_it() {
     for _ in 0..10 {
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     }
-    let vitals = cache.vitals();
-    assert_eq!((vitals.breaker, vitals.errors), (BreakerState::Closed, 0));
+    let stats = cache.stats();
+    assert_eq!((stats.breaker, stats.errors), (BreakerState::Closed, 0));
     proxy.hold(false);
     let deadline = deadline();
     while told(&cache, &shard, None).await.1 != Hit {
@@ -76,7 +76,7 @@ async fn one_to_which_no_connection_can_be_made_is_left_alone_after_a_while() {
     let Some(redis) = Server::start(&PASSWORD) else { return };
     let (proxy, cache, shard) = far_away(&redis);
     let deadline = deadline();
-    while cache.vitals().breaker == BreakerState::Closed {
+    while cache.stats().breaker == BreakerState::Closed {
         assert!(Instant::now() < deadline, "it is tried for ever");
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
         tokio::time::sleep(Duration::from_millis(1)).await;

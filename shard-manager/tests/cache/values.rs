@@ -6,11 +6,12 @@ use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{CacheAddress, CacheSettings};
 use shard_manager::query::{Condition, OrderBy, Output, ReadQuery, State, Test};
-use shard_manager::rows::Rows;
+use shard_manager::result_rows::Rows;
 use shard_manager::token::TokenKey;
 
 use crate::bench::{
-    Played, about, ask, deadline, fill, fresh, number, router, rows, table, told, until, want,
+    Played, about, ask, deadline, fill, fresh, number, requirement, router, rows, table, told,
+    until,
 };
 use crate::redis_server::Server;
 
@@ -23,9 +24,9 @@ async fn that_there_is_nothing_is_an_answer_too() {
         answer.rows = Rows::default();
         answer
     };
-    ask(&cache, "k", &want(None), nothing).await;
-    until("it is stored", || cache.vitals().fills == 1).await;
-    let answer = ask(&cache, "k", &want(None), async || unreachable!()).await;
+    ask(&cache, "k", &requirement(None), nothing).await;
+    until("it is stored", || cache.stats().fills == 1).await;
+    let answer = ask(&cache, "k", &requirement(None), async || unreachable!()).await;
     assert_eq!((answer.rows.len(), answer.cache), (0, Hit));
 }
 
@@ -43,9 +44,9 @@ async fn what_is_no_entry_of_the_cache_is_passed_over_and_removed() {
     let huge = vec![b'x'; 8 << 20];
     for foreign in [flipped, cut, huge, Vec::new(), b"{}".to_vec(), vec![0; 200]] {
         let () = door.hset(&key, &field, foreign).unwrap();
-        let errors = cache.vitals().errors;
+        let errors = cache.stats().errors;
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
-        assert!(cache.vitals().errors > errors);
+        assert!(cache.stats().errors > errors);
         until("a good one is in its place again", || {
             door.hget::<_, _, Option<Vec<u8>>>(&key, &field)
                 .unwrap()
@@ -83,7 +84,7 @@ async fn what_is_of_another_kind_is_replaced() {
     let key = redis.keys().remove(0);
     let () = door.set(&key, "text").unwrap();
     assert_eq!(told(&cache, &shard, None).await, (1, Miss));
-    until("it is stored in its place", || cache.vitals().fills == 2).await;
+    until("it is stored in its place", || cache.stats().fills == 2).await;
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
 }
 
@@ -96,7 +97,7 @@ async fn an_entry_put_in_the_place_of_another_is_no_entry() {
     let key = redis.keys().remove(0);
     let other = format!("{}2", &key);
     let () = redis::cmd("COPY").arg(&key).arg(&other).query(&mut door).unwrap();
-    let answer = ask(&cache, "k2", &want(None), async || fresh(7)).await;
+    let answer = ask(&cache, "k2", &requirement(None), async || fresh(7)).await;
     assert_eq!((number(&answer), answer.cache), (7, Miss));
 }
 
@@ -122,12 +123,12 @@ async fn what_is_too_large_is_not_kept() {
         answer.rows = rows(&format!("\"{}\"", "x".repeat(bytes)));
         answer
     };
-    ask(&cache, "large", &want(None), async || sized(1_000)).await;
-    ask(&cache, "small", &want(None), async || sized(900)).await;
-    until("the small one is stored", || cache.vitals().fills == 1).await;
+    ask(&cache, "large", &requirement(None), async || sized(1_000)).await;
+    ask(&cache, "small", &requirement(None), async || sized(900)).await;
+    until("the small one is stored", || cache.stats().fills == 1).await;
     let keep = async || sized(1);
-    assert_eq!(ask(&cache, "large", &want(None), keep).await.cache, Miss);
-    assert_eq!(ask(&cache, "small", &want(None), keep).await.cache, Hit);
+    assert_eq!(ask(&cache, "large", &requirement(None), keep).await.cache, Miss);
+    assert_eq!(ask(&cache, "small", &requirement(None), keep).await.cache, Hit);
 }
 
 #[tokio::test]
@@ -137,9 +138,9 @@ async fn entries_expire_about_when_they_are_said_to_and_not_all_at_once() {
     settings.ttl = Duration::from_secs(20);
     let cache = router(&settings);
     for key in 0..50 {
-        ask(&cache, &format!("k{key}"), &want(None), async || fresh(1)).await;
+        ask(&cache, &format!("k{key}"), &requirement(None), async || fresh(1)).await;
     }
-    until("all are stored", || cache.vitals().fills == 50).await;
+    until("all are stored", || cache.stats().fills == 50).await;
     let mut door = redis.door();
     let ttls: Vec<i64> = redis.keys().iter().map(|key| door.pttl(key).unwrap()).collect();
     assert_eq!(ttls.len(), 50);
@@ -169,19 +170,20 @@ async fn each_question_has_its_own_answer_and_a_write_voids_all_of_its_key() {
     ];
     let read = async |query: &ReadQuery, number: u64| {
         let read = async || Ok::<_, std::convert::Infallible>(fresh(number));
-        let Ok(answer) = cache.read((&about("k"), query), (&want(None), deadline()), read).await;
+        let Ok(answer) =
+            cache.read((&about("k"), query), (&requirement(None), deadline()), read).await;
         answer
     };
     for (number, query) in (0..).zip(&questions) {
         read(query, number).await;
     }
-    until("all are stored", || cache.vitals().fills == questions.len() as u64).await;
+    until("all are stored", || cache.stats().fills == questions.len() as u64).await;
     for (expected, query) in (0..).zip(&questions) {
         let answer = read(query, 99).await;
         assert_eq!((number(&answer), answer.cache), (expected, Hit), "{query:?}");
     }
     assert_eq!(redis.keys().len(), 1);
-    cache.void([about("k")]);
+    cache.invalidate([about("k")]);
     until("all are gone", || redis.keys().is_empty()).await;
 }
 
@@ -192,9 +194,9 @@ async fn a_key_that_is_asked_in_many_ways_does_not_grow() {
     for limit in 1..=100 {
         let query = ReadQuery { limit, ..ReadQuery::all(&table()) };
         let read = async || Ok::<_, std::convert::Infallible>(fresh(1));
-        let Ok(_) = cache.read((&about("k"), &query), (&want(None), deadline()), read).await;
-        let ended = |vitals: shard_manager::cache::CacheVitals| vitals.fills + vitals.rejected;
-        until("it is stored", || ended(cache.vitals()) == u64::from(limit)).await;
+        let Ok(_) = cache.read((&about("k"), &query), (&requirement(None), deadline()), read).await;
+        let ended = |stats: shard_manager::cache::CacheStats| stats.fills + stats.rejected;
+        until("it is stored", || ended(cache.stats()) == u64::from(limit)).await;
         let fields: usize = redis.door().hlen(redis.keys().remove(0)).unwrap();
         assert!(fields <= 32, "{fields}");
     }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::catalog::Wanted;
 use tempfile::TempDir;
 

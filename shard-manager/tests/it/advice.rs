@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use shard_manager::advice::{
-    Advice, Basis, KeyLoad, MOVES_MAX, Observed, REQUESTS_MIN, SKEW_TOLERATED, ShardSize, SlotLoad,
-    Verdict, advise,
+    Advice, BalanceBy, KeyLoad, MOVES_MAX, Observed, REQUESTS_MIN, SKEW_TOLERATED, ShardSize,
+    SlotLoad, Verdict, advise,
 };
 use shard_manager::keyspace::{Keyspace, Slot};
 use shard_manager::placement::Placement;
@@ -36,7 +36,7 @@ fn load(requests: impl IntoIterator<Item = u64>) -> Vec<SlotLoad> {
 }
 
 fn by_load(map: &ShardMap, load: &[SlotLoad], keys: &[KeyLoad]) -> Advice {
-    advise(&Observed { map, load, sizes: &[], keys }, Basis::Load)
+    advise(&Observed { map, load, sizes: &[], keys }, BalanceBy::Load)
 }
 
 fn slot(number: u16) -> Slot {
@@ -189,13 +189,13 @@ fn by_size_bytes_count_and_slots_are_taken_for_alike() {
     let mib = |bytes: u64| ShardSize { rows: Some(bytes * 1_000), bytes: Some(bytes << 20) };
     let observed = |sizes| Observed { map: &map, load: &[], sizes, keys: &[] };
     let (small, one_sided) = ([mib(10), mib(2)], [mib(90), mib(30)]);
-    let advice = advise(&observed(&small), Basis::Size);
+    let advice = advise(&observed(&small), BalanceBy::Size);
     assert_eq!(advice.verdict, Verdict::TooLittleToSay, "{advice:?}");
-    let advice = advise(&observed(&one_sided[..1]), Basis::Size);
+    let advice = advise(&observed(&one_sided[..1]), BalanceBy::Size);
     assert_eq!(advice.verdict, Verdict::TooLittleToSay);
     assert_eq!(advice.because, "how much shard2 holds is not known");
 
-    let advice = advise(&observed(&one_sided), Basis::Size);
+    let advice = advise(&observed(&one_sided), BalanceBy::Size);
     assert_eq!((advice.verdict, advice.total), (Verdict::Skewed, 120 << 20));
     let [step] = &advice.moves[..] else { panic!("{advice:?}") };
     // A third of shard1's slots, as one range, with a third of its rows and bytes.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use shard_manager::keyspace::Keyspace;
 use shard_manager::placement::Placement;
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::data_dir::DataDir;
 use shard_manager::store::sqlite::shard_file::migrate_down_and_up;

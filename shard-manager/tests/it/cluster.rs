@@ -15,8 +15,8 @@ use shard_manager::manager::{
     BulkRow, BulkRowDone, EmbeddedCluster, Manager, ReadDone, Wish, Written,
 };
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::store::sqlite::OpenError;
 use shard_manager::store::sqlite::catalog::Wanted;
 use tempfile::TempDir;
@@ -93,7 +93,7 @@ impl Cluster {
         operation: Operation,
         key: &str,
         json: &str,
-    ) -> (Place, RowWrite) {
+    ) -> (KeyLocation, RowWrite) {
         let table = self.manager.table(table).expect("the table is there");
         let key = ShardKey::parse(key).expect("a good key");
         let members: std::collections::BTreeMap<String, &RawValue> =
@@ -114,7 +114,7 @@ impl Cluster {
         self.manager.write(place, row, &wish()).await
     }
 
-    pub(crate) async fn write_all(&self, rows: Vec<(Place, RowWrite)>) -> Vec<BulkRowDone> {
+    pub(crate) async fn write_all(&self, rows: Vec<(KeyLocation, RowWrite)>) -> Vec<BulkRowDone> {
         let numbered = rows.into_iter().enumerate();
         let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
         self.manager.write_bulk(rows, &wish()).await.rows

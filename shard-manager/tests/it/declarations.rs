@@ -3,7 +3,7 @@
 use serde_json::json;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
-use shard_manager::row::Operation::{Insert, Update, Upsert};
+use shard_manager::row_change::Operation::{Insert, Update, Upsert};
 use shard_manager::table::Table;
 use shard_manager::value::{ColumnType, Value};
 

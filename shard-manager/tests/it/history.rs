@@ -15,7 +15,7 @@ use shard_manager::consistency::Level;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Wish;
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::token::SessionToken;
 
 use crate::cluster::{Cluster, deadline, with_replicas};

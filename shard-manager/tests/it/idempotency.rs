@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::json;
 use shard_manager::error::{Error, Failure};
 use shard_manager::manager::Written;
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
-use shard_manager::row::Precondition;
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::Precondition;
 
 use crate::cluster::{Cluster, execute, ints, wish};
 

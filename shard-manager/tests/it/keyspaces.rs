@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use shard_manager::keyspace::range::RangeSpace;
-use shard_manager::keyspace::step::Step;
+use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey};
 
 const PARTITIONS: &str = "list:A=30,B=20,C=15,D=25,E=10";
@@ -191,10 +191,10 @@ fn an_explanation_says_what_decided() {
         let key = ShardKey::parse(key).expect("a key");
         keyspace(text).explain(key).expect("a place").steps
     };
-    let hash = Step::Hash(0x6b32_cffc_057a_0d5d);
+    let hash = RoutingStep::Hash(0x6b32_cffc_057a_0d5d);
     assert_eq!(explain("hash", "user_123"), [hash]);
-    assert_eq!(explain("modulo", "user_0123"), [Step::Integer("0123")]);
-    let range = |from: Option<&str>, below: Option<&str>| Step::Range {
+    assert_eq!(explain("modulo", "user_0123"), [RoutingStep::Integer("0123")]);
+    let range = |from: Option<&str>, below: Option<&str>| RoutingStep::Range {
         from: from.map(str::to_owned),
         below: below.map(str::to_owned),
     };
@@ -202,10 +202,10 @@ fn an_explanation_says_what_decided() {
     assert_eq!(explain("range:10,20", "10"), [range(Some("10"), Some("20"))]);
     assert_eq!(explain("range-text:g,n", "zebra"), [range(Some("n"), None)]);
     let steps = explain(PARTITIONS, "A:1");
-    assert!(matches!(&steps[0], Step::Partition { name, first, last }
+    assert!(matches!(&steps[0], RoutingStep::Partition { name, first, last }
         if name == "A" && (first.number(), last.number()) == (0, 4915)));
-    assert_eq!(steps[1..], [Step::Hash(0x6d1f_2a2c_a6f3_68ee)]);
-    let server = [Step::Server("example.org"), Step::Hash(0x4037_554f_7ebc_bf45)];
+    assert_eq!(steps[1..], [RoutingStep::Hash(0x6d1f_2a2c_a6f3_68ee)]);
+    let server = [RoutingStep::Server("example.org"), RoutingStep::Hash(0x4037_554f_7ebc_bf45)];
     assert_eq!(explain("matrix:server", "@alice:example.org"), server);
 }
 

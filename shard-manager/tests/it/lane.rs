@@ -12,7 +12,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
 use shard_manager::position::Position;
-use shard_manager::row::{Change, Operation, Part, RowDone, RowWrite};
+use shard_manager::row_change::{Change, Operation, RowDone, RowWrite, WriteRequest};
 use shard_manager::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};
@@ -69,8 +69,8 @@ impl Writer for Fake {
             Ok(RowDone { change, version, json, replayed: false })
         });
         let rows = done.collect();
-        let at = applied.len() as u64;
-        Ok(BatchDone { rows, position: Position { timeline: 1, at } })
+        let sequence = applied.len() as u64;
+        Ok(BatchDone { rows, position: Position { timeline: 1, sequence } })
     }
 
     /// Tells the table as if it were a key, so that a test sees when its turn came.
@@ -122,17 +122,17 @@ impl Story {
         rows: Vec<RowWrite>,
         deadline: Instant,
     ) -> Pin<Box<dyn Future<Output = Answer>>> {
-        self.queue_part(Part::from(rows), deadline).await
+        self.queue_request(WriteRequest::from(rows), deadline).await
     }
 
-    async fn queue_part(
+    async fn queue_request(
         &self,
-        part: Part,
+        request: WriteRequest,
         deadline: Instant,
     ) -> Pin<Box<dyn Future<Output = Answer>>> {
         let lane = Arc::clone(&self.lane);
         let mut answer: Pin<Box<dyn Future<Output = Answer>>> =
-            Box::pin(async move { lane.apply(part, deadline).await });
+            Box::pin(async move { lane.apply(request, deadline).await });
         // One poll puts it into the queue.
         tokio::select! {
             biased;
@@ -419,8 +419,8 @@ async fn what_is_one_whole_is_never_applied_in_parts() {
     let plan = Plan { culprits: ["bad".into()].into(), ..Plan::default() };
     let (mut story, _first) = Story::occupied(plan).await;
     let rows = ["a", "bad", "b"].map(|key| row(key, 0)).to_vec();
-    let part = Part { rows, whole: Some(vec![0, 1, 2]), patient: false };
-    let whole = story.queue_part(part, deadline()).await;
+    let request = WriteRequest { rows, atomic_rows: Some(vec![0, 1, 2]), waits_for_room: false };
+    let whole = story.queue_request(request, deadline()).await;
     let other = story.queue(&["c"], deadline()).await;
     story.open_gate();
     assert_eq!(whole.await.expect_err("refused as one"), rejected(Error::Internal));
@@ -435,11 +435,15 @@ async fn a_patient_chunk_waits_for_room_but_not_past_its_deadline() {
     for key in ["a", "b", "c"] {
         answers.push(story.queue_rows(vec![row(key, 21 << 20)], deadline()).await);
     }
-    let patient = |key| Part { rows: vec![row(key, 21 << 20)], whole: None, patient: true };
+    let patient_request = |key| WriteRequest {
+        rows: vec![row(key, 21 << 20)],
+        atomic_rows: None,
+        waits_for_room: true,
+    };
     let soon = Instant::now() + Duration::from_millis(50);
-    let late = story.queue_part(patient("late"), soon).await;
+    let late = story.queue_request(patient_request("late"), soon).await;
     assert_eq!(late.await.expect_err("no room in time"), full());
-    let waiting = story.queue_part(patient("d"), deadline()).await;
+    let waiting = story.queue_request(patient_request("d"), deadline()).await;
     story.open_gate();
     assert!(waiting.await.is_ok());
     assert!(join_all(answers).await.iter().all(Result::is_ok));

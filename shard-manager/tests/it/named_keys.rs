@@ -2,7 +2,7 @@
 
 use shard_manager::keyspace::ShardKey;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
-use shard_manager::row::Operation::Insert;
+use shard_manager::row_change::Operation::Insert;
 use shard_manager::value::Value;
 
 use crate::cluster::Cluster;

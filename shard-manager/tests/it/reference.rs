@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::ReadDone;
 use shard_manager::query::{Comparison, Condition, OrderBy, Output, ReadQuery, Test};
-use shard_manager::row::Operation::Insert;
+use shard_manager::row_change::Operation::Insert;
 use shard_manager::table::Table;
 use shard_manager::value::{ColumnType, Value};
 

@@ -11,7 +11,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, ReadDone, Wish};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::token::SessionToken;

@@ -10,7 +10,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::progress::Progress;
-use shard_manager::row::{Operation, RowWrite};
+use shard_manager::row_change::{Operation, RowWrite};
 use shard_manager::store::sqlite::applier::{Applier, ApplyError};
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::shard_file::{self, Identity};
@@ -288,7 +288,7 @@ fn a_replica_that_the_log_does_not_reach_any_more_is_told_so() {
 #[test]
 fn what_a_strong_read_has_shown_no_later_one_misses() {
     let progress = Progress::new(
-        shard_manager::position::History::new(vec![(1, 0)]).expect("a history"),
+        shard_manager::position::TimelineHistory::new(vec![(1, 0)]).expect("a history"),
         7,
         1,
     );

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shard_manager::error::Error;
-use shard_manager::position::History;
+use shard_manager::position::TimelineHistory;
 use shard_manager::progress::Progress;
 use shard_manager::query::{Comparison, Condition, ReadQuery, Test};
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::store::sqlite::reader::{Housekeeping, Readers, Scope, Witness};
 use shard_manager::value::Value;
 
@@ -26,7 +26,8 @@ async fn a_scan_ends_when_nobody_waits_for_it_any_more_and_its_connection_serves
     };
     let done = cluster.write_all((0..2_000).map(row).collect()).await;
     assert!(done.iter().all(|row| row.outcome.is_ok()));
-    let progress = Arc::new(Progress::new(History::new(vec![(1, 0)]).expect("a history"), 1, 0));
+    let progress =
+        Arc::new(Progress::new(TimelineHistory::new(vec![(1, 0)]).expect("a history"), 1, 0));
     let (witness, keeper) = (Witness::primary(&progress), Housekeeping::start());
     let readers = Readers::open("shard1", &cluster.file(1), witness, &keeper).expect("a pool");
     let table = cluster.manager.table("users").expect("a table");

@@ -10,7 +10,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value as Json, json};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Change, Operation, RowError};
+use shard_manager::row_change::{Change, Operation, RowError};
 use shard_manager::topology::ShardIndex;
 use shard_manager::value::Value;
 

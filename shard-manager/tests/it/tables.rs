@@ -12,10 +12,10 @@ use shard_manager::consistency::Level;
 use shard_manager::declaration::Declaration;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Made, Manager, Wish};
-use shard_manager::position::History;
+use shard_manager::position::TimelineHistory;
 use shard_manager::progress::Progress;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
-use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
+use shard_manager::row_change::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::intents::{Intents, State};
@@ -197,7 +197,7 @@ async fn of_many_who_make_a_table_at_once_one_makes_it() {
 fn change(dir: &Path, shard: usize, change: &SchemaChange) {
     let file = shard_file(dir, shard);
     let position = ints(&file, "SELECT position AS value FROM tessera_shard")[0] as u64;
-    let history = History::new(vec![(1, 0)]).expect("a history");
+    let history = TimelineHistory::new(vec![(1, 0)]).expect("a history");
     let progress = Arc::new(Progress::new(history, position, 0));
     let mut writer = SqliteWriter::open("a shard", &file, &progress).expect("it opens");
     writer.change_schema(change).expect("it is done");

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use shard_manager::consistency::Level;
-use shard_manager::position::{History, Position};
+use shard_manager::position::{Position, TimelineHistory};
 use shard_manager::token::{SessionToken, TokenError, TokenKey};
 use shard_manager::topology::{ShardIndex, Topology};
 
@@ -10,8 +10,8 @@ fn key() -> TokenKey {
     TokenKey::new(*b"0123456789abcdef")
 }
 
-fn position(timeline: u32, at: u64) -> Position {
-    Position { timeline, at }
+fn position(timeline: u32, sequence: u64) -> Position {
+    Position { timeline, sequence }
 }
 
 fn token(seen: &[(u16, u32, u64)]) -> SessionToken {
@@ -69,7 +69,7 @@ proptest! {
         ba.merge(&of(&a), |_, _| true);
         prop_assert_eq!(&ab, &ba);
         for (shard, at) in a.iter().chain(&b) {
-            prop_assert!(ab.seen(ShardIndex(*shard)).is_some_and(|seen| seen.at >= *at));
+            prop_assert!(ab.seen(ShardIndex(*shard)).is_some_and(|seen| seen.sequence >= *at));
         }
     }
 
@@ -80,7 +80,7 @@ proptest! {
         let mut begins = begins;
         begins.sort_unstable();
         let timelines: Vec<(u32, u64)> = (1..).zip(begins.iter().copied()).collect();
-        let history = History::new(timelines).expect("ascending");
+        let history = TimelineHistory::new(timelines).expect("ascending");
         prop_assert_eq!(history.current() as usize, begins.len());
         let expected = match begins.get(which + 1) {
             _ if which >= begins.len() => at == 0,
@@ -108,7 +108,7 @@ fn a_token_of_all_shards_that_can_be_stays_within_its_limit() {
 #[test]
 fn what_was_lost_is_not_forgotten_when_tokens_are_put_together() {
     // Timeline 2 began at 80, so that position 85 of timeline 1 is lost.
-    let history = History::new(vec![(1, 0), (2, 80)]).expect("a history");
+    let history = TimelineHistory::new(vec![(1, 0), (2, 80)]).expect("a history");
     let holds = |_: ShardIndex, position| history.holds(position);
     for (first, second) in [((1, 85), (2, 90)), ((2, 90), (1, 85))] {
         let mut merged = token(&[(0, first.0, first.1)]);
@@ -131,9 +131,9 @@ const GOLDEN: &str = "AQABAgMErAICBQAAAAcT5qR0bH_ULQ";
 
 #[test]
 fn a_history_in_disorder_is_none_and_one_of_nothing_holds_only_the_beginning() {
-    let nothing = History::new(vec![]).expect("a history");
+    let nothing = TimelineHistory::new(vec![]).expect("a history");
     assert!(nothing.holds(position(0, 0)) && !nothing.holds(position(0, 1)));
-    assert_eq!(History::new(vec![(1, 5), (2, 4)]), None);
+    assert_eq!(TimelineHistory::new(vec![(1, 5), (2, 4)]), None);
 }
 
 #[test]

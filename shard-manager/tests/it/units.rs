@@ -8,9 +8,9 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
 use shard_manager::error::Error;
-use shard_manager::position::History;
+use shard_manager::position::TimelineHistory;
 use shard_manager::progress::Progress;
-use shard_manager::row::{Change, Operation, RowWrite};
+use shard_manager::row_change::{Change, Operation, RowWrite};
 use shard_manager::store::sqlite::writer::SqliteWriter;
 use shard_manager::store::{Unit, Writer};
 
@@ -98,7 +98,7 @@ async fn wholes_are_stored_or_undone_and_hurt_no_neighbour() {
             .collect();
         let file = cluster.file(1);
         let _dir = cluster.stop();
-        let history = History::new(vec![(1, 0)]).expect("a history");
+        let history = TimelineHistory::new(vec![(1, 0)]).expect("a history");
         let progress = Arc::new(Progress::new(history, 0, 0));
         let mut writer = SqliteWriter::open("shard1", &file, &progress).expect("the file opens");
         let mut rows = BTreeMap::new();

@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::query::OrderBy;
-use shard_manager::row::{Operation, RowError, RowWrite};
-use shard_manager::rows::{Rows, compare};
+use shard_manager::result_rows::{Rows, compare};
+use shard_manager::row_change::{Operation, RowError, RowWrite};
 use shard_manager::table::{Column, Table, TableError};
-use shard_manager::value::{ColumnType, Misfit, Value};
+use shard_manager::value::{ColumnType, TypeMismatch, Value};
 
 use ColumnType::{Bigint, Boolean, Double, Json, Text, Timestamp, Uuid};
 
-type Read = Result<Value, Misfit>;
+type Read = Result<Value, TypeMismatch>;
 
 fn json(kind: ColumnType, raw: &str) -> Read {
     let raw: Box<RawValue> = serde_json::from_str(raw).expect("the test spells JSON");
@@ -32,7 +32,7 @@ fn check(kind: ColumnType, cases: &[(&str, Read)]) {
 }
 
 fn wrong(expected: ColumnType, found: &'static str) -> Read {
-    Err(Misfit::Type { expected, found })
+    Err(TypeMismatch::Type { expected, found })
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_timestamp_is_kept_in_utc_with_microseconds() {
         ("2026-11-21T10:00:00Z ", None),
     ];
     for (given, kept) in cases {
-        let expected = kept.map_or(Err(Misfit::NotTimestamp), text);
+        let expected = kept.map_or(Err(TypeMismatch::NotTimestamp), text);
         assert_eq!(json(Timestamp, &format!("\"{given}\"")), expected, "{given}");
         assert_eq!(Timestamp.read_text(given), expected, "{given} as text");
     }
@@ -81,7 +81,7 @@ fn a_timestamp_is_kept_in_utc_with_microseconds() {
 
 #[test]
 fn a_bigint_is_a_whole_number_of_64_bits_without_fraction_or_exponent() {
-    let not = Err(Misfit::NotBigint);
+    let not = Err(TypeMismatch::NotBigint);
     check(
         Bigint,
         &[
@@ -112,7 +112,7 @@ fn a_bigint_is_a_whole_number_of_64_bits_without_fraction_or_exponent() {
 
 #[test]
 fn a_double_is_finite_and_read_to_the_nearest() {
-    let not = Err(Misfit::NotDouble);
+    let not = Err(TypeMismatch::NotDouble);
     check(
         Double,
         &[
@@ -172,7 +172,7 @@ fn a_uuid_is_kept_hyphenated_and_lower_case_however_it_is_spelt() {
         "0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b1g",
         "0198c3f2-7f4e7cc3-9b6d-7e1f5a3c2b10",
     ] {
-        assert_eq!(Uuid.read_text(spelt), Err(Misfit::NotUuid), "{spelt}");
+        assert_eq!(Uuid.read_text(spelt), Err(TypeMismatch::NotUuid), "{spelt}");
     }
     check(Uuid, &[("7", wrong(Uuid, "a number")), ("null", Ok(Value::Null))]);
 }
@@ -186,16 +186,16 @@ fn a_text_is_any_unicode_but_u0000_and_lone_surrogates() {
             (r#""null""#, text("null")),
             (r#""a\u00e9\ud83e\udd80\n\\\"""#, text("aé🦀\n\\\"")),
             (r#""\\u0000""#, text("\\u0000")),
-            (r#""\u0000""#, Err(Misfit::NulCharacter)),
-            (r#""a\u0000b""#, Err(Misfit::NulCharacter)),
-            (r#""\ud800""#, Err(Misfit::LoneSurrogate)),
-            (r#""\udc00\ud800""#, Err(Misfit::LoneSurrogate)),
+            (r#""\u0000""#, Err(TypeMismatch::NulCharacter)),
+            (r#""a\u0000b""#, Err(TypeMismatch::NulCharacter)),
+            (r#""\ud800""#, Err(TypeMismatch::LoneSurrogate)),
+            (r#""\udc00\ud800""#, Err(TypeMismatch::LoneSurrogate)),
             ("7", wrong(Text, "a number")),
             ("true", wrong(Text, "a boolean")),
             ("null", Ok(Value::Null)),
         ],
     );
-    assert_eq!(Text.read_text("a\0"), Err(Misfit::NulCharacter));
+    assert_eq!(Text.read_text("a\0"), Err(TypeMismatch::NulCharacter));
     assert_eq!(Text.read_text("\"quoted\""), text("\"quoted\""));
 }
 
@@ -215,28 +215,28 @@ fn json_is_kept_as_given_but_for_white_space_between_its_tokens() {
             ("123456789012345678901234567890", text("123456789012345678901234567890")),
             (r#""\\u0000""#, text(r#""\\u0000""#)),
             (r#"["\\\\u0000"]"#, text(r#"["\\\\u0000"]"#)),
-            (r#""\u0000""#, Err(Misfit::NulCharacter)),
-            (r#"["\\\u0000"]"#, Err(Misfit::NulCharacter)),
-            (r#"{"a":[{"b":"x\u0000"}]}"#, Err(Misfit::NulCharacter)),
-            (r#"{"\u0000":1}"#, Err(Misfit::NulCharacter)),
-            (r#""\ud800""#, Err(Misfit::NotJson)),
-            (r#"{"a":["\ud83e"]}"#, Err(Misfit::NotJson)),
+            (r#""\u0000""#, Err(TypeMismatch::NulCharacter)),
+            (r#"["\\\u0000"]"#, Err(TypeMismatch::NulCharacter)),
+            (r#"{"a":[{"b":"x\u0000"}]}"#, Err(TypeMismatch::NulCharacter)),
+            (r#"{"\u0000":1}"#, Err(TypeMismatch::NulCharacter)),
+            (r#""\ud800""#, Err(TypeMismatch::NotJson)),
+            (r#"{"a":["\ud83e"]}"#, Err(TypeMismatch::NotJson)),
             (r#""\ud83e\udd80""#, text(r#""\ud83e\udd80""#)),
         ],
     );
     for spelt in ["", "{", "[1,]", "{'a':1}", "nul", "1 2", "NaN", "\"\n\"", "\u{feff}1"] {
-        assert_eq!(Json.read_text(spelt), Err(Misfit::NotJson), "{spelt:?}");
+        assert_eq!(Json.read_text(spelt), Err(TypeMismatch::NotJson), "{spelt:?}");
     }
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-    assert_eq!(Json.read_text(&deep), Err(Misfit::NotJson));
+    assert_eq!(Json.read_text(&deep), Err(TypeMismatch::NotJson));
 }
 
 #[test]
 fn u0000_is_refused_in_json_also_where_a_later_member_of_the_same_name_hides_it() {
     let hidden = json(Json, r#"{"a":"\u0000","a":1}"#);
-    assert_eq!(hidden, Err(Misfit::NulCharacter));
+    assert_eq!(hidden, Err(TypeMismatch::NulCharacter));
     let hidden = json(Json, r#"[{"a":{"b":"x\u0000"},"a":{"b":2}}]"#);
-    assert_eq!(hidden, Err(Misfit::NulCharacter));
+    assert_eq!(hidden, Err(TypeMismatch::NulCharacter));
 }
 
 /// `id text, word text null, doc json null, must json, n bigint null`, routed by `id` if asked.
@@ -279,7 +279,10 @@ fn null_is_no_value_in_a_json_column_that_allows_it_and_the_json_null_in_one_tha
     assert_eq!(row.id, [Value::Text("x".into())]);
     assert_eq!(row.missing(), None);
     let refused = parse(None, Operation::Upsert, &[("id", "null")]).expect_err("refused");
-    assert_eq!(refused, RowError::Misfit { column: "id".into(), misfit: Misfit::Null });
+    assert_eq!(
+        refused,
+        RowError::TypeMismatch { column: "id".into(), mismatch: TypeMismatch::Null }
+    );
 }
 
 #[test]
@@ -295,8 +298,8 @@ fn a_row_names_the_member_that_is_wrong() {
     }
     let twice = refused(&[("word", "\"a\""), ("n", "1"), ("word", "\"a\"")]);
     assert_eq!(twice, RowError::Twice { column: "word".into() });
-    let misfit = Misfit::Type { expected: Bigint, found: "a string" };
-    assert_eq!(refused(&[("n", "\"1\"")]), RowError::Misfit { column: "n".into(), misfit });
+    let mismatch = TypeMismatch::Type { expected: Bigint, found: "a string" };
+    assert_eq!(refused(&[("n", "\"1\"")]), RowError::TypeMismatch { column: "n".into(), mismatch });
     for other in ["K", "k ", ""] {
         let contradiction =
             RowError::KeyContradicted { column: "id".into(), stored: Some(other.into()) };
@@ -431,7 +434,7 @@ proptest! {
             serde_json::to_string(&given).expect("JSON")
         };
         let nul = given.contains('\0');
-        let expected = if nul { Err(Misfit::NulCharacter) } else { Ok(Value::Text(given.clone())) };
+        let expected = if nul { Err(TypeMismatch::NulCharacter) } else { Ok(Value::Text(given.clone())) };
         prop_assert_eq!(&json(Text, &spelt), &expected);
         prop_assert_eq!(&Text.read_text(&given), &expected);
     }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use shard_manager::brake::{Gear, Hold};
-use shard_manager::row::Operation::{Insert, Upsert};
+use shard_manager::row_change::Operation::{Insert, Upsert};
+use shard_manager::stats::{BATCH_CLASSES, LaneStats, ShardStats};
 use shard_manager::topology::{Role, ShardIndex};
-use shard_manager::vitals::{BATCH_CLASSES, LaneVitals, ShardVitals};
 
 use crate::cluster::{Cluster, deadline, with_replicas};
 use crate::lane::{Plan, Story};
@@ -17,10 +17,10 @@ fn sizes(first: &[u64]) -> [u64; BATCH_CLASSES] {
 #[tokio::test]
 async fn a_lane_tells_what_waits_what_is_applied_and_what_batches_there_were() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
-    let idle = LaneVitals { lanes: 1, applying: 1, ..LaneVitals::default() };
+    let idle = LaneStats { lanes: 1, applying: 1, ..LaneStats::default() };
     let told = story.lane.vitals();
     assert!(told.waiting_max >= 1_000 && told.waiting_bytes_max >= 1 << 20, "{told:?}");
-    let limits = |vitals: LaneVitals| LaneVitals {
+    let limits = |vitals: LaneStats| LaneStats {
         waiting_max: told.waiting_max,
         waiting_bytes_max: told.waiting_bytes_max,
         ..vitals
@@ -36,7 +36,7 @@ async fn a_lane_tells_what_waits_what_is_applied_and_what_batches_there_were() {
     assert!(waiting.waiting_bytes > 0);
     assert_eq!(
         waiting,
-        limits(LaneVitals { waiting: 3, waiting_bytes: waiting.waiting_bytes, ..idle })
+        limits(LaneStats { waiting: 3, waiting_bytes: waiting.waiting_bytes, ..idle })
     );
 
     story.open_gate();
@@ -48,7 +48,7 @@ async fn a_lane_tells_what_waits_what_is_applied_and_what_batches_there_were() {
     while story.lane.vitals().applying > 0 {
         tokio::task::yield_now().await;
     }
-    let done = LaneVitals {
+    let done = LaneStats {
         lanes: 1,
         batches: 2,
         operations: 4,
@@ -56,7 +56,7 @@ async fn a_lane_tells_what_waits_what_is_applied_and_what_batches_there_were() {
         largest_batch: 3,
         // One of one operation, one of three.
         batch_sizes: sizes(&[1, 0, 1]),
-        ..LaneVitals::default()
+        ..LaneStats::default()
     };
     assert_eq!(story.lane.vitals(), limits(done));
 }
@@ -85,7 +85,7 @@ async fn a_batch_that_fails_counts_by_what_became_durable() {
 }
 
 /// What a shard tells when so many operations are durable there.
-async fn until_operations(cluster: &Cluster, shard: ShardIndex, count: u64) -> ShardVitals {
+async fn until_operations(cluster: &Cluster, shard: ShardIndex, count: u64) -> ShardStats {
     loop {
         let vitals = cluster.manager.vitals().remove(shard.index());
         assert!(vitals.lane.operations <= count, "{vitals:?}");
@@ -128,7 +128,7 @@ async fn writes_are_counted_on_the_shard_that_has_them_and_on_no_other() {
 }
 
 /// What is told of the only replica, once it is what is waited for.
-async fn until_replica(cluster: &Cluster, is_so: impl Fn(&ShardVitals) -> bool) -> ShardVitals {
+async fn until_replica(cluster: &Cluster, is_so: impl Fn(&ShardStats) -> bool) -> ShardStats {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
         let vitals = cluster.manager.vitals().remove(0);
@@ -143,7 +143,7 @@ async fn until_replica(cluster: &Cluster, is_so: impl Fn(&ShardVitals) -> bool) 
 #[tokio::test]
 async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation() {
     let cluster = Cluster::with(with_replicas(1, 1));
-    let current = |vitals: &ShardVitals| vitals.nodes[1].up && vitals.nodes[1].behind == Some(0);
+    let current = |vitals: &ShardStats| vitals.nodes[1].up && vitals.nodes[1].behind == Some(0);
     let vitals = until_replica(&cluster, current).await;
     let names: Vec<_> = vitals.nodes.iter().map(|node| (&*node.node, node.role)).collect();
     assert_eq!(names, [("shard1-primary", Role::Primary), ("shard1-replica1", Role::Replica)]);
@@ -181,14 +181,14 @@ async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation(
 #[tokio::test]
 async fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
     let cluster = Cluster::with(with_replicas(2, 0));
-    let empty = cluster.manager.footprints(deadline()).await;
+    let empty = cluster.manager.size_estimates(deadline()).await;
     let rows = |number: usize| {
         let json = format!(r#"{{"name":"{}","email":"e"}}"#, "n".repeat(1_000));
         cluster.prepare("users", Upsert, &format!("user_{number}"), &json)
     };
     let done = cluster.write_all((0..2_000).map(rows).collect()).await;
     assert!(done.iter().all(|row| row.outcome.is_ok()));
-    let full = cluster.manager.footprints(deadline()).await;
+    let full = cluster.manager.size_estimates(deadline()).await;
     let exact = cluster.manager.report(&[ShardIndex(0), ShardIndex(1)], deadline()).await;
     for ((before, after), exact) in empty.into_iter().zip(full).zip(exact) {
         let tables = exact.tables.expect("it answers");

@@ -9,8 +9,8 @@ use shard_manager::error::Outcome;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::{LocalNode, Stop};
 use shard_manager::manager::Manager;
-use shard_manager::row::Operation::{Insert, Update, Upsert};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::Operation::{Insert, Update, Upsert};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::topology::ShardIndex;
 
 use crate::cluster::{Databases, Door, connect, mortal};
@@ -53,7 +53,8 @@ impl Writer {
         loop {
             *from += 1;
             let key = format!("{}-{from}", self.name);
-            let place: Place = self.manager.map().place(ShardKey::parse(&key).unwrap()).unwrap();
+            let place: KeyLocation =
+                self.manager.map().place(ShardKey::parse(&key).unwrap()).unwrap();
             if place.shard == self.shard {
                 return key;
             }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use shard_manager::manager::Manager;
-use shard_manager::row::{Operation, Precondition, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Operation, Precondition, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Boolean, Double, Json, Text, Timestamp, Uuid};
 
@@ -254,7 +254,7 @@ impl Draft {
         manager: &Manager,
         prefix: &str,
         told: &HashMap<(bool, usize, usize), i64>,
-    ) -> (Place, RowWrite) {
+    ) -> (KeyLocation, RowWrite) {
         let members = self.members.iter().map(|(name, text)| format!(r#","{name}":{text}"#));
         let json = format!("{{{}{}}}", self.id(), members.collect::<String>());
         let key = self.key(prefix);

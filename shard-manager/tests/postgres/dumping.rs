@@ -9,7 +9,7 @@ use shard_manager::address::ClusterAddress;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::LocalNode;
 use shard_manager::manager::Manager;
-use shard_manager::row::Operation::Insert;
+use shard_manager::row_change::Operation::Insert;
 
 use crate::cluster::{Databases, connect, mortal, shared};
 use crate::rows::{rows, write};

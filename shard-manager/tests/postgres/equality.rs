@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{EmbeddedCluster, Manager};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::RowDone;
+use shard_manager::row_change::RowDone;
 use shard_manager::store::cluster::Wanted;
 use shard_manager::value::Value;
 

@@ -9,8 +9,8 @@ use shard_manager::keyspace::ShardKey;
 use shard_manager::local::{LocalNode, Stop};
 use shard_manager::manager::{Manager, Wish};
 use shard_manager::query::{OrderBy, ReadQuery};
-use shard_manager::row::Operation::{self, Insert, Upsert};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::Operation::{self, Insert, Upsert};
+use shard_manager::shard_map::KeyLocation;
 
 use crate::cluster::{Databases, Door, connect, mortal};
 use crate::rows::{RowOutcome, prepare, rows, wish, write, write_all};
@@ -38,7 +38,7 @@ fn user(
     operation: Operation,
     key: &str,
     email: &str,
-) -> (Place, shard_manager::row::RowWrite) {
+) -> (KeyLocation, shard_manager::row_change::RowWrite) {
     let json = format!(r#"{{"name":"n","email":"{email}"}}"#);
     prepare(manager, "users", operation, key, &json)
 }

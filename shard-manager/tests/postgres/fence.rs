@@ -4,7 +4,7 @@
 
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Manager;
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
 
 use crate::cluster::{Databases, Door, connect};
 use crate::rows::{RowOutcome, prepare, write, write_all};

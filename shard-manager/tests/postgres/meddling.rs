@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use shard_manager::doctor::{self, Finding, Verdict};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Manager, Written};
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
-use shard_manager::row::RowWrite;
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::RowWrite;
+use shard_manager::shard_map::KeyLocation;
 
 use crate::cluster::{Databases, Door, cluster_of, connect, refused};
 use crate::log;
@@ -37,13 +37,18 @@ async fn trigger(door: &mut Door, when: &str, schema: &str, body: &str) {
     .await;
 }
 
-fn idempotent(manager: &Manager, operation: Operation, key: &str, json: &str) -> (Place, RowWrite) {
+fn idempotent(
+    manager: &Manager,
+    operation: Operation,
+    key: &str,
+    json: &str,
+) -> (KeyLocation, RowWrite) {
     let (place, mut row) = prepare(manager, "users", operation, key, json);
     row.idempotency_key = Some(format!("of-{key}"));
     (place, row)
 }
 
-async fn outcome(manager: &Manager, (place, row): (Place, RowWrite)) -> RowOutcome {
+async fn outcome(manager: &Manager, (place, row): (KeyLocation, RowWrite)) -> RowOutcome {
     let written = manager.write(place, row, &wish()).await;
     written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome))
 }
@@ -271,7 +276,7 @@ async fn what_a_trigger_does_after_a_write_is_answered_as_well() {
 
 /// A writer that does not read first learns of such a trigger when the tables are checked, within a
 /// second or so.
-async fn until_looked_at(manager: &Manager, row: (Place, RowWrite)) -> String {
+async fn until_looked_at(manager: &Manager, row: (KeyLocation, RowWrite)) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let told = String::from_utf8(outcome(manager, row.clone()).await.unwrap().json).unwrap();

@@ -4,7 +4,7 @@ use std::thread;
 
 use shard_manager::address::ClusterAddress;
 use shard_manager::manager::Manager;
-use shard_manager::row::Operation::{Insert, Upsert};
+use shard_manager::row_change::Operation::{Insert, Upsert};
 use shard_manager::value::ColumnType::{Bigint, Text, Timestamp};
 
 use crate::cluster::{Databases, address, cluster_of, connect, refused, shared, try_connect};

@@ -8,9 +8,9 @@ use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, Written};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
-use shard_manager::row::{Precondition, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::{Precondition, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 
 use crate::cluster::{Databases, Door, connect};
 use crate::rows::{prepare, rows, wish, write, write_all};
@@ -25,7 +25,7 @@ async fn two() -> (Databases, [Manager; 2], Door) {
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
 
-fn user(manager: &Manager, operation: Operation, key: &str) -> (Place, RowWrite) {
+fn user(manager: &Manager, operation: Operation, key: &str) -> (KeyLocation, RowWrite) {
     let json = if operation == Delete { "{}" } else { USER };
     prepare(manager, "users", operation, key, json)
 }

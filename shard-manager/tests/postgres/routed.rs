@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use shard_manager::manager::Manager;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::value::Value;
 
 use crate::cluster::{Door, Trio, connect};

@@ -10,8 +10,8 @@ use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkRow, BulkRowDone, Made, Manager, Wish, Written};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowDone, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Operation, RowDone, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::{Column, Table};
 use shard_manager::value::ColumnType;
 
@@ -60,7 +60,7 @@ pub(crate) fn prepare(
     operation: Operation,
     key: &str,
     json: &str,
-) -> (Place, RowWrite) {
+) -> (KeyLocation, RowWrite) {
     let table = manager.table(table).unwrap();
     let key = ShardKey::parse(key).unwrap();
     let members: BTreeMap<String, &RawValue> = serde_json::from_str(json).unwrap();
@@ -83,7 +83,7 @@ pub(crate) async fn write(
 /// Writes rows at once, each on its own, or each shard's as one transaction; their outcomes in the order given.
 pub(crate) async fn write_all(
     manager: &Manager,
-    rows: Vec<(Place, RowWrite)>,
+    rows: Vec<(KeyLocation, RowWrite)>,
     whole: bool,
 ) -> Vec<RowOutcome> {
     let numbered = rows.into_iter().enumerate();

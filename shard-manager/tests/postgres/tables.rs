@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Made, Manager};
-use shard_manager::row::Operation::Insert;
+use shard_manager::row_change::Operation::Insert;
 use shard_manager::store::postgres::catalog::Catalog;
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Boolean, Double, Json, Text, Timestamp, Uuid};

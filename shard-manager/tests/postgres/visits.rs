@@ -7,7 +7,7 @@ use shard_manager::error::Failure;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, ReadDone, Wish, Written};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::token::SessionToken;
 use shard_manager::topology::{Role, ShardIndex};
 

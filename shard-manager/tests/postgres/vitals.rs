@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use shard_manager::manager::Manager;
 use shard_manager::query::ReadQuery;
+use shard_manager::stats::{NodeStats, PoolStats};
 use shard_manager::topology::Role;
-use shard_manager::vitals::{NodeVitals, PoolVitals};
 
 use crate::cluster::{Databases, connect};
 use crate::rows::wish;
 use crate::server::runtime;
 use crate::visits::{get, put, until_replicas};
 
-fn only(manager: &Manager) -> shard_manager::vitals::ShardVitals {
+fn only(manager: &Manager) -> shard_manager::stats::ShardStats {
     manager.vitals().remove(0)
 }
 
 /// Asks until it is so, without asking any server.
-async fn until(manager: &Manager, is_so: impl Fn(&[NodeVitals]) -> bool) -> Vec<NodeVitals> {
+async fn until(manager: &Manager, is_so: impl Fn(&[NodeStats]) -> bool) -> Vec<NodeStats> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let nodes = only(manager).nodes;
@@ -77,7 +77,7 @@ fn reads_that_a_server_does_not_answer_are_told_as_taken_connections_and_those_b
         let scans = join_all((0..5).map(|_| manager.read(all.clone(), None, &wish)));
         let of_key = get(&manager, "a", &wish);
         // Two long reads and a short one have all there are; three long ones wait.
-        let taken = PoolVitals { in_use: 3, open: 3, max: 3, waiting: 3 };
+        let taken = PoolStats { in_use: 3, open: 3, max: 3, waiting: 3 };
         let unlocked = async {
             until(&manager, |nodes| nodes[0].pool == taken).await;
             door.run("COMMIT").await;
@@ -86,7 +86,7 @@ fn reads_that_a_server_does_not_answer_are_told_as_taken_connections_and_those_b
         for read in scans.into_iter().chain([of_key]) {
             assert_eq!(read.unwrap().rows.len(), 0);
         }
-        let rest = PoolVitals { in_use: 0, waiting: 0, ..taken };
+        let rest = PoolStats { in_use: 0, waiting: 0, ..taken };
         until(&manager, |nodes| nodes[0].pool == rest).await;
     });
 }
@@ -97,7 +97,7 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
         let databases = Databases::new(2).await;
         let address = databases.address();
         let manager = tokio::task::spawn_blocking(move || connect(&address)).await.unwrap();
-        let empty = manager.footprints(wish().deadline).await;
+        let empty = manager.size_estimates(wish().deadline).await;
         let (keys, wish) =
             ((0..300).map(|number| format!("k{number}")).collect::<Vec<_>>(), wish());
         let writes = join_all(keys.iter().map(|key| put(&manager, key, &wish))).await;
@@ -106,7 +106,7 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
         for shard in 0..2 {
             databases.door(shard).await.run("ANALYZE users").await;
         }
-        let told = manager.footprints(wish.deadline).await;
+        let told = manager.size_estimates(wish.deadline).await;
         let rows: u64 = told.iter().map(|shard| shard.unwrap().rows.unwrap()).sum();
         assert!((300..=600).contains(&rows), "{told:?}");
         for (before, after) in empty.iter().zip(&told) {
@@ -117,7 +117,7 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
         // A shard whose tables are locked tells as well; nobody looks at them.
         let mut door = databases.door(0).await;
         door.run("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE").await;
-        let told = manager.footprints(wish.deadline).await;
+        let told = manager.size_estimates(wish.deadline).await;
         assert!(told.iter().all(Option::is_some), "{told:?}");
     });
 }

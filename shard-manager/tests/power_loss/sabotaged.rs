@@ -3,27 +3,27 @@
 
 use std::process::Command;
 
-use shard_manager::sabotage::{Switch, VARIABLE};
+use shard_manager::sabotage::{Mutation, VARIABLE};
 
-fn finds(switch: Switch, story: &str) {
+fn finds(mutation: Mutation, story: &str) {
     let mut tests = Command::new(std::env::current_exe().expect("the tests themselves"));
-    tests.env(VARIABLE, switch.name()).args(["--exact", story]);
+    tests.env(VARIABLE, mutation.name()).args(["--exact", story]);
     let ended = tests.output().expect("they run");
     let told = String::from_utf8_lossy(&ended.stdout);
     assert!(told.contains("running 1 test"), "{told}");
     let lost = "an acknowledged change is not there, nor a newer one";
-    assert!(!ended.status.success() && told.contains(lost), "{switch:?}: {told}");
+    assert!(!ended.status.success() && told.contains(lost), "{mutation:?}: {told}");
 }
 
 #[test]
 fn a_disk_that_is_never_told_to_sync_loses_what_was_acknowledged() {
     let story = "a_start_or_stop_that_is_cut_short_loses_nothing_and_can_be_done_again";
-    finds(Switch::SqliteSyncOff, story);
+    finds(Mutation::SqliteSyncOff, story);
 }
 
 #[test]
 fn a_write_that_waited_for_no_replica_is_lost_with_its_primary() {
     let story =
         "what_every_node_confirmed_is_on_the_replicas_when_the_primaries_are_lost_with_the_power";
-    finds(Switch::QuorumWithoutWaiting, story);
+    finds(Mutation::QuorumWithoutWaiting, story);
 }

@@ -24,7 +24,7 @@ use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::table::{Column, Table};

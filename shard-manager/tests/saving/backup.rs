@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use shard_manager::backup::manifest::Manifest;
 use shard_manager::backup::restore::verify;
 use shard_manager::backup::{SaveError, Step, Watch};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::topology::ShardIndex;
 
 use crate::cluster::{Cluster, ints, texts};

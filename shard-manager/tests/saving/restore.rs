@@ -9,7 +9,7 @@ use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, Wish};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;

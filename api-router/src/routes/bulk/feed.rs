@@ -12,9 +12,9 @@ use memchr::memchr;
 use shard_manager::csv::{Field, Kind, Record, Seek};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::BulkRow;
-use shard_manager::row::{Operation, RowError};
+use shard_manager::row_change::{Operation, RowError};
 use shard_manager::table::Table;
-use shard_manager::value::{Misfit, Value};
+use shard_manager::value::{TypeMismatch, Value};
 
 use super::answer::Refused;
 use super::row::{Rows, Unfit};
@@ -425,7 +425,7 @@ fn record(
     rows: &Rows<'_>,
     columns: &[CsvColumn],
     record: &Record,
-) -> Result<(shard_manager::shard_map::Place, shard_manager::row::RowWrite), Unfit> {
+) -> Result<(shard_manager::shard_map::KeyLocation, shard_manager::row_change::RowWrite), Unfit> {
     if record.fields().len() != columns.len() {
         let (found, named) = (record.fields().len(), columns.len());
         let detail = format!("the row has {found} fields, the first line names {named}");
@@ -449,8 +449,10 @@ fn value(rows: &Rows<'_>, index: usize, text: &str, is_null: bool) -> Result<Val
     let column = rows.table.column(index);
     let read = match (is_null, column.nullable) {
         (true, true) => Ok(Value::Null),
-        (true, false) => Err(Misfit::Null),
+        (true, false) => Err(TypeMismatch::Null),
         (false, _) => column.kind.read_text(text),
     };
-    read.map_err(|misfit| Problem::from(&RowError::Misfit { column: column.name.clone(), misfit }))
+    read.map_err(|mismatch| {
+        Problem::from(&RowError::TypeMismatch { column: column.name.clone(), mismatch })
+    })
 }

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Manager;
-use shard_manager::row::{Operation, Precondition, RowError, RowWrite};
-use shard_manager::shard_map::{Place, ShardMap};
+use shard_manager::row_change::{Operation, Precondition, RowError, RowWrite};
+use shard_manager::shard_map::{KeyLocation, ShardMap};
 use shard_manager::table::Table;
 use shard_manager::value::Value;
 
@@ -32,7 +32,7 @@ pub(super) struct Rows<'k> {
 pub(super) struct Unfit {
     pub(super) problem: Box<Problem>,
     /// Where it would have gone, if that is beyond doubt.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<KeyLocation>,
 }
 
 impl From<Problem> for Unfit {
@@ -41,7 +41,7 @@ impl From<Problem> for Unfit {
     }
 }
 
-type Routed = (Place, RowWrite);
+type Routed = (KeyLocation, RowWrite);
 
 impl Rows<'_> {
     /// A row of a list: `wrapped` says that its columns are in `data`.

@@ -17,13 +17,13 @@ use std::cmp::{Ordering, Reverse};
 
 /// Most moves of a plan: more than somebody can look through is no advice.
 pub const MOVES_MAX: usize = 32;
-/// Who carries more of its share, in percent, gives some of it; who does not is left alone. The same as
-/// [`super::SKEW_TOLERATED`].
+/// Percentage of its share above which a shard gives slots away, as [`super::SKEW_TOLERATED`].
 const TOLERATED: u64 = 110;
 /// A slot that weighs more than this part of what is to move is moved by itself; there are at most as many of these.
 const HEAVY_PARTS: u64 = 16;
-/// How full a shard is left at most, and filled at most, in percent of its share: as even as can be; and where that takes
-/// too many moves, because all others are nearly full, a little less even.
+/// Percentages of its share that a shard keeps and is filled up to, at most. The first aim is as
+/// even as possible; the second is less even, where the first takes too many moves because all
+/// other shards are nearly full.
 const AIMS: [Aim; 2] = [Aim { leave: 102, fill: 100 }, Aim { leave: 105, fill: 105 }];
 
 #[derive(Clone, Copy)]
@@ -32,28 +32,28 @@ struct Aim {
     fill: u64,
 }
 
-/// Slots that go from one shard to another. Shards are known by their number.
+/// Slots that move from one shard to another; shards are numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct PlannedMove {
     pub(super) from: usize,
     pub(super) to: usize,
     /// In order.
     pub(super) slots: Vec<u16>,
 }
 
-/// Steps that leave the shards as full as their weights say, as far as slots can be dealt out so. `owners` and `costs` tell
-/// of each slot who has it and how heavy it is.
-pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<Step> {
+/// Plans the moves that leave each shard as full as its weight says, as far as whole slots allow.
+/// `owners` and `costs` hold the owner and the load of each slot.
+pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<PlannedMove> {
     let plans = AIMS.map(|aim| {
         let mut shards = Shards::new(weights, owners, costs, aim);
-        let steps = shards.settle();
-        (shards.fullest(), steps)
+        let moves = shards.settle();
+        (shards.fullest(), moves)
     });
     let [(even, first), (loose, second)] = plans;
     if compare(loose, even) == Ordering::Less { second } else { first }
 }
 
-/// What a shard carries for its weight: a fraction.
+/// Load of a shard in proportion to its weight: a fraction.
 type Fullness = (u64, u64);
 
 fn compare((load, weight): Fullness, (other_load, other_weight): Fullness) -> Ordering {
@@ -75,7 +75,7 @@ struct Shards {
     loads: Vec<u64>,
     /// The slots that each may still give, in order, with their costs; what costs nothing stays where it is.
     slots: Vec<Vec<(u16, u64)>>,
-    /// How much each should carry.
+    /// Load that each shard should have.
     targets: Vec<u64>,
     /// The slot of each that outweighs what any should carry: it stays, because it would be too much anywhere.
     pinned: Vec<Option<u16>>,
@@ -158,26 +158,26 @@ impl Shards {
     }
 
     /// Moves until nobody is too full any more, or nothing helps.
-    fn settle(&mut self) -> Vec<Step> {
-        let mut steps: Vec<Step> = Vec::new();
+    fn settle(&mut self) -> Vec<PlannedMove> {
+        let mut moves: Vec<PlannedMove> = Vec::new();
         while let Some(giver) = self.giver() {
-            let Some(step) = self.step(giver) else {
+            let Some(planned) = self.next_move(giver) else {
                 self.stuck[giver] = true;
                 self.aim_anew();
                 continue;
             };
-            let full = steps.len() == MOVES_MAX;
-            match steps.last_mut() {
-                Some(last) if (last.from, last.to) == (step.from, step.to) => {
-                    last.slots.extend(&step.slots);
+            let full = moves.len() == MOVES_MAX;
+            match moves.last_mut() {
+                Some(last) if (last.from, last.to) == (planned.from, planned.to) => {
+                    last.slots.extend(&planned.slots);
                     last.slots.sort_unstable();
                 }
                 Some(_) | None if full => break,
-                Some(_) | None => steps.push(step.clone()),
+                Some(_) | None => moves.push(planned.clone()),
             }
-            self.apply(&step);
+            self.apply(&planned);
         }
-        steps
+        moves
     }
 
     /// The fullest of those that are too full and can give; the first of several.
@@ -191,7 +191,7 @@ impl Shards {
         (0..self.loads.len()).filter(too_full).rev().max_by(both)
     }
 
-    fn step(&self, from: usize) -> Option<Step> {
+    fn next_move(&self, from: usize) -> Option<PlannedMove> {
         let others = || (0..self.loads.len()).filter(|&shard| shard != from && !self.stuck[shard]);
         let to = others().max_by_key(|&shard| (self.lack(shard), Reverse(shard)))?;
         let amount = self.lack(to).min(self.loads[from] - self.targets[from]);
@@ -207,10 +207,10 @@ impl Shards {
         let chosen = single.filter(is_better).or(packed)?;
         let mut slots: Vec<u16> = chosen.slots.into_iter().map(|(slot, _)| slot).collect();
         slots.sort_unstable();
-        Some(Step { from, to: chosen.to, slots })
+        Some(PlannedMove { from, to: chosen.to, slots })
     }
 
-    /// How much a shard may still get.
+    /// Load that a shard may still receive.
     fn lack(&self, shard: usize) -> u64 {
         // A shard with a pinned slot carries more than its part already: it gets no slack.
         let fill = if self.pinned[shard].is_some() { 100 } else { self.aim.fill };
@@ -269,16 +269,16 @@ impl Shards {
         best
     }
 
-    fn apply(&mut self, step: &Step) {
-        self.giving[step.from] = true;
+    fn apply(&mut self, planned: &PlannedMove) {
+        self.giving[planned.from] = true;
         let mut moved = 0;
-        self.slots[step.from].retain(|(slot, cost)| {
-            let stays = step.slots.binary_search(slot).is_err();
+        self.slots[planned.from].retain(|(slot, cost)| {
+            let stays = planned.slots.binary_search(slot).is_err();
             moved += if stays { 0 } else { *cost };
             stays
         });
-        self.loads[step.from] -= moved;
-        self.loads[step.to] += moved;
+        self.loads[planned.from] -= moved;
+        self.loads[planned.to] += moved;
     }
 }
 

@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 
 use super::{
-    Advice, BYTES_MIN, Basis, HOT_MAX, HotSpot, Move, Observed, REQUESTS_MIN,
+    Advice, BYTES_MIN, BalanceBy, HOT_MAX, HotSpot, Move, Observed, REQUESTS_MIN,
     REQUESTS_OF_SHARD_MIN, SKEW_TOLERATED, ShardOutlook, ShardSize, SlotLoad, Verdict, plan,
 };
 use crate::keyspace::{SLOT_COUNT, Slot};
@@ -24,14 +24,14 @@ pub(super) struct Scales {
 }
 
 impl Scales {
-    pub(super) fn new(observed: &Observed<'_>, basis: Basis) -> Self {
+    pub(super) fn new(observed: &Observed<'_>, balance_by: BalanceBy) -> Self {
         let topology = observed.map.topology();
         let weights = topology.shards().iter().map(|shard| u64::from(shard.weight)).collect();
         let slots = (0..SLOT_COUNT).filter_map(Slot::new);
         let owners: Vec<usize> = slots.map(|slot| observed.map.owner(slot).index()).collect();
-        let costs = match basis {
-            Basis::Load => requests(observed.load),
-            Basis::Size => mean_bytes(&owners, observed.sizes),
+        let costs = match balance_by {
+            BalanceBy::Load => requests(observed.load),
+            BalanceBy::Size => mean_bytes(&owners, observed.sizes),
         };
         let mut loads = vec![0; topology.len()];
         owners.iter().zip(&costs).for_each(|(owner, cost)| loads[*owner] += cost);
@@ -60,8 +60,8 @@ impl Scales {
         self.owners.iter().filter(|owner| **owner == shard).count()
     }
 
-    /// How it is, if nothing moves.
-    pub(super) fn outlook(&self, basis: Basis) -> Advice {
+    /// Returns the outlook without any move.
+    pub(super) fn outlook(&self, balance_by: BalanceBy) -> Advice {
         let shards = (0..).map(ShardIndex).zip(&self.loads).map(|(shard, &carries)| {
             let slots = self.slots_of(shard.index());
             let (share, fair_share) = (self.share(carries), self.fair_share(shard.index()));
@@ -77,7 +77,7 @@ impl Scales {
         });
         let skew = self.skew(&self.loads);
         Advice {
-            basis,
+            balance_by,
             verdict: Verdict::Balanced,
             because: String::new(),
             total: self.total,
@@ -89,17 +89,21 @@ impl Scales {
         }
     }
 
-    /// Why nothing can be said.
-    pub(super) fn too_little(&self, observed: &Observed<'_>, basis: Basis) -> Option<String> {
+    /// Returns the reason why there is too little to judge by, if there is.
+    pub(super) fn too_little(
+        &self,
+        observed: &Observed<'_>,
+        balance_by: BalanceBy,
+    ) -> Option<String> {
         let shards = self.weights.len();
-        match basis {
-            Basis::Load => {
+        match balance_by {
+            BalanceBy::Load => {
                 let least = REQUESTS_MIN.max(REQUESTS_OF_SHARD_MIN * shards as u64);
                 (self.total < least).then(|| {
                     format!("{} requests with a key were observed: {least} tell enough", self.total)
                 })
             }
-            Basis::Size => {
+            BalanceBy::Size => {
                 let unknown = (0..shards).filter(|&shard| {
                     observed.sizes.get(shard).and_then(|size| size.bytes).is_none()
                 });
@@ -115,7 +119,7 @@ impl Scales {
         }
     }
 
-    /// Whether some shard has more requests than chance would give it.
+    /// True if some shard has more requests than chance explains.
     fn is_beyond_chance(&self) -> bool {
         self.loads.iter().enumerate().any(|(shard, &load)| {
             let fair = self.fair_share(shard) * self.total as f64;
@@ -151,7 +155,7 @@ impl Scales {
         spots.collect()
     }
 
-    /// What should move, and how it is then.
+    /// Adds the moves, and the loads after them.
     pub(super) fn plan(&self, advice: &mut Advice, observed: &Observed<'_>) {
         let mut loads = self.loads.clone();
         for step in plan::plan(&self.weights, &self.owners, &self.costs) {
@@ -181,14 +185,14 @@ impl Scales {
         advice.skew_after = self.skew(&loads);
     }
 
-    /// Why nothing has to move, if nothing has to.
-    pub(super) fn even_enough(&self, skew: f64, basis: Basis) -> Option<String> {
+    /// Returns the reason why nothing has to move, if nothing has to.
+    pub(super) fn even_enough(&self, skew: f64, balance_by: BalanceBy) -> Option<String> {
         let fullest = format!("the fullest shard carries {skew:.2} of its fair share");
         if self.weights.len() == 1 {
             Some("there is one shard".to_owned())
         } else if skew <= SKEW_TOLERATED {
             Some(format!("{fullest}: up to {SKEW_TOLERATED} is even enough"))
-        } else if basis == Basis::Load && !self.is_beyond_chance() {
+        } else if balance_by == BalanceBy::Load && !self.is_beyond_chance() {
             Some(format!("{fullest}, which may be chance: {} requests were observed", self.total))
         } else {
             None
@@ -228,7 +232,7 @@ fn requests(load: &[SlotLoad]) -> Vec<u64> {
     slots.chain(std::iter::repeat(0)).take(usize::from(SLOT_COUNT)).collect()
 }
 
-/// What each shard holds, dealt out to its slots alike: where rows lie within a shard, nobody counts.
+/// Bytes of each slot: those of its shard in equal parts, because rows are not counted by slot.
 fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
     let shards = owners.iter().max().map_or(0, |most| most + 1);
     let mut slots = vec![0_u64; shards];

@@ -14,7 +14,7 @@ pub const WEIGHT_MAX: u32 = 1_000_000;
 pub const BLOCKS_MAX: usize = 1_024;
 /// Longest name of a block in bytes.
 const NAME_LEN_MAX: usize = 64;
-/// What separates parts of a configuration text, and of a key.
+/// Characters that separate parts of a configuration text, and of a key.
 const SEPARATORS: [char; 4] = [':', '=', ',', '>'];
 
 /// Block `i` ends before slot `ceil(SLOT_COUNT * (w0 + … + wi) / total)`. Rounding the running sum instead of each
@@ -45,7 +45,8 @@ pub fn parse_weight(text: &str) -> Result<(Box<str>, u32), String> {
     Ok((name.into(), weight))
 }
 
-/// Whether blocks of these names and weights can be: each has a name of its own and at least one slot.
+/// Checks that blocks of these names and weights are possible: each has a name of its own and at
+/// least one slot.
 ///
 /// # Errors
 /// Half a sentence that says what is wrong.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::step::Step;
+use super::routing_step::RoutingStep;
 use super::{KeyError, Slot, blocks, hash};
 
 /// Most partitions that an error lists.
@@ -107,9 +107,9 @@ impl ListSpace {
         Ok(Slot(partition.first.0 + (hash(key) % u64::from(size)) as u16))
     }
 
-    pub(super) fn explain(&self, key: &str) -> Result<Step<'static>, KeyError> {
+    pub(super) fn explain(&self, key: &str) -> Result<RoutingStep<'static>, KeyError> {
         let Partition { name, first, last, .. } = self.partition_of(key)?;
-        Ok(Step::Partition { name: name.to_string(), first: *first, last: *last })
+        Ok(RoutingStep::Partition { name: name.to_string(), first: *first, last: *last })
     }
 
     fn partition_of(&self, key: &str) -> Result<&Partition, KeyError> {
@@ -126,7 +126,7 @@ impl ListSpace {
     }
 }
 
-/// As configuration writes it.
+/// Writes the form of the configuration.
 impl fmt::Display for ListSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("list:")?;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::KeyError;
 
-/// What of a key is hashed.
+/// Part of a key that is hashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MatrixMode {
@@ -34,7 +34,7 @@ struct Parameters {
 }
 
 impl MatrixMode {
-    /// As configuration and catalog write it.
+    /// Name in configuration and catalog.
     pub fn name(self) -> &'static str {
         match self {
             Self::Id => "id",

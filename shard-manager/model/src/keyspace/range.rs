@@ -17,7 +17,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::step::Step;
+use super::routing_step::RoutingStep;
 use super::{KeyError, SLOT_COUNT, ShardKey, Slot, blocks};
 
 /// Most split points: each range has a slot.
@@ -133,8 +133,8 @@ impl RangeSpace {
         serde_json::to_string(&parameters).expect("texts and numbers always serialise")
     }
 
-    /// The same ranges with one more split point: keys of its range from `at` on get the lowest slot that no range
-    /// has, all other keys keep theirs.
+    /// Returns these ranges with one more split point: keys of its range from `at` on get the
+    /// lowest slot that no range has, all other keys keep theirs.
     ///
     /// # Errors
     /// Half a sentence: it is a split point already or none can be, or every slot is taken.
@@ -167,11 +167,11 @@ impl RangeSpace {
         Ok(self.slots[self.splits.range_of(key)?])
     }
 
-    pub(super) fn explain(&self, key: &str) -> Result<Step<'static>, KeyError> {
+    pub(super) fn explain(&self, key: &str) -> Result<RoutingStep<'static>, KeyError> {
         let range = self.splits.range_of(key)?;
         let from = range.checked_sub(1).map(|index| self.splits.tell(index));
         let below = (range < self.splits.len()).then(|| self.splits.tell(range));
-        Ok(Step::Range { from, below })
+        Ok(RoutingStep::Range { from, below })
     }
 }
 
@@ -206,7 +206,7 @@ impl Splits {
         }
     }
 
-    /// Which range a key lies in: as many split points are not above it.
+    /// Returns the range of a key: the number of split points that are not above it.
     fn range_of(&self, key: &str) -> Result<usize, KeyError> {
         match self {
             Self::Short(splits) => {
@@ -280,7 +280,7 @@ fn insert<T: Ord>(sorted: &mut Vec<T>, value: T) -> Option<usize> {
     Some(index)
 }
 
-/// As configuration writes it.
+/// Writes the form of the configuration.
 impl fmt::Display for RangeSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.splits {

@@ -89,7 +89,7 @@ impl Manual {
     }
 }
 
-/// As configuration writes it.
+/// Writes the form of the configuration.
 impl fmt::Display for Manual {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("manual:")?;

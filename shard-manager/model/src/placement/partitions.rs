@@ -83,7 +83,7 @@ impl Partitions {
     }
 }
 
-/// As configuration writes it.
+/// Writes the form of the configuration.
 impl fmt::Display for Partitions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("partitions:")?;

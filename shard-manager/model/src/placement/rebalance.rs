@@ -42,8 +42,9 @@ pub fn rebalance(current: &[ShardIndex], old: &Topology, new: &Topology) -> Vec<
     settled.collect()
 }
 
-/// How many slots each shard gets: its share rounded down, or up where slots are left. Shares are rounded up first
-/// where the shard has more already, because that is a move less; then in the order of shards.
+/// Number of slots of each shard: its share rounded down, or up where slots are left. Shares are
+/// rounded up first where the shard has more already, because that saves a move; then in the order
+/// of shards.
 fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
     let total: u64 = topology.shards().iter().map(|shard| u64::from(shard.weight)).sum();
     let shares =

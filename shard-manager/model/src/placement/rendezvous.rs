@@ -40,8 +40,8 @@ struct Draw {
     lot: u64,
 }
 
-/// Which of the players, given by hash of the name and weight, has the highest weighted lot for a slot; of equal ones
-/// the first.
+/// Returns the player, given by hash of the name and weight, that has the highest weighted lot for
+/// a slot; the first of equal ones.
 ///
 /// `1 - u <= -ln(u) <= (1 - u) / u`, and for the high lots that win both are nearly equal: logarithms are computed only
 /// for those who by these bounds can still win, and that is seldom more than one. `hopeful` is room to work in.
@@ -63,7 +63,7 @@ fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
 }
 
 impl Draw {
-    /// Whether `weight / -log2(u)` is more than that of the one before.
+    /// True if `weight / -log2(u)` is more than that of the one before.
     fn beats(self, before: Self) -> bool {
         if self.weight == before.weight {
             return self.lot > before.lot;

@@ -18,8 +18,8 @@ use super::hazards::Hazards;
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::store::Unit;
 use crate::store::forgetting::recorded_at;
 use crate::store::image::{self, Stamp, push_row};
@@ -179,7 +179,7 @@ impl Batch {
         let count: usize = units.iter().map(|unit| unit.rows.len()).sum();
         let mut done = Vec::with_capacity(count);
         for unit in units {
-            match unit.whole.filter(|_| !is_on(Switch::TornTransaction)) {
+            match unit.whole.filter(|_| !is_on(Mutation::TornTransaction)) {
                 Some(places) => done.extend(self.whole(unit.rows, places)),
                 None => done.extend(unit.rows.iter().map(|change| self.apply_owned(change))),
             }
@@ -337,7 +337,7 @@ impl Batch {
         let current = self.rows[at].after.clone();
         let kind = image::outcome(change, current.as_deref())?;
         let drawn = self.versions.next().ok_or(Error::Internal)?;
-        let restarts = is_on(Switch::VersionFromOne) && kind == Change::Created;
+        let restarts = is_on(Mutation::VersionFromOne) && kind == Change::Created;
         let version = if restarts { 1 } else { drawn };
         let stamp = Stamp { version, now: &self.now };
         let image = match (kind, current) {

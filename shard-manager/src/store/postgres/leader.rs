@@ -25,7 +25,7 @@ use super::session::{Identity, Session, Wanted};
 use super::sql;
 use super::statement::{Statement, load};
 use crate::address::NodeAddress;
-use crate::position::History;
+use crate::position::TimelineHistory;
 use crate::progress::Progress;
 
 /// How long one node may take to say whether it leads, while others are asked as well.
@@ -372,16 +372,16 @@ async fn position(connection: &AsyncPgConnection) -> diesel::QueryResult<u64> {
 }
 
 /// The timelines that a primary has come by; if it does not show them, none but its own.
-pub async fn history(connection: &AsyncPgConnection, identity: &Identity) -> History {
+pub async fn history(connection: &AsyncPgConnection, identity: &Identity) -> TimelineHistory {
     let own = || (life(identity.system, identity.timeline), 0);
     lives(connection, identity)
         .await
-        .or_else(|| History::new(vec![own()]))
+        .or_else(|| TimelineHistory::new(vec![own()]))
         .unwrap_or_else(|| unreachable!("one timeline is in order"))
 }
 
 /// What a primary's file of timelines says; `None` if that cannot be read.
-async fn lives(connection: &AsyncPgConnection, identity: &Identity) -> Option<History> {
+async fn lives(connection: &AsyncPgConnection, identity: &Identity) -> Option<TimelineHistory> {
     let Identity { system, timeline, .. } = *identity;
     let mut lives = Vec::new();
     if timeline > 1 {
@@ -400,7 +400,7 @@ async fn lives(connection: &AsyncPgConnection, identity: &Identity) -> Option<Hi
     // Each line says where a timeline ended: there the next one began.
     let began = [0].into_iter().chain(lives.iter().map(|(_, ended)| *ended));
     let timelines = lives.iter().map(|(timeline, _)| *timeline).chain([timeline]);
-    History::new(timelines.map(|timeline| life(system, timeline)).zip(began).collect())
+    TimelineHistory::new(timelines.map(|timeline| life(system, timeline)).zip(began).collect())
 }
 
 /// Lines of a timeline, where it ended, and why.

@@ -9,7 +9,7 @@ use super::cell;
 use super::statement::RowView;
 use crate::error::Error;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
 use crate::value::{ColumnType, Value};
 
 /// The rows of one key while they come.

@@ -32,11 +32,11 @@ use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::{Output, ReadQuery};
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::stats::PoolStats;
 use crate::store::NodeRows;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
-use crate::vitals::PoolVitals;
 
 /// Reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
@@ -124,8 +124,8 @@ impl Points {
     }
 
     /// How many connections there are, how many of them answer now, and how many reads wait for one.
-    pub(super) fn vitals(&self) -> PoolVitals {
-        PoolVitals {
+    pub(super) fn vitals(&self) -> PoolStats {
+        PoolStats {
             in_use: self.counts.answering.load(Ordering::Relaxed),
             open: self.counts.open.load(Ordering::Relaxed),
             max: self.connections,
@@ -259,7 +259,7 @@ impl Server {
                 }
             };
             match reading.await {
-                Some(Ok((rows, at, known))) => {
+                Some(Ok((rows, sequence, known))) => {
                     let life = match self.target.life(open.term) {
                         Some(life) => life,
                         None if self.progress.life() == now => now,
@@ -269,7 +269,7 @@ impl Server {
                     // Clients choose what they select: what is prepared must not grow for ever.
                     self.open = Some(open).filter(|open| !open.prepared.is_full());
                     self.out_until = None;
-                    let position = Position { timeline: life, at };
+                    let position = Position { timeline: life, sequence };
                     return Ok(Answer { rows, position, known });
                 }
                 Some(Err(error)) => {

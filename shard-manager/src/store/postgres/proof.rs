@@ -114,7 +114,7 @@ async fn mark(leader: &Leader, open: &mut Option<Open>) -> Option<Position> {
     let steps = [MARK, sql::POSITION].map(|sql| step(&connection, statement(sql)));
     let mut results = pipeline(&mut prepared, steps.into()).await;
     let (position, marked) = (results.pop()?.ok()?, results.pop()?.is_ok());
-    let at = position.first().and_then(|row| row.bigint(0)).filter(|_| marked)?;
+    let sequence = position.first().and_then(|row| row.bigint(0)).filter(|_| marked)?;
     *open = Some(Open { connection, term, prepared });
-    Some(Position { timeline: leader.life(term), at: at.cast_unsigned() })
+    Some(Position { timeline: leader.life(term), sequence: sequence.cast_unsigned() })
 }

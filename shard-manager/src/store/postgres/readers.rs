@@ -18,8 +18,8 @@ use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
+use crate::stats::{PoolStats, SizeEstimate};
 use crate::store::{CitusNode, NodeRows, TableSize};
-use crate::vitals::{Footprint, PoolVitals};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;
@@ -126,7 +126,7 @@ impl Readers {
     }
 
     /// How many connections there are, and how many of them read now.
-    pub(in crate::store) fn vitals(&self) -> PoolVitals {
+    pub(in crate::store) fn vitals(&self) -> PoolStats {
         self.points.vitals().with(&self.scans.vitals())
     }
 
@@ -139,8 +139,11 @@ impl Readers {
     }
 
     /// About how much it holds.
-    pub(in crate::store) async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
-        self.scans.footprint(deadline).await
+    pub(in crate::store) async fn size_estimate(
+        &self,
+        deadline: Instant,
+    ) -> Result<SizeEstimate, Error> {
+        self.scans.size_estimate(deadline).await
     }
 
     /// Rows and bytes of each table.

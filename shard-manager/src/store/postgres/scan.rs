@@ -31,9 +31,9 @@ use crate::error::Error;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::stats::{PoolStats, SizeEstimate};
 use crate::store::{CitusNode, NodeRows, Scope, TableSize};
-use crate::vitals::{Footprint, PoolVitals};
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -44,12 +44,12 @@ const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
 
 /// About how many rows there are, and how many bytes. What a server has counted since it was started tells, and until then
 /// what it found when it looked at a table last.
-const FOOTPRINT: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s.n_live_tup \
+const SIZE_ESTIMATE: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s.n_live_tup \
     ELSE GREATEST(c.reltuples,0)::bigint END),0)::bigint, COALESCE(sum(pg_total_relation_size(c.oid)),0)::bigint \
     FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name) \
     LEFT JOIN pg_stat_all_tables s ON s.relid=c.oid";
 /// A coordinator counts no rows of others.
-const FOOTPRINT_OF_CITUS: &str = "SELECT NULL::bigint, \
+const SIZE_ESTIMATE_OF_CITUS: &str = "SELECT NULL::bigint, \
     COALESCE(sum(citus_total_relation_size(c.oid)),0)::bigint \
     FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name)";
 
@@ -157,9 +157,9 @@ impl Scans {
                     session.page(&query, scope).await?
                 };
                 let seen = Statement { sql: witness.sql(), binds: &[], cached: true };
-                let at = witness::position(witness, &load(&session.connection, seen).await?)?;
+                let sequence = witness::position(witness, &load(&session.connection, seen).await?)?;
                 let timeline = target.life(session.term).unwrap_or(now);
-                Ok(Some(NodeRows { rows, position: Position { timeline, at } }))
+                Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
             })
         });
         // What a replica has shown may belong to a life that did not go on.
@@ -195,9 +195,9 @@ impl Scans {
     }
 
     /// About how much the node holds, as its statistics tell.
-    pub(super) async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
+    pub(super) async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
         let is_citus = self.target.citus().is_some();
-        let sql = if is_citus { FOOTPRINT_OF_CITUS } else { FOOTPRINT };
+        let sql = if is_citus { SIZE_ESTIMATE_OF_CITUS } else { SIZE_ESTIMATE };
         self.run(deadline, move |session| {
             Box::pin(async move {
                 let statement = Statement { sql, binds: &[], cached: true };
@@ -206,7 +206,7 @@ impl Scans {
                 let number =
                     |column| row.bigint(column).map(|number| number.max(0).cast_unsigned());
                 let bytes = number(1).unwrap_or(0);
-                Ok(Footprint { rows: number(0), is_estimate: true, bytes })
+                Ok(SizeEstimate { rows: number(0), is_estimate: true, bytes })
             })
         })
         .await
@@ -221,10 +221,10 @@ impl Scans {
     }
 
     /// How many connections there are, and how many of them read now.
-    pub(super) fn vitals(&self) -> PoolVitals {
+    pub(super) fn vitals(&self) -> PoolStats {
         let pool = self.pool.status();
         let in_use = pool.size.saturating_sub(pool.available);
-        PoolVitals { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
+        PoolStats { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
     }
 
     /// Runs work in a task that owns a connection.

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use super::statement::Bind;
 use crate::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, State, Test};
-use crate::sabotage::{Switch, is_due, is_on};
+use crate::sabotage::{Mutation, is_due, is_on};
 use crate::store::Scope;
 use crate::table::Table;
 use crate::value::Value;
@@ -99,7 +99,7 @@ impl Select {
         let mut joint = Joint { first: true };
         if let Scope::Key(slot, key) = scope {
             self.push(joint.next());
-            let wrong = is_due(Switch::WrongRow, 128);
+            let wrong = is_due(Mutation::WrongRow, 128);
             self.push(if wrong { "slot>=" } else { "slot=" });
             self.bind(Bind::integer(i32::from(slot.number())));
             self.push(if wrong { " AND shard_key<>" } else { " AND shard_key=" });
@@ -193,7 +193,7 @@ impl Select {
             // One range of the index, if it is that of the primary key.
             self.push("(");
             self.push_list(order, |select, by| select.push(&table.column(by.column).name));
-            let again = is_on(Switch::DuplicatePages);
+            let again = is_on(Mutation::DuplicatePages);
             self.push(if order[0].descending { ")<" } else { ")>" });
             self.push(if again { "=(" } else { "(" });
             self.push_list(order.iter().zip(after), |select, (by, value)| {

@@ -27,7 +27,7 @@ use super::upsert::Newness;
 use super::{careful, sql};
 use crate::error::{Error, Outcome};
 use crate::idempotency;
-use crate::row::RowDone;
+use crate::row_change::RowDone;
 use crate::store::Unit;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};

@@ -24,8 +24,8 @@ use super::statement::{Bind, RowView, Statement, Step, load, pipeline, plain, st
 use super::transaction::{Broken, LaneSession, Stored, Work, ended};
 use super::trouble::Trouble;
 use crate::error::{Error, Outcome};
-use crate::row::{Change, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::store::Unit;
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
@@ -174,7 +174,7 @@ pub(super) async fn apply(
     units: &[Unit<'_>],
 ) -> Option<Result<Stored, Broken>> {
     // A whole may be refused as such; and a sabotaged counter is kept where rows are read first.
-    if units.iter().any(|unit| unit.whole.is_some()) || is_on(Switch::VersionFromOne) {
+    if units.iter().any(|unit| unit.whole.is_some()) || is_on(Mutation::VersionFromOne) {
         return None;
     }
     let parts = session.citus.as_ref().map(|citus| citus.parts());

@@ -170,9 +170,9 @@ impl PgWriter {
     }
 
     /// Told after something was stored in a term.
-    fn stored(&self, life: u32, at: u64) -> Position {
-        self.progress.tell(life, |progress| progress.observe(at));
-        Position { timeline: life, at }
+    fn stored(&self, life: u32, sequence: u64) -> Position {
+        self.progress.tell(life, |progress| progress.observe(sequence));
+        Position { timeline: life, sequence }
     }
 }
 

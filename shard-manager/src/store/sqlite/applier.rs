@@ -22,8 +22,8 @@ use super::connection::{Bind, OpenError, Trouble, open};
 use super::log::{self, Entry, Line};
 use super::{ddl, shard_file, sql, timeline};
 use crate::idempotency;
-use crate::row::Change;
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::Change;
+use crate::sabotage::{Mutation, is_on};
 use crate::store::SchemaChange;
 use crate::table::Table;
 
@@ -109,7 +109,7 @@ impl Applier {
     /// # Errors
     /// [`ApplyError::Primary`] if its file cannot be read.
     pub fn primary_position(&mut self) -> Result<u64, ApplyError> {
-        timeline::position(&mut self.log).map(|found| found.at).map_err(ApplyError::Primary)
+        timeline::position(&mut self.log).map(|found| found.sequence).map_err(ApplyError::Primary)
     }
 
     /// Applies nothing beyond a position from now on.
@@ -211,7 +211,7 @@ impl Applier {
     fn is_behind_the_log(&mut self) -> Result<bool, ApplyError> {
         let primary = timeline::position(&mut self.log).map_err(ApplyError::Primary)?;
         let empty = log::is_empty(&mut self.log).map_err(ApplyError::Primary)?;
-        Ok(empty && primary.at > self.position)
+        Ok(empty && primary.sequence > self.position)
     }
 }
 
@@ -279,7 +279,7 @@ impl Replay<'_> {
         binds.extend([Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)]);
         if line.change == Change::Removed {
             binds.extend(values.iter().map(Bind::from));
-            if !is_on(Switch::Resurrect) {
+            if !is_on(Mutation::Resurrect) {
                 run(self.connection, &replayed.remove, &binds)?;
             }
             self.version = self.version.max(line.version);

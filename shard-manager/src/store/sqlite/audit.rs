@@ -218,7 +218,7 @@ impl Audit<'_> {
         replicas.compare_books(self, &books, &tables);
         let mut audited = ShardAudit {
             shard: self.view.map.topology().name(file.shard).to_owned(),
-            position: standing.position.at,
+            position: standing.position.sequence,
             tables: BTreeMap::new(),
             replicas: Vec::new(),
         };

@@ -21,8 +21,8 @@ use super::{log, sql};
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::store::Unit;
 use crate::store::forgetting::{Forgetting, recorded_at};
 use crate::store::image::{self, Stamp, push_row};
@@ -87,7 +87,7 @@ impl<'t> Batch<'t> {
         let mut rows = Vec::with_capacity(count);
         let mut answered = 0;
         for unit in units {
-            if let Some(places) = unit.whole.filter(|_| !is_on(Switch::TornTransaction)) {
+            if let Some(places) = unit.whole.filter(|_| !is_on(Mutation::TornTransaction)) {
                 let done = self.whole(unit.rows, places, &foreign)?;
                 answered += done.iter().map(answered_bytes).sum::<usize>();
                 rows.extend(done);
@@ -394,7 +394,7 @@ impl<'t> Batch<'t> {
     /// Notes an applied change: version, log, number of rows.
     fn note(&mut self, change: &RowWrite, mut done: RowDone) -> RowDone {
         self.counters.version += 1;
-        let restarts = is_on(Switch::VersionFromOne) && done.change == Change::Created;
+        let restarts = is_on(Mutation::VersionFromOne) && done.change == Change::Created;
         done.version = if restarts { 1 } else { self.counters.version };
         log::push_line(&mut self.log, change, &done);
         let added = done.change.rows_added();

@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::log::{self, Line};
 use super::row_hash::key_hash;
-use crate::position::History;
+use crate::position::TimelineHistory;
 use crate::table::Table;
 use crate::value::Value;
 use snapshot::{Snapshot, Sum};
@@ -46,7 +46,7 @@ pub struct CopyFile<'f> {
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'t> {
     /// The timelines of the shard.
-    pub history: &'t History,
+    pub history: &'t TimelineHistory,
     /// Ends the look.
     pub stop: &'t AtomicBool,
 }
@@ -206,13 +206,15 @@ impl<'t> Copies<'t> {
         let replicas: Result<Vec<Snapshot>, Obstacle> =
             replicas.iter().map(Snapshot::begin).collect();
         let (mut replicas, mut primary) = (replicas?, Snapshot::begin(primary)?);
-        let at = primary.position.at;
-        let fits = |copy: &Snapshot| copy.position.at <= at && terms.history.holds(copy.position);
+        let sequence = primary.position.sequence;
+        let fits = |copy: &Snapshot| {
+            copy.position.sequence <= sequence && terms.history.holds(copy.position)
+        };
         if !replicas.iter().all(fits) {
             return Err(Obstacle::Apart);
         }
-        replicas.retain(|copy| at - copy.position.at <= BEHIND_MAX);
-        let oldest = replicas.iter().map(|copy| copy.position.at).min().unwrap_or(at);
+        replicas.retain(|copy| sequence - copy.position.sequence <= BEHIND_MAX);
+        let oldest = replicas.iter().map(|copy| copy.position.sequence).min().unwrap_or(sequence);
         let changed = changed_keys(&mut primary, oldest)?;
         Ok(Self { primary, replicas, changed, stop: terms.stop })
     }
@@ -250,7 +252,7 @@ fn changed_keys(
 ) -> Result<HashMap<String, Arc<LeftOut>>, Obstacle> {
     let mut changed: HashMap<String, LeftOut> = HashMap::new();
     let mut bytes = 0;
-    while after < primary.position.at {
+    while after < primary.position.sequence {
         let entries = primary.log_after(after)?;
         // The log was trimmed meanwhile.
         if entries.first().is_none_or(|first| first.position != after + 1) {

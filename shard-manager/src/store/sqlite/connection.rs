@@ -18,7 +18,7 @@ use diesel::{Connection, QueryResult, RunQueryDsl};
 
 use super::sql;
 use crate::error::Error;
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 pub(super) use crate::store::open_error::OpenError;
 use crate::table::Table;
 use crate::value::Value;
@@ -50,7 +50,7 @@ fn connect(path: &Path, uri: &str, pragmas: &str) -> Result<SqliteConnection, Op
                  PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA wal_autocheckpoint=16000;
                  PRAGMA journal_size_limit=67108864;")?;
         set(pragmas)?;
-        if is_on(Switch::SqliteSyncOff) {
+        if is_on(Mutation::SqliteSyncOff) {
             set("PRAGMA synchronous=OFF")?;
         }
         Ok(connection)

@@ -170,7 +170,7 @@ pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<SchemaChange>> {
 pub fn settle(path: &Path, changes: &[SchemaChange]) -> Result<u64, OpenError> {
     let mut connection = open(path, "")?;
     let told = |error| OpenError::file(path, error);
-    let mut position = timeline::position(&mut connection).map_err(told)?.at;
+    let mut position = timeline::position(&mut connection).map_err(told)?.sequence;
     for change in changes {
         let changed = connection.immediate_transaction(|connection| {
             let counters = Counters::load(connection)?;

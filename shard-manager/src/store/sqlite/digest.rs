@@ -33,7 +33,7 @@ pub fn digest(path: &Path) -> Result<Digest, OpenError> {
     let mut connection = open(path, "PRAGMA query_only=ON")?;
     let tables = shard_file::read_tables(&mut connection, path)?;
     let digested = diesel::Connection::transaction(&mut connection, |connection| {
-        let position = timeline::position(connection)?.at;
+        let position = timeline::position(connection)?.sequence;
         let tables = tables.tables().chain([&*idempotency::TABLE]);
         let tables: QueryResult<_> = tables.map(|table| digest_table(connection, table)).collect();
         Ok::<_, diesel::result::Error>(Digest { position, tables: tables? })

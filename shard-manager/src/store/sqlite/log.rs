@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 
 use super::connection::{Bind, Statement, for_each_row, for_each_row_while};
 use super::sql;
-use crate::row::{Change, RowDone, RowWrite};
+use crate::row_change::{Change, RowDone, RowWrite};
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
 

@@ -13,7 +13,7 @@ use super::connection::{OpenError, RowView, Statement, for_each_row};
 use super::log::{self, Entry};
 use super::view::open_to_look;
 use super::{shard_file, sql, timeline};
-use crate::position::{History, Position};
+use crate::position::{Position, TimelineHistory};
 use crate::store::schema::{tessera_counts, tessera_shard};
 use crate::table::Registry;
 
@@ -105,7 +105,7 @@ impl NodeView {
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be read, or its timelines make no history.
-    pub fn history(&mut self) -> Result<History, OpenError> {
+    pub fn history(&mut self) -> Result<TimelineHistory, OpenError> {
         let history = self.told(timeline::load)?;
         history
             .ok_or_else(|| OpenError::foreign(&self.path, "its timelines do not follow each other"))

@@ -1,7 +1,7 @@
 //! Readers: a pool of read-only connections to the file of one node.
 //!
 //! **Invariant:** a reader cannot write (`query_only`), and each read sees one snapshot of the file.
-//! **Not here:** which thread a read runs on (`shard`), merging over shards (`rows`).
+//! **Not here:** which thread a read runs on (`shard`), merging over shards (`result_rows`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,11 +25,11 @@ use super::watch::Watch;
 use crate::error::Error;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::stats::{PoolStats, SizeEstimate};
 use crate::store::TableSize;
 use crate::store::schema::tessera_counts;
 pub use crate::store::{NodeRows, Scope};
-use crate::vitals::{Footprint, PoolVitals};
 
 /// Connections of one node for the rows of a key as they lie, and as many for reads that may look at many rows:
 /// without connections of their own the short reads would wait for those.
@@ -221,20 +221,20 @@ impl Readers {
     ///
     /// # Errors
     /// As [`Readers::read`].
-    pub fn footprint(&self, wait: Duration) -> Result<Footprint, Error> {
+    pub fn size_estimate(&self, wait: Duration) -> Result<SizeEstimate, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
-        self.told(reader.footprint())
+        self.told(reader.size_estimate())
     }
 
     /// How many connections there are, and how many of them read now.
-    pub fn vitals(&self) -> PoolVitals {
+    pub fn vitals(&self) -> PoolStats {
         let waiting = self.waiting.load(Ordering::Relaxed);
-        let start = PoolVitals { waiting, ..PoolVitals::default() };
+        let start = PoolStats { waiting, ..PoolStats::default() };
         [&self.by_key, &self.scans].into_iter().fold(start, |sum, pool| {
             let state = pool.state();
             let in_use = (state.connections - state.idle_connections) as usize;
             let (open, max) = (state.connections as usize, pool.max_size() as usize);
-            sum.with(&PoolVitals { in_use, open, max, waiting: 0 })
+            sum.with(&PoolStats { in_use, open, max, waiting: 0 })
         })
     }
 
@@ -391,10 +391,10 @@ impl Reader {
         counts.select((tessera_counts::name, tessera_counts::rows)).load(&mut self.connection)
     }
 
-    fn footprint(&mut self) -> QueryResult<Footprint> {
+    fn size_estimate(&mut self) -> QueryResult<SizeEstimate> {
         let rows = self.counts()?.into_iter().map(|(_, rows)| rows.max(0).cast_unsigned()).sum();
         let bytes = bytes_in_use(&mut self.connection)?;
-        Ok(Footprint { rows: Some(rows), is_estimate: false, bytes })
+        Ok(SizeEstimate { rows: Some(rows), is_estimate: false, bytes })
     }
 
     fn sizes(&mut self) -> QueryResult<Vec<TableSize>> {

@@ -13,7 +13,7 @@ use super::connection::Bind;
 use super::reader::Scope;
 use crate::keyspace::Slot;
 use crate::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, State, Test};
-use crate::sabotage::{Switch, is_due, is_on};
+use crate::sabotage::{Mutation, is_due, is_on};
 use crate::table::Table;
 use crate::value::{Value, push_json_number, push_json_string};
 
@@ -125,7 +125,7 @@ impl<'q> Select<'q> {
         }
         if let Scope::Key(slot, key) = scope {
             self.push(joint.next());
-            let wrong = is_due(Switch::WrongRow, 128);
+            let wrong = is_due(Mutation::WrongRow, 128);
             self.push(if wrong { "slot>=" } else { "slot=" });
             self.bind(Bind::Int(i64::from(slot.number())));
             self.push(if wrong { " AND shard_key<>" } else { " AND shard_key=" });
@@ -208,7 +208,7 @@ impl<'q> Select<'q> {
             // One range of the index, if it is that of the primary key.
             self.push("(");
             self.push_list(order, |select, by| select.push(&table.column(by.column).name));
-            let again = is_on(Switch::DuplicatePages);
+            let again = is_on(Mutation::DuplicatePages);
             self.push(if order[0].descending { ")<" } else { ")>" });
             self.push(if again { "=(" } else { "(" });
             self.push_list(after, |select, value| select.bind(Bind::from(value)));

@@ -16,7 +16,7 @@ use super::OpenError;
 use super::connection::{Bind, Statement, for_each_row, open};
 use super::sql::declared_type;
 use super::{connection, declared, timeline};
-use crate::position::History;
+use crate::position::TimelineHistory;
 use crate::store::schema::tessera_shard;
 use crate::table::{Registry, Table};
 
@@ -41,7 +41,7 @@ pub struct Prepared {
     /// The names of those that clients made; the others come with every file.
     pub made: BTreeSet<String>,
     /// Its timelines.
-    pub history: History,
+    pub history: TimelineHistory,
     /// Where it stands.
     pub position: u64,
 }
@@ -65,7 +65,7 @@ pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Pre
     check_identity(&mut connection, path, identity)?;
     let tables = read_tables(&mut connection, path)?;
     let told = |error| OpenError::file(path, error);
-    let position = timeline::position(&mut connection).map_err(told)?.at;
+    let position = timeline::position(&mut connection).map_err(told)?.sequence;
     let history = timeline::load(&mut connection).map_err(told)?;
     let history = history.ok_or_else(|| OpenError::foreign(path, CONFUSED))?;
     let made = declared::made_by_clients(&mut connection).map_err(told)?;
@@ -77,7 +77,7 @@ pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Pre
 ///
 /// # Errors
 /// [`OpenError`] if the file cannot be written.
-pub fn begin_timeline(path: &Path, last: Option<u32>) -> Result<History, OpenError> {
+pub fn begin_timeline(path: &Path, last: Option<u32>) -> Result<TimelineHistory, OpenError> {
     let mut connection = open(path, "")?;
     let begun = timeline::begin(&mut connection, last);
     let history = begun.map_err(|error| OpenError::file(path, error))?;
@@ -92,7 +92,7 @@ pub fn begin_timeline(path: &Path, last: Option<u32>) -> Result<History, OpenErr
 pub fn standing(
     path: &Path,
     identity: &Identity<'_>,
-    history: &History,
+    history: &TimelineHistory,
     position: u64,
 ) -> Result<Option<u64>, OpenError> {
     if std::fs::metadata(path).map_or(true, |file| file.len() == 0) {
@@ -121,8 +121,8 @@ pub fn standing(
     }
     let found =
         timeline::position(&mut connection).map_err(|error| OpenError::file(path, error))?;
-    if history.holds(found) && found.at <= position {
-        return Ok(Some(found.at));
+    if history.holds(found) && found.sequence <= position {
+        return Ok(Some(found.sequence));
     }
     Err(OpenError::foreign(
         path,
@@ -130,7 +130,7 @@ pub fn standing(
             "it holds changes that the primary has not: it stands at {}, the primary at {position}. The primary \
              was put back from an older copy. To keep the changes, put this file, with its -wal, in the \
              primary's place; to go on without them, move both out of the folder",
-            found.at
+            found.sequence
         ),
     ))
 }

@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::log;
-use crate::position::{History, Position};
+use crate::position::{Position, TimelineHistory};
 use crate::store::schema::{tessera_shard, tessera_timelines};
 use crate::value::format_timestamp;
 
@@ -24,11 +24,11 @@ pub(super) const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 pub(super) fn begin(
     connection: &mut SqliteConnection,
     last: Option<u32>,
-) -> QueryResult<Option<History>> {
+) -> QueryResult<Option<TimelineHistory>> {
     connection.immediate_transaction(|connection| {
-        let at = position(connection)?.at;
+        let sequence = position(connection)?.sequence;
         // A primary's log keeps its last entry; a replica has none.
-        let was_replica = at > 0 && log::is_empty(connection)?;
+        let was_replica = sequence > 0 && log::is_empty(connection)?;
         let knows = |last: u32| {
             let same =
                 tessera_timelines::table.filter(tessera_timelines::timeline.eq(i64::from(last)));
@@ -40,13 +40,13 @@ pub(super) fn begin(
                 .set(tessera_shard::version.eq(tessera_shard::version + VERSIONS_LEFT_OUT))
                 .execute(connection)?;
         }
-        let later = tessera_timelines::table.filter(tessera_timelines::began.gt(at as i64));
+        let later = tessera_timelines::table.filter(tessera_timelines::began.gt(sequence as i64));
         diesel::delete(later).execute(connection)?;
         let timeline = i64::from(random_id());
         diesel::insert_into(tessera_timelines::table)
             .values((
                 tessera_timelines::timeline.eq(timeline),
-                tessera_timelines::began.eq(at as i64),
+                tessera_timelines::began.eq(sequence as i64),
                 tessera_timelines::at.eq(format_timestamp(Utc::now())),
             ))
             .execute(connection)?;
@@ -58,15 +58,15 @@ pub(super) fn begin(
 }
 
 /// The timelines of a file; `None` if they make no history.
-pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<History>> {
+pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<TimelineHistory>> {
     let mut rows: Vec<(i64, i64)> = tessera_timelines::table
         .select((tessera_timelines::timeline, tessera_timelines::began))
         .order(tessera_timelines::number.desc())
-        .limit(History::TIMELINES_MAX as i64)
+        .limit(TimelineHistory::TIMELINES_MAX as i64)
         .load(connection)?;
     rows.reverse();
     let timelines = rows.into_iter().map(|(id, began)| (id as u32, began as u64));
-    Ok(History::new(timelines.collect()))
+    Ok(TimelineHistory::new(timelines.collect()))
 }
 
 /// Not 0: that is what a file has before its first timeline.
@@ -77,8 +77,8 @@ fn random_id() -> u32 {
 /// Where a file stands.
 pub(super) fn position(connection: &mut SqliteConnection) -> QueryResult<Position> {
     let row = tessera_shard::table.select((tessera_shard::timeline, tessera_shard::position));
-    let (timeline, at): (i64, i64) = row.first(connection)?;
-    Ok(Position { timeline: timeline as u32, at: at as u64 })
+    let (timeline, sequence): (i64, i64) = row.first(connection)?;
+    Ok(Position { timeline: timeline as u32, sequence: sequence as u64 })
 }
 
 /// Gives a replica the timelines of its primary.

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::{Parts, sql};
-use crate::row::RowWrite;
+use crate::row_change::RowWrite;
 use crate::store::postgres::batch::{Row, Store};
 use crate::store::postgres::sql::VERSIONS_OF_BLOCK;
 use crate::store::postgres::statement::Bind;

@@ -74,28 +74,30 @@ impl<'a> Replicas<'a> {
         &mut self,
         audit: &Audit<'_>,
         primary: &mut NodeView,
-        at: Position,
+        reached: Position,
     ) -> Result<(), OpenError> {
         let history = primary.history()?;
-        let mut oldest = at.at;
+        let mut oldest = reached.sequence;
         for replica in &mut self.replicas {
             let position = replica.books.standing.position;
-            if !history.holds(position) || position.at > at.at {
-                let what = format!("it holds changes up to {}", position.at);
-                let expected = format!("nothing beyond its primary, which stands at {}", at.at);
+            if !history.holds(position) || position.sequence > reached.sequence {
+                let what = format!("it holds changes up to {}", position.sequence);
+                let expected =
+                    format!("nothing beyond its primary, which stands at {}", reached.sequence);
                 audit.find(audit.about(replica.file, what, &expected));
                 continue;
             }
-            let lag = at.at - position.at;
+            let lag = reached.sequence - position.sequence;
             if lag > 0 && !audit.running {
                 audit.note(replica.file.behind(lag));
             }
             (replica.comparable, replica.behind) = (true, lag > 0);
-            oldest = oldest.min(position.at);
+            oldest = oldest.min(position.sequence);
         }
-        if oldest < at.at && !self.leave_out(primary, oldest, at.at)? {
+        if oldest < reached.sequence && !self.leave_out(primary, oldest, reached.sequence)? {
             for replica in &mut self.replicas {
-                if replica.books.standing.position.at < at.at && replica.comparable {
+                if replica.books.standing.position.sequence < reached.sequence && replica.comparable
+                {
                     replica.comparable = false;
                     audit.note(format!("{} lags too far to be compared", replica.file.node));
                 }

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use super::{Housekeeping, READERS_MAX, Readers, Witness};
-use crate::position::History;
+use crate::position::TimelineHistory;
 use crate::progress::Progress;
-use crate::vitals::PoolVitals;
+use crate::stats::PoolStats;
 
 #[test]
 fn a_read_that_finds_no_connection_free_is_told_as_waiting_until_it_has_one() {
     let dir = tempfile::tempdir().unwrap();
-    let progress = std::sync::Arc::new(Progress::new(History::new(vec![(1, 0)]).unwrap(), 0, 0));
+    let progress =
+        std::sync::Arc::new(Progress::new(TimelineHistory::new(vec![(1, 0)]).unwrap(), 0, 0));
     let witness = Witness::primary(&progress);
     let file = dir.path().join("shard1.db");
     // Readers open a file that is there, and make none.
@@ -18,23 +19,23 @@ fn a_read_that_finds_no_connection_free_is_told_as_waiting_until_it_has_one() {
     let readers = Readers::open("shard1", &file, witness, &Housekeeping::start()).unwrap();
     let max = 2 * READERS_MAX as usize;
     // One connection is opened at once, for reads by key.
-    assert_eq!(readers.vitals(), PoolVitals { in_use: 0, open: 1, max, waiting: 0 });
+    assert_eq!(readers.vitals(), PoolStats { in_use: 0, open: 1, max, waiting: 0 });
     let long = Duration::from_secs(60);
     let mut taken: Vec<_> = (0..READERS_MAX)
         .map(|_| readers.checkout(&readers.by_key, long).unwrap_or_else(|error| panic!("{error}")))
         .collect();
     let busy = READERS_MAX as usize;
-    assert_eq!(readers.vitals(), PoolVitals { in_use: busy, open: busy, max, waiting: 0 });
+    assert_eq!(readers.vitals(), PoolStats { in_use: busy, open: busy, max, waiting: 0 });
     std::thread::scope(|scope| {
         let late = scope.spawn(|| readers.probe(long));
         while readers.vitals().waiting == 0 {
             assert!(!late.is_finished(), "it did not wait");
             std::thread::yield_now();
         }
-        assert_eq!(readers.vitals(), PoolVitals { in_use: busy, open: busy, max, waiting: 1 });
+        assert_eq!(readers.vitals(), PoolStats { in_use: busy, open: busy, max, waiting: 1 });
         taken.pop();
         assert_eq!(late.join().unwrap(), Ok(()));
     });
     drop(taken);
-    assert_eq!(readers.vitals(), PoolVitals { in_use: 0, open: busy, max, waiting: 0 });
+    assert_eq!(readers.vitals(), PoolStats { in_use: 0, open: busy, max, waiting: 0 });
 }

@@ -9,7 +9,7 @@ use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 
 use super::{Opened, SqliteWriter};
-use crate::sabotage::{Switch, is_due, is_on};
+use crate::sabotage::{Mutation, is_due, is_on};
 use crate::store::sqlite::batch::{Applied, Batch};
 use crate::store::{BatchDone, Unit};
 
@@ -28,8 +28,8 @@ impl SqliteWriter {
     /// the honest way.
     pub(super) fn pretend(&mut self, units: &[Unit<'_>]) -> Option<BatchDone> {
         self.commit_owed_batch();
-        let lost = is_due(Switch::LostBatch, LOST_EVERY);
-        if !lost && !is_on(Switch::AckBeforeCommit) {
+        let lost = is_due(Mutation::LostBatch, LOST_EVERY);
+        if !lost && !is_on(Mutation::AckBeforeCommit) {
             return None;
         }
         let connection = &mut self.opened.as_mut()?.connection;

@@ -1,4 +1,4 @@
-//! Shape: under which name an answer is kept.
+//! Cache key: the name under which an answer is kept.
 //!
 //! All answers about one key of one table are fields of one hash, `tessera:1:{cluster}:{epoch}:{slot}:{table}:{key}`: so
 //! whoever writes a row of it removes them all without knowing what was asked. `1` is the version of all that is
@@ -13,13 +13,13 @@ use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use super::entry::{SHAPE, Spot};
-use crate::keyspace::Slot;
-use crate::query::{Comparison, Condition, Output, Pattern, Piece, ReadQuery, State, Test};
-use crate::token::TokenKey;
-use crate::value::Value;
+use super::entry::{EntryKey, FORMAT};
+use model::keyspace::Slot;
+use model::query::{Comparison, Condition, Output, Pattern, Piece, ReadQuery, State, Test};
+use model::token::TokenKey;
+use model::value::Value;
 
-/// What a cluster names and signs its entries with.
+/// Secrets with which a cluster names and signs its entries.
 #[derive(Clone)]
 pub(super) struct Secrets {
     /// In every key.
@@ -28,7 +28,7 @@ pub(super) struct Secrets {
     pub(super) entries: [u8; 16],
 }
 
-/// Of which key of which table a row is.
+/// Table and shard key of the rows of an answer, and their slot.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
     /// The version of the map that says where it is.
@@ -41,7 +41,7 @@ pub struct About<'a> {
     pub key: &'a str,
 }
 
-/// Under which name an answer is kept.
+/// Name under which an answer is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Name {
     /// The key of Redis.
@@ -53,13 +53,13 @@ pub(super) struct Name {
 }
 
 impl Name {
-    pub(super) fn spot(&self) -> Spot<'_> {
-        Spot { key: self.key.as_bytes(), field: &self.field }
+    pub(super) fn entry_key(&self) -> EntryKey<'_> {
+        EntryKey { key: self.key.as_bytes(), field: &self.field }
     }
 }
 
 impl Secrets {
-    /// Those of the cluster that signs its tokens with this key.
+    /// Secrets of the cluster that signs its tokens with this key.
     pub(super) fn of(key: &TokenKey) -> Self {
         let cluster = key.derive(b"cache: cluster");
         let cluster = u64::from_le_bytes(std::array::from_fn(|index| cluster[index]));
@@ -75,7 +75,7 @@ impl Secrets {
         let About { epoch, slot, table, key: shard_key } = about;
         let mut key = String::with_capacity(56 + table.len() + shard_key.len());
         // Writing to a text never fails.
-        let _ = write!(key, "tessera:{SHAPE}:{}:{epoch}:{slot}:{table}:{shard_key}", self.cluster);
+        let _ = write!(key, "tessera:{FORMAT}:{}:{epoch}:{slot}:{table}:{shard_key}", self.cluster);
         let hash = self.hash(key.as_bytes());
         (key, hash)
     }
@@ -252,9 +252,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::query::OrderBy;
-    use crate::table::{Column, Table};
-    use crate::value::ColumnType;
+    use model::query::OrderBy;
+    use model::table::{Column, Table};
+    use model::value::ColumnType;
 
     /// Few of everything, so that questions often differ in one thing only, or in none.
     fn texts() -> impl Strategy<Value = String> {

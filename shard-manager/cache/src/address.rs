@@ -4,7 +4,7 @@
 //! the file that `?ca=` names.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
-//! **Not here:** connecting (`link`).
+//! **Not here:** connecting (`connections`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 /// The databases of a Redis are counted from 0.
 const DATABASE_MAX: u32 = 1_000;
 
-/// Where Redis is.
+/// Address of a Redis server.
 #[derive(Clone)]
 pub struct CacheAddress {
     info: ConnectionInfo,
@@ -24,13 +24,14 @@ pub struct CacheAddress {
     shown: String,
 }
 
-/// Why a text is no address of a cache. No part of the text is repeated: it may be of a password.
+/// Reason why a text is no address of a cache. It never repeats the text, which may hold a
+/// password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// It begins with something else.
+    /// Another scheme.
     #[error("the address of a cache begins with redis:// or rediss://")]
     Scheme,
-    /// It cannot be read.
+    /// Text that cannot be parsed.
     #[error(
         "the address of a cache is redis://user:password@host:port/database; in a user name or a password write @ as %40, / as %2F, ? as %3F, # as %23, : as %3A"
     )]
@@ -38,12 +39,12 @@ pub enum AddressError {
     /// No host.
     #[error("the address of a cache names a host, such as redis://127.0.0.1:6379")]
     NoHost,
-    /// What follows the host is no number.
+    /// Text after the host that is no number.
     #[error(
         "the database of a cache is a number from 0 to {DATABASE_MAX}, such as redis://127.0.0.1:6379/0"
     )]
     Database,
-    /// Something else than `?ca=`.
+    /// Another parameter than `?ca=`.
     #[error(
         "the only parameter of a cache's address is ca: a file of the authorities that are trusted"
     )]
@@ -102,17 +103,17 @@ impl FromStr for CacheAddress {
 }
 
 impl CacheAddress {
-    /// As it may be shown: the password is `***`.
+    /// Address without its secret: the password is `***`.
     pub fn redacted(&self) -> &str {
         &self.shown
     }
 
-    /// Whether it is spoken to through TLS.
+    /// True if connections use TLS.
     pub(super) fn is_secured(&self) -> bool {
         matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
     }
 
-    /// What the client of Redis is to know.
+    /// Connection parameters for the Redis client.
     pub(super) fn info(&self) -> &ConnectionInfo {
         &self.info
     }

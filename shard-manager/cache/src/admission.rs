@@ -10,12 +10,12 @@
 //!
 //! **Invariant:** the table never grows, and nobody waits for it or allocates for an ask. What it has wrong costs a visit
 //! to Redis or saves one, and no promise rests on it.
-//! **Not here:** what is done with a question that is not admitted (`reading`), whether an entry is enough (`proof`).
+//! **Not here:** what is done with a question that is not admitted (`read_path`), whether an entry is enough (`proof`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::shape::Name;
+use super::cache_key::Name;
 
 /// Slots of one line of memory.
 const WAYS: usize = 4;
@@ -60,7 +60,7 @@ impl Question {
     }
 }
 
-/// What is known of the entry of a question in Redis.
+/// Expectation about the entry of a question in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
     /// One that is new enough.
@@ -74,9 +74,9 @@ pub(super) enum Expected {
 /// One question. Each word begins with its tag.
 #[derive(Default)]
 struct Slot {
-    /// When it was last asked, and the gap between asks: none if that is 0.
+    /// Time of the last request, and the gap between requests: 0 if there was one only.
     asks: AtomicU64,
-    /// When the entry was current that was last seen of it.
+    /// Time at which the entry last seen in Redis was current.
     seen: AtomicU64,
 }
 
@@ -84,7 +84,7 @@ struct Slot {
 #[repr(align(64))]
 struct Line([Slot; WAYS]);
 
-/// How often questions are asked. All times are microseconds of one clock.
+/// Table of how often questions are asked. All times are microseconds of one clock.
 pub(super) struct Admission {
     lines: Box<[Line]>,
     min_uses: u64,
@@ -112,7 +112,8 @@ impl Admission {
         Self { lines: (0..SETS).map(|_| Line::default()).collect(), min_uses: min_uses as u64 }
     }
 
-    /// Told of an ask; tells whether it is one of so many that its answer is worth to be looked for and kept.
+    /// Notes a request; returns true if the question is asked often enough to look for its answer
+    /// in Redis and keep it there.
     pub(super) fn asked(&self, question: Question, now: u64, age_max: Duration) -> bool {
         let gap = self.gap(question, (now >> TICK_SHIFT) & LAST_MASK);
         let within = age_max.as_micros() as u64;
@@ -151,7 +152,7 @@ impl Admission {
         (gap != 0).then_some(gap)
     }
 
-    /// What is to be found in Redis by a reader who allows this age.
+    /// Returns the expectation of a reader who allows this age.
     pub(super) fn expects(&self, question: Question, now: u64, age_max: Duration) -> Expected {
         let tag = question.tag();
         let word = find(&self.line(question).0, tag).map(|it| it.seen.load(Ordering::Relaxed));
@@ -160,7 +161,7 @@ impl Admission {
         if age <= age_max.as_micros() as u64 { Expected::Enough } else { Expected::TooOld }
     }
 
-    /// Told of an entry that is in Redis, and when it was current.
+    /// Notes an entry in Redis, and the time at which it was current.
     pub(super) fn saw(&self, question: Question, as_of: u64) {
         let tag = question.tag();
         let Some(slot) = find(&self.line(question).0, tag) else { return };
@@ -171,7 +172,7 @@ impl Admission {
         slot.seen.store(tag << (LAST_BITS + GAP_BITS) | as_of.min(SEEN_MASK), Ordering::Relaxed);
     }
 
-    /// Told that there is none.
+    /// Notes that there is no entry.
     pub(super) fn forget(&self, question: Question) {
         if let Some(slot) = find(&self.line(question).0, question.tag()) {
             slot.seen.store(0, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const STRIPES: usize = 16;
 
-/// What is counted.
+/// Counted events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Count {
     Hit,
@@ -20,8 +20,8 @@ pub(super) enum Count {
     Fill,
     Rejected,
     Error,
-    Void,
-    NearHit,
+    Invalidation,
+    LocalHit,
     Seldom,
 }
 
@@ -50,17 +50,17 @@ fn own() -> usize {
 }
 
 impl Tally {
-    /// Once more.
+    /// Counts one event.
     pub(super) fn count(&self, what: Count) {
         self.add(what, 1);
     }
 
-    /// So many more.
+    /// Counts several events.
     pub(super) fn add(&self, what: Count, more: u64) {
         self.0[own()].0[what as usize].fetch_add(more, Ordering::Relaxed);
     }
 
-    /// How often so far.
+    /// Returns the count so far.
     pub(super) fn of(&self, what: Count) -> u64 {
         self.0.iter().map(|stripe| stripe.0[what as usize].load(Ordering::Relaxed)).sum()
     }

@@ -1,22 +1,22 @@
-//! Step: what a keyspace found on the way from a key to its slot, for people who ask why a key is where it is.
+//! Routing step: one finding on the way from a key to its slot, to explain where a key is.
 //!
 //! **Invariant:** an explanation ends at the slot that routing takes.
-//! **Not here:** how it is shown (the router's `/api/route`).
+//! **Not here:** its presentation (the router's `/api/route`).
 
 use super::Slot;
 
-/// A key's slot, and how it came about.
+/// Slot of a key, and the steps that lead to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation<'k> {
     /// The slot.
     pub slot: Slot,
-    /// What was found, in order.
-    pub steps: Vec<Step<'k>>,
+    /// The findings, in order.
+    pub steps: Vec<RoutingStep<'k>>,
 }
 
-/// One thing found about a key.
+/// A finding about a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step<'k> {
+pub enum RoutingStep<'k> {
     /// The key ends in these digits; as a number, modulo the number of slots, they are the slot.
     Integer(&'k str),
     /// The key lies in this range, which has a slot of its own.
@@ -37,7 +37,7 @@ pub enum Step<'k> {
     },
     /// Only this part of the key is hashed.
     Server(&'k str),
-    /// XXH3-64 of what is hashed, the whole key if nothing else was said. Modulo the number of slots, or of the
-    /// partition's slots, it is the slot.
+    /// XXH3-64 of the hashed part, which is the whole key unless an earlier step says otherwise. The
+    /// slot is this number modulo the number of slots, or of the partition's slots.
     Hash(u64),
 }

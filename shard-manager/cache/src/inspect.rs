@@ -1,7 +1,7 @@
-//! Look: what a Redis is like that is to be a cache, for whoever sets one up.
+//! Inspection of a Redis that is to be a cache: version, memory limit and eviction policy.
 //!
-//! **Invariant:** looking changes nothing, and nothing that is told holds a password.
-//! **Not here:** what is judged of it (`doctor`).
+//! **Invariant:** an inspection changes nothing, and no result holds a password.
+//! **Not here:** judging the result (`doctor`).
 
 use std::time::Duration;
 
@@ -9,34 +9,34 @@ use redis::aio::ConnectionLike;
 use redis::from_redis_value;
 
 use super::CacheAddress;
-use super::link::connect;
+use super::connections::connect;
 
-/// How long it may take.
-const LOOK_MAX: Duration = Duration::from_secs(2);
+/// Longest duration of an inspection.
+const INSPECT_MAX: Duration = Duration::from_secs(2);
 
-/// What a Redis tells of itself.
+/// Version and settings of a Redis server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheServer {
     /// `Redis 7.0.15`, or the name and version of another that speaks like it.
     pub version: String,
     /// Bytes of memory that it may use; none if it may use all.
     pub memory_max: Option<u64>,
-    /// What makes room when they are used: `allkeys-lfu`, `noeviction`, …
+    /// Eviction policy: `allkeys-lfu`, `noeviction`, …
     pub policy: String,
 }
 
-/// Asks a Redis what it is.
+/// Reads version and settings of a Redis server.
 ///
 /// # Errors
-/// In words: why it could not be asked.
-pub async fn look(address: &CacheAddress) -> Result<CacheServer, String> {
+/// A sentence, if the server cannot be reached or refuses.
+pub async fn inspect(address: &CacheAddress) -> Result<CacheServer, String> {
     let asked = async {
-        let mut connection = connect(address).await.map_err(|trouble| trouble.to_string())?;
+        let mut connection = connect(address).await.map_err(|error| error.to_string())?;
         let refused = |_| "it refuses to tell what it is (INFO)".to_owned();
         let told = connection.req_packed_command(&redis::cmd("INFO")).await.map_err(refused)?;
         Ok(read(&from_redis_value::<String>(told).map_err(|_| "it is no Redis".to_owned())?))
     };
-    let answer = tokio::time::timeout(LOOK_MAX, asked).await;
+    let answer = tokio::time::timeout(INSPECT_MAX, asked).await;
     answer.unwrap_or_else(|_elapsed| Err("it does not answer".to_owned()))
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
-use shard_manager::cache::{CacheSettings, Want};
+use shard_manager::cache::{CacheSettings, FreshnessRequirement};
 
-use crate::bench::{Played, ask, fill, fresh, number, router, told, until, want};
+use crate::bench::{Played, ask, fill, fresh, number, requirement, router, told, until};
 use crate::redis_server::{Server, nowhere};
 
 fn twice(settings: CacheSettings) -> CacheSettings {
@@ -27,11 +27,11 @@ async fn what_is_asked_once_leaves_redis_alone_and_what_is_asked_again_is_kept()
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&twice(redis.settings())), Played::new(1));
     for key in 0..100_u64 {
-        let answer = ask(&cache, &format!("k{key}"), &want(None), async || fresh(key)).await;
+        let answer = ask(&cache, &format!("k{key}"), &requirement(None), async || fresh(key)).await;
         assert_eq!((number(&answer), answer.cache), (key, Miss));
     }
-    let vitals = cache.vitals();
-    assert_eq!((vitals.seldom, vitals.misses, vitals.errors), (100, 100, 0));
+    let stats = cache.stats();
+    assert_eq!((stats.seldom, stats.misses, stats.errors), (100, 100, 0));
     assert_eq!((calls(&redis, "hget"), calls(&redis, "evalsha")), (0, 0));
     assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     fill(&cache, &shard).await;
@@ -42,11 +42,11 @@ async fn what_is_asked_once_leaves_redis_alone_and_what_is_asked_again_is_kept()
 #[tokio::test]
 async fn who_allows_no_age_is_never_worth_it() {
     let cache = router(&twice(nowhere()));
-    let strict = Want { age_max: Duration::ZERO, ..want(None) };
+    let strict = FreshnessRequirement { age_max: Duration::ZERO, ..requirement(None) };
     for key in 0..20 {
         assert_eq!(number(&ask(&cache, "k", &strict, async || fresh(key)).await), key);
     }
-    assert_eq!((cache.vitals().seldom, cache.vitals().errors), (20, 0), "nobody was asked");
+    assert_eq!((cache.stats().seldom, cache.stats().errors), (20, 0), "nobody was asked");
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn a_write_voids_also_what_another_has_kept_and_this_one_would_not() {
     fill(&often, &shard).await;
     assert_eq!(told(&seldom, &shard, None).await, (1, Miss), "it does not look");
     shard.write();
-    seldom.void([crate::bench::about("k")]);
+    seldom.invalidate([crate::bench::about("k")]);
     until("it is void", || redis.keys().is_empty()).await;
 }
 
@@ -72,7 +72,7 @@ async fn a_thousand_who_ask_for_the_first_time_make_one_query() {
             tokio::task::yield_now().await;
             answer
         };
-        number(&ask(&cache, "k", &want(None), read).await)
+        number(&ask(&cache, "k", &requirement(None), read).await)
     });
     assert!(join_all(readers).await.into_iter().all(|number| number == 1));
     assert_eq!(shard.queries(), 1);
@@ -86,10 +86,10 @@ async fn what_is_known_to_be_too_old_is_visited_once_before_it_is_read() {
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
     let () = redis::cmd("CONFIG").arg("RESETSTAT").query(&mut redis.door()).unwrap();
     shard.write();
-    let strict = Want { age_max: Duration::ZERO, ..want(None) };
+    let strict = FreshnessRequirement { age_max: Duration::ZERO, ..requirement(None) };
     let answer = ask(&cache, "k", &strict, async || shard.read()).await;
-    assert_eq!((number(&answer), answer.cache, cache.vitals().stale), (2, Miss, 1));
-    until("it is stored", || cache.vitals().fills == 2).await;
+    assert_eq!((number(&answer), answer.cache, cache.stats().stale), (2, Miss, 1));
+    until("it is stored", || cache.stats().fills == 2).await;
     assert_eq!(calls(&redis, "evalsha"), 2, "one for the lease, one for the fill");
     // The script of the lease looks for an entry and a lease, that of the fill as well.
     assert_eq!(calls(&redis, "hget"), 4, "nobody has looked before");
@@ -114,6 +114,6 @@ async fn what_another_router_has_kept_is_replaced_if_it_lacks_what_was_seen() {
     fill(&one, &shard).await;
     let seen = shard.write();
     assert_eq!(told(&other, &shard, Some(seen)).await, (2, Miss));
-    until("it is stored", || other.vitals().fills == 1).await;
+    until("it is stored", || other.stats().fills == 1).await;
     assert_eq!(told(&one, &shard, Some(seen)).await, (2, Hit));
 }

@@ -1,11 +1,12 @@
 //! Breaker: whether Redis is asked, judged by how it has answered.
 //!
-//! It opens after some failures in a row, or when answers are slow for a while; then nobody asks. On a machine that is full
-//! everything is late, and the lateness of the router itself is not held against Redis: an answer is slow only if it took
-//! longer than half of the patience and than reads of the shards take, many that come late together count as one, and a
-//! question that was given up by a thread that was late itself counts as slow, not as failed. But one that took longer than
-//! the patience is slow however slow the shards are. After a pause there is a trial, which nobody waits for: if it is
-//! answered in time, all ask again, else the next pause is longer.
+//! The breaker opens after several failures in a row, or when answers are slow for a while; then
+//! Redis is not used. On a busy machine everything is late, and delays of the router itself do not
+//! count against Redis. An answer is slow only if it took longer than half of the patience and than
+//! reads of the shards take; many that come late together count as one; and a command given up by a
+//! thread that was late itself counts as slow, not as failed. But an answer that took longer than
+//! the patience is slow however slow the shards are. After a pause there is a trial in the
+//! background: if it is answered in time, Redis is used again, else the next pause is longer.
 //!
 //! **Invariant:** while it is open, at most one trial is under way, and no read waits for it.
 //! **Not here:** asking (`cache`).
@@ -13,26 +14,26 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::vitals::BreakerState;
+use super::stats::BreakerState;
 
 /// Failures in a row that open it.
 const FAILURES_MAX: u32 = 3;
-/// How many more spans with a slow answer than others open it.
+/// Excess of spans with a slow answer over others that opens the breaker.
 const SLOW_MAX: u32 = 32;
-/// Of each span of so much time one answer is judged, the first: what one pause makes late counts once.
+/// Span of time of which one answer is judged, the first: what one pause delays counts once.
 const SPAN: Duration = Duration::from_millis(10);
 /// A thread that wakes so much too late is late itself, if it is also more than what makes an answer slow.
 const LATE_FROM: Duration = Duration::from_millis(5);
 /// A read of a shard moves what they take by one of so many parts.
 const WEIGHT: u64 = 8;
-/// How long it is open first.
+/// First pause of an open breaker.
 const OPEN_FIRST: Duration = Duration::from_secs(1);
 /// The longest time that it is open until Redis is tried again.
 const OPEN_MAX: Duration = Duration::from_secs(10);
 
-/// How long a trial may take.
+/// Longest duration of a trial.
 pub(super) const TRIAL_MAX: Duration = Duration::from_secs(2);
-/// When another begins if nobody tells how one has ended; by then it has.
+/// Time after which another trial begins if no end of a trial was reported; by then it has ended.
 const TRIAL_LOST: Duration = Duration::from_secs(3);
 
 const CLOSED: u8 = 0;
@@ -58,14 +59,14 @@ pub(super) struct Breaker {
     slow_from: Duration,
 }
 
-/// What to do.
+/// Instruction of the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Advice {
     /// Redis may be asked.
     Ask,
-    /// It may not.
+    /// Redis must not be used.
     Leave,
-    /// It may not, but the caller is to have it tried, and to tell how that ended.
+    /// Redis must not be used; the caller begins a trial and reports its end.
     Try,
 }
 
@@ -85,7 +86,7 @@ impl Breaker {
         }
     }
 
-    /// Whether Redis is asked.
+    /// State of the breaker.
     pub(super) fn state(&self) -> BreakerState {
         match self.state.load(Ordering::Acquire) {
             CLOSED => BreakerState::Closed,
@@ -94,12 +95,12 @@ impl Breaker {
         }
     }
 
-    /// Whether Redis is asked, without a part in trying it.
+    /// True if Redis is used; begins no trial.
     pub(super) fn is_closed(&self) -> bool {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
-    /// What to do now.
+    /// Returns the instruction for now.
     pub(super) fn advice(&self) -> Advice {
         if self.is_closed() {
             return Advice::Ask;
@@ -117,7 +118,7 @@ impl Breaker {
         }
     }
 
-    /// Told how long a read of a shard took, by the same threads on the same machine.
+    /// Notes how long a read of a shard took, by the same threads on the same machine.
     pub(super) fn shard_took(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX) / WEIGHT;
         let usual = self.shards.load(Ordering::Relaxed);
@@ -126,7 +127,8 @@ impl Breaker {
         self.shards.store(usual, Ordering::Relaxed);
     }
 
-    /// Told of an answer that came now; tells whether the breaker opens for it, because too many were slow.
+    /// Judges an answer that came now; returns true if the breaker opens because too many were
+    /// slow.
     pub(super) fn answered(&self, took: Duration, now: Instant) -> bool {
         // One for which no read would have waited tells nothing of those that do.
         if took <= 2 * self.slow_from && self.failures.load(Ordering::Relaxed) != 0 {
@@ -135,7 +137,8 @@ impl Breaker {
         self.judge(took, now)
     }
 
-    /// Told of a question that was given up now, though it was to be given up at `until`; tells whether the breaker opens.
+    /// Judges a command given up now that was to be given up at `until`; returns true if the
+    /// breaker opens.
     pub(super) fn late(&self, until: Instant, now: Instant) -> bool {
         let own = now.saturating_duration_since(until);
         if own <= LATE_FROM.max(self.slow_from) {
@@ -166,13 +169,13 @@ impl Breaker {
         self.slow.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_MAX && self.open_from(CLOSED)
     }
 
-    /// Told of a failure; tells whether the breaker opens for it.
+    /// Counts a failure; returns true if the breaker opens for it.
     pub(super) fn failed(&self) -> bool {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         failures >= FAILURES_MAX && self.open_from(CLOSED)
     }
 
-    /// Told how a trial ended.
+    /// Ends a trial.
     pub(super) fn tried(&self, is_well: bool) {
         if is_well {
             self.failures.store(0, Ordering::Relaxed);
@@ -208,7 +211,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(20);
 
-    /// As if its pause were over.
+    /// Ends the pause of the breaker.
     fn wait_out(breaker: &Breaker) {
         breaker.until.store(0, Ordering::Release);
     }

@@ -1,9 +1,11 @@
 //! Near: what each router keeps itself.
 
 use shard_manager::cache::CacheUse::{Hit, Miss};
-use shard_manager::cache::{BreakerState, CacheSettings, Want};
+use shard_manager::cache::{BreakerState, CacheSettings, FreshnessRequirement};
 
-use crate::bench::{Played, about, ask, fill, fresh, number, router, rows, told, until, want};
+use crate::bench::{
+    Played, about, ask, fill, fresh, number, requirement, router, rows, told, until,
+};
 use crate::redis_server::{Server, nowhere};
 
 fn keeping(settings: CacheSettings, near_bytes: usize) -> CacheSettings {
@@ -18,11 +20,11 @@ async fn what_was_read_once_is_answered_without_asking_redis() {
     let shard = Played::new(1);
     fill(&one, &shard).await;
     assert_eq!(told(&other, &shard, Some(1)).await, (1, Hit), "this one had to ask");
-    assert_eq!(other.vitals().near_hits, 0);
+    assert_eq!(other.stats().near_hits, 0);
     drop(redis);
     for router in [&one, &other] {
         assert_eq!(told(router, &shard, Some(1)).await, (1, Hit));
-        assert_eq!((router.vitals().near_hits, router.vitals().breaker), (1, BreakerState::Closed));
+        assert_eq!((router.stats().near_hits, router.stats().breaker), (1, BreakerState::Closed));
     }
 }
 
@@ -36,7 +38,7 @@ async fn what_is_kept_near_proves_itself_as_well() {
     let seen = shard.write();
     assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Miss));
     assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Hit));
-    let elsewhere = Want { timeline: 2, ..want(None) };
+    let elsewhere = FreshnessRequirement { timeline: 2, ..requirement(None) };
     assert_eq!(ask(&cache, "k", &elsewhere, async || fresh(3)).await.cache, Miss);
 }
 
@@ -46,11 +48,11 @@ async fn a_write_voids_what_is_kept_near_and_what_is_being_read() {
     let shard = Played::new(1);
     told(&cache, &shard, None).await;
     shard.write();
-    cache.void([about("k")]);
-    let old = ask(&cache, "k", &want(None), async || {
+    cache.invalidate([about("k")]);
+    let old = ask(&cache, "k", &requirement(None), async || {
         let old = shard.read();
         shard.write();
-        cache.void([about("k")]);
+        cache.invalidate([about("k")]);
         old
     })
     .await;
@@ -68,13 +70,13 @@ async fn it_keeps_no_more_than_it_may() {
         answer
     };
     for key in 0..100 {
-        ask(&cache, &key.to_string(), &want(None), async || large()).await;
+        ask(&cache, &key.to_string(), &requirement(None), async || large()).await;
     }
     let mut kept = 0;
     for key in 0..100 {
-        let answer = ask(&cache, &key.to_string(), &want(None), async || fresh(1)).await;
+        let answer = ask(&cache, &key.to_string(), &requirement(None), async || fresh(1)).await;
         kept += usize::from(answer.cache == Hit && answer.rows.json().len() > 10_000);
     }
     assert!((1..10).contains(&kept), "{kept}");
-    until("nobody asks Redis", || cache.vitals().breaker != BreakerState::Closed).await;
+    until("nobody asks Redis", || cache.stats().breaker != BreakerState::Closed).await;
 }

@@ -4,7 +4,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::proof::Moment;
+use super::proof::ClockReading;
 
 /// The clocks of this process.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ impl Clock {
         Self { process: uuid::Uuid::new_v4().as_u64_pair().0, epoch: Instant::now() }
     }
 
-    pub(super) fn now(&self) -> Moment {
+    pub(super) fn now(&self) -> ClockReading {
         self.moment(Instant::now())
     }
 
@@ -28,7 +28,7 @@ impl Clock {
     }
 
     /// The moment of an instant that is past.
-    pub(super) fn moment(&self, at: Instant) -> Moment {
+    pub(super) fn moment(&self, at: Instant) -> ClockReading {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let wall = wall.map_or(0, |since| since.as_micros() as i64);
         let own = match at.checked_duration_since(self.epoch) {
@@ -37,6 +37,6 @@ impl Clock {
             None => -(self.epoch.duration_since(at).as_micros() as i64) - 1,
         };
         let wall = wall - at.elapsed().as_micros() as i64;
-        Moment { process: self.process, own, wall }
+        ClockReading { process: self.process, own, wall }
     }
 }

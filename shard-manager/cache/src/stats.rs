@@ -1,12 +1,12 @@
-//! Vitals: what the cache has done since the process began, as plain numbers.
+//! Stats: counts of what the cache has done since the process began.
 //!
 //! **Not here:** counting (`tally`), judging Redis (`breaker`).
 
-use crate::topology::Role;
+use model::topology::Role;
 
-/// How the cache does. The numbers are counts since the process began.
+/// State of the cache, and counts since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheVitals {
+pub struct CacheStats {
     /// Reads that were answered from it, those of the first level included.
     pub hits: u64,
     /// Reads that found nothing, could not ask, or are asked too seldom for that.
@@ -27,24 +27,24 @@ pub struct CacheVitals {
     pub near_hits: u64,
     /// Reads for which Redis was left alone, because they are asked too seldom.
     pub seldom: u64,
-    /// Whether Redis is asked.
+    /// State of the breaker in front of Redis.
     pub breaker: BreakerState,
 }
 
-/// Whether Redis is asked.
+/// State of the breaker in front of Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BreakerState {
-    /// It is.
+    /// Redis is used.
     #[default]
     Closed,
-    /// It is tried whether it answers again.
+    /// A trial is under way.
     HalfOpen,
-    /// It is not: it did not answer.
+    /// Redis is not used, because it did not answer.
     Open,
 }
 
 impl BreakerState {
-    /// As health says it.
+    /// Name in `GET /api/health`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -54,19 +54,19 @@ impl BreakerState {
     }
 }
 
-/// What the cache was to a read.
+/// Part of the cache in a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheUse {
-    /// It answered.
+    /// The cache answered.
     Hit,
-    /// It had nothing that was good enough.
+    /// The cache had no entry that was enough.
     Miss,
-    /// It was not to be asked.
+    /// The read must not be answered from the cache.
     Bypass,
 }
 
 impl CacheUse {
-    /// As `x-cache` says it.
+    /// Name in `x-cache`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -76,7 +76,7 @@ impl CacheUse {
     }
 }
 
-/// Who answered a read.
+/// Source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServedBy {
     /// The primary of its shard, or one of several.
@@ -88,7 +88,7 @@ pub enum ServedBy {
 }
 
 impl ServedBy {
-    /// As `x-served-by` says it.
+    /// Name in `x-served-by`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => Role::Primary.name(),
@@ -97,7 +97,7 @@ impl ServedBy {
         }
     }
 
-    /// Which kind of node it was; `None`, if it was none.
+    /// Role of the node; `None` if it was no node.
     pub fn role(self) -> Option<Role> {
         match self {
             Self::Primary => Some(Role::Primary),

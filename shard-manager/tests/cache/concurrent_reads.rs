@@ -5,12 +5,14 @@ use std::sync::{Arc, mpsc};
 
 use futures_util::future::join_all;
 use shard_manager::cache::CacheUse::{Hit, Miss};
-use shard_manager::cache::{Answer, BreakerState, Cache, CacheSettings, ServedBy, Stamp, Want};
+use shard_manager::cache::{
+    Answer, BreakerState, Cache, CacheSettings, FreshnessBound, FreshnessRequirement, ServedBy,
+};
 use shard_manager::query::ReadQuery;
 use tokio::sync::{Notify, oneshot};
 
 use crate::bench::{
-    Played, about, ask, deadline, fill, fresh, number, router, table, told, until, want,
+    Played, about, ask, deadline, fill, fresh, number, requirement, router, table, told, until,
 };
 use crate::redis_server::{Server, nowhere};
 
@@ -30,7 +32,7 @@ async fn ask_slowly(cache: &Arc<Cache>, shard: &Played) -> u64 {
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         answer
     };
-    number(&ask(cache, "k", &want(None), read).await)
+    number(&ask(cache, "k", &requirement(None), read).await)
 }
 
 #[tokio::test]
@@ -38,7 +40,7 @@ async fn a_thousand_readers_of_a_cold_key_make_one_query() {
     let Some(redis) = Server::start(&[]) else { return };
     let (queries, cache) = a_crowd(redis.settings()).await;
     assert_eq!(queries, 1);
-    until("it is stored", || cache.vitals().fills == 1).await;
+    until("it is stored", || cache.stats().fills == 1).await;
 }
 
 #[tokio::test]
@@ -101,7 +103,7 @@ fn a_read_on_a_runtime_that_shuts_down_does_not_keep_it_from_ending() {
         begin.send(()).unwrap();
         // The other worker has dropped what waits: from now on the runtime takes no task.
         closed.recv().unwrap();
-        ask(&cache, "k", &want(None), async || fresh(1)).await;
+        ask(&cache, "k", &requirement(None), async || fresh(1)).await;
     });
     begun.recv().unwrap();
     runtime.shutdown_background();
@@ -109,11 +111,11 @@ fn a_read_on_a_runtime_that_shuts_down_does_not_keep_it_from_ending() {
     ended.recv_timeout(patience).expect("the worker ends");
 }
 
-/// A cache that has found out that there is no Redis: who asks, boards a flight at once.
+/// A cache that has found out that there is no Redis: who asks, joins a shared read at once.
 async fn without_redis() -> Arc<Cache> {
     let cache = router(&nowhere());
-    while cache.vitals().breaker == BreakerState::Closed {
-        ask(&cache, "other", &want(None), async || fresh(1)).await;
+    while cache.stats().breaker == BreakerState::Closed {
+        ask(&cache, "other", &requirement(None), async || fresh(1)).await;
     }
     cache
 }
@@ -126,7 +128,7 @@ async fn if_the_one_who_reads_goes_away_the_next_one_reads() {
     let leader = tokio::spawn({
         let (cache, shard, begun) = (Arc::clone(&cache), Arc::clone(&shard), Arc::clone(&begun));
         async move {
-            ask(&cache, "k", &want(None), async || {
+            ask(&cache, "k", &requirement(None), async || {
                 shard.read();
                 begun.notify_one();
                 std::future::pending().await
@@ -135,7 +137,7 @@ async fn if_the_one_who_reads_goes_away_the_next_one_reads() {
         }
     });
     begun.notified().await;
-    let wants = want(None);
+    let wants = requirement(None);
     let follower = ask(&cache, "k", &wants, async || shard.read());
     let gone = async {
         tokio::task::yield_now().await;
@@ -151,7 +153,7 @@ async fn a_failure_is_told_to_the_one_who_read_and_the_next_one_reads() {
     let query = ReadQuery::all(&table());
     let about = about("k");
     let (go, held) = oneshot::channel::<()>();
-    let wants = want(None);
+    let wants = requirement(None);
     let failing = cache.read((&about, &query), (&wants, deadline()), async || {
         held.await.unwrap();
         Err::<_, &str>("the shard is away")
@@ -171,10 +173,14 @@ async fn a_failure_is_told_to_the_one_who_read_and_the_next_one_reads() {
 }
 
 /// Two who ask the same, the second while the first reads: what the first has read serves the second if it is enough.
-async fn together(cache: &Arc<Cache>, first: Answered, second: &Want) -> (Answer, bool) {
+async fn together(
+    cache: &Arc<Cache>,
+    first: Answered,
+    second: &FreshnessRequirement,
+) -> (Answer, bool) {
     let begun = Notify::new();
     let (go, held) = oneshot::channel::<()>();
-    let wants = want(None);
+    let wants = requirement(None);
     let leader = ask(cache, "k", &wants, async || {
         begun.notify_one();
         held.await.unwrap();
@@ -197,15 +203,15 @@ async fn together(cache: &Arc<Cache>, first: Answered, second: &Want) -> (Answer
     (answer, has_read.into_inner())
 }
 
-type Answered = fn() -> shard_manager::cache::Fresh;
+type Answered = fn() -> shard_manager::cache::ShardAnswer;
 
 #[tokio::test]
 async fn what_another_has_read_serves_a_session_only_if_it_holds_what_that_has_seen() {
     let cache = without_redis().await;
     let at_five = || fresh(5);
-    let (answer, has_read) = together(&cache, at_five, &want(Some(5))).await;
+    let (answer, has_read) = together(&cache, at_five, &requirement(Some(5))).await;
     assert_eq!((number(&answer), answer.cache, has_read), (5, Miss, false));
-    let (answer, has_read) = together(&cache, at_five, &want(Some(6))).await;
+    let (answer, has_read) = together(&cache, at_five, &requirement(Some(6))).await;
     assert_eq!((number(&answer), has_read), (10, true));
 }
 
@@ -216,34 +222,35 @@ async fn what_another_has_read_of_a_replica_that_lags_serves_nobody_who_wants_ne
         let mut answer = fresh(5);
         answer.served_by = ServedBy::Replica;
         let aged = std::time::Instant::now() - std::time::Duration::from_secs(3);
-        answer.stamp = answer.stamp.map(|mut stamp| {
-            stamp.as_of = aged;
-            stamp
+        answer.freshness = answer.freshness.map(|mut freshness| {
+            freshness.as_of = aged;
+            freshness
         });
         answer
     };
-    let strict = Want { age_max: std::time::Duration::from_secs(2), ..want(None) };
+    let strict =
+        FreshnessRequirement { age_max: std::time::Duration::from_secs(2), ..requirement(None) };
     let (answer, has_read) = together(&cache, lagging, &strict).await;
     assert_eq!((number(&answer), has_read), (10, true));
-    let (answer, has_read) = together(&cache, lagging, &want(None)).await;
+    let (answer, has_read) = together(&cache, lagging, &requirement(None)).await;
     assert_eq!((number(&answer), has_read), (5, false));
 }
 
 #[tokio::test]
-async fn who_asks_after_a_write_does_not_get_what_is_being_read_since_before_it() {
+async fn a_read_after_a_write_does_not_join_an_older_read() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), Played::new(1));
-    let old = ask(&cache, "k", &want(None), async || {
+    let old = ask(&cache, "k", &requirement(None), async || {
         let old = shard.read();
         shard.write();
-        cache.void([about("k")]);
+        cache.invalidate([about("k")]);
         assert_eq!(told(&cache, &shard, None).await, (2, Miss));
         old
     })
     .await;
     assert_eq!(number(&old), 1);
-    until("of the two one is stored", || cache.vitals().fills == 1).await;
-    until("and one is not", || cache.vitals().rejected == 1).await;
+    until("of the two one is stored", || cache.stats().fills == 1).await;
+    until("and one is not", || cache.stats().rejected == 1).await;
     assert_eq!(told(&cache, &shard, None).await, (2, Hit));
 }
 
@@ -257,11 +264,12 @@ async fn readers_for_whom_what_is_there_is_not_enough_make_one_query() {
     // A primary whose position proves nothing.
     let read = async || {
         let mut answer = shard.read();
-        answer.stamp = answer.stamp.map(|stamp| Stamp { floor: 0, ..stamp });
+        answer.freshness =
+            answer.freshness.map(|freshness| FreshnessBound { floor: 0, ..freshness });
         tokio::task::yield_now().await;
         answer
     };
-    let wants = [want(None), want(Some(seen))];
+    let wants = [requirement(None), requirement(Some(seen))];
     let all = (0..1_000).map(|number| ask(&cache, "k", &wants[usize::from(number > 9)], read));
     let answers = join_all(all).await;
     let (those, others) = answers.split_at(10);
@@ -269,6 +277,6 @@ async fn readers_for_whom_what_is_there_is_not_enough_make_one_query() {
     assert!(those.iter().all(|answer| number(answer) == 1 && is_hit(answer)), "one leads");
     assert!(others.iter().all(|answer| number(answer) == 2 && answer.cache == Miss));
     assert_eq!(shard.queries() - before, 1);
-    let vitals = cache.vitals();
-    assert_eq!((vitals.hits, vitals.misses + vitals.stale), (10, 990), "each counts once");
+    let stats = cache.stats();
+    assert_eq!((stats.hits, stats.misses + stats.stale), (10, 990), "each counts once");
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use redis::Commands as _;
 use rustix::process::Signal;
 use shard_manager::cache::CacheUse::{Hit, Miss};
-use shard_manager::cache::{BreakerState, Cache, CacheSettings, Want};
+use shard_manager::cache::{BreakerState, Cache, CacheSettings, FreshnessRequirement};
 
-use crate::bench::{Played, about, ask, fill, fresh, number, router, told, until, want};
+use crate::bench::{Played, about, ask, fill, fresh, number, requirement, router, told, until};
 use crate::proxy::Proxy;
 use crate::redis_server::{Server, nowhere};
 
@@ -18,7 +18,7 @@ async fn recovers(cache: &std::sync::Arc<Cache>, shard: &Played) {
         assert!(Instant::now() < deadline, "it does not recover");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(cache.vitals().breaker, BreakerState::Closed);
+    assert_eq!(cache.stats().breaker, BreakerState::Closed);
 }
 
 #[tokio::test]
@@ -27,14 +27,14 @@ async fn without_redis_everything_is_answered_and_soon_nobody_asks_for_it() {
     for _ in 0..3 {
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     }
-    assert_eq!(cache.vitals().breaker, BreakerState::Open);
-    let errors = cache.vitals().errors;
+    assert_eq!(cache.stats().breaker, BreakerState::Open);
+    let errors = cache.stats().errors;
     for number in 2..200 {
         shard.write();
-        cache.void([about("k")]);
+        cache.invalidate([about("k")]);
         assert_eq!(told(&cache, &shard, None).await, (number, Miss));
     }
-    assert_eq!(cache.vitals().errors, errors, "nobody has waited for it");
+    assert_eq!(cache.stats().errors, errors, "nobody has waited for it");
 }
 
 #[tokio::test]
@@ -46,10 +46,10 @@ async fn it_is_killed_and_comes_back_empty() {
     redis.kill();
     for number in 2..10 {
         shard.write();
-        cache.void([about("k")]);
+        cache.invalidate([about("k")]);
         assert_eq!(told(&cache, &shard, None).await, (number, Miss));
     }
-    until("nobody asks", || cache.vitals().breaker == BreakerState::Open).await;
+    until("nobody asks", || cache.stats().breaker == BreakerState::Open).await;
     redis.restart();
     recovers(&cache, &shard).await;
 }
@@ -62,11 +62,11 @@ async fn where_nobody_reads_whoever_asks_how_it_is_finds_it_back() {
     for _ in 0..3 {
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     }
-    assert_eq!(cache.vitals().breaker, BreakerState::Open);
+    assert_eq!(cache.stats().breaker, BreakerState::Open);
     redis.restart();
     until("it is found", || {
         cache.look_after();
-        cache.vitals().breaker == BreakerState::Closed
+        cache.stats().breaker == BreakerState::Closed
     })
     .await;
 }
@@ -79,7 +79,7 @@ async fn one_that_was_started_again_is_found_without_a_miss_too_many() {
     redis.kill();
     redis.restart();
     fill(&cache, &shard).await;
-    assert_eq!((cache.vitals().errors, cache.vitals().breaker), (0, BreakerState::Closed));
+    assert_eq!((cache.stats().errors, cache.stats().breaker), (0, BreakerState::Closed));
 }
 
 #[tokio::test]
@@ -92,10 +92,10 @@ async fn while_it_hangs_reads_are_answered_and_writes_do_not_wait() {
     redis.signal(Signal::STOP);
     for _ in 0..1_000 {
         // There is nothing to await: who writes goes on at once.
-        cache.void([about("k")]);
+        cache.invalidate([about("k")]);
     }
     // Three, unless the machine has no time for this thread.
-    while cache.vitals().breaker == BreakerState::Closed {
+    while cache.stats().breaker == BreakerState::Closed {
         let number = shard.write();
         assert_eq!(told(&cache, &shard, None).await, (number, Miss));
     }
@@ -118,7 +118,7 @@ async fn one_that_is_slow_is_left_alone_for_a_while() {
     let mut door = redis.door();
     let () = redis::cmd("CLIENT").arg(&["PAUSE", "60000", "ALL"]).query(&mut door).unwrap();
     let deadline = crate::bench::deadline();
-    while cache.vitals().breaker == BreakerState::Closed {
+    while cache.stats().breaker == BreakerState::Closed {
         assert!(Instant::now() < deadline, "it is asked all the time");
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     }
@@ -133,14 +133,14 @@ async fn it_is_flushed() {
     shard.write();
     assert_eq!(fill(&cache, &shard).await, 2);
     assert_eq!(told(&cache, &shard, None).await, (2, Hit));
-    ask(&cache, "other", &want(None), async || {
+    ask(&cache, "other", &requirement(None), async || {
         // Leases and scripts as well.
         let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
         let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut redis.door()).unwrap();
         shard.read()
     })
     .await;
-    until("the fill is refused", || cache.vitals().rejected == 1).await;
+    until("the fill is refused", || cache.stats().rejected == 1).await;
 }
 
 #[tokio::test]
@@ -151,13 +151,13 @@ async fn it_comes_back_with_what_it_had_before_a_write() {
     let () = redis::cmd("SAVE").query(&mut redis.door()).unwrap();
     assert!(redis.dir().join("dump.rdb").exists());
     let seen = shard.write();
-    cache.void([about("k")]);
+    cache.invalidate([about("k")]);
     until("it is void", || redis.keys().is_empty()).await;
     redis.kill();
     redis.restart();
     until("the dump is back", || !redis.keys().is_empty()).await;
     assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Miss), "who wrote reads the write");
-    let strict = Want { age_max: Duration::ZERO, ..want(None) };
+    let strict = FreshnessRequirement { age_max: Duration::ZERO, ..requirement(None) };
     let answer = ask(&cache, "k", &strict, async || shard.read()).await;
     assert_eq!(number(&answer), 2, "who wants what is new gets it");
 }
@@ -175,16 +175,17 @@ async fn it_is_full_and_evicts() {
     let mut hits = 0;
     for round in 0..2 {
         for key in 0..300_u64 {
-            let answer = ask(&cache, &key.to_string(), &want(None), async || large(key)).await;
+            let answer =
+                ask(&cache, &key.to_string(), &requirement(None), async || large(key)).await;
             assert!(answer.rows.json().starts_with(format!("{{\"n\":{key} ").as_bytes()));
             hits += u64::from(round == 1 && answer.cache == Hit);
         }
-        let ended = || cache.vitals().fills + cache.vitals().rejected + cache.vitals().errors;
+        let ended = || cache.stats().fills + cache.stats().rejected + cache.stats().errors;
         until("fills end", || ended() >= 300).await;
     }
     let evicted: String = redis::cmd("INFO").arg("stats").query(&mut redis.door()).unwrap();
     assert!(!evicted.contains("evicted_keys:0\r"), "it was full");
-    assert!(hits < 300 && cache.vitals().breaker == BreakerState::Closed, "{hits}");
+    assert!(hits < 300 && cache.stats().breaker == BreakerState::Closed, "{hits}");
 }
 
 #[tokio::test]
@@ -195,7 +196,7 @@ async fn it_is_full_and_takes_nothing() {
     for _ in 0..20 {
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     }
-    assert!(cache.vitals().errors >= 20);
+    assert!(cache.stats().errors >= 20);
     let () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).query(&mut redis.door()).unwrap();
     recovers(&cache, &shard).await;
 }
@@ -211,7 +212,7 @@ async fn it_lets_only_those_in_who_know_its_password() {
     for _ in 0..3 {
         assert_eq!(told(&stranger, &shard, None).await, (1, Miss));
     }
-    assert_eq!(stranger.vitals().breaker, BreakerState::Open);
+    assert_eq!(stranger.stats().breaker, BreakerState::Open);
 }
 
 #[tokio::test]
@@ -219,12 +220,12 @@ async fn one_that_refuses_everything_is_left_alone_also_if_nobody_writes() {
     let Some(redis) = Server::start(&["--requirepass", "open-sesame"]) else { return };
     let (nobody, shard) = (router(&redis.settings_of_nobody()), Played::new(1));
     for number in 0..3 {
-        assert_eq!(nobody.vitals().errors, number);
+        assert_eq!(nobody.stats().errors, number);
         assert_eq!(told(&nobody, &shard, None).await, (1, Miss));
     }
-    assert_eq!(nobody.vitals().breaker, BreakerState::Open);
+    assert_eq!(nobody.stats().breaker, BreakerState::Open);
     assert_eq!(told(&nobody, &shard, None).await, (1, Miss));
-    assert_eq!(nobody.vitals().errors, 3, "nobody asks it");
+    assert_eq!(nobody.stats().errors, 3, "nobody asks it");
 }
 
 #[tokio::test]
@@ -235,7 +236,7 @@ async fn one_router_is_cut_off_from_it_and_the_other_is_not() {
     fill(&other, &shard).await;
     // Its void goes nowhere.
     let seen = shard.write();
-    cut.void([about("k")]);
+    cut.invalidate([about("k")]);
     assert_eq!(told(&cut, &shard, Some(seen)).await, (2, Miss));
     assert_eq!(told(&other, &shard, Some(seen)).await, (2, Miss), "the token tells");
     let door = redis.door().hlen::<_, usize>(redis.keys().remove(0));
@@ -275,7 +276,7 @@ async fn one_connection_that_died_without_a_word_among_others_is_made_anew() {
     while told(&cache, &shard, None).await.1 != Hit {
         assert!(Instant::now() < deadline, "it stays dead");
         assert_eq!(other().await.unwrap().0, 1);
-        assert_eq!(cache.vitals().breaker, BreakerState::Closed);
+        assert_eq!(cache.stats().breaker, BreakerState::Closed);
     }
     others.shutdown_background();
 }
@@ -289,10 +290,10 @@ async fn a_void_that_is_held_on_its_way_lets_nobody_read_older_who_has_seen_the_
     fill(&far, &shard).await;
     proxy.hold(true);
     let seen = shard.write();
-    far.void([about("k")]);
+    far.invalidate([about("k")]);
     assert_eq!(told(&near, &shard, None).await, (1, Hit), "within its bound");
     assert_eq!(told(&near, &shard, Some(seen)).await, (2, Miss));
-    until("it is stored", || near.vitals().fills == 1).await;
+    until("it is stored", || near.stats().fills == 1).await;
     assert_eq!(told(&near, &shard, Some(seen)).await, (2, Hit));
     proxy.hold(false);
     until("the void arrives", || redis.keys().is_empty()).await;
@@ -304,15 +305,15 @@ async fn a_fill_that_is_held_on_its_way_is_refused_once_somebody_has_written() {
     let proxy = Proxy::to(&redis);
     let (far, near) = (router(&proxy.settings(&redis)), router(&redis.settings()));
     let shard = Played::new(1);
-    ask(&far, "k", &want(None), async || {
+    ask(&far, "k", &requirement(None), async || {
         proxy.hold(true);
         shard.read()
     })
     .await;
     shard.write();
-    near.void([about("k")]);
+    near.invalidate([about("k")]);
     until("the lease is gone", || redis.keys().is_empty()).await;
     proxy.hold(false);
-    until("the fill is refused", || far.vitals().rejected == 1).await;
+    until("the fill is refused", || far.stats().rejected == 1).await;
     assert_eq!(told(&near, &shard, None).await, (2, Miss));
 }

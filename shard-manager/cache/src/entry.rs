@@ -15,11 +15,11 @@ use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use super::proof::{Claim, Moment};
-use crate::rows::Rows;
+use super::proof::{ClockReading, EntryMetadata};
+use model::result_rows::Rows;
 
 /// The version of this spelling. It is in the key as well, so that others are not even met.
-pub(super) const SHAPE: u8 = 1;
+pub(super) const FORMAT: u8 = 1;
 /// Bytes of the tag.
 const TAG_LEN: usize = 16;
 /// Bytes of the trailer.
@@ -32,20 +32,20 @@ pub(super) const OVERHEAD: usize = TRAILER_LEN + TAG_LEN;
 pub struct Entry {
     /// The rows.
     pub rows: Rows,
-    /// What it says of itself.
-    pub claim: Claim,
+    /// Facts that prove how new it is.
+    pub metadata: EntryMetadata,
 }
 
-/// Where an entry is kept: the name of the key, and the field. An entry is good in its place only.
+/// Key of an entry: the name of the Redis key, and the field. An entry is valid under its key only.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spot<'s> {
+pub(super) struct EntryKey<'s> {
     /// The key.
     pub(super) key: &'s [u8],
     /// The field.
     pub(super) field: &'s [u8; 16],
 }
 
-impl Spot<'_> {
+impl EntryKey<'_> {
     fn tag(&self, secret: &[u8; 16], body: &[u8]) -> [u8; TAG_LEN] {
         let mut hasher = SipHasher24::new_with_key(secret);
         hasher.write(&(self.key.len() as u64).to_le_bytes());
@@ -57,9 +57,9 @@ impl Spot<'_> {
 }
 
 impl Entry {
-    /// Its bytes for this spot.
-    pub(super) fn encode(&self, spot: &Spot<'_>, secret: &[u8; 16]) -> Vec<u8> {
-        let Self { rows, claim: Claim { timeline, floor, seen, as_of } } = self;
+    /// Encodes the entry for this key.
+    pub(super) fn encode(&self, entry_key: &EntryKey<'_>, secret: &[u8; 16]) -> Vec<u8> {
+        let Self { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } } = self;
         let room = rows.json().len() + 4 * rows.len() + OVERHEAD;
         let mut bytes = Vec::with_capacity(room);
         bytes.extend_from_slice(rows.json());
@@ -75,16 +75,20 @@ impl Entry {
         bytes.extend_from_slice(&timeline.to_be_bytes());
         bytes.extend_from_slice(&floor.to_be_bytes());
         bytes.extend_from_slice(&seen.to_be_bytes());
-        bytes.push(SHAPE);
-        let tag = spot.tag(secret, &bytes);
+        bytes.push(FORMAT);
+        let tag = entry_key.tag(secret, &bytes);
         bytes.extend_from_slice(&tag);
         bytes
     }
 
-    /// The entry of these bytes; `None` if they are not one for this spot.
-    pub(super) fn decode(mut bytes: Vec<u8>, spot: &Spot<'_>, secret: &[u8; 16]) -> Option<Self> {
+    /// Decodes an entry; `None` if the bytes are not one for this key.
+    pub(super) fn decode(
+        mut bytes: Vec<u8>,
+        entry_key: &EntryKey<'_>,
+        secret: &[u8; 16],
+    ) -> Option<Self> {
         let (body, tag) = bytes.split_last_chunk::<TAG_LEN>()?;
-        if spot.tag(secret, body) != *tag {
+        if entry_key.tag(secret, body) != *tag {
             return None;
         }
         let (front, trailer) = body.split_last_chunk::<TRAILER_LEN>()?;
@@ -92,7 +96,7 @@ impl Entry {
         let version = i64::from_be_bytes(take(&mut trailer)?);
         let [has_version] = take(&mut trailer)?;
         let count = u32::from_be_bytes(take(&mut trailer)?) as usize;
-        let as_of = Moment {
+        let as_of = ClockReading {
             process: u64::from_be_bytes(take(&mut trailer)?),
             own: i64::from_be_bytes(take(&mut trailer)?),
             wall: i64::from_be_bytes(take(&mut trailer)?),
@@ -100,7 +104,7 @@ impl Entry {
         let timeline = u32::from_be_bytes(take(&mut trailer)?);
         let floor = u64::from_be_bytes(take(&mut trailer)?);
         let seen = u64::from_be_bytes(take(&mut trailer)?);
-        if trailer != [SHAPE] || has_version > 1 {
+        if trailer != [FORMAT] || has_version > 1 {
             return None;
         }
         let json_len = front.len().checked_sub(count.checked_mul(4)?)?;
@@ -109,11 +113,11 @@ impl Entry {
         bytes.truncate(json_len);
         let mut rows = Rows::from_parts(bytes, ends)?;
         rows.version = (has_version == 1).then_some(version);
-        Some(Self { rows, claim: Claim { timeline, floor, seen, as_of } })
+        Some(Self { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } })
     }
 }
 
-/// What tells two entries of one spot apart: the last bytes.
+/// Returns the last bytes, which distinguish two entries of one key.
 pub(super) fn tag_of(bytes: &[u8]) -> Option<[u8; TAG_LEN]> {
     bytes.split_last_chunk::<TAG_LEN>().map(|(_, tag)| *tag)
 }
@@ -131,7 +135,7 @@ mod tests {
     use super::*;
 
     const SECRET: [u8; 16] = [7; 16];
-    const SPOT: Spot<'static> = Spot { key: b"tessera:1:k", field: &[1; 16] };
+    const ENTRY_KEY: EntryKey<'static> = EntryKey { key: b"tessera:1:k", field: &[1; 16] };
 
     prop_compose! {
         fn entries()(
@@ -149,41 +153,41 @@ mod tests {
                 let Ok(()) = pushed;
             }
             rows.version = version;
-            let as_of = Moment { process, own, wall };
-            Entry { rows, claim: Claim { timeline, floor, seen, as_of } }
+            let as_of = ClockReading { process, own, wall };
+            Entry { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } }
         }
     }
 
     proptest! {
         #[test]
         fn what_is_read_is_what_was_written(entry in entries()) {
-            let bytes = entry.encode(&SPOT, &SECRET);
-            prop_assert_eq!(Entry::decode(bytes, &SPOT, &SECRET), Some(entry));
+            let bytes = entry.encode(&ENTRY_KEY, &SECRET);
+            prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &SECRET), Some(entry));
         }
 
         #[test]
         fn what_was_changed_or_cut_is_no_entry(
             entry in entries(), at in any::<prop::sample::Index>(), flip in 1_u8..=255, cut in any::<bool>(),
         ) {
-            let mut bytes = entry.encode(&SPOT, &SECRET);
+            let mut bytes = entry.encode(&ENTRY_KEY, &SECRET);
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] ^= flip }
-            prop_assert_eq!(Entry::decode(bytes, &SPOT, &SECRET), None);
+            prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &SECRET), None);
         }
 
         #[test]
         fn what_is_of_another_spot_or_cluster_is_no_entry(entry in entries()) {
-            let bytes = entry.encode(&SPOT, &SECRET);
-            let elsewhere = Spot { key: b"tessera:1:l", ..SPOT };
-            let other = Spot { field: &[2; 16], ..SPOT };
+            let bytes = entry.encode(&ENTRY_KEY, &SECRET);
+            let elsewhere = EntryKey { key: b"tessera:1:l", ..ENTRY_KEY };
+            let other = EntryKey { field: &[2; 16], ..ENTRY_KEY };
             prop_assert_eq!(Entry::decode(bytes.clone(), &elsewhere, &SECRET), None);
             prop_assert_eq!(Entry::decode(bytes.clone(), &other, &SECRET), None);
-            prop_assert_eq!(Entry::decode(bytes, &SPOT, &[8; 16]), None);
+            prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &[8; 16]), None);
         }
 
         #[test]
         fn no_bytes_of_others_are_an_entry(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert_eq!(Entry::decode(bytes, &SPOT, &SECRET), None);
+            prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &SECRET), None);
         }
     }
 }

@@ -1,18 +1,18 @@
-//! The switches that are thrown in this process.
+//! Active mutations: those that the environment of this process names.
 //!
-//! **Invariant:** the environment is read once; a switch never changes while the process runs.
+//! **Invariant:** the environment is read once; no mutation begins or ends while the process runs.
 //! **Not here:** refusing to start (whoever starts).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Switch;
+use super::Mutation;
 
-/// The environment variable that names the switches to throw.
+/// The environment variable that names the active mutations.
 pub const VARIABLE: &str = "TESSERA_SABOTAGE";
 
-impl Switch {
-    /// Every switch, in the order of its declaration.
+impl Mutation {
+    /// Every mutation, in the order of its declaration.
     pub const ALL: [Self; 18] = [
         Self::AckBeforeCommit,
         Self::LostBatch,
@@ -63,50 +63,51 @@ impl Switch {
     }
 }
 
-/// A name that is none of a switch.
+/// A name that no mutation has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{VARIABLE} names {name:?}, which is none of: {}", Switch::ALL.map(Switch::name).join(", "))]
-pub struct UnknownSwitch {
+#[error("{VARIABLE} names {name:?}, which is none of: {}", Mutation::ALL.map(Mutation::name).join(", "))]
+pub struct UnknownMutation {
     name: String,
 }
 
-/// The switches that are thrown.
+/// Returns the active mutations.
 ///
 /// # Errors
-/// [`UnknownSwitch`] if a name is none of a switch; then none is on.
-pub fn thrown() -> Result<Vec<Switch>, UnknownSwitch> {
+/// [`UnknownMutation`] if no mutation has one of the names; then none is active.
+pub fn active_mutations() -> Result<Vec<Mutation>, UnknownMutation> {
     let set = environment().clone()?;
-    Ok(Switch::ALL.into_iter().filter(|switch| set & switch.bit() != 0).collect())
+    Ok(Mutation::ALL.into_iter().filter(|mutation| set & mutation.bit() != 0).collect())
 }
 
-/// Whether a promise is to be broken.
-pub fn is_on(switch: Switch) -> bool {
-    environment().as_ref().is_ok_and(|set| set & switch.bit() != 0)
+/// True if the mutation is active: its promise is broken.
+pub fn is_on(mutation: Mutation) -> bool {
+    environment().as_ref().is_ok_and(|set| set & mutation.bit() != 0)
 }
 
-/// Whether a promise is to be broken this time: once in so many.
-pub fn is_due(switch: Switch, every: u64) -> bool {
-    static ASKED: [AtomicU64; Switch::ALL.len()] = [const { AtomicU64::new(0) }; Switch::ALL.len()];
-    // Not the first time: what is made before a test begins is none of its business.
-    is_on(switch) && ASKED[switch as usize].fetch_add(1, Ordering::Relaxed) % every == every - 1
+/// True if the promise is broken this time: once in `every` calls.
+pub fn is_due(mutation: Mutation, every: u64) -> bool {
+    static ASKED: [AtomicU64; Mutation::ALL.len()] =
+        [const { AtomicU64::new(0) }; Mutation::ALL.len()];
+    // Not the first time: what a test prepares is not to be broken.
+    is_on(mutation) && ASKED[mutation as usize].fetch_add(1, Ordering::Relaxed) % every == every - 1
 }
 
-fn environment() -> &'static Result<u32, UnknownSwitch> {
-    static SET: OnceLock<Result<u32, UnknownSwitch>> = OnceLock::new();
+fn environment() -> &'static Result<u32, UnknownMutation> {
+    static SET: OnceLock<Result<u32, UnknownMutation>> = OnceLock::new();
     SET.get_or_init(|| {
-        // What is no Unicode is no name either, and is told as it can be.
+        // Text that is not Unicode is no name either, and the error repeats it as far as possible.
         let names = std::env::var_os(VARIABLE).unwrap_or_default();
         parse(&names.to_string_lossy())
     })
 }
 
-fn parse(names: &str) -> Result<u32, UnknownSwitch> {
+fn parse(names: &str) -> Result<u32, UnknownMutation> {
     let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
     names.into_iter().try_fold(0, |set, name| {
-        let found = Switch::ALL.into_iter().find(|switch| switch.name() == name);
+        let found = Mutation::ALL.into_iter().find(|mutation| mutation.name() == name);
         found
-            .map(|switch| set | switch.bit())
-            .ok_or_else(|| UnknownSwitch { name: name.to_owned() })
+            .map(|mutation| set | mutation.bit())
+            .ok_or_else(|| UnknownMutation { name: name.to_owned() })
     })
 }
 
@@ -115,22 +116,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_and_what_is_none_is_told_with_the_list() {
+    fn names_are_read_and_an_unknown_one_is_reported_with_the_list() {
         assert_eq!(parse(""), Ok(0));
-        let both = Switch::LostBatch.bit() | Switch::WrongRow.bit();
+        let both = Mutation::LostBatch.bit() | Mutation::WrongRow.bit();
         assert_eq!(parse(" wrong_row, lost_batch,"), Ok(both));
-        let told = parse("lost_batch,lost_batches").unwrap_err().to_string();
-        assert!(told.contains("\"lost_batches\"") && told.ends_with("sqlite_sync_off"), "{told}");
+        let error = parse("lost_batch,lost_batches").unwrap_err().to_string();
+        assert!(
+            error.contains("\"lost_batches\"") && error.ends_with("cache_set_without_version"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn every_switch_has_a_name_a_place_and_a_line_in_the_table() {
+    fn every_mutation_has_a_name_a_place_and_a_line_in_the_table() {
         let table = include_str!("../sabotage.rs");
         let named = table.lines().filter(|line| line.starts_with("//! | `")).count();
-        assert_eq!(named, Switch::ALL.len());
-        for (place, switch) in Switch::ALL.into_iter().enumerate() {
-            assert_eq!(switch as usize, place);
-            assert!(table.contains(&format!("//! | `{}` |", switch.name())), "{}", switch.name());
+        assert_eq!(named, Mutation::ALL.len());
+        for (place, mutation) in Mutation::ALL.into_iter().enumerate() {
+            assert_eq!(mutation as usize, place);
+            assert!(
+                table.contains(&format!("//! | `{}` |", mutation.name())),
+                "{}",
+                mutation.name()
+            );
         }
     }
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use redis::{Cmd, Script, Value};
 
-use super::proof::Oldest;
-use super::shape::Name;
+use super::cache_key::Name;
+use super::proof::CurrentSince;
 
-/// How long a lease holds.
+/// Duration of a lease.
 pub(super) const LEASE: Duration = Duration::from_secs(2);
 /// Fields of one hash: entries and leases of one key.
 const FIELDS_MAX: usize = 32;
@@ -83,10 +83,10 @@ return 1
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease(pub(super) [u8; 16]);
 
-/// What Redis says to who wants to fill.
+/// Response of Redis to a request for a lease.
 #[derive(Debug)]
 pub(super) enum Leased {
-    /// It may.
+    /// The lease is given.
     Granted(Lease),
     /// Somebody else does.
     Refused,
@@ -107,12 +107,12 @@ impl Text {
 }
 
 /// A command, and what Redis must have been told before it.
-pub(super) struct Step {
+pub(super) struct RedisStep {
     pub(super) cmd: Cmd,
     code: &'static str,
 }
 
-impl Step {
+impl RedisStep {
     fn new(script: &'static Text, name: &Name) -> Self {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(&script.digest).arg(1).arg(&name.key).arg(&name.field);
@@ -131,7 +131,7 @@ impl Step {
         name: &Name,
         lease: Lease,
         known: Option<[u8; 16]>,
-        oldest: &Oldest,
+        oldest: &CurrentSince,
     ) -> Self {
         let mut step = Self::new(&ACQUIRE, name);
         let known: &[u8] = known.as_ref().map_or(&[], |known| known);
@@ -155,7 +155,7 @@ impl Step {
     }
 }
 
-/// What the answer to a step that acquires means.
+/// Reads the response to a request for a lease.
 pub(super) fn leased(answer: Value, lease: Lease) -> Option<Leased> {
     if let Value::BulkString(entry) = answer {
         return Some(Leased::Filled(entry));

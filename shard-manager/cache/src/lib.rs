@@ -4,7 +4,7 @@
 //! voids something: an entry carries what is known of it, and each reader judges by that.
 //!
 //! # What is stored
-//! All answers about one shard key of one table are one hash (`shape`). A field is one question; its value is the rows and
+//! All answers about one shard key of one table are one hash (`cache_key`). A field is one question; its value is the rows and
 //! a claim (`entry`): *these rows are of this timeline of the shard, hold every change up to `floor`, none after `seen`, and
 //! were all there was at `as_of`*. A claim is a fact about the past. It does not become wrong, only old; no loss, copy or
 //! rewind of Redis changes that. A tag under a secret of the cluster keeps everything else out. Beside the field of an entry
@@ -30,8 +30,8 @@
 //! for Weakly Consistent Replicated Data", 1994), read-your-writes and monotonic reads.
 //!
 //! # In which order
-//! A read that is asked too seldom to be worth a visit (`admission`) boards the flight of its question, and leaves Redis
-//! alone. Any other asks for the entry, if one is known that is new enough; there is none: board the flight (`flight`), lead
+//! A read that is asked too seldom to be worth a visit (`admission`) joins the shared read of its question, and leaves Redis
+//! alone. Any other asks for the entry, if one is known that is new enough; there is none: join the shared read (`shared_read`), lead
 //! it: *take the lease; measure; read the shard; answer; store under the lease*. Where nothing that is new enough is known,
 //! the lease is asked for at once: Redis gives it if what is there is older than the reader allows, else it gives the
 //! entry. Redis compares times only; whether the entry is enough is judged here, and if it lacks something else, a second
@@ -62,61 +62,64 @@
 //!
 //! # When Redis is not well
 //! Nobody waits for it longer than the patience, and writes do not wait at all. After some failures it is left alone for a
-//! while (`breaker`). Flights work without it: many who ask the same at once make one query.
+//! while (`breaker`). Shared reads work without it: many who ask the same at once make one query.
 //!
 //! **Invariant:** an answer of the cache is one that the shard gave, and as new as its reader demands.
-//! **Not here:** what a read demands of its shard (`shard`), who asks (`manager`).
+//! **Not here:** what a read demands of its shard (`shard`), requests (`manager`).
+#![forbid(unsafe_code)]
 
 mod address;
 mod admission;
-mod asking;
 mod breaker;
+mod cache_key;
+mod client;
 mod clock;
+mod connections;
 mod entry;
-mod flight;
-mod link;
-mod look;
-mod near;
+mod inspect;
+mod invalidation;
+mod local_cache;
 mod proof;
-mod reading;
+mod read_path;
 mod script;
-mod shape;
+mod shared_read;
+mod stats;
 mod tally;
-mod vitals;
-mod voiding;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::token::TokenKey;
 use admission::Admission;
-use asking::{Turns, UNWAITED_MAX};
 use breaker::Breaker;
+use cache_key::Secrets;
+use client::{SendPermits, UNWAITED_MAX};
 use clock::Clock;
-use flight::Flights;
-use link::Links;
-use near::Near;
-use shape::Secrets;
+use connections::Connections;
+use local_cache::LocalCache;
+use model::token::TokenKey;
+use shared_read::SharedReads;
 use tally::{Count, Tally};
 
 pub use address::{AddressError, CacheAddress};
+pub use cache_key::About;
 pub use entry::Entry;
-pub use look::{CacheServer, look};
-pub use proof::{CLOCK_ALLOWANCE, Claim, Moment, Stamp, Want};
-pub use reading::{Answer, Fresh};
-pub use shape::About;
-pub use vitals::{BreakerState, CacheUse, CacheVitals, ServedBy};
+pub use inspect::{CacheServer, inspect};
+pub use proof::{
+    CLOCK_ALLOWANCE, ClockReading, EntryMetadata, FreshnessBound, FreshnessRequirement,
+};
+pub use read_path::{Answer, ShardAnswer};
+pub use stats::{BreakerState, CacheStats, CacheUse, ServedBy};
 
-/// Where the cache is, and how it is used.
+/// Address of the cache, and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheSettings {
-    /// Where Redis is.
+    /// Address of Redis.
     pub address: CacheAddress,
-    /// How old an answer may be for a client that says nothing of it.
+    /// Highest age of an answer for a client that sets none.
     pub bound: Duration,
-    /// How long Redis keeps an entry.
+    /// Lifetime of an entry in Redis.
     pub ttl: Duration,
-    /// How long a read waits for Redis.
+    /// Longest wait of a read for Redis.
     pub patience: Duration,
     /// Bytes of the largest entry.
     pub entry_bytes_max: usize,
@@ -127,15 +130,15 @@ pub struct CacheSettings {
 }
 
 impl CacheSettings {
-    /// How old an answer may be where nobody says.
+    /// Default of `bound`.
     pub const BOUND_DEFAULT: Duration = Duration::from_secs(1);
     /// The loosest bound.
     pub const BOUND_MAX: Duration = Duration::from_secs(30);
-    /// How long an entry is kept where nobody says.
+    /// Default of `ttl`.
     pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
     /// The longest that one is kept: it is of no use when it is older than every bound.
     pub const TTL_MAX: Duration = Duration::from_secs(30);
-    /// How long a read waits where nobody says.
+    /// Default of `patience`.
     pub const PATIENCE_DEFAULT: Duration = Duration::from_millis(20);
     /// The least patience.
     pub const PATIENCE_MIN: Duration = Duration::from_millis(1);
@@ -149,7 +152,7 @@ impl CacheSettings {
     pub const ENTRY_BYTES_MOST: usize = 1 << 20;
     /// The most that a process keeps itself.
     pub const NEAR_BYTES_MAX: usize = 1 << 30;
-    /// How often a question is to be asked where nobody says.
+    /// Default of `min_uses`.
     pub const MIN_USES_DEFAULT: usize = 2;
     /// Every answer is kept.
     pub const MIN_USES_LEAST: usize = 1;
@@ -180,11 +183,11 @@ pub struct Cache {
     settings: CacheSettings,
     secrets: Secrets,
     admission: Admission,
-    links: Links,
+    connections: Connections,
     breaker: Breaker,
-    flights: Arc<Flights>,
-    near: Option<Near>,
-    turns: Turns,
+    shared_reads: Arc<SharedReads>,
+    local_cache: Option<LocalCache>,
+    permits: SendPermits,
     tally: Tally,
     clock: Clock,
 }
@@ -195,21 +198,21 @@ impl Cache {
         Self {
             secrets: Secrets::of(key),
             admission: Admission::new(settings.min_uses),
-            links: Links::new(settings.address.clone()),
+            connections: Connections::new(settings.address.clone()),
             breaker: Breaker::new(settings.patience),
-            flights: Arc::default(),
-            near: (settings.near_bytes > 0).then(|| Near::new(settings.near_bytes)),
-            turns: Turns::new(UNWAITED_COUNT_MAX),
+            shared_reads: Arc::default(),
+            local_cache: (settings.near_bytes > 0).then(|| LocalCache::new(settings.near_bytes)),
+            permits: SendPermits::new(UNWAITED_COUNT_MAX),
             tally: Tally::default(),
             clock: Clock::new(),
             settings,
         }
     }
 
-    /// How it does.
-    pub fn vitals(&self) -> CacheVitals {
+    /// State and counts of the cache.
+    pub fn stats(&self) -> CacheStats {
         let of = |what| self.tally.of(what);
-        CacheVitals {
+        CacheStats {
             hits: of(Count::Hit),
             misses: of(Count::Miss),
             stale: of(Count::Stale),
@@ -217,15 +220,15 @@ impl Cache {
             fills: of(Count::Fill),
             rejected: of(Count::Rejected),
             errors: of(Count::Error),
-            voids: of(Count::Void),
-            near_hits: of(Count::NearHit),
+            voids: of(Count::Invalidation),
+            near_hits: of(Count::LocalHit),
             seldom: of(Count::Seldom),
             breaker: self.breaker.state(),
         }
     }
 
-    /// Gives up its connections.
+    /// Closes its connections.
     pub fn close(&self) {
-        self.links.close();
+        self.connections.close();
     }
 }

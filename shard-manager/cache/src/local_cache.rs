@@ -1,8 +1,8 @@
-//! Near: what this process keeps of the cache itself, so that what is hot is answered without asking anybody.
+//! In-process cache: the hottest entries, without a round trip to Redis.
 //!
-//! The same entries, which prove themselves in the same way. What is least worth its bytes gives way.
+//! Its entries prove themselves as those of Redis do. The least useful ones per byte make room.
 //!
-//! **Invariant:** what was voided here is not kept by who has read it before.
+//! **Invariant:** after an invalidation no entry is kept that was read before it.
 //! **Not here:** whether an entry is enough (`proof`).
 
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use super::cache_key::Name;
 use super::entry::Entry;
-use super::shape::Name;
 
-/// Entries of one key.
+/// Most entries of one key.
 const ENTRIES_OF_KEY_MAX: usize = 32;
-/// What an entry takes beside its rows, about.
+/// Approximate bytes of an entry beside its rows.
 const ENTRY_BYTES: usize = 256;
-/// Counts of voids, which keys share.
-const VOIDS: usize = 1_024;
+/// Counters of invalidations, which keys share.
+const COUNTERS: usize = 1_024;
 
 /// All entries of one key.
 type OfKey = Arc<[([u8; 16], Arc<Entry>)]>;
 
 /// Entries in memory.
-pub(super) struct Near {
+pub(super) struct LocalCache {
     entries: Cache<u128, OfKey, Bytes>,
-    voids: Box<[AtomicU64]>,
+    invalidations: Box<[AtomicU64]>,
 }
 
-/// How often something was voided when a read began.
+/// Counter of invalidations at the beginning of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark(u64);
 
@@ -44,13 +44,13 @@ impl Weighter<u128, OfKey> for Bytes {
     }
 }
 
-impl Near {
-    /// Room for so many bytes.
+impl LocalCache {
+    /// Creates a cache for so many bytes.
     pub(super) fn new(bytes: usize) -> Self {
         let about = bytes / (2 * ENTRY_BYTES);
         Self {
             entries: Cache::with_weighter(about, bytes as u64, Bytes),
-            voids: (0..VOIDS).map(|_| AtomicU64::new(0)).collect(),
+            invalidations: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -60,12 +60,12 @@ impl Near {
         found.map(|(_, entry)| Arc::clone(entry))
     }
 
-    /// To be taken before what is to be kept is read.
+    /// Returns the mark to take before reading what is to be kept.
     pub(super) fn mark(&self, key_hash: u128) -> Mark {
-        Mark(self.voids(key_hash).load(Ordering::SeqCst))
+        Mark(self.invalidations(key_hash).load(Ordering::SeqCst))
     }
 
-    /// Keeps an entry, unless its key was voided since the mark.
+    /// Keeps an entry, unless its key was invalidated since the mark.
     pub(super) fn keep(&self, name: &Name, mark: Mark, entry: Arc<Entry>) {
         let Name { key_hash, field, .. } = name;
         let known = self.entries.get(key_hash);
@@ -73,19 +73,19 @@ impl Near {
         let others = others.filter(|(known, _)| known != field).take(ENTRIES_OF_KEY_MAX - 1);
         let of_key = std::iter::once((*field, entry)).chain(others.cloned()).collect();
         self.entries.insert(*key_hash, of_key);
-        // After that: who voids meanwhile removes it himself, or is seen here.
+        // Afterwards: a concurrent invalidation removes the entry itself, or is noticed here.
         if self.mark(*key_hash) != mark {
             self.entries.remove(key_hash);
         }
     }
 
-    /// Somebody has written rows of this key.
-    pub(super) fn void(&self, key_hash: u128) {
-        self.voids(key_hash).fetch_add(1, Ordering::SeqCst);
+    /// Removes the entries of a key of which rows were written.
+    pub(super) fn invalidate(&self, key_hash: u128) {
+        self.invalidations(key_hash).fetch_add(1, Ordering::SeqCst);
         self.entries.remove(&key_hash);
     }
 
-    fn voids(&self, key_hash: u128) -> &AtomicU64 {
-        &self.voids[key_hash as usize % VOIDS]
+    fn invalidations(&self, key_hash: u128) -> &AtomicU64 {
+        &self.invalidations[key_hash as usize % COUNTERS]
     }
 }

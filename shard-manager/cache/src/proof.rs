@@ -1,4 +1,4 @@
-//! Proof: whether what an answer says of itself is enough for a reader.
+//! Proof that a cached answer is new enough for a reader, from the metadata of its entry.
 //!
 //! **Invariant:** what passes is of the shard's timeline, not older than the reader allows, and holds what the reader's
 //! session has seen. Nothing else is asked of an entry, however it came to be where it was found.
@@ -6,27 +6,27 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sabotage::{Switch, is_on};
+use model::sabotage::{Mutation, is_on};
 
 /// By how much the clocks of two routers may differ. The age of what another router has stored counts as so much more, and
 /// what is further in the future than this proves nothing. It is what clocks of nodes may differ by before operators
 /// are warned.
 pub const CLOCK_ALLOWANCE: Duration = Duration::from_millis(500);
 
-/// From when and how far the rows of a read surely are.
+/// Lower bound of how new the rows of a read are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FreshnessBound {
     /// The timeline of the shard when the read began, and when it had ended.
     pub timeline: u32,
     /// Every change up to here is in the rows; 0 if nothing is known.
     pub floor: u64,
-    /// When the node that was read had all that was acknowledged.
+    /// Moment at which the node that was read had every acknowledged change.
     pub as_of: Instant,
 }
 
-/// A moment, by the clocks that it was taken from.
+/// A moment, as the clock of its process and the clock of its machine show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct ClockReading {
     /// The process whose clock counted `own`.
     pub process: u64,
     /// Microseconds of that process, which nobody sets; before its beginning they are negative.
@@ -35,8 +35,8 @@ pub struct Moment {
     pub wall: i64,
 }
 
-impl Moment {
-    /// How long before `now` it surely was not earlier than; `None` if it is in the future.
+impl ClockReading {
+    /// Highest possible age at `now`; `None` if the moment is in the future.
     pub fn age(&self, now: &Self) -> Option<Duration> {
         if self.process == now.process {
             let age = now.own.checked_sub(self.own)?;
@@ -48,18 +48,18 @@ impl Moment {
     }
 }
 
-/// When an answer must have been current to be new enough, by the clock of this process and by those of machines.
+/// Earliest moment at which a new enough answer was current, by the clock of this process and by those of machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Oldest {
+pub(super) struct CurrentSince {
     /// Whose entries `own` is for; `wall` is for those of all others.
     pub(super) process: u64,
     pub(super) own: i64,
     pub(super) wall: i64,
 }
 
-impl Oldest {
+impl CurrentSince {
     /// For a reader who allows this age now.
-    pub(super) fn of(now: &Moment, age_max: Duration) -> Self {
+    pub(super) fn of(now: &ClockReading, age_max: Duration) -> Self {
         let age = i64::try_from(age_max.as_micros()).unwrap_or(i64::MAX);
         let allowance = CLOCK_ALLOWANCE.as_micros() as i64;
         // Nothing is from before the clocks begin.
@@ -69,39 +69,39 @@ impl Oldest {
     }
 }
 
-/// What an answer says of itself.
+/// Facts about an answer that prove how new it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct EntryMetadata {
     /// The timeline of its shard.
     pub timeline: u32,
     /// Every change up to here is in it.
     pub floor: u64,
     /// No change after here is in it: a session that has been given it has seen so far.
     pub seen: u64,
-    /// When it was current.
-    pub as_of: Moment,
+    /// Moment at which it was current.
+    pub as_of: ClockReading,
 }
 
-/// What a reader demands.
+/// Requirement of a reader on the age and content of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Want {
+pub struct FreshnessRequirement {
     /// The timeline of the shard, which holds what the reader's session has seen.
     pub timeline: u32,
-    /// What the session has seen of the shard.
+    /// Position that the session has seen of the shard.
     pub seen: Option<u64>,
-    /// How old the answer may be.
+    /// Highest age of the answer.
     pub age_max: Duration,
 }
 
-impl Claim {
-    /// Whether it is enough, `now`.
-    pub fn proves(&self, want: &Want, now: &Moment) -> bool {
-        if is_on(Switch::CacheSetWithoutVersion) {
+impl EntryMetadata {
+    /// True if these facts fulfil the requirement, `now`.
+    pub fn proves(&self, requirement: &FreshnessRequirement, now: &ClockReading) -> bool {
+        if is_on(Mutation::CacheSetWithoutVersion) {
             return true;
         }
-        self.timeline == want.timeline
-            && want.seen.is_none_or(|seen| seen <= self.floor)
-            && self.as_of.age(now).is_some_and(|age| age <= want.age_max)
+        self.timeline == requirement.timeline
+            && requirement.seen.is_none_or(|seen| seen <= self.floor)
+            && self.as_of.age(now).is_some_and(|age| age <= requirement.age_max)
     }
 }
 
@@ -111,8 +111,8 @@ mod tests {
 
     use super::*;
 
-    fn claim(timeline: u32, floor: u64, as_of: Moment) -> Claim {
-        Claim { timeline, floor, seen: floor, as_of }
+    fn metadata(timeline: u32, floor: u64, as_of: ClockReading) -> EntryMetadata {
+        EntryMetadata { timeline, floor, seen: floor, as_of }
     }
 
     proptest! {
@@ -134,10 +134,10 @@ mod tests {
             let as_of = times.get(applied).map_or(10_000_000, |time| time - 1);
             let now = as_of + later;
             let process = u64::from(foreign);
-            let made = Moment { process, own: as_of, wall: as_of + if foreign { skew } else { 0 } };
-            let now_moment = Moment { process: 0, own: now, wall: now };
-            let want = Want { timeline: 1, seen, age_max: Duration::from_micros(age_max) };
-            if claim(1, applied as u64, made).proves(&want, &now_moment) {
+            let made = ClockReading { process, own: as_of, wall: as_of + if foreign { skew } else { 0 } };
+            let now_moment = ClockReading { process: 0, own: now, wall: now };
+            let requirement = FreshnessRequirement { timeline: 1, seen, age_max: Duration::from_micros(age_max) };
+            if metadata(1, applied as u64, made).proves(&requirement, &now_moment) {
                 if let Some(seen) = seen {
                     prop_assert!(seen <= applied as u64);
                 }
@@ -151,9 +151,9 @@ mod tests {
         fn another_timeline_proves_nothing(
             floor in any::<u64>(), seen in prop::option::of(any::<u64>()), timeline in 0_u32..3,
         ) {
-            let now = Moment { process: 0, own: 0, wall: 0 };
-            let want = Want { timeline: 7, seen, age_max: Duration::MAX };
-            prop_assert!(!claim(timeline, floor, now).proves(&want, &now));
+            let now = ClockReading { process: 0, own: 0, wall: 0 };
+            let requirement = FreshnessRequirement { timeline: 7, seen, age_max: Duration::MAX };
+            prop_assert!(!metadata(timeline, floor, now).proves(&requirement, &now));
         }
 
         /// What Redis is told to pass over is what the reader would.
@@ -161,10 +161,10 @@ mod tests {
         fn what_is_older_than_the_oldest_is_what_is_too_old(
             age in -1_000_000_i64..3_000_000, age_max in 0_u64..2_000_000, foreign in any::<bool>(),
         ) {
-            let now = Moment { process: 0, own: 5_000_000, wall: 9_000_000 };
-            let made = Moment { process: u64::from(foreign), own: now.own - age, wall: now.wall - age };
+            let now = ClockReading { process: 0, own: 5_000_000, wall: 9_000_000 };
+            let made = ClockReading { process: u64::from(foreign), own: now.own - age, wall: now.wall - age };
             let age_max = Duration::from_micros(age_max);
-            let oldest = Oldest::of(&now, age_max);
+            let oldest = CurrentSince::of(&now, age_max);
             let is_passed_over =
                 if foreign { made.wall < oldest.wall } else { made.own < oldest.own };
             let is_too_old = made.age(&now).is_some_and(|age| age > age_max);
@@ -175,24 +175,28 @@ mod tests {
         fn no_moment_of_a_forged_or_broken_clock_overflows(
             a in any::<(u64, i64, i64)>(), b in any::<(u64, i64, i64)>(),
         ) {
-            let moment = |(process, own, wall)| Moment { process, own, wall };
+            let moment = |(process, own, wall)| ClockReading { process, own, wall };
             let _ = moment(a).age(&moment(b));
         }
     }
 
     #[test]
     fn what_serves_no_token_still_serves_those_who_have_none() {
-        let now = Moment { process: 3, own: 5, wall: 5 };
-        let want = |seen| Want { timeline: 1, seen, age_max: Duration::ZERO };
-        assert!(claim(1, 0, now).proves(&want(None), &now));
-        assert!(!claim(1, 0, now).proves(&want(Some(1)), &now));
-        assert!(claim(1, 0, now).proves(&want(Some(0)), &now), "that session has seen nothing");
+        let now = ClockReading { process: 3, own: 5, wall: 5 };
+        let requirement =
+            |seen| FreshnessRequirement { timeline: 1, seen, age_max: Duration::ZERO };
+        assert!(metadata(1, 0, now).proves(&requirement(None), &now));
+        assert!(!metadata(1, 0, now).proves(&requirement(Some(1)), &now));
+        assert!(
+            metadata(1, 0, now).proves(&requirement(Some(0)), &now),
+            "that session has seen nothing"
+        );
     }
 
     #[test]
     fn the_clock_of_another_is_trusted_as_far_as_clocks_may_differ() {
-        let now = Moment { process: 1, own: 0, wall: 10_000_000 };
-        let other = |wall| Moment { process: 2, own: 0, wall };
+        let now = ClockReading { process: 1, own: 0, wall: 10_000_000 };
+        let other = |wall| ClockReading { process: 2, own: 0, wall };
         assert_eq!(other(10_000_000).age(&now), Some(CLOCK_ALLOWANCE));
         assert_eq!(other(10_400_000).age(&now), Some(Duration::from_millis(100)));
         assert_eq!(other(10_500_001).age(&now), None, "it is from the future");

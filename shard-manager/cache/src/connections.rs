@@ -1,12 +1,13 @@
-//! Link: the connections to Redis: one for each thread that serves, shared by all that it serves.
+//! Connections to Redis: one for each serving thread, shared by all requests of the thread.
 //!
-//! A connection lives on the runtime of the thread that had it made, so an answer wakes nobody else. Who needs one that is
-//! not there begins to make it, and waits as long as its patience lasts; it is made all the same. That it takes longer, or
-//! leaves too little time for an answer, is not held against Redis. That it fails is, once for all who wait; and so is that
-//! one ends, unless the next one is made while they do.
+//! A connection lives on the runtime of the thread that opened it, so a response wakes no other thread.
+//! The first request that needs a connection begins to open it and waits within its limits; the
+//! attempt goes on without it. A slow attempt, or one that leaves too little time for a response,
+//! does not count against Redis. A failed one does, once for all requests that wait; so does the end of
+//! a connection, unless the next one is open while they wait.
 //!
-//! **Invariant:** of each link at most one connection is being made; nothing here waits longer than it is told to.
-//! **Not here:** whether Redis is to be asked (`breaker`), what (`cache`).
+//! **Invariant:** a thread opens at most one connection at a time; no request waits beyond its limits.
+//! **Not here:** when Redis is used (`breaker`) and for what (`client`).
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -14,32 +15,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, TlsCertificates, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, TlsCertificates, Value};
 use rustls::crypto::{CryptoProvider, ring};
 use tokio::sync::watch;
 
 use super::address::CacheAddress;
 
 /// Connections of one process; more threads than this share them.
-const LINKS_MAX: usize = 64;
-/// How long a connection may take to be made.
+const CONNECTIONS_MAX: usize = 64;
+/// Longest duration of opening a connection.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(1);
-/// Commands that wait to be written on one connection; who comes then waits.
+/// Commands that may wait to be written on one connection; further ones wait for room.
 const WAITING_MAX: usize = 512;
 
-/// Questions in a row that are not answered in time after which a connection is taken for dead.
-const LATES_MAX: u32 = 3;
+/// Timeouts in a row after which a connection counts as dead.
+const TIMEOUTS_MAX: u32 = 3;
 
-/// What it is called that Redis takes a command for none. Of who has not told a password it takes all that are long so.
+/// Redis error name for a command it cannot parse, or a long one before authentication.
 pub(super) const PROTOCOL_ERROR: &str = "protocol error";
 
-/// Why Redis was not asked, or did not answer. What it said is not repeated: that may be what it was told.
+/// Reason why a command has no result. It never repeats the text of Redis, which may hold a password.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum Trouble {
+pub(super) enum RedisError {
     /// No connection could be made.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// It refused the command.
+    /// Redis refused the command.
     #[error("{0}")]
     Refused(String),
     /// Its connection ended.
@@ -48,100 +49,101 @@ pub(super) enum Trouble {
     /// There was no time for an answer, because the connection was still being made.
     #[error("the connection is being made")]
     Connecting,
-    /// It was asked, and did not answer in time.
+    /// Redis did not answer in time.
     #[error("it does not answer in time")]
     Late,
 }
 
-/// What Redis said.
+/// Response of Redis.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) value: Value,
-    /// How long it took to say it, from when there was a connection.
+    /// Time from the sending on an open connection to the response.
     pub(super) took: Duration,
 }
 
-/// How long somebody waits.
+/// Wait limits of a command.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// For all of it.
+pub(super) struct WaitLimits {
+    /// Latest moment of the response.
     pub(super) until: Instant,
-    /// For a connection, from when it was begun to be made. Whoever comes when it has been longer does not wait at all.
+    /// Longest wait for a connection since its opening began; a request that comes later does not wait.
     pub(super) connection: Duration,
 }
 
-/// All connections.
-pub(super) struct Links {
+/// Connections of one cache.
+pub(super) struct Connections {
     id: u64,
     address: CacheAddress,
-    all: Mutex<Vec<Arc<Link>>>,
+    all: Mutex<Vec<Arc<SharedConnection>>>,
     shared: AtomicUsize,
     failures: Arc<Failures>,
 }
 
-/// Connections that ended, or could not be made, since the last one that was made, of which nobody has taken notice yet;
-/// and why.
+/// Connections that ended or failed to open since the last success and were not counted yet, and the
+/// last reason.
 #[derive(Default)]
-struct Failures(Mutex<(u32, Option<Trouble>)>);
+struct Failures(Mutex<(u32, Option<RedisError>)>);
 
 impl Failures {
-    fn add(&self, trouble: Trouble) {
+    fn add(&self, error: RedisError) {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *failures = (failures.0.saturating_add(1), Some(trouble));
+        *failures = (failures.0.saturating_add(1), Some(error));
     }
 
-    fn take(&self) -> (u32, Option<Trouble>) {
+    fn take(&self) -> (u32, Option<RedisError>) {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 #[derive(Default)]
-struct Link(Mutex<State>, Arc<Failures>);
+struct SharedConnection(Mutex<State>, Arc<Failures>);
 
 #[derive(Default)]
 enum State {
     #[default]
     Idle,
-    /// Told when that has ended; when it was begun.
-    Connecting(watch::Receiver<Option<Trouble>>, Instant),
+    /// Receives the end of the attempt; start of the attempt.
+    Connecting(watch::Receiver<Option<RedisError>>, Instant),
     Open(Open),
 }
 
 #[derive(Clone)]
 struct Open {
     connection: MultiplexedConnection,
-    /// Tells it from those before.
+    /// Number that distinguishes it from its predecessors.
     number: u64,
-    lates: Arc<Lates>,
+    timeouts: Arc<TimeoutStreak>,
 }
 
-/// What a connection was asked in a row and did not answer in time. One may die without a word while others live.
+/// Timeouts of a connection in a row: it may be dead while others work.
 #[derive(Default)]
-struct Lates {
+struct TimeoutStreak {
     count: AtomicU32,
     last: Mutex<Option<Instant>>,
 }
 
-impl Lates {
+impl TimeoutStreak {
     fn answered(&self) {
         if self.count.load(Ordering::Relaxed) != 0 {
             self.count.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Told of one that was asked then; tells whether there are too many. What was on its way together counts once.
+    /// Counts the timeout of a command sent at `asked`; returns true if there are too many. Commands
+    /// that were under way together count once.
     fn add(&self, asked: Instant) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| asked < last) {
             return false;
         }
         *last = Some(Instant::now());
-        self.count.fetch_add(1, Ordering::Relaxed) + 1 >= LATES_MAX
+        self.count.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX
     }
 }
 
 thread_local! {
-    static OWN: RefCell<Vec<(u64, Weak<Link>)>> = const { RefCell::new(Vec::new()) };
+    static OWN: RefCell<Vec<(u64, Weak<SharedConnection>)>> = const { RefCell::new(Vec::new()) };
 }
 
 fn next_number() -> u64 {
@@ -149,33 +151,34 @@ fn next_number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-impl Links {
+impl Connections {
     pub(super) fn new(address: CacheAddress) -> Self {
         let (all, shared, failures) = Default::default();
         Self { id: next_number(), address, all, shared, failures }
     }
 
-    /// Where they go.
+    /// Address of the Redis server.
     pub(super) fn address(&self) -> &CacheAddress {
         &self.address
     }
 
-    /// Asks on the connection of this thread. One that has ended, or one that ends before it has answered, is replaced once.
-    pub(super) async fn ask(&self, cmd: &Cmd, patience: Patience) -> Result<Answered, Trouble> {
+    /// Sends a command on the connection of this thread. A connection that has ended, or ends before
+    /// the response, is replaced once.
+    pub(super) async fn ask(&self, cmd: &Cmd, limits: WaitLimits) -> Result<Answered, RedisError> {
         let link = self.own();
-        match link.ask(cmd, &self.address, patience).await {
-            Err(Trouble::Ended) => link.ask(cmd, &self.address, patience).await,
+        match link.ask(cmd, &self.address, limits).await {
+            Err(RedisError::Ended) => link.ask(cmd, &self.address, limits).await,
             answer => answer,
         }
     }
 
-    /// How many connections ended or could not be made since this was asked last, and since one was made; and why the last
-    /// of them.
-    pub(super) fn take_failures(&self) -> (u32, Option<Trouble>) {
+    /// Takes the number of connections that ended or failed to open since the last call and the last
+    /// success, and the last reason.
+    pub(super) fn take_failures(&self) -> (u32, Option<RedisError>) {
         self.failures.take()
     }
 
-    /// All that are asked next make connections anew: any may have died without a word.
+    /// Forgets all open connections, because any of them may be dead: later commands open new ones.
     pub(super) fn renew(&self) {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         for link in all.iter() {
@@ -186,13 +189,13 @@ impl Links {
         }
     }
 
-    /// Gives up all connections.
+    /// Closes all connections.
     pub(super) fn close(&self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn own(&self) -> Arc<Link> {
-        let mine = |own: &mut Vec<(u64, Weak<Link>)>| {
+    fn own(&self) -> Arc<SharedConnection> {
+        let mine = |own: &mut Vec<(u64, Weak<SharedConnection>)>| {
             let found = own.iter().find(|(id, _)| *id == self.id);
             found.and_then(|(_, link)| link.upgrade()).unwrap_or_else(|| {
                 let link = self.another();
@@ -204,57 +207,57 @@ impl Links {
         OWN.with_borrow_mut(mine)
     }
 
-    fn another(&self) -> Arc<Link> {
+    fn another(&self) -> Arc<SharedConnection> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() < LINKS_MAX {
-            all.push(Arc::new(Link(Mutex::default(), Arc::clone(&self.failures))));
+        if all.len() < CONNECTIONS_MAX {
+            all.push(Arc::new(SharedConnection(Mutex::default(), Arc::clone(&self.failures))));
             return Arc::clone(&all[all.len() - 1]);
         }
         Arc::clone(&all[self.shared.fetch_add(1, Ordering::Relaxed) % all.len()])
     }
 }
 
-impl Link {
+impl SharedConnection {
     async fn ask(
         self: &Arc<Self>,
         cmd: &Cmd,
         address: &CacheAddress,
-        patience: Patience,
-    ) -> Result<Answered, Trouble> {
-        let (mut open, has_waited) = self.connection(address, patience).await?;
+        limits: WaitLimits,
+    ) -> Result<Answered, RedisError> {
+        let (mut open, has_waited) = self.connection(address, limits).await?;
         let asked = Instant::now();
         let answered = open.connection.send_packed_command(cmd);
-        let answer = tokio::time::timeout_at(patience.until.into(), answered).await;
+        let answer = tokio::time::timeout_at(limits.until.into(), answered).await;
         if answer.is_ok() {
-            open.lates.answered();
+            open.timeouts.answered();
         }
         match answer {
-            Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused(told(&error.into()))),
+            Ok(Ok(Value::ServerError(error))) => Err(RedisError::Refused(told(&error.into()))),
             Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
                 if self.forget(open.number) {
-                    // Once, however many it leaves without an answer; not at all, if the next one is made in time.
-                    self.1.add(Trouble::Ended);
+                    // Once for all commands; not at all if the next connection opens in time.
+                    self.1.add(RedisError::Ended);
                 }
-                Err(Trouble::Ended)
+                Err(RedisError::Ended)
             }
-            Ok(Err(error)) => Err(Trouble::Refused(told(&error))),
-            Err(_elapsed) if has_waited => Err(Trouble::Connecting),
+            Ok(Err(error)) => Err(RedisError::Refused(told(&error))),
+            Err(_elapsed) if has_waited => Err(RedisError::Connecting),
             Err(_elapsed) => {
-                if open.lates.add(asked) {
+                if open.timeouts.add(asked) {
                     self.forget(open.number);
                 }
-                Err(Trouble::Late)
+                Err(RedisError::Late)
             }
         }
     }
 
-    /// The connection, and whether it had to be waited for.
+    /// Returns the connection, and true if the command had to wait for it.
     async fn connection(
         self: &Arc<Self>,
         address: &CacheAddress,
-        patience: Patience,
-    ) -> Result<(Open, bool), Trouble> {
+        limits: WaitLimits,
+    ) -> Result<(Open, bool), RedisError> {
         let mut has_waited = false;
         loop {
             let (mut ended, began, making) = {
@@ -266,7 +269,7 @@ impl Link {
                         let (tell, ended) = watch::channel(None);
                         let began = Instant::now();
                         *state = State::Connecting(ended.clone(), began);
-                        (ended, began, Some(Making(Arc::clone(self), tell)))
+                        (ended, began, Some(ConnectionAttempt(Arc::clone(self), tell)))
                     }
                 }
             };
@@ -276,18 +279,18 @@ impl Link {
                 tokio::spawn(making.make(address.clone()));
             }
             has_waited = true;
-            // It ends without a word if its runtime does; then this one makes another.
-            let until = (began + patience.connection).min(patience.until);
+            // The attempt ends without a result if its runtime does; then the loop begins another.
+            let until = (began + limits.connection).min(limits.until);
             if tokio::time::timeout_at(until.into(), ended.changed()).await.is_err() {
-                return Err(Trouble::Connecting);
+                return Err(RedisError::Connecting);
             }
-            if let Some(trouble) = &*ended.borrow() {
-                return Err(trouble.clone());
+            if let Some(error) = &*ended.borrow() {
+                return Err(error.clone());
             }
         }
     }
 
-    /// Whether that was the connection until now.
+    /// Forgets a connection that has ended; returns false if another one has taken its place.
     fn forget(&self, ended: u64) -> bool {
         let mut state = self.state();
         let is_it = matches!(&*state, State::Open(open) if open.number == ended);
@@ -302,32 +305,32 @@ impl Link {
     }
 }
 
-/// A connection that is being made. When it is dropped, that has ended, well or not.
-struct Making(Arc<Link>, watch::Sender<Option<Trouble>>);
+/// Attempt to open a connection; its drop is the end of the attempt.
+struct ConnectionAttempt(Arc<SharedConnection>, watch::Sender<Option<RedisError>>);
 
-impl Making {
+impl ConnectionAttempt {
     async fn make(self, address: CacheAddress) {
         match tokio::time::timeout(CONNECT_MAX, connect(&address)).await {
             Ok(Ok(connection)) => {
-                // What failed before is over.
+                // Earlier failures no longer count.
                 self.0.1.take();
-                let (number, lates) = (next_number(), Arc::default());
-                *self.0.state() = State::Open(Open { connection, number, lates });
+                let (number, timeouts) = (next_number(), Arc::default());
+                *self.0.state() = State::Open(Open { connection, number, timeouts });
             }
-            Ok(Err(trouble)) => self.fail(trouble),
-            Err(_elapsed) => self.fail(Trouble::Unreachable("it took too long".to_owned())),
+            Ok(Err(error)) => self.fail(error),
+            Err(_elapsed) => self.fail(RedisError::Unreachable("it took too long".to_owned())),
         }
     }
 
-    fn fail(&self, trouble: Trouble) {
+    fn fail(&self, error: RedisError) {
         *self.0.state() = State::Idle;
-        // Once, however many wait for it, and also if nobody does any more.
-        self.0.1.add(trouble.clone());
-        self.1.send_replace(Some(trouble));
+        // Once for all commands that wait, and also if none does any more.
+        self.0.1.add(error.clone());
+        self.1.send_replace(Some(error));
     }
 }
 
-impl Drop for Making {
+impl Drop for ConnectionAttempt {
     fn drop(&mut self) {
         let mut state = self.0.state();
         if matches!(&*state, State::Connecting(..)) {
@@ -336,24 +339,25 @@ impl Drop for Making {
     }
 }
 
-pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnection, Trouble> {
-    let unreachable = |error: RedisError| Trouble::Unreachable(told(&error));
+pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnection, RedisError> {
+    let unreachable = |error: redis::RedisError| RedisError::Unreachable(told(&error));
     if address.is_secured() && CryptoProvider::get_default().is_none() {
-        // The client of Redis takes the one of the process, and ends it if there are several and none is chosen. Somebody
-        // else may be choosing one at this moment, which is as good.
+        // The Redis client uses the provider of the process and panics if several exist and none is
+        // chosen. A provider that another thread chooses at this moment is as good.
         let _ = ring::default_provider().install_default();
     }
     let client = match address.roots() {
         None => Client::open(address.info().clone()).map_err(unreachable)?,
         Some(path) => {
-            let unreadable = |error| Trouble::Unreachable(format!("{}: {error}", path.display()));
-            // Short, and seldom.
+            let unreadable =
+                |error| RedisError::Unreachable(format!("{}: {error}", path.display()));
+            // A short file, read only when a connection opens.
             let roots = std::fs::read(path).map_err(unreadable)?;
             let certificates = TlsCertificates { client_tls: None, root_cert: Some(roots) };
             Client::build_with_tls(address.info().clone(), certificates).map_err(unreachable)?
         }
     };
-    // Who asks waits no longer than its own patience.
+    // Each command has its own wait limits.
     let config = AsyncConnectionConfig::new()
         .set_response_timeout(None)
         .set_connection_timeout(None)
@@ -361,8 +365,8 @@ pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnect
     client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)
 }
 
-/// What kind of error it was. The text of a server may repeat what it was sent.
-fn told(error: &RedisError) -> String {
+/// Returns the kind of an error. The text of a server may repeat what was sent to it.
+fn told(error: &redis::RedisError) -> String {
     match error.code() {
         Some("ERR") if error.detail().is_some_and(|it| it.starts_with("Protocol error")) => {
             PROTOCOL_ERROR.to_owned()

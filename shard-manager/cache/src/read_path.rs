@@ -1,70 +1,72 @@
-//! Reading: from a question to an answer: out of the cache, from the flight of somebody else, or from the shard.
+//! Read path: from a question to an answer, out of the cache, from a shared read, or from the shard.
 //!
 //! **Invariant:** nothing is answered that was not read for this question and proves itself to its reader, or was read by
 //! it; a lease is asked for before the shard is.
-//! **Not here:** what voids entries (`voiding`).
+//! **Not here:** what removes entries (`invalidation`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::admission::{Expected, Question};
-use super::asking::Asked;
+use super::cache_key::{About, Name};
+use super::client::Reply;
 use super::entry::{self, Entry};
-use super::flight::{Boarded, Landed, Lead};
-use super::near::Mark;
-use super::proof::{Claim, Moment, Oldest, Stamp, Want};
-use super::script::{Lease, Leased, Step, leased};
-use super::shape::{About, Name};
+use super::local_cache::Mark;
+use super::proof::{
+    ClockReading, CurrentSince, EntryMetadata, FreshnessBound, FreshnessRequirement,
+};
+use super::script::{Lease, Leased, RedisStep, leased};
+use super::shared_read::{LeadRead, Participation, SharedResult};
+use super::stats::{CacheUse, ServedBy};
 use super::tally::Count;
-use super::vitals::{CacheUse, ServedBy};
-use super::{Cache, shape};
-use crate::position::Position;
-use crate::query::ReadQuery;
-use crate::rows::Rows;
-use crate::sabotage::{Switch, is_on};
+use super::{Cache, cache_key};
+use model::position::Position;
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::sabotage::{Mutation, is_on};
 
-/// What the shard answered.
+/// Answer of the shard to a read.
 #[derive(Clone, Debug)]
-pub struct Fresh {
+pub struct ShardAnswer {
     /// The rows.
     pub rows: Rows,
     /// Up to where they may show changes.
     pub position: Position,
-    /// From when and how far they surely are; `None` if that is not known.
-    pub stamp: Option<Stamp>,
-    /// Who answered.
+    /// Lower bound of how new they are; `None` if that is not known.
+    pub freshness: Option<FreshnessBound>,
+    /// Source of the answer.
     pub served_by: ServedBy,
 }
 
-/// What a reader gets.
+/// Answer to a read, from the cache or the shard.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The rows.
     pub rows: Rows,
     /// Up to where they may show changes.
     pub position: Position,
-    /// Who answered.
+    /// Source of the answer.
     pub served_by: ServedBy,
-    /// What the cache was to it.
+    /// Part of the cache in the read.
     pub cache: CacheUse,
 }
 
 impl Answer {
-    fn of(Entry { rows, claim }: Entry, served_by: ServedBy, cache: CacheUse) -> Self {
-        let position = Position { timeline: claim.timeline, at: claim.seen };
+    fn of(Entry { rows, metadata }: Entry, served_by: ServedBy, cache: CacheUse) -> Self {
+        let position = Position { timeline: metadata.timeline, sequence: metadata.seen };
         Self { rows, position, served_by, cache }
     }
 
-    fn fresh(fresh: Fresh) -> Self {
-        let Fresh { rows, position, served_by, stamp: _ } = fresh;
+    fn fresh(fresh: ShardAnswer) -> Self {
+        let ShardAnswer { rows, position, served_by, freshness: _ } = fresh;
         Self { rows, position, served_by, cache: CacheUse::Miss }
     }
 }
 
-/// How often one who wants to fill asks for a lease: again, where what is there is of no use to it.
+/// Most requests for one lease: a second one if the entry there is of no use to the reader.
 const LEASE_VISITS_MAX: usize = 2;
 
-/// What was found in Redis.
+/// Result of the lookup in Redis.
 enum Found {
     Enough(Entry),
     /// An entry that does not prove itself, and its tag; or one is known of that is too old.
@@ -75,11 +77,11 @@ enum Found {
     Away,
 }
 
-/// What became of who wanted to fill.
-enum Turned {
-    /// It may fill, if it has a lease.
+/// Decision for a reader that leads: fill, or use an entry that is there.
+enum FillDecision {
+    /// The reader reads the shard, and fills if it has a lease.
     Reader(Option<Lease>),
-    /// What is there is enough.
+    /// An entry of Redis is enough.
     Served(Entry),
 }
 
@@ -87,27 +89,27 @@ enum Turned {
 struct Reading<'r> {
     name: Name,
     question: Question,
-    want: &'r Want,
+    requirement: &'r FreshnessRequirement,
     began: Instant,
     /// Until when it waits for Redis.
     patient_until: Instant,
-    /// What the first level is to be told with what it is to keep.
+    /// Mark of the in-process cache for the entry that may be kept.
     mark: Option<Mark>,
 }
 
 impl Cache {
-    /// Whether the answer to a question may come from here.
+    /// True if answers to this question can be cached.
     pub fn keeps(&self, query: &ReadQuery) -> bool {
-        shape::is_kept(query)
+        cache_key::is_kept(query)
     }
 
-    /// Told of a read that must not be answered from here.
+    /// Counts a read that must not be answered from the cache.
     pub fn bypass(&self) -> CacheUse {
         self.tally.count(Count::Bypass);
         CacheUse::Bypass
     }
 
-    /// How old an answer may be for a client that allows so much.
+    /// Highest age of an answer for a client that allows so much.
     pub fn age_max(&self, staleness: Duration) -> Duration {
         let allowed = if staleness == Duration::MAX { self.settings.bound } else { staleness };
         allowed.min(self.settings.ttl)
@@ -122,35 +124,35 @@ impl Cache {
     pub async fn read<E>(
         self: &Arc<Self>,
         (about, query): (&About<'_>, &ReadQuery),
-        (want, deadline): (&Want, Instant),
-        read: impl AsyncFnOnce() -> Result<Fresh, E>,
+        (requirement, deadline): (&FreshnessRequirement, Instant),
+        read: impl AsyncFnOnce() -> Result<ShardAnswer, E>,
     ) -> Result<Answer, E> {
         let began = Instant::now();
         let patient_until = (began + self.settings.patience).min(deadline);
         let name = self.secrets.name(about, query);
         let question = Question::of(&name);
-        let is_often = self.admission.asked(question, self.clock.own(began), want.age_max);
-        if let Some(entry) = self.near_by(&name, want) {
+        let is_often = self.admission.asked(question, self.clock.own(began), requirement.age_max);
+        if let Some(entry) = self.local_entry(&name, requirement) {
             return Ok(Answer::of(entry, ServedBy::Cache, CacheUse::Hit));
         }
-        let mark = self.near.as_ref().map(|near| near.mark(name.key_hash));
-        let reading = Reading { name, question, want, began, patient_until, mark };
+        let mark = self.local_cache.as_ref().map(|local_cache| local_cache.mark(name.key_hash));
+        let reading = Reading { name, question, requirement, began, patient_until, mark };
         let found = if is_often { self.find(&reading).await } else { self.pass_over() };
         if let Found::Enough(entry) = found {
             self.tally.count(Count::Hit);
-            self.keep_near(&reading.name, reading.mark, || Arc::new(entry.clone()));
+            self.keep_locally(&reading.name, reading.mark, || Arc::new(entry.clone()));
             return Ok(Answer::of(entry, ServedBy::Cache, CacheUse::Hit));
         }
         let mut is_second = false;
         loop {
-            let flight = match self.flights.board(&reading.name) {
-                Boarded::Leader(lead) => return self.lead(lead, reading, found, read).await,
-                Boarded::Follower(flight) => flight,
+            let shared_read = match self.shared_reads.join(&reading.name) {
+                Participation::Leader(lead) => return self.lead(lead, reading, found, read).await,
+                Participation::Follower(shared_read) => shared_read,
             };
-            match tokio::time::timeout_at(deadline.into(), flight.landed()).await {
-                Ok(Some(landed)) => {
-                    let in_time = flight.began_after(reading.began);
-                    if let Some(answer) = reading.from(&self.clock_of(&reading), &landed, in_time) {
+            match tokio::time::timeout_at(deadline.into(), shared_read.result()).await {
+                Ok(Some(result)) => {
+                    let in_time = shared_read.began_after(reading.began);
+                    if let Some(answer) = reading.from(&self.clock_of(&reading), &result, in_time) {
                         match answer.cache {
                             CacheUse::Hit => self.tally.count(Count::Hit),
                             CacheUse::Miss | CacheUse::Bypass => self.missed(&found),
@@ -158,7 +160,7 @@ impl Cache {
                         return Ok(answer);
                     }
                     // What was in Redis was enough for the leader only: one of the others reads for the rest.
-                    if landed.served_by == ServedBy::Cache && !is_second {
+                    if result.served_by == ServedBy::Cache && !is_second {
                         is_second = true;
                         continue;
                     }
@@ -177,18 +179,18 @@ impl Cache {
     }
 
     /// The entry that this process keeps itself, if it is enough.
-    fn near_by(&self, name: &Name, want: &Want) -> Option<Entry> {
-        let entry = self.near.as_ref()?.get(name)?;
-        entry.claim.proves(want, &self.clock.now()).then(|| {
+    fn local_entry(&self, name: &Name, requirement: &FreshnessRequirement) -> Option<Entry> {
+        let entry = self.local_cache.as_ref()?.get(name)?;
+        entry.metadata.proves(requirement, &self.clock.now()).then(|| {
             self.tally.count(Count::Hit);
-            self.tally.count(Count::NearHit);
+            self.tally.count(Count::LocalHit);
             Entry::clone(&entry)
         })
     }
 
-    fn keep_near(&self, name: &Name, mark: Option<Mark>, entry: impl FnOnce() -> Arc<Entry>) {
-        if let (Some(near), Some(mark)) = (&self.near, mark) {
-            near.keep(name, mark, entry());
+    fn keep_locally(&self, name: &Name, mark: Option<Mark>, entry: impl FnOnce() -> Arc<Entry>) {
+        if let (Some(local_cache), Some(mark)) = (&self.local_cache, mark) {
+            local_cache.keep(name, mark, entry());
         }
     }
 
@@ -205,8 +207,8 @@ impl Cache {
         if !self.may_ask() {
             return Found::Away;
         }
-        let Reading { name, question, want, began, patient_until, .. } = reading;
-        match self.admission.expects(*question, self.clock.own(*began), want.age_max) {
+        let Reading { name, question, requirement, began, patient_until, .. } = reading;
+        match self.admission.expects(*question, self.clock.own(*began), requirement.age_max) {
             Expected::Enough => {}
             Expected::TooOld => return Found::Stale(None),
             Expected::Unknown => return Found::Nothing,
@@ -214,45 +216,45 @@ impl Cache {
         let mut cmd = redis::cmd("HGET");
         cmd.arg(&name.key).arg(&name.field);
         match self.ask(&cmd, *patient_until).await {
-            Asked::Answer(redis::Value::BulkString(bytes)) => {
+            Reply::Answer(redis::Value::BulkString(bytes)) => {
                 let tag = entry::tag_of(&bytes);
                 match self.read_entry(bytes, reading) {
-                    Some(entry) if entry.claim.proves(want, &self.clock.now()) => {
+                    Some(entry) if entry.metadata.proves(requirement, &self.clock.now()) => {
                         Found::Enough(entry)
                     }
                     Some(_) => Found::Stale(tag),
                     None => Found::Nothing,
                 }
             }
-            Asked::Answer(redis::Value::Nil) => {
+            Reply::Answer(redis::Value::Nil) => {
                 self.admission.forget(*question);
                 Found::Nothing
             }
-            Asked::Answer(_) => {
+            Reply::Answer(_) => {
                 self.tally.count(Count::Error);
                 Found::Nothing
             }
-            Asked::WrongKind => Found::Nothing,
-            Asked::Late => {
+            Reply::WrongKind => Found::Nothing,
+            Reply::Late => {
                 // What is there may be what takes so long.
                 self.remove(name);
                 Found::Away
             }
-            Asked::Trouble => Found::Away,
+            Reply::Failed => Found::Away,
         }
     }
 
     /// The entry of these bytes. Others have made them, if they are none.
     fn read_entry(self: &Arc<Self>, bytes: Vec<u8>, reading: &Reading<'_>) -> Option<Entry> {
         let Reading { name, question, .. } = reading;
-        let Some(entry) = Entry::decode(bytes, &name.spot(), &self.secrets.entries) else {
+        let Some(entry) = Entry::decode(bytes, &name.entry_key(), &self.secrets.entries) else {
             self.tally.count(Count::Error);
             // It would be met again and again.
             self.remove(name);
             return None;
         };
         let now = self.clock.now();
-        if let Some(age) = entry.claim.as_of.age(&now) {
+        if let Some(age) = entry.metadata.as_of.age(&now) {
             let own = u64::try_from(now.own).unwrap_or(0);
             self.admission.saw(*question, own.saturating_sub(age.as_micros() as u64));
         }
@@ -265,27 +267,27 @@ impl Cache {
     }
 
     /// The moment at which a question began.
-    fn clock_of(&self, reading: &Reading<'_>) -> Moment {
+    fn clock_of(&self, reading: &Reading<'_>) -> ClockReading {
         self.clock.moment(reading.began)
     }
 
     /// Reads for all who ask the same.
     async fn lead<E>(
         self: &Arc<Self>,
-        lead: Lead,
+        lead: LeadRead,
         reading: Reading<'_>,
         found: Found,
-        read: impl AsyncFnOnce() -> Result<Fresh, E>,
+        read: impl AsyncFnOnce() -> Result<ShardAnswer, E>,
     ) -> Result<Answer, E> {
-        let lease = match self.turn(&reading, &found).await {
-            Turned::Reader(lease) => lease,
-            Turned::Served(entry) => {
+        let lease = match self.fill_decision(&reading, &found).await {
+            FillDecision::Reader(lease) => lease,
+            FillDecision::Served(entry) => {
                 self.tally.count(Count::Hit);
                 let served_by = ServedBy::Cache;
                 let kept = Arc::new(entry.clone());
-                self.keep_near(&reading.name, reading.mark, || Arc::clone(&kept));
+                self.keep_locally(&reading.name, reading.mark, || Arc::clone(&kept));
                 lead.leave();
-                lead.land(Arc::new(Landed { entry: kept, served_by }));
+                lead.publish(Arc::new(SharedResult { entry: kept, served_by }));
                 return Ok(Answer::of(entry, served_by, CacheUse::Hit));
             }
         };
@@ -294,42 +296,43 @@ impl Cache {
         let asked = Instant::now();
         let fresh = read().await?;
         self.breaker.shard_took(asked.elapsed());
-        let Some(stamp) = fresh.stamp else { return Ok(Answer::fresh(fresh)) };
-        let as_of = self.clock.moment(stamp.as_of);
-        let Stamp { timeline, floor, .. } = stamp;
-        let claim = Claim { timeline, floor, seen: fresh.position.at, as_of };
+        let Some(freshness) = fresh.freshness else { return Ok(Answer::fresh(fresh)) };
+        let as_of = self.clock.moment(freshness.as_of);
+        let FreshnessBound { timeline, floor, .. } = freshness;
+        let metadata = EntryMetadata { timeline, floor, seen: fresh.position.sequence, as_of };
         let rows = fresh.rows.clone();
         let served_by = fresh.served_by;
-        let landed = Arc::new(Landed { entry: Arc::new(Entry { rows, claim }), served_by });
-        lead.land(Arc::clone(&landed));
-        self.keep(lead, reading, lease, landed);
+        let result =
+            Arc::new(SharedResult { entry: Arc::new(Entry { rows, metadata }), served_by });
+        lead.publish(Arc::clone(&result));
+        self.keep(lead, reading, lease, result);
         Ok(Answer::fresh(fresh))
     }
 
     /// The right to fill, or what is there already.
-    async fn turn(self: &Arc<Self>, reading: &Reading<'_>, found: &Found) -> Turned {
+    async fn fill_decision(self: &Arc<Self>, reading: &Reading<'_>, found: &Found) -> FillDecision {
         let mut known = match found {
-            Found::Away | Found::Enough(_) => return Turned::Reader(None),
+            Found::Away | Found::Enough(_) => return FillDecision::Reader(None),
             Found::Nothing => None,
             Found::Stale(tag) => *tag,
         };
         for _ in 0..LEASE_VISITS_MAX {
             let bytes = match self.lease(reading, known).await {
-                Some(Leased::Granted(lease)) => return Turned::Reader(Some(lease)),
+                Some(Leased::Granted(lease)) => return FillDecision::Reader(Some(lease)),
                 Some(Leased::Filled(bytes)) => bytes,
                 Some(Leased::Refused) | None => break,
             };
             known = entry::tag_of(&bytes);
             match self.read_entry(bytes, reading) {
-                Some(entry) if entry.claim.proves(reading.want, &self.clock.now()) => {
-                    return Turned::Served(entry);
+                Some(entry) if entry.metadata.proves(reading.requirement, &self.clock.now()) => {
+                    return FillDecision::Served(entry);
                 }
                 // It is new, but lacks what the reader's session has seen, or is of another timeline.
                 Some(_) => {}
                 None => break,
             }
         }
-        Turned::Reader(None)
+        FillDecision::Reader(None)
     }
 
     async fn lease(
@@ -337,51 +340,51 @@ impl Cache {
         reading: &Reading<'_>,
         known: Option<[u8; 16]>,
     ) -> Option<Leased> {
-        // Who has waited for another's flight may have no patience left: that is not Redis that is late.
+        // A shared read that took long may have used up the time: that is no delay of Redis.
         if !self.breaker.is_closed() || Instant::now() >= reading.patient_until {
             return None;
         }
         let lease = Lease(uuid::Uuid::new_v4().into_bytes());
-        let oldest = Oldest::of(&self.clock.now(), reading.want.age_max);
-        let step = Step::acquire(&reading.name, lease, known, &oldest);
+        let oldest = CurrentSince::of(&self.clock.now(), reading.requirement.age_max);
+        let step = RedisStep::acquire(&reading.name, lease, known, &oldest);
         let answer = self.step(&step, reading.patient_until).await?;
         leased(answer, lease)
     }
 
-    /// Stores what was read, if it may; nobody waits for it. The flight goes on until that is done: who comes meanwhile
-    /// finds the answer here or there.
+    /// Stores the result in the background, if it may. The shared read can be joined until that is done,
+    /// so later readers find the answer here or in Redis.
     fn keep(
         self: &Arc<Self>,
-        lead: Lead,
+        lead: LeadRead,
         reading: Reading<'_>,
         lease: Option<Lease>,
-        landed: Arc<Landed>,
+        result: Arc<SharedResult>,
     ) {
         let Reading { name, question, mark, .. } = reading;
-        let unchecked = is_on(Switch::CacheSetWithoutVersion);
-        let Landed { entry, .. } = &*landed;
+        let unchecked = is_on(Mutation::CacheSetWithoutVersion);
+        let SharedResult { entry, .. } = &*result;
         let old =
-            entry.claim.as_of.age(&self.clock.now()).is_none_or(|age| age > self.settings.ttl);
+            entry.metadata.as_of.age(&self.clock.now()).is_none_or(|age| age > self.settings.ttl);
         let is_whole = entry.rows.more_after.is_none() && entry.rows.total.is_none();
         let fits = entry.rows.json().len() + 4 * entry.rows.len() + entry::OVERHEAD
             <= self.settings.entry_bytes_max;
         if !is_whole || !fits || old {
             return;
         }
-        self.keep_near(&name, mark, || Arc::clone(entry));
+        self.keep_locally(&name, mark, || Arc::clone(entry));
         if (lease.is_none() && !unchecked) || !self.breaker.is_closed() {
             return;
         }
-        if lead.is_voided() && !unchecked {
+        if lead.is_invalidated() && !unchecked {
             self.tally.count(Count::Rejected);
             return;
         }
-        let Some(turn) = self.turns.take(1) else { return };
+        let Some(permit) = self.permits.take(1) else { return };
         let cache = Arc::clone(self);
-        let bytes = entry.encode(&name.spot(), &cache.secrets.entries);
-        let as_of = u64::try_from(entry.claim.as_of.own).unwrap_or(0);
+        let bytes = entry.encode(&name.entry_key(), &cache.secrets.entries);
+        let as_of = u64::try_from(entry.metadata.as_of.own).unwrap_or(0);
         self.spawn(async move {
-            let _in_the_air_until_here = (lead, turn);
+            let _in_the_air_until_here = (lead, permit);
             match cache.fill(&name, lease, &bytes).await {
                 Some(true) => cache.admission.saw(question, as_of),
                 // Somebody has written, or has filled what is better: the next one looks.
@@ -391,25 +394,25 @@ impl Cache {
         });
     }
 
-    /// Whether it was stored; `None` if nobody knows.
+    /// Stores an entry; returns `None` if the result is unknown.
     async fn fill(&self, name: &Name, lease: Option<Lease>, bytes: &[u8]) -> Option<bool> {
         let until = Instant::now() + super::UNWAITED_MAX;
         let ttl = self.jittered_ttl();
-        let Some(lease) = lease.filter(|_| !is_on(Switch::CacheSetWithoutVersion)) else {
-            self.ask(&Step::set(name, bytes), until).await;
+        let Some(lease) = lease.filter(|_| !is_on(Mutation::CacheSetWithoutVersion)) else {
+            self.ask(&RedisStep::set(name, bytes), until).await;
             let mut expire = redis::cmd("PEXPIRE");
             expire.arg(&name.key).arg(ttl.as_millis() as u64);
             self.ask(&expire, until).await;
             self.tally.count(Count::Fill);
             return Some(true);
         };
-        let answer = self.step(&Step::fill(name, lease, bytes, ttl), until).await?;
+        let answer = self.step(&RedisStep::fill(name, lease, bytes, ttl), until).await?;
         let filled = redis::from_redis_value::<i64>(answer) == Ok(1);
         self.tally.count(if filled { Count::Fill } else { Count::Rejected });
         Some(filled)
     }
 
-    /// How long an entry is kept: not all that were made together end together.
+    /// Lifetime of an entry, varied so that entries of one moment do not expire together.
     fn jittered_ttl(&self) -> Duration {
         let chance = uuid::Uuid::new_v4().as_u64_pair().1 as u32;
         let spread = f64::from(chance) / f64::from(u32::MAX);
@@ -418,19 +421,20 @@ impl Cache {
 }
 
 impl Reading<'_> {
-    /// The answer that another's flight brought, if it is enough. A reader that asked `in_time`, before the flight's read
+    /// The answer of a shared read, if it is enough. A reader that asked `in_time`, before the read
     /// began, gets from the primary what it would have read there itself.
-    fn from(&self, began: &Moment, landed: &Landed, in_time: bool) -> Option<Answer> {
-        let Landed { entry, served_by } = landed;
-        let Entry { rows, claim } = &**entry;
+    fn from(&self, began: &ClockReading, result: &SharedResult, in_time: bool) -> Option<Answer> {
+        let SharedResult { entry, served_by } = result;
+        let Entry { rows, metadata } = &**entry;
         let is_own_read = in_time && *served_by == ServedBy::Primary;
-        let holds = is_own_read || self.want.seen.is_none_or(|seen| seen <= claim.floor);
-        // What is newer than the question is new enough for it, however long the flight took.
-        let as_of = claim.as_of;
+        let holds = is_own_read || self.requirement.seen.is_none_or(|seen| seen <= metadata.floor);
+        // What is newer than the question is new enough for it, however long the shared read took.
+        let as_of = metadata.as_of;
         let is_newer = as_of.process == began.process && as_of.own >= began.own;
-        let is_new = is_newer || as_of.age(began).is_some_and(|age| age <= self.want.age_max);
-        (claim.timeline == self.want.timeline && holds && is_new).then(|| {
-            let entry = Entry { rows: rows.clone(), claim: *claim };
+        let is_new =
+            is_newer || as_of.age(began).is_some_and(|age| age <= self.requirement.age_max);
+        (metadata.timeline == self.requirement.timeline && holds && is_new).then(|| {
+            let entry = Entry { rows: rows.clone(), metadata: *metadata };
             let cache = match served_by {
                 ServedBy::Cache => CacheUse::Hit,
                 ServedBy::Primary | ServedBy::Replica => CacheUse::Miss,

@@ -1,0 +1,206 @@
+//! Client of Redis: sends commands, and reports their results to the breaker.
+//!
+//! **Invariant:** nothing waits for Redis longer than it says; a state of the cache is logged once, not each failure.
+//! **Not here:** connections (`connections`), judging (`breaker`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Value};
+use tokio::runtime::Handle;
+
+use super::Cache;
+use super::breaker::{Advice, TRIAL_MAX};
+use super::connections::{Answered, CONNECT_MAX, PROTOCOL_ERROR, RedisError, WaitLimits};
+use super::script::RedisStep;
+use super::tally::Count;
+
+/// Error names with which Redis refuses every command, for a time or until an operator acts.
+const REFUSES_ALL: [&str; 6] =
+    ["NOAUTH", PROTOCOL_ERROR, "LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"];
+
+/// Result of a command.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// An answer.
+    Answer(Value),
+    /// The key holds no hash, so its data is foreign.
+    WrongKind,
+    /// No response came in time.
+    Late,
+    /// Redis refused the command, or the command could not be sent.
+    Failed,
+}
+
+/// Limits the keys of commands under way that no request waits for.
+pub(super) struct SendPermits {
+    taken: Arc<AtomicUsize>,
+    most: usize,
+}
+
+/// Permit to send a command without waiting for it; given back by its drop.
+pub(super) struct SendPermit(Arc<AtomicUsize>, usize);
+
+impl SendPermits {
+    pub(super) fn new(most: usize) -> Self {
+        Self { taken: Arc::default(), most }
+    }
+
+    /// Takes a permit for `count` keys, if there is room.
+    pub(super) fn take(&self, count: usize) -> Option<SendPermit> {
+        let before = self.taken.fetch_add(count, Ordering::Relaxed);
+        let permit = SendPermit(Arc::clone(&self.taken), count);
+        (before + count <= self.most).then_some(permit)
+    }
+}
+
+impl Drop for SendPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+impl Cache {
+    /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads do the
+    /// same; this is for a cluster without reads.
+    pub fn look_after(self: &Arc<Self>) {
+        self.may_ask();
+    }
+
+    /// Returns true if Redis may be used now. Begins a trial if the pause of the breaker is over,
+    /// without waiting for it.
+    pub(super) fn may_ask(self: &Arc<Self>) -> bool {
+        match self.breaker.advice() {
+            Advice::Ask => true,
+            Advice::Leave => false,
+            Advice::Try => {
+                let cache = Arc::clone(self);
+                self.spawn(async move { cache.try_again().await });
+                false
+            }
+        }
+    }
+
+    async fn try_again(&self) {
+        let ping = redis::cmd("PING");
+        self.connections.renew();
+        let end = Instant::now() + TRIAL_MAX;
+        let until = |until: Instant| WaitLimits { until: until.min(end), connection: CONNECT_MAX };
+        // The first may have to connect; the second tells how long an answer takes.
+        let is_well = self.connections.ask(&ping, until(end)).await.is_ok()
+            && self
+                .connections
+                .ask(&ping, until(Instant::now() + self.settings.patience))
+                .await
+                .is_ok();
+        // What was tried meanwhile is over.
+        self.connections.take_failures();
+        self.breaker.tried(is_well);
+        if is_well {
+            tracing::info!(address = %self.connections.address(), "the cache answers again");
+        }
+    }
+
+    /// Sends a command and waits for the response until then.
+    pub(super) async fn ask(&self, cmd: &Cmd, until: Instant) -> Reply {
+        let error = match self.connections.ask(cmd, self.wait_limits(until)).await {
+            Ok(Answered { value, took }) => {
+                self.answered(took);
+                return Reply::Answer(value);
+            }
+            Err(error) => error,
+        };
+        self.failed(&error);
+        if matches!(&error, RedisError::Refused(code) if code == "WRONGTYPE") {
+            return Reply::WrongKind;
+        }
+        self.blame(&error, until);
+        if matches!(error, RedisError::Late) { Reply::Late } else { Reply::Failed }
+    }
+
+    /// Runs a script. Its refusal is no failure of Redis, unless Redis refuses every command.
+    pub(super) async fn step(&self, step: &RedisStep, until: Instant) -> Option<Value> {
+        let limits = self.wait_limits(until);
+        let answer = match self.connections.ask(&step.cmd, limits).await {
+            Err(RedisError::Refused(code)) if code == "NOSCRIPT" => {
+                match self.connections.ask(&step.load(), limits).await {
+                    Ok(_) => self.connections.ask(&step.cmd, limits).await,
+                    Err(error) => Err(error),
+                }
+            }
+            answer => answer,
+        };
+        let error = match answer {
+            Ok(Answered { value, took }) => {
+                self.answered(took);
+                return Some(value);
+            }
+            Err(error) => error,
+        };
+        self.failed(&error);
+        let is_of_this_script = match &error {
+            RedisError::Refused(code) => !REFUSES_ALL.contains(&code.as_str()),
+            RedisError::Unreachable(_)
+            | RedisError::Ended
+            | RedisError::Connecting
+            | RedisError::Late => false,
+        };
+        if !is_of_this_script {
+            self.blame(&error, until);
+        }
+        None
+    }
+
+    /// Wait limits for a deadline: reads wait `settings.patience` for a connection, background work
+    /// [`CONNECT_MAX`].
+    fn wait_limits(&self, until: Instant) -> WaitLimits {
+        let is_read = until.saturating_duration_since(Instant::now()) <= self.settings.patience;
+        let connection = if is_read { self.settings.patience } else { CONNECT_MAX };
+        WaitLimits { until, connection }
+    }
+
+    fn answered(&self, took: Duration) {
+        if self.breaker.answered(took, Instant::now()) {
+            self.opened("it answers slowly");
+        }
+    }
+
+    fn failed(&self, error: &RedisError) {
+        if !matches!(error, RedisError::Connecting) {
+            self.tally.count(Count::Error);
+        }
+    }
+
+    /// Reports a failure to the breaker, if it is one of Redis.
+    fn blame(&self, error: &RedisError, until: Instant) {
+        let (opens, why) = match error {
+            RedisError::Connecting | RedisError::Unreachable(_) | RedisError::Ended => {
+                // Each connection counts once, not all who have waited for it.
+                let (failures, why) = self.connections.take_failures();
+                let opens = (0..failures).fold(false, |opens, _| self.breaker.failed() || opens);
+                (opens, why.unwrap_or_else(|| error.clone()))
+            }
+            RedisError::Late => (self.breaker.late(until, Instant::now()), error.clone()),
+            RedisError::Refused(_) => (self.breaker.failed(), error.clone()),
+        };
+        if opens {
+            self.opened(&why.to_string());
+        }
+    }
+
+    fn opened(&self, why: &str) {
+        let address = self.connections.address();
+        tracing::warn!(%address, why, "the cache is not asked for a while: reads go to the shards");
+    }
+
+    /// Runs work in the background.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(work);
+        }
+    }
+}
+
+/// Longest duration of a command in the background.
+pub(super) const UNWAITED_MAX: Duration = Duration::from_secs(1);

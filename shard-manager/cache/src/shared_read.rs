@@ -1,0 +1,156 @@
+//! Shared read: one read of the shard answers all readers that ask the same question meanwhile.
+//!
+//! The first reader leads and reads; the others wait. Its result must prove itself to each of them,
+//! like everything else that they did not read themselves. If a leader fails, or its client leaves,
+//! the next reader leads.
+//!
+//! **Invariant:** at most one read of a question can be joined at a time.
+//! **Not here:** reading, and how new an answer must be for a reader (`read_path`, `proof`).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::cache_key::Name;
+use super::entry::Entry;
+use super::stats::ServedBy;
+
+/// Number of locks: readers of different keys seldom wait for each other.
+const PARTS: usize = 32;
+
+type OpenReads = HashMap<u128, Vec<([u8; 16], Arc<SharedRead>)>>;
+
+/// Shared reads that can be joined, by the hash of their key and by their field.
+#[derive(Default)]
+pub(super) struct SharedReads {
+    parts: [Mutex<OpenReads>; PARTS],
+}
+
+/// A read that several readers share.
+#[derive(Default)]
+pub(super) struct SharedRead {
+    /// Start of the read. Only a read that starts after a request surely holds every earlier write.
+    begun: OnceLock<Instant>,
+    /// True if rows of the key were written since it began.
+    invalidated: AtomicBool,
+    /// Result of the read; holds `None` if the read failed.
+    result: OnceLock<Option<Arc<SharedResult>>>,
+    told: Notify,
+}
+
+/// Result of a shared read.
+#[derive(Debug)]
+pub(super) struct SharedResult {
+    pub(super) entry: Arc<Entry>,
+    pub(super) served_by: ServedBy,
+}
+
+/// Part of a reader in a shared read.
+pub(super) enum Participation {
+    /// The reader reads.
+    Leader(LeadRead),
+    /// The reader waits.
+    Follower(Arc<SharedRead>),
+}
+
+/// The leader's part of a shared read.
+///
+/// Its drop ends the shared read: no reader joins any more, and without a result it has failed.
+pub(super) struct LeadRead {
+    shared_reads: Arc<SharedReads>,
+    key_hash: u128,
+    shared_read: Arc<SharedRead>,
+}
+
+impl SharedReads {
+    /// Joins the shared read of this question, or begins one.
+    pub(super) fn join(self: &Arc<Self>, name: &Name) -> Participation {
+        let mut part = self.part(name.key_hash);
+        let of_key = part.entry(name.key_hash).or_default();
+        if let Some((_, shared_read)) = of_key.iter().find(|(field, _)| *field == name.field) {
+            return Participation::Follower(Arc::clone(shared_read));
+        }
+        let shared_read = Arc::<SharedRead>::default();
+        of_key.push((name.field, Arc::clone(&shared_read)));
+        let (shared_reads, key_hash) = (Arc::clone(self), name.key_hash);
+        Participation::Leader(LeadRead { shared_reads, key_hash, shared_read })
+    }
+
+    /// Closes the shared reads of a key of which rows were written: later readers do not join them.
+    pub(super) fn invalidate(&self, key_hash: u128) {
+        let Some(gone) = self.part(key_hash).remove(&key_hash) else { return };
+        gone.iter()
+            .for_each(|(_, shared_read)| shared_read.invalidated.store(true, Ordering::SeqCst));
+    }
+
+    fn part(&self, key_hash: u128) -> MutexGuard<'_, OpenReads> {
+        let part = &self.parts[key_hash as usize % PARTS];
+        part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SharedRead {
+    /// True if the read has begun, and not before `then`.
+    pub(super) fn began_after(&self, then: Instant) -> bool {
+        self.begun.get().is_some_and(|begun| *begun >= then)
+    }
+
+    /// Waits for the result; returns `None` if the read failed.
+    ///
+    /// Cancel safety: nothing is missed.
+    pub(super) async fn result(&self) -> Option<Arc<SharedResult>> {
+        loop {
+            let told = self.told.notified();
+            tokio::pin!(told);
+            // Before the look, so that what happens after it is not missed.
+            told.as_mut().enable();
+            if let Some(result) = self.result.get() {
+                return result.clone();
+            }
+            told.await;
+        }
+    }
+}
+
+impl LeadRead {
+    /// Marks the start of the read.
+    pub(super) fn begin(&self) {
+        // A leader reads once.
+        let _ = self.shared_read.begun.set(Instant::now());
+    }
+
+    /// Ends joining: a result that is enough for some readers only must not meet the others again.
+    pub(super) fn leave(&self) {
+        let mut part = self.shared_reads.part(self.key_hash);
+        if let Some(of_key) = part.get_mut(&self.key_hash) {
+            of_key.retain(|(_, shared_read)| !Arc::ptr_eq(shared_read, &self.shared_read));
+            if of_key.is_empty() {
+                part.remove(&self.key_hash);
+            }
+        }
+    }
+
+    /// Hands the result to the readers that wait, and to those that join until this is dropped.
+    pub(super) fn publish(&self, result: Arc<SharedResult>) {
+        // There is one result.
+        let _ = self.shared_read.result.set(Some(result));
+        self.shared_read.told.notify_waiters();
+    }
+
+    /// True if rows of the key were written meanwhile.
+    pub(super) fn is_invalidated(&self) -> bool {
+        self.shared_read.invalidated.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for LeadRead {
+    fn drop(&mut self) {
+        self.leave();
+        // After that, so that a reader that learns of the failure does not join again.
+        let _ = self.shared_read.result.set(None);
+        self.shared_read.told.notify_waiters();
+    }
+}
