@@ -229,14 +229,14 @@ async fn write_request(
 mod tests {
     use super::*;
 
-    fn position(timeline: u32, at: u64) -> Option<Position> {
-        Some(Position { timeline, at })
+    fn position(timeline: u32, sequence: u64) -> Option<Position> {
+        Some(Position { timeline, sequence })
     }
 
     #[test]
     fn the_later_position_counts_unless_the_other_is_lost() {
         // Timeline 2 began at position 90 of timeline 1.
-        let holds = |one: Position| one.timeline == 2 || one.at <= 90;
+        let holds = |one: Position| one.timeline == 2 || one.sequence <= 90;
         assert_eq!(later(None, position(1, 5), holds), position(1, 5));
         assert_eq!(later(position(1, 5), None, holds), position(1, 5));
         assert_eq!(later(position(1, 7), position(1, 5), holds), position(1, 7));
