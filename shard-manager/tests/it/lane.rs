@@ -432,18 +432,15 @@ async fn what_is_one_whole_is_never_applied_in_parts() {
 async fn a_patient_chunk_waits_for_room_but_not_past_its_deadline() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let mut answers = vec![first];
+    let rows = |key| vec![row(key, 21 << 20)];
     for key in ["a", "b", "c"] {
-        answers.push(story.queue_rows(vec![row(key, 21 << 20)], deadline()).await);
+        answers.push(story.queue_rows(rows(key), deadline()).await);
     }
-    let patient_request = |key| WriteRequest {
-        rows: vec![row(key, 21 << 20)],
-        atomic_rows: None,
-        waits_for_room: true,
-    };
+    let patient = |key| WriteRequest { waits_for_room: true, ..WriteRequest::from(rows(key)) };
     let soon = Instant::now() + Duration::from_millis(50);
-    let late = story.queue_request(patient_request("late"), soon).await;
+    let late = story.queue_request(patient("late"), soon).await;
     assert_eq!(late.await.expect_err("no room in time"), full());
-    let waiting = story.queue_request(patient_request("d"), deadline()).await;
+    let waiting = story.queue_request(patient("d"), deadline()).await;
     story.open_gate();
     assert!(waiting.await.is_ok());
     assert!(join_all(answers).await.iter().all(Result::is_ok));
