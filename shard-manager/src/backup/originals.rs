@@ -51,7 +51,7 @@ impl Originals<'_> {
         // Of a path that does not exist yet, the existing part is resolved.
         let exists = place.ancestors().find_map(|folder| folder.canonicalize().ok());
         if exists.is_some_and(|folder| folder.starts_with(&home)) {
-            return Err(SaveError::target(to, "it is inside the data directory to be copied"));
+            return Err(SaveError::target(to, "it is in the data directory to be copied"));
         }
         folder::check_room(&place, self.bytes())?;
         Ok(place)
