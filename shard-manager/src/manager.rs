@@ -158,7 +158,7 @@ impl Manager {
     ) -> Self {
         if let Some(contradiction) = map.contradiction() {
             // The cluster was created when that was allowed, and its rows lie where its map says.
-            tracing::warn!(%contradiction, "keyspace and placement of this cluster mean nothing together");
+            tracing::warn!(%contradiction, "keyspace and placement of this cluster contradict each other");
         }
         let map = Arc::new(ArcSwap::from_pointee(map));
         let registry = Arc::new(ArcSwap::from_pointee(registry));

@@ -84,7 +84,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     ],
     &["barrier", "brake", "home"],
     &["doubts", "replication"],
-    &["fake", "node_address"],
+    &["demo_data", "node_address"],
     &["store"],
     &["lane", "replica_set"],
     &["lanes"],
@@ -92,8 +92,8 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["control"],
     &["manager"],
     &["doctor"],
-    &["fill"],
-    &["screen"],
+    &["import"],
+    &["terminal"],
     &["command"],
 ];
 const API_ROUTER: &[&[&str]] = &[

@@ -13,15 +13,15 @@ pub enum SaveError {
     /// The folder cannot be used.
     #[error("{path}: {cause}")]
     Target {
-        /// The folder.
+        /// Path of the folder.
         path: String,
         /// Reason.
         cause: &'static str,
     },
-    /// Another process works on the same folder.
+    /// Another process uses the same folder.
     #[error("{path} is being made by another command; wait for it, or choose another folder")]
     InWork {
-        /// The folder.
+        /// Path of the folder.
         path: String,
     },
     /// Another backup of this cluster is being made.
@@ -30,7 +30,7 @@ pub enum SaveError {
     /// The disk has too little room.
     #[error("{path} has room for {free_mib} MiB, and the copy needs about {needed_mib} MiB")]
     NoRoom {
-        /// The folder.
+        /// Path of the folder.
         path: String,
         /// Required MiB.
         needed_mib: u64,
@@ -40,16 +40,16 @@ pub enum SaveError {
     /// The caller has cancelled.
     #[error("cancelled; nothing is left of it")]
     Cancelled,
-    /// A shard's writes could not be held.
+    /// The writes of a shard could not be paused.
     #[error("{shard} is never at rest: a batch of its writes takes too long")]
     Restless {
-        /// The shard.
+        /// Name of the shard.
         shard: String,
     },
     /// A shard's copy could not follow its log.
     #[error("the copy of {shard}: {cause}")]
     Follow {
-        /// The shard.
+        /// Name of the shard.
         shard: String,
         /// Reason.
         cause: ApplyError,
@@ -60,7 +60,7 @@ pub enum SaveError {
     /// The file system reported an error.
     #[error("{path}: {cause}")]
     Io {
-        /// File or folder.
+        /// Path of the file or folder.
         path: String,
         /// Error of the system.
         cause: std::io::Error,
@@ -68,15 +68,15 @@ pub enum SaveError {
     /// The copy differs from its manifest.
     #[error("{path}: {cause}: this is no copy that can be put back")]
     Unsuitable {
-        /// The file.
+        /// Path of the file.
         path: String,
         /// Difference from the manifest.
         cause: String,
     },
-    /// The data directory is held by a process.
+    /// A process holds the data directory.
     #[error("{path} is in use by a router or a command (process {pid}); stop it first")]
     InUse {
-        /// The data directory.
+        /// Path of the data directory.
         path: String,
         /// Id of the process that holds it.
         pid: String,

@@ -1,11 +1,12 @@
-//! Reading: rows from lines of JSON or of CSV, a piece at a time.
+//! Row reader: reads rows from NDJSON or CSV in chunks.
 //!
-//! Lines are what `export` writes and a bulk write takes: of NDJSON the columns of a row, or an object that has them in
-//! `data`; of CSV the first line names the columns, and an empty field is null unless it is quoted. Both may name the
-//! `shard_key` as well.
+//! The formats are those of `export` and of a bulk write. A line of NDJSON is an object of the
+//! columns of a row, or one that has them in `data`. The first line of CSV names the columns, and
+//! an empty field is null unless it is quoted. Both may name the `shard_key` too.
 //!
-//! **Invariant:** it holds one piece of rows and one row that is not whole yet, however long the input is.
-//! **Not here:** storing them (`fill`).
+//! **Invariant:** memory is bounded by one chunk and one incomplete row, whatever the length of the
+//! input.
+//! **Not here:** storing them (`import`).
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use memchr::{memchr, memchr_iter};
 use serde_json::value::RawValue;
 
-use super::{PIECE_ROWS_PER_SHARD, Piece};
+use super::{CHUNK_ROWS_PER_SHARD, RowChunk};
 use crate::csv::{Kind, Record};
 use crate::error::Error;
 use crate::json_members::Members;
@@ -25,54 +26,54 @@ use crate::shard_map::ShardMap;
 use crate::table::Table;
 use crate::value::{TypeMismatch, Value};
 
-/// Bytes of one row: a value of 1 MiB and its escapes.
+/// Maximal size of one row: a value of 1 MiB and its escapes.
 const ROW_BYTES_MAX: usize = 2 << 20;
-/// Bytes of text of one piece.
-const PIECE_BYTES_MAX: usize = 8 << 20;
-/// Bytes read at once.
+/// Maximal size of the text of one chunk.
+const CHUNK_BYTES_MAX: usize = 8 << 20;
+/// Size of one read.
 const STEP: usize = 256 << 10;
-/// What a text may begin with though it means nothing.
+/// Byte order mark, which is skipped.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const SHARD_KEY: &str = "shard_key";
 const DATA: &str = "data";
 const IF_VERSION: &str = "if_version";
 
-/// How rows are written.
+/// Format of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A JSON object a line.
+    /// One JSON object per line.
     Ndjson,
     /// Comma-separated values.
     Csv,
 }
 
-/// Why an input cannot be read on.
+/// Reason why the input cannot be read further.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The system says no.
+    /// A read failed.
     #[error("the input cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// A row without an end.
+    /// A row has no end within the size limit.
     #[error("line {line}: a row of more than {} MiB; look for a line end, or a quote, that is missing", ROW_BYTES_MAX >> 20)]
     RowTooLong {
-        /// Where it begins.
+        /// Line on which it begins.
         line: usize,
     },
     /// The first line of CSV does not name the columns.
     #[error("the first line must name the columns: {cause}")]
     Columns {
-        /// What is wrong.
+        /// Reason.
         cause: String,
     },
 }
 
-/// An input that is being taken apart.
-pub struct Reading<R> {
+/// Reader of the rows of an input.
+pub struct RowReader<R> {
     input: R,
     ended: bool,
     text: Vec<u8>,
     at: usize,
-    /// The number of the next line, from 1.
+    /// Number of the next line, from 1.
     line: usize,
     format: Format,
     map: Arc<ShardMap>,
@@ -80,7 +81,7 @@ pub struct Reading<R> {
     operation: Operation,
     record: Record,
     columns: Vec<CsvColumn>,
-    /// Why it ends, once the rows before have been handed out.
+    /// Error to return after the rows before it.
     trouble: Option<ReadError>,
 }
 
@@ -90,20 +91,20 @@ enum CsvColumn {
     Own(usize),
 }
 
-/// A row of JSON before it is read.
+/// Members of a JSON row, unparsed.
 struct JsonRow<'t> {
-    /// The key that it names beside its columns.
+    /// Shard key named beside the columns.
     own: Option<String>,
-    /// The version that a row which is there must have.
+    /// Version that an existing row must have.
     version: Option<i64>,
     members: Vec<(Cow<'t, str>, &'t RawValue)>,
 }
 
-/// What a line became.
+/// Row of a line, with its shard, or the reason of its refusal.
 type Routed = Result<BulkRow, String>;
 
-impl<R: Read> Reading<R> {
-    /// The rows of an input, for a table of this cluster.
+impl<R: Read> RowReader<R> {
+    /// Creates a reader of rows for a table of this cluster.
     pub fn new(
         input: R,
         format: Format,
@@ -126,22 +127,22 @@ impl<R: Read> Reading<R> {
         }
     }
 
-    /// The number of the line that was not taken yet.
+    /// Returns the number of the next line.
     pub fn line(&self) -> usize {
         self.line
     }
 
-    /// The next rows; `None` after the last.
+    /// Returns the next rows; `None` after the last.
     ///
     /// # Errors
-    /// [`ReadError`] if the input cannot be read on; rows before it were handed out.
-    pub fn piece(&mut self) -> Result<Option<Piece>, ReadError> {
+    /// [`ReadError`] if the input cannot be read further; rows before the error were returned.
+    pub fn next_chunk(&mut self) -> Result<Option<RowChunk>, ReadError> {
         if let Some(trouble) = self.trouble.take() {
             return Err(trouble);
         }
-        let mut piece = Piece::default();
-        let gathered = self.gather(&mut piece);
-        let empty = piece.rows.is_empty() && piece.refused.is_empty();
+        let mut chunk = RowChunk::default();
+        let gathered = self.fill_chunk(&mut chunk);
+        let empty = chunk.rows.is_empty() && chunk.refused.is_empty();
         match gathered {
             Err(trouble) if empty => return Err(trouble),
             Err(trouble) => self.trouble = Some(trouble),
@@ -150,24 +151,24 @@ impl<R: Read> Reading<R> {
             }
             Ok(()) => {}
         }
-        Ok(Some(piece).filter(|_| !empty))
+        Ok(Some(chunk).filter(|_| !empty))
     }
 
-    fn gather(&mut self, piece: &mut Piece) -> Result<(), ReadError> {
-        let most = PIECE_ROWS_PER_SHARD * self.map.topology().len();
+    fn fill_chunk(&mut self, chunk: &mut RowChunk) -> Result<(), ReadError> {
+        let most = CHUNK_ROWS_PER_SHARD * self.map.topology().len();
         let mut bytes = 0;
-        while piece.rows.len() + piece.refused.len() < most && bytes < PIECE_BYTES_MAX {
+        while chunk.rows.len() + chunk.refused.len() < most && bytes < CHUNK_BYTES_MAX {
             let (line, before) = (self.line, self.at);
-            match self.cut()? {
-                Some(Some(Ok(row))) => piece.rows.push(row),
-                Some(Some(Err(cause))) => piece.refused.push((line, cause)),
+            match self.next_row()? {
+                Some(Some(Ok(row))) => chunk.rows.push(row),
+                Some(Some(Err(cause))) => chunk.refused.push((line, cause)),
                 Some(None) => {}
                 None if self.ended => break,
                 None if self.text.len() - self.at > ROW_BYTES_MAX => {
                     return Err(ReadError::RowTooLong { line });
                 }
                 None => {
-                    self.fill()?;
+                    self.read_more()?;
                     continue;
                 }
             }
@@ -176,7 +177,7 @@ impl<R: Read> Reading<R> {
         Ok(())
     }
 
-    fn fill(&mut self) -> Result<(), ReadError> {
+    fn read_more(&mut self) -> Result<(), ReadError> {
         self.text.drain(..self.at);
         let begins = self.at == 0 && self.line == 1;
         self.at = 0;
@@ -189,8 +190,8 @@ impl<R: Read> Reading<R> {
         Ok(())
     }
 
-    /// Takes the next line or record: `None` if it is not there as a whole, `Some(None)` if it is no row.
-    fn cut(&mut self) -> Result<Option<Option<Routed>>, ReadError> {
+    /// Takes the next line or record: `None` if it is incomplete, `Some(None)` if it is no row.
+    fn next_row(&mut self) -> Result<Option<Option<Routed>>, ReadError> {
         match self.format {
             Format::Ndjson => Ok(self.cut_line()),
             Format::Csv => self.cut_record(),
@@ -262,8 +263,8 @@ impl<R: Read> Reading<R> {
         Ok(BulkRow { index: line, place, row })
     }
 
-    /// The columns of a row, and what stands beside them. As in a bulk write a member `data` that is an object holds
-    /// the columns, unless the table has a column of this name.
+    /// Returns the columns of a row and the members beside them. As in a bulk write, a member
+    /// `data` that is an object holds the columns, unless the table has a column of this name.
     fn parts<'t>(&self, text: &'t str) -> Result<JsonRow<'t>, String> {
         let Members(mut members) = serde_json::from_str(text)
             .map_err(|error| format!("this is no JSON object: {error}"))?;
@@ -320,7 +321,7 @@ impl<R: Read> Reading<R> {
         Ok(BulkRow { index: line, place, row: RowWrite { wants_row: false, ..row } })
     }
 
-    /// The key that a row names: its own, else its routing column.
+    /// Returns the shard key of a row: the named one, else the value of its routing column.
     fn key(&self, own: Option<&str>, spelled: Option<&Value>) -> Result<String, String> {
         match (own, spelled) {
             (Some(own), _) => Ok(own.to_owned()),

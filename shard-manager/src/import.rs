@@ -1,20 +1,20 @@
-//! Fill: many rows into an open cluster, in bounded memory, without a router.
+//! Import: stores many rows in an open cluster, in bounded memory, without a router.
 //!
-//! One thread makes pieces of rows, and one for each shard stores its part of them: a part is being stored while the
-//! next one waits.
+//! One thread produces chunks of rows, and one thread per shard stores its part of each: a part is
+//! stored while the next one is produced.
 //!
-//! **Invariant:** rows of one key are stored in the order in which they were made; when [`fill`] returns, all that was
-//! made is stored, or counted as failed.
-//! **Not here:** reading rows from a file (`reading`), making them up (`fake`).
+//! **Invariant:** rows of one key are stored in the order of the input; when [`store_rows`]
+//! returns, every row is stored or counted as failed.
+//! **Not here:** reading rows from a file (`row_reader`), generating them (`demo_data`).
 
-pub mod reading;
+pub mod row_reader;
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::demo_data::{DemoRow, Plan};
 use crate::error::Error;
-use crate::fake::{FakeRow, Plan};
 use crate::keyspace::{SLOT_COUNT, ShardKey};
 use crate::manager::{BulkRow, Manager, RequestOptions};
 use crate::row_change::{Operation, RowWrite};
@@ -22,40 +22,40 @@ use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 use crate::topology::ShardIndex;
 
-/// Rows of a piece for each shard there is: they become one transaction there.
-pub const PIECE_ROWS_PER_SHARD: usize = 6_000;
-/// How long a part may take: nobody else writes, so that it takes long only if the disk does.
+/// Rows of a chunk per shard: they become one transaction there.
+pub const CHUNK_ROWS_PER_SHARD: usize = 6_000;
+/// Time limit of a part: there are no other writers, so only a slow disk delays it.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Failures that are told one by one; all are counted.
+/// Number of failures that are listed; all are counted.
 const TOLD_MAX: usize = 10;
 
-/// A row that was not stored.
+/// Row that was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct FailedRow {
-    /// The number of the row, or of its line.
+    /// Number of the row, or of its line.
     pub index: usize,
-    /// Why.
+    /// Reason.
     pub cause: String,
 }
 
-/// What became of the rows.
+/// Result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
-    /// Rows stored on each shard.
+    /// Number of rows stored on each shard.
     pub stored: Vec<u64>,
-    /// Rows that were not.
+    /// Number of rows that were not stored.
     pub failed: u64,
-    /// The first of them, by number.
+    /// First failed rows, by number.
     pub first_failed: Vec<FailedRow>,
 }
 
 impl Filled {
-    /// Rows stored on all shards.
+    /// Returns the number of rows stored on all shards.
     pub fn total(&self) -> u64 {
         self.stored.iter().sum()
     }
 
-    /// Counts a row that was not stored, and keeps it if it is one of the first.
+    /// Counts a failed row, and lists it if it is one of the first.
     pub fn fail(&mut self, index: usize, cause: impl FnOnce() -> String) {
         self.failed += 1;
         let last = self.first_failed.last().filter(|_| self.first_failed.len() == TOLD_MAX);
@@ -68,24 +68,24 @@ impl Filled {
     }
 }
 
-/// Some rows, and those that could not even be read.
+/// Chunk of rows, and the rows that could not be read.
 #[derive(Debug, Default)]
-pub struct Piece {
-    /// To be stored.
+pub struct RowChunk {
+    /// Rows to store.
     pub rows: Vec<BulkRow>,
-    /// Not to be stored, by number.
+    /// Refused rows, by number, with the reason.
     pub refused: Vec<(usize, String)>,
 }
 
-/// Stores pieces until `next` has no more, or fails: what was made before is stored all the same. `told` learns how
-/// many rows a shard has stored more.
+/// Stores chunks until `next` returns none or fails; earlier chunks are stored in any case.
+/// `progress` receives the number of rows that a shard has stored since the last call.
 ///
 /// # Errors
-/// That of `next`.
-pub fn fill<E>(
+/// The error of `next`.
+pub fn store_rows<E>(
     manager: &Manager,
-    mut next: impl FnMut() -> Result<Option<Piece>, E>,
-    told: impl Fn(ShardIndex, u64) + Sync,
+    mut next: impl FnMut() -> Result<Option<RowChunk>, E>,
+    progress: impl Fn(ShardIndex, u64) + Sync,
 ) -> (Filled, Result<(), E>) {
     let shards = manager.map().topology().len();
     let filled = Filled { stored: vec![0; shards], ..Filled::default() };
@@ -93,7 +93,7 @@ pub fn fill<E>(
     let ended = std::thread::scope(|scope| {
         let pipes = (0..).map(ShardIndex).take(shards).map(|shard| {
             let (pipe, parts) = sync_channel::<Vec<BulkRow>>(1);
-            let (filled, told) = (&filled, &told);
+            let (filled, progress) = (&filled, &progress);
             scope.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = runtime.expect("a runtime without threads needs nothing");
@@ -111,28 +111,28 @@ pub fn fill<E>(
                     }
                     filled.stored[shard.index()] += stored;
                     drop(filled);
-                    told(shard, stored);
+                    progress(shard, stored);
                 }
             });
             pipe
         });
         let pipes: Vec<SyncSender<Vec<BulkRow>>> = pipes.collect();
-        while let Some(piece) = next()? {
-            hand_on(piece, &pipes, &filled);
+        while let Some(chunk) = next()? {
+            distribute(chunk, &pipes, &filled);
         }
         Ok(())
     });
     (filled.into_inner().unwrap_or_else(PoisonError::into_inner), ended)
 }
 
-fn hand_on(piece: Piece, pipes: &[SyncSender<Vec<BulkRow>>], filled: &Mutex<Filled>) {
-    if !piece.refused.is_empty() {
+fn distribute(chunk: RowChunk, pipes: &[SyncSender<Vec<BulkRow>>], filled: &Mutex<Filled>) {
+    if !chunk.refused.is_empty() {
         let mut filled = locked(filled);
-        piece.refused.into_iter().for_each(|(index, cause)| filled.fail(index, || cause));
+        chunk.refused.into_iter().for_each(|(index, cause)| filled.fail(index, || cause));
     }
-    let mut rows = piece.rows;
-    // A table after the other (users before their orders), and neighbours in the file together, are written faster.
-    // Rows of one key and table keep their order.
+    let mut rows = chunk.rows;
+    // Rows are written faster table by table (users before their orders) and in the order of the
+    // file. Rows of one key and table keep their order.
     rows.sort_by(|a, b| {
         let tables = b.row.table.name().cmp(a.row.table.name());
         tables.then_with(|| (a.row.slot, &a.row.key).cmp(&(b.row.slot, &b.row.key)))
@@ -142,40 +142,41 @@ fn hand_on(piece: Piece, pipes: &[SyncSender<Vec<BulkRow>>], filled: &Mutex<Fill
         parts[row.place.shard.index()].push(row);
     }
     for (pipe, part) in pipes.iter().zip(parts).filter(|(_, part)| !part.is_empty()) {
-        // A pipe ends only with the process.
+        // The channel of a worker closes only when its thread ends.
         let _ = pipe.send(part);
     }
 }
 
-/// Nothing is left half-done behind this lock.
+/// Locks a mutex; a panic leaves no inconsistent state behind it.
 fn locked(filled: &Mutex<Filled>) -> MutexGuard<'_, Filled> {
     filled.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Users of one pass over a plan.
+/// Number of users that one pass over a plan stores.
 const PASS_USERS: u64 = 50_000;
-/// Passes over one plan: each of them looks at the keys of all users.
+/// Maximal number of passes over a plan: each computes the keys of all users.
 const PASSES_MAX: u64 = 64;
 
-/// Turns the rows of a plan into pieces.
+/// Turns the rows of a plan into chunks.
 ///
-/// Keys are scattered over a shard's file by their hash. So that rows of one piece are neighbours there, the plan is
-/// gone through several times, each time for another part of each shard's slots: pages are then written a few times
-/// instead of with every row, and nobody needs a list of the users.
-pub struct Making<'p> {
+/// Keys are scattered over a shard's file by their hash. So that rows of one chunk are neighbours
+/// there, there are several passes over the plan, each for another part of each shard's slots:
+/// pages are then written a few times instead of with every row, and no list of the users is
+/// needed.
+pub struct DemoRows<'p> {
     plan: &'p Plan,
     map: Arc<ShardMap>,
     users: Arc<Table>,
     orders: Arc<Table>,
-    /// In which pass each slot has its turn.
+    /// Pass in which each slot is stored.
     pass_of: Vec<u64>,
     passes: u64,
     pass: u64,
     next: u64,
 }
 
-impl<'p> Making<'p> {
-    /// The rows of a plan for this cluster.
+impl<'p> DemoRows<'p> {
+    /// Returns the rows of a plan for this cluster.
     ///
     /// # Errors
     /// [`Error::NoSuchTable`] if it has no users or orders.
@@ -193,21 +194,21 @@ impl<'p> Making<'p> {
         Ok(Self { plan, map, users, orders, pass_of, passes, pass: 0, next: 0 })
     }
 
-    /// About how many rows each shard will get: by its share of the slots.
+    /// Returns the approximate number of rows of each shard, by its share of the slots.
     pub fn expected(&self) -> Vec<u64> {
         let share = |shard| self.map.slots_of(shard).count() as f64 / f64::from(SLOT_COUNT);
         let shards = self.map.topology().indices();
         shards.map(|shard| (share(shard) * self.plan.rows() as f64) as u64).collect()
     }
 
-    /// The next rows; `None` after the last.
+    /// Returns the next rows; `None` after the last.
     ///
     /// # Errors
     /// [`Error`] if a row does not fit the cluster's tables.
-    pub fn piece(&mut self) -> Result<Option<Piece>, Error> {
-        let most = PIECE_ROWS_PER_SHARD * self.map.topology().len();
-        let mut piece = Piece::default();
-        while piece.rows.len() < most && self.pass < self.passes {
+    pub fn next_chunk(&mut self) -> Result<Option<RowChunk>, Error> {
+        let most = CHUNK_ROWS_PER_SHARD * self.map.topology().len();
+        let mut chunk = RowChunk::default();
+        while chunk.rows.len() < most && self.pass < self.passes {
             let Some(user) = self.plan.user(self.next) else {
                 (self.pass, self.next) = (self.pass + 1, 0);
                 continue;
@@ -218,12 +219,12 @@ impl<'p> Making<'p> {
             if self.pass_of[place.slot.index()] != self.pass {
                 continue;
             }
-            piece.rows.push(row((index, place), &self.users, &user.id, user.row())?);
+            chunk.rows.push(row((index, place), &self.users, &user.id, user.row())?);
             for order in user.orders(self.plan) {
-                piece.rows.push(row((index, place), &self.orders, &user.id, order)?);
+                chunk.rows.push(row((index, place), &self.orders, &user.id, order)?);
             }
         }
-        Ok(Some(piece).filter(|piece| !piece.rows.is_empty()))
+        Ok(Some(chunk).filter(|chunk| !chunk.rows.is_empty()))
     }
 }
 
@@ -231,7 +232,7 @@ fn row(
     (index, place): (usize, KeyLocation),
     table: &Arc<Table>,
     key: &str,
-    row: FakeRow,
+    row: DemoRow,
 ) -> Result<BulkRow, Error> {
     let mut values = Vec::with_capacity(row.len());
     for (column, value) in row {

@@ -1,14 +1,14 @@
-//! Fake users and orders: as many as are wanted, the same ones for the same seed.
+//! Demo data: users and orders in any number, equal for equal seeds.
 //!
-//! Each row is a function of the plan and of its number alone: so they can be made in any order, by any number of
-//! threads, again after a failure, and without a list of them.
+//! Each row is a function of the plan and of its number alone: rows can be made in any order, by
+//! any number of threads, again after a failure, and without a list of them.
 //!
-//! Ids are spelled as the cluster's keyspace demands: `user_A_17`, or `A:user_17` in a list, `17` in numeric ranges,
-//! `@user_A_17:s3.example.org` in a matrix.
+//! Ids have the form that the cluster's keyspace requires: `user_A_17`, or `A:user_17` in a list,
+//! `17` in numeric ranges, `@user_A_17:s3.example.org` in a matrix.
 //!
-//! **Invariant:** no two users have the same id or the same e-mail; an order lies under the key of its user; a keyspace
-//! has a place for every id that is made for it.
-//! **Not here:** where they go (`fill`, the command line).
+//! **Invariant:** ids and e-mail addresses of users are unique; an order has the shard key of its
+//! user; every id has a slot in the keyspace it was made for.
+//! **Not here:** storing them (`import`, the command line).
 
 use std::str::FromStr;
 
@@ -16,15 +16,15 @@ use crate::keyspace::list::NAMES_SHOWN_MAX;
 use crate::keyspace::{Keyspace, ShardKey};
 use crate::value::{Value, push_json_number, push_json_string};
 
-/// Shares of the users of each partition key when nobody says others.
+/// Default shares of the users of each partition key.
 pub const WEIGHTS_DEFAULT: &str = "A=30,B=20,C=15,D=25,E=10";
-/// Partition keys of one list of weights.
+/// Maximal number of partition keys.
 const PARTS_MAX: usize = 64;
-/// Users of one plan: with their orders they are numbered in 64 bits.
+/// Maximal number of users of one plan: with their orders they are numbered in 64 bits.
 pub const USERS_MAX: u64 = 1 << 40;
-/// Servers whose users there are in a matrix.
+/// Number of servers that users have in a matrix keyspace.
 const SERVERS: u64 = 100;
-/// Orders of one user.
+/// Maximal number of orders of one user.
 pub const ORDERS_MAX: u32 = 1_000;
 
 const FIRST_NAMES: [&str; 16] = [
@@ -67,16 +67,16 @@ const STATUSES: [&str; 5] = ["pending", "paid", "shipped", "delivered", "cancell
 /// Smallest and largest amount of an order, in cents.
 const AMOUNTS: (u64, u64) = (199, 99_999);
 
-/// What is asked for.
+/// Specification of demo data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// How many users, at most [`USERS_MAX`].
+pub struct DemoSpec {
+    /// Number of users, at most [`USERS_MAX`].
     pub users: u64,
-    /// Their shares of the partition keys; if nobody says, [`WEIGHTS_DEFAULT`], or those of the keyspace.
+    /// Shares of the partition keys; default: [`WEIGHTS_DEFAULT`], or those of the keyspace.
     pub weights: Option<Weights>,
-    /// How many orders each user has.
+    /// Number of orders of each user.
     pub orders_per_user: u32,
-    /// Another seed makes other rows.
+    /// Seed; another seed makes other rows.
     pub seed: u64,
 }
 
@@ -84,29 +84,29 @@ pub struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weights(Vec<(String, u32)>);
 
-/// What is to be made.
+/// Plan of the rows for one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     parts: Vec<Part>,
-    /// For each part the number of the first user behind it.
+    /// Number of the first user after each part.
     ends: Vec<u64>,
     ids: Ids,
-    /// How many orders each user has.
+    /// Number of orders of each user.
     pub orders_per_user: u32,
-    /// Another seed makes other rows.
+    /// Seed; another seed makes other rows.
     pub seed: u64,
 }
 
-/// How ids are spelled.
+/// Form of ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ids {
-    /// `user_A_17`.
+    /// Form `user_A_17`.
     Plain,
-    /// `17`, counted over all parts.
+    /// Form `17`, numbered over all parts.
     Integer,
-    /// `A:user_17`.
+    /// Form `A:user_17`.
     Partition,
-    /// `@user_A_17:s3.example.org`.
+    /// Form `@user_A_17:s3.example.org`.
     Matrix,
 }
 
@@ -117,7 +117,7 @@ impl Ids {
             Keyspace::List(_) => Self::Partition,
             Keyspace::Matrix(_) => Self::Matrix,
             Keyspace::Range(_) => {
-                // Ranges of text have a place for any key.
+                // Ranges of text have a slot for any key.
                 let plain =
                     ShardKey::parse("user_A_0").is_ok_and(|key| keyspace.slot_of(key).is_ok());
                 if plain { Self::Plain } else { Self::Integer }
@@ -126,43 +126,43 @@ impl Ids {
     }
 }
 
-/// The users of one partition key.
+/// Users of one partition key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The partition key.
+    /// Partition key.
     pub name: String,
-    /// How many users it has.
+    /// Number of its users.
     pub users: u64,
 }
 
-/// A user, and what its orders are made of.
+/// User, and the random number of its orders.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FakeUser<'p> {
+pub struct DemoUser<'p> {
     partition: &'p str,
     number: u64,
-    /// The shard key of all its rows.
+    /// Shard key of all its rows.
     pub id: String,
     chance: u64,
 }
 
-/// A row as columns and values.
-pub type FakeRow = Vec<(&'static str, Value)>;
+/// Row as columns and values.
+pub type DemoRow = Vec<(&'static str, Value)>;
 
 impl Plan {
-    /// A plan for a cluster of this keyspace.
+    /// Makes a plan for a cluster of this keyspace.
     ///
     /// # Errors
-    /// [`PlanError`] if its weights are not of this keyspace.
-    pub fn new(wanted: &Wanted, keyspace: &Keyspace) -> Result<Self, PlanError> {
-        let Wanted { users, orders_per_user, seed, .. } = *wanted;
-        let weights = weights_of(wanted, keyspace)?;
+    /// [`PlanError`] if the weights do not fit the keyspace.
+    pub fn new(spec: &DemoSpec, keyspace: &Keyspace) -> Result<Self, PlanError> {
+        let DemoSpec { users, orders_per_user, seed, .. } = *spec;
+        let weights = weights_of(spec, keyspace)?;
         let total: u64 = weights.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let mut parts = Vec::with_capacity(weights.len());
         let mut ends = Vec::with_capacity(weights.len());
         let (mut passed, mut given) = (0, 0);
         for (name, weight) in weights {
             passed += u64::from(weight);
-            // By running sums: so the shares are exact together, and each is off by less than one.
+            // Running sums: the total is exact, and each share is off by less than one.
             let until = (u128::from(users) * u128::from(passed) / u128::from(total)) as u64;
             parts.push(Part { name, users: until - given });
             ends.push(until);
@@ -171,23 +171,23 @@ impl Plan {
         Ok(Self { parts, ends, ids: Ids::of(keyspace), orders_per_user, seed })
     }
 
-    /// The users of each partition key.
+    /// Returns the users of each partition key.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// How many users there are.
+    /// Returns the number of users.
     pub fn users(&self) -> u64 {
         self.ends.last().copied().unwrap_or_default()
     }
 
-    /// How many rows there are, orders included.
+    /// Returns the number of rows, orders included.
     pub fn rows(&self) -> u64 {
         self.users().saturating_mul(1 + u64::from(self.orders_per_user))
     }
 
-    /// The user of this number, `0..users()`; `None` beyond.
-    pub fn user(&self, number: u64) -> Option<FakeUser<'_>> {
+    /// Returns the user of this number, `0..users()`; `None` beyond.
+    pub fn user(&self, number: u64) -> Option<DemoUser<'_>> {
         let index = self.ends.partition_point(|end| *end <= number);
         let Part { name, users } = self.parts.get(index)?;
         let own = number - (self.ends[index] - users);
@@ -198,18 +198,18 @@ impl Plan {
             Ids::Partition => format!("{name}:user_{own}"),
             Ids::Matrix => format!("@user_{name}_{own}:s{}.example.org", (chance >> 8) % SERVERS),
         };
-        Some(FakeUser { partition: name, number: own, id, chance })
+        Some(DemoUser { partition: name, number: own, id, chance })
     }
 }
 
-impl FakeUser<'_> {
+impl DemoUser<'_> {
     fn names(&self) -> (&'static str, &'static str) {
         let first = FIRST_NAMES[(self.chance & 15) as usize];
         (first, LAST_NAMES[((self.chance >> 4) & 15) as usize])
     }
 
-    /// Its row of `users`.
-    pub fn row(&self) -> FakeRow {
+    /// Returns its row of `users`.
+    pub fn row(&self) -> DemoRow {
         let (first, last) = self.names();
         vec![
             ("user_id", Value::Text(self.id.clone())),
@@ -219,15 +219,16 @@ impl FakeUser<'_> {
         ]
     }
 
-    /// Numbers of a partition are its own, so that its key must be part of it, as it is written: `a` and `A` are two.
+    /// Returns its address. Users are numbered per partition, so the address contains the partition
+    /// key with its case: `a` and `A` differ.
     fn email(&self) -> String {
         let (first, last) = self.names();
         let name = format!("{first}.{last}").to_ascii_lowercase();
         format!("{name}.{}.{}@example.com", self.partition, self.number)
     }
 
-    /// Its rows of `orders`.
-    pub fn orders(&self, plan: &Plan) -> impl Iterator<Item = FakeRow> {
+    /// Returns its rows of `orders`.
+    pub fn orders(&self, plan: &Plan) -> impl Iterator<Item = DemoRow> {
         (0..plan.orders_per_user).map(|order| {
             let chance = mix(self.chance ^ (u64::from(order) + 1));
             let amount = AMOUNTS.0 + chance % (AMOUNTS.1 - AMOUNTS.0 + 1);
@@ -246,7 +247,7 @@ impl FakeUser<'_> {
 }
 
 /// Appends a row as a line of JSON.
-pub fn push_line(out: &mut Vec<u8>, row: &FakeRow) {
+pub fn push_line(out: &mut Vec<u8>, row: &DemoRow) {
     for (index, (column, value)) in row.iter().enumerate() {
         out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
         out.extend_from_slice(column.as_bytes());
@@ -262,7 +263,8 @@ pub fn push_line(out: &mut Vec<u8>, row: &FakeRow) {
     out.extend_from_slice(b"}\n");
 }
 
-/// The finisher of SplitMix64 (Steele, Lea and Flood, 2014): neighbours in, strangers out.
+/// Mixes a number by the finisher of SplitMix64 (Steele, Lea and Flood, 2014): near inputs give
+/// unrelated outputs.
 fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -270,9 +272,9 @@ fn mix(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// The shares that were asked for, if the keyspace has these partitions, or else its own.
-fn weights_of(wanted: &Wanted, keyspace: &Keyspace) -> Result<Vec<(String, u32)>, PlanError> {
-    let given = wanted.weights.as_ref().map(|Weights(weights)| weights.clone());
+/// Returns the wanted shares if the keyspace has these partitions, or else those of the keyspace.
+fn weights_of(spec: &DemoSpec, keyspace: &Keyspace) -> Result<Vec<(String, u32)>, PlanError> {
+    let given = spec.weights.as_ref().map(|Weights(weights)| weights.clone());
     let Keyspace::List(list) = keyspace else {
         return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok);
     };
@@ -318,35 +320,35 @@ fn parse_weights(text: &str) -> Result<Vec<(String, u32)>, PlanError> {
     Ok(weights)
 }
 
-/// Why weights make no plan.
+/// Reason why weights make no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// Not `A=30`.
+    /// A share is not of the form `A=30`.
     #[error(
         "`{part}` is no share: write a key of 1 to 10 letters or digits, `=`, and a whole number above 0"
     )]
     Weight {
-        /// What was given.
+        /// Text of the share.
         part: String,
     },
-    /// The same key twice.
+    /// A key has two shares.
     #[error("{name} is given two shares")]
     Twice {
-        /// The key.
+        /// Partition key.
         name: String,
     },
-    /// A key that no user can have.
+    /// The keyspace has no such partition.
     #[error("the cluster's keyspace has no partition {name}; there are: {known}")]
     NoSuchPartition {
-        /// The key.
+        /// Partition key.
         name: String,
-        /// Those that there are, as many as an error lists.
+        /// Partitions of the keyspace, as many as an error lists.
         known: String,
     },
-    /// More than a plan has.
+    /// There are too many partition keys.
     #[error("{count} partition keys are more than {PARTS_MAX}")]
     TooMany {
-        /// How many were given.
+        /// Number of partition keys.
         count: usize,
     },
 }

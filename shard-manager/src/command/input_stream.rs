@@ -1,10 +1,10 @@
-//! Input: what a command reads, so that it can be asked to end meanwhile.
+//! Input stream: reads a command's input so that the command can still be interrupted.
 //!
-//! A pipe may be quiet for ever, and a thread that waits for it sees nothing else. So what is no plain file is read by
-//! a thread of its own, and the command looks up between what comes from it.
+//! A pipe may be idle for ever, and a thread that waits for it notices no signal. So everything but
+//! a regular file is read by a separate thread, and the command checks for signals between pieces.
 //!
 //! **Invariant:** no more than [`PIECES`] pieces are read ahead, however slowly they are taken.
-//! **Not here:** what is made of it (`import`).
+//! **Not here:** parsing rows (`import`).
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -13,24 +13,24 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::atomic_file::refused;
-use super::{Trouble, interrupt};
+use super::{CommandError, interrupt};
 
-/// Bytes of a piece.
+/// Size of a piece in bytes.
 const PIECE: usize = 64 << 10;
-/// Pieces that wait to be taken.
+/// Number of pieces that are read ahead.
 const PIECES: usize = 4;
-/// How often it looks whether the command has been asked to end.
+/// Interval between two checks for an interrupt.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// An input; it breaks off when the command is asked to end.
+/// Input that fails once the command is interrupted.
 pub(super) enum Input {
-    /// A file: it never makes anybody wait.
+    /// A regular file, whose reads do not block for long.
     File(File),
-    /// Anything else.
+    /// Any other input.
     Stream(Stream),
 }
 
-/// What a thread reads.
+/// Pieces that a separate thread reads.
 pub(super) struct Stream {
     pieces: Receiver<io::Result<Vec<u8>>>,
     piece: Vec<u8>,
@@ -39,7 +39,7 @@ pub(super) struct Stream {
 
 impl Input {
     /// Opens a file; `-` is standard input.
-    pub(super) fn open(path: &Path) -> Result<Self, Trouble> {
+    pub(super) fn open(path: &Path) -> Result<Self, CommandError> {
         if path == Path::new("-") {
             return Ok(Self::Stream(Stream::begin(|| Ok(io::stdin()))));
         }
@@ -51,7 +51,7 @@ impl Input {
         if found.is_dir() {
             return Err(told(ErrorKind::IsADirectory.into()));
         }
-        // A pipe waits for its writer when it is opened already.
+        // Opening a pipe already waits for its writer.
         let path = PathBuf::from(path);
         Ok(Self::Stream(Stream::begin(move || File::open(&path))))
     }
@@ -60,7 +60,7 @@ impl Input {
 impl Stream {
     fn begin<R: Read>(open: impl FnOnce() -> io::Result<R> + Send + 'static) -> Self {
         let (pieces, taken) = sync_channel(PIECES);
-        // It ends with its input, when nobody takes the pieces any more, or with the process.
+        // The thread ends with its input, when the receiver is dropped, or with the process.
         std::thread::spawn(move || {
             let ended = open().and_then(|mut input| read_all(&mut input, &pieces));
             if let Err(error) = ended {

@@ -1,9 +1,9 @@
-//! Agent: the HTTP client of the commands; by TLS where the address says so.
+//! HTTP agent: the HTTP client of the commands, with TLS for `https` addresses.
 //!
-//! Trusted is whom this machine trusts, or the certificates of the file that the variable `SSL_CERT_FILE` names, which
-//! other programs heed as well: for an authority of one's own, or a router that is its own.
+//! It trusts the certificates of this machine, or those of the file in the variable
+//! `SSL_CERT_FILE`, which other programs use too: for a private authority, or a self-signed router.
 //!
-//! **Not here:** what is asked (`command/router`, `command/upload`).
+//! **Not here:** the requests (`command/router`, `command/upload`).
 
 use std::sync::Arc;
 
@@ -13,17 +13,17 @@ use ureq::config::ConfigBuilder;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 
-/// Remedy for a certificate that was made for an authority.
+/// Remedy for a server certificate that is marked as an authority's.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
      unless told otherwise, and must not prove a server: make one with openssl req -x509 -newkey \
      rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
      subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
      addresses that clients connect to)";
 
-/// A client for the router at this address.
+/// Creates a client for the router at this address.
 ///
 /// # Errors
-/// A sentence about what is no address of a router, or why no certificate can be checked.
+/// A sentence about an invalid address, or about missing trusted certificates.
 pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Agent, String> {
     let options = options.http_status_as_error(false);
     if let Some(port) = port(url).filter(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
@@ -38,7 +38,7 @@ pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Age
     }
 }
 
-/// Describes a client's error for people: of a certificate, TLS only gives the name of a variant.
+/// Describes a client's error for people: for certificates, TLS reports only a variant's name.
 pub(super) fn told(error: &ureq::Error) -> String {
     let said = error.to_string();
     if said.contains("CaUsedAsEndEntity") { AUTHORITY.to_owned() } else { said }
@@ -48,7 +48,7 @@ pub(super) fn told(error: &ureq::Error) -> String {
 fn port(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
-    // Colons within brackets belong to the address.
+    // Colons within brackets are part of an IPv6 address.
     let behind = authority.rsplit(']').next()?;
     behind.rsplit_once(':').map(|(_, port)| port)
 }
@@ -64,7 +64,7 @@ fn trusting() -> Result<TlsConfig, String> {
             "this machine trusts no certificates ({cause}): name a file of them by SSL_CERT_FILE"
         ));
     }
-    // Named, not taken from the process: another crate may bring another provider.
+    // Named here, because another crate may install another provider for the process.
     let provider = Arc::new(ring::default_provider());
     let trusting = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&trusted));
     Ok(trusting.unversioned_rustls_crypto_provider(provider).build())

@@ -1,10 +1,10 @@
-//! Screen: how commands show what they found: tables and bars on a terminal, plain lines otherwise, or JSON.
+//! Terminal: output of the commands as tables and bars, as plain lines, or as JSON.
 //!
-//! Results go to standard output, all else to standard error: so results can be piped.
+//! Results go to standard output, messages to standard error, so that results can be piped.
 //!
-//! **Invariant:** with `--json`, standard output holds JSON only, one document a command; a result that could not be
-//! written is told to the command, which has not succeeded then.
-//! **Not here:** what is found (`command`).
+//! **Invariant:** with `--json`, standard output holds one JSON document per command and nothing
+//! else; a command whose result cannot be written fails.
+//! **Not here:** the results (`command`).
 
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
@@ -15,40 +15,40 @@ use indicatif::{
 };
 use serde::Serialize;
 
-/// Results that standard output did not take.
+/// Error of writing results to standard output.
 #[derive(Debug)]
 pub(crate) struct Unwritten(pub(crate) io::Error);
 
-/// Says a line on standard error. Who does not listen there is not told that either.
+/// Prints a line to standard error; an error of that is ignored.
 pub(crate) fn say(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Prints results as they are.
+/// Prints results unchanged.
 pub(crate) fn print(text: &[u8]) -> Result<(), Unwritten> {
     let mut out = io::stdout().lock();
     out.write_all(text).and_then(|()| out.flush()).map_err(Unwritten)
 }
 
-/// Where a command's results go.
+/// Destination of a command's results.
 #[derive(Clone, Debug)]
-pub(crate) struct Screen {
+pub(crate) struct Terminal {
     json: bool,
-    terminal: bool,
+    is_interactive: bool,
     bars: MultiProgress,
 }
 
-impl Screen {
-    /// The screen of this process; with `json`, for a program to read.
+impl Terminal {
+    /// Creates the output of this process; with `json`, for programs.
     pub(crate) fn new(json: bool) -> Self {
         let watched = std::io::stderr().is_terminal() && !json;
         let target =
             if watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bars = MultiProgress::with_draw_target(target);
-        Self { json, terminal: std::io::stdout().is_terminal(), bars }
+        Self { json, is_interactive: std::io::stdout().is_terminal(), bars }
     }
 
-    /// Whether results are for a program.
+    /// Returns whether the results are JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
@@ -70,10 +70,10 @@ impl Screen {
         print(shown.as_bytes())
     }
 
-    /// A table: aligned and ruled on a terminal, else a line a row with tabs between.
+    /// Formats a table: aligned and ruled on a terminal, else one line per row with tabs.
     pub(crate) fn table(&self, heads: &[&str], rows: &[Vec<String>]) -> String {
-        if !self.terminal {
-            // What has no name is there to be looked at.
+        if !self.is_interactive {
+            // Columns without a name are decoration for a terminal.
             let line = |cells: &mut dyn Iterator<Item = &str>| {
                 let named = heads.iter().zip(cells).filter(|(head, _)| !head.is_empty());
                 named.map(|(_, cell)| cell).collect::<Vec<_>>().join("\t")
@@ -101,16 +101,16 @@ impl Screen {
         table.to_string()
     }
 
-    /// A bar of up to `width` signs for a share of 0 to 1; nothing when nobody looks.
+    /// Formats a bar of up to `width` characters for a share of 0 to 1; empty unless on a terminal.
     pub(crate) fn bar(&self, share: f64, width: usize) -> String {
-        if !self.terminal {
+        if !self.is_interactive {
             return String::new();
         }
         let signs = (share.clamp(0.0, 1.0) * width as f64).round() as usize;
         "█".repeat(signs)
     }
 
-    /// A progress bar towards `total`; hidden when nobody looks.
+    /// Adds a progress bar towards `total`; hidden unless on a terminal.
     pub(crate) fn progress(&self, name: &str, total: u64) -> ProgressBar {
         let style = "{prefix:>10} {bar:30} {human_pos:>11} of {human_len} {rate:>16} {msg}";
         let style =
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// A terminal that keeps everything written to it.
+    /// Terminal that keeps everything written to it.
     #[derive(Clone, Debug, Default)]
     struct Kept(Arc<Mutex<String>>);
 
@@ -177,14 +177,14 @@ mod tests {
     #[test]
     fn a_progress_bar_tells_its_rate_in_whole_rows() {
         assert_eq!(rate(1_234.567_8), "1,235/s");
-        let terminal = Kept::default();
-        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let kept = Kept::default();
+        let target = ProgressDrawTarget::term_like(Box::new(kept.clone()));
         let bars = MultiProgress::with_draw_target(target);
-        let screen = Screen { json: false, terminal: true, bars };
-        let bar = screen.progress("shard1", 3_000);
+        let terminal = Terminal { json: false, is_interactive: true, bars };
+        let bar = terminal.progress("shard1", 3_000);
         bar.inc(1_000);
         bar.abandon();
-        let shown = terminal.0.lock().unwrap().clone();
+        let shown = kept.0.lock().unwrap().clone();
         let numbers = shown.split_whitespace().filter_map(|word| word.strip_suffix("/s"));
         let numbers: Vec<&str> = numbers.collect();
         assert!(!numbers.is_empty(), "{shown}");
