@@ -243,16 +243,19 @@ fn dependencies(manifest: &toml::Table) -> BTreeSet<&str> {
     tables.flat_map(toml::Table::keys).map(String::as_str).collect()
 }
 
-/// The modules of its own package that a file names after `crate::`, or after the name that
-/// its programs use.
+/// Modules of its own package that a file names after `crate::`, or after the name that its
+/// programs use. Nested packages have no programs.
 fn imports(package: &str, text: &str) -> Vec<String> {
+    let mut begins = vec!["crate::".to_owned()];
+    if !package.contains('/') {
+        begins.push(format!("{}::", package.replace('-', "_")));
+    }
     let mut modules = Vec::new();
-    let own = format!("{}::", name_of(package).replace('-', "_"));
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    for rest in code.flat_map(|line| line.split("crate::").skip(1).chain(line.split(&own).skip(1)))
-    {
-        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-        modules.push(rest[..end.unwrap_or(rest.len())].to_owned());
+    for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+        for rest in begins.iter().flat_map(|begin| line.split(begin.as_str()).skip(1)) {
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            modules.push(rest[..end.unwrap_or(rest.len())].to_owned());
+        }
     }
     modules
 }
