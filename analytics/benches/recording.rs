@@ -1,4 +1,5 @@
-//! What it costs to record a request, to drain it, and to answer figures. Prints; nothing is asserted.
+//! What it costs to record a request, to drain it, and to answer figures. Prints; nothing is
+//! asserted.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -30,7 +31,8 @@ fn random() -> impl FnMut() -> u64 {
     }
 }
 
-/// Requests as a service has them: reads and writes of many keys, most near 0.3 ms with a tail to a second.
+/// Requests as a service has them: reads and writes of many keys, most near 0.3 ms with a tail to a
+/// second.
 fn samples(keys: &[String], shards: u64) -> Vec<Sample<'_>> {
     let mut random = random();
     let sample = |_| {
@@ -69,7 +71,8 @@ fn each(took: Duration, count: usize) -> f64 {
     took.as_nanos() as f64 / count as f64
 }
 
-/// Records and drains in turn, as a worker and the recorder's thread do; gives the ns of each, for one request.
+/// Records and drains in turn, as a worker and the recorder's thread do; gives the ns of each, for
+/// one request.
 fn record_and_drain(samples: &[Sample<'_>], shards: usize) -> (f64, f64) {
     const ROUNDS: usize = 600;
     const BATCH: usize = 2_000;
@@ -97,8 +100,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A week of a service with 40 requests a second. Those of ten seconds come in one, so that the bench ends soon: tens and
-/// minutes are as wide as in life.
+/// A week of a service with 40 requests a second. Those of ten seconds come in one, so that the
+/// bench ends soon: tens and minutes are as wide as in life.
 fn week(samples: &[Sample<'_>], shards: usize) -> Recorder {
     let recorder = recorder(shards);
     let worker = recorder.worker();

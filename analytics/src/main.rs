@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use analytics::log_lines;
+use analytics::log_format;
 use analytics::service::config::{Config, Flags};
 use clap::Parser;
 
@@ -29,8 +29,8 @@ fn main() -> ExitCode {
         print!("{}", config.table());
         return ExitCode::SUCCESS;
     }
-    if let Some(question) = flags.probe {
-        return match question.ask(config.bind) {
+    if let Some(query) = flags.probe {
+        return match query.ask(config.bind) {
             Ok(()) => ExitCode::SUCCESS,
             Err(no) => {
                 eprintln!("{no}");
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    log_lines::start(config.log);
+    log_format::start(config.log);
     match analytics::service::run(&config, |bound| print_banner(&config, bound)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

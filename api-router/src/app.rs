@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderValue;
-use analytics::foreign::{Reached, Transport};
-use analytics::live::Hub;
+use analytics::cross_origin::{Reached, Transport};
+use analytics::event_stream::Hub;
 use analytics::{ErrorLog, MetricsQuery};
 use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;

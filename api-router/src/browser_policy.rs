@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no response may be shown within another page; a response that is no page may load
 //! or run nothing.
-//! **Not here:** which pages may send requests (`analytics::foreign`).
+//! **Not here:** which pages may send requests (`analytics::cross_origin`).
 
 use actix_web::http::header::{
     CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,

@@ -16,7 +16,7 @@ mod sources;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ::analytics::probe::Question;
+use ::analytics::health_probe::HealthQuery;
 use ::analytics::settings::{self, Layer, Settings, Shown, within};
 use ::analytics::store::StoreAddress;
 use clap::Parser;
@@ -155,7 +155,7 @@ pub struct Flags {
     /// Request /live or /ready of the router that runs with these settings on this machine, and
     /// end: exit code 0 if the answer is 200
     #[arg(long, value_name = "live|ready")]
-    pub probe: Option<Question>,
+    pub probe: Option<HealthQuery>,
 }
 
 /// Storage engine, with the location of its data.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
-use analytics::foreign::Transport;
-use analytics::log_lines;
-use analytics::probe::{No, Question};
-use analytics::store::Keeper;
+use analytics::cross_origin::Transport;
+use analytics::health_probe::{HealthError, HealthQuery};
+use analytics::log_format;
+use analytics::store::HistoryWriter;
 use api_router::app::{App, AppSettings};
 use api_router::config::{Config, Engine, Flags};
 use api_router::doctor;
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    log_lines::start(config.log);
+    log_format::start(config.log);
     match actix_web::rt::System::new().block_on(run(&config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -103,7 +103,7 @@ fn warn_of_sabotage() -> Result<(), UnknownMutation> {
 }
 
 /// Probes the router of this machine, by TLS if it serves by TLS.
-fn probe(question: Question, config: &Config) -> Result<(), No> {
+fn probe(question: HealthQuery, config: &Config) -> Result<(), HealthError> {
     match config.tls {
         None => question.ask(config.bind),
         Some(_) => question.ask_through(config.bind, tls::connect_to_self),
@@ -139,7 +139,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), settings.backend)?);
     }
     let app = Data::new(app);
-    let keeper = keep_history(&app, config)?;
+    let history_writer = keep_history(&app, config)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
@@ -172,9 +172,9 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         // All requests are served: the router may wait for the last spans.
         tracer.end();
     }
-    if let (Some(analytics), Some(keeper)) = (&app.analytics, keeper) {
+    if let (Some(analytics), Some(history_writer)) = (&app.analytics, history_writer) {
         analytics.metrics.finish();
-        keeper.close();
+        history_writer.close();
     }
     app.manager.close();
     Ok(())
@@ -195,12 +195,12 @@ fn open(config: &Config) -> anyhow::Result<Manager> {
 
 /// Restores the metrics of earlier runs, and stores those of this run until the returned keeper is
 /// dropped. It runs in the background, and a store that cannot be used is tried again.
-fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<Keeper>> {
+fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<HistoryWriter>> {
     let (Some(analytics), Some(address)) = (&app.analytics, &config.analytics_store) else {
         return Ok(None);
     };
     let history = analytics.metrics.recorder.history().clone();
-    Ok(Some(Keeper::start(address.clone(), "router", history)?))
+    Ok(Some(HistoryWriter::start(address.clone(), "router", history)?))
 }
 
 /// Returns the name of the storage engine, as in metrics.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::web::{Bytes, block};
-use analytics::live::Hub;
+use analytics::event_stream::Hub;
 use analytics::{
     ClusterNow, ErrorLog, Labels, Metrics, MetricsQuery, Recorder, figures, openmetrics,
 };

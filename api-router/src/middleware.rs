@@ -15,7 +15,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage};
-use analytics::foreign::{self, Foreign};
+use analytics::cross_origin::{self, Foreign};
 use analytics::{ErrorEvent, ErrorLog, Sample, Worker};
 use shard_manager::cache::ServedBy;
 use shard_manager::keyspace::Slot;
@@ -72,7 +72,8 @@ pub async fn handle_request(
     }
     let refused = match request_id(request.headers()) {
         Ok(id) => {
-            let foreign = foreign::refuse(request.headers(), app.reached).map_err(Problem::from);
+            let foreign =
+                cross_origin::refuse(request.headers(), app.reached).map_err(Problem::from);
             (id, foreign.and_then(|()| refuse_unsupported(&request, route)).err())
         }
         Err(problem) => (None, Some(problem)),

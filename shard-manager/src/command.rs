@@ -1,10 +1,9 @@
-//! Commands: what an operator can ask for, and how each ends.
+//! Commands of the operator, and their exit codes.
 //!
-//! **Invariant:** exit code 0 means that what was asked for is true or done, 1 that it was looked at and is not, 2
-//! that it could not be done at all: wrong use, or a cluster that cannot be reached.
-//! **Not here:** the work itself (the library), how results are shown (`screen`).
+//! **Invariant:** exit code 0 means success, 1 that the check found a fault, 2
+//! that the command could not be carried out: wrong use, or an unreachable cluster.
+//! **Not here:** the work itself (the library), the output (`terminal`).
 
-mod agent;
 mod atomic_file;
 mod backup;
 mod check;
@@ -13,8 +12,9 @@ mod completions;
 mod export;
 mod format;
 mod generate;
+mod http_agent;
 mod import;
-mod input;
+mod input_stream;
 mod interrupt;
 mod keys;
 mod migrate;
@@ -36,49 +36,49 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use shard_manager::engine::open_error::OpenError;
 
-use crate::screen::{Screen, Unwritten, say};
+use crate::terminal::{Terminal, Unwritten, say};
 
-/// Looks at a Tessera cluster, checks it, fills it, and saves it.
+/// Inspects, checks, fills and backs up a Tessera cluster.
 #[derive(Debug, Parser)]
 #[command(name = "shard-manager", version, propagate_version = true)]
 pub(crate) struct CommandLine {
     #[command(subcommand)]
     command: Command,
-    /// Results as one JSON document
+    /// Print the result as one JSON document
     #[arg(long, global = true)]
     json: bool,
 }
 
-/// Which data directory a command is about.
+/// Data directory of a command.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Where {
-    /// The data directory of the embedded shards
+pub(crate) struct DataDirArgs {
+    /// Data directory of the embedded shards
     #[arg(long, value_name = "DIR", default_value = "./data", env = "TESSERA_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
 }
 
-/// Which cluster a command is about: by its data directory, or by a router that serves it.
+/// Cluster of a command, named by its data directory or by a router that serves it.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Source {
+pub(crate) struct ClusterSource {
     #[command(flatten)]
-    pub(crate) place: Where,
-    /// Ask a running router instead of looking at the files
+    pub(crate) place: DataDirArgs,
+    /// Ask a running router instead of reading the files
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
 }
 
-/// Where rows are stored: by a router that runs, or straight in a data directory.
+/// Destination of rows: a running router, or a data directory.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Destination {
-    /// The router to send them to [default: http://127.0.0.1:3000]
+    /// Router to send the rows to [default: http://127.0.0.1:3000]
     #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
     url: Option<String>,
-    /// Stores them without a router [env, where there is no --url: TESSERA_DATA_DIR]
+    /// Data directory to write to without a router [env, without --url: TESSERA_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
-/// Who stores rows.
+/// Program that stores rows.
 #[derive(Debug)]
 pub(crate) enum Store {
     /// The router at this address.
@@ -88,7 +88,8 @@ pub(crate) enum Store {
 }
 
 impl Destination {
-    /// What the flags say, else the environment. The parser cannot tell these apart: it would find them in conflict.
+    /// Returns the destination of the flags, else of the environment. The parser cannot
+    /// distinguish the two and would report a conflict.
     pub(crate) fn store(&self) -> Store {
         if let Some(url) = &self.url {
             return Store::Router(url.clone());
@@ -103,25 +104,25 @@ impl Destination {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows the shards, their nodes, and whether a router runs
+    /// Shows the shards, their nodes and a running router
     Status(status::StatusArgs),
-    /// Tells where keys live
+    /// Shows the shards of keys
     Route(route::RouteArgs),
-    /// Shows who owns which slots, or what other placements would do
+    /// Shows the owners of slots, or compares other placements
     Placement(placement::PlacementArgs),
-    /// Looks at every row: does it lie where it belongs, and are the replicas equal?
+    /// Checks that every row is on its shard and that replicas are equal
     Check(check::CheckArgs),
     /// Writes all rows of a table as lines
     Export(export::ExportArgs),
-    /// Brings the files of a stopped cluster to the schema of this program
+    /// Migrates the files of a stopped cluster to the schema of this program
     Migrate(migrate::MigrateArgs),
-    /// Copies a cluster as it is at one moment, also while a router runs
+    /// Copies a cluster as of one moment, even while a router runs
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::Options),
-    /// Makes a data directory of a copy
+    /// Creates a data directory from a copy
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::Options),
-    /// Fills a cluster with fake users and orders
+    /// Fills a cluster with demo users and orders
     #[command(after_help = generate::EXAMPLES)]
     Generate(generate::Options),
     /// Stores the rows of a file
@@ -131,35 +132,35 @@ enum Command {
     Cluster(cluster::Options),
     /// Makes one PostgreSQL node and becomes its server: for containers and service managers
     Node(node::Options),
-    /// Prints what a shell needs to complete these commands
+    /// Prints a completion script for a shell
     #[command(
         after_help = "Example:\n  shard-manager completions bash > ~/.local/share/bash-completion/completions/shard-manager"
     )]
     Completions {
-        /// Which shell
+        /// Shell to complete for
         shell: Shell,
     },
 }
 
-/// How a command ended that did not find what was asked for.
+/// Reason why a command did not succeed.
 #[derive(Debug)]
-pub(crate) enum Trouble {
-    /// It was looked at, and is not as it should be; what is wrong has been shown.
+pub(crate) enum CommandError {
+    /// The check found a fault, which was shown.
     Found(String),
-    /// It could not be done.
+    /// The command could not be carried out.
     Refused(String),
-    /// Whoever read the results has gone: no reason to say anything.
+    /// The reader of the results closed its end: nothing to report.
     Unread,
 }
 
-impl From<OpenError> for Trouble {
+impl From<OpenError> for CommandError {
     fn from(error: OpenError) -> Self {
         Self::Refused(error.to_string())
     }
 }
 
-/// A reader that has seen enough (`| head`) has what it wanted; else results are lost.
-impl From<Unwritten> for Trouble {
+/// A closed pipe (`| head`) is no error; any other failure loses results.
+impl From<Unwritten> for CommandError {
     fn from(Unwritten(error): Unwritten) -> Self {
         if error.kind() == ErrorKind::BrokenPipe {
             return Self::Unread;
@@ -168,16 +169,16 @@ impl From<Unwritten> for Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Found(line) | Self::Refused(line) => f.write_str(line),
-            Self::Unread => f.write_str("nobody reads the results"),
+            Self::Unread => f.write_str("the reader of the results has gone"),
         }
     }
 }
 
-/// Shows the help that was asked for, or says in one line what is wrong with a command line.
+/// Prints the requested help, or one line about a wrong command line.
 pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let is_help = error.kind() == Mistake::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -187,7 +188,7 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
                 say(format_args!("error: {unwritten}"));
                 ExitCode::from(2)
             }
-            // A reader that has seen enough is no reason to fail.
+            // A closed pipe is no reason to fail.
             Ok(()) | Err(_) => ExitCode::from(if is_help { 2 } else { 0 }),
         };
     }
@@ -197,34 +198,34 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Carries a command out, and tells how it ended.
+/// Runs a command and returns its exit code.
 pub(crate) fn run(line: CommandLine) -> ExitCode {
-    let screen = Screen::new(line.json);
+    let terminal = Terminal::new(line.json);
     let ended = match line.command {
-        Command::Status(args) => status::run(&args, &screen),
-        Command::Route(args) => route::run(&args, &screen),
-        Command::Placement(args) => placement::run(&args, &screen),
-        Command::Check(args) => check::run(&args, &screen),
-        Command::Export(args) => export::run(&args, &screen),
-        Command::Migrate(args) => migrate::run(&args, &screen),
-        Command::Backup(options) => backup::run(&options, &screen),
-        Command::Generate(options) => generate::run(&options, &screen),
-        Command::Import(options) => import::run(options, &screen),
-        Command::Restore(options) => restore::run(&options, &screen),
-        Command::Cluster(options) => cluster::run(&options, &screen),
-        Command::Node(options) => node::run(options, &screen),
+        Command::Status(args) => status::run(&args, &terminal),
+        Command::Route(args) => route::run(&args, &terminal),
+        Command::Placement(args) => placement::run(&args, &terminal),
+        Command::Check(args) => check::run(&args, &terminal),
+        Command::Export(args) => export::run(&args, &terminal),
+        Command::Migrate(args) => migrate::run(&args, &terminal),
+        Command::Backup(options) => backup::run(&options, &terminal),
+        Command::Generate(options) => generate::run(&options, &terminal),
+        Command::Import(options) => import::run(options, &terminal),
+        Command::Restore(options) => restore::run(&options, &terminal),
+        Command::Cluster(options) => cluster::run(&options, &terminal),
+        Command::Node(options) => node::run(options, &terminal),
         Command::Completions { shell } => completions::complete(shell),
     };
     let Err(trouble) = ended else { return ExitCode::SUCCESS };
     match trouble {
-        Trouble::Found(line) => {
+        CommandError::Found(line) => {
             say(line);
             ExitCode::from(1)
         }
-        Trouble::Refused(line) => {
+        CommandError::Refused(line) => {
             say(format_args!("error: {line}"));
             ExitCode::from(2)
         }
-        Trouble::Unread => ExitCode::from(1),
+        CommandError::Unread => ExitCode::from(1),
     }
 }

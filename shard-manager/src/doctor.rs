@@ -1,9 +1,9 @@
-//! Doctor: what a cluster is like before a router starts on it, and what should be mended.
+//! Doctor: checks a cluster before a router starts on it, and reports what to repair.
 //!
-//! A start stops at the first thing that is wrong. This looks at everything, also at what a start does not mind and the
-//! day after it does: a crash, a failover, a disk that fills.
+//! A start stops at the first fault. The doctor checks everything, including conditions that do not
+//! prevent a start but hurt later: after a crash, a failover, or when the disk is full.
 //!
-//! **Invariant:** looking changes nothing, neither on a server nor in a folder.
+//! **Invariant:** a check changes nothing, neither on a server nor in a folder.
 //! **Not here:** the router itself, its port and its certificate.
 
 mod cache;

@@ -10,11 +10,11 @@ pub use model::{
 };
 
 pub mod assembly;
+pub mod demo_data;
 pub mod doctor;
 pub mod doubts;
 pub mod engine;
-pub mod fake;
-pub mod fill;
+pub mod import;
 pub mod lane;
 pub mod lanes;
 pub mod manager;

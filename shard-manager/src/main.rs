@@ -1,15 +1,15 @@
-//! The operator's command line: looks at a cluster, checks it, fills it, empties it, and saves it.
+//! Command line of the operator: inspects, checks, fills, exports and backs up a cluster.
 
 #![forbid(unsafe_code)]
 
 mod command;
-mod screen;
+mod terminal;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Allocations of many threads do not wait for each other.
+/// Allocator in which threads do not wait for each other.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

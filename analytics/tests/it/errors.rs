@@ -139,7 +139,8 @@ fn events_are_pulled_by_their_number() {
     assert_eq!((seq, seen), (25, (1..=25).collect::<Vec<_>>()));
     log.push(event(26));
     assert_eq!(log.events_after(seq, 10).0[0].at_ms, 26);
-    // Who asks too late gets what is left; who comes from another life of the log gets nothing made up.
+    // Who asks too late gets what is left; who comes from another life of the log gets nothing made
+    // up.
     (27..=20_000).for_each(|at_ms| log.push(event(at_ms)));
     let (late, next) = log.events_after(seq, 1);
     assert_eq!((late[0].at_ms, next), (10_001, 10_001));

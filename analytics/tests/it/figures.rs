@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use analytics::{
-    CacheNow, ClusterNow, MetricsQuery, NodeNow, Operation, ReadFrom, Role, Sample, ShardNow,
-    Window, figures,
+    CacheNow, ClusterNow, MetricsQuery, NodeNow, Operation, ReadFrom, Recorder, Role, Sample,
+    ShardNow, Window, figures,
 };
 
-use crate::{BEGIN, BEGIN_MS, Story, millis, now, read, seconds, write};
+use crate::{BEGIN, BEGIN_MS, Story, labels, millis, now, read, seconds, write};
 
 fn micros(count: u64) -> Duration {
     Duration::from_micros(count)
@@ -184,6 +184,33 @@ fn a_point_that_is_still_growing_shows_no_dip() {
     let series = story.figures("1h", seconds(133)).series;
     assert_eq!((series.step_s, series.t[179]), (20, BEGIN + 120));
     assert_eq!(series.rps[174..], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+}
+
+/// A router that has just started has counted for a part of its first point only.
+#[test]
+fn the_first_point_of_a_young_router_shows_the_rate_of_the_seconds_that_were_counted() {
+    // It starts 13 s into a point of 20 s, counts 4 s of it, and the next point in part.
+    let recorder = Recorder::by_hand(labels(1), BEGIN_MS + 13_000);
+    let worker = recorder.worker();
+    for (from, second, expected) in [(0, 4, vec![1.0]), (4, 12, vec![1.0, 1.0])] {
+        for second in from..second {
+            worker.record(&read(0, 200, millis(1)), recorder.started() + seconds(second));
+        }
+        let history = recorder.settle_at(recorder.started() + seconds(second));
+        for (window, length) in [("1h", 20), ("24h", 600)] {
+            let window = Window::parse(window).expect("a window");
+            let query = MetricsQuery { window, ..MetricsQuery::default() };
+            let at_ms = BEGIN_MS + 13_000 + second * 1_000;
+            let series = figures(&[history], &query, &now(&["shard1".into()]), at_ms).series;
+            assert_eq!(series.step_s, length);
+            let points: Vec<_> =
+                series.t.iter().zip(&series.rps).filter(|(t, _)| **t >= BEGIN).collect();
+            let rates: Vec<f64> = points.iter().map(|(_, rps)| **rps).collect();
+            let expected = if length == 20 { &*expected } else { &expected[..1] };
+            assert_eq!(rates, expected, "{length} at {second}");
+            assert_eq!(series.shards.0[0].1.rps.last(), Some(&1.0));
+        }
+    }
 }
 
 #[test]

@@ -145,7 +145,8 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Routers, seconds and shards are cut as it comes: what is told of the whole is what one histogram of all tells.
+    /// Routers, seconds and shards are cut as it comes: what is told of the whole is what one
+    /// histogram of all tells.
     #[test]
     fn a_fleet_answers_as_one_router_that_saw_every_request(
         requests in vec((0_usize..3, 0_u64..120, 0_u16..4, 1_u64..200_000), 1..300),

@@ -1,6 +1,8 @@
-//! Gaps: what was not measured is told from what was zero.
+//! Gaps: a time that was not measured differs from a time without requests.
 
-use analytics::{Frame, History, MetricsQuery, Recorder, Series, Spans, Step, Window, figures};
+use analytics::{
+    Frame, History, MeasuredIntervals, MetricsQuery, Recorder, Series, Step, Window, figures,
+};
 
 use crate::{BEGIN, BEGIN_MS, Story, labels, millis, now, read, seconds};
 
@@ -71,7 +73,7 @@ fn a_router_that_was_down_has_no_points_and_one_that_had_nothing_to_do_has_zeros
     }
 }
 
-/// What the first slot is that was kept says nothing of what was before it.
+/// The first kept slot does not show since when a recorder counted.
 #[test]
 fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     let recorder = Recorder::by_hand(labels(1), BEGIN_MS + 200_000);
@@ -96,7 +98,7 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     assert_eq!(rates, expected, "{:?}", told.series);
 }
 
-/// There were requests, and nobody knows how many.
+/// There were requests whose number is unknown.
 #[test]
 fn slots_that_there_was_no_room_for_are_no_zeros() {
     let story = Story::of(1);
@@ -107,7 +109,7 @@ fn slots_that_there_was_no_room_for_are_no_zeros() {
     for frame in Step::ALL.iter().flat_map(|step| all.frames_after(*step, 0, usize::MAX)) {
         small.absorb(Frame::clone(&frame));
     }
-    // Whoever collects says so again with every answer.
+    // A collecting service repeats this for every response.
     small.know_between(BEGIN_MS, BEGIN_MS + 14_400_000);
     let kept = small.frames_after(Step::Minute, 0, usize::MAX);
     let lost = kept[0].start - BEGIN;
@@ -121,7 +123,7 @@ fn slots_that_there_was_no_room_for_are_no_zeros() {
     assert_eq!(rate(&told, 600), Some(0.1));
 }
 
-/// Once in an hour is 0.000 a second, and still somebody asked.
+/// One request per hour is 0.000 per second, but not zero requests.
 #[test]
 fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
     let story = Story::of(1);
@@ -136,7 +138,7 @@ fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
     assert_eq!([rate(&told, 80_000), rate(&told, 86_400)], [None, Some(0.0)], "{:?}", told.t);
 }
 
-/// As long as one of several counted, the sum of them is known.
+/// A time that one of several recorders measured is known.
 #[test]
 fn what_one_router_missed_another_tells() {
     let recorder = restarted();
@@ -146,7 +148,7 @@ fn what_one_router_missed_another_tells() {
     assert_eq!([rate(&told, 230), rate(&told, 270)], [Some(0.0), None]);
 }
 
-/// Who was not there yet, or never said anything, knows nothing of the gaps of the others.
+/// A recorder that started later, or reported nothing, fills no gaps of the others.
 #[test]
 fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
     let recorder = restarted();
@@ -176,15 +178,18 @@ fn what_is_collected_ends_where_the_router_was_heard_last() {
 
 #[test]
 fn times_that_touch_are_one_and_there_are_only_so_many() {
-    let spans: Spans = [(10, 20), (40, 50), (20, 30), (60, 60), (48, 55)].into_iter().collect();
-    assert_eq!(spans.as_slice(), [(10, 30), (40, 55)]);
-    assert!(spans.touch(29, 31) && spans.touch(0, 100) && !spans.touch(30, 40));
-    let mut spans: Spans = [(0, 1_000)].into_iter().chain(spans.as_slice().to_vec()).collect();
-    assert_eq!(spans.as_slice(), [(0, 1_000)]);
-    spans.forget(1_000);
-    assert!(spans.as_slice().is_empty());
-    let often: Spans = (0..1_000).rev().map(|start| (start * 10, start * 10 + 5)).collect();
-    assert_eq!(often.as_slice().len(), Spans::MAX);
+    let intervals: MeasuredIntervals =
+        [(10, 20), (40, 50), (20, 30), (60, 60), (48, 55)].into_iter().collect();
+    assert_eq!(intervals.as_slice(), [(10, 30), (40, 55)]);
+    assert!(intervals.touch(29, 31) && intervals.touch(0, 100) && !intervals.touch(30, 40));
+    let mut intervals: MeasuredIntervals =
+        [(0, 1_000)].into_iter().chain(intervals.as_slice().to_vec()).collect();
+    assert_eq!(intervals.as_slice(), [(0, 1_000)]);
+    intervals.forget(1_000);
+    assert!(intervals.as_slice().is_empty());
+    let often: MeasuredIntervals =
+        (0..1_000).rev().map(|start| (start * 10, start * 10 + 5)).collect();
+    assert_eq!(often.as_slice().len(), MeasuredIntervals::MAX);
     assert_eq!(often.as_slice().last(), Some(&(9_990, 9_995)));
     assert_eq!(often.as_slice()[0].0, 0, "the oldest are told as one");
 }

@@ -32,7 +32,8 @@ fn seconds_are_kept_a_quarter_of_an_hour_tens_six_hours_and_minutes_a_week() {
     assert_eq!(story.figures("7d", at + at).history.bytes, 0);
 }
 
-/// At every moment, and whatever the window, a request counts once: running, in its second, its ten or its minute.
+/// At every moment, and whatever the window, a request counts once: running, in its second, its ten
+/// or its minute.
 #[test]
 fn a_request_counts_once_in_whatever_slot_it_lies() {
     let story = Story::of(1);
@@ -124,7 +125,8 @@ fn a_ring_that_is_full_forgets_its_oldest_slot_and_longer_slots_answer_for_it() 
     assert_eq!(small.frames_after(Step::Second, 0, usize::MAX).len(), kept.len());
 }
 
-/// 256 shards, each asked in many ways with latencies as wide as they can be: the rings stay within their bounds.
+/// 256 shards, each asked in many ways with latencies as wide as they can be: the rings stay within
+/// their bounds.
 #[test]
 fn the_busiest_router_stays_within_the_memory_that_is_documented() {
     let story = Story::of(256);

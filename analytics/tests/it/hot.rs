@@ -125,8 +125,8 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Never below the truth, never above it by more than the error, and the error at most a 512th of all requests: with
-    /// a key in 100 being one of many that come once.
+    /// Never below the truth, never above it by more than the error, and the error at most a 512th
+    /// of all requests: with a key in 100 being one of many that come once.
     #[test]
     fn counts_are_true_within_their_error(
         hot in vec(0_usize..12, 500..3_000),
@@ -142,7 +142,8 @@ proptest! {
         keys.iter().for_each(|key| *counts.entry(key.clone()).or_default() += 1);
         ask_for(&story, keys.iter().map(|key| &**key));
         let at = millis(keys.len() as u64 / 2);
-        // Within the first slot of ten seconds; longer stories are cut by slots, each with its own error.
+        // Within the first slot of ten seconds; longer stories are cut by slots, each with its own
+        // error.
         prop_assume!(at < seconds(10));
         let told = story.figures("1m", at).hot_keys;
         for hot in &told {

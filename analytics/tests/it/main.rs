@@ -1,4 +1,4 @@
-//! What the crate promises, told from outside: one module per noun.
+//! Tests of the crate from outside, one module per subject.
 
 mod errors;
 mod figures;
@@ -21,7 +21,7 @@ use analytics::{
 
 /// The time at which every story begins: a whole minute of November 2026, in ms since 1970 UTC.
 const BEGIN_MS: u64 = 1_795_255_200_000;
-/// The same in s.
+/// `BEGIN_MS` in s.
 const BEGIN: u64 = BEGIN_MS / 1_000;
 const ROUTES: [&str; 2] = ["/api/write", "/api/read"];
 

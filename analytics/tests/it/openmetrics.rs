@@ -1,4 +1,4 @@
-//! OpenMetrics: what a scraper is told, and what it must not be told.
+//! OpenMetrics: the metrics for scrapers, and the data that they must not contain.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -95,7 +95,7 @@ fn the_cluster_of_now_is_told_by_shard_and_node() {
     ] {
         assert_line(&text, line);
     }
-    // Bytes that nobody knows are not told as none.
+    // Unknown bytes are not reported as zero.
     assert!(!text.contains("tessera_shard_size_bytes{"), "{text}");
     assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
 }

@@ -1,4 +1,5 @@
-//! Histograms: merged is the same as one, close to the truth, and what other readers of HDR make of it.
+//! Histograms: merged is the same as one, close to the truth, and what other readers of HDR make of
+//! it.
 
 use std::time::Duration;
 
@@ -93,7 +94,8 @@ proptest! {
         prop_assert_eq!(&read, &coarse);
     }
 
-    /// Frames come from other machines: any bytes are read or refused, never believed or crashed on.
+    /// Frames come from other machines: any bytes are read or refused, never believed or crashed
+    /// on.
     #[test]
     fn damaged_bytes_are_refused_or_read_as_some_histogram(
         all in vec(micros(), 1..40),

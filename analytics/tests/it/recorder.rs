@@ -1,4 +1,4 @@
-//! The recorder: counts, windows, threads. Time is told, never waited for.
+//! Tests of the recorder: counts, windows, threads. Time is an argument and never awaited.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -116,7 +116,7 @@ fn a_clock_that_goes_back_counts_in_the_running_second() {
     assert_eq!((metrics.total, metrics.throughput.is_finite()), (2, true));
 }
 
-/// A worker whose queue is full drains it: nobody waits for the thread that would.
+/// A worker whose queue is full drains it without waiting for the recorder's thread.
 #[test]
 fn more_requests_than_a_queue_holds_are_all_counted() {
     let story = Story::of(1);

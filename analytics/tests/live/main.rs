@@ -1,4 +1,4 @@
-//! Stories of the stream that dashboards watch. The clock is the test's: it goes on when all wait.
+//! Tests of the stream that dashboards watch. The clock is the test's: it goes on when all wait.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use analytics::live::{Full, Hub, VIEWERS_MAX};
+use analytics::event_stream::{Full, Hub, VIEWERS_MAX};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::runtime::Handle;

@@ -1,9 +1,9 @@
-//! What rules promise, whatever is measured: by the state machine alone, which knows no clock.
+//! Tests of the state machine of alerts, which reads no clock.
 
 use analytics::Window;
 use analytics::service::alerts::{
-    Alerts, Change, Kind, Limits, Notice, Phase, RECENT_MAX, Reading, Rule, SUBJECTS_MAX, Subject,
-    Track,
+    AlertState, Alerts, Change, Kind, Limits, Notice, Phase, RECENT_MAX, Reading, Rule,
+    SUBJECTS_MAX, Subject,
 };
 use proptest::prelude::*;
 
@@ -37,13 +37,13 @@ proptest! {
     fn an_alert_fires_when_it_was_bad_for_long_enough_without_a_break_and_only_then(
         limits in limits(), measured in measured(),
     ) {
-        let (mut track, mut at, mut firing) = (Track::default(), 1_000, false);
+        let (mut alert_state, mut at, mut firing) = (AlertState::default(), 1_000, false);
         let (mut bad_since, mut well_since) = (None, None);
         for (pause, value) in measured {
             at += pause;
             bad_since = if is_bad(&limits, value) { bad_since.or(Some(at)) } else { None };
             well_since = if is_well(&limits, value) { well_since.or(Some(at)) } else { None };
-            let change = track.step(at, value, &limits);
+            let change = alert_state.step(at, value, &limits);
             let long = |since: Option<u64>, for_s| since.is_some_and(|since| at - since >= for_s);
             if firing {
                 let over = long(well_since, limits.clear_for_s);
@@ -62,7 +62,7 @@ proptest! {
                     well_since = None;
                 }
             }
-            prop_assert_eq!(matches!(track.phase, Phase::Firing { .. }), firing);
+            prop_assert_eq!(matches!(alert_state.phase, Phase::Firing { .. }), firing);
         }
     }
 
@@ -72,27 +72,27 @@ proptest! {
     ) {
         let between = limits.clear + (limits.raise - limits.clear) * part;
         prop_assume!(between > limits.clear && between < limits.raise);
-        let (mut track, mut at) = (Track::default(), 0);
+        let (mut alert_state, mut at) = (AlertState::default(), 0);
         for (pause, value) in before {
             at += pause;
-            track.step(at, value, &limits);
+            alert_state.step(at, value, &limits);
         }
-        let fired = matches!(track.phase, Phase::Firing { .. });
+        let fired = matches!(alert_state.phase, Phase::Firing { .. });
         for _ in 0..seconds {
             at += 1;
-            prop_assert_eq!(track.step(at, Some(between), &limits), None);
+            prop_assert_eq!(alert_state.step(at, Some(between), &limits), None);
         }
-        prop_assert_eq!(matches!(track.phase, Phase::Firing { .. }), fired);
+        prop_assert_eq!(matches!(alert_state.phase, Phase::Firing { .. }), fired);
     }
 
     #[test]
     fn times_that_go_back_or_leap_break_nothing(
         limits in limits(), measured in prop::collection::vec((any::<u64>(), 0.0..150.0_f64), 1..50),
     ) {
-        let mut track = Track::default();
+        let mut alert_state = AlertState::default();
         let mut fires = 0_i32;
         for (at, value) in measured {
-            match track.step(at, Some(value), &limits) {
+            match alert_state.step(at, Some(value), &limits) {
                 Some(Change::Fired) => fires += 1,
                 Some(Change::Resolved { since, fired_at }) => {
                     prop_assert!(since <= fired_at);

@@ -1,4 +1,4 @@
-//! Stories of clocks: routers whose machines have another time than the service's.
+//! Tests of clocks: routers whose machines have another time than the service's.
 
 use analytics::Step;
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! Stories of settings: flags, variables and the file, and what is said of those that cannot be used.
+//! Tests of settings: flags, variables and the file, and what is said of those that cannot be
+//! used.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::path::Path;
 use crate::fake::nobody;
 use crate::process::{command, refused};
 
-/// What `--print-config` says.
+/// Output of `--print-config`.
 fn shown(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let output = command(folder)
         .args(arguments)
@@ -148,7 +149,7 @@ fn a_port_that_is_taken_is_named() {
     assert!(stderr.contains(&format!("cannot serve on {bind}")), "{stderr}");
 }
 
-/// What is said of a file with this text.
+/// Error for a file with this text.
 fn of_file(text: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("analytics.toml"), text).unwrap();

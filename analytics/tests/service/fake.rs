@@ -1,4 +1,4 @@
-//! A router that is none, and a server that is told of alerts: as honest as a story wants them.
+//! A router that is fake, and a server that receives alerts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use analytics::{
 };
 use serde_json::json;
 
-/// What came.
+/// Requests that arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) line: String,
@@ -115,7 +115,7 @@ pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
-/// What a fake router tells.
+/// Contents of a fake router's responses.
 pub(crate) struct Told {
     pub(crate) started: String,
     pub(crate) now: ClusterNow,
@@ -125,11 +125,11 @@ pub(crate) struct Told {
     /// When it says that it counted.
     pub(crate) counted: Vec<(u64, u64)>,
     pub(crate) errors: Vec<ErrorEvent>,
-    /// Whether it says something else altogether.
+    /// A faulty response in place of the right one.
     pub(crate) instead: Option<Instead>,
 }
 
-/// What a router says that has lost its mind.
+/// Response of a faulty router.
 #[derive(Clone, Copy)]
 pub(crate) enum Instead {
     /// Bytes that are no HTTP.
@@ -196,7 +196,7 @@ impl FakeRouter {
         self.server.url()
     }
 
-    /// What it is called where nobody names it.
+    /// Default name of the router.
     pub(crate) fn name(&self) -> String {
         self.server.0.to_string()
     }

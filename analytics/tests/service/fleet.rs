@@ -1,4 +1,5 @@
-//! Stories of several routers as one: what is added up, what is told of each, and what is handed on.
+//! Tests of several routers as one: what is added up, what is told of each, and what is handed
+//! on.
 
 use analytics::{ErrorEvent, Step};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
-//! Stories of routers that are broken, of another kind, or malicious: they hurt nobody but their own figures.
+//! Tests of routers that are broken, of another kind, or malicious: they hurt nobody but their
+//! own figures.
 
 use analytics::Step;
 use serde_json::json;
@@ -7,7 +8,8 @@ use crate::eventually;
 use crate::fake::{FakeRouter, Instead, ago, frame, nobody};
 use crate::process::Service;
 
-/// A service beside an honest router and one that says something else; what is told of that one in the end.
+/// A service beside an honest router and one that says something else; what is told of that one in
+/// the end.
 fn beside(instead: Instead) -> String {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
@@ -21,12 +23,12 @@ fn beside(instead: Instead) -> String {
     let trouble =
         eventually("its trouble", || service.router("other")["error"].as_str().map(str::to_owned));
     assert_eq!(service.router("other")["up"], false);
-    // The honest one is collected from all the while.
+    // The service keeps collecting from the honest router.
     honest.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
     let figures = service.await_total("window=5m", 17);
     assert_eq!(figures["routers"].as_array().unwrap().len(), 2);
-    assert!(service.said().contains("the router is away"), "{}", service.said());
-    // It may come to its senses.
+    assert!(service.said().contains("the router is unreachable"), "{}", service.said());
+    // The faulty router may recover.
     other.change(|told| told.instead = None);
     service.await_total("window=5m", 1_017);
     assert_eq!(service.router("other")["error"], json!(null));
@@ -92,7 +94,8 @@ fn a_router_that_always_has_more_is_not_asked_for_ever() {
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     service.await_total("window=5m", 10);
     service.await_router("other", true);
-    // As long as there is more, what is missing may be in it: that it counted then says nothing yet.
+    // As long as there is more, what is missing may be in it: that it counted then says nothing
+    // yet.
     assert!(service.metrics("")["history"]["oldest"].as_u64() > Some(early));
     other.change(|told| told.instead = None);
     eventually("all of it", || (service.metrics("")["history"]["oldest"] == early).then_some(()));

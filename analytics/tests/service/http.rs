@@ -56,7 +56,7 @@ pub(crate) fn send(
     Ok(Answer { status, head, body: if chunked { joined(&body) } else { body } })
 }
 
-/// What chunks hold together.
+/// Joins the chunks of a body.
 fn joined(mut bytes: &[u8]) -> Vec<u8> {
     let mut whole = Vec::new();
     while let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") {

@@ -1,4 +1,5 @@
-//! Stories of the service: its program beside real routers, beside routers that are none, and alone.
+//! Tests of the service: its program beside real routers, beside routers that are none, and
+//! alone.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -18,7 +19,7 @@ mod secure;
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take.
+/// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until something is there.

@@ -1,4 +1,4 @@
-//! Stories of the HTTP surface: pages, parameters, problems, streams, and who is let in.
+//! Tests of the HTTP surface: pages, parameters, problems, streams, and who is let in.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -36,7 +36,7 @@ fn a_browser_finds_the_dashboard_and_a_program_the_links() {
     assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
     let known = [("If-None-Match", page.header("etag").unwrap())];
     assert_eq!(send(service.address, ("GET", "/dashboard"), &known, "").unwrap().status, 304);
-    // Whatever the page names is there.
+    // Every file that the page names exists.
     let text = page.text();
     let files = text.split("=\"dashboard/").skip(1).map(|rest| rest.split('"').next().unwrap());
     let files: Vec<_> = files.collect();

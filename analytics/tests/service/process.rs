@@ -32,7 +32,7 @@ pub(crate) fn command(folder: &Path) -> Command {
     command
 }
 
-/// What it says and does when it does not serve.
+/// Output and exit code of the program when it does not serve.
 pub(crate) fn refused(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command(folder).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -62,7 +62,7 @@ impl Service {
         let line = line.unwrap_or_else(|| panic!("{}", said.lock().unwrap()));
         let address = line.split_whitespace().nth(1).unwrap();
         let address = address.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
-        // Whoever writes to a pipe that nobody reads any more is ended.
+        // A process that writes to a closed pipe is ended.
         std::thread::spawn(move || lines.count());
         Self { child, address, said, folder: folder.to_owned() }
     }
@@ -78,7 +78,7 @@ impl Service {
         answer.json()["metrics"].clone()
     }
 
-    /// How this router is.
+    /// State of this router.
     pub(crate) fn router(&self, name: &str) -> Value {
         let metrics = self.metrics("window=1m");
         let routers = metrics["routers"].as_array().unwrap().iter();

@@ -1,4 +1,4 @@
-//! Stories of restarts: of a router, of the service, and of a store that is away.
+//! Tests of restarts: of a router, of the service, and of a store that is away.
 
 use std::fs;
 
@@ -48,7 +48,8 @@ fn a_minute_in_which_a_router_was_started_anew_holds_what_it_counted_before() {
     router.change(|told| told.frames = seconds(0..25).chain([ten(0, 10), ten(1, 10)]).collect());
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     service.await_total("window=15m", 25);
-    // Killed after 25 seconds of the minute, and back after 27: of what was before it knows nothing any more.
+    // Killed after 25 seconds of the minute, and back after 27: of what was before it knows nothing
+    // any more.
     router.change(|told| {
         let started = chrono::DateTime::from_timestamp((minute + 27) as i64, 0).unwrap();
         told.started = started.to_rfc3339();
@@ -118,7 +119,7 @@ fn a_service_that_is_killed_forgets_no_more_than_ten_seconds() {
     service.await_total("window=7d", 4_867);
 }
 
-/// How many slots a store has, as somebody else sees it.
+/// Number of slots in a store, read by another connection.
 fn kept(path: &std::path::Path) -> i64 {
     use diesel::prelude::*;
     let Ok(mut connection) = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap())

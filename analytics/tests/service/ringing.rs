@@ -1,4 +1,4 @@
-//! Stories of alerts that ring: from a router's trouble to whoever is to know.
+//! Tests of alerts that ring: from a router's trouble to whoever is to know.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use crate::eventually;
 use crate::fake::{FakeRouter, Instead, Request, Server, ago, counted, frame, response};
 use crate::process::Service;
 
-/// Somebody who is to know.
+/// A receiver of alerts.
 struct Listener {
     server: Server,
     heard: Arc<Mutex<Vec<Request>>>,
@@ -172,7 +172,7 @@ fn who_is_to_know_is_told_until_it_is_heard_in_order_and_with_the_secret_that_no
     });
     assert_eq!((&webhook["waiting"], &webhook["last_error"]), (&json!(0), &json!(null)));
     let said = service.said();
-    assert!(said.contains("an alert waits to be told: it answers with status 503"), "{said}");
+    assert!(said.contains("an alert is not delivered yet: it answers with status 503"), "{said}");
     assert!(!said.contains("hunter"), "{said}");
     assert!(!alerts(&service).to_string().contains("hunter"));
 }
@@ -238,6 +238,6 @@ fn slow_answers_failed_ones_uneven_shards_and_late_replicas_each_ring() {
     });
     assert_eq!(fires(4), ["failing", "late", "slow", "uneven"]);
     router.change(|told| told.instead = Some(Instead::Refusal));
-    // Its figures are those of the minute, and how its shards are nobody knows: that goes on.
+    // Its figures are those of the minute. The state of its shards is unknown: that alert stays.
     assert_eq!(fires(5), ["failing", "late", "lost", "slow", "uneven"]);
 }

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use crate::http;
 
-/// The router's program, which is another package's: cargo makes it before a test of the whole workspace only.
+/// The router's program, which is another package's: cargo makes it before a test of the whole
+/// workspace only.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_analytics")).parent().unwrap();
     let program = folder.join("api-router");
@@ -33,7 +34,9 @@ fn made(path: &Path) -> Option<SystemTime> {
 fn last_change() -> SystemTime {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut folders: Vec<_> =
-        ["api-router/src", "shard-manager/src", "analytics/src"].map(|path| root.join(path)).into();
+        ["api-router/src", "shard-manager/src", "analytics/recorder/src", "analytics/web-kit"]
+            .map(|path| root.join(path))
+            .into();
     let mut latest = SystemTime::UNIX_EPOCH;
     while let Some(folder) = folders.pop() {
         for entry in folder.read_dir().unwrap().map(Result::unwrap) {

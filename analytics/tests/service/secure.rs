@@ -1,4 +1,4 @@
-//! Stories of https: a router that proves who it is is collected from, and no other.
+//! Tests of https: a router that proves who it is is collected from, and no other.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Stories of how a store is named.
+//! Tests of how a store is named.
 
 use analytics::store::StoreAddress;
 

@@ -1,11 +1,11 @@
-//! Stories of history in a file.
+//! Tests of history in a file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use analytics::Step;
-use analytics::store::{Keeper, StoreAddress};
+use analytics::store::{HistoryWriter, StoreAddress};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
@@ -17,7 +17,7 @@ fn address(path: &Path) -> StoreAddress {
     StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap()
 }
 
-/// Runs SQL on the file as somebody else would.
+/// Runs SQL on the file as another program would.
 fn meddle(path: &Path, sql: &str) {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection.batch_execute(sql).unwrap();
@@ -27,12 +27,12 @@ fn meddle(path: &Path, sql: &str) {
 fn what_was_kept_of_each_source_is_given_back_and_nobody_else_can_read_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
-    let keeper = Keeper::open(address(&path)).unwrap();
+    let history_writer = HistoryWriter::open(address(&path)).unwrap();
     let minute = now() / 60 * 60;
     let minutes = [frame(Step::Minute, minute - 120, 7), frame(Step::TenSeconds, minute - 60, 8)];
-    keeper.keep("north", history(seconds(20).chain(minutes)), || ());
-    keeper.keep("south", history(seconds(3)), || ());
-    keeper.close();
+    history_writer.keep("north", history(seconds(20).chain(minutes)), || ());
+    history_writer.keep("south", history(seconds(3)), || ());
+    history_writer.close();
     for file in fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
     }
@@ -52,12 +52,12 @@ fn slots_that_are_finished_later_are_written_without_a_word_and_each_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     let history = history(seconds(5));
-    let keeper = Keeper::start(address(&path), "router", history.clone()).unwrap();
-    await_state(&keeper, |state| state.written == 5);
+    let history_writer = HistoryWriter::start(address(&path), "router", history.clone()).unwrap();
+    await_state(&history_writer, |state| state.written == 5);
     history.absorb(frame(Step::Second, now(), 6));
-    await_state(&keeper, |state| state.written == 6);
+    await_state(&history_writer, |state| state.written == 6);
     // Killed now: nothing is flushed, and what was written is there.
-    std::mem::forget(keeper);
+    std::mem::forget(history_writer);
     let (again, _) = given_back(&address(&path), "router");
     assert_eq!(requests(&again, Step::Second), [1, 2, 3, 4, 5, 6]);
 }
@@ -66,7 +66,7 @@ fn slots_that_are_finished_later_are_written_without_a_word_and_each_once() {
 fn what_a_ring_would_have_forgotten_is_not_given_back_and_not_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
-    Keeper::start(address(&path), "router", history(seconds(2))).unwrap().close();
+    HistoryWriter::start(address(&path), "router", history(seconds(2))).unwrap().close();
     let long_ago = "UPDATE tessera_history SET start = start - 901;
         UPDATE tessera_history SET source = 'gone' WHERE id = 1";
     meddle(&path, long_ago);
@@ -83,15 +83,15 @@ fn a_file_that_is_no_database_or_damaged_is_set_aside_and_a_new_one_begun() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     fs::write(&path, "not a database at all, but somebody wrote it").unwrap();
-    Keeper::start(address(&path), "router", history(seconds(3))).unwrap().close();
+    HistoryWriter::start(address(&path), "router", history(seconds(3))).unwrap().close();
     let aside = folder.path().join("analytics.db.damaged-1");
     assert!(fs::read_to_string(&aside).unwrap().starts_with("not a database"));
     assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second), [1, 2, 3]);
-    // The first page says that it is ours, the others are rubbish.
+    // The first page has the right application id, the others are damaged.
     let mut bytes = fs::read(&path).unwrap();
     bytes[4096..].fill(0xa5);
     fs::write(&path, bytes).unwrap();
-    Keeper::start(address(&path), "router", history(seconds(2))).unwrap().close();
+    HistoryWriter::start(address(&path), "router", history(seconds(2))).unwrap().close();
     assert!(folder.path().join("analytics.db.damaged-2").exists());
     assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second), [1, 2]);
 }
@@ -102,10 +102,11 @@ fn a_database_of_another_program_is_left_as_it_is() {
     let path = folder.path().join("accounts.db");
     meddle(&path, "CREATE TABLE accounts (id INTEGER); INSERT INTO accounts VALUES (1)");
     let before = fs::read(&path).unwrap();
-    let keeper = Keeper::start(address(&path), "router", history(seconds(3))).unwrap();
-    let state = await_state(&keeper, |state| state.is_away);
+    let history_writer =
+        HistoryWriter::start(address(&path), "router", history(seconds(3))).unwrap();
+    let state = await_state(&history_writer, |state| state.is_away);
     assert_eq!((state.written, state.store_errors), (0, 1));
-    keeper.close();
+    history_writer.close();
     assert_eq!(fs::read(&path).unwrap(), before);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
@@ -114,7 +115,7 @@ fn a_database_of_another_program_is_left_as_it_is() {
 fn frames_of_another_shape_and_damaged_ones_are_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
-    Keeper::start(address(&path), "router", history(seconds(4))).unwrap().close();
+    HistoryWriter::start(address(&path), "router", history(seconds(4))).unwrap().close();
     meddle(
         &path,
         "UPDATE tessera_history SET shape = 99 WHERE id = 1;
@@ -129,11 +130,12 @@ fn frames_of_another_shape_and_damaged_ones_are_passed_over() {
 fn a_file_of_a_newer_program_is_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
-    Keeper::start(address(&path), "router", history(seconds(4))).unwrap().close();
+    HistoryWriter::start(address(&path), "router", history(seconds(4))).unwrap().close();
     meddle(&path, "INSERT INTO __diesel_schema_migrations (version) VALUES ('20990101000001')");
-    let keeper = Keeper::start(address(&path), "router", history(seconds(1))).unwrap();
-    await_state(&keeper, |state| state.is_away);
-    keeper.close();
+    let history_writer =
+        HistoryWriter::start(address(&path), "router", history(seconds(1))).unwrap();
+    await_state(&history_writer, |state| state.is_away);
+    history_writer.close();
     meddle(&path, "DELETE FROM __diesel_schema_migrations WHERE version = '20990101000001'");
     assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second).len(), 4);
 }
@@ -143,13 +145,13 @@ fn what_was_kept_while_a_clock_was_wrong_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     let ahead = [frame(Step::Second, now() + 86_400, 9)];
-    Keeper::start(address(&path), "router", history(ahead)).unwrap().close();
-    let keeper = Keeper::open(address(&path)).unwrap();
-    let read = loaded(&keeper, "router");
+    HistoryWriter::start(address(&path), "router", history(ahead)).unwrap().close();
+    let history_writer = HistoryWriter::open(address(&path)).unwrap();
+    let read = loaded(&history_writer, "router");
     assert_eq!(requests(&read, Step::Second), [0; 0]);
     seconds(2).for_each(|frame| read.absorb(frame));
-    await_state(&keeper, |state| state.written == 2);
-    keeper.close();
+    await_state(&history_writer, |state| state.written == 2);
+    history_writer.close();
     assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second), [1, 2]);
 }
 
@@ -157,12 +159,13 @@ fn what_was_kept_while_a_clock_was_wrong_stops_nothing() {
 fn a_folder_that_is_not_there_yet_is_waited_for_and_all_is_written_then() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("later/analytics.db");
-    let keeper = Keeper::start(address(&path), "router", history(seconds(3))).unwrap();
-    await_state(&keeper, |state| state.is_away && state.store_errors == 1);
+    let history_writer =
+        HistoryWriter::start(address(&path), "router", history(seconds(3))).unwrap();
+    await_state(&history_writer, |state| state.is_away && state.store_errors == 1);
     fs::create_dir(folder.path().join("later")).unwrap();
-    let state = await_state(&keeper, |state| !state.is_away);
+    let state = await_state(&history_writer, |state| !state.is_away);
     assert_eq!((state.written, state.store_errors), (3, 1));
-    keeper.close();
+    history_writer.close();
     assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second), [1, 2, 3]);
 }
 

@@ -1,5 +1,6 @@
-//! Stories of history that survives: in files, and in databases of PostgreSQL if `TESSERA_TEST_POSTGRES` names a folder in
-//! which `shard-manager cluster up` has made `plain`, as `./setup.sh test` does.
+//! Tests of history that survives: in files, and in databases of PostgreSQL if
+//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has made `plain`, as
+//! `./setup.sh test` does.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -12,10 +13,10 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use analytics::store::{Keeper, KeeperState, StoreAddress};
+use analytics::store::{HistoryWriter, HistoryWriterState, StoreAddress};
 use analytics::{Fanout, Frame, History, Step};
 
-/// How long anything may take.
+/// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn now() -> u64 {
@@ -46,28 +47,31 @@ fn requests(history: &History, step: Step) -> Vec<u64> {
     frames.iter().map(|frame| frame.fanout.requests).collect()
 }
 
-/// What is kept of a source, and how its keeper is doing.
-fn given_back(address: &StoreAddress, source: &str) -> (Arc<History>, KeeperState) {
-    let keeper = Keeper::open(address.clone()).unwrap();
-    let history = loaded(&keeper, source);
-    let state = keeper.state();
-    keeper.close();
+/// Stored history of a source, and the state of its history writer.
+fn given_back(address: &StoreAddress, source: &str) -> (Arc<History>, HistoryWriterState) {
+    let history_writer = HistoryWriter::open(address.clone()).unwrap();
+    let history = loaded(&history_writer, source);
+    let state = history_writer.state();
+    history_writer.close();
     (history, state)
 }
 
-fn loaded(keeper: &Keeper, source: &str) -> Arc<History> {
+fn loaded(history_writer: &HistoryWriter, source: &str) -> Arc<History> {
     let history = Arc::new(History::new());
     let (done, wait) = mpsc::channel();
-    keeper.keep(source, history.clone(), move || done.send(()).unwrap());
+    history_writer.keep(source, history.clone(), move || done.send(()).unwrap());
     wait.recv_timeout(PATIENCE).unwrap();
     history
 }
 
-/// Waits until a keeper is as it should be.
-fn await_state(keeper: &Keeper, is: impl Fn(&KeeperState) -> bool) -> KeeperState {
+/// Waits until a history writer has a certain state.
+fn await_state(
+    history_writer: &HistoryWriter,
+    is: impl Fn(&HistoryWriterState) -> bool,
+) -> HistoryWriterState {
     let began = Instant::now();
     loop {
-        let state = keeper.state();
+        let state = history_writer.state();
         if is(&state) {
             return state;
         }

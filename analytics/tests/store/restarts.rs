@@ -1,9 +1,9 @@
-//! Stories of a router that is started anew in the middle of a minute.
+//! Tests of a router that is started anew in the middle of a minute.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use analytics::store::{Keeper, StoreAddress};
+use analytics::store::{HistoryWriter, StoreAddress};
 use analytics::{History, Labels, Operation, Recorder, Role, Sample, Step};
 use tempfile::TempDir;
 
@@ -57,12 +57,13 @@ fn slots_that_had_not_ended_hold_what_was_counted_before_and_after() {
     // Killed 5 s ago, after 20 s.
     let before = recorder(began - 25);
     read(&before, 20, 20);
-    Keeper::start(address.clone(), "router", before.history().clone()).unwrap().close();
+    HistoryWriter::start(address.clone(), "router", before.history().clone()).unwrap().close();
     let after = recorder(began);
-    let keeper = Keeper::start(address.clone(), "router", after.history().clone()).unwrap();
+    let history_writer =
+        HistoryWriter::start(address.clone(), "router", after.history().clone()).unwrap();
     // It writes only what it has after all that was kept is given back.
-    keeper.flush();
-    assert!(keeper.state().given_back >= 20, "{:?}", keeper.state());
+    history_writer.flush();
+    assert!(history_writer.state().given_back >= 20, "{:?}", history_writer.state());
     assert_eq!(total(after.history(), Step::Second), 20);
     // What has not ended yet is not told as if it had.
     for step in [Step::TenSeconds, Step::Minute] {
@@ -70,7 +71,7 @@ fn slots_that_had_not_ended_hold_what_was_counted_before_and_after() {
             assert!(frame.end() <= now(), "{step:?} from {}", frame.start);
         }
     }
-    keeper.close();
+    history_writer.close();
     read(&after, 5, 130);
     for step in Step::ALL {
         assert_eq!(total(after.history(), step), 25, "{step:?}");
@@ -89,10 +90,11 @@ fn that_nobody_counted_is_remembered_and_so_is_that_there_was_nothing_to_count()
         // Counts for a minute, has nothing to count for another, and is down.
         let recorder = recorder(start);
         read(&recorder, 60, 60);
-        let keeper = Keeper::start(address.clone(), "router", recorder.history().clone()).unwrap();
-        keeper.flush();
+        let history_writer =
+            HistoryWriter::start(address.clone(), "router", recorder.history().clone()).unwrap();
+        history_writer.flush();
         recorder.settle_at(recorder.started() + Duration::from_secs(80));
-        keeper.close();
+        history_writer.close();
     }
     let (history, _) = crate::given_back(&address, "router");
     let expected = starts.map(|start| (start, start + 80));
@@ -102,7 +104,7 @@ fn that_nobody_counted_is_remembered_and_so_is_that_there_was_nothing_to_count()
     assert!(other.counted().as_slice().is_empty());
 }
 
-/// What a statement changes in a file, as somebody else may.
+/// Runs a statement on the file, as another program might.
 fn change(path: &std::path::Path, statement: &str) -> usize {
     use diesel::{Connection, RunQueryDsl};
     let mut file = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap()).unwrap();
@@ -113,10 +115,11 @@ fn change(path: &std::path::Path, statement: &str) -> usize {
 fn serve(address: &StoreAddress, start: u64) {
     let recorder = recorder(start);
     read(&recorder, 60, 60);
-    Keeper::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
+    HistoryWriter::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
 }
 
-/// A clock that was far ahead is put right: what was written then is neither the last word nor in the way.
+/// A clock that was far ahead is put right: what was written then is neither the last word nor in
+/// the way.
 #[test]
 fn when_somebody_counted_is_remembered_though_a_clock_was_set_back() {
     let (_folder, path, address) = store();
@@ -162,7 +165,7 @@ fn a_store_that_does_not_say_when_somebody_counted_has_no_gap_within_it() {
     let began = now() - 100;
     let recorder = recorder(began);
     read(&recorder, 30, 70);
-    Keeper::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
+    HistoryWriter::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
     let forget = "DELETE FROM tessera_history WHERE source LIKE '%/counted'";
     assert_eq!(change(&path, forget), 1);
     let (history, _) = crate::given_back(&address, "router");

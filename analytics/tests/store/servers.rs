@@ -1,4 +1,4 @@
-//! Stories of history in a database of PostgreSQL.
+//! Tests of history in a database of PostgreSQL.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use analytics::Step;
-use analytics::store::{Keeper, StoreAddress};
+use analytics::store::{HistoryWriter, StoreAddress};
 
 use crate::{await_state, frame, given_back, history, now, requests, seconds};
 
@@ -89,12 +89,12 @@ fn what_was_kept_in_a_database_is_given_back_to_each_of_its_sources() {
     let Some(url) = database() else { return };
     let (north, south) = (source("north"), source("south"));
     let minute = now() / 60 * 60;
-    let keeper = Keeper::open(address(&url)).unwrap();
+    let history_writer = HistoryWriter::open(address(&url)).unwrap();
     let north_has = history(seconds(20).chain([frame(Step::Minute, minute - 120, 7)]));
-    keeper.keep(&*north, north_has, || ());
+    history_writer.keep(&*north, north_has, || ());
     // Another program begins at the same time: one of them makes the tables.
-    Keeper::start(address(&url), &*south, history(seconds(3))).unwrap().close();
-    keeper.close();
+    HistoryWriter::start(address(&url), &*south, history(seconds(3))).unwrap().close();
+    history_writer.close();
     let (read, state) = given_back(&address(&url), &north);
     assert_eq!(requests(&read, Step::Second), (1..=20).collect::<Vec<_>>());
     assert_eq!(requests(&read, Step::Minute), [7]);
@@ -111,15 +111,16 @@ fn a_server_that_was_away_gets_all_that_the_rings_still_hold() {
     let proxied = format!("{before}@127.0.0.1:{}/{name}", way.port);
     let source = source("away");
     let history = history(seconds(5));
-    let keeper = Keeper::start(address(&proxied), &*source, history.clone()).unwrap();
-    await_state(&keeper, |state| state.written == 5);
+    let history_writer =
+        HistoryWriter::start(address(&proxied), &*source, history.clone()).unwrap();
+    await_state(&history_writer, |state| state.written == 5);
     way.close();
     history.absorb(frame(Step::Second, now(), 6));
-    let state = await_state(&keeper, |state| state.is_away);
+    let state = await_state(&history_writer, |state| state.is_away);
     assert_eq!((state.written, state.store_errors), (5, 1));
     way.open();
-    await_state(&keeper, |state| !state.is_away);
-    keeper.close();
+    await_state(&history_writer, |state| !state.is_away);
+    history_writer.close();
     let (read, _) = given_back(&address(&url), &source);
     assert_eq!(requests(&read, Step::Second), [1, 2, 3, 4, 5, 6]);
 }
@@ -130,7 +131,7 @@ fn a_wrong_password_keeps_nothing_and_is_not_told() {
     let (user, server) = url.rsplit_once('@').unwrap();
     let user = user.rsplit_once(':').unwrap().0;
     let wrong = format!("{user}:not-it@{server}");
-    let keeper = Keeper::start(address(&wrong), "x", history(seconds(1))).unwrap();
-    let state = await_state(&keeper, |state| state.is_away);
+    let history_writer = HistoryWriter::start(address(&wrong), "x", history(seconds(1))).unwrap();
+    let state = await_state(&history_writer, |state| state.is_away);
     assert_eq!(state.written, 0);
 }

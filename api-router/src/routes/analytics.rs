@@ -4,10 +4,10 @@ mod frames;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
-use analytics::live::VIEWERS_MAX;
+use analytics::event_stream::VIEWERS_MAX;
 use analytics::{
     ErrorEvent, ErrorGroup, ErrorsParameters, ErrorsQuery, FilterError, MetricsParameters,
-    MetricsQuery, Operation, Window, served,
+    MetricsQuery, Operation, Window, static_assets,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -64,7 +64,7 @@ pub(crate) async fn stream_metrics(
         Problem::new(Code::TSR005, format!("{VIEWERS_MAX} streams are watched already"))
             .hint("close one of them, or request /api/analytics/metrics now and then")
     })?;
-    Ok(served::events(events))
+    Ok(static_assets::events(events))
 }
 
 /// Returns the query of a query string.

@@ -1,11 +1,11 @@
 //! `GET /dashboard` and its files: the page that shows all metrics.
 //!
 //! **Invariant:** the page loads nothing from anywhere else, and runs no script but its own.
-//! **Not here:** the page (`analytics::dashboard`), its response (`analytics::served`).
+//! **Not here:** the page (`analytics::dashboard`), its responses (`analytics::static_assets`).
 
 use actix_web::web::Path;
 use actix_web::{HttpRequest, HttpResponse, get};
-use analytics::served;
+use analytics::static_assets;
 
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
@@ -46,7 +46,7 @@ pub(crate) async fn show_file(
 }
 
 fn answer(request: &HttpRequest, name: &str) -> Result<HttpResponse, Problem> {
-    served::file(name, request.headers()).ok_or_else(|| {
+    static_assets::file(name, request.headers()).ok_or_else(|| {
         Problem::new(Code::TSR111, "the dashboard has no such file").hint("/dashboard is the page")
     })
 }

@@ -158,6 +158,35 @@ fn a_chart_is_read_by_arrow_keys_and_says_what_it_shows() {
     page.until("the crosshair is gone", "document.querySelector('#throughput .readout').hidden");
 }
 
+/// A chart of a minute of which two points were measured, and then a pause; none is shown yet.
+const PAUSED_CHART: &str = "import('/dashboard/chart.js').then(({ Chart }) => {
+    const place = document.createElement('div'); place.id = 'paused'; document.body.prepend(place);
+    window.paused = new Chart(place, { title: 'Paused', format: String, axis: String });
+    const lines = [{ name: 'shard1', colour: 'var(--part-1)', values: [3, 4] }];
+    window.measured = { from: 0, to: 60, step: 2, stacked: false, lines, times: [10, 12] };
+    window.paused.show({ ...window.measured, lines: [], times: [] }); })";
+
+#[test]
+fn arrow_keys_begin_at_the_last_measured_point_even_of_a_chart_that_was_empty() {
+    let router = Router::start(&[]);
+    let mut page = Page::open(&router, DESK);
+    page.value(PAUSED_CHART);
+    page.value("document.querySelector('#paused canvas').focus()");
+    page.press("ArrowLeft");
+    let spoken = "document.querySelector('#paused [role=status]').textContent";
+    page.until("nothing was measured", &format!("{spoken}.endsWith('not measured')"));
+    page.value("window.paused.show(window.measured)");
+    page.until("the last point is read", &format!("/shard1\\D*4$/.test({spoken})"));
+    page.value("window.paused.show(window.measured)");
+    let hidden = "document.querySelector('#paused .readout').hidden";
+    assert_eq!(page.value(hidden), false, "a repaint keeps the crosshair");
+    page.press("ArrowLeft");
+    page.until("the point before is read", &format!("/shard1\\D*3$/.test({spoken})"));
+    page.press("Escape");
+    page.press("ArrowLeft");
+    page.until("it begins at the last point again", &format!("/shard1\\D*4$/.test({spoken})"));
+}
+
 #[test]
 fn a_theme_that_was_chosen_stays() {
     let router = Router::start(&[]);

@@ -15,7 +15,7 @@ const ORIGIN: &str = "TESSERA_PICTURES_OF";
 const DESK: Screen = Screen { width: 1280, height: 1112, scheme: "light", scale: 1 };
 
 #[test]
-#[ignore = "analytics/dashboard/pictures.sh takes them"]
+#[ignore = "analytics/web-kit/dashboard/pictures.sh takes them"]
 fn pictures_of_the_dashboard() {
     let folder = PathBuf::from(std::env::var_os(FOLDER).expect("pictures.sh says where to"));
     let origin = std::env::var(ORIGIN).expect("pictures.sh starts a router");

@@ -17,7 +17,10 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_api-router")).parent().unwrap();
     let program = folder.join("analytics");
     let analytics = Path::new(env!("CARGO_MANIFEST_DIR")).join("../analytics");
-    let latest = last_change(&["src", "dashboard"].map(|part| analytics.join(part)));
+    let latest = last_change(
+        &["recorder/src", "service/src", "src", "web-kit/dashboard", "web-kit/src"]
+            .map(|part| analytics.join(part)),
+    );
     if made(&program).is_none_or(|made| made < latest) {
         let profile = folder.file_name().unwrap().to_str().unwrap();
         let profile = if profile == "debug" { "dev" } else { profile };

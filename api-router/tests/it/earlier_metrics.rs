@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use analytics::store::{Keeper, StoreAddress};
+use analytics::store::{HistoryWriter, StoreAddress};
 use analytics::{Labels, Operation, Recorder, Role, Sample};
 
 /// Start of that router, seconds ago: long enough that the last five minutes are read from slots of
@@ -42,6 +42,6 @@ pub(crate) fn served(store: &Path) -> u64 {
     }
     recorder.settle_at(recorder.started() + Duration::from_secs(SERVED_S));
     let address = StoreAddress::parse(store.to_str().unwrap()).unwrap().unwrap();
-    Keeper::start(address, "router", recorder.history().clone()).unwrap().close();
+    HistoryWriter::start(address, "router", recorder.history().clone()).unwrap().close();
     began
 }

@@ -11,7 +11,10 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/cache", &["model"]),
     ("shard-manager/local-postgres", &["model"]),
     ("shard-manager", &["cache", "local-postgres", "model"]),
-    ("analytics", &[]),
+    ("analytics/recorder", &[]),
+    ("analytics/web-kit", &["recorder"]),
+    ("analytics/service", &["recorder", "web-kit"]),
+    ("analytics", &["recorder", "service", "web-kit"]),
     ("api-router", &["analytics", "shard-manager"]),
     ("loadtest/checker", &[]),
     ("loadtest", &["checker"]),
@@ -79,7 +82,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
         "value",
     ],
     &["doubts", "replication"],
-    &["fake", "node_address"],
+    &["demo_data", "node_address"],
     &["engine"],
     &["store"],
     &["lane", "replica_set"],
@@ -89,8 +92,8 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["manager"],
     &["assembly"],
     &["doctor"],
-    &["fill"],
-    &["screen"],
+    &["import"],
+    &["terminal"],
     &["command"],
 ];
 const API_ROUTER: &[&[&str]] = &[
@@ -107,36 +110,52 @@ const API_ROUTER: &[&[&str]] = &[
     &["server"],
     &["doctor"],
 ];
-const ANALYTICS: &[&[&str]] = &[
+const RECORDER: &[&[&str]] = &[
     &[
+        "bucket_counter",
         "clock",
         "cluster",
-        "counted",
-        "dashboard",
         "errors",
-        "foreign",
-        "live",
-        "log_lines",
+        "measured_intervals",
         "packed",
-        "probe",
         "process",
-        "readiness",
         "sample",
-        "settings",
-        "spans",
-        "trust",
+        "tls_roots",
         "window",
     ],
-    &["errors_query", "histogram", "query", "served"],
+    &["errors_query", "histogram", "query"],
     &["entry", "frame", "metrics"],
-    &["curves", "example_lines", "hot", "merge", "slot_load", "totals"],
-    &["history", "sheet"],
-    &["ledger", "sums"],
-    &["figures", "shared"],
+    &["example_lines", "hot", "merge", "slot_load", "totals"],
+    &["current_second", "history"],
+    &["aggregator", "curves"],
+    &["window_sums"],
+    &["figures", "recorder_state"],
     &["worker"],
     &["recorder"],
     &["openmetrics", "store"],
-    &["service"],
+];
+const WEB_KIT: &[&[&str]] = &[
+    &[
+        "cross_origin",
+        "dashboard",
+        "event_stream",
+        "health_probe",
+        "http_client",
+        "log_format",
+        "readiness",
+        "settings",
+    ],
+    &["static_assets"],
+];
+const SERVICE: &[&[&str]] = &[
+    &["alerts", "clock_offset", "fleet", "frame_response", "merged", "problem"],
+    &["collector", "config", "fleet_query"],
+    &["discovery", "parameters", "webhook"],
+    &["rule_evaluator"],
+    &["app"],
+    &["forward", "middleware", "scrape"],
+    &["routes"],
+    &["server"],
 ];
 
 const LOADTEST: &[&[&str]] = &[
@@ -239,16 +258,19 @@ fn dependencies(manifest: &toml::Table) -> BTreeSet<&str> {
     tables.flat_map(toml::Table::keys).map(String::as_str).collect()
 }
 
-/// The modules of its own package that a file names after `crate::`, or after the name that
-/// its programs use.
+/// Modules of its own package that a file names after `crate::`, or after the name that its
+/// programs use. Nested packages have no programs.
 fn imports(package: &str, text: &str) -> Vec<String> {
+    let mut begins = vec!["crate::".to_owned()];
+    if !package.contains('/') {
+        begins.push(format!("{}::", package.replace('-', "_")));
+    }
     let mut modules = Vec::new();
-    let own = format!("{}::", name_of(package).replace('-', "_"));
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    for rest in code.flat_map(|line| line.split("crate::").skip(1).chain(line.split(&own).skip(1)))
-    {
-        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-        modules.push(rest[..end.unwrap_or(rest.len())].to_owned());
+    for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+        for rest in begins.iter().flat_map(|begin| line.split(begin.as_str()).skip(1)) {
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            modules.push(rest[..end.unwrap_or(rest.len())].to_owned());
+        }
     }
     modules
 }
@@ -277,7 +299,9 @@ fn modules_import_only_lower_layers() {
     check_layers("shard-manager/local-postgres", LOCAL_POSTGRES);
     check_layers("shard-manager", SHARD_MANAGER);
     check_layers("api-router", API_ROUTER);
-    check_layers("analytics", ANALYTICS);
+    check_layers("analytics/recorder", RECORDER);
+    check_layers("analytics/web-kit", WEB_KIT);
+    check_layers("analytics/service", SERVICE);
     check_layers("loadtest", LOADTEST);
     check_layers("loadtest/checker", CHECKER);
 }

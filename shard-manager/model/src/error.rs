@@ -65,8 +65,8 @@ pub enum Error {
     /// The database did something else than the statement said, and the transaction was rolled
     /// back.
     #[error(
-        "the database did not do this to `{table}`: a trigger, a rule or a policy of its operator swallowed the row, \
-         and nothing of it was stored"
+        "the database did not store the row in `{table}`: a trigger, a rule or a row-security policy discarded it, \
+         and the transaction was rolled back"
     )]
     Swallowed {
         /// The table.

@@ -112,7 +112,7 @@ impl Reason {
                  put the file of a replica in its place, and start"
             }
             Self::CopyWrong => {
-                "rows of it are wrong: it gets no reads, and is made anew from the primary"
+                "rows of it are wrong: it gets no reads, and is rebuilt from the primary"
             }
             Self::CopiesDiffer => {
                 "its rows differ from those of another copy, and nothing tells which are right: `shard-manager check` \

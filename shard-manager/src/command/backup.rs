@@ -1,9 +1,9 @@
-//! `backup`: a copy of a cluster as it is at one moment.
+//! `backup`: a copy of a cluster as of one moment.
 //!
-//! Whoever holds the data directory makes it: a router that runs is asked through its socket, else the command holds
-//! the directory itself, and copies the files as they are.
+//! The holder of the data directory makes the copy: a running router does it on request through its
+//! socket; without one, the command locks the directory itself and copies the files.
 //!
-//! **Not here:** making it (`shard_manager::backup`).
+//! **Not here:** making the copy (`shard_manager::backup`).
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -18,12 +18,12 @@ use shard_manager::backup::{SaveError, Step, Watch, restore, stopped};
 use shard_manager::control::Request;
 use shard_manager::control::client::{ControlError, ask};
 
-use super::{Trouble, Where, interrupt};
-use crate::screen::Screen;
+use super::{CommandError, DataDirArgs, interrupt};
+use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
-The copy is of one moment: every write that was acknowledged before it is in it, on all shards, and none that came
-after. A router that runs goes on serving. The files of a stopped cluster are copied as they are, also those of an
+The copy is of one moment: it holds every write that was acknowledged before, on all shards, and no later one.
+A running router continues to serve. The files of a stopped cluster are copied as they are, also those of an
 older program: this is the copy to make before `migrate`. A copy holds the key of the session tokens: keep it as safe
 as the data.
 
@@ -34,24 +34,24 @@ Examples:
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
-    cluster: Where,
-    /// The folder to make; it must not be there, or be empty
+    cluster: DataDirArgs,
+    /// Folder to create; it must not exist, or be empty
     #[arg(long, value_name = "DIR", required_unless_present = "verify")]
     to: Option<PathBuf>,
-    /// Proves that a copy is whole, and changes nothing
+    /// Verify that a copy is complete, and change nothing
     #[arg(long, value_name = "DIR", conflicts_with = "to")]
     verify: Option<PathBuf>,
 }
 
-/// Makes a copy, or proves one.
-pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+/// Makes or verifies a copy.
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     interrupt::watch();
     if let Some(folder) = &options.verify {
-        return verify(folder, screen);
+        return verify(folder, terminal);
     }
     let to = options.to.as_deref().unwrap_or(Path::new(""));
-    let manifest = make(&options.cluster.data_dir, to, screen)?;
-    let shown = screen.show(&manifest, |_| {
+    let manifest = make(&options.cluster.data_dir, to, terminal)?;
+    let shown = terminal.show(&manifest, |_| {
         let rows = manifest.rows();
         let (shards, at) = (manifest.shards.len(), &manifest.at);
         let (mib, held) = (manifest.bytes() >> 20, manifest.held_us as f64 / 1_000.0);
@@ -63,35 +63,35 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
     Ok(shown?)
 }
 
-/// Proves that a copy is whole.
-pub(super) fn verify(folder: &Path, screen: &Screen) -> Result<(), Trouble> {
-    let verified = with_bars(screen, |watch| restore::verify(folder, watch));
+/// Verifies that a copy is complete.
+pub(super) fn verify(folder: &Path, terminal: &Terminal) -> Result<(), CommandError> {
+    let verified = with_bars(terminal, |watch| restore::verify(folder, watch));
     let manifest = verified.map_err(|error| judged(&error))?;
-    let shown = screen.show(&json!({"whole": true, "manifest": manifest}), |_| {
+    let shown = terminal.show(&json!({"whole": true, "manifest": manifest}), |_| {
         let (rows, at) = (manifest.rows(), &manifest.at);
-        format!("{} is whole: {rows} rows as of {at}", folder.display())
+        format!("{} is complete: {rows} rows as of {at}", folder.display())
     });
     Ok(shown?)
 }
 
-/// A copy that was looked at and is not whole was found so; all else could not be done.
-pub(super) fn judged(error: &SaveError) -> Trouble {
+/// Maps an incomplete copy to a found fault, and any other error to a refusal.
+pub(super) fn judged(error: &SaveError) -> CommandError {
     if matches!(error, SaveError::Unsuitable { .. }) {
-        return Trouble::Found(error.to_string());
+        return CommandError::Found(error.to_string());
     }
-    Trouble::Refused(error.to_string())
+    CommandError::Refused(error.to_string())
 }
 
-fn make(data_dir: &Path, to: &Path, screen: &Screen) -> Result<Manifest, Trouble> {
-    let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+fn make(data_dir: &Path, to: &Path, terminal: &Terminal) -> Result<Manifest, CommandError> {
+    let refused = |error: &dyn std::fmt::Display| CommandError::Refused(error.to_string());
     let to = std::path::absolute(to).map_err(|error| refused(&error))?;
     let request = Request::Backup { to: to.clone() };
-    match with_bars(screen, |watch| ask(data_dir, &request, watch)) {
+    match with_bars(terminal, |watch| ask(data_dir, &request, watch)) {
         Ok(manifest) => return Ok(manifest),
         Err(ControlError::NobodyListens) => {}
         Err(ControlError::Unreachable(error)) if error.kind() == ErrorKind::PermissionDenied => {
             let line = format_args!(
-                "{} belongs to another user: only who runs the router may have it saved ({error})",
+                "{} belongs to another user: only the user of the router may back it up ({error})",
                 data_dir.display()
             );
             return Err(refused(&line));
@@ -102,14 +102,14 @@ fn make(data_dir: &Path, to: &Path, screen: &Screen) -> Result<Manifest, Trouble
             | ControlError::Broken(_)),
         ) => return Err(refused(&error)),
     }
-    let saved = with_bars(screen, |watch| stopped::save(data_dir, &to, watch));
+    let saved = with_bars(terminal, |watch| stopped::save(data_dir, &to, watch));
     saved.map_err(|error| refused(&error))
 }
 
-/// Carries out what tells how far it is: shown as bars, and ended by Ctrl-C.
-pub(super) fn with_bars<T>(screen: &Screen, work: impl FnOnce(&Watch<'_>) -> T) -> T {
+/// Runs work that reports progress, shows that as bars, and cancels it on Ctrl-C.
+pub(super) fn with_bars<T>(terminal: &Terminal, work: impl FnOnce(&Watch<'_>) -> T) -> T {
     let bars = Mutex::new(HashMap::new());
-    let step = |step: &Step| draw(screen, &bars, step);
+    let step = |step: &Step| draw(terminal, &bars, step);
     let done = work(&Watch { step: &step, cancelled: &interrupt::asked });
     for bar in bars.lock().unwrap_or_else(PoisonError::into_inner).values() {
         bar.finish_and_clear();
@@ -117,16 +117,16 @@ pub(super) fn with_bars<T>(screen: &Screen, work: impl FnOnce(&Watch<'_>) -> T) 
     done
 }
 
-fn draw(screen: &Screen, bars: &Mutex<HashMap<String, ProgressBar>>, step: &Step) {
+fn draw(terminal: &Terminal, bars: &Mutex<HashMap<String, ProgressBar>>, step: &Step) {
     let (name, done, total) = match step {
         Step::Copying { shard, bytes, of } => (shard.as_str(), *bytes, *of),
-        // Of what comes in meanwhile nobody knows how much it will be.
+        // The amount of concurrent writes is unknown.
         Step::Following { .. } | Step::Held { .. } => return,
         Step::Checking { bytes, of } => ("checking", *bytes, *of),
         Step::Writing { bytes, of } => ("writing", *bytes, *of),
     };
     let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
-    let bar = bars.entry(name.to_owned()).or_insert_with(|| screen.progress(name, total));
+    let bar = bars.entry(name.to_owned()).or_insert_with(|| terminal.progress(name, total));
     bar.set_length(total.max(done));
     bar.set_position(done);
 }

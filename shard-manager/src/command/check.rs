@@ -1,4 +1,4 @@
-//! `check`: looks at every row.
+//! `check`: verifies every row of a cluster.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,41 +7,40 @@ use clap::Args;
 use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, Finding, audit};
 use shard_manager::store::sqlite::offline_view::DirView;
 
-use super::{Trouble, Where};
-use crate::screen::{Screen, say};
+use super::{CommandError, DataDirArgs};
+use crate::terminal::{Terminal, say};
 
-/// What to look at.
+/// Options of `check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each row must lie in the slot and on the shard of its key, spell its key, and be no newer than its shard; the
-shards' counters must be right, their slots those of the map, and replicas equal to their primaries, also in tables,
-slots and counters. That a row
-is in the cluster only once follows from these. Works beside a running router. Of a stopped cluster a replica that is
-missing or behind is no fault, and is noted: the next start of the router makes it, or brings it up.
+Each row must be in the slot and on the shard of its key, contain its key, and be no newer than its shard. The
+counters of the shards must be right, their slots those of the map, and replicas equal to their primaries in tables,
+slots and counters. It follows that a row is in the cluster only once. Works beside a running router. In a stopped
+cluster a replica that is missing or behind is no fault but a note: the next start of the router completes it.
 
 Examples:
   shard-manager check
   shard-manager check --deep --data-dir /var/lib/tessera
   shard-manager check --json | jq '.findings[]'
 
-Exit code 1: something is wrong, a line each; 2: it could not be looked at.")]
+Exit code 1: faults were found, one per line; 2: the check could not be carried out.")]
 pub(super) struct CheckArgs {
     #[command(flatten)]
-    place: Where,
-    /// Also look at the structure of every page (PRAGMA quick_check)
+    place: DataDirArgs,
+    /// Also check the structure of every page (PRAGMA quick_check)
     #[arg(long)]
     deep: bool,
-    /// Shards that are looked at at a time [default: one a core]
+    /// Number of shards checked concurrently [default: number of cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }
 
 /// Checks a cluster.
-pub(super) fn run(args: &CheckArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &CheckArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let view = DirView::open(&args.place.data_dir)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = AuditOptions { deep: args.deep, threads: args.threads.unwrap_or(cores).max(1) };
-    let bar = screen.progress("check", expected_rows(&view));
+    let bar = terminal.progress("check", expected_rows(&view));
     let passed = AtomicU64::new(0);
     let began = std::time::Instant::now();
     let report = audit(&view, &options, &|rows| {
@@ -49,27 +48,27 @@ pub(super) fn run(args: &CheckArgs, screen: &Screen) -> Result<(), Trouble> {
     });
     bar.finish_and_clear();
     let report = report?;
-    let shown = screen.show(&report, |screen| text(&report, screen));
-    if !screen.is_json() {
+    let shown = terminal.show(&report, |terminal| text(&report, terminal));
+    if !terminal.is_json() {
         let seconds = began.elapsed().as_secs_f64();
         let speed = report.rows as f64 / seconds.max(1e-6);
         say(format_args!("{} rows in {seconds:.2} s, {speed:.0} rows/s", report.rows));
     }
     match report.found {
         0 => Ok(shown?),
-        1 => Err(Trouble::Found("one thing is wrong".to_owned())),
-        found => Err(Trouble::Found(format!("{found} things are wrong"))),
+        1 => Err(CommandError::Found("one fault was found".to_owned())),
+        found => Err(CommandError::Found(format!("{found} faults were found"))),
     }
 }
 
-/// By the counters of all nodes: enough for a bar.
+/// Returns the rows that the counters of all nodes report: exact enough for a progress bar.
 fn expected_rows(view: &DirView) -> u64 {
     let nodes = view.map.topology().indices().flat_map(|shard| view.nodes(shard));
     let rows = nodes.filter_map(|file| Some(view.node(&file).ok()?.standing().ok()?.rows()));
     rows.sum::<i64>() as u64
 }
 
-fn text(report: &AuditReport, screen: &Screen) -> String {
+fn text(report: &AuditReport, terminal: &Terminal) -> String {
     let mut lines: Vec<String> = report.findings.iter().map(line).collect();
     let more = report.found - report.findings.len() as u64;
     if more > 0 {
@@ -94,9 +93,9 @@ fn text(report: &AuditReport, screen: &Screen) -> String {
             ]
         })
         .collect();
-    lines.push(screen.table(&["shard", "position", "rows", "equal replicas", "tables"], &rows));
+    lines.push(terminal.table(&["shard", "position", "rows", "equal replicas", "tables"], &rows));
     if report.found == 0 {
-        lines.push("all is well: each row is where it belongs, once".to_owned());
+        lines.push("no fault was found: each row is on its shard, once".to_owned());
     }
     lines.join("\n")
 }

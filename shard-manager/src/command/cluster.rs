@@ -1,10 +1,10 @@
-//! `cluster`: PostgreSQL servers on this machine for a router to use: made, started, shown, stopped, removed; single ones
-//! also frozen and promoted (`verbs`).
+//! `cluster`: makes, starts, shows, stops and removes PostgreSQL servers on this machine;
+//! single servers are also frozen and promoted (`node_verbs`).
 //!
 //! **Invariant:** the password is never printed; nothing is removed without `--yes`.
 //! **Not here:** making and starting servers (`shard_manager::local`).
 
-mod verbs;
+mod node_verbs;
 
 use std::path::{Path, PathBuf};
 
@@ -13,22 +13,22 @@ use serde::Serialize;
 use serde_json::json;
 use shard_manager::local::{LocalCluster, LocalError, LocalNode, LocalSpec, NodeState};
 
-use super::Trouble;
-use crate::screen::Screen;
+use super::CommandError;
+use crate::terminal::Terminal;
 
 const UP_EXAMPLES: &str = "\
-The programs of PostgreSQL 15 or later must be installed; nothing of an installed server is touched. Run again, it makes
-what is missing, starts what is stopped, and leaves alone what runs. Root runs the servers as the user postgres.
+The programs of PostgreSQL 15 or later must be installed; an installed server is not touched. Another run makes
+missing servers, starts stopped ones and leaves running ones alone. Root runs the servers as the user postgres.
 
 Examples:
   shard-manager cluster up
   shard-manager cluster up --shards 2 --replicas 2 --port 5500
   shard-manager cluster up --dir /srv/tessera --set shared_buffers=1GB";
 
-/// The role of a node that others have taken over from.
+/// Role of a node that another one has replaced as primary.
 const FORMER: &str = "former primary";
 
-/// What to do with a local cluster.
+/// Operation on a local cluster.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -37,10 +37,10 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Makes what is missing of a cluster and starts what does not run
+    /// Makes missing servers of a cluster and starts stopped ones
     #[command(after_help = UP_EXAMPLES)]
     Up(UpOptions),
-    /// Stops all servers; their rows stay
+    /// Stops all servers and keeps their rows
     Down(Dir),
     /// Shows the servers; exit code 1 if one does not run
     Status(Dir),
@@ -48,18 +48,18 @@ enum Verb {
     Destroy {
         #[command(flatten)]
         dir: Dir,
-        /// Yes, all rows are to be removed
+        /// Confirm that all rows are removed
         #[arg(long)]
         yes: bool,
     },
     #[command(flatten)]
-    Node(verbs::NodeVerb),
+    Node(node_verbs::NodeVerb),
 }
 
-/// Which local cluster a command is about.
+/// Directory of a local cluster.
 #[derive(Args, Clone, Debug)]
 struct Dir {
-    /// The directory of the cluster
+    /// Directory of the cluster
     #[arg(long = "dir", value_name = "DIR", default_value = "./data-postgres")]
     path: PathBuf,
 }
@@ -68,36 +68,37 @@ struct Dir {
 struct UpOptions {
     #[command(flatten)]
     dir: Dir,
-    /// Shards, each a primary; those of a cluster that is there stay as many [default: what there
-    /// is, else 3]
+    /// Number of shards, each with a primary; fixed once the cluster exists [default: existing
+    /// number, else 3]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
-    /// Replicas of each shard [default: what there is, else 1]
+    /// Replicas of each shard [default: existing number, else 1]
     #[arg(long, value_name = "M")]
     replicas: Option<usize>,
-    /// The first port of a new cluster, the next ones following [default: free ones]
+    /// First port of a new cluster; the others follow [default: free ports]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// Who runs the servers if root makes them [default: postgres, else nobody]
+    /// User that runs the servers if root starts them [default: postgres, else nobody]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// The folder of the programs [default: TESSERA_PG_BIN, else the newest installed]
+    /// Folder of PostgreSQL's programs [default: TESSERA_PG_BIN, else the newest installed]
     #[arg(long, value_name = "DIR")]
     pg_bin: Option<PathBuf>,
-    /// A setting of the servers, in force from the next start of each; an empty value takes it back; may be repeated
+    /// Setting of the servers, in force after the next start of each; an empty value removes it;
+    /// may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
 }
 
-/// How a cluster is.
+/// State of a cluster.
 #[derive(Debug, Serialize)]
 struct Shown {
-    /// Whether every server runs, and none beside its primary.
+    /// True if every server runs and no shard has a former primary.
     ok: bool,
     dir: PathBuf,
-    /// The version of PostgreSQL.
+    /// Major version of PostgreSQL.
     postgres: u32,
-    /// The file with the variables for a router.
+    /// File with the variables for a router.
     environment: PathBuf,
     nodes: Vec<NodeShown>,
 }
@@ -111,24 +112,24 @@ struct NodeShown {
     pid: Option<u32>,
 }
 
-impl From<LocalError> for Trouble {
+impl From<LocalError> for CommandError {
     fn from(error: LocalError) -> Self {
         Self::Refused(error.to_string())
     }
 }
 
-/// Does what was asked for.
-pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+/// Runs the operation.
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     match &options.verb {
-        Verb::Up(options) => up(options, screen),
-        Verb::Down(dir) => down(&dir.path, screen),
-        Verb::Status(dir) => status(&dir.path, screen),
-        Verb::Destroy { dir, yes } => destroy(&dir.path, *yes, screen),
-        Verb::Node(verb) => verbs::run(verb, screen),
+        Verb::Up(options) => up(options, terminal),
+        Verb::Down(dir) => down(&dir.path, terminal),
+        Verb::Status(dir) => status(&dir.path, terminal),
+        Verb::Destroy { dir, yes } => destroy(&dir.path, *yes, terminal),
+        Verb::Node(verb) => node_verbs::run(verb, terminal),
     }
 }
 
-fn up(options: &UpOptions, screen: &Screen) -> Result<(), Trouble> {
+fn up(options: &UpOptions, terminal: &Terminal) -> Result<(), CommandError> {
     let dir = &options.dir.path;
     let (shards, replicas) = LocalCluster::size_of(dir)?.unwrap_or((3, 1));
     let cluster = LocalCluster::up(&LocalSpec {
@@ -141,24 +142,24 @@ fn up(options: &UpOptions, screen: &Screen) -> Result<(), Trouble> {
         ..LocalSpec::new(dir)
     })?;
     let shown = look(&cluster);
-    let ended = screen.show(&shown, |screen| {
+    let ended = terminal.show(&shown, |terminal| {
         let file = dir.join("tessera.env");
         let start = format!("set -a; . {}; set +a; cargo run", in_a_shell(&file));
-        format!("{}\n\nTo start a router on it:\n  {start}", text(&shown, screen))
+        format!("{}\n\nTo start a router on it:\n  {start}", text(&shown, terminal))
     });
     Ok(ended?)
 }
 
-fn down(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
+fn down(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     let cluster = LocalCluster::open(dir)?;
     cluster.down()?;
     let shown = look(&cluster);
-    Ok(screen.show(&shown, |_| format!("{}: all servers are stopped", shown.dir.display()))?)
+    Ok(terminal.show(&shown, |_| format!("{}: all servers are stopped", shown.dir.display()))?)
 }
 
-fn status(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
+fn status(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     let shown = look(&LocalCluster::open(dir)?);
-    screen.show(&shown, |screen| text(&shown, screen))?;
+    terminal.show(&shown, |terminal| text(&shown, terminal))?;
     if shown.ok {
         return Ok(());
     }
@@ -167,23 +168,23 @@ fn status(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
     if still.is_empty() {
         let former = shown.nodes.iter().filter(|node| node.role == FORMER);
         let former: Vec<_> = former.map(|node| &*node.node).collect();
-        return Err(Trouble::Found(format!("beside the primary: {}", former.join(", "))));
+        return Err(CommandError::Found(format!("beside the primary: {}", former.join(", "))));
     }
-    Err(Trouble::Found(format!("not running: {}", still.join(", "))))
+    Err(CommandError::Found(format!("not running: {}", still.join(", "))))
 }
 
-fn destroy(dir: &Path, yes: bool, screen: &Screen) -> Result<(), Trouble> {
+fn destroy(dir: &Path, yes: bool, terminal: &Terminal) -> Result<(), CommandError> {
     let cluster = LocalCluster::open(dir)?;
     let (dir, servers) = (cluster.dir().to_owned(), cluster.nodes().len());
     if !yes {
-        return Err(Trouble::Refused(format!(
+        return Err(CommandError::Refused(format!(
             "{}: this removes {servers} servers with all their rows, for ever; if that is meant, add --yes",
             dir.display()
         )));
     }
     cluster.destroy()?;
     let shown =
-        screen.show(&json!({"dir": dir, "servers": servers, "is_left": dir.exists()}), |_| {
+        terminal.show(&json!({"dir": dir, "servers": servers, "is_left": dir.exists()}), |_| {
             let left = if dir.exists() { "; other files in it are left" } else { "" };
             format!("{}: {servers} servers are removed{left}", dir.display())
         });
@@ -217,7 +218,7 @@ fn look(cluster: &LocalCluster) -> Shown {
     }
 }
 
-fn text(shown: &Shown, screen: &Screen) -> String {
+fn text(shown: &Shown, terminal: &Terminal) -> String {
     let row = |node: &NodeShown| {
         let pid = node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let (role, state) = (node.role.to_owned(), node.state.to_owned());
@@ -229,11 +230,11 @@ fn text(shown: &Shown, screen: &Screen) -> String {
         let node = &node.node;
         format!("\n{node} was taken over from; let it follow: shard-manager cluster rejoin {node}")
     });
-    let table = screen.table(&["node", "role", "state", "port", "pid"], &rows);
+    let table = terminal.table(&["node", "role", "state", "port", "pid"], &rows);
     format!("{head}\n{}{}", table.trim_end(), former.collect::<String>())
 }
 
-/// A path as a shell reads it; with a slash, for `.` would look for it elsewhere.
+/// Quotes a path for a shell; it gets a slash, because `.` would search `PATH` for a bare name.
 fn in_a_shell(path: &Path) -> String {
     let path = if path.is_absolute() || path.starts_with(".") || path.starts_with("..") {
         path.to_owned()

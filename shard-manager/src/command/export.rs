@@ -11,10 +11,10 @@ use shard_manager::store::sqlite::offline_view::DirView;
 
 use super::atomic_file::{Target, refused};
 use super::format::FormatName;
-use super::{Trouble, Where, interrupt};
-use crate::screen::{Screen, say};
+use super::{CommandError, DataDirArgs, interrupt};
+use crate::terminal::{Terminal, say};
 
-/// What to export.
+/// Options of `export`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Each shard is read in one snapshot of its files, beside a running router too: so there is no --url. It is complete, or
@@ -31,32 +31,32 @@ Examples:
   shard-manager export --all --output /backup/tessera")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
-    place: Where,
-    /// Which table
+    place: DataDirArgs,
+    /// Table to export
     #[arg(long, value_name = "TABLE", required_unless_present = "all", conflicts_with = "all")]
     table: Option<String>,
-    /// All tables, a file each, in the folder --output
+    /// Export all tables, one file each, into the folder --output
     #[arg(long, requires = "output")]
     all: bool,
-    /// How rows are written [default: csv if --output ends so, else ndjson]
+    /// Format of the rows [default: csv if --output ends in .csv, else ndjson]
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// Where to; `-`, or nothing, is standard output
+    /// File to write [default: standard output, also written as -]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also `shard_key`, `version`, `created_at` and `updated_at`
+    /// Include `shard_key`, `version`, `created_at` and `updated_at`
     #[arg(long)]
     system: bool,
 }
 
 impl ExportArgs {
-    /// A file of each table has no name to go by yet.
+    /// Returns the format; with `--all` the name of the folder does not determine it.
     fn format(&self) -> FormatName {
         FormatName::of(self.format, self.output.as_deref().filter(|_| !self.all))
     }
 }
 
-/// A table that was exported.
+/// Result for one table.
 #[derive(Debug, Serialize)]
 struct Exported {
     table: String,
@@ -65,22 +65,22 @@ struct Exported {
 }
 
 /// Exports a table, or all of them.
-pub(super) fn run(args: &ExportArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &ExportArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let to_stdout = args.output.as_deref().is_none_or(|output| output == Path::new("-"));
     if args.all && to_stdout {
-        return Err(Trouble::Refused(
+        return Err(CommandError::Refused(
             "--all writes a file each: name a folder with --output".into(),
         ));
     }
-    if to_stdout && screen.is_json() {
-        let line = "--json tells what was written to files: name one with --output";
-        return Err(Trouble::Refused(line.into()));
+    if to_stdout && terminal.is_json() {
+        let line = "--json lists the files written: name one with --output";
+        return Err(CommandError::Refused(line.into()));
     }
     let view = DirView::open(&args.place.data_dir)?;
     let mut export = Export::begin(&view).map_err(trouble)?;
     let Some(output) = args.output.as_deref().filter(|_| !to_stdout) else {
         let table = args.table.as_deref().unwrap_or_default();
-        let rows = write(args, &mut export, table, &mut io::stdout().lock(), screen)?;
+        let rows = write(args, &mut export, table, &mut io::stdout().lock(), terminal)?;
         say(format_args!("{rows} rows of {table}"));
         return Ok(());
     };
@@ -96,12 +96,12 @@ pub(super) fn run(args: &ExportArgs, screen: &Screen) -> Result<(), Trouble> {
     };
     let mut exported = Vec::with_capacity(tables.len());
     for (table, file) in tables {
-        let rows = write_file(args, &mut export, (&table, &file), screen)?;
+        let rows = write_file(args, &mut export, (&table, &file), terminal)?;
         say(format_args!("{rows} rows of {table} in {}", file.display()));
         exported.push(Exported { table, rows, file: file.display().to_string() });
     }
-    if screen.is_json() {
-        screen.show(&exported, |_| String::new())?;
+    if terminal.is_json() {
+        terminal.show(&exported, |_| String::new())?;
     }
     Ok(())
 }
@@ -111,9 +111,9 @@ fn write(
     export: &mut Export,
     table: &str,
     out: &mut dyn Write,
-    screen: &Screen,
-) -> Result<u64, Trouble> {
-    let bar = screen.progress(table, export.counted(table) as u64);
+    terminal: &Terminal,
+) -> Result<u64, CommandError> {
+    let bar = terminal.progress(table, export.counted(table) as u64);
     let format = match args.format() {
         FormatName::Ndjson => Format::Ndjson,
         FormatName::Csv => Format::Csv,
@@ -124,29 +124,29 @@ fn write(
     written.map_err(trouble)
 }
 
-/// Under the file's name there is all, or what was there before.
+/// Replaces the file atomically: it has all rows, or its old contents.
 fn write_file(
     args: &ExportArgs,
     export: &mut Export,
     (table, file): (&str, &Path),
-    screen: &Screen,
-) -> Result<u64, Trouble> {
+    terminal: &Terminal,
+) -> Result<u64, CommandError> {
     let mut out = Target::begin(file)?;
-    let rows = write(args, export, table, &mut out, screen)?;
+    let rows = write(args, export, table, &mut out, terminal)?;
     out.finish()?;
     Ok(rows)
 }
 
-fn trouble(error: ExportError) -> Trouble {
+fn trouble(error: ExportError) -> CommandError {
     match error {
         ExportError::Output(_) if interrupt::asked() => {
-            Trouble::Refused("cancelled; what was not complete is removed".to_owned())
+            CommandError::Refused("cancelled; what was not complete is removed".to_owned())
         }
-        ExportError::Output(error) if error.kind() == ErrorKind::BrokenPipe => Trouble::Unread,
-        ExportError::Short { .. } => Trouble::Found(format!("error: {error}")),
+        ExportError::Output(error) if error.kind() == ErrorKind::BrokenPipe => CommandError::Unread,
+        ExportError::Short { .. } => CommandError::Found(format!("error: {error}")),
         ExportError::Open(_)
         | ExportError::Output(_)
         | ExportError::NoSuchTable { .. }
-        | ExportError::TablesDiffer { .. } => Trouble::Refused(error.to_string()),
+        | ExportError::TablesDiffer { .. } => CommandError::Refused(error.to_string()),
     }
 }

@@ -1,27 +1,27 @@
-//! Format: how the rows of a file are written, as `export` and `import` name it.
+//! Format: file formats of `export` and `import`.
 
 use std::path::Path;
 
 use clap::ValueEnum;
 
-/// How rows are written.
+/// File format of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum FormatName {
-    /// A JSON object a line
+    /// One JSON object per line
     Ndjson,
-    /// Comma-separated values, the first line being the names of the columns
+    /// Comma-separated values with the column names in the first line
     Csv,
 }
 
 impl FormatName {
-    /// The one given, else the one that the file's name tells, else NDJSON.
+    /// Returns the given format, else that of the file's extension, else NDJSON.
     pub(super) fn of(given: Option<Self>, file: Option<&Path>) -> Self {
         let ending = file.and_then(Path::extension);
         let csv = ending.is_some_and(|ending| ending.eq_ignore_ascii_case(Self::Csv.ending()));
         given.unwrap_or(if csv { Self::Csv } else { Self::Ndjson })
     }
 
-    /// What the names of such files end in.
+    /// Returns the file extension.
     pub(super) fn ending(self) -> &'static str {
         match self {
             Self::Ndjson => "ndjson",

@@ -1,6 +1,7 @@
-//! `generate`: fake users and their orders.
+//! `generate`: demo users and their orders.
 //!
-//! **Not here:** what they look like (`shard_manager::fake`), storing them (`shard_manager::fill`, `upload`).
+//! **Not here:** the rows themselves (`shard_manager::demo_data`), storing them
+//! (`shard_manager::import`, `upload`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,22 +12,24 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
 use shard_manager::assembly::EmbeddedCluster;
+use shard_manager::demo_data::{
+    DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line,
+};
 use shard_manager::engine::cluster_spec::ClusterSpec;
-use shard_manager::fake::{self, FakeRow, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
-use shard_manager::fill::{FailedRow, Filled, Making, fill};
+use shard_manager::import::{DemoRows, FailedRow, Filled, store_rows};
 use shard_manager::keyspace::Keyspace;
 use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 
 use super::upload::{Router, UploadError};
-use super::{Destination, Store, Trouble, interrupt};
-use crate::screen::{Screen, Unwritten, say};
+use super::{CommandError, Destination, Store, interrupt};
+use crate::terminal::{Terminal, Unwritten, say};
 
 pub(super) const EXAMPLES: &str = "\
-Rows are functions of the seed and their number: the same command makes the same rows, and makes them again over those
-that are there. Ids are spelled as the cluster's keyspace demands: user_A_17, or A:user_17 in a list, 17 in numeric
-ranges, @user_A_17:s3.example.org in a matrix. With --data-dir nobody else may hold the directory; it is made if it is
-not there.
+Rows are functions of the seed and their number: the same command makes the same rows, and overwrites existing ones.
+Ids have the form that the cluster's keyspace requires: user_A_17, or A:user_17 in a list, 17 in numeric ranges,
+@user_A_17:s3.example.org in a matrix. With --data-dir no other process may use the directory; it is created if
+missing.
 
 Examples:
   shard-manager generate --url http://127.0.0.1:3000
@@ -38,28 +41,29 @@ const REQUEST_ROWS: u64 = 20_000;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// How many users; the variable MAX_GEN_USERS caps it
+    /// Number of users; the variable MAX_GEN_USERS limits it
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(..=USERS_MAX))]
     users: u64,
-    /// How many orders each user has
+    /// Number of orders of each user
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=i64::from(ORDERS_MAX)))]
     orders_per_user: u32,
-    /// Shares of the users of each partition key [default: A=30,B=20,C=15,D=25,E=10; in keyspace list its own]
+    /// Share of users of each partition key [default: A=30,B=20,C=15,D=25,E=10; in keyspace list
+    /// its own]
     #[arg(long, value_name = "KEY=SHARE,…")]
     weights: Option<Weights>,
-    /// Other seeds make other rows
+    /// Seed; another seed makes other rows
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
     destination: Destination,
-    /// How many requests at a time, with --url
+    /// Number of concurrent requests, with --url
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: u16,
 }
 
-/// Makes them.
-pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
-    let wanted = fake::Wanted {
+/// Generates and stores the rows.
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
+    let wanted = DemoSpec {
         users: capped(options.users)?,
         weights: options.weights.clone(),
         orders_per_user: options.orders_per_user,
@@ -67,12 +71,12 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
     };
     interrupt::watch();
     let began = Instant::now();
-    let bars = Bars::new(screen);
+    let bars = Bars::new(terminal);
     let done = match options.destination.store() {
         Store::Files(data_dir) => {
             let cluster = EmbeddedCluster { data_dir, wanted: ClusterSpec::default() };
             let manager = Manager::open_primaries(&cluster);
-            let manager = manager.map_err(|error| Trouble::Refused(error.to_string()))?;
+            let manager = manager.map_err(|error| CommandError::Refused(error.to_string()))?;
             let done = planned(&wanted, manager.map().keyspace())
                 .and_then(|plan| Ok((straight(&manager, &plan, &bars)?, plan)));
             manager.close();
@@ -80,29 +84,29 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
         }
         Store::Router(url) => {
             let keyspace = Router::at(&url).and_then(|router| router.keyspace());
-            let keyspace = keyspace.map_err(|error| Trouble::Refused(error.to_string()))?;
+            let keyspace = keyspace.map_err(|error| CommandError::Refused(error.to_string()))?;
             planned(&wanted, &keyspace)
                 .and_then(|plan| Ok((through(&url, options.connections, &plan, &bars)?, plan)))
         }
     };
     bars.end();
     let (done, plan) = done?;
-    let shown = show(&done, &plan, began, screen);
-    done.judged(plan.rows(), screen)?;
+    let shown = show(&done, &plan, began, terminal);
+    done.judged(plan.rows(), terminal)?;
     Ok(shown?)
 }
 
-/// What is to be made for a cluster of this keyspace.
-fn planned(wanted: &fake::Wanted, keyspace: &Keyspace) -> Result<Plan, Trouble> {
+/// Returns the plan for a cluster of this keyspace.
+fn planned(wanted: &DemoSpec, keyspace: &Keyspace) -> Result<Plan, CommandError> {
     let plan = Plan::new(wanted, keyspace);
-    plan.map_err(|error| Trouble::Refused(format!("--weights: {error}")))
+    plan.map_err(|error| CommandError::Refused(format!("--weights: {error}")))
 }
 
-fn capped(users: u64) -> Result<u64, Trouble> {
+fn capped(users: u64) -> Result<u64, CommandError> {
     let Some(cap) = std::env::var_os("MAX_GEN_USERS") else { return Ok(users) };
     let text = cap.to_string_lossy();
     let cap: u64 = text.parse().map_err(|_| {
-        Trouble::Refused(format!("MAX_GEN_USERS must be a whole number, not `{text}`"))
+        CommandError::Refused(format!("MAX_GEN_USERS must be a whole number, not `{text}`"))
     })?;
     if cap < users {
         say(format_args!("MAX_GEN_USERS caps {users} users at {cap}"));
@@ -110,14 +114,14 @@ fn capped(users: u64) -> Result<u64, Trouble> {
     Ok(users.min(cap))
 }
 
-/// What was stored, by the names of the shards.
+/// Result of storing rows, by the names of the shards.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     pub(super) shards: Vec<(String, u64)>,
     pub(super) failed: u64,
     pub(super) first_failed: Vec<FailedRow>,
     pub(super) cancelled: bool,
-    /// Whether failures are numbered by lines of the input, from 1; else by rows, from 0.
+    /// True if failures are numbered by input lines from 1; otherwise by rows from 0.
     pub(super) by_line: bool,
 }
 
@@ -140,31 +144,31 @@ impl Stored {
         }
     }
 
-    /// Whether all rows are there: said by their number, not by the absence of errors.
-    pub(super) fn judged(&self, wanted: u64, screen: &Screen) -> Result<(), Trouble> {
-        // To programs the document tells them.
+    /// Checks that all rows are stored, by their number and not by the absence of errors.
+    pub(super) fn judged(&self, wanted: u64, terminal: &Terminal) -> Result<(), CommandError> {
+        // The JSON document has them already.
         let what = if self.by_line { "line" } else { "row" };
-        for row in self.first_failed.iter().filter(|_| !screen.is_json()) {
+        for row in self.first_failed.iter().filter(|_| !terminal.is_json()) {
             say(format_args!("{what} {}: {}", row.index, row.cause));
         }
         let stored = self.total();
         if self.cancelled {
             let told = format!("cancelled; {stored} of {wanted} rows are stored, and stay");
-            return Err(Trouble::Refused(told));
+            return Err(CommandError::Refused(told));
         }
         if self.failed > 0 || stored != wanted {
             let failed = self.failed;
             let told = format!("{stored} of {wanted} rows are stored, and {failed} were refused");
-            return Err(Trouble::Found(told));
+            return Err(CommandError::Found(told));
         }
         Ok(())
     }
 }
 
-fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) -> Result<(), Unwritten> {
+fn show(done: &Stored, plan: &Plan, began: Instant, terminal: &Terminal) -> Result<(), Unwritten> {
     let seconds = began.elapsed().as_secs_f64();
     let (stored, rows) = (done.total(), plan.rows());
-    // Users are counted by the plan, so that only what is complete tells how many there are.
+    // The plan counts users, so only a complete run reports their number.
     let complete = stored == rows && done.failed == 0;
     let per_second = |count: u64| (count as f64 / seconds).round();
     let shards: HashMap<&str, u64> =
@@ -177,7 +181,7 @@ fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) -> Result<(
         "cancelled": done.cancelled, "shards": shards,
         "seconds": seconds, "rows_per_second": per_second(stored),
     });
-    screen.show(&document, |screen| {
+    terminal.show(&document, |terminal| {
         let total = stored.max(1) as f64;
         let lines: Vec<Vec<String>> = done
             .shards
@@ -185,10 +189,10 @@ fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) -> Result<(
             .map(|(shard, rows)| {
                 let share = *rows as f64 / total;
                 let percent = format!("{:.1} %", share * 100.0);
-                vec![shard.clone(), rows.to_string(), percent, screen.bar(share, 30)]
+                vec![shard.clone(), rows.to_string(), percent, terminal.bar(share, 30)]
             })
             .collect();
-        let table = screen.table(&["shard", "rows", "share", ""], &lines);
+        let table = terminal.table(&["shard", "rows", "share", ""], &lines);
         let (users, speed) = (plan.users(), per_second(plan.users()));
         if complete {
             return format!("{table}\n{users} users in {seconds:.1} s: {speed} users/s");
@@ -197,27 +201,27 @@ fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) -> Result<(
     })
 }
 
-/// Straight into the files.
-fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Trouble> {
-    let refused = |error: shard_manager::error::Error| Trouble::Refused(error.to_string());
-    let mut making = Making::new(manager, plan).map_err(refused)?;
-    for (index, rows) in (0..).zip(making.expected()) {
+/// Stores the rows directly in the files.
+fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
+    let refused = |error: shard_manager::error::Error| CommandError::Refused(error.to_string());
+    let mut demo_rows = DemoRows::new(manager, plan).map_err(refused)?;
+    for (index, rows) in (0..).zip(demo_rows.expected()) {
         bars.expect(manager.shard_name(ShardIndex(index)), rows);
     }
     let mut cancelled = false;
     let next = || {
         cancelled = interrupt::asked();
-        if cancelled { Ok(None) } else { making.piece() }
+        if cancelled { Ok(None) } else { demo_rows.next_chunk() }
     };
     let told = |shard, rows| bars.add(manager.shard_name(shard), rows);
-    let (filled, made) = fill(manager, next, told);
+    let (filled, made) = store_rows(manager, next, told);
     made.map_err(refused)?;
     Ok(Stored { cancelled, ..Stored::of(manager, filled) })
 }
 
-/// Through a router: some requests at a time, each a part of the users or of the orders.
-fn through(url: &str, connections: u16, plan: &Plan, bars: &Bars) -> Result<Stored, Trouble> {
-    let refused = |error: UploadError| Trouble::Refused(error.to_string());
+/// Stores the rows through a router, in concurrent requests of users or of orders.
+fn through(url: &str, connections: u16, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
+    let refused = |error: UploadError| CommandError::Refused(error.to_string());
     let stored = Mutex::new(Stored::default());
     let trouble = Mutex::new(None);
     // All users before the first order.
@@ -268,7 +272,7 @@ fn through(url: &str, connections: u16, plan: &Plan, bars: &Bars) -> Result<Stor
         Some(error) => {
             let (rows, wanted) = (stored.total(), plan.rows());
             let told = format!("{error}; {rows} of {wanted} rows are stored, and stay");
-            return Err(Trouble::Refused(told));
+            return Err(CommandError::Refused(told));
         }
         None => stored.cancelled = interrupt::asked() && stored.total() < plan.rows(),
     }
@@ -279,7 +283,7 @@ fn through(url: &str, connections: u16, plan: &Plan, bars: &Bars) -> Result<Stor
 fn write_lines(plan: &Plan, orders: bool, numbers: std::ops::Range<u64>, lines: &mut Vec<u8>) {
     for user in numbers.map_while(|number| plan.user(number)) {
         if orders {
-            user.orders(plan).for_each(|order: FakeRow| push_line(lines, &order));
+            user.orders(plan).for_each(|order: DemoRow| push_line(lines, &order));
         } else {
             push_line(lines, &user.row());
         }
@@ -292,24 +296,24 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// A progress bar for each shard.
 pub(super) struct Bars<'s> {
-    screen: &'s Screen,
+    terminal: &'s Terminal,
     bars: Mutex<HashMap<String, ProgressBar>>,
 }
 
 impl<'s> Bars<'s> {
-    pub(super) fn new(screen: &'s Screen) -> Self {
-        Self { screen, bars: Mutex::default() }
+    pub(super) fn new(terminal: &'s Terminal) -> Self {
+        Self { terminal, bars: Mutex::default() }
     }
 
-    /// Tells about how many rows a shard will get.
+    /// Sets the approximate number of rows that a shard will get.
     fn expect(&self, shard: &str, rows: u64) {
-        locked(&self.bars).insert(shard.to_owned(), self.screen.progress(shard, rows));
+        locked(&self.bars).insert(shard.to_owned(), self.terminal.progress(shard, rows));
     }
 
-    /// Tells that it has got some.
+    /// Adds rows that a shard has stored.
     pub(super) fn add(&self, shard: &str, rows: u64) {
         let mut bars = locked(&self.bars);
-        let bar = bars.entry(shard.to_owned()).or_insert_with(|| self.screen.progress(shard, 0));
+        let bar = bars.entry(shard.to_owned()).or_insert_with(|| self.terminal.progress(shard, 0));
         bar.inc(rows);
         if bar.length().is_some_and(|length| length < bar.position()) {
             bar.set_length(bar.position());

@@ -1,6 +1,7 @@
-//! `import`: the rows of a file.
+//! `import`: stores the rows of a file.
 //!
-//! **Not here:** reading them (`shard_manager::fill::reading`), storing them (`shard_manager::fill`, `upload`).
+//! **Not here:** reading them (`shard_manager::import::row_reader`), storing them
+//! (`shard_manager::import`, `upload`).
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -9,17 +10,17 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use shard_manager::assembly::EmbeddedCluster;
 use shard_manager::engine::cluster_spec::ClusterSpec;
-use shard_manager::fill::fill;
-use shard_manager::fill::reading::{Format, ReadError, Reading};
+use shard_manager::import::row_reader::{Format, ReadError, RowReader};
+use shard_manager::import::store_rows;
 use shard_manager::manager::Manager;
 use shard_manager::row_change::Operation;
 
 use super::format::FormatName;
 use super::generate::{Bars, Stored};
-use super::input::Input;
+use super::input_stream::Input;
 use super::upload::Router;
-use super::{Destination, Store, Trouble, interrupt};
-use crate::screen::Screen;
+use super::{CommandError, Destination, Store, interrupt};
+use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
 NDJSON is one object a line, the columns of a row, as `export` writes it; it may name the shard_key as well. The first
@@ -33,16 +34,16 @@ Examples:
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// The table of all rows
+    /// Table of all rows
     #[arg(long, value_name = "T")]
     table: String,
-    /// How rows are written [default: csv if --input ends so, else ndjson]
+    /// Format of the rows [default: csv if --input ends in .csv, else ndjson]
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// The file; - is standard input
+    /// File to read; - is standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     input: PathBuf,
-    /// What is done with a row that is there
+    /// Treatment of a row that exists
     #[arg(long, value_enum, default_value_t = OperationName::Upsert)]
     op: OperationName,
     #[command(flatten)]
@@ -51,18 +52,18 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OperationName {
-    /// Its columns are changed
+    /// Change its columns
     Upsert,
-    /// The row is refused
+    /// Refuse the new row
     Insert,
 }
 
 /// Stores the rows.
-pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
     interrupt::watch();
     let began = Instant::now();
     let input = Input::open(&options.input)?;
-    let bars = Bars::new(screen);
+    let bars = Bars::new(terminal);
     let stored = match options.destination.store() {
         Store::Files(data_dir) => {
             let manager = hold(&data_dir)?;
@@ -80,23 +81,23 @@ pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
         "table": options.table, "stored": total, "failed": failed, "seconds": seconds,
         "first_failed": stored.first_failed,
     });
-    let shown = screen.show(&document, |_| {
+    let shown = terminal.show(&document, |_| {
         format!("{total} rows of {} are stored, {failed} failed, in {seconds:.1} s", options.table)
     });
-    stored.judged(total + failed, screen)?;
+    stored.judged(total + failed, terminal)?;
     Ok(shown?)
 }
 
-/// Opens a cluster that is there, for this command alone.
-fn hold(data_dir: &Path) -> Result<Manager, Trouble> {
+/// Opens an existing cluster exclusively for this command.
+fn hold(data_dir: &Path) -> Result<Manager, CommandError> {
     if !data_dir.join("catalog.db").exists() {
         let dir = data_dir.display();
-        return Err(Trouble::Refused(format!(
+        return Err(CommandError::Refused(format!(
             "{dir} is no data directory: there is no catalog.db"
         )));
     }
     let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
-    Manager::open_primaries(&cluster).map_err(|error| Trouble::Refused(error.to_string()))
+    Manager::open_primaries(&cluster).map_err(|error| CommandError::Refused(error.to_string()))
 }
 
 fn straight(
@@ -104,39 +105,39 @@ fn straight(
     options: &Options,
     input: Input,
     bars: &Bars<'_>,
-) -> Result<Stored, Trouble> {
+) -> Result<Stored, CommandError> {
     let table = manager.schema().table(&options.table);
-    let table = table.map_err(|error| Trouble::Refused(error.to_string()))?;
+    let table = table.map_err(|error| CommandError::Refused(error.to_string()))?;
     let format = match options.format() {
         FormatName::Ndjson => Format::Ndjson,
         FormatName::Csv => Format::Csv,
     };
-    let mut reading = Reading::new(input, format, manager, (&table, options.operation()));
+    let mut reading = RowReader::new(input, format, manager, (&table, options.operation()));
     let mut cancelled = false;
     let next = || {
         cancelled = interrupt::asked();
-        if cancelled { Ok(None) } else { reading.piece() }
+        if cancelled { Ok(None) } else { reading.next_chunk() }
     };
     let told = |shard, rows| bars.add(manager.shard_name(shard), rows);
-    let (filled, read) = fill(manager, next, told);
+    let (filled, read) = store_rows(manager, next, told);
     let stored = Stored { by_line: true, ..Stored::of(manager, filled) };
     let reached = |cause: String| {
         let (rows, failed, line) = (stored.total(), stored.failed, reading.line());
-        Trouble::Refused(format!(
+        CommandError::Refused(format!(
             "{cause}; {rows} rows before line {line} are stored and stay, {failed} failed, the rest were not read"
         ))
     };
     match read {
         Err(ReadError::Io(_)) if interrupt::asked() => Err(reached("cancelled".to_owned())),
-        Err(error @ ReadError::Columns { .. }) => Err(Trouble::Refused(error.to_string())),
+        Err(error @ ReadError::Columns { .. }) => Err(CommandError::Refused(error.to_string())),
         Err(error) => Err(reached(error.to_string())),
         Ok(()) if cancelled => Err(reached("cancelled".to_owned())),
         Ok(()) => Ok(stored),
     }
 }
 
-fn through(url: &str, options: &Options, input: Input) -> Result<Stored, Trouble> {
-    let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+fn through(url: &str, options: &Options, input: Input) -> Result<Stored, CommandError> {
+    let refused = |error: &dyn std::fmt::Display| CommandError::Refused(error.to_string());
     let router = Router::at(url).map_err(|error| refused(&error))?;
     let content_type = match options.format() {
         FormatName::Ndjson => "application/x-ndjson",

@@ -1,8 +1,8 @@
-//! Interrupt: what Ctrl-C means to a command that must not be cut off.
+//! Interrupt: handling of Ctrl-C in commands that must finish cleanly.
 //!
-//! The first one asks the command to end in good order, the second ends the process as it is.
+//! The first Ctrl-C requests a clean end, the second one ends the process at once.
 //!
-//! **Not here:** what is left behind in good order (each command).
+//! **Not here:** the cleanup (each command).
 
 use std::io;
 use std::process::exit;
@@ -11,27 +11,27 @@ use std::sync::mpsc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::screen::say;
+use crate::terminal::say;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
-/// As shells count a process that was ended by SIGINT.
+/// Exit code of a process that SIGINT ended, as shells count it.
 const ENDED: i32 = 130;
 
-/// Whether the command has been asked to end.
+/// Returns whether the command was interrupted.
 pub(super) fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
-/// An error that ends reading or writing once the command has been asked to end.
+/// Fails once the command was interrupted, to end reading or writing.
 ///
 /// # Errors
-/// Nothing else.
+/// Only the interrupt.
 pub(super) fn check() -> io::Result<()> {
-    // Not `Interrupted`, which whoever reads or writes all takes for a reason to go on.
+    // Not `Interrupted`, which `read_to_end` and `write_all` retry.
     if asked() { Err(io::Error::other("cancelled")) } else { Ok(()) }
 }
 
-/// Begins to look for Ctrl-C and SIGTERM. From its return on neither cuts the command off.
+/// Installs handlers of SIGINT and SIGTERM: after its return neither ends the process at once.
 pub(super) fn watch() {
     listen(|| {
         ASKED.store(true, Ordering::SeqCst);
@@ -39,13 +39,13 @@ pub(super) fn watch() {
     });
 }
 
-/// Lets Ctrl-C and SIGTERM end this process also where it is the first of its system, as in a container: such a one is
-/// sent only signals that it looks for.
+/// Makes SIGINT and SIGTERM end this process even if it is process 1, as in a container: process 1
+/// receives only signals that it handles.
 pub(super) fn obey() {
     listen(|| exit(ENDED));
 }
 
-/// Looks for signals: the first one is answered as told, the second ends the process.
+/// Handles signals: the first one calls the function, the second one ends the process.
 fn listen(first: impl FnOnce() + Send + 'static) {
     let (looks, begun) = mpsc::channel::<()>();
     let listening = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -61,9 +61,10 @@ fn listen(first: impl FnOnce() + Send + 'static) {
             exit(ENDED);
         });
     });
-    // Without the thread Ctrl-C ends the process, as it does by itself.
+    // Without the thread, Ctrl-C has its default effect.
     if listening.is_ok() {
-        // It only ends: by the thread that looks now, or that has ended because it cannot.
+        // Returns an error in any case: the thread drops its end when it handles signals, or
+        // cannot.
         let _ = begun.recv();
     }
 }

@@ -1,25 +1,25 @@
-//! Keys: shard keys out of a text, one a line.
+//! Keys: reads shard keys from a text, one per line.
 //!
-//! A byte order mark before the first and carriage returns behind each belong to no key; a blank line is none.
+//! A byte order mark, carriage returns at line ends and blank lines are skipped.
 //!
-//! **Invariant:** it holds one line, and no more of it than a key may have, however long the line is.
-//! **Not here:** where a key lives (`route`, `placement`).
+//! **Invariant:** memory is bounded by the longest key, whatever the length of a line.
+//! **Not here:** the shard of a key (`route`, `placement`).
 
 use std::fmt::Display;
 use std::io::{BufRead, Read};
 
 use shard_manager::keyspace::ShardKey;
 
-use super::Trouble;
+use super::CommandError;
 
-/// What a text may begin with though it means nothing.
+/// Byte order mark, which is skipped.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Bytes of a line: the longest key and a line end of two.
+/// Maximal length of a line: the longest key and a line end of two bytes.
 const LINE_MAX: usize = ShardKey::LEN_MAX + 2;
 
-/// A text of keys.
+/// Reader of a text of keys.
 pub(super) struct Keys<R> {
-    /// What it is called, for errors.
+    /// Name of the text, for errors.
     name: String,
     input: R,
     line: u64,
@@ -31,8 +31,8 @@ impl<R: BufRead> Keys<R> {
         Self { name: name.to_string(), input, line: 0, text: Vec::new() }
     }
 
-    /// The next key, not yet checked; `None` after the last.
-    pub(super) fn next(&mut self) -> Result<Option<String>, Trouble> {
+    /// Returns the next key, unchecked; `None` after the last.
+    pub(super) fn next(&mut self) -> Result<Option<String>, CommandError> {
         loop {
             let mark = if self.line == 0 { BYTE_ORDER_MARK } else { b"" };
             let most = LINE_MAX + mark.len();
@@ -61,8 +61,8 @@ impl<R: BufRead> Keys<R> {
         }
     }
 
-    /// Why the last key is of no use.
-    pub(super) fn refused(&self, cause: &dyn Display) -> Trouble {
-        Trouble::Refused(format!("{}: line {}: {cause}", self.name, self.line))
+    /// Returns the error for the last line.
+    pub(super) fn refused(&self, cause: &dyn Display) -> CommandError {
+        CommandError::Refused(format!("{}: line {}: {cause}", self.name, self.line))
     }
 }

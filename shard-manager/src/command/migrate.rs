@@ -1,29 +1,29 @@
-//! `migrate`: brings the files of a stopped cluster to the schema of this program.
+//! `migrate`: migrates the files of a stopped cluster to the schema of this program.
 
 use clap::Args;
 use serde::Serialize;
 use shard_manager::store::sqlite::migrate::{Migrated, migrate, plan};
 
-use super::{Trouble, Where};
-use crate::screen::Screen;
+use super::{CommandError, DataDirArgs};
+use crate::terminal::Terminal;
 
-/// What to migrate.
+/// Options of `migrate`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A start of the router does the same. Make a backup before. What was interrupted goes on with the next run.
+A start of the router does the same. Make a backup first. The next run continues an interrupted migration.
 
 Examples:
   shard-manager migrate --dry-run
   shard-manager migrate --data-dir /var/lib/tessera")]
 pub(super) struct MigrateArgs {
     #[command(flatten)]
-    place: Where,
-    /// Only tell what would be done; works beside a running router
+    place: DataDirArgs,
+    /// Only show what would be done; works beside a running router
     #[arg(long)]
     dry_run: bool,
 }
 
-/// A file and what was done to it, as JSON.
+/// File and its migration, as JSON.
 #[derive(Debug, Serialize)]
 struct FileDone<'m> {
     file: &'m str,
@@ -31,26 +31,26 @@ struct FileDone<'m> {
 }
 
 /// Migrates a cluster.
-pub(super) fn run(args: &MigrateArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &MigrateArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let dir = &args.place.data_dir;
     if args.dry_run {
-        return show(&plan(dir)?, screen);
+        return show(&plan(dir)?, terminal);
     }
     let mut done = Vec::new();
     let ended = migrate(dir, |file| done.push(file.clone()));
-    // Also of a run that failed half-way: what was migrated stays so.
+    // Shown even if the run failed in the middle: migrated files stay migrated.
     let shown = match ended.is_ok() || !done.is_empty() {
-        true => show(&done, screen),
+        true => show(&done, terminal),
         false => Ok(()),
     };
     ended?;
     shown
 }
 
-fn show(files: &[Migrated], screen: &Screen) -> Result<(), Trouble> {
+fn show(files: &[Migrated], terminal: &Terminal) -> Result<(), CommandError> {
     let documents: Vec<FileDone<'_>> =
         files.iter().map(|file| FileDone { file: &file.file, migrations: &file.applied }).collect();
-    let shown = screen.show(&documents, |screen| {
+    let shown = terminal.show(&documents, |terminal| {
         let rows: Vec<Vec<String>> = files
             .iter()
             .map(|file| {
@@ -59,7 +59,7 @@ fn show(files: &[Migrated], screen: &Screen) -> Result<(), Trouble> {
                 vec![file.file.clone(), applied]
             })
             .collect();
-        screen.table(&["file", "migrations"], &rows)
+        terminal.table(&["file", "migrations"], &rows)
     });
     Ok(shown?)
 }

@@ -1,7 +1,7 @@
-//! `node`: one PostgreSQL node by itself, made if its directory is empty, whose server takes the place of this process.
+//! `node`: makes a PostgreSQL node if its directory is empty, and becomes its server.
 //!
-//! **Invariant:** no password stands on a command line or in what is said.
-//! **Not here:** making it (`shard_manager::local`).
+//! **Invariant:** no password is on a command line or in a message.
+//! **Not here:** making the node (`shard_manager::local`).
 
 use std::path::{Path, PathBuf};
 
@@ -11,16 +11,16 @@ use shard_manager::local::{LocalError, NodeSpec, Peer, Secret, StandaloneNode};
 use shard_manager::node_address::Password;
 use shard_manager::topology::Role;
 
-use super::{Trouble, interrupt};
-use crate::screen::{Screen, say};
+use super::{CommandError, interrupt};
+use crate::terminal::{Terminal, say};
 
-/// The variable of libpq that holds the password where no file is named.
+/// Variable of libpq that holds the password if no file is named.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
 const EXAMPLES: &str = "\
-The node is made as those of `cluster up` are. Its server is `postgres` in the foreground, which logs to standard error:
-SIGINT ends it fast, SIGTERM waits for clients first. What is in the directory decides what the node is; a node that was
-cut off while it was made is made again.
+The node is made like those of `cluster up`. Its server is `postgres` in the foreground, which logs to standard error:
+SIGINT stops it fast, SIGTERM waits for clients first. The directory determines the role of the node; a node whose
+making was interrupted is made again.
 
 Examples:
   shard-manager node primary --dir /var/lib/tessera/node --name shard1-primary --database shard1 \\
@@ -29,7 +29,7 @@ Examples:
     --password-file /run/secrets/password --listen 0.0.0.0 --allow 10.0.0.0/8
   shard-manager node ready --dir /var/lib/tessera/node";
 
-/// What to do about a node.
+/// Operation on a node.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Options {
@@ -41,7 +41,7 @@ pub(crate) struct Options {
 enum Verb {
     /// Runs a primary; a new one has an empty database
     Primary {
-        /// The database of a new primary
+        /// Database of a new primary
         #[arg(long, value_name = "NAME")]
         database: String,
         #[command(flatten)]
@@ -49,15 +49,15 @@ enum Verb {
     },
     /// Runs a replica; a new one waits until its source answers, and copies it
     Replica {
-        /// Whom it follows
+        /// Server that the replica follows
         #[arg(long = "of", value_name = "HOST:PORT", value_parser = peer)]
         source: Peer,
         #[command(flatten)]
         options: NodeOptions,
     },
-    /// Whether the node of this directory answers: exit code 1 if not
+    /// Checks that the node of this directory answers: exit code 1 if not
     Ready {
-        /// The directory of the node
+        /// Directory of the node
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
@@ -65,47 +65,47 @@ enum Verb {
 
 #[derive(Args, Debug)]
 struct NodeOptions {
-    /// The directory of the node; made if it is not there
+    /// Directory of the node; created if missing
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// What the node is called, which also names its replication slot
+    /// Name of the node and of its replication slot
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// A file whose first line is the password of the databases [default: what PGPASSWORD holds]
+    /// File whose first line is the password of the databases [default: value of PGPASSWORD]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Its port
+    /// Port of the server
     #[arg(long, value_name = "PORT", default_value_t = 5432)]
     port: u16,
-    /// An address to listen on, such as 0.0.0.0 for all; may be repeated
+    /// Address to listen on, such as 0.0.0.0 for all; may be repeated
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     listen: Vec<String>,
-    /// A network that is let in with the password, such as 10.0.0.0/8, or samenet; may be repeated [default: only this
-    /// machine]
+    /// Network that may connect with the password, such as 10.0.0.0/8, or samenet; may be repeated
+    /// [default: only this machine]
     #[arg(long, value_name = "NETWORK")]
     allow: Vec<String>,
-    /// A setting of the server; may be repeated
+    /// Setting of the server; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = super::cluster::setting)]
     settings: Vec<(String, String)>,
-    /// Who runs the server if root starts it [default: postgres, else nobody]
+    /// User that runs the server if root starts it [default: postgres, else nobody]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// The folder of the programs [default: TESSERA_PG_BIN, else the newest installed]
+    /// Folder of PostgreSQL's programs [default: TESSERA_PG_BIN, else the newest installed]
     #[arg(long, value_name = "DIR")]
     pg_bin: Option<PathBuf>,
 }
 
-/// Does what was asked for.
-pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
+/// Runs the operation.
+pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
     match options.verb {
         Verb::Primary { database, options } => serve(options, database, None),
         Verb::Replica { source, options } => serve(options, String::new(), Some(source)),
-        Verb::Ready { dir } => ready(&dir, screen),
+        Verb::Ready { dir } => ready(&dir, terminal),
     }
 }
 
 /// Returns only if the server could not be started.
-fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result<(), Trouble> {
+fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result<(), CommandError> {
     interrupt::obey();
     let password = password(options.password_file.as_deref())?;
     let name = options.name.clone();
@@ -129,36 +129,36 @@ fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result
     Err(node.run().into())
 }
 
-fn password(file: Option<&Path>) -> Result<Secret, Trouble> {
+fn password(file: Option<&Path>) -> Result<Secret, CommandError> {
     if let Some(file) = file {
         let read = Password::from_file(file);
-        let password = read.map_err(|error| Trouble::Refused(error.to_string()))?;
+        let password = read.map_err(|error| CommandError::Refused(error.to_string()))?;
         return Ok(Secret::new(password.secret().to_owned()));
     }
     let set = std::env::var(PASSWORD_VARIABLE).ok().filter(|word| !word.is_empty());
     set.map(Secret::new).ok_or_else(|| {
-        Trouble::Refused(format!(
+        CommandError::Refused(format!(
             "the databases need a password: name its file with --password-file, or set {PASSWORD_VARIABLE}"
         ))
     })
 }
 
-fn ready(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
+fn ready(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {
     let answer = StandaloneNode::status(dir).map_err(|error| {
         let is_found = matches!(error, LocalError::Unsuitable { .. } | LocalError::Program { .. });
-        if is_found { Trouble::Found(error.to_string()) } else { error.into() }
+        if is_found { CommandError::Found(error.to_string()) } else { error.into() }
     })?;
     let (role, streams) = (answer.role, answer.streams);
     let shown = json!({"role": role.name(), "streams": streams});
-    let ended = screen.show(&shown, |_| match (role, streams) {
+    let ended = terminal.show(&shown, |_| match (role, streams) {
         (Role::Primary, _) => "it answers, as primary".to_owned(),
         (Role::Replica, true) => "it answers, as replica, and follows".to_owned(),
-        (Role::Replica, false) => "it answers, as replica, and follows nobody now".to_owned(),
+        (Role::Replica, false) => "it answers, as replica, and does not stream now".to_owned(),
     });
     Ok(ended?)
 }
 
-/// The port stands behind the last colon; an IPv6 address stands in brackets.
+/// Parses `HOST:PORT`; an IPv6 address is in brackets.
 fn peer(text: &str) -> Result<Peer, String> {
     let wanted = || "a source is written HOST:PORT".to_owned();
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;

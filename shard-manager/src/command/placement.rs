@@ -1,4 +1,4 @@
-//! `placement`: who owns which slots, and what other placements would do.
+//! `placement`: shows the owners of slots, and compares other placements.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -16,10 +16,10 @@ use shard_manager::topology::Topology;
 use super::atomic_file::refused;
 use super::keys::Keys;
 use super::router::Router;
-use super::{Source, Trouble};
-use crate::screen::Screen;
+use super::{ClusterSource, CommandError};
+use crate::terminal::Terminal;
 
-/// What to show of placements.
+/// Operation of `placement`.
 #[derive(Args, Debug)]
 pub(super) struct PlacementArgs {
     #[command(subcommand)]
@@ -28,17 +28,17 @@ pub(super) struct PlacementArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Shows who owns which slots
+    /// Shows the owners of slots
     #[command(after_help = "\
 Examples:
   shard-manager placement show
   shard-manager placement show --ranges | grep shard2
   shard-manager placement show --url http://127.0.0.1:3000 --json")]
     Show(ShowArgs),
-    /// Compares all placements: how even they are, and what would move
+    /// Compares all placements by evenness and by the slots that would move
     #[command(after_help = "\
-Without --add, --remove and --reweight three changes are tried: a shard more, the last one gone, the first one
-with twice its weight. What cannot be tried and was not asked for is left out, with a note. Each placement is dealt out anew and compared with itself before; `rebalance` keeps what it
+Without --add, --remove and --reweight three changes are tried: one more shard, the last one removed, the first one
+with twice its weight. A default change that cannot be tried is left out, with a note. Each placement is recomputed and compared with itself before; `rebalance` keeps what it
 can of the cluster in --data-dir, or of a weighted placement. Skew is the load of the fullest shard as a multiple of what its weight demands.
 
 Examples:
@@ -53,39 +53,39 @@ Examples:
 #[derive(Args, Debug)]
 struct ShowArgs {
     #[command(flatten)]
-    source: Source,
-    /// Every range of slots, a line each
+    source: ClusterSource,
+    /// Show every range of slots, one per line
     #[arg(long)]
     ranges: bool,
 }
 
 #[derive(Args, Debug)]
 struct SimulateArgs {
-    /// How many shards
+    /// Number of shards
     #[arg(long, value_name = "N", conflicts_with = "weights")]
     shards: Option<usize>,
-    /// The weight of each shard
+    /// Weight of each shard
     #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
     weights: Option<Vec<u32>>,
-    /// The shards of this cluster, if neither is given; else there are three
+    /// Cluster whose shards are used if neither is given; otherwise three shards
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Try a shard more, of this weight
+    /// Try an additional shard of this weight
     #[arg(long, value_name = "WEIGHT", num_args = 0..=1, default_missing_value = "1")]
     add: Vec<u32>,
-    /// Try it without this shard
+    /// Try the removal of this shard
     #[arg(long, value_name = "NAME")]
     remove: Vec<String>,
     /// Try another weight of a shard
     #[arg(long, value_name = "NAME=WEIGHT", value_parser = reweight)]
     reweight: Vec<(String, u32)>,
-    /// Also try this placement, written as in the router's configuration
+    /// Also try this placement, in the notation of the router's configuration
     #[arg(long, value_name = "PLACEMENT")]
     placement: Vec<Placement>,
-    /// Count the keys of this file, one a line, instead of slots
+    /// Count the keys of this file, one per line, instead of slots
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// How keys become slots
+    /// Keyspace that maps keys to slots
     #[arg(long, value_name = "NAME", requires = "keys")]
     keyspace: Option<Keyspace>,
 }
@@ -97,14 +97,14 @@ fn reweight(text: &str) -> Result<(String, u32), String> {
 }
 
 /// Shows placements.
-pub(super) fn run(args: &PlacementArgs, screen: &Screen) -> Result<(), Trouble> {
+pub(super) fn run(args: &PlacementArgs, terminal: &Terminal) -> Result<(), CommandError> {
     match &args.what {
-        What::Show(args) => show(args, screen),
-        What::Simulate(args) => try_all(args, screen),
+        What::Show(args) => show(args, terminal),
+        What::Simulate(args) => try_all(args, terminal),
     }
 }
 
-/// Who owns what.
+/// Shows the owners of slots.
 #[derive(Debug, Serialize)]
 struct Shown {
     epoch: u64,
@@ -131,12 +131,12 @@ impl ShownShard {
     }
 }
 
-fn show(args: &ShowArgs, screen: &Screen) -> Result<(), Trouble> {
+fn show(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let shown = match &args.source.url {
         Some(url) => ask(&Router::at(url)?)?,
         None => look(&DirView::open(&args.source.place.data_dir)?),
     };
-    Ok(screen.show(&shown, |screen| text(&shown, args.ranges, screen))?)
+    Ok(terminal.show(&shown, |terminal| text(&shown, args.ranges, terminal))?)
 }
 
 fn look(view: &DirView) -> Shown {
@@ -155,12 +155,14 @@ fn look(view: &DirView) -> Shown {
     }
 }
 
-fn ask(router: &Router) -> Result<Shown, Trouble> {
+fn ask(router: &Router) -> Result<Shown, CommandError> {
     let map = router.get("/api/shard-map", &[])?;
     let shards = router.get("/api/shards", &[])?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let all: Vec<(u16, u16, String)> = serde_json::from_value(map["ranges"].clone())
-        .map_err(|error| Trouble::Refused(format!("the router's map cannot be read: {error}")))?;
+    let all: Vec<(u16, u16, String)> =
+        serde_json::from_value(map["ranges"].clone()).map_err(|error| {
+            CommandError::Refused(format!("the router's map cannot be read: {error}"))
+        })?;
     let shards = shards["shards"].as_array().into_iter().flatten().map(|shard| {
         let name = text(&shard["shard"]);
         let own = all.iter().filter(|(_, _, owner)| *owner == name);
@@ -176,10 +178,10 @@ fn ask(router: &Router) -> Result<Shown, Trouble> {
     })
 }
 
-/// Ranges that a line names: of many the first tell enough.
+/// Maximal number of ranges in a line.
 const RANGES_SHOWN: usize = 4;
 
-fn text(shown: &Shown, ranges: bool, screen: &Screen) -> String {
+fn text(shown: &Shown, ranges: bool, terminal: &Terminal) -> String {
     if ranges {
         let all = shown.shards.iter().flat_map(|shard| {
             shard.ranges.iter().map(|(first, last)| (*first, *last, &shard.shard))
@@ -190,7 +192,7 @@ fn text(shown: &Shown, ranges: bool, screen: &Screen) -> String {
             .into_iter()
             .map(|(first, last, shard)| vec![first.to_string(), last.to_string(), shard.clone()])
             .collect();
-        return screen.table(&["first", "last", "shard"], &rows);
+        return terminal.table(&["first", "last", "shard"], &rows);
     }
     let largest = shown.shards.iter().map(|shard| shard.share).fold(0.0, f64::max);
     let rows: Vec<Vec<String>> = shown
@@ -211,7 +213,7 @@ fn text(shown: &Shown, ranges: bool, screen: &Screen) -> String {
                 shard.weight.to_string(),
                 shard.slots.to_string(),
                 percent(shard.share),
-                screen.bar(shard.share / largest, 24),
+                terminal.bar(shard.share / largest, 24),
                 named.join(", "),
             ]
         })
@@ -220,27 +222,27 @@ fn text(shown: &Shown, ranges: bool, screen: &Screen) -> String {
         "keyspace {}, placement {}, epoch {}",
         shown.keyspace, shown.placement, shown.epoch
     );
-    head + "\n" + &screen.table(&["shard", "weight", "slots", "share", "", "ranges"], &rows)
+    head + "\n" + &terminal.table(&["shard", "weight", "slots", "share", "", "ranges"], &rows)
 }
 
 fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
-/// A comparison, as JSON.
+/// Result of a comparison, as JSON.
 #[derive(Debug, Serialize)]
 struct Compared {
-    /// `slots`, or `keys`.
+    /// Counted unit: `slots` or `keys`.
     unit: &'static str,
     total: u64,
     algorithms: Vec<Simulated>,
     left_out: Vec<LeftOut>,
 }
 
-/// What nobody asked for by name, and cannot be tried.
+/// Placement or change that was not requested by name and cannot be tried.
 #[derive(Debug, Serialize)]
 struct LeftOut {
-    /// The algorithm or the change.
+    /// Name of the algorithm or of the change.
     what: String,
     cause: String,
 }
@@ -251,15 +253,15 @@ impl LeftOut {
     }
 }
 
-fn try_all(args: &SimulateArgs, screen: &Screen) -> Result<(), Trouble> {
-    let told = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let told = |error: &dyn std::fmt::Display| CommandError::Refused(error.to_string());
     let view = match &args.data_dir {
         Some(dir) => Some(DirView::open(dir)?),
         None => None,
     };
     let weights = match (&args.weights, args.shards) {
         (Some(weights), _) => Some(weights.clone()),
-        // One too many is refused as any more would be.
+        // One too many is refused like any larger number.
         (None, Some(shards)) => Some(vec![1; shards.min(Topology::SIMULATED_SHARDS_MAX + 1)]),
         (None, None) => None,
     };
@@ -297,14 +299,14 @@ fn try_all(args: &SimulateArgs, screen: &Screen) -> Result<(), Trouble> {
     }
     let unit = if args.keys.is_some() { "keys" } else { "slots" };
     let compared = Compared { unit, total: load.total(), algorithms: simulated, left_out };
-    Ok(screen.show(&compared, |screen| compared_text(&compared, screen))?)
+    Ok(terminal.show(&compared, |terminal| compared_text(&compared, terminal))?)
 }
 
-/// The changes that are tried, and those of the usual ones that cannot be.
+/// Returns the changes to try, and the default ones that cannot be tried.
 fn changes(
     args: &SimulateArgs,
     topology: &Topology,
-) -> Result<(Vec<Change>, Vec<LeftOut>), Trouble> {
+) -> Result<(Vec<Change>, Vec<LeftOut>), CommandError> {
     let asked = args.add.iter().map(|weight| Change::Add(*weight));
     let asked = asked.chain(args.remove.iter().map(|name| Change::Remove(name.clone())));
     let reweighted = args.reweight.iter();
@@ -312,7 +314,7 @@ fn changes(
         .chain(reweighted.map(|(name, weight)| Change::Reweight(name.clone(), *weight)))
         .collect::<Vec<_>>();
     for change in &asked {
-        change.apply(topology).map_err(|error| Trouble::Refused(error.to_string()))?;
+        change.apply(topology).map_err(|error| CommandError::Refused(error.to_string()))?;
     }
     if !asked.is_empty() {
         return Ok((asked, Vec::new()));
@@ -338,7 +340,7 @@ fn changes(
 fn count<E: std::fmt::Display>(
     file: &Path,
     slot_of: impl Fn(ShardKey<'_>) -> Result<Slot, E>,
-) -> Result<Load, Trouble> {
+) -> Result<Load, CommandError> {
     let opened = File::open(file).map_err(|error| refused(file, &error))?;
     let mut load = Load::of_keys();
     let mut keys = Keys::new(file.display(), BufReader::new(opened));
@@ -352,7 +354,7 @@ fn count<E: std::fmt::Display>(
     Ok(load)
 }
 
-fn compared_text(compared: &Compared, screen: &Screen) -> String {
+fn compared_text(compared: &Compared, terminal: &Terminal) -> String {
     let Compared { unit, total, algorithms, left_out } = compared;
     let mut lines = vec![format!("{total} {unit}; skew 1 is ideal")];
     let note = |out: &LeftOut| format!("note: {} is left out: {}", out.what, out.cause);
@@ -367,11 +369,11 @@ fn compared_text(compared: &Compared, screen: &Screen) -> String {
                 share.weight.to_string(),
                 share.load.to_string(),
                 percent(part),
-                screen.bar(part, 24),
+                terminal.bar(part, 24),
             ]);
         }
     }
-    lines.push(screen.table(&["placement", "shard", "weight", unit, "share", ""], &rows));
+    lines.push(terminal.table(&["placement", "shard", "weight", unit, "share", ""], &rows));
     let mut rows = Vec::new();
     let changes = algorithms.first().map_or(0, |algorithm| algorithm.changes.len());
     for change in 0..changes {
@@ -385,12 +387,12 @@ fn compared_text(compared: &Compared, screen: &Screen) -> String {
                 moved.load.to_string(),
                 percent(moved.share),
                 percent(moved.needed),
-                screen.bar(moved.share, 24),
+                terminal.bar(moved.share, 24),
             ]);
         }
     }
     let moved = format!("{unit} moved");
     let heads = ["change", "placement", "skew", "skew then", &moved, "share", "needed", ""];
-    lines.push(screen.table(&heads, &rows));
+    lines.push(terminal.table(&heads, &rows));
     lines.join("\n")
 }

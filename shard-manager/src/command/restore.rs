@@ -1,6 +1,6 @@
-//! `restore`: a data directory made of a copy.
+//! `restore`: creates a data directory from a copy.
 //!
-//! **Not here:** proving and copying it (`shard_manager::backup::restore`).
+//! **Not here:** verifying and copying (`shard_manager::backup::restore`).
 
 use std::path::PathBuf;
 
@@ -8,13 +8,12 @@ use clap::Args;
 use shard_manager::backup::restore;
 
 use super::backup::{judged, verify, with_bars};
-use super::{Trouble, Where, interrupt};
-use crate::screen::Screen;
+use super::{CommandError, DataDirArgs, interrupt};
+use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
-Every bit of the copy is compared with what was saved before anything is made. Replicas are made anew by the next
-start. Sessions that have seen more than the copy holds are told so (TSR305); idempotency keys are
-those of the copy.
+The copy is verified bit by bit before anything is created. The next start rebuilds the replicas. Sessions that
+have seen more than the copy holds get an error (TSR305); idempotency keys are those of the copy.
 
 Examples:
   shard-manager restore --from /backups/monday --data-dir ./data
@@ -22,26 +21,26 @@ Examples:
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// The copy, as `backup` made it
+    /// Copy that `backup` made
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
     #[command(flatten)]
-    cluster: Where,
-    /// Proves that the copy is whole, and changes nothing
+    cluster: DataDirArgs,
+    /// Verify that the copy is complete, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Puts a copy back, or proves that it could be.
-pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+/// Restores or verifies a copy.
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     interrupt::watch();
     if options.dry_run {
-        return verify(&options.from, screen);
+        return verify(&options.from, terminal);
     }
     let data_dir = &options.cluster.data_dir;
-    let restored = with_bars(screen, |watch| restore::restore(&options.from, data_dir, watch));
+    let restored = with_bars(terminal, |watch| restore::restore(&options.from, data_dir, watch));
     let manifest = restored.map_err(|error| judged(&error))?;
-    let shown = screen.show(&manifest, |_| {
+    let shown = terminal.show(&manifest, |_| {
         let (rows, at) = (manifest.rows(), &manifest.at);
         format!("{} holds {rows} rows as of {at}; start the router over it", data_dir.display())
     });

@@ -1,4 +1,4 @@
-//! `route`: where keys live.
+//! `route`: shows the slots and shards of keys.
 
 use std::io::{BufWriter, Write};
 
@@ -9,10 +9,10 @@ use shard_manager::store::sqlite::offline_view::DirView;
 
 use super::keys::Keys;
 use super::router::Router;
-use super::{Source, Trouble};
-use crate::screen::{Screen, Unwritten};
+use super::{ClusterSource, CommandError};
+use crate::terminal::{Terminal, Unwritten};
 
-/// Which keys.
+/// Options of `route`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -20,14 +20,14 @@ Examples:
   cut -d, -f1 users.csv | shard-manager route -
   shard-manager route user_123 --url http://127.0.0.1:3000 --json")]
 pub(super) struct RouteArgs {
-    /// Shard keys; `-` reads them from standard input, one a line
+    /// Shard keys; `-` reads them from standard input, one per line
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
     #[command(flatten)]
-    source: Source,
+    source: ClusterSource,
 }
 
-/// Where a key lives.
+/// Slot and shard of a key.
 #[derive(Debug, Serialize)]
 struct Routed {
     key: String,
@@ -43,37 +43,38 @@ enum Map {
     Router(Router),
 }
 
-/// Tells where keys live.
-pub(super) fn run(args: &RouteArgs, screen: &Screen) -> Result<(), Trouble> {
+/// Shows the slots and shards of keys.
+pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let map = match &args.source.url {
         Some(url) => Map::Router(Router::at(url)?),
         None => Map::Files(DirView::open(&args.source.place.data_dir)?),
     };
     if args.keys.iter().any(|key| key == "-") {
-        return stream(&map, &args.keys, screen);
+        return stream(&map, &args.keys, terminal);
     }
-    let routed: Result<Vec<Routed>, Trouble> = args.keys.iter().map(|key| map.route(key)).collect();
+    let routed: Result<Vec<Routed>, CommandError> =
+        args.keys.iter().map(|key| map.route(key)).collect();
     let routed = routed?;
-    let shown = screen.show(&routed, |screen| {
+    let shown = terminal.show(&routed, |terminal| {
         let rows: Vec<Vec<String>> = routed.iter().map(Routed::cells).collect();
-        screen.table(&HEADS, &rows)
+        terminal.table(&HEADS, &rows)
     });
     Ok(shown?)
 }
 
-/// There may be any number of keys: each is told as it comes.
-fn stream(map: &Map, keys: &[String], screen: &Screen) -> Result<(), Trouble> {
+/// Prints each key as it is read: there may be any number of them.
+fn stream(map: &Map, keys: &[String], terminal: &Terminal) -> Result<(), CommandError> {
     let out = BufWriter::new(std::io::stdout().lock());
-    let mut list = List { out, json: screen.is_json(), told: 0 };
+    let mut list = List { out, json: terminal.is_json(), told: 0 };
     let ended = list.tell_all(map, keys);
-    // Also of keys the last of which was none: those before it were told.
+    // Written even if the last line was no key: the ones before it are printed.
     let closed = list.close();
     ended?;
     Ok(closed?)
 }
 const HEADS: [&str; 5] = ["key", "slot", "shard", "primary", "replicas"];
 
-/// What is told of keys, in one document.
+/// Document of the results for all keys.
 struct List<W> {
     out: W,
     json: bool,
@@ -81,7 +82,7 @@ struct List<W> {
 }
 
 impl<W: Write> List<W> {
-    fn tell_all(&mut self, map: &Map, keys: &[String]) -> Result<(), Trouble> {
+    fn tell_all(&mut self, map: &Map, keys: &[String]) -> Result<(), CommandError> {
         for key in keys {
             if key != "-" {
                 self.tell(&map.route(key)?)?;
@@ -130,9 +131,9 @@ impl Routed {
 }
 
 impl Map {
-    fn route(&self, key: &str) -> Result<Routed, Trouble> {
+    fn route(&self, key: &str) -> Result<Routed, CommandError> {
         let told = |error: &dyn std::fmt::Display| {
-            Trouble::Refused(format!("key `{}`: {error}", key.escape_debug()))
+            CommandError::Refused(format!("key `{}`: {error}", key.escape_debug()))
         };
         let parsed = ShardKey::parse(key).map_err(|error| told(&error))?;
         match self {

@@ -1,52 +1,52 @@
-//! Router: what a command asks of a running one, over HTTP.
+//! Router: HTTP requests of the commands to a running router.
 //!
-//! **Not here:** what is made of the answers (the commands).
+//! **Not here:** the use of the answers (the commands).
 
 use std::time::Duration;
 
 use serde_json::Value;
 use ureq::Agent;
 
-use super::Trouble;
-use super::agent::{self, agent};
+use super::CommandError;
+use super::http_agent::{self, agent};
 
-/// An answer that takes longer is none.
+/// Time limit of a request.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// A router.
+/// Client of a router.
 pub(super) struct Router {
     agent: Agent,
     url: String,
 }
 
 impl Router {
-    /// The router at a URL; nothing is asked yet.
+    /// Creates a client of the router at a URL, without a request.
     ///
     /// # Errors
-    /// An address that is none, or nobody to trust.
-    pub(super) fn at(url: &str) -> Result<Self, Trouble> {
+    /// An invalid address, or missing trusted certificates.
+    pub(super) fn at(url: &str) -> Result<Self, CommandError> {
         let patient = Agent::config_builder().timeout_global(Some(ANSWER_MAX));
-        let agent = agent(url, patient).map_err(Trouble::Refused)?;
+        let agent = agent(url, patient).map_err(CommandError::Refused)?;
         Ok(Self { agent, url: url.trim_end_matches('/').to_owned() })
     }
 
-    /// The answer to a GET, whatever its status.
-    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Trouble> {
+    /// Returns the body of the answer to a GET.
+    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, CommandError> {
         let told = |error: &dyn std::fmt::Display| {
-            Trouble::Refused(format!("no router answers at {}: {error}", self.url))
+            CommandError::Refused(format!("no router answers at {}: {error}", self.url))
         };
         let request = self.agent.get(format!("{}{path}", self.url));
         let request =
             query.iter().fold(request, |request, (name, value)| request.query(name, value));
-        let mut response = request.call().map_err(|error| told(&agent::told(&error)))?;
+        let mut response = request.call().map_err(|error| told(&http_agent::told(&error)))?;
         let status = response.status();
         let answer: Value = response.body_mut().read_json().map_err(|error| told(&error))?;
-        // A cluster that is down is an answer; a request that was refused is none.
+        // Status 503 with a report of the cluster is a valid answer; a refusal is not.
         if status.is_success() || answer.get("shards").is_some() {
             return Ok(answer);
         }
         let detail = answer["detail"].as_str().or(answer["title"].as_str());
         let detail = detail.map_or_else(|| status.to_string(), str::to_owned);
-        Err(Trouble::Refused(format!("the router at {} refuses: {detail}", self.url)))
+        Err(CommandError::Refused(format!("the router at {} refuses: {detail}", self.url)))
     }
 }

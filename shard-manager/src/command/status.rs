@@ -1,4 +1,4 @@
-//! `status`: the shards, their nodes, and whether a router runs.
+//! `status`: shows the shards, their nodes and a running router.
 
 use clap::Args;
 use serde::Serialize;
@@ -8,10 +8,10 @@ use shard_manager::store::sqlite::offline_view::{DirView, Holder, NodeFile};
 use shard_manager::topology::{Role, ShardIndex};
 
 use super::router::Router;
-use super::{Source, Trouble};
-use crate::screen::Screen;
+use super::{ClusterSource, CommandError};
+use crate::terminal::Terminal;
 
-/// What to show.
+/// Options of `status`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -19,19 +19,19 @@ Examples:
   shard-manager status --data-dir /var/lib/tessera --json
   shard-manager status --url http://127.0.0.1:3000
 
-Exit code 1: a node is down, or its file is missing or cannot be used. Of a stopped cluster a replica that is missing
-or behind is no fault, and is noted: the next start of the router makes it, or brings it up.")]
+Exit code 1: a node is down, or its file is missing or cannot be used. In a stopped cluster a replica that is missing
+or behind is no fault but a note: the next start of the router completes it.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
-    source: Source,
+    source: ClusterSource,
 }
 
-/// How a cluster is.
+/// State of a cluster.
 #[derive(Debug, Serialize)]
 struct Status {
-    /// Whether every node is as it should be.
+    /// True if no node has a fault.
     ok: bool,
-    /// The data directory, or the router's URL.
+    /// Data directory, or URL of the router.
     source: String,
     epoch: u64,
     keyspace: Option<String>,
@@ -40,7 +40,7 @@ struct Status {
     /// Meaning of `bytes` of a node.
     bytes_are: &'static str,
     shards: Vec<ShardStatus>,
-    /// What is no fault, and the next start of a router looks after.
+    /// Notes that are no faults: the next start of a router resolves them.
     notes: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ struct Status {
 struct RouterState {
     running: bool,
     pid: Option<String>,
-    /// Whether the files were closed in good order; null while a router runs.
+    /// True if the files were closed cleanly; null while a router runs.
     clean: Option<bool>,
 }
 
@@ -64,14 +64,14 @@ struct ShardStatus {
 struct NodeStatus {
     node: String,
     role: String,
-    /// Whether it can be used; one that is not, without trouble, is still to be made.
+    /// True if the node can be used; a node that is not up and has no trouble has yet to be made.
     up: bool,
-    /// What is wrong with it.
+    /// Fault of the node.
     trouble: Option<String>,
     position: Option<u64>,
-    /// Entries of the change log that it has not applied.
+    /// Entries of the change log that the node has not applied.
     lag: Option<u64>,
-    /// How long ago it had all that the primary has; of a router only.
+    /// Time since it had all changes of the primary; reported by a router only.
     lag_ms: Option<f64>,
     rows: Option<i64>,
     bytes: Option<u64>,
@@ -100,23 +100,23 @@ const ON_DISK: &str =
 const OF_TABLES: &str =
     "pages in use by all tables and their indexes; files on the disk are larger";
 
-/// Shows how a cluster is.
-pub(super) fn run(args: &StatusArgs, screen: &Screen) -> Result<(), Trouble> {
+/// Shows the state of a cluster.
+pub(super) fn run(args: &StatusArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let status = match &args.source.url {
         Some(url) => ask(url)?,
         None => look(&DirView::open(&args.source.place.data_dir)?)?,
     };
-    let shown = screen.show(&status, |screen| text(&status, screen));
+    let shown = terminal.show(&status, |terminal| text(&status, terminal));
     if status.ok {
         return Ok(shown?);
     }
     let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
     let down = nodes.filter(|node| node.trouble.is_some()).map(|node| &*node.node);
     let down: Vec<&str> = down.collect();
-    Err(Trouble::Found(format!("not well: {}", down.join(", "))))
+    Err(CommandError::Found(format!("with faults: {}", down.join(", "))))
 }
 
-fn look(view: &DirView) -> Result<Status, Trouble> {
+fn look(view: &DirView) -> Result<Status, CommandError> {
     let router = match view.holder()? {
         Holder::Process { pid } => RouterState { running: true, pid: Some(pid), clean: None },
         Holder::Nobody => RouterState { running: false, pid: None, clean: Some(true) },
@@ -147,7 +147,7 @@ fn look_at_shard(
 ) -> ShardStatus {
     let spec = &view.map.topology().shards()[shard.index()];
     let files = view.nodes(shard);
-    // Replicas first: so none seems to be ahead of its primary.
+    // Replicas first, so that none seems to be ahead of its primary.
     let mut nodes: Vec<NodeStatus> =
         files.iter().rev().map(|file| look_at_node(view, file, running)).collect();
     nodes.reverse();
@@ -187,7 +187,7 @@ fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
     }
 }
 
-fn ask(url: &str) -> Result<Status, Trouble> {
+fn ask(url: &str) -> Result<Status, CommandError> {
     let router = Router::at(url)?;
     let health = router.get("/api/health", &[])?;
     let shards = router.get("/api/shards", &[])?;
@@ -240,13 +240,12 @@ fn why(reasons: &Value) -> String {
     if told.is_empty() { "it does not answer".to_owned() } else { told.join("; ") }
 }
 
-fn text(status: &Status, screen: &Screen) -> String {
+fn text(status: &Status, terminal: &Terminal) -> String {
     let router = match &status.router {
         RouterState { running: true, pid: Some(pid), .. } => format!("process {pid} serves it"),
         RouterState { running: true, pid: None, .. } => "serves it".to_owned(),
         RouterState { clean: Some(false), .. } => {
-            "none, and the last one did not close its files: the next start looks at them"
-                .to_owned()
+            "none, and the last one did not close its files: the next start checks them".to_owned()
         }
         RouterState { .. } => "none".to_owned(),
     };
@@ -274,8 +273,9 @@ fn text(status: &Status, screen: &Screen) -> String {
             ]);
         }
     }
-    lines
-        .push(screen.table(&["node", "state", "slots", "position", "lag", "rows", "bytes"], &rows));
+    lines.push(
+        terminal.table(&["node", "state", "slots", "position", "lag", "rows", "bytes"], &rows),
+    );
     let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
     lines.extend(
         nodes.filter_map(|node| Some(format!("{}: {}", node.node, node.trouble.as_ref()?))),

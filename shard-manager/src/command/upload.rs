@@ -1,35 +1,36 @@
-//! Upload: rows into a cluster through a router that runs.
+//! Upload: sends rows to a running router.
 //!
-//! **Invariant:** what may or may not have been stored is only sent again as an upsert; waiting and trying again end.
-//! **Not here:** which rows (`generate`, `import`).
+//! **Invariant:** rows that may have been stored are only sent again as upserts; waits and retries
+//! are bounded.
+//! **Not here:** the rows (`generate`, `import`).
 
 use std::io::Read;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shard_manager::fill::FailedRow;
+use shard_manager::import::FailedRow;
 use shard_manager::keyspace::Keyspace;
 use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
-use super::agent::{agent, told};
+use super::http_agent::{agent, told};
 use super::interrupt;
 
-/// Tries of one request.
+/// Maximal number of attempts of one request.
 const TRIES_MAX: u32 = 10;
-/// The longest wait that a router may ask for.
+/// Longest wait that a router may request.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How long a connection may take to be made.
+/// Time limit of a connection attempt.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How long a router may take for the last chunk after it has all rows, and with it for the answer.
+/// Time limit for the last chunk and the answer, after the router has all rows.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
-/// What the router is told of each chunk's deadline: bulk work is patient.
+/// Deadline of each chunk that is sent to the router: bulk work may wait.
 const DEADLINE_MS: &str = "60000";
-/// Bytes of an answer: it tells a thousand failures at most.
+/// Maximal size of an answer, which lists a thousand failures at most.
 const BODY_MAX: u64 = 16 << 20;
 
-/// The answer of a bulk write, as far as it matters.
+/// Answer to a bulk write: the members that are used here.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Answer {
     #[serde(default)]
@@ -40,11 +41,11 @@ pub(super) struct Answer {
     pub(super) shards: Vec<ShardRows>,
 }
 
-/// The map of a cluster, as far as it tells which keys it has a place for.
+/// Map of a cluster: the members that describe its keyspace.
 #[derive(Debug, Deserialize)]
 struct KeyMap {
     keyspace: String,
-    /// Word by word: the keyspace takes no other spelling.
+    /// Exact text of the configuration.
     parameters: Box<RawValue>,
 }
 
@@ -69,51 +70,51 @@ struct Problem {
     title: String,
     #[serde(default)]
     detail: String,
-    /// Rows before this were carried out.
+    /// Rows before this one were processed.
     next_index: Option<u64>,
 }
 
-/// Why rows were not sent.
+/// Reason why rows were not sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UploadError {
-    /// The request means nothing to the router, or it will not have it.
+    /// The router refused the request.
     #[error("{0}")]
     Refused(String),
-    /// It ended on the way.
+    /// The connection broke off.
     #[error(
         "{cause}; rows before row {next_index} (from 0, blank lines not counted) were carried out, the rest were not"
     )]
     Partial {
-        /// Why.
+        /// Reason.
         cause: String,
-        /// The first row that was not carried out.
+        /// First row that was not processed.
         next_index: u64,
     },
-    /// Nobody answers.
+    /// The router does not answer.
     #[error("the router does not answer: {0}")]
     NoAnswer(String),
-    /// The operator wants it no more.
+    /// The operator cancelled the command.
     #[error("cancelled; what was acknowledged is kept")]
     Cancelled,
 }
 
-/// What to do after an answer.
+/// Action after an answer.
 enum Next {
     Done(Answer),
-    /// Nothing was stored; wait, and try again.
+    /// Nothing was stored: wait and retry.
     Wait(Duration, String),
-    /// It may have been stored.
+    /// Rows may have been stored.
     Unknown(String),
 }
 
-/// A router.
+/// Client of a router.
 pub(super) struct Router {
     agent: Agent,
     url: String,
 }
 
 impl Router {
-    /// The router at an address such as `http://127.0.0.1:3000`.
+    /// Creates a client of the router at an address such as `http://127.0.0.1:3000`.
     pub(super) fn at(url: &str) -> Result<Self, UploadError> {
         let url = url.trim_end_matches('/').to_owned();
         let patient = Agent::config_builder()
@@ -123,7 +124,7 @@ impl Router {
         Ok(Self { agent, url })
     }
 
-    /// How the keys of its cluster become slots.
+    /// Returns the keyspace of the router's cluster.
     pub(super) fn keyspace(&self) -> Result<Keyspace, UploadError> {
         let no_answer = |error: ureq::Error| UploadError::NoAnswer(told(&error));
         let no_map = |error: &dyn std::fmt::Display| {
@@ -141,7 +142,7 @@ impl Router {
         Keyspace::restore(&map.keyspace, map.parameters.get()).map_err(|error| no_map(&error))
     }
 
-    /// Sends lines of JSON that are at hand, again if need be: they are upserts.
+    /// Sends lines of JSON as upserts, and retries if necessary.
     pub(super) fn upsert(&self, table: &str, lines: &[u8]) -> Result<Answer, UploadError> {
         let mut wait = Duration::from_millis(100);
         let mut told = String::new();
@@ -165,7 +166,7 @@ impl Router {
         Err(UploadError::NoAnswer(told))
     }
 
-    /// Streams an input once.
+    /// Streams an input, without a retry.
     pub(super) fn stream(
         &self,
         (table, op): (&str, &str),
@@ -202,7 +203,7 @@ impl Router {
 }
 
 impl Answer {
-    /// Whether rows failed, and all that are told may succeed later.
+    /// Returns whether rows failed and all listed failures are temporary.
     fn is_worth_another_try(&self) -> bool {
         self.failed_total > 0 && self.failed.iter().all(|row| row.retryable)
     }
@@ -211,7 +212,7 @@ impl Answer {
         self.failed.first().map(|row| row.error.sentence()).unwrap_or_default()
     }
 
-    /// How many rows failed, and the first of them.
+    /// Returns the number of failed rows, and the first of them.
     pub(super) fn failures(&self) -> (u64, Vec<FailedRow>) {
         let told = self.failed.iter().map(|row| {
             let (index, cause) = (row.index, row.error.sentence());

@@ -1,14 +1,14 @@
-//! Cache: the Redis that a configuration names, asked what it is.
+//! Cache: checks the Redis server of a configuration.
 //!
-//! **Invariant:** nothing that is wrong with it is a fault: a router serves without a cache.
+//! **Invariant:** no finding about the cache is a fault: a router serves without one.
 
 use super::Finding;
 use crate::cache::{CacheAddress, inspect};
 
-/// What makes no room.
+/// Eviction policy that removes nothing.
 const NO_EVICTION: &str = "noeviction";
 
-/// Asks the cache, and judges what it says.
+/// Queries the cache and judges its settings.
 pub async fn cache(address: &CacheAddress) -> Vec<Finding> {
     let about = address.redacted();
     let server = match inspect(address).await {

@@ -1,4 +1,4 @@
-//! Files: a data directory, there already or yet to be made.
+//! Files: checks a data directory, existing or new.
 
 use std::path::{Path, PathBuf};
 
@@ -9,16 +9,16 @@ use crate::store::sqlite::catalog::{ClusterSpec, check_start};
 use crate::store::sqlite::offline_view::{DirView, Holder, holder};
 use crate::topology::Role;
 
-/// Less room than this and SQLite soon refuses writes.
+/// Free space below which SQLite soon refuses writes.
 const FREE_BYTES_WARNING: u64 = 2 << 30;
 const FREE_BYTES_FAULT: u64 = 64 << 20;
 
-/// File systems of other machines, as Linux numbers them. SQLite's log is shared memory: there it is shared with nobody,
-/// and two writers damage the file.
+/// Network file systems, as Linux numbers them. SQLite's log index is shared memory, which other
+/// machines do not see: two writers would damage the file.
 const FOREIGN: [(u32, &str); 4] =
     [(0x6969, "NFS"), (0x517B, "SMB"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB 2")];
 
-/// Looks at the folder of embedded shards. Blocks.
+/// Checks the folder of embedded shards. Blocks.
 pub fn files(data_dir: &Path) -> Vec<Finding> {
     let about = data_dir.display().to_string();
     let standing = standing(data_dir);
@@ -41,7 +41,7 @@ pub fn files(data_dir: &Path) -> Vec<Finding> {
     found
 }
 
-/// The folder, or that in which it will be made.
+/// Returns the folder, or the existing one in which it will be created.
 fn standing(data_dir: &Path) -> PathBuf {
     let whole = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
     let mut folders = whole.ancestors();
@@ -58,8 +58,7 @@ fn disk(about: &str, folder: &Path) -> Vec<Finding> {
     )]
     let kind = disk.f_type as u32;
     if let Some((_, name)) = FOREIGN.iter().find(|(number, _)| *number == kind) {
-        let text =
-            format!("lies on {name}, where SQLite cannot keep its promises: take a local disk");
+        let text = format!("is on {name}, where SQLite is not safe: use a local disk");
         found.push(Finding::fault(about, text));
     }
     #[expect(clippy::cast_sign_loss, reason = "a block has a size")]
@@ -90,7 +89,7 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
         )),
         Ok(Holder::Gone) => Some(Finding::warning(
             about,
-            "the last router ended without closing its files: the next start looks after them",
+            "the last router ended without closing its files: the next start checks them",
         )),
         Ok(Holder::Nobody) => None,
         Err(error) => Some(Finding::fault(about, error)),

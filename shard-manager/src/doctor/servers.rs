@@ -1,4 +1,4 @@
-//! Servers: every node of PostgreSQL that a configuration names, asked what it is.
+//! Servers: checks every PostgreSQL node of a configuration.
 
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Text};
@@ -11,10 +11,10 @@ use crate::store::postgres::open::check_members;
 use crate::store::postgres::requirements;
 use crate::store::postgres::session::{self, NodeRole, Session};
 
-/// What servers show of these sessions.
+/// Application name of these sessions.
 const PURPOSE: &str = "tessera doctor";
 
-/// Asks every node that is named, then looks whether they make shards.
+/// Queries every named node, then checks that they form shards.
 pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
     let of_shards =
         address.shards.iter().flat_map(|shard| [&shard.primary].into_iter().chain(&shard.replicas));
@@ -28,7 +28,7 @@ pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
     }
     let found = join_all(nodes.iter().map(|at| node(at, address))).await;
     let mut found: Vec<Finding> = found.into_iter().flatten().collect();
-    // What is wrong with a node has been told; a start would tell it again.
+    // Faults of nodes are reported already; a start would report them again.
     if found.iter().all(|finding| finding.verdict < Verdict::Fault) {
         found.push(match check_members(address).await {
             Ok(()) => {
@@ -66,14 +66,14 @@ async fn node(at: &NodeAddress, cluster: &ClusterAddress) -> Vec<Finding> {
     found
 }
 
-/// What was said of a node, without its name, which stands before it.
+/// Returns a message about a node without its name, which the finding has already.
 fn plain(about: &str, said: impl ToString) -> String {
     let said = said.to_string();
     let rest = said.strip_prefix(about).unwrap_or(&said);
     rest.trim_start_matches([':', ' ']).to_owned()
 }
 
-/// What a router does not need, and its operator one day does.
+/// Returns warnings about settings that a router does not need but its operator will.
 #[derive(QueryableByName)]
 struct Habits {
     #[diesel(sql_type = Bool)]
@@ -123,19 +123,19 @@ fn judge(about: &str, at: &NodeAddress, session: &Session, habits: &Habits) -> V
     let far = !at.hosts.iter().all(crate::node_address::Host::is_local);
     let checked = matches!(at.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     let idle = format!(
-        "{} replication slot(s) that nobody reads keep all that is written from now on, until the disk is full: drop \
+        "{} replication slot(s) without a reader retain all WAL from now on, until the disk is full: drop \
          them, or set max_slot_wal_keep_size",
         habits.idle_slots
     );
     let doubts = [
         (
             !(habits.rewindable || habits.checksums),
-            "after a failover pg_rewind cannot take it back as a replica: set wal_log_hints=on, or make it with \
+            "after a failover pg_rewind cannot make it a replica: set wal_log_hints=on, or create it with \
              checksums",
         ),
         (
             !habits.checksums,
-            "data_checksums is off: what its disk changes is not noticed; stop it and run pg_checksums --enable",
+            "data_checksums is off: damage by its disk is not detected; stop it and run pg_checksums --enable",
         ),
         (!habits.vacuums, "has autovacuum=off: tables only grow; set it to on"),
         (
@@ -148,7 +148,7 @@ fn judge(about: &str, at: &NodeAddress, session: &Session, habits: &Habits) -> V
         ),
         (
             identity.in_recovery && !habits.receives,
-            "is a replica that receives nothing now: look at primary_conninfo and its log",
+            "is a replica that receives nothing now: check primary_conninfo and its log",
         ),
         (habits.keeps_for_ever && habits.idle_slots > 0, &idle),
     ];

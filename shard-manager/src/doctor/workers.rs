@@ -1,6 +1,7 @@
-//! Workers: the nodes of a Citus cluster, as their coordinator sees them. Routers connect to it alone, so nobody else looks.
+//! Workers: the nodes of a Citus cluster, as their coordinator sees them.
+//! Routers connect to the coordinator only, so this check is the only one of them.
 //!
-//! **Not here:** the coordinator, which is looked at as any other server (`servers`).
+//! **Not here:** the coordinator, which is checked like any other server (`servers`).
 
 use diesel::QueryableByName;
 use diesel::sql_types::{Bool, Text};
@@ -8,24 +9,24 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::Finding;
 
-/// What the coordinator says of a node.
+/// State of a node according to the coordinator.
 #[derive(QueryableByName)]
 struct Node {
     #[diesel(sql_type = Text)]
     node: String,
     #[diesel(sql_type = Bool)]
     active: bool,
-    /// By the coordinator.
+    /// True if the coordinator reaches the node.
     #[diesel(sql_type = Bool)]
     reached: bool,
-    /// All others.
+    /// True if the node reaches all others.
     #[diesel(sql_type = Bool)]
     reaches: bool,
     #[diesel(sql_type = Bool)]
     idle: bool,
 }
 
-/// Each node connects to each; of one that is not active nothing is asked.
+/// Checks the connections of each node to each; inactive nodes are skipped.
 const NODES: &str = "WITH health AS MATERIALIZED (
         SELECT f.groupid = 0 AS coordinates, f.nodeid AS asking, t.nodeid AS asked, coalesce(h.result, false) AS well
         FROM citus_check_cluster_node_health() AS h
@@ -39,7 +40,7 @@ const NODES: &str = "WITH health AS MATERIALIZED (
             AND NOT EXISTS (SELECT FROM pg_dist_placement AS p WHERE p.groupid = n.groupid) AS idle
     FROM pg_dist_node AS n WHERE n.groupid <> 0 ORDER BY n.nodeid";
 
-/// Has a coordinator look at all of them; it waits for one that does not answer as long as it is told to wait.
+/// Makes a coordinator check all of them; it waits for an unresponsive one within the given limit.
 pub(super) async fn examine(connection: &mut AsyncPgConnection, about: &str) -> Vec<Finding> {
     let nodes: Vec<Node> = match diesel::sql_query(NODES).get_results(connection).await {
         Ok(nodes) => nodes,
@@ -56,15 +57,11 @@ pub(super) async fn examine(connection: &mut AsyncPgConnection, about: &str) -> 
 fn judge(worker: &Node) -> Option<Finding> {
     let Node { node, active, reached, reaches, idle } = worker;
     if !reached {
-        let text =
-            "its coordinator does not reach it: what lies on it can be neither read nor written";
+        let text = "its coordinator does not reach it: its rows can be neither read nor written";
         return Some(Finding::fault(node, text));
     }
     let doubts = [
-        (
-            !active,
-            "is not active, so nothing lies on it: call citus_activate_node() on the coordinator",
-        ),
+        (!active, "is not active and has no rows: call citus_activate_node() on the coordinator"),
         (!reaches, "does not reach all other nodes: what Citus moves may not get there"),
         (*idle, "holds no rows yet: call citus_rebalance_start() on the coordinator"),
     ];

@@ -58,7 +58,7 @@ fn whom_it_cannot_reach_is_told_from_one_who_went_away() {
     let told = ask(dir.path(), &Request::Backup { to: copy.clone() }, &ALONE);
     assert!(matches!(told, Err(ControlError::Unreachable(_))), "{told:?}");
     let (code, told) = fail(&["backup", "--data-dir", text(dir.path()), "--to", text(&copy)]);
-    assert!(code == 2 && told.contains("cannot be asked"), "{told}");
+    assert!(code == 2 && told.contains("cannot be reached"), "{told}");
 }
 
 #[test]

@@ -252,5 +252,5 @@ fn each_finding_is_a_line_for_people() {
     let first = ended.out.lines().next().unwrap();
     assert!(first.starts_with("shard1-replica1 users \"user_"), "{ended:#?}");
     assert!(first.ends_with("expected: the primary's row"), "{ended:#?}");
-    assert!(ended.err.contains("one thing is wrong"), "{ended:#?}");
+    assert!(ended.err.contains("one fault was found"), "{ended:#?}");
 }

@@ -77,7 +77,7 @@ fn a_place_where_no_file_can_be_is_refused() {
     export_to(&cluster, &link).refused("a link to a file that is not there");
     let part = out.path().join("users.part");
     fs::create_dir(&part).unwrap();
-    export_to(&cluster, &out.path().join("users")).refused("this is no file");
+    export_to(&cluster, &out.path().join("users")).refused("this is not a regular file");
 }
 
 #[test]

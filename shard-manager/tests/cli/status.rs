@@ -76,7 +76,7 @@ fn a_missing_file_is_named_and_makes_the_command_fail() {
     fs::remove_file(file(dir.path(), "shard2-primary")).unwrap();
     let ended = run_in(dir.path(), &["status"]).expect(1);
     assert!(ended.out.contains("shard2-primary\tDOWN"), "{ended:#?}");
-    assert_eq!(ended.err, "not well: shard2-primary\n");
+    assert_eq!(ended.err, "with faults: shard2-primary\n");
 }
 
 #[test]

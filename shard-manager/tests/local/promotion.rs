@@ -246,7 +246,7 @@ fn what_cannot_be_done_is_told_with_what_to_do() {
     refused(&["freeze", PRIMARY], "it does not run");
     refused(&["rejoin", FIRST], "no primary of its shard runs");
     assert_eq!(run(&["cluster", "promote", FIRST], &place.dir()).0, 0);
-    refused(&["promote", PRIMARY], "it is no replica but a former primary");
+    refused(&["promote", PRIMARY], "it is a former primary and no replica");
     let (code, out, _) = run(&["cluster", "rejoin", PRIMARY], &place.dir());
     assert_eq!((code, out.starts_with("shard1-primary follows: ")), (0, true), "{out}");
     cluster.stop_node(FIRST, Stop::Fast).unwrap();

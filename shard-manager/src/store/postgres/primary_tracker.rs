@@ -332,7 +332,7 @@ impl PrimaryTracker {
             tracing::warn!(node, %at, "{finding}");
         }
         for finding in before.new_since(&found) {
-            tracing::info!(node, %at, "no longer so: {finding}");
+            tracing::info!(node, %at, "resolved: {finding}");
         }
         self.hazards.store(Arc::new(found));
     }

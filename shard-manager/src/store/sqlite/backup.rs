@@ -22,12 +22,12 @@
 //! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`), requests for
 //! a backup (`control`, the command line).
 
+mod error;
 mod folder;
 pub mod manifest;
 mod originals;
 pub mod restore;
 pub mod stopped;
-mod trouble;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, TryLockError};
@@ -45,8 +45,8 @@ use folder::Unfinished;
 use manifest::Manifest;
 use originals::Originals;
 
+pub use error::SaveError;
 pub use originals::Original;
-pub use trouble::SaveError;
 
 /// Number of shards that are copied at a time: disks are faster with two, and not with many.
 const AT_A_TIME: usize = 2;
@@ -66,9 +66,9 @@ const ROUNDS_MAX: usize = 16;
 pub struct BackupSource {
     /// The data directory.
     pub data_dir: PathBuf,
-    /// The catalog's file.
+    /// File of the catalog.
     pub catalog: PathBuf,
-    /// The shards, in the cluster's order.
+    /// Shards, in the cluster's order.
     pub shards: Vec<SavedShard>,
     turn: Mutex<()>,
 }
@@ -92,33 +92,33 @@ pub struct SavedShard {
 pub enum Step {
     /// A shard is being copied.
     Copying {
-        /// The shard.
+        /// Name of the shard.
         shard: String,
-        /// Bytes written.
+        /// Number of bytes written.
         bytes: u64,
         /// Expected number of bytes.
         of: u64,
     },
     /// The copies follow the logs.
     Following {
-        /// Batches that they lack.
+        /// Number of batches that they lack.
         behind: u64,
     },
     /// All lanes were held, and continue.
     Held {
-        /// For how long writes were held, in microseconds.
+        /// Time for which writes were paused, in microseconds.
         micros: u64,
     },
-    /// A copy is being read again.
+    /// A copy is being verified.
     Checking {
-        /// Bytes read.
+        /// Number of bytes read.
         bytes: u64,
         /// Number of all bytes.
         of: u64,
     },
     /// A data directory is being written.
     Writing {
-        /// Bytes written.
+        /// Number of bytes written.
         bytes: u64,
         /// Number of all bytes.
         of: u64,
@@ -161,7 +161,7 @@ impl BackupSource {
     /// Copies the cluster into a folder that is missing or empty. Blocks.
     ///
     /// # Errors
-    /// [`SaveError`]; there is nothing in the folder then.
+    /// [`SaveError`]; the folder is empty or missing then.
     pub fn save(&self, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
         let _turn = match self.turn.try_lock() {
             Ok(turn) => turn,

@@ -58,8 +58,8 @@ pub fn check_start(folder: &Path, spec: &ClusterSpec) -> Result<(), OpenError> {
         Some(file) => Err(OpenError::foreign(
             &catalog,
             format!(
-                "the catalog is missing or empty, though {file} is there: without it nobody knows where rows are. Put \
-                 it back from where it was moved to or from a backup, or name another folder for a new cluster"
+                "the catalog is missing or empty, though {file} is there: without it the shards of the rows are unknown. Restore \
+                 it from where it was moved to or from a backup, or name another folder for a new cluster"
             ),
         )),
         None => ClusterRow::new(spec, None).map(drop),

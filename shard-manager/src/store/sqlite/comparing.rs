@@ -352,7 +352,7 @@ impl Walker {
             } else if !in_doubt {
                 tracing::error!(
                     node = replica.node(),
-                    "rows of a replica are wrong; it is made anew"
+                    "rows of a replica are wrong; it is rebuilt"
                 );
                 replica.remake();
             }

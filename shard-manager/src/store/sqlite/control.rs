@@ -54,7 +54,7 @@ const PATH_MAX: usize = 100;
 pub enum Request {
     /// Copies the cluster.
     Backup {
-        /// The folder, an absolute path.
+        /// Folder of the copy, an absolute path.
         to: PathBuf,
     },
 }
@@ -122,7 +122,7 @@ impl ControlSocket {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // Wakes the thread, so that it ends.
         if connect(&self.shared.source.data_dir).is_ok() {
-            // It can only have panicked, which was logged then.
+            // An error means that the thread panicked, which was logged then.
             let _ = thread.join();
         }
         // The next process replaces a name that is left behind.
@@ -253,7 +253,7 @@ impl Shared {
     }
 }
 
-/// A client that is counted.
+/// Client, counted while this lives.
 struct Present<'s>(&'s Shared);
 
 impl Drop for Present<'_> {

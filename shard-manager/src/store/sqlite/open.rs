@@ -104,7 +104,7 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     let mut files = Files::new(&source, data_dir, guard);
     if let Some(contradiction) = catalog.map.contradiction() {
         // The cluster was created when that was allowed, and its rows lie where its map says.
-        tracing::warn!(%contradiction, "keyspace and placement of this cluster mean nothing together");
+        tracing::warn!(%contradiction, "keyspace and placement of this cluster contradict each other");
     }
     let registry = Arc::new(ArcSwap::from_pointee(registry));
     let shards = std::mem::take(&mut shards.0);

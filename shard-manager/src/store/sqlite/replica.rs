@@ -299,7 +299,7 @@ impl Keeper {
     /// process.
     fn leave(&mut self) -> Next {
         let node = &self.spec.node;
-        tracing::error!(%node, "the file of a replica was removed or replaced; it is made anew");
+        tracing::error!(%node, "the file of a replica was removed or replaced; it is rebuilt");
         self.detach();
         Next::Work
     }
@@ -412,7 +412,7 @@ impl Keeper {
     /// Looks at the file that somebody could not read.
     fn examine(&mut self) {
         if let Err(cause) = check::quick(&self.spec.file) {
-            tracing::error!(node = %self.spec.node, %cause, "a replica is damaged and is made anew");
+            tracing::error!(node = %self.spec.node, %cause, "a replica is damaged and is rebuilt");
             self.detach();
         }
     }
@@ -429,7 +429,7 @@ impl Keeper {
         let node = &self.spec.node;
         match trouble {
             ApplyTrouble::Apply(ApplyError::LogTrimmed) => {
-                tracing::warn!(%node, "a replica is too far behind for the log and is made anew");
+                tracing::warn!(%node, "a replica is too far behind for the log and is rebuilt");
                 self.detach();
             }
             ApplyTrouble::Apply(ApplyError::Primary(error)) => {
@@ -440,7 +440,7 @@ impl Keeper {
                 tracing::error!(%node, %error, "a replica has no room");
             }
             ApplyTrouble::Apply(ApplyError::Damaged(error)) => {
-                tracing::error!(%node, %error, "a replica is damaged and is made anew");
+                tracing::error!(%node, %error, "a replica is damaged and is rebuilt");
                 self.detach();
             }
             ApplyTrouble::Apply(ApplyError::Replica(error)) => {

@@ -108,14 +108,14 @@ pub fn standing(
     let mut connection = match opened {
         Ok(connection) => connection,
         Err(error) => {
-            tracing::warn!(%error, "a replica's file cannot be used and is made anew");
+            tracing::warn!(%error, "a replica's file cannot be used and is rebuilt");
             return Ok(None);
         }
     };
     match check_identity(&mut connection, path, identity) {
         Ok(()) => {}
         Err(OpenError::Database { cause, .. }) => {
-            tracing::warn!(file = %path.display(), cause, "a replica cannot be read and is made anew");
+            tracing::warn!(file = %path.display(), cause, "a replica cannot be read and is rebuilt");
             return Ok(None);
         }
         Err(OpenError::Foreign { cause, .. }) if cause == LOST => return Ok(None),

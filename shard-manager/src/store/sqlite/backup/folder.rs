@@ -118,8 +118,9 @@ fn is_mount_point(place: &Path) -> io::Result<bool> {
     if fs::metadata(place)?.dev() != fs::metadata(parent)?.dev() {
         return Ok(true);
     }
-    // A folder that is mounted elsewhere on its own disk is seen by this alone; where the kernel
-    // does not tell, it is taken for none.
+    // Only this detects a folder that is mounted from its own disk; if the kernel
+    // does not report
+    // it, the folder is treated as no mount point.
     match statx(CWD, place, AtFlags::empty(), StatxFlags::empty()) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(_) => Ok(false),
@@ -130,7 +131,7 @@ fn remove_left_over(path: &Path) -> Result<(), SaveError> {
     if !path.exists() {
         return Ok(());
     }
-    let in_the_way = "the folder is in the way; look what it is, and remove it";
+    let in_the_way = "the folder is in the way; check it, and remove it";
     let lock = match File::open(path.join(LOCK)) {
         Ok(lock) => lock,
         // A process that is killed between the two leaves the folder without its lock, and empty.
@@ -153,9 +154,9 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), SaveError> {
     synced.map_err(|error| SaveError::io(path, error))
 }
 
-/// Refuses a [`free_place`] whose disk has no room for so many bytes.
+/// Refuses a [`free_place`] whose disk has no room for this many bytes.
 pub(super) fn check_room(place: &Path, needed: u64) -> Result<(), SaveError> {
-    /// Logs, catalogs and the last writes beside it.
+    /// Margin for logs, catalogs and the last writes.
     const SPARE: u64 = 16 << 20;
     let needed = needed + SPARE;
     let exists = place.ancestors().find(|folder| folder.exists());

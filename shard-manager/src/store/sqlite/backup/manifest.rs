@@ -7,7 +7,8 @@
 //! ```
 //!
 //! **Invariant:** the manifest is the last file of a copy that is written: if it exists, the others
-//! are complete.
+//! are
+//! complete.
 //! **Not here:** comparing it with the files (`restore`).
 
 use std::collections::BTreeMap;
@@ -44,33 +45,33 @@ pub struct Manifest {
     pub epoch: u64,
     /// Time for which writes were held, in microseconds.
     pub held_us: u64,
-    /// The catalog.
+    /// File of the catalog.
     pub catalog: SavedFile,
-    /// The shards, in the cluster's order.
+    /// Shards, in the cluster's order.
     pub shards: Vec<SavedShardFile>,
 }
 
 /// One file of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedFile {
-    /// Its name in the folder.
+    /// Name in the folder.
     pub file: String,
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
     /// XXH3-128 of its bytes, in hex.
     pub xxh3: String,
 }
 
-/// One shard's file.
+/// File of one shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedShardFile {
-    /// The shard.
+    /// Name of the shard.
     pub shard: String,
     /// Position of the shard in the copy.
     pub position: u64,
-    /// Rows of each table.
+    /// Number of rows of each table.
     pub rows: BTreeMap<String, i64>,
-    /// The file.
+    /// File of the copy.
     #[serde(flatten)]
     pub file: SavedFile,
 }

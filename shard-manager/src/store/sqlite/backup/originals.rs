@@ -11,7 +11,7 @@ use super::manifest::{Manifest, SavedShardFile, bytes_of, look};
 use super::{AT_A_TIME, SaveError, SnapshotPoint, Step, TELL_EVERY, Watch, folder};
 use crate::store::sqlite::{OpenError, copy};
 
-/// The primary of a shard.
+/// Primary of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Original {
     /// Name of the shard.
@@ -21,7 +21,7 @@ pub struct Original {
 }
 
 impl Original {
-    /// Returns the name of the file, also in a copy.
+    /// Returns the name of the file, which is the same in a copy.
     pub(super) fn file_name(&self) -> String {
         file_of(&self.primary)
     }
@@ -34,7 +34,7 @@ impl Original {
     }
 }
 
-/// The files that a copy is made of.
+/// Files from which a copy is made.
 pub(super) struct Originals<'o> {
     pub(super) data_dir: &'o Path,
     pub(super) catalog: &'o Path,
@@ -51,10 +51,7 @@ impl Originals<'_> {
         // The existing part of a path decides.
         let exists = place.ancestors().find_map(|folder| folder.canonicalize().ok());
         if exists.is_some_and(|folder| folder.starts_with(&home)) {
-            return Err(SaveError::target(
-                to,
-                "it lies in the data directory that it is a copy of",
-            ));
+            return Err(SaveError::target(to, "it is in the data directory to be copied"));
         }
         folder::check_room(&place, self.bytes())?;
         Ok(place)
@@ -135,7 +132,7 @@ impl Originals<'_> {
             let path = folder.join(&name);
             let facts = copy::shard_facts(&path)?;
             if facts.position != position {
-                let cause = format!("it stands at {}, not at {position}", facts.position);
+                let cause = format!("it is at position {}, not {position}", facts.position);
                 return Err(SaveError::unsuitable(&path, cause));
             }
             let (rows, file) = (facts.rows, look(folder, &name, &mut check)?);

@@ -24,7 +24,7 @@ use crate::value::format_timestamp;
 /// meanwhile. Blocks.
 ///
 /// # Errors
-/// [`SaveError`]; there is nothing in the folder then.
+/// [`SaveError`]; the folder is empty or missing then.
 pub fn save(data_dir: &Path, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     // Before the lock, which would create a folder.
     if !data_dir.join("catalog.db").exists() {

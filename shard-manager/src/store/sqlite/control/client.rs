@@ -1,6 +1,6 @@
-//! Client: gives a command to whoever holds a data directory.
+//! Client: sends a command to the process that holds a data directory.
 //!
-//! **Not here:** what a command does (`backup`), listening (`control`).
+//! **Not here:** the commands (`backup`), the listener (`control`).
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -10,19 +10,21 @@ use super::{LOOK, Reply, Request, connect, is_timeout};
 use crate::store::sqlite::backup::Watch;
 use crate::store::sqlite::backup::manifest::Manifest;
 
-/// Bytes of a line that answers: a manifest of the largest cluster.
+/// Maximal size of a line of a response: the manifest of the largest cluster.
 const ANSWER_MAX: usize = 16 << 20;
 
-/// Why a command was not carried out.
+/// Reason why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Nobody listens there.
+    /// The data directory has no listener.
     #[error("no router or command listens in this data directory")]
     NobodyListens,
-    /// Somebody may listen there, but not to this user, or not to this program.
-    #[error("whoever holds the data directory cannot be asked through its control.sock: {0}")]
+    /// The listener cannot be reached by this user.
+    #[error(
+        "the process that holds the data directory cannot be reached through its control.sock: {0}"
+    )]
     Unreachable(io::Error),
-    /// It was refused, or failed.
+    /// The command was refused, or failed.
     #[error("{0}")]
     Refused(String),
     /// The connection broke off.
@@ -30,7 +32,8 @@ pub enum ControlError {
     Broken(io::Error),
 }
 
-/// Has a command carried out, and waits for the outcome. When it is cancelled, it waits until that is done.
+/// Sends a command and waits for its outcome. After a cancellation it waits until the command has
+/// ended.
 ///
 /// # Errors
 /// [`ControlError`].

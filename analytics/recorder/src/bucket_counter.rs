@@ -1,0 +1,72 @@
+//! Bucket counter: counts of values in a few fixed buckets, since the start.
+//!
+//! Prometheus reads this form. It is coarser than the histograms of `histogram` but is never reset,
+//! so that rates can be taken over any time. Each bucket keeps the trace of one request as an
+//! example.
+//!
+//! **Not here:** names and texts (`openmetrics`).
+
+/// The trace of one request, as an example of its bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Example {
+    pub(crate) trace: [u8; 16],
+    pub(crate) value: u32,
+    /// Time in s since 1970 UTC.
+    pub(crate) at: u32,
+}
+
+/// Counts of values by bucket, and the sum of the values.
+#[derive(Clone, Debug)]
+pub(crate) struct BucketCounter {
+    /// Upper bounds, in increasing order; a bound belongs to its bucket.
+    bounds: &'static [u32],
+    /// Counts by bucket: one more than there are bounds.
+    counts: Box<[u64]>,
+    sum: u64,
+    /// Examples by bucket; empty until the first one.
+    examples: Vec<Option<Example>>,
+}
+
+impl BucketCounter {
+    pub(crate) fn new(bounds: &'static [u32]) -> Self {
+        let counts = vec![0; bounds.len() + 1].into();
+        Self { bounds, counts, sum: 0, examples: Vec::new() }
+    }
+
+    /// Counts a value.
+    pub(crate) fn count(&mut self, value: u32) {
+        self.counts[self.bucket(value)] += 1;
+        self.sum += u64::from(value);
+    }
+
+    /// Replaces the example of a bucket.
+    pub(crate) fn exemplify(&mut self, example: Example) {
+        if self.examples.is_empty() {
+            self.examples = vec![None; self.counts.len()];
+        }
+        let bucket = self.bucket(example.value);
+        self.examples[bucket] = Some(example);
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Returns the upper bound (none for the last), count and example of each bucket.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (Option<u32>, u64, Option<Example>)> + '_ {
+        let bounds = self.bounds.iter().copied().map(Some).chain([None]);
+        let examples = self.examples.iter().copied().chain(std::iter::repeat(None));
+        bounds
+            .zip(&self.counts)
+            .zip(examples)
+            .map(|((bound, count), example)| (bound, *count, example))
+    }
+
+    fn bucket(&self, value: u32) -> usize {
+        self.bounds.iter().position(|bound| value <= *bound).unwrap_or(self.bounds.len())
+    }
+}

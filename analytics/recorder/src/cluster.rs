@@ -1,0 +1,173 @@
+//! Cluster: the state of the cluster and of the router now, beside the counts of requests.
+//!
+//! Plain values that travel as JSON: a router fills in one, the service holds one for each router.
+//!
+//! **Not here:** counts over time. No node is contacted to fill in these values.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The cluster and the router at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ClusterNow {
+    /// Version of the shard map.
+    pub epoch: u64,
+    /// `sqlite`, `postgres` or `citus`.
+    pub backend: String,
+    /// Version of the router.
+    pub version: String,
+    /// When the router started: RFC 3339.
+    pub started: String,
+    /// Time since the start of the router, in s.
+    pub uptime_s: u64,
+    /// Data requests that are being answered.
+    pub in_flight: u64,
+    /// Owners of ranges of slots: first, last (inclusive), shard.
+    pub ranges: Vec<(u16, u16, String)>,
+    /// Number of slots.
+    pub slots: u32,
+    /// Every shard, in the order configured.
+    pub shards: Vec<ShardNow>,
+    /// The cache.
+    pub cache: CacheNow,
+    /// Running moves of slots.
+    #[schema(value_type = Vec<Object>)]
+    pub moves: Vec<MoveNow>,
+}
+
+/// State of one shard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ShardNow {
+    /// Name of the shard.
+    pub shard: String,
+    /// True if the shard takes writes.
+    pub up: bool,
+    /// Weight of the shard in the placement.
+    pub weight: u32,
+    /// Slots that the shard owns.
+    pub slots: u32,
+    /// Rows that the shard holds, if known.
+    pub rows: Option<u64>,
+    /// Bytes that the shard holds, if known.
+    pub bytes: Option<u64>,
+    /// Connections to the shard.
+    pub pool: PoolNow,
+    /// Writes that wait for the shard.
+    pub lane: LaneNow,
+    /// Results of comparing the copies of the shard.
+    pub compared: ComparedNow,
+    /// Nodes of the shard.
+    pub nodes: Vec<NodeNow>,
+}
+
+/// Connections of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct PoolNow {
+    /// Connections in use.
+    pub in_use: u64,
+    /// Connections allowed.
+    pub max: u64,
+    /// Requests that wait for a connection.
+    pub waiting: u64,
+}
+
+/// The lane of a shard's writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct LaneNow {
+    /// Writes that wait.
+    pub waiting: u64,
+    /// Bytes of the writes that wait.
+    pub waiting_bytes: u64,
+    /// Batches written since the start.
+    pub batches: u64,
+    /// Writes in those batches.
+    pub operations: u64,
+    /// Most writes in one batch.
+    pub largest_batch: u64,
+}
+
+/// Results of comparing the copies of a shard since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ComparedNow {
+    /// Number of times that all rows of all copies were compared.
+    pub passes: u64,
+    /// Rows that differed in every pass.
+    pub differences: u64,
+}
+
+/// State of one node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NodeNow {
+    /// Name of the node: `shard1-replica1`.
+    pub node: String,
+    /// `primary` or `replica`.
+    pub role: String,
+    /// True if the node fulfils its role: a primary takes writes, a replica is read.
+    pub up: bool,
+    /// Reasons why the node does not fulfil its role, in sentences; empty if it does.
+    pub reasons: Vec<String>,
+    /// Delay of a replica behind its primary, in ms; null if unknown and for a primary.
+    pub lag_ms: Option<f64>,
+    /// Duration of a probe of the node, in ms; null if unknown.
+    pub latency_ms: Option<f64>,
+}
+
+/// Counts of the cache since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct CacheNow {
+    /// True if there is a cache.
+    pub enabled: bool,
+    /// Reads that the cache answered.
+    pub hits: u64,
+    /// Reads that the cache could not answer.
+    pub misses: u64,
+    /// Reads for which the cache held only an entry that was too old.
+    pub stale: u64,
+    /// Reads that did not use the cache.
+    pub bypass: u64,
+    /// Responses that were sent to the cache.
+    pub fills: u64,
+    /// Responses that the cache did not take.
+    pub rejected: u64,
+    /// Failures of the cache.
+    pub errors: u64,
+    /// Keys that were invalidated because their rows were written.
+    pub voids: u64,
+    /// Hits that the router's own memory answered.
+    pub near_hits: u64,
+    /// Misses of keys that were requested too seldom to contact the cache.
+    pub seldom: u64,
+    /// `closed`, `open` or `half_open`; empty without a cache.
+    pub breaker: String,
+}
+
+/// A move of slots in progress.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct MoveNow {
+    /// First and last slot.
+    pub slots: (u16, u16),
+    /// Shard that the slots leave.
+    pub from: String,
+    /// Shard that receives the slots.
+    pub to: String,
+    /// Current phase of the move.
+    pub phase: String,
+    /// Share of the move that is done, 0 to 1.
+    pub progress: f64,
+}
+
+impl CacheNow {
+    /// Returns the share of the reads through the cache that it answered, 0 to 1.
+    pub fn hit_rate(&self) -> f64 {
+        let asked = self.hits + self.misses + self.stale;
+        if asked == 0 { 0.0 } else { self.hits as f64 / asked as f64 }
+    }
+}

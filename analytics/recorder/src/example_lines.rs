@@ -1,0 +1,60 @@
+//! Example lines: adds exemplars to the bucket lines of a metrics text.
+//!
+//! `prometheus-client` writes exemplars only for histograms that it has counted itself. The text
+//! passes through this module while it is written, which adds the examples in the order of the
+//! buckets.
+//!
+//! **Not here:** the rest of the text.
+
+use std::fmt;
+
+use crate::bucket_counter::Example;
+
+/// A text that is being written.
+#[derive(Debug)]
+pub(crate) struct ExampleLines {
+    text: String,
+    /// Start of the line that is being written.
+    line: usize,
+    /// Beginnings of the bucket lines.
+    bucket: &'static str,
+    /// Examples, one for each of these lines.
+    examples: std::vec::IntoIter<Option<Example>>,
+}
+
+impl ExampleLines {
+    pub(crate) fn new(bucket: &'static str, examples: Vec<Option<Example>>) -> Self {
+        Self { text: String::new(), line: 0, bucket, examples: examples.into_iter() }
+    }
+
+    /// Returns the text.
+    pub(crate) fn text(self) -> String {
+        self.text
+    }
+
+    fn end_line(&mut self) -> fmt::Result {
+        use fmt::Write;
+        if self.text[self.line..].starts_with(self.bucket)
+            && let Some(Some(example)) = self.examples.next()
+        {
+            let Example { trace, value, at } = example;
+            let (trace, value) = (u128::from_be_bytes(trace), f64::from(value) / 1e6);
+            write!(self.text, " # {{trace_id=\"{trace:032x}\"}} {value} {at}")?;
+        }
+        self.text.push('\n');
+        self.line = self.text.len();
+        Ok(())
+    }
+}
+
+impl fmt::Write for ExampleLines {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut lines = text.split('\n');
+        self.text.push_str(lines.next().unwrap_or_default());
+        for line in lines {
+            self.end_line()?;
+            self.text.push_str(line);
+        }
+        Ok(())
+    }
+}

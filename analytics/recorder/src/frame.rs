@@ -1,0 +1,230 @@
+//! Frame: the counts of one finished slot of a ring. A frame never changes.
+//!
+//! Rings hold frames, the store keeps them, and services fetch them from routers. Labels are texts,
+//! so that frames of several routers can be added up; histograms travel as HDR V2 in base64.
+//!
+//! **Invariant:** `start` is a multiple of the step; a label occurs in a frame once.
+//! **Not here:** when a slot ends (`recorder`), how long a frame is kept (`history`).
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::packed::Packed;
+use crate::sample::{Operation, Outcome, Role};
+
+/// Length of a ring's slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub enum Step {
+    /// One second.
+    Second,
+    /// Ten seconds.
+    TenSeconds,
+    /// A minute.
+    Minute,
+}
+
+impl Step {
+    /// All steps, the shortest first.
+    pub const ALL: [Self; 3] = [Self::Second, Self::TenSeconds, Self::Minute];
+
+    /// Returns the length in s.
+    pub const fn seconds(self) -> u64 {
+        match self {
+            Self::Second => 1,
+            Self::TenSeconds => 10,
+            Self::Minute => 60,
+        }
+    }
+
+    /// Slots kept: 15 minutes, 6 hours, 7 days.
+    pub const fn slots_kept(self) -> u64 {
+        match self {
+            Self::Second => 900,
+            Self::TenSeconds => 2_160,
+            Self::Minute => 10_080,
+        }
+    }
+
+    /// Returns the index in lists with one entry for each step.
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Second => 0,
+            Self::TenSeconds => 1,
+            Self::Minute => 2,
+        }
+    }
+}
+
+/// A number that is not the length of a ring's slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("step must be 1, 10 or 60 (seconds); got {0}")]
+pub struct StepError(u64);
+
+impl TryFrom<u64> for Step {
+    type Error = StepError;
+
+    fn try_from(seconds: u64) -> Result<Self, StepError> {
+        Self::ALL.into_iter().find(|step| step.seconds() == seconds).ok_or(StepError(seconds))
+    }
+}
+
+impl From<Step> for u64 {
+    fn from(step: Step) -> Self {
+        step.seconds()
+    }
+}
+
+/// Counts of one slot of time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Length of the slot.
+    pub step: Step,
+    /// First second of the slot, since 1970 UTC.
+    pub start: u64,
+    /// Counts and latencies, by label; labels that were not used are left out.
+    pub cells: Vec<Cell>,
+    /// Parts of the time by shard; the last may be of requests without a single shard.
+    pub parts: Vec<Parts>,
+    /// Shards contacted by requests that contacted any.
+    #[serde(default)]
+    pub fanout: Fanout,
+    /// The most requested keys; frames of a second have none.
+    #[serde(default)]
+    pub hot: Vec<HotCount>,
+}
+
+/// Label of a count.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CellLabel {
+    /// Route as it is declared.
+    pub route: String,
+    /// Read or write.
+    pub operation: Operation,
+    /// The shard; none if several took part, or none.
+    pub shard: Option<String>,
+    /// Kind of node that answered.
+    pub role: Option<Role>,
+    /// Class of the result.
+    pub outcome: Outcome,
+}
+
+/// Counts and latencies of one label.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Label of the counts.
+    #[serde(flatten)]
+    pub label: Arc<CellLabel>,
+    /// Requests.
+    pub total: u64,
+    /// Sum of the latencies in µs.
+    pub micros: u64,
+    /// Histogram of the latencies.
+    pub latencies: Packed,
+}
+
+/// Parts of the time of a shard's requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Parts {
+    /// The shard; none for requests of several, or none.
+    pub shard: Option<Arc<str>>,
+    /// Waiting for a lane or a connection.
+    pub queue: Part,
+    /// Inside the database.
+    pub database: Part,
+    /// Time outside of queues and the database.
+    pub rest: Part,
+}
+
+/// One part of the time of requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Requests.
+    pub total: u64,
+    /// Sum of the times in µs.
+    pub micros: u64,
+    /// Histogram of the times.
+    pub latencies: Packed,
+}
+
+/// Numbers of shards that requests contacted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fanout {
+    /// Requests that contacted any shard.
+    pub requests: u64,
+    /// Sum of the shards that they contacted.
+    pub shards: u64,
+    /// Most shards that one request contacted.
+    pub max: u16,
+}
+
+/// A frequently requested key, in one slot of time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotCount {
+    /// The key.
+    pub key: Arc<str>,
+    /// Shard of the key, if it had a single one.
+    pub shard: Option<Arc<str>>,
+    /// Slot of the key, if known.
+    pub slot: Option<u16>,
+    /// Upper limit of the requests; the lower limit is this less `error`.
+    pub requests: u64,
+    /// Requests among these that may have been for other keys.
+    pub error: u64,
+    /// Reads that were certainly for this key.
+    pub reads: u64,
+    /// Writes that were certainly for this key.
+    pub writes: u64,
+}
+
+impl Frame {
+    /// A frame without requests.
+    pub(crate) fn empty(step: Step, start: u64) -> Self {
+        let (cells, parts, hot) = (Vec::new(), Vec::new(), Vec::new());
+        Self { step, start, cells, parts, fanout: Fanout::default(), hot }
+    }
+
+    /// Returns the first second after the slot.
+    pub fn end(&self) -> u64 {
+        self.start.saturating_add(self.step.seconds())
+    }
+
+    /// Returns the number of requests.
+    pub fn total(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.total).sum()
+    }
+
+    /// Returns the bytes that the frame takes, without labels, which frames share.
+    pub fn bytes(&self) -> usize {
+        let cells: usize = self.cells.iter().map(|cell| cell.latencies.size_bytes()).sum();
+        let parts =
+            self.parts.iter().flat_map(|parts| [&parts.queue, &parts.database, &parts.rest]);
+        let parts: usize = parts.map(|part| part.latencies.size_bytes()).sum();
+        let keys: usize = self.hot.iter().map(|hot| hot.key.len()).sum();
+        let rows = size_of_val(&*self.cells) + size_of_val(&*self.parts) + size_of_val(&*self.hot);
+        size_of::<Self>() + rows + cells + parts + keys
+    }
+}
+
+impl Fanout {
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self { requests, shards, max } = other;
+        self.requests += requests;
+        self.shards += shards;
+        self.max = self.max.max(*max);
+    }
+}
+
+impl HotCount {
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self { key: _, shard, slot, requests, error, reads, writes } = other;
+        // The last shard counts: a slot may have moved.
+        self.shard.clone_from(shard);
+        self.slot = *slot;
+        self.requests += requests;
+        self.error += error;
+        self.reads += reads;
+        self.writes += writes;
+    }
+}

@@ -1,0 +1,421 @@
+//! History: the finished slots of a recorder of this process or of another, in three rings.
+//!
+//! **Invariant:** a ring holds no more slots than [`Step::slots_kept`] and no more bytes than its
+//! budget; the oldest are removed first. A slot occurs in a ring once.
+//! **Invariant:** a window is cut at the edges of slots: nothing counts twice, and nothing that is
+//! remembered is left out.
+//! **Invariant:** a time without requests differs from a time without a recorder, also over
+//! restarts.
+//! **Not here:** making frames (`aggregator`), adding them up (`figures`).
+
+mod measured;
+
+pub(crate) use measured::{CountedTimes, Measured};
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::frame::{CellLabel, Frame, Step};
+use crate::measured_intervals::MeasuredIntervals;
+use crate::merge::merged;
+use crate::window::Window;
+
+/// Most bytes of each ring, the ring of seconds first: 112 MiB together.
+pub const BUDGETS: [usize; 3] = [24 << 20, 24 << 20, 64 << 20];
+
+/// Most labels of received frames that are shared; beyond that, sharing starts afresh.
+const LABELS_MAX: usize = 65_536;
+/// Windows up to this long, in ms, are read from seconds.
+const BY_SECONDS_MAX: u64 = 900_000;
+/// Windows up to this long, in ms, are read from slots of ten seconds.
+const BY_TENS_MAX: u64 = 6 * 3_600_000;
+
+/// The rings of one router. Share it by reference or `Arc`.
+#[derive(Debug)]
+pub struct History {
+    rings: Mutex<Rings>,
+}
+
+#[derive(Debug)]
+struct Rings {
+    /// Rings by step.
+    rings: [Ring; 3],
+    /// Start of the known time, in ms since 1970 UTC; `u64::MAX` until something is known.
+    since_ms: u64,
+    /// Times in which recorders counted that have ended or run elsewhere.
+    counted: MeasuredIntervals,
+    /// Time in s since which the recorder of this process has counted.
+    counting_since: Option<u64>,
+    /// Counts of the running slots at the last query.
+    open: Option<Arc<Frame>>,
+    /// Labels of received frames, shared by all of them.
+    labels: HashSet<Arc<CellLabel>>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    step: Step,
+    budget: usize,
+    /// Oldest first; slots without requests are left out.
+    frames: VecDeque<Arc<Frame>>,
+    bytes: usize,
+    /// Start of the time in s from which every slot is known.
+    since: u64,
+    /// End of the time in s in which every slot is finished.
+    until: u64,
+    /// Slots that were removed before their time.
+    dropped: u64,
+    /// Counts of the running slot from before a restart.
+    resumed: Option<Arc<Frame>>,
+}
+
+/// Frames of a window.
+#[derive(Debug, Default)]
+pub(crate) struct WindowFrames {
+    /// Oldest first; the last may be of a slot that is still running.
+    pub(crate) frames: Vec<Arc<Frame>>,
+    /// Start of the first slot, in ms since 1970 UTC.
+    pub(crate) from_ms: u64,
+}
+
+/// Size of the history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) bytes: u64,
+    pub(crate) since_ms: u64,
+    pub(crate) dropped: u64,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl History {
+    /// An empty history, to which frames can be added.
+    pub fn new() -> Self {
+        Self::with_budgets(BUDGETS)
+    }
+
+    /// An empty history with other limits for the bytes of each ring, the ring of seconds first.
+    pub fn with_budgets(budgets: [usize; 3]) -> Self {
+        let ring = |step: Step| Ring {
+            step,
+            budget: budgets[step.index()],
+            frames: VecDeque::new(),
+            bytes: 0,
+            since: u64::MAX,
+            until: 0,
+            dropped: 0,
+            resumed: None,
+        };
+        let rings = Rings {
+            rings: Step::ALL.map(ring),
+            since_ms: u64::MAX,
+            counted: MeasuredIntervals::default(),
+            counting_since: None,
+            open: None,
+            labels: HashSet::new(),
+        };
+        Self { rings: Mutex::new(rings) }
+    }
+
+    /// Declares that every request is known since a time in ms since 1970 UTC, so that a time
+    /// without frames had no requests. Without this, the known time starts with the first frame.
+    pub fn know_since(&self, ms: u64) {
+        let mut rings = self.rings();
+        rings.know_since(ms);
+        rings.counting_since = rings.counting_since.into_iter().chain([ms / 1_000]).min();
+    }
+
+    /// Declares that every request between two times is known; the time after them is not known
+    /// yet.
+    pub fn know_between(&self, from_ms: u64, until_ms: u64) {
+        let mut rings = self.rings();
+        rings.know_since(from_ms);
+        rings.count((from_ms / 1_000, until_ms.div_ceil(1_000)));
+    }
+
+    /// Adds times in which a recorder counted before or elsewhere: without a frame, they had no
+    /// requests.
+    pub fn know_counted(&self, intervals: impl IntoIterator<Item = (u64, u64)>) {
+        let mut rings = self.rings();
+        intervals.into_iter().for_each(|interval| rings.count(interval));
+    }
+
+    /// Returns the times in which a recorder counted, up to the last closed second.
+    pub fn counted(&self) -> MeasuredIntervals {
+        let rings = self.rings();
+        let mut counted = rings.counted.clone();
+        if let Some(since) = rings.counting_since {
+            counted.add((since, rings.rings[Step::Second.index()].until));
+        }
+        counted
+    }
+
+    /// Removes slots that begin at this second or later: they were reported while a clock was
+    /// wrong, and would hide later requests.
+    pub fn forget_from(&self, second: u64) {
+        let mut rings = self.rings();
+        rings.counted.forget_from(second);
+        rings.rings.iter_mut().for_each(|ring| ring.forget_from(second));
+    }
+
+    /// Adds a finished frame from elsewhere, unless its slot is or was there already.
+    pub fn absorb(&self, mut frame: Frame) {
+        let mut rings = self.rings();
+        if rings.labels.len() > LABELS_MAX {
+            rings.labels.clear();
+        }
+        for cell in &mut frame.cells {
+            match rings.labels.get(&cell.label) {
+                Some(label) => cell.label = label.clone(),
+                None => {
+                    rings.labels.insert(cell.label.clone());
+                }
+            }
+        }
+        rings.since_ms = rings.since_ms.min(frame.start.saturating_mul(1_000));
+        rings.rings[frame.step.index()].absorb(frame);
+    }
+
+    /// Keeps the counts of a running slot from before a restart, to be added to the slot when it
+    /// ends. Until then, shorter slots hold these counts.
+    #[cfg(feature = "store")]
+    pub(crate) fn resume(&self, frame: Frame) {
+        let mut rings = self.rings();
+        let ring = &mut rings.rings[frame.step.index()];
+        if frame.end() > ring.until {
+            ring.resumed = Some(Arc::new(frame));
+        }
+    }
+
+    /// Returns finished frames of a ring that begin after `after` (in s since 1970 UTC), oldest
+    /// first, at most `limit`.
+    pub fn frames_after(&self, step: Step, after: u64, limit: usize) -> Vec<Arc<Frame>> {
+        let rings = self.rings();
+        let frames = &rings.rings[step.index()].frames;
+        let first = frames.partition_point(|frame| frame.start <= after);
+        frames.iter().skip(first).take(limit).cloned().collect()
+    }
+
+    /// Returns the bytes that the frames take.
+    pub fn bytes(&self) -> usize {
+        self.rings().rings.iter().map(|ring| ring.bytes).sum()
+    }
+
+    pub(crate) fn extent(&self) -> Extent {
+        let rings = self.rings();
+        Extent {
+            bytes: rings.rings.iter().map(|ring| ring.bytes as u64).sum(),
+            since_ms: rings.since_ms,
+            dropped: rings.rings.iter().map(|ring| ring.dropped).sum(),
+        }
+    }
+
+    pub(crate) fn measured(&self) -> Measured {
+        let rings = self.rings();
+        // No other ring has the slots that the ring of the longest slots has lost.
+        let longest = &rings.rings[Step::Minute.index()];
+        Measured {
+            since: rings.since_ms / 1_000,
+            lost: if longest.dropped > 0 { longest.since } else { 0 },
+            counted: rings.counted.clone(),
+            counting_since: rings.counting_since,
+        }
+    }
+
+    /// Adds a slot of this process that has ended, together with the counts of the slot from before
+    /// a restart.
+    pub(crate) fn close(&self, frame: Arc<Frame>) {
+        self.rings().rings[frame.step.index()].close(frame);
+    }
+
+    /// Marks every slot of this process before `second` as closed.
+    pub(crate) fn finish(&self, second: u64) {
+        for ring in &mut self.rings().rings {
+            let until = ring.until.max(second / ring.step.seconds() * ring.step.seconds());
+            ring.until = until;
+            if let Some(alone) = ring.resumed.take_if(|resumed| resumed.end() <= until) {
+                ring.close(alone);
+            }
+            ring.trim();
+        }
+    }
+
+    /// Sets the counts of the running slots.
+    pub(crate) fn show_open(&self, open: Option<Frame>) {
+        self.rings().open = open.map(Arc::new);
+    }
+
+    /// Returns the frames of the window that ends at `at_ms`, from slots whose length fits it.
+    pub(crate) fn window_frames(&self, window: Window, at_ms: u64) -> WindowFrames {
+        let length = window.length().as_millis() as u64;
+        let base = if length <= BY_SECONDS_MAX { Step::Second } else { base_of_keys(length) };
+        self.rings().window_frames(at_ms.saturating_sub(length), at_ms, base)
+    }
+
+    /// Returns the finished frames of the window that hold keys.
+    pub(crate) fn window_frames_with_keys(&self, window: Window, at_ms: u64) -> WindowFrames {
+        let length = window.length().as_millis() as u64;
+        let base = base_of_keys(length);
+        self.rings().window_frames(at_ms.saturating_sub(length), at_ms, base)
+    }
+
+    fn rings(&self) -> MutexGuard<'_, Rings> {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the slots from which a window of `length` ms is read if they must hold keys.
+fn base_of_keys(length: u64) -> Step {
+    if length <= BY_TENS_MAX { Step::TenSeconds } else { Step::Minute }
+}
+
+impl Rings {
+    fn know_since(&mut self, ms: u64) {
+        self.since_ms = self.since_ms.min(ms);
+        // A ring that has lost slots does not know them, however long a recorder counts.
+        for ring in self.rings.iter_mut().filter(|ring| ring.dropped == 0) {
+            ring.since = ring.since.min(ms / 1_000 / ring.step.seconds() * ring.step.seconds());
+        }
+    }
+
+    fn count(&mut self, interval: (u64, u64)) {
+        self.counted.add(interval);
+        let kept = Step::Minute.slots_kept() * Step::Minute.seconds();
+        let newest = self.counted.as_slice().last().map_or(0, |interval| interval.1);
+        self.counted.forget(newest.saturating_sub(kept));
+        // Idle time is known as well. The contents of the rings begin where it did.
+        if let Some((from, _)) = self.counted.as_slice().first() {
+            self.since_ms = self.since_ms.min(from.saturating_mul(1_000));
+        }
+    }
+
+    /// Longer slots serve the time before shorter ones, and `base` the time between; shorter ones
+    /// serve the time after the last finished slot of `base`.
+    fn window_frames(&self, from_ms: u64, at_ms: u64, base: Step) -> WindowFrames {
+        let mut cuts = [u64::MAX, 0, 0, 0];
+        let mut cut = 0;
+        for at in (0..2).rev() {
+            // Boundary between the ring `at` and the ring of longer slots.
+            let (shorter, longer) = (&self.rings[at], &self.rings[at + 1]);
+            let step = longer.step.seconds();
+            let reached = shorter.since.div_ceil(step).saturating_mul(step);
+            let begun = shorter.since / step * step;
+            let between = if longer.step <= base || shorter.since == u64::MAX {
+                longer.until
+            } else if reached > longer.until {
+                shorter.since
+            } else if begun < shorter.since && !longer.holds_more_than(shorter, begun) {
+                begun
+            } else {
+                reached
+            };
+            cut = cut.max(between);
+            cuts[at + 1] = cut;
+        }
+        let from = from_ms / 1_000;
+        let mut window_frames = WindowFrames { frames: Vec::new(), from_ms: u64::MAX };
+        for at in (0..3).rev() {
+            let ring = &self.rings[at];
+            let (lower, upper) = (cuts[at + 1], cuts[at]);
+            let served = |frame: &&Arc<Frame>| frame.start >= lower && frame.start < upper;
+            let first = ring.frames.partition_point(|frame| frame.end() <= from);
+            window_frames.frames.extend(ring.frames.iter().skip(first).filter(served).cloned());
+            if from < upper {
+                let step = ring.step.seconds();
+                let begins = (from / step * step).max(lower).saturating_mul(1_000);
+                window_frames.from_ms = window_frames.from_ms.min(begins);
+            }
+        }
+        let open = self.open.as_ref().filter(|open| open.end() > from);
+        window_frames.frames.extend(open.cloned());
+        window_frames.from_ms = window_frames.from_ms.max(self.since_ms).min(at_ms);
+        window_frames
+    }
+}
+
+impl Ring {
+    /// True if the slot that begins at `start`, in which a ring of shorter slots begins to have
+    /// data, holds more than that ring. The slot of a recorder that had just begun does not, and
+    /// shorter slots draw finer curves.
+    fn holds_more_than(&self, shorter: &Self, start: u64) -> bool {
+        let Ok(place) = self.frames.binary_search_by_key(&start, |frame| frame.start) else {
+            return false;
+        };
+        let frame = &self.frames[place];
+        let first = shorter.frames.partition_point(|frame| frame.start < shorter.since);
+        let within =
+            shorter.frames.iter().skip(first).take_while(|within| within.start < frame.end());
+        frame.total() > within.map(|frame| frame.total()).sum::<u64>()
+    }
+
+    fn absorb(&mut self, frame: Frame) {
+        let forgotten = self.dropped_before() > frame.start;
+        let Err(place) = self.frames.binary_search_by_key(&frame.start, |frame| frame.start) else {
+            return;
+        };
+        if forgotten {
+            return;
+        }
+        self.since = self.since.min(frame.start);
+        self.until = self.until.max(frame.end());
+        self.bytes += frame.bytes();
+        self.frames.insert(place, Arc::new(frame));
+        self.trim();
+    }
+
+    fn forget_from(&mut self, second: u64) {
+        while let Some(last) = self.frames.pop_back_if(|last| last.start >= second) {
+            self.bytes -= last.bytes();
+        }
+        // A slot that began before `until` may have ended after it.
+        let until = self.frames.back().map_or(second, |last| last.end().max(second));
+        self.until = self.until.min(until);
+    }
+
+    fn close(&mut self, frame: Arc<Frame>) {
+        let frame = match self.resumed.take_if(|resumed| resumed.start == frame.start) {
+            Some(before) => Arc::new(merged(self.step, frame.start, &[before, frame])),
+            None => frame,
+        };
+        let frame = match self.frames.back() {
+            Some(last) if last.start == frame.start => {
+                let both = merged(self.step, frame.start, &[last.clone(), frame]);
+                self.bytes -= last.bytes();
+                self.frames.pop_back();
+                Arc::new(both)
+            }
+            Some(_) | None => frame,
+        };
+        self.bytes += frame.bytes();
+        self.frames.push_back(frame);
+        self.trim();
+    }
+
+    /// Start in s of the slots that are recent enough to be kept.
+    fn dropped_before(&self) -> u64 {
+        let newest = self.frames.back().map_or(0, |frame| frame.end()).max(self.until);
+        let kept = self.step.slots_kept() * self.step.seconds();
+        let full = if self.dropped > 0 { self.since } else { 0 };
+        newest.saturating_sub(kept).max(full)
+    }
+
+    /// Removes slots that are too old or for which there is no room.
+    fn trim(&mut self) {
+        let oldest = self.dropped_before();
+        while let Some(first) = self.frames.front() {
+            let late = first.start < oldest;
+            let crowded = self.bytes > self.budget && self.frames.len() > 1;
+            if !late && !crowded {
+                break;
+            }
+            self.bytes -= first.bytes();
+            self.since = self.since.max(first.end());
+            self.dropped += u64::from(!late);
+            self.frames.pop_front();
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Measured: the times in which recorders counted, of one history or of several.
+//!
+//! **Invariant:** a time that no recorder measured differs from a time without requests.
+//! **Not here:** the frames (`history`).
+
+use super::WindowFrames;
+use crate::measured_intervals::MeasuredIntervals;
+
+/// Times in which recorders counted, of one history.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    /// Start of the known time, in s.
+    pub(super) since: u64,
+    /// End of the time in s whose slots were removed for lack of room.
+    pub(super) lost: u64,
+    pub(super) counted: MeasuredIntervals,
+    pub(super) counting_since: Option<u64>,
+}
+
+impl Measured {
+    /// Returns a function that is true for a time that any of these measured, or that lies before
+    /// all of them: `history.oldest` marks that. It is false for gaps between measured times and
+    /// for the time after them. A history without reported times counts only if no other has any.
+    pub(crate) fn any_measured(all: &[Self]) -> impl Fn(u64, u64) -> bool {
+        let heard = || all.iter().filter(|one| one.is_heard());
+        let since = heard().map(|one| one.since).min();
+        move |from, until| {
+            since.is_none_or(|since| until <= since) || heard().any(|one| one.touches(from, until))
+        }
+    }
+
+    /// Returns the times in s in which any of these counted, up to `at_ms`; `None` if no recorder
+    /// has reported since when it counts. Times of frames outside all reported times are included.
+    pub(crate) fn counted(
+        all: &[Self],
+        window_frames: &WindowFrames,
+        at_ms: u64,
+    ) -> Option<CountedTimes> {
+        let heard = || all.iter().filter(|one| one.is_heard());
+        heard().next()?;
+        let told = heard().flat_map(|one| {
+            let own = one.counting_since.map(|since| (since, at_ms.div_ceil(1_000)));
+            one.counted.as_slice().iter().copied().chain(own)
+        });
+        let reported: MeasuredIntervals = told.collect();
+        let mut counted = reported.clone();
+        for frame in &window_frames.frames {
+            if !counted.touch(frame.start, frame.end()) {
+                counted.add((frame.start, frame.end()));
+            }
+        }
+        Some(CountedTimes { reported, counted })
+    }
+
+    /// Returns the time in ms of a window in which requests were counted, or the whole window if
+    /// that is unknown.
+    pub(crate) fn counted_ms(
+        times: Option<&CountedTimes>,
+        window_frames: &WindowFrames,
+        at_ms: u64,
+    ) -> u64 {
+        let Some(times) = times else { return at_ms.saturating_sub(window_frames.from_ms) };
+        let within = times.counted.as_slice().iter().map(|(from, until)| {
+            let until = until.saturating_mul(1_000).min(at_ms);
+            until.saturating_sub(from.saturating_mul(1_000).max(window_frames.from_ms))
+        });
+        within.sum()
+    }
+
+    fn is_heard(&self) -> bool {
+        self.counting_since.is_some() || !self.counted.as_slice().is_empty()
+    }
+
+    fn touches(&self, from: u64, until: u64) -> bool {
+        until > self.lost
+            && (self.counted.touch(from, until)
+                || self.counting_since.is_some_and(|since| until > since))
+    }
+}
+
+/// Times in s in which recorders counted.
+#[derive(Clone, Debug)]
+pub(crate) struct CountedTimes {
+    /// Times that the recorders reported.
+    reported: MeasuredIntervals,
+    /// The reported times, and those of frames outside them.
+    counted: MeasuredIntervals,
+}
+
+impl CountedTimes {
+    /// Returns the seconds of a time in which requests were counted; none if no recorder reported
+    /// any of it.
+    pub(crate) fn seconds_within(&self, from: u64, until: u64) -> Option<u64> {
+        let is_reported = self.reported.touch(from, until);
+        is_reported.then(|| self.counted.seconds_within(from, until))
+    }
+}

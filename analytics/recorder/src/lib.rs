@@ -1,0 +1,93 @@
+//! Recorder: counts data requests, keeps their history, and computes metrics from it.
+//!
+//! # Map
+//!
+//! Lowest first; a module imports only from lines above its own.
+//!
+//! | module | contents |
+//! | --- | --- |
+//! | `sample` | one request, as the router reports it, and the labels |
+//! | `cluster` | the current state of the cluster |
+//! | `window`, `query` | the time range and the filters of a metrics query |
+//! | `errors`, `errors_query` | the newest failures, bounded, and their filters |
+//! | `clock`, `process` | unix time that never runs backwards; `/proc` |
+//! | `packed`, `histogram` | latencies at rest, and while they are counted |
+//! | `bucket_counter` | counts in a few fixed buckets, since the start |
+//! | `entry` | a sample as it is queued |
+//! | `frame`, `merge` | one finished slot of time; the sum of several |
+//! | `hot`, `slot_load`, `totals` | the busiest keys; load by slot; counts for scrapers |
+//! | `current_second` | counts of the running second |
+//! | `measured_intervals` | the times in which a recorder counted |
+//! | `history` | finished slots in three rings |
+//! | `aggregator` | drains queues and closes seconds |
+//! | `metrics`, `curves`, `window_sums`, `figures` | the response, and how it is added up |
+//! | `recorder_state`, `worker`, `recorder` | the recorder, its thread and its workers |
+//! | `example_lines`, `openmetrics` | the text of `/metrics` |
+//! | `tls_roots`, `store` | trusted certificates; history that survives restarts (feature `store`) |
+//!
+//! **Invariant:** recording a request takes no lock and allocates nothing, except when a queue is
+//! full.
+//! **Not here:** HTTP, settings and logs of programs (`web-kit`), collecting from other processes
+//! (`service`).
+
+#![forbid(unsafe_code)]
+
+mod aggregator;
+mod bucket_counter;
+mod clock;
+mod cluster;
+mod current_second;
+mod curves;
+mod entry;
+mod errors;
+mod errors_query;
+mod example_lines;
+mod figures;
+mod frame;
+mod histogram;
+mod history;
+mod hot;
+mod measured_intervals;
+mod merge;
+mod metrics;
+mod openmetrics;
+mod packed;
+mod process;
+mod query;
+mod recorder;
+mod recorder_state;
+mod sample;
+mod slot_load;
+#[cfg(feature = "store")]
+pub mod store;
+#[cfg(feature = "tls")]
+pub mod tls_roots;
+mod totals;
+mod window;
+mod window_sums;
+mod worker;
+
+pub use cluster::{
+    CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, NodeNow, PoolNow, ShardNow,
+};
+pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
+pub use errors_query::{ErrorsParameters, ErrorsQuery};
+pub use figures::figures;
+pub use frame::{Cell, CellLabel, Fanout, Frame, HotCount, Part, Parts, Step, StepError};
+pub use histogram::LatencyHistogram;
+pub use history::{BUDGETS, History};
+pub use measured_intervals::MeasuredIntervals;
+pub use merge::merged;
+pub use metrics::{
+    CacheMetrics, ClusterMetrics, FanoutMetrics, Heatmap, HistoryMetrics, HotKey, LatencyMs,
+    LatencyParts, Metrics, Named, PartMs, ReadFrom, RouteMetrics, Series, ShardMetrics,
+    ShardSeries, Skew,
+};
+pub use openmetrics::{CONTENT_TYPE, openmetrics};
+pub use packed::{Packed, PackedError};
+pub use query::{MetricsParameters, MetricsQuery, OperationError};
+pub use recorder::Recorder;
+pub use sample::{Labels, Operation, Outcome, Role, Sample};
+pub use slot_load::SlotLoad;
+pub use window::{Window, WindowError};
+pub use worker::{InFlight, Worker};

@@ -1,0 +1,71 @@
+//! Measured intervals: the times in which a recorder counted. The times between them were not
+//! measured, which is different from zero requests.
+//!
+//! **Invariant:** intervals are in order, none is empty, no two touch, and there are at most
+//! [`MeasuredIntervals::MAX`].
+//! **Not here:** the recorder (`recorder`), storing intervals (`store`).
+
+/// Intervals from one second up to another, exclusive, both since 1970 UTC.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeasuredIntervals(Vec<(u64, u64)>);
+
+impl MeasuredIntervals {
+    /// Most intervals: with more restarts within a week, the oldest two are merged.
+    pub const MAX: usize = 256;
+
+    /// Adds an interval, which may lie anywhere.
+    pub fn add(&mut self, (from, until): (u64, u64)) {
+        if from >= until {
+            return;
+        }
+        let first = self.0.partition_point(|interval| interval.1 < from);
+        let behind = self.0.partition_point(|interval| interval.0 <= until);
+        let met = &self.0[first..behind];
+        let from = met.first().map_or(from, |interval| interval.0.min(from));
+        let until = met.last().map_or(until, |interval| interval.1.max(until));
+        self.0.splice(first..behind, [(from, until)]);
+        if self.0.len() > Self::MAX {
+            let (from, _) = self.0.remove(0);
+            self.0[0].0 = from;
+        }
+    }
+
+    /// Removes intervals that ended before this second.
+    pub fn forget(&mut self, before: u64) {
+        self.0.retain(|interval| interval.1 > before);
+    }
+
+    /// Removes everything at this second or later.
+    pub fn forget_from(&mut self, second: u64) {
+        self.0.retain_mut(|interval| {
+            interval.1 = interval.1.min(second);
+            interval.0 < interval.1
+        });
+    }
+
+    /// Returns true if any second of a time is measured.
+    pub fn touch(&self, from: u64, until: u64) -> bool {
+        let next = self.0.partition_point(|interval| interval.1 <= from);
+        self.0.get(next).is_some_and(|interval| interval.0 < until)
+    }
+
+    /// Returns the number of seconds of a time that are measured.
+    pub(crate) fn seconds_within(&self, from: u64, until: u64) -> u64 {
+        let overlap =
+            |interval: &(u64, u64)| interval.1.min(until).saturating_sub(interval.0.max(from));
+        self.0.iter().map(overlap).sum()
+    }
+
+    /// Returns all intervals, the oldest first.
+    pub fn as_slice(&self) -> &[(u64, u64)] {
+        &self.0
+    }
+}
+
+impl FromIterator<(u64, u64)> for MeasuredIntervals {
+    fn from_iter<T: IntoIterator<Item = (u64, u64)>>(times: T) -> Self {
+        let mut intervals = Self::default();
+        times.into_iter().for_each(|time| intervals.add(time));
+        intervals
+    }
+}

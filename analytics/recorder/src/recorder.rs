@@ -1,0 +1,156 @@
+//! Recorder: creates workers, drains their queues, and returns what they have counted.
+//!
+//! **Invariant:** a query includes every request that was recorded before it.
+//! **Invariant:** the lock of the aggregator is taken before those of the history, never after.
+//! **Not here:** the sums (`aggregator`), the metrics (`figures`).
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use rtrb::RingBuffer;
+
+use crate::aggregator::{Aggregator, QueueReader};
+use crate::clock::Clock;
+use crate::entry::{DETAILS_MAX, ENTRIES_MAX, Shape};
+use crate::history::History;
+use crate::recorder_state::{InFlightCounter, RecorderState};
+use crate::sample::Labels;
+use crate::slot_load::SlotLoad;
+use crate::totals::Totals;
+use crate::worker::Worker;
+
+/// Counts data requests. Share it by reference or `Arc`.
+#[derive(Debug)]
+pub struct Recorder {
+    labels: Labels,
+    state: Arc<RecorderState>,
+    drainer: Option<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// Creates a recorder for these labels. Time starts now, and a thread drains the workers until
+    /// the recorder is dropped.
+    ///
+    /// # Panics
+    /// Panics with more labels than [`Labels`] allows, with two shards of one name, or if the
+    /// system cannot create a thread.
+    pub fn new(labels: Labels) -> Self {
+        let mut recorder = Self::with_clock(labels, Clock::start());
+        let state = recorder.state.clone();
+        let drainer = thread::Builder::new().name("recorder".into());
+        let drainer = drainer.spawn(move || state.drain_until_end());
+        recorder.drainer = Some(drainer.expect("the system has a thread for the recorder"));
+        recorder
+    }
+
+    /// Creates a recorder without a thread, for tests: its clock shows `started_ms` at
+    /// [`Recorder::started`], and advances only as far as [`Recorder::settle_at`] is called with.
+    pub fn by_hand(labels: Labels, started_ms: u64) -> Self {
+        Self::with_clock(labels, Clock::at(started_ms))
+    }
+
+    fn with_clock(labels: Labels, clock: Clock) -> Self {
+        let history = Arc::new(History::new());
+        history.know_since(clock.started_ms());
+        let second = clock.started_ms() / 1_000;
+        let state = RecorderState::new(
+            clock,
+            Shape::of(&labels),
+            RandomState::new().hash_one(0),
+            Aggregator::new(labels.clone(), history.clone(), second),
+            history,
+        );
+        Self { labels, state: Arc::new(state), drainer: None }
+    }
+
+    /// Creates a worker, with which one thread that answers requests records them.
+    pub fn worker(&self) -> Worker {
+        let (entries, entries_taken) = RingBuffer::new(ENTRIES_MAX);
+        let (details, details_taken) = RingBuffer::new(DETAILS_MAX);
+        self.state.aggregator().add(QueueReader { entries: entries_taken, details: details_taken });
+        let running = Arc::new(InFlightCounter::default());
+        let mut in_flight = self.state.in_flight();
+        in_flight.retain(|other| Arc::strong_count(other) > 1);
+        in_flight.push(running.clone());
+        Worker::new(self.state.clone(), running, entries, details)
+    }
+
+    /// Returns the history up to this moment, with every request that was recorded before. This
+    /// drains the queues: call it where blocking is allowed.
+    pub fn history(&self) -> &Arc<History> {
+        // The clock of a recorder without a thread advances only by [`Recorder::settle_at`].
+        self.settle_at(if self.drainer.is_some() { Instant::now() } else { self.started() })
+    }
+
+    /// Returns [`Recorder::history`] up to a moment: closes the seconds before it. For tests.
+    pub fn settle_at(&self, now: Instant) -> &Arc<History> {
+        self.drain_at(now);
+        self.state.aggregator().show_open();
+        self.state.history()
+    }
+
+    /// Counts the entries that workers queued up to a moment, and closes the seconds before it, as
+    /// the recorder's thread does. For tests.
+    pub fn drain_at(&self, now: Instant) {
+        self.state.drain(self.state.clock.ms(now));
+    }
+
+    /// Returns the time of the recorder: ms since 1970 UTC, never backwards.
+    pub fn at_ms(&self) -> u64 {
+        self.state.clock.ms(Instant::now())
+    }
+
+    /// Returns the start of the recorder.
+    pub fn started(&self) -> Instant {
+        self.state.clock.started()
+    }
+
+    /// Returns the start of the recorder, in ms since 1970 UTC.
+    pub fn started_ms(&self) -> u64 {
+        self.state.clock.started_ms()
+    }
+
+    /// Returns the number of requests that are being answered, of all workers.
+    pub fn in_flight(&self) -> u64 {
+        self.state.in_flight().iter().map(|running| running.0.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Returns the requests of each slot of the key space in the running minute and the `minutes`
+    /// before it (at most 15): one entry per slot.
+    pub fn slot_load(&self, minutes: u64) -> Vec<SlotLoad> {
+        self.history();
+        let aggregator = self.state.aggregator();
+        aggregator.aggregates().slots.sums(aggregator.aggregates().running(), minutes)
+    }
+
+    /// Returns the bytes that the recorder takes, including its history: the README states their
+    /// limit.
+    pub fn bytes(&self) -> usize {
+        self.state.aggregator().bytes() + self.state.history().bytes()
+    }
+
+    /// Returns the labels of the recorder.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// Returns the counts since the start.
+    pub(crate) fn totals(&self) -> Totals {
+        self.history();
+        self.state.aggregator().aggregates().totals.clone()
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.state.end();
+        if let Some(drainer) = self.drainer.take() {
+            // The thread panics only where this one would.
+            let _ = drainer.join();
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Recorder state: the state shared by a recorder, its thread and its workers.
+//!
+//! **Invariant:** the lock of the aggregator is taken by the draining thread, by queries, and by a
+//! worker whose queue is full; never to record a request.
+//! **Not here:** the two ends of the queues (`recorder`, `worker`), the sums (`aggregator`).
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use crate::aggregator::Aggregator;
+use crate::clock::Clock;
+use crate::entry::Shape;
+use crate::history::History;
+
+/// Time between two drains of the queues while there are requests.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// State shared by a recorder, its thread and its workers.
+#[derive(Debug)]
+pub(crate) struct RecorderState {
+    pub(crate) clock: Clock,
+    pub(crate) shape: Shape,
+    /// Seed of the hashes of keys: clients cannot choose keys that share a counter.
+    pub(crate) seed: u64,
+    aggregator: Mutex<Aggregator>,
+    history: Arc<History>,
+    in_flight: Mutex<Vec<Arc<InFlightCounter>>>,
+    drainer: OnceLock<Thread>,
+    ends: AtomicBool,
+}
+
+/// Requests that a worker is answering, alone on its cache lines so that workers do not slow each
+/// other down.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct InFlightCounter(pub(crate) AtomicU64);
+
+impl RecorderState {
+    pub(crate) fn new(
+        clock: Clock,
+        shape: Shape,
+        seed: u64,
+        aggregator: Aggregator,
+        history: Arc<History>,
+    ) -> Self {
+        Self {
+            clock,
+            shape,
+            seed,
+            aggregator: Mutex::new(aggregator),
+            history,
+            in_flight: Mutex::default(),
+            drainer: OnceLock::new(),
+            ends: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// Counts the entries that workers queued up to `ms`, and returns how many there were.
+    pub(crate) fn drain(&self, ms: u64) -> usize {
+        self.aggregator().drain(ms / 1_000)
+    }
+
+    /// Wakes the thread that drains the queues.
+    pub(crate) fn wake(&self) {
+        if let Some(drainer) = self.drainer.get() {
+            drainer.unpark();
+        }
+    }
+
+    /// Ends the thread that drains the queues.
+    pub(crate) fn end(&self) {
+        self.ends.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Drains the queues until the recorder ends: the recorder's thread runs this.
+    pub(crate) fn drain_until_end(&self) {
+        // The cell is set only here, once.
+        let _ = self.drainer.set(thread::current());
+        while !self.ends.load(Ordering::Acquire) {
+            let ms = self.clock.ms(Instant::now());
+            let drained = self.drain(ms);
+            // Without requests it is enough to close each second when it has ended.
+            let second_ends = Duration::from_millis(1_000 - ms % 1_000);
+            thread::park_timeout(if drained > 0 { DRAIN_EVERY } else { second_ends });
+        }
+    }
+
+    pub(crate) fn aggregator(&self) -> MutexGuard<'_, Aggregator> {
+        self.aggregator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn in_flight(&self) -> MutexGuard<'_, Vec<Arc<InFlightCounter>>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

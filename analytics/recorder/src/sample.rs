@@ -1,0 +1,140 @@
+//! Sample: one data request, as the router reports it when the response is known.
+//!
+//! **Invariant:** a sample is borrowed plain data; making one allocates nothing.
+//! **Not here:** tables and clients. The key is borrowed; `hot` keeps a bounded number of keys.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Kind of a request. A bulk write of any size is one write.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// The request reads rows.
+    Read,
+    /// The request stores, changes or removes rows.
+    Write,
+}
+
+impl Operation {
+    /// Returns the name in JSON and in labels: `read` or `write`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// Kind of node that answered.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The node that takes the writes of a shard.
+    Primary,
+    /// A node that follows the primary.
+    Replica,
+    /// The cache.
+    Cache,
+}
+
+impl Role {
+    /// Returns the name in JSON and in labels: `primary`, `replica` or `cache`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Cache => "cache",
+        }
+    }
+}
+
+/// Result of a request, by the class of its HTTP status.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Below 400.
+    Success,
+    /// 400 to 499.
+    ClientError,
+    /// 500 and above.
+    ServerError,
+}
+
+impl Outcome {
+    /// Returns the class of an HTTP status.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            0..400 => Self::Success,
+            400..500 => Self::ClientError,
+            500.. => Self::ServerError,
+        }
+    }
+
+    /// Returns true for the two kinds of errors.
+    pub const fn is_error(self) -> bool {
+        match self {
+            Self::Success => false,
+            Self::ClientError | Self::ServerError => true,
+        }
+    }
+}
+
+/// Names of the numbers in a [`Sample`]: given once, in the order of every response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Routes as they are declared, without values: `/api/write`. At most [`Labels::ROUTES_MAX`].
+    pub routes: Vec<&'static str>,
+    /// Shards. At most [`Labels::SHARDS_MAX`].
+    pub shards: Vec<String>,
+    /// Number of slots of the key space; at most [`Labels::SLOTS_MAX`].
+    pub slots: usize,
+}
+
+impl Labels {
+    /// Most routes.
+    pub const ROUTES_MAX: usize = 32;
+    /// Most shards.
+    pub const SHARDS_MAX: usize = 1_024;
+    /// Most slots: their numbers take 16 bits, and one number means none.
+    pub const SLOTS_MAX: usize = 65_535;
+}
+
+/// One answered data request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample<'k> {
+    /// Index into [`Labels::routes`]; an index beyond the list counts as `(other)`.
+    pub route: u8,
+    /// Read or write.
+    pub operation: Operation,
+    /// Index into [`Labels::shards`]. `None` (or an index beyond the list) if several shards took
+    /// part, or none.
+    pub shard: Option<u16>,
+    /// Slot of the key, if there is one key.
+    pub slot: Option<u16>,
+    /// Node that answered: the primary for a write; `None` if no node was contacted.
+    pub role: Option<Role>,
+    /// HTTP status of the response.
+    pub status: u16,
+    /// Number of shards contacted: 0 if the request was refused before, 1 for a request by key.
+    pub fanout: u16,
+    /// Time from the arrival of the request to its response. Counted in whole µs, 1 µs to 60 s,
+    /// like the next two.
+    pub elapsed: Duration,
+    /// Time spent waiting for a lane or a connection.
+    pub queue: Duration,
+    /// Time inside the database. The rest is `elapsed` less these two.
+    pub database: Duration,
+    /// Shard key, if there is one.
+    pub key: Option<&'k str>,
+    /// Trace of the request, if it has one.
+    pub trace: Option<[u8; 16]>,
+}

@@ -1,0 +1,89 @@
+//! Slot load: requests of each slot of the key space in the last minutes.
+//!
+//! Moves of slots are planned from it. There is a table for each of the last fifteen minutes.
+//!
+//! **Invariant:** there are at most [`MINUTES_MAX`] tables of finished minutes and one of the
+//! running minute, 8 bytes per slot each; a minute without requests has none.
+//! **Not here:** keys; `hot` knows the busiest.
+
+use std::collections::VecDeque;
+
+use crate::entry::Entry;
+use crate::sample::Operation;
+
+/// Most finished minutes.
+pub(crate) const MINUTES_MAX: u64 = 15;
+
+/// Requests of one slot of the key space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotLoad {
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+}
+
+/// The tables.
+#[derive(Debug)]
+pub(crate) struct SlotLoads {
+    slots: usize,
+    /// Tables of the finished minutes, oldest first.
+    minutes: VecDeque<Minute>,
+}
+
+#[derive(Debug)]
+struct Minute {
+    /// Minutes since 1970 UTC.
+    minute: u64,
+    /// Reads and writes by slot.
+    counts: Box<[(u32, u32)]>,
+}
+
+impl SlotLoads {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { slots, minutes: VecDeque::new() }
+    }
+
+    /// Counts an entry in the running second.
+    pub(crate) fn count(&mut self, entry: &Entry, second: u64) {
+        let Some(slot) = entry.slot() else { return };
+        let minute = second / 60;
+        if self.minutes.back().is_none_or(|last| last.minute < minute) {
+            self.begin(minute);
+        }
+        let Some(last) = self.minutes.back_mut() else { return };
+        let (reads, writes) = &mut last.counts[usize::from(slot)];
+        let count = match entry.operation {
+            Operation::Read => reads,
+            Operation::Write => writes,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    /// Returns each slot's requests in the running minute and the `minutes` before it.
+    pub(crate) fn sums(&self, second: u64, minutes: u64) -> Vec<SlotLoad> {
+        let first = (second / 60).saturating_sub(minutes.min(MINUTES_MAX));
+        let mut sums = vec![SlotLoad::default(); self.slots];
+        for minute in self.minutes.iter().filter(|minute| minute.minute >= first) {
+            for (sum, (reads, writes)) in sums.iter_mut().zip(&minute.counts) {
+                sum.reads += u64::from(*reads);
+                sum.writes += u64::from(*writes);
+            }
+        }
+        sums
+    }
+
+    /// Returns the bytes of the tables.
+    pub(crate) fn bytes(&self) -> usize {
+        self.minutes.iter().map(|minute| size_of_val(&*minute.counts)).sum()
+    }
+
+    #[cold]
+    fn begin(&mut self, minute: u64) {
+        let oldest = minute.saturating_sub(MINUTES_MAX);
+        while self.minutes.front().is_some_and(|first| first.minute < oldest) {
+            self.minutes.pop_front();
+        }
+        self.minutes.push_back(Minute { minute, counts: vec![(0, 0); self.slots].into() });
+    }
+}

@@ -1,0 +1,105 @@
+//! Coverage: the measured intervals of a source, stored in a row of a source that is named after
+//! it.
+//!
+//! There is one row, which starts where the last interval ends; a new row replaces it. More rows,
+//! or an old one, exist if a clock was wrong or if a program without coverage has written slots:
+//! all rows are then combined.
+//!
+//! **Invariant:** a row of the future was written while a clock was wrong: it does not count and is
+//! removed.
+//! **Not here:** slots (`store/history_writer`), the intervals of running recorders (`history`).
+
+use std::time::{Duration, Instant};
+
+use super::ring_index::{RingIndex, seconds_of};
+use super::row::{Row, SHAPE, packed, unpacked};
+use super::{Store, unix_now};
+use crate::frame::Step;
+use crate::history::History;
+use crate::measured_intervals::MeasuredIntervals;
+
+/// Time between two writes of the coverage without any requests.
+const EVERY: Duration = Duration::from_secs(60);
+/// Rows read at once.
+const PAGE: i64 = 100;
+
+/// Measured intervals of one source in the store.
+pub(super) struct Coverage {
+    /// Name of the source of the row.
+    source: String,
+    /// Time of the last write and the written intervals; `None` if unknown.
+    written: Option<(Instant, MeasuredIntervals)>,
+    /// Start of the last row, which may lie in the future.
+    last: i64,
+}
+
+impl Coverage {
+    /// Creates the coverage of a source. No router can have the name of its row.
+    pub(super) fn of(source: &str) -> Self {
+        Self { source: format!("{source}/counted"), written: None, last: 0 }
+    }
+
+    /// Discards the knowledge of what is written: the store may have lost it.
+    pub(super) fn doubt(&mut self) {
+        self.written = None;
+    }
+
+    /// Returns true if the coverage must be written again.
+    pub(super) fn is_old(&self) -> bool {
+        self.written.as_ref().is_none_or(|(at, _)| at.elapsed() >= EVERY)
+    }
+
+    /// Reads the intervals. Without a stored end, they reach from the first slot to the last.
+    pub(super) fn recall(
+        &mut self,
+        store: &mut Store,
+        indexes: &[RingIndex; 3],
+        history: &History,
+        now: u64,
+    ) -> diesel::QueryResult<()> {
+        let mut intervals = MeasuredIntervals::default();
+        self.last = 0;
+        loop {
+            let rows = store.rows(&self.source, seconds_of(Step::Minute), self.last, PAGE)?;
+            let Some(last) = rows.last() else { break };
+            self.last = last.start;
+            for row in rows.iter().filter(|row| row.shape == SHAPE) {
+                let told = unpacked::<Vec<(u64, u64)>>(&row.frame).into_iter().flatten();
+                told.for_each(|(from, until)| intervals.add((from, until.min(now))));
+            }
+        }
+        let indexes = indexes.iter().zip(Step::ALL).filter(|(index, _)| !index.is_empty());
+        let ends = indexes.clone().map(|(index, step)| index.newest() + step.seconds()).max();
+        let begins = indexes.map(|(index, _)| index.oldest()).min();
+        let told = intervals.as_slice().last().map(|(_, until)| *until);
+        if let Some((begin, end)) = told.or(begins).zip(ends) {
+            intervals.add((begin, end.min(now)));
+        }
+        history.know_counted(intervals.as_slice().iter().copied());
+        // Nothing needs to be written until there is more.
+        self.written = Some((Instant::now(), intervals));
+        Ok(())
+    }
+
+    /// Writes the intervals in place of those written before.
+    pub(super) fn write(&mut self, store: &mut Store, history: &History) -> Result<(), String> {
+        let (now, counted) = (unix_now(), history.counted());
+        let past = counted.as_slice().iter().map(|(from, until)| (*from, now.min(*until)));
+        let past: MeasuredIntervals = past.collect();
+        let Some((_, until)) = past.as_slice().last().copied() else { return Ok(()) };
+        if self.written.as_ref().is_some_and(|(_, written)| *written == past) {
+            return Ok(());
+        }
+        let (source, step, start) = (self.source.clone(), seconds_of(Step::Minute), until as i64);
+        let frame = packed(&past.as_slice()).map_err(|error| error.to_string())?;
+        let row = Row { source: source.clone(), step, start, shape: SHAPE, frame };
+        store.write(&[row], &[(source, step, start)]).map_err(|error| error.to_string())?;
+        if self.last > start {
+            let forgotten = store.forget_new(&self.source, step, start);
+            forgotten.map_err(|error| error.to_string())?;
+        }
+        self.last = start;
+        self.written = Some((Instant::now(), past));
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! History writer: the thread that writes finished slots, reads them after a restart, and removes
+//! old ones.
+//!
+//! Each round reads the finished slots from the rings. Nothing is queued, so an outage of the store
+//! takes no memory, and after it the store gets all that the rings still hold.
+//!
+//! **Invariant:** only [`HistoryWriter::close`] and [`HistoryWriter::flush`] wait for the thread,
+//! for at most [`CLOSE_MAX`].
+//! **Not here:** files and servers (`store/sqlite`, `store/postgres`), the size of the stored
+//! history (`store/ring_index`), measured intervals (`store/coverage`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::coverage::Coverage;
+use super::ring_index::{RingIndex, ring_s, seconds_of};
+use super::rollup::RollUp;
+use super::row::{Row, SHAPE, packed, unpacked};
+use super::{Store, StoreAddress, StoreError, unix_now};
+use crate::frame::{Frame, Step};
+use crate::history::History;
+
+/// Time between two writes: a crash loses the slots that finished since the last one, and the
+/// running second.
+pub const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// Longest time for which [`HistoryWriter::close`] waits for the last slots to be written.
+pub const CLOSE_MAX: Duration = Duration::from_secs(3);
+/// Longest pause between two attempts during an outage of the store.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Most frames of one transaction, which keeps it below a second and some megabytes.
+const BATCH_MAX: usize = 200;
+/// Rows read at once when stored history is read.
+const PAGE: i64 = 100;
+/// Time between two searches for old slots of sources that no longer exist.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+
+/// Keeps the history of sources until it is dropped.
+pub struct HistoryWriter {
+    commands: Sender<Command>,
+    state: Arc<State>,
+}
+
+/// State of a history writer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistoryWriterState {
+    /// Failed attempts at the store since the start.
+    pub store_errors: u64,
+    /// True if the last attempt failed.
+    pub is_away: bool,
+    /// Frames written since the start.
+    pub written: u64,
+    /// Frames read from the store since the start.
+    pub given_back: u64,
+    /// Stored frames that cannot be read, or have the format of another program.
+    pub unreadable: u64,
+}
+
+#[derive(Default)]
+struct State {
+    store_errors: AtomicU64,
+    is_away: AtomicBool,
+    written: AtomicU64,
+    given_back: AtomicU64,
+    unreadable: AtomicU64,
+}
+
+/// Called once, when the stored history of a source has been read or cannot be read for now.
+type OnLoaded = Box<dyn FnOnce() + Send>;
+
+enum Command {
+    Keep(Box<Source>),
+    /// Writes all finished slots, and confirms that.
+    Flush(Sender<()>),
+    /// Writes all finished slots, confirms that, and ends.
+    Close(Sender<()>),
+}
+
+impl HistoryWriter {
+    /// Starts to keep the history of a recorder of this process, and reads the stored history in
+    /// the background. Slots that were not finished when the last process ended are made from the
+    /// stored shorter ones.
+    ///
+    /// # Errors
+    /// Fails with [`StoreError`] if the thread cannot be created. A store that cannot be used is no
+    /// error: the thread logs that and tries again.
+    pub fn start(
+        address: StoreAddress,
+        source: impl Into<String>,
+        history: Arc<History>,
+    ) -> Result<Self, StoreError> {
+        let history_writer = Self::open(address)?;
+        history_writer.command(source.into(), history, true, Box::new(|| ()));
+        Ok(history_writer)
+    }
+
+    /// Creates a history writer without a source.
+    ///
+    /// # Errors
+    /// Fails like [`HistoryWriter::start`].
+    pub fn open(address: StoreAddress) -> Result<Self, StoreError> {
+        let (commands, received) = mpsc::channel();
+        let state = Arc::new(State::default());
+        let place = address.to_string();
+        let writer = WriterThread {
+            address,
+            state: state.clone(),
+            store: None,
+            sources: Vec::new(),
+            told: None,
+            pause: Duration::ZERO,
+            forgotten: None,
+        };
+        let thread = thread::Builder::new().name("history".to_owned());
+        let spawned = thread.spawn(move || writer.run(&received));
+        spawned.map_err(|error| StoreError::Unusable { place, cause: error.to_string() })?;
+        Ok(Self { commands, state })
+    }
+
+    /// Keeps another source, whose finished slots come from elsewhere. `then` is called on the
+    /// history writer's thread when the stored history of the source has been read or cannot be
+    /// read for now; it must not block.
+    pub fn keep(
+        &self,
+        source: impl Into<String>,
+        history: Arc<History>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        self.command(source.into(), history, false, Box::new(then));
+    }
+
+    fn command(&self, name: String, history: Arc<History>, is_recorded: bool, then: OnLoaded) {
+        let source = Source {
+            coverage: Coverage::of(&name),
+            name,
+            history,
+            is_recorded,
+            then: Some(then),
+            is_given_back: false,
+            kept: None,
+        };
+        // A thread that has ended needs no command.
+        let _ = self.commands.send(Command::Keep(Box::new(source)));
+    }
+
+    /// Returns the state.
+    pub fn state(&self) -> HistoryWriterState {
+        HistoryWriterState {
+            store_errors: self.state.store_errors.load(Ordering::Relaxed),
+            is_away: self.state.is_away.load(Ordering::Relaxed),
+            written: self.state.written.load(Ordering::Relaxed),
+            given_back: self.state.given_back.load(Ordering::Relaxed),
+            unreadable: self.state.unreadable.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes all finished slots within [`CLOSE_MAX`], and continues.
+    pub fn flush(&self) {
+        self.wait(Command::Flush);
+    }
+
+    /// Writes all finished slots within [`CLOSE_MAX`], and ends. Dropping has the same effect.
+    pub fn close(self) {
+        drop(self);
+    }
+
+    /// Sends a command, and waits for its confirmation for at most [`CLOSE_MAX`].
+    fn wait(&self, command: impl FnOnce(Sender<()>) -> Command) {
+        let (done, wait) = mpsc::channel();
+        if self.commands.send(command(done)).is_ok() {
+            let _ = wait.recv_timeout(CLOSE_MAX);
+        }
+    }
+}
+
+impl Drop for HistoryWriter {
+    fn drop(&mut self) {
+        self.wait(Command::Close);
+    }
+}
+
+/// State of the thread.
+struct WriterThread {
+    address: StoreAddress,
+    state: Arc<State>,
+    store: Option<Store>,
+    sources: Vec<Source>,
+    /// Logged cause of the current outage.
+    told: Option<String>,
+    pause: Duration,
+    /// Time of the last search for old slots of sources that no longer exist.
+    forgotten: Option<Instant>,
+}
+
+struct Source {
+    name: String,
+    history: Arc<History>,
+    /// True if the slots of the source end in this process.
+    is_recorded: bool,
+    then: Option<OnLoaded>,
+    /// True if the stored history has been read.
+    is_given_back: bool,
+    /// Slots in the store, by step; `None` until they were listed since the store was opened.
+    kept: Option<[RingIndex; 3]>,
+    /// Measured intervals in the store.
+    coverage: Coverage,
+}
+
+impl WriterThread {
+    fn run(mut self, commands: &Receiver<Command>) {
+        let mut next = Instant::now();
+        loop {
+            match commands.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Command::Keep(mut source)) => {
+                    if self.told.is_none() {
+                        next = Instant::now();
+                    } else if let Some(then) = source.then.take() {
+                        // The stored history cannot be read for now.
+                        then();
+                    }
+                    self.sources.push(*source);
+                }
+                Ok(Command::Flush(done)) => {
+                    self.round(true);
+                    let _ = done.send(());
+                }
+                Ok(Command::Close(done)) => {
+                    self.round(true);
+                    drop(self.store.take());
+                    let _ = done.send(());
+                    return;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.round(false);
+                    next = Instant::now() + WRITE_EVERY.max(self.pause);
+                }
+            }
+        }
+    }
+
+    /// Writes and reads what is due, or logs the failure. The round may be the last one.
+    fn round(&mut self, may_end: bool) {
+        match self.attempt(may_end) {
+            Ok(()) => {
+                self.pause = Duration::ZERO;
+                self.state.is_away.store(false, Ordering::Relaxed);
+                if self.told.take().is_some() {
+                    tracing::info!("{} is available: history is kept again", self.address);
+                }
+            }
+            Err(cause) => {
+                // The next attempt opens the store again: a connection or file in an unknown state
+                // is not used.
+                self.store = None;
+                for source in &mut self.sources {
+                    source.kept = None;
+                    source.coverage.doubt();
+                }
+                self.pause = (self.pause * 2).clamp(WRITE_EVERY, RETRY_MAX);
+                self.state.store_errors.fetch_add(1, Ordering::Relaxed);
+                self.state.is_away.store(true, Ordering::Relaxed);
+                if self.told.is_none() {
+                    tracing::warn!(
+                        "history is not kept for now, metrics continue from memory: {cause}"
+                    );
+                }
+                self.told = Some(cause);
+            }
+        }
+        for source in &mut self.sources {
+            if let Some(then) = source.then.take() {
+                then();
+            }
+        }
+    }
+
+    fn attempt(&mut self, may_end: bool) -> Result<(), String> {
+        let store = match &mut self.store {
+            Some(store) => store,
+            None => {
+                let opened = Store::open(&self.address).map_err(|error| error.to_string())?;
+                self.store.insert(opened)
+            }
+        };
+        let now = unix_now();
+        let told = |error: diesel::result::Error| format!("{}: {error}", self.address);
+        for source in &mut self.sources {
+            if source.kept.is_none() {
+                source.read_indexes(store, now).map_err(told)?;
+            }
+            if !source.is_given_back {
+                source.give_back(store, &self.state, now).map_err(told)?;
+            }
+            source
+                .write(store, &self.state, may_end)
+                .map_err(|cause| format!("{}: {cause}", self.address))?;
+        }
+        if self.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
+            for step in Step::ALL {
+                let before = now.saturating_sub(ring_s(step));
+                store.forget_old(seconds_of(step), before as i64).map_err(told)?;
+            }
+            self.forgotten = Some(Instant::now());
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    /// Lists the slots in the store. Slots of the future were written while a clock was wrong: they
+    /// do not count.
+    fn read_indexes(&mut self, store: &mut Store, now: u64) -> diesel::QueryResult<()> {
+        let mut indexes = <[RingIndex; 3]>::default();
+        for (seconds, start, bytes) in store.slots(&self.name)? {
+            let step = Step::ALL.into_iter().position(|step| seconds_of(step) == seconds);
+            let start = u64::try_from(start).ok().filter(|start| *start <= now);
+            if let Some((step, start)) = step.zip(start) {
+                indexes[step].add(start, u64::try_from(bytes).unwrap_or_default());
+            }
+        }
+        self.kept = Some(indexes);
+        Ok(())
+    }
+
+    /// Reads the stored history.
+    fn give_back(&mut self, store: &mut Store, state: &State, now: u64) -> diesel::QueryResult<()> {
+        let newest = self.kept.get_or_insert_default().each_ref().map(RingIndex::newest);
+        let indexes = self.kept.get_or_insert_default();
+        self.coverage.recall(store, indexes, &self.history, now)?;
+        let mut roll_up = RollUp::default();
+        // The longest first: stored long slots must be there before any is made from shorter ones.
+        for step in Step::ALL.into_iter().rev() {
+            let mut after = now.saturating_sub(ring_s(step)) as i64;
+            loop {
+                let rows = store.rows(&self.name, seconds_of(step), after, PAGE)?;
+                let Some(last) = rows.last() else { break };
+                after = last.start;
+                for row in rows {
+                    let readable = row.shape == SHAPE && row.start <= now as i64;
+                    let frame = readable.then(|| unpacked::<Frame>(&row.frame)).flatten();
+                    let Some(frame) = frame else {
+                        state.unreadable.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    };
+                    if self.is_recorded {
+                        roll_up.note(&frame, newest);
+                    }
+                    self.history.absorb(frame);
+                    state.given_back.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        roll_up.give(&self.history, unix_now(), newest[2]);
+        self.is_given_back = true;
+        Ok(())
+    }
+
+    /// Writes the slots that finished since the last write, and removes the oldest.
+    fn write(&mut self, store: &mut Store, state: &State, may_end: bool) -> Result<(), String> {
+        let mut has_written = false;
+        let indexes = self.kept.get_or_insert_default();
+        for (step, index) in Step::ALL.into_iter().zip(indexes) {
+            loop {
+                let frames = self.history.frames_after(step, index.newest(), BATCH_MAX);
+                let mut rows = Vec::with_capacity(frames.len());
+                for frame in &frames {
+                    rows.push(row_of(&self.name, frame).map_err(|error| error.to_string())?);
+                }
+                let first = index.first_to_keep(step, &rows);
+                if rows.is_empty() && index.oldest() >= first {
+                    break;
+                }
+                let forget = [(self.name.clone(), seconds_of(step), first as i64)];
+                store.write(&rows, &forget).map_err(|error| error.to_string())?;
+                state.written.fetch_add(rows.len() as u64, Ordering::Relaxed);
+                has_written |= !rows.is_empty();
+                index.note(&rows, first);
+            }
+        }
+        if has_written || may_end || self.coverage.is_old() {
+            self.coverage.write(store, &self.history)?;
+        }
+        Ok(())
+    }
+}
+
+fn row_of(source: &str, frame: &Frame) -> std::io::Result<Row> {
+    Ok(Row {
+        source: source.to_owned(),
+        step: seconds_of(frame.step),
+        start: frame.start as i64,
+        shape: SHAPE,
+        frame: packed(frame)?,
+    })
+}

@@ -1,0 +1,181 @@
+//! PostgreSQL: history in a PostgreSQL database, without libpq.
+//!
+//! **Invariant:** every wait for the server is bounded.
+//! **Not here:** choosing what is kept (`store/history_writer`).
+
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel::sql_types::Integer;
+use diesel::upsert::excluded;
+use diesel_async::{
+    AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
+};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::NoTls;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::StoreError;
+use super::address::PostgresAddress;
+use super::row::Row;
+use super::schema::tessera_history::dsl;
+use crate::tls_roots;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/analytics");
+
+/// Longest time for connecting.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Longest time for one transaction: longer than the server's limit for a statement, so that the
+/// server reports the cause.
+const ANSWER_MAX: Duration = Duration::from_secs(12);
+/// Limit of the server for one statement.
+const STATEMENT_MAX: Duration = Duration::from_secs(10);
+
+/// Advisory lock that allows one program at a time to migrate.
+const LOCK: &str = "SELECT pg_advisory_lock(1950, 5)";
+const UNLOCK: &str = "SELECT pg_advisory_unlock(1950, 5)";
+
+/// A connection, and the thread that drives it.
+pub(super) struct PostgresStore {
+    connection: AsyncPgConnection,
+    // Declared last and therefore dropped last: the connection ends on this runtime.
+    runtime: Runtime,
+}
+
+impl PostgresStore {
+    pub(super) fn open(address: &PostgresAddress) -> Result<Self, StoreError> {
+        // Migrations block one thread while another drives the connection.
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|error| StoreError::server(address, error))?;
+        let opened = runtime.block_on(async {
+            let limit = tokio::time::timeout(CONNECT_MAX, connect(address)).await;
+            let connection = limit.map_err(|_| {
+                StoreError::server(
+                    address,
+                    format!("no connection within {} s", CONNECT_MAX.as_secs()),
+                )
+            })??;
+            prepare(connection).await.map_err(|cause| StoreError::server(address, cause))
+        })?;
+        Ok(Self { connection: opened, runtime })
+    }
+
+    /// Returns the start of each stored slot of a source, with the bytes of its frame.
+    pub(super) fn slots(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
+        let length = diesel::dsl::sql::<Integer>("length(frame)");
+        let kept = dsl::tessera_history.filter(dsl::source.eq(source));
+        let kept = kept.select((dsl::step, dsl::start, length));
+        bounded(&self.runtime, kept.load(&mut self.connection))
+    }
+
+    /// Returns the next rows of this step after a slot, in order.
+    pub(super) fn rows(
+        &mut self,
+        source: &str,
+        step: i32,
+        after: i64,
+        most: i64,
+    ) -> QueryResult<Vec<Row>> {
+        let next = dsl::tessera_history
+            .filter(dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.gt(after)))
+            .order(dsl::start)
+            .limit(most)
+            .select((dsl::source, dsl::step, dsl::start, dsl::shape, dsl::frame));
+        bounded(&self.runtime, next.load(&mut self.connection))
+    }
+
+    /// Stores rows and removes the rows of each source and step before a slot, in one transaction.
+    pub(super) fn write(&mut self, rows: &[Row], forget: &[(String, i32, i64)]) -> QueryResult<()> {
+        let written = self.connection.transaction(async |connection| {
+            for row in rows {
+                diesel::insert_into(dsl::tessera_history)
+                    .values(row)
+                    .on_conflict((dsl::source, dsl::step, dsl::start))
+                    .do_update()
+                    .set((dsl::shape.eq(excluded(dsl::shape)), dsl::frame.eq(excluded(dsl::frame))))
+                    .execute(connection)
+                    .await?;
+            }
+            for (source, step, before) in forget {
+                let old = dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.lt(before));
+                diesel::delete(dsl::tessera_history.filter(old)).execute(connection).await?;
+            }
+            Ok(())
+        });
+        bounded(&self.runtime, written)
+    }
+
+    /// Removes rows of a source and step that are newer than `after`.
+    pub(super) fn forget_new(&mut self, source: &str, step: i32, after: i64) -> QueryResult<()> {
+        let new = dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.gt(after));
+        let forgotten = diesel::delete(dsl::tessera_history.filter(new));
+        bounded(&self.runtime, forgotten.execute(&mut self.connection)).map(drop)
+    }
+
+    /// Removes rows of any source that are older than `before`, also of sources that no longer
+    /// exist.
+    pub(super) fn forget_old(&mut self, step: i32, before: i64) -> QueryResult<()> {
+        let old = dsl::step.eq(step).and(dsl::start.lt(before));
+        let forgotten = diesel::delete(dsl::tessera_history.filter(old));
+        bounded(&self.runtime, forgotten.execute(&mut self.connection)).map(drop)
+    }
+}
+
+/// A server that does not respond in time counts as unreachable.
+fn bounded<T>(runtime: &Runtime, answer: impl Future<Output = QueryResult<T>>) -> QueryResult<T> {
+    let late = || {
+        let cause = format!("no answer within {} s", ANSWER_MAX.as_secs());
+        diesel::result::Error::QueryBuilderError(cause.into())
+    };
+    let limited = runtime.block_on(async { tokio::time::timeout(ANSWER_MAX, answer).await });
+    limited.map_err(|_| late()).and_then(|answer| answer)
+}
+
+async fn connect(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreError> {
+    let told = |cause: String| StoreError::server(address, cause);
+    let mut config = address.config().map_err(told)?;
+    if config.get_application_name().is_none() {
+        config.application_name("tessera analytics");
+    }
+    config.connect_timeout(CONNECT_MAX);
+    config.options(format!(
+        "-c search_path=tessera,public -c client_min_messages=warning -c statement_timeout={}",
+        STATEMENT_MAX.as_millis()
+    ));
+    // The cause is in the source of the driver's error, whose own text is only "db error".
+    let failed = |error: tokio_postgres::Error| {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        let said = source.unwrap_or_else(|| error.to_string());
+        told(tls_roots::explained(&said).map_or(said, str::to_owned))
+    };
+    let taken = if address.is_proved {
+        let tls = tls_roots::client(address.authorities.as_deref());
+        let tls = MakeRustlsConnect::new(tls.map_err(|error| told(error.to_string()))?);
+        let (client, driver) = config.connect(tls).await.map_err(failed)?;
+        AsyncPgConnection::try_from_client_and_connection(client, driver).await
+    } else {
+        let (client, driver) = config.connect(NoTls).await.map_err(failed)?;
+        AsyncPgConnection::try_from_client_and_connection(client, driver).await
+    };
+    taken.map_err(|error| told(error.to_string()))
+}
+
+/// Migrates the schema, one program at a time.
+async fn prepare(mut connection: AsyncPgConnection) -> Result<AsyncPgConnection, String> {
+    let told = |error: diesel::result::Error| error.to_string();
+    connection.batch_execute(LOCK).await.map_err(told)?;
+    // The role that created the schema may have lost the right to create another.
+    connection
+        .batch_execute(
+            "DO $$ BEGIN IF to_regnamespace('tessera') IS NULL THEN CREATE SCHEMA tessera; END IF; END $$",
+        )
+        .await
+        .map_err(told)?;
+    let mut harness = AsyncMigrationHarness::new(connection);
+    let migrated = harness.run_pending_migrations(MIGRATIONS).map(drop);
+    migrated.map_err(|error| format!("a migration failed: {error}"))?;
+    let mut connection = harness.into_inner();
+    connection.batch_execute(UNLOCK).await.map_err(told)?;
+    Ok(connection)
+}

@@ -1,0 +1,84 @@
+//! Ring index: the stored slots of one ring of a source, and the choice of those that stay.
+//!
+//! **Invariant:** stored slots stay within `bytes_max` and within the time of the ring; the oldest
+//! are removed first.
+//! **Not here:** reading and writing slots (`store/history_writer`).
+
+use std::collections::BTreeMap;
+
+use super::row::Row;
+use crate::frame::Step;
+
+/// Stored slots of a step of a source: the bytes of each frame, by the start of its slot.
+#[derive(Default)]
+pub(super) struct RingIndex {
+    frames: BTreeMap<u64, u64>,
+    bytes: u64,
+}
+
+impl RingIndex {
+    /// Adds a slot with the bytes of its frame.
+    pub(super) fn add(&mut self, start: u64, bytes: u64) {
+        self.bytes += bytes;
+        self.bytes -= self.frames.insert(start, bytes).unwrap_or_default();
+    }
+
+    /// Returns the start of the last slot; 0 if there is none.
+    pub(super) fn newest(&self) -> u64 {
+        self.frames.last_key_value().map_or(0, |(start, _)| *start)
+    }
+
+    /// Returns the start of the first slot; [`u64::MAX`] if there is none.
+    pub(super) fn oldest(&self) -> u64 {
+        self.frames.first_key_value().map_or(u64::MAX, |(start, _)| *start)
+    }
+
+    /// Returns true if there are no slots.
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Returns the first slot that stays when these rows are added: slots before it are too old, or
+    /// too many.
+    pub(super) fn first_to_keep(&self, step: Step, rows: &[Row]) -> u64 {
+        let newest = rows.last().map_or(self.newest(), |row| row.start as u64);
+        let mut first = newest.saturating_sub(ring_s(step));
+        let coming: u64 = rows.iter().map(|row| row.frame.len() as u64).sum();
+        let mut excess = (self.bytes + coming).saturating_sub(bytes_max(step));
+        for (start, bytes) in &self.frames {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(*bytes);
+            first = first.max(start + 1);
+        }
+        first
+    }
+
+    /// Adds written rows, and removes the slots before `first`.
+    pub(super) fn note(&mut self, rows: &[Row], first: u64) {
+        rows.iter().for_each(|row| self.add(row.start as u64, row.frame.len() as u64));
+        let stay = self.frames.split_off(&first);
+        self.bytes -= self.frames.values().sum::<u64>();
+        self.frames = stay;
+    }
+}
+
+/// Returns the most bytes of a step of a source: common clusters take a tenth of this.
+const fn bytes_max(step: Step) -> u64 {
+    match step {
+        Step::Second => 32 << 20,
+        Step::TenSeconds => 64 << 20,
+        Step::Minute => 128 << 20,
+    }
+}
+
+/// Returns the time that a ring covers, in s.
+pub(super) const fn ring_s(step: Step) -> u64 {
+    step.seconds() * step.slots_kept()
+}
+
+/// Returns a step as it is written in a row.
+pub(super) fn seconds_of(step: Step) -> i32 {
+    step.seconds() as i32
+}

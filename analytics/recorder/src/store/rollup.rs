@@ -1,0 +1,68 @@
+//! Roll-up: makes slots of ten seconds and of a minute that were unfinished when a process ended
+//! from the shorter slots in the store.
+//!
+//! Without this, a crash would lose up to a minute of every window that is read from slots of a
+//! minute, although only the last seconds are really lost.
+//!
+//! **Not here:** reading stored slots (`store/history_writer`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::frame::{Frame, Step};
+use crate::history::History;
+use crate::merge::merged;
+
+/// Frames whose longer slots are not in the store.
+#[derive(Default)]
+pub(super) struct RollUp {
+    tens: BTreeMap<u64, Vec<Arc<Frame>>>,
+    minutes: BTreeMap<u64, Vec<Arc<Frame>>>,
+}
+
+impl RollUp {
+    /// Adds a stored frame; `newest` is the last stored slot of each step.
+    pub(super) fn note(&mut self, frame: &Frame, newest: [u64; 3]) {
+        let [_, ten, minute] = newest;
+        match frame.step {
+            Step::Second if slot(frame, Step::TenSeconds) > ten => {
+                let frames = self.tens.entry(slot(frame, Step::TenSeconds)).or_default();
+                frames.push(Arc::new(frame.clone()));
+            }
+            Step::TenSeconds if slot(frame, Step::Minute) > minute => self.note_ten(frame),
+            Step::Second | Step::TenSeconds | Step::Minute => {}
+        }
+    }
+
+    fn note_ten(&mut self, frame: &Frame) {
+        let frames = self.minutes.entry(slot(frame, Step::Minute)).or_default();
+        frames.push(Arc::new(frame.clone()));
+    }
+
+    /// Adds the longer slots to a history: slots that have ended by `now` as they are, running ones
+    /// to be continued.
+    pub(super) fn give(mut self, history: &History, now: u64, newest_minute: u64) {
+        let give = |frame: Frame| {
+            if frame.end() <= now {
+                history.absorb(frame);
+            } else {
+                history.resume(frame);
+            }
+        };
+        for (start, frames) in std::mem::take(&mut self.tens) {
+            let frame = merged(Step::TenSeconds, start, &frames);
+            if slot(&frame, Step::Minute) > newest_minute {
+                self.note_ten(&frame);
+            }
+            give(frame);
+        }
+        for (start, frames) in self.minutes {
+            give(merged(Step::Minute, start, &frames));
+        }
+    }
+}
+
+/// Returns the start of the longer slot that contains a frame.
+fn slot(frame: &Frame, step: Step) -> u64 {
+    frame.start / step.seconds() * step.seconds()
+}

@@ -1,0 +1,49 @@
+//! Row: one finished slot of a source as it is stored: its frame in JSON, compressed.
+//!
+//! **Invariant:** a row in the format of another program is never read as a frame.
+//! **Not here:** the tables of rows (`store/sqlite`, `store/postgres`).
+
+use std::io::{Read, Write};
+
+use diesel::prelude::{Insertable, Queryable};
+use flate2::Compression;
+use flate2::read::ZlibDecoder;
+use flate2::write::ZlibEncoder;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::schema::tessera_history;
+
+/// Format of the frames that this program writes. A change that older programs could not read, or
+/// would misread, takes the next number.
+pub(super) const SHAPE: i32 = 1;
+/// Longest frame that is read, decompressed: a damaged row must not exhaust the memory of the
+/// process.
+const FRAME_BYTES_MAX: u64 = 16 << 20;
+
+/// A row of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Insertable, Queryable)]
+#[diesel(table_name = tessera_history)]
+pub(super) struct Row {
+    pub(super) source: String,
+    pub(super) step: i32,
+    pub(super) start: i64,
+    pub(super) shape: i32,
+    pub(super) frame: Vec<u8>,
+}
+
+/// Returns a frame as it is stored.
+pub(super) fn packed(frame: &impl Serialize) -> std::io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(frame)?;
+    // Higher levels hardly compress histograms in base64 any further.
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&json)?;
+    encoder.finish()
+}
+
+/// Returns a stored frame; `None` if it is damaged.
+pub(super) fn unpacked<F: DeserializeOwned>(bytes: &[u8]) -> Option<F> {
+    let mut json = Vec::new();
+    let read = ZlibDecoder::new(bytes).take(FRAME_BYTES_MAX).read_to_end(&mut json);
+    read.ok().and_then(|_| serde_json::from_slice(&json).ok())
+}

@@ -1,0 +1,112 @@
+//! Worker: records the requests of one thread, without a lock and without an allocation.
+//!
+//! A worker puts entries into its own bounded queue, from which the recorder's thread takes them.
+//! If the queue is full before that, the worker drains it itself: every request is counted.
+//!
+//! **Not here:** counting entries (`aggregator`).
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rtrb::{Producer, PushError};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::entry::{Detail, ENTRIES_MAX, Entry};
+use crate::recorder_state::{InFlightCounter, RecorderState};
+use crate::sample::Sample;
+
+/// Number of entries after which a worker checks whether its queue is half full.
+const LOOK_EVERY: u32 = ENTRIES_MAX as u32 / 4;
+/// Least time between two details, in ms: a thousand per second are enough to find hot keys.
+const DETAIL_EVERY_MS: u64 = 1;
+/// Requests that take this long always get a detail if there is room.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// Records the requests of one thread.
+#[derive(Debug)]
+pub struct Worker {
+    state: Arc<RecorderState>,
+    in_flight: Arc<InFlightCounter>,
+    own: RefCell<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
+    entries: Producer<Entry>,
+    details: Producer<Detail>,
+    /// Entries until the next check of the queue.
+    look_in: u32,
+    /// Latest time of an entry, in ms since 1970 UTC.
+    latest_ms: u64,
+    /// Time of the next detail, in ms since 1970 UTC.
+    detail_at_ms: u64,
+}
+
+/// A request in progress, until this is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<InFlightCounter>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(
+        state: Arc<RecorderState>,
+        in_flight: Arc<InFlightCounter>,
+        entries: Producer<Entry>,
+        details: Producer<Detail>,
+    ) -> Self {
+        let own = Own { entries, details, look_in: LOOK_EVERY, latest_ms: 0, detail_at_ms: 0 };
+        Self { state, in_flight, own: RefCell::new(own) }
+    }
+
+    /// Counts a request as being answered until the guard is dropped.
+    pub fn begin(&self) -> InFlight {
+        self.in_flight.0.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.in_flight.clone())
+    }
+
+    /// Records an answered request; `now` is the time at which the response was known. Takes no
+    /// lock and allocates nothing unless the queue is full.
+    pub fn record(&self, sample: &Sample<'_>, now: Instant) {
+        let state = &*self.state;
+        let ms = state.clock.ms(now);
+        // Zero means that there is no key; a key whose hash is zero shares a counter with another.
+        let hash = sample.key.map_or(0, |key| xxh3_64_with_seed(key.as_bytes(), state.seed).max(1));
+        let second = u32::try_from(ms / 1_000).unwrap_or(u32::MAX);
+        let entry = Entry::of(sample, hash, second, state.shape);
+        let mut own = self.own.borrow_mut();
+        own.latest_ms = own.latest_ms.max(ms);
+        if let Err(PushError::Full(entry)) = own.entries.push(entry) {
+            self.empty(&mut own, entry);
+        }
+        own.look_in -= 1;
+        if own.look_in == 0 {
+            own.look_in = LOOK_EVERY;
+            if own.entries.slots() < ENTRIES_MAX / 2 {
+                state.wake();
+            }
+        }
+        if (ms >= own.detail_at_ms || sample.elapsed >= SLOW)
+            && (sample.key.is_some() || sample.trace.is_some())
+            && !own.details.is_full()
+        {
+            own.detail_at_ms = ms + DETAIL_EVERY_MS;
+            // There is room: only this thread fills the queue.
+            let _ = own.details.push(Detail::of(entry, sample));
+        }
+    }
+
+    #[cold]
+    fn empty(&self, own: &mut Own, entry: Entry) {
+        // Entries of a later second would stay in the queue, but there are none in this one.
+        self.state.drain(own.latest_ms);
+        let pushed = own.entries.push(entry);
+        assert!(pushed.is_ok(), "a drained queue has room");
+    }
+}

@@ -1,0 +1,131 @@
+//! Rule: the measured value, and the limits at which an alert fires and is resolved.
+//!
+//! **Invariant:** `clear` is not above `raise`: nothing changes between them, so that a value that
+//! varies around one of them does not fire again and again.
+//! **Not here:** the syntax of rules (`config`), their state over time (`alerts/alert_state`).
+
+use std::fmt;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use recorder::Window;
+
+/// Kind of a measured value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The latency that one of a hundred requests exceeds, in ms.
+    P99,
+    /// The share of requests that failed with status 5xx, 0 to 1.
+    ErrorRate,
+    /// Delay of the worst replica of each shard, in ms.
+    Lag,
+    /// Imbalance of the requests of shards: the largest share over the mean, 1 is even.
+    Skew,
+    /// Each shard that cannot be written to.
+    ShardDown,
+    /// Each router that does not answer.
+    RouterDown,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 6] =
+        [Self::P99, Self::ErrorRate, Self::Lag, Self::Skew, Self::ShardDown, Self::RouterDown];
+
+    /// Returns the name in rules and responses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::P99 => "p99",
+            Self::ErrorRate => "error_rate",
+            Self::Lag => "lag",
+            Self::Skew => "skew",
+            Self::ShardDown => "shard_down",
+            Self::RouterDown => "router_down",
+        }
+    }
+
+    /// Returns the unit of the values.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::P99 | Self::Lag => "ms",
+            Self::ErrorRate => "share",
+            Self::Skew => "ratio",
+            Self::ShardDown | Self::RouterDown => "down",
+        }
+    }
+
+    /// Returns true if the value is measured over a window.
+    pub fn has_window(self) -> bool {
+        match self {
+            Self::P99 | Self::ErrorRate | Self::Skew => true,
+            Self::Lag | Self::ShardDown | Self::RouterDown => false,
+        }
+    }
+
+    /// Returns true if the value is either good or bad: there are no thresholds.
+    pub fn is_binary(self) -> bool {
+        match self {
+            Self::ShardDown | Self::RouterDown => true,
+            Self::P99 | Self::ErrorRate | Self::Lag | Self::Skew => false,
+        }
+    }
+
+    /// Returns the range of thresholds.
+    pub fn range(self) -> std::ops::RangeInclusive<f64> {
+        match self {
+            Self::P99 => 0.001..=60_000.0,
+            Self::ErrorRate => 0.000_001..=1.0,
+            Self::Lag => 1.0..=604_800_000.0,
+            Self::Skew => 1.0..=256.0,
+            Self::ShardDown | Self::RouterDown => 1.0..=1.0,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Limits of values and times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Values from this one on are bad.
+    pub raise: f64,
+    /// Values up to this one are good.
+    pub clear: f64,
+    /// Seconds for which the value must be bad without a break before the alert fires.
+    pub for_s: u64,
+    /// Seconds for which the value must be good without a break before the alert is resolved.
+    pub clear_for_s: u64,
+}
+
+impl Limits {
+    pub(super) fn is_bad(&self, value: f64) -> bool {
+        value >= self.raise
+    }
+
+    pub(super) fn is_well(&self, value: f64) -> bool {
+        value <= self.clear && !self.is_bad(value)
+    }
+}
+
+/// A rule for alerts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// Name of the rule, which is unique.
+    pub name: String,
+    /// Kind of the measured value.
+    pub kind: Kind,
+    /// Limits at which the alert fires and is resolved.
+    pub limits: Limits,
+    /// Window of the measured value, for kinds that have one.
+    pub window: Window,
+    /// Only this shard.
+    pub shard: Option<String>,
+    /// Only the values of this router.
+    pub router: Option<String>,
+}

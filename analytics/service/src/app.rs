@@ -1,0 +1,64 @@
+//! App: the state shared by all routes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustls::ClientConfig;
+
+use crate::fleet::Fleet;
+use crate::fleet_query::FleetQuery;
+use crate::problem::Problem;
+use crate::rule_evaluator::RuleEvaluator;
+use recorder::store::HistoryWriter;
+use web_kit::cross_origin::Reached;
+use web_kit::event_stream::Hub;
+
+/// State shared by all routes.
+pub(crate) struct App {
+    /// The routers.
+    pub fleet: Arc<Fleet>,
+    /// The evaluated rules.
+    pub rule_evaluator: Arc<RuleEvaluator>,
+    /// The event streams.
+    pub hub: Arc<Hub<FleetQuery>>,
+    /// Writer of the history, if it is kept.
+    pub history_writer: Option<Arc<HistoryWriter>>,
+    /// Ways in which clients reach the service.
+    pub reached: Reached,
+    /// TLS configuration for connections to routers.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+    draining: AtomicBool,
+}
+
+impl App {
+    pub(crate) fn new(
+        fleet: Arc<Fleet>,
+        rule_evaluator: Arc<RuleEvaluator>,
+        hub: Arc<Hub<FleetQuery>>,
+        history_writer: Option<Arc<HistoryWriter>>,
+        (reached, tls): (Reached, Option<Arc<ClientConfig>>),
+    ) -> Self {
+        let draining = AtomicBool::new(false);
+        Self { fleet, rule_evaluator, hub, history_writer, reached, tls, draining }
+    }
+
+    /// Returns true if the service is about to end.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Reports from now on that the service is about to end, and ends the event streams.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.hub.close();
+    }
+
+    /// Refuses an unknown name of a router.
+    pub(crate) fn known(&self, router: Option<&str>) -> Result<(), Problem> {
+        match router.filter(|name| self.fleet.find(name).is_none()) {
+            None => Ok(()),
+            Some(_) => Err(Problem::parameter("router: there is no router of this name")
+                .hint("/api/analytics/metrics lists them under routers")),
+        }
+    }
+}

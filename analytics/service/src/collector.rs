@@ -1,0 +1,285 @@
+//! Collector: requests from each router, once a second, the frames that are new.
+//!
+//! Each router has its own task and connection: a router that hangs, misbehaves or is unreachable
+//! delays no other. After an outage, the missed frames are requested as far back as the router
+//! still holds them.
+//!
+//! **Invariant:** there is one request to a router at a time, and no router ever waits for this
+//! service.
+//! **Not here:** parsing responses (`frame_response`), finding routers (`discovery`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::Request;
+use rustls::ClientConfig;
+use tokio::sync::oneshot;
+
+use crate::clock_offset::ClockOffset;
+use crate::fleet::{Member, unix_ms};
+use crate::frame_response::{FUTURE_MAX_S, FrameResponse};
+use recorder::History;
+use recorder::merged;
+use recorder::store::HistoryWriter;
+use recorder::{Frame, Step};
+use web_kit::http_client::{HttpClient, printable};
+
+/// Time between two requests to a router.
+const EVERY: Duration = Duration::from_secs(1);
+/// Longest pause between two requests to an unreachable router.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Longest time for one response.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest response: a router ends one after some 4 MiB.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Most responses in a row from a router that has more: seven days take some dozens.
+const CATCH_UP_MAX: usize = 200;
+/// Largest drift of a router's clock since its start, in ms: messages may be delayed.
+const ASTRAY_MAX_MS: u64 = 90_000;
+/// Longest wait for the stored history of a router before the first request to it.
+const LOADING_MAX: Duration = Duration::from_secs(30);
+
+/// Collects from a router; ends when it is unreachable and no longer listed.
+pub(crate) async fn collect(
+    member: Arc<Member>,
+    history_writer: Option<Arc<HistoryWriter>>,
+    tls: Option<Arc<ClientConfig>>,
+) {
+    if let Some(history_writer) = &history_writer {
+        // Stored frames need not be requested.
+        let (done, loaded) = oneshot::channel();
+        history_writer.keep(&*member.name, member.history.clone(), move || {
+            // After a timeout the receiver is gone, which is fine.
+            let _ = done.send(());
+        });
+        let _ = tokio::time::timeout(LOADING_MAX, loaded).await;
+    }
+    follow(member, tls).await;
+}
+
+/// Collects from a router whose history is loaded already; ends like [`collect`].
+pub(crate) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) {
+    let client = HttpClient::new(member.target.clone(), tls.as_ref());
+    let mut poller = RouterPoller {
+        member,
+        client,
+        after: [0; 3],
+        errors_after: 0,
+        started: String::new(),
+        clock_offset: ClockOffset::default(),
+        compared: String::new(),
+    };
+    poller.look_back();
+    let mut pause = EVERY;
+    loop {
+        pause = match poller.catch_up().await {
+            Ok(()) => EVERY,
+            Err(cause) => {
+                poller.away(cause);
+                if !poller.member.is_listed() {
+                    return;
+                }
+                (pause * 2).min(PAUSE_MAX)
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// State of collecting from one router.
+struct RouterPoller {
+    member: Arc<Member>,
+    client: HttpClient,
+    /// Last fetched slot, by step, in times of the router.
+    after: [u64; 3],
+    errors_after: u64,
+    /// Start of the router that sent the number of the last error.
+    started: String,
+    /// Offset of the router's clock, and the start of the router for which it was found.
+    clock_offset: ClockOffset,
+    compared: String,
+}
+
+impl RouterPoller {
+    /// Continues after the frames that are in the history already.
+    fn look_back(&mut self) {
+        for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
+            let frames = self.member.history.frames_after(step, 0, usize::MAX);
+            *after = frames.last().map_or(0, |frame| self.clock_offset.theirs(frame.start));
+        }
+    }
+
+    /// Finds the offset of a router's clock after its start, or after a jump of the clock. Returns
+    /// true if other slots must be fetched because of it.
+    fn compare_clocks(&mut self, response: &FrameResponse) -> bool {
+        let own_ms = unix_ms();
+        let is_astray = self.clock_offset.ours(response.at_ms).abs_diff(own_ms) > ASTRAY_MAX_MS;
+        if response.started == self.compared && !is_astray {
+            return false;
+        }
+        self.compared.clone_from(&response.started);
+        let clock_offset = ClockOffset::between(response.at_ms, own_ms);
+        if clock_offset != self.clock_offset {
+            self.clock_offset = clock_offset;
+            let told = clock_offset
+                .told()
+                .unwrap_or_else(|| "its clock agrees with the clock of this machine".to_owned());
+            tracing::warn!(router = %self.member.name, "{told}");
+        }
+        // Slots reported by a clock that was ahead would hide the following ones.
+        let next = self.clock_offset.ours(response.at_ms) / 1_000 + FUTURE_MAX_S;
+        self.member.history.forget_from(next);
+        let before = self.after;
+        self.look_back();
+        before != self.after
+    }
+
+    /// Sends requests until there is no more.
+    async fn catch_up(&mut self) -> Result<(), String> {
+        for _ in 0..CATCH_UP_MAX {
+            let before = (self.after, self.errors_after);
+            let more = self.ask().await?;
+            if !more || before == (self.after, self.errors_after) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one request, and returns true if there is more.
+    async fn ask(&mut self) -> Result<bool, String> {
+        let [after_1, after_10, after_60] = self.after;
+        let errors_after = self.errors_after;
+        let path = format!(
+            "/api/analytics/frames?after_1={after_1}&after_10={after_10}&after_60={after_60}&errors_after={errors_after}"
+        );
+        let asked = Request::get(path).header("accept", "application/json").body(Full::default());
+        let asked = asked.map_err(|error| error.to_string())?;
+        let answer = self.client.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        if answer.status != 200 {
+            return Err(refusal(answer.status, &answer.body));
+        }
+        // Parsing megabytes takes tens of milliseconds: it must not block a thread of the runtime.
+        let response =
+            tokio::task::spawn_blocking(move || FrameResponse::parse(&answer.body)).await;
+        let response = response.map_err(|error| error.to_string())??;
+        if self.compare_clocks(&response) {
+            // Some of these slots may be there already, or missing.
+            return Ok(true);
+        }
+        if response.started != self.started {
+            let is_first =
+                std::mem::replace(&mut self.started, response.started.clone()).is_empty();
+            if self.errors_after > 0 {
+                // A router that was restarted numbers its errors from the start.
+                self.errors_after = 0;
+                self.take(response, false);
+                return Ok(true);
+            }
+            if !is_first {
+                tracing::info!(router = %self.member.name, "the router was restarted");
+            }
+        }
+        let more = response.more;
+        self.take(response, true);
+        Ok(more)
+    }
+
+    /// Adds a response to the history; its errors only if they are those that were requested.
+    fn take(&mut self, mut response: FrameResponse, with_errors: bool) {
+        for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
+            *after = response.last(step).map_or(*after, |last| last.max(*after));
+        }
+        let history = &self.member.history;
+        let clock_offset = self.clock_offset;
+        let at_ms = clock_offset.ours(response.at_ms);
+        let started_ms = of_rfc3339(&response.started).map(|ms| clock_offset.ours(ms));
+        // Shorter slots first, because longer ones may be made from them.
+        response.frames.sort_by_key(|frame| frame.step);
+        for mut frame in response.frames {
+            frame.start = clock_offset.ours_s(frame.start);
+            history.absorb(whole(frame, history, started_ms));
+        }
+        if let Some(started_ms) = started_ms.filter(|_| !response.more) {
+            // All that the router still holds is here: times without frames had no requests.
+            history.know_between(started_ms, at_ms);
+            let counted = response.counted.into_iter();
+            history.know_counted(
+                counted
+                    .map(|(from, until)| (clock_offset.ours_s(from), clock_offset.ours_s(until))),
+            );
+        }
+        if with_errors {
+            self.errors_after = response.errors_seq;
+            response.errors.into_iter().for_each(|error| self.member.errors.push(error));
+        }
+        let mut seen = self.member.seen();
+        let was_away = seen.trouble.take().is_some();
+        seen.is_up = true;
+        seen.at_ms = Some(unix_ms());
+        seen.clock_ms = at_ms;
+        seen.clock = clock_offset.told();
+        seen.started = response.started;
+        seen.now = response.now;
+        seen.pulls += 1;
+        drop(seen);
+        if was_away {
+            tracing::info!(router = %self.member.name, "the router answers again");
+        }
+    }
+
+    fn away(&self, cause: String) {
+        let mut seen = self.member.seen();
+        seen.is_up = false;
+        let was_away = seen.trouble.replace(cause.clone()).is_some();
+        drop(seen);
+        if !was_away {
+            tracing::warn!(router = %self.member.name, "the router is unreachable: {cause}");
+        }
+    }
+}
+
+/// Completes a slot in which a router was restarted. The router holds only the requests since its
+/// start; the shorter slots of the history may hold more.
+fn whole(frame: Frame, history: &History, started_ms: Option<u64>) -> Frame {
+    let started = started_ms.map(|ms| ms / 1_000);
+    let is_broken =
+        started.is_some_and(|s| frame.start < s && s < frame.start + frame.step.seconds());
+    let finer = match frame.step {
+        Step::TenSeconds if is_broken => Step::Second,
+        Step::Minute if is_broken => Step::TenSeconds,
+        Step::Second | Step::TenSeconds | Step::Minute => return frame,
+    };
+    let (after, end) = (frame.start.saturating_sub(1), frame.start + frame.step.seconds());
+    let mut parts = history.frames_after(finer, after, frame.step.seconds() as usize);
+    parts.retain(|part| part.start < end);
+    let mut sum = merged(frame.step, frame.start, &parts);
+    if sum.total() <= frame.total() {
+        return frame;
+    }
+    if frame.step == Step::TenSeconds {
+        // Seconds hold no keys.
+        sum.hot = frame.hot;
+    }
+    sum
+}
+
+/// Returns a time in ms since 1970.
+fn of_rfc3339(text: &str) -> Option<u64> {
+    let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+    u64::try_from(time.timestamp_millis()).ok()
+}
+
+/// Describes a response that is not a success, with the detail of its problem if there is one.
+fn refusal(status: u16, body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        detail: String,
+    }
+    match serde_json::from_slice::<Said>(body) {
+        Ok(Said { detail }) => format!("it answers with status {status}: {}", printable(&detail)),
+        Err(_) => format!("it answers with status {status}"),
+    }
+}

@@ -1,0 +1,172 @@
+//! Fleet: the routers that are collected from, and the state of each.
+//!
+//! **Invariant:** reading the fleet never waits for a router.
+//! **Not here:** requests to routers (`collector`), merging their metrics (`fleet_query`).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use recorder::ClusterNow;
+use recorder::ErrorLog;
+use recorder::{BUDGETS, History};
+use web_kit::http_client::Target;
+
+/// Most routers at once: routers that are gone make room.
+pub(crate) const ROUTERS_MAX: usize = 64;
+
+/// Number of routers that each have the full memory for their history; more routers share that
+/// much.
+const UNDIVIDED: usize = 4;
+
+/// Routers that exist or existed lately.
+#[derive(Default)]
+pub(crate) struct Fleet {
+    members: ArcSwap<Vec<Arc<Member>>>,
+}
+
+/// One router.
+pub(crate) struct Member {
+    /// Name of the router.
+    pub name: String,
+    /// Address of the router.
+    pub target: Target,
+    /// History of the router.
+    pub history: Arc<History>,
+    /// Errors of the router.
+    pub errors: ErrorLog,
+    /// True if the router should exist: its name still has its address.
+    is_listed: AtomicBool,
+    seen: Mutex<RouterStatus>,
+}
+
+/// State of a router.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RouterStatus {
+    /// True if the router answered the last request.
+    pub is_up: bool,
+    /// Time of its last response, in ms since 1970 by the clock of this machine.
+    pub at_ms: Option<u64>,
+    /// Clock of the router at that time, without the offset in whole minutes.
+    pub clock_ms: u64,
+    /// Warning about its clock.
+    pub clock: Option<String>,
+    /// Start of the router, as it reports it.
+    pub started: String,
+    /// The cluster as the router reports it.
+    pub now: ClusterNow,
+    /// Reason why the router is unreachable.
+    pub trouble: Option<String>,
+    /// Number of responses added to the history.
+    pub pulls: u64,
+}
+
+/// A router in responses.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct RouterView {
+    /// Name of the router.
+    router: String,
+    /// True if the router answers.
+    up: bool,
+    /// Time of its last response: RFC 3339; null if there was none since the service started.
+    #[schema(required)]
+    last_seen: Option<String>,
+    /// Version of the router, if known.
+    version: String,
+    /// Start of the router: RFC 3339, if known.
+    started: String,
+    /// Time since the start of the router at its last response, in s.
+    uptime_s: u64,
+    /// Data requests that the router was answering at its last response.
+    in_flight: u64,
+    /// Reason why the router is unreachable, or a warning about its clock; null if there is
+    /// neither.
+    #[schema(required)]
+    error: Option<String>,
+}
+
+impl Fleet {
+    /// Returns all routers, in the order in which they were found.
+    pub(crate) fn members(&self) -> Arc<Vec<Arc<Member>>> {
+        self.members.load_full()
+    }
+
+    /// Returns the router of this name.
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Member>> {
+        self.members.load().iter().find(|member| member.name == name).cloned()
+    }
+
+    /// Adds a router if there is room; a router that is gone is replaced. Only one thread may add.
+    pub(crate) fn add(&self, member: Arc<Member>) -> bool {
+        let mut members = Vec::clone(&self.members.load());
+        if members.len() >= ROUTERS_MAX {
+            let gone =
+                members.iter().position(|member| !member.is_listed() && !member.seen().is_up);
+            let Some(gone) = gone else { return false };
+            members.remove(gone);
+        }
+        members.push(member);
+        self.members.store(Arc::new(members));
+        true
+    }
+}
+
+impl Member {
+    /// A router of which nothing is known yet; `share` routers divide the memory for history.
+    pub(crate) fn new(name: String, target: Target, share: usize) -> Self {
+        let budgets = BUDGETS.map(|bytes| bytes * UNDIVIDED / share.max(UNDIVIDED));
+        Self {
+            name,
+            target,
+            history: Arc::new(History::with_budgets(budgets)),
+            errors: ErrorLog::new(),
+            is_listed: AtomicBool::new(true),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// Returns true if the router should exist.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.is_listed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_listed(&self, is_listed: bool) {
+        self.is_listed.store(is_listed, Ordering::Relaxed);
+    }
+
+    /// Returns the state of the router.
+    pub(crate) fn seen(&self) -> MutexGuard<'_, RouterStatus> {
+        // Each change assigns plain values, so the state is valid even after a panic.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the router as responses show it.
+    pub(crate) fn view(&self) -> RouterView {
+        let seen = self.seen();
+        RouterView {
+            router: self.name.clone(),
+            up: seen.is_up,
+            last_seen: seen.at_ms.map(rfc3339),
+            version: seen.now.version.clone(),
+            started: seen.started.clone(),
+            uptime_s: seen.now.uptime_s,
+            in_flight: seen.now.in_flight,
+            error: seen.trouble.clone().or_else(|| seen.clock.clone()),
+        }
+    }
+}
+
+/// Returns the clock of this machine, in ms since 1970.
+pub(crate) fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_millis() as u64
+}
+
+/// Formats a time as RFC 3339 in UTC, with milliseconds.
+pub(crate) fn rfc3339(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(chrono::DateTime::from_timestamp_millis);
+    time.unwrap_or_default().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}

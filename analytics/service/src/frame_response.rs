@@ -1,0 +1,172 @@
+//! Frame response: a router's response with frames, and the checks before it is used.
+//!
+//! A router may be faulty, of another version, or another program: its response is used only if it
+//! can do no harm.
+//!
+//! **Invariant:** a response that [`FrameResponse::parse`] accepts is bounded, and adds up without
+//! overflow in any window of any fleet.
+//! **Not here:** requests to routers (`collector`).
+
+use serde::Deserialize;
+
+use recorder::ClusterNow;
+use recorder::ErrorEvent;
+use recorder::MeasuredIntervals;
+use recorder::{Cell, Frame, Parts, Step};
+
+/// Most labels of a frame: every route, shard, role and outcome of a large cluster.
+const CELLS_MAX: usize = 65_536;
+/// Most shards of a cluster, and nodes of a shard.
+const SHARDS_MAX: usize = 1_024;
+const NODES_MAX: usize = 64;
+const RANGES_MAX: usize = 16_384;
+/// Most keys of a frame.
+const HOT_MAX: usize = 1_024;
+/// Longest text of a label.
+const TEXT_MAX: usize = 512;
+/// Most requests of one label in one slot, and the most µs of them: a million times the possible
+/// number.
+const COUNT_MAX: u64 = 1 << 32;
+const MICROS_MAX: u64 = 1 << 42;
+/// Largest difference of a counted second from the router's clock, in s.
+const PAST_MAX_S: u64 = 8 * 86_400;
+pub(crate) const FUTURE_MAX_S: u64 = 5;
+/// Last ms of the year 9999, the last that RFC 3339 can write.
+const CLOCK_MAX_MS: u64 = 253_402_300_799_999;
+/// Largest count since the start of a router.
+const SINCE_START_MAX: u64 = 1 << 53;
+
+/// A router's response with its new frames.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FrameResponse {
+    /// Start of the router; after a restart it numbers its errors from the start.
+    pub(crate) started: String,
+    /// Clock of the router, in ms since 1970.
+    pub(crate) at_ms: u64,
+    /// The cluster as the router reports it.
+    pub(crate) now: ClusterNow,
+    /// Finished slots.
+    pub(crate) frames: Vec<Frame>,
+    /// Measured intervals of the router, including those of earlier processes over the same store,
+    /// in s since 1970.
+    #[serde(default)]
+    pub(crate) counted: Vec<(u64, u64)>,
+    /// New errors, oldest first.
+    pub(crate) errors: Vec<ErrorEvent>,
+    /// Number of the last error.
+    pub(crate) errors_seq: u64,
+    /// True if there are more frames already.
+    #[serde(default)]
+    pub(crate) more: bool,
+}
+
+impl FrameResponse {
+    /// Parses a response; the error says why it cannot be used.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, String> {
+        let response: Self = serde_json::from_slice(body).map_err(|error| {
+            // The position only: the text itself may be anything.
+            format!("its answer cannot be read (line {}, column {})", error.line(), error.column())
+        })?;
+        match response.fault() {
+            None => Ok(response),
+            Some(fault) => Err(format!("its answer cannot be taken in: {fault}")),
+        }
+    }
+
+    fn fault(&self) -> Option<&'static str> {
+        if self.at_ms > CLOCK_MAX_MS {
+            return Some(
+                "its clock tells a time that there cannot be: set it by NTP, and start the router again",
+            );
+        }
+        let at_s = self.at_ms / 1_000;
+        if self.started.len() > TEXT_MAX || cluster_is_odd(&self.now) {
+            return Some("it tells of a cluster that there cannot be");
+        }
+        let is_past = |(from, until): &(u64, u64)| {
+            from <= until && *until <= at_s.saturating_add(FUTURE_MAX_S)
+        };
+        if self.counted.len() > MeasuredIntervals::MAX || !self.counted.iter().all(is_past) {
+            return Some("it tells of times that there cannot be");
+        }
+        let is_odd = |frame: &Frame| {
+            let of_time = frame.start.is_multiple_of(frame.step.seconds())
+                && frame.start.saturating_add(PAST_MAX_S) >= at_s
+                && frame.start.saturating_add(frame.step.seconds())
+                    <= at_s.saturating_add(FUTURE_MAX_S);
+            !of_time || frame_is_odd(frame)
+        };
+        self.frames.iter().any(is_odd).then_some("a slot of time holds what there cannot be")
+    }
+
+    /// Returns the last slot of this step.
+    pub(crate) fn last(&self, step: Step) -> Option<u64> {
+        self.frames.iter().filter(|frame| frame.step == step).map(|frame| frame.start).max()
+    }
+}
+
+fn frame_is_odd(frame: &Frame) -> bool {
+    let long = |text: &str| text.len() > TEXT_MAX;
+    let cell = |cell: &Cell| {
+        let label = &cell.label;
+        long(&label.route)
+            || label.shard.as_deref().is_some_and(long)
+            || cell.total > COUNT_MAX
+            || cell.micros > MICROS_MAX
+    };
+    let parts = |parts: &Parts| {
+        let counts = [&parts.queue, &parts.database, &parts.rest];
+        parts.shard.as_deref().is_some_and(long)
+            || counts.iter().any(|part| part.total > COUNT_MAX || part.micros > MICROS_MAX)
+    };
+    frame.cells.len() > CELLS_MAX
+        || frame.parts.len() > SHARDS_MAX
+        || frame.hot.len() > HOT_MAX
+        || frame.cells.iter().any(cell)
+        || frame.parts.iter().any(parts)
+        || frame.fanout.requests > COUNT_MAX
+        || frame.fanout.shards > COUNT_MAX * SHARDS_MAX as u64
+        || frame.hot.iter().any(|hot| long(&hot.key) || hot.requests > COUNT_MAX)
+}
+
+fn cluster_is_odd(now: &ClusterNow) -> bool {
+    let long = |text: &str| text.len() > TEXT_MAX;
+    let negative = |ms: Option<f64>| ms.is_some_and(|ms| !(ms >= 0.0 && ms.is_finite()));
+    let cache = &now.cache;
+    let of_cache = [
+        cache.hits,
+        cache.misses,
+        cache.stale,
+        cache.bypass,
+        cache.fills,
+        cache.rejected,
+        cache.errors,
+        cache.voids,
+        cache.near_hits,
+        cache.seldom,
+    ];
+    let many = |count: u64| count > SINCE_START_MAX;
+    now.shards.len() > SHARDS_MAX
+        || of_cache.into_iter().any(many)
+        || now.ranges.len() > RANGES_MAX
+        || now.moves.len() > RANGES_MAX
+        || [&now.backend, &now.version, &now.started].into_iter().any(|text| long(text))
+        || now.ranges.iter().any(|(_, _, shard)| long(shard))
+        || now.uptime_s > COUNT_MAX
+        || now.in_flight > COUNT_MAX
+        || now.shards.iter().any(|shard| {
+            let counts =
+                [shard.pool.in_use, shard.pool.max, shard.pool.waiting, shard.lane.waiting];
+            let lane = &shard.lane;
+            long(&shard.shard)
+                || [lane.waiting_bytes, lane.batches, lane.operations].into_iter().any(many)
+                || shard.nodes.len() > NODES_MAX
+                || counts.iter().any(|count| *count > COUNT_MAX)
+                || shard.nodes.iter().any(|node| {
+                    long(&node.node)
+                        || long(&node.role)
+                        || negative(node.lag_ms)
+                        || negative(node.latency_ms)
+                })
+        })
+}

@@ -1,0 +1,166 @@
+//! Service: collects metrics from any number of routers, keeps them, and serves them for each
+//! router and for all together.
+//!
+//! The service requests everything itself, and no router waits for it: a router works the same
+//! without one. After an outage of a router, the service requests what it has missed.
+//!
+//! **Invariant:** the service connects only to addresses in its configuration: routers, webhooks
+//! and a store.
+//! **Not here:** counting requests, computing metrics (`recorder`).
+
+#![forbid(unsafe_code)]
+
+pub mod alerts;
+mod app;
+mod clock_offset;
+mod collector;
+pub mod config;
+mod discovery;
+mod fleet;
+mod fleet_query;
+mod forward;
+mod frame_response;
+mod merged;
+mod middleware;
+mod parameters;
+mod problem;
+mod routes;
+mod rule_evaluator;
+mod scrape;
+mod server;
+mod webhook;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web::Data;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::app::App;
+use self::config::{Config, RouterAddress};
+use self::discovery::Discovery;
+use self::fleet::Fleet;
+use self::rule_evaluator::RuleEvaluator;
+use self::webhook::WebhookQueues;
+use recorder::store::HistoryWriter;
+use recorder::tls_roots;
+use web_kit::cross_origin::{Reached, Transport};
+use web_kit::event_stream::Hub;
+
+/// Threads that collect: they mostly wait.
+const COLLECTORS: usize = 2;
+/// Most threads that merge histograms and parse responses: this bounds the number of large
+/// responses in memory.
+const BUSY_MAX: usize = 8;
+/// Time between the first response of `/ready` that the service is draining and the end of
+/// listening. A second signal, or Ctrl-C instead of SIGTERM, skips it.
+const DRAIN: Duration = Duration::from_millis(1_500);
+/// Longest time for tasks that still run when everything else has ended.
+const END_MAX: Duration = Duration::from_secs(1);
+
+/// Reason why the service cannot start, or has ended unexpectedly.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The address is in use or not available.
+    #[error("cannot serve on {0}: {1}")]
+    Bind(SocketAddr, std::io::Error),
+    /// A router or webhook has an https URL, and certificates cannot be checked.
+    #[error("https cannot be spoken: {0}")]
+    Trust(String),
+    /// A thread, signal or socket failed.
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] recorder::store::StoreError),
+    /// The server ended.
+    #[error("the server ended by itself")]
+    Ended,
+}
+
+/// Serves until a signal ends the service. Calls `started` with the address when it serves.
+///
+/// # Errors
+/// Fails with [`ServiceError`]; unreachable routers and an unreachable store are no errors.
+pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServiceError> {
+    let listener =
+        TcpListener::bind(config.bind).map_err(|error| ServiceError::Bind(config.bind, error))?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(COLLECTORS)
+        .max_blocking_threads(BUSY_MAX)
+        .thread_name("collector")
+        .enable_all()
+        .build()?;
+    let served = serve(config, listener, &runtime, started);
+    let served = actix_web::rt::System::new().block_on(served);
+    runtime.shutdown_timeout(END_MAX);
+    served
+}
+
+async fn serve(
+    config: &Config,
+    listener: TcpListener,
+    runtime: &Runtime,
+    started: impl FnOnce(SocketAddr),
+) -> Result<(), ServiceError> {
+    let bound = listener.local_addr()?;
+    let app = Data::new(open(config, bound, runtime)?);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = server::serve(app.clone(), listener, config.workers)?;
+    let handle = server.handle();
+    let mut serving = actix_web::rt::spawn(server);
+    started(bound);
+    tokio::select! {
+        _ = terminate.recv() => {
+            app.drain();
+            tokio::select! {
+                () = tokio::time::sleep(DRAIN) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ = interrupt.recv() => app.drain(),
+        _ = &mut serving => return Err(ServiceError::Ended),
+    }
+    tracing::info!("ending: finishing what runs");
+    handle.stop(true).await;
+    let _ = serving.await;
+    if let Some(history_writer) = &app.history_writer {
+        history_writer.flush();
+    }
+    Ok(())
+}
+
+/// Starts the tasks that run beside the server.
+fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, ServiceError> {
+    let _within = runtime.enter();
+    let routers = config.routers.iter().map(|router| match &router.address {
+        RouterAddress::One(target) | RouterAddress::EachAddress(target) => target,
+    });
+    let webhooks = config.webhooks.iter().map(|webhook| &webhook.target);
+    let is_secure = routers.chain(webhooks).any(|target| target.is_secure);
+    let tls = is_secure.then(|| tls_roots::client(None)).transpose();
+    let tls = tls.map_err(|error| ServiceError::Trust(error.to_string()))?.map(Arc::new);
+    let history_writer = config.store.clone().map(HistoryWriter::open).transpose()?.map(Arc::new);
+    let fleet = Arc::new(Fleet::default());
+    let discovery =
+        Discovery::start(fleet.clone(), &config.routers, history_writer.clone(), tls.clone());
+    runtime.spawn(discovery.run());
+    let webhook_queues = WebhookQueues::start(&config.webhooks, tls.as_ref());
+    let rule_evaluator = RuleEvaluator::new(fleet.clone(), config.rules.clone(), webhook_queues);
+    runtime.spawn(rule_evaluator.clone().run());
+    let asked = fleet.clone();
+    let hub = Hub::new(runtime.handle().clone(), move |query| {
+        let answer = fleet_query::answer(&asked, query);
+        serde_json::to_vec(&answer).unwrap_or_default().into()
+    });
+    let reached = Reached {
+        loopback_only: bound.ip().to_canonical().is_loopback(),
+        port: bound.port(),
+        by: Transport::of(false, config.behind_tls),
+    };
+    Ok(App::new(fleet, rule_evaluator, hub, history_writer, (reached, tls)))
+}

@@ -1,0 +1,98 @@
+//! Merged: the state of the cluster as reported by several routers, as one.
+//!
+//! Values that each router has for itself (connections, lanes, requests in progress) are added up.
+//! For shards and nodes, the worst report counts: a shard that one router cannot reach is down.
+//!
+//! **Not here:** counts over time, which are merged exactly from histograms.
+
+use std::collections::HashMap;
+
+use recorder::{CacheNow, ClusterNow, LaneNow, NodeNow, PoolNow, ShardNow};
+
+/// Merges several reports; the one with the newest shard map decides which shards exist.
+pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
+    let Some(newest) = views.iter().max_by_key(|view| (view.epoch, view.shards.len())) else {
+        return ClusterNow::default();
+    };
+    let mut whole = newest.clone();
+    whole.in_flight = views.iter().map(|view| view.in_flight).sum();
+    whole.uptime_s = views.iter().map(|view| view.uptime_s).max().unwrap_or_default();
+    let started = views.iter().map(|view| &view.started).filter(|started| !started.is_empty());
+    whole.started = started.min().cloned().unwrap_or_default();
+    whole.cache = CacheNow::default();
+    views.iter().for_each(|view| add_cache(&mut whole.cache, &view.cache));
+    for shard in &mut whole.shards {
+        let same = |view: &ClusterNow| view.shards.iter().find(|s| s.shard == shard.shard).cloned();
+        let seen: Vec<ShardNow> = views.iter().filter_map(same).collect();
+        shard.up = seen.iter().all(|seen| seen.up);
+        shard.rows = seen.iter().filter_map(|seen| seen.rows).max();
+        shard.bytes = seen.iter().filter_map(|seen| seen.bytes).max();
+        shard.pool = PoolNow::default();
+        shard.lane = LaneNow::default();
+        for seen in &seen {
+            add_pool(&mut shard.pool, &seen.pool);
+            add_lane(&mut shard.lane, &seen.lane);
+        }
+        shard.nodes = nodes(&seen);
+    }
+    whole
+}
+
+fn add_pool(sum: &mut PoolNow, pool: &PoolNow) {
+    sum.in_use += pool.in_use;
+    sum.max += pool.max;
+    sum.waiting += pool.waiting;
+}
+
+fn add_lane(sum: &mut LaneNow, lane: &LaneNow) {
+    sum.waiting += lane.waiting;
+    sum.waiting_bytes += lane.waiting_bytes;
+    sum.batches += lane.batches;
+    sum.operations += lane.operations;
+    sum.largest_batch = sum.largest_batch.max(lane.largest_batch);
+}
+
+fn add_cache(sum: &mut CacheNow, cache: &CacheNow) {
+    sum.enabled |= cache.enabled;
+    sum.hits += cache.hits;
+    sum.misses += cache.misses;
+    sum.stale += cache.stale;
+    sum.bypass += cache.bypass;
+    sum.fills += cache.fills;
+    sum.rejected += cache.rejected;
+    sum.errors += cache.errors;
+    sum.voids += cache.voids;
+    sum.near_hits += cache.near_hits;
+    sum.seldom += cache.seldom;
+    // The breaker that lets the fewest requests through is reported.
+    let weight =
+        |breaker: &str| ["", "closed", "half_open", "open"].iter().position(|b| *b == breaker);
+    if weight(&cache.breaker) > weight(&sum.breaker) {
+        sum.breaker = cache.breaker.clone();
+    }
+}
+
+/// Returns each node once, in the order of the reports.
+fn nodes(seen: &[ShardNow]) -> Vec<NodeNow> {
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut nodes: Vec<NodeNow> = Vec::new();
+    for node in seen.iter().flat_map(|shard| &shard.nodes) {
+        let place = *places.entry(&node.node).or_insert(nodes.len());
+        match nodes.get_mut(place) {
+            None => nodes.push(node.clone()),
+            Some(known) => {
+                known.up &= node.up;
+                let new = node.reasons.iter().filter(|reason| !known.reasons.contains(reason));
+                let new: Vec<String> = new.cloned().collect();
+                known.reasons.extend(new);
+                known.lag_ms = worse(known.lag_ms, node.lag_ms);
+                known.latency_ms = worse(known.latency_ms, node.latency_ms);
+            }
+        }
+    }
+    nodes
+}
+
+fn worse(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    [one, other].into_iter().flatten().reduce(f64::max)
+}

@@ -1,0 +1,97 @@
+//! Middleware: gives each request its id, refuses cross-origin requests, and turns problems into
+//! responses.
+//!
+//! **Invariant:** every response has `x-request-id`, cannot be framed, and is a page only if it
+//! declares what the page may do; every refusal is a problem. The rules are those of a router.
+//! **Not here:** the routes.
+
+use actix_web::Error;
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{
+    CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+
+use crate::app::App;
+use crate::problem::{Code, Problem};
+use web_kit::cross_origin::{self, Foreign};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Policy for browsers of a response that is not a page.
+const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+/// Longest id that a client may choose.
+const ID_MAX: usize = 128;
+
+/// Handles a request on its way in and its response on the way out.
+///
+/// # Errors
+/// Returns errors of the framework; errors of routes become responses.
+pub(crate) async fn handle(
+    mut request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let app = request.app_data::<Data<App>>().expect("the server registers the app");
+    let reached = app.reached;
+    if request.method() == Method::HEAD {
+        // HEAD is handled like GET; the body is left out when the response is sent.
+        request.head_mut().method = Method::GET;
+    }
+    let id = request_id(request.headers());
+    let mut response = match cross_origin::refuse(request.headers(), reached) {
+        Err(foreign) => request.error_response(Problem::from(foreign)),
+        Ok(()) => next.call(request).await?,
+    };
+    if let Some(problem) = problem_of(&response) {
+        if problem.code == Code::TSR500 {
+            tracing::error!(%problem, request_id = id, "a request failed");
+        }
+        response = response.into_response(problem.respond(&id));
+    }
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    if !headers.contains_key(CONTENT_SECURITY_POLICY) {
+        headers.insert(CONTENT_SECURITY_POLICY, NO_PAGE);
+    }
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    Ok(response)
+}
+
+/// Returns the id that the client has sent, if it is valid, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
+    let fits = |id: &&str| {
+        (1..=ID_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    given.filter(fits).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// Returns the problem of a response. Refusals of the framework are converted.
+fn problem_of(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
+    let error = response.response().error();
+    if let Some(problem) = error.and_then(|error| error.as_error::<Problem>()) {
+        return Some(problem.clone());
+    }
+    let status = response.status();
+    if status == StatusCode::NOT_FOUND && error.is_some() {
+        return Some(Problem::new(Code::TSR111, "there is nothing at this path"));
+    }
+    let error = error?;
+    if status.is_client_error() {
+        return Some(Problem::new(Code::TSR100, "the request cannot be understood"));
+    }
+    tracing::error!(%error, "a request failed in the framework");
+    Some(Problem::new(Code::TSR500, "an internal error"))
+}
+
+impl From<Foreign> for Problem {
+    fn from(foreign: Foreign) -> Self {
+        Self::new(Code::TSR403, foreign.detail("this service")).hint(foreign.hint())
+    }
+}

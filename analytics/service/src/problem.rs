@@ -1,0 +1,213 @@
+//! Problems: responses that are not a success, in the form and with the codes that routers use.
+//!
+//! **Invariant:** a body contains no path, address or secret.
+//! **Not here:** logging (`middleware`).
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, RETRY_AFTER};
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+
+use recorder::FilterError;
+
+macro_rules! codes {
+    ($($code:ident $status:literal $retryable:literal $title:literal $about:literal;)*) => {
+        /// Code of a problem; it means the same at a router.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Code {
+            $(#[doc = $about] $code,)*
+        }
+
+        impl Code {
+            /// All codes, in order.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$code),*];
+
+            /// Returns the name: `TSR100`.
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Self::$code => stringify!($code),)* }
+            }
+
+            /// Returns the HTTP status.
+            pub(crate) fn status(self) -> u16 {
+                match self { $(Self::$code => $status,)* }
+            }
+
+            /// Returns true if the same request may succeed later.
+            pub(crate) fn is_retryable(self) -> bool {
+                match self { $(Self::$code => $retryable,)* }
+            }
+
+            /// Returns a short title, the same for every occurrence.
+            pub(crate) fn title(self) -> &'static str {
+                match self { $(Self::$code => $title,)* }
+            }
+
+            /// Returns the meaning of the code and a remedy, for people.
+            pub(crate) fn about(self) -> &'static str {
+                match self { $(Self::$code => $about,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    TSR001 503 true  "Backend unreachable" "None of the routers that could answer does. /api/analytics/metrics tells which there are, and why they are away.";
+    TSR005 503 true  "Overloaded" "As many watch as may. Send again after Retry-After.";
+    TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice. The detail names it.";
+    TSR111 404 false "No such path" "There is nothing at this path, or of this name. / lists what there is.";
+    TSR112 405 false "Method not allowed" "The path exists, but not for this method. The Allow header lists those it has.";
+    TSR403 403 false "Foreign page" "The request comes from a web page of another origin. A browser must not be a way into this service.";
+    TSR500 500 true  "Internal error" "A defect of ours. It is logged under the request id.";
+}
+
+/// A response that is not a success.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    /// Code of the problem.
+    pub code: Code,
+    detail: String,
+    hint: Option<String>,
+    allow: Option<&'static str>,
+}
+
+/// The body of the response.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ProblemBody<'p> {
+    /// Link to a page that explains the code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// Short title, the same for every occurrence of the code.
+    title: &'p str,
+    /// The HTTP status.
+    status: u16,
+    /// Description of this occurrence.
+    detail: &'p str,
+    /// `TSR100`.
+    code: &'p str,
+    /// Copy of `title`, for clients of PostgREST.
+    message: &'p str,
+    /// Copy of `detail`, for clients of PostgREST.
+    details: &'p str,
+    /// Remedy.
+    hint: Option<&'p str>,
+    /// Always false.
+    success: bool,
+    /// Copy of `title`, for older clients.
+    error: &'p str,
+    /// True if the same request may succeed later.
+    retryable: bool,
+    /// Id of the request, as in the header `x-request-id` and in the log.
+    request_id: &'p str,
+}
+
+impl Problem {
+    /// A problem of this code; `detail` describes the occurrence.
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), hint: None, allow: None }
+    }
+
+    /// A problem with a parameter.
+    pub(crate) fn parameter(error: impl fmt::Display) -> Self {
+        Self::new(Code::TSR100, error.to_string())
+    }
+
+    /// Adds a remedy.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Lists the methods of the path.
+    #[must_use]
+    pub(crate) fn allow(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
+    /// Returns the whole response.
+    pub(crate) fn respond(&self, request_id: &str) -> HttpResponse {
+        let (code, title) = (self.code, self.code.title());
+        let mut response = HttpResponse::build(self.status_code());
+        response.content_type("application/problem+json");
+        if self.code.status() == 503 {
+            response.insert_header((RETRY_AFTER, "1"));
+        }
+        if let Some(methods) = self.allow {
+            response.insert_header((ALLOW, methods));
+        }
+        response.json(ProblemBody {
+            kind: format!("/errors/{}", code.name()),
+            title,
+            status: code.status(),
+            detail: &self.detail,
+            code: code.name(),
+            message: title,
+            details: &self.detail,
+            hint: self.hint.as_deref(),
+            success: false,
+            error: title,
+            retryable: code.is_retryable(),
+            request_id,
+        })
+    }
+}
+
+impl From<FilterError> for Problem {
+    fn from(error: FilterError) -> Self {
+        Self::parameter(error)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.code.name(), self.code.title(), self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The request id is missing: the middleware renders the body again with it.
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::new(self.status_code())
+    }
+}
+
+/// Declares, for the OpenAPI document, the problems of a kind of operation.
+macro_rules! refusals {
+    ($(#[doc = $kind:literal] $name:ident { $($status:literal $variant:ident $about:literal;)* })*) => {
+        $(
+            #[doc = $kind]
+            #[derive(utoipa::IntoResponses)]
+            #[expect(dead_code, reason = "describes answers, which are problems")]
+            pub(crate) enum $name {
+                $(
+                    #[doc = $about]
+                    #[response(status = $status, content_type = "application/problem+json")]
+                    $variant(#[to_schema] ProblemBody<'static>),
+                )*
+            }
+        )*
+    };
+}
+
+refusals! {
+    /// Problems of every path.
+    GateRefusals {
+        400 BadRequest "A parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "There is nothing of this name.";
+    }
+    /// Problems of paths with a limited number of clients.
+    BusyRefusals {
+        400 BadRequest "A parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        503 Unavailable "As many watch as may, or no router answers; see Retry-After.";
+    }
+}

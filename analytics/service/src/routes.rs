@@ -1,0 +1,68 @@
+//! Routes: all routes of the service in one list, from which the OpenAPI document is made.
+
+mod alerts;
+mod cluster;
+mod figures;
+mod pages;
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use utoipa::openapi::{Info, License, OpenApi};
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use crate::problem::{Code, Problem};
+
+/// Registers every route.
+pub(crate) fn configure(surface: &mut ServiceConfig<'_>) {
+    surface
+        .service(figures::read_metrics)
+        .service(figures::stream_metrics)
+        .service(figures::list_errors)
+        .service(alerts::list_alerts)
+        .service(cluster::route_key)
+        .service(cluster::shard_map)
+        .service(cluster::list_shards)
+        .service(cluster::advice)
+        .service(cluster::health)
+        .service(pages::live)
+        .service(pages::ready)
+        .service(pages::home)
+        .service(pages::show_metrics)
+        .service(pages::show_dashboard)
+        .service(pages::show_file)
+        .service(pages::explain_code)
+        .service(pages::show_document);
+}
+
+/// Completes the OpenAPI document of the routes.
+pub(crate) fn describe(api: &mut OpenApi) {
+    let mut info = Info::new("Tessera analytics", env!("CARGO_PKG_VERSION"));
+    info.description = Some("The figures of any number of Tessera's routers, together.".to_owned());
+    info.license = Some(License::new(env!("CARGO_PKG_LICENSE")));
+    api.info = info;
+}
+
+/// Answers a request for an unknown path, or with a method that the path does not have.
+pub(crate) async fn nothing_here(
+    request: HttpRequest,
+    api: Data<OpenApi>,
+) -> Result<HttpResponse, Problem> {
+    let path = request.match_info().as_str();
+    if path == "/dashboard/" {
+        return Ok(HttpResponse::PermanentRedirect()
+            .insert_header(("location", "/dashboard"))
+            .finish());
+    }
+    let is_same = |template: &String| {
+        let (mut known, mut asked) = (template.split('/'), path.split('/'));
+        let alike = known
+            .by_ref()
+            .zip(asked.by_ref())
+            .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()));
+        alike && template.split('/').count() == path.split('/').count()
+    };
+    if api.paths.paths.keys().any(is_same) {
+        return Err(Problem::new(Code::TSR112, "this path has GET, HEAD").allow("GET, HEAD"));
+    }
+    Err(Problem::new(Code::TSR111, "there is nothing at this path").hint("/ lists what there is"))
+}

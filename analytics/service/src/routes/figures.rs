@@ -1,0 +1,84 @@
+//! Routes of metrics: `GET /api/analytics/metrics`, `/stream`, `/errors`, of all routers or of one.
+
+use actix_web::web::{Data, block};
+use actix_web::{HttpRequest, HttpResponse, get};
+
+use crate::app::App;
+use crate::fleet_query::{self, ErrorsAnswer, FleetQuery, MetricsAnswer};
+use crate::parameters::{Parameters, fleet_query};
+use crate::problem::{BusyRefusals, Code, GateRefusals, Problem};
+use recorder::MetricsParameters;
+use recorder::{ErrorsParameters, ErrorsQuery};
+use web_kit::event_stream::VIEWERS_MAX;
+use web_kit::static_assets;
+
+fn asked(app: &App, request: &HttpRequest) -> Result<FleetQuery, Problem> {
+    let query = fleet_query(request.query_string())?;
+    app.known(query.router.as_deref()).map(|()| query)
+}
+
+/// Tells how many data requests were answered, how fast, and by which shards: by all routers
+/// together.
+///
+/// Percentiles come from merged histograms. `routers` tells of each router whether it answers; one
+/// that is away counts with what was collected from it before.
+#[utoipa::path(
+    tag = "analytics",
+    params(MetricsParameters, ("router" = Option<String>, Query, description = "Only of this router", example = "127.0.0.1:3000")),
+    responses((status = 200, description = "The figures", body = MetricsAnswer), GateRefusals)
+)]
+#[get("/api/analytics/metrics")]
+pub(super) async fn read_metrics(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let query = asked(&app, &request)?;
+    // Merging a week of histograms takes a while: it must not block a thread that serves requests.
+    let answer = block(move || fleet_query::answer(&app.fleet, &query)).await;
+    let answer = answer.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?;
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+/// The figures again each second.
+///
+/// Server-sent events: the name is `metrics`, the data what /api/analytics/metrics would answer.
+/// All who ask the same share one event; at most 32 watch at once.
+#[utoipa::path(
+    tag = "analytics",
+    params(MetricsParameters, ("router" = Option<String>, Query, description = "Only of this router", example = "127.0.0.1:3000")),
+    responses((status = 200, description = "Events without end", body = String, content_type = "text/event-stream"), BusyRefusals)
+)]
+#[get("/api/analytics/stream")]
+pub(super) async fn stream_metrics(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let query = asked(&app, &request)?;
+    if app.is_draining() {
+        return Err(Problem::new(Code::TSR005, "this service is about to end"));
+    }
+    let events = app.hub.watch(query).map_err(|_| {
+        Problem::new(Code::TSR005, format!("{VIEWERS_MAX} streams are watched already"))
+            .hint("close one of them, or ask /api/analytics/metrics now and then")
+    })?;
+    Ok(static_assets::events(events))
+}
+
+/// Tells the last errors of all routers, newest first; the last 10 000 of each are kept.
+#[utoipa::path(
+    tag = "analytics",
+    params(ErrorsParameters, ("router" = Option<String>, Query, description = "Only those of this router")),
+    responses((status = 200, description = "The errors", body = ErrorsAnswer), GateRefusals)
+)]
+#[get("/api/analytics/errors")]
+pub(super) async fn list_errors(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let names: Vec<&str> = ErrorsQuery::NAMES.into_iter().chain(["router"]).collect();
+    let parameters = Parameters::parse(request.query_string(), &names)?;
+    let router = parameters.get("router");
+    app.known(router)?;
+    let query = ErrorsQuery::read(|name| Ok::<_, Problem>(parameters.get(name)))?;
+    Ok(HttpResponse::Ok().json(fleet_query::errors(&app.fleet, router, &query)))
+}

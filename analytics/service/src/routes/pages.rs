@@ -1,0 +1,161 @@
+//! `/`, `/dashboard`, `/live`, `/ready`, `/errors/{code}` and the OpenAPI document.
+
+use actix_web::http::header::{ACCEPT, LOCATION};
+use actix_web::web::{Data, Path, block};
+use actix_web::{HttpRequest, HttpResponse, get};
+use utoipa::openapi::OpenApi;
+
+use crate::app::App;
+use crate::parameters::Parameters;
+use crate::problem::{Code, GateRefusals, Problem};
+use crate::scrape::scrape;
+use recorder::CONTENT_TYPE;
+use web_kit::readiness::{self, StateAnswer};
+use web_kit::static_assets;
+
+const LINKS: &str = "Tessera analytics: the figures of any number of routers, together
+
+  GET  /dashboard               all of it, on a page
+  GET  /api/analytics/metrics   what happened and how fast; ?router=NAME for one of them
+  GET  /api/analytics/stream    the same each second
+  GET  /api/analytics/errors    what went wrong
+  GET  /api/analytics/alerts    what fires, and what has fired lately
+  GET  /metrics                 for scrapers
+  GET  /api/route?key=user_123  where a key lives; also /api/shards, /api/shard-map, /api/health, /api/advice
+       /api-docs/openapi.json   every call, for programs
+";
+
+/// Leads browsers to the dashboard and tells others the links.
+#[utoipa::path(
+    tag = "operations",
+    responses(
+        (status = 200, description = "The links", body = String, content_type = "text/plain"),
+        (status = 303, description = "For browsers: /dashboard"),
+        GateRefusals,
+    )
+)]
+#[get("/")]
+pub(super) async fn home(request: HttpRequest) -> HttpResponse {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    if accept.contains("text/html") {
+        return HttpResponse::SeeOther().insert_header((LOCATION, "/dashboard")).finish();
+    }
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(LINKS)
+}
+
+/// Tells that the process runs.
+#[utoipa::path(
+    tag = "operations",
+    responses((status = 200, description = "The process runs", body = StateAnswer), GateRefusals)
+)]
+#[get("/live")]
+pub(super) async fn live() -> HttpResponse {
+    readiness::live()
+}
+
+/// Tells whether to ask here. Routers that are away are no reason not to.
+#[utoipa::path(
+    tag = "operations",
+    responses(
+        (status = 200, description = "Ask", body = StateAnswer),
+        (status = 503, description = "About to end", body = StateAnswer),
+        GateRefusals,
+    )
+)]
+#[get("/ready")]
+pub(super) async fn ready(app: Data<App>) -> HttpResponse {
+    readiness::ready(app.is_draining())
+}
+
+/// For scrapers, in OpenMetrics: how collecting goes, what fires, and the last minute of the fleet.
+///
+/// What routers count since their start they tell scrapers themselves.
+#[utoipa::path(
+    tag = "analytics",
+    params(("router" = Option<String>, Query, description = "Only of this router", example = "127.0.0.1:3000")),
+    responses((status = 200, description = "The text", body = String, content_type = "application/openmetrics-text"), GateRefusals)
+)]
+#[get("/metrics")]
+pub(super) async fn show_metrics(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let parameters = Parameters::parse(request.query_string(), &["router"])?;
+    let router = parameters.get("router").map(str::to_owned);
+    app.known(router.as_deref())?;
+    let text = block(move || scrape(&app, router.as_deref())).await;
+    let text = text.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?;
+    Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
+}
+
+/// Shows what happens, live.
+#[utoipa::path(
+    tag = "analytics",
+    responses(
+        (status = 200, description = "The page", body = String, content_type = "text/html"),
+        (status = 304, description = "The page is the one of If-None-Match"),
+        GateRefusals,
+    )
+)]
+#[get("/dashboard")]
+pub(super) async fn show_dashboard(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    answer(&request, "")
+}
+
+/// A file of the dashboard.
+#[utoipa::path(
+    tag = "analytics",
+    params(("file" = String, Path, description = "Its name", example = "page.js")),
+    responses(
+        (status = 200, description = "The file", content((String = "text/javascript"), (String = "text/css"))),
+        (status = 304, description = "The file is the one of If-None-Match"),
+        GateRefusals,
+    )
+)]
+#[get("/dashboard/{file}")]
+pub(super) async fn show_file(
+    name: Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    answer(&request, &name)
+}
+
+fn answer(request: &HttpRequest, name: &str) -> Result<HttpResponse, Problem> {
+    static_assets::file(name, request.headers()).ok_or_else(|| {
+        Problem::new(Code::TSR111, "the dashboard has no such file").hint("/dashboard is the page")
+    })
+}
+
+/// Explains an error code.
+#[utoipa::path(
+    tag = "operations",
+    params(("code" = String, Path, description = "The code", example = "TSR100")),
+    responses((status = 200, description = "What it means and what to do", body = String, content_type = "text/plain"), GateRefusals)
+)]
+#[get("/errors/{code}")]
+pub(super) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Problem> {
+    let code = Code::ALL.iter().find(|code| code.name() == *name).ok_or_else(|| {
+        let names: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
+        Problem::new(Code::TSR111, "there is no such error code here")
+            .hint(format!("there are {}; a router explains its others", names.join(", ")))
+    })?;
+    let again = if code.is_retryable() { "may succeed later" } else { "will fail again" };
+    let text = format!(
+        "{} {} (status {})\n\n{}\nThe same request {again}.\n",
+        code.name(),
+        code.title(),
+        code.status(),
+        code.about()
+    );
+    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))
+}
+
+/// Every call, for programs.
+#[utoipa::path(
+    tag = "operations",
+    responses((status = 200, description = "The OpenAPI document", body = Object), GateRefusals)
+)]
+#[get("/api-docs/openapi.json")]
+pub(super) async fn show_document(api: Data<OpenApi>) -> HttpResponse {
+    HttpResponse::Ok().json(&*api)
+}

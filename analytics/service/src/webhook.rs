@@ -1,0 +1,277 @@
+//! Webhook: sends alerts to others, in order, until they have been accepted.
+//!
+//! **Invariant:** messages go only to addresses of the configuration, and no log shows a path or a
+//! secret; an unreachable webhook delays nothing else, and its queue is bounded: the oldest message
+//! is dropped and counted.
+//! **Not here:** deciding what is sent (`rule_evaluator`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use rustls::ClientConfig;
+use serde::Serialize;
+use tokio::sync::Notify;
+use utoipa::ToSchema;
+
+use crate::alerts::{Kind, Notice, Rule};
+use crate::config::Webhook;
+use crate::fleet::rfc3339;
+use web_kit::http_client::HttpClient;
+
+/// Most messages in the queue of one webhook.
+pub(crate) const WAITING_MAX: usize = 256;
+/// Longest time for one response.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest response; only its status is used.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Pauses between attempts grow from the first to the second of these.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Attempts for one message, over some twenty minutes: an older alert is of no use.
+const ATTEMPTS_MAX: u32 = 25;
+
+/// Body of a message, as JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct Message<'m> {
+    /// Version of this format.
+    version: u32,
+    /// `firing` or `resolved`.
+    status: &'static str,
+    /// Name of the rule.
+    rule: &'m str,
+    /// Kind of the measured value.
+    kind: Kind,
+    /// Unit of the values.
+    unit: &'static str,
+    /// Shard of the alert, if it has one.
+    shard: Option<&'m str>,
+    /// Router of the alert, if it has one.
+    router: Option<&'m str>,
+    /// Value that decided; null if it could not be measured.
+    value: Option<f64>,
+    /// Values from this one on are bad.
+    raise: f64,
+    /// Values up to this one are good.
+    clear: f64,
+    /// Start of the bad values: RFC 3339.
+    since: String,
+    /// Time at which the alert started to fire.
+    fired_at: String,
+    /// Time at which the alert was resolved; null while it fires.
+    resolved_at: Option<String>,
+    /// One sentence for people.
+    text: String,
+}
+
+impl<'m> Message<'m> {
+    /// Returns the message of a notice.
+    pub(crate) fn of(rule: &'m Rule, notice: &'m Notice) -> Self {
+        let time = |seconds: u64| rfc3339(seconds.saturating_mul(1_000));
+        let (shard, router) = (notice.subject.shard.as_deref(), notice.subject.router.as_deref());
+        let status = if notice.resolved_at.is_some() { "resolved" } else { "firing" };
+        let of = |what: &str, name: Option<&str>| {
+            name.map_or_else(String::new, |n| format!(", {what} {n}"))
+        };
+        let value =
+            notice.value.map_or_else(|| "unknown".to_owned(), |value| format!("{value:.3}"));
+        let text = format!(
+            "{} {status}: {} is {value} {}{}{}",
+            rule.name,
+            rule.kind,
+            rule.kind.unit(),
+            of("shard", shard),
+            of("router", router)
+        );
+        Self {
+            version: 1,
+            status,
+            rule: &rule.name,
+            kind: rule.kind,
+            unit: rule.kind.unit(),
+            shard,
+            router,
+            value: notice.value,
+            raise: rule.limits.raise,
+            clear: rule.limits.clear,
+            since: time(notice.since),
+            fired_at: time(notice.fired_at),
+            resolved_at: notice.resolved_at.map(time),
+            text,
+        }
+    }
+}
+
+/// Queues of all webhooks.
+#[derive(Clone, Default)]
+pub(crate) struct WebhookQueues(Arc<Vec<Arc<WebhookQueue>>>);
+
+/// Queue of one webhook.
+struct WebhookQueue {
+    webhook: Webhook,
+    waiting: Mutex<VecDeque<Bytes>>,
+    more: Notify,
+    delivered: AtomicU64,
+    dropped: AtomicU64,
+    trouble: Mutex<Option<String>>,
+}
+
+/// State of a webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct WebhookView {
+    /// Name of the webhook.
+    pub(crate) name: String,
+    /// Messages that the webhook has accepted.
+    delivered: u64,
+    /// Messages that the webhook never got: the queue was full, the webhook refused them, or it was
+    /// unreachable for too long.
+    dropped: u64,
+    /// Messages in the queue.
+    waiting: usize,
+    /// Reason why the last message was not accepted; null if it was.
+    #[schema(required)]
+    last_error: Option<String>,
+}
+
+impl WebhookView {
+    /// Returns the numbers of delivered, dropped and waiting messages.
+    pub(crate) fn counts(&self) -> [u64; 3] {
+        [self.delivered, self.dropped, self.waiting as u64]
+    }
+}
+
+impl WebhookQueues {
+    /// Starts a queue for each webhook; must be called within the runtime that sends.
+    pub(crate) fn start(webhooks: &[Webhook], tls: Option<&Arc<ClientConfig>>) -> Self {
+        let webhook_queues = webhooks.iter().map(|webhook| {
+            let queue = Arc::new(WebhookQueue {
+                webhook: webhook.clone(),
+                waiting: Mutex::default(),
+                more: Notify::new(),
+                delivered: AtomicU64::new(0),
+                dropped: AtomicU64::new(0),
+                trouble: Mutex::default(),
+            });
+            tokio::spawn(queue.clone().run(HttpClient::new(webhook.target.clone(), tls)));
+            queue
+        });
+        Self(Arc::new(webhook_queues.collect()))
+    }
+
+    /// Queues a notice for all webhooks, without waiting.
+    pub(crate) fn tell(&self, rule: &Rule, notice: &Notice) {
+        if self.0.is_empty() {
+            return;
+        }
+        let Ok(body) = serde_json::to_vec(&Message::of(rule, notice)) else { return };
+        let body = Bytes::from(body);
+        self.0.iter().for_each(|queue| queue.add(body.clone()));
+    }
+
+    /// Returns the states of all webhooks.
+    pub(crate) fn views(&self) -> Vec<WebhookView> {
+        self.0.iter().map(|queue| queue.view()).collect()
+    }
+}
+
+impl WebhookQueue {
+    fn add(&self, body: Bytes) {
+        let mut waiting = self.waiting();
+        if waiting.len() == WAITING_MAX {
+            waiting.pop_front();
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        waiting.push_back(body);
+        drop(waiting);
+        self.more.notify_one();
+    }
+
+    fn view(&self) -> WebhookView {
+        WebhookView {
+            name: self.webhook.name.clone(),
+            delivered: self.delivered.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+            waiting: self.waiting().len(),
+            last_error: self.trouble().clone(),
+        }
+    }
+
+    async fn run(self: Arc<Self>, mut client: HttpClient) {
+        loop {
+            let next = self.waiting().front().cloned();
+            let Some(body) = next else {
+                self.more.notified().await;
+                continue;
+            };
+            let taken = self.deliver(&mut client, &body).await;
+            let counter = if taken { &self.delivered } else { &self.dropped };
+            let mut waiting = self.waiting();
+            // The message may have been dropped and counted meanwhile.
+            if waiting.front().is_some_and(|front| front == &body) {
+                waiting.pop_front();
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Returns true if the webhook has accepted the message in the end.
+    async fn deliver(&self, client: &mut HttpClient, body: &Bytes) -> bool {
+        let name = &self.webhook.name;
+        let mut pause = PAUSE_MIN;
+        for attempt in 1..=ATTEMPTS_MAX {
+            let cause = match self.attempt(client, body.clone()).await {
+                Ok(200..300) => {
+                    self.trouble().take();
+                    return true;
+                }
+                // Too early, too many requests, or a fault of the server: a later attempt may
+                // succeed.
+                Ok(status @ (408 | 425 | 429 | 500..)) => {
+                    format!("it answers with status {status}")
+                }
+                Ok(status) => {
+                    let cause = format!("it refuses with status {status}");
+                    tracing::warn!(webhook = %name, "an alert is not delivered: {cause}");
+                    self.trouble().replace(cause);
+                    return false;
+                }
+                Err(cause) => cause,
+            };
+            if self.trouble().replace(cause.clone()).is_none() {
+                tracing::warn!(webhook = %name, "an alert is not delivered yet: {cause}");
+            }
+            if attempt < ATTEMPTS_MAX {
+                tokio::time::sleep(pause).await;
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        tracing::warn!(webhook = %name, "an alert is not delivered: {ATTEMPTS_MAX} attempts failed");
+        false
+    }
+
+    async fn attempt(&self, client: &mut HttpClient, body: Bytes) -> Result<u16, String> {
+        let mut asked = Request::post(&*self.webhook.path)
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("tessera-analytics/", env!("CARGO_PKG_VERSION")));
+        if let Some(authorization) = &self.webhook.authorization {
+            asked = asked.header(AUTHORIZATION, authorization.0.clone());
+        }
+        let asked = asked.body(Full::new(body)).map_err(|error| error.to_string())?;
+        let answer = client.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
+        answer.map(|answer| answer.status).map_err(|error| error.to_string())
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

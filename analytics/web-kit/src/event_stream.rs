@@ -1,0 +1,200 @@
+//! Event stream: the server-sent events that dashboards watch.
+//!
+//! An event is built once a second for each distinct query, however many clients watch it, and none
+//! while no client watches. A slow client misses events: only the newest is kept.
+//!
+//! **Invariant:** at most [`VIEWERS_MAX`] streams; a stream ends with its client, or with the hub.
+//! **Not here:** the contents of events, HTTP.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Most streams at once: enough for many screens, and a limit for leaks.
+pub const VIEWERS_MAX: usize = 32;
+/// Time between two events.
+pub const EVERY: Duration = Duration::from_secs(1);
+/// Time without an event after which a comment keeps proxies from closing the connection.
+const PING_AFTER: Duration = Duration::from_secs(15);
+const PING: &[u8] = b": ping\n\n";
+
+/// There are too many streams already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there are {VIEWERS_MAX} streams already")]
+pub struct Full;
+
+/// Builds events and sends them to all streams.
+pub struct Hub<Q> {
+    /// Builds the data of an event: JSON on one line.
+    build: Box<dyn Fn(&Q) -> Bytes + Send + Sync>,
+    topics: Mutex<HashMap<Q, watch::Receiver<Option<Bytes>>>>,
+    viewers: Arc<AtomicUsize>,
+    built: AtomicU64,
+    closed: watch::Sender<bool>,
+    runtime: Handle,
+}
+
+impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
+    /// Creates a hub whose events have this data. `build` runs on blocking threads of this runtime,
+    /// whose clock must be enabled.
+    pub fn new(runtime: Handle, build: impl Fn(&Q) -> Bytes + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            build: Box::new(build),
+            topics: Mutex::default(),
+            viewers: Arc::default(),
+            built: AtomicU64::new(0),
+            closed: watch::Sender::new(false),
+            runtime,
+        })
+    }
+
+    /// Returns the number of streams.
+    pub fn viewers(&self) -> usize {
+        self.viewers.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of events built since the start, for all queries.
+    pub fn built(&self) -> u64 {
+        self.built.load(Ordering::Relaxed)
+    }
+
+    /// Ends all streams, including later ones, so that a server can end without waiting for their
+    /// clients.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Returns a stream of events for `question`, as bytes of `text/event-stream`. Must be called
+    /// within a tokio runtime.
+    ///
+    /// # Errors
+    /// Fails with [`Full`] if there are too many streams.
+    pub fn watch(
+        self: &Arc<Self>,
+        question: Q,
+    ) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + Send + use<Q>, Full> {
+        let slot = ViewerSlot::take(&self.viewers)?;
+        let viewer = Viewer {
+            events: self.topic(question),
+            closed: self.closed.subscribe(),
+            is_new: true,
+            _slot: slot,
+        };
+        Ok(unfold(viewer, |mut viewer| async {
+            let bytes = viewer.next().await?;
+            Some((Ok(bytes), viewer))
+        }))
+    }
+
+    /// Returns the events of a query; the first caller starts building them.
+    fn topic(self: &Arc<Self>, question: Q) -> watch::Receiver<Option<Bytes>> {
+        let mut topics = self.topics();
+        // Senders of a runtime that has ended are gone.
+        let is_made = |events: &&watch::Receiver<Option<Bytes>>| events.has_changed().is_ok();
+        if let Some(events) = topics.get(&question).filter(is_made) {
+            return events.clone();
+        }
+        let (sender, events) = watch::channel(None);
+        topics.insert(question.clone(), events.clone());
+        drop(topics);
+        self.runtime.spawn(self.clone().produce(question, sender));
+        events
+    }
+
+    /// Builds events until no client watches.
+    async fn produce(self: Arc<Self>, question: Q, events: watch::Sender<Option<Bytes>>) {
+        let mut beat = interval(EVERY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            if self.forget_unwatched(&question, &events) {
+                return;
+            }
+            let (hub, asked) = (self.clone(), question.clone());
+            let built = tokio::task::spawn_blocking(move || (hub.build)(&asked)).await;
+            // After a panic, the next client starts building again.
+            let Ok(data) = built else { return };
+            self.built.fetch_add(1, Ordering::Relaxed);
+            events.send_replace(Some(event(&data)));
+        }
+    }
+
+    /// Removes an unwatched topic under the lock, so that no client can start to watch it
+    /// meanwhile.
+    fn forget_unwatched(&self, question: &Q, events: &watch::Sender<Option<Bytes>>) -> bool {
+        let mut topics = self.topics();
+        // The list holds one receiver itself.
+        let is_unwatched = events.receiver_count() <= 1 || *self.closed.borrow();
+        if is_unwatched {
+            topics.remove(question);
+        }
+        is_unwatched
+    }
+
+    fn topics(&self) -> MutexGuard<'_, HashMap<Q, watch::Receiver<Option<Bytes>>>> {
+        // The map is valid even after a panic.
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of the limited number of streams.
+struct ViewerSlot(Arc<AtomicUsize>);
+
+impl ViewerSlot {
+    fn take(taken: &Arc<AtomicUsize>) -> Result<Self, Full> {
+        let more = |count: usize| (count < VIEWERS_MAX).then_some(count + 1);
+        let done = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        done.map(|_| Self(taken.clone())).map_err(|_| Full)
+    }
+}
+
+impl Drop for ViewerSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Viewer {
+    events: watch::Receiver<Option<Bytes>>,
+    closed: watch::Receiver<bool>,
+    /// True until the first event: an event that exists already is sent as well.
+    is_new: bool,
+    _slot: ViewerSlot,
+}
+
+impl Viewer {
+    async fn next(&mut self) -> Option<Bytes> {
+        if *self.closed.borrow() {
+            return None;
+        }
+        if std::mem::take(&mut self.is_new) {
+            let there = self.events.borrow_and_update().clone();
+            if there.is_some() {
+                return there;
+            }
+        }
+        tokio::select! {
+            changed = self.events.changed() => {
+                changed.ok()?;
+                self.events.borrow_and_update().clone()
+            }
+            () = tokio::time::sleep(PING_AFTER) => Some(Bytes::from_static(PING)),
+            _ = self.closed.changed() => None,
+        }
+    }
+}
+
+/// Returns one event in the format of the standard.
+fn event(data: &[u8]) -> Bytes {
+    [b"event: metrics\ndata: ", data, b"\n\n"].concat().into()
+}

@@ -1,0 +1,102 @@
+//! Health probe: checks a program on this machine, for images that have neither a shell nor an HTTP
+//! client.
+//!
+//! **Not here:** the responses (`readiness`).
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Longest time for connecting, and for each part of the response.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Kind of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum HealthQuery {
+    /// Checks that the process works
+    Live,
+    /// Checks that the program takes requests: not while it starts or ends
+    Ready,
+}
+
+/// Reason why a check fails.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// Port 0 stands for any free port, so the port is unknown.
+    #[error("bind has port 0, so the port is unknown: set a port")]
+    AnyPort,
+    /// The program does not answer.
+    #[error("{0} does not answer: {1}")]
+    Silent(SocketAddr, std::io::Error),
+    /// The program answers with another status than 200.
+    #[error("{0} answers {1:?}")]
+    Said(SocketAddr, String),
+}
+
+impl HealthQuery {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Live => "/live",
+            Self::Ready => "/ready",
+        }
+    }
+
+    /// Checks the program on this address.
+    ///
+    /// # Errors
+    /// Fails with [`HealthError`] unless the response is a success.
+    pub fn ask(self, bind: SocketAddr) -> Result<(), HealthError> {
+        self.ask_through(bind, |_, stream| Ok(stream))
+    }
+
+    /// Checks the program on this address through a wrapped connection, such as TLS.
+    ///
+    /// # Errors
+    /// Fails with [`HealthError`] unless the response is a success.
+    pub fn ask_through<S: Read + Write>(
+        self,
+        bind: SocketAddr,
+        wrap: impl FnOnce(IpAddr, TcpStream) -> std::io::Result<S>,
+    ) -> Result<(), HealthError> {
+        if bind.port() == 0 {
+            return Err(HealthError::AnyPort);
+        }
+        let address = SocketAddr::new(reached_by(bind.ip()), bind.port());
+        let stream = connect(address).and_then(|stream| wrap(address.ip(), stream));
+        let line = stream.and_then(|stream| self.exchange(address, stream));
+        let line = line.map_err(|error| HealthError::Silent(address, error))?;
+        if line.split(' ').nth(1) == Some("200") {
+            return Ok(());
+        }
+        Err(HealthError::Said(address, line.trim().to_owned()))
+    }
+
+    /// Sends the request and returns the first line of the response.
+    fn exchange(
+        self,
+        address: SocketAddr,
+        mut stream: impl Read + Write,
+    ) -> std::io::Result<String> {
+        let path = self.path();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
+    }
+}
+
+fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Returns the loopback address in place of an unspecified one.
+fn reached_by(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V4(_) | IpAddr::V6(_) => ip,
+    }
+}

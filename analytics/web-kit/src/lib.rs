@@ -1,0 +1,36 @@
+//! Web kit: the parts of a program that serves the dashboard.
+//!
+//! # Map
+//!
+//! | module | contents | feature |
+//! | --- | --- | --- |
+//! | `dashboard` | the files of the dashboard | |
+//! | `event_stream` | the stream of events that dashboards watch | `live` |
+//! | `settings`, `log_format` | configuration and log of a program | `program` |
+//! | `readiness`, `health_probe` | responses to `/live` and `/ready`, and the command that requests them | `program` |
+//! | `cross_origin` | refusal of requests that pages of other origins send | `program` |
+//! | `static_assets` | responses that carry the dashboard and its events | `program` |
+//! | `http_client` | requests to other servers | `client` |
+//!
+//! **Invariant:** a feature adds only the dependencies of its own modules.
+//! **Not here:** counting requests (`recorder`), the routes of any program.
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "program")]
+pub mod cross_origin;
+pub mod dashboard;
+#[cfg(feature = "live")]
+pub mod event_stream;
+#[cfg(feature = "program")]
+pub mod health_probe;
+#[cfg(feature = "client")]
+pub mod http_client;
+#[cfg(feature = "program")]
+pub mod log_format;
+#[cfg(feature = "program")]
+pub mod readiness;
+#[cfg(feature = "program")]
+pub mod settings;
+#[cfg(feature = "program")]
+pub mod static_assets;

@@ -1,0 +1,28 @@
+//! Log format: one line per event on standard error.
+//!
+//! **Not here:** the events.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Starts to write events of at least this severity. Errors that the framework reports about its
+/// workers, and about bytes that are not HTTP, are written at debug level: otherwise a port scan
+/// would fill the log.
+///
+/// # Panics
+/// Panics if the process writes events already.
+pub fn start(level: tracing::Level) {
+    let mut filter = Targets::new().with_default(level);
+    if level < tracing::Level::DEBUG {
+        filter = filter
+            .with_target("actix_server", LevelFilter::WARN)
+            .with_target("actix_http", LevelFilter::OFF);
+    }
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines).with(filter).init();
+}

@@ -1,0 +1,71 @@
+//! HTTP agent: the HTTP client of the commands, with TLS for `https` addresses.
+//!
+//! It trusts the certificates of this machine, or those of the file in the variable
+//! `SSL_CERT_FILE`, which other programs use too: for a private authority, or a self-signed router.
+//!
+//! **Not here:** the requests (`command/router`, `command/upload`).
+
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use ureq::Agent;
+use ureq::config::ConfigBuilder;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::typestate::AgentScope;
+
+/// Remedy for a server certificate that is marked as an authority's.
+const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
+     unless told otherwise, and must not prove a server: make one with openssl req -x509 -newkey \
+     rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
+     subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
+     addresses that clients connect to)";
+
+/// Creates a client for the router at this address.
+///
+/// # Errors
+/// A sentence about an invalid address, or about missing trusted certificates.
+pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Agent, String> {
+    let options = options.http_status_as_error(false);
+    if let Some(port) = port(url).filter(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
+        return Err(format!("`{port}` is no port: ports go from 1 to 65535"));
+    }
+    match url.split_once("://") {
+        Some(("http", _)) => Ok(options.build().new_agent()),
+        Some(("https", _)) => Ok(options.tls_config(trusting()?).build().new_agent()),
+        Some(_) | None => {
+            Err(format!("`{url}` is no address of a router: it begins with http:// or https://"))
+        }
+    }
+}
+
+/// Describes a client's error for people: for certificates, TLS reports only a variant's name.
+pub(super) fn told(error: &ureq::Error) -> String {
+    let said = error.to_string();
+    if said.contains("CaUsedAsEndEntity") { AUTHORITY.to_owned() } else { said }
+}
+
+/// Returns the port of a URL.
+fn port(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    // Colons within brackets are part of an IPv6 address.
+    let behind = authority.rsplit(']').next()?;
+    behind.rsplit_once(':').map(|(_, port)| port)
+}
+
+fn trusting() -> Result<TlsConfig, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let trusted: Vec<Certificate<'static>> =
+        found.certs.iter().map(|one| Certificate::from_der(one).to_owned()).collect();
+    if trusted.is_empty() {
+        let causes: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        let cause = if causes.is_empty() { "none was found".to_owned() } else { causes.join("; ") };
+        return Err(format!(
+            "this machine trusts no certificates ({cause}): name a file of them by SSL_CERT_FILE"
+        ));
+    }
+    // Named here, because another crate may install another provider for the process.
+    let provider = Arc::new(ring::default_provider());
+    let trusting = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&trusted));
+    Ok(trusting.unversioned_rustls_crypto_provider(provider).build())
+}

@@ -1,0 +1,193 @@
+//! Terminal: output of the commands as tables and bars, as plain lines, or as JSON.
+//!
+//! Results go to standard output, messages to standard error, so that results can be piped.
+//!
+//! **Invariant:** with `--json`, standard output holds one JSON document per command and nothing
+//! else; a command whose result cannot be written fails.
+//! **Not here:** the results (`command`).
+
+use std::fmt::{self, Display};
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
+use indicatif::{
+    HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
+use serde::Serialize;
+
+/// Error of writing results to standard output.
+#[derive(Debug)]
+pub(crate) struct Unwritten(pub(crate) io::Error);
+
+/// Prints a line to standard error; an error of that is ignored.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Prints results unchanged.
+pub(crate) fn print(text: &[u8]) -> Result<(), Unwritten> {
+    let mut out = io::stdout().lock();
+    out.write_all(text).and_then(|()| out.flush()).map_err(Unwritten)
+}
+
+/// Destination of a command's results.
+#[derive(Clone, Debug)]
+pub(crate) struct Terminal {
+    json: bool,
+    is_interactive: bool,
+    bars: MultiProgress,
+}
+
+impl Terminal {
+    /// Creates the output of this process; with `json`, for programs.
+    pub(crate) fn new(json: bool) -> Self {
+        let watched = std::io::stderr().is_terminal() && !json;
+        let target =
+            if watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bars = MultiProgress::with_draw_target(target);
+        Self { json, is_interactive: std::io::stdout().is_terminal(), bars }
+    }
+
+    /// Returns whether the results are JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Shows a result: `document` to programs, `text` to people.
+    pub(crate) fn show(
+        &self,
+        document: &impl Serialize,
+        text: impl FnOnce(&Self) -> String,
+    ) -> Result<(), Unwritten> {
+        let mut shown = if self.json {
+            serde_json::to_string(document).map_err(|error| Unwritten(error.into()))?
+        } else {
+            text(self)
+        };
+        if !shown.ends_with('\n') {
+            shown.push('\n');
+        }
+        print(shown.as_bytes())
+    }
+
+    /// Formats a table: aligned and ruled on a terminal, else one line per row with tabs.
+    pub(crate) fn table(&self, heads: &[&str], rows: &[Vec<String>]) -> String {
+        if !self.is_interactive {
+            // Columns without a name are decoration for a terminal.
+            let line = |cells: &mut dyn Iterator<Item = &str>| {
+                let named = heads.iter().zip(cells).filter(|(head, _)| !head.is_empty());
+                named.map(|(_, cell)| cell).collect::<Vec<_>>().join("\t")
+            };
+            let rows = rows.iter().map(|row| line(&mut row.iter().map(String::as_str)));
+            let head = line(&mut heads.iter().copied());
+            return std::iter::once(head).chain(rows).collect::<Vec<_>>().join("\n");
+        }
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        // Rows are short: a rule after each would hide them.
+        table.remove_style(TableComponent::HorizontalLines);
+        table.remove_style(TableComponent::MiddleIntersections);
+        table.remove_style(TableComponent::LeftBorderIntersections);
+        table.remove_style(TableComponent::RightBorderIntersections);
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(heads);
+        for row in rows {
+            table.add_row(row.iter().map(|text| {
+                let number = text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+                let side = if number { CellAlignment::Right } else { CellAlignment::Left };
+                Cell::new(text).set_alignment(side)
+            }));
+        }
+        table.to_string()
+    }
+
+    /// Formats a bar of up to `width` characters for a share of 0 to 1; empty unless on a terminal.
+    pub(crate) fn bar(&self, share: f64, width: usize) -> String {
+        if !self.is_interactive {
+            return String::new();
+        }
+        let signs = (share.clamp(0.0, 1.0) * width as f64).round() as usize;
+        "█".repeat(signs)
+    }
+
+    /// Adds a progress bar towards `total`; hidden unless on a terminal.
+    pub(crate) fn progress(&self, name: &str, total: u64) -> ProgressBar {
+        let style = "{prefix:>10} {bar:30} {human_pos:>11} of {human_len} {rate:>16} {msg}";
+        let style =
+            ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+        // The width of `per_sec` would also be the number of its decimals.
+        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = out.write_str(&rate(state.per_sec()));
+        });
+        let bar = self.bars.add(ProgressBar::new(total));
+        bar.set_style(style);
+        bar.set_prefix(name.to_owned());
+        bar
+    }
+}
+
+/// Formats a rate in whole rows: decimals change too fast to be read.
+fn rate(per_second: f64) -> String {
+    format!("{}/s", HumanCount(per_second.round() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// Terminal that keeps everything written to it.
+    #[derive(Clone, Debug, Default)]
+    struct Kept(Arc<Mutex<String>>);
+
+    impl TermLike for Kept {
+        fn width(&self) -> u16 {
+            200
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_progress_bar_tells_its_rate_in_whole_rows() {
+        assert_eq!(rate(1_234.567_8), "1,235/s");
+        let kept = Kept::default();
+        let target = ProgressDrawTarget::term_like(Box::new(kept.clone()));
+        let bars = MultiProgress::with_draw_target(target);
+        let terminal = Terminal { json: false, is_interactive: true, bars };
+        let bar = terminal.progress("shard1", 3_000);
+        bar.inc(1_000);
+        bar.abandon();
+        let shown = kept.0.lock().unwrap().clone();
+        let numbers = shown.split_whitespace().filter_map(|word| word.strip_suffix("/s"));
+        let numbers: Vec<&str> = numbers.collect();
+        assert!(!numbers.is_empty(), "{shown}");
+        assert!(numbers.iter().all(|number| !number.contains('.')), "{shown}");
+    }
+}
