@@ -330,7 +330,7 @@ fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
     assert!(refusal(command(&data)).contains("catalog.db"));
     fs::remove_file(&catalog).unwrap();
     let told = refusal(command(&data));
-    for word in ["catalog.db", "missing", "shard1-primary.db", "ut it back"] {
+    for word in ["catalog.db", "missing", "shard1-primary.db", "Restore it"] {
         assert!(told.contains(word), "{word}: {told}");
     }
     assert!(!catalog.exists(), "a start that was refused leaves no catalog");
