@@ -268,7 +268,7 @@ pub struct CitusView {
 
 /// One node of a Citus cluster.
 #[derive(Serialize, ToSchema)]
-#[schema(as = WorkerNode)]
+#[schema(as = CitusNode)]
 pub struct CitusNodeView {
     /// `coordinator`, or `worker` and its group, by which the coordinator knows its address.
     node: String,

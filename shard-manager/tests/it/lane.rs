@@ -205,10 +205,8 @@ fn gone() -> Error {
 
 /// The keys that an operation was answered with.
 fn keys(answer: Answer) -> Vec<Result<String, Error>> {
-    let rows = answer.expect("the operation was executed").rows;
-    rows.into_iter()
-        .map(|row| row.map(|done| String::from_utf8(done.json).expect("a key")))
-        .collect()
+    let rows = answer.expect("the operation was executed").rows.into_iter();
+    rows.map(|row| row.map(|done| String::from_utf8(done.json).expect("a key"))).collect()
 }
 
 #[tokio::test]
