@@ -1,4 +1,5 @@
-//! Cache: how many reads a second one serving thread answers from Redis, and what of it is Redis' own.
+//! Benchmark of the cache: how many reads per second one thread serves from Redis, and how much of
+//! that time Redis itself takes.
 //!
 //! `cargo bench -p shard-manager --bench cache`, with `redis-server` on this machine.
 

@@ -1,8 +1,9 @@
-//! Routing: nanoseconds from a key to the name of the node that holds it, and milliseconds to build a placement or to
-//! advise on one.
+//! Benchmark of routing: nanoseconds from a key to the name of the node that holds it, and
+//! milliseconds to build a placement or to compute advice.
 //!
-//! `cargo bench -p shard-manager --bench routing`. Every key is checked, given its slot, looked up in the shard map
-//! and named; the keys are different, so that neither cache nor branch predictor learns them by heart.
+//! Run it with `cargo bench -p shard-manager --bench routing`. Every key is checked, hashed to its
+//! slot, looked up in the shard map and resolved to a node name. The keys are all different, so
+//! that neither the CPU cache nor the branch predictor learns them.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -14,11 +15,11 @@ use shard_manager::shard_map::ShardMap;
 use shard_manager::topology::{Role, ShardSpec, Topology};
 
 const KEYS: usize = 10_000;
-/// Passes over the keys in one run: some milliseconds, far above what the clock resolves.
+/// Passes over the keys in one run: a few milliseconds, far above the clock's resolution.
 const PASSES: usize = 50;
-/// Odd, so that the median is a run.
+/// Number of runs. Odd, so that the median is one of them.
 const RUNS: usize = 21;
-/// Shards of the placements that are built: more than a router serves.
+/// Shards in the placements that are built: more than a router serves.
 const SHARDS: usize = 1_000;
 
 fn main() {
@@ -38,7 +39,7 @@ fn main() {
     advise_all();
 }
 
-/// What to call it, the keyspace as configuration writes it, and keys that it has a place for.
+/// Label, keyspace as the configuration writes it, and keys that are valid in this keyspace.
 fn keyspaces(plain: &[String]) -> Vec<(&'static str, String, Vec<String>)> {
     let keys = |key: fn(usize) -> String| -> Vec<String> { (0..KEYS).map(key).collect() };
     let list = |items: Vec<String>| items.join(",");
@@ -75,7 +76,7 @@ fn keyspaces(plain: &[String]) -> Vec<(&'static str, String, Vec<String>)> {
     ]
 }
 
-/// Prints how long a key takes.
+/// Prints the routing time per key.
 fn route(name: &str, map: &ShardMap, keys: &[String]) {
     let shards = map.topology().shards().iter();
     let nodes: Vec<String> = shards.map(|s| format!("{}-{}", s.name, Role::Primary)).collect();
@@ -89,7 +90,7 @@ fn route(name: &str, map: &ShardMap, keys: &[String]) {
     );
 }
 
-/// Nanoseconds for each key.
+/// Nanoseconds per key.
 fn run(map: &ShardMap, nodes: &[String], keys: &[String]) -> f64 {
     let began = Instant::now();
     for _ in 0..PASSES {
@@ -102,14 +103,14 @@ fn run(map: &ShardMap, nodes: &[String], keys: &[String]) -> f64 {
     began.elapsed().as_nanos() as f64 / (PASSES * keys.len()) as f64
 }
 
-/// Prints how long each placement takes to be built.
+/// Prints how long each placement takes to build.
 fn build() {
     let topology = |weight: fn(usize) -> u32, shards: usize| {
         let spec = |n| ShardSpec { name: format!("shard{n}"), weight: weight(n) };
         Topology::simulated((1..=shards).map(spec).collect()).expect("good shards")
     };
     let even = topology(|_| 1, SHARDS);
-    // Each another weight: the worst for a rendezvous.
+    // All weights differ: the worst case for rendezvous hashing.
     let uneven = topology(|n| 1_000 + n as u32, SHARDS);
     let parts = |separator: char| {
         let part = |n| format!("p{n}=1{separator}shard{n}");
@@ -137,7 +138,8 @@ fn build() {
     time("rebalance for one shard more", || drop(black_box(rebalance(&before, &fewer, &even))));
 }
 
-/// Prints how long it takes to judge a cluster as large as can be served, and to plan what would make it even.
+/// Prints how long it takes to compute advice for a cluster of the maximum size, and to plan the
+/// moves that would balance it.
 fn advise_all() {
     let cubes = |slot: u64| 1_000 * slot.pow(3) / 16_384_u64.pow(3);
     let scattered = |slot: u64| slot * 7_919 % 16_384;

@@ -1,4 +1,4 @@
-//! The error log: bounded, newest first, filtered, grouped.
+//! Tests of the error log: bounded, newest first, filtered, grouped.
 
 use analytics::{ErrorEvent, ErrorFilter, ErrorLog, FilterError};
 use serde_json::json;
@@ -30,14 +30,14 @@ fn only_the_newest_ten_thousand_are_kept_and_all_are_counted() {
 }
 
 #[test]
-fn a_query_without_wishes_gives_the_newest_fifty() {
+fn a_query_without_parameters_returns_the_newest_fifty() {
     let log = ErrorLog::new();
     (0..60).for_each(|at_ms| log.push(event(at_ms)));
     assert_eq!(times(&log.query(&ErrorFilter::default())), (10..60).rev().collect::<Vec<_>>());
 }
 
 #[test]
-fn filters_hold_together() {
+fn filters_are_combined() {
     let log = ErrorLog::new();
     log.push(event(1));
     log.push(ErrorEvent { code: "TSR100".into(), shard: None, ..event(2) });
@@ -121,9 +121,9 @@ fn limits_and_times_of_a_query_are_parsed_or_refused() {
     }
 }
 
-/// A service that pulls what is new misses nothing, and gets nothing twice.
+/// A service that polls for new events receives each exactly once.
 #[test]
-fn events_are_pulled_by_their_number() {
+fn events_are_fetched_by_number() {
     let log = ErrorLog::new();
     assert_eq!(log.events_after(0, 10).1, 0);
     (1..=25).for_each(|at_ms| log.push(event(at_ms)));
@@ -139,8 +139,8 @@ fn events_are_pulled_by_their_number() {
     assert_eq!((seq, seen), (25, (1..=25).collect::<Vec<_>>()));
     log.push(event(26));
     assert_eq!(log.events_after(seq, 10).0[0].at_ms, 26);
-    // Who asks too late gets what is left; who comes from another life of the log gets nothing made
-    // up.
+    // A request that comes too late gets the remaining events; one with a number from before a
+    // restart of the log gets no wrong events.
     (27..=20_000).for_each(|at_ms| log.push(event(at_ms)));
     let (late, next) = log.events_after(seq, 1);
     assert_eq!((late[0].at_ms, next), (10_001, 10_001));

@@ -1,4 +1,4 @@
-//! Figures: parts, routes, shards, reads, fan-out, skew, curves, and what narrows them.
+//! Tests of metrics: parts, routes, shards, reads, fan-out, skew, curves, and filters.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn micros(count: u64) -> Duration {
 }
 
 #[test]
-fn the_time_of_a_request_is_told_by_its_parts() {
+fn the_time_of_a_request_is_reported_by_parts() {
     let story = Story::of(2);
     let slow =
         Sample { queue: micros(600), database: micros(1_200), ..write(0, 201, micros(2_000)) };
@@ -34,7 +34,7 @@ fn the_time_of_a_request_is_told_by_its_parts() {
 }
 
 #[test]
-fn routes_are_told_apart_by_operation_the_busiest_first() {
+fn routes_are_listed_by_operation_with_the_busiest_first() {
     let story = Story::of(1);
     story.record(&write(0, 409, millis(4)), seconds(1));
     story.record(&write(0, 503, millis(4)), seconds(1));
@@ -77,20 +77,20 @@ fn figures_are_narrowed_by_shard_route_and_operation() {
 }
 
 #[test]
-fn reads_are_told_by_who_answered() {
+fn reads_are_reported_by_answering_node() {
     let story = Story::of(1);
     let by = |role| Sample { role, ..read(0, 200, millis(1)) };
     let roles =
         [Some(Role::Primary), Some(Role::Replica), Some(Role::Replica), Some(Role::Cache), None];
     roles.into_iter().for_each(|role| story.record(&by(role), seconds(1)));
-    // Who takes a write is no choice.
+    // Writes have no choice of node.
     story.record(&write(0, 201, millis(1)), seconds(1));
     let told = story.figures("5m", seconds(2)).read_from;
     assert_eq!(told, ReadFrom { primary: 1, replica: 2, cache: 1 });
 }
 
 #[test]
-fn fan_out_and_skew_tell_how_evenly_the_shards_are_used() {
+fn fan_out_and_skew_show_how_evenly_the_shards_are_used() {
     let story = Story::of(3);
     for (fanout, shard) in
         [(3, None), (1, Some(0)), (1, Some(0)), (1, Some(0)), (1, Some(1)), (0, None)]
@@ -99,7 +99,7 @@ fn fan_out_and_skew_tell_how_evenly_the_shards_are_used() {
     }
     let metrics = story.figures("5m", seconds(2));
     assert_eq!((metrics.fanout.requests, metrics.fanout.mean, metrics.fanout.max), (5, 1.4, 3));
-    // Three of four on one shard of three.
+    // Three of four requests on one shard of three.
     assert_eq!((metrics.skew.requests, metrics.skew.rows), (2.25, 0.0));
     assert_eq!(
         metrics.shards.iter().map(|shard| shard.share).collect::<Vec<_>>(),
@@ -108,7 +108,7 @@ fn fan_out_and_skew_tell_how_evenly_the_shards_are_used() {
 }
 
 #[test]
-fn what_the_router_knows_of_its_cluster_stands_beside_what_it_counted() {
+fn the_state_of_the_cluster_is_reported_beside_the_counts() {
     let story = Story::of(2);
     story.record(&read(1, 200, millis(1)), seconds(1));
     let node = |role: &str, lag_ms| NodeNow { role: role.into(), lag_ms, ..NodeNow::default() };
@@ -135,7 +135,8 @@ fn what_the_router_knows_of_its_cluster_stands_beside_what_it_counted() {
     assert_eq!(metrics.at, "2026-11-21T10:00:02.000Z");
 }
 
-/// A shard that is gone from the map is still told of while its requests are remembered.
+/// A shard that has been removed from the map is reported as long as its requests are in the
+/// window.
 #[test]
 fn a_shard_that_is_no_longer_in_the_cluster_comes_last() {
     let story = Story::of(2);
@@ -172,11 +173,11 @@ fn curves_have_a_point_for_each_step_and_end_with_the_last_second_that_has_ended
     assert_eq!(halves(&of("shard1").rps), [4.0, 4.0, 0.0, 0.0]);
     assert_eq!(halves(&of("shard2").rps), [0.0, 0.0, 4.0, 4.0]);
     assert_eq!(halves(&of("shard2").p99), [0.0, 0.0, 2.0, 2.0]);
-    // Before anything was known.
+    // Points before the start of the recorder.
     assert_eq!((series.rps[0], series.p50[0]), (0.0, 0.0));
 }
 
-/// The last point of a longer step is not yet whole: its rate is of the seconds that it has.
+/// The last point of a longer step is incomplete: its rate is computed over its elapsed seconds.
 #[test]
 fn a_point_that_is_still_growing_shows_no_dip() {
     let story = Story::of(1);
@@ -186,10 +187,11 @@ fn a_point_that_is_still_growing_shows_no_dip() {
     assert_eq!(series.rps[174..], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
 }
 
-/// A router that has just started has counted for a part of its first point only.
+/// A recorder that has just started has measured only a part of its first point.
 #[test]
 fn the_first_point_of_a_young_router_shows_the_rate_of_the_seconds_that_were_counted() {
-    // It starts 13 s into a point of 20 s, counts 4 s of it, and the next point in part.
+    // The recorder starts 13 s into a point of 20 s, counts during 4 s of it, and during a part of
+    // the next point.
     let recorder = Recorder::by_hand(labels(1), BEGIN_MS + 13_000);
     let worker = recorder.worker();
     for (from, second, expected) in [(0, 4, vec![1.0]), (4, 12, vec![1.0, 1.0])] {

@@ -1,4 +1,5 @@
-//! Frames: what routers store and services pull, and that nothing is lost or bent on the way.
+//! Tests of frames, which routers store and services collect: nothing is lost or changed on the
+//! way.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use crate::{BEGIN, BEGIN_MS, Story, millis, now, read, seconds, write};
 
-/// All frames of a story, as a service gets them: by JSON.
+/// All frames of a story, decoded from JSON like a service does.
 fn sent(story: &Story, at: Duration) -> Vec<Frame> {
     let history = story.recorder.settle_at(story.recorder.started() + at);
     let frames = Step::ALL.into_iter().flat_map(|step| history.frames_after(step, 0, usize::MAX));
@@ -49,7 +50,7 @@ fn a_frame_travels_as_json_with_labels_as_texts() {
             json!(1_000),
         ]
     );
-    // What every reader of HDR histograms knows: the cookie of V2, in base64.
+    // HDR histogram readers expect this prefix: the cookie of V2, in base64.
     assert!(cell["latencies"].as_str().unwrap().starts_with("HISTEw"), "{cell}");
     assert_eq!(text["fanout"], json!({"requests": 1, "shards": 1, "max": 1}));
     assert_eq!(
@@ -60,9 +61,9 @@ fn a_frame_travels_as_json_with_labels_as_texts() {
     assert_eq!(frames[2].step, Step::Minute);
 }
 
-/// A service that pulls the frames of a router answers as the router does.
+/// A service that collects the frames of a router gives the same answers as the router.
 #[test]
-fn a_history_of_pulled_frames_answers_as_the_one_they_came_from() {
+fn a_history_of_collected_frames_answers_like_the_original_one() {
     let story = Story::of(2);
     for request in 0..4_000_u64 {
         let sample = read(
@@ -108,7 +109,7 @@ fn frames_that_come_twice_or_in_any_order_count_once() {
 }
 
 #[test]
-fn frames_are_given_in_pages_that_leave_nothing_out() {
+fn frames_are_returned_in_complete_pages() {
     let story = Story::of(1);
     (0..25).for_each(|second| story.record(&read(0, 200, millis(1)), seconds(second)));
     let history = story.recorder.settle_at(story.recorder.started() + seconds(25));
@@ -125,7 +126,7 @@ fn frames_are_given_in_pages_that_leave_nothing_out() {
 }
 
 #[test]
-fn a_frame_that_makes_no_sense_is_refused() {
+fn an_inconsistent_frame_is_refused() {
     let good = json!({"step": 1, "start": BEGIN, "cells": [], "parts": []});
     assert!(serde_json::from_value::<Frame>(good.clone()).is_ok());
     for (member, value) in
@@ -145,10 +146,10 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Routers, seconds and shards are cut as it comes: what is told of the whole is what one
-    /// histogram of all tells.
+    /// Requests are distributed at random over routers, seconds and shards; the metrics of the
+    /// fleet equal those of a single histogram of all requests.
     #[test]
-    fn a_fleet_answers_as_one_router_that_saw_every_request(
+    fn a_fleet_answers_like_one_router_that_saw_every_request(
         requests in vec((0_usize..3, 0_u64..120, 0_u16..4, 1_u64..200_000), 1..300),
     ) {
         let fleet: Vec<Story> = (0..3).map(|_| Story::of(3)).collect();
@@ -183,7 +184,7 @@ proptest! {
             prop_assert_eq!(&together.series, &alone.series);
             prop_assert_eq!(&together.latency_parts_ms, &alone.latency_parts_ms);
             if window != "7d" {
-                // Frames of a minute have two digits.
+                // Frames of a minute have a precision of two digits.
                 let p99 = whole.quantile(0.99).as_micros() as f64 / 1e3;
                 prop_assert_eq!(together.latency_ms.p99, p99);
             }

@@ -1,4 +1,4 @@
-//! Gaps: a time that was not measured differs from a time without requests.
+//! Tests of gaps: a period without measurement differs from a period without requests.
 
 use analytics::{
     Frame, History, MeasuredIntervals, MetricsQuery, Recorder, Series, Step, Window, figures,
@@ -6,21 +6,21 @@ use analytics::{
 
 use crate::{BEGIN, BEGIN_MS, Story, labels, millis, now, read, seconds};
 
-/// The curves of a window that ends so many seconds after the beginning.
+/// Curves of a window that ends this many seconds after the beginning.
 fn series(histories: &[&History], window: &str, second: u64) -> Series {
     let query =
         MetricsQuery { window: Window::parse(window).expect("a window"), ..Default::default() };
     figures(histories, &query, &now(&["shard1".into()]), BEGIN_MS + second * 1_000).series
 }
 
-/// The requests a second of the point in which a second lies, if there is one.
+/// Requests per second of the point that contains this second, if there is one.
 fn rate(series: &Series, second: u64) -> Option<f64> {
     let step = series.step_s;
     let place = series.t.iter().position(|t| (*t..t + step).contains(&(BEGIN + second)));
     place.map(|place| series.rps[place])
 }
 
-/// Counts for 100 s, has nothing to count for 100 s more, is down for 100 s, and counts again.
+/// A recorder that counts for 100 s, is idle for 100 s, is down for 100 s, and counts again.
 fn restarted() -> Recorder {
     let before = Story::of(1);
     (0..100).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
@@ -39,7 +39,7 @@ fn restarted() -> Recorder {
 }
 
 #[test]
-fn a_router_that_was_down_has_no_points_and_one_that_had_nothing_to_do_has_zeros() {
+fn a_router_that_was_down_has_no_points_and_an_idle_one_has_zeros() {
     let recorder = restarted();
     for window in ["15m", "1h"] {
         let series = series(&[recorder.history()], window, 400);
@@ -73,7 +73,7 @@ fn a_router_that_was_down_has_no_points_and_one_that_had_nothing_to_do_has_zeros
     }
 }
 
-/// The first kept slot does not show since when a recorder counted.
+/// The first stored slot does not show how long a recorder had been running.
 #[test]
 fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     let recorder = Recorder::by_hand(labels(1), BEGIN_MS + 200_000);
@@ -82,7 +82,7 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     worker.record(&read(0, 200, millis(2)), recorder.started() + seconds(50));
     let old = recorder.settle_at(recorder.started() + seconds(100));
     let after = Recorder::by_hand(labels(1), BEGIN_MS + 420_000);
-    // It counted before too, for 100 s in which there was nothing to count.
+    // The recorder was also running before, for 100 s without requests.
     after.history().know_counted([(BEGIN, BEGIN + 100)]);
     after.history().know_counted(old.counted().as_slice().iter().copied());
     for frame in Step::ALL.iter().flat_map(|step| old.frames_after(*step, 0, usize::MAX)) {
@@ -98,9 +98,9 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     assert_eq!(rates, expected, "{:?}", told.series);
 }
 
-/// There were requests whose number is unknown.
+/// An unknown number of requests is no zero.
 #[test]
-fn slots_that_there_was_no_room_for_are_no_zeros() {
+fn dropped_slots_are_not_reported_as_zeros() {
     let story = Story::of(1);
     (0..1_440).for_each(|ten| story.record(&read(0, 200, millis(2)), seconds(ten * 10)));
     let all = story.recorder.settle_at(story.recorder.started() + seconds(14_400));
@@ -118,12 +118,12 @@ fn slots_that_there_was_no_room_for_are_no_zeros() {
     assert_eq!(told.step_s, 600);
     let rates = [600, lost - 600, 14_399].map(|second| rate(&told, second));
     assert_eq!(rates, [None, None, Some(0.1)], "{told:?}");
-    // Another of the fleet may have them.
+    // Another router of the fleet may have them.
     let told = series(&[&small, story.recorder.history()], "24h", 14_400);
     assert_eq!(rate(&told, 600), Some(0.1));
 }
 
-/// One request per hour is 0.000 per second, but not zero requests.
+/// One request per hour is written as 0.000 per second, but is not zero requests.
 #[test]
 fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
     let story = Story::of(1);
@@ -138,9 +138,9 @@ fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
     assert_eq!([rate(&told, 80_000), rate(&told, 86_400)], [None, Some(0.0)], "{:?}", told.t);
 }
 
-/// A time that one of several recorders measured is known.
+/// A period that at least one recorder measured is no gap.
 #[test]
-fn what_one_router_missed_another_tells() {
+fn a_gap_of_one_router_is_filled_by_another() {
     let recorder = restarted();
     let other = History::new();
     other.know_between(BEGIN_MS, BEGIN_MS + 250_000);
@@ -158,15 +158,16 @@ fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
         let told = series(&fleet, "15m", 400);
         let rates = [90, 130, 230, 310, 390].map(|second| rate(&told, second));
         assert_eq!(rates, [Some(1.0), Some(0.0), None, Some(1.0), Some(0.0)], "{told:?}");
-        // What was before all is not cut out: the figures tell since when anything is known.
+        // The period before all measurements is not removed: the metrics show since when data
+        // exists.
         assert_eq!(told.t.first(), Some(&(BEGIN - 500)));
     }
     assert_eq!(series(&[&silent, &History::new()], "5m", 400).t.len(), 150, "nobody said anything");
 }
 
-/// A router that does not answer may be counting: what it counts is not known until it tells.
+/// A router that does not answer may be running: its counts are unknown until it answers.
 #[test]
-fn what_is_collected_ends_where_the_router_was_heard_last() {
+fn collected_metrics_end_at_the_last_answer_of_the_router() {
     let history = History::new();
     history.know_between(BEGIN_MS, BEGIN_MS + 60_000);
     let told = series(&[&history], "5m", 120);
@@ -177,7 +178,7 @@ fn what_is_collected_ends_where_the_router_was_heard_last() {
 }
 
 #[test]
-fn times_that_touch_are_one_and_there_are_only_so_many() {
+fn adjacent_periods_are_merged_and_their_number_is_bounded() {
     let intervals: MeasuredIntervals =
         [(10, 20), (40, 50), (20, 30), (60, 60), (48, 55)].into_iter().collect();
     assert_eq!(intervals.as_slice(), [(10, 30), (40, 55)]);
@@ -194,15 +195,15 @@ fn times_that_touch_are_one_and_there_are_only_so_many() {
     assert_eq!(often.as_slice()[0].0, 0, "the oldest are told as one");
 }
 
-/// Without a measurement while it was down, its figures are not spread over that time.
+/// Without a measurement while the router was down, its metrics are not spread over that period.
 #[test]
-fn a_rate_is_taken_over_the_time_in_which_somebody_counted() {
+fn a_rate_is_computed_over_the_measured_time() {
     let recorder = restarted();
     let query =
         MetricsQuery { window: Window::parse("15m").expect("a window"), ..Default::default() };
     let told = figures(&[recorder.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 400_000);
     assert_eq!((told.total, told.measured_s, told.throughput), (150, 300.0, 0.5));
-    // Another recorder that counted all the while measured that time.
+    // Another recorder that was running all the time measured that period.
     let other = History::new();
     other.know_between(BEGIN_MS, BEGIN_MS + 400_000);
     let told = figures(
@@ -227,7 +228,7 @@ fn a_young_router_has_curves_of_seconds_from_the_beginning() {
                 continue;
             }
             let history = recorder.settle_at(recorder.started() + seconds(lived));
-            // Like a service that collects its figures and those of others.
+            // Like a service that collects its own metrics and those of others.
             let far = History::new();
             far.know_between(recorder.started_ms(), recorder.started_ms() + lived * 1_000);
             for frame in

@@ -1,4 +1,4 @@
-//! History: how long what is remembered, at which grain, and within which memory.
+//! Tests of the history: how long it keeps data, at which resolution, and within which memory.
 
 use std::time::Duration;
 
@@ -32,10 +32,10 @@ fn seconds_are_kept_a_quarter_of_an_hour_tens_six_hours_and_minutes_a_week() {
     assert_eq!(story.figures("7d", at + at).history.bytes, 0);
 }
 
-/// At every moment, and whatever the window, a request counts once: running, in its second, its ten
-/// or its minute.
+/// At every moment, and in every window, a request counts once: in the running slot, in its second,
+/// its ten seconds or its minute.
 #[test]
-fn a_request_counts_once_in_whatever_slot_it_lies() {
+fn a_request_counts_once_whatever_its_slot() {
     let story = Story::of(1);
     for second in 0..200 {
         story.record(&read(0, 200, millis(1)), seconds(second));
@@ -47,9 +47,9 @@ fn a_request_counts_once_in_whatever_slot_it_lies() {
     }
 }
 
-/// After a restart the old slots are loaded: the new ones go on where these ended.
+/// After a restart the stored slots are loaded; the new ones continue where these ended.
 #[test]
-fn a_recorder_goes_on_from_what_was_stored() {
+fn a_recorder_continues_from_the_stored_history() {
     let before = Story::of(1);
     (0..600).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
     let old = before.recorder.settle_at(before.recorder.started() + seconds(600));
@@ -77,13 +77,13 @@ fn a_recorder_goes_on_from_what_was_stored() {
         );
         assert_eq!(metrics.history.oldest, BEGIN);
     }
-    // A window that ends before the restart is read from the stored slots; this one straddles it.
+    // A window that ends before the restart is read from the stored slots; this one spans it.
     let straddling = ask("5m", 100);
     // From 403.2 s, in the slot of ten seconds that began at 400 s: 200 requests before, 100 after.
     assert_eq!((straddling.total, straddling.series.step_s), (300, 10));
 }
 
-/// Two processes in one slot of ten seconds: the first stored it when it ended in order.
+/// Two processes in one slot of ten seconds: the first stored it when it stopped cleanly.
 #[test]
 fn a_slot_that_two_processes_shared_holds_the_requests_of_both() {
     let first = Story::of(1);
@@ -101,7 +101,7 @@ fn a_slot_that_two_processes_shared_holds_the_requests_of_both() {
 }
 
 #[test]
-fn a_ring_that_is_full_forgets_its_oldest_slot_and_longer_slots_answer_for_it() {
+fn a_full_ring_drops_its_oldest_slot_and_longer_slots_replace_it() {
     let story = Story::of(1);
     (0..900).for_each(|second| story.record(&read(0, 200, millis(second)), seconds(second)));
     let all = story.recorder.settle_at(story.recorder.started() + seconds(900));
@@ -120,13 +120,13 @@ fn a_ring_that_is_full_forgets_its_oldest_slot_and_longer_slots_answer_for_it() 
     assert_eq!((metrics.total, metrics.series.step_s), (900, 10));
     assert_eq!(metrics.history.dropped, 900 - kept.len() as u64);
     assert!(metrics.history.bytes == small.bytes() as u64);
-    // What went does not come back.
+    // A removed slot does not come back.
     small.absorb(Frame::clone(&all.frames_after(Step::Second, 0, 1)[0]));
     assert_eq!(small.frames_after(Step::Second, 0, usize::MAX).len(), kept.len());
 }
 
-/// 256 shards, each asked in many ways with latencies as wide as they can be: the rings stay within
-/// their bounds.
+/// 256 shards, requested in many ways with latencies as widely spread as possible: the rings stay
+/// within their bounds.
 #[test]
 fn the_busiest_router_stays_within_the_memory_that_is_documented() {
     let story = Story::of(256);
@@ -147,7 +147,7 @@ fn the_busiest_router_stays_within_the_memory_that_is_documented() {
     let budget: usize = BUDGETS.iter().sum();
     assert!(largest > 4 << 20, "{largest} bytes are no load");
     assert!(largest <= budget, "{largest} of {budget} bytes");
-    // Beside the history: the running second and what waits for it.
+    // In addition to the history: the running second and the data waiting for it.
     let beside = story.recorder.bytes() - story.recorder.history().bytes();
     assert!(beside <= 32 << 20, "{beside} bytes");
     let metrics = story.figures("15m", seconds(40));

@@ -1,4 +1,4 @@
-//! Hot keys: what Space-Saving promises, kept under load.
+//! Tests of hot keys: the error bounds of Space-Saving hold under load.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use rand_distr::{Distribution, Zipf};
 
 use crate::{Story, millis, read, seconds, write};
 
-/// Asks for keys, one every 0.5 ms from the beginning, so that each brings its text along.
+/// Requests keys, one every 0.5 ms from the beginning, so that each request records its key.
 fn ask_for<'k>(story: &Story, keys: impl Iterator<Item = &'k str>) {
     for (number, key) in (0..).zip(keys) {
         let shard = (key.len() % 2) as u16;
@@ -23,7 +23,7 @@ fn ask_for<'k>(story: &Story, keys: impl Iterator<Item = &'k str>) {
 }
 
 #[test]
-fn the_keys_asked_for_most_are_told_with_shard_slot_share_and_kind() {
+fn the_most_requested_keys_are_listed_with_shard_slot_share_and_kind() {
     let story = Story::of(2);
     for request in 0..100_u64 {
         let at = millis(request * 10);
@@ -32,7 +32,7 @@ fn the_keys_asked_for_most_are_told_with_shard_slot_share_and_kind() {
         if request % 2 == 0 {
             story.record(&Sample { key: Some("bob"), ..write(0, 201, millis(1)) }, at + millis(2));
         }
-        // Without a key: counts in the share of others.
+        // A request without a key counts in the others' share.
         story.record(&Sample { shard: None, ..read(0, 200, millis(1)) }, at + millis(4));
     }
     let keys = story.figures("1m", seconds(2)).hot_keys;
@@ -57,12 +57,12 @@ fn the_keys_asked_for_most_are_told_with_shard_slot_share_and_kind() {
         ..ada.clone()
     };
     assert_eq!(keys, [ada.clone(), bob]);
-    // Later, when the slot of ten seconds has ended, and when the minute has.
+    // Later, after the end of the slot of ten seconds, and after the end of the minute.
     assert_eq!(story.figures("5m", seconds(20)).hot_keys[0], ada);
     assert_eq!(story.figures("24h", seconds(70)).hot_keys[0], ada);
-    // When the window has passed, they are cold.
+    // After the window has passed, the keys are no longer hot.
     assert_eq!(story.figures("1m", seconds(140)).hot_keys, []);
-    // Of one shard.
+    // Hot keys of one shard.
     let query = MetricsQuery {
         shard: Some("shard2".into()),
         window: Window::default(),
@@ -99,7 +99,7 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
 }
 
 #[test]
-fn keys_that_are_too_long_count_and_are_not_told() {
+fn keys_that_are_too_long_count_and_are_not_listed() {
     let story = Story::of(2);
     let long = "k".repeat(257);
     ask_for(&story, std::iter::repeat_n(&*long, 100).chain(["short"]));
@@ -109,7 +109,7 @@ fn keys_that_are_too_long_count_and_are_not_told() {
 }
 
 #[test]
-fn at_most_twenty_keys_are_told_over_any_time() {
+fn at_most_twenty_keys_are_listed_for_any_window() {
     let story = Story::of(2);
     let names: Vec<String> = (0..60).map(|number| format!("key-{number}")).collect();
     let keys = (0..120_000).map(|request| &*names[request / 500 % 60]);
@@ -125,8 +125,8 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Never below the truth, never above it by more than the error, and the error at most a 512th
-    /// of all requests: with a key in 100 being one of many that come once.
+    /// Never below the true count, never above it by more than the error, and the error is at most
+    /// 1/512 of all requests; at least half of the requests are for keys that occur only once.
     #[test]
     fn counts_are_true_within_their_error(
         hot in vec(0_usize..12, 500..3_000),
@@ -142,8 +142,8 @@ proptest! {
         keys.iter().for_each(|key| *counts.entry(key.clone()).or_default() += 1);
         ask_for(&story, keys.iter().map(|key| &**key));
         let at = millis(keys.len() as u64 / 2);
-        // Within the first slot of ten seconds; longer stories are cut by slots, each with its own
-        // error.
+        // Within the first slot of ten seconds; longer stories span several slots, each with its
+        // own error.
         prop_assume!(at < seconds(10));
         let told = story.figures("1m", at).hot_keys;
         for hot in &told {
@@ -153,7 +153,7 @@ proptest! {
             prop_assert!(hot.error <= keys.len() as u64 / 512, "{:?} of {}", hot, keys.len());
             prop_assert_eq!(hot.reads + hot.writes, hot.requests - hot.error);
         }
-        // Every key above the error is told, as far as sixteen go.
+        // Every key with a count above the error is listed, up to sixteen keys.
         let mut heavy: Vec<u64> = counts.values().copied().collect();
         heavy.sort_unstable_by(|a, b| b.cmp(a));
         let sure = keys.len() as u64 / 512 * 2 + 1;

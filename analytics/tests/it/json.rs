@@ -1,4 +1,4 @@
-//! The wire form: the members, their order, and a schema that says the same.
+//! Tests of the JSON form: the members, their order, and a matching schema.
 
 use analytics::{ErrorEvent, ErrorGroup, Metrics};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use utoipa::PartialSchema;
 use crate::{Story, millis, read, seconds, write};
 
 #[test]
-fn metrics_begin_with_the_members_of_the_seed_in_one_order() {
+fn metrics_begin_with_the_required_members_in_fixed_order() {
     let story = Story::of(2);
     story.record(&write(1, 201, millis(1)), seconds(1));
     story.record(&read(1, 500, millis(1)), seconds(1));
@@ -29,9 +29,9 @@ fn metrics_begin_with_the_members_of_the_seed_in_one_order() {
     }
 }
 
-/// Null stands only where the cluster does not know.
+/// Null appears only where the cluster does not know the value.
 #[test]
-fn numbers_are_never_null_but_for_what_is_unknown_of_a_shard() {
+fn numbers_are_null_only_where_a_value_of_a_shard_is_unknown() {
     let sent = serde_json::to_value(Story::of(1).figures("7d", seconds(1))).unwrap();
     assert_eq!(
         nulls(&sent, "metrics"),

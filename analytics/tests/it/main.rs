@@ -1,4 +1,4 @@
-//! Tests of the crate from outside, one module per subject.
+//! Tests of the crate's public interface, one module per subject.
 
 mod errors;
 mod figures;
@@ -32,7 +32,7 @@ struct Story {
 }
 
 impl Story {
-    /// With shards `shard1`, `shard2`, ...
+    /// A recorder of the shards `shard1`, `shard2`, ...
     fn of(shards: usize) -> Self {
         let recorder = Recorder::by_hand(labels(shards), BEGIN_MS);
         let worker = recorder.worker();
@@ -44,7 +44,7 @@ impl Story {
         self.worker.record(sample, self.recorder.started() + at);
     }
 
-    /// The figures of a window at a time since the beginning.
+    /// Metrics of a window at a time since the beginning.
     fn figures(&self, window: &str, at: Duration) -> Metrics {
         let window = Window::parse(window).expect("a window");
         self.ask(&MetricsQuery { window, ..MetricsQuery::default() }, at)
@@ -62,7 +62,7 @@ fn labels(shards: usize) -> Labels {
     Labels { routes: ROUTES.to_vec(), shards, slots: 16_384 }
 }
 
-/// A cluster of which only the names are known.
+/// A cluster of which only the shard names are known.
 fn now(shards: &[String]) -> ClusterNow {
     let shard = |name: &String| ShardNow { shard: name.clone(), ..ShardNow::default() };
     ClusterNow { shards: shards.iter().map(shard).collect(), ..ClusterNow::default() }
@@ -98,7 +98,7 @@ fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// Latencies as a service has them: most near 0.3 ms, a tail to seconds. The same in every run.
+/// Realistic latencies: most near 0.3 ms, a tail up to seconds. The same in every run.
 fn latencies(count: usize) -> impl Iterator<Item = Duration> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut uniform = move || {
@@ -114,7 +114,7 @@ fn latencies(count: usize) -> impl Iterator<Item = Duration> {
     .take(count)
 }
 
-/// The percentile by its definition: the value at rank ⌈q·n⌉ of all, sorted.
+/// The percentile by definition: the value at rank ⌈q·n⌉ of all sorted values.
 fn exact(sorted: &[Duration], quantile: f64) -> Duration {
     let rank = (quantile * sorted.len() as f64).ceil() as usize;
     sorted[rank.max(1) - 1]

@@ -1,4 +1,4 @@
-//! OpenMetrics: the metrics for scrapers, and the data that they must not contain.
+//! Tests of OpenMetrics: the metrics for scrapers, and the data that they must not contain.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -57,7 +57,7 @@ fn requests_are_counted_by_route_status_and_bucket_since_the_start() {
 }
 
 #[test]
-fn the_cluster_of_now_is_told_by_shard_and_node() {
+fn the_current_cluster_is_reported_by_shard_and_node() {
     let story = Story::of(1);
     let node = |node: &str, role: &str, lag_ms| NodeNow {
         node: node.into(),
@@ -101,7 +101,7 @@ fn the_cluster_of_now_is_told_by_shard_and_node() {
 }
 
 #[test]
-fn errors_are_counted_by_code_and_shard_also_when_the_log_has_forgotten_them() {
+fn errors_are_counted_by_code_and_shard_even_after_the_log_dropped_them() {
     let story = Story::of(1);
     let errors = ErrorLog::new();
     (0..ErrorLog::KEPT_MAX + 5).for_each(|_| errors.push(error("TSR201", Some("shard1"))));

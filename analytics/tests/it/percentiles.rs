@@ -1,5 +1,5 @@
-//! Histograms: merged is the same as one, close to the truth, and what other readers of HDR make of
-//! it.
+//! Tests of histograms: merging loses nothing, percentiles are close to the exact values, and other
+//! HDR readers accept the encoding.
 
 use std::time::Duration;
 
@@ -70,9 +70,10 @@ proptest! {
         }
     }
 
-    /// The crate `hdrhistogram` is the judge: it reads ours, counts as we do, and we read its.
+    /// Checked against the crate `hdrhistogram`: it reads our encoding, has the same counts, and we
+    /// read its encoding.
     #[test]
-    fn the_encoding_is_the_one_that_hdr_readers_know(all in vec(micros(), 0..300)) {
+    fn the_encoding_is_compatible_with_hdr_readers(all in vec(micros(), 0..300)) {
         let ours = histogram(all.iter().copied());
         let mut theirs = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).unwrap();
         all.iter().for_each(|latency| theirs.record(latency.as_micros() as u64).unwrap());
@@ -94,8 +95,8 @@ proptest! {
         prop_assert_eq!(&read, &coarse);
     }
 
-    /// Frames come from other machines: any bytes are read or refused, never believed or crashed
-    /// on.
+    /// Frames come from other machines: arbitrary bytes are either read as some histogram or
+    /// refused, without a crash.
     #[test]
     fn damaged_bytes_are_refused_or_read_as_some_histogram(
         all in vec(micros(), 1..40),
@@ -134,7 +135,7 @@ fn latencies_spread_too_widely_for_three_digits_are_kept_at_two() {
 }
 
 #[test]
-fn what_a_healthy_shard_shows_in_a_slot_fits_without_loss() {
+fn latencies_of_a_healthy_shard_fit_into_a_slot_without_loss() {
     let usual = latencies(12_500).map(|latency| latency.min(Duration::from_millis(2)));
     assert_eq!(histogram(usual).packed().digits(), 3);
 }

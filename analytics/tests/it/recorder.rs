@@ -1,4 +1,4 @@
-//! Tests of the recorder: counts, windows, threads. Time is an argument and never awaited.
+//! Tests of the recorder: counts, windows, threads. The time is an argument; no test waits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -57,7 +57,7 @@ fn an_idle_recorder_answers_zeros_and_names_every_shard() {
 }
 
 #[test]
-fn rates_are_over_the_time_lived_while_that_is_shorter_than_the_window() {
+fn rates_of_a_young_recorder_are_over_its_uptime() {
     let story = Story::of(1);
     for _ in 0..30 {
         story.record(&read(0, 200, millis(1)), seconds(9));
@@ -101,7 +101,7 @@ fn a_night_without_requests_is_crossed_in_one_step() {
     story.record(&read(0, 200, millis(1)), seconds(40_000));
     assert_eq!(story.figures("1h", seconds(40_001)).total, 1);
     assert_eq!(story.figures("24h", seconds(40_001)).total, 2);
-    // Thirty years on.
+    // Thirty years later.
     story.record(&read(0, 200, millis(1)), seconds(1_000_000_000));
     assert_eq!(story.figures("7d", seconds(1_000_000_000)).total, 1);
 }
@@ -127,7 +127,7 @@ fn more_requests_than_a_queue_holds_are_all_counted() {
 }
 
 #[test]
-fn what_a_worker_left_before_it_ended_is_counted() {
+fn samples_of_a_worker_that_has_ended_are_counted() {
     let Story { recorder, worker } = Story::of(1);
     worker.record(&read(0, 200, millis(1)), recorder.started());
     drop(worker);
@@ -176,7 +176,7 @@ fn hours_of_traffic_give_percentiles_within_one_percent() {
 }
 
 #[test]
-fn threads_that_record_at_once_lose_nothing_while_others_ask() {
+fn concurrent_recording_and_queries_lose_nothing() {
     const THREADS: u16 = 8;
     const EACH: u64 = 20_000;
     let recorder = Recorder::new(labels(4));
@@ -226,7 +226,7 @@ fn requests_are_in_flight_until_they_are_answered() {
     assert_eq!(story.recorder.in_flight(), 2);
     drop(first);
     assert_eq!(story.recorder.in_flight(), 1);
-    // Also of a worker that has ended before its request.
+    // Also if a worker ends before its request.
     drop(other);
     assert_eq!(story.recorder.in_flight(), 1);
     drop(second);
@@ -234,7 +234,7 @@ fn requests_are_in_flight_until_they_are_answered() {
 }
 
 #[test]
-fn a_recorder_that_is_dropped_takes_its_thread_along_and_leaves_workers_unharmed() {
+fn dropping_a_recorder_ends_its_thread_and_does_not_affect_workers() {
     let recorder = Recorder::new(labels(1));
     let worker = recorder.worker();
     drop(recorder);
@@ -244,13 +244,13 @@ fn a_recorder_that_is_dropped_takes_its_thread_along_and_leaves_workers_unharmed
 }
 
 #[test]
-fn slots_of_the_key_space_tell_their_load_of_the_last_minutes() {
+fn slots_of_the_keyspace_report_their_load_of_the_last_minutes() {
     let story = Story::of(1);
     let of_slot = |slot, sample| Sample { slot: Some(slot), ..sample };
     story.record(&of_slot(7, read(0, 200, millis(1))), seconds(1));
     story.record(&of_slot(7, write(0, 201, millis(1))), seconds(61));
     story.record(&of_slot(16_383, write(0, 201, millis(1))), seconds(62));
-    story.record(&of_slot(16_384, write(0, 201, millis(1))), seconds(62)); // There is none.
+    story.record(&of_slot(16_384, write(0, 201, millis(1))), seconds(62)); // There is no such slot.
     story.recorder.settle_at(story.recorder.started() + seconds(63));
     let load = |minutes, slot: usize| {
         let load = story.recorder.slot_load(minutes)[slot];

@@ -1,4 +1,4 @@
-//! Windows: what is accepted, and that everything else is refused with words that help.
+//! Tests of windows: valid values, and the errors of all others.
 
 use analytics::{Window, WindowError};
 

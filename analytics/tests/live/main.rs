@@ -1,4 +1,5 @@
-//! Tests of the stream that dashboards watch. The clock is the test's: it goes on when all wait.
+//! Tests of the event stream of dashboards. The tests drive the clock: it advances when all tasks
+//! wait.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -22,7 +23,7 @@ async fn event(
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_ask_the_same_share_one_event_a_second() {
+async fn viewers_with_equal_queries_share_one_event_per_second() {
     let hub = hub();
     let (mut first, mut second) = (pin!(hub.watch(1).unwrap()), pin!(hub.watch(1).unwrap()));
     for number in 1..=3 {
@@ -30,7 +31,8 @@ async fn all_who_ask_the_same_share_one_event_a_second() {
         assert_eq!(event(&mut second).await, "event: metrics\ndata: {\"asked\":1}\n\n");
         assert_eq!(hub.built(), number);
     }
-    // Who comes later does not wait for the next one, and who asks something else is told that.
+    // A viewer that comes later does not wait for the next event; one with another query gets its
+    // own event.
     let mut third = pin!(hub.watch(1).unwrap());
     assert_eq!(event(&mut third).await, "event: metrics\ndata: {\"asked\":1}\n\n");
     assert_eq!(hub.built(), 3);
@@ -40,7 +42,7 @@ async fn all_who_ask_the_same_share_one_event_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_made_while_nobody_watches() {
+async fn without_viewers_no_event_is_computed() {
     let hub = hub();
     let mut stream = Box::pin(hub.watch(1).unwrap());
     event(&mut stream).await;
@@ -55,7 +57,7 @@ async fn nothing_is_made_while_nobody_watches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_too_many_is_refused_until_another_leaves() {
+async fn a_viewer_beyond_the_limit_is_refused_until_another_leaves() {
     let hub = hub();
     let mut streams: Vec<_> = (0..VIEWERS_MAX).map(|_| hub.watch(1).unwrap()).collect();
     assert_eq!(hub.watch(2).err(), Some(Full));
@@ -74,7 +76,7 @@ async fn a_hub_that_is_closed_ends_every_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_stands_between_is_kept_awake_while_an_event_takes_long() {
+async fn proxies_see_keep_alives_while_an_event_takes_long() {
     let (go, wait) = std::sync::mpsc::channel();
     let wait = std::sync::Mutex::new(wait);
     let hub = Hub::<u8>::new(Handle::current(), move |_| {
@@ -89,7 +91,7 @@ async fn what_stands_between_is_kept_awake_while_an_event_takes_long() {
 }
 
 #[test]
-fn after_a_panic_or_the_end_of_its_runtime_an_event_is_made_anew() {
+fn after_a_panic_or_the_end_of_its_runtime_an_event_is_computed_again() {
     let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let (own, another) = (runtime(), runtime());
     let calls = std::sync::atomic::AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! Tests of the state machine of alerts, which reads no clock.
+//! Tests of the state machine of alerts, which uses no clock.
 
 use analytics::Window;
 use analytics::service::alerts::{
@@ -18,7 +18,7 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
-/// Seconds between measurements, and what was measured: around the thresholds, or nothing.
+/// Seconds between measurements, and the measured values: around the thresholds, or missing.
 fn measured() -> impl Strategy<Value = Vec<(u64, Option<f64>)>> {
     let value = prop_oneof![1 => Just(None), 8 => (0.0..150.0_f64).prop_map(Some)];
     prop::collection::vec((0..8_u64, value), 1..120)
@@ -34,7 +34,7 @@ fn is_well(limits: &Limits, value: Option<f64>) -> bool {
 
 proptest! {
     #[test]
-    fn an_alert_fires_when_it_was_bad_for_long_enough_without_a_break_and_only_then(
+    fn an_alert_fires_only_after_the_value_was_bad_for_the_full_duration(
         limits in limits(), measured in measured(),
     ) {
         let (mut alert_state, mut at, mut firing) = (AlertState::default(), 1_000, false);
@@ -86,7 +86,7 @@ proptest! {
     }
 
     #[test]
-    fn times_that_go_back_or_leap_break_nothing(
+    fn clock_jumps_break_nothing(
         limits in limits(), measured in prop::collection::vec((any::<u64>(), 0.0..150.0_f64), 1..50),
     ) {
         let mut alert_state = AlertState::default();
@@ -122,7 +122,7 @@ fn told(notices: &[Notice]) -> Vec<(&str, bool)> {
 }
 
 #[test]
-fn each_shard_of_a_rule_has_an_alert_of_its_own() {
+fn each_shard_of_a_rule_has_its_own_alert() {
     let mut alerts = Alerts::new(vec![rule(Kind::ShardDown, 5)]);
     let (down, up) = (Some(1.0), Some(0.0));
     assert!(alerts.step(10, &[shard(0, "shard1", down), shard(0, "shard2", up)]).is_empty());
@@ -137,7 +137,7 @@ fn each_shard_of_a_rule_has_an_alert_of_its_own() {
 }
 
 #[test]
-fn what_cannot_be_measured_goes_on_firing_and_what_is_gone_does_not() {
+fn an_alert_without_measurements_keeps_firing_and_one_of_a_removed_shard_ends() {
     let mut alerts = Alerts::new(vec![rule(Kind::Lag, 0)]);
     assert_eq!(told(&alerts.step(1, &[shard(0, "shard1", Some(2.0))])), [("shard1", false)]);
     assert!(alerts.step(100, &[shard(0, "shard1", None)]).is_empty());
@@ -147,7 +147,7 @@ fn what_cannot_be_measured_goes_on_firing_and_what_is_gone_does_not() {
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
+fn the_number_of_remembered_alerts_is_bounded() {
     let mut alerts = Alerts::new(vec![rule(Kind::ShardDown, 0)]);
     for round in 0..4 {
         let value = Some(if round % 2 == 0 { 1.0 } else { 0.0 });
@@ -157,6 +157,6 @@ fn what_is_remembered_is_bounded() {
         assert!(alerts.active().count() <= SUBJECTS_MAX);
     }
     assert_eq!(alerts.recent().count(), RECENT_MAX);
-    // A reading of a rule that there is not is no reason to fall over.
+    // An unknown rule in a reading must not cause a panic.
     assert!(alerts.step(9, &[shard(7, "shard1", Some(1.0))]).is_empty());
 }

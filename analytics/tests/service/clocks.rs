@@ -12,7 +12,7 @@ fn wrong(seconds: u64, by_s: i64) -> u64 {
     seconds.checked_add_signed(by_s).unwrap()
 }
 
-/// A start this many seconds ago, with a clock that is wrong.
+/// Sets a start this many seconds ago, with a clock that is wrong by `by_s` seconds.
 fn start(told: &mut Told, seconds_ago: i64, by_s: i64) {
     let at_ms = unix_ms().checked_add_signed((by_s - seconds_ago) * 1_000).unwrap();
     let at = chrono::DateTime::from_timestamp_millis(at_ms as i64).unwrap();
@@ -23,7 +23,7 @@ const HOUR_S: i64 = 3_600;
 const YEARS_S: i64 = 10 * 31_557_600;
 
 #[test]
-fn a_router_that_comes_back_with_its_clock_put_right_is_collected_from_at_once() {
+fn a_router_that_returns_with_a_corrected_clock_is_collected_from_at_once() {
     for by_s in [HOUR_S, YEARS_S, -HOUR_S, -YEARS_S] {
         let folder = tempfile::tempdir().unwrap();
         let router = FakeRouter::start(&["shard1"]);
@@ -34,7 +34,7 @@ fn a_router_that_comes_back_with_its_clock_put_right_is_collected_from_at_once()
         let list = format!("north={}", router.url());
         let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
         service.await_total("window=5m", 10);
-        // Its counts are there a moment before what is said of it.
+        // The counts appear a moment before the router's state.
         let side = if by_s > 0 { "ahead of" } else { "behind" };
         eventually(side, || {
             let north = service.router("north");
@@ -53,7 +53,7 @@ fn a_router_that_comes_back_with_its_clock_put_right_is_collected_from_at_once()
 }
 
 #[test]
-fn what_a_router_counts_whose_clock_is_wrong_stands_beside_what_others_count() {
+fn counts_of_a_router_with_a_wrong_clock_align_with_those_of_others() {
     let folder = tempfile::tempdir().unwrap();
     let routers = [0, -HOUR_S, YEARS_S, 600].map(|by_s| {
         let router = FakeRouter::start(&["shard1"]);
@@ -69,7 +69,7 @@ fn what_a_router_counts_whose_clock_is_wrong_stands_beside_what_others_count() {
     let service = Service::start(folder.path(), &arguments);
     service.await_total("window=5m", 40);
     assert_eq!(service.end("TERM"), Some(0));
-    // Their stored figures are not reported twice.
+    // Their stored metrics are not reported twice.
     let service = Service::start(folder.path(), &arguments);
     for router in &routers {
         service.await_router(&router.name(), true);
@@ -85,7 +85,7 @@ fn what_a_router_counts_whose_clock_is_wrong_stands_beside_what_others_count() {
 }
 
 #[test]
-fn a_clock_that_tells_no_time_is_refused_and_hurts_nobody_else() {
+fn an_impossible_clock_is_refused_and_affects_no_other_router() {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
     honest.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));

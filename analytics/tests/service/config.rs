@@ -1,5 +1,4 @@
-//! Tests of settings: flags, variables and the file, and what is said of those that cannot be
-//! used.
+//! Tests of settings: flags, variables and the file, and the errors of invalid ones.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +24,7 @@ fn line<'t>(table: &'t str, name: &str) -> &'t str {
 }
 
 #[test]
-fn what_is_in_force_is_shown_with_where_it_came_from_and_without_secrets() {
+fn effective_settings_are_shown_with_their_origin_and_without_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let table = shown(folder.path(), &[], &[]);
     assert!(
@@ -84,7 +83,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from_and_without_secrets() {
 }
 
 #[test]
-fn what_cannot_be_used_is_refused_and_named_with_what_is_allowed() {
+fn invalid_settings_are_refused_with_the_allowed_values() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, said) in [
         (&["--bind", "here"][..], "bind (from flag) is `here`; it must be an address and a port"),
@@ -134,7 +133,7 @@ fn what_cannot_be_used_is_refused_and_named_with_what_is_allowed() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(said), "{stderr}");
     }
-    // What belongs to routers of the same environment means nothing here.
+    // Settings of routers in the same environment are ignored.
     let strangers = [("TESSERA_BIND", "x"), ("TESSERA_ANALYTICS", "off"), ("TESSERA_LAB", "x")];
     shown(folder.path(), &[], &strangers);
 }
@@ -194,7 +193,7 @@ fn a_bad_file_is_refused_with_the_place_and_the_member() {
     }
 }
 
-/// Members of a rule, and what is said of them.
+/// Members of a rule, and the expected error.
 const BAD_RULES: &[(&str, &str)] = &[
     ("kind = \"p98\"", "alert[x].kind (from analytics.toml) must be one of p99, error_rate, lag"),
     (
@@ -259,7 +258,7 @@ const BAD_RULES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_rule_that_could_not_ring_or_not_end_is_refused_with_its_name_and_member() {
+fn a_rule_that_could_never_fire_or_never_end_is_refused_with_its_name_and_member() {
     for (members, said) in BAD_RULES {
         let stderr = of_file(&format!("[[alert]]\nname = \"x\"\n{members}\n"));
         assert!(stderr.contains(said), "{members}: {stderr}");

@@ -1,4 +1,4 @@
-//! A router that is fake, and a server that receives alerts.
+//! A fake router, and a server that receives alerts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -30,7 +30,7 @@ impl Request {
         self.line.split(' ').nth(1).unwrap()
     }
 
-    /// The number of a parameter.
+    /// Value of a numeric parameter.
     fn number(&self, name: &str) -> u64 {
         let (_, query) = self.path().split_once('?').unwrap_or_default();
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -38,7 +38,7 @@ impl Request {
     }
 }
 
-/// A server of HTTP; its threads end with the test's process.
+/// An HTTP server. Its threads end with the test's process.
 pub(crate) struct Server(pub(crate) SocketAddr);
 
 impl Server {
@@ -63,7 +63,7 @@ impl Server {
     }
 }
 
-/// An address where nobody listens: the port was free a moment ago.
+/// An address without a listener: the port was free a moment ago.
 pub(crate) fn nobody() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
@@ -122,7 +122,7 @@ pub(crate) struct Told {
     pub(crate) frames: Vec<Frame>,
     /// Error of its clock, in ms.
     pub(crate) clock_ms: i64,
-    /// When it says that it counted.
+    /// Periods during which it claims to have been counting.
     pub(crate) counted: Vec<(u64, u64)>,
     pub(crate) errors: Vec<ErrorEvent>,
     /// A faulty response in place of the right one.
@@ -132,34 +132,34 @@ pub(crate) struct Told {
 /// Response of a faulty router.
 #[derive(Clone, Copy)]
 pub(crate) enum Instead {
-    /// Bytes that are no HTTP.
+    /// Bytes that are not HTTP.
     Noise,
-    /// A status that is no success.
+    /// A status code other than success.
     Refusal,
     /// JSON of another kind.
     OtherJson,
-    /// Twice what may be.
+    /// Twice the permitted size.
     Huge,
-    /// Nothing, with the connection open.
+    /// No response, with the connection kept open.
     Silence,
-    /// A head, and then nothing.
+    /// The head of a response, and nothing more.
     HalfAnAnswer,
-    /// More than there can be.
+    /// Counts that are too large to be possible.
     Nonsense,
-    /// That it has counted in times that are not yet.
+    /// Counts in periods that lie in the future.
     Future,
-    /// Always the same, and that there is more.
+    /// Always the same page, with the claim that there are more.
     Endless,
 }
 
-/// A router that tells what a story has counted.
+/// A fake router that serves the frames of a test.
 pub(crate) struct FakeRouter {
     server: Server,
     pub(crate) told: Arc<Mutex<Told>>,
 }
 
 impl FakeRouter {
-    /// With these shards, all of them well.
+    /// Starts a router with these shards, all of them healthy.
     pub(crate) fn start(shards: &[&str]) -> Self {
         let shard = |name: &&str| ShardNow {
             shard: (*name).to_owned(),
@@ -210,7 +210,7 @@ fn answer(told: &Mutex<Told>, request: &Request) -> Option<Vec<u8>> {
     let told = told.lock().unwrap();
     if !request.path().starts_with("/api/analytics/frames") {
         let asked = json!({"asked": request.path(), "host": request.header("host")});
-        // JSON, whatever content type it claims.
+        // The body is JSON, whatever content type it claims.
         return Some(response_as("text/html", 200, &asked.to_string()));
     }
     let instead = told.instead;
@@ -253,12 +253,12 @@ fn frames(told: &Told, request: &Request, more: bool) -> String {
     answer.to_string()
 }
 
-/// So many seconds ago, in s since 1970.
+/// The time this many seconds ago, in s since 1970.
 pub(crate) fn ago(seconds: u64) -> u64 {
     unix_ms() / 1_000 - seconds
 }
 
-/// A slot of time in which one shard answered so many reads, each in so many milliseconds.
+/// A slot of time in which one shard answered this many reads, each in this many milliseconds.
 pub(crate) fn frame(step: Step, start: u64, shard: &str, requests: u64, ms: u64) -> Frame {
     counted(step, start, shard, (requests, ms), Outcome::Success)
 }

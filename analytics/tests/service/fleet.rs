@@ -1,4 +1,4 @@
-//! Tests of several routers as one: what is added up, what is told of each, and what is handed
+//! Tests of several routers as a fleet: sums, metrics of each router, and requests that are passed
 //! on.
 
 use analytics::{ErrorEvent, Step};
@@ -16,7 +16,7 @@ fn routers(list: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn the_figures_of_a_fleet_are_the_sum_of_its_routers_and_each_is_told_alone() {
+fn metrics_of_a_fleet_are_the_sum_of_its_routers_and_each_can_be_selected() {
     let folder = tempfile::tempdir().unwrap();
     let north = Router::start(&folder.path().join("north"));
     let south = Router::start(&folder.path().join("south"));
@@ -42,7 +42,7 @@ fn the_figures_of_a_fleet_are_the_sum_of_its_routers_and_each_is_told_alone() {
         let of = |says: &Value| says["shardDistribution"][shard].as_u64().unwrap();
         assert_eq!(of(&fleet), of(&north_says) + of(&south_says), "{shard}");
     }
-    // Alone, each is what it says of itself, to the last digit of its percentiles.
+    // Selected alone, each router shows its own metrics, to the last digit of its percentiles.
     for (name, says) in [("north", north_says), ("south", south_says)] {
         let told = service.metrics(&format!("window=15m&router={name}"));
         for member in ["total", "latency_ms", "shardDistribution", "read_from", "avgLatency"] {
@@ -64,7 +64,7 @@ fn the_figures_of_a_fleet_are_the_sum_of_its_routers_and_each_is_told_alone() {
 fn percentiles_of_a_fleet_come_from_all_requests_and_not_from_percentiles() {
     let folder = tempfile::tempdir().unwrap();
     let (fast, slow) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
-    // Of a hundred requests ninety take 1 ms: the median of medians would be 50 ms.
+    // Ninety of a hundred requests take 1 ms: the median of the medians would be 50 ms.
     fast.change(|told| told.frames.push(frame(Step::Second, ago(10), "shard1", 90, 1)));
     slow.change(|told| told.frames.push(frame(Step::Second, ago(12), "shard1", 10, 100)));
     let list = format!("{},{}", fast.url(), slow.url());
@@ -77,7 +77,7 @@ fn percentiles_of_a_fleet_come_from_all_requests_and_not_from_percentiles() {
 }
 
 #[test]
-fn the_cluster_is_as_bad_as_the_worst_router_sees_it() {
+fn the_state_of_the_cluster_is_the_worst_that_any_router_reports() {
     let folder = tempfile::tempdir().unwrap();
     let (well, ill) =
         (FakeRouter::start(&["shard1", "shard2"]), FakeRouter::start(&["shard1", "shard2"]));
@@ -107,7 +107,7 @@ fn the_cluster_is_as_bad_as_the_worst_router_sees_it() {
 }
 
 #[test]
-fn what_was_missed_is_asked_for_as_far_back_as_the_router_still_holds_it() {
+fn missed_frames_are_fetched_as_far_back_as_the_router_has_them() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     router.change(|told| {
@@ -161,7 +161,7 @@ fn each_address_of_a_name_is_a_router() {
 }
 
 #[test]
-fn what_only_routers_know_is_handed_on_to_one_that_answers_and_nothing_else_is() {
+fn requests_that_only_routers_can_answer_are_forwarded_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     let gone = crate::fake::nobody();

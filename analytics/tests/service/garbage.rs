@@ -1,5 +1,5 @@
-//! Tests of routers that are broken, of another kind, or malicious: they hurt nobody but their
-//! own figures.
+//! Tests of routers that are broken, of another kind, or malicious: they affect only their own
+//! metrics.
 
 use analytics::Step;
 use serde_json::json;
@@ -8,8 +8,8 @@ use crate::eventually;
 use crate::fake::{FakeRouter, Instead, ago, frame, nobody};
 use crate::process::Service;
 
-/// A service beside an honest router and one that says something else; what is told of that one in
-/// the end.
+/// Runs a service with an honest router and one with this faulty response; returns the final error
+/// of the faulty one.
 fn beside(instead: Instead) -> String {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
@@ -54,7 +54,7 @@ fn json_of_another_kind() {
 }
 
 #[test]
-fn an_answer_without_end() {
+fn an_endless_answer() {
     assert_eq!(beside(Instead::Huge), "the answer is longer than 16 MiB");
 }
 
@@ -69,19 +69,19 @@ fn half_an_answer() {
 }
 
 #[test]
-fn numbers_that_there_cannot_be() {
+fn impossible_numbers() {
     let trouble = beside(Instead::Nonsense);
     assert_eq!(trouble, "its answer cannot be taken in: a slot of time holds what there cannot be");
 }
 
 #[test]
-fn times_that_there_cannot_be() {
+fn impossible_times() {
     let trouble = beside(Instead::Future);
     assert_eq!(trouble, "its answer cannot be taken in: it tells of times that there cannot be");
 }
 
 #[test]
-fn a_router_that_always_has_more_is_not_asked_for_ever() {
+fn endless_pages_of_a_router_are_not_followed_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
     honest.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
@@ -94,15 +94,15 @@ fn a_router_that_always_has_more_is_not_asked_for_ever() {
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     service.await_total("window=5m", 10);
     service.await_router("other", true);
-    // As long as there is more, what is missing may be in it: that it counted then says nothing
-    // yet.
+    // As long as there are more pages, the missing requests may be in them: the claim to have been
+    // counting proves nothing yet.
     assert!(service.metrics("")["history"]["oldest"].as_u64() > Some(early));
     other.change(|told| told.instead = None);
     eventually("all of it", || (service.metrics("")["history"]["oldest"] == early).then_some(()));
 }
 
 #[test]
-fn a_router_that_is_not_there_is_told_as_away_and_found_when_it_comes() {
+fn a_missing_router_is_reported_as_down_and_found_when_it_starts() {
     let folder = tempfile::tempdir().unwrap();
     let address = nobody();
     let list = format!("late=http://{address}");

@@ -1,4 +1,4 @@
-//! HTTP as a client that shows everything.
+//! A minimal HTTP client that exposes all parts of a response.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,7 +28,7 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on its own connection.
 pub(crate) fn send(
     address: SocketAddr,
     (method, path): (&str, &str),

@@ -1,5 +1,4 @@
-//! Tests of the service: its program beside real routers, beside routers that are none, and
-//! alone.
+//! Tests of the service: its program with real routers, with fake routers, and alone.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until something is there.
+/// Waits until the closure returns a value.
 fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {

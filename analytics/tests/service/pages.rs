@@ -1,4 +1,4 @@
-//! Tests of the HTTP surface: pages, parameters, problems, streams, and who is let in.
+//! Tests of the HTTP interface: pages, parameters, problems, streams, and access control.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::fake::{FakeRouter, ago, frame};
 use crate::http::{Answer, send};
 use crate::process::{Service, command};
 
-/// A service beside a router that has counted ten reads.
+/// A service with a router that has counted ten reads.
 fn service() -> (TempDir, FakeRouter, Service) {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1", "shard2"]);
@@ -49,7 +49,7 @@ fn a_browser_finds_the_dashboard_and_a_program_the_links() {
 }
 
 #[test]
-fn every_path_of_the_document_is_there_and_no_other() {
+fn the_service_has_exactly_the_paths_of_the_document() {
     let (_folder, _router, service) = service();
     let document = service.get("/api-docs/openapi.json").json();
     let paths = document["paths"].as_object().unwrap();
@@ -95,7 +95,8 @@ fn every_path_of_the_document_is_there_and_no_other() {
     assert_eq!((answer.status, answer.body.len()), (200, 0));
 }
 
-/// No response can be framed, is taken for another type, or may load or run anything.
+/// Asserts that a response cannot be framed or taken for another type, and may not load or run
+/// anything.
 fn assert_guarded(answer: &Answer, path: &str) {
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
     assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");
@@ -105,7 +106,7 @@ fn assert_guarded(answer: &Answer, path: &str) {
 }
 
 #[test]
-fn what_a_router_says_of_an_answer_makes_it_no_page() {
+fn a_content_type_claimed_by_a_router_is_not_passed_on() {
     let (_folder, _router, service) = service();
     for path in ["/api/route?key=a", "/api/shards", "/api/health"] {
         let answer = service.get(path);
@@ -115,7 +116,7 @@ fn what_a_router_says_of_an_answer_makes_it_no_page() {
 }
 
 #[test]
-fn scrapers_are_told_how_collecting_goes() {
+fn the_state_of_collecting_is_exported_to_scrapers() {
     let (_folder, _router, service) = service();
     let answer = service.get("/metrics");
     let kind = answer.header("content-type").unwrap();
@@ -165,7 +166,7 @@ fn bad_parameters_are_refused_with_their_name() {
 }
 
 #[test]
-fn a_foreign_page_is_no_way_in() {
+fn requests_from_foreign_pages_are_refused() {
     let (_folder, _router, service) = service();
     let own = format!("http://{}", service.address);
     for (headers, status) in [
@@ -187,7 +188,7 @@ fn a_foreign_page_is_no_way_in() {
     }
 }
 
-/// The events of a stream, as they come.
+/// Events of a stream, in order of arrival.
 fn watch(service: &Service, path: &str) -> impl Iterator<Item = Value> + use<> {
     let mut stream = TcpStream::connect(service.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -197,7 +198,7 @@ fn watch(service: &Service, path: &str) -> impl Iterator<Item = Value> + use<> {
 }
 
 #[test]
-fn a_stream_tells_each_second_what_the_figures_would_and_ends_with_the_service() {
+fn a_stream_sends_the_metrics_each_second_and_ends_with_the_service() {
     let (_folder, router, service) = service();
     let mut all = watch(&service, "/api/analytics/stream?window=5m");
     let mut none = watch(&service, "/api/analytics/stream?window=5m&shard=shard2");
@@ -207,12 +208,12 @@ fn a_stream_tells_each_second_what_the_figures_would_and_ends_with_the_service()
     assert!(all.any(|event| event["metrics"]["total"] == 15));
     assert!(none.any(|event| event["metrics"]["total"] == 5));
     assert_eq!(service.end("TERM"), Some(0));
-    // Else nothing more would come, and the time would be over.
+    // Otherwise no further event would arrive, and the test would time out.
     assert!(all.all(|event| event["success"] == true));
 }
 
 #[test]
-fn a_service_says_before_it_ends_that_it_will() {
+fn a_service_reports_its_shutdown_before_it_ends() {
     let (folder, _router, service) = service();
     let bind = service.address.to_string();
     let probe = |question: &str| {

@@ -1,4 +1,4 @@
-//! The service as a process of its own.
+//! The service as a child process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::eventually;
 use crate::http::{self, Answer};
 
-/// A service that runs; killed when it is dropped.
+/// A running service. Killed when it is dropped.
 pub(crate) struct Service {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -19,7 +19,7 @@ pub(crate) struct Service {
     pub(crate) folder: PathBuf,
 }
 
-/// The program, in a folder, with nothing of the environment that could mean something to it.
+/// The program, run in a folder and isolated from the environment variables of this machine.
 pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_analytics"));
     for (name, _) in std::env::vars_os() {
@@ -32,7 +32,7 @@ pub(crate) fn command(folder: &Path) -> Command {
     command
 }
 
-/// Output and exit code of the program when it does not serve.
+/// Exit code and output of the program when it refuses to start.
 pub(crate) fn refused(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command(folder).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -40,7 +40,7 @@ pub(crate) fn refused(folder: &Path, arguments: &[&str]) -> (Option<i32>, String
 }
 
 impl Service {
-    /// In this folder, with these arguments.
+    /// Starts a service in this folder, with these arguments.
     pub(crate) fn start(folder: &Path, arguments: &[&str]) -> Self {
         Self::start_command(command(folder).args(arguments), folder)
     }
@@ -71,7 +71,7 @@ impl Service {
         http::get(self.address, path)
     }
 
-    /// The figures of this query string.
+    /// Metrics for this query string.
     pub(crate) fn metrics(&self, query: &str) -> Value {
         let answer = self.get(&format!("/api/analytics/metrics?{query}"));
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -86,14 +86,14 @@ impl Service {
         found.unwrap_or_else(|| panic!("{metrics:#}")).clone()
     }
 
-    /// Waits until a router answers, or does not.
+    /// Waits until a router is up, or down.
     pub(crate) fn await_router(&self, name: &str, up: bool) -> Value {
         eventually(&format!("{name} up: {up}"), || {
             Some(self.router(name)).filter(|router| router["up"] == up)
         })
     }
 
-    /// Waits until the figures of a query have so many requests.
+    /// Waits until the metrics of a query have this many requests.
     pub(crate) fn await_total(&self, query: &str, total: u64) -> Value {
         let mut last = Value::Null;
         let began = std::time::Instant::now();
@@ -112,7 +112,7 @@ impl Service {
         }
     }
 
-    /// All that it has logged.
+    /// Everything that it has logged.
     pub(crate) fn said(&self) -> String {
         self.said.lock().unwrap().clone()
     }
@@ -122,7 +122,7 @@ impl Service {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Ends it by a signal; its exit code.
+    /// Ends it by a signal; returns its exit code.
     pub(crate) fn end(mut self, signal: &str) -> Option<i32> {
         self.signal(signal);
         self.child.wait().unwrap().code()

@@ -1,4 +1,4 @@
-//! Tests of restarts: of a router, of the service, and of a store that is away.
+//! Tests of restarts: of a router, of the service, and of an unreachable store.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::process::{Service, command};
 use crate::router::Router;
 
 #[test]
-fn a_router_that_is_killed_and_comes_back_counts_on() {
+fn a_router_that_is_killed_and_returns_continues_counting() {
     let folder = tempfile::tempdir().unwrap();
     let keeps_nothing = ["--analytics-store", "none"];
     let router = Router::serve(&folder.path().join("router"), "127.0.0.1:0", &keeps_nothing);
@@ -28,7 +28,7 @@ fn a_router_that_is_killed_and_comes_back_counts_on() {
             .filter(|north| north["up"] == true && north["started"] != before)
     });
     assert_eq!(again["error"], json!(null));
-    // What it had counted before is remembered here, though not there.
+    // Earlier counts are kept by the service, although not by the router.
     assert_eq!(service.metrics("window=15m")["total"], 32);
     router.write(30..40);
     router.fail(1);
@@ -37,7 +37,7 @@ fn a_router_that_is_killed_and_comes_back_counts_on() {
 }
 
 #[test]
-fn a_minute_in_which_a_router_was_started_anew_holds_what_it_counted_before() {
+fn a_minute_with_a_restart_of_a_router_keeps_the_counts_from_before() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     let minute = (unix_ms() / 60_000 - 1) * 60;
@@ -48,8 +48,8 @@ fn a_minute_in_which_a_router_was_started_anew_holds_what_it_counted_before() {
     router.change(|told| told.frames = seconds(0..25).chain([ten(0, 10), ten(1, 10)]).collect());
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     service.await_total("window=15m", 25);
-    // Killed after 25 seconds of the minute, and back after 27: of what was before it knows nothing
-    // any more.
+    // Killed after 25 seconds of the minute, and back after 27: the router has lost its counts from
+    // before.
     router.change(|told| {
         let started = chrono::DateTime::from_timestamp((minute + 27) as i64, 0).unwrap();
         told.started = started.to_rfc3339();
@@ -62,9 +62,9 @@ fn a_minute_in_which_a_router_was_started_anew_holds_what_it_counted_before() {
     }
 }
 
-/// It was down in between, and had nothing to do before.
+/// The router was down in between, and idle before.
 #[test]
-fn what_a_router_counted_before_its_restart_is_told_apart_from_what_nobody_did() {
+fn idle_time_before_a_restart_differs_from_the_gap() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     let started = ago(300);
@@ -90,7 +90,7 @@ fn what_a_router_counted_before_its_restart_is_told_apart_from_what_nobody_did()
 }
 
 #[test]
-fn a_service_that_is_killed_forgets_no_more_than_ten_seconds() {
+fn a_service_that_is_killed_loses_at_most_ten_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     let list = format!("north={}", router.url());
@@ -104,14 +104,14 @@ fn a_service_that_is_killed_forgets_no_more_than_ten_seconds() {
     service.await_total("window=15m", 60);
     let kept = || kept(&folder.path().join("analytics.db"));
     eventually("all is kept", || (kept() == 108).then_some(()));
-    // Within ten seconds a slot that is finished is kept.
+    // A finished slot is stored within ten seconds.
     router.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
     service.await_total("window=15m", 67);
     let seen = std::time::Instant::now();
     eventually("the new one is kept", || (kept() == 109).then_some(()));
     assert!(seen.elapsed() < std::time::Duration::from_secs(10));
     assert_eq!(service.end("KILL"), None);
-    // The router has forgotten all of it meanwhile.
+    // Meanwhile the router has dropped all of it.
     router.change(|told| told.frames.clear());
     let service = Service::start(folder.path(), &arguments);
     service.await_router("north", true);
@@ -133,7 +133,7 @@ fn kept(path: &std::path::Path) -> i64 {
 }
 
 #[test]
-fn a_service_that_is_told_to_end_keeps_what_it_has_at_once() {
+fn a_service_that_is_stopped_stores_all_data_first() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     let service = Service::start(folder.path(), &["--routers", &router.url()]);
@@ -145,7 +145,7 @@ fn a_service_that_is_told_to_end_keeps_what_it_has_at_once() {
 }
 
 #[test]
-fn a_store_that_is_away_stops_nothing_and_is_told_of_once() {
+fn an_unreachable_store_stops_nothing_and_is_logged_once() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     router.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
@@ -162,14 +162,14 @@ fn a_store_that_is_away_stops_nothing_and_is_told_of_once() {
 }
 
 #[test]
-fn errors_of_a_router_that_was_started_anew_are_neither_lost_nor_told_twice() {
+fn errors_of_a_restarted_router_are_neither_lost_nor_reported_twice() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     router.change(|told| told.errors = (0..4).map(error).collect());
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     let total = || service.get("/api/analytics/errors").json()["total"].as_u64().unwrap();
     eventually("four errors", || (total() == 4).then_some(()));
-    // As many as before, and others: only the time of the start tells.
+    // The same number of errors, but other ones: only the start time differs.
     router.change(|told| {
         told.started =
             chrono::DateTime::from_timestamp_millis(unix_ms() as i64).unwrap().to_rfc3339();
@@ -183,7 +183,7 @@ fn errors_of_a_router_that_was_started_anew_are_neither_lost_nor_told_twice() {
 }
 
 #[test]
-fn two_services_may_look_at_one_router_and_a_router_needs_none() {
+fn two_services_may_collect_from_one_router_and_a_router_needs_none() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     let mut odd = frame(Step::Second, ago(5), "shard1", 10, 1);

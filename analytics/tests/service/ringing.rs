@@ -1,4 +1,4 @@
-//! Tests of alerts that ring: from a router's trouble to whoever is to know.
+//! Tests of alert delivery: from a failure of a router to the webhook.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,7 +39,7 @@ impl Listener {
         self.heard.lock().unwrap().clone()
     }
 
-    /// Waits until so many messages came.
+    /// Waits until this many messages have arrived.
     fn await_messages(&self, count: usize) -> Vec<Value> {
         let heard = eventually(&format!("{count} messages"), || {
             Some(self.heard()).filter(|heard| heard.len() >= count)
@@ -48,7 +48,7 @@ impl Listener {
     }
 }
 
-/// A service beside a router, with this in its file.
+/// A service with a router and this text in its configuration file.
 fn service(router: &FakeRouter, file: &str) -> (TempDir, Service) {
     let folder = tempfile::tempdir().unwrap();
     let routers = format!("routers = \"north={}\"\nstore = \"none\"\n", router.url());
@@ -62,13 +62,13 @@ fn alerts(service: &Service) -> Value {
     service.get("/api/analytics/alerts").json()
 }
 
-/// Waits until a rule is so.
+/// Waits until a rule is in this state.
 fn await_state(service: &Service, state: &str) -> Value {
     eventually(state, || Some(alerts(service)).filter(|told| told["rules"][0]["state"] == state))
 }
 
 #[test]
-fn a_shard_that_is_down_rings_and_is_over_when_it_is_back() {
+fn an_alert_for_a_shard_fires_while_it_is_down_and_ends_when_it_is_back() {
     let router = FakeRouter::start(&["shard1", "shard2"]);
     let listener = Listener::start(&[]);
     let (_folder, service) = service(
@@ -129,9 +129,9 @@ fn a_shard_that_is_down_rings_and_is_over_when_it_is_back() {
 }
 
 #[test]
-fn who_is_to_know_is_told_until_it_is_heard_in_order_and_with_the_secret_that_no_log_shows() {
+fn messages_are_retried_in_order_with_a_secret_that_is_never_logged() {
     let router = FakeRouter::start(&["shard1"]);
-    // Too much to do, then a closed connection, then well.
+    // First too many requests, then a closed connection, then success.
     let listener = Listener::start(&[503, 0, 429]);
     let folder = tempfile::tempdir().unwrap();
     let (word, hook) = (folder.path().join("word"), folder.path().join("hook"));
@@ -178,7 +178,7 @@ fn who_is_to_know_is_told_until_it_is_heard_in_order_and_with_the_secret_that_no
 }
 
 #[test]
-fn who_refuses_is_not_asked_again() {
+fn a_message_that_the_receiver_rejects_is_not_retried() {
     let router = FakeRouter::start(&["shard1"]);
     let listener = Listener::start(&[410]);
     let (_folder, service) = service(
@@ -200,7 +200,7 @@ fn who_refuses_is_not_asked_again() {
 }
 
 #[test]
-fn slow_answers_failed_ones_uneven_shards_and_late_replicas_each_ring() {
+fn latency_errors_skew_and_lag_each_fire_an_alert() {
     let router = FakeRouter::start(&["shard1", "shard2"]);
     let rule =
         |name: &str, more: &str| format!("[[alert]]\nname = \"{name}\"\n{more}\nfor = \"0s\"\n");
@@ -238,6 +238,6 @@ fn slow_answers_failed_ones_uneven_shards_and_late_replicas_each_ring() {
     });
     assert_eq!(fires(4), ["failing", "late", "slow", "uneven"]);
     router.change(|told| told.instead = Some(Instead::Refusal));
-    // Its figures are those of the minute. The state of its shards is unknown: that alert stays.
+    // Its metrics are those of the minute. The state of its shards is unknown, so that alert stays.
     assert_eq!(fires(5), ["failing", "late", "lost", "slow", "uneven"]);
 }

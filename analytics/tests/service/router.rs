@@ -1,4 +1,4 @@
-//! The real router beside the service, as its user would start it.
+//! The real router beside the service, started as a user would.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use crate::http;
 
-/// The router's program, which is another package's: cargo makes it before a test of the whole
-/// workspace only.
+/// Program of the router, which belongs to another package: cargo builds it only before a test of
+/// the whole workspace.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_analytics")).parent().unwrap();
     let program = folder.join("api-router");
@@ -30,7 +30,7 @@ fn made(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
 
-/// When a source of the router was changed last.
+/// Time of the last change to a source file of the router.
 fn last_change() -> SystemTime {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut folders: Vec<_> =
@@ -49,7 +49,7 @@ fn last_change() -> SystemTime {
     latest
 }
 
-/// A router over files of its own; killed when it is dropped.
+/// A router with its own files. Killed when it is dropped.
 pub(crate) struct Router {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -85,7 +85,7 @@ impl Router {
         format!("http://{}", self.address)
     }
 
-    /// Stores so many users, one after the other.
+    /// Stores these users, one after the other.
     pub(crate) fn write(&self, keys: std::ops::Range<u32>) {
         for key in keys {
             let key = format!("user_{key}");
@@ -106,14 +106,14 @@ impl Router {
         }
     }
 
-    /// Asks for what is not there.
+    /// Requests a path that does not exist.
     pub(crate) fn fail(&self, times: u32) {
         for _ in 0..times {
             assert_eq!(http::get(self.address, "/api/read?table=nothing").status, 404);
         }
     }
 
-    /// Kills it, as `kill -9` does, and starts another one on the same files and port.
+    /// Kills it, as `kill -9` does, and starts another one with the same files and port.
     pub(crate) fn kill_and_restart(mut self, arguments: &[&str]) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -1,4 +1,4 @@
-//! Tests of https: a router that proves who it is is collected from, and no other.
+//! Tests of https: metrics are collected from a router with a valid certificate, and from no other.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ fn certify(folder: &Path, name: &str, is_authority: bool) {
 }
 
 #[test]
-fn a_router_that_proves_who_it_is_is_collected_from_and_no_other() {
+fn only_routers_with_a_valid_certificate_are_collected_from() {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path(), "its", false);
     certify(folder.path(), "another", false);
@@ -43,9 +43,9 @@ fn a_router_that_proves_who_it_is_is_collected_from_and_no_other() {
     assert!(trouble.contains("certificate"), "{trouble}");
 }
 
-/// Made with the defaults of openssl.
+/// Created with the defaults of openssl.
 #[test]
-fn of_a_certificate_that_is_an_authority_s_own_it_is_told_how_to_make_another() {
+fn a_certificate_of_an_authority_is_refused_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path(), "its", true);
     let file = |name: &str| folder.path().join(name).display().to_string();

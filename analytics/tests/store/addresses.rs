@@ -1,4 +1,4 @@
-//! Tests of how a store is named.
+//! Tests of store addresses.
 
 use analytics::store::StoreAddress;
 
@@ -22,7 +22,7 @@ fn a_store_is_a_file_a_database_or_none() {
 }
 
 #[test]
-fn what_is_no_store_is_refused_with_what_is_allowed_and_without_the_secret() {
+fn an_invalid_store_is_refused_with_the_allowed_forms_and_without_the_secret() {
     for (given, said) in [
         ("", "must be a file"),
         ("redis://127.0.0.1", "must be a file"),

@@ -17,14 +17,14 @@ fn address(path: &Path) -> StoreAddress {
     StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap()
 }
 
-/// Runs SQL on the file as another program would.
+/// Runs SQL on the file like another program would.
 fn meddle(path: &Path, sql: &str) {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection.batch_execute(sql).unwrap();
 }
 
 #[test]
-fn what_was_kept_of_each_source_is_given_back_and_nobody_else_can_read_the_file() {
+fn the_history_of_each_source_is_loaded_and_only_the_owner_can_read_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     let history_writer = HistoryWriter::open(address(&path)).unwrap();
@@ -48,7 +48,7 @@ fn what_was_kept_of_each_source_is_given_back_and_nobody_else_can_read_the_file(
 }
 
 #[test]
-fn slots_that_are_finished_later_are_written_without_a_word_and_each_once() {
+fn slots_that_finish_later_are_written_automatically_and_each_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     let history = history(seconds(5));
@@ -56,14 +56,14 @@ fn slots_that_are_finished_later_are_written_without_a_word_and_each_once() {
     await_state(&history_writer, |state| state.written == 5);
     history.absorb(frame(Step::Second, now(), 6));
     await_state(&history_writer, |state| state.written == 6);
-    // Killed now: nothing is flushed, and what was written is there.
+    // Simulates a kill: nothing is flushed, and earlier writes are in the file.
     std::mem::forget(history_writer);
     let (again, _) = given_back(&address(&path), "router");
     assert_eq!(requests(&again, Step::Second), [1, 2, 3, 4, 5, 6]);
 }
 
 #[test]
-fn what_a_ring_would_have_forgotten_is_not_given_back_and_not_kept() {
+fn expired_slots_are_neither_loaded_nor_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     HistoryWriter::start(address(&path), "router", history(seconds(2))).unwrap().close();
@@ -79,7 +79,7 @@ fn what_a_ring_would_have_forgotten_is_not_given_back_and_not_kept() {
 }
 
 #[test]
-fn a_file_that_is_no_database_or_damaged_is_set_aside_and_a_new_one_begun() {
+fn a_damaged_file_is_set_aside_and_a_new_one_created() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     fs::write(&path, "not a database at all, but somebody wrote it").unwrap();
@@ -112,7 +112,7 @@ fn a_database_of_another_program_is_left_as_it_is() {
 }
 
 #[test]
-fn frames_of_another_shape_and_damaged_ones_are_passed_over() {
+fn damaged_frames_and_those_of_another_format_are_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     HistoryWriter::start(address(&path), "router", history(seconds(4))).unwrap().close();
@@ -141,7 +141,7 @@ fn a_file_of_a_newer_program_is_left_as_it_is() {
 }
 
 #[test]
-fn what_was_kept_while_a_clock_was_wrong_stops_nothing() {
+fn slots_stored_with_a_wrong_clock_stop_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     let ahead = [frame(Step::Second, now() + 86_400, 9)];
@@ -156,7 +156,7 @@ fn what_was_kept_while_a_clock_was_wrong_stops_nothing() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_yet_is_waited_for_and_all_is_written_then() {
+fn a_missing_folder_is_awaited_and_everything_is_written_then() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("later/analytics.db");
     let history_writer =

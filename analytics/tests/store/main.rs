@@ -1,6 +1,6 @@
-//! Tests of history that survives: in files, and in databases of PostgreSQL if
-//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has made `plain`, as
-//! `./setup.sh test` does.
+//! Tests of persistent history: in files, and in PostgreSQL databases if `TESSERA_TEST_POSTGRES`
+//! names a folder in which `shard-manager cluster up` has created `plain`, like `./setup.sh test`
+//! does.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -23,7 +23,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A frame that is told from others by its requests.
+/// A frame that can be recognised by its number of requests.
 fn frame(step: Step, start: u64, requests: u64) -> Frame {
     let fanout = Fanout { requests, shards: requests, max: 1 };
     Frame { step, start, cells: Vec::new(), parts: Vec::new(), fanout, hot: Vec::new() }
@@ -41,7 +41,7 @@ fn seconds(count: u64) -> impl Iterator<Item = Frame> {
     (0..count).map(move |second| frame(Step::Second, first + second, second + 1))
 }
 
-/// The requests of each frame of a step, oldest first.
+/// Number of requests of each frame of a step, oldest first.
 fn requests(history: &History, step: Step) -> Vec<u64> {
     let frames = history.frames_after(step, 0, usize::MAX);
     frames.iter().map(|frame| frame.fanout.requests).collect()

@@ -1,4 +1,4 @@
-//! Tests of a router that is started anew in the middle of a minute.
+//! Tests of a router that is restarted in the middle of a minute.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,8 @@ fn recorder(started_s: u64) -> Recorder {
     Recorder::by_hand(labels, started_s * 1_000)
 }
 
-/// One read in each of these seconds since the start; all that has ended is in the history then.
+/// Records one read in each of these seconds since the start; the finished slots are then in the
+/// history.
 fn read(recorder: &Recorder, seconds: u64, settled: u64) {
     let worker = recorder.worker();
     for second in 0..seconds {
@@ -42,7 +43,7 @@ fn total(history: &History, step: Step) -> u64 {
     history.frames_after(step, 0, usize::MAX).iter().map(|frame| frame.total()).sum()
 }
 
-/// A file that keeps figures, in a folder of its own.
+/// Path and address of a history file in a temporary folder.
 fn store() -> (TempDir, PathBuf, StoreAddress) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
@@ -51,7 +52,7 @@ fn store() -> (TempDir, PathBuf, StoreAddress) {
 }
 
 #[test]
-fn slots_that_had_not_ended_hold_what_was_counted_before_and_after() {
+fn unfinished_slots_include_the_counts_from_before_and_after_a_restart() {
     let (_folder, _, address) = store();
     let began = now();
     // Killed 5 s ago, after 20 s.
@@ -61,11 +62,11 @@ fn slots_that_had_not_ended_hold_what_was_counted_before_and_after() {
     let after = recorder(began);
     let history_writer =
         HistoryWriter::start(address.clone(), "router", after.history().clone()).unwrap();
-    // It writes only what it has after all that was kept is given back.
+    // It writes only its own slots, after all stored ones have been loaded.
     history_writer.flush();
     assert!(history_writer.state().given_back >= 20, "{:?}", history_writer.state());
     assert_eq!(total(after.history(), Step::Second), 20);
-    // What has not ended yet is not told as if it had.
+    // A slot that has not ended yet is not reported as finished.
     for step in [Step::TenSeconds, Step::Minute] {
         for frame in after.history().frames_after(step, 0, usize::MAX) {
             assert!(frame.end() <= now(), "{step:?} from {}", frame.start);
@@ -76,18 +77,18 @@ fn slots_that_had_not_ended_hold_what_was_counted_before_and_after() {
     for step in Step::ALL {
         assert_eq!(total(after.history(), step), 25, "{step:?}");
     }
-    // Each slot once: those of a minute have all that those of ten seconds have.
+    // Each slot once: those of a minute include those of ten seconds.
     let minutes = after.history().frames_after(Step::Minute, 0, usize::MAX);
     assert!((1..=2).contains(&minutes.len()), "{}", minutes.len());
 }
 
 #[test]
-fn that_nobody_counted_is_remembered_and_so_is_that_there_was_nothing_to_count() {
+fn gaps_and_idle_times_are_stored() {
     let (_folder, _, address) = store();
     let began = now();
     let starts = [began - 600, began - 300, began - 100];
     for start in starts {
-        // Counts for a minute, has nothing to count for another, and is down.
+        // Counts for a minute, is idle for another, and is down.
         let recorder = recorder(start);
         read(&recorder, 60, 60);
         let history_writer =
@@ -99,29 +100,29 @@ fn that_nobody_counted_is_remembered_and_so_is_that_there_was_nothing_to_count()
     let (history, _) = crate::given_back(&address, "router");
     let expected = starts.map(|start| (start, start + 80));
     assert_eq!(history.counted().as_slice(), expected);
-    // Another source is another matter.
+    // Another source is not affected.
     let (other, _) = crate::given_back(&address, "north");
     assert!(other.counted().as_slice().is_empty());
 }
 
-/// Runs a statement on the file, as another program might.
+/// Runs a statement on the file like another program might.
 fn change(path: &std::path::Path, statement: &str) -> usize {
     use diesel::{Connection, RunQueryDsl};
     let mut file = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     diesel::sql_query(statement).execute(&mut file).unwrap()
 }
 
-/// Counts for a minute, and is kept.
+/// Counts for a minute, and is stored.
 fn serve(address: &StoreAddress, start: u64) {
     let recorder = recorder(start);
     read(&recorder, 60, 60);
     HistoryWriter::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
 }
 
-/// A clock that was far ahead is put right: what was written then is neither the last word nor in
-/// the way.
+/// A clock that was far ahead is corrected: rows written before neither take precedence nor block
+/// new ones.
 #[test]
-fn when_somebody_counted_is_remembered_though_a_clock_was_set_back() {
+fn measured_times_are_stored_although_a_clock_was_set_back() {
     let (_folder, path, address) = store();
     let began = now();
     let starts = [began - 600, began - 400, began - 200];
@@ -136,9 +137,9 @@ fn when_somebody_counted_is_remembered_though_a_clock_was_set_back() {
     assert_eq!(history.counted().as_slice(), starts.map(|start| (start, start + 60)));
 }
 
-/// A program that knows nothing of it wrote slots, and left what was said of the time before.
+/// An older program wrote slots, and left the record of measured time as it was.
 #[test]
-fn slots_that_are_newer_than_what_is_said_of_them_were_counted() {
+fn slots_newer_than_the_recorded_times_count_as_measured() {
     let (_folder, path, address) = store();
     let began = now();
     let starts = [began - 600, began - 400, began - 200];
@@ -158,9 +159,9 @@ fn slots_that_are_newer_than_what_is_said_of_them_were_counted() {
     assert!((starts[2] + 60..began).contains(until), "{until} {starts:?}");
 }
 
-/// An older program has written slots only.
+/// An older program has written only slots.
 #[test]
-fn a_store_that_does_not_say_when_somebody_counted_has_no_gap_within_it() {
+fn a_store_without_measured_times_has_no_gaps() {
     let (_folder, path, address) = store();
     let began = now() - 100;
     let recorder = recorder(began);

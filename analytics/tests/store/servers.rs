@@ -1,4 +1,4 @@
-//! Tests of history in a database of PostgreSQL.
+//! Tests of history in a PostgreSQL database.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use analytics::store::{HistoryWriter, StoreAddress};
 
 use crate::{await_state, frame, given_back, history, now, requests, seconds};
 
-/// The URL of a database, if there is one to test with.
+/// URL of a database, if there is one to test with.
 fn database() -> Option<String> {
     let Some(folder) = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from) else {
         eprintln!("SKIPPED: TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one");
@@ -27,12 +27,12 @@ fn address(url: &str) -> StoreAddress {
     StoreAddress::parse(url).unwrap().unwrap()
 }
 
-/// A name that no other story has.
+/// A source name that no other test uses.
 fn source(story: &str) -> String {
     format!("{story}-{}-{}", std::process::id(), now())
 }
 
-/// A port that leads to another one, until it is closed.
+/// A port that forwards to another one, until it is closed.
 struct Way {
     port: u16,
     is_closed: Arc<AtomicBool>,
@@ -85,14 +85,14 @@ fn carry(mut from: TcpStream, mut to: TcpStream) {
 }
 
 #[test]
-fn what_was_kept_in_a_database_is_given_back_to_each_of_its_sources() {
+fn the_history_in_a_database_is_loaded_by_each_of_its_sources() {
     let Some(url) = database() else { return };
     let (north, south) = (source("north"), source("south"));
     let minute = now() / 60 * 60;
     let history_writer = HistoryWriter::open(address(&url)).unwrap();
     let north_has = history(seconds(20).chain([frame(Step::Minute, minute - 120, 7)]));
     history_writer.keep(&*north, north_has, || ());
-    // Another program begins at the same time: one of them makes the tables.
+    // Another program starts at the same time: one of them creates the tables.
     HistoryWriter::start(address(&url), &*south, history(seconds(3))).unwrap().close();
     history_writer.close();
     let (read, state) = given_back(&address(&url), &north);
@@ -103,7 +103,7 @@ fn what_was_kept_in_a_database_is_given_back_to_each_of_its_sources() {
 }
 
 #[test]
-fn a_server_that_was_away_gets_all_that_the_rings_still_hold() {
+fn an_unreachable_server_gets_all_slots_of_the_rings_when_it_is_back() {
     let Some(url) = database() else { return };
     let (before, server) = url.rsplit_once('@').unwrap();
     let (server, name) = server.split_once('/').unwrap();
@@ -126,7 +126,7 @@ fn a_server_that_was_away_gets_all_that_the_rings_still_hold() {
 }
 
 #[test]
-fn a_wrong_password_keeps_nothing_and_is_not_told() {
+fn a_wrong_password_stores_nothing_and_is_not_logged() {
     let Some(url) = database() else { return };
     let (user, server) = url.rsplit_once('@').unwrap();
     let user = user.rsplit_once(':').unwrap().0;

@@ -1,5 +1,5 @@
-//! Tests of `--chaos --cache`: promises are kept with a cache, also while it is emptied,
-//! frozen and killed.
+//! Tests of `--chaos --cache`: a router with a cache keeps its promises, even while the cache is
+//! flushed, frozen and killed.
 
 use std::process::{Command, Output};
 
@@ -25,10 +25,10 @@ fn hits(report: &Value) -> u64 {
     hits.map_or(0, |share| share["answers"].as_u64().unwrap())
 }
 
-/// Most additional runs without a response from the cache.
+/// Maximum number of additional runs if the cache has answered no read.
 const TRIES_MAX: u64 = 10;
 
-/// Seeds, and seconds of each: few and short by default.
+/// Seeds, and seconds of each run: few and short by default.
 fn seeds() -> (std::ops::RangeInclusive<u64>, u32) {
     let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
     if long { (1..=20, 30) } else { (1..=2, 6) }
@@ -41,8 +41,8 @@ fn is_clean(output: &Output, seed: u64) -> Value {
     report
 }
 
-/// Seeds in turn: all that are asked for, and on a machine so busy that the cache had no time to
-/// answer, more of them until it has.
+/// Runs all requested seeds, and on a machine so busy that the cache had no time to answer, more of
+/// them until it has answered.
 fn until_the_cache_answers(mut run: impl FnMut(u64, u32) -> Value) {
     let (seeds, seconds) = seeds();
     let (mut seed, mut answered) = (*seeds.start(), 0);
@@ -54,7 +54,7 @@ fn until_the_cache_answers(mut run: impl FnMut(u64, u32) -> Value) {
 }
 
 #[test]
-fn no_promise_is_broken_while_the_cache_is() {
+fn no_promise_is_broken_while_the_cache_fails() {
     until_the_cache_answers(|seed, seconds| {
         let options = ["--router-options", "--replicas 2 --cache-patience-ms 100"];
         let faults = ["--faults", "redis-flush,redis-freeze,redis-kill"];
@@ -71,9 +71,10 @@ fn no_promise_is_broken_while_the_cache_is() {
 }
 
 #[test]
-fn no_promise_is_broken_while_the_router_is_and_memory_answers_too() {
+fn no_promise_is_broken_while_the_router_fails_and_its_local_cache_answers() {
     until_the_cache_answers(|seed, seconds| {
-        // Old answers are welcome, so that many are kept: tokens alone keep sessions right.
+        // Stale answers are permitted, so that many are cached: only session tokens keep sessions
+        // correct.
         let options = "--replicas 2 --cache-bound-ms 30000 --cache-near-bytes 4000000";
         let output = under_chaos(seed + 100, seconds, &["--router-options", options]);
         is_clean(&output, seed)

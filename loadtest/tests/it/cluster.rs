@@ -1,5 +1,4 @@
-//! Tests of `--chaos --cluster`: promises are kept while nodes of PostgreSQL under the router
-//! are broken.
+//! Tests of `--chaos --cluster`: promises are kept while PostgreSQL nodes behind the router fail.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -12,7 +11,7 @@ use tempfile::TempDir;
 use crate::router::{MANAGER, PROGRAM};
 use crate::{report, text};
 
-/// A cluster of one shard; removed when it is dropped.
+/// A cluster of one shard. Removed when it is dropped.
 struct Cluster {
     folder: TempDir,
 }
@@ -24,10 +23,10 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// None where PostgreSQL is not installed.
+    /// Returns `None` if PostgreSQL is not installed.
     fn up(replicas: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        // Another user runs the servers, and must get through.
+        // Another user runs the servers and needs access to the path.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let cluster = Self { folder };
         let made =
@@ -50,7 +49,7 @@ impl Cluster {
         command.arg("cluster").args(words).arg("--dir").arg(self.dir()).output().unwrap()
     }
 
-    /// Breaks it while the verifying workload runs.
+    /// Breaks the cluster while the verifying workload runs.
     fn under_chaos(&self, seconds: &str, faults: &str, more: &[&str]) -> Output {
         self.tester(seconds, faults).args(more).output().unwrap()
     }
@@ -77,7 +76,7 @@ fn writes_that_a_majority_stored_are_kept_while_nodes_are_broken() {
     assert_eq!(output.status.code(), Some(0), "{report:#}");
     assert!(report["verified"]["operations"].as_u64().unwrap() > 500, "{report:#}");
     let faults = report["faults"].as_array().unwrap();
-    // What this seed begins with.
+    // The first faults of this seed.
     for (told, words) in faults.iter().zip([
         "the primary of shard1 loses 5 answers",
         "(5 lost)",
@@ -92,9 +91,10 @@ fn writes_that_a_majority_stored_are_kept_while_nodes_are_broken() {
     assert_eq!(status.status.code(), Some(0), "{}", text(&status.stdout));
 }
 
-/// Runs once for each seed, and keeps its history beside the build: seed and report.
+/// Runs once for each seed and keeps the histories beside the build; returns seeds and reports.
 ///
-/// A seed or two by default; with `LONG_TESTS=1` the seeds 1 to 20, each broken for longer, with
+/// A seed or two by default; with `LONG_TESTS=1` the seeds 1 to 20, each with longer faults of
+/// every kind.
 /// every fault there is.
 fn seeded(cluster: &Cluster, level: &str) -> Vec<(u64, Output)> {
     let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
@@ -137,7 +137,7 @@ fn a_promoted_replica_has_all_that_a_majority_stored() {
 }
 
 #[test]
-fn losses_of_a_promotion_at_level_one_are_listed_and_nothing_else_is_wrong() {
+fn losses_of_a_promotion_at_level_one_are_the_only_violations() {
     let Some(cluster) = Cluster::up("2") else { return };
     let mut seen = 0;
     for (seed, output) in seeded(&cluster, "one") {

@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use crate::router::PROGRAM;
 use crate::text;
 
-/// A router over files that shows a certificate of its own; killed when it is dropped.
+/// A router with embedded shards and its own certificate. Killed when it is dropped.
 struct Router {
     child: Child,
     address: String,
@@ -61,7 +61,7 @@ fn verify(router: &Router, trusted: &Path) -> Output {
 }
 
 #[test]
-fn a_router_that_proves_itself_is_tested_and_no_other() {
+fn only_a_router_with_a_trusted_certificate_is_tested() {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path(), "its", false);
     certify(folder.path(), "another", false);
@@ -81,7 +81,7 @@ fn a_router_that_proves_itself_is_tested_and_no_other() {
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
 }
 
-/// Made with the defaults of openssl.
+/// Created with the defaults of openssl.
 #[test]
 fn a_certificate_of_an_authority_is_refused_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,9 @@
-//! A router that is none, and as dishonest as a test wants it.
+//! A fake router that misbehaves as a test demands.
 //!
-//! **Invariant:** rows once written are kept, whatever the behaviour makes of them on the way out.
-//! **Not here:** HTTP beyond what the load tester sends: no chunks, no pipelining.
+//! **Invariant:** written rows are stored correctly, even if the behaviour falsifies them in
+//! responses.
+//!
+//! **Not here:** HTTP features that the load tester does not use: no chunked bodies, no pipelining.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// Start of the stall after the first request, and its length.
 const STALL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1_000));
-/// Every so many writes, a behaviour with "some" in its name shows.
+/// Period, in writes, of behaviours with "some" in their names.
 const SOME: u64 = 5;
 
 /// Behaviour of the fake.
@@ -28,13 +30,13 @@ pub(crate) enum Behaviour {
     StallsOnce,
     NotReady,
     Silent,
-    /// Another client has rows in the table that the tester writes to.
+    /// The table that the tester writes to has rows of another client.
     HasForeignRows,
-    /// Writes rows, and removes none.
+    /// Accepts writes of rows, and removes none.
     KeepsRows,
 }
 
-/// A running fake; its threads end with the test's process.
+/// A running fake router. Its threads end with the test's process.
 pub(crate) struct Fake {
     address: SocketAddr,
     state: Arc<State>,
@@ -89,7 +91,7 @@ pub(crate) fn closed_host() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-/// One connection, kept alive until either side has had enough.
+/// Serves one connection, kept alive until either side closes it.
 fn serve(state: &State, stream: &TcpStream) {
     let mut reader = BufReader::new(stream);
     while let Some(request) = receive(&mut reader) {
@@ -124,7 +126,7 @@ fn receive(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
 }
 
 impl State {
-    /// The answer; none closes the connection.
+    /// Response to a request; `None` closes the connection.
     fn answer(&self, request: &Request) -> Option<String> {
         let path = request.line.split(' ').nth(1).unwrap();
         let answer = match path {
@@ -152,7 +154,7 @@ impl State {
         Some(answer)
     }
 
-    /// Sleeps if a stall is on: a server that does nothing cannot be had otherwise.
+    /// Sleeps during a stall: there is no other way to simulate an unresponsive server.
     fn stalls(&self) -> bool {
         let began = self.began.get_or_init(Instant::now);
         let (from, lasts) = STALL;
@@ -162,13 +164,13 @@ impl State {
         false
     }
 
-    /// Rows written before the run.
+    /// Stores the rows that the tester writes before the run.
     fn fill(&self, body: &str) -> String {
         self.rows.lock().unwrap().extend(ids(body).map(str::to_owned));
         response("201 Created", "", "{}")
     }
 
-    /// Rows removed after it.
+    /// Removes the rows that the tester deletes after the run.
     fn remove(&self, body: &str) -> String {
         if self.behaviour == Behaviour::KeepsRows {
             return response("503 Service Unavailable", "", r#"{"code":"TSR201","detail":"away"}"#);
@@ -178,7 +180,7 @@ impl State {
         response("200 OK", "", "{}")
     }
 
-    /// Returns a page of the rows that are there.
+    /// Returns a page of the stored rows.
     fn page(&self) -> String {
         let rows = self.rows.lock().unwrap();
         let rows: Vec<_> =
@@ -236,12 +238,12 @@ impl State {
     }
 }
 
-/// The ids of all rows of a body.
+/// Ids of all rows in a body.
 fn ids(body: &str) -> impl Iterator<Item = &str> {
     body.split(r#""user_id":""#).skip(1).filter_map(|rest| rest.split('"').next())
 }
 
-/// A key's shard is as good as any other rule that spreads.
+/// Builds a response. Any rule that spreads keys over shards will do for the tester.
 fn response(status: &str, key: &str, body: &str) -> String {
     let shard = match key {
         "" => String::new(),

@@ -1,4 +1,4 @@
-//! Tests of the program as a user meets it: arguments in, text and exit code out.
+//! Tests of the program as users run it: arguments in, text and exit code out.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -25,7 +25,7 @@ use fake::{Behaviour, Fake};
 fn loadtest(host: &str, more: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .env_remove("TESSERA_LOADTEST_HOST")
-        // A proxy in the environment must not come between.
+        // A proxy in the environment must not interfere.
         .env("HTTP_PROXY", "http://127.0.0.1:9")
         .args(["--host", host, "--run-time", "1", "--users", "4", "--keys", "50"])
         .args(more)
@@ -161,7 +161,7 @@ fn another_machine_is_refused_before_anything_is_sent() {
     assert!(stderr.contains("--allow-remote"), "{stderr}");
 }
 
-/// The report of one run against a server that does nothing for one second of three.
+/// Report of one run against a server that stalls for one second of three.
 fn against_a_stall(more: &[&str]) -> serde_json::Value {
     let (code, stdout) = against(
         Behaviour::StallsOnce,
@@ -171,7 +171,8 @@ fn against_a_stall(more: &[&str]) -> serde_json::Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// Asserts 200 requests a second. A run on a busy machine lasts longer, and more are due in it.
+/// Asserts a rate of 200 requests per second. On a busy machine a run lasts longer, so more are
+/// due.
 fn assert_due(report: &serde_json::Value, requests: f64) {
     let most = 200.0 * report["elapsed_s"].as_f64().unwrap() + 50.0;
     assert!((550.0..=most).contains(&requests), "{report}");
@@ -180,19 +181,20 @@ fn assert_due(report: &serde_json::Value, requests: f64) {
 #[test]
 fn a_stall_of_a_second_is_hidden_by_the_closed_model_and_shown_by_the_open_one() {
     let p95 = |report: &serde_json::Value, times: &str| report[times]["p95"].as_f64().unwrap();
-    // One user asks thousands of times a second, and once waits for a second: one slow request of
-    // thousands.
+    // The single user sends thousands of requests per second, and waits once for a second: one slow
+    // request of thousands.
     let closed = against_a_stall(&[]);
     assert!(p95(&closed, "response_ms") < 500.0, "{closed}");
     assert!(closed["response_ms"]["max"].as_f64().unwrap() > 900.0, "{closed}");
-    // A third of the requests were due in that second: half of them waited for half of it or more.
+    // A third of the requests were due in that second: half of these waited for half a second or
+    // more.
     let open = against_a_stall(&["--rate", "200"]);
     assert!(p95(&open, "response_ms") > 500.0, "{open}");
     assert_due(&open, open["requests"].as_f64().unwrap());
 }
 
 #[test]
-fn requests_that_are_due_beyond_the_limit_are_dropped_and_counted() {
+fn requests_beyond_the_concurrency_limit_are_dropped_and_counted() {
     let report = against_a_stall(&["--rate", "200", "--in-flight", "10"]);
     let dropped = report["dropped"].as_f64().unwrap();
     assert!(dropped > 100.0, "{report}");

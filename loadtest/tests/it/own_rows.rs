@@ -1,4 +1,4 @@
-//! Tests of the rows that a run meets: its own, which it removes, and no others.
+//! Tests of row ownership: a run removes its own rows, and no others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::fake::{Behaviour, Fake};
 use crate::router::PROGRAM;
 use crate::{loadtest, text};
 
-/// A router over files in a folder of its own; killed when it is dropped.
+/// A router with embedded shards in a temporary folder. Killed when it is dropped.
 struct Router {
     child: Child,
     host: String,
@@ -49,7 +49,7 @@ impl Router {
         format!("http://{}", self.host)
     }
 
-    /// Status and body of one request.
+    /// Sends a request; returns status and body.
     fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let mut stream = TcpStream::connect(&self.host).unwrap();
         let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -75,7 +75,7 @@ impl Router {
         answer["data"].clone()
     }
 
-    /// The ids of the rows of the tester's users.
+    /// Ids of the rows of the tester's users.
     fn own(&self) -> Vec<String> {
         let rows = self.rows("loadtest_users");
         let rows = rows.as_array().unwrap().iter();
@@ -93,7 +93,7 @@ fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-/// A run under way: its first line of progress has come.
+/// Starts a run and waits for its first line of progress.
 fn under_way(host: &str) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
     command.env_remove("TESSERA_LOADTEST_HOST").args(["--host", host, "--run-time", "600"]);

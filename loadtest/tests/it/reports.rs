@@ -1,5 +1,4 @@
-//! Tests of the files that a run leaves: the page, the report to compare with, and the
-//! comparison.
+//! Tests of the files that a run writes: the page, the report to compare with, and the comparison.
 
 use std::path::Path;
 
@@ -11,7 +10,7 @@ fn json(path: &Path) -> serde_json::Value {
 }
 
 #[test]
-fn a_run_leaves_a_page_and_a_report_to_compare_the_next_with() {
+fn a_run_writes_a_page_and_a_report_for_comparison() {
     let fake = Fake::start(Behaviour::Honest);
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -36,8 +35,8 @@ fn a_run_leaves_a_page_and_a_report_to_compare_the_next_with() {
     let of = |name: &str| metrics.iter().filter(|metric| metric["of"] == name).count();
     assert_eq!([of("all"), of("write"), of("read")], [6, 6, 6], "{comparison}");
 
-    // What `--json` printed does as well, and a report may take the place of the one it is compared
-    // with.
+    // Output of `--json` can be compared with as well, and a report may replace the one that it is
+    // compared with.
     let args = ["--json", "--save", &second, "--compare", &second];
     let told: serde_json::Value =
         serde_json::from_slice(&loadtest(&fake.host(), &args).stdout).unwrap();
@@ -72,7 +71,7 @@ fn a_file_that_cannot_be_used_is_reported_before_anything_is_sent() {
         (&["--compare", &newer], "a report of format 99; this program reads and writes 2"),
         (&["--compare", &cut], "a report that was changed or cut: missing field"),
     ] {
-        // There is no listener: a request would fail with that first.
+        // The address has no listener: a request would fail first.
         let output = loadtest("http://127.0.0.1:9", args);
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
@@ -84,7 +83,7 @@ fn a_file_that_cannot_be_used_is_reported_before_anything_is_sent() {
 }
 
 #[test]
-fn a_run_that_does_not_begin_leaves_the_last_report_in_its_place() {
+fn a_run_that_does_not_start_keeps_the_previous_report() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("last.json");
     std::fs::write(&path, "the last report").unwrap();

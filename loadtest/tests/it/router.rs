@@ -1,18 +1,18 @@
-//! The real programs beside the tester, as its user would start them.
+//! The real programs beside the tester, started as a user would.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
-/// The router's program, which is another package's: cargo makes it before a test of the whole
-/// workspace only.
+/// Program of the router, which belongs to another package: cargo builds it only before a test of
+/// the whole workspace.
 pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| program("api-router"));
 
-/// The program that makes local clusters.
+/// Program that creates local clusters.
 pub(crate) static MANAGER: LazyLock<PathBuf> = LazyLock::new(|| program("shard-manager"));
 
-/// The program of a package that has its name.
+/// Path of the program with the same name as its package.
 fn program(name: &str) -> PathBuf {
     let tester = Path::new(env!("CARGO_BIN_EXE_loadtest"));
     let folder = tester.parent().unwrap();

@@ -1,9 +1,8 @@
-//! The tester is tested: a router that breaks one promise is found out, and one that keeps them is
-//! never accused.
+//! Tests of the tester: it detects a router that breaks one promise, and never accuses a correct
+//! one.
 //!
-//! Every other router that breaks nothing has a cache. The router is built once with its feature
-//! `sabotage`, into a folder of its own beside the other programs, so that it is not mistaken for
-//! the real one.
+//! Every second correct router has a cache. The router is built once with its feature `sabotage`,
+//! into a separate folder beside the other programs, so that it is not mistaken for the real one.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,19 +15,19 @@ use tempfile::TempDir;
 
 use crate::redis::Redis;
 
-/// Most operations until a broken promise is found.
+/// Maximum number of operations until a broken promise is found.
 const OPERATIONS_MAX: u64 = 100_000;
-/// Seconds of one run; it is repeated with other seeds until the promise is found broken, or too
-/// late.
+/// Seconds of one run. It is repeated with other seeds until the broken promise is found, or the
+/// maximum is exceeded.
 const RUN_TIME: &str = "3";
-/// Promise that shows as broken only while banks are opened, so that many short runs find it sooner
-/// than a few long ones: about every other run of a second does.
+/// Mutation that has an effect only while banks are opened, so that many short runs find it sooner
+/// than a few long ones: about every second run of a second does.
 const OF_THE_OPENING: &str = "quorum_without_waiting";
 const OPENING_RUN_TIME: &str = "1";
-/// Seeds of routers that break nothing.
+/// Seeds of the runs against correct routers.
 const CLEAN_SEEDS: u64 = 10;
 
-/// A promise to break, how many milliseconds replicas lag meanwhile, and the check that finds it.
+/// A mutation, the lag of replicas meanwhile in milliseconds, and the check that detects it.
 const BROKEN: [(&str, u64, &str); 17] = [
     ("ack_before_commit", 0, "C3"),
     ("lost_batch", 0, "C7"),
@@ -49,12 +48,12 @@ const BROKEN: [(&str, u64, &str); 17] = [
     (OF_CACHE, 200, "C4"),
 ];
 
-/// The promise that needs a cache to be broken.
+/// The mutation that requires a cache.
 const OF_CACHE: &str = "cache_set_without_version";
-/// Everything is kept, and old answers are welcome to all but sessions that know better.
+/// Caches every answer, and permits stale answers except for sessions that have seen newer rows.
 const CACHE_OPTIONS: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
-/// The router that can break promises; cargo builds it on first use.
+/// Router with the feature `sabotage`; cargo builds it on first use.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().unwrap().parent().unwrap();
     let folder = folder.join("sabotage");
@@ -65,7 +64,7 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     folder.join("debug/api-router")
 });
 
-/// A router with two replicas a shard, in a folder of its own; it goes with this.
+/// A router with two replicas per shard, in a temporary folder that is removed with it.
 struct Router {
     child: Child,
     host: String,
@@ -74,8 +73,8 @@ struct Router {
 }
 
 impl Router {
-    /// Starts it with one promise broken, or with none (an empty name), and with a cache if that is
-    /// asked for.
+    /// Starts the router with one mutation, or with none (an empty name), and with a cache if
+    /// `redis` is given.
     fn start(switch: &str, redis: Option<Redis>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -108,7 +107,7 @@ impl Router {
         router
     }
 
-    /// One request, and all that came back.
+    /// Sends one request; returns the complete response.
     fn ask(&self, method: &str, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.host).unwrap();
         let (host, length) = (&self.host, body.len());
@@ -124,7 +123,7 @@ impl Router {
         answer
     }
 
-    /// Lets all replicas lag by so much.
+    /// Delays all replicas by this much.
     fn delay_replicas(&self, milliseconds: u64) {
         let nodes = self.ask("GET", "/api/lab/nodes", "");
         let names = nodes.split('"').filter(|text| text.contains("-replica"));
@@ -142,7 +141,7 @@ impl Drop for Router {
     }
 }
 
-/// Returns the exit code and the report of a run against a router of its own.
+/// Returns the exit code and the report of a run against a new router.
 fn judge(switch: &str, lag_ms: u64, seed: u64, redis: Option<Redis>) -> (Option<i32>, Value) {
     let router = Router::start(switch, redis);
     router.delay_replicas(lag_ms);
@@ -186,7 +185,7 @@ fn a_broken_promise_is_found_within_100_000_operations() {
 #[test]
 fn a_router_that_keeps_its_promises_is_never_accused() {
     for seed in 1..=CLEAN_SEEDS {
-        // Under every lag that broken promises are looked for.
+        // With every lag that is used with mutations.
         let lag_ms = [0, 200, 300, 1_000][seed as usize / 2 % 4];
         let redis = (seed % 2 == 0).then(Redis::start);
         let (code, report) = judge("", lag_ms, seed, redis);

@@ -1,7 +1,7 @@
-//! Tests of shards on PostgreSQL: two routers on the same shards keep the promises of one.
+//! Tests of shards on PostgreSQL: two routers of the same shards keep the promises of one.
 //!
-//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has made `plain`, as
-//! `./setup.sh test` does.
+//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has created `plain`,
+//! like `./setup.sh test` does.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::router::PROGRAM;
 use crate::text;
 
-/// A router on the cluster's own databases; killed when it is dropped.
+/// A router on the cluster's databases. Killed when it is dropped.
 struct Router {
     child: Child,
     address: String,

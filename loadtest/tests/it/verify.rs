@@ -1,4 +1,4 @@
-//! Tests of `--verify`: the real router keeps its promises, also when it is killed and frozen.
+//! Tests of `--verify`: the real router keeps its promises, even while it is killed and frozen.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,8 @@ use std::process::{Command, Output, Stdio};
 use crate::router::PROGRAM;
 use crate::{report, text};
 
-/// Runs the verifying workload against a router of its own that is broken on the way, and judges.
+/// Runs the verifying workload against a new router that is broken meanwhile, and checks the
+/// history.
 fn under_chaos(seed: u32, seconds: u32, more: &[&str]) -> Output {
     let (seed, seconds) = (seed.to_string(), seconds.to_string());
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
@@ -81,7 +82,7 @@ fn a_tester_that_is_ended_leaves_no_router_behind() {
     command.env_remove("TESSERA_LOADTEST_HOST").env("TMPDIR", dir.path());
     command.args(["--verify", "--chaos", "--run-time", "60", "--router"]).arg(&*PROGRAM);
     let mut tester = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    // The first line of progress: the router runs, and is broken now and then.
+    // After the first line of progress, the router is running and receives faults.
     let mut stderr = BufReader::new(tester.stderr.take().unwrap());
     let mut line = String::new();
     stderr.read_line(&mut line).unwrap();
@@ -89,7 +90,7 @@ fn a_tester_that_is_ended_leaves_no_router_behind() {
     let pid = tester.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert_eq!(tester.wait().unwrap().code(), Some(2));
-    // The folder goes after the process that writes into it.
+    // The folder is removed after the process that writes into it has ended.
     assert_eq!(dir.path().read_dir().unwrap().count(), 0);
 }
 

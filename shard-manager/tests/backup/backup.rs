@@ -1,4 +1,4 @@
-//! Copies of a cluster that is written to.
+//! Backups of a cluster under concurrent writes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use shard_manager::topology::ShardIndex;
 use crate::cluster::{Cluster, ints, texts};
 use crate::command::{fail, program, succeed, text};
 
-/// Nobody looks, nobody cancels.
+/// Progress callback that ignores the progress and never cancels.
 pub(crate) const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
 
 fn source(cluster: &Cluster) -> &BackupSource {
@@ -27,14 +27,15 @@ pub(crate) fn save(cluster: &Cluster, to: &Path) -> Manifest {
     source(cluster).save(to, &ALONE).expect("a backup is made")
 }
 
-/// Shards are asked where they stand one after the other; between the two of a transfer there are some.
+/// Number of shards. Their positions are read one after the other; with this many shards there is
+/// time for a transfer between the first read and the last.
 const SHARDS: u16 = 6;
 
-/// One that moves money from an account of the first shard to one of the last, one after the other.
+/// Moves money from an account on the first shard to one on the last, one transfer after the other.
 struct Mover {
     from: String,
     to: String,
-    /// Transfers whose first half was acknowledged, and whose second half was.
+    /// Transfers whose first half was acknowledged, and transfers whose second half was.
     acknowledged: (AtomicU64, AtomicU64),
 }
 
@@ -68,12 +69,12 @@ impl Mover {
     }
 
     fn seen(&self) -> (u64, u64) {
-        // The second half first: what was acknowledged of it includes the first.
+        // The second half is read first: a transfer counted there is also counted in the first.
         let second = self.acknowledged.1.load(Ordering::SeqCst);
         (self.acknowledged.0.load(Ordering::SeqCst), second)
     }
 
-    /// How many of both halves a copy has.
+    /// Number of first halves and of second halves that a copy holds.
     fn in_copy(&self, folder: &Path) -> (u64, u64) {
         let count = |account: &str| {
             let sql = format!("SELECT tx_id AS value FROM transactions WHERE account='{account}'");
@@ -109,7 +110,7 @@ fn a_copy_never_holds_an_effect_without_its_cause() {
                 });
             });
         }
-        // Also when an assertion fails, the movers end.
+        // Stops the movers even if an assertion fails.
         let _end = Ends(&ended);
         movers.iter().for_each(|_| warmed.recv().expect("a mover is warm"));
         for round in 0..4 {
@@ -123,7 +124,8 @@ fn a_copy_never_holds_an_effect_without_its_cause() {
                 let (first, second) = mover.in_copy(&folder);
                 assert!(first == second || first == second + 1, "{first} causes, {second} effects");
                 assert!(first >= before.0 && second >= before.1, "what was acknowledged is there");
-                // One of each may have been stored, but not yet told, when it was looked at.
+                // Of each half, one write may have been stored but not yet acknowledged when the
+                // counters were read.
                 assert!(first <= after.0 + 1 && second <= after.1 + 1, "and nothing of later");
                 sums += (second as i64 - first as i64) * 7;
             }
@@ -149,7 +151,7 @@ fn all_lanes_are_held_at_the_same_instant() {
     let copies = tempfile::tempdir().expect("a folder");
     let to = copies.path().join("copy");
     let shards = &source(&cluster).shards;
-    // As if a batch of the last shard took long: the others are held, and wait for it.
+    // Simulates a slow batch on the last shard: the other lanes are paused and wait for it.
     let batch = shards[2].pause_barrier.enter();
     std::thread::scope(|scope| {
         let saving = scope.spawn(|| save(&cluster, &to));
@@ -177,7 +179,7 @@ fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
     let (before, after) = (Mutex::new(None), Mutex::new(None));
     let step = |step: &Step| match step {
         Step::Following { .. } => *before.lock().expect("nobody panicked") = Some(names()),
-        // Told as soon as they are let go.
+        // The callback runs as soon as the lanes are released.
         Step::Held { .. } => *after.lock().expect("nobody panicked") = Some(names()),
         Step::Copying { .. } | Step::Checking { .. } | Step::Writing { .. } => {}
     };
@@ -282,7 +284,7 @@ fn a_command_that_is_killed_leaves_nothing_under_the_final_name() {
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
         if to.exists() {
-            // It was quicker; then it must be whole.
+            // The command may have finished before the signal; then the copy must be complete.
             verify(&to, &ALONE).expect("a copy under the final name is whole");
             std::fs::remove_dir_all(&to).expect("it can be removed");
         } else {

@@ -1,9 +1,9 @@
-//! The program, as an operator starts it.
+//! Helpers to run the program as an operator would.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The program, blind to the settings of whoever runs the tests.
+/// The program, isolated from the environment variables of the user who runs the tests.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
     for (name, _) in std::env::vars_os() {
@@ -14,12 +14,12 @@ pub(crate) fn program() -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs the program to completion.
 pub(crate) fn run(arguments: &[&str]) -> Output {
     program().args(arguments).output().expect("the program starts")
 }
 
-/// Runs it, and gives what it printed; it must succeed.
+/// Runs the program, requires success, and returns its standard output.
 pub(crate) fn succeed(arguments: &[&str]) -> String {
     let output = run(arguments);
     let told = String::from_utf8_lossy(&output.stderr);
@@ -27,7 +27,7 @@ pub(crate) fn succeed(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs it, and gives the exit code and what it said on standard error.
+/// Runs the program, requires failure, and returns the exit code and standard error.
 pub(crate) fn fail(arguments: &[&str]) -> (i32, String) {
     let output = run(arguments);
     let code = output.status.code().expect("it ends by itself");
@@ -35,7 +35,7 @@ pub(crate) fn fail(arguments: &[&str]) -> (i32, String) {
     (code, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// A path as an argument.
+/// Converts a path to a command-line argument.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }

@@ -1,4 +1,4 @@
-//! The socket through which a running cluster is told what to do.
+//! Tests of the control socket, through which commands reach a running cluster.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -37,7 +37,7 @@ fn only_its_owner_may_use_the_socket_and_it_goes_with_the_cluster() {
     assert_eq!(mode & 0o777, 0o600);
     let dir = cluster.stop();
     assert!(!socket.exists());
-    // What a process that was killed has left is replaced.
+    // A socket file left behind by a killed process is replaced.
     fs::write(&socket, "left").expect("a file");
     let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
     let copies = tempfile::tempdir().expect("a folder");
@@ -49,10 +49,10 @@ fn only_its_owner_may_use_the_socket_and_it_goes_with_the_cluster() {
 }
 
 #[test]
-fn whom_it_cannot_reach_is_told_from_one_who_went_away() {
+fn unreachable_and_vanished_routers_are_reported_differently() {
     let dir = Cluster::with_shards(1).stop();
     let copies = tempfile::tempdir().expect("a folder");
-    // A socket that takes no connections stands for one that this user may not open.
+    // A socket that accepts no connections stands for one that this user is not permitted to open.
     let _socket = UnixDatagram::bind(dir.path().join(SOCKET)).expect("a socket");
     let copy = copies.path().join("copy");
     let told = ask(dir.path(), &Request::Backup { to: copy.clone() }, &ALONE);
@@ -62,7 +62,7 @@ fn whom_it_cannot_reach_is_told_from_one_who_went_away() {
 }
 
 #[test]
-fn a_folder_may_have_a_long_name() {
+fn the_socket_works_in_a_folder_with_a_long_name() {
     let dir = tempfile::tempdir().expect("a folder");
     let home = dir.path().join("long/".repeat(40));
     let manager = open(&home, shards(1)).expect("it starts");
@@ -73,7 +73,7 @@ fn a_folder_may_have_a_long_name() {
 }
 
 #[test]
-fn who_gives_up_leaves_nothing_behind() {
+fn a_cancelled_request_leaves_nothing_behind() {
     let cluster = Cluster::with_shards(2);
     let copies = tempfile::tempdir().expect("a folder");
     let request = Request::Backup { to: copies.path().join("copy") };
@@ -83,7 +83,7 @@ fn who_gives_up_leaves_nothing_behind() {
     let watch = Watch { step: &step, cancelled: &cancelled };
     let asked = ask(cluster.dir.path(), &request, &watch);
     match asked {
-        // It was quicker than the word that nobody wants it.
+        // The backup may have finished before the cancellation arrived.
         Ok(_) => drop(verify(&copies.path().join("copy"), &ALONE).expect("a whole copy")),
         Err(ControlError::Refused(told)) => {
             assert!(told.contains("cancelled"), "{told}");
@@ -98,11 +98,11 @@ fn who_gives_up_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_is_no_command_is_answered_with_what_is_wrong() {
+fn an_invalid_command_is_answered_with_the_reason() {
     let cluster = Cluster::with_shards(1);
     let say = |line: &[u8]| {
         let mut stream = UnixStream::connect(cluster.dir.path().join(SOCKET)).expect("a socket");
-        // A line that is too long is not read to its end.
+        // A line that exceeds the limit is not read to its end.
         let _ = stream.write_all(line);
         let mut told = String::new();
         let _ = stream.read_to_string(&mut told);

@@ -1,4 +1,4 @@
-//! Clusters that are filled by commands.
+//! Tests of the commands that fill a cluster with rows: demo data and import.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use shard_manager::engine::cluster_spec::ClusterSpec;
 use crate::cluster::{execute, ints, open, shards, texts};
 use crate::command::{fail, program, run, succeed, text};
 
-/// The own columns of all rows of a table on all shards, in order.
+/// User-defined columns of all rows of a table on all shards, in order.
 fn rows(dir: &Path, table: &str, columns: &str) -> Vec<String> {
     let sql = format!("SELECT json_array({columns}) AS value FROM {table}");
     let mut rows: Vec<String> = primaries(dir).iter().flat_map(|file| texts(file, &sql)).collect();
@@ -38,7 +38,7 @@ fn generate(dir: &Path, more: &[&str]) -> serde_json::Value {
 }
 
 #[test]
-fn one_seed_makes_the_same_rows_on_any_cluster_and_another_seed_others() {
+fn equal_seeds_generate_equal_rows_on_any_cluster_and_other_seeds_other_rows() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = |name: &str| dir.path().join(name);
     made(&folder("three"), 3);
@@ -53,13 +53,13 @@ fn one_seed_makes_the_same_rows_on_any_cluster_and_another_seed_others() {
         assert_eq!(three, rows(&folder("five"), table, columns));
         assert_ne!(three, rows(&folder("other"), table, columns));
     }
-    // Again over what is there: nothing is added, nothing is lost.
+    // Generating the same rows again adds nothing and loses nothing.
     generate(&folder("three"), &plan);
     assert_eq!(rows(&folder("three"), "orders", ORDERS).len(), 1_000);
 }
 
 #[test]
-fn users_are_shared_out_by_weight_and_have_ids_and_mails_of_their_own() {
+fn users_are_distributed_by_weight_and_have_unique_ids_and_emails() {
     let dir = tempfile::tempdir().expect("a folder");
     let told = generate(dir.path(), &["--users", "1001", "--orders-per-user", "3"]);
     assert_eq!(told["stored"], 1001 * 4);
@@ -82,12 +82,12 @@ fn users_are_shared_out_by_weight_and_have_ids_and_mails_of_their_own() {
     open(dir.path(), ClusterSpec::default()).expect("a router can start over it").close();
 }
 
-/// A program that does not outlive the test.
+/// A child process that is killed when the test ends.
 struct Running(std::process::Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -95,8 +95,9 @@ impl Drop for Running {
 
 #[test]
 fn many_users_take_no_more_memory_than_few() {
-    // A piece of rows for each shard, what is being stored, and SQLite's caches, which grow with the files. Of so many
-    // users a list of their numbers alone takes more, and one of a million users and their orders more than 512 MiB.
+    // Allowed memory: one chunk of rows per shard, the rows being stored, and SQLite's caches,
+    // which grow with the files. For this many users, a list of their numbers alone would take
+    // more, and a list of one million users with their orders more than 512 MiB.
     let to_the_end = std::env::var_os("LONG_TESTS").is_some();
     let (users, enough, kib_max) =
         if to_the_end { (1_000_000, 2_000_000, 256 << 10) } else { (20_000_000, 10_000, 96 << 10) };
@@ -131,7 +132,7 @@ fn many_users_take_no_more_memory_than_few() {
 }
 
 #[test]
-fn the_environment_may_cap_how_many_are_made() {
+fn an_environment_variable_limits_the_number_of_generated_rows() {
     let dir = tempfile::tempdir().expect("a folder");
     let with = |cap: &str| {
         let arguments = ["generate", "--users", "50", "--data-dir", text(dir.path())];
@@ -151,7 +152,7 @@ fn the_environment_may_cap_how_many_are_made() {
 }
 
 #[test]
-fn wrong_uses_are_refused_in_a_clear_line() {
+fn wrong_usage_is_refused_with_a_clear_message() {
     let dir = tempfile::tempdir().expect("a folder");
     let (home, nowhere) = (text(dir.path()), dir.path().join("nowhere"));
     let uses: [(&[&str], &str); 8] = [
@@ -174,7 +175,7 @@ fn wrong_uses_are_refused_in_a_clear_line() {
     assert!(code == 2 && told.contains("cannot be used with"), "{told}");
 }
 
-/// Orders with everything that a value can hold.
+/// Inserts orders that cover every kind of value.
 fn strange_orders(dir: &Path) {
     generate(dir, &["--users", "40", "--orders-per-user", "3"]);
     for file in primaries(dir) {
@@ -188,7 +189,7 @@ fn strange_orders(dir: &Path) {
 }
 
 #[test]
-fn rows_come_back_from_lines_as_they_were() {
+fn exported_lines_are_imported_unchanged() {
     let dir = tempfile::tempdir().expect("a folder");
     let from = dir.path().join("from");
     strange_orders(&from);
@@ -231,7 +232,7 @@ fn rows_come_back_from_lines_as_they_were() {
 }
 
 #[test]
-fn rows_that_fail_are_shown_and_counted_and_the_others_are_stored() {
+fn failing_rows_are_printed_and_counted_and_the_others_are_stored() {
     let dir = tempfile::tempdir().expect("a folder");
     let (home, input) = (dir.path().join("data"), dir.path().join("users.ndjson"));
     made(&home, 2);
@@ -258,7 +259,7 @@ fn rows_that_fail_are_shown_and_counted_and_the_others_are_stored() {
 }
 
 #[test]
-fn an_input_that_cannot_be_read_on_says_up_to_where_it_is_stored() {
+fn an_unreadable_input_reports_up_to_which_line_rows_are_stored() {
     let dir = tempfile::tempdir().expect("a folder");
     let (home, input) = (dir.path().join("data"), dir.path().join("users.ndjson"));
     made(&home, 1);
@@ -279,7 +280,7 @@ fn an_input_that_cannot_be_read_on_says_up_to_where_it_is_stored() {
 }
 
 #[test]
-fn who_presses_ctrl_c_is_told_what_is_stored_and_it_is() {
+fn after_ctrl_c_the_reported_rows_are_stored() {
     let dir = tempfile::tempdir().expect("a folder");
     made(dir.path(), 2);
     let count = || -> i64 {

@@ -1,4 +1,5 @@
-//! Users of clusters whose keyspace has not a place for every key, and where commands that store rows find them.
+//! Tests of generated user ids in keyspaces that do not accept every key, and of the data directory
+//! that the commands use.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -25,7 +26,7 @@ fn keys(dir: &Path, table: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_keyspace_has_a_place_for_the_users_that_are_made_for_it() {
+fn generated_user_ids_are_valid_in_every_keyspace() {
     let keyspaces = [
         ("hash", "user_A_0"),
         ("modulo", "user_A_0"),
@@ -46,14 +47,14 @@ fn every_keyspace_has_a_place_for_the_users_that_are_made_for_it() {
         assert_eq!(users.len(), 400, "{keyspace}: each has an id of its own");
         assert!(users.iter().any(|key| key.starts_with(first)), "{keyspace}: {users:?}");
         assert_eq!(users, keys(dir.path(), "orders"), "{keyspace}");
-        // The same seed, the same ids.
+        // Equal seeds generate equal ids.
         succeed(&arguments);
         assert_eq!(users, keys(dir.path(), "users"), "{keyspace}");
     }
 }
 
 #[test]
-fn users_of_a_list_are_shared_out_as_its_partitions_are_unless_somebody_says_otherwise() {
+fn users_of_a_list_keyspace_follow_its_partition_weights_unless_overridden() {
     let dir = cluster_of("list:A=3,B=1,C=1");
     let generate = |more: &[&str]| {
         let arguments = ["generate", "--users", "100", "--data-dir", text(dir.path()), "--json"];
@@ -73,7 +74,7 @@ fn users_of_a_list_are_shared_out_as_its_partitions_are_unless_somebody_says_oth
 }
 
 #[test]
-fn more_users_than_can_be_counted_are_refused() {
+fn a_number_of_users_that_overflows_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let nowhere = dir.path().join("nowhere");
     for users in ["18446744073709551615", "1099511627777"] {
@@ -103,7 +104,7 @@ fn the_variable_names_the_data_directory_of_every_command() {
     let copy = copies.path().join("copy");
     assert_eq!(with(&["backup", "--to", text(&copy)]), (0, String::new()));
     assert_eq!(with(&["backup", "--verify", text(&copy)]), (0, String::new()));
-    // Who names a router means it.
+    // An explicit router URL takes precedence over the variable.
     let (code, told) = with(&[&import[..], &["--url", "http://127.0.0.1:1"]].concat());
     assert!(code == 2 && told.contains("does not answer"), "{told}");
     let both = ["--url", "http://127.0.0.1:1", "--data-dir", text(dir.path())];

@@ -1,4 +1,5 @@
-//! What the commands that save and fill a cluster promise, told as tests, through the program where it is asked.
+//! Tests of the commands that back up, restore and fill a cluster. Where the command line matters,
+//! the real program is run.
 
 mod backup;
 #[expect(dead_code, reason = "it serves other tests too")]

@@ -1,4 +1,4 @@
-//! Copies that are put back.
+//! Tests of restoring a backup.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn user(key: &str, name: &str) -> String {
     format!(r#"{{"user_id":"{key}","name":"{name}","email":"{key}@example.com"}}"#)
 }
 
-/// A cluster of one shard with `before` in it, a copy of that, and then `after` as well.
+/// Creates a cluster of one shard that holds `before`, backs it up, and then also writes `after`.
 async fn lived_on(dir: &TempDir) -> (Cluster, SessionToken, i64) {
     let cluster = Cluster::with(with_replicas(1, 1));
     let written = cluster.write("users", Operation::Upsert, "before", &user("before", "a")).await;
@@ -44,7 +44,7 @@ fn opened(dir: &Path) -> Manager {
 }
 
 #[tokio::test]
-async fn a_restored_cluster_holds_what_was_acknowledged_before_and_tells_who_has_seen_more() {
+async fn a_restored_cluster_holds_acknowledged_rows_and_rejects_tokens_that_have_seen_more() {
     let dir = tempfile::tempdir().expect("a folder");
     let (lost, session, lost_version) = lived_on(&dir).await;
     let token = lost.manager.data().token(&session);
@@ -55,7 +55,7 @@ async fn a_restored_cluster_holds_what_was_acknowledged_before_and_tells_who_has
     let rows = back.rows("users", None).await;
     assert_eq!(rows.len(), 1, "{rows:?}");
     assert_eq!(rows[0]["user_id"], "before");
-    // The token is one of this cluster, and of a life that did not go on.
+    // The token belongs to this cluster, but to a timeline that was abandoned.
     let session =
         back.manager.data().session([token.as_str()].into_iter()).expect("a token of ours");
     let query = ReadQuery::all(&back.manager.schema().table("users").expect("a table"));
@@ -64,7 +64,8 @@ async fn a_restored_cluster_holds_what_was_acknowledged_before_and_tells_who_has
         back.manager.data().read(query, Some(key), &RequestOptions { session, ..options() }).await;
     let told = told.expect_err("what was seen is gone").error;
     assert_eq!(told, Error::SeenMayBeLost { shard: "shard1".into() });
-    // A version that was given in the lost life is not given again: an If-Match of it never holds.
+    // A version assigned on the abandoned timeline is never assigned again, so that an If-Match
+    // with it never holds.
     let again = back.write("users", Operation::Upsert, "after", &user("after", "c")).await;
     assert!(again.expect("a write").row.version > lost_version);
     assert_eq!(back.manager.status().replicas(), 1, "replicas are made anew");
@@ -72,7 +73,7 @@ async fn a_restored_cluster_holds_what_was_acknowledged_before_and_tells_who_has
 }
 
 #[tokio::test]
-async fn versions_are_not_given_again_though_the_copy_was_empty() {
+async fn versions_are_not_reused_after_restoring_an_empty_copy() {
     let dir = tempfile::tempdir().expect("a folder");
     let cluster = Cluster::with_shards(1);
     save(&cluster, &dir.path().join("copy"));
@@ -153,7 +154,7 @@ fn a_copy_that_differs_in_one_bit_is_refused() {
 }
 
 #[test]
-fn a_copy_is_whole_whatever_its_folder_is_called() {
+fn a_copy_is_valid_whatever_the_name_of_its_folder() {
     let cluster = Cluster::with_shards(1);
     let dir = tempfile::tempdir().expect("a folder");
     for name in ["a?mode=memory", "b#c", "d%20e", "grüße an \u{1f388}", "f//g", "file:h"] {
@@ -164,19 +165,20 @@ fn a_copy_is_whole_whatever_its_folder_is_called() {
         restore(&copy, &home, &ALONE).expect(name);
         succeed(&["status", "--data-dir", text(&home)]);
     }
-    // After two slashes a URI has the name of a host.
+    // In a URI, two slashes introduce a host name.
     let twice = format!("/{}/b#c", text(dir.path()));
     succeed(&["backup", "--verify", &twice]);
     succeed(&["status", "--data-dir", &format!("/{}", text(cluster.dir.path()))]);
 }
 
 #[test]
-fn a_copy_that_cannot_be_looked_at_is_not_called_unfit() {
+fn a_copy_that_cannot_be_checked_is_not_reported_as_damaged() {
     let cluster = Cluster::with_shards(1);
     let dir = tempfile::tempdir().expect("a folder");
     let copy = dir.path().join("copy");
     save(&cluster, &copy);
-    // Longer than SQLite opens: the bits are right, but what they mean cannot be told.
+    // The path is longer than SQLite can open: the checksums match, but the content cannot be
+    // checked.
     let far = dir.path().join("far away ".repeat(20)).join("from here ".repeat(20));
     let far = far.join("and further ".repeat(15));
     fs::create_dir_all(&far).expect("a folder");
@@ -198,7 +200,7 @@ fn a_copy_that_cannot_be_looked_at_is_not_called_unfit() {
 }
 
 #[test]
-fn a_copy_whose_manifest_was_made_up_is_refused() {
+fn a_copy_with_a_forged_manifest_is_refused() {
     let cluster = Cluster::with_shards(1);
     let dir = tempfile::tempdir().expect("a folder");
     let copy = dir.path().join("copy");
@@ -222,7 +224,7 @@ fn a_copy_whose_manifest_was_made_up_is_refused() {
 }
 
 #[test]
-fn a_place_that_is_taken_is_refused_in_one_line() {
+fn a_target_that_exists_is_refused_in_one_line() {
     let cluster = Cluster::with_shards(1);
     let dir = tempfile::tempdir().expect("a folder");
     let (copy, full) = (dir.path().join("copy"), dir.path().join("full"));
@@ -251,7 +253,7 @@ fn a_place_that_is_taken_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_copy_that_cannot_be_looked_at_is_told_from_one_that_is_not_whole() {
+fn an_unreadable_copy_and_an_incomplete_copy_are_reported_differently() {
     let dir = tempfile::tempdir().expect("a folder");
     let (nowhere, home) = (dir.path().join("nowhere"), dir.path().join("data"));
     let uses = |copy: &Path| {
@@ -269,7 +271,7 @@ fn a_copy_that_cannot_be_looked_at_is_told_from_one_that_is_not_whole() {
 }
 
 #[test]
-fn a_link_to_an_empty_folder_is_as_good_as_the_folder() {
+fn a_link_to_an_empty_folder_is_accepted_as_target() {
     let cluster = Cluster::with_shards(1);
     let dir = tempfile::tempdir().expect("a folder");
     let linked = |name: &str| {

@@ -1,4 +1,5 @@
-//! Seldom: what is asked too seldom leaves Redis alone, and what is expected to be too old there is visited once.
+//! Tests of cache admission: rarely requested keys cause no Redis traffic, and an entry that is
+//! expected to be too old is looked up only once.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ fn twice(settings: CacheSettings) -> CacheSettings {
     CacheSettings { min_uses: 2, ..settings }
 }
 
-/// How often Redis has run a command, by itself or in a script.
+/// Number of times that Redis has executed a command, directly or in a script.
 fn calls(redis: &Server, command: &str) -> u64 {
     let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut redis.door()).unwrap();
     let start = format!("cmdstat_{command}:calls=");
@@ -23,7 +24,7 @@ fn calls(redis: &Server, command: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn what_is_asked_once_leaves_redis_alone_and_what_is_asked_again_is_kept() {
+async fn a_first_request_does_not_use_redis_and_a_repeated_one_is_cached() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&twice(redis.settings())), FakeShard::new(1));
     for key in 0..100_u64 {
@@ -40,7 +41,7 @@ async fn what_is_asked_once_leaves_redis_alone_and_what_is_asked_again_is_kept()
 }
 
 #[tokio::test]
-async fn who_allows_no_age_is_never_worth_it() {
+async fn a_client_that_allows_no_age_is_never_admitted() {
     let cache = router(&twice(nowhere()));
     let strict = FreshnessRequirement { age_max: Duration::ZERO, ..requirement(None) };
     for key in 0..20 {
@@ -50,7 +51,7 @@ async fn who_allows_no_age_is_never_worth_it() {
 }
 
 #[tokio::test]
-async fn a_write_voids_also_what_another_has_kept_and_this_one_would_not() {
+async fn a_write_invalidates_entries_of_other_routers_that_this_one_would_not_admit() {
     let Some(redis) = Server::start(&[]) else { return };
     let (seldom, often) = (router(&twice(redis.settings())), router(&redis.settings()));
     let shard = FakeShard::new(1);
@@ -62,13 +63,13 @@ async fn a_write_voids_also_what_another_has_kept_and_this_one_would_not() {
 }
 
 #[tokio::test]
-async fn a_thousand_who_ask_for_the_first_time_make_one_query() {
+async fn a_thousand_concurrent_first_readers_make_one_query() {
     let cache = router(&twice(nowhere()));
     let shard = FakeShard::new(1);
     let readers = (0..1_000).map(|_| async {
         let read = async || {
             let answer = shard.read();
-            // So that all others have come.
+            // Lets all other readers join first.
             tokio::task::yield_now().await;
             answer
         };
@@ -79,7 +80,7 @@ async fn a_thousand_who_ask_for_the_first_time_make_one_query() {
 }
 
 #[tokio::test]
-async fn what_is_known_to_be_too_old_is_visited_once_before_it_is_read() {
+async fn an_entry_known_to_be_too_old_is_looked_up_once_before_the_read() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -91,12 +92,13 @@ async fn what_is_known_to_be_too_old_is_visited_once_before_it_is_read() {
     assert_eq!((number(&answer), answer.cache, cache.stats().stale), (2, Miss, 1));
     until("it is stored", || cache.stats().fills == 2).await;
     assert_eq!(calls(&redis, "evalsha"), 2, "one for the lease, one for the fill");
-    // The script of the lease looks for an entry and a lease, that of the fill as well.
+    // The script that takes the lease reads an entry and a lease, and so does the script that
+    // fills.
     assert_eq!(calls(&redis, "hget"), 4, "nobody has looked before");
 }
 
 #[tokio::test]
-async fn a_first_visit_finds_what_another_router_has_kept() {
+async fn a_first_lookup_finds_an_entry_of_another_router() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
     let shard = FakeShard::new(1);
@@ -107,7 +109,7 @@ async fn a_first_visit_finds_what_another_router_has_kept() {
 }
 
 #[tokio::test]
-async fn what_another_router_has_kept_is_replaced_if_it_lacks_what_was_seen() {
+async fn an_entry_of_another_router_is_replaced_if_it_is_older_than_the_session() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
     let shard = FakeShard::new(1);

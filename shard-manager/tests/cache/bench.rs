@@ -1,4 +1,5 @@
-//! Bench: a cache, and a shard that the test plays itself, so that every step can be held.
+//! Test bench: a cache in front of a fake shard that the test controls, so that every step can be
+//! paused.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use shard_manager::table::{Column, Table};
 use shard_manager::token::TokenKey;
 use shard_manager::value::ColumnType;
 
-/// A shard of one row, which holds the number of its last change.
+/// A shard with one row, which holds the number of its last change.
 #[derive(Default)]
 pub(crate) struct FakeShard {
     pub(crate) at: AtomicU64,
@@ -37,14 +38,14 @@ impl FakeShard {
         self.queries.load(Ordering::SeqCst)
     }
 
-    /// As a primary whose positions mean what they say.
+    /// Answers like a primary with a trusted position.
     pub(crate) fn read(&self) -> ShardAnswer {
         self.queries.fetch_add(1, Ordering::SeqCst);
         fresh(self.at.load(Ordering::SeqCst))
     }
 }
 
-/// What a shard answers that is at this change.
+/// The answer of a shard that has applied this change.
 pub(crate) fn fresh(sequence: u64) -> ShardAnswer {
     let as_of = Instant::now();
     let freshness = Some(FreshnessBound { timeline: 1, floor: sequence, as_of });
@@ -66,7 +67,7 @@ pub(crate) fn rows(row: &str) -> Rows {
     rows
 }
 
-/// The number that an answer shows.
+/// The number in the row of an answer.
 pub(crate) fn number(answer: &Answer) -> u64 {
     let json = std::str::from_utf8(answer.rows.json()).unwrap();
     json.trim_start_matches("{\"n\":").trim_end_matches('}').parse().unwrap()
@@ -82,7 +83,7 @@ pub(crate) fn about(key: &str) -> About<'_> {
     About { epoch: 1, slot: Slot::new(7).unwrap(), table: "users", key }
 }
 
-/// Whatever age, by a client who has seen this.
+/// Accepts any age; the client has seen this position.
 pub(crate) fn requirement(seen: Option<u64>) -> FreshnessRequirement {
     FreshnessRequirement { timeline: 1, seen, age_max: CacheSettings::TTL_MAX }
 }
@@ -91,12 +92,12 @@ pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
-/// One router's cache. All of a test are of the same cluster.
+/// The cache of one router. All caches of a test belong to the same cluster.
 pub(crate) fn router(settings: &CacheSettings) -> Arc<Cache> {
     Arc::new(Cache::new(settings.clone(), &TokenKey::new([9; 16])))
 }
 
-/// Asks for the row of a key.
+/// Reads the row of a key.
 pub(crate) async fn ask(
     cache: &Arc<Cache>,
     key: &str,
@@ -109,7 +110,7 @@ pub(crate) async fn ask(
     answer
 }
 
-/// Asks, and tells what was answered, and what the cache was to it.
+/// Reads the row of a key; returns the number and how the cache was used.
 pub(crate) async fn told(
     cache: &Arc<Cache>,
     shard: &FakeShard,
@@ -119,7 +120,7 @@ pub(crate) async fn told(
     (number(&answer), answer.cache)
 }
 
-/// Lets everything else on this runtime go on until something is so.
+/// Yields to all other tasks of this runtime until a condition holds.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = deadline();
     while !is_so() {
@@ -128,7 +129,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Asks, and waits until the answer is stored.
+/// Reads the row of a key and waits until the answer is stored.
 pub(crate) async fn fill(cache: &Arc<Cache>, shard: &FakeShard) -> u64 {
     let before = cache.stats().fills;
     let (number, used) = told(cache, shard, None).await;

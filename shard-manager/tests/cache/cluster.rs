@@ -1,4 +1,4 @@
-//! Cluster: the cache before shards in files, with replicas that the tests hold back.
+//! Tests of the cache in front of embedded shards, whose replicas the tests pause.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -30,7 +30,8 @@ fn open(dir: &TempDir, replicas: usize, settings: &CacheSettings) -> Manager {
 }
 
 fn options() -> RequestOptions {
-    // The bound is tested where it is held; here a busy machine must not make a difference.
+    // The largest staleness bound, because the bound has its own tests: a busy machine must not
+    // change the outcome here.
     RequestOptions { staleness: CacheSettings::TTL_MAX, ..RequestOptions::by(deadline()) }
 }
 
@@ -48,7 +49,7 @@ fn row(manager: &Manager, key: &str, n: u64) -> (KeyLocation, RowWrite) {
     Data::prepare(&manager.map(), &table, Operation::Upsert, key, &fields).unwrap()
 }
 
-/// Writes, and tells what the client has seen then.
+/// Writes, and returns the session token of the client afterwards.
 async fn write(manager: &Manager, key: &str, n: u64) -> SessionToken {
     let (place, row) = row(manager, key, n);
     let written = manager.data().write(place, row, &options()).await.unwrap();
@@ -69,13 +70,13 @@ fn number(read: &ReadDone) -> Option<u64> {
     rows.first().map(|row| row["name"].as_str().unwrap().parse().unwrap())
 }
 
-/// What is read, and what the cache was to it.
+/// The number that was read, and how the cache was used.
 async fn told(manager: &Manager, options: &RequestOptions) -> (Option<u64>, CacheUse) {
     let read = read(manager, "ada", options).await;
     (number(&read), read.cache.unwrap())
 }
 
-/// Reads until what is stored is stored.
+/// Reads until the entry is stored.
 async fn warm(manager: &Manager) {
     let fills = manager.status().cache_vitals().unwrap().fills;
     assert_eq!(told(manager, &options()).await.1, Miss);
@@ -88,7 +89,7 @@ fn hold(manager: &Manager, mode: NodeMode) {
 }
 
 #[tokio::test]
-async fn a_client_reads_its_own_write_whatever_the_cache_has() {
+async fn a_client_reads_its_own_write_whatever_is_cached() {
     let Some(redis) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 0, &redis.settings());
@@ -112,7 +113,7 @@ async fn a_client_that_has_read_never_reads_older_from_the_cache() {
     until("the replica has it", caught_up).await;
     warm(&manager).await;
     hold(&manager, NodeMode::Paused);
-    // What another client writes elsewhere on the shard leaves the entry where it is.
+    // A write of another client to another key of the shard leaves the entry valid.
     write(&manager, "bob", 1).await;
     let all = RequestOptions { level: Level::All, ..options() };
     let seen = read(&manager, "ada", &all).await;
@@ -123,25 +124,25 @@ async fn a_client_that_has_read_never_reads_older_from_the_cache() {
 }
 
 #[tokio::test]
-async fn what_a_hit_shows_its_session_has_seen() {
+async fn a_hit_advances_the_session_to_what_it_showed() {
     let Some(redis) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 1, &redis.settings());
     hold(&manager, NodeMode::Paused);
     write(&manager, "ada", 1).await;
-    // The primary answers who has seen so much, and what it says is kept.
+    // The primary answers a client that has seen this much, and its answer is cached.
     let session = write(&manager, "ada", 2).await;
     assert_eq!(told(&manager, &with(&session)).await, (Some(2), Miss));
     until("it is stored", || manager.status().cache_vitals().unwrap().fills == 1).await;
     let hit = read(&manager, "ada", &options()).await;
     assert_eq!((number(&hit), hit.served_by, hit.cache), (Some(2), ServedBy::Cache, Some(Hit)));
-    // Without the entry, the replica that stands still would show what was before.
+    // Without the entry, the paused replica would show the older row.
     let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
     assert_eq!(told(&manager, &with(&hit.session)).await.0, Some(2));
 }
 
 #[tokio::test]
-async fn strong_reads_and_reads_of_all_shards_pass_the_cache_by() {
+async fn strong_reads_and_reads_of_all_shards_bypass_the_cache() {
     let Some(redis) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 0, &redis.settings());
@@ -164,7 +165,7 @@ async fn strong_reads_and_reads_of_all_shards_pass_the_cache_by() {
 }
 
 #[tokio::test]
-async fn a_read_may_ask_how_old_the_entry_is_at_most() {
+async fn a_read_may_limit_the_age_of_the_entry() {
     let Some(redis) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 0, &redis.settings());
@@ -180,7 +181,7 @@ async fn a_read_may_ask_how_old_the_entry_is_at_most() {
 }
 
 #[tokio::test]
-async fn every_way_of_writing_voids() {
+async fn every_kind_of_write_invalidates_the_entry() {
     let Some(redis) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 0, &redis.settings());
@@ -198,11 +199,11 @@ async fn every_way_of_writing_voids() {
             _ => drop(manager.data().write_chunk(shard, bulk(n), &options()).await),
         }
         until("its entries are gone", || redis.keys().is_empty()).await;
-        // Its fill has ended before all is gone, so that the next one has a lease of its own.
+        // Waits for the end of the fill, so that the next fill gets its own lease.
         warm(&manager).await;
         let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
     }
-    // Nobody waits for this one any more, but it is stored.
+    // The caller has been cancelled, but the write is stored all the same.
     warm(&manager).await;
     let (place, row) = row(&manager, "ada", 9);
     let options = options();
@@ -212,7 +213,7 @@ async fn every_way_of_writing_voids() {
 }
 
 #[tokio::test]
-async fn entries_of_a_primary_that_was_put_back_serve_nobody() {
+async fn entries_from_before_a_primary_was_restored_are_never_served() {
     let Some(redis) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 0, &redis.settings());

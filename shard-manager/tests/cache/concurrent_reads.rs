@@ -1,4 +1,4 @@
-//! Crowds: many who ask the same at the same time.
+//! Tests of many clients that request the same key at the same time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -28,7 +28,7 @@ async fn a_crowd(settings: CacheSettings) -> (usize, Arc<Cache>) {
 async fn ask_slowly(cache: &Arc<Cache>, shard: &FakeShard) -> u64 {
     let read = async || {
         let answer = shard.read();
-        // Long enough for all to come.
+        // Long enough for all readers to join.
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         answer
     };
@@ -76,12 +76,12 @@ async fn readers_on_all_threads_make_one_query() {
     assert_eq!(queries, 1);
 }
 
-/// Sends a word when it is dropped.
+/// Sends a message when dropped.
 struct Farewell(mpsc::Sender<()>);
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        // The test may be over.
+        // The receiver is gone if the test has ended.
         let _ = self.0.send(());
     }
 }
@@ -101,7 +101,7 @@ fn a_read_on_a_runtime_that_shuts_down_does_not_keep_it_from_ending() {
         let _farewell = Farewell(end);
         let cache = router(&nowhere());
         begin.send(()).unwrap();
-        // The other worker has dropped what waits: from now on the runtime takes no task.
+        // The other worker has dropped its waiting tasks: from now on the runtime accepts no task.
         closed.recv().unwrap();
         ask(&cache, "k", &requirement(None), async || fresh(1)).await;
     });
@@ -111,7 +111,7 @@ fn a_read_on_a_runtime_that_shuts_down_does_not_keep_it_from_ending() {
     ended.recv_timeout(patience).expect("the worker ends");
 }
 
-/// A cache that has found out that there is no Redis: who asks, joins a shared read at once.
+/// A cache that has noticed that Redis is down: every reader joins a shared read at once.
 async fn without_redis() -> Arc<Cache> {
     let cache = router(&nowhere());
     while cache.stats().breaker == BreakerState::Closed {
@@ -121,7 +121,7 @@ async fn without_redis() -> Arc<Cache> {
 }
 
 #[tokio::test]
-async fn if_the_one_who_reads_goes_away_the_next_one_reads() {
+async fn if_the_reading_client_is_cancelled_the_next_one_reads() {
     let cache = without_redis().await;
     let shard = Arc::new(FakeShard::new(1));
     let begun = Arc::new(Notify::new());
@@ -148,7 +148,7 @@ async fn if_the_one_who_reads_goes_away_the_next_one_reads() {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_to_the_one_who_read_and_the_next_one_reads() {
+async fn a_failure_is_returned_to_the_reading_client_only_and_the_next_one_reads() {
     let cache = without_redis().await;
     let query = ReadQuery::all(&table());
     let about = about("k");
@@ -172,7 +172,8 @@ async fn a_failure_is_told_to_the_one_who_read_and_the_next_one_reads() {
     assert_eq!(number(&answer), 1);
 }
 
-/// Two who ask the same, the second while the first reads: what the first has read serves the second if it is enough.
+/// Two equal requests, the second while the first one reads: the result of the first serves the
+/// second if it is fresh enough.
 async fn together(
     cache: &Arc<Cache>,
     first: Answered,
@@ -206,7 +207,7 @@ async fn together(
 type Answered = fn() -> shard_manager::cache::ShardAnswer;
 
 #[tokio::test]
-async fn what_another_has_read_serves_a_session_only_if_it_holds_what_that_has_seen() {
+async fn a_shared_read_serves_a_session_only_if_it_is_as_new_as_the_session() {
     let cache = without_redis().await;
     let at_five = || fresh(5);
     let (answer, has_read) = together(&cache, at_five, &requirement(Some(5))).await;
@@ -216,7 +217,7 @@ async fn what_another_has_read_serves_a_session_only_if_it_holds_what_that_has_s
 }
 
 #[tokio::test]
-async fn what_another_has_read_of_a_replica_that_lags_serves_nobody_who_wants_newer() {
+async fn a_shared_read_of_a_lagging_replica_does_not_serve_clients_that_need_newer_rows() {
     let cache = without_redis().await;
     let lagging = || {
         let mut answer = fresh(5);
@@ -255,13 +256,13 @@ async fn a_read_after_a_write_does_not_join_an_older_read() {
 }
 
 #[tokio::test]
-async fn readers_for_whom_what_is_there_is_not_enough_make_one_query() {
+async fn readers_whose_entry_is_too_old_make_one_query() {
     let Some(redis) = Server::start(&[]) else { return };
     let (other, cache) = (router(&redis.settings()), router(&redis.settings()));
     let shard = FakeShard::new(1);
     fill(&other, &shard).await;
     let (seen, before) = (shard.write(), shard.queries());
-    // A primary whose position proves nothing.
+    // A primary whose position is not trusted.
     let read = async || {
         let mut answer = shard.read();
         answer.freshness =

@@ -1,4 +1,4 @@
-//! Near: what each router keeps itself.
+//! Tests of the in-process cache of each router.
 
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, CacheSettings, FreshnessRequirement};
@@ -13,7 +13,7 @@ fn keeping(settings: CacheSettings, near_bytes: usize) -> CacheSettings {
 }
 
 #[tokio::test]
-async fn what_was_read_once_is_answered_without_asking_redis() {
+async fn a_repeated_read_is_answered_without_redis() {
     let Some(redis) = Server::start(&[]) else { return };
     let settings = keeping(redis.settings(), 1 << 20);
     let (one, other) = (router(&settings), router(&settings));
@@ -29,12 +29,12 @@ async fn what_was_read_once_is_answered_without_asking_redis() {
 }
 
 #[tokio::test]
-async fn what_is_kept_near_proves_itself_as_well() {
+async fn local_entries_are_checked_for_freshness_as_well() {
     let cache = router(&keeping(nowhere(), 1 << 20));
     let shard = FakeShard::new(1);
     assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
-    // Another router writes.
+    // Another router writes the row.
     let seen = shard.write();
     assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Miss));
     assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Hit));
@@ -43,7 +43,7 @@ async fn what_is_kept_near_proves_itself_as_well() {
 }
 
 #[tokio::test]
-async fn a_write_voids_what_is_kept_near_and_what_is_being_read() {
+async fn a_write_invalidates_local_entries_and_reads_in_progress() {
     let cache = router(&keeping(nowhere(), 1 << 20));
     let shard = FakeShard::new(1);
     told(&cache, &shard, None).await;
@@ -62,7 +62,7 @@ async fn a_write_voids_what_is_kept_near_and_what_is_being_read() {
 }
 
 #[tokio::test]
-async fn it_keeps_no_more_than_it_may() {
+async fn the_local_cache_stays_within_its_size_limit() {
     let cache = router(&keeping(nowhere(), 100_000));
     let large = || {
         let mut answer = fresh(1);

@@ -1,7 +1,7 @@
-//! Tests of the cache, each on a Redis of its own: what it may answer, what it must not, and what becomes of those who
-//! ask when Redis is not what it should be.
+//! Tests of the cache, each with its own Redis server: correct answers, answers that must never be
+//! given, and behaviour while Redis misbehaves.
 //!
-//! Where there is no `redis-server`, every test says so and is passed over.
+//! Without a `redis-server` program, every test prints that it is skipped.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -1,4 +1,5 @@
-//! Proxy: the way to Redis, which a test can cut without a word to either side, or make longer.
+//! Proxy in front of Redis, which can delay traffic, hold it, or drop it without closing a
+//! connection.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use shard_manager::cache::CacheSettings;
 
 use crate::redis_server::Server;
 
-/// A way to a Redis. Its threads end with the connections.
+/// A proxy in front of one Redis. Its threads end with the connections.
 pub(crate) struct Proxy {
     port: u16,
     gate: Arc<Gate>,
@@ -20,12 +21,12 @@ pub(crate) struct Proxy {
 
 #[derive(Default)]
 struct Gate {
-    /// Connections below this number lead nowhere any more.
+    /// Connections with a number below this one are dead: their traffic is dropped.
     dead_below: Mutex<usize>,
-    /// Whether what comes is held.
+    /// True while traffic is held in both directions.
     held: Mutex<bool>,
     released: Condvar,
-    /// How long what Redis says is on its way.
+    /// Delay of each answer of Redis.
     delay: Mutex<Duration>,
 }
 
@@ -51,28 +52,28 @@ impl Proxy {
         Self { port, gate, accepted }
     }
 
-    /// How to reach Redis this way.
+    /// Settings to reach Redis through this proxy.
     pub(crate) fn settings(&self, redis: &Server) -> CacheSettings {
         self.settings_as("", redis)
     }
 
-    /// The same, as somebody: `user:password@`.
+    /// Settings to reach Redis through this proxy with credentials: `user:password@`.
     pub(crate) fn settings_as(&self, user: &str, redis: &Server) -> CacheSettings {
         let address = format!("redis://{user}127.0.0.1:{}", self.port).parse().unwrap();
         CacheSettings { address, ..redis.settings() }
     }
 
-    /// All that Redis says from now on takes so long.
+    /// Delays all further answers of Redis.
     pub(crate) fn delay(&self, delay: Duration) {
         *self.gate.delay.lock().unwrap() = delay;
     }
 
-    /// All connections that there are lead nowhere from now on, and nobody is told.
+    /// Drops the traffic of all current connections from now on, without closing them.
     pub(crate) fn lose_all(&self) {
         *self.gate.dead_below.lock().unwrap() = self.accepted.load(Ordering::SeqCst);
     }
 
-    /// Holds what comes, either way, until it is released.
+    /// Holds traffic in both directions until it is released.
     pub(crate) fn hold(&self, held: bool) {
         *self.gate.held.lock().unwrap() = held;
         self.gate.released.notify_all();
@@ -103,7 +104,7 @@ impl Gate {
     }
 }
 
-/// Writes each piece when it is due, while others are on their way already.
+/// Writes each piece when it is due; later pieces may already be under way.
 fn later(mut to: TcpStream) -> mpsc::Sender<(Instant, Vec<u8>)> {
     let (sender, pieces) = mpsc::channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {

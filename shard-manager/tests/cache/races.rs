@@ -1,4 +1,4 @@
-//! Races between fills, writes, routers and nodes, each held at the step that matters.
+//! Races between fills, writes, routers and failovers; each test pauses at the step that matters.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::bench::{FakeShard, about, ask, fill, fresh, number, requirement, rout
 use crate::redis_server::Server;
 
 #[tokio::test]
-async fn what_was_read_once_is_answered_from_the_cache() {
+async fn a_repeated_read_is_answered_from_the_cache() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(3));
     fill(&cache, &shard).await;
@@ -33,7 +33,7 @@ async fn a_fill_that_a_write_overtakes_is_refused() {
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     let old = ask(&cache, "k", &requirement(None), async || {
         let old = shard.read();
-        // Here another writes: it is committed, and what it voids is the lease.
+        // Another client writes here: the write is committed and invalidates the lease.
         shard.write();
         cache.invalidate([about("k")]);
         until("the lease is gone", || redis.keys().is_empty()).await;
@@ -64,7 +64,7 @@ async fn a_fill_that_a_write_of_another_router_overtakes_is_refused() {
 }
 
 #[tokio::test]
-async fn an_entry_whose_void_was_lost_serves_nobody_who_has_seen_the_write() {
+async fn after_a_lost_invalidation_an_entry_serves_no_client_that_has_seen_the_write() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -76,7 +76,7 @@ async fn an_entry_whose_void_was_lost_serves_nobody_who_has_seen_the_write() {
 }
 
 #[tokio::test]
-async fn an_entry_whose_void_was_lost_serves_others_no_longer_than_they_allow() {
+async fn after_a_lost_invalidation_an_entry_serves_others_within_their_age_limit() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     let aged = Instant::now() - Duration::from_secs(5);
@@ -108,7 +108,7 @@ async fn a_lease_that_was_evicted_stores_nothing() {
 }
 
 #[tokio::test]
-async fn who_holds_no_lease_reads_and_stores_nothing() {
+async fn a_reader_without_a_lease_stores_nothing() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
     let shard = FakeShard::new(1);
@@ -122,7 +122,7 @@ async fn who_holds_no_lease_reads_and_stores_nothing() {
     assert_eq!(told(&other, &shard, None).await, (1, Hit), "routers share what is stored");
 }
 
-/// As if the time of all leases were over.
+/// Simulates the expiry of all leases.
 fn end_leases(redis: &Server) {
     let mut door = redis.door();
     for key in redis.keys() {
@@ -137,7 +137,7 @@ fn end_leases(redis: &Server) {
 }
 
 #[tokio::test]
-async fn who_comes_back_after_its_lease_does_not_overwrite_the_next_one() {
+async fn a_fill_after_its_lease_expired_does_not_overwrite_a_newer_entry() {
     let Some(redis) = Server::start(&[]) else { return };
     let (slow, next) = (router(&redis.settings()), router(&redis.settings()));
     let shard = FakeShard::new(1);
@@ -163,7 +163,7 @@ async fn a_lease_ends_by_itself() {
     let has_lease = until("it has its lease", || !redis.keys().is_empty());
     tokio::select! {
         _ = asked => unreachable!("it never reads"),
-        // Its client goes away.
+        // The client of the lease is cancelled.
         () = has_lease => {}
     }
     let ttl: i64 = redis.door().pttl(&redis.keys()[0]).unwrap();
@@ -173,7 +173,7 @@ async fn a_lease_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_fill_does_not_replace_what_is_better_in_every_way() {
+async fn a_fill_does_not_replace_an_entry_that_is_newer_in_every_respect() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
     let shard = FakeShard::new(9);
@@ -195,11 +195,11 @@ async fn a_fill_does_not_replace_what_is_better_in_every_way() {
 }
 
 #[tokio::test]
-async fn an_entry_of_another_timeline_serves_nobody() {
+async fn an_entry_of_another_timeline_is_never_served() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(5));
     fill(&cache, &shard).await;
-    // Another node leads, and has not all that the one before it had.
+    // Another node becomes primary, without all writes of its predecessor.
     let now = FreshnessRequirement { timeline: 2, ..requirement(None) };
     let answer = ask(&cache, "k", &now, async || {
         let mut answer = fresh(4);
@@ -216,7 +216,7 @@ async fn an_entry_of_another_timeline_serves_nobody() {
 }
 
 #[tokio::test]
-async fn what_was_read_while_another_node_took_over_is_not_kept() {
+async fn a_read_during_a_failover_is_not_cached() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(5));
     ask(&cache, "k", &requirement(None), async || {
@@ -243,10 +243,10 @@ async fn a_slot_that_moved_leaves_its_entries_behind() {
 }
 
 #[tokio::test]
-async fn what_a_server_that_leads_has_shown_serves_no_session() {
+async fn an_entry_read_from_a_server_primary_serves_no_session() {
     let Some(redis) = Server::start(&[]) else { return };
     let cache = router(&redis.settings());
-    // Its position may be of commits that a read does not see yet.
+    // Its position may include commits that a read does not see yet.
     let leader = async || {
         let mut answer = fresh(8);
         answer.freshness =
@@ -260,7 +260,7 @@ async fn what_a_server_that_leads_has_shown_serves_no_session() {
 }
 
 #[tokio::test]
-async fn what_a_replica_that_lags_has_shown_is_as_old_as_the_replica() {
+async fn an_entry_read_from_a_lagging_replica_is_as_old_as_the_replica() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(4));
     let lagging = async || {

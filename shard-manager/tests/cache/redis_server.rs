@@ -1,4 +1,4 @@
-//! Server: a Redis of the test's own, on a free port of the loopback, in a folder that goes with it.
+//! Redis server of a single test, on a free loopback port, in a temporary folder.
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use shard_manager::cache::{CacheAddress, CacheSettings};
 use tempfile::TempDir;
 
-/// Waits until something is so. No test waits that long; one that does has found a defect.
+/// Waits until a condition holds. The limit is generous: a test that reaches it has found a defect.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !is_so() {
@@ -18,7 +18,7 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A Redis.
+/// A running Redis server.
 pub(crate) struct Server {
     child: Child,
     port: u16,
@@ -31,7 +31,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Where nobody listens.
+/// Settings with an address where no server listens.
 pub(crate) fn nowhere() -> CacheSettings {
     settings(free_port(), None)
 }
@@ -40,15 +40,16 @@ fn settings(port: u16, password: Option<&str>) -> CacheSettings {
     let user = password.map(|password| format!(":{password}@")).unwrap_or_default();
     let address = format!("redis://{user}127.0.0.1:{port}/0");
     let mut settings = CacheSettings::at(address.parse::<CacheAddress>().unwrap());
-    // The machine may be busy; who tests patience sets its own.
+    // Generous, because the machine may be busy; tests of wait limits set their own.
     settings.patience = CacheSettings::PATIENCE_MAX;
-    // Tests of what is kept ask twice and want a hit.
+    // Caches from the first read, so that the second one is a hit.
     settings.min_uses = CacheSettings::MIN_USES_LEAST;
     settings
 }
 
 impl Server {
-    /// One with these options; `None`, said aloud, if there is no such program.
+    /// Starts a server with these options; prints a message and returns `None` if the program is
+    /// not installed.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
             eprintln!("SKIPPED: there is no redis-server on this machine");
@@ -58,7 +59,7 @@ impl Server {
         let password = options.windows(2).find(|pair| pair[0] == "--requirepass");
         let password = password.map(|pair| pair[1].clone());
         let dir = tempfile::tempdir().unwrap();
-        // Another may take a port that was free a moment ago.
+        // Another process may take a port that was free a moment ago.
         for _ in 0..20 {
             let port = free_port();
             let mut child = spawn(port, &dir, &options);
@@ -69,34 +70,34 @@ impl Server {
         panic!("no Redis starts");
     }
 
-    /// How to reach it.
+    /// Settings to reach this server.
     pub(crate) fn settings(&self) -> CacheSettings {
         settings(self.port, self.password.as_deref())
     }
 
-    /// Where it listens.
+    /// Port of the server.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// With a password that is not its own.
+    /// Settings with a wrong password.
     pub(crate) fn settings_of_a_stranger(&self) -> CacheSettings {
         settings(self.port, Some("guessed"))
     }
 
-    /// Without a password.
+    /// Settings without a password.
     pub(crate) fn settings_of_nobody(&self) -> CacheSettings {
         settings(self.port, None)
     }
 
-    /// A way into it beside the cache.
+    /// Opens a direct connection that bypasses the cache.
     pub(crate) fn door(&self) -> Connection {
         let user = self.password.as_ref().map(|password| format!(":{password}@"));
         let address = format!("redis://{}127.0.0.1:{}/0", user.unwrap_or_default(), self.port);
         redis::Client::open(address).unwrap().get_connection().unwrap()
     }
 
-    /// All keys that there are.
+    /// Lists all keys.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.door().keys("*").unwrap()
     }
@@ -105,19 +106,19 @@ impl Server {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// As if its machine lost power.
+    /// Kills the server, as if its machine had lost power.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again in the same place.
+    /// Starts the server again on the same port and folder.
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.port, &self.dir, &self.options);
         assert!(listens(&mut self.child, self.port), "its port is taken");
     }
 
-    /// Its folder.
+    /// Folder of the server.
     pub(crate) fn dir(&self) -> &std::path::Path {
         self.dir.path()
     }

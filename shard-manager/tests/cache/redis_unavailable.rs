@@ -1,4 +1,5 @@
-//! Away: a Redis that is dead, hangs, has lost or forgotten, is full, or lets nobody in.
+//! Tests with a Redis that is down, hangs, was flushed, has lost writes, is full, or refuses the
+//! credentials.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::bench::{FakeShard, about, ask, fill, fresh, number, requirement, rout
 use crate::proxy::Proxy;
 use crate::redis_server::{Server, nowhere};
 
-/// Asks until Redis answers again.
+/// Reads until Redis answers again.
 async fn recovers(cache: &std::sync::Arc<Cache>, shard: &FakeShard) {
     let deadline = crate::bench::deadline();
     while told(cache, shard, None).await.1 != Hit {
@@ -22,7 +23,7 @@ async fn recovers(cache: &std::sync::Arc<Cache>, shard: &FakeShard) {
 }
 
 #[tokio::test]
-async fn without_redis_everything_is_answered_and_soon_nobody_asks_for_it() {
+async fn without_redis_all_reads_are_answered_and_soon_redis_is_no_longer_tried() {
     let (cache, shard) = (router(&nowhere()), FakeShard::new(1));
     for _ in 0..3 {
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
@@ -38,7 +39,7 @@ async fn without_redis_everything_is_answered_and_soon_nobody_asks_for_it() {
 }
 
 #[tokio::test]
-async fn it_is_killed_and_comes_back_empty() {
+async fn redis_is_killed_and_comes_back_empty() {
     let Some(mut redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -55,7 +56,7 @@ async fn it_is_killed_and_comes_back_empty() {
 }
 
 #[tokio::test]
-async fn where_nobody_reads_whoever_asks_how_it_is_finds_it_back() {
+async fn without_reads_a_status_request_notices_that_redis_is_back() {
     let Some(mut redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     redis.kill();
@@ -72,7 +73,7 @@ async fn where_nobody_reads_whoever_asks_how_it_is_finds_it_back() {
 }
 
 #[tokio::test]
-async fn one_that_was_started_again_is_found_without_a_miss_too_many() {
+async fn a_restarted_redis_is_used_again_after_at_most_one_miss() {
     let Some(mut redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -83,7 +84,7 @@ async fn one_that_was_started_again_is_found_without_a_miss_too_many() {
 }
 
 #[tokio::test]
-async fn while_it_hangs_reads_are_answered_and_writes_do_not_wait() {
+async fn while_redis_hangs_reads_are_answered_and_writes_do_not_wait() {
     let Some(redis) = Server::start(&[]) else { return };
     let mut settings = redis.settings();
     settings.patience = Duration::from_millis(100);
@@ -91,10 +92,10 @@ async fn while_it_hangs_reads_are_answered_and_writes_do_not_wait() {
     fill(&cache, &shard).await;
     redis.signal(Signal::STOP);
     for _ in 0..1_000 {
-        // There is nothing to await: who writes goes on at once.
+        // There is no event to wait for: the writer continues at once.
         cache.invalidate([about("k")]);
     }
-    // Three, unless the machine has no time for this thread.
+    // Three, unless the machine is too busy to schedule this thread.
     while cache.stats().breaker == BreakerState::Closed {
         let number = shard.write();
         assert_eq!(told(&cache, &shard, None).await, (number, Miss));
@@ -110,7 +111,7 @@ async fn while_it_hangs_reads_are_answered_and_writes_do_not_wait() {
 }
 
 #[tokio::test]
-async fn one_that_is_slow_is_left_alone_for_a_while() {
+async fn a_slow_redis_is_not_used_for_a_while() {
     let Some(redis) = Server::start(&[]) else { return };
     let mut settings = redis.settings();
     settings.patience = CacheSettings::PATIENCE_MIN;
@@ -125,7 +126,7 @@ async fn one_that_is_slow_is_left_alone_for_a_while() {
 }
 
 #[tokio::test]
-async fn it_is_flushed() {
+async fn reads_stay_correct_after_redis_is_flushed() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -134,7 +135,7 @@ async fn it_is_flushed() {
     assert_eq!(fill(&cache, &shard).await, 2);
     assert_eq!(told(&cache, &shard, None).await, (2, Hit));
     ask(&cache, "other", &requirement(None), async || {
-        // Leases and scripts as well.
+        // A flush removes leases and scripts as well.
         let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
         let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut redis.door()).unwrap();
         shard.read()
@@ -144,7 +145,7 @@ async fn it_is_flushed() {
 }
 
 #[tokio::test]
-async fn it_comes_back_with_what_it_had_before_a_write() {
+async fn redis_comes_back_with_its_state_from_before_a_write() {
     let Some(mut redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -163,7 +164,7 @@ async fn it_comes_back_with_what_it_had_before_a_write() {
 }
 
 #[tokio::test]
-async fn it_is_full_and_evicts() {
+async fn redis_is_full_and_evicts() {
     let options = ["--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru"];
     let Some(redis) = Server::start(&options) else { return };
     let cache = router(&redis.settings());
@@ -189,7 +190,7 @@ async fn it_is_full_and_evicts() {
 }
 
 #[tokio::test]
-async fn it_is_full_and_takes_nothing() {
+async fn redis_is_full_and_refuses_writes() {
     let options = ["--maxmemory", "1", "--maxmemory-policy", "noeviction"];
     let Some(redis) = Server::start(&options) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
@@ -202,7 +203,7 @@ async fn it_is_full_and_takes_nothing() {
 }
 
 #[tokio::test]
-async fn it_lets_only_those_in_who_know_its_password() {
+async fn redis_requires_a_password() {
     let Some(redis) = Server::start(&["--requirepass", "open-sesame"]) else { return };
     let shard = FakeShard::new(1);
     let cache = router(&redis.settings());
@@ -216,7 +217,7 @@ async fn it_lets_only_those_in_who_know_its_password() {
 }
 
 #[tokio::test]
-async fn one_that_refuses_everything_is_left_alone_also_if_nobody_writes() {
+async fn a_redis_that_refuses_all_commands_is_not_used_even_without_writes() {
     let Some(redis) = Server::start(&["--requirepass", "open-sesame"]) else { return };
     let (nobody, shard) = (router(&redis.settings_of_nobody()), FakeShard::new(1));
     for number in 0..3 {
@@ -229,12 +230,12 @@ async fn one_that_refuses_everything_is_left_alone_also_if_nobody_writes() {
 }
 
 #[tokio::test]
-async fn one_router_is_cut_off_from_it_and_the_other_is_not() {
+async fn one_of_two_routers_is_cut_off_from_redis() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cut, other) = (router(&nowhere()), router(&redis.settings()));
     let shard = FakeShard::new(1);
     fill(&other, &shard).await;
-    // Its void goes nowhere.
+    // Its invalidation is lost.
     let seen = shard.write();
     cut.invalidate([about("k")]);
     assert_eq!(told(&cut, &shard, Some(seen)).await, (2, Miss));
@@ -244,7 +245,7 @@ async fn one_router_is_cut_off_from_it_and_the_other_is_not() {
 }
 
 #[tokio::test]
-async fn connections_that_died_without_a_word_are_made_anew() {
+async fn connections_that_died_silently_are_reopened() {
     let Some(redis) = Server::start(&[]) else { return };
     let proxy = Proxy::to(&redis);
     let mut settings = proxy.settings(&redis);
@@ -257,7 +258,7 @@ async fn connections_that_died_without_a_word_are_made_anew() {
 }
 
 #[tokio::test]
-async fn one_connection_that_died_without_a_word_among_others_is_made_anew() {
+async fn a_single_connection_that_died_silently_is_reopened() {
     let Some(redis) = Server::start(&[]) else { return };
     let proxy = Proxy::to(&redis);
     let mut settings = proxy.settings(&redis);
@@ -272,7 +273,8 @@ async fn one_connection_that_died_without_a_word_among_others_is_made_anew() {
     fill(&cache, &shard).await;
     proxy.lose_all();
     let deadline = crate::bench::deadline();
-    // This thread has the one that died; the other makes one that lives, so that the breaker has no reason to open.
+    // This thread holds the dead connection; the other thread opens a live one, so that the circuit
+    // breaker has no reason to open.
     while told(&cache, &shard, None).await.1 != Hit {
         assert!(Instant::now() < deadline, "it stays dead");
         assert_eq!(other().await.unwrap().0, 1);
@@ -282,7 +284,7 @@ async fn one_connection_that_died_without_a_word_among_others_is_made_anew() {
 }
 
 #[tokio::test]
-async fn a_void_that_is_held_on_its_way_lets_nobody_read_older_who_has_seen_the_write() {
+async fn a_delayed_invalidation_shows_no_older_row_to_a_client_that_has_seen_the_write() {
     let Some(redis) = Server::start(&[]) else { return };
     let proxy = Proxy::to(&redis);
     let (far, near) = (router(&proxy.settings(&redis)), router(&redis.settings()));
@@ -300,7 +302,7 @@ async fn a_void_that_is_held_on_its_way_lets_nobody_read_older_who_has_seen_the_
 }
 
 #[tokio::test]
-async fn a_fill_that_is_held_on_its_way_is_refused_once_somebody_has_written() {
+async fn a_delayed_fill_is_refused_after_a_write() {
     let Some(redis) = Server::start(&[]) else { return };
     let proxy = Proxy::to(&redis);
     let (far, near) = (router(&proxy.settings(&redis)), router(&redis.settings()));

@@ -1,15 +1,15 @@
-//! What the tests of the cache are worth: some run once more in a process of its own where entries need not prove
-//! themselves, and must find that out.
+//! Checks that the cache tests can fail: some of them run again in a separate process in which
+//! entries are not checked for freshness, and must detect that.
 
 use std::process::Command;
 
 use shard_manager::sabotage::{Mutation, VARIABLE};
 
 #[test]
-fn stories_find_a_cache_that_gives_what_does_not_prove_itself() {
+fn tests_detect_a_cache_that_serves_unchecked_entries() {
     for story in [
-        "races::an_entry_whose_void_was_lost_serves_nobody_who_has_seen_the_write",
-        "races::an_entry_of_another_timeline_serves_nobody",
+        "races::after_a_lost_invalidation_an_entry_serves_no_client_that_has_seen_the_write",
+        "races::an_entry_of_another_timeline_is_never_served",
         "cluster::a_client_that_has_read_never_reads_older_from_the_cache",
     ] {
         let mut tests = Command::new(std::env::current_exe().unwrap());

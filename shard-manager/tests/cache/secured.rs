@@ -1,4 +1,4 @@
-//! Secured: Redis behind TLS.
+//! Tests of Redis behind TLS.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::certificates::Authority;
 use crate::redis_server::Server;
 
 #[tokio::test]
-async fn redis_is_spoken_to_through_tls_and_only_if_its_certificate_is_good() {
+async fn redis_is_reached_by_tls_and_only_with_a_valid_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let (good, foreign) = (Authority::new(), Authority::new());
     let (certificate, key) = good.sign("localhost", false);

@@ -1,4 +1,4 @@
-//! Slow: a Redis that is far away: connections take long to be made, and answers come late, but in time.
+//! Tests with a distant Redis: connections take long to open, and answers arrive late but in time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::proxy::Proxy;
 use crate::redis_server::Server;
 
 #[tokio::test]
-async fn one_that_answers_late_but_in_time_is_used_and_left_alone_if_that_goes_on() {
+async fn a_redis_that_answers_late_is_used_at_first_and_avoided_if_it_stays_slow() {
     let Some(redis) = Server::start(&[]) else { return };
     let proxy = Proxy::to(&redis);
     let settings = proxy.settings(&redis);
@@ -22,7 +22,7 @@ async fn one_that_answers_late_but_in_time_is_used_and_left_alone_if_that_goes_o
     proxy.delay(patience / 2 + Duration::from_millis(50));
     assert_eq!(told(&cache, &shard, None).await, (1, Hit), "it is waited for");
     assert_eq!(cache.stats().breaker, BreakerState::Closed);
-    // They begin one after the other, so that their answers are not late together.
+    // The requests start one after the other, so that their answers are not late together.
     let readers = (0..50_u32).map(|number| {
         let (cache, shard) = (&cache, &shard);
         async move {
@@ -41,11 +41,11 @@ async fn one_that_answers_late_but_in_time_is_used_and_left_alone_if_that_goes_o
     }
 }
 
-/// With a password, so that making a connection takes an answer.
+/// Password of the server: authentication adds a round trip to opening a connection.
 const PASSWORD: [&str; 2] = ["--requirepass", "open-sesame"];
 const USER: &str = ":open-sesame@";
 
-/// A router whose connections do not come about until the proxy lets go.
+/// A router whose connections stay unfinished until the proxy releases the traffic.
 fn far_away(redis: &Server) -> (Proxy, Arc<Cache>, FakeShard) {
     let proxy = Proxy::to(redis);
     let mut settings = proxy.settings_as(USER, redis);
@@ -55,7 +55,7 @@ fn far_away(redis: &Server) -> (Proxy, Arc<Cache>, FakeShard) {
 }
 
 #[tokio::test]
-async fn a_connection_that_takes_long_to_be_made_is_not_held_against_it() {
+async fn slow_connection_setup_does_not_open_the_circuit_breaker() {
     let Some(redis) = Server::start(&PASSWORD) else { return };
     let (proxy, cache, shard) = far_away(&redis);
     for _ in 0..10 {
@@ -72,7 +72,7 @@ async fn a_connection_that_takes_long_to_be_made_is_not_held_against_it() {
 }
 
 #[tokio::test]
-async fn one_to_which_no_connection_can_be_made_is_left_alone_after_a_while() {
+async fn a_redis_that_accepts_no_connection_is_avoided_after_a_while() {
     let Some(redis) = Server::start(&PASSWORD) else { return };
     let (proxy, cache, shard) = far_away(&redis);
     let deadline = deadline();

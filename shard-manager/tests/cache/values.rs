@@ -1,4 +1,4 @@
-//! Values: what may stand under the cache's keys, its own and what others have put there.
+//! Tests of the values under the cache's keys: its own, and foreign ones.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::bench::{
 use crate::redis_server::Server;
 
 #[tokio::test]
-async fn that_there_is_nothing_is_an_answer_too() {
+async fn an_empty_result_is_cached_too() {
     let Some(redis) = Server::start(&[]) else { return };
     let cache = router(&redis.settings());
     let nothing = async || {
@@ -31,7 +31,7 @@ async fn that_there_is_nothing_is_an_answer_too() {
 }
 
 #[tokio::test]
-async fn what_is_no_entry_of_the_cache_is_passed_over_and_removed() {
+async fn a_value_that_is_no_cache_entry_is_ignored_and_removed() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -57,7 +57,7 @@ async fn what_is_no_entry_of_the_cache_is_passed_over_and_removed() {
 }
 
 #[tokio::test]
-async fn a_lease_that_ends_later_than_any_keeps_nobody_from_filling() {
+async fn a_lease_with_an_impossible_expiry_does_not_block_fills() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -76,7 +76,7 @@ async fn a_lease_that_ends_later_than_any_keeps_nobody_from_filling() {
 }
 
 #[tokio::test]
-async fn what_is_of_another_kind_is_replaced() {
+async fn a_key_of_another_redis_type_is_replaced() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -89,7 +89,7 @@ async fn what_is_of_another_kind_is_replaced() {
 }
 
 #[tokio::test]
-async fn an_entry_put_in_the_place_of_another_is_no_entry() {
+async fn an_entry_copied_to_another_key_is_ignored() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
@@ -102,7 +102,7 @@ async fn an_entry_put_in_the_place_of_another_is_no_entry() {
 }
 
 #[tokio::test]
-async fn two_clusters_on_one_redis_never_meet() {
+async fn two_clusters_on_one_redis_do_not_share_entries() {
     let Some(redis) = Server::start(&[]) else { return };
     let one = router(&redis.settings());
     let key = TokenKey::new([1; 16]);
@@ -113,7 +113,7 @@ async fn two_clusters_on_one_redis_never_meet() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_not_kept() {
+async fn a_result_that_is_too_large_is_not_cached() {
     let Some(redis) = Server::start(&[]) else { return };
     let mut settings = redis.settings();
     settings.entry_bytes_max = CacheSettings::ENTRY_BYTES_LEAST;
@@ -132,7 +132,7 @@ async fn what_is_too_large_is_not_kept() {
 }
 
 #[tokio::test]
-async fn entries_expire_about_when_they_are_said_to_and_not_all_at_once() {
+async fn entries_expire_near_their_time_and_not_all_at_once() {
     let Some(redis) = Server::start(&[]) else { return };
     let mut settings = redis.settings();
     settings.ttl = Duration::from_secs(20);
@@ -144,14 +144,14 @@ async fn entries_expire_about_when_they_are_said_to_and_not_all_at_once() {
     let mut door = redis.door();
     let ttls: Vec<i64> = redis.keys().iter().map(|key| door.pttl(key).unwrap()).collect();
     assert_eq!(ttls.len(), 50);
-    // Some seconds may have passed.
+    // Some seconds may have passed since the entry was stored.
     assert!(ttls.iter().all(|ttl| (10_000..=22_000).contains(ttl)), "{ttls:?}");
     let (least, most) = (ttls.iter().min().unwrap(), ttls.iter().max().unwrap());
     assert!(most - least > 500, "{ttls:?}");
 }
 
 #[tokio::test]
-async fn each_question_has_its_own_answer_and_a_write_voids_all_of_its_key() {
+async fn each_query_has_its_own_entry_and_a_write_invalidates_all_of_the_key() {
     let Some(redis) = Server::start(&[]) else { return };
     let cache = router(&redis.settings());
     let all = ReadQuery::all(&table());
@@ -188,7 +188,7 @@ async fn each_question_has_its_own_answer_and_a_write_voids_all_of_its_key() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_asked_in_many_ways_does_not_grow() {
+async fn a_key_with_many_queries_does_not_grow_without_limit() {
     let Some(redis) = Server::start(&[]) else { return };
     let cache = router(&redis.settings());
     for limit in 1..=100 {
@@ -203,7 +203,7 @@ async fn a_key_that_is_asked_in_many_ways_does_not_grow() {
 }
 
 #[test]
-fn addresses_show_no_password_and_say_what_is_wrong_with_them() {
+fn redis_addresses_hide_the_password_and_explain_errors() {
     let parse = |text: &str| text.parse::<CacheAddress>();
     let address = parse("rediss://me:s%40cret@cache.example:6380/3?ca=/etc/ca.pem").unwrap();
     for shown in [format!("{address}"), format!("{address:?}"), address.redacted().to_owned()] {

@@ -1,4 +1,4 @@
-//! `check` of clusters that are well.
+//! Tests of `check` on healthy clusters.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +9,7 @@ use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use crate::cluster::{Cluster, file, meddle, open, run_in, write, write_users};
 
 #[test]
-fn a_good_cluster_is_well_while_it_runs_and_after() {
+fn a_healthy_cluster_passes_while_it_runs_and_when_stopped() {
     let cluster = Cluster::filled();
     let order = |number| {
         let row = format!(r#"{{"order_id":"o{number}","user_id":"user_1","amount":{number}}}"#);
@@ -34,7 +34,7 @@ fn a_good_cluster_is_well_while_it_runs_and_after() {
 }
 
 #[test]
-fn a_cluster_that_is_written_to_meanwhile_is_well() {
+fn a_cluster_passes_while_it_is_written_to() {
     let cluster = Cluster::new(2, 2);
     write_users(&cluster.manager, 0..500);
     let (manager, done) = (&cluster.manager, AtomicBool::new(false));
@@ -63,7 +63,7 @@ fn a_cluster_that_is_written_to_meanwhile_is_well() {
 }
 
 #[test]
-fn a_replica_that_lags_behind_a_running_primary_is_compared_by_the_rest() {
+fn a_lagging_replica_is_compared_by_the_rows_that_it_has() {
     let cluster = Cluster::filled();
     for shard in 1..=3 {
         let replica = format!("shard{shard}-replica1");
@@ -81,13 +81,13 @@ fn a_replica_that_lags_behind_a_running_primary_is_compared_by_the_rest() {
 }
 
 #[test]
-fn a_new_cluster_without_rows_is_well() {
+fn a_new_cluster_without_rows_passes() {
     let dir = Cluster::new(2, 0).stop();
     let report = run_in(dir.path(), &["check", "--json"]).expect(0).json();
     assert_eq!(report["rows"], 0);
 }
 
-/// What `status` and `check` note of a cluster that is well.
+/// Notes that `status` and `check` print about a healthy cluster.
 #[track_caller]
 fn notes(dir: &Path) -> [Vec<String>; 2] {
     ["status", "check"].map(|command| {
@@ -103,7 +103,7 @@ fn notes(dir: &Path) -> [Vec<String>; 2] {
     })
 }
 
-/// The same notes of both commands, one of each shard.
+/// Asserts that both commands print the same notes, one per shard.
 #[track_caller]
 fn assert_noted(dir: &Path, says: &str) {
     for mut notes in notes(dir) {
@@ -115,7 +115,7 @@ fn assert_noted(dir: &Path, says: &str) {
 }
 
 #[test]
-fn replicas_that_a_stopped_cluster_has_not_made_yet_or_that_lag_there_are_noted_and_no_fault() {
+fn missing_and_lagging_replicas_of_a_stopped_cluster_are_noted_but_no_fault() {
     let dir = tempfile::tempdir().unwrap();
     let (home, copy) = (dir.path().join("data"), dir.path().join("copy"));
     let restored = dir.path().join("restored");

@@ -1,4 +1,5 @@
-//! Harness: a cluster in a folder of the test's own, the program beside it, and a second door into its files.
+//! Test harness: a cluster in a temporary folder, the program beside it, and direct access to its
+//! files.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,13 +21,13 @@ use shard_manager::manager::{Data, Manager, RequestOptions};
 use shard_manager::row_change::Operation;
 use tempfile::TempDir;
 
-/// A running cluster; its folder goes with it.
+/// A running cluster. Its folder is removed with it.
 pub(crate) struct Cluster {
     pub(crate) manager: Manager,
     pub(crate) dir: TempDir,
 }
 
-/// How the program ended.
+/// Exit code and output of the program.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: i32,
@@ -45,14 +46,14 @@ impl Ended {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// It ended so, and whoever reads the test sees what it said instead.
+    /// Asserts the exit code; a failure shows the program's output.
     #[track_caller]
     pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:#?}");
         self
     }
 
-    /// It was refused in one line.
+    /// Asserts that the program refused in one line.
     #[track_caller]
     pub(crate) fn refused(self, with: &str) {
         let ended = self.expect(2);
@@ -62,7 +63,7 @@ impl Ended {
     }
 }
 
-/// The program, knowing nothing of this machine's settings.
+/// The program, isolated from the environment variables of this machine.
 pub(crate) fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
     command.args(args).env_remove("TESSERA_DATA_DIR").stdin(Stdio::null());
@@ -73,12 +74,12 @@ pub(crate) fn run(args: &[&str]) -> Ended {
     Ended::of(&program(args).output().expect("the program starts"))
 }
 
-/// The program with a data directory.
+/// Runs the program with a data directory.
 pub(crate) fn run_in(dir: &Path, args: &[&str]) -> Ended {
     Ended::of(&program(args).env("TESSERA_DATA_DIR", dir).output().expect("the program starts"))
 }
 
-/// The same, reading a text.
+/// Runs the program with a data directory and a text as standard input.
 pub(crate) fn run_reading(dir: &Path, args: &[&str], text: &str) -> Ended {
     let mut command = program(args);
     command.env("TESSERA_DATA_DIR", dir).stdin(Stdio::piped());
@@ -114,7 +115,7 @@ impl Cluster {
         self.dir.path()
     }
 
-    /// Ends it in good order.
+    /// Stops the cluster cleanly.
     pub(crate) fn stop(self) -> TempDir {
         self.manager.close();
         drop(self.manager);
@@ -122,7 +123,7 @@ impl Cluster {
     }
 }
 
-/// Runs what must be awaited.
+/// Runs a future to completion.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     runtime.expect("a runtime").block_on(future)
@@ -157,19 +158,19 @@ pub(crate) fn write(manager: &Manager, table: &str, rows: impl Iterator<Item = (
     }
 }
 
-/// The file of a node.
+/// Path of the file of a node.
 pub(crate) fn file(dir: &Path, node: &str) -> PathBuf {
     dir.join(format!("{node}.db"))
 }
 
-/// Does to a file what nobody should do.
+/// Runs SQL on a file behind the cluster's back.
 pub(crate) fn meddle(path: &Path, sql: &str) {
     let mut connection =
         SqliteConnection::establish(&path.to_string_lossy()).expect("the file opens");
     connection.batch_execute(sql).expect("the statement runs");
 }
 
-/// Answers these paths, whatever their query, as long as the test runs; tells the URL.
+/// Serves fixed answers by path, ignoring the query string, until the test ends; returns the URL.
 pub(crate) fn serve(answers: &'static [(&'static str, u16, &'static str)]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

@@ -1,4 +1,4 @@
-//! `check` of clusters that somebody meddled with: each kind of damage is found and named.
+//! Tests of `check` on damaged clusters: each kind of damage is found and named.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, file, meddle, run_in};
 
-/// What a check finds after something was done to the files of a good cluster.
+/// Findings of a check after the files of a healthy cluster were modified.
 fn findings(meddling: impl FnOnce(&Path)) -> Vec<Value> {
     let dir = Cluster::filled().stop();
     meddling(dir.path());
@@ -17,14 +17,14 @@ fn findings(meddling: impl FnOnce(&Path)) -> Vec<Value> {
     findings
 }
 
-/// The one finding whose text says so.
+/// The only finding whose text contains these words.
 #[track_caller]
 fn named<'f>(findings: &'f [Value], what: &str) -> &'f Value {
     let says = |finding: &&Value| finding["what"].as_str().expect("a text").contains(what);
     findings.iter().find(says).unwrap_or_else(|| panic!("nothing says `{what}`: {findings:#?}"))
 }
 
-/// The key of a user of this shard.
+/// Key of a user that lies on this shard.
 const ONE: &str = "(SELECT shard_key FROM users ORDER BY shard_key LIMIT 1)";
 
 #[test]
@@ -149,7 +149,7 @@ fn a_file_of_another_cluster_is_found() {
 }
 
 #[test]
-fn slots_that_the_shard_does_not_own_by_its_own_books_are_found() {
+fn slots_that_the_shard_does_not_record_as_its_own_are_found() {
     let found = findings(|dir| {
         let sql = "DELETE FROM tessera_slots WHERE slot = 7;
                    UPDATE tessera_slots SET state = 'moved' WHERE slot = 8;
@@ -164,7 +164,7 @@ fn slots_that_the_shard_does_not_own_by_its_own_books_are_found() {
 }
 
 #[test]
-fn tables_and_columns_that_nobody_declared_are_found() {
+fn undeclared_tables_and_columns_are_found() {
     let found = findings(|dir| {
         meddle(&file(dir, "shard1-primary"), "CREATE TABLE notes (text TEXT)");
         meddle(&file(dir, "shard2-primary"), "ALTER TABLE users ADD COLUMN nickname TEXT");
@@ -212,14 +212,14 @@ fn a_replica_that_differs_in_more_than_rows_is_found() {
 }
 
 #[test]
-fn a_counter_that_is_missing_counts_as_none() {
+fn a_missing_counter_counts_as_zero() {
     let found = findings(|dir| {
         for node in ["shard1-primary", "shard1-replica1"] {
             let sql = "DELETE FROM tessera_counts WHERE name IN ('users', 'orders')";
             meddle(&file(dir, node), sql);
         }
     });
-    // There are no orders.
+    // The table of orders is empty.
     let nodes: Vec<_> = found.iter().map(|finding| (&finding["node"], &finding["table"])).collect();
     let on = |node: &str| (node.into(), "users".into());
     let expected: [(Value, Value); 2] = [on("shard1-replica1"), on("shard1-primary")];
@@ -231,12 +231,12 @@ fn a_counter_that_is_missing_counts_as_none() {
 }
 
 #[test]
-fn a_damaged_page_is_found_by_a_deep_look() {
+fn a_damaged_page_is_found_by_a_deep_check() {
     let dir = Cluster::filled().stop();
     let path = file(dir.path(), "shard1-primary");
     let mut bytes = fs::read(&path).unwrap();
     let at = bytes.windows(8).position(|window| window == b"Name of ").expect("a row");
-    // The header of the page that holds the row.
+    // Overwrites the header of the page that holds the row.
     let page = at / 4096 * 4096;
     bytes[page + 3] ^= 0xff;
     fs::write(&path, bytes).unwrap();
@@ -244,7 +244,7 @@ fn a_damaged_page_is_found_by_a_deep_look() {
 }
 
 #[test]
-fn each_finding_is_a_line_for_people() {
+fn each_finding_is_printed_as_one_readable_line() {
     let dir = Cluster::filled().stop();
     let sql = format!("UPDATE users SET name = 'x' WHERE shard_key = {ONE}");
     meddle(&file(dir.path(), "shard1-replica1"), &sql);

@@ -1,4 +1,4 @@
-//! `export`.
+//! Tests of `export`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ fn every_row_is_exported_once_beside_a_running_router() {
 }
 
 #[test]
-fn an_export_goes_in_again_as_it_came_out() {
+fn an_export_can_be_imported_unchanged() {
     let cluster = Cluster::new(3, 0);
     let values = [r#""\u00e9\"\n""#, r#"{"a":[1,null]}"#, "17", "true"];
     let rows = values.iter().enumerate().map(|(number, value)| {
@@ -45,7 +45,7 @@ fn an_export_goes_in_again_as_it_came_out() {
 }
 
 #[test]
-fn csv_tells_null_from_empty_and_quotes_what_needs_it() {
+fn csv_distinguishes_null_from_empty_and_quotes_where_necessary() {
     let cluster = Cluster::new(1, 0);
     let rows = [(r#""""#, "null"), (r#""a, \"b\"""#, r#""""#), (r#""line\r\nline""#, r#"" x""#)];
     let rows = rows.into_iter().enumerate().map(|(number, (name, partition))| {
@@ -64,7 +64,7 @@ fn csv_tells_null_from_empty_and_quotes_what_needs_it() {
 }
 
 #[test]
-fn the_columns_of_the_system_come_when_asked_for() {
+fn system_columns_are_exported_on_request() {
     let cluster = Cluster::new(1, 0);
     write_users(&cluster.manager, 0..1);
     let ended = run_in(cluster.path(), &["export", "--table", "users", "--system"]).expect(0);
@@ -75,7 +75,7 @@ fn the_columns_of_the_system_come_when_asked_for() {
 }
 
 #[test]
-fn all_tables_go_to_a_file_each() {
+fn each_table_is_exported_to_a_file_of_its_own() {
     let cluster = Cluster::filled();
     let out = tempfile::tempdir().unwrap();
     let folder = out.path().join("new");
@@ -88,7 +88,7 @@ fn all_tables_go_to_a_file_each() {
 }
 
 #[test]
-fn an_export_that_cannot_be_complete_leaves_what_was_there() {
+fn an_export_that_fails_keeps_the_previous_file() {
     let dir = Cluster::filled().stop();
     let out = tempfile::tempdir().unwrap();
     let users = out.path().join("users");
@@ -107,7 +107,7 @@ fn an_export_that_cannot_be_complete_leaves_what_was_there() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_ends_it_quietly() {
+fn a_closed_pipe_ends_the_export_quietly() {
     let cluster = Cluster::new(1, 0);
     let long = "x".repeat(2_000);
     let rows = (0..500).map(|number| {
@@ -126,7 +126,7 @@ fn a_reader_that_has_seen_enough_ends_it_quietly() {
 }
 
 #[test]
-fn wrong_use_of_export_is_refused_in_one_line() {
+fn wrong_usage_of_export_is_refused_in_one_line() {
     let cluster = Cluster::new(1, 0);
     let run = |args: &[&str]| run_in(cluster.path(), args);
     run(&["export", "--table", "usres"])

@@ -1,4 +1,4 @@
-//! The files that `export` writes.
+//! Tests of the files that `export` writes.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, symlink};
@@ -29,7 +29,7 @@ fn two_exports_never_write_one_file() {
     assert_eq!(fs::read_to_string(&part).unwrap(), "by another", "it was left alone");
     assert_eq!(fs::read_to_string(&file).unwrap(), "of yesterday");
     drop(another);
-    // What nobody writes any more is in nobody's way.
+    // A partial file left by a process that has ended is no obstacle.
     export_to(&cluster, &file).expect(0);
     assert_eq!(lines(&file), 60);
     std::thread::scope(|scope| {
@@ -44,7 +44,7 @@ fn two_exports_never_write_one_file() {
 }
 
 #[test]
-fn what_is_no_plain_file_is_written_into_and_stays_what_it_is() {
+fn a_target_that_is_no_regular_file_is_written_to_in_place() {
     let cluster = Cluster::filled();
     let out = tempfile::tempdir().unwrap();
     let (file, link) = (out.path().join("users"), out.path().join("link"));
@@ -68,7 +68,7 @@ fn what_is_no_plain_file_is_written_into_and_stays_what_it_is() {
 }
 
 #[test]
-fn a_place_where_no_file_can_be_is_refused() {
+fn an_impossible_target_is_refused() {
     let cluster = Cluster::new(1, 0);
     let out = tempfile::tempdir().unwrap();
     export_to(&cluster, out.path()).refused("this is a folder");
@@ -83,7 +83,7 @@ fn a_place_where_no_file_can_be_is_refused() {
 #[test]
 fn ctrl_c_leaves_no_part_of_an_export() {
     let cluster = Cluster::new(1, 0);
-    // Many times what is written at once, so that the signal comes while there is more to write.
+    // Much larger than one write, so that the signal arrives before the export has finished.
     let long = "x".repeat(500_000);
     let rows = (0..120).map(|number| {
         let row = format!(r#"{{"user_id":"u{number}","name":"{long}","email":"e"}}"#);

@@ -1,4 +1,4 @@
-//! `import`.
+//! Tests of `import`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use shard_manager::value::ColumnType;
 
 use crate::cluster::{Cluster, block_on, program, run_in, run_reading, write};
 
-/// A cluster with a table whose rows do not tell under which key they lie.
+/// A cluster with a table whose rows do not contain their shard key.
 fn with_notes(shards: usize) -> Cluster {
     let cluster = Cluster::new(shards, 0);
     let column = |name: &str, kind, nullable| Column { name: name.to_owned(), kind, nullable };
@@ -34,7 +34,7 @@ fn with_notes(shards: usize) -> Cluster {
 }
 
 #[test]
-fn rows_that_do_not_spell_their_key_go_from_export_to_import() {
+fn rows_that_do_not_contain_their_key_can_be_exported_and_imported() {
     let cluster = with_notes(3);
     let rows = (0..40).map(|number| {
         let note = if number % 2 == 0 { "null" } else { r#"{"data":{"a":"\""}}"# };
@@ -59,7 +59,7 @@ fn rows_that_do_not_spell_their_key_go_from_export_to_import() {
 }
 
 #[test]
-fn what_stands_beside_the_data_of_a_line_is_heeded_or_refused() {
+fn members_beside_the_data_of_a_line_are_applied_or_refused() {
     let dir = Cluster::filled().stop();
     let args = ["import", "--table", "users", "--data-dir", dir.path().to_str().unwrap()];
     let row = r#""data":{"user_id":"user_1","name":"n","email":"e"}"#;
@@ -77,7 +77,7 @@ fn what_stands_beside_the_data_of_a_line_is_heeded_or_refused() {
 }
 
 #[test]
-fn ctrl_c_ends_an_import_that_waits_for_its_input_and_has_a_router_wait_too() {
+fn ctrl_c_ends_an_import_into_a_router_that_waits_for_its_input() {
     let router = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", router.local_addr().unwrap());
     let mut command = program(&["import", "--table", "users", "--url", &url]);
@@ -103,7 +103,7 @@ fn ctrl_c_ends_an_import_that_waits_for_its_input() {
         let mut command = program(&args);
         command.arg(dir.path()).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        // It goes on holding the directory; of the pipe, nobody ever opens the other end.
+        // The cluster keeps holding the directory; the other end of the pipe is never opened.
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(b"{\"user_id\":\"u\",\"name\":\"n\",\"email\":\"e\"}\n").unwrap();
         let holder = || DirView::open(dir.path()).unwrap().holder().unwrap();

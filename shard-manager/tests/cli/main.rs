@@ -1,4 +1,4 @@
-//! What the command line promises, told as tests: the real program, run on clusters that the library made.
+//! Tests of the command line: the real program, run on clusters that the library creates.
 
 mod check;
 mod cluster;

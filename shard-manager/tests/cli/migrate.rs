@@ -1,11 +1,11 @@
-//! `migrate`.
+//! Tests of `migrate`.
 
 use std::fs;
 use std::path::Path;
 
 use crate::cluster::{Cluster, file, meddle, open, run_in, write_users};
 
-/// As a program made it that knew the first migration alone.
+/// Reverts a file to the schema of the first migration.
 fn make_old(path: &Path) {
     meddle(
         path,
@@ -15,7 +15,7 @@ fn make_old(path: &Path) {
     );
 }
 
-/// As the first program made it, all of it.
+/// Reverts a whole cluster to the schema of the first version.
 fn make_oldest(dir: &Path) {
     for shard in 1..=3 {
         for node in ["primary", "replica1"] {
@@ -39,7 +39,7 @@ fn make_oldest(dir: &Path) {
 }
 
 #[test]
-fn a_cluster_is_saved_as_it_is_before_it_is_migrated() {
+fn a_cluster_is_backed_up_before_it_is_migrated() {
     let dir = Cluster::filled().stop();
     make_oldest(dir.path());
     let names = ["catalog", "shard1-primary", "shard2-primary", "shard3-primary"];
@@ -52,7 +52,7 @@ fn a_cluster_is_saved_as_it_is_before_it_is_migrated() {
     assert_eq!(run_in(dir.path(), &["migrate", "--dry-run"]).expect(0).out, pending);
     run_in(dir.path(), &["backup", "--verify", copy.to_str().unwrap()]).expect(0);
     run_in(&home, &["restore", "--from", copy.to_str().unwrap()]).expect(0);
-    // The copy is of the old schema; its first start migrates it.
+    // The copy has the old schema; its first start migrates it.
     run_in(&home, &["status"]).refused("run `shard-manager migrate`");
     let manager = open(&home, 3, 1);
     write_users(&manager, 60..61);
@@ -64,7 +64,7 @@ fn a_cluster_is_saved_as_it_is_before_it_is_migrated() {
 }
 
 #[test]
-fn pending_migrations_are_told_then_run_and_then_there_are_none() {
+fn pending_migrations_are_listed_then_run_and_then_there_are_none() {
     let dir = Cluster::filled().stop();
     make_old(&file(dir.path(), "shard1-primary"));
     make_old(&file(dir.path(), "shard2-replica1"));
@@ -87,14 +87,14 @@ fn pending_migrations_are_told_then_run_and_then_there_are_none() {
 }
 
 #[test]
-fn a_running_router_is_not_migrated_under() {
+fn the_cluster_of_a_running_router_is_not_migrated() {
     let cluster = Cluster::filled();
     run_in(cluster.path(), &["migrate"]).refused("is in use by another router or command");
     run_in(cluster.path(), &["migrate", "--dry-run"]).expect(0);
 }
 
 #[test]
-fn nothing_is_migrated_while_a_file_is_newer_foreign_or_lost() {
+fn nothing_is_migrated_while_a_file_is_newer_foreign_or_missing() {
     let dir = Cluster::filled().stop();
     make_old(&file(dir.path(), "shard1-primary"));
     let old = fs::read(file(dir.path(), "shard1-primary")).unwrap();
@@ -112,7 +112,7 @@ fn nothing_is_migrated_while_a_file_is_newer_foreign_or_lost() {
 }
 
 #[test]
-fn a_stop_in_bad_order_is_still_known_after_a_migration() {
+fn an_unclean_stop_is_still_recorded_after_a_migration() {
     let dir = Cluster::filled().stop();
     fs::write(dir.path().join("tessera.lock"), "1").unwrap();
     run_in(dir.path(), &["migrate"]).expect(0);

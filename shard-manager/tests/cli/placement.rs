@@ -1,4 +1,4 @@
-//! `placement`.
+//! Tests of `placement`.
 
 use crate::cluster::{Cluster, run, run_in, serve};
 
@@ -118,7 +118,7 @@ fn more_shards_than_a_router_serves_can_be_tried() {
 }
 
 #[test]
-fn what_cannot_be_tried_is_left_out_unless_it_was_asked_for() {
+fn impossible_changes_are_omitted_unless_requested() {
     let args = ["placement", "simulate", "--weights", "10000,5000"];
     let ended = run(&args).expect(0);
     assert!(ended.out.contains("note: ring:160 is left out: "), "{ended:#?}");
@@ -127,7 +127,7 @@ fn what_cannot_be_tried_is_left_out_unless_it_was_asked_for() {
     assert_eq!(compared["left_out"].as_array().unwrap().len(), 1);
     assert_eq!(compared["left_out"][0]["what"], "ring:160");
     run(&[&args[..], &["--placement", "ring"]].concat()).refused("points");
-    // A usual change that cannot be is none of the operator's mistakes.
+    // A default change that is impossible is not reported as an error of the operator.
     let most = vec!["1"; 4096].join(",");
     let args = ["placement", "simulate", "--weights", &most, "--json"];
     let compared = run(&args).expect(0).json();
@@ -151,6 +151,6 @@ fn a_file_of_keys_may_come_from_elsewhere_and_a_line_of_it_is_no_key() {
     count(b"1\nx\n").refused("line 2: in keyspace range");
     let long = |bytes: usize| [&b"1\n"[..], &vec![b'7'; bytes]].concat();
     count(&long(257)).refused("line 2: a shard key has at most 256 bytes, this one has 257");
-    // Of a line without an end no more is read than it takes to know that.
+    // A line without an end is read only until it exceeds the limit.
     count(&long(8 << 20)).refused("line 2: a shard key has at most 256 bytes, this line has more");
 }

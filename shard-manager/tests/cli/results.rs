@@ -1,11 +1,11 @@
-//! What becomes of results that nobody can take.
+//! Tests of output that cannot be written.
 
 use std::fs::File;
 use std::process::{Output, Stdio};
 
 use crate::cluster::{Cluster, program};
 
-/// Every command that only looks, and what makes it look.
+/// Every read-only command, with its arguments.
 const LOOKS: [&[&str]; 7] = [
     &["status"],
     &["route", "user_1"],
@@ -42,14 +42,14 @@ fn a_reader_that_is_gone_ends_every_command_quietly() {
         drop(reader);
         let ended = run_into(&cluster, args, writer);
         assert_eq!(ended.status.code(), Some(1), "{args:?}: {ended:?}");
-        // How fast a check was is no result.
+        // The duration of a check is not part of its result.
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert!(said.is_empty() || args[0] == "check", "{args:?}: {said}");
     }
 }
 
 #[test]
-fn what_is_said_where_nobody_listens_ends_nothing() {
+fn a_closed_standard_error_does_not_end_a_command() {
     let cluster = Cluster::new(1, 0);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

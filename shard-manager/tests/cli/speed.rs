@@ -1,4 +1,4 @@
-//! A large cluster to measure on: not a test, and run only by name.
+//! Creates a large cluster for measurements. Not a test; it runs only by name.
 //!
 //! ```text
 //! TESSERA_SPEED_DIR=/tmp/large cargo test -p shard-manager --test cli -- --ignored a_large_cluster

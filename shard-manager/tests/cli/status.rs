@@ -1,4 +1,4 @@
-//! `status` and `route`.
+//! Tests of `status` and `route`.
 
 use std::fs;
 
@@ -44,9 +44,10 @@ fn a_cluster_that_was_stopped_is_shown_as_free_and_its_files_stay_as_they_are() 
 }
 
 #[test]
-fn looking_does_not_keep_a_router_from_starting() {
+fn status_does_not_prevent_a_router_from_starting() {
     let dir = Cluster::filled().stop();
-    // As a router leaves it that was killed: only then a look takes the lock, for an instant.
+    // State left behind by a killed router: only then does the command take the lock, for an
+    // instant.
     fs::write(dir.path().join("tessera.lock"), "1").unwrap();
     std::thread::scope(|scope| {
         let looks = scope.spawn(|| {
@@ -62,7 +63,7 @@ fn looking_does_not_keep_a_router_from_starting() {
 }
 
 #[test]
-fn a_router_that_did_not_close_its_files_is_told() {
+fn an_unclean_stop_of_the_router_is_reported() {
     let dir = Cluster::filled().stop();
     fs::write(dir.path().join("tessera.lock"), "1").unwrap();
     let status = run_in(dir.path(), &["status", "--json"]).expect(0).json();
@@ -97,7 +98,7 @@ fn files_of_other_schemas_are_refused_with_what_to_do() {
 }
 
 #[test]
-fn where_there_is_no_cluster_nothing_is_made() {
+fn without_a_cluster_no_file_is_created() {
     let dir = tempfile::tempdir().unwrap();
     for command in ["status", "check", "migrate"] {
         run_in(dir.path(), &[command]).refused("there is no cluster here");
@@ -114,7 +115,7 @@ fn wrong_use_is_one_line_and_exit_code_2() {
 }
 
 #[test]
-fn a_router_is_asked_by_its_url() {
+fn status_of_a_router_is_shown_by_its_url() {
     let url = serve(&[
         (
             "/api/health",
@@ -201,14 +202,15 @@ fn a_router_routes_a_key_by_its_url() {
 }
 
 #[test]
-fn what_a_crash_left_in_a_wal_is_read_and_stays_there() {
+fn changes_that_a_crash_left_in_a_wal_are_read_and_stay_there() {
     let cluster = Cluster::filled();
-    // A copy beside the running router is what a killed one leaves: files, and changes in the WAL only.
+    // A copy made beside the running router is in the state after a kill: some changes are only in
+    // the WAL.
     let crashed = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(cluster.path()).unwrap() {
         let path = entry.unwrap().path();
         let is_shared_memory = path.extension().is_some_and(|extension| extension == "db-shm");
-        // The socket of the router is no file.
+        // The control socket of the router cannot be copied.
         if path.is_file() && !is_shared_memory {
             fs::copy(&path, crashed.path().join(path.file_name().unwrap())).unwrap();
         }

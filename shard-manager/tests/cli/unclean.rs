@@ -1,4 +1,4 @@
-//! A stop in bad order: it stays known until every file has been looked at.
+//! Tests of unclean stops, which stay recorded until every file has been checked.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ struct RootPage {
     rootpage: i64,
 }
 
-/// Overwrites a page that nobody reads who does not look at all of them: that of a table without rows.
+/// Overwrites a page that only a full check reads: the page of an empty table.
 fn ruin(path: &Path) {
     let connection = SqliteConnection::establish(&path.to_string_lossy());
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'products'";
@@ -27,7 +27,7 @@ fn ruin(path: &Path) {
     fs::write(path, bytes).expect("it can be written");
 }
 
-/// A cluster as a process left it that was killed, with damage in the file of this node.
+/// A cluster as a killed process leaves it, with damage in the file of this node.
 fn killed(node: &str) -> tempfile::TempDir {
     let dir = Cluster::filled().stop();
     ruin(&file(dir.path(), node));
@@ -42,7 +42,7 @@ fn assert_clean(dir: &Path, clean: bool) {
 }
 
 #[test]
-fn a_short_command_leaves_a_stop_in_bad_order_to_the_next_router_which_mends_what_it_did() {
+fn a_short_command_leaves_an_unclean_stop_to_the_next_router_which_repairs_the_damage() {
     let dir = killed("shard2-replica1");
     let copies = tempfile::tempdir().unwrap();
     let (copy, rows) = (copies.path().join("copy"), copies.path().join("users.ndjson"));
@@ -57,7 +57,7 @@ fn a_short_command_leaves_a_stop_in_bad_order_to_the_next_router_which_mends_wha
         run_in(dir.path(), command).expect(0);
         assert_clean(dir.path(), false);
     }
-    // One router finds the damage and mends it, the next finds that all is well.
+    // The first router finds and repairs the damage, the next one finds everything intact.
     let manager = open(dir.path(), 3, 1);
     while run_in(dir.path(), &["check", "--deep"]).code != 0 {
         std::thread::yield_now();
@@ -74,7 +74,7 @@ fn a_short_command_leaves_a_stop_in_bad_order_to_the_next_router_which_mends_wha
 }
 
 #[test]
-fn a_router_that_ends_before_it_has_found_all_files_well_does_not_call_them_so() {
+fn a_router_that_ends_before_all_files_are_checked_does_not_mark_them_clean() {
     let dir = killed("shard1-primary");
     for _ in 0..3 {
         open(dir.path(), 3, 1).close();
@@ -83,7 +83,7 @@ fn a_router_that_ends_before_it_has_found_all_files_well_does_not_call_them_so()
 }
 
 #[test]
-fn a_replica_that_a_router_does_not_want_is_looked_at_too() {
+fn a_replica_that_is_not_configured_is_checked_too() {
     let dir = killed("shard3-replica1");
     open(dir.path(), 3, 0).close();
     assert_clean(dir.path(), false);

@@ -1,4 +1,5 @@
-//! Advice: what should move so that shards carry what their weights say, and what no move can change.
+//! Tests of advice: which moves balance the shards by their weights, and which imbalances no move
+//! can fix.
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -29,7 +30,7 @@ fn owned_by(weights: &[u32], owners: &[usize]) -> ShardMap {
     ShardMap::restore(1, Keyspace::Hash, Placement::Even, topology, &ranges).expect("a map")
 }
 
-/// So many requests of each slot, half of them reads.
+/// Load of each slot, with half of the requests being reads.
 fn load(requests: impl IntoIterator<Item = u64>) -> Vec<SlotLoad> {
     let half = |requests| SlotLoad { reads: requests / 2, writes: requests - requests / 2 };
     requests.into_iter().map(half).collect()
@@ -43,7 +44,8 @@ fn slot(number: u16) -> Slot {
     Slot::new(number).expect("a slot")
 }
 
-/// The owner of every slot after all moves. Each slot must be where a move takes it from, and move once.
+/// The owner of every slot after all moves. Asserts that each move takes slots from their owner,
+/// and that no slot moves twice.
 fn carried_out(map: &ShardMap, advice: &Advice) -> Vec<ShardIndex> {
     let mut owners: Vec<_> = (0..SLOTS as u16).map(|number| map.owner(slot(number))).collect();
     let mut moved = vec![false; SLOTS];
@@ -62,7 +64,7 @@ fn carried_out(map: &ShardMap, advice: &Advice) -> Vec<ShardIndex> {
     owners
 }
 
-/// What each shard carries.
+/// Load of each shard.
 fn carries(owners: &[ShardIndex], load: &[SlotLoad], shards: usize) -> Vec<u64> {
     let mut carries = vec![0; shards];
     for (owner, load) in owners.iter().zip(load) {
@@ -77,7 +79,7 @@ fn an_even_cluster_is_left_alone() {
     let advice = by_load(&map, &load(vec![10; SLOTS]), &[]);
     assert_eq!((advice.verdict, advice.moves.len()), (Verdict::Balanced, 0), "{advice:?}");
     assert!(advice.skew < 1.001 && advice.skew_after == advice.skew);
-    // A little more here or there is even enough.
+    // Small deviations count as balanced.
     let bent = load((0..SLOTS).map(|slot| if slot < 5_000 { 108 } else { 100 }));
     let advice = by_load(&map, &bent, &[]);
     assert!(advice.skew > 1.04 && advice.skew < SKEW_TOLERATED);
@@ -85,7 +87,7 @@ fn an_even_cluster_is_left_alone() {
 }
 
 #[test]
-fn too_few_requests_and_what_chance_makes_of_few_are_no_reason_to_move_anything() {
+fn few_requests_and_random_variation_cause_no_moves() {
     let map = even(&[1, 1, 1]);
     let one_sided = |requests: u64| {
         let mut all = vec![0; SLOTS];
@@ -96,7 +98,7 @@ fn too_few_requests_and_what_chance_makes_of_few_are_no_reason_to_move_anything(
     assert_eq!(advice.verdict, Verdict::TooLittleToSay, "{advice:?}");
     assert!(advice.because.contains("900 requests"), "{}", advice.because);
     assert_eq!(by_load(&map, &one_sided(REQUESTS_MIN), &[]).verdict, Verdict::Skewed);
-    // 1200 requests: 400 of each, of which 460 are not far.
+    // 1200 requests: 400 per shard on average; 460 are within the tolerance.
     let mut all = vec![0; SLOTS];
     for (at, requests) in [(0, 460), (6_000, 370), (12_000, 370)] {
         all[at..at + 10].fill(requests / 10);
@@ -108,9 +110,9 @@ fn too_few_requests_and_what_chance_makes_of_few_are_no_reason_to_move_anything(
 }
 
 #[test]
-fn an_overloaded_shard_gives_the_others_what_they_lack_and_no_slot_that_nobody_asks_for() {
+fn an_overloaded_shard_gives_the_others_their_deficit_and_no_idle_slot() {
     let map = even(&[1, 1, 1]);
-    // shard1 has 60 of 100, all in its first thousand slots.
+    // shard1 has 60 % of the load, all in its first thousand slots.
     let heavy = load((0..SLOTS).map(|slot| match slot {
         0..1_000 => 600,
         5_462..6_462 | 11_000..12_000 => 200,
@@ -151,21 +153,21 @@ fn a_key_that_outweighs_a_shard_is_named_and_stays_where_it_is() {
     let total = 200_000.0 + 163_830.0;
     assert!((spot.key_share.expect("its share") - 199_000.0 / total).abs() < 1e-9);
     assert!((spot.fair_share - 1.0 / 3.0).abs() < 1e-9);
-    // Nearly everything else leaves it.
+    // Nearly all other slots leave the shard.
     let owners = carried_out(&map, &advice);
     assert_eq!(owners[7], ShardIndex(0));
     let left = carries(&owners, &load(all.clone()), 3)[0];
     assert!((200_000..=204_000).contains(&left), "{left}");
     assert!(advice.because.contains("no move can change"), "{}", advice.because);
 
-    // Nothing else is asked for: there is nothing to move.
+    // Nothing else has any load: there is nothing to move.
     let mut only = vec![0; SLOTS];
     only[7] = 200_000;
     let advice = by_load(&map, &load(only), std::slice::from_ref(&key));
     assert_eq!((advice.verdict, advice.moves.len()), (Verdict::Hot, 0));
     assert!(advice.because.contains("no move makes it better"), "{}", advice.because);
 
-    // Several keys of one slot together: the slot is named, and none of them.
+    // Several keys of one slot together: the slot is named, and none of the keys.
     let halves =
         ["a", "b"].map(|key| KeyLoad { key: key.into(), slot: slot(7), requests: 100_000 });
     let advice = by_load(&map, &load(all), &halves);
@@ -184,7 +186,7 @@ fn a_hot_slot_may_go_to_a_larger_shard_where_it_weighs_less() {
 }
 
 #[test]
-fn by_size_bytes_count_and_slots_are_taken_for_alike() {
+fn by_size_bytes_count_and_slots_are_assumed_equal() {
     let map = even(&[1, 1]);
     let mib = |bytes: u64| ShardSize { rows: Some(bytes * 1_000), bytes: Some(bytes << 20) };
     let observed = |sizes| Observed { map: &map, load: &[], sizes, keys: &[] };
@@ -208,8 +210,9 @@ fn by_size_bytes_count_and_slots_are_taken_for_alike() {
 }
 
 #[test]
-fn when_all_others_are_nearly_full_a_few_moves_are_enough_all_the_same() {
-    // One of 64 has half as much again; the others lack less than a hundredth each.
+fn when_all_others_are_nearly_full_a_few_moves_still_suffice() {
+    // One shard of 64 has half as much again as its share; each other one lacks less than a
+    // hundredth.
     let map = even(&[1; 64]);
     let all = load((0..SLOTS).map(|slot| if slot < 256 { 150 } else { 100 }));
     let advice = by_load(&map, &all, &[]);
@@ -217,7 +220,8 @@ fn when_all_others_are_nearly_full_a_few_moves_are_enough_all_the_same() {
     assert!(advice.moves.len() <= 12 && advice.skew_after <= 1.06, "{advice:?}");
 }
 
-/// Weights, the owner of each slot and its requests: drawn from few numbers, so that a case that fails can be told.
+/// Weights, the owner of each slot and its requests. Drawn from few numbers, so that a failing case
+/// is easy to read.
 fn clusters() -> impl Strategy<Value = (Vec<u32>, Vec<usize>, Vec<u64>)> {
     let weight = prop_oneof![3 => Just(1_u32), 1 => 1_u32..20];
     let weights = proptest::collection::vec(weight, 1..12);
@@ -230,15 +234,15 @@ fn clusters() -> impl Strategy<Value = (Vec<u32>, Vec<usize>, Vec<u64>)> {
             };
             let owners = (0..SLOTS).map(|slot| {
                 let run = (slot * runs / SLOTS) as u64;
-                // One may have far more slots than another, or none.
+                // One shard may have far more slots than another, or none.
                 (mix(run) % weights.len() as u64).min(mix(run + 7) % weights.len() as u64) as usize
             });
             let costs = (0..SLOTS as u64).map(|slot| match shape {
                 0 => 100,
                 1 => mix(slot) % most,
-                // Few that carry all.
+                // A few slots carry all the load.
                 2 => u64::from(mix(slot).is_multiple_of(97)) * (mix(slot + 1) % most) * 50,
-                // A heavy tail.
+                // A heavy-tailed distribution.
                 _ => most * 1_000 / (1 + mix(slot) % 10_000),
             });
             (weights.clone(), owners.collect(), costs.collect())
@@ -246,7 +250,7 @@ fn clusters() -> impl Strategy<Value = (Vec<u32>, Vec<usize>, Vec<u64>)> {
     )
 }
 
-/// As exact as can be: what a shard carries for its weight, compared with another.
+/// Compares load per weight of two shards exactly.
 fn is_fuller((load, weight): (u64, u32), than: (u64, u32)) -> bool {
     u128::from(load) * u128::from(than.1) > u128::from(than.0) * u128::from(weight)
 }
@@ -292,7 +296,8 @@ fn check(weights: &[u32], owners: &[usize], costs: &[u64]) -> Result<(), TestCas
     check_settled(&advice, weights, costs)
 }
 
-/// Slots that are light enough leave nobody too full, and what is advised is not advised again.
+/// If every slot is light enough, no shard stays overloaded, and carrying out the advice yields no
+/// further advice.
 fn check_settled(advice: &Advice, weights: &[u32], costs: &[u64]) -> Result<(), TestCaseError> {
     let (total, weight): (u64, u32) = (costs.iter().sum(), weights.iter().sum());
     let least = u64::from(*weights.iter().min().expect("a shard"));
@@ -324,7 +329,7 @@ proptest! {
     ) {
         let equals = vec![1; weights.len()];
         let rest: u64 = costs.iter().sum::<u64>() - costs[at];
-        // Any slot is light beside it.
+        // Every slot is light compared with the hot key.
         costs[at] = rest.max(REQUESTS_MIN * weights.len() as u64) * times;
         let map = owned_by(&equals, &owners);
         let advice = by_load(&map, &load(costs.iter().copied()), &[]);

@@ -1,4 +1,5 @@
-//! Units: rows that are stored all or not at all, among others that stand each on its own, held to a model.
+//! Property test of atomic groups: rows that are stored all or none, among independent rows,
+//! compared with a model.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::cases;
 use crate::cluster::{Cluster, ints};
 use crate::store::{contents, replay};
 
-/// A change of one of a few rows; those that are one whole.
+/// Changes of a few rows; `true` marks changes that form one atomic group.
 type Batch = Vec<(bool, Vec<(Operation, u8)>)>;
 
 fn batches() -> impl Strategy<Value = Vec<Batch>> {
@@ -28,7 +29,7 @@ fn batches() -> impl Strategy<Value = Vec<Batch>> {
     prop::collection::vec(prop::collection::vec(group, 1..5), 1..6)
 }
 
-/// What becomes of a change where rows are there or not.
+/// Result of a change, depending on whether the row exists.
 fn step(rows: &mut BTreeMap<u8, ()>, operation: Operation, key: u8) -> Result<Change, Error> {
     let there = rows.contains_key(&key);
     match (operation, there) {
@@ -75,7 +76,7 @@ fn model(rows: &mut BTreeMap<u8, ()>, batch: &Batch) -> Vec<Result<Change, Error
 }
 
 #[tokio::test]
-async fn wholes_are_stored_or_undone_and_hurt_no_neighbour() {
+async fn atomic_groups_are_stored_or_undone_without_affecting_neighbours() {
     let mut runner = TestRunner::new(cases(1));
     for _ in 0..40 {
         let batches = batches().new_tree(&mut runner).expect("batches").current();

@@ -1,4 +1,5 @@
-//! Catalog and start: a directory is the cluster it was made as, or the start is refused with the reason.
+//! Tests of the catalog and of starting: a directory opens as the cluster it was created as, or the
+//! start is refused with the reason.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +18,7 @@ use shard_manager::store::sqlite::{OpenError, check_version};
 
 use crate::cluster::{Cluster, execute, ints, open, refusal, shard_file, shards, texts};
 
-/// A stopped cluster that holds a row.
+/// A stopped cluster that holds one row.
 async fn stopped(count: usize) -> tempfile::TempDir {
     let cluster = Cluster::with_shards(count);
     cluster.write("kv", Upsert, "k", r#"{"value":1}"#).await.expect("stored");
@@ -35,7 +36,7 @@ fn assert_tells(told: &str, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_second_start_is_the_first_whether_or_not_it_asks_for_the_same() {
+async fn a_second_start_opens_the_same_cluster_with_or_without_settings() {
     let dir = tempfile::tempdir().expect("a folder");
     let wanted = ClusterSpec {
         keyspace: Some(Keyspace::Hash),
@@ -54,7 +55,7 @@ async fn a_second_start_is_the_first_whether_or_not_it_asks_for_the_same() {
 }
 
 #[test]
-fn a_new_cluster_has_three_even_shards_when_nobody_says_otherwise() {
+fn a_new_cluster_has_three_equal_shards_by_default() {
     let dir = tempfile::tempdir().expect("a folder");
     let inner = dir.path().join("made/with/its/parents");
     let map = open(&inner, ClusterSpec::default()).expect("starts").map();
@@ -66,7 +67,7 @@ fn a_new_cluster_has_three_even_shards_when_nobody_says_otherwise() {
 }
 
 #[tokio::test]
-async fn a_start_that_asks_for_another_cluster_is_refused_and_names_both() {
+async fn a_start_with_other_settings_is_refused_and_names_both() {
     let dir = tempfile::tempdir().expect("a folder");
     let made = ClusterSpec {
         weights: Some(vec![2, 1]),
@@ -148,7 +149,7 @@ async fn a_directory_of_another_keyspace_hash_or_number_of_slots_is_refused_and_
 }
 
 #[test]
-fn a_new_cluster_that_cannot_be_is_refused_and_leaves_nothing_in_the_way() {
+fn an_impossible_new_cluster_is_refused_and_leaves_no_files() {
     let dir = tempfile::tempdir().expect("a folder");
     let told = refusal(dir.path(), ClusterSpec { weights: Some(vec![1, 2]), ..shards(3) });
     assert_tells(&told, &["2 weights", "3 shards"]);
@@ -216,7 +217,7 @@ fn a_lock_whose_process_died_does_not_stand_in_the_way() {
     let noted = fs::read_to_string(dir.path().join("tessera.lock")).expect("the lock");
     assert_eq!(noted, std::process::id().to_string());
     drop(held);
-    // Held by somebody who wrote no number.
+    // A lock holder that recorded no process id.
     fs::write(dir.path().join("tessera.lock"), "").expect("an empty lock");
     let lock = dir.path().join("tessera.lock");
     let mut other = Command::new("flock")
@@ -236,7 +237,7 @@ fn a_lock_whose_process_died_does_not_stand_in_the_way() {
 }
 
 #[tokio::test]
-async fn a_missing_shard_file_is_a_loss_and_not_a_beginning() {
+async fn a_missing_shard_file_is_reported_as_lost_and_not_created() {
     let dir = stopped(3).await;
     fs::remove_file(shard_file(dir.path(), 2)).expect("a loss");
     assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["shard2-primary.db", "missing"]);
@@ -244,14 +245,14 @@ async fn a_missing_shard_file_is_a_loss_and_not_a_beginning() {
 }
 
 #[tokio::test]
-async fn an_empty_file_in_the_place_of_a_shards_file_is_a_loss_as_well() {
+async fn an_empty_shard_file_is_reported_as_lost() {
     let dir = stopped(1).await;
     fs::write(shard_file(dir.path(), 1), "").expect("a loss");
     assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["shard1-primary.db"]);
 }
 
 #[tokio::test]
-async fn files_of_two_shards_that_changed_places_are_refused() {
+async fn swapped_files_of_two_shards_are_refused() {
     let dir = stopped(2).await;
     let (one, two) = (shard_file(dir.path(), 1), shard_file(dir.path(), 2));
     let aside = dir.path().join("aside");
@@ -345,7 +346,7 @@ async fn a_first_start_that_was_cut_off_is_finished_by_the_next() {
     let before = texts(&catalog(dir.path()), id);
     execute(&catalog(dir.path()), "UPDATE tessera_cluster SET ready=0");
     fs::remove_file(shard_file(dir.path(), 2)).expect("not made yet");
-    // The third was cut off between its first page and its signature.
+    // The creation of the third file was cut off while the file was still empty.
     fs::write(shard_file(dir.path(), 3), "").expect("made, and empty");
     let again = open(dir.path(), ClusterSpec::default()).expect("finished");
     assert_eq!(again.map(), map);

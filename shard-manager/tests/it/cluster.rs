@@ -1,4 +1,4 @@
-//! Harness: an embedded cluster in a folder of the test's own, and a second door into its files.
+//! Test harness: an embedded cluster in a temporary folder, and direct access to its files.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -24,15 +24,15 @@ use shard_manager::row_change::{Operation, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use tempfile::TempDir;
 
-/// A running cluster; its folder goes with it.
+/// A running cluster. Its folder is removed with it.
 pub(crate) struct Cluster {
     pub(crate) manager: Manager,
-    /// What a backup copies, if the test needs it.
+    /// Source of backups, if the test needs one.
     pub(crate) source: Option<Arc<BackupSource>>,
     pub(crate) dir: TempDir,
 }
 
-/// No test waits that long; a test that does has found a defect.
+/// Deadline of requests. Generous: a test that reaches it has found a defect.
 pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
@@ -41,7 +41,7 @@ pub(crate) fn options() -> RequestOptions {
     RequestOptions::by(deadline())
 }
 
-/// Shards without replicas: what is read is what the primary has.
+/// Shards without replicas: every read is answered by the primary.
 pub(crate) fn shards(count: usize) -> ClusterSpec {
     with_replicas(count, 0)
 }
@@ -54,7 +54,7 @@ pub(crate) fn open(dir: &Path, wanted: ClusterSpec) -> Result<Manager, OpenError
     Manager::open(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
 }
 
-/// Opens a cluster, and returns what a backup copies of it.
+/// Opens a cluster, and returns the source for its backups.
 pub(crate) fn open_with_source(
     dir: &Path,
     wanted: ClusterSpec,
@@ -81,7 +81,7 @@ impl Cluster {
         Self { manager, source: Some(source), dir }
     }
 
-    /// Stops the cluster in good order and starts it again, with something done to its files in between.
+    /// Stops the cluster cleanly and starts it again, with its files modified in between.
     pub(crate) fn restart_after(self, meddle: impl FnOnce(&Path)) -> Self {
         let dir = self.stop();
         meddle(dir.path());

@@ -1,4 +1,5 @@
-//! Tests of cursors: they come back as they went, and only to the query that they were made for.
+//! Tests of cursors: they decode to what was encoded, and only for the query that they were created
+//! for.
 
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ fn last(n: Value) -> Vec<Value> {
     vec![n, Value::Double(-0.5), Value::Null, text("ключ"), text("id")]
 }
 
-/// Queries that differ from [`sorted`] in what decides over which rows come in which order.
+/// Queries that differ from [`sorted`] in a property that decides which rows come in which order.
 fn others() -> Vec<(ReadQuery, Option<&'static str>)> {
     let column = |test| vec![Condition::Column(N, test)];
     let with = |conditions| ReadQuery { conditions, ..sorted() };
@@ -93,7 +94,7 @@ fn a_cursor_is_refused_by_every_other_query() {
 }
 
 #[test]
-fn columns_shown_and_page_sizes_may_change_on_the_way() {
+fn selected_columns_and_page_sizes_may_change_between_pages() {
     let text = encode(&sorted(), None, &last(Value::Int(1)), &secret());
     let mut query = ReadQuery { limit: 7, offset: 3, counts: true, ..sorted() };
     query.outputs.truncate(1);
@@ -101,13 +102,13 @@ fn columns_shown_and_page_sizes_may_change_on_the_way() {
 }
 
 #[test]
-fn a_cursor_that_was_touched_or_comes_from_another_cluster_is_refused() {
+fn a_modified_cursor_or_one_of_another_cluster_is_refused() {
     let text = encode(&sorted(), None, &last(Value::Int(1)), &secret());
     for at in 0..text.len() {
         let mut touched = text.clone().into_bytes();
         touched[at] = if touched[at] == b'A' { b'B' } else { b'A' };
         let touched = String::from_utf8(touched).expect("ASCII");
-        // Bits that base64 leaves unused at the end must not be used to spell the same in two ways.
+        // Unused trailing bits of base64 must not allow a second spelling.
         assert_eq!(decode(&touched, &sorted(), None, &secret()), Err(CursorError::Foreign), "{at}");
     }
     for cut in 0..text.len() {
@@ -133,7 +134,7 @@ fn the_text_of_a_cursor_is_the_same_for_ever() {
 
 proptest! {
     #[test]
-    fn values_come_back_as_they_went(n in any::<i64>(), x in any::<f64>(), text in ".{0,40}") {
+    fn values_survive_encoding_and_decoding(n in any::<i64>(), x in any::<f64>(), text in ".{0,40}") {
         let x = if x.is_finite() { Value::Double(x) } else { Value::Null };
         let values = vec![Value::Int(n), x, Value::Bool(n % 2 == 0), Value::Text(text.clone()), Value::Text(text)];
         let cursor = encode(&sorted(), None, &values, &secret());

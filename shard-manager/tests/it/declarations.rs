@@ -1,4 +1,5 @@
-//! Declarations: every name is refused or works in every statement, and what is no table is refused by its member.
+//! Tests of declarations: every name is either refused or works in every statement, and an invalid
+//! declaration is refused with the member that is wrong.
 
 use serde_json::json;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
@@ -10,8 +11,8 @@ use shard_manager::value::{ColumnType, Value};
 use crate::cluster::Cluster;
 use crate::tables::{column, declaration, make};
 
-/// Every keyword of SQLite (<https://www.sqlite.org/lang_keywords.html>), and those of PostgreSQL that it lacks and
-/// that stand where a column or a table may.
+/// Every keyword of SQLite (<https://www.sqlite.org/lang_keywords.html>), and the keywords of
+/// PostgreSQL that SQLite lacks and that can appear where a column or table name is expected.
 const KEYWORDS: &str = "abort action add after all alter always analyze and as asc attach autoincrement before begin \
     between by cascade case cast check collate column commit conflict constraint create cross current current_date \
     current_time current_timestamp database default deferrable deferred delete desc detach distinct do drop each else \
@@ -76,7 +77,7 @@ async fn every_name_is_refused_or_works_everywhere_in_a_statement() {
     cluster.restart_after(|_| {});
 }
 
-/// Writes, changes, filters by and orders by every column of a table, and by it as an id.
+/// Writes, changes, filters by and orders by every column of a table, and uses each as an id.
 async fn use_every_column(cluster: &Cluster, name: &str) {
     let table = cluster.manager.schema().table(name).expect("it is there");
     let own: Vec<usize> = table.own().filter(|column| !table.id().contains(column)).collect();

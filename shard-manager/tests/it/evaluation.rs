@@ -1,4 +1,5 @@
-//! Evaluation: conditions looked up in memory with SQL's three truths, and random ones to compare with.
+//! Evaluation of conditions in memory with SQL's three-valued logic, and random conditions to
+//! compare with.
 
 use proptest::prelude::*;
 use shard_manager::query::{Comparison, Condition, Pattern, Piece, State, Test};
@@ -16,7 +17,7 @@ pub(crate) fn truth(line: &[Value], condition: &Condition) -> Option<bool> {
     }
 }
 
-/// One that decides, decides; else one unknown makes all unknown.
+/// One deciding value decides; otherwise one unknown makes the result unknown.
 fn joined(truths: impl Iterator<Item = Option<bool>>, decides: bool) -> Option<bool> {
     let mut joined = Some(!decides);
     for truth in truths {
@@ -62,7 +63,7 @@ fn passes(value: &Value, test: &Test) -> Option<bool> {
     }
 }
 
-/// One place of a pattern.
+/// One element of a pattern.
 #[derive(PartialEq)]
 enum Place {
     This(char),
@@ -102,7 +103,7 @@ fn state() -> impl Strategy<Value = State> {
     prop::sample::select(vec![State::Null, State::NotNull])
 }
 
-/// Patterns with all that a database may take for a sign of its own.
+/// Patterns with every character that a database may treat as special.
 fn pattern() -> impl Strategy<Value = Pattern> {
     let piece = prop::sample::select(vec![
         "%", "*", "_", "a", "A", "b", "é", "🦀", "\\%", "\\_", "\\*", "\\\\", "?", "[", "]", "'",
@@ -112,7 +113,7 @@ fn pattern() -> impl Strategy<Value = Pattern> {
     text.prop_map(|text| Pattern::parse(&text).expect("nothing ends in a backslash"))
 }
 
-/// A test that the values of a column can be put to.
+/// A random test for the values of a column.
 fn test(literal: BoxedStrategy<Value>, is_text: bool, is_truth: bool) -> BoxedStrategy<Test> {
     let null = prop_oneof![1 => Just(Value::Null), 6 => literal.clone()];
     let compare = (comparison(), null).prop_map(|(how, literal)| Test::Compare(how, literal));
@@ -127,7 +128,8 @@ fn test(literal: BoxedStrategy<Value>, is_text: bool, is_truth: bool) -> BoxedSt
     }
 }
 
-/// Conditions on these columns: each with its literals, and whether it is text or boolean.
+/// Random conditions on these columns, each given with its literals and whether it is text or
+/// boolean.
 pub(crate) fn condition(
     columns: Vec<(usize, BoxedStrategy<Value>, bool, bool)>,
 ) -> impl Strategy<Value = Condition> {

@@ -1,4 +1,5 @@
-//! Trouble: bad rows, locked files, full disks, and whether a durable write reaches the disk at all.
+//! Tests of failures: invalid rows, locked files, full disks, and whether a durable write really
+//! reaches the disk.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -32,7 +33,7 @@ fn unavailable() -> Error {
 #[tokio::test]
 async fn a_row_that_breaks_its_transaction_does_not_hurt_those_that_share_it() {
     let cluster = Cluster::with_shards(1);
-    // An error that is no constraint, so that the batch as a whole fails and is split.
+    // An error other than a constraint violation, so that the whole batch fails and is split.
     execute(
         &cluster.file(1),
         "CREATE TRIGGER no BEFORE INSERT ON users WHEN NEW.name = 'bad'
@@ -61,7 +62,7 @@ async fn a_row_that_breaks_its_transaction_does_not_hurt_those_that_share_it() {
 }
 
 #[tokio::test]
-async fn a_row_that_breaks_a_constraint_is_told_so_and_its_neighbours_are_stored() {
+async fn a_row_that_breaks_a_constraint_gets_that_error_and_its_neighbours_are_stored() {
     let cluster = Cluster::with_shards(1);
     execute(&cluster.file(1), "CREATE UNIQUE INDEX mail ON users (email)");
     let rows = vec![
@@ -80,7 +81,7 @@ async fn a_row_that_breaks_a_constraint_is_told_so_and_its_neighbours_are_stored
 }
 
 #[tokio::test]
-async fn a_new_row_that_breaks_another_unique_rule_than_its_id_is_not_said_to_exist() {
+async fn a_new_row_that_breaks_a_unique_constraint_is_not_reported_as_existing() {
     let cluster = Cluster::with_shards(1);
     execute(&cluster.file(1), "CREATE UNIQUE INDEX mail ON users (email)");
     let body = user("A", "a@example.com");
@@ -117,7 +118,7 @@ async fn small_changes_of_large_rows_do_not_make_one_large_entry_of_the_log() {
 }
 
 #[tokio::test]
-async fn a_writer_takes_a_batch_of_nothing() {
+async fn a_writer_accepts_an_empty_batch() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     let _dir = cluster.stop();
@@ -131,7 +132,7 @@ async fn a_writer_takes_a_batch_of_nothing() {
 }
 
 #[tokio::test]
-async fn while_another_holds_the_file_writes_are_rejected_and_afterwards_they_work_again() {
+async fn while_another_process_locks_the_file_writes_are_rejected_and_later_work_again() {
     let cluster = Cluster::with_shards(2);
     let body = user("A", "a@example.com");
     let on = |shard: u16| {
@@ -161,9 +162,10 @@ async fn while_another_holds_the_file_writes_are_rejected_and_afterwards_they_wo
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_up_inside_a_transaction_is_told_as_full() {
+async fn a_disk_that_fills_up_inside_a_transaction_is_reported_as_full() {
     let cluster = Cluster::with_shards(1);
-    // What SQLite does when a page does not fit into the disk: the error, and its own rollback of all.
+    // Simulates a page that does not fit on the disk: SQLite reports the error and rolls back the
+    // whole transaction.
     execute(
         &cluster.file(1),
         "CREATE TRIGGER no BEFORE INSERT ON users WHEN NEW.name = 'large'
@@ -179,7 +181,8 @@ async fn a_disk_that_fills_up_inside_a_transaction_is_told_as_full() {
         .expect("works again");
 }
 
-/// Runs an ignored test of this binary in a process of its own, started by this program and arguments.
+/// Runs an ignored test of this binary in a separate process, started by this program with these
+/// arguments.
 fn child(test: &str, dir: &Path, wrap: &[&str]) -> std::io::Result<Output> {
     let this = std::env::current_exe()?;
     let (program, arguments) = wrap.split_first().expect("a program");
@@ -193,12 +196,13 @@ fn told(output: &Output) -> String {
     format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
 
-/// Where the parent wants its child to work; `None` when somebody runs all ignored tests by hand.
+/// Directory that the parent process assigns to its child; `None` if all ignored tests are run by
+/// hand.
 fn dir_of_child() -> Option<PathBuf> {
     std::env::var_os("TESSERA_TEST_DIR").map(PathBuf::from)
 }
 
-/// What the mounting shell says when this machine does not let it mount.
+/// Exit code of the shell that mounts, if this machine does not permit mounting.
 const CANNOT_MOUNT: i32 = 77;
 
 #[test]
@@ -228,7 +232,7 @@ async fn inside_a_folder_of_20_mib() {
     let ballast = dir.join("ballast");
     std::fs::write(&ballast, vec![0; 12 << 20]).expect("a ballast of 12 MiB");
     let manager = open(&dir.join("data"), with_replicas(1, 1)).expect("a new cluster starts");
-    // A folder that goes at once: the one of the parent is what counts.
+    // Removed at once: only the folder of the parent is used.
     let cluster = Cluster { manager, source: None, dir: tempfile::tempdir().expect("a folder") };
     let body = json!({"value": "x".repeat(100_000)}).to_string();
     let mut stored = Vec::new();
@@ -245,7 +249,7 @@ async fn inside_a_folder_of_20_mib() {
     assert!(stored.len() > 5, "{}", stored.len());
     let again = cluster.write("kv", Insert, "again", &body).await.expect_err("still full");
     assert_eq!((again.error, again.outcome), (full.clone(), Outcome::Rejected));
-    // This one outgrows the page cache, so that the disk is full before the commit.
+    // This row outgrows the page cache, so that the disk is full before the commit.
     let huge = json!({"value": "x".repeat(10 << 20)}).to_string();
     let failure = cluster.write("kv", Insert, "huge", &huge).await.expect_err("still full");
     assert_eq!((failure.error, failure.outcome), (full, Outcome::Rejected));
@@ -256,7 +260,7 @@ async fn inside_a_folder_of_20_mib() {
     let (place, row) = cluster.prepare("kv", Delete, &stored[1], "{}");
     let all = RequestOptions { level: Level::All, ..options() };
     while cluster.manager.data().write(place, row.clone(), &all).await.is_err_and(|failure| {
-        // The replica tries again less and less often, and so takes part a little later.
+        // The replica retries at growing intervals, and so confirms a little later.
         matches!(failure.error, Error::TooFewReplicas { .. })
     }) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -288,7 +292,7 @@ async fn keys(cluster: &Cluster) -> Vec<String> {
     keys
 }
 
-/// Writes of the child, one after the other, each waiting for its answer.
+/// Number of writes of the child, sent one after the other, each after the previous answer.
 const DURABLE_WRITES: usize = 150;
 
 #[test]

@@ -1,9 +1,10 @@
-//! Histories: many clients at once, each at its level, while replicas are held back; then a checker reads what
-//! they were told.
+//! Histories: many concurrent clients, each at its consistency level, while replicas are paused; a
+//! checker then verifies what they read.
 //!
-//! Every write has a version, and versions of a key are given in order. So a history of one key is linearizable
-//! exactly if (i) no operation shows less than one that had ended before it began (and a write more), and (ii)
-//! no read shows what was not yet begun to be written: one sweep instead of a search.
+//! Every write has a version, and the versions of a key grow in commit order. So a history of one
+//! key is linearizable exactly if (i) no operation shows a version below one of an operation that
+//! had ended before it began (a write must show a higher one), and (ii) no read shows a version
+//! whose write had not begun. One pass over the events checks this; no search is needed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,13 +21,13 @@ use shard_manager::token::SessionToken;
 
 use crate::cluster::{Cluster, deadline, with_replicas};
 
-/// What one client did with one key, and was told.
+/// One operation of a client on one key, and its result.
 #[derive(Clone, Debug, PartialEq)]
 struct Event {
     key: usize,
     began: Duration,
     ended: Duration,
-    /// The row's version; 0: there is no row.
+    /// The row's version; 0 if there is no row.
     version: i64,
     write: bool,
 }
@@ -71,14 +72,14 @@ const KEYS: usize = 3;
 const CLIENTS: u64 = 6;
 const OPERATIONS: usize = 120;
 
-/// A small generator, so that every run is the same mix.
+/// A small generator of pseudo-random numbers, so that every run has the same mix of operations.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     *state >> 33
 }
 
-/// One client: writes and reads at `level`, keeping its token if `remembers`. Tells its history, and the
-/// operations in which it was shown less of a key than it had seen.
+/// One client: writes and reads at `level`, and keeps its session token if `remembers`. Returns its
+/// history, and the operations that showed an older version of a key than the client had seen.
 async fn client(
     cluster: &Cluster,
     level: Level,
@@ -99,7 +100,7 @@ async fn client(
         let version = if write {
             let json = json!({"name": format!("{seed}:{n}"), "email": "a@example.com"}).to_string();
             let (place, row) = cluster.prepare("users", Upsert, &name, &json);
-            // Durable on the primary is enough for the next read at a higher level to show it.
+            // For the next read at a higher level, durability on the primary is enough.
             let one = RequestOptions { level: Level::One, ..options };
             let written = cluster.manager.data().write(place, row, &one).await.expect("stored");
             if remembers {
@@ -130,7 +131,7 @@ async fn client(
     (events, went_back)
 }
 
-/// Many clients, while somebody pauses and delays replicas.
+/// Runs many clients while another thread pauses and delays replicas.
 fn run(level: Level, remembers: bool) -> (Vec<Event>, Vec<(i64, Event)>) {
     let cluster = &Cluster::with(with_replicas(2, 2));
     let epoch = Instant::now();
@@ -199,7 +200,7 @@ fn without_a_token_and_a_level_replicas_show_older_rows_so_the_checker_can_fail(
 }
 
 #[test]
-fn the_checker_finds_what_it_should() {
+fn the_checker_finds_contradictions() {
     let event = |began, ended, version, write| {
         let at = Duration::from_millis;
         Event { key: 0, began: at(began), ended: at(ended), version, write }

@@ -1,4 +1,5 @@
-//! Idempotency: a write that is sent again, in the same batch, after a restart, and when its time is over.
+//! Tests of idempotency keys: requests that are repeated in the same batch, after a restart, and
+//! after expiry.
 
 use std::path::Path;
 
@@ -30,7 +31,7 @@ fn records(file: &Path) -> i64 {
 }
 
 #[tokio::test]
-async fn a_request_that_comes_again_gets_the_first_answer_and_changes_nothing() {
+async fn a_repeated_request_gets_the_first_answer_and_changes_nothing() {
     let cluster = Cluster::with_shards(1);
     let first = write(&cluster, Insert, "Ada", "k1").await.expect("made").row;
     assert!(!first.replayed);
@@ -48,7 +49,7 @@ async fn a_request_that_comes_again_gets_the_first_answer_and_changes_nothing() 
 }
 
 #[tokio::test]
-async fn what_the_rows_forbade_once_does_not_happen_when_it_comes_again() {
+async fn a_refused_request_stays_refused_when_it_is_repeated() {
     let cluster = Cluster::with_shards(1);
     let refused = write(&cluster, Update, "Ada", "k1").await.expect_err("there is no row");
     assert_eq!(refused.error, Error::NoSuchRow);
@@ -74,17 +75,17 @@ async fn what_the_rows_forbade_once_does_not_happen_when_it_comes_again() {
     }
 }
 
-/// SQL of a time this far from now.
+/// SQL expression of a time at this distance from now.
 fn ago(what: &str) -> String {
     format!("strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', '{what}')")
 }
 
 #[tokio::test]
-async fn a_request_that_comes_again_is_recognised_whatever_was_done_to_the_clock_meanwhile() {
+async fn a_repeated_request_is_recognised_although_the_clock_was_changed() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     write(&cluster, Upsert, "Ada", "k1").await.expect("made");
-    // Simulates a clock that has been set ahead, or back, by that much since.
+    // Simulates a clock that has since been set forward or back by this much.
     for jump in ["-23 hours", "-25 hours", "-10 years", "+10 years"] {
         let age = format!("UPDATE tessera_idempotency SET created_at = {}", ago(jump));
         execute(&file, &age);
@@ -107,7 +108,7 @@ async fn a_request_that_comes_again_is_recognised_whatever_was_done_to_the_clock
 }
 
 #[tokio::test]
-async fn old_answers_are_forgotten_however_many_there_are_if_the_clock_goes_on_where_it_was() {
+async fn expired_answers_are_removed_however_many_there_are() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     write(&cluster, Upsert, "Ada", "k1").await.expect("made");

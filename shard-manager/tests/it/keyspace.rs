@@ -1,10 +1,11 @@
-//! Keyspace: golden vectors, and what must hold for any key.
+//! Tests of the hash keyspace: golden vectors, and properties of any key.
 
 use proptest::prelude::*;
 use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 
-/// Key and slot. Made without this program: Python 3.11, package xxhash 4.1.0 (C library 0.8.4),
-/// `xxhash.xxh3_64_intdigest(key.encode()) % 16384`. They may never change: rows lie where they say.
+/// Keys and their slots, computed independently: Python 3.11, package xxhash 4.1.0 (C library
+/// 0.8.4), `xxhash.xxh3_64_intdigest(key.encode()) % 16384`. They must never change, because the
+/// slots decide where stored rows lie.
 const GOLDEN: [(&str, u16); 21] = [
     ("a", 3615),
     ("A", 13445),
@@ -24,13 +25,14 @@ const GOLDEN: [(&str, u16); 21] = [
     ("ключ", 7902),
     ("用户_42", 4673),
     ("🦀", 9000),
-    // The same letter to a reader, two keys to a machine: composed, and with a combining accent.
+    // The same character to a reader, two different keys: precomposed, and with a combining accent.
     ("\u{e9}", 3251),
     ("e\u{301}", 1448),
     ("xxxxxxxxxxxxxxxxx", 6673),
 ];
 
-/// Lengths at which XXH3 changes its algorithm: `x` repeated so often, and the slot. Made as [`GOLDEN`].
+/// Lengths at which XXH3 changes its algorithm: `x` repeated this often, and the slot. Computed
+/// like [`GOLDEN`].
 const GOLDEN_LENGTHS: [(usize, u16); 7] =
     [(16, 7903), (17, 6673), (128, 7447), (129, 10204), (240, 2920), (241, 10781), (256, 11977)];
 
@@ -39,7 +41,7 @@ fn slot(key: &str) -> u16 {
 }
 
 #[test]
-fn a_key_has_the_slot_that_another_implementation_of_the_hash_gives_it() {
+fn a_key_has_the_slot_that_another_implementation_of_the_hash_computes() {
     for (key, golden) in GOLDEN {
         assert_eq!(slot(key), golden, "{key:?}");
     }
@@ -59,7 +61,7 @@ fn a_key_has_1_to_256_bytes_however_many_characters_that_are() {
 }
 
 #[test]
-fn a_key_holds_no_control_character_wherever_it_stands() {
+fn a_key_must_not_contain_control_characters() {
     let controls = (0..=0x1f).chain(0x7f..=0x9f).filter_map(char::from_u32);
     for control in controls {
         for key in [format!("{control}"), format!("{control}a"), format!("a{control}")] {
@@ -92,14 +94,15 @@ fn a_keyspace_is_found_by_its_own_name_only() {
 }
 
 #[test]
-fn keys_that_count_up_spread_evenly_over_the_slots() {
+fn sequential_keys_spread_evenly_over_the_slots() {
     const KEYS: u32 = 163_840;
     let mut counts = vec![0_u32; usize::from(SLOT_COUNT)];
     for number in 0..KEYS {
         counts[usize::from(slot(&format!("user_{number}")))] += 1;
     }
-    // Pearson's chi-square with 16,383 degrees of freedom: mean 16,383, standard deviation 181. Five of
-    // them either way; a hash that clusters is far above, one that deals out in turn far below.
+    // Pearson's chi-square with 16,383 degrees of freedom: mean 16,383, standard deviation 181.
+    // Five standard deviations are allowed either way; a hash that clusters is far above, one that
+    // assigns slots in turn far below.
     let expected = f64::from(KEYS) / f64::from(SLOT_COUNT);
     let chi: f64 = counts.iter().map(|&c| (f64::from(c) - expected).powi(2) / expected).sum();
     assert!((15_478.0..17_288.0).contains(&chi), "{chi}");

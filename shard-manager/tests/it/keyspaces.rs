@@ -1,4 +1,4 @@
-//! Keyspaces beside the hash: golden vectors, extreme keys, and what must hold for any key.
+//! Tests of the keyspaces other than hash: golden vectors, extreme keys, and properties of any key.
 
 use proptest::prelude::*;
 use shard_manager::keyspace::range::RangeSpace;
@@ -7,7 +7,7 @@ use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey};
 
 const PARTITIONS: &str = "list:A=30,B=20,C=15,D=25,E=10";
 
-/// A keyspace of each kind and mode, as configuration writes it.
+/// A keyspace of each kind and mode, as the configuration writes it.
 const EACH: [&str; 7] = [
     "hash",
     "modulo",
@@ -18,7 +18,7 @@ const EACH: [&str; 7] = [
     "matrix:server",
 ];
 
-/// Keys that trip up who did not think of them.
+/// Keys that a careless implementation gets wrong.
 const EXTREME: [&str; 14] =
     [":", "::", "@:", "@", "@a:", "@:a", "-", "-0", "+1", "00", "Ω", "Ω:Ω", "@Ω:Ω", "A:"];
 
@@ -37,7 +37,7 @@ fn refused(text: &str, key: &str) -> String {
 
 #[test]
 fn modulo_is_the_integer_at_the_end_of_the_key_however_long() {
-    // Made without this program: Python's integers, `int(digits) % 16384`.
+    // Computed independently with Python's integers: `int(digits) % 16384`.
     for (key, golden) in [
         ("0", 0),
         ("7", 7),
@@ -53,7 +53,7 @@ fn modulo_is_the_integer_at_the_end_of_the_key_however_long() {
     }
     assert_eq!(place("modulo", &"9".repeat(256)), Ok(16_383));
     assert_eq!(place("modulo", &format!("{}1", "0".repeat(255))), Ok(1));
-    // Digits of other scripts are letters here.
+    // Digits of other scripts count as letters.
     for key in ["user", "7a", "٣", "1٣", ":"] {
         assert_eq!(place("modulo", key), Err(KeyError::NoTrailingInteger), "{key}");
     }
@@ -61,7 +61,7 @@ fn modulo_is_the_integer_at_the_end_of_the_key_however_long() {
 }
 
 #[test]
-fn modulo_is_id_modulo_n_of_simple_systems_only_where_n_divides_the_slots() {
+fn modulo_equals_id_modulo_n_only_where_n_divides_the_slot_count() {
     let same = |shards: u64| (0..100_000_u64).all(|id| id % 16_384 % shards == id % shards);
     assert!([1, 2, 4, 256].into_iter().all(same));
     assert!(![3, 5, 6].into_iter().any(same));
@@ -69,7 +69,7 @@ fn modulo_is_id_modulo_n_of_simple_systems_only_where_n_divides_the_slots() {
 
 #[test]
 fn a_list_gives_each_partition_a_block_by_weight_and_hashes_inside() {
-    // Made without this program: Python 3.11, package xxhash 4.1.0.
+    // Computed independently: Python 3.11, package xxhash 4.1.0.
     for (key, golden) in [
         ("A:1", 4566),
         ("A:user_123", 3495),
@@ -97,7 +97,7 @@ fn a_list_gives_each_partition_a_block_by_weight_and_hashes_inside() {
 }
 
 #[test]
-fn a_key_of_no_partition_is_told_which_there_are_but_never_more_than_twenty() {
+fn the_error_for_a_key_of_no_partition_lists_at_most_twenty_partitions() {
     for key in ["F:1", "a:1", "A", ":", ":A", " A:1", "AB:1", "Ω"] {
         let told = refused(PARTITIONS, key);
         assert!(told.ends_with("there are: A, B, C, D, E"), "{told}");
@@ -111,7 +111,7 @@ fn a_key_of_no_partition_is_told_which_there_are_but_never_more_than_twenty() {
 
 #[test]
 fn a_matrix_id_is_hashed_whole_or_by_its_server() {
-    // Made without this program, as those of the list.
+    // Computed independently, like the values of the list keyspace.
     for (key, by_id, by_server) in [
         ("@alice:example.org", 6739, 16_197),
         ("@bob:example.org", 8863, 16_197),
@@ -161,11 +161,11 @@ fn a_split_point_begins_the_range_above_it() {
             assert_eq!(keyspace(text).slot_of(parsed), Err(KeyError::NotAnInteger), "{key}");
         }
     }
-    // Split points beyond 64 bits are as good as others.
+    // Split points beyond 64 bits are valid as well.
     let far = format!("range:0,{most}");
     assert_ne!(place(&far, &most), place(&far, &(i128::MAX - 1).to_string()));
     assert_ne!(place(&far, "-1"), place(&far, "0"));
-    // Texts are compared byte by byte: capitals come before small letters.
+    // Texts are compared byte by byte: capitals sort before lowercase letters.
     let text = "range-text:g,n";
     for (key, index) in [("a", 0), ("fzz", 0), ("G", 0), ("g", 1), ("mz", 1), ("n", 2), ("Ω", 2)] {
         assert_eq!(place(text, key), Ok([0, 5462, 10_923][index]), "{key}");
@@ -173,7 +173,7 @@ fn a_split_point_begins_the_range_above_it() {
 }
 
 #[test]
-fn ranges_of_a_new_cluster_are_dealt_out_in_order_by_a_contiguous_placement() {
+fn a_contiguous_placement_assigns_the_ranges_of_a_new_cluster_in_order() {
     let topology = shard_manager::topology::Topology::with_weights(&[1, 1, 1]).expect("weights");
     let placement = shard_manager::placement::Placement::Even;
     let map =
@@ -218,7 +218,7 @@ fn every_keyspace_comes_back_from_configuration_and_from_the_catalog() {
         assert_eq!(restored.as_ref(), Ok(&keyspace), "{}", keyspace.parameters());
         assert!(Keyspace::NAMES.contains(&keyspace.name()));
     }
-    // As they stand in catalogs, for ever.
+    // The form in which catalogs store them; it must never change.
     for (text, golden) in [
         ("hash", r#"{"seed":0}"#),
         ("modulo", "{}"),
@@ -232,7 +232,7 @@ fn every_keyspace_comes_back_from_configuration_and_from_the_catalog() {
 }
 
 #[test]
-fn parameters_that_cannot_be_are_refused_with_the_reason() {
+fn invalid_keyspace_parameters_are_refused_with_the_reason() {
     for (text, reason) in [
         ("hash:1", "there are none"),
         ("modulo:7", "there are none"),
@@ -274,7 +274,7 @@ fn parameters_that_cannot_be_are_refused_with_the_reason() {
 }
 
 #[test]
-fn what_no_program_of_ours_kept_in_a_catalog_is_refused() {
+fn catalog_entries_that_no_version_wrote_are_refused() {
     for (name, parameters) in [
         ("else", "{}"),
         ("hash", r#"{"seed":1}"#),
@@ -294,7 +294,7 @@ fn what_no_program_of_ours_kept_in_a_catalog_is_refused() {
     }
 }
 
-/// The space of ranges of a keyspace.
+/// Range space of a keyspace.
 fn ranges(text: &str) -> RangeSpace {
     let Keyspace::Range(ranges) = keyspace(text) else { panic!("a range") };
     (*ranges).clone()
@@ -315,7 +315,7 @@ fn a_range_can_be_split_until_every_slot_is_taken() {
     assert!(ranges("range-text:g").split("a,b").is_err());
 }
 
-/// Any key, and keys that the keyspaces of [`EACH`] have a place for.
+/// Any key, or a key that the keyspaces of [`EACH`] accept.
 fn key() -> impl Strategy<Value = String> {
     prop_oneof![
         "\\PC{1,60}",
@@ -351,7 +351,7 @@ proptest! {
     }
 
     #[test]
-    fn modulo_is_what_long_division_says(prefix in "[^0-9]{0,8}", digits in "[0-9]{1,60}") {
+    fn modulo_equals_long_division(prefix in "[^0-9]{0,8}", digits in "[0-9]{1,60}") {
         let key = format!("{prefix}{digits}");
         let divide = |rest: u32, digit: u8| (rest * 10 + u32::from(digit - b'0')) % 16_384;
         if ShardKey::parse(&key).is_ok() {

@@ -1,4 +1,4 @@
-//! Lane: a fake writer stands at a gate, so that each test says what waits when a batch begins.
+//! Tests of lanes: a fake writer waits at a gate, and each test decides what is queued meanwhile.
 
 use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,7 +19,7 @@ use crate::cluster::deadline;
 
 type Answer = Result<Applied, LaneFailure>;
 
-/// Tells each batch it gets, waits at the gate, then does what the plan says.
+/// Fake writer: announces each batch, waits at the gate, then does what the plan says.
 struct Fake {
     began: Sender<Vec<String>>,
     gate: Receiver<()>,
@@ -30,11 +30,11 @@ struct Fake {
 
 #[derive(Clone, Default)]
 pub(crate) struct Plan {
-    /// Keys that fail every batch they are in.
+    /// Keys that make every batch with them fail.
     pub(crate) culprits: HashSet<String>,
-    /// Keys whose batch fails for good, with this outcome.
+    /// Keys whose batch fails permanently, with this outcome.
     pub(crate) fatal: Option<(String, Outcome)>,
-    /// A key whose batch panics.
+    /// Key that makes the writer panic.
     pub(crate) panics: Option<String>,
 }
 
@@ -42,7 +42,7 @@ impl Writer for Fake {
     fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
         let changes = groups.iter().flat_map(|group| group.rows);
         let keys: Vec<String> = changes.map(|change| change.key.clone()).collect();
-        // The test may have seen enough; an open gate lets everything through.
+        // The test may have ended; an open gate lets everything through.
         let _ = self.began.send(keys.clone());
         let _ = self.gate.recv();
         if let Some(key) = &self.plan.panics {
@@ -50,7 +50,7 @@ impl Writer for Fake {
         }
         let failed =
             |outcome, retry_split| BatchFailure { error: Error::Internal, outcome, retry_split };
-        // One row can be both: first it makes its batch fail, then it fails for good when it stands alone.
+        // A row can be in both: it makes its batch fail, and fails permanently when retried alone.
         if keys.iter().any(|key| self.plan.culprits.contains(key)) && keys.len() > 1 {
             return Err(failed(Outcome::Rejected, true));
         }
@@ -71,7 +71,7 @@ impl Writer for Fake {
         Ok(BatchDone { rows, position: Position { timeline: 1, sequence } })
     }
 
-    /// Tells the table as if it were a key, so that a test sees when its turn came.
+    /// Announces the table as if it were a key, so that a test sees when its turn came.
     fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
         let mut applied = self.applied.lock().expect("nobody died with it");
         applied.push(format!("table {}", change.table().name()));
@@ -86,7 +86,7 @@ impl Writer for Fake {
     }
 }
 
-/// The test's side of a lane with a fake writer.
+/// The test's handle of a lane with a fake writer.
 pub(crate) struct Story {
     pub(crate) lane: Arc<Lane>,
     began: Receiver<Vec<String>>,
@@ -108,7 +108,7 @@ impl Story {
         Self { lane, began, gate: Some(gate), applied, closed }
     }
 
-    /// An operation of these rows: queued now, its answer awaited later.
+    /// Queues an operation of these rows now; the returned future yields its answer.
     pub(crate) async fn queue(
         &self,
         keys: &[&str],
@@ -134,7 +134,7 @@ impl Story {
         let lane = Arc::clone(&self.lane);
         let mut answer: LocalBoxFuture<'static, Answer> =
             Box::pin(async move { lane.apply(request, deadline).await });
-        // One poll puts it into the queue.
+        // A single poll queues the operation.
         tokio::select! {
             biased;
             answered = &mut answer => Box::pin(std::future::ready(answered)),
@@ -147,7 +147,7 @@ impl Story {
         self.began.recv_timeout(Duration::from_secs(20)).expect("a batch begins")
     }
 
-    /// Holds a first batch at the gate, so that what comes next must wait.
+    /// Pauses a first batch at the gate, so that everything after it is queued.
     pub(crate) async fn occupied(plan: Plan) -> (Self, LocalBoxFuture<'static, Answer>) {
         let story = Self::begin(plan);
         let first = story.queue(&["first"], deadline()).await;
@@ -165,13 +165,13 @@ impl Story {
 }
 
 impl Drop for Story {
-    /// A test that fails leaves the gate shut; the lane's thread must not wait there for ever.
+    /// Opens the gate if a test fails, so that the lane's thread does not wait for ever.
     fn drop(&mut self) {
         self.open_gate();
     }
 }
 
-/// A row of this key; `bytes` of text make it large.
+/// A row with this key; `bytes` of text make it large.
 fn row(key: &str, bytes: usize) -> RowWrite {
     static TABLE: std::sync::LazyLock<Arc<Table>> = std::sync::LazyLock::new(|| {
         let id = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
@@ -203,14 +203,14 @@ fn gone() -> Error {
     Error::ShardUnavailable { shard: "shard1".into() }
 }
 
-/// The keys that an operation was answered with.
+/// Keys in the answer to an operation.
 fn keys(answer: Answer) -> Vec<Result<String, Error>> {
     let rows = answer.expect("the operation was executed").rows.into_iter();
     rows.map(|row| row.map(|done| String::from_utf8(done.json).expect("a key"))).collect()
 }
 
 #[tokio::test]
-async fn everything_that_waits_becomes_one_batch_in_the_order_in_which_it_came() {
+async fn all_queued_operations_become_one_batch_in_order_of_arrival() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let second = story.queue(&["b", "a"], deadline()).await;
     let third = story.queue(&["c"], deadline()).await;
@@ -225,7 +225,7 @@ async fn everything_that_waits_becomes_one_batch_in_the_order_in_which_it_came()
 }
 
 #[tokio::test]
-async fn a_change_of_the_tables_keeps_its_place_among_the_writes_and_stands_alone() {
+async fn a_schema_change_keeps_its_place_among_the_writes_and_runs_alone() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let before = story.queue(&["a", "b"], deadline()).await;
     let change = SchemaChange::Make(Arc::clone(&row("x", 0).table));
@@ -269,7 +269,7 @@ async fn a_batch_has_at_most_512_operations_and_about_4_mib() {
 }
 
 #[tokio::test]
-async fn a_bad_operation_hurts_only_itself_and_all_others_are_applied_exactly_once() {
+async fn a_failing_operation_fails_alone_and_all_others_are_applied_exactly_once() {
     let plan = Plan { culprits: ["k5".into(), "k6".into()].into(), ..Plan::default() };
     let (mut story, first) = Story::occupied(plan).await;
     let mut answers = Vec::new();
@@ -290,7 +290,7 @@ async fn a_bad_operation_hurts_only_itself_and_all_others_are_applied_exactly_on
 }
 
 #[tokio::test]
-async fn a_bad_row_of_a_chunk_hurts_only_itself() {
+async fn a_failing_row_of_a_chunk_fails_alone() {
     let plan = Plan { culprits: ["bad".into()].into(), ..Plan::default() };
     let (mut story, _first) = Story::occupied(plan).await;
     let chunk = story.queue(&["a", "bad", "b"], deadline()).await;
@@ -308,14 +308,14 @@ async fn a_row_of_a_chunk_whose_own_commit_is_in_doubt_is_not_called_rejected() 
     let mut story = Story::begin(plan);
     story.open_gate();
     let chunk = story.queue(&["a", "doubtful"], deadline()).await;
-    // A row error inside an executed operation means "rejected" to whoever asked for it.
+    // A row error inside an executed operation means "rejected" to its caller.
     let answer = chunk.await;
     let outcome = answer.map(|applied| applied.rows).map_err(|failure| failure.outcome);
     assert_eq!(outcome, Err(Outcome::Unknown));
 }
 
 #[tokio::test]
-async fn a_failure_that_is_nobodys_fault_tells_all_of_the_batch_their_outcome() {
+async fn a_failure_of_the_storage_gives_all_operations_of_the_batch_their_outcome() {
     for outcome in [Outcome::Rejected, Outcome::Unknown] {
         let plan = Plan { fatal: Some(("b".into(), outcome)), ..Plan::default() };
         let (mut story, first) = Story::occupied(plan).await;
@@ -339,7 +339,7 @@ async fn a_failure_that_is_nobodys_fault_tells_all_of_the_batch_their_outcome() 
 async fn an_operation_past_its_deadline_is_never_executed() {
     let (mut story, _first) = Story::occupied(Plan::default()).await;
     let soon = Instant::now() + Duration::from_millis(20);
-    // Its client has left, so nobody but the lane looks at the deadline.
+    // The client has left, so only the lane checks the deadline.
     drop(story.queue(&["late"], soon).await);
     let after = story.queue(&["after"], deadline()).await;
     tokio::time::sleep_until((soon + Duration::from_millis(1)).into()).await;
@@ -350,7 +350,7 @@ async fn an_operation_past_its_deadline_is_never_executed() {
 }
 
 #[tokio::test]
-async fn a_client_that_gives_up_in_the_queue_is_told_that_nothing_was_stored() {
+async fn a_client_whose_deadline_passes_in_the_queue_learns_that_nothing_was_stored() {
     let (mut story, _first) = Story::occupied(Plan::default()).await;
     let late = story.queue(&["late"], Instant::now() + Duration::from_millis(20)).await;
     assert!(matches!(late.await, Err(LaneFailure { outcome: Outcome::Rejected, .. })));
@@ -362,9 +362,8 @@ async fn a_client_that_gives_up_in_the_queue_is_told_that_nothing_was_stored() {
 }
 
 #[tokio::test]
-async fn a_client_that_gives_up_while_its_transaction_runs_is_told_that_it_may_be_stored() {
-    // The deadline must pass after the batch began. On a machine that is busy it may pass before; then a
-    // later one is tried.
+async fn a_client_whose_deadline_passes_during_its_transaction_learns_that_it_may_be_stored() {
+    // On a busy machine the deadline may pass before the batch begins; then a later one is tried.
     for seconds in [1, 4, 16] {
         let mut story = Story::begin(Plan::default());
         let late = story.queue(&["late"], Instant::now() + Duration::from_secs(seconds)).await;
@@ -397,7 +396,7 @@ async fn a_full_queue_refuses_at_once_and_takes_again_when_it_is_empty() {
 }
 
 #[tokio::test]
-async fn bytes_that_wait_are_bounded_and_given_back() {
+async fn queued_bytes_are_bounded_and_released() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let mut answers = vec![first];
     let large = |key: &str| vec![row(key, 21 << 20)];
@@ -414,7 +413,7 @@ async fn bytes_that_wait_are_bounded_and_given_back() {
 }
 
 #[tokio::test]
-async fn what_is_one_whole_is_never_applied_in_parts() {
+async fn an_atomic_group_is_never_applied_in_parts() {
     let plan = Plan { culprits: ["bad".into()].into(), ..Plan::default() };
     let (mut story, _first) = Story::occupied(plan).await;
     let rows = ["a", "bad", "b"].map(|key| row(key, 0)).to_vec();
@@ -428,7 +427,7 @@ async fn what_is_one_whole_is_never_applied_in_parts() {
 }
 
 #[tokio::test]
-async fn a_patient_chunk_waits_for_room_but_not_past_its_deadline() {
+async fn a_chunk_that_waits_for_room_does_not_wait_past_its_deadline() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let mut answers = vec![first];
     let rows = |key| vec![row(key, 21 << 20)];
@@ -447,7 +446,7 @@ async fn a_patient_chunk_waits_for_room_but_not_past_its_deadline() {
 }
 
 #[tokio::test]
-async fn stopping_applies_what_is_queued_closes_the_writer_and_refuses_what_comes_later() {
+async fn stopping_applies_queued_operations_closes_the_writer_and_refuses_new_ones() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let second = story.queue(&["second"], deadline()).await;
     let third = story.queue(&["third"], deadline()).await;
@@ -489,7 +488,7 @@ async fn a_writer_that_dies_leaves_its_batch_in_doubt_and_the_shard_unavailable(
 }
 
 #[tokio::test]
-async fn what_only_waited_behind_a_writer_that_dies_is_rejected_since_it_never_began() {
+async fn operations_queued_behind_a_writer_that_dies_are_rejected() {
     let plan = Plan { panics: Some("first".into()), ..Plan::default() };
     let (mut story, _first) = Story::occupied(plan).await;
     let waiting = story.queue(&["waiting"], deadline()).await;

@@ -1,4 +1,5 @@
-//! What the shard manager promises, told as tests: one binary, so that it links once and runs in parallel.
+//! Integration tests of the shard manager. One binary, so that it links once and tests run in
+//! parallel.
 
 mod advice;
 mod atomic_groups;
@@ -28,7 +29,8 @@ mod token;
 mod values;
 mod vitals;
 
-/// So many cases of a property, the same ones each time: a test that fails fails again.
+/// Configuration for this many cases of a property. The cases are the same in every run, so that a
+/// failure is repeatable.
 fn cases(count: u32) -> proptest::test_runner::Config {
     proptest::test_runner::Config {
         cases: count,

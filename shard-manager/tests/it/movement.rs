@@ -1,4 +1,5 @@
-//! Movement: how many slots change owner when a placement is built again, for each placement as it says itself.
+//! Tests of movement: how many slots change owner when a placement is rebuilt, compared with the
+//! bound that each placement documents.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +11,10 @@ use shard_manager::topology::{ShardSpec, Topology};
 
 const SLOTS: f64 = 16_384.0;
 
-/// Placements that fit any topology.
+/// Placements that are valid for any topology.
 const ANY: [&str; 6] = ["even", "weighted", "modulo", "ring:160", "rendezvous", "jump"];
 
-/// A shard and its weights before and after; 0 while it is not there.
+/// A shard with its weights before and after a change; 0 while it does not exist.
 #[derive(Clone, Debug)]
 struct Changing {
     name: String,
@@ -39,7 +40,7 @@ fn tables(placement: &str, shards: &[Changing]) -> (Vec<String>, Vec<String>) {
     (at(|shard| shard.before), at(|shard| shard.after))
 }
 
-/// Slots that change owner, by who gives and who takes.
+/// Number of slots that change owner, by old and new owner.
 fn moves((before, after): &(Vec<String>, Vec<String>)) -> BTreeMap<(&str, &str), u32> {
     let mut moves = BTreeMap::new();
     for (old, new) in before.iter().zip(after).filter(|(old, new)| old != new) {
@@ -48,7 +49,7 @@ fn moves((before, after): &(Vec<String>, Vec<String>)) -> BTreeMap<(&str, &str),
     moves
 }
 
-/// Two to nine shards, and which of them comes, goes or weighs otherwise.
+/// Two to nine shards, and the index of the one that is added, removed or reweighted.
 fn changes() -> impl Strategy<Value = (Vec<Changing>, usize)> {
     let shards = proptest::collection::btree_map("[a-z]{1,6}", 1_u32..20, 2..10)
         .prop_map(|shards| shards.into_iter().collect::<Vec<_>>())
@@ -70,14 +71,14 @@ fn changes() -> impl Strategy<Value = (Vec<Changing>, usize)> {
     )
 }
 
-/// By how much the share of one shard changes, as part of all.
+/// Change of one shard's share, as a fraction of the total.
 fn change_of_share(weights: &[(f64, f64)], which: usize) -> f64 {
     let total = |of: fn(&(f64, f64)) -> f64| weights.iter().map(of).sum::<f64>();
     let (before, after) = weights[which];
     (after / total(|weight| weight.1) - before / total(|weight| weight.0)).abs()
 }
 
-/// How many slots may move, as the placement's file says it.
+/// Maximum number of slots that may move, as documented in the placement's file.
 fn bound(placement: &str, shards: &[Changing], which: usize) -> f64 {
     let is_weighted = placement.parse::<Placement>().expect("a placement").is_weighted();
     let count = |weight: u32| f64::from(if is_weighted { weight } else { weight.min(1) });
@@ -89,7 +90,7 @@ fn bound(placement: &str, shards: &[Changing], which: usize) -> f64 {
     }
     let shards = shards.len();
     match placement {
-        // What a shard gains or loses passes through those that lie between it and the ends.
+        // Slots that a shard gains or loses pass through the shards between it and the ends.
         "even" | "weighted" => {
             let weight = |index: usize| weights[index].0;
             let others = (0..shards).filter(|index| *index != which);
@@ -98,10 +99,10 @@ fn bound(placement: &str, shards: &[Changing], which: usize) -> f64 {
                 let outer = if index < which { 0..index } else { index + 1..shards };
                 outer.map(weight).sum::<f64>() / total
             });
-            // Each border is rounded before and after.
+            // Each border is rounded before and after the change.
             share * (1.0 + beyond.sum::<f64>()) + 2.0 * shards as f64
         }
-        // All but one of as many as there are shards, in each period of the two numbers.
+        // In each period of the two shard counts, all slots but one per shard.
         "modulo" => {
             let period = shards * (shards - 1);
             (16_384 - 16_384 / period * (shards - 1)) as f64
@@ -132,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_written_down_moves_nothing_whoever_comes_or_grows((shards, which) in changes()) {
+    fn a_manual_placement_moves_nothing_when_shards_are_added_or_reweighted((shards, which) in changes()) {
         let stay: Vec<&str> =
             shards.iter().map(|shard| &*shard.name).filter(|name| *name != shards[which].name).collect();
         let (first, last) = (stay[0], stay[stay.len() - 1]);
@@ -159,9 +160,9 @@ proptest! {
         }
     }
 
-    /// From each as much as its part of the whole, but for the luck of the draw.
+    /// Each shard gives up its share of the total, within random variation.
     #[test]
-    fn what_a_new_shard_takes_comes_from_all_others_by_their_shares(
+    fn a_new_shard_takes_slots_from_all_others_in_proportion_to_their_shares(
         shards in proptest::collection::btree_map("[a-z]{1,6}", 1_u32..5, 2..8),
         placement in proptest::sample::select(vec!["ring:160", "rendezvous", "jump"]),
     ) {
@@ -171,7 +172,7 @@ proptest! {
             .into_iter()
             .map(|(name, own)| Changing { name, before: weight(own), after: weight(own) })
             .collect();
-        // The last: a jump leads to no other.
+        // The last shard: jump hashing adds shards only at the end.
         let guest = shards.len() - 1;
         shards[guest].before = 0;
         let total: f64 = shards.iter().map(|shard| f64::from(shard.after)).sum();
@@ -189,7 +190,7 @@ proptest! {
     }
 }
 
-/// How many slots move when a shard of this weight comes after the others.
+/// Number of slots that move when a shard of this weight is appended.
 fn moved_by_one_more(placement: &str, weights: &[u32], more: u32) -> u32 {
     let shard = |index: usize, before: u32, after: u32| Changing {
         name: format!("s{index:03}"),
@@ -215,14 +216,14 @@ fn contiguous_ranges_move_by_half_for_an_equal_shard_and_little_for_a_light_one(
 
 #[test]
 fn a_modulo_placement_moves_all_but_one_of_as_many_as_there_are_shards() {
-    // 1/2, 2/3, 3/4 and 7/8 of 16384; of the last period, which is cut off, a little less.
+    // 1/2, 2/3, 3/4 and 7/8 of 16384; slightly less in the last period, which is incomplete.
     for (count, moved) in [(1, 8192), (2, 10_922), (3, 12_286), (7, 14_333)] {
         assert_eq!(moved_by_one_more("modulo", &vec![1; count], 1), moved, "{count} and one more");
     }
 }
 
 #[test]
-fn counted_ids_are_dealt_out_evenly_by_the_placement_of_that_name_only() {
+fn sequential_ids_are_distributed_evenly_by_the_modulo_placement_only() {
     let on_shards = |placement: &str| {
         let topology = Topology::with_weights(&[1, 1, 1]).expect("good weights");
         let placement = placement.parse().expect("a good placement");

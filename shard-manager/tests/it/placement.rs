@@ -1,4 +1,5 @@
-//! Placement and shard map: every slot has one owner, each shard its share, and ranges come back as they were.
+//! Tests of placement and shard map: every slot has one owner, each shard has its share, and ranges
+//! can be stored and restored.
 
 use proptest::prelude::*;
 use shard_manager::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
@@ -28,7 +29,7 @@ fn restore(ranges: &[(u16, u16, u16)]) -> Result<ShardMap, MapError> {
 }
 
 #[test]
-fn three_even_shards_have_these_ranges_for_ever() {
+fn the_ranges_of_three_equal_shards_never_change() {
     let golden = [(0, 5461, 0), (5462, 10_922, 1), (10_923, 16_383, 2)];
     assert_eq!(ranges(Placement::Even, &[1, 1, 1]), golden);
     assert_eq!(ranges(Placement::Even, &[9, 1, 5]), golden, "weights are ignored");
@@ -94,7 +95,7 @@ fn a_stored_map_with_a_gap_an_overlap_or_an_unknown_shard_is_refused() {
     assert_eq!(restore(&[(0, 99, 0), (100, last, 3)]), Err(MapError::NoSuchShard { first: 100 }),);
 }
 
-/// One to 256 shards, most of them few, with weights small and large.
+/// One to 256 shards, usually few, with small and large weights.
 fn weights() -> impl Strategy<Value = Vec<u32>> {
     let weight = prop_oneof![1..=10_u32, 1..=Topology::WEIGHT_MAX];
     prop_oneof![

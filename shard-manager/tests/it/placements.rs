@@ -1,14 +1,15 @@
-//! Every placement: golden vectors, shares, and who moves when a shard comes, goes or changes its weight.
+//! Tests of every placement: golden vectors, shares, and which slots move when a shard is added,
+//! removed or reweighted.
 
 use proptest::prelude::*;
 use shard_manager::keyspace::{Keyspace, SLOT_COUNT};
 use shard_manager::placement::{Placement, PlacementError};
 use shard_manager::topology::{ShardIndex, ShardSpec, Topology};
 
-/// Infra-Crafter's table, as configuration writes it.
+/// The partition table of Infra-Crafter, as the configuration writes it.
 const PARTITIONS: &str = "partitions:A=30>shard1,B=20>shard1,D=25>shard2,C=15>shard3,E=10>shard3";
 
-/// Placements that fit any topology.
+/// Placements that are valid for any topology.
 const ANY: [&str; 6] = ["even", "weighted", "modulo", "ring:160", "rendezvous", "jump"];
 
 fn topology(weights: &[u32]) -> Topology {
@@ -23,14 +24,14 @@ fn owners(text: &str, topology: &Topology) -> Vec<ShardIndex> {
     placement(text).assign(topology).expect("it fits")
 }
 
-/// Slots of each shard.
+/// Number of slots of each shard.
 fn counts(owners: &[ShardIndex], shards: usize) -> Vec<u32> {
     let mut counts = vec![0; shards];
     owners.iter().for_each(|owner| counts[owner.index()] += 1);
     counts
 }
 
-/// XXH3-64 of the table, two bytes an owner, the lower first.
+/// XXH3-64 of the table, two bytes per owner, little-endian.
 fn digest(owners: &[ShardIndex]) -> u64 {
     let bytes: Vec<u8> = owners.iter().flat_map(|owner| owner.0.to_le_bytes()).collect();
     xxhash(&bytes)
@@ -40,11 +41,11 @@ fn xxhash(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
 }
 
-/// Made without this program: the papers' rules written down in Python 3.11, with floating point and its
-/// logarithm for the rendezvous, and package xxhash 4.1.0. They may never change: a map is computed once, but people
-/// compute it again to know where a shard to come will stand.
+/// Computed independently: the papers' algorithms in Python 3.11, with floating-point logarithms
+/// for the rendezvous, and package xxhash 4.1.0. They must never change: a map is computed only
+/// once, but operators compute it again to predict where a new shard will be placed.
 #[test]
-fn placements_have_these_tables_for_ever() {
+fn the_tables_of_placements_never_change() {
     for (text, weights, golden) in [
         ("ring:160", vec![1; 3], 0xca20_e264_01a8_5191),
         ("ring", vec![2, 1, 1], 0x1f0e_7e88_3b3a_f1d5),
@@ -72,7 +73,7 @@ fn placements_have_these_tables_for_ever() {
 #[test]
 fn partitions_lie_one_after_the_other_on_the_shards_that_were_named() {
     let owners = owners(PARTITIONS, &topology(&[1, 1, 1]));
-    // A and B to slot 8191, D to 12287, C and E to the end.
+    // A and B end at slot 8191, D at 12287, C and E at the last slot.
     let ends = [(0, 0), (8191, 0), (8192, 1), (12_287, 1), (12_288, 2), (16_383, 2)];
     for (slot, shard) in ends {
         assert_eq!(owners[slot], ShardIndex(shard), "slot {slot}");
@@ -91,7 +92,7 @@ fn a_partition_of_the_list_keyspace_lies_on_the_shard_of_the_partition_of_its_na
 }
 
 #[test]
-fn a_manual_placement_is_what_was_written_down() {
+fn a_manual_placement_is_applied_as_written() {
     let text = "manual:0-99=shard2,100-100=shard1,101-16383=shard2";
     let table = owners(text, &topology(&[1, 1]));
     assert_eq!(counts(&table, 2), [1, 16_383]);
@@ -102,7 +103,7 @@ fn a_manual_placement_is_what_was_written_down() {
 }
 
 #[test]
-fn a_shard_that_is_not_there_is_named() {
+fn an_unknown_shard_is_named() {
     for text in [PARTITIONS, "manual:0-16382=shard1,16383=shard3"] {
         let refused = placement(text).assign(&topology(&[1, 1]));
         assert_eq!(refused, Err(PlacementError::NoSuchShard { shard: "shard3".into(), count: 2 }));
@@ -148,7 +149,7 @@ fn every_placement_comes_back_from_configuration_and_from_the_catalog() {
 }
 
 #[test]
-fn parameters_that_cannot_be_are_refused_with_the_reason() {
+fn invalid_placement_parameters_are_refused_with_the_reason() {
     for (text, reason) in [
         ("random", "`random` is no placement"),
         ("Even", "`Even` is no placement"),
@@ -196,7 +197,7 @@ proptest! {
     #![proptest_config(crate::cases(32))]
 
     #[test]
-    fn every_slot_has_one_owner_and_shares_are_as_even_as_was_promised(
+    fn every_slot_has_one_owner_and_shares_are_within_the_documented_tolerance(
         weights in proptest::collection::vec(1_u32..9, 1..16),
         text in proptest::sample::select(&ANY[..]),
     ) {
@@ -208,8 +209,8 @@ proptest! {
         let total: f64 = weights.iter().map(weight).sum();
         for (count, own) in counts(&owners, weights.len()).into_iter().zip(&weights) {
             let share = 16_384.0 * weight(own) / total;
-            // Lots drawn for each slot spread by √share. Points on a ring spread by share/√points besides. Both
-            // are allowed six times that: once in a billion.
+            // Lots drawn for each slot deviate by √share. Points on a ring additionally deviate by
+            // share/√points. The tolerance is six times that, which fails once in a billion.
             let drawn = share.sqrt();
             let bound = match text {
                 "even" | "weighted" | "modulo" => 1.0 + 1e-6,
@@ -237,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn when_a_weight_grows_its_shard_takes_and_nobody_else_does(
+    fn when_a_weight_grows_only_its_shard_gains_slots(
         shards in shards(),
         more in 1_u32..20,
         text in proptest::sample::select(vec!["ring:20", "rendezvous"]),
@@ -258,7 +259,8 @@ proptest! {
         prop_assert!(before.iter().zip(&after).all(|(old, new)| old == new || *new == last));
     }
 
-    /// Against the formula in floating point: the winner's score is the highest, up to what doubles can tell.
+    /// Compared with the formula in floating point: the winner's score is the highest, within the
+    /// precision of doubles.
     #[test]
     fn a_rendezvous_is_won_by_the_highest_weighted_lot(
         weights in proptest::collection::vec(1..=Topology::WEIGHT_MAX, 2..9),
@@ -288,7 +290,7 @@ proptest! {
     }
 }
 
-/// `weight / -log2(u)` of a shard's lot for a slot, with doubles.
+/// `weight / -log2(u)` of a shard's lot for a slot, in floating point.
 fn score(slot: u16, shard: &ShardSpec) -> f64 {
     let mix = |bits: u64| {
         let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,4 +1,4 @@
-//! Rebalance: what the weights demand moves, and not a slot more.
+//! Tests of rebalancing: exactly the slots move that the weights require.
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -13,7 +13,7 @@ fn topology(shards: &[(&str, u32)]) -> Topology {
     Topology::new(shards.iter().map(spec).collect()).expect("good shards")
 }
 
-/// Slots of each shard.
+/// Number of slots of each shard.
 fn counts(owners: &[ShardIndex], shards: usize) -> Vec<u32> {
     let mut counts = vec![0; shards];
     owners.iter().for_each(|owner| counts[owner.index()] += 1);
@@ -33,15 +33,15 @@ fn a_fourth_shard_takes_a_quarter_from_the_others_and_nothing_else_moves() {
     let after = rebalance(&before, &old, &new);
     assert_eq!(counts(&after, 4), [4096; 4]);
     assert_eq!(moved((&before, &old), (&after, &new)), 4096);
-    // The highest slots of each go: a keeps 0 to 4095.
+    // The highest slots of each shard move: a keeps 0 to 4095.
     assert!(after[..4096].iter().all(|owner| *owner == ShardIndex(0)));
     assert!(after[4096..5462].iter().all(|owner| *owner == ShardIndex(3)));
 }
 
 #[test]
-fn what_is_balanced_stays_as_it_is_whoever_has_the_slot_that_does_not_divide() {
+fn a_balanced_table_stays_as_it_is_whichever_shard_has_the_extra_slot() {
     let shards = topology(&[("a", 1), ("b", 1), ("c", 1)]);
-    // 16384 = 3 * 5461 + 1: the last has the odd one.
+    // 16384 = 3 * 5461 + 1: the last shard has the extra slot.
     let before: Vec<ShardIndex> =
         (0..16_384).map(|slot| ShardIndex((slot % 3 + 2) as u16 % 3)).collect();
     assert_eq!(rebalance(&before, &shards, &shards), before);
@@ -50,7 +50,7 @@ fn what_is_balanced_stays_as_it_is_whoever_has_the_slot_that_does_not_divide() {
 #[test]
 fn a_shard_that_goes_leaves_its_slots_to_the_others() {
     let old = topology(&[("a", 1), ("b", 1), ("c", 1)]);
-    // Another order: shards are known by their names.
+    // The order of shards does not matter: they are identified by name.
     let new = topology(&[("c", 1), ("a", 1)]);
     let before = Placement::Modulo.assign(&old).expect("a table");
     let after = rebalance(&before, &old, &new);
@@ -62,7 +62,7 @@ fn a_shard_that_goes_leaves_its_slots_to_the_others() {
 fn a_share_is_rounded_up_once() {
     let shards = [("shard1", 1), ("shard2", 1), ("shard3", 1), ("shard4", 1), ("shard5", 1)];
     let (old, new) = (topology(&shards[..4]), topology(&shards));
-    // 16384 = 5 * 3276 + 4, and the first has one more than 3276 already.
+    // 16384 = 5 * 3276 + 4, and the first shard already has one more than 3276.
     let text = "manual:0-3276=shard1,3277-6552=shard2,6553-9828=shard3,9829-16383=shard4";
     let before = text.parse::<Placement>().expect("a placement").assign(&old).expect("it fits");
     let after = rebalance(&before, &old, &new);
@@ -82,8 +82,8 @@ fn named(shards: &[(String, u32)]) -> Topology {
     topology(&shards)
 }
 
-/// A table in which each shard has nearly what it is to have: its new share rounded down, and so many more or
-/// fewer. The last has what is left.
+/// A table in which each shard has nearly its new share: the share rounded down, plus or minus this
+/// many slots. The last shard has the rest.
 fn nearly_settled(old: &Topology, new: &Topology, off: &[i32]) -> Vec<ShardIndex> {
     let total: u64 = new.shards().iter().map(|shard| u64::from(shard.weight)).sum();
     let mut owners = Vec::new();
@@ -97,7 +97,7 @@ fn nearly_settled(old: &Topology, new: &Topology, off: &[i32]) -> Vec<ShardIndex
     owners
 }
 
-/// Shares are met within a slot, and no fewer moves could meet them.
+/// Asserts that shares are met within one slot, and that no plan with fewer moves could meet them.
 fn check(before: &[ShardIndex], old: &Topology, new: &Topology) -> Result<(), TestCaseError> {
     let after = rebalance(before, old, new);
     prop_assert_eq!(after.len(), 16_384);
@@ -134,7 +134,7 @@ proptest! {
         runs in 1_u64..400,
     ) {
         let (old, new) = (named(&old), named(&new));
-        // Any table: runs of slots with owners drawn from the seed.
+        // Any table: runs of slots, with owners drawn from the seed.
         let draw = |slot: u64| (slot / (16_384 / runs)).wrapping_mul(seed | 1) >> 7;
         let before: Vec<ShardIndex> =
             (0..16_384).map(|slot| ShardIndex((draw(slot) % old.len() as u64) as u16)).collect();
@@ -146,7 +146,7 @@ proptest! {
         shards in proptest::collection::btree_map("[a-z]", 1_u32..10, 2..20),
         off in proptest::collection::vec(prop_oneof![3 => -1_i32..1, 1 => 1_i32..3], 20),
     ) {
-        // A shard comes to many who have made room for it already, but for a slot or two.
+        // A shard joins many others that have already made room for it, within a slot or two.
         let shards: Vec<_> = shards.into_iter().collect();
         let (old, new) = (named(&shards[1..]), named(&shards));
         check(&nearly_settled(&old, &new, &off), &old, &new)?;

@@ -1,4 +1,5 @@
-//! Reference: random reads of random rows, over one shard and many, against a plain evaluation in memory.
+//! Property tests of reads: random reads of random rows, on one shard and on several, compared with
+//! an evaluation in memory.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use crate::cluster::{Cluster, execute, shard_file};
 use crate::evaluation::{self, truth};
 use crate::values::plainly;
 
-/// A table with a column of each type, made as an operator would.
+/// A table with a column of each type, created as an operator would.
 const THINGS: &str = r#"
     CREATE TABLE things (slot INTEGER NOT NULL, shard_key TEXT NOT NULL, id TEXT NOT NULL,
         owner TEXT NOT NULL, word TEXT, n INTEGER, x REAL, flag INTEGER, at TEXT, u TEXT, doc TEXT,
@@ -34,7 +35,8 @@ const THINGS: &str = r#"
         {"name":"u","type":"uuid","null":true},{"name":"doc","type":"json","null":true}]',
         '["id"]', 'owner')"#;
 
-/// Index of `id`, `owner`, the six columns that can be compared, and `doc`; slot and shard key are 0 and 1.
+/// Index of `id`, `owner`, the six columns that can be compared, and `doc`; slot and shard key are
+/// 0 and 1.
 const ID: usize = 2;
 const OWNER: usize = 3;
 const FIRST: usize = 4;
@@ -59,7 +61,8 @@ fn pick(texts: &'static [&'static str]) -> impl Strategy<Value = Value> {
     prop::sample::select(texts.to_vec()).prop_map(|text| Value::Text(text.to_owned()))
 }
 
-/// A value of a column, from few so that they meet: the empty, the large, and what SQL or JSON might mistake.
+/// A value of a column, drawn from few so that rows match: empty and large ones, and ones that SQL
+/// or JSON might misread.
 fn value(column: usize) -> BoxedStrategy<Value> {
     const EDGE: i64 = 1 << 53;
     let ints = vec![i64::MIN, i64::MAX, -1, 0, 1, 7, EDGE, EDGE + 1, -EDGE - 1, i64::MAX - 1];
@@ -99,7 +102,8 @@ fn line() -> impl Strategy<Value = Line> {
     })
 }
 
-/// A literal for a column; rows have slots of their own, so that the caller puts those in.
+/// A literal for a column, except the slot: rows have slots of their own, so the caller replaces
+/// those literals.
 fn literal(column: usize) -> BoxedStrategy<Value> {
     match column {
         0 => (0..16_384_i64).prop_map(Value::Int).boxed(),
@@ -156,7 +160,8 @@ fn to_json(value: &Value, kind: ColumnType) -> Json {
     }
 }
 
-/// What the contract says of order: as asked, or as kept; ties by shard key and id; null after everything.
+/// Order by the contract: by the requested columns or as stored; ties by shard key and id; null
+/// last.
 fn by_contract(a: &Line, b: &Line, order: &[OrderBy]) -> Ordering {
     let mut columns: Vec<(usize, bool)> =
         order.iter().map(|by| (by.column, by.descending)).collect();
@@ -170,7 +175,7 @@ fn by_contract(a: &Line, b: &Line, order: &[OrderBy]) -> Ordering {
     plainly(&key(a), &key(b), &descending)
 }
 
-/// The page asked for, and the number of all rows that meet the conditions.
+/// The requested page, and the number of all rows that meet the conditions.
 fn plain(lines: &[Line], table: &Table, asked: &Asked) -> (Vec<Json>, usize) {
     let (conditions, order, outputs, (limit, offset), key) = asked;
     let wanted = |line: &&Line| {
@@ -205,7 +210,7 @@ fn spelt(line: &Line, table: &Table) -> String {
     format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
-/// Stores lines, giving each its id and its slot.
+/// Stores lines, and fills in the id and slot of each.
 async fn store(cluster: &Cluster, table: &Table, lines: &mut [Line]) {
     let mut rows = Vec::new();
     for (number, line) in lines.iter_mut().enumerate() {
@@ -259,7 +264,7 @@ fn rows_of(read: &ReadDone) -> Vec<Json> {
         .collect()
 }
 
-/// All rows, a page after the other.
+/// All rows, page by page.
 async fn walk(cluster: &Cluster, mut query: ReadQuery, key: Option<&str>) -> Vec<Json> {
     let mut walked = Vec::new();
     loop {
@@ -279,17 +284,17 @@ fn differ(found: &[Json], expected: &[Json]) -> TestCaseError {
 }
 
 #[test]
-fn reads_of_one_shard_are_as_a_plain_evaluation_says() {
+fn reads_of_one_shard_equal_the_evaluation_in_memory() {
     compare_with_plain_evaluation(1, 400);
 }
 
 #[test]
-fn reads_over_three_shards_are_as_a_plain_evaluation_says() {
+fn reads_of_three_shards_equal_the_evaluation_in_memory() {
     compare_with_plain_evaluation(3, 300);
 }
 
 #[test]
-fn reads_over_eight_shards_are_as_a_plain_evaluation_says() {
+fn reads_of_eight_shards_equal_the_evaluation_in_memory() {
     compare_with_plain_evaluation(8, 200);
 }
 
@@ -334,7 +339,7 @@ async fn any_double_is_found_by_eq_and_by_in_and_comes_back_bit_by_bit() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_write_the_log_and_a_later_read_tell_the_same_double() {
+async fn the_answer_to_a_write_the_log_and_a_later_read_show_the_same_double() {
     let cluster = cluster(1);
     for spelt in ["-0.0", "0", "1", "1e15", "-1.5"] {
         let json = format!(r#"{{"id":"{spelt}","x":{spelt}}}"#);

@@ -1,4 +1,5 @@
-//! Replicas of a running cluster: who answers, what is never shown, and what becomes of lost and foreign files.
+//! Tests of replicas in a running cluster: which node answers, what is never shown, and what
+//! happens to lost and foreign files.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ fn user(n: i64) -> String {
     json!({"name": n.to_string(), "email": "a@example.com"}).to_string()
 }
 
-/// Writes the row of a key, and tells what the client has seen.
+/// Writes the row of a key; returns the client's session token.
 async fn write(cluster: &Cluster, key: &str, n: i64, options: &RequestOptions) -> SessionToken {
     let (place, row) = cluster.prepare("users", Upsert, key, &user(n));
     let written = cluster.manager.data().write(place, row, options).await.expect("it is stored");
@@ -52,7 +53,7 @@ async fn try_read(
     read.map_err(|failure| failure.error)
 }
 
-/// The number that a key's row holds, if it is there, and who said so.
+/// The number in a key's row, if the row exists, and the node that answered.
 async fn read(cluster: &Cluster, key: &str, options: &RequestOptions) -> (Option<i64>, ServedBy) {
     let read = try_read(cluster, key, options).await.expect("it is read");
     (number(&read), read.served_by)
@@ -72,7 +73,7 @@ fn with(session: &SessionToken) -> RequestOptions {
     RequestOptions { session: session.clone(), ..options() }
 }
 
-/// Waits until every replica has everything.
+/// Waits until every replica has caught up.
 async fn caught_up(cluster: &Cluster) {
     while cluster
         .manager
@@ -87,7 +88,7 @@ async fn caught_up(cluster: &Cluster) {
 }
 
 #[tokio::test]
-async fn a_client_sees_its_own_writes_though_every_replica_stands_still() {
+async fn a_client_sees_its_own_writes_while_all_replicas_are_paused() {
     let cluster = Cluster::with(with_replicas(1, 2));
     let first = write(&cluster, "ada", 1, &at(Level::All)).await;
     assert_eq!(read(&cluster, "ada", &with(&first)).await, (Some(1), ServedBy::Replica));
@@ -126,7 +127,7 @@ async fn caught_up_one(cluster: &Cluster, name: &str) {
 }
 
 #[tokio::test]
-async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
+async fn reads_of_all_shards_never_show_older_rows_than_before() {
     let cluster = Cluster::with(with_replicas(3, 1));
     for n in 1..=3 {
         hold(&cluster.manager, &format!("shard{n}-replica1"), NodeMode::Paused);
@@ -153,7 +154,7 @@ async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
 }
 
 #[tokio::test]
-async fn a_read_may_ask_how_old_its_node_is_at_most() {
+async fn a_read_may_limit_the_staleness_of_its_node() {
     let cluster = Cluster::with(with_replicas(1, 1));
     write(&cluster, "ada", 1, &at(Level::All)).await;
     let current = |staleness| RequestOptions { staleness, ..options() };
@@ -171,7 +172,7 @@ async fn a_read_may_ask_how_old_its_node_is_at_most() {
 }
 
 #[tokio::test]
-async fn a_write_that_too_few_replicas_could_take_is_refused_before_it_is_written() {
+async fn a_write_that_too_few_replicas_can_confirm_is_refused_before_it_is_stored() {
     let cluster = Cluster::with(with_replicas(1, 2));
     hold(&cluster.manager, "shard1-replica1", NodeMode::Cut);
     cut(&cluster, 1).await;
@@ -189,7 +190,7 @@ async fn a_write_that_too_few_replicas_could_take_is_refused_before_it_is_writte
     cluster.manager.data().write(place, row, &at(Level::All)).await.expect("both are back");
 }
 
-/// Waits until so many replicas of the first shard are out.
+/// Waits until this many replicas of the first shard are unavailable.
 async fn cut(cluster: &Cluster, count: usize) {
     while cluster.manager.status().health(deadline()).await[0]
         .nodes
@@ -203,7 +204,7 @@ async fn cut(cluster: &Cluster, count: usize) {
 }
 
 #[tokio::test]
-async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
+async fn a_write_that_replicas_do_not_confirm_reports_its_real_outcome() {
     let cluster = Cluster::with(with_replicas(1, 2));
     hold(&cluster.manager, "shard1-replica2", NodeMode::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(1));
@@ -229,7 +230,7 @@ async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn replicas_go_on_where_they_stood_and_equal_their_primaries_in_the_end() {
+async fn replicas_resume_where_they_stopped_and_finally_equal_their_primaries() {
     let mut cluster = Cluster::with(with_replicas(2, 1));
     for round in 0..4 {
         hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
@@ -253,7 +254,7 @@ fn assert_equal(cluster: &Cluster, shards: usize, replicas: usize) {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_lost_or_damaged_is_made_anew_and_others_are_left_alone() {
+async fn a_lost_or_damaged_replica_is_rebuilt_and_others_are_kept() {
     let cluster = Cluster::with(with_replicas(3, 1));
     for n in 0..60 {
         write(&cluster, &format!("u{n}"), n, &options()).await;
@@ -268,7 +269,7 @@ async fn a_replica_that_is_lost_or_damaged_is_made_anew_and_others_are_left_alon
 }
 
 #[tokio::test]
-async fn a_replica_that_becomes_unreadable_leaves_the_rotation_and_comes_back_whole() {
+async fn a_replica_that_becomes_unreadable_leaves_the_rotation_and_is_rebuilt() {
     let cluster = Cluster::with(with_replicas(1, 1));
     for n in 0..300 {
         write(&cluster, &format!("u{n}"), n, &at(Level::All)).await;
@@ -284,7 +285,7 @@ async fn a_replica_that_becomes_unreadable_leaves_the_rotation_and_comes_back_wh
 }
 
 #[tokio::test]
-async fn after_a_stop_in_bad_order_damage_is_found_though_nobody_reads_there() {
+async fn after_an_unclean_stop_damage_is_found_without_reads() {
     let cluster = Cluster::with(with_replicas(2, 1));
     for n in 0..300 {
         write(&cluster, &format!("u{n}"), n, &at(Level::All)).await;
@@ -293,7 +294,7 @@ async fn after_a_stop_in_bad_order_damage_is_found_though_nobody_reads_there() {
     let cluster = cluster.restart_after(|dir| {
         ruin_pages(&primary);
         ruin_pages(&replica);
-        // What a process that was killed leaves behind.
+        // The state that a killed process leaves behind.
         std::fs::write(dir.join("tessera.lock"), "4711").expect("written");
     });
     while cluster.manager.status().health(deadline()).await[0].nodes[0].up {
@@ -307,7 +308,7 @@ async fn after_a_stop_in_bad_order_damage_is_found_though_nobody_reads_there() {
 }
 
 #[tokio::test]
-async fn a_replica_whose_file_is_taken_away_while_it_runs_gets_a_new_one() {
+async fn a_replica_whose_file_is_removed_while_it_runs_is_rebuilt() {
     let cluster = Cluster::with(with_replicas(1, 1));
     write(&cluster, "ada", 1, &at(Level::All)).await;
     let file = replica_file(cluster.dir.path(), 1, 1);
@@ -320,7 +321,7 @@ async fn a_replica_whose_file_is_taken_away_while_it_runs_gets_a_new_one() {
     assert_equal(&cluster, 1, 1);
 }
 
-/// Overwrites every page but the first two with nonsense: the schema is readable, the rows are not.
+/// Overwrites every page but the first two with garbage: the schema is readable, the rows are not.
 fn ruin_pages(file: &Path) {
     let mut bytes = std::fs::read(file).expect("read");
     let users = crate::cluster::ints(
@@ -347,7 +348,7 @@ async fn replicas_may_become_more_and_fewer_at_any_start() {
 }
 
 #[tokio::test]
-async fn a_primary_that_was_put_back_from_an_older_copy_is_not_taken_for_the_one_that_was() {
+async fn a_primary_restored_from_an_older_copy_starts_a_new_timeline() {
     let cluster = Cluster::with(with_replicas(1, 1));
     let old = write(&cluster, "ada", 1, &at(Level::All)).await;
     let cluster = cluster.restart_after(|dir| {
@@ -361,7 +362,7 @@ async fn a_primary_that_was_put_back_from_an_older_copy_is_not_taken_for_the_one
     for word in ["shard1-replica1.db", "changes that the primary has not", "older copy"] {
         assert!(told.contains(word), "{told}");
     }
-    // The operator goes on without what was written since.
+    // The operator continues without the writes since then.
     std::fs::remove_file(replica_file(dir.path(), 1, 1)).expect("removed");
     let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
     let cluster = Cluster { manager, source: None, dir };
@@ -377,7 +378,7 @@ async fn a_primary_that_was_put_back_from_an_older_copy_is_not_taken_for_the_one
 }
 
 #[tokio::test]
-async fn a_replica_in_the_place_of_a_lost_primary_has_all_that_a_quorum_confirmed() {
+async fn a_replica_that_replaces_a_lost_primary_has_all_writes_confirmed_by_a_quorum() {
     let cluster = Cluster::with(with_replicas(1, 1));
     let mut session = SessionToken::empty();
     for n in 0..40 {
@@ -407,6 +408,6 @@ async fn a_file_of_another_shard_is_not_taken_for_a_replica() {
     std::fs::copy(two, &one).expect("copied");
     let told = refusal(dir.path(), ClusterSpec::default());
     assert!(told.contains("shard1-replica1.db") && told.contains("shard2"), "{told}");
-    // Nobody lost anything by the refusal.
+    // The refusal leaves all files as they were.
     execute(&dir.path().join("shard1-primary.db"), "SELECT 1");
 }

@@ -1,4 +1,5 @@
-//! Replication: whatever the order of batches, crashes and replays, a replica holds what its primary held.
+//! Replication: after any order of batches, crashes and replays, a replica holds the same rows as
+//! its primary.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,12 +22,12 @@ use shard_manager::table::{Column, Registry, Table};
 use shard_manager::value::ColumnType;
 use tempfile::TempDir;
 
-/// One thing that happens to a shard.
+/// An event in the life of a shard.
 #[derive(Clone, Debug)]
 enum Event {
     /// Batches are committed; each change is an operation on one of a few rows.
     Batches(Vec<Vec<(Operation, u8, i64, bool)>>),
-    /// A table is made that is not there; one that is there, and is empty, is dropped.
+    /// A table is created if it does not exist, or dropped if it exists and is empty.
     Table(u8),
     /// The replica applies a piece of the log, with or without a sync.
     Apply { sync: bool },
@@ -55,13 +56,13 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A shard of two files, with nobody in between.
+/// A primary and a replica, connected by the test itself.
 struct Pair {
     _dir: TempDir,
     primary: PathBuf,
     replica: PathBuf,
     tables: Registry,
-    /// Tables of clients that have held rows.
+    /// Client tables that have held rows.
     used: BTreeSet<String>,
     shapes: u32,
     replication: Arc<ReplicationState>,
@@ -148,7 +149,7 @@ impl Pair {
         let key = ShardKey::parse(&key).expect("a key");
         let slot = Keyspace::Hash.slot_of(key).expect("a slot");
         let mut row = RowWrite::parse(&table, *operation, (key, slot), &fields).expect("a row");
-        // Few keys, so that some are used again, for the same and for other requests.
+        // Few keys, so that some are reused, for equal and for different requests.
         row.idempotency_key = keyed.then(|| format!("k{}", amount.rem_euclid(5)));
         row
     }
@@ -161,7 +162,7 @@ impl Pair {
         let change = match self.tables.find(&name) {
             Some(table) => SchemaChange::Drop(Arc::clone(table)),
             None => {
-                // Each time of another shape.
+                // The table has another shape each time.
                 self.shapes += 1;
                 let column = |name: String, kind| Column { name, kind, nullable: true };
                 let mut columns = vec![column(format!("c{}", self.shapes), ColumnType::Double)];
@@ -177,15 +178,16 @@ impl Pair {
         };
     }
 
-    /// The table that clients made last, if there is one, from now on holds rows.
+    /// The most recently created client table, if there is one; it counts as having held rows from
+    /// now on.
     fn extra(&mut self) -> Option<Arc<Table>> {
         let extra = self.tables.tables().find(|table| table.name().starts_with("extra"))?;
         self.used.insert(extra.name().to_owned());
         Some(Arc::clone(extra))
     }
 
-    /// One transaction of the applier, and what its keeper would make of the outcome. Tells whether there may
-    /// be more.
+    /// Runs one transaction of the applier and handles its outcome like the real replication loop.
+    /// Returns whether there may be more to apply.
     fn apply(&mut self, sync: bool) -> bool {
         let applied = self.applier().step(sync, None, |_| {});
         match applied {
@@ -269,11 +271,11 @@ fn the_log_is_trimmed_once_replicas_have_it_on_disk_and_kept_until_then() {
 }
 
 #[test]
-fn a_replica_that_the_log_does_not_reach_any_more_is_told_so() {
+fn a_replica_older_than_the_trimmed_log_gets_an_error() {
     let mut pair = Pair::new();
     let batch = [(Operation::Upsert, 2, 1, false)];
     (0..10).for_each(|_| pair.write(&batch));
-    // As the limit of the log's size does.
+    // Simulates the limit of the log's size.
     crate::cluster::execute(&pair.primary, "DELETE FROM tessera_log WHERE position < 6");
     let told = pair.applier().step(true, None, |_| {});
     assert!(matches!(told, Err(ApplyError::LogTrimmed)), "{told:?}");
@@ -286,14 +288,14 @@ fn a_replica_that_the_log_does_not_reach_any_more_is_told_so() {
 }
 
 #[test]
-fn what_a_strong_read_has_shown_no_later_one_misses() {
+fn strong_reads_never_go_back_behind_an_earlier_one() {
     let replication = ReplicationState::new(
         shard_manager::position::TimelineHistory::new(vec![(1, 0)]).expect("a history"),
         7,
         1,
     );
     assert_eq!(replication.primary().strong_min_position(), 7);
-    // A reader of the primary has seen a commit that the writer is about to tell of.
+    // A reader of the primary has seen a commit that the writer has not announced yet.
     replication.primary().begin(9);
     replication.primary().raise_read_high_watermark(9);
     assert_eq!(

@@ -18,7 +18,7 @@ const NAME: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_scan_ends_when_nobody_waits_for_it_any_more_and_its_connection_serves_the_next() {
+async fn a_cancelled_scan_ends_and_its_connection_serves_the_next() {
     let cluster = Cluster::with_shards(1);
     let row = |n| {
         let json = format!(r#"{{"user_id":"u{n}","name":"N","email":"e"}}"#);
@@ -40,7 +40,7 @@ async fn a_scan_ends_when_nobody_waits_for_it_any_more_and_its_connection_serves
         Condition::Column(NAME, Test::Compare(Comparison::NotEqual, Value::Text("x".into())));
     let query = ReadQuery { conditions: vec![name], limit: 1, ..query };
     for _ in 0..3 {
-        // More often than there are connections.
+        // More scans than there are connections.
         for _ in 0..5 {
             let late = readers.read(&query, Scope::Shard, (PATIENCE, Instant::now()));
             assert_eq!(late.map(|_| ()), Err(Error::DeadlinePassed));

@@ -1,4 +1,4 @@
-//! Store: what a shard on real files promises, asked through the manager and checked behind its back.
+//! Tests of a shard on real files, accessed through the manager and verified directly in the files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn parsed(json: &[u8]) -> Json {
 }
 
 #[tokio::test]
-async fn each_operation_does_what_its_name_says_and_tells_what_became_of_the_row() {
+async fn each_operation_does_what_its_name_says_and_reports_the_result() {
     let cluster = Cluster::with_shards(1);
     let refused = async |op, json| {
         let failure = cluster.write("users", op, "ada", json).await.expect_err("refused");
@@ -71,7 +71,7 @@ async fn each_operation_does_what_its_name_says_and_tells_what_became_of_the_row
 }
 
 #[tokio::test]
-async fn a_restart_leaves_out_no_version_also_after_a_batch_that_stored_nothing() {
+async fn a_restart_skips_no_version_even_after_a_batch_that_stored_nothing() {
     let cluster = Cluster::with_shards(1);
     let mut version = 0;
     for _ in 0..130 {
@@ -105,7 +105,7 @@ async fn versions_only_grow_also_over_a_delete_an_insert_and_a_restart() {
             let written = cluster.write("users", op, "ada", json).await.expect("applied");
             versions.push(written.row.version);
         }
-        // What is refused draws no version that a later write could be given again.
+        // A refused write consumes no version.
         cluster.write("users", Delete, "ada", "{}").await.expect_err("gone already");
         cluster = cluster.restart_after(|_| {});
     }
@@ -140,7 +140,8 @@ async fn rows_survive_a_restart_and_the_log_goes_on_where_it_stopped() {
 
 pub(crate) type Image = BTreeMap<(String, i64, String, String), Json>;
 
-/// Applies each line of the log in order: after-images only, no clock and no condition.
+/// Applies each line of the log in order. Lines contain after-images only, without clock or
+/// conditions.
 pub(crate) fn replay(path: &Path) -> Image {
     let mut image = Image::new();
     for (_, lines) in log(path) {
@@ -161,7 +162,7 @@ pub(crate) fn replay(path: &Path) -> Image {
     image
 }
 
-/// The rows that the files of a shard hold, asked without Tessera.
+/// Rows in the files of a shard, read without Tessera.
 pub(crate) fn contents(path: &Path) -> Image {
     let address = |table: &str, id: &str| {
         format!(
@@ -190,7 +191,7 @@ pub(crate) fn contents(path: &Path) -> Image {
     parsed.collect()
 }
 
-/// Changes of few rows, so that they meet: operation, table, key, id, amount or value.
+/// Random changes of few rows, so that they conflict: operation, table, key, id, amount or value.
 fn changes() -> impl Strategy<Value = Vec<(Operation, bool, String, String, i64)>> {
     let operation = prop::sample::select(Operation::ALL.to_vec());
     let key = prop::sample::select(vec!["a", "b", "ключ", "🦀", "c d", "e'f\"g\\"]);
@@ -272,7 +273,7 @@ async fn a_bulk_write_answers_each_row_and_keeps_the_order_of_each_key() {
 }
 
 #[tokio::test]
-async fn writes_that_meet_on_one_row_are_all_applied_one_after_the_other() {
+async fn concurrent_writes_of_one_row_are_all_applied_in_turn() {
     let cluster = Cluster::with_shards(1);
     let bodies: Vec<String> = (0..200).map(|n| json!({"value": n}).to_string()).collect();
     let writes = bodies.iter().map(|body| cluster.write("kv", Upsert, "hot", body));
@@ -307,7 +308,7 @@ async fn a_write_to_a_slot_that_is_not_owned_here_is_rejected_and_stores_nothing
             let failure = cluster.write("users", op, "ada", json).await.expect_err(state);
             assert_eq!((failure.error, failure.outcome), (Error::SlotNotOwned, Outcome::Rejected));
         }
-        // Other slots of the same batch are not touched by it.
+        // Other slots of the same batch are not affected.
         let rows = vec![
             cluster.prepare("kv", Upsert, "other", r#"{"value":1}"#),
             cluster.prepare("users", Update, "ada", r#"{"name":"X"}"#),
@@ -349,14 +350,14 @@ async fn the_files_are_in_wal_mode_and_the_sqlite_that_is_linked_has_its_fix() {
     let parts: Vec<u32> =
         version[0].split('.').map(|part| part.parse().expect("a number")).collect();
     assert!(parts >= vec![3, 51, 3], "{version:?}");
-    // Closing leaves the file tidy: everything is in it, nothing in the log beside it.
+    // After closing, the database file holds all rows and the WAL is empty.
     let dir = cluster.stop();
     let wal = dir.path().join("shard1-primary.db-wal");
     assert!(wal.metadata().map_or(0, |wal| wal.len()) == 0);
 }
 
 #[tokio::test]
-async fn an_unknown_table_is_refused_with_the_one_that_may_have_been_meant() {
+async fn an_unknown_table_is_refused_with_a_suggestion() {
     let cluster = Cluster::with_shards(1);
     let told = |name: &str| cluster.manager.schema().table(name).expect_err("no such table");
     let expected = Error::NoSuchTable { table: "user".into(), suggestion: Some("users".into()) };

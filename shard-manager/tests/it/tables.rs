@@ -1,4 +1,5 @@
-//! Tables: made on every shard or on none, whatever dies in between, and known to every node that is asked.
+//! Tests of tables: created on every shard or on none, whatever fails in between, and known to
+//! every node that is read.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,7 +61,7 @@ fn catalog(dir: &Path) -> PathBuf {
     dir.join("catalog.db")
 }
 
-/// On how many of the shards the table is, as an operator with a shell would see it.
+/// Number of shards that have the table, as seen by an operator with a database shell.
 fn shards_with(dir: &Path, count: usize, name: &str) -> usize {
     let sql = format!(
         "SELECT (SELECT count(*) FROM sqlite_schema WHERE name='{name}')
@@ -80,7 +81,7 @@ fn intents(dir: &Path) -> Vec<String> {
     texts(&catalog(dir), "SELECT name || ' ' || state AS value FROM tessera_intents ORDER BY name")
 }
 
-/// Every replica holds what its primary holds, in every table.
+/// Asserts that every replica holds the same rows as its primary, in every table.
 fn assert_replicas_equal(dir: &Path, count: usize) {
     for shard in 1..=count {
         let replica = dir.join(format!("shard{shard}-replica1.db"));
@@ -90,7 +91,7 @@ fn assert_replicas_equal(dir: &Path, count: usize) {
 }
 
 #[tokio::test]
-async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
+async fn a_table_is_created_on_every_shard_and_can_be_used_at_once() {
     let cluster = Cluster::with(with_replicas(3, 1));
     let made = make(&cluster, table("students")).await;
     assert_eq!(made, Ok(TableCreated::New(Arc::new(table("students")))));
@@ -101,7 +102,7 @@ async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
         let grade = json!({"grade": if n % 2 == 0 { json!("A") } else { json!(null) }});
         cluster.write("students", Insert, &key, &grade.to_string()).await.expect("stored");
     }
-    // From now on whoever answers has them all.
+    // From now on every node that answers has all of them.
     let all = RequestOptions { level: Level::All, ..options() };
     for n in 0..30 {
         let (place, row) = cluster.prepare("students", Upsert, &format!("s{n}"), "{}");
@@ -181,7 +182,7 @@ async fn another_shape_under_the_same_name_is_refused_and_says_what_differs() {
 }
 
 #[tokio::test]
-async fn of_many_who_make_a_table_at_once_one_makes_it() {
+async fn of_many_concurrent_creators_of_a_table_one_succeeds() {
     let cluster = Cluster::with_shards(2);
     let shape = |n: usize| {
         let mut shape = declaration("races");
@@ -196,7 +197,7 @@ async fn of_many_who_make_a_table_at_once_one_makes_it() {
     assert_eq!(shards_with(cluster.dir.path(), 2, "races"), 2);
 }
 
-/// A change of the tables on one file, as the lane of a router that dies afterwards carries it out.
+/// Changes the tables of one file, as the lane of a router that then crashes would.
 fn change(dir: &Path, shard: usize, change: &SchemaChange) {
     let file = shard_file(dir, shard);
     let position = ints(&file, "SELECT position AS value FROM tessera_shard")[0] as u64;
@@ -268,7 +269,7 @@ async fn a_start_that_cannot_finish_a_table_is_refused_with_the_reason_and_leave
 }
 
 #[tokio::test]
-async fn a_shard_that_was_put_back_from_before_a_table_gets_it_again() {
+async fn a_shard_restored_from_before_a_table_was_created_gets_it_again() {
     let cluster = Cluster::with(with_replicas(3, 1));
     let (file, replica) = (cluster.file(2), cluster.dir.path().join("shard2-replica1.db"));
     let aside = cluster.dir.path().join("aside.db");
@@ -290,7 +291,8 @@ async fn a_shard_that_was_put_back_from_before_a_table_gets_it_again() {
     assert_replicas_equal(cluster.stop().path(), 3);
 }
 
-/// What SQLite does when a page does not fit into the disk: the error, and its own rollback of all.
+/// Simulates a page that does not fit on the disk: SQLite reports the error and rolls back the
+/// whole transaction.
 fn fill(file: &Path, event: &str) {
     execute(
         file,
@@ -306,7 +308,7 @@ fn full(shard: usize) -> (Error, Outcome) {
 }
 
 #[tokio::test]
-async fn when_one_shard_is_full_the_table_is_made_on_none() {
+async fn when_one_shard_is_full_the_table_is_created_on_none() {
     let cluster = Cluster::with(with_replicas(3, 1));
     fill(&cluster.file(2), "INSERT");
     assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
@@ -321,7 +323,7 @@ async fn when_one_shard_is_full_the_table_is_made_on_none() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_undone_now_is_undone_by_the_next_who_can() {
+async fn a_failed_undo_is_completed_by_the_next_start_or_change() {
     for by in ["undo_tables", "the same", "another shape", "a start"] {
         let cluster = Cluster::with_shards(3);
         fill(&cluster.file(2), "INSERT");
@@ -363,7 +365,7 @@ async fn what_cannot_be_undone_now_is_undone_by_the_next_who_can() {
 }
 
 #[tokio::test]
-async fn a_shard_that_does_not_come_in_time_means_no_table_anywhere() {
+async fn a_shard_that_times_out_prevents_the_table_on_all_shards() {
     let cluster = Cluster::with_shards(3);
     let injector = cluster.manager.faults().node("shard2-primary").expect("a node");
     injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
@@ -380,7 +382,7 @@ async fn a_shard_that_does_not_come_in_time_means_no_table_anywhere() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_leaves_nothing_half_made() {
+async fn a_client_that_disconnects_leaves_no_half_created_table() {
     let cluster = Cluster::with_shards(3);
     let injector = cluster.manager.faults().node("shard2-primary").expect("a node");
     injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
@@ -423,7 +425,7 @@ async fn served_by(cluster: &Cluster, name: &str) -> (usize, ServedBy) {
 }
 
 #[tokio::test]
-async fn a_replica_that_does_not_know_a_table_is_not_asked_for_it_also_after_a_restart() {
+async fn a_replica_without_a_table_does_not_serve_it_even_after_a_restart() {
     let cluster = Cluster::with(with_replicas(1, 1));
     hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
     make(&cluster, table("students")).await.expect("made");
@@ -435,7 +437,8 @@ async fn a_replica_that_does_not_know_a_table_is_not_asked_for_it_also_after_a_r
     let (place, row) = cluster.prepare("students", Upsert, "bob", "{}");
     cluster.manager.data().write(place, row, &all).await.expect("the replica has it too");
     assert_eq!(served_by(&cluster, "students").await, (2, ServedBy::Replica));
-    // As it is when a router dies before its replica has come so far: the replica is behind the table when it starts.
+    // Happens when a router crashes before its replica has caught up: at the next start the replica
+    // does not have the table yet.
     let replica = cluster.dir.path().join("shard1-replica1.db");
     let aside = cluster.dir.path().join("aside.db");
     let cluster = cluster.restart_after(|_| drop(std::fs::copy(&replica, &aside)));
@@ -449,7 +452,7 @@ async fn a_replica_that_does_not_know_a_table_is_not_asked_for_it_also_after_a_r
 }
 
 #[tokio::test]
-async fn a_replica_that_is_made_anew_knows_the_tables_and_those_made_later() {
+async fn a_rebuilt_replica_knows_all_tables_and_those_created_later() {
     let cluster = Cluster::with(with_replicas(2, 1));
     make(&cluster, table("students")).await.expect("made");
     cluster.write("students", Insert, "ada", "{}").await.expect("stored");

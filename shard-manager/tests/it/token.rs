@@ -1,4 +1,5 @@
-//! Tokens and positions: a client's memory, and whether it belongs to the life that went on.
+//! Tests of session tokens and positions: what a client has seen, and whether it belongs to the
+//! current timeline history.
 
 use proptest::prelude::*;
 use shard_manager::consistency::Level;
@@ -30,7 +31,7 @@ proptest! {
     #![proptest_config(crate::cases(256))]
 
     #[test]
-    fn a_token_comes_back_as_it_was_given(seen in seen()) {
+    fn a_token_survives_encoding_and_decoding(seen in seen()) {
         let token = token(&seen);
         let text = token.encode(&key());
         prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
@@ -38,21 +39,21 @@ proptest! {
     }
 
     #[test]
-    fn a_token_that_was_changed_anywhere_is_refused(
+    fn a_modified_token_is_refused(
         seen in seen(), at in any::<prop::sample::Index>(), with in "[A-Za-z0-9_-]{1}"
     ) {
         let text = token(&seen).encode(&key());
         let at = at.index(text.len());
         let mut changed = text.clone();
         changed.replace_range(at..=at, &with);
-        // The last character has bits that stand for nothing; a change of these is refused as well.
+        // The last character has unused bits; changing only these is refused as well.
         prop_assume!(changed != text);
         prop_assert_eq!(SessionToken::parse(&changed, &key()), Err(TokenError::Foreign));
         prop_assert_eq!(SessionToken::parse(&text[..at], &key()), Err(TokenError::Foreign));
     }
 
     #[test]
-    fn any_text_is_refused_and_harms_nobody(text in "\\PC{0,300}") {
+    fn any_text_is_refused_without_a_panic(text in "\\PC{0,300}") {
         prop_assert!(SessionToken::parse(&text, &key()).is_err());
     }
 
@@ -106,7 +107,7 @@ fn a_token_of_all_shards_that_can_be_stays_within_its_limit() {
 }
 
 #[test]
-fn what_was_lost_is_not_forgotten_when_tokens_are_put_together() {
+fn merged_tokens_keep_lost_positions() {
     // Timeline 2 began at 80, so that position 85 of timeline 1 is lost.
     let history = TimelineHistory::new(vec![(1, 0), (2, 80)]).expect("a history");
     let holds = |_: ShardIndex, position| history.holds(position);
@@ -120,7 +121,7 @@ fn what_was_lost_is_not_forgotten_when_tokens_are_put_together() {
     assert_eq!(merged.seen(ShardIndex(0)), Some(position(2, 90)));
 }
 
-/// The text of one token, for ever: tokens outlive the router that made them.
+/// Text of one token. It must never change: tokens outlive the router that created them.
 #[test]
 fn the_form_of_a_token_is_pinned() {
     let text = token(&[(0, 0x0403_0201, 300), (3, 5, 7)]).encode(&key());
@@ -130,7 +131,7 @@ fn the_form_of_a_token_is_pinned() {
 const GOLDEN: &str = "AQABAgMErAICBQAAAAcT5qR0bH_ULQ";
 
 #[test]
-fn a_history_in_disorder_is_none_and_one_of_nothing_holds_only_the_beginning() {
+fn an_unordered_history_is_invalid_and_an_empty_one_contains_only_the_beginning() {
     let nothing = TimelineHistory::new(vec![]).expect("a history");
     assert!(nothing.holds(position(0, 0)) && !nothing.holds(position(0, 1)));
     assert_eq!(TimelineHistory::new(vec![(1, 5), (2, 4)]), None);

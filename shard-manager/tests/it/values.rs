@@ -1,4 +1,5 @@
-//! Values and rows: what each column type takes, in which form, and how sorted answers are merged.
+//! Tests of values and rows: what each column type accepts, in which form, and how sorted results
+//! are merged.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ fn a_timestamp_is_kept_in_utc_with_microseconds() {
         ("2026-11-21T10:00:00-00:00", Some("2026-11-21T10:00:00.000000Z")),
         ("2026-12-31T23:30:00-01:00", Some("2027-01-01T00:30:00.000000Z")),
         ("2026-11-21T10:00:00.1Z", Some("2026-11-21T10:00:00.100000Z")),
-        // What is finer than a microsecond is cut off, never rounded up; before 1970 as well.
+        // Fractions below a microsecond are cut off, never rounded up; before 1970 as well.
         ("2026-11-21T10:00:00.1234567Z", Some("2026-11-21T10:00:00.123456Z")),
         ("2026-11-21T10:00:00.999999999Z", Some("2026-11-21T10:00:00.999999Z")),
         ("1969-12-31T23:59:59.9999999Z", Some("1969-12-31T23:59:59.999999Z")),
@@ -137,7 +138,7 @@ fn a_double_is_finite_and_read_to_the_nearest() {
 }
 
 #[test]
-fn a_boolean_is_true_or_false_and_nothing_that_resembles_it() {
+fn a_boolean_is_exactly_true_or_false() {
     check(
         Boolean,
         &[
@@ -383,7 +384,7 @@ fn sort_key() -> impl Strategy<Value = Vec<Value>> {
     (text, double, int).prop_map(|(a, b, c)| vec![a, b, c])
 }
 
-/// What plain sorting compares by: null after everything, then the value.
+/// Reference comparison: null last, then by value.
 pub(crate) fn plainly(a: &[Value], b: &[Value], descending: &[bool]) -> std::cmp::Ordering {
     let rank = |value: &Value| (*value == Value::Null, value.clone());
     let ordered = a.iter().zip(b).zip(descending).map(|((a, b), descending)| {
@@ -426,7 +427,7 @@ proptest! {
     }
 
     #[test]
-    fn a_text_comes_back_as_it_was_however_json_spells_it(given in any::<String>(), ascii in any::<bool>()) {
+    fn a_text_survives_every_json_spelling(given in any::<String>(), ascii in any::<bool>()) {
         let spelt = if ascii {
             let units = given.encode_utf16().map(|unit| format!("\\u{unit:04x}"));
             format!("\"{}\"", units.collect::<String>())
@@ -440,7 +441,7 @@ proptest! {
     }
 
     #[test]
-    fn numbers_come_back_as_they_were(int in any::<i64>(), bits in any::<u64>()) {
+    fn numbers_survive_encoding_and_decoding(int in any::<i64>(), bits in any::<u64>()) {
         prop_assert_eq!(json(Bigint, &int.to_string()), Ok(Value::Int(int)));
         let double = f64::from_bits(bits);
         if double.is_finite() {
@@ -464,7 +465,7 @@ proptest! {
             parts[part].push((number, key));
         }
         parts.iter_mut().for_each(|part| part.sort_by(|a, b| plainly(&a.1, &b.1, &descending)));
-        // Ties go to the first part, as a stable sort of all parts in a row says.
+        // Ties go to the first part, like a stable sort of all parts in sequence.
         let mut all: Vec<_> = parts.concat();
         all.sort_by(|a, b| plainly(&a.1, &b.1, &descending));
         for pair in all.windows(2) {

@@ -1,4 +1,4 @@
-//! Vitals: what is told of lanes, readers and nodes without asking anybody is what happened.
+//! Tests of statistics: what lanes, readers and nodes report without a query matches what happened.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn sizes(first: &[u64]) -> [u64; BATCH_CLASSES] {
 }
 
 #[tokio::test]
-async fn a_lane_tells_what_waits_what_is_applied_and_what_batches_there_were() {
+async fn a_lane_reports_queued_operations_applied_operations_and_batches() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let idle = LaneStats { lanes: 1, applying: 1, ..LaneStats::default() };
     let told = story.lane.vitals();
@@ -44,7 +44,7 @@ async fn a_lane_tells_what_waits_what_is_applied_and_what_batches_there_were() {
     for answer in queued {
         answer.await.expect("it is applied");
     }
-    // The loop sees to it a moment after the last answer.
+    // The lane updates this counter shortly after the last answer.
     while story.lane.vitals().applying > 0 {
         tokio::task::yield_now().await;
     }
@@ -54,7 +54,7 @@ async fn a_lane_tells_what_waits_what_is_applied_and_what_batches_there_were() {
         operations: 4,
         rows: 5,
         largest_batch: 3,
-        // One of one operation, one of three.
+        // One batch of one operation, one of three.
         batch_sizes: sizes(&[1, 0, 1]),
         ..LaneStats::default()
     };
@@ -62,7 +62,7 @@ async fn a_lane_tells_what_waits_what_is_applied_and_what_batches_there_were() {
 }
 
 #[tokio::test]
-async fn a_batch_that_fails_counts_by_what_became_durable() {
+async fn a_failed_batch_counts_by_what_became_durable() {
     let plan = Plan { culprits: ["bad".to_owned()].into(), ..Plan::default() };
     let (mut story, first) = Story::occupied(plan).await;
     let queued = [
@@ -79,12 +79,12 @@ async fn a_batch_that_fails_counts_by_what_became_durable() {
     }
     let vitals = story.lane.vitals();
     assert_eq!(failures, 1);
-    // Four were halved: `good` and `bad` apart, `fine` and `well` together.
+    // Four batches were split: `good` and `bad` apart, `fine` and `well` together.
     assert_eq!((vitals.batches, vitals.operations, vitals.rows), (3, 4, 4));
     assert_eq!((vitals.largest_batch, vitals.batch_sizes), (2, sizes(&[2, 1])));
 }
 
-/// What a shard tells when so many operations are durable there.
+/// Waits until a shard reports this many durable operations; returns its statistics.
 async fn until_operations(cluster: &Cluster, shard: ShardIndex, count: u64) -> ShardStats {
     loop {
         let vitals = cluster.manager.status().vitals().remove(shard.index());
@@ -97,7 +97,7 @@ async fn until_operations(cluster: &Cluster, shard: ShardIndex, count: u64) -> S
 }
 
 #[tokio::test]
-async fn writes_are_counted_on_the_shard_that_has_them_and_on_no_other() {
+async fn writes_are_counted_on_their_shard_only() {
     let cluster = Cluster::with(with_replicas(3, 1));
     let mut expected = [0_u64; 3];
     for number in 0..60 {
@@ -106,7 +106,8 @@ async fn writes_are_counted_on_the_shard_that_has_them_and_on_no_other() {
         let written = cluster.write("users", Upsert, &key, json).await.expect("it is written");
         expected[written.receipt.place.shard.index()] += 1;
     }
-    // A row that is there already is an operation like any other; one chunk of a bulk write is one, of many rows.
+    // A row that exists already counts as an operation; a chunk of a bulk write counts as one
+    // operation of many rows.
     let again = cluster.write("users", Insert, "user_1", r#"{"name":"n","email":"e"}"#).await;
     let shard = again.expect_err("it is there").place.expect("it was routed").shard;
     expected[shard.index()] += 1;
@@ -127,7 +128,7 @@ async fn writes_are_counted_on_the_shard_that_has_them_and_on_no_other() {
     }
 }
 
-/// What is told of the only replica, once it is what is waited for.
+/// Waits until the only replica meets a condition; returns the statistics of the shard.
 async fn until_replica(cluster: &Cluster, is_so: impl Fn(&ShardStats) -> bool) -> ShardStats {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
@@ -141,7 +142,7 @@ async fn until_replica(cluster: &Cluster, is_so: impl Fn(&ShardStats) -> bool) -
 }
 
 #[tokio::test]
-async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation() {
+async fn a_replica_reports_its_lag_and_whether_it_is_in_the_rotation() {
     let cluster = Cluster::with(with_replicas(1, 1));
     let current = |vitals: &ShardStats| vitals.nodes[1].up && vitals.nodes[1].behind == Some(0);
     let vitals = until_replica(&cluster, current).await;
@@ -179,7 +180,7 @@ async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation(
 }
 
 #[tokio::test]
-async fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
+async fn sizes_of_shards_are_reported_without_reading_their_rows() {
     let cluster = Cluster::with(with_replicas(2, 0));
     let empty = cluster.manager.status().size_estimates(deadline()).await;
     let rows = |number: usize| {
@@ -197,7 +198,7 @@ async fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
         let (before, after) = (before.expect("it answers"), after.expect("it answers"));
         assert_eq!((before.rows, before.is_estimate), (Some(0), false));
         assert_eq!(after.rows, Some(rows.unsigned_abs()));
-        // All tables, and what else is in the file.
+        // All tables, and the rest of the file.
         assert!(after.bytes >= bytes.unsigned_abs() && after.bytes > before.bytes + 900_000);
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of clusters that are made, stopped, killed, and started again.
+//! Tests of clusters that are created, stopped, killed, and started again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +31,7 @@ fn fill(primary: &LocalNode) {
 const ROWS: &str = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
 
 #[test]
-fn up_makes_a_cluster_that_replicates() {
+fn up_creates_a_cluster_that_replicates() {
     let place = Place::new();
     let cluster = place.up(2, 1);
     for shard in 0..2 {
@@ -48,7 +48,7 @@ fn up_makes_a_cluster_that_replicates() {
 }
 
 #[test]
-fn pages_have_checksums_and_nobody_else_is_let_in() {
+fn pages_have_checksums_and_access_requires_the_password() {
     let place = Place::new();
     let cluster = place.up(1, 0);
     let primary = node(&cluster, "shard1-primary");
@@ -136,18 +136,18 @@ fn a_server_that_was_killed_recovers() {
 }
 
 #[test]
-fn a_number_that_is_another_process_is_neither_believed_nor_signalled() {
+fn a_process_id_of_another_program_is_ignored_and_not_signalled() {
     let place = Place::new();
     let cluster = place.up(1, 0);
     let primary = node(&cluster, "shard1-primary");
     fill(primary);
     primary.stop(Stop::Fast).unwrap();
     let file = primary.data_dir().join("postmaster.pid");
-    // This very process: it would notice.
+    // The test's own process id: the test would notice a signal.
     fs::write(&file, format!("{}\n", std::process::id())).unwrap();
     assert_eq!(primary.pid(), None);
     primary.stop(Stop::Immediate).unwrap();
-    // What `initdb` runs leaves such a number when it is cut off.
+    // Such a number remains when a bootstrap backend of `initdb` is cut off.
     fs::write(&file, "-4711\n").unwrap();
     assert_eq!(primary.pid(), None);
     primary.start().unwrap();
@@ -155,14 +155,14 @@ fn a_number_that_is_another_process_is_neither_believed_nor_signalled() {
 }
 
 #[test]
-fn a_replica_that_is_gone_or_half_made_is_made_again() {
+fn a_missing_or_incomplete_replica_is_rebuilt() {
     let place = Place::new();
     let cluster = place.up(1, 2);
     fill(node(&cluster, "shard1-primary"));
     let (gone, half) = (node(&cluster, "shard1-replica1"), node(&cluster, "shard1-replica2"));
     gone.stop(Stop::Immediate).unwrap();
     fs::remove_dir_all(&gone.dir).unwrap();
-    // It runs, as one does that was started and not yet noted.
+    // Runs, like a server that was started but not yet recorded.
     fs::write(half.dir.join("unfinished"), "").unwrap();
     assert_eq!((gone.state(), half.state()), (NodeState::NotMade, NodeState::NotMade));
     let cluster = place.up(1, 2);
@@ -172,7 +172,7 @@ fn a_replica_that_is_gone_or_half_made_is_made_again() {
 }
 
 #[test]
-fn a_primary_that_is_gone_is_told_and_never_made_empty() {
+fn a_missing_primary_is_reported_and_never_recreated_empty() {
     let place = Place::new();
     let cluster = place.up(1, 0);
     fill(node(&cluster, "shard1-primary"));
@@ -206,13 +206,13 @@ fn a_primary_comes_back_as_a_replica_of_the_one_that_took_over() {
     let urls = fs::read_to_string(cluster.environment_file()).unwrap();
     let leads = node(&cluster, "shard1-replica1").url("shard1");
     assert!(urls.starts_with(&format!("SHARD_URLS={leads}\n")));
-    // Who took over is the source of what is made from now on.
+    // The promoted node is the source of all replicas created from now on.
     let cluster = place.up(1, 2);
     until(node(&cluster, "shard1-replica2"), ROWS, "42,43,44");
 }
 
 #[test]
-fn an_up_that_was_cut_off_is_carried_on() {
+fn an_interrupted_up_is_resumed() {
     let place = Place::new();
     for step in 0..12 {
         let mut up =
@@ -228,7 +228,7 @@ fn an_up_that_was_cut_off_is_carried_on() {
     until(node(&cluster, "shard1-replica1"), ROWS, "42");
 }
 
-/// What a killed command had begun may still have to end.
+/// Runs `up` again; processes that the killed command had started may still have to end.
 fn carry_on(wanted: &LocalSpec) -> LocalCluster {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -258,7 +258,7 @@ fn servers_are_never_run_by_root() {
     }
 }
 
-/// Whoever may read the list of passwords is root.
+/// Only root may read the list of passwords.
 fn is_root() -> bool {
     fs::read("/etc/shadow").is_ok()
 }

@@ -1,4 +1,4 @@
-//! What local clusters promise, told as tests: real servers, made by the library and by the program.
+//! Tests of local clusters: real servers, run through the library and through the program.
 
 mod cluster;
 mod promotion;

@@ -1,4 +1,4 @@
-//! Tests of single nodes: stopped, frozen, promoted in place of another, and taken back.
+//! Tests of single nodes: stopped, frozen, promoted, and rejoined.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -24,7 +24,7 @@ fn leader(cluster: &LocalCluster) -> &str {
     &cluster.primaries().next().expect("the shard has one").name
 }
 
-/// A shard with this many replicas that have the row 1.
+/// A shard with this many replicas, all of which have row 1.
 fn shard(place: &Place, replicas: usize) -> LocalCluster {
     let cluster = place.up(1, replicas);
     ask(node(&cluster, PRIMARY), "CREATE TABLE t (n int); INSERT INTO t VALUES (1)");
@@ -38,7 +38,7 @@ fn add(node: &LocalNode, row: u32) {
     ask(node, &format!("INSERT INTO t VALUES ({row})"));
 }
 
-/// The nodes whose URLs a variable of the router's file lists.
+/// Nodes whose URLs a variable of the router's environment file lists.
 fn listed<'c>(cluster: &'c LocalCluster, variable: &str) -> Vec<&'c str> {
     let text = fs::read_to_string(cluster.environment_file()).expect("a file");
     let line = text.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
@@ -48,7 +48,7 @@ fn listed<'c>(cluster: &'c LocalCluster, variable: &str) -> Vec<&'c str> {
 }
 
 #[test]
-fn who_is_promoted_leads_and_the_others_follow_also_after_the_next_start() {
+fn a_promoted_replica_leads_and_the_others_follow_even_after_a_restart() {
     let place = Place::new();
     let mut cluster = shard(&place, 2);
     let said = cluster.promote(FIRST).unwrap_err().to_string();
@@ -69,7 +69,7 @@ fn who_is_promoted_leads_and_the_others_follow_also_after_the_next_start() {
     }
     assert!(out.contains("cluster rejoin shard1-primary"), "{out}");
 
-    // A start brings nobody back who was taken over from.
+    // A start does not make a former primary lead again.
     cluster.down().unwrap();
     let mut cluster = place.up(1, 2);
     assert_eq!(leader(&cluster), FIRST);
@@ -81,7 +81,7 @@ fn who_is_promoted_leads_and_the_others_follow_also_after_the_next_start() {
 }
 
 #[test]
-fn a_former_primary_rejoins_without_the_rows_that_nobody_got() {
+fn a_former_primary_rejoins_without_the_rows_that_were_not_replicated() {
     let place = Place::new();
     let mut cluster = shard(&place, 1);
     cluster.stop_node(FIRST, Stop::Fast).unwrap();
@@ -100,7 +100,7 @@ fn a_former_primary_rejoins_without_the_rows_that_nobody_got() {
     assert_eq!(cluster.rejoin(PRIMARY).unwrap(), Rejoined::Followed);
     assert_eq!(run(&["cluster", "status"], &place.dir()).0, 0);
 
-    // And back again, the other way round.
+    // The same again in the other direction.
     cluster.stop_node(FIRST, Stop::Immediate).unwrap();
     cluster.promote(PRIMARY).unwrap();
     add(node(&cluster, PRIMARY), 4);
@@ -110,13 +110,13 @@ fn a_former_primary_rejoins_without_the_rows_that_nobody_got() {
 }
 
 #[test]
-fn what_cannot_be_rewound_is_made_again() {
+fn a_node_that_cannot_be_rewound_is_rebuilt() {
     let place = Place::new();
     let mut cluster = shard(&place, 1);
     cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
     cluster.promote(FIRST).unwrap();
     add(node(&cluster, FIRST), 2);
-    // Without its own log nothing tells what it has to take back.
+    // Without its own WAL there is no record of what has to be undone.
     let log = node(&cluster, PRIMARY).data_dir().join("pg_wal");
     for entry in fs::read_dir(log).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_file() {
@@ -141,7 +141,7 @@ fn a_replica_that_was_down_follows_the_new_primary_once_it_is_started() {
     add(node(&cluster, FIRST), 3);
     cluster.start_node(SECOND).unwrap();
     until(node(&cluster, SECOND), ROWS, "1,2,3");
-    // The former primary goes on, and nobody hears it.
+    // The former primary continues, and nothing replicates its writes.
     cluster.thaw_node(PRIMARY).unwrap();
     add(node(&cluster, PRIMARY), 9);
     let cluster_now = LocalCluster::open(&place.dir()).unwrap();
@@ -154,7 +154,7 @@ fn a_replica_that_was_down_follows_the_new_primary_once_it_is_started() {
 }
 
 #[test]
-fn the_best_replica_is_the_one_that_has_all() {
+fn the_best_replica_is_the_most_advanced_one() {
     let place = Place::new();
     let mut cluster = shard(&place, 2);
     cluster.stop_node(FIRST, Stop::Fast).unwrap();
@@ -167,7 +167,7 @@ fn the_best_replica_is_the_one_that_has_all() {
 }
 
 #[test]
-fn a_promotion_by_other_hands_is_kept_and_the_others_follow_after_up() {
+fn a_manual_promotion_is_kept_and_the_others_follow_after_up() {
     let place = Place::new();
     let mut cluster = shard(&place, 2);
     cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
@@ -201,10 +201,10 @@ fn a_frozen_node_answers_when_it_is_thawed() {
 }
 
 #[test]
-fn what_is_frozen_can_be_stopped_raised_and_destroyed() {
+fn a_frozen_node_can_be_stopped_started_and_destroyed() {
     let place = Place::new();
     let mut cluster = shard(&place, 1);
-    // What waits for a frozen server waits for ten seconds or more.
+    // Each wait for a frozen server lasts ten seconds or more.
     let at_once = Duration::from_secs(9);
     cluster.freeze_node(PRIMARY).unwrap();
     let began = Instant::now();
@@ -225,7 +225,7 @@ fn what_is_frozen_can_be_stopped_raised_and_destroyed() {
 }
 
 #[test]
-fn what_cannot_be_done_is_told_with_what_to_do() {
+fn impossible_operations_are_refused_with_a_remedy() {
     let place = Place::new();
     let mut cluster = shard(&place, 1);
     let refused = |args: &[&str], words: &str| {

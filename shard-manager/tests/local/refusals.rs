@@ -33,7 +33,7 @@ fn a_port_that_is_taken_is_named() {
 }
 
 #[test]
-fn what_holds_rows_is_not_taken_away() {
+fn shards_with_rows_are_not_removed() {
     let place = Place::new();
     place.up(2, 1);
     for other in [1, 3] {
@@ -65,11 +65,11 @@ fn a_directory_with_other_things_in_it_is_left_alone() {
 }
 
 #[test]
-fn a_directory_that_the_servers_cannot_reach_is_told_with_what_to_do() {
+fn a_directory_that_the_servers_cannot_access_is_refused_with_a_remedy() {
     let place = Place::new();
     fs::set_permissions(place.parent.path(), Permissions::from_mode(0o700)).unwrap();
     if fs::read("/etc/shadow").is_err() {
-        // Who is not root runs the servers too, and reaches what is his own.
+        // A user other than root also runs the servers, which then can access that user's files.
         place.up(1, 0);
         return;
     }
@@ -91,14 +91,14 @@ fn two_commands_do_not_work_on_one_cluster() {
     lock.lock().unwrap();
     assert!(place.refused(&place.wanted(1, 0)).contains("another command works on this cluster"));
     assert!(cluster.down().unwrap_err().to_string().contains("another command"));
-    // Who only looks does not wait.
+    // Read-only commands do not wait.
     assert_eq!(run(&["cluster", "status"], &place.dir()).0, 0);
     drop(lock);
     cluster.down().unwrap();
 }
 
 #[test]
-fn settings_that_the_cluster_decides_and_those_that_are_none_are_refused() {
+fn reserved_and_unknown_settings_are_refused() {
     let place = Place::new();
     let with = |name: &str, value: &str| LocalSpec {
         settings: vec![(name.to_owned(), value.to_owned())],
@@ -115,7 +115,7 @@ fn settings_that_the_cluster_decides_and_those_that_are_none_are_refused() {
 }
 
 #[test]
-fn status_tells_by_its_exit_code_whether_all_run() {
+fn the_exit_code_of_status_shows_whether_all_nodes_run() {
     let place = Place::new();
     assert_eq!(run(&["cluster", "status"], &place.dir()).0, 2);
     let (code, out, err) =
@@ -141,7 +141,7 @@ fn status_tells_by_its_exit_code_whether_all_run() {
 }
 
 #[test]
-fn up_tells_where_the_urls_are_and_prints_no_password() {
+fn up_prints_where_the_urls_are_and_no_password() {
     let place = Place::new();
     let (code, out, err) =
         run(&["cluster", "up", "--shards", "1", "--set", "fsync=off"], &place.dir());
@@ -157,7 +157,7 @@ fn up_tells_where_the_urls_are_and_prints_no_password() {
 }
 
 #[test]
-fn destroy_asks_and_then_leaves_nothing_but_what_is_not_its_own() {
+fn destroy_asks_first_and_removes_only_its_own_files() {
     let place = Place::new();
     let cluster = place.up(1, 1);
     let (code, _, err) = run(&["cluster", "destroy"], &place.dir());
@@ -169,7 +169,7 @@ fn destroy_asks_and_then_leaves_nothing_but_what_is_not_its_own() {
     assert!(cluster.nodes().iter().all(shard_manager::local::LocalNode::is_running));
     fs::write(place.dir().join("letter.txt"), "dear").unwrap();
     for name in ["tessera.env", "cluster.json", "password", "pgpass"] {
-        // A command that was killed while it wrote the file leaves this.
+        // A command that was killed while writing the file leaves this behind.
         fs::write(place.dir().join(format!("{name}.part")), "half of it").unwrap();
     }
     let pids: Vec<_> = cluster.nodes().iter().map(|node| node.pid().unwrap()).collect();
@@ -185,7 +185,7 @@ fn destroy_asks_and_then_leaves_nothing_but_what_is_not_its_own() {
 }
 
 #[test]
-fn programs_that_are_not_there_are_told_with_what_to_install() {
+fn missing_programs_are_reported_with_the_package_to_install() {
     let place = Place::new();
     let up = program(&["cluster", "up"], &place.dir())
         .env("TESSERA_PG_BIN", "/nonexistent")

@@ -1,4 +1,4 @@
-//! Harness: a directory for a cluster, whose servers end with the test, and a client for them.
+//! Test harness: a directory for a cluster, whose servers end with the test, and a client for them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shard_manager::local::{LocalCluster, LocalNode, LocalSpec};
 use tempfile::TempDir;
 
-/// A directory for a cluster; what runs there ends with it.
+/// A directory for a cluster. Its servers are stopped when it is dropped.
 pub(crate) struct Place {
     pub(crate) parent: TempDir,
 }
@@ -15,12 +15,12 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new() -> Self {
         let parent = tempfile::tempdir().expect("a folder for the test");
-        // The servers are run by another user, who must get through.
+        // Another user runs the servers and needs access to the path.
         open_to_others(parent.path());
         Self { parent }
     }
 
-    /// The directory of the cluster.
+    /// Directory of the cluster.
     pub(crate) fn dir(&self) -> PathBuf {
         self.parent.path().join("cluster")
     }
@@ -36,7 +36,7 @@ impl Place {
         LocalCluster::up(&self.wanted(shards, replicas)).expect("the cluster starts")
     }
 
-    /// Why it does not start.
+    /// Error of a start that must fail.
     #[track_caller]
     pub(crate) fn refused(&self, wanted: &LocalSpec) -> String {
         LocalCluster::up(wanted).map(|_| ()).expect_err("it is refused").to_string()
@@ -45,21 +45,21 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Also what a failed test or an `up` that was cut off has left.
+        // Also stops servers that a failed test or an interrupted `up` has left running.
         if let Ok(cluster) = LocalCluster::open(&self.dir()) {
             let _ = cluster.destroy();
         }
     }
 }
 
-/// Lets others pass through a folder.
+/// Lets other users traverse a folder.
 pub(crate) fn open_to_others(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(folder, mode).expect("the folder is ours");
 }
 
-/// What a node answers, a row a line.
+/// Answer of a node, one line per row.
 #[track_caller]
 pub(crate) fn ask(node: &LocalNode, sql: &str) -> String {
     let ended = psql(node, sql);
@@ -73,7 +73,7 @@ pub(crate) fn psql(node: &LocalNode, sql: &str) -> Output {
     command.arg(node.url(&node.database())).args(["-c", sql]).output().expect("psql runs")
 }
 
-/// Waits until a node answers so.
+/// Waits until a node gives this answer.
 #[track_caller]
 pub(crate) fn until(node: &LocalNode, sql: &str, answer: &str) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -88,14 +88,14 @@ pub(crate) fn until(node: &LocalNode, sql: &str, answer: &str) {
     }
 }
 
-/// The program, knowing nothing of this machine's settings.
+/// The program, isolated from the environment variables of this machine.
 pub(crate) fn program(args: &[&str], dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
     command.args(args).arg("--dir").arg(dir).stdin(Stdio::null());
     command
 }
 
-/// How the program ended: its exit code, what it printed, and what it said.
+/// Exit code, standard output and standard error of the program.
 #[track_caller]
 pub(crate) fn run(args: &[&str], dir: &Path) -> (i32, String, String) {
     let ended = program(args, dir).output().expect("the program starts");

@@ -1,4 +1,5 @@
-//! Tests of standalone nodes, as containers run them: made, awaited, killed, restarted, kept apart.
+//! Tests of standalone nodes, as containers run them: created, awaited, killed, restarted, and
+//! protected from each other.
 
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,7 +12,7 @@ use crate::servers::{Place, program};
 const PASSWORD: &str = "it's a:\\secret 100%";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder of nodes by themselves, and the file with their password.
+/// A folder of standalone nodes, and the file with their password.
 struct Nodes {
     place: Place,
 }
@@ -78,7 +79,7 @@ impl Node {
         self.process = Some(self.command().stderr(log).spawn().expect("the program starts"));
     }
 
-    /// Whether it answers, as its health is asked for.
+    /// Runs the health check of the node.
     fn ready(&self) -> Output {
         program(&["node", "ready", "--json"], &self.dir).output().expect("the program runs")
     }
@@ -121,7 +122,8 @@ impl Node {
         });
     }
 
-    /// Ends it by a signal; its exit code, if the signal did not end it.
+    /// Sends a signal and waits for the end; returns the exit code, `None` if the signal ended the
+    /// process.
     fn end(&mut self, signal: &str) -> Option<i32> {
         let mut process = self.process.take().expect("it was started");
         let pid = process.id().to_string();
@@ -130,7 +132,7 @@ impl Node {
         process.wait().expect("it is ours").code()
     }
 
-    /// How it ends when it is not to start.
+    /// Error of a start that must fail.
     #[track_caller]
     fn refused(&self) -> String {
         let ended = self.command().output().expect("the program runs");
@@ -233,7 +235,7 @@ fn a_node_is_as_those_of_a_cluster_are() {
 }
 
 #[test]
-fn a_node_that_was_cut_off_while_it_was_made_is_made_again() {
+fn an_incompletely_created_node_is_created_again() {
     let nodes = Nodes::new();
     let mut primary = nodes.primary();
     let mut replica = nodes.replica_of(&primary);
@@ -246,7 +248,7 @@ fn a_node_that_was_cut_off_while_it_was_made_is_made_again() {
         }
         assert!(unfinished.exists(), "{}", node.name);
         assert_eq!(node.ready().status.code(), Some(1), "what is half-made does not answer");
-        // What the killed one had begun may still have to end.
+        // Processes that the killed one had started may still have to end.
         wait("begun", || {
             node.start();
             wait("ready or ended", || {
@@ -280,7 +282,7 @@ fn a_directory_has_one_server_and_one_node() {
     let said = other.refused();
     assert!(said.contains("is not empty and holds no node"), "{said}");
 
-    // Its rows are gone: an empty one in its place would look as if there had never been any.
+    // Its rows are gone: an empty node in its place would look as if there had never been any.
     fs::remove_dir_all(primary.dir.join("server")).unwrap();
     let said = primary.refused();
     assert!(said.contains("it is not made again, for it would be empty"), "{said}");
@@ -305,7 +307,7 @@ fn a_promoted_replica_leads_also_after_a_restart() {
     replica.until_ready();
     replica.ask("INSERT INTO t VALUES (44)");
     assert_eq!(replica.ask(ROWS), "42,43,44");
-    // Who follows from now on follows it, by a slot that is made for it.
+    // Replicas created from now on follow it, through a slot that is created for them.
     let of = format!("127.0.0.1:{}", replica.port);
     let mut second = nodes.node("shard1-replica2", &["replica", "--of", &of]);
     second.start();
@@ -326,14 +328,14 @@ fn a_replica_is_not_run_as_a_primary_which_would_cut_it_off() {
     let wrong = nodes.node("shard1-replica1", &["primary", "--database", "shard1"]);
     let said = wrong.refused();
     assert!(said.contains("it is a replica: promote it, or run it as `node replica`"), "{said}");
-    // Nothing has changed: it follows on.
+    // Nothing has changed: it still follows.
     replica.start();
     replica.until_ready();
     primary.ask("CREATE TABLE t (n int); INSERT INTO t VALUES (42)");
     replica.until(ROWS, "42");
     assert_eq!(primary.ask(STREAMS), "shard1_replica1|t|streaming");
 
-    // Nor is an empty primary made where its rows were.
+    // No empty primary is created where its rows were.
     assert_eq!(replica.end("-INT"), Some(0));
     fs::remove_dir_all(replica.dir.join("server")).unwrap();
     let said = wrong.refused();
@@ -344,7 +346,7 @@ fn a_replica_is_not_run_as_a_primary_which_would_cut_it_off() {
 }
 
 #[test]
-fn what_cannot_be_is_told_before_anything_is_made() {
+fn invalid_arguments_are_refused_before_anything_is_created() {
     let nodes = Nodes::new();
     let refused = |change: &dyn Fn(&mut Node)| {
         let mut node = nodes.primary();
@@ -383,7 +385,7 @@ fn what_cannot_be_is_told_before_anything_is_made() {
 }
 
 #[test]
-fn a_replica_that_its_source_will_never_let_in_ends_and_says_so() {
+fn a_replica_that_its_source_rejects_permanently_ends_with_an_error() {
     let nodes = Nodes::new();
     let mut primary = nodes.primary();
     primary.start();

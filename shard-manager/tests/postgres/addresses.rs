@@ -1,4 +1,5 @@
-//! Tests of addresses: how they are spelled, what is refused, and that no password is ever shown.
+//! Tests of node addresses: how they are parsed, what is refused, and that no password is ever
+//! shown.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -48,7 +49,7 @@ fn an_address_is_read_as_libpq_reads_it() {
 }
 
 #[test]
-fn what_leaves_this_machine_is_encrypted_and_checked_unless_said_otherwise() {
+fn remote_connections_are_encrypted_and_verified_by_default() {
     for local in ["127.0.0.1", "localhost", "[::1]", "%2Frun%2Fpg", "127.0.0.1,localhost"] {
         assert_eq!(parsed(&format!("postgres://u@{local}/d")).tls, TlsMode::Prefer, "{local}");
     }
@@ -60,7 +61,7 @@ fn what_leaves_this_machine_is_encrypted_and_checked_unless_said_otherwise() {
 }
 
 #[test]
-fn what_an_address_leaves_out_comes_from_the_defaults() {
+fn omitted_parts_of_an_address_come_from_the_defaults() {
     let defaults = NodeDefaults {
         user: Some("tessera".to_owned()),
         password: Some(Password::new("secret".to_owned())),
@@ -77,7 +78,7 @@ fn what_an_address_leaves_out_comes_from_the_defaults() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused_with_what_could() {
+fn invalid_addresses_are_refused_with_a_remedy() {
     for (text, told) in [
         ("mysql://u@h/d", "begins with postgres://"),
         ("postgres://h/d", "names a user"),
@@ -125,7 +126,8 @@ fn no_password_is_ever_shown_however_it_is_spelled() {
             NodeAddress { password: None, ..address }
         );
     }
-    // Who forgets to write `/` as %2F must not find the rest of the password in a log.
+    // If an operator forgets to write `/` as %2F, the rest of the password must not appear in a
+    // log.
     for text in [
         "postgres://u:canary/canary@h/d",
         "postgres://u:1/canary@h/d",
@@ -147,7 +149,7 @@ fn file(folder: &tempfile::TempDir, name: &str, text: &str, mode: u32) -> String
 }
 
 #[test]
-fn a_password_may_come_from_a_file_that_only_we_may_read() {
+fn a_password_may_come_from_a_file_that_only_the_owner_can_read() {
     let folder = tempfile::tempdir().unwrap();
     let with = |parameter: &str, path: &str| format!("postgres://u@h:5/d?{parameter}={path}");
     let plain = file(&folder, "plain", "first: line\nsecond\n", 0o600);

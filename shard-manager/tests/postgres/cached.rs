@@ -1,4 +1,5 @@
-//! Cached: a cache before servers, whose positions and roles others decide about.
+//! Tests of the cache in front of PostgreSQL shards, where positions and primary changes are
+//! decided by the servers.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::read_write_steps::{at, get, put, seen};
 use crate::redis_server::Server as Redis;
 use crate::server::runtime;
 
-/// Whoever has seen this, and bears what a busy machine adds to the age of an entry.
+/// Options of a client with this session; they tolerate the entry age that a busy machine adds.
 fn with(session: &SessionToken) -> RequestOptions {
     RequestOptions { session: session.clone(), staleness: CacheSettings::TTL_MAX, ..at(Level::One) }
 }
@@ -23,7 +24,7 @@ async fn read(manager: &Manager, key: &str, options: &RequestOptions) -> ReadDon
     get(manager, key, options).await.unwrap()
 }
 
-/// Reads until the cache answers, which it must not do with anything else than this version.
+/// Reads until the cache answers. Asserts that every hit has this version.
 async fn until_hit(manager: &Manager, key: &str, options: &RequestOptions, version: i64) {
     let began = Instant::now();
     loop {
@@ -53,7 +54,8 @@ fn routers_share_what_is_cached_and_a_session_reads_its_writes_through_each_of_t
                 assert_eq!(read.version(), Some(written.row.version));
             }
         }
-        // What a replica has shown serves sessions, once it holds what they have seen.
+        // An entry read from a replica serves sessions, provided that it contains what they have
+        // seen.
         let written = put(&one, "k", &at(Level::All)).await.unwrap();
         let options = with(&seen(&one, &written));
         until_hit(&one, "k", &options, written.row.version).await;
@@ -64,7 +66,7 @@ fn routers_share_what_is_cached_and_a_session_reads_its_writes_through_each_of_t
 }
 
 #[test]
-fn what_a_primary_has_shown_serves_only_those_who_have_seen_nothing() {
+fn an_entry_read_from_a_primary_serves_only_clients_without_a_session() {
     let Some(redis) = Redis::start(&[]) else { return };
     let trio = Trio::of(0, &[]);
     let manager = connect(&trio.address()).with_cache(redis.settings());
@@ -76,7 +78,7 @@ fn what_a_primary_has_shown_serves_only_those_who_have_seen_nothing() {
             let read = read(&manager, "k", &options).await;
             assert_eq!((read.cache, read.served_by), (Some(Miss), ServedBy::Primary));
         }
-        // A hit is remembered as well: the session sees nothing older afterwards.
+        // A hit advances the session as well: nothing older is shown afterwards.
         let hit = read(&manager, "k", &with(&SessionToken::empty())).await;
         assert_eq!(hit.cache, Some(Hit));
         assert_eq!(read(&manager, "k", &with(&hit.session)).await.cache, Some(Miss));
@@ -85,7 +87,7 @@ fn what_a_primary_has_shown_serves_only_those_who_have_seen_nothing() {
 }
 
 #[test]
-fn after_a_failover_nothing_is_answered_by_what_was_cached_before() {
+fn after_a_failover_no_earlier_entry_is_served() {
     let Some(redis) = Redis::start(&[]) else { return };
     let mut trio = Trio::start();
     let manager = connect(&trio.address()).with_cache(redis.settings());

@@ -1,8 +1,8 @@
-//! Certificates for the tests: good ones, and each kind of bad one.
+//! Certificates for the tests: valid ones, and each kind of invalid one.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
-/// An authority, and its certificate as a text.
+/// A certificate authority, and its certificate as PEM.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) pem: String,
@@ -17,7 +17,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// The certificate and the key of a server of this name.
+    /// Certificate and key of a server of this name.
     pub(crate) fn sign(&self, name: &str, expired: bool) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();

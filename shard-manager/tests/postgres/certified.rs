@@ -1,4 +1,4 @@
-//! Certified: a cluster whose addresses ask for proof of each node, and a failover.
+//! Tests of failover in a cluster whose addresses require verified server certificates.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,12 @@ use crate::log;
 use crate::read_write_steps::{at, get, put, until_replicas, within};
 use crate::server::{ADMIN, Server, patient, runtime};
 
-/// Nobody comes in without TLS but from the machine itself, and replicas.
+/// Access rules: TLS is required, except for local connections and replication.
 const RULES: &str = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n\
                      host replication all 127.0.0.1/32 trust\n";
 
-/// A primary and its replica that prove to be `localhost`, and the authority that says so.
+/// A primary and its replica with certificates for `localhost`, and the authority that signed
+/// these.
 struct Proven {
     primary: Server,
     replica: Server,
@@ -36,12 +37,12 @@ impl Proven {
         let primary = Server::start_with("ssl = on\n", RULES, &files)?;
         let replica = primary.replica();
         let proven = Self { primary, replica, authority, folder };
-        // Its own, not a copy of the primary's.
+        // The replica's own certificate, not a copy of the primary's.
         proven.present(&proven.authority);
         Some(proven)
     }
 
-    /// Lets the replica show a certificate of this authority to whoever comes from now on.
+    /// Makes the replica present a certificate of this authority to all new connections.
     fn present(&self, authority: &Authority) {
         let (certificate, key) = authority.sign("localhost", false);
         self.replica.write("server.crt", &certificate);
@@ -63,7 +64,7 @@ impl Proven {
         ClusterAddress { replicas, ..cluster_of([self.address(&self.primary)]) }
     }
 
-    /// Waits until the replica proves who it is to those who ask, or does not.
+    /// Waits until clients can verify the replica's certificate, or no longer can.
     async fn until_proven(&self, proven: bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let address = self.address(&self.replica);
@@ -73,7 +74,7 @@ impl Proven {
         }
     }
 
-    /// Another node leads: that one is gone.
+    /// Stops the primary and promotes the replica.
     fn fail_over(&self) {
         self.primary.stop();
         self.replica.perform(&["SELECT pg_promote()"]);
@@ -85,7 +86,7 @@ async fn primary_is_up(manager: &Manager) -> bool {
 }
 
 #[test]
-fn a_promoted_node_that_proves_who_it_is_is_written_to_and_only_by_tls() {
+fn a_promoted_node_with_a_valid_certificate_is_written_to_only_through_tls() {
     let Some(proven) = Proven::start() else { return };
     runtime().block_on(proven.until_proven(true));
     let manager = connect(&proven.cluster());
@@ -108,7 +109,7 @@ fn a_promoted_node_that_proves_who_it_is_is_written_to_and_only_by_tls() {
 }
 
 #[test]
-fn a_promoted_node_that_does_not_prove_who_it_is_gets_no_write_until_it_does() {
+fn a_promoted_node_with_an_invalid_certificate_gets_no_write_until_it_is_replaced() {
     log::listen();
     let Some(proven) = Proven::start() else { return };
     runtime().block_on(proven.until_proven(true));
@@ -117,7 +118,7 @@ fn a_promoted_node_that_does_not_prove_who_it_is_gets_no_write_until_it_does() {
         put(&manager, "before", &at(Level::All)).await.unwrap();
         until_replicas(&manager, 1).await;
     });
-    // What is connected stays so: it has been proven.
+    // Open connections stay: they have been verified.
     proven.present(&Authority::new());
     runtime().block_on(proven.until_proven(false));
     proven.fail_over();

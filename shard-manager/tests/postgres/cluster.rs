@@ -1,7 +1,9 @@
-//! Harness: one local cluster for all tests of this process, databases of a test's own, and a second door to them.
+//! Test harness: one local cluster for all tests of this process, databases for each test, and
+//! direct sessions to them.
 //!
-//! A shard is a database, so that three shards are three databases of one server, which costs a test a moment and no
-//! server. The servers end when this process does, however it ends: somebody beside it waits for its end.
+//! A shard is a database, so that three shards are three databases of one server; this costs a test
+//! only a moment and no server. The servers end with this process, however it ends: a watcher
+//! process waits for its end.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -25,14 +27,15 @@ use shard_manager::store::postgres::session::{self, NodeRole as Role};
 
 use crate::server::patient;
 
-/// Servers, and the process that ends them after this one.
+/// Servers, and the watcher process that ends them after this one.
 struct Watched {
     cluster: LocalCluster,
-    /// Reads from a pipe that nobody writes to, and which closes with this process.
+    /// Standard input of the watcher: a pipe that is never written to and closes with this process.
     _watcher: Child,
 }
 
-/// Ends a cluster when the pipe closes. Another command may work there for a moment still.
+/// Destroys a cluster when the pipe closes. Another command may still be working there for a
+/// moment.
 const WATCH: &str = r#"cat >/dev/null; n=0
 while [ -e "$1/cluster/cluster.json" ] && [ $n -lt 60 ]; do
     "$0" cluster destroy --yes --dir "$1/cluster" || sleep 1
@@ -43,7 +46,7 @@ rm -rf "$1""#;
 impl Watched {
     fn start(shards: usize, replicas: usize, settings: &[(&str, &str)]) -> Self {
         let parent = tempfile::tempdir().unwrap().keep();
-        // The servers are run by another user, who must get through.
+        // Another user runs the servers and needs access to the path.
         std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o755)).unwrap();
         let watcher = watch(&parent);
         let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
@@ -62,7 +65,7 @@ fn watch(parent: &Path) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", WATCH, env!("CARGO_BIN_EXE_shard-manager")]).arg(parent);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Whoever interrupts the tests does not interrupt their end.
+    // A signal that interrupts the tests must not interrupt the watcher.
     command.process_group(0).spawn().unwrap()
 }
 
@@ -83,7 +86,7 @@ pub(crate) fn mortal() -> MutexGuard<'static, LocalCluster> {
     MORTAL.get_or_init(make).0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A shard of three nodes, or as many as are wanted, that one test may break as it likes.
+/// A shard with two replicas by default, for a single test that may break it.
 pub(crate) struct Trio {
     pub(crate) cluster: LocalCluster,
     _watcher: Child,
@@ -94,7 +97,7 @@ impl Trio {
         Self::of(2, &[])
     }
 
-    /// With so many replicas, and such settings.
+    /// A shard with this many replicas and these settings.
     pub(crate) fn of(replicas: usize, settings: &[(&str, &str)]) -> Self {
         let common = [("fsync", "off"), ("max_wal_size", "128MB"), ("shared_buffers", "16MB")];
         let settings = [&common, settings].concat();
@@ -102,7 +105,7 @@ impl Trio {
         Self { cluster, _watcher }
     }
 
-    /// As it is listed at the beginning: its primary, and the others.
+    /// The address with the initial roles: the primary, and the other nodes.
     pub(crate) fn address(&self) -> ClusterAddress {
         let nodes: Vec<_> =
             self.cluster.nodes().iter().map(|node| address(node, "shard1")).collect();
@@ -114,7 +117,8 @@ impl Trio {
         self.cluster.node(name).unwrap()
     }
 
-    /// Starts a server as it stands, whatever was promoted since: as a machine would that comes back.
+    /// Starts a server with its current data, whatever was promoted since, like a machine that
+    /// comes back.
     pub(crate) fn start_alone(&self, node: &LocalNode) {
         let owner = std::fs::metadata(node.data_dir()).unwrap();
         let mut command = Command::new(self.cluster.programs().bin.join("pg_ctl"));
@@ -127,20 +131,20 @@ impl Trio {
     }
 }
 
-/// Empty databases of a test's own, each on its node.
+/// Empty databases of one test, each with its node.
 pub(crate) struct Databases {
     pub(crate) nodes: Vec<LocalNode>,
     pub(crate) names: Vec<String>,
 }
 
 impl Databases {
-    /// So many on the shared primary.
+    /// Creates this many databases on the shared primary.
     pub(crate) async fn new(count: usize) -> Self {
         let primary = shared().primaries().next().unwrap();
         Self::on(&vec![primary; count]).await
     }
 
-    /// One on each of these nodes.
+    /// Creates one database on each of these nodes.
     pub(crate) async fn on(nodes: &[&LocalNode]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let mut databases = Self { nodes: Vec::new(), names: Vec::new() };
@@ -154,13 +158,13 @@ impl Databases {
         databases
     }
 
-    /// A cluster of all of them, in their order.
+    /// Address of a cluster of all of them, in their order.
     pub(crate) fn address(&self) -> ClusterAddress {
         let places = self.nodes.iter().zip(&self.names);
         cluster_of(places.map(|(node, name)| address(node, name)))
     }
 
-    /// The same, with replicas, once these have the databases.
+    /// Address of a cluster of all of them with replicas, once these have the databases.
     pub(crate) async fn with_replicas(&self) -> ClusterAddress {
         let replica = shared().replicas_of(0).next().unwrap();
         let mut door = Door::open(replica, "postgres").await;
@@ -173,13 +177,13 @@ impl Databases {
         ClusterAddress { replicas, ..self.address() }
     }
 
-    /// A session with one of them that knows nothing of Tessera but its schema.
+    /// Opens a session with one of them that bypasses Tessera.
     pub(crate) async fn door(&self, shard: usize) -> Door {
         Door::open(&self.nodes[shard], &self.names[shard]).await
     }
 }
 
-/// A cluster of these shards, without replicas.
+/// Address of a cluster of these shards, without replicas.
 pub(crate) fn cluster_of(shards: impl IntoIterator<Item = NodeAddress>) -> ClusterAddress {
     let shard = |primary| ShardAddress { name: None, weight: None, primary, replicas: Vec::new() };
     ClusterAddress {
@@ -191,12 +195,12 @@ pub(crate) fn cluster_of(shards: impl IntoIterator<Item = NodeAddress>) -> Clust
     }
 }
 
-/// Where a database of a node is.
+/// Address of a database on a node.
 pub(crate) fn address(node: &LocalNode, database: &str) -> NodeAddress {
     node.url(database).parse().unwrap()
 }
 
-/// A router's half of a cluster.
+/// Opens a cluster as a router does.
 pub(crate) fn connect(address: &ClusterAddress) -> Manager {
     try_connect(address).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -215,7 +219,7 @@ pub(crate) fn refused(address: &ClusterAddress) -> String {
     }
 }
 
-/// A session beside the engine's.
+/// A session beside those of the engine.
 pub(crate) struct Door {
     pub(crate) connection: AsyncPgConnection,
 }
@@ -234,7 +238,7 @@ impl Door {
         Self { connection }
     }
 
-    /// The same, if the node has a connection left.
+    /// Opens a session if the node has a free connection.
     pub(crate) async fn try_open(node: &LocalNode, database: &str) -> Option<Self> {
         let at = address(node, database);
         match session::connect(&at, "story", Role::Any, &patient()).await {
@@ -249,12 +253,12 @@ impl Door {
         self.try_run(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// Runs statements; the reason if they cannot be.
+    /// Runs statements; returns the reason if they fail.
     pub(crate) async fn try_run(&mut self, sql: &str) -> Result<(), String> {
         self.connection.batch_execute(sql).await.map_err(|error| error.to_string())
     }
 
-    /// The column `value` of a query; what is null is empty.
+    /// The column `value` of a query; null becomes an empty text.
     pub(crate) async fn texts(&mut self, sql: &str) -> Vec<String> {
         let rows = diesel::sql_query(sql).load::<ValueRow>(&mut self.connection).await;
         let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error}"));
@@ -266,7 +270,7 @@ impl Door {
         self.texts(sql).await.pop().unwrap_or_default()
     }
 
-    /// Asks until this is answered.
+    /// Repeats a query until it yields this answer.
     pub(crate) async fn until(&mut self, sql: &str, answer: &str) {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {

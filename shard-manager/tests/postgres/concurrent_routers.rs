@@ -1,4 +1,4 @@
-//! Rivals: two routers that write the same rows at the same moment.
+//! Tests of two routers that write the same rows at the same time.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use shard_manager::shard_map::KeyLocation;
 use crate::cluster::{Databases, Door, connect};
 use crate::rows::{options, prepare, rows, write, write_all};
 
-/// Two routers of one cluster, and a door to its only shard.
+/// Two routers of one cluster, and a direct session to its only shard.
 async fn two() -> (Databases, [Manager; 2], Door) {
     let databases = Databases::new(1).await;
     let managers = [connect(&databases.address()), connect(&databases.address())];
@@ -36,7 +36,7 @@ async fn of_all_inserts_of_a_new_key_one_succeeds() {
     for round in 0..12 {
         let keys: Vec<String> = (0..8).map(|n| format!("r{round}k{n}")).collect();
         let callers = (0..4).flat_map(|_| &managers).enumerate().map(async |(n, manager)| {
-            // Some of them at once, in the one order or the other; some one by one.
+            // Some routers start at once, in either order; some one after the other.
             let mut keys = keys.clone();
             if n % 2 == 1 {
                 keys.reverse();
@@ -68,7 +68,7 @@ async fn of_all_inserts_of_a_new_key_one_succeeds() {
     }
 }
 
-/// Adds one to what it has read, if nobody else has meanwhile.
+/// Adds one to the value it has read, unless another write has come between.
 async fn add(manager: &Manager) -> Result<WriteReceipt, Failure> {
     let table = manager.schema().table("transactions").unwrap();
     let key = ShardKey::parse("a").unwrap();
@@ -96,9 +96,9 @@ async fn no_update_under_a_version_is_lost() {
 }
 
 #[tokio::test]
-async fn versions_of_a_row_only_grow_whoever_makes_changes_or_removes_it() {
+async fn versions_of_a_row_only_grow_whichever_router_changes_it() {
     let (_databases, managers, mut door) = two().await;
-    // By key: the highest version that anybody was told, and all of them.
+    // By key: the highest version that any client has seen, and all versions.
     let told: Vec<Mutex<(i64, BTreeSet<i64>)>> = (0..3).map(|_| Mutex::default()).collect();
     let callers = (0..3).flat_map(|_| &managers).enumerate().map(async |(caller, manager)| {
         let operations = [Upsert, Insert, Delete, Update, Upsert, Delete, Insert];
@@ -131,7 +131,8 @@ async fn versions_of_a_row_only_grow_whoever_makes_changes_or_removes_it() {
     }
 }
 
-/// The same rows in all orders, on the short way and on the long one, of two tables: nobody waits in a circle.
+/// Writes the same rows in all orders, of two tables, by the pipelined path and the sequential one,
+/// and expects no deadlock.
 #[tokio::test]
 async fn batches_that_cross_each_other_are_all_stored() {
     let (_databases, managers, mut door) = two().await;
@@ -148,12 +149,12 @@ async fn batches_that_cross_each_other_are_all_stored() {
                 let key = format!("k{key}");
                 let json = r#"{"tx_id":"t","amount":1}"#;
                 let (place, mut second) = prepare(manager, "transactions", Upsert, &key, json);
-                // A third of the callers goes the long way.
+                // A third of the callers uses the sequential path.
                 let long = caller % 3 == 2;
                 second.idempotency_key = long.then(|| format!("{round} {caller} {key}"));
                 let mut first = user(manager, Upsert, &key);
                 if caller % 2 == 1 && key.ends_with('7') {
-                    // Some rows are given other columns, and so go in a statement of their own.
+                    // Some rows are given other columns, and so need a statement of their own.
                     let json = r#"{"name":"n","email":"e","partition_key":"p"}"#;
                     first = prepare(manager, "users", Upsert, &key, json);
                 }
@@ -173,7 +174,7 @@ async fn batches_that_cross_each_other_are_all_stored() {
     }
     assert_eq!(rows(&managers[1], "users", None).await.len(), 40);
     assert_eq!(rows(&managers[0], "transactions", None).await.len(), 40);
-    // Sessions tell what they have counted when they end, at the latest.
+    // Sessions report their statistics when they end, at the latest.
     managers.iter().for_each(Manager::close);
     let open = "SELECT count(*)::text AS value FROM pg_stat_activity
         WHERE datname=current_database() AND application_name LIKE 'tessera %'";
@@ -181,7 +182,7 @@ async fn batches_that_cross_each_other_are_all_stored() {
     assert_eq!(door.text(deadlocks).await, "0");
 }
 
-/// A request that is sent to two routers is carried out once.
+/// Two routers that receive one request carry it out only once.
 #[tokio::test]
 async fn an_idempotency_key_holds_across_routers() {
     let (_databases, managers, _door) = two().await;

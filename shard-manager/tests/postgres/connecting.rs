@@ -1,4 +1,5 @@
-//! Tests of connecting: who a node is, what a session is like, and what each failure says.
+//! Tests of connecting: identification of a node, settings of a session, and the message of each
+//! failure.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -80,7 +81,7 @@ fn a_commit_that_is_stronger_than_durable_stays_so() {
 }
 
 #[test]
-fn of_several_hosts_the_one_in_the_wanted_role_is_taken() {
+fn of_several_hosts_the_one_in_the_requested_role_is_used() {
     let Some(primary) = Server::start("") else { return };
     let replica = primary.replica();
     let both = hosts(&[&replica, &primary]);
@@ -106,9 +107,9 @@ fn of_several_hosts_the_one_in_the_wanted_role_is_taken() {
     assert!(error.to_string().contains("is no replica now: it is a primary"), "{error}");
 }
 
-/// A replica that takes over begins a timeline, and whoever asks is told.
+/// A promoted replica starts a new timeline, and reports it.
 #[test]
-fn a_promoted_replica_tells_its_new_timeline() {
+fn a_promoted_replica_reports_its_new_timeline() {
     let Some(primary) = Server::start("") else { return };
     let replica = primary.replica();
     replica.perform(&["SELECT pg_promote()"]);
@@ -117,7 +118,7 @@ fn a_promoted_replica_tells_its_new_timeline() {
 }
 
 #[test]
-fn each_refusal_of_a_server_says_what_to_do_and_shows_no_password() {
+fn each_refusal_of_a_server_names_a_remedy_and_shows_no_password() {
     let Some(server) = Server::start_with("", PASSWORD_ONLY, &[]) else { return };
     server.perform(&["CREATE ROLE tessera LOGIN PASSWORD 'right'"]);
     run(connect(&server.address("tessera:right", "postgres"), "t", NodeRole::Any, &patient()))
@@ -140,7 +141,7 @@ fn each_refusal_of_a_server_says_what_to_do_and_shows_no_password() {
 }
 
 #[test]
-fn a_server_that_has_no_connection_left_is_busy() {
+fn a_server_without_a_free_connection_is_reported_as_busy() {
     let settings = "max_connections = 4\nsuperuser_reserved_connections = 3\n\
                     max_wal_senders = 0\nwal_level = minimal\n";
     let Some(server) = Server::start(settings) else { return };
@@ -149,7 +150,7 @@ fn a_server_that_has_no_connection_left_is_busy() {
     run(async {
         let first = loop {
             match connect(&address, "tessera test", NodeRole::Any, &patient()).await {
-                // The server is still ending the session that made the role.
+                // The server may still be ending the session that created the role.
                 Err(ConnectError::Busy { .. }) => tokio::task::yield_now().await,
                 first => break first.unwrap(),
             }
@@ -176,7 +177,7 @@ fn told(address: &NodeAddress, timeouts: &Timeouts) -> (ConnectError, String) {
 }
 
 #[test]
-fn where_nothing_listens_it_is_said() {
+fn a_refused_connection_is_reported() {
     let (listener, address) = listener();
     drop(listener);
     let (error, said) = told(&address, &patient());
@@ -188,7 +189,7 @@ fn where_nothing_listens_it_is_said() {
 }
 
 #[test]
-fn who_never_answers_is_waited_for_only_so_long() {
+fn a_server_that_never_answers_causes_a_timeout() {
     let (_listener, address) = listener();
     let short = Timeouts { connect: Duration::from_millis(200), ..Timeouts::default() };
     let (error, said) = told(&address, &short);
@@ -216,7 +217,7 @@ fn a_server_of_another_kind_is_not_taken_for_a_database() {
 }
 
 #[test]
-fn when_no_host_will_do_each_reason_is_told() {
+fn if_all_hosts_fail_each_reason_is_reported() {
     let (one, _) = listener();
     let (two, _) = listener();
     let places = [&one, &two].map(|l| l.local_addr().unwrap().to_string());
@@ -228,7 +229,8 @@ fn when_no_host_will_do_each_reason_is_told() {
     assert!(error.is_transient() && !said.contains("canary"));
 }
 
-/// The task that drives the socket belongs to the runtime that connected: that of a lane is a thread's own.
+/// The task that drives the socket belongs to the runtime that opened the connection; each lane
+/// thread has its own runtime.
 #[test]
 fn a_session_ends_with_its_runtime_and_the_server_forgets_it() {
     let Some(server) = Server::start("") else { return };

@@ -1,4 +1,4 @@
-//! Connections: how many of a node's a router takes, whatever its clients do.
+//! Tests of the number of connections that a router opens to a node, whatever its clients do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::server::runtime;
 const COUNT: &str = "SELECT count(*)::text AS value FROM pg_stat_activity \
                      WHERE application_name LIKE 'tessera %'";
 
-/// Counts the sessions of a router with a node until it is told to end, and tells the most that it has seen.
+/// Counts the sessions of a router with a node until `ends` is set; returns the maximum.
 fn count(node: &LocalNode, ends: &Arc<AtomicBool>) -> tokio::task::JoinHandle<usize> {
     let (node, ends) = (node.clone(), Arc::clone(ends));
     tokio::task::spawn_blocking(move || {
@@ -35,7 +35,7 @@ fn count(node: &LocalNode, ends: &Arc<AtomicBool>) -> tokio::task::JoinHandle<us
     })
 }
 
-/// Does something, and tells the most sessions that each node has had meanwhile.
+/// Runs a future; returns the maximum number of sessions of each node meanwhile.
 async fn counted<T>(
     nodes: &[LocalNode],
     work: impl Future<Output = T>,
@@ -51,7 +51,7 @@ async fn counted<T>(
     (done, most)
 }
 
-/// All that clients can ask, by many of them at once.
+/// Every kind of request, from many clients at once.
 async fn load(manager: &Manager, name: &str) {
     for round in 0..5 {
         let tables = async {
@@ -95,7 +95,7 @@ fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_client
             trio
         });
         let over = AtomicBool::new(false);
-        // What is on its way just then may fail; how that is told, other tests know.
+        // Requests in flight at this moment may fail; other tests check how that is reported.
         let clients = (0..40).map(async |client| {
             let key = format!("k{client}");
             while !over.load(Ordering::SeqCst) {

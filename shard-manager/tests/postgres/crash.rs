@@ -1,4 +1,5 @@
-//! Crash: servers and their processes are killed under load; what was acknowledged stays, and nothing is there twice.
+//! Crash tests: servers and their processes are killed under load; acknowledged writes stay, and no
+//! write is stored twice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,29 +17,30 @@ use shard_manager::topology::ShardIndex;
 use crate::cluster::{Databases, Door, connect, mortal};
 use crate::rows::write;
 
-/// Writers of each shard.
+/// Number of writers of each shard.
 const WRITERS: usize = 3;
-/// Writes of each writer that are acknowledged before something happens, and after it.
+/// Number of writes of each writer that must be acknowledged before a crash, and after it.
 const SOME: usize = 5;
 
-/// How often something is killed.
+/// Number of crashes.
 fn rounds() -> u64 {
     if std::env::var_os("LONG_TESTS").is_some() { 20 } else { 3 }
 }
 
-/// What a writer knows of its rows.
+/// The state of a writer's rows, as far as it knows.
 #[derive(Default)]
 struct Known {
-    /// The users it has made, with their versions; those it does not know of without.
+    /// The users that it has created, with their versions; `None` if the outcome of the write is
+    /// unknown.
     users: BTreeMap<String, Option<i64>>,
-    /// The account that it counts in.
+    /// Key of the account that holds its counter.
     account: String,
-    /// What the counter is at least, and at most.
+    /// Lower and upper bound of the counter.
     counted: (i64, i64),
     failures: usize,
 }
 
-/// A writer, and what others see of it.
+/// A writer, and its progress as seen by the test.
 struct Writer {
     manager: Arc<Manager>,
     name: String,
@@ -48,7 +50,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// A key of the shard, beginning with a number.
+    /// A key that lies on the writer's shard, searched from this number on.
     fn key(&self, from: &mut u64) -> String {
         loop {
             *from += 1;
@@ -86,7 +88,7 @@ impl Writer {
         known
     }
 
-    /// The counter goes up by one, whatever it was: what comes late would set it back.
+    /// Increments the counter, which only ever grows: a write that arrives late would set it back.
     async fn count(&self, known: &mut Known) {
         let next = known.counted.1 + 1;
         let json = format!(r#"{{"tx_id":"t","amount":{next}}}"#);
@@ -107,7 +109,7 @@ impl Writer {
     }
 }
 
-/// Waits until each of these writers has had some more writes acknowledged.
+/// Waits until each of these writers has had `SOME` more writes acknowledged.
 async fn some_more<'w>(writers: impl IntoIterator<Item = &'w Arc<AtomicUsize>>) {
     let began: Vec<_> = writers.into_iter().map(|w| (w, w.load(Ordering::SeqCst))).collect();
     for (writer, before) in began {
@@ -117,12 +119,13 @@ async fn some_more<'w>(writers: impl IntoIterator<Item = &'w Arc<AtomicUsize>>) 
     }
 }
 
-/// What happens in a round.
+/// A crash.
 #[derive(Clone, Copy, Debug)]
 enum Blow {
-    /// The process that writes for us is killed, and the server recovers by itself.
+    /// A backend process of the engine is killed, and the server recovers by itself.
     Backend,
-    /// The server is gone at once, for as long as the other shards take for some writes, and comes back.
+    /// The server is stopped immediately, while the other shards complete some writes, and started
+    /// again.
     Server,
 }
 
@@ -132,7 +135,7 @@ async fn strike(blow: Blow, node: &LocalNode, database: &str, others: &[&Arc<Ato
             let mut door = Door::open(node, database).await;
             let lane = "SELECT pid::text AS value FROM pg_stat_activity
                 WHERE datname=current_database() AND application_name='tessera lane'";
-            // It may be between two connections.
+            // The engine may be reconnecting at this moment.
             let pid = loop {
                 let found = door.text(lane).await;
                 if let Ok(pid) = found.parse() {
@@ -154,7 +157,7 @@ async fn strike(blow: Blow, node: &LocalNode, database: &str, others: &[&Arc<Ato
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_and_nothing_is_there_twice_whatever_is_killed() {
+fn no_acknowledged_write_is_lost_or_stored_twice_whatever_is_killed() {
     let servers = mortal();
     let nodes: Vec<&LocalNode> = servers.primaries().collect();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -179,7 +182,7 @@ async fn story(nodes: &[&LocalNode]) {
     }
     let mut struck = vec![false; nodes.len()];
     for round in 0..rounds() {
-        // The same chances each time; the first two rounds differ in both.
+        // The choices are the same in each run; the first two rounds differ in both.
         let chance = (round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         let shard = (chance / 7) as usize % nodes.len();
         let blow = if round % 2 == 0 { Blow::Server } else { Blow::Backend };
@@ -200,13 +203,13 @@ async fn story(nodes: &[&LocalNode]) {
         let writers = known.iter().enumerate().filter(|(writer, _)| writer % nodes.len() == shard);
         let writers: Vec<&Known> = writers.map(|(_, known)| known).collect();
         let failures: usize = writers.iter().map(|known| known.failures).sum();
-        // Shards whose servers go on notice nothing.
+        // Shards whose servers keep running are not affected.
         assert!(struck || failures == 0, "{failures} failures of shard{}", shard + 1);
         check(&mut databases.door(shard).await, &writers).await;
     }
 }
 
-/// What a shard holds, against what its writers know.
+/// Compares the rows of a shard with the state known to its writers.
 async fn check(door: &mut Door, writers: &[&Known]) {
     let stored = "SELECT user_id||' '||version AS value FROM users";
     let stored = door.texts(stored).await;

@@ -1,4 +1,5 @@
-//! Dumping: what `docs/dump.sh` makes is of one moment over all shards, and a cluster can be made of it.
+//! Tests of `docs/dump.sh`: a dump shows all shards at one moment, and a cluster can be restored
+//! from it.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -16,7 +17,7 @@ use crate::rows::{rows, write};
 use crate::server::runtime;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
-/// Rows that are acknowledged before the dump begins.
+/// Number of rows that are acknowledged before the dump begins.
 const BEFORE: usize = 30;
 
 fn urls(databases: &Databases) -> Vec<String> {
@@ -28,7 +29,7 @@ fn dump(urls: &[String], target: &Path) -> Output {
     dump_with(urls, &[], target)
 }
 
-/// The same with more variables.
+/// Runs the dump with additional environment variables.
 fn dump_with(urls: &[String], variables: &[(&str, &str)], target: &Path) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/dump.sh");
     let mut command = Command::new(script);
@@ -37,7 +38,7 @@ fn dump_with(urls: &[String], variables: &[(&str, &str)], target: &Path) -> Outp
     command.env("TESSERA_PG_BIN", &shared().programs().bin).output().unwrap()
 }
 
-/// The files of a dump.
+/// Names of the files of a dump.
 fn files(target: &Path) -> Vec<String> {
     let names = std::fs::read_dir(target).unwrap().map(|file| file.unwrap().file_name());
     let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
@@ -51,7 +52,7 @@ fn restore(url: &str, dump: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Causes, and effects that are written once their cause is acknowledged; in another shard, mostly.
+/// Writes causes, and after the acknowledgement of each its effect, usually on another shard.
 async fn keep_writing(address: &ClusterAddress, over: &AtomicBool) -> usize {
     let manager = connect(address);
     let mut number = BEFORE;
@@ -103,7 +104,7 @@ async fn a_dump_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
 }
 
 #[tokio::test]
-async fn a_dump_that_fails_leaves_no_lock_and_nothing_of_its_name() {
+async fn a_dump_that_fails_leaves_no_lock_and_no_file() {
     let databases = Databases::new(2).await;
     let manager = connect(&databases.address());
     let folder = tempfile::tempdir().unwrap();
@@ -121,13 +122,13 @@ async fn a_dump_that_fails_leaves_no_lock_and_nothing_of_its_name() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("is there already"));
 }
 
-/// Who has the lock of all writers of a shard for himself.
+/// Holds the lock that excludes all writers of a shard.
 const HELD: &str =
     "SELECT count(*)::text AS value FROM pg_locks JOIN pg_database ON pg_database.oid = database
     WHERE datname = current_database() AND locktype = 'advisory' AND (classid, objid) = (1950, 1)
     AND mode = 'ExclusiveLock' AND granted";
 
-/// Stands still until it is dropped.
+/// Keeps a server frozen until it is dropped.
 struct Frozen<'n>(&'n LocalNode);
 
 impl<'n> Frozen<'n> {
@@ -143,7 +144,7 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// A key of the first shard.
+/// A key that lies on the first shard.
 fn key_of_first(manager: &Manager, prefix: &str) -> String {
     let map = manager.map();
     let mut keys = (0..).map(|number| format!("{prefix}{number}"));
@@ -152,7 +153,7 @@ fn key_of_first(manager: &Manager, prefix: &str) -> String {
 }
 
 #[test]
-fn a_server_that_freezes_while_it_is_dumped_keeps_no_other_shard_waiting() {
+fn a_server_that_freezes_during_a_dump_does_not_block_other_shards() {
     let servers = mortal();
     let nodes: Vec<&LocalNode> = servers.primaries().take(2).collect();
     runtime().block_on(async {
@@ -165,7 +166,7 @@ fn a_server_that_freezes_while_it_is_dumped_keeps_no_other_shard_waiting() {
             let (places, target) = (places.clone(), target.clone());
             tokio::task::spawn_blocking(move || dump_with(&places, variables, &target))
         };
-        // A batch runs on the second: the dump waits for it, and has the lock of the first.
+        // A batch runs on the second shard: the dump waits for it, and holds the lock of the first.
         let mut batch = databases.door(1).await;
         batch.run("SELECT pg_advisory_lock_shared(1950, 1)").await;
         let mut first = databases.door(0).await;
@@ -177,7 +178,7 @@ fn a_server_that_freezes_while_it_is_dumped_keeps_no_other_shard_waiting() {
         let said = String::from_utf8_lossy(&told.stderr).into_owned();
         assert!(!told.status.success() && said.contains("shard2 could not be asked"), "{said}");
 
-        // One that was frozen before is not even connected to: nobody's writes wait for that.
+        // The dump does not even connect to a server that was frozen before: no writes wait for it.
         let ended = dumping(&[("PGCONNECT_TIMEOUT", "2")]);
         while !ended.is_finished() {
             assert_eq!(first.text(HELD).await, "0");
@@ -194,7 +195,7 @@ fn a_server_that_freezes_while_it_is_dumped_keeps_no_other_shard_waiting() {
 }
 
 #[tokio::test]
-async fn a_catalog_in_the_database_of_a_shard_is_dumped_with_it_and_one_of_its_own_beside_it() {
+async fn a_catalog_in_a_shard_is_dumped_with_it_and_a_separate_one_by_itself() {
     let databases = Databases::new(3).await;
     let places = urls(&databases);
     let address = ClusterAddress {
@@ -209,7 +210,7 @@ async fn a_catalog_in_the_database_of_a_shard_is_dumped_with_it_and_one_of_its_o
     let output = dump_with(&places[..2], &[("MAINDB_URL", &places[2])], &apart);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(files(&apart), ["catalog.dump", "moment", "shard1.dump", "shard2.dump"]);
-    // Its lock is taken once: taken twice, nobody would ever have it.
+    // The lock of a shared database is taken only once: taking it twice would deadlock.
     let output = dump_with(&places[..2], &[("MAINDB_URL", &places[1])], &within);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(files(&within), ["moment", "shard1.dump", "shard2.dump"]);
@@ -217,7 +218,7 @@ async fn a_catalog_in_the_database_of_a_shard_is_dumped_with_it_and_one_of_its_o
 }
 
 #[tokio::test]
-async fn a_password_is_taken_from_the_file_that_an_address_names_and_never_told() {
+async fn a_password_is_read_from_the_file_in_the_address_and_never_printed() {
     let databases = Databases::new(2).await;
     let places = urls(&databases);
     let manager = connect(&databases.address());

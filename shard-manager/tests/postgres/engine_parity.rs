@@ -1,4 +1,5 @@
-//! Equality: what one engine answers, stores and finds, the other does; and so do the two ways to store.
+//! Parity of the engines: both answer, store and find the same, and so do the two write paths of
+//! PostgreSQL.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -19,13 +20,13 @@ use crate::random_reads::{Question, question};
 use crate::rows::{RowOutcome, make, options, write_all};
 use crate::server::runtime;
 
-/// So many cases, the same ones each time.
+/// Configuration for this many cases, the same in each run.
 fn cases(count: u32) -> Config {
     let rng_seed = RngSeed::Fixed(0x7e55e4a);
     Config { cases: count, failure_persistence: None, rng_seed, ..Config::default() }
 }
 
-/// A cluster, and the versions that it has told.
+/// A cluster, and the row versions that it has returned.
 struct Side {
     manager: Manager,
     told: HashMap<(bool, usize, usize), i64>,
@@ -38,7 +39,7 @@ impl Side {
         Self { manager, told: HashMap::new() }
     }
 
-    /// Sends changes, and tells what became of each.
+    /// Sends changes; returns the result of each.
     async fn take(&mut self, (how, drafts): &Step, prefix: &str) -> Vec<String> {
         let mut answers = Vec::with_capacity(drafts.len());
         let at_once = match how {
@@ -57,14 +58,15 @@ impl Side {
         answers
     }
 
-    /// Versions grow, also over a row that is removed and made again.
+    /// Remembers the version of a row, which must grow even if the row is removed and created
+    /// again.
     fn note(&mut self, draft: &Draft, outcome: &RowOutcome) {
         let Ok(RowDone { version, replayed: false, .. }) = outcome else { return };
         let before = self.told.insert(draft.row(), *version);
         assert!(before.is_none_or(|before| before < *version), "{draft:?}: {before:?}, {version}");
     }
 
-    /// The answer to a question: how many rows there are, and the pages of them.
+    /// Result of a query: the number of rows, and all pages.
     async fn ask(&self, table: &str, question: &Question, keys: &[String]) -> Vec<String> {
         let table = self.manager.schema().table(table).unwrap();
         let values = keys.iter().map(|key| Value::Text(key.clone())).collect();
@@ -83,7 +85,7 @@ impl Side {
     }
 }
 
-/// What became of a change, without what engines need not share.
+/// Result of a change, without the parts in which engines may differ.
 fn shown(outcome: &RowOutcome) -> String {
     match outcome {
         Ok(done) => format!("{:?} {} {}", done.change, done.replayed, stripped(&done.json)),
@@ -91,7 +93,7 @@ fn shown(outcome: &RowOutcome) -> String {
     }
 }
 
-/// A row as it was told, byte by byte, but for its version and its times.
+/// A row as returned, byte by byte, except for its version and its times.
 fn stripped(json: &[u8]) -> String {
     if json.is_empty() {
         return String::new();
@@ -117,7 +119,7 @@ fn same(one: &[String], other: &[String], of: &dyn std::fmt::Debug) -> Result<()
     }
 }
 
-/// Keys of one case, so that cases know nothing of each other.
+/// Keys that only one case uses, so that cases are independent.
 fn keys(case: &Cell<u32>) -> (String, Vec<String>) {
     case.set(case.get() + 1);
     let prefix = format!("{}/", case.get());
@@ -162,7 +164,7 @@ fn both_engines_answer_store_and_find_the_same() {
     runtime.block_on(compare_all(&one.manager, &other.manager));
 }
 
-/// Everything that is there, page by page in the order in which it is kept.
+/// Compares all rows, page by page in the order in which they are stored.
 async fn compare_all(one: &Manager, other: &Manager) {
     for name in ["things", "pairs"] {
         let mut told = Vec::new();
@@ -184,9 +186,10 @@ async fn compare_all(one: &Manager, other: &Manager) {
     }
 }
 
-/// Plain upserts go to the server in one round trip; as parts of a whole they do not.
+/// Plain upserts are sent to the server in one round trip; as parts of an atomic group they are
+/// not.
 #[test]
-fn the_short_way_and_the_long_way_store_the_same() {
+fn the_pipelined_path_and_the_sequential_path_store_the_same() {
     let runtime = runtime();
     let databases = runtime.block_on(Databases::new(2));
     let mut sides = databases.nodes.iter().zip(&databases.names).map(|(node, name)| {

@@ -1,4 +1,5 @@
-//! Exhausted: servers whose connections are all taken by others, just as a router has lost its own.
+//! Tests of servers on which other clients have taken all connections just when a router has lost
+//! its own.
 
 use std::time::{Duration, Instant};
 
@@ -13,21 +14,22 @@ use crate::cluster::{Door, Trio, connect};
 use crate::read_write_steps::{at, get, put, until_read, until_replicas, within};
 use crate::server::runtime;
 
-/// Sessions of others with a node, as many as it takes.
+/// Sessions of other clients with a node, as many as the node accepts.
 struct Crowd {
     _doors: Vec<Door>,
 }
 
 impl Crowd {
-    /// Takes every connection that sessions of this name have, and all that are free.
+    /// Takes every connection that sessions of this name hold, and all free ones.
     async fn take(node: &LocalNode, name: &str) -> Self {
         let mut doors = vec![Door::open(node, "shard1").await];
         let end = format!(
             "SELECT count(pg_terminate_backend(pid))::text AS value FROM pg_stat_activity \
              WHERE application_name LIKE '{name}'"
         );
-        // A session that is being made counts, and is not shown yet: so all must be shown. And none of them is of that name
-        // at the same moment: between two looks one may come.
+        // A session that is being opened counts, but is not listed yet: so wait until all are
+        // listed. And at that same moment none of them may have that name: between two queries one
+        // may appear.
         let left = format!(
             "SELECT (current_setting('max_connections')::integer-count(*) FILTER \
              (WHERE application_name NOT LIKE '{name}'))::text AS value \
@@ -45,7 +47,8 @@ impl Crowd {
     }
 }
 
-/// A primary and its replica, with room for few and nothing kept back for superusers, one of whom may be ours.
+/// A primary and its replica, with few connections and none reserved for superusers, because the
+/// router may be one.
 fn pair() -> Trio {
     Trio::of(1, &[("max_connections", "20"), ("superuser_reserved_connections", "0")])
 }
@@ -62,7 +65,7 @@ async fn until_primary_is_up(manager: &Manager) {
     }
 }
 
-/// That nothing was stored, and that a client may try again.
+/// Asserts that nothing was stored, and that the client may retry.
 #[track_caller]
 fn check_no_primary(failure: &Failure) {
     assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
@@ -70,7 +73,7 @@ fn check_no_primary(failure: &Failure) {
 }
 
 #[test]
-fn where_others_have_taken_all_connections_reads_go_elsewhere_and_writes_are_refused_in_time() {
+fn without_free_connections_reads_use_other_nodes_and_writes_are_refused_in_time() {
     let trio = pair();
     let manager = connect(&trio.address());
     runtime().block_on(async {
@@ -92,7 +95,7 @@ fn where_others_have_taken_all_connections_reads_go_elsewhere_and_writes_are_ref
         let told = nodes(&manager).await;
         assert_eq!((told[0].up, told[1].up), (false, true), "{told:?}");
 
-        // Nor has the replica one: nothing can be read, and that is told.
+        // The replica has no free connection either: no read is possible, and reads report that.
         let replica = Crowd::take(trio.node("shard1-replica1"), "tessera %").await;
         let failure = get(&manager, "k", &within(400, Level::One)).await.unwrap_err();
         assert!(failure.error.is_of_one_shard(), "{failure:?}");
@@ -100,7 +103,7 @@ fn where_others_have_taken_all_connections_reads_go_elsewhere_and_writes_are_ref
         let told = nodes(&manager).await;
         assert_eq!((told[0].up, told[1].up), (false, false), "{told:?}");
 
-        // The primary alone has room again: nobody has to say so.
+        // The primary alone has free connections again: it is noticed without any request.
         drop(primary);
         until_primary_is_up(&manager).await;
         put(&manager, "k", &at(Level::One)).await.unwrap();
@@ -116,9 +119,9 @@ fn where_others_have_taken_all_connections_reads_go_elsewhere_and_writes_are_ref
     manager.close();
 }
 
-/// What reads a node may be connected though what writes to it is not.
+/// The read connections of a node may work although its write connections do not.
 #[test]
-fn a_primary_that_can_be_read_and_not_written_is_told_as_down_until_it_can() {
+fn a_primary_that_can_be_read_but_not_written_is_reported_as_down() {
     let trio = pair();
     let manager = connect(&trio.address());
     runtime().block_on(async {

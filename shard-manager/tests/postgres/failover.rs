@@ -1,4 +1,5 @@
-//! Failover: others promote a replica, and the router follows without a start.
+//! Tests of failover: an external manager promotes a replica, and the router follows without a
+//! restart.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, wi
 use crate::server::runtime;
 
 #[test]
-fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
+fn writes_continue_on_a_promoted_replica_with_all_acknowledged_rows() {
     log::listen();
     let mut trio = Trio::start();
     let manager = connect(&trio.address());
@@ -22,7 +23,8 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         let before = put(&manager, "before", &at(Level::Quorum)).await.unwrap();
         trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
 
-        // Reads go on, and writes wait: this one until its deadline (TSR202), those until somebody leads.
+        // Reads continue, and writes wait: this one until its deadline (TSR202), the following ones
+        // until there is a primary.
         assert_eq!(until_read(&manager, "before").await, 1);
         let failure = put(&manager, "late", &within(300, Level::One)).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
@@ -47,7 +49,7 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         assert_eq!(get(&manager, "before", &with).await.unwrap().rows.len(), 1);
         assert_eq!(get(&manager, "waited", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
 
-        // The old primary comes back alone: nothing is written there, and nothing read.
+        // The old primary comes back without its replicas: it serves neither writes nor reads.
         let old = trio.node("shard1-primary").clone();
         trio.start_alone(&old);
         let mut door = Door::open(&old, "shard1").await;
@@ -57,7 +59,7 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         assert_eq!(get(&manager, "after", &at(Level::All)).await.unwrap().rows.len(), 1);
         drop(door);
 
-        // It rejoins, and is a replica like any other.
+        // It rejoins, and is an ordinary replica.
         trio.cluster.rejoin("shard1-primary").unwrap();
         until_replicas(&manager, 2).await;
         put(&manager, "everywhere", &at(Level::All)).await.unwrap();
@@ -68,7 +70,7 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         names.sort();
         assert_eq!(names, ["shard1-replica1", "shard1-replica2"]);
 
-        // The log calls nodes as health does, and tells where they are.
+        // The log names nodes like the health report does, and includes their addresses.
         let [from, to] = [&old, trio.node(&promoted.node)].map(|node| format!(":{}/", node.port));
         log::check_said(&["is followed", "node=shard1-primary", &format!("at=127.0.0.1{to}")]);
         log::check_said(&[
@@ -79,7 +81,7 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         let back = format!("node={}", promoted.node);
         log::check_said(&["a replica follows", &back, &format!("at=127.0.0.1{from}")]);
 
-        // A router that starts now with the same list finds who leads.
+        // A router that starts now with the same list finds the new primary.
         let other = tokio::task::spawn_blocking(move || (try_connect(&trio.address()), trio));
         let (other, _trio) = other.await.unwrap();
         let other = other.unwrap();
@@ -93,7 +95,7 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
 }
 
 #[test]
-fn a_promotion_is_no_failure_of_a_read() {
+fn a_promotion_does_not_fail_reads() {
     log::listen();
     let mut trio = Trio::start();
     let manager = connect(&trio.address());
@@ -128,12 +130,13 @@ fn a_promotion_is_no_failure_of_a_read() {
 }
 
 #[test]
-fn what_was_lost_with_the_old_primary_is_told_to_who_has_seen_it() {
+fn lost_writes_are_reported_to_clients_that_have_seen_them() {
     let mut trio = Trio::start();
     let manager = connect(&trio.address());
     runtime().block_on(async {
         let kept = put(&manager, "kept", &at(Level::Quorum)).await.unwrap();
-        // What is sent to a frozen one it may read when it thaws: these are not there to be sent to.
+        // A frozen server may process pending requests when it thaws, so these writes are not sent
+        // to it.
         for replica in ["shard1-replica1", "shard1-replica2"] {
             trio.cluster.stop_node(replica, Stop::Immediate).unwrap();
         }
@@ -162,7 +165,7 @@ fn a_frozen_primary_that_thaws_gets_no_write_and_answers_no_strong_read() {
     runtime().block_on(async {
         put(&manager, "before", &at(Level::Quorum)).await.unwrap();
         trio.cluster.freeze_node("shard1-primary").unwrap();
-        // What was sent to it is in doubt, and is told as such.
+        // The outcome of writes that were sent to it is unknown, and is reported so.
         let failure = put(&manager, "doubtful", &within(500, Level::One)).await.unwrap_err();
         assert_eq!(failure.outcome, Outcome::Unknown, "{failure:?}");
         trio.cluster.promote_best("shard1").unwrap();
@@ -181,7 +184,7 @@ fn a_frozen_primary_that_thaws_gets_no_write_and_answers_no_strong_read() {
 }
 
 #[test]
-fn a_primary_that_cannot_prove_that_it_leads_answers_no_strong_read() {
+fn a_primary_that_cannot_confirm_its_role_answers_no_strong_read() {
     let mut trio = Trio::start();
     let manager = connect(&trio.address());
     runtime().block_on(async {

@@ -1,4 +1,5 @@
-//! Faults: rows that break rules, callers that leave, connections that are cut, servers that are started again.
+//! Tests of faults: rows that break constraints, callers that disconnect, connections that are cut,
+//! servers that are restarted.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::server::runtime;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
 
-/// Backends of the engine in a database, by what they are for.
+/// Backends of the engine in a database, by purpose.
 fn backends(purpose: &str, rest: &str) -> String {
     format!(
         "SELECT count(*)::text AS value FROM pg_stat_activity
@@ -43,7 +44,8 @@ fn user(
     prepare(manager, "users", operation, key, &json)
 }
 
-/// A row that was stored twice has another version than the one that was told.
+/// Asserts that each row was stored once: a row stored twice has another version than the reported
+/// one.
 async fn assert_stored_once(door: &mut Door, told: &BTreeMap<String, RowOutcome>) {
     let stored = "SELECT user_id||' '||version AS value FROM users ORDER BY user_id";
     let good = told.iter().filter_map(|(key, outcome)| Some((key, outcome.as_ref().ok()?)));
@@ -52,7 +54,7 @@ async fn assert_stored_once(door: &mut Door, told: &BTreeMap<String, RowOutcome>
 }
 
 #[tokio::test]
-async fn a_row_that_breaks_a_rule_fails_alone_and_its_neighbours_are_stored_once() {
+async fn a_row_that_breaks_a_constraint_fails_alone_and_its_neighbours_are_stored_once() {
     let (_databases, manager, mut door) = one_shard().await;
     door.run("ALTER TABLE users ADD CHECK (email <> 'bad'); CREATE UNIQUE INDEX ON users (email)")
         .await;
@@ -86,9 +88,9 @@ async fn a_row_that_breaks_a_rule_fails_alone_and_its_neighbours_are_stored_once
     }
 }
 
-/// The same with callers of whom none knows of the others: what they send meets in one transaction.
+/// The callers are independent; their rows meet in one transaction.
 #[tokio::test]
-async fn a_caller_whose_row_breaks_a_rule_hurts_no_other_caller() {
+async fn a_caller_whose_row_breaks_a_constraint_does_not_affect_other_callers() {
     let (_databases, manager, mut door) = one_shard().await;
     door.run("ALTER TABLE users ADD CHECK (email <> 'bad')").await;
     let written = (0..200).map(async |n| {
@@ -113,7 +115,7 @@ async fn a_caller_whose_row_breaks_a_rule_hurts_no_other_caller() {
 }
 
 #[tokio::test]
-async fn a_transaction_of_several_rows_with_one_that_breaks_a_rule_leaves_nothing() {
+async fn a_transaction_with_a_row_that_breaks_a_constraint_stores_nothing() {
     let (_databases, manager, mut door) = one_shard().await;
     door.run("ALTER TABLE users ADD CHECK (email <> 'bad')").await;
     let rows = ["a", "bad", "c"].map(|email| user(&manager, Upsert, &format!("k{email}"), email));
@@ -123,13 +125,13 @@ async fn a_transaction_of_several_rows_with_one_that_breaks_a_rule_leaves_nothin
 }
 
 #[tokio::test]
-async fn callers_that_leave_leave_no_transaction_open_and_what_was_queued_is_stored() {
+async fn callers_that_disconnect_leave_no_open_transaction_and_queued_writes_are_stored() {
     let (_databases, manager, mut door) = one_shard().await;
     let table = manager.schema().table("users").unwrap();
     for n in 0..150 {
         let operation = if n % 2 == 0 { Insert } else { Upsert };
         let (place, row) = user(&manager, operation, &format!("k{n:03}"), "e");
-        // Looked at once and dropped, while it waits, is on its way, or is being answered.
+        // Polled once and dropped: while it is queued, in flight, or being answered.
         let options = options();
         let written = manager.data().write(place, row, &options);
         let counted = ReadQuery { counts: true, ..ReadQuery::all(&table) };
@@ -164,10 +166,10 @@ async fn after_the_lanes_connection_was_cut_the_next_write_is_stored() {
     assert_eq!(rows(&manager, "users", None).await.len(), 11);
 }
 
-/// Nobody can say what became of a write whose connection is cut as it is committed, and nobody does. One that was cut off
-/// before is sent again.
+/// The outcome of a write whose connection is cut during the commit is unknown, and is reported so.
+/// A write that was cut off before is sent again.
 #[tokio::test]
-async fn a_write_that_is_cut_off_is_told_as_what_it_is_and_the_next_one_is_stored() {
+async fn a_write_that_is_cut_off_reports_its_real_outcome_and_the_next_one_is_stored() {
     let (databases, manager, mut door) = one_shard().await;
     write(&manager, "users", Upsert, "there", USER).await.unwrap();
     let (mut fence, mut watch) = (databases.door(0).await, databases.door(0).await);
@@ -239,7 +241,7 @@ async fn restart_and_read(node: &LocalNode) {
         assert_eq!(failure.outcome, Outcome::Rejected);
         node.start().unwrap();
         for (key, query) in each() {
-            // Whoever could not reach it lets it alone for a moment.
+            // A router that could not reach a node avoids it for a moment.
             while all(key, query.clone()).await.is_err() {
                 tokio::task::yield_now().await;
             }

@@ -1,6 +1,7 @@
-//! Fence: once a slot is fenced, no write of it slips through, however it was under way.
+//! Tests of the fence: once a slot is fenced, no write to it succeeds, whatever its progress was.
 //!
-//! The tests hold the fence lock as whoever moves slots does, wait until a writer waits for it, and commit.
+//! The tests hold the fence lock like a process that moves slots, wait until a writer waits for the
+//! lock, and commit.
 
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Manager;
@@ -9,7 +10,7 @@ use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert}
 use crate::cluster::{Databases, Door, connect};
 use crate::rows::{RowOutcome, prepare, write, write_all};
 
-/// Sessions that wait for the fence lock of the database that is asked.
+/// Number of sessions that wait for the fence lock of the current database.
 const WAITING: &str =
     "SELECT count(*)::text AS value FROM pg_locks WHERE locktype='advisory' AND NOT granted
     AND classid=1950 AND objid=1
@@ -17,7 +18,8 @@ const WAITING: &str =
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
 
-/// A cluster of one shard with a user `there`, a door that holds the fence lock, and one that looks on.
+/// A cluster of one shard with a user `there`, a direct session that holds the fence lock, and one
+/// that observes.
 async fn fenced() -> (Databases, Manager, Door, Door) {
     let databases = Databases::new(1).await;
     let manager = connect(&databases.address());
@@ -40,7 +42,8 @@ fn is_strange(outcome: &RowOutcome) -> bool {
     matches!(outcome, Err((Error::SlotNotOwned, Outcome::Rejected)))
 }
 
-/// A write begins, waits for the lock, and is told what the fence has decided meanwhile.
+/// Starts a write, which waits for the lock, and asserts that it is refused after the fence was
+/// committed.
 async fn refused_after(mark: &str, operation: Operation, key: &str, json: &str, whole: bool) {
     let (_databases, manager, mut fence, mut looker) = fenced().await;
     let slot = slot(&manager, key);
@@ -81,10 +84,10 @@ async fn a_removal_that_waited_for_the_fence_is_refused() {
     refused_after("state='fenced'", Delete, "there", "{}", false).await;
 }
 
-/// The same test with the statement that one would write first: it takes the lock as well, and looks whether the slot is
-/// owned, but with the eyes it had before it waited.
+/// The test with a naive statement: it takes the lock as well and checks whether the slot is owned,
+/// but with the snapshot from before it waited.
 #[tokio::test]
-async fn the_obvious_statement_writes_after_the_fence() {
+async fn a_naive_statement_writes_after_the_fence() {
     let (databases, manager, mut fence, mut looker) = fenced().await;
     let slot = slot(&manager, "new");
     fence.run(&format!("UPDATE tessera_slots SET state='fenced' WHERE slot={slot}")).await;
@@ -105,7 +108,7 @@ async fn the_obvious_statement_writes_after_the_fence() {
     assert_eq!(refused.error, Error::SlotNotOwned, "and the engine's does not");
 }
 
-/// A snapshot that is older than the lock does not see the fence.
+/// A snapshot that is older than the lock does not contain the fence.
 #[tokio::test]
 async fn a_transaction_that_keeps_its_snapshot_may_not_enter() {
     let (databases, manager, mut fence, mut looker) = fenced().await;
@@ -120,7 +123,7 @@ async fn a_transaction_that_keeps_its_snapshot_may_not_enter() {
         }
         fence.run("ROLLBACK").await;
     }
-    // What a database says of it for all sessions is not what those of the engine do.
+    // The engine's sessions override the database's default for all sessions.
     let name = &databases.names[0];
     fence
         .run(&format!("ALTER DATABASE {name} SET default_transaction_isolation='serializable'"))
@@ -163,7 +166,7 @@ async fn a_fence_holds_until_its_time_has_passed_and_every_other_state_for_good(
 }
 
 #[tokio::test]
-async fn rows_of_a_fenced_slot_hurt_no_neighbours() {
+async fn rows_of_a_fenced_slot_do_not_affect_their_neighbours() {
     let (_databases, manager, mut fence, mut looker) = fenced().await;
     let keys: Vec<String> = (0..40).map(|n| format!("k{n:02}")).collect();
     let strange = |n: usize| n % 7 == 3;
@@ -173,7 +176,7 @@ async fn rows_of_a_fenced_slot_hurt_no_neighbours() {
     }
     fence.run("COMMIT").await;
     for operation in [Upsert, Update] {
-        // Twice each, so that a row occurs more than once in its batch.
+        // Each twice, so that a row occurs more than once in its batch.
         let rows = keys.iter().chain(&keys);
         let rows = rows.map(|key| prepare(&manager, "users", operation, key, USER)).collect();
         let outcomes = write_all(&manager, rows, false).await;
@@ -182,7 +185,7 @@ async fn rows_of_a_fenced_slot_hurt_no_neighbours() {
             assert!(fits, "{operation:?} {at}: {outcome:?}");
         }
     }
-    // In a transaction of several, one is enough to undo all.
+    // In a transaction of several rows, one refusal undoes all.
     let rows =
         ["k00", "k01", "k03", "k04"].map(|key| prepare(&manager, "users", Delete, key, "{}"));
     let outcomes = write_all(&manager, rows.into(), true).await;

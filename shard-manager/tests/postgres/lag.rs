@@ -1,4 +1,4 @@
-//! Lag: replicas that are behind, and what a client is shown all the same.
+//! Tests of replication lag: what clients are shown while replicas are behind.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,8 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
             door.run("SELECT pg_wal_replay_pause()").await;
             door.until("SELECT pg_get_wal_replay_pause_state() AS value", "paused").await;
         }
-        // What replicas have on disk counts for a write, though they do not show it yet.
+        // Rows that replicas have on disk confirm a write, although the replicas do not show them
+        // yet.
         let written = put(&manager, "new", &at(Level::All)).await.unwrap();
         let with = RequestOptions { session: seen(&manager, &written), ..at(Level::One) };
         for _ in 0..20 {
@@ -33,7 +34,8 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
             assert_eq!((read.rows.len(), read.served_by), (1, ServedBy::Primary));
             assert_eq!(get(&manager, "new", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
         }
-        // Who has seen nothing may be shown less, but nothing older than it says.
+        // A client without a session may be shown older rows, but none older than the reported
+        // staleness.
         let read = get(&manager, "new", &at(Level::One)).await.unwrap();
         assert_eq!((read.rows.len(), read.served_by), (0, ServedBy::Replica));
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -49,7 +51,8 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
             assert!(began.elapsed() < Duration::from_secs(20), "replicas stay out");
         }
 
-        // Always a little behind, under writes that do not end, is not ever further behind.
+        // A replica that is always a little behind, under continuous writes, must not fall further
+        // behind.
         for door in &mut doors {
             door.run("ALTER SYSTEM SET recovery_min_apply_delay='400ms'").await;
             door.run("SELECT pg_reload_conf()").await;

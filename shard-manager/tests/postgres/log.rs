@@ -1,4 +1,4 @@
-//! Log: what a router says to whoever runs it, as one line for each event.
+//! Captures the log of the router, one line per event.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
@@ -51,20 +51,21 @@ impl Subscriber for Keeper {
     fn exit(&self, _: &Id) {}
 }
 
-/// From now on what is said in this process is kept: by all tests, so look for a port of your own.
+/// Records the log of this process from now on. All tests share it, so search for a port that only
+/// your test uses.
 pub(crate) fn listen() {
     static LISTEN: Once = Once::new();
     LISTEN.call_once(|| tracing::subscriber::set_global_default(Keeper).unwrap());
 }
 
-/// The lines in which all of these stand.
+/// Lines that contain all of these words.
 pub(crate) fn said(words: &[&str]) -> Vec<String> {
     let lines = lines();
     let fits = |line: &&String| words.iter().all(|word| line.contains(word));
     lines.iter().filter(fits).cloned().collect()
 }
 
-/// That there is such a line.
+/// Asserts that such a line exists.
 #[track_caller]
 pub(crate) fn check_said(words: &[&str]) {
     assert!(!said(words).is_empty(), "{words:?} is not in\n{}", lines().join("\n"));

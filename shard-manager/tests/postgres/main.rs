@@ -1,6 +1,6 @@
-//! What is promised of nodes of PostgreSQL and of clusters of them, told as tests of real servers. They need its
-//! programs (`initdb`, `pg_ctl`, `pg_basebackup`); where there are none, those of connecting say so and end, and the
-//! others fail. With LONG_TESTS in the environment more is killed.
+//! Tests of PostgreSQL nodes and of clusters of them, with real servers. They need the programs
+//! `initdb`, `pg_ctl` and `pg_basebackup`; without these, the tests of connecting print that they
+//! are skipped, and all others fail. With LONG_TESTS in the environment, more crashes are tested.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -1,5 +1,5 @@
-//! Meddling: triggers and rules of an operator change rows, or swallow them without an error. The
-//! answer to a write is what the database has stored all the same.
+//! Tests of an operator's triggers and rules that change rows, or discard them without an error.
+//! The answer to a write nevertheless shows what the database has stored.
 
 use std::time::{Duration, Instant};
 
@@ -65,8 +65,8 @@ fn json(written: &WriteReceipt) -> String {
     String::from_utf8(written.row.json.clone()).unwrap()
 }
 
-/// Rows of which nothing is stored are refused, with each way to write them; others in the same
-/// batch are stored.
+/// Asserts that rows that are discarded are refused, with each way to write them; others in the
+/// same batch are stored.
 async fn refused_each_way(manager: &Manager, door: &mut Door) {
     let before = door.text(COUNT).await;
     for operation in [Upsert, Insert] {
@@ -108,7 +108,7 @@ async fn refused_each_way(manager: &Manager, door: &mut Door) {
 }
 
 #[tokio::test]
-async fn a_row_that_a_trigger_swallows_is_refused_and_its_neighbours_are_stored() {
+async fn a_row_that_a_trigger_discards_is_refused_and_its_neighbours_are_stored() {
     let (_databases, manager, mut door) = one_shard().await;
     user(&manager, Insert, "there", GOOD).await.unwrap();
     let body = "IF NEW.email='bad' THEN RETURN NULL; END IF; RETURN NEW;";
@@ -121,16 +121,16 @@ async fn a_row_that_a_trigger_swallows_is_refused_and_its_neighbours_are_stored(
     assert_eq!(rows(&manager, "users", Some("there")).await.len(), 1);
     assert_eq!(door.text("SELECT email AS value FROM users").await, "good");
     door.run("DROP TRIGGER meddle ON users").await;
-    // Nothing was kept of the refused write: it is carried out as if it had not come before.
+    // No idempotency record of the refused write was kept: it is carried out like a new one.
     let row = outcome(&manager, idempotent(&manager, Update, "there", bad)).await.unwrap();
     assert!(!row.replayed);
     assert_eq!(door.text("SELECT email AS value FROM users").await, "bad");
 }
 
-/// Such a trigger is unknown beforehand: the statements themselves count the rows that they have
+/// The trigger is unknown to the engine; the statements themselves count the rows that they have
 /// stored.
 #[tokio::test]
-async fn a_row_that_is_swallowed_by_what_nobody_has_looked_for_is_refused() {
+async fn a_row_that_is_discarded_by_an_unknown_trigger_is_refused() {
     let (_databases, manager, mut door) = one_shard().await;
     user(&manager, Insert, "there", GOOD).await.unwrap();
     let body = "IF TG_OP='DELETE' OR NEW.email='bad' THEN RETURN NULL; END IF; RETURN NEW;";
@@ -147,7 +147,7 @@ async fn a_row_that_is_swallowed_by_what_nobody_has_looked_for_is_refused() {
 }
 
 #[tokio::test]
-async fn a_delete_that_is_swallowed_is_refused_and_the_row_is_there() {
+async fn a_delete_that_is_discarded_is_refused_and_the_row_remains() {
     let (_databases, manager, mut door) = one_shard().await;
     for key in ["kept", "gone"] {
         user(&manager, Insert, key, GOOD).await.unwrap();
@@ -169,7 +169,7 @@ async fn a_delete_that_is_swallowed_is_refused_and_the_row_is_there() {
 }
 
 #[tokio::test]
-async fn what_a_rule_swallows_is_refused_until_the_rule_is_dropped() {
+async fn a_row_that_a_rule_discards_is_refused_until_the_rule_is_dropped() {
     let (databases, manager, mut door) = one_shard().await;
     // Statements prepared before the rule exists, and statements prepared while it does.
     for operation in [Insert, Upsert] {
@@ -197,7 +197,7 @@ async fn what_a_rule_swallows_is_refused_until_the_rule_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_rule_for_some_rows_swallows_these_and_one_that_does_more_lets_all_through() {
+async fn a_conditional_rule_discards_its_rows_only_and_an_also_rule_none() {
     let (_databases, manager, mut door) = one_shard().await;
     door.run("CREATE RULE part AS ON INSERT TO users WHERE NEW.email='bad' DO INSTEAD NOTHING")
         .await;
@@ -219,7 +219,7 @@ async fn a_rule_for_some_rows_swallows_these_and_one_that_does_more_lets_all_thr
 }
 
 #[tokio::test]
-async fn what_a_trigger_makes_of_a_row_is_what_is_answered_and_kept() {
+async fn a_row_changed_by_a_trigger_is_answered_and_stored_as_changed() {
     let (_databases, manager, mut door) = one_shard().await;
     user(&manager, Upsert, "there", GOOD).await.unwrap();
     trigger(
@@ -253,7 +253,7 @@ async fn what_a_trigger_makes_of_a_row_is_what_is_answered_and_kept() {
 }
 
 #[tokio::test]
-async fn what_a_trigger_does_after_a_write_is_answered_as_well() {
+async fn changes_of_an_after_trigger_are_answered_as_well() {
     let (_databases, manager, mut door) = one_shard().await;
     let body = "IF pg_trigger_depth()=1 AND NEW.email='gone' THEN DELETE FROM public.users WHERE user_id=NEW.user_id;
         ELSIF pg_trigger_depth()=1 THEN UPDATE public.users SET name='after', version=version+1
@@ -274,8 +274,8 @@ async fn what_a_trigger_does_after_a_write_is_answered_as_well() {
     assert_eq!(rows(&manager, "users", Some("c")).await, [""; 0]);
 }
 
-/// A writer that does not read first learns of such a trigger when the tables are checked, within a
-/// second or so.
+/// Writes until the periodic check of the tables, about once a second, has noticed the trigger:
+/// until then the writer does not read the stored row.
 async fn until_looked_at(manager: &Manager, row: (KeyLocation, RowWrite)) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -297,7 +297,7 @@ async fn a_row_that_a_trigger_moves_to_another_id_is_refused_and_not_stored() {
 }
 
 #[tokio::test]
-async fn a_trigger_that_is_off_or_is_told_of_statements_costs_nothing() {
+async fn disabled_and_statement_level_triggers_cost_nothing() {
     let (_databases, manager, mut door) = one_shard().await;
     trigger(&mut door, "BEFORE INSERT OR UPDATE", "public", "RETURN NULL;").await;
     door.run(
@@ -311,7 +311,7 @@ async fn a_trigger_that_is_off_or_is_told_of_statements_costs_nothing() {
     assert_eq!(door.text(COUNT).await, "2");
 }
 
-/// Writes until the expected result.
+/// Repeats a write until its outcome meets a condition.
 async fn until(manager: &Manager, operation: Operation, is_met: impl Fn(&RowOutcome) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut number = 0;
@@ -332,7 +332,7 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     door.run("ALTER TABLE users SET UNLOGGED").await;
     let unlogged =
         Err((Error::Unlogged { table: "users".to_owned() }, Outcome::Rejected)) as RowOutcome;
-    // A write that reads rows first sees it at once, another one within a second or so.
+    // A write that reads rows first notices it at once, any other within about a second.
     assert_eq!(user(&manager, Insert, "a", GOOD).await, unlogged);
     until(&manager, Upsert, |told| *told == unlogged).await;
     let reasons = manager.status().unlogged();
@@ -371,7 +371,7 @@ fn told_of(found: &[Finding], verdict: Verdict, words: &str) -> bool {
 }
 
 #[tokio::test]
-async fn triggers_and_rules_that_are_not_ours_are_told_at_the_start_and_by_the_doctor() {
+async fn foreign_triggers_and_rules_are_reported_at_the_start_and_by_the_doctor() {
     log::listen();
     let (databases, manager, mut door) = one_shard().await;
     let found = doctor::servers(&databases.address()).await;
@@ -392,7 +392,7 @@ async fn triggers_and_rules_that_are_not_ours_are_told_at_the_start_and_by_the_d
 }
 
 #[test]
-fn the_doctor_tells_of_a_server_without_checksums() {
+fn the_doctor_reports_a_server_without_checksums() {
     let Some(server) = Server::start("") else { return };
     let address = cluster_of([server.address(ADMIN, "postgres")]);
     let found = run(doctor::servers(&address));

@@ -1,4 +1,5 @@
-//! Network: nodes that are well and cannot be reached, or take what they are sent and answer nothing.
+//! Tests of network failures: nodes that cannot be reached, or that accept requests without
+//! answering.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::proxy::Proxy;
 use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
 use crate::server::runtime;
 
-/// A shard each of whose nodes is behind a proxy.
+/// Address of a shard each of whose nodes is behind a proxy.
 fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {
     let mut nodes: Vec<NodeAddress> = Vec::new();
     let mut proxies = Vec::new();
@@ -30,14 +31,14 @@ fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {
 }
 
 #[test]
-fn nodes_that_cannot_be_reached_hold_up_nobody_for_long_and_come_back_by_themselves() {
+fn unreachable_nodes_delay_no_client_for_long_and_come_back_by_themselves() {
     let trio = Trio::start();
     let (listed, proxies) = proxied(&trio);
     let manager = connect(&listed);
     runtime().block_on(async {
         put(&manager, "k", &at(Level::All)).await.unwrap();
 
-        // Replicas answer nothing: reads go to the primary, and back when they do.
+        // Replicas answer nothing: reads use the primary, and the replicas again once they answer.
         proxies[1..].iter().for_each(Proxy::fall_silent);
         let began = Instant::now();
         while get(&manager, "k", &within(10_000, Level::One)).await.unwrap().served_by
@@ -49,9 +50,9 @@ fn nodes_that_cannot_be_reached_hold_up_nobody_for_long_and_come_back_by_themsel
         until_replicas(&manager, 2).await;
         put(&manager, "k", &at(Level::All)).await.unwrap();
 
-        // The primary is cut off: nothing is written, and that is said; reads go on.
+        // The primary is cut off: writes are refused with that reason; reads continue.
         proxies[0].cut();
-        // What is on its way just then is in doubt.
+        // The outcome of a write in flight is unknown.
         let _ = put(&manager, "k", &within(200, Level::One)).await;
         let failure = put(&manager, "k", &within(200, Level::One)).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
@@ -62,7 +63,8 @@ fn nodes_that_cannot_be_reached_hold_up_nobody_for_long_and_come_back_by_themsel
         proxies[0].pass();
         put(&manager, "k", &within(20_000, Level::One)).await.unwrap();
 
-        // It takes what it is sent, and answers nothing: what is on its way is in doubt, and the rest waits.
+        // It accepts requests and answers nothing: the outcome of writes in flight is unknown, and
+        // the others wait.
         proxies[0].fall_silent();
         let failure = put(&manager, "k", &within(500, Level::One)).await.unwrap_err();
         assert_eq!(failure.outcome, Outcome::Unknown, "{failure:?}");
@@ -83,15 +85,15 @@ fn nodes_that_cannot_be_reached_hold_up_nobody_for_long_and_come_back_by_themsel
 }
 
 #[test]
-fn a_token_of_a_timeline_that_the_router_has_not_heard_of_waits_for_it_and_is_never_told_as_lost() {
+fn a_token_of_a_timeline_unknown_to_the_router_waits_and_is_never_reported_as_lost() {
     let mut trio = Trio::start();
     let (listed, proxies) = proxied(&trio);
     let sleeper = connect(&listed);
     let other = connect(&trio.address());
     runtime().block_on(async {
         put(&sleeper, "before", &at(Level::All)).await.unwrap();
-        // One router receives nothing more, as if it slept, while a replica is promoted and the
-        // other one writes there.
+        // One router receives nothing, as if it were suspended, while a replica is promoted and the
+        // other router writes there.
         proxies.iter().for_each(Proxy::fall_silent);
         trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
         trio.cluster.promote_best("shard1").unwrap();

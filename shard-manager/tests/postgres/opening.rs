@@ -1,4 +1,5 @@
-//! Opening: a cluster is made once, is the same for whoever opens it, and is not opened when it is not what it says.
+//! Tests of opening: a cluster is created once, is the same for every router that opens it, and is
+//! refused if it does not match its description.
 
 use std::thread;
 
@@ -21,7 +22,7 @@ async fn made(shards: usize) -> Databases {
     databases
 }
 
-/// The cluster of these of the databases, in this order.
+/// Address of a cluster of these databases, in this order.
 fn of(databases: &Databases, order: &[usize]) -> ClusterAddress {
     let place = |at: &usize| address(&databases.nodes[*at], &databases.names[*at]);
     cluster_of(order.iter().map(place))
@@ -36,7 +37,7 @@ fn ranges(manager: &Manager) -> Vec<u16> {
 }
 
 #[tokio::test]
-async fn of_routers_that_open_a_new_cluster_at_the_same_moment_one_makes_it() {
+async fn of_routers_that_open_a_new_cluster_concurrently_one_creates_it() {
     let databases = Databases::new(3).await;
     let address = databases.address();
     let managers: Vec<Manager> = thread::scope(|scope| {
@@ -77,7 +78,7 @@ async fn shards_in_another_order_or_of_another_number_are_refused() {
         said.contains("shard2-primary") && said.contains("is that of shard3, not of shard2"),
         "{said}"
     );
-    // The catalog is in the first.
+    // The first database holds the catalog.
     let said = refused(&of(&databases, &[1, 0, 2]));
     assert!(said.contains("shard1-primary") && said.contains("is that of shard2"), "{said}");
     let said = refused(&of(&databases, &[0, 1]));
@@ -114,9 +115,9 @@ async fn an_empty_database_where_rows_were_is_refused() {
     ]);
     let said = refused(&lost);
     assert!(said.contains("shard2-primary") && said.contains("is empty, and held rows"), "{said}");
-    // So it is the second time, when it is not quite empty any more.
+    // The second attempt is refused as well, although the database is no longer quite empty.
     assert_eq!(refused(&lost), said);
-    // Nor is a whole cluster made anew over the first one's rest.
+    // Nor is a complete new cluster created beside the rest of the old one.
     let swapped = cluster_of([
         address(&empty.nodes[0], &empty.names[0]),
         address(&databases.nodes[1], &databases.names[1]),
@@ -126,12 +127,12 @@ async fn an_empty_database_where_rows_were_is_refused() {
 }
 
 #[tokio::test]
-async fn nodes_that_are_not_what_they_are_named_as_are_refused() {
+async fn nodes_in_another_role_than_listed_are_refused() {
     let databases = made(1).await;
     let (name, replica) = (&databases.names[0], shared().replicas_of(0).next().unwrap());
     let good = databases.with_replicas().await;
     connect(&good).close();
-    // A replica for a primary, and a primary for a replica.
+    // A replica listed as primary, and a primary listed as replica.
     let said = refused(&cluster_of([address(replica, name)]));
     assert!(said.contains("shard1-primary") && said.contains("is in recovery"), "{said}");
     let primary = address(&databases.nodes[0], name);
@@ -141,7 +142,7 @@ async fn nodes_that_are_not_what_they_are_named_as_are_refused() {
     assert!(said.contains("shard1-replica1") && said.contains("it is a primary"), "{said}");
     let said = refused(&ClusterAddress { replicas: vec![primary], ..databases.address() });
     assert!(said.contains("it is a primary"), "{said}");
-    // A replica of nobody: the right server, but the database of somebody else.
+    // A replica of another database: the right server, but a database of another cluster.
     let stranger = Databases::new(1).await;
     let of_stranger = stranger.with_replicas().await.replicas;
     let said = refused(&ClusterAddress { replicas: of_stranger.clone(), ..databases.address() });
@@ -153,7 +154,7 @@ async fn nodes_that_are_not_what_they_are_named_as_are_refused() {
 }
 
 #[tokio::test]
-async fn a_schema_that_drifted_is_refused_with_what_differs() {
+async fn a_schema_that_drifted_is_refused_with_the_difference() {
     let databases = made(2).await;
     let mut door = databases.door(1).await;
     let stories = [
@@ -209,7 +210,7 @@ async fn a_schema_that_drifted_is_refused_with_what_differs() {
 }
 
 #[tokio::test]
-async fn a_migration_that_cannot_be_is_told_and_goes_on_after_mending() {
+async fn a_failed_migration_is_reported_and_resumes_after_repair() {
     let databases = Databases::new(3).await;
     let mut door = databases.door(1).await;
     door.run("CREATE TABLE public.users (mine TEXT); INSERT INTO users VALUES ('precious')").await;
@@ -247,10 +248,11 @@ async fn the_catalog_may_be_a_database_of_its_own() {
     let manager = connect(&apart);
     assert_eq!(rows(&manager, "users", None).await.len(), 1);
     assert!(manager.schema().table("notes").is_ok());
-    // Without it, the shards are somebody's; with another one as well.
+    // Without that catalog, the shards belong to an unknown cluster; with a catalog of another
+    // cluster as well.
     let said = refused(&databases.address());
     assert!(said.contains("shard1-primary") && said.contains("MAINDB_URL"), "{said}");
-    // The shards in another order are told from the shards themselves.
+    // Shards in a wrong order are detected from the shards themselves.
     let swapped = ClusterAddress { catalog: apart.catalog.clone(), ..of(&databases, &[1, 0]) };
     let said = refused(&swapped);
     assert!(said.contains("is that of shard2, not of shard1"), "{said}");

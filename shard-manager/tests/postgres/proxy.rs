@@ -1,4 +1,4 @@
-//! Proxy: what stands between a router and a node, and lets through what a test wants.
+//! Proxy between a router and a node, which can drop traffic or close connections.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,10 +12,10 @@ const SILENT: u8 = 1;
 const CUT: u8 = 2;
 const OVER: u8 = 3;
 
-/// How often a way looks whether it is to be something else.
+/// Interval at which a connection checks for a change of the mode.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A port that leads to another one of this machine.
+/// A port that forwards to another port of this machine.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     mode: Arc<AtomicU8>,
@@ -42,17 +42,17 @@ impl Proxy {
         Self { port: own, mode }
     }
 
-    /// Everything goes through.
+    /// Forwards everything.
     pub(crate) fn pass(&self) {
         self.mode.store(PASS, Ordering::SeqCst);
     }
 
-    /// What comes is taken, and leads nowhere: as where a network is cut and nobody is told.
+    /// Accepts and drops all traffic, like a network that is cut without notice.
     pub(crate) fn fall_silent(&self) {
         self.mode.store(SILENT, Ordering::SeqCst);
     }
 
-    /// What is open is closed, and nothing new is let in.
+    /// Closes all connections and accepts no new ones.
     pub(crate) fn cut(&self) {
         self.mode.store(CUT, Ordering::SeqCst);
     }
@@ -76,7 +76,8 @@ fn join(client: TcpStream, port: u16, mode: &Arc<AtomicU8>) {
     }
 }
 
-/// A way that has swallowed something stays dead: a stream with a hole in it leads to no good.
+/// Copies one direction. Once it has dropped bytes it stays dead: a stream with a gap must not
+/// continue.
 fn carry(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8) {
     let mut bytes = [0; 16 << 10];
     let mut is_dead = false;

@@ -1,4 +1,4 @@
-//! Drafts: random changes of the rows of a few keys, spelt so that any engine may be given them.
+//! Random changes of the rows of a few keys, in a form that any engine accepts.
 
 use std::collections::HashMap;
 
@@ -28,14 +28,14 @@ pub(crate) fn things() -> Table {
     table("things", &columns, 3, &["id"], Some("owner"))
 }
 
-/// A table whose id is of other types, and whose rows may stand under any key.
+/// A table whose id has other types, and whose rows may have any shard key.
 pub(crate) fn pairs() -> Table {
     let columns =
         [("number", Bigint), ("at", Timestamp), ("who", Uuid), ("value", Json), ("note", Text)];
     table("pairs", &columns, 3, &["number", "at", "who"], None)
 }
 
-/// Shard keys; a test puts something before them.
+/// Shard keys, to which a test adds a prefix.
 pub(crate) const KEYS: [&str; 4] = ["a", "ключ", "🦀 'x", "B"];
 
 const WORDS: &[&str] = &[
@@ -114,7 +114,7 @@ const DOCUMENTS: &[&str] = &[
     r#""\ud83e\udd80""#,
 ];
 
-/// What is given for the columns of a table beside its id.
+/// Values for the columns of a table except its id.
 fn members(of_things: bool) -> BoxedStrategy<Vec<(&'static str, &'static str)>> {
     let things: &[(&str, &[&str])] = &[
         ("must", WORDS),
@@ -131,7 +131,7 @@ fn members(of_things: bool) -> BoxedStrategy<Vec<(&'static str, &'static str)>> 
     let member = |(name, texts): &(&'static str, &'static [&'static str])| {
         let name = *name;
         let text = prop::sample::select(texts.to_vec());
-        // What must not be null is mostly given, and never null.
+        // A required member is usually given, and never null.
         let (given, text) = match name {
             "must" => (0.9, text.boxed()),
             _ => (0.5, prop_oneof![1 => Just("null"), 5 => text].boxed()),
@@ -142,19 +142,19 @@ fn members(of_things: bool) -> BoxedStrategy<Vec<(&'static str, &'static str)>> 
     members.prop_map(|members| members.into_iter().flatten().collect()).boxed()
 }
 
-/// What must hold before, whatever versions an engine gives.
+/// Precondition of a change, independent of the versions that an engine assigns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Before {
     Anything,
     Absent,
     Present,
-    /// The version that was told last.
+    /// The version that was last returned.
     Told,
-    /// One that no row has.
+    /// A version that no row has.
     Another,
 }
 
-/// A change.
+/// A random change.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
     of_things: bool,
@@ -167,20 +167,20 @@ pub(crate) struct Draft {
     wants_row: bool,
 }
 
-/// How changes are sent.
+/// Ways to send changes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum How {
     /// One after the other.
     Singly,
-    /// At once.
+    /// All at once.
     Together,
-    /// At once, each shard's all or not at all.
+    /// All at once, atomically per shard.
     Whole,
 }
 
 pub(crate) type Step = (How, Vec<Draft>);
 
-/// Changes that are no more than upserts of whole rows.
+/// Random upserts of whole rows, without conditions.
 pub(crate) fn plain() -> impl Strategy<Value = Draft> {
     let place = (any::<bool>(), 0..KEYS.len(), 0..3_usize);
     (place, any::<bool>()).prop_flat_map(|((of_things, key, id), wants_row)| {
@@ -215,7 +215,7 @@ fn draft() -> impl Strategy<Value = Draft> {
     })
 }
 
-/// Changes in their order.
+/// Random sequences of changes.
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let how = prop::sample::select(vec![How::Singly, How::Together, How::Together, How::Whole]);
     let drafts = prop_oneof![
@@ -230,7 +230,7 @@ impl Draft {
         if self.of_things { "things" } else { "pairs" }
     }
 
-    /// The shard key, with what the test puts before.
+    /// Shard key with the prefix of the test.
     pub(crate) fn key(&self, prefix: &str) -> String {
         format!("{prefix}{}", KEYS[self.key])
     }
@@ -243,12 +243,12 @@ impl Draft {
         format!(r#""number":{number},"at":{at},"who":{who}"#)
     }
 
-    /// Which row it is about.
+    /// Identifies the row.
     pub(crate) fn row(&self) -> (bool, usize, usize) {
         (self.of_things, self.key, self.id)
     }
 
-    /// The change, for a cluster that has told these versions.
+    /// Prepares the change for a cluster that has returned these versions.
     pub(crate) fn prepare(
         &self,
         manager: &Manager,

@@ -1,4 +1,4 @@
-//! Questions: random reads, for whichever engine.
+//! Random reads for any engine.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// The query, of rows whose shard key is one of these.
+    /// The query, restricted to rows whose shard key is one of these.
     pub(crate) fn query(&self, table: &Arc<Table>, keys: Vec<Value>) -> ReadQuery {
         let mut conditions = self.conditions.clone();
         conditions.push(Condition::Column(Table::SHARD_KEY, Test::In(keys)));
@@ -38,7 +38,7 @@ impl Question {
     }
 }
 
-/// What a column may be compared with: what is stored, or lies beside it.
+/// A random literal to compare a column with: a stored value or one close to it.
 fn literal(kind: ColumnType) -> BoxedStrategy<Value> {
     let texts = |texts: &[&str]| {
         let read = texts.iter().map(|text| kind.read_text(text).unwrap());
@@ -78,7 +78,7 @@ fn literal(kind: ColumnType) -> BoxedStrategy<Value> {
     }
 }
 
-/// Patterns with all that a database may take for a sign of its own.
+/// Patterns with every character that a database may treat as special.
 fn pattern() -> impl Strategy<Value = Pattern> {
     let piece = prop::sample::select(vec![
         "%", "*", "_", "a", "A", "é", "à", "🦀", "\\%", "\\_", "\\*", "\\\\", "?", "[", "'", "^a",
@@ -127,7 +127,8 @@ fn condition(columns: &[(usize, ColumnType)]) -> impl Strategy<Value = Condition
     })
 }
 
-/// Reads of this table; versions and times of changes, which engines need not share, are not asked for.
+/// Random reads of this table. They do not return versions and modification times, in which engines
+/// may differ.
 pub(crate) fn question(table: &Table, keys: usize) -> impl Strategy<Value = Question> + use<> {
     let columns = |only_comparable: bool| {
         let kind = move |column: usize| (column, table.column(column).kind);

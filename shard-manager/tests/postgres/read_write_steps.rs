@@ -1,4 +1,4 @@
-//! Visits: one row written or read at some level, and what a client has seen by it.
+//! Helpers to write or read one row at some consistency level, and to track what a client has seen.
 
 use std::time::{Duration, Instant};
 
@@ -41,14 +41,14 @@ pub(crate) async fn get(
     manager.data().read(query, Some(ShardKey::parse(key).unwrap()), options).await
 }
 
-/// What a client has seen that was answered so.
+/// Session token of a client that received this answer.
 pub(crate) fn seen(manager: &Manager, written: &WriteReceipt) -> SessionToken {
     let mut session = SessionToken::empty();
     manager.data().extend_session(&mut session, ONLY, written.receipt.position);
     session
 }
 
-/// Waits until so many replicas answer.
+/// Waits until this many replicas answer.
 pub(crate) async fn until_replicas(manager: &Manager, count: usize) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -62,7 +62,8 @@ pub(crate) async fn until_replicas(manager: &Manager, count: usize) {
     }
 }
 
-/// Rows of a key from whichever node answers: on a busy machine a replica may be out for a moment just as the primary goes.
+/// Number of rows of a key, from any node that answers: on a busy machine a replica may be
+/// unavailable for a moment just when the primary fails.
 pub(crate) async fn until_read(manager: &Manager, key: &str) -> usize {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {

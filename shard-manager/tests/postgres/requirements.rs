@@ -1,4 +1,4 @@
-//! Tests of the check at the start: what is refused, what is only warned of, and what each sentence says.
+//! Tests of the checks at the start: errors, warnings, and the wording of each.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn refused(address: &NodeAddress, replicas: usize) -> String {
 }
 
 #[test]
-fn a_server_as_it_is_installed_may_serve() {
+fn a_server_with_default_settings_is_accepted() {
     let Some(server) = Server::start("") else { return };
     let warnings = checked(&server.address(ADMIN, "postgres"), 1).unwrap();
     let others = |warning: &&Warning| !matches!(warning, Warning::Outdated { .. });
@@ -37,7 +37,7 @@ fn a_server_as_it_is_installed_may_serve() {
 }
 
 #[test]
-fn settings_that_may_cost_rows_are_told() {
+fn settings_that_risk_losing_rows_cause_warnings() {
     let settings = "fsync = off\nfull_page_writes = off\nsynchronous_commit = off\n\
                     max_connections = 20\n";
     let Some(server) = Server::start(settings) else { return };
@@ -123,7 +123,7 @@ fn a_replica_needs_less_than_a_primary() {
 }
 
 #[test]
-fn clocks_may_differ_by_what_the_way_takes_and_a_little() {
+fn clocks_may_differ_by_the_round_trip_time_and_a_tolerance() {
     let second = 1_000_000;
     let way = Duration::from_millis(100);
     let judged = |offset| judge_clock("db1:5432/x", offset, way);

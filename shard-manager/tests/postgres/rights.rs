@@ -1,4 +1,5 @@
-//! Rights: what the user of a router must be let see of replicas, and what is said where it is not.
+//! Tests of privileges: what a router's user must be allowed to see of replicas, and the message if
+//! it is not.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::log;
 use crate::read_write_steps::{at, put, until_replicas};
 use crate::server::{ADMIN, Server, run};
 
-/// A primary and its replicas, with the rights that a router has after its first start.
+/// A primary and its replicas, with the privileges that a router has after its first start.
 fn owned(replicas: usize) -> Option<(Server, Vec<Server>)> {
     let primary = Server::start("")?;
     primary.perform(&["CREATE ROLE tessera LOGIN", "CREATE DATABASE shard1 OWNER tessera"]);
@@ -19,7 +20,7 @@ fn owned(replicas: usize) -> Option<(Server, Vec<Server>)> {
     Some((primary, replicas))
 }
 
-/// One address of all of them.
+/// One address that lists all of them.
 fn listed<'s>(servers: impl IntoIterator<Item = &'s Server>) -> ClusterAddress {
     let hosts: Vec<String> =
         servers.into_iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
@@ -28,7 +29,7 @@ fn listed<'s>(servers: impl IntoIterator<Item = &'s Server>) -> ClusterAddress {
 }
 
 #[test]
-fn nodes_that_are_hosts_of_one_address_are_asked_for_the_rights_of_replicas_too() {
+fn hosts_of_one_address_are_checked_for_the_privileges_of_replicas_too() {
     let Some((primary, replicas)) = owned(1) else { return };
     let cluster = listed([&primary, &replicas[0]]);
     let said = refused(&cluster);
@@ -42,9 +43,9 @@ fn nodes_that_are_hosts_of_one_address_are_asked_for_the_rights_of_replicas_too(
     manager.close();
 }
 
-/// The right may be lost later: by a dump that was put back, or a hand.
+/// The privilege may be lost later, for example by restoring a dump.
 #[test]
-fn a_replica_that_hides_what_it_receives_is_told_with_the_statement_and_used_once_it_was_run() {
+fn a_replica_that_hides_its_wal_receiver_is_reported_with_the_statement_that_fixes_it() {
     log::listen();
     let Some((primary, replicas)) = owned(2) else { return };
     primary.perform(&["GRANT pg_monitor TO tessera"]);
@@ -82,9 +83,9 @@ fn a_replica_that_hides_what_it_receives_is_told_with_the_statement_and_used_onc
     manager.close();
 }
 
-/// Whoever may not see replicas needs not, where there are none.
+/// A user that may not see replicas is sufficient where there are none.
 #[test]
-fn the_doctor_takes_a_catalog_on_a_server_of_its_own_for_no_replica() {
+fn the_doctor_does_not_mistake_a_separate_catalog_server_for_a_replica() {
     let (Some((shard, _)), Some((apart, _))) = (owned(0), owned(0)) else { return };
     let catalog = format!("postgres://tessera@127.0.0.1:{}/shard1", apart.port);
     let cluster = ClusterAddress { catalog: Some(catalog.parse().unwrap()), ..listed([&shard]) };

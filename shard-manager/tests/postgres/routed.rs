@@ -12,7 +12,7 @@ use crate::cluster::{Door, Trio, connect};
 use crate::rows::{options, prepare, write_all};
 use crate::server::runtime;
 
-/// More rows than a server would rather scan.
+/// So many rows that the server prefers an index to a sequential scan.
 const ROWS: usize = 6_000;
 
 fn row(number: usize) -> (String, String) {

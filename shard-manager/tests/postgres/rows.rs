@@ -1,4 +1,4 @@
-//! Rows: changes and reads of a manager, whichever engine it has, spelt shortly.
+//! Short helpers to change and read rows through a manager of either engine.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,10 +17,10 @@ use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::{Column, Table};
 use shard_manager::value::ColumnType;
 
-/// What becomes of one row of several.
+/// Result of one row of several.
 pub(crate) type RowOutcome = Result<RowDone, (Error, Outcome)>;
 
-/// No test waits that long; one that does has found a defect.
+/// Deadline of requests. Generous: a test that reaches it has found a defect.
 pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
@@ -29,7 +29,7 @@ pub(crate) fn options() -> RequestOptions {
     RequestOptions::by(deadline())
 }
 
-/// A table with these columns, those before `null` never null.
+/// A table with these columns; those before `null` are never null.
 pub(crate) fn table(
     name: &str,
     columns: &[(&str, ColumnType)],
@@ -55,7 +55,7 @@ pub(crate) async fn make(manager: &Manager, table: &Table) -> TableCreated {
     manager.schema().create_table(table.clone(), deadline()).await.unwrap()
 }
 
-/// Checks and routes a change of the row spelt by a JSON object.
+/// Checks and routes a change of the row given as a JSON object.
 pub(crate) fn prepare(
     manager: &Manager,
     table: &str,
@@ -82,7 +82,8 @@ pub(crate) async fn write(
     manager.data().write(place, row, &options()).await
 }
 
-/// Writes rows at once, each on its own, or each shard's as one transaction; their outcomes in the order given.
+/// Writes rows at once, either independently or as one transaction per shard; returns their
+/// outcomes in the order given.
 pub(crate) async fn write_all(
     manager: &Manager,
     rows: Vec<(KeyLocation, RowWrite)>,
@@ -99,7 +100,7 @@ pub(crate) async fn write_all(
     rows.into_iter().map(|row| row.outcome).collect()
 }
 
-/// The rows of a table, up to a thousand of them, as they are told.
+/// The rows of a table, up to a thousand of them, as returned.
 pub(crate) async fn rows(manager: &Manager, table: &str, key: Option<&str>) -> Vec<String> {
     let table = manager.schema().table(table).unwrap();
     let query = ReadQuery { limit: ReadQuery::LIMIT_MAX, ..ReadQuery::all(&table) };

@@ -1,4 +1,4 @@
-//! Apart: a catalog on servers of its own, and its failover.
+//! Tests of a catalog on its own servers, and of its failover.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ async fn until_known(manager: &Manager, name: &str) {
     }
 }
 
-/// A router of this list, made where it may block.
+/// Starts a router with this list, on a thread that may block.
 async fn router(cluster: ClusterAddress) -> Manager {
     tokio::task::spawn_blocking(move || connect(&cluster)).await.unwrap()
 }
@@ -44,7 +44,7 @@ async fn end(manager: Manager) {
     tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
 }
 
-/// Waits until the replica has what the primary has.
+/// Waits until the replica has caught up with the primary.
 async fn until_copied(trio: &Trio) {
     let mut primary = Door::open(trio.node("shard1-primary"), "shard1").await;
     let mut replica = Door::open(trio.node("shard1-replica1"), "shard1").await;
@@ -53,9 +53,9 @@ async fn until_copied(trio: &Trio) {
     replica.until(&has, "true").await;
 }
 
-/// Nobody has stopped it, and its sessions go on as if nothing were.
+/// The old primary is still running, and its sessions continue undisturbed.
 #[test]
-fn a_catalog_that_goes_on_alone_is_left() {
+fn a_catalog_primary_that_continues_without_its_replica_is_abandoned() {
     log::listen();
     let trio = Trio::of(1, &[]);
     runtime().block_on(async {
@@ -97,7 +97,8 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         until_known(&other, "first").await;
         until_copied(&trio).await;
 
-        // It stands still, with all its sessions open: rows are none of its business.
+        // The catalog's old primary is frozen, with all its sessions open; reading and writing rows
+        // does not need it.
         trio.cluster.freeze_node(old).unwrap();
         put(&one, "k", &within(5_000, Level::One)).await.unwrap();
         let late = Instant::now() + Duration::from_millis(700);
@@ -117,7 +118,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         }
         until_known(&other, "second").await;
 
-        // It goes on, and takes writes still: nobody asks it any more.
+        // It continues and still accepts writes, but the router no longer uses it.
         trio.cluster.thaw_node(old).unwrap();
         let mut deposed = Door::open(trio.node(old), "shard1").await;
         let before = deposed.text(CHANGES).await;
@@ -125,7 +126,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         until_known(&one, "third").await;
         assert_eq!(deposed.text(CHANGES).await, before);
 
-        // Nor does a router that starts now, though it stands first in the list.
+        // Nor does a router that starts now, although it is first in the list.
         let of_both = |names| {
             let catalog = Some(listed(&trio, names));
             ClusterAddress { catalog, ..databases.address() }

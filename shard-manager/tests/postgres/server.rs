@@ -1,4 +1,4 @@
-//! Servers for the tests: each one of its own in a folder of its own, gone afterwards.
+//! PostgreSQL servers for the tests, each in its own temporary folder.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,10 +14,10 @@ use shard_manager::node_address::{NodeAddress, Timeouts};
 use shard_manager::store::postgres::ConnectError;
 use shard_manager::store::postgres::session::{NodeRole, connect};
 
-/// The superuser of every server.
+/// Superuser of every server.
 pub(crate) const ADMIN: &str = "admin";
 
-/// Lets everybody in.
+/// Access rules that admit every user.
 pub(crate) const TRUST: &str = "local all all trust\nhost all all 127.0.0.1/32 trust\n\
                                 host replication all 127.0.0.1/32 trust\n";
 
@@ -28,12 +28,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A primary that lets everybody in.
+    /// Starts a primary that admits every user.
     pub(crate) fn start(settings: &str) -> Option<Self> {
         Self::start_with(settings, TRUST, &[])
     }
 
-    /// A primary with these settings, rules of access, and files in its data directory.
+    /// Starts a primary with these settings, access rules, and files in its data directory.
     pub(crate) fn start_with(settings: &str, rules: &str, files: &[(&str, &str)]) -> Option<Self> {
         let mut server = Self::new()?;
         let data = server.data();
@@ -46,7 +46,7 @@ impl Server {
         Some(server)
     }
 
-    /// A streaming replica of this one.
+    /// Starts a streaming replica of this server.
     pub(crate) fn replica(&self) -> Self {
         let mut replica = Self::new().unwrap();
         let port = self.port.to_string();
@@ -72,12 +72,12 @@ impl Server {
         self.folder.path().join("data").to_str().unwrap().to_owned()
     }
 
-    /// The folder of its Unix socket.
+    /// Folder of its Unix socket.
     pub(crate) fn socket(&self) -> &str {
         self.folder.path().to_str().unwrap()
     }
 
-    /// Starts it on a port that is free; somebody else may be quicker to take that.
+    /// Starts the server on a free port; another process may take that port first.
     fn go(&mut self, settings: &str) {
         let base = self.read("postgresql.auto.conf");
         let log = self.folder.path().join("log").to_str().unwrap().to_owned();
@@ -101,7 +101,7 @@ impl Server {
         fs::read_to_string(Path::new(&self.data()).join(name)).unwrap_or_default()
     }
 
-    /// Writes a file of its data directory.
+    /// Writes a file in its data directory.
     pub(crate) fn write(&self, name: &str, text: &str) {
         let path = Path::new(&self.data()).join(name);
         fs::write(&path, text).unwrap();
@@ -109,7 +109,8 @@ impl Server {
         self.own(&path);
     }
 
-    /// Servers refuse to be root's: to root's tests they are those of the user `postgres`.
+    /// Changes the owner of a path: servers refuse to run as root, so under root the tests run them
+    /// as `postgres`.
     fn own(&self, path: &Path) {
         if is_root() {
             assert!(Command::new("chown").arg("postgres:").arg(path).status().unwrap().success());
@@ -139,12 +140,12 @@ impl Server {
         command.status().unwrap().success()
     }
 
-    /// Its address, with what stands before the host and after it.
+    /// Address of the server, with the text before the host and after it.
     pub(crate) fn address(&self, login: &str, rest: &str) -> NodeAddress {
         format!("postgres://{login}@127.0.0.1:{}/{rest}", self.port).parse().unwrap()
     }
 
-    /// Runs statements as the superuser, each in a transaction of its own.
+    /// Runs statements as the superuser, each in its own transaction.
     pub(crate) fn perform(&self, statements: &[&str]) {
         runtime().block_on(async {
             let address = self.address(ADMIN, "postgres");
@@ -158,7 +159,7 @@ impl Server {
 }
 
 impl Server {
-    /// The column `value` of the only row of a query of the superuser.
+    /// The column `value` of the only row of a query, run as the superuser.
     pub(crate) fn text(&self, sql: &str) -> String {
         runtime().block_on(async {
             let address = self.address(ADMIN, "postgres");
@@ -169,7 +170,7 @@ impl Server {
         })
     }
 
-    /// Ends it as if the power were gone. One that never started needs no end.
+    /// Stops the server immediately, like a power failure. Does nothing if it was never started.
     pub(crate) fn stop(&self) {
         self.done("pg_ctl", &["stop", "-m", "immediate", "-D", &self.data()]);
     }
@@ -191,7 +192,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// Where the programs are: in the path, or where Debian puts them.
+/// Folder of the programs: from the path, or the one of Debian's packages.
 fn bin() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let of_debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

@@ -1,4 +1,4 @@
-//! Tables: made by one router and known to all, whatever is cut off in between.
+//! Tests of tables: created by one router and known to all, whatever is interrupted in between.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ fn notes() -> Table {
     table("notes", &columns, 1, &["id"], None)
 }
 
-/// Until a manager reads so many rows: a replica may lack what another manager wrote.
+/// Waits until a manager reads this many rows: a replica may lack what another manager wrote.
 async fn until_rows(manager: &Manager, table: &str, count: usize) {
     let deadline = deadline();
     while rows(manager, table, None).await.len() < count {
@@ -50,7 +50,7 @@ async fn until_known(manager: &Manager, name: &str) -> Arc<Table> {
 
 const INTENTS: &str = "SELECT name||' '||state AS value FROM tessera_intents";
 
-/// On which of the shards a table is, and is declared.
+/// For each shard, true if the table exists there and is declared.
 async fn shards_with(doors: &mut [Door], name: &str) -> Vec<bool> {
     let mut with = Vec::new();
     for door in doors {
@@ -74,7 +74,7 @@ async fn doors(databases: &Databases) -> Vec<Door> {
 }
 
 #[tokio::test]
-async fn a_table_that_one_router_makes_the_others_come_to_know() {
+async fn a_table_created_by_one_router_becomes_known_to_the_others() {
     let databases = Databases::new(2).await;
     let address = databases.with_replicas().await;
     let managers = [connect(&address), connect(&address)];
@@ -89,7 +89,7 @@ async fn a_table_that_one_router_makes_the_others_come_to_know() {
     for manager in &managers {
         until_rows(manager, "notes", 20).await;
     }
-    // It is known already, or it is another one.
+    // Either it is known already, or it differs.
     assert!(matches!(make(&managers[1], &notes()).await, TableCreated::Known(_)));
     let other = table("notes", &[("id", Text)], 1, &["id"], None);
     let refused = managers[1].schema().create_table(other, deadline()).await.unwrap_err();
@@ -107,9 +107,9 @@ async fn a_removal_that_fails_leaves_its_session_usable() {
     assert_eq!(catalog.intents().await.unwrap().len(), 0);
 }
 
-/// Also a router that has not heard of it yet.
+/// Applies also to a router that does not know the table yet.
 #[tokio::test]
-async fn of_routers_that_make_the_same_table_at_the_same_moment_one_does() {
+async fn of_routers_that_create_the_same_table_concurrently_one_succeeds() {
     let databases = Databases::new(3).await;
     let managers = [connect(&databases.address()), connect(&databases.address())];
     for n in 0..4 {
@@ -123,7 +123,7 @@ async fn of_routers_that_make_the_same_table_at_the_same_moment_one_does() {
 }
 
 #[tokio::test]
-async fn a_table_that_one_shard_cannot_make_is_on_none() {
+async fn a_table_that_one_shard_cannot_create_is_on_none() {
     let databases = Databases::new(3).await;
     let manager = connect(&databases.address());
     let mut doors = doors(&databases).await;
@@ -137,14 +137,15 @@ async fn a_table_that_one_shard_cannot_make_is_on_none() {
     assert_eq!(shards_with(&mut doors, "notes").await, [true, true, true]);
 }
 
-/// A router dies when one of three shards has the table: what stays is what it has noted before it began.
+/// A router crashes when one of three shards has the table; what remains is the intent that it
+/// recorded before.
 #[tokio::test]
-async fn a_table_whose_making_was_cut_off_is_finished_by_the_next_opening() {
+async fn an_interrupted_table_creation_is_completed_by_the_next_opening() {
     for state in ["make", "undo"] {
         let databases = Databases::new(3).await;
         let manager = connect(&databases.address());
         let mut doors = doors(&databases).await;
-        // What is noted of a table while it is made, caught in the act.
+        // Captures the recorded intent while a table is created.
         doors[0]
             .run(
                 "CREATE TABLE kept (LIKE tessera_intents);
@@ -176,7 +177,7 @@ async fn a_table_whose_making_was_cut_off_is_finished_by_the_next_opening() {
     }
 }
 
-/// A table that was begun is there on one shard with another shape: nobody makes anything over it.
+/// The interrupted table exists on one shard with another shape: it must not be overwritten.
 #[tokio::test]
 async fn a_shard_with_other_tables_than_the_others_is_refused() {
     let databases = Databases::new(2).await;
@@ -192,7 +193,7 @@ async fn a_shard_with_other_tables_than_the_others_is_refused() {
         .await;
     let said = refused(&databases.address());
     assert!(said.contains("the tables of shard2 are not those of shard1: see notes"), "{said}");
-    // One that is gone altogether was lost with a copy that is older than it, and is made again.
+    // A table that is missing entirely was lost by restoring an older copy, and is created again.
     doors[1].run("DROP TABLE notes; DELETE FROM tessera_tables WHERE name='notes'").await;
     connect(&databases.address()).close();
     assert_eq!(shards_with(&mut doors, "notes").await, [true, true]);

@@ -1,4 +1,4 @@
-//! Tests of TLS: what each mode accepts, what it refuses, and what the refusal says.
+//! Tests of TLS: what each mode accepts, what it refuses, and the message of the refusal.
 
 use diesel::QueryableByName;
 use diesel::sql_types::Bool;
@@ -17,7 +17,8 @@ struct Secured {
     folder: tempfile::TempDir,
 }
 
-/// A server of the name `localhost`, and not of `127.0.0.1`; `ca.pem` has signed it, `other.pem` has not.
+/// A server with a certificate for `localhost` but not for `127.0.0.1`; signed by `ca.pem` and not
+/// by `other.pem`.
 fn secured(expired: bool, rules: &str) -> Option<Secured> {
     let folder = tempfile::tempdir().unwrap();
     let (authority, other) = (Authority::new(), Authority::new());
@@ -55,7 +56,7 @@ struct Encrypted {
     ssl: bool,
 }
 
-/// Whether a connection comes about encrypted.
+/// Connects; returns true if the connection is encrypted.
 fn encrypted(address: &NodeAddress) -> bool {
     run(async {
         let mut session =
@@ -87,7 +88,7 @@ fn verify_ca_accepts_any_name_but_no_other_authority() {
     assert!(encrypted(&node.address("127.0.0.1", "verify-ca", Some("ca.pem"))));
     node.refused("127.0.0.1", "verify-ca", Some("other.pem"));
     node.refused("127.0.0.1", "verify-ca", None);
-    // As libpq: who names roots wants them used.
+    // Like libpq: naming root certificates implies that they are verified.
     assert!(encrypted(&node.address("127.0.0.1", "require", Some("ca.pem"))));
     node.refused("127.0.0.1", "require", Some("other.pem"));
 }
@@ -113,7 +114,7 @@ fn require_and_prefer_encrypt_and_disable_does_not() {
 }
 
 #[test]
-fn a_server_that_wants_tls_says_so_to_those_who_do_not() {
+fn a_server_that_requires_tls_refuses_plain_connections_with_that_reason() {
     let Some(node) = secured(false, TLS_ONLY) else { return };
     let address = node.address("127.0.0.1", "disable", None);
     let error = refusal(&address, NodeRole::Any, &patient());

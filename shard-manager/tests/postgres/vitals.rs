@@ -1,4 +1,5 @@
-//! Vitals: what is told of lanes, readers and nodes without asking them is what happened on the servers.
+//! Tests of statistics on PostgreSQL: what lanes, readers and nodes report without a query matches
+//! what happened on the servers.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ fn only(manager: &Manager) -> shard_manager::stats::ShardStats {
     manager.status().vitals().remove(0)
 }
 
-/// Asks until it is so, without asking any server.
+/// Polls the statistics until a condition holds, without querying any server.
 async fn until(manager: &Manager, is_so: impl Fn(&[NodeStats]) -> bool) -> Vec<NodeStats> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -31,7 +32,7 @@ async fn until(manager: &Manager, is_so: impl Fn(&[NodeStats]) -> bool) -> Vec<N
 }
 
 #[test]
-fn writes_that_gather_are_counted_as_the_batches_that_they_became() {
+fn grouped_writes_are_counted_as_the_batches_that_they_formed() {
     runtime().block_on(async {
         let databases = Databases::new(1).await;
         let address = databases.with_replicas().await;
@@ -50,7 +51,7 @@ fn writes_that_gather_are_counted_as_the_batches_that_they_became() {
         let lane = only(&manager).lane;
         assert_eq!((lane.operations, lane.rows, lane.waiting), (205, 205, 0));
         assert_eq!(lane.batch_sizes.iter().sum::<u64>(), lane.batches);
-        // All waited at once: they share transactions.
+        // All were queued at once: they share transactions.
         assert!(lane.batches < 105 && lane.largest_batch >= 2, "{lane:?}");
 
         let nodes = until(&manager, |nodes| nodes[1].behind == Some(0)).await;
@@ -58,15 +59,14 @@ fn writes_that_gather_are_counted_as_the_batches_that_they_became() {
         assert!(nodes.iter().all(|node| node.up && node.lag.is_some()), "{nodes:?}");
         get(&manager, "a1", &options).await.unwrap();
         let nodes = until(&manager, |nodes| nodes.iter().all(|node| node.pool.in_use == 0)).await;
-        // Two for short reads and two for long ones; a primary is read seldom.
+        // Two connections for short reads and two for long ones; a primary is read rarely.
         assert_eq!((nodes[0].pool.max, nodes[1].pool.max), (3, 4));
         assert!(nodes[1].pool.open >= 1, "{nodes:?}");
     });
 }
 
 #[test]
-fn reads_that_a_server_does_not_answer_are_told_as_taken_connections_and_those_behind_them_as_waiting()
- {
+fn unanswered_reads_are_reported_as_busy_connections_and_queued_ones_as_waiting() {
     runtime().block_on(async {
         let databases = Databases::new(1).await;
         let address = databases.address();
@@ -76,7 +76,7 @@ fn reads_that_a_server_does_not_answer_are_told_as_taken_connections_and_those_b
         let (options, all) = (options(), ReadQuery::all(&manager.schema().table("users").unwrap()));
         let scans = join_all((0..5).map(|_| manager.data().read(all.clone(), None, &options)));
         let of_key = get(&manager, "a", &options);
-        // Two long reads and a short one have all there are; three long ones wait.
+        // Two long reads and a short one occupy all their connections; three long ones wait.
         let taken = PoolStats { in_use: 3, open: 3, max: 3, waiting: 3 };
         let unlocked = async {
             until(&manager, |nodes| nodes[0].pool == taken).await;
@@ -92,7 +92,7 @@ fn reads_that_a_server_does_not_answer_are_told_as_taken_connections_and_those_b
 }
 
 #[test]
-fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
+fn sizes_of_shards_are_reported_without_reading_their_rows() {
     runtime().block_on(async {
         let databases = Databases::new(2).await;
         let address = databases.address();
@@ -102,7 +102,8 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
             ((0..300).map(|number| format!("k{number}")).collect::<Vec<_>>(), options());
         let writes = join_all(keys.iter().map(|key| put(&manager, key, &options))).await;
         assert!(writes.iter().all(Result::is_ok));
-        // Servers tell what they have counted after a while; what they had not told is added to what is found now.
+        // Servers publish their statistics with a delay; counts not yet published are added to what
+        // is found now.
         for shard in 0..2 {
             databases.door(shard).await.run("ANALYZE users").await;
         }
@@ -114,7 +115,7 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
             assert_eq!((before.rows, after.is_estimate), (Some(0), true));
             assert!(after.bytes > before.bytes, "{before:?} {after:?}");
         }
-        // A shard whose tables are locked tells as well; nobody looks at them.
+        // A shard whose tables are locked reports as well, because its tables are not read.
         let mut door = databases.door(0).await;
         door.run("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE").await;
         let told = manager.status().size_estimates(options.deadline).await;

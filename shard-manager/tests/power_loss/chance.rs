@@ -1,8 +1,8 @@
-//! Chance: numbers that look random and are the same for the same seed (SplitMix64).
+//! Pseudo-random numbers that are the same for the same seed (SplitMix64).
 //!
-//! **Not here:** anything that must be hard to guess.
+//! **Not here:** random numbers that must be hard to guess.
 
-/// A sequence of draws.
+/// A pseudo-random sequence.
 pub(crate) struct Chance(u64);
 
 impl Chance {
@@ -17,12 +17,12 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    /// One of `0..limit`; small limits are drawn evenly enough.
+    /// A number in `0..limit`; for small limits the distribution is even enough.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    /// True so many times out of eight.
+    /// True with a probability of `count` eighths.
     pub(crate) fn eighths(&mut self, count: u64) -> bool {
         self.below(8) < count
     }

@@ -1,15 +1,18 @@
 //! Disk: what a folder of databases may hold after a power cut, by what was synced until then.
 //!
-//! - The bytes of a file are sure once the file is synced. Of the writes since then any may have arrived, in
-//!   any order, whole or torn at sectors; so may a change of its length.
-//! - A name is sure once the folder is synced. One that was made, removed or given to a new file since then
-//!   may come back as anything it was in between: a removed file, too.
-//! - Bytes next to a write are not harmed by it (SQLite takes that for granted: `POWERSAFE_OVERWRITE`).
-//! - A rename or removal that does not go through SQLite is seen in the folder, but not a sync of it. A name
-//!   that SQLite opens after a rename is taken to be sure: whoever renames must sync the folder before.
+//! - The bytes of a file are durable once the file is synced. Of the writes since then any may have
+//!   reached the disk, in any order, whole or torn at sectors; so may a change of its length.
+//! - A name is durable once the folder is synced. A name that was created, removed or moved to a
+//!   new file since then may come back in any state that it had in between; even a removed file
+//!   may.
+//! - Bytes next to a write are not damaged by it (SQLite assumes that: `POWERSAFE_OVERWRITE`).
+//! - A rename or removal that bypasses SQLite is visible in the folder, but a sync of it is not. A
+//!   name that SQLite opens after a rename is assumed to be durable: code that renames must sync
+//!   the folder before.
 //!
-//! **Invariant:** an image is one moment of all files: no step of any file falls into the middle of it.
-//! **Not here:** how SQLite's calls come here (`vfs`); what is expected of an image (`story`).
+//! **Invariant:** an image shows all files at one moment: no file operation is half done in it.
+//! **Not here:** how SQLite's calls are intercepted (`vfs`); what is expected of an image
+//! (`story`).
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -21,12 +24,12 @@ use std::{fs, io};
 
 use crate::chance::Chance;
 
-/// What a disk writes whole or not at all.
+/// Sector size: the unit that a disk writes completely or not at all.
 const SECTOR: usize = 512;
 
 static DISKS: Mutex<Vec<Weak<Disk>>> = Mutex::new(Vec::new());
 
-/// A folder whose databases are watched.
+/// A watched folder of databases.
 pub(crate) struct Disk {
     root: PathBuf,
     state: Mutex<State>,
@@ -36,7 +39,7 @@ pub(crate) struct Disk {
 
 type Watch = Box<dyn FnMut(Step) + Send>;
 
-/// What SQLite is about to do, and with what kind of file.
+/// An operation that SQLite is about to do, and the kind of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Step {
     pub(crate) kind: Kind,
@@ -52,7 +55,7 @@ pub(crate) enum Kind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Act {
-    /// A write at the start of the file: in a WAL, the header with which it begins anew.
+    /// A write at the start of the file: in a WAL, the header with which it restarts.
     WriteHead,
     Write,
     Resize,
@@ -60,14 +63,14 @@ pub(crate) enum Act {
     Remove,
 }
 
-/// What a disk that lies reports as synced though it is not.
+/// Operations that a faulty disk reports as synced although they are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lie {
     BytesOf(Kind),
     Names,
 }
 
-/// A file, whatever it is called by now.
+/// A file, whatever its current name.
 pub(crate) type FileId = usize;
 
 #[derive(Default)]
@@ -77,16 +80,17 @@ struct State {
     lie: Option<Lie>,
 }
 
-/// The bytes of a file that are sure, and what was done to them since.
+/// The durable bytes of a file, and the operations on it since the last sync.
 #[derive(Default)]
 struct Content {
-    /// `None` once SQLite removes it: another may be given its number at once.
+    /// `None` once SQLite removes the file: its inode number may be reused at once.
     identity: Option<Identity>,
     sure: Vec<u8>,
     since: Vec<Edit>,
 }
 
-/// By what a file is known whatever its name: its number, which is given again, and when it was made.
+/// Identifies a file independently of its name: its inode number, which may be reused, and its
+/// creation time.
 type Identity = (u64, Option<SystemTime>);
 
 fn identity(seen: &Metadata) -> Identity {
@@ -98,7 +102,7 @@ enum Edit {
     Resize(usize),
 }
 
-/// The file that a name surely means, and what it meant since.
+/// The file that a name durably refers to, and the files that it referred to since.
 #[derive(Default)]
 struct Name {
     sure: Option<FileId>,
@@ -112,7 +116,8 @@ impl Name {
 }
 
 impl Disk {
-    /// Watches a folder. What it holds now is sure. SQLite may have no file of it open yet.
+    /// Watches a folder. Its current content counts as durable. SQLite must not have any of its
+    /// files open yet.
     pub(crate) fn under(root: &Path) -> io::Result<Arc<Self>> {
         let disk = Arc::new(Self {
             root: root.canonicalize()?,
@@ -126,7 +131,8 @@ impl Disk {
         Ok(disk)
     }
 
-    /// The disk that this file is on, and the file's name there; `None` if nobody watches its folder.
+    /// The disk that holds this file, and the file's name there; `None` if its folder is not
+    /// watched.
     pub(crate) fn holding(path: &Path) -> Option<(Arc<Self>, String)> {
         let folder = path.parent()?;
         let name = path.file_name()?.to_str()?.to_owned();
@@ -135,7 +141,7 @@ impl Disk {
         Some((disk, name))
     }
 
-    /// Calls `watch` before each step, on the thread that does it: no other step is done meanwhile.
+    /// Calls `watch` before each step, on the thread that does it: no other step happens meanwhile.
     pub(crate) fn before_each_step(&self, watch: impl FnMut(Step) + Send + 'static) {
         *self.watch.lock().expect("nobody died with it") = Some(Box::new(watch));
     }
@@ -144,12 +150,12 @@ impl Disk {
         *self.watch.lock().expect("nobody died with it") = None;
     }
 
-    /// From now on.
+    /// Makes the disk lie from now on.
     pub(crate) fn lie(&self, lie: Lie) {
         self.state().lie = Some(lie);
     }
 
-    /// How many such steps have begun.
+    /// Number of such steps that have begun.
     pub(crate) fn steps(&self, step: Step) -> u64 {
         self.steps.lock().expect("nobody died with it").get(&step).copied().unwrap_or(0)
     }
@@ -161,7 +167,7 @@ impl Disk {
         }
     }
 
-    /// The file of this name, which SQLite has just opened or made.
+    /// Registers the file of this name, which SQLite has just opened or created.
     pub(crate) fn opened(&self, name: &str) -> io::Result<FileId> {
         let path = self.root.join(name);
         let seen = fs::metadata(&path)?;
@@ -184,7 +190,7 @@ impl Disk {
         if renamed.is_some() {
             state.settle_names(&self.root);
         } else {
-            // SQLite has had no other handle to it, hence no lock that would go with this one.
+            // SQLite has no other handle to it, hence no lock that closing this one would release.
             let sure = fs::read(&path)?;
             state.files.push(Content { identity: Some(identity(&seen)), sure, since: Vec::new() });
         }
@@ -199,7 +205,7 @@ impl Disk {
         self.state().files[file].since.push(Edit::Resize(length));
     }
 
-    /// A sync of a file, and of its folder if `names`.
+    /// Records a sync of a file, and of its folder if `names`.
     pub(crate) fn synced(&self, file: FileId, kind: Kind, names: bool) {
         let mut state = self.state();
         if state.lie != Some(Lie::BytesOf(kind)) {
@@ -210,7 +216,7 @@ impl Disk {
         }
     }
 
-    /// SQLite is about to remove this file.
+    /// Records that SQLite is about to remove this file.
     pub(crate) fn removes(&self, name: &str) {
         let mut state = self.state();
         if let Some(file) = state.names.get(name).and_then(Name::now) {
@@ -218,7 +224,7 @@ impl Disk {
         }
     }
 
-    /// It has, and has synced the folder if `names`.
+    /// Records that SQLite has removed this file, and has synced the folder if `names`.
     pub(crate) fn removed(&self, name: &str, names: bool) {
         let mut state = self.state();
         state.names.entry(name.to_owned()).or_default().since.push(None);
@@ -227,20 +233,21 @@ impl Disk {
         }
     }
 
-    /// Cuts the power: writes into `to` what this disk could hold then. What arrived of the unsynced is
-    /// drawn by `seed`.
+    /// Cuts the power: writes into `to` a possible content of this disk after a power cut. `seed`
+    /// decides which of the writes without a sync have survived.
     pub(crate) fn power_loss(&self, seed: u64, to: &Path) -> io::Result<()> {
         let mut chance = Chance::new(seed);
         let fate = Fate::draw(&mut chance);
-        // Held to the end: a file that is copied here cannot be opened by SQLite meanwhile, whose locks would
-        // go when the copy is done.
+        // Held to the end: SQLite must not open a file while it is copied here, because closing the
+        // copy's handle would release SQLite's locks.
         let state = self.state();
         let seen = self.seen()?;
         let known = state.names.keys().filter(|name| !seen.contains_key(*name));
         for name in known.chain(seen.keys()) {
             let mut could = state.could_mean(name, seen.get(name));
             if could.is_empty() {
-                // It may have gone since it was seen; then it is gone there, too.
+                // The file may have been removed since it was listed; then the image does not have
+                // it either.
                 let _ = fs::copy(self.root.join(name), to.join(name));
             } else if let Some(file) = could.swap_remove(chance.below(could.len() as u64) as usize)
             {
@@ -250,13 +257,14 @@ impl Disk {
         Ok(())
     }
 
-    /// The files in the folder. The index of a WAL is not worth a look: it is made anew after a power cut.
+    /// Files in the folder. The shared-memory index of a WAL is left out: SQLite rebuilds it after
+    /// a power cut.
     fn seen(&self) -> io::Result<BTreeMap<String, Metadata>> {
         let mut seen = BTreeMap::new();
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            // One may have gone since.
+            // A file may have been removed since.
             if let (false, Ok(file)) = (name.ends_with("-shm"), entry.metadata()) {
                 seen.insert(name, file);
             }
@@ -280,8 +288,8 @@ impl State {
         }
     }
 
-    /// The files that a name could mean after a power cut now, `None` for no file. Empty if SQLite does not
-    /// know it: then it is what it is.
+    /// The files that a name could refer to after a power cut now, `None` for no file. Empty if
+    /// SQLite does not know the name: then its current file counts.
     fn could_mean(&self, name: &str, seen: Option<&Metadata>) -> Vec<Option<FileId>> {
         let entry = self.names.get(name);
         let is_it = |file: &FileId| seen.is_some_and(|seen| self.files[*file].is(seen));
@@ -309,7 +317,7 @@ impl Content {
         }
     }
 
-    /// The bytes after a power cut.
+    /// Content of the file after a power cut.
     fn after(&self, fate: Fate, chance: &mut Chance) -> Vec<u8> {
         let mut bytes = self.sure.clone();
         let issued = self.since.len();
@@ -338,7 +346,7 @@ impl Edit {
         }
     }
 
-    /// Each sector for itself arrives or does not.
+    /// Applies the sectors of a write, each of which arrives or does not.
     fn apply_torn(&self, file: &mut Vec<u8>, chance: &mut Chance) {
         let Self::Write { at, bytes } = self else { return self.apply(file) };
         let (mut at, mut rest) = (*at, &bytes[..]);
@@ -353,7 +361,7 @@ impl Edit {
     }
 }
 
-/// A write behind the end leaves a gap of zeros.
+/// Writes bytes at an offset; a gap behind the end is filled with zeros.
 fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     if file.len() < at {
         file.resize(at, 0);
@@ -363,15 +371,16 @@ fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     file.extend_from_slice(behind);
 }
 
-/// How the unsynced fares in one power cut. An even coin for each write would hardly ever draw the extremes
-/// (all of it arrived, nothing did, nothing but one), and the worst cases are near them.
+/// Fate of writes without a sync in one power cut. A fair coin for each write would hardly ever
+/// draw the extremes (all of it arrived, nothing did, nothing but one), and the worst cases are
+/// near them.
 #[derive(Clone, Copy)]
 struct Fate {
-    /// Of eight writes so many arrive.
+    /// Writes out of eight that arrive.
     arrive: u64,
-    /// Of eight that arrive so many are torn.
+    /// Arriving writes out of eight that are torn.
     tear: u64,
-    /// Writes arrive as they were issued, up to some moment, instead of in any order.
+    /// If true, writes arrive in the order issued, up to some moment, instead of in any order.
     in_order: bool,
 }
 

@@ -1,6 +1,7 @@
-//! What the embedded shards promise when the power goes: what was acknowledged is there when it comes back.
+//! Tests of power loss on embedded shards: every acknowledged write is there when the power comes
+//! back.
 //!
-//! A binary of its own, since the watching VFS is there for the whole process.
+//! A separate binary, because the watching VFS applies to the whole process.
 
 mod chance;
 mod disk;
@@ -18,8 +19,9 @@ use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::manager::Manager;
 use story::{Harm, Story, Verdict};
 
-/// Draws the steps before which the power is cut: of each sort of step about one in so many. Only a step can
-/// change what a disk holds, so that these cuts stand for those between them.
+/// Chooses the steps before which the power is cut: about one in `so_many` of each kind of
+/// step. Only a step can change the content of a disk, so these cuts represent all moments between
+/// the steps.
 fn one_in(
     seed: u64,
     so_many: impl Fn(Step) -> u64 + Send + 'static,
@@ -50,7 +52,8 @@ fn assert_unharmed(verdicts: &[Verdict], cuts_min: usize) {
     assert!(verdicts.len() >= cuts_min, "there were {} cuts only", verdicts.len());
 }
 
-/// Changes of three keys, one after the other: when one begins, all before it are acknowledged.
+/// Writes three keys, one change after the other: when a change begins, all before it are
+/// acknowledged.
 async fn write_some(story: &Story, manager: &Manager) {
     for _ in 0..5 {
         for key in ["a", "b", "c"] {
@@ -59,9 +62,9 @@ async fn write_some(story: &Story, manager: &Manager) {
     }
 }
 
-/// With what a checkpoint ends, once it has written to the database.
+/// The last step of a checkpoint, after it has written to the database.
 const CHECKPOINT: Step = Step { kind: Kind::Database, act: Act::Sync };
-/// So many are waited for under load: each needs 16 MiB of WAL.
+/// Number of checkpoints that are awaited under load: each needs 16 MiB of WAL.
 const CHECKPOINTS: u64 = 2;
 /// Changes of one client. Fewer than half of them suffice, unless checkpoints do not happen.
 const CHANGES_MAX: u32 = 500;
@@ -75,7 +78,7 @@ async fn an_acknowledged_write_survives_a_power_cut() {
         (Kind::Wal, Act::Write) => 3_000,
         (Kind::Wal, Act::Sync) => 100,
         (Kind::Database, Act::WriteHead | Act::Write) => 400,
-        // Few and telling: the WAL begins anew, a checkpoint ends, a file goes.
+        // Rare and critical steps: the WAL restarts, a checkpoint ends, a file is removed.
         (Kind::Wal, Act::WriteHead | Act::Resize | Act::Remove)
         | (Kind::Database, Act::Resize | Act::Sync | Act::Remove)
         | (Kind::Journal, _) => 1,
@@ -89,7 +92,7 @@ async fn an_acknowledged_write_survives_a_power_cut() {
             }
             let key = format!("client{client}-key{}", chance.below(4));
             story.change(&manager, &key).await;
-            // The hardest moment: the answer has just come.
+            // The hardest moment: the answer has just arrived.
             if chance.below(200) == 0 {
                 story.cut();
             }
@@ -186,8 +189,8 @@ async fn a_table_that_was_being_made_is_on_every_shard_after_a_power_cut_or_on_n
     }
 }
 
-/// A cluster on a disk that begins to lie after a while: writes, a stop, a start, writes, and eight times the
-/// power is cut at the end.
+/// Runs a cluster on a disk that may begin to lie after a while: writes, a stop, a start, more
+/// writes, and finally eight power cuts.
 async fn on_a_disk_that_tells(lie: Option<Lie>) -> Vec<Verdict> {
     let dir = tempfile::tempdir().expect("a folder");
     let story = Story::begin(dir.path(), shards(2), 6);
@@ -197,7 +200,7 @@ async fn on_a_disk_that_tells(lie: Option<Lie>) -> Vec<Verdict> {
         story.disk.lie(lie);
     }
     write_some(&story, &manager).await;
-    // A stop moves all rows from the WALs into the databases, so that the WALs begin anew.
+    // A stop moves all rows from the WALs into the databases, so that the WALs restart.
     manager.close();
     drop(manager);
     let manager = story.open();

@@ -1,5 +1,6 @@
-//! What only a loss of power or of a file brings to light: each story below runs once more in a process of its own
-//! where one promise is broken on purpose, and must find that out.
+//! Checks that the tests can detect defects that only a loss of power or of a file reveals: each
+//! test below runs again in a separate process in which one promise is broken on purpose, and must
+//! fail.
 
 use std::process::Command;
 

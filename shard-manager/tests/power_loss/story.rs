@@ -1,7 +1,8 @@
-//! Story: a cluster on a watched disk, what its clients were told, and what must be true after a power cut.
+//! A cluster on a watched disk, the answers that its clients received, and the conditions that must
+//! hold after a power cut.
 //!
-//! Each key is changed by one client, one change after the other, and each change is known by its number: so
-//! of a row that is found it can be told which change it is from, and whether a newer one was acknowledged.
+//! Each key is changed by one client, one change after the other, and each change has a number. So
+//! a row shows which change it is from, and whether a newer one was acknowledged.
 //!
 //! **Not here:** when the power is cut (`main`); what then is left of the files (`disk`).
 
@@ -36,17 +37,18 @@ use crate::chance::Chance;
 use crate::disk::{Disk, Step};
 use crate::vfs;
 
-/// Of so many changes of a key the last removes it.
+/// Period of removals: of this many changes of a key, the last one removes it.
 const REMOVED_EVERY: u32 = 7;
-/// Images that wait to be looked at: they are on the real disk, some of them tens of megabytes.
+/// Maximum number of images that wait to be checked: they are on the real disk, and some have tens
+/// of megabytes.
 const IMAGES_MAX: usize = 2;
 
-/// A cluster's clients and its disk.
+/// The clients of a cluster, and its disk.
 pub(crate) struct Story {
     pub(crate) disk: Arc<Disk>,
     dir: PathBuf,
     wanted: ClusterSpec,
-    /// Whether the primaries' files are lost as well, and the replicas take their places.
+    /// If true, a power cut also destroys the primaries' files, and replicas take their places.
     promote: AtomicBool,
     changes: Mutex<BTreeMap<String, Changes>>,
     seeds: Mutex<Chance>,
@@ -60,7 +62,7 @@ struct Changes {
     acknowledged: u32,
 }
 
-/// What was left after a power cut, and what was known before it and after.
+/// The disk image after a power cut, with the state known to clients before and after it.
 struct Cut {
     moment: Moment,
     image: TempDir,
@@ -77,23 +79,23 @@ struct Judge {
     thread: JoinHandle<Vec<Verdict>>,
 }
 
-/// When the power was cut.
+/// The moment of a power cut.
 #[derive(Clone, Copy)]
 pub(crate) struct Moment {
-    /// Before which step; `None` if between any two.
+    /// The step before which it happened; `None` if between steps.
     pub(crate) step: Option<Step>,
-    /// How many cuts of this story were before.
+    /// Number of cuts of this story before this one.
     number: usize,
     seed: u64,
 }
 
-/// What became of the cluster in a power cut.
+/// The result of a power cut.
 pub(crate) struct Verdict {
     pub(crate) moment: Moment,
     pub(crate) harm: Option<Harm>,
 }
 
-/// A promise that was broken.
+/// A broken promise.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Harm {
     #[error("the cluster does not start or takes no more writes: {0}")]
@@ -124,7 +126,7 @@ impl fmt::Display for Verdict {
 }
 
 impl Story {
-    /// A story in this folder.
+    /// Begins a story in this folder.
     pub(crate) fn begin(dir: &Path, wanted: ClusterSpec, seed: u64) -> Arc<Self> {
         Self::resume(dir, wanted, seed, BTreeMap::new())
     }
@@ -147,7 +149,7 @@ impl Story {
         })
     }
 
-    /// The power is cut and comes back: the same story goes on in another folder.
+    /// Simulates a power cut and recovery: the same story continues in another folder.
     pub(crate) fn after_power_loss(&self, dir: &Path) -> Arc<Self> {
         let seed = self.seed();
         let changes = self.known();
@@ -160,12 +162,12 @@ impl Story {
         open(&self.dir, &self.wanted).expect("the cluster starts on the running disk")
     }
 
-    /// From now on a power cut also takes the primaries' files, and replicas take their places.
+    /// From now on a power cut also destroys the primaries' files, and replicas take their places.
     pub(crate) fn promote_replicas(&self) {
         self.promote.store(true, Ordering::SeqCst);
     }
 
-    /// The next change of a key, waited for.
+    /// Makes the next change of a key and waits for the answer.
     pub(crate) async fn change(&self, manager: &Manager, key: &str) {
         let number = self.note(key, |changes| {
             changes.asked += 1;
@@ -175,7 +177,7 @@ impl Story {
         self.note(key, |changes| changes.acknowledged = number);
     }
 
-    /// Makes a table, waited for.
+    /// Creates a table and waits for the answer.
     pub(crate) async fn make(&self, manager: &Manager, name: &str) {
         let key = format!("{TABLE}{name}");
         self.note(&key, |changes| changes.asked = 1);
@@ -204,8 +206,8 @@ impl Story {
     fn cut_at(&self, step: Option<Step>) {
         let seed = self.seed();
         let image = tempfile::tempdir().expect("a folder for the image");
-        // In this order: what was acknowledged before the cut must be there, and what was asked until it was
-        // over may be.
+        // The order matters: writes acknowledged before the cut must be in the image, and writes
+        // requested until it is complete may be.
         let before = self.known();
         self.disk.power_loss(seed, image.path()).expect("an image");
         let after = self.known();
@@ -218,7 +220,7 @@ impl Story {
         }
     }
 
-    /// Ends the story and tells how each cut went.
+    /// Ends the story; returns the verdict on each cut.
     pub(crate) fn verdicts(&self) -> Vec<Verdict> {
         self.disk.forget_watch();
         let judge = self.judge.lock().expect("nobody died with it").take();
@@ -279,16 +281,16 @@ async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String>
     let raw = value(key, number).map(|value| RawValue::from_string(value).expect("JSON"));
     let operation = if raw.is_some() { Operation::Upsert } else { Operation::Delete };
     let fields: Vec<_> = raw.iter().map(|raw| (Cow::Borrowed("value"), &**raw)).collect();
-    // No write waits that long, unless there is a defect.
+    // Generous: a write that takes longer has found a defect.
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let shard_key = ShardKey::parse(key).expect("a good key");
         let (place, row) = Data::prepare(&manager.map(), &table, operation, shard_key, &fields)
             .map_err(|error| error.to_string())?;
-        // Every node, so that each has to keep it.
+        // Every node must confirm, so that each has to keep the write.
         let options = RequestOptions { level: Level::All, ..RequestOptions::by(deadline) };
         match manager.data().write(place, row, &options).await {
-            // A start does not wait for replicas that take long to be made; a client comes again.
+            // A start does not wait for replicas that take long to be built; a client retries.
             Err(Failure { error: Error::TooFewReplicas { .. }, .. })
                 if Instant::now() < deadline =>
             {
@@ -299,15 +301,15 @@ async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String>
     }
 }
 
-/// Before the name of a table, where it stands among the keys.
+/// Prefix of a table's name where it is listed among the keys.
 const TABLE: &str = "table ";
-/// The key that is written after a power cut.
+/// Key that is written after a power cut.
 const AFTER: &str = "after";
 
 impl Cut {
-    /// Starts the cluster on what was left, lets it take a write, stops it and looks at its files.
+    /// Starts the cluster on the image, lets it accept a write, stops it and checks its files.
     fn judge(&self) -> Result<(), Harm> {
-        // Watched, so that nothing waits for the real disk.
+        // On a watched disk, so that no sync waits for the real one.
         let _disk = Disk::under(self.image.path()).expect("the image is there");
         if self.promote {
             promote(self.image.path()).map_err(|error| Harm::Refused(error.to_string()))?;
@@ -340,8 +342,9 @@ impl Cut {
         self.compare(&found)
     }
 
-    /// Those that were acknowledged are there, and no others than were asked for. A table is acknowledged when every
-    /// primary has it: with all primaries lost it may be lost, but not on some shards only.
+    /// Asserts that acknowledged tables exist, and no others than requested. A table is
+    /// acknowledged when every primary has it: if all primaries are lost it may be lost, but not on
+    /// some shards only.
     fn compare_tables(&self, tables: &BTreeSet<String>) -> Result<(), Harm> {
         for (key, after) in &self.after {
             let Some(name) = key.strip_prefix(TABLE) else { continue };
@@ -402,7 +405,7 @@ struct Apart {
 fn connect(path: &Path) -> Result<SqliteConnection, String> {
     let mut connection =
         SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| error.to_string())?;
-    // The cluster's pools close their last connections on a thread of their own.
+    // The cluster's pools close their last connections on another thread.
     connection.batch_execute("PRAGMA busy_timeout=10000").map_err(|error| error.to_string())?;
     Ok(connection)
 }
@@ -415,8 +418,8 @@ fn sound(path: &Path) -> Result<(), String> {
     if said == ["ok"] { Ok(()) } else { Err(said.join("; ")) }
 }
 
-/// A transaction writes rows, their log and the counters of both: all of it is there, or nothing is. What was a
-/// replica before has no log yet.
+/// A transaction writes rows, their log and the counters of both: the file must have all of it or
+/// nothing. A file that was a replica before has no log yet.
 fn whole(path: &Path) -> Result<(), String> {
     let sql = "SELECT abs((SELECT position FROM tessera_shard)
                           - (SELECT coalesce(max(tessera_log.position), tessera_shard.position)
@@ -429,7 +432,7 @@ fn whole(path: &Path) -> Result<(), String> {
     if apart.apart == 0 { Ok(()) } else { Err("rows, log and counters differ".to_owned()) }
 }
 
-/// What an operator does who has lost a primary.
+/// Replaces lost primaries by replicas, like an operator would.
 fn promote(image: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(image)? {
         let path = entry?.path();
@@ -452,7 +455,7 @@ fn names<'n>(tables: impl Iterator<Item = &'n str>) -> BTreeSet<String> {
     tables.map(str::to_owned).collect()
 }
 
-/// Every shard has the tables that the cluster shows, and no half of another.
+/// Asserts that every shard has the tables that the cluster lists, and no incomplete table.
 fn has_all(path: &Path, tables: &BTreeSet<String>) -> Result<(), String> {
     let digest = digest(path).map_err(|error| error.to_string())?;
     let own = digest.tables.iter().map(|(name, ..)| name.as_str());
@@ -460,7 +463,7 @@ fn has_all(path: &Path, tables: &BTreeSet<String>) -> Result<(), String> {
     if own == *tables { Ok(()) } else { Err(format!("{own:?} are not {tables:?}")) }
 }
 
-/// A replica that was closed in good order holds what its primary holds.
+/// Asserts that a replica that was closed cleanly holds the same rows as its primary.
 fn equal(primary: &Path, replica: &Path) -> Result<(), String> {
     let digest = |path| digest(path).map_err(|error| error.to_string());
     if digest(primary)? == digest(replica)? { Ok(()) } else { Err("a replica differs".to_owned()) }

@@ -1,16 +1,17 @@
-//! VFS: SQLite's door to the operating system, with somebody at it who notes what is written and synced.
+//! VFS: intercepts SQLite's calls to the operating system and records what is written and synced.
 //!
-//! The real VFS does all the work. This one is a copy of it that differs in two calls, and a watched file
-//! has a copy of its real calls that differs in four; locks, shared memory and reads are the real ones. To
-//! make that possible a file's own notes lie behind the real file's struct, not around it:
+//! The real VFS does all the work. This one is a copy of it with two calls replaced, and a watched
+//! file has a copy of its real methods with four calls replaced; locks, shared memory and reads are
+//! the real ones. To make that possible, the record of a file lies behind the real file's struct,
+//! not around it:
 //!
 //! ```text
 //! sqlite3_file*  ->  | pMethods -> notes.methods | the real file's … | notes |
 //!                    |<------------ szOsFile of the real ----------->|
 //! ```
 //!
-//! **Invariant:** a write counts as issued after the real one succeeded; a sync makes sure only what was
-//! issued before it began. A panic in here ends the process: C has no way to pass it on.
+//! **Invariant:** a write counts as issued after the real one succeeded; a sync makes durable only
+//! what was issued before it began. A panic in here ends the process: it cannot unwind through C.
 //! **Not here:** what is left after a power cut (`disk`).
 
 #![expect(unsafe_code, reason = "SQLite calls a VFS through pointers, and hands it memory to fill")]
@@ -26,32 +27,33 @@ use libsqlite3_sys as ffi;
 
 use crate::disk::{Act, Disk, FileId, Kind, Step};
 
-/// The VFS that was the default before this one: set once, never freed.
+/// The default VFS before this one: set once, never freed.
 static REAL: AtomicPtr<ffi::sqlite3_vfs> = AtomicPtr::new(ptr::null_mut());
 
-/// What is kept of a watched file, behind the real file's struct.
+/// Record of a watched file, behind the real file's struct.
 struct Notes {
     methods: ffi::sqlite3_io_methods,
     real: *const ffi::sqlite3_io_methods,
     disk: Arc<Disk>,
     file: FileId,
     kind: Kind,
-    /// The first sync of a journal or WAL also syncs its folder.
+    /// True until the first sync of a journal or WAL, which also syncs its folder.
     syncs_folder: Cell<bool>,
 }
 
-/// Makes this the VFS of each connection opened from now on, in the whole process. Folders that nobody
-/// watches are none of its business.
+/// Makes this the VFS of each connection opened from now on, in the whole process. Files in folders
+/// that are not watched are passed through.
 pub(crate) fn install() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        // SAFETY: a registered VFS is never freed, so the pointers stay good; the copy is registered before
-        // anybody else can see it, and leaked, as SQLite keeps it for good.
+        // SAFETY: a registered VFS is never freed, so the pointers stay valid; the copy is
+        // registered before any other code can see it, and leaked, because SQLite keeps it for
+        // ever.
         unsafe {
             let real = ffi::sqlite3_vfs_find(ptr::null());
             assert!(!real.is_null(), "there is a default VFS");
             REAL.store(real, Ordering::Release);
-            // The copy keeps the real one's `pAppData`: the calls that are not replaced look there.
+            // The copy keeps the real one's `pAppData`, which the calls that are not replaced use.
             let watching = Box::leak(Box::new(ffi::sqlite3_vfs {
                 szOsFile: c_int::try_from(notes_at(real) + size_of::<Notes>()).expect("small"),
                 pNext: ptr::null_mut(),
@@ -69,18 +71,20 @@ pub(crate) fn install() {
 ///
 /// SAFETY of a call: `real` must be a VFS.
 unsafe fn notes_at(real: *const ffi::sqlite3_vfs) -> usize {
-    // SAFETY: the caller's word.
+    // SAFETY: guaranteed by the caller.
     let size = usize::try_from(unsafe { (*real).szOsFile }).expect("a size");
     size.next_multiple_of(align_of::<Notes>())
 }
 
 /// SAFETY of a call: `file` must be memory for a file of this VFS.
 unsafe fn notes(file: *mut ffi::sqlite3_file) -> *mut Notes {
-    // SAFETY: `REAL` was set before the first file, and `szOsFile` of this VFS made room for the notes.
+    // SAFETY: `REAL` was set before the first file, and `szOsFile` of this VFS reserves room for
+    // the notes.
     unsafe { file.byte_add(notes_at(REAL.load(Ordering::Acquire))).cast() }
 }
 
-/// The kind of a file by the flags it is opened with; `None` for temporary files, which nobody misses.
+/// The kind of a file by the flags it is opened with; `None` for temporary files, which a power cut
+/// may destroy.
 fn kind_of(flags: c_int) -> Option<Kind> {
     let is = |kind: c_int| flags & kind != 0;
     if is(ffi::SQLITE_OPEN_MAIN_DB) {
@@ -101,7 +105,7 @@ unsafe fn holding(name: *const c_char) -> Option<(Arc<Disk>, String)> {
     if name.is_null() {
         return None;
     }
-    // SAFETY: the caller's word.
+    // SAFETY: guaranteed by the caller.
     let name = unsafe { CStr::from_ptr(name) };
     Disk::holding(Path::new(name.to_str().ok()?))
 }
@@ -114,9 +118,9 @@ unsafe extern "C" fn open(
     out_flags: *mut c_int,
 ) -> c_int {
     let real = REAL.load(Ordering::Acquire);
-    // SAFETY: SQLite's arguments go on as they came, to the VFS that they were meant for. After a success
-    // `file` holds the real file, and behind it there is room for the notes; they hold no pointer into
-    // themselves but `methods`, and SQLite does not move a file.
+    // SAFETY: SQLite's arguments are passed on unchanged, to the VFS that they were meant for.
+    // After a success `file` holds the real file, and there is room for the notes behind it; they
+    // hold no pointer into themselves but `methods`, and SQLite does not move a file.
     unsafe {
         let status = (*real).xOpen.expect("a VFS opens")(real, name, file, flags, out_flags);
         let (ffi::SQLITE_OK, Some(kind), Some((disk, name))) =
@@ -124,7 +128,7 @@ unsafe extern "C" fn open(
         else {
             return status;
         };
-        // A file that is gone already is of no interest.
+        // A file that has been removed already is of no interest.
         let Ok(file_id) = disk.opened(&name) else { return status };
         let real = (*file).pMethods;
         let methods = ffi::sqlite3_io_methods {
@@ -149,7 +153,7 @@ unsafe extern "C" fn delete(
     sync_folder: c_int,
 ) -> c_int {
     let real = REAL.load(Ordering::Acquire);
-    // SAFETY: SQLite's arguments go on as they came.
+    // SAFETY: SQLite's arguments are passed on unchanged.
     unsafe {
         let held = holding(name);
         if let Some((disk, name)) = &held {
@@ -166,7 +170,8 @@ unsafe extern "C" fn delete(
 }
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
-    // SAFETY: the file is open, so its notes were written; they are taken out once, as it is closed once.
+    // SAFETY: the file is open, so its notes were written; they are taken out once, because it is
+    // closed once.
     unsafe {
         let notes = notes(file).read();
         (*file).pMethods = notes.real;
@@ -206,7 +211,8 @@ unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: ffi::sqlite3_i
     }
 }
 
-/// The real sync is left out: this disk is the one that is cut off, and to wait for another proves nothing.
+/// Skips the real sync: the watched disk is the one that loses power, and waiting for another
+/// proves nothing.
 unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, _: c_int) -> c_int {
     // SAFETY: the file is open, so its notes were written.
     let notes = unsafe { &*notes(file) };
