@@ -288,7 +288,7 @@ fn a_link_to_an_empty_folder_is_accepted_as_target() {
     assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 3, "nothing is left beside");
     fs::remove_dir_all(&copy).expect("a folder");
     let (code, told) = fail(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
-    assert!(code == 2 && told.contains("where nothing is"), "{told}");
+    assert!(code == 2 && told.contains("target of this link does not exist"), "{told}");
 }
 
 #[test]

@@ -359,7 +359,7 @@ async fn a_primary_restored_from_an_older_copy_starts_a_new_timeline() {
     let dir = cluster.stop();
     std::fs::copy(dir.path().join("backup"), dir.path().join("shard1-primary.db")).expect("copied");
     let told = refusal(dir.path(), ClusterSpec::default());
-    for word in ["shard1-replica1.db", "changes that the primary has not", "older copy"] {
+    for word in ["shard1-replica1.db", "changes that the primary lacks", "older copy"] {
         assert!(told.contains(word), "{told}");
     }
     // The operator continues without the writes since then.

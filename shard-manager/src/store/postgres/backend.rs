@@ -1,5 +1,5 @@
-//! Backend: what the shards of a cluster of servers share: the catalog, and the runtimes of the
-//! connections.
+//! Backend: the resources that all shards of a PostgreSQL cluster share, which are the catalog and
+//! the runtimes of the connections.
 //!
 //! **Not here:** opening the cluster (`open`), following the catalog (`catalog_follower`).
 
@@ -19,13 +19,13 @@ use crate::engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use crate::error::Error;
 use crate::table::Table;
 
-/// How long the catalog may take over one step of a change of the tables.
+/// Time limit for one catalog operation of a schema change.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Resources that the connections to a cluster of servers share.
 pub(super) struct Servers {
     follower: Arc<CatalogFollower>,
-    /// Drives the connections of long reads and watchers, and those of no other runtime.
+    /// Drives the connections of long reads and of watchers.
     runtime: Mutex<Option<Runtime>>,
     /// Runtimes of lanes and short reads.
     runtimes: RuntimePool,
@@ -41,7 +41,7 @@ impl Servers {
         Self { follower, runtime: Mutex::new(Some(runtime)), runtimes }
     }
 
-    /// Locks the catalog among all routers, and reads what they have changed before.
+    /// Locks the catalog among all routers, and reads the changes that they made before.
     async fn lock_catalog(
         &self,
         local: OwnedMutexGuard<()>,
@@ -58,7 +58,8 @@ impl Servers {
                 };
                 tokio::select! {
                     turned = turned => break Ok((turned?, term)),
-                    // Nothing has begun: it is another node's turn to lock.
+                    // Nothing was changed yet: the lock is taken again, on the new primary of the
+                    // catalog.
                     () = self.follower.catalog.ended(term) => {}
                 }
             }
@@ -78,7 +79,7 @@ impl Servers {
     }
 }
 
-/// Lock on the tables among all routers: the session with the catalog holds it.
+/// Schema lock among all routers, held by the session with the catalog.
 struct CatalogLock {
     catalog: Catalog,
     leader: Arc<PrimaryTracker>,
@@ -87,7 +88,8 @@ struct CatalogLock {
 }
 
 impl CatalogLock {
-    /// Waits for what the catalog is asked, but not for a node that leads no more or does not answer.
+    /// Waits for a catalog operation. Fails if the catalog's primary changes meanwhile, or does not
+    /// answer in time.
     async fn asked<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::select! {
             biased;
@@ -95,7 +97,7 @@ impl CatalogLock {
                 asked.unwrap_or_else(|_elapsed| Err(catalog::unavailable(&"it does not answer")))
             }
             () = self.leader.ended(self.term) => {
-                Err(catalog::unavailable(&"another node leads it by now"))
+                Err(catalog::unavailable(&"another node is its primary now"))
             }
         }
     }

@@ -5,7 +5,7 @@
 //! final rows are stored at once. So a refused change costs the others nothing, and nothing must be
 //! undone in the database.
 //!
-//! **Invariant:** each change sees the results of the changes before it; an atomic unit has an
+//! **Invariant:** each change sees the results of the changes before it; an atomic group has an
 //! effect only if all of it succeeds.
 //! **Not here:** SQL, transactions (`transaction`).
 
@@ -101,7 +101,7 @@ pub(super) struct Batch {
     now: String,
     /// Bytes of the images so far.
     images: usize,
-    /// Rows before an atomic unit changed them.
+    /// Rows before an atomic group changed them.
     journal: Vec<(usize, Option<Vec<Value>>, bool)>,
 }
 
@@ -207,7 +207,7 @@ impl Batch {
         row.changes > 1 && self.barred.hazards.meddle(&row.table)
     }
 
-    /// Replaces results by the rows that the database has stored, by their places: in the answers,
+    /// Replaces results by the rows that the database has stored, by their indexes: in the answers,
     /// and in the records of idempotency keys.
     pub(super) fn stored(
         &mut self,
@@ -249,7 +249,7 @@ impl Batch {
         }
     }
 
-    /// Applies all of these changes, or undoes them and says so of each.
+    /// Applies all of these changes, or undoes them and reports for each that it was undone.
     fn apply_atomic(
         &mut self,
         changes: &[RowWrite],
@@ -289,8 +289,8 @@ impl Batch {
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }
 
-    /// Returns the result of a change that was undone: that of the first time, if the change was
-    /// stored before.
+    /// Returns the result of a change that was undone: the stored first result, if the change is a
+    /// repetition under its idempotency key.
     fn undone(&mut self, change: &RowWrite, error: Error) -> Result<RowDone, Error> {
         if let Some(answer) = self.replayed(change) {
             return answer;
@@ -317,7 +317,7 @@ impl Batch {
         outcome
     }
 
-    /// Returns the first answer, if the change came before under its idempotency key.
+    /// Returns the first answer, if the change was stored before under its idempotency key.
     fn replayed(&mut self, change: &RowWrite) -> Option<Result<RowDone, Error>> {
         let id = [Value::Text(idempotency::key(change)?.to_owned())];
         let at = *self.places.get(&place(&idempotency::TABLE, &change.key, &id))?;
@@ -381,7 +381,7 @@ pub(super) fn removes(groups: &[WriteGroup<'_>]) -> bool {
 }
 
 /// Returns the number of versions that the changes may need: their own, and those of the records of
-/// their idempotency keys, which are written again if an atomic unit is undone.
+/// their idempotency keys, which are written again if an atomic group is undone.
 pub(super) fn versions_needed(groups: &[WriteGroup<'_>]) -> usize {
     let changes = groups.iter().flat_map(|group| group.rows);
     changes.map(|change| 1 + 2 * usize::from(change.idempotency_key.is_some())).sum()

@@ -169,7 +169,8 @@ impl Catalog {
     /// # Errors
     /// The error of the query.
     pub async fn version(&self) -> QueryResult<CatalogVersion> {
-        // The first value that is drawn is the one that a new sequence shows.
+        // A new sequence already shows the value that the first `nextval` returns, so `is_called`
+        // is added.
         const VERSION: &str = "SELECT epoch, (SELECT last_value + is_called::integer
             FROM tessera_tables_changed) FROM tessera_cluster";
         let rows =
@@ -232,7 +233,7 @@ impl Catalog {
         noted.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
     }
 
-    /// Records durably that a table will be dropped after all.
+    /// Changes the intent durably: the table will be dropped instead of created.
     ///
     /// # Errors
     /// Errors of [`Catalog::note`].
@@ -257,7 +258,8 @@ impl Catalog {
             run(connection, "COMMIT").await
         };
         if let Err(error) = done.await {
-            // Else every later statement of this session would fail; if the session is lost, so is this.
+            // Without it every later statement of this session would fail. If the session is lost,
+            // this fails as well, which changes nothing.
             let _ = run(&self.connection, "ROLLBACK").await;
             return Err(told(&error));
         }

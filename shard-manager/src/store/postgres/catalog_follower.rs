@@ -1,10 +1,11 @@
-//! Catalog follower: learns of changes that other routers make.
+//! Catalog follower: applies the schema and shard map changes of other routers to this one.
 //!
-//! The catalog is asked once a second, and tells of a change at once (`LISTEN`). What it says then is read anew: a
-//! table is shown once every shard has it and no intent is left, as by the router that made it.
+//! The catalog is polled once a second, and notifies of changes immediately (`LISTEN`). After a
+//! change, the tables are read again: a table becomes visible once every shard has it and no intent
+//! for it is left, as on the router that created it.
 //!
-//! **Invariant:** the registry never shows a table that may still be taken back; a table that is known stays the same
-//! object, so that what is prepared for it goes on being used.
+//! **Invariant:** the registry never shows a table whose creation may still be undone; a known
+//! table stays the same object, so that statements prepared for it remain in use.
 //! **Not here:** changing tables (`manager/schema`).
 
 use std::sync::Arc;
@@ -23,38 +24,38 @@ use crate::replication::ReplicationState;
 use crate::shard_map::ShardMap;
 use crate::table::{Registry, Table};
 
-/// How often the catalog is asked.
+/// Interval at which the catalog is polled.
 const EVERY: Duration = Duration::from_secs(1);
-/// The pause after it could not be followed.
+/// Pause after the catalog could not be followed.
 const RETRY: Duration = Duration::from_millis(250);
-/// How long it may take to answer.
+/// Time limit for an answer of the catalog.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long it and all primaries together may take to tell their tables.
+/// Time limit for reading the tables of the catalog and of all primaries.
 const TABLES_MAX: Duration = Duration::from_secs(15);
 
-/// What was seen of the catalog.
+/// State of the catalog at the last poll.
 #[derive(Default)]
 struct Seen {
     version: Option<CatalogVersion>,
-    /// It could not be followed when that was tried last.
+    /// True if the last attempt to follow the catalog failed.
     is_lost: bool,
 }
 
-/// What is needed to see what others have changed.
+/// Follows the catalog, and updates this router's shard map and registry.
 pub(super) struct CatalogFollower {
-    /// Where the catalog is.
+    /// The nodes of the catalog.
     pub(super) catalog: Arc<PrimaryTracker>,
-    /// The primaries, and how far the nodes of each shard have come.
+    /// The primary of each shard, and the replication state of the shard's nodes.
     pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
     pub(super) map: Arc<ArcSwap<ShardMap>>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     pub(super) closed: AtomicBool,
-    /// Held by whoever reads everything anew.
+    /// Locked while the shard map and all tables are read again.
     pub(super) turn: Mutex<()>,
 }
 
 impl CatalogFollower {
-    /// Follows until it is closed.
+    /// Follows the catalog until `closed` is set.
     pub(super) async fn run(self: Arc<Self>) {
         let mut seen = Seen::default();
         while !self.closed.load(Ordering::Acquire) {
@@ -62,7 +63,7 @@ impl CatalogFollower {
                 Ok((catalog, term)) => tokio::select! {
                     ended = self.follow(catalog, &mut seen) => ended,
                     () = self.catalog.ended(term) => {
-                        // Who leads now may lack what was seen.
+                        // The new primary may lack the version that was read from the old one.
                         seen.version = None;
                         Ok(())
                     }
@@ -70,7 +71,7 @@ impl CatalogFollower {
                 Err(error) => Err(error),
             };
             if let Err(error) = ended {
-                // Told once, however often it is tried.
+                // Logged once as a warning, however often it is retried.
                 if seen.is_lost {
                     tracing::debug!(%error, "the catalog cannot be followed");
                 } else {
@@ -103,17 +104,17 @@ impl CatalogFollower {
         Ok(())
     }
 
-    /// A session with the catalog, and when it may be used.
+    /// Opens a session with the catalog, and returns the term in which it may be used.
     pub(super) async fn connect(&self, purpose: &str) -> Result<(Catalog, Term), String> {
         let led = self.catalog.connect(purpose).await;
         let PrimarySession { session, term } = led.map_err(|error| error.to_string())?;
         Ok((Catalog::on(session.connection), term))
     }
 
-    /// Reads everything anew.
+    /// Reads the shard map and all tables again.
     ///
     /// # Errors
-    /// Why it cannot be; nothing has changed then.
+    /// The reason why they cannot be read, as a message. The registry is unchanged then.
     pub(super) async fn refresh_from(&self, catalog: &Catalog) -> Result<(), String> {
         let _turn = self.turn.lock().await;
         let told = |error: &dyn std::fmt::Display| error.to_string();
@@ -122,11 +123,12 @@ impl CatalogFollower {
             tracing::info!(epoch = map.epoch(), "the shard map has changed");
             self.map.store(Arc::new(map));
         }
-        // Before the tables, and after them: what is on its way between may be on every shard and be taken back.
+        // Intents are read before the tables and after them: a table that is being created
+        // meanwhile may exist on every shard, and its creation may still be undone.
         let before = catalog.intents().await.map_err(|error| told(&error))?;
         let declared = self.shards.iter().map(async |(leader, _)| {
             if Arc::ptr_eq(leader, &self.catalog) {
-                // A node sees no more connections than it has uses for.
+                // This reuses the open session instead of opening another one to the same node.
                 return catalog.tables_beside().await.map_err(|error| error.to_string());
             }
             declared(leader).await
@@ -147,14 +149,15 @@ impl CatalogFollower {
         let tables: Vec<Arc<Table>> =
             tables.map(|table| Arc::clone(same(table).unwrap_or(table))).collect();
         if tables.iter().any(|table| known.find(table.name()).is_none()) {
-            // A replica is not asked for a table before it knows it.
+            // Reads of a new table are not sent to a replica before it has replayed the table's
+            // creation.
             for ((_, replication), (_, position)) in self.shards.iter().zip(&shards) {
                 replication.primary().record_schema_change(*position);
             }
         }
         let registry = tables.into_iter().fold(Registry::default(), |all, table| all.with(table));
         self.registry.rcu(|now| {
-            // What this router has made meanwhile stays.
+            // Tables that this router has created meanwhile stay.
             let is_new = |table: &&Arc<Table>| {
                 known.find(table.name()).is_none() && registry.find(table.name()).is_none()
             };

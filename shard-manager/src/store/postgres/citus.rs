@@ -1,11 +1,12 @@
-//! Citus: the differences where the server is the coordinator of a Citus cluster.
+//! Citus: the differences from plain PostgreSQL if the server is the coordinator of a Citus
+//! cluster.
 //!
-//! Citus is one shard to Tessera: the coordinator takes its statements, and Citus decides by a hash
-//! of the shard key which of its own shards holds a row, and on which worker that lies. It plans
-//! each statement for its shards, so the texts differ: rows are lists of values, not arrays, and
-//! each statement is for one of Citus' shards alone. Such a statement needs one worker, and a
-//! transaction of one worker commits there at once; one of several is prepared on each of them
-//! first (two-phase commit), which takes three syncs in place of one.
+//! A Citus cluster is one shard of Tessera: the coordinator receives all statements, and Citus
+//! decides by a hash of the shard key which of its own shards holds a row, and on which worker that
+//! lies. It plans each statement for its shards, so the texts differ: rows are lists of values, not
+//! arrays, and each statement concerns one of Citus' shards alone. Such a statement needs one
+//! worker, and a transaction on one worker commits there directly; a transaction on several workers
+//! is prepared on each of them first (two-phase commit), which takes three syncs instead of one.
 //!
 //! **Invariant:** the known placement of Citus' shards affects speed alone: where it is out of
 //! date, statements and transactions take longer, and nothing else changes.
@@ -123,8 +124,8 @@ impl Parts {
 }
 
 /// Removes the oldest of the records of idempotency keys that are too old, and returns their
-/// number. It is about the given number: Citus does not limit a `DELETE`, so the records are chosen
-/// by their times.
+/// number. The number is approximately `most`: Citus does not support `DELETE` with a limit, so the
+/// records are selected by their creation times.
 ///
 /// # Errors
 /// The error of Citus.
@@ -147,12 +148,11 @@ pub(super) async fn forget(
 }
 
 /// Returns true if the error proves that nothing was stored, from a coordinator that still answers.
-/// `last`: the error is that of the commit. Then only the refusal of rows by a worker is a proof:
-/// of a lost worker, Citus knows neither the outcome of the commit nor that of a cancelled
-/// statement.
+/// `last`: the error is that of the commit. Then only a worker that refuses rows is a proof: if a
+/// worker is lost, Citus knows neither the outcome of the commit nor that of a cancelled statement.
 pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
-    // Nothing was sent to that worker, and the connections that commit exist already; or the
-    // statement was never begun.
+    // These errors mean that nothing was sent to that worker (the connections that commit exist
+    // already), or that the statement was never begun.
     let message = error.to_string();
     if ["Connection refused", "the database system is", "does not exist"]
         .iter()

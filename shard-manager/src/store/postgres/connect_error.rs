@@ -30,7 +30,7 @@ pub enum ConnectError {
     },
     /// The node did not answer in time.
     #[error(
-        "{node} did not answer within {} ms: is the server overloaded, or does a firewall swallow what is sent to it?",
+        "{node} did not answer within {} ms: is the server overloaded, or does a firewall drop the packets?",
         waited.as_millis()
     )]
     TimedOut {
@@ -40,7 +40,7 @@ pub enum ConnectError {
         waited: Duration,
     },
     /// The node is starting, shutting down, or has no free connection.
-    #[error("{node} takes no connection now: {cause}")]
+    #[error("{node} accepts no connections now: {cause}")]
     Busy {
         /// Name of the node.
         node: String,
@@ -113,7 +113,7 @@ pub enum ConnectError {
         cause: String,
     },
     /// None of several hosts can be used, each for its own reason.
-    #[error("none of the hosts of {node} will do: {}", sentences(tried))]
+    #[error("none of the hosts of {node} can be used: {}", sentences(tried))]
     NoneOfThem {
         /// Name of the node.
         node: String,
@@ -124,7 +124,7 @@ pub enum ConnectError {
 
 fn remedy(by_rule: bool) -> &'static str {
     if by_rule {
-        "does that user exist, and does the server's pg_hba.conf let it in from here, in the clear or by TLS?"
+        "does that user exist, and does the server's pg_hba.conf allow it from this host, with or without TLS?"
     } else {
         "check the password"
     }
@@ -182,7 +182,7 @@ impl ConnectError {
         } else if is("error parsing response") || is("unexpected message") || is("error encoding") {
             Self::NotPostgres { node, cause }
         } else if is("connection closed") || is("error communicating") {
-            let cause = "it closed the connection without a word".to_owned();
+            let cause = "it closed the connection without an error message".to_owned();
             Self::NotPostgres { node, cause }
         } else {
             Self::Other { node, cause: kind }

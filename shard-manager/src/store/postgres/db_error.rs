@@ -8,12 +8,12 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use super::position_query::Promoted;
 use crate::error::Error;
 
-/// Text before the table's name in the error of a statement that has stored other rows than it was
-/// given: `sql` makes it.
+/// Text before the table's name in the error that a statement of `sql` raises if it has stored
+/// other rows than it was sent.
 pub(super) const STORED_OTHERWISE: &str = "tessera: not all rows were stored in ";
 
-/// Messages of PostgreSQL for statements that a rule does not allow: they have a RETURNING clause,
-/// and the rule does something instead.
+/// Messages of PostgreSQL about statements with a RETURNING clause on a table whose rule replaces
+/// the statement (`DO INSTEAD`).
 const REWRITTEN: [&str; 6] = [
     "cannot perform INSERT RETURNING on relation",
     "cannot perform UPDATE RETURNING on relation",
@@ -28,8 +28,8 @@ const REWRITTEN: [&str; 6] = [
 pub(super) enum DbErrorKind {
     /// A rule of the database forbids it.
     Constraint(&'static str),
-    /// The database has stored other rows than it was sent: a trigger, a rule or a policy interfered,
-    /// on this table if that is known.
+    /// The database has stored other rows than it was sent: a trigger, a rule or a policy
+    /// interfered, on this table if that is known.
     Swallowed(Option<String>),
     /// The transaction conflicts with one of another router: a retry may succeed.
     Conflict,
@@ -77,8 +77,8 @@ impl DbErrorKind {
         }
     }
 
-    /// Recognises an error by its message, because diesel does not pass on the SQLSTATE. Messages in
-    /// another language than English are [`DbErrorKind::Other`].
+    /// Recognises an error by its message, because diesel does not pass on the SQLSTATE. Messages
+    /// in another language than English are [`DbErrorKind::Other`].
     fn of_message(message: &str) -> Self {
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| message.contains(sentence));
         if says(&[STORED_OTHERWISE]) {
@@ -105,7 +105,7 @@ impl DbErrorKind {
             "terminating connection",
             "the database system is",
             "connection",
-            // Citus, of a worker that was lost as it committed.
+            // Message of Citus about a worker that was lost during its commit.
             "could not commit transaction",
         ]) {
             Self::Lost

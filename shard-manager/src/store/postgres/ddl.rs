@@ -58,7 +58,7 @@ async fn apply(
     let table = change.table();
     let known = declarations::find(connection, table.name()).await?;
     if known.as_ref().is_some_and(|known| known != &**table) {
-        return Err(unreadable(&"the table is there with another shape"));
+        return Err(unreadable(&"the table exists with another declaration"));
     }
     match (change, known.is_some()) {
         (SchemaChange::Make(_), true) | (SchemaChange::Drop(_), false) => Ok(()),
@@ -81,7 +81,7 @@ async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResul
     let sql = format!("SELECT 1 FROM public.{} LIMIT 1", table.name());
     let rows = load(connection, Statement { sql: &sql, binds: &[], cached: false }).await?;
     if !rows.is_empty() {
-        return Err(unreadable(&"the table holds rows"));
+        return Err(unreadable(&"the table is not empty"));
     }
     run(connection, &format!("DROP TABLE public.{}", table.name())).await?;
     declarations::remove(connection, table.name()).await

@@ -1,8 +1,9 @@
 //! Dialect: the SQL and the values of reads where PostgreSQL differs from other engines.
 //!
-//! **Invariant:** lists and patterns are one parameter each, so that the text does not depend on their values.
-//! **Not here:** the statement around them (`store::select`), running it (`scan`), reads of many keys at once
-//! (`point`), statements that write (`sql`).
+//! **Invariant:** lists and patterns are one parameter each, so that the text does not depend on
+//! their values.
+//! **Not here:** the statement around them (`store::select`), running it (`scan`), reads of many
+//! keys at once (`point`), statements that write (`sql`).
 
 use super::statement::Bind;
 use crate::engine::select::{self, Dialect, like_pattern};
@@ -20,7 +21,7 @@ impl Dialect for PostgresDialect {
     type Bind<'q> = Bind;
 
     const PARAMETER: char = '$';
-    // The server ends a statement by itself (`statement_timeout`).
+    // The server itself cancels a statement after its deadline (`statement_timeout`).
     const DEADLINE_CHECK: Option<&'static str> = None;
     const IS_SAME: &'static str = " IS NOT DISTINCT FROM ";
     const IS_TRUE: &'static str = " IS TRUE";
@@ -58,9 +59,9 @@ impl Dialect for PostgresDialect {
         Bind::text(&like_pattern(pattern))
     }
 
-    /// Appends two arrays instead of one of pairs: Citus finds the workers by the second, and would join
-    /// pairs on its coordinator. The first only limits the range of the index, which begins with the
-    /// slot.
+    /// Appends two arrays instead of an array of pairs: Citus finds the workers by the array of
+    /// keys, and would join pairs on its coordinator. The array of slots only limits the range of
+    /// the index, which begins with the slot.
     fn push_keys<'q>(select: &mut Select<'q>, keys: &'q [(Slot, String)]) {
         let mut slots: Vec<i32> = keys.iter().map(|(slot, _)| slot.number().into()).collect();
         slots.sort_unstable();

@@ -1,11 +1,11 @@
-//! Discovery: which nodes a shard has when a router starts, and which of them is its primary.
+//! Discovery: finds the nodes of each shard when a router starts, and which of them is the primary.
 //!
-//! Each host of each address is asked what it is. An address says where a node may be, not what it is: after a failover
-//! the same list still leads to the shard, whoever takes writes now.
+//! Each host of each address is queried for its role. An address does not fix the role of a node:
+//! after a failover the same list still leads to the shard, whichever node accepts writes now.
 //!
-//! **Invariant:** of the nodes of a shard that take writes, the one on the highest timeline is its primary; two on one
-//! timeline are a mistake, and none is.
-//! **Not here:** what happens when that changes later (`primary_tracker`).
+//! **Invariant:** the primary of a shard is the node on the highest timeline among those that
+//! accept writes; two such nodes on the same timeline are an error, and so is a shard without any.
+//! **Not here:** later changes of the primary (`primary_tracker`).
 
 use futures_util::future::join_all;
 
@@ -16,7 +16,7 @@ use super::session::{self, Identity, NodeRole as Role, Session};
 use crate::engine::open_error::OpenError;
 use crate::node_address::{ClusterAddress, NodeAddress};
 
-/// What servers show of these sessions.
+/// Name of these sessions in `pg_stat_activity`.
 const OPENING: &str = "tessera opening";
 
 /// The nodes of a shard.
@@ -27,7 +27,7 @@ pub(super) struct Members {
     pub(super) nodes: Vec<Node>,
 }
 
-/// A host that was asked what it is.
+/// A host, and the result of connecting to it.
 struct Asked {
     at: NodeAddress,
     found: Result<Session, ConnectError>,
@@ -46,7 +46,8 @@ impl Asked {
 /// Finds the nodes of all shards, and their primaries.
 ///
 /// # Errors
-/// [`OpenError`] of the first shard that has none, or of a node that is not what it should be.
+/// [`OpenError`] of the first shard without a primary, or of a node with another role or another
+/// database than expected.
 pub(super) async fn find(
     address: &ClusterAddress,
     names: &[String],
@@ -61,7 +62,7 @@ pub(super) async fn find(
         let shard = match other.identity() {
             Some(identity) => copied(&shards, identity).ok_or_else(|| {
                 let cause =
-                    "it is a replica of none of the shards: look at REPLICA_URLS and SHARD_URLS";
+                    "it is a replica of none of the shards: check REPLICA_URLS and SHARD_URLS";
                 OpenError::node(&other.at.to_string(), cause)
             })?,
             None => called_alike(address, &other.at)?,
@@ -87,7 +88,7 @@ async fn ask_all<'a>(
     join_all(asked).await
 }
 
-/// The shard that such a node copies, or is.
+/// Returns the index of the shard that a node with this identity belongs to.
 fn copied(shards: &[Vec<Asked>], identity: &Identity) -> Option<usize> {
     let same = |asked: &Asked| {
         asked.identity().is_some_and(|found| {
@@ -95,7 +96,8 @@ fn copied(shards: &[Vec<Asked>], identity: &Identity) -> Option<usize> {
         })
     };
     let known = shards.iter().position(|shard| shard.iter().any(same));
-    // Of a shard that lists one host which is gone, its replicas are known by the name of their database.
+    // If no listed host of a shard answers, its replicas are recognised by the name of their
+    // database.
     let silent = |shard: &&Vec<Asked>| shard.iter().all(|asked| asked.found.is_err());
     let alike =
         |shard: &Vec<Asked>| shard.iter().any(|asked| asked.at.database == identity.database);
@@ -106,8 +108,9 @@ fn copied(shards: &[Vec<Asked>], identity: &Identity) -> Option<usize> {
     })
 }
 
-/// Whose node it is that does not answer: that of the only shard whose database is called as its own. It counts, because
-/// what `quorum` and `all` promise must not depend on who was up at a start.
+/// Returns the index of the shard of a replica that does not answer: the only shard whose database
+/// has the same name. The replica is counted, because the guarantees of `quorum` and `all` must not
+/// depend on the nodes that were up at a start.
 fn called_alike(address: &ClusterAddress, at: &NodeAddress) -> Result<usize, OpenError> {
     let alike = address.shards.iter().enumerate();
     let mut alike = alike.filter(|(_, shard)| shard.primary.database == at.database);
@@ -115,13 +118,13 @@ fn called_alike(address: &ClusterAddress, at: &NodeAddress) -> Result<usize, Ope
         (Some((shard, _)), None) => Ok(shard),
         (None, _) | (Some(_), Some(_)) => Err(OpenError::node(
             &at.to_string(),
-            "this replica does not answer, so nobody can tell which shard's it is: start it, or name it with its \
+            "this replica does not answer, so its shard is unknown: start it, or list it with its \
              shard in tessera.toml ([[shard]] replicas)",
         )),
     }
 }
 
-/// The primary among the nodes of a shard, and the others.
+/// Chooses the primary among the nodes of a shard, and checks the others.
 async fn members(
     mut asked: Vec<Asked>,
     name: &str,
@@ -150,7 +153,8 @@ async fn members(
     Ok(Members { session, nodes })
 }
 
-/// That a node copies the primary; `None`, if it cannot be told whether it may serve.
+/// Checks that a node is a replica of the primary, and returns its identity; `None` if it does not
+/// meet the requirements of a node.
 async fn check_replica(
     session: Session,
     at: &NodeAddress,
@@ -170,7 +174,7 @@ async fn check_replica(
         tracing::warn!(
             node = name,
             %at,
-            "this node was deposed and takes writes still: it is not used; make it a replica"
+            "this node was deposed and still accepts writes: it is not used; make it a replica"
         );
     }
     let unfit = |error: &OpenError| tracing::warn!(%error, "a replica may not serve");
@@ -178,7 +182,7 @@ async fn check_replica(
     Ok(fit.ok().map(|session| session.identity))
 }
 
-/// What is said of a shard, or a catalog, none of whose nodes takes writes: why the first that is listed does not.
+/// Creates the error of a shard or catalog without a primary, with the reason for each node.
 fn no_primary(asked: Vec<Asked>, name: &str) -> OpenError {
     let hosts: Vec<String> = asked.iter().map(|asked| asked.at.to_string()).collect();
     let told = asked.into_iter().map(|Asked { at, found }| match found {
@@ -197,7 +201,7 @@ fn no_primary(asked: Vec<Asked>, name: &str) -> OpenError {
     OpenError::node(name, tried.remove(0))
 }
 
-/// A node of a cluster.
+/// Creates a node of a cluster.
 pub(super) fn node(
     name: String,
     address: NodeAddress,
@@ -207,10 +211,11 @@ pub(super) fn node(
     Node { name, address, timeouts: cluster.timeouts, identity: identity.clone() }
 }
 
-/// Connects to the catalog's primary; told are all its hosts, the primary first.
+/// Connects to the catalog's primary, and returns the addresses of all its hosts, the primary
+/// first.
 ///
 /// # Errors
-/// [`OpenError`], also if it may not serve.
+/// [`OpenError`] if there is no primary, or if it does not meet the requirements of a node.
 pub(super) async fn connect_catalog(
     at: &NodeAddress,
     cluster: &ClusterAddress,
@@ -224,8 +229,8 @@ pub(super) async fn connect_catalog(
     Ok((check_fit(session, "catalog", cluster).await?, hosts))
 }
 
-/// Which of these leads: of those that take writes the one on the highest timeline, of several on it the first that is
-/// listed.
+/// Returns the index of the primary: the node on the highest timeline among those that accept
+/// writes, and the first listed one if there are several.
 fn best(asked: &[Asked]) -> Option<usize> {
     let writable = asked.iter().enumerate();
     let writable = writable.filter_map(|(at, node)| Some((at, node.writable()?.timeline)));

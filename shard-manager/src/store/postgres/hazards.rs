@@ -1,12 +1,12 @@
-//! Hazards: triggers and rules that are not Tessera's, and UNLOGGED tables.
+//! Hazards: foreign triggers and rules, which Tessera has not created, and UNLOGGED tables.
 //!
 //! A row trigger may alter a row or swallow it, a rule may replace a statement, and a crash empties
 //! an UNLOGGED table. A transaction that reads its rows first queries the hazards of its tables in
 //! the same round trip; all tables of a primary are checked at the start, by the doctor, and once a
 //! second by the task that watches the primary.
 //!
-//! **Invariant:** only the server's catalog is read, which locks out no other session.
-//! **Not here:** storing rows in spite of them (`careful`), the messages about them
+//! **Invariant:** only the system catalogs of the server are read, which blocks no other session.
+//! **Not here:** storing rows despite hazards (`careful`), the messages about them
 //! (`requirements`).
 
 use std::collections::{BTreeMap, BTreeSet};

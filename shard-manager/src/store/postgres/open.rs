@@ -1,10 +1,10 @@
-//! Open: from the addresses of PostgreSQL nodes to a cluster that can be served.
+//! Open: opens a cluster of PostgreSQL nodes by their addresses.
 //!
-//! One router opens at a time: the others wait for the lock of the catalog. What one has done, the next finds done; what
-//! one that died has begun, the next finishes.
+//! One router opens the cluster at a time: others wait for the lock of the catalog. A router leaves
+//! completed work as it is, and finishes work that a crashed router has begun.
 //!
-//! **Invariant:** a cluster that opens has every shard, each its own, the same tables on each, and none that differs
-//! from its declaration.
+//! **Invariant:** an opened cluster has every shard, each in its own database, the same tables on
+//! each, and no table that differs from its declaration.
 //! **Not here:** serving an open cluster (`manager`).
 
 use std::sync::Arc;
@@ -42,19 +42,20 @@ use crate::position::TimelineHistory;
 use crate::replication::{ReplicaState, ReplicationState};
 use crate::table::Registry;
 
-/// Where a cluster of PostgreSQL nodes is and what it must be.
+/// Addresses and settings of a cluster of PostgreSQL nodes.
 #[derive(Clone, Debug)]
 pub struct ConnectedCluster {
-    /// Its nodes.
+    /// Addresses of the nodes.
     pub address: ClusterAddress,
-    /// What the operator asks for.
+    /// Settings that the operator has specified.
     pub wanted: ClusterSpec,
 }
 
-/// How long a start waits until it knows of each replica whether it follows: servers that are busy take their time.
+/// Longest time that a start waits until the state of each replica is known: busy servers answer
+/// late.
 const REPLICAS_WAIT: Duration = Duration::from_secs(10);
 
-/// A shard whose database has been found good.
+/// A shard whose database was checked and prepared.
 struct Opened {
     /// The primary first.
     members: Vec<Node>,
@@ -64,12 +65,12 @@ struct Opened {
     hazards: Hazards,
 }
 
-/// Opens a cluster of PostgreSQL nodes, creating what is new and migrating what is old. Blocks.
+/// Opens a cluster of PostgreSQL nodes: creates missing schemas and migrates old ones. Blocks.
 ///
 /// # Errors
-/// [`OpenError`], with a sentence that tells the operator what to do.
+/// [`OpenError`], whose message states the remedy.
 pub fn open(cluster: &ConnectedCluster) -> Result<OpenedCluster, OpenError> {
-    // On a thread of its own: the caller may run a runtime already.
+    // A thread of its own, because the caller may already run a runtime, which must not block.
     let opened = std::thread::scope(|scope| scope.spawn(|| open_servers(cluster)).join());
     opened.unwrap_or_else(|_| Err(OpenError::node("the router", "it could not be started")))
 }
@@ -85,15 +86,15 @@ fn open_servers(cluster: &ConnectedCluster) -> Result<OpenedCluster, OpenError> 
     Ok(assemble(runtime, opened, registry, found, catalog))
 }
 
-/// Shard whose readers and watchers run, and what of it only this engine knows.
+/// Shard whose readers and watchers run, with the parts that only this engine knows.
 struct ServerShard {
     opened: OpenedShard,
     leader: Arc<PrimaryTracker>,
     replicas: Vec<Arc<Replica>>,
 }
 
-/// Waits for the replicas that a router should have when it serves, but not for those that are out
-/// of reach.
+/// Waits until the replicas follow, so that they can serve reads from the start, but not for those
+/// that cannot be reached.
 fn await_replicas(shards: &[ServerShard]) {
     let deadline = Instant::now() + REPLICAS_WAIT;
     let is_open = |ServerShard { opened, replicas, .. }: &ServerShard| {
@@ -108,7 +109,7 @@ fn await_replicas(shards: &[ServerShard]) {
     }
 }
 
-/// Checks every node, and makes all shards alike.
+/// Checks every node, and brings all shards to the same schema.
 async fn prepare(
     cluster: &ConnectedCluster,
 ) -> Result<(Vec<Opened>, Registry, Cluster, Option<Vec<Node>>), OpenError> {
@@ -179,10 +180,11 @@ async fn prepare(
     Ok((opened, registry, found, catalog_nodes))
 }
 
-/// Whether the nodes that are named make shards: each one primary, each replica of one of them. Nothing is changed.
+/// Checks that the listed nodes form shards: each shard has one primary, and each replica belongs
+/// to a shard. Changes nothing.
 ///
 /// # Errors
-/// [`OpenError`] with the first reason why not.
+/// [`OpenError`] with the first reason why they do not.
 pub async fn check_members(address: &ClusterAddress) -> Result<(), OpenError> {
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
     let members = discovery::find(address, &names).await?;
@@ -195,13 +197,13 @@ fn name((index, shard): (usize, &ShardAddress)) -> String {
     shard.name.clone().unwrap_or_else(|| format!("shard{}", index + 1))
 }
 
-/// Weights, if any is said.
+/// Returns the weights of the shards; `None` if no address specifies one.
 fn weights(shards: &[ShardAddress]) -> Option<Vec<u32>> {
     let said = shards.iter().any(|shard| shard.weight.is_some());
     said.then(|| shards.iter().map(|shard| shard.weight.unwrap_or(1)).collect())
 }
 
-/// Two shards in one database would each hold half of what the other looks for.
+/// Refuses two shards in one database, which would mix their rows.
 fn check_distinct(sessions: &[Session], names: &[String]) -> Result<(), OpenError> {
     let place = |session: &Session| (session.identity.system, session.identity.database.clone());
     for (index, session) in sessions.iter().enumerate() {
@@ -216,7 +218,7 @@ fn check_distinct(sessions: &[Session], names: &[String]) -> Result<(), OpenErro
     Ok(())
 }
 
-/// Each server must be what the operator says it is.
+/// Checks that each server runs the engine that the operator has specified.
 async fn check_engine(
     sessions: &[Session],
     names: &[String],
@@ -233,7 +235,8 @@ async fn check_engine(
     Ok(())
 }
 
-/// A catalog that knows nothing is a new cluster's: databases that are somebody's already are not for it.
+/// Refuses databases that belong to a cluster already. Called when the catalog is empty, so that
+/// the cluster is a new one.
 async fn check_unsigned(sessions: &[Session], names: &[String]) -> Result<(), OpenError> {
     for (session, name) in sessions.iter().zip(names) {
         let node = format!("{name}-primary");

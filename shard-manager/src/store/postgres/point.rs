@@ -270,7 +270,7 @@ impl Server {
                     let life = match self.target.life(open.term) {
                         Some(life) => life,
                         None if self.replication.timeline().id() == now => now,
-                        // The rows may belong to a timeline that was abandoned.
+                        // The rows may belong to an abandoned timeline.
                         None => return Err(lost()),
                     };
                     // Clients choose columns and filters: the prepared statements must not grow
@@ -319,7 +319,8 @@ struct Answer {
     known: u64,
 }
 
-/// Logs that a node cannot be read. A promoted replica is logged where it is followed.
+/// Logs that a node cannot be read. A promoted replica is logged when this router begins to follow
+/// it.
 pub(super) fn tell_unreadable(target: &Target, error: &NodeError) {
     let (node, at) = (target.name(), target.address());
     if error.is_wrong_role() {

@@ -188,7 +188,7 @@ impl PrimaryTracker {
         let connected = tokio::select! {
             connected = node.connect(purpose, NodeRole::Primary) => connected,
             // The node may be frozen: another one is the primary by now.
-            () = self.ended(term) => Err(node.another("another node leads by now")),
+            () = self.ended(term) => Err(node.another("another node is the primary now")),
         };
         let error = match connected {
             Ok(session) if session.identity.timeline == term.timeline => {
@@ -243,7 +243,7 @@ impl PrimaryTracker {
         }
     }
 
-    /// Logs the error that would prevent this router from following a node, for the operator.
+    /// Logs the error that would prevent this router from following a node if it were promoted.
     fn tell_refusal(
         &self,
         refused: &mut BTreeMap<usize, String>,
@@ -292,8 +292,8 @@ impl PrimaryTracker {
         if let Some(replication) = &self.replication {
             let known = lives(&session.connection, &session.identity).await;
             let history = known.unwrap_or_else(|| {
-                // What it had when it was last looked at, it has brought along; of more nobody
-                // knows.
+                // The node certainly has the changes up to its last reported position; whether it
+                // has more is unknown.
                 let kept = replication
                     .replicas()
                     .durable(member)

@@ -1,7 +1,7 @@
 //! Proof: proves for strong reads that a node is still the primary.
 //!
 //! A primary that was deposed may not know it, and would show what was true before. So a strong
-//! read first has it commit a small record: only a node that leads has that flushed by a majority
+//! read first has it commit a small record: only the primary gets this record flushed by a majority
 //! of its shard, on its timeline. This is the read index of Raft ("In Search of an Understandable
 //! Consensus Algorithm", Ongaro and Ousterhout 2014, section 8). One record serves all reads that
 //! wait when it begins.

@@ -1,7 +1,8 @@
 //! Readers: the reading half of one node.
 //!
-//! **Invariant:** a node sees at most [`Readers::CONNECTIONS`] connections for reads, however many clients there are.
-//! **Not here:** how reads run (`point`, `scan`), which node (`shard`).
+//! **Invariant:** a node sees at most [`Readers::CONNECTIONS`] connections for reads, however many
+//! clients there are.
+//! **Not here:** executing reads (`point`, `scan`), the choice of a node (`shard`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,12 +25,14 @@ use crate::reason::Reason;
 use crate::replication::ReplicationState;
 use crate::stats::{PoolStats, SizeEstimate};
 
-/// Rows of a read by key that shares a statement with others; for more they would wait too long.
+/// Most rows of a read by key that shares a statement with other reads: a larger one would delay
+/// the others too long.
 const POINT_ROWS_MAX: u32 = 100;
-/// Connections for such reads, of a replica and of a primary, which is read seldom.
+/// Number of connections to a replica for such reads. A primary is read seldom, so it has fewer.
 const POINTS: usize = 2;
 const POINTS_OF_PRIMARY: usize = 1;
-/// The same of a coordinator of Citus, which answers all reads, each by a statement of its own.
+/// Number of connections to a Citus coordinator for such reads: it answers all reads, each with a
+/// statement of its own.
 const POINTS_OF_COORDINATOR: usize = 4;
 
 /// Connections to one node.
@@ -38,15 +41,15 @@ pub struct Readers {
     target: Target,
     points: Points,
     scans: Scans,
-    /// That the node leads, if it should.
+    /// Proof that the node is the primary; `None` for a replica.
     proof: Option<Proof>,
 }
 
 impl Readers {
-    /// Connections of one node, those for short reads and those for long ones.
+    /// Number of connections to one node, for short reads and for long ones.
     pub const CONNECTIONS: usize = POINTS + 2;
 
-    /// Readers of a node; what takes long runs on the runtime that this is called in.
+    /// Starts the readers of a node. Long reads run on the current runtime.
     pub fn start(
         target: &Target,
         shard: &str,

@@ -1,12 +1,13 @@
-//! Replica: one node of a shard, and the task that watches how far it has come.
+//! Replica: one node of a shard, and the task that watches its replication progress.
 //!
-//! PostgreSQL copies the rows; this only asks: what it has replayed and what it has on disk, and of the one that takes
-//! writes, where its log ends. It asks often while somebody waits, and seldom otherwise. Any node may become the
-//! primary: whoever is found to take writes on a higher timeline is followed (`primary_tracker`).
+//! PostgreSQL replicates the rows; this task only queries the positions that a replica has replayed
+//! and has on disk, and the end of the log of the primary. It queries often while a request waits
+//! for a position, and seldom otherwise. Any node may become the primary: a node that accepts
+//! writes on a higher timeline is followed (`primary_tracker`).
 //!
-//! **Invariant:** what is told of a replica was so when it was told, of a node in recovery, of the system and the
-//! timeline of the primary.
-//! **Not here:** which replica answers a read (`replica_set`).
+//! **Invariant:** a recorded position of a replica was reported by a node in recovery with the
+//! system identifier and the timeline of the primary.
+//! **Not here:** the choice of a replica for a read (`replica_set`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,23 +30,24 @@ use crate::engine::{NodeLabel, NodeReader, ReplicaNode};
 use crate::node_address::NodeAddress;
 use crate::replication::{ReplicaState, ReplicationState};
 
-/// How often a replica is asked while nobody waits for it.
+/// Interval of the queries while no request waits for a position.
 const IDLE: Duration = Duration::from_millis(100);
-/// How often while somebody does.
+/// Interval of the queries while a request waits for a position.
 const AWAITED: Duration = Duration::from_millis(1);
-/// Interval at which a replica's position is learned at the latest: [`IDLE`] and a little more.
+/// Longest interval between two known positions of a replica: [`IDLE`] and a margin for the query.
 const REPORT_INTERVAL: Duration = Duration::from_millis(150);
-/// Interval at which the tables of the leader are checked.
+/// Interval at which the tables of the primary are checked.
 const TABLES_EVERY: Duration = Duration::from_secs(1);
-/// How long a node may take to answer.
+/// Time limit for an answer of a node.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause after a first failure; it doubles with each further one.
+/// Pause after a first failure; it doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// The longest pause.
+/// Longest pause after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// What a node is, what it shows, what it has on disk of what it receives, of which timeline, and whether we may not see
-/// that.
+/// Reads the state of a node: true if it is in recovery, the position that it has replayed or the
+/// end of its log, the position that it has received, the timeline, and true if its WAL receiver is
+/// hidden from this user.
 const STANDING: &str = "SELECT r.recovery,CASE WHEN r.recovery THEN (pg_last_wal_replay_lsn()-'0/0')::bigint \
     ELSE (pg_current_wal_flush_lsn()-'0/0')::bigint END,\
     CASE WHEN r.recovery THEN (pg_last_wal_receive_lsn()-'0/0')::bigint END,\
@@ -54,8 +56,9 @@ const STANDING: &str = "SELECT r.recovery,CASE WHEN r.recovery THEN (pg_last_wal
     ,r.recovery AND EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status IS NULL) \
     FROM (SELECT pg_is_in_recovery() AS recovery OFFSET 0) AS r";
 
-/// What is said of a node whose receiver shows that it is there, and nothing else.
-const HIDDEN: &str = "it hides what it receives, so it counts for nothing: GRANT pg_monitor TO the user of Tessera, on the primary";
+/// Message about a node whose WAL receiver is active but hidden from this user.
+const HIDDEN: &str = "it hides its WAL receiver, so it cannot confirm writes or serve reads: \
+    GRANT pg_monitor TO the user of Tessera, on the primary";
 
 /// A streaming replica.
 pub struct Replica {
@@ -63,14 +66,14 @@ pub struct Replica {
     index: usize,
     readers: Arc<Readers>,
     reachable: AtomicBool,
-    /// Whether it receives what the primary writes.
+    /// True while the node receives the log of the primary.
     streaming: AtomicBool,
     stopping: AtomicBool,
     changed: Notify,
 }
 
 impl Replica {
-    /// Watches a node, on the runtime that this is called in.
+    /// Starts to watch a node, on the current runtime.
     pub fn start(
         tracker: &Arc<PrimaryTracker>,
         (index, replication): (usize, &Arc<ReplicationState>),
@@ -88,7 +91,7 @@ impl Replica {
         });
         let woken = Arc::clone(&replica);
         replication.waiters().set_waker(index, move || woken.changed.notify_one());
-        // Only those who wait wake it; that something was written does not.
+        // Only waiting requests wake the task; new writes alone do not.
         replication.waiters().set_gathering(index, true);
         replication.replicas().set_state(index, ReplicaState::Down);
         let watcher = Watcher {
@@ -104,7 +107,7 @@ impl Replica {
         replica
     }
 
-    /// Returns its present name and address.
+    /// Returns the present name and address of the node.
     fn called(&self) -> (&str, &NodeAddress) {
         (self.tracker.called(self.index), &self.member().address)
     }
@@ -113,7 +116,7 @@ impl Replica {
         &self.tracker.members()[self.index]
     }
 
-    /// Records that it did not answer: the watcher checks it before it is used again.
+    /// Records that the node did not answer: the watcher checks it before it is used again.
     fn suspect(&self) {
         self.reachable.store(false, Ordering::SeqCst);
         self.changed.notify_one();
@@ -168,29 +171,29 @@ impl ReplicaNode for Replica {
     }
 }
 
-/// The task's side.
+/// State of the task that watches a node.
 struct Watcher {
     replica: Arc<Replica>,
     tracker: Arc<PrimaryTracker>,
     replication: Arc<ReplicationState>,
     index: usize,
     retry: Duration,
-    /// Why it could not be watched when that was told last.
+    /// Last logged reason why the node could not be watched.
     told: String,
     /// Time of the last check of the tables.
     looked_at: Option<Instant>,
 }
 
-/// What a node has told of itself.
+/// State that a node has reported.
 pub(super) struct Standing {
     pub(super) in_recovery: bool,
-    /// Up to where it shows the shard's changes, or where its log ends if it takes writes.
+    /// Position that a replica has replayed, or the end of the log of a primary.
     shows: u64,
-    /// What it has received, and on which timeline, while it receives.
+    /// Position that a replica has received, and its timeline; `None` while it receives nothing.
     received: Option<(u64, u32)>,
-    /// Its own timeline, if it takes writes.
+    /// Timeline of a primary; `None` for a replica.
     pub(super) timeline: Option<u32>,
-    /// Whether it receives something, and we may not see what.
+    /// True if the WAL receiver of the node is active but hidden from this user.
     is_hidden: bool,
 }
 
@@ -207,7 +210,7 @@ impl Watcher {
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return;
             }
-            // Each reason is told once, however often it is tried.
+            // Each reason is logged once as a warning, however often it recurs.
             let is_new = ended.as_ref().is_err_and(|error| *error != self.told);
             let (node, at) = self.replica.called();
             match ended {
@@ -225,7 +228,7 @@ impl Watcher {
         }
     }
 
-    /// Connects to the node and asks it again and again, until it fails.
+    /// Connects to the node and queries it periodically, until that fails or the task is stopped.
     async fn watch(&mut self) -> Result<(), String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let node = self.replica.member().connect("watcher", NodeRole::Any).await;
@@ -277,8 +280,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// Checks the leader's tables for hazards from time to time. A leader that gave no answer is
-    /// asked again.
+    /// Checks the primary's tables for hazards at [`TABLES_EVERY`]. A check that fails is repeated
+    /// at the next interval.
     async fn look_at_tables(&mut self, connection: &AsyncPgConnection) {
         let is_due = self.looked_at.is_none_or(|at| at.elapsed() >= TABLES_EVERY);
         if !is_due || self.tracker.term().member != self.index {
@@ -287,8 +290,8 @@ impl Watcher {
         self.looked_at = Some(Instant::now());
         match tokio::time::timeout(PATIENCE, Hazards::of_database(connection)).await {
             Ok(Ok(found)) => self.tracker.saw(found),
-            Ok(Err(error)) => tracing::debug!(%error, "the tables cannot be looked at"),
-            Err(_elapsed) => tracing::debug!("the tables cannot be looked at in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "the tables cannot be checked for hazards"),
+            Err(_elapsed) => tracing::debug!("the tables could not be checked for hazards in time"),
         }
     }
 
@@ -297,14 +300,14 @@ impl Watcher {
             return Err("it is a replica now, and no other node takes writes".to_owned());
         }
         if standing.received.is_some_and(|(_, timeline)| timeline != term.timeline) {
-            // Its positions are those of a life that the primary does not share.
+            // Its positions belong to a timeline that the primary does not share.
             return Err("it follows a primary of another timeline".to_owned());
         }
         self.replica.streaming.store(standing.received.is_some(), Ordering::SeqCst);
         let known = self.replication.replicas().state(self.index) == ReplicaState::Following;
         let was_there = self.replica.member().identity.timeline == term.timeline;
         if standing.received.is_none() && !known && !was_there {
-            // What it shows may be of a life that did not go on, until it follows who leads now.
+            // Until it follows the present primary, its rows may belong to an abandoned timeline.
             let nothing = "it receives nothing from the primary";
             return Err(if standing.is_hidden { HIDDEN } else { nothing }.to_owned());
         }
@@ -324,7 +327,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Ends early if somebody begins to wait.
+    /// Waits for `pause`; ends early if a request begins to wait for a position.
     async fn rest(&self, pause: Duration) {
         if pause == AWAITED {
             tokio::time::sleep(AWAITED).await;
@@ -334,7 +337,7 @@ impl Watcher {
     }
 }
 
-/// Asks a node what it is.
+/// Queries the role and the positions of a node.
 pub(super) async fn ask(connection: &AsyncPgConnection) -> QueryResult<Standing> {
     let rows = load(connection, Statement { sql: STANDING, binds: &[], cached: true }).await?;
     let row = rows.as_slice().first().ok_or(DieselError::NotFound)?;

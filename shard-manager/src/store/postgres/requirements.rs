@@ -60,7 +60,7 @@ pub enum Warning {
     },
     /// Other programs that write to this database may lose acknowledged writes.
     #[error(
-        "{node} has synchronous_commit=off: Tessera says `on` for itself, but what others commit there may be lost"
+        "{node} has synchronous_commit=off: Tessera's own sessions use on, but commits of other programs may be lost"
     )]
     AsynchronousCommit {
         /// Name of the node.
@@ -81,7 +81,7 @@ pub enum Warning {
     },
     /// Tables can be used but not created.
     #[error(
-        "{node}: {user} may make no tables: POST /api/tables will fail; GRANT CREATE ON SCHEMA public TO {user}"
+        "{node}: {user} may not create tables: POST /api/tables will fail; GRANT CREATE ON SCHEMA public TO {user}"
     )]
     NoNewTables {
         /// Name of the node.
@@ -91,7 +91,7 @@ pub enum Warning {
     },
     /// A replica hides part of its state.
     #[error(
-        "{node} hides from {user} what it receives, so it counts for no `quorum` or `all`, and is not used after a \
+        "{node} hides its WAL receiver from {user}, so it confirms no `quorum` or `all` write and is not used after a \
          failover: GRANT pg_monitor TO {user}, on the primary"
     )]
     HiddenReceiver {
@@ -124,7 +124,7 @@ pub enum Warning {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsuitable {
     /// The encoding of the database would change text.
-    #[error("{node}: the database is encoded in {encoding}: make one with ENCODING 'UTF8'")]
+    #[error("{node}: the database is encoded in {encoding}: create one with ENCODING 'UTF8'")]
     Encoding {
         /// Name of the node.
         node: String,
@@ -133,7 +133,7 @@ pub enum Unsuitable {
     },
     /// There is no schema `tessera`, and the user may not create it.
     #[error(
-        "{node}: {user} may not make the schema tessera: GRANT CREATE ON DATABASE {database} TO {user}"
+        "{node}: {user} may not create the schema tessera: GRANT CREATE ON DATABASE {database} TO {user}"
     )]
     NoSchema {
         /// Name of the node.
@@ -154,7 +154,7 @@ pub enum Unsuitable {
         user: String,
     },
     /// The user may not create the first tables.
-    #[error("{node}: {user} may make no tables: GRANT CREATE ON SCHEMA public TO {user}")]
+    #[error("{node}: {user} may not create tables: GRANT CREATE ON SCHEMA public TO {user}")]
     NoTables {
         /// Name of the node.
         node: String,
@@ -175,7 +175,7 @@ pub enum Unsuitable {
     },
     /// The primary hides the positions of its replicas.
     #[error(
-        "{node} hides from {user} how far its replicas are, and then none of them counts: GRANT pg_monitor TO {user}"
+        "{node} hides the positions of its replicas from {user}, so none confirms writes: GRANT pg_monitor TO {user}"
     )]
     HiddenReplicas {
         /// Name of the node.
@@ -198,7 +198,7 @@ pub enum Unsuitable {
     },
     /// The primary accepts no writes.
     #[error(
-        "{node} has default_transaction_read_only=on and is to take writes: set it to off for this user"
+        "{node} has default_transaction_read_only=on and must accept writes: set it to off for this user"
     )]
     ReadOnly {
         /// Name of the node.
@@ -206,7 +206,7 @@ pub enum Unsuitable {
     },
     /// The log of the primary is insufficient for replicas.
     #[error(
-        "{node} has wal_level={level} and is to have replicas: set wal_level=replica and restart it"
+        "{node} has wal_level={level}, which supports no replicas: set wal_level=replica and restart it"
     )]
     WalLevel {
         /// Name of the node.
@@ -224,7 +224,7 @@ pub enum Unsuitable {
     },
     /// The clocks differ too much.
     #[error(
-        "the clock of {node} is {} s {} ours, and rows get their times from ours: run NTP on both",
+        "the clock of {node} is {} s {} ours, and row timestamps come from ours: run NTP on both",
         offset.as_secs(),
         side(*ahead)
     )]
@@ -237,7 +237,7 @@ pub enum Unsuitable {
         ahead: bool,
     },
     /// The check failed.
-    #[error("{node} could not be asked whether it may serve: {cause}")]
+    #[error("{node} could not be checked: {cause}")]
     Unasked {
         /// Name of the node.
         node: String,

@@ -169,7 +169,7 @@ impl Scans {
                 Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
             })
         });
-        // The rows of a replica may belong to a timeline that was abandoned.
+        // The rows of a replica may belong to an abandoned timeline.
         let goes_on = |_: &NodeRows| {
             matches!(self.target, Target::Primary(_)) || self.replication.timeline().id() == now
         };

@@ -89,7 +89,7 @@ impl ShardDatabase {
         match signed {
             None if claim.is_new => sign(connection, claim).await.map_err(told)?,
             None => {
-                let cause = "the database is empty, and held rows: put it back (from a backup), rather than start without";
+                let cause = "the database is empty, and held rows: restore it from a backup before starting";
                 return Err(OpenError::node(&self.name, cause));
             }
             Some((cluster, _)) if cluster != claim.cluster_id => {
@@ -108,7 +108,7 @@ impl ShardDatabase {
             return Err(OpenError::node(
                 &self.name,
                 format!(
-                    "{difference}. Somebody else has changed its schema: change it back, so that all shards are alike"
+                    "{difference}. Another program has changed its schema: undo that, so that all shards are alike"
                 ),
             ));
         }

@@ -293,7 +293,7 @@ mod tests {
     use crate::idempotency;
 
     #[test]
-    fn a_statement_that_does_less_than_it_was_told_fails() {
+    fn a_statement_that_affects_fewer_rows_than_it_is_given_fails() {
         assert_eq!(
             counted(&idempotency::TABLE, &remove(&idempotency::TABLE)),
             "WITH done AS (DELETE FROM tessera_idempotency r USING \
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_numbered_where_they_come_from() {
+    fn rows_are_numbered_in_the_order_of_their_parameters() {
         assert_eq!(
             lock_rows(&idempotency::TABLE),
             "SELECT k._n,t.idempotency_key,t.fingerprint,t.answer,t.version,t.created_at,t.updated_at \

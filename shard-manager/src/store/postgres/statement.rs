@@ -231,12 +231,12 @@ pub(super) async fn run(mut connection: &AsyncPgConnection, sql: &str) -> QueryR
 
 /// One of the statements of a pipeline.
 pub(super) struct PipelineStep<'s> {
-    /// What has to be prepared for it.
+    /// Text of the statement to prepare; `None` if nothing is prepared.
     sql: Option<&'s str>,
     work: Pin<Box<dyn Future<Output = QueryResult<Vec<RowView>>> + Send + 's>>,
 }
 
-/// A step that loads rows.
+/// Creates a step that loads rows.
 pub(super) fn step<'s>(
     connection: &'s AsyncPgConnection,
     statement: Statement<'s>,
@@ -244,21 +244,22 @@ pub(super) fn step<'s>(
     PipelineStep { sql: Some(statement.sql), work: Box::pin(load(connection, statement)) }
 }
 
-/// A step without rows.
+/// Creates a step that returns no rows.
 pub(super) fn plain<'s>(connection: &'s AsyncPgConnection, sql: &'s str) -> PipelineStep<'s> {
     let work = Box::pin(async move { run(connection, sql).await.map(|()| Vec::new()) });
     PipelineStep { sql: None, work }
 }
 
-/// Runs steps in one round trip, in their order; if one of their statements is not prepared yet,
-/// each waits for the one before it.
+/// Executes steps in one round trip, in their order. If one of their statements is not prepared
+/// yet, each step waits for the one before it.
 ///
-/// What is polled first is sent first: nothing comes between the first poll of a step and its
-/// message, because its statement is found prepared, its locks are free (the connection is nobody
-/// else's), and the runtime's budget, which could make a free lock look taken, is set aside.
-/// Otherwise a `COMMIT` could overtake what it is to commit.
+/// Steps are sent in the order in which they are polled: nothing delays a step between its first
+/// poll and its message, because its statement is already prepared, its locks are free (no other
+/// task uses the connection), and the runtime's cooperative budget, which could make a free lock
+/// look taken, is disabled. Otherwise a `COMMIT` could overtake the statements that it commits.
 ///
-/// The results of all steps, in order: after one that failed those of its transaction fail as well.
+/// Returns the results of all steps, in order. After a failed step, the later steps of its
+/// transaction fail as well.
 pub(super) async fn pipeline(
     prepared: &mut Prepared,
     mut steps: Vec<PipelineStep<'_>>,
@@ -291,31 +292,32 @@ pub(super) async fn pipeline(
     results.into_iter().flatten().collect()
 }
 
-/// The statements that one connection has prepared.
+/// Hashes of the statements that one connection has prepared.
 #[derive(Debug, Default)]
 pub(super) struct Prepared(HashSet<u64>);
 
 impl Prepared {
-    /// Statements of one connection; each holds some kilobytes here and on the server.
+    /// Most prepared statements of one connection; each takes some kilobytes here and on the
+    /// server.
     const MAX: usize = 512;
 
-    /// Whether a statement was prepared.
+    /// Returns true if a statement was prepared.
     pub(super) fn has(&self, sql: &str) -> bool {
         self.0.contains(&xxhash_rust::xxh3::xxh3_64(sql.as_bytes()))
     }
 
-    /// Whether so many are prepared that a new connection should begin anew.
+    /// Returns true if so many statements are prepared that the connection should be replaced.
     pub(super) fn is_full(&self) -> bool {
         self.0.len() >= Self::MAX
     }
 
-    /// A statement was prepared.
+    /// Records that a statement was prepared.
     pub(super) fn add(&mut self, sql: &str) {
         self.0.insert(xxhash_rust::xxh3::xxh3_64(sql.as_bytes()));
     }
 
-    /// Whether a statement may be kept prepared: shapes are many, and beyond some new ones run
-    /// unprepared instead of filling memory.
+    /// Returns true if a statement may be kept prepared. Clients can produce many different texts;
+    /// beyond [`Self::MAX`], new ones run unprepared instead of filling memory.
     pub(super) fn admit(&mut self, sql: &str) -> bool {
         let hash = xxhash_rust::xxh3::xxh3_64(sql.as_bytes());
         self.0.contains(&hash) || (self.0.len() < Self::MAX && self.0.insert(hash))

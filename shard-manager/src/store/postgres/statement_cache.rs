@@ -1,4 +1,5 @@
-//! Statement cache: the statements of each table that is written to, generated once for each connection.
+//! Statement cache: the statements of each table that is written to, generated once for each
+//! connection.
 //!
 //! **Not here:** their texts (`sql`), preparing them (`statement`).
 
@@ -9,7 +10,8 @@ use crate::table::Table;
 
 /// Tables whose statements are kept. When there are more, the cache is cleared.
 const TABLES_MAX: usize = 64;
-/// Upserts whose statements are kept: clients choose which columns they give.
+/// Upserts whose statements are kept: clients choose the columns, so there may be many. When there
+/// are more, the cache is cleared.
 const UPSERTS_MAX: usize = 128;
 
 /// The statements of one table.

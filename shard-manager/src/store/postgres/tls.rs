@@ -22,7 +22,7 @@ use crate::node_address::{NodeAddress, TlsMode};
 /// Reason why there are no root certificates.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RootsError {
-    #[error("the file of sslrootcert, {}, gives no certificate: {cause}", path.display())]
+    #[error("the file of sslrootcert, {}, contains no usable certificate: {cause}", path.display())]
     File { path: PathBuf, cause: String },
     #[error("the system trusts no certificates ({cause}): name a file by sslrootcert")]
     System { cause: String },

@@ -175,8 +175,8 @@ pub(super) async fn apply(
     session: &mut LaneSession,
     writes: &[WriteGroup<'_>],
 ) -> Option<Result<Stored, TransactionError>> {
-    // An atomic unit may be refused as a unit; and a sabotaged counter is kept where rows are read
-    // first.
+    // An atomic group may be refused as a whole; and a sabotaged counter is maintained on the path
+    // that reads rows first.
     if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Mutation::VersionFromOne) {
         return None;
     }

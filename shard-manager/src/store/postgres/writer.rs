@@ -168,7 +168,7 @@ impl PgWriter {
         let Ok((session, term)) = self.session().await else { return };
         let forgotten = self.in_time(term, forget(&session)).await;
         self.keep((session, term), &forgotten);
-        // As long as there are more, each batch removes some.
+        // While old records are left, each batch removes some.
         if forgotten.is_ok_and(|count| count == FORGOTTEN_MAX as usize) {
             return;
         }

@@ -1,9 +1,9 @@
 //! Applier: replays a primary's change log on the file of a replica, in order, each entry once.
 //!
 //! The position that was reached is stored in the transaction that holds the rows: so after any
-//! crash the replica goes on exactly where it stands. Transactions are synced only when someone
-//! asks for it; without a sync a loss of power may take the last ones back, position and all, and
-//! they are replayed again. The log keeps them until they are synced.
+//! crash the replica continues exactly at its position. Transactions are synced only on request;
+//! without a sync a power loss may undo the last ones together with their position, and they are
+//! replayed. The log keeps them until they are synced.
 //!
 //! **Invariant:** the rows of a replica are those that its primary had at the replica's position.
 //! **Not here:** the time to apply, and the consequences of failures (`replica`).
@@ -63,13 +63,13 @@ impl Replayed {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The log was trimmed beyond the position of the replica.
-    #[error("the change log does not go on where the copy stands")]
+    #[error("the change log does not continue from the position of the copy")]
     LogTrimmed,
     /// The primary's file cannot be read.
     #[error("the primary cannot be read: {0}")]
     Primary(DieselError),
     /// The disk of the replica is full.
-    #[error("there is no room: {0}")]
+    #[error("the disk is full: {0}")]
     Full(DieselError),
     /// The file of the replica is damaged or has wrong contents.
     #[error("the copy is damaged: {0}")]
@@ -144,8 +144,8 @@ impl Applier {
         }
         self.set_sync(sync).map_err(ApplyError::replica)?;
         let Self { replica, tables, timeline, version, .. } = self;
-        // The first error is kept: SQLite may have rolled back by itself, and then diesel reports
-        // only that its own rollback found nothing to undo.
+        // The first error is kept: SQLite may have rolled back on its own, and then diesel reports
+        // only that its rollback found no transaction.
         let mut cause = None;
         let applied = replica.immediate_transaction(|connection| {
             let replayed = match &change {
@@ -193,7 +193,7 @@ impl Applier {
         run(&mut self.replica, sql::COUNT_SYNC, &[]).map_err(ApplyError::replica)
     }
 
-    /// Folds the WAL into the file, for a tidy end. Best effort.
+    /// Checkpoints the WAL into the file before an orderly end. Best effort.
     pub fn close(mut self) {
         let _ = self.sync();
         let _ = self.replica.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");

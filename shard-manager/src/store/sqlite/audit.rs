@@ -1,15 +1,15 @@
 //! Audit: checks that every row of a cluster is stored where it belongs, exactly once, and that
 //! replicas equal primaries.
 //!
-//! Each shard is looked at in one snapshot, several shards at a time, whether a router runs or not;
-//! rows stream past and none is kept. That a row is in the cluster only once follows: its slot is
-//! that of its key, its shard the one owner of that slot, by the map and by the shard's own books,
-//! and the primary key of its table tells rows of one shard apart.
+//! Each shard is read in one snapshot, several shards at a time, with or without a running router;
+//! rows are streamed and not kept. These checks prove that a row is in the cluster only once: its
+//! slot is that of its key, its shard is the only owner of that slot, by the shard map and by the
+//! shard's own table of slots, and the primary key of its table is unique within the shard.
 //!
 //! **Invariant:** an audit changes nothing; a report without findings means that every row was
 //! checked.
-//! **Not here:** repairs; the rules for a single row (`audit/rows`), the contents of a file beside
-//! its rows (`audit/file_inventory`), comparing replicas (`audit/replicas`).
+//! **Not here:** repairs; the rules for a single row (`audit/rows`), the other contents of a file
+//! (`audit/file_inventory`), comparing replicas (`audit/replicas`).
 
 mod file_inventory;
 mod replicas;
@@ -191,11 +191,11 @@ impl Audit<'_> {
         let replicas = files.split_off(1);
         let file = &files[0];
         if !self.view.is_ready() && file.bytes().is_none() {
-            self.note(format!("{} has not been made yet", file.node));
+            self.note(format!("{} has not been created yet", file.node));
             return None;
         }
-        // Slow checks come first; then replicas before their primary, so that they have no row that
-        // it lacks.
+        // Slow checks come first. Then replicas are read before their primary, so that they have no
+        // row that it lacks.
         let primary = self.open(file);
         let mut replicas = Replicas::look(self, &replicas);
         let mut primary = primary?;

@@ -1,4 +1,5 @@
-//! Backend: what the shards of a data directory share: its lock, its catalog and background work.
+//! Backend: the resources that all shards of a data directory share, which are its lock, its
+//! catalog and background work.
 //!
 //! **Invariant:** background work ends before the lock of the directory is released.
 //! **Not here:** opening the directory (`open`).
@@ -22,7 +23,7 @@ use crate::engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use crate::error::Error;
 use crate::table::Table;
 
-/// The files of an embedded cluster, and the work on them that no request asks for.
+/// The files of an embedded cluster, and the background work on them.
 pub(super) struct Files {
     /// Socket for commands to the running cluster.
     control_socket: ControlSocket,
@@ -112,7 +113,8 @@ impl Drop for Files {
     }
 }
 
-/// Lock on the tables of an embedded cluster. Only this process writes, so the local lock is enough.
+/// Lock on the tables of an embedded cluster. Only this process writes, so the local lock is
+/// enough.
 struct FileLock {
     catalog: PathBuf,
     closed: Arc<AtomicBool>,
@@ -132,7 +134,7 @@ impl FileLock {
             let task = tokio::task::spawn_blocking(move || {
                 let _local = local;
                 if closed.load(Ordering::Acquire) {
-                    // The catalog may be another process's by now.
+                    // Another process may own the catalog by now.
                     return Err(intents::unavailable(&"the router ends"));
                 }
                 work(&mut Intents::open(&catalog).map_err(|error| intents::unavailable(&error))?)

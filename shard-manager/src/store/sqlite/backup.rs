@@ -8,9 +8,9 @@
 //!    its name.
 //!
 //! So a copy contains no effect without its cause: if a client writes to one shard and, after the
-//! response, to another, the copy contains the second write only with the first. (A consistent cut:
-//! Chandy and Lamport, "Distributed Snapshots", 1985; with one process that can stop all channels
-//! the easy case of it.)
+//! response, to another, the copy contains the second write only with the first. (This is a
+//! consistent cut: Chandy and Lamport, "Distributed Snapshots", 1985. It is the easy case, because
+//! one process can stop all channels.)
 //!
 //! The lanes are held until the running batches are stored: a few milliseconds when there is little
 //! to do, more than a hundred under a full load of bulk writes. If a batch has not ended after half

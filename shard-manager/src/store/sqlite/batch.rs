@@ -131,7 +131,7 @@ impl<'t> Batch<'t> {
         Ok(foreign)
     }
 
-    /// Applies all of these changes, or undoes them and says so of each.
+    /// Applies all of these changes, or undoes them and reports for each that it was undone.
     fn apply_atomic(
         &mut self,
         changes: &[RowWrite],
@@ -177,8 +177,8 @@ impl<'t> Batch<'t> {
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }
 
-    /// Returns the result of a change that was undone: that of the first time, if the change was
-    /// stored before.
+    /// Returns the result of a change that was undone: the stored first result, if the change is a
+    /// repetition under its idempotency key.
     fn undone(&mut self, change: &RowWrite, error: Error) -> QueryResult<Result<RowDone, Error>> {
         if let Some(answer) = self.replayed(change)? {
             return Ok(answer);
@@ -199,7 +199,7 @@ impl<'t> Batch<'t> {
         self.apply_once(change)
     }
 
-    /// Applies a change, unless it came before under its idempotency key.
+    /// Applies a change, unless it was stored before under its idempotency key.
     fn apply_once(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
         if let Some(answer) = self.replayed(change)? {
             return Ok(answer);

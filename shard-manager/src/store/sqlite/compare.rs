@@ -1,10 +1,10 @@
 //! Compare: checks that the files of a shard hold the same rows, while they are written to.
 //!
-//! A look reads a stretch of rows in one short snapshot of each file, the replicas' before their
-//! primary's. The primary's log lists the changes between two snapshots, and rows of those keys are
-//! left out; all others must be equal. Each look opens the files again, so that rows come from the
-//! disk and not from a cache, and no snapshot blocks WAL checkpoints for longer than it takes to
-//! read a stretch.
+//! A look, which is one step of a comparison, reads a stretch of rows in one short snapshot of each
+//! file, the replicas' before their primary's. The primary's log lists the changes between two
+//! snapshots, and rows of those keys are left out; all others must be equal. Each look opens the
+//! files again, so that rows come from the disk and not from a cache, and no snapshot blocks WAL
+//! checkpoints for longer than it takes to read a stretch.
 //!
 //! **Invariant:** rows are only reported as different if no transaction changed them between the
 //! positions at which they were read.
@@ -38,7 +38,7 @@ const LOG_BYTES_MAX: usize = 16 << 20;
 pub struct CopyFile<'f> {
     /// 0 for the primary, else the number of the replica, from 1.
     pub number: usize,
-    /// Its file, which has to stay in its place meanwhile.
+    /// File of the copy, which must not be replaced meanwhile.
     pub path: &'f Path,
 }
 
@@ -64,7 +64,7 @@ pub struct Place {
 /// Stretch of adjacent rows.
 #[derive(Clone, Debug)]
 pub struct Stretch {
-    /// Their table.
+    /// Table of the rows.
     pub table: Arc<Table>,
     after: Option<Key>,
     until: Option<Key>,
@@ -106,7 +106,7 @@ pub enum Obstacle {
     },
     /// The changes between the snapshots are unknown.
     Apart,
-    /// The look was asked to end.
+    /// The look was cancelled.
     Stopped,
 }
 
@@ -202,7 +202,7 @@ struct Copies<'t> {
 impl<'t> Copies<'t> {
     fn take(files: &[CopyFile<'_>], terms: Terms<'t>) -> Result<Self, Obstacle> {
         let (primary, replicas) = files.split_first().ok_or(Obstacle::Apart)?;
-        // Replicas first: they have nothing then that the primary does not have.
+        // Replicas are read first, so that they have no change that the primary lacks.
         let replicas: Result<Vec<Snapshot>, Obstacle> =
             replicas.iter().map(Snapshot::begin).collect();
         let (mut replicas, mut primary) = (replicas?, Snapshot::begin(primary)?);
@@ -262,7 +262,8 @@ fn changed_keys(
             after = entry.position;
             bytes += entry.changes.len();
             for line in log::lines(&entry.changes) {
-                // It may change the tables: then rows of different shapes would be compared.
+                // The entry may be a schema change: then rows of different shapes would be
+                // compared.
                 let line = Line::parse(line).map_err(|_unread| Obstacle::Apart)?;
                 let key = key_hash(&line.key);
                 match changed.get_mut(&*line.table) {

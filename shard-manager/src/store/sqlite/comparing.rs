@@ -10,8 +10,7 @@
 //!
 //! **Invariant:** only a difference that a second look, at new snapshots, confirms has
 //! consequences.
-//! **Not here:** how copies are read (`compare`), which requests are refused
-//! (`shard`).
+//! **Not here:** reading copies (`compare`), the requests that are refused (`shard`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -48,14 +47,14 @@ const PAUSE_FACTOR: u32 = 50;
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Pause before a second look, and before a retry.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// Interval at which a check of a whole file looks for the signal to end.
+/// Interval at which a check of a whole file tests whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(50);
 /// Number of attempts at a stretch before the other shards have their turn.
 const TRIES_MAX: u32 = 5;
 
 /// A shard whose copies are compared.
 pub(super) struct Compared {
-    /// Its name.
+    /// Name of the shard.
     pub(super) name: String,
     /// Doubts about its copies.
     pub(super) doubts: Arc<Doubts>,
@@ -65,7 +64,7 @@ pub(super) struct Compared {
     pub(super) findings: Vec<Arc<Findings>>,
     /// The primary's file.
     pub(super) primary: PathBuf,
-    /// The state of the primary's file: another one of its name is never opened.
+    /// Proof for the primary's file: another file of the same name is never opened.
     pub(super) footing: Option<Arc<Footing>>,
     /// The replicas and their files.
     pub(super) replicas: Vec<(Arc<Replica>, PathBuf)>,
@@ -149,7 +148,7 @@ struct Walker {
     registry: Arc<ArcSwap<Registry>>,
     stop: Arc<AtomicBool>,
     walk: Walk,
-    /// Copies without a verdict whose files were checked and do not contradict themselves.
+    /// Copies without a verdict whose files were checked and are consistent.
     sound: BTreeSet<usize>,
 }
 
@@ -173,7 +172,7 @@ struct Held<'s> {
 enum Step {
     /// More rows follow.
     Looked,
-    /// Those were the last rows.
+    /// The last rows were compared.
     Ended,
     /// There are no two copies to compare.
     Alone,
@@ -276,12 +275,12 @@ impl Walker {
         self.settle();
         self.act();
         self.tell(false);
-        // Last: a difference that is counted is one that is told and acted on.
+        // Counted last, so that every counted difference has been reported and acted on.
         self.shard.doubts.count_differences(rows.len() as u64);
     }
 
-    /// Looks for damage that rows do not show: a file that contradicts itself is wrong, if another
-    /// copy's does not.
+    /// Looks for damage that the rows do not show: a file with inconsistent structure is wrong, if
+    /// another copy's file is consistent.
     fn settle(&mut self) {
         let Walk { wrong, unsettled, .. } = &mut self.walk;
         if !unsettled.is_disjoint(wrong) {
@@ -393,8 +392,8 @@ impl Walker {
 }
 
 impl Compared {
-    /// The copies that can be looked at now, the primary first; none if another file may have taken
-    /// the primary's place: SQLite would replay the WAL of the one into the other.
+    /// Returns the copies that can be read now, the primary first; none if another file may have
+    /// taken the primary's place: SQLite would replay the WAL of one file into the other.
     fn hold(&self) -> Held<'_> {
         if self.footing.as_ref().is_some_and(|footing| footing.check().is_err()) {
             return Held { files: Vec::new(), readers: Vec::new() };
@@ -412,9 +411,9 @@ impl Compared {
         Held { files, readers: held }
     }
 
-    /// True if the file of a copy contradicts itself; `None` if the check could not finish. Reading
-    /// a whole file takes long, so a thread of its own does it, and shutdown does not wait for
-    /// that.
+    /// Returns true if the structure of a copy's file is inconsistent; `None` if the check could
+    /// not finish. Reading a whole file takes long, so a thread of its own does it, and shutdown
+    /// does not wait for that.
     fn contradicts(&self, number: usize, stop: &AtomicBool) -> Option<bool> {
         let held = self.hold();
         let place = held.files.iter().position(|file| file.number == number)?;

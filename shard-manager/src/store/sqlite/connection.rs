@@ -93,8 +93,8 @@ pub(super) fn uri(path: &Path, mode: &str) -> Result<String, OpenError> {
             b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
                 uri.push(char::from(byte));
             }
-            // Among them the ends of a path (? and #), the begin of an escape (%), and bytes that
-            // are not UTF-8.
+            // These include the characters that end a path (? and #), the one that begins an escape
+            // (%), and bytes that are not UTF-8.
             _ => uri.push_str(&format!("%{byte:02X}")),
         }
     }

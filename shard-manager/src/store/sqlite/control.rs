@@ -125,7 +125,7 @@ impl ControlSocket {
             // An error means that the thread panicked, which was logged then.
             let _ = thread.join();
         }
-        // The next process replaces a name that is left behind.
+        // The next process replaces a socket that is left behind.
         let _ = fs::remove_file(&self.path);
         let busy = |clients: &mut usize| *clients > 0;
         drop(self.shared.left.wait_timeout_while(self.shared.clients(), END_MAX, busy));
@@ -220,7 +220,7 @@ impl Shared {
             Ok(Request::Backup { to }) => self.backup(client, &to),
             Err(error) => Reply::Error { error },
         };
-        // A client that has gone needs no response.
+        // A client that has disconnected needs no response.
         let _ = send(client, &reply);
     }
 
@@ -298,7 +298,7 @@ fn read_request(mut client: &UnixStream) -> Result<Request, String> {
     let (mut line, mut piece) = (Vec::new(), [0; 1024]);
     while !line.contains(&b'\n') {
         if line.len() > LINE_MAX || Instant::now() > deadline {
-            return Err("no command came, or one that is too long".to_owned());
+            return Err("no command was received, or a command that is too long".to_owned());
         }
         match client.read(&mut piece) {
             Ok(0) => return Err("the command has no end".to_owned()),

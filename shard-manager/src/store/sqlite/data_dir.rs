@@ -217,7 +217,7 @@ fn lock_folder(path: &Path) -> Result<Option<File>, OpenError> {
         Err(TryLockError::WouldBlock) => Err(locked(path)),
         Err(TryLockError::Error(error)) => {
             let path = path.display();
-            tracing::warn!(%path, %error, "only the lock's file keeps others out: the folder cannot be locked");
+            tracing::warn!(%path, %error, "only the lock file excludes other processes: the folder cannot be locked");
             Ok(None)
         }
     }

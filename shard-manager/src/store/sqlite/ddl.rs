@@ -87,7 +87,7 @@ pub(super) fn apply(
         declarations::find(connection, table.name())?.map(TableDeclaration::into_table).transpose();
     let known = known.map_err(|cause| unreadable(&cause))?;
     if known.as_ref().is_some_and(|known| known != &**table) {
-        return Err(unreadable(&"the table is there with another shape"));
+        return Err(unreadable(&"the table exists with another declaration"));
     }
     match (change, known.is_some()) {
         (SchemaChange::Make(_), true) | (SchemaChange::Drop(_), false) => return Ok(false),
@@ -110,7 +110,7 @@ fn drop_empty(connection: &mut SqliteConnection, table: &Table) -> QueryResult<(
     let count = || tessera_counts::table.filter(tessera_counts::name.eq(table.name()));
     let rows: Option<i64> = count().select(tessera_counts::rows).first(connection).optional()?;
     if rows.is_some_and(|rows| rows > 0) {
-        return Err(unreadable(&"the table holds rows"));
+        return Err(unreadable(&"the table is not empty"));
     }
     connection.batch_execute(&format!("DROP TABLE {}", table.name()))?;
     declarations::remove(connection, table.name())?;

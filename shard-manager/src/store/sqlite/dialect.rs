@@ -1,7 +1,9 @@
 //! Dialect: the SQL and the values of reads where SQLite differs from other engines.
 //!
-//! **Invariant:** lists and patterns are one parameter each, so that the text does not depend on their values.
-//! **Not here:** the statement around them (`store::select`), running it (`reader`), statements that write (`sql`).
+//! **Invariant:** lists and patterns are one parameter each, so that the text does not depend on
+//! their values.
+//! **Not here:** the statement around them (`store::select`), running it (`reader`), statements
+//! that write (`sql`).
 
 use std::fmt::Write as _;
 
@@ -45,8 +47,8 @@ impl Dialect for SqliteDialect {
     // LIKE is not case-sensitive in SQLite; GLOB is.
     const LIKE: [&'static str; 2] = [" GLOB ", ""];
     const ILIKE: [&'static str; 2] = [" LIKE ", " ESCAPE '\\'"];
-    // A sum, because SQLite looks at the value of a bare parameter of LIMIT when it plans, and then plans
-    // again whenever the parameter is bound: three times the cost of a point read.
+    // Makes the limit an expression: SQLite uses the value of a bare LIMIT parameter for its plan,
+    // and plans again whenever that parameter is bound, which triples the cost of a point read.
     const AFTER_LIMIT: &'static str = "+0";
 
     fn slot<'q>(slot: Slot) -> ReadBind<'q> {

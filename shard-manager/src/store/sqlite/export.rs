@@ -1,7 +1,7 @@
 //! Export: all rows of a table, over all shards, as lines.
 //!
 //! Each shard is read in one snapshot. All snapshots are taken before the first row is written, so
-//! they are of nearly the same time. A bulk write accepts the lines of NDJSON, and CSV (RFC 4180;
+//! their times are nearly the same. A bulk write accepts the lines of NDJSON, and CSV (RFC 4180;
 //! null is an empty field, the empty text `""`). A table without a routing column needs the key
 //! beside its row: its lines are wrapped as `{"shard_key":…,"data":{…}}`, and its CSV has a column
 //! `shard_key`.
@@ -51,7 +51,7 @@ pub enum ExportError {
     },
     /// The shards declare different tables under one name.
     #[error(
-        "{shard} declares {table} otherwise than the first shard: `shard-manager check` tells more"
+        "{shard} declares {table} otherwise than the first shard: run `shard-manager check` for details"
     )]
     TablesDiffer {
         /// The shard.
@@ -62,7 +62,7 @@ pub enum ExportError {
     /// A shard has another number of rows than it has counted.
     #[error(
         "{shard} has counted {counted} rows of {table}, but {found} were read: the export is not complete. \
-         `shard-manager check` tells more"
+         run `shard-manager check` for details"
     )]
     Short {
         /// The shard.

@@ -34,12 +34,12 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    /// File that a name leads to.
+    /// Returns the identity of the file that a name leads to.
     pub(super) fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|file| Self::of(&file))
     }
 
-    /// File that this metadata was read from.
+    /// Returns the identity of the file that this metadata was read from.
     pub(super) fn of(file: &fs::Metadata) -> Self {
         Self { device: file.dev(), number: file.ino() }
     }
@@ -67,7 +67,7 @@ pub struct Footing {
 }
 
 impl Footing {
-    /// Takes the file of a shard's primary as it is now.
+    /// Records the identity of the file that the primary's name leads to now.
     pub fn of(shard: &str, path: &Path) -> Arc<Self> {
         Arc::new(Self {
             shard: shard.to_owned(),
@@ -79,13 +79,13 @@ impl Footing {
         })
     }
 
-    /// Reason why nothing may be written any more; `None` if all is well.
+    /// Returns the reason why nothing may be written any more; `None` if writes are allowed.
     pub fn loss(&self) -> Option<Reason> {
         self.loss.get().copied()
     }
 
-    /// Reason why the primary does not do its work, or will not after a restart; `None` if all is
-    /// well.
+    /// Returns the reason why the primary does not work, or will not after a restart; `None` if
+    /// there is none.
     pub fn reason(&self) -> Option<Reason> {
         let catalog = || self.catalog_gone.load(Ordering::Acquire).then_some(Reason::CatalogGone);
         self.loss().or_else(catalog)
@@ -113,7 +113,7 @@ impl Footing {
         self.catalog_gone.store(gone, Ordering::Release);
     }
 
-    /// Checks where the names lead.
+    /// Checks that the names still lead to the same files, and records the loss otherwise.
     pub(super) fn look(&self) {
         // Locked during the check: an orderly close removes the files from here first.
         let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +124,8 @@ impl Footing {
         }
     }
 
-    /// Must be called before the file is opened again by its name.
+    /// Checks that the name still leads to the file. Must be called before the file is opened again
+    /// by its name.
     ///
     /// # Errors
     /// [`OpenError::Foreign`] if the name may lead to another file.

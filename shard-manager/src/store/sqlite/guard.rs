@@ -60,7 +60,7 @@ impl Drop for Guard {
     }
 }
 
-/// The thread's side.
+/// State of the thread.
 struct Watch {
     marks: Marks,
     footings: Vec<Arc<Footing>>,

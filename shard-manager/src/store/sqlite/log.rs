@@ -5,9 +5,10 @@
 //! clock nor conditions.
 //! ```text
 //! {"change":"made","table":"users","slot":9741,"key":"user_123","row":{…}}
-//! {"change":"removed","table":"users","slot":9741,"key":"user_123","version":7313,"row":{"user_id":"user_123"}}
+//! {"change":"removed","table":"users","slot":9741,"key":"user_123","version":7313,"row":{…}}
 //! ```
-//! A change of the tables has a line of its own (`ddl`).
+//! The row of a removal has the id columns alone. A change of the tables has a line of its own
+//! (`ddl`).
 //!
 //! **Invariant:** entries have consecutive positions; an entry is written in the transaction that
 //! it describes.
@@ -240,7 +241,8 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
             ColumnType::Double => Option::<f64>::deserialize(json)?.map(Value::Double),
             ColumnType::Boolean => Option::<bool>::deserialize(json)?.map(Value::Bool),
             ColumnType::Json => {
-                // Null is the absence of a value where it is allowed; where it is not, it is one.
+                // In a nullable column, null is the absence of a value; in a JSON column that is
+                // not nullable, `null` is a value.
                 let raw = <&RawValue>::deserialize(json)?.get();
                 Some(raw)
                     .filter(|raw| *raw != "null" || !self.0.nullable)

@@ -1,8 +1,8 @@
 //! Migrate: brings the files of a stopped cluster to the schema of this program.
 //!
-//! A router does the same when it starts; this command does it before, to see the result and the
-//! time it takes. All files are checked before the first is changed. Each migration is a
-//! transaction, so an interrupted run continues where it stopped.
+//! A router does the same when it starts; this command does it in advance, so that an operator sees
+//! the result and the duration. All files are checked before the first is changed. Each migration
+//! is a transaction, so an interrupted run continues where it stopped.
 //!
 //! **Invariant:** no file is changed while another is foreign, lost, or of a newer program.
 //! **Not here:** the migrations themselves (`migrations/`).
@@ -43,7 +43,7 @@ impl SchemaState {
         read.map_err(|error| {
             let error = error.to_string();
             if error.contains("no such table") {
-                return OpenError::foreign(path, "this is no file of Tessera");
+                return OpenError::foreign(path, "this is not a file of Tessera");
             }
             OpenError::file(path, error)
         })?;
@@ -122,7 +122,7 @@ pub fn plan(folder: &Path) -> Result<Vec<Migrated>, OpenError> {
 /// [`OpenError::Locked`] if a router runs; the others if a file cannot be used. Files that were
 /// passed to `done` are migrated.
 pub fn migrate(folder: &Path, mut done: impl FnMut(&Migrated)) -> Result<(), OpenError> {
-    // First without the lock, which would create a folder.
+    // Checked first without the lock, because locking would create a folder.
     plan(folder)?;
     let data_dir = DataDir::open(folder)?;
     let migrated = targets(folder).and_then(|targets| {
@@ -156,7 +156,8 @@ pub fn primaries(folder: &Path) -> Result<Vec<Primary>, OpenError> {
     let files = cluster.shards.iter().map(|shard| {
         let path = primary_file(folder, shard);
         if !path.exists() && !cluster.ready {
-            let cause = "the cluster was not made to its end; a start of the router does that";
+            let cause =
+                "the creation of the cluster was interrupted; a start of the router completes it";
             return Err(OpenError::foreign(&path, cause));
         }
         cluster.target(path, shard).map(|found| Primary { shard: shard.clone(), path: found.path })
@@ -235,7 +236,7 @@ impl Cluster {
             Ok(())
         })
         .map_err(|error| OpenError::file(path, error))?;
-        let id = id.ok_or_else(|| OpenError::foreign(path, "no cluster was made here yet"))?;
+        let id = id.ok_or_else(|| OpenError::foreign(path, "no cluster was created here yet"))?;
         let shards: Vec<(String, u32)> = serde_json::from_str(&shards)
             .map_err(|error| OpenError::foreign(path, error.to_string()))?;
         let shards = shards.into_iter().map(|(name, _)| name).collect();

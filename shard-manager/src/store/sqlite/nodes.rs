@@ -34,7 +34,7 @@ impl FileReader {
         &self.0
     }
 
-    /// Runs work that blocks on a thread that may block.
+    /// Runs blocking work on a thread that may block.
     fn blocking<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -69,7 +69,8 @@ impl NodeReader for FileReader {
 
 impl PrimaryReader for FileReader {
     fn read_index(&self, _: Instant) -> EngineFuture<'_, ReadIndex> {
-        // The writer itself is the proof: there is no other, and it reports what it acknowledged.
+        // The writer itself is the proof: there is no other writer, and it reports every position
+        // that it acknowledged.
         Box::pin(ready(Ok(ReadIndex::Confirmed(
             self.0.replication().primary().strong_min_position(),
         ))))

@@ -211,8 +211,8 @@ pub(super) fn connect_to_look(path: &Path) -> Result<SqliteConnection, OpenError
         }
         Err(cause) if cannot_make(&cause) => Err(OpenError::file(
             path,
-            "its last changes are in the -wal beside it, which cannot be read where nothing can be written: copy \
-             the folder to another place and look there",
+            "its last changes are in the -wal beside it, which cannot be read in a folder that is not writable: copy \
+             the folder to a writable one and read it there",
         )),
         Err(cause) => Err(OpenError::file(path, cause)),
     }

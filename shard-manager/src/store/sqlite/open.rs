@@ -1,9 +1,10 @@
-//! Open: from a data directory to a cluster that can be served.
+//! Open: opens the embedded cluster of a data directory.
 //!
-//! Tables that were being created when a process died are finished, or taken back, before anything
-//! is served.
+//! Table creations that a crash has interrupted are finished or undone before the cluster is
+//! served.
 //!
-//! **Invariant:** a cluster that opens has every file that it should have, each its own, and the same tables in each.
+//! **Invariant:** an opened cluster has all its files, each file belongs to its node, and all have
+//! the same tables.
 //! **Not here:** serving an open cluster (`manager`).
 
 use std::path::{Path, PathBuf};
@@ -37,12 +38,12 @@ use crate::sabotage::{Mutation, is_on};
 use crate::table::Registry;
 use crate::topology::{ShardIndex, Topology};
 
-/// Where an embedded cluster is and what it must be.
+/// Data directory and settings of an embedded cluster.
 #[derive(Clone, Debug)]
 pub struct EmbeddedCluster {
-    /// The data directory; made if it is not there.
+    /// The data directory, which is created if it is missing.
     pub data_dir: PathBuf,
-    /// What the operator asks for.
+    /// Settings that the operator has specified.
     pub wanted: ClusterSpec,
 }
 
@@ -50,21 +51,21 @@ pub struct EmbeddedCluster {
 pub struct OpenedFiles {
     /// The cluster, for a manager to serve.
     pub cluster: OpenedCluster,
-    /// The cluster, as a backup copies it.
+    /// The files of the cluster, for backups.
     pub source: Arc<BackupSource>,
 }
 
-/// Opens an embedded cluster, creating what is new and migrating what is old. Blocks.
+/// Opens an embedded cluster: creates missing files and migrates old ones. Blocks.
 ///
 /// # Errors
-/// [`OpenError`], with a sentence that tells the operator what to do.
+/// [`OpenError`], whose message states the remedy.
 pub fn open(cluster: &EmbeddedCluster) -> Result<OpenedFiles, OpenError> {
     open_as(cluster, true)
 }
 
-/// Opens an embedded cluster without its replicas, for a command that fills a cluster that is not
-/// read meanwhile. The replicas get what they lack at the next start, from the log or from a
-/// snapshot. Blocks.
+/// Opens an embedded cluster without its replicas, for a command that imports rows while the
+/// cluster is not read. The replicas catch up at the next start, from the log or from a snapshot.
+/// Blocks.
 ///
 /// # Errors
 /// Errors of [`open`].
@@ -103,7 +104,8 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     let guard = guard.map_err(|error| OpenError::io(&cluster.data_dir, error))?;
     let mut files = Files::new(&source, data_dir, guard);
     if let Some(contradiction) = catalog.map.contradiction() {
-        // The cluster was created when that was allowed, and its rows lie where its map says.
+        // Such a cluster was created by a version that allowed it, and its rows are where its map
+        // places them.
         tracing::warn!(%contradiction, "keyspace and placement of this cluster contradict each other");
     }
     let registry = Arc::new(ArcSwap::from_pointee(registry));
@@ -123,9 +125,9 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     Ok(OpenedFiles { cluster, source })
 }
 
-/// Compares the copies of each shard from now on.
+/// Starts to compare the copies of each shard in the background.
 fn compare_copies(files: &mut Files, shards: &[FileShard], registry: &Arc<ArcSwap<Registry>>) {
-    // A replica that is sabotaged on purpose must not be mended.
+    // A replica that is sabotaged on purpose must not be repaired.
     if is_on(Mutation::Resurrect) {
         return;
     }
@@ -152,8 +154,8 @@ fn compare_copies(files: &mut Files, shards: &[FileShard], registry: &Arc<ArcSwa
     }
 }
 
-/// Waits for the replicas that a router should have when it serves, but not for one that takes long
-/// to be made.
+/// Waits until the replicas follow, so that they can serve reads from the start, but not for a
+/// replica whose creation takes long.
 fn wait_for_replicas(shards: &[FileShard]) {
     let deadline = Instant::now() + REPLICAS_WAIT;
     let follows = |shard: &FileShard| {
@@ -171,15 +173,15 @@ fn wait_for_replicas(shards: &[FileShard]) {
 type OnDamage = Box<dyn Fn() + Send>;
 
 /// Checks every page of every file after an unclean stop, on a thread of its own. SQLite recovers
-/// from a crash by itself; this is for disks that do not keep what they synced. Until all files were
-/// found intact, the stop stays noted: a damaged replica that is mended now is checked once more at
-/// the next start, and one that is not attached is mended when it is.
+/// from a crash by itself; this check is for disks that lose synced data. The unclean stop stays
+/// recorded until all files were found intact: a damaged replica that is rebuilt now is checked
+/// again at the next start, and a replica that is not attached is rebuilt when it is attached.
 fn check_files(files: &Files, shards: &[FileShard]) {
     let data_dir = files.data_dir();
     let mut checks: Vec<(PathBuf, Option<Arc<Footing>>, OnDamage)> = Vec::new();
     for FileShard { opened, footing, replicas } in shards {
         let findings = Arc::clone(&opened.findings);
-        // The shard goes on as well as it can: what is intact of the file may be all there is.
+        // The shard keeps serving: the intact part of the file may be the only copy of its rows.
         let report: OnDamage = Box::new(move || {
             findings.raise(Reason::Damaged);
         });
@@ -192,7 +194,7 @@ fn check_files(files: &Files, shards: &[FileShard]) {
         let files = (0..Topology::REPLICAS_MAX).map(|index| data_dir.replica(&opened.name, index));
         checks.extend(files.zip(rebuild).map(|(file, rebuild)| (file, None, rebuild)));
     }
-    // A missing file is rebuilt, or was never made.
+    // A missing file is rebuilt, or was never created.
     checks.retain(|(file, ..)| std::fs::metadata(file).is_ok_and(|file| file.len() > 0));
     let (closed, found_well) = (Arc::clone(files.closed()), data_dir.found_well());
     let work = move || {
@@ -202,7 +204,8 @@ fn check_files(files: &Files, shards: &[FileShard]) {
                 return;
             }
             if footing.as_ref().is_some_and(|footing| footing.check().is_err()) {
-                // Another file may have taken its place, and must not be opened beside its WAL.
+                // Another file may have taken its place, and must not be opened with the WAL of the
+                // old one.
                 well = false;
                 continue;
             }
@@ -216,7 +219,7 @@ fn check_files(files: &Files, shards: &[FileShard]) {
             found_well();
         }
         let files = checks.len();
-        tracing::info!(files, "the files were checked after a stop in bad order");
+        tracing::info!(files, "the files were checked after an unclean stop");
     };
     if let Err(error) = std::thread::Builder::new().name("check".to_owned()).spawn(work) {
         tracing::error!(%error, "the files cannot be checked");
@@ -233,15 +236,15 @@ fn source(data_dir: &DataDir, shards: &[FileShard]) -> BackupSource {
     BackupSource::new(data_dir.path(), data_dir.catalog(), shards.collect())
 }
 
-/// Shard that was opened, and what of it only this engine knows.
+/// Shard that was opened, with the parts that only this engine knows.
 struct FileShard {
     opened: OpenedShard,
     footing: Arc<Footing>,
     replicas: Vec<Arc<Replica>>,
 }
 
-/// Shards of a start that may still fail: then their replicas are stopped before the lock of the
-/// data directory is released.
+/// Shards of a start that may still fail. Dropping them stops their replicas, before the lock of
+/// the data directory is released.
 #[derive(Default)]
 struct FileShards(Vec<FileShard>);
 
@@ -251,20 +254,21 @@ impl Drop for FileShards {
     }
 }
 
-/// How long a start waits for its replicas: those of a small cluster are made in a moment.
+/// Longest time that a start waits for its replicas. Those of a small cluster are created in less.
 const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 
-/// A shard whose files have been found good.
+/// A shard whose files were checked and prepared.
 struct Found<'c> {
     name: &'c str,
     primary: PathBuf,
     position: u64,
-    /// The replicas' files, and whether each may be used as it is.
+    /// The replicas' files; true if the file may be used as it is.
     replicas: Vec<(PathBuf, bool)>,
 }
 
-/// Opens or makes the files of every shard, and finishes what was begun with their tables. Nothing begins before
-/// every file has been found good: a start that is refused, again and again, leaves no trace.
+/// Opens or creates the files of every shard, and finishes interrupted table changes. No timeline
+/// begins before every file was checked, so that refused starts leave no trace, however many there
+/// are.
 fn open_shards(
     data_dir: &DataDir,
     catalog: &Catalog,
@@ -279,7 +283,8 @@ fn open_shards(
         declared.push(tables);
     }
     let Agreement { registry, changes } = agree(&declared, pending)?;
-    // A timeline begins first: what is found of the file's past tells whether it was a replica's.
+    // The timeline begins first, because the present contents of the file show whether it was a
+    // replica's.
     let mut begun = Vec::with_capacity(found.len());
     for (shard, changes) in found.into_iter().zip(changes) {
         let last = catalog.timelines.get(shard.name).copied();
@@ -299,8 +304,8 @@ fn open_shards(
     Ok((registry, shards))
 }
 
-/// Opens a shard's files for writing and reading, and starts its replicas: of each the file, and whether it may be
-/// used as it is.
+/// Opens a shard's files for writing and reading, and starts its replicas. `replicas` contains each
+/// replica's file, and true if the file may be used as it is.
 fn open_shard(
     name: &str,
     primary: &Path,
@@ -346,15 +351,11 @@ fn open_shard(
     Ok(FileShard { opened, footing, replicas: started })
 }
 
-/// What a process that died was doing with the tables.
+/// Reads the table changes that a crash has interrupted, and logs them.
 fn read_intents(data_dir: &DataDir, intents: &mut Intents) -> Result<Vec<Intent>, OpenError> {
     let pending = intents.list().map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
     for Intent { state, table } in &pending {
-        tracing::warn!(
-            table = table.name(),
-            ?state,
-            "a change of the tables was cut off and is finished"
-        );
+        tracing::warn!(table = table.name(), ?state, "an interrupted table change is finished");
     }
     Ok(pending)
 }

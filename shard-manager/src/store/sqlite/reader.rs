@@ -1,7 +1,8 @@
-//! Readers: a pool of read-only connections to the file of one node.
+//! Readers: pools of read-only connections to the file of one node.
 //!
-//! **Invariant:** a reader cannot write (`query_only`), and each read sees one snapshot of the file.
-//! **Not here:** which thread a read runs on (`shard`), merging over shards (`result_rows`).
+//! **Invariant:** a reader cannot write (`query_only`), and each read sees one snapshot of the
+//! file.
+//! **Not here:** the thread of a read (`shard`), merging over shards (`result_rows`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,20 +32,22 @@ use crate::replication::ReplicationState;
 use crate::result_rows::Rows;
 use crate::stats::{PoolStats, SizeEstimate};
 
-/// Connections of one node for the rows of a key as they lie, and as many for reads that may look at many rows:
-/// without connections of their own the short reads would wait for those.
+/// Number of connections to one node for point reads, and the same number for reads that may visit
+/// many rows: without connections of their own, the short reads would wait for the long ones.
 const READERS_MAX: u32 = 4;
-/// How long a reader that nobody needs is kept.
+/// Time for which an idle reader is kept.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Bytes of an answer that may be read on the caller's own thread; a larger one is left to another.
+/// Most bytes of an answer that is read on the caller's own thread. A larger one is read on another
+/// thread.
 const INLINE_BYTES_MAX: usize = 128 << 10;
-/// Bytes set aside for the rows of a read: a few rows, which most reads are, never make it grow.
+/// Initial capacity of the buffer for rows: most reads return few rows and never make it grow.
 const ROWS_BYTES: usize = 1_024;
-/// 2 MiB of page cache a reader; the operating system caches the file for all of them.
+/// Each reader has a page cache of 2 MiB; the operating system caches the file for all of them.
 /// Sorting large rows spills to a temporary file instead of filling memory.
 const PRAGMAS: &str = "PRAGMA cache_size=-2048; PRAGMA temp_store=FILE; PRAGMA query_only=ON";
 
-/// The thread that opens and closes connections for all pools; each pool would otherwise start three.
+/// The thread that opens and closes connections for all pools; each pool would otherwise start
+/// three.
 #[derive(Clone)]
 pub struct Housekeeping(Arc<ScheduledThreadPool>);
 
@@ -96,7 +99,8 @@ impl VisibleBound {
 }
 
 impl Readers {
-    /// A pool for the file of a shard; it opens its first connection now and the others with need.
+    /// Creates the pools for the file of a node. The first connection is opened now, the others on
+    /// demand.
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be opened.
@@ -109,7 +113,8 @@ impl Readers {
         Self::open_on(None, (shard, path), visible_bound, housekeeping)
     }
 
-    /// Opens readers of the file that a writer has open: never another file of its name.
+    /// Opens readers of the file that a writer has open, and never of another file of the same
+    /// name.
     ///
     /// # Errors
     /// Errors of [`Readers::open`].
@@ -124,7 +129,8 @@ impl Readers {
             r2d2::Pool::builder()
                 .max_size(READERS_MAX)
                 .min_idle(Some(idle))
-                // A local file needs no probe before each use; that would double a point read.
+                // A local file needs no probe before each use, which would double the cost of a
+                // point read.
                 .test_on_check_out(false)
                 .idle_timeout(Some(IDLE_MAX))
                 .max_lifetime(None)
@@ -137,7 +143,7 @@ impl Readers {
         Ok(Self { shard, visible_bound, footing, by_key, scans, waiting })
     }
 
-    /// Proof for the file, if it is a primary's.
+    /// Returns the proof for the file; `None` for a replica's file.
     pub fn footing(&self) -> Option<&Arc<Footing>> {
         self.footing.as_ref()
     }
@@ -147,8 +153,8 @@ impl Readers {
         &self.visible_bound.replication
     }
 
-    /// Reads the rows of a key on a connection that is free now; `None` if all are busy, or if the answer
-    /// is large.
+    /// Reads the rows of a key on a connection that is free now; `None` if all are busy, or if the
+    /// answer is large.
     pub fn try_read(&self, query: &ReadQuery, scope: Scope<'_>) -> Option<Result<NodeRows, Error>> {
         let mut reader = self.by_key.try_get()?;
         // A point read is short whatever its deadline.
@@ -162,19 +168,20 @@ impl Readers {
     fn with_position(&self, reader: &mut Reader, rows: Rows) -> Result<NodeRows, Error> {
         let position = match self.visible_bound.seen() {
             Some(position) => position,
-            // A commit runs. What this sees, the read before it may have seen as well, and not more.
+            // A commit is in progress. The position is read from the file after the rows, so it
+            // bounds the changes that the read has seen.
             None => self.told(reader.position())?,
         };
         let position = self.visible_bound.replication.timeline().position(position);
         Ok(NodeRows { rows, position })
     }
 
-    /// Reads until `deadline` on a connection that becomes free within `wait`. Blocks. Rows of all keys come with
-    /// the values that they are merged by.
+    /// Reads until `deadline` on a connection that becomes free within `wait`. Blocks. Rows of a
+    /// whole shard come with the values by which they are merged.
     ///
     /// # Errors
-    /// [`Error::PoolExhausted`] if none did; [`Error::DeadlinePassed`]; [`Error::ShardUnavailable`] if the file
-    /// cannot be read; [`Error::AnswerTooLarge`].
+    /// [`Error::PoolExhausted`] if none did; [`Error::DeadlinePassed`]; [`Error::ShardUnavailable`]
+    /// if the file cannot be read; [`Error::AnswerTooLarge`].
     pub fn read(
         &self,
         query: &ReadQuery,
@@ -193,45 +200,47 @@ impl Readers {
         self.with_position(&mut reader, rows)
     }
 
-    /// Reads one row of the file's schema within `wait`: the shard answers. Blocks.
+    /// Reads one row of the file's schema, to prove that the node answers. Blocks for at most
+    /// `wait` until a connection is free.
     ///
     /// # Errors
-    /// As [`Readers::read`].
+    /// Errors of [`Readers::read`].
     pub fn probe(&self, wait: Duration) -> Result<(), Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
         let probed = reader.connection.batch_execute("SELECT count(*) FROM sqlite_schema");
         self.told(probed)
     }
 
-    /// Rows (counted by the writer) and bytes (summed over the pages in use) of each table. Blocks, and
-    /// visits every page: ask seldom.
+    /// Returns the rows (as counted by the writer) and bytes (summed over the pages in use) of each
+    /// table. Blocks, and visits every page, so it should be called seldom.
     ///
     /// # Errors
-    /// As [`Readers::read`].
+    /// Errors of [`Readers::read`].
     pub fn sizes(&self, wait: Duration) -> Result<Vec<TableSize>, Error> {
         let mut reader = self.checkout(&self.scans, wait)?;
         self.told(reader.sizes())
     }
 
-    /// Rows of each table, counted by the writer. Blocks.
+    /// Returns the number of rows of each table, as counted by the writer. Blocks.
     ///
     /// # Errors
-    /// As [`Readers::read`].
+    /// Errors of [`Readers::read`].
     pub fn counts(&self, wait: Duration) -> Result<Vec<(String, i64)>, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
         self.told(reader.counts())
     }
 
-    /// Rows, counted by the writer, and bytes of the pages in use of the whole file. Blocks for a moment.
+    /// Returns the number of rows, as counted by the writer, and the bytes of all pages in use of
+    /// the file. Blocks for a moment.
     ///
     /// # Errors
-    /// As [`Readers::read`].
+    /// Errors of [`Readers::read`].
     pub fn size_estimate(&self, wait: Duration) -> Result<SizeEstimate, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
         self.told(reader.size_estimate())
     }
 
-    /// How many connections there are, and how many of them read now.
+    /// Returns the numbers of connections, of those in use, and of reads that wait for one.
     pub fn vitals(&self) -> PoolStats {
         let waiting = self.waiting.load(Ordering::Relaxed);
         let start = PoolStats { waiting, ..PoolStats::default() };
@@ -265,7 +274,8 @@ impl Readers {
             tracing::error!(shard = %self.shard, %error, "a read failed");
             match DbErrorKind::of(&error) {
                 DbErrorKind::Other => Error::Internal,
-                // What is full is the room for sorting: it says nothing of the shard's.
+                // The space for temporary files is full, which says nothing about the space of the
+                // shard.
                 DbErrorKind::Full => Error::ShardUnavailable { shard: self.shard.clone() },
                 kind @ (DbErrorKind::Constraint(_) | DbErrorKind::Unusable) => {
                     kind.error(&self.shard)
@@ -275,7 +285,7 @@ impl Readers {
     }
 }
 
-/// How the pool makes a reader.
+/// Creates the readers of a pool.
 #[derive(Debug)]
 struct Connector {
     path: PathBuf,
@@ -303,29 +313,30 @@ impl r2d2::ManageConnection for Connector {
     }
 }
 
-/// A read-only connection and the statements it keeps.
+/// A read-only connection and its prepared statements.
 struct Reader {
     connection: SqliteConnection,
     shapes: PreparedShapes,
     watch: Watch,
-    /// Whether it must not be used again.
+    /// True if the connection must not be used again.
     broken: bool,
 }
 
 impl Reader {
-    /// Reads a page until there are no more rows, or more than `bytes_max`; and counts, if that is asked for.
+    /// Reads a page until no rows are left or it has more than `bytes_max`, and counts the rows if
+    /// the query requests that.
     fn read(&mut self, query: &ReadQuery, scope: Scope<'_>, bytes_max: usize) -> QueryResult<Rows> {
         if !query.counts {
             return self.page(query, scope, bytes_max);
         }
-        // Both see the same.
+        // The page and the count see one snapshot. An error in between leaves the transaction open.
         self.broken = true;
         self.connection.batch_execute("BEGIN")?;
         let read = self.page(query, scope, bytes_max).and_then(|mut rows| {
             rows.total = Some(self.count(query, scope)?);
             Ok(rows)
         });
-        // Else it would see for ever what it sees now.
+        // If the transaction stayed open, later reads would see the same snapshot.
         self.broken = self.connection.batch_execute("COMMIT").is_err();
         read
     }
@@ -368,7 +379,7 @@ impl Reader {
     fn count(&mut self, query: &ReadQuery, scope: Scope<'_>) -> QueryResult<u64> {
         let select = Select::count(query, scope);
         let (sql, binds) = match scope {
-            // The writer has counted.
+            // The writer counts all rows of a table.
             Scope::Shard if query.conditions.is_empty() => {
                 (sql::COUNTED, vec![Bind::Text(query.table.name())])
             }
@@ -421,7 +432,7 @@ impl Reader {
     }
 }
 
-/// Bytes of the pages of a file that are in use.
+/// Returns the bytes of the pages of a file that are in use.
 pub(super) fn bytes_in_use(connection: &mut SqliteConnection) -> QueryResult<u64> {
     let statement = Statement { sql: FILE_BYTES, binds: &[], cached: true };
     let mut bytes = 0;
@@ -438,7 +449,7 @@ const FILE_BYTES: &str = "SELECT (p.page_count - f.freelist_count) * s.page_size
 const TABLE_BYTES: &str = "SELECT sum(pgsize) FROM dbstat WHERE aggregate = TRUE
     AND name IN (SELECT name FROM sqlite_schema WHERE tbl_name = ?1)";
 
-/// The names and types of the outputs.
+/// Returns the names and types of the outputs.
 fn shown(query: &ReadQuery) -> impl Iterator<Item = (&str, crate::value::ColumnType)> {
     query.outputs.iter().map(|output| {
         let column = query.table.column(output.column);

@@ -1,10 +1,11 @@
-//! Replica: one replica of an embedded shard, and the thread that keeps it.
+//! Replica: one replica of an embedded shard, and the thread that maintains it.
 //!
-//! The thread attaches (opens the file, or makes it from a snapshot of the primary), catches up, and then
-//! applies what the primary logs as it comes. What it cannot do now it tries again, less and less often.
+//! The thread attaches (opens the file, or creates it from a snapshot of the primary), catches up,
+//! and then applies new entries of the primary's log. Failed work is retried after increasing
+//! pauses.
 //!
-//! **Invariant:** the replica is told as following only when it has caught up once.
-//! **Not here:** which replica answers a read (`replica_set`).
+//! **Invariant:** the replica is reported as following only after it has caught up once.
+//! **Not here:** the choice of a replica for a read (`replica_set`).
 
 mod pauses;
 
@@ -29,49 +30,51 @@ use crate::value::format_timestamp;
 
 use pauses::{RETRY_FIRST, pauses};
 
-/// A replica is synced at least so often; until then the log keeps what it has applied.
+/// Longest time between two syncs of a replica. The log keeps the entries that were applied but not
+/// synced.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
-/// Or when it has applied so many batches since.
+/// Number of batches after which a replica is synced before [`SYNC_EVERY`] has passed.
 const SYNC_EVERY_BATCHES: u64 = 256;
-/// How long a router that ends lets a replica catch up.
+/// Longest time for which a stopping router lets a replica catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
-/// How long an applier that nobody waits for lets batches gather after each transaction: under load it then
-/// applies several in one, for half the price. The first batch after a rest is applied at once.
+/// Pause after each transaction while no request waits for the replica: batches gather meanwhile,
+/// and under load several are applied in one transaction, for half the cost. The first batch after
+/// an idle period is applied at once.
 const GATHER: Duration = Duration::from_millis(10);
-/// How often a braked or delayed replica looks whether it may go on.
+/// Interval at which a paused or delayed replica checks if it may continue.
 const BRAKED: Duration = Duration::from_millis(5);
 
-/// What a replica is made of.
+/// Settings of a replica.
 pub struct ReplicaSpec {
-    /// `shard1-replica1`.
+    /// Name of the node, such as `shard1-replica1`.
     pub node: String,
     /// The shard.
     pub shard: String,
     /// The primary's file.
     pub primary: PathBuf,
-    /// Proof that its own file is in its place.
+    /// Proof that the name of the primary's file still leads to it.
     pub footing: Arc<Footing>,
-    /// Its own.
+    /// The replica's file.
     pub file: PathBuf,
-    /// Whether that file may be used; if not, it is made anew.
+    /// True if that file may be used; otherwise it is rebuilt.
     pub usable: bool,
-    /// Its number among the replicas of the shard, from 0.
+    /// Index of the replica in its shard, from 0.
     pub index: usize,
 }
 
 /// A running replica.
 pub struct Replica {
     node: String,
-    /// Stops or delays its applier.
+    /// Pauses or delays the applier.
     pub fault_injector: FaultInjector,
     readers: ArcSwapOption<FileReader>,
-    /// Somebody could not read it: look at the file.
+    /// True after a failed read, until the file was checked.
     suspected: AtomicBool,
-    /// Its rows are wrong: it is not read.
+    /// True if its rows are wrong, so that it must not be read.
     condemned: AtomicBool,
-    /// It must be rebuilt.
+    /// True if it must be rebuilt.
     remade: AtomicBool,
-    /// Rows of the primary may be wrong: nothing is built from it.
+    /// True if rows of the primary may be wrong, so that no replica may be rebuilt from it.
     source_in_doubt: AtomicBool,
     stopping: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -81,7 +84,7 @@ impl Replica {
     /// Starts the thread of a replica.
     ///
     /// # Errors
-    /// The system's, if it has no thread to give.
+    /// The system's, if it cannot start a thread.
     pub fn start(
         spec: ReplicaSpec,
         replication: &Arc<ReplicationState>,
@@ -119,40 +122,40 @@ impl Replica {
         Ok(replica)
     }
 
-    /// The node's name.
+    /// Returns the name of the node.
     pub fn node(&self) -> &str {
         &self.node
     }
 
-    /// Connections to its file, while it can be read.
+    /// Returns the connections to the file; `None` while it cannot be read.
     pub fn readers(&self) -> Option<Arc<FileReader>> {
         self.readers.load_full()
     }
 
-    /// Told when a read failed: the keeper checks the file, and makes it anew if it is damaged.
+    /// Records a failed read: the thread checks the file, and rebuilds it if it is damaged.
     pub fn suspect(&self) {
         self.suspected.store(true, Ordering::SeqCst);
         self.wake();
     }
 
-    /// Stops reads from it because rows of it are wrong. It goes on following its primary.
+    /// Stops reads from the replica because its rows are wrong. It continues to follow its primary.
     pub fn condemn(&self) {
         self.condemned.store(true, Ordering::SeqCst);
     }
 
-    /// Allows reads from it again because all its rows are right.
+    /// Allows reads from the replica again because all its rows are right.
     pub fn pardon(&self) {
         self.condemned.store(false, Ordering::SeqCst);
     }
 
-    /// Requests a rebuild from a snapshot of its primary.
+    /// Requests a rebuild from a snapshot of the primary.
     pub fn remake(&self) {
         self.remade.store(true, Ordering::SeqCst);
         self.wake();
     }
 
-    /// Records if rows of its primary may be wrong: it is not rebuilt then, because its own rows may
-    /// be the right ones.
+    /// Sets whether rows of the primary may be wrong. While they may be, the replica is not
+    /// rebuilt, because its own rows may be the right ones.
     pub fn set_source_in_doubt(&self, in_doubt: bool) {
         if self.source_in_doubt.swap(in_doubt, Ordering::SeqCst) != in_doubt {
             self.wake();
@@ -166,26 +169,27 @@ impl Replica {
         }
     }
 
-    /// True if it can be reached, and its file needs neither a check nor a rebuild.
+    /// Returns true if the replica can be reached, and its file needs neither a check nor a
+    /// rebuild.
     pub fn is_reachable(&self) -> bool {
         !self.suspected.load(Ordering::SeqCst)
             && !self.condemned.load(Ordering::SeqCst)
             && self.fault_injector.fault().mode != NodeMode::Cut
     }
 
-    /// Lets it catch up for a moment, closes its file and ends its thread. Blocks.
+    /// Lets the replica catch up for a moment, closes its file and ends its thread. Blocks.
     pub fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             self.stopping.store(true, Ordering::SeqCst);
             thread.thread().unpark();
-            // It can only have panicked, which was logged then.
+            // An error means that the thread panicked, which was logged then.
             let _ = thread.join();
         }
     }
 }
 
-/// The thread's side.
+/// State of the thread.
 struct Keeper {
     spec: ReplicaSpec,
     usable: bool,
@@ -194,22 +198,22 @@ struct Keeper {
     housekeeping: Housekeeping,
     applier: Option<Applier>,
     retry: Duration,
-    /// Nothing is tried before: who is woken meanwhile goes on waiting.
+    /// Time before which no work is attempted, even if the thread is woken.
     not_before: Instant,
     synced_at: Instant,
-    /// When its file's name was looked at.
+    /// Time of the last check that the name of the file still leads to it.
     looked_at: Instant,
-    /// The open file, and its WAL.
+    /// Identities of the open file and its WAL.
     attached_to: [Option<Inode>; 2],
 }
 
-/// What the thread does next.
+/// Next action of the thread.
 enum Next {
-    /// Goes on at once.
+    /// Continues at once.
     Work,
-    /// Lets a little more work come, unless somebody waits for it.
+    /// Waits briefly for more entries, unless a request waits for the replica.
     Gather,
-    /// Waits to be woken, at most so long.
+    /// Waits to be woken, for at most this time.
     Rest(Duration),
 }
 
@@ -261,7 +265,7 @@ impl Keeper {
 
     fn work(&mut self) -> Result<Next, ApplyTrouble> {
         if self.spec.footing.loss().is_some() {
-            // The primary's name may lead to another file.
+            // The name of the primary's file may lead to another file.
             return Ok(Next::Rest(SYNC_EVERY));
         }
         if self.replica.suspected.load(Ordering::SeqCst) {
@@ -295,8 +299,8 @@ impl Keeper {
         Ok(next)
     }
 
-    /// Gives up files whose names lead elsewhere: changes applied to them are lost with the
-    /// process.
+    /// Abandons files whose names lead to other files: changes applied to them are lost when the
+    /// process ends.
     fn leave(&mut self) -> Next {
         let node = &self.spec.node;
         tracing::error!(%node, "the file of a replica was removed or replaced; it is rebuilt");
@@ -304,7 +308,7 @@ impl Keeper {
         Next::Work
     }
 
-    /// Opens the replica's file, making it first if it cannot be used.
+    /// Opens the replica's file, after rebuilding it if it cannot be used.
     fn attach(&mut self) -> Result<(), OpenError> {
         let spec = &self.spec;
         spec.footing.check()?;
@@ -314,7 +318,7 @@ impl Keeper {
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            tracing::info!(node = %spec.node, "a replica is made from a snapshot of its primary");
+            tracing::info!(node = %spec.node, "a replica is rebuilt from a snapshot of its primary");
             snapshot::make(&spec.primary, &spec.file)?;
             self.usable = true;
             self.replica.pardon();
@@ -330,8 +334,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Nobody may have the old file open when a new one takes its name: what SQLite keeps beside a file is found by
-    /// that name. An end is not kept waiting by one who reads it for long.
+    /// Waits until no reader has the old file open, because SQLite finds the WAL of a file by the
+    /// file's name, which the new file takes. Returns early if the replica is stopped.
     fn close_readers(&self) {
         let Some(readers) = self.replica.readers.swap(None) else { return };
         let readers = {
@@ -345,7 +349,7 @@ impl Keeper {
         }
     }
 
-    /// One transaction, or a sync, if there is anything to do.
+    /// Applies one transaction of entries, or syncs, if there is anything to do.
     fn apply(&mut self) -> Result<Next, ApplyError> {
         let Self { spec, replication, applier, attached_to, .. } = self;
         let Some(applier) = applier else { return Ok(Next::Work) };
@@ -386,7 +390,8 @@ impl Keeper {
         self.rest(position, !delay.is_zero())
     }
 
-    /// Nothing to apply: syncs if it is time, else rests until there is something to do.
+    /// Syncs if that is due, or else returns the time to rest. Called when there is nothing to
+    /// apply.
     fn rest(&mut self, position: u64, delayed: bool) -> Result<Next, ApplyError> {
         let Self { spec, replication, applier, attached_to, .. } = self;
         let since = self.synced_at.elapsed();
@@ -409,7 +414,7 @@ impl Keeper {
         }))
     }
 
-    /// Looks at the file that somebody could not read.
+    /// Checks the file after a failed read.
     fn examine(&mut self) {
         if let Err(cause) = check::quick(&self.spec.file) {
             tracing::error!(node = %self.spec.node, %cause, "a replica is damaged and is rebuilt");
@@ -417,14 +422,14 @@ impl Keeper {
         }
     }
 
-    /// The file is of no use any more.
+    /// Closes the file, which will be rebuilt.
     fn detach(&mut self) {
         self.replication.replicas().set_state(self.spec.index, ReplicaState::Building);
         self.applier = None;
         self.usable = false;
     }
 
-    /// Says what went wrong, and what to do about it after a pause.
+    /// Logs a failure, and prepares the recovery after a pause.
     fn fail(&mut self, trouble: &ApplyTrouble) -> Next {
         let node = &self.spec.node;
         match trouble {
@@ -437,7 +442,7 @@ impl Keeper {
                 self.applier = None;
             }
             ApplyTrouble::Apply(ApplyError::Full(error)) => {
-                tracing::error!(%node, %error, "a replica has no room");
+                tracing::error!(%node, %error, "the disk of a replica is full");
             }
             ApplyTrouble::Apply(ApplyError::Damaged(error)) => {
                 tracing::error!(%node, %error, "a replica is damaged and is rebuilt");
@@ -460,21 +465,21 @@ impl Keeper {
     }
 }
 
-/// Files that a path and that of its WAL lead to.
+/// Returns the identities of the file at a path and of its WAL.
 fn inodes(path: &Path) -> [Option<Inode>; 2] {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
     [Inode::at(path), Inode::at(Path::new(&wal))]
 }
 
-/// What can go wrong in a turn.
+/// Failure of one round of work.
 enum ApplyTrouble {
     Attach(OpenError),
     Apply(ApplyError),
 }
 
 impl ApplyTrouble {
-    /// True if it works again as soon as there is disk space, and retries cost little until then.
+    /// Returns true if only disk space is missing, so that frequent retries cost little.
     fn is_of_room(&self) -> bool {
         matches!(self, Self::Attach(OpenError::NoSpace { .. }) | Self::Apply(ApplyError::Full(_)))
     }

@@ -129,9 +129,9 @@ pub fn standing(
     Err(OpenError::foreign(
         path,
         format!(
-            "it holds changes that the primary has not: it stands at {}, the primary at {position}. The primary \
-             was put back from an older copy. To keep the changes, put this file, with its -wal, in the \
-             primary's place; to go on without them, move both out of the folder",
+            "it contains changes that the primary lacks: its position is {}, that of the primary {position}. \
+             The primary was restored from an older copy. To keep the changes, put this file, with its -wal, in the \
+             primary's place; to continue without them, move both out of the folder",
             found.sequence
         ),
     ))
@@ -139,7 +139,8 @@ pub fn standing(
 
 const CONFUSED: &str = "its timelines do not follow each other";
 
-const LOST: &str = "the file is missing or empty. It held rows: put it back (from a backup), rather than start without";
+const LOST: &str =
+    "the file is missing or empty. It held rows: restore it from a backup before starting";
 
 /// Signs a new file and assigns its slots, in one transaction.
 fn claim(connection: &mut SqliteConnection, identity: &Identity<'_>) -> QueryResult<()> {

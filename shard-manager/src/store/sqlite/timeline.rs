@@ -19,11 +19,12 @@ pub(super) const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 /// Begins a timeline at the position of the file, and returns all timelines; `None` if they are
 /// inconsistent.
 ///
-/// A file that another life had gone on from (a replica's in the primary's place, or an older copy:
-/// it does not know of the timeline that was begun `last`) leaves out the versions that this life
-/// may have given to its rows. It may know of timelines that begin later than it got: these are not
-/// its own. A copy that was made while the router ran, and put back in the same life, cannot be
-/// told; files are to be copied while it is stopped.
+/// The shard may have continued on another timeline than that of the file: if the file was a
+/// replica's, and now is in the primary's place, or if it is an older copy, which does not contain
+/// the timeline that was begun `last`. Such a file skips the versions that the other timeline may
+/// have given to its rows. It may list timelines that begin after its position; these are not its
+/// own and are dropped. A copy that was made while the router ran, and was put back within the same
+/// timeline, cannot be recognised; so files must be copied while the router is stopped.
 pub(super) fn begin(
     connection: &mut SqliteConnection,
     last: Option<u32>,

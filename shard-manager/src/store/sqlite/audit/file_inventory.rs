@@ -1,5 +1,5 @@
-//! File inventory: the contents of a file beside its rows: its position, slots and counters, and
-//! tables that are not declared.
+//! File inventory: the contents of a file other than rows: its position, slots and counters, and
+//! undeclared tables.
 //!
 //! **Not here:** the rows (`audit/rows`), the tables' declarations (`audit`, `audit/replicas`).
 
@@ -12,7 +12,7 @@ use super::super::timeline::VERSIONS_LEFT_OUT;
 use super::{Audit, Finding, is_declared};
 use crate::table::Table;
 
-/// Contents of one file beside its rows.
+/// Contents of one file other than its rows.
 pub(super) struct FileInventory {
     pub(super) standing: Standing,
     strange: Vec<String>,

@@ -1,10 +1,10 @@
 //! Replicas: checks that the replicas of a shard have the rows that their primary had at their
 //! position.
 //!
-//! Beside a running router both move on. So each replica is seen first, then the primary, each in
-//! one snapshot; what changed between the two positions stands in the primary's log, and the rows
-//! of those keys are left out on both sides. All other rows are the same at both positions, and
-//! must be equal. Of a cluster that does not run nothing is left out unless a replica lags.
+//! While a router runs, both files change. So each replica is read first, then the primary, each in
+//! one snapshot; the primary's log contains the changes between the two positions, and the rows of
+//! those keys are left out on both sides. All other rows are the same at both positions, and must
+//! be equal. In a stopped cluster nothing is left out, unless a replica lags.
 //!
 //! **Invariant:** a replica is reported equal only if every row that was not left out was compared.
 //! **Not here:** the rules for a row (`audit/rows`).
@@ -22,7 +22,8 @@ use super::{Audit, Finding, is_declared};
 use crate::position::Position;
 use crate::table::{Registry, Table};
 
-/// Most keys that may change between two snapshots: beyond, a replica lags too far to compare.
+/// Most keys that may change between two snapshots. With more, a replica lags too far to be
+/// compared.
 const LEFT_OUT_MAX: usize = 1 << 20;
 /// Most rows that are named for one table of one replica.
 const NAMED_MAX: usize = 10;
@@ -109,7 +110,7 @@ impl<'a> Replicas<'a> {
         let keys: usize = self.left_out.values().map(LeftOut::len).sum();
         if keys > 0 {
             audit.note(format!(
-                "{keys} keys changed while the replicas of {} were looked at, and were not compared",
+                "{keys} keys changed while the replicas of {} were read, and were not compared",
                 audit.view.map.topology().name(self.replicas[0].file.shard)
             ));
         }

@@ -1,4 +1,4 @@
-//! Trouble: the reasons why a cluster was not copied, or a copy not restored.
+//! Backup errors: the reasons why a cluster was not copied, or a copy not restored.
 //!
 //! **Not here:** reporting them to the operator (`command`).
 
@@ -19,13 +19,13 @@ pub enum SaveError {
         cause: &'static str,
     },
     /// Another process uses the same folder.
-    #[error("{path} is being made by another command; wait for it, or choose another folder")]
+    #[error("{path} is being created by another command; wait for it, or choose another folder")]
     InWork {
         /// Path of the folder.
         path: String,
     },
     /// Another backup of this cluster is being made.
-    #[error("another backup of this cluster is being made; wait until it ends")]
+    #[error("another backup of this cluster is running; wait until it ends")]
     Busy,
     /// The disk has too little room.
     #[error("{path} has room for {free_mib} MiB, and the copy needs about {needed_mib} MiB")]
@@ -38,10 +38,10 @@ pub enum SaveError {
         free_mib: u64,
     },
     /// The caller has cancelled.
-    #[error("cancelled; nothing is left of it")]
+    #[error("cancelled; all partial files were removed")]
     Cancelled,
     /// The writes of a shard could not be paused.
-    #[error("{shard} is never at rest: a batch of its writes takes too long")]
+    #[error("the writes of {shard} cannot be paused: a batch takes too long")]
     Restless {
         /// Name of the shard.
         shard: String,
@@ -66,7 +66,7 @@ pub enum SaveError {
         cause: std::io::Error,
     },
     /// The copy differs from its manifest.
-    #[error("{path}: {cause}: this is no copy that can be put back")]
+    #[error("{path}: {cause}: this is no copy that can be restored")]
     Unsuitable {
         /// Path of the file.
         path: String,

@@ -34,7 +34,7 @@ impl Unfinished {
     pub(super) fn begin(target: &Path, private: bool) -> Result<Self, SaveError> {
         let target = free_place(target)?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
-            return Err(SaveError::target(&target, "this is no folder that can be made"));
+            return Err(SaveError::target(&target, "this folder cannot be created"));
         };
         fs::create_dir_all(parent).map_err(|error| SaveError::io(parent, error))?;
         let mut unfinished = name.to_owned();
@@ -93,7 +93,7 @@ pub(super) fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
         Ok(place) => place,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             if target.is_symlink() {
-                return Err(SaveError::target(&target, "this link leads to where nothing is"));
+                return Err(SaveError::target(&target, "the target of this link does not exist"));
             }
             return Ok(target);
         }
@@ -118,9 +118,8 @@ fn is_mount_point(place: &Path) -> io::Result<bool> {
     if fs::metadata(place)?.dev() != fs::metadata(parent)?.dev() {
         return Ok(true);
     }
-    // Only this detects a folder that is mounted from its own disk; if the kernel
-    // does not report
-    // it, the folder is treated as no mount point.
+    // Only `statx` detects a folder that is mounted from its own disk; if the kernel does not
+    // report it, the folder is treated as no mount point.
     match statx(CWD, place, AtFlags::empty(), StatxFlags::empty()) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(_) => Ok(false),

@@ -1,14 +1,15 @@
 //! Manifest: the contents of a copy of a cluster, in `manifest.json` beside its files.
 //!
 //! ```json
-//! {"format": 1, "program": "0.1.0", "cluster_id": "…", "at": "2026-11-21T10:00:00.000000Z", "epoch": 1,
+//! {"format": 1, "program": "0.1.0", "cluster_id": "…",
+//!  "at": "2026-11-21T10:00:00.000000Z", "epoch": 1,
 //!  "catalog": {"file": "catalog.db", "bytes": 20480, "xxh3": "…"},
-//!  "shards": [{"shard": "shard1", "position": 7312, "rows": {"users": 41}, "file": "shard1-primary.db", …}]}
+//!  "shards": [{"shard": "shard1", "position": 7312, "rows": {"users": 41},
+//!              "file": "shard1-primary.db", …}]}
 //! ```
 //!
-//! **Invariant:** the manifest is the last file of a copy that is written: if it exists, the others
-//! are
-//! complete.
+//! **Invariant:** the manifest is the last file of a copy to be written: if it exists, the others
+//! are complete.
 //! **Not here:** comparing it with the files (`restore`).
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Originals: the files that a copy of a cluster is made of, whether the cluster runs or not.
 //!
 //! **Invariant:** a copy is sealed only when each file contains the expected position.
-//! **Not here:** choosing one moment for all files (`backup`, `stopped`).
+//! **Not here:** choosing one point in time for all files (`backup`, `stopped`).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -85,7 +85,7 @@ impl Originals<'_> {
                     while !stop.load(Ordering::SeqCst) {
                         let index = next.fetch_add(1, Ordering::SeqCst);
                         let Some(shard) = self.shards.get(index) else { break };
-                        // A receiver that has gone has given up.
+                        // If the receiver is gone, the copy was abandoned.
                         let _ = done.send((index, make(index, &path(shard))));
                     }
                 });

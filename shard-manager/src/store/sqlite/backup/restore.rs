@@ -18,8 +18,8 @@ use crate::store::sqlite::check;
 use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
 use crate::store::sqlite::data_dir::{is_folder_locked, noted_pid};
 
-/// Proves that a folder has a complete copy: every bit is as it was saved, and each file is one
-/// that SQLite can read and that agrees with the manifest. Changes nothing. Blocks.
+/// Proves that a folder has a complete copy: every bit is as it was saved, and each file can be
+/// read by SQLite and agrees with the manifest. Changes nothing. Blocks.
 ///
 /// # Errors
 /// [`SaveError::Unsuitable`] names the file and the difference; the others if it could not be read.
@@ -75,7 +75,7 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
 fn check_length(path: &Path, saved: u64) -> Result<(), SaveError> {
     match fs::metadata(path) {
         Ok(file) if file.len() == saved => Ok(()),
-        Ok(_) => Err(SaveError::unsuitable(path, "it is of another length")),
+        Ok(_) => Err(SaveError::unsuitable(path, "its length differs")),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Err(SaveError::unsuitable(path, "it is missing"))
         }
@@ -87,7 +87,7 @@ fn check_bits(path: &Path, found: &SavedFile, saved: &SavedFile) -> Result<(), S
     if found == saved {
         return Ok(());
     }
-    Err(SaveError::unsuitable(path, "its bytes are not those that were saved"))
+    Err(SaveError::unsuitable(path, "its bytes differ from those that were saved"))
 }
 
 fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
@@ -104,7 +104,7 @@ fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
             return Err(SaveError::unsuitable(&path, "it is the file of another shard"));
         }
         if position != saved.position || rows != saved.rows {
-            return Err(SaveError::unsuitable(&path, "it does not stand where the manifest says"));
+            return Err(SaveError::unsuitable(&path, "its position is not that of the manifest"));
         }
     }
     Ok(())

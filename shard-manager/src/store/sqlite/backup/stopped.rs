@@ -26,7 +26,7 @@ use crate::value::format_timestamp;
 /// # Errors
 /// [`SaveError`]; the folder is empty or missing then.
 pub fn save(data_dir: &Path, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
-    // Before the lock, which would create a folder.
+    // Checked before locking, which would create a folder.
     if !data_dir.join("catalog.db").exists() {
         let cause = "this is no data directory: there is no catalog.db";
         return Err(SaveError::target(data_dir, cause));

@@ -1,6 +1,6 @@
 //! Look: reads the catalog beside the process that writes it.
 //!
-//! **Invariant:** nothing is migrated or changed; the error about an unreadable catalog has its
+//! **Invariant:** nothing is migrated or changed; the error about an unreadable catalog states the
 //! reason.
 //! **Not here:** the files of the shards (`node_view`).
 
@@ -35,7 +35,7 @@ pub(in super::super) fn look(path: &Path) -> Result<Looked, OpenError> {
         .first(&mut connection)
         .optional()
         .map_err(|error| OpenError::file(path, error))?;
-    let row = row.ok_or_else(|| OpenError::foreign(path, "no cluster was made here yet"))?;
+    let row = row.ok_or_else(|| OpenError::foreign(path, "no cluster was created here yet"))?;
     row.check_hash(PLACE)?;
     let map = row.map().map_err(|cause| OpenError::foreign(path, cause))?;
     let (ready, replicas) = (row.ready == 1, row.replicas as usize);

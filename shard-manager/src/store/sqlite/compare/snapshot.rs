@@ -62,8 +62,8 @@ impl Snapshot {
         entries.map_err(|error| unreadable(self.number, &error))
     }
 
-    /// Sums up rows until they reach `bytes_max`, and returns the key of the last one; `None` at the
-    /// end.
+    /// Sums up rows until they reach `bytes_max`, and returns the key of the last one; `None` at
+    /// the end.
     pub(super) fn sum(
         &mut self,
         stretch: &Stretch,

@@ -28,7 +28,7 @@ pub enum ControlError {
     #[error("{0}")]
     Refused(String),
     /// The connection broke off.
-    #[error("the process that holds the data directory went away: {0}")]
+    #[error("the process that holds the data directory closed the connection: {0}")]
     Broken(io::Error),
 }
 

@@ -1,4 +1,4 @@
-//! Stories of the SQL of reads: its text is one of finitely many, and no value ever stands in it.
+//! Tests of the SQL of reads for SQLite: the texts are finitely many, and none contains a value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::engine::{Scope, sample_queries};
 use crate::query::{Comparison, Condition, OrderBy, Output, ReadQuery, State, Test};
 use crate::table::{Column, Table};
 
-/// No name, no keyword and no number of a text is like it.
+/// Marker that differs from every name, keyword and number of a text.
 const MARK: &str = "zq'\"`;--";
 const MARK_NUMBER: i64 = 987_654_321;
 
@@ -95,7 +95,7 @@ prop_compose! {
     }
 }
 
-/// The query with other values: each text another text, each number another number; and other page sizes.
+/// Returns the query with another value for each text and each number, and with other page sizes.
 fn with_other_values(query: &ReadQuery) -> ReadQuery {
     let other = |value: &Value| match value {
         Value::Null => Value::Null,
@@ -130,7 +130,7 @@ fn with_other_values(query: &ReadQuery) -> ReadQuery {
     twin
 }
 
-/// The words and signs of a text, and how often a parameter stands in it.
+/// Returns the tokens of a text, and the numbers of its parameters.
 fn tokens(sql: &str) -> (BTreeSet<String>, Vec<usize>) {
     let (mut words, mut parameters) = (BTreeSet::new(), Vec::new());
     let mut rest = sql.trim_start();
@@ -151,7 +151,7 @@ fn tokens(sql: &str) -> (BTreeSet<String>, Vec<usize>) {
     (words, parameters)
 }
 
-/// All that a text may be made of, beside the names of the table and its columns.
+/// All tokens that a text may contain, besides the names of the table and its columns.
 const VOCABULARY: &str = "SELECT FROM WHERE AND OR NOT IS NULL IN LIKE GLOB ESCAPE TRUE FALSE ORDER BY DESC \
     NULLS FIRST LAST LIMIT OFFSET value json_each tessera_in_time count ( ) , = < > - + * ' \\ 0 1";
 
@@ -242,7 +242,7 @@ fn rows_of_the_keys_that_filters_name_are_found_by_the_primary_key() {
 }
 
 #[test]
-fn a_page_begins_where_its_cursor_says_whatever_else_is_asked() {
+fn a_page_begins_at_its_cursor_whatever_the_filters_are() {
     let (mut connection, _watch) = things();
     let text = |text: &str| Value::Text(text.to_owned());
     let at_least =

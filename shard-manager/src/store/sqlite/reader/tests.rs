@@ -1,4 +1,4 @@
-//! Readers: connections that are taken, and reads that wait for one.
+//! Tests of readers: connections in use, and reads that wait for one.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::replication::ReplicationState;
 use crate::stats::PoolStats;
 
 #[test]
-fn a_read_that_finds_no_connection_free_is_told_as_waiting_until_it_has_one() {
+fn a_read_without_a_free_connection_is_counted_as_waiting_until_it_has_one() {
     let dir = tempfile::tempdir().unwrap();
     let replication = std::sync::Arc::new(ReplicationState::new(
         TimelineHistory::new(vec![(1, 0)]).unwrap(),
@@ -17,7 +17,7 @@ fn a_read_that_finds_no_connection_free_is_told_as_waiting_until_it_has_one() {
     ));
     let visible_bound = VisibleBound::primary(&replication);
     let file = dir.path().join("shard1.db");
-    // Readers open a file that is there, and make none.
+    // Readers open an existing file, and create none.
     std::fs::File::create(&file).unwrap();
     let readers = Readers::open("shard1", &file, visible_bound, &Housekeeping::start()).unwrap();
     let max = 2 * READERS_MAX as usize;

@@ -24,7 +24,7 @@ pub(super) fn pauses(retry: Duration, only_lacks_room: bool) -> (Duration, Durat
 mod tests {
     use super::*;
 
-    /// The pauses after so many failures in a row.
+    /// Returns the pauses after this number of consecutive failures.
     fn pauses_of(failures: usize, only_lack_room: bool) -> Vec<Duration> {
         let mut retry = RETRY_FIRST;
         let failed = std::iter::repeat_with(|| {
@@ -36,14 +36,14 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_without_room_is_tried_again_at_least_every_second() {
+    fn a_replica_without_disk_space_is_retried_at_least_every_second() {
         let pauses = pauses_of(20, true);
         assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(1)), "{pauses:?}");
         assert_eq!(pauses[0], RETRY_FIRST);
     }
 
     #[test]
-    fn a_replica_in_other_trouble_is_tried_less_and_less_often() {
+    fn other_failures_of_a_replica_are_retried_after_increasing_pauses() {
         let pauses = pauses_of(20, false);
         assert!(pauses.is_sorted(), "{pauses:?}");
         assert_eq!((pauses[0], pauses[19]), (RETRY_FIRST, RETRY_MAX));

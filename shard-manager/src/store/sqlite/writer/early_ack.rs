@@ -1,6 +1,8 @@
-//! Early ack: a sabotaged writer that answers a batch before it is committed, or instead of committing it.
+//! Early ack: a sabotaged writer that answers a batch before it is committed, or instead of
+//! committing it.
 //!
-//! **Invariant:** a transaction that was left open is committed before the writer does anything else.
+//! **Invariant:** a transaction that was left open is committed before the writer does anything
+//! else.
 //! **Not here:** batches that are committed before they are answered (`writer`).
 
 use std::time::{Duration, Instant};
@@ -24,8 +26,8 @@ pub(super) struct Owed {
 }
 
 impl SqliteWriter {
-    /// Returns the answer to a batch that is not committed yet or never will be; `None` if the batch must be
-    /// committed first. A batch that cannot be applied is left to the regular way.
+    /// Returns the answer to a batch that is not committed yet or never will be; `None` if the
+    /// batch must be committed first. A batch that cannot be applied takes the regular path.
     pub(super) fn pretend(&mut self, groups: &[WriteGroup<'_>]) -> Option<BatchDone> {
         self.commit_owed_batch();
         let lost = is_due(Mutation::LostBatch, LOST_EVERY);

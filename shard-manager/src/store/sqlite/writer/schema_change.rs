@@ -1,8 +1,8 @@
 //! Schema change: a change of the tables, as a transaction of the writer.
 //!
-//! **Invariant:** the replication state has the change before it is acknowledged, so that no read is
-//! sent to a replica that does not know the table.
-//! **Not here:** what the transaction does (`ddl`).
+//! **Invariant:** the replication state has the change before it is acknowledged, so that no read
+//! is sent to a replica that does not know the table.
+//! **Not here:** the contents of the transaction (`ddl`).
 
 use std::time::Instant;
 
