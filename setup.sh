@@ -2,15 +2,19 @@
 #
 # Sets Tessera up and starts it, on Debian 12 or Ubuntu 24.04 and later with a Rust toolchain.
 #
-#   ./setup.sh          builds the router, starts it with demo data, shows how to use it; Ctrl-C ends it
-#   ./setup.sh postgres the same on PostgreSQL servers of its own, in ./data-postgres; Ctrl-C ends them too
-#   ./setup.sh test     runs every test, those of the API on files and on PostgreSQL servers of their own, and on the
-#                       Citus cluster whose coordinator TESSERA_CITUS_URL names, if it is set
-#   ./setup.sh tools    only installs what building and testing need
-#   ./setup.sh help     shows this
+#   ./setup.sh          builds the router, starts it with demo data, shows how to use it;
+#                       Ctrl-C ends it
+#   ./setup.sh postgres does the same with PostgreSQL servers of its own, in ./data-postgres;
+#                       Ctrl-C ends them too
+#   ./setup.sh test     runs every test; those of the API run on embedded shards, on temporary
+#                       PostgreSQL servers, and on the Citus cluster whose coordinator
+#                       TESSERA_CITUS_URL names, if it is set
+#   ./setup.sh tools    only installs the tools for building and testing
+#   ./setup.sh help     shows this text
 #
-# What is missing is installed with apt, as root or through sudo, and named before. Settings come from
-# TESSERA_... variables or a file .env (see .env.example). Relative paths start at this script's folder.
+# Missing packages are listed and then installed with apt, as root or through sudo. Settings come
+# from TESSERA_... variables or a file .env (see .env.example). Relative paths start at this
+# script's folder.
 
 set -euo pipefail
 
@@ -21,12 +25,13 @@ readonly MANAGER="${CARGO_TARGET_DIR:-target}/release/shard-manager"
 readonly TEST_MANAGER="${CARGO_TARGET_DIR:-target}/debug/shard-manager"
 readonly POSTGRES_DIR=./data-postgres
 readonly POSTGRES_MIN=15
-# Generator of TypeScript clients, in the versions of the lock file beside the calls that test it.
+# Generator of TypeScript clients; the lock file beside the test calls pins its version.
 readonly CLIENTS=api-router/tests/clients
-# Judges whether the dashboard keeps anybody out. Only tests use it; no release of it changes what is built.
+# Checks the accessibility of the dashboard. Only tests use it; its version does not affect the
+# build.
 readonly AXE_VERSION=4.14.1
 readonly AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
-# A start takes well under a second; a long time is what a large log to recover from may take.
+# A start usually takes well under a second; recovery of a large log may take long.
 readonly READY_SECONDS_MAX=60
 
 packages=() # What apt has to install.
@@ -61,13 +66,13 @@ die() {
     exit 1
 }
 
-# --- What it needs ---------------------------------------------------------------------------------------
+# --- Requirements ---------------------------------------------------------------------------------
 
 has() {
     type -P "$1" >/dev/null
 }
 
-# Why something is needed, and the packages that bring it.
+# Reports why something is needed, and adds the packages that provide it.
 miss() {
     say "missing: $1"
     packages+=("${@:2}")
@@ -89,7 +94,8 @@ compiles_c() {
     printf '#include <stdlib.h>\n' | cc -fsyntax-only -x c - 2>/dev/null
 }
 
-# Folders that may have the programs of PostgreSQL: where shard-manager looks (`local-postgres/src/programs.rs`).
+# Folders that may contain the programs of PostgreSQL: the ones that shard-manager searches
+# (`local-postgres/src/programs.rs`).
 postgres_folders() {
     if [[ -n ${TESSERA_PG_BIN-} ]]; then
         printf '%s\n' "$TESSERA_PG_BIN"
@@ -139,7 +145,7 @@ install_for_tests() {
     fetch_generators
 }
 
-# Into the folder of what cargo builds: it is nobody's but the tests'.
+# Installs into the build folder, where only the tests use it.
 fetch_axe() {
     local folder=${CARGO_TARGET_DIR:-target}/axe-core
     local package=axe-core-$AXE_VERSION.tgz
@@ -154,8 +160,8 @@ fetch_axe() {
     tar --extract --gzip --file "$folder/$package" --directory "$folder" package/axe.min.js package/LICENSE
 }
 
-# No script of a package runs at its installation. A copy of the lock file is made last: it proves
-# that the installation is complete.
+# Installation scripts of packages are disabled. The copy of the lock file is written last: it
+# proves that the installation is complete.
 fetch_generators() {
     local folder=${CARGO_TARGET_DIR:-target}/openapi-clients
     ! cmp --silent "$CLIENTS/package-lock.json" "$folder/complete" || return 0
@@ -186,7 +192,7 @@ install_missing() {
         die "that did not work. Please run as root: apt-get update && $apt"
 }
 
-# The package would make a server and start it on port 5432: nobody asked for that.
+# Keeps the package from creating a server and starting it on port 5432.
 want_no_server() {
     local file=/etc/postgresql-common/createcluster.conf
     "${as_root[@]}" test -e "$file" && return
@@ -194,24 +200,24 @@ want_no_server() {
     "${as_root[@]}" tee "$file" <<<'create_main_cluster = false' >/dev/null
 }
 
-# The package would start a server on port 6379, now and at every boot. Tests start their own on free ports. Whoever wants
-# the service has it with `systemctl unmask --now redis-server`.
+# Keeps the package from starting a server on port 6379, now and at every boot: the tests start
+# their own on free ports. `systemctl unmask --now redis-server` permits the service.
 want_no_redis() {
     has systemctl || return 0 # Nobody would start it.
     "${as_root[@]}" systemctl mask redis-server.service >/dev/null 2>&1 ||
         say 'redis-server may be started as a service: see systemctl status redis-server'
 }
 
-# --- Processes -------------------------------------------------------------------------------------------
+# --- Processes ------------------------------------------------------------------------------------
 
-# Starts a command as the job: in a process group of its own, so that only this script is hit by Ctrl-C
-# and decides how the job ends; killed with this script, even if that is by kill -9.
+# Starts a command as the job. It gets its own process group, so that Ctrl-C reaches only this
+# script, which decides how the job ends. The job is killed with this script, even by kill -9.
 begin_job() {
     setsid setpriv --pdeathsig TERM "$@" </dev/null &
     job=$!
 }
 
-# Waits for the job; the result is its exit code.
+# Waits for the job; returns its exit code.
 await_job() {
     local code=0
     wait "$job" || code=$?
@@ -219,14 +225,14 @@ await_job() {
     return "$code"
 }
 
-# Asks the job to end, and waits for that.
+# Asks the job to stop, and waits for its end.
 end_job() {
     [[ -n $job ]] || return 0
     kill -TERM -- "-$job" 2>/dev/null || kill -TERM "$job" 2>/dev/null || true
     await_job
 }
 
-# After a signal the exit code is that of the job: 0 if the router ended in good order.
+# After a signal the exit code is that of the job: 0 if the router stopped cleanly.
 on_signal() {
     trap '' HUP INT TERM
     [[ -n $job ]] || exit "$1"
@@ -248,10 +254,10 @@ end_servers() {
     "$MANAGER" cluster down --dir "$POSTGRES_DIR" || say 'the servers may still run: see shard-manager cluster status'
 }
 
-# --- Where it serves and keeps its rows ------------------------------------------------------------------
+# --- Address and data directory -------------------------------------------------------------------
 
-# Waiting minutes for a build only to learn that the port is taken or the data in use is a nuisance.
-# The router judges its settings, and is asked once it is built: checks that are impossible here are
+# Checks the port and the data directory first, so that a long build does not end in an avoidable
+# error. Once the router is built it validates all its settings; checks that are impossible here are
 # left to it.
 check_place() {
     check_bind
@@ -267,7 +273,7 @@ check_bind() {
     [[ ! $bind =~ ^[][0-9a-fA-F.:]+:[0-9]+$ ]] || check_port "$bind" "$(url_of "$bind")"
 }
 
-# Prints a setting as the router will find it: in the environment, in .env, at the top of the
+# Prints a setting as the router will find it: from the environment, .env, or the top level of the
 # configuration file.
 early_setting() {
     local variable=TESSERA_${1^^} file=${TESSERA_CONFIG:-tessera.toml} value
@@ -281,7 +287,7 @@ early_setting() {
     printf '%s\n' "${value:-$2}"
 }
 
-# True if the rows are in files of this machine, and not on servers that are named somewhere.
+# Succeeds if the rows are stored in files on this machine, and not on configured servers.
 keeps_files() {
     [[ -z ${SHARD_URLS-}${TESSERA_ENGINE-} ]] || return 1
     ! grep --quiet --no-messages --extended-regexp '^ *(export )?(SHARD_URLS|TESSERA_ENGINE)=.' .env || return 1
@@ -305,7 +311,7 @@ End that one, or take another folder: TESSERA_DATA_DIR=./other ./setup.sh"
     done
 }
 
-# --- The platform ----------------------------------------------------------------------------------------
+# --- The platform ---------------------------------------------------------------------------------
 
 start() {
     install_for_building
@@ -340,7 +346,7 @@ build() {
     await_job
 }
 
-# Runs the router until it ends. Its rows are in the folder given, or else in its data directory.
+# Runs the router until it ends. Its rows are in the given folder, or else in its data directory.
 serve() {
     local settings bind url
     settings=$("$ROUTER" --print-config)
@@ -356,12 +362,12 @@ serve() {
     await_job
 }
 
-# One value of the table that the router prints: `name = value  # origin`.
+# Prints one value of the table that the router prints: `name = value  # origin`.
 setting() {
     sed -n "s/^$1 *= \(.*[^ ]\) *# .*/\1/p" <<<"$2"
 }
 
-# An address that means "all of this machine's" is reached through its loopback one.
+# Replaces an address that means all interfaces of this machine by its loopback address.
 url_of() {
     local host=${1%:*} port=${1##*:}
     case "$host" in
@@ -379,7 +385,7 @@ check_port() {
     [[ $1 != *:0 ]] || die 'port 0 means any free port, and then nobody knows the address: set TESSERA_BIND'
     local code=0
     ask --output /dev/null --max-time 2 "$2/live" || code=$?
-    # 7 is curl's "connection refused": nobody is there.
+    # Exit code 7 of curl is "connection refused": the port is free.
     ((code == 7)) || die "$1 is taken by another process; maybe Tessera runs already.
 End that one, or take another port: TESSERA_BIND=127.0.0.1:3100 ./setup.sh"
 }
@@ -394,9 +400,9 @@ wait_until_ready() {
     die 'the router ended before it was ready; it says why above'
 }
 
-# --- Demo data -------------------------------------------------------------------------------------------
+# --- Demo data ------------------------------------------------------------------------------------
 
-# Fills tables that are empty, so nobody's rows are ever changed.
+# Fills only empty tables, so that existing rows are never changed.
 load_demo_data() {
     local table found
     for table in users orders products; do
@@ -418,7 +424,8 @@ load_table() {
     say "demo data: $2 loaded"
 }
 
-# A row's shard key is its routing column: user_id for users and their orders, product_id for products.
+# The shard key of a row is its routing column: user_id for users and their orders, product_id for
+# products.
 bulk_body() {
     printf '{"table":"%s","records":[' "$1"
     "demo_$1" | paste --serial --delimiters=,
@@ -469,7 +476,7 @@ curl '$1/api/read?table=orders&select=order_id,user_id,amount&order=amount.desc&
 BANNER
 }
 
-# --- Tests -----------------------------------------------------------------------------------------------
+# --- Tests ----------------------------------------------------------------------------------------
 
 run_tests() {
     install_for_tests
@@ -495,8 +502,8 @@ run_tests() {
     TESSERA_CITUS_URL=$citus run_on_servers api-router it
 }
 
-# Runs tests of a package, those of the test target of this name, as they were built for the whole workspace: for one
-# package alone cargo builds anew.
+# Runs the tests of one test target of a package, as built for the whole workspace: building for a
+# single package would make cargo compile anew.
 run_on_servers() {
     local program
     program=$(cargo test --workspace --test "$2" --no-run --locked --quiet --message-format json |
@@ -510,7 +517,7 @@ run_on_servers() {
     await_job
 }
 
-# Rows that are gone with the folder need not be synced.
+# These rows are deleted with the folder and need not be synced.
 make_test_servers() {
     begin_job "$TEST_MANAGER" cluster up --dir "$server_folder/$1" "${@:2}" --set fsync=off --set full_page_writes=off \
         >/dev/null

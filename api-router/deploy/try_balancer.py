@@ -44,7 +44,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.server.writes += 1
         self.rfile.read(int(self.headers["content-length"]))
         if self.server.breaks:
-            # As a router that is killed while it works.
+            # Simulates a router that is killed while it works.
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
@@ -102,7 +102,7 @@ def check(routers, port, probe):
     assert ask(probe, "GET", "/live") == 200
 
     routers[0].is_ready = False
-    # What it was sent before that was seen is no mistake.
+    # Requests sent to it before the balancer noticed are no error.
     until("away from who is not ready", lambda: routers_that_answer(port, routers) == {1})
     routers[0].is_ready = True
     until("back to who is ready again", lambda: routers_that_answer(port, routers) == {0, 1})

@@ -49,7 +49,7 @@ class Image:
         subprocess.run([script, program, self.root], check=True)
         for copied in (rest for name, rest in stage if name == "COPY"):
             self.own(copied)
-        # An engine makes these.
+        # A container engine creates these.
         for made in ["proc", "sys", "dev"]:
             os.makedirs(os.path.join(self.root, made), exist_ok=True)
         user, group = said["USER"].split(":")

@@ -1,40 +1,50 @@
 #!/usr/bin/env bash
 #
-# Failovers by a real manager: Patroni leads a cluster of three PostgreSQL servers, a router follows it, and the load
-# tester proves meanwhile that nothing is lost, done twice or stale.
+# Tests failovers by a real manager: Patroni manages a cluster of three PostgreSQL servers, a router
+# follows it, and the load tester checks meanwhile that no write is lost or executed twice, and that
+# no read is stale.
 #
 #   patroni.sh [EVENT…]      default: kill switchover freeze
 #
 #   crash        kill -9 of the leader's postmaster; its Patroni lives and steps back
-#   kill         kill -9 of the leader's postmaster and of its Patroni: the manager's lease has to run out
-#   hang         the same, but its Patroni is frozen, and thaws when another node leads
-#   switchover   a planned one, asked of Patroni's REST API
-#   freeze       every process of the leader and its Patroni are frozen for half a minute, and thaw
-#   half-freeze  the same of its Patroni and the postmaster only: its sessions go on. Without a watchdog Patroni cannot
-#                prevent that such a node stores what the next leader does not have: what is lost then is not the router's
+#   kill         kill -9 of the leader's postmaster and of its Patroni: the manager's lease has to
+#                expire
+#   hang         like kill, but its Patroni is frozen, and thaws when another node leads
+#   switchover   a planned switchover, requested through Patroni's REST API
+#   freeze       all processes of the leader and its Patroni are frozen for half a minute, and thaw
+#   half-freeze  like freeze, but of its Patroni and the postmaster only: its sessions continue.
+#                Without a watchdog Patroni cannot prevent such a node from storing writes that the
+#                next leader does not have: these losses are not the router's fault
 #
-# After each event the old leader comes back through Patroni: it is rewound and follows. Told are
+# After each event Patroni brings the old leader back: it is rewound and follows. The report shows
 #
-#   promoted     how long after the event another node was out of recovery
-#   confirmed    how long after the event a transaction on it was confirmed: Patroni asks for a synchronous standby
-#   router       how long after either the router gave its first good answer: to a write at the levels one and quorum, and
-#                to a strong read (at level all)
+#   promoted     time from the event until another node was out of recovery
+#   confirmed    time from the event until a transaction on it was confirmed: Patroni requires a
+#                synchronous standby
+#   router       time from either until the first good answer of the router: to a write at the
+#                levels one and quorum, and to a strong read (at level all)
 #   longest gap  the longest time without a good answer to these, and to reads at level one
 #
-# Exit code 0 if no promise was broken (requests that were refused meanwhile are no reason), every failover was followed
-# within ROUTER_MAX, and no answer took longer than ANSWER_MAX; 1 if not, 2 if nothing was tested.
+# Exit code 0 if no promise was broken (refused requests are permitted), every failover was followed
+# within ROUTER_MAX, and no answer took longer than ANSWER_MAX; otherwise 1, or 2 if nothing was
+# tested.
+#
+# Variables:
 #
 #   ROUTER, LOADTEST   the programs (default: target/debug/api-router, target/debug/loadtest)
 #   PATRONI            Patroni 4 (default: installed from PyPI into the temporary folder)
-#   ETCD               etcd 3.4 or later (default: that of PATH; on Debian the package is etcd-server)
-#   PG_BIN             PostgreSQL 15 or later (default: that of pg_config, else the newest of /usr/lib/postgresql)
-#   TTL, LOOP_WAIT     Patroni's (default 20 and 1 s)
-#   USERS, SEED        the load tester's (default 4 and 1)
-#   ROUTER_MAX         seconds (default 5), also ANSWER_MAX (default 2) for requests with a deadline of 0.1 s
-#   KEEP               not empty: the folder with all logs and the history stays; it also does after a failure
+#   ETCD               etcd 3.4 or later (default: from PATH; on Debian the package is etcd-server)
+#   PG_BIN             PostgreSQL 15 or later (default: that of pg_config, else the newest in
+#                      /usr/lib/postgresql)
+#   TTL, LOOP_WAIT     settings of Patroni (default 20 and 1 s)
+#   USERS, SEED        settings of the load tester (default 4 and 1)
+#   ROUTER_MAX         seconds (default 5)
+#   ANSWER_MAX         seconds (default 2), for requests with a deadline of 0.1 s
+#   KEEP               if not empty, the folder with all logs and the history is kept, as it is
+#                      after a failure
 #
-# Needs curl 7.84, psql, python3 with venv and setpriv. Servers run as `postgres` if this runs as root. It takes two
-# to four minutes; every wait has its end.
+# Needs curl 7.84, psql, python3 with venv and setpriv. If this runs as root, the servers run as
+# `postgres`. It takes two to four minutes; every wait has a limit.
 
 set -euo pipefail
 
@@ -48,14 +58,14 @@ readonly START_MAX=90 PROMOTED_MAX=$((TTL * 3)) FOLLOWED_MAX=60 HEALED_MAX=120 J
 readonly LOAD_MAX=3600
 readonly NODES=(1 2 3)
 
-TEMP=''      # Everything lies here.
-as_user=()   # What servers are started with.
+TEMP=''      # Folder of all files.
+as_user=()   # Command prefix that starts servers as another user.
 patronis=()  # Process ids by node.
-masters=()   # Those of the postmasters, as they were met last.
+masters=()   # Last known process ids of the postmasters, by node.
 frozen=()    # Process ids to thaw at the end.
 jobs=()      # Other process ids to end: etcd, router, load tester, probes.
-watches=()   # Those of the sessions that ask the nodes.
-rows=()      # Of the table.
+watches=()   # Process ids of the sessions that poll the nodes.
+rows=()      # Rows of the table.
 failures=()
 
 main() {
@@ -90,13 +100,13 @@ die() {
     exit 2
 }
 
-# --- Numbers ---------------------------------------------------------------------------------------------
+# --- Numbers --------------------------------------------------------------------------------------
 
 now() {
     printf '%s' "$EPOCHREALTIME"
 }
 
-# The difference of two times, or nothing if one is not known.
+# Prints the difference of two times, or nothing if one is unknown.
 span() {
     awk -v from="$1" -v to="$2" 'BEGIN { if (from != "" && to != "") printf "%.3f", to - from }'
 }
@@ -105,7 +115,7 @@ more() {
     awk -v one="$1" -v other="$2" 'BEGIN { exit !(one + 0 > other + 0) }'
 }
 
-# Waits until a command succeeds, at most so many seconds.
+# Waits until a command succeeds, for at most this many seconds.
 until_true() {
     local deadline=$((SECONDS + $1))
     shift
@@ -115,7 +125,7 @@ until_true() {
     done
 }
 
-# --- What it needs ---------------------------------------------------------------------------------------
+# --- Requirements ---------------------------------------------------------------------------------
 
 prepare() {
     local program
@@ -128,7 +138,7 @@ prepare() {
     readonly PG_BIN=${PG_BIN:-$(pg_bin)}
     [[ -x $PG_BIN/initdb ]] || die 'PostgreSQL 15 is missing: apt-get install postgresql, or say PG_BIN'
     exec 3>&1 # A signal may come while the output of something else is dropped.
-    # Before the folder is made, so that whatever happens it is cleared away.
+    # Before the folder is created, so that it is always removed.
     trap 'exit 130' HUP INT TERM
     trap 'clear_away' EXIT
     TEMP=$(mktemp -d)
@@ -150,13 +160,13 @@ pg_bin() {
 
 install_patroni() {
     say 'installing Patroni' >&2
-    # As who runs it: root's own Python may be out of reach for others.
+    # Runs as the current user: root's own Python may be inaccessible to other users.
     "${as_user[@]}" python3 -m venv "$TEMP/venv" >&2
     "${as_user[@]}" "$TEMP/venv/bin/pip" install --quiet --quiet 'patroni[etcd3]>=4,<5' psycopg2-binary >&2
     printf '%s' "$TEMP/venv/bin/patroni"
 }
 
-# Below those that connections get: a node that is down must find its port free.
+# Below the ephemeral ports: a node that restarts must find its port free.
 choose_ports() {
     local found=() port
     while ((${#found[@]} < 9)); do
@@ -170,7 +180,7 @@ choose_ports() {
     readonly URL=http://127.0.0.1:$ROUTER_PORT
 }
 
-# --- The cluster -----------------------------------------------------------------------------------------
+# --- The cluster ----------------------------------------------------------------------------------
 
 start_cluster() {
     local node
@@ -232,16 +242,16 @@ YAML
 start_patroni() {
     "${as_user[@]}" "$PATRONI" "$TEMP/node$1.yml" </dev/null >>"$TEMP/patroni$1.log" 2>&1 &
     patronis[$1]=$!
-    disown # Its end is not told.
+    disown # Its end is not reported.
 }
 
-# A statement as superuser at a node.
+# Runs a statement on a node as superuser.
 sql() {
     PGPASSWORD=super PGCONNECT_TIMEOUT=2 timeout 10 psql --no-psqlrc --quiet --tuples-only --no-align \
         --host 127.0.0.1 --port "${PG_PORTS[$1]}" --username postgres --dbname "${3:-postgres}" --command "$2"
 }
 
-# The user that a router needs, with no more rights than it needs.
+# Creates the user of the router, with the minimal privileges.
 make_database() {
     local leader
     leader=$(leader)
@@ -250,12 +260,12 @@ make_database() {
     sql "$leader" 'ALTER SCHEMA public OWNER TO tessera; GRANT EXECUTE ON FUNCTION pg_read_file(text) TO tessera' shard1
 }
 
-# What Patroni of a node says to a path.
+# Response of a node's Patroni to a path.
 patroni() {
     curl --silent --fail --max-time 2 "${@:3}" "http://127.0.0.1:${REST_PORTS[$1]}/$2"
 }
 
-# The node that leads by what Patroni says.
+# Number of the leader, according to Patroni.
 leader() {
     local node
     for node in "${NODES[@]}"; do
@@ -267,7 +277,7 @@ leader() {
     return 1
 }
 
-# One leads, and two confirm its transactions.
+# Waits until one node leads and two confirm its transactions.
 is_whole() {
     local node leader
     leader=$(leader)
@@ -282,7 +292,7 @@ postmaster() {
     head -n 1 "$TEMP/node$1/postmaster.pid"
 }
 
-# --- The router and its load -----------------------------------------------------------------------------
+# --- The router and its load ----------------------------------------------------------------------
 
 start_router() {
     local hosts
@@ -295,8 +305,8 @@ start_router() {
     until_true 30 curl --silent --fail "$URL/ready" || die "the router is not ready: see $TEMP/router.log"
 }
 
-# The load tester until it is told to end; beside it clients of one kind of request each. They leave a line for each answer:
-# when it came, its status and how long it took.
+# Starts the load tester, which runs until it is stopped, and clients of one kind of request each.
+# For each answer these write a line with its time, status and duration.
 start_load() {
     local row='{"table":"users","data":{"user_id":"probe","name":"n","email":"e","partition_key":"A"}}'
     local read='read?table=users&limit=1'
@@ -311,10 +321,10 @@ start_load() {
     sleep 4
 }
 
-# A client of that name, as many requests a second at a level, of a path.
+# Starts a client with this name, which sends this many requests per second at a level to a path.
 probe() {
     local file=$TEMP/$1.probe answer
-    # One process for all requests: a range in the fragment makes many of one URL.
+    # One process for all requests: a range in the fragment yields many requests to one URL.
     stdbuf --output L curl --silent --rate "$2/s" --max-time 30 --header "x-consistency: $3" --header 'x-deadline-ms: 100' \
         --header 'x-shard-key: probe' "${@:5}" --output /dev/null --write-out '%{http_code} %{time_total}\n' \
         "$URL/api/$4#[1-1000000]" \
@@ -322,7 +332,7 @@ probe() {
     jobs+=($!)
 }
 
-# When a client had its first good answer after a time.
+# Time of a client's first good answer after a given time.
 acknowledged() {
     awk -v after="$2" '$1 > after && $2 ~ /^20/ { print $1; exit }' "$TEMP/$1.probe"
 }
@@ -331,13 +341,14 @@ is_acknowledged() {
     [[ -n $(acknowledged "$1" "$2") ]]
 }
 
-# The longest time of a client between two good answers since a time.
+# Longest time between two good answers of a client since a given time.
 gap() {
     awk -v since="$2" '$1 < since { if ($2 ~ /^20/) last = $1; next }
         $2 ~ /^20/ { if (last && $1 - last > most) most = $1 - last; last = $1 } END { printf "%.3f", most }' "$TEMP/$1.probe"
 }
 
-# Asks a node every 10 ms whether it is in recovery; if it is not, it commits a record, which a standby has to confirm.
+# Asks a node every 10 ms whether it is in recovery. If it is not, commits a record, which a standby
+# has to confirm.
 watch() {
     PGPASSWORD=super PGCONNECT_TIMEOUT=2 psql --no-psqlrc --quiet --tuples-only --no-align --field-separator ' ' \
         --host 127.0.0.1 --port "${PG_PORTS[$1]}" --username postgres --dbname postgres >"$TEMP/watch$1" 2>&1 <<'SQL' &
@@ -347,7 +358,7 @@ SQL
     watches+=($!)
 }
 
-# When the first of the nodes that are watched was out of recovery, and which.
+# Time at which the first watched node was out of recovery, and its number.
 promoted() {
     local node
     for node in "${NODES[@]}"; do
@@ -359,7 +370,7 @@ is_promoted() {
     [[ -n $(promoted) ]]
 }
 
-# When that node had its first transaction confirmed: before it asked again.
+# Time at which that node's first transaction was confirmed, before the next query.
 confirmed() {
     awk '$2 == "f" { if (seen++) { printf "%.6f\n", $1 - 0.01; exit } }' "$TEMP/watch$1"
 }
@@ -378,7 +389,7 @@ end_watches() {
     rm -f "$TEMP"/watch?
 }
 
-# --- Events ----------------------------------------------------------------------------------------------
+# --- Events ---------------------------------------------------------------------------------------
 
 run_event() {
     local name=$1 old node began at='' new='' ready='' one='' quorum=''
@@ -410,7 +421,7 @@ run_event() {
     note "$name" "$old" "$new" "$began" "$at" "$ready" "$one" "$quorum" "$strong"
 }
 
-# The row of an event in the table, and what is wrong about it.
+# Prints the event's row of the table, and records its failures.
 note() {
     local name=$1 began=$4 at=$5 ready=$6 client
     rows+=("$(printf '%-11s  %d > %s  %8s  %8s  %8s%8s%8s  %8s%8s%8s  %8s%8s%8s%8s' "$name" "$2" "${3:-?}" \
@@ -438,7 +449,7 @@ strike() {
             patroni "$old" switchover --output "$TEMP/switchover" --max-time 60 --request POST \
                 --data "{\"leader\":\"node$old\"}" || failures+=("switchover: refused: $(cat "$TEMP/switchover")")
             ;;
-        # The postmaster first: then it begins no more.
+        # The postmaster first, so that it starts no further processes.
         freeze) freeze "${patronis[old]}" "${masters[old]}" && freeze_children "${masters[old]}" ;;
         half-freeze) freeze "${patronis[old]}" "${masters[old]}" ;;
     esac
@@ -481,16 +492,16 @@ has_all_nodes() {
     [[ $(curl --silent --max-time 5 "$URL/api/health" | grep -o '"up":true' | wc -l) == 3 ]]
 }
 
-# --- The verdict -----------------------------------------------------------------------------------------
+# --- The verdict ----------------------------------------------------------------------------------
 
 judge() {
     local code=0 client slowest
     say 'the load ends, and its history is judged'
-    kill -INT "$tester" # As Ctrl-C: it ends the run early, with its report.
+    kill -INT "$tester" # Like Ctrl-C: it ends the run early, with its report.
     until_true "$JUDGED_MAX" has_ended "$tester" || failures+=("the load tester has not ended after $JUDGED_MAX s")
     if has_ended "$tester"; then wait "$tester" || code=$?; fi
     cat "$TEMP/loadtest.log"
-    # Requests may fail while nobody leads; promises may not be broken.
+    # Requests may fail while there is no leader; promises must not be broken.
     ((code == 0)) || grep -q '^FAIL: [0-9]* of [0-9]* requests failed$' "$TEMP/loadtest.log" ||
         failures+=("the load tester ended with $code: see $TEMP/loadtest.log")
     "$LOADTEST" check "$TEMP/history.jsonl" >"$TEMP/check.log" || failures+=("promises were broken: see $TEMP/check.log")
@@ -515,14 +526,14 @@ has_ended() {
     ! kill -0 "$1" 2>/dev/null || [[ $(ps -o stat= -p "$1") == Z* ]]
 }
 
-# --- The end ---------------------------------------------------------------------------------------------
+# --- The end --------------------------------------------------------------------------------------
 
 clear_away() {
     local code=$? node pid
     trap '' HUP INT TERM
     thaw
     end_watches
-    # Patroni first: it would start servers again.
+    # Patroni first: it would start the servers again.
     for pid in "${patronis[@]}" "${jobs[@]}"; do
         kill -KILL "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
@@ -539,7 +550,7 @@ clear_away() {
     fi
 }
 
-# Ends the server that works in a node's folder, and waits for those of its processes that outlive it.
+# Stops the server of a node's folder, and waits for those of its processes that outlive it.
 stop_server() {
     local folder=$TEMP/node$1 pid processes=()
     pid=$(postmaster "$1" 2>/dev/null) || return 0
