@@ -1,7 +1,7 @@
 //! Assembly: opens a cluster with the engine that keeps it, and lets a manager serve it.
 //!
-//! **Invariant:** beside the engines, the doctor and the commands about files, no other module names
-//! an engine.
+//! **Invariant:** beside the engines, the doctor and the commands about files, no other module
+//! names an engine.
 //! **Not here:** opening (the engines), serving (`manager`).
 
 use std::sync::Arc;
@@ -36,8 +36,8 @@ impl Manager {
         Ok((Self::new(cluster)?, source))
     }
 
-    /// Opens an embedded cluster without its replicas, for a command that fills a cluster that is not
-    /// read meanwhile. The replicas get what they lack at the next start. Blocks.
+    /// Opens an embedded cluster without its replicas, for a command that fills a cluster that is
+    /// not read meanwhile. The replicas get what they lack at the next start. Blocks.
     ///
     /// # Errors
     /// Errors of [`Manager::open`].

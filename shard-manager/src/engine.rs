@@ -1,4 +1,5 @@
-//! Engine: the traits between the cluster and the engines that keep rows, and what the engines share.
+//! Engine: the traits between the cluster and the engines that keep rows, and what the engines
+//! share.
 //!
 //! The cluster has chosen the shard and the node before it calls a trait; an engine knows rows, not
 //! shards. Methods have no default bodies: each engine decides for itself. A method that waits

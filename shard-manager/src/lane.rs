@@ -1,13 +1,13 @@
 //! Lane: the one way to a shard's primary, where waiting writes become one transaction.
 //!
-//! A bounded queue and a loop: take everything that waits, apply it in one durable transaction, answer each
-//! operation. The loop is a thread if the writer blocks, and a task if it waits for a server.
-//! Nothing waits on a timer: while one batch is committed, the next gathers by itself, so the price
-//! of a sync is shared by all who wait (group commit, as in "Implementation Techniques for Main
-//! Memory Database Systems", DeWitt et al. 1984).
+//! A bounded queue and a loop: take everything that waits, apply it in one durable transaction,
+//! answer each operation. The loop is a thread if the writer blocks, and a task if it waits for a
+//! server. Nothing waits on a timer: while one batch is committed, the next gathers by itself, so
+//! the price of a sync is shared by all who wait (group commit, as in "Implementation Techniques
+//! for Main Memory Database Systems", DeWitt et al. 1984).
 //!
-//! **Invariant:** one batch is in flight; operations are applied in the order in which they came; an
-//! operation is answered after its transaction is durable, and never taken after its deadline.
+//! **Invariant:** one batch is in flight; operations are applied in the order in which they came;
+//! an operation is answered after its transaction is durable, and never taken after its deadline.
 //! **Not here:** SQL (`store`), routing (`manager`).
 
 mod pulse;
@@ -43,8 +43,8 @@ const BATCH_OPERATIONS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// How long a lane's task may take to end once it was told to.
 const END_MAX: Duration = Duration::from_secs(30);
-/// How often a patient operation looks whether a full queue has room again. A full queue takes far longer to
-/// empty.
+/// How often a patient operation looks whether a full queue has room again. A full queue takes far
+/// longer to empty.
 const ROOM_LOOK: Duration = Duration::from_millis(5);
 
 /// A queue of writes and the loop that applies them.
@@ -250,7 +250,8 @@ impl Lane {
         self.state.waits.load(Ordering::SeqCst)
     }
 
-    /// Puts an operation into the queue. A patient one waits until there is room, but not past its deadline.
+    /// Puts an operation into the queue. A patient one waits until there is room, but not past its
+    /// deadline.
     async fn enqueue(&self, mut operation: Operation) -> Result<(), LaneFailure> {
         loop {
             let Some((back, error)) = self.try_enqueue(operation) else { return Ok(()) };

@@ -1,8 +1,10 @@
 //! Node address: host, login and TLS mode of a PostgreSQL node.
 //!
-//! Spelled as libpq spells it: `postgres://user:password@host:port,host:port/database?sslmode=verify-full`. One thing
-//! is decided otherwise. libpq's own default, `sslmode=prefer`, sends rows in the clear if the server says so, and to
-//! whoever answers: here that is the default only for this machine, and `verify-full` for every other.
+//! Spelled as libpq spells it:
+//! `postgres://user:password@host:port,host:port/database?sslmode=verify-full`. One thing is
+//! decided otherwise. libpq's own default, `sslmode=prefer`, sends rows in the clear if the server
+//! says so, and to whoever answers: here that is the default only for this machine, and
+//! `verify-full` for every other.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
 //! **Not here:** connecting (`store/postgres/session`); how many shards there may be (`topology`).
@@ -57,7 +59,8 @@ pub enum TlsMode {
     Disable,
     /// Encrypted if the server offers it, by whatever certificate.
     Prefer,
-    /// Encrypted. The certificate is checked as by [`TlsMode::VerifyCa`] if a file of roots is named, else not at all.
+    /// Encrypted. The certificate is checked as by [`TlsMode::VerifyCa`] if a file of roots is
+    /// named, else not at all.
     Require,
     /// Encrypted, and the certificate comes from an authority that is trusted.
     VerifyCa,
@@ -207,7 +210,8 @@ impl ServerEngine {
         }
     }
 
-    /// Most connections that one router takes of one node: to a coordinator it has more lanes, and reads only there.
+    /// Most connections that one router takes of one node: to a coordinator it has more lanes, and
+    /// reads only there.
     pub fn connections_of_router(self) -> u32 {
         match self {
             Self::Postgres => 8,
@@ -232,7 +236,8 @@ pub struct ClusterAddress {
 }
 
 impl ClusterAddress {
-    /// How many nodes follow others: each host of an address that lists several is a node, and of a shard's one leads.
+    /// How many nodes follow others: each host of an address that lists several is a node, and of a
+    /// shard's one leads.
     pub fn replica_count(&self) -> usize {
         let of_shard = |shard: &ShardAddress| {
             let listed = shard.replicas.iter().map(|at| at.hosts.len()).sum::<usize>();

@@ -1,8 +1,8 @@
 //! Replica set: which replica answers a read, and which are left out of the rotation for a while.
 //!
-//! Among those that are fresh enough the better of two is taken, by reads in flight ("The Power of Two Choices
-//! in Randomized Load Balancing", Mitzenmacher 2001). One that fails leaves the rotation, for twice as long
-//! each time, and comes back when a probe of it succeeds.
+//! Among those that are fresh enough the better of two is taken, by reads in flight ("The Power of
+//! Two Choices in Randomized Load Balancing", Mitzenmacher 2001). One that fails leaves the
+//! rotation, for twice as long each time, and comes back when a probe of it succeeds.
 //!
 //! **Invariant:** a replica that is chosen has what the read must not miss.
 //! **Not here:** reading, waiting, the primary (`shard`).
@@ -250,7 +250,8 @@ impl Chosen {
         self.member.node.outlives_primary()
     }
 
-    /// Told when a read failed; tells whether that is the replica's fault, so that the primary should be asked.
+    /// Told when a read failed; tells whether that is the replica's fault, so that the primary
+    /// should be asked.
     pub fn is_to_blame(&self, error: &Error) -> bool {
         let unavailable = matches!(error, Error::ShardUnavailable { .. });
         let to_blame = unavailable || *error == Error::Internal;

@@ -1,7 +1,8 @@
 //! Shard: one shard's nodes, and the way to each of them.
 //!
-//! Writes go through the lane to the primary, and wait for as many replicas as their level asks for. Reads go
-//! to a replica that has what they must not miss: they wait a little for one, and then take the primary.
+//! Writes go through the lane to the primary, and wait for as many replicas as their level asks
+//! for. Reads go to a replica that has what they must not miss: they wait a little for one, and
+//! then take the primary.
 //!
 //! **Invariant:** an answer is never older than what its read must not miss.
 //! **Not here:** which shard (`manager`), which replica (`replica_set`).
@@ -91,7 +92,8 @@ pub struct ShardRows {
     pub read: NodeRows,
     /// Who answered.
     pub role: Role,
-    /// From when and how far the rows surely are; `None` if another node has become the primary meanwhile.
+    /// From when and how far the rows surely are; `None` if another node has become the primary
+    /// meanwhile.
     pub stamp: Option<FreshnessBound>,
 }
 
@@ -151,7 +153,8 @@ impl Shard {
         (&self.primary_name, &self.replica_names)
     }
 
-    /// Applies rows as one operation, and waits until as many replicas have them as the level asks for.
+    /// Applies rows as one operation, and waits until as many replicas have them as the level asks
+    /// for.
     ///
     /// # Errors
     /// [`LaneFailure`] if nothing is known to be stored.
@@ -224,7 +227,8 @@ impl Shard {
         Position { timeline, sequence: sequence.saturating_sub(unseen) }
     }
 
-    /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not read before.
+    /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not
+    /// read before.
     ///
     /// # Errors
     /// [`LaneFailure`] if it is not known to be done.
@@ -269,7 +273,8 @@ impl Shard {
         .await
     }
 
-    /// Reads from a replica that meets the requirements, or from the primary: also if the replica fails.
+    /// Reads from a replica that meets the requirements, or from the primary: also if the replica
+    /// fails.
     async fn read(
         &self,
         requirements: &ReadRequirements,
@@ -334,7 +339,8 @@ impl Shard {
         }
     }
 
-    /// A replica that meets the requirements, while the primary is gone: one that is out for a moment is waited for.
+    /// A replica that meets the requirements, while the primary is gone: one that is out for a
+    /// moment is waited for.
     async fn await_replica(
         &self,
         min_position: u64,
@@ -372,7 +378,8 @@ impl Shard {
         self.replicas.choose(&wanted)
     }
 
-    /// Rows and bytes of each table. It visits every page, so one call at a time does; the others wait.
+    /// Rows and bytes of each table. It visits every page, so one call at a time does; the others
+    /// wait.
     ///
     /// # Errors
     /// As [`Shard::read_key`].

@@ -136,7 +136,8 @@ impl fmt::Debug for CacheAddress {
     }
 }
 
-/// Two addresses are alike if they are to the same place as the same user; the rest of them is secret.
+/// Two addresses are alike if they are to the same place as the same user; the rest of them is
+/// secret.
 impl PartialEq for CacheAddress {
     fn eq(&self, other: &Self) -> bool {
         let secret = |address: &Self| address.info.redis_settings().password().map(str::to_owned);

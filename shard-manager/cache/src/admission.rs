@@ -1,16 +1,18 @@
 //! Admission: which questions are asked often enough to be worth a visit to Redis.
 //!
-//! A visit pays only if what it brings or stores is asked for again before it is too old. So a table of fixed size
-//! remembers of the questions that were asked last how long it usually is from one ask to the next, and when the entry
-//! was current that this router last saw in Redis. It is of this process: what others are asked does not count, and a
-//! router that starts knows nothing.
+//! A visit pays only if what it brings or stores is asked for again before it is too old. So a
+//! table of fixed size remembers of the questions that were asked last how long it usually is from
+//! one ask to the next, and when the entry was current that this router last saw in Redis. It is of
+//! this process: what others are asked does not count, and a router that starts knows nothing.
 //!
-//! A question has its place in one of four slots of one line of memory; the one that was asked longest ago gives way. Two
-//! threads that ask the same at the same time may lose one of the two asks.
+//! A question has its place in one of four slots of one line of memory; the one that was asked
+//! longest ago gives way. Two threads that ask the same at the same time may lose one of the two
+//! asks.
 //!
-//! **Invariant:** the table never grows, and nobody waits for it or allocates for an ask. What it has wrong costs a visit
-//! to Redis or saves one, and no promise rests on it.
-//! **Not here:** what is done with a question that is not admitted (`read_path`), whether an entry is enough (`proof`).
+//! **Invariant:** the table never grows, and nobody waits for it or allocates for an ask. What it
+//! has wrong costs a visit to Redis or saves one, and no promise rests on it.
+//! **Not here:** what is done with a question that is not admitted (`read_path`), whether an entry
+//! is enough (`proof`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,20 +25,21 @@ const WAYS: usize = 4;
 const SETS: usize = 1 << 14;
 /// Microseconds of one tick, in which asks are timed: as a shift.
 const TICK_SHIFT: u32 = 4;
-/// Bits of the gap between two asks, in ticks; the longest is about 17 s, more than half of the oldest age that anybody
-/// allows. Who asks after a longer one is as if the first.
+/// Bits of the gap between two asks, in ticks; the longest is about 17 s, more than half of the
+/// oldest age that anybody allows. Who asks after a longer one is as if the first.
 const GAP_BITS: u32 = 20;
-/// Bits of the time of the last ask, in ticks: it comes round after about five hours. What is asked again at just that
-/// time passes for asked just now.
+/// Bits of the time of the last ask, in ticks: it comes round after about five hours. What is asked
+/// again at just that time passes for asked just now.
 const LAST_BITS: u32 = 30;
 /// Bits of what tells two questions of one line apart.
 const TAG_BITS: u32 = 14;
 /// An ask moves the gap by one of so many parts.
 const WEIGHT: u64 = 4;
-/// Asks that follow each other faster than so many ticks count as one: threads that are asked for the same key all the
-/// time do not take its line from each other.
+/// Asks that follow each other faster than so many ticks count as one: threads that are asked for
+/// the same key all the time do not take its line from each other.
 const FASTEST: u64 = 4;
-/// By how many microseconds an entry must be newer than the one that is known for that to be written down.
+/// By how many microseconds an entry must be newer than the one that is known for that to be
+/// written down.
 const NEWER_FROM: u64 = 1_000;
 
 const GAP_MAX: u64 = (1 << GAP_BITS) - 1;
@@ -99,15 +102,16 @@ fn tag_of(word: u64) -> u64 {
     word >> (LAST_BITS + GAP_BITS)
 }
 
-/// Ticks from one time to a later one; 0 if it is not later. Threads are late by little: all but the last part of the
-/// round has passed.
+/// Ticks from one time to a later one; 0 if it is not later. Threads are late by little: all but
+/// the last part of the round has passed.
 fn since(last: u64, now: u64) -> u64 {
     let passed = now.wrapping_sub(last) & LAST_MASK;
     if passed > LAST_MASK - GAP_MAX { 0 } else { passed }
 }
 
 impl Admission {
-    /// A table that admits what is expected to be asked so often while its answer is new enough; all, if that is once.
+    /// A table that admits what is expected to be asked so often while its answer is new enough;
+    /// all, if that is once.
     pub(super) fn new(min_uses: usize) -> Self {
         Self { lines: (0..SETS).map(|_| Line::default()).collect(), min_uses: min_uses as u64 }
     }

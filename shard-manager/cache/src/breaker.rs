@@ -22,7 +22,8 @@ const FAILURES_MAX: u32 = 3;
 const SLOW_MAX: u32 = 32;
 /// Span of time of which one answer is judged, the first: what one pause delays counts once.
 const SPAN: Duration = Duration::from_millis(10);
-/// A thread that wakes so much too late is late itself, if it is also more than what makes an answer slow.
+/// A thread that wakes so much too late is late itself, if it is also more than what makes an
+/// answer slow.
 const LATE_FROM: Duration = Duration::from_millis(5);
 /// A read of a shard moves what they take by one of so many parts.
 const WEIGHT: u64 = 8;
@@ -55,7 +56,8 @@ pub(super) struct Breaker {
     until: AtomicU64,
     /// Milliseconds of the next pause.
     pause: AtomicU64,
-    /// An answer that took longer is slow, if reads of the shards are quicker; half of the patience.
+    /// An answer that took longer is slow, if reads of the shards are quicker; half of the
+    /// patience.
     slow_from: Duration,
 }
 
@@ -106,7 +108,8 @@ impl Breaker {
             return Advice::Ask;
         }
         let (until, now) = (self.until.load(Ordering::Acquire), self.millis());
-        // Whoever puts the time off is the one who tries; if that is never told to have ended, another does.
+        // Whoever puts the time off is the one who tries; if that is never told to have ended,
+        // another does.
         let later = now + TRIAL_LOST.as_millis() as u64;
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
         if now < until || self.until.compare_exchange(until, later, set, seen).is_err() {
@@ -144,7 +147,8 @@ impl Breaker {
         if own <= LATE_FROM.max(self.slow_from) {
             return self.failed();
         }
-        // The answer may have been there before the thread was. If that goes on, it is of no use all the same.
+        // The answer may have been there before the thread was. If that goes on, it is of no use
+        // all the same.
         self.judge(2 * self.slow_from + own, now)
     }
 

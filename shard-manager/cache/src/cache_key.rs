@@ -1,9 +1,11 @@
 //! Cache key: the name under which an answer is kept.
 //!
-//! All answers about one key of one table are fields of one hash, `tessera:1:{cluster}:{epoch}:{slot}:{table}:{key}`: so
-//! whoever writes a row of it removes them all without knowing what was asked. `1` is the version of all that is
-//! stored, `{cluster}` comes from the cluster's secret, and with the epoch of the map a slot that moves leaves its
-//! entries behind. A field is named by the whole question: a keyed hash of 128 bits of its canonical spelling.
+//! All answers about one key of one table are fields of one hash,
+//! `tessera:1:{cluster}:{epoch}:{slot}:{table}:{key}`: so whoever writes a row of it removes them
+//! all without knowing what was asked. `1` is the version of all that is stored, `{cluster}` comes
+//! from the cluster's secret, and with the epoch of the map a slot that moves leaves its entries
+//! behind. A field is named by the whole question: a keyed hash of 128 bits of its canonical
+//! spelling.
 //!
 //! **Invariant:** two questions that may have different answers have different names.
 //! **Not here:** the bytes of an answer (`entry`).

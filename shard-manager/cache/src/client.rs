@@ -1,6 +1,7 @@
 //! Client of Redis: sends commands, and reports their results to the breaker.
 //!
-//! **Invariant:** nothing waits for Redis longer than it says; a state of the cache is logged once, not each failure.
+//! **Invariant:** nothing waits for Redis longer than it says; a state of the cache is logged once,
+//! not each failure.
 //! **Not here:** connections (`connections`), judging (`breaker`).
 
 use std::sync::Arc;
@@ -62,8 +63,8 @@ impl Drop for SendPermit {
 }
 
 impl Cache {
-    /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads do the
-    /// same; this is for a cluster without reads.
+    /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads
+    /// do the same; this is for a cluster without reads.
     pub fn look_after(self: &Arc<Self>) {
         self.may_ask();
     }

@@ -4,9 +4,10 @@
 //! json of the rows | ends of the rows | trailer | tag
 //! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline, floor, seen, shape
 //! ```
-//! The trailer has a fixed length and stands at the end, so that a script can look at it, and the bytes before it become
-//! the rows without being copied. The tag is SipHash-2-4 of 128 bits under a secret of the cluster, of the place of the
-//! entry and all its bytes: what is cut, changed, of another cluster or of another place is none.
+//! The trailer has a fixed length and stands at the end, so that a script can look at it, and the
+//! bytes before it become the rows without being copied. The tag is SipHash-2-4 of 128 bits under a
+//! secret of the cluster, of the place of the entry and all its bytes: what is cut, changed, of
+//! another cluster or of another place is none.
 //!
 //! **Invariant:** what is read is what was written, or nothing.
 //! **Not here:** whether it is good enough (`proof`), the script (`script`).

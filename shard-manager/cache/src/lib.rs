@@ -1,47 +1,54 @@
 //! Cache: answers of reads kept in Redis, used only where they prove themselves new enough.
 //!
-//! Redis may lose, rewind, evict, hang or be written by others. So **no promise depends on it**, and none on a message that
-//! voids something: an entry carries what is known of it, and each reader judges by that.
+//! Redis may lose, rewind, evict, hang or be written by others. So **no promise depends on it**,
+//! and none on a message that voids something: an entry carries what is known of it, and each
+//! reader judges by that.
 //!
 //! # What is stored
-//! All answers about one shard key of one table are one hash (`cache_key`). A field is one question; its value is the rows and
-//! a claim (`entry`): *these rows are of this timeline of the shard, hold every change up to `floor`, none after `seen`, and
-//! were all there was at `as_of`*. A claim is a fact about the past. It does not become wrong, only old; no loss, copy or
-//! rewind of Redis changes that. A tag under a secret of the cluster keeps everything else out. Beside the field of an entry
-//! may stand a lease for it.
+//! All answers about one shard key of one table are one hash (`cache_key`). A field is one
+//! question; its value is the rows and a claim (`entry`): *these rows are of this timeline of the
+//! shard, hold every change up to `floor`, none after `seen`, and were all there was at `as_of`*. A
+//! claim is a fact about the past. It does not become wrong, only old; no loss, copy or rewind of
+//! Redis changes that. A tag under a secret of the cluster keeps everything else out. Beside the
+//! field of an entry may stand a lease for it.
 //!
-//! What is claimed is measured before the rows are read, so that everything that happens meanwhile makes the rows newer than
-//! the claim and never older. `floor` is what the replica that is read has applied, or what it was asked to have; of a
-//! primary in a file, what is committed. Of a server that leads it is 0: a commit that is flushed has a position before reads
-//! see it, so the server's position proves nothing. `as_of` is now, or when the replica last had everything. An answer
-//! during which another node has become the primary is not kept.
+//! What is claimed is measured before the rows are read, so that everything that happens meanwhile
+//! makes the rows newer than the claim and never older. `floor` is what the replica that is read
+//! has applied, or what it was asked to have; of a primary in a file, what is committed. Of a
+//! server that leads it is 0: a commit that is flushed has a position before reads see it, so the
+//! server's position proves nothing. `as_of` is now, or when the replica last had everything. An
+//! answer during which another node has become the primary is not kept.
 //!
 //! # When an entry answers a read
 //! At level `one`, if all of this holds (`proof`):
-//! - its timeline is the one in which the shard lives. Positions of another may be of changes that were lost;
-//! - its age is within what the client allows, or the bound where it says nothing. Of what another router has stored, the
-//!   age counts as more by what clocks may differ: so with a bound not above [`CLOCK_ALLOWANCE`] each router uses its own
-//!   entries only;
-//! - what the session has seen of the shard is not after `floor`. That the history of the shard holds it was checked
-//!   before, as for every read.
+//! - its timeline is the one in which the shard lives. Positions of another may be of changes that
+//!   were lost;
+//! - its age is within what the client allows, or the bound where it says nothing. Of what another
+//!   router has stored, the age counts as more by what clocks may differ: so with a bound not above
+//!   [`CLOCK_ALLOWANCE`] each router uses its own entries only;
+//! - what the session has seen of the shard is not after `floor`. That the history of the shard
+//!   holds it was checked before, as for every read.
 //!
-//! The session has then seen up to `seen`. So it reads its own writes, and never older than before, whichever of cache,
-//! replicas and primary answers which of its reads: these are the session guarantees of Terry et al. ("Session Guarantees
-//! for Weakly Consistent Replicated Data", 1994), read-your-writes and monotonic reads.
+//! The session has then seen up to `seen`. So it reads its own writes, and never older than before,
+//! whichever of cache, replicas and primary answers which of its reads: these are the session
+//! guarantees of Terry et al. ("Session Guarantees for Weakly Consistent Replicated Data", 1994),
+//! read-your-writes and monotonic reads.
 //!
 //! # In which order
-//! A read that is asked too seldom to be worth a visit (`admission`) joins the shared read of its question, and leaves Redis
-//! alone. Any other asks for the entry, if one is known that is new enough; there is none: join the shared read (`shared_read`), lead
-//! it: *take the lease; measure; read the shard; answer; store under the lease*. Where nothing that is new enough is known,
-//! the lease is asked for at once: Redis gives it if what is there is older than the reader allows, else it gives the
-//! entry. Redis compares times only; whether the entry is enough is judged here, and if it lacks something else, a second
-//! visit says so and takes the lease. A write: *commit; send the void; answer*; a void removes the whole hash,
-//! leases included. Leases are those of Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they let one of many
-//! fill, and stop a fill that a write has overtaken.
+//! A read that is asked too seldom to be worth a visit (`admission`) joins the shared read of its
+//! question, and leaves Redis alone. Any other asks for the entry, if one is known that is new
+//! enough; there is none: join the shared read (`shared_read`), lead it: *take the lease; measure;
+//! read the shard; answer; store under the lease*. Where nothing that is new enough is known, the
+//! lease is asked for at once: Redis gives it if what is there is older than the reader allows,
+//! else it gives the entry. Redis compares times only; whether the entry is enough is judged here,
+//! and if it lacks something else, a second visit says so and takes the lease. A write: *commit;
+//! send the void; answer*; a void removes the whole hash, leases included. Leases are those of
+//! Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they let one of many fill, and stop
+//! a fill that a write has overtaken.
 //!
 //! # Why each race ends well
-//! *For whom a race is lost, the entry that is left is still a true claim: it serves nobody who has seen what it lacks, and
-//! nobody else longer than the bound. The lease makes that rare.*
+//! *For whom a race is lost, the entry that is left is still a true claim: it serves nobody who has
+//! seen what it lacks, and nobody else longer than the bound. The lease makes that rare.*
 //!
 //! | Race | End |
 //! |---|---|
@@ -61,10 +68,12 @@
 //! | a table is dropped and made anew | its declaration is in the name of the question |
 //!
 //! # When Redis is not well
-//! Nobody waits for it longer than the patience, and writes do not wait at all. After some failures it is left alone for a
-//! while (`breaker`). Shared reads work without it: many who ask the same at once make one query.
+//! Nobody waits for it longer than the patience, and writes do not wait at all. After some failures
+//! it is left alone for a while (`breaker`). Shared reads work without it: many who ask the same at
+//! once make one query.
 //!
-//! **Invariant:** an answer of the cache is one that the shard gave, and as new as its reader demands.
+//! **Invariant:** an answer of the cache is one that the shard gave, and as new as its reader
+//! demands.
 //! **Not here:** what a read demands of its shard (`shard`), requests (`manager`).
 #![forbid(unsafe_code)]
 
@@ -125,7 +134,8 @@ pub struct CacheSettings {
     pub entry_bytes_max: usize,
     /// Bytes of the entries that this process keeps itself; none if zero.
     pub near_bytes: usize,
-    /// Redis is left alone with a question that is not expected to be asked so often while its answer is new enough.
+    /// Redis is left alone with a question that is not expected to be asked so often while its
+    /// answer is new enough.
     pub min_uses: usize,
 }
 

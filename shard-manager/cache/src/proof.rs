@@ -1,16 +1,17 @@
 //! Proof that a cached answer is new enough for a reader, from the metadata of its entry.
 //!
-//! **Invariant:** what passes is of the shard's timeline, not older than the reader allows, and holds what the reader's
-//! session has seen. Nothing else is asked of an entry, however it came to be where it was found.
+//! **Invariant:** what passes is of the shard's timeline, not older than the reader allows, and
+//! holds what the reader's session has seen. Nothing else is asked of an entry, however it came to
+//! be where it was found.
 //! **Not here:** how an answer spells it (`entry`), what a reader demands of its shard (`manager`).
 
 use std::time::{Duration, Instant};
 
 use model::sabotage::{Mutation, is_on};
 
-/// By how much the clocks of two routers may differ. The age of what another router has stored counts as so much more, and
-/// what is further in the future than this proves nothing. It is what clocks of nodes may differ by before operators
-/// are warned.
+/// By how much the clocks of two routers may differ. The age of what another router has stored
+/// counts as so much more, and what is further in the future than this proves nothing. It is what
+/// clocks of nodes may differ by before operators are warned.
 pub const CLOCK_ALLOWANCE: Duration = Duration::from_millis(500);
 
 /// Lower bound of how new the rows of a read are.
@@ -48,7 +49,8 @@ impl ClockReading {
     }
 }
 
-/// Earliest moment at which a new enough answer was current, by the clock of this process and by those of machines.
+/// Earliest moment at which a new enough answer was current, by the clock of this process and by
+/// those of machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CurrentSince {
     /// Whose entries `own` is for; `wall` is for those of all others.
@@ -116,7 +118,8 @@ mod tests {
     }
 
     proptest! {
-        /// A shard of which every change is numbered and timed; a read of a node that was behind; a reader who comes later.
+        /// A shard of which every change is numbered and timed; a read of a node that was behind; a
+        /// reader who comes later.
         #[test]
         fn what_proves_itself_is_never_older_than_was_asked_for(
             times in prop::collection::vec(0_i64..10_000_000, 1..20),

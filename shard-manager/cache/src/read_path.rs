@@ -1,7 +1,8 @@
-//! Read path: from a question to an answer, out of the cache, from a shared read, or from the shard.
+//! Read path: from a question to an answer, out of the cache, from a shared read, or from the
+//! shard.
 //!
-//! **Invariant:** nothing is answered that was not read for this question and proves itself to its reader, or was read by
-//! it; a lease is asked for before the shard is.
+//! **Invariant:** nothing is answered that was not read for this question and proves itself to its
+//! reader, or was read by it; a lease is asked for before the shard is.
 //! **Not here:** what removes entries (`invalidation`).
 
 use std::sync::Arc;
@@ -115,7 +116,8 @@ impl Cache {
         allowed.min(self.settings.ttl)
     }
 
-    /// Answers a question about one key: from here if something here is enough, or else as the shard does.
+    /// Answers a question about one key: from here if something here is enough, or else as the
+    /// shard does.
     ///
     /// # Errors
     /// Those of `read`, which is called at most once.
@@ -159,7 +161,8 @@ impl Cache {
                         }
                         return Ok(answer);
                     }
-                    // What was in Redis was enough for the leader only: one of the others reads for the rest.
+                    // What was in Redis was enough for the leader only: one of the others reads for
+                    // the rest.
                     if result.served_by == ServedBy::Cache && !is_second {
                         is_second = true;
                         continue;
@@ -194,15 +197,16 @@ impl Cache {
         }
     }
 
-    /// Leaves Redis alone, because the question is asked too seldom. That it may be back is found out all the same.
+    /// Leaves Redis alone, because the question is asked too seldom. That it may be back is found
+    /// out all the same.
     fn pass_over(self: &Arc<Self>) -> Found {
         self.may_ask();
         self.tally.count(Count::Seldom);
         Found::Away
     }
 
-    /// Looks for an entry that is enough, if one is expected. If not, whoever leads finds out with what it has to do anyway:
-    /// it asks for a lease.
+    /// Looks for an entry that is enough, if one is expected. If not, whoever leads finds out with
+    /// what it has to do anyway: it asks for a lease.
     async fn find(self: &Arc<Self>, reading: &Reading<'_>) -> Found {
         if !self.may_ask() {
             return Found::Away;
@@ -327,7 +331,8 @@ impl Cache {
                 Some(entry) if entry.metadata.proves(reading.requirement, &self.clock.now()) => {
                     return FillDecision::Served(entry);
                 }
-                // It is new, but lacks what the reader's session has seen, or is of another timeline.
+                // It is new, but lacks what the reader's session has seen, or is of another
+                // timeline.
                 Some(_) => {}
                 None => break,
             }
@@ -351,8 +356,8 @@ impl Cache {
         leased(answer, lease)
     }
 
-    /// Stores the result in the background, if it may. The shared read can be joined until that is done,
-    /// so later readers find the answer here or in Redis.
+    /// Stores the result in the background, if it may. The shared read can be joined until that is
+    /// done, so later readers find the answer here or in Redis.
     fn keep(
         self: &Arc<Self>,
         lead: LeadRead,

@@ -1,9 +1,11 @@
 //! Script: the two steps of a fill that Redis takes as one each.
 //!
-//! A lease stands beside the entry that it is for, in the same hash, so that whoever removes the one removes the other. It
-//! is a token of 16 bytes and the time at which it ends, by the clock of Redis.
+//! A lease stands beside the entry that it is for, in the same hash, so that whoever removes the
+//! one removes the other. It is a token of 16 bytes and the time at which it ends, by the clock of
+//! Redis.
 //!
-//! **Invariant:** an entry is stored only by who holds the lease that was given before its rows were read.
+//! **Invariant:** an entry is stored only by who holds the lease that was given before its rows
+//! were read.
 //! **Not here:** when they are run (`cache`), the spelling of an entry (`entry`).
 
 use std::sync::LazyLock;
@@ -19,9 +21,10 @@ pub(super) const LEASE: Duration = Duration::from_secs(2);
 /// Fields of one hash: entries and leases of one key.
 const FIELDS_MAX: usize = 32;
 
-/// Gives a lease, or what is there, unless that is known to be not good enough or is older than it may be: offsets as the
-/// trailer of an entry has them. Whoever gets an entry judges it; here nothing is, but that it is too old. A lease that
-/// ends later than one that is given now is none: the clock was put back, or somebody else has written it.
+/// Gives a lease, or what is there, unless that is known to be not good enough or is older than it
+/// may be: offsets as the trailer of an entry has them. Whoever gets an entry judges it; here
+/// nothing is, but that it is too old. A lease that ends later than one that is given now is none:
+/// the clock was put back, or somebody else has written it.
 static ACQUIRE: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
@@ -53,8 +56,8 @@ return 1
     )
 });
 
-/// Stores an entry if the lease is still its own, and not in place of one that is better in every way: offsets as the
-/// trailer of an entry has them.
+/// Stores an entry if the lease is still its own, and not in place of one that is better in every
+/// way: offsets as the trailer of an entry has them.
 static FILL: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
@@ -126,7 +129,8 @@ impl RedisStep {
         cmd
     }
 
-    /// Asks for a lease; what is known to be there already is not good enough, nor is what is older than that.
+    /// Asks for a lease; what is known to be there already is not good enough, nor is what is older
+    /// than that.
     pub(super) fn acquire(
         name: &Name,
         lease: Lease,

@@ -19,7 +19,8 @@ pub struct CacheStats {
     pub fills: u64,
     /// Fills that were refused, by a lease that was lost or an entry that holds more.
     pub rejected: u64,
-    /// Times that Redis did not answer in time, answered wrongly, or held what is no entry; and voids that were dropped.
+    /// Times that Redis did not answer in time, answered wrongly, or held what is no entry; and
+    /// voids that were dropped.
     pub errors: u64,
     /// Keys whose entries were removed because somebody wrote.
     pub voids: u64,

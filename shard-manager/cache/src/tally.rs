@@ -1,7 +1,7 @@
 //! Tally: counts what the cache does, cheaply.
 //!
-//! Each thread counts in a stripe that it shares with few others, so that two that count do not take the same bytes from
-//! each other's processors.
+//! Each thread counts in a stripe that it shares with few others, so that two that count do not
+//! take the same bytes from each other's processors.
 //!
 //! **Not here:** what is counted when (`cache`).
 

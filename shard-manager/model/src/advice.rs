@@ -5,10 +5,10 @@
 //! then aims well below it, so that the same cluster gets no further advice in a moment. Nothing is
 //! moved here.
 //!
-//! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, and the same observations give
-//! the same advice.
-//! **Not here:** observing, moving, and where rows lie within a shard: those of a slot are estimated by the mean of its
-//! shard. No I/O, no clock, no `async`.
+//! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, and the
+//! same observations give the same advice.
+//! **Not here:** observing, moving, and where rows lie within a shard: those of a slot are
+//! estimated by the mean of its shard. No I/O, no clock, no `async`.
 
 mod plan;
 mod scales;
@@ -65,7 +65,8 @@ pub enum Verdict {
     Balanced,
     /// They do not.
     Skewed,
-    /// They do not, and a slot outweighs what any shard should carry: it cannot be split, wherever it lies.
+    /// They do not, and a slot outweighs what any shard should carry: it cannot be split, wherever
+    /// it lies.
     Hot,
     /// There is too little to judge by.
     TooLittleToSay,

@@ -9,8 +9,8 @@ pub enum Level {
     /// A write is on the primary. A read comes from any node that is not behind the session.
     #[default]
     One,
-    /// A write is on a majority of the shard's nodes. A read holds everything that was acknowledged before it
-    /// began.
+    /// A write is on a majority of the shard's nodes. A read holds everything that was acknowledged
+    /// before it began.
     Quorum,
     /// A write is on every node. A read comes from the primary.
     All,
@@ -44,8 +44,8 @@ impl Level {
         }
     }
 
-    /// The strongest level that a write has reached which is on the primary and on `confirmed` of so many
-    /// replicas.
+    /// The strongest level that a write has reached which is on the primary and on `confirmed` of
+    /// so many replicas.
     pub fn reached(confirmed: usize, replicas: usize) -> Self {
         let strongest = Self::ALL.into_iter().rev();
         let mut reached = strongest.filter(|level| level.replicas_needed(replicas) <= confirmed);

@@ -1,11 +1,12 @@
 //! CSV: records of RFC 4180, cut from text as it comes.
 //!
-//! A reader of our own, because an empty field means null and a quoted empty one the empty text, and others tell
-//! only that both are empty. Fields are parted by commas, records by line feeds (a carriage return before one belongs
-//! to it). A quote that does not begin a field is a character like any other.
+//! A reader of our own, because an empty field means null and a quoted empty one the empty text,
+//! and others tell only that both are empty. Fields are parted by commas, records by line feeds (a
+//! carriage return before one belongs to it). A quote that does not begin a field is a character
+//! like any other.
 //!
-//! **Invariant:** a record ends at the first line feed outside quotes, also if it is malformed: what follows is read
-//! as if it had been well.
+//! **Invariant:** a record ends at the first line feed outside quotes, also if it is malformed:
+//! what follows is read as if it had been well.
 //! **Not here:** what the fields mean (`fill`, and the router's routes).
 
 use memchr::{memchr, memchr2};
@@ -56,8 +57,8 @@ pub enum Kind {
 }
 
 impl Record {
-    /// Reads the record that `text` begins with; `None` if its end is not there yet. `at_end` says that nothing
-    /// will follow: then the end of a text that is not empty is the end of a record.
+    /// Reads the record that `text` begins with; `None` if its end is not there yet. `at_end` says
+    /// that nothing will follow: then the end of a text that is not empty is the end of a record.
     pub fn read(&mut self, text: &[u8], at_end: bool) -> Option<Cut> {
         self.text.clear();
         self.fields.clear();

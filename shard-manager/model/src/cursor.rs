@@ -3,13 +3,13 @@
 //! ```text
 //! base64url( 2 | fingerprint of the query, 8 bytes | for each sort key its value | tag of 8 bytes )
 //! ```
-//! A cursor holds the values of the last row's sort keys, never a count of rows: so rows that were there all the
-//! time are met exactly once, whatever is written beside them, and a change of placement does not matter ("keyset
-//! pagination"; Markus Winand, "We need tool support for keyset pagination"). The tag is that of session tokens;
-//! the first byte keeps the two apart.
+//! A cursor holds the values of the last row's sort keys, never a count of rows: so rows that were
+//! there all the time are met exactly once, whatever is written beside them, and a change of
+//! placement does not matter ("keyset pagination"; Markus Winand, "We need tool support for keyset
+//! pagination"). The tag is that of session tokens; the first byte keeps the two apart.
 //!
-//! **Invariant:** a cursor that is read fits the query: as many values as it has sort keys, each of its column's
-//! type.
+//! **Invariant:** a cursor that is read fits the query: as many values as it has sort keys, each of
+//! its column's type.
 //! **Not here:** comparing with the values (`store`).
 
 use base64::Engine as _;
@@ -76,8 +76,9 @@ fn fits(value: &Value, kind: ColumnType, nullable: bool) -> bool {
     }
 }
 
-/// Tells queries apart that walk over different rows or in another order: the table, whose rows, the conditions and
-/// the order. Which columns are shown and how many rows a page has may change on the way.
+/// Tells queries apart that walk over different rows or in another order: the table, whose rows,
+/// the conditions and the order. Which columns are shown and how many rows a page has may change on
+/// the way.
 fn fingerprint(query: &ReadQuery, key: Option<&str>) -> u64 {
     let mut text = Vec::with_capacity(128);
     push_text(&mut text, query.table.name());

@@ -1,10 +1,10 @@
 //! Declarations: what a client may declare a table to be.
 //!
-//! [`Table::new`] holds every table to what the program relies on; this holds those that clients make to more: names
-//! that can be used everywhere, keys that tell rows apart.
+//! [`Table::new`] holds every table to what the program relies on; this holds those that clients
+//! make to more: names that can be used everywhere, keys that tell rows apart.
 //!
-//! **Invariant:** a table that was checked here has no name that SQL, a query string or the system needs for itself,
-//! so statements need no quoting in SQLite or PostgreSQL.
+//! **Invariant:** a table that was checked here has no name that SQL, a query string or the system
+//! needs for itself, so statements need no quoting in SQLite or PostgreSQL.
 //! **Not here:** the body it comes in (the router), making it (`manager`).
 
 use crate::table::{Column, Table, TableError, closest};
@@ -191,7 +191,8 @@ const SYSTEM_COLUMNS: [&str; 13] = [
     "cmax",
 ];
 
-/// Tables that SQLite or PostgreSQL have in every database and that statements of ours, or of tools, name.
+/// Tables that SQLite or PostgreSQL have in every database and that statements of ours, or of
+/// tools, name.
 const SYSTEM_TABLES: [&str; 6] =
     ["information_schema", "dbstat", "json_each", "json_tree", "jsonb_each", "jsonb_tree"];
 

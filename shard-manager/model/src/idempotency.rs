@@ -23,7 +23,8 @@ use crate::value::{ColumnType, Value, push_json};
 /// Shortest time for which an answer is kept.
 pub const KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
-/// The table of the records: sharded, replicated and moved like any other, but not shown to clients.
+/// The table of the records: sharded, replicated and moved like any other, but not shown to
+/// clients.
 pub static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| {
     let text =
         |name: &str| Column { name: name.to_owned(), kind: ColumnType::Text, nullable: false };
@@ -74,7 +75,8 @@ pub fn key(change: &RowWrite) -> Option<&str> {
     change.idempotency_key.as_deref().filter(|_| !is_on(Mutation::NoIdempotency))
 }
 
-/// A record for what became of a write, ready to be written beside it; `None` if nothing is to be kept of it.
+/// A record for what became of a write, ready to be written beside it; `None` if nothing is to be
+/// kept of it.
 pub fn record(change: &RowWrite, outcome: &Result<RowDone, Error>) -> Option<RowWrite> {
     let key = key(change)?;
     let answer = serde_json::to_string(&answer(outcome)?).ok()?;
@@ -155,8 +157,8 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
 /// The answer of the first time, from its record.
 ///
 /// # Errors
-/// [`Error::KeyReused`] if the record is of another request, [`Error::Remembered`] if the write was rejected
-/// the first time, [`Error::Internal`] if the record cannot be read.
+/// [`Error::KeyReused`] if the record is of another request, [`Error::Remembered`] if the write was
+/// rejected the first time, [`Error::Internal`] if the record cannot be read.
 pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Error> {
     if of != fingerprint(change) {
         return Err(Error::KeyReused);

@@ -1,6 +1,7 @@
 //! Members: a JSON object taken apart without building a tree, each member by name and raw value.
 //!
-//! **Invariant:** members stand in their order, those that come twice included: whoever reads them sees it.
+//! **Invariant:** members stand in their order, those that come twice included: whoever reads them
+//! sees it.
 //! **Not here:** what they mean (`row_change`).
 
 use std::borrow::Cow;

@@ -1,8 +1,9 @@
 //! Keyspace: which slot a shard key belongs to.
 //!
-//! **Invariant:** a keyspace is a pure function from key to slot, or to the reason why the key has none, that
-//! never changes for the life of a cluster; golden vectors in the tests pin it. The catalog remembers name,
-//! algorithm, parameters and slot count, and a router with others refuses to start.
+//! **Invariant:** a keyspace is a pure function from key to slot, or to the reason why the key has
+//! none, that never changes for the life of a cluster; golden vectors in the tests pin it. The
+//! catalog remembers name, algorithm, parameters and slot count, and a router with others refuses
+//! to start.
 //! **Not here:** which shard owns a slot (`placement`, `shard_map`); no I/O, no clock, no `async`.
 
 pub mod blocks;
@@ -170,7 +171,8 @@ impl Keyspace {
         }
     }
 
-    /// The hash that takes part, as the catalog and `/api/shard-map` tell it; `None` if there is none.
+    /// The hash that takes part, as the catalog and `/api/shard-map` tell it; `None` if there is
+    /// none.
     pub fn algorithm(&self) -> Option<&'static str> {
         match self {
             Self::Hash | Self::List(_) | Self::Matrix(_) => Some("xxh3_64"),

@@ -1,10 +1,11 @@
 //! Placement: from a topology to the owner of every slot.
 //!
-//! A placement is a recipe, used when a cluster is made; the table it yields is stored in the catalog
-//! and from then on the table is what counts.
+//! A placement is a recipe, used when a cluster is made; the table it yields is stored in the
+//! catalog and from then on the table is what counts.
 //!
-//! **Invariant:** the table has exactly [`SLOT_COUNT`] owners, all of them shards of the topology; the same recipe and
-//! topology yield the same table on every machine, for ever. Golden vectors in the tests pin it.
+//! **Invariant:** the table has exactly [`SLOT_COUNT`] owners, all of them shards of the topology;
+//! the same recipe and topology yield the same table on every machine, for ever. Golden vectors in
+//! the tests pin it.
 //! **Not here:** the table in force and its epoch (`shard_map`); no I/O, no clock, no `async`.
 
 mod contiguous;
@@ -32,7 +33,8 @@ pub use rebalance::rebalance;
 /// Recipe that assigns slots to shards. A clone is cheap: parameters are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// Contiguous ranges whose sizes differ by at most one slot; weights are ignored (`placement/contiguous.rs`).
+    /// Contiguous ranges whose sizes differ by at most one slot; weights are ignored
+    /// (`placement/contiguous.rs`).
     #[default]
     Even,
     /// Contiguous ranges in proportion to the shards' weights, each within one slot of its share.
@@ -123,7 +125,8 @@ impl Placement {
     /// The owner of every slot, by slot number.
     ///
     /// # Errors
-    /// [`PlacementError`] if the placement names shards that the topology has not, or is too much work.
+    /// [`PlacementError`] if the placement names shards that the topology has not, or is too much
+    /// work.
     pub fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
         let owners = match self {
             Self::Even => contiguous::assign(topology.shards().iter().map(|_| 1)),

@@ -1,8 +1,9 @@
-//! Position: a point in the life of a shard's data, and whether it belongs to the life that went on.
+//! Position: a point in the life of a shard's data, and whether it belongs to the life that went
+//! on.
 //!
-//! Numbers alone do not tell: a primary that was put back from an older copy counts on from there, and a later
-//! write gets the number of one that is gone. So each number belongs to a timeline, as in PostgreSQL; here
-//! every opening of a primary begins a new one, with a random id.
+//! Numbers alone do not tell: a primary that was put back from an older copy counts on from there,
+//! and a later write gets the number of one that is gone. So each number belongs to a timeline, as
+//! in PostgreSQL; here every opening of a primary begins a new one, with a random id.
 //!
 //! **Invariant:** in one history, positions only grow, also from timeline to timeline.
 //! **Not here:** where positions are stored (`store`), tasks that wait for one (`replication`).
@@ -27,8 +28,8 @@ impl TimelineHistory {
     /// Timelines that are remembered. A position of an older one counts as lost.
     pub const TIMELINES_MAX: usize = 4_096;
 
-    /// A history of these timelines, each with the position at which it began, oldest first. Of none it holds
-    /// nothing but the beginning.
+    /// A history of these timelines, each with the position at which it began, oldest first. Of
+    /// none it holds nothing but the beginning.
     ///
     /// Returns nothing if they do not follow each other.
     pub fn new(timelines: Vec<(u32, u64)>) -> Option<Self> {

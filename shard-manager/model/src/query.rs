@@ -1,8 +1,9 @@
 //! Reads: which rows, which columns of them, in which order, which page of them.
 //!
-//! **Invariant:** a [`ReadQuery`] names only columns of its table, its literals fit their columns, and its
-//! order is total: the columns asked for, then what tells any two rows apart.
-//! **Not here:** the spelling in a query string (the router), the text of a cursor (`cursor`), SQL (`store`).
+//! **Invariant:** a [`ReadQuery`] names only columns of its table, its literals fit their columns,
+//! and its order is total: the columns asked for, then what tells any two rows apart.
+//! **Not here:** the spelling in a query string (the router), the text of a cursor (`cursor`), SQL
+//! (`store`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -45,8 +46,8 @@ impl ReadQuery {
     pub const OFFSET_MAX: u32 = 10_000;
     /// Most tests: each is work for every row looked at.
     pub const TESTS_MAX: usize = 50;
-    /// Bytes of all patterns together: what a row costs is the length of its text times that of the patterns, and
-    /// nothing can stop it between two rows.
+    /// Bytes of all patterns together: what a row costs is the length of its text times that of the
+    /// patterns, and nothing can stop it between two rows.
     pub const PATTERN_BYTES_MAX: usize = 200;
     /// Deepest nesting of conditions.
     pub const DEPTH_MAX: usize = 5;
@@ -119,9 +120,10 @@ impl ReadQuery {
         values.collect()
     }
 
-    /// The full order: what was asked for, then the tie breakers. Without a options rows come in the order
-    /// in which they are kept (slot, shard key, id), which costs no sorting; with one, ties are broken
-    /// by shard key and id. Among the rows of one key (`keyed`) slot and shard key tell nothing apart.
+    /// The full order: what was asked for, then the tie breakers. Without a options rows come in
+    /// the order in which they are kept (slot, shard key, id), which costs no sorting; with one,
+    /// ties are broken by shard key and id. Among the rows of one key (`keyed`) slot and shard key
+    /// tell nothing apart.
     pub fn sort_keys(&self, keyed: bool) -> Vec<OrderBy> {
         let place = Table::PLACE;
         let mut keys: Vec<OrderBy> = Vec::with_capacity(self.order.len() + 3);
@@ -268,8 +270,8 @@ pub enum Piece {
 }
 
 impl Pattern {
-    /// Reads `%` and `*` as any characters, `_` as one, and what follows `\` as itself; `None` if nothing
-    /// follows it.
+    /// Reads `%` and `*` as any characters, `_` as one, and what follows `\` as itself; `None` if
+    /// nothing follows it.
     pub fn parse(text: &str) -> Option<Self> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut chars = text.chars();

@@ -1,10 +1,10 @@
 //! Rows on their way out: JSON text, and the values they are merged by.
 //!
-//! Rows are never turned into structs: a shard's reader writes each as JSON into one buffer, and what
-//! the router adds are commas.
+//! Rows are never turned into structs: a shard's reader writes each as JSON into one buffer, and
+//! what the router adds are commas.
 //!
-//! **Invariant:** each row is one JSON object; with keys, every row has the same number of them; if there are
-//! more rows than these, the keys of the last one are known.
+//! **Invariant:** each row is one JSON object; with keys, every row has the same number of them; if
+//! there are more rows than these, the keys of the last one are known.
 //! **Not here:** where rows come from (`store`).
 
 use std::cmp::{Ordering, Reverse};
@@ -30,8 +30,9 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Most bytes of one answer, sort keys included: a thousand rows of a column that takes megabytes must
-    /// not fill memory. A read of all shards holds as much of each until it has merged them.
+    /// Most bytes of one answer, sort keys included: a thousand rows of a column that takes
+    /// megabytes must not fill memory. A read of all shards holds as much of each until it has
+    /// merged them.
     pub const BYTES_MAX: usize = 32 << 20;
 
     /// No rows, with room for this many bytes of them.
@@ -123,8 +124,8 @@ impl Rows {
 
     /// Merges sorted pages of several shards into one: passes over `offset` rows and keeps `limit`.
     ///
-    /// Each part must be sorted by `order`, carry its values as keys, and hold the first `offset + limit` rows of
-    /// its shard. It ends early when the answer is too large.
+    /// Each part must be sorted by `order`, carry its values as keys, and hold the first `offset +
+    /// limit` rows of its shard. It ends early when the answer is too large.
     pub fn merge(parts: &[Self], order: &[OrderBy], offset: usize, limit: usize) -> Self {
         let width = order.len();
         let mut merged = Self::default();
@@ -151,7 +152,8 @@ impl Rows {
     }
 }
 
-/// The next row of one part, while parts are merged: the part decides between equal keys, which no two rows have.
+/// The next row of one part, while parts are merged: the part decides between equal keys, which no
+/// two rows have.
 struct Head<'m> {
     keys: &'m [Value],
     order: &'m [OrderBy],
@@ -179,7 +181,8 @@ impl PartialEq for Head<'_> {
 
 impl Eq for Head<'_> {}
 
-/// Compares two rows by their keys as the databases do: null last when ascending, first when descending.
+/// Compares two rows by their keys as the databases do: null last when ascending, first when
+/// descending.
 pub fn compare(a: &[Value], b: &[Value], order: &[OrderBy]) -> Ordering {
     for ((a, b), by) in a.iter().zip(b).zip(order) {
         let ascending = match (a, b) {

@@ -1,8 +1,8 @@
 //! Rows on their way in: one checked change of one row, and what became of it.
 //!
-//! **Invariant:** a [`RowWrite`] names only columns of its table, its values fit their types, its id is
-//! complete, and its routing column (if the table has one) spells its shard key: no row gets lost
-//! under a wrong key.
+//! **Invariant:** a [`RowWrite`] names only columns of its table, its values fit their types, its
+//! id is complete, and its routing column (if the table has one) spells its shard key: no row gets
+//! lost under a wrong key.
 //! **Not here:** whether the row exists, or what its version is: only the shard's writer knows.
 
 use std::borrow::Cow;
@@ -14,8 +14,8 @@ use crate::keyspace::{ShardKey, Slot};
 use crate::table::Table;
 use crate::value::{TypeMismatch, Value, push_json_number};
 
-/// Bytes of what rows become by one transaction, and so of one log entry and of the rows that are answered. Both
-/// hold whole rows, of which a small change may touch many.
+/// Bytes of what rows become by one transaction, and so of one log entry and of the rows that are
+/// answered. Both hold whole rows, of which a small change may touch many.
 pub const IMAGES_BYTES_MAX: usize = 16 << 20;
 
 /// Operation on a row.
@@ -259,7 +259,8 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
         return Err(RowError::SystemColumn { column: name.to_owned() });
     }
     let column = table.column(index);
-    // In a json column that may be null, `null` is the absence of a value; in another it is a value.
+    // In a json column that may be null, `null` is the absence of a value; in another it is a
+    // value.
     if column.nullable && json.get() == "null" {
         return Ok((index, Value::Null));
     }

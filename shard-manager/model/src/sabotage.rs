@@ -1,9 +1,9 @@
 //! Sabotage: promises broken on purpose, to test the checks that look for broken promises.
 //!
-//! Each mutation breaks one promise at the very place where it is kept. Mutations exist only with the
-//! feature `sabotage`, which no default build has. The environment variable `TESSERA_SABOTAGE` names
-//! the active ones, separated by commas. A router with the feature says so at its start, and in
-//! `GET /api/health`.
+//! Each mutation breaks one promise at the very place where it is kept. Mutations exist only with
+//! the feature `sabotage`, which no default build has. The environment variable `TESSERA_SABOTAGE`
+//! names the active ones, separated by commas. A router with the feature says so at its start, and
+//! in `GET /api/health`.
 //!
 //! | Mutation | What it does | Promise broken | Found by |
 //! |---|---|---|---|
@@ -28,7 +28,8 @@
 //!
 //! C1 to C9 are the checks of the load tester.
 //!
-//! **Invariant:** without the feature no mutation is ever active, and an optimised build contains none.
+//! **Invariant:** without the feature no mutation is ever active, and an optimised build contains
+//! none.
 //! **Not here:** what a mutation changes; that stands where the promise is kept.
 
 #[cfg(feature = "sabotage")]

@@ -1,7 +1,7 @@
 //! Shard map: from key to shard, as one immutable value.
 //!
-//! A request takes one snapshot of the map and never looks twice. A new epoch is a new value; nobody
-//! changes one in place.
+//! A request takes one snapshot of the map and never looks twice. A new epoch is a new value;
+//! nobody changes one in place.
 //!
 //! **Invariant:** every slot has exactly one owner, a shard of the map's topology.
 //! **Not here:** how owners are chosen (`placement`), how a map is kept (`catalog`).
@@ -59,7 +59,8 @@ impl ShardMap {
     /// A map as the catalog kept it.
     ///
     /// # Errors
-    /// The sentence says what is wrong with the ranges: a gap, an overlap, a shard that is not there.
+    /// The sentence says what is wrong with the ranges: a gap, an overlap, a shard that is not
+    /// there.
     pub fn restore(
         epoch: u64,
         keyspace: Keyspace,

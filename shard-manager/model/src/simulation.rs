@@ -1,9 +1,12 @@
-//! Simulation: what each placement would make of a topology, and what would move when the topology changes.
+//! Simulation: what each placement would make of a topology, and what would move when the topology
+//! changes.
 //!
-//! A recipe dealt out anew is compared with itself before the change: what has another owner then would have to move.
+//! A recipe dealt out anew is compared with itself before the change: what has another owner then
+//! would have to move.
 //!
 //! **Invariant:** a slot counts as moved exactly if the name of its owner changes.
-//! **Not here:** the map of a real cluster (`shard_map`); moving anything; no I/O, no clock, no `async`.
+//! **Not here:** the map of a real cluster (`shard_map`); moving anything; no I/O, no clock, no
+//! `async`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -86,8 +89,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Every algorithm that needs no more than a topology; `current` are the owners that a rebalance begins with, those
-    /// of a weighted placement if there are none yet.
+    /// Every algorithm that needs no more than a topology; `current` are the owners that a
+    /// rebalance begins with, those of a weighted placement if there are none yet.
     ///
     /// # Errors
     /// [`PlacementError`] if that cannot be dealt out.
@@ -96,7 +99,8 @@ impl Algorithm {
         current: Option<Vec<ShardIndex>>,
     ) -> Result<Vec<Self>, PlacementError> {
         let current = current.map_or_else(|| Placement::Weighted.assign(topology), Ok)?;
-        // Partitions and manual ranges name their owners: they are tried when somebody writes them down.
+        // Partitions and manual ranges name their owners: they are tried when somebody writes them
+        // down.
         let simple = Placement::NAMES.iter().filter_map(|name| name.parse().ok());
         Ok(simple.map(Self::Dealt).chain([Self::Rebalance(current)]).collect())
     }
@@ -174,7 +178,8 @@ pub struct Share {
 pub struct Dealt {
     /// Share of each shard.
     pub shards: Vec<Share>,
-    /// The load of the shard that has most of what its weight demands, as a multiple of that; 1 is ideal.
+    /// The load of the shard that has most of what its weight demands, as a multiple of that; 1 is
+    /// ideal.
     pub skew: f64,
 }
 

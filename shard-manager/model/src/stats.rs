@@ -1,5 +1,5 @@
-//! Vitals: how busy a shard is now, how well its writes have shared transactions and how much it holds, as plain
-//! numbers.
+//! Vitals: how busy a shard is now, how well its writes have shared transactions and how much it
+//! holds, as plain numbers.
 //!
 //! Counters are updated once for each batch, never for each request, and reading them waits for
 //! nothing. Each number is right by itself; two that are read while a batch ends may belong to
@@ -15,8 +15,9 @@ use crate::topology::{Role, ShardIndex};
 /// Classes of sizes of batches: 1, 2, up to 4, up to 8 and so on.
 pub const BATCH_CLASSES: usize = 10;
 
-/// The class of a batch of so many operations: class `c` holds those of at most [`batch_class_max`]`(c)` that are too
-/// large for the class before. What is larger than all classes belongs to the last.
+/// The class of a batch of so many operations: class `c` holds those of at most
+/// [`batch_class_max`]`(c)` that are too large for the class before. What is larger than all
+/// classes belongs to the last.
 pub fn batch_class(operations: usize) -> usize {
     let class = usize::BITS - operations.saturating_sub(1).leading_zeros();
     (class as usize).min(BATCH_CLASSES - 1)
@@ -46,7 +47,8 @@ impl ShardStats {
         self.nodes.iter().fold(PoolStats::default(), |sum, node| sum.with(&node.pool))
     }
 
-    /// The lag of the replica that is furthest behind; `None` if there is no replica, or none that tells.
+    /// The lag of the replica that is furthest behind; `None` if there is no replica, or none that
+    /// tells.
     pub fn worst_lag(&self) -> Option<Duration> {
         let replicas = self.nodes.iter().filter(|node| node.role == Role::Replica);
         replicas.filter_map(|node| node.lag).max()
@@ -60,7 +62,8 @@ pub struct SizeEstimate {
     pub rows: Option<u64>,
     /// True if `rows` is an estimate of the server; files count exactly.
     pub is_estimate: bool,
-    /// Bytes in use: of its tables and their indexes on servers, of the whole file where it is one, its log included.
+    /// Bytes in use: of its tables and their indexes on servers, of the whole file where it is one,
+    /// its log included.
     pub bytes: u64,
 }
 
@@ -90,8 +93,8 @@ pub struct LaneStats {
     pub waiting_bytes_max: usize,
     /// True if no node accepts writes now, so that queued writes wait for one.
     pub waits_for_node: bool,
-    /// Batches that became durable since the process began: each is one transaction, but for a bulk chunk that had to be
-    /// taken apart, which counts as one.
+    /// Batches that became durable since the process began: each is one transaction, but for a bulk
+    /// chunk that had to be taken apart, which counts as one.
     pub batches: u64,
     /// Their operations: a write is one, and so is a chunk of a bulk write.
     pub operations: u64,

@@ -147,7 +147,8 @@ impl Table {
         Self::OWN..self.columns.len() - 3
     }
 
-    /// The columns of an answer without `select`: own columns, `version`, `created_at`, `updated_at`.
+    /// The columns of an answer without `select`: own columns, `version`, `created_at`,
+    /// `updated_at`.
     #[inline]
     pub fn answered(&self) -> Range<usize> {
         Self::OWN..self.columns.len()
@@ -219,7 +220,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Most tables of a cluster: each costs every shard a file's page or two, and every start a look at it.
+    /// Most tables of a cluster: each costs every shard a file's page or two, and every start a
+    /// look at it.
     pub const TABLES_MAX: usize = 256;
 
     /// A registry of these tables.

@@ -1,14 +1,15 @@
 //! Session tokens: what a client has seen, of every shard that it has met.
 //!
-//! A token is made of every answer and merged with those of the request, so a client keeps one. Clients cannot
-//! make one up: a token of the future would make reads wait, and one of the past would break what it is for.
+//! A token is made of every answer and merged with those of the request, so a client keeps one.
+//! Clients cannot make one up: a token of the future would make reads wait, and one of the past
+//! would break what it is for.
 //!
 //! ```text
 //! base64url( 1 | for each shard: gap to the one before, timeline, position | tag of 8 bytes )
 //! ```
-//! Numbers are LEB128 but for the timeline, which is four bytes. The tag is SipHash-2-4 under a key of the
-//! cluster (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), so a token of another cluster is
-//! as wrong as a forged one.
+//! Numbers are LEB128 but for the timeline, which is four bytes. The tag is SipHash-2-4 under a key
+//! of the cluster (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), so a token of
+//! another cluster is as wrong as a forged one.
 //!
 //! **Invariant:** shards stand in ascending order, each once; merging never forgets.
 //! **Not here:** waiting for a position (`shard`), the header (the router).
@@ -73,8 +74,8 @@ impl SessionToken {
         found.ok().map(|index| self.seen[index].1)
     }
 
-    /// Adds what an answer showed, of a shard whose history holds what was seen of it before: the later position
-    /// counts.
+    /// Adds what an answer showed, of a shard whose history holds what was seen of it before: the
+    /// later position counts.
     pub fn see(&mut self, shard: ShardIndex, position: Position) {
         match self.seen.binary_search_by_key(&shard, |(shard, _)| *shard) {
             Ok(index) => {
@@ -87,8 +88,8 @@ impl SessionToken {
         }
     }
 
-    /// Adds all that another token has seen. The later position counts, but one that its shard's history does not
-    /// hold stays, whatever its number: what was lost must not be forgotten.
+    /// Adds all that another token has seen. The later position counts, but one that its shard's
+    /// history does not hold stays, whatever its number: what was lost must not be forgotten.
     pub fn merge(&mut self, other: &Self, holds: impl Fn(ShardIndex, Position) -> bool) {
         for (shard, position) in &other.seen {
             match self.seen(*shard) {
@@ -130,7 +131,8 @@ impl SessionToken {
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Foreign)?;
         let (body, tag) = bytes.split_last_chunk::<TAG_LEN>().ok_or(TokenError::Foreign)?;
-        // The comparison may end early: to learn a tag byte by byte one would need its times over a network.
+        // The comparison may end early: to learn a tag byte by byte one would need its times over a
+        // network.
         if key.tag(body) != *tag {
             return Err(TokenError::Foreign);
         }

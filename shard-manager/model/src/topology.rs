@@ -1,7 +1,7 @@
 //! Topology: which shards exist, what they are called and how much each should carry.
 //!
-//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards (more where nothing is served) with distinct names; weights are
-//! positive.
+//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards (more where nothing is served) with distinct
+//! names; weights are positive.
 //! **Not here:** which slots a shard owns (`placement`); where its files or servers are (`store`).
 
 use std::collections::HashSet;
@@ -68,7 +68,8 @@ impl Topology {
         Self::checked(shards, Self::SHARDS_MAX)
     }
 
-    /// A topology to try placements out on: as [`Topology::new`], of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
+    /// A topology to try placements out on: as [`Topology::new`], of up to
+    /// [`Topology::SIMULATED_SHARDS_MAX`] shards.
     ///
     /// # Errors
     /// As [`Topology::new`].

@@ -1,9 +1,10 @@
 //! Values: what a column may hold, read from JSON or from a filter's text, and written as JSON.
 //!
-//! Values are checked and brought to one canonical form here, before any database sees them, so every
-//! engine accepts, refuses and stores the same.
+//! Values are checked and brought to one canonical form here, before any database sees them, so
+//! every engine accepts, refuses and stores the same.
 //!
-//! **Invariant:** no [`Value`] holds U+0000, a number that is not finite, or JSON that does not parse.
+//! **Invariant:** no [`Value`] holds U+0000, a number that is not finite, or JSON that does not
+//! parse.
 //! **Not here:** SQL types and binding (`store`); which columns there are (`table`).
 
 use std::borrow::Cow;
@@ -302,7 +303,8 @@ fn has_nul(raw: &str) -> bool {
     false
 }
 
-/// Strips white space outside strings, so that stored JSON is one line and costs no more than needed.
+/// Strips white space outside strings, so that stored JSON is one line and costs no more than
+/// needed.
 fn compact(raw: &str) -> Cow<'_, str> {
     if !raw.contains([' ', '\n', '\t', '\r']) {
         return Cow::Borrowed(raw);

@@ -1,5 +1,5 @@
-//! Cluster backend: the trait through which the cluster uses what its shards share: the catalog, and
-//! the resources that are held as long as the cluster is open.
+//! Cluster backend: the trait through which the cluster uses what its shards share: the catalog,
+//! and the resources that are held as long as the cluster is open.
 //!
 //! **Invariant:** tables are changed only under a [`SchemaLock`], of which there is one at a time.
 //! **Not here:** the steps of a change (`manager/schema`).

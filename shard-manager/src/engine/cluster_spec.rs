@@ -1,8 +1,8 @@
 //! Cluster spec: the settings of a cluster, as an operator requests and a catalog stores them.
 //!
-//! **Invariant:** keyspace, hash, slot count, placement and shards of a cluster never change by configuration: a
-//! start that asks for others is refused with the reason, because rows would be looked for where they
-//! are not.
+//! **Invariant:** keyspace, hash, slot count, placement and shards of a cluster never change by
+//! configuration: a start that asks for others is refused with the reason, because rows would be
+//! looked for where they are not.
 //! **Not here:** where the row is kept (`sqlite::catalog`, `postgres::catalog`).
 
 use std::collections::BTreeMap;
@@ -25,8 +25,8 @@ pub const SHARDS_DEFAULT: usize = 3;
 /// Replicas of each shard of a new cluster unless a number is requested.
 pub const REPLICAS_DEFAULT: usize = 1;
 
-/// Settings that the operator requests. `None` stands for the setting in the catalog, or for the default
-/// when the cluster is new.
+/// Settings that the operator requests. `None` stands for the setting in the catalog, or for the
+/// default when the cluster is new.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterSpec {
     /// Keyspace: the way from a key to its slot.
@@ -164,7 +164,8 @@ fn hash_name(keyspace: &Keyspace) -> &'static str {
     keyspace.algorithm().unwrap_or("none")
 }
 
-/// Algorithms and slot count are constants of the program, so that a difference means another program wrote the files.
+/// Algorithms and slot count are constants of the program, so that a difference means another
+/// program wrote the files.
 fn check_hash(row: &ClusterRow, place: &str) -> Result<(), OpenError> {
     let has = match Keyspace::restore(&row.keyspace, &row.parameters) {
         Ok(known) if row.hash == hash_name(&known) && row.slots == i64::from(SLOT_COUNT) => {

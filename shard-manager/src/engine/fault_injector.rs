@@ -1,5 +1,5 @@
-//! Fault injector: pauses, delays or cuts off a worker between two pieces of work, for tests and for
-//! teaching.
+//! Fault injector: pauses, delays or cuts off a worker between two pieces of work, for tests and
+//! for teaching.
 //!
 //! A worker is a thread or a task that works for one node.
 //!

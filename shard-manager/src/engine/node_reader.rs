@@ -28,7 +28,8 @@ pub struct KeyRead<'a> {
     pub slot: Slot,
     /// The key.
     pub key: &'a str,
-    /// Position that the node must have reached. A server is asked if it has; of a file it is known.
+    /// Position that the node must have reached. A server is asked if it has; of a file it is
+    /// known.
     pub min_position: u64,
     /// Time after which the answer is of no use.
     pub deadline: Instant,
@@ -38,7 +39,8 @@ pub struct KeyRead<'a> {
 pub struct ScanRead {
     /// The query.
     pub query: Arc<ReadQuery>,
-    /// Position that the node must have reached. A server is asked if it has; of a file it is known.
+    /// Position that the node must have reached. A server is asked if it has; of a file it is
+    /// known.
     pub min_position: u64,
     /// Time after which the answer is of no use.
     pub deadline: Instant,
@@ -88,15 +90,17 @@ pub trait PrimaryReader: NodeReader {
     /// Errors of [`NodeReader::read_key`].
     fn read_index(&self, deadline: Instant) -> EngineFuture<'_, ReadIndex>;
 
-    /// Returns a position that every read of the primary that begins now shows. Of a server it is 0,
-    /// unknown: a commit that is flushed, and so has a position, may still be invisible to a read.
+    /// Returns a position that every read of the primary that begins now shows. Of a server it is
+    /// 0, unknown: a commit that is flushed, and so has a position, may still be invisible to a
+    /// read.
     fn visible_position(&self) -> u64;
 
     /// Returns true if a timeline is later than all that are known here, because another router may
     /// have promoted a node.
     fn is_ahead(&self, timeline: u32) -> bool;
 
-    /// Searches the nodes of the shard for the primary, if it can change behind this process's back.
+    /// Searches the nodes of the shard for the primary, if it can change behind this process's
+    /// back.
     fn find_primary(&self) -> BoxFuture<'_, ()>;
 
     /// Refuses writes to a primary whose files were lost.
@@ -109,8 +113,8 @@ pub trait PrimaryReader: NodeReader {
     /// files were lost.
     fn loss(&self) -> Option<Reason>;
 
-    /// Returns rows and bytes of each table. Reads every page or row. The permit is dropped when the
-    /// work has ended, even if the future was dropped before.
+    /// Returns rows and bytes of each table. Reads every page or row. The permit is dropped when
+    /// the work has ended, even if the future was dropped before.
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].

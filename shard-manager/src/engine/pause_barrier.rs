@@ -1,9 +1,9 @@
 //! Pause barrier: stops workers between two pieces of work, several of them at the same instant.
 //!
 //! Each worker passes its barrier before each piece of work. To get an instant at which nothing
-//! runs, a backup closes all barriers, waits until the work that runs has ended, reads the positions
-//! and opens them again. Unlike a fault injector a barrier is closed for milliseconds only, and opens
-//! when the guard is dropped.
+//! runs, a backup closes all barriers, waits until the work that runs has ended, reads the
+//! positions and opens them again. Unlike a fault injector a barrier is closed for milliseconds
+//! only, and opens when the guard is dropped.
 //!
 //! **Invariant:** while a [`Closed`] that has waited lives, no work of its barrier runs.
 //! **Not here:** the work (`lane`), what is read meanwhile (the backup of files).

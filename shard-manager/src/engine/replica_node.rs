@@ -41,8 +41,8 @@ pub trait ReplicaNode: Send + Sync {
     /// Records that a read of it failed: it is checked before it is read again.
     fn read_failed(&self);
 
-    /// Records that it did not answer a probe. A server is checked then; a file only after a read of
-    /// it failed.
+    /// Records that it did not answer a probe. A server is checked then; a file only after a read
+    /// of it failed.
     fn probe_failed(&self);
 
     /// Returns the interval at which its position is learned; zero if it reports each change.

@@ -49,7 +49,8 @@ impl RuntimePool {
         });
     }
 
-    /// Removes all runtimes but the first. Tasks move back to it as soon as their current work ends.
+    /// Removes all runtimes but the first. Tasks move back to it as soon as their current work
+    /// ends.
     pub fn remove_runtimes(&self) {
         self.added.send_replace(Arc::default());
     }

@@ -1,10 +1,11 @@
 //! Sample queries: the reads whose SQL each engine pins in a file beside its tests.
 //!
-//! Databases keep statements prepared under their text and plan them by it, so a text must not change by accident.
-//! The samples hold each test of each type of column, each kind of order with and without a row to continue after,
-//! nested conditions, named keys and all forms of a page.
+//! Databases keep statements prepared under their text and plan them by it, so a text must not
+//! change by accident. The samples hold each test of each type of column, each kind of order with
+//! and without a row to continue after, nested conditions, named keys and all forms of a page.
 //!
-//! **Invariant:** the samples and their order are fixed: another sample changes no text of the others.
+//! **Invariant:** the samples and their order are fixed: another sample changes no text of the
+//! others.
 //! **Not here:** random queries (the property tests of the engines), what a query returns.
 
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use crate::value::{ColumnType, Value};
 /// A query and its title.
 pub(crate) type Sample = (String, ReadQuery);
 
-/// Writes the statements of each sample through `write`, which appends the text and the values of the page of a
-/// query within a scope and, if the query counts rows, those of the count.
+/// Writes the statements of each sample through `write`, which appends the text and the values of
+/// the page of a query within a scope and, if the query counts rows, those of the count.
 pub(crate) fn written(write: impl Fn(&mut String, &ReadQuery, Scope<'_>)) -> String {
     let mut out = String::new();
     for (title, query) in tests_of_columns() {

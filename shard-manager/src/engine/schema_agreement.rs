@@ -1,8 +1,10 @@
-//! Agreement: which tables every shard must have before a cluster serves, and what each has to do for it.
+//! Agreement: which tables every shard must have before a cluster serves, and what each has to do
+//! for it.
 //!
-//! Shards differ for two reasons. A process died while it made a table: the intent says what is to become of it. Or
-//! a shard's file was put back from a copy that is older than a table, perhaps that of a replica that had not come so
-//! far: then the table is made there again. Its rows are lost, but they were lost with the file.
+//! Shards differ for two reasons. A process died while it made a table: the intent says what is to
+//! become of it. Or a shard's file was put back from a copy that is older than a table, perhaps
+//! that of a replica that had not come so far: then the table is made there again. Its rows are
+//! lost, but they were lost with the file.
 //!
 //! **Invariant:** nothing is done to a file unless all of them can agree.
 //! **Not here:** doing it (the engines), making a table while the cluster serves (`tables`).

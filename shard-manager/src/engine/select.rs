@@ -1,12 +1,13 @@
 //! Select: the SQL of a read and the values that it binds, in the [`Dialect`] of an engine.
 //!
-//! The text depends on the shape of a query alone: on its table, columns, operators and the nesting of its
-//! conditions. All of these are limited, so there are finitely many texts, and none contains a client's words. Engines
-//! keep statements prepared under their texts.
+//! The text depends on the shape of a query alone: on its table, columns, operators and the nesting
+//! of its conditions. All of these are limited, so there are finitely many texts, and none contains
+//! a client's words. Engines keep statements prepared under their texts.
 //!
-//! **Invariant:** a text consists of constants and of names from the registry; its numbered parameters stand for the
-//! values in their order.
-//! **Not here:** running it (the engines), reads of many keys at once (`postgres::point`), statements that write.
+//! **Invariant:** a text consists of constants and of names from the registry; its numbered
+//! parameters stand for the values in their order.
+//! **Not here:** running it (the engines), reads of many keys at once (`postgres::point`),
+//! statements that write.
 
 use std::fmt::Write as _;
 
@@ -19,16 +20,16 @@ use crate::value::{ColumnType, Value};
 
 /// The SQL of one engine, as far as it differs from that of the others.
 ///
-/// Names of tables and columns need no quotes, `NULLS FIRST` and row comparisons are the same in all of them, and the
-/// tables declare the collation.
+/// Names of tables and columns need no quotes, `NULLS FIRST` and row comparisons are the same in
+/// all of them, and the tables declare the collation.
 pub(crate) trait Dialect: Sized {
     /// A value to bind, which may borrow from the query.
     type Bind<'q>;
 
     /// Sign in front of the number of a parameter.
     const PARAMETER: char;
-    /// Condition that ends a statement after its deadline, where the engine cannot do so itself. Reads that
-    /// may look at many rows begin with it.
+    /// Condition that ends a statement after its deadline, where the engine cannot do so itself.
+    /// Reads that may look at many rows begin with it.
     const DEADLINE_CHECK: Option<&'static str>;
     /// Operator that compares two values as equal, also two nulls.
     const IS_SAME: &'static str;
@@ -53,8 +54,8 @@ pub(crate) trait Dialect: Sized {
     fn row_count<'q>(count: i64) -> Self::Bind<'q>;
     /// Converts a value of a column of this type.
     fn value(kind: ColumnType, value: &Value) -> Self::Bind<'_>;
-    /// Converts a list of values of a column of this type to one parameter: a list of another length
-    /// does not make another text.
+    /// Converts a list of values of a column of this type to one parameter: a list of another
+    /// length does not make another text.
     fn list(kind: ColumnType, values: &[Value]) -> Self::Bind<'_>;
     /// Converts a pattern for [`Dialect::LIKE`].
     fn like<'q>(pattern: &Pattern) -> Self::Bind<'q>;
@@ -73,8 +74,8 @@ pub(crate) struct Select<'q, D: Dialect> {
 }
 
 impl<'q, D: Dialect> Select<'q, D> {
-    /// Selects the page of a query and one row more, which shows that more follow. Columns: the outputs,
-    /// then [`keys`].
+    /// Selects the page of a query and one row more, which shows that more follow. Columns: the
+    /// outputs, then [`keys`].
     pub(crate) fn page(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
         let keyed = scope.is_keyed();
         let (table, order) = (&query.table, query.sort_keys(keyed));
@@ -143,8 +144,8 @@ impl<'q, D: Dialect> Select<'q, D> {
         }
     }
 
-    /// The key comes first and then the row that a page continues after: SQLite takes the first bounds
-    /// that fit for the range of the index that it reads.
+    /// The key comes first and then the row that a page continues after: SQLite takes the first
+    /// bounds that fit for the range of the index that it reads.
     fn push_conditions(
         &mut self,
         query: &'q ReadQuery,
@@ -245,7 +246,8 @@ impl<'q, D: Dialect> Select<'q, D> {
             self.push(")");
             return;
         }
-        // (a later) or (a the same and (b later or (b the same and …))): each key is compared once or twice.
+        // (a later) or (a the same and (b later or (b the same and …))): each key is compared once
+        // or twice.
         let last = order.len() - 1;
         for (index, (by, value)) in order.iter().zip(after).enumerate() {
             self.push("(");
@@ -260,8 +262,8 @@ impl<'q, D: Dialect> Select<'q, D> {
         (0..order.len() + last).for_each(|_| self.push(")"));
     }
 
-    /// Appends the condition that a column sorts after a value: null is last when ascending and first
-    /// when descending.
+    /// Appends the condition that a column sorts after a value: null is last when ascending and
+    /// first when descending.
     fn push_later(&mut self, table: &Table, by: &OrderBy, value: &'q Value) {
         let column = table.column(by.column);
         match (value, by.descending) {
@@ -292,8 +294,8 @@ impl<'q, D: Dialect> Select<'q, D> {
     }
 }
 
-/// Returns the columns that a read selects beside its outputs: the version, of the rows of one key, then the sort
-/// keys.
+/// Returns the columns that a read selects beside its outputs: the version, of the rows of one key,
+/// then the sort keys.
 pub(crate) fn keys(order: &[OrderBy], table: &Table, keyed: bool) -> impl Iterator<Item = usize> {
     let version = keyed.then_some(table.version());
     version.into_iter().chain(order.iter().map(|by| by.column))

@@ -1,4 +1,5 @@
-//! The system's own tables, as diesel knows them. Data tables are not here: they are learned at start.
+//! The system's own tables, as diesel knows them. Data tables are not here: they are learned at
+//! start.
 
 diesel::table! {
     tessera_cluster (id) {

@@ -1,7 +1,7 @@
 //! Schema: changes of the tables, in the same queue as the writes.
 //!
-//! **Invariant:** a change of the tables is applied after all that was queued before it, and before all that is
-//! queued after it; it is never begun after its deadline.
+//! **Invariant:** a change of the tables is applied after all that was queued before it, and before
+//! all that is queued after it; it is never begun after its deadline.
 //! **Not here:** the other shards, which must do the same (`manager`).
 
 use std::sync::Arc;
@@ -37,8 +37,8 @@ impl SchemaOperation {
 }
 
 impl Lane {
-    /// Carries out a change of the tables and waits for its durable outcome, at most until `deadline`; tells the
-    /// shard's position after it.
+    /// Carries out a change of the tables and waits for its durable outcome, at most until
+    /// `deadline`; tells the shard's position after it.
     ///
     /// Cancel safety: a dropped future cancels nothing; what was queued is applied.
     ///

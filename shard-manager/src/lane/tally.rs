@@ -38,7 +38,8 @@ impl Tally {
         self.applying.store(operations, Ordering::Relaxed);
     }
 
-    /// Told after a batch became durable, before anybody is answered: who knows of a write finds it counted.
+    /// Told after a batch became durable, before anybody is answered: who knows of a write finds it
+    /// counted.
     pub(super) fn add(&self, operations: usize, rows: usize) {
         let size = operations as u64;
         self.batches.fetch_add(1, Ordering::Relaxed);

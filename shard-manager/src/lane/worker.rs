@@ -1,6 +1,7 @@
 //! Worker: the loop of a lane, which takes batches from the queue and has them applied.
 //!
-//! **Invariant:** as for the lane: one batch at a time, in order, each operation answered after it is durable.
+//! **Invariant:** as for the lane: one batch at a time, in order, each operation answered after it
+//! is durable.
 //! **Not here:** the queue's other end (`lane`), what applies a batch (`store`).
 
 use std::sync::Arc;
@@ -31,7 +32,8 @@ const READY_LOOK: Duration = Duration::from_millis(25);
 const READY_GLANCE: Duration = Duration::from_millis(250);
 /// How long that may take before it is said that there is none.
 const READY_SOON: Duration = Duration::from_millis(100);
-/// How long before its deadline an operation is not tried again: its client is told in time that nothing was stored.
+/// How long before its deadline an operation is not tried again: its client is told in time that
+/// nothing was stored.
 const LAST_TRY: Duration = Duration::from_millis(50);
 
 impl State {
@@ -177,7 +179,8 @@ impl Worker {
         self.writer.close().await;
     }
 
-    /// Waits until there is a node to write to. Meanwhile what is too late is dropped; `None`, if nothing waits any more.
+    /// Waits until there is a node to write to. Meanwhile what is too late is dropped; `None`, if
+    /// nothing waits any more.
     async fn until_ready(&mut self, mut first: Message) -> Option<Message> {
         while !self.is_ready().await {
             self.state.wait_for_node(true);
@@ -210,7 +213,8 @@ impl Worker {
         }
     }
 
-    /// Its client looks at a clock of its own, and may be the later of the two: it is told why all the same.
+    /// Its client looks at a clock of its own, and may be the later of the two: it is told why all
+    /// the same.
     fn drop_late(&self, message: Message) {
         let error = Error::NoPrimary { shard: self.state.shard.clone() };
         let failure = LaneFailure { error, outcome: Outcome::Rejected };
@@ -328,7 +332,8 @@ impl Worker {
         }
     }
 
-    /// Keeps operations of which nothing was stored until there is a node to write to. Who cannot wait so long is told.
+    /// Keeps operations of which nothing was stored until there is a node to write to. Who cannot
+    /// wait so long is told.
     async fn await_node(&mut self, mut batch: Vec<Operation>, error: Error) -> Vec<Operation> {
         let Error::ShardUnavailable { shard } = error else {
             unreachable!("nothing else is tried again")
@@ -369,8 +374,9 @@ impl Worker {
         }
     }
 
-    /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from its neighbours.
-    /// When the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
+    /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from
+    /// its neighbours. When the shard itself fails, the rest is not tried; when a commit is in
+    /// doubt, so is the chunk.
     async fn apply_parted(&mut self, changes: &[RowWrite]) -> Result<BatchDone, LaneFailure> {
         let mut done =
             BatchDone { rows: Vec::with_capacity(changes.len()), position: Position::default() };

@@ -1,7 +1,9 @@
 //! Password: a secret, and the files that hold one.
 //!
-//! **Invariant:** shown as `***` whoever asks; only [`Password::secret`] gives it, to those who send it to its server.
-//! **Not here:** which file or variable holds it (the configuration), how it is sent (`store/postgres/session`).
+//! **Invariant:** shown as `***` whoever asks; only [`Password::secret`] gives it, to those who
+//! send it to its server.
+//! **Not here:** which file or variable holds it (the configuration), how it is sent
+//! (`store/postgres/session`).
 
 use std::fmt;
 use std::io::Read;
@@ -35,8 +37,8 @@ impl Password {
         }
     }
 
-    /// The first line of a file of libpq's format, `host:port:database:user:password`, that fits one of the hosts; `*`
-    /// fits anything.
+    /// The first line of a file of libpq's format, `host:port:database:user:password`, that fits
+    /// one of the hosts; `*` fits anything.
     ///
     /// # Errors
     /// As [`Password::from_file`], or if no line fits.
@@ -96,8 +98,8 @@ fn fields(line: &str) -> Vec<String> {
     fields
 }
 
-/// The text of a file that only we may read. The group may too if the file is root's, as secrets often are that a
-/// service manager hands out.
+/// The text of a file that only we may read. The group may too if the file is root's, as secrets
+/// often are that a service manager hands out.
 fn read_secret(path: &Path) -> Result<String, PasswordError> {
     let unreadable =
         |error: std::io::Error| PasswordError::Unreadable { path: path.to_owned(), cause: error };

@@ -1,7 +1,8 @@
 //! URL: how an address is spelled, read and shown.
 //!
-//! **Invariant:** no error repeats a part of the text but names of parameters that could not be a part of a password:
-//! whoever forgets to write `/` as `%2F` in one must not find the rest of it in the log.
+//! **Invariant:** no error repeats a part of the text but names of parameters that could not be a
+//! part of a password: whoever forgets to write `/` as `%2F` in one must not find the rest of it in
+//! the log.
 //! **Not here:** what the parts are used for (`store/postgres`).
 
 use std::fmt::Write as _;

@@ -1,6 +1,7 @@
 //! Strong: what a read must not miss, and the proof that strong reads need.
 //!
-//! **Invariant:** what a strong read must not miss was told by a primary that led after the read began.
+//! **Invariant:** what a strong read must not miss was told by a primary that led after the read
+//! began.
 //! **Not here:** which node answers (`shard`), the record that proves it (the engines).
 
 use std::time::Instant;
@@ -39,8 +40,8 @@ impl Shard {
         Ok(Some(min_position.max(self.replication.primary().schema_position())))
     }
 
-    /// A position that the primary had after this was called, when it was proven to lead: everything that any router has
-    /// acknowledged before is at or below it.
+    /// A position that the primary had after this was called, when it was proven to lead:
+    /// everything that any router has acknowledged before is at or below it.
     async fn proven(&self, needed: usize, deadline: Instant) -> Result<u64, Error> {
         loop {
             match self.prove(needed, deadline).await {

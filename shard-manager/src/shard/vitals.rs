@@ -1,6 +1,7 @@
 //! Vitals: what is known of a shard without asking anybody, and what one short question tells.
 //!
-//! **Not here:** asking all nodes (`Shard::probe`), which may find another truth than is believed here.
+//! **Not here:** asking all nodes (`Shard::probe`), which may find another truth than is believed
+//! here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,14 +1,16 @@
 //! Plan: which slots go where, so that the fullest shards become less full.
 //!
-//! Each step takes from the fullest shard that can still give, as balancers of ranges do (CockroachDB's store rebalancer,
-//! the Redis Cluster rebalance), and gives to the one that lacks most: as much as the one has too much or the other
-//! lacks, whichever is less. Which slots is a packing: heavy ones first, because they bring most for the rows that must
-//! move (longest processing time first, Graham 1969), the rest as one run of neighbours, so that ranges stay few.
+//! Each step takes from the fullest shard that can still give, as balancers of ranges do
+//! (CockroachDB's store rebalancer, the Redis Cluster rebalance), and gives to the one that lacks
+//! most: as much as the one has too much or the other lacks, whichever is less. Which slots is a
+//! packing: heavy ones first, because they bring most for the rows that must move (longest
+//! processing time first, Graham 1969), the rest as one run of neighbours, so that ranges stay few.
 //!
-//! Why it ends well: a step leaves both shards less full than the giver was. So the loads, sorted with the fullest first,
-//! fall in the order of dictionaries with each step: the maximum never rises, and a plan that is cut off anywhere is
-//! better than none. A slot moves at most once, and there are at most [`MOVES_MAX`] moves. Where no slot is too heavy to
-//! fit, a move settles the giver or the taker, so that as many moves as there are shards are enough.
+//! Why it ends well: a step leaves both shards less full than the giver was. So the loads, sorted
+//! with the fullest first, fall in the order of dictionaries with each step: the maximum never
+//! rises, and a plan that is cut off anywhere is better than none. A slot moves at most once, and
+//! there are at most [`MOVES_MAX`] moves. Where no slot is too heavy to fit, a move settles the
+//! giver or the taker, so that as many moves as there are shards are enough.
 //!
 //! **Invariant:** no move makes the fullest shard fuller, or another as full as its giver was.
 //! **Not here:** whether anything should move (`advice`).
@@ -19,7 +21,8 @@ use std::cmp::{Ordering, Reverse};
 pub const MOVES_MAX: usize = 32;
 /// Percentage of its share above which a shard gives slots away, as [`super::SKEW_TOLERATED`].
 const TOLERATED: u64 = 110;
-/// A slot that weighs more than this part of what is to move is moved by itself; there are at most as many of these.
+/// A slot that weighs more than this part of what is to move is moved by itself; there are at most
+/// as many of these.
 const HEAVY_PARTS: u64 = 16;
 /// Percentages of its share that a shard keeps and is filled up to, at most. The first aim is as
 /// even as possible; the second is less even, where the first takes too many moves because all
@@ -73,11 +76,13 @@ struct Choice {
 struct Shards {
     weights: Vec<u64>,
     loads: Vec<u64>,
-    /// The slots that each may still give, in order, with their costs; what costs nothing stays where it is.
+    /// The slots that each may still give, in order, with their costs; what costs nothing stays
+    /// where it is.
     slots: Vec<Vec<(u16, u64)>>,
     /// Load that each shard should have.
     targets: Vec<u64>,
-    /// The slot of each that outweighs what any should carry: it stays, because it would be too much anywhere.
+    /// The slot of each that outweighs what any should carry: it stays, because it would be too
+    /// much anywhere.
     pinned: Vec<Option<u16>>,
     /// Those that have given: they go on until they are as even as they can be.
     giving: Vec<bool>,
@@ -111,8 +116,9 @@ impl Shards {
         shards
     }
 
-    /// Everybody's part of what can be shared out. A slot that outweighs the part of its shard is the shard's part: the
-    /// others share what is left, and would wait in vain for a slot that nobody can split.
+    /// Everybody's part of what can be shared out. A slot that outweighs the part of its shard is
+    /// the shard's part: the others share what is left, and would wait in vain for a slot that
+    /// nobody can split.
     fn aim_anew(&mut self) {
         let largest = self.weights.iter().max().copied().unwrap_or(0);
         let mut open: Vec<usize> = (0..self.loads.len()).filter(|&one| !self.stuck[one]).collect();
@@ -225,8 +231,8 @@ impl Shards {
         if compare(giver, taker) == Ordering::Less { taker } else { giver }
     }
 
-    /// Slots of a shard that together weigh at most so much, and nearly so much if there are such: heavy ones, and one
-    /// run of neighbours.
+    /// Slots of a shard that together weigh at most so much, and nearly so much if there are such:
+    /// heavy ones, and one run of neighbours.
     fn pack(&self, from: usize, amount: u64) -> Vec<(u16, u64)> {
         let is_heavy = |cost: u64| cost > amount / HEAVY_PARTS;
         let slots = &self.slots[from];
@@ -244,8 +250,8 @@ impl Shards {
         heavy
     }
 
-    /// The one slot, and its taker, that leaves the fuller of both least full; none, if it would not be less full than the
-    /// giver is.
+    /// The one slot, and its taker, that leaves the fuller of both least full; none, if it would
+    /// not be less full than the giver is.
     fn single(&self, from: usize, takers: impl Iterator<Item = usize>) -> Option<Choice> {
         let mut slots = self.slots[from].clone();
         slots.retain(|(slot, _)| self.pinned[from] != Some(*slot));
@@ -282,7 +288,8 @@ impl Shards {
     }
 }
 
-/// Neighbours that together weigh at most so much: of those that come near to the most that can be had, the fewest.
+/// Neighbours that together weigh at most so much: of those that come near to the most that can be
+/// had, the fewest.
 fn run(slots: &[(u16, u64)], amount: u64) -> &[(u16, u64)] {
     let mut runs = Vec::with_capacity(slots.len());
     let (mut first, mut load) = (0, 0);

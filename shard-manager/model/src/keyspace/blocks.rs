@@ -1,7 +1,7 @@
 //! Blocks: cuts the slots into contiguous pieces whose sizes follow weights.
 //!
-//! **Invariant:** one rounding for all who cut slots: a partition of the keyspace `list` and the partition of the
-//! same name, order and weight in the placement `partitions` are the same slots.
+//! **Invariant:** one rounding for all who cut slots: a partition of the keyspace `list` and the
+//! partition of the same name, order and weight in the placement `partitions` are the same slots.
 //! **Not here:** who owns a block (`placement`), which keys fall into it (`list`).
 
 use std::ops::Range;
@@ -10,16 +10,18 @@ use super::SLOT_COUNT;
 
 /// Largest weight of a block: sums of weights times slots stay far inside 64 bits.
 pub const WEIGHT_MAX: u32 = 1_000_000;
-/// Most named blocks of one cluster. They are looked for by name on every request, and a person writes them down.
+/// Most named blocks of one cluster. They are looked for by name on every request, and a person
+/// writes them down.
 pub const BLOCKS_MAX: usize = 1_024;
 /// Longest name of a block in bytes.
 const NAME_LEN_MAX: usize = 64;
 /// Characters that separate parts of a configuration text, and of a key.
 const SEPARATORS: [char; 4] = [':', '=', ',', '>'];
 
-/// Block `i` ends before slot `ceil(SLOT_COUNT * (w0 + … + wi) / total)`. Rounding the running sum instead of each
-/// share keeps every block within one slot of what its weight demands, and leaves no remainder to hand out. A
-/// block of a small weight among many may be empty, and all are if no weight is above 0.
+/// Block `i` ends before slot `ceil(SLOT_COUNT * (w0 + … + wi) / total)`. Rounding the running sum
+/// instead of each share keeps every block within one slot of what its weight demands, and leaves
+/// no remainder to hand out. A block of a small weight among many may be empty, and all are if no
+/// weight is above 0.
 pub fn cut(weights: impl Iterator<Item = u64> + Clone) -> impl Iterator<Item = Range<u16>> {
     let total = weights.clone().sum::<u64>().max(1);
     let mut reached = 0;

@@ -1,12 +1,14 @@
-//! List: the part of a key before the first `:` names a partition, and a partition is a block of slots.
+//! List: the part of a key before the first `:` names a partition, and a partition is a block of
+//! slots.
 //!
-//! Source: list partitioning of databases, and the partition table A 30, B 20, C 15, D 25, E 10 of Infra-Crafter.
-//! What belongs to a partition lies in slots that nobody else uses, so that a placement can keep it on one shard, or
-//! in one country. Inside its block a partition spreads evenly, but a partition that grows beyond its weight fills
-//! its slots more than others; and a key must name a partition that there is.
+//! Source: list partitioning of databases, and the partition table A 30, B 20, C 15, D 25, E 10 of
+//! Infra-Crafter. What belongs to a partition lies in slots that nobody else uses, so that a
+//! placement can keep it on one shard, or in one country. Inside its block a partition spreads
+//! evenly, but a partition that grows beyond its weight fills its slots more than others; and a key
+//! must name a partition that there is.
 //!
-//! **Invariant:** blocks follow each other in the order given, cut by [`blocks::cut`]; the slot inside a block is
-//! XXH3-64 of the whole key modulo the block's size.
+//! **Invariant:** blocks follow each other in the order given, cut by [`blocks::cut`]; the slot
+//! inside a block is XXH3-64 of the whole key modulo the block's size.
 //! **Not here:** which shard a partition lies on (the placement `partitions`).
 
 use std::fmt;
@@ -38,7 +40,8 @@ pub struct Partition {
 pub struct ListSpace {
     /// In the order given.
     partitions: Vec<Partition>,
-    /// Hashes of names, ascending, and indices of `partitions`: numbers are found faster than texts.
+    /// Hashes of names, ascending, and indices of `partitions`: numbers are found faster than
+    /// texts.
     by_hash: Vec<(u64, u16)>,
     /// The names, for errors.
     known: Arc<str>,

@@ -1,13 +1,14 @@
 //! Matrix: keys `@user:server`, the ids of users of federated servers.
 //!
-//! Source: the sharding demo with Matrix ids, which routes by a hash of the id, and Synapse, which can do so by
-//! server. Mode `id` hashes the whole id: even, but a server's users lie on all shards. Mode `server` hashes the
-//! part after the first `:` alone: what concerns one server is asked of one shard, but a big server is one slot that
-//! cannot be divided, and its shard runs hot.
+//! Source: the sharding demo with Matrix ids, which routes by a hash of the id, and Synapse, which
+//! can do so by server. Mode `id` hashes the whole id: even, but a server's users lie on all
+//! shards. Mode `server` hashes the part after the first `:` alone: what concerns one server is
+//! asked of one shard, but a big server is one slot that cannot be divided, and its shard runs hot.
 //!
-//! **Invariant:** user and server are at least one byte each; both are compared byte by byte, so `Example.org` and
-//! `example.org` are two servers.
-//! **Not here:** whether the server exists, or its name is well formed (it may have a port, or be an IPv6 address).
+//! **Invariant:** user and server are at least one byte each; both are compared byte by byte, so
+//! `Example.org` and `example.org` are two servers.
+//! **Not here:** whether the server exists, or its name is well formed (it may have a port, or be
+//! an IPv6 address).
 
 use std::fmt;
 

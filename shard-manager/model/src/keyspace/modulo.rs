@@ -1,18 +1,20 @@
 //! Modulo: the integer at the end of a key, modulo the number of slots.
 //!
-//! Source: DBLab and the like, which route by `user_id % N`. Counted ids take one slot after the other, and anybody can
-//! compute a slot in the head. How evenly shards get them is up to the placement: with `modulo` shards differ by one
-//! id in each 16384, with contiguous ranges the first thousands of ids all lie on the first shard. Only keys that end in
-//! digits have a slot, and ids with a common step share few slots (multiples of 1024 have 16). With the placement
-//! `modulo` over N shards it is the shard `id % N` of such systems only where N divides 16384; for other N a key's
-//! shard is `(id % 16384) % N`.
+//! Source: DBLab and the like, which route by `user_id % N`. Counted ids take one slot after the
+//! other, and anybody can compute a slot in the head. How evenly shards get them is up to the
+//! placement: with `modulo` shards differ by one id in each 16384, with contiguous ranges the first
+//! thousands of ids all lie on the first shard. Only keys that end in digits have a slot, and ids
+//! with a common step share few slots (multiples of 1024 have 16). With the placement `modulo` over
+//! N shards it is the shard `id % N` of such systems only where N divides 16384; for other N a
+//! key's shard is `(id % 16384) % N`.
 //!
 //! **Invariant:** any number of digits, none overflows; leading zeros do not count.
 //! **Not here:** signs: `a-5` ends in 5.
 
 use super::{KeyError, SLOT_COUNT, Slot};
 
-/// Digits that decide: 10^14 is a multiple of 2^14, so those further to the left add a multiple of [`SLOT_COUNT`].
+/// Digits that decide: 10^14 is a multiple of 2^14, so those further to the left add a multiple of
+/// [`SLOT_COUNT`].
 const DIGITS_MAX: u32 = 14;
 
 const _: () =

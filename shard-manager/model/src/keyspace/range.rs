@@ -1,16 +1,17 @@
 //! Range: sorted split points cut the keys into ranges, and each range has a slot of its own.
 //!
-//! Source: Bigtable and HBase regions, range sharding of MongoDB and Vitess. Neighbouring keys stay together, so
-//! that a range of keys is asked of few shards. It is only as even as its split points are well chosen, and keys that
-//! grow (times, counters) all fall into the last range, which runs hot. A cluster has as many slots in use as it has
-//! ranges: fewer ranges than shards leave shards without work.
+//! Source: Bigtable and HBase regions, range sharding of MongoDB and Vitess. Neighbouring keys stay
+//! together, so that a range of keys is asked of few shards. It is only as even as its split points
+//! are well chosen, and keys that grow (times, counters) all fall into the last range, which runs
+//! hot. A cluster has as many slots in use as it has ranges: fewer ranges than shards leave shards
+//! without work.
 //!
-//! Numeric split points demand that the whole key is an integer: reading only digits at the end would put `user_5`
-//! and `order_5` side by side, which is no order that anybody asks ranges of. Keys with letters have text split
-//! points, compared byte by byte.
+//! Numeric split points demand that the whole key is an integer: reading only digits at the end
+//! would put `user_5` and `order_5` side by side, which is no order that anybody asks ranges of.
+//! Keys with letters have text split points, compared byte by byte.
 //!
-//! **Invariant:** split points ascend strictly; ranges have distinct slots. A split gives the upper part of one range
-//! the lowest free slot number, and no other key changes its slot.
+//! **Invariant:** split points ascend strictly; ranges have distinct slots. A split gives the upper
+//! part of one range the lowest free slot number, and no other key changes its slot.
 //! **Not here:** moving the rows of keys that change slot.
 
 use std::fmt;
@@ -33,7 +34,8 @@ pub struct RangeSpace {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Splits {
-    /// All fit into 64 bits, as is usual: half the memory to search, so more of it in the processor's cache.
+    /// All fit into 64 bits, as is usual: half the memory to search, so more of it in the
+    /// processor's cache.
     Short(Vec<i64>),
     Long(Vec<i128>),
     Text(Vec<TextSplit>),
@@ -52,8 +54,8 @@ impl From<&str> for TextSplit {
     }
 }
 
-/// The first 16 bytes, the first of them the highest; what is missing is 0. If heads differ, the texts are in the same
-/// order as the heads.
+/// The first 16 bytes, the first of them the highest; what is missing is 0. If heads differ, the
+/// texts are in the same order as the heads.
 fn head(text: &str) -> u128 {
     let mut bytes = [0; 16];
     let len = text.len().min(bytes.len());
@@ -78,8 +80,8 @@ struct Parameters {
 }
 
 impl RangeSpace {
-    /// Ranges of integers between split points such as `1000,2000`. Their slots are spread over all, so that a
-    /// contiguous placement deals them out evenly, neighbours together.
+    /// Ranges of integers between split points such as `1000,2000`. Their slots are spread over
+    /// all, so that a contiguous placement deals them out evenly, neighbours together.
     pub(super) fn numeric(text: &str) -> Result<Self, String> {
         let splits: Result<_, _> = text.split(',').map(|split| parse_split(split.trim())).collect();
         Self::spread(Splits::numeric(splits?))

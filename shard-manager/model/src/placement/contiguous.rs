@@ -1,11 +1,12 @@
 //! Contiguous: each shard a range of slots, in the shards' order; behind `even` and `weighted`.
 //!
-//! Source: Redis Cluster's first assignment, and every table of tokens before virtual nodes. Each shard is within one
-//! slot of its share, better than any hashing, and the whole map is as many ranges as there are shards. Built again
-//! for one shard more, all borders shift: what it gains comes from all others, and passes through those that lie
-//! between. For shards of equal weight that is half of all slots, however many there are, far more than the new shard's
-//! share; for a light one beside heavy ones it is little (of three weights of 1000 and one of 1, 0.06 %). A running
-//! cluster is changed by `rebalance`, not by building again.
+//! Source: Redis Cluster's first assignment, and every table of tokens before virtual nodes. Each
+//! shard is within one slot of its share, better than any hashing, and the whole map is as many
+//! ranges as there are shards. Built again for one shard more, all borders shift: what it gains
+//! comes from all others, and passes through those that lie between. For shards of equal weight
+//! that is half of all slots, however many there are, far more than the new shard's share; for a
+//! light one beside heavy ones it is little (of three weights of 1000 and one of 1, 0.06 %). A
+//! running cluster is changed by `rebalance`, not by building again.
 //!
 //! **Invariant:** sizes are those of [`cut`].
 //! **Not here:** what the weights mean.

@@ -1,12 +1,12 @@
 //! Jump: jump consistent hashing of slots.
 //!
-//! Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm", 2014. No table and no ring: a slot
-//! jumps from shard to shard, ever further, until a jump leads beyond the last; a shard that is added at the end takes
-//! its share and nothing else moves. Shards have no weights and are known by their number: only the last one can go, or
-//! all behind the one that goes move.
+//! Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm", 2014. No table
+//! and no ring: a slot jumps from shard to shard, ever further, until a jump leads beyond the last;
+//! a shard that is added at the end takes its share and nothing else moves. Shards have no weights
+//! and are known by their number: only the last one can go, or all behind the one that goes move.
 //!
-//! **Invariant:** the published function, bit for bit. Its floating point is one division and one multiplication, which
-//! IEEE 754 rounds alike everywhere.
+//! **Invariant:** the published function, bit for bit. Its floating point is one division and one
+//! multiplication, which IEEE 754 rounds alike everywhere.
 //! **Not here:** weights: they are ignored.
 
 use super::mixer;

@@ -1,8 +1,9 @@
 //! Manual: ranges of slots and their owners, as somebody wrote them down.
 //!
-//! Source: Redis Cluster's `CLUSTER ADDSLOTSRANGE`, and every operator who knows better. Anything can be expressed:
-//! the map of another cluster, a shard without slots, a hot slot alone on a shard. Nothing is computed, so nothing is
-//! balanced, and nothing follows when a shard comes or goes.
+//! Source: Redis Cluster's `CLUSTER ADDSLOTSRANGE`, and every operator who knows better. Anything
+//! can be expressed: the map of another cluster, a shard without slots, a hot slot alone on a
+//! shard. Nothing is computed, so nothing is balanced, and nothing follows when a shard comes or
+//! goes.
 //!
 //! **Invariant:** ranges ascend, and cover every slot exactly once.
 //! **Not here:** ranges of keys (the keyspace `range`).

@@ -1,7 +1,7 @@
 //! Mixer: an even, fixed scrambling of 64 bits, for placements that draw lots.
 //!
-//! Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014; constants of Stafford's variant 13). Two
-//! multiplications: a rendezvous of 1000 shards draws 16 million lots.
+//! Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014; constants of Stafford's variant
+//! 13). Two multiplications: a rendezvous of 1000 shards draws 16 million lots.
 //!
 //! **Invariant:** a bijection of 64-bit integers that never changes.
 //! **Not here:** hashing of keys and names (XXH3).

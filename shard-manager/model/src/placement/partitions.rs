@@ -1,12 +1,14 @@
 //! Partitions: named blocks of slots, each with a size and an owner.
 //!
-//! Source: the partition table of Infra-Crafter (A 30, B 20 → shard1; D 25 → shard2; C 15, E 10 → shard3), which is
-//! list partitioning with a directory. With the keyspace `list` of the same partitions, an operator decides where
-//! each group of keys lies: by country, by customer. The sizes are as even as whoever wrote them was right, and a
-//! shard that comes later gets nothing before somebody says what.
+//! Source: the partition table of Infra-Crafter (A 30, B 20 → shard1; D 25 → shard2; C 15, E 10 →
+//! shard3), which is list partitioning with a directory. With the keyspace `list` of the same
+//! partitions, an operator decides where each group of keys lies: by country, by customer. The
+//! sizes are as even as whoever wrote them was right, and a shard that comes later gets nothing
+//! before somebody says what.
 //!
-//! **Invariant:** blocks follow each other in the order given, cut by [`blocks::cut`]: the block of a partition here is
-//! the block of the partition of that name in the keyspace `list` with the same partitions.
+//! **Invariant:** blocks follow each other in the order given, cut by [`blocks::cut`]: the block of
+//! a partition here is the block of the partition of that name in the keyspace `list` with the same
+//! partitions.
 //! **Not here:** which keys belong to a partition (`keyspace::list`).
 
 use std::fmt;

@@ -1,19 +1,21 @@
 //! Rebalance: new owners for a topology that has changed, with as few moves as the weights allow.
 //!
-//! Source: the balancers of Redis (`redis-cli --cluster rebalance`) and of CockroachDB, without their heuristics. Where a
-//! placement built again would move what its rule says, this moves what the shares demand and not a slot more; the
-//! result is within one slot of every share, whatever the placement was. The price is the map: ranges break up with
-//! every change, and where a slot lies has no rule any more but the map itself.
+//! Source: the balancers of Redis (`redis-cli --cluster rebalance`) and of CockroachDB, without
+//! their heuristics. Where a placement built again would move what its rule says, this moves what
+//! the shares demand and not a slot more; the result is within one slot of every share, whatever
+//! the placement was. The price is the map: ranges break up with every change, and where a slot
+//! lies has no rule any more but the map itself.
 //!
-//! **Invariant:** the moves are exactly as many as shards lack slots, and no table within one slot of the shares can be
-//! reached with fewer.
+//! **Invariant:** the moves are exactly as many as shards lack slots, and no table within one slot
+//! of the shares can be reached with fewer.
 //! **Not here:** moving rows; when to move.
 
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardIndex, Topology};
 
-/// The owners under the new topology. Shards are the same if their names are; slots of a shard that is gone move, and
-/// of one that has too many those with the highest numbers. They go to the shards that lack some, both in order.
+/// The owners under the new topology. Shards are the same if their names are; slots of a shard that
+/// is gone move, and of one that has too many those with the highest numbers. They go to the shards
+/// that lack some, both in order.
 ///
 /// # Panics
 /// If there are not [`SLOT_COUNT`] owners, all of the old topology.
@@ -53,7 +55,8 @@ fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
         shares.map(|share| ((share / total) as u16, share % total == 0)).unzip();
     let mut left = SLOT_COUNT - floors.iter().sum::<u16>();
     let mut targets = floors.clone();
-    // Who has more is told by the floors: a share that was rounded up in the first turn has had its slot.
+    // Who has more is told by the floors: a share that was rounded up in the first turn has had its
+    // slot.
     for wants_more in [true, false] {
         for (index, target) in targets.iter_mut().enumerate() {
             let fits = !is_whole[index] && (counts[index] > floors[index]) == wants_more;

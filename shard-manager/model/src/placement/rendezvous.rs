@@ -1,13 +1,14 @@
 //! Rendezvous: every shard draws a lot for every slot, and the highest lot owns it.
 //!
-//! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; weights by the logarithmic
-//! method (Schindelhauer and Schomaker 2005). A shard that comes or grows only takes, one that goes or shrinks only
-//! gives, and a slot's second choice is known before its first goes. Shares are as even as luck: off by about the
-//! square root of a shard's slots, better than a ring; building asks every shard for every slot.
+//! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; weights
+//! by the logarithmic method (Schindelhauer and Schomaker 2005). A shard that comes or grows only
+//! takes, one that goes or shrinks only gives, and a slot's second choice is known before its first
+//! goes. Shares are as even as luck: off by about the square root of a shard's slots, better than a
+//! ring; building asks every shard for every slot.
 //!
-//! A lot `u` in (0, 1] is weighed as `weight / -log2(u)`. The logarithm of a C library is not the same on all machines,
-//! and one slot placed otherwise is one slot whose rows are not found: so the logarithm is computed here, in
-//! integers, and golden vectors pin it.
+//! A lot `u` in (0, 1] is weighed as `weight / -log2(u)`. The logarithm of a C library is not the
+//! same on all machines, and one slot placed otherwise is one slot whose rows are not found: so the
+//! logarithm is computed here, in integers, and golden vectors pin it.
 //!
 //! **Invariant:** only integers; the order of shards does not matter, only names and weights.
 //! **Not here:** the lots themselves (`mixer`).
@@ -16,7 +17,8 @@ use super::mixer;
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardIndex, Topology};
 
-/// Bits of a logarithm after the point. Of 1000 shards the winner's is about 2^-10: it keeps 30 good bits.
+/// Bits of a logarithm after the point. Of 1000 shards the winner's is about 2^-10: it keeps 30
+/// good bits.
 const FRACTION_BITS: u32 = 40;
 
 pub(super) fn assign(topology: &Topology) -> Vec<ShardIndex> {
@@ -43,8 +45,9 @@ struct Draw {
 /// Returns the player, given by hash of the name and weight, that has the highest weighted lot for
 /// a slot; the first of equal ones.
 ///
-/// `1 - u <= -ln(u) <= (1 - u) / u`, and for the high lots that win both are nearly equal: logarithms are computed only
-/// for those who by these bounds can still win, and that is seldom more than one. `hopeful` is room to work in.
+/// `1 - u <= -ln(u) <= (1 - u) / u`, and for the high lots that win both are nearly equal:
+/// logarithms are computed only for those who by these bounds can still win, and that is seldom
+/// more than one. `hopeful` is room to work in.
 fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
     hopeful.clear();
     // The winner's logarithm is at most this for each unit of weight. A product with a weight fits.
@@ -84,8 +87,9 @@ fn at_most(lot: u64) -> u64 {
     ((missing(lot) + 1) << BITS) / (lot >> (64 - BITS)).max(1)
 }
 
-/// `-log2((lot + 1) / 2^64)` with [`FRACTION_BITS`] after the point, rounded up; at least the smallest step, so
-/// that nobody divides by zero. The bits of a logarithm are found by squaring: whenever the square of a number in
+/// `-log2((lot + 1) / 2^64)` with [`FRACTION_BITS`] after the point, rounded up; at least the
+/// smallest step, so that nobody divides by zero. The bits of a logarithm are found by squaring:
+/// whenever the square of a number in
 /// [1, 2) reaches 2, the next bit is 1.
 fn minus_log2(lot: u64) -> u64 {
     let Some(number) = lot.checked_add(1) else { return 1 };

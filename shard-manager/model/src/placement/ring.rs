@@ -1,15 +1,16 @@
 //! Ring: consistent hashing on 0..2^32 with virtual nodes.
 //!
-//! Source: Karger et al., "Consistent Hashing and Random Trees", 1997; virtual nodes as in Dynamo (2007). A shard that
-//! comes takes slots from all others and nothing else moves, one that goes leaves its slots to all others, and a
-//! weight that grows only takes. Shares are as even as luck: with v points a shard is off its share by about 1/√v of
-//! it (8 % with 160), where `weighted` is off by a slot.
+//! Source: Karger et al., "Consistent Hashing and Random Trees", 1997; virtual nodes as in Dynamo
+//! (2007). A shard that comes takes slots from all others and nothing else moves, one that goes
+//! leaves its slots to all others, and a weight that grows only takes. Shares are as even as luck:
+//! with v points a shard is off its share by about 1/√v of it (8 % with 160), where `weighted` is
+//! off by a slot.
 //!
 //! The ring hashes names: another name for a shard is another shard.
 //!
-//! **Invariant:** point `i` of a shard is the upper half of XXH3-64 of `name-i`; slot `s` is the point `s * 2^18`, and is
-//! owned by the next point at or after it. Points that coincide are in the order of names, so that the order of
-//! shards does not matter.
+//! **Invariant:** point `i` of a shard is the upper half of XXH3-64 of `name-i`; slot `s` is the
+//! point `s * 2^18`, and is owned by the next point at or after it. Points that coincide are in the
+//! order of names, so that the order of shards does not matter.
 //! **Not here:** the ring as a table of keys: keys have slots.
 
 use std::fmt::Write as _;
