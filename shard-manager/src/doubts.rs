@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_stays_until_all_was_looked_at_again() {
+    fn a_doubt_stays_until_all_rows_were_compared_again() {
         let doubts = Doubts::default();
         assert!(doubts.note(&BTreeMap::from([(0, Doubt::Wrong)]), true));
         assert!(doubts.is_primary_wrong());

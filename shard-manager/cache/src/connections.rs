@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** a thread opens at most one connection at a time; no request waits beyond its
 //! limits.
-//! **Not here:** when Redis is used (`breaker`) and for what (`client`).
+//! **Not here:** the decision to use Redis (`breaker`), the commands (`client`).
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ const TIMEOUTS_MAX: u32 = 3;
 /// Redis error name for a command it cannot parse, or a long one before authentication.
 pub(super) const PROTOCOL_ERROR: &str = "protocol error";
 
-/// Reason why a command has no result. It never repeats the text of Redis, which may hold a
+/// Reason why a command has no result. It never repeats the text of Redis, which may contain a
 /// password.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum RedisError {
@@ -48,7 +48,7 @@ pub(super) enum RedisError {
     /// Its connection ended.
     #[error("the connection ended")]
     Ended,
-    /// There was no time for an answer, because the connection was still being made.
+    /// The connection was not yet open when the time for a response ended.
     #[error("the connection is being made")]
     Connecting,
     /// Redis did not answer in time.

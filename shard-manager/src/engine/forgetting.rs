@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_clock_says_after_the_start_makes_no_record_older() {
+    fn clock_readings_after_the_start_make_no_record_older() {
         let at = Instant::now();
         let steady = Steady::new("2026-03-10T12:00:00Z".parse().unwrap(), at);
         // No reading of a clock but that of the start goes in: an hour later it is an hour later.

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_at_nothing_does_not_stand_still() {
+    fn an_idle_lane_does_not_stand_still() {
         let pulse = Pulse::default();
         assert!(pulse.busy_for().is_none());
         pulse.begin();

@@ -115,7 +115,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_winner_is_who_wins_when_every_logarithm_is_computed(
+        fn the_winner_is_the_same_as_with_every_logarithm_computed(
             players in prop::collection::vec((any::<u64>(), 1..=Topology::WEIGHT_MAX, 0..20_u32), 1..40),
             slot: u64,
         ) {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn other_numbers_have_the_logarithm_that_a_library_tells() {
+    fn other_numbers_have_the_logarithm_of_a_library() {
         for lot in (1..64).flat_map(|shift| [(u64::MAX / 3) >> shift, (u64::MAX / 7 * 6) >> shift])
         {
             let told = 64.0 - (lot as f64 + 1.0).log2();
