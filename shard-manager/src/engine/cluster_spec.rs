@@ -1,9 +1,9 @@
 //! Cluster spec: the settings of a cluster, as an operator requests and a catalog stores them.
 //!
 //! **Invariant:** keyspace, hash, slot count, placement and shards of a cluster never change by
-//! configuration: a start that asks for others is refused with the reason, because rows would be
-//! looked for where they are not.
-//! **Not here:** where the row is kept (`sqlite::catalog`, `postgres::catalog`).
+//! configuration: a start that requests others is refused with the reason, because rows would be
+//! searched where they are not.
+//! **Not here:** the storage of the catalog row (`sqlite::catalog`, `postgres::catalog`).
 
 use std::collections::BTreeMap;
 
@@ -66,8 +66,7 @@ pub(crate) struct ClusterRow {
 impl ClusterRow {
     /// Creates the row of a new cluster, whose shards have these names, or `shard1`, `shard2`, ….
     ///
-    /// # Errors
-    /// [`OpenError::Conflict`] if there can be no such cluster.
+    /// [`OpenError::Conflict`] if such a cluster is impossible.
     pub(crate) fn new(spec: &ClusterSpec, names: Option<&[String]>) -> Result<Self, OpenError> {
         let conflict = |error: &dyn std::fmt::Display| OpenError::Conflict(error.to_string());
         let count = spec.shards.or(spec.weights.as_ref().map(Vec::len)).unwrap_or(SHARDS_DEFAULT);
@@ -119,7 +118,7 @@ impl ClusterRow {
         })
     }
 
-    /// Refuses a cluster whose rows this program would look for in other places. `place` names the
+    /// Refuses a cluster whose rows this program would search in other places. `place` names the
     /// cluster in the message.
     ///
     /// # Errors
