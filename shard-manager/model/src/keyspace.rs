@@ -261,7 +261,7 @@ fn slot_of_hash(hash: u64) -> Slot {
     Slot((hash & u64::from(SLOT_COUNT - 1)) as u16)
 }
 
-/// Writes the form of the configuration.
+/// Formats the value as the configuration has it.
 impl fmt::Display for Keyspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
