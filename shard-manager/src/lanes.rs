@@ -60,8 +60,8 @@ impl Lanes {
         }
     }
 
-    /// Applies rows in the lane of their keys, like [`Lane::apply`]. An operation on keys of several
-    /// lanes takes the first lane.
+    /// Applies rows in the lane of their keys, like [`Lane::apply`]. An operation on keys of
+    /// several lanes takes the first lane.
     ///
     /// # Errors
     /// Those of [`Lane::apply`].

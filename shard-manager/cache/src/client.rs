@@ -192,7 +192,7 @@ impl Cache {
 
     fn opened(&self, why: &str) {
         let address = self.connections.address();
-        tracing::warn!(%address, why, "the cache is not asked for a while: reads go to the shards");
+        tracing::warn!(%address, why, "the cache is not used for a while: reads go to the shards");
     }
 
     /// Runs work in the background.

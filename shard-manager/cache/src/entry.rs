@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! json of the rows | ends of the rows | trailer | tag
-//! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline, floor, seen, shape
+//! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline, floor,
+//!          seen, shape
 //! ```
 //! The trailer has a fixed length and stands at the end, so that a script can read it, and the
 //! bytes before it become the rows without being copied. The tag is a 128-bit SipHash-2-4, keyed

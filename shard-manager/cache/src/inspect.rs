@@ -33,9 +33,11 @@ pub struct CacheServer {
 pub async fn inspect(address: &CacheAddress) -> Result<CacheServer, String> {
     let asked = async {
         let mut connection = connect(address).await.map_err(|error| error.to_string())?;
-        let refused = |_| "it refuses to tell what it is (INFO)".to_owned();
+        let refused = |_| "it refuses INFO, which reports its version and settings".to_owned();
         let told = connection.req_packed_command(&redis::cmd("INFO")).await.map_err(refused)?;
-        Ok(read(&from_redis_value::<String>(told).map_err(|_| "it is no Redis".to_owned())?))
+        Ok(read(
+            &from_redis_value::<String>(told).map_err(|_| "it is not a Redis server".to_owned())?,
+        ))
     };
     let answer = tokio::time::timeout(INSPECT_MAX, asked).await;
     answer.unwrap_or_else(|_elapsed| Err("it does not answer".to_owned()))

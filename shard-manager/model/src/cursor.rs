@@ -1,7 +1,7 @@
 //! Cursor: the position of an iteration over a table, as text for the client to keep.
 //!
 //! ```text
-//! base64url( 2 | fingerprint of the query, 8 bytes | for each sort key its value | tag of 8 bytes )
+//! base64url( 2 | fingerprint of the query, 8 bytes | value of each sort key | tag of 8 bytes )
 //! ```
 //! A cursor contains the values of the last row's sort keys, never a number of rows. So rows that
 //! exist throughout the iteration are returned exactly once, whatever is written meanwhile, and a

@@ -108,15 +108,15 @@ impl Schema<'_> {
         let Err(error) = self.change_everywhere(&change, deadline).await else {
             lock.remove(name).await.map_err(|error| doubtful(error, Outcome::Unknown))?;
             self.0.registry.rcu(|registry| registry.with(Arc::clone(&table)));
-            tracing::info!(table = name, "a table was made");
+            tracing::info!(table = name, "a table was created");
             return Ok(TableCreated::New(Arc::clone(&table)));
         };
-        tracing::warn!(%error, table = name, "a table could not be made on every shard");
+        tracing::warn!(%error, table = name, "a table could not be created on every shard");
         // While the intent is "make", the next start would create the table.
         lock.record_undo(name).await.map_err(|_| doubtful(error.clone(), Outcome::Unknown))?;
         let intent = Intent { state: State::Undo, table: Table::clone(&table) };
         if let Err(later) = self.undo(lock, intent, deadline).await {
-            tracing::warn!(error = %later, table = table.name(), "it is not dropped everywhere yet");
+            tracing::warn!(error = %later, table = table.name(), "a table is not yet dropped on every shard");
         }
         Err(Failure::rejected(error, None))
     }
