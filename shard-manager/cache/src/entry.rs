@@ -12,9 +12,6 @@
 //!
 //! **Invariant:** decoding returns what was encoded, or nothing.
 //! **Not here:** the check whether it is new enough (`proof`), the script (`script`).
-//!
-//! **Invariant:** what is read is what was written, or nothing.
-//! **Not here:** whether it is good enough (`proof`), the script (`script`).
 
 use std::hash::Hasher;
 

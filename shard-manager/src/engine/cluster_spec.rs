@@ -66,6 +66,7 @@ pub(crate) struct ClusterRow {
 impl ClusterRow {
     /// Creates the row of a new cluster, whose shards have these names, or `shard1`, `shard2`, ….
     ///
+    /// # Errors
     /// [`OpenError::Conflict`] if such a cluster is impossible.
     pub(crate) fn new(spec: &ClusterSpec, names: Option<&[String]>) -> Result<Self, OpenError> {
         let conflict = |error: &dyn std::fmt::Display| OpenError::Conflict(error.to_string());
