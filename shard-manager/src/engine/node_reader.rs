@@ -77,8 +77,8 @@ pub trait NodeReader: Send + Sync {
 pub enum ReadIndex {
     /// Only this process writes, so the position is known without a request.
     Confirmed(u64),
-    /// The primary wrote a record at this position. If a majority of the nodes has it, the sender
-    /// was still primary when the record was requested.
+    /// The primary wrote a record at this position. If a majority of the nodes has it, it was
+    /// still the primary when the record was requested.
     AwaitQuorum(Position),
 }
 
