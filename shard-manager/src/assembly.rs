@@ -1,7 +1,7 @@
-//! Assembly: opens a cluster with the engine that keeps it, and lets a manager serve it.
+//! Assembly: opens a cluster with its engine, and hands it to a manager.
 //!
-//! **Invariant:** beside the engines, the doctor and the commands about files, no other module names
-//! an engine.
+//! **Invariant:** apart from the engines, the doctor and the commands for files, no other module
+//! names an engine.
 //! **Not here:** opening (the engines), serving (`manager`).
 
 use std::sync::Arc;
@@ -20,12 +20,13 @@ impl Manager {
     /// Opens an embedded cluster, creating what is new and migrating what is old. Blocks.
     ///
     /// # Errors
-    /// [`OpenError`], with a sentence that tells the operator what to do.
+    /// [`OpenError`], with a sentence that states what the operator has to do.
     pub fn open(cluster: &EmbeddedCluster) -> Result<Self, OpenError> {
         Self::open_with_source(cluster).map(|(manager, _)| manager)
     }
 
-    /// Opens an embedded cluster like [`Manager::open`], and returns what a backup copies of it.
+    /// Opens an embedded cluster like [`Manager::open`], and returns the files that a backup
+    /// copies.
     ///
     /// # Errors
     /// Errors of [`Manager::open`].
@@ -36,8 +37,8 @@ impl Manager {
         Ok((Self::new(cluster)?, source))
     }
 
-    /// Opens an embedded cluster without its replicas, for a command that fills a cluster that is not
-    /// read meanwhile. The replicas get what they lack at the next start. Blocks.
+    /// Opens an embedded cluster without its replicas, for a command that fills a cluster while
+    /// nothing reads it. The replicas catch up at the next start. Blocks.
     ///
     /// # Errors
     /// Errors of [`Manager::open`].
@@ -48,7 +49,7 @@ impl Manager {
     /// Opens a cluster of PostgreSQL nodes, creating what is new and migrating what is old. Blocks.
     ///
     /// # Errors
-    /// [`OpenError`], with a sentence that tells the operator what to do.
+    /// [`OpenError`], with a sentence that states what the operator has to do.
     pub fn connect(cluster: &ConnectedCluster) -> Result<Self, OpenError> {
         Self::new(postgres::open::open(cluster)?)
     }

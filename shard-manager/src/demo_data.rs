@@ -1,14 +1,14 @@
-//! Demo data: users and orders in any number, equal for equal seeds.
+//! Demo data: any number of users and orders, equal for equal seeds.
 //!
-//! Each row is a function of the plan and of its number alone: rows can be made in any order, by
-//! any number of threads, again after a failure, and without a list of them.
+//! Each row is a function of the plan and of its number alone: rows can be generated in any order,
+//! by any number of threads, again after a failure, and without a list of them.
 //!
 //! Ids have the form that the cluster's keyspace requires: `user_A_17`, or `A:user_17` in a list,
 //! `17` in numeric ranges, `@user_A_17:s3.example.org` in a matrix.
 //!
 //! **Invariant:** ids and e-mail addresses of users are unique; an order has the shard key of its
-//! user; every id has a slot in the keyspace it was made for.
-//! **Not here:** storing them (`import`, the command line).
+//! user; every id has a slot in the keyspace for which it was generated.
+//! **Not here:** storing the rows (`import`, the command line).
 
 use std::str::FromStr;
 
@@ -76,7 +76,7 @@ pub struct DemoSpec {
     pub weights: Option<Weights>,
     /// Number of orders of each user.
     pub orders_per_user: u32,
-    /// Seed; another seed makes other rows.
+    /// Seed; another seed yields other rows.
     pub seed: u64,
 }
 
@@ -93,7 +93,7 @@ pub struct Plan {
     ids: Ids,
     /// Number of orders of each user.
     pub orders_per_user: u32,
-    /// Seed; another seed makes other rows.
+    /// Seed; another seed yields other rows.
     pub seed: u64,
 }
 
@@ -149,7 +149,7 @@ pub struct DemoUser<'p> {
 pub type DemoRow = Vec<(&'static str, Value)>;
 
 impl Plan {
-    /// Makes a plan for a cluster of this keyspace.
+    /// Creates a plan for a cluster of this keyspace.
     ///
     /// # Errors
     /// [`PlanError`] if the weights do not fit the keyspace.
@@ -263,8 +263,8 @@ pub fn push_line(out: &mut Vec<u8>, row: &DemoRow) {
     out.extend_from_slice(b"}\n");
 }
 
-/// Mixes a number by the finisher of SplitMix64 (Steele, Lea and Flood, 2014): near inputs give
-/// unrelated outputs.
+/// Mixes a number with the finaliser of SplitMix64 (Steele, Lea and Flood, 2014): similar inputs
+/// give unrelated outputs.
 fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -272,7 +272,8 @@ fn mix(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Returns the wanted shares if the keyspace has these partitions, or else those of the keyspace.
+/// Returns the requested shares if the keyspace has these partitions, or else those of the
+/// keyspace.
 fn weights_of(spec: &DemoSpec, keyspace: &Keyspace) -> Result<Vec<(String, u32)>, PlanError> {
     let given = spec.weights.as_ref().map(|Weights(weights)| weights.clone());
     let Keyspace::List(list) = keyspace else {
@@ -320,7 +321,7 @@ fn parse_weights(text: &str) -> Result<Vec<(String, u32)>, PlanError> {
     Ok(weights)
 }
 
-/// Reason why weights make no plan.
+/// Reason why no plan can be created from the weights.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A share is not of the form `A=30`.

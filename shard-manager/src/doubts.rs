@@ -1,9 +1,8 @@
-//! Doubts: wrong rows that comparing the copies of a shard has found, and the consequences for
-//! requests.
+//! Doubts: wrong rows found by comparing the copies of a shard, and the consequences for requests.
 //!
 //! **Invariant:** a copy is called wrong only if more than half of at least three copies agree on
-//! something else, or if its file contradicts itself and another one does not.
-//! **Not here:** comparing, and what is done about it (the engines).
+//! other rows, or if its file contradicts itself and another copy's does not.
+//! **Not here:** the comparison and the repair (the engines).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +13,7 @@ use crate::reason::Reason;
 /// Doubt about one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Doubt {
-    /// Another copy has other rows, and neither is known to be right.
+    /// Another copy has other rows, and it is unknown which are right.
     Unsettled,
     /// Some of its rows are wrong.
     Wrong,
@@ -34,9 +33,9 @@ impl Doubt {
 /// Verdict on the copies of one row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// More than half of the copies agree; these copies do not.
+    /// More than half of the copies agree; these copies differ from them.
     Wrong(Vec<usize>),
-    /// Any of them may be wrong.
+    /// Any of the copies may be wrong.
     Unsettled,
 }
 
@@ -45,7 +44,7 @@ pub fn judge(copies: &[(usize, Option<u128>)]) -> Verdict {
     let having = |found: Option<u128>| copies.iter().filter(|(_, has)| *has == found).count();
     let right = copies.iter().map(|(_, has)| *has).find(|has| having(*has) * 2 > copies.len());
     match right {
-        // No half of two copies is a majority.
+        // Half of two copies is no majority.
         Some(right) => {
             let wrong = copies.iter().filter(|(_, has)| *has != right);
             Verdict::Wrong(wrong.map(|(number, _)| *number).collect())
@@ -54,10 +53,10 @@ pub fn judge(copies: &[(usize, Option<u128>)]) -> Verdict {
     }
 }
 
-/// Doubts about the copies of one shard: 0 is the primary, replicas start at 1.
+/// Doubts about the copies of one shard: index 0 is the primary, replicas start at 1.
 #[derive(Debug, Default)]
 pub struct Doubts {
-    /// True if rows of the primary are wrong; requests check nothing else.
+    /// True if rows of the primary are wrong; requests check only this.
     primary_is_wrong: AtomicBool,
     copies: Mutex<BTreeMap<usize, Doubt>>,
     passes: AtomicU64,
@@ -103,7 +102,7 @@ impl Doubts {
         self.differences.fetch_add(rows, Ordering::Relaxed);
     }
 
-    /// Number of passes over all rows of all copies, and of rows found to differ.
+    /// Returns the number of passes over all rows of all copies, and of rows found to differ.
     pub fn counted(&self) -> (u64, u64) {
         (self.passes.load(Ordering::Relaxed), self.differences.load(Ordering::Relaxed))
     }
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_stays_until_all_was_looked_at_again() {
+    fn a_doubt_stays_until_all_rows_were_compared_again() {
         let doubts = Doubts::default();
         assert!(doubts.note(&BTreeMap::from([(0, Doubt::Wrong)]), true));
         assert!(doubts.is_primary_wrong());

@@ -1,11 +1,13 @@
-//! Engine: the traits between the cluster and the engines that keep rows, and what the engines share.
+//! Engine: the traits between the cluster and the engines that store rows, and the code that the
+//! engines share.
 //!
 //! The cluster has chosen the shard and the node before it calls a trait; an engine knows rows, not
 //! shards. Methods have no default bodies: each engine decides for itself. A method that waits
 //! returns one boxed future, so that callers need not know the engine's type.
 //!
 //! **Invariant:** nothing here depends on one engine.
-//! **Not here:** the engines (`store`), queues and batching (`lane`), which shard (`manager`).
+//! **Not here:** the engines (`store`), queues and batching (`lane`), the choice of the shard
+//! (`manager`).
 
 mod cluster_backend;
 pub mod cluster_spec;

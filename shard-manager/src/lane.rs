@@ -1,13 +1,13 @@
-//! Lane: the one way to a shard's primary, where waiting writes become one transaction.
+//! Lane: the queue of writes to a shard's primary, where waiting writes become one transaction.
 //!
-//! A bounded queue and a loop: take everything that waits, apply it in one durable transaction, answer each
-//! operation. The loop is a thread if the writer blocks, and a task if it waits for a server.
-//! Nothing waits on a timer: while one batch is committed, the next gathers by itself, so the price
-//! of a sync is shared by all who wait (group commit, as in "Implementation Techniques for Main
-//! Memory Database Systems", DeWitt et al. 1984).
+//! A bounded queue and a loop: take everything that waits, apply it in one durable transaction,
+//! answer each operation. The loop is a thread if the writer blocks, and a task if it waits for a
+//! server. Nothing waits for a timer: while one batch is committed, the next one gathers, so that
+//! all waiting writes share the cost of a sync (group commit, as in "Implementation Techniques for
+//! Main Memory Database Systems", DeWitt et al. 1984).
 //!
-//! **Invariant:** one batch is in flight; operations are applied in the order in which they came; an
-//! operation is answered after its transaction is durable, and never taken after its deadline.
+//! **Invariant:** one batch is in flight; operations are applied in the order of their arrival; an
+//! operation is answered after its transaction is durable, and is never taken after its deadline.
 //! **Not here:** SQL (`store`), routing (`manager`).
 
 mod pulse;
@@ -33,18 +33,19 @@ use schema::SchemaOperation;
 use tally::Tally;
 use worker::Worker;
 
-/// Operations that may wait for one shard. More would only wait past their deadlines.
+/// Highest number of queued operations. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
-/// Bytes of rows that may wait for one shard, so that a queue of large rows cannot fill memory.
+/// Highest size of all queued rows, so that large rows cannot fill memory.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// Operations of one transaction: enough to make the sync's share small, few enough to answer soon.
+/// Highest number of operations in one transaction: enough that each one's share of the sync is
+/// small, few enough for short transactions.
 const BATCH_OPERATIONS_MAX: usize = 512;
-/// Bytes of rows in one transaction.
+/// Highest size of the rows in one transaction.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// How long a lane's task may take to end once it was told to.
+/// Longest wait for the end of a lane's task that was told to stop.
 const END_MAX: Duration = Duration::from_secs(30);
-/// How often a patient operation looks whether a full queue has room again. A full queue takes far longer to
-/// empty.
+/// Interval at which an operation that waits for room checks whether a full queue has any. A full
+/// queue takes much longer to empty.
 const ROOM_LOOK: Duration = Duration::from_millis(5);
 
 /// A queue of writes and the loop that applies them.
@@ -57,30 +58,30 @@ pub struct Lane {
     end: Mutex<Option<End>>,
 }
 
-/// What the loop and the queue's other end tell each other.
+/// State that the loop shares with the sender of the queue.
 #[derive(Debug, Default)]
 struct State {
     shard: String,
-    /// There is no node to write to now: what is queued waits for one.
+    /// True while no node accepts writes: queued operations wait for one.
     waits: AtomicBool,
-    /// What is queued is not to be waited for.
+    /// True once the lane stops: queued operations no longer wait for a node.
     stops: AtomicBool,
-    /// What the loop has done.
+    /// Counters of the work done.
     tally: Tally,
     /// Progress of the lane's loop.
     pulse: Pulse,
 }
 
-/// How the end of a lane is awaited.
+/// Handle to wait for the end of a lane.
 enum End {
     Thread(JoinHandle<()>),
-    /// Nothing is ever sent: it closes as the task ends, or its runtime.
+    /// Channel without messages, which closes when the task or its runtime ends.
     Task(std::sync::mpsc::Receiver<()>),
 }
 
 enum Message {
     Operation(Operation),
-    /// Stands alone: what came before it is applied before, what comes after it after.
+    /// Change of the tables, applied alone, after all earlier and before all later operations.
     Schema(SchemaOperation),
     /// Probe: waits its turn like a write and changes nothing.
     Probe(Probe),
@@ -103,50 +104,51 @@ impl Operation {
     }
 }
 
-/// What became of an operation that was executed.
+/// Result of an operation that was executed.
 #[derive(Debug)]
 pub struct Applied {
-    /// For each row, in order.
+    /// Results of the rows, in order.
     pub rows: Vec<Result<RowDone, Error>>,
-    /// The shard's position that holds them.
+    /// Position of the shard after the transaction.
     pub position: Position,
-    /// How long it waited, and how long its transaction took.
+    /// Time in the queue and in the transaction.
     pub times: LaneTimes,
 }
 
-/// Where an operation's time went.
+/// Durations of the phases of an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneTimes {
-    /// In the queue.
+    /// Time in the queue.
     pub queue: Duration,
-    /// In the transaction, sync included.
+    /// Time in the transaction, sync included.
     pub database: Duration,
 }
 
 impl LaneTimes {
-    /// Those of one operation after another.
+    /// Returns the sums for two operations, one after the other.
     #[must_use]
     pub fn and_then(self, next: Self) -> Self {
         Self { queue: self.queue + next.queue, database: self.database + next.database }
     }
 
-    /// Those of the slower of two that ran beside each other.
+    /// Returns the times of the slower of two concurrent operations.
     #[must_use]
     pub fn slower(self, other: Self) -> Self {
         if other.queue + other.database > self.queue + self.database { other } else { self }
     }
 }
 
-/// An operation that was not applied, or whose fate is not known.
+/// Failure of an operation that was not applied, or whose outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneFailure {
-    /// Why.
+    /// Reason of the failure.
     pub error: Error,
-    /// What became of its rows.
+    /// Outcome for the rows: rejected or unknown.
     pub outcome: Outcome,
 }
 
-/// Who decides over a queued operation: the lane that takes it, or the client that gives up on it.
+/// Decision about a queued operation: it is executed by the lane or abandoned by the client,
+/// whichever decides first.
 #[derive(Debug, Default)]
 struct Claim(AtomicU8);
 
@@ -159,14 +161,15 @@ impl Claim {
         self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// The lane's: nothing was stored of what it took, so its client may give it up again.
+    /// Returns an operation of which nothing was stored to the waiting state, so that its client
+    /// may abandon it again.
     fn put_back(&self) {
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
-        // Nobody but the lane changes what it has taken.
+        // Only the lane changes what it has taken.
         let _ = self.0.compare_exchange(TAKEN, WAITING, set, seen);
     }
 
-    /// The client's end: what was not taken never will be.
+    /// Abandons the operation for its client: if it was not taken yet, it never will be.
     fn give_up(&self, error: Error) -> LaneFailure {
         let outcome = if self.decide(ABANDONED) { Outcome::Rejected } else { Outcome::Unknown };
         LaneFailure { error, outcome }
@@ -174,10 +177,10 @@ impl Claim {
 }
 
 impl Lane {
-    /// Starts a lane over this writer: a thread, or a task on the runtime of its handle.
+    /// Starts a lane with this writer: a thread, or a task on the runtime of its handle.
     ///
     /// # Errors
-    /// The system's, if it cannot start a thread.
+    /// The error of the system, if no thread can be started.
     pub fn start(shard: &str, writer: WriterKind, controls: LaneControls) -> std::io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
@@ -234,7 +237,7 @@ impl Lane {
         }
     }
 
-    /// Why an operation was not applied in time.
+    /// Returns the reason why an operation was not applied in time.
     fn late(&self) -> Error {
         if self.waits() {
             Error::NoPrimary { shard: self.shard.clone() }
@@ -245,12 +248,13 @@ impl Lane {
         }
     }
 
-    /// Whether there is no node to write to now, so that what is queued waits for one.
+    /// Returns true while no node accepts writes and queued operations wait for one.
     pub fn waits(&self) -> bool {
         self.state.waits.load(Ordering::SeqCst)
     }
 
-    /// Puts an operation into the queue. A patient one waits until there is room, but not past its deadline.
+    /// Queues an operation. With `waits_for_room` it waits until a full queue has room, but not
+    /// past its deadline.
     async fn enqueue(&self, mut operation: Operation) -> Result<(), LaneFailure> {
         loop {
             let Some((back, error)) = self.try_enqueue(operation) else { return Ok(()) };
@@ -265,7 +269,7 @@ impl Lane {
         }
     }
 
-    /// Gives back an operation that the queue does not take, and says why.
+    /// Queues an operation; returns it with the reason if the queue does not accept it.
     fn try_enqueue(&self, operation: Operation) -> Option<(Operation, Error)> {
         let full = || Error::QueueFull { shard: self.shard.clone() };
         let bytes = operation.bytes;
@@ -284,12 +288,12 @@ impl Lane {
         match message {
             Message::Operation(operation) => Some((operation, error)),
             Message::Schema(_) | Message::Probe(_) | Message::Stop => {
-                unreachable!("what was sent is what comes back")
+                unreachable!("the queue returns the message that was sent")
             }
         }
     }
 
-    /// Whether its loop runs.
+    /// Returns true while the loop runs.
     pub fn is_up(&self) -> bool {
         !self.queue.is_closed()
     }

@@ -1,13 +1,13 @@
-//! Lanes: the lanes to a shard's primary: one, or several if the engine distributes the rows over
-//! worker nodes by itself.
+//! Lanes: the write queues of a shard's primary: one, or several if the engine itself distributes
+//! the rows over worker nodes.
 //!
-//! A transaction on one worker commits there at once, one on several is prepared on each of them
-//! first; and a worker that is gone stops the transactions that wait for it. So changes are divided
-//! by worker: the engine says how, with its [`WritePartitioner`].
+//! A transaction on one worker commits there at once; one on several workers is prepared on each of
+//! them first. A worker that fails blocks the transactions that involve it. So changes are divided
+//! by worker, as the engine's [`WritePartitioner`] specifies.
 //!
-//! **Invariant:** changes of one key take the same lane, as long as the engine does not move it;
-//! changes that are applied all or not at all take the first.
-//! **Not here:** the work of a lane (`lane`), where a key is (the engines).
+//! **Invariant:** changes of one key take the same lane, as long as the engine does not move the
+//! key; an operation on keys of several lanes takes the first.
+//! **Not here:** the work of a lane (`lane`), the worker that holds a key (the engines).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,10 +29,10 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Starts a lane for each writer, of which there must be one.
+    /// Starts a lane for each writer; there must be at least one.
     ///
     /// # Errors
-    /// The system's, if it cannot start a thread.
+    /// The error of the system, if no thread can be started.
     pub fn start(
         shard: &str,
         writers: Vec<WriterKind>,
@@ -60,10 +60,11 @@ impl Lanes {
         }
     }
 
-    /// As [`Lane::apply`]. Changes of several lanes that are one operation take the first.
+    /// Applies rows in the lane of their keys, like [`Lane::apply`]. An operation on keys of
+    /// several lanes takes the first lane.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Lane::apply`].
     pub async fn apply(
         &self,
         request: WriteRequest,
@@ -77,10 +78,10 @@ impl Lanes {
         lane.unwrap_or(&self.first).apply(request, deadline).await
     }
 
-    /// As [`Lane::change_schema`].
+    /// Changes the tables through the first lane, like [`Lane::change_schema`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Lane::change_schema`].
     pub async fn change_schema(
         &self,
         change: SchemaChange,
@@ -94,12 +95,12 @@ impl Lanes {
         self.partitioner.is_some()
     }
 
-    /// Returns the fault injector of all of them.
+    /// Returns the fault injector that all lanes share.
     pub fn fault_injector(&self) -> &FaultInjector {
         &self.first.controls().fault_injector
     }
 
-    /// Whether there is no node to write to now, so that what is queued waits for one.
+    /// Returns true while no node accepts writes and queued operations wait for one.
     pub fn waits(&self) -> bool {
         self.first.waits()
     }
@@ -114,12 +115,12 @@ impl Lanes {
         join_all(self.all().map(|lane| lane.probe(deadline))).await;
     }
 
-    /// How busy they are together, and what they have done.
+    /// Returns the summed load and counters of all lanes.
     pub fn vitals(&self) -> LaneStats {
         self.all().fold(LaneStats::default(), |sum, lane| sum.with(&lane.vitals()))
     }
 
-    /// Applies what is queued, and ends them. Blocks.
+    /// Applies what is queued and stops all lanes. Blocks.
     pub fn stop(&self) {
         self.all().for_each(Lane::stop);
     }

@@ -53,15 +53,15 @@ pub struct Manager {
 /// Options of a request for rows.
 #[derive(Clone, Debug)]
 pub struct RequestOptions {
-    /// Number of nodes that must have a write, or the writes that a read must show.
+    /// Number of nodes that must have a write, or the changes that a read must observe.
     pub level: Level,
-    /// Positions that the client has seen before.
+    /// Positions that the client has seen.
     pub session: SessionToken,
-    /// Time since the node that answers a read may have been current.
+    /// Longest time since the node that answers a read was current.
     pub staleness: Duration,
     /// Allows a read of all shards to leave out shards that cannot answer.
     pub partial: bool,
-    /// Time after which the answer is of no use.
+    /// Time after which the answer is useless.
     pub deadline: Instant,
 }
 
@@ -73,12 +73,12 @@ impl RequestOptions {
     }
 }
 
-/// Place and times of a write.
+/// Slot, shard and duration of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Slot and shard of the row, and epoch of the map.
     pub place: KeyLocation,
-    /// Position of the shard that holds the write.
+    /// Position of the shard after the write.
     pub position: Position,
     /// Times in the queue and in the database.
     pub times: LaneTimes,
@@ -89,11 +89,11 @@ pub struct Receipt {
 pub struct WriteReceipt {
     /// Outcome of the row.
     pub row: RowDone,
-    /// Place and times of the write.
+    /// Slot, shard and duration of the write.
     pub receipt: Receipt,
 }
 
-/// The rows of a read.
+/// Rows of a read.
 #[derive(Clone, Debug)]
 pub struct ReadDone {
     /// The rows.
@@ -106,7 +106,7 @@ pub struct ReadDone {
     pub next_cursor: Option<String>,
     /// Slot and shard, if the read had a key.
     pub place: Option<KeyLocation>,
-    /// Kind of node that answered; the primary if one of several shards was read there.
+    /// Role of the node that answered; the primary if one of several shards was read there.
     pub served_by: ServedBy,
     /// Use of the cache; `None` if there is none.
     pub cache: Option<CacheUse>,
@@ -114,9 +114,9 @@ pub struct ReadDone {
     pub session: SessionToken,
     /// Version of the map.
     pub epoch: u64,
-    /// Time in the databases (the slowest counts), and merging.
+    /// Time in the databases (that of the slowest) and for merging.
     pub database: Duration,
-    /// Time spent merging.
+    /// Time for merging.
     pub merge: Duration,
 }
 
@@ -137,7 +137,7 @@ pub struct ShardReport {
     pub nodes: Vec<NodeHealth>,
     /// Sizes of its tables; `None` if the shard did not answer.
     pub tables: Option<Vec<TableSize>>,
-    /// Nodes over which the engine distributes its rows by itself, if the primary answered.
+    /// Nodes over which the engine itself distributes the shard's rows, if the primary answered.
     pub workers: Vec<WorkerNode>,
 }
 

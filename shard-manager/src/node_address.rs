@@ -1,11 +1,13 @@
 //! Node address: host, login and TLS mode of a PostgreSQL node.
 //!
-//! Spelled as libpq spells it: `postgres://user:password@host:port,host:port/database?sslmode=verify-full`. One thing
-//! is decided otherwise. libpq's own default, `sslmode=prefer`, sends rows in the clear if the server says so, and to
-//! whoever answers: here that is the default only for this machine, and `verify-full` for every other.
+//! An address is spelled as libpq spells it:
+//! `postgres://user:password@host:port,host:port/database?sslmode=verify-full`. Only the default of
+//! `sslmode` differs. libpq's default, `prefer`, sends rows unencrypted if the server offers no
+//! encryption, and accepts any server. Here `prefer` is the default for this machine only; for
+//! every other host it is `verify-full`.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
-//! **Not here:** connecting (`store/postgres/session`); how many shards there may be (`topology`).
+//! **Not here:** connecting (`store/postgres/session`), the number of shards (`topology`).
 
 mod password;
 mod url;
@@ -18,26 +20,27 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The port of PostgreSQL where none is named.
+/// Default port of PostgreSQL.
 pub const PORT_DEFAULT: u16 = 5432;
 
-/// A server among those that may be the node.
+/// One of the hosts of a node address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
-    /// A name, an IP address without brackets, or the folder of a Unix socket (it begins with `/`).
+    /// A name, an IP address without brackets, or the directory of a Unix socket (it begins with
+    /// `/`).
     pub host: String,
     /// Its port.
     pub port: u16,
 }
 
 impl Host {
-    /// Whether only this machine is on the way there.
+    /// Returns true if connections to the host do not leave this machine.
     pub fn is_local(&self) -> bool {
         let loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
         self.is_socket() || self.host == "localhost" || self.host.parse().is_ok_and(loopback)
     }
 
-    /// Whether it is the folder of a Unix socket.
+    /// Returns true if the host is the directory of a Unix socket.
     pub fn is_socket(&self) -> bool {
         self.host.starts_with('/')
     }
@@ -50,27 +53,28 @@ impl fmt::Display for Host {
     }
 }
 
-/// How the way to a node is secured: libpq's `sslmode`.
+/// Encryption and verification of connections to a node: libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
     /// Never encrypted.
     Disable,
-    /// Encrypted if the server offers it, by whatever certificate.
+    /// Encrypted if the server offers it, with any certificate.
     Prefer,
-    /// Encrypted. The certificate is checked as by [`TlsMode::VerifyCa`] if a file of roots is named, else not at all.
+    /// Encrypted. The certificate is checked as by [`TlsMode::VerifyCa`] if a file of root
+    /// certificates is given, and otherwise not at all.
     Require,
-    /// Encrypted, and the certificate comes from an authority that is trusted.
+    /// Encrypted, and the certificate is issued by a trusted authority.
     VerifyCa,
-    /// The same, and the certificate is for the host that was asked for.
+    /// Encrypted, and the certificate is issued by a trusted authority for the host of the address.
     VerifyFull,
 }
 
 impl TlsMode {
-    /// Every mode, from the least to the most that it checks.
+    /// All modes, from the weakest to the strictest.
     pub const ALL: [Self; 5] =
         [Self::Disable, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull];
 
-    /// As `sslmode` says it.
+    /// Returns the value of `sslmode` for this mode.
     pub fn name(self) -> &'static str {
         match self {
             Self::Disable => "disable",
@@ -81,7 +85,7 @@ impl TlsMode {
         }
     }
 
-    /// The mode of this name.
+    /// Returns the mode of this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
@@ -97,60 +101,60 @@ impl fmt::Display for TlsMode {
     }
 }
 
-/// What holds for every node whose address says nothing of it.
+/// Settings for all nodes whose addresses do not set them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeDefaults {
-    /// As whom.
+    /// User name.
     pub user: Option<String>,
-    /// With which password.
+    /// Password.
     pub password: Option<Password>,
-    /// How secured.
+    /// TLS mode.
     pub tls: Option<TlsMode>,
-    /// The authorities that are trusted.
+    /// File of trusted root certificates.
     pub root_certificates: Option<PathBuf>,
 }
 
-/// Where a node is: one server, or several of which one is it.
+/// Address of a node: one host, or several of which one is the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
-    /// At least one; asked in this order.
+    /// Hosts, at least one, tried in this order.
     pub hosts: Vec<Host>,
-    /// The database.
+    /// Name of the database.
     pub database: String,
-    /// As whom.
+    /// User name.
     pub user: String,
-    /// With which password, if the server may ask for one.
+    /// Password, if the server may ask for one.
     pub password: Option<Password>,
-    /// How the way there is secured.
+    /// TLS mode.
     pub tls: TlsMode,
-    /// The file of the authorities that are trusted; without it, those of the system.
+    /// File of trusted root certificates; `None` for those of the system.
     pub root_certificates: Option<PathBuf>,
-    /// How long to wait for one host, if not as long as for all others.
+    /// Longest wait for one host; `None` for the setting of the cluster.
     pub connect_timeout: Option<Duration>,
-    /// What the server shows before the purpose of a connection, if not `tessera`.
+    /// First part of the `application_name` of connections; `None` for `tessera`.
     pub application: Option<String>,
 }
 
 impl NodeAddress {
-    /// Reads `postgres://…`, and the file of passwords that it may name.
+    /// Parses `postgres://…`, and reads the password file that the address may name.
     ///
     /// # Errors
-    /// [`AddressError`] says what is wrong, and never repeats what may be a part of the password.
+    /// [`AddressError`], which never repeats text that may be part of the password.
     pub fn parse(text: &str, defaults: &NodeDefaults) -> Result<Self, AddressError> {
         url::parse(text, defaults)
     }
 
-    /// The same node, at one of its hosts only.
+    /// Returns the address with only this one of its hosts.
     pub fn at(&self, host: &Host) -> Self {
         Self { hosts: vec![host.clone()], ..self.clone() }
     }
 
-    /// Whether one server may be both.
+    /// Returns true if one server may have both addresses.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.database == other.database && self.hosts.iter().any(|host| other.hosts.contains(host))
     }
 
-    /// The whole address as it is spelled, with `***` for the password.
+    /// Returns the whole address, with `***` for the password.
     pub fn redacted(&self) -> String {
         url::redacted(self)
     }
@@ -164,7 +168,7 @@ impl std::str::FromStr for NodeAddress {
     }
 }
 
-/// Where it is, without anything that need not be told: `127.0.0.1:5432/shard1`.
+/// Shows the hosts and the database only: `127.0.0.1:5432/shard1`.
 impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, host) in self.hosts.iter().enumerate() {
@@ -175,31 +179,31 @@ impl fmt::Display for NodeAddress {
     }
 }
 
-/// Where a shard is.
+/// Addresses of the nodes of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardAddress {
-    /// What it is called, if not `shardN`.
+    /// Name of the shard; `None` for `shardN`.
     pub name: Option<String>,
-    /// Its share of the load, if one was given with it.
+    /// Weight of the shard, if the address sets one.
     pub weight: Option<u32>,
-    /// Who takes its writes; of several hosts, whichever is the primary.
+    /// Address of the primary; of several hosts, the one that is the primary.
     pub primary: NodeAddress,
-    /// Who may answer reads.
+    /// Addresses of replicas, which may answer reads.
     pub replicas: Vec<NodeAddress>,
 }
 
-/// What the servers of a cluster are.
+/// Kind of servers of a cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServerEngine {
-    /// Each shard is a database of PostgreSQL, and Tessera decides which rows it holds.
+    /// Each shard is a PostgreSQL database, and Tessera decides which rows it holds.
     #[default]
     Postgres,
-    /// The only shard is a coordinator of Citus, which decides on which of its workers rows lie.
+    /// The only shard is a Citus coordinator, which decides which of its workers hold which rows.
     Citus,
 }
 
 impl ServerEngine {
-    /// As `engine` says it.
+    /// Returns the value of the setting `engine`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
@@ -207,7 +211,8 @@ impl ServerEngine {
         }
     }
 
-    /// Most connections that one router takes of one node: to a coordinator it has more lanes, and reads only there.
+    /// Highest number of connections of one router to one node. A Citus coordinator needs more: it
+    /// has more lanes, and all reads go to it.
     pub fn connections_of_router(self) -> u32 {
         match self {
             Self::Postgres => 8,
@@ -216,23 +221,24 @@ impl ServerEngine {
     }
 }
 
-/// Where a cluster is.
+/// Addresses of all nodes of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterAddress {
-    /// What its servers are.
+    /// Kind of the servers.
     pub engine: ServerEngine,
-    /// Its shards, in their order.
+    /// The shards, in order.
     pub shards: Vec<ShardAddress>,
-    /// Replicas of which it is not told whose they are: they are asked.
+    /// Replicas listed without a shard: each is asked which primary it follows.
     pub replicas: Vec<NodeAddress>,
-    /// Who keeps the shard map, if not the first shard.
+    /// Node that stores the shard map; `None` for the primary of the first shard.
     pub catalog: Option<NodeAddress>,
-    /// How long to wait.
+    /// Timeouts of connections and statements.
     pub timeouts: Timeouts,
 }
 
 impl ClusterAddress {
-    /// How many nodes follow others: each host of an address that lists several is a node, and of a shard's one leads.
+    /// Returns the number of replicas: each host of an address that lists several is a node, and
+    /// one node of each shard is its primary.
     pub fn replica_count(&self) -> usize {
         let of_shard = |shard: &ShardAddress| {
             let listed = shard.replicas.iter().map(|at| at.hosts.len()).sum::<usize>();
@@ -242,19 +248,19 @@ impl ClusterAddress {
     }
 }
 
-/// How long to wait for a node.
+/// Timeouts of connections to nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For one host: until it is reached, knows us and has told who it is.
+    /// Longest time to connect to one host, authenticate, and identify the server.
     pub connect: Duration,
-    /// For one statement, by the server's clock; zero is no limit.
+    /// Longest duration of a statement, enforced by the server; zero for no limit.
     pub statement: Duration,
-    /// For an acknowledgement of what was sent, by this machine's TCP.
+    /// Longest wait for a TCP acknowledgement of sent data, enforced by this machine.
     pub acknowledgement: Duration,
 }
 
 impl Timeouts {
-    /// The default of [`Timeouts::connect`].
+    /// Default of [`Timeouts::connect`].
     pub const CONNECT_DEFAULT: Duration = Duration::from_secs(2);
 }
 

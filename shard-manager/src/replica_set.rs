@@ -1,10 +1,10 @@
-//! Replica set: which replica answers a read, and which are left out of the rotation for a while.
+//! Replica set: chooses the replica that answers a read, and excludes failing replicas for a while.
 //!
-//! Among those that are fresh enough the better of two is taken, by reads in flight ("The Power of Two Choices
-//! in Randomized Load Balancing", Mitzenmacher 2001). One that fails leaves the rotation, for twice as long
-//! each time, and comes back when a probe of it succeeds.
+//! Of two replicas that are fresh enough, the one with fewer reads in flight is chosen ("The Power
+//! of Two Choices in Randomized Load Balancing", Mitzenmacher 2001). A replica that fails leaves
+//! the rotation, each time for twice as long, and returns when a probe succeeds.
 //!
-//! **Invariant:** a replica that is chosen has what the read must not miss.
+//! **Invariant:** a chosen replica has applied everything that the read must observe.
 //! **Not here:** reading, waiting, the primary (`shard`).
 
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::error::Error;
 use crate::reason::Findings;
 use crate::replication::{ReplicaState, ReplicationState};
 
-/// A replica that is further behind is out of the rotation.
+/// Highest lag of a replica in the rotation.
 const STALENESS_MAX: Duration = Duration::from_secs(10);
-/// How long a replica is left out after a first failure.
+/// Duration of the first exclusion of a replica.
 const OUT_FIRST: Duration = Duration::from_millis(100);
-/// The longest time it is left out.
+/// Longest duration of an exclusion.
 const OUT_MAX: Duration = Duration::from_secs(10);
-/// How long a probe may wait for a connection.
+/// Longest wait of a probe for a connection.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 /// The replicas of one shard.
@@ -33,15 +33,15 @@ pub struct ReplicaSet {
     turn: AtomicUsize,
 }
 
-/// A replica and how it does.
+/// A replica and its condition.
 struct Member {
     node: Arc<dyn ReplicaNode>,
-    /// Reasons that were found about it and still hold.
+    /// Reasons that were found about the replica and still hold.
     findings: Arc<Findings>,
     in_flight: AtomicU32,
     failures: AtomicU32,
     epoch: Instant,
-    /// Milliseconds since `epoch` until which it is out; 0: it is in.
+    /// Milliseconds since `epoch` until which the replica is excluded; 0 if it is in the rotation.
     out_until: AtomicU64,
 }
 
@@ -50,18 +50,18 @@ struct Member {
 pub struct ReplicaRequirements {
     /// Position that the replica must have applied.
     pub min_position: u64,
-    /// Time since the replica may have been current.
+    /// Longest time since the replica was current.
     pub staleness: Duration,
 }
 
 /// A replica that answers a read; counted as in flight while it lives.
 pub struct Chosen {
     member: Arc<Member>,
-    /// Its index among the replicas.
+    /// Index of the replica in the set.
     pub index: usize,
-    /// What it had before it is read.
+    /// Lower bound of how new its rows are, taken before the read.
     pub stamp: FreshnessBound,
-    /// Its connections.
+    /// Connections to the replica.
     pub reader: Arc<dyn NodeReader>,
 }
 
@@ -80,12 +80,12 @@ impl ReplicaSet {
         Self { members, replication: Arc::clone(replication), turn: AtomicUsize::new(0) }
     }
 
-    /// The replicas, in order.
+    /// Returns the replicas, in order.
     pub fn replicas(&self) -> impl Iterator<Item = &dyn ReplicaNode> {
         self.members.iter().map(|member| &*member.node)
     }
 
-    /// How many take part in writes now.
+    /// Returns the number of replicas that receive writes now.
     pub fn following(&self) -> usize {
         let follows = |(index, member): &(usize, &Arc<Member>)| {
             self.replication.replicas().state(*index) == ReplicaState::Following
@@ -100,33 +100,33 @@ impl ReplicaSet {
         self.members.iter().any(|member| member.node.outlives_primary())
     }
 
-    /// Whether a replica answers reads, lag aside.
+    /// Returns true if a replica is in the rotation; its lag is not considered.
     pub fn takes_part(&self, index: usize) -> bool {
         self.is_in(index)
     }
 
-    /// Reasons that were found about a replica and still hold.
+    /// Returns the reasons that were found about a replica and still hold.
     pub fn findings(&self, index: usize) -> Option<&Arc<Findings>> {
         self.members.get(index).map(|member| &member.findings)
     }
 
-    /// True if a replica is believed to be reachable.
+    /// Returns true if a replica is believed to be reachable.
     pub fn is_reachable(&self, index: usize) -> bool {
         self.members[index].node.is_reachable()
     }
 
-    /// True if failures keep a replica out of the rotation; unlike [`ReplicaSet::takes_part`] this
-    /// never lets a read through as a probe.
+    /// Returns true if failures keep a replica out of the rotation. Unlike
+    /// [`ReplicaSet::takes_part`] this never starts a probe.
     pub fn is_left_out(&self, index: usize) -> bool {
         self.members[index].out_until.load(Ordering::Acquire) != 0
     }
 
-    /// True if a replica lags too much for any read.
+    /// Returns true if a replica lags too much for any read.
     pub fn is_behind(&self, index: usize) -> bool {
         self.replication.staleness(index) > self.staleness_max()
     }
 
-    /// The better of two replicas that meet the requirements.
+    /// Chooses the less busy of two replicas that meet the requirements.
     pub fn choose(&self, requirements: &ReplicaRequirements) -> Option<Chosen> {
         let count = self.members.len();
         if count == 0 {
@@ -137,16 +137,17 @@ impl ReplicaSet {
         let busy = |index: usize| self.members[index].in_flight.load(Ordering::Relaxed);
         let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
         let member = Arc::clone(&self.members[better]);
-        // Before its connections: those of a file that is made anew lead to one that has more.
+        // Before the connections are taken: those of a file that is copied again lead to one with
+        // more changes.
         let stamp = self.stamp(better);
         let reader = member.node.reader()?;
         member.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(Chosen { member, index: better, stamp, reader })
     }
 
-    /// What a read of a replica that begins later surely shows.
+    /// Returns a lower bound of how new the rows of a later read of a replica are.
     fn stamp(&self, index: usize) -> FreshnessBound {
-        // In this order: what is told between is more than what is claimed.
+        // In this order, so that concurrent reports make the rows newer than the bound.
         let (timeline, now) = (self.replication.timeline().id(), Instant::now());
         let floor = self.replication.replicas().applied(index);
         let staleness = self.replication.staleness(index);
@@ -165,17 +166,18 @@ impl ReplicaSet {
             && self.replication.staleness(index) <= requirements.staleness.min(self.staleness_max())
     }
 
-    /// Whether a replica may soon have what it lacks: it is worth a short wait.
+    /// Returns true if a replica may soon meet the requirements, so that a short wait is
+    /// worthwhile.
     pub fn is_near(&self, requirements: &ReplicaRequirements, wait: Duration) -> bool {
         let near = |index: usize| {
-            // It may have come further since it was asked.
+            // The replica may have advanced since its last report.
             let unreported = self.members[index].node.report_interval();
             self.replication.staleness(index) <= requirements.staleness.min(wait) + unreported
         };
         (0..self.members.len()).any(|index| self.is_in(index) && near(index))
     }
 
-    /// Whether some replica has what the read must not miss.
+    /// Returns true if some replica meets the requirements.
     pub fn has(&self, requirements: &ReplicaRequirements) -> bool {
         (0..self.members.len()).any(|index| self.meets(index, requirements))
     }
@@ -189,7 +191,8 @@ impl ReplicaSet {
 }
 
 impl Member {
-    /// Whether failures keep it out. When its time is over, a probe decides; nobody's read has to.
+    /// Returns true while failures keep the replica out. After that time a probe decides, not a
+    /// read.
     fn is_out(self: &Arc<Self>) -> bool {
         let until = self.out_until.load(Ordering::Acquire);
         if until == 0 {
@@ -197,7 +200,7 @@ impl Member {
         }
         let now = self.millis();
         if now >= until {
-            // Whoever puts the time off is the one who probes.
+            // The caller that postpones the time is the one that starts the probe.
             let later = now + 2 * PROBE_WAIT.as_millis() as u64;
             let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
             if self.out_until.compare_exchange(until, later, set, seen).is_ok() {
@@ -213,7 +216,7 @@ impl Member {
             Some(reader) => Some(reader.probe(Instant::now() + PROBE_WAIT).await),
             None => None,
         };
-        // Busy is not down.
+        // A busy replica is not down.
         if matches!(probed, Some(Ok(()) | Err(Error::PoolExhausted { .. }))) {
             self.failures.store(0, Ordering::Release);
             self.out_until.store(0, Ordering::Release);
@@ -225,7 +228,7 @@ impl Member {
         }
     }
 
-    /// Leaves the rotation; if its file may be to blame, that is looked at.
+    /// Takes the replica out of the rotation. If `suspect`, its file is checked.
     fn fail(&self, suspect: bool) {
         let failures = self.failures.fetch_add(1, Ordering::AcqRel);
         let out = OUT_FIRST.saturating_mul(1 << failures.min(10)).min(OUT_MAX);
@@ -239,7 +242,7 @@ impl Member {
     }
 
     fn millis(&self) -> u64 {
-        // Never 0, which means that a replica is in.
+        // Never 0, which marks a replica in the rotation.
         self.epoch.elapsed().as_millis() as u64 + 1
     }
 }
@@ -250,7 +253,8 @@ impl Chosen {
         self.member.node.outlives_primary()
     }
 
-    /// Told when a read failed; tells whether that is the replica's fault, so that the primary should be asked.
+    /// Returns true if the failure of a read is the replica's fault, so that the read should go to
+    /// the primary. Such a replica leaves the rotation.
     pub fn is_to_blame(&self, error: &Error) -> bool {
         let unavailable = matches!(error, Error::ShardUnavailable { .. });
         let to_blame = unavailable || *error == Error::Internal;
@@ -262,7 +266,7 @@ impl Chosen {
 }
 
 /// Returns two different indices that fit, or the only one. The distance between the two changes
-/// after each round, so that each pair comes as often.
+/// after each round, so that each pair comes equally often.
 fn pair(turn: usize, count: usize, fits: impl Fn(usize) -> bool) -> Option<(usize, Option<usize>)> {
     let find = |start: usize, fits: &dyn Fn(usize) -> bool| {
         (0..count).map(|step| start.wrapping_add(step) % count).find(|&index| fits(index))

@@ -28,9 +28,9 @@ pub use primary_positions::PrimaryPositions;
 pub use replica_positions::{ReplicaPositions, ReplicaState};
 pub use timeline::Timeline;
 
-/// Interval at which a node that owes an answer is checked for a lost connection.
+/// Interval at which the connection to a node with an outstanding answer is checked.
 const LOSS_CHECK_EVERY: Duration = Duration::from_secs(1);
-/// Number of checks after a loss for which a node may still owe an answer.
+/// Number of checks after a loss during which a node may still have an outstanding answer.
 const LOSS_CHECKS_MAX: u32 = 3;
 
 /// Processes that may write to the shard.
@@ -55,8 +55,8 @@ pub struct ReplicationState {
 }
 
 impl ReplicationState {
-    /// State of a shard that only this process writes. Its primary has reached `position` and has
-    /// begun a timeline; all its replicas are down.
+    /// Creates the state of a shard that only this process writes. Its primary has reached
+    /// `position` and has begun a timeline; all its replicas are down.
     pub fn new(history: TimelineHistory, position: u64, replicas: usize) -> Self {
         Self {
             timeline: Timeline::new(history, replicas),
@@ -119,7 +119,7 @@ impl ReplicationState {
         self.waiters().notify_down();
     }
 
-    /// Records what holds for one timeline only; does nothing if that timeline has ended.
+    /// Records positions that hold for one timeline only; does nothing if that timeline has ended.
     pub fn update_if_current(&self, timeline_id: u32, update: impl FnOnce(&Self)) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.timeline.id() == timeline_id {
@@ -198,7 +198,8 @@ impl ReplicationState {
         let (before, mut checks) = (losses(), 0);
         while checks < LOSS_CHECKS_MAX {
             tokio::time::sleep(LOSS_CHECK_EVERY).await;
-            // One loss is enough: a connection from before may be dead though the node is back.
+            // One loss is enough: an older connection may be dead although the node is reachable
+            // again.
             checks += u32::from(losses() != before);
         }
     }

@@ -1,10 +1,11 @@
-//! Shard: one shard's nodes, and the way to each of them.
+//! Shard: the nodes of one shard, and the routing of requests to them.
 //!
-//! Writes go through the lane to the primary, and wait for as many replicas as their level asks for. Reads go
-//! to a replica that has what they must not miss: they wait a little for one, and then take the primary.
+//! Writes go through the lane to the primary, and wait for as many replicas as their level
+//! requires. Reads go to a replica that has applied everything they must observe: they wait briefly
+//! for one, and otherwise use the primary.
 //!
-//! **Invariant:** an answer is never older than what its read must not miss.
-//! **Not here:** which shard (`manager`), which replica (`replica_set`).
+//! **Invariant:** an answer is never older than its read requires.
+//! **Not here:** the choice of the shard (`manager`) and of the replica (`replica_set`).
 
 mod doubted;
 mod health;
@@ -40,10 +41,10 @@ use crate::topology::Role;
 
 pub use health::NodeHealth;
 
-/// How long a read waits for a replica to catch up before it takes the primary.
+/// Longest wait of a read for a replica to catch up before it uses the primary.
 const CATCH_UP_MAX: Duration = Duration::from_millis(50);
 
-/// How long a read waits for a replica that is out, if the primary is gone as well.
+/// Longest wait of a read for an excluded replica, if the primary is gone as well.
 const GONE_WAIT: Duration = Duration::from_secs(5);
 
 /// A shard.
@@ -62,12 +63,12 @@ pub struct Shard {
     doubts: Arc<Doubts>,
 }
 
-/// Rows that were applied on the primary.
+/// Result of a write that the primary has applied.
 #[derive(Debug)]
 pub struct WriteDone {
-    /// What became of them there.
+    /// Results of the rows on the primary.
     pub applied: Applied,
-    /// [`Error::NotConfirmed`], if replicas did not confirm them in time.
+    /// [`Error::NotConfirmed`], if replicas did not confirm the rows in time.
     pub shortfall: Option<Error>,
 }
 
@@ -78,20 +79,21 @@ pub struct ReadRequirements {
     pub level: Level,
     /// Position of this shard that the session has seen.
     pub seen: u64,
-    /// Time since the node may have been current.
+    /// Longest time since the node was current.
     pub staleness: Duration,
-    /// Time after which the answer is of no use.
+    /// Time after which the answer is useless.
     pub deadline: Instant,
 }
 
-/// Rows, and which kind of node they came from.
+/// Rows, and the role of the node that returned them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardRows {
-    /// The rows, and up to where they show the shard's changes.
+    /// The rows, with the position up to which they show changes.
     pub read: NodeRows,
-    /// Who answered.
+    /// Role of the node that answered.
     pub role: Role,
-    /// From when and how far the rows surely are; `None` if another node has become the primary meanwhile.
+    /// Lower bound of how new the rows are; `None` if another node became the primary during the
+    /// read.
     pub stamp: Option<FreshnessBound>,
 }
 
@@ -106,7 +108,7 @@ impl Shard {
     /// Starts the lanes of a shard that was opened. On an error the shard's replicas are stopped.
     ///
     /// # Errors
-    /// The system's, if it cannot start a thread.
+    /// The error of the system, if no thread can be started.
     pub fn start(opened: OpenedShard) -> std::io::Result<Self> {
         let OpenedShard { name, replication, writers, partitioner, controls, .. } = opened;
         let OpenedShard { primary, findings, doubts, replicas, .. } = opened;
@@ -114,7 +116,7 @@ impl Shard {
             replicas.iter().for_each(|replica| replica.node.stop());
         })?;
         let replicas = ReplicaSet::new(replicas, &replication);
-        // Where any of the nodes may lead, the first is listed as the primary.
+        // If any node may become primary, the list of nodes begins with the one named primary.
         let first = usize::from(replication.timeline().leader().is_some());
         let replica_names = replicas.replicas().skip(first);
         Ok(Self {
@@ -131,7 +133,7 @@ impl Shard {
         })
     }
 
-    /// The shard's name.
+    /// Returns the shard's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -146,12 +148,13 @@ impl Shard {
         replicas.find(|replica| replica.opened_name() == node)?.fault_injector()
     }
 
-    /// The names of its primary and of its replicas.
+    /// Returns the names of the primary and of the replicas.
     pub fn nodes(&self) -> (&str, &[String]) {
         (&self.primary_name, &self.replica_names)
     }
 
-    /// Applies rows as one operation, and waits until as many replicas have them as the level asks for.
+    /// Applies rows as one operation, and waits until as many replicas have them as the level
+    /// requires.
     ///
     /// # Errors
     /// [`LaneFailure`] if nothing is known to be stored.
@@ -172,7 +175,7 @@ impl Shard {
         }
         let mut found = self.replicas.following();
         if found < needed && (self.lanes.waits() || self.replication.timeline().is_silent()) {
-            // Who leads next brings them along.
+            // The next primary brings its replicas along.
             let enough = || {
                 let found = self.replicas.following();
                 (found >= needed && !self.replication.timeline().is_silent()).then_some(found)
@@ -189,11 +192,11 @@ impl Shard {
             };
             return Err(LaneFailure { error, outcome: Outcome::Rejected });
         }
-        // From before the commit, so that replicas sync the first time they see it.
+        // Requested before the commit, so that replicas sync when they first see it.
         let _confirmations = self.replication.waiters().request_confirmations();
         let applied = self.lanes.apply(rows, deadline).await?;
         let position = applied.position;
-        // Another node may have become the primary, with this or without it.
+        // Another node may have become the primary, with or without this change.
         let confirmed = || {
             let kept = self.replication.timeline().history().holds(position);
             (!kept || self.replication.confirmations(position.sequence) >= needed).then_some(kept)
@@ -218,13 +221,14 @@ impl Shard {
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
-    /// What a client has seen whose write this position holds.
+    /// Returns the position that the writer of this position has seen.
     pub fn seen_by_writer(&self, Position { timeline, sequence }: Position) -> Position {
         let unseen = u64::from(is_on(Mutation::TokenBeforeCommit));
         Position { timeline, sequence: sequence.saturating_sub(unseen) }
     }
 
-    /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not read before.
+    /// Creates or drops a table on the primary. Replicas learn of it from the log, and are not read
+    /// before that.
     ///
     /// # Errors
     /// [`LaneFailure`] if it is not known to be done.
@@ -236,7 +240,7 @@ impl Shard {
         self.lanes.change_schema(change, deadline).await
     }
 
-    /// The rows of one shard key.
+    /// Reads the rows of one shard key.
     ///
     /// # Errors
     /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`] or [`Error::ShardUnavailable`].
@@ -253,10 +257,10 @@ impl Shard {
         .await
     }
 
-    /// Rows of all keys, each with the values it is merged by.
+    /// Reads rows of all keys, each with the values by which it is merged.
     ///
     /// # Errors
-    /// As [`Shard::read_key`].
+    /// Those of [`Shard::read_key`].
     pub async fn read_all(
         &self,
         query: &Arc<ReadQuery>,
@@ -269,7 +273,8 @@ impl Shard {
         .await
     }
 
-    /// Reads from a replica that meets the requirements, or from the primary: also if the replica fails.
+    /// Reads from a replica that meets the requirements. Without one, or if it fails, reads from
+    /// the primary.
     async fn read(
         &self,
         requirements: &ReadRequirements,
@@ -301,13 +306,13 @@ impl Shard {
         Ok(ShardRows::new(read, Role::Primary, stamp))
     }
 
-    /// Returns what a read of the primary that begins later surely shows.
+    /// Returns a lower bound of how new the rows of a later read of the primary are.
     fn stamp_of_primary(&self) -> FreshnessBound {
         let (timeline, as_of) = (self.replication.timeline().id(), Instant::now());
         FreshnessBound { timeline, floor: self.primary.visible_position(), as_of }
     }
 
-    /// The answer of a replica; `None`, if another node has to be asked.
+    /// Reads from a replica; returns `None` if another node has to be used.
     async fn read_replica(
         &self,
         replica: &Chosen,
@@ -317,7 +322,7 @@ impl Shard {
         let read = tokio::select! {
             biased;
             read = read(&*replica.reader, min_position) => read,
-            // It may be frozen: then it would never answer.
+            // A frozen replica would never answer.
             () = self.replication.replicas().stopped_following(replica.index), if replica.outlives_primary() => {
                 Err(Error::ShardUnavailable { shard: self.name.clone() })
             }
@@ -327,14 +332,15 @@ impl Shard {
             Err(error) => Some(Err(error)),
             Ok(read) => {
                 let mut stamp = replica.stamp;
-                // It has been asked whether it has this.
+                // The read has checked that the replica has this position.
                 stamp.floor = stamp.floor.max(min_position);
                 Some(Ok(ShardRows::new(read, Role::Replica, stamp)))
             }
         }
     }
 
-    /// A replica that meets the requirements, while the primary is gone: one that is out for a moment is waited for.
+    /// Returns a replica that meets the requirements while the primary is gone; waits for one that
+    /// is excluded briefly.
     async fn await_replica(
         &self,
         min_position: u64,
@@ -347,7 +353,7 @@ impl Shard {
         self.replicas.choose(&wanted)
     }
 
-    /// Refuses requests while a fault has cut off the primary.
+    /// Refuses requests while an injected fault cuts off the primary.
     fn check_reachable(&self) -> Result<(), Error> {
         if self.lanes.fault_injector().fault().mode == NodeMode::Cut {
             return Err(Error::ShardUnavailable { shard: self.name.clone() });
@@ -372,10 +378,11 @@ impl Shard {
         self.replicas.choose(&wanted)
     }
 
-    /// Rows and bytes of each table. It visits every page, so one call at a time does; the others wait.
+    /// Returns rows and bytes of each table. It reads every page, so only one call runs at a time;
+    /// others wait.
     ///
     /// # Errors
-    /// As [`Shard::read_key`].
+    /// Those of [`Shard::read_key`].
     pub async fn sizes(&self, deadline: Instant) -> Result<Vec<TableSize>, Error> {
         let turn = Arc::clone(&self.sizing).acquire_owned();
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
@@ -383,36 +390,36 @@ impl Shard {
         self.primary.table_sizes(turn, deadline).await
     }
 
-    /// Returns the nodes over which the engine distributes the shard's rows by itself; none if it
-    /// does not.
+    /// Returns the nodes over which the engine itself distributes the shard's rows; none if it does
+    /// not.
     ///
     /// # Errors
-    /// As [`Shard::read_key`].
+    /// Those of [`Shard::read_key`].
     pub async fn worker_nodes(&self, deadline: Instant) -> Result<Vec<WorkerNode>, Error> {
         self.primary.worker_nodes(deadline).await
     }
 
-    /// Which of its lanes changes of this key take.
+    /// Returns the index of the lane that changes of this key take.
     pub fn lane_of(&self, key: &str) -> usize {
         self.lanes.number(key)
     }
 
-    /// Rows of each table.
+    /// Returns the number of rows of each table.
     ///
     /// # Errors
-    /// As [`Shard::read_key`].
+    /// Those of [`Shard::read_key`].
     pub async fn row_counts(&self, deadline: Instant) -> Result<Vec<TableRows>, Error> {
         self.primary.row_counts(deadline).await
     }
 
-    /// Finishes what is queued, lets replicas catch up for a moment, and closes the files. Blocks.
+    /// Applies what is queued, lets replicas catch up briefly, and closes the files. Blocks.
     pub fn close(&self) {
         self.lanes.stop();
         self.replicas.replicas().for_each(|replica| replica.stop());
     }
 }
 
-/// Threads of a shard must not outlive the lock of its folder.
+/// Stops the threads of a shard that is dropped: they must not outlive the lock of its folder.
 impl Drop for Shard {
     fn drop(&mut self) {
         self.close();

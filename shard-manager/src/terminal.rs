@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_progress_bar_tells_its_rate_in_whole_rows() {
+    fn a_progress_bar_shows_its_rate_in_whole_rows() {
         assert_eq!(rate(1_234.567_8), "1,235/s");
         let kept = Kept::default();
         let target = ProgressDrawTarget::term_like(Box::new(kept.clone()));

@@ -1,7 +1,7 @@
-//! Address: where Redis is, as whom it is asked, and how the way there is secured.
+//! Address: host, login and TLS settings of a Redis server.
 //!
-//! `redis://user:password@host:port/db`, or `rediss://` for TLS, which trusts the authorities of the system or those of
-//! the file that `?ca=` names.
+//! `redis://user:password@host:port/db`, or `rediss://` for TLS, which trusts the system's
+//! certificate authorities or those of the file that `?ca=` names.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
 //! **Not here:** connecting (`connections`).
@@ -19,7 +19,7 @@ const DATABASE_MAX: u32 = 1_000;
 #[derive(Clone)]
 pub struct CacheAddress {
     info: ConnectionInfo,
-    /// The file of the authorities that are trusted.
+    /// The file of trusted certificate authorities.
     roots: Option<PathBuf>,
     shown: String,
 }
@@ -28,28 +28,28 @@ pub struct CacheAddress {
 /// password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// Another scheme.
+    /// The scheme is not `redis` or `rediss`.
     #[error("the address of a cache begins with redis:// or rediss://")]
     Scheme,
-    /// Text that cannot be parsed.
+    /// The text cannot be parsed.
     #[error(
         "the address of a cache is redis://user:password@host:port/database; in a user name or a password write @ as %40, / as %2F, ? as %3F, # as %23, : as %3A"
     )]
     Form,
-    /// No host.
+    /// The host is missing.
     #[error("the address of a cache names a host, such as redis://127.0.0.1:6379")]
     NoHost,
-    /// Text after the host that is no number.
+    /// The database is not a number in range.
     #[error(
         "the database of a cache is a number from 0 to {DATABASE_MAX}, such as redis://127.0.0.1:6379/0"
     )]
     Database,
-    /// Another parameter than `?ca=`.
+    /// A parameter other than `?ca=`.
     #[error(
         "the only parameter of a cache's address is ca: a file of the authorities that are trusted"
     )]
     Parameter,
-    /// Authorities without TLS.
+    /// A file of authorities without TLS.
     #[error("ca is a parameter of rediss:// addresses; redis:// ones are not encrypted")]
     RootsWithoutTls,
 }
@@ -87,15 +87,15 @@ impl FromStr for CacheAddress {
         }
         let shown = {
             let mut shown = url.clone();
-            // A user name cannot be put to an address without a host, and this has one.
+            // A user name needs an address with a host, and this one has a host.
             let hidden = url.password().is_none() || shown.set_password(Some("***")).is_ok();
             if hidden { shown.to_string() } else { "redis://***".to_owned() }
         };
         url.set_query(None);
         let info = url.into_connection_info().map_err(|_| AddressError::Form)?;
-        // The server need not know who made the client, and is asked less when one connects.
+        // The client does not announce its library, which saves a command per connection.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
-        // A question does not wait until the answer to the one before has come.
+        // A command is sent at once, without waiting for the response to the one before.
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         Ok(Self { info, roots, shown })
@@ -118,7 +118,7 @@ impl CacheAddress {
         &self.info
     }
 
-    /// The file of the authorities that are trusted, if not those of the system.
+    /// The file of trusted certificate authorities; `None` for those of the system.
     pub(super) fn roots(&self) -> Option<&Path> {
         self.roots.as_deref()
     }
@@ -136,7 +136,7 @@ impl fmt::Debug for CacheAddress {
     }
 }
 
-/// Two addresses are alike if they are to the same place as the same user; the rest of them is secret.
+/// Two addresses are equal if they are shown alike and have the same password, which is not shown.
 impl PartialEq for CacheAddress {
     fn eq(&self, other: &Self) -> bool {
         let secret = |address: &Self| address.info.redis_settings().password().map(str::to_owned);

@@ -1,49 +1,52 @@
-//! Admission: which questions are asked often enough to be worth a visit to Redis.
+//! Admission: decides which queries are frequent enough to be worth a lookup in Redis.
 //!
-//! A visit pays only if what it brings or stores is asked for again before it is too old. So a table of fixed size
-//! remembers of the questions that were asked last how long it usually is from one ask to the next, and when the entry
-//! was current that this router last saw in Redis. It is of this process: what others are asked does not count, and a
-//! router that starts knows nothing.
+//! A lookup pays off only if the same query is expected again before the answer is too old. A table
+//! of fixed size therefore keeps, for the most recent queries, the average gap between two
+//! requests, and the time at which the entry last seen in Redis was current. It counts the requests
+//! of this process only, and starts empty.
 //!
-//! A question has its place in one of four slots of one line of memory; the one that was asked longest ago gives way. Two
-//! threads that ask the same at the same time may lose one of the two asks.
+//! A query may use any of the four slots of one cache line; the one requested longest ago is
+//! replaced. Two threads that record the same query at the same time may lose one of the two
+//! requests.
 //!
-//! **Invariant:** the table never grows, and nobody waits for it or allocates for an ask. What it has wrong costs a visit
-//! to Redis or saves one, and no promise rests on it.
-//! **Not here:** what is done with a question that is not admitted (`read_path`), whether an entry is enough (`proof`).
+//! **Invariant:** the table never grows, and recording a request neither waits nor allocates.
+//! Errors in the table cost a lookup or save one; no guarantee depends on it.
+//! **Not here:** reads that are not admitted (`read_path`), the check whether an entry is enough
+//! (`proof`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::cache_key::Name;
 
-/// Slots of one line of memory.
+/// Slots of one cache line.
 const WAYS: usize = 4;
-/// Lines: with two words a slot, the table takes 1 MiB.
+/// Number of lines: with two words for each slot, the table takes 1 MiB.
 const SETS: usize = 1 << 14;
-/// Microseconds of one tick, in which asks are timed: as a shift.
+/// Binary logarithm of the microseconds in one tick, the unit of all times in the table.
 const TICK_SHIFT: u32 = 4;
-/// Bits of the gap between two asks, in ticks; the longest is about 17 s, more than half of the oldest age that anybody
-/// allows. Who asks after a longer one is as if the first.
+/// Bits of the gap between two requests, in ticks. The longest is about 17 s, more than half of the
+/// highest age that a client can allow. A request after a longer gap counts as the first.
 const GAP_BITS: u32 = 20;
-/// Bits of the time of the last ask, in ticks: it comes round after about five hours. What is asked again at just that
-/// time passes for asked just now.
+/// Bits of the time of the last request, in ticks, which wraps around after about five hours. A
+/// query that is repeated just then is taken for one repeated at once.
 const LAST_BITS: u32 = 30;
-/// Bits of what tells two questions of one line apart.
+/// Bits of the tag, which distinguishes the queries of one line.
 const TAG_BITS: u32 = 14;
-/// An ask moves the gap by one of so many parts.
+/// A request changes the average gap by one part in this many.
 const WEIGHT: u64 = 4;
-/// Asks that follow each other faster than so many ticks count as one: threads that are asked for the same key all the
-/// time do not take its line from each other.
+/// Requests that follow each other within this many ticks count as one: threads that keep
+/// requesting the same key do not contend for its cache line.
 const FASTEST: u64 = 4;
-/// By how many microseconds an entry must be newer than the one that is known for that to be written down.
+/// An entry is recorded only if it is newer than the recorded one by more than this many
+/// microseconds.
 const NEWER_FROM: u64 = 1_000;
 
 const GAP_MAX: u64 = (1 << GAP_BITS) - 1;
 const LAST_MASK: u64 = (1 << LAST_BITS) - 1;
 const SEEN_MASK: u64 = (1 << (GAP_BITS + LAST_BITS)) - 1;
 
-/// A question, as the table knows it.
+/// A query, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Question(u64);
 
@@ -55,26 +58,26 @@ impl Question {
     }
 
     fn tag(self) -> u64 {
-        // A slot that was never taken has none.
+        // The tag is never 0, which marks an unused slot.
         (self.0 >> (u64::BITS - TAG_BITS)).max(1)
     }
 }
 
-/// Expectation about the entry of a question in Redis.
+/// Expectation about the entry of a query in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
-    /// One that is new enough.
+    /// Redis has an entry that is new enough.
     Enough,
-    /// One that is too old.
+    /// Redis has an entry that is too old.
     TooOld,
-    /// Nothing.
+    /// No entry is known.
     Unknown,
 }
 
-/// One question. Each word begins with its tag.
+/// Slot of one query. Each word begins with its tag.
 #[derive(Default)]
 struct Slot {
-    /// Time of the last request, and the gap between requests: 0 if there was one only.
+    /// Time of the last request, and the average gap between requests: 0 after a single request.
     asks: AtomicU64,
     /// Time at which the entry last seen in Redis was current.
     seen: AtomicU64,
@@ -84,13 +87,13 @@ struct Slot {
 #[repr(align(64))]
 struct Line([Slot; WAYS]);
 
-/// Table of how often questions are asked. All times are microseconds of one clock.
+/// Table of the frequency of queries. All times are microseconds of one clock.
 pub(super) struct Admission {
     lines: Box<[Line]>,
     min_uses: u64,
 }
 
-/// The word of an ask.
+/// Encodes the word of a request.
 fn word(tag: u64, last: u64, gap: u64) -> u64 {
     tag << (LAST_BITS + GAP_BITS) | last << GAP_BITS | gap
 }
@@ -99,21 +102,22 @@ fn tag_of(word: u64) -> u64 {
     word >> (LAST_BITS + GAP_BITS)
 }
 
-/// Ticks from one time to a later one; 0 if it is not later. Threads are late by little: all but the last part of the
-/// round has passed.
+/// Returns the ticks from `last` to `now`; 0 if `now` is earlier. Threads differ by little: almost
+/// a whole round between the two means that `now` is earlier.
 fn since(last: u64, now: u64) -> u64 {
     let passed = now.wrapping_sub(last) & LAST_MASK;
     if passed > LAST_MASK - GAP_MAX { 0 } else { passed }
 }
 
 impl Admission {
-    /// A table that admits what is expected to be asked so often while its answer is new enough; all, if that is once.
+    /// Creates a table that admits queries expected at least `min_uses` times while their answer is
+    /// new enough; with 1, it admits all.
     pub(super) fn new(min_uses: usize) -> Self {
         Self { lines: (0..SETS).map(|_| Line::default()).collect(), min_uses: min_uses as u64 }
     }
 
-    /// Notes a request; returns true if the question is asked often enough to look for its answer
-    /// in Redis and keep it there.
+    /// Records a request; returns true if the query is frequent enough to look up its answer in
+    /// Redis and to keep it there.
     pub(super) fn asked(&self, question: Question, now: u64, age_max: Duration) -> bool {
         let gap = self.gap(question, (now >> TICK_SHIFT) & LAST_MASK);
         let within = age_max.as_micros() as u64;
@@ -121,7 +125,7 @@ impl Admission {
             || gap.is_some_and(|gap| (gap << TICK_SHIFT).saturating_mul(self.min_uses) <= within)
     }
 
-    /// Writes down an ask, and tells the gap in ticks, if one is known.
+    /// Records a request; returns the average gap in ticks, if one is known.
     fn gap(&self, question: Question, now: u64) -> Option<u64> {
         let Line(slots) = self.line(question);
         let tag = question.tag();
@@ -147,12 +151,12 @@ impl Admission {
         };
         let told = word(tag, now, gap);
         let (set, seen) = (Ordering::Relaxed, Ordering::Relaxed);
-        // Another was asked at the same time: that one counts.
+        // Another thread recorded a request at the same time: that one counts.
         let _ = slot.asks.compare_exchange(known, told, set, seen);
         (gap != 0).then_some(gap)
     }
 
-    /// Returns the expectation of a reader who allows this age.
+    /// Returns the expectation of a reader that allows this age.
     pub(super) fn expects(&self, question: Question, now: u64, age_max: Duration) -> Expected {
         let tag = question.tag();
         let word = find(&self.line(question).0, tag).map(|it| it.seen.load(Ordering::Relaxed));
@@ -161,7 +165,7 @@ impl Admission {
         if age <= age_max.as_micros() as u64 { Expected::Enough } else { Expected::TooOld }
     }
 
-    /// Notes an entry in Redis, and the time at which it was current.
+    /// Records an entry in Redis, and the time at which it was current.
     pub(super) fn saw(&self, question: Question, as_of: u64) {
         let tag = question.tag();
         let Some(slot) = find(&self.line(question).0, tag) else { return };
@@ -172,7 +176,7 @@ impl Admission {
         slot.seen.store(tag << (LAST_BITS + GAP_BITS) | as_of.min(SEEN_MASK), Ordering::Relaxed);
     }
 
-    /// Notes that there is no entry.
+    /// Records that Redis has no entry.
     pub(super) fn forget(&self, question: Question) {
         if let Some(slot) = find(&self.line(question).0, question.tag()) {
             slot.seen.store(0, Ordering::Relaxed);
@@ -198,24 +202,21 @@ mod tests {
     const AGE: Duration = Duration::from_secs(1);
 
     fn question(number: u64) -> Question {
-        // As spread as hashes are.
+        // Spreads the numbers as a hash does.
         Question(number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
     #[test]
-    fn the_second_ask_soon_after_the_first_is_admitted() {
+    fn the_second_request_soon_after_the_first_is_admitted() {
         let table = Admission::new(2);
-        assert!(
-            !table.asked(question(1), 5 * SECOND, AGE),
-            "nobody knows whether there is another"
-        );
+        assert!(!table.asked(question(1), 5 * SECOND, AGE), "a second request may never come");
         assert!(table.asked(question(1), 5 * SECOND + 400_000, AGE));
-        assert!(!table.asked(question(2), 5 * SECOND + 400_000, AGE), "it is another question");
+        assert!(!table.asked(question(2), 5 * SECOND + 400_000, AGE), "it is another query");
         assert!(!table.asked(question(2), 5 * SECOND + 950_000, AGE), "too seldom");
     }
 
     #[test]
-    fn what_a_reader_allows_decides_and_all_asks_count() {
+    fn the_allowed_age_decides_and_every_request_counts() {
         let table = Admission::new(2);
         let strict = Duration::from_millis(10);
         for number in 0..10 {
@@ -227,13 +228,13 @@ mod tests {
     }
 
     #[test]
-    fn where_one_use_is_enough_the_first_ask_is_admitted() {
+    fn with_one_use_the_first_request_is_admitted() {
         let table = Admission::new(1);
         assert!(table.asked(question(1), 0, Duration::ZERO));
     }
 
     #[test]
-    fn what_nobody_asked_for_a_long_time_begins_anew() {
+    fn a_query_not_requested_for_long_starts_over() {
         let table = Admission::new(2);
         for number in 0..100 {
             table.asked(question(1), SECOND + number * 1_000, AGE);
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asked_for_hours_begins_anew_and_is_the_first_to_give_way() {
+    fn a_query_not_requested_for_hours_starts_over_and_is_replaced_first() {
         const HOUR: u64 = 3_600 * SECOND;
         let in_line = |tag: u64| Question((tag + 1) << (u64::BITS - TAG_BITS) | 7);
         for hours in [1, 2, 3, 4] {
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ask_that_is_told_late_harms_nothing() {
+    fn a_request_recorded_late_does_no_harm() {
         let table = Admission::new(2);
         for at in [SECOND, SECOND + 100_000, SECOND + 90_000, SECOND + 200_000] {
             table.asked(question(1), at, AGE);
@@ -272,26 +273,26 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_last_tells_what_to_expect() {
+    fn the_entry_last_seen_decides_the_expectation() {
         let table = Admission::new(1);
         let expects = |now| table.expects(question(1), now, AGE);
         table.saw(question(1), SECOND);
-        assert_eq!(expects(SECOND), Expected::Unknown, "nobody asks for it");
+        assert_eq!(expects(SECOND), Expected::Unknown, "it was never requested");
         table.asked(question(1), SECOND, AGE);
         table.saw(question(1), SECOND);
         assert_eq!(expects(2 * SECOND), Expected::Enough);
         assert_eq!(expects(2 * SECOND + 1), Expected::TooOld);
         table.saw(question(1), SECOND / 2);
-        assert_eq!(expects(2 * SECOND), Expected::Enough, "what is older is not what is there");
+        assert_eq!(expects(2 * SECOND), Expected::Enough, "an older entry replaces no newer one");
         table.saw(question(1), 3 * SECOND);
         assert_eq!(expects(4 * SECOND), Expected::Enough);
-        assert_eq!(expects(SECOND), Expected::Enough, "from the view of who asked before");
+        assert_eq!(expects(SECOND), Expected::Enough, "for a reader that began earlier");
         table.forget(question(1));
         assert_eq!(expects(4 * SECOND), Expected::Unknown);
     }
 
     #[test]
-    fn of_a_line_the_one_that_was_asked_longest_ago_gives_way() {
+    fn the_query_of_a_line_requested_longest_ago_is_replaced() {
         let table = Admission::new(2);
         let in_line = |tag: u64| Question((tag + 1) << (u64::BITS - TAG_BITS) | 7);
         for tag in 0..WAYS as u64 {
@@ -303,11 +304,11 @@ mod tests {
         assert!(table.asked(in_line(0), SECOND + 30_000, AGE));
         assert_eq!(table.expects(in_line(1), SECOND, AGE), Expected::Unknown);
         assert_eq!(table.expects(in_line(9), SECOND, AGE), Expected::Unknown, "not another's");
-        assert!(!table.asked(in_line(1), SECOND + 40_000, AGE), "it has lost its place");
+        assert!(!table.asked(in_line(1), SECOND + 40_000, AGE), "its slot was taken");
     }
 
     #[test]
-    fn it_takes_a_megabyte_and_no_more() {
+    fn the_table_takes_exactly_one_megabyte() {
         let table = Admission::new(2);
         assert_eq!(size_of_val(&*table.lines), 1 << 20);
         for number in 0..300_000 {
@@ -319,9 +320,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Of several questions each is asked at its own pace.
+        /// Each of several queries is admitted or not by its own frequency.
         #[test]
-        fn what_is_asked_steadily_is_admitted_if_and_only_if_it_is_asked_often_enough(
+        fn a_steady_query_is_admitted_if_and_only_if_it_is_frequent_enough(
             gaps in prop::collection::vec(200_u64..5_000_000, 1..6),
             age in 1_000_u64..30_000_000,
             min_uses in 2_usize..=100,
@@ -352,7 +353,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_that_it_is_told_overflows(
+        fn no_input_overflows(
             asks in prop::collection::vec((0_u64..40, any::<u64>(), any::<u64>()), 0..60),
         ) {
             let table = Admission::new(usize::MAX);

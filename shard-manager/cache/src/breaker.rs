@@ -1,34 +1,37 @@
-//! Breaker: whether Redis is asked, judged by how it has answered.
+//! Circuit breaker: decides whether Redis is used, by how it has answered.
 //!
 //! The breaker opens after several failures in a row, or when answers are slow for a while; then
 //! Redis is not used. On a busy machine everything is late, and delays of the router itself do not
 //! count against Redis. An answer is slow only if it took longer than half of the patience and than
-//! reads of the shards take; many that come late together count as one; and a command given up by a
-//! thread that was late itself counts as slow, not as failed. But an answer that took longer than
-//! the patience is slow however slow the shards are. After a pause there is a trial in the
-//! background: if it is answered in time, Redis is used again, else the next pause is longer.
+//! reads of the shards take; late answers that arrive together count as one; and a command whose
+//! timeout was noticed late by its own thread counts as slow, not as failed. But an answer that
+//! took longer than the patience is slow however slow the shards are. After a pause there is a
+//! trial in the background: if Redis answers it in time, Redis is used again, else the next pause
+//! is longer.
 //!
-//! **Invariant:** while it is open, at most one trial is under way, and no read waits for it.
-//! **Not here:** asking (`cache`).
+//! **Invariant:** while the breaker is open, at most one trial is under way, and no read waits for
+//! it.
+//! **Not here:** sending commands (`client`).
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::stats::BreakerState;
 
-/// Failures in a row that open it.
+/// Failures in a row that open the breaker.
 const FAILURES_MAX: u32 = 3;
 /// Excess of spans with a slow answer over others that opens the breaker.
 const SLOW_MAX: u32 = 32;
-/// Span of time of which one answer is judged, the first: what one pause delays counts once.
+/// Only the first answer in each span of this length is judged: what one pause delays counts once.
 const SPAN: Duration = Duration::from_millis(10);
-/// A thread that wakes so much too late is late itself, if it is also more than what makes an answer slow.
+/// A thread that wakes this much too late is late itself, if the delay also exceeds that of a slow
+/// answer.
 const LATE_FROM: Duration = Duration::from_millis(5);
-/// A read of a shard moves what they take by one of so many parts.
+/// A read of a shard changes the average duration by one part in this many.
 const WEIGHT: u64 = 8;
 /// First pause of an open breaker.
 const OPEN_FIRST: Duration = Duration::from_secs(1);
-/// The longest time that it is open until Redis is tried again.
+/// Longest pause before Redis is tried again.
 const OPEN_MAX: Duration = Duration::from_secs(10);
 
 /// Longest duration of a trial.
@@ -40,7 +43,7 @@ const CLOSED: u8 = 0;
 const HALF_OPEN: u8 = 1;
 const OPEN: u8 = 2;
 
-/// Judges how Redis answers.
+/// Circuit breaker in front of Redis.
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: AtomicU8,
@@ -48,14 +51,15 @@ pub(super) struct Breaker {
     slow: AtomicU32,
     /// The span of the last answer that was judged.
     span: AtomicU64,
-    /// Microseconds that reads of the shards take.
+    /// Average duration of reads of the shards, in microseconds.
     shards: AtomicU64,
     epoch: Instant,
-    /// Milliseconds since `epoch` at which Redis is tried again.
+    /// Milliseconds since `epoch` at which the pause ends.
     until: AtomicU64,
     /// Milliseconds of the next pause.
     pause: AtomicU64,
-    /// An answer that took longer is slow, if reads of the shards are quicker; half of the patience.
+    /// An answer that took longer is slow, if reads of the shards are quicker; half of the
+    /// patience.
     slow_from: Duration,
 }
 
@@ -71,7 +75,7 @@ pub(super) enum Advice {
 }
 
 impl Breaker {
-    /// One that finds answers slow that take longer than half of the patience.
+    /// Creates a breaker with this patience: answers that take longer than half of it are slow.
     pub(super) fn new(patience: Duration) -> Self {
         Self {
             state: AtomicU8::new(CLOSED),
@@ -106,7 +110,8 @@ impl Breaker {
             return Advice::Ask;
         }
         let (until, now) = (self.until.load(Ordering::Acquire), self.millis());
-        // Whoever puts the time off is the one who tries; if that is never told to have ended, another does.
+        // The caller that postpones the time is the one that begins the trial; if its end is never
+        // reported, another caller begins one later.
         let later = now + TRIAL_LOST.as_millis() as u64;
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
         if now < until || self.until.compare_exchange(until, later, set, seen).is_err() {
@@ -118,11 +123,11 @@ impl Breaker {
         }
     }
 
-    /// Notes how long a read of a shard took, by the same threads on the same machine.
+    /// Records the duration of a read of a shard, by the same threads on the same machine.
     pub(super) fn shard_took(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX) / WEIGHT;
         let usual = self.shards.load(Ordering::Relaxed);
-        // What another adds at the same time makes no difference that matters.
+        // A concurrent update that is lost makes no difference that matters.
         let usual = (usual - usual / WEIGHT).saturating_add(took);
         self.shards.store(usual, Ordering::Relaxed);
     }
@@ -130,7 +135,7 @@ impl Breaker {
     /// Judges an answer that came now; returns true if the breaker opens because too many were
     /// slow.
     pub(super) fn answered(&self, took: Duration, now: Instant) -> bool {
-        // One for which no read would have waited tells nothing of those that do.
+        // An answer later than the patience does not end a series of failures.
         if took <= 2 * self.slow_from && self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
@@ -144,7 +149,8 @@ impl Breaker {
         if own <= LATE_FROM.max(self.slow_from) {
             return self.failed();
         }
-        // The answer may have been there before the thread was. If that goes on, it is of no use all the same.
+        // The answer may have arrived before the thread woke. If that persists, Redis is of no use
+        // either.
         self.judge(2 * self.slow_from + own, now)
     }
 
@@ -157,11 +163,11 @@ impl Breaker {
             return false;
         }
         let usual = Duration::from_micros(self.shards.load(Ordering::Relaxed));
-        // Slow shards excuse no more than a read waits for.
+        // Slow shards excuse a delay only up to the patience.
         if took <= self.slow_from.max(usual.min(2 * self.slow_from)) {
             let slow = self.slow.load(Ordering::Relaxed);
             if slow != 0 {
-                // What another takes away at the same time makes no difference that matters.
+                // A concurrent update that is lost makes no difference that matters.
                 self.slow.store(slow - 1, Ordering::Relaxed);
             }
             return false;
@@ -189,7 +195,7 @@ impl Breaker {
 
     fn open_from(&self, state: u8) -> bool {
         let pause = self.pause.load(Ordering::Relaxed);
-        // Before the state, so that nobody finds it open and its pause over.
+        // Before the state, so that no thread finds the breaker open and its pause over.
         self.until.store(self.millis() + pause, Ordering::Release);
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
         let opened = self.state.compare_exchange(state, OPEN, set, seen).is_ok();
@@ -216,13 +222,13 @@ mod tests {
         breaker.until.store(0, Ordering::Release);
     }
 
-    /// A moment in each span.
+    /// Returns a moment in a span of its own.
     fn span(breaker: &Breaker, number: u32) -> Instant {
         breaker.epoch + number * SPAN
     }
 
     #[test]
-    fn it_opens_after_failures_in_a_row_only() {
+    fn the_breaker_opens_only_after_failures_in_a_row() {
         let breaker = Breaker::new(PATIENCE);
         for number in 0..10 {
             assert!(!breaker.failed() && !breaker.failed());
@@ -230,18 +236,18 @@ mod tests {
         }
         assert!(!breaker.failed() && !breaker.failed() && breaker.failed());
         assert_eq!(breaker.state(), BreakerState::Open);
-        assert!(!breaker.failed(), "it is told once that it opened");
+        assert!(!breaker.failed(), "only the first failure reports that it opened");
     }
 
     #[test]
-    fn it_opens_when_answers_are_slow_for_a_while() {
+    fn the_breaker_opens_when_answers_are_slow_for_a_while() {
         let breaker = Breaker::new(PATIENCE);
         let slow = Duration::from_millis(11);
         let answered = |took, number| breaker.answered(took, span(&breaker, number));
         for number in 1..SLOW_MAX {
             assert!(!answered(slow, number));
         }
-        assert!(!answered(Duration::ZERO, SLOW_MAX), "one in time makes up for one");
+        assert!(!answered(Duration::ZERO, SLOW_MAX), "one in time offsets one late answer");
         assert!(!answered(slow, SLOW_MAX + 1) && answered(slow, SLOW_MAX + 2));
     }
 
@@ -257,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_shards_take_as_long_redis_is_not_slow() {
+    fn redis_is_not_slow_if_the_shards_take_as_long() {
         let breaker = Breaker::new(PATIENCE);
         let (slow, slower) = (Duration::from_millis(15), Duration::from_millis(18));
         (0..50).for_each(|_| breaker.shard_took(Duration::from_millis(17)));
@@ -268,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_that_are_slower_still_do_not_excuse_what_no_read_waits_for() {
+    fn slow_shards_do_not_excuse_answers_later_than_the_patience() {
         let breaker = Breaker::new(PATIENCE);
         (0..50).for_each(|_| breaker.shard_took(Duration::from_secs(1)));
         let too_late = PATIENCE + Duration::from_millis(1);
@@ -276,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_no_read_would_have_waited_for_makes_up_for_no_failure() {
+    fn an_answer_later_than_the_patience_does_not_reset_failures() {
         let breaker = Breaker::new(PATIENCE);
         let too_late = PATIENCE + Duration::from_millis(1);
         for number in 0..2 {
@@ -286,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_that_are_quick_again_are_what_redis_is_held_against() {
+    fn redis_is_compared_with_the_current_speed_of_the_shards() {
         let breaker = Breaker::new(PATIENCE);
         (0..50).for_each(|_| breaker.shard_took(Duration::from_secs(10)));
         (0..100).for_each(|_| breaker.shard_took(Duration::from_millis(1)));
@@ -295,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_late_itself_gives_up_without_a_failure() {
+    fn a_timeout_noticed_late_by_its_thread_is_no_failure() {
         let breaker = Breaker::new(PATIENCE);
         let until = span(&breaker, 10);
         let late = until + Duration::from_millis(30);
@@ -308,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redis_that_never_answers_is_left_alone_also_by_threads_that_are_late() {
+    fn late_threads_open_the_breaker_too_if_redis_never_answers() {
         let breaker = Breaker::new(PATIENCE);
         let until = |number| span(&breaker, 10 * number);
         let late = |number| breaker.late(until(number), until(number) + Duration::from_millis(30));
@@ -316,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_tries_whether_it_is_back_and_the_pauses_grow() {
+    fn one_trial_at_a_time_and_longer_pauses_each_time() {
         let breaker = Breaker::new(PATIENCE);
         for _ in 0..3 {
             breaker.failed();
@@ -337,6 +343,6 @@ mod tests {
         for _ in 0..3 {
             breaker.failed();
         }
-        assert_eq!(breaker.pause.load(Ordering::Relaxed), 2_000, "it began anew");
+        assert_eq!(breaker.pause.load(Ordering::Relaxed), 2_000, "it starts over");
     }
 }

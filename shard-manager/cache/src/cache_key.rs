@@ -1,9 +1,11 @@
 //! Cache key: the name under which an answer is kept.
 //!
-//! All answers about one key of one table are fields of one hash, `tessera:1:{cluster}:{epoch}:{slot}:{table}:{key}`: so
-//! whoever writes a row of it removes them all without knowing what was asked. `1` is the version of all that is
-//! stored, `{cluster}` comes from the cluster's secret, and with the epoch of the map a slot that moves leaves its
-//! entries behind. A field is named by the whole question: a keyed hash of 128 bits of its canonical spelling.
+//! All answers about one key of one table are fields of one hash,
+//! `tessera:1:{cluster}:{epoch}:{slot}:{table}:{key}`. A write to a row of that key therefore
+//! removes them all without knowing which queries were cached. `1` is the version of the storage
+//! format, and `{cluster}` is derived from the cluster's secret. The epoch of the shard map is in
+//! the name, so that a slot that moves leaves its entries behind. The field name is a keyed 128-bit
+//! hash of the query's canonical encoding.
 //!
 //! **Invariant:** two questions that may have different answers have different names.
 //! **Not here:** the bytes of an answer (`entry`).
@@ -22,7 +24,7 @@ use model::value::Value;
 /// Secrets with which a cluster names and signs its entries.
 #[derive(Clone)]
 pub(super) struct Secrets {
-    /// In every key.
+    /// Part of every key.
     cluster: String,
     names: [u8; 16],
     pub(super) entries: [u8; 16],
@@ -31,7 +33,7 @@ pub(super) struct Secrets {
 /// Table and shard key of the rows of an answer, and their slot.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
-    /// The version of the map that says where it is.
+    /// The version of the shard map that locates the slot.
     pub epoch: u64,
     /// The slot of the key.
     pub slot: Slot,
@@ -41,14 +43,14 @@ pub struct About<'a> {
     pub key: &'a str,
 }
 
-/// Name under which an answer is kept.
+/// Name under which an answer is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Name {
-    /// The key of Redis.
+    /// The Redis key.
     pub(super) key: String,
-    /// A hash of it.
+    /// A hash of the key.
     pub(super) key_hash: u128,
-    /// The field.
+    /// The field in the hash of Redis.
     pub(super) field: [u8; 16],
 }
 
@@ -59,7 +61,7 @@ impl Name {
 }
 
 impl Secrets {
-    /// Secrets of the cluster that signs its tokens with this key.
+    /// Derives the secrets of the cluster that signs its tokens with this key.
     pub(super) fn of(key: &TokenKey) -> Self {
         let cluster = key.derive(b"cache: cluster");
         let cluster = u64::from_le_bytes(std::array::from_fn(|index| cluster[index]));
@@ -70,17 +72,17 @@ impl Secrets {
         }
     }
 
-    /// The key that holds all answers about this, and its hash.
+    /// Returns the Redis key that holds all answers about this shard key, and its hash.
     pub(super) fn key(&self, about: &About<'_>) -> (String, u128) {
         let About { epoch, slot, table, key: shard_key } = about;
         let mut key = String::with_capacity(56 + table.len() + shard_key.len());
-        // Writing to a text never fails.
+        // Writing to a string never fails.
         let _ = write!(key, "tessera:{FORMAT}:{}:{epoch}:{slot}:{table}:{shard_key}", self.cluster);
         let hash = self.hash(key.as_bytes());
         (key, hash)
     }
 
-    /// The name of the answer to this question.
+    /// Returns the name of the answer to this query.
     pub(super) fn name(&self, about: &About<'_>, query: &ReadQuery) -> Name {
         let (key, key_hash) = self.key(about);
         let mut spelled = Vec::with_capacity(128);
@@ -100,7 +102,7 @@ pub(super) fn is_kept(query: &ReadQuery) -> bool {
     query.after.is_none() && query.offset == 0 && !query.counts && query.keys.is_empty()
 }
 
-/// Spells the whole question, so that no two questions are spelled alike.
+/// Encodes the whole query, so that no two queries have the same encoding.
 fn spell(query: &ReadQuery, to: &mut Vec<u8>) {
     let ReadQuery {
         table,
@@ -113,7 +115,7 @@ fn spell(query: &ReadQuery, to: &mut Vec<u8>) {
         counts: _,
         keys: _,
     } = query;
-    // A table that was made anew under the same name may have other columns in the same places.
+    // A table that was dropped and created again under the same name may have other columns.
     to.extend_from_slice(&table.digest().to_le_bytes());
     to.extend_from_slice(&limit.to_le_bytes());
     to.extend_from_slice(&offset.to_le_bytes());
@@ -256,7 +258,7 @@ mod tests {
     use model::table::{Column, Table};
     use model::value::ColumnType;
 
-    /// Few of everything, so that questions often differ in one thing only, or in none.
+    /// Few values of everything, so that two queries often differ in one thing only, or in none.
     fn texts() -> impl Strategy<Value = String> {
         prop::sample::select(vec!["", "a", "b", "ab", "\u{0}", "a\u{0}"]).prop_map(str::to_owned)
     }
@@ -345,7 +347,7 @@ mod tests {
         secrets.name(&About { epoch: 1, slot, table: query.table.name(), key }, query)
     }
 
-    /// The same question with one thing changed.
+    /// Returns the query with one thing changed.
     fn changed(query: &ReadQuery, what: u8, condition: Condition) -> ReadQuery {
         let mut other = query.clone();
         match what % 6 {
@@ -361,7 +363,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_questions_share_a_name_only_if_they_are_the_same(
+        fn two_queries_share_a_name_only_if_they_are_equal(
             one in queries(), other in queries(), what in any::<u8>(), condition in conditions(),
         ) {
             prop_assert_eq!(one == other, name("k", &one) == name("k", &other));
@@ -371,9 +373,10 @@ mod tests {
             prop_assert_ne!(name("k", &one).key, name("l", &one).key);
         }
 
-        /// So that no end of one part can be taken for the beginning of another.
+        /// Varies the lengths, so that no end of one part can be taken for the beginning of
+        /// another.
         #[test]
-        fn what_is_spelled_alike_is_alike(one in vec(conditions(), 0..3), other in vec(conditions(), 0..3)) {
+        fn equal_encodings_mean_equal_conditions(one in vec(conditions(), 0..3), other in vec(conditions(), 0..3)) {
             let spelled = |conditions: &[Condition]| {
                 let mut spelled = Vec::new();
                 list(conditions, &mut spelled);
@@ -386,12 +389,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_and_what_goes_without_saying_are_one_question() {
+    fn explicit_and_implicit_defaults_are_one_query() {
         let table = declared("users");
         let short = ReadQuery::all(&table);
         let output = |column| Output { column, alias: None };
         let outputs = short.outputs.iter().map(|it| output(it.column)).collect();
-        // Declared again alike, by another router.
+        // The same declaration again, made by another router.
         let table = declared("users");
         let limit = ReadQuery::LIMIT_DEFAULT;
         let long = ReadQuery { outputs, limit, ..ReadQuery::all(&table) };

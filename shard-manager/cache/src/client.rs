@@ -1,7 +1,8 @@
 //! Client of Redis: sends commands, and reports their results to the breaker.
 //!
-//! **Invariant:** nothing waits for Redis longer than it says; a state of the cache is logged once, not each failure.
-//! **Not here:** connections (`connections`), judging (`breaker`).
+//! **Invariant:** a command waits for Redis no longer than its limits; the log records changes of
+//! the cache's state, not each failure.
+//! **Not here:** connections (`connections`), the circuit breaker (`breaker`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use super::connections::{Answered, CONNECT_MAX, PROTOCOL_ERROR, RedisError, Wait
 use super::script::RedisStep;
 use super::tally::Count;
 
-/// Error names with which Redis refuses every command, for a time or until an operator acts.
+/// Error names with which Redis refuses every command, temporarily or until an operator acts.
 const REFUSES_ALL: [&str; 6] =
     ["NOAUTH", PROTOCOL_ERROR, "LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"];
 
@@ -62,8 +63,8 @@ impl Drop for SendPermit {
 }
 
 impl Cache {
-    /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads do the
-    /// same; this is for a cluster without reads.
+    /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads
+    /// do the same; this is for a cluster without reads.
     pub fn look_after(self: &Arc<Self>) {
         self.may_ask();
     }
@@ -87,14 +88,14 @@ impl Cache {
         self.connections.renew();
         let end = Instant::now() + TRIAL_MAX;
         let until = |until: Instant| WaitLimits { until: until.min(end), connection: CONNECT_MAX };
-        // The first may have to connect; the second tells how long an answer takes.
+        // The first command may have to connect; the second shows how long a response takes.
         let is_well = self.connections.ask(&ping, until(end)).await.is_ok()
             && self
                 .connections
                 .ask(&ping, until(Instant::now() + self.settings.patience))
                 .await
                 .is_ok();
-        // What was tried meanwhile is over.
+        // Connections that failed before the end of the trial no longer count.
         self.connections.take_failures();
         self.breaker.tried(is_well);
         if is_well {
@@ -102,7 +103,7 @@ impl Cache {
         }
     }
 
-    /// Sends a command and waits for the response until then.
+    /// Sends a command and waits for the response, at most until `until`.
     pub(super) async fn ask(&self, cmd: &Cmd, until: Instant) -> Reply {
         let error = match self.connections.ask(cmd, self.wait_limits(until)).await {
             Ok(Answered { value, took }) => {
@@ -176,7 +177,7 @@ impl Cache {
     fn blame(&self, error: &RedisError, until: Instant) {
         let (opens, why) = match error {
             RedisError::Connecting | RedisError::Unreachable(_) | RedisError::Ended => {
-                // Each connection counts once, not all who have waited for it.
+                // Each connection counts once, however many commands have waited for it.
                 let (failures, why) = self.connections.take_failures();
                 let opens = (0..failures).fold(false, |opens, _| self.breaker.failed() || opens);
                 (opens, why.unwrap_or_else(|| error.clone()))
@@ -191,7 +192,7 @@ impl Cache {
 
     fn opened(&self, why: &str) {
         let address = self.connections.address();
-        tracing::warn!(%address, why, "the cache is not asked for a while: reads go to the shards");
+        tracing::warn!(%address, why, "the cache is not used for a while: reads go to the shards");
     }
 
     /// Runs work in the background.
@@ -202,5 +203,5 @@ impl Cache {
     }
 }
 
-/// Longest duration of a command in the background.
+/// Longest duration of a background command.
 pub(super) const UNWAITED_MAX: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! Clock: moments that this process and others can compare.
 //!
-//! **Not here:** how they are compared (`proof`).
+//! **Not here:** comparing the moments (`proof`).
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,18 +22,18 @@ impl Clock {
         self.moment(Instant::now())
     }
 
-    /// Microseconds of this process until then; 0 for what was before it.
+    /// Returns the microseconds from the beginning of this process to `at`; 0 for earlier moments.
     pub(super) fn own(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.epoch).as_micros() as u64
     }
 
-    /// The moment of an instant that is past.
+    /// Returns the reading of both clocks at a past instant.
     pub(super) fn moment(&self, at: Instant) -> ClockReading {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let wall = wall.map_or(0, |since| since.as_micros() as i64);
         let own = match at.checked_duration_since(self.epoch) {
             Some(since) => since.as_micros() as i64,
-            // Rounded to what is earlier, as everything here.
+            // Rounded down, like every reading of these clocks.
             None => -(self.epoch.duration_since(at).as_micros() as i64) - 1,
         };
         let wall = wall - at.elapsed().as_micros() as i64;

@@ -1,13 +1,14 @@
 //! Connections to Redis: one for each serving thread, shared by all requests of the thread.
 //!
-//! A connection lives on the runtime of the thread that opened it, so a response wakes no other thread.
-//! The first request that needs a connection begins to open it and waits within its limits; the
-//! attempt goes on without it. A slow attempt, or one that leaves too little time for a response,
-//! does not count against Redis. A failed one does, once for all requests that wait; so does the end of
-//! a connection, unless the next one is open while they wait.
+//! A connection lives on the runtime of the thread that opened it, so a response wakes no other
+//! thread. The first request that needs a connection begins to open it and waits within its limits;
+//! the attempt goes on without it. A slow attempt, or one that leaves too little time for a
+//! response, does not count against Redis. A failed one does, once for all requests that wait; so
+//! does the end of a connection, unless the next one is open while they wait.
 //!
-//! **Invariant:** a thread opens at most one connection at a time; no request waits beyond its limits.
-//! **Not here:** when Redis is used (`breaker`) and for what (`client`).
+//! **Invariant:** a thread opens at most one connection at a time; no request waits beyond its
+//! limits.
+//! **Not here:** the decision to use Redis (`breaker`), the commands (`client`).
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -34,7 +35,8 @@ const TIMEOUTS_MAX: u32 = 3;
 /// Redis error name for a command it cannot parse, or a long one before authentication.
 pub(super) const PROTOCOL_ERROR: &str = "protocol error";
 
-/// Reason why a command has no result. It never repeats the text of Redis, which may hold a password.
+/// Reason why a command has no result. It never repeats the text of Redis, which may contain a
+/// password.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum RedisError {
     /// No connection could be made.
@@ -46,7 +48,7 @@ pub(super) enum RedisError {
     /// Its connection ended.
     #[error("the connection ended")]
     Ended,
-    /// There was no time for an answer, because the connection was still being made.
+    /// The connection was not yet open when the time for a response ended.
     #[error("the connection is being made")]
     Connecting,
     /// Redis did not answer in time.
@@ -67,7 +69,8 @@ pub(super) struct Answered {
 pub(super) struct WaitLimits {
     /// Latest moment of the response.
     pub(super) until: Instant,
-    /// Longest wait for a connection since its opening began; a request that comes later does not wait.
+    /// Longest wait for a connection since its opening began; a request that comes later does not
+    /// wait.
     pub(super) connection: Duration,
 }
 
@@ -80,8 +83,8 @@ pub(super) struct Connections {
     failures: Arc<Failures>,
 }
 
-/// Connections that ended or failed to open since the last success and were not counted yet, and the
-/// last reason.
+/// Connections that ended or failed to open since the last success and were not counted yet, and
+/// the last reason.
 #[derive(Default)]
 struct Failures(Mutex<(u32, Option<RedisError>)>);
 
@@ -130,8 +133,8 @@ impl TimeoutStreak {
         }
     }
 
-    /// Counts the timeout of a command sent at `asked`; returns true if there are too many. Commands
-    /// that were under way together count once.
+    /// Counts the timeout of a command sent at `asked`; returns true if there are too many.
+    /// Commands that were under way together count once.
     fn add(&self, asked: Instant) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| asked < last) {
@@ -162,8 +165,8 @@ impl Connections {
         &self.address
     }
 
-    /// Sends a command on the connection of this thread. A connection that has ended, or ends before
-    /// the response, is replaced once.
+    /// Sends a command on the connection of this thread. A connection that has ended, or ends
+    /// before the response, is replaced once.
     pub(super) async fn ask(&self, cmd: &Cmd, limits: WaitLimits) -> Result<Answered, RedisError> {
         let link = self.own();
         match link.ask(cmd, &self.address, limits).await {
@@ -172,8 +175,8 @@ impl Connections {
         }
     }
 
-    /// Takes the number of connections that ended or failed to open since the last call and the last
-    /// success, and the last reason.
+    /// Takes the number of connections that ended or failed to open since the last call and the
+    /// last success, and the last reason.
     pub(super) fn take_failures(&self) -> (u32, Option<RedisError>) {
         self.failures.take()
     }

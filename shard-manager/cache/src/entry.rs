@@ -1,15 +1,17 @@
-//! Entry: an answer and what it says of itself, as bytes that nobody else can make.
+//! Entry: an answer with its metadata, encoded and signed with a secret of the cluster.
 //!
 //! ```text
 //! json of the rows | ends of the rows | trailer | tag
-//! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline, floor, seen, shape
+//! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline, floor,
+//!          seen, shape
 //! ```
-//! The trailer has a fixed length and stands at the end, so that a script can look at it, and the bytes before it become
-//! the rows without being copied. The tag is SipHash-2-4 of 128 bits under a secret of the cluster, of the place of the
-//! entry and all its bytes: what is cut, changed, of another cluster or of another place is none.
+//! The trailer has a fixed length and stands at the end, so that a script can read it, and the
+//! bytes before it become the rows without being copied. The tag is a 128-bit SipHash-2-4, keyed
+//! with a secret of the cluster, of the entry's key and all its bytes. An entry that was cut or
+//! changed, or comes from another cluster or another key, does not decode.
 //!
-//! **Invariant:** what is read is what was written, or nothing.
-//! **Not here:** whether it is good enough (`proof`), the script (`script`).
+//! **Invariant:** decoding returns what was encoded, or nothing.
+//! **Not here:** the check whether it is new enough (`proof`), the script (`script`).
 
 use std::hash::Hasher;
 
@@ -18,7 +20,8 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use super::proof::{ClockReading, EntryMetadata};
 use model::result_rows::Rows;
 
-/// The version of this spelling. It is in the key as well, so that others are not even met.
+/// The version of this encoding. It is in the key as well, so that entries of other versions are
+/// not even found.
 pub(super) const FORMAT: u8 = 1;
 /// Bytes of the tag.
 const TAG_LEN: usize = 16;
@@ -27,12 +30,12 @@ const TRAILER_LEN: usize = 8 + 1 + 4 + 8 + 8 + 8 + 4 + 8 + 8 + 1;
 /// Bytes of an entry without rows.
 pub(super) const OVERHEAD: usize = TRAILER_LEN + TAG_LEN;
 
-/// An answer that can be kept.
+/// An answer that can be cached.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The rows.
     pub rows: Rows,
-    /// Facts that prove how new it is.
+    /// Facts that prove how new the answer is.
     pub metadata: EntryMetadata,
 }
 
@@ -160,13 +163,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_what_was_written(entry in entries()) {
+        fn decoding_returns_the_encoded_entry(entry in entries()) {
             let bytes = entry.encode(&ENTRY_KEY, &SECRET);
             prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &SECRET), Some(entry));
         }
 
         #[test]
-        fn what_was_changed_or_cut_is_no_entry(
+        fn a_changed_or_cut_entry_does_not_decode(
             entry in entries(), at in any::<prop::sample::Index>(), flip in 1_u8..=255, cut in any::<bool>(),
         ) {
             let mut bytes = entry.encode(&ENTRY_KEY, &SECRET);
@@ -176,7 +179,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_of_another_spot_or_cluster_is_no_entry(entry in entries()) {
+        fn an_entry_of_another_key_or_cluster_does_not_decode(entry in entries()) {
             let bytes = entry.encode(&ENTRY_KEY, &SECRET);
             let elsewhere = EntryKey { key: b"tessera:1:l", ..ENTRY_KEY };
             let other = EntryKey { field: &[2; 16], ..ENTRY_KEY };
@@ -186,7 +189,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_of_others_are_an_entry(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn foreign_bytes_do_not_decode(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(Entry::decode(bytes, &ENTRY_KEY, &SECRET), None);
         }
     }

@@ -1,7 +1,7 @@
 //! Inspection of a Redis that is to be a cache: version, memory limit and eviction policy.
 //!
 //! **Invariant:** an inspection changes nothing, and no result holds a password.
-//! **Not here:** judging the result (`doctor`).
+//! **Not here:** the assessment of the result (`doctor`).
 
 use std::time::Duration;
 
@@ -17,9 +17,10 @@ const INSPECT_MAX: Duration = Duration::from_secs(2);
 /// Version and settings of a Redis server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheServer {
-    /// `Redis 7.0.15`, or the name and version of another that speaks like it.
+    /// Name and version, as in `Redis 7.0.15`; another server that speaks the protocol has its own
+    /// name.
     pub version: String,
-    /// Bytes of memory that it may use; none if it may use all.
+    /// Memory limit in bytes; `None` if there is none.
     pub memory_max: Option<u64>,
     /// Eviction policy: `allkeys-lfu`, `noeviction`, …
     pub policy: String,
@@ -28,13 +29,15 @@ pub struct CacheServer {
 /// Reads version and settings of a Redis server.
 ///
 /// # Errors
-/// A sentence, if the server cannot be reached or refuses.
+/// A sentence, if the server cannot be reached or refuses the command.
 pub async fn inspect(address: &CacheAddress) -> Result<CacheServer, String> {
     let asked = async {
         let mut connection = connect(address).await.map_err(|error| error.to_string())?;
-        let refused = |_| "it refuses to tell what it is (INFO)".to_owned();
+        let refused = |_| "it refuses INFO, which reports its version and settings".to_owned();
         let told = connection.req_packed_command(&redis::cmd("INFO")).await.map_err(refused)?;
-        Ok(read(&from_redis_value::<String>(told).map_err(|_| "it is no Redis".to_owned())?))
+        Ok(read(
+            &from_redis_value::<String>(told).map_err(|_| "it is not a Redis server".to_owned())?,
+        ))
     };
     let answer = tokio::time::timeout(INSPECT_MAX, asked).await;
     answer.unwrap_or_else(|_elapsed| Err("it does not answer".to_owned()))

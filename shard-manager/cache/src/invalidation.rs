@@ -1,8 +1,8 @@
 //! Invalidation: a write removes all cached answers about its key.
 //!
-//! It is sent after the commit and before the response, which does not wait for it. It may be lost,
-//! late or refused: the entry left behind then serves no session that has seen the write, and no
-//! other reader longer than the bound.
+//! The invalidation is sent after the commit and before the response, which does not wait for it.
+//! It may be lost, late or refused: the entry left behind then serves no session that has seen the
+//! write, and serves others only until it is older than the bound.
 //!
 //! **Invariant:** a write never waits for Redis.
 //! **Not here:** writing (`shard-manager`).
@@ -17,11 +17,11 @@ use super::cache_key::{About, Name};
 use super::client::UNWAITED_MAX;
 use super::tally::Count;
 
-/// Keys of one command.
+/// Highest number of keys in one command.
 const CHUNK: usize = 256;
 
 impl Cache {
-    /// Removes all answers about these keys: rows of them were written, or may have been.
+    /// Removes all answers about these keys, whose rows were or may have been written.
     pub fn invalidate<'a>(self: &Arc<Self>, written: impl IntoIterator<Item = About<'a>>) {
         let mut keys = Vec::new();
         for about in written {
@@ -47,7 +47,8 @@ impl Cache {
     }
 
     fn send_invalidation(self: &Arc<Self>, keys: Vec<String>) {
-        // No read uses Redis while the breaker is open; later, entries are as old as they state.
+        // No read uses Redis while the breaker is open, and afterwards every entry still states its
+        // true age.
         if !self.breaker.is_closed() {
             return;
         }
@@ -66,7 +67,7 @@ impl Cache {
             cmd.arg(&keys);
             cache.ask(&cmd, Instant::now() + UNWAITED_MAX).await;
         });
-        // On an open connection it is on its way before the response to the writer.
+        // On an open connection the command is sent before the response to the client.
         if sent.as_mut().now_or_never().is_none() {
             self.spawn(sent);
         }

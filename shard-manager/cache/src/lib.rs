@@ -1,71 +1,81 @@
 //! Cache: answers of reads kept in Redis, used only where they prove themselves new enough.
 //!
-//! Redis may lose, rewind, evict, hang or be written by others. So **no promise depends on it**, and none on a message that
-//! voids something: an entry carries what is known of it, and each reader judges by that.
+//! Redis may lose, rewind, evict, hang or be written by others. So **no guarantee depends on it**,
+//! and none on the delivery of an invalidation: an entry carries facts about its content, and each
+//! reader decides by them.
 //!
 //! # What is stored
-//! All answers about one shard key of one table are one hash (`cache_key`). A field is one question; its value is the rows and
-//! a claim (`entry`): *these rows are of this timeline of the shard, hold every change up to `floor`, none after `seen`, and
-//! were all there was at `as_of`*. A claim is a fact about the past. It does not become wrong, only old; no loss, copy or
-//! rewind of Redis changes that. A tag under a secret of the cluster keeps everything else out. Beside the field of an entry
-//! may stand a lease for it.
+//! All answers about one shard key of one table are one hash (`cache_key`). Each field is one
+//! query; its value is the rows and a claim (`entry`): *these rows are of this timeline of the
+//! shard, hold every change up to `floor`, none after `seen`, and were complete at `as_of`*. A
+//! claim is a fact about the past. It does not become wrong, only old; no loss, copy or rewind of
+//! Redis changes that. A tag keyed with a secret of the cluster rejects everything else. The lease
+//! for an entry is another field of its hash.
 //!
-//! What is claimed is measured before the rows are read, so that everything that happens meanwhile makes the rows newer than
-//! the claim and never older. `floor` is what the replica that is read has applied, or what it was asked to have; of a
-//! primary in a file, what is committed. Of a server that leads it is 0: a commit that is flushed has a position before reads
-//! see it, so the server's position proves nothing. `as_of` is now, or when the replica last had everything. An answer
-//! during which another node has become the primary is not kept.
+//! The facts of a claim are measured before the rows are read, so that concurrent changes make the
+//! rows newer than the claim and never older. `floor` is the position that the replica has applied
+//! or was required to have; on a primary in a file, the committed position. On a primary server it
+//! is 0: a commit has a position when it is flushed, before reads see it, so the server's position
+//! proves nothing. `as_of` is now, or the last moment at which the replica had everything. An
+//! answer is not kept if another node became the primary during the read.
 //!
 //! # When an entry answers a read
 //! At level `one`, if all of this holds (`proof`):
-//! - its timeline is the one in which the shard lives. Positions of another may be of changes that were lost;
-//! - its age is within what the client allows, or the bound where it says nothing. Of what another router has stored, the
-//!   age counts as more by what clocks may differ: so with a bound not above [`CLOCK_ALLOWANCE`] each router uses its own
-//!   entries only;
-//! - what the session has seen of the shard is not after `floor`. That the history of the shard holds it was checked
-//!   before, as for every read.
+//! - its timeline is the current one of the shard. Positions of another timeline may belong to
+//!   changes that were lost;
+//! - its age is within the client's limit, or within the bound if the client sets none. The age of
+//!   an entry stored by another router counts as higher by the allowed difference of clocks: with a
+//!   bound not above [`CLOCK_ALLOWANCE`] each router uses its own entries only;
+//! - the position that the session has seen of the shard is not after `floor`. Every read has
+//!   checked before that the shard's history holds that position.
 //!
-//! The session has then seen up to `seen`. So it reads its own writes, and never older than before, whichever of cache,
-//! replicas and primary answers which of its reads: these are the session guarantees of Terry et al. ("Session Guarantees
-//! for Weakly Consistent Replicated Data", 1994), read-your-writes and monotonic reads.
+//! The session has then seen up to `seen`. So it reads its own writes, and never older data than
+//! before, whether cache, replica or primary answers each of its reads: these are the session
+//! guarantees of Terry et al. ("Session Guarantees for Weakly Consistent Replicated Data", 1994),
+//! read-your-writes and monotonic reads.
 //!
-//! # In which order
-//! A read that is asked too seldom to be worth a visit (`admission`) joins the shared read of its question, and leaves Redis
-//! alone. Any other asks for the entry, if one is known that is new enough; there is none: join the shared read (`shared_read`), lead
-//! it: *take the lease; measure; read the shard; answer; store under the lease*. Where nothing that is new enough is known,
-//! the lease is asked for at once: Redis gives it if what is there is older than the reader allows, else it gives the
-//! entry. Redis compares times only; whether the entry is enough is judged here, and if it lacks something else, a second
-//! visit says so and takes the lease. A write: *commit; send the void; answer*; a void removes the whole hash,
-//! leases included. Leases are those of Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they let one of many
-//! fill, and stop a fill that a write has overtaken.
+//! # Order of steps
+//! A read whose query is too infrequent (`admission`) skips Redis and joins the shared read of its
+//! query. Any other read looks up the entry, if one is known that is new enough. Without an entry
+//! it joins the shared read (`shared_read`) or leads it: *take the lease; measure; read the shard;
+//! answer; store under the lease*. If no entry is known to be new enough, the lease is requested at
+//! once: Redis grants it if the stored entry is older than the reader allows, and otherwise returns
+//! the entry. Redis compares times only; the reader decides whether the entry is enough. If the
+//! entry lacks something else, a second request says so and takes the lease. A write: *commit; send
+//! the invalidation; answer*; an invalidation removes the whole hash, leases included. Leases are
+//! those of Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they let one of many
+//! readers fill, and stop a fill that a write has overtaken.
 //!
 //! # Why each race ends well
-//! *For whom a race is lost, the entry that is left is still a true claim: it serves nobody who has seen what it lacks, and
-//! nobody else longer than the bound. The lease makes that rare.*
+//! *After any of these races the entry that is left is still a true claim: it serves no session
+//! that has seen a change it lacks, and serves others only until it is older than the bound. The
+//! lease makes such entries rare.*
 //!
 //! | Race | End |
 //! |---|---|
-//! | a write between the read of the rows and the fill | the void took the lease: the fill is refused |
-//! | the same, and the void is lost or late | the claim is of before the write: see above; the void ends it when it comes |
-//! | a void before the lease is taken | the write was committed before, so the rows hold it |
+//! | a write between the read of the rows and the fill | the invalidation took the lease: the fill is refused |
+//! | the same, and the invalidation is lost or late | the claim predates the write: see above; the invalidation removes it on arrival |
+//! | an invalidation before the lease is taken | the write was committed before, so the rows hold it |
 //! | the lease is evicted, flushed, or lost with Redis | the fill is refused |
 //! | a lease runs out, and another fills | the token is another: the late fill is refused |
 //! | two routers miss at once | one gets the lease, the other reads and does not fill |
-//! | an entry comes before one who expects none asks for the lease | it is new enough, and answers |
-//! | what is known of an entry is not true any more | a visit more, or a read of the shard that a hit would have spared |
+//! | an entry is stored before a reader that expects none requests the lease | it is new enough, and answers |
+//! | the knowledge about an entry is out of date | one request more, or a read of the shard that a hit would have avoided |
 //! | the rows come from a replica that lags | `floor` and `as_of` are those of the replica |
-//! | another node leads, has lost changes, or a copy was put back | the timeline is another |
+//! | another node becomes primary, has lost changes, or a backup was restored | the timeline is another |
 //! | a slot moves | its keys name another epoch |
-//! | Redis comes back with what it had | claims of long ago: too old, or they do not hold what was seen |
-//! | a writer's client goes away | the void is sent all the same; if before the commit, as if it were lost |
-//! | a table is dropped and made anew | its declaration is in the name of the question |
+//! | Redis restarts with old data | the claims are too old, or lack what the session has seen |
+//! | a writer's client disconnects | the invalidation is sent all the same; before the commit, as if it were lost |
+//! | a table is dropped and created again | its declaration is part of the field name |
 //!
-//! # When Redis is not well
-//! Nobody waits for it longer than the patience, and writes do not wait at all. After some failures it is left alone for a
-//! while (`breaker`). Shared reads work without it: many who ask the same at once make one query.
+//! # Failures of Redis
+//! A read waits for Redis no longer than `patience`, and writes do not wait at all. After some
+//! failures Redis is not used for a while (`breaker`). Shared reads work without it: concurrent
+//! readers of one query send one query to the shard.
 //!
-//! **Invariant:** an answer of the cache is one that the shard gave, and as new as its reader demands.
-//! **Not here:** what a read demands of its shard (`shard`), requests (`manager`).
+//! **Invariant:** an answer of the cache is one that the shard gave, and as new as its reader
+//! demands.
+//! **Not here:** the requirements of a read on its shard (`shard`), requests (`manager`).
 #![forbid(unsafe_code)]
 
 mod address;
@@ -121,45 +131,46 @@ pub struct CacheSettings {
     pub ttl: Duration,
     /// Longest wait of a read for Redis.
     pub patience: Duration,
-    /// Bytes of the largest entry.
+    /// Highest size of an entry in bytes.
     pub entry_bytes_max: usize,
-    /// Bytes of the entries that this process keeps itself; none if zero.
+    /// Size of the in-process cache in bytes; 0 for none.
     pub near_bytes: usize,
-    /// Redis is left alone with a question that is not expected to be asked so often while its answer is new enough.
+    /// Redis is used only for queries that are expected at least this often while their answer is
+    /// new enough.
     pub min_uses: usize,
 }
 
 impl CacheSettings {
     /// Default of `bound`.
     pub const BOUND_DEFAULT: Duration = Duration::from_secs(1);
-    /// The loosest bound.
+    /// Highest `bound`.
     pub const BOUND_MAX: Duration = Duration::from_secs(30);
     /// Default of `ttl`.
     pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
-    /// The longest that one is kept: it is of no use when it is older than every bound.
+    /// Highest `ttl`: an entry is useless once it is older than every bound.
     pub const TTL_MAX: Duration = Duration::from_secs(30);
     /// Default of `patience`.
     pub const PATIENCE_DEFAULT: Duration = Duration::from_millis(20);
-    /// The least patience.
+    /// Lowest `patience`.
     pub const PATIENCE_MIN: Duration = Duration::from_millis(1);
-    /// The most patience.
+    /// Highest `patience`.
     pub const PATIENCE_MAX: Duration = Duration::from_secs(1);
-    /// Bytes of the largest entry where nobody says.
+    /// Default of the highest size of an entry in bytes.
     pub const ENTRY_BYTES_DEFAULT: usize = 64 << 10;
-    /// The least that the largest entry may have.
+    /// Lowest value of that setting.
     pub const ENTRY_BYTES_LEAST: usize = 1 << 10;
-    /// The most.
+    /// Highest value of that setting.
     pub const ENTRY_BYTES_MOST: usize = 1 << 20;
-    /// The most that a process keeps itself.
+    /// Highest size of the in-process cache in bytes.
     pub const NEAR_BYTES_MAX: usize = 1 << 30;
     /// Default of `min_uses`.
     pub const MIN_USES_DEFAULT: usize = 2;
-    /// Every answer is kept.
+    /// Lowest `min_uses`: every answer is kept.
     pub const MIN_USES_LEAST: usize = 1;
-    /// The most often.
+    /// Highest `min_uses`.
     pub const MIN_USES_MOST: usize = 1_000;
 
-    /// A cache there, used as it is where nobody says otherwise.
+    /// Returns a cache at this address, with default settings.
     pub fn at(address: CacheAddress) -> Self {
         Self {
             address,
@@ -173,9 +184,10 @@ impl CacheSettings {
     }
 }
 
-/// By which share entries are kept longer or shorter than they are said to.
+/// Share by which the lifetime of an entry varies around its setting.
 const TTL_JITTER: f64 = 0.1;
-/// Fills, and keys that are voided, that nobody waits for: what comes beyond is dropped.
+/// Highest number of fills and invalidated keys under way in the background; further ones are
+/// dropped.
 const UNWAITED_COUNT_MAX: usize = 16_384;
 
 /// The cache of a cluster, as one router uses it.
@@ -193,7 +205,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// A cache there, for the cluster that signs its tokens with this key. Nobody is asked yet.
+    /// Creates the cache for the cluster that signs its tokens with this key; it does not connect
+    /// yet.
     pub fn new(settings: CacheSettings, key: &TokenKey) -> Self {
         Self {
             secrets: Secrets::of(key),

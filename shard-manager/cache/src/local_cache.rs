@@ -1,9 +1,10 @@
 //! In-process cache: the hottest entries, without a round trip to Redis.
 //!
-//! Its entries prove themselves as those of Redis do. The least useful ones per byte make room.
+//! Its entries are checked like those of Redis. The entries that are least useful per byte are
+//! evicted.
 //!
 //! **Invariant:** after an invalidation no entry is kept that was read before it.
-//! **Not here:** whether an entry is enough (`proof`).
+//! **Not here:** the check whether an entry is new enough (`proof`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use super::entry::Entry;
 const ENTRIES_OF_KEY_MAX: usize = 32;
 /// Approximate bytes of an entry beside its rows.
 const ENTRY_BYTES: usize = 256;
-/// Counters of invalidations, which keys share.
+/// Number of counters of invalidations; several keys share one.
 const COUNTERS: usize = 1_024;
 
 /// All entries of one key.
@@ -45,7 +46,7 @@ impl Weighter<u128, OfKey> for Bytes {
 }
 
 impl LocalCache {
-    /// Creates a cache for so many bytes.
+    /// Creates a cache of this many bytes.
     pub(super) fn new(bytes: usize) -> Self {
         let about = bytes / (2 * ENTRY_BYTES);
         Self {
@@ -60,7 +61,7 @@ impl LocalCache {
         found.map(|(_, entry)| Arc::clone(entry))
     }
 
-    /// Returns the mark to take before reading what is to be kept.
+    /// Returns the mark to take before reading rows that are to be kept.
     pub(super) fn mark(&self, key_hash: u128) -> Mark {
         Mark(self.invalidations(key_hash).load(Ordering::SeqCst))
     }
@@ -79,7 +80,7 @@ impl LocalCache {
         }
     }
 
-    /// Removes the entries of a key of which rows were written.
+    /// Removes the entries of a key whose rows were written.
     pub(super) fn invalidate(&self, key_hash: u128) {
         self.invalidations(key_hash).fetch_add(1, Ordering::SeqCst);
         self.entries.remove(&key_hash);

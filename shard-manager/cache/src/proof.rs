@@ -1,35 +1,38 @@
 //! Proof that a cached answer is new enough for a reader, from the metadata of its entry.
 //!
-//! **Invariant:** what passes is of the shard's timeline, not older than the reader allows, and holds what the reader's
-//! session has seen. Nothing else is asked of an entry, however it came to be where it was found.
-//! **Not here:** how an answer spells it (`entry`), what a reader demands of its shard (`manager`).
+//! **Invariant:** an answer that passes is of the shard's timeline, is not older than the reader
+//! allows, and holds everything that the reader's session has seen. No other check applies,
+//! wherever the entry was found.
+//! **Not here:** the encoding of the metadata (`entry`), the requirements of a read on its shard
+//! (`manager`).
 
 use std::time::{Duration, Instant};
 
 use model::sabotage::{Mutation, is_on};
 
-/// By how much the clocks of two routers may differ. The age of what another router has stored counts as so much more, and
-/// what is further in the future than this proves nothing. It is what clocks of nodes may differ by before operators
-/// are warned.
+/// Highest difference between the clocks of two routers. The age of an entry stored by another
+/// router counts as higher by this much, and an entry further in the future than this proves
+/// nothing. It equals the clock difference between nodes at which operators are warned.
 pub const CLOCK_ALLOWANCE: Duration = Duration::from_millis(500);
 
 /// Lower bound of how new the rows of a read are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreshnessBound {
-    /// The timeline of the shard when the read began, and when it had ended.
+    /// The timeline of the shard, the same at the beginning and at the end of the read.
     pub timeline: u32,
-    /// Every change up to here is in the rows; 0 if nothing is known.
+    /// Every change up to this position is in the rows; 0 if nothing is known.
     pub floor: u64,
     /// Moment at which the node that was read had every acknowledged change.
     pub as_of: Instant,
 }
 
-/// A moment, as the clock of its process and the clock of its machine show it.
+/// A moment, by the clock of its process and by the clock of its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockReading {
-    /// The process whose clock counted `own`.
+    /// The process that counted `own`.
     pub process: u64,
-    /// Microseconds of that process, which nobody sets; before its beginning they are negative.
+    /// Microseconds since that process began, by a clock that is never set; negative for earlier
+    /// moments.
     pub own: i64,
     /// Microseconds since 1970, by the clock of the machine.
     pub wall: i64,
@@ -48,21 +51,22 @@ impl ClockReading {
     }
 }
 
-/// Earliest moment at which a new enough answer was current, by the clock of this process and by those of machines.
+/// Earliest moment at which a new enough answer was current, by the clock of this process and by
+/// those of machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CurrentSince {
-    /// Whose entries `own` is for; `wall` is for those of all others.
+    /// The process to whose entries `own` applies; `wall` applies to the entries of all others.
     pub(super) process: u64,
     pub(super) own: i64,
     pub(super) wall: i64,
 }
 
 impl CurrentSince {
-    /// For a reader who allows this age now.
+    /// Returns the bound for a reader that allows this age now.
     pub(super) fn of(now: &ClockReading, age_max: Duration) -> Self {
         let age = i64::try_from(age_max.as_micros()).unwrap_or(i64::MAX);
         let allowance = CLOCK_ALLOWANCE.as_micros() as i64;
-        // Nothing is from before the clocks begin.
+        // No moment lies before the clocks begin.
         let own = now.own.saturating_sub(age).max(0);
         let wall = now.wall.saturating_sub(age).saturating_add(allowance).max(0);
         Self { process: now.process, own, wall }
@@ -74,9 +78,10 @@ impl CurrentSince {
 pub struct EntryMetadata {
     /// The timeline of its shard.
     pub timeline: u32,
-    /// Every change up to here is in it.
+    /// Every change up to this position is in the answer.
     pub floor: u64,
-    /// No change after here is in it: a session that has been given it has seen so far.
+    /// No change after this position is in the answer: a session that received it has seen up to
+    /// here.
     pub seen: u64,
     /// Moment at which it was current.
     pub as_of: ClockReading,
@@ -116,9 +121,10 @@ mod tests {
     }
 
     proptest! {
-        /// A shard of which every change is numbered and timed; a read of a node that was behind; a reader who comes later.
+        /// Compares the bound with a shard of which every change is numbered and timed, for a read
+        /// of a lagging node and a reader that comes later.
         #[test]
-        fn what_proves_itself_is_never_older_than_was_asked_for(
+        fn a_proven_answer_is_never_older_than_allowed(
             times in prop::collection::vec(0_i64..10_000_000, 1..20),
             applied in 0_usize..20,
             later in 0_i64..10_000_000,
@@ -130,7 +136,7 @@ mod tests {
             let mut times = times;
             times.sort_unstable();
             let applied = applied.min(times.len());
-            // It had everything just before the first change that it has not applied.
+            // The node had everything just before the first change that it has not applied.
             let as_of = times.get(applied).map_or(10_000_000, |time| time - 1);
             let now = as_of + later;
             let process = u64::from(foreign);
@@ -156,9 +162,9 @@ mod tests {
             prop_assert!(!metadata(timeline, floor, now).proves(&requirement, &now));
         }
 
-        /// What Redis is told to pass over is what the reader would.
+        /// The entries that the Redis script skips are those that the reader would refuse.
         #[test]
-        fn what_is_older_than_the_oldest_is_what_is_too_old(
+        fn the_script_and_the_reader_agree_on_what_is_too_old(
             age in -1_000_000_i64..3_000_000, age_max in 0_u64..2_000_000, foreign in any::<bool>(),
         ) {
             let now = ClockReading { process: 0, own: 5_000_000, wall: 9_000_000 };
@@ -181,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_serves_no_token_still_serves_those_who_have_none() {
+    fn an_answer_refused_to_a_session_still_serves_reads_without_one() {
         let now = ClockReading { process: 3, own: 5, wall: 5 };
         let requirement =
             |seen| FreshnessRequirement { timeline: 1, seen, age_max: Duration::ZERO };
@@ -194,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_of_another_is_trusted_as_far_as_clocks_may_differ() {
+    fn the_clock_of_another_router_is_trusted_within_the_allowed_difference() {
         let now = ClockReading { process: 1, own: 0, wall: 10_000_000 };
         let other = |wall| ClockReading { process: 2, own: 0, wall };
         assert_eq!(other(10_000_000).age(&now), Some(CLOCK_ALLOWANCE));

@@ -1,8 +1,8 @@
-//! Read path: from a question to an answer, out of the cache, from a shared read, or from the shard.
+//! Read path: answers a query from the cache, from a shared read, or from the shard.
 //!
-//! **Invariant:** nothing is answered that was not read for this question and proves itself to its reader, or was read by
-//! it; a lease is asked for before the shard is.
-//! **Not here:** what removes entries (`invalidation`).
+//! **Invariant:** a reader gets an answer only if it read the answer itself or the answer belongs
+//! to this query and proves new enough. A lease is requested before the shard is read.
+//! **Not here:** the removal of entries (`invalidation`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,9 +30,9 @@ use model::sabotage::{Mutation, is_on};
 pub struct ShardAnswer {
     /// The rows.
     pub rows: Rows,
-    /// Up to where they may show changes.
+    /// Position up to which the rows may show changes.
     pub position: Position,
-    /// Lower bound of how new they are; `None` if that is not known.
+    /// Lower bound of how new the rows are; `None` if it is not known.
     pub freshness: Option<FreshnessBound>,
     /// Source of the answer.
     pub served_by: ServedBy,
@@ -43,7 +43,7 @@ pub struct ShardAnswer {
 pub struct Answer {
     /// The rows.
     pub rows: Rows,
-    /// Up to where they may show changes.
+    /// Position up to which the rows may show changes.
     pub position: Position,
     /// Source of the answer.
     pub served_by: ServedBy,
@@ -63,42 +63,44 @@ impl Answer {
     }
 }
 
-/// Most requests for one lease: a second one if the entry there is of no use to the reader.
+/// Highest number of requests for one lease: the second one if the entry there does not suit the
+/// reader.
 const LEASE_VISITS_MAX: usize = 2;
 
 /// Result of the lookup in Redis.
 enum Found {
     Enough(Entry),
-    /// An entry that does not prove itself, and its tag; or one is known of that is too old.
+    /// Redis has an entry that is not new enough, of this tag, or is known to have one that is too
+    /// old.
     Stale(Option<[u8; 16]>),
-    /// Nothing is there, or known to be there.
+    /// Redis has no entry, or none is known.
     Nothing,
-    /// Redis was not to be asked, or did not answer.
+    /// Redis must not be used, or did not answer.
     Away,
 }
 
-/// Decision for a reader that leads: fill, or use an entry that is there.
+/// Decision for the leader of a shared read: fill, or use an existing entry.
 enum FillDecision {
-    /// The reader reads the shard, and fills if it has a lease.
+    /// The leader reads the shard, and fills the cache if it has a lease.
     Reader(Option<Lease>),
-    /// An entry of Redis is enough.
+    /// The entry of Redis is enough.
     Served(Entry),
 }
 
-/// A question on its way.
+/// A read in progress.
 struct Reading<'r> {
     name: Name,
     question: Question,
     requirement: &'r FreshnessRequirement,
     began: Instant,
-    /// Until when it waits for Redis.
+    /// Time until which it waits for Redis.
     patient_until: Instant,
-    /// Mark of the in-process cache for the entry that may be kept.
+    /// Mark to keep the answer in the in-process cache.
     mark: Option<Mark>,
 }
 
 impl Cache {
-    /// True if answers to this question can be cached.
+    /// True if answers to this query can be cached.
     pub fn keeps(&self, query: &ReadQuery) -> bool {
         cache_key::is_kept(query)
     }
@@ -109,18 +111,19 @@ impl Cache {
         CacheUse::Bypass
     }
 
-    /// Highest age of an answer for a client that allows so much.
+    /// Highest age of an answer for a client that allows this staleness.
     pub fn age_max(&self, staleness: Duration) -> Duration {
         let allowed = if staleness == Duration::MAX { self.settings.bound } else { staleness };
         allowed.min(self.settings.ttl)
     }
 
-    /// Answers a question about one key: from here if something here is enough, or else as the shard does.
+    /// Answers a query about one key: from the cache if an entry is enough, or else from the shard.
     ///
     /// # Errors
     /// Those of `read`, which is called at most once.
     ///
-    /// Cancel safety: who waits for the same answer reads it then.
+    /// Cancel safety: if the leader's future is dropped, a reader that waits for its answer reads
+    /// instead.
     pub async fn read<E>(
         self: &Arc<Self>,
         (about, query): (&About<'_>, &ReadQuery),
@@ -159,7 +162,8 @@ impl Cache {
                         }
                         return Ok(answer);
                     }
-                    // What was in Redis was enough for the leader only: one of the others reads for the rest.
+                    // The entry of Redis was enough for the leader only: one of the others reads
+                    // for the rest.
                     if result.served_by == ServedBy::Cache && !is_second {
                         is_second = true;
                         continue;
@@ -167,9 +171,9 @@ impl Cache {
                     self.missed(&found);
                     return Ok(Answer::fresh(read().await?));
                 }
-                // It failed: the next one leads.
+                // The read failed: the next reader leads.
                 Ok(None) => {}
-                // The shard tells that the time is over as it does.
+                // The shard reports the timeout in its own words.
                 Err(_elapsed) => {
                     self.missed(&found);
                     return Ok(Answer::fresh(read().await?));
@@ -178,7 +182,7 @@ impl Cache {
         }
     }
 
-    /// The entry that this process keeps itself, if it is enough.
+    /// Returns the entry of the in-process cache, if it is enough.
     fn local_entry(&self, name: &Name, requirement: &FreshnessRequirement) -> Option<Entry> {
         let entry = self.local_cache.as_ref()?.get(name)?;
         entry.metadata.proves(requirement, &self.clock.now()).then(|| {
@@ -194,15 +198,16 @@ impl Cache {
         }
     }
 
-    /// Leaves Redis alone, because the question is asked too seldom. That it may be back is found out all the same.
+    /// Skips Redis because the query is too infrequent. A due trial of the breaker begins all the
+    /// same.
     fn pass_over(self: &Arc<Self>) -> Found {
         self.may_ask();
         self.tally.count(Count::Seldom);
         Found::Away
     }
 
-    /// Looks for an entry that is enough, if one is expected. If not, whoever leads finds out with what it has to do anyway:
-    /// it asks for a lease.
+    /// Looks for an entry that is enough, if one is expected. If none is, the leader finds out
+    /// anyway by asking for a lease.
     async fn find(self: &Arc<Self>, reading: &Reading<'_>) -> Found {
         if !self.may_ask() {
             return Found::Away;
@@ -236,7 +241,7 @@ impl Cache {
             }
             Reply::WrongKind => Found::Nothing,
             Reply::Late => {
-                // What is there may be what takes so long.
+                // The stored value may be the cause of the delay.
                 self.remove(name);
                 Found::Away
             }
@@ -244,12 +249,12 @@ impl Cache {
         }
     }
 
-    /// The entry of these bytes. Others have made them, if they are none.
+    /// Decodes an entry. Bytes that do not decode are foreign data and are removed.
     fn read_entry(self: &Arc<Self>, bytes: Vec<u8>, reading: &Reading<'_>) -> Option<Entry> {
         let Reading { name, question, .. } = reading;
         let Some(entry) = Entry::decode(bytes, &name.entry_key(), &self.secrets.entries) else {
             self.tally.count(Count::Error);
-            // It would be met again and again.
+            // Left in place, every later read would meet it again.
             self.remove(name);
             return None;
         };
@@ -266,12 +271,12 @@ impl Cache {
         self.tally.count(if stale { Count::Stale } else { Count::Miss });
     }
 
-    /// The moment at which a question began.
+    /// Returns the reading of both clocks at the beginning of a read.
     fn clock_of(&self, reading: &Reading<'_>) -> ClockReading {
         self.clock.moment(reading.began)
     }
 
-    /// Reads for all who ask the same.
+    /// Reads for all readers of the shared read.
     async fn lead<E>(
         self: &Arc<Self>,
         lead: LeadRead,
@@ -309,7 +314,7 @@ impl Cache {
         Ok(Answer::fresh(fresh))
     }
 
-    /// The right to fill, or what is there already.
+    /// Requests the right to fill, or the entry that is there already.
     async fn fill_decision(self: &Arc<Self>, reading: &Reading<'_>, found: &Found) -> FillDecision {
         let mut known = match found {
             Found::Away | Found::Enough(_) => return FillDecision::Reader(None),
@@ -327,7 +332,8 @@ impl Cache {
                 Some(entry) if entry.metadata.proves(reading.requirement, &self.clock.now()) => {
                     return FillDecision::Served(entry);
                 }
-                // It is new, but lacks what the reader's session has seen, or is of another timeline.
+                // The entry is new, but lacks what the reader's session has seen, or is of another
+                // timeline.
                 Some(_) => {}
                 None => break,
             }
@@ -340,7 +346,7 @@ impl Cache {
         reading: &Reading<'_>,
         known: Option<[u8; 16]>,
     ) -> Option<Leased> {
-        // A shared read that took long may have used up the time: that is no delay of Redis.
+        // A shared read that took long may have used up the time: Redis is not to blame for that.
         if !self.breaker.is_closed() || Instant::now() >= reading.patient_until {
             return None;
         }
@@ -351,8 +357,8 @@ impl Cache {
         leased(answer, lease)
     }
 
-    /// Stores the result in the background, if it may. The shared read can be joined until that is done,
-    /// so later readers find the answer here or in Redis.
+    /// Stores the result in the background, if that is allowed. The shared read can be joined until
+    /// then, so that later readers find the answer here or in Redis.
     fn keep(
         self: &Arc<Self>,
         lead: LeadRead,
@@ -387,7 +393,7 @@ impl Cache {
             let _in_the_air_until_here = (lead, permit);
             match cache.fill(&name, lease, &bytes).await {
                 Some(true) => cache.admission.saw(question, as_of),
-                // Somebody has written, or has filled what is better: the next one looks.
+                // The key was written, or a better entry was stored: the next reader looks it up.
                 Some(false) => cache.admission.saw(question, cache.clock.own(Instant::now())),
                 None => {}
             }
@@ -421,14 +427,16 @@ impl Cache {
 }
 
 impl Reading<'_> {
-    /// The answer of a shared read, if it is enough. A reader that asked `in_time`, before the read
-    /// began, gets from the primary what it would have read there itself.
+    /// Returns the answer of a shared read, if it is enough. A reader with `in_time` came before
+    /// the shared read began: if the primary answered, it gets what it would have read there
+    /// itself.
     fn from(&self, began: &ClockReading, result: &SharedResult, in_time: bool) -> Option<Answer> {
         let SharedResult { entry, served_by } = result;
         let Entry { rows, metadata } = &**entry;
         let is_own_read = in_time && *served_by == ServedBy::Primary;
         let holds = is_own_read || self.requirement.seen.is_none_or(|seen| seen <= metadata.floor);
-        // What is newer than the question is new enough for it, however long the shared read took.
+        // Rows that are newer than the query are new enough for it, however long the shared read
+        // took.
         let as_of = metadata.as_of;
         let is_newer = as_of.process == began.process && as_of.own >= began.own;
         let is_new =

@@ -1,10 +1,11 @@
-//! Script: the two steps of a fill that Redis takes as one each.
+//! Scripts: the two steps of a fill that Redis executes atomically.
 //!
-//! A lease stands beside the entry that it is for, in the same hash, so that whoever removes the one removes the other. It
-//! is a token of 16 bytes and the time at which it ends, by the clock of Redis.
+//! A lease stands in the same hash as its entry, so that removing one removes the other. It is a
+//! token of 16 bytes and the time at which it ends, by the clock of Redis.
 //!
-//! **Invariant:** an entry is stored only by who holds the lease that was given before its rows were read.
-//! **Not here:** when they are run (`cache`), the spelling of an entry (`entry`).
+//! **Invariant:** an entry is stored only by the holder of a lease that was granted before its rows
+//! were read.
+//! **Not here:** running the scripts (`client`), the encoding of an entry (`entry`).
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -16,12 +17,13 @@ use super::proof::CurrentSince;
 
 /// Duration of a lease.
 pub(super) const LEASE: Duration = Duration::from_secs(2);
-/// Fields of one hash: entries and leases of one key.
+/// Highest number of fields of one hash: entries and leases of one key.
 const FIELDS_MAX: usize = 32;
 
-/// Gives a lease, or what is there, unless that is known to be not good enough or is older than it may be: offsets as the
-/// trailer of an entry has them. Whoever gets an entry judges it; here nothing is, but that it is too old. A lease that
-/// ends later than one that is given now is none: the clock was put back, or somebody else has written it.
+/// Returns the entry, or grants a lease if there is none, if its tag is the one that is known to be
+/// insufficient, or if it is too old. The offsets are those of the entry's trailer. Apart from its
+/// age the caller checks the entry. A lease that ends later than one granted now is invalid: the
+/// clock was set back, or it was written by another program.
 static ACQUIRE: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
@@ -53,8 +55,8 @@ return 1
     )
 });
 
-/// Stores an entry if the lease is still its own, and not in place of one that is better in every way: offsets as the
-/// trailer of an entry has them.
+/// Stores an entry if its lease is still held, unless the stored entry is better in every way. The
+/// offsets are those of the entry's trailer.
 static FILL: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
@@ -79,18 +81,18 @@ return 1
     )
 });
 
-/// A right to fill.
+/// The right to fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease(pub(super) [u8; 16]);
 
 /// Response of Redis to a request for a lease.
 #[derive(Debug)]
 pub(super) enum Leased {
-    /// The lease is given.
+    /// The lease is granted.
     Granted(Lease),
-    /// Somebody else does.
+    /// Another reader has the lease.
     Refused,
-    /// Something is there already.
+    /// An entry is there already.
     Filled(Vec<u8>),
 }
 
@@ -106,7 +108,7 @@ impl Text {
     }
 }
 
-/// A command, and what Redis must have been told before it.
+/// A command that runs a script, with the text of the script.
 pub(super) struct RedisStep {
     pub(super) cmd: Cmd,
     code: &'static str,
@@ -119,14 +121,15 @@ impl RedisStep {
         Self { cmd, code: script.code }
     }
 
-    /// Tells Redis the script.
+    /// Returns the command that loads the script into Redis.
     pub(super) fn load(&self) -> Cmd {
         let mut cmd = redis::cmd("SCRIPT");
         cmd.arg("LOAD").arg(self.code);
         cmd
     }
 
-    /// Asks for a lease; what is known to be there already is not good enough, nor is what is older than that.
+    /// Requests a lease. An entry with the `known` tag is not enough, nor is one older than
+    /// `oldest`.
     pub(super) fn acquire(
         name: &Name,
         lease: Lease,
@@ -140,7 +143,7 @@ impl RedisStep {
         step
     }
 
-    /// Stores an entry whatever is there: a broken promise.
+    /// Stores an entry unconditionally, which violates the guarantees on purpose.
     pub(super) fn set(name: &Name, entry: &[u8]) -> Cmd {
         let mut cmd = redis::cmd("HSET");
         cmd.arg(&name.key).arg(&name.field).arg(entry);

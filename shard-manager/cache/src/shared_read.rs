@@ -1,11 +1,11 @@
-//! Shared read: one read of the shard answers all readers that ask the same question meanwhile.
+//! Shared read: one read of the shard answers all concurrent readers of the same query.
 //!
-//! The first reader leads and reads; the others wait. Its result must prove itself to each of them,
-//! like everything else that they did not read themselves. If a leader fails, or its client leaves,
-//! the next reader leads.
+//! The first reader leads and reads; the others wait. Each of them checks the result, as it checks
+//! everything that it did not read itself. If a leader fails, or its client disconnects, the next
+//! reader leads.
 //!
-//! **Invariant:** at most one read of a question can be joined at a time.
-//! **Not here:** reading, and how new an answer must be for a reader (`read_path`, `proof`).
+//! **Invariant:** at most one read of a query can be joined at a time.
+//! **Not here:** reading, and the age that a reader allows (`read_path`, `proof`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,7 @@ pub(super) struct SharedReads {
 pub(super) struct SharedRead {
     /// Start of the read. Only a read that starts after a request surely holds every earlier write.
     begun: OnceLock<Instant>,
-    /// True if rows of the key were written since it began.
+    /// True if rows of the key were written since the read began.
     invalidated: AtomicBool,
     /// Result of the read; holds `None` if the read failed.
     result: OnceLock<Option<Arc<SharedResult>>>,
@@ -57,8 +57,8 @@ pub(super) enum Participation {
 }
 
 /// The leader's part of a shared read.
-///
-/// Its drop ends the shared read: no reader joins any more, and without a result it has failed.
+/// Dropping it ends the shared read: no reader joins any more, and without a result the read has
+/// failed.
 pub(super) struct LeadRead {
     shared_reads: Arc<SharedReads>,
     key_hash: u128,
@@ -66,7 +66,7 @@ pub(super) struct LeadRead {
 }
 
 impl SharedReads {
-    /// Joins the shared read of this question, or begins one.
+    /// Joins the shared read of this query, or begins one.
     pub(super) fn join(self: &Arc<Self>, name: &Name) -> Participation {
         let mut part = self.part(name.key_hash);
         let of_key = part.entry(name.key_hash).or_default();
@@ -79,7 +79,7 @@ impl SharedReads {
         Participation::Leader(LeadRead { shared_reads, key_hash, shared_read })
     }
 
-    /// Closes the shared reads of a key of which rows were written: later readers do not join them.
+    /// Closes the shared reads of a key whose rows were written: later readers do not join them.
     pub(super) fn invalidate(&self, key_hash: u128) {
         let Some(gone) = self.part(key_hash).remove(&key_hash) else { return };
         gone.iter()
@@ -93,19 +93,19 @@ impl SharedReads {
 }
 
 impl SharedRead {
-    /// True if the read has begun, and not before `then`.
+    /// True if the read began at `then` or later.
     pub(super) fn began_after(&self, then: Instant) -> bool {
         self.begun.get().is_some_and(|begun| *begun >= then)
     }
 
     /// Waits for the result; returns `None` if the read failed.
     ///
-    /// Cancel safety: nothing is missed.
+    /// Cancel safety: a dropped future loses nothing.
     pub(super) async fn result(&self) -> Option<Arc<SharedResult>> {
         loop {
             let told = self.told.notified();
             tokio::pin!(told);
-            // Before the look, so that what happens after it is not missed.
+            // Registered before the check, so that a later notification is not missed.
             told.as_mut().enable();
             if let Some(result) = self.result.get() {
                 return result.clone();
@@ -118,11 +118,11 @@ impl SharedRead {
 impl LeadRead {
     /// Marks the start of the read.
     pub(super) fn begin(&self) {
-        // A leader reads once.
+        // A leader starts one read only.
         let _ = self.shared_read.begun.set(Instant::now());
     }
 
-    /// Ends joining: a result that is enough for some readers only must not meet the others again.
+    /// Ends joining: readers for whom the result is not enough must not join this read again.
     pub(super) fn leave(&self) {
         let mut part = self.shared_reads.part(self.key_hash);
         if let Some(of_key) = part.get_mut(&self.key_hash) {
@@ -135,7 +135,7 @@ impl LeadRead {
 
     /// Hands the result to the readers that wait, and to those that join until this is dropped.
     pub(super) fn publish(&self, result: Arc<SharedResult>) {
-        // There is one result.
+        // Only the leader sends a result, and only once.
         let _ = self.shared_read.result.set(Some(result));
         self.shared_read.told.notify_waiters();
     }
@@ -149,7 +149,7 @@ impl LeadRead {
 impl Drop for LeadRead {
     fn drop(&mut self) {
         self.leave();
-        // After that, so that a reader that learns of the failure does not join again.
+        // After the removal, so that a reader that learns of the failure does not join again.
         let _ = self.shared_read.result.set(None);
         self.shared_read.told.notify_waiters();
     }

@@ -1,37 +1,38 @@
 //! Stats: counts of what the cache has done since the process began.
 //!
-//! **Not here:** counting (`tally`), judging Redis (`breaker`).
+//! **Not here:** counting (`tally`), the state of Redis (`breaker`).
 
 use model::topology::Role;
 
 /// State of the cache, and counts since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
-    /// Reads that were answered from it, those of the first level included.
+    /// Reads that were answered from the cache, those of the in-process cache included.
     pub hits: u64,
-    /// Reads that found nothing, could not ask, or are asked too seldom for that.
+    /// Reads that found no entry, could not use Redis, or are too infrequent for a lookup.
     pub misses: u64,
-    /// Reads that found an entry that was not new enough for them, or knew of one.
+    /// Reads that found an entry, or knew of one, that was not new enough for them.
     pub stale: u64,
-    /// Reads that must not be answered from it.
+    /// Reads that must not be answered from the cache.
     pub bypass: u64,
     /// Entries that were stored.
     pub fills: u64,
-    /// Fills that were refused, by a lease that was lost or an entry that holds more.
+    /// Fills that were refused because the lease was lost or the stored entry is more complete.
     pub rejected: u64,
-    /// Times that Redis did not answer in time, answered wrongly, or held what is no entry; and voids that were dropped.
+    /// Timeouts and wrong answers of Redis, stored values that are no entries, and invalidations
+    /// that were dropped.
     pub errors: u64,
-    /// Keys whose entries were removed because somebody wrote.
+    /// Keys whose entries were removed because of a write.
     pub voids: u64,
-    /// Those of the hits that needed no Redis.
+    /// Hits that needed no Redis.
     pub near_hits: u64,
-    /// Reads for which Redis was left alone, because they are asked too seldom.
+    /// Reads that did not use Redis because their query is too infrequent.
     pub seldom: u64,
     /// State of the breaker in front of Redis.
     pub breaker: BreakerState,
 }
 
-/// State of the breaker in front of Redis.
+/// State of the circuit breaker in front of Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BreakerState {
     /// Redis is used.
@@ -57,9 +58,9 @@ impl BreakerState {
 /// Part of the cache in a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheUse {
-    /// The cache answered.
+    /// The read was answered from the cache.
     Hit,
-    /// The cache had no entry that was enough.
+    /// The cache had no entry that was new enough.
     Miss,
     /// The read must not be answered from the cache.
     Bypass,
@@ -97,7 +98,7 @@ impl ServedBy {
         }
     }
 
-    /// Role of the node; `None` if it was no node.
+    /// Returns the role of the node; `None` if the answer came from the cache.
     pub fn role(self) -> Option<Role> {
         match self {
             Self::Primary => Some(Role::Primary),

@@ -1,9 +1,9 @@
-//! Tally: counts what the cache does, cheaply.
+//! Tally: counters of the cache, cheap to update.
 //!
-//! Each thread counts in a stripe that it shares with few others, so that two that count do not take the same bytes from
-//! each other's processors.
+//! Each thread counts in a stripe that it shares with few others, so that threads seldom contend
+//! for the same cache line.
 //!
-//! **Not here:** what is counted when (`cache`).
+//! **Not here:** the events that are counted (`cache`).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -20,7 +20,7 @@ pub enum LocalError {
         /// Oldest version that is supported.
         least: u32,
     },
-    /// The cluster was made by another major version of PostgreSQL.
+    /// The cluster was created by another major version of PostgreSQL.
     #[error(
         "{}: made with PostgreSQL {made}, and here is {found}; install version {made}, or name its folder of programs \
          with --pg-bin", dir.display()
@@ -28,7 +28,7 @@ pub enum LocalError {
     OtherVersion {
         /// Directory of the cluster.
         dir: PathBuf,
-        /// Version that made it.
+        /// Version that created it.
         made: u32,
         /// Version that was found, and its folder.
         found: String,
@@ -60,14 +60,14 @@ pub enum LocalError {
     Range {
         /// `shards` or `replicas`.
         what: &'static str,
-        /// Number that is wanted.
+        /// Requested number.
         wanted: usize,
         /// Smallest number.
         least: usize,
         /// Largest number.
         most: usize,
     },
-    /// The wanted number of shards differs from the number that exists.
+    /// The requested number of shards differs from the number that exists.
     #[error(
         "{}: the cluster has {has} shards, which its rows are spread over, and a cluster cannot be given {wanted} yet; \
          leave --shards out, or make a new cluster with --dir elsewhere and write the rows to it through its router",
@@ -78,10 +78,10 @@ pub enum LocalError {
         dir: PathBuf,
         /// Number of shards that exist.
         has: usize,
-        /// Number of shards that is spec.
+        /// Requested number of shards.
         wanted: usize,
     },
-    /// Fewer shards or replicas are wanted than exist.
+    /// Fewer shards or replicas are requested than exist.
     #[error(
         "{}: there are {has} {what} and {wanted} are wanted, but servers with rows are not removed; choose {has} or \
          more, or destroy the cluster", dir.display()
@@ -93,10 +93,10 @@ pub enum LocalError {
         what: &'static str,
         /// Number that exists.
         has: usize,
-        /// Number that is wanted.
+        /// Requested number.
         wanted: usize,
     },
-    /// A first port is wanted that the existing cluster does not have.
+    /// A first port is requested that the existing cluster does not have.
     #[error("{}: this cluster keeps the ports that it has (see `cluster status`); leave the port out", .0.display())]
     OtherPorts(PathBuf),
     /// The port numbers end before every node has one.

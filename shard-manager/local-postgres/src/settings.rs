@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_cluster_decides_cannot_be_set() {
+    fn settings_that_the_cluster_decides_cannot_be_set() {
         for (name, value) in
             [("port", "1"), ("PORT", "1"), ("a b", "1"), ("", "1"), ("jit", "a\nb")]
         {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_chosen_comes_last_and_in_quotes() {
+    fn chosen_settings_come_last_and_in_quotes() {
         let text = lines(&[("port", "5".to_owned())], &set("search_path", r"it's \ here"));
         assert!(text.ends_with("port = '5'\nsearch_path = 'it\\'s \\\\ here'\n"), "{text}");
     }

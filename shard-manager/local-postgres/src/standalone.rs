@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_can_always_be_asked_from_its_own_machine() {
+    fn a_node_is_always_reachable_from_its_own_machine() {
         let on = |address: &str| addresses(&[address.to_owned()]);
         assert_eq!(on("10.0.0.5"), "10.0.0.5,127.0.0.1");
         assert_eq!(on("::"), "::,127.0.0.1");
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_let_in_without_the_password() {
+    fn every_connection_needs_the_password() {
         let text = access_rules(&["10.1.0.0/16".to_owned()]);
         let rules: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(rules.len(), 6);

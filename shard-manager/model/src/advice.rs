@@ -1,14 +1,13 @@
-//! Advice: whether shards carry what their weights say, and which slots should move if they do not.
+//! Advice: compares the load of shards with their weights, and proposes slots to move.
 //!
 //! The judgement rests on observations: requests of each slot, or bytes of each shard. A skew
-//! within [`SKEW_TOLERATED`], or within what chance makes of so few requests, is left alone; a plan
-//! then aims well below it, so that the same cluster gets no further advice in a moment. Nothing is
-//! moved here.
+//! within [`SKEW_TOLERATED`], or one that chance explains, needs no action. A plan aims well below
+//! that skew, so that the same cluster does not need further advice soon. Nothing is moved here.
 //!
-//! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, and the same observations give
-//! the same advice.
-//! **Not here:** observing, moving, and where rows lie within a shard: those of a slot are estimated by the mean of its
-//! shard. No I/O, no clock, no `async`.
+//! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, and the
+//! same observations give the same advice.
+//! **Not here:** observing, moving, and the distribution of rows within a shard: the rows of a slot
+//! are estimated by the mean of its shard. No I/O, no clock, no `async`.
 
 mod plan;
 mod scales;
@@ -20,18 +19,18 @@ use crate::topology::ShardIndex;
 pub use plan::MOVES_MAX;
 use scales::Scales;
 
-/// A fullest shard that carries at most so much of its fair share is full enough.
+/// Highest tolerated load of the fullest shard, as a multiple of its fair share.
 pub const SKEW_TOLERATED: f64 = 1.1;
-/// Requests in all below which nothing is said.
+/// Total number of requests below which there is no verdict.
 pub const REQUESTS_MIN: u64 = 1_000;
-/// Fewest requests per shard that allow a judgement.
+/// Lowest number of requests per shard that allows a verdict.
 pub const REQUESTS_OF_SHARD_MIN: u64 = 100;
-/// Bytes in all below which nothing is said: an empty shard has some as well.
+/// Total bytes below which there is no verdict: an empty shard has some as well.
 pub const BYTES_MIN: u64 = 16 << 20;
-/// Hot spots that are told.
+/// Highest number of hot spots in the advice.
 pub const HOT_MAX: usize = 20;
 
-/// Quantity that shards are to share evenly.
+/// Quantity that the shards should share evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BalanceBy {
     /// The requests that were observed.
@@ -41,10 +40,10 @@ pub enum BalanceBy {
 }
 
 impl BalanceBy {
-    /// All of them.
+    /// All quantities.
     pub const ALL: [Self; 2] = [Self::Load, Self::Size];
 
-    /// Name in requests and responses.
+    /// Returns the name in requests and responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Load => "load",
@@ -61,18 +60,19 @@ impl BalanceBy {
 /// Verdict on a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Shards carry what their weights say, near enough.
+    /// The load of the shards is close enough to their weights.
     Balanced,
-    /// They do not.
+    /// The load of the shards is uneven.
     Skewed,
-    /// They do not, and a slot outweighs what any shard should carry: it cannot be split, wherever it lies.
+    /// The load is uneven, and a slot exceeds the fair share of every shard: it cannot be split,
+    /// and moving it does not help.
     Hot,
-    /// There is too little to judge by.
+    /// There are too few observations for a verdict.
     TooLittleToSay,
 }
 
 impl Verdict {
-    /// The name in answers.
+    /// Returns the name in responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Balanced => "balanced",
@@ -86,49 +86,49 @@ impl Verdict {
 /// Requests of one slot that were observed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotLoad {
-    /// Reads of keys.
+    /// Number of reads of keys.
     pub reads: u64,
-    /// Writes.
+    /// Number of writes.
     pub writes: u64,
 }
 
-/// Size of a shard, as far as is known.
+/// Size of a shard, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardSize {
-    /// Rows.
+    /// Number of rows.
     pub rows: Option<u64>,
     /// Bytes.
     pub bytes: Option<u64>,
 }
 
-/// A key that was asked for often.
+/// Frequently requested key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyLoad {
     /// The key.
     pub key: String,
-    /// Its slot.
+    /// Slot of the key.
     pub slot: Slot,
-    /// Its requests.
+    /// Number of its requests.
     pub requests: u64,
 }
 
 /// Observations of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed<'o> {
-    /// Owners of the slots, and weights of the shards.
+    /// Owners of the slots and weights of the shards.
     pub map: &'o ShardMap,
     /// Requests of each slot, in order; those that are missing had none.
     pub load: &'o [SlotLoad],
     /// Sizes of the shards, in the order of the topology; missing ones are unknown.
     pub sizes: &'o [ShardSize],
-    /// The keys that were asked for most.
+    /// The most frequently requested keys.
     pub keys: &'o [KeyLoad],
 }
 
 /// Verdict on a cluster, and the moves that improve it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Advice {
-    /// Quantity that was to be even.
+    /// Quantity that should be even.
     pub balance_by: BalanceBy,
     /// Verdict.
     pub verdict: Verdict,
@@ -144,7 +144,7 @@ pub struct Advice {
     pub shards: Vec<ShardOutlook>,
     /// Moves in this order; each one is an improvement by itself.
     pub moves: Vec<Move>,
-    /// Slots that outweigh any shard's fair share, the heaviest first.
+    /// Slots that exceed the fair share of every shard, the heaviest first.
     pub hot: Vec<HotSpot>,
 }
 
@@ -153,7 +153,7 @@ pub struct Advice {
 pub struct ShardOutlook {
     /// Index of the shard.
     pub shard: ShardIndex,
-    /// Its slots.
+    /// Number of its slots.
     pub slots: usize,
     /// Count of the shard: requests or bytes.
     pub carries: u64,
@@ -161,9 +161,9 @@ pub struct ShardOutlook {
     pub share: f64,
     /// Fair part of all, 0 to 1.
     pub fair_share: f64,
-    /// Its slots after all moves.
+    /// Number of its slots after all moves.
     pub slots_after: usize,
-    /// Its part after all moves, as far as requests or bytes stay as they are.
+    /// Its part after all moves, if requests or bytes stay as they are.
     pub share_after: f64,
 }
 
@@ -178,9 +178,9 @@ pub struct Move {
     pub ranges: Vec<(u16, u16)>,
     /// Number of slots.
     pub slots: usize,
-    /// About how many rows, by the mean of the shard.
+    /// Approximate number of rows, by the mean of the shard.
     pub rows: Option<u64>,
-    /// About how many bytes, by the mean of the shard.
+    /// Approximate number of bytes, by the mean of the shard.
     pub bytes: Option<u64>,
     /// The part of all requests, or of all bytes, that moves.
     pub share: f64,
@@ -190,7 +190,7 @@ pub struct Move {
     pub to_share_after: f64,
 }
 
-/// A slot that outweighs the fair share of any shard.
+/// Slot that exceeds the fair share of every shard.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HotSpot {
     /// The slot.
@@ -201,13 +201,13 @@ pub struct HotSpot {
     pub share: f64,
     /// The largest fair share of a shard.
     pub fair_share: f64,
-    /// The key that outweighs it alone; `None`, if several keys do so together.
+    /// Key that exceeds it alone; `None` if several keys do so together.
     pub key: Option<String>,
     /// The key's part of all requests.
     pub key_share: Option<f64>,
 }
 
-/// Judges what was observed, and plans what would make it even.
+/// Assesses the observations, and plans moves that improve an uneven load.
 pub fn advise(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
     let scales = Scales::new(observed, balance_by);
     let mut advice = scales.outlook(balance_by);

@@ -1,16 +1,17 @@
-//! CSV: records of RFC 4180, cut from text as it comes.
+//! CSV: splits text into records of RFC 4180 as it arrives.
 //!
-//! A reader of our own, because an empty field means null and a quoted empty one the empty text, and others tell
-//! only that both are empty. Fields are parted by commas, records by line feeds (a carriage return before one belongs
-//! to it). A quote that does not begin a field is a character like any other.
+//! This parser exists because an empty field means null and a quoted empty field the empty text,
+//! and other parsers report both as empty. Fields are separated by commas, records by line feeds (a
+//! carriage return before a line feed belongs to it). A quote that does not begin a field is an
+//! ordinary character.
 //!
-//! **Invariant:** a record ends at the first line feed outside quotes, also if it is malformed: what follows is read
-//! as if it had been well.
-//! **Not here:** what the fields mean (`fill`, and the router's routes).
+//! **Invariant:** a record ends at the first line feed outside quotes, even if it is malformed;
+//! reading continues after it.
+//! **Not here:** the meaning of the fields (`import`, and the router's routes).
 
 use memchr::{memchr, memchr2};
 
-/// One record, as long as it is not overwritten by the next.
+/// Fields of one record, valid until the next one is read.
 #[derive(Debug, Default)]
 pub struct Record {
     text: Vec<u8>,
@@ -24,16 +25,16 @@ struct Span {
     quoted: bool,
 }
 
-/// One field.
+/// Field of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'r> {
-    /// Its text without quotes.
+    /// Text without quotes.
     pub text: &'r [u8],
-    /// True if it stood in quotes.
+    /// True if the field was quoted.
     pub quoted: bool,
 }
 
-/// A piece of text that is one record.
+/// Part of a text that is one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// Length of the record, its line end included.
@@ -45,19 +46,19 @@ pub struct Cut {
 /// Kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing at all between two line ends.
+    /// The line is empty.
     Blank,
-    /// Fields.
+    /// The record has fields.
     Fields,
-    /// Something follows a closing quote that is neither a comma nor the end.
+    /// A closing quote is followed by something other than a comma or the end of the record.
     TextAfterQuote,
     /// The text ends inside quotes.
     OpenQuote,
 }
 
 impl Record {
-    /// Reads the record that `text` begins with; `None` if its end is not there yet. `at_end` says that nothing
-    /// will follow: then the end of a text that is not empty is the end of a record.
+    /// Reads the record at the beginning of `text`; `None` if it is incomplete. With `at_end` no
+    /// text follows, and the end of a text that is not empty ends the record.
     pub fn read(&mut self, text: &[u8], at_end: bool) -> Option<Cut> {
         self.text.clear();
         self.fields.clear();
@@ -84,12 +85,12 @@ impl Record {
         }
     }
 
-    /// Bytes that this buffer holds.
+    /// Returns the size of this buffer in bytes.
     pub fn held(&self) -> usize {
         self.text.capacity() + self.fields.capacity() * size_of::<Span>()
     }
 
-    /// The fields of the record that was read last.
+    /// Returns the fields of the record that was read last.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = Field<'_>> {
         (0..self.fields.len()).map(|index| {
             let begin = index.checked_sub(1).map_or(0, |before| self.fields[before].end);
@@ -98,7 +99,7 @@ impl Record {
         })
     }
 
-    /// A field up to a comma or a line feed; `quoted` is what it counts as.
+    /// Reads a field up to a comma or a line feed; `quoted` is recorded with it.
     fn plain(&mut self, text: &[u8], at: usize, at_end: bool, quoted: bool) -> Option<Read> {
         let rest = &text[at..];
         let found = memchr2(b',', b'\n', rest);
@@ -114,7 +115,7 @@ impl Record {
         Some(Read { after, ends_record, kind: Kind::Fields })
     }
 
-    /// A field whose opening quote is behind us.
+    /// Reads a field after its opening quote.
     fn quoted(&mut self, text: &[u8], mut at: usize, at_end: bool) -> Option<Read> {
         loop {
             let rest = &text[at..];
@@ -146,15 +147,15 @@ impl Record {
     }
 }
 
-/// Place up to which growing text was searched for the end of a record, so that no byte is examined
-/// twice.
+/// Position up to which growing text was searched for the end of a record, so that each byte is
+/// examined once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seek {
     at: usize,
     within: Within,
 }
 
-/// Place in a record at which the text ends.
+/// State of the search at the end of the text.
 #[derive(Clone, Copy, Debug, Default)]
 enum Within {
     /// Before a field.
@@ -164,18 +165,18 @@ enum Within {
     Plain,
     /// In quotes.
     Quotes,
-    /// Behind a quote in quotes: the first of two, or the last.
+    /// After a quote in quotes: the first of two, or the closing one.
     Quote,
 }
 
 impl Seek {
-    /// True if some text was examined.
+    /// Returns true if some text was examined.
     pub fn is_begun(self) -> bool {
         self.at > 0
     }
 
-    /// True if the record at the start of `text` ends in it; `text` must be the text of the last
-    /// call with more appended.
+    /// Returns true if the record at the start of `text` ends in it; `text` must be the text of the
+    /// last call with more appended.
     pub fn finds_end(&mut self, text: &[u8]) -> bool {
         while let Some(byte) = text.get(self.at) {
             self.within = match (self.within, byte) {
@@ -207,7 +208,7 @@ impl Seek {
     }
 }
 
-/// A field that was read.
+/// Field that was read.
 struct Read {
     /// Start of the next field.
     after: usize,

@@ -1,16 +1,17 @@
-//! Cursors: where a walk over a table goes on, as text for the client to keep.
+//! Cursor: the position of an iteration over a table, as text for the client to keep.
 //!
 //! ```text
-//! base64url( 2 | fingerprint of the query, 8 bytes | for each sort key its value | tag of 8 bytes )
+//! base64url( 2 | fingerprint of the query, 8 bytes | value of each sort key | tag of 8 bytes )
 //! ```
-//! A cursor holds the values of the last row's sort keys, never a count of rows: so rows that were there all the
-//! time are met exactly once, whatever is written beside them, and a change of placement does not matter ("keyset
-//! pagination"; Markus Winand, "We need tool support for keyset pagination"). The tag is that of session tokens;
-//! the first byte keeps the two apart.
+//! A cursor contains the values of the last row's sort keys, never a number of rows. So rows that
+//! exist throughout the iteration are returned exactly once, whatever is written meanwhile, and a
+//! change of placement does not matter ("keyset pagination"; Markus Winand, "We need tool support
+//! for keyset pagination"). The tag is that of session tokens; the first byte distinguishes the
+//! two.
 //!
-//! **Invariant:** a cursor that is read fits the query: as many values as it has sort keys, each of its column's
-//! type.
-//! **Not here:** comparing with the values (`store`).
+//! **Invariant:** a cursor that was parsed fits the query: it has as many values as the query has
+//! sort keys, each of its column's type.
+//! **Not here:** comparing rows with the values (`store`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,7 +23,8 @@ use crate::value::{ColumnType, Value};
 const VERSION: u8 = 2;
 const FINGERPRINT_LEN: usize = 8;
 
-/// The text for a client that has seen the rows of `query` up to the one with these sort keys.
+/// Returns the text for a client that has seen the rows of `query` up to the one with these sort
+/// keys.
 pub fn encode(query: &ReadQuery, key: Option<&str>, last: &[Value], secret: &TokenKey) -> String {
     let mut bytes = Vec::with_capacity(64);
     bytes.push(VERSION);
@@ -33,10 +35,10 @@ pub fn encode(query: &ReadQuery, key: Option<&str>, last: &[Value], secret: &Tok
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The sort keys of the row after which `query` is to go on.
+/// Returns the sort keys of the row after which `query` continues.
 ///
 /// # Errors
-/// [`CursorError`] if the text is no cursor of this cluster, or one of another query.
+/// [`CursorError`] if the text is not a cursor of this cluster, or one of another query.
 pub fn decode(
     text: &str,
     query: &ReadQuery,
@@ -61,7 +63,7 @@ pub fn decode(
         fits(&value, column.kind, column.nullable).then_some(value)
     });
     let values: Option<Vec<Value>> = values.collect();
-    // The table was made anew in another shape, if its columns do not take the values.
+    // If the values do not fit the columns, the table was created again with other columns.
     values.filter(|_| rest.is_empty()).ok_or(CursorError::OtherQuery)
 }
 
@@ -76,8 +78,9 @@ fn fits(value: &Value, kind: ColumnType, nullable: bool) -> bool {
     }
 }
 
-/// Tells queries apart that walk over different rows or in another order: the table, whose rows, the conditions and
-/// the order. Which columns are shown and how many rows a page has may change on the way.
+/// Returns a fingerprint that distinguishes queries with other rows or another order: the table,
+/// the key, the conditions and the order. The selected columns and the page size may change during
+/// an iteration.
 fn fingerprint(query: &ReadQuery, key: Option<&str>) -> u64 {
     let mut text = Vec::with_capacity(128);
     push_text(&mut text, query.table.name());
@@ -215,13 +218,13 @@ fn push_length(out: &mut Vec<u8>, length: usize) {
     out.extend_from_slice(&(length as u32).to_le_bytes());
 }
 
-/// Reason why a text is no cursor for a query.
+/// Reason why a text is not a cursor of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
-    /// Not made by this cluster, or not whole.
+    /// The cursor was not made by this cluster, or is incomplete.
     #[error("this is no cursor of this cluster")]
     Foreign,
-    /// The cursor is of another table, key, filter or order.
+    /// The cursor belongs to another table, key, filter or order.
     #[error("the cursor belongs to another query")]
     OtherQuery,
 }

@@ -1,33 +1,33 @@
-//! Declarations: what a client may declare a table to be.
+//! Declarations: the rules for tables that clients declare.
 //!
-//! [`Table::new`] holds every table to what the program relies on; this holds those that clients make to more: names
-//! that can be used everywhere, keys that tell rows apart.
+//! [`Table::new`] checks what the program relies on. Tables of clients must fulfil further rules:
+//! names that can be used everywhere, and keys that identify rows.
 //!
-//! **Invariant:** a table that was checked here has no name that SQL, a query string or the system needs for itself,
-//! so statements need no quoting in SQLite or PostgreSQL.
-//! **Not here:** the body it comes in (the router), making it (`manager`).
+//! **Invariant:** no name in a table that was checked here is reserved by SQL, by query strings or
+//! by the system, so statements need no quoting in SQLite or PostgreSQL.
+//! **Not here:** the format of the request (the router), creating the table (`manager`).
 
 use crate::table::{Column, Table, TableError, closest};
 use crate::value::ColumnType;
 
-/// A table as a client declares it.
+/// Table as a client declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
     /// `name`.
     pub name: String,
     /// `columns`, in their order.
     pub columns: Vec<Column>,
-    /// `id`: the columns that tell rows of one shard key apart.
+    /// `id`: the columns that identify a row among those of its shard key.
     pub id: Vec<String>,
-    /// `routing`: the column that is the shard key.
+    /// `routing`: the column that contains the shard key.
     pub routing: Option<String>,
 }
 
 impl Declaration {
-    /// Most id columns: all of them stand in the key of every row.
+    /// Highest number of id columns: all of them are part of every row's key.
     pub const ID_MAX: usize = 8;
 
-    /// Every type that a column may have.
+    /// All types that a column may have.
     pub const TYPES: [ColumnType; 7] = [
         ColumnType::Text,
         ColumnType::Bigint,
@@ -38,12 +38,12 @@ impl Declaration {
         ColumnType::Uuid,
     ];
 
-    /// The type of this name.
+    /// Returns the type of this name.
     pub fn find_type(name: &str) -> Option<ColumnType> {
         Self::TYPES.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The table, if it may be made.
+    /// Returns the table, if it is permitted.
     ///
     /// # Errors
     /// [`DeclarationError`] names the member and what is wrong with it.
@@ -105,43 +105,43 @@ pub struct DeclarationError {
 /// Fault of a member.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Not `[a-z][a-z0-9_]{0,39}`.
+    /// The name does not match `[a-z][a-z0-9_]{0,39}`.
     #[error("must be a lower-case letter, then letters, digits or _, at most 40")]
     Name,
-    /// Taken by something else.
+    /// The name is reserved.
     #[error("is a name that {by} needs for itself")]
     Reserved {
-        /// By what.
+        /// Owner of the reserved name.
         by: &'static str,
     },
-    /// A name came before.
+    /// The name occurs twice.
     #[error("comes twice")]
     Twice,
-    /// None or too many.
+    /// There are no columns, or too many.
     #[error("must be 1 to {}, and are {count}", Table::COLUMNS_MAX)]
     ColumnCount {
-        /// Columns given.
+        /// Number of given columns.
         count: usize,
     },
-    /// None or too many.
+    /// There are no id columns, or too many.
     #[error("must name 1 to {} columns, and names {count}", Declaration::ID_MAX)]
     IdCount {
-        /// Columns given.
+        /// Number of given columns.
         count: usize,
     },
-    /// A key that is no column.
+    /// A key is not a column.
     #[error("is none of the columns")]
     NoSuchColumn {
-        /// The column that may have been meant.
+        /// Column with a similar name.
         suggestion: Option<String>,
     },
-    /// A key whose values cannot be told apart.
+    /// A key has a type whose values cannot be compared.
     #[error("is a json column, and json cannot be compared")]
     NotComparable,
-    /// A key that may be absent.
+    /// A key may be null.
     #[error("is a column that may be null")]
     Nullable,
-    /// A fault that no other check has found.
+    /// [`Table::new`] refuses the table for another reason.
     #[error("cannot be: {0}")]
     Unsound(TableError),
 }
@@ -191,7 +191,8 @@ const SYSTEM_COLUMNS: [&str; 13] = [
     "cmax",
 ];
 
-/// Tables that SQLite or PostgreSQL have in every database and that statements of ours, or of tools, name.
+/// Tables that exist in every database of SQLite or PostgreSQL and are named in statements of this
+/// program or of tools.
 const SYSTEM_TABLES: [&str; 6] =
     ["information_schema", "dbstat", "json_each", "json_tree", "jsonb_each", "jsonb_tree"];
 

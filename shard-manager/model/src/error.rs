@@ -1,9 +1,10 @@
-//! Errors: all that can go wrong between a request and its shard, once.
+//! Errors: the reasons why a request to a shard fails.
 //!
-//! Variants carry data; sentences are made from it where an error is shown.
+//! Variants contain data; messages are formatted from it where an error is reported.
 //!
-//! **Invariant:** no variant that reaches a client holds SQL, a path, an address or a row's value.
-//! **Not here:** HTTP statuses and codes (the router's one table).
+//! **Invariant:** no variant that reaches a client contains SQL, a path, an address or a row's
+//! value.
+//! **Not here:** HTTP statuses and codes (the router's table).
 
 use crate::consistency::Level;
 use crate::keyspace::KeyError;
@@ -24,46 +25,45 @@ pub enum Error {
         /// A table that may have been meant.
         suggestion: Option<String>,
     },
-    /// The members given are no row of the table.
+    /// The members are not a row of the table.
     #[error(transparent)]
     Row(#[from] RowError),
-    /// The keyspace has no place for the shard key.
+    /// The keyspace has no slot for the shard key.
     #[error("shard key: {0}")]
     Key(#[from] KeyError),
-    /// An insert met the row.
+    /// The row to insert exists already.
     #[error("the row exists already")]
     Exists,
-    /// An update or a delete met no row.
+    /// The row to update or delete does not exist.
     #[error("there is no such row")]
     NoSuchRow,
-    /// `If-Match`, or `if_version` of a bulk write, does not hold.
+    /// `If-Match`, or `if_version` of a bulk write, does not match.
     #[error("the row is not of the version that If-Match names")]
     VersionDiffers,
-    /// The idempotency key came before with another request.
+    /// The idempotency key was used before with another request.
     #[error("the idempotency key was used for another request under this shard key")]
     KeyReused,
-    /// The write came before under this idempotency key, and was rejected for this.
+    /// The write was sent before under this idempotency key, and was rejected for this reason.
     #[error("{0}")]
     Remembered(Box<Error>),
-    /// The write stood in one transaction with another row, which was refused.
+    /// Another row of the same transaction was refused.
     #[error("undone with row {row} of the same transaction: {cause}")]
     Undone {
-        /// The place of that row in the request.
+        /// Index of that row in the request.
         row: usize,
         /// Reason why it was refused.
         cause: Box<Error>,
     },
-    /// The rows of one transaction are more than one entry of the log carries.
+    /// The rows of one transaction are larger than one entry of the log may be.
     #[error("the rows of this transaction are together more than {} MiB", crate::row_change::IMAGES_BYTES_MAX >> 20)]
     TransactionTooLarge,
-    /// A rule of the database (unique, foreign key, check) forbids it.
+    /// A constraint of the database (unique, foreign key, check) forbids it.
     #[error("the row breaks a {rule} constraint")]
     Constraint {
-        /// Kind of the rule.
+        /// Kind of the constraint.
         rule: &'static str,
     },
-    /// The database did something else than the statement said, and the transaction was rolled
-    /// back.
+    /// The database did not do what the statement requires, and the transaction was rolled back.
     #[error(
         "the database did not store the row in `{table}`: a trigger, a rule or a row-security policy discarded it, \
          and the transaction was rolled back"
@@ -83,7 +83,7 @@ pub enum Error {
     /// The deadline passed.
     #[error("the deadline passed")]
     DeadlinePassed,
-    /// The deadline of a write passed while the primary finished no write.
+    /// The deadline of a write passed while the primary completed no write.
     #[error("the deadline passed: the primary of {shard} takes no writes now")]
     WritesStalled {
         /// The shard.
@@ -116,7 +116,7 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
-    /// The shard's files must not be written any more.
+    /// The shard's files must not be written to any more.
     #[error("{shard} takes no writes: {}", loss.sentence())]
     FilesLost {
         /// The shard.
@@ -124,13 +124,13 @@ pub enum Error {
         /// Reason for the loss.
         loss: Reason,
     },
-    /// None of the shard's nodes takes writes, and none did before the deadline.
+    /// No node of the shard accepted writes before the deadline.
     #[error("{shard} has no primary now, and had none before the deadline")]
     NoPrimary {
         /// The shard.
         shard: String,
     },
-    /// Fewer replicas take part than the level asks for; nothing was written.
+    /// Fewer replicas are available than the level requires; nothing was written.
     #[error(
         "{level} needs {needed} replicas of {shard} beside its primary, and {found} can take part now",
         level = level.name()
@@ -140,9 +140,9 @@ pub enum Error {
         shard: String,
         /// The level.
         level: Level,
-        /// Replicas that it needs.
+        /// Number of replicas that the level requires.
         needed: usize,
-        /// Replicas that take part.
+        /// Number of replicas that are available.
         found: usize,
     },
     /// The write is on the primary, but replicas did not confirm it before the deadline.
@@ -153,9 +153,9 @@ pub enum Error {
     NotConfirmed {
         /// The shard.
         shard: String,
-        /// The level asked for.
+        /// Requested level.
         requested: Level,
-        /// The level that it has reached.
+        /// Level that was reached.
         achieved: Level,
     },
     /// The position that the session has seen is not part of the shard's history.
@@ -166,16 +166,16 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
-    /// The slot is not owned where the map said.
+    /// The slot has another owner than the map states.
     #[error("the slot of this key is moving")]
     SlotNotOwned,
-    /// The shard's storage takes no more.
+    /// The shard's storage is full.
     #[error("the storage of {shard} is full")]
     StorageFull {
         /// The shard.
         shard: String,
     },
-    /// A table of this name is there, and is not the one that was asked for.
+    /// A table of this name exists with a different declaration.
     #[error("the table `{table}` exists with another shape: {difference}")]
     TableDiffers {
         /// The table.
@@ -183,19 +183,19 @@ pub enum Error {
         /// The difference, as a fact about the existing table.
         difference: String,
     },
-    /// A cluster keeps only so many tables.
+    /// The cluster has the highest number of tables.
     #[error("there are {} tables already, and there can be no more", Registry::TABLES_MAX)]
     TooManyTables,
-    /// The rows asked for are more than one answer carries.
+    /// The requested rows are larger than one response may be.
     #[error("the rows are more than {} MiB", crate::result_rows::Rows::BYTES_MAX >> 20)]
     AnswerTooLarge,
-    /// A defect of ours; details are in the log.
+    /// A defect of this program; details are in the log.
     #[error("an internal error")]
     Internal,
 }
 
 impl Error {
-    /// True if one shard cannot answer a read, while others may.
+    /// Returns true if one shard cannot answer a read, while others may.
     pub fn is_of_one_shard(&self) -> bool {
         matches!(
             self,
@@ -208,10 +208,10 @@ impl Error {
     }
 }
 
-/// The kinds of rules that a database keeps.
+/// Kinds of database constraints.
 const RULES: [&str; 5] = ["unique", "foreign key", "check", "not null", "size"];
 
-/// The rule of this name, as [`Error::Constraint`] holds it.
+/// Returns the kind of constraint of this name, as [`Error::Constraint`] holds it.
 pub(crate) fn rule(name: &str) -> &'static str {
     RULES.into_iter().find(|rule| *rule == name).unwrap_or("database")
 }
@@ -228,7 +228,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Name in the body's `outcome`.
+    /// Returns the name in the body's `outcome`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
@@ -244,17 +244,18 @@ impl Outcome {
 pub struct Failure {
     /// Reason of the failure.
     pub error: Error,
-    /// Place of the key; `None` if the request failed before routing, or had several shards.
+    /// Slot and shard of the key; `None` if the request failed before routing, or had several
+    /// shards.
     pub place: Option<KeyLocation>,
     /// Outcome, if it was a write.
     pub outcome: Outcome,
-    /// Position that the client has learnt all the same: the refusal of a write by a constraint
-    /// depends on stored rows.
+    /// Position that the client has learnt in spite of the failure: the refusal of a write by a
+    /// constraint depends on stored rows.
     pub seen: Option<Position>,
 }
 
 impl Failure {
-    /// A failure that left nothing behind.
+    /// Creates a failure that stored nothing.
     pub fn rejected(error: Error, place: Option<KeyLocation>) -> Self {
         Self { error, place, outcome: Outcome::Rejected, seen: None }
     }

@@ -7,9 +7,9 @@
 pub enum Verdict {
     /// No fault.
     Good,
-    /// A router starts, but this may cause trouble later.
+    /// A router starts, but problems are possible later.
     Warning,
-    /// A router does not start, or does without this.
+    /// A router does not start, or starts without this feature.
     Fault,
 }
 
@@ -41,12 +41,12 @@ impl Finding {
         Self { verdict: Verdict::Good, about: about.into(), text: text.to_string() }
     }
 
-    /// Creates a finding that may cause trouble.
+    /// Creates a finding that may cause problems.
     pub fn warning(about: impl Into<String>, text: impl ToString) -> Self {
         Self { verdict: Verdict::Warning, about: about.into(), text: text.to_string() }
     }
 
-    /// Creates a finding that must be mended.
+    /// Creates a finding that must be fixed.
     pub fn fault(about: impl Into<String>, text: impl ToString) -> Self {
         Self { verdict: Verdict::Fault, about: about.into(), text: text.to_string() }
     }

@@ -1,13 +1,13 @@
-//! Idempotency: recognising a write that is sent again, and giving it the answer of the first time.
+//! Idempotency: recognizes a repeated write, and returns the response of the first attempt.
 //!
-//! What was answered is kept in the same transaction as the write, beside the rows of the same
-//! shard key, for 24 hours at least (`store`); so it is there exactly if the write is. Rejections
-//! that come from the rows (exists, no such row, …) are kept as well: a request that was answered
-//! "rejected" must not succeed when a proxy sends it again. The scheme is that of the IETF draft
-//! "The Idempotency-Key HTTP Header Field".
+//! The response is stored in the same transaction as the write, beside the rows of the same shard
+//! key, for at least 24 hours (`store`); so it exists exactly if the write does. Rejections that
+//! depend on stored rows (exists, no such row, …) are stored as well: a request that was answered
+//! "rejected" must not succeed when a proxy repeats it. The scheme is that of the IETF draft "The
+//! Idempotency-Key HTTP Header Field".
 //!
-//! **Invariant:** the fingerprint depends on what is asked, not on how it is spelled.
-//! **Not here:** looking records up (`store`).
+//! **Invariant:** the fingerprint depends on the meaning of a request, not on its spelling.
+//! **Not here:** looking up records (`store`).
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -20,10 +20,11 @@ use crate::sabotage::{Mutation, is_on};
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, Value, push_json};
 
-/// Shortest time for which an answer is kept.
+/// Shortest time for which a response is stored.
 pub const KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
-/// The table of the records: sharded, replicated and moved like any other, but not shown to clients.
+/// Returns the table of the records: sharded, replicated and moved like any other, but hidden from
+/// clients.
 pub static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| {
     let text =
         |name: &str| Column { name: name.to_owned(), kind: ColumnType::Text, nullable: false };
@@ -33,7 +34,7 @@ pub static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| {
     Arc::new(table.expect("the declaration above is sound"))
 });
 
-/// The answer to a write, as it is kept.
+/// Response to a write, as it is stored.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 enum Answer<'a> {
@@ -61,7 +62,7 @@ enum Answer<'a> {
     MissingColumn {
         column: String,
     },
-    /// Refused only because of another row of the same transaction.
+    /// The row was refused only because of another row of the same transaction.
     Undone {
         row: usize,
         #[serde(borrow)]
@@ -69,12 +70,13 @@ enum Answer<'a> {
     },
 }
 
-/// The key that a write is recognised by when it is sent again.
+/// Key by which a repeated write is recognized.
 pub fn key(change: &RowWrite) -> Option<&str> {
     change.idempotency_key.as_deref().filter(|_| !is_on(Mutation::NoIdempotency))
 }
 
-/// A record for what became of a write, ready to be written beside it; `None` if nothing is to be kept of it.
+/// Returns the record of a write's outcome, to be stored with it; `None` if the outcome is not
+/// stored.
 pub fn record(change: &RowWrite, outcome: &Result<RowDone, Error>) -> Option<RowWrite> {
     let key = key(change)?;
     let answer = serde_json::to_string(&answer(outcome)?).ok()?;
@@ -109,8 +111,8 @@ fn answer(outcome: &Result<RowDone, Error>) -> Option<Answer<'_>> {
     })
 }
 
-/// A rejection that depends on rows is kept; one that depends on the state of the shard at that
-/// moment is not.
+/// Returns the rejection to store: one that depends on rows is stored, one that depends on the
+/// momentary state of the shard is not.
 fn rejection(error: &Error) -> Option<Answer<'static>> {
     match error {
         Error::Exists => Some(Answer::Exists),
@@ -123,7 +125,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         Error::Undone { row, cause } => {
             Some(Answer::Undone { row: *row, cause: Box::new(rejection(cause)?) })
         }
-        // Of another row, whose own answer is kept already.
+        // Caused by another row, whose own response is stored already.
         Error::Remembered(first) => rejection(first),
         Error::Row(_)
         | Error::NoSuchTable { .. }
@@ -152,11 +154,11 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
     }
 }
 
-/// The answer of the first time, from its record.
+/// Returns the first response, from its record.
 ///
 /// # Errors
-/// [`Error::KeyReused`] if the record is of another request, [`Error::Remembered`] if the write was rejected
-/// the first time, [`Error::Internal`] if the record cannot be read.
+/// [`Error::KeyReused`] if the record belongs to another request, [`Error::Remembered`] if the
+/// write was rejected the first time, [`Error::Internal`] if the record cannot be read.
 pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Error> {
     if of != fingerprint(change) {
         return Err(Error::KeyReused);
@@ -180,7 +182,7 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
     }
 }
 
-/// Reason why a write was rejected the first time.
+/// Returns the reason why a write was rejected the first time.
 fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
     match answer {
         Answer::Exists => Error::Exists,
@@ -194,13 +196,13 @@ fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
         Answer::Undone { row, cause } => {
             Error::Undone { row: *row, cause: Box::new(rejected_for(change, cause)) }
         }
-        // No record says that a write was undone because another succeeded.
+        // No record states that a write was undone because another one succeeded.
         Answer::Made { .. } | Answer::Changed { .. } | Answer::Removed { .. } => Error::Internal,
     }
 }
 
-/// Fingerprint of a write as 32 hex digits (XXH3-128). It is no defence: a client that knows a
-/// shard key and an idempotency key may write to that shard key anyway.
+/// Returns the fingerprint of a write as 32 hex digits (XXH3-128). It is no security measure: a
+/// client that knows a shard key and an idempotency key may write to that shard key anyway.
 fn fingerprint(change: &RowWrite) -> String {
     let mut text = Vec::with_capacity(128);
     text.extend_from_slice(change.operation.name().as_bytes());

@@ -1,7 +1,8 @@
-//! Members: a JSON object taken apart without building a tree, each member by name and raw value.
+//! JSON members: splits a JSON object into names and raw values without building a tree.
 //!
-//! **Invariant:** members stand in their order, those that come twice included: whoever reads them sees it.
-//! **Not here:** what they mean (`row_change`).
+//! **Invariant:** members are in their order, and duplicates are kept, so that the caller can
+//! detect them.
+//! **Not here:** the meaning of the members (`row_change`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +15,7 @@ use serde_json::value::RawValue;
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl Members<'_> {
-    /// Most members of one object: a table has at most 200 columns.
+    /// Highest number of members of one object: a table has at most 200 columns.
     pub const MAX: usize = 256;
 }
 
@@ -45,7 +46,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-/// A member's name, borrowed unless it holds escapes.
+/// Name of a member, borrowed unless it contains escapes.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {

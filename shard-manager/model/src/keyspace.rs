@@ -1,9 +1,10 @@
-//! Keyspace: which slot a shard key belongs to.
+//! Keyspace: the function from a shard key to its slot.
 //!
-//! **Invariant:** a keyspace is a pure function from key to slot, or to the reason why the key has none, that
-//! never changes for the life of a cluster; golden vectors in the tests pin it. The catalog remembers name,
-//! algorithm, parameters and slot count, and a router with others refuses to start.
-//! **Not here:** which shard owns a slot (`placement`, `shard_map`); no I/O, no clock, no `async`.
+//! **Invariant:** a keyspace is a pure function from a key to a slot, or to the reason why the key
+//! has none, that never changes in the lifetime of a cluster; golden vectors in the tests pin it.
+//! The catalog records name, algorithm, parameters and slot count, and a router with others refuses
+//! to start.
+//! **Not here:** the owner of a slot (`placement`, `shard_map`); no I/O, no clock, no `async`.
 
 pub mod blocks;
 pub mod list;
@@ -21,7 +22,7 @@ use matrix::MatrixMode;
 use range::RangeSpace;
 use routing_step::{Explanation, RoutingStep};
 
-/// Number of slots, for ever. A power of two, so that a hash is reduced by a mask.
+/// Number of slots, fixed for all clusters. A power of two, so that a hash is reduced by a mask.
 pub const SLOT_COUNT: u16 = 16_384;
 
 const _: () = assert!(SLOT_COUNT.is_power_of_two(), "slot_of() masks instead of dividing");
@@ -31,19 +32,19 @@ const _: () = assert!(SLOT_COUNT.is_power_of_two(), "slot_of() masks instead of 
 pub struct Slot(u16);
 
 impl Slot {
-    /// The slot of this number, if there is one.
+    /// Returns the slot of this number, if there is one.
     #[inline]
     pub fn new(number: u16) -> Option<Self> {
         (number < SLOT_COUNT).then_some(Self(number))
     }
 
-    /// The number, `0..SLOT_COUNT`.
+    /// Returns the number, `0..SLOT_COUNT`.
     #[inline]
     pub fn number(self) -> u16 {
         self.0
     }
 
-    /// The number as an index into a table of [`SLOT_COUNT`] entries.
+    /// Returns the number as an index into a table of [`SLOT_COUNT`] entries.
     #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
@@ -56,16 +57,16 @@ impl fmt::Display for Slot {
     }
 }
 
-/// Key that a client routes by: 1 to [`ShardKey::LEN_MAX`] bytes of UTF-8 without control
+/// Key by which a client routes: 1 to [`ShardKey::LEN_MAX`] bytes of UTF-8 without control
 /// characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShardKey<'k>(&'k str);
 
 impl<'k> ShardKey<'k> {
-    /// Longest key in bytes. Keys stand in every row, index entry and log line.
+    /// Longest key in bytes. Keys are part of every row, index entry and log line.
     pub const LEN_MAX: usize = 256;
 
-    /// Checks a key once, at the edge; everything behind relies on it.
+    /// Checks a key once, when it enters the program; all other code relies on that.
     ///
     /// # Errors
     /// [`KeyError`] names the rule that the text breaks.
@@ -82,15 +83,15 @@ impl<'k> ShardKey<'k> {
         Ok(Self(text))
     }
 
-    /// The key's text.
+    /// Returns the key's text.
     #[inline]
     pub fn as_str(self) -> &'k str {
         self.0
     }
 }
 
-/// True if the text has a U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII, and the
-/// loop examines many bytes at a time because no byte ends it.
+/// Returns true if the text contains U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII,
+/// and the loop examines many bytes at a time because it has no early exit.
 fn has_control_characters(text: &str) -> bool {
     if !text.is_ascii() {
         return text.chars().any(char::is_control);
@@ -98,25 +99,25 @@ fn has_control_characters(text: &str) -> bool {
     text.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
 }
 
-/// Reason why a text is no shard key, or has no slot in the keyspace.
+/// Reason why a text is not a shard key, or has no slot in the keyspace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Nothing to route by.
+    /// The text is empty.
     #[error("a shard key has at least one byte")]
     Empty,
-    /// Longer than [`ShardKey::LEN_MAX`].
+    /// The text is longer than [`ShardKey::LEN_MAX`].
     #[error("a shard key has at most {} bytes, this one has {len}", ShardKey::LEN_MAX)]
     TooLong {
         /// Bytes of the text.
         len: usize,
     },
-    /// Contains U+0000..U+001F, U+007F or U+0080..U+009F.
+    /// The text contains U+0000..U+001F, U+007F or U+0080..U+009F.
     #[error("a shard key holds no control characters")]
     ControlCharacter,
     /// Keyspace `modulo`: the key does not end in a digit.
     #[error("in keyspace modulo a shard key ends in a decimal integer, such as user_42")]
     NoTrailingInteger,
-    /// Keyspace `range` with numeric split points: the key is no integer of at most 128 bits.
+    /// Keyspace `range` with numeric split points: the key is not an integer of at most 128 bits.
     #[error(
         "in keyspace range a shard key is an integer of at most 128 bits and nothing else, such as 42"
     )]
@@ -129,16 +130,17 @@ pub enum KeyError {
         /// The partitions, at most [`list::NAMES_SHOWN_MAX`] of them.
         known: Arc<str>,
     },
-    /// Keyspace `matrix`: the key names no user of a server.
+    /// Keyspace `matrix`: the key is not the id of a user on a server.
     #[error("in keyspace matrix a shard key has the form @user:server")]
     NotAMatrixId,
 }
 
-/// Function from keys to slots, chosen once per cluster. A clone is cheap: parameters are shared.
+/// Function from keys to slots, chosen when a cluster is created. Cloning is cheap: parameters are
+/// shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Keyspace {
-    /// XXH3-64 with seed 0 over the key's bytes, modulo [`SLOT_COUNT`]. Spreads any keys evenly;
-    /// neighbouring keys do not stay together.
+    /// XXH3-64 with seed 0 over the key's bytes, modulo [`SLOT_COUNT`]. Distributes all keys
+    /// evenly; neighbouring keys are not kept together.
     #[default]
     Hash,
     /// The key's trailing integer modulo [`SLOT_COUNT`] (`keyspace/modulo.rs`).
@@ -152,14 +154,14 @@ pub enum Keyspace {
 }
 
 impl Keyspace {
-    /// Every keyspace's name, for messages and help.
+    /// Names of all keyspaces, for messages and help.
     pub const NAMES: [&str; 5] = ["hash", "modulo", "range", "list", "matrix"];
 
-    /// Forms in configuration.
+    /// Forms in the configuration.
     pub const FORMS: &str = "hash, modulo, range:10,20,… (numbers), range-text:g,n,…, \
         list:NAME=WEIGHT,…, matrix:id or matrix:server";
 
-    /// The name used in catalog and answers.
+    /// Returns the name used in the catalog and in responses.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Hash => "hash",
@@ -170,7 +172,8 @@ impl Keyspace {
         }
     }
 
-    /// The hash that takes part, as the catalog and `/api/shard-map` tell it; `None` if there is none.
+    /// Returns the hash that is used, as the catalog and `/api/shard-map` name it; `None` if there
+    /// is none.
     pub fn algorithm(&self) -> Option<&'static str> {
         match self {
             Self::Hash | Self::List(_) | Self::Matrix(_) => Some("xxh3_64"),
@@ -178,7 +181,8 @@ impl Keyspace {
         }
     }
 
-    /// Parameters as JSON, for the catalog. They decide over slots too, and must not change.
+    /// Returns the parameters as JSON, for the catalog. They determine slots too, and must not
+    /// change.
     pub fn parameters(&self) -> String {
         match self {
             Self::Hash => r#"{"seed":0}"#.to_owned(),
@@ -189,10 +193,10 @@ impl Keyspace {
         }
     }
 
-    /// A keyspace as the catalog kept it.
+    /// Restores a keyspace from the catalog.
     ///
     /// # Errors
-    /// [`KeyspaceError`] if this program would not have kept it so.
+    /// [`KeyspaceError`] if this program would not have stored these parameters.
     pub fn restore(name: &str, parameters: &str) -> Result<Self, KeyspaceError> {
         let bad = |cause| KeyspaceError::Parameters { keyspace: name.to_owned(), cause };
         let keyspace = match name {
@@ -209,10 +213,10 @@ impl Keyspace {
         Ok(keyspace)
     }
 
-    /// The slot of a key.
+    /// Returns the slot of a key.
     ///
     /// # Errors
-    /// [`KeyError`] if the keyspace has no place for the key. A hash has one for every key.
+    /// [`KeyError`] if the keyspace has no slot for the key. A hash has one for every key.
     pub fn slot_of(&self, key: ShardKey<'_>) -> Result<Slot, KeyError> {
         match self {
             Self::Hash => Ok(slot_of_hash(hash(key.0))),
@@ -223,10 +227,10 @@ impl Keyspace {
         }
     }
 
-    /// The slot of a key and how it came about, for people.
+    /// Returns the slot of a key and the steps that lead to it, for people.
     ///
     /// # Errors
-    /// As [`Keyspace::slot_of`].
+    /// Errors of [`Keyspace::slot_of`].
     pub fn explain<'k>(&self, key: ShardKey<'k>) -> Result<Explanation<'k>, KeyError> {
         let steps = match self {
             Self::Hash => vec![RoutingStep::Hash(hash(key.0))],
@@ -257,7 +261,7 @@ fn slot_of_hash(hash: u64) -> Slot {
     Slot((hash & u64::from(SLOT_COUNT - 1)) as u16)
 }
 
-/// Writes the form of the configuration.
+/// Formats the value as the configuration has it.
 impl fmt::Display for Keyspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -294,18 +298,18 @@ impl FromStr for Keyspace {
     }
 }
 
-/// Reason why a text is no keyspace.
+/// Reason why a text is not a keyspace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyspaceError {
-    /// A name that means nothing here.
+    /// The name of the keyspace is unknown.
     #[error("`{0}` is no keyspace; there are: {names}", names = Keyspace::NAMES.join(", "))]
     Unknown(String),
-    /// The name is known, what follows is not.
+    /// The name is known, but the parameters are invalid.
     #[error("the parameters of keyspace {keyspace} cannot be used: {cause}")]
     Parameters {
         /// Name of the keyspace.
         keyspace: String,
-        /// The fault, as half a sentence.
+        /// The fault, as a clause.
         cause: String,
     },
 }

@@ -1,6 +1,7 @@
 //! Model: plain values of a cluster, from the key of a row to the response.
 //!
-//! **Invariant:** nothing here reads a clock or a file, talks to a database or runs in the background.
+//! **Invariant:** nothing here reads a clock or a file, talks to a database or runs in the
+//! background.
 //! **Not here:** databases and the work on them (`shard-manager`).
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,11 @@
-//! Placement: from a topology to the owner of every slot.
+//! Placement: the function from a topology to the owner of every slot.
 //!
-//! A placement is a recipe, used when a cluster is made; the table it yields is stored in the catalog
-//! and from then on the table is what counts.
+//! A placement is a recipe, used when a cluster is created. The resulting table is stored in the
+//! catalog, and from then on only the table counts.
 //!
-//! **Invariant:** the table has exactly [`SLOT_COUNT`] owners, all of them shards of the topology; the same recipe and
-//! topology yield the same table on every machine, for ever. Golden vectors in the tests pin it.
+//! **Invariant:** the table has exactly [`SLOT_COUNT`] owners, all of them shards of the topology;
+//! the same recipe and topology yield the same table on every machine, always. Golden vectors in
+//! the tests pin it.
 //! **Not here:** the table in force and its epoch (`shard_map`); no I/O, no clock, no `async`.
 
 mod contiguous;
@@ -29,10 +30,11 @@ use partitions::Partitions;
 
 pub use rebalance::rebalance;
 
-/// Recipe that assigns slots to shards. A clone is cheap: parameters are shared.
+/// Recipe that assigns slots to shards. Cloning is cheap: parameters are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// Contiguous ranges whose sizes differ by at most one slot; weights are ignored (`placement/contiguous.rs`).
+    /// Contiguous ranges whose sizes differ by at most one slot; weights are ignored
+    /// (`placement/contiguous.rs`).
     #[default]
     Even,
     /// Contiguous ranges in proportion to the shards' weights, each within one slot of its share.
@@ -55,15 +57,15 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// Every placement's name, for messages and help.
+    /// Names of all placements, for messages and help.
     pub const NAMES: [&str; 8] =
         ["even", "weighted", "partitions", "modulo", "ring", "rendezvous", "jump", "manual"];
 
-    /// Forms in configuration.
+    /// Forms in the configuration.
     pub const FORMS: &str = "even, weighted, modulo, ring or ring:VNODES, rendezvous, jump, \
         partitions:NAME=WEIGHT>SHARD,… or manual:FIRST-LAST=SHARD,…";
 
-    /// The name used in catalog and answers.
+    /// Returns the name used in the catalog and in responses.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Even => "even",
@@ -77,7 +79,7 @@ impl Placement {
         }
     }
 
-    /// True if the weights of the shards matter.
+    /// Returns true if the weights of the shards matter.
     pub fn is_weighted(&self) -> bool {
         match self {
             Self::Weighted | Self::Ring { .. } | Self::Rendezvous => true,
@@ -85,7 +87,7 @@ impl Placement {
         }
     }
 
-    /// Parameters as JSON, for the catalog.
+    /// Returns the parameters as JSON, for the catalog.
     pub fn parameters(&self) -> String {
         match self {
             Self::Even | Self::Weighted | Self::Modulo | Self::Rendezvous | Self::Jump => {
@@ -97,10 +99,10 @@ impl Placement {
         }
     }
 
-    /// A placement as the catalog kept it.
+    /// Restores a placement from the catalog.
     ///
     /// # Errors
-    /// [`PlacementError`] if this program would not have kept it so.
+    /// [`PlacementError`] if this program would not have stored these parameters.
     pub fn restore(name: &str, parameters: &str) -> Result<Self, PlacementError> {
         let bad = |cause| PlacementError::Parameters { placement: name.to_owned(), cause };
         let placement = match name {
@@ -120,10 +122,11 @@ impl Placement {
         Ok(placement)
     }
 
-    /// The owner of every slot, by slot number.
+    /// Returns the owner of every slot, by slot number.
     ///
     /// # Errors
-    /// [`PlacementError`] if the placement names shards that the topology has not, or is too much work.
+    /// [`PlacementError`] if the placement names shards that the topology lacks, or takes too much
+    /// work.
     pub fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
         let owners = match self {
             Self::Even => contiguous::assign(topology.shards().iter().map(|_| 1)),
@@ -142,7 +145,7 @@ impl Placement {
     }
 }
 
-/// Writes the form of the configuration.
+/// Formats the value as the configuration has it.
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -183,18 +186,18 @@ impl FromStr for Placement {
     }
 }
 
-/// Reason why a text is no placement, or assigns no owners.
+/// Reason why a text is not a placement, or assigns no owners.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
-    /// A name that means nothing here.
+    /// The name of the placement is unknown.
     #[error("`{0}` is no placement; there are: {names}", names = Placement::NAMES.join(", "))]
     Unknown(String),
-    /// The name is known, what follows is not.
+    /// The name is known, but the parameters are invalid.
     #[error("the parameters of placement {placement} cannot be used: {cause}")]
     Parameters {
         /// Name of the placement.
         placement: String,
-        /// The fault, as half a sentence.
+        /// The fault, as a clause.
         cause: String,
     },
     /// The placement assigns slots to a shard that does not exist.
@@ -202,21 +205,21 @@ pub enum PlacementError {
     NoSuchShard {
         /// The name.
         shard: String,
-        /// Shards that there are.
+        /// Number of shards of the cluster.
         count: usize,
     },
-    /// Weights times virtual nodes are more than is reasonable.
+    /// The product of weights and virtual nodes is too large.
     #[error(
         "the ring would have {points} points, and at most {} are allowed: use smaller weights or fewer virtual nodes",
         ring::POINTS_MAX
     )]
     TooManyPoints {
-        /// Points asked for.
+        /// Requested number of points.
         points: u64,
     },
 }
 
-/// Finds the shards that a placement names, of which there may be as many as slots.
+/// Finds the shards that a placement names, at most one for each slot.
 fn finder(topology: &Topology) -> impl Fn(&str) -> Result<ShardIndex, PlacementError> {
     let name = |shard| (topology.name(shard), shard);
     let shards: BTreeMap<&str, ShardIndex> = topology.indices().map(name).collect();

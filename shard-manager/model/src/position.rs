@@ -1,42 +1,43 @@
-//! Position: a point in the life of a shard's data, and whether it belongs to the life that went on.
+//! Position: a point in the history of a shard's data, and the timeline to which it belongs.
 //!
-//! Numbers alone do not tell: a primary that was put back from an older copy counts on from there, and a later
-//! write gets the number of one that is gone. So each number belongs to a timeline, as in PostgreSQL; here
-//! every opening of a primary begins a new one, with a random id.
+//! Numbers alone are not enough: a primary that was restored from an older copy continues counting
+//! from there, and a later write gets the number of one that is lost. So each number belongs to a
+//! timeline, as in PostgreSQL; here every opening of a primary begins a new timeline with a random
+//! id.
 //!
 //! **Invariant:** in one history, positions only grow, also from timeline to timeline.
-//! **Not here:** where positions are stored (`store`), tasks that wait for one (`replication`).
+//! **Not here:** storing positions (`store`), waiting for one (`replication`).
 
-/// A point up to which a shard's changes are meant, all of them.
+/// Position in a shard's changes; it stands for all changes up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    /// The timeline in which it was reached.
+    /// Timeline in which it was reached.
     pub timeline: u32,
-    /// The number of the last batch of changes.
+    /// Number of the last batch of changes.
     pub sequence: u64,
 }
 
-/// The timelines of a shard, oldest first.
+/// Timelines of a shard, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimelineHistory {
-    /// Id, and the position that had been reached when it began.
+    /// Id of each timeline, with the position at which it began.
     timelines: Vec<(u32, u64)>,
 }
 
 impl TimelineHistory {
-    /// Timelines that are remembered. A position of an older one counts as lost.
+    /// Highest number of remembered timelines. A position of an older one counts as lost.
     pub const TIMELINES_MAX: usize = 4_096;
 
-    /// A history of these timelines, each with the position at which it began, oldest first. Of none it holds
-    /// nothing but the beginning.
+    /// Creates a history from timelines, each with the position at which it began, oldest first. An
+    /// empty history contains only the beginning.
     ///
-    /// Returns nothing if they do not follow each other.
+    /// Returns `None` if the positions are not in order.
     pub fn new(timelines: Vec<(u32, u64)>) -> Option<Self> {
         let ascending = timelines.windows(2).all(|pair| pair[0].1 <= pair[1].1);
         ascending.then_some(Self { timelines })
     }
 
-    /// The timeline in which positions are reached now.
+    /// Returns the current timeline.
     pub fn current(&self) -> u32 {
         self.timelines.last().map_or(0, |(id, _)| *id)
     }
@@ -50,13 +51,13 @@ impl TimelineHistory {
         Self { timelines }
     }
 
-    /// True if this timeline is one of these.
+    /// Returns true if this timeline is in the history.
     pub fn knows(&self, timeline: u32) -> bool {
         self.timelines.iter().any(|(id, _)| *id == timeline)
     }
 
-    /// True if everything up to this position is part of this history. Every position of the
-    /// current timeline is: only reached positions are reported.
+    /// Returns true if everything up to this position is part of the history. That holds for all
+    /// positions of the current timeline: only positions that were reached are reported.
     pub fn holds(&self, position: Position) -> bool {
         let Some(index) = self.timelines.iter().rposition(|(id, _)| *id == position.timeline)
         else {

@@ -1,8 +1,9 @@
-//! Reads: which rows, which columns of them, in which order, which page of them.
+//! Query: a checked read: the rows, columns, order and page that are requested.
 //!
-//! **Invariant:** a [`ReadQuery`] names only columns of its table, its literals fit their columns, and its
-//! order is total: the columns asked for, then what tells any two rows apart.
-//! **Not here:** the spelling in a query string (the router), the text of a cursor (`cursor`), SQL (`store`).
+//! **Invariant:** a [`ReadQuery`] names only columns of its table, its literals fit their columns,
+//! and its order is total: the requested columns, then columns that distinguish any two rows.
+//! **Not here:** the syntax of a query string (the router), the text of a cursor (`cursor`), SQL
+//! (`store`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,54 +12,55 @@ use crate::keyspace::Slot;
 use crate::table::Table;
 use crate::value::Value;
 
-/// A checked read of one table.
+/// Checked read of one table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadQuery {
     /// The table.
     pub table: Arc<Table>,
-    /// The columns of the answer, in its order.
+    /// Columns of the response, in order.
     pub outputs: Vec<Output>,
-    /// All must hold.
+    /// Conditions, all of which must hold.
     pub conditions: Vec<Condition>,
     /// Sort order of the client; ties are broken by [`ReadQuery::sort_keys`].
     pub order: Vec<OrderBy>,
-    /// Most rows of the answer, 0..=[`ReadQuery::LIMIT_MAX`].
+    /// Highest number of rows in the response, 0..=[`ReadQuery::LIMIT_MAX`].
     pub limit: u32,
-    /// Rows that are passed over, 0..=[`ReadQuery::OFFSET_MAX`].
+    /// Number of rows to skip, 0..=[`ReadQuery::OFFSET_MAX`].
     pub offset: u32,
-    /// Row to continue after: its values of [`ReadQuery::sort_keys`].
+    /// Row after which the page begins, by its values of [`ReadQuery::sort_keys`].
     pub after: Option<Vec<Value>>,
-    /// True to count the rows that meet the conditions, whatever the page.
+    /// True to count the rows on all pages that meet the conditions.
     pub counts: bool,
     /// Shard keys of one shard that the conditions name, with their slots: every row that meets the
-    /// conditions has one of these. Empty where the conditions name no key, or a single one, which
-    /// a read passes separately.
+    /// conditions has one of these. Empty if the conditions name no key, or a single one, which a
+    /// read passes separately.
     pub keys: Vec<(Slot, String)>,
 }
 
 impl ReadQuery {
-    /// Rows of an answer when the client does not say.
+    /// Default number of rows in a response.
     pub const LIMIT_DEFAULT: u32 = 100;
-    /// Most rows of one answer: a page, not an export.
+    /// Highest number of rows in one response: a page, not an export.
     pub const LIMIT_MAX: u32 = 1_000;
-    /// Most rows that are passed over: they are read all the same. A cursor has no such price.
+    /// Highest number of skipped rows: they are read all the same. A cursor avoids that cost.
     pub const OFFSET_MAX: u32 = 10_000;
-    /// Most tests: each is work for every row looked at.
+    /// Highest number of tests: each costs time for every visited row.
     pub const TESTS_MAX: usize = 50;
-    /// Bytes of all patterns together: what a row costs is the length of its text times that of the patterns, and
-    /// nothing can stop it between two rows.
+    /// Highest size of all patterns together in bytes: a row costs the length of its text times
+    /// that of the patterns, and a statement cannot be interrupted between two rows.
     pub const PATTERN_BYTES_MAX: usize = 200;
     /// Deepest nesting of conditions.
     pub const DEPTH_MAX: usize = 5;
-    /// Most literals of one `in.(…)`.
+    /// Highest number of literals in one `in.(…)`.
     pub const IN_MAX: usize = 500;
-    /// Most shard keys for which a read goes to the shards of these keys alone and looks up their
-    /// rows; with more it reads all shards.
+    /// Highest number of shard keys for which a read goes to the shards of these keys only and
+    /// looks up their rows; with more it reads all shards.
     pub const KEYS_MAX: usize = 100;
-    /// Most columns of `order`.
+    /// Highest number of columns in `order`.
     pub const ORDER_MAX: usize = 8;
 
-    /// All answered columns of a table, no conditions, the default order and limit.
+    /// Returns a read of all returned columns of a table, with no conditions and the default order
+    /// and limit.
     pub fn all(table: &Arc<Table>) -> Self {
         let outputs = table.answered().map(|column| Output { column, alias: None }).collect();
         Self {
@@ -74,10 +76,10 @@ impl ReadQuery {
         }
     }
 
-    /// Returns, in ascending order, the shard keys of which a row must have one to meet the
-    /// conditions; `None` if the conditions name none, or more than [`ReadQuery::KEYS_MAX`]. Only
-    /// equality tests of the routing column that are joined by `and`, and stand below no `or` and
-    /// no `not`, name keys.
+    /// Returns, in ascending order, shard keys of which a row must have one to meet the conditions;
+    /// `None` if the conditions name none, or more than [`ReadQuery::KEYS_MAX`]. Keys are named
+    /// only by equality tests of the routing column that are joined by `and`, and not inside an
+    /// `or` or a `not`.
     pub fn keys_named(&self) -> Option<Vec<String>> {
         let routing = self.table.routing()?;
         let mut named = None;
@@ -119,9 +121,10 @@ impl ReadQuery {
         values.collect()
     }
 
-    /// The full order: what was asked for, then the tie breakers. Without a options rows come in the order
-    /// in which they are kept (slot, shard key, id), which costs no sorting; with one, ties are broken
-    /// by shard key and id. Among the rows of one key (`keyed`) slot and shard key tell nothing apart.
+    /// Returns the full order: the requested columns, then the tie breakers. Without requested
+    /// columns rows come in the order in which they are stored (slot, shard key, id), which needs
+    /// no sorting; with some, ties are broken by shard key and id. Among the rows of one key
+    /// (`keyed`) slot and shard key are the same, and omitted.
     pub fn sort_keys(&self, keyed: bool) -> Vec<OrderBy> {
         let place = Table::PLACE;
         let mut keys: Vec<OrderBy> = Vec::with_capacity(self.order.len() + 3);
@@ -139,7 +142,8 @@ impl ReadQuery {
         keys
     }
 
-    /// True if a row may cost much more than another, because patterns are matched with its texts.
+    /// Returns true if a row may cost much more than another, because patterns are matched with its
+    /// texts.
     pub fn has_patterns(&self) -> bool {
         fn any(conditions: &[Condition]) -> bool {
             conditions.iter().any(|condition| match condition {
@@ -152,8 +156,8 @@ impl ReadQuery {
         any(&self.conditions)
     }
 
-    /// True if one index range answers it without reading rows in vain: no conditions, and the
-    /// order in which rows are kept.
+    /// Returns true if one index range answers the read without visiting other rows: it has no
+    /// conditions, and the order in which rows are stored.
     pub fn is_point_read(&self) -> bool {
         self.conditions.is_empty() && self.order.is_empty() && self.offset == 0 && !self.counts
     }
@@ -184,12 +188,12 @@ fn narrow<'q>(condition: &'q Condition, routing: usize, named: &mut Option<Vec<C
     }
 }
 
-/// A column of an answer.
+/// Column of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Index of the column.
     pub column: usize,
-    /// The member's name, when not the column's.
+    /// Name of the member, if it is not the column's.
     pub alias: Option<String>,
 }
 
@@ -197,11 +201,11 @@ pub struct Output {
 /// pass.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
-    /// A column must pass a test.
+    /// A column must pass the test.
     Column(usize, Test),
-    /// All must hold.
+    /// All conditions must hold.
     All(Vec<Self>),
-    /// One must hold.
+    /// At least one condition must hold.
     Any(Vec<Self>),
     /// The condition must be false.
     Not(Box<Self>),
@@ -210,15 +214,15 @@ pub enum Condition {
 /// Test of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Test {
-    /// The value compares so to this one.
+    /// The comparison with this value must hold.
     Compare(Comparison, Value),
-    /// The value is equal to one of these.
+    /// The value must equal one of these.
     In(Vec<Value>),
-    /// The text matches this pattern.
+    /// The text must match this pattern.
     Like(Pattern),
-    /// The text matches this pattern, upper and lower case of ASCII being equal.
+    /// The text must match this pattern, ignoring the case of ASCII letters.
     ILike(Pattern),
-    /// The value has this state. For null, too, the test is true or false.
+    /// The value must have this state. For null, too, the test is true or false.
     Is(State),
 }
 
@@ -244,11 +248,11 @@ pub enum Comparison {
 pub enum State {
     /// Null.
     Null,
-    /// Anything else.
+    /// Any value that is not null.
     NotNull,
-    /// True; of boolean columns.
+    /// True, of a boolean column.
     True,
-    /// False; of boolean columns.
+    /// False, of a boolean column.
     False,
 }
 
@@ -256,27 +260,27 @@ pub enum State {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pattern(pub Vec<Piece>);
 
-/// A piece of a pattern.
+/// Part of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// These characters.
     Text(String),
-    /// One character, whichever.
+    /// Any one character.
     One,
-    /// Any characters, also none.
+    /// Any number of characters, or none.
     Many,
 }
 
 impl Pattern {
-    /// Reads `%` and `*` as any characters, `_` as one, and what follows `\` as itself; `None` if nothing
-    /// follows it.
+    /// Parses a pattern: `%` and `*` stand for any characters, `_` for one, and `\` escapes the
+    /// next character. Returns `None` if nothing follows it.
     pub fn parse(text: &str) -> Option<Self> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
             let literal = match c {
                 '%' | '*' => {
-                    // Two of them say no more than one, and cost a multiple.
+                    // Several in a row mean the same as one, and cost a multiple.
                     if pieces.last() != Some(&Piece::Many) {
                         pieces.push(Piece::Many);
                     }
@@ -303,6 +307,6 @@ impl Pattern {
 pub struct OrderBy {
     /// Index of the column.
     pub column: usize,
-    /// From high to low.
+    /// True to sort from high to low.
     pub descending: bool,
 }

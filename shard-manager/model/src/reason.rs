@@ -1,14 +1,14 @@
-//! Reason: why a node does not do all that its role demands, for people and for programs.
+//! Reason: explains why a node does not fulfil its role, for people and for programs.
 //!
 //! A node's health is a set of reasons: an empty one means that the node is well. Some reasons are
 //! found by a probe (`shard`); others are found elsewhere, at another time, and stay until they are
 //! withdrawn: [`Findings`] keeps these.
 //!
-//! **Not here:** finding them (`lane`, `shard`, `replica_set`).
+//! **Not here:** detecting them (`lane`, `shard`, `replica_set`).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A reason why a node does not do all that its role demands.
+/// Reason why a node does not fulfil its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The node does not answer.
@@ -27,7 +27,7 @@ pub enum Reason {
     Building,
     /// The replica does not follow the primary.
     NotFollowing,
-    /// The node failed reads, and is left out until a probe succeeds.
+    /// The node failed reads, and is excluded until a probe succeeds.
     LeftOut,
     /// The replica lags too much to be read.
     Behind,
@@ -35,7 +35,7 @@ pub enum Reason {
     RowsWrong,
     /// Rows of a replica are wrong.
     CopyWrong,
-    /// Copies of the shard differ, and none is known to be right.
+    /// Copies of the shard differ, and it is unknown which is right.
     CopiesDiffer,
     /// The primary's files were removed or replaced while they were open: writes to them are lost
     /// when the process ends.
@@ -68,7 +68,7 @@ impl Reason {
         Self::CatalogGone,
     ];
 
-    /// Name in responses.
+    /// Returns the name in responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::NoAnswer => "no_answer",
@@ -132,7 +132,7 @@ impl Reason {
         }
     }
 
-    /// True if the node does what its role demands all the same, and only an operator has to act.
+    /// Returns true if the node fulfils its role all the same, and only an operator has to act.
     fn is_told_only(self) -> bool {
         match self {
             Self::RowsWrong | Self::CopiesDiffer | Self::CatalogGone => true,
@@ -162,7 +162,7 @@ impl Reason {
 pub struct Reasons(u32);
 
 impl Reasons {
-    /// Makes a set of these reasons.
+    /// Creates a set of these reasons.
     pub fn of(reasons: impl IntoIterator<Item = Reason>) -> Self {
         Self(reasons.into_iter().fold(0, |set, reason| set | reason.bit()))
     }
@@ -173,17 +173,17 @@ impl Reasons {
         Self(self.0 | other.0)
     }
 
-    /// True if there is none: the node is well.
+    /// Returns true if there is no reason: the node is well.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// True if the node does what its role demands in spite of them.
+    /// Returns true if the node fulfils its role in spite of the reasons.
     pub fn is_up(self) -> bool {
         self.iter().all(Reason::is_told_only)
     }
 
-    /// True if the set contains this reason.
+    /// Returns true if the set contains this reason.
     pub fn contains(self, reason: Reason) -> bool {
         self.0 & reason.bit() != 0
     }
@@ -199,7 +199,7 @@ impl Reasons {
 pub struct Findings(AtomicU32);
 
 impl Findings {
-    /// Adds a reason, until it is withdrawn; returns true if it is new.
+    /// Adds a reason until it is withdrawn; returns true if it is new.
     pub fn raise(&self, reason: Reason) -> bool {
         self.0.fetch_or(reason.bit(), Ordering::AcqRel) & reason.bit() == 0
     }
@@ -209,7 +209,7 @@ impl Findings {
         self.0.fetch_and(!reason.bit(), Ordering::AcqRel) & reason.bit() != 0
     }
 
-    /// The reasons that hold now.
+    /// Returns the reasons that hold now.
     pub fn now(&self) -> Reasons {
         Reasons(self.0.load(Ordering::Acquire))
     }

@@ -1,11 +1,11 @@
-//! Rows on their way out: JSON text, and the values they are merged by.
+//! Result rows: rows as JSON text, with the values by which they are merged.
 //!
-//! Rows are never turned into structs: a shard's reader writes each as JSON into one buffer, and what
-//! the router adds are commas.
+//! Rows are never converted to structs: a shard's reader writes each as JSON into one buffer, and
+//! the router only adds commas.
 //!
-//! **Invariant:** each row is one JSON object; with keys, every row has the same number of them; if there are
-//! more rows than these, the keys of the last one are known.
-//! **Not here:** where rows come from (`store`).
+//! **Invariant:** each row is one JSON object; if rows have sort keys, all have the same number of
+//! them; if more rows follow these, the sort keys of the last one are known.
+//! **Not here:** the origin of the rows (`store`).
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -21,69 +21,70 @@ pub struct Rows {
     ends: Vec<usize>,
     keys: Vec<Value>,
     key_bytes: usize,
-    /// The version of the first row, if it was asked for.
+    /// The version of the first row, if requested.
     pub version: Option<i64>,
-    /// The keys of the last row, if more rows follow it.
+    /// Sort keys of the last row, if more rows follow it.
     pub more_after: Option<Vec<Value>>,
-    /// Number of rows that meet the conditions, whatever the page, if they were counted.
+    /// Number of rows on all pages that meet the conditions, if they were counted.
     pub total: Option<u64>,
 }
 
 impl Rows {
-    /// Most bytes of one answer, sort keys included: a thousand rows of a column that takes megabytes must
-    /// not fill memory. A read of all shards holds as much of each until it has merged them.
+    /// Highest number of bytes of one response, sort keys included: a thousand rows of a column of
+    /// several megabytes must not fill memory. A read of all shards holds this much of each until
+    /// it has merged them.
     pub const BYTES_MAX: usize = 32 << 20;
 
-    /// No rows, with room for this many bytes of them.
+    /// Creates an empty result, with room for this many bytes.
     #[inline]
     pub fn with_capacity(bytes: usize) -> Self {
         Self { json: Vec::with_capacity(bytes), ..Self::default() }
     }
 
-    /// True if the answer has passed [`Rows::BYTES_MAX`].
+    /// Returns true if the response has passed [`Rows::BYTES_MAX`].
     #[inline]
     pub fn is_too_large(&self) -> bool {
         self.bytes() > Self::BYTES_MAX
     }
 
-    /// Bytes that the rows and their keys take.
+    /// Returns the bytes that the rows and their keys take.
     #[inline]
     pub fn bytes(&self) -> usize {
         self.json.len() + self.key_bytes
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     #[inline]
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// True if there are no rows.
+    /// Returns true if there are no rows.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// The rows as the inside of a JSON array.
+    /// Returns the rows as the inside of a JSON array.
     #[inline]
     pub fn json(&self) -> &[u8] {
         &self.json
     }
 
-    /// End of each row's JSON.
+    /// Returns the end of each row's JSON.
     #[inline]
     pub fn ends(&self) -> &[usize] {
         &self.ends
     }
 
-    /// Rows of this JSON, of which each ends there; `None` if that cannot be.
+    /// Creates rows from their JSON and the end of each row; `None` if these contradict each other.
     pub fn from_parts(json: Vec<u8>, ends: Vec<usize>) -> Option<Self> {
         let ascending = ends.windows(2).all(|pair| pair[0] < pair[1]);
         let whole = ends.last().copied().unwrap_or(0) == json.len();
         (ascending && whole).then(|| Self { json, ends, ..Self::default() })
     }
 
-    /// The JSON of one row.
+    /// Returns the JSON of one row.
     pub fn row(&self, index: usize) -> &[u8] {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before] + 1);
         &self.json[start..self.ends[index]]
@@ -92,7 +93,7 @@ impl Rows {
     /// Adds a row that `write` appends to the buffer.
     ///
     /// # Errors
-    /// Those of `write`; the buffer then holds half a row and must be thrown away.
+    /// Those of `write`; the buffer then contains an incomplete row and must be discarded.
     pub fn push<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
         if !self.ends.is_empty() {
             self.json.push(b',');
@@ -121,10 +122,10 @@ impl Rows {
         &self.keys[row * width..(row + 1) * width]
     }
 
-    /// Merges sorted pages of several shards into one: passes over `offset` rows and keeps `limit`.
+    /// Merges sorted pages of several shards into one: skips `offset` rows and keeps `limit`.
     ///
-    /// Each part must be sorted by `order`, carry its values as keys, and hold the first `offset + limit` rows of
-    /// its shard. It ends early when the answer is too large.
+    /// Each part must be sorted by `order`, have its values as sort keys, and contain the first
+    /// `offset + limit` rows of its shard. The result ends early when the response is too large.
     pub fn merge(parts: &[Self], order: &[OrderBy], offset: usize, limit: usize) -> Self {
         let width = order.len();
         let mut merged = Self::default();
@@ -151,7 +152,8 @@ impl Rows {
     }
 }
 
-/// The next row of one part, while parts are merged: the part decides between equal keys, which no two rows have.
+/// Next row of one part during a merge. The index of the part breaks ties, which do not occur
+/// because no two rows have equal keys.
 struct Head<'m> {
     keys: &'m [Value],
     order: &'m [OrderBy],
@@ -179,7 +181,8 @@ impl PartialEq for Head<'_> {
 
 impl Eq for Head<'_> {}
 
-/// Compares two rows by their keys as the databases do: null last when ascending, first when descending.
+/// Compares two rows by their keys as the databases do: null last when ascending, first when
+/// descending.
 pub fn compare(a: &[Value], b: &[Value], order: &[OrderBy]) -> Ordering {
     for ((a, b), by) in a.iter().zip(b).zip(order) {
         let ascending = match (a, b) {

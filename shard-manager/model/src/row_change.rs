@@ -1,9 +1,9 @@
-//! Rows on their way in: one checked change of one row, and what became of it.
+//! Row change: one checked change of one row, and its result.
 //!
-//! **Invariant:** a [`RowWrite`] names only columns of its table, its values fit their types, its id is
-//! complete, and its routing column (if the table has one) spells its shard key: no row gets lost
-//! under a wrong key.
-//! **Not here:** whether the row exists, or what its version is: only the shard's writer knows.
+//! **Invariant:** a [`RowWrite`] names only columns of its table, its values fit their types, its
+//! id is complete, and its routing column (if the table has one) equals its shard key: no row is
+//! stored under a wrong key.
+//! **Not here:** the existence and version of the stored row, which only the shard's writer knows.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use crate::keyspace::{ShardKey, Slot};
 use crate::table::Table;
 use crate::value::{TypeMismatch, Value, push_json_number};
 
-/// Bytes of what rows become by one transaction, and so of one log entry and of the rows that are answered. Both
-/// hold whole rows, of which a small change may touch many.
+/// Highest size of the rows that one transaction produces, and so of one log entry and of the rows
+/// in its response. Both hold whole rows, and a small change may touch many.
 pub const IMAGES_BYTES_MAX: usize = 16 << 20;
 
 /// Operation on a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Change the given columns of the row, or make it.
+    /// Change the given columns of the row, or create it.
     #[default]
     Upsert,
-    /// Make the row; it must not exist.
+    /// Create the row; it must not exist.
     Insert,
     /// Change the given columns of the row; it must exist.
     Update,
@@ -33,10 +33,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Every operation, for messages.
+    /// All operations, for messages.
     pub const ALL: [Self; 4] = [Self::Upsert, Self::Insert, Self::Update, Self::Delete];
 
-    /// The name in `op`.
+    /// Returns the name in `op`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Upsert => "upsert",
@@ -46,7 +46,7 @@ impl Operation {
         }
     }
 
-    /// The operation of this name.
+    /// Returns the operation of this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|operation| operation.name() == name)
     }
@@ -55,19 +55,19 @@ impl Operation {
 /// Condition on the stored row; a write whose condition does not hold is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precondition {
-    /// `If-None-Match: *`: there is no such row.
+    /// `If-None-Match: *`: the row must not exist.
     Absent,
-    /// `If-Match: *`: there is one.
+    /// `If-Match: *`: the row must exist.
     Present,
-    /// `If-Match: "7312"`: there is one, of one of these versions.
+    /// `If-Match: "7312"`: the row must exist and have one of these versions.
     Versions(Vec<i64>),
 }
 
 impl Precondition {
-    /// Most versions of one `If-Match`.
+    /// Highest number of versions in one `If-Match`.
     pub const VERSIONS_MAX: usize = 32;
 
-    /// True if the condition holds for a row of this version, or for no row.
+    /// Returns true if the condition holds for a row of this version; `None` stands for no row.
     pub fn holds(&self, version: Option<i64>) -> bool {
         match self {
             Self::Absent => version.is_none(),
@@ -91,10 +91,10 @@ impl Precondition {
     }
 }
 
-/// The members of a JSON object as they came: name and raw value, in their order.
+/// Members of a JSON object as received: name and raw value, in order.
 pub type Fields<'a> = [(Cow<'a, str>, &'a RawValue)];
 
-/// One change of one row, checked.
+/// Checked change of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowWrite {
     /// Table of the row.
@@ -111,7 +111,8 @@ pub struct RowWrite {
     pub set: Vec<(usize, Value)>,
     /// Condition on the stored row.
     pub precondition: Option<Precondition>,
-    /// Key under which the outcome is kept and repeated: the client's, and the index of a bulk row.
+    /// Key under which the outcome is stored and repeated: the client's, and the index of a bulk
+    /// row.
     pub idempotency_key: Option<String>,
     /// True if the response has the row (`false`: `Prefer: return=minimal`).
     pub wants_row: bool,
@@ -124,7 +125,7 @@ pub struct WriteRequest {
     pub rows: Vec<RowWrite>,
     /// Index of each change in the client's request, if all are applied or none.
     pub atomic_rows: Option<Vec<usize>>,
-    /// Waits for room in a full queue, instead of being refused at once.
+    /// True to wait for room in a full queue, instead of failing at once.
     pub waits_for_room: bool,
 }
 
@@ -153,7 +154,7 @@ impl RowWrite {
         Self::of_values(table, operation, (key, slot), values)
     }
 
-    /// Checks values that were read already: columns of the table's own, in any order.
+    /// Checks values that are parsed already: own columns of the table, in any order.
     ///
     /// # Errors
     /// [`RowError`] names the column and what is wrong with it.
@@ -193,11 +194,11 @@ impl RowWrite {
         })
     }
 
-    /// True if the result of the change depends on the stored row: not if the row is written whole,
-    /// or deleted.
+    /// Returns true if the result of the change depends on the stored row: not if the row is
+    /// written as a whole, or deleted.
     pub fn builds_on_stored(&self) -> bool {
         let is_merged = match self.operation {
-            // The server alone sets the version and the times.
+            // Only the server sets the version and the times.
             Operation::Upsert => self.set.len() + self.id.len() < self.table.own().len(),
             Operation::Update => true,
             Operation::Insert | Operation::Delete => false,
@@ -209,8 +210,8 @@ impl RowWrite {
         is_merged || is_conditional
     }
 
-    /// The shard key that a row names by its routing column, spelled as the column is stored;
-    /// `None` if the table has no such column, or the row gives no value for it.
+    /// Returns the shard key that the routing column of a row contains, in the stored form of the
+    /// column; `None` if the table has no such column, or the row gives no value for it.
     ///
     /// # Errors
     /// [`RowError::TypeMismatch`] if the value does not fit the column.
@@ -225,7 +226,7 @@ impl RowWrite {
         Ok(value.key_text().map(Cow::into_owned))
     }
 
-    /// About how much memory the change holds: its texts, and something for the rest.
+    /// Returns the approximate memory use of the change.
     pub fn bytes(&self) -> usize {
         let text = |value: &Value| match value {
             Value::Text(text) => text.len(),
@@ -236,7 +237,7 @@ impl RowWrite {
         self.key.len() + id + set + 32 * (self.id.len() + self.set.len() + 4)
     }
 
-    /// The first column that a new row must have and this one lacks.
+    /// Returns the first column that a new row needs and this one lacks.
     pub fn missing(&self) -> Option<&str> {
         let lacks = |index: &usize| {
             !self.table.column(*index).nullable
@@ -259,7 +260,7 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
         return Err(RowError::SystemColumn { column: name.to_owned() });
     }
     let column = table.column(index);
-    // In a json column that may be null, `null` is the absence of a value; in another it is a value.
+    // In a nullable json column, `null` is the absence of a value; in another it is a value.
     if column.nullable && json.get() == "null" {
         return Ok((index, Value::Null));
     }
@@ -280,7 +281,8 @@ fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Val
     Ok(value)
 }
 
-/// The stored routing column must spell the key, byte by byte: `7` and `007` are different keys.
+/// Checks that the stored routing column equals the key byte by byte: `7` and `007` are different
+/// keys.
 fn check_routing(
     table: &Table,
     routing: usize,
@@ -322,7 +324,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Difference that the change makes to the number of rows.
+    /// Returns the difference that the change makes to the number of rows.
     pub fn rows_added(self) -> i64 {
         match self {
             Self::Created => 1,
@@ -337,15 +339,16 @@ impl Change {
 pub struct RowDone {
     /// Effect on the row.
     pub change: Change,
-    /// The shard's counter at this change: only grows, also over a delete and a new insert.
+    /// The shard's counter at this change. It only grows, also when a row is deleted and inserted
+    /// again.
     pub version: i64,
-    /// The row as JSON, if it was wanted: as it is now, or as it was before it was removed.
+    /// The row as JSON, if requested: after the change, or before its removal.
     pub json: Vec<u8>,
-    /// True if an earlier outcome is repeated for an idempotency key.
+    /// True if the stored outcome of an idempotency key is repeated.
     pub replayed: bool,
 }
 
-/// Reason why the members of an object are no row of a table.
+/// Reason why the members of an object are not a row of a table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     /// The table has no such column.
@@ -358,7 +361,7 @@ pub enum RowError {
         /// A column that may have been meant.
         suggestion: Option<String>,
     },
-    /// Set by the server alone.
+    /// The column is set by the server only.
     #[error("{column} is set by the server and cannot be written")]
     SystemColumn {
         /// The column.
@@ -370,7 +373,7 @@ pub enum RowError {
         /// The column.
         column: String,
     },
-    /// Not a value of the column's type.
+    /// The value does not have the column's type.
     #[error("{column}: {mismatch}")]
     TypeMismatch {
         /// The column.
@@ -378,7 +381,7 @@ pub enum RowError {
         /// The fault.
         mismatch: TypeMismatch,
     },
-    /// The routing column says another key than the request.
+    /// The routing column contradicts the shard key of the request.
     #[error("{column} contradicts the shard key")]
     KeyContradicted {
         /// The routing column.
@@ -386,7 +389,7 @@ pub enum RowError {
         /// Stored form of its value, cut to the longest key; `None` if it is null.
         stored: Option<String>,
     },
-    /// A column that tells rows of one key apart.
+    /// A part of the row's id is missing.
     #[error("{column} is missing: it tells rows of {table} apart")]
     MissingId {
         /// The table.
@@ -394,7 +397,7 @@ pub enum RowError {
         /// The column.
         column: String,
     },
-    /// A column that a new row must have.
+    /// A column that a new row must have is missing.
     #[error("{column} is missing: a new row of {table} needs it")]
     MissingColumn {
         /// The table.
@@ -402,7 +405,7 @@ pub enum RowError {
         /// The column.
         column: String,
     },
-    /// A delete that also gives values.
+    /// A delete gives values beside the id.
     #[error("{column} has no meaning in a delete: give the id columns only")]
     NotInDelete {
         /// The column.

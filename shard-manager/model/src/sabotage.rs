@@ -1,35 +1,36 @@
-//! Sabotage: promises broken on purpose, to test the checks that look for broken promises.
+//! Sabotage: deliberate violations of guarantees, to test the checks that look for violations.
 //!
-//! Each mutation breaks one promise at the very place where it is kept. Mutations exist only with the
-//! feature `sabotage`, which no default build has. The environment variable `TESSERA_SABOTAGE` names
-//! the active ones, separated by commas. A router with the feature says so at its start, and in
-//! `GET /api/health`.
+//! Each mutation violates one guarantee exactly where it is implemented. Mutations exist only with
+//! the feature `sabotage`, which no default build has. The environment variable `TESSERA_SABOTAGE`
+//! names the active ones, separated by commas. A router with the feature reports that at its start,
+//! and in `GET /api/health`.
 //!
-//! | Mutation | What it does | Promise broken | Found by |
+//! | Mutation | Effect | Violated guarantee | Found by |
 //! |---|---|---|---|
 //! | `ack_before_commit` | a batch is answered and committed a little later | a success is durable | C3 |
 //! | `lost_batch` | a batch of 64 is answered and rolled back | a success is durable | C1, C3, C7 |
 //! | `no_token_wait` | reads at `one` take any replica, whatever the token has seen | a session sees what it has seen | C4 |
-//! | `token_before_commit` | the token of a write tells the position before it | a session reads its own writes | C4 |
+//! | `token_before_commit` | the token of a write has the position before it | a session reads its own writes | C4 |
 //! | `no_staleness_bound` | `x-max-staleness-ms` is ignored | a bounded read is within its bound | C5 |
-//! | `quorum_from_any` | strong reads take any replica | a strong read shows all that was acknowledged | C3 |
+//! | `quorum_from_any` | strong reads take any replica | a strong read shows everything that was acknowledged | C3 |
 //! | `quorum_without_waiting` | writes at `quorum` and `all` wait for no replica | every replica has them on disk | C8 under lag, `tests/power_loss` |
 //! | `no_idempotency` | a write that is sent again is executed again | a change happens once | C1 |
-//! | `idempotency_other_answer` | a write that is sent again is told another version | it is answered alike | C1 |
-//! | `bulk_report_all_ok` | refused rows of a bulk write are told as stored | each row has its own outcome | C3, C7, C9 |
+//! | `idempotency_other_answer` | a write that is sent again returns another version | it gets the same response | C1 |
+//! | `bulk_report_all_ok` | refused rows of a bulk write are reported as stored | each row has its own outcome | C3, C7, C9 |
 //! | `torn_transaction` | rows of `tx=per-shard` are applied each on its own | all or nothing | C8, C9 |
 //! | `ignore_if_version` | rows are written whatever their version | a condition holds, or nothing is written | C8, C9 |
-//! | `version_from_one` | a row that is made has version 1 | versions only grow, also over delete and insert | C1, C3 |
-//! | `resurrect` | replicas keep rows that were removed | a deleted row stays away | C3 |
-//! | `duplicate_pages` | a page begins with the last row of the one before | a walk meets each row once | C7 |
-//! | `wrong_row` | one read of 128 brings the row of another key | a read brings the rows of its key | C2 |
-//! | `sqlite_sync_off` | nothing is synced to the disk | a success survives the loss of power | `tests/power_loss` |
-//! | `cache_set_without_version` | the cache keeps what anyone read last, and gives it until it expires | what the cache gives proves itself | C4 |
+//! | `version_from_one` | a row that is created has version 1 | versions only grow, also over delete and insert | C1, C3 |
+//! | `resurrect` | replicas keep rows that were removed | a deleted row stays deleted | C3 |
+//! | `duplicate_pages` | a page begins with the last row of the one before | iteration returns each row once | C7 |
+//! | `wrong_row` | one read of 128 returns the row of another key | a read returns the rows of its key | C2 |
+//! | `sqlite_sync_off` | nothing is synced to the disk | a success survives a loss of power | `tests/power_loss` |
+//! | `cache_set_without_version` | the cache stores any answer, and returns it until it expires | an answer of the cache is proven new enough | C4 |
 //!
 //! C1 to C9 are the checks of the load tester.
 //!
-//! **Invariant:** without the feature no mutation is ever active, and an optimised build contains none.
-//! **Not here:** what a mutation changes; that stands where the promise is kept.
+//! **Invariant:** without the feature no mutation is ever active, and an optimised build contains
+//! none.
+//! **Not here:** the changes themselves, which are where the guarantees are implemented.
 
 #[cfg(feature = "sabotage")]
 mod active;
@@ -37,7 +38,7 @@ mod active;
 #[cfg(feature = "sabotage")]
 pub use active::{UnknownMutation, VARIABLE, active_mutations, is_due, is_on};
 
-/// A promise that can be broken: see the table above.
+/// A guarantee that can be violated: see the table above.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "sabotage", derive(Debug))]
 #[expect(missing_docs, reason = "the table of the module describes all of them")]

@@ -1,27 +1,27 @@
-//! Shard map: from key to shard, as one immutable value.
+//! Shard map: the shard of every key, as one immutable value.
 //!
-//! A request takes one snapshot of the map and never looks twice. A new epoch is a new value; nobody
-//! changes one in place.
+//! A request uses one snapshot of the map throughout. A new epoch is a new value; a map is never
+//! changed in place.
 //!
 //! **Invariant:** every slot has exactly one owner, a shard of the map's topology.
-//! **Not here:** how owners are chosen (`placement`), how a map is kept (`catalog`).
+//! **Not here:** choosing owners (`placement`), storing a map (`catalog`).
 
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
 use crate::topology::{ShardIndex, Topology};
 
-/// Slot and shard of a key: the outcome of routing.
+/// Slot and shard of a key, the result of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyLocation {
-    /// The key's slot.
+    /// Slot of the key.
     pub slot: Slot,
-    /// The slot's owner.
+    /// Owner of the slot.
     pub shard: ShardIndex,
     /// Version of the map that routed the key.
     pub epoch: u64,
 }
 
-/// Consecutive slots with one owner; both ends belong to it.
+/// Consecutive slots with one owner; both ends are included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotRange {
     /// First slot.
@@ -43,7 +43,7 @@ pub struct ShardMap {
 }
 
 impl ShardMap {
-    /// The first map of a new cluster, epoch 1.
+    /// Creates the first map of a new cluster, epoch 1.
     ///
     /// # Errors
     /// [`PlacementError`] if the placement does not fit the topology.
@@ -56,10 +56,10 @@ impl ShardMap {
         Ok(Self { epoch: 1, keyspace, placement, topology, owners })
     }
 
-    /// A map as the catalog kept it.
+    /// Restores a map from the catalog.
     ///
     /// # Errors
-    /// The sentence says what is wrong with the ranges: a gap, an overlap, a shard that is not there.
+    /// The fault of the ranges, as a sentence: a gap, an overlap, or an unknown shard.
     pub fn restore(
         epoch: u64,
         keyspace: Keyspace,
@@ -88,7 +88,7 @@ impl ShardMap {
     /// they fit.
     ///
     /// The placement `partitions` assigns the partitions of the keyspace `list` to shards. With
-    /// other partitions, or in a keyspace without any, its names refer to nothing.
+    /// other partitions, or in a keyspace without any, its names have no meaning.
     pub fn contradiction(&self) -> Option<String> {
         let Placement::Partitions(partitions) = &self.placement else { return None };
         match &self.keyspace {
@@ -110,7 +110,7 @@ impl ShardMap {
     /// Returns slot and shard of a key.
     ///
     /// # Errors
-    /// [`KeyError`] if the keyspace has no place for the key.
+    /// [`KeyError`] if the keyspace has no slot for the key.
     pub fn place(&self, key: ShardKey<'_>) -> Result<KeyLocation, KeyError> {
         let slot = self.keyspace.slot_of(key)?;
         Ok(KeyLocation { slot, shard: self.owner(slot), epoch: self.epoch })
@@ -122,31 +122,31 @@ impl ShardMap {
         self.owners[slot.index()]
     }
 
-    /// The version: only grows.
+    /// Returns the version, which only grows.
     #[inline]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Function from keys to slots.
+    /// Returns the function from keys to slots.
     #[inline]
     pub fn keyspace(&self) -> &Keyspace {
         &self.keyspace
     }
 
-    /// The recipe that the cluster was made with.
+    /// Returns the placement with which the cluster was created.
     #[inline]
     pub fn placement(&self) -> &Placement {
         &self.placement
     }
 
-    /// The shards.
+    /// Returns the shards.
     #[inline]
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
 
-    /// The owners as consecutive ranges, in slot order.
+    /// Returns the owners as consecutive ranges, in slot order.
     pub fn ranges(&self) -> Vec<SlotRange> {
         let mut ranges: Vec<SlotRange> = Vec::new();
         for (slot, &shard) in (0..SLOT_COUNT).zip(&self.owners) {
@@ -158,24 +158,24 @@ impl ShardMap {
         ranges
     }
 
-    /// The slots of one shard, ascending.
+    /// Returns the slots of one shard, ascending.
     pub fn slots_of(&self, shard: ShardIndex) -> impl Iterator<Item = u16> + '_ {
         (0..SLOT_COUNT).zip(&self.owners).filter(move |(_, owner)| **owner == shard).map(|(s, _)| s)
     }
 }
 
-/// Reason why stored ranges are no map.
+/// Reason why stored ranges are not a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
-    /// Slots without owner, or with two.
+    /// Some slots have no owner, or two.
     #[error("the slot table should go on at slot {expected}, but goes on at {found}")]
     Gap {
         /// Next slot without an owner.
         expected: usize,
-        /// First slot of the next range.
+        /// First slot of the next range that is stored.
         found: u16,
     },
-    /// An owner that is not in the topology.
+    /// An owner is not in the topology.
     #[error("the range that begins at slot {first} belongs to a shard that does not exist")]
     NoSuchShard {
         /// First slot of the range.

@@ -1,9 +1,12 @@
-//! Simulation: what each placement would make of a topology, and what would move when the topology changes.
+//! Simulation: the shares of shards under each placement of a topology, and the slots that move
+//! when the topology changes.
 //!
-//! A recipe dealt out anew is compared with itself before the change: what has another owner then would have to move.
+//! A placement that is computed again is compared with itself before the change: slots that then
+//! have another owner would have to move.
 //!
 //! **Invariant:** a slot counts as moved exactly if the name of its owner changes.
-//! **Not here:** the map of a real cluster (`shard_map`); moving anything; no I/O, no clock, no `async`.
+//! **Not here:** the map of a real cluster (`shard_map`); moving anything; no I/O, no clock, no
+//! `async`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,19 +18,19 @@ use crate::topology::{ShardIndex, ShardSpec, Topology, TopologyError};
 /// A change of a topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// One more shard of this weight, the last.
+    /// Adds a shard of this weight at the end.
     Add(u32),
-    /// The shard of this name goes.
+    /// Removes the shard of this name.
     Remove(String),
-    /// The shard of this name gets this weight.
+    /// Gives the shard of this name this weight.
     Reweight(String, u32),
 }
 
 impl Change {
-    /// The topology after the change.
+    /// Returns the topology after the change.
     ///
     /// # Errors
-    /// [`ChangeError`] if there is no such shard, or what results is no topology.
+    /// [`ChangeError`] if there is no such shard, or the resulting topology is invalid.
     pub fn apply(&self, topology: &Topology) -> Result<Topology, ChangeError> {
         let mut shards = topology.shards().to_vec();
         let find = |name: &str| {
@@ -71,37 +74,37 @@ pub enum ChangeError {
     /// The resulting topology is invalid.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// A placement cannot deal with what results.
+    /// The placement cannot be applied to the resulting topology.
     #[error(transparent)]
     Placement(#[from] PlacementError),
 }
 
-/// Algorithm that finds owners for a topology.
+/// Algorithm that assigns the slots of a topology.
 #[derive(Clone, Debug)]
 pub enum Algorithm {
-    /// Dealt out anew.
+    /// The placement is computed again.
     Dealt(Placement),
-    /// As few moves as the weights allow from these owners.
+    /// Slots are rebalanced from these owners, with as few moves as the weights allow.
     Rebalance(Vec<ShardIndex>),
 }
 
 impl Algorithm {
-    /// Every algorithm that needs no more than a topology; `current` are the owners that a rebalance begins with, those
-    /// of a weighted placement if there are none yet.
+    /// Returns every algorithm that needs only a topology; `current` are the owners from which a
+    /// rebalance begins, or those of a weighted placement if there are none yet.
     ///
     /// # Errors
-    /// [`PlacementError`] if that cannot be dealt out.
+    /// [`PlacementError`] if the topology does not fit a placement.
     pub fn all(
         topology: &Topology,
         current: Option<Vec<ShardIndex>>,
     ) -> Result<Vec<Self>, PlacementError> {
         let current = current.map_or_else(|| Placement::Weighted.assign(topology), Ok)?;
-        // Partitions and manual ranges name their owners: they are tried when somebody writes them down.
+        // Partitions and manual ranges name their owners, so they are tried only if they are given.
         let simple = Placement::NAMES.iter().filter_map(|name| name.parse().ok());
         Ok(simple.map(Self::Dealt).chain([Self::Rebalance(current)]).collect())
     }
 
-    /// Name of the algorithm.
+    /// Returns the name of the algorithm.
     pub fn name(&self) -> String {
         match self {
             Self::Dealt(placement) => placement.to_string(),
@@ -135,12 +138,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// One for each slot.
+    /// Load of each slot, in order.
     pub fn of_slots() -> Self {
         Self { slots: vec![1; usize::from(SLOT_COUNT)] }
     }
 
-    /// Nothing yet: keys are added.
+    /// Creates an empty load, to which keys are added.
     pub fn of_keys() -> Self {
         Self { slots: vec![0; usize::from(SLOT_COUNT)] }
     }
@@ -150,7 +153,7 @@ impl Load {
         self.slots[slot.index()] += 1;
     }
 
-    /// Load of all slots together.
+    /// Returns the load of all slots together.
     pub fn total(&self) -> u64 {
         self.slots.iter().sum()
     }
@@ -163,9 +166,9 @@ pub struct Share {
     pub shard: String,
     /// Its weight.
     pub weight: u32,
-    /// Slots.
+    /// Number of slots.
     pub slots: u64,
-    /// Keys, or slots if there are no keys.
+    /// Number of keys, or of slots if there are no keys.
     pub load: u64,
 }
 
@@ -174,7 +177,8 @@ pub struct Share {
 pub struct Dealt {
     /// Share of each shard.
     pub shards: Vec<Share>,
-    /// The load of the shard that has most of what its weight demands, as a multiple of that; 1 is ideal.
+    /// Highest load of a shard in relation to its weight, as a multiple of the fair load; 1 is
+    /// ideal.
     pub skew: f64,
 }
 
@@ -183,11 +187,11 @@ pub struct Dealt {
 pub struct Moved {
     /// The change.
     pub change: String,
-    /// The share that must move if each shard is to have what its weight demands, before and after.
+    /// Lowest share that must move so that each shard has the load of its weight, before and after.
     pub needed: f64,
-    /// Slots with another owner.
+    /// Number of slots with another owner.
     pub slots: u64,
-    /// Keys in them, or slots if there are no keys.
+    /// Number of keys in them, or of slots if there are no keys.
     pub load: u64,
     /// Moved load as a share of all.
     pub share: f64,
@@ -195,21 +199,21 @@ pub struct Moved {
     pub after: Dealt,
 }
 
-/// An algorithm beside the others.
+/// Results of one algorithm.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Simulated {
-    /// Its name.
+    /// Name of the algorithm.
     pub algorithm: String,
-    /// Before any change.
+    /// Result before any change.
     pub before: Dealt,
-    /// Each change by itself.
+    /// Results of the changes, each by itself.
     pub changes: Vec<Moved>,
 }
 
-/// Tries an algorithm with every change.
+/// Applies an algorithm to every change.
 ///
 /// # Errors
-/// [`ChangeError`] of the first change that cannot be, or that the algorithm cannot deal with.
+/// [`ChangeError`] of the first change that is impossible or that the algorithm cannot handle.
 pub fn simulate(
     topology: &Topology,
     algorithm: &Algorithm,
@@ -250,7 +254,7 @@ fn moved(
     }
 }
 
-/// The sum of what shards lack.
+/// Returns the sum of what shards lack.
 fn needed(old: &Topology, new: &Topology) -> f64 {
     let total = |topology: &Topology| -> f64 {
         topology.shards().iter().map(|shard| f64::from(shard.weight)).sum()

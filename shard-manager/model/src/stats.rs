@@ -1,38 +1,39 @@
-//! Vitals: how busy a shard is now, how well its writes have shared transactions and how much it holds, as plain
+//! Stats: load of the shards, grouping of writes into transactions, and amount of data, as plain
 //! numbers.
 //!
-//! Counters are updated once for each batch, never for each request, and reading them waits for
-//! nothing. Each number is right by itself; two that are read while a batch ends may belong to
-//! moments before and after it.
+//! Counters are updated once for each batch, never for each request, and reading them never waits.
+//! Each number is correct by itself; two that are read while a batch ends may belong to moments
+//! before and after it.
 //!
-//! **Not here:** asking nodes (`shard`, `store`), what is done with the numbers.
+//! **Not here:** querying nodes (`shard`, `store`), the use of the numbers.
 
 use std::time::Duration;
 
 use crate::reason::Reasons;
 use crate::topology::{Role, ShardIndex};
 
-/// Classes of sizes of batches: 1, 2, up to 4, up to 8 and so on.
+/// Number of size classes of batches: 1, 2, up to 4, up to 8 and so on.
 pub const BATCH_CLASSES: usize = 10;
 
-/// The class of a batch of so many operations: class `c` holds those of at most [`batch_class_max`]`(c)` that are too
-/// large for the class before. What is larger than all classes belongs to the last.
+/// Returns the class of a batch of this many operations: class `c` holds those of at most
+/// [`batch_class_max`]`(c)` that are too large for the class before. The last class also holds all
+/// larger batches.
 pub fn batch_class(operations: usize) -> usize {
     let class = usize::BITS - operations.saturating_sub(1).leading_zeros();
     (class as usize).min(BATCH_CLASSES - 1)
 }
 
-/// The most operations of a batch of this class.
+/// Returns the highest number of operations of a batch of this class.
 pub fn batch_class_max(class: usize) -> u64 {
     1 << class
 }
 
-/// One shard.
+/// Numbers of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardStats {
     /// Index of the shard.
     pub shard: ShardIndex,
-    /// The way of its writes.
+    /// Numbers of its lanes.
     pub lane: LaneStats,
     /// Findings of comparing its copies.
     pub compared: ComparisonStats,
@@ -41,26 +42,27 @@ pub struct ShardStats {
 }
 
 impl ShardStats {
-    /// The readers of all its nodes together.
+    /// Returns the sums for the readers of all its nodes.
     pub fn pool(&self) -> PoolStats {
         self.nodes.iter().fold(PoolStats::default(), |sum, node| sum.with(&node.pool))
     }
 
-    /// The lag of the replica that is furthest behind; `None` if there is no replica, or none that tells.
+    /// Returns the lag of the replica that is furthest behind; `None` if no replica reports one.
     pub fn worst_lag(&self) -> Option<Duration> {
         let replicas = self.nodes.iter().filter(|node| node.role == Role::Replica);
         replicas.filter_map(|node| node.lag).max()
     }
 }
 
-/// Approximate size of a shard, as its primary knows it without reading rows.
+/// Approximate size of a shard, known to its primary without reading rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeEstimate {
     /// Rows of its tables; `None` on Citus, which does not count them.
     pub rows: Option<u64>,
-    /// True if `rows` is an estimate of the server; files count exactly.
+    /// True if `rows` is an estimate of the server; for files it is an exact count.
     pub is_estimate: bool,
-    /// Bytes in use: of its tables and their indexes on servers, of the whole file where it is one, its log included.
+    /// Bytes in use: on servers those of its tables and their indexes; of a file, the whole size
+    /// including its log.
     pub bytes: u64,
 }
 
@@ -69,7 +71,7 @@ pub struct SizeEstimate {
 pub struct ComparisonStats {
     /// Number of passes over all rows of all copies.
     pub passes: u64,
-    /// Rows that were found to differ, summed over the passes.
+    /// Number of rows found to differ, summed over the passes.
     pub differences: u64,
 }
 
@@ -78,33 +80,33 @@ pub struct ComparisonStats {
 pub struct LaneStats {
     /// Number of lanes that these numbers sum up.
     pub lanes: usize,
-    /// Operations that wait.
+    /// Number of waiting operations.
     pub waiting: usize,
     /// Bytes of their rows.
     pub waiting_bytes: usize,
-    /// Operations of the batches that are being applied.
+    /// Number of operations in the batches that are being applied.
     pub applying: usize,
-    /// Most operations that may wait.
+    /// Highest number of waiting operations.
     pub waiting_max: usize,
-    /// Most bytes that may wait.
+    /// Highest number of waiting bytes.
     pub waiting_bytes_max: usize,
     /// True if no node accepts writes now, so that queued writes wait for one.
     pub waits_for_node: bool,
-    /// Batches that became durable since the process began: each is one transaction, but for a bulk chunk that had to be
-    /// taken apart, which counts as one.
+    /// Number of durable batches since the process began. Each is one transaction, except a bulk
+    /// chunk that had to be split, which counts once.
     pub batches: u64,
-    /// Their operations: a write is one, and so is a chunk of a bulk write.
+    /// Number of their operations: a write is one, and so is a chunk of a bulk write.
     pub operations: u64,
-    /// Their rows, those included that were answered with an error of their own.
+    /// Number of their rows, including those that failed on their own.
     pub rows: u64,
-    /// Operations of the largest batch.
+    /// Number of operations in the largest batch.
     pub largest_batch: u64,
     /// Number of batches of each class: see [`batch_class`].
     pub batch_sizes: [u64; BATCH_CLASSES],
 }
 
 impl LaneStats {
-    /// This lane and another one together.
+    /// Returns the combined numbers of this lane and another one.
     #[must_use]
     pub fn with(mut self, other: &Self) -> Self {
         self.lanes += other.lanes;
@@ -125,21 +127,21 @@ impl LaneStats {
     }
 }
 
-/// The readers of one node.
+/// Connections that read one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
     /// Connections that read now.
     pub in_use: usize,
     /// Connections that are open.
     pub open: usize,
-    /// Most connections that may be open.
+    /// Highest number of open connections.
     pub max: usize,
-    /// Reads that wait for a connection.
+    /// Number of reads that wait for a connection.
     pub waiting: usize,
 }
 
 impl PoolStats {
-    /// These readers and others together.
+    /// Returns the combined numbers of these readers and others.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
         Self {
@@ -151,25 +153,25 @@ impl PoolStats {
     }
 }
 
-/// One node, as far as is known without asking it.
+/// Numbers of one node, known without querying it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStats {
     /// `shard1-primary`.
     pub node: String,
     /// Role of the node in its shard.
     pub role: Role,
-    /// True if it is believed to do what its role demands: a primary takes writes, a replica is in
+    /// True if the node is believed to fulfil its role: a primary accepts writes, a replica is in
     /// the rotation.
     pub up: bool,
     /// Reasons why it does not; empty if it does.
     pub reasons: Reasons,
-    /// Time since it had all that the primary has; `None` if it has not had it since this process
+    /// Time since it had everything that the primary has; `None` if it never had since this process
     /// began.
     pub lag: Option<Duration>,
     /// Distance of its position to the primary's: bytes of the log on servers, batches in files.
     /// `None` if its position is unknown.
     pub behind: Option<u64>,
-    /// Its readers; none while it cannot be read.
+    /// Its readers; all zero while it cannot be read.
     pub pool: PoolStats,
 }
 

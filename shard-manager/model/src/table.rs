@@ -1,10 +1,10 @@
 //! Tables: names, columns, types and keys, as the databases declare them.
 //!
-//! A client's names are looked up here and never pasted into SQL; what is not in the registry does
-//! not exist.
+//! Names from clients are looked up here and never inserted into SQL; a name that is not in the
+//! registry does not exist.
 //!
 //! **Invariant:** every name matches `[a-z][a-z0-9_]{0,39}`, so it needs no quoting in SQL or JSON.
-//! **Not here:** how the declarations are read (`store`); rows (`row_change`).
+//! **Not here:** reading the declarations (`store`); rows (`row_change`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 use crate::value::ColumnType;
 
-/// A column of a table.
+/// Column of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Its name in SQL and in JSON.
+    /// Name in SQL and in JSON.
     pub name: String,
     /// Type of its values.
     pub kind: ColumnType,
-    /// True if it may hold null.
+    /// True if it may be null.
     pub nullable: bool,
 }
 
@@ -38,13 +38,13 @@ impl Table {
     pub const SLOT: usize = 0;
     /// Index of the column `shard_key` in every table.
     pub const SHARD_KEY: usize = 1;
-    /// Columns that decide where a row is kept.
+    /// Columns that decide where a row is stored.
     pub const PLACE: [usize; 2] = [Self::SLOT, Self::SHARD_KEY];
     const OWN: usize = 2;
-    /// Most own columns of a table.
+    /// Highest number of own columns of a table.
     pub const COLUMNS_MAX: usize = 200;
 
-    /// A table of these own columns.
+    /// Creates a table of these own columns.
     ///
     /// # Errors
     /// [`TableError`] if a name is malformed, taken or unknown, or there are too many columns.
@@ -93,12 +93,12 @@ impl Table {
         xxhash_rust::xxh3::xxh3_64(text.as_bytes())
     }
 
-    /// A number that another declaration does not have, not even one under the same name.
+    /// Returns a number that differs between declarations, even under the same name.
     pub fn digest(&self) -> u64 {
         self.digest
     }
 
-    /// True if a table or a column may have this name.
+    /// Returns true if a table or a column may have this name.
     pub fn is_name(name: &str) -> bool {
         let mut chars = name.chars();
         chars.next().is_some_and(|c| c.is_ascii_lowercase())
@@ -111,60 +111,61 @@ impl Table {
         found.ok_or_else(|| TableError::UnknownKey { name: name.to_owned() })
     }
 
-    /// The table's name.
+    /// Returns the table's name.
     #[inline]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// All columns, those of the system included, in the order of the database.
+    /// Returns all columns, those of the system included, in the order of the database.
     #[inline]
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
 
-    /// The column at an index that this table gave out.
+    /// Returns the column at an index that this table returned.
     #[inline]
     pub fn column(&self, index: usize) -> &Column {
         &self.columns[index]
     }
 
-    /// The columns that tell rows of one shard key apart.
+    /// Returns the columns that identify a row among those of its shard key.
     #[inline]
     pub fn id(&self) -> &[usize] {
         &self.id
     }
 
-    /// The column whose value is the shard key, if the table has one.
+    /// Returns the column whose value is the shard key, if the table has one.
     #[inline]
     pub fn routing(&self) -> Option<usize> {
         self.routing
     }
 
-    /// The columns that clients may write.
+    /// Returns the columns that clients may write.
     #[inline]
     pub fn own(&self) -> Range<usize> {
         Self::OWN..self.columns.len() - 3
     }
 
-    /// The columns of an answer without `select`: own columns, `version`, `created_at`, `updated_at`.
+    /// Returns the columns of a response without `select`: own columns, `version`, `created_at`,
+    /// `updated_at`.
     #[inline]
     pub fn answered(&self) -> Range<usize> {
         Self::OWN..self.columns.len()
     }
 
-    /// Index of `version`; `created_at` and `updated_at` follow it.
+    /// Returns the index of `version`; `created_at` and `updated_at` follow it.
     #[inline]
     pub fn version(&self) -> usize {
         self.columns.len() - 3
     }
 
-    /// The index of a column, those of the system included.
+    /// Returns the index of a column, those of the system included.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
     }
 
-    /// Difference to another declaration under this name; `None` if there is none.
+    /// Describes the difference to another declaration of this name; `None` if there is none.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let names = |table: &Self, columns: &[usize]| -> Vec<String> {
             columns.iter().map(|column| table.column(*column).name.clone()).collect()
@@ -198,7 +199,7 @@ impl Table {
         (self.routing != other.routing).then(routing)
     }
 
-    /// The column that the client may have meant.
+    /// Returns the column that the client may have meant.
     pub fn suggest(&self, name: &str) -> Option<String> {
         closest(name, self.columns.iter().map(|column| column.name.as_str()))
     }
@@ -212,23 +213,24 @@ fn check_name(name: &str) -> Result<(), TableError> {
     if Table::is_name(name) { Ok(()) } else { Err(TableError::Name { name: name.to_owned() }) }
 }
 
-/// Every table of a cluster.
+/// All tables of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     tables: BTreeMap<String, Arc<Table>>,
 }
 
 impl Registry {
-    /// Most tables of a cluster: each costs every shard a file's page or two, and every start a look at it.
+    /// Highest number of tables of a cluster: each costs every shard one or two pages of its file,
+    /// and a check at every start.
     pub const TABLES_MAX: usize = 256;
 
-    /// A registry of these tables.
+    /// Creates a registry of these tables.
     pub fn new(tables: impl IntoIterator<Item = Table>) -> Self {
         let named = tables.into_iter().map(|table| (table.name.clone(), Arc::new(table)));
         Self { tables: named.collect() }
     }
 
-    /// Returns these tables and one more.
+    /// Returns a registry with one more table.
     #[must_use]
     pub fn with(&self, table: Arc<Table>) -> Self {
         let mut tables = self.tables.clone();
@@ -236,32 +238,32 @@ impl Registry {
         Self { tables }
     }
 
-    /// Returns these tables without those of these names.
+    /// Returns a registry without the tables of these names.
     #[must_use]
     pub fn without(&self, names: &[&str]) -> Self {
         let kept = self.tables.iter().filter(|(name, _)| !names.contains(&name.as_str()));
         Self { tables: kept.map(|(name, table)| (name.clone(), Arc::clone(table))).collect() }
     }
 
-    /// The table of this name.
+    /// Returns the table of this name.
     pub fn find(&self, name: &str) -> Option<&Arc<Table>> {
         self.tables.get(name)
     }
 
-    /// The table that the client may have meant.
+    /// Returns the table that the client may have meant.
     pub fn suggest(&self, name: &str) -> Option<String> {
         closest(name, self.tables.keys().map(String::as_str))
     }
 
-    /// All tables, by name.
+    /// Returns all tables, by name.
     pub fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
         self.tables.values()
     }
 }
 
-/// The name nearest to what was written, if any is near enough to be a typo of it.
+/// Returns the name most similar to the given one, if it is similar enough to be meant.
 pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
-    /// Longer texts are no typos of a name, and comparing them costs time for nothing.
+    /// Longer texts are not misspelled names, and comparing them costs time for nothing.
     const WRITTEN_MAX: usize = 64;
     if written.len() > WRITTEN_MAX {
         return None;
@@ -273,40 +275,40 @@ pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Optio
         .map(|(_, name)| name.to_owned())
 }
 
-/// Reason why a declaration is no table.
+/// Reason why a declaration is not a table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
-    /// Not `[a-z][a-z0-9_]{0,39}`.
+    /// The name does not match `[a-z][a-z0-9_]{0,39}`.
     #[error("`{name}` is no name: use a lower-case letter, then letters, digits or _, at most 40")]
     Name {
-        /// The text given.
+        /// The given text.
         name: String,
     },
-    /// Twice in one table, or a column of the system.
+    /// The column name occurs twice, or is that of a system column.
     #[error("the column name `{name}` is taken")]
     NameTaken {
         /// The name.
         name: String,
     },
-    /// An id or routing column that is not among the table's own.
+    /// An id or routing column is not an own column of the table.
     #[error("`{name}` is none of the table's columns")]
     UnknownKey {
         /// The name.
         name: String,
     },
-    /// Values of the column cannot be told apart.
+    /// The values of an id column cannot be compared.
     #[error("`{name}` is json, which cannot be compared, so it tells no rows apart")]
     IdNotComparable {
         /// The column.
         name: String,
     },
-    /// Rows of one key could not be told apart.
+    /// Without an id column, rows of one key would be indistinguishable.
     #[error("a table needs at least one id column")]
     NoId,
-    /// None or too many.
+    /// There are no columns, or too many.
     #[error("a table has 1 to {} columns, not {count}", Table::COLUMNS_MAX)]
     ColumnCount {
-        /// Columns given.
+        /// Number of given columns.
         count: usize,
     },
 }

@@ -1,16 +1,17 @@
-//! Session tokens: what a client has seen, of every shard that it has met.
+//! Session token: the positions that a client has seen, of every shard that it has used.
 //!
-//! A token is made of every answer and merged with those of the request, so a client keeps one. Clients cannot
-//! make one up: a token of the future would make reads wait, and one of the past would break what it is for.
+//! Every response returns a token, merged with the tokens of the request, so that a client keeps
+//! only one. Clients cannot forge one: a token with a future position would make reads wait, and
+//! one with a past position would lose its guarantees.
 //!
 //! ```text
 //! base64url( 1 | for each shard: gap to the one before, timeline, position | tag of 8 bytes )
 //! ```
-//! Numbers are LEB128 but for the timeline, which is four bytes. The tag is SipHash-2-4 under a key of the
-//! cluster (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), so a token of another cluster is
-//! as wrong as a forged one.
+//! Numbers are LEB128 except the timeline, which is four bytes. The tag is SipHash-2-4 under a key
+//! of the cluster (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), so a token of
+//! another cluster is refused like a forged one.
 //!
-//! **Invariant:** shards stand in ascending order, each once; merging never forgets.
+//! **Invariant:** shards are in ascending order, each once; merging never loses a position.
 //! **Not here:** waiting for a position (`shard`), the header (the router).
 
 use std::hash::Hasher;
@@ -27,17 +28,17 @@ const VERSION: u8 = 1;
 /// Bytes of a tag.
 pub const TAG_LEN: usize = 8;
 
-/// The key that a cluster signs its tokens with.
+/// Key with which a cluster signs its tokens.
 #[derive(Clone)]
 pub struct TokenKey([u8; 16]);
 
 impl TokenKey {
-    /// A key of these bytes, which are a secret of the cluster.
+    /// Creates the key from these bytes, which are a secret of the cluster.
     pub fn new(secret: [u8; 16]) -> Self {
         Self(secret)
     }
 
-    /// A secret of the cluster for another purpose.
+    /// Derives a secret of the cluster for another purpose.
     pub fn derive(&self, purpose: &[u8]) -> [u8; 16] {
         let mut hasher = sip128::SipHasher24::new_with_key(&self.0);
         hasher.write(purpose);
@@ -59,22 +60,22 @@ pub struct SessionToken {
 }
 
 impl SessionToken {
-    /// Longest text of a token, and of all tokens of a request.
+    /// Highest length of a token, and of all tokens of a request together.
     pub const LEN_MAX: usize = 4_096;
 
-    /// A token of nothing: what a new client has seen.
+    /// Creates an empty token: that of a new client.
     pub const fn empty() -> Self {
         Self { seen: Vec::new() }
     }
 
-    /// Position that was seen of a shard.
+    /// Returns the position that was seen of a shard.
     pub fn seen(&self, shard: ShardIndex) -> Option<Position> {
         let found = self.seen.binary_search_by_key(&shard, |(shard, _)| *shard);
         found.ok().map(|index| self.seen[index].1)
     }
 
-    /// Adds what an answer showed, of a shard whose history holds what was seen of it before: the later position
-    /// counts.
+    /// Adds the position of a response, of a shard whose history contains the position seen before:
+    /// the later position counts.
     pub fn see(&mut self, shard: ShardIndex, position: Position) {
         match self.seen.binary_search_by_key(&shard, |(shard, _)| *shard) {
             Ok(index) => {
@@ -87,8 +88,8 @@ impl SessionToken {
         }
     }
 
-    /// Adds all that another token has seen. The later position counts, but one that its shard's history does not
-    /// hold stays, whatever its number: what was lost must not be forgotten.
+    /// Adds all positions of another token. The later position counts, but a position that is not
+    /// in its shard's history stays, whatever its number: lost changes must remain detectable.
     pub fn merge(&mut self, other: &Self, holds: impl Fn(ShardIndex, Position) -> bool) {
         for (shard, position) in &other.seen {
             match self.seen(*shard) {
@@ -104,7 +105,7 @@ impl SessionToken {
         self.see(shard, position);
     }
 
-    /// The text for a client.
+    /// Returns the text for a client.
     pub fn encode(&self, key: &TokenKey) -> String {
         let mut bytes = Vec::with_capacity(1 + self.seen.len() * 10 + TAG_LEN);
         bytes.push(VERSION);
@@ -120,17 +121,18 @@ impl SessionToken {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a token that this cluster made.
+    /// Parses a token that this cluster made.
     ///
     /// # Errors
-    /// [`TokenError`] if it is too long, or not one of this cluster.
+    /// [`TokenError`] if it is too long, or not a token of this cluster.
     pub fn parse(text: &str, key: &TokenKey) -> Result<Self, TokenError> {
         if text.len() > Self::LEN_MAX {
             return Err(TokenError::TooLong);
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Foreign)?;
         let (body, tag) = bytes.split_last_chunk::<TAG_LEN>().ok_or(TokenError::Foreign)?;
-        // The comparison may end early: to learn a tag byte by byte one would need its times over a network.
+        // The comparison need not take constant time: finding a tag byte by byte would need its
+        // duration over a network.
         if key.tag(body) != *tag {
             return Err(TokenError::Foreign);
         }
@@ -176,13 +178,13 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Reason why a text is no token.
+/// Reason why a text is not a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Longer than [`SessionToken::LEN_MAX`].
+    /// The text is longer than [`SessionToken::LEN_MAX`].
     #[error("a session token has at most {} bytes", SessionToken::LEN_MAX)]
     TooLong,
-    /// Not made by this cluster, or not whole.
+    /// The token was not made by this cluster, or is incomplete.
     #[error("this is no session token of this cluster")]
     Foreign,
 }

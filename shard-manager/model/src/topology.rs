@@ -1,25 +1,25 @@
-//! Topology: which shards exist, what they are called and how much each should carry.
+//! Topology: the shards of a cluster, with their names and weights.
 //!
-//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards (more where nothing is served) with distinct names; weights are
-//! positive.
-//! **Not here:** which slots a shard owns (`placement`); where its files or servers are (`store`).
+//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards (more in simulations) with distinct names;
+//! weights are positive.
+//! **Not here:** the slots of a shard (`placement`); its files or servers (`store`).
 
 use std::collections::HashSet;
 use std::fmt;
 
-/// Position of a shard in its topology: what slot tables hold instead of names.
+/// Index of a shard in its topology; slot tables store it instead of the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardIndex(pub u16);
 
 impl ShardIndex {
-    /// Index into a list of shards.
+    /// Returns the index into a list of shards.
     #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
 }
 
-/// A shard and its share of the load.
+/// Shard with its share of the load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardSpec {
     /// `shard1`, `shard2`, …
@@ -28,23 +28,25 @@ pub struct ShardSpec {
     pub weight: u32,
 }
 
-/// All shards of a cluster, in their order.
+/// All shards of a cluster, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     shards: Vec<ShardSpec>,
 }
 
 impl Topology {
-    /// Most shards of one router: each embedded shard is a thread, a writer and a pool of readers.
+    /// Highest number of shards of one router: each embedded shard has a thread, a writer and a
+    /// pool of readers.
     pub const SHARDS_MAX: usize = 256;
-    /// Most shards of a topology that no router serves, but on which placements are tried out.
+    /// Highest number of shards in a simulation, which no router serves.
     pub const SIMULATED_SHARDS_MAX: usize = 4_096;
-    /// Most replicas of one shard: each is a file that every write is written to again.
+    /// Highest number of replicas of one shard: every write is written again to each of these
+    /// files.
     pub const REPLICAS_MAX: usize = 5;
-    /// Largest weight: sums of weights times slots stay far inside 64 bits.
+    /// Largest weight: sums of weights times slots stay far below 64 bits.
     pub const WEIGHT_MAX: u32 = 1_000_000;
 
-    /// Shards `shard1 … shardN` with these weights.
+    /// Creates the shards `shard1 … shardN` with these weights.
     ///
     /// # Errors
     /// [`TopologyError`] if there are none or too many, or a weight is out of range.
@@ -55,12 +57,12 @@ impl Topology {
     /// Creates a topology for simulations, of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
     ///
     /// # Errors
-    /// As [`Topology::with_weights`].
+    /// Errors of [`Topology::with_weights`].
     pub fn simulated_with_weights(weights: &[u32]) -> Result<Self, TopologyError> {
         Self::simulated(named(weights))
     }
 
-    /// A topology of these shards.
+    /// Creates a topology of these shards.
     ///
     /// # Errors
     /// [`TopologyError`] if there are none or too many, names repeat or a weight is out of range.
@@ -68,10 +70,11 @@ impl Topology {
         Self::checked(shards, Self::SHARDS_MAX)
     }
 
-    /// A topology to try placements out on: as [`Topology::new`], of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
+    /// Creates a topology for simulations, like [`Topology::new`], of up to
+    /// [`Topology::SIMULATED_SHARDS_MAX`] shards.
     ///
     /// # Errors
-    /// As [`Topology::new`].
+    /// Errors of [`Topology::new`].
     pub fn simulated(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
         Self::checked(shards, Self::SIMULATED_SHARDS_MAX)
     }
@@ -95,25 +98,25 @@ impl Topology {
         Ok(Self { shards })
     }
 
-    /// The shards in their order.
+    /// Returns the shards in order.
     #[inline]
     pub fn shards(&self) -> &[ShardSpec] {
         &self.shards
     }
 
-    /// Number of shards, at least one.
+    /// Returns the number of shards, at least one.
     #[inline]
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
-    /// Never: a topology has a shard.
+    /// Returns false: a topology has at least one shard.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty()
     }
 
-    /// The name of a shard of this topology.
+    /// Returns the name of a shard of this topology.
     pub fn name(&self, shard: ShardIndex) -> &str {
         &self.shards[shard.index()].name
     }
@@ -123,7 +126,7 @@ impl Topology {
         self.indices().find(|&index| self.name(index) == name)
     }
 
-    /// Every shard's index, in order.
+    /// Returns every shard's index, in order.
     pub fn indices(&self) -> impl Iterator<Item = ShardIndex> + use<> {
         (0..self.shards.len() as u16).map(ShardIndex)
     }
@@ -138,29 +141,29 @@ fn named(weights: &[u32]) -> Vec<ShardSpec> {
     numbered.map(spec).collect()
 }
 
-/// Reason why a list of shards is no topology.
+/// Reason why a list of shards is not a topology.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
-    /// None, or too many.
+    /// There are no shards, or too many.
     #[error("there may be 1 to {most} shards, not {count}")]
     Count {
-        /// Shards asked for.
+        /// Requested number of shards.
         count: usize,
-        /// Most that there may be.
+        /// Highest number of shards.
         most: usize,
     },
-    /// Zero, or more than [`Topology::WEIGHT_MAX`].
+    /// A weight is zero, or more than [`Topology::WEIGHT_MAX`].
     #[error("the weight of {shard} must be 1 to {}, not {weight}", Topology::WEIGHT_MAX)]
     Weight {
-        /// Whose weight.
+        /// Name of the shard.
         shard: String,
-        /// The weight given.
+        /// The given weight.
         weight: u32,
     },
-    /// Two shards with one name.
+    /// Two shards have the same name.
     #[error("two shards are called {shard}")]
     NameTwice {
-        /// The name.
+        /// Name of both.
         shard: String,
     },
 }
@@ -168,14 +171,14 @@ pub enum TopologyError {
 /// Role of a node in its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Takes the writes.
+    /// The node that accepts writes.
     Primary,
-    /// Has what the primary had a moment ago.
+    /// A node with a slightly delayed copy of the primary's rows.
     Replica,
 }
 
 impl Role {
-    /// Name in `GET /api/health` and in `x-served-by`.
+    /// Returns the name in `GET /api/health` and in `x-served-by`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",

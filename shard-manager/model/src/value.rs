@@ -1,10 +1,11 @@
-//! Values: what a column may hold, read from JSON or from a filter's text, and written as JSON.
+//! Values: contents of columns, parsed from JSON or from text, and written as JSON.
 //!
-//! Values are checked and brought to one canonical form here, before any database sees them, so every
-//! engine accepts, refuses and stores the same.
+//! Values are checked and converted to one canonical form here, before any database receives them,
+//! so that every engine accepts, refuses and stores the same.
 //!
-//! **Invariant:** no [`Value`] holds U+0000, a number that is not finite, or JSON that does not parse.
-//! **Not here:** SQL types and binding (`store`); which columns there are (`table`).
+//! **Invariant:** no [`Value`] holds U+0000, a number that is not finite, or JSON that does not
+//! parse.
+//! **Not here:** SQL types and binding (`store`); the columns of a table (`table`).
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -13,7 +14,7 @@ use std::fmt;
 use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde_json::value::RawValue;
 
-/// The type of a column, as the API names it.
+/// Type of a column, as the API names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColumnType {
@@ -25,16 +26,16 @@ pub enum ColumnType {
     Double,
     /// `true` or `false`.
     Boolean,
-    /// An instant, kept as RFC 3339 in UTC with microseconds: by bytes is by time.
+    /// An instant, stored as RFC 3339 in UTC with microseconds: the order of bytes is that of time.
     Timestamp,
-    /// Any JSON text, kept as given but for white space.
+    /// Any JSON text, stored as given except for white space.
     Json,
-    /// Kept in the hyphenated lower-case form.
+    /// A UUID, stored in the hyphenated lower-case form.
     Uuid,
 }
 
 impl ColumnType {
-    /// The name in answers and messages.
+    /// Returns the name in responses and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -47,12 +48,12 @@ impl ColumnType {
         }
     }
 
-    /// True if values of the type can be compared and sorted.
+    /// Returns true if values of the type can be compared and sorted.
     pub fn is_comparable(self) -> bool {
         self != Self::Json
     }
 
-    /// Reads a value from the JSON of a body.
+    /// Parses a value from the JSON of a body.
     ///
     /// # Errors
     /// [`TypeMismatch`] if the JSON is of another type, out of range or holds U+0000.
@@ -75,10 +76,10 @@ impl ColumnType {
         }
     }
 
-    /// Reads a value from plain text: the literal of a filter, a shard key, a field of CSV.
+    /// Parses a value from plain text: the literal of a filter, a shard key, a field of CSV.
     ///
     /// # Errors
-    /// [`TypeMismatch`] if the text does not spell a value of this type.
+    /// [`TypeMismatch`] if the text is not a value of this type.
     pub fn read_text(self, text: &str) -> Result<Value, TypeMismatch> {
         let wrong = || TypeMismatch::Type { expected: self, found: "text" };
         match self {
@@ -104,7 +105,7 @@ impl fmt::Display for ColumnType {
     }
 }
 
-/// A checked value in canonical form.
+/// Checked value in canonical form.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// No value.
@@ -120,8 +121,8 @@ pub enum Value {
 }
 
 impl Value {
-    /// Compares two values of one column, neither being null (nulls are placed by the order, not by
-    /// their value). Text by bytes, numbers by size.
+    /// Compares two values of one column, neither of which is null (the order decides where nulls
+    /// are). Text is compared by bytes, numbers by size.
     pub fn compare(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Text(a), Self::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
@@ -158,7 +159,7 @@ impl Value {
 /// Reason why a value does not fit its column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TypeMismatch {
-    /// Another type.
+    /// The value has another type.
     #[error("expected {expected}, got {found}")]
     Type {
         /// The column's type.
@@ -169,22 +170,22 @@ pub enum TypeMismatch {
     /// A whole number outside 64 bits, or with a fraction or exponent.
     #[error("expected a whole number from -9223372036854775808 to 9223372036854775807")]
     NotBigint,
-    /// Not a number, or too large for binary64.
+    /// The text is not a number, or too large for binary64.
     #[error("expected a finite number")]
     NotDouble,
-    /// Not RFC 3339, or outside the years 1 to 9999.
+    /// The text is not RFC 3339, or outside the years 1 to 9999.
     #[error("expected an RFC 3339 timestamp such as 2026-11-21T10:00:00Z")]
     NotTimestamp,
-    /// Not a UUID.
+    /// The text is not a UUID.
     #[error("expected a UUID such as 0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10")]
     NotUuid,
-    /// An escape such as `\ud800` without its other half: no character.
+    /// An escape such as `\ud800` without its other half, which is not a character.
     #[error("the text holds half a surrogate pair, which is no character")]
     LoneSurrogate,
-    /// JSON that does not parse, or whose strings hold lone surrogates.
+    /// JSON that does not parse, or whose strings contain lone surrogates.
     #[error("expected a JSON value")]
     NotJson,
-    /// PostgreSQL cannot store it, so nobody may.
+    /// PostgreSQL cannot store U+0000, so no engine accepts it.
     #[error("the character U+0000 cannot be stored")]
     NulCharacter,
     /// Null in a column that must have a value.
@@ -192,7 +193,7 @@ pub enum TypeMismatch {
     Null,
 }
 
-/// An instant in the one form in which it is stored and sent.
+/// Formats an instant in the one form in which it is stored and sent.
 pub fn format_timestamp(instant: DateTime<Utc>) -> String {
     instant.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
@@ -208,7 +209,7 @@ pub fn push_json_number(out: &mut Vec<u8>, number: impl serde::Serialize) {
     serde_json::to_writer(out, &number).expect("a finite number always serialises");
 }
 
-/// Appends a value as JSON; what is kept as text, `json` included, as a string.
+/// Appends a value as JSON; values stored as text, `json` included, become strings.
 pub fn push_json(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Null => out.extend_from_slice(b"null"),
@@ -235,7 +236,7 @@ fn is_number(raw: &str) -> bool {
     raw.starts_with(|c: char| c == '-' || c.is_ascii_digit())
 }
 
-/// The text of a JSON string; `None` if the JSON is something else.
+/// Returns the text of a JSON string; `None` if the JSON is something else.
 fn json_string(raw: &str) -> Option<Result<String, TypeMismatch>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if !inner.contains('\\') {
@@ -244,7 +245,7 @@ fn json_string(raw: &str) -> Option<Result<String, TypeMismatch>> {
     Some(match serde_json::from_str::<String>(raw) {
         Ok(text) if text.contains('\0') => Err(TypeMismatch::NulCharacter),
         Ok(text) => Ok(text),
-        // It parsed as a raw value, so half a surrogate pair is all that can be wrong.
+        // The raw value was parsed before, so only half a surrogate pair can be wrong.
         Err(_) => Err(TypeMismatch::LoneSurrogate),
     })
 }
@@ -263,7 +264,8 @@ fn double(text: &str) -> Result<Value, TypeMismatch> {
 
 fn timestamp(text: &str) -> Result<Value, TypeMismatch> {
     let instant = DateTime::parse_from_rfc3339(text).map_err(|_| TypeMismatch::NotTimestamp)?;
-    // Through microseconds: that flattens a leap second into the next minute, as PostgreSQL does.
+    // Rounded to microseconds first: that moves a leap second to the next minute, as PostgreSQL
+    // does.
     let instant = DateTime::from_timestamp_micros(instant.timestamp_micros())
         .ok_or(TypeMismatch::NotTimestamp)?;
     if !(1..=9999).contains(&instant.year()) {
@@ -277,9 +279,9 @@ fn uuid(text: &str) -> Result<Value, TypeMismatch> {
     Ok(Value::Text(uuid.hyphenated().to_string()))
 }
 
-/// JSON as given, without white space between its tokens.
+/// Returns JSON without white space between its tokens.
 fn json_text(raw: &str) -> Result<Value, TypeMismatch> {
-    // Parsed for its strings' sake: a raw value may still hold lone surrogates.
+    // Parsed to check its strings: a raw value may still contain lone surrogates.
     serde_json::from_str::<serde_json::Value>(raw).map_err(|_| TypeMismatch::NotJson)?;
     if has_nul(raw) {
         return Err(TypeMismatch::NulCharacter);
@@ -287,8 +289,8 @@ fn json_text(raw: &str) -> Result<Value, TypeMismatch> {
     Ok(Value::Text(compact(raw).into_owned()))
 }
 
-/// True if JSON that parses holds U+0000, which can occur as an escape only. The search is in the
-/// text, because a parsed value keeps one of two members of a name.
+/// Returns true if valid JSON contains U+0000, which can occur as an escape only. The text is
+/// searched, because a parsed value keeps only one of two members of a name.
 fn has_nul(raw: &str) -> bool {
     let mut rest = raw;
     while let Some(at) = rest.find('\\') {
@@ -296,13 +298,13 @@ fn has_nul(raw: &str) -> bool {
         if escape.starts_with("u0000") {
             return true;
         }
-        // Past the escaped character, which may be a backslash itself.
+        // Skips the escaped character, which may be a backslash itself.
         rest = escape.get(1..).unwrap_or("");
     }
     false
 }
 
-/// Strips white space outside strings, so that stored JSON is one line and costs no more than needed.
+/// Removes white space outside strings, so that stored JSON is one line and as short as possible.
 fn compact(raw: &str) -> Cow<'_, str> {
     if !raw.contains([' ', '\n', '\t', '\r']) {
         return Cow::Borrowed(raw);

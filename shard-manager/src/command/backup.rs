@@ -74,7 +74,7 @@ pub(super) fn verify(folder: &Path, terminal: &Terminal) -> Result<(), CommandEr
     Ok(shown?)
 }
 
-/// Maps an incomplete copy to a found fault, and any other error to a refusal.
+/// Converts an incomplete copy to a found fault, and any other error to a refusal.
 pub(super) fn judged(error: &SaveError) -> CommandError {
     if matches!(error, SaveError::Unsuitable { .. }) {
         return CommandError::Found(error.to_string());
@@ -106,7 +106,7 @@ fn make(data_dir: &Path, to: &Path, terminal: &Terminal) -> Result<Manifest, Com
     saved.map_err(|error| refused(&error))
 }
 
-/// Runs work that reports progress, shows that as bars, and cancels it on Ctrl-C.
+/// Runs work that reports progress, shows the progress as bars, and cancels the work on Ctrl-C.
 pub(super) fn with_bars<T>(terminal: &Terminal, work: impl FnOnce(&Watch<'_>) -> T) -> T {
     let bars = Mutex::new(HashMap::new());
     let step = |step: &Step| draw(terminal, &bars, step);

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_written_as_it_is_named_unless_somebody_says_otherwise() {
+    fn the_file_name_decides_the_format_unless_one_is_given() {
         let of = |given, file: &str| FormatName::of(given, Some(Path::new(file)));
         assert_eq!(of(None, "a/users.csv"), FormatName::Csv);
         assert_eq!(of(None, "USERS.CSV"), FormatName::Csv);

@@ -1,7 +1,8 @@
 //! Input stream: reads a command's input so that the command can still be interrupted.
 //!
-//! A pipe may be idle for ever, and a thread that waits for it notices no signal. So everything but
-//! a regular file is read by a separate thread, and the command checks for signals between pieces.
+//! A pipe may be idle indefinitely, and a thread that waits for it notices no signal. So every
+//! input except a regular file is read by a separate thread, and the command checks for signals
+//! between pieces.
 //!
 //! **Invariant:** no more than [`PIECES`] pieces are read ahead, however slowly they are taken.
 //! **Not here:** parsing rows (`import`).

@@ -1,6 +1,6 @@
 //! Upload: sends rows to a running router.
 //!
-//! **Invariant:** rows that may have been stored are only sent again as upserts; waits and retries
+//! **Invariant:** rows that may have been stored are sent again only as upserts; waits and retries
 //! are bounded.
 //! **Not here:** the rows (`generate`, `import`).
 

@@ -14,7 +14,7 @@ use crate::store::postgres::session::{self, NodeRole, Session};
 /// Application name of these sessions.
 const PURPOSE: &str = "tessera doctor";
 
-/// Queries every named node, then checks that they form shards.
+/// Queries all configured nodes, then checks that they form shards.
 pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
     let of_shards =
         address.shards.iter().flat_map(|shard| [&shard.primary].into_iter().chain(&shard.replicas));
@@ -73,7 +73,7 @@ fn plain(about: &str, said: impl ToString) -> String {
     rest.trim_start_matches([':', ' ']).to_owned()
 }
 
-/// Returns warnings about settings that a router does not need but its operator will.
+/// Returns warnings about settings that a router does not need but its operator does.
 #[derive(QueryableByName)]
 struct Habits {
     #[diesel(sql_type = Bool)]

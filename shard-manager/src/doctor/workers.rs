@@ -1,5 +1,5 @@
-//! Workers: the nodes of a Citus cluster, as their coordinator sees them.
-//! Routers connect to the coordinator only, so this check is the only one of them.
+//! Workers: checks the nodes of a Citus cluster through their coordinator. Routers connect to the
+//! coordinator only, so no other check reaches them.
 //!
 //! **Not here:** the coordinator, which is checked like any other server (`servers`).
 
@@ -26,7 +26,7 @@ struct Node {
     idle: bool,
 }
 
-/// Checks the connections of each node to each; inactive nodes are skipped.
+/// Checks the connections from each node to each other; inactive nodes are skipped.
 const NODES: &str = "WITH health AS MATERIALIZED (
         SELECT f.groupid = 0 AS coordinates, f.nodeid AS asking, t.nodeid AS asked, coalesce(h.result, false) AS well
         FROM citus_check_cluster_node_health() AS h
@@ -40,7 +40,7 @@ const NODES: &str = "WITH health AS MATERIALIZED (
             AND NOT EXISTS (SELECT FROM pg_dist_placement AS p WHERE p.groupid = n.groupid) AS idle
     FROM pg_dist_node AS n WHERE n.groupid <> 0 ORDER BY n.nodeid";
 
-/// Makes a coordinator check all of them; it waits for an unresponsive one within the given limit.
+/// Makes a coordinator check all nodes; it waits for an unresponsive one within the given limit.
 pub(super) async fn examine(connection: &mut AsyncPgConnection, about: &str) -> Vec<Finding> {
     let nodes: Vec<Node> = match diesel::sql_query(NODES).get_results(connection).await {
         Ok(nodes) => nodes,

@@ -1,5 +1,5 @@
-//! Cluster backend: the trait through which the cluster uses what its shards share: the catalog, and
-//! the resources that are held as long as the cluster is open.
+//! Cluster backend: the trait through which the cluster uses what its shards share: the catalog,
+//! and the resources that are held as long as the cluster is open.
 //!
 //! **Invariant:** tables are changed only under a [`SchemaLock`], of which there is one at a time.
 //! **Not here:** the steps of a change (`manager/schema`).
@@ -40,12 +40,12 @@ pub trait ClusterBackend: Send + Sync {
     /// Returns the separation of the nodes of a shard.
     fn isolation(&self) -> ReplicaIsolation;
 
-    /// Returns true if the process before did not end cleanly, and not every file has been found
+    /// Returns true if the previous process did not end cleanly, and not every file has been found
     /// intact since.
     fn is_unclean(&self) -> bool;
 
-    /// Returns a sentence for each table that takes no writes because a crash of its server would
-    /// empty it, with its shard and the statement that repairs it. Sends no request.
+    /// Returns a sentence for each table that accepts no writes because a crash of its server would
+    /// empty it. It names the shard and the statement that repairs the table. Sends no query.
     fn unlogged_tables(&self) -> Vec<String>;
 
     /// Ends background work. Called before the shards are closed.
@@ -58,7 +58,7 @@ pub trait ClusterBackend: Send + Sync {
 /// Lock on changes of the tables, and the intents that the catalog keeps under it. Dropping it
 /// releases the lock.
 pub trait SchemaLock: Send + Sync {
-    /// Returns the intents of changes that have not ended.
+    /// Returns the intents of changes that are not finished.
     ///
     /// # Errors
     /// The error of the catalog.

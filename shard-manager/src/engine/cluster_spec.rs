@@ -1,9 +1,9 @@
 //! Cluster spec: the settings of a cluster, as an operator requests and a catalog stores them.
 //!
-//! **Invariant:** keyspace, hash, slot count, placement and shards of a cluster never change by configuration: a
-//! start that asks for others is refused with the reason, because rows would be looked for where they
-//! are not.
-//! **Not here:** where the row is kept (`sqlite::catalog`, `postgres::catalog`).
+//! **Invariant:** keyspace, hash, slot count, placement and shards of a cluster never change by
+//! configuration: a start that requests others is refused with the reason, because rows would be
+//! searched where they are not.
+//! **Not here:** the storage of the catalog row (`sqlite::catalog`, `postgres::catalog`).
 
 use std::collections::BTreeMap;
 
@@ -25,8 +25,8 @@ pub const SHARDS_DEFAULT: usize = 3;
 /// Replicas of each shard of a new cluster unless a number is requested.
 pub const REPLICAS_DEFAULT: usize = 1;
 
-/// Settings that the operator requests. `None` stands for the setting in the catalog, or for the default
-/// when the cluster is new.
+/// Settings that the operator requests. `None` stands for the setting in the catalog, or for the
+/// default when the cluster is new.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterSpec {
     /// Keyspace: the way from a key to its slot.
@@ -67,7 +67,7 @@ impl ClusterRow {
     /// Creates the row of a new cluster, whose shards have these names, or `shard1`, `shard2`, ….
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if there can be no such cluster.
+    /// [`OpenError::Conflict`] if such a cluster is impossible.
     pub(crate) fn new(spec: &ClusterSpec, names: Option<&[String]>) -> Result<Self, OpenError> {
         let conflict = |error: &dyn std::fmt::Display| OpenError::Conflict(error.to_string());
         let count = spec.shards.or(spec.weights.as_ref().map(Vec::len)).unwrap_or(SHARDS_DEFAULT);
@@ -119,7 +119,7 @@ impl ClusterRow {
         })
     }
 
-    /// Refuses a cluster whose rows this program would look for in other places. `place` names the
+    /// Refuses a cluster whose rows this program would search in other places. `place` names the
     /// cluster in the message.
     ///
     /// # Errors
@@ -164,7 +164,8 @@ fn hash_name(keyspace: &Keyspace) -> &'static str {
     keyspace.algorithm().unwrap_or("none")
 }
 
-/// Algorithms and slot count are constants of the program, so that a difference means another program wrote the files.
+/// Algorithms and slot count are constants of the program, so that a difference means another
+/// program wrote the files.
 fn check_hash(row: &ClusterRow, place: &str) -> Result<(), OpenError> {
     let has = match Keyspace::restore(&row.keyspace, &row.parameters) {
         Ok(known) if row.hash == hash_name(&known) && row.slots == i64::from(SLOT_COUNT) => {

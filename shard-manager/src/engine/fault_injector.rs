@@ -1,5 +1,5 @@
-//! Fault injector: pauses, delays or cuts off a worker between two pieces of work, for tests and for
-//! teaching.
+//! Fault injector: pauses, delays or cuts off a worker between two pieces of work, for tests and
+//! for teaching.
 //!
 //! A worker is a thread or a task that works for one node.
 //!
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Interval at which a task checks if it may go on.
+/// Interval at which a task checks whether it may continue.
 const TASK_LOOK: Duration = Duration::from_millis(2);
 
 /// Mode of a node.
@@ -54,7 +54,7 @@ pub struct NodeFault {
     pub delay: Duration,
 }
 
-/// Switch between those who set a fault and the one worker that obeys it.
+/// Connects the code that sets a fault with the one worker that obeys it.
 #[derive(Debug, Default)]
 pub struct FaultInjector {
     /// True if a fault is set: the only field that a worker reads while there is none.
@@ -89,7 +89,7 @@ impl FaultInjector {
         }
     }
 
-    /// Sets a fault, and waits until the work that runs has ended. Blocks.
+    /// Sets a fault, and waits until the current work has ended. Blocks.
     pub fn set(&self, fault: NodeFault) {
         {
             let mut current = locked(&self.fault);
@@ -133,7 +133,8 @@ impl FaultInjector {
         }
     }
 
-    /// Waits like [`FaultInjector::wait`], for a task: other tasks of its thread go on meanwhile.
+    /// Waits like [`FaultInjector::wait`], for a task: other tasks of its thread continue
+    /// meanwhile.
     pub async fn wait_on_task(&self) -> WorkPermit<'_> {
         let mut delayed_since = None;
         loop {
@@ -151,7 +152,7 @@ impl FaultInjector {
     }
 }
 
-/// A worker that panicked leaves nothing half-done behind these locks.
+/// A worker that panicked leaves no inconsistent state behind these locks.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,14 +1,14 @@
 //! Forgetting: decides which records of idempotency keys are too old to be kept.
 //!
-//! A system clock may be set by years at any moment, and a record that is removed too early lets a
-//! write happen twice. So the clock is read once in the life of a process, and only time that has
-//! passed is added: the records of one process always agree with each other. Older records are
-//! trusted once the process has lived for as long as records are kept, because they are older than
-//! that whatever their times say. Before that they are trusted only if the newest of them shows
-//! that the clock is about right, with a margin as large as the remaining doubt.
+//! A system clock may be set by years at any moment, and a record that is removed too early allows
+//! a write to be applied twice. So the clock is read once in the lifetime of a process, and only
+//! elapsed time is added: the records of one process always agree with each other. Records of
+//! earlier processes may go once this process has lived for as long as records are kept, because
+//! they are older than that whatever their times say. Before that they may go only if the newest of
+//! them shows that the clock is about right, with a margin as large as the remaining doubt.
 //!
 //! **Invariant:** a jump of the system clock makes records stay longer, and never go sooner.
-//! **Not here:** removing them (the engines).
+//! **Not here:** removing the records (the engines).
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -18,13 +18,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::idempotency::KEPT;
 use crate::value::format_timestamp;
 
-/// Clock of this process, by which records are made and forgotten.
+/// Clock of this process, which dates new records and decides which ones may go.
 static STEADY: LazyLock<Steady> = LazyLock::new(|| Steady::new(Utc::now(), Instant::now()));
 
-/// A record that claims to be older than this was probably made by a clock that was wrong.
+/// Age beyond which a record was probably dated by a clock that was wrong.
 const CREDIBLE: TimeDelta = TimeDelta::days(30);
 
-/// Clock that is read once.
+/// Clock that is read once, when the process starts.
 #[derive(Clone, Copy, Debug)]
 struct Steady {
     told: DateTime<Utc>,
@@ -35,11 +35,12 @@ struct Steady {
 /// times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Forgetting {
-    /// Only those made at this time or later.
+    /// Records may go only if they were created at this time or later.
     pub(crate) from: String,
-    /// Only those made before this time.
+    /// Records may go only if they were created before this time.
     pub(crate) until: String,
-    /// Only if there is a record made between these times: it shows that the clock is right.
+    /// Records may go only if some record was created between these times, which shows that the
+    /// clock is right.
     pub(crate) witness: Option<(String, String)>,
 }
 
@@ -57,7 +58,7 @@ pub(crate) fn recorded_at() -> String {
 
 impl Steady {
     fn new(told: DateTime<Utc>, at: Instant) -> Self {
-        // Years of four digits alone sort as texts.
+        // Only years of four digits sort as text.
         let (least, most) = (TimeDelta::days(366), TimeDelta::days(8_000 * 365));
         let told = told.clamp(DateTime::UNIX_EPOCH + least, DateTime::UNIX_EPOCH + most);
         Self { told, at }
@@ -77,7 +78,7 @@ impl Steady {
         let (from, until, witness) = if self.lived(now) >= KEPT {
             (DateTime::UNIX_EPOCH, self.time(now) - KEPT, None)
         } else {
-            // The clock may have gone wrong by as much as lies between the witness and the start.
+            // The clock may be wrong by as much as lies between the witness and the start.
             let witness = [self.told - KEPT, self.told].map(format_timestamp);
             (self.told - CREDIBLE, self.time(now) - KEPT - KEPT, Some(witness.into()))
         };
@@ -106,10 +107,10 @@ mod tests {
     }
 
     #[test]
-    fn what_the_clock_says_after_the_start_makes_no_record_older() {
+    fn clock_readings_after_the_start_make_no_record_older() {
         let at = Instant::now();
         let steady = Steady::new("2026-03-10T12:00:00Z".parse().unwrap(), at);
-        // No reading of a clock but that of the start goes in: an hour later it is an hour later.
+        // The clock is read at the start only: an hour later it is an hour later.
         assert_eq!(
             steady.time(at + hours(1)),
             "2026-03-10T13:00:00Z".parse::<DateTime<Utc>>().unwrap()
@@ -143,7 +144,7 @@ mod tests {
         let at = Instant::now();
         let steady = Steady::new("2026-03-10T12:00:00Z".parse().unwrap(), at);
         let records = [
-            // Of a clock that was years behind a minute ago.
+            // The clock was years behind until a minute ago.
             "2016-03-10T11:58:00.000000Z",
             "2026-03-08T11:00:00.000000Z",
             "2026-03-09T11:00:00.000000Z",

@@ -28,9 +28,10 @@ pub struct KeyRead<'a> {
     pub slot: Slot,
     /// The key.
     pub key: &'a str,
-    /// Position that the node must have reached. A server is asked if it has; of a file it is known.
+    /// Position that the node must have reached. A server is queried for its position; that of a
+    /// file is known.
     pub min_position: u64,
-    /// Time after which the answer is of no use.
+    /// Time after which the answer is useless.
     pub deadline: Instant,
 }
 
@@ -38,9 +39,10 @@ pub struct KeyRead<'a> {
 pub struct ScanRead {
     /// The query.
     pub query: Arc<ReadQuery>,
-    /// Position that the node must have reached. A server is asked if it has; of a file it is known.
+    /// Position that the node must have reached. A server is queried for its position; that of a
+    /// file is known.
     pub min_position: u64,
-    /// Time after which the answer is of no use.
+    /// Time after which the answer is useless.
     pub deadline: Instant,
 }
 
@@ -53,7 +55,7 @@ pub trait NodeReader: Send + Sync {
     /// [`Error::AnswerTooLarge`].
     fn read_key<'a>(&'a self, read: KeyRead<'a>) -> EngineFuture<'a, NodeRows>;
 
-    /// Reads rows of all keys, each with the values that it is merged by.
+    /// Reads rows of all keys, each with the values by which it is merged.
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].
@@ -70,13 +72,13 @@ pub trait NodeReader: Send + Sync {
     fn pool_stats(&self) -> PoolStats;
 }
 
-/// Position that strong reads must not miss.
+/// Position that strong reads must observe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadIndex {
     /// Only this process writes, so the position is known without a request.
     Confirmed(u64),
-    /// The primary wrote a record at this position. A majority of the nodes that has it proves that
-    /// the primary led when the record was requested.
+    /// The primary wrote a record at this position. If a majority of the nodes has it, it was
+    /// still the primary when the record was requested.
     AwaitQuorum(Position),
 }
 
@@ -88,15 +90,16 @@ pub trait PrimaryReader: NodeReader {
     /// Errors of [`NodeReader::read_key`].
     fn read_index(&self, deadline: Instant) -> EngineFuture<'_, ReadIndex>;
 
-    /// Returns a position that every read of the primary that begins now shows. Of a server it is 0,
-    /// unknown: a commit that is flushed, and so has a position, may still be invisible to a read.
+    /// Returns a position that every read of the primary that begins now observes. For a server it
+    /// is 0, unknown: a commit that was flushed, and so has a position, may still be invisible to a
+    /// read.
     fn visible_position(&self) -> u64;
 
-    /// Returns true if a timeline is later than all that are known here, because another router may
-    /// have promoted a node.
+    /// Returns true if a timeline is later than all that are known here: another router may have
+    /// noticed a promotion first.
     fn is_ahead(&self, timeline: u32) -> bool;
 
-    /// Searches the nodes of the shard for the primary, if it can change behind this process's back.
+    /// Searches the nodes of the shard for the primary, if another process can promote a node.
     fn find_primary(&self) -> BoxFuture<'_, ()>;
 
     /// Refuses writes to a primary whose files were lost.
@@ -109,8 +112,8 @@ pub trait PrimaryReader: NodeReader {
     /// files were lost.
     fn loss(&self) -> Option<Reason>;
 
-    /// Returns rows and bytes of each table. Reads every page or row. The permit is dropped when the
-    /// work has ended, even if the future was dropped before.
+    /// Returns rows and bytes of each table. Reads every page or row. The permit is dropped when
+    /// the work has ended, even if the future was dropped before.
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].
@@ -126,21 +129,21 @@ pub trait PrimaryReader: NodeReader {
     /// Errors of [`NodeReader::read_key`].
     fn row_counts(&self, deadline: Instant) -> EngineFuture<'_, Vec<TableRows>>;
 
-    /// Returns about how much the node holds, without reading rows.
+    /// Returns the approximate size of the node's data, without reading rows.
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].
     fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate>;
 
-    /// Returns the nodes over which the engine distributes the shard's rows by itself; none if it
-    /// does not.
+    /// Returns the nodes over which the engine itself distributes the shard's rows; none if it does
+    /// not.
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].
     fn worker_nodes(&self, deadline: Instant) -> EngineFuture<'_, Vec<WorkerNode>>;
 }
 
-/// Rows, and the position up to which the read may have seen the shard's changes.
+/// Rows, and the position up to which they may show the shard's changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeRows {
     /// The rows.
@@ -149,7 +152,7 @@ pub struct NodeRows {
     pub position: Position,
 }
 
-/// One row scope of a read: all rows, or those of one shard key.
+/// Rows that a read covers: all rows, or those of one shard key.
 #[derive(Clone, Copy, Debug)]
 pub enum Scope<'k> {
     /// The rows of one key.
@@ -165,20 +168,20 @@ impl Scope<'_> {
     }
 }
 
-/// Node to which an engine distributes a shard's rows by itself.
+/// Node to which the engine itself distributes a shard's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerNode {
     /// `coordinator`, or `worker` and its group.
     pub node: String,
-    /// The group of nodes that it belongs to; 0 is the coordinator's.
+    /// The group of nodes that the node belongs to; 0 is the coordinator's.
     pub group: i64,
     /// `primary`, `secondary` or `unavailable`.
     pub role: String,
-    /// True if queries are sent to it.
+    /// True if queries are sent to the node.
     pub active: bool,
-    /// Number of the engine's own shards on it, of all tables of Tessera.
+    /// Number of the engine's own shards on the node, for all tables of Tessera.
     pub shards: i64,
-    /// Their bytes.
+    /// Size of these shards in bytes.
     pub bytes: i64,
 }
 

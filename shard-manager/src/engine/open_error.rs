@@ -70,7 +70,7 @@ impl OpenError {
         Self::Database { path: path.display().to_string(), cause: cause.to_string() }
     }
 
-    /// Turns an error that comes from a full disk into [`OpenError::NoSpace`]. `has_no_room` checks
+    /// Converts an error caused by a full disk into [`OpenError::NoSpace`]. `has_no_room` checks
     /// the disk.
     pub(crate) fn or_no_space(self, dir: &Path, has_no_room: impl FnOnce() -> bool) -> Self {
         /// Messages of the system and of SQLite for a full disk.
@@ -94,7 +94,7 @@ impl OpenError {
         Self::Foreign { path: path.display().to_string(), cause: cause.into() }
     }
 
-    /// Creates the error of a node, which has this name for the operator.
+    /// Creates the error of a node, under the name that the operator knows.
     pub(crate) fn node(name: &str, cause: impl std::fmt::Display) -> Self {
         Self::Node(format!("{name}: {cause}"))
     }

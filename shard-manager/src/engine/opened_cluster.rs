@@ -1,4 +1,4 @@
-//! Opened cluster: what an engine returns when it has opened a cluster, for the manager to serve.
+//! Opened cluster: the cluster that an engine has opened, for the manager to serve.
 //!
 //! **Not here:** opening (the engines), serving (`manager`).
 
@@ -23,11 +23,11 @@ pub struct OpenedCluster {
     pub map: Arc<ArcSwap<ShardMap>>,
     /// The tables, which the backend may replace.
     pub registry: Arc<ArcSwap<Registry>>,
-    /// Key that session tokens are signed with.
+    /// Key that signs session tokens.
     pub token_key: TokenKey,
     /// The shards, in the order of the map.
     pub shards: Vec<OpenedShard>,
-    /// What the shards share. Dropped after them.
+    /// Backend that the shards share. Dropped after them.
     pub backend: Box<dyn ClusterBackend>,
 }
 
@@ -54,7 +54,7 @@ pub struct OpenedShard {
 }
 
 impl OpenedShard {
-    /// Stops its replicas, if the shard is not to be served after all. Blocks.
+    /// Stops the replicas of a shard that will not be served after all. Blocks.
     pub fn stop_replicas(&self) {
         self.replicas.iter().for_each(|replica| replica.node.stop());
     }

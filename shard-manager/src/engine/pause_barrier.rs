@@ -1,12 +1,12 @@
 //! Pause barrier: stops workers between two pieces of work, several of them at the same instant.
 //!
-//! Each worker passes its barrier before each piece of work. To get an instant at which nothing
-//! runs, a backup closes all barriers, waits until the work that runs has ended, reads the positions
-//! and opens them again. Unlike a fault injector a barrier is closed for milliseconds only, and opens
+//! Each worker passes its barrier before each piece of work. For a consistent instant a backup
+//! closes all barriers, waits until the current work has ended, reads the positions and opens the
+//! barriers again. Unlike a fault injector, a barrier is closed for milliseconds only, and opens
 //! when the guard is dropped.
 //!
 //! **Invariant:** while a [`Closed`] that has waited lives, no work of its barrier runs.
-//! **Not here:** the work (`lane`), what is read meanwhile (the backup of files).
+//! **Not here:** the work (`lane`), the reads in the meantime (the backup of files).
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -41,7 +41,7 @@ impl PauseBarrier {
         Pass(self)
     }
 
-    /// Closes the barrier. The work that runs goes on: see [`Closed::wait_until`].
+    /// Closes the barrier. The current work continues: see [`Closed::wait_until`].
     pub fn close(&self) -> Closed<'_> {
         self.locked().closed += 1;
         Closed(self)
@@ -52,14 +52,14 @@ impl PauseBarrier {
         self.locked().closed > 0
     }
 
-    /// Nothing is left half-done behind this lock.
+    /// A panic leaves no inconsistent state behind this lock.
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Closed<'_> {
-    /// Waits until the work that runs has ended. Returns false if it has not before `deadline`.
+    /// Waits until the current work has ended. Returns false if it has not ended by `deadline`.
     pub fn wait_until(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let working = |state: &mut State| state.working;

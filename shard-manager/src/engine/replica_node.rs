@@ -1,6 +1,6 @@
 //! Replica node: the trait through which the cluster uses a replica of a shard.
 //!
-//! **Not here:** which replica answers a read (`replica_set`), how it gets its rows (the engines).
+//! **Not here:** the choice of the replica (`replica_set`), replication of its rows (the engines).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub trait ReplicaNode: Send + Sync {
     /// Returns the connections that read it; `None` while it cannot be read.
     fn reader(&self) -> Option<Arc<dyn NodeReader>>;
 
-    /// Returns its fault injector; `None` if this process cannot hold it up.
+    /// Returns its fault injector; `None` if this process cannot pause it.
     fn fault_injector(&self) -> Option<&FaultInjector>;
 
     /// Returns true if it is believed to be reachable.
@@ -38,20 +38,20 @@ pub trait ReplicaNode: Send + Sync {
     /// Returns true if it is believed to receive the changes of the primary.
     fn is_streaming(&self) -> bool;
 
-    /// Records that a read of it failed: it is checked before it is read again.
+    /// Records that a read of it failed: it is checked before the next read.
     fn read_failed(&self);
 
-    /// Records that it did not answer a probe. A server is checked then; a file only after a read of
-    /// it failed.
+    /// Records that it did not answer a probe. A server is checked then; a file is checked only
+    /// after a failed read.
     fn probe_failed(&self);
 
-    /// Returns the interval at which its position is learned; zero if it reports each change.
+    /// Returns the interval at which its position is reported; zero if it reports each change.
     fn report_interval(&self) -> Duration;
 
     /// Returns true if it runs apart from the primary: it may answer when the primary does not, and
     /// stop without an error.
     fn outlives_primary(&self) -> bool;
 
-    /// Ends the thread or task that keeps it. Blocks.
+    /// Ends the thread or task that maintains it. Blocks.
     fn stop(&self);
 }

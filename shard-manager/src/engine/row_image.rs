@@ -1,6 +1,6 @@
 //! Row image: the values of a row after a change, the same for every engine.
 //!
-//! **Invariant:** an image has a value for each answered column of its table, in their order.
+//! **Invariant:** an image has a value for each returned column of its table, in order.
 //! **Not here:** reading and storing rows (the engines), the checks of a request (`row_change`).
 
 use crate::error::Error;

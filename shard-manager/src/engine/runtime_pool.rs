@@ -1,10 +1,10 @@
-//! Runtime pool: the runtimes on which the tasks run that talk to servers.
+//! Runtime pool: the runtimes of the tasks that communicate with servers.
 //!
 //! A task on the thread of the request that waits for it replies without waking another thread: at
 //! low load that is most of the cost of a reply. So the threads that serve clients add their
-//! runtimes here, and the tasks are spread over them.
+//! runtimes here, and the tasks are distributed over them.
 //!
-//! **Invariant:** there is always a runtime: the first one, which lives as long as the tasks may.
+//! **Invariant:** there is always a runtime: the first one, which outlives the tasks.
 //! **Not here:** the work of the tasks (`lane`, `store`).
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// Set of runtimes that tasks are spread over.
+/// Runtimes over which tasks are distributed.
 #[derive(Debug)]
 pub struct RuntimePool {
     first: Handle,
@@ -22,7 +22,7 @@ pub struct RuntimePool {
     handles: AtomicUsize,
 }
 
-/// One task's place in the pool.
+/// Place of one task in the pool.
 #[derive(Debug)]
 pub struct RuntimeHandle {
     number: usize,
@@ -31,12 +31,12 @@ pub struct RuntimeHandle {
 }
 
 impl RuntimePool {
-    /// Makes a pool in which all tasks run on this runtime until others are added.
+    /// Creates a pool in which all tasks run on this runtime until others are added.
     pub fn new(first: Handle) -> Self {
         Self { first, added: watch::Sender::default(), handles: AtomicUsize::new(0) }
     }
 
-    /// Returns the place of one more task.
+    /// Returns a handle for one more task.
     pub fn handle(&self) -> RuntimeHandle {
         let number = self.handles.fetch_add(1, Ordering::Relaxed);
         RuntimeHandle { number, first: self.first.clone(), added: self.added.subscribe() }
@@ -49,7 +49,8 @@ impl RuntimePool {
         });
     }
 
-    /// Removes all runtimes but the first. Tasks move back to it as soon as their current work ends.
+    /// Removes all runtimes but the first. Tasks move back to it as soon as their current work
+    /// ends.
     pub fn remove_runtimes(&self) {
         self.added.send_replace(Arc::default());
     }

@@ -1,11 +1,12 @@
 //! Sample queries: the reads whose SQL each engine pins in a file beside its tests.
 //!
-//! Databases keep statements prepared under their text and plan them by it, so a text must not change by accident.
-//! The samples hold each test of each type of column, each kind of order with and without a row to continue after,
-//! nested conditions, named keys and all forms of a page.
+//! Databases cache and plan statements by their text, so a text must not change by accident. The
+//! samples cover each test of each type of column, each kind of order with and without a row to
+//! continue after, nested conditions, named keys and all forms of a page.
 //!
-//! **Invariant:** the samples and their order are fixed: another sample changes no text of the others.
-//! **Not here:** random queries (the property tests of the engines), what a query returns.
+//! **Invariant:** the samples and their order are fixed: another sample changes no text of the
+//! others.
+//! **Not here:** random queries (the property tests of the engines), the results of a query.
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ use crate::value::{ColumnType, Value};
 /// A query and its title.
 pub(crate) type Sample = (String, ReadQuery);
 
-/// Writes the statements of each sample through `write`, which appends the text and the values of the page of a
-/// query within a scope and, if the query counts rows, those of the count.
+/// Writes the statements of each sample through `write`, which appends the text and the values of
+/// the page of a query within a scope and, if the query counts rows, those of the count.
 pub(crate) fn written(write: impl Fn(&mut String, &ReadQuery, Scope<'_>)) -> String {
     let mut out = String::new();
     for (title, query) in tests_of_columns() {
@@ -53,7 +54,7 @@ fn fitted(query: &ReadQuery, keyed: bool) -> ReadQuery {
     ReadQuery { after: given, ..query.clone() }
 }
 
-/// Every test of a column of every type.
+/// Returns every test of a column of every type.
 fn tests_of_columns() -> Vec<Sample> {
     let table = things();
     let mut samples = Vec::new();
@@ -146,7 +147,7 @@ fn orders() -> Vec<Sample> {
             let order: Vec<OrderBy> = order.iter().copied().filter(known).collect();
             let afters = [None, Some(vec![]), Some(vec![Value::Null]), Some(vec![Value::Null; 2])];
             for after in afters {
-                // Columns that cannot be null are not at a null.
+                // A column that cannot be null has no null to continue after.
                 let nulls = after.as_ref().map_or(0, Vec::len);
                 if order.len() < nulls
                     || order[..nulls].iter().any(|by| !table.column(by.column).nullable)
@@ -211,7 +212,7 @@ fn one_output(table: &Arc<Table>) -> ReadQuery {
     ReadQuery { outputs, ..ReadQuery::all(table) }
 }
 
-/// A table with a column of each type.
+/// Returns a table with a column of each type.
 fn things() -> Arc<Table> {
     let columns = vec![
         column("id", ColumnType::Text, false),
@@ -226,7 +227,7 @@ fn things() -> Arc<Table> {
     Arc::new(Table::new("things", columns, &["id".to_owned()], None).expect("a sound table"))
 }
 
-/// A table whose rows two columns identify.
+/// Returns a table whose rows are identified by two columns.
 fn pairs() -> Arc<Table> {
     let columns = vec![
         column("part", ColumnType::Bigint, false),

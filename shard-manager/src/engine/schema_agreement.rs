@@ -1,11 +1,14 @@
-//! Agreement: which tables every shard must have before a cluster serves, and what each has to do for it.
+//! Schema agreement: the tables that every shard must have before a cluster serves requests, and
+//! the changes that each shard needs for that.
 //!
-//! Shards differ for two reasons. A process died while it made a table: the intent says what is to become of it. Or
-//! a shard's file was put back from a copy that is older than a table, perhaps that of a replica that had not come so
-//! far: then the table is made there again. Its rows are lost, but they were lost with the file.
+//! Shards may differ for two reasons. A process died while it created a table: the intent records
+//! the target state. Or a shard's file was restored from a copy that is older than a table, perhaps
+//! from a replica that lagged: then the table is created there again. Its rows are lost, but they
+//! were lost with the file.
 //!
-//! **Invariant:** nothing is done to a file unless all of them can agree.
-//! **Not here:** doing it (the engines), making a table while the cluster serves (`tables`).
+//! **Invariant:** no file is changed unless all of them can agree.
+//! **Not here:** carrying out the changes (the engines), creating a table while the cluster serves
+//! (`manager/schema`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,22 +18,22 @@ use super::open_error::OpenError;
 use super::schema_intent::Intent;
 use crate::table::{Registry, Table};
 
-/// What a shard's file declares.
+/// Tables that a shard declares.
 pub(crate) struct Declared<'s> {
     pub(crate) shard: &'s str,
     pub(crate) tables: Registry,
-    /// The names of those that clients made; the others come with every file.
+    /// Names of the tables that clients created; the others are part of every shard.
     pub(crate) made: BTreeSet<String>,
 }
 
-/// What all shards have once each has done its part.
+/// Tables of all shards after their changes.
 pub(crate) struct Agreement {
     pub(crate) registry: Registry,
-    /// For each shard, what it has to do.
+    /// Changes of each shard.
     pub(crate) changes: Vec<Vec<SchemaChange>>,
 }
 
-/// Finds what all shards can agree on.
+/// Computes the tables that all shards can agree on.
 pub(crate) fn agree(shards: &[Declared<'_>], pending: &[Intent]) -> Result<Agreement, OpenError> {
     shards.iter().try_for_each(|shard| check_pending(shard, pending))?;
     let names: Vec<&str> = pending.iter().map(|intent| intent.table.name()).collect();
@@ -55,7 +58,7 @@ pub(crate) fn agree(shards: &[Declared<'_>], pending: &[Intent]) -> Result<Agree
             tracing::warn!(
                 shard,
                 table = name,
-                "a table that the others have is made again, without rows"
+                "a table that other shards have is created again, without rows"
             );
             own.push(SchemaChange::Make(Arc::clone(table)));
         }
@@ -68,7 +71,7 @@ pub(crate) fn agree(shards: &[Declared<'_>], pending: &[Intent]) -> Result<Agree
     Ok(Agreement { registry, changes })
 }
 
-/// Nothing is made over a table that is not the one that was begun.
+/// Refuses a pending change if a shard has a different table of that name.
 fn check_pending(
     Declared { shard, tables, .. }: &Declared<'_>,
     pending: &[Intent],
@@ -85,7 +88,7 @@ fn check_pending(
     Ok(())
 }
 
-/// A shard and another do not have the same of a table.
+/// Returns the error for a table that differs between a shard and another one.
 fn conflict(shard: &str, shards: &[Declared<'_>], table: &Table) -> OpenError {
     let name = table.name();
     let own = shards.iter().find(|other| other.shard == shard);

@@ -1,12 +1,13 @@
 //! Select: the SQL of a read and the values that it binds, in the [`Dialect`] of an engine.
 //!
-//! The text depends on the shape of a query alone: on its table, columns, operators and the nesting of its
-//! conditions. All of these are limited, so there are finitely many texts, and none contains a client's words. Engines
-//! keep statements prepared under their texts.
+//! The text depends on the shape of a query only: on its table, columns, operators and the nesting
+//! of its conditions. All of these are limited, so the number of texts is finite, and none contains
+//! text of a client. Engines cache prepared statements by their texts.
 //!
-//! **Invariant:** a text consists of constants and of names from the registry; its numbered parameters stand for the
-//! values in their order.
-//! **Not here:** running it (the engines), reads of many keys at once (`postgres::point`), statements that write.
+//! **Invariant:** a text consists of constants and of names from the registry; its numbered
+//! parameters stand for the values in order.
+//! **Not here:** executing it (the engines), reads of many keys at once (`postgres::point`),
+//! statements that write.
 
 use std::fmt::Write as _;
 
@@ -17,20 +18,20 @@ use crate::sabotage::{Mutation, is_due, is_on};
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
 
-/// The SQL of one engine, as far as it differs from that of the others.
+/// The SQL of one engine, where engines differ.
 ///
-/// Names of tables and columns need no quotes, `NULLS FIRST` and row comparisons are the same in all of them, and the
-/// tables declare the collation.
+/// Unquoted names of tables and columns, `NULLS FIRST` and row comparisons are common to all
+/// engines, and the tables declare the collation.
 pub(crate) trait Dialect: Sized {
     /// A value to bind, which may borrow from the query.
     type Bind<'q>;
 
     /// Sign in front of the number of a parameter.
     const PARAMETER: char;
-    /// Condition that ends a statement after its deadline, where the engine cannot do so itself. Reads that
-    /// may look at many rows begin with it.
+    /// Condition that ends a statement after its deadline, where the engine has no statement
+    /// timeout. Reads that may visit many rows begin with it.
     const DEADLINE_CHECK: Option<&'static str>;
-    /// Operator that compares two values as equal, also two nulls.
+    /// Operator for equality that also treats two nulls as equal.
     const IS_SAME: &'static str;
     /// Test of a boolean column for true.
     const IS_TRUE: &'static str;
@@ -53,8 +54,8 @@ pub(crate) trait Dialect: Sized {
     fn row_count<'q>(count: i64) -> Self::Bind<'q>;
     /// Converts a value of a column of this type.
     fn value(kind: ColumnType, value: &Value) -> Self::Bind<'_>;
-    /// Converts a list of values of a column of this type to one parameter: a list of another length
-    /// does not make another text.
+    /// Converts a list of values of a column of this type to one parameter, so that the text does
+    /// not depend on the length of the list.
     fn list(kind: ColumnType, values: &[Value]) -> Self::Bind<'_>;
     /// Converts a pattern for [`Dialect::LIKE`].
     fn like<'q>(pattern: &Pattern) -> Self::Bind<'q>;
@@ -73,8 +74,8 @@ pub(crate) struct Select<'q, D: Dialect> {
 }
 
 impl<'q, D: Dialect> Select<'q, D> {
-    /// Selects the page of a query and one row more, which shows that more follow. Columns: the outputs,
-    /// then [`keys`].
+    /// Selects the page of a query and one more row, which shows whether more follow. Columns: the
+    /// outputs, then [`keys`].
     pub(crate) fn page(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
         let keyed = scope.is_keyed();
         let (table, order) = (&query.table, query.sort_keys(keyed));
@@ -102,7 +103,7 @@ impl<'q, D: Dialect> Select<'q, D> {
         select
     }
 
-    /// Selects the number of rows that meet the conditions, on whichever page they are.
+    /// Selects the number of rows that meet the conditions, on all pages.
     pub(crate) fn count(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
         let mut select = Self { sql: String::new(), binds: Vec::new() };
         let _ = write!(select.sql, "SELECT count(*) FROM {}", query.table.name());
@@ -143,8 +144,8 @@ impl<'q, D: Dialect> Select<'q, D> {
         }
     }
 
-    /// The key comes first and then the row that a page continues after: SQLite takes the first bounds
-    /// that fit for the range of the index that it reads.
+    /// The key comes before the row that a page continues after: SQLite uses the first bounds that
+    /// fit for its index range.
     fn push_conditions(
         &mut self,
         query: &'q ReadQuery,
@@ -183,7 +184,7 @@ impl<'q, D: Dialect> Select<'q, D> {
     fn push_condition(&mut self, table: &Table, condition: &'q Condition) {
         match condition {
             Condition::Column(column, test) => self.push_test(table, *column, test),
-            // All of no conditions are true, and none of them is.
+            // A conjunction of no conditions is true, a disjunction false.
             Condition::All(list) if list.is_empty() => self.push("TRUE"),
             Condition::Any(list) if list.is_empty() => self.push("FALSE"),
             Condition::All(list) => self.push_nested(table, " AND ", list),
@@ -233,7 +234,7 @@ impl<'q, D: Dialect> Select<'q, D> {
     fn push_after(&mut self, table: &Table, order: &[OrderBy], after: &'q [Value]) {
         let one_way = order.windows(2).all(|pair| pair[0].descending == pair[1].descending);
         if one_way && order.iter().all(|by| !table.column(by.column).nullable) {
-            // One range of the index, if the order is that of the primary key.
+            // One index range, if the order is that of the primary key.
             self.push("(");
             self.push_list(order, |select, by| select.push(&table.column(by.column).name));
             let again = is_on(Mutation::DuplicatePages);
@@ -245,7 +246,8 @@ impl<'q, D: Dialect> Select<'q, D> {
             self.push(")");
             return;
         }
-        // (a later) or (a the same and (b later or (b the same and …))): each key is compared once or twice.
+        // (a later) or (a the same and (b later or (b the same and …))): each key is compared once
+        // or twice.
         let last = order.len() - 1;
         for (index, (by, value)) in order.iter().zip(after).enumerate() {
             self.push("(");
@@ -260,8 +262,8 @@ impl<'q, D: Dialect> Select<'q, D> {
         (0..order.len() + last).for_each(|_| self.push(")"));
     }
 
-    /// Appends the condition that a column sorts after a value: null is last when ascending and first
-    /// when descending.
+    /// Appends the condition that a column sorts after a value: null is last when ascending and
+    /// first when descending.
     fn push_later(&mut self, table: &Table, by: &OrderBy, value: &'q Value) {
         let column = table.column(by.column);
         match (value, by.descending) {
@@ -292,14 +294,14 @@ impl<'q, D: Dialect> Select<'q, D> {
     }
 }
 
-/// Returns the columns that a read selects beside its outputs: the version, of the rows of one key, then the sort
-/// keys.
+/// Returns the columns that a read selects beside its outputs: the version, for rows of one key,
+/// then the sort keys.
 pub(crate) fn keys(order: &[OrderBy], table: &Table, keyed: bool) -> impl Iterator<Item = usize> {
     let version = keyed.then_some(table.version());
     version.into_iter().chain(order.iter().map(|by| by.column))
 }
 
-/// Spells a pattern for `LIKE … ESCAPE '\'`.
+/// Formats a pattern for `LIKE … ESCAPE '\'`.
 pub(crate) fn like_pattern(pattern: &Pattern) -> String {
     spell_pattern(pattern, ["_", "%"], |out, c| {
         if matches!(c, '%' | '_' | '\\') {
@@ -309,8 +311,8 @@ pub(crate) fn like_pattern(pattern: &Pattern) -> String {
     })
 }
 
-/// Spells a pattern with these signs for one character and for any number of them; `push` appends a
-/// character that stands for itself.
+/// Formats a pattern with these signs for one character and for any number of them; `push` appends
+/// a character that stands for itself.
 pub(crate) fn spell_pattern(
     pattern: &Pattern,
     [one, many]: [&str; 2],
@@ -327,7 +329,7 @@ pub(crate) fn spell_pattern(
     out
 }
 
-/// The word before the next condition.
+/// Returns the keyword before the next condition.
 struct Connective {
     first: bool,
 }

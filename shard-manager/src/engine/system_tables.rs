@@ -1,4 +1,5 @@
-//! The system's own tables, as diesel knows them. Data tables are not here: they are learned at start.
+//! System tables: the program's own tables, as diesel needs them. Data tables are not declared
+//! here: they are read from the database at start.
 
 diesel::table! {
     tessera_cluster (id) {

@@ -1,4 +1,4 @@
-//! Writer: the traits that a lane writes through, and the values that pass between the two.
+//! Writer: the traits through which a lane writes, and the values that they exchange.
 //!
 //! **Not here:** queues and batches (`lane`), SQL (the engines).
 
@@ -27,11 +27,11 @@ pub enum WriterKind {
 
 /// Writer that blocks its thread until its work is done.
 pub trait Writer: Send + 'static {
-    /// Applies the changes in one durable transaction, and returns what became of each.
+    /// Applies the changes in one durable transaction, and returns the result of each.
     ///
-    /// A change that cannot be made (no such row, a constraint) has its error in its place and does
-    /// not affect its neighbours, unless they are one atomic group: then none of these is applied.
-    /// When this returns `Ok`, everything that succeeded is durable.
+    /// A change that cannot be made (no such row, a constraint) has its error at its index and does
+    /// not affect the others, unless they are one atomic group: then none of them is applied. When
+    /// this returns `Ok`, everything that succeeded is durable.
     ///
     /// # Errors
     /// [`BatchFailure`] if the transaction as a whole failed; then no change was applied unless its
@@ -39,7 +39,7 @@ pub trait Writer: Send + 'static {
     fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure>;
 
     /// Creates or drops a table in one durable transaction, and returns the shard's position after
-    /// it. A table that is as it should be stays as it is.
+    /// it. Does nothing if the table is in the target state already.
     ///
     /// # Errors
     /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
@@ -49,7 +49,7 @@ pub trait Writer: Send + 'static {
     #[cfg(feature = "sabotage")]
     fn commit_owed(&mut self);
 
-    /// Closes the files in good order. Called once, after the last batch.
+    /// Closes the files cleanly. Called once, after the last batch.
     fn close(&mut self);
 }
 
@@ -82,23 +82,24 @@ pub trait AsyncWriter: Send + 'static {
     #[cfg(feature = "sabotage")]
     fn commit_owed(&mut self);
 
-    /// Closes the connection, which belongs to the runtime that this is called on. The next batch
-    /// connects again.
+    /// Closes the connection, which belongs to the runtime of the caller. The next batch connects
+    /// again.
     fn close(&mut self) -> BoxFuture<'_, ()>;
 }
 
-/// Rule by which an engine wants the changes of a shard divided among its lanes.
+/// Rule by which an engine divides the changes of a shard among its lanes.
 pub trait WritePartitioner: Send + Sync {
-    /// Returns the number of the lane, of so many, for changes of this key.
+    /// Returns the index of the lane for changes of this key; `lanes` is their number.
     fn lane_of(&self, key: &str, lanes: usize) -> usize;
 }
 
 /// Controls that stop the lanes of a shard between two batches.
 #[derive(Clone, Debug, Default)]
 pub struct LaneControls {
-    /// Stops them for a test, or for teaching.
+    /// Fault injector, for tests and for teaching.
     pub fault_injector: Arc<FaultInjector>,
-    /// Stops them for an instant, to read the files of all shards at once. A task has no file.
+    /// Barrier for an instant at which the files of all shards are read. A task has no file, and no
+    /// barrier.
     pub pause_barrier: Arc<PauseBarrier>,
 }
 
@@ -120,21 +121,21 @@ impl SchemaChange {
     }
 }
 
-/// Group of changes that came together.
+/// Changes of one operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WriteGroup<'u> {
     /// The changes, in the order in which they are applied.
     pub rows: &'u [RowWrite],
-    /// Place in the request of each change, if they are applied all or not at all.
+    /// Index in the request of each change, if they are applied all or not at all.
     pub atomic_rows: Option<&'u [usize]>,
 }
 
-/// Result of a transaction that is durable.
+/// Result of a durable transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchDone {
-    /// What became of each change, in order.
+    /// Result of each change, in order.
     pub rows: Vec<Result<RowDone, Error>>,
-    /// The shard's position, which holds them.
+    /// Position of the shard after the transaction.
     pub position: Position,
 }
 
@@ -143,8 +144,8 @@ pub struct BatchDone {
 pub struct BatchFailure {
     /// Cause.
     pub error: Error,
-    /// What became of its changes.
+    /// Outcome for its changes.
     pub outcome: Outcome,
-    /// True if one of its changes may be the cause: smaller batches may succeed then.
+    /// True if one of its changes may be the cause: smaller batches may then succeed.
     pub retry_split: bool,
 }

@@ -1,7 +1,8 @@
-//! Pulse: tells if a lane makes progress with its writes.
+//! Pulse: detects whether a lane makes progress with its writes.
 //!
 //! The lane's loop records when it starts and finishes a piece of work; readers compare that with
-//! the clock. An idle lane is sent a probe, which waits its turn like a write and changes nothing.
+//! the clock. An idle lane is sent a probe, which is processed in turn like a write and changes
+//! nothing.
 //!
 //! **Not here:** the work of the loop (`worker`), the health of the shard (`shard`).
 
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_at_nothing_does_not_stand_still() {
+    fn an_idle_lane_does_not_stand_still() {
         let pulse = Pulse::default();
         assert!(pulse.busy_for().is_none());
         pulse.begin();

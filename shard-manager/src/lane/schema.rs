@@ -1,8 +1,8 @@
 //! Schema: changes of the tables, in the same queue as the writes.
 //!
-//! **Invariant:** a change of the tables is applied after all that was queued before it, and before all that is
-//! queued after it; it is never begun after its deadline.
-//! **Not here:** the other shards, which must do the same (`manager`).
+//! **Invariant:** a change of the tables is applied after everything queued before it, and before
+//! everything queued after it; it never begins after its deadline.
+//! **Not here:** the other shards, which must make the same change (`manager`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::{Claim, Lane, LaneFailure, Message, TAKEN};
 use crate::engine::{BatchFailure, SchemaChange};
 use crate::error::{Error, Outcome};
 
-/// A change of the tables that waits.
+/// A queued change of the tables.
 pub(super) struct SchemaOperation {
     change: SchemaChange,
     deadline: Instant,
@@ -24,21 +24,21 @@ pub(super) struct SchemaOperation {
 }
 
 impl SchemaOperation {
-    /// Whether nobody waits for it any more, or not for long.
+    /// Returns true if the client has left or the deadline has passed.
     pub(super) fn is_over(&self) -> bool {
         self.reply.is_closed() || self.deadline <= Instant::now()
     }
 
-    /// Tells that it was never begun.
+    /// Reports that the change was never begun.
     pub(super) fn refuse(self, failure: LaneFailure) {
-        // The client may have left; then nobody needs to know.
+        // The client may have left.
         let _ = self.reply.send(Err(failure));
     }
 }
 
 impl Lane {
-    /// Carries out a change of the tables and waits for its durable outcome, at most until `deadline`; tells the
-    /// shard's position after it.
+    /// Changes the tables and waits for the durable outcome, at most until `deadline`. Returns the
+    /// shard's position after the change.
     ///
     /// Cancel safety: a dropped future cancels nothing; what was queued is applied.
     ///
@@ -79,7 +79,7 @@ impl Worker {
         } else {
             return;
         };
-        // The client may have left; then nobody needs to know.
+        // The client may have left.
         let _ = reply.send(outcome);
     }
 }

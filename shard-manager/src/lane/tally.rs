@@ -1,6 +1,6 @@
-//! Tally: what a lane has done so far, counted once for each batch.
+//! Tally: counters of a lane's work, updated once for each batch.
 //!
-//! **Not here:** time: whoever asks twice knows what happened in between.
+//! **Not here:** rates; a reader computes them from two readings.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -12,10 +12,10 @@ const _: () = assert!(
     "the classes end with the largest batch"
 );
 
-/// The counters of a lane. Its loop alone adds to them.
+/// The counters of a lane. Only its loop updates them.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Operations that were taken from the queue, and wait for their batch still: at most one.
+    /// Operations taken from the queue that still wait for their batch: at most one.
     held: AtomicUsize,
     /// Operations of the batch that is being applied.
     applying: AtomicUsize,
@@ -27,18 +27,19 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Told when something was taken from the queue that waits still, and when it waits no more.
+    /// Records how many operations were taken from the queue and still wait for their batch.
     pub(super) fn hold(&self, operations: usize) {
         self.held.store(operations, Ordering::Relaxed);
     }
 
-    /// Told when a batch begins, and with none when it has been answered.
+    /// Records the size of the batch that begins, or 0 after its operations were answered.
     pub(super) fn apply(&self, operations: usize) {
         self.held.store(0, Ordering::Relaxed);
         self.applying.store(operations, Ordering::Relaxed);
     }
 
-    /// Told after a batch became durable, before anybody is answered: who knows of a write finds it counted.
+    /// Records a durable batch. It is called before the operations are answered, so that a client
+    /// that knows of its write finds it counted.
     pub(super) fn add(&self, operations: usize, rows: usize) {
         let size = operations as u64;
         self.batches.fetch_add(1, Ordering::Relaxed);
@@ -50,7 +51,7 @@ impl Tally {
 }
 
 impl Lane {
-    /// How busy it is, and what it has done.
+    /// Returns the load of the lane and its counters.
     pub fn vitals(&self) -> LaneStats {
         let tally = &self.state.tally;
         let queued = self.queue.max_capacity() - self.queue.capacity();

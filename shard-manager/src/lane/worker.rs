@@ -1,7 +1,7 @@
 //! Worker: the loop of a lane, which takes batches from the queue and has them applied.
 //!
-//! **Invariant:** as for the lane: one batch at a time, in order, each operation answered after it is durable.
-//! **Not here:** the queue's other end (`lane`), what applies a batch (`store`).
+//! **Invariant:** one batch at a time, in order; each operation is answered after it is durable.
+//! **Not here:** the sender of the queue (`lane`), applying a batch (`store`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,24 +25,25 @@ use crate::error::{Error, Outcome};
 use crate::position::Position;
 use crate::row_change::RowWrite;
 
-/// How often it is looked whether there is a node to write to, while there is none.
+/// Interval of checks for a node that accepts writes, while operations wait for one.
 const READY_LOOK: Duration = Duration::from_millis(25);
-/// How often, while nobody waits for one.
+/// Interval of these checks while no operation waits.
 const READY_GLANCE: Duration = Duration::from_millis(250);
-/// How long that may take before it is said that there is none.
+/// Duration of a check after which the lane is reported as waiting for a node.
 const READY_SOON: Duration = Duration::from_millis(100);
-/// How long before its deadline an operation is not tried again: its client is told in time that nothing was stored.
+/// An operation is not retried this close to its deadline, so that its client learns in time that
+/// nothing was stored.
 const LAST_TRY: Duration = Duration::from_millis(50);
 
 impl State {
-    /// Record of the loop's progress, which is updated when it takes work from the queue.
+    /// Records that the loop took work from the queue.
     fn take_up(&self) {
         self.tally.hold(1);
         self.pulse.begin();
     }
 
     fn wait_for_node(&self, waits: bool) {
-        // It is told after every batch: whoever asks meanwhile should not wait for this.
+        // Called after every batch: the load keeps the cache line shared with readers.
         if self.waits.load(Ordering::SeqCst) == waits
             || self.waits.swap(waits, Ordering::SeqCst) == waits
         {
@@ -50,24 +51,27 @@ impl State {
         }
         let shard = &self.shard;
         if waits {
-            tracing::warn!(shard, "no node takes writes: they wait for one, until their deadlines");
+            tracing::warn!(
+                shard,
+                "no primary accepts writes; queued writes wait until their deadlines"
+            );
         } else {
-            tracing::info!(shard, "writes go on");
+            tracing::info!(shard, "the primary accepts writes again");
         }
     }
 }
 
-/// The loop's side of a lane.
+/// The receiving side of a lane.
 pub(super) struct Worker {
     pub(super) writer: Box<dyn AsyncWriter>,
     waiting: Receiver<Message>,
     queued_bytes: Arc<AtomicUsize>,
     state: Arc<State>,
-    /// Closes as the loop ends.
+    /// Channel that closes when the loop ends.
     lives: Option<std::sync::mpsc::Sender<()>>,
 }
 
-/// Writer that blocks its thread: the work that it is given is done when a method returns.
+/// Adapter for a writer that blocks its thread: its futures are ready when the methods return.
 struct Blocking(Box<dyn Writer>);
 
 impl AsyncWriter for Blocking {
@@ -101,7 +105,7 @@ impl AsyncWriter for Blocking {
 }
 
 impl Worker {
-    /// Makes the loop of a thread.
+    /// Creates the loop of a thread.
     pub(super) fn of_thread(
         writer: Box<dyn Writer>,
         waiting: Receiver<Message>,
@@ -112,11 +116,11 @@ impl Worker {
         Self { writer, waiting, queued_bytes, state, lives: None }
     }
 
-    /// Works until it is told to stop.
+    /// Runs until the lane is stopped.
     pub(super) fn run(mut self, LaneControls { fault_injector, pause_barrier }: &LaneControls) {
         while let Some(first) = self.waiting.blocking_recv() {
             self.state.take_up();
-            // Before anything is taken: what waits here can still be given up.
+            // Waits before taking operations: their clients may still abandon them.
             let _turn = fault_injector.wait();
             let _pass = pause_barrier.enter();
             let ended = self.round(first).now_or_never();
@@ -128,7 +132,7 @@ impl Worker {
         closed.expect("a writer that blocks its thread is never waited for");
     }
 
-    /// Makes the loop of a task. What it holds of `lives` is dropped as it ends.
+    /// Creates the loop of a task. Dropping `lives` at its end signals the end.
     pub(super) fn of_task(
         writer: Box<dyn AsyncWriter>,
         waiting: Receiver<Message>,
@@ -151,7 +155,7 @@ impl Worker {
                 first = self.waiting.recv() => {
                     let Some(first) = first else { break };
                     self.state.take_up();
-                    // Before anything is taken: what waits here can still be given up.
+                    // Waits before taking operations: their clients may still abandon them.
                     let Some(first) = self.until_ready(first).await else {
                         self.state.pulse.rest();
                         continue;
@@ -162,12 +166,12 @@ impl Worker {
                     }
                 }
                 () = tokio::time::sleep(READY_GLANCE), if self.state.waits.load(Ordering::SeqCst) => {
-                    // Nobody writes to find out: health tells that there is a node again.
+                    // Without writes only this check notices that a node accepts writes again.
                     let ready = self.writer.ready().await;
                     self.state.wait_for_node(!ready);
                 }
                 () = runtime.moved() => {
-                    // A connection stays on the runtime that it was made on.
+                    // A connection stays on the runtime that opened it, so it is closed first.
                     self.writer.close().await;
                     self.spawn(fault_injector, runtime);
                     return;
@@ -177,7 +181,8 @@ impl Worker {
         self.writer.close().await;
     }
 
-    /// Waits until there is a node to write to. Meanwhile what is too late is dropped; `None`, if nothing waits any more.
+    /// Waits for a node that accepts writes, and drops operations past their deadlines meanwhile.
+    /// Returns `None` if no operation is left.
     async fn until_ready(&mut self, mut first: Message) -> Option<Message> {
         while !self.is_ready().await {
             self.state.wait_for_node(true);
@@ -196,7 +201,7 @@ impl Worker {
         Some(first)
     }
 
-    /// Whether there is a node to write to; to connect may take a while.
+    /// Returns true if a node accepts writes. Connecting may take a while.
     async fn is_ready(&mut self) -> bool {
         let state = Arc::clone(&self.state);
         let mut ready = std::pin::pin!(self.writer.ready());
@@ -210,7 +215,8 @@ impl Worker {
         }
     }
 
-    /// Its client looks at a clock of its own, and may be the later of the two: it is told why all the same.
+    /// Refuses a message that is too late. Its client checks the deadline by itself, and gets the
+    /// reason here if it still waits.
     fn drop_late(&self, message: Message) {
         let error = Error::NoPrimary { shard: self.state.shard.clone() };
         let failure = LaneFailure { error, outcome: Outcome::Rejected };
@@ -224,7 +230,7 @@ impl Worker {
         }
     }
 
-    /// Does what waits now, and tells whether it was told to stop.
+    /// Applies everything that is queued now; returns true if the lane is to stop.
     async fn round(&mut self, first: Message) -> bool {
         let (mut schema, mut stopping) = (None, false);
         self.state.pulse.begin();
@@ -242,7 +248,7 @@ impl Worker {
         stopping
     }
 
-    /// Takes everything that waits, within the limits of one transaction.
+    /// Takes everything that is queued, within the limits of one transaction.
     fn gather(
         &mut self,
         first: Message,
@@ -276,7 +282,8 @@ impl Worker {
         batch
     }
 
-    /// Applies a batch. One that fails as a whole is halved until the culprits stand alone.
+    /// Applies a batch. A batch that fails as a whole is halved until the failing operations are
+    /// alone.
     async fn execute(&mut self, batch: Vec<Operation>) {
         let mut parts = vec![batch];
         while let Some(mut batch) = parts.pop() {
@@ -296,7 +303,7 @@ impl Worker {
                     let second = batch.split_off(batch.len() / 2);
                     parts.extend([second, batch]);
                 }
-                // What is one whole is not applied in parts.
+                // An atomic operation is not split.
                 Err(BatchFailure { retry_split: true, .. })
                     if groups[0].atomic_rows.is_none() && groups[0].rows.len() > 1 =>
                 {
@@ -308,7 +315,7 @@ impl Worker {
                         Err(failure) => fail_all(batch, &failure),
                     }
                 }
-                // Another node may lead in a moment.
+                // Another node may become primary soon.
                 Err(BatchFailure {
                     error: error @ Error::ShardUnavailable { .. },
                     outcome: Outcome::Rejected,
@@ -317,7 +324,7 @@ impl Worker {
                     parts.push(self.await_node(batch, error).await);
                 }
                 Err(BatchFailure { error, outcome, .. }) => {
-                    // A lost server is reported elsewhere: its shard has no primary then.
+                    // The loss of a server is reported elsewhere, as a shard without a primary.
                     let is_storage = self.lives.is_none() || outcome == Outcome::Rejected;
                     if is_storage {
                         self.state.pulse.failed(&error);
@@ -328,7 +335,8 @@ impl Worker {
         }
     }
 
-    /// Keeps operations of which nothing was stored until there is a node to write to. Who cannot wait so long is told.
+    /// Keeps operations of which nothing was stored until a node accepts writes. Those that would
+    /// miss their deadlines fail.
     async fn await_node(&mut self, mut batch: Vec<Operation>, error: Error) -> Vec<Operation> {
         let Error::ShardUnavailable { shard } = error else {
             unreachable!("nothing else is tried again")
@@ -340,7 +348,7 @@ impl Worker {
             tokio::time::sleep(READY_LOOK).await;
             let is_ready = self.is_ready().await;
             if !is_ready {
-                // What is queued behind it is told why it waits.
+                // Operations queued behind these then fail with the right reason.
                 self.state.wait_for_node(true);
             }
             let soon = Instant::now() + LAST_TRY;
@@ -355,7 +363,7 @@ impl Worker {
         batch
     }
 
-    /// Tells everybody what became of their rows.
+    /// Sends each operation the results of its rows.
     fn answer_all(&self, batch: Vec<Operation>, done: BatchDone, began: Instant) {
         let database = began.elapsed();
         let position = done.position;
@@ -369,15 +377,16 @@ impl Worker {
         }
     }
 
-    /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from its neighbours.
-    /// When the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
+    /// Applies the halves of a chunk, and again the halves of a half that fails, to isolate the
+    /// rows that cause the failure. If the shard itself fails, the rest is not tried; if the
+    /// outcome of a commit is unknown, so is that of the chunk.
     async fn apply_parted(&mut self, changes: &[RowWrite]) -> Result<BatchDone, LaneFailure> {
         let mut done =
             BatchDone { rows: Vec::with_capacity(changes.len()), position: Position::default() };
         let (first, second) = changes.split_at(changes.len() / 2);
         let mut parts = vec![second, first];
         while let Some(part) = parts.pop() {
-            // Each part is a step forward: many small ones together are no standstill.
+            // Each part counts as progress: many small ones are no standstill.
             self.state.pulse.begin();
             match self.writer.apply(&[WriteGroup { rows: part, atomic_rows: None }]).await {
                 Ok(applied) => {
@@ -402,7 +411,7 @@ impl Worker {
     }
 }
 
-/// Whether nobody waits for a message any more.
+/// Returns true if the client of a message has left or its deadline has passed.
 fn is_over(message: &Message) -> bool {
     match message {
         Message::Operation(operation) => {
@@ -413,11 +422,11 @@ fn is_over(message: &Message) -> bool {
     }
 }
 
-/// Claims an operation for execution, unless it is too late for it.
+/// Claims an operation for execution, unless it is too late.
 fn take(operation: Operation) -> Option<Operation> {
     if operation.deadline <= Instant::now() {
         let failure = operation.claim.give_up(Error::DeadlinePassed);
-        // The client may have left; then nobody needs to know.
+        // The client may have left.
         let _ = operation.reply.send(Err(failure));
         return None;
     }

@@ -1,4 +1,4 @@
-//! Data: the face of a manager for rows, which are written, read and identified by sessions.
+//! Data: the face of a manager for rows: writes, reads and session tokens.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** bulk writes (`bulk`), reads (`reads`), the cache (`cached`).
@@ -37,7 +37,7 @@ impl Data<'_> {
     ) -> Result<SessionToken, TokenError> {
         let mut session = SessionToken::empty();
         let holds = |shard: ShardIndex, position| {
-            // A shard that was removed has nothing to hold.
+            // A shard that was removed has no position to check.
             let shard = self.0.shards.get(shard.index());
             shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
         };
@@ -65,7 +65,7 @@ impl Data<'_> {
     /// same snapshot.
     ///
     /// # Errors
-    /// [`Error::Row`] names the member and what is wrong with it.
+    /// [`Error::Row`], which names the member and its fault.
     pub fn prepare(
         map: &ShardMap,
         table: &Arc<Table>,
@@ -81,7 +81,7 @@ impl Data<'_> {
     /// Applies one change. After `Ok` it is durable on as many nodes as the level requires.
     ///
     /// # Errors
-    /// [`Failure`] names the cause, the place, and the outcome, which may be unknown.
+    /// [`Failure`], with the cause, the slot and shard, and the outcome, which may be unknown.
     pub async fn write(
         self,
         place: KeyLocation,

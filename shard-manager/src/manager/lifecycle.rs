@@ -1,4 +1,4 @@
-//! Lifecycle: what a manager does with its backend while it serves, and its end.
+//! Lifecycle: runtimes that a manager's backend uses while it serves, and the shutdown.
 //!
 //! **Not here:** opening (`assembly`), changes of the tables (`schema`).
 
@@ -24,7 +24,7 @@ impl Manager {
         }
     }
 
-    /// Finishes what is queued and closes the files. Blocks.
+    /// Applies what is queued and closes the files. Blocks.
     pub fn close(&self) {
         self.backend.stop_background();
         if let Some(cache) = &self.cache {

@@ -61,7 +61,7 @@ impl Schema<'_> {
     ///
     /// # Errors
     /// [`Failure`]. If the request is rejected, the table will not exist: shards that created it
-    /// have dropped it again, or will when [`Schema::undo_tables`] is called.
+    /// have dropped it again, or will do so when [`Schema::undo_tables`] is called.
     pub async fn create_table(
         self,
         table: Table,
@@ -96,7 +96,7 @@ impl Schema<'_> {
         self.make_everywhere(&*lock, Arc::new(table), deadline).await
     }
 
-    /// Creates the table on all shards, after the intent was noted.
+    /// Creates the table on all shards, after the intent was recorded.
     async fn make_everywhere(
         self,
         lock: &dyn SchemaLock,
@@ -108,15 +108,15 @@ impl Schema<'_> {
         let Err(error) = self.change_everywhere(&change, deadline).await else {
             lock.remove(name).await.map_err(|error| doubtful(error, Outcome::Unknown))?;
             self.0.registry.rcu(|registry| registry.with(Arc::clone(&table)));
-            tracing::info!(table = name, "a table was made");
+            tracing::info!(table = name, "a table was created");
             return Ok(TableCreated::New(Arc::clone(&table)));
         };
-        tracing::warn!(%error, table = name, "a table could not be made on every shard");
+        tracing::warn!(%error, table = name, "a table could not be created on every shard");
         // While the intent is "make", the next start would create the table.
         lock.record_undo(name).await.map_err(|_| doubtful(error.clone(), Outcome::Unknown))?;
         let intent = Intent { state: State::Undo, table: Table::clone(&table) };
         if let Err(later) = self.undo(lock, intent, deadline).await {
-            tracing::warn!(error = %later, table = table.name(), "it is not dropped everywhere yet");
+            tracing::warn!(error = %later, table = table.name(), "a table is not yet dropped on every shard");
         }
         Err(Failure::rejected(error, None))
     }
@@ -124,7 +124,7 @@ impl Schema<'_> {
     /// Drops tables whose creation has failed, from shards where that was not possible at once.
     ///
     /// # Errors
-    /// [`Error`] if a table is left on a shard; the next call, or the next start, tries again.
+    /// [`Error`] if a shard still has a table; the next call, or the next start, tries again.
     pub async fn undo_tables(self, deadline: Instant) -> Result<(), Error> {
         let lock = self.lock_schema(deadline).await?;
         let pending = lock.pending().await?;
@@ -161,7 +161,7 @@ impl Schema<'_> {
         done.into_iter().try_for_each(|shard| shard.map(drop)).map_err(|failure| failure.error)
     }
 
-    /// Waits until no other change of the tables runs.
+    /// Waits until no other change of the tables is under way.
     async fn lock_schema(self, deadline: Instant) -> Result<Box<dyn SchemaLock>, Error> {
         let guard = Arc::clone(&self.0.schema_turn).lock_owned();
         let guard = tokio::time::timeout_at(deadline.into(), guard).await;
@@ -182,8 +182,8 @@ impl Schema<'_> {
     }
 }
 
-/// Returns the failure for an error of the catalog: after a full disk alone it is certain that
-/// nothing was noted.
+/// Returns the failure for an error of the catalog: only after a full disk is it certain that
+/// nothing was recorded.
 fn doubtful(error: Error, if_full: Outcome) -> Failure {
     let is_full = matches!(error, Error::StorageFull { .. });
     let outcome = if is_full { if_full } else { Outcome::Unknown };

@@ -69,21 +69,21 @@ impl<'m> Status<'m> {
     }
 
     /// Returns the load of every shard and the believed state of its nodes. Sends no request to any
-    /// node: cheap enough for every second.
+    /// node, so it may be called every second.
     pub fn vitals(self) -> Vec<ShardStats> {
         let shards = (0..).map(ShardIndex).zip(&self.0.shards);
         shards.map(|(index, shard)| shard.vitals(index)).collect()
     }
 
-    /// Returns a sentence for each table that takes no writes because a crash of its server would
-    /// empty it, with its shard and the statement that repairs it. Sends no request to any server.
+    /// Returns a sentence for each table that accepts no writes because a crash of its server would
+    /// empty it. It names the shard and the statement that repairs the table. Sends no query.
     pub fn unlogged(self) -> Vec<String> {
         self.0.backend.unlogged_tables()
     }
 
-    /// Returns an estimate of the size of every shard, in their order; `None` if the shard did not
-    /// answer. One short query to each primary, whatever its size: cheap enough for every few
-    /// seconds.
+    /// Returns an estimate of the size of every shard, in order; `None` if the shard did not
+    /// answer. It takes one short query to each primary, whatever its size, so it may be called
+    /// every few seconds.
     pub async fn size_estimates(self, deadline: Instant) -> Vec<Option<SizeEstimate>> {
         let estimates = self.0.shards.iter().map(|shard| shard.size_estimate(deadline));
         join_all(estimates).await.into_iter().map(Result::ok).collect()
@@ -94,8 +94,7 @@ impl<'m> Status<'m> {
         self.0.cache.as_ref().map(|cache| cache.stats())
     }
 
-    /// Returns true if the engine distributes rows over nodes by a rule of its own, and not by the
-    /// shard map.
+    /// Returns true if the engine itself distributes rows over nodes, and not the shard map.
     pub fn is_partitioned(self) -> bool {
         self.0.shards.iter().any(Shard::is_partitioned)
     }

@@ -1,7 +1,9 @@
 //! Password: a secret, and the files that hold one.
 //!
-//! **Invariant:** shown as `***` whoever asks; only [`Password::secret`] gives it, to those who send it to its server.
-//! **Not here:** which file or variable holds it (the configuration), how it is sent (`store/postgres/session`).
+//! **Invariant:** `Debug` and `Display` show `***`; only [`Password::secret`] returns the password,
+//! for the code that sends it to the server.
+//! **Not here:** the choice of the file or variable (the configuration), authentication
+//! (`store/postgres/session`).
 
 use std::fmt;
 use std::io::Read;
@@ -13,20 +15,21 @@ use super::Host;
 /// Longest file of passwords that is read.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// A password, which nothing shows.
+/// A password, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(String);
 
 impl Password {
-    /// What was typed, or stood in a variable.
+    /// Returns a password from text that was typed or read from a variable.
     pub fn new(secret: String) -> Self {
         Self(secret)
     }
 
-    /// The first line of a file.
+    /// Reads the password from the first line of a file.
     ///
     /// # Errors
-    /// [`PasswordError`] if it cannot be read, is empty, or is open to others.
+    /// [`PasswordError`] if the file cannot be read, has an empty first line, or may be read by
+    /// others.
     pub fn from_file(path: &Path) -> Result<Self, PasswordError> {
         let text = read_secret(path)?;
         match text.lines().next() {
@@ -35,11 +38,11 @@ impl Password {
         }
     }
 
-    /// The first line of a file of libpq's format, `host:port:database:user:password`, that fits one of the hosts; `*`
-    /// fits anything.
+    /// Reads the password from the first line of a libpq password file,
+    /// `host:port:database:user:password`, that matches one of the hosts; `*` matches anything.
     ///
     /// # Errors
-    /// As [`Password::from_file`], or if no line fits.
+    /// [`PasswordError`], as [`Password::from_file`] returns it, or if no line matches.
     pub fn from_passfile(
         path: &Path,
         hosts: &[Host],
@@ -62,7 +65,7 @@ impl Password {
         })
     }
 
-    /// The secret itself, for the server that asks for it.
+    /// Returns the password itself, for the server that requires it.
     pub fn secret(&self) -> &str {
         &self.0
     }
@@ -80,12 +83,12 @@ impl fmt::Display for Password {
     }
 }
 
-/// The parts between colons; a backslash takes the next character as it is.
+/// Splits a line at its colons; a backslash escapes the next character.
 fn fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut characters = line.chars();
     while let Some(character) = characters.next() {
-        // The password is the last one: a colon in it need not be escaped.
+        // The password comes last: a colon in it need not be escaped.
         if character == ':' && fields.len() < 5 {
             fields.push(String::new());
         } else if let Some(field) = fields.last_mut() {
@@ -96,8 +99,8 @@ fn fields(line: &str) -> Vec<String> {
     fields
 }
 
-/// The text of a file that only we may read. The group may too if the file is root's, as secrets often are that a
-/// service manager hands out.
+/// Reads a file that only its owner may read. A group may read it too if root owns the file, which
+/// is common for secrets that a service manager provides.
 fn read_secret(path: &Path) -> Result<String, PasswordError> {
     let unreadable =
         |error: std::io::Error| PasswordError::Unreadable { path: path.to_owned(), cause: error };
@@ -112,7 +115,8 @@ fn read_secret(path: &Path) -> Result<String, PasswordError> {
         return Err(PasswordError::Open { path: path.to_owned(), mode });
     }
     let mut text = String::new();
-    // A byte more than may be read: a passfile cut off in the middle would lack lines silently.
+    // One byte more than allowed is read: a password file cut off in the middle would silently lack
+    // lines.
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(PasswordError::TooLong { path: path.to_owned() });
@@ -120,52 +124,52 @@ fn read_secret(path: &Path) -> Result<String, PasswordError> {
     Ok(text)
 }
 
-/// Why a file gives no password.
+/// Reason why a file provides no password.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    /// It is not there, or may not be read.
+    /// The file does not exist or cannot be read.
     #[error("the password file {} cannot be read: {cause}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         cause: std::io::Error,
     },
-    /// A folder, a pipe, a device.
+    /// The path is that of a directory, a pipe or a device.
     #[error("the password file {} is no regular file", path.display())]
     NoFile {
-        /// What was named.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Others may read it.
+    /// Other users may read the file.
     #[error(
         "the password file {0} may be read by others (its mode is {mode:04o}): run `chmod 600 {0}`",
         path.display()
     )]
     Open {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its permissions.
+        /// Permissions of the file.
         mode: u32,
     },
     /// The file is longer than any passfile should be.
     #[error("the password file {} is longer than {FILE_BYTES_MAX} bytes: shorten it", path.display())]
     TooLong {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Its first line is empty.
+    /// The first line of the file is empty.
     #[error("the password file {} has nothing in its first line", path.display())]
     Empty {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// It has passwords, but of others.
+    /// The file has passwords, but none for this node.
     #[error("the file {} has no line host:port:database:user:password for {wanted}", path.display())]
     NoLine {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Whose password.
+        /// Host, port, database and user that no line matches.
         wanted: String,
     },
 }

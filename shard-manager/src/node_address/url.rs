@@ -1,8 +1,8 @@
-//! URL: how an address is spelled, read and shown.
+//! URL: parses and formats node addresses.
 //!
-//! **Invariant:** no error repeats a part of the text but names of parameters that could not be a part of a password:
-//! whoever forgets to write `/` as `%2F` in one must not find the rest of it in the log.
-//! **Not here:** what the parts are used for (`store/postgres`).
+//! **Invariant:** no error repeats a part of the text, except parameter names that cannot be part
+//! of a password. A password with an unescaped `/` must not appear in the log.
+//! **Not here:** the use of the parts (`store/postgres`).
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{Host, NodeAddress, NodeDefaults, PORT_DEFAULT, Password, PasswordError, TlsMode};
 use crate::table::closest;
 
-/// What may stand after the `?`.
+/// Parameters that may follow the `?`.
 const PARAMETERS: [&str; 11] = [
     "application_name",
     "connect_timeout",
@@ -29,70 +29,70 @@ const PARAMETERS: [&str; 11] = [
 /// Longest `connect_timeout` in seconds.
 const CONNECT_TIMEOUT_MAX: u64 = 600;
 
-/// Why a text is no address.
+/// Reason why a text is not a valid address.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// It begins with something else.
+    /// The scheme is not `postgres` or `postgresql`.
     #[error("an address begins with postgres:// or postgresql://")]
     Scheme,
-    /// An `@` where the host is behind already.
+    /// An `@` after the host.
     #[error(
         "an @ stands after the host: in a user name or a password write @ as %40, / as %2F, ? as %3F, : as %3A"
     )]
     StrayAt,
-    /// A percent sign that begins no byte, or bytes that are no text.
-    #[error("a % begins no character there: write % itself as %25")]
+    /// A percent sign without a byte after it, or bytes that are not UTF-8.
+    #[error("a % must begin an escaped byte, such as %2F: write % itself as %25")]
     Percent,
-    /// No host.
+    /// The host is missing.
     #[error("an address names a host, such as postgres://user@127.0.0.1:5432/shard1")]
     NoHost,
-    /// Hosts before and after the `?`, or not as many ports as hosts.
+    /// Hosts before and after the `?`, or a different number of ports than hosts.
     #[error(
         "an address names its hosts once, before or after the ?, and one port for all or for each"
     )]
     Hosts,
-    /// Not a number that a port can have.
+    /// The port is not a number in range.
     #[error(
         "a port is a number from 1 to 65535; an IPv6 address stands in brackets, such as [::1]:5432"
     )]
     Port,
-    /// No user, and none that holds for all.
+    /// The user is missing, and there is no default.
     #[error("an address names a user, such as postgres://user@127.0.0.1:5432/shard1")]
     NoUser,
-    /// No database.
+    /// The database is missing.
     #[error("an address names a database, such as postgres://user@127.0.0.1:5432/shard1")]
     NoDatabase,
-    /// A parameter that nobody knows.
-    #[error("{name} is no parameter of an address; {hint}")]
+    /// An unknown parameter.
+    #[error("{name} is not a parameter of an address; {hint}")]
     Parameter {
-        /// Its name, or that it has none.
+        /// Its name, or a note that it has none.
         name: String,
-        /// The nearest that there is, or all.
+        /// The most similar parameter, or all parameters.
         hint: String,
     },
-    /// The same parameter again.
-    #[error("{name} stands twice in an address")]
+    /// A parameter that is given twice.
+    #[error("{name} is given twice in an address")]
     Twice {
-        /// Its name.
+        /// Name of the parameter.
         name: &'static str,
     },
-    /// A value that it cannot have.
+    /// A value that the parameter does not accept.
     #[error("{name} must be {allowed}")]
     Value {
-        /// Its name.
+        /// Name of the parameter.
         name: &'static str,
-        /// What it can be.
+        /// Accepted values.
         allowed: &'static str,
     },
-    /// A password, and a file that has one.
+    /// Several sources of the password.
     #[error("an address has one password: in itself, by password_file or by passfile")]
     Passwords,
-    /// A file of passwords gives none.
+    /// The password file provides no password.
     #[error(transparent)]
     Password(#[from] PasswordError),
 }
 
-/// The values after the `?`, by the place of their names.
+/// Values of the parameters, by their index in the list of parameters.
 #[derive(Default)]
 struct Parameters([Option<String>; PARAMETERS.len()]);
 
@@ -123,11 +123,11 @@ fn unknown(name: &str) -> AddressError {
         || format!("there are: {}", PARAMETERS.join(", ")),
         |near| format!("did you mean {near}?"),
     );
-    let name = if plain { name.to_owned() } else { "what stands after the ?".to_owned() };
+    let name = if plain { name.to_owned() } else { "text after the ?".to_owned() };
     AddressError::Parameter { name, hint }
 }
 
-/// The one or the other; both are once too often.
+/// Returns the value that is present; fails if both are.
 fn either(
     one: Option<String>,
     other: Option<String>,
@@ -181,7 +181,7 @@ pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, 
         None => defaults.tls.unwrap_or_else(|| TlsMode::default_for(&hosts)),
     };
     let root_certificates = match parameters.take("sslrootcert") {
-        // libpq's word for the default that we have anyway.
+        // `system` is libpq's word for what is the default here anyway.
         Some(path) if path == "system" => None,
         Some(path) => Some(PathBuf::from(path)),
         None => defaults.root_certificates.clone(),
@@ -204,7 +204,7 @@ fn seconds(text: &str) -> Result<Duration, AddressError> {
     seconds.map(Duration::from_secs).ok_or(AddressError::Value { name: "connect_timeout", allowed })
 }
 
-/// The hosts before the `?`, or those after it.
+/// Returns the hosts before the `?`, or those after it.
 fn hosts(
     places: &str,
     named: Option<String>,
@@ -250,7 +250,7 @@ fn port(text: &str) -> Result<u16, AddressError> {
     text.parse().ok().filter(|port| *port > 0).ok_or(AddressError::Port)
 }
 
-/// What is spelled there, if anything is.
+/// Decodes the text, unless it is empty.
 fn filled(text: &str) -> Result<Option<String>, AddressError> {
     Ok(Some(decoded(text)?).filter(|text| !text.is_empty()))
 }
@@ -269,7 +269,7 @@ fn decoded(text: &str) -> Result<String, AddressError> {
         }
     }
     let text = String::from_utf8(bytes).map_err(|_| AddressError::Percent)?;
-    // PostgreSQL ends texts with a zero byte.
+    // A zero byte ends a text in PostgreSQL.
     if text.contains('\0') { Err(AddressError::Percent) } else { Ok(text) }
 }
 

@@ -86,7 +86,8 @@ impl PositionWaiters {
         let _ = self.appliers[replica].waker.set(Waker(Box::new(wake)));
     }
 
-    /// Sets if an applier gathers changes for a moment. Only waiters wake it then, commits do not.
+    /// Records whether an applier gathers changes for a moment. Only waiters wake it then, commits
+    /// do not.
     pub fn set_gathering(&self, replica: usize, gathering: bool) {
         self.appliers[replica].gathering.store(gathering, Ordering::SeqCst);
     }

@@ -1,4 +1,5 @@
-//! Primary positions: what a shard's primary has begun, committed and shown to readers.
+//! Primary positions: the positions that a shard's primary has begun, committed and shown to
+//! readers.
 //!
 //! **Invariant:** everything acknowledged is at or below `committed`, and everything a read can
 //! have seen is at or below `begun` or the read high watermark.

@@ -1,4 +1,4 @@
-//! Replica positions: what each replica of a shard has applied and made durable.
+//! Replica positions: the positions that each replica of a shard has applied and made durable.
 //!
 //! **Invariant:** `durable <= applied <= applying` for each replica; tasks that wait are notified
 //! after each change.
@@ -89,7 +89,8 @@ impl ReplicaPositions {
         }
     }
 
-    /// Returns when a replica does not follow the primary: its answer need not be awaited any more.
+    /// Waits until a replica does not follow the primary any more: an answer of it need not be
+    /// awaited then.
     pub async fn stopped_following(&self, replica: usize) {
         loop {
             let down = self.waiters.down();

@@ -59,7 +59,7 @@ impl Timeline {
         self.nodes - usize::from(self.leader().is_some())
     }
 
-    /// Records if the primary answered its last probe.
+    /// Records whether the primary answered its last probe.
     pub fn set_silent(&self, silent: bool) {
         self.silent.store(silent, Ordering::SeqCst);
     }

@@ -2,8 +2,7 @@
 //!
 //! Beliefs without a probe (`vitals`) and the findings of a probe share the rules of this module.
 //!
-//! **Not here:** the reasons themselves (`reason`), the response that follows from them (the
-//! router).
+//! **Not here:** the reasons themselves (`reason`), the HTTP response (the router).
 
 use std::time::{Duration, Instant};
 
@@ -23,14 +22,14 @@ pub struct NodeHealth {
     pub node: String,
     /// Its role in the shard.
     pub role: Role,
-    /// True if it does what its role demands.
+    /// True if the node fulfils its role.
     pub up: bool,
     /// Reasons why it does not; empty if it does.
     pub reasons: Reasons,
-    /// Time that it took to answer a probe.
+    /// Duration of the probe.
     pub latency: Duration,
-    /// Time since it had everything that the primary had; `None` if it never had since this process
-    /// began.
+    /// Time since the replica was last known to be current; `None` if it never was since this
+    /// process began.
     pub lag: Option<Duration>,
 }
 
@@ -66,7 +65,7 @@ impl Shard {
             if !answers {
                 replica.probe_failed();
             }
-            // A replica whose pause is over gets a chance to come back.
+            // A replica whose exclusion is over can return now.
             let _ = self.replicas.takes_part(index);
             let found = Reasons::of((!answers).then_some(Reason::NoAnswer));
             let reasons = found.and(self.reasons_of_replica(index));

@@ -1,7 +1,7 @@
 //! Session: checks the positions that a client has seen against the shard's history.
 //!
-//! A token may be newer than this router's knowledge: while it slept, a node was promoted, and
-//! another router wrote there. The servers are asked then, before the client hears that writes may
+//! A token may be newer than this router's knowledge: in the meantime a node was promoted, and
+//! another router wrote to it. The servers are asked before the client is informed that writes may
 //! be lost.
 //!
 //! **Invariant:** a position is called lost only if the history of the latest known timeline does
@@ -19,12 +19,12 @@ use crate::position::Position;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Shard {
-    /// Returns the position of a session, if the shard's history contains it. An unknown timeline
-    /// is waited for, at most until `deadline`.
+    /// Returns the position of a session, if the shard's history contains it. Waits for an unknown
+    /// timeline, at most until `deadline`.
     ///
     /// # Errors
     /// [`Error::SeenMayBeLost`] if the history does not contain it; [`Error::NoPrimary`] if the
-    /// node that leads on its timeline was not found in time.
+    /// primary of its timeline was not found in time.
     pub async fn held(&self, position: Position, deadline: Instant) -> Result<u64, Error> {
         let is_held = || self.replication.timeline().history().holds(position);
         if !is_held() && self.is_to_be_found(position.timeline) {
@@ -54,7 +54,7 @@ impl Shard {
         !self.replication.timeline().history().knows(timeline) && self.primary.is_ahead(timeline)
     }
 
-    /// Never returns: the thread that finds a leader notifies those who wait.
+    /// Never returns a value: the thread that finds a primary notifies the waiters.
     async fn look_again_and_again(&self) -> Infallible {
         loop {
             self.primary.find_primary().await;

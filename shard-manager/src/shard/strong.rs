@@ -1,7 +1,8 @@
-//! Strong: what a read must not miss, and the proof that strong reads need.
+//! Strong reads: the position that a read must observe, and the proof that it is recent enough.
 //!
-//! **Invariant:** what a strong read must not miss was told by a primary that led after the read began.
-//! **Not here:** which node answers (`shard`), the record that proves it (the engines).
+//! **Invariant:** the position that a strong read must observe comes from a node that was proven to
+//! be primary after the read began.
+//! **Not here:** the choice of the node (`shard`), the record that proves it (the engines).
 
 use std::time::Instant;
 
@@ -12,7 +13,8 @@ use crate::error::Error;
 use crate::sabotage::{Mutation, is_on};
 
 impl Shard {
-    /// What a replica must show that answers this read; `None` if none may.
+    /// Returns the position that a replica must have applied to answer this read; `None` if the
+    /// primary must answer it.
     pub(super) async fn min_position(
         &self,
         requirements: &ReadRequirements,
@@ -25,7 +27,7 @@ impl Shard {
                 let needed =
                     Level::Quorum.replicas_needed(self.replication.timeline().replica_count());
                 if needed == 0 {
-                    // No other node could lead.
+                    // No other node could become primary.
                     return Ok(None);
                 }
                 let proven = self.proven(needed, requirements.deadline).await?;
@@ -35,20 +37,20 @@ impl Shard {
                 proven.max(requirements.seen)
             }
         };
-        // A replica must know every table before it is asked for rows of any.
+        // A replica must know every table before it is read.
         Ok(Some(min_position.max(self.replication.primary().schema_position())))
     }
 
-    /// A position that the primary had after this was called, when it was proven to lead: everything that any router has
-    /// acknowledged before is at or below it.
+    /// Returns a position that the primary had, when it was proven to be primary, after this call
+    /// began. Every change that any router acknowledged before is at or below it.
     async fn proven(&self, needed: usize, deadline: Instant) -> Result<u64, Error> {
         loop {
             match self.prove(needed, deadline).await {
-                // Another may lead in a moment.
+                // Another node may become primary soon.
                 Err(Error::ShardUnavailable { .. }) if Instant::now() + CATCH_UP_MAX < deadline => {
                     tokio::time::sleep(CATCH_UP_MAX).await;
                 }
-                // It is not the client that had too little time.
+                // Without a primary the client's deadline is not to blame.
                 Err(Error::DeadlinePassed) if self.replication.timeline().is_silent() => {
                     return Err(Error::ShardUnavailable { shard: self.name.clone() });
                 }

@@ -1,6 +1,6 @@
-//! Vitals: what is known of a shard without asking anybody, and what one short question tells.
+//! Vitals: the load of a shard and the believed state of its nodes, known without queries.
 //!
-//! **Not here:** asking all nodes (`Shard::probe`), which may find another truth than is believed here.
+//! **Not here:** probing all nodes (`Shard::probe`), which may find a different state.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::stats::{ComparisonStats, NodeStats, PoolStats, ShardStats, SizeEstima
 use crate::topology::{Role, ShardIndex};
 
 impl Shard {
-    /// How busy it is, and how its nodes are believed to be. `shard` is its place among the shards.
+    /// Returns the load of the shard and the believed state of its nodes. `shard` is its index.
     pub fn vitals(&self, shard: ShardIndex) -> ShardStats {
         let leading = self.replication.timeline().leader();
         let pool = |reader: Option<Arc<dyn NodeReader>>| {
@@ -53,15 +53,15 @@ impl Shard {
         ShardStats { shard, lane: self.lanes.vitals(), compared, nodes }
     }
 
-    /// Returns true if the engine distributes the shard's rows over nodes by a rule of its own.
+    /// Returns true if the engine itself distributes the shard's rows over nodes.
     pub fn is_partitioned(&self) -> bool {
         self.lanes.is_partitioned()
     }
 
-    /// About how much it holds.
+    /// Returns the approximate size of the shard.
     ///
     /// # Errors
-    /// As [`Shard::read_key`].
+    /// Those of [`Shard::read_key`].
     pub async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
         self.primary.size_estimate(deadline).await
     }

@@ -1,29 +1,33 @@
-//! Plan: which slots go where, so that the fullest shards become less full.
+//! Plan: the moves of slots that reduce the load of the fullest shards.
 //!
-//! Each step takes from the fullest shard that can still give, as balancers of ranges do (CockroachDB's store rebalancer,
-//! the Redis Cluster rebalance), and gives to the one that lacks most: as much as the one has too much or the other
-//! lacks, whichever is less. Which slots is a packing: heavy ones first, because they bring most for the rows that must
-//! move (longest processing time first, Graham 1969), the rest as one run of neighbours, so that ranges stay few.
+//! Each step takes from the fullest shard that can still give, as balancers of ranges do
+//! (CockroachDB's store rebalancer, the Redis Cluster rebalance), and gives to the shard that lacks
+//! most: the giver's excess or the taker's deficit, whichever is less. The choice of slots is a
+//! packing problem: heavy slots first, because they bring most for the rows that must move (longest
+//! processing time first, Graham 1969), the rest as one run of neighbours, so that ranges stay few.
 //!
-//! Why it ends well: a step leaves both shards less full than the giver was. So the loads, sorted with the fullest first,
-//! fall in the order of dictionaries with each step: the maximum never rises, and a plan that is cut off anywhere is
-//! better than none. A slot moves at most once, and there are at most [`MOVES_MAX`] moves. Where no slot is too heavy to
-//! fit, a move settles the giver or the taker, so that as many moves as there are shards are enough.
+//! Each step leaves both shards less full than the giver was. So the list of loads, sorted with the
+//! fullest first, decreases lexicographically with each step: the maximum never rises, and any
+//! prefix of a plan is an improvement. A slot moves at most once, and there are at most
+//! [`MOVES_MAX`] moves. Where no slot is too heavy to fit, each move settles the giver or the
+//! taker, so that as many moves as there are shards are enough.
 //!
-//! **Invariant:** no move makes the fullest shard fuller, or another as full as its giver was.
-//! **Not here:** whether anything should move (`advice`).
+//! **Invariant:** no move makes the fullest shard fuller, or another shard as full as its giver
+//! was.
+//! **Not here:** the decision whether anything should move (`advice`).
 
 use std::cmp::{Ordering, Reverse};
 
-/// Most moves of a plan: more than somebody can look through is no advice.
+/// Highest number of moves of a plan, so that an operator can review it.
 pub const MOVES_MAX: usize = 32;
-/// Percentage of its share above which a shard gives slots away, as [`super::SKEW_TOLERATED`].
+/// Percentage of its share above which a shard gives slots away, like [`super::SKEW_TOLERATED`].
 const TOLERATED: u64 = 110;
-/// A slot that weighs more than this part of what is to move is moved by itself; there are at most as many of these.
+/// A slot with more than this part of the load that is to move is moved on its own; there are at
+/// most this many such slots.
 const HEAVY_PARTS: u64 = 16;
-/// Percentages of its share that a shard keeps and is filled up to, at most. The first aim is as
-/// even as possible; the second is less even, where the first takes too many moves because all
-/// other shards are nearly full.
+/// Percentages of its share that a shard keeps, and up to which it is filled. The first aim is as
+/// even as possible; the second is less even, for clusters where the first takes too many moves
+/// because all other shards are nearly full.
 const AIMS: [Aim; 2] = [Aim { leave: 102, fill: 100 }, Aim { leave: 105, fill: 105 }];
 
 #[derive(Clone, Copy)]
@@ -32,17 +36,17 @@ struct Aim {
     fill: u64,
 }
 
-/// Slots that move from one shard to another; shards are numbers.
+/// Slots that move from one shard to another; shards are indices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PlannedMove {
     pub(super) from: usize,
     pub(super) to: usize,
-    /// In order.
+    /// The slots, in order.
     pub(super) slots: Vec<u16>,
 }
 
-/// Plans the moves that leave each shard as full as its weight says, as far as whole slots allow.
-/// `owners` and `costs` hold the owner and the load of each slot.
+/// Plans the moves that make the load of each shard proportional to its weight, as far as whole
+/// slots allow. `owners` and `costs` contain the owner and the load of each slot.
 pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<PlannedMove> {
     let plans = AIMS.map(|aim| {
         let mut shards = Shards::new(weights, owners, costs, aim);
@@ -53,7 +57,7 @@ pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<Plan
     if compare(loose, even) == Ordering::Less { second } else { first }
 }
 
-/// Load of a shard in proportion to its weight: a fraction.
+/// Load of a shard in proportion to its weight, as a fraction.
 type Fullness = (u64, u64);
 
 fn compare((load, weight): Fullness, (other_load, other_weight): Fullness) -> Ordering {
@@ -61,27 +65,28 @@ fn compare((load, weight): Fullness, (other_load, other_weight): Fullness) -> Or
     this.cmp(&(u128::from(other_load) * u128::from(weight)))
 }
 
-/// A step that may be made.
+/// Possible step.
 struct Choice {
     to: usize,
     slots: Vec<(u16, u64)>,
-    /// The fuller of both after it.
+    /// Load of the fuller of both shards after the step.
     after: Fullness,
 }
 
-/// Shards while a plan is made.
+/// State of the shards during planning.
 struct Shards {
     weights: Vec<u64>,
     loads: Vec<u64>,
-    /// The slots that each may still give, in order, with their costs; what costs nothing stays where it is.
+    /// Slots that each shard may still give, in order, with their loads; slots without load stay.
     slots: Vec<Vec<(u16, u64)>>,
-    /// Load that each shard should have.
+    /// Fair load of each shard.
     targets: Vec<u64>,
-    /// The slot of each that outweighs what any should carry: it stays, because it would be too much anywhere.
+    /// Slot of each shard that exceeds every fair load: it stays, because it would be too much on
+    /// any shard.
     pinned: Vec<Option<u16>>,
-    /// Those that have given: they go on until they are as even as they can be.
+    /// Shards that have given: they continue until they are as even as possible.
     giving: Vec<bool>,
-    /// Those that nothing can be taken from any more, though they are too full.
+    /// Shards that cannot give any more, although they are too full.
     stuck: Vec<bool>,
     aim: Aim,
 }
@@ -111,8 +116,9 @@ impl Shards {
         shards
     }
 
-    /// Everybody's part of what can be shared out. A slot that outweighs the part of its shard is the shard's part: the
-    /// others share what is left, and would wait in vain for a slot that nobody can split.
+    /// Returns the fair loads. A slot that exceeds the fair load of its shard becomes the fair load
+    /// of that shard, and the others share the rest: otherwise they would wait for a slot that
+    /// cannot be split.
     fn aim_anew(&mut self) {
         let largest = self.weights.iter().max().copied().unwrap_or(0);
         let mut open: Vec<usize> = (0..self.loads.len()).filter(|&one| !self.stuck[one]).collect();
@@ -125,7 +131,7 @@ impl Shards {
                 let share = u128::from(load) * u128::from(self.weights[one]);
                 share.checked_div(u128::from(weight)).unwrap_or(0) as u64
             };
-            // On a larger shard it would weigh less: then it may move.
+            // On a larger shard the slot may be below the fair load: then it may move.
             let is_outweighed = |&one: &usize| {
                 let heaviest = self.heaviest(one).map_or(0, |(_, cost)| cost);
                 self.weights[one] == largest && heaviest > share(one)
@@ -143,7 +149,8 @@ impl Shards {
         }
     }
 
-    /// The heaviest slot that a shard may give, or that is pinned to it; the first of several.
+    /// Returns the heaviest slot that a shard may give, or that is pinned to it; the first of
+    /// several.
     fn heaviest(&self, shard: usize) -> Option<(u16, u64)> {
         self.slots[shard].iter().copied().max_by_key(|&(slot, cost)| (cost, Reverse(slot)))
     }
@@ -157,7 +164,7 @@ impl Shards {
         all.max_by(|a, b| compare(*a, *b)).unwrap_or((0, 1))
     }
 
-    /// Moves until nobody is too full any more, or nothing helps.
+    /// Moves slots until no shard is too full, or no move helps.
     fn settle(&mut self) -> Vec<PlannedMove> {
         let mut moves: Vec<PlannedMove> = Vec::new();
         while let Some(giver) = self.giver() {
@@ -180,7 +187,7 @@ impl Shards {
         moves
     }
 
-    /// The fullest of those that are too full and can give; the first of several.
+    /// Returns the fullest shard that is too full and can give; the first of several.
     fn giver(&self) -> Option<usize> {
         let too_full = |&shard: &usize| {
             let leave = if self.giving[shard] { self.aim.leave } else { TOLERATED };
@@ -199,7 +206,7 @@ impl Shards {
         let load: u64 = slots.iter().map(|(_, cost)| cost).sum();
         let packed = (load > 0).then(|| Choice { to, slots, after: self.after(from, to, load) });
         let is_enough = packed.is_some() && load >= amount / 2;
-        // What fits may be too little: then a heavier slot may help more.
+        // Slots that fit may be too little: then a heavier slot may help more.
         let single = if is_enough { None } else { self.single(from, others()) };
         let is_better = |single: &Choice| {
             packed.as_ref().is_none_or(|it| compare(single.after, it.after) == Ordering::Less)
@@ -210,23 +217,23 @@ impl Shards {
         Some(PlannedMove { from, to: chosen.to, slots })
     }
 
-    /// Load that a shard may still receive.
+    /// Returns the load that a shard may still receive.
     fn lack(&self, shard: usize) -> u64 {
-        // A shard with a pinned slot carries more than its part already: it gets no slack.
+        // A shard with a pinned slot has more than its fair load already: it gets no slack.
         let fill = if self.pinned[shard].is_some() { 100 } else { self.aim.fill };
         let most = u128::from(self.targets[shard]) * u128::from(fill) / 100;
         (most as u64).saturating_sub(self.loads[shard])
     }
 
-    /// The fuller of both after so much has moved.
+    /// Returns the load of the fuller of both shards after this load has moved.
     fn after(&self, from: usize, to: usize, load: u64) -> Fullness {
         let giver = (self.loads[from] - load, self.weights[from]);
         let taker = (self.loads[to] + load, self.weights[to]);
         if compare(giver, taker) == Ordering::Less { taker } else { giver }
     }
 
-    /// Slots of a shard that together weigh at most so much, and nearly so much if there are such: heavy ones, and one
-    /// run of neighbours.
+    /// Returns slots of a shard that together have at most this load, and nearly this load if
+    /// possible: heavy ones, and one run of neighbours.
     fn pack(&self, from: usize, amount: u64) -> Vec<(u16, u64)> {
         let is_heavy = |cost: u64| cost > amount / HEAVY_PARTS;
         let slots = &self.slots[from];
@@ -244,15 +251,15 @@ impl Shards {
         heavy
     }
 
-    /// The one slot, and its taker, that leaves the fuller of both least full; none, if it would not be less full than the
-    /// giver is.
+    /// Returns the one slot, with its taker, for which the fuller of both shards is least full
+    /// afterwards; `None` if that is not less full than the giver is now.
     fn single(&self, from: usize, takers: impl Iterator<Item = usize>) -> Option<Choice> {
         let mut slots = self.slots[from].clone();
         slots.retain(|(slot, _)| self.pinned[from] != Some(*slot));
         slots.sort_unstable_by_key(|&(slot, cost)| (cost, Reverse(slot)));
         let mut best: Option<Choice> = None;
         for to in takers {
-            // Where both would be equally full.
+            // Load at which both would be equally full.
             let (giver, taker) = (self.fullness(from), self.fullness(to));
             let surplus = (u128::from(giver.0) * u128::from(taker.1))
                 .saturating_sub(u128::from(taker.0) * u128::from(giver.1));
@@ -282,7 +289,8 @@ impl Shards {
     }
 }
 
-/// Neighbours that together weigh at most so much: of those that come near to the most that can be had, the fewest.
+/// Returns neighbours that together have at most this load: the shortest run among those that come
+/// close to the highest possible load.
 fn run(slots: &[(u16, u64)], amount: u64) -> &[(u16, u64)] {
     let mut runs = Vec::with_capacity(slots.len());
     let (mut first, mut load) = (0, 0);
@@ -306,7 +314,8 @@ mod tests {
 
     #[test]
     fn a_shard_with_a_pinned_slot_gets_no_more_under_the_looser_aim() {
-        // Slot 0 outweighs every part; shard 1 has 30 more than its part, shards 2 and 3 15 less.
+        // Slot 0 exceeds every fair load; shard 1 has 30 more than its fair load, shards 2 and 3
+        // have 15 less.
         let loads = [(0, 1000, 1), (1, 10, 24), (2, 15, 13), (3, 15, 13)];
         let slots = loads.map(|(shard, cost, count)| vec![(shard, cost); count]).concat();
         let (owners, costs): (Vec<usize>, Vec<u64>) = slots.into_iter().unzip();

@@ -1,6 +1,6 @@
-//! Scales: how heavy slots and shards are, and what that means for them.
+//! Scales: load of slots and shards, and the judgement that follows from it.
 //!
-//! **Not here:** which slots move (`plan`).
+//! **Not here:** the choice of slots that move (`plan`).
 
 use std::cmp::Reverse;
 
@@ -11,10 +11,10 @@ use super::{
 use crate::keyspace::{SLOT_COUNT, Slot};
 use crate::topology::ShardIndex;
 
-/// Standard deviations of a count of requests that may be chance.
+/// Standard deviations within which a count of requests may be chance.
 const CHANCE: f64 = 4.0;
 
-/// Shards and what their slots weigh.
+/// Shards and the load of their slots.
 pub(super) struct Scales {
     weights: Vec<u64>,
     owners: Vec<usize>,
@@ -89,7 +89,7 @@ impl Scales {
         }
     }
 
-    /// Returns the reason why there is too little to judge by, if there is.
+    /// Returns the reason why the observations do not allow a judgement, if there is one.
     pub(super) fn too_little(
         &self,
         observed: &Observed<'_>,
@@ -119,7 +119,7 @@ impl Scales {
         }
     }
 
-    /// True if some shard has more requests than chance explains.
+    /// Returns true if some shard has more requests than chance explains.
     fn is_beyond_chance(&self) -> bool {
         self.loads.iter().enumerate().any(|(shard, &load)| {
             let fair = self.fair_share(shard) * self.total as f64;
@@ -127,7 +127,7 @@ impl Scales {
         })
     }
 
-    /// Slots that outweigh the largest fair share, and the keys that do so alone.
+    /// Returns slots that exceed the largest fair share, with the keys that do so alone.
     pub(super) fn hot(&self, observed: &Observed<'_>) -> Vec<HotSpot> {
         let fair_share = (0..self.weights.len()).map(|shard| self.fair_share(shard));
         let fair_share = fair_share.fold(0.0, f64::max);
@@ -185,7 +185,7 @@ impl Scales {
         advice.skew_after = self.skew(&loads);
     }
 
-    /// Returns the reason why nothing has to move, if nothing has to.
+    /// Returns the reason why no slot has to move, if there is one.
     pub(super) fn even_enough(&self, skew: f64, balance_by: BalanceBy) -> Option<String> {
         let fullest = format!("the fullest shard carries {skew:.2} of its fair share");
         if self.weights.len() == 1 {
@@ -232,7 +232,8 @@ fn requests(load: &[SlotLoad]) -> Vec<u64> {
     slots.chain(std::iter::repeat(0)).take(usize::from(SLOT_COUNT)).collect()
 }
 
-/// Bytes of each slot: those of its shard in equal parts, because rows are not counted by slot.
+/// Returns the bytes of each slot: equal parts of its shard's bytes, because rows are not counted
+/// by slot.
 fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
     let shards = owners.iter().max().map_or(0, |most| most + 1);
     let mut slots = vec![0_u64; shards];
@@ -240,7 +241,7 @@ fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
     let mut passed = vec![0_u64; shards];
     let costs = owners.iter().map(|&owner| {
         let bytes = sizes.get(owner).and_then(|size| size.bytes).unwrap_or(0);
-        // By running sums: so they are exact together.
+        // Differences of running sums, so that the parts add up exactly.
         let until = |passed: u64| u128::from(bytes) * u128::from(passed) / u128::from(slots[owner]);
         passed[owner] += 1;
         (until(passed[owner]) - until(passed[owner] - 1)) as u64
@@ -248,7 +249,7 @@ fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
     costs.collect()
 }
 
-/// Slots in order as first and last of neighbours.
+/// Joins slots in order to ranges, each with its first and last slot.
 fn ranges(slots: &[u16]) -> Vec<(u16, u16)> {
     let mut ranges: Vec<(u16, u16)> = Vec::new();
     for &slot in slots {

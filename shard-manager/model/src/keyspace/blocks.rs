@@ -1,25 +1,28 @@
 //! Blocks: cuts the slots into contiguous pieces whose sizes follow weights.
 //!
-//! **Invariant:** one rounding for all who cut slots: a partition of the keyspace `list` and the partition of the
-//! same name, order and weight in the placement `partitions` are the same slots.
-//! **Not here:** who owns a block (`placement`), which keys fall into it (`list`).
+//! **Invariant:** all code that divides slots rounds alike: a partition of the keyspace `list` and
+//! the partition of the same name, order and weight in the placement `partitions` are the same
+//! slots.
+//! **Not here:** the owner of a block (`placement`), the keys of a block (`list`).
 
 use std::ops::Range;
 
 use super::SLOT_COUNT;
 
-/// Largest weight of a block: sums of weights times slots stay far inside 64 bits.
+/// Largest weight of a block: sums of weights times slots stay far below 64 bits.
 pub const WEIGHT_MAX: u32 = 1_000_000;
-/// Most named blocks of one cluster. They are looked for by name on every request, and a person writes them down.
+/// Highest number of named blocks of one cluster. They are searched by name on every request, and
+/// listed by hand in the configuration.
 pub const BLOCKS_MAX: usize = 1_024;
 /// Longest name of a block in bytes.
 const NAME_LEN_MAX: usize = 64;
-/// Characters that separate parts of a configuration text, and of a key.
+/// Characters that separate parts of a configuration text or of a key.
 const SEPARATORS: [char; 4] = [':', '=', ',', '>'];
 
-/// Block `i` ends before slot `ceil(SLOT_COUNT * (w0 + … + wi) / total)`. Rounding the running sum instead of each
-/// share keeps every block within one slot of what its weight demands, and leaves no remainder to hand out. A
-/// block of a small weight among many may be empty, and all are if no weight is above 0.
+/// Divides the slots into blocks with these weights. Block `i` ends before slot
+/// `ceil(SLOT_COUNT * (w0 + … + wi) / total)`. Rounding the running sum instead of each share keeps
+/// every block within one slot of its exact share, and leaves no remainder to distribute. A block
+/// of a small weight among many may be empty, and all are if no weight is above 0.
 pub fn cut(weights: impl Iterator<Item = u64> + Clone) -> impl Iterator<Item = Range<u16>> {
     let total = weights.clone().sum::<u64>().max(1);
     let mut reached = 0;
@@ -33,10 +36,10 @@ pub fn cut(weights: impl Iterator<Item = u64> + Clone) -> impl Iterator<Item = R
     })
 }
 
-/// A block's name and weight from `NAME=WEIGHT`.
+/// Parses a block's name and weight from `NAME=WEIGHT`.
 ///
 /// # Errors
-/// Half a sentence that says what is wrong.
+/// A clause that states the fault.
 pub fn parse_weight(text: &str) -> Result<(Box<str>, u32), String> {
     let (name, weight) =
         text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=WEIGHT"))?;
@@ -45,11 +48,11 @@ pub fn parse_weight(text: &str) -> Result<(Box<str>, u32), String> {
     Ok((name.into(), weight))
 }
 
-/// Checks that blocks of these names and weights are possible: each has a name of its own and at
-/// least one slot.
+/// Checks that blocks of these names and weights are possible: names are unique, and each block has
+/// at least one slot.
 ///
 /// # Errors
-/// Half a sentence that says what is wrong.
+/// A clause that states the fault.
 pub fn check(blocks: &[(&str, u32)]) -> Result<(), String> {
     if blocks.is_empty() || blocks.len() > BLOCKS_MAX {
         return Err(format!("there must be 1 to {BLOCKS_MAX} partitions, not {}", blocks.len()));

@@ -1,13 +1,15 @@
-//! List: the part of a key before the first `:` names a partition, and a partition is a block of slots.
+//! List: the part of a key before the first `:` names a partition, and a partition is a block of
+//! slots.
 //!
-//! Source: list partitioning of databases, and the partition table A 30, B 20, C 15, D 25, E 10 of Infra-Crafter.
-//! What belongs to a partition lies in slots that nobody else uses, so that a placement can keep it on one shard, or
-//! in one country. Inside its block a partition spreads evenly, but a partition that grows beyond its weight fills
-//! its slots more than others; and a key must name a partition that there is.
+//! Source: list partitioning of databases, and the partition table A 30, B 20, C 15, D 25, E 10 of
+//! Infra-Crafter. The keys of a partition have slots that no other partition uses, so that a
+//! placement can keep them on one shard, or in one country. Inside its block the keys of a
+//! partition are distributed evenly, but a partition that outgrows its weight loads its slots more
+//! than others; and every key must name an existing partition.
 //!
-//! **Invariant:** blocks follow each other in the order given, cut by [`blocks::cut`]; the slot inside a block is
-//! XXH3-64 of the whole key modulo the block's size.
-//! **Not here:** which shard a partition lies on (the placement `partitions`).
+//! **Invariant:** blocks follow each other in the given order, with the sizes of [`blocks::cut`];
+//! the slot inside a block is XXH3-64 of the whole key modulo the block's size.
+//! **Not here:** the shard of a partition (the placement `partitions`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::routing_step::RoutingStep;
 use super::{KeyError, Slot, blocks, hash};
 
-/// Most partitions that an error lists.
+/// Highest number of partitions that an error lists.
 pub const NAMES_SHOWN_MAX: usize = 20;
 
 /// A named block of slots.
@@ -36,9 +38,10 @@ pub struct Partition {
 /// Partitions and their blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListSpace {
-    /// In the order given.
+    /// In the given order.
     partitions: Vec<Partition>,
-    /// Hashes of names, ascending, and indices of `partitions`: numbers are found faster than texts.
+    /// Hashes of names, ascending, with indices into `partitions`: searching numbers is faster than
+    /// searching texts.
     by_hash: Vec<(u64, u16)>,
     /// The names, for errors.
     known: Arc<str>,
@@ -53,10 +56,10 @@ struct Parameters<'p> {
 }
 
 impl ListSpace {
-    /// Partitions of these names and weights.
+    /// Creates partitions of these names and weights.
     ///
     /// # Errors
-    /// Half a sentence that says what is wrong with them.
+    /// A clause that states the fault.
     pub fn new(partitions: Vec<(Box<str>, u32)>) -> Result<Self, String> {
         let named: Vec<(&str, u32)> =
             partitions.iter().map(|(name, weight)| (&**name, *weight)).collect();
@@ -78,7 +81,7 @@ impl ListSpace {
         Ok(Self { partitions: partitions.collect(), by_hash, known })
     }
 
-    /// From `A=30,B=20`.
+    /// Parses partitions from `A=30,B=20`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let partitions: Result<Vec<_>, _> = text.split(',').map(blocks::parse_weight).collect();
         Self::new(partitions?)
@@ -96,7 +99,7 @@ impl ListSpace {
         serde_json::to_string(&parameters).expect("names and numbers always serialise")
     }
 
-    /// The partitions in the order given.
+    /// Returns the partitions in the given order.
     pub fn partitions(&self) -> &[Partition] {
         &self.partitions
     }
@@ -126,7 +129,7 @@ impl ListSpace {
     }
 }
 
-/// Writes the form of the configuration.
+/// Formats the value as the configuration has it.
 impl fmt::Display for ListSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("list:")?;

@@ -1,13 +1,15 @@
 //! Matrix: keys `@user:server`, the ids of users of federated servers.
 //!
-//! Source: the sharding demo with Matrix ids, which routes by a hash of the id, and Synapse, which can do so by
-//! server. Mode `id` hashes the whole id: even, but a server's users lie on all shards. Mode `server` hashes the
-//! part after the first `:` alone: what concerns one server is asked of one shard, but a big server is one slot that
-//! cannot be divided, and its shard runs hot.
+//! Source: the sharding demo with Matrix ids, which routes by a hash of the id, and Synapse, which
+//! can route by server. Mode `id` hashes the whole id: the distribution is even, but a server's
+//! users are spread over all shards. Mode `server` hashes only the part after the first `:`:
+//! queries about one server go to one shard, but a large server is one slot that cannot be divided,
+//! and may overload its shard.
 //!
-//! **Invariant:** user and server are at least one byte each; both are compared byte by byte, so `Example.org` and
-//! `example.org` are two servers.
-//! **Not here:** whether the server exists, or its name is well formed (it may have a port, or be an IPv6 address).
+//! **Invariant:** user and server have at least one byte each; both are compared byte by byte, so
+//! `Example.org` and `example.org` are two servers.
+//! **Not here:** the existence of the server, or the syntax of its name (it may have a port, or be
+//! an IPv6 address).
 
 use std::fmt;
 
@@ -34,7 +36,7 @@ struct Parameters {
 }
 
 impl MatrixMode {
-    /// Name in configuration and catalog.
+    /// Returns the name in the configuration and the catalog.
     pub fn name(self) -> &'static str {
         match self {
             Self::Id => "id",
@@ -60,7 +62,7 @@ impl MatrixMode {
         serde_json::to_string(&Parameters { mode: self, seed: 0 }).expect("names always serialise")
     }
 
-    /// The part of the key that is hashed.
+    /// Returns the part of the key that is hashed.
     pub(super) fn hashed_part(self, key: &str) -> Result<&str, KeyError> {
         let parts = key.strip_prefix('@').and_then(|rest| rest.split_once(':'));
         match (parts, self) {

@@ -1,18 +1,20 @@
 //! Modulo: the integer at the end of a key, modulo the number of slots.
 //!
-//! Source: DBLab and the like, which route by `user_id % N`. Counted ids take one slot after the other, and anybody can
-//! compute a slot in the head. How evenly shards get them is up to the placement: with `modulo` shards differ by one
-//! id in each 16384, with contiguous ranges the first thousands of ids all lie on the first shard. Only keys that end in
-//! digits have a slot, and ids with a common step share few slots (multiples of 1024 have 16). With the placement
-//! `modulo` over N shards it is the shard `id % N` of such systems only where N divides 16384; for other N a key's
-//! shard is `(id % 16384) % N`.
+//! Source: systems that route by `user_id % N`, such as DBLab. Consecutive ids take consecutive
+//! slots, and the slot of an id is easy to compute by hand. The placement decides how evenly shards
+//! get them: with `modulo`, shards differ by one id in each 16384; with contiguous ranges, the
+//! first thousands of ids all lie on the first shard. Only keys that end in digits have a slot, and
+//! ids with a common step share few slots (multiples of 1024 have 16). With the placement `modulo`
+//! over N shards the shard is `id % N`, as in such systems, only if N divides 16384; for other N a
+//! key's shard is `(id % 16384) % N`.
 //!
-//! **Invariant:** any number of digits, none overflows; leading zeros do not count.
+//! **Invariant:** any number of digits is accepted and none overflows; leading zeros do not count.
 //! **Not here:** signs: `a-5` ends in 5.
 
 use super::{KeyError, SLOT_COUNT, Slot};
 
-/// Digits that decide: 10^14 is a multiple of 2^14, so those further to the left add a multiple of [`SLOT_COUNT`].
+/// Number of digits that determine the slot: 10^14 is a multiple of 2^14, so digits further to the
+/// left add a multiple of [`SLOT_COUNT`].
 const DIGITS_MAX: u32 = 14;
 
 const _: () =
@@ -32,12 +34,12 @@ pub(super) fn slot_of(key: &str) -> Result<Slot, KeyError> {
     Ok(Slot((number % u64::from(SLOT_COUNT)) as u16))
 }
 
-/// The digits at the end of a key, at least one.
+/// Returns the digits at the end of a key, at least one.
 pub(super) fn trailing_digits(key: &str) -> Result<&str, KeyError> {
     let digits = key.bytes().rev().take_while(u8::is_ascii_digit).count();
     match digits {
         0 => Err(KeyError::NoTrailingInteger),
-        // A byte that is an ASCII digit begins a character.
+        // A byte that is an ASCII digit is a whole character.
         _ => Ok(&key[key.len() - digits..]),
     }
 }

@@ -1,17 +1,18 @@
 //! Range: sorted split points cut the keys into ranges, and each range has a slot of its own.
 //!
-//! Source: Bigtable and HBase regions, range sharding of MongoDB and Vitess. Neighbouring keys stay together, so
-//! that a range of keys is asked of few shards. It is only as even as its split points are well chosen, and keys that
-//! grow (times, counters) all fall into the last range, which runs hot. A cluster has as many slots in use as it has
-//! ranges: fewer ranges than shards leave shards without work.
+//! Source: Bigtable and HBase regions, range sharding of MongoDB and Vitess. Neighbouring keys stay
+//! together, so that a query for a range of keys goes to few shards. The distribution is only as
+//! even as the split points are well chosen, and growing keys (times, counters) all fall into the
+//! last range, whose shard takes the whole load. A cluster uses as many slots as it has ranges:
+//! with fewer ranges than shards, some shards are idle.
 //!
-//! Numeric split points demand that the whole key is an integer: reading only digits at the end would put `user_5`
-//! and `order_5` side by side, which is no order that anybody asks ranges of. Keys with letters have text split
-//! points, compared byte by byte.
+//! With numeric split points the whole key must be an integer: reading only the digits at the end
+//! would put `user_5` and `order_5` side by side, an order that is of no use for range queries.
+//! Keys with letters need text split points, compared byte by byte.
 //!
-//! **Invariant:** split points ascend strictly; ranges have distinct slots. A split gives the upper part of one range
-//! the lowest free slot number, and no other key changes its slot.
-//! **Not here:** moving the rows of keys that change slot.
+//! **Invariant:** split points ascend strictly; ranges have distinct slots. A split gives the upper
+//! part of one range the lowest free slot number, and no other key changes its slot.
+//! **Not here:** moving the rows of keys that change their slot.
 
 use std::fmt;
 
@@ -20,26 +21,27 @@ use serde::{Deserialize, Serialize};
 use super::routing_step::RoutingStep;
 use super::{KeyError, SLOT_COUNT, ShardKey, Slot, blocks};
 
-/// Most split points: each range has a slot.
+/// Highest number of split points: each range needs a slot.
 pub const SPLITS_MAX: usize = SLOT_COUNT as usize - 1;
 
 /// Split points, and the slot of each range between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeSpace {
     splits: Splits,
-    /// One more than there are split points.
+    /// One element more than there are split points.
     slots: Vec<Slot>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Splits {
-    /// All fit into 64 bits, as is usual: half the memory to search, so more of it in the processor's cache.
+    /// Split points that all fit into 64 bits, as is usual: half the memory to search, so more of
+    /// it is in the processor's cache.
     Short(Vec<i64>),
     Long(Vec<i128>),
     Text(Vec<TextSplit>),
 }
 
-/// Compared by the bytes of its text, of which the first are at hand as a number.
+/// Text split point, compared by its bytes, the first of which are also stored as a number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct TextSplit {
     head: u128,
@@ -52,8 +54,8 @@ impl From<&str> for TextSplit {
     }
 }
 
-/// The first 16 bytes, the first of them the highest; what is missing is 0. If heads differ, the texts are in the same
-/// order as the heads.
+/// Returns the first 16 bytes as a number, the first byte the highest; missing bytes are 0. If the
+/// heads of two texts differ, the texts are in the order of the heads.
 fn head(text: &str) -> u128 {
     let mut bytes = [0; 16];
     let len = text.len().min(bytes.len());
@@ -68,7 +70,7 @@ enum Order {
     Text,
 }
 
-/// Split points are texts, for JSON has no integers of 128 bits.
+/// Split points are strings, because JSON has no integers of 128 bits.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Parameters {
@@ -78,14 +80,15 @@ struct Parameters {
 }
 
 impl RangeSpace {
-    /// Ranges of integers between split points such as `1000,2000`. Their slots are spread over all, so that a
-    /// contiguous placement deals them out evenly, neighbours together.
+    /// Creates ranges of integers between split points such as `1000,2000`. Their slots are spread
+    /// over all slots, so that a contiguous placement distributes them evenly and keeps neighbours
+    /// together.
     pub(super) fn numeric(text: &str) -> Result<Self, String> {
         let splits: Result<_, _> = text.split(',').map(|split| parse_split(split.trim())).collect();
         Self::spread(Splits::numeric(splits?))
     }
 
-    /// Ranges of text between split points such as `g,n`.
+    /// Creates ranges of text between split points such as `g,n`.
     pub(super) fn text(text: &str) -> Result<Self, String> {
         Self::spread(Splits::Text(text.split(',').map(|split| split.trim().into()).collect()))
     }
@@ -134,10 +137,11 @@ impl RangeSpace {
     }
 
     /// Returns these ranges with one more split point: keys of its range from `at` on get the
-    /// lowest slot that no range has, all other keys keep theirs.
+    /// lowest slot without a range, all other keys keep their slots.
     ///
     /// # Errors
-    /// Half a sentence: it is a split point already or none can be, or every slot is taken.
+    /// A clause that states the fault: `at` is a split point already or cannot be one, or every
+    /// slot is in use.
     pub fn split(&self, at: &str) -> Result<Self, String> {
         let mut used = vec![false; usize::from(SLOT_COUNT)];
         self.slots.iter().for_each(|slot| used[slot.index()] = true);
@@ -158,7 +162,7 @@ impl RangeSpace {
         Ok(next)
     }
 
-    /// Number of ranges, at least two.
+    /// Returns the number of ranges, at least two.
     pub fn ranges(&self) -> usize {
         self.slots.len()
     }
@@ -181,7 +185,7 @@ impl Splits {
         short.map_or(Self::Long(splits), Self::Short)
     }
 
-    /// Numeric split points.
+    /// Parses numeric split points.
     fn numbers(&self) -> Vec<i128> {
         match self {
             Self::Short(splits) => splits.iter().copied().map(i128::from).collect(),
@@ -213,7 +217,7 @@ impl Splits {
                 let number = integer(key).ok_or(KeyError::NotAnInteger)?;
                 Ok(match i64::try_from(number) {
                     Ok(number) => splits.partition_point(|split| *split <= number),
-                    // Beyond all of them, on either side.
+                    // Above or below all of them.
                     Err(_) if number < 0 => 0,
                     Err(_) => splits.len(),
                 })
@@ -249,7 +253,7 @@ impl Splits {
     }
 }
 
-/// A text that configuration can write and a key can be.
+/// Parses a text that can be written in the configuration and can be a key.
 fn is_text_split(split: &str) -> bool {
     ShardKey::parse(split).is_ok() && !split.contains(',') && split.trim() == split
 }
@@ -258,29 +262,30 @@ fn parse_split(text: &str) -> Result<i128, String> {
     integer(text).ok_or_else(|| format!("`{text}` is no integer of at most 128 bits"))
 }
 
-/// `-?[0-9]+`, as far as 128 bits go. The `+` that the standard parser takes is no part of an id.
+/// Parses `-?[0-9]+` of up to 128 bits. The standard parser also accepts `+`, which is not part of
+/// an id.
 fn integer(text: &str) -> Option<i128> {
     if text.starts_with('+') {
         return None;
     }
-    // Most are short, and arithmetic on 64 bits is several times as fast.
+    // Most are short, and 64-bit arithmetic is several times as fast.
     if text.len() <= SHORT_LEN_MAX {
         return text.parse::<i64>().ok().map(i128::from);
     }
     text.parse().ok()
 }
 
-/// Digits, or a sign and digits, that any 64 bits can hold.
+/// Highest length of digits, or a sign and digits, that always fit into 64 bits.
 const SHORT_LEN_MAX: usize = 18;
 
-/// Puts a value where it belongs; `None` if it is there.
+/// Inserts a value in order; `None` if it is present already.
 fn insert<T: Ord>(sorted: &mut Vec<T>, value: T) -> Option<usize> {
     let index = sorted.binary_search(&value).err()?;
     sorted.insert(index, value);
     Some(index)
 }
 
-/// Writes the form of the configuration.
+/// Formats the value as the configuration has it.
 impl fmt::Display for RangeSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.splits {

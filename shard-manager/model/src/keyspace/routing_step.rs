@@ -1,4 +1,4 @@
-//! Routing step: one finding on the way from a key to its slot, to explain where a key is.
+//! Routing step: one step from a key to its slot, to explain where a key is stored.
 //!
 //! **Invariant:** an explanation ends at the slot that routing takes.
 //! **Not here:** its presentation (the router's `/api/route`).
@@ -10,23 +10,23 @@ use super::Slot;
 pub struct Explanation<'k> {
     /// The slot.
     pub slot: Slot,
-    /// The findings, in order.
+    /// The steps, in order.
     pub steps: Vec<RoutingStep<'k>>,
 }
 
-/// A finding about a key.
+/// Step of the explanation of a key's slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoutingStep<'k> {
     /// The key ends in these digits; as a number, modulo the number of slots, they are the slot.
     Integer(&'k str),
     /// The key lies in this range, which has a slot of its own.
     Range {
-        /// The least key of the range; `None` if it has no lower end.
+        /// Lowest key of the range; `None` if it has no lower end.
         from: Option<String>,
-        /// The least key of the next range; `None` if there is none.
+        /// Lowest key of the next range; `None` if there is none.
         below: Option<String>,
     },
-    /// The key belongs to this partition, whose slots are these; both ends belong to it.
+    /// The key belongs to this partition, which has the slots from `first` to `last`.
     Partition {
         /// Its name.
         name: String,
@@ -37,7 +37,7 @@ pub enum RoutingStep<'k> {
     },
     /// Only this part of the key is hashed.
     Server(&'k str),
-    /// XXH3-64 of the hashed part, which is the whole key unless an earlier step says otherwise. The
-    /// slot is this number modulo the number of slots, or of the partition's slots.
+    /// XXH3-64 of the hashed part, which is the whole key unless an earlier step says otherwise.
+    /// The slot is this number modulo the number of slots, or of the partition's slots.
     Hash(u64),
 }

@@ -1,12 +1,13 @@
 //! Jump: jump consistent hashing of slots.
 //!
-//! Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm", 2014. No table and no ring: a slot
-//! jumps from shard to shard, ever further, until a jump leads beyond the last; a shard that is added at the end takes
-//! its share and nothing else moves. Shards have no weights and are known by their number: only the last one can go, or
-//! all behind the one that goes move.
+//! Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm", 2014. No table
+//! and no ring: a slot jumps to ever higher shards until a jump leads beyond the last one. A shard
+//! added at the end takes its share and nothing else moves. Shards have no weights and are
+//! identified by their number: only the last one can be removed without moving the slots of those
+//! after it.
 //!
-//! **Invariant:** the published function, bit for bit. Its floating point is one division and one multiplication, which
-//! IEEE 754 rounds alike everywhere.
+//! **Invariant:** the published function, bit for bit. Its floating point is one division and one
+//! multiplication, which IEEE 754 rounds alike on every machine.
 //! **Not here:** weights: they are ignored.
 
 use super::mixer;
@@ -34,7 +35,7 @@ fn jump(mut key: u64, buckets: i64) -> i64 {
 mod tests {
     use super::jump;
 
-    /// Made by an implementation of the paper's listing in C.
+    /// Values of a C implementation of the paper's listing.
     #[test]
     fn the_function_is_the_published_one() {
         for (key, buckets, golden) in GOLDEN {

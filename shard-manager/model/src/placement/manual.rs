@@ -1,8 +1,8 @@
-//! Manual: ranges of slots and their owners, as somebody wrote them down.
+//! Manual: ranges of slots and their owners, as the operator lists them.
 //!
-//! Source: Redis Cluster's `CLUSTER ADDSLOTSRANGE`, and every operator who knows better. Anything can be expressed:
-//! the map of another cluster, a shard without slots, a hot slot alone on a shard. Nothing is computed, so nothing is
-//! balanced, and nothing follows when a shard comes or goes.
+//! Source: Redis Cluster's `CLUSTER ADDSLOTSRANGE`. Any assignment can be expressed: the map of
+//! another cluster, a shard without slots, a hot slot alone on a shard. Nothing is computed, so
+//! nothing is balanced, and nothing adapts when a shard is added or removed.
 //!
 //! **Invariant:** ranges ascend, and cover every slot exactly once.
 //! **Not here:** ranges of keys (the keyspace `range`).
@@ -32,7 +32,7 @@ struct Parameters {
 }
 
 impl Manual {
-    /// Ranges in any order.
+    /// Creates the placement from ranges in any order.
     fn new(mut ranges: Vec<OwnedRange>) -> Result<Self, String> {
         ranges.sort_unstable();
         let mut next = 0;
@@ -57,7 +57,7 @@ impl Manual {
         Ok(Self { ranges })
     }
 
-    /// From `0-5461=shard1,5462-16383=shard2`; `7=shard1` is one slot.
+    /// Parses `0-5461=shard1,5462-16383=shard2`; `7=shard1` is one slot.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(|part| {
             let bad = || format!("`{}` is not FIRST-LAST=SHARD", part.trim());
@@ -89,7 +89,7 @@ impl Manual {
     }
 }
 
-/// Writes the form of the configuration.
+/// Formats the value as the configuration has it.
 impl fmt::Display for Manual {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("manual:")?;

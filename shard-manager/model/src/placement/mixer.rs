@@ -1,7 +1,7 @@
-//! Mixer: an even, fixed scrambling of 64 bits, for placements that draw lots.
+//! Mixer: a fixed, even mixing function of 64 bits, for placements that draw random numbers.
 //!
-//! Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014; constants of Stafford's variant 13). Two
-//! multiplications: a rendezvous of 1000 shards draws 16 million lots.
+//! Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014; constants of Stafford's variant
+//! 13). It takes two multiplications: a rendezvous of 1000 shards draws 16 million numbers.
 //!
 //! **Invariant:** a bijection of 64-bit integers that never changes.
 //! **Not here:** hashing of keys and names (XXH3).
@@ -15,7 +15,7 @@ pub(super) fn mix(bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// The lot of a slot: output number `slot` of SplitMix64 with seed 0.
+/// Returns the random number of a slot: output number `slot` of SplitMix64 with seed 0.
 pub(super) fn of_slot(slot: u16) -> u64 {
     mix((u64::from(slot) + 1).wrapping_mul(GAMMA))
 }

@@ -1,9 +1,9 @@
 //! Modulo: slot number modulo number of shards.
 //!
-//! Source: the oldest rule of all, `hash % N`, here over slots instead of keys. Shares differ by at most one slot, and
-//! anybody can compute an owner in the head. Built again for one shard more or less, whichever it is, nearly all slots
-//! change owner: N in N + 1, for N shards and one more. And every slot is a range of its own, so that the map is as long
-//! as it can be.
+//! Source: the oldest rule, `hash % N`, here over slots instead of keys. Shares differ by at most
+//! one slot, and an owner is easy to compute by hand. When a cluster of N shards is computed again
+//! with one more or one less, nearly all slots change their owner: N in N + 1 with one more. And
+//! every slot is a range of its own, so that the map has the greatest possible length.
 //!
 //! **Invariant:** weights are ignored.
 //! **Not here:** the keyspace of the same name, from keys to slots.

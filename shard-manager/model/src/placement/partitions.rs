@@ -1,13 +1,15 @@
 //! Partitions: named blocks of slots, each with a size and an owner.
 //!
-//! Source: the partition table of Infra-Crafter (A 30, B 20 → shard1; D 25 → shard2; C 15, E 10 → shard3), which is
-//! list partitioning with a directory. With the keyspace `list` of the same partitions, an operator decides where
-//! each group of keys lies: by country, by customer. The sizes are as even as whoever wrote them was right, and a
-//! shard that comes later gets nothing before somebody says what.
+//! Source: the partition table of Infra-Crafter (A 30, B 20 → shard1; D 25 → shard2; C 15, E 10 →
+//! shard3), which is list partitioning with a directory. With the keyspace `list` of the same
+//! partitions, an operator decides where each group of keys lies: by country, by customer. The
+//! distribution is only as even as the chosen sizes, and a new shard gets nothing until an operator
+//! assigns partitions to it.
 //!
-//! **Invariant:** blocks follow each other in the order given, cut by [`blocks::cut`]: the block of a partition here is
-//! the block of the partition of that name in the keyspace `list` with the same partitions.
-//! **Not here:** which keys belong to a partition (`keyspace::list`).
+//! **Invariant:** blocks follow each other in the given order, with the sizes of [`blocks::cut`]:
+//! the block of a partition here is that of the partition of the same name in the keyspace `list`
+//! with the same partitions.
+//! **Not here:** the keys of a partition (`keyspace::list`).
 
 use std::fmt;
 
@@ -41,7 +43,7 @@ impl Partitions {
         Ok(Self { blocks })
     }
 
-    /// From `A=30>shard1,B=20>shard2`.
+    /// Parses the placement from `A=30>shard1,B=20>shard2`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(|part| {
             let (block, shard) =
@@ -62,7 +64,7 @@ impl Partitions {
         serde_json::to_string(&parameters).expect("names and numbers always serialise")
     }
 
-    /// True if its blocks are the partitions of a keyspace, by name and by size.
+    /// Returns true if the blocks are the partitions of a keyspace, by name and by size.
     pub fn are_blocks_of(&self, list: &ListSpace) -> bool {
         let cuts = blocks::cut(self.blocks.iter().map(|block| u64::from(block.1)));
         let mut pairs = self.blocks.iter().zip(cuts).zip(list.partitions());
@@ -83,7 +85,7 @@ impl Partitions {
     }
 }
 
-/// Writes the form of the configuration.
+/// Formats the value as the configuration has it.
 impl fmt::Display for Partitions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("partitions:")?;

@@ -1,22 +1,24 @@
 //! Rebalance: new owners for a topology that has changed, with as few moves as the weights allow.
 //!
-//! Source: the balancers of Redis (`redis-cli --cluster rebalance`) and of CockroachDB, without their heuristics. Where a
-//! placement built again would move what its rule says, this moves what the shares demand and not a slot more; the
-//! result is within one slot of every share, whatever the placement was. The price is the map: ranges break up with
-//! every change, and where a slot lies has no rule any more but the map itself.
+//! Source: the balancers of Redis (`redis-cli --cluster rebalance`) and of CockroachDB, without
+//! their heuristics. Computing a placement again moves slots by its rule; this moves only the slots
+//! that the shares require. The result is within one slot of every share, whatever the placement
+//! was. The price is a longer map: ranges break up with every change, and only the map itself
+//! determines the owner of a slot.
 //!
-//! **Invariant:** the moves are exactly as many as shards lack slots, and no table within one slot of the shares can be
-//! reached with fewer.
-//! **Not here:** moving rows; when to move.
+//! **Invariant:** there are exactly as many moves as shards lack slots, and no table within one
+//! slot of the shares can be reached with fewer.
+//! **Not here:** moving rows; the time of a move.
 
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardIndex, Topology};
 
-/// The owners under the new topology. Shards are the same if their names are; slots of a shard that is gone move, and
-/// of one that has too many those with the highest numbers. They go to the shards that lack some, both in order.
+/// Returns the owners under the new topology. Shards with the same name are the same. Slots of a
+/// removed shard move, and of a shard with too many slots those with the highest numbers. They go
+/// to the shards that lack slots, both in order.
 ///
 /// # Panics
-/// If there are not [`SLOT_COUNT`] owners, all of the old topology.
+/// If the number of owners is not [`SLOT_COUNT`], or an owner is not in the old topology.
 pub fn rebalance(current: &[ShardIndex], old: &Topology, new: &Topology) -> Vec<ShardIndex> {
     assert_eq!(current.len(), usize::from(SLOT_COUNT), "every slot has one owner");
     let renamed: Vec<Option<ShardIndex>> =
@@ -42,9 +44,9 @@ pub fn rebalance(current: &[ShardIndex], old: &Topology, new: &Topology) -> Vec<
     settled.collect()
 }
 
-/// Number of slots of each shard: its share rounded down, or up where slots are left. Shares are
-/// rounded up first where the shard has more already, because that saves a move; then in the order
-/// of shards.
+/// Returns the number of slots of each shard: its share rounded down, or up while slots are left.
+/// Shares are first rounded up for shards that have more already, because that saves a move; then
+/// in the order of shards.
 fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
     let total: u64 = topology.shards().iter().map(|shard| u64::from(shard.weight)).sum();
     let shares =
@@ -53,7 +55,8 @@ fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
         shares.map(|share| ((share / total) as u16, share % total == 0)).unzip();
     let mut left = SLOT_COUNT - floors.iter().sum::<u16>();
     let mut targets = floors.clone();
-    // Who has more is told by the floors: a share that was rounded up in the first turn has had its slot.
+    // The rounded-down shares decide which shards have more: a share that was rounded up in the
+    // first turn already has its slot.
     for wants_more in [true, false] {
         for (index, target) in targets.iter_mut().enumerate() {
             let fits = !is_whole[index] && (counts[index] > floors[index]) == wants_more;

@@ -1,27 +1,32 @@
-//! Rendezvous: every shard draws a lot for every slot, and the highest lot owns it.
+//! Rendezvous: each shard draws a random number for each slot, and the highest weighted one owns
+//! it.
 //!
-//! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; weights by the logarithmic
-//! method (Schindelhauer and Schomaker 2005). A shard that comes or grows only takes, one that goes or shrinks only
-//! gives, and a slot's second choice is known before its first goes. Shares are as even as luck: off by about the
-//! square root of a shard's slots, better than a ring; building asks every shard for every slot.
+//! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; weights
+//! by the logarithmic method (Schindelhauer and Schomaker 2005). A shard that is added or grows
+//! only takes slots, one that is removed or shrinks only gives slots away, and the second choice
+//! for a slot is known before its first choice is removed. The distribution is random: a share is
+//! off by about the square root of the shard's slots, less than with a ring; computing it takes
+//! every shard for every slot.
 //!
-//! A lot `u` in (0, 1] is weighed as `weight / -log2(u)`. The logarithm of a C library is not the same on all machines,
-//! and one slot placed otherwise is one slot whose rows are not found: so the logarithm is computed here, in
-//! integers, and golden vectors pin it.
+//! A number `u` in (0, 1] has the weighted value `weight / -log2(u)`. The logarithm of a C library
+//! differs between machines, and a slot placed elsewhere is one whose rows are not found. So the
+//! logarithm is computed here, in integers, and golden vectors pin it.
 //!
-//! **Invariant:** only integers; the order of shards does not matter, only names and weights.
-//! **Not here:** the lots themselves (`mixer`).
+//! **Invariant:** only integers are used; the order of shards does not matter, only names and
+//! weights.
+//! **Not here:** the random numbers themselves (`mixer`).
 
 use super::mixer;
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardIndex, Topology};
 
-/// Bits of a logarithm after the point. Of 1000 shards the winner's is about 2^-10: it keeps 30 good bits.
+/// Fractional bits of a logarithm. The winner's logarithm among 1000 shards is about 2^-10: it
+/// keeps 30 significant bits.
 const FRACTION_BITS: u32 = 40;
 
 pub(super) fn assign(topology: &Topology) -> Vec<ShardIndex> {
     let mut specs: Vec<_> = topology.shards().iter().zip(topology.indices()).collect();
-    // The heaviest first: who leads early is rarely beaten.
+    // The heaviest first: an early leader is then rarely beaten.
     specs.sort_unstable_by(|(a, _), (b, _)| (b.weight, &a.name).cmp(&(a.weight, &b.name)));
     let hash = |name: &str| xxhash_rust::xxh3::xxh3_64(name.as_bytes());
     let players: Vec<_> =
@@ -32,7 +37,7 @@ pub(super) fn assign(topology: &Topology) -> Vec<ShardIndex> {
         .collect()
 }
 
-/// A player that may have won.
+/// Shard that may have won the slot.
 #[derive(Clone, Copy)]
 struct Draw {
     index: usize,
@@ -40,14 +45,16 @@ struct Draw {
     lot: u64,
 }
 
-/// Returns the player, given by hash of the name and weight, that has the highest weighted lot for
+/// Returns the shard, given by hash of the name and weight, that has the highest weighted value for
 /// a slot; the first of equal ones.
 ///
-/// `1 - u <= -ln(u) <= (1 - u) / u`, and for the high lots that win both are nearly equal: logarithms are computed only
-/// for those who by these bounds can still win, and that is seldom more than one. `hopeful` is room to work in.
+/// `1 - u <= -ln(u) <= (1 - u) / u`, and for the high numbers that win both are nearly equal.
+/// Logarithms are computed only for shards that can still win by these bounds, which is seldom more
+/// than one. `hopeful` is a reusable buffer.
 fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
     hopeful.clear();
-    // The winner's logarithm is at most this for each unit of weight. A product with a weight fits.
+    // The winner's logarithm is at most this for each unit of weight. Its product with a weight
+    // fits.
     let mut most = u64::MAX / u64::from(Topology::WEIGHT_MAX);
     for (index, &(name, weight)) in players.iter().enumerate() {
         let lot = mixer::mix(slot ^ name);
@@ -63,7 +70,7 @@ fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
 }
 
 impl Draw {
-    /// True if `weight / -log2(u)` is more than that of the one before.
+    /// Returns true if `weight / -log2(u)` is higher than that of the one before.
     fn beats(self, before: Self) -> bool {
         if self.weight == before.weight {
             return self.lot > before.lot;
@@ -73,25 +80,26 @@ impl Draw {
     }
 }
 
-/// `1 - u` with [`FRACTION_BITS`] after the point, rounded down.
+/// Returns `1 - u` with [`FRACTION_BITS`] fractional bits, rounded down.
 fn missing(lot: u64) -> u64 {
     !lot >> (64 - FRACTION_BITS)
 }
 
-/// At least `(1 - u) / u` with as many bits, from as many of `u` as a division in 64 bits can use.
+/// Returns at least `(1 - u) / u` with as many bits, from as many bits of `u` as a 64-bit division
+/// can use.
 fn at_most(lot: u64) -> u64 {
     const BITS: u32 = 63 - FRACTION_BITS;
     ((missing(lot) + 1) << BITS) / (lot >> (64 - BITS)).max(1)
 }
 
-/// `-log2((lot + 1) / 2^64)` with [`FRACTION_BITS`] after the point, rounded up; at least the smallest step, so
-/// that nobody divides by zero. The bits of a logarithm are found by squaring: whenever the square of a number in
-/// [1, 2) reaches 2, the next bit is 1.
+/// Returns `-log2((lot + 1) / 2^64)` with [`FRACTION_BITS`] fractional bits, rounded up; at least
+/// the smallest step, so that it can be divided by. The bits of a logarithm are found by squaring:
+/// whenever the square of a number in [1, 2) reaches 2, the next bit is 1.
 fn minus_log2(lot: u64) -> u64 {
     let Some(number) = lot.checked_add(1) else { return 1 };
     let zeros = number.leading_zeros();
     let mut log = u64::from(63 - zeros);
-    // In [1, 2), with 63 bits after the point.
+    // In [1, 2), with 63 fractional bits.
     let mut rest = number << zeros;
     for _ in 0..FRACTION_BITS {
         let square = u128::from(rest) * u128::from(rest);
@@ -111,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_winner_is_who_wins_when_every_logarithm_is_computed(
+        fn the_winner_is_the_same_as_with_every_logarithm_computed(
             players in prop::collection::vec((any::<u64>(), 1..=Topology::WEIGHT_MAX, 0..20_u32), 1..40),
             slot: u64,
         ) {
@@ -146,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn other_numbers_have_the_logarithm_that_a_library_tells() {
+    fn other_numbers_have_the_logarithm_of_a_library() {
         for lot in (1..64).flat_map(|shift| [(u64::MAX / 3) >> shift, (u64::MAX / 7 * 6) >> shift])
         {
             let told = 64.0 - (lot as f64 + 1.0).log2();

@@ -1,15 +1,16 @@
 //! Ring: consistent hashing on 0..2^32 with virtual nodes.
 //!
-//! Source: Karger et al., "Consistent Hashing and Random Trees", 1997; virtual nodes as in Dynamo (2007). A shard that
-//! comes takes slots from all others and nothing else moves, one that goes leaves its slots to all others, and a
-//! weight that grows only takes. Shares are as even as luck: with v points a shard is off its share by about 1/√v of
-//! it (8 % with 160), where `weighted` is off by a slot.
+//! Source: Karger et al., "Consistent Hashing and Random Trees", 1997; virtual nodes as in Dynamo
+//! (2007). A new shard takes slots from all others and nothing else moves, a removed shard leaves
+//! its slots to all others, and a weight that grows only takes slots. The distribution is random:
+//! with v points a shard differs from its share by about 1/√v of it (8 % with 160), while with
+//! `weighted` it differs by one slot.
 //!
-//! The ring hashes names: another name for a shard is another shard.
+//! The ring hashes names: a renamed shard is a different shard.
 //!
-//! **Invariant:** point `i` of a shard is the upper half of XXH3-64 of `name-i`; slot `s` is the point `s * 2^18`, and is
-//! owned by the next point at or after it. Points that coincide are in the order of names, so that the order of
-//! shards does not matter.
+//! **Invariant:** point `i` of a shard is the upper half of XXH3-64 of `name-i`; slot `s` is the
+//! point `s * 2^18`, and is owned by the next point at or after it. Points that coincide are
+//! ordered by name, so that the order of shards does not matter.
 //! **Not here:** the ring as a table of keys: keys have slots.
 
 use std::fmt::Write as _;
@@ -20,14 +21,14 @@ use super::PlacementError;
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardIndex, Topology};
 
-/// Points for each unit of weight when nobody says otherwise: as many as Ketama has for a server.
+/// Default number of points for each unit of weight: as many as Ketama has for a server.
 pub const VNODES_DEFAULT: u32 = 160;
-/// Most points for each unit of weight.
+/// Highest number of points for each unit of weight.
 pub const VNODES_MAX: u32 = 10_000;
-/// Most points of a ring: they are hashed and sorted in some 100 ms.
+/// Highest number of points of a ring: they are hashed and sorted in about 100 ms.
 pub const POINTS_MAX: u64 = 1 << 20;
 
-/// The ring has 2^32 places, and slots stand at equal distances.
+/// Distance of two slots on the ring, which has 2^32 places.
 const PLACES_PER_SLOT: u32 = ((1_u64 << 32) / SLOT_COUNT as u64) as u32;
 
 #[derive(Deserialize)]
@@ -60,7 +61,7 @@ pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardIndex>
     }
     let mut by_name: Vec<ShardIndex> = topology.indices().collect();
     by_name.sort_unstable_by_key(|&shard| topology.name(shard));
-    // Place, rank of the name.
+    // Place on the ring, and rank of the name.
     let mut points: Vec<(u32, u16)> = Vec::with_capacity(total as usize);
     let mut text = String::new();
     for (rank, &shard) in (0..).zip(&by_name) {
@@ -78,7 +79,7 @@ pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardIndex>
         while points.get(next).is_some_and(|(point, _)| *point < place) {
             next += 1;
         }
-        // After the last point the ring begins again.
+        // After the last point the ring starts over.
         let (_, rank) = points.get(next).unwrap_or(&points[0]);
         by_name[usize::from(*rank)]
     });

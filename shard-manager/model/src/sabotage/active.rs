@@ -1,18 +1,18 @@
 //! Active mutations: those that the environment of this process names.
 //!
 //! **Invariant:** the environment is read once; no mutation begins or ends while the process runs.
-//! **Not here:** refusing to start (whoever starts).
+//! **Not here:** refusing to start (the program).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Mutation;
 
-/// The environment variable that names the active mutations.
+/// Environment variable that names the active mutations.
 pub const VARIABLE: &str = "TESSERA_SABOTAGE";
 
 impl Mutation {
-    /// Every mutation, in the order of its declaration.
+    /// All mutations, in the order of their declaration.
     pub const ALL: [Self; 18] = [
         Self::AckBeforeCommit,
         Self::LostBatch,
@@ -34,7 +34,7 @@ impl Mutation {
         Self::CacheSetWithoutVersion,
     ];
 
-    /// The name in the environment variable.
+    /// Returns the name in the environment variable.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AckBeforeCommit => "ack_before_commit",
@@ -79,23 +79,24 @@ pub fn active_mutations() -> Result<Vec<Mutation>, UnknownMutation> {
     Ok(Mutation::ALL.into_iter().filter(|mutation| set & mutation.bit() != 0).collect())
 }
 
-/// True if the mutation is active: its promise is broken.
+/// Returns true if the mutation is active: its guarantee is violated.
 pub fn is_on(mutation: Mutation) -> bool {
     environment().as_ref().is_ok_and(|set| set & mutation.bit() != 0)
 }
 
-/// True if the promise is broken this time: once in `every` calls.
+/// Returns true if the guarantee is violated this time: once in `every` calls.
 pub fn is_due(mutation: Mutation, every: u64) -> bool {
     static ASKED: [AtomicU64; Mutation::ALL.len()] =
         [const { AtomicU64::new(0) }; Mutation::ALL.len()];
-    // Not the first time: what a test prepares is not to be broken.
+    // Never the first call, so that a test can prepare its data.
     is_on(mutation) && ASKED[mutation as usize].fetch_add(1, Ordering::Relaxed) % every == every - 1
 }
 
 fn environment() -> &'static Result<u32, UnknownMutation> {
     static SET: OnceLock<Result<u32, UnknownMutation>> = OnceLock::new();
     SET.get_or_init(|| {
-        // Text that is not Unicode is no name either, and the error repeats it as far as possible.
+        // Text that is not Unicode is not a name either, and the error repeats it as far as
+        // possible.
         let names = std::env::var_os(VARIABLE).unwrap_or_default();
         parse(&names.to_string_lossy())
     })

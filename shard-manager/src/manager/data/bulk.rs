@@ -1,6 +1,6 @@
 //! Bulk: many rows at once, each with its own outcome.
 //!
-//! **Invariant:** rows of one key are applied in the order given.
+//! **Invariant:** rows of one key are applied in the given order.
 //! **Not here:** the parsing of rows from a body (the router).
 
 use std::collections::BTreeMap;
@@ -17,9 +17,9 @@ use crate::shard_map::KeyLocation;
 use crate::token::SessionToken;
 use crate::topology::ShardIndex;
 
-/// Rows of a bulk write that go to a lane as one operation.
+/// Highest number of rows of a bulk write that go to a lane as one operation.
 const CHUNK_ROWS_MAX: usize = 1_000;
-/// Bytes of such a chunk.
+/// Highest size of such a chunk in bytes.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// One row of a bulk write, checked and routed.
@@ -44,7 +44,7 @@ pub struct BulkRowDone {
     pub outcome: Result<RowDone, (Error, Outcome)>,
 }
 
-/// A bulk write that was carried out.
+/// Bulk write that was carried out.
 #[derive(Clone, Debug)]
 pub struct BulkDone {
     /// Its rows, in the order of the shards.
@@ -60,15 +60,15 @@ pub struct BulkDone {
 pub struct BulkPart {
     /// The rows.
     pub rows: Vec<BulkRowDone>,
-    /// Position that holds the last of them.
+    /// Position after the last of them.
     pub seen: Option<Position>,
     /// Times in the queue and in the database.
     pub times: LaneTimes,
 }
 
 impl Data<'_> {
-    /// Applies many changes, each on its own: shards in parallel, each shard's in the order given.
-    /// Answers are in the order of the shards, not of the request.
+    /// Applies many changes independently: shards in parallel, the changes of each shard in the
+    /// given order. Outcomes are in the order of the shards, not of the request.
     pub async fn write_bulk(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         self.write_parts(rows, options, async |shard, rows| {
             write_chunks(shard, rows, options).await
@@ -76,7 +76,8 @@ impl Data<'_> {
         .await
     }
 
-    /// Applies many changes, each shard's rows as one transaction: all of them are stored, or none.
+    /// Applies many changes; the rows of each shard are one transaction: all of them are stored, or
+    /// none.
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         self.write_parts(rows, options, async |shard, rows| {
             let atomic_rows = Some(rows.iter().map(|row| row.index).collect());
@@ -90,8 +91,8 @@ impl Data<'_> {
         .await
     }
 
-    /// Applies changes of one shard, each on its own; the rows of each of its lanes are one
-    /// operation. If the shard's queue is full, waits for room, but not past the deadline.
+    /// Applies changes of one shard independently; the rows of each of its lanes are one operation.
+    /// Waits for room if the shard's queue is full, but not past the deadline.
     pub async fn write_chunk(
         self,
         shard: ShardIndex,
@@ -134,7 +135,7 @@ impl Data<'_> {
     }
 }
 
-/// Writes one shard's rows of a bulk write, one chunk after the other. So rows of one key keep
+/// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key keep
 /// their order, and one bulk write cannot fill the lane.
 async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkPart {
     let mut done = BulkPart { rows: Vec::with_capacity(rows.len()), ..BulkPart::default() };
@@ -177,8 +178,8 @@ async fn write_by_lane(
     done
 }
 
-/// Returns the position that holds both. Between positions of different timelines, one that the
-/// shard's history has lost is returned: a later position must not hide the loss.
+/// Returns the later position. Of positions of different timelines, one that the shard's history
+/// has lost is returned: a later position must not hide the loss.
 fn later(
     seen: Option<Position>,
     position: Option<Position>,

@@ -1,8 +1,8 @@
-//! Cached: reads that the cache may answer, and the keys of writes that make its entries stale.
+//! Cached reads: reads that the cache may answer, and the invalidation of keys that are written.
 //!
-//! **Invariant:** after a write, its keys' entries are voided, even if the client has given up,
-//! unless it is certain that nothing was stored.
-//! **Not here:** the work of the cache (`cache`).
+//! **Invariant:** after a write the cache entries of its keys are invalidated, even if the client
+//! has disconnected, unless it is certain that nothing was stored.
+//! **Not here:** the cache itself (`cache`).
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) struct KeyAnswer {
     pub(super) cache: Option<CacheUse>,
 }
 
-/// Keys that are being written. Their cache entries are voided when the guard is dropped.
+/// Keys that are being written. Their cache entries are invalidated when the guard is dropped.
 pub(super) struct PendingKeys {
     cache: Option<Arc<Cache>>,
     keys: Vec<PendingKey>,
@@ -73,7 +73,7 @@ impl Data<'_> {
         };
         let mut keys: Vec<PendingKey> = Vec::with_capacity(rows.size_hint().0);
         for (KeyLocation { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
-            // Rows of one key often come together.
+            // Rows of one key often follow each other.
             let is_last = |last: &PendingKey| last.key == *key && Arc::ptr_eq(&last.table, table);
             if !keys.last().is_some_and(is_last) {
                 let (table, key) = (Arc::clone(table), key.clone());

@@ -1,7 +1,7 @@
 //! Reads: rows of one key, of the keys that filters name, or of all shards.
 //!
 //! **Invariant:** a read whose filters name its keys returns the same rows, in the same order and
-//! with cursors of the same kind, as one that asks all shards.
+//! with cursors of the same kind, as one that reads all shards.
 //! **Not here:** answers of the cache (`cached`), the choice of a node (`shard`).
 
 use std::collections::BTreeMap;
@@ -28,13 +28,13 @@ type Questions = Vec<(ShardIndex, Arc<ReadQuery>)>;
 /// Shard keys that the filters name, by their shards.
 type KeysOfShards = BTreeMap<ShardIndex, Vec<(Slot, String)>>;
 
-/// Shards that a read without a shard key goes to.
+/// Shards that are read without a shard key in the request.
 enum Route {
-    /// To one key.
+    /// The shard of one key.
     Key(String, KeyLocation),
-    /// To several keys.
+    /// The shards of several keys.
     Keys(KeysOfShards),
-    /// To all shards.
+    /// All shards.
     Shards,
 }
 
@@ -126,7 +126,7 @@ impl Data<'_> {
         Ok(done)
     }
 
-    /// Reads the rows of one key; the caller makes the cursor.
+    /// Reads the rows of one key; the caller creates the cursor.
     async fn read_one(
         self,
         (query, key): (&ReadQuery, ShardKey<'_>),
