@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use crate::engine::open_error::OpenError;
+use engine::open_error::OpenError;
+
 use crate::manager::Manager;
 use crate::store::sqlite::backup::BackupSource;
 use crate::store::sqlite::open::OpenedFiles;

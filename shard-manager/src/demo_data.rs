@@ -12,9 +12,9 @@
 
 use std::str::FromStr;
 
-use crate::keyspace::list::NAMES_SHOWN_MAX;
-use crate::keyspace::{Keyspace, ShardKey};
-use crate::value::{Value, push_json_number, push_json_string};
+use model::keyspace::list::NAMES_SHOWN_MAX;
+use model::keyspace::{Keyspace, ShardKey};
+use model::value::{Value, push_json_number, push_json_string};
 
 /// Default shares of the users of each partition key.
 pub const WEIGHTS_DEFAULT: &str = "A=30,B=20,C=15,D=25,E=10";

@@ -11,7 +11,7 @@ mod files;
 mod servers;
 mod workers;
 
-pub use crate::finding::{Finding, Verdict};
 pub use cache::cache;
 pub use files::files;
+pub use model::finding::{Finding, Verdict};
 pub use servers::servers;

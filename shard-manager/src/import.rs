@@ -13,14 +13,15 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use model::error::Error;
+use model::keyspace::{SLOT_COUNT, ShardKey};
+use model::row_change::{Operation, RowWrite};
+use model::shard_map::{KeyLocation, ShardMap};
+use model::table::Table;
+use model::topology::ShardIndex;
+
 use crate::demo_data::{DemoRow, Plan};
-use crate::error::Error;
-use crate::keyspace::{SLOT_COUNT, ShardKey};
 use crate::manager::{BulkRow, Manager, RequestOptions};
-use crate::row_change::{Operation, RowWrite};
-use crate::shard_map::{KeyLocation, ShardMap};
-use crate::table::Table;
-use crate::topology::ShardIndex;
 
 /// Rows of a chunk per shard: they become one transaction there.
 pub const CHUNK_ROWS_PER_SHARD: usize = 6_000;

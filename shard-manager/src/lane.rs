@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::engine::fault_injector::NodeFault;
-use crate::engine::{LaneControls, WriteGroup, WriterKind};
-use crate::error::{Error, Outcome};
-use crate::position::Position;
-use crate::row_change::{RowDone, RowWrite, WriteRequest};
+use engine::fault_injector::NodeFault;
+use engine::{LaneControls, WriteGroup, WriterKind};
+use model::error::{Error, Outcome};
+use model::position::Position;
+use model::row_change::{RowDone, RowWrite, WriteRequest};
 use pulse::{Probe, Pulse};
 use schema::SchemaOperation;
 use tally::Tally;

@@ -12,14 +12,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use engine::fault_injector::FaultInjector;
+use engine::{LaneControls, SchemaChange, WritePartitioner, WriterKind};
 use futures_util::future::join_all;
+use model::reason::Reasons;
+use model::row_change::{RowWrite, WriteRequest};
+use model::stats::LaneStats;
 
-use crate::engine::fault_injector::FaultInjector;
-use crate::engine::{LaneControls, SchemaChange, WritePartitioner, WriterKind};
 use crate::lane::{Applied, Lane, LaneFailure};
-use crate::reason::Reasons;
-use crate::row_change::{RowWrite, WriteRequest};
-use crate::stats::LaneStats;
 
 /// The lanes of one shard.
 pub struct Lanes {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub use cache;
+pub use engine::{self, doubts, node_address, replication};
 pub use local_postgres as local;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, finding, idempotency, json_members,
@@ -12,15 +13,11 @@ pub use model::{
 pub mod assembly;
 pub mod demo_data;
 pub mod doctor;
-pub mod doubts;
-pub mod engine;
 pub mod import;
 pub mod lane;
 pub mod lanes;
 pub mod manager;
-pub mod node_address;
 pub mod replica_set;
-pub mod replication;
 pub mod shard;
 pub mod store;
 

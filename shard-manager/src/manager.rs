@@ -17,20 +17,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use cache::{Cache, CacheSettings, CacheUse, ServedBy};
+use engine::open_error::OpenError;
+use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
+use model::consistency::Level;
+use model::position::Position;
+use model::result_rows::Rows;
+use model::row_change::RowDone;
+use model::shard_map::{KeyLocation, ShardMap};
+use model::table::Registry;
+use model::token::{SessionToken, TokenKey};
+use model::topology::ShardIndex;
 
-use crate::cache::{Cache, CacheSettings, CacheUse, ServedBy};
-use crate::consistency::Level;
-use crate::engine::open_error::OpenError;
-use crate::engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
 use crate::lane::LaneTimes;
-use crate::position::Position;
-use crate::result_rows::Rows;
-use crate::row_change::RowDone;
 use crate::shard::{NodeHealth, Shard};
-use crate::shard_map::{KeyLocation, ShardMap};
-use crate::table::Registry;
-use crate::token::{SessionToken, TokenKey};
-use crate::topology::ShardIndex;
 
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data};
 pub use faults::Faults;

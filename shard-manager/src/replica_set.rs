@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cache::FreshnessBound;
-use crate::engine::{NodeLabel, NodeReader, OpenedReplica, ReplicaNode};
-use crate::error::Error;
-use crate::reason::Findings;
-use crate::replication::{ReplicaState, ReplicationState};
+use cache::FreshnessBound;
+use engine::replication::{ReplicaState, ReplicationState};
+use engine::{NodeLabel, NodeReader, OpenedReplica, ReplicaNode};
+use model::error::Error;
+use model::reason::Findings;
 
 /// A replica that is further behind is out of the rotation.
 const STALENESS_MAX: Duration = Duration::from_secs(10);

@@ -15,28 +15,28 @@ mod vitals;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
-
-use crate::cache::FreshnessBound;
-use crate::consistency::Level;
-use crate::doubts::Doubts;
-use crate::engine::fault_injector::{FaultInjector, NodeMode};
-use crate::engine::{
+use cache::FreshnessBound;
+use engine::doubts::Doubts;
+use engine::fault_injector::{FaultInjector, NodeMode};
+use engine::replication::ReplicationState;
+use engine::{
     KeyRead, NodeReader, NodeRows, OpenedShard, PrimaryReader, ScanRead, SchemaChange, TableRows,
     TableSize, WorkerNode,
 };
-use crate::error::{Error, Outcome};
-use crate::keyspace::Slot;
+use model::consistency::Level;
+use model::error::{Error, Outcome};
+use model::keyspace::Slot;
+use model::position::Position;
+use model::query::ReadQuery;
+use model::reason::Findings;
+use model::row_change::WriteRequest;
+use model::sabotage::{Mutation, is_on};
+use model::topology::Role;
+use tokio::sync::Semaphore;
+
 use crate::lane::{Applied, LaneFailure};
 use crate::lanes::Lanes;
-use crate::position::Position;
-use crate::query::ReadQuery;
-use crate::reason::Findings;
 use crate::replica_set::{Chosen, ReplicaRequirements, ReplicaSet};
-use crate::replication::ReplicationState;
-use crate::row_change::WriteRequest;
-use crate::sabotage::{Mutation, is_on};
-use crate::topology::Role;
 
 pub use health::NodeHealth;
 

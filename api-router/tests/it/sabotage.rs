@@ -13,8 +13,13 @@ use crate::layering::PACKAGES;
 
 const VARIABLE: &str = "TESSERA_SABOTAGE";
 /// The packages that have the feature.
-const SABOTAGED: [&str; 4] =
-    ["api-router", "shard-manager", "shard-manager/cache", "shard-manager/model"];
+const SABOTAGED: [&str; 5] = [
+    "api-router",
+    "shard-manager",
+    "shard-manager/cache",
+    "shard-manager/engine",
+    "shard-manager/model",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -2,8 +2,9 @@
 //!
 //! **Invariant:** no finding about the cache is a fault: a router serves without one.
 
+use cache::{CacheAddress, inspect};
+
 use super::Finding;
-use crate::cache::{CacheAddress, inspect};
 
 /// Eviction policy that removes nothing.
 const NO_EVICTION: &str = "noeviction";

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use model::topology::Role;
 use rustix::fs::{Access, access, statfs};
 
 use super::Finding;
 use crate::store::sqlite::catalog::{ClusterSpec, check_start};
 use crate::store::sqlite::offline_view::{DirView, Holder, holder};
-use crate::topology::Role;
 
 /// Free space below which SQLite soon refuses writes.
 const FREE_BYTES_WARNING: u64 = 2 << 30;

@@ -3,10 +3,10 @@
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use engine::node_address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
 use futures_util::future::join_all;
 
 use super::{Finding, Verdict, workers};
-use crate::node_address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
 use crate::store::postgres::open::check_members;
 use crate::store::postgres::requirements;
 use crate::store::postgres::session::{self, NodeRole, Session};
@@ -120,7 +120,7 @@ fn judge(about: &str, at: &NodeAddress, session: &Session, habits: &Habits) -> V
         identity.timeline,
         habits.position
     );
-    let far = !at.hosts.iter().all(crate::node_address::Host::is_local);
+    let far = !at.hosts.iter().all(engine::node_address::Host::is_local);
     let checked = matches!(at.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     let idle = format!(
         "{} replication slot(s) without a reader retain all WAL from now on, until the disk is full: drop \

@@ -13,18 +13,18 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use memchr::{memchr, memchr_iter};
+use model::csv::{Kind, Record};
+use model::error::Error;
+use model::json_members::Members;
+use model::keyspace::ShardKey;
+use model::row_change::{Operation, Precondition, RowError, RowWrite};
+use model::shard_map::ShardMap;
+use model::table::Table;
+use model::value::{TypeMismatch, Value};
 use serde_json::value::RawValue;
 
 use super::{CHUNK_ROWS_PER_SHARD, RowChunk};
-use crate::csv::{Kind, Record};
-use crate::error::Error;
-use crate::json_members::Members;
-use crate::keyspace::ShardKey;
 use crate::manager::{BulkRow, Data, Manager};
-use crate::row_change::{Operation, Precondition, RowError, RowWrite};
-use crate::shard_map::ShardMap;
-use crate::table::Table;
-use crate::value::{TypeMismatch, Value};
 
 /// Maximal size of one row: a value of 1 MiB and its escapes.
 const ROW_BYTES_MAX: usize = 2 << 20;

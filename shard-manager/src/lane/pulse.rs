@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use model::error::Error;
+use model::reason::Reason;
 use tokio::sync::oneshot;
 
 use super::{Lane, Message, State};
-use crate::error::Error;
-use crate::reason::Reason;
 
 /// A lane is stalled when one piece of work takes longer than this. A little less than the longest
 /// wait for a probe, so that one probe is enough to notice.

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use engine::{BatchFailure, SchemaChange};
+use model::error::{Error, Outcome};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use super::worker::Worker;
 use super::{Claim, Lane, LaneFailure, Message, TAKEN};
-use crate::engine::{BatchFailure, SchemaChange};
-use crate::error::{Error, Outcome};
 
 /// A change of the tables that waits.
 pub(super) struct SchemaOperation {

@@ -4,8 +4,9 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use model::stats::{BATCH_CLASSES, LaneStats, batch_class};
+
 use super::{BATCH_OPERATIONS_MAX, Lane, QUEUE_BYTES_MAX, QUEUE_MAX};
-use crate::stats::{BATCH_CLASSES, LaneStats, batch_class};
 
 const _: () = assert!(
     BATCH_OPERATIONS_MAX == 1 << (BATCH_CLASSES - 1),

@@ -7,8 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use engine::fault_injector::FaultInjector;
+use engine::runtime_pool::RuntimeHandle;
+use engine::{
+    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WriteGroup, Writer,
+};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
+use model::error::{Error, Outcome};
+use model::position::Position;
+use model::row_change::RowWrite;
 use tokio::sync::mpsc::Receiver;
 
 use super::schema::SchemaOperation;
@@ -16,14 +24,6 @@ use super::{
     Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, LaneFailure, LaneTimes, Message, Operation,
     State, TAKEN,
 };
-use crate::engine::fault_injector::FaultInjector;
-use crate::engine::runtime_pool::RuntimeHandle;
-use crate::engine::{
-    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WriteGroup, Writer,
-};
-use crate::error::{Error, Outcome};
-use crate::position::Position;
-use crate::row_change::RowWrite;
 
 /// How often it is looked whether there is a node to write to, while there is none.
 const READY_LOOK: Duration = Duration::from_millis(25);

@@ -9,16 +9,17 @@ mod reads;
 
 use std::sync::Arc;
 
+use model::error::{Error, Failure, Outcome};
+use model::keyspace::ShardKey;
+use model::position::Position;
+use model::row_change::{Fields, Operation, RowWrite};
+use model::shard_map::{KeyLocation, ShardMap};
+use model::table::Table;
+use model::token::{SessionToken, TokenError};
+use model::topology::ShardIndex;
+
 use super::{Manager, Receipt, RequestOptions, WriteReceipt};
-use crate::error::{Error, Failure, Outcome};
-use crate::keyspace::ShardKey;
 use crate::lane::LaneFailure;
-use crate::position::Position;
-use crate::row_change::{Fields, Operation, RowWrite};
-use crate::shard_map::{KeyLocation, ShardMap};
-use crate::table::Table;
-use crate::token::{SessionToken, TokenError};
-use crate::topology::ShardIndex;
 
 pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 

@@ -2,8 +2,9 @@
 //!
 //! **Not here:** the effect of a fault on a node (`engine::fault_injector`).
 
+use engine::fault_injector::{FaultInjector, NodeFault};
+
 use super::Manager;
-use crate::engine::fault_injector::{FaultInjector, NodeFault};
 
 /// Face of a [`Manager`] for injected faults.
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use crate::shard::Shard;
 
 impl Manager {
     /// Adds the runtime of a thread that serves clients to the [runtime
-    /// pool](crate::engine::runtime_pool), if nodes are servers. Its thread must drive it until
+    /// pool](engine::runtime_pool), if nodes are servers. Its thread must drive it until
     /// [`Manager::remove_runtimes`].
     pub fn add_runtime(&self, runtime: Handle) {
         if let Some(runtimes) = self.backend.runtime_pool() {

@@ -17,11 +17,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use engine::schema_intent::{Intent, State};
+use engine::{SchemaChange, SchemaLock};
+use model::error::{Error, Failure, Outcome};
+use model::table::{Registry, Table};
+
 use super::Manager;
-use crate::engine::schema_intent::{Intent, State};
-use crate::engine::{SchemaChange, SchemaLock};
-use crate::error::{Error, Failure, Outcome};
-use crate::table::{Registry, Table};
 
 /// Result of the creation of a table: it exists on every shard.
 #[derive(Clone, Debug, PartialEq, Eq)]

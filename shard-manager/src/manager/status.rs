@@ -4,14 +4,14 @@
 
 use std::time::Instant;
 
+use cache::{Cache, CacheStats};
+use engine::{ReplicaIsolation, TableRows, TableSize};
 use futures_util::future::{join, join_all};
+use model::stats::{ShardStats, SizeEstimate};
+use model::topology::ShardIndex;
 
 use super::{Manager, ShardReport};
-use crate::cache::{Cache, CacheStats};
-use crate::engine::{ReplicaIsolation, TableRows, TableSize};
 use crate::shard::Shard;
-use crate::stats::{ShardStats, SizeEstimate};
-use crate::topology::ShardIndex;
 
 /// Face of a [`Manager`] for health, sizes and the cluster's composition.
 #[derive(Clone, Copy)]

@@ -6,9 +6,10 @@
 //!
 //! **Not here:** how wrong rows are found (the engines).
 
+use model::error::Error;
+use model::row_change::WriteRequest;
+
 use super::Shard;
-use crate::error::Error;
-use crate::row_change::WriteRequest;
 
 impl Shard {
     /// Refuses a read of the primary while its rows are wrong.

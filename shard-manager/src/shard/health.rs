@@ -7,14 +7,14 @@
 
 use std::time::{Duration, Instant};
 
+use engine::NodeReader;
+use engine::replication::ReplicaState;
 use futures_util::future::{join, join_all};
+use model::error::Error;
+use model::reason::{Reason, Reasons};
+use model::topology::Role;
 
 use super::Shard;
-use crate::engine::NodeReader;
-use crate::error::Error;
-use crate::reason::{Reason, Reasons};
-use crate::replication::ReplicaState;
-use crate::topology::Role;
 
 /// Health of one node.
 #[derive(Clone, Debug, PartialEq)]

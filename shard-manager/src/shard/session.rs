@@ -11,9 +11,10 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use model::error::Error;
+use model::position::Position;
+
 use super::Shard;
-use crate::error::Error;
-use crate::position::Position;
 
 /// Interval at which the servers are asked again.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

@@ -5,11 +5,12 @@
 
 use std::time::Instant;
 
+use engine::ReadIndex;
+use model::consistency::Level;
+use model::error::Error;
+use model::sabotage::{Mutation, is_on};
+
 use super::{CATCH_UP_MAX, ReadRequirements, Shard};
-use crate::consistency::Level;
-use crate::engine::ReadIndex;
-use crate::error::Error;
-use crate::sabotage::{Mutation, is_on};
 
 impl Shard {
     /// What a replica must show that answers this read; `None` if none may.

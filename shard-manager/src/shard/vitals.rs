@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::NodeReader;
+use engine::replication::ReplicaState;
+use model::error::Error;
+use model::stats::{ComparisonStats, NodeStats, PoolStats, ShardStats, SizeEstimate};
+use model::topology::{Role, ShardIndex};
+
 use super::Shard;
-use crate::engine::NodeReader;
-use crate::error::Error;
-use crate::replication::ReplicaState;
-use crate::stats::{ComparisonStats, NodeStats, PoolStats, ShardStats, SizeEstimate};
-use crate::topology::{Role, ShardIndex};
 
 impl Shard {
     /// How busy it is, and how its nodes are believed to be. `shard` is its place among the shards.

@@ -44,7 +44,7 @@ mod timeline;
 mod watch;
 pub mod writer;
 
-pub use crate::engine::open_error::OpenError;
+pub use engine::open_error::OpenError;
 
 /// SQLite before this version can corrupt a WAL that is reset while it is read.
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];

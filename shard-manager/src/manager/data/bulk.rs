@@ -5,17 +5,18 @@
 
 use std::collections::BTreeMap;
 
+use model::error::{Error, Outcome};
+use model::position::Position;
+use model::row_change::{Change, RowDone, RowWrite, WriteRequest};
+use model::sabotage::{Mutation, is_on};
+use model::shard_map::KeyLocation;
+use model::token::SessionToken;
+use model::topology::ShardIndex;
+
 use super::super::RequestOptions;
 use super::Data;
-use crate::error::{Error, Outcome};
 use crate::lane::LaneTimes;
-use crate::position::Position;
-use crate::row_change::{Change, RowDone, RowWrite, WriteRequest};
-use crate::sabotage::{Mutation, is_on};
 use crate::shard::{Shard, WriteDone};
-use crate::shard_map::KeyLocation;
-use crate::token::SessionToken;
-use crate::topology::ShardIndex;
 
 /// Rows of a bulk write that go to a lane as one operation.
 const CHUNK_ROWS_MAX: usize = 1_000;

@@ -6,19 +6,20 @@
 
 use std::sync::Arc;
 
+use cache::{About, Answer, Cache, CacheUse, FreshnessRequirement, ServedBy, ShardAnswer};
+use model::consistency::Level;
+use model::error::Error;
+use model::keyspace::{ShardKey, Slot};
+use model::position::Position;
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::row_change::RowWrite;
+use model::shard_map::KeyLocation;
+use model::table::Table;
+
 use super::super::RequestOptions;
 use super::Data;
-use crate::cache::{About, Answer, Cache, CacheUse, FreshnessRequirement, ServedBy, ShardAnswer};
-use crate::consistency::Level;
-use crate::error::Error;
-use crate::keyspace::{ShardKey, Slot};
-use crate::position::Position;
-use crate::query::ReadQuery;
-use crate::result_rows::Rows;
-use crate::row_change::RowWrite;
 use crate::shard::{ReadRequirements, ShardRows};
-use crate::shard_map::KeyLocation;
-use crate::table::Table;
 
 /// Rows of a read of one key, and the node or cache that answered.
 pub(super) struct KeyAnswer {

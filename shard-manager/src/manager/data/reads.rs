@@ -8,19 +8,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cache::ServedBy;
+use model::cursor::{self, CursorError};
+use model::error::{Error, Failure};
+use model::keyspace::{ShardKey, Slot};
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::shard_map::{KeyLocation, ShardMap};
+use model::topology::{Role, ShardIndex};
+use model::value::Value;
+
 use super::super::{ReadDone, RequestOptions};
 use super::Data;
 use super::cached::KeyAnswer;
-use crate::cache::ServedBy;
-use crate::cursor::{self, CursorError};
-use crate::error::{Error, Failure};
-use crate::keyspace::{ShardKey, Slot};
-use crate::query::ReadQuery;
-use crate::result_rows::Rows;
 use crate::shard::{ReadRequirements, Shard, ShardRows};
-use crate::shard_map::{KeyLocation, ShardMap};
-use crate::topology::{Role, ShardIndex};
-use crate::value::Value;
 
 /// Query that each shard of a read answers.
 type Questions = Vec<(ShardIndex, Arc<ReadQuery>)>;

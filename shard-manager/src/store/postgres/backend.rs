@@ -7,17 +7,17 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use engine::runtime_pool::RuntimePool;
+use engine::schema_intent::Intent;
+use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
+use model::error::Error;
+use model::table::Table;
 use tokio::runtime::Runtime;
 use tokio::sync::OwnedMutexGuard;
 
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
 use super::primary_tracker::{PrimaryTracker, Term};
-use crate::engine::runtime_pool::RuntimePool;
-use crate::engine::schema_intent::Intent;
-use crate::engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
-use crate::error::Error;
-use crate::table::Table;
 
 /// How long the catalog may take over one step of a change of the tables.
 const ANSWER_MAX: Duration = Duration::from_secs(10);

@@ -13,20 +13,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::Utc;
+use engine::WriteGroup;
+use engine::forgetting::recorded_at;
+use engine::row_image::{self, ServerColumns, push_row};
+use model::error::Error;
+use model::idempotency;
+use model::keyspace::Slot;
+use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use model::sabotage::{Mutation, is_on};
+use model::table::Table;
+use model::value::{ColumnType, Value, format_timestamp};
 
 use super::cell;
 use super::citus::Parts;
 use super::hazards::Hazards;
-use crate::engine::WriteGroup;
-use crate::engine::forgetting::recorded_at;
-use crate::engine::row_image::{self, ServerColumns, push_row};
-use crate::error::Error;
-use crate::idempotency;
-use crate::keyspace::Slot;
-use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
-use crate::sabotage::{Mutation, is_on};
-use crate::table::Table;
-use crate::value::{ColumnType, Value, format_timestamp};
 
 /// Error of a batch that is too large for one transaction; smaller batches may succeed.
 #[derive(Debug)]

@@ -12,6 +12,9 @@ use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
+use model::error::Outcome;
+use model::table::Table;
+use model::value::Value;
 
 use super::batch::{Batch, Row, Store};
 use super::citus::Citus;
@@ -21,9 +24,6 @@ use super::statement_cache::TableStatements;
 use super::transaction::{
     Group, LaneSession, Locking, TransactionError, Work, group_work, image, locking,
 };
-use crate::error::Outcome;
-use crate::table::Table;
-use crate::value::Value;
 
 /// Stores the rows of clients in the open transaction, and returns the rows that the database may
 /// have altered, by their places.

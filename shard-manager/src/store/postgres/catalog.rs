@@ -10,21 +10,21 @@ use chrono::Utc;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use engine::cluster_spec::{ClusterRow, ClusterSpec, check_spec};
+use engine::open_error::OpenError;
+use engine::schema_intent::{Intent, State};
+use engine::system_tables::tessera_cluster::dsl;
+use engine::system_tables::tessera_intents;
+use engine::table_declaration::TableDeclaration;
+use model::error::Error;
+use model::shard_map::ShardMap;
+use model::table::{Registry, Table};
+use model::token::TokenKey;
+use model::value::format_timestamp;
 
 use super::ddl::unreadable;
 use super::shard_database::{has_rows, migrate, tables};
 use super::statement::{Statement, load, run};
-use crate::engine::cluster_spec::{ClusterRow, ClusterSpec, check_spec};
-use crate::engine::open_error::OpenError;
-use crate::engine::schema_intent::{Intent, State};
-use crate::engine::system_tables::tessera_cluster::dsl;
-use crate::engine::system_tables::tessera_intents;
-use crate::engine::table_declaration::TableDeclaration;
-use crate::error::Error;
-use crate::shard_map::ShardMap;
-use crate::table::{Registry, Table};
-use crate::token::TokenKey;
-use crate::value::format_timestamp;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/catalog");
 

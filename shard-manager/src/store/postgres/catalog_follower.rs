@@ -12,16 +12,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
+use model::shard_map::ShardMap;
+use model::table::{Registry, Table};
 use tokio::sync::Mutex;
 
 use super::catalog::{Catalog, CatalogVersion};
 use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
-use crate::replication::ReplicationState;
-use crate::shard_map::ShardMap;
-use crate::table::{Registry, Table};
 
 /// How often the catalog is asked.
 const EVERY: Duration = Duration::from_secs(1);

@@ -3,8 +3,9 @@
 //! **Invariant:** the JSON of a value equals, byte for byte, that of the embedded engine.
 //! **Not here:** the columns of rows (`statement`, `point`, `page`).
 
+use model::value::{ColumnType, Value, push_json_number, push_json_string};
+
 use super::timestamp;
-use crate::value::{ColumnType, Value, push_json_number, push_json_string};
 
 /// Appends a value, which is not null.
 pub(super) fn encode(out: &mut Vec<u8>, kind: ColumnType, value: &Value) {

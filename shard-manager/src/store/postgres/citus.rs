@@ -23,12 +23,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
+use engine::WritePartitioner;
+use model::value::ColumnType;
 
 use super::cell;
 use super::db_error::DbErrorKind;
 use super::statement::{Bind, Statement, load};
-use crate::engine::WritePartitioner;
-use crate::value::ColumnType;
 
 /// Reads Citus' own shards: least and greatest hash, and the group of nodes that stores each.
 const PARTS: &str = "SELECT shardminvalue::bigint, shardmaxvalue::bigint, min(groupid)::bigint

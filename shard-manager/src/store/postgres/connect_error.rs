@@ -7,10 +7,10 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use engine::node_address::{NodeAddress, TlsMode};
 use tokio_postgres::error::SqlState;
 
 use super::session::{NodeRole, VERSION_MIN};
-use crate::node_address::{NodeAddress, TlsMode};
 
 /// Message of tokio-postgres.
 const PASSWORD_MISSING: &str = "password missing";

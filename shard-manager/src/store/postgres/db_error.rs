@@ -4,9 +4,9 @@
 //! **Not here:** whether the transaction may have been committed all the same (`writer`).
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use model::error::Error;
 
 use super::position_query::Promoted;
-use crate::error::Error;
 
 /// Text before the table's name in the error of a statement that has stored other rows than it was
 /// given: `sql` makes it.

@@ -8,14 +8,14 @@
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
+use engine::SchemaChange;
+use model::table::Table;
 
 use super::citus::setup;
 use super::declarations;
 use super::sql;
 use super::statement::{Statement, load, run};
 use super::transaction::{LaneSession, TransactionError};
-use crate::engine::SchemaChange;
-use crate::table::Table;
 
 /// Lock that lets one router at a time change tables. Writers of rows do not wait for it.
 const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(1950, 2)";

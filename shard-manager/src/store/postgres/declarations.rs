@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use engine::system_tables::tessera_tables;
+use engine::table_declaration::{Row, TableDeclaration};
+use model::table::{Registry, Table};
 
 use super::ddl::unreadable;
 use super::sql;
 use super::statement::{Statement, load as load_rows};
-use crate::engine::system_tables::tessera_tables;
-use crate::engine::table_declaration::{Row, TableDeclaration};
-use crate::table::{Registry, Table};
 
 /// Returns the declared tables, and the names of those that clients created.
 pub(super) async fn load(

@@ -4,11 +4,12 @@
 //! **Not here:** the statement around them (`store::select`), running it (`scan`), reads of many keys at once
 //! (`point`), statements that write (`sql`).
 
+use engine::select::{self, Dialect, like_pattern};
+use model::keyspace::Slot;
+use model::query::Pattern;
+use model::value::{ColumnType, Value};
+
 use super::statement::Bind;
-use crate::engine::select::{self, Dialect, like_pattern};
-use crate::keyspace::Slot;
-use crate::query::Pattern;
-use crate::value::{ColumnType, Value};
 
 /// PostgreSQL's [`Dialect`].
 pub(super) struct PostgresDialect;

@@ -7,14 +7,14 @@
 //! timeline are a mistake, and none is.
 //! **Not here:** what happens when that changes later (`primary_tracker`).
 
+use engine::node_address::{ClusterAddress, NodeAddress};
+use engine::open_error::OpenError;
 use futures_util::future::join_all;
 
 use super::ConnectError;
 use super::node::Node;
 use super::requirements;
 use super::session::{self, Identity, NodeRole as Role, Session};
-use crate::engine::open_error::OpenError;
-use crate::node_address::{ClusterAddress, NodeAddress};
 
 /// What servers show of these sessions.
 const OPENING: &str = "tessera opening";

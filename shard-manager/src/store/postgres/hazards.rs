@@ -14,11 +14,11 @@ use std::fmt;
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
+use engine::WriteGroup;
+use model::error::Error;
+use model::table::Table;
 
 use super::statement::{Bind, RowView, Statement, load};
-use crate::engine::WriteGroup;
-use crate::error::Error;
-use crate::table::Table;
 
 /// Hazards of the tables `$1`: name, UNLOGGED or not, has rules, has triggers for each row. A
 /// trigger whose function lies in Tessera's schema is Tessera's.

@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use engine::node_address::{NodeAddress, Timeouts};
+
 use super::citus::Citus;
 use super::connect_error::ConnectError;
 use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::session::{self, Identity, NodeRole, Session};
-use crate::node_address::{NodeAddress, Timeouts};
 
 /// A node of a shard.
 #[derive(Clone, Debug)]

@@ -12,6 +12,18 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use engine::cluster_spec::ClusterSpec;
+use engine::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
+use engine::open_error::OpenError;
+use engine::replication::{ReplicaState, ReplicationState};
+use engine::runtime_pool::RuntimePool;
+use engine::schema_agreement::{Agreement, Declared, agree};
+use engine::{
+    LaneControls, OpenedCluster, OpenedReplica, OpenedShard, ReplicaNode, WRITERS_MAX,
+    WritePartitioner, WriterKind,
+};
+use model::position::TimelineHistory;
+use model::table::Registry;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
@@ -29,18 +41,6 @@ use super::replica::Replica;
 use super::session::Session;
 use super::shard_database::{Claim, Found, ShardDatabase, shard_of};
 use super::writer::PgWriter;
-use crate::engine::cluster_spec::ClusterSpec;
-use crate::engine::open_error::OpenError;
-use crate::engine::runtime_pool::RuntimePool;
-use crate::engine::schema_agreement::{Agreement, Declared, agree};
-use crate::engine::{
-    LaneControls, OpenedCluster, OpenedReplica, OpenedShard, ReplicaNode, WRITERS_MAX,
-    WritePartitioner, WriterKind,
-};
-use crate::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
-use crate::position::TimelineHistory;
-use crate::replication::{ReplicaState, ReplicationState};
-use crate::table::Registry;
 
 /// Where a cluster of PostgreSQL nodes is and what it must be.
 #[derive(Clone, Debug)]

@@ -4,13 +4,13 @@
 
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
+use model::error::Error;
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::value::{ColumnType, Value};
 
 use super::cell;
 use super::statement::RowView;
-use crate::error::Error;
-use crate::query::ReadQuery;
-use crate::result_rows::Rows;
-use crate::value::{ColumnType, Value};
 
 /// Rows of one key as they arrive.
 pub(super) struct Page<'q> {

@@ -18,6 +18,17 @@ use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
+use engine::NodeRows;
+use engine::replication::ReplicationState;
+use engine::runtime_pool::{RuntimeHandle, RuntimePool};
+use model::error::Error;
+use model::keyspace::Slot;
+use model::position::Position;
+use model::query::{Output, ReadQuery};
+use model::result_rows::Rows;
+use model::stats::PoolStats;
+use model::table::Table;
+use model::value::{ColumnType, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::citus;
@@ -28,17 +39,6 @@ use super::position_query::{self, PositionQuery};
 use super::primary_tracker::Term;
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
-use crate::engine::NodeRows;
-use crate::engine::runtime_pool::{RuntimeHandle, RuntimePool};
-use crate::error::Error;
-use crate::keyspace::Slot;
-use crate::position::Position;
-use crate::query::{Output, ReadQuery};
-use crate::replication::ReplicationState;
-use crate::result_rows::Rows;
-use crate::stats::PoolStats;
-use crate::table::Table;
-use crate::value::{ColumnType, Value};
 
 /// Most reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;

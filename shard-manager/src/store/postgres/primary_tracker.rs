@@ -17,7 +17,10 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use diesel_async::AsyncPgConnection;
+use engine::node_address::NodeAddress;
+use engine::replication::ReplicationState;
 use futures_util::future::join_all;
+use model::position::TimelineHistory;
 use tokio::sync::{Mutex, watch};
 
 use super::citus::Citus;
@@ -26,9 +29,6 @@ use super::node::{Node, NodeError};
 use super::session::{Identity, NodeRole, Session};
 use super::sql;
 use super::statement::{Statement, load};
-use crate::node_address::NodeAddress;
-use crate::position::TimelineHistory;
-use crate::replication::ReplicationState;
 
 /// Time limit for the answer of one node in a search.
 const SEEK_MAX: Duration = Duration::from_millis(500);

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
+use model::position::Position;
 use tokio::sync::{mpsc, oneshot};
 
 use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::sql;
 use super::statement::{Prepared, Statement, pipeline, step};
-use crate::position::Position;
 
 /// Most reads that may wait for the next record.
 const QUEUE_MAX: usize = 4_096;

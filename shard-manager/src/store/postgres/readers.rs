@@ -6,7 +6,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use engine::replication::ReplicationState;
+use engine::runtime_pool::RuntimePool;
+use engine::{
+    EngineFuture, KeyRead, NodeReader, NodeRows, PrimaryReader, ReadIndex, ScanRead, TableRows,
+    TableSize, WorkerNode,
+};
 use futures_util::future::BoxFuture;
+use model::error::Error;
+use model::reason::Reason;
+use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::node::Target;
@@ -14,15 +23,6 @@ use super::point::{PointRead, Points};
 use super::primary_tracker::PrimaryTracker;
 use super::proof::Proof;
 use super::scan::Scans;
-use crate::engine::runtime_pool::RuntimePool;
-use crate::engine::{
-    EngineFuture, KeyRead, NodeReader, NodeRows, PrimaryReader, ReadIndex, ScanRead, TableRows,
-    TableSize, WorkerNode,
-};
-use crate::error::Error;
-use crate::reason::Reason;
-use crate::replication::ReplicationState;
-use crate::stats::{PoolStats, SizeEstimate};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;

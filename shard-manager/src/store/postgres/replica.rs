@@ -15,6 +15,11 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
+use engine::fault_injector::FaultInjector;
+use engine::node_address::NodeAddress;
+use engine::replication::{ReplicaState, ReplicationState};
+use engine::runtime_pool::RuntimePool;
+use engine::{NodeLabel, NodeReader, ReplicaNode};
 use tokio::sync::Notify;
 
 use super::hazards::Hazards;
@@ -23,11 +28,6 @@ use super::primary_tracker::{DEPOSED, PrimaryTracker, Term};
 use super::readers::Readers;
 use super::session::NodeRole;
 use super::statement::{Statement, load};
-use crate::engine::fault_injector::FaultInjector;
-use crate::engine::runtime_pool::RuntimePool;
-use crate::engine::{NodeLabel, NodeReader, ReplicaNode};
-use crate::node_address::NodeAddress;
-use crate::replication::{ReplicaState, ReplicationState};
 
 /// How often a replica is asked while nobody waits for it.
 const IDLE: Duration = Duration::from_millis(100);

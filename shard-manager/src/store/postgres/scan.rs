@@ -16,7 +16,15 @@ use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
+use engine::replication::ReplicationState;
+use engine::select::keys;
+use engine::{NodeRows, Scope, TableSize, WorkerNode};
 use futures_util::future::BoxFuture;
+use model::error::Error;
+use model::position::Position;
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::stats::{PoolStats, SizeEstimate};
 use tokio::runtime::Handle;
 
 use super::citus;
@@ -28,14 +36,6 @@ use super::point::tell_unreadable;
 use super::position_query::{self, PositionQuery};
 use super::primary_tracker::Term;
 use super::statement::{Prepared, Statement, for_each_row, load, run};
-use crate::engine::select::keys;
-use crate::engine::{NodeRows, Scope, TableSize, WorkerNode};
-use crate::error::Error;
-use crate::position::Position;
-use crate::query::ReadQuery;
-use crate::replication::ReplicationState;
-use crate::result_rows::Rows;
-use crate::stats::{PoolStats, SizeEstimate};
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -130,7 +130,7 @@ impl Scans {
     pub(super) async fn read(
         &self,
         query: Arc<ReadQuery>,
-        key: Option<(crate::keyspace::Slot, String)>,
+        key: Option<(model::keyspace::Slot, String)>,
         (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
         let (position_query, target) = (self.position_query, self.target.clone());

@@ -12,6 +12,9 @@ use diesel::QueryResult;
 use diesel_async::AsyncMigrationHarness;
 use diesel_async::AsyncPgConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use engine::SchemaChange;
+use engine::open_error::OpenError;
+use model::table::{Registry, Table};
 
 use super::citus::{Citus, setup};
 use super::hazards::Hazards;
@@ -21,9 +24,6 @@ use super::statement_cache::StatementCache;
 use super::transaction::LaneSession;
 use super::upsert::InsertPredictor;
 use super::{ddl, declarations, sql};
-use crate::engine::SchemaChange;
-use crate::engine::open_error::OpenError;
-use crate::table::{Registry, Table};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/shard");
 

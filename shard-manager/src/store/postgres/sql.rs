@@ -10,9 +10,10 @@
 
 use std::fmt::Write as _;
 
+use model::table::{Column, Table};
+use model::value::ColumnType;
+
 use super::db_error::STORED_OTHERWISE;
-use crate::table::{Column, Table};
-use crate::value::ColumnType;
 
 /// Settings of the session of a lane: rows are found by the primary key, even in a new table
 /// without statistics.
@@ -289,8 +290,9 @@ pub(super) fn columns(table: &Table) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use model::idempotency;
+
     use super::*;
-    use crate::idempotency;
 
     #[test]
     fn a_statement_that_does_less_than_it_was_told_fails() {

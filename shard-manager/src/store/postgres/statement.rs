@@ -21,9 +21,9 @@ use diesel::sql_types::{
 };
 use diesel_async::{AsyncConnectionCore, AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::TryStreamExt;
+use model::value::{ColumnType, Value};
 
 use super::cell;
-use crate::value::{ColumnType, Value};
 
 /// A statement and its values.
 #[derive(Debug)]

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
+use model::table::Table;
+
 use super::sql::{self, UpsertMode};
-use crate::table::Table;
 
 /// Tables whose statements are kept. When there are more, the cache is cleared.
 const TABLES_MAX: usize = 64;

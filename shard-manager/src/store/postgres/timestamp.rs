@@ -65,10 +65,10 @@ fn push(out: &mut Vec<u8>, number: i64, digits: u32) {
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, TimeDelta, Utc};
+    use model::value::format_timestamp;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::value::format_timestamp;
 
     proptest! {
         #[test]

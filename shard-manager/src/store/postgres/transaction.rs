@@ -15,6 +15,12 @@ use std::sync::Arc;
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
+use engine::WriteGroup;
+use model::error::{Error, Outcome};
+use model::idempotency;
+use model::row_change::RowDone;
+use model::table::Table;
+use model::value::{ColumnType, Value};
 
 use super::batch::{self, Barred, Batch, Row, Store, TooLarge};
 use super::cell;
@@ -27,12 +33,6 @@ use super::statement::{
 use super::statement_cache::{StatementCache, TableStatements};
 use super::upsert::InsertPredictor;
 use super::{careful, sql};
-use crate::engine::WriteGroup;
-use crate::error::{Error, Outcome};
-use crate::idempotency;
-use crate::row_change::RowDone;
-use crate::table::Table;
-use crate::value::{ColumnType, Value};
 
 /// One connection of a lane, and the statements prepared on it.
 pub(super) struct LaneSession {

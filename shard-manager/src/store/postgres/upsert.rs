@@ -15,6 +15,12 @@ use std::sync::Arc;
 use chrono::Utc;
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
+use engine::WriteGroup;
+use model::error::{Error, Outcome};
+use model::row_change::{Change, Operation, RowDone, RowWrite};
+use model::sabotage::{Mutation, is_on};
+use model::table::Table;
+use model::value::{ColumnType, Value, format_timestamp};
 
 use super::cell;
 use super::citus::work::Versions;
@@ -24,12 +30,6 @@ use super::hazards::{self, Hazards};
 use super::sql::{self, UpsertMode};
 use super::statement::{Bind, PipelineStep, RowView, Statement, load, pipeline, plain, step};
 use super::transaction::{LaneSession, Stored, TransactionError, Work, ended};
-use crate::engine::WriteGroup;
-use crate::error::{Error, Outcome};
-use crate::row_change::{Change, Operation, RowDone, RowWrite};
-use crate::sabotage::{Mutation, is_on};
-use crate::table::Table;
-use crate::value::{ColumnType, Value, format_timestamp};
 
 /// Most statements of one transaction. Batches with more groups take the general path.
 const GROUPS_MAX: usize = 16;

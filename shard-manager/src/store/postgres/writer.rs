@@ -11,6 +11,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::forgetting::Forgetting;
+use engine::node_address::Timeouts;
+use engine::replication::ReplicationState;
+use engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
+use model::error::Outcome;
+use model::position::Position;
+use model::value::{ColumnType, Value};
+
 use super::db_error::DbErrorKind;
 use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::sql;
@@ -19,13 +27,6 @@ use super::statement_cache::StatementCache;
 use super::transaction::{self, LaneSession, Stored, TransactionError};
 use super::upsert::{self, InsertPredictor};
 use super::{citus, ddl};
-use crate::engine::forgetting::Forgetting;
-use crate::engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
-use crate::error::Outcome;
-use crate::node_address::Timeouts;
-use crate::position::Position;
-use crate::replication::ReplicationState;
-use crate::value::{ColumnType, Value};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::future::BoxFuture;

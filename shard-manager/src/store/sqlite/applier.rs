@@ -16,16 +16,16 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
+use engine::SchemaChange;
+use model::idempotency;
+use model::row_change::Change;
+use model::sabotage::{Mutation, is_on};
+use model::table::Table;
 
 use super::batch::{Counters, add_rows, run};
 use super::connection::{Bind, DbErrorKind, OpenError, open};
 use super::log::{self, Entry, Line};
 use super::{ddl, shard_file, sql, timeline};
-use crate::engine::SchemaChange;
-use crate::idempotency;
-use crate::row_change::Change;
-use crate::sabotage::{Mutation, is_on};
-use crate::table::Table;
 
 /// Small cache: a replica's writes are spread over its file anyway.
 const REPLICA_PRAGMAS: &str = "PRAGMA cache_size=-4096";

@@ -20,12 +20,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use model::idempotency;
+use model::table::{Registry, Table};
+use model::topology::ShardIndex;
+
 use super::OpenError;
 use super::node_view::NodeView;
 use super::offline_view::{DirView, Holder, NodeFile};
-use crate::idempotency;
-use crate::table::{Registry, Table};
-use crate::topology::ShardIndex;
 use file_inventory::FileInventory;
 use replicas::Replicas;
 use rows::{RowRules, Scan};

@@ -8,7 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use engine::runtime_pool::RuntimePool;
+use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use futures_util::future::ready;
+use model::error::Error;
+use model::table::Table;
 use tokio::sync::OwnedMutexGuard;
 
 use super::backup::BackupSource;
@@ -17,10 +21,6 @@ use super::control::ControlSocket;
 use super::data_dir::DataDir;
 use super::guard::Guard;
 use super::intents::{self, Intent, Intents};
-use crate::engine::runtime_pool::RuntimePool;
-use crate::engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
-use crate::error::Error;
-use crate::table::Table;
 
 /// The files of an embedded cluster, and the work on them that no request asks for.
 pub(super) struct Files {

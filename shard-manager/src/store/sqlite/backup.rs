@@ -34,13 +34,13 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use engine::pause_barrier::{Closed, PauseBarrier};
+use engine::replication::ReplicationState;
+use model::value::format_timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::pause_barrier::{Closed, PauseBarrier};
-use crate::replication::ReplicationState;
 use crate::store::sqlite::copy::{CatalogCopy, ShardCopy};
 use crate::store::sqlite::footing::Footing;
-use crate::value::format_timestamp;
 use folder::Unfinished;
 use manifest::Manifest;
 use originals::Originals;

@@ -14,20 +14,20 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
+use engine::WriteGroup;
+use engine::forgetting::{Forgetting, recorded_at};
+use engine::row_image::{self, ServerColumns, push_row};
+use engine::system_tables::tessera_shard;
+use model::error::Error;
+use model::idempotency;
+use model::keyspace::Slot;
+use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use model::sabotage::{Mutation, is_on};
+use model::value::{Value, format_timestamp, push_json_number};
 
 use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement, for_each_row};
 use super::row_json::value;
 use super::{log, sql};
-use crate::engine::WriteGroup;
-use crate::engine::forgetting::{Forgetting, recorded_at};
-use crate::engine::row_image::{self, ServerColumns, push_row};
-use crate::engine::system_tables::tessera_shard;
-use crate::error::Error;
-use crate::idempotency;
-use crate::keyspace::Slot;
-use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
-use crate::sabotage::{Mutation, is_on};
-use crate::value::{Value, format_timestamp, push_json_number};
 
 /// Most records of idempotency keys that one batch removes.
 const FORGOTTEN_MAX: usize = 256;

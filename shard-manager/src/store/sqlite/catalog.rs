@@ -10,15 +10,15 @@ use std::path::Path;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use engine::cluster_spec::{ClusterRow, check_spec};
 
 use super::OpenError;
 use super::connection::create;
 use super::data_dir::{catalog_file, shard_file_in};
-use crate::engine::cluster_spec::{ClusterRow, check_spec};
-pub use crate::engine::cluster_spec::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
-use crate::engine::system_tables::tessera_cluster::dsl;
-use crate::shard_map::ShardMap;
-use crate::token::TokenKey;
+pub use engine::cluster_spec::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
+use engine::system_tables::tessera_cluster::dsl;
+use model::shard_map::ShardMap;
+use model::token::TokenKey;
 
 pub(super) use look::{Looked, look};
 

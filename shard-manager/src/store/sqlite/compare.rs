@@ -17,11 +17,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use model::position::TimelineHistory;
+use model::table::Table;
+use model::value::Value;
+
 use super::log::{self, Line};
 use super::row_hash::key_hash;
-use crate::position::TimelineHistory;
-use crate::table::Table;
-use crate::value::Value;
 use snapshot::{Snapshot, Sum};
 
 /// Bytes of the primary's rows that one look reads.

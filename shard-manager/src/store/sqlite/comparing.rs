@@ -22,18 +22,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use engine::doubts::{Doubt, Doubts, Verdict, judge};
+use engine::fault_injector::NodeMode;
+use engine::replication::{ReplicaState, ReplicationState};
+use model::idempotency;
+use model::reason::{Findings, Reason};
+use model::table::{Registry, Table};
 
 use super::check;
 use super::compare::{self, CopyFile, Obstacle, Place, RowApart, Stretch, Terms};
 use super::footing::Footing;
 use super::nodes::FileReader;
 use super::replica::Replica;
-use crate::doubts::{Doubt, Doubts, Verdict, judge};
-use crate::engine::fault_injector::NodeMode;
-use crate::idempotency;
-use crate::reason::{Findings, Reason};
-use crate::replication::{ReplicaState, ReplicationState};
-use crate::table::{Registry, Table};
 
 /// Delay after the start: flipped bits show when files are read again, and clients come first.
 const BEGINS_AFTER: Duration = Duration::from_millis(500);

@@ -18,11 +18,11 @@ use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::{Connection, QueryResult, RunQueryDsl};
 
 use super::sql;
-pub(super) use crate::engine::open_error::OpenError;
-use crate::error::Error;
-use crate::sabotage::{Mutation, is_on};
-use crate::table::Table;
-use crate::value::Value;
+pub(super) use engine::open_error::OpenError;
+use model::error::Error;
+use model::sabotage::{Mutation, is_on};
+use model::table::Table;
+use model::value::Value;
 
 /// Opens an existing file with the settings that every guarantee depends on. A missing file is not
 /// created: an empty file in its place would be mistaken for it.

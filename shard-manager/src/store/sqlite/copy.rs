@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
+use engine::system_tables::{tessera_cluster, tessera_counts, tessera_shard};
 
 use super::applier::{Applier, ApplyError};
 use super::batch::run;
 use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
 use super::{OpenError, snapshot, sql};
-use crate::engine::system_tables::{tessera_cluster, tessera_counts, tessera_shard};
 
 /// The copy of one shard in progress.
 pub struct ShardCopy {

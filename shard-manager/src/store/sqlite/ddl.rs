@@ -20,17 +20,17 @@ use chrono::Utc;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
+use engine::SchemaChange;
+use engine::system_tables::tessera_counts;
+use engine::table_declaration::TableDeclaration;
+use model::table::{Column, Table};
+use model::value::{ColumnType, format_timestamp};
 
 use super::batch::{Counters, run};
 use super::connection::{Bind, OpenError, open};
 use super::declarations::{self, unreadable};
 use super::sql::{self, declared_type};
 use super::timeline;
-use crate::engine::SchemaChange;
-use crate::engine::system_tables::tessera_counts;
-use crate::engine::table_declaration::TableDeclaration;
-use crate::table::{Column, Table};
-use crate::value::{ColumnType, format_timestamp};
 
 /// Begin of a line of the log about a table; lines about rows begin otherwise.
 const LINE_START: &[u8] = b"{\"schema\":";

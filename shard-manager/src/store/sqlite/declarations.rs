@@ -9,8 +9,8 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
-use crate::engine::system_tables::tessera_tables;
-use crate::engine::table_declaration::{Row, TableDeclaration};
+use engine::system_tables::tessera_tables;
+use engine::table_declaration::{Row, TableDeclaration};
 
 /// Returns the declarations of a file, by name.
 pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<TableDeclaration>> {

@@ -5,11 +5,12 @@
 
 use std::fmt::Write as _;
 
+use engine::select::{self, Dialect, like_pattern, spell_pattern};
+use model::keyspace::Slot;
+use model::query::Pattern;
+use model::value::{ColumnType, Value, push_json_number, push_json_string};
+
 use super::connection::Bind;
-use crate::engine::select::{self, Dialect, like_pattern, spell_pattern};
-use crate::keyspace::Slot;
-use crate::query::Pattern;
-use crate::value::{ColumnType, Value, push_json_number, push_json_string};
 
 /// SQLite's [`Dialect`].
 pub(super) struct SqliteDialect;

@@ -8,14 +8,14 @@ use std::path::Path;
 
 use diesel::QueryResult;
 use diesel::sqlite::SqliteConnection;
+use model::idempotency;
+use model::table::Table;
+use model::value::Value;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::connection::{OpenError, Statement, for_each_row, open};
 use super::row_json::value;
 use super::{shard_file, sql, timeline};
-use crate::idempotency;
-use crate::table::Table;
-use crate::value::Value;
 
 /// Digests of a file at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]

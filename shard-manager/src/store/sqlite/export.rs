@@ -14,14 +14,14 @@ use std::io::Write;
 use std::sync::Arc;
 
 use diesel::result::Error as DieselError;
+use model::table::{Registry, Table};
+use model::value::{ColumnType, push_json_number, push_json_string};
 
 use super::OpenError;
 use super::connection::RowView;
 use super::node_view::NodeView;
 use super::offline_view::DirView;
 use super::sql;
-use crate::table::{Registry, Table};
-use crate::value::{ColumnType, push_json_number, push_json_string};
 
 /// Format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,11 +20,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use model::error::Error;
+use model::reason::Reason;
 use rustix::fs::{Mode, OFlags, fstat};
 
 use super::OpenError;
-use crate::error::Error;
-use crate::reason::Reason;
 
 /// Identity of a file, independent of its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,11 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use model::error::Error;
+use model::reason::Reason;
+
 use super::data_dir::{DataDir, Marks};
 use super::footing::Footing;
-use crate::error::Error;
-use crate::reason::Reason;
 
 /// Interval between checks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

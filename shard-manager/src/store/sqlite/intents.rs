@@ -12,12 +12,12 @@ use diesel::sqlite::SqliteConnection;
 
 use super::connection::{DbErrorKind, OpenError, open};
 use super::declarations::unreadable;
-pub use crate::engine::schema_intent::{Intent, State};
-use crate::engine::system_tables::tessera_intents::{self, dsl};
-use crate::engine::table_declaration::TableDeclaration;
-use crate::error::Error;
-use crate::table::Table;
-use crate::value::format_timestamp;
+pub use engine::schema_intent::{Intent, State};
+use engine::system_tables::tessera_intents::{self, dsl};
+use engine::table_declaration::TableDeclaration;
+use model::error::Error;
+use model::table::Table;
+use model::value::format_timestamp;
 
 /// Name of the catalog in errors, in the place of a shard.
 const CATALOG: &str = "the catalog";

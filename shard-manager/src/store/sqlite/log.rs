@@ -18,14 +18,14 @@ use std::borrow::Cow;
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
+use model::row_change::{Change, RowDone, RowWrite};
+use model::table::{Column, Table};
+use model::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
 use serde::de::{DeserializeSeed, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::connection::{Bind, Statement, for_each_row, for_each_row_while};
 use super::sql;
-use crate::row_change::{Change, RowDone, RowWrite};
-use crate::table::{Column, Table};
-use crate::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
 
 /// Appends the line of one change.
 pub(super) fn push_line(log: &mut Vec<u8>, change: &RowWrite, done: &RowDone) {

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use diesel::migration::{Migration, MigrationSource};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
+use model::topology::Topology;
 
 use super::connection::{Statement, for_each_row, open};
 use super::data_dir::{DataDir, catalog_file, primary_file, replica_file};
 use super::offline_view::connect_to_look;
 use super::{OpenError, catalog, check_version, shard_file, sql};
-use crate::topology::Topology;
 
 /// Difference between the schema of a file and that of this program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

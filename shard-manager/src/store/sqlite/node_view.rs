@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
+use engine::system_tables::{tessera_counts, tessera_shard};
+use model::position::{Position, TimelineHistory};
+use model::table::Registry;
 
 use super::connection::{OpenError, RowView, Statement, for_each_row};
 use super::log::{self, Entry};
 use super::offline_view::open_to_look;
 use super::{shard_file, sql, timeline};
-use crate::engine::system_tables::{tessera_counts, tessera_shard};
-use crate::position::{Position, TimelineHistory};
-use crate::table::Registry;
 
 /// The file of a node, opened for reading.
 pub struct NodeView {

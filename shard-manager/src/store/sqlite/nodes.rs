@@ -5,20 +5,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::fault_injector::FaultInjector;
+use engine::{
+    EngineFuture, KeyRead, NodeLabel, NodeReader, NodeRows, PrimaryReader, ReadIndex, ReplicaNode,
+    ScanRead, Scope, TableRows, TableSize, WorkerNode,
+};
 use futures_util::future::{BoxFuture, ready};
+use model::error::Error;
+use model::reason::Reason;
+use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::reader::Readers;
 use super::replica::Replica;
 use super::threads;
-use crate::engine::fault_injector::FaultInjector;
-use crate::engine::{
-    EngineFuture, KeyRead, NodeLabel, NodeReader, NodeRows, PrimaryReader, ReadIndex, ReplicaNode,
-    ScanRead, Scope, TableRows, TableSize, WorkerNode,
-};
-use crate::error::Error;
-use crate::reason::Reason;
-use crate::stats::{PoolStats, SizeEstimate};
 
 /// Readers of one file, shared with the threads that they run on.
 pub struct FileReader(Arc<Readers>);

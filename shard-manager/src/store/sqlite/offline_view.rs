@@ -16,6 +16,8 @@ use diesel::Connection;
 use diesel::connection::SimpleConnection;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::EmbeddedMigrations;
+use model::shard_map::ShardMap;
+use model::topology::{Role, ShardIndex};
 
 use super::OpenError;
 use super::connection::uri;
@@ -25,8 +27,6 @@ use super::data_dir::{
 use super::migrate::SchemaState;
 use super::node_view::NodeView;
 use super::{catalog, check_version};
-use crate::shard_map::ShardMap;
-use crate::topology::{Role, ShardIndex};
 
 /// A data directory, opened for reading.
 pub struct DirView {

@@ -12,6 +12,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use engine::cluster_spec::ClusterSpec;
+use engine::open_error::OpenError;
+use engine::replication::{ReplicaState, ReplicationState};
+use engine::schema_agreement::{Agreement, Declared, agree};
+use engine::{LaneControls, OpenedCluster, OpenedReplica, OpenedShard, WriterKind};
+use model::reason::Reason;
+use model::sabotage::{Mutation, is_on};
+use model::table::Registry;
+use model::topology::{ShardIndex, Topology};
 
 use super::backend::Files;
 use super::backup::{BackupSource, Original, SavedShard};
@@ -27,15 +36,6 @@ use super::replica::{Replica, ReplicaSpec};
 use super::shard_file::{self, Identity, Prepared};
 use super::writer::SqliteWriter;
 use super::{check, check_version, ddl};
-use crate::engine::cluster_spec::ClusterSpec;
-use crate::engine::open_error::OpenError;
-use crate::engine::schema_agreement::{Agreement, Declared, agree};
-use crate::engine::{LaneControls, OpenedCluster, OpenedReplica, OpenedShard, WriterKind};
-use crate::reason::Reason;
-use crate::replication::{ReplicaState, ReplicationState};
-use crate::sabotage::{Mutation, is_on};
-use crate::table::Registry;
-use crate::topology::{ShardIndex, Topology};
 
 /// Where an embedded cluster is and what it must be.
 #[derive(Clone, Debug)]

@@ -12,6 +12,8 @@ use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
+use engine::TableSize;
+use engine::system_tables::tessera_counts;
 use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::connection::{
@@ -22,14 +24,12 @@ use super::footing::Footing;
 use super::row_json::{push_object, value};
 use super::sql;
 use super::watch::Watch;
-use crate::engine::TableSize;
-use crate::engine::system_tables::tessera_counts;
-pub use crate::engine::{NodeRows, Scope};
-use crate::error::Error;
-use crate::query::ReadQuery;
-use crate::replication::ReplicationState;
-use crate::result_rows::Rows;
-use crate::stats::{PoolStats, SizeEstimate};
+use engine::replication::ReplicationState;
+pub use engine::{NodeRows, Scope};
+use model::error::Error;
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::stats::{PoolStats, SizeEstimate};
 
 /// Connections of one node for the rows of a key as they lie, and as many for reads that may look at many rows:
 /// without connections of their own the short reads would wait for those.
@@ -439,7 +439,7 @@ const TABLE_BYTES: &str = "SELECT sum(pgsize) FROM dbstat WHERE aggregate = TRUE
     AND name IN (SELECT name FROM sqlite_schema WHERE tbl_name = ?1)";
 
 /// The names and types of the outputs.
-fn shown(query: &ReadQuery) -> impl Iterator<Item = (&str, crate::value::ColumnType)> {
+fn shown(query: &ReadQuery) -> impl Iterator<Item = (&str, model::value::ColumnType)> {
     query.outputs.iter().map(|output| {
         let column = query.table.column(output.column);
         (output.alias.as_deref().unwrap_or(&column.name), column.kind)

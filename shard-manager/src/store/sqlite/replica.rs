@@ -23,10 +23,10 @@ use super::footing::{Footing, Inode};
 use super::nodes::FileReader;
 use super::reader::{Housekeeping, Readers, VisibleBound};
 use super::{check, snapshot};
-use crate::engine::fault_injector::{FaultInjector, NodeMode};
-use crate::replication::{ReplicaState, ReplicationState};
-use crate::value::format_timestamp;
 
+use engine::fault_injector::{FaultInjector, NodeMode};
+use engine::replication::{ReplicaState, ReplicationState};
+use model::value::format_timestamp;
 use pauses::{RETRY_FIRST, pauses};
 
 /// A replica is synced at least so often; until then the log keeps what it has applied.

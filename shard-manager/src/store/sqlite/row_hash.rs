@@ -4,11 +4,11 @@
 //! one case in 2^128.
 //! **Not here:** the choice of rows (`audit`, `compare`).
 
+use model::table::Table;
+use model::value::ColumnType;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::connection::RowView;
-use crate::table::Table;
-use crate::value::ColumnType;
 
 /// Hash of a shard key, which distinguishes the rows of a key from others.
 pub(super) fn key_hash(key: &str) -> u64 {

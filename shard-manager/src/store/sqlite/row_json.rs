@@ -4,9 +4,9 @@
 //! **Not here:** reading JSON (`value`).
 
 use diesel::QueryResult;
+use model::value::{ColumnType, Value, push_json_number, push_json_string};
 
 use super::connection::RowView;
-use crate::value::{ColumnType, Value, push_json_number, push_json_string};
 
 /// Appends `{"name":value,…}` for the outputs, which are the row's first columns.
 pub(super) fn push_object<'n>(

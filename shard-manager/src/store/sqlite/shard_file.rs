@@ -12,14 +12,14 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use engine::system_tables::tessera_shard;
+use model::position::TimelineHistory;
+use model::table::{Registry, Table};
 
 use super::OpenError;
 use super::connection::{Bind, Statement, for_each_row, open};
 use super::sql::declared_type;
 use super::{connection, declarations, timeline};
-use crate::engine::system_tables::tessera_shard;
-use crate::position::TimelineHistory;
-use crate::table::{Registry, Table};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/shard");
 

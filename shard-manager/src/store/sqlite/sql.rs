@@ -6,8 +6,8 @@
 
 use std::fmt::Write as _;
 
-use crate::table::Table;
-use crate::value::ColumnType;
+use model::table::Table;
+use model::value::ColumnType;
 
 /// Inserts a row that must not exist. Parameters: each column, in the order of the table.
 pub(super) fn insert(table: &Table) -> String {

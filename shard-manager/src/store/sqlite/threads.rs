@@ -8,10 +8,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::error::Error;
+use model::keyspace::Slot;
+use model::query::ReadQuery;
+
 use super::reader::{NodeRows, Readers, Scope};
-use crate::error::Error;
-use crate::keyspace::Slot;
-use crate::query::ReadQuery;
 
 /// Most rows of a point read on the thread of the caller.
 const INLINE_ROWS_MAX: u32 = 100;

@@ -6,11 +6,11 @@
 use chrono::Utc;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
+use engine::system_tables::{tessera_shard, tessera_timelines};
+use model::position::{Position, TimelineHistory};
+use model::value::format_timestamp;
 
 use super::log;
-use crate::engine::system_tables::{tessera_shard, tessera_timelines};
-use crate::position::{Position, TimelineHistory};
-use crate::value::format_timestamp;
 
 /// Versions to skip: more than a timeline gives out between a copy and its loss, and few of the
 /// 2^53 that every client can count.

@@ -17,15 +17,15 @@ use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
+use engine::replication::ReplicationState;
+use engine::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
+use model::error::{Error, Outcome};
+use model::reason::Reason;
 
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
 use super::footing::{Footing, Grip};
 use super::{declarations, log};
-use crate::engine::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
-use crate::error::{Error, Outcome};
-use crate::reason::Reason;
-use crate::replication::ReplicationState;
 
 /// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";

@@ -4,8 +4,8 @@
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
+use engine::WorkerNode;
 
-use crate::engine::WorkerNode;
 use crate::store::postgres::statement::{Statement, load};
 
 /// Reads the nodes, named by their groups: clients of the router must not see addresses. The

@@ -6,10 +6,10 @@
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
+use engine::node_address::ServerEngine;
+use model::table::Table;
 
-use crate::node_address::ServerEngine;
 use crate::store::postgres::statement::{Bind, Statement, load, run};
-use crate::table::Table;
 
 /// Oldest supported version of Citus. The statements were tested on 13.
 pub const VERSION_MIN: u32 = 12;

@@ -9,9 +9,10 @@
 
 use std::fmt::Write as _;
 
-use crate::query::ReadQuery;
+use model::query::ReadQuery;
+use model::table::Table;
+
 use crate::store::postgres::sql::{column_type, place, push_list, push_names};
-use crate::table::Table;
 
 /// Returns the creation time of the last of the `$3` oldest records of idempotency keys created
 /// from `$1` on and before `$2`.
@@ -158,8 +159,9 @@ fn push_where_row(sql: &mut String, table: &Table) {
 
 #[cfg(test)]
 mod tests {
+    use model::idempotency;
+
     use super::*;
-    use crate::idempotency;
 
     #[test]
     fn rows_are_lists_of_values() {

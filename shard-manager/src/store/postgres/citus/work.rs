@@ -6,14 +6,15 @@
 
 use std::borrow::Cow;
 
+use model::row_change::RowWrite;
+use model::table::Table;
+use model::value::Value;
+
 use super::{Parts, sql};
-use crate::row_change::RowWrite;
 use crate::store::postgres::batch::{Row, Store};
 use crate::store::postgres::sql::VERSIONS_OF_BLOCK;
 use crate::store::postgres::statement::Bind;
 use crate::store::postgres::transaction::{Locking, Work};
-use crate::table::Table;
-use crate::value::Value;
 
 /// Most rows of one statement. Each number of rows is a text of its own, which stays prepared, so
 /// large numbers are powers of two.

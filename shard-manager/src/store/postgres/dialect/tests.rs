@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use engine::sample_queries;
+
 use super::*;
-use crate::engine::sample_queries;
 
 #[test]
 fn the_sql_of_the_sample_queries_is_pinned() {

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use model::table::Table;
+
 use super::super::OpenError;
 use super::super::node_view::{NodeView, Standing};
 use super::super::offline_view::NodeFile;
 use super::super::timeline::VERSIONS_LEFT_OUT;
 use super::{Audit, Finding, is_declared};
-use crate::table::Table;
 
 /// Contents of one file beside its rows.
 pub(super) struct FileInventory {

@@ -11,6 +11,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use model::position::Position;
+use model::table::{Registry, Table};
+
 use super::super::OpenError;
 use super::super::log::{self, Line};
 use super::super::node_view::NodeView;
@@ -19,8 +22,6 @@ use super::super::row_hash::key_hash;
 use super::file_inventory::FileInventory;
 use super::rows::{LeftOut, Scan, SlotSum, slot_rows};
 use super::{Audit, Finding, is_declared};
-use crate::position::Position;
-use crate::table::{Registry, Table};
 
 /// Most keys that may change between two snapshots: beyond, a replica lags too far to compare.
 const LEFT_OUT_MAX: usize = 1 << 20;

@@ -8,6 +8,9 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use diesel::QueryResult;
+use model::keyspace::ShardKey;
+use model::table::Table;
+use model::value::{ColumnType, Value};
 
 use super::super::OpenError;
 use super::super::connection::RowView;
@@ -17,9 +20,6 @@ use super::super::row_hash::{key_hash, row_hash};
 use super::super::row_json::value;
 use super::super::sql;
 use super::{Audit, Finding};
-use crate::keyspace::ShardKey;
-use crate::table::Table;
-use crate::value::{ColumnType, Value};
 
 /// Hashes of shard keys whose rows are left out of a comparison.
 pub(super) type LeftOut = HashSet<u64>;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::Utc;
+use model::value::format_timestamp;
 
 use super::folder::Unfinished;
 use super::manifest::Manifest;
@@ -18,7 +19,6 @@ use super::originals::{Original, Originals};
 use super::{SaveError, SnapshotPoint, Watch};
 use crate::store::sqlite::data_dir::DataDir;
 use crate::store::sqlite::{copy, migrate};
-use crate::value::format_timestamp;
 
 /// Copies a cluster into a folder that is missing or empty, and prevents routers from starting
 /// meanwhile. Blocks.

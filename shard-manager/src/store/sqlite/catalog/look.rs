@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use diesel::prelude::*;
+use model::shard_map::ShardMap;
 
 use super::super::OpenError;
 use super::super::offline_view::open_to_look;
 use super::{ClusterRow, MIGRATIONS, PLACE, dsl};
-use crate::shard_map::ShardMap;
 
 /// Contents of a catalog.
 pub(in super::super) struct Looked {

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use diesel::connection::SimpleConnection;
 use diesel::sqlite::SqliteConnection;
+use model::position::Position;
+use model::table::Table;
+use model::value::{ColumnType, Value};
 
 use super::super::check::tells_damage;
 use super::super::connection::{Bind, RowView, Statement, for_each_row_while, open_in_place};
@@ -13,9 +16,6 @@ use super::super::log::{self, Entry};
 use super::super::row_hash::{hash_columns, key_hash, row_hash};
 use super::super::{sql, timeline};
 use super::{CopyFile, Key, LeftOut, Obstacle, Stretch};
-use crate::position::Position;
-use crate::table::Table;
-use crate::value::{ColumnType, Value};
 
 /// Open snapshot of a copy.
 pub(super) struct Snapshot {

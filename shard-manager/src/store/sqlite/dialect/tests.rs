@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use diesel::connection::SimpleConnection;
+use engine::{Scope, sample_queries};
+use model::query::{Comparison, Condition, OrderBy, Output, ReadQuery, State, Test};
+use model::table::{Column, Table};
 use proptest::prelude::*;
 
 use super::super::connection::{Statement, for_each_row};
 use super::super::watch::Watch;
 use super::*;
-use crate::engine::{Scope, sample_queries};
-use crate::query::{Comparison, Condition, OrderBy, Output, ReadQuery, State, Test};
-use crate::table::{Column, Table};
 
 /// No name, no keyword and no number of a text is like it.
 const MARK: &str = "zq'\"`;--";

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use engine::replication::ReplicationState;
+use model::position::TimelineHistory;
+use model::stats::PoolStats;
+
 use super::{Housekeeping, READERS_MAX, Readers, VisibleBound};
-use crate::position::TimelineHistory;
-use crate::replication::ReplicationState;
-use crate::stats::PoolStats;
 
 #[test]
 fn a_read_that_finds_no_connection_free_is_told_as_waiting_until_it_has_one() {

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
+use engine::{BatchDone, WriteGroup};
+use model::sabotage::{Mutation, is_due, is_on};
 
 use super::{Opened, SqliteWriter};
-use crate::engine::{BatchDone, WriteGroup};
-use crate::sabotage::{Mutation, is_due, is_on};
 use crate::store::sqlite::batch::{Applied, Batch};
 
 /// Number of batches of which one is lost.

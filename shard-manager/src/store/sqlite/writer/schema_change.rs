@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
+use engine::{BatchFailure, SchemaChange};
 
 use super::{Attempt, SqliteWriter};
-use crate::engine::{BatchFailure, SchemaChange};
 use crate::store::sqlite::connection::DbErrorKind;
 use crate::store::sqlite::ddl::{self, Changed};
 

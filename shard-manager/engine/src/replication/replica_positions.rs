@@ -71,6 +71,7 @@ impl ReplicaPositions {
     }
 
     /// Returns the state of a replica.
+    #[inline]
     pub fn state(&self, replica: usize) -> ReplicaState {
         let state = self.nodes[replica].state.load(Ordering::SeqCst);
         ReplicaState::ALL
@@ -103,6 +104,7 @@ impl ReplicaPositions {
     }
 
     /// Records the position of an applier's transaction before it is committed.
+    #[inline]
     pub fn begin_apply(&self, replica: usize, position: u64) {
         self.nodes[replica].applying.store(position, Ordering::SeqCst);
     }
@@ -135,17 +137,20 @@ impl ReplicaPositions {
     }
 
     /// Returns the position up to which a replica shows the primary's changes.
+    #[inline]
     pub fn applied(&self, replica: usize) -> u64 {
         self.nodes[replica].applied.load(Ordering::SeqCst)
     }
 
     /// Returns the position up to which the primary's changes survive a loss of power on a replica.
+    #[inline]
     pub fn durable(&self, replica: usize) -> u64 {
         self.nodes[replica].durable.load(Ordering::SeqCst)
     }
 
     /// Returns the highest position that a finished read of a replica may have seen. The primary
     /// has everything up to it.
+    #[inline]
     pub fn visible_bound(&self, replica: usize) -> u64 {
         self.nodes[replica].applying.load(Ordering::SeqCst)
     }

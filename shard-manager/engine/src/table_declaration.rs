@@ -6,20 +6,25 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::table::{Column, Table};
-use crate::value::ColumnType;
+use model::table::{Column, Table};
+use model::value::ColumnType;
 
 /// Declaration of a table.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct TableDeclaration {
-    pub(crate) name: String,
-    pub(crate) columns: Vec<ColumnDeclaration>,
-    pub(crate) id: Vec<String>,
-    pub(crate) routing: Option<String>,
+pub struct TableDeclaration {
+    /// Name of the table.
+    pub name: String,
+    /// Columns that the client declared.
+    pub columns: Vec<ColumnDeclaration>,
+    /// Names of the columns of the id.
+    pub id: Vec<String>,
+    /// Name of the routing column.
+    pub routing: Option<String>,
 }
 
+/// Declaration of a column.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct ColumnDeclaration {
+pub struct ColumnDeclaration {
     name: String,
     #[serde(rename = "type")]
     kind: ColumnType,
@@ -28,7 +33,7 @@ pub(crate) struct ColumnDeclaration {
 
 impl TableDeclaration {
     /// Converts a table to its declaration.
-    pub(crate) fn of(table: &Table) -> Self {
+    pub fn of(table: &Table) -> Self {
         let name = |column: usize| table.column(column).name.clone();
         let columns =
             table.own().map(|column| table.column(column)).map(|column| ColumnDeclaration {
@@ -45,7 +50,7 @@ impl TableDeclaration {
     }
 
     /// Converts the declaration to a table, or describes what is wrong with it.
-    pub(crate) fn into_table(self) -> Result<Table, String> {
+    pub fn into_table(self) -> Result<Table, String> {
         let columns = self.columns.into_iter().map(|declared| Column {
             name: declared.name,
             kind: declared.kind,
@@ -56,22 +61,22 @@ impl TableDeclaration {
     }
 
     /// Formats the declaration as one line of JSON.
-    pub(crate) fn json(&self) -> String {
+    pub fn json(&self) -> String {
         serde_json::to_string(self).expect("names always serialise")
     }
 
     /// Parses the JSON of [`TableDeclaration::json`].
-    pub(crate) fn parse(json: &str) -> Result<Self, serde_json::Error> {
+    pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(json)
     }
 }
 
 /// Columns of a declaration in `tessera_tables`.
-pub(crate) type Row = (String, String, String, Option<String>);
+pub type Row = (String, String, String, Option<String>);
 
 impl TableDeclaration {
     /// Returns the columns of `tessera_tables`: name, `column_list`, id, routing.
-    pub(crate) fn row(&self) -> Row {
+    pub fn row(&self) -> Row {
         let json = |list: Result<String, _>| list.expect("names always serialise");
         let columns = json(serde_json::to_string(&self.columns));
         let id = json(serde_json::to_string(&self.id));
@@ -79,7 +84,7 @@ impl TableDeclaration {
     }
 
     /// Reads the columns of [`TableDeclaration::row`].
-    pub(crate) fn of_row((name, columns, id, routing): Row) -> Result<Self, serde_json::Error> {
+    pub fn of_row((name, columns, id, routing): Row) -> Result<Self, serde_json::Error> {
         let (columns, id) = (serde_json::from_str(&columns)?, serde_json::from_str(&id)?);
         Ok(Self { name, columns, id, routing })
     }

@@ -28,18 +28,21 @@ impl PrimaryPositions {
     }
 
     /// Records the position of a batch before it is committed.
+    #[inline]
     pub fn begin(&self, position: u64) {
         self.begun.store(position, Ordering::SeqCst);
     }
 
     /// Records that the primary has reached at least this position. For shards that other processes
     /// write too: called after a batch is durable, and after each probe of the primary.
+    #[inline]
     pub fn observe(&self, position: u64) {
         self.begun.fetch_max(position, Ordering::SeqCst);
         self.committed.fetch_max(position, Ordering::SeqCst);
     }
 
     /// Returns the committed position: everything acknowledged is at or below it.
+    #[inline]
     pub fn committed(&self) -> u64 {
         self.committed.load(Ordering::SeqCst)
     }
@@ -51,12 +54,14 @@ impl PrimaryPositions {
     }
 
     /// Returns the position of the last change of the tables. A node below it lacks a table.
+    #[inline]
     pub fn schema_position(&self) -> u64 {
         self.schema.load(Ordering::SeqCst)
     }
 
     /// Returns the highest position that a finished read may have seen; `None` while a commit runs
     /// that the read may or may not have seen.
+    #[inline]
     pub fn visible_bound(&self) -> Option<u64> {
         // In this order: `begun` covers a batch that the read saw, also while `committed` lacks it.
         let committed = self.committed();
@@ -65,12 +70,14 @@ impl PrimaryPositions {
 
     /// Raises the read high watermark, before a strong read of the primary is answered. A commit
     /// can become visible a moment before the writer records it.
+    #[inline]
     pub fn raise_read_high_watermark(&self, position: u64) {
         self.read_high_watermark.fetch_max(position, Ordering::SeqCst);
     }
 
     /// Returns the lowest position that a strong read may show: everything acknowledged, and
     /// everything that an earlier strong read has returned.
+    #[inline]
     pub fn strong_min_position(&self) -> u64 {
         self.committed().max(self.read_high_watermark.load(Ordering::SeqCst))
     }

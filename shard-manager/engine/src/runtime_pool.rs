@@ -37,6 +37,7 @@ impl RuntimePool {
     }
 
     /// Returns the place of one more task.
+    #[inline]
     pub fn handle(&self) -> RuntimeHandle {
         let number = self.handles.fetch_add(1, Ordering::Relaxed);
         RuntimeHandle { number, first: self.first.clone(), added: self.added.subscribe() }
@@ -57,6 +58,7 @@ impl RuntimePool {
 
 impl RuntimeHandle {
     /// Returns the runtime on which the task is to run now.
+    #[inline]
     pub fn runtime(&self) -> Handle {
         let added = self.added.borrow();
         let count = added.len().max(1);

@@ -4,9 +4,10 @@
 //! empty.
 //! **Not here:** the catalogs that store it (`sqlite`, `postgres`), carrying it out (`manager`).
 
+use model::table::Table;
+
 use super::SchemaChange;
 use super::table_declaration::TableDeclaration;
-use crate::table::Table;
 
 /// Target state of a table that may exist on some shards only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl Intent {
     ///
     /// # Errors
     /// A description of the damage.
-    pub(crate) fn read(state: &str, declaration: &str) -> Result<Self, String> {
+    pub fn read(state: &str, declaration: &str) -> Result<Self, String> {
         let known = State::ALL.into_iter().find(|known| known.name() == state);
         let state = known.ok_or_else(|| "an intent of an unknown state".to_owned())?;
         let declared = TableDeclaration::parse(declaration).map_err(|error| error.to_string())?;

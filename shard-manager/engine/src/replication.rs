@@ -20,9 +20,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::position::TimelineHistory;
 use log_retention::LogRetention;
 pub use log_retention::RetainedLog;
+use model::position::TimelineHistory;
 pub use position_waiters::{PositionWaiters, Waiting};
 pub use primary_positions::PrimaryPositions;
 pub use replica_positions::{ReplicaPositions, ReplicaState};
@@ -77,21 +77,25 @@ impl ReplicationState {
     }
 
     /// Returns the timeline that the shard is on.
+    #[inline]
     pub fn timeline(&self) -> &Timeline {
         &self.timeline
     }
 
     /// Returns the positions of the primary.
+    #[inline]
     pub fn primary(&self) -> &PrimaryPositions {
         &self.primary
     }
 
     /// Returns the positions of the replicas.
+    #[inline]
     pub fn replicas(&self) -> &ReplicaPositions {
         &self.replicas
     }
 
     /// Returns the tasks that wait for replicas to advance.
+    #[inline]
     pub fn waiters(&self) -> &PositionWaiters {
         &self.replicas.waiters
     }
@@ -183,6 +187,7 @@ impl ReplicationState {
 
     /// Retains what is added to the log from now on, until the guard is dropped. Only one guard may
     /// exist at a time.
+    #[inline]
     pub fn retain_log(&self) -> RetainedLog<'_> {
         // A trim that runs now goes up to a position that had been committed before.
         self.log.retain_after(self.primary.committed())

@@ -34,6 +34,7 @@ pub struct Closed<'b>(&'b PauseBarrier);
 
 impl PauseBarrier {
     /// Waits until the barrier is open, and returns the worker's permit. Blocks.
+    #[inline]
     pub fn enter(&self) -> Pass<'_> {
         let closed = |state: &mut State| state.closed > 0;
         let waited = self.changed.wait_while(self.locked(), closed);
@@ -48,6 +49,7 @@ impl PauseBarrier {
     }
 
     /// True if the barrier is closed.
+    #[inline]
     pub fn is_closed(&self) -> bool {
         self.locked().closed > 0
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::position::{Position, TimelineHistory};
+use model::position::{Position, TimelineHistory};
 
 /// Timeline that a shard is on.
 #[derive(Debug)]
@@ -34,27 +34,32 @@ impl Timeline {
     }
 
     /// Returns the timelines of the shard.
+    #[inline]
     pub fn history(&self) -> Arc<TimelineHistory> {
         self.history.load_full()
     }
 
     /// Returns the number of the current timeline.
+    #[inline]
     pub fn id(&self) -> u32 {
         self.history.load().current()
     }
 
     /// Returns a position of the current timeline.
+    #[inline]
     pub fn position(&self, sequence: u64) -> Position {
         Position { timeline: self.id(), sequence }
     }
 
     /// Returns the index of the primary, if it is one of the indexed nodes.
+    #[inline]
     pub fn leader(&self) -> Option<usize> {
         let leader = self.leader.load(Ordering::SeqCst);
         (leader < self.nodes).then_some(leader)
     }
 
     /// Returns the number of replicas, including those that are down.
+    #[inline]
     pub fn replica_count(&self) -> usize {
         self.nodes - usize::from(self.leader().is_some())
     }
@@ -65,6 +70,7 @@ impl Timeline {
     }
 
     /// Returns true if the primary did not answer its last probe.
+    #[inline]
     pub fn is_silent(&self) -> bool {
         self.silent.load(Ordering::SeqCst)
     }

@@ -9,15 +9,15 @@ use std::collections::BTreeMap;
 
 use chrono::Utc;
 use diesel::prelude::*;
+use model::keyspace::{Keyspace, SLOT_COUNT};
+use model::placement::Placement;
+use model::shard_map::{ShardMap, SlotRange};
+use model::token::TokenKey;
+use model::topology::{ShardIndex, ShardSpec, Topology};
+use model::value::format_timestamp;
 
 use super::open_error::OpenError;
 use super::system_tables::tessera_cluster;
-use crate::keyspace::{Keyspace, SLOT_COUNT};
-use crate::placement::Placement;
-use crate::shard_map::{ShardMap, SlotRange};
-use crate::token::TokenKey;
-use crate::topology::{ShardIndex, ShardSpec, Topology};
-use crate::value::format_timestamp;
 
 /// Shards of a new cluster unless a number is requested.
 pub const SHARDS_DEFAULT: usize = 3;
@@ -44,23 +44,39 @@ pub struct ClusterSpec {
 /// The catalog's one row.
 #[derive(Queryable, Insertable)]
 #[diesel(table_name = tessera_cluster)]
-pub(crate) struct ClusterRow {
-    pub(crate) id: i64,
-    pub(crate) cluster_id: String,
-    pub(crate) epoch: i64,
-    pub(crate) keyspace: String,
-    pub(crate) hash: String,
-    pub(crate) parameters: String,
-    pub(crate) slots: i64,
-    pub(crate) placement: String,
-    pub(crate) shards: String,
-    pub(crate) ranges: String,
-    pub(crate) created_at: String,
-    pub(crate) ready: i64,
-    pub(crate) replicas: i64,
-    pub(crate) timelines: String,
-    pub(crate) secret: String,
-    pub(crate) placement_parameters: String,
+pub struct ClusterRow {
+    /// Primary key: always 1.
+    pub id: i64,
+    /// UUID of the cluster.
+    pub cluster_id: String,
+    /// Version of the shard map.
+    pub epoch: i64,
+    /// Name of the keyspace.
+    pub keyspace: String,
+    /// Name of the hash, or `none`.
+    pub hash: String,
+    /// Parameters of the keyspace.
+    pub parameters: String,
+    /// Number of slots.
+    pub slots: i64,
+    /// Name of the placement.
+    pub placement: String,
+    /// Names and weights of the shards, as JSON.
+    pub shards: String,
+    /// Ranges of slots and their shards, as JSON.
+    pub ranges: String,
+    /// Creation time of the cluster.
+    pub created_at: String,
+    /// 1 once all shards have been created, else 0.
+    pub ready: i64,
+    /// Number of replicas of each shard.
+    pub replicas: i64,
+    /// Timeline that the primary of each shard began last, as JSON.
+    pub timelines: String,
+    /// Secret that signs session tokens.
+    pub secret: String,
+    /// Parameters of the placement.
+    pub placement_parameters: String,
 }
 
 impl ClusterRow {
@@ -68,7 +84,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// [`OpenError::Conflict`] if there can be no such cluster.
-    pub(crate) fn new(spec: &ClusterSpec, names: Option<&[String]>) -> Result<Self, OpenError> {
+    pub fn new(spec: &ClusterSpec, names: Option<&[String]>) -> Result<Self, OpenError> {
         let conflict = |error: &dyn std::fmt::Display| OpenError::Conflict(error.to_string());
         let count = spec.shards.or(spec.weights.as_ref().map(Vec::len)).unwrap_or(SHARDS_DEFAULT);
         let weights = spec.weights.clone().unwrap_or_else(|| vec![1; count]);
@@ -124,7 +140,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// [`OpenError::Conflict`].
-    pub(crate) fn check_hash(&self, place: &str) -> Result<(), OpenError> {
+    pub fn check_hash(&self, place: &str) -> Result<(), OpenError> {
         check_hash(self, place)
     }
 
@@ -132,7 +148,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// A description of the damage.
-    pub(crate) fn map(&self) -> Result<ShardMap, String> {
+    pub fn map(&self) -> Result<ShardMap, String> {
         restore(self)
     }
 
@@ -140,7 +156,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// A description of the damage.
-    pub(crate) fn begun_timelines(&self) -> Result<BTreeMap<String, u32>, String> {
+    pub fn begun_timelines(&self) -> Result<BTreeMap<String, u32>, String> {
         serde_json::from_str(&self.timelines).map_err(|error| error.to_string())
     }
 
@@ -148,7 +164,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// A description of the damage.
-    pub(crate) fn token_key(&self) -> Result<TokenKey, String> {
+    pub fn token_key(&self) -> Result<TokenKey, String> {
         let secret = uuid::Uuid::try_parse(&self.secret);
         let secret = secret.map_err(|_| "the catalog lacks its secret".to_owned())?;
         Ok(TokenKey::new(secret.into_bytes()))
@@ -202,7 +218,11 @@ fn restore(row: &ClusterRow) -> Result<ShardMap, String> {
     ShardMap::restore(epoch, keyspace, placement, topology, &ranges).map_err(|error| told(&error))
 }
 
-pub(crate) fn check_spec(map: &ShardMap, spec: &ClusterSpec, place: &str) -> Result<(), OpenError> {
+/// Refuses settings that differ from those of the cluster, which `place` names.
+///
+/// # Errors
+/// [`OpenError::Conflict`].
+pub fn check_spec(map: &ShardMap, spec: &ClusterSpec, place: &str) -> Result<(), OpenError> {
     let refuse = |what: &str, requested: String, found: String| {
         Err(OpenError::Conflict(format!(
             "{what} {requested} was asked for, but {place} was made with {found}: rows would be looked for where they \

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::reason::Reason;
+use model::reason::Reason;
 
 /// Doubt about one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +67,7 @@ pub struct Doubts {
 impl Doubts {
     /// True if rows of the primary are wrong: reads of it, and writes that depend on its rows, are
     /// refused.
+    #[inline]
     pub fn is_primary_wrong(&self) -> bool {
         self.primary_is_wrong.load(Ordering::Acquire)
     }

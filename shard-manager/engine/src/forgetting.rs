@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::idempotency::KEPT;
-use crate::value::format_timestamp;
+use model::idempotency::KEPT;
+use model::value::format_timestamp;
 
 /// Clock of this process, by which records are made and forgotten.
 static STEADY: LazyLock<Steady> = LazyLock::new(|| Steady::new(Utc::now(), Instant::now()));
@@ -34,24 +34,24 @@ struct Steady {
 /// Bounds on the creation times of the records that may go. They are texts, which sort like their
 /// times.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Forgetting {
+pub struct Forgetting {
     /// Only those made at this time or later.
-    pub(crate) from: String,
+    pub from: String,
     /// Only those made before this time.
-    pub(crate) until: String,
+    pub until: String,
     /// Only if there is a record made between these times: it shows that the clock is right.
-    pub(crate) witness: Option<(String, String)>,
+    pub witness: Option<(String, String)>,
 }
 
 impl Forgetting {
     /// Returns the bounds of the records that may go now.
-    pub(crate) fn now() -> Self {
+    pub fn now() -> Self {
         STEADY.forgetting(Instant::now())
     }
 }
 
 /// Returns the creation time of a record made now.
-pub(crate) fn recorded_at() -> String {
+pub fn recorded_at() -> String {
     format_timestamp(STEADY.time(Instant::now()))
 }
 

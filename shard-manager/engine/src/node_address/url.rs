@@ -8,8 +8,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use model::table::closest;
+
 use super::{Host, NodeAddress, NodeDefaults, PORT_DEFAULT, Password, PasswordError, TlsMode};
-use crate::table::closest;
 
 /// What may stand after the `?`.
 const PARAMETERS: [&str; 11] = [

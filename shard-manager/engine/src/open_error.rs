@@ -66,13 +66,14 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(crate) fn file(path: &Path, cause: impl std::fmt::Display) -> Self {
+    /// Creates the error of a file whose database cannot be read or written.
+    pub fn file(path: &Path, cause: impl std::fmt::Display) -> Self {
         Self::Database { path: path.display().to_string(), cause: cause.to_string() }
     }
 
     /// Turns an error that comes from a full disk into [`OpenError::NoSpace`]. `has_no_room` checks
     /// the disk.
-    pub(crate) fn or_no_space(self, dir: &Path, has_no_room: impl FnOnce() -> bool) -> Self {
+    pub fn or_no_space(self, dir: &Path, has_no_room: impl FnOnce() -> bool) -> Self {
         /// Messages of the system and of SQLite for a full disk.
         const FULL: [&str; 2] = ["No space left on device", "database or disk is full"];
         /// Messages of SQLite for a full disk and for other errors.
@@ -86,16 +87,18 @@ impl OpenError {
         }
     }
 
-    pub(crate) fn io(path: &Path, cause: impl std::fmt::Display) -> Self {
+    /// Creates the error of a file that the system cannot read or write.
+    pub fn io(path: &Path, cause: impl std::fmt::Display) -> Self {
         Self::Io { path: path.display().to_string(), cause: cause.to_string() }
     }
 
-    pub(crate) fn foreign(path: &Path, cause: impl Into<String>) -> Self {
+    /// Creates the error of a file that does not belong to the cluster.
+    pub fn foreign(path: &Path, cause: impl Into<String>) -> Self {
         Self::Foreign { path: path.display().to_string(), cause: cause.into() }
     }
 
     /// Creates the error of a node, which has this name for the operator.
-    pub(crate) fn node(name: &str, cause: impl std::fmt::Display) -> Self {
+    pub fn node(name: &str, cause: impl std::fmt::Display) -> Self {
         Self::Node(format!("{name}: {cause}"))
     }
 }

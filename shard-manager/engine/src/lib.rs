@@ -5,31 +5,37 @@
 //! returns one boxed future, so that callers need not know the engine's type.
 //!
 //! **Invariant:** nothing here depends on one engine.
-//! **Not here:** the engines (`store`), queues and batching (`lane`), which shard (`manager`).
+//! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), which shard
+//! (`manager`).
+#![forbid(unsafe_code)]
 
 mod cluster_backend;
 pub mod cluster_spec;
+pub mod doubts;
 pub mod fault_injector;
-pub(crate) mod forgetting;
+pub mod forgetting;
+pub mod node_address;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;
 pub mod pause_barrier;
 mod replica_node;
-pub(crate) mod row_image;
+pub mod replication;
+pub mod row_image;
 pub mod runtime_pool;
-#[cfg(test)]
-pub(crate) mod sample_queries;
-pub(crate) mod schema_agreement;
+#[cfg(feature = "sample-queries")]
+pub mod sample_queries;
+pub mod schema_agreement;
 pub mod schema_intent;
-pub(crate) mod select;
-pub(crate) mod system_tables;
-pub(crate) mod table_declaration;
+pub mod select;
+#[expect(missing_docs, reason = "the names of columns are their documentation")]
+pub mod system_tables;
+pub mod table_declaration;
 mod writer;
 
 use futures_util::future::BoxFuture;
 
-use crate::error::Error;
+use model::error::Error;
 
 pub use cluster_backend::{ClusterBackend, ReplicaIsolation, SchemaLock};
 pub use node_reader::{

@@ -6,12 +6,12 @@
 
 use std::time::Instant;
 
+use model::table::Table;
 use tokio::sync::OwnedMutexGuard;
 
 use super::EngineFuture;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
-use crate::table::Table;
 
 /// Separation of the replicas of a shard from its primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub trait ClusterBackend: Send + Sync {
     /// Locks the tables against changes by others, in this process by `local`.
     ///
     /// # Errors
-    /// [`Error::DeadlinePassed`](crate::error::Error::DeadlinePassed), or the error of the catalog.
+    /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog.
     fn lock_schema(
         &self,
         local: OwnedMutexGuard<()>,
@@ -67,7 +67,7 @@ pub trait SchemaLock: Send + Sync {
     /// Records durably that a table is being created.
     ///
     /// # Errors
-    /// The error of the catalog. Only [`Error::StorageFull`](crate::error::Error::StorageFull)
+    /// The error of the catalog. Only [`Error::StorageFull`](model::error::Error::StorageFull)
     /// proves that nothing was recorded.
     fn record_create<'a>(&'a self, table: &'a Table) -> EngineFuture<'a, ()>;
 

@@ -10,28 +10,32 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use model::table::{Registry, Table};
+
 use super::SchemaChange;
 use super::open_error::OpenError;
 use super::schema_intent::Intent;
-use crate::table::{Registry, Table};
 
 /// What a shard's file declares.
-pub(crate) struct Declared<'s> {
-    pub(crate) shard: &'s str,
-    pub(crate) tables: Registry,
+pub struct Declared<'s> {
+    /// Name of the shard.
+    pub shard: &'s str,
+    /// Tables that the file declares.
+    pub tables: Registry,
     /// The names of those that clients made; the others come with every file.
-    pub(crate) made: BTreeSet<String>,
+    pub made: BTreeSet<String>,
 }
 
 /// What all shards have once each has done its part.
-pub(crate) struct Agreement {
-    pub(crate) registry: Registry,
+pub struct Agreement {
+    /// Tables of the cluster.
+    pub registry: Registry,
     /// For each shard, what it has to do.
-    pub(crate) changes: Vec<Vec<SchemaChange>>,
+    pub changes: Vec<Vec<SchemaChange>>,
 }
 
 /// Finds what all shards can agree on.
-pub(crate) fn agree(shards: &[Declared<'_>], pending: &[Intent]) -> Result<Agreement, OpenError> {
+pub fn agree(shards: &[Declared<'_>], pending: &[Intent]) -> Result<Agreement, OpenError> {
     shards.iter().try_for_each(|shard| check_pending(shard, pending))?;
     let names: Vec<&str> = pending.iter().map(|intent| intent.table.name()).collect();
     let mut all = Registry::default();

@@ -10,18 +10,19 @@
 
 use std::fmt::Write as _;
 
+use model::keyspace::Slot;
+use model::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, State, Test};
+use model::sabotage::{Mutation, is_due, is_on};
+use model::table::Table;
+use model::value::{ColumnType, Value};
+
 use super::Scope;
-use crate::keyspace::Slot;
-use crate::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, State, Test};
-use crate::sabotage::{Mutation, is_due, is_on};
-use crate::table::Table;
-use crate::value::{ColumnType, Value};
 
 /// The SQL of one engine, as far as it differs from that of the others.
 ///
 /// Names of tables and columns need no quotes, `NULLS FIRST` and row comparisons are the same in all of them, and the
 /// tables declare the collation.
-pub(crate) trait Dialect: Sized {
+pub trait Dialect: Sized {
     /// A value to bind, which may borrow from the query.
     type Bind<'q>;
 
@@ -65,17 +66,17 @@ pub(crate) trait Dialect: Sized {
 }
 
 /// A statement and its values.
-pub(crate) struct Select<'q, D: Dialect> {
+pub struct Select<'q, D: Dialect> {
     /// The text.
-    pub(crate) sql: String,
+    pub sql: String,
     /// The values in the order of their numbers.
-    pub(crate) binds: Vec<D::Bind<'q>>,
+    pub binds: Vec<D::Bind<'q>>,
 }
 
 impl<'q, D: Dialect> Select<'q, D> {
     /// Selects the page of a query and one row more, which shows that more follow. Columns: the outputs,
     /// then [`keys`].
-    pub(crate) fn page(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
+    pub fn page(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
         let keyed = scope.is_keyed();
         let (table, order) = (&query.table, query.sort_keys(keyed));
         let mut select = Self { sql: String::with_capacity(256), binds: Vec::with_capacity(4) };
@@ -103,7 +104,7 @@ impl<'q, D: Dialect> Select<'q, D> {
     }
 
     /// Selects the number of rows that meet the conditions, on whichever page they are.
-    pub(crate) fn count(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
+    pub fn count(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
         let mut select = Self { sql: String::new(), binds: Vec::new() };
         let _ = write!(select.sql, "SELECT count(*) FROM {}", query.table.name());
         select.push_conditions(query, scope, None);
@@ -111,12 +112,14 @@ impl<'q, D: Dialect> Select<'q, D> {
     }
 
     /// Appends text, which must be a constant or a name from the registry.
-    pub(crate) fn push(&mut self, text: &str) {
+    #[inline]
+    pub fn push(&mut self, text: &str) {
         self.sql.push_str(text);
     }
 
     /// Appends a parameter.
-    pub(crate) fn bind(&mut self, bind: D::Bind<'q>) {
+    #[inline]
+    pub fn bind(&mut self, bind: D::Bind<'q>) {
         self.binds.push(bind);
         let _ = write!(self.sql, "{}{}", D::PARAMETER, self.binds.len());
     }
@@ -294,13 +297,13 @@ impl<'q, D: Dialect> Select<'q, D> {
 
 /// Returns the columns that a read selects beside its outputs: the version, of the rows of one key, then the sort
 /// keys.
-pub(crate) fn keys(order: &[OrderBy], table: &Table, keyed: bool) -> impl Iterator<Item = usize> {
+pub fn keys(order: &[OrderBy], table: &Table, keyed: bool) -> impl Iterator<Item = usize> {
     let version = keyed.then_some(table.version());
     version.into_iter().chain(order.iter().map(|by| by.column))
 }
 
 /// Spells a pattern for `LIKE … ESCAPE '\'`.
-pub(crate) fn like_pattern(pattern: &Pattern) -> String {
+pub fn like_pattern(pattern: &Pattern) -> String {
     spell_pattern(pattern, ["_", "%"], |out, c| {
         if matches!(c, '%' | '_' | '\\') {
             out.push('\\');
@@ -311,7 +314,7 @@ pub(crate) fn like_pattern(pattern: &Pattern) -> String {
 
 /// Spells a pattern with these signs for one character and for any number of them; `push` appends a
 /// character that stands for itself.
-pub(crate) fn spell_pattern(
+pub fn spell_pattern(
     pattern: &Pattern,
     [one, many]: [&str; 2],
     push: impl Fn(&mut String, char),

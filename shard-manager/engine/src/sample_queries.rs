@@ -9,18 +9,19 @@
 
 use std::sync::Arc;
 
+use model::keyspace::Slot;
+use model::query::{Comparison, Condition, OrderBy, Output, Pattern, ReadQuery, State, Test};
+use model::table::{Column, Table};
+use model::value::{ColumnType, Value};
+
 use super::Scope;
-use crate::keyspace::Slot;
-use crate::query::{Comparison, Condition, OrderBy, Output, Pattern, ReadQuery, State, Test};
-use crate::table::{Column, Table};
-use crate::value::{ColumnType, Value};
 
 /// A query and its title.
-pub(crate) type Sample = (String, ReadQuery);
+pub type Sample = (String, ReadQuery);
 
 /// Writes the statements of each sample through `write`, which appends the text and the values of the page of a
 /// query within a scope and, if the query counts rows, those of the count.
-pub(crate) fn written(write: impl Fn(&mut String, &ReadQuery, Scope<'_>)) -> String {
+pub fn written(write: impl Fn(&mut String, &ReadQuery, Scope<'_>)) -> String {
     let mut out = String::new();
     for (title, query) in tests_of_columns() {
         out += &format!("# {title}\n");

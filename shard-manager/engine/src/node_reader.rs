@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
+use model::error::Error;
+use model::keyspace::Slot;
+use model::position::Position;
+use model::query::ReadQuery;
+use model::reason::Reason;
+use model::result_rows::Rows;
+use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::EngineFuture;
-use crate::error::Error;
-use crate::keyspace::Slot;
-use crate::position::Position;
-use crate::query::ReadQuery;
-use crate::reason::Reason;
-use crate::result_rows::Rows;
-use crate::stats::{PoolStats, SizeEstimate};
 
 /// Read of the rows of one shard key.
 #[derive(Clone, Copy)]
@@ -160,7 +160,8 @@ pub enum Scope<'k> {
 
 impl Scope<'_> {
     /// Returns true for the rows of one key.
-    pub(crate) fn is_keyed(self) -> bool {
+    #[inline]
+    pub fn is_keyed(self) -> bool {
         matches!(self, Self::Key(..))
     }
 }

@@ -81,6 +81,7 @@ impl FaultInjector {
     pub const DELAY_MAX: Duration = Duration::from_secs(60);
 
     /// Returns the fault that is set.
+    #[inline]
     pub fn fault(&self) -> NodeFault {
         if self.engaged.load(Ordering::Acquire) {
             *locked(&self.fault)
@@ -104,6 +105,7 @@ impl FaultInjector {
     ///
     /// # Errors
     /// The fault, if its mode is not [`NodeMode::Running`].
+    #[inline]
     pub fn enter(&self) -> Result<WorkPermit<'_>, NodeFault> {
         let mut working = locked(&self.working);
         // Read under the lock: `set` waits for the lock, so no work begins under an old setting.

@@ -3,21 +3,23 @@
 //! **Invariant:** an image has a value for each answered column of its table, in their order.
 //! **Not here:** reading and storing rows (the engines), the checks of a request (`row_change`).
 
-use crate::error::Error;
-use crate::row_change::{Change, Operation, Precondition, RowError, RowWrite};
-use crate::sabotage::{Mutation, is_on};
-use crate::table::Table;
-use crate::value::{ColumnType, Value, push_json};
+use model::error::Error;
+use model::row_change::{Change, Operation, Precondition, RowError, RowWrite};
+use model::sabotage::{Mutation, is_on};
+use model::table::Table;
+use model::value::{ColumnType, Value, push_json};
 
 /// Columns that the server sets in a row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ServerColumns<'n> {
-    pub(crate) version: i64,
-    pub(crate) now: &'n str,
+pub struct ServerColumns<'n> {
+    /// Version of the row.
+    pub version: i64,
+    /// Time of the change.
+    pub now: &'n str,
 }
 
 /// Returns the effect of a change on a row, or the reason to refuse it.
-pub(crate) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
+pub fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
     let precondition = &change.precondition;
     if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Mutation::IgnoreIfVersion))
     {
@@ -49,7 +51,7 @@ pub(crate) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Ch
 }
 
 /// Returns the row with the columns of the change.
-pub(crate) fn changed(
+pub fn changed(
     change: &RowWrite,
     mut row: Vec<Value>,
     server_columns: &ServerColumns<'_>,
@@ -65,7 +67,7 @@ pub(crate) fn changed(
 }
 
 /// Returns a new row, in which columns that the change does not set are null.
-pub(crate) fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
+pub fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
     let table = &change.table;
     let mut row = vec![Value::Null; table.answered().len()];
     for (column, value) in table.id().iter().zip(&change.id) {
@@ -80,7 +82,7 @@ pub(crate) fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec
 }
 
 /// Appends a row as a JSON object, from its image.
-pub(crate) fn push_row(out: &mut Vec<u8>, table: &Table, row: &[Value]) {
+pub fn push_row(out: &mut Vec<u8>, table: &Table, row: &[Value]) {
     for (index, (column, value)) in table.answered().zip(row).enumerate() {
         let column = table.column(column);
         out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });

@@ -5,17 +5,17 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use model::reason::Findings;
+use model::shard_map::ShardMap;
+use model::table::Registry;
+use model::token::TokenKey;
 
 use super::cluster_backend::ClusterBackend;
 use super::node_reader::PrimaryReader;
 use super::replica_node::ReplicaNode;
 use super::writer::{LaneControls, WritePartitioner, WriterKind};
 use crate::doubts::Doubts;
-use crate::reason::Findings;
 use crate::replication::ReplicationState;
-use crate::shard_map::ShardMap;
-use crate::table::Registry;
-use crate::token::TokenKey;
 
 /// Cluster that was opened and serves no requests yet.
 pub struct OpenedCluster {

@@ -92,11 +92,13 @@ impl PositionWaiters {
     }
 
     /// Returns true if a read or a write waits for a replica to advance.
+    #[inline]
     pub fn has_waiters(&self) -> bool {
         self.awaits_confirmations() || self.waiting.load(Ordering::SeqCst) > 0
     }
 
     /// Returns true if a write waits until replicas have made it durable.
+    #[inline]
     pub fn awaits_confirmations(&self) -> bool {
         self.confirmations.load(Ordering::SeqCst) > 0
     }

@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use model::error::{Error, Outcome};
+use model::position::Position;
+use model::row_change::{RowDone, RowWrite};
+use model::table::Table;
 
 use super::fault_injector::FaultInjector;
 use super::pause_barrier::PauseBarrier;
 use super::runtime_pool::RuntimeHandle;
-use crate::error::{Error, Outcome};
-use crate::position::Position;
-use crate::row_change::{RowDone, RowWrite};
-use crate::table::Table;
 
 /// Most writers of one shard: each is a connection to its primary.
 pub const WRITERS_MAX: usize = 8;
