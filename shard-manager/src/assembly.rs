@@ -7,15 +7,15 @@
 use std::sync::Arc;
 
 use engine::open_error::OpenError;
+use sqlite::backup::BackupSource;
+use sqlite::open::OpenedFiles;
 
 use crate::manager::Manager;
-use crate::store::sqlite::backup::BackupSource;
-use crate::store::sqlite::open::OpenedFiles;
-use crate::store::{postgres, sqlite};
+use crate::store::postgres;
 
 pub use crate::store::postgres::citus::MOVES as CITUS_MOVES;
 pub use crate::store::postgres::open::ConnectedCluster;
-pub use crate::store::sqlite::open::EmbeddedCluster;
+pub use sqlite::open::EmbeddedCluster;
 
 impl Manager {
     /// Opens an embedded cluster, creating what is new and migrating what is old. Blocks.

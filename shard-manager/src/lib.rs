@@ -21,4 +21,4 @@ pub mod replica_set;
 pub mod shard;
 pub mod store;
 
-pub use store::sqlite::{backup, control};
+pub use sqlite::{backup, control};

@@ -4,4 +4,5 @@
 //! `shard`).
 
 pub mod postgres;
-pub mod sqlite;
+
+pub use sqlite;

@@ -5,7 +5,7 @@
 //! whoever answers: here that is the default only for this machine, and `verify-full` for every other.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
-//! **Not here:** connecting (`store/postgres/session`); how many shards there may be (`topology`).
+//! **Not here:** connecting (`postgres::session`); how many shards there may be (`topology`).
 
 mod password;
 mod url;

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use model::topology::Role;
 use rustix::fs::{Access, access, statfs};
+use sqlite::catalog::{ClusterSpec, check_start};
+use sqlite::offline_view::{DirView, Holder, holder};
 
 use super::Finding;
-use crate::store::sqlite::catalog::{ClusterSpec, check_start};
-use crate::store::sqlite::offline_view::{DirView, Holder, holder};
 
 /// Free space below which SQLite soon refuses writes.
 const FREE_BYTES_WARNING: u64 = 2 << 30;

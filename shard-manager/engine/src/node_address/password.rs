@@ -1,7 +1,7 @@
 //! Password: a secret, and the files that hold one.
 //!
 //! **Invariant:** shown as `***` whoever asks; only [`Password::secret`] gives it, to those who send it to its server.
-//! **Not here:** which file or variable holds it (the configuration), how it is sent (`store/postgres/session`).
+//! **Not here:** which file or variable holds it (the configuration), how it is sent (`postgres::session`).
 
 use std::fmt;
 use std::io::Read;

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no error repeats a part of the text but names of parameters that could not be a part of a password:
 //! whoever forgets to write `/` as `%2F` in one must not find the rest of it in the log.
-//! **Not here:** what the parts are used for (`store/postgres`).
+//! **Not here:** what the parts are used for (`postgres`).
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

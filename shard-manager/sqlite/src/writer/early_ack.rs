@@ -11,7 +11,7 @@ use engine::{BatchDone, WriteGroup};
 use model::sabotage::{Mutation, is_due, is_on};
 
 use super::{Opened, SqliteWriter};
-use crate::store::sqlite::batch::{Applied, Batch};
+use crate::batch::{Applied, Batch};
 
 /// Number of batches of which one is lost.
 const LOST_EVERY: u64 = 64;

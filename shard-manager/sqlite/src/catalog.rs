@@ -22,7 +22,8 @@ use model::token::TokenKey;
 
 pub(super) use look::{Looked, look};
 
-pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/catalog");
+pub(super) const MIGRATIONS: EmbeddedMigrations =
+    embed_migrations!("../../migrations/sqlite/catalog");
 
 /// Name of the catalog in errors.
 const PLACE: &str = "the data directory";

@@ -11,8 +11,8 @@ use diesel::sqlite::SqliteConnection;
 use engine::{BatchFailure, SchemaChange};
 
 use super::{Attempt, SqliteWriter};
-use crate::store::sqlite::connection::DbErrorKind;
-use crate::store::sqlite::ddl::{self, Changed};
+use crate::connection::DbErrorKind;
+use crate::ddl::{self, Changed};
 
 impl SqliteWriter {
     /// Carries out a change of the tables and returns the position after it.

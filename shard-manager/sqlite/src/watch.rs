@@ -4,7 +4,7 @@
 //! function fails, and the statement with it: its caller has gone, and others wait for the
 //! connection.
 //!
-//! **Not here:** the statements that call it (`store::select`).
+//! **Not here:** the statements that call it (`engine::select`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -9,7 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use super::manifest::{Manifest, SavedShardFile, bytes_of, look};
 use super::{AT_A_TIME, SaveError, SnapshotPoint, Step, TELL_EVERY, Watch, folder};
-use crate::store::sqlite::{OpenError, copy};
+use crate::{OpenError, copy};
 
 /// Primary of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]

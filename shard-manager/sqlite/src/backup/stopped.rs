@@ -17,8 +17,8 @@ use super::folder::Unfinished;
 use super::manifest::Manifest;
 use super::originals::{Original, Originals};
 use super::{SaveError, SnapshotPoint, Watch};
-use crate::store::sqlite::data_dir::DataDir;
-use crate::store::sqlite::{copy, migrate};
+use crate::data_dir::DataDir;
+use crate::{copy, migrate};
 
 /// Copies a cluster into a folder that is missing or empty, and prevents routers from starting
 /// meanwhile. Blocks.

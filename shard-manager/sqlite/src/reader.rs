@@ -13,6 +13,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use engine::TableSize;
+use engine::replication::ReplicationState;
 use engine::system_tables::tessera_counts;
 use scheduled_thread_pool::ScheduledThreadPool;
 
@@ -24,7 +25,6 @@ use super::footing::Footing;
 use super::row_json::{push_object, value};
 use super::sql;
 use super::watch::Watch;
-use engine::replication::ReplicationState;
 pub use engine::{NodeRows, Scope};
 use model::error::Error;
 use model::query::ReadQuery;

@@ -14,9 +14,9 @@ use std::path::Path;
 use super::folder::{Unfinished, check_room, free_place};
 use super::manifest::{Manifest, SavedFile, look};
 use super::{SaveError, Step, Watch};
-use crate::store::sqlite::check;
-use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
-use crate::store::sqlite::data_dir::{is_folder_locked, noted_pid};
+use crate::check;
+use crate::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
+use crate::data_dir::{is_folder_locked, noted_pid};
 
 /// Proves that a folder has a complete copy: every bit is as it was saved, and each file is one
 /// that SQLite can read and that agrees with the manifest. Changes nothing. Blocks.

@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use crate::store::sqlite::OpenError;
-use crate::store::sqlite::applier::ApplyError;
+use crate::OpenError;
+use crate::applier::ApplyError;
 
 /// Reason why a cluster was not copied, or a copy not restored. Operators see it, clients never.
 #[derive(Debug, thiserror::Error)]

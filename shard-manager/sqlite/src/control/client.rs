@@ -7,8 +7,8 @@ use std::net::Shutdown;
 use std::path::Path;
 
 use super::{LOOK, Reply, Request, connect, is_timeout};
-use crate::store::sqlite::backup::Watch;
-use crate::store::sqlite::backup::manifest::Manifest;
+use crate::backup::Watch;
+use crate::backup::manifest::Manifest;
 
 /// Maximal size of a line of a response: the manifest of the largest cluster.
 const ANSWER_MAX: usize = 16 << 20;

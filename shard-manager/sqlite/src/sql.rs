@@ -1,8 +1,8 @@
-//! SQL: the texts of all statements but those of reads (`store::select`), in SQLite's dialect.
+//! SQL: the texts of all statements but those of reads (`engine::select`), in SQLite's dialect.
 //!
 //! **Invariant:** a text consists of constants and of names from the registry, never of a client's
 //! words; values are numbered parameters.
-//! **Not here:** running them (`batch`, `applier`), reads (`store::select`).
+//! **Not here:** running them (`batch`, `applier`), reads (`engine::select`).
 
 use std::fmt::Write as _;
 

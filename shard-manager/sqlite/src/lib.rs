@@ -4,6 +4,7 @@
 //! **Invariant:** an acknowledged write is in the WAL and synced (`synchronous=FULL`); only the
 //! process that holds the lock of the data directory opens its files for writing.
 //! **Not here:** the PostgreSQL engine; the choice of node.
+#![forbid(unsafe_code)]
 
 pub mod applier;
 pub mod audit;

@@ -39,8 +39,8 @@ use engine::replication::ReplicationState;
 use model::value::format_timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::store::sqlite::copy::{CatalogCopy, ShardCopy};
-use crate::store::sqlite::footing::Footing;
+use crate::copy::{CatalogCopy, ShardCopy};
+use crate::footing::Footing;
 use folder::Unfinished;
 use manifest::Manifest;
 use originals::Originals;

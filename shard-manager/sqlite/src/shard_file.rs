@@ -21,7 +21,8 @@ use super::connection::{Bind, Statement, for_each_row, open};
 use super::sql::declared_type;
 use super::{connection, declarations, timeline};
 
-pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/shard");
+pub(super) const MIGRATIONS: EmbeddedMigrations =
+    embed_migrations!("../../migrations/sqlite/shard");
 
 /// Expected owner of a shard file.
 #[derive(Clone, Debug)]

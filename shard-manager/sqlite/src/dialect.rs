@@ -1,7 +1,7 @@
 //! Dialect: the SQL and the values of reads where SQLite differs from other engines.
 //!
 //! **Invariant:** lists and patterns are one parameter each, so that the text does not depend on their values.
-//! **Not here:** the statement around them (`store::select`), running it (`reader`), statements that write (`sql`).
+//! **Not here:** the statement around them (`engine::select`), running it (`reader`), statements that write (`sql`).
 
 use std::fmt::Write as _;
 

@@ -30,8 +30,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::sqlite::backup::manifest::Manifest;
-use crate::store::sqlite::backup::{BackupSource, Step, Watch};
+use crate::backup::manifest::Manifest;
+use crate::backup::{BackupSource, Step, Watch};
 
 /// Name of the socket in the data directory.
 pub const SOCKET: &str = "control.sock";
