@@ -7,14 +7,14 @@
 use std::sync::Arc;
 
 use engine::open_error::OpenError;
+use postgres;
 use sqlite::backup::BackupSource;
 use sqlite::open::OpenedFiles;
 
 use crate::manager::Manager;
-use crate::store::postgres;
 
-pub use crate::store::postgres::citus::MOVES as CITUS_MOVES;
-pub use crate::store::postgres::open::ConnectedCluster;
+pub use postgres::citus::MOVES as CITUS_MOVES;
+pub use postgres::open::ConnectedCluster;
 pub use sqlite::open::EmbeddedCluster;
 
 impl Manager {

@@ -13,12 +13,13 @@ use crate::layering::PACKAGES;
 
 const VARIABLE: &str = "TESSERA_SABOTAGE";
 /// The packages that have the feature.
-const SABOTAGED: [&str; 6] = [
+const SABOTAGED: [&str; 7] = [
     "api-router",
     "shard-manager",
     "shard-manager/cache",
     "shard-manager/engine",
     "shard-manager/model",
+    "shard-manager/postgres",
     "shard-manager/sqlite",
 ];
 

@@ -5,11 +5,11 @@ use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use engine::node_address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
 use futures_util::future::join_all;
+use postgres::open::check_members;
+use postgres::requirements;
+use postgres::session::{self, NodeRole, Session};
 
 use super::{Finding, Verdict, workers};
-use crate::store::postgres::open::check_members;
-use crate::store::postgres::requirements;
-use crate::store::postgres::session::{self, NodeRole, Session};
 
 /// Application name of these sessions.
 const PURPOSE: &str = "tessera doctor";

@@ -12,15 +12,15 @@ use std::fmt::Write as _;
 use model::query::ReadQuery;
 use model::table::Table;
 
-use crate::store::postgres::sql::{column_type, place, push_list, push_names};
+use crate::sql::{column_type, place, push_list, push_names};
 
 /// Returns the creation time of the last of the `$3` oldest records of idempotency keys created
 /// from `$1` on and before `$2`.
-pub(in crate::store::postgres) const OLDEST: &str = "SELECT max(created_at) FROM (SELECT created_at FROM \
+pub(crate) const OLDEST: &str = "SELECT max(created_at) FROM (SELECT created_at FROM \
     tessera_idempotency WHERE created_at >= $1 AND created_at < $2 ORDER BY created_at LIMIT $3) AS oldest";
 
 /// Removes the records of idempotency keys created from `$1` until `$2`.
-pub(in crate::store::postgres) const FORGET: &str =
+pub(crate) const FORGET: &str =
     "DELETE FROM tessera_idempotency WHERE created_at >= $1 AND created_at <= $2 RETURNING 1";
 
 /// Locks an existing row. Parameters: slot, shard key, id. Columns: 1, then its answered columns.
@@ -128,7 +128,7 @@ fn upsert(
 }
 
 /// Reads the rows of one key. Parameters: slot, shard key, most rows. Columns: 1, then these.
-pub(in crate::store::postgres) fn point(query: &ReadQuery, columns: &[usize]) -> String {
+pub(crate) fn point(query: &ReadQuery, columns: &[usize]) -> String {
     let table = &query.table;
     let mut sql = "SELECT 1::bigint,".to_owned();
     push_names(&mut sql, "r.", table, columns.iter().copied());

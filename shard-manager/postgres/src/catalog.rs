@@ -26,7 +26,7 @@ use super::ddl::unreadable;
 use super::shard_database::{has_rows, migrate, tables};
 use super::statement::{Statement, load, run};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/catalog");
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
 
 /// Name of the catalog in errors.
 const PLACE: &str = "the catalog";

@@ -3,7 +3,7 @@
 //! **Invariant:** in every mode the server proves that it has the key of its certificate; from
 //! `verify-ca` on, a trusted authority must have signed it.
 //! **Not here:** the mode of an address (`node_address`), the connection
-//! (`store/postgres/session`).
+//! (`session`).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};

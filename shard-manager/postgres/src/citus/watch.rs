@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::postgres::primary_tracker::PrimaryTracker;
+use crate::primary_tracker::PrimaryTracker;
 
 /// Interval of the queries. An outdated placement costs a little time, and nothing else.
 const EVERY: Duration = Duration::from_secs(2);

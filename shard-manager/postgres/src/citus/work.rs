@@ -11,10 +11,10 @@ use model::table::Table;
 use model::value::Value;
 
 use super::{Parts, sql};
-use crate::store::postgres::batch::{Row, Store};
-use crate::store::postgres::sql::VERSIONS_OF_BLOCK;
-use crate::store::postgres::statement::Bind;
-use crate::store::postgres::transaction::{Locking, Work};
+use crate::batch::{Row, Store};
+use crate::sql::VERSIONS_OF_BLOCK;
+use crate::statement::Bind;
+use crate::transaction::{Locking, Work};
 
 /// Most rows of one statement. Each number of rows is a text of its own, which stays prepared, so
 /// large numbers are powers of two.
@@ -25,11 +25,7 @@ const ROWS_EXACT: usize = 8;
 const PARAMETERS_MAX: usize = 32_000;
 
 /// Returns the statements that lock rows, one for each row.
-pub(in crate::store::postgres) fn locking(
-    table: &Table,
-    rows: &[Row],
-    of: &[usize],
-) -> Vec<Locking<'static>> {
+pub(crate) fn locking(table: &Table, rows: &[Row], of: &[usize]) -> Vec<Locking<'static>> {
     let text = sql::lock_row(table);
     let lock = |at: &usize| Locking {
         sql: Cow::Owned(text.clone()),
@@ -40,7 +36,7 @@ pub(in crate::store::postgres) fn locking(
 }
 
 /// Returns the statements that store rows of one table in one way.
-pub(in crate::store::postgres) fn storing(
+pub(crate) fn storing(
     parts: &Parts,
     table: &Table,
     (rows, of): (&[Row], &[usize]),
@@ -67,15 +63,13 @@ pub(in crate::store::postgres) fn storing(
 }
 
 /// Versions that a transaction has drawn and not given out yet.
-pub(in crate::store::postgres) struct Versions {
+pub(crate) struct Versions {
     given: usize,
 }
 
 impl Versions {
     /// Returns the statement that lets a transaction write rows of these slots.
-    pub(in crate::store::postgres) fn enter(
-        slots: impl ExactSizeIterator<Item = i32>,
-    ) -> (Self, Work<'static>) {
+    pub(crate) fn enter(slots: impl ExactSizeIterator<Item = i32>) -> (Self, Work<'static>) {
         (Self { given: 0 }, (Cow::Borrowed(sql::ENTER), vec![Bind::integers(slots)]))
     }
 
@@ -94,7 +88,7 @@ impl Versions {
 
 /// Adds the statements that upsert rows of one table with the same columns, and returns which of
 /// them return rows. Without versions there is one row, and no other.
-pub(in crate::store::postgres) fn upsert(
+pub(crate) fn upsert(
     work: &mut Vec<Work<'_>>,
     parts: &Parts,
     (table, rows, shown): (&Table, &[(usize, &RowWrite)], bool),

@@ -6,7 +6,7 @@
 //! be lost; `remote_apply` stays.
 //!
 //! **Invariant:** a session is returned only if its node had the requested role at that moment.
-//! **Not here:** requirements of a node (`store/postgres/requirements`), pools, statements.
+//! **Not here:** requirements of a node (`requirements`), pools, statements.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Dialect: the SQL and the values of reads where PostgreSQL differs from other engines.
 //!
 //! **Invariant:** lists and patterns are one parameter each, so that the text does not depend on their values.
-//! **Not here:** the statement around them (`store::select`), running it (`scan`), reads of many keys at once
+//! **Not here:** the statement around them (`engine::select`), running it (`scan`), reads of many keys at once
 //! (`point`), statements that write (`sql`).
 
 use engine::select::{self, Dialect, like_pattern};

@@ -4,7 +4,7 @@
 //! message names the setting to change.
 //!
 //! **Invariant:** the checks change nothing on the node.
-//! **Not here:** connecting (`store/postgres/session`), the tables (the migrations).
+//! **Not here:** connecting (`session`), the tables (the migrations).
 
 use std::time::{Duration, SystemTime};
 

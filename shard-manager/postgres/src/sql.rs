@@ -1,4 +1,4 @@
-//! SQL: the texts of all statements but those of reads (`store::select`, `point`), in PostgreSQL's
+//! SQL: the texts of all statements but those of reads (`engine::select`, `point`), in PostgreSQL's
 //! dialect.
 //!
 //! Rows are sent as one array for each column, whatever their number, so that each table has few

@@ -3,6 +3,7 @@
 //! **Invariant:** a session has the requested role when it is handed out, and a commit on it is
 //! durable.
 //! **Not here:** addresses of nodes (`node_address`); the SQLite engine; the choice of a node.
+#![forbid(unsafe_code)]
 
 mod backend;
 mod batch;

@@ -25,7 +25,7 @@ use super::transaction::LaneSession;
 use super::upsert::InsertPredictor;
 use super::{ddl, declarations, sql};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/shard");
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/shard");
 
 /// The database of a shard while a cluster is opened.
 pub struct ShardDatabase {

@@ -9,7 +9,7 @@ use diesel_async::AsyncPgConnection;
 use engine::node_address::ServerEngine;
 use model::table::Table;
 
-use crate::store::postgres::statement::{Bind, Statement, load, run};
+use crate::statement::{Bind, Statement, load, run};
 
 /// Oldest supported version of Citus. The statements were tested on 13.
 pub const VERSION_MIN: u32 = 12;
@@ -37,8 +37,7 @@ const STRANGE: &str = "SELECT logicalrelid::text FROM pg_dist_partition AS p
 
 /// Limits Citus to one connection to each worker in a transaction that creates and distributes
 /// tables.
-pub(in crate::store::postgres) const ONE_BY_ONE: &str =
-    "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'";
+pub(crate) const ONE_BY_ONE: &str = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'";
 
 /// Table with which all others are co-located.
 const FIRST: &str = "tessera.tessera_idempotency";
@@ -85,7 +84,7 @@ pub async fn mismatch(
 ///
 /// # Errors
 /// The error of Citus.
-pub(in crate::store::postgres) async fn distribute(
+pub(crate) async fn distribute(
     connection: &AsyncPgConnection,
     tables: &[&Table],
 ) -> QueryResult<()> {
@@ -102,7 +101,7 @@ pub(in crate::store::postgres) async fn distribute(
 ///
 /// # Errors
 /// The error of Citus.
-pub(in crate::store::postgres) async fn distribute_table(
+pub(crate) async fn distribute_table(
     connection: &AsyncPgConnection,
     table: &Table,
 ) -> QueryResult<()> {
@@ -118,7 +117,7 @@ async fn distribute_one(connection: &AsyncPgConnection, name: &str, like: &str) 
 ///
 /// # Errors
 /// The error of the query.
-pub(in crate::store::postgres) async fn strange(
+pub(crate) async fn strange(
     connection: &AsyncPgConnection,
     tables: &[&Table],
 ) -> QueryResult<Option<String>> {

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no message contains a secret: nodes are shown without user and password, and
 //! servers do not repeat passwords.
-//! **Not here:** connecting (`store/postgres/session`).
+//! **Not here:** connecting (`session`).
 
 use std::error::Error as _;
 use std::time::Duration;

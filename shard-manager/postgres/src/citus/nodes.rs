@@ -6,7 +6,7 @@ use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::WorkerNode;
 
-use crate::store::postgres::statement::{Statement, load};
+use crate::statement::{Statement, load};
 
 /// Reads the nodes, named by their groups: clients of the router must not see addresses. The
 /// workers report the sizes.
@@ -20,11 +20,9 @@ const NODES: &str = "SELECT CASE n.groupid WHEN 0 THEN 'coordinator' ELSE format
     GROUP BY n.nodeid ORDER BY n.groupid, n.nodeid";
 
 /// Returns all nodes of the cluster, the coordinator first.
-pub(in crate::store::postgres) async fn ask(
-    connection: &AsyncPgConnection,
-) -> QueryResult<Vec<WorkerNode>> {
+pub(crate) async fn ask(connection: &AsyncPgConnection) -> QueryResult<Vec<WorkerNode>> {
     let rows = load(connection, Statement { sql: NODES, binds: &[], cached: true }).await?;
-    let node = |row: &crate::store::postgres::statement::RowView| {
+    let node = |row: &crate::statement::RowView| {
         Some(WorkerNode {
             node: row.text(0)?,
             group: row.bigint(1)?,
