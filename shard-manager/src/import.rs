@@ -13,6 +13,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use cluster::manager::{BulkRow, Manager, RequestOptions};
 use model::error::Error;
 use model::keyspace::{SLOT_COUNT, ShardKey};
 use model::row_change::{Operation, RowWrite};
@@ -21,7 +22,6 @@ use model::table::Table;
 use model::topology::ShardIndex;
 
 use crate::demo_data::{DemoRow, Plan};
-use crate::manager::{BulkRow, Manager, RequestOptions};
 
 /// Rows of a chunk per shard: they become one transaction there.
 pub const CHUNK_ROWS_PER_SHARD: usize = 6_000;

@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub use assembly::{self, doctor};
 pub use cache;
+pub use cluster::{lane, lanes, manager, replica_set, shard};
 pub use engine::{self, doubts, node_address, replication};
 pub use local_postgres as local;
 pub use model::{
@@ -10,15 +12,8 @@ pub use model::{
     simulation, stats, table, token, topology, value,
 };
 
-pub mod assembly;
 pub mod demo_data;
-pub mod doctor;
 pub mod import;
-pub mod lane;
-pub mod lanes;
-pub mod manager;
-pub mod replica_set;
-pub mod shard;
 pub mod store;
 
 pub use sqlite::{backup, control};

@@ -11,7 +11,7 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use shard_manager::assembly::EmbeddedCluster;
+use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::demo_data::{
     DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line,
 };
@@ -75,7 +75,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     let done = match options.destination.store() {
         Store::Files(data_dir) => {
             let cluster = EmbeddedCluster { data_dir, wanted: ClusterSpec::default() };
-            let manager = Manager::open_primaries(&cluster);
+            let manager = assembly::open_primaries(&cluster);
             let manager = manager.map_err(|error| CommandError::Refused(error.to_string()))?;
             let done = planned(&wanted, manager.map().keyspace())
                 .and_then(|plan| Ok((straight(&manager, &plan, &bars)?, plan)));

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use shard_manager::assembly::EmbeddedCluster;
+use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::import::row_reader::{Format, ReadError, RowReader};
 use shard_manager::import::store_rows;
@@ -97,7 +97,7 @@ fn hold(data_dir: &Path) -> Result<Manager, CommandError> {
         )));
     }
     let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
-    Manager::open_primaries(&cluster).map_err(|error| CommandError::Refused(error.to_string()))
+    assembly::open_primaries(&cluster).map_err(|error| CommandError::Refused(error.to_string()))
 }
 
 fn straight(

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use cluster::manager::{BulkRow, Data, Manager};
 use memchr::{memchr, memchr_iter};
 use model::csv::{Kind, Record};
 use model::error::Error;
@@ -24,7 +25,6 @@ use model::value::{TypeMismatch, Value};
 use serde_json::value::RawValue;
 
 use super::{CHUNK_ROWS_PER_SHARD, RowChunk};
-use crate::manager::{BulkRow, Data, Manager};
 
 /// Maximal size of one row: a value of 1 MiB and its escapes.
 const ROW_BYTES_MAX: usize = 2 << 20;

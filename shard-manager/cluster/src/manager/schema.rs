@@ -12,7 +12,7 @@
 //!
 //! **Invariant:** the registry contains a table only while every shard has it and no intent is
 //! left, so no rows are written to a table that may still be dropped.
-//! **Not here:** the work of a shard (`store`), the rules for declarations (`declaration`).
+//! **Not here:** the work of a shard (the engines), the rules for declarations (`declaration`).
 
 use std::sync::Arc;
 use std::time::Instant;

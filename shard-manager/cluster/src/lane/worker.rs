@@ -1,7 +1,7 @@
 //! Worker: the loop of a lane, which takes batches from the queue and has them applied.
 //!
 //! **Invariant:** as for the lane: one batch at a time, in order, each operation answered after it is durable.
-//! **Not here:** the queue's other end (`lane`), what applies a batch (`store`).
+//! **Not here:** the queue's other end (`lane`), what applies a batch (the engines).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** one batch is in flight; operations are applied in the order in which they came; an
 //! operation is answered after its transaction is durable, and never taken after its deadline.
-//! **Not here:** SQL (`store`), routing (`manager`).
+//! **Not here:** SQL (the engines), routing (`manager`).
 
 mod pulse;
 mod schema;
