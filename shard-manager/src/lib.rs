@@ -3,6 +3,8 @@
 
 pub use assembly::{self, doctor};
 pub use cache;
+#[cfg(feature = "cli")]
+pub use cli::{demo_data, import};
 pub use cluster::{lane, lanes, manager, replica_set, shard};
 pub use engine::{self, doubts, node_address, replication};
 pub use local_postgres as local;
@@ -12,8 +14,6 @@ pub use model::{
     simulation, stats, table, token, topology, value,
 };
 
-pub mod demo_data;
-pub mod import;
 pub mod store;
 
 pub use sqlite::{backup, control};

@@ -13,11 +13,12 @@ use crate::layering::PACKAGES;
 
 const VARIABLE: &str = "TESSERA_SABOTAGE";
 /// The packages that have the feature.
-const SABOTAGED: [&str; 9] = [
+const SABOTAGED: [&str; 10] = [
     "api-router",
     "shard-manager",
     "shard-manager/assembly",
     "shard-manager/cache",
+    "shard-manager/cli",
     "shard-manager/cluster",
     "shard-manager/engine",
     "shard-manager/model",

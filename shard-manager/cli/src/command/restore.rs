@@ -1,11 +1,11 @@
 //! `restore`: creates a data directory from a copy.
 //!
-//! **Not here:** verifying and copying (`shard_manager::backup::restore`).
+//! **Not here:** verifying and copying (`sqlite::backup::restore`).
 
 use std::path::PathBuf;
 
 use clap::Args;
-use shard_manager::backup::restore;
+use sqlite::backup::restore;
 
 use super::backup::{judged, verify, with_bars};
 use super::{CommandError, DataDirArgs, interrupt};

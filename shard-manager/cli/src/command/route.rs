@@ -3,9 +3,9 @@
 use std::io::{BufWriter, Write};
 
 use clap::Args;
+use model::keyspace::ShardKey;
 use serde::Serialize;
-use shard_manager::keyspace::ShardKey;
-use shard_manager::store::sqlite::offline_view::DirView;
+use sqlite::offline_view::DirView;
 
 use super::keys::Keys;
 use super::router::Router;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use shard_manager::store::sqlite::export::{Export, ExportError, Format};
-use shard_manager::store::sqlite::offline_view::DirView;
+use sqlite::export::{Export, ExportError, Format};
+use sqlite::offline_view::DirView;
 
 use super::atomic_file::{Target, refused};
 use super::format::FormatName;

@@ -8,7 +8,7 @@
 use std::fmt::Display;
 use std::io::{BufRead, Read};
 
-use shard_manager::keyspace::ShardKey;
+use model::keyspace::ShardKey;
 
 use super::CommandError;
 

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind as Mistake;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use shard_manager::engine::open_error::OpenError;
+use engine::open_error::OpenError;
 
 use crate::terminal::{Terminal, Unwritten, say};
 

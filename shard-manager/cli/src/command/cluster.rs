@@ -2,16 +2,16 @@
 //! single servers are also frozen and promoted (`node_verbs`).
 //!
 //! **Invariant:** the password is never printed; nothing is removed without `--yes`.
-//! **Not here:** making and starting servers (`shard_manager::local`).
+//! **Not here:** making and starting servers (`local_postgres`).
 
 mod node_verbs;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use local_postgres::{LocalCluster, LocalError, LocalNode, LocalSpec, NodeState};
 use serde::Serialize;
 use serde_json::json;
-use shard_manager::local::{LocalCluster, LocalError, LocalNode, LocalSpec, NodeState};
 
 use super::CommandError;
 use crate::terminal::Terminal;

@@ -1,15 +1,15 @@
 //! `node`: makes a PostgreSQL node if its directory is empty, and becomes its server.
 //!
 //! **Invariant:** no password is on a command line or in a message.
-//! **Not here:** making the node (`shard_manager::local`).
+//! **Not here:** making the node (`local_postgres`).
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use engine::node_address::Password;
+use local_postgres::{LocalError, NodeSpec, Peer, Secret, StandaloneNode};
+use model::topology::Role;
 use serde_json::json;
-use shard_manager::local::{LocalError, NodeSpec, Peer, Secret, StandaloneNode};
-use shard_manager::node_address::Password;
-use shard_manager::topology::Role;
 
 use super::{CommandError, interrupt};
 use crate::terminal::{Terminal, say};

@@ -1,25 +1,24 @@
 //! `generate`: demo users and their orders.
 //!
-//! **Not here:** the rows themselves (`shard_manager::demo_data`), storing them
-//! (`shard_manager::import`, `upload`).
+//! **Not here:** the rows themselves (`crate::demo_data`), storing them
+//! (`crate::import`, `upload`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use assembly::{self, EmbeddedCluster};
+use cluster::manager::Manager;
+use engine::cluster_spec::ClusterSpec;
+use model::keyspace::Keyspace;
+use model::topology::ShardIndex;
+
+use crate::demo_data::{DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
+use crate::import::{DemoRows, FailedRow, Filled, store_rows};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use shard_manager::assembly::{self, EmbeddedCluster};
-use shard_manager::demo_data::{
-    DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line,
-};
-use shard_manager::engine::cluster_spec::ClusterSpec;
-use shard_manager::import::{DemoRows, FailedRow, Filled, store_rows};
-use shard_manager::keyspace::Keyspace;
-use shard_manager::manager::Manager;
-use shard_manager::topology::ShardIndex;
 
 use super::upload::{Router, UploadError};
 use super::{CommandError, Destination, Store, interrupt};
@@ -203,7 +202,7 @@ fn show(done: &Stored, plan: &Plan, began: Instant, terminal: &Terminal) -> Resu
 
 /// Stores the rows directly in the files.
 fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
-    let refused = |error: shard_manager::error::Error| CommandError::Refused(error.to_string());
+    let refused = |error: model::error::Error| CommandError::Refused(error.to_string());
     let mut demo_rows = DemoRows::new(manager, plan).map_err(refused)?;
     for (index, rows) in (0..).zip(demo_rows.expected()) {
         bars.expect(manager.shard_name(ShardIndex(index)), rows);

@@ -3,7 +3,7 @@
 //! The holder of the data directory makes the copy: a running router does it on request through its
 //! socket; without one, the command locks the directory itself and copies the files.
 //!
-//! **Not here:** making the copy (`shard_manager::backup`).
+//! **Not here:** making the copy (`sqlite::backup`).
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -13,10 +13,10 @@ use std::sync::{Mutex, PoisonError};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use shard_manager::backup::manifest::Manifest;
-use shard_manager::backup::{SaveError, Step, Watch, restore, stopped};
-use shard_manager::control::Request;
-use shard_manager::control::client::{ControlError, ask};
+use sqlite::backup::manifest::Manifest;
+use sqlite::backup::{SaveError, Step, Watch, restore, stopped};
+use sqlite::control::Request;
+use sqlite::control::client::{ControlError, ask};
 
 use super::{CommandError, DataDirArgs, interrupt};
 use crate::terminal::Terminal;

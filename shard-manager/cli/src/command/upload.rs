@@ -7,10 +7,11 @@
 use std::io::Read;
 use std::time::Duration;
 
+use model::keyspace::Keyspace;
+
+use crate::import::FailedRow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shard_manager::import::FailedRow;
-use shard_manager::keyspace::Keyspace;
 use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 

@@ -1,19 +1,20 @@
 //! `import`: stores the rows of a file.
 //!
-//! **Not here:** reading them (`shard_manager::import::row_reader`), storing them
-//! (`shard_manager::import`, `upload`).
+//! **Not here:** reading them (`crate::import::row_reader`), storing them
+//! (`crate::import`, `upload`).
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use assembly::{self, EmbeddedCluster};
+use cluster::manager::Manager;
+use engine::cluster_spec::ClusterSpec;
+use model::row_change::Operation;
+
+use crate::import::row_reader::{Format, ReadError, RowReader};
+use crate::import::store_rows;
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use shard_manager::assembly::{self, EmbeddedCluster};
-use shard_manager::engine::cluster_spec::ClusterSpec;
-use shard_manager::import::row_reader::{Format, ReadError, RowReader};
-use shard_manager::import::store_rows;
-use shard_manager::manager::Manager;
-use shard_manager::row_change::Operation;
 
 use super::format::FormatName;
 use super::generate::{Bars, Stored};

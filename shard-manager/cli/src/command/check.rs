@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
-use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, Finding, audit};
-use shard_manager::store::sqlite::offline_view::DirView;
+use sqlite::audit::{AuditOptions, AuditReport, Finding, audit};
+use sqlite::offline_view::DirView;
 
 use super::{CommandError, DataDirArgs};
 use crate::terminal::{Terminal, say};

@@ -5,13 +5,13 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use model::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
+use model::placement::Placement;
+use model::simulation::{Algorithm, Change, ChangeError, Load, Simulated, simulate};
+use model::topology::Topology;
 use serde::Serialize;
 use serde_json::Value;
-use shard_manager::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
-use shard_manager::placement::Placement;
-use shard_manager::simulation::{Algorithm, Change, ChangeError, Load, Simulated, simulate};
-use shard_manager::store::sqlite::offline_view::DirView;
-use shard_manager::topology::Topology;
+use sqlite::offline_view::DirView;
 
 use super::atomic_file::refused;
 use super::keys::Keys;

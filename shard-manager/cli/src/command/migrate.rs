@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use shard_manager::store::sqlite::migrate::{Migrated, migrate, plan};
+use sqlite::migrate::{Migrated, migrate, plan};
 
 use super::{CommandError, DataDirArgs};
 use crate::terminal::Terminal;

@@ -1,12 +1,12 @@
 //! Node verbs: commands for single nodes of a local cluster.
 //!
-//! **Not here:** the operations (`shard_manager::local`).
+//! **Not here:** the operations (`local_postgres`).
 
 use std::path::Path;
 
 use clap::Subcommand;
+use local_postgres::{LocalCluster, Promoted, Rejoined, Stop};
 use serde_json::{Value, json};
-use shard_manager::local::{LocalCluster, Promoted, Rejoined, Stop};
 
 use super::{Dir, NodeShown};
 use crate::command::CommandError;

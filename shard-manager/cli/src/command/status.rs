@@ -1,11 +1,11 @@
 //! `status`: shows the shards, their nodes and a running router.
 
 use clap::Args;
+use model::keyspace::SLOT_COUNT;
+use model::topology::{Role, ShardIndex};
 use serde::Serialize;
 use serde_json::Value;
-use shard_manager::keyspace::SLOT_COUNT;
-use shard_manager::store::sqlite::offline_view::{DirView, Holder, NodeFile};
-use shard_manager::topology::{Role, ShardIndex};
+use sqlite::offline_view::{DirView, Holder, NodeFile};
 
 use super::router::Router;
 use super::{ClusterSource, CommandError};
