@@ -21,7 +21,7 @@ use api_router::otlp::Tracer;
 use api_router::server;
 use api_router::tls::{self, CertificateWatcher, Identity};
 use clap::Parser;
-use shard_manager::assembly::{ConnectedCluster, EmbeddedCluster};
+use shard_manager::assembly::{self, ConnectedCluster, EmbeddedCluster};
 use shard_manager::manager::Manager;
 use shard_manager::node_address::{ClusterAddress, ServerEngine};
 #[cfg(feature = "sabotage")]
@@ -184,11 +184,11 @@ fn open(config: &Config) -> anyhow::Result<Manager> {
     match &config.engine {
         Engine::Embedded { data_dir } => {
             let (data_dir, wanted) = (data_dir.clone(), config.wanted.clone());
-            Ok(Manager::open(&EmbeddedCluster { data_dir, wanted })?)
+            Ok(assembly::open(&EmbeddedCluster { data_dir, wanted })?)
         }
         Engine::Postgres(cluster) => {
             let (address, wanted) = (ClusterAddress::clone(cluster), config.wanted.clone());
-            Ok(Manager::connect(&ConnectedCluster { address, wanted })?)
+            Ok(assembly::connect(&ConnectedCluster { address, wanted })?)
         }
     }
 }

@@ -1,7 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub use assembly::{self, doctor};
 pub use cache;
+#[cfg(feature = "cli")]
+pub use cli::{demo_data, import};
+pub use cluster::{lane, lanes, manager, replica_set, shard};
+pub use engine::{self, doubts, node_address, replication};
 pub use local_postgres as local;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, finding, idempotency, json_members,
@@ -9,19 +14,6 @@ pub use model::{
     simulation, stats, table, token, topology, value,
 };
 
-pub mod assembly;
-pub mod demo_data;
-pub mod doctor;
-pub mod doubts;
-pub mod engine;
-pub mod import;
-pub mod lane;
-pub mod lanes;
-pub mod manager;
-pub mod node_address;
-pub mod replica_set;
-pub mod replication;
-pub mod shard;
 pub mod store;
 
-pub use store::sqlite::{backup, control};
+pub use sqlite::{backup, control};

@@ -3,5 +3,4 @@
 //! **Not here:** the traits that they implement (`engine`), the choice of the node (`manager`,
 //! `shard`).
 
-pub mod postgres;
-pub mod sqlite;
+pub use {postgres, sqlite};

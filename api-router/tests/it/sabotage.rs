@@ -13,8 +13,18 @@ use crate::layering::PACKAGES;
 
 const VARIABLE: &str = "TESSERA_SABOTAGE";
 /// The packages that have the feature.
-const SABOTAGED: [&str; 4] =
-    ["api-router", "shard-manager", "shard-manager/cache", "shard-manager/model"];
+const SABOTAGED: [&str; 10] = [
+    "api-router",
+    "shard-manager",
+    "shard-manager/assembly",
+    "shard-manager/cache",
+    "shard-manager/cli",
+    "shard-manager/cluster",
+    "shard-manager/engine",
+    "shard-manager/model",
+    "shard-manager/postgres",
+    "shard-manager/sqlite",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

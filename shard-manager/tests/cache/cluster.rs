@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
-use shard_manager::assembly::EmbeddedCluster;
+use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::cache::CacheUse::{Bypass, Hit, Miss};
 use shard_manager::cache::{CacheSettings, CacheUse, ServedBy};
 use shard_manager::consistency::Level;
@@ -26,7 +26,7 @@ fn open(dir: &TempDir, replicas: usize, settings: &CacheSettings) -> Manager {
     let wanted =
         ClusterSpec { shards: Some(1), replicas: Some(replicas), ..ClusterSpec::default() };
     let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
-    Manager::open(&cluster).unwrap().with_cache(settings.clone())
+    assembly::open(&cluster).unwrap().with_cache(settings.clone())
 }
 
 fn options() -> RequestOptions {

@@ -14,7 +14,7 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use shard_manager::assembly::EmbeddedCluster;
+use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Data, Manager, RequestOptions};
@@ -95,7 +95,7 @@ pub(crate) fn open(dir: &Path, shards: usize, replicas: usize) -> Manager {
     let (shards, replicas) = (Some(shards), Some(replicas));
     let wanted = ClusterSpec { shards, replicas, ..ClusterSpec::default() };
     let cluster = EmbeddedCluster { data_dir: dir.to_owned(), wanted };
-    Manager::open(&cluster).expect("the cluster starts")
+    assembly::open(&cluster).expect("the cluster starts")
 }
 
 impl Cluster {

@@ -10,7 +10,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::sqlite::SqliteConnection;
 use serde_json::value::RawValue;
-use shard_manager::assembly::EmbeddedCluster;
+use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::backup::BackupSource;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::open_error::OpenError;
@@ -51,7 +51,7 @@ pub(crate) fn with_replicas(shards: usize, replicas: usize) -> ClusterSpec {
 }
 
 pub(crate) fn open(dir: &Path, wanted: ClusterSpec) -> Result<Manager, OpenError> {
-    Manager::open(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
+    assembly::open(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
 }
 
 /// Opens a cluster, and returns the source for its backups.
@@ -59,7 +59,7 @@ pub(crate) fn open_with_source(
     dir: &Path,
     wanted: ClusterSpec,
 ) -> Result<(Manager, Arc<BackupSource>), OpenError> {
-    Manager::open_with_source(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
+    assembly::open_with_source(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
 }
 
 /// The sentence with which a start is refused.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryableByName;
 use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use shard_manager::assembly::ConnectedCluster;
+use shard_manager::assembly::{self, ConnectedCluster};
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::open_error::OpenError;
 use shard_manager::local::{LocalCluster, LocalNode, LocalSpec};
@@ -207,7 +207,7 @@ pub(crate) fn connect(address: &ClusterAddress) -> Manager {
 
 pub(crate) fn try_connect(address: &ClusterAddress) -> Result<Manager, OpenError> {
     let (address, wanted) = (address.clone(), ClusterSpec::default());
-    Manager::connect(&ConnectedCluster { address, wanted })
+    assembly::connect(&ConnectedCluster { address, wanted })
 }
 
 /// The sentence with which a start is refused.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 use serde_json::value::RawValue;
-use shard_manager::assembly::EmbeddedCluster;
+use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Manager;
@@ -109,7 +109,7 @@ fn embedded(shards: usize) -> (Manager, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let wanted = ClusterSpec { shards: Some(shards), replicas: Some(0), ..ClusterSpec::default() };
     let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
-    (Manager::open(&cluster).unwrap(), dir)
+    (assembly::open(&cluster).unwrap(), dir)
 }
 
 fn same(one: &[String], other: &[String], of: &dyn std::fmt::Debug) -> Result<(), TestCaseError> {

@@ -13,6 +13,9 @@ fn lines() -> MutexGuard<'static, Vec<String>> {
     LINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Crates whose lines are kept.
+const CRATES: [&str; 6] = ["assembly", "cluster", "engine", "model", "postgres", "sqlite"];
+
 struct Keeper;
 
 struct Line(String);
@@ -29,7 +32,8 @@ impl Visit for Line {
 
 impl Subscriber for Keeper {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO && metadata.target().starts_with("shard_manager")
+        let module = metadata.target().split("::").next().unwrap_or_default();
+        *metadata.level() <= Level::INFO && CRATES.contains(&module)
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

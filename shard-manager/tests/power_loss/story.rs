@@ -21,7 +21,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use serde_json::value::RawValue;
-use shard_manager::assembly::EmbeddedCluster;
+use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::consistency::Level;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::error::{Error, Failure};
@@ -273,7 +273,7 @@ fn value(key: &str, number: u32) -> Option<String> {
 
 fn open(dir: &Path, wanted: &ClusterSpec) -> Result<Manager, String> {
     let cluster = EmbeddedCluster { data_dir: dir.to_owned(), wanted: wanted.clone() };
-    Manager::open(&cluster).map_err(|error| error.to_string())
+    assembly::open(&cluster).map_err(|error| error.to_string())
 }
 
 async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String> {

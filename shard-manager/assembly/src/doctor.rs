@@ -1,0 +1,17 @@
+//! Doctor: checks a cluster before a router starts on it, and reports what to repair.
+//!
+//! A start stops at the first fault. The doctor checks everything, including conditions that do not
+//! prevent a start but hurt later: after a crash, a failover, or when the disk is full.
+//!
+//! **Invariant:** a check changes nothing, neither on a server nor in a folder.
+//! **Not here:** the router itself, its port and its certificate.
+
+mod cache;
+mod files;
+mod servers;
+mod workers;
+
+pub use cache::cache;
+pub use files::files;
+pub use model::finding::{Finding, Verdict};
+pub use servers::servers;

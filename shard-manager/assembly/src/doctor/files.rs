@@ -1,0 +1,120 @@
+//! Files: checks a data directory, existing or new.
+
+use std::path::{Path, PathBuf};
+
+use model::topology::Role;
+use rustix::fs::{Access, access, statfs};
+use sqlite::catalog::{ClusterSpec, check_start};
+use sqlite::offline_view::{DirView, Holder, holder};
+
+use super::Finding;
+
+/// Free space below which SQLite soon refuses writes.
+const FREE_BYTES_WARNING: u64 = 2 << 30;
+const FREE_BYTES_FAULT: u64 = 64 << 20;
+
+/// Network file systems, as Linux numbers them. SQLite's log index is shared memory, which other
+/// machines do not see: two writers would damage the file.
+const FOREIGN: [(u32, &str); 4] =
+    [(0x6969, "NFS"), (0x517B, "SMB"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB 2")];
+
+/// Checks the folder of embedded shards. Blocks.
+pub fn files(data_dir: &Path) -> Vec<Finding> {
+    let about = data_dir.display().to_string();
+    let standing = standing(data_dir);
+    let mut found = Vec::new();
+    if access(&standing, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        let text = format!(
+            "this user may not write in {}: chown it, or name another with --data-dir",
+            standing.display()
+        );
+        found.push(Finding::fault(&about, text));
+    }
+    found.extend(disk(&about, &standing));
+    if data_dir.join("catalog.db").exists() {
+        found.extend(cluster(&about, data_dir));
+    } else if let Err(error) = check_start(data_dir, &ClusterSpec::default()) {
+        found.push(Finding::fault(&about, error));
+    } else if found.is_empty() {
+        found.push(Finding::good(&about, "holds no cluster yet: the first start makes one"));
+    }
+    found
+}
+
+/// Returns the folder, or the existing one in which it will be created.
+fn standing(data_dir: &Path) -> PathBuf {
+    let whole = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    let mut folders = whole.ancestors();
+    folders.find(|folder| folder.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+fn disk(about: &str, folder: &Path) -> Vec<Finding> {
+    let Ok(disk) = statfs(folder) else { return Vec::new() };
+    let mut found = Vec::new();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "32 bits of meaning"
+    )]
+    let kind = disk.f_type as u32;
+    if let Some((_, name)) = FOREIGN.iter().find(|(number, _)| *number == kind) {
+        let text = format!("is on {name}, where SQLite is not safe: use a local disk");
+        found.push(Finding::fault(about, text));
+    }
+    #[expect(clippy::cast_sign_loss, reason = "a block has a size")]
+    let free = disk.f_bavail.saturating_mul(disk.f_bsize as u64);
+    let text = format!("its disk has {} MiB left: writes are refused when it is full", free >> 20);
+    match free {
+        ..FREE_BYTES_FAULT => found.push(Finding::fault(about, text)),
+        FREE_BYTES_FAULT..FREE_BYTES_WARNING => found.push(Finding::warning(about, text)),
+        FREE_BYTES_WARNING.. => {}
+    }
+    found
+}
+
+fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
+    let view = match DirView::open(data_dir) {
+        Ok(view) => view,
+        Err(error) => return vec![Finding::fault(about, error)],
+    };
+    let shards = view.map.topology().shards().len();
+    let mut found = vec![Finding::good(
+        about,
+        format!("{shards} shards, {} replicas each, epoch {}", view.replicas, view.map.epoch()),
+    )];
+    found.extend(match holder(data_dir) {
+        Ok(Holder::Process { pid }) => Some(Finding::warning(
+            about,
+            format!("process {pid} serves it: a second router is refused"),
+        )),
+        Ok(Holder::Gone) => Some(Finding::warning(
+            about,
+            "the last router ended without closing its files: the next start checks them",
+        )),
+        Ok(Holder::Nobody) => None,
+        Err(error) => Some(Finding::fault(about, error)),
+    });
+    for shard in view.map.topology().indices() {
+        for file in view.nodes(shard) {
+            if file.bytes().is_none() {
+                found.push(missing(&view, &file.node, file.role, &file.path));
+            } else if let Err(error) = view.node(&file) {
+                found.push(Finding::fault(file.node, error));
+            }
+        }
+    }
+    found
+}
+
+fn missing(view: &DirView, node: &str, role: Role, path: &Path) -> Finding {
+    let text = format!("{} is missing", path.display());
+    match role {
+        Role::Primary if view.is_ready() => Finding::fault(
+            node,
+            format!("{text}, and with it the shard's rows: put the file back, or restore a backup"),
+        ),
+        Role::Primary | Role::Replica => {
+            Finding::warning(node, format!("{text}: the next start makes it"))
+        }
+    }
+}

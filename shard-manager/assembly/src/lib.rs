@@ -1,0 +1,54 @@
+//! Assembly: opens a cluster with its engine, and hands it to a manager.
+//!
+//! **Invariant:** apart from this crate, only the commands for files or servers name an engine.
+//! **Not here:** the work of opening (the engines), serving (`cluster`).
+#![forbid(unsafe_code)]
+
+pub mod doctor;
+
+use std::sync::Arc;
+
+use cluster::manager::Manager;
+use engine::open_error::OpenError;
+use sqlite::backup::BackupSource;
+use sqlite::open::OpenedFiles;
+
+pub use postgres::citus::MOVES as CITUS_MOVES;
+pub use postgres::open::ConnectedCluster;
+pub use sqlite::open::EmbeddedCluster;
+
+/// Opens an embedded cluster, creating what is new and migrating what is old. Blocks.
+///
+/// # Errors
+/// [`OpenError`], with a sentence that states what the operator has to do.
+pub fn open(cluster: &EmbeddedCluster) -> Result<Manager, OpenError> {
+    open_with_source(cluster).map(|(manager, _)| manager)
+}
+
+/// Opens an embedded cluster like [`open`], and returns what a backup copies of it.
+///
+/// # Errors
+/// Errors of [`open`].
+pub fn open_with_source(
+    cluster: &EmbeddedCluster,
+) -> Result<(Manager, Arc<BackupSource>), OpenError> {
+    let OpenedFiles { cluster, source } = sqlite::open::open(cluster)?;
+    Ok((Manager::new(cluster)?, source))
+}
+
+/// Opens an embedded cluster without its replicas, for a command that fills a cluster that is not
+/// read meanwhile. The replicas catch up at the next start. Blocks.
+///
+/// # Errors
+/// Errors of [`open`].
+pub fn open_primaries(cluster: &EmbeddedCluster) -> Result<Manager, OpenError> {
+    Manager::new(sqlite::open::open_primaries(cluster)?.cluster)
+}
+
+/// Opens a cluster of PostgreSQL nodes, creating what is new and migrating what is old. Blocks.
+///
+/// # Errors
+/// [`OpenError`], with a sentence that states what the operator has to do.
+pub fn connect(cluster: &ConnectedCluster) -> Result<Manager, OpenError> {
+    Manager::new(postgres::open::open(cluster)?)
+}

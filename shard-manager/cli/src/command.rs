@@ -1,0 +1,231 @@
+//! Commands of the operator, and their exit codes.
+//!
+//! **Invariant:** exit code 0 means success, 1 that the check found a fault, 2
+//! that the command could not be carried out: wrong use, or an unreachable cluster.
+//! **Not here:** the work itself (the library), the output (`terminal`).
+
+mod atomic_file;
+mod backup;
+mod check;
+mod cluster;
+mod completions;
+mod export;
+mod format;
+mod generate;
+mod http_agent;
+mod import;
+mod input_stream;
+mod interrupt;
+mod keys;
+mod migrate;
+mod node;
+mod placement;
+mod restore;
+mod route;
+mod router;
+mod status;
+mod upload;
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind as Mistake;
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use engine::open_error::OpenError;
+
+use crate::terminal::{Terminal, Unwritten, say};
+
+/// Inspects, checks, fills and backs up a Tessera cluster.
+#[derive(Debug, Parser)]
+#[command(name = "shard-manager", version, propagate_version = true)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+    /// Print the result as one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// Data directory of a command.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DataDirArgs {
+    /// Data directory of the embedded shards
+    #[arg(long, value_name = "DIR", default_value = "./data", env = "TESSERA_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// Cluster of a command, named by its data directory or by a router that serves it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterSource {
+    #[command(flatten)]
+    pub(crate) place: DataDirArgs,
+    /// Ask a running router instead of reading the files
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+}
+
+/// Destination of rows: a running router, or a data directory.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Destination {
+    /// Router to send the rows to [default: http://127.0.0.1:3000]
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    url: Option<String>,
+    /// Data directory to write to without a router [env, without --url: TESSERA_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Program that stores rows.
+#[derive(Debug)]
+pub(crate) enum Store {
+    /// The router at this address.
+    Router(String),
+    /// This command, in this data directory.
+    Files(PathBuf),
+}
+
+impl Destination {
+    /// Returns the destination of the flags, else of the environment. The parser cannot
+    /// distinguish the two and would report a conflict.
+    pub(crate) fn store(&self) -> Store {
+        if let Some(url) = &self.url {
+            return Store::Router(url.clone());
+        }
+        let set = || std::env::var_os("TESSERA_DATA_DIR").filter(|dir| !dir.is_empty());
+        match self.data_dir.clone().or_else(|| set().map(PathBuf::from)) {
+            Some(data_dir) => Store::Files(data_dir),
+            None => Store::Router("http://127.0.0.1:3000".to_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows the shards, their nodes and a running router
+    Status(status::StatusArgs),
+    /// Shows the shards of keys
+    Route(route::RouteArgs),
+    /// Shows the owners of slots, or compares other placements
+    Placement(placement::PlacementArgs),
+    /// Checks that every row is on its shard and that replicas are equal
+    Check(check::CheckArgs),
+    /// Writes all rows of a table as lines
+    Export(export::ExportArgs),
+    /// Migrates the files of a stopped cluster to the schema of this program
+    Migrate(migrate::MigrateArgs),
+    /// Copies a cluster as of one moment, even while a router runs
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::Options),
+    /// Creates a data directory from a copy
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::Options),
+    /// Fills a cluster with demo users and orders
+    #[command(after_help = generate::EXAMPLES)]
+    Generate(generate::Options),
+    /// Stores the rows of a file
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::Options),
+    /// Makes, starts, shows and stops PostgreSQL servers on this machine
+    Cluster(cluster::Options),
+    /// Makes one PostgreSQL node and becomes its server: for containers and service managers
+    Node(node::Options),
+    /// Prints a completion script for a shell
+    #[command(
+        after_help = "Example:\n  shard-manager completions bash > ~/.local/share/bash-completion/completions/shard-manager"
+    )]
+    Completions {
+        /// Shell to complete for
+        shell: Shell,
+    },
+}
+
+/// Reason why a command did not succeed.
+#[derive(Debug)]
+pub(crate) enum CommandError {
+    /// The check found a fault, which was shown.
+    Found(String),
+    /// The command could not be carried out.
+    Refused(String),
+    /// The reader of the results closed its end: nothing to report.
+    Unread,
+}
+
+impl From<OpenError> for CommandError {
+    fn from(error: OpenError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+/// A closed pipe (`| head`) is no error; any other failure loses results.
+impl From<Unwritten> for CommandError {
+    fn from(Unwritten(error): Unwritten) -> Self {
+        if error.kind() == ErrorKind::BrokenPipe {
+            return Self::Unread;
+        }
+        Self::Refused(format!("the results cannot be written: {error}"))
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found(line) | Self::Refused(line) => f.write_str(line),
+            Self::Unread => f.write_str("the reader of the results has gone"),
+        }
+    }
+}
+
+/// Prints the requested help, or one line about a wrong command line.
+pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    let is_help = error.kind() == Mistake::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || is_help {
+        return match error.print() {
+            Err(unwritten) if unwritten.kind() != ErrorKind::BrokenPipe => {
+                say(format_args!("error: {unwritten}"));
+                ExitCode::from(2)
+            }
+            // A closed pipe is no reason to fail.
+            Ok(()) | Err(_) => ExitCode::from(if is_help { 2 } else { 0 }),
+        };
+    }
+    let said = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let said = said.split("\n\nFor more information").next().unwrap_or(said);
+    say(said.split_whitespace().collect::<Vec<_>>().join(" "));
+    ExitCode::from(2)
+}
+
+/// Runs a command and returns its exit code.
+pub(crate) fn run(line: CommandLine) -> ExitCode {
+    let terminal = Terminal::new(line.json);
+    let ended = match line.command {
+        Command::Status(args) => status::run(&args, &terminal),
+        Command::Route(args) => route::run(&args, &terminal),
+        Command::Placement(args) => placement::run(&args, &terminal),
+        Command::Check(args) => check::run(&args, &terminal),
+        Command::Export(args) => export::run(&args, &terminal),
+        Command::Migrate(args) => migrate::run(&args, &terminal),
+        Command::Backup(options) => backup::run(&options, &terminal),
+        Command::Generate(options) => generate::run(&options, &terminal),
+        Command::Import(options) => import::run(options, &terminal),
+        Command::Restore(options) => restore::run(&options, &terminal),
+        Command::Cluster(options) => cluster::run(&options, &terminal),
+        Command::Node(options) => node::run(options, &terminal),
+        Command::Completions { shell } => completions::complete(shell),
+    };
+    let Err(trouble) = ended else { return ExitCode::SUCCESS };
+    match trouble {
+        CommandError::Found(line) => {
+            say(line);
+            ExitCode::from(1)
+        }
+        CommandError::Refused(line) => {
+            say(format_args!("error: {line}"));
+            ExitCode::from(2)
+        }
+        CommandError::Unread => ExitCode::from(1),
+    }
+}

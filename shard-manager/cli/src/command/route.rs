@@ -1,0 +1,168 @@
+//! `route`: shows the slots and shards of keys.
+
+use std::io::{BufWriter, Write};
+
+use clap::Args;
+use model::keyspace::ShardKey;
+use serde::Serialize;
+use sqlite::offline_view::DirView;
+
+use super::keys::Keys;
+use super::router::Router;
+use super::{ClusterSource, CommandError};
+use crate::terminal::{Terminal, Unwritten};
+
+/// Options of `route`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  shard-manager route user_123 user_124
+  cut -d, -f1 users.csv | shard-manager route -
+  shard-manager route user_123 --url http://127.0.0.1:3000 --json")]
+pub(super) struct RouteArgs {
+    /// Shard keys; `-` reads them from standard input, one per line
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<String>,
+    #[command(flatten)]
+    source: ClusterSource,
+}
+
+/// Slot and shard of a key.
+#[derive(Debug, Serialize)]
+struct Routed {
+    key: String,
+    slot: u64,
+    shard: String,
+    primary: String,
+    replicas: Vec<String>,
+    epoch: u64,
+}
+
+enum Map {
+    Files(DirView),
+    Router(Router),
+}
+
+/// Shows the slots and shards of keys.
+pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let map = match &args.source.url {
+        Some(url) => Map::Router(Router::at(url)?),
+        None => Map::Files(DirView::open(&args.source.place.data_dir)?),
+    };
+    if args.keys.iter().any(|key| key == "-") {
+        return stream(&map, &args.keys, terminal);
+    }
+    let routed: Result<Vec<Routed>, CommandError> =
+        args.keys.iter().map(|key| map.route(key)).collect();
+    let routed = routed?;
+    let shown = terminal.show(&routed, |terminal| {
+        let rows: Vec<Vec<String>> = routed.iter().map(Routed::cells).collect();
+        terminal.table(&HEADS, &rows)
+    });
+    Ok(shown?)
+}
+
+/// Prints each key as it is read: there may be any number of them.
+fn stream(map: &Map, keys: &[String], terminal: &Terminal) -> Result<(), CommandError> {
+    let out = BufWriter::new(std::io::stdout().lock());
+    let mut list = List { out, json: terminal.is_json(), told: 0 };
+    let ended = list.tell_all(map, keys);
+    // Written even if the last line was no key: the ones before it are printed.
+    let closed = list.close();
+    ended?;
+    Ok(closed?)
+}
+const HEADS: [&str; 5] = ["key", "slot", "shard", "primary", "replicas"];
+
+/// Document of the results for all keys.
+struct List<W> {
+    out: W,
+    json: bool,
+    told: u64,
+}
+
+impl<W: Write> List<W> {
+    fn tell_all(&mut self, map: &Map, keys: &[String]) -> Result<(), CommandError> {
+        for key in keys {
+            if key != "-" {
+                self.tell(&map.route(key)?)?;
+                continue;
+            }
+            let mut lines = Keys::new("standard input", std::io::stdin().lock());
+            while let Some(key) = lines.next()? {
+                let routed = map.route(&key).map_err(|error| lines.refused(&error))?;
+                self.tell(&routed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, routed: &Routed) -> Result<(), Unwritten> {
+        let begin = match (self.json, self.told) {
+            (true, 0) => "[".to_owned(),
+            (true, _) => ",\n".to_owned(),
+            (false, 0) => HEADS.join("\t") + "\n",
+            (false, _) => String::new(),
+        };
+        self.told += 1;
+        let line = match self.json {
+            true => serde_json::to_string(routed).map_err(|error| Unwritten(error.into()))?,
+            false => routed.cells().join("\t") + "\n",
+        };
+        write!(self.out, "{begin}{line}").map_err(Unwritten)
+    }
+
+    fn close(mut self) -> Result<(), Unwritten> {
+        let end = match (self.json, self.told) {
+            (true, 0) => "[]\n",
+            (true, _) => "]\n",
+            (false, _) => "",
+        };
+        self.out.write_all(end.as_bytes()).and_then(|()| self.out.flush()).map_err(Unwritten)
+    }
+}
+
+impl Routed {
+    fn cells(&self) -> Vec<String> {
+        let Self { key, slot, shard, primary, replicas, .. } = self;
+        let replicas = if replicas.is_empty() { "-".to_owned() } else { replicas.join(",") };
+        vec![key.clone(), slot.to_string(), shard.clone(), primary.clone(), replicas]
+    }
+}
+
+impl Map {
+    fn route(&self, key: &str) -> Result<Routed, CommandError> {
+        let told = |error: &dyn std::fmt::Display| {
+            CommandError::Refused(format!("key `{}`: {error}", key.escape_debug()))
+        };
+        let parsed = ShardKey::parse(key).map_err(|error| told(&error))?;
+        match self {
+            Self::Files(view) => {
+                let place = view.map.place(parsed).map_err(|error| told(&error))?;
+                let mut nodes = view.nodes(place.shard).into_iter().map(|file| file.node);
+                Ok(Routed {
+                    key: key.to_owned(),
+                    slot: u64::from(place.slot.number()),
+                    shard: view.map.topology().name(place.shard).to_owned(),
+                    primary: nodes.next().unwrap_or_default(),
+                    replicas: nodes.collect(),
+                    epoch: place.epoch,
+                })
+            }
+            Self::Router(router) => {
+                let answer = router.get("/api/route", &[("key", key)])?;
+                let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+                let named = |member: &str| text(&answer[member]).unwrap_or_default();
+                let replicas = answer["replicas"].as_array().into_iter().flatten();
+                Ok(Routed {
+                    key: key.to_owned(),
+                    slot: answer["slot"].as_u64().unwrap_or_default(),
+                    shard: named("shard"),
+                    primary: named("primary"),
+                    replicas: replicas.filter_map(text).collect(),
+                    epoch: answer["epoch"].as_u64().unwrap_or_default(),
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Upload: sends rows to a running router.
+//!
+//! **Invariant:** rows that may have been stored are sent again only as upserts; waits and retries
+//! are bounded.
+//! **Not here:** the rows (`generate`, `import`).
+
+use std::io::Read;
+use std::time::Duration;
+
+use model::keyspace::Keyspace;
+
+use crate::import::FailedRow;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use ureq::http::Response;
+use ureq::{Agent, AsSendBody, Body, SendBody};
+
+use super::http_agent::{agent, told};
+use super::interrupt;
+
+/// Maximal number of attempts of one request.
+const TRIES_MAX: u32 = 10;
+/// Longest wait that a router may request.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Time limit of a connection attempt.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Time limit for the last chunk and the answer, after the router has all rows.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// Deadline of each chunk that is sent to the router: bulk work may wait.
+const DEADLINE_MS: &str = "60000";
+/// Maximal size of an answer, which lists a thousand failures at most.
+const BODY_MAX: u64 = 16 << 20;
+
+/// Answer to a bulk write: the members that are used here.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Answer {
+    #[serde(default)]
+    failed_total: u64,
+    #[serde(default)]
+    failed: Vec<Failed>,
+    #[serde(default)]
+    pub(super) shards: Vec<ShardRows>,
+}
+
+/// Map of a cluster: the members that describe its keyspace.
+#[derive(Debug, Deserialize)]
+struct KeyMap {
+    keyspace: String,
+    /// Exact text of the configuration.
+    parameters: Box<RawValue>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ShardRows {
+    pub(super) shard: String,
+    pub(super) rows: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failed {
+    index: usize,
+    retryable: bool,
+    error: Problem,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Problem {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    detail: String,
+    /// Rows before this one were processed.
+    next_index: Option<u64>,
+}
+
+/// Reason why rows were not sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    /// The router refused the request.
+    #[error("{0}")]
+    Refused(String),
+    /// The connection broke off.
+    #[error(
+        "{cause}; rows before row {next_index} (from 0, blank lines not counted) were carried out, the rest were not"
+    )]
+    Partial {
+        /// Reason.
+        cause: String,
+        /// First row that was not processed.
+        next_index: u64,
+    },
+    /// The router does not answer.
+    #[error("the router does not answer: {0}")]
+    NoAnswer(String),
+    /// The operator cancelled the command.
+    #[error("cancelled; what was acknowledged is kept")]
+    Cancelled,
+}
+
+/// Action after an answer.
+enum Next {
+    Done(Answer),
+    /// Nothing was stored: wait and retry.
+    Wait(Duration, String),
+    /// Rows may have been stored.
+    Unknown(String),
+}
+
+/// Client of a router.
+pub(super) struct Router {
+    agent: Agent,
+    url: String,
+}
+
+impl Router {
+    /// Creates a client of the router at an address such as `http://127.0.0.1:3000`.
+    pub(super) fn at(url: &str) -> Result<Self, UploadError> {
+        let url = url.trim_end_matches('/').to_owned();
+        let patient = Agent::config_builder()
+            .timeout_connect(Some(CONNECT_MAX))
+            .timeout_recv_response(Some(ANSWER_MAX));
+        let agent = agent(&url, patient).map_err(UploadError::Refused)?;
+        Ok(Self { agent, url })
+    }
+
+    /// Returns the keyspace of the router's cluster.
+    pub(super) fn keyspace(&self) -> Result<Keyspace, UploadError> {
+        let no_answer = |error: ureq::Error| UploadError::NoAnswer(told(&error));
+        let no_map = |error: &dyn std::fmt::Display| {
+            UploadError::Refused(format!("the router's map cannot be read: {error}"))
+        };
+        let sent = self.agent.get(format!("{}/api/shard-map", self.url)).call();
+        let mut response = sent.map_err(no_answer)?;
+        let body = response.body_mut().with_config().limit(BODY_MAX).read_to_vec();
+        let body = body.map_err(no_answer)?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            return Err(UploadError::Refused(Problem::cause(status, &body)));
+        }
+        let map: KeyMap = serde_json::from_slice(&body).map_err(|error| no_map(&error))?;
+        Keyspace::restore(&map.keyspace, map.parameters.get()).map_err(|error| no_map(&error))
+    }
+
+    /// Sends lines of JSON as upserts, and retries if necessary.
+    pub(super) fn upsert(&self, table: &str, lines: &[u8]) -> Result<Answer, UploadError> {
+        let mut wait = Duration::from_millis(100);
+        let mut told = String::new();
+        for _ in 0..TRIES_MAX {
+            if interrupt::asked() {
+                return Err(UploadError::Cancelled);
+            }
+            let sent = self.post((table, "upsert"), "application/x-ndjson", lines);
+            match next(sent)? {
+                Next::Done(answer) if answer.is_worth_another_try() => told = answer.first(),
+                Next::Done(answer) => return Ok(answer),
+                Next::Wait(asked, cause) => {
+                    wait = asked.max(wait);
+                    told = cause;
+                }
+                Next::Unknown(cause) => told = cause,
+            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(WAIT_MAX);
+        }
+        Err(UploadError::NoAnswer(told))
+    }
+
+    /// Streams an input, without a retry.
+    pub(super) fn stream(
+        &self,
+        (table, op): (&str, &str),
+        content_type: &str,
+        mut input: impl Read,
+    ) -> Result<Answer, UploadError> {
+        let sent = self.post((table, op), content_type, SendBody::from_reader(&mut input));
+        match next(sent)? {
+            Next::Done(answer) => Ok(answer),
+            Next::Wait(_, cause) => Err(UploadError::Refused(cause)),
+            Next::Unknown(_) if interrupt::asked() => Err(UploadError::Cancelled),
+            Next::Unknown(cause) => {
+                let told =
+                    "a part of the rows is stored; sent again as upserts, none is stored twice";
+                Err(UploadError::NoAnswer(format!("{cause}; {told}")))
+            }
+        }
+    }
+
+    fn post(
+        &self,
+        (table, op): (&str, &str),
+        content_type: &str,
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, ureq::Error> {
+        self.agent
+            .post(format!("{}/api/bulk-write", self.url))
+            .query("table", table)
+            .query("op", op)
+            .header("content-type", content_type)
+            .header("x-deadline-ms", DEADLINE_MS)
+            .send(body)
+    }
+}
+
+impl Answer {
+    /// Returns whether rows failed and all listed failures are temporary.
+    fn is_worth_another_try(&self) -> bool {
+        self.failed_total > 0 && self.failed.iter().all(|row| row.retryable)
+    }
+
+    fn first(&self) -> String {
+        self.failed.first().map(|row| row.error.sentence()).unwrap_or_default()
+    }
+
+    /// Returns the number of failed rows, and the first of them.
+    pub(super) fn failures(&self) -> (u64, Vec<FailedRow>) {
+        let told = self.failed.iter().map(|row| {
+            let (index, cause) = (row.index, row.error.sentence());
+            FailedRow { index, cause }
+        });
+        (self.failed_total, told.take(10).collect())
+    }
+}
+
+impl Problem {
+    fn cause(status: u16, body: &[u8]) -> String {
+        let problem: Self = serde_json::from_slice(body).unwrap_or_default();
+        match problem.code.is_empty() {
+            true => format!("the answer is {status}, and not one of a router"),
+            false => problem.sentence(),
+        }
+    }
+
+    fn sentence(&self) -> String {
+        let text = if self.detail.is_empty() { &self.title } else { &self.detail };
+        format!("{text} ({})", self.code)
+    }
+}
+
+fn next(sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> {
+    let mut response = match sent {
+        Ok(response) => response,
+        Err(ureq::Error::BadUri(cause)) => return Err(UploadError::Refused(cause)),
+        Err(error @ (ureq::Error::HostNotFound | ureq::Error::ConnectionFailed)) => {
+            return Err(UploadError::NoAnswer(error.to_string()));
+        }
+        Err(ureq::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            return Err(UploadError::NoAnswer(error.to_string()));
+        }
+        Err(error) => return Ok(Next::Unknown(told(&error))),
+    };
+    let status = response.status().as_u16();
+    let wait = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+    let wait = wait.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    let body = match response.body_mut().with_config().limit(BODY_MAX).read_to_vec() {
+        Ok(body) => body,
+        Err(error) => return Ok(Next::Unknown(error.to_string())),
+    };
+    if matches!(status, 201 | 207) {
+        let answer = serde_json::from_slice(&body);
+        return answer
+            .map(Next::Done)
+            .map_err(|error| UploadError::NoAnswer(format!("no answer of a router: {error}")));
+    }
+    let cause = Problem::cause(status, &body);
+    let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
+    if let Some(next_index) = problem.next_index.filter(|next_index| *next_index > 0) {
+        return Err(UploadError::Partial { cause, next_index });
+    }
+    match status {
+        429 | 503 => Ok(Next::Wait(wait.unwrap_or_default().min(WAIT_MAX), cause)),
+        502 | 504 => Ok(Next::Unknown(cause)),
+        _ => Err(UploadError::Refused(cause)),
+    }
+}

@@ -1,0 +1,195 @@
+//! Pulse: detects whether a lane makes progress with its writes.
+//!
+//! The lane's loop records when it starts and finishes a piece of work; readers compare that with
+//! the clock. An idle lane is sent a probe, which is processed in turn like a write and changes
+//! nothing.
+//!
+//! **Not here:** the work of the loop (`worker`), the health of the shard (`shard`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use model::error::Error;
+use model::reason::Reason;
+use tokio::sync::oneshot;
+
+use super::{Lane, Message, State};
+
+/// A lane is stalled when one piece of work takes longer than this. A little less than the longest
+/// wait for a probe, so that one probe is enough to notice.
+const STANDSTILL: Duration = Duration::from_millis(1_800);
+/// Longest wait for a probe.
+const PROBE_MAX: Duration = Duration::from_secs(2);
+/// A lane that has worked on one piece for less than this is not waited for: it has just made
+/// progress.
+const MOVED_LATELY: Duration = Duration::from_millis(500);
+/// Time for which a write that failed in the storage counts, if none has succeeded since.
+const FAILED_LATELY: Duration = Duration::from_secs(10);
+/// Interval at which a busy lane is checked for progress.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Record of the work of a lane's loop.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    epoch: Instant,
+    /// Milliseconds since `epoch` at which the current piece of work began; 0 if the loop is idle.
+    busy_since: AtomicU64,
+    /// Milliseconds since `epoch` at which a batch failed in the storage; 0 if the last one
+    /// succeeded.
+    failed_at: AtomicU64,
+    /// True while a probe is queued.
+    is_probed: AtomicBool,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        let (busy_since, failed_at) = (AtomicU64::new(0), AtomicU64::new(0));
+        let is_probed = AtomicBool::new(false);
+        Self { epoch: Instant::now(), busy_since, failed_at, is_probed }
+    }
+}
+
+impl Pulse {
+    /// Records that the loop starts a piece of work, or has made progress with it.
+    pub(super) fn begin(&self) {
+        self.busy_since.store(self.millis(), Ordering::Relaxed);
+    }
+
+    /// Records that the loop is idle.
+    pub(super) fn rest(&self) {
+        self.busy_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Records that a batch became durable.
+    pub(super) fn succeeded(&self) {
+        self.begin();
+        if self.failed_at.load(Ordering::Relaxed) != 0 {
+            self.failed_at.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Records that a batch failed as a whole.
+    pub(super) fn failed(&self, error: &Error) {
+        if matches!(error, Error::StorageFull { .. } | Error::ShardUnavailable { .. }) {
+            self.failed_at.store(self.millis(), Ordering::Relaxed);
+        }
+    }
+
+    /// Number of queued operations that are probes and no writes.
+    pub(super) fn probes(&self) -> usize {
+        usize::from(self.is_probed.load(Ordering::Acquire))
+    }
+
+    /// Time that the loop has spent on the current piece of work; `None` if it is idle.
+    fn busy_for(&self) -> Option<Duration> {
+        let since = self.busy_since.load(Ordering::Relaxed);
+        (since != 0).then(|| self.since(since))
+    }
+
+    fn stands_still(&self) -> bool {
+        self.busy_for().is_some_and(|time| time >= STANDSTILL)
+    }
+
+    fn has_failed(&self) -> bool {
+        let at = self.failed_at.load(Ordering::Relaxed);
+        at != 0 && self.since(at) < FAILED_LATELY
+    }
+
+    fn since(&self, millis: u64) -> Duration {
+        Duration::from_millis(self.millis().saturating_sub(millis))
+    }
+
+    fn millis(&self) -> u64 {
+        // Never 0, which means idle.
+        self.epoch.elapsed().as_millis() as u64 + 1
+    }
+}
+
+impl Lane {
+    /// Reasons why the lane makes no progress, from what is recorded already.
+    pub fn standstill(&self) -> Option<Reason> {
+        let pulse = &self.state.pulse;
+        if !self.is_up() {
+            Some(Reason::WriterEnded)
+        } else if self.waits() {
+            Some(Reason::NoPrimary)
+        } else if pulse.stands_still() {
+            Some(Reason::WritesStalled)
+        } else if pulse.has_failed() {
+            Some(Reason::WritesFail)
+        } else {
+            None
+        }
+    }
+
+    /// True if writes have waited for long while none was finished.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.state.pulse.stands_still()
+    }
+
+    /// Probes the lane, at most until `deadline`, so that [`Lane::standstill`] is up to date
+    /// afterwards.
+    pub async fn probe(&self, deadline: Instant) {
+        let deadline = deadline.min(Instant::now() + PROBE_MAX);
+        let pulse = &self.state.pulse;
+        match pulse.busy_for() {
+            None if !pulse.is_probed.swap(true, Ordering::AcqRel) => {
+                let (reply, answer) = oneshot::channel();
+                let probe = Probe { state: Arc::clone(&self.state), _reply: reply };
+                // A full queue drops the probe: that lane has just made progress, or is busy.
+                let _ = self.queue.try_send(Message::Probe(probe));
+                // A late probe needs no record of its own: the lane has been busy with one piece
+                // all that time.
+                let _ = tokio::time::timeout_at(deadline.into(), answer).await;
+            }
+            Some(time) if time < MOVED_LATELY || time >= STANDSTILL => {}
+            None | Some(_) => {
+                let since = pulse.busy_since.load(Ordering::Relaxed);
+                let moved = || pulse.busy_since.load(Ordering::Relaxed) != since;
+                while !moved() && !pulse.stands_still() && Instant::now() < deadline {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }
+    }
+}
+
+/// Probe that waits its turn like a write and changes nothing. There is at most one; it is dropped
+/// at its turn, which notifies its sender.
+pub(super) struct Probe {
+    state: Arc<State>,
+    _reply: oneshot::Sender<()>,
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.state.pulse.is_probed.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_failed_in_the_storage_counts_until_one_succeeds() {
+        let pulse = Pulse::default();
+        pulse.failed(&Error::Internal);
+        assert!(!pulse.has_failed(), "a defect is not the storage's");
+        pulse.failed(&Error::StorageFull { shard: "shard1".into() });
+        assert!(pulse.has_failed());
+        pulse.succeeded();
+        assert!(!pulse.has_failed());
+    }
+
+    #[test]
+    fn an_idle_lane_does_not_stand_still() {
+        let pulse = Pulse::default();
+        assert!(pulse.busy_for().is_none());
+        pulse.begin();
+        assert!(pulse.busy_for().is_some());
+        pulse.rest();
+        assert!(!pulse.stands_still() && pulse.busy_for().is_none());
+    }
+}

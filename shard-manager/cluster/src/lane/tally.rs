@@ -1,0 +1,75 @@
+//! Tally: counters of a lane's work, updated once for each batch.
+//!
+//! **Not here:** rates; a reader computes them from two readings.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use model::stats::{BATCH_CLASSES, LaneStats, batch_class};
+
+use super::{BATCH_OPERATIONS_MAX, Lane, QUEUE_BYTES_MAX, QUEUE_MAX};
+
+const _: () = assert!(
+    BATCH_OPERATIONS_MAX == 1 << (BATCH_CLASSES - 1),
+    "the classes end with the largest batch"
+);
+
+/// The counters of a lane. Only its loop updates them.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Operations taken from the queue that still wait for their batch: at most one.
+    held: AtomicUsize,
+    /// Operations of the batch that is being applied.
+    applying: AtomicUsize,
+    batches: AtomicU64,
+    operations: AtomicU64,
+    rows: AtomicU64,
+    largest: AtomicU64,
+    sizes: [AtomicU64; BATCH_CLASSES],
+}
+
+impl Tally {
+    /// Records how many operations were taken from the queue and still wait for their batch.
+    pub(super) fn hold(&self, operations: usize) {
+        self.held.store(operations, Ordering::Relaxed);
+    }
+
+    /// Records the size of the batch that begins, or 0 after its operations were answered.
+    pub(super) fn apply(&self, operations: usize) {
+        self.held.store(0, Ordering::Relaxed);
+        self.applying.store(operations, Ordering::Relaxed);
+    }
+
+    /// Records a durable batch. It is called before the operations are answered, so that a client
+    /// that knows of its write finds it counted.
+    pub(super) fn add(&self, operations: usize, rows: usize) {
+        let size = operations as u64;
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.operations.fetch_add(size, Ordering::Relaxed);
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.largest.fetch_max(size, Ordering::Relaxed);
+        self.sizes[batch_class(operations)].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Lane {
+    /// Returns the load of the lane and its counters.
+    pub fn vitals(&self) -> LaneStats {
+        let tally = &self.state.tally;
+        let queued = self.queue.max_capacity() - self.queue.capacity();
+        LaneStats {
+            lanes: 1,
+            waiting: (queued + tally.held.load(Ordering::Relaxed))
+                .saturating_sub(self.state.pulse.probes()),
+            waiting_bytes: self.queued_bytes.load(Ordering::Relaxed),
+            applying: tally.applying.load(Ordering::Relaxed),
+            waiting_max: QUEUE_MAX,
+            waiting_bytes_max: QUEUE_BYTES_MAX,
+            waits_for_node: self.waits(),
+            batches: tally.batches.load(Ordering::Relaxed),
+            operations: tally.operations.load(Ordering::Relaxed),
+            rows: tally.rows.load(Ordering::Relaxed),
+            largest_batch: tally.largest.load(Ordering::Relaxed),
+            batch_sizes: std::array::from_fn(|class| tally.sizes[class].load(Ordering::Relaxed)),
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! Worker: the loop of a lane, which takes batches from the queue and has them applied.
+//!
+//! **Invariant:** one batch at a time, in order; each operation is answered after it is durable.
+//! **Not here:** the sender of the queue (`lane`), applying a batch (the engines).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use engine::fault_injector::FaultInjector;
+use engine::runtime_pool::RuntimeHandle;
+use engine::{
+    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WriteGroup, Writer,
+};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use model::error::{Error, Outcome};
+use model::position::Position;
+use model::row_change::RowWrite;
+use tokio::sync::mpsc::Receiver;
+
+use super::schema::SchemaOperation;
+use super::{
+    Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, LaneFailure, LaneTimes, Message, Operation,
+    State, TAKEN,
+};
+
+/// Interval of checks for a node that accepts writes, while operations wait for one.
+const READY_LOOK: Duration = Duration::from_millis(25);
+/// Interval of these checks while no operation waits.
+const READY_GLANCE: Duration = Duration::from_millis(250);
+/// Duration of a check after which the lane is reported as waiting for a node.
+const READY_SOON: Duration = Duration::from_millis(100);
+/// An operation is not retried this close to its deadline, so that its client learns in time that
+/// nothing was stored.
+const LAST_TRY: Duration = Duration::from_millis(50);
+
+impl State {
+    /// Records that the loop took work from the queue.
+    fn take_up(&self) {
+        self.tally.hold(1);
+        self.pulse.begin();
+    }
+
+    fn wait_for_node(&self, waits: bool) {
+        // Called after every batch: the load keeps the cache line shared with readers.
+        if self.waits.load(Ordering::SeqCst) == waits
+            || self.waits.swap(waits, Ordering::SeqCst) == waits
+        {
+            return;
+        }
+        let shard = &self.shard;
+        if waits {
+            tracing::warn!(
+                shard,
+                "no primary accepts writes; queued writes wait until their deadlines"
+            );
+        } else {
+            tracing::info!(shard, "the primary accepts writes again");
+        }
+    }
+}
+
+/// The receiving side of a lane.
+pub(super) struct Worker {
+    pub(super) writer: Box<dyn AsyncWriter>,
+    waiting: Receiver<Message>,
+    queued_bytes: Arc<AtomicUsize>,
+    state: Arc<State>,
+    /// Channel that closes when the loop ends.
+    lives: Option<std::sync::mpsc::Sender<()>>,
+}
+
+/// Adapter for a writer that blocks its thread: its futures are ready when the methods return.
+struct Blocking(Box<dyn Writer>);
+
+impl AsyncWriter for Blocking {
+    fn ready(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(ready(true))
+    }
+
+    fn apply<'a>(
+        &'a mut self,
+        groups: &'a [WriteGroup<'a>],
+    ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>> {
+        Box::pin(ready(self.0.apply(groups)))
+    }
+
+    fn change_schema<'a>(
+        &'a mut self,
+        change: &'a SchemaChange,
+    ) -> BoxFuture<'a, Result<u64, BatchFailure>> {
+        Box::pin(ready(self.0.change_schema(change)))
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self) {
+        self.0.commit_owed();
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        self.0.close();
+        Box::pin(ready(()))
+    }
+}
+
+impl Worker {
+    /// Creates the loop of a thread.
+    pub(super) fn of_thread(
+        writer: Box<dyn Writer>,
+        waiting: Receiver<Message>,
+        (queued_bytes, state): (&Arc<AtomicUsize>, &Arc<State>),
+    ) -> Self {
+        let (queued_bytes, state) = (Arc::clone(queued_bytes), Arc::clone(state));
+        let writer = Box::new(Blocking(writer));
+        Self { writer, waiting, queued_bytes, state, lives: None }
+    }
+
+    /// Runs until the lane is stopped.
+    pub(super) fn run(mut self, LaneControls { fault_injector, pause_barrier }: &LaneControls) {
+        while let Some(first) = self.waiting.blocking_recv() {
+            self.state.take_up();
+            // Waits before taking operations: their clients may still abandon them.
+            let _turn = fault_injector.wait();
+            let _pass = pause_barrier.enter();
+            let ended = self.round(first).now_or_never();
+            if ended.expect("a writer that blocks its thread is never waited for") {
+                break;
+            }
+        }
+        let closed = self.writer.close().now_or_never();
+        closed.expect("a writer that blocks its thread is never waited for");
+    }
+
+    /// Creates the loop of a task. Dropping `lives` at its end signals the end.
+    pub(super) fn of_task(
+        writer: Box<dyn AsyncWriter>,
+        waiting: Receiver<Message>,
+        (queued_bytes, state): (&Arc<AtomicUsize>, &Arc<State>),
+        lives: std::sync::mpsc::Sender<()>,
+    ) -> Self {
+        let (queued_bytes, state) = (Arc::clone(queued_bytes), Arc::clone(state));
+        Self { writer, waiting, queued_bytes, state, lives: Some(lives) }
+    }
+
+    /// Starts the loop on the runtime of the handle.
+    pub(super) fn spawn(self, fault_injector: Arc<FaultInjector>, runtime: RuntimeHandle) {
+        runtime.runtime().spawn(self.serve(fault_injector, runtime));
+    }
+
+    async fn serve(mut self, fault_injector: Arc<FaultInjector>, mut runtime: RuntimeHandle) {
+        loop {
+            tokio::select! {
+                biased;
+                first = self.waiting.recv() => {
+                    let Some(first) = first else { break };
+                    self.state.take_up();
+                    // Waits before taking operations: their clients may still abandon them.
+                    let Some(first) = self.until_ready(first).await else {
+                        self.state.pulse.rest();
+                        continue;
+                    };
+                    let _turn = fault_injector.wait_on_task().await;
+                    if self.round(first).await {
+                        break;
+                    }
+                }
+                () = tokio::time::sleep(READY_GLANCE), if self.state.waits.load(Ordering::SeqCst) => {
+                    // Without writes only this check notices that a node accepts writes again.
+                    let ready = self.writer.ready().await;
+                    self.state.wait_for_node(!ready);
+                }
+                () = runtime.moved() => {
+                    // A connection stays on the runtime that opened it, so it is closed first.
+                    self.writer.close().await;
+                    self.spawn(fault_injector, runtime);
+                    return;
+                }
+            }
+        }
+        self.writer.close().await;
+    }
+
+    /// Waits for a node that accepts writes, and drops operations past their deadlines meanwhile.
+    /// Returns `None` if no operation is left.
+    async fn until_ready(&mut self, mut first: Message) -> Option<Message> {
+        while !self.is_ready().await {
+            self.state.wait_for_node(true);
+            while is_over(&first) || self.state.stops.load(Ordering::SeqCst) {
+                if let Message::Stop = first {
+                    return Some(first);
+                }
+                self.drop_late(first);
+                let next = self.waiting.try_recv().ok();
+                self.state.tally.hold(usize::from(next.is_some()));
+                first = next?;
+            }
+            tokio::time::sleep(READY_LOOK).await;
+        }
+        self.state.wait_for_node(false);
+        Some(first)
+    }
+
+    /// Returns true if a node accepts writes. Connecting may take a while.
+    async fn is_ready(&mut self) -> bool {
+        let state = Arc::clone(&self.state);
+        let mut ready = std::pin::pin!(self.writer.ready());
+        tokio::select! {
+            biased;
+            ready = &mut ready => ready,
+            () = tokio::time::sleep(READY_SOON) => {
+                state.wait_for_node(true);
+                ready.await
+            }
+        }
+    }
+
+    /// Refuses a message that is too late. Its client checks the deadline by itself, and gets the
+    /// reason here if it still waits.
+    fn drop_late(&self, message: Message) {
+        let error = Error::NoPrimary { shard: self.state.shard.clone() };
+        let failure = LaneFailure { error, outcome: Outcome::Rejected };
+        match message {
+            Message::Operation(operation) => {
+                self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
+                let _ = operation.reply.send(Err(failure));
+            }
+            Message::Schema(operation) => operation.refuse(failure),
+            Message::Probe(_) | Message::Stop => {}
+        }
+    }
+
+    /// Applies everything that is queued now; returns true if the lane is to stop.
+    async fn round(&mut self, first: Message) -> bool {
+        let (mut schema, mut stopping) = (None, false);
+        self.state.pulse.begin();
+        let batch = self.gather(first, &mut schema, &mut stopping);
+        self.state.tally.apply(batch.len());
+        self.execute(batch).await;
+        self.state.tally.apply(0);
+        #[cfg(feature = "sabotage")]
+        self.writer.commit_owed();
+        if let Some(operation) = schema {
+            self.state.pulse.begin();
+            self.change_schema(operation).await;
+        }
+        self.state.pulse.rest();
+        stopping
+    }
+
+    /// Takes everything that is queued, within the limits of one transaction.
+    fn gather(
+        &mut self,
+        first: Message,
+        schema: &mut Option<SchemaOperation>,
+        stopping: &mut bool,
+    ) -> Vec<Operation> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(message) = next.take() {
+            match message {
+                Message::Stop => {
+                    *stopping = true;
+                    break;
+                }
+                Message::Schema(operation) => {
+                    *schema = Some(operation);
+                    break;
+                }
+                Message::Probe(probe) => drop(probe),
+                Message::Operation(operation) => {
+                    self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
+                    bytes += operation.bytes;
+                    batch.extend(take(operation));
+                }
+            }
+            if batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_MAX {
+                next = self.waiting.try_recv().ok();
+            }
+        }
+        batch
+    }
+
+    /// Applies a batch. A batch that fails as a whole is halved until the failing operations are
+    /// alone.
+    async fn execute(&mut self, batch: Vec<Operation>) {
+        let mut parts = vec![batch];
+        while let Some(mut batch) = parts.pop() {
+            if batch.is_empty() {
+                continue;
+            }
+            let groups: Vec<WriteGroup<'_>> = batch.iter().map(Operation::group).collect();
+            let began = Instant::now();
+            match self.writer.apply(&groups).await {
+                Ok(done) => {
+                    self.state.wait_for_node(false);
+                    self.state.pulse.succeeded();
+                    self.answer_all(batch, done, began);
+                }
+                Err(BatchFailure { retry_split: true, .. }) if batch.len() > 1 => {
+                    self.state.pulse.begin();
+                    let second = batch.split_off(batch.len() / 2);
+                    parts.extend([second, batch]);
+                }
+                // An atomic operation is not split.
+                Err(BatchFailure { retry_split: true, .. })
+                    if groups[0].atomic_rows.is_none() && groups[0].rows.len() > 1 =>
+                {
+                    match self.apply_parted(groups[0].rows).await {
+                        Ok(done) => {
+                            self.state.pulse.succeeded();
+                            self.answer_all(batch, done, began);
+                        }
+                        Err(failure) => fail_all(batch, &failure),
+                    }
+                }
+                // Another node may become primary soon.
+                Err(BatchFailure {
+                    error: error @ Error::ShardUnavailable { .. },
+                    outcome: Outcome::Rejected,
+                    ..
+                }) if self.lives.is_some() => {
+                    parts.push(self.await_node(batch, error).await);
+                }
+                Err(BatchFailure { error, outcome, .. }) => {
+                    // The loss of a server is reported elsewhere, as a shard without a primary.
+                    let is_storage = self.lives.is_none() || outcome == Outcome::Rejected;
+                    if is_storage {
+                        self.state.pulse.failed(&error);
+                    }
+                    fail_all(batch, &LaneFailure { error, outcome });
+                }
+            }
+        }
+    }
+
+    /// Keeps operations of which nothing was stored until a node accepts writes. Those that would
+    /// miss their deadlines fail.
+    async fn await_node(&mut self, mut batch: Vec<Operation>, error: Error) -> Vec<Operation> {
+        let Error::ShardUnavailable { shard } = error else {
+            unreachable!("nothing else is tried again")
+        };
+        let error = Error::NoPrimary { shard };
+        let failure = LaneFailure { error, outcome: Outcome::Rejected };
+        batch.iter().for_each(|operation| operation.claim.put_back());
+        loop {
+            tokio::time::sleep(READY_LOOK).await;
+            let is_ready = self.is_ready().await;
+            if !is_ready {
+                // Operations queued behind these then fail with the right reason.
+                self.state.wait_for_node(true);
+            }
+            let soon = Instant::now() + LAST_TRY;
+            let stops = self.state.stops.load(Ordering::SeqCst);
+            let late = batch.extract_if(.., |operation| stops || operation.deadline <= soon);
+            fail_all(late.collect(), &failure);
+            if is_ready || batch.is_empty() {
+                break;
+            }
+        }
+        batch.retain(|operation| operation.claim.decide(TAKEN));
+        batch
+    }
+
+    /// Sends each operation the results of its rows.
+    fn answer_all(&self, batch: Vec<Operation>, done: BatchDone, began: Instant) {
+        let database = began.elapsed();
+        let position = done.position;
+        self.state.tally.add(batch.len(), done.rows.len());
+        let mut results = done.rows.into_iter();
+        for operation in batch {
+            let rows = results.by_ref().take(operation.request.rows.len()).collect();
+            let queue = began.duration_since(operation.queued_at);
+            let times = LaneTimes { queue, database };
+            let _ = operation.reply.send(Ok(Applied { rows, position, times }));
+        }
+    }
+
+    /// Applies the halves of a chunk, and again the halves of a half that fails, to isolate the
+    /// rows that cause the failure. If the shard itself fails, the rest is not tried; if the
+    /// outcome of a commit is unknown, so is that of the chunk.
+    async fn apply_parted(&mut self, changes: &[RowWrite]) -> Result<BatchDone, LaneFailure> {
+        let mut done =
+            BatchDone { rows: Vec::with_capacity(changes.len()), position: Position::default() };
+        let (first, second) = changes.split_at(changes.len() / 2);
+        let mut parts = vec![second, first];
+        while let Some(part) = parts.pop() {
+            // Each part counts as progress: many small ones are no standstill.
+            self.state.pulse.begin();
+            match self.writer.apply(&[WriteGroup { rows: part, atomic_rows: None }]).await {
+                Ok(applied) => {
+                    done.position = applied.position;
+                    done.rows.extend(applied.rows);
+                }
+                Err(BatchFailure { error, outcome: Outcome::Unknown, .. }) => {
+                    return Err(LaneFailure { error, outcome: Outcome::Unknown });
+                }
+                Err(BatchFailure { retry_split: true, .. }) if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                Err(BatchFailure { error, retry_split: true, .. }) => done.rows.push(Err(error)),
+                Err(BatchFailure { error, .. }) => {
+                    done.rows.resize(changes.len(), Err(error));
+                    break;
+                }
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Returns true if the client of a message has left or its deadline has passed.
+fn is_over(message: &Message) -> bool {
+    match message {
+        Message::Operation(operation) => {
+            operation.reply.is_closed() || operation.deadline <= Instant::now()
+        }
+        Message::Schema(operation) => operation.is_over(),
+        Message::Probe(_) | Message::Stop => true,
+    }
+}
+
+/// Claims an operation for execution, unless it is too late.
+fn take(operation: Operation) -> Option<Operation> {
+    if operation.deadline <= Instant::now() {
+        let failure = operation.claim.give_up(Error::DeadlinePassed);
+        // The client may have left.
+        let _ = operation.reply.send(Err(failure));
+        return None;
+    }
+    operation.claim.decide(TAKEN).then_some(operation)
+}
+
+fn fail_all(batch: Vec<Operation>, failure: &LaneFailure) {
+    for operation in batch {
+        let _ = operation.reply.send(Err(failure.clone()));
+    }
+}

@@ -1,0 +1,127 @@
+//! Lanes: the write queues of a shard's primary: one, or several if the engine itself distributes
+//! the rows over worker nodes.
+//!
+//! A transaction on one worker commits there at once; one on several workers is prepared on each of
+//! them first. A worker that fails blocks the transactions that involve it. So changes are divided
+//! by worker, as the engine's [`WritePartitioner`] specifies.
+//!
+//! **Invariant:** changes of one key take the same lane, as long as the engine does not move the
+//! key; an operation on keys of several lanes takes the first.
+//! **Not here:** the work of a lane (`lane`), the worker that holds a key (the engines).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::fault_injector::FaultInjector;
+use engine::{LaneControls, SchemaChange, WritePartitioner, WriterKind};
+use futures_util::future::join_all;
+use model::reason::Reasons;
+use model::row_change::{RowWrite, WriteRequest};
+use model::stats::LaneStats;
+
+use crate::lane::{Applied, Lane, LaneFailure};
+
+/// The lanes of one shard.
+pub struct Lanes {
+    first: Lane,
+    others: Vec<Lane>,
+    partitioner: Option<Arc<dyn WritePartitioner>>,
+}
+
+impl Lanes {
+    /// Starts a lane for each writer; there must be at least one.
+    ///
+    /// # Errors
+    /// The error of the system, if no thread can be started.
+    pub fn start(
+        shard: &str,
+        writers: Vec<WriterKind>,
+        partitioner: Option<Arc<dyn WritePartitioner>>,
+        controls: &LaneControls,
+    ) -> std::io::Result<Self> {
+        let lanes = writers.into_iter().map(|writer| Lane::start(shard, writer, controls.clone()));
+        let mut lanes = lanes.collect::<std::io::Result<Vec<_>>>()?.into_iter();
+        let missing = || std::io::Error::other("the shard has no writer");
+        let first = lanes.next().ok_or_else(missing)?;
+        Ok(Self { first, others: lanes.collect(), partitioner })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Lane> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// Returns the number of the lane for changes of this key.
+    pub fn number(&self, key: &str) -> usize {
+        match &self.partitioner {
+            Some(partitioner) if !self.others.is_empty() => {
+                partitioner.lane_of(key, 1 + self.others.len())
+            }
+            Some(_) | None => 0,
+        }
+    }
+
+    /// Applies rows in the lane of their keys, like [`Lane::apply`]. An operation on keys of
+    /// several lanes takes the first lane.
+    ///
+    /// # Errors
+    /// Those of [`Lane::apply`].
+    pub async fn apply(
+        &self,
+        request: WriteRequest,
+        deadline: Instant,
+    ) -> Result<Applied, LaneFailure> {
+        let mut numbers = request.rows.iter().map(|row: &RowWrite| self.number(&row.key));
+        let number = numbers.next().unwrap_or(0);
+        let number = if numbers.all(|other| other == number) { number } else { 0 };
+        drop(numbers);
+        let lane = number.checked_sub(1).and_then(|index| self.others.get(index));
+        lane.unwrap_or(&self.first).apply(request, deadline).await
+    }
+
+    /// Changes the tables through the first lane, like [`Lane::change_schema`].
+    ///
+    /// # Errors
+    /// Those of [`Lane::change_schema`].
+    pub async fn change_schema(
+        &self,
+        change: SchemaChange,
+        deadline: Instant,
+    ) -> Result<u64, LaneFailure> {
+        self.first.change_schema(change, deadline).await
+    }
+
+    /// Returns true if the engine distributes the shard's rows over nodes by a rule of its own.
+    pub fn is_partitioned(&self) -> bool {
+        self.partitioner.is_some()
+    }
+
+    /// Returns the fault injector that all lanes share.
+    pub fn fault_injector(&self) -> &FaultInjector {
+        &self.first.controls().fault_injector
+    }
+
+    /// Returns true while no node accepts writes and queued operations wait for one.
+    pub fn waits(&self) -> bool {
+        self.first.waits()
+    }
+
+    /// Reasons why the lanes make no progress, from what is recorded already.
+    pub fn standstill(&self) -> Reasons {
+        Reasons::of(self.all().filter_map(Lane::standstill))
+    }
+
+    /// Probes all lanes like [`Lane::probe`].
+    pub async fn probe(&self, deadline: Instant) {
+        join_all(self.all().map(|lane| lane.probe(deadline))).await;
+    }
+
+    /// Returns the summed load and counters of all lanes.
+    pub fn vitals(&self) -> LaneStats {
+        self.all().fold(LaneStats::default(), |sum, lane| sum.with(&lane.vitals()))
+    }
+
+    /// Applies what is queued and stops all lanes. Blocks.
+    pub fn stop(&self) {
+        self.all().for_each(Lane::stop);
+    }
+}

@@ -1,0 +1,207 @@
+//! Manager: the façade of a cluster, with a face for each kind of request.
+//!
+//! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Status`] for health
+//! and sizes, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and
+//! one of the registry.
+//!
+//! **Invariant:** a success means durable on the primary that the receipt names.
+//! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
+
+mod data;
+mod faults;
+mod lifecycle;
+mod schema;
+mod status;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use cache::{Cache, CacheSettings, CacheUse, ServedBy};
+use engine::open_error::OpenError;
+use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
+use model::consistency::Level;
+use model::position::Position;
+use model::result_rows::Rows;
+use model::row_change::RowDone;
+use model::shard_map::{KeyLocation, ShardMap};
+use model::table::Registry;
+use model::token::{SessionToken, TokenKey};
+use model::topology::ShardIndex;
+
+use crate::lane::LaneTimes;
+use crate::shard::{NodeHealth, Shard};
+
+pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data};
+pub use faults::Faults;
+pub use schema::{Schema, TableCreated};
+pub use status::Status;
+
+/// An open cluster.
+pub struct Manager {
+    map: Arc<ArcSwap<ShardMap>>,
+    registry: Arc<ArcSwap<Registry>>,
+    /// Held while the tables change.
+    schema_turn: Arc<tokio::sync::Mutex<()>>,
+    shards: Vec<Shard>,
+    token_key: TokenKey,
+    /// Dropped after the shards.
+    backend: Box<dyn ClusterBackend>,
+    cache: Option<Arc<Cache>>,
+}
+
+/// Options of a request for rows.
+#[derive(Clone, Debug)]
+pub struct RequestOptions {
+    /// Number of nodes that must have a write, or the changes that a read must observe.
+    pub level: Level,
+    /// Positions that the client has seen.
+    pub session: SessionToken,
+    /// Longest time since the node that answers a read was current.
+    pub staleness: Duration,
+    /// Allows a read of all shards to leave out shards that cannot answer.
+    pub partial: bool,
+    /// Time after which the answer is useless.
+    pub deadline: Instant,
+}
+
+impl RequestOptions {
+    /// Returns the default options with a deadline.
+    pub fn by(deadline: Instant) -> Self {
+        let (level, session) = (Level::One, SessionToken::empty());
+        Self { level, session, staleness: Duration::MAX, partial: false, deadline }
+    }
+}
+
+/// Slot, shard and duration of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Slot and shard of the row, and epoch of the map.
+    pub place: KeyLocation,
+    /// Position of the shard after the write.
+    pub position: Position,
+    /// Times in the queue and in the database.
+    pub times: LaneTimes,
+}
+
+/// Receipt of a durable write.
+#[derive(Clone, Debug)]
+pub struct WriteReceipt {
+    /// Outcome of the row.
+    pub row: RowDone,
+    /// Slot, shard and duration of the write.
+    pub receipt: Receipt,
+}
+
+/// Rows of a read.
+#[derive(Clone, Debug)]
+pub struct ReadDone {
+    /// The rows.
+    pub rows: Rows,
+    /// Shards that answered, in order.
+    pub shards: Vec<ShardIndex>,
+    /// Shards that could not answer, if the options allow that.
+    pub missing: Vec<ShardIndex>,
+    /// Cursor of the next page, if more rows follow.
+    pub next_cursor: Option<String>,
+    /// Slot and shard, if the read had a key.
+    pub place: Option<KeyLocation>,
+    /// Role of the node that answered; the primary if one of several shards was read there.
+    pub served_by: ServedBy,
+    /// Use of the cache; `None` if there is none.
+    pub cache: Option<CacheUse>,
+    /// Session of the client, with the positions of this read.
+    pub session: SessionToken,
+    /// Version of the map.
+    pub epoch: u64,
+    /// Time in the databases (that of the slowest) and for merging.
+    pub database: Duration,
+    /// Time for merging.
+    pub merge: Duration,
+}
+
+impl ReadDone {
+    /// Returns the version of the row, if it is the only one of a read by key.
+    pub fn version(&self) -> Option<i64> {
+        let only = self.rows.len() == 1 && self.next_cursor.is_none();
+        self.rows.version.filter(|_| only)
+    }
+}
+
+/// Health and sizes of a shard.
+#[derive(Clone, Debug)]
+pub struct ShardReport {
+    /// Index of the shard.
+    pub shard: ShardIndex,
+    /// Health of its nodes.
+    pub nodes: Vec<NodeHealth>,
+    /// Sizes of its tables; `None` if the shard did not answer.
+    pub tables: Option<Vec<TableSize>>,
+    /// Nodes over which the engine itself distributes the shard's rows, if the primary answered.
+    pub workers: Vec<WorkerNode>,
+}
+
+impl Manager {
+    /// Serves a cluster that was opened.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the system cannot start a thread.
+    pub fn new(opened: OpenedCluster) -> Result<Self, OpenError> {
+        let OpenedCluster { map, registry, token_key, shards: opened, backend } = opened;
+        let (mut shards, mut opened) = (Vec::with_capacity(opened.len()), opened.into_iter());
+        while let Some(shard) = opened.next() {
+            let path = shard.name.clone();
+            match Shard::start(shard) {
+                Ok(shard) => shards.push(shard),
+                Err(error) => {
+                    opened.for_each(|shard| shard.stop_replicas());
+                    return Err(OpenError::Io { path, cause: error.to_string() });
+                }
+            }
+        }
+        let schema_turn = Arc::default();
+        Ok(Self { map, registry, schema_turn, shards, token_key, backend, cache: None })
+    }
+
+    /// Returns the current shard map.
+    pub fn map(&self) -> Arc<ShardMap> {
+        self.map.load_full()
+    }
+
+    /// Returns the name of a shard.
+    pub fn shard_name(&self, shard: ShardIndex) -> &str {
+        self.shards[shard.index()].name()
+    }
+
+    /// Returns the face for rows.
+    #[inline]
+    pub fn data(&self) -> Data<'_> {
+        Data(self)
+    }
+
+    /// Returns the face for tables.
+    #[inline]
+    pub fn schema(&self) -> Schema<'_> {
+        Schema(self)
+    }
+
+    /// Returns the face for health and sizes.
+    #[inline]
+    pub fn status(&self) -> Status<'_> {
+        Status(self)
+    }
+
+    /// Returns the face for injected faults.
+    #[inline]
+    pub fn faults(&self) -> Faults<'_> {
+        Faults(self)
+    }
+
+    /// Puts a cache before the shards. Its server is contacted by the first read.
+    #[must_use]
+    pub fn with_cache(mut self, settings: CacheSettings) -> Self {
+        tracing::info!(address = %settings.address, "reads may be answered from a cache");
+        self.cache = Some(Arc::new(Cache::new(settings, &self.token_key)));
+        self
+    }
+}

@@ -1,0 +1,123 @@
+//! Cached reads: reads that the cache may answer, and the invalidation of keys that are written.
+//!
+//! **Invariant:** after a write the cache entries of its keys are invalidated, even if the client
+//! has disconnected, unless it is certain that nothing was stored.
+//! **Not here:** the cache itself (`cache`).
+
+use std::sync::Arc;
+
+use cache::{About, Answer, Cache, CacheUse, FreshnessRequirement, ServedBy, ShardAnswer};
+use model::consistency::Level;
+use model::error::Error;
+use model::keyspace::{ShardKey, Slot};
+use model::position::Position;
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::row_change::RowWrite;
+use model::shard_map::KeyLocation;
+use model::table::Table;
+
+use super::super::RequestOptions;
+use super::Data;
+use crate::shard::{ReadRequirements, ShardRows};
+
+/// Rows of a read of one key, and the node or cache that answered.
+pub(super) struct KeyAnswer {
+    pub(super) rows: Rows,
+    pub(super) position: Position,
+    pub(super) served_by: ServedBy,
+    pub(super) cache: Option<CacheUse>,
+}
+
+/// Keys that are being written. Their cache entries are invalidated when the guard is dropped.
+pub(super) struct PendingKeys {
+    cache: Option<Arc<Cache>>,
+    keys: Vec<PendingKey>,
+}
+
+struct PendingKey {
+    epoch: u64,
+    slot: Slot,
+    table: Arc<Table>,
+    key: String,
+}
+
+impl PendingKey {
+    fn about(&self) -> About<'_> {
+        let Self { epoch, slot, table, key } = self;
+        About { epoch: *epoch, slot: *slot, table: table.name(), key }
+    }
+}
+
+impl PendingKeys {
+    /// Keeps the cache entries, because nothing was stored and nothing will be.
+    pub(super) fn forget(&mut self) {
+        self.keys.clear();
+    }
+}
+
+impl Drop for PendingKeys {
+    fn drop(&mut self) {
+        let Some(cache) = &self.cache else { return };
+        cache.invalidate(self.keys.iter().map(PendingKey::about));
+    }
+}
+
+impl Data<'_> {
+    /// Returns the guard to hold while these rows are written.
+    pub(super) fn pending_keys<'r>(
+        self,
+        rows: impl Iterator<Item = (KeyLocation, &'r RowWrite)>,
+    ) -> PendingKeys {
+        let Some(cache) = &self.0.cache else {
+            return PendingKeys { cache: None, keys: Vec::new() };
+        };
+        let mut keys: Vec<PendingKey> = Vec::with_capacity(rows.size_hint().0);
+        for (KeyLocation { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
+            // Rows of one key often follow each other.
+            let is_last = |last: &PendingKey| last.key == *key && Arc::ptr_eq(&last.table, table);
+            if !keys.last().is_some_and(is_last) {
+                let (table, key) = (Arc::clone(table), key.clone());
+                keys.push(PendingKey { epoch, slot, table, key });
+            }
+        }
+        PendingKeys { cache: Some(Arc::clone(cache)), keys }
+    }
+
+    /// Reads rows of one key, from the cache if the options allow it and its entry is fresh enough.
+    pub(super) async fn read_key(
+        self,
+        (query, key): (&ReadQuery, ShardKey<'_>),
+        place: KeyLocation,
+        options: &RequestOptions,
+        requirements: &ReadRequirements,
+    ) -> Result<KeyAnswer, Error> {
+        let shard = &self.0.shards[place.shard.index()];
+        let read = async || shard.read_key(query, (place.slot, key.as_str()), requirements).await;
+        let Some(cache) = &self.0.cache else { return Ok(KeyAnswer::of(read().await?, None)) };
+        if options.level != Level::One || !cache.keeps(query) {
+            return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
+        }
+        let KeyLocation { epoch, slot, .. } = place;
+        let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
+        let want = FreshnessRequirement {
+            timeline: shard.replication.timeline().id(),
+            seen: options.session.seen(place.shard).map(|position| position.sequence),
+            age_max: cache.age_max(options.staleness),
+        };
+        let read = async || {
+            let ShardRows { read, role, stamp } = read().await?;
+            let (rows, position) = (read.rows, read.position);
+            Ok::<_, Error>(ShardAnswer { rows, position, freshness: stamp, served_by: role.into() })
+        };
+        let answer = cache.read((&about, query), (&want, options.deadline), read).await?;
+        let Answer { rows, position, served_by, cache } = answer;
+        Ok(KeyAnswer { rows, position, served_by, cache: Some(cache) })
+    }
+}
+
+impl KeyAnswer {
+    fn of(ShardRows { read, role, .. }: ShardRows, cache: Option<CacheUse>) -> Self {
+        Self { rows: read.rows, position: read.position, served_by: role.into(), cache }
+    }
+}

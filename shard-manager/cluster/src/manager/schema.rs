@@ -1,0 +1,192 @@
+//! Schema: the face of a manager for tables, which are created on every shard or on none.
+//!
+//! ```text
+//!   nothing ──note──▶ make ──every shard has it──▶ (intent removed) ──publish──▶ a table
+//!                      │
+//!                      └─a shard cannot──▶ undo ──no shard has it──▶ (removed) ──▶ nothing
+//! ```
+//! The intent is a row of the catalog, durable before the first shard is changed. Each shard
+//! creates the table in its lane, in one durable transaction that is part of its change log. A
+//! process that dies leaves the intent: the next start completes it, and so does the next request
+//! for the same name. Steps that were done already change nothing, so each may be repeated.
+//!
+//! **Invariant:** the registry contains a table only while every shard has it and no intent is
+//! left, so no rows are written to a table that may still be dropped.
+//! **Not here:** the work of a shard (the engines), the rules for declarations (`declaration`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::schema_intent::{Intent, State};
+use engine::{SchemaChange, SchemaLock};
+use model::error::{Error, Failure, Outcome};
+use model::table::{Registry, Table};
+
+use super::Manager;
+
+/// Result of the creation of a table: it exists on every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableCreated {
+    /// The table was created now.
+    New(Arc<Table>),
+    /// The table existed, with the same columns.
+    Known(Arc<Table>),
+}
+
+/// Face of a [`Manager`] for tables.
+#[derive(Clone, Copy)]
+pub struct Schema<'m>(pub(super) &'m Manager);
+
+impl Schema<'_> {
+    /// Returns the table of this name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTable`], with the name that may have been meant.
+    pub fn table(self, name: &str) -> Result<Arc<Table>, Error> {
+        let registry = self.0.registry.load();
+        registry.find(name).cloned().ok_or_else(|| Error::NoSuchTable {
+            table: name.chars().take(80).collect(),
+            suggestion: registry.suggest(name),
+        })
+    }
+
+    /// Returns all tables.
+    pub fn tables(self) -> Arc<Registry> {
+        self.0.registry.load_full()
+    }
+
+    /// Creates a table on every shard, or on none.
+    ///
+    /// Cancel safety: a dropped future leaves an intent, which the next request for the name or the
+    /// next start completes.
+    ///
+    /// # Errors
+    /// [`Failure`]. If the request is rejected, the table will not exist: shards that created it
+    /// have dropped it again, or will do so when [`Schema::undo_tables`] is called.
+    pub async fn create_table(
+        self,
+        table: Table,
+        deadline: Instant,
+    ) -> Result<TableCreated, Failure> {
+        let rejected = |error| Failure::rejected(error, None);
+        if let Some(known) = self.known(&table).map_err(rejected)? {
+            return Ok(known);
+        }
+        let lock = self.lock_schema(deadline).await.map_err(rejected)?;
+        // Another request may have created it in the meantime.
+        if let Some(known) = self.known(&table).map_err(rejected)? {
+            return Ok(known);
+        }
+        let pending = lock.pending().await.map_err(rejected)?;
+        let (same, others): (Vec<Intent>, Vec<Intent>) =
+            pending.into_iter().partition(|intent| intent.table.name() == table.name());
+        let mut noted = false;
+        if let Some(intent) = same.into_iter().next() {
+            // An intent for the same table is completed; another one is undone first.
+            noted = intent == Intent { state: State::Make, table: table.clone() };
+            if !noted {
+                self.undo(&*lock, intent, deadline).await.map_err(rejected)?;
+            }
+        }
+        if self.0.registry.load().tables().count() + others.len() >= Registry::TABLES_MAX {
+            return Err(rejected(Error::TooManyTables));
+        }
+        if !noted {
+            lock.record_create(&table).await.map_err(|error| doubtful(error, Outcome::Rejected))?;
+        }
+        self.make_everywhere(&*lock, Arc::new(table), deadline).await
+    }
+
+    /// Creates the table on all shards, after the intent was recorded.
+    async fn make_everywhere(
+        self,
+        lock: &dyn SchemaLock,
+        table: Arc<Table>,
+        deadline: Instant,
+    ) -> Result<TableCreated, Failure> {
+        let change = SchemaChange::Make(Arc::clone(&table));
+        let name = table.name();
+        let Err(error) = self.change_everywhere(&change, deadline).await else {
+            lock.remove(name).await.map_err(|error| doubtful(error, Outcome::Unknown))?;
+            self.0.registry.rcu(|registry| registry.with(Arc::clone(&table)));
+            tracing::info!(table = name, "a table was created");
+            return Ok(TableCreated::New(Arc::clone(&table)));
+        };
+        tracing::warn!(%error, table = name, "a table could not be created on every shard");
+        // While the intent is "make", the next start would create the table.
+        lock.record_undo(name).await.map_err(|_| doubtful(error.clone(), Outcome::Unknown))?;
+        let intent = Intent { state: State::Undo, table: Table::clone(&table) };
+        if let Err(later) = self.undo(lock, intent, deadline).await {
+            tracing::warn!(error = %later, table = table.name(), "a table is not yet dropped on every shard");
+        }
+        Err(Failure::rejected(error, None))
+    }
+
+    /// Drops tables whose creation has failed, from shards where that was not possible at once.
+    ///
+    /// # Errors
+    /// [`Error`] if a shard still has a table; the next call, or the next start, tries again.
+    pub async fn undo_tables(self, deadline: Instant) -> Result<(), Error> {
+        let lock = self.lock_schema(deadline).await?;
+        let pending = lock.pending().await?;
+        for intent in pending.into_iter().filter(|intent| intent.state == State::Undo) {
+            self.undo(&*lock, intent, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops a table that was never published, from every shard that has it.
+    async fn undo(
+        self,
+        lock: &dyn SchemaLock,
+        intent: Intent,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let name = intent.table.name().to_owned();
+        if intent.state == State::Make {
+            lock.record_undo(&name).await?;
+        }
+        self.change_everywhere(&SchemaChange::Drop(Arc::new(intent.table)), deadline).await?;
+        lock.remove(&name).await
+    }
+
+    /// Changes all shards in parallel; returns the first error in the order of the shards.
+    async fn change_everywhere(
+        self,
+        change: &SchemaChange,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let changes =
+            self.0.shards.iter().map(|shard| shard.change_schema(change.clone(), deadline));
+        let done = futures_util::future::join_all(changes).await;
+        done.into_iter().try_for_each(|shard| shard.map(drop)).map_err(|failure| failure.error)
+    }
+
+    /// Waits until no other change of the tables is under way.
+    async fn lock_schema(self, deadline: Instant) -> Result<Box<dyn SchemaLock>, Error> {
+        let guard = Arc::clone(&self.0.schema_turn).lock_owned();
+        let guard = tokio::time::timeout_at(deadline.into(), guard).await;
+        let guard = guard.map_err(|_elapsed| Error::DeadlinePassed)?;
+        self.0.backend.lock_schema(guard, deadline).await
+    }
+
+    /// Returns the existing table of this name, if it has the same columns.
+    fn known(self, table: &Table) -> Result<Option<TableCreated>, Error> {
+        let registry = self.0.registry.load();
+        let Some(known) = registry.find(table.name()) else { return Ok(None) };
+        match known.difference(table) {
+            None => Ok(Some(TableCreated::Known(Arc::clone(known)))),
+            Some(difference) => {
+                Err(Error::TableDiffers { table: table.name().to_owned(), difference })
+            }
+        }
+    }
+}
+
+/// Returns the failure for an error of the catalog: only after a full disk is it certain that
+/// nothing was recorded.
+fn doubtful(error: Error, if_full: Outcome) -> Failure {
+    let is_full = matches!(error, Error::StorageFull { .. });
+    let outcome = if is_full { if_full } else { Outcome::Unknown };
+    Failure { error, place: None, outcome, seen: None }
+}

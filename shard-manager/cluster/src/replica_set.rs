@@ -1,0 +1,316 @@
+//! Replica set: chooses the replica that answers a read, and excludes failing replicas for a while.
+//!
+//! Of two replicas that are fresh enough, the one with fewer reads in flight is chosen ("The Power
+//! of Two Choices in Randomized Load Balancing", Mitzenmacher 2001). A replica that fails leaves
+//! the rotation, each time for twice as long, and returns when a probe succeeds.
+//!
+//! **Invariant:** a chosen replica has applied everything that the read must observe.
+//! **Not here:** reading, waiting, the primary (`shard`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use cache::FreshnessBound;
+use engine::replication::{ReplicaState, ReplicationState};
+use engine::{NodeLabel, NodeReader, OpenedReplica, ReplicaNode};
+use model::error::Error;
+use model::reason::Findings;
+
+/// Highest lag of a replica in the rotation.
+const STALENESS_MAX: Duration = Duration::from_secs(10);
+/// Duration of the first exclusion of a replica.
+const OUT_FIRST: Duration = Duration::from_millis(100);
+/// Longest duration of an exclusion.
+const OUT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait of a probe for a connection.
+const PROBE_WAIT: Duration = Duration::from_secs(1);
+
+/// The replicas of one shard.
+pub struct ReplicaSet {
+    members: Vec<Arc<Member>>,
+    replication: Arc<ReplicationState>,
+    turn: AtomicUsize,
+}
+
+/// A replica and its condition.
+struct Member {
+    node: Arc<dyn ReplicaNode>,
+    /// Reasons that were found about the replica and still hold.
+    findings: Arc<Findings>,
+    in_flight: AtomicU32,
+    failures: AtomicU32,
+    epoch: Instant,
+    /// Milliseconds since `epoch` until which the replica is excluded; 0 if it is in the rotation.
+    out_until: AtomicU64,
+}
+
+/// Requirements of a read on a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaRequirements {
+    /// Position that the replica must have applied.
+    pub min_position: u64,
+    /// Longest time since the replica was current.
+    pub staleness: Duration,
+}
+
+/// A replica that answers a read; counted as in flight while it lives.
+pub struct Chosen {
+    member: Arc<Member>,
+    /// Index of the replica in the set.
+    pub index: usize,
+    /// Lower bound of how new its rows are, taken before the read.
+    pub stamp: FreshnessBound,
+    /// Connections to the replica.
+    pub reader: Arc<dyn NodeReader>,
+}
+
+impl ReplicaSet {
+    /// Returns the set of these replicas, each at the index of its positions.
+    pub fn new(replicas: Vec<OpenedReplica>, replication: &Arc<ReplicationState>) -> Self {
+        let member = |OpenedReplica { node, findings }| Member {
+            node,
+            findings,
+            in_flight: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            epoch: Instant::now(),
+            out_until: AtomicU64::new(0),
+        };
+        let members = replicas.into_iter().map(|replica| Arc::new(member(replica))).collect();
+        Self { members, replication: Arc::clone(replication), turn: AtomicUsize::new(0) }
+    }
+
+    /// Returns the replicas, in order.
+    pub fn replicas(&self) -> impl Iterator<Item = &dyn ReplicaNode> {
+        self.members.iter().map(|member| &*member.node)
+    }
+
+    /// Returns the number of replicas that receive writes now.
+    pub fn following(&self) -> usize {
+        let follows = |(index, member): &(usize, &Arc<Member>)| {
+            self.replication.replicas().state(*index) == ReplicaState::Following
+                && member.node.is_reachable()
+                && member.node.is_streaming()
+        };
+        self.members.iter().enumerate().filter(follows).count()
+    }
+
+    /// Returns true if replicas run apart from the primary, and may answer when it does not.
+    pub fn outlive_primary(&self) -> bool {
+        self.members.iter().any(|member| member.node.outlives_primary())
+    }
+
+    /// Returns true if a replica is in the rotation; its lag is not considered.
+    pub fn takes_part(&self, index: usize) -> bool {
+        self.is_in(index)
+    }
+
+    /// Returns the reasons that were found about a replica and still hold.
+    pub fn findings(&self, index: usize) -> Option<&Arc<Findings>> {
+        self.members.get(index).map(|member| &member.findings)
+    }
+
+    /// Returns true if a replica is believed to be reachable.
+    pub fn is_reachable(&self, index: usize) -> bool {
+        self.members[index].node.is_reachable()
+    }
+
+    /// Returns true if failures keep a replica out of the rotation. Unlike
+    /// [`ReplicaSet::takes_part`] this never starts a probe.
+    pub fn is_left_out(&self, index: usize) -> bool {
+        self.members[index].out_until.load(Ordering::Acquire) != 0
+    }
+
+    /// Returns true if a replica lags too much for any read.
+    pub fn is_behind(&self, index: usize) -> bool {
+        self.replication.staleness(index) > self.staleness_max()
+    }
+
+    /// Chooses the less busy of two replicas that meet the requirements.
+    pub fn choose(&self, requirements: &ReplicaRequirements) -> Option<Chosen> {
+        let count = self.members.len();
+        if count == 0 {
+            return None;
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let (first, second) = pair(turn, count, |index| self.meets(index, requirements))?;
+        let busy = |index: usize| self.members[index].in_flight.load(Ordering::Relaxed);
+        let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
+        let member = Arc::clone(&self.members[better]);
+        // Before the connections are taken: those of a file that is copied again lead to one with
+        // more changes.
+        let stamp = self.stamp(better);
+        let reader = member.node.reader()?;
+        member.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Chosen { member, index: better, stamp, reader })
+    }
+
+    /// Returns a lower bound of how new the rows of a later read of a replica are.
+    fn stamp(&self, index: usize) -> FreshnessBound {
+        // In this order, so that concurrent reports make the rows newer than the bound.
+        let (timeline, now) = (self.replication.timeline().id(), Instant::now());
+        let floor = self.replication.replicas().applied(index);
+        let staleness = self.replication.staleness(index);
+        FreshnessBound { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
+    }
+
+    /// Without a primary the lag of a replica is unknown: an old answer is better than none, unless
+    /// the client has limited its age.
+    fn staleness_max(&self) -> Duration {
+        if self.replication.timeline().is_silent() { Duration::MAX } else { STALENESS_MAX }
+    }
+
+    fn meets(&self, index: usize, requirements: &ReplicaRequirements) -> bool {
+        self.is_in(index)
+            && self.replication.replicas().applied(index) >= requirements.min_position
+            && self.replication.staleness(index) <= requirements.staleness.min(self.staleness_max())
+    }
+
+    /// Returns true if a replica may soon meet the requirements, so that a short wait is
+    /// worthwhile.
+    pub fn is_near(&self, requirements: &ReplicaRequirements, wait: Duration) -> bool {
+        let near = |index: usize| {
+            // The replica may have advanced since its last report.
+            let unreported = self.members[index].node.report_interval();
+            self.replication.staleness(index) <= requirements.staleness.min(wait) + unreported
+        };
+        (0..self.members.len()).any(|index| self.is_in(index) && near(index))
+    }
+
+    /// Returns true if some replica meets the requirements.
+    pub fn has(&self, requirements: &ReplicaRequirements) -> bool {
+        (0..self.members.len()).any(|index| self.meets(index, requirements))
+    }
+
+    fn is_in(&self, index: usize) -> bool {
+        let member = &self.members[index];
+        self.replication.replicas().state(index) == ReplicaState::Following
+            && member.node.is_reachable()
+            && !member.is_out()
+    }
+}
+
+impl Member {
+    /// Returns true while failures keep the replica out. After that time a probe decides, not a
+    /// read.
+    fn is_out(self: &Arc<Self>) -> bool {
+        let until = self.out_until.load(Ordering::Acquire);
+        if until == 0 {
+            return false;
+        }
+        let now = self.millis();
+        if now >= until {
+            // The caller that postpones the time is the one that starts the probe.
+            let later = now + 2 * PROBE_WAIT.as_millis() as u64;
+            let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
+            if self.out_until.compare_exchange(until, later, set, seen).is_ok() {
+                let member = Arc::clone(self);
+                tokio::spawn(async move { member.probe().await });
+            }
+        }
+        true
+    }
+
+    async fn probe(&self) {
+        let probed = match self.node.reader() {
+            Some(reader) => Some(reader.probe(Instant::now() + PROBE_WAIT).await),
+            None => None,
+        };
+        // A busy replica is not down.
+        if matches!(probed, Some(Ok(()) | Err(Error::PoolExhausted { .. }))) {
+            self.failures.store(0, Ordering::Release);
+            self.out_until.store(0, Ordering::Release);
+            let NodeLabel { name: node, address } = self.node.current();
+            let at = address.map(tracing::field::display);
+            tracing::info!(node, at, "a replica is back in the rotation");
+        } else {
+            self.fail(true);
+        }
+    }
+
+    /// Takes the replica out of the rotation. If `suspect`, its file is checked.
+    fn fail(&self, suspect: bool) {
+        let failures = self.failures.fetch_add(1, Ordering::AcqRel);
+        let out = OUT_FIRST.saturating_mul(1 << failures.min(10)).min(OUT_MAX);
+        self.out_until.store(self.millis() + out.as_millis() as u64, Ordering::Release);
+        if suspect {
+            self.node.read_failed();
+        }
+        let NodeLabel { name: node, address } = self.node.current();
+        let at = address.map(tracing::field::display);
+        tracing::warn!(node, at, ?out, "a replica leaves the rotation");
+    }
+
+    fn millis(&self) -> u64 {
+        // Never 0, which marks a replica in the rotation.
+        self.epoch.elapsed().as_millis() as u64 + 1
+    }
+}
+
+impl Chosen {
+    /// Returns true if the replica runs apart from the primary, and may stop without an error.
+    pub fn outlives_primary(&self) -> bool {
+        self.member.node.outlives_primary()
+    }
+
+    /// Returns true if the failure of a read is the replica's fault, so that the read should go to
+    /// the primary. Such a replica leaves the rotation.
+    pub fn is_to_blame(&self, error: &Error) -> bool {
+        let unavailable = matches!(error, Error::ShardUnavailable { .. });
+        let to_blame = unavailable || *error == Error::Internal;
+        if to_blame {
+            self.member.fail(unavailable);
+        }
+        to_blame
+    }
+}
+
+/// Returns two different indices that fit, or the only one. The distance between the two changes
+/// after each round, so that each pair comes equally often.
+fn pair(turn: usize, count: usize, fits: impl Fn(usize) -> bool) -> Option<(usize, Option<usize>)> {
+    let find = |start: usize, fits: &dyn Fn(usize) -> bool| {
+        (0..count).map(|step| start.wrapping_add(step) % count).find(|&index| fits(index))
+    };
+    let first = find(turn, &fits)?;
+    let distance = 1 + turn / count % (count - 1).max(1);
+    Some((first, find(first + distance, &|index| index != first && fits(index))))
+}
+
+impl Drop for Chosen {
+    fn drop(&mut self) {
+        self.member.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn each_pair_of_replicas_is_compared_equally_often() {
+        let mut pairs = BTreeMap::new();
+        for turn in 0..5 * 4 {
+            let (first, second) = pair(turn, 5, |_| true).unwrap();
+            let second = second.unwrap();
+            *pairs.entry((first.min(second), first.max(second))).or_insert(0) += 1;
+        }
+        assert_eq!(pairs.len(), 10, "{pairs:?}");
+        assert!(pairs.values().all(|times| *times == 2), "{pairs:?}");
+    }
+
+    #[test]
+    fn a_replica_that_does_not_fit_is_skipped() {
+        let mut seen = BTreeMap::new();
+        for turn in 0..5 * 4 {
+            let (first, second) = pair(turn, 5, |index| index % 2 == 0).unwrap();
+            seen.insert(first, second.unwrap());
+            assert!(first % 2 == 0 && second.unwrap() % 2 == 0 && second != Some(first));
+        }
+        assert_eq!(seen.len(), 3);
+        assert_eq!(pair(7, 3, |index| index == 0), Some((0, None)));
+        assert_eq!(pair(7, 1, |_| true), Some((0, None)));
+        assert_eq!(pair(7, 3, |_| false), None);
+    }
+}

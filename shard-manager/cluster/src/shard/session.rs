@@ -1,0 +1,65 @@
+//! Session: checks the positions that a client has seen against the shard's history.
+//!
+//! A token may be newer than this router's knowledge: in the meantime a node was promoted, and
+//! another router wrote to it. The servers are asked before the client is informed that writes may
+//! be lost.
+//!
+//! **Invariant:** a position is called lost only if the history of the latest known timeline does
+//! not contain it, and its own timeline is not one that is still to be discovered.
+//! **Not here:** tokens (`token`), following a promotion (the engines).
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use model::error::Error;
+use model::position::Position;
+
+use super::Shard;
+
+/// Interval at which the servers are asked again.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl Shard {
+    /// Returns the position of a session, if the shard's history contains it. Waits for an unknown
+    /// timeline, at most until `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::SeenMayBeLost`] if the history does not contain it; [`Error::NoPrimary`] if the
+    /// primary of its timeline was not found in time.
+    pub async fn held(&self, position: Position, deadline: Instant) -> Result<u64, Error> {
+        let is_held = || self.replication.timeline().history().holds(position);
+        if !is_held() && self.is_to_be_found(position.timeline) {
+            // On the heap: every read reserves space for this wait, and few need it.
+            Box::pin(self.find(position.timeline, deadline)).await?;
+        }
+        if is_held() {
+            Ok(position.sequence)
+        } else {
+            Err(Error::SeenMayBeLost { shard: self.name.clone() })
+        }
+    }
+
+    /// Waits until a timeline is known, or a later one that does not contain it.
+    async fn find(&self, timeline: u32, deadline: Instant) -> Result<(), Error> {
+        let found = || (!self.is_to_be_found(timeline)).then_some(());
+        tokio::select! {
+            biased;
+            found = self.replication.waiters().until(deadline, found) => {
+                found.ok_or_else(|| Error::NoPrimary { shard: self.name.clone() })
+            }
+            never = self.look_again_and_again() => match never {},
+        }
+    }
+
+    fn is_to_be_found(&self, timeline: u32) -> bool {
+        !self.replication.timeline().history().knows(timeline) && self.primary.is_ahead(timeline)
+    }
+
+    /// Never returns a value: the thread that finds a primary notifies the waiters.
+    async fn look_again_and_again(&self) -> Infallible {
+        loop {
+            self.primary.find_primary().await;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Strong reads: the position that a read must observe, and the proof that it is recent enough.
+//!
+//! **Invariant:** the position that a strong read must observe comes from a node that was proven to
+//! be primary after the read began.
+//! **Not here:** the choice of the node (`shard`), the record that proves it (the engines).
+
+use std::time::Instant;
+
+use engine::ReadIndex;
+use model::consistency::Level;
+use model::error::Error;
+use model::sabotage::{Mutation, is_on};
+
+use super::{CATCH_UP_MAX, ReadRequirements, Shard};
+
+impl Shard {
+    /// Returns the position that a replica must have applied to answer this read; `None` if the
+    /// primary must answer it.
+    pub(super) async fn min_position(
+        &self,
+        requirements: &ReadRequirements,
+    ) -> Result<Option<u64>, Error> {
+        let min_position = match requirements.level {
+            Level::One if is_on(Mutation::NoTokenWait) => 0,
+            Level::One => requirements.seen,
+            Level::Quorum if is_on(Mutation::QuorumFromAny) => requirements.seen,
+            Level::Quorum | Level::All => {
+                let needed =
+                    Level::Quorum.replicas_needed(self.replication.timeline().replica_count());
+                if needed == 0 {
+                    // No other node could become primary.
+                    return Ok(None);
+                }
+                let proven = self.proven(needed, requirements.deadline).await?;
+                if requirements.level == Level::All {
+                    return Ok(None);
+                }
+                proven.max(requirements.seen)
+            }
+        };
+        // A replica must know every table before it is read.
+        Ok(Some(min_position.max(self.replication.primary().schema_position())))
+    }
+
+    /// Returns a position that the primary had, when it was proven to be primary, after this call
+    /// began. Every change that any router acknowledged before is at or below it.
+    async fn proven(&self, needed: usize, deadline: Instant) -> Result<u64, Error> {
+        loop {
+            match self.prove(needed, deadline).await {
+                // Another node may become primary soon.
+                Err(Error::ShardUnavailable { .. }) if Instant::now() + CATCH_UP_MAX < deadline => {
+                    tokio::time::sleep(CATCH_UP_MAX).await;
+                }
+                // Without a primary the client's deadline is not to blame.
+                Err(Error::DeadlinePassed) if self.replication.timeline().is_silent() => {
+                    return Err(Error::ShardUnavailable { shard: self.name.clone() });
+                }
+                proven => return proven,
+            }
+        }
+    }
+
+    async fn prove(&self, needed: usize, deadline: Instant) -> Result<u64, Error> {
+        let marked = match self.primary.read_index(deadline).await? {
+            ReadIndex::Confirmed(position) => return Ok(position),
+            ReadIndex::AwaitQuorum(marked) => marked,
+        };
+        let _confirmations = self.replication.waiters().request_confirmations();
+        let confirmed = || {
+            let kept = self.replication.timeline().id() == marked.timeline;
+            (!kept || self.replication.confirmations(marked.sequence) >= needed).then_some(kept)
+        };
+        match self.replication.waiters().until(deadline, confirmed).await {
+            Some(true) => Ok(marked.sequence),
+            Some(false) => Err(Error::ShardUnavailable { shard: self.name.clone() }),
+            None => {
+                let found = self.replicas.following();
+                if found >= needed {
+                    return Err(Error::DeadlinePassed);
+                }
+                let (shard, level) = (self.name.clone(), Level::Quorum);
+                Err(Error::TooFewReplicas { shard, level, needed, found })
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Cluster backend: the trait through which the cluster uses what its shards share: the catalog,
+//! and the resources that are held as long as the cluster is open.
+//!
+//! **Invariant:** tables are changed only under a [`SchemaLock`], of which there is one at a time.
+//! **Not here:** the steps of a change (`manager/schema`).
+
+use std::time::Instant;
+
+use model::table::Table;
+use tokio::sync::OwnedMutexGuard;
+
+use super::EngineFuture;
+use super::runtime_pool::RuntimePool;
+use super::schema_intent::Intent;
+
+/// Separation of the replicas of a shard from its primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaIsolation {
+    /// All nodes are files of one machine, and fail with it.
+    SameMachine,
+    /// Each node is a server of its own.
+    OwnServers,
+}
+
+/// Catalog and shared resources of an open cluster.
+pub trait ClusterBackend: Send + Sync {
+    /// Locks the tables against changes by others, in this process by `local`.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog.
+    fn lock_schema(
+        &self,
+        local: OwnedMutexGuard<()>,
+        deadline: Instant,
+    ) -> EngineFuture<'_, Box<dyn SchemaLock>>;
+
+    /// Returns the runtimes of the tasks that talk to servers; `None` if there are no servers.
+    fn runtime_pool(&self) -> Option<&RuntimePool>;
+
+    /// Returns the separation of the nodes of a shard.
+    fn isolation(&self) -> ReplicaIsolation;
+
+    /// Returns true if the previous process did not end cleanly, and not every file has been found
+    /// intact since.
+    fn is_unclean(&self) -> bool;
+
+    /// Returns a sentence for each table that accepts no writes because a crash of its server would
+    /// empty it. It names the shard and the statement that repairs the table. Sends no query.
+    fn unlogged_tables(&self) -> Vec<String>;
+
+    /// Ends background work. Called before the shards are closed.
+    fn stop_background(&self);
+
+    /// Releases all resources. Called after the shards were closed.
+    fn release(&self);
+}
+
+/// Lock on changes of the tables, and the intents that the catalog keeps under it. Dropping it
+/// releases the lock.
+pub trait SchemaLock: Send + Sync {
+    /// Returns the intents of changes that are not finished.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn pending(&self) -> EngineFuture<'_, Vec<Intent>>;
+
+    /// Records durably that a table is being created.
+    ///
+    /// # Errors
+    /// The error of the catalog. Only [`Error::StorageFull`](model::error::Error::StorageFull)
+    /// proves that nothing was recorded.
+    fn record_create<'a>(&'a self, table: &'a Table) -> EngineFuture<'a, ()>;
+
+    /// Records durably that a table is not to be created after all.
+    ///
+    /// # Errors
+    /// Errors of [`SchemaLock::record_create`].
+    fn record_undo<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()>;
+
+    /// Removes an intent that was carried out.
+    ///
+    /// # Errors
+    /// Errors of [`SchemaLock::record_create`].
+    fn remove<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()>;
+}

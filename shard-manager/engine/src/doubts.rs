@@ -1,0 +1,140 @@
+//! Doubts: wrong rows found by comparing the copies of a shard, and the consequences for requests.
+//!
+//! **Invariant:** a copy is called wrong only if more than half of at least three copies agree on
+//! other rows, or if its file contradicts itself and another copy's does not.
+//! **Not here:** the comparison and the repair (the engines).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use model::reason::Reason;
+
+/// Doubt about one copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// Another copy has other rows, and it is unknown which are right.
+    Unsettled,
+    /// Some of its rows are wrong.
+    Wrong,
+}
+
+impl Doubt {
+    /// Reason that health reports for this doubt.
+    pub fn reason(self, copy: usize) -> Reason {
+        match self {
+            Self::Unsettled => Reason::CopiesDiffer,
+            Self::Wrong if copy == 0 => Reason::RowsWrong,
+            Self::Wrong => Reason::CopyWrong,
+        }
+    }
+}
+
+/// Verdict on the copies of one row.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// More than half of the copies agree; these copies differ from them.
+    Wrong(Vec<usize>),
+    /// Any of the copies may be wrong.
+    Unsettled,
+}
+
+/// Judges the copies of one row.
+pub fn judge(copies: &[(usize, Option<u128>)]) -> Verdict {
+    let having = |found: Option<u128>| copies.iter().filter(|(_, has)| *has == found).count();
+    let right = copies.iter().map(|(_, has)| *has).find(|has| having(*has) * 2 > copies.len());
+    match right {
+        // Half of two copies is no majority.
+        Some(right) => {
+            let wrong = copies.iter().filter(|(_, has)| *has != right);
+            Verdict::Wrong(wrong.map(|(number, _)| *number).collect())
+        }
+        None => Verdict::Unsettled,
+    }
+}
+
+/// Doubts about the copies of one shard: index 0 is the primary, replicas start at 1.
+#[derive(Debug, Default)]
+pub struct Doubts {
+    /// True if rows of the primary are wrong; requests check only this.
+    primary_is_wrong: AtomicBool,
+    copies: Mutex<BTreeMap<usize, Doubt>>,
+    passes: AtomicU64,
+    differences: AtomicU64,
+}
+
+impl Doubts {
+    /// True if rows of the primary are wrong: reads of it, and writes that depend on its rows, are
+    /// refused.
+    #[inline]
+    pub fn is_primary_wrong(&self) -> bool {
+        self.primary_is_wrong.load(Ordering::Acquire)
+    }
+
+    /// Returns the doubt about a copy.
+    pub fn about(&self, copy: usize) -> Option<Doubt> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner).get(&copy).copied()
+    }
+
+    /// Records the findings of a pass; a pass over `all` rows replaces earlier findings. Returns
+    /// true if any is new.
+    pub fn note(&self, found: &BTreeMap<usize, Doubt>, all: bool) -> bool {
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = copies.clone();
+        if all {
+            copies.clear();
+        }
+        for (&copy, &doubt) in found {
+            let known = copies.entry(copy).or_insert(doubt);
+            *known = doubt.max(*known);
+        }
+        let is_wrong = copies.get(&0) == Some(&Doubt::Wrong);
+        self.primary_is_wrong.store(is_wrong, Ordering::Release);
+        *copies != before
+    }
+
+    /// Counts one pass over all rows of all copies.
+    pub fn count_pass(&self) {
+        self.passes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts rows that differ between copies.
+    pub fn count_differences(&self, rows: u64) {
+        self.differences.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// Returns the number of passes over all rows of all copies, and of rows found to differ.
+    pub fn counted(&self) -> (u64, u64) {
+        (self.passes.load(Ordering::Relaxed), self.differences.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_half_of_the_copies_are_right() {
+        let found = |hashes: &[u128]| -> Vec<(usize, Option<u128>)> {
+            hashes.iter().map(|hash| Some(*hash).filter(|hash| *hash > 0)).enumerate().collect()
+        };
+        assert_eq!(judge(&found(&[1, 1, 2])), Verdict::Wrong(vec![2]));
+        assert_eq!(judge(&found(&[2, 1, 1])), Verdict::Wrong(vec![0]));
+        assert_eq!(judge(&found(&[0, 1, 1])), Verdict::Wrong(vec![0]), "a row may be missing");
+        assert_eq!(judge(&found(&[3, 1, 2, 1, 1])), Verdict::Wrong(vec![0, 2]));
+        for undecided in [&[1, 2][..], &[1, 0], &[1, 2, 3], &[1, 1, 2, 2]] {
+            assert_eq!(judge(&found(undecided)), Verdict::Unsettled, "{undecided:?}");
+        }
+    }
+
+    #[test]
+    fn a_doubt_stays_until_all_rows_were_compared_again() {
+        let doubts = Doubts::default();
+        assert!(doubts.note(&BTreeMap::from([(0, Doubt::Wrong)]), true));
+        assert!(doubts.is_primary_wrong());
+        assert!(!doubts.note(&BTreeMap::from([(0, Doubt::Unsettled)]), false));
+        assert_eq!(doubts.about(0), Some(Doubt::Wrong));
+        assert!(doubts.note(&BTreeMap::new(), true));
+        assert!(!doubts.is_primary_wrong() && doubts.about(0).is_none());
+    }
+}

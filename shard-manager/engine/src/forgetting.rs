@@ -1,0 +1,166 @@
+//! Forgetting: decides which records of idempotency keys are too old to be kept.
+//!
+//! A system clock may be set by years at any moment, and a record that is removed too early allows
+//! a write to be applied twice. So the clock is read once in the lifetime of a process, and only
+//! elapsed time is added: the records of one process always agree with each other. Records of
+//! earlier processes may go once this process has lived for as long as records are kept, because
+//! they are older than that whatever their times say. Before that they may go only if the newest of
+//! them shows that the clock is about right, with a margin as large as the remaining doubt.
+//!
+//! **Invariant:** a jump of the system clock makes records stay longer, and never go sooner.
+//! **Not here:** removing the records (the engines).
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use model::idempotency::KEPT;
+use model::value::format_timestamp;
+
+/// Clock of this process, which dates new records and decides which ones may go.
+static STEADY: LazyLock<Steady> = LazyLock::new(|| Steady::new(Utc::now(), Instant::now()));
+
+/// Age beyond which a record was probably dated by a clock that was wrong.
+const CREDIBLE: TimeDelta = TimeDelta::days(30);
+
+/// Clock that is read once, when the process starts.
+#[derive(Clone, Copy, Debug)]
+struct Steady {
+    told: DateTime<Utc>,
+    at: Instant,
+}
+
+/// Bounds on the creation times of the records that may go. They are texts, which sort like their
+/// times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forgetting {
+    /// Records may go only if they were created at this time or later.
+    pub from: String,
+    /// Records may go only if they were created before this time.
+    pub until: String,
+    /// Records may go only if some record was created between these times, which shows that the
+    /// clock is right.
+    pub witness: Option<(String, String)>,
+}
+
+impl Forgetting {
+    /// Returns the bounds of the records that may go now.
+    pub fn now() -> Self {
+        STEADY.forgetting(Instant::now())
+    }
+}
+
+/// Returns the creation time of a record made now.
+pub fn recorded_at() -> String {
+    format_timestamp(STEADY.time(Instant::now()))
+}
+
+impl Steady {
+    fn new(told: DateTime<Utc>, at: Instant) -> Self {
+        // Only years of four digits sort as text.
+        let (least, most) = (TimeDelta::days(366), TimeDelta::days(8_000 * 365));
+        let told = told.clamp(DateTime::UNIX_EPOCH + least, DateTime::UNIX_EPOCH + most);
+        Self { told, at }
+    }
+
+    fn lived(&self, now: Instant) -> TimeDelta {
+        let lived =
+            now.saturating_duration_since(self.at).min(Duration::from_secs(100 * 31_557_600));
+        TimeDelta::from_std(lived).unwrap_or_default()
+    }
+
+    fn time(&self, now: Instant) -> DateTime<Utc> {
+        self.told + self.lived(now)
+    }
+
+    fn forgetting(&self, now: Instant) -> Forgetting {
+        let (from, until, witness) = if self.lived(now) >= KEPT {
+            (DateTime::UNIX_EPOCH, self.time(now) - KEPT, None)
+        } else {
+            // The clock may be wrong by as much as lies between the witness and the start.
+            let witness = [self.told - KEPT, self.told].map(format_timestamp);
+            (self.told - CREDIBLE, self.time(now) - KEPT - KEPT, Some(witness.into()))
+        };
+        Forgetting { from: format_timestamp(from), until: format_timestamp(until), witness }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hours(count: u64) -> Duration {
+        Duration::from_secs(count * 3_600)
+    }
+
+    fn may_go(forgetting: &Forgetting, records: &[&str]) -> Vec<String> {
+        let between = |from: &str, until: &str| {
+            let inside = |record: &&&str| **record >= from && **record < until;
+            records.iter().filter(inside).map(|record| (*record).to_owned()).collect::<Vec<_>>()
+        };
+        let sure = forgetting.witness.as_ref();
+        if sure.is_some_and(|(from, until)| between(from, until).is_empty()) {
+            return Vec::new();
+        }
+        between(&forgetting.from, &forgetting.until)
+    }
+
+    #[test]
+    fn clock_readings_after_the_start_make_no_record_older() {
+        let at = Instant::now();
+        let steady = Steady::new("2026-03-10T12:00:00Z".parse().unwrap(), at);
+        // The clock is read at the start only: an hour later it is an hour later.
+        assert_eq!(
+            steady.time(at + hours(1)),
+            "2026-03-10T13:00:00Z".parse::<DateTime<Utc>>().unwrap()
+        );
+        let mine = format_timestamp(steady.time(at + hours(1)));
+        assert_eq!(may_go(&steady.forgetting(at + hours(24)), &[&mine]), [""; 0]);
+        assert_eq!(
+            may_go(&steady.forgetting(at + hours(25) + Duration::from_secs(1)), &[&mine]),
+            [mine.as_str()]
+        );
+    }
+
+    #[test]
+    fn a_process_that_starts_far_ahead_forgets_nothing_that_is_younger_than_a_day() {
+        let records = ["2026-03-08T12:00:00.000000Z", "2026-03-10T11:59:00.000000Z"];
+        for told in ["2031-03-10T12:00:00Z", "2026-03-12T12:00:00Z", "2026-03-11T11:00:00Z"] {
+            let at = Instant::now();
+            let steady = Steady::new(told.parse().unwrap(), at);
+            for lived in [0, 1, 23] {
+                let gone = may_go(&steady.forgetting(at + hours(lived)), &records);
+                let young = records[1].to_owned();
+                assert!(!gone.contains(&young), "{told} after {lived} h");
+            }
+            let gone = may_go(&steady.forgetting(at + hours(48)), &records);
+            assert_eq!(gone.len(), 2, "{told}: by then they are old");
+        }
+    }
+
+    #[test]
+    fn a_process_whose_clock_goes_on_where_it_was_forgets_old_records_at_once() {
+        let at = Instant::now();
+        let steady = Steady::new("2026-03-10T12:00:00Z".parse().unwrap(), at);
+        let records = [
+            // The clock was years behind until a minute ago.
+            "2016-03-10T11:58:00.000000Z",
+            "2026-03-08T11:00:00.000000Z",
+            "2026-03-09T11:00:00.000000Z",
+            "2026-03-10T11:59:00.000000Z",
+        ];
+        assert_eq!(may_go(&steady.forgetting(at), &records), [records[1]]);
+        assert_eq!(may_go(&steady.forgetting(at), &records[..3]), [""; 0], "nobody bears witness");
+    }
+
+    #[test]
+    fn a_clock_that_cannot_be_right_is_bounded() {
+        for told in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
+            let steady = Steady::new(told, Instant::now());
+            let text = format_timestamp(steady.time(Instant::now() + hours(1_000)));
+            assert_eq!(text.len(), "2026-03-10T12:00:00.000000Z".len(), "{text}");
+            assert!(steady.forgetting(Instant::now()).from.as_str() >= "1970");
+        }
+    }
+}

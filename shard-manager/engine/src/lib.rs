@@ -1,0 +1,54 @@
+//! Engine: the traits between the cluster and the engines that store rows, and the code that the
+//! engines share.
+//!
+//! The cluster has chosen the shard and the node before it calls a trait; an engine knows rows, not
+//! shards. Methods have no default bodies: each engine decides for itself. A method that waits
+//! returns one boxed future, so that callers need not know the engine's type.
+//!
+//! **Invariant:** nothing here depends on one engine.
+//! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), the choice of the shard
+//! (`manager`).
+#![forbid(unsafe_code)]
+
+mod cluster_backend;
+pub mod cluster_spec;
+pub mod doubts;
+pub mod fault_injector;
+pub mod forgetting;
+pub mod node_address;
+mod node_reader;
+pub mod open_error;
+mod opened_cluster;
+pub mod pause_barrier;
+mod replica_node;
+pub mod replication;
+pub mod row_image;
+pub mod runtime_pool;
+#[cfg(feature = "sample-queries")]
+pub mod sample_queries;
+pub mod schema_agreement;
+pub mod schema_intent;
+pub mod select;
+#[expect(missing_docs, reason = "the names of columns are their documentation")]
+pub mod system_tables;
+pub mod table_declaration;
+mod writer;
+
+use futures_util::future::BoxFuture;
+
+use model::error::Error;
+
+pub use cluster_backend::{ClusterBackend, ReplicaIsolation, SchemaLock};
+pub use node_reader::{
+    KeyRead, NodeReader, NodeRows, PrimaryReader, ReadIndex, ScanRead, Scope, TableRows, TableSize,
+    WorkerNode,
+};
+pub use opened_cluster::{OpenedCluster, OpenedReplica, OpenedShard};
+pub use replica_node::{NodeLabel, ReplicaNode};
+pub use writer::{
+    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WRITERS_MAX, WriteGroup,
+    WritePartitioner, Writer, WriterKind,
+};
+
+/// Future of a request to an engine.
+pub type EngineFuture<'a, T> = BoxFuture<'a, Result<T, Error>>;

@@ -1,0 +1,316 @@
+//! URL: parses and formats node addresses.
+//!
+//! **Invariant:** no error repeats a part of the text, except parameter names that cannot be part
+//! of a password. A password with an unescaped `/` must not appear in the log.
+//! **Not here:** the use of the parts (`postgres`).
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use model::table::closest;
+
+use super::{Host, NodeAddress, NodeDefaults, PORT_DEFAULT, Password, PasswordError, TlsMode};
+
+/// Parameters that may follow the `?`.
+const PARAMETERS: [&str; 11] = [
+    "application_name",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "passfile",
+    "password",
+    "password_file",
+    "port",
+    "sslmode",
+    "sslrootcert",
+    "user",
+];
+
+/// Longest `connect_timeout` in seconds.
+const CONNECT_TIMEOUT_MAX: u64 = 600;
+
+/// Reason why a text is not a valid address.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// The scheme is not `postgres` or `postgresql`.
+    #[error("an address begins with postgres:// or postgresql://")]
+    Scheme,
+    /// An `@` after the host.
+    #[error(
+        "an @ stands after the host: in a user name or a password write @ as %40, / as %2F, ? as %3F, : as %3A"
+    )]
+    StrayAt,
+    /// A percent sign without a byte after it, or bytes that are not UTF-8.
+    #[error("a % must begin an escaped byte, such as %2F: write % itself as %25")]
+    Percent,
+    /// The host is missing.
+    #[error("an address names a host, such as postgres://user@127.0.0.1:5432/shard1")]
+    NoHost,
+    /// Hosts before and after the `?`, or a different number of ports than hosts.
+    #[error(
+        "an address names its hosts once, before or after the ?, and one port for all or for each"
+    )]
+    Hosts,
+    /// The port is not a number in range.
+    #[error(
+        "a port is a number from 1 to 65535; an IPv6 address stands in brackets, such as [::1]:5432"
+    )]
+    Port,
+    /// The user is missing, and there is no default.
+    #[error("an address names a user, such as postgres://user@127.0.0.1:5432/shard1")]
+    NoUser,
+    /// The database is missing.
+    #[error("an address names a database, such as postgres://user@127.0.0.1:5432/shard1")]
+    NoDatabase,
+    /// An unknown parameter.
+    #[error("{name} is not a parameter of an address; {hint}")]
+    Parameter {
+        /// Its name, or a note that it has none.
+        name: String,
+        /// The most similar parameter, or all parameters.
+        hint: String,
+    },
+    /// A parameter that is given twice.
+    #[error("{name} is given twice in an address")]
+    Twice {
+        /// Name of the parameter.
+        name: &'static str,
+    },
+    /// A value that the parameter does not accept.
+    #[error("{name} must be {allowed}")]
+    Value {
+        /// Name of the parameter.
+        name: &'static str,
+        /// Accepted values.
+        allowed: &'static str,
+    },
+    /// Several sources of the password.
+    #[error("an address has one password: in itself, by password_file or by passfile")]
+    Passwords,
+    /// The password file provides no password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+}
+
+/// Values of the parameters, by their index in the list of parameters.
+#[derive(Default)]
+struct Parameters([Option<String>; PARAMETERS.len()]);
+
+impl Parameters {
+    fn read(text: &str) -> Result<Self, AddressError> {
+        let mut read = Self::default();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let place = PARAMETERS.iter().position(|known| *known == name);
+            let place = place.ok_or_else(|| unknown(name))?;
+            if read.0[place].replace(decoded(value)?).is_some() {
+                return Err(AddressError::Twice { name: PARAMETERS[place] });
+            }
+        }
+        Ok(read)
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        let place = PARAMETERS.iter().position(|known| *known == name)?;
+        self.0[place].take()
+    }
+}
+
+fn unknown(name: &str) -> AddressError {
+    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let near = closest(name, PARAMETERS.into_iter()).filter(|_| plain);
+    let hint = near.map_or_else(
+        || format!("there are: {}", PARAMETERS.join(", ")),
+        |near| format!("did you mean {near}?"),
+    );
+    let name = if plain { name.to_owned() } else { "text after the ?".to_owned() };
+    AddressError::Parameter { name, hint }
+}
+
+/// Returns the value that is present; fails if both are.
+fn either(
+    one: Option<String>,
+    other: Option<String>,
+    name: &'static str,
+) -> Result<Option<String>, AddressError> {
+    match (one, other) {
+        (Some(_), Some(_)) => Err(AddressError::Twice { name }),
+        (one, other) => Ok(one.or(other)),
+    }
+}
+
+pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, AddressError> {
+    let text = text.trim();
+    let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+    let rest = rest.ok_or(AddressError::Scheme)?;
+    let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if tail.contains('@') {
+        return Err(AddressError::StrayAt);
+    }
+    let (path, parameters) = tail.split_once('?').unwrap_or((tail, ""));
+    let mut parameters = Parameters::read(parameters)?;
+
+    let (login, places) =
+        authority.rsplit_once('@').map_or((None, authority), |(login, rest)| (Some(login), rest));
+    let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
+        Some((user, password)) => (filled(user)?, filled(password)?),
+        None => (None, None),
+    };
+    let user = either(user, parameters.take("user"), "user")?.or_else(|| defaults.user.clone());
+    let user = user.ok_or(AddressError::NoUser)?;
+    let database = filled(path.strip_prefix('/').unwrap_or(path))?;
+    let database = either(database, parameters.take("dbname"), "dbname")?;
+    let database = database.ok_or(AddressError::NoDatabase)?;
+    let hosts = hosts(places, parameters.take("host"), parameters.take("port"))?;
+
+    let password = either(password, parameters.take("password"), "password")?;
+    let password = match (password, parameters.take("password_file"), parameters.take("passfile")) {
+        (None, None, None) => defaults.password.clone(),
+        (Some(secret), None, None) => Some(Password::new(secret)),
+        (None, Some(path), None) => Some(Password::from_file(Path::new(&path))?),
+        (None, None, Some(path)) => {
+            Some(Password::from_passfile(Path::new(&path), &hosts, &database, &user)?)
+        }
+        (_, _, _) => return Err(AddressError::Passwords),
+    };
+    let tls = match parameters.take("sslmode") {
+        Some(name) => TlsMode::find(&name).ok_or(AddressError::Value {
+            name: "sslmode",
+            allowed: "disable, prefer, require, verify-ca or verify-full",
+        })?,
+        None => defaults.tls.unwrap_or_else(|| TlsMode::default_for(&hosts)),
+    };
+    let root_certificates = match parameters.take("sslrootcert") {
+        // `system` is libpq's word for what is the default here anyway.
+        Some(path) if path == "system" => None,
+        Some(path) => Some(PathBuf::from(path)),
+        None => defaults.root_certificates.clone(),
+    };
+    Ok(NodeAddress {
+        hosts,
+        database,
+        user,
+        password,
+        tls,
+        root_certificates,
+        connect_timeout: parameters.take("connect_timeout").map(|t| seconds(&t)).transpose()?,
+        application: parameters.take("application_name"),
+    })
+}
+
+fn seconds(text: &str) -> Result<Duration, AddressError> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=CONNECT_TIMEOUT_MAX).contains(seconds));
+    let allowed = "a number of seconds from 1 to 600";
+    seconds.map(Duration::from_secs).ok_or(AddressError::Value { name: "connect_timeout", allowed })
+}
+
+/// Returns the hosts before the `?`, or those after it.
+fn hosts(
+    places: &str,
+    named: Option<String>,
+    ports: Option<String>,
+) -> Result<Vec<Host>, AddressError> {
+    if places.is_empty() {
+        let named = named.filter(|named| !named.is_empty()).ok_or(AddressError::NoHost)?;
+        let names: Vec<&str> = named.split(',').collect();
+        let ports = ports.map_or(Ok(vec![PORT_DEFAULT]), |ports| {
+            ports.split(',').map(port).collect::<Result<Vec<_>, _>>()
+        })?;
+        if ports.len() != 1 && ports.len() != names.len() {
+            return Err(AddressError::Hosts);
+        }
+        let host = |(name, port): (&&str, &u16)| match *name {
+            "" => Err(AddressError::NoHost),
+            name => Ok(Host { host: unbracketed(name).to_owned(), port: *port }),
+        };
+        return names.iter().zip(ports.iter().cycle()).map(host).collect();
+    }
+    if named.is_some() || ports.is_some() {
+        return Err(AddressError::Hosts);
+    }
+    places.split(',').map(place).collect()
+}
+
+fn place(text: &str) -> Result<Host, AddressError> {
+    let end_of_brackets = text.rfind(']').map_or(0, |end| end + 1);
+    let colon = text[end_of_brackets..].find(':').map(|at| end_of_brackets + at);
+    let (name, port) = match colon {
+        Some(colon) => (&text[..colon], port(&text[colon + 1..])?),
+        None => (text, PORT_DEFAULT),
+    };
+    let host = filled(unbracketed(name))?.ok_or(AddressError::NoHost)?;
+    Ok(Host { host, port })
+}
+
+fn unbracketed(name: &str) -> &str {
+    name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name)
+}
+
+fn port(text: &str) -> Result<u16, AddressError> {
+    text.parse().ok().filter(|port| *port > 0).ok_or(AddressError::Port)
+}
+
+/// Decodes the text, unless it is empty.
+fn filled(text: &str) -> Result<Option<String>, AddressError> {
+    Ok(Some(decoded(text)?).filter(|text| !text.is_empty()))
+}
+
+fn decoded(text: &str) -> Result<String, AddressError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let pair = digit(rest.next()).zip(digit(rest.next()));
+            let (high, low) = pair.ok_or(AddressError::Percent)?;
+            bytes.push((high * 16 + low) as u8);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    let text = String::from_utf8(bytes).map_err(|_| AddressError::Percent)?;
+    // A zero byte ends a text in PostgreSQL.
+    if text.contains('\0') { Err(AddressError::Percent) } else { Ok(text) }
+}
+
+fn encoded(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+}
+
+pub(super) fn redacted(address: &NodeAddress) -> String {
+    let mut shown = "postgres://".to_owned();
+    encoded(&address.user, &mut shown);
+    if address.password.is_some() {
+        shown.push_str(":***");
+    }
+    for (index, host) in address.hosts.iter().enumerate() {
+        shown.push(if index == 0 { '@' } else { ',' });
+        if host.is_socket() {
+            encoded(&host.host, &mut shown);
+            let _ = write!(shown, ":{}", host.port);
+        } else {
+            let _ = write!(shown, "{host}");
+        }
+    }
+    shown.push('/');
+    encoded(&address.database, &mut shown);
+    let _ = write!(shown, "?sslmode={}", address.tls);
+    if let Some(path) = &address.root_certificates {
+        let _ = write!(shown, "&sslrootcert={}", path.display());
+    }
+    if let Some(timeout) = address.connect_timeout {
+        let _ = write!(shown, "&connect_timeout={}", timeout.as_secs());
+    }
+    if let Some(application) = &address.application {
+        shown.push_str("&application_name=");
+        encoded(application, &mut shown);
+    }
+    shown
+}

@@ -1,0 +1,211 @@
+//! Replication: the position that each node of a shard has reached, and the tasks awaiting it.
+//!
+//! The primary's writer and the replicas' appliers report positions; reads and writes use them. A
+//! position is reported before its changes can become visible (`begin`, `begin_apply`), and again
+//! once they are visible (`commit`, `record_applied`). A read is thereby bounded by a number that
+//! needs no second query of the database.
+//!
+//! **Invariant:** the positions of a node only grow while a timeline lasts, and
+//! `durable <= applied <= applying` holds for a replica.
+//! **Not here:** the choice of the node that answers a read (`replica_set`), the transport of rows
+//! to a replica (`store`).
+
+mod log_retention;
+mod position_waiters;
+mod primary_positions;
+mod replica_positions;
+mod timeline;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log_retention::LogRetention;
+pub use log_retention::RetainedLog;
+use model::position::TimelineHistory;
+pub use position_waiters::{PositionWaiters, Waiting};
+pub use primary_positions::PrimaryPositions;
+pub use replica_positions::{ReplicaPositions, ReplicaState};
+pub use timeline::Timeline;
+
+/// Interval at which the connection to a node with an outstanding answer is checked.
+const LOSS_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// Number of checks after a loss during which a node may still have an outstanding answer.
+const LOSS_CHECKS_MAX: u32 = 3;
+
+/// Processes that may write to the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriterAccess {
+    /// This process alone: the positions known here are complete.
+    Exclusive,
+    /// Other processes as well: the primary may have more than is known here.
+    Shared,
+}
+
+/// Replication state of the nodes of one shard.
+#[derive(Debug)]
+pub struct ReplicationState {
+    timeline: Timeline,
+    primary: PrimaryPositions,
+    replicas: ReplicaPositions,
+    log: LogRetention,
+    writers: WriterAccess,
+    /// Held while the timeline changes, and while positions are recorded that hold for one only.
+    changing: Mutex<()>,
+}
+
+impl ReplicationState {
+    /// Creates the state of a shard that only this process writes. Its primary has reached
+    /// `position` and has begun a timeline; all its replicas are down.
+    pub fn new(history: TimelineHistory, position: u64, replicas: usize) -> Self {
+        Self {
+            timeline: Timeline::new(history, replicas),
+            primary: PrimaryPositions::new(position),
+            replicas: ReplicaPositions::new(replicas),
+            log: LogRetention::default(),
+            writers: WriterAccess::Exclusive,
+            changing: Mutex::new(()),
+        }
+    }
+
+    /// Marks the shard as writable by other processes. Node 0 leads first; the leader is not
+    /// counted as a replica.
+    #[must_use]
+    pub fn with_shared_writers(self) -> Self {
+        let timeline = Timeline { leader: AtomicUsize::new(0), ..self.timeline };
+        Self { timeline, writers: WriterAccess::Shared, ..self }
+    }
+
+    /// Returns the timeline that the shard is on.
+    #[inline]
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// Returns the positions of the primary.
+    #[inline]
+    pub fn primary(&self) -> &PrimaryPositions {
+        &self.primary
+    }
+
+    /// Returns the positions of the replicas.
+    #[inline]
+    pub fn replicas(&self) -> &ReplicaPositions {
+        &self.replicas
+    }
+
+    /// Returns the tasks that wait for replicas to advance.
+    #[inline]
+    pub fn waiters(&self) -> &PositionWaiters {
+        &self.replicas.waiters
+    }
+
+    /// Begins the timeline of a node that has become the primary, at its position. The positions of
+    /// the other nodes are unknown until each is found to follow it.
+    pub fn follow(&self, history: TimelineHistory, position: u64, leader: usize) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.timeline.leader.store(leader, Ordering::SeqCst);
+        let PrimaryPositions { begun, committed, read_high_watermark, schema } = &self.primary;
+        for positions in [begun, committed, read_high_watermark, schema] {
+            positions.store(position, Ordering::SeqCst);
+        }
+        for replica in &self.replicas.nodes {
+            replica.state.store(ReplicaState::Down as u8, Ordering::SeqCst);
+            for position in [&replica.applying, &replica.applied, &replica.durable] {
+                position.store(0, Ordering::SeqCst);
+            }
+            replica.current_at.store(0, Ordering::SeqCst);
+        }
+        // Last: a thread that finds the new timeline finds no position of the one before.
+        self.timeline.history.store(Arc::new(history));
+        self.timeline.silent.store(false, Ordering::SeqCst);
+        self.waiters().notify_advanced();
+        self.waiters().notify_down();
+    }
+
+    /// Records positions that hold for one timeline only; does nothing if that timeline has ended.
+    pub fn update_if_current(&self, timeline_id: u32, update: impl FnOnce(&Self)) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.timeline.id() == timeline_id {
+            update(self);
+        }
+    }
+
+    /// Records a batch that is durable on the primary, before its operations are answered. `began`
+    /// is the time at which its commit began.
+    pub fn commit(&self, position: u64, began: Instant) {
+        let before = self.primary.committed.load(Ordering::Acquire);
+        self.replicas.fall_behind(before, began);
+        self.primary.committed.store(position, Ordering::SeqCst);
+        self.waiters().wake_idle();
+    }
+
+    /// Sets the position of the primary after a batch has failed, or after its file was opened
+    /// again.
+    pub fn reset_to(&self, position: u64) {
+        self.primary.committed.store(position, Ordering::SeqCst);
+        self.primary.begun.store(position, Ordering::SeqCst);
+        self.waiters().wake_all();
+    }
+
+    /// Returns the time since a replica had everything that was committed; zero if it has it now.
+    pub fn staleness(&self, replica: usize) -> Duration {
+        let has_all = || self.replicas.applied(replica) >= self.primary.committed();
+        // Other writers may have committed more than is known here.
+        if self.writers == WriterAccess::Exclusive && has_all() {
+            return Duration::ZERO;
+        }
+        self.replicas.time_since_current(replica)
+    }
+
+    /// Returns the lag of a replica for reports; `None` if it has never had everything since the
+    /// process began.
+    pub fn lag(&self, replica: usize) -> Option<Duration> {
+        let has_all = self.replicas.applied(replica) >= self.primary.committed();
+        let staleness = if has_all { Duration::ZERO } else { self.staleness(replica) };
+        let known = self.replicas.was_current(replica);
+        (known || staleness.is_zero()).then_some(staleness)
+    }
+
+    /// Returns the number of replicas on which everything up to `position` is durable.
+    pub fn confirmations(&self, position: u64) -> usize {
+        let leader = self.timeline.leader();
+        let others = self.replicas.nodes.iter().enumerate();
+        let others = others.filter(|(index, _)| Some(*index) != leader);
+        let durable = others.map(|(_, replica)| replica.durable.load(Ordering::SeqCst));
+        durable.filter(|durable| *durable >= position).count()
+    }
+
+    /// Returns the position up to which the log is no longer needed: every replica that can still
+    /// catch up from it has these entries on disk.
+    pub fn trimmable_position(&self) -> u64 {
+        let limit = self.log.limit();
+        let durable = self.replicas.nodes.iter();
+        let durable = durable.map(|replica| replica.durable.load(Ordering::SeqCst)).min();
+        durable.unwrap_or(u64::MAX).min(limit).min(self.primary.committed())
+    }
+
+    /// Retains what is added to the log from now on, until the guard is dropped. Only one guard may
+    /// exist at a time.
+    #[inline]
+    pub fn retain_log(&self) -> RetainedLog<'_> {
+        // A trim that runs now goes up to a position that had been committed before.
+        self.log.retain_after(self.primary.committed())
+    }
+
+    /// Returns some seconds after the connection to a node was lost: the node may never answer
+    /// requests from before, even if it can be reached again. `None` is the primary.
+    pub async fn presumed_lost(&self, replica: Option<usize>) {
+        let losses = || {
+            let node = replica.or_else(|| self.timeline.leader());
+            node.map_or(0, |node| self.replicas.losses(node))
+        };
+        let (before, mut checks) = (losses(), 0);
+        while checks < LOSS_CHECKS_MAX {
+            tokio::time::sleep(LOSS_CHECK_EVERY).await;
+            // One loss is enough: an older connection may be dead although the node is reachable
+            // again.
+            checks += u32::from(losses() != before);
+        }
+    }
+}

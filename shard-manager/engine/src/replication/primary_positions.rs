@@ -1,0 +1,85 @@
+//! Primary positions: the positions that a shard's primary has begun, committed and shown to
+//! readers.
+//!
+//! **Invariant:** everything acknowledged is at or below `committed`, and everything a read can
+//! have seen is at or below `begun` or the read high watermark.
+//! **Not here:** commits, which concern replicas too ([`super::ReplicationState::commit`]).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Positions of the primary.
+#[derive(Debug)]
+pub struct PrimaryPositions {
+    pub(super) begun: AtomicU64,
+    pub(super) committed: AtomicU64,
+    /// Highest position that a strong read of the primary has returned.
+    pub(super) read_high_watermark: AtomicU64,
+    /// Position of the last change of the tables.
+    pub(super) schema: AtomicU64,
+}
+
+impl PrimaryPositions {
+    pub(super) fn new(position: u64) -> Self {
+        Self {
+            begun: AtomicU64::new(position),
+            committed: AtomicU64::new(position),
+            read_high_watermark: AtomicU64::new(position),
+            schema: AtomicU64::new(0),
+        }
+    }
+
+    /// Records the position of a batch before it is committed.
+    #[inline]
+    pub fn begin(&self, position: u64) {
+        self.begun.store(position, Ordering::SeqCst);
+    }
+
+    /// Records that the primary has reached at least this position. For shards that other processes
+    /// write too: called after a batch is durable, and after each probe of the primary.
+    #[inline]
+    pub fn observe(&self, position: u64) {
+        self.begun.fetch_max(position, Ordering::SeqCst);
+        self.committed.fetch_max(position, Ordering::SeqCst);
+    }
+
+    /// Returns the committed position: everything acknowledged is at or below it.
+    #[inline]
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::SeqCst)
+    }
+
+    /// Records a durable change of the tables before the change is acknowledged; at the start, the
+    /// last such change.
+    pub fn record_schema_change(&self, position: u64) {
+        self.schema.fetch_max(position, Ordering::SeqCst);
+    }
+
+    /// Returns the position of the last change of the tables. A node below it lacks a table.
+    #[inline]
+    pub fn schema_position(&self) -> u64 {
+        self.schema.load(Ordering::SeqCst)
+    }
+
+    /// Returns the highest position that a finished read may have seen; `None` while a commit runs
+    /// that the read may or may not have seen.
+    #[inline]
+    pub fn visible_bound(&self) -> Option<u64> {
+        // In this order: `begun` covers a batch that the read saw, also while `committed` lacks it.
+        let committed = self.committed();
+        (self.begun.load(Ordering::SeqCst) == committed).then_some(committed)
+    }
+
+    /// Raises the read high watermark, before a strong read of the primary is answered. A commit
+    /// can become visible a moment before the writer records it.
+    #[inline]
+    pub fn raise_read_high_watermark(&self, position: u64) {
+        self.read_high_watermark.fetch_max(position, Ordering::SeqCst);
+    }
+
+    /// Returns the lowest position that a strong read may show: everything acknowledged, and
+    /// everything that an earlier strong read has returned.
+    #[inline]
+    pub fn strong_min_position(&self) -> u64 {
+        self.committed().max(self.read_high_watermark.load(Ordering::SeqCst))
+    }
+}

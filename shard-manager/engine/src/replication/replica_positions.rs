@@ -1,0 +1,188 @@
+//! Replica positions: the positions that each replica of a shard has applied and made durable.
+//!
+//! **Invariant:** `durable <= applied <= applying` for each replica; tasks that wait are notified
+//! after each change.
+//! **Not here:** lag and confirmations, which need the primary's positions
+//! ([`super::ReplicationState`]).
+
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::position_waiters::PositionWaiters;
+
+/// Participation of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// The replica is being built from a snapshot of the primary.
+    Building,
+    /// The replica applies the primary's log.
+    Following,
+    /// The replica cannot be used; it is retried.
+    Down,
+}
+
+impl ReplicaState {
+    const ALL: [Self; 3] = [Self::Building, Self::Following, Self::Down];
+}
+
+/// Positions of the replicas, each addressed by its index.
+#[derive(Debug)]
+pub struct ReplicaPositions {
+    pub(super) nodes: Box<[NodePositions]>,
+    /// Notified when a replica advances or goes down.
+    pub(super) waiters: PositionWaiters,
+    /// Time from which `current_at` is counted.
+    epoch: Instant,
+}
+
+/// Positions of one replica.
+#[derive(Debug)]
+pub(super) struct NodePositions {
+    pub(super) state: AtomicU8,
+    /// Number of times that the replica went down.
+    losses: AtomicUsize,
+    pub(super) applying: AtomicU64,
+    pub(super) applied: AtomicU64,
+    pub(super) durable: AtomicU64,
+    /// Time of the last moment at which the replica had everything, in microseconds since `epoch`.
+    pub(super) current_at: AtomicU64,
+}
+
+impl NodePositions {
+    fn new() -> Self {
+        Self {
+            state: AtomicU8::new(ReplicaState::Down as u8),
+            losses: AtomicUsize::new(0),
+            applying: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+            current_at: AtomicU64::new(0),
+        }
+    }
+}
+
+impl ReplicaPositions {
+    pub(super) fn new(replicas: usize) -> Self {
+        Self {
+            nodes: (0..replicas).map(|_| NodePositions::new()).collect(),
+            waiters: PositionWaiters::new(replicas),
+            epoch: Instant::now(),
+        }
+    }
+
+    /// Returns the state of a replica.
+    #[inline]
+    pub fn state(&self, replica: usize) -> ReplicaState {
+        let state = self.nodes[replica].state.load(Ordering::SeqCst);
+        ReplicaState::ALL
+            .into_iter()
+            .find(|known| *known as u8 == state)
+            .unwrap_or(ReplicaState::Down)
+    }
+
+    /// Sets the state of a replica.
+    pub fn set_state(&self, replica: usize, state: ReplicaState) {
+        self.nodes[replica].state.store(state as u8, Ordering::SeqCst);
+        self.waiters.notify_advanced();
+        if state == ReplicaState::Down {
+            self.nodes[replica].losses.fetch_add(1, Ordering::SeqCst);
+            self.waiters.notify_down();
+        }
+    }
+
+    /// Waits until a replica does not follow the primary any more: an answer of it need not be
+    /// awaited then.
+    pub async fn stopped_following(&self, replica: usize) {
+        loop {
+            let down = self.waiters.down();
+            tokio::pin!(down);
+            down.as_mut().enable();
+            if self.state(replica) != ReplicaState::Following {
+                return;
+            }
+            down.await;
+        }
+    }
+
+    /// Records the position of an applier's transaction before it is committed.
+    #[inline]
+    pub fn begin_apply(&self, replica: usize, position: u64) {
+        self.nodes[replica].applying.store(position, Ordering::SeqCst);
+    }
+
+    /// Records the position of an applier's transaction after its commit. `had_all_at` is a time at
+    /// which the primary had no more than this, if there was one.
+    pub fn record_applied(&self, replica: usize, position: u64, had_all_at: Option<Instant>) {
+        let replica = &self.nodes[replica];
+        if let Some(at) = had_all_at {
+            replica.current_at.fetch_max(self.micros(at), Ordering::AcqRel);
+        }
+        replica.applied.store(position, Ordering::SeqCst);
+        self.waiters.notify_advanced();
+    }
+
+    /// Records that everything up to `position` is on the replica's disk.
+    pub fn record_durable(&self, replica: usize, position: u64) {
+        self.nodes[replica].durable.store(position, Ordering::SeqCst);
+        self.waiters.notify_advanced();
+    }
+
+    /// Sets the position of a replica that was rebuilt or opened. It must be on disk: the snapshot
+    /// is synced, and an applier syncs when it opens a file.
+    pub fn reset_to(&self, replica: usize, position: u64) {
+        let replica = &self.nodes[replica];
+        replica.applying.store(position, Ordering::SeqCst);
+        replica.applied.store(position, Ordering::SeqCst);
+        replica.durable.store(position, Ordering::SeqCst);
+        self.waiters.notify_advanced();
+    }
+
+    /// Returns the position up to which a replica shows the primary's changes.
+    #[inline]
+    pub fn applied(&self, replica: usize) -> u64 {
+        self.nodes[replica].applied.load(Ordering::SeqCst)
+    }
+
+    /// Returns the position up to which the primary's changes survive a loss of power on a replica.
+    #[inline]
+    pub fn durable(&self, replica: usize) -> u64 {
+        self.nodes[replica].durable.load(Ordering::SeqCst)
+    }
+
+    /// Returns the highest position that a finished read of a replica may have seen. The primary
+    /// has everything up to it.
+    #[inline]
+    pub fn visible_bound(&self, replica: usize) -> u64 {
+        self.nodes[replica].applying.load(Ordering::SeqCst)
+    }
+
+    /// Returns the number of times that a node went down; 0 if it has no index here.
+    pub(super) fn losses(&self, node: usize) -> usize {
+        self.nodes.get(node).map_or(0, |node| node.losses.load(Ordering::SeqCst))
+    }
+
+    /// Makes replicas that have everything up to `committed` fall behind at the time of a commit,
+    /// and not at the time of the last change that they applied.
+    pub(super) fn fall_behind(&self, committed: u64, at: Instant) {
+        for replica in &self.nodes {
+            if replica.applied.load(Ordering::Acquire) >= committed {
+                replica.current_at.fetch_max(self.micros(at), Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Returns true if a replica has had everything at some time since the process began.
+    pub(super) fn was_current(&self, replica: usize) -> bool {
+        self.nodes[replica].current_at.load(Ordering::Acquire) > 0
+    }
+
+    /// Returns the time since a replica was last known to have everything.
+    pub(super) fn time_since_current(&self, replica: usize) -> Duration {
+        let current_at = self.nodes[replica].current_at.load(Ordering::Acquire);
+        self.epoch.elapsed().saturating_sub(Duration::from_micros(current_at))
+    }
+
+    fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_micros() as u64
+    }
+}

@@ -1,0 +1,77 @@
+//! Runtime pool: the runtimes of the tasks that communicate with servers.
+//!
+//! A task on the thread of the request that waits for it replies without waking another thread: at
+//! low load that is most of the cost of a reply. So the threads that serve clients add their
+//! runtimes here, and the tasks are distributed over them.
+//!
+//! **Invariant:** there is always a runtime: the first one, which outlives the tasks.
+//! **Not here:** the work of the tasks (`lane`, `store`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Runtimes over which tasks are distributed.
+#[derive(Debug)]
+pub struct RuntimePool {
+    first: Handle,
+    added: watch::Sender<Arc<[Handle]>>,
+    /// Number of handles that were given out.
+    handles: AtomicUsize,
+}
+
+/// Place of one task in the pool.
+#[derive(Debug)]
+pub struct RuntimeHandle {
+    number: usize,
+    first: Handle,
+    added: watch::Receiver<Arc<[Handle]>>,
+}
+
+impl RuntimePool {
+    /// Creates a pool in which all tasks run on this runtime until others are added.
+    pub fn new(first: Handle) -> Self {
+        Self { first, added: watch::Sender::default(), handles: AtomicUsize::new(0) }
+    }
+
+    /// Returns a handle for one more task.
+    #[inline]
+    pub fn handle(&self) -> RuntimeHandle {
+        let number = self.handles.fetch_add(1, Ordering::Relaxed);
+        RuntimeHandle { number, first: self.first.clone(), added: self.added.subscribe() }
+    }
+
+    /// Adds a runtime. Its thread must drive it until [`RuntimePool::remove_runtimes`].
+    pub fn add_runtime(&self, runtime: Handle) {
+        self.added.send_modify(|added| {
+            *added = added.iter().cloned().chain([runtime]).collect();
+        });
+    }
+
+    /// Removes all runtimes but the first. Tasks move back to it as soon as their current work
+    /// ends.
+    pub fn remove_runtimes(&self) {
+        self.added.send_replace(Arc::default());
+    }
+}
+
+impl RuntimeHandle {
+    /// Returns the runtime on which the task is to run now.
+    #[inline]
+    pub fn runtime(&self) -> Handle {
+        let added = self.added.borrow();
+        let count = added.len().max(1);
+        added.get(self.number % count).unwrap_or(&self.first).clone()
+    }
+
+    /// Waits until the task is to move to the runtime that [`RuntimeHandle::runtime`] returns then.
+    ///
+    /// Cancel safety: no move is missed.
+    pub async fn moved(&mut self) {
+        if self.added.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Select: the SQL of a read and the values that it binds, in the [`Dialect`] of an engine.
+//!
+//! The text depends on the shape of a query only: on its table, columns, operators and the nesting
+//! of its conditions. All of these are limited, so the number of texts is finite, and none contains
+//! text of a client. Engines cache prepared statements by their texts.
+//!
+//! **Invariant:** a text consists of constants and of names from the registry; its numbered
+//! parameters stand for the values in order.
+//! **Not here:** executing it (the engines), reads of many keys at once (`postgres::point`),
+//! statements that write.
+
+use std::fmt::Write as _;
+
+use model::keyspace::Slot;
+use model::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, State, Test};
+use model::sabotage::{Mutation, is_due, is_on};
+use model::table::Table;
+use model::value::{ColumnType, Value};
+
+use super::Scope;
+
+/// The SQL of one engine, where engines differ.
+///
+/// Unquoted names of tables and columns, `NULLS FIRST` and row comparisons are common to all
+/// engines, and the tables declare the collation.
+pub trait Dialect: Sized {
+    /// A value to bind, which may borrow from the query.
+    type Bind<'q>;
+
+    /// Sign in front of the number of a parameter.
+    const PARAMETER: char;
+    /// Condition that ends a statement after its deadline, where the engine has no statement
+    /// timeout. Reads that may visit many rows begin with it.
+    const DEADLINE_CHECK: Option<&'static str>;
+    /// Operator for equality that also treats two nulls as equal.
+    const IS_SAME: &'static str;
+    /// Test of a boolean column for true.
+    const IS_TRUE: &'static str;
+    /// Test of a boolean column for false.
+    const IS_FALSE: &'static str;
+    /// Text before and after the parameter of a list of values.
+    const IN_LIST: [&'static str; 2];
+    /// Text before and after the pattern of a match that is case-sensitive.
+    const LIKE: [&'static str; 2];
+    /// Text before and after the pattern of a match that ignores the case of ASCII letters.
+    const ILIKE: [&'static str; 2];
+    /// Text after each parameter of `LIMIT` and `OFFSET`.
+    const AFTER_LIMIT: &'static str;
+
+    /// Converts the slot of a row.
+    fn slot<'q>(slot: Slot) -> Self::Bind<'q>;
+    /// Converts a shard key.
+    fn key(key: &str) -> Self::Bind<'_>;
+    /// Converts a number of rows.
+    fn row_count<'q>(count: i64) -> Self::Bind<'q>;
+    /// Converts a value of a column of this type.
+    fn value(kind: ColumnType, value: &Value) -> Self::Bind<'_>;
+    /// Converts a list of values of a column of this type to one parameter, so that the text does
+    /// not depend on the length of the list.
+    fn list(kind: ColumnType, values: &[Value]) -> Self::Bind<'_>;
+    /// Converts a pattern for [`Dialect::LIKE`].
+    fn like<'q>(pattern: &Pattern) -> Self::Bind<'q>;
+    /// Converts a pattern for [`Dialect::ILIKE`].
+    fn ilike<'q>(pattern: &Pattern) -> Self::Bind<'q>;
+    /// Appends the condition that a row belongs to one of these shard keys.
+    fn push_keys<'q>(select: &mut Select<'q, Self>, keys: &'q [(Slot, String)]);
+}
+
+/// A statement and its values.
+pub struct Select<'q, D: Dialect> {
+    /// The text.
+    pub sql: String,
+    /// The values in the order of their numbers.
+    pub binds: Vec<D::Bind<'q>>,
+}
+
+impl<'q, D: Dialect> Select<'q, D> {
+    /// Selects the page of a query and one more row, which shows whether more follow. Columns: the
+    /// outputs, then [`keys`].
+    pub fn page(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
+        let keyed = scope.is_keyed();
+        let (table, order) = (&query.table, query.sort_keys(keyed));
+        let mut select = Self { sql: String::with_capacity(256), binds: Vec::with_capacity(4) };
+        select.push("SELECT ");
+        let outputs = query.outputs.iter().map(|output| output.column);
+        select.push_list(outputs.chain(keys(&order, table, keyed)), |select, column| {
+            select.push(&table.column(column).name);
+        });
+        let _ = write!(select.sql, " FROM {}", table.name());
+        select.push_conditions(query, scope, query.after.as_deref().map(|after| (&*order, after)));
+        select.push_order(table, &order);
+        select.push(" LIMIT ");
+        let (limit, offset) = (i64::from(query.limit) + 1, i64::from(query.offset));
+        if keyed && offset > 0 {
+            select.bind(D::row_count(limit));
+            select.push(D::AFTER_LIMIT);
+            select.push(" OFFSET ");
+            select.bind(D::row_count(offset));
+        } else {
+            // The rows to skip are known only after the rows of all shards are merged.
+            select.bind(D::row_count(limit + offset));
+        }
+        select.push(D::AFTER_LIMIT);
+        select
+    }
+
+    /// Selects the number of rows that meet the conditions, on all pages.
+    pub fn count(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
+        let mut select = Self { sql: String::new(), binds: Vec::new() };
+        let _ = write!(select.sql, "SELECT count(*) FROM {}", query.table.name());
+        select.push_conditions(query, scope, None);
+        select
+    }
+
+    /// Appends text, which must be a constant or a name from the registry.
+    #[inline]
+    pub fn push(&mut self, text: &str) {
+        self.sql.push_str(text);
+    }
+
+    /// Appends a parameter.
+    #[inline]
+    pub fn bind(&mut self, bind: D::Bind<'q>) {
+        self.binds.push(bind);
+        let _ = write!(self.sql, "{}{}", D::PARAMETER, self.binds.len());
+    }
+
+    fn bind_value(&mut self, table: &Table, column: usize, value: &'q Value) {
+        self.bind(D::value(table.column(column).kind, value));
+    }
+
+    fn push_list<T>(&mut self, items: impl IntoIterator<Item = T>, push: impl FnMut(&mut Self, T)) {
+        self.push_joined(",", items, push);
+    }
+
+    fn push_joined<T>(
+        &mut self,
+        separator: &str,
+        items: impl IntoIterator<Item = T>,
+        mut push: impl FnMut(&mut Self, T),
+    ) {
+        for (index, item) in items.into_iter().enumerate() {
+            if index > 0 {
+                self.push(separator);
+            }
+            push(self, item);
+        }
+    }
+
+    /// The key comes before the row that a page continues after: SQLite uses the first bounds that
+    /// fit for its index range.
+    fn push_conditions(
+        &mut self,
+        query: &'q ReadQuery,
+        scope: Scope<'q>,
+        after: Option<(&[OrderBy], &'q [Value])>,
+    ) {
+        let mut connective = Connective { first: true };
+        if let Some(check) = D::DEADLINE_CHECK
+            && !query.is_point_read()
+        {
+            self.push(connective.next());
+            self.push(check);
+        }
+        if let Scope::Key(slot, key) = scope {
+            self.push(connective.next());
+            let wrong = is_due(Mutation::WrongRow, 128);
+            self.push(if wrong { "slot>=" } else { "slot=" });
+            self.bind(D::slot(slot));
+            self.push(if wrong { " AND shard_key<>" } else { " AND shard_key=" });
+            self.bind(D::key(key));
+        }
+        if !query.keys.is_empty() {
+            self.push(connective.next());
+            D::push_keys(self, &query.keys);
+        }
+        if let Some((order, after)) = after {
+            self.push(connective.next());
+            self.push_after(&query.table, order, after);
+        }
+        for condition in &query.conditions {
+            self.push(connective.next());
+            self.push_condition(&query.table, condition);
+        }
+    }
+
+    fn push_condition(&mut self, table: &Table, condition: &'q Condition) {
+        match condition {
+            Condition::Column(column, test) => self.push_test(table, *column, test),
+            // A conjunction of no conditions is true, a disjunction false.
+            Condition::All(list) if list.is_empty() => self.push("TRUE"),
+            Condition::Any(list) if list.is_empty() => self.push("FALSE"),
+            Condition::All(list) => self.push_nested(table, " AND ", list),
+            Condition::Any(list) => self.push_nested(table, " OR ", list),
+            Condition::Not(one) => {
+                self.push("NOT ");
+                self.push_nested(table, "", std::slice::from_ref(&**one));
+            }
+        }
+    }
+
+    fn push_nested(&mut self, table: &Table, separator: &str, list: &'q [Condition]) {
+        self.push("(");
+        let push = |select: &mut Self, condition| select.push_condition(table, condition);
+        self.push_joined(separator, list, push);
+        self.push(")");
+    }
+
+    fn push_test(&mut self, table: &Table, column: usize, test: &'q Test) {
+        self.push(&table.column(column).name);
+        match test {
+            Test::Compare(comparison, value) => {
+                self.push(operator(*comparison));
+                self.bind_value(table, column, value);
+            }
+            Test::In(values) => {
+                self.push_around(D::IN_LIST, D::list(table.column(column).kind, values));
+            }
+            Test::Like(pattern) => self.push_around(D::LIKE, D::like(pattern)),
+            Test::ILike(pattern) => self.push_around(D::ILIKE, D::ilike(pattern)),
+            Test::Is(state) => self.push(match state {
+                State::Null => " IS NULL",
+                State::NotNull => " IS NOT NULL",
+                State::True => D::IS_TRUE,
+                State::False => D::IS_FALSE,
+            }),
+        }
+    }
+
+    fn push_around(&mut self, [before, after]: [&str; 2], bind: D::Bind<'q>) {
+        self.push(before);
+        self.bind(bind);
+        self.push(after);
+    }
+
+    /// Appends the condition that a row comes after one with these sort keys.
+    fn push_after(&mut self, table: &Table, order: &[OrderBy], after: &'q [Value]) {
+        let one_way = order.windows(2).all(|pair| pair[0].descending == pair[1].descending);
+        if one_way && order.iter().all(|by| !table.column(by.column).nullable) {
+            // One index range, if the order is that of the primary key.
+            self.push("(");
+            self.push_list(order, |select, by| select.push(&table.column(by.column).name));
+            let again = is_on(Mutation::DuplicatePages);
+            self.push(if order[0].descending { ")<" } else { ")>" });
+            self.push(if again { "=(" } else { "(" });
+            self.push_list(order.iter().zip(after), |select, (by, value)| {
+                select.bind_value(table, by.column, value);
+            });
+            self.push(")");
+            return;
+        }
+        // (a later) or (a the same and (b later or (b the same and …))): each key is compared once
+        // or twice.
+        let last = order.len() - 1;
+        for (index, (by, value)) in order.iter().zip(after).enumerate() {
+            self.push("(");
+            self.push_later(table, by, value);
+            if index < last {
+                let _ = write!(self.sql, " OR ({}{}", table.column(by.column).name, D::IS_SAME);
+                self.bind_value(table, by.column, value);
+                self.push(" AND ");
+            }
+        }
+        // Each key opened one parenthesis, and each but the last a second.
+        (0..order.len() + last).for_each(|_| self.push(")"));
+    }
+
+    /// Appends the condition that a column sorts after a value: null is last when ascending and
+    /// first when descending.
+    fn push_later(&mut self, table: &Table, by: &OrderBy, value: &'q Value) {
+        let column = table.column(by.column);
+        match (value, by.descending) {
+            (Value::Null, false) => self.push("FALSE"),
+            (Value::Null, true) => {
+                let _ = write!(self.sql, "{} IS NOT NULL", column.name);
+            }
+            (Value::Bool(_) | Value::Int(_) | Value::Double(_) | Value::Text(_), descending) => {
+                let _ = write!(self.sql, "{}{}", column.name, if descending { "<" } else { ">" });
+                self.bind_value(table, by.column, value);
+                if column.nullable && !descending {
+                    let _ = write!(self.sql, " OR {} IS NULL", column.name);
+                }
+            }
+        }
+    }
+
+    fn push_order(&mut self, table: &Table, order: &[OrderBy]) {
+        self.push(" ORDER BY ");
+        self.push_list(order, |select, by| {
+            let column = table.column(by.column);
+            select.push(&column.name);
+            select.push(if by.descending { " DESC" } else { "" });
+            if column.nullable {
+                select.push(if by.descending { " NULLS FIRST" } else { " NULLS LAST" });
+            }
+        });
+    }
+}
+
+/// Returns the columns that a read selects beside its outputs: the version, for rows of one key,
+/// then the sort keys.
+pub fn keys(order: &[OrderBy], table: &Table, keyed: bool) -> impl Iterator<Item = usize> {
+    let version = keyed.then_some(table.version());
+    version.into_iter().chain(order.iter().map(|by| by.column))
+}
+
+/// Formats a pattern for `LIKE … ESCAPE '\'`.
+pub fn like_pattern(pattern: &Pattern) -> String {
+    spell_pattern(pattern, ["_", "%"], |out, c| {
+        if matches!(c, '%' | '_' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    })
+}
+
+/// Formats a pattern with these signs for one character and for any number of them; `push` appends
+/// a character that stands for itself.
+pub fn spell_pattern(
+    pattern: &Pattern,
+    [one, many]: [&str; 2],
+    push: impl Fn(&mut String, char),
+) -> String {
+    let mut out = String::new();
+    for piece in &pattern.0 {
+        match piece {
+            Piece::Text(text) => text.chars().for_each(|c| push(&mut out, c)),
+            Piece::One => out.push_str(one),
+            Piece::Many => out.push_str(many),
+        }
+    }
+    out
+}
+
+/// Returns the keyword before the next condition.
+struct Connective {
+    first: bool,
+}
+
+impl Connective {
+    fn next(&mut self) -> &'static str {
+        if std::mem::take(&mut self.first) { " WHERE " } else { " AND " }
+    }
+}
+
+fn operator(comparison: Comparison) -> &'static str {
+    match comparison {
+        Comparison::Equal => "=",
+        Comparison::NotEqual => "<>",
+        Comparison::Greater => ">",
+        Comparison::GreaterOrEqual => ">=",
+        Comparison::Less => "<",
+        Comparison::LessOrEqual => "<=",
+    }
+}

@@ -1,0 +1,91 @@
+//! Table declaration: the stored form of a table, on each shard, in the change log and in intents.
+//!
+//! **Invariant:** a declaration that is read is checked like any other table, and reads as the
+//! table that was written.
+//! **Not here:** storing declarations (`sqlite`, `postgres`).
+
+use serde::{Deserialize, Serialize};
+
+use model::table::{Column, Table};
+use model::value::ColumnType;
+
+/// Declaration of a table.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct TableDeclaration {
+    /// Name of the table.
+    pub name: String,
+    /// Columns that the client declared.
+    pub columns: Vec<ColumnDeclaration>,
+    /// Names of the columns of the id.
+    pub id: Vec<String>,
+    /// Name of the routing column.
+    pub routing: Option<String>,
+}
+
+/// Declaration of a column.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct ColumnDeclaration {
+    name: String,
+    #[serde(rename = "type")]
+    kind: ColumnType,
+    null: bool,
+}
+
+impl TableDeclaration {
+    /// Converts a table to its declaration.
+    pub fn of(table: &Table) -> Self {
+        let name = |column: usize| table.column(column).name.clone();
+        let columns =
+            table.own().map(|column| table.column(column)).map(|column| ColumnDeclaration {
+                name: column.name.clone(),
+                kind: column.kind,
+                null: column.nullable,
+            });
+        Self {
+            name: table.name().to_owned(),
+            columns: columns.collect(),
+            id: table.id().iter().map(|column| name(*column)).collect(),
+            routing: table.routing().map(name),
+        }
+    }
+
+    /// Converts the declaration to a table, or describes what is wrong with it.
+    pub fn into_table(self) -> Result<Table, String> {
+        let columns = self.columns.into_iter().map(|declared| Column {
+            name: declared.name,
+            kind: declared.kind,
+            nullable: declared.null,
+        });
+        Table::new(&self.name, columns.collect(), &self.id, self.routing.as_deref())
+            .map_err(|error| error.to_string())
+    }
+
+    /// Formats the declaration as one line of JSON.
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).expect("names always serialise")
+    }
+
+    /// Parses the JSON of [`TableDeclaration::json`].
+    pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+}
+
+/// Columns of a declaration in `tessera_tables`.
+pub type Row = (String, String, String, Option<String>);
+
+impl TableDeclaration {
+    /// Returns the columns of `tessera_tables`: name, `column_list`, id, routing.
+    pub fn row(&self) -> Row {
+        let json = |list: Result<String, _>| list.expect("names always serialise");
+        let columns = json(serde_json::to_string(&self.columns));
+        let id = json(serde_json::to_string(&self.id));
+        (self.name.clone(), columns, id, self.routing.clone())
+    }
+
+    /// Reads the columns of [`TableDeclaration::row`].
+    pub fn of_row((name, columns, id, routing): Row) -> Result<Self, serde_json::Error> {
+        let (columns, id) = (serde_json::from_str(&columns)?, serde_json::from_str(&id)?);
+        Ok(Self { name, columns, id, routing })
+    }
+}

@@ -1,0 +1,151 @@
+//! Writer: the traits through which a lane writes, and the values that they exchange.
+//!
+//! **Not here:** queues and batches (`lane`), SQL (the engines).
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use model::error::{Error, Outcome};
+use model::position::Position;
+use model::row_change::{RowDone, RowWrite};
+use model::table::Table;
+
+use super::fault_injector::FaultInjector;
+use super::pause_barrier::PauseBarrier;
+use super::runtime_pool::RuntimeHandle;
+
+/// Most writers of one shard: each is a connection to its primary.
+pub const WRITERS_MAX: usize = 8;
+
+/// Writer of one lane.
+pub enum WriterKind {
+    /// The writer blocks: its lane is a thread.
+    Thread(Box<dyn Writer>),
+    /// The writer waits for a server: its lane is a task on the runtime of this handle.
+    Task(Box<dyn AsyncWriter>, RuntimeHandle),
+}
+
+/// Writer that blocks its thread until its work is done.
+pub trait Writer: Send + 'static {
+    /// Applies the changes in one durable transaction, and returns the result of each.
+    ///
+    /// A change that cannot be made (no such row, a constraint) has its error at its index and does
+    /// not affect the others, unless they are one atomic group: then none of them is applied. When
+    /// this returns `Ok`, everything that succeeded is durable.
+    ///
+    /// # Errors
+    /// [`BatchFailure`] if the transaction as a whole failed; then no change was applied unless its
+    /// outcome is [`Outcome::Unknown`].
+    fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure>;
+
+    /// Creates or drops a table in one durable transaction, and returns the shard's position after
+    /// it. Does nothing if the table is in the target state already.
+    ///
+    /// # Errors
+    /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
+    fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure>;
+
+    /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self);
+
+    /// Closes the files cleanly. Called once, after the last batch.
+    fn close(&mut self);
+}
+
+/// Writer that waits for a server. Its methods are those of [`Writer`].
+///
+/// Cancel safety: a dropped future may have stored everything or nothing.
+pub trait AsyncWriter: Send + 'static {
+    /// Returns true if a node accepts writes now. Queued writes wait as long as none does.
+    fn ready(&mut self) -> BoxFuture<'_, bool>;
+
+    /// Applies the changes in one durable transaction, like [`Writer::apply`].
+    ///
+    /// # Errors
+    /// [`BatchFailure`] if the transaction as a whole failed.
+    fn apply<'a>(
+        &'a mut self,
+        groups: &'a [WriteGroup<'a>],
+    ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>>;
+
+    /// Creates or drops a table in one durable transaction, like [`Writer::change_schema`].
+    ///
+    /// # Errors
+    /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
+    fn change_schema<'a>(
+        &'a mut self,
+        change: &'a SchemaChange,
+    ) -> BoxFuture<'a, Result<u64, BatchFailure>>;
+
+    /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self);
+
+    /// Closes the connection, which belongs to the runtime of the caller. The next batch connects
+    /// again.
+    fn close(&mut self) -> BoxFuture<'_, ()>;
+}
+
+/// Rule by which an engine divides the changes of a shard among its lanes.
+pub trait WritePartitioner: Send + Sync {
+    /// Returns the index of the lane for changes of this key; `lanes` is their number.
+    fn lane_of(&self, key: &str, lanes: usize) -> usize;
+}
+
+/// Controls that stop the lanes of a shard between two batches.
+#[derive(Clone, Debug, Default)]
+pub struct LaneControls {
+    /// Fault injector, for tests and for teaching.
+    pub fault_injector: Arc<FaultInjector>,
+    /// Barrier for an instant at which the files of all shards are read. A task has no file, and no
+    /// barrier.
+    pub pause_barrier: Arc<PauseBarrier>,
+}
+
+/// Change of the set of tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchemaChange {
+    /// Creates the table as declared.
+    Make(Arc<Table>),
+    /// Drops the table. It must be empty.
+    Drop(Arc<Table>),
+}
+
+impl SchemaChange {
+    /// Returns the table that is created or dropped.
+    pub fn table(&self) -> &Arc<Table> {
+        match self {
+            Self::Make(table) | Self::Drop(table) => table,
+        }
+    }
+}
+
+/// Changes of one operation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WriteGroup<'u> {
+    /// The changes, in the order in which they are applied.
+    pub rows: &'u [RowWrite],
+    /// Index in the request of each change, if they are applied all or not at all.
+    pub atomic_rows: Option<&'u [usize]>,
+}
+
+/// Result of a durable transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchDone {
+    /// Result of each change, in order.
+    pub rows: Vec<Result<RowDone, Error>>,
+    /// Position of the shard after the transaction.
+    pub position: Position,
+}
+
+/// Error of a transaction that failed as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchFailure {
+    /// Cause.
+    pub error: Error,
+    /// Outcome for its changes.
+    pub outcome: Outcome,
+    /// True if one of its changes may be the cause: smaller batches may then succeed.
+    pub retry_split: bool,
+}

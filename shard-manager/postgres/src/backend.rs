@@ -1,0 +1,169 @@
+//! Backend: the resources that all shards of a PostgreSQL cluster share, which are the catalog and
+//! the runtimes of the connections.
+//!
+//! **Not here:** opening the cluster (`open`), following the catalog (`catalog_follower`).
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use engine::runtime_pool::RuntimePool;
+use engine::schema_intent::Intent;
+use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
+use model::error::Error;
+use model::table::Table;
+use tokio::runtime::Runtime;
+use tokio::sync::OwnedMutexGuard;
+
+use super::catalog::{self, Catalog};
+use super::catalog_follower::CatalogFollower;
+use super::primary_tracker::{PrimaryTracker, Term};
+
+/// Time limit for one catalog operation of a schema change.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Resources that the connections to a cluster of servers share.
+pub(super) struct Servers {
+    follower: Arc<CatalogFollower>,
+    /// Drives the connections of long reads and of watchers.
+    runtime: Mutex<Option<Runtime>>,
+    /// Runtimes of lanes and short reads.
+    runtimes: RuntimePool,
+}
+
+impl Servers {
+    /// Takes over the resources of a cluster that was opened.
+    pub(super) fn new(
+        follower: Arc<CatalogFollower>,
+        runtime: Runtime,
+        runtimes: RuntimePool,
+    ) -> Self {
+        Self { follower, runtime: Mutex::new(Some(runtime)), runtimes }
+    }
+
+    /// Locks the catalog among all routers, and reads the changes that they made before.
+    async fn lock_catalog(
+        &self,
+        local: OwnedMutexGuard<()>,
+        deadline: Instant,
+    ) -> Result<Box<dyn SchemaLock>, Error> {
+        let told = |error: String| catalog::unavailable(&error);
+        let turn = async {
+            loop {
+                let (catalog, term) = self.follower.connect("tables").await.map_err(told)?;
+                let turned = async {
+                    let catalog = catalog.lock_to_change().await?;
+                    self.follower.refresh_from(&catalog).await.map_err(told)?;
+                    Ok::<_, Error>(catalog)
+                };
+                tokio::select! {
+                    turned = turned => break Ok((turned?, term)),
+                    // Nothing was changed yet: the lock is taken again, on the new primary of the
+                    // catalog.
+                    () = self.follower.catalog.ended(term) => {}
+                }
+            }
+        };
+        let turn = tokio::time::timeout_at(deadline.into(), turn).await;
+        let (catalog, term) = turn.unwrap_or(Err(Error::DeadlinePassed))?;
+        let leader = Arc::clone(&self.follower.catalog);
+        Ok(Box::new(CatalogLock { catalog, leader, term, _local: local }))
+    }
+
+    fn close(&self) {
+        self.follower.closed.store(true, Ordering::Release);
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Schema lock among all routers, held by the session with the catalog.
+struct CatalogLock {
+    catalog: Catalog,
+    leader: Arc<PrimaryTracker>,
+    term: Term,
+    _local: OwnedMutexGuard<()>,
+}
+
+impl CatalogLock {
+    /// Waits for a catalog operation. Fails if the catalog's primary changes meanwhile, or does not
+    /// answer in time.
+    async fn asked<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            asked = tokio::time::timeout(ANSWER_MAX, asked) => {
+                asked.unwrap_or_else(|_elapsed| Err(catalog::unavailable(&"it does not answer")))
+            }
+            () = self.leader.ended(self.term) => {
+                Err(catalog::unavailable(&"another node is its primary now"))
+            }
+        }
+    }
+}
+
+impl ClusterBackend for Servers {
+    fn lock_schema(
+        &self,
+        local: OwnedMutexGuard<()>,
+        deadline: Instant,
+    ) -> EngineFuture<'_, Box<dyn SchemaLock>> {
+        Box::pin(self.lock_catalog(local, deadline))
+    }
+
+    fn runtime_pool(&self) -> Option<&RuntimePool> {
+        Some(&self.runtimes)
+    }
+
+    fn isolation(&self) -> ReplicaIsolation {
+        ReplicaIsolation::OwnServers
+    }
+
+    fn is_unclean(&self) -> bool {
+        false
+    }
+
+    fn unlogged_tables(&self) -> Vec<String> {
+        let map = self.follower.map.load();
+        let shards = map.topology().shards().iter().zip(&self.follower.shards);
+        shards.fold(Vec::new(), |mut all, (shard, (leader, _))| {
+            let hazards = leader.hazards();
+            let unlogged = hazards.found().filter(|found| found.is_unlogged());
+            all.extend(unlogged.map(|found| format!("{}: {found}", shard.name)));
+            all
+        })
+    }
+
+    fn stop_background(&self) {
+        self.follower.closed.store(true, Ordering::Release);
+    }
+
+    fn release(&self) {
+        self.close();
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl SchemaLock for CatalogLock {
+    fn pending(&self) -> EngineFuture<'_, Vec<Intent>> {
+        Box::pin(self.asked(self.catalog.intents()))
+    }
+
+    fn record_create<'a>(&'a self, table: &'a Table) -> EngineFuture<'a, ()> {
+        Box::pin(self.asked(self.catalog.note(table)))
+    }
+
+    fn record_undo<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()> {
+        Box::pin(self.asked(self.catalog.turn_to_undo(name)))
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()> {
+        Box::pin(self.asked(self.catalog.remove(name)))
+    }
+}

@@ -1,0 +1,411 @@
+//! Batch: the results of changes on locked rows, computed before anything is stored.
+//!
+//! The rows that a batch may touch are read and locked first. The result of each change is then
+//! computed here, in order, on row images in memory, by the rules of the embedded engine, and the
+//! final rows are stored at once. So a refused change costs the others nothing, and nothing must be
+//! undone in the database.
+//!
+//! **Invariant:** each change sees the results of the changes before it; an atomic group has an
+//! effect only if all of it succeeds.
+//! **Not here:** SQL, transactions (`transaction`).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use chrono::Utc;
+use engine::WriteGroup;
+use engine::forgetting::recorded_at;
+use engine::row_image::{self, ServerColumns, push_row};
+use model::error::Error;
+use model::idempotency;
+use model::keyspace::Slot;
+use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use model::sabotage::{Mutation, is_on};
+use model::table::Table;
+use model::value::{ColumnType, Value, format_timestamp};
+
+use super::cell;
+use super::citus::Parts;
+use super::hazards::Hazards;
+
+/// Error of a batch that is too large for one transaction; smaller batches may succeed.
+#[derive(Debug)]
+pub(super) struct TooLarge;
+
+/// One row that a batch may touch.
+pub(super) struct Row {
+    pub(super) table: Arc<Table>,
+    pub(super) slot: Slot,
+    pub(super) key: String,
+    pub(super) id: Vec<Value>,
+    /// Row when the batch began.
+    pub(super) before: Option<Vec<Value>>,
+    /// Row after the changes so far.
+    pub(super) after: Option<Vec<Value>>,
+    touched: bool,
+    /// Number of changes of the batch that have written the row.
+    changes: u32,
+}
+
+/// Statement that stores a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Store {
+    Insert,
+    Update,
+    Remove,
+}
+
+impl Row {
+    /// Returns the statement that stores the row; `None` if there is nothing to store.
+    pub(super) fn store(&self) -> Option<Store> {
+        if !self.touched {
+            return None;
+        }
+        match (&self.before, &self.after) {
+            (None, None) => None,
+            (None, Some(_)) => Some(Store::Insert),
+            (Some(_), Some(_)) => Some(Store::Update),
+            (Some(_), None) => Some(Store::Remove),
+        }
+    }
+}
+
+/// Slots and tables that take no writes now.
+#[derive(Default)]
+pub(super) struct Barred {
+    /// Fenced slots.
+    pub(super) slots: BTreeSet<i64>,
+    /// Tables that a crash would empty.
+    pub(super) hazards: Hazards,
+}
+
+impl Barred {
+    fn refusal(&self, change: &RowWrite) -> Option<Error> {
+        if self.slots.contains(&i64::from(change.slot.number())) {
+            return Some(Error::SlotNotOwned);
+        }
+        if self.hazards.is_empty() {
+            return None;
+        }
+        let kept = idempotency::key(change).and_then(|_| self.hazards.refusal(&idempotency::TABLE));
+        self.hazards.refusal(&change.table).or(kept)
+    }
+}
+
+/// A batch in progress.
+pub(super) struct Batch {
+    rows: Vec<Row>,
+    places: HashMap<Vec<u8>, usize>,
+    barred: Barred,
+    versions: std::vec::IntoIter<i64>,
+    now: String,
+    /// Bytes of the images so far.
+    images: usize,
+    /// Rows before an atomic group changed them.
+    journal: Vec<(usize, Option<Vec<Value>>, bool)>,
+}
+
+impl Batch {
+    /// Creates a batch of the rows that these changes may touch, none of them read yet.
+    pub(super) fn new(groups: &[WriteGroup<'_>]) -> Self {
+        let mut batch = Self {
+            rows: Vec::new(),
+            places: HashMap::new(),
+            barred: Barred::default(),
+            versions: Vec::new().into_iter(),
+            now: format_timestamp(Utc::now()),
+            images: 0,
+            journal: Vec::new(),
+        };
+        for change in groups.iter().flat_map(|group| group.rows) {
+            batch.add(&change.table, change.slot, &change.key, &change.id);
+            if let Some(key) = idempotency::key(change) {
+                let id = [Value::Text(key.to_owned())];
+                batch.add(&idempotency::TABLE, change.slot, &change.key, &id);
+            }
+        }
+        batch
+    }
+
+    fn add(&mut self, table: &Arc<Table>, slot: Slot, key: &str, id: &[Value]) {
+        let next = self.rows.len();
+        if *self.places.entry(place(table, key, id)).or_insert(next) == next {
+            let (table, key, id) = (Arc::clone(table), key.to_owned(), id.to_vec());
+            let (before, after, touched, changes) = (None, None, false, 0);
+            self.rows.push(Row { table, slot, key, id, before, after, touched, changes });
+        }
+    }
+
+    /// Sorts the rows by table, and those of a table in one order for all routers, so that locking
+    /// them cannot deadlock. On Citus the rows of each of its shards are together.
+    pub(super) fn sort(&mut self, parts: Option<&Parts>) {
+        let sorted = |row: &Row| {
+            let part = parts.map_or(0, |parts| parts.of(&row.key));
+            let place = place(&row.table, &row.key, &row.id);
+            (row.table.name().to_owned(), part, row.slot.number(), place)
+        };
+        self.rows.sort_by_cached_key(sorted);
+        let numbered = self.rows.iter().enumerate();
+        self.places =
+            numbered.map(|(at, row)| (place(&row.table, &row.key, &row.id), at)).collect();
+    }
+
+    /// Returns all rows.
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Records an existing row.
+    pub(super) fn found(&mut self, at: usize, image: Vec<Value>) {
+        self.rows[at].before = Some(image.clone());
+        self.rows[at].after = Some(image);
+    }
+
+    /// Slots and tables that take no writes now.
+    pub(super) fn barred(&self) -> &Barred {
+        &self.barred
+    }
+
+    /// Works out the results of the changes, except for slots and tables that take no writes, with
+    /// at most one new version per change.
+    ///
+    /// # Errors
+    /// [`TooLarge`] if the batch must be smaller.
+    pub(super) fn run(
+        &mut self,
+        groups: &[WriteGroup<'_>],
+        barred: Barred,
+        versions: Vec<i64>,
+    ) -> Result<Vec<Result<RowDone, Error>>, TooLarge> {
+        (self.barred, self.versions) = (barred, versions.into_iter());
+        let count: usize = groups.iter().map(|group| group.rows.len()).sum();
+        let mut done = Vec::with_capacity(count);
+        for group in groups {
+            match group.atomic_rows.filter(|_| !is_on(Mutation::TornTransaction)) {
+                Some(places) => done.extend(self.apply_atomic(group.rows, places)),
+                None => done.extend(group.rows.iter().map(|change| self.apply_owned(change))),
+            }
+            // A group that is too large by itself is refused in parts, or as a whole if it is
+            // atomic.
+            if self.images > IMAGES_BYTES_MAX
+                && count > 1
+                && (group.atomic_rows.is_none() || groups.len() > 1)
+            {
+                return Err(TooLarge);
+            }
+        }
+        let is_whole = groups.len() == 1 && (count == 1 || groups[0].atomic_rows.is_some());
+        if !is_whole && self.rows.iter().any(|row| self.hides_a_step(row)) {
+            return Err(TooLarge);
+        }
+        Ok(done)
+    }
+
+    /// True if several changes have written a row that the database may alter: the database shows
+    /// only the last of them.
+    fn hides_a_step(&self, row: &Row) -> bool {
+        row.changes > 1 && self.barred.hazards.meddle(&row.table)
+    }
+
+    /// Replaces results by the rows that the database has stored, by their indexes: in the answers,
+    /// and in the records of idempotency keys.
+    pub(super) fn stored(
+        &mut self,
+        groups: &[WriteGroup<'_>],
+        done: &mut [Result<RowDone, Error>],
+        found: &HashMap<usize, Vec<Value>>,
+    ) {
+        let mut told: HashMap<usize, usize> = HashMap::new();
+        let changes: Vec<&RowWrite> = groups.iter().flat_map(|group| group.rows).collect();
+        for (index, change) in changes.iter().enumerate() {
+            let at = self.places.get(&place(&change.table, &change.key, &change.id));
+            if let (Some(at), Some(Ok(RowDone { replayed: false, .. }))) = (at, done.get(index)) {
+                told.insert(*at, index);
+            }
+        }
+        for (at, index) in told {
+            let (change, Some(image)) = (changes[index], found.get(&at)) else { continue };
+            let Some(Ok(answer)) = done.get_mut(index) else { continue };
+            answer.json.clear();
+            push_row(&mut answer.json, &change.table, image);
+            let version = change.table.version() - change.table.answered().start;
+            if let Some(Value::Int(version)) = image.get(version) {
+                answer.version = *version;
+            }
+            self.remember_again(change, answer);
+            if !change.wants_row {
+                answer.json = Vec::new();
+            }
+        }
+    }
+
+    /// Replaces the answer that is kept under the idempotency key.
+    fn remember_again(&mut self, change: &RowWrite, answer: &RowDone) {
+        let Some(record) = idempotency::record(change, &Ok(answer.clone())) else { return };
+        let at = self.places.get(&place(&record.table, &record.key, &record.id));
+        let Some(kept) = at.and_then(|at| self.rows[*at].after.as_mut()) else { return };
+        for (column, value) in record.set {
+            kept[column - record.table.answered().start] = value;
+        }
+    }
+
+    /// Applies all of these changes, or undoes them and reports for each that it was undone.
+    fn apply_atomic(
+        &mut self,
+        changes: &[RowWrite],
+        places: &[usize],
+    ) -> Vec<Result<RowDone, Error>> {
+        let images = self.images;
+        self.journal.clear();
+        let mut done = Vec::with_capacity(changes.len());
+        let mut refused = None;
+        for (at, change) in changes.iter().enumerate() {
+            let row = self.apply_owned(change);
+            let error = match &row {
+                Err(error) => Some(error.clone()),
+                Ok(_) if self.images - images > IMAGES_BYTES_MAX => {
+                    Some(Error::TransactionTooLarge)
+                }
+                Ok(_) => None,
+            };
+            if let Some(error) = error {
+                refused = Some((at, error));
+                break;
+            }
+            done.push(row);
+        }
+        let Some((culprit, error)) = refused else { return done };
+        for (row, after, touched) in std::mem::take(&mut self.journal).into_iter().rev() {
+            (self.rows[row].after, self.rows[row].touched) = (after, touched);
+        }
+        self.images = images;
+        let verdict = |at: usize| match (&error, at == culprit) {
+            (error, true) | (error @ Error::TransactionTooLarge, false) => error.clone(),
+            (error, false) => {
+                Error::Undone { row: places[culprit], cause: Box::new(error.clone()) }
+            }
+        };
+        let numbered = changes.iter().enumerate();
+        numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
+    }
+
+    /// Returns the result of a change that was undone: the stored first result, if the change is a
+    /// repetition under its idempotency key.
+    fn undone(&mut self, change: &RowWrite, error: Error) -> Result<RowDone, Error> {
+        if let Some(answer) = self.replayed(change) {
+            return answer;
+        }
+        let outcome = Err(error);
+        self.remember(change, &outcome);
+        outcome
+    }
+
+    fn apply_owned(&mut self, change: &RowWrite) -> Result<RowDone, Error> {
+        if let Some(refusal) = self.barred.refusal(change) {
+            return Err(refusal);
+        }
+        if let Some(answer) = self.replayed(change) {
+            return answer;
+        }
+        let mut outcome = self.apply(change);
+        self.remember(change, &outcome);
+        if let (Ok(done), false) = (&mut outcome, change.wants_row) {
+            done.json = Vec::new();
+        }
+        // Rows are in memory twice: as images and in responses.
+        self.images += outcome.as_ref().map_or(0, |done| done.json.len());
+        outcome
+    }
+
+    /// Returns the first answer, if the change was stored before under its idempotency key.
+    fn replayed(&mut self, change: &RowWrite) -> Option<Result<RowDone, Error>> {
+        let id = [Value::Text(idempotency::key(change)?.to_owned())];
+        let at = *self.places.get(&place(&idempotency::TABLE, &change.key, &id))?;
+        let record = self.rows[at].after.as_ref()?;
+        let text = |column: usize| match record.get(column) {
+            Some(Value::Text(text)) => text.as_str(),
+            Some(Value::Null | Value::Bool(_) | Value::Int(_) | Value::Double(_)) | None => "",
+        };
+        Some(idempotency::replay(change, text(1), text(2)))
+    }
+
+    /// Keeps the answer under the idempotency key.
+    fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) {
+        if let Some(record) = idempotency::record(change, outcome) {
+            let now = std::mem::replace(&mut self.now, recorded_at());
+            // The row of the record is one of the batch and did not exist: it is created.
+            let _ = self.apply(&record);
+            self.now = now;
+        }
+    }
+
+    fn apply(&mut self, change: &RowWrite) -> Result<RowDone, Error> {
+        let at = self.places.get(&place(&change.table, &change.key, &change.id));
+        let at = *at.ok_or(Error::Internal)?;
+        let current = self.rows[at].after.clone();
+        let kind = row_image::outcome(change, current.as_deref())?;
+        let drawn = self.versions.next().ok_or(Error::Internal)?;
+        let restarts = is_on(Mutation::VersionFromOne) && kind == Change::Created;
+        let version = if restarts { 1 } else { drawn };
+        let server_columns = ServerColumns { version, now: &self.now };
+        let image = match (kind, current) {
+            (Change::Removed, Some(row)) => row,
+            (Change::Changed, Some(row)) => row_image::changed(change, row, &server_columns),
+            (Change::Created | Change::Changed | Change::Removed, _) => {
+                row_image::made(change, &server_columns)
+            }
+        };
+        let mut json = Vec::new();
+        if kind != Change::Removed || change.wants_row || change.idempotency_key.is_some() {
+            json.reserve(256);
+            push_row(&mut json, &change.table, &image);
+        }
+        self.images += json.len();
+        self.set(at, (kind != Change::Removed).then_some(image));
+        Ok(RowDone { change: kind, version, json, replayed: false })
+    }
+
+    fn set(&mut self, at: usize, after: Option<Vec<Value>>) {
+        let row = &mut self.rows[at];
+        let before = std::mem::replace(&mut row.after, after);
+        self.journal.push((at, before, row.touched));
+        row.touched = true;
+        row.changes += 1;
+    }
+}
+
+/// True if a change deletes rows.
+pub(super) fn removes(groups: &[WriteGroup<'_>]) -> bool {
+    let changes = || groups.iter().flat_map(|group| group.rows);
+    changes().any(|change| change.operation == Operation::Delete)
+}
+
+/// Returns the number of versions that the changes may need: their own, and those of the records of
+/// their idempotency keys, which are written again if an atomic group is undone.
+pub(super) fn versions_needed(groups: &[WriteGroup<'_>]) -> usize {
+    let changes = groups.iter().flat_map(|group| group.rows);
+    changes.map(|change| 1 + 2 * usize::from(change.idempotency_key.is_some())).sum()
+}
+
+/// Returns the identity of a row in a batch.
+fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
+    let mut place = Vec::with_capacity(table.name().len() + key.len() + 16 * id.len() + 2);
+    place.extend_from_slice(table.name().as_bytes());
+    place.push(0);
+    place.extend_from_slice(key.as_bytes());
+    for (column, value) in table.id().iter().zip(id) {
+        place.push(0);
+        let kind = match table.column(*column).kind {
+            // As text: these compare equal and sort as well, and need not be parsed.
+            ColumnType::Uuid => ColumnType::Text,
+            kind @ (ColumnType::Text
+            | ColumnType::Timestamp
+            | ColumnType::Bigint
+            | ColumnType::Double
+            | ColumnType::Boolean
+            | ColumnType::Json) => kind,
+        };
+        cell::encode(&mut place, kind, value);
+    }
+    place
+}

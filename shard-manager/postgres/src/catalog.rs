@@ -1,0 +1,294 @@
+//! Catalog: the durable shard map of a cluster, in a database that all routers share.
+//!
+//! A router that opens a cluster, or changes its tables, holds a lock of the catalog meanwhile, and
+//! others wait. Locks belong to sessions, so the lock of a router that crashed is free.
+//!
+//! **Invariant:** a router that reads the catalog to change it holds one of its locks.
+//! **Not here:** its contents (`engine::cluster_spec`), the rows (`shard_database`).
+
+use chrono::Utc;
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use engine::cluster_spec::{ClusterRow, ClusterSpec, check_spec};
+use engine::open_error::OpenError;
+use engine::schema_intent::{Intent, State};
+use engine::system_tables::tessera_cluster::dsl;
+use engine::system_tables::tessera_intents;
+use engine::table_declaration::TableDeclaration;
+use model::error::Error;
+use model::shard_map::ShardMap;
+use model::table::{Registry, Table};
+use model::token::TokenKey;
+use model::value::format_timestamp;
+
+use super::ddl::unreadable;
+use super::shard_database::{has_rows, migrate, tables};
+use super::statement::{Statement, load, run};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
+
+/// Name of the catalog in errors.
+const PLACE: &str = "the catalog";
+
+/// Takes the lock for opening a cluster.
+const OPENING: &str = "SELECT pg_advisory_lock(1950, 3)";
+/// Takes the lock for changing tables.
+const CHANGING: &str = "SELECT pg_advisory_lock(1950, 4)";
+
+/// A session with the catalog.
+pub struct Catalog {
+    connection: AsyncPgConnection,
+}
+
+/// Contents of a catalog.
+pub struct Cluster {
+    /// Id of the cluster, which every shard repeats.
+    pub cluster_id: String,
+    /// The current shard map.
+    pub map: ShardMap,
+    /// True if every shard was claimed.
+    pub ready: bool,
+    /// Key that signs session tokens.
+    pub token_key: TokenKey,
+}
+
+/// Version of the catalog, which routers poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatalogVersion {
+    /// Version of the map.
+    pub epoch: i64,
+    /// Grows whenever the tables have changed.
+    pub tables: i64,
+}
+
+impl Catalog {
+    /// Creates a catalog on a connection.
+    pub fn on(connection: AsyncPgConnection) -> Self {
+        Self { connection }
+    }
+
+    /// Locks the catalog to open the cluster, until this is dropped.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the lock is not free in time.
+    pub async fn lock_to_open(self) -> Result<Self, OpenError> {
+        let lock = Statement { sql: OPENING, binds: &[], cached: false };
+        let locked = load(&self.connection, lock).await;
+        locked.map_err(|error| {
+            OpenError::node(PLACE, format!("another router is opening the cluster: {error}"))
+        })?;
+        Ok(self)
+    }
+
+    /// Returns true if the catalog contains a cluster.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read.
+    pub async fn is_made(&self) -> Result<bool, OpenError> {
+        let is_there = has_rows(&self.connection, "tessera_cluster").await;
+        is_there.map_err(|error| OpenError::node(PLACE, error))
+    }
+
+    /// Brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`] if that fails.
+    pub async fn migrate(mut self) -> Result<Self, OpenError> {
+        self.connection = migrate(self.connection, MIGRATIONS, PLACE).await?;
+        // Tables cannot be changed meanwhile either.
+        let lock = Statement { sql: CHANGING, binds: &[], cached: false };
+        let locked = load(&self.connection, lock).await;
+        locked.map_err(|error| {
+            OpenError::node(PLACE, format!("another router is changing the catalog: {error}"))
+        })?;
+        Ok(self)
+    }
+
+    /// Releases the lock.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the connection is lost.
+    pub async fn unlock(&self) -> Result<(), OpenError> {
+        run(&self.connection, "SELECT pg_advisory_unlock_all()")
+            .await
+            .map_err(|error| OpenError::node(PLACE, error))
+    }
+
+    /// Reads the cluster, or creates it as specified, its shards with these names.
+    ///
+    /// # Errors
+    /// [`OpenError::Conflict`] if the cluster was created with other settings.
+    pub async fn cluster(
+        &self,
+        spec: &ClusterSpec,
+        names: &[String],
+    ) -> Result<Cluster, OpenError> {
+        let told = |error| OpenError::node(PLACE, error);
+        let mut connection = &self.connection;
+        let found: Option<ClusterRow> =
+            dsl::tessera_cluster.first(&mut connection).await.optional().map_err(told)?;
+        let row = match found {
+            Some(row) => row,
+            None => {
+                let row = ClusterRow::new(spec, Some(names))?;
+                let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
+                stored.execute(&mut connection).await.map_err(told)?;
+                row
+            }
+        };
+        row.check_hash(PLACE)?;
+        let damaged = |cause: String| OpenError::node(PLACE, cause);
+        let map = row.map().map_err(damaged)?;
+        check_spec(&map, spec, PLACE)?;
+        let token_key = row.token_key().map_err(damaged)?;
+        Ok(Cluster { cluster_id: row.cluster_id, map, ready: row.ready == 1, token_key })
+    }
+
+    /// Records that every shard was claimed.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be written.
+    pub async fn set_ready(&self) -> Result<(), OpenError> {
+        let noted = diesel::update(dsl::tessera_cluster).set(dsl::ready.eq(1_i64));
+        let noted = noted.execute(&mut &self.connection).await;
+        noted.map(drop).map_err(|error| OpenError::node(PLACE, error))
+    }
+
+    /// The current shard map.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn map(&self) -> QueryResult<ShardMap> {
+        let row: ClusterRow = dsl::tessera_cluster.first(&mut &self.connection).await?;
+        row.map().map_err(|cause| unreadable(&cause))
+    }
+
+    /// Returns the version, which changes with every change of the catalog.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn version(&self) -> QueryResult<CatalogVersion> {
+        // A new sequence already shows the value that the first `nextval` returns, so `is_called`
+        // is added.
+        const VERSION: &str = "SELECT epoch, (SELECT last_value + is_called::integer
+            FROM tessera_tables_changed) FROM tessera_cluster";
+        let rows =
+            load(&self.connection, Statement { sql: VERSION, binds: &[], cached: true }).await?;
+        let number = |column| rows.as_slice().first().and_then(|row| row.bigint(column));
+        let version =
+            number(0).zip(number(1)).map(|(epoch, tables)| CatalogVersion { epoch, tables });
+        version.ok_or(diesel::result::Error::NotFound)
+    }
+
+    /// Returns the tables that the database of the catalog declares, if it is that of a shard too,
+    /// and a position at which a replica knows them.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn tables_beside(&self) -> QueryResult<(Registry, u64)> {
+        tables(&self.connection).await
+    }
+
+    /// Locks the catalog to change tables, until this is dropped.
+    ///
+    /// # Errors
+    /// [`Error`] if the lock is not free in time.
+    pub async fn lock_to_change(self) -> Result<Self, Error> {
+        let locked =
+            load(&self.connection, Statement { sql: CHANGING, binds: &[], cached: false }).await;
+        locked.map_err(|error| told(&error))?;
+        Ok(self)
+    }
+
+    /// Returns all intents, by name.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn intents(&self) -> Result<Vec<Intent>, Error> {
+        let rows: QueryResult<Vec<(String, String)>> = tessera_intents::table
+            .select((tessera_intents::state, tessera_intents::declaration))
+            .order(tessera_intents::name)
+            .load(&mut &self.connection)
+            .await;
+        let read = |(state, declaration): &(String, String)| {
+            Intent::read(state, declaration).map_err(|cause| unreadable(&cause))
+        };
+        let intents = rows.and_then(|rows| rows.iter().map(read).collect());
+        intents.map_err(|error| told(&error))
+    }
+
+    /// Records durably that a table will be created.
+    ///
+    /// # Errors
+    /// The error of the catalog. Only [`Error::StorageFull`] means for certain that nothing was
+    /// recorded.
+    pub async fn note(&self, table: &Table) -> Result<(), Error> {
+        let noted = diesel::insert_into(tessera_intents::table).values((
+            tessera_intents::name.eq(table.name()),
+            tessera_intents::state.eq(State::Make.name()),
+            tessera_intents::declaration.eq(TableDeclaration::of(table).json()),
+            tessera_intents::at.eq(format_timestamp(Utc::now())),
+        ));
+        noted.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
+    }
+
+    /// Changes the intent durably: the table will be dropped instead of created.
+    ///
+    /// # Errors
+    /// Errors of [`Catalog::note`].
+    pub async fn turn_to_undo(&self, name: &str) -> Result<(), Error> {
+        let row = tessera_intents::table.filter(tessera_intents::name.eq(name));
+        let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
+        turned.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
+    }
+
+    /// Removes an intent that was carried out, and notifies all routers that the tables have
+    /// changed.
+    ///
+    /// # Errors
+    /// Errors of [`Catalog::note`].
+    pub async fn remove(&self, name: &str) -> Result<(), Error> {
+        let done = async {
+            let connection = &self.connection;
+            run(connection, "BEGIN").await?;
+            let row = tessera_intents::table.filter(tessera_intents::name.eq(name));
+            diesel::delete(row).execute(&mut &*connection).await?;
+            run(connection, "SELECT nextval('tessera_tables_changed'); NOTIFY tessera").await?;
+            run(connection, "COMMIT").await
+        };
+        if let Err(error) = done.await {
+            // Without it every later statement of this session would fail. If the session is lost,
+            // this fails as well, which changes nothing.
+            let _ = run(&self.connection, "ROLLBACK").await;
+            return Err(told(&error));
+        }
+        Ok(())
+    }
+
+    /// Subscribes the session to notifications of changed tables.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn listen(&mut self) -> QueryResult<()> {
+        run(&self.connection, "LISTEN tessera").await
+    }
+
+    /// Waits for a notification, or until the connection is lost.
+    pub async fn told_of_change(&mut self) -> bool {
+        use futures_util::StreamExt;
+        let mut told = std::pin::pin!(self.connection.notifications_stream());
+        matches!(told.next().await, Some(Ok(_)))
+    }
+}
+
+fn told(error: &diesel::result::Error) -> Error {
+    tracing::error!(%error, "the catalog cannot be used");
+    super::db_error::DbErrorKind::of(error).error(PLACE)
+}
+
+/// Logs that the catalog cannot be reached, and returns the error for clients.
+pub fn unavailable(cause: &dyn std::fmt::Display) -> Error {
+    tracing::error!(%cause, "the catalog cannot be reached");
+    Error::ShardUnavailable { shard: PLACE.to_owned() }
+}

@@ -1,0 +1,179 @@
+//! Catalog follower: applies the schema and shard map changes of other routers to this one.
+//!
+//! The catalog is polled once a second, and notifies of changes immediately (`LISTEN`). After a
+//! change, the tables are read again: a table becomes visible once every shard has it and no intent
+//! for it is left, as on the router that created it.
+//!
+//! **Invariant:** the registry never shows a table whose creation may still be undone; a known
+//! table stays the same object, so that statements prepared for it remain in use.
+//! **Not here:** changing tables (`manager/schema`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use engine::replication::ReplicationState;
+use futures_util::future::{join_all, select};
+use model::shard_map::ShardMap;
+use model::table::{Registry, Table};
+use tokio::sync::Mutex;
+
+use super::catalog::{Catalog, CatalogVersion};
+use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
+use super::session::Session;
+use super::shard_database::ShardDatabase;
+
+/// Interval at which the catalog is polled.
+const EVERY: Duration = Duration::from_secs(1);
+/// Pause after the catalog could not be followed.
+const RETRY: Duration = Duration::from_millis(250);
+/// Time limit for an answer of the catalog.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Time limit for reading the tables of the catalog and of all primaries.
+const TABLES_MAX: Duration = Duration::from_secs(15);
+
+/// State of the catalog at the last poll.
+#[derive(Default)]
+struct Seen {
+    version: Option<CatalogVersion>,
+    /// True if the last attempt to follow the catalog failed.
+    is_lost: bool,
+}
+
+/// Follows the catalog, and updates this router's shard map and registry.
+pub(super) struct CatalogFollower {
+    /// The nodes of the catalog.
+    pub(super) catalog: Arc<PrimaryTracker>,
+    /// The primary of each shard, and the replication state of the shard's nodes.
+    pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
+    pub(super) map: Arc<ArcSwap<ShardMap>>,
+    pub(super) registry: Arc<ArcSwap<Registry>>,
+    pub(super) closed: AtomicBool,
+    /// Locked while the shard map and all tables are read again.
+    pub(super) turn: Mutex<()>,
+}
+
+impl CatalogFollower {
+    /// Follows the catalog until `closed` is set.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut seen = Seen::default();
+        while !self.closed.load(Ordering::Acquire) {
+            let ended = match self.connect("follower").await {
+                Ok((catalog, term)) => tokio::select! {
+                    ended = self.follow(catalog, &mut seen) => ended,
+                    () = self.catalog.ended(term) => {
+                        // The new primary may lack the version that was read from the old one.
+                        seen.version = None;
+                        Ok(())
+                    }
+                },
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
+                // Logged once as a warning, however often it is retried.
+                if seen.is_lost {
+                    tracing::debug!(%error, "the catalog cannot be followed");
+                } else {
+                    tracing::warn!(%error, "the catalog cannot be followed");
+                }
+                seen.is_lost = true;
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    async fn follow(&self, mut catalog: Catalog, seen: &mut Seen) -> Result<(), String> {
+        catalog.listen().await.map_err(|error| error.to_string())?;
+        while !self.closed.load(Ordering::Acquire) {
+            let version = tokio::time::timeout(PATIENCE, catalog.version()).await;
+            let version = version.map_err(|elapsed| elapsed.to_string())?;
+            let version = version.map_err(|error| error.to_string())?;
+            if std::mem::take(&mut seen.is_lost) {
+                tracing::info!("the catalog is followed again");
+            }
+            if seen.version != Some(version) {
+                let refreshed = tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog)).await;
+                refreshed.map_err(|elapsed| elapsed.to_string())??;
+                seen.version = Some(version);
+            }
+            let pause = std::pin::pin!(tokio::time::sleep(EVERY));
+            let told = std::pin::pin!(catalog.told_of_change());
+            select(pause, told).await;
+        }
+        Ok(())
+    }
+
+    /// Opens a session with the catalog, and returns the term in which it may be used.
+    pub(super) async fn connect(&self, purpose: &str) -> Result<(Catalog, Term), String> {
+        let led = self.catalog.connect(purpose).await;
+        let PrimarySession { session, term } = led.map_err(|error| error.to_string())?;
+        Ok((Catalog::on(session.connection), term))
+    }
+
+    /// Reads the shard map and all tables again.
+    ///
+    /// # Errors
+    /// The reason why they cannot be read, as a message. The registry is unchanged then.
+    pub(super) async fn refresh_from(&self, catalog: &Catalog) -> Result<(), String> {
+        let _turn = self.turn.lock().await;
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let map = catalog.map().await.map_err(|error| told(&error))?;
+        if map.epoch() > self.map.load().epoch() {
+            tracing::info!(epoch = map.epoch(), "the shard map has changed");
+            self.map.store(Arc::new(map));
+        }
+        // Intents are read before the tables and after them: a table that is being created
+        // meanwhile may exist on every shard, and its creation may still be undone.
+        let before = catalog.intents().await.map_err(|error| told(&error))?;
+        let declared = self.shards.iter().map(async |(leader, _)| {
+            if Arc::ptr_eq(leader, &self.catalog) {
+                // This reuses the open session instead of opening another one to the same node.
+                return catalog.tables_beside().await.map_err(|error| error.to_string());
+            }
+            declared(leader).await
+        });
+        let shards = join_all(declared).await;
+        let shards: Vec<(Registry, u64)> = shards.into_iter().collect::<Result<_, _>>()?;
+        let after = catalog.intents().await.map_err(|error| told(&error))?;
+        let pending = before.iter().chain(&after);
+        let pending: Vec<&str> = pending.map(|intent| intent.table.name()).collect();
+        let known = self.registry.load_full();
+        let Some((first, _)) = shards.first() else { return Ok(()) };
+        let everywhere = |table: &&Arc<Table>| {
+            !pending.contains(&table.name())
+                && shards.iter().all(|(tables, _)| tables.find(table.name()) == Some(*table))
+        };
+        let same = |table: &Arc<Table>| known.find(table.name()).filter(|same| *same == table);
+        let tables = first.tables().filter(everywhere);
+        let tables: Vec<Arc<Table>> =
+            tables.map(|table| Arc::clone(same(table).unwrap_or(table))).collect();
+        if tables.iter().any(|table| known.find(table.name()).is_none()) {
+            // Reads of a new table are not sent to a replica before it has replayed the table's
+            // creation.
+            for ((_, replication), (_, position)) in self.shards.iter().zip(&shards) {
+                replication.primary().record_schema_change(*position);
+            }
+        }
+        let registry = tables.into_iter().fold(Registry::default(), |all, table| all.with(table));
+        self.registry.rcu(|now| {
+            // Tables that this router has created meanwhile stay.
+            let is_new = |table: &&Arc<Table>| {
+                known.find(table.name()).is_none() && registry.find(table.name()).is_none()
+            };
+            now.tables()
+                .filter(is_new)
+                .fold(registry.clone(), |all, table| all.with(Arc::clone(table)))
+        });
+        Ok(())
+    }
+}
+
+async fn declared(leader: &PrimaryTracker) -> Result<(Registry, u64), String> {
+    let led = leader.connect("tables").await;
+    let PrimarySession { session, .. } = led.map_err(|error| error.to_string())?;
+    let Session { connection, identity, address } = session;
+    let name = leader.name().to_owned();
+    let database = ShardDatabase::on(name, connection, identity, None);
+    database.tables().await.map_err(|error| format!("{address}: {error}"))
+}

@@ -1,0 +1,496 @@
+//! Point: reads of the rows of one key, many of them in one statement.
+//!
+//! All reads that wait when a connection becomes free go to the server together, as one array of
+//! keys: they share planning, round trip and wake-ups. There is no timer: a read that comes alone
+//! is sent alone.
+//!
+//! **Invariant:** each read sees one snapshot; its position is queried after it, on the same
+//! session.
+//! **Not here:** all other reads (`scan`), the choice of a node (`shard`).
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::PoolableConnection;
+use engine::NodeRows;
+use engine::replication::ReplicationState;
+use engine::runtime_pool::{RuntimeHandle, RuntimePool};
+use model::error::Error;
+use model::keyspace::Slot;
+use model::position::Position;
+use model::query::{Output, ReadQuery};
+use model::result_rows::Rows;
+use model::stats::PoolStats;
+use model::table::Table;
+use model::value::{ColumnType, Value};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::citus;
+use super::db_error::DbErrorKind;
+use super::node::{NodeError, Target};
+use super::page::Page;
+use super::position_query::{self, PositionQuery};
+use super::primary_tracker::Term;
+use super::sql;
+use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
+
+/// Most reads that may wait for one node. More would only wait past their deadlines.
+const QUEUE_MAX: usize = 4_096;
+/// Most reads of one statement: enough to share its cost, few enough to return soon.
+const BATCH_MAX: usize = 128;
+/// Texts that one connection caches.
+const TEXTS_MAX: usize = 256;
+/// Pause after a node could not be reached. Reads that come meanwhile fail at once.
+const OUT: Duration = Duration::from_millis(250);
+/// Time limit for the settings of a new session.
+const SETTINGS_MAX: Duration = Duration::from_secs(5);
+/// Time limit for one batch.
+const PATIENCE: Duration = Duration::from_secs(35);
+
+/// A read that waits.
+pub(super) struct PointRead {
+    pub(super) query: ReadQuery,
+    pub(super) slot: Slot,
+    pub(super) key: String,
+    pub(super) deadline: Instant,
+    /// Least position that the node must show.
+    pub(super) floor: u64,
+    pub(super) reply: oneshot::Sender<Result<NodeRows, Error>>,
+}
+
+/// Queue of the connections of one node.
+pub(super) struct Points {
+    queue: mpsc::Sender<PointRead>,
+    connections: usize,
+    counts: Counts,
+}
+
+/// Numbers of connections that are open and that execute reads.
+#[derive(Clone, Default)]
+struct Counts {
+    open: Arc<AtomicUsize>,
+    answering: Arc<AtomicUsize>,
+}
+
+/// A connection that is counted until this is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn by(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Points {
+    /// Starts the tasks of this many connections. They end when this is dropped.
+    pub(super) fn start(
+        target: &Target,
+        (shard, replication): (&str, &Arc<ReplicationState>),
+        connections: usize,
+        runtimes: &RuntimePool,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let waiting = Arc::new(Mutex::new(waiting));
+        let counts = Counts::default();
+        for _ in 0..connections {
+            let server = Server {
+                target: target.clone(),
+                shard: shard.to_owned(),
+                replication: Arc::clone(replication),
+                position_query: PositionQuery::of(target),
+                open: None,
+                out_until: None,
+                counts: counts.clone(),
+            };
+            server.settle(Arc::clone(&waiting), runtimes.handle());
+        }
+        Self { queue, connections, counts }
+    }
+
+    /// Queues a read; `false` if too many wait already.
+    pub(super) fn send(&self, read: PointRead) -> bool {
+        self.queue.try_send(read).is_ok()
+    }
+
+    /// Returns the numbers of connections and of reads that wait for one.
+    pub(super) fn vitals(&self) -> PoolStats {
+        PoolStats {
+            in_use: self.counts.answering.load(Ordering::Relaxed),
+            open: self.counts.open.load(Ordering::Relaxed),
+            max: self.connections,
+            waiting: self.queue.max_capacity() - self.queue.capacity(),
+        }
+    }
+}
+
+/// One connection and its task.
+struct Server {
+    target: Target,
+    shard: String,
+    replication: Arc<ReplicationState>,
+    position_query: PositionQuery,
+    open: Option<Open>,
+    out_until: Option<Instant>,
+    counts: Counts,
+}
+
+struct Open {
+    connection: AsyncPgConnection,
+    term: Option<Term>,
+    /// Position of the node at the last query on this connection. It does not decrease within a
+    /// timeline.
+    known: u64,
+    prepared: Prepared,
+    texts: VecDeque<(Arc<Table>, Vec<Output>, Arc<str>)>,
+    is_citus: bool,
+    _counted: Counted,
+}
+
+impl Server {
+    fn settle(self, waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>, runtime: RuntimeHandle) {
+        runtime.runtime().spawn(self.run(waiting, runtime));
+    }
+
+    async fn run(
+        mut self,
+        waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>,
+        mut runtime: RuntimeHandle,
+    ) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            let take = async { waiting.lock().await.recv_many(&mut batch, BATCH_MAX).await };
+            let taken = tokio::select! {
+                biased;
+                taken = take => taken,
+                () = runtime.moved() => {
+                    // A connection stays on the runtime that opened it.
+                    self.open = None;
+                    self.settle(waiting, runtime);
+                    return;
+                }
+                () = self.outlived() => {
+                    // A node keeps only the connections it needs.
+                    self.open = None;
+                    continue;
+                }
+            };
+            if taken == 0 {
+                return;
+            }
+            let now = Instant::now();
+            // Reads past their deadline have no caller any more.
+            for late in batch.extract_if(.., |read: &mut PointRead| read.deadline <= now) {
+                let _ = late.reply.send(Err(Error::DeadlinePassed));
+            }
+            batch.retain(|read| !read.reply.is_closed());
+            let _answering = Counted::by(&self.counts.answering);
+            self.answer(&mut batch).await;
+        }
+    }
+
+    /// Returns when the connection cannot be used any more because another node is the primary.
+    async fn outlived(&self) {
+        match &self.open {
+            Some(open) => self.target.ended(open.term).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn answer(&mut self, batch: &mut Vec<PointRead>) {
+        let mut rest = std::mem::take(batch);
+        while let Some(first) = rest.first() {
+            let query = first.query.clone();
+            let same = |read: &PointRead| {
+                Arc::ptr_eq(&read.query.table, &query.table) && read.query.outputs == query.outputs
+            };
+            let (group, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(same);
+            rest = others;
+            match self.read(&query, &group).await {
+                Ok(Answer { rows, position, known }) => {
+                    for (read, rows) in group.into_iter().zip(rows) {
+                        let behind = || Error::ShardUnavailable { shard: self.shard.clone() };
+                        let rows = if read.floor > known { Err(behind()) } else { rows };
+                        let _ = read.reply.send(rows.map(|rows| NodeRows { rows, position }));
+                    }
+                }
+                Err(error) => {
+                    for read in group {
+                        let _ = read.reply.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads, and retries once on a new connection if the old one was closed.
+    async fn read(&mut self, query: &ReadQuery, group: &[PointRead]) -> Result<Answer, Error> {
+        let lost = || Error::ShardUnavailable { shard: self.shard.clone() };
+        if self.out_until.is_some_and(|until| Instant::now() < until) {
+            return Err(lost());
+        }
+        for _ in 0..2 {
+            let kept = self.open.take().and_then(|mut open| {
+                let usable = self.target.is_current(open.term) && !open.connection.is_broken();
+                usable.then_some(open)
+            });
+            let now = self.replication.timeline().id();
+            let was_kept = kept.is_some();
+            let mut open = match kept {
+                Some(open) => open,
+                None => match connect(&self.target, &self.counts).await {
+                    Some(open) => open,
+                    None => break,
+                },
+            };
+            let term = open.term;
+            let reading = read(&mut open, self.position_query, query, group);
+            let reading = async {
+                tokio::select! {
+                    biased;
+                    read = tokio::time::timeout(PATIENCE, reading) => read.ok(),
+                    () = self.replication.presumed_lost(self.target.replica()) => None,
+                    () = self.target.ended(term) => None,
+                }
+            };
+            match reading.await {
+                Some(Ok((rows, sequence, known))) => {
+                    let life = match self.target.life(open.term) {
+                        Some(life) => life,
+                        None if self.replication.timeline().id() == now => now,
+                        // The rows may belong to an abandoned timeline.
+                        None => return Err(lost()),
+                    };
+                    // Clients choose columns and filters: the prepared statements must not grow
+                    // without limit.
+                    self.open = Some(open).filter(|open| !open.prepared.is_full());
+                    self.out_until = None;
+                    let position = Position { timeline: life, sequence };
+                    return Ok(Answer { rows, position, known });
+                }
+                Some(Err(error)) => {
+                    let kind = DbErrorKind::of(&error);
+                    if was_kept && kind == DbErrorKind::Lost {
+                        continue;
+                    }
+                    let (node, at) = (self.target.name(), self.target.address());
+                    if kind == DbErrorKind::Promoted {
+                        tracing::info!(node, %at, %error, "a read must use another node");
+                    } else {
+                        tracing::warn!(node, %at, %error, "a read failed");
+                    }
+                    return Err(match kind {
+                        DbErrorKind::Late => Error::DeadlinePassed,
+                        DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+                        _kind @ (DbErrorKind::Constraint(_)
+                        | DbErrorKind::Conflict
+                        | DbErrorKind::ReadOnly
+                        | DbErrorKind::Full
+                        | DbErrorKind::Outdated
+                        | DbErrorKind::Promoted
+                        | DbErrorKind::Lost) => lost(),
+                    });
+                }
+                None => return Err(lost()),
+            }
+        }
+        self.out_until = Some(Instant::now() + OUT);
+        Err(lost())
+    }
+}
+
+/// Result of a group of reads.
+struct Answer {
+    rows: Vec<Result<Rows, Error>>,
+    position: Position,
+    /// Position that the node certainly had before the read.
+    known: u64,
+}
+
+/// Logs that a node cannot be read. A promoted replica is logged when this router begins to follow
+/// it.
+pub(super) fn tell_unreadable(target: &Target, error: &NodeError) {
+    let (node, at) = (target.name(), target.address());
+    if error.is_wrong_role() {
+        tracing::debug!(node, %at, %error, "a node cannot be read");
+    } else {
+        tracing::warn!(node, %at, %error, "a node cannot be read");
+    }
+}
+
+async fn connect(target: &Target, counts: &Counts) -> Option<Open> {
+    let (session, term) = match target.connect("reads").await {
+        Ok(session) => session,
+        Err(error) => {
+            tell_unreadable(target, &error);
+            return None;
+        }
+    };
+    let connection = session.connection;
+    let set = tokio::time::timeout(SETTINGS_MAX, run(&connection, sql::LANE_SETTINGS));
+    set.await.ok()?.ok()?;
+    let (prepared, texts) = (Prepared::default(), VecDeque::new());
+    let is_citus = target.citus().is_some();
+    let _counted = Counted::by(&counts.open);
+    Some(Open { connection, term, known: 0, prepared, texts, is_citus, _counted })
+}
+
+/// Reads the rows of these keys, and then the position that bounds the changes which the node
+/// shows. If the reads need a higher position than the connection is known to have, the node is
+/// queried first, in a statement of its own: a snapshot is taken before a function in its statement
+/// runs.
+async fn read(
+    open: &mut Open,
+    position_query: PositionQuery,
+    query: &ReadQuery,
+    group: &[PointRead],
+) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
+    if open.is_citus {
+        return read_each(open, position_query, query, group).await;
+    }
+    let sql = open.text(query);
+    let is_known = group.iter().all(|read| read.floor <= open.known);
+    let connection = &open.connection;
+    let binds = [
+        Bind::integers(group.iter().map(|read| i32::from(read.slot.number()))),
+        Bind::texts(group.iter().map(|read| read.key.as_str())),
+        limits(group),
+    ];
+    let mut pages: Vec<Page<'_>> = group.iter().map(|read| Page::new(&read.query)).collect();
+    let rows = async {
+        let statement = Statement { sql: &sql, binds: &binds, cached: true };
+        for_each_row(connection, statement, |row| {
+            let number = row.bigint(0).unwrap_or(0) as usize;
+            match number.checked_sub(1).and_then(|at| pages.get_mut(at)) {
+                Some(page) => page.push(row),
+                None => Err(DieselError::NotFound),
+            }
+        })
+        .await
+    };
+    let ask = || Statement { sql: position_query.sql(), binds: &[], cached: true };
+    let before = async { if is_known { Ok(Vec::new()) } else { load(connection, ask()).await } };
+    let seen = load(connection, ask());
+    let (before, read, seen) = if open.prepared.has(&sql) && open.prepared.has(position_query.sql())
+    {
+        // Sent in this order: see `pipeline`.
+        tokio::task::unconstrained(futures_util::future::join3(before, rows, seen)).await
+    } else {
+        let all = (before.await, rows.await, seen.await);
+        if let (Ok(_), Ok(()), Ok(_)) = &all {
+            open.prepared.add(&sql);
+            open.prepared.add(position_query.sql());
+        }
+        all
+    };
+    read?;
+    let before = before?;
+    let known = if is_known { open.known } else { position_query::shown(&before)? };
+    let seen = seen?;
+    let position = position_query::position(position_query, &seen)?;
+    open.known = position_query::shown(&seen)?;
+    Ok((pages.into_iter().map(Page::finish).collect(), position, known))
+}
+
+/// Reads on Citus, which needs a statement for each key: all are sent at once.
+async fn read_each(
+    open: &mut Open,
+    position_query: PositionQuery,
+    query: &ReadQuery,
+    group: &[PointRead],
+) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
+    let sql = open.text(query);
+    let Open { connection, prepared, known, .. } = open;
+    let connection = &*connection;
+    let binds: Vec<[Bind; 3]> = group.iter().map(of_one).collect();
+    let ask =
+        || step(connection, Statement { sql: position_query.sql(), binds: &[], cached: true });
+    // A coordinator has no replica: it still shows the position of the last query.
+    let mut steps = vec![ask()];
+    steps.extend(
+        binds.iter().map(|binds| step(connection, Statement { sql: &sql, binds, cached: true })),
+    );
+    steps.push(ask());
+    let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
+    let mut results = results?;
+    let seen = results.pop().unwrap_or_default();
+    let mut results = results.into_iter();
+    *known = position_query::shown(&results.next().unwrap_or_default())?;
+    let mut pages = Vec::with_capacity(group.len());
+    for (read, rows) in group.iter().zip(results) {
+        let mut page = Page::new(&read.query);
+        rows.iter().try_for_each(|row| page.push(row))?;
+        pages.push(page.finish());
+    }
+    Ok((pages, position_query::position(position_query, &seen)?, *known))
+}
+
+fn of_one(read: &PointRead) -> [Bind; 3] {
+    let slot = Bind::integer(i32::from(read.slot.number()));
+    [slot, Bind::text(&read.key), Bind::bigint(i64::from(read.query.limit) + 1)]
+}
+
+fn limits(group: &[PointRead]) -> Bind {
+    let limits: Vec<Value> =
+        group.iter().map(|read| Value::Int(i64::from(read.query.limit) + 1)).collect();
+    Bind::values(ColumnType::Bigint, limits.iter())
+}
+
+impl Open {
+    /// Returns the statement of a query, by table and outputs.
+    fn text(&mut self, query: &ReadQuery) -> Arc<str> {
+        let known = self.texts.iter().find(|(table, outputs, _)| {
+            Arc::ptr_eq(table, &query.table) && *outputs == query.outputs
+        });
+        if let Some((_, _, sql)) = known {
+            return Arc::clone(sql);
+        }
+        if self.texts.len() == TEXTS_MAX {
+            self.texts.pop_front();
+        }
+        let sql: Arc<str> = text(query, self.is_citus).into();
+        self.texts.push_back((Arc::clone(&query.table), query.outputs.clone(), Arc::clone(&sql)));
+        sql
+    }
+}
+
+/// Builds the statement of a query. Parameters: slots, shard keys, and one row more than the limit
+/// of each. Columns: the number of the key, then those that [`Page`] reads.
+fn text(query: &ReadQuery, is_citus: bool) -> String {
+    let table = &query.table;
+    let mut columns: Vec<usize> = query.outputs.iter().map(|output| output.column).collect();
+    columns.push(table.version());
+    columns.extend(table.id());
+    if is_citus {
+        return citus::sql::point(query, &columns);
+    }
+    let mut sql = "SELECT k.n,".to_owned();
+    sql::push_names(&mut sql, "t.", table, columns.iter().copied());
+    sql.push_str(
+        " FROM unnest($1::integer[],$2::text[],$3::bigint[]) WITH ORDINALITY \
+         AS k(slot,shard_key,most,n) CROSS JOIN LATERAL (SELECT ",
+    );
+    columns.sort_unstable();
+    columns.dedup();
+    sql::push_names(&mut sql, "r.", table, columns.into_iter());
+    let _ = write!(
+        sql,
+        " FROM {} r WHERE r.slot=k.slot AND r.shard_key=k.shard_key ORDER BY ",
+        table.name()
+    );
+    sql::push_names(&mut sql, "r.", table, table.id().iter().copied());
+    sql.push_str(" LIMIT k.most) t");
+    sql
+}

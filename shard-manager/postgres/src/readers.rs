@@ -1,0 +1,176 @@
+//! Readers: the reading half of one node.
+//!
+//! **Invariant:** a node sees at most [`Readers::CONNECTIONS`] connections for reads, however many
+//! clients there are.
+//! **Not here:** executing reads (`point`, `scan`), the choice of a node (`shard`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::replication::ReplicationState;
+use engine::runtime_pool::RuntimePool;
+use engine::{
+    EngineFuture, KeyRead, NodeReader, NodeRows, PrimaryReader, ReadIndex, ScanRead, TableRows,
+    TableSize, WorkerNode,
+};
+use futures_util::future::BoxFuture;
+use model::error::Error;
+use model::reason::Reason;
+use model::stats::{PoolStats, SizeEstimate};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::node::Target;
+use super::point::{PointRead, Points};
+use super::primary_tracker::PrimaryTracker;
+use super::proof::Proof;
+use super::scan::Scans;
+
+/// Most rows of a read by key that shares a statement with other reads: a larger one would delay
+/// the others too long.
+const POINT_ROWS_MAX: u32 = 100;
+/// Number of connections to a replica for such reads. A primary is read seldom, so it has fewer.
+const POINTS: usize = 2;
+const POINTS_OF_PRIMARY: usize = 1;
+/// Number of connections to a Citus coordinator for such reads: it answers all reads, each with a
+/// statement of its own.
+const POINTS_OF_COORDINATOR: usize = 4;
+
+/// Connections to one node.
+pub struct Readers {
+    shard: String,
+    target: Target,
+    points: Points,
+    scans: Scans,
+    /// Proof that the node is the primary; `None` for a replica.
+    proof: Option<Proof>,
+}
+
+impl Readers {
+    /// Number of connections to one node, for short reads and for long ones.
+    pub const CONNECTIONS: usize = POINTS + 2;
+
+    /// Starts the readers of a node. Long reads run on the current runtime.
+    pub fn start(
+        target: &Target,
+        shard: &str,
+        replication: &Arc<ReplicationState>,
+        runtimes: &RuntimePool,
+    ) -> Self {
+        let (points, proof) = match target {
+            Target::Primary(tracker) => {
+                let coordinates = tracker.citus().is_some();
+                let points = if coordinates { POINTS_OF_COORDINATOR } else { POINTS_OF_PRIMARY };
+                (points, Some(Proof::start(tracker, shard)))
+            }
+            Target::Replica(..) => (POINTS, None),
+        };
+        Self {
+            shard: shard.to_owned(),
+            target: target.clone(),
+            points: Points::start(target, (shard, replication), points, runtimes),
+            scans: Scans::new(target, shard, replication),
+            proof,
+        }
+    }
+
+    async fn read_rows_of_key(&self, read: KeyRead<'_>) -> Result<NodeRows, Error> {
+        let KeyRead { query, slot, key, min_position: floor, deadline } = read;
+        let is_point = query.is_point_read()
+            && query.after.is_none()
+            && (1..=POINT_ROWS_MAX).contains(&query.limit);
+        if !is_point {
+            let key = Some((slot, key.to_owned()));
+            return self.scans.read(Arc::new(query.clone()), key, (floor, deadline)).await;
+        }
+        let (reply, answer) = oneshot::channel();
+        let (query, key) = (query.clone(), key.to_owned());
+        if !self.points.send(PointRead { query, slot, key, deadline, floor, reply }) {
+            return Err(Error::PoolExhausted { shard: self.shard.clone() });
+        }
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(_gone)) => Err(Error::ShardUnavailable { shard: self.shard.clone() }),
+            Err(_elapsed) => Err(Error::DeadlinePassed),
+        }
+    }
+
+    fn tracker(&self) -> &PrimaryTracker {
+        let (Target::Primary(tracker) | Target::Replica(tracker, _)) = &self.target;
+        tracker
+    }
+}
+
+impl NodeReader for Readers {
+    fn read_key<'a>(&'a self, read: KeyRead<'a>) -> EngineFuture<'a, NodeRows> {
+        Box::pin(self.read_rows_of_key(read))
+    }
+
+    fn scan(&self, read: ScanRead) -> EngineFuture<'_, NodeRows> {
+        let ScanRead { query, min_position, deadline } = read;
+        Box::pin(self.scans.read(query, None, (min_position, deadline)))
+    }
+
+    fn probe(&self, deadline: Instant) -> EngineFuture<'_, ()> {
+        Box::pin(self.scans.probe(deadline))
+    }
+
+    fn pool_stats(&self) -> PoolStats {
+        self.points.vitals().with(&self.scans.vitals())
+    }
+}
+
+impl PrimaryReader for Readers {
+    fn read_index(&self, deadline: Instant) -> EngineFuture<'_, ReadIndex> {
+        Box::pin(async move {
+            let gone = || Error::ShardUnavailable { shard: self.shard.clone() };
+            let proof = self.proof.as_ref().ok_or_else(gone)?;
+            match tokio::time::timeout_at(deadline.into(), proof.mark()).await {
+                Ok(marked) => marked.map(ReadIndex::AwaitQuorum).ok_or_else(gone),
+                Err(_elapsed) => Err(Error::DeadlinePassed),
+            }
+        })
+    }
+
+    fn visible_position(&self) -> u64 {
+        0
+    }
+
+    fn is_ahead(&self, timeline: u32) -> bool {
+        self.tracker().is_ahead(timeline)
+    }
+
+    fn find_primary(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.tracker().look())
+    }
+
+    fn check_writable(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn loss(&self) -> Option<Reason> {
+        None
+    }
+
+    fn table_sizes(
+        &self,
+        permit: OwnedSemaphorePermit,
+        deadline: Instant,
+    ) -> EngineFuture<'_, Vec<TableSize>> {
+        Box::pin(self.scans.sizes(permit, deadline))
+    }
+
+    fn row_counts(&self, deadline: Instant) -> EngineFuture<'_, Vec<TableRows>> {
+        Box::pin(async move {
+            let sizes = self.scans.sizes((), deadline).await?.into_iter();
+            Ok(sizes.map(|size| TableRows { table: size.table, rows: size.rows }).collect())
+        })
+    }
+
+    fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
+        Box::pin(self.scans.size_estimate(deadline))
+    }
+
+    fn worker_nodes(&self, deadline: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {
+        Box::pin(self.scans.citus_nodes(deadline))
+    }
+}

@@ -1,0 +1,387 @@
+//! Scan: reads that may visit many rows, on connections of their own, so that short reads never
+//! wait for them.
+//!
+//! Each read runs in a task that owns its connection: a dropped request leaves no half-read result,
+//! and the server ends a statement after its deadline.
+//!
+//! **Invariant:** a connection returns to the pool only after its work has ended without an error.
+//! **Not here:** reads of single keys (`point`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool::Runtime as PoolRuntime;
+use deadpool::managed::{Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::PoolableConnection;
+use engine::replication::ReplicationState;
+use engine::select::keys;
+use engine::{NodeRows, Scope, TableSize, WorkerNode};
+use futures_util::future::BoxFuture;
+use model::error::Error;
+use model::position::Position;
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::stats::{PoolStats, SizeEstimate};
+use tokio::runtime::Handle;
+
+use super::citus;
+use super::db_error::DbErrorKind;
+use super::dialect::Select;
+use super::node::{NodeError, Target};
+use super::page::{push_object, value};
+use super::point::tell_unreadable;
+use super::position_query::{self, PositionQuery};
+use super::primary_tracker::Term;
+use super::statement::{Prepared, Statement, for_each_row, load, run};
+
+/// Connections of one node for such reads.
+const CONNECTIONS_MAX: usize = 2;
+/// Share of the time left that a read may wait for a connection.
+const POOL_WAIT: f64 = 0.75;
+/// Settings of a session. Its statements are many and different, so each is planned for its values.
+const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
+
+/// Estimates rows and bytes: rows from the statistics since the server was started, or else from
+/// the last `ANALYZE`.
+const SIZE_ESTIMATE: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s.n_live_tup \
+    ELSE GREATEST(c.reltuples,0)::bigint END),0)::bigint, COALESCE(sum(pg_total_relation_size(c.oid)),0)::bigint \
+    FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name) \
+    LEFT JOIN pg_stat_all_tables s ON s.relid=c.oid";
+/// Estimates the bytes of a Citus cluster. A coordinator counts no rows of its workers.
+const SIZE_ESTIMATE_OF_CITUS: &str = "SELECT NULL::bigint, \
+    COALESCE(sum(citus_total_relation_size(c.oid)),0)::bigint \
+    FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name)";
+
+/// The pool of one node.
+#[derive(Clone)]
+pub(super) struct Scans {
+    shard: String,
+    target: Target,
+    position_query: PositionQuery,
+    replication: Arc<ReplicationState>,
+    pool: Pool<Connector>,
+    /// Runtime that drives the connections.
+    runtime: Handle,
+}
+
+/// A connection and the statements prepared on it.
+pub(super) struct ScanSession {
+    connection: AsyncPgConnection,
+    term: Option<Term>,
+    prepared: Prepared,
+}
+
+/// Work on a connection.
+type Work<'s, T> = BoxFuture<'s, QueryResult<T>>;
+
+/// Connects for the pool.
+pub(super) struct Connector(Target);
+
+impl deadpool::managed::Manager for Connector {
+    type Type = ScanSession;
+    type Error = NodeError;
+
+    async fn create(&self) -> Result<ScanSession, NodeError> {
+        let (session, term) = self.0.connect("scans").await?;
+        let connection = session.connection;
+        if let Err(error) = run(&connection, SETTINGS).await {
+            let (node, at) = (self.0.name(), self.0.address());
+            tracing::warn!(node, %at, %error, "a session cannot be set up");
+        }
+        Ok(ScanSession { connection, term, prepared: Prepared::default() })
+    }
+
+    async fn recycle(&self, session: &mut ScanSession, _: &Metrics) -> RecycleResult<NodeError> {
+        if session.connection.is_broken() || !self.0.is_current(session.term) {
+            return Err(RecycleError::message("the connection is closed"));
+        }
+        Ok(())
+    }
+}
+
+impl Scans {
+    /// Creates the pool of a node, whose connections the current runtime drives.
+    pub(super) fn new(target: &Target, shard: &str, replication: &Arc<ReplicationState>) -> Self {
+        let builder = Pool::builder(Connector(target.clone()));
+        let builder = builder.max_size(CONNECTIONS_MAX).runtime(PoolRuntime::Tokio1);
+        let pool = builder.build().expect("a pool with a runtime can always be built");
+        let (shard, position_query) = (shard.to_owned(), PositionQuery::of(target));
+        let (target, replication) = (target.clone(), Arc::clone(replication));
+        let scans =
+            Self { shard, target, position_query, replication, pool, runtime: Handle::current() };
+        scans.runtime.spawn(scans.clone().let_go());
+        scans
+    }
+
+    /// Closes the idle connections of the pool when another node becomes the primary, so that a
+    /// node keeps only the connections it needs. Ends with the runtime.
+    async fn let_go(self) {
+        loop {
+            let term = self.target.term();
+            self.pool.retain(|session, _| self.target.is_current(session.term));
+            self.target.another_term(term).await;
+        }
+    }
+
+    /// Reads a page.
+    pub(super) async fn read(
+        &self,
+        query: Arc<ReadQuery>,
+        key: Option<(model::keyspace::Slot, String)>,
+        (floor, deadline): (u64, Instant),
+    ) -> Result<NodeRows, Error> {
+        let (position_query, target) = (self.position_query, self.target.clone());
+        let now = self.replication.timeline().id();
+        let rows = self.run(deadline, move |session| {
+            Box::pin(async move {
+                let scope = match &key {
+                    Some((slot, key)) => Scope::Key(*slot, key),
+                    None => Scope::Shard,
+                };
+                if floor > 0 {
+                    // A statement of its own: a snapshot is taken before a function in its
+                    // statement runs.
+                    let shown = Statement { sql: position_query.sql(), binds: &[], cached: true };
+                    if position_query::shown(&load(&session.connection, shown).await?)? < floor {
+                        return Ok(None);
+                    }
+                }
+                let rows = if query.counts {
+                    // Both statements see one snapshot.
+                    run(&session.connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                        .await?;
+                    let mut rows = session.page(&query, scope).await?;
+                    rows.total = Some(session.count(&query, scope).await?);
+                    run(&session.connection, "COMMIT").await?;
+                    rows
+                } else {
+                    session.page(&query, scope).await?
+                };
+                let seen = Statement { sql: position_query.sql(), binds: &[], cached: true };
+                let sequence = position_query::position(
+                    position_query,
+                    &load(&session.connection, seen).await?,
+                )?;
+                let timeline = target.life(session.term).unwrap_or(now);
+                Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
+            })
+        });
+        // The rows of a replica may belong to an abandoned timeline.
+        let goes_on = |_: &NodeRows| {
+            matches!(self.target, Target::Primary(_)) || self.replication.timeline().id() == now
+        };
+        let read = rows.await?.filter(goes_on);
+        let read = read.ok_or_else(|| Error::ShardUnavailable { shard: self.shard.clone() })?;
+        if read.rows.is_too_large() {
+            return Err(Error::AnswerTooLarge);
+        }
+        Ok(read)
+    }
+
+    /// Sends an empty statement.
+    pub(super) async fn probe(&self, deadline: Instant) -> Result<(), Error> {
+        self.run(deadline, |session| Box::pin(run(&session.connection, ""))).await
+    }
+
+    /// Returns rows and bytes of each table. Counting visits every row.
+    pub(super) async fn sizes<K: Send + 'static>(
+        &self,
+        kept: K,
+        deadline: Instant,
+    ) -> Result<Vec<TableSize>, Error> {
+        let is_citus = self.target.citus().is_some();
+        self.run(deadline, move |session| {
+            Box::pin(async move {
+                let _kept = kept;
+                session.sizes(is_citus).await
+            })
+        })
+        .await
+    }
+
+    /// Estimates the size of the data from the statistics of the node.
+    pub(super) async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
+        let is_citus = self.target.citus().is_some();
+        let sql = if is_citus { SIZE_ESTIMATE_OF_CITUS } else { SIZE_ESTIMATE };
+        self.run(deadline, move |session| {
+            Box::pin(async move {
+                let statement = Statement { sql, binds: &[], cached: true };
+                let rows = load(&session.connection, statement).await?;
+                let row = rows.first().ok_or(DieselError::NotFound)?;
+                let number =
+                    |column| row.bigint(column).map(|number| number.max(0).cast_unsigned());
+                let bytes = number(1).unwrap_or(0);
+                Ok(SizeEstimate { rows: number(0), is_estimate: true, bytes })
+            })
+        })
+        .await
+    }
+
+    /// Returns the nodes of a Citus cluster, and none of other servers.
+    pub(super) async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<WorkerNode>, Error> {
+        if self.target.citus().is_none() {
+            return Ok(Vec::new());
+        }
+        self.run(deadline, |session| Box::pin(citus::nodes::ask(&session.connection))).await
+    }
+
+    /// Returns the number of connections, and of those in use.
+    pub(super) fn vitals(&self) -> PoolStats {
+        let pool = self.pool.status();
+        let in_use = pool.size.saturating_sub(pool.available);
+        PoolStats { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
+    }
+
+    /// Runs work in a task that owns a connection.
+    async fn run<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        work: impl for<'s> FnOnce(&'s mut ScanSession) -> Work<'s, T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let scans = self.clone();
+        let task = self.runtime.spawn(async move { scans.owned(deadline, work).await });
+        match tokio::time::timeout_at(deadline.into(), task).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panic)) => {
+                tracing::error!(%panic, "a read did not finish");
+                Err(Error::Internal)
+            }
+            Err(_elapsed) => Err(Error::DeadlinePassed),
+        }
+    }
+
+    async fn owned<T>(
+        &self,
+        deadline: Instant,
+        work: impl for<'s> FnOnce(&'s mut ScanSession) -> Work<'s, T>,
+    ) -> Result<T, Error> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let shard = || self.shard.clone();
+        let session = tokio::time::timeout(left.mul_f64(POOL_WAIT), self.pool.get()).await;
+        let mut session = match session {
+            Err(_elapsed) => return Err(Error::PoolExhausted { shard: shard() }),
+            Ok(Err(PoolError::Timeout(_))) => return Err(Error::PoolExhausted { shard: shard() }),
+            Ok(Err(PoolError::Backend(error))) => {
+                tell_unreadable(&self.target, &error);
+                return Err(Error::ShardUnavailable { shard: shard() });
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a node cannot be read");
+                return Err(Error::ShardUnavailable { shard: shard() });
+            }
+            Ok(Ok(session)) => session,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left < Duration::from_millis(1) {
+            return Err(Error::DeadlinePassed);
+        }
+        let limit = format!("SET statement_timeout={}", left.as_millis());
+        let done = match run(&session.connection, &limit).await {
+            Ok(()) => work(&mut session).await,
+            Err(error) => Err(error),
+        };
+        done.map_err(|error| {
+            // The transaction may still be open.
+            drop(Object::take(session));
+            self.told(&error, deadline)
+        })
+    }
+
+    fn told(&self, error: &DieselError, deadline: Instant) -> Error {
+        let kind = DbErrorKind::of(error);
+        if kind == DbErrorKind::Late || Instant::now() >= deadline {
+            return Error::DeadlinePassed;
+        }
+        let (node, at) = (self.target.name(), self.target.address());
+        if kind == DbErrorKind::Promoted {
+            tracing::info!(node, %at, %error, "a read must use another node");
+        } else {
+            tracing::warn!(node, %at, %error, ?kind, "a read failed");
+        }
+        match kind {
+            DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+            DbErrorKind::Constraint(_)
+            | DbErrorKind::Conflict
+            | DbErrorKind::ReadOnly
+            | DbErrorKind::Full
+            | DbErrorKind::Late
+            | DbErrorKind::Outdated
+            | DbErrorKind::Promoted
+            | DbErrorKind::Lost => Error::ShardUnavailable { shard: self.shard.clone() },
+        }
+    }
+}
+
+impl ScanSession {
+    /// Reads a page until no rows are left or it has too many bytes.
+    async fn page(&mut self, query: &ReadQuery, scope: Scope<'_>) -> QueryResult<Rows> {
+        if query.limit == 0 {
+            return Ok(Rows::default());
+        }
+        let keyed = scope.is_keyed();
+        let select = Select::page(query, scope);
+        let (table, order) = (&query.table, query.sort_keys(keyed));
+        debug_assert_eq!(keys(&order, table, keyed).count(), order.len() + usize::from(keyed));
+        let page = query.limit as usize + if keyed { 0 } else { query.offset as usize };
+        let outputs = query.outputs.len();
+        let cached = self.prepared.admit(&select.sql);
+        let statement = Statement { sql: &select.sql, binds: &select.binds, cached };
+        let mut rows = Rows::with_capacity(1_024);
+        let mut last = Vec::new();
+        for_each_row(&self.connection, statement, |row| {
+            if rows.len() == page {
+                rows.more_after = Some(std::mem::take(&mut last));
+                return Ok(());
+            }
+            if rows.is_too_large() {
+                return Ok(());
+            }
+            rows.push(|out| {
+                push_object(out, row, query, 0);
+                Ok::<(), DieselError>(())
+            })?;
+            if keyed && rows.len() == 1 {
+                rows.version = row.bigint(outputs);
+            }
+            let first_key = outputs + usize::from(keyed);
+            let keys = (first_key..).zip(&order);
+            let keys = keys.map(|(at, by)| value(row, at, table.column(by.column).kind));
+            if !keyed {
+                keys.for_each(|key| rows.push_key(key));
+            } else if rows.len() == page {
+                last = keys.collect();
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(rows)
+    }
+
+    async fn count(&mut self, query: &ReadQuery, scope: Scope<'_>) -> QueryResult<u64> {
+        let select = Select::count(query, scope);
+        let cached = self.prepared.admit(&select.sql);
+        let statement = Statement { sql: &select.sql, binds: &select.binds, cached };
+        let rows = load(&self.connection, statement).await?;
+        Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
+    }
+
+    async fn sizes(&mut self, is_citus: bool) -> QueryResult<Vec<TableSize>> {
+        let names = "SELECT name FROM tessera_tables ORDER BY name";
+        let names = load(&self.connection, Statement { sql: names, binds: &[], cached: true });
+        let names: Vec<String> = names.await?.iter().filter_map(|row| row.text(0)).collect();
+        let mut sizes = Vec::with_capacity(names.len());
+        let size = if is_citus { "citus_total_relation_size" } else { "pg_total_relation_size" };
+        for table in names {
+            // Names of declared tables need no quoting.
+            let sql = format!("SELECT count(*),{size}('public.{table}') FROM public.{table}");
+            let statement = Statement { sql: &sql, binds: &[], cached: false };
+            let rows = load(&self.connection, statement).await?;
+            let number = |column| rows.first().and_then(|row| row.bigint(column)).unwrap_or(0);
+            sizes.push(TableSize { rows: number(0), bytes: number(1), table });
+        }
+        Ok(sizes)
+    }
+}

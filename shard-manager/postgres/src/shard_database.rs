@@ -1,0 +1,250 @@
+//! Shard database: claims, migrates and checks the database of a shard when a router starts, and
+//! reads its tables.
+//!
+//! **Invariant:** after [`ShardDatabase::prepare`] the database belongs to this cluster and this
+//! shard, its schema is current, and its tables are the declared ones.
+//! **Not here:** rows (`writer`, `readers`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel_async::AsyncMigrationHarness;
+use diesel_async::AsyncPgConnection;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use engine::SchemaChange;
+use engine::open_error::OpenError;
+use model::table::{Registry, Table};
+
+use super::citus::{Citus, setup};
+use super::hazards::Hazards;
+use super::session::Identity;
+use super::statement::{Bind, Prepared, Statement, load, run};
+use super::statement_cache::StatementCache;
+use super::transaction::LaneSession;
+use super::upsert::InsertPredictor;
+use super::{ddl, declarations, sql};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/shard");
+
+/// The database of a shard while a cluster is opened.
+pub struct ShardDatabase {
+    name: String,
+    session: LaneSession,
+    /// Identity of the server.
+    pub identity: Identity,
+}
+
+/// Expected owner of a database.
+#[derive(Clone, Debug)]
+pub struct Claim<'i> {
+    /// Id of the cluster in the catalog.
+    pub cluster_id: &'i str,
+    /// Name of the shard.
+    pub shard: &'i str,
+    /// Slots of the shard, if it is claimed now.
+    pub slots: &'i [u16],
+    /// True if the database may be claimed now.
+    pub is_new: bool,
+}
+
+/// Contents of a database that may be used.
+#[derive(Debug)]
+pub struct Found {
+    /// Declared tables.
+    pub tables: Registry,
+    /// Names of the tables that clients created; the others come with every database.
+    pub made: BTreeSet<String>,
+    /// End of the log.
+    pub position: u64,
+}
+
+impl ShardDatabase {
+    /// Creates the database of a connection, with this name in messages.
+    pub fn on(
+        name: String,
+        connection: AsyncPgConnection,
+        identity: Identity,
+        citus: Option<Arc<Citus>>,
+    ) -> Self {
+        let (prepared, statements, insert_predictor) =
+            (Prepared::default(), StatementCache::default(), InsertPredictor::default());
+        let session = LaneSession { connection, prepared, statements, insert_predictor, citus };
+        Self { name, session, identity }
+    }
+
+    /// Migrates the database, and claims it for the shard if it is new.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it belongs to another shard, has lost its rows, or declares tables that it
+    /// does not have.
+    pub async fn prepare(mut self, claim: &Claim<'_>) -> Result<(Self, Found), OpenError> {
+        let LaneSession { connection, prepared, statements, insert_predictor, citus } =
+            self.session;
+        let connection = migrate(connection, MIGRATIONS, &self.name).await?;
+        self.session = LaneSession { connection, prepared, statements, insert_predictor, citus };
+        let told = |error| OpenError::node(&self.name, error);
+        let connection = &self.session.connection;
+        let signed = signed(connection).await.map_err(told)?;
+        match signed {
+            None if claim.is_new => sign(connection, claim).await.map_err(told)?,
+            None => {
+                let cause = "the database is empty, and held rows: restore it from a backup before starting";
+                return Err(OpenError::node(&self.name, cause));
+            }
+            Some((cluster, _)) if cluster != claim.cluster_id => {
+                let cause = "the database belongs to another cluster: use an empty one, or the catalog of that cluster";
+                return Err(OpenError::node(&self.name, cause));
+            }
+            Some((_, shard)) if shard != claim.shard => {
+                let cause = format!("the database is that of {shard}, not of {}", claim.shard);
+                return Err(OpenError::node(&self.name, cause));
+            }
+            Some(_) => {}
+        }
+        let (tables, made) = declarations::load(connection).await.map_err(told)?;
+        let tables = Registry::new(tables);
+        if let Some(difference) = declarations::drift(connection, &tables).await.map_err(told)? {
+            return Err(OpenError::node(
+                &self.name,
+                format!(
+                    "{difference}. Another program has changed its schema: undo that, so that all shards are alike"
+                ),
+            ));
+        }
+        if let Some(citus) = &self.session.citus {
+            self.distribute(citus, &tables).await?;
+        }
+        let position = self.position().await.map_err(told)?;
+        Ok((self, Found { tables, made, position }))
+    }
+
+    /// Distributes tables that are not distributed, and reads where Citus has placed them.
+    async fn distribute(&self, citus: &Citus, tables: &Registry) -> Result<(), OpenError> {
+        let told = |error| OpenError::node(&self.name, error);
+        let connection = &self.session.connection;
+        let tables: Vec<&Table> = tables.tables().map(|table| &**table).collect();
+        setup::distribute(connection, &tables).await.map_err(told)?;
+        if let Some(table) = setup::strange(connection, &tables).await.map_err(told)? {
+            let cause = format!(
+                "the table {table} is distributed otherwise than Tessera's others: by shard_key, and co-located with \
+                 tessera.tessera_idempotency, it has to be. SELECT alter_distributed_table(…) does that"
+            );
+            return Err(OpenError::node(&self.name, cause));
+        }
+        citus.refresh(connection).await.map(drop).map_err(told)
+    }
+
+    /// Finishes changes of the tables that were begun.
+    ///
+    /// # Errors
+    /// [`OpenError`] if a change fails.
+    pub async fn settle(&mut self, changes: &[SchemaChange]) -> Result<(), OpenError> {
+        for change in changes {
+            let changed = ddl::change(&mut self.session, change).await;
+            changed.map_err(|failed| {
+                let table = change.table().name();
+                OpenError::node(&self.name, format!("table {table}: {:?}", failed.kind))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Returns the declared tables, and a position at which a replica knows them.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn tables(&self) -> QueryResult<(Registry, u64)> {
+        tables(&self.session.connection).await
+    }
+
+    /// Returns the hazards of its tables.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn hazards(&self) -> QueryResult<Hazards> {
+        Hazards::of_database(&self.session.connection).await
+    }
+
+    /// End of the log.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn position(&self) -> QueryResult<u64> {
+        position(&self.session.connection).await
+    }
+}
+
+/// Returns the declared tables of a database, and a position at which a replica knows them.
+pub(super) async fn tables(connection: &AsyncPgConnection) -> QueryResult<(Registry, u64)> {
+    let (tables, _) = declarations::load(connection).await?;
+    Ok((Registry::new(tables), position(connection).await?))
+}
+
+async fn position(connection: &AsyncPgConnection) -> QueryResult<u64> {
+    let statement = Statement { sql: sql::POSITION, binds: &[], cached: false };
+    let rows = load(connection, statement).await?;
+    Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
+}
+
+/// Creates the schema of Tessera and runs the pending migrations. Each migration is a transaction,
+/// and the next start retries one that failed.
+pub(super) async fn migrate(
+    connection: AsyncPgConnection,
+    migrations: EmbeddedMigrations,
+    name: &str,
+) -> Result<AsyncPgConnection, OpenError> {
+    let told = |error| OpenError::node(name, error);
+    // The user that created the schema may have lost the right to create another.
+    let there = "SELECT to_regnamespace('tessera') IS NOT NULL";
+    let there = load(&connection, Statement { sql: there, binds: &[], cached: false }).await;
+    if there.map_err(told)?.first().and_then(|row| row.boolean(0)) != Some(true) {
+        run(&connection, "CREATE SCHEMA IF NOT EXISTS tessera").await.map_err(told)?;
+    }
+    let mut harness = AsyncMigrationHarness::new(connection);
+    let migrated = harness.run_pending_migrations(migrations).map(drop);
+    migrated.map_err(|error| OpenError::node(name, format!("a migration failed: {error}")))?;
+    Ok(harness.into_inner())
+}
+
+/// Returns the shard of a database, in whichever cluster.
+///
+/// # Errors
+/// The error of the query.
+pub async fn shard_of(connection: &AsyncPgConnection) -> QueryResult<Option<String>> {
+    if !has_rows(connection, "tessera_shard").await? {
+        return Ok(None);
+    }
+    Ok(signed(connection).await?.map(|(_, shard)| shard))
+}
+
+/// Returns true if a table of Tessera exists and has rows.
+pub(super) async fn has_rows(connection: &AsyncPgConnection, table: &str) -> QueryResult<bool> {
+    let sql = format!("SELECT to_regclass('tessera.{table}') IS NOT NULL");
+    let there = load(connection, Statement { sql: &sql, binds: &[], cached: false }).await?;
+    if there.first().and_then(|row| row.boolean(0)) != Some(true) {
+        return Ok(false);
+    }
+    let sql = format!("SELECT FROM tessera.{table} LIMIT 1");
+    let rows = load(connection, Statement { sql: &sql, binds: &[], cached: false }).await?;
+    Ok(!rows.is_empty())
+}
+
+async fn signed(connection: &AsyncPgConnection) -> QueryResult<Option<(String, String)>> {
+    let signed = "SELECT cluster_id, shard FROM tessera_shard";
+    let rows = load(connection, Statement { sql: signed, binds: &[], cached: false }).await?;
+    Ok(rows.first().and_then(|row| row.text(0).zip(row.text(1))))
+}
+
+/// Signs a new database and assigns its slots, in one transaction.
+async fn sign(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<()> {
+    run(connection, "BEGIN").await?;
+    let binds = [Bind::text(claim.cluster_id), Bind::text(claim.shard)];
+    let sql = "INSERT INTO tessera_shard (id, cluster_id, shard) VALUES (1, $1, $2)";
+    load(connection, Statement { sql, binds: &binds, cached: false }).await?;
+    let slots = [Bind::integers(claim.slots.iter().map(|slot| i32::from(*slot)))];
+    let sql =
+        "INSERT INTO tessera_slots (slot, state) SELECT slot, 'owned' FROM unnest($1) AS s (slot)";
+    load(connection, Statement { sql, binds: &slots, cached: false }).await?;
+    run(connection, "COMMIT").await
+}

@@ -1,0 +1,321 @@
+//! SQL: the texts of all statements but those of reads (`engine::select`, `point`), in PostgreSQL's
+//! dialect.
+//!
+//! Rows are sent as one array for each column, whatever their number, so that each table has few
+//! texts.
+//!
+//! **Invariant:** a text consists of constants and of names from the registry, never of a client's
+//! words; values are numbered parameters.
+//! **Not here:** running them.
+
+use std::fmt::Write as _;
+
+use model::table::{Column, Table};
+use model::value::ColumnType;
+
+use super::db_error::STORED_OTHERWISE;
+
+/// Settings of the session of a lane: rows are found by the primary key, even in a new table
+/// without statistics.
+pub(super) const LANE_SETTINGS: &str = "SET enable_seqscan=off; SET enable_hashjoin=off; \
+    SET enable_mergejoin=off; SET enable_bitmapscan=off";
+
+/// Takes the fence lock and returns those of the slots `$1` that may not be written here.
+pub(super) const ENTER: &str = "SELECT unnest(tessera_enter($1,$2))";
+
+/// Versions of a block: the drawn number and the ones after it. The next block begins as many
+/// versions later, so that a version that must be one higher than another stays below it.
+pub(super) const VERSIONS_OF_BLOCK: usize = 2_048;
+
+/// Draws `$1` blocks of versions.
+pub(super) const VERSIONS: &str = "SELECT nextval('tessera_version') FROM generate_series(1,$1)";
+
+/// Returns the position up to which the log of the primary is on disk: all transactions committed
+/// before this statement are below it.
+pub(super) const POSITION: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bigint";
+
+/// Returns one row if there is a record of an idempotency key that was created from `$1` on and
+/// before `$2`.
+pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
+    WHERE created_at >= $1 AND created_at < $2 LIMIT 1";
+
+/// Removes up to `$3` records of idempotency keys created from `$1` on and before `$2`, oldest
+/// first, except those that another transaction has locked.
+pub(super) const FORGET: &str = "DELETE FROM tessera_idempotency WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM tessera_idempotency WHERE created_at >= $1 AND created_at < $2
+    ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1";
+
+/// Locks existing rows in the given order. Parameters: slots, shard keys, ids. Columns: the number
+/// of the row from 1, then its answered columns.
+pub(super) fn lock_rows(table: &Table) -> String {
+    let mut sql = "SELECT k._n".to_owned();
+    for column in table.answered() {
+        let _ = write!(sql, ",t.{}", table.column(column).name);
+    }
+    sql.push_str(" FROM ");
+    push_numbered_rows(&mut sql, table, &place(table), 1);
+    sql.push_str(" CROSS JOIN LATERAL (SELECT ");
+    push_names(&mut sql, "", table, table.answered());
+    let _ = write!(sql, " FROM {} r", table.name());
+    push_where_row(&mut sql, "r", table);
+    sql + " FOR UPDATE) t"
+}
+
+/// Locks existing rows as [`lock_rows`] does, and returns nothing.
+pub(super) fn hold_rows(table: &Table) -> String {
+    let mut sql = "SELECT FROM ".to_owned();
+    push_rows(&mut sql, table, &place(table), 1);
+    let _ = write!(sql, " CROSS JOIN LATERAL (SELECT FROM {} r", table.name());
+    push_where_row(&mut sql, "r", table);
+    sql.push_str(" FOR UPDATE) t");
+    sql
+}
+
+/// Stores new rows. Parameters: all columns.
+pub(super) fn insert(table: &Table) -> String {
+    let columns: Vec<usize> = (0..table.columns().len()).collect();
+    let mut sql = format!("INSERT INTO {} (", table.name());
+    push_names(&mut sql, "", table, columns.iter().copied());
+    sql.push_str(") SELECT ");
+    push_names(&mut sql, "k.", table, columns.iter().copied());
+    sql.push_str(" FROM ");
+    push_rows(&mut sql, table, &columns, 1);
+    sql
+}
+
+/// Updates existing rows. Parameters: all columns.
+pub(super) fn update(table: &Table) -> String {
+    let columns: Vec<usize> = (0..table.columns().len()).collect();
+    let place = place(table);
+    let changed = columns.iter().copied().filter(|column| !place.contains(column));
+    let mut sql = format!("UPDATE {} r SET ", table.name());
+    push_list(&mut sql, changed, |sql, column| {
+        let name = &table.column(column).name;
+        let _ = write!(sql, "{name}=k.{name}");
+    });
+    sql.push_str(" FROM ");
+    push_rows(&mut sql, table, &columns, 1);
+    push_where_row(&mut sql, "r", table);
+    sql
+}
+
+/// Removes rows. Parameters: slots, shard keys, ids.
+pub(super) fn remove(table: &Table) -> String {
+    let mut sql = format!("DELETE FROM {} r USING ", table.name());
+    push_rows(&mut sql, table, &place(table), 1);
+    push_where_row(&mut sql, "r", table);
+    sql
+}
+
+/// Wraps a statement of [`insert`], [`update`] or [`remove`] so that it fails unless it affects
+/// every row that it is given: a trigger, a rule or a policy may skip some without an error. It
+/// fails by casting a sentence to a number.
+pub(super) fn counted(table: &Table, statement: &str) -> String {
+    let name = table.name();
+    format!(
+        "WITH done AS ({statement} RETURNING 1) SELECT CASE count(*) WHEN cardinality($1) THEN 0 \
+         ELSE ('{STORED_OTHERWISE}{name}; '||count(*)||' of '||cardinality($1))::integer END FROM done"
+    )
+}
+
+/// Form of an upsert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UpsertMode {
+    /// True if it returns the rows as stored, else only their versions.
+    pub(super) returns_rows: bool,
+    /// True if the rows are expected to be new: an existing row fails the statement. This halves
+    /// the cost.
+    pub(super) expects_new: bool,
+    /// True if there is one row, whose values are sent as they are and not as arrays. This halves
+    /// the cost too.
+    pub(super) single_row: bool,
+}
+
+/// Updates the columns `set` of rows, or inserts the rows, except those whose slots may not be
+/// written here. Parameters: the time, then slots, shard keys, ids, and the columns `set`. Columns:
+/// true if the row is new, slot, shard key, ids, then its answered columns or only its version, as
+/// the mode says.
+///
+/// The lock is taken before the first row is read: the join returns no row before its slot was
+/// looked up among the barred ones. Versions are drawn under the lock. A row that another router
+/// has changed since then has a higher version and gets the next one.
+pub(super) fn upsert(table: &Table, set: &[usize], mode: UpsertMode) -> String {
+    let given: Vec<usize> = place(table).into_iter().chain(set.iter().copied()).collect();
+    let version = table.version();
+    let stamps = [version, version + 1, version + 2];
+    let mut sql = String::new();
+    if !mode.single_row {
+        sql.push_str(
+            "WITH own AS MATERIALIZED (SELECT tessera_enter($2,false) AS strange,\
+            nextval('tessera_version') AS version) ",
+        );
+    }
+    let _ = write!(sql, "INSERT INTO {} AS r (", table.name());
+    push_names(&mut sql, "", table, given.iter().copied().chain(stamps));
+    sql.push_str(") SELECT ");
+    if mode.single_row {
+        push_list(&mut sql, given.iter().zip(2..), |sql, (column, number)| {
+            let _ = write!(sql, "${number}::{}", column_type(table, *column));
+        });
+        sql.push_str(
+            ",own.version,$1,$1 FROM (SELECT tessera_enter_one($2) AS version OFFSET 0) own",
+        );
+        sql.push_str(" WHERE own.version IS NOT NULL");
+    } else {
+        push_names(&mut sql, "k.", table, given.iter().copied());
+        sql.push_str(",own.version+k._n-1,$1,$1 FROM own,");
+        push_numbered_rows(&mut sql, table, &given, 2);
+        sql.push_str(" WHERE k.slot<>ALL(own.strange)");
+    }
+    if !mode.expects_new {
+        sql.push_str(" ON CONFLICT (slot,shard_key");
+        for column in table.id() {
+            let _ = write!(sql, ",{}", table.column(*column).name);
+        }
+        sql.push_str(") DO UPDATE SET ");
+        for column in set {
+            let name = &table.column(*column).name;
+            let _ = write!(sql, "{name}=excluded.{name},");
+        }
+        sql.push_str(
+            "version=greatest(excluded.version,r.version+1),updated_at=excluded.updated_at",
+        );
+    }
+    sql.push_str(" RETURNING (r.xmax=0),");
+    let told = if mode.returns_rows { table.answered() } else { version..version + 1 };
+    push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
+    sql
+}
+
+/// Returns the columns that identify a row.
+pub(super) fn place(table: &Table) -> Vec<usize> {
+    [Table::SLOT, Table::SHARD_KEY].into_iter().chain(table.id().iter().copied()).collect()
+}
+
+/// `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,…)`
+fn push_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
+    push_arrays(sql, table, columns, first);
+    sql.push_str(" AS k(");
+    push_names(sql, "", table, columns.iter().copied());
+    sql.push(')');
+}
+
+/// Appends the rows with a column `_n` that counts them from 1. No column of a table has that name.
+fn push_numbered_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
+    push_arrays(sql, table, columns, first);
+    sql.push_str(" WITH ORDINALITY AS k(");
+    push_names(sql, "", table, columns.iter().copied());
+    sql.push_str(",_n)");
+}
+
+fn push_arrays(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
+    sql.push_str("unnest(");
+    push_list(sql, columns.iter().zip(first..), |sql, (column, number)| {
+        let _ = write!(sql, "${number}::{}[]", column_type(table, *column));
+    });
+    sql.push(')');
+}
+
+fn push_where_row(sql: &mut String, row: &str, table: &Table) {
+    for (index, column) in place(table).into_iter().enumerate() {
+        let name = &table.column(column).name;
+        let joint = if index == 0 { "WHERE" } else { "AND" };
+        let _ = write!(sql, " {joint} {row}.{name}=k.{name}");
+    }
+}
+
+pub(super) fn push_names(
+    sql: &mut String,
+    of: &str,
+    table: &Table,
+    columns: impl Iterator<Item = usize>,
+) {
+    push_list(sql, columns, |sql, column| {
+        let _ = write!(sql, "{of}{}", table.column(column).name);
+    });
+}
+
+pub(super) fn push_list<T>(
+    sql: &mut String,
+    items: impl IntoIterator<Item = T>,
+    mut push: impl FnMut(&mut String, T),
+) {
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            sql.push(',');
+        }
+        push(sql, item);
+    }
+}
+
+pub(super) fn column_type(table: &Table, column: usize) -> &'static str {
+    if column == Table::SLOT { "integer" } else { type_name(table.column(column).kind) }
+}
+
+fn type_name(kind: ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Text => "text",
+        ColumnType::Bigint => "bigint",
+        ColumnType::Double => "double precision",
+        ColumnType::Boolean => "boolean",
+        ColumnType::Timestamp => "timestamptz",
+        ColumnType::Json => "json",
+        ColumnType::Uuid => "uuid",
+    }
+}
+
+/// Creates a table in the form that `migrations/README.md` describes.
+pub(super) fn create(table: &Table) -> String {
+    let mut sql = format!("CREATE TABLE public.{} (", table.name());
+    for column in columns(table) {
+        sql.push_str(&column);
+        sql.push(',');
+    }
+    sql.push_str("PRIMARY KEY (slot,shard_key");
+    for column in table.id() {
+        let _ = write!(sql, ",{}", table.column(*column).name);
+    }
+    sql + "))"
+}
+
+/// Returns the declarations of the columns of a table.
+pub(super) fn columns(table: &Table) -> Vec<String> {
+    let column = |(index, Column { name, kind, nullable }): (usize, &Column)| {
+        let collation = if *kind == ColumnType::Text { " COLLATE \"C\"" } else { "" };
+        let null = if *nullable { "" } else { " NOT NULL" };
+        format!("{name} {}{collation}{null}", column_type(table, index))
+    };
+    table.columns().iter().enumerate().map(column).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::idempotency;
+
+    use super::*;
+
+    #[test]
+    fn a_statement_that_affects_fewer_rows_than_it_is_given_fails() {
+        assert_eq!(
+            counted(&idempotency::TABLE, &remove(&idempotency::TABLE)),
+            "WITH done AS (DELETE FROM tessera_idempotency r USING \
+             unnest($1::integer[],$2::text[],$3::text[]) AS k(slot,shard_key,idempotency_key) WHERE r.slot=k.slot AND \
+             r.shard_key=k.shard_key AND r.idempotency_key=k.idempotency_key RETURNING 1) SELECT CASE count(*) \
+             WHEN cardinality($1) THEN 0 ELSE ('tessera: not all rows were stored in tessera_idempotency; '\
+             ||count(*)||' of '||cardinality($1))::integer END FROM done"
+        );
+    }
+
+    #[test]
+    fn rows_are_numbered_in_the_order_of_their_parameters() {
+        assert_eq!(
+            lock_rows(&idempotency::TABLE),
+            "SELECT k._n,t.idempotency_key,t.fingerprint,t.answer,t.version,t.created_at,t.updated_at \
+             FROM unnest($1::integer[],$2::text[],$3::text[]) WITH ORDINALITY AS \
+             k(slot,shard_key,idempotency_key,_n) CROSS JOIN LATERAL (SELECT \
+             idempotency_key,fingerprint,answer,version,created_at,updated_at FROM tessera_idempotency r \
+             WHERE r.slot=k.slot AND r.shard_key=k.shard_key AND r.idempotency_key=k.idempotency_key \
+             FOR UPDATE) t"
+        );
+    }
+}

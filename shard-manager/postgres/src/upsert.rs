@@ -1,0 +1,489 @@
+//! Upsert: batches of plain upserts, stored in one round trip.
+//!
+//! Most writes set a row whatever it was: they have no condition and no idempotency key, and set
+//! every column that a new row needs. Such rows need not be read first. They go to the server as
+//! arrays, one statement for each table and set of columns. A row occurs once in a statement; a
+//! later change of it goes into a later statement.
+//!
+//! **Invariant:** the responses and the stored rows are those that `transaction` would produce.
+//! **Not here:** all other changes (`transaction`).
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use chrono::Utc;
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+use engine::WriteGroup;
+use model::error::{Error, Outcome};
+use model::row_change::{Change, Operation, RowDone, RowWrite};
+use model::sabotage::{Mutation, is_on};
+use model::table::Table;
+use model::value::{ColumnType, Value, format_timestamp};
+
+use super::cell;
+use super::citus::work::Versions;
+use super::citus::{self, Parts};
+use super::db_error::DbErrorKind;
+use super::hazards::{self, Hazards};
+use super::sql::{self, UpsertMode};
+use super::statement::{Bind, PipelineStep, RowView, Statement, load, pipeline, plain, step};
+use super::transaction::{LaneSession, Stored, TransactionError, Work, ended};
+
+/// Most statements of one transaction. Batches with more groups take the general path.
+const GROUPS_MAX: usize = 16;
+/// Number of successive new rows after which the next are expected to be new.
+const NEW_FIRST: u32 = 64;
+/// Largest such number after wrong predictions.
+const NEW_MAX: u32 = 65_536;
+
+/// Predicts that rows are new. A wrong prediction costs a round trip and a line in the log of the
+/// server, so many new rows are needed for it, and twice as many after each wrong one.
+#[derive(Debug)]
+pub(super) struct InsertPredictor {
+    seen: u32,
+    needed: u32,
+}
+
+impl Default for InsertPredictor {
+    fn default() -> Self {
+        Self { seen: 0, needed: NEW_FIRST }
+    }
+}
+
+impl InsertPredictor {
+    fn is_expected(&self) -> bool {
+        self.seen >= self.needed
+    }
+
+    fn was_wrong(&mut self) {
+        *self = Self { seen: 0, needed: (self.needed * 2).min(NEW_MAX) };
+    }
+
+    fn learn(&mut self, made: u32, changed: u32) {
+        self.seen = if changed > 0 { 0 } else { self.seen.saturating_add(made) };
+    }
+}
+
+/// Rows of one table with the same columns, each row once.
+struct Group<'u> {
+    table: &'u Arc<Table>,
+    /// Rows with their indexes in the batch.
+    rows: Vec<(usize, &'u RowWrite)>,
+    /// True if a client wants to see one of the rows.
+    shown: bool,
+    /// Rows to lock first: all rows of the table, before the first of several statements.
+    locked: Vec<(usize, &'u RowWrite)>,
+}
+
+/// Returns true if a change is a plain upsert.
+fn is_plain(change: &RowWrite) -> bool {
+    change.operation == Operation::Upsert
+        && change.precondition.is_none()
+        && change.idempotency_key.is_none()
+        && change.missing().is_none()
+}
+
+/// Groups these writes into statements; `None` if they contain other changes than plain upserts.
+fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
+    let mut groups: Vec<Group<'u>> = Vec::new();
+    // Last group of each row.
+    let mut last: HashMap<(&str, &[u8]), usize> = HashMap::new();
+    let changes = writes.iter().flat_map(|write| write.rows).enumerate();
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    for change in writes.iter().flat_map(|write| write.rows) {
+        if !is_plain(change) {
+            return None;
+        }
+        keys.push(row_key(change));
+    }
+    for ((place, change), key) in changes.zip(&keys) {
+        let after = last.get(&(change.table.name(), key.as_slice())).map_or(0, |group| group + 1);
+        // On Citus a group is several statements, and more versions are drawn between them.
+        let has_room =
+            |group: &Group<'_>| parts.is_some() || group.rows.len() < sql::VERSIONS_OF_BLOCK;
+        let fits = |group: &Group<'_>| {
+            Arc::ptr_eq(group.table, &change.table)
+                && has_room(group)
+                && same_columns(group.rows[0].1, change)
+        };
+        let found = groups.iter().skip(after).position(fits).map(|found| found + after);
+        let at = match found {
+            Some(at) => at,
+            None if groups.len() == GROUPS_MAX => return None,
+            None => {
+                let (rows, locked) = (Vec::new(), Vec::new());
+                groups.push(Group { table: &change.table, rows, shown: false, locked });
+                groups.len() - 1
+            }
+        };
+        groups[at].rows.push((place, change));
+        last.insert((change.table.name(), key), at);
+    }
+    for group in &mut groups {
+        sort(&mut group.rows, &keys, parts);
+        group.shown = group.rows.iter().any(|(_, row)| row.wants_row);
+    }
+    groups.sort_by(|a, b| a.table.name().cmp(b.table.name()));
+    groups
+        .chunk_by_mut(|a, b| Arc::ptr_eq(a.table, b.table))
+        .for_each(|of_table| lock_first(of_table, &keys, parts));
+    Some(groups)
+}
+
+/// All routers lock rows in the order of `transaction`, so that there are no deadlocks: by table,
+/// slot and identity of the row.
+fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>], parts: Option<&Parts>) {
+    let part = |row: &RowWrite| parts.map_or(0, |parts| parts.of(&row.key));
+    let order = |(place, row): &(usize, &RowWrite)| (part(row), row.slot.number(), &*keys[*place]);
+    rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
+}
+
+/// Several statements of one table would each start the order again. Rows that do not exist yet
+/// cannot be locked: routers that create the same rows with different columns may still conflict,
+/// and retry.
+fn lock_first(of_table: &mut [Group<'_>], keys: &[Vec<u8>], parts: Option<&Parts>) {
+    if of_table.len() < 2 {
+        return;
+    }
+    let mut all: Vec<_> = of_table.iter().flat_map(|group| &group.rows).copied().collect();
+    sort(&mut all, keys, parts);
+    all.dedup_by(|a, b| keys[a.0] == keys[b.0]);
+    if all.len() > of_table[0].rows.len() {
+        of_table[0].locked = all;
+    }
+}
+
+fn same_columns(a: &RowWrite, b: &RowWrite) -> bool {
+    a.set.len() == b.set.len() && a.set.iter().zip(&b.set).all(|(a, b)| a.0 == b.0)
+}
+
+/// Returns the identity of a row in its table.
+fn row_key(change: &RowWrite) -> Vec<u8> {
+    let mut key = Vec::with_capacity(change.key.len() + 24);
+    key.extend_from_slice(change.key.as_bytes());
+    for (column, value) in change.table.id().iter().zip(&change.id) {
+        key.push(0);
+        cell::encode(&mut key, change.table.column(*column).kind, value);
+    }
+    key
+}
+
+/// Applies writes of plain upserts as one transaction; `None` if they contain other changes.
+pub(super) async fn apply(
+    session: &mut LaneSession,
+    writes: &[WriteGroup<'_>],
+) -> Option<Result<Stored, TransactionError>> {
+    // An atomic group may be refused as a whole; and a sabotaged counter is maintained on the path
+    // that reads rows first.
+    if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Mutation::VersionFromOne) {
+        return None;
+    }
+    let parts = session.citus.as_ref().map(|citus| citus.parts());
+    let groups = groups(writes, parts.as_deref())?;
+    // On Citus each row is locked by a statement of its own, as on the general path.
+    if parts.is_some() && groups.iter().any(|group| !group.locked.is_empty()) {
+        return None;
+    }
+    let count = writes.iter().map(|write| write.rows.len()).sum();
+    if parts.is_none() && session.insert_predictor.is_expected() {
+        match store(session, &groups, count, true).await {
+            Err(TransactionError {
+                kind: DbErrorKind::Constraint("unique") | DbErrorKind::Swallowed(_),
+                outcome: Outcome::Rejected,
+                ..
+            }) => {
+                session.insert_predictor.was_wrong();
+            }
+            stored => return Some(stored),
+        }
+    }
+    match store(session, &groups, count, false).await {
+        // A rule interfered: the general path handles that.
+        Err(TransactionError {
+            kind: DbErrorKind::Swallowed(_),
+            outcome: Outcome::Rejected,
+            usable: true,
+            ..
+        }) => None,
+        // A slot may not be writable here: the general path finds its rows.
+        Err(TransactionError {
+            kind: DbErrorKind::Constraint("not null") | DbErrorKind::Other,
+            outcome: Outcome::Rejected,
+            usable: true,
+            ..
+        }) if parts.is_some() => None,
+        stored => Some(stored),
+    }
+}
+
+async fn store(
+    session: &mut LaneSession,
+    groups: &[Group<'_>],
+    count: usize,
+    new: bool,
+) -> Result<Stored, TransactionError> {
+    let LaneSession { connection, prepared, statements, insert_predictor, citus } = session;
+    let connection = &*connection;
+    let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
+    let mut work: Vec<Work<'_>> = Vec::with_capacity(groups.len());
+    let mut versions = (citus.is_some() && count > 1).then(|| enter(groups, &mut work));
+    // Index of each group in the results.
+    let mut stored = Vec::with_capacity(groups.len());
+    for group in groups {
+        if let Some(citus) = citus {
+            let rows = (&**group.table, &*group.rows, group.shown);
+            let parts = citus.parts();
+            stored.push(citus::work::upsert(&mut work, &parts, rows, &now, versions.as_mut()));
+            continue;
+        }
+        if !group.locked.is_empty() {
+            let slots = group.locked.iter().map(|(_, row)| i32::from(row.slot.number()));
+            let alone = Bind::value(ColumnType::Boolean, &Value::Bool(false));
+            work.push((Cow::Borrowed(sql::ENTER), vec![Bind::integers(slots), alone]));
+            let hold = statements.of(group.table).hold_rows.clone();
+            work.push((Cow::Owned(hold), places(group)));
+        }
+        let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
+        let lone = count == 1;
+        let sql = statements.upsert(
+            group.table,
+            columns,
+            UpsertMode { returns_rows: group.shown, expects_new: new, single_row: lone },
+        );
+        stored.push(vec![work.len()]);
+        let binds = if lone { lone_binds(group, &now) } else { binds(group, &now) };
+        work.push((Cow::Owned(sql.to_string()), binds));
+    }
+    // A single statement is a transaction by itself.
+    let bracketed = work.len() > 1;
+    let mut steps: Vec<PipelineStep<'_>> = Vec::with_capacity(work.len() + 3);
+    if bracketed {
+        steps.push(plain(connection, "BEGIN"));
+    }
+    for (sql, binds) in &work {
+        steps.push(step(connection, Statement { sql, binds, cached: true }));
+    }
+    if bracketed {
+        steps.push(plain(connection, "COMMIT"));
+    }
+    steps.push(step(connection, Statement { sql: sql::POSITION, binds: &[], cached: true }));
+    let mut results = pipeline(prepared, steps).await;
+    let first = usize::from(bracketed);
+    let mut loaded = Vec::with_capacity(groups.len());
+    for places in stored {
+        let mut told = Vec::new();
+        for at in places {
+            told.extend(results[first + at].as_mut().ok().map(std::mem::take).unwrap_or_default());
+        }
+        loaded.push(told);
+    }
+    if let Some(Err(error)) = results.first().filter(|_| bracketed) {
+        // Without `BEGIN` each statement was a transaction by itself.
+        return Err(TransactionError::after_commit(error, false));
+    }
+    let position = ended(results, citus.is_some())?;
+    let rows = answers(connection, (groups, &loaded), count).await?;
+    let made =
+        |row: &&Result<RowDone, Error>| matches!(row, Ok(done) if done.change == Change::Created);
+    let made = rows.iter().filter(made).count();
+    insert_predictor.learn(made as u32, (rows.len() - made) as u32);
+    Ok(Stored { rows, position })
+}
+
+/// Returns the results of this number of changes, from the returned rows of each group.
+async fn answers(
+    connection: &AsyncPgConnection,
+    (groups, loaded): (&[Group<'_>], &[Vec<RowView>]),
+    count: usize,
+) -> Result<Vec<Result<RowDone, Error>>, TransactionError> {
+    let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
+    let mut strays = 0;
+    for (group, loaded) in groups.iter().zip(loaded) {
+        strays += answer(group, loaded, &mut rows);
+    }
+    if strays > 0 {
+        return Err(astray(strays));
+    }
+    if rows.iter().any(Result::is_err) {
+        explain(connection, groups, &mut rows).await;
+    }
+    Ok(rows)
+}
+
+/// Logs rows that a trigger has given another id or shard key: no read finds them.
+fn astray(strays: usize) -> TransactionError {
+    tracing::error!(strays, "a trigger has stored rows under other ids or shard keys");
+    let (kind, outcome) = (DbErrorKind::Other, Outcome::Unknown);
+    TransactionError { kind, outcome, usable: true, retry_split: false }
+}
+
+/// Finds out if the database has swallowed rows that were not stored, or if their slots take no
+/// writes here.
+async fn explain(
+    connection: &AsyncPgConnection,
+    groups: &[Group<'_>],
+    rows: &mut [Result<RowDone, Error>],
+) {
+    let all = groups.iter().flat_map(|group| &group.rows);
+    let absent: Vec<_> = all.filter(|(place, _)| rows[*place].is_err()).collect();
+    let slots: Vec<i32> = absent.iter().map(|(_, row)| i32::from(row.slot.number())).collect();
+    let alone = Bind::value(ColumnType::Boolean, &Value::Bool(false));
+    let entering = [Bind::integers(slots.into_iter()), alone];
+    let looking = [hazards::names(absent.iter().map(|(_, row)| &*row.table))];
+    let asked = async {
+        let statement = Statement { sql: sql::ENTER, binds: &entering, cached: true };
+        let strange = load(connection, statement).await?;
+        let statement = Statement { sql: hazards::OF_TABLES, binds: &looking, cached: true };
+        QueryResult::Ok((strange, load(connection, statement).await?))
+    };
+    let (strange, hazards) = match asked.await {
+        Ok((strange, found)) => {
+            let strange = strange.iter().filter_map(|row| row.bigint(0));
+            (strange.collect::<BTreeSet<i64>>(), Hazards::of_tables(&found))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the reason why rows were not stored cannot be read");
+            return;
+        }
+    };
+    for (place, row) in absent {
+        // A slot that was fenced then, and is not now, is sent again; without interference by
+        // triggers, that was the reason.
+        if !strange.contains(&i64::from(row.slot.number())) && hazards.meddle(&row.table) {
+            rows[*place] = Err(Error::Swallowed { table: row.table.name().to_owned() });
+        }
+    }
+}
+
+/// Adds the statement that takes the lock and draws versions on Citus, before all rows.
+fn enter(groups: &[Group<'_>], work: &mut Vec<Work<'_>>) -> Versions {
+    let rows: Vec<_> = groups.iter().flat_map(|group| &group.rows).collect();
+    let slots = rows.iter().map(|(_, row)| i32::from(row.slot.number()));
+    let (versions, entering) = Versions::enter(slots);
+    work.push(entering);
+    versions
+}
+
+/// Returns the values of the keys of the locked rows.
+fn places(group: &Group<'_>) -> Vec<Bind> {
+    let rows = || group.locked.iter().map(|(_, row)| *row);
+    let mut binds = vec![
+        Bind::integers(rows().map(|row| i32::from(row.slot.number()))),
+        Bind::texts(rows().map(|row| row.key.as_str())),
+    ];
+    for (index, column) in group.table.id().iter().enumerate() {
+        let kind = group.table.column(*column).kind;
+        binds.push(Bind::values(kind, rows().map(|row| &row.id[index])));
+    }
+    binds
+}
+
+fn binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
+    let rows = || group.rows.iter().map(|(_, row)| *row);
+    let mut binds = Vec::with_capacity(group.rows[0].1.set.len() + 6);
+    binds.push(now.clone());
+    binds.push(Bind::integers(rows().map(|row| i32::from(row.slot.number()))));
+    binds.push(Bind::texts(rows().map(|row| row.key.as_str())));
+    for (index, column) in group.table.id().iter().enumerate() {
+        let kind = group.table.column(*column).kind;
+        binds.push(Bind::values(kind, rows().map(|row| &row.id[index])));
+    }
+    for (index, (column, _)) in group.rows[0].1.set.iter().enumerate() {
+        let kind = group.table.column(*column).kind;
+        binds.push(Bind::values(kind, rows().map(|row| &row.set[index].1)));
+    }
+    binds
+}
+
+fn lone_binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
+    let (_, row) = group.rows[0];
+    let mut binds = Vec::with_capacity(row.set.len() + 6);
+    binds.extend([now.clone(), Bind::integer(i32::from(row.slot.number())), Bind::text(&row.key)]);
+    let ids = group.table.id().iter().zip(&row.id);
+    for (column, value) in ids.chain(row.set.iter().map(|(column, value)| (column, value))) {
+        binds.push(Bind::value(group.table.column(*column).kind, value));
+    }
+    binds
+}
+
+/// Puts the rows that came back in their places. They come back in the order in which they were
+/// sent, except those whose slot is not owned here and those that the database has swallowed, which
+/// are missing; otherwise rows are matched by their keys. Returns the number of rows that match
+/// nothing.
+fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Error>]) -> usize {
+    let mut next = 0;
+    let mut strays = 0;
+    let mut by_key: Option<HashMap<Vec<u8>, usize>> = None;
+    for row in loaded {
+        let skipped = group.rows[next..].iter().position(|(_, change)| is_row(change, row));
+        let at = match skipped {
+            Some(skipped) => next + skipped,
+            None => {
+                let index =
+                    || group.rows.iter().enumerate().map(|(at, (_, row))| (row_key(row), at));
+                let known = by_key.get_or_insert_with(|| index().collect());
+                let Some(at) = known.get(&found_key(group.table, row)) else {
+                    strays += 1;
+                    continue;
+                };
+                *at
+            }
+        };
+        next = (at + 1).min(group.rows.len());
+        let (place, change) = group.rows[at];
+        rows[place] = Ok(done(change, row, group.shown));
+    }
+    strays
+}
+
+fn is_row(change: &RowWrite, row: &RowView) -> bool {
+    let table = &change.table;
+    let is = |at: usize, wanted: &[u8]| row.cell(at, |found| found == wanted).unwrap_or(false);
+    let ids = table.id().iter().zip(&change.id).zip(3..);
+    is(2, change.key.as_bytes())
+        && ids.into_iter().all(|((column, value), at)| {
+            let kind = table.column(*column).kind;
+            if let (Value::Text(text), ColumnType::Text) = (value, kind) {
+                return is(at, text.as_bytes());
+            }
+            let mut wanted = Vec::with_capacity(16);
+            cell::encode(&mut wanted, kind, value);
+            is(at, &wanted)
+        })
+}
+
+fn found_key(table: &Table, row: &RowView) -> Vec<u8> {
+    let mut key = row.cell(2, <[u8]>::to_vec).unwrap_or_default();
+    for at in 0..table.id().len() {
+        key.push(0);
+        row.cell(3 + at, |bytes| key.extend_from_slice(bytes));
+    }
+    key
+}
+
+fn done(change: &RowWrite, row: &RowView, shown: bool) -> RowDone {
+    let table = &change.table;
+    let first = 3 + table.id().len();
+    let made = row.boolean(0).unwrap_or(false);
+    let version = if shown { table.version() - table.answered().start } else { 0 };
+    let version = row.bigint(first + version).unwrap_or(0);
+    let mut json = Vec::new();
+    if change.wants_row {
+        json.reserve(256);
+        for (column, at) in table.answered().zip(first..) {
+            let column = table.column(column);
+            json.extend_from_slice(if json.is_empty() { b"{\"" } else { b",\"" });
+            json.extend_from_slice(column.name.as_bytes());
+            json.extend_from_slice(b"\":");
+            let written = row.cell(at, |bytes| cell::push_json(&mut json, column.kind, bytes));
+            if written.is_none() {
+                json.extend_from_slice(b"null");
+            }
+        }
+        json.push(b'}');
+    }
+    let change = if made { Change::Created } else { Change::Changed };
+    RowDone { change, version, json, replayed: false }
+}

@@ -1,0 +1,337 @@
+//! Writer: applies batches of changes on a shard's primary, each batch one durable transaction.
+//!
+//! The writer runs in the lane's task, whose runtime also drives the one connection: no other
+//! thread is woken between a batch and its results, and a dropped request cannot leave a
+//! transaction open.
+//!
+//! **Invariant:** a connection in doubt is closed and never used again; a batch is retried only if
+//! nothing of it was stored.
+//! **Not here:** the contents of a transaction (`transaction`, `upsert`), waiting for one (`lane`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::forgetting::Forgetting;
+use engine::node_address::Timeouts;
+use engine::replication::ReplicationState;
+use engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
+use model::error::Outcome;
+use model::position::Position;
+use model::value::{ColumnType, Value};
+
+use super::db_error::DbErrorKind;
+use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
+use super::sql;
+use super::statement::{Bind, Prepared, Statement, load, run};
+use super::statement_cache::StatementCache;
+use super::transaction::{self, LaneSession, Stored, TransactionError};
+use super::upsert::{self, InsertPredictor};
+use super::{citus, ddl};
+use diesel::QueryResult;
+use diesel_async::pooled_connection::PoolableConnection;
+use futures_util::future::BoxFuture;
+
+/// Time that a batch may take beyond the statement timeout of the server before its connection is
+/// closed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit of a batch if the server has no statement timeout.
+const UNLIMITED: Duration = Duration::from_secs(60);
+/// Attempts of a batch that conflicts with one of another router; from the second on it locks the
+/// whole shard.
+const TRIES_MAX: usize = 3;
+/// Interval between logged reasons why the primary cannot be written to.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Interval between searches for idempotency keys that are too old.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Most records of idempotency keys that are removed together.
+const FORGOTTEN_MAX: i32 = 256;
+
+/// The one writing connection to a shard's primary.
+pub struct PgWriter {
+    shard: String,
+    tracker: Arc<PrimaryTracker>,
+    timeouts: Timeouts,
+    /// `None` until the first batch, and after a failure that left the connection in doubt.
+    session: Option<(LaneSession, Term)>,
+    replication: Arc<ReplicationState>,
+    forgot_at: Instant,
+    /// Time of the last logged reason why there is no connection.
+    told_at: Option<Instant>,
+}
+
+impl PgWriter {
+    /// Creates a writer that connects with its first batch.
+    pub fn new(
+        shard: &str,
+        tracker: &Arc<PrimaryTracker>,
+        timeouts: Timeouts,
+        replication: &Arc<ReplicationState>,
+    ) -> Self {
+        let (shard, tracker) = (shard.to_owned(), Arc::clone(tracker));
+        let replication = Arc::clone(replication);
+        let forgot_at = Instant::now();
+        Self { shard, tracker, timeouts, session: None, replication, forgot_at, told_at: None }
+    }
+
+    fn failure(&self, failed: &TransactionError) -> BatchFailure {
+        BatchFailure {
+            error: failed.kind.error(&self.shard),
+            outcome: failed.outcome,
+            retry_split: failed.retry_split,
+        }
+    }
+
+    /// Returns the connection, or opens one if there is none that may be used.
+    async fn session(&mut self) -> Result<(LaneSession, Term), TransactionError> {
+        // Lets the task of an idle connection see first that the server has closed it: the outcome
+        // of a batch that is sent on it would be unknown.
+        tokio::task::yield_now().await;
+        if let Some((mut open, term)) = self.session.take()
+            && self.tracker.term() == term
+            && !open.connection.is_broken()
+        {
+            return Ok((open, term));
+        }
+        let connected = connect(&self.tracker, self.timeouts).await;
+        if let Err(NoSession { cause, .. }) = &connected {
+            self.tell(cause);
+        } else {
+            self.told_at = None;
+        }
+        connected.map_err(|NoSession { failed, .. }| failed)
+    }
+
+    /// Logs the reason why writes wait, but not at each attempt.
+    fn tell(&mut self, cause: &str) {
+        if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            return;
+        }
+        self.told_at = Some(Instant::now());
+        let (node, at) = (self.tracker.name(), self.tracker.address());
+        tracing::warn!(node, %at, error = cause, "the primary cannot be written to");
+    }
+
+    async fn apply_once(
+        &mut self,
+        groups: &[WriteGroup<'_>],
+        alone: bool,
+    ) -> Result<(Stored, u32), TransactionError> {
+        let (mut session, term) = self.session().await?;
+        let applied = async {
+            if !alone
+                && !self.tracker.hazards().touch(groups)
+                && let Some(stored) = upsert::apply(&mut session, groups).await
+            {
+                return stored;
+            }
+            transaction::apply(&mut session, groups, alone).await
+        };
+        let applied = self.in_time(term, applied).await;
+        self.keep((session, term), &applied);
+        applied.map(|stored| (stored, self.tracker.life(term)))
+    }
+
+    /// Waits for work on a connection, with a time limit, and as long as its node is the primary
+    /// and answers.
+    async fn in_time<T>(
+        &self,
+        term: Term,
+        work: impl Future<Output = Result<T, TransactionError>>,
+    ) -> Result<T, TransactionError> {
+        let (kind, outcome) = (DbErrorKind::Lost, Outcome::Unknown);
+        let in_doubt = Err(TransactionError { kind, outcome, usable: false, retry_split: false });
+        tokio::select! {
+            biased;
+            worked = tokio::time::timeout(patience(self.timeouts), work) => {
+                worked.unwrap_or(in_doubt)
+            }
+            () = self.tracker.ended(term) => in_doubt,
+            () = self.replication.presumed_lost(None) => in_doubt,
+        }
+    }
+
+    /// Keeps a connection for the next batch, if it may be used again after this one.
+    fn keep<T>(&mut self, session: (LaneSession, Term), ended: &Result<T, TransactionError>) {
+        let usable = match ended {
+            // Clients choose columns: the prepared statements must not grow without limit.
+            Ok(_) => !session.0.prepared.is_full(),
+            Err(failed) => failed.usable,
+        };
+        self.session = Some(session).filter(|_| usable);
+    }
+
+    /// Periodically removes records of idempotency keys that are too old. Callers of the batch wait
+    /// for it.
+    async fn forget_old(&mut self) {
+        if self.forgot_at.elapsed() < FORGET_EVERY {
+            return;
+        }
+        let Ok((session, term)) = self.session().await else { return };
+        let forgotten = self.in_time(term, forget(&session)).await;
+        self.keep((session, term), &forgotten);
+        // While old records are left, each batch removes some.
+        if forgotten.is_ok_and(|count| count == FORGOTTEN_MAX as usize) {
+            return;
+        }
+        self.forgot_at = Instant::now();
+    }
+
+    /// Records stored changes of a term, and returns their position.
+    fn stored(&self, life: u32, sequence: u64) -> Position {
+        self.replication
+            .update_if_current(life, |replication| replication.primary().observe(sequence));
+        Position { timeline: life, sequence }
+    }
+
+    async fn apply_groups(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
+        if groups.iter().all(|group| group.rows.is_empty()) {
+            let position =
+                self.replication.timeline().position(self.replication.primary().committed());
+            return Ok(BatchDone { rows: Vec::new(), position });
+        }
+        self.forget_old().await;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let failed = match self.apply_once(groups, tries > 1).await {
+                Ok((Stored { rows, position }, life)) => {
+                    return Ok(BatchDone { rows, position: self.stored(life, position) });
+                }
+                Err(failed) => failed,
+            };
+            // A new row that another router has inserted meanwhile exists at the next attempt.
+            let is_conflict = match failed.kind {
+                DbErrorKind::Conflict => true,
+                DbErrorKind::Constraint(rule) => rule == "unique" && tries == 1,
+                DbErrorKind::Swallowed(_)
+                | DbErrorKind::ReadOnly
+                | DbErrorKind::Full
+                | DbErrorKind::Late
+                | DbErrorKind::Outdated
+                | DbErrorKind::Lost
+                | DbErrorKind::Promoted
+                | DbErrorKind::Other => false,
+            };
+            if !is_conflict || failed.outcome != Outcome::Rejected || tries == TRIES_MAX {
+                return Err(self.failure(&failed.about(groups)));
+            }
+        }
+    }
+
+    async fn change_tables(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
+        let changed = match self.session().await {
+            Ok((mut session, term)) => {
+                let changed = self.in_time(term, ddl::change(&mut session, change)).await;
+                self.keep((session, term), &changed);
+                changed.map(|position| (position, self.tracker.life(term)))
+            }
+            Err(failed) => Err(failed),
+        };
+        match changed {
+            Ok((position, life)) => {
+                self.stored(life, position);
+                self.replication.update_if_current(life, |replication| {
+                    replication.primary().record_schema_change(position)
+                });
+                Ok(position)
+            }
+            Err(failed) => Err(BatchFailure { retry_split: false, ..self.failure(&failed) }),
+        }
+    }
+}
+
+impl AsyncWriter for PgWriter {
+    fn ready(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let session = self.session().await;
+            let is_ready = session.is_ok();
+            self.session = session.ok();
+            is_ready
+        })
+    }
+
+    fn apply<'a>(
+        &'a mut self,
+        groups: &'a [WriteGroup<'a>],
+    ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>> {
+        Box::pin(self.apply_groups(groups))
+    }
+
+    fn change_schema<'a>(
+        &'a mut self,
+        change: &'a SchemaChange,
+    ) -> BoxFuture<'a, Result<u64, BatchFailure>> {
+        Box::pin(self.change_tables(change))
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self) {}
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        self.session = None;
+        Box::pin(async {
+            // Drives the end of the connection, so that the server is notified.
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+        })
+    }
+}
+
+/// Removes records of idempotency keys that are too old, and returns their number.
+async fn forget(session: &LaneSession) -> Result<usize, TransactionError> {
+    let Forgetting { from, until, witness } = Forgetting::now();
+    let [from, until] = [from, until].map(Value::Text);
+    let times = [&from, &until].map(|time| Bind::value(ColumnType::Timestamp, time));
+    let failed = |error| TransactionError::before_commit(&error);
+    if let Some((from, until)) = witness {
+        let binds = [from, until].map(Value::Text);
+        let binds = [&binds[0], &binds[1]].map(|time| Bind::value(ColumnType::Timestamp, time));
+        let statement = Statement { sql: sql::WITNESS, binds: &binds, cached: true };
+        if load(&session.connection, statement).await.map_err(failed)?.is_empty() {
+            return Ok(0);
+        }
+    }
+    if session.citus.is_some() {
+        let forgotten = citus::forget(&session.connection, times, FORGOTTEN_MAX).await;
+        return forgotten.map_err(failed);
+    }
+    let [from, until] = times;
+    let binds = [from, until, Bind::integer(FORGOTTEN_MAX)];
+    let statement = Statement { sql: sql::FORGET, binds: &binds, cached: true };
+    load(&session.connection, statement).await.map(|rows| rows.len()).map_err(failed)
+}
+
+fn patience(timeouts: Timeouts) -> Duration {
+    let statement = timeouts.statement;
+    if statement.is_zero() { UNLIMITED } else { statement + PATIENCE }
+}
+
+/// Reason why there is no connection, for the batch and for the log.
+struct NoSession {
+    failed: TransactionError,
+    cause: String,
+}
+
+async fn connect(
+    tracker: &PrimaryTracker,
+    timeouts: Timeouts,
+) -> Result<(LaneSession, Term), NoSession> {
+    let (kind, outcome) = (DbErrorKind::Lost, Outcome::Rejected);
+    let lost = |cause: &dyn std::fmt::Display| NoSession {
+        failed: TransactionError { kind: kind.clone(), outcome, usable: false, retry_split: false },
+        cause: cause.to_string(),
+    };
+    let led = tracker.connect("lane").await;
+    let PrimarySession { session, term } = led.map_err(|error| lost(&error))?;
+    let connection = session.connection;
+    let set = tokio::time::timeout(timeouts.connect, run(&connection, sql::LANE_SETTINGS));
+    let set: QueryResult<()> = set.await.map_err(|elapsed| lost(&elapsed))?;
+    set.map_err(|error| NoSession {
+        failed: TransactionError::before_commit(&error),
+        cause: error.to_string(),
+    })?;
+    let (prepared, statements) = (Prepared::default(), StatementCache::default());
+    let (insert_predictor, citus) = (InsertPredictor::default(), tracker.citus().map(Arc::clone));
+    Ok((LaneSession { connection, prepared, statements, insert_predictor, citus }, term))
+}

@@ -1,0 +1,304 @@
+//! Applier: replays a primary's change log on the file of a replica, in order, each entry once.
+//!
+//! The position that was reached is stored in the transaction that holds the rows: so after any
+//! crash the replica continues exactly at its position. Transactions are synced only on request;
+//! without a sync a power loss may undo the last ones together with their position, and they are
+//! replayed. The log keeps them until they are synced.
+//!
+//! **Invariant:** the rows of a replica are those that its primary had at the replica's position.
+//! **Not here:** the time to apply, and the consequences of failures (`replica`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+use engine::SchemaChange;
+use model::idempotency;
+use model::row_change::Change;
+use model::sabotage::{Mutation, is_on};
+use model::table::Table;
+
+use super::batch::{Counters, add_rows, run};
+use super::connection::{Bind, DbErrorKind, OpenError, open};
+use super::log::{self, Entry, Line};
+use super::{ddl, shard_file, sql, timeline};
+
+/// Small cache: a replica's writes are spread over its file anyway.
+const REPLICA_PRAGMAS: &str = "PRAGMA cache_size=-4096";
+const LOG_PRAGMAS: &str = "PRAGMA cache_size=-512; PRAGMA query_only=ON";
+
+/// Connections to the primary and the replica.
+pub struct Applier {
+    log: SqliteConnection,
+    replica: SqliteConnection,
+    tables: HashMap<String, Replayed>,
+    timeline: u32,
+    version: i64,
+    position: u64,
+    /// Last position to apply.
+    until: u64,
+    /// True if the connection syncs its commits now.
+    syncs: bool,
+}
+
+/// A table and the statements that replay its changes.
+struct Replayed {
+    table: Arc<Table>,
+    replace: String,
+    remove: String,
+}
+
+impl Replayed {
+    fn of(table: &Arc<Table>) -> Self {
+        let (replace, remove) = (sql::replace(table), sql::remove(table));
+        Self { table: Arc::clone(table), replace, remove }
+    }
+}
+
+/// Reason why an applier cannot continue.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The log was trimmed beyond the position of the replica.
+    #[error("the change log does not continue from the position of the copy")]
+    LogTrimmed,
+    /// The primary's file cannot be read.
+    #[error("the primary cannot be read: {0}")]
+    Primary(DieselError),
+    /// The disk of the replica is full.
+    #[error("the disk is full: {0}")]
+    Full(DieselError),
+    /// The file of the replica is damaged or has wrong contents.
+    #[error("the copy is damaged: {0}")]
+    Damaged(DieselError),
+    /// The replica cannot be written, for another reason.
+    #[error("the copy cannot be written: {0}")]
+    Replica(DieselError),
+}
+
+impl Applier {
+    /// Opens both files. The replica's file must exist.
+    ///
+    /// # Errors
+    /// [`OpenError`] if one of the files cannot be used.
+    pub fn open(primary: &Path, replica: &Path, current: u32) -> Result<Self, OpenError> {
+        let mut log = open(primary, LOG_PRAGMAS)?;
+        let mut connection = open(replica, REPLICA_PRAGMAS)?;
+        let told = |error| OpenError::file(replica, error);
+        timeline::copy(&mut log, &mut connection).map_err(told)?;
+        let Counters { version, position } = Counters::load(&mut connection).map_err(told)?;
+        // Tables of the replica's own file: it receives new tables in the order of the log.
+        let known = shard_file::read_tables(&mut connection, replica)?;
+        let tables = known.tables().chain([&*idempotency::TABLE]);
+        let tables = tables.map(|table| (table.name().to_owned(), Replayed::of(table))).collect();
+        let (replica, timeline) = (connection, current);
+        let position = position as u64;
+        Ok(Self { log, replica, tables, timeline, version, position, until: u64::MAX, syncs: true })
+    }
+
+    /// Returns the position of the replica.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Returns the position of the primary.
+    ///
+    /// # Errors
+    /// [`ApplyError::Primary`] if its file cannot be read.
+    pub fn primary_position(&mut self) -> Result<u64, ApplyError> {
+        timeline::position(&mut self.log).map(|found| found.sequence).map_err(ApplyError::Primary)
+    }
+
+    /// Sets the last position to apply.
+    pub fn stop_after(&mut self, position: u64) {
+        self.until = position;
+    }
+
+    /// Applies the next entries of the log in one transaction, up to those written at `not_after`,
+    /// and returns true if there were any. `before_commit` receives the new position before it is
+    /// visible.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; nothing of the transaction is stored then.
+    pub fn step(
+        &mut self,
+        sync: bool,
+        not_after: Option<&str>,
+        before_commit: impl FnOnce(u64),
+    ) -> Result<bool, ApplyError> {
+        if self.position >= self.until {
+            return Ok(false);
+        }
+        let entries = log::read_after(&mut self.log, self.position, not_after);
+        let mut entries = entries.map_err(ApplyError::Primary)?;
+        entries.retain(|entry| entry.position <= self.until);
+        let change = change_of_tables(&mut entries).map_err(ApplyError::replica)?;
+        let Some(last) = entries.last().map(|entry| entry.position) else {
+            return if self.is_behind_the_log()? { Err(ApplyError::LogTrimmed) } else { Ok(false) };
+        };
+        if entries[0].position != self.position + 1 {
+            return Err(ApplyError::LogTrimmed);
+        }
+        self.set_sync(sync).map_err(ApplyError::replica)?;
+        let Self { replica, tables, timeline, version, .. } = self;
+        // The first error is kept: SQLite may have rolled back on its own, and then diesel reports
+        // only that its rollback found no transaction.
+        let mut cause = None;
+        let applied = replica.immediate_transaction(|connection| {
+            let replayed = match &change {
+                Some(change) => ddl::apply(connection, change, last as i64).map(|_| *version),
+                None => replay(connection, (tables, *version), &entries),
+            };
+            let replayed = replayed.and_then(|version| {
+                let timeline = i64::from(*timeline);
+                let at = [Bind::Int(version), Bind::Int(last as i64), Bind::Int(timeline)];
+                run(connection, sql::SET_REPLICA, &at).map(|()| version)
+            });
+            let version = replayed.inspect_err(|error| cause = Some(ApplyError::meaning(error)))?;
+            before_commit(last);
+            Ok::<_, DieselError>(version)
+        });
+        self.version = applied.map_err(|error| match cause {
+            Some(meaning) => meaning(error),
+            None => ApplyError::replica(error),
+        })?;
+        self.position = last;
+        if let Some(change) = change {
+            self.learn(&change);
+        }
+        Ok(true)
+    }
+
+    /// Records a committed change of the tables.
+    fn learn(&mut self, change: &SchemaChange) {
+        let name = change.table().name();
+        match change {
+            SchemaChange::Make(table) => {
+                drop(self.tables.insert(name.to_owned(), Replayed::of(table)))
+            }
+            SchemaChange::Drop(_) => drop(self.tables.remove(name)),
+        }
+    }
+
+    /// Syncs the changes that were applied without a sync.
+    ///
+    /// # Errors
+    /// [`ApplyError`] of the replica.
+    pub fn sync(&mut self) -> Result<(), ApplyError> {
+        self.set_sync(true).map_err(ApplyError::replica)?;
+        // A commit syncs the whole WAL, however little it adds; but it must add something.
+        run(&mut self.replica, sql::COUNT_SYNC, &[]).map_err(ApplyError::replica)
+    }
+
+    /// Checkpoints the WAL into the file before an orderly end. Best effort.
+    pub fn close(mut self) {
+        let _ = self.sync();
+        let _ = self.replica.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    }
+
+    fn set_sync(&mut self, sync: bool) -> QueryResult<()> {
+        if self.syncs != sync {
+            let level = if sync { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" };
+            self.replica.batch_execute(level)?;
+            self.syncs = sync;
+        }
+        Ok(())
+    }
+
+    /// Returns true if there is no next entry because the log was trimmed.
+    fn is_behind_the_log(&mut self) -> Result<bool, ApplyError> {
+        let primary = timeline::position(&mut self.log).map_err(ApplyError::Primary)?;
+        let empty = log::is_empty(&mut self.log).map_err(ApplyError::Primary)?;
+        Ok(empty && primary.sequence > self.position)
+    }
+}
+
+impl ApplyError {
+    fn replica(error: DieselError) -> Self {
+        Self::meaning(&error)(error)
+    }
+
+    /// Returns the kind of an error of the replica.
+    fn meaning(error: &DieselError) -> fn(DieselError) -> Self {
+        let unfit = matches!(error, DieselError::DeserializationError(_) | DieselError::NotFound);
+        match DbErrorKind::of(error) {
+            DbErrorKind::Full => Self::Full,
+            // The log has rows that met all constraints on the primary.
+            DbErrorKind::Unusable | DbErrorKind::Constraint(_) => Self::Damaged,
+            // The log has only tables and columns that a copy of the primary has too.
+            DbErrorKind::Other if unfit => Self::Damaged,
+            DbErrorKind::Other => Self::Replica,
+        }
+    }
+}
+
+/// Returns the change of the tables with which these entries begin. Such a change is a transaction
+/// of its own, so that it is recorded exactly if it is stored: leaves the entries before the next
+/// one, or that one alone.
+fn change_of_tables(entries: &mut Vec<Entry>) -> QueryResult<Option<SchemaChange>> {
+    for index in 0..entries.len() {
+        if let Some(change) = ddl::logged(&entries[index].changes)? {
+            entries.truncate(index.max(1));
+            return Ok((index == 0).then_some(change));
+        }
+    }
+    Ok(None)
+}
+
+/// Replays entries, and returns the highest version of the rows.
+fn replay(
+    connection: &mut SqliteConnection,
+    (tables, version): (&HashMap<String, Replayed>, i64),
+    entries: &[Entry],
+) -> QueryResult<i64> {
+    let mut replay = Replay { connection, tables, version, added: BTreeMap::new() };
+    entries.iter().try_for_each(|entry| replay.entry(entry))?;
+    let Replay { connection, version, added, .. } = replay;
+    add_rows(connection, &added).map(|()| version)
+}
+
+/// A transaction on the replica in progress.
+struct Replay<'r> {
+    connection: &'r mut SqliteConnection,
+    tables: &'r HashMap<String, Replayed>,
+    version: i64,
+    added: BTreeMap<String, i64>,
+}
+
+impl Replay<'_> {
+    fn entry(&mut self, entry: &Entry) -> QueryResult<()> {
+        log::lines(&entry.changes).try_for_each(|line| self.line(&Line::parse(line)?))
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> QueryResult<()> {
+        let replayed = self.tables.get(&*line.table).ok_or(DieselError::NotFound)?;
+        let table = &replayed.table;
+        let values = line.values(table)?;
+        let mut binds = Vec::with_capacity(values.len() + 2);
+        binds.extend([Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)]);
+        if line.change == Change::Removed {
+            binds.extend(values.iter().map(Bind::from));
+            if !is_on(Mutation::Resurrect) {
+                run(self.connection, &replayed.remove, &binds)?;
+            }
+            self.version = self.version.max(line.version);
+        } else {
+            binds.extend(values.iter().map(Bind::from));
+            run(self.connection, &replayed.replace, &binds)?;
+            if let Bind::Int(version) = binds[table.version()] {
+                self.version = self.version.max(version);
+            }
+        }
+        let added = line.change.rows_added();
+        if added != 0 {
+            match self.added.get_mut(&*line.table) {
+                Some(sum) => *sum += added,
+                None => drop(self.added.insert(line.table.to_string(), added)),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+//! Audit: checks that every row of a cluster is stored where it belongs, exactly once, and that
+//! replicas equal primaries.
+//!
+//! Each shard is read in one snapshot, several shards at a time, with or without a running router;
+//! rows are streamed and not kept. These checks prove that a row is in the cluster only once: its
+//! slot is that of its key, its shard is the only owner of that slot, by the shard map and by the
+//! shard's own table of slots, and the primary key of its table is unique within the shard.
+//!
+//! **Invariant:** an audit changes nothing; a report without findings means that every row was
+//! checked.
+//! **Not here:** repairs; the rules for a single row (`audit/rows`), the other contents of a file
+//! (`audit/file_inventory`), comparing replicas (`audit/replicas`).
+
+mod file_inventory;
+mod replicas;
+mod rows;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use model::idempotency;
+use model::table::{Registry, Table};
+use model::topology::ShardIndex;
+
+use super::OpenError;
+use super::node_view::NodeView;
+use super::offline_view::{DirView, Holder, NodeFile};
+use file_inventory::FileInventory;
+use replicas::Replicas;
+use rows::{RowRules, Scan};
+
+/// A difference between the cluster and its rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// The shard.
+    pub shard: String,
+    /// The node.
+    pub node: String,
+    /// The table, if the finding is about one.
+    pub table: Option<String>,
+    /// Shard key of the row, if the finding is about one.
+    pub key: Option<String>,
+    /// Id of the row.
+    pub id: Option<String>,
+    /// Contents that were found.
+    pub what: String,
+    /// Expected contents.
+    pub expected: String,
+}
+
+/// A shard that was checked.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ShardAudit {
+    /// Name of the shard.
+    pub shard: String,
+    /// Position at which its primary was read.
+    pub position: u64,
+    /// Number of rows of each table, the records of idempotency keys included.
+    pub tables: BTreeMap<String, u64>,
+    /// Replicas that equal the primary.
+    pub replicas: Vec<String>,
+}
+
+/// Result of an audit.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct AuditReport {
+    /// Shards whose primary could be read, by name.
+    pub shards: Vec<ShardAudit>,
+    /// Findings: all, or the first [`AuditReport::FINDINGS_MAX`].
+    pub findings: Vec<Finding>,
+    /// Number of findings.
+    pub found: u64,
+    /// Notes about checks that could not be made, without a fault.
+    pub notes: Vec<String>,
+    /// Number of rows that were read, those of replicas included.
+    pub rows: u64,
+}
+
+impl AuditReport {
+    /// Most findings in a report: a longer list is of no use.
+    pub const FINDINGS_MAX: usize = 1_000;
+}
+
+/// Settings of an audit.
+#[derive(Clone, Debug)]
+pub struct AuditOptions {
+    /// True to check the structure of every page too.
+    pub deep: bool,
+    /// Number of shards that are checked at the same time.
+    pub threads: usize,
+}
+
+/// Checks every row of a cluster; `progress` receives numbers of rows as they are read. Blocks.
+///
+/// # Errors
+/// [`OpenError`] if the process that holds the directory is unknown. Files that cannot be read are
+/// findings.
+pub fn audit(
+    view: &DirView,
+    options: &AuditOptions,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<AuditReport, OpenError> {
+    let running = matches!(view.holder()?, Holder::Process { .. });
+    let audit = Audit { view, deep: options.deep, running, progress, report: Mutex::default() };
+    let shards: Vec<ShardIndex> = view.map.topology().indices().collect();
+    let (next, registries) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let work = || {
+        while let Some(&shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Some(tables) = audit.shard(shard) {
+                let mut known = registries.lock().unwrap_or_else(PoisonError::into_inner);
+                known.insert(shard, tables);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        // This thread is one of the threads.
+        for _ in 1..options.threads.min(shards.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    audit.compare_registries(registries.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let mut report = audit.report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.shards.sort_by_key(|shard| view.map.topology().find(&shard.shard));
+    report.findings.sort_by_key(|finding| view.map.topology().find(&finding.shard));
+    Ok(report)
+}
+
+/// A running audit.
+struct Audit<'a> {
+    view: &'a DirView,
+    deep: bool,
+    /// True if a router runs, so that lagging replicas will catch up.
+    running: bool,
+    progress: &'a (dyn Fn(u64) + Sync),
+    report: Mutex<AuditReport>,
+}
+
+impl Audit<'_> {
+    fn find(&self, finding: Finding) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.found += 1;
+        if report.findings.len() < AuditReport::FINDINGS_MAX {
+            report.findings.push(finding);
+        }
+    }
+
+    fn note(&self, note: String) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).notes.push(note);
+    }
+
+    fn passed(&self, rows: u64) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).rows += rows;
+        (self.progress)(rows);
+    }
+
+    /// Creates a finding about a node as a whole.
+    fn about(&self, file: &NodeFile, what: impl Into<String>, expected: &str) -> Finding {
+        Finding {
+            shard: self.view.map.topology().name(file.shard).to_owned(),
+            node: file.node.clone(),
+            what: what.into(),
+            expected: expected.to_owned(),
+            ..Finding::default()
+        }
+    }
+
+    /// Opens the file of a node, and checks its structure on request.
+    fn open(&self, file: &NodeFile) -> Option<NodeView> {
+        let opened = self.view.node(file).and_then(|mut node| {
+            let defect = if self.deep { node.defect()? } else { None };
+            Ok((node, defect))
+        });
+        match opened {
+            Ok((node, None)) => Some(node),
+            Ok((node, Some(defect))) => {
+                self.find(self.about(file, defect, "a file as SQLite writes it"));
+                Some(node)
+            }
+            Err(error) => {
+                self.find(self.about(file, error.to_string(), "the file of this node"));
+                None
+            }
+        }
+    }
+
+    /// Checks a shard, and returns its tables.
+    fn shard(&self, shard: ShardIndex) -> Option<Registry> {
+        let mut files = self.view.nodes(shard);
+        let replicas = files.split_off(1);
+        let file = &files[0];
+        if !self.view.is_ready() && file.bytes().is_none() {
+            self.note(format!("{} has not been created yet", file.node));
+            return None;
+        }
+        // Slow checks come first. Then replicas are read before their primary, so that they have no
+        // row that it lacks.
+        let primary = self.open(file);
+        let mut replicas = Replicas::look(self, &replicas);
+        let mut primary = primary?;
+        match self.primary(file, &mut primary, &mut replicas) {
+            Ok(tables) => Some(tables),
+            Err(error) => {
+                self.find(self.about(file, error.to_string(), "a file that can be read"));
+                None
+            }
+        }
+    }
+
+    fn primary(
+        &self,
+        file: &NodeFile,
+        primary: &mut NodeView,
+        replicas: &mut Replicas<'_>,
+    ) -> Result<Registry, OpenError> {
+        primary.begin()?;
+        let inventory = FileInventory::read(primary)?;
+        inventory.check(self, file);
+        let (tables, standing) = (primary.tables()?, &inventory.standing);
+        replicas.align(self, primary, standing.position)?;
+        replicas.compare_inventories(self, &inventory, &tables);
+        let mut audited = ShardAudit {
+            shard: self.view.map.topology().name(file.shard).to_owned(),
+            position: standing.position.sequence,
+            tables: BTreeMap::new(),
+            replicas: Vec::new(),
+        };
+        for table in tables.tables().chain([&*idempotency::TABLE]) {
+            let rules = RowRules::of(self, file, table, standing.version);
+            let left_out = replicas.left_out(table);
+            let scan = Scan::run(self, (primary, table), left_out, |row| rules.check(row))?;
+            inventory.check_count(self, file, (table, scan.rows));
+            audited.tables.insert(table.name().to_owned(), scan.rows);
+            replicas.compare(self, table, &scan, primary);
+        }
+        audited.replicas = replicas.equal();
+        primary.end()?;
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.shards.push(audited);
+        Ok(tables)
+    }
+
+    /// Checks that every shard has the same tables. While a router creates one, they differ for a
+    /// moment.
+    fn compare_registries(&self, mut registries: BTreeMap<ShardIndex, Registry>) {
+        for _ in 0..if self.running { TABLE_TRIES } else { 0 } {
+            let mut all = registries.values();
+            let first = all.next();
+            if all.all(|tables| Some(tables) == first) {
+                return;
+            }
+            std::thread::sleep(TABLE_PAUSE);
+            for (&shard, tables) in &mut registries {
+                let node = self.view.node(&self.view.nodes(shard)[0]);
+                if let Ok(now) = node.and_then(|mut node| node.tables()) {
+                    *tables = now;
+                }
+            }
+        }
+        let Some((first, expected)) = registries.first_key_value() else { return };
+        for (&shard, tables) in &registries {
+            if tables != expected {
+                let file = &self.view.nodes(shard)[0];
+                let expected = format!("the tables of {}", self.view.map.topology().name(*first));
+                self.find(self.about(file, "the shard declares other tables", &expected));
+            }
+        }
+    }
+}
+
+/// Returns true if clients see a table: the records of idempotency keys are in every file, in no
+/// registry, and not counted.
+fn is_declared(table: &Table) -> bool {
+    table.name() != idempotency::TABLE.name()
+}
+
+/// Attempts to read tables that differ, and the pause after each.
+const TABLE_TRIES: usize = 20;
+const TABLE_PAUSE: Duration = Duration::from_millis(100);

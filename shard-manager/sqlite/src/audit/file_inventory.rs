@@ -1,0 +1,118 @@
+//! File inventory: the contents of a file other than rows: its position, slots and counters, and
+//! undeclared tables.
+//!
+//! **Not here:** the rows (`audit/rows`), the tables' declarations (`audit`, `audit/replicas`).
+
+use std::collections::BTreeMap;
+
+use model::table::Table;
+
+use super::super::OpenError;
+use super::super::node_view::{NodeView, Standing};
+use super::super::offline_view::NodeFile;
+use super::super::timeline::VERSIONS_LEFT_OUT;
+use super::{Audit, Finding, is_declared};
+
+/// Contents of one file other than its rows.
+pub(super) struct FileInventory {
+    pub(super) standing: Standing,
+    strange: Vec<String>,
+    slots: BTreeMap<u16, String>,
+}
+
+impl FileInventory {
+    pub(super) fn read(node: &mut NodeView) -> Result<Self, OpenError> {
+        let (standing, strange) = (node.standing()?, node.strange_tables()?);
+        Ok(Self { standing, strange, slots: node.slots()?.into_iter().collect() })
+    }
+
+    /// Checks the file of a primary, whose slots must be those of the shard map.
+    pub(super) fn check(&self, audit: &Audit<'_>, file: &NodeFile) {
+        self.find_strange(audit, file);
+        let mut known = self.slots.clone();
+        for slot in audit.view.map.slots_of(file.shard) {
+            let state = known.remove(&slot);
+            if state.as_deref() != Some("owned") {
+                let what = told_of(slot, state.as_deref());
+                audit.find(audit.about(file, what, "owned, as the map says"));
+            }
+        }
+        for (slot, state) in known {
+            if state == "owned" {
+                let what = told_of(slot, Some(&state));
+                audit.find(audit.about(file, what, "owned by another shard, as the map says"));
+            }
+        }
+    }
+
+    /// Compares the file of a replica at the position of its primary, and returns true if both are
+    /// equal.
+    pub(super) fn compare(&self, audit: &Audit<'_>, file: &NodeFile, primary: &Self) -> bool {
+        let mut same = self.find_strange(audit, file);
+        let slots = self.slots.keys().chain(primary.slots.keys());
+        let mut differ: Vec<u16> =
+            slots.copied().filter(|slot| self.slots.get(slot) != primary.slots.get(slot)).collect();
+        differ.sort_unstable();
+        differ.dedup();
+        if let Some(first) = differ.first() {
+            let state = |inventory: &Self| inventory.slots.get(first).cloned();
+            let mut what = told_of(*first, state(self).as_deref());
+            if differ.len() > 1 {
+                what += &format!(", and {} more differ", differ.len() - 1);
+            }
+            let expected = format!("{}, as on the primary", told(state(primary).as_deref()));
+            audit.find(audit.about(file, what, &expected));
+            same = false;
+        }
+        let (own, expected) = (self.standing.version, primary.standing.version);
+        // A primary skips versions when it continues an older timeline; a replica gets the next
+        // version from its log.
+        if own > expected || (expected - own) % VERSIONS_LEFT_OUT != 0 {
+            let what = format!("its counter of versions stands at {own}");
+            audit.find(audit.about(file, what, &format!("{expected}, as on the primary")));
+            same = false;
+        }
+        same
+    }
+
+    /// Checks the counter of a table, and returns true if it is right.
+    pub(super) fn check_count(
+        &self,
+        audit: &Audit<'_>,
+        file: &NodeFile,
+        (table, rows): (&Table, u64),
+    ) -> bool {
+        if !is_declared(table) {
+            return true;
+        }
+        let counted = self.standing.counts.iter().find(|(name, _)| name == table.name());
+        if counted.map_or(0, |(_, counted)| *counted) == rows as i64 {
+            return true;
+        }
+        let what = match counted {
+            Some((_, counted)) => format!("tessera_counts says {counted} rows"),
+            None => "tessera_counts says nothing of it".to_owned(),
+        };
+        let found = audit.about(file, what, "");
+        let (table, expected) = (Some(table.name().to_owned()), format!("{rows}, as there are"));
+        audit.find(Finding { table, expected, ..found });
+        false
+    }
+
+    /// Reports tables that are not declared, and returns true if there are none.
+    fn find_strange(&self, audit: &Audit<'_>, file: &NodeFile) -> bool {
+        for name in &self.strange {
+            let found = audit.about(file, "the table is there", "only tables that were declared");
+            audit.find(Finding { table: Some(name.clone()), ..found });
+        }
+        self.strange.is_empty()
+    }
+}
+
+fn told(state: Option<&str>) -> &str {
+    state.unwrap_or("missing")
+}
+
+fn told_of(slot: u16, state: Option<&str>) -> String {
+    format!("slot {slot} is {} in the shard's tessera_slots", told(state))
+}

@@ -1,0 +1,166 @@
+//! Backend: the resources that all shards of a data directory share, which are its lock, its
+//! catalog and background work.
+//!
+//! **Invariant:** background work ends before the lock of the directory is released.
+//! **Not here:** opening the directory (`open`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use engine::runtime_pool::RuntimePool;
+use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
+use futures_util::future::ready;
+use model::error::Error;
+use model::table::Table;
+use tokio::sync::OwnedMutexGuard;
+
+use super::backup::BackupSource;
+use super::comparing::Comparing;
+use super::control::ControlSocket;
+use super::data_dir::DataDir;
+use super::guard::Guard;
+use super::intents::{self, Intent, Intents};
+
+/// The files of an embedded cluster, and the background work on them.
+pub(super) struct Files {
+    /// Socket for commands to the running cluster.
+    control_socket: ControlSocket,
+    /// Comparison of each shard's copies, if it runs.
+    comparing: Option<Comparing>,
+    /// Dropped before the lock is released.
+    guard: Guard,
+    /// Held as long as anything may write.
+    data_dir: DataDir,
+    /// True once background work is to end.
+    closed: Arc<AtomicBool>,
+}
+
+impl Files {
+    /// Takes over the files of a data directory, and accepts commands from now on.
+    pub(super) fn new(source: &Arc<BackupSource>, data_dir: DataDir, guard: Guard) -> Self {
+        let (comparing, closed) = (None, Arc::default());
+        Self { control_socket: ControlSocket::open(source), comparing, guard, data_dir, closed }
+    }
+
+    /// Returns the directory.
+    pub(super) fn data_dir(&self) -> &DataDir {
+        &self.data_dir
+    }
+
+    /// Returns the signal that ends background work.
+    pub(super) fn closed(&self) -> &Arc<AtomicBool> {
+        &self.closed
+    }
+
+    /// Keeps the comparison of copies, to end it with the rest.
+    pub(super) fn keep_comparing(&mut self, comparing: Comparing) {
+        self.comparing = Some(comparing);
+    }
+
+    fn end_work(&self) {
+        self.closed.store(true, Ordering::Release);
+        if let Some(comparing) = &self.comparing {
+            comparing.stop();
+        }
+    }
+}
+
+impl ClusterBackend for Files {
+    fn lock_schema(
+        &self,
+        local: OwnedMutexGuard<()>,
+        _: Instant,
+    ) -> EngineFuture<'_, Box<dyn SchemaLock>> {
+        let locked = self.guard.check().map(|()| {
+            let (catalog, closed) = (self.data_dir.catalog(), Arc::clone(&self.closed));
+            Box::new(FileLock { catalog, closed, local: Arc::new(local) }) as Box<dyn SchemaLock>
+        });
+        Box::pin(ready(locked))
+    }
+
+    fn runtime_pool(&self) -> Option<&RuntimePool> {
+        None
+    }
+
+    fn isolation(&self) -> ReplicaIsolation {
+        ReplicaIsolation::SameMachine
+    }
+
+    fn is_unclean(&self) -> bool {
+        self.data_dir.is_unclean()
+    }
+
+    fn unlogged_tables(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn stop_background(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.control_socket.close();
+        self.end_work();
+    }
+
+    fn release(&self) {
+        self.data_dir.close();
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.end_work();
+    }
+}
+
+/// Lock on the tables of an embedded cluster. Only this process writes, so the local lock is
+/// enough.
+struct FileLock {
+    catalog: PathBuf,
+    closed: Arc<AtomicBool>,
+    local: Arc<OwnedMutexGuard<()>>,
+}
+
+impl FileLock {
+    /// Works on the file of intents, on a thread that may block.
+    fn with_intents<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Intents) -> Result<T, Error> + Send + 'static,
+    ) -> EngineFuture<'_, T> {
+        let (catalog, closed) = (self.catalog.clone(), Arc::clone(&self.closed));
+        // The next change waits for this work even if the future is dropped.
+        let local = Arc::clone(&self.local);
+        Box::pin(async move {
+            let task = tokio::task::spawn_blocking(move || {
+                let _local = local;
+                if closed.load(Ordering::Acquire) {
+                    // Another process may own the catalog by now.
+                    return Err(intents::unavailable(&"the router ends"));
+                }
+                work(&mut Intents::open(&catalog).map_err(|error| intents::unavailable(&error))?)
+            });
+            task.await.unwrap_or(Err(Error::Internal))
+        })
+    }
+}
+
+impl SchemaLock for FileLock {
+    fn pending(&self) -> EngineFuture<'_, Vec<Intent>> {
+        self.with_intents(Intents::list)
+    }
+
+    fn record_create<'a>(&'a self, table: &'a Table) -> EngineFuture<'a, ()> {
+        let table = table.clone();
+        self.with_intents(move |intents| intents.note(&table))
+    }
+
+    fn record_undo<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()> {
+        let name = name.to_owned();
+        self.with_intents(move |intents| intents.turn_to_undo(&name))
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()> {
+        let name = name.to_owned();
+        self.with_intents(move |intents| intents.remove(&name))
+    }
+}

@@ -1,0 +1,292 @@
+//! Backup: copies a whole cluster as of one moment, while it is written to.
+//!
+//! 1. Each shard's primary is copied as a snapshot, and the copies follow the change logs.
+//! 2. All lanes are held between two batches. This is the moment: the position of each shard is
+//!    recorded, and the catalog copied into memory. All writes acknowledged before are at or below
+//!    these positions; all later ones are above them.
+//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder gets
+//!    its name.
+//!
+//! So a copy contains no effect without its cause: if a client writes to one shard and, after the
+//! response, to another, the copy contains the second write only with the first. (This is a
+//! consistent cut: Chandy and Lamport, "Distributed Snapshots", 1985. It is the easy case, because
+//! one process can stop all channels.)
+//!
+//! The lanes are held until the running batches are stored: a few milliseconds when there is little
+//! to do, more than a hundred under a full load of bulk writes. If a batch has not ended after half
+//! a second, all lanes continue, and the backup tries again. Nothing is written to a disk while the
+//! lanes are held.
+//!
+//! **Invariant:** under the final name there is a complete copy or nothing; while lanes are held
+//! nothing waits for the disk of the copy.
+//! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`), requests for
+//! a backup (`control`, the command line).
+
+mod error;
+mod folder;
+pub mod manifest;
+mod originals;
+pub mod restore;
+pub mod stopped;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use engine::pause_barrier::{Closed, PauseBarrier};
+use engine::replication::ReplicationState;
+use model::value::format_timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::copy::{CatalogCopy, ShardCopy};
+use crate::footing::Footing;
+use folder::Unfinished;
+use manifest::Manifest;
+use originals::Originals;
+
+pub use error::SaveError;
+pub use originals::Original;
+
+/// Number of shards that are copied at a time: disks are faster with two, and not with many.
+const AT_A_TIME: usize = 2;
+/// Interval between reports of progress.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+/// Longest time for which writes are held for batches that do not end.
+const HELD_MAX: Duration = Duration::from_millis(500);
+/// Most attempts to hold all lanes.
+const HOLDS_MAX: usize = 20;
+/// Most batches that a copy may lack when writes are held, so that little is left to replay.
+const NEAR: u64 = 64;
+/// Most rounds of following the logs before writes are held: writes may come faster than they are
+/// replayed.
+const ROUNDS_MAX: usize = 16;
+
+/// Cluster that a backup copies.
+pub struct BackupSource {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// File of the catalog.
+    pub catalog: PathBuf,
+    /// Shards, in the cluster's order.
+    pub shards: Vec<SavedShard>,
+    turn: Mutex<()>,
+}
+
+/// Shard that a backup copies.
+pub struct SavedShard {
+    /// Name and file of the shard.
+    pub original: Original,
+    /// Proof that the name still leads to the file that the writer has open; `None` without such a
+    /// proof.
+    pub footing: Option<Arc<Footing>>,
+    /// The barrier that its writes pass.
+    pub pause_barrier: Arc<PauseBarrier>,
+    /// Positions of the shard.
+    pub replication: Arc<ReplicationState>,
+}
+
+/// Progress of a backup or a restore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Step {
+    /// A shard is being copied.
+    Copying {
+        /// Name of the shard.
+        shard: String,
+        /// Number of bytes written.
+        bytes: u64,
+        /// Expected number of bytes.
+        of: u64,
+    },
+    /// The copies follow the logs.
+    Following {
+        /// Number of batches that they lack.
+        behind: u64,
+    },
+    /// All lanes were held, and continue.
+    Held {
+        /// Time for which writes were paused, in microseconds.
+        micros: u64,
+    },
+    /// A copy is being verified.
+    Checking {
+        /// Number of bytes read.
+        bytes: u64,
+        /// Number of all bytes.
+        of: u64,
+    },
+    /// A data directory is being written.
+    Writing {
+        /// Number of bytes written.
+        bytes: u64,
+        /// Number of all bytes.
+        of: u64,
+    },
+}
+
+/// Caller of a backup or a restore, which receives its progress and may cancel it.
+pub struct Watch<'w> {
+    /// Receives each step; called often.
+    pub step: &'w (dyn Fn(&Step) + Sync),
+    /// Returns true if the caller has cancelled.
+    pub cancelled: &'w (dyn Fn() -> bool + Sync),
+}
+
+impl Watch<'_> {
+    fn tell(&self, step: &Step) -> Result<(), SaveError> {
+        self.check()?;
+        (self.step)(step);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), SaveError> {
+        if (self.cancelled)() { Err(SaveError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Point in time that a copy shows: the position of each shard, and the time.
+struct SnapshotPoint {
+    positions: Vec<u64>,
+    at: String,
+    held: Duration,
+}
+
+impl BackupSource {
+    /// Creates a source of these shards.
+    pub fn new(data_dir: &Path, catalog: PathBuf, shards: Vec<SavedShard>) -> Self {
+        Self { data_dir: data_dir.to_owned(), catalog, shards, turn: Mutex::new(()) }
+    }
+
+    /// Copies the cluster into a folder that is missing or empty. Blocks.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the folder is empty or missing then.
+    pub fn save(&self, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
+        };
+        // Opening by name would accept a file that has replaced the shard's.
+        let footings = self.shards.iter().filter_map(|shard| shard.footing.as_ref());
+        for footing in footings {
+            footing.check()?;
+        }
+        let originals = self.originals();
+        let unfinished = Unfinished::begin(&originals.place(to)?, true)?;
+        let folder = unfinished.path();
+        let _kept: Vec<_> =
+            self.shards.iter().map(|shard| shard.replication.retain_log()).collect();
+        let mut copies = originals.copy(folder, watch, |index, path| {
+            let timeline = self.shards[index].replication.timeline().history().current();
+            ShardCopy::make(&self.shards[index].original.primary, path, timeline)
+        })?;
+        self.bring_near(&mut copies, watch)?;
+        let mut catalog = CatalogCopy::open(&self.catalog)?;
+        let point = self.hold(&mut copies, &mut catalog, watch)?;
+        watch.tell(&Step::Held { micros: point.held.as_micros() as u64 })?;
+        catalog.write(&originals.catalog_in(folder))?;
+        self.follow(&mut copies, |index| point.positions[index], watch)?;
+        copies.into_iter().try_for_each(ShardCopy::finish)?;
+        let manifest = originals.seal(point, folder, watch)?;
+        manifest.write(folder)?;
+        watch.check()?;
+        unfinished.finish()?;
+        tracing::info!(to = %to.display(), at = manifest.at, "a backup was made");
+        Ok(manifest)
+    }
+
+    fn originals(&self) -> Originals<'_> {
+        let shards = self.shards.iter().map(|shard| &shard.original).collect();
+        Originals { data_dir: &self.data_dir, catalog: &self.catalog, shards }
+    }
+
+    /// Lets the copies follow the logs until they lack little.
+    fn bring_near(&self, copies: &mut [ShardCopy], watch: &Watch<'_>) -> Result<(), SaveError> {
+        for _ in 0..ROUNDS_MAX {
+            let lacks = self.shards.iter().zip(&*copies);
+            let lacks = lacks.map(|(shard, copy)| {
+                shard.replication.primary().committed().saturating_sub(copy.position())
+            });
+            let behind = lacks.max().unwrap_or(0);
+            watch.tell(&Step::Following { behind })?;
+            if behind <= NEAR {
+                break;
+            }
+            let now: Vec<u64> =
+                self.shards.iter().map(|shard| shard.replication.primary().committed()).collect();
+            self.follow(copies, |index| now[index], watch)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the copies follow the logs up to these positions, some at a time.
+    fn follow(
+        &self,
+        copies: &mut [ShardCopy],
+        until: impl Fn(usize) -> u64 + Sync,
+        watch: &Watch<'_>,
+    ) -> Result<(), SaveError> {
+        let numbered: Vec<_> = self.shards.iter().zip(copies).enumerate().collect();
+        let mut numbered = numbered.into_iter();
+        loop {
+            let some: Vec<_> = numbered.by_ref().take(AT_A_TIME).collect();
+            if some.is_empty() {
+                return watch.check();
+            }
+            std::thread::scope(|scope| {
+                let (until, cancelled) = (&until, watch.cancelled);
+                let work = some.into_iter().map(|(index, (shard, copy))| {
+                    scope.spawn(move || {
+                        let shard = shard.original.shard.clone();
+                        let followed = copy.follow(until(index), cancelled);
+                        followed.map_err(|cause| SaveError::Follow { shard, cause })
+                    })
+                });
+                let work: Vec<_> = work.collect();
+                work.into_iter().try_for_each(|thread| {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+            })?;
+        }
+    }
+
+    /// Holds all lanes between two batches, and reads the position of each shard.
+    fn hold(
+        &self,
+        copies: &mut [ShardCopy],
+        catalog: &mut CatalogCopy,
+        watch: &Watch<'_>,
+    ) -> Result<SnapshotPoint, SaveError> {
+        let mut restless = None;
+        for _ in 0..HOLDS_MAX {
+            watch.check()?;
+            let began = Instant::now();
+            let closed: Vec<Closed<'_>> =
+                self.shards.iter().map(|shard| shard.pause_barrier.close()).collect();
+            let deadline = began + HELD_MAX;
+            restless = closed.iter().position(|closed| !closed.wait_until(deadline));
+            if restless.is_none() {
+                let at = format_timestamp(Utc::now());
+                let asked = self.shards.iter().zip(copies).map(|(shard, copy)| {
+                    // The position of the file: after a commit with an unknown outcome, the lane
+                    // does not know it either.
+                    let shard = || shard.original.shard.clone();
+                    let told = |cause| SaveError::Follow { shard: shard(), cause };
+                    copy.primary_position().map_err(told)
+                });
+                let positions = asked.collect::<Result<_, _>>()?;
+                catalog.take()?;
+                drop(closed);
+                return Ok(SnapshotPoint { positions, at, held: began.elapsed() });
+            }
+            drop(closed);
+            // Held writes go first.
+            std::thread::sleep(TELL_EVERY);
+        }
+        let shard =
+            restless.map_or_else(String::new, |index| self.shards[index].original.shard.clone());
+        Err(SaveError::Restless { shard })
+    }
+}

@@ -1,0 +1,98 @@
+//! Backup errors: the reasons why a cluster was not copied, or a copy not restored.
+//!
+//! **Not here:** reporting them to the operator (`command`).
+
+use std::path::Path;
+
+use crate::OpenError;
+use crate::applier::ApplyError;
+
+/// Reason why a cluster was not copied, or a copy not restored. Operators see it, clients never.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The folder cannot be used.
+    #[error("{path}: {cause}")]
+    Target {
+        /// Path of the folder.
+        path: String,
+        /// Reason.
+        cause: &'static str,
+    },
+    /// Another process uses the same folder.
+    #[error("{path} is being created by another command; wait for it, or choose another folder")]
+    InWork {
+        /// Path of the folder.
+        path: String,
+    },
+    /// Another backup of this cluster is being made.
+    #[error("another backup of this cluster is running; wait until it ends")]
+    Busy,
+    /// The disk has too little room.
+    #[error("{path} has room for {free_mib} MiB, and the copy needs about {needed_mib} MiB")]
+    NoRoom {
+        /// Path of the folder.
+        path: String,
+        /// Required MiB.
+        needed_mib: u64,
+        /// Free MiB.
+        free_mib: u64,
+    },
+    /// The caller has cancelled.
+    #[error("cancelled; all partial files were removed")]
+    Cancelled,
+    /// The writes of a shard could not be paused.
+    #[error("the writes of {shard} cannot be paused: a batch takes too long")]
+    Restless {
+        /// Name of the shard.
+        shard: String,
+    },
+    /// A shard's copy could not follow its log.
+    #[error("the copy of {shard}: {cause}")]
+    Follow {
+        /// Name of the shard.
+        shard: String,
+        /// Reason.
+        cause: ApplyError,
+    },
+    /// A file of the cluster or of the copy cannot be used.
+    #[error(transparent)]
+    File(#[from] OpenError),
+    /// The file system reported an error.
+    #[error("{path}: {cause}")]
+    Io {
+        /// Path of the file or folder.
+        path: String,
+        /// Error of the system.
+        cause: std::io::Error,
+    },
+    /// The copy differs from its manifest.
+    #[error("{path}: {cause}: this is no copy that can be restored")]
+    Unsuitable {
+        /// Path of the file.
+        path: String,
+        /// Difference from the manifest.
+        cause: String,
+    },
+    /// A process holds the data directory.
+    #[error("{path} is in use by a router or a command (process {pid}); stop it first")]
+    InUse {
+        /// Path of the data directory.
+        path: String,
+        /// Id of the process that holds it.
+        pid: String,
+    },
+}
+
+impl SaveError {
+    pub(super) fn target(path: &Path, cause: &'static str) -> Self {
+        Self::Target { path: path.display().to_string(), cause }
+    }
+
+    pub(super) fn io(path: &Path, cause: std::io::Error) -> Self {
+        Self::Io { path: path.display().to_string(), cause }
+    }
+
+    pub(super) fn unsuitable(path: &Path, cause: impl Into<String>) -> Self {
+        Self::Unsuitable { path: path.display().to_string(), cause: cause.into() }
+    }
+}

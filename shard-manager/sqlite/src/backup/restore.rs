@@ -1,0 +1,129 @@
+//! Restore: proves that a copy is complete, and creates a data directory from it.
+//!
+//! Replicas are not part of a copy: the first start rebuilds them. That start also begins a new
+//! timeline on each shard, so that a client that has seen later writes receives an error
+//! (`position`).
+//!
+//! **Invariant:** no file is restored that differs in one bit from the saved one.
+//! **Not here:** the contents of a copy (`manifest`), creating it (`backup`).
+
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use super::folder::{Unfinished, check_room, free_place};
+use super::manifest::{Manifest, SavedFile, look};
+use super::{SaveError, Step, Watch};
+use crate::check;
+use crate::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
+use crate::data_dir::{is_folder_locked, noted_pid};
+
+/// Proves that a folder has a complete copy: every bit is as it was saved, and each file can be
+/// read by SQLite and agrees with the manifest. Changes nothing. Blocks.
+///
+/// # Errors
+/// [`SaveError::Unsuitable`] names the file and the difference; the others if it could not be read.
+pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    let manifest = Manifest::read(folder)?;
+    let total = manifest.bytes();
+    let mut done = 0;
+    for file in manifest.files() {
+        let path = folder.join(&file.file);
+        check_length(&path, file.bytes)?;
+        let found = look(folder, &file.file, |piece| {
+            done += piece.len() as u64;
+            watch.tell(&Step::Checking { bytes: done, of: total })
+        })?;
+        check_bits(&path, &found, file)?;
+        if let Some(defect) = check::defect(&path)? {
+            return Err(SaveError::unsuitable(&path, defect));
+        }
+    }
+    check_facts(folder, &manifest)?;
+    Ok(manifest)
+}
+
+/// Creates a data directory from a copy. Blocks.
+///
+/// # Errors
+/// Errors of [`verify`], and an error if the directory is in use.
+pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    check_not_locked(data_dir)?;
+    let place = free_place(data_dir)?;
+    let manifest = verify(from, watch)?;
+    check_room(&place, manifest.bytes())?;
+    let unfinished = Unfinished::begin(&place, false)?;
+    let total = manifest.bytes();
+    let mut done = 0;
+    for file in manifest.files() {
+        let path = unfinished.path().join(&file.file);
+        let told = |error| SaveError::io(&path, error);
+        let mut copy = File::create(&path).map_err(told)?;
+        let found = look(from, &file.file, |piece| {
+            done += piece.len() as u64;
+            copy.write_all(piece).map_err(told)?;
+            watch.tell(&Step::Writing { bytes: done, of: total })
+        })?;
+        copy.sync_all().map_err(told)?;
+        // The copy was checked before, but this is the data that was copied.
+        check_bits(&from.join(&file.file), &found, file)?;
+    }
+    unfinished.finish()?;
+    Ok(manifest)
+}
+
+fn check_length(path: &Path, saved: u64) -> Result<(), SaveError> {
+    match fs::metadata(path) {
+        Ok(file) if file.len() == saved => Ok(()),
+        Ok(_) => Err(SaveError::unsuitable(path, "its length differs")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(SaveError::unsuitable(path, "it is missing"))
+        }
+        Err(error) => Err(SaveError::io(path, error)),
+    }
+}
+
+fn check_bits(path: &Path, found: &SavedFile, saved: &SavedFile) -> Result<(), SaveError> {
+    if found == saved {
+        return Ok(());
+    }
+    Err(SaveError::unsuitable(path, "its bytes differ from those that were saved"))
+}
+
+fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
+    let path = folder.join(&manifest.catalog.file);
+    let CatalogFacts { cluster_id, epoch, shards } = catalog_facts(&path)?;
+    let named = manifest.shards.iter().map(|shard| &shard.shard);
+    if cluster_id != manifest.cluster_id || epoch != manifest.epoch || !shards.iter().eq(named) {
+        return Err(SaveError::unsuitable(&path, "it is the catalog of another cluster or epoch"));
+    }
+    for saved in &manifest.shards {
+        let path = folder.join(&saved.file.file);
+        let ShardFacts { cluster_id, shard, position, rows } = shard_facts(&path)?;
+        if cluster_id != manifest.cluster_id || shard != saved.shard {
+            return Err(SaveError::unsuitable(&path, "it is the file of another shard"));
+        }
+        if position != saved.position || rows != saved.rows {
+            return Err(SaveError::unsuitable(&path, "its position is not that of the manifest"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the lock, for a clearer error than "not empty".
+fn check_not_locked(data_dir: &Path) -> Result<(), SaveError> {
+    let in_use = || {
+        let (path, pid) = (data_dir.display().to_string(), noted_pid(data_dir));
+        Err(SaveError::InUse { path, pid })
+    };
+    if is_folder_locked(data_dir) {
+        return in_use();
+    }
+    let lock_path = data_dir.join("tessera.lock");
+    let Ok(lock) = File::open(&lock_path) else { return Ok(()) };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => in_use(),
+        Err(TryLockError::Error(error)) => Err(SaveError::io(&lock_path, error)),
+    }
+}

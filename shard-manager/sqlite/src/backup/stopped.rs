@@ -1,0 +1,62 @@
+//! Stopped: copies a cluster without a router.
+//!
+//! The files are copied as they are, whatever their schema: so an older cluster can be saved before
+//! it is migrated, and the first start after a restore migrates the copy. No timeline begins, and
+//! the next start still handles an unclean stop.
+//!
+//! **Invariant:** the contents of the files do not change.
+//! **Not here:** a copy beside a router (`backup`).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::Utc;
+use model::value::format_timestamp;
+
+use super::folder::Unfinished;
+use super::manifest::Manifest;
+use super::originals::{Original, Originals};
+use super::{SaveError, SnapshotPoint, Watch};
+use crate::data_dir::DataDir;
+use crate::{copy, migrate};
+
+/// Copies a cluster into a folder that is missing or empty, and prevents routers from starting
+/// meanwhile. Blocks.
+///
+/// # Errors
+/// [`SaveError`]; the folder is empty or missing then.
+pub fn save(data_dir: &Path, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    // Checked before locking, which would create a folder.
+    if !data_dir.join("catalog.db").exists() {
+        let cause = "this is no data directory: there is no catalog.db";
+        return Err(SaveError::target(data_dir, cause));
+    }
+    let held = DataDir::open(data_dir)?;
+    let saved = copy_files(&held, to, watch);
+    held.close();
+    saved
+}
+
+fn copy_files(held: &DataDir, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    let primaries = migrate::primaries(held.path())?.into_iter();
+    let primaries: Vec<Original> =
+        primaries.map(|found| Original { shard: found.shard, primary: found.path }).collect();
+    let catalog: PathBuf = held.catalog();
+    let originals =
+        Originals { data_dir: held.path(), catalog: &catalog, shards: primaries.iter().collect() };
+    let unfinished = Unfinished::begin(&originals.place(to)?, true)?;
+    let folder = unfinished.path();
+    let positions = originals.copy(folder, watch, |index, path| {
+        copy::copy_at_rest(&primaries[index].primary, path)?;
+        copy::shard_facts(path).map(|facts| facts.position)
+    })?;
+    let mut catalog_copy = copy::CatalogCopy::open(&catalog)?;
+    catalog_copy.take()?;
+    catalog_copy.write(&originals.catalog_in(folder))?;
+    let point = SnapshotPoint { positions, at: format_timestamp(Utc::now()), held: Duration::ZERO };
+    let manifest = originals.seal(point, folder, watch)?;
+    manifest.write(folder)?;
+    watch.check()?;
+    unfinished.finish()?;
+    Ok(manifest)
+}

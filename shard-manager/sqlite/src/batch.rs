@@ -1,0 +1,458 @@
+//! Batch: one transaction of a writer in progress.
+//!
+//! A batch checks that the slots are owned here, applies the changes, stores the results of
+//! idempotency keys, appends the changed rows to the change log, and updates the counters. SQLite
+//! alone undoes a statement that it refuses, so a bad change does not affect its neighbours.
+//!
+//! **Not here:** beginning and committing (`writer`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::Utc;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+use engine::WriteGroup;
+use engine::forgetting::{Forgetting, recorded_at};
+use engine::row_image::{self, ServerColumns, push_row};
+use engine::system_tables::tessera_shard;
+use model::error::Error;
+use model::idempotency;
+use model::keyspace::Slot;
+use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use model::sabotage::{Mutation, is_on};
+use model::value::{Value, format_timestamp, push_json_number};
+
+use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement, for_each_row};
+use super::row_json::value;
+use super::{log, sql};
+
+/// Most records of idempotency keys that one batch removes.
+const FORGOTTEN_MAX: usize = 256;
+
+/// Counters that only grow: versions of rows, positions in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) version: i64,
+    pub(super) position: i64,
+}
+
+impl Counters {
+    pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Self> {
+        let row = tessera_shard::table.select((tessera_shard::version, tessera_shard::position));
+        let (version, position) = row.first(connection)?;
+        Ok(Self { version, position })
+    }
+}
+
+/// A transaction in progress.
+pub(super) struct Batch<'t> {
+    connection: &'t mut SqliteConnection,
+    shapes: &'t mut PreparedShapes,
+    counters: Counters,
+    now: String,
+    log: Vec<u8>,
+    rows_added: BTreeMap<String, i64>,
+    /// True if the last row that was looked up did not exist: then the next one is probably new as
+    /// well, and is inserted without a lookup.
+    expects_new: bool,
+}
+
+/// Effects of a batch, if it is committed.
+pub(super) struct Applied {
+    pub(super) rows: Vec<Result<RowDone, Error>>,
+    pub(super) counters: Counters,
+    /// Bytes that were appended to the log.
+    pub(super) logged: u64,
+}
+
+impl<'t> Batch<'t> {
+    pub(super) fn new(
+        connection: &'t mut SqliteConnection,
+        counters: Counters,
+        shapes: &'t mut PreparedShapes,
+    ) -> Self {
+        let now = format_timestamp(Utc::now());
+        let (log, rows_added) = (Vec::new(), BTreeMap::new());
+        Self { connection, shapes, counters, now, log, rows_added, expects_new: false }
+    }
+
+    /// Applies the groups in order. The changed rows must fit into one log entry: a larger batch is
+    /// aborted, to be split, unless it is a single change; a larger atomic group is refused.
+    pub(super) fn run(mut self, groups: &[WriteGroup<'_>]) -> QueryResult<Applied> {
+        let foreign = self.slots_not_owned(groups)?;
+        let count: usize = groups.iter().map(|group| group.rows.len()).sum();
+        let mut rows = Vec::with_capacity(count);
+        let mut answered = 0;
+        for group in groups {
+            if let Some(places) = group.atomic_rows.filter(|_| !is_on(Mutation::TornTransaction)) {
+                let done = self.apply_atomic(group.rows, places, &foreign)?;
+                answered += done.iter().map(answered_bytes).sum::<usize>();
+                rows.extend(done);
+                if self.log.len() + answered > IMAGES_BYTES_MAX && groups.len() > 1 {
+                    return Err(DieselError::RollbackTransaction);
+                }
+                continue;
+            }
+            for change in group.rows {
+                let row = self.apply_owned(change, &foreign)?;
+                answered += answered_bytes(&row);
+                rows.push(row);
+                if self.log.len() + answered > IMAGES_BYTES_MAX && count > 1 {
+                    return Err(DieselError::RollbackTransaction);
+                }
+            }
+        }
+        if !self.log.is_empty() {
+            self.keep_books()?;
+        }
+        Ok(Applied { rows, counters: self.counters, logged: self.log.len() as u64 })
+    }
+
+    /// Returns the slots that are not owned here. The database decides, inside the transaction that
+    /// writes to them.
+    fn slots_not_owned(&mut self, groups: &[WriteGroup<'_>]) -> QueryResult<BTreeSet<i64>> {
+        let mut slots = Vec::new();
+        for change in groups.iter().flat_map(|group| group.rows) {
+            slots.push(if slots.is_empty() { b'[' } else { b',' });
+            push_json_number(&mut slots, change.slot.number());
+        }
+        slots.push(b']');
+        let slots = String::from_utf8(slots).expect("digits, commas and brackets are ASCII");
+        let binds = [Bind::Text(&slots), Bind::Text(&self.now)];
+        let statement = Statement { sql: sql::SLOTS_NOT_OWNED, binds: &binds, cached: true };
+        let mut foreign = BTreeSet::new();
+        for_each_row(self.connection, statement, |row| {
+            foreign.extend(row.int(0));
+            Ok(())
+        })?;
+        Ok(foreign)
+    }
+
+    /// Applies all of these changes, or undoes them and reports for each that it was undone.
+    fn apply_atomic(
+        &mut self,
+        changes: &[RowWrite],
+        places: &[usize],
+        foreign: &BTreeSet<i64>,
+    ) -> QueryResult<Vec<Result<RowDone, Error>>> {
+        self.connection.batch_execute("SAVEPOINT whole")?;
+        let (counters, logged, added) = (self.counters, self.log.len(), self.rows_added.clone());
+        let mut done = Vec::with_capacity(changes.len());
+        let mut answered = 0;
+        let mut refused = None;
+        for (at, change) in changes.iter().enumerate() {
+            let row = self.apply_owned(change, foreign)?;
+            answered += answered_bytes(&row);
+            let error = match &row {
+                Err(error) => Some(error.clone()),
+                Ok(_) if self.log.len() - logged + answered > IMAGES_BYTES_MAX => {
+                    Some(Error::TransactionTooLarge)
+                }
+                Ok(_) => None,
+            };
+            if let Some(error) = error {
+                refused = Some((at, error));
+                break;
+            }
+            done.push(row);
+        }
+        let Some((culprit, error)) = refused else {
+            self.connection.batch_execute("RELEASE whole")?;
+            return Ok(done);
+        };
+        self.connection.batch_execute("ROLLBACK TO whole; RELEASE whole")?;
+        self.counters = counters;
+        self.log.truncate(logged);
+        self.rows_added = added;
+        let verdict = |at: usize| match (&error, at == culprit) {
+            (error, true) | (error @ Error::TransactionTooLarge, false) => error.clone(),
+            (error, false) => {
+                Error::Undone { row: places[culprit], cause: Box::new(error.clone()) }
+            }
+        };
+        let numbered = changes.iter().enumerate();
+        numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
+    }
+
+    /// Returns the result of a change that was undone: the stored first result, if the change is a
+    /// repetition under its idempotency key.
+    fn undone(&mut self, change: &RowWrite, error: Error) -> QueryResult<Result<RowDone, Error>> {
+        if let Some(answer) = self.replayed(change)? {
+            return Ok(answer);
+        }
+        let outcome = Err(error);
+        self.remember(change, &outcome)?;
+        Ok(outcome)
+    }
+
+    fn apply_owned(
+        &mut self,
+        change: &RowWrite,
+        foreign: &BTreeSet<i64>,
+    ) -> QueryResult<Result<RowDone, Error>> {
+        if foreign.contains(&i64::from(change.slot.number())) {
+            return Ok(Err(Error::SlotNotOwned));
+        }
+        self.apply_once(change)
+    }
+
+    /// Applies a change, unless it was stored before under its idempotency key.
+    fn apply_once(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+        if let Some(answer) = self.replayed(change)? {
+            return Ok(answer);
+        }
+        let mut outcome = self.apply(change)?;
+        self.remember(change, &outcome)?;
+        if let (Ok(done), false) = (&mut outcome, change.wants_row) {
+            done.json = Vec::new();
+        }
+        Ok(outcome)
+    }
+
+    /// Returns the first result, if the change was stored before under its idempotency key.
+    fn replayed(&mut self, change: &RowWrite) -> QueryResult<Option<Result<RowDone, Error>>> {
+        let Some(key) = idempotency::key(change) else { return Ok(None) };
+        let found = self.remembered(change, key)?;
+        Ok(found.map(|(fingerprint, answer)| idempotency::replay(change, &fingerprint, &answer)))
+    }
+
+    /// Stores the result under the idempotency key. Without its record the write must not be stored
+    /// either.
+    fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) -> QueryResult<()> {
+        let Some(record) = idempotency::record(change, outcome) else { return Ok(()) };
+        let now = std::mem::replace(&mut self.now, recorded_at());
+        let kept = self.apply(&record);
+        self.now = now;
+        kept?.map(drop).map_err(|_| DieselError::RollbackTransaction)
+    }
+
+    /// Returns the record of an idempotency key, if there is one.
+    fn remembered(
+        &mut self,
+        change: &RowWrite,
+        key: &str,
+    ) -> QueryResult<Option<(String, String)>> {
+        let slot = Bind::Int(i64::from(change.slot.number()));
+        let binds = [slot, Bind::Text(&change.key), Bind::Text(key)];
+        let statement = Statement { sql: sql::REMEMBERED, binds: &binds, cached: true };
+        let mut found = None;
+        for_each_row(self.connection, statement, |row| {
+            let text = |column| row.text(column, str::to_owned).unwrap_or_default();
+            found = Some((text(0), text(1)));
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Removes records of idempotency keys that are too old, a few in each batch, oldest first.
+    ///
+    /// Returns true if none are left.
+    pub(super) fn forget_old(&mut self) -> QueryResult<bool> {
+        let Forgetting { from, until, witness } = Forgetting::now();
+        if let Some((from, until)) = witness {
+            let binds = [Bind::Text(&from), Bind::Text(&until)];
+            let statement = Statement { sql: sql::WITNESS, binds: &binds, cached: true };
+            let mut is_sure = false;
+            for_each_row(self.connection, statement, |_| {
+                is_sure = true;
+                Ok(())
+            })?;
+            if !is_sure {
+                return Ok(true);
+            }
+        }
+        let binds = [Bind::Text(&from), Bind::Text(&until), Bind::Int(FORGOTTEN_MAX as i64)];
+        let statement = Statement { sql: sql::FORGOTTEN, binds: &binds, cached: true };
+        let mut old = Vec::new();
+        for_each_row(self.connection, statement, |row| {
+            let slot = row.int(0).and_then(|slot| Slot::new(u16::try_from(slot).ok()?));
+            let text = |column| row.text(column, str::to_owned).unwrap_or_default();
+            old.extend(slot.map(|slot| (slot, text(1), text(2))));
+            Ok(())
+        })?;
+        old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))?;
+        Ok(old.len() < FORGOTTEN_MAX)
+    }
+
+    fn forget(&mut self, slot: Slot, shard_key: &str, key: &str) -> QueryResult<()> {
+        let removal = RowWrite {
+            table: Arc::clone(&idempotency::TABLE),
+            operation: Operation::Delete,
+            slot,
+            key: shard_key.to_owned(),
+            id: vec![Value::Text(key.to_owned())],
+            set: Vec::new(),
+            precondition: None,
+            idempotency_key: None,
+            wants_row: false,
+        };
+        self.apply(&removal).map(drop)
+    }
+
+    fn apply(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+        if self.expects_new
+            && change.precondition.is_none()
+            && matches!(change.operation, Operation::Upsert | Operation::Insert)
+            && change.missing().is_none()
+        {
+            let image = row_image::made(change, &self.server_columns());
+            match self.insert(change, &image, true) {
+                Ok(0) => self.expects_new = false,
+                Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
+                Err(error) => return refusal(error),
+            }
+        }
+        let current = self.current(change)?;
+        self.expects_new = current.is_none();
+        let kind = match row_image::outcome(change, current.as_deref()) {
+            Ok(kind) => kind,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let image = match (kind, current) {
+            (Change::Removed, Some(row)) => row,
+            (Change::Changed, Some(row)) => row_image::changed(change, row, &self.server_columns()),
+            (Change::Created | Change::Changed | Change::Removed, _) => {
+                row_image::made(change, &self.server_columns())
+            }
+        };
+        let ran = match kind {
+            Change::Created => self.insert(change, &image, false).map(drop),
+            Change::Changed => self.update(change, &image),
+            Change::Removed => self.remove(change),
+        };
+        match ran {
+            Ok(()) => Ok(Ok(self.finish(change, kind, &image))),
+            Err(error) => refusal(error),
+        }
+    }
+
+    /// Logs and counts a change, and returns its result.
+    fn finish(&mut self, change: &RowWrite, kind: Change, image: &[Value]) -> RowDone {
+        let mut json = Vec::new();
+        if kind != Change::Removed || change.wants_row || change.idempotency_key.is_some() {
+            json.reserve(256);
+            push_row(&mut json, &change.table, image);
+        }
+        let done = RowDone { change: kind, version: 0, json, replayed: false };
+        self.note(change, done)
+    }
+
+    /// Returns the answered columns of the row; `None` if there is none. No other writer can change
+    /// it meanwhile.
+    fn current(&mut self, change: &RowWrite) -> QueryResult<Option<Vec<Value>>> {
+        let mut binds = Vec::with_capacity(change.id.len() + 2);
+        push_row_binds(&mut binds, change);
+        let table = &change.table;
+        let statements = self.shapes.statements(table);
+        let statement = Statement { sql: &statements.select_row, binds: &binds, cached: true };
+        let mut current = None;
+        for_each_row(self.connection, statement, |row| {
+            let columns = table.answered().map(|column| table.column(column).kind);
+            current = Some(columns.enumerate().map(|(at, kind)| value(row, at, kind)).collect());
+            Ok(())
+        })?;
+        Ok(current)
+    }
+
+    fn server_columns(&self) -> ServerColumns<'_> {
+        ServerColumns { version: self.counters.version + 1, now: &self.now }
+    }
+
+    /// Inserts a row, and returns the number of new rows: none, if `may_exist` and it does.
+    fn insert(&mut self, change: &RowWrite, row: &[Value], may_exist: bool) -> QueryResult<usize> {
+        let slot = Bind::Int(i64::from(change.slot.number()));
+        let mut binds = Vec::with_capacity(row.len() + 2);
+        binds.extend([slot, Bind::Text(&change.key)]);
+        binds.extend(row.iter().map(Bind::from));
+        let statements = self.shapes.statements(&change.table);
+        let sql = if may_exist { &statements.insert_new } else { &statements.insert };
+        Statement { sql, binds: &binds, cached: true }.execute(self.connection)
+    }
+
+    fn update(&mut self, change: &RowWrite, row: &[Value]) -> QueryResult<()> {
+        let table = &change.table;
+        let set: Vec<usize> = change.set.iter().map(|(column, _)| *column).collect();
+        let mut binds: Vec<Bind<'_>> = change.set.iter().map(|(_, value)| value.into()).collect();
+        let first = table.answered().start;
+        let stamps = [table.version(), table.version() + 2];
+        binds.extend(stamps.map(|column| Bind::from(&row[column - first])));
+        push_row_binds(&mut binds, change);
+        self.execute(&sql::update(table, &set), &binds)
+    }
+
+    fn remove(&mut self, change: &RowWrite) -> QueryResult<()> {
+        let mut binds = Vec::with_capacity(change.id.len() + 2);
+        push_row_binds(&mut binds, change);
+        self.execute(&sql::remove(&change.table), &binds)
+    }
+
+    fn execute(&mut self, sql: &str, binds: &[Bind<'_>]) -> QueryResult<()> {
+        let statement = Statement { sql, binds, cached: self.shapes.admit(sql) };
+        statement.execute(self.connection).map(drop)
+    }
+
+    /// Records an applied change: version, log, number of rows.
+    fn note(&mut self, change: &RowWrite, mut done: RowDone) -> RowDone {
+        self.counters.version += 1;
+        let restarts = is_on(Mutation::VersionFromOne) && done.change == Change::Created;
+        done.version = if restarts { 1 } else { self.counters.version };
+        log::push_line(&mut self.log, change, &done);
+        let added = done.change.rows_added();
+        if added != 0 {
+            match self.rows_added.get_mut(change.table.name()) {
+                Some(sum) => *sum += added,
+                None => drop(self.rows_added.insert(change.table.name().to_owned(), added)),
+            }
+        }
+        done
+    }
+
+    fn keep_books(&mut self) -> QueryResult<()> {
+        self.counters.position += 1;
+        let Counters { version, position } = self.counters;
+        let at = [Bind::Int(position), Bind::Text(&self.now), Bind::Blob(&self.log)];
+        run(self.connection, sql::APPEND_LOG, &at)?;
+        run(self.connection, sql::SET_COUNTERS, &[Bind::Int(version), Bind::Int(position)])?;
+        add_rows(self.connection, &self.rows_added)
+    }
+}
+
+/// Adds to the numbers of rows.
+pub(super) fn add_rows(
+    connection: &mut SqliteConnection,
+    rows_added: &BTreeMap<String, i64>,
+) -> QueryResult<()> {
+    for (table, added) in rows_added.iter().filter(|(_, added)| **added != 0) {
+        run(connection, sql::ADD_ROWS, &[Bind::Text(table), Bind::Int(*added)])?;
+    }
+    Ok(())
+}
+
+/// Runs one of the fixed statements.
+pub(super) fn run(
+    connection: &mut SqliteConnection,
+    sql: &str,
+    binds: &[Bind<'_>],
+) -> QueryResult<()> {
+    Statement { sql, binds, cached: true }.execute(connection).map(drop)
+}
+
+/// Converts a violated constraint to a result; other errors fail the batch.
+fn refusal(error: DieselError) -> QueryResult<Result<RowDone, Error>> {
+    match DbErrorKind::of(&error) {
+        DbErrorKind::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
+        DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => Err(error),
+    }
+}
+
+fn answered_bytes(row: &Result<RowDone, Error>) -> usize {
+    row.as_ref().map_or(0, |row| row.json.len())
+}
+
+fn push_row_binds<'c>(binds: &mut Vec<Bind<'c>>, change: &'c RowWrite) {
+    binds.extend([Bind::Int(i64::from(change.slot.number())), Bind::Text(&change.key)]);
+    binds.extend(change.id.iter().map(Bind::from));
+}

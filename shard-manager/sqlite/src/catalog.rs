@@ -1,0 +1,129 @@
+//! Catalog: the durable shard map of an embedded cluster, in a file of its own.
+//!
+//! **Not here:** its contents (`engine::cluster_spec`), the rows (`shard_file`).
+
+mod look;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use engine::cluster_spec::{ClusterRow, check_spec};
+
+use super::OpenError;
+use super::connection::create;
+use super::data_dir::{catalog_file, shard_file_in};
+pub use engine::cluster_spec::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
+use engine::system_tables::tessera_cluster::dsl;
+use model::shard_map::ShardMap;
+use model::token::TokenKey;
+
+pub(super) use look::{Looked, look};
+
+pub(super) const MIGRATIONS: EmbeddedMigrations =
+    embed_migrations!("../../migrations/sqlite/catalog");
+
+/// Name of the catalog in errors.
+const PLACE: &str = "the data directory";
+
+/// An open catalog.
+pub struct Catalog {
+    connection: SqliteConnection,
+    /// Id of the cluster, which every file repeats.
+    pub cluster_id: String,
+    /// The current shard map.
+    pub map: ShardMap,
+    /// True if every shard's file has been created.
+    pub ready: bool,
+    /// Number of replicas of each shard.
+    pub replicas: usize,
+    /// Timeline that the primary of each shard began last, by the name of the shard.
+    pub timelines: BTreeMap<String, u32>,
+    /// Key that signs session tokens.
+    pub token_key: TokenKey,
+}
+
+/// Refuses a folder in which the specified cluster cannot exist, before anything is created there.
+///
+/// # Errors
+/// [`OpenError::Foreign`] if there are shards without their catalog, [`OpenError::Conflict`] if a
+/// new cluster cannot have the specified settings.
+pub fn check_start(folder: &Path, spec: &ClusterSpec) -> Result<(), OpenError> {
+    let catalog = catalog_file(folder);
+    if std::fs::metadata(&catalog).is_ok_and(|file| file.len() > 0) {
+        return Ok(());
+    }
+    match shard_file_in(folder) {
+        Some(file) => Err(OpenError::foreign(
+            &catalog,
+            format!(
+                "the catalog is missing or empty, though {file} is there: without it the shards of the rows are unknown. Restore \
+                 it from where it was moved to or from a backup, or name another folder for a new cluster"
+            ),
+        )),
+        None => ClusterRow::new(spec, None).map(drop),
+    }
+}
+
+impl Catalog {
+    /// Opens the catalog, or creates it for a new cluster.
+    ///
+    /// # Errors
+    /// [`OpenError::Conflict`] if the cluster was created with other settings; the others if the
+    /// file cannot be used.
+    pub fn open(path: &Path, spec: &ClusterSpec) -> Result<Self, OpenError> {
+        let mut connection = create(path)?;
+        let migrated = connection.run_pending_migrations(MIGRATIONS);
+        migrated.map_err(|error| OpenError::file(path, error))?;
+        let found: Option<ClusterRow> = dsl::tessera_cluster
+            .first(&mut connection)
+            .optional()
+            .map_err(|error| OpenError::file(path, error))?;
+        let row = match found {
+            Some(row) => row,
+            None => {
+                let row = ClusterRow::new(spec, None)?;
+                let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
+                stored.execute(&mut connection).map_err(|error| OpenError::file(path, error))?;
+                row
+            }
+        };
+        row.check_hash(PLACE)?;
+        let damaged = |cause: String| OpenError::foreign(path, cause);
+        let map = row.map().map_err(damaged)?;
+        check_spec(&map, spec, PLACE)?;
+        let replicas = match spec.replicas {
+            Some(replicas) => {
+                let kept = diesel::update(dsl::tessera_cluster)
+                    .set(dsl::replicas.eq(replicas as i64))
+                    .execute(&mut connection);
+                kept.map_err(|error| OpenError::file(path, error))?;
+                replicas
+            }
+            None => row.replicas as usize,
+        };
+        let timelines = row.begun_timelines().map_err(damaged)?;
+        let token_key = row.token_key().map_err(damaged)?;
+        let (cluster_id, ready) = (row.cluster_id, row.ready == 1);
+        Ok(Self { connection, cluster_id, map, ready, replicas, timelines, token_key })
+    }
+
+    /// Records that every shard has its file, and the timeline that each primary has begun.
+    ///
+    /// # Errors
+    /// [`OpenError::Database`] if it cannot be written.
+    pub fn set_ready(
+        &mut self,
+        path: &Path,
+        timelines: BTreeMap<String, u32>,
+    ) -> Result<(), OpenError> {
+        let text = serde_json::to_string(&timelines).expect("names and numbers always serialise");
+        let noted =
+            diesel::update(dsl::tessera_cluster).set((dsl::ready.eq(1), dsl::timelines.eq(text)));
+        noted.execute(&mut self.connection).map_err(|error| OpenError::file(path, error))?;
+        (self.ready, self.timelines) = (true, timelines);
+        Ok(())
+    }
+}

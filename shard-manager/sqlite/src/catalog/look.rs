@@ -1,0 +1,43 @@
+//! Look: reads the catalog beside the process that writes it.
+//!
+//! **Invariant:** nothing is migrated or changed; the error about an unreadable catalog states the
+//! reason.
+//! **Not here:** the files of the shards (`node_view`).
+
+use std::path::Path;
+
+use diesel::prelude::*;
+use model::shard_map::ShardMap;
+
+use super::super::OpenError;
+use super::super::offline_view::open_to_look;
+use super::{ClusterRow, MIGRATIONS, PLACE, dsl};
+
+/// Contents of a catalog.
+pub(in super::super) struct Looked {
+    /// Id of the cluster.
+    pub(in super::super) cluster_id: String,
+    /// The current shard map.
+    pub(in super::super) map: ShardMap,
+    /// True if every shard's file has been created.
+    pub(in super::super) ready: bool,
+    /// Number of replicas of each shard.
+    pub(in super::super) replicas: usize,
+}
+
+/// Reads a catalog.
+///
+/// # Errors
+/// [`OpenError`] if the file is missing, is not a catalog of this program, or cannot be read.
+pub(in super::super) fn look(path: &Path) -> Result<Looked, OpenError> {
+    let mut connection = open_to_look(path, &MIGRATIONS)?;
+    let row: Option<ClusterRow> = dsl::tessera_cluster
+        .first(&mut connection)
+        .optional()
+        .map_err(|error| OpenError::file(path, error))?;
+    let row = row.ok_or_else(|| OpenError::foreign(path, "no cluster was created here yet"))?;
+    row.check_hash(PLACE)?;
+    let map = row.map().map_err(|cause| OpenError::foreign(path, cause))?;
+    let (ready, replicas) = (row.ready == 1, row.replicas as usize);
+    Ok(Looked { cluster_id: row.cluster_id, map, ready, replicas })
+}

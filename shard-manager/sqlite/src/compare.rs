@@ -1,0 +1,281 @@
+//! Compare: checks that the files of a shard hold the same rows, while they are written to.
+//!
+//! A look, which is one step of a comparison, reads a stretch of rows in one short snapshot of each
+//! file, the replicas' before their primary's. The primary's log lists the changes between two
+//! snapshots, and rows of those keys are left out; all others must be equal. Each look opens the
+//! files again, so that rows come from the disk and not from a cache, and no snapshot blocks WAL
+//! checkpoints for longer than it takes to read a stretch.
+//!
+//! **Invariant:** rows are only reported as different if no transaction changed them between the
+//! positions at which they were read.
+//! **Not here:** which file is right, and what happens to the others (`comparing`).
+
+mod snapshot;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use model::position::TimelineHistory;
+use model::table::Table;
+use model::value::Value;
+
+use super::log::{self, Line};
+use super::row_hash::key_hash;
+use snapshot::{Snapshot, Sum};
+
+/// Bytes of the primary's rows that one look reads.
+const STRETCH_BYTES: u64 = 256 << 10;
+/// Rows of one stretch that are compared one by one. It has more only where a damaged key ends it.
+const ROWS_MAX: usize = 1 << 17;
+/// Largest number of transactions by which a replica may lag and still be compared.
+const BEHIND_MAX: u64 = 256;
+/// Most bytes of the log that are read to find the changes between two snapshots.
+const LOG_BYTES_MAX: usize = 16 << 20;
+
+/// One copy of a shard's rows.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyFile<'f> {
+    /// 0 for the primary, else the number of the replica, from 1.
+    pub number: usize,
+    /// File of the copy, which must not be replaced meanwhile.
+    pub path: &'f Path,
+}
+
+/// Settings of a look.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'t> {
+    /// The timelines of the shard.
+    pub history: &'t TimelineHistory,
+    /// Ends the look.
+    pub stop: &'t AtomicBool,
+}
+
+/// Key of a row in its table: slot, shard key, id.
+type Key = Vec<Value>;
+
+/// Place that a walk over all rows has reached.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    table: String,
+    after: Option<Key>,
+}
+
+/// Stretch of adjacent rows.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    /// Table of the rows.
+    pub table: Arc<Table>,
+    after: Option<Key>,
+    until: Option<Key>,
+}
+
+/// Findings of one look.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Stretches whose rows differ between copies.
+    pub differing: Vec<Stretch>,
+    /// Place to go on from; `None` after the last row.
+    pub next: Option<Place>,
+    /// Bytes of rows that were read.
+    pub bytes: u64,
+    /// Copies that were compared: not those that lag too far.
+    pub copies: usize,
+}
+
+/// Row that differs between copies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RowApart {
+    /// Hash of its key.
+    pub row: u128,
+    /// Hash of the row in each copy; `None` where it is missing.
+    pub copies: Vec<(usize, Option<u128>)>,
+}
+
+/// Reason why copies could not be compared.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// One of them could not be read.
+    Unreadable {
+        /// Number of the copy.
+        number: usize,
+        /// True if its bytes are to blame, and not the access to them.
+        damaged: bool,
+        /// Error message.
+        cause: String,
+    },
+    /// The changes between the snapshots are unknown.
+    Apart,
+    /// The look was cancelled.
+    Stopped,
+}
+
+/// Compares the next rows of all tables, in the order of the tables' names; the primary is the
+/// first of the files. Blocks for some milliseconds.
+///
+/// # Errors
+/// [`Obstacle`]; then nothing is known.
+pub fn look(
+    files: &[CopyFile<'_>],
+    tables: &[Arc<Table>],
+    from: &Place,
+    terms: Terms<'_>,
+) -> Result<Looked, Obstacle> {
+    let mut copies = Copies::take(files, terms)?;
+    let mut looked = Looked { copies: copies.replicas.len() + 1, ..Looked::default() };
+    let mut taken = 0;
+    for table in tables.iter().filter(|table| table.name() >= &*from.table) {
+        let after = from.after.clone().filter(|_| table.name() == from.table);
+        if taken >= STRETCH_BYTES {
+            looked.next = Some(Place { table: table.name().to_owned(), after });
+            break;
+        }
+        let mut stretch = Stretch { table: Arc::clone(table), after, until: None };
+        let (expected, last) = copies.primary_sum(&stretch, STRETCH_BYTES - taken)?;
+        stretch.until = last;
+        taken += expected.bytes;
+        looked.bytes += expected.bytes;
+        let mut same = true;
+        for index in 0..copies.replicas.len() {
+            let found = copies.replica_sum(index, &stretch)?;
+            looked.bytes += found.bytes;
+            same &= found.is_that_of(&expected);
+        }
+        looked.next = stretch
+            .until
+            .clone()
+            .map(|last| Place { table: table.name().to_owned(), after: Some(last) });
+        if !same {
+            looked.differing.push(stretch);
+        }
+        if looked.next.is_some() {
+            break;
+        }
+    }
+    Ok(looked)
+}
+
+/// Returns the rows of a stretch that differ, by their keys; none if it has too many to compare one
+/// by one. Blocks for some milliseconds.
+///
+/// # Errors
+/// [`Obstacle`]; then nothing is known.
+pub fn rows_apart(
+    files: &[CopyFile<'_>],
+    stretch: &Stretch,
+    terms: Terms<'_>,
+) -> Result<Vec<RowApart>, Obstacle> {
+    let mut copies = Copies::take(files, terms)?;
+    let left_out = copies.left_out(&stretch.table);
+    let mut rows: BTreeMap<u128, Vec<Option<u128>>> = BTreeMap::new();
+    let count = copies.replicas.len() + 1;
+    for (index, copy) in copies.all().enumerate() {
+        let each = |row, hash| {
+            rows.entry(row).or_insert_with(|| vec![None; count])[index] = Some(hash);
+            rows.len() <= ROWS_MAX
+        };
+        copy.rows(stretch, &left_out, terms.stop, each)?;
+    }
+    if rows.len() > ROWS_MAX {
+        return Ok(Vec::new());
+    }
+    rows.retain(|_, hashes| hashes.iter().any(|hash| *hash != hashes[0]));
+    let numbers: Vec<usize> = copies.all().map(|copy| copy.number()).collect();
+    let apart = |(row, hashes): (u128, Vec<Option<u128>>)| {
+        let copies = numbers.iter().copied().zip(hashes).collect();
+        RowApart { row, copies }
+    };
+    Ok(rows.into_iter().map(apart).collect())
+}
+
+/// Keys of one table, by their hashes, whose rows are not compared.
+type LeftOut = HashSet<u64>;
+
+/// One snapshot of each copy, and the changes between them.
+struct Copies<'t> {
+    primary: Snapshot,
+    replicas: Vec<Snapshot>,
+    changed: HashMap<String, Arc<LeftOut>>,
+    stop: &'t AtomicBool,
+}
+
+impl<'t> Copies<'t> {
+    fn take(files: &[CopyFile<'_>], terms: Terms<'t>) -> Result<Self, Obstacle> {
+        let (primary, replicas) = files.split_first().ok_or(Obstacle::Apart)?;
+        // Replicas are read first, so that they have no change that the primary lacks.
+        let replicas: Result<Vec<Snapshot>, Obstacle> =
+            replicas.iter().map(Snapshot::begin).collect();
+        let (mut replicas, mut primary) = (replicas?, Snapshot::begin(primary)?);
+        let sequence = primary.position.sequence;
+        let fits = |copy: &Snapshot| {
+            copy.position.sequence <= sequence && terms.history.holds(copy.position)
+        };
+        if !replicas.iter().all(fits) {
+            return Err(Obstacle::Apart);
+        }
+        replicas.retain(|copy| sequence - copy.position.sequence <= BEHIND_MAX);
+        let oldest = replicas.iter().map(|copy| copy.position.sequence).min().unwrap_or(sequence);
+        let changed = changed_keys(&mut primary, oldest)?;
+        Ok(Self { primary, replicas, changed, stop: terms.stop })
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Snapshot> {
+        std::iter::once(&mut self.primary).chain(&mut self.replicas)
+    }
+
+    fn left_out(&self, table: &Table) -> Arc<LeftOut> {
+        self.changed.get(table.name()).cloned().unwrap_or_default()
+    }
+
+    /// Sums up rows of the primary until they reach `bytes_max`, and returns the key of the last
+    /// one; `None` at the end of the table.
+    fn primary_sum(
+        &mut self,
+        stretch: &Stretch,
+        bytes_max: u64,
+    ) -> Result<(Sum, Option<Key>), Obstacle> {
+        let left_out = self.left_out(&stretch.table);
+        self.primary.sum(stretch, &left_out, bytes_max, self.stop)
+    }
+
+    fn replica_sum(&mut self, index: usize, stretch: &Stretch) -> Result<Sum, Obstacle> {
+        let left_out = self.left_out(&stretch.table);
+        let sum = self.replicas[index].sum(stretch, &left_out, u64::MAX, self.stop)?;
+        Ok(sum.0)
+    }
+}
+
+/// Keys whose rows the primary has changed after a position, by table.
+fn changed_keys(
+    primary: &mut Snapshot,
+    mut after: u64,
+) -> Result<HashMap<String, Arc<LeftOut>>, Obstacle> {
+    let mut changed: HashMap<String, LeftOut> = HashMap::new();
+    let mut bytes = 0;
+    while after < primary.position.sequence {
+        let entries = primary.log_after(after)?;
+        // The log was trimmed meanwhile.
+        if entries.first().is_none_or(|first| first.position != after + 1) {
+            return Err(Obstacle::Apart);
+        }
+        for entry in &entries {
+            after = entry.position;
+            bytes += entry.changes.len();
+            for line in log::lines(&entry.changes) {
+                // The entry may be a schema change: then rows of different shapes would be
+                // compared.
+                let line = Line::parse(line).map_err(|_unread| Obstacle::Apart)?;
+                let key = key_hash(&line.key);
+                match changed.get_mut(&*line.table) {
+                    Some(keys) => drop(keys.insert(key)),
+                    None => drop(changed.insert(line.table.into_owned(), LeftOut::from([key]))),
+                }
+            }
+        }
+        if bytes > LOG_BYTES_MAX {
+            return Err(Obstacle::Apart);
+        }
+    }
+    Ok(changed.into_iter().map(|(table, keys)| (table, Arc::new(keys))).collect())
+}

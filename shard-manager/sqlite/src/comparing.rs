@@ -1,0 +1,444 @@
+//! Comparing: reads all rows of all copies, again and again, and acts on differences.
+//!
+//! Disks flip bits, and SQLite keeps no checksums that would show it. Copies of a shard then
+//! differ, so comparing them finds the damage. It reads slowly, in the background: it must cost
+//! requests next to nothing.
+//!
+//! A replica that is proven wrong is not read from that moment on, and is rebuilt once all rows
+//! were compared, unless the primary, its source, is in doubt itself. A primary that is proven
+//! wrong is left as it is and reported (`doubts`).
+//!
+//! **Invariant:** only a difference that a second look, at new snapshots, confirms has
+//! consequences.
+//! **Not here:** reading copies (`compare`), the requests that are refused (`shard`).
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use engine::doubts::{Doubt, Doubts, Verdict, judge};
+use engine::fault_injector::NodeMode;
+use engine::replication::{ReplicaState, ReplicationState};
+use model::idempotency;
+use model::reason::{Findings, Reason};
+use model::table::{Registry, Table};
+
+use super::check;
+use super::compare::{self, CopyFile, Obstacle, Place, RowApart, Stretch, Terms};
+use super::footing::Footing;
+use super::nodes::FileReader;
+use super::replica::Replica;
+
+/// Delay after the start: flipped bits show when files are read again, and clients come first.
+const BEGINS_AFTER: Duration = Duration::from_millis(500);
+/// Pause after each pass over all shards.
+const PASS_PAUSE: Duration = Duration::from_secs(5);
+/// Most bytes read in a second, of all copies together.
+const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
+/// Ratio of the pause after each look to the look's duration: at most a fiftieth of one core is
+/// used.
+const PAUSE_FACTOR: u32 = 50;
+/// The longest pause after a look.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Pause before a second look, and before a retry.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Interval at which a check of a whole file tests whether it was cancelled.
+const LOOK: Duration = Duration::from_millis(50);
+/// Number of attempts at a stretch before the other shards have their turn.
+const TRIES_MAX: u32 = 5;
+
+/// A shard whose copies are compared.
+pub(super) struct Compared {
+    /// Name of the shard.
+    pub(super) name: String,
+    /// Doubts about its copies.
+    pub(super) doubts: Arc<Doubts>,
+    /// Replication state of its nodes.
+    pub(super) replication: Arc<ReplicationState>,
+    /// Findings of each copy, the primary first; doubts are reported there.
+    pub(super) findings: Vec<Arc<Findings>>,
+    /// The primary's file.
+    pub(super) primary: PathBuf,
+    /// Proof for the primary's file: another file of the same name is never opened.
+    pub(super) footing: Option<Arc<Footing>>,
+    /// The replicas and their files.
+    pub(super) replicas: Vec<(Arc<Replica>, PathBuf)>,
+}
+
+/// Thread that compares.
+pub(super) struct Comparing {
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Comparing {
+    /// Starts the thread, unless there is nothing to compare.
+    ///
+    /// # Errors
+    /// The system's, if it cannot start a thread.
+    pub(super) fn start(
+        shards: Vec<Compared>,
+        registry: &Arc<ArcSwap<Registry>>,
+    ) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let shards: Vec<Walker> = shards
+            .into_iter()
+            .filter(|shard| !shard.replicas.is_empty())
+            .map(|shard| Walker {
+                shard,
+                registry: Arc::clone(registry),
+                stop: Arc::clone(&stop),
+                walk: Walk::default(),
+                sound: BTreeSet::new(),
+            })
+            .collect();
+        let thread = (!shards.is_empty()).then(|| {
+            let stop = Arc::clone(&stop);
+            let work = move || run(shards, &stop);
+            std::thread::Builder::new().name("compare".to_owned()).spawn(work)
+        });
+        Ok(Self { stop, thread: Mutex::new(thread.transpose()?) })
+    }
+
+    /// Ends the thread. Blocks for some milliseconds.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            thread.thread().unpark();
+            // It can only have panicked, which was logged then.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Comparing {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(mut shards: Vec<Walker>, stop: &AtomicBool) {
+    rest(BEGINS_AFTER, stop);
+    while !stop.load(Ordering::Acquire) {
+        shards.iter_mut().for_each(Walker::visit);
+        rest(PASS_PAUSE, stop);
+    }
+}
+
+fn rest(pause: Duration, stop: &AtomicBool) {
+    let until = Instant::now() + pause;
+    while !stop.load(Ordering::Acquire) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::park_timeout(left);
+    }
+}
+
+/// One shard, and the place up to which its rows were compared.
+struct Walker {
+    shard: Compared,
+    registry: Arc<ArcSwap<Registry>>,
+    stop: Arc<AtomicBool>,
+    walk: Walk,
+    /// Copies without a verdict whose files were checked and are consistent.
+    sound: BTreeSet<usize>,
+}
+
+/// Walk over all rows.
+#[derive(Default)]
+struct Walk {
+    place: Place,
+    /// True if a copy was missing in a part of the walk, or a difference could not be confirmed.
+    has_gaps: bool,
+    wrong: BTreeSet<usize>,
+    unsettled: BTreeSet<usize>,
+}
+
+/// Copies that can be read. Their files stay in their places as long as this lives.
+struct Held<'s> {
+    files: Vec<CopyFile<'s>>,
+    readers: Vec<Arc<FileReader>>,
+}
+
+/// End of a look.
+enum Step {
+    /// More rows follow.
+    Looked,
+    /// The last rows were compared.
+    Ended,
+    /// There are no two copies to compare.
+    Alone,
+}
+
+impl Walker {
+    /// Goes on where the last visit ended, to the last row if possible.
+    fn visit(&mut self) {
+        let mut tries = 0;
+        while tries < TRIES_MAX && !self.stop.load(Ordering::Acquire) {
+            let began = Instant::now();
+            match self.step() {
+                Ok((step, bytes)) => {
+                    tries = 0;
+                    let pause = Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND);
+                    let pause = pause.max(began.elapsed() * PAUSE_FACTOR).min(PAUSE_MAX);
+                    rest(pause, &self.stop);
+                    match step {
+                        Step::Looked => {}
+                        Step::Ended => return self.conclude(),
+                        Step::Alone => return,
+                    }
+                }
+                Err(Obstacle::Stopped) => return,
+                Err(Obstacle::Unreadable { number, damaged: true, cause }) => {
+                    return self.meet_damage(number, &cause);
+                }
+                Err(Obstacle::Unreadable { .. } | Obstacle::Apart) => {
+                    tries += 1;
+                    rest(AGAIN_AFTER, &self.stop);
+                }
+            }
+        }
+    }
+
+    /// Compares some rows, and returns the number of bytes read.
+    fn step(&mut self) -> Result<(Step, u64), Obstacle> {
+        let tables = self.tables();
+        let held = self.shard.hold();
+        if held.files.len() < 2 {
+            return Ok((Step::Alone, 0));
+        }
+        let history = self.shard.replication.timeline().history();
+        let terms = Terms { history: &history, stop: &self.stop };
+        let looked = compare::look(&held.files, &tables, &self.walk.place, terms)?;
+        drop(held);
+        let found: Result<Vec<_>, Obstacle> =
+            looked.differing.iter().map(|stretch| self.confirm(stretch)).collect();
+        for rows in found? {
+            self.add(&rows);
+        }
+        self.walk.has_gaps |= looked.copies <= self.shard.replicas.len();
+        let step = if looked.next.is_some() { Step::Looked } else { Step::Ended };
+        self.walk.place = looked.next.unwrap_or_default();
+        Ok((step, looked.bytes))
+    }
+
+    /// All tables, in the order of their names.
+    fn tables(&self) -> Vec<Arc<Table>> {
+        let registry = self.registry.load();
+        let mut tables: Vec<_> =
+            registry.tables().chain([&*idempotency::TABLE]).map(Arc::clone).collect();
+        tables.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        tables
+    }
+
+    /// Rows of a stretch that two looks find to differ in the same way; usually there are none.
+    fn confirm(&self, stretch: &Stretch) -> Result<HashSet<RowApart>, Obstacle> {
+        let first = self.rows_apart(stretch)?;
+        if first.is_empty() {
+            return Ok(first);
+        }
+        rest(AGAIN_AFTER, &self.stop);
+        let again = self.rows_apart(stretch)?;
+        Ok(first.into_iter().filter(|row| again.contains(row)).collect())
+    }
+
+    fn rows_apart(&self, stretch: &Stretch) -> Result<HashSet<RowApart>, Obstacle> {
+        let held = self.shard.hold();
+        let history = self.shard.replication.timeline().history();
+        let terms = Terms { history: &history, stop: &self.stop };
+        Ok(compare::rows_apart(&held.files, stretch, terms)?.into_iter().collect())
+    }
+
+    /// Records rows that differ, and stops reads from copies that are wrong.
+    fn add(&mut self, rows: &HashSet<RowApart>) {
+        if rows.is_empty() {
+            // The second look found another difference.
+            self.walk.has_gaps = true;
+            return;
+        }
+        for RowApart { copies, .. } in rows {
+            match judge(copies) {
+                Verdict::Wrong(wrong) => self.walk.wrong.extend(wrong),
+                Verdict::Unsettled => {
+                    self.walk.unsettled.extend(copies.iter().map(|(number, _)| *number));
+                }
+            }
+        }
+        self.settle();
+        self.act();
+        self.tell(false);
+        // Counted last, so that every counted difference has been reported and acted on.
+        self.shard.doubts.count_differences(rows.len() as u64);
+    }
+
+    /// Looks for damage that the rows do not show: a file with inconsistent structure is wrong, if
+    /// another copy's file is consistent.
+    fn settle(&mut self) {
+        let Walk { wrong, unsettled, .. } = &mut self.walk;
+        if !unsettled.is_disjoint(wrong) {
+            unsettled.clear();
+        }
+        if unsettled.is_subset(&self.sound) {
+            return;
+        }
+        let (mut sound, mut contradicting) = (BTreeSet::new(), BTreeSet::new());
+        for number in unsettled.clone() {
+            match self.shard.contradicts(number, &self.stop) {
+                Some(false) => sound.insert(number),
+                Some(true) => contradicting.insert(number),
+                None => continue,
+            };
+        }
+        if !sound.is_empty() && !contradicting.is_empty() {
+            wrong.extend(contradicting);
+            unsettled.clear();
+        }
+        self.sound = sound;
+    }
+
+    /// Declares a file wrong that SQLite calls malformed, if a check of the whole file agrees.
+    fn meet_damage(&mut self, number: usize, cause: &str) {
+        if self.shard.doubts.about(number) == Some(Doubt::Wrong) {
+            return;
+        }
+        if self.shard.contradicts(number, &self.stop) == Some(true) {
+            tracing::error!(node = %self.shard.node(number), cause, "a file is damaged");
+            self.walk.wrong.insert(number);
+            self.walk.has_gaps = true;
+            self.act();
+            self.conclude();
+        }
+    }
+
+    /// True if the source of a rebuilt replica may be wrong.
+    fn is_source_in_doubt(&self) -> bool {
+        let known = self.shard.doubts.about(0).is_some() && self.walk.has_gaps;
+        known || self.walk.wrong.contains(&0) || !self.walk.unsettled.is_empty()
+    }
+
+    /// Stops reads from copies that are wrong.
+    fn act(&self) {
+        let in_doubt = self.is_source_in_doubt();
+        for (number, (replica, _)) in (1..).zip(&self.shard.replicas) {
+            if in_doubt {
+                replica.set_source_in_doubt(true);
+            }
+            if self.walk.wrong.contains(&number) {
+                replica.condemn();
+            }
+        }
+    }
+
+    /// After all rows: repairs copies where possible, and withdraws doubts that no longer hold.
+    fn conclude(&mut self) {
+        let (in_doubt, all) = (self.is_source_in_doubt(), !self.walk.has_gaps);
+        for (number, (replica, _)) in (1..).zip(&self.shard.replicas) {
+            if all {
+                replica.set_source_in_doubt(in_doubt);
+            }
+            if !self.walk.wrong.contains(&number) {
+                if all {
+                    replica.pardon();
+                }
+            } else if !in_doubt {
+                tracing::error!(
+                    node = replica.node(),
+                    "rows of a replica are wrong; it is rebuilt"
+                );
+                replica.remake();
+            }
+        }
+        self.tell(all);
+        if all {
+            self.shard.doubts.count_pass();
+            if self.walk.unsettled.is_empty() {
+                self.sound.clear();
+            }
+        }
+        self.walk = Walk::default();
+    }
+
+    /// Reports the findings in `/api/health` and, if they are new, in the log.
+    fn tell(&self, all: bool) {
+        let wrong = self.walk.wrong.iter().map(|number| (*number, Doubt::Wrong));
+        let unsettled = self.walk.unsettled.iter().map(|number| (*number, Doubt::Unsettled));
+        let found: BTreeMap<usize, Doubt> = unsettled.chain(wrong).collect();
+        if !self.shard.doubts.note(&found, all) {
+            return;
+        }
+        for (number, findings) in self.shard.findings.iter().enumerate() {
+            let told = self.shard.doubts.about(number).map(|doubt| doubt.reason(number));
+            for reason in [Reason::RowsWrong, Reason::CopyWrong, Reason::CopiesDiffer] {
+                if told != Some(reason) {
+                    findings.withdraw(reason);
+                } else if findings.raise(reason) {
+                    let node = self.shard.node(number);
+                    tracing::error!(%node, "copies of a shard differ: {}", reason.sentence());
+                }
+            }
+        }
+        if found.is_empty() {
+            tracing::info!(shard = %self.shard.name, "the copies of a shard are the same again");
+        }
+    }
+}
+
+impl Compared {
+    /// Returns the copies that can be read now, the primary first; none if another file may have
+    /// taken the primary's place: SQLite would replay the WAL of one file into the other.
+    fn hold(&self) -> Held<'_> {
+        if self.footing.as_ref().is_some_and(|footing| footing.check().is_err()) {
+            return Held { files: Vec::new(), readers: Vec::new() };
+        }
+        let mut files = vec![CopyFile { number: 0, path: &self.primary }];
+        let mut held = Vec::new();
+        for (index, (replica, path)) in self.replicas.iter().enumerate() {
+            let follows = self.replication.replicas().state(index) == ReplicaState::Following;
+            let runs = replica.fault_injector.fault().mode == NodeMode::Running;
+            if let Some(readers) = replica.readers().filter(|_| follows && runs) {
+                files.push(CopyFile { number: index + 1, path });
+                held.push(readers);
+            }
+        }
+        Held { files, readers: held }
+    }
+
+    /// Returns true if the structure of a copy's file is inconsistent; `None` if the check could
+    /// not finish. Reading a whole file takes long, so a thread of its own does it, and shutdown
+    /// does not wait for that.
+    fn contradicts(&self, number: usize, stop: &AtomicBool) -> Option<bool> {
+        let held = self.hold();
+        let place = held.files.iter().position(|file| file.number == number)?;
+        let path = held.files[place].path.to_owned();
+        // The file stays in its place while it is checked.
+        let readers = held.readers;
+        let (done, found) = mpsc::channel();
+        let work = move || {
+            let _ = done.send(check::contradiction(&path));
+            drop(readers);
+        };
+        std::thread::Builder::new().name("check".to_owned()).spawn(work).ok()?;
+        loop {
+            match found.recv_timeout(LOOK) {
+                Ok(found) => return found.ok().map(|defect| defect.is_some()),
+                Err(RecvTimeoutError::Timeout) if !stop.load(Ordering::Acquire) => {}
+                Err(_ended) => return None,
+            }
+        }
+    }
+
+    fn node(&self, number: usize) -> String {
+        match number.checked_sub(1).and_then(|index| self.replicas.get(index)) {
+            Some((replica, _)) => replica.node().to_owned(),
+            None => format!("{}-primary", self.name),
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Control: commands for a running cluster, through a socket in its data directory.
+//!
+//! The process that holds the data directory listens on `control.sock`, which only its user may
+//! open. A request is one line of JSON; lines of JSON report the progress, and the last line is the
+//! outcome:
+//!
+//! ```text
+//! > {"command":"backup","to":"/backups/monday"}
+//! < {"step":"copying","shard":"shard1","bytes":4096,"of":81920}
+//! < {"done":{"format":1, …}}                  or  {"error":"the folder is not empty"}
+//! ```
+//! A client cancels its request by closing the connection, or the writing half of it.
+//!
+//! **Invariant:** the socket is created after the directory's lock is taken, and removed before it
+//! is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow one.
+//! **Not here:** the commands (`backup`), sending requests (`client`).
+
+pub mod client;
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::backup::manifest::Manifest;
+use crate::backup::{BackupSource, Step, Watch};
+
+/// Name of the socket in the data directory.
+pub const SOCKET: &str = "control.sock";
+/// Most clients at a time: one whose request runs, and some that receive an error.
+pub const CLIENTS_MAX: usize = 4;
+/// Most bytes of a request: a path and a little more.
+const LINE_MAX: usize = 16 << 10;
+/// Time limit for a client to send its request, or to receive a line.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for cancelled requests when a cluster stops.
+const END_MAX: Duration = Duration::from_secs(5);
+/// Interval at which a waiting thread checks its conditions.
+const LOOK: Duration = Duration::from_millis(50);
+/// Most bytes of the path of a socket, with a margin.
+const PATH_MAX: usize = 100;
+
+/// Request of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Copies the cluster.
+    Backup {
+        /// Folder of the copy, an absolute path.
+        to: PathBuf,
+    },
+}
+
+/// Line of a response.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// The request succeeded.
+    Done {
+        /// Manifest of the copy.
+        done: Manifest,
+    },
+    /// The request failed.
+    Error {
+        /// Reason, for the operator.
+        error: String,
+    },
+    /// Progress of the request.
+    Step(Step),
+}
+
+/// Control socket of an open cluster.
+pub struct ControlSocket {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    source: Arc<BackupSource>,
+    stopping: AtomicBool,
+    clients: Mutex<usize>,
+    left: Condvar,
+}
+
+impl ControlSocket {
+    /// Listens in the data directory, whose lock must be held. Where no socket can be created, a
+    /// warning is logged, and the cluster runs without it.
+    pub fn open(source: &Arc<BackupSource>) -> Self {
+        let path = source.data_dir.join(SOCKET);
+        let shared = Arc::new(Shared {
+            source: Arc::clone(source),
+            stopping: AtomicBool::new(false),
+            clients: Mutex::new(0),
+            left: Condvar::new(),
+        });
+        let listening = bind(&source.data_dir).and_then(|listener| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("control".to_owned())
+                .spawn(move || shared.listen(&listener))
+        });
+        let thread = listening.inspect_err(|error| {
+            let socket = path.display();
+            tracing::warn!(%socket, %error, "no commands can be given to this cluster while it runs");
+        });
+        Self { path, shared, thread: Mutex::new(thread.ok()) }
+    }
+
+    /// Stops listening, and cancels the running request. Blocks, but not for long.
+    pub fn close(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // Wakes the thread, so that it ends.
+        if connect(&self.shared.source.data_dir).is_ok() {
+            // An error means that the thread panicked, which was logged then.
+            let _ = thread.join();
+        }
+        // The next process replaces a socket that is left behind.
+        let _ = fs::remove_file(&self.path);
+        let busy = |clients: &mut usize| *clients > 0;
+        drop(self.shared.left.wait_timeout_while(self.shared.clients(), END_MAX, busy));
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Creates the socket in a folder that only its owner can enter, so that it is never open to
+/// others, and then renames it, replacing any file of that name.
+fn bind(data_dir: &Path) -> io::Result<UnixListener> {
+    let private = data_dir.join(".control");
+    if private.exists() {
+        fs::remove_dir_all(&private)?;
+    }
+    DirBuilder::new().mode(0o700).create(&private)?;
+    let made = within(&private, "socket", |path| UnixListener::bind(path)).and_then(|listener| {
+        let socket = private.join("socket");
+        fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+        fs::rename(&socket, data_dir.join(SOCKET))?;
+        Ok(listener)
+    });
+    fs::remove_dir_all(&private)?;
+    made
+}
+
+/// Opens a connection to the socket.
+fn connect(data_dir: &Path) -> io::Result<UnixStream> {
+    within(data_dir, SOCKET, |path| UnixStream::connect(path))
+}
+
+/// Calls a function with a short path of the socket: its address has room for about a hundred
+/// bytes, so a longer path goes through the handle of the folder.
+fn within<T>(
+    folder: &Path,
+    name: &str,
+    work: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let path = folder.join(name);
+    if path.as_os_str().len() <= PATH_MAX {
+        return work(&path);
+    }
+    let handle = File::open(folder)?;
+    work(&Path::new("/proc/self/fd").join(handle.as_raw_fd().to_string()).join(name))
+}
+
+impl Shared {
+    fn clients(&self) -> MutexGuard<'_, usize> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    fn listen(self: Arc<Self>, listener: &UnixListener) {
+        while !self.is_stopping() {
+            let Ok((client, _)) = listener.accept() else {
+                // The reason may be temporary, such as too many open files.
+                std::thread::sleep(LOOK);
+                continue;
+            };
+            if self.is_stopping() {
+                break;
+            }
+            let _ = client.set_write_timeout(Some(PATIENCE));
+            if *self.clients() == CLIENTS_MAX {
+                let error = "too many commands are being carried out; try again later".to_owned();
+                let _ = send(&client, &Reply::Error { error });
+                continue;
+            }
+            *self.clients() += 1;
+            let shared = Arc::clone(&self);
+            let work = move || {
+                let _present = Present(&shared);
+                shared.serve(&client);
+            };
+            let spawned = std::thread::Builder::new().name("control-client".to_owned()).spawn(work);
+            if let Err(error) = spawned {
+                drop(Present(&self));
+                tracing::error!(%error, "a command cannot be carried out");
+            }
+        }
+    }
+
+    fn serve(&self, client: &UnixStream) {
+        let reply = match read_request(client) {
+            Ok(Request::Backup { to }) => self.backup(client, &to),
+            Err(error) => Reply::Error { error },
+        };
+        // A client that has disconnected needs no response.
+        let _ = send(client, &reply);
+    }
+
+    fn backup(&self, client: &UnixStream, to: &Path) -> Reply {
+        if !to.is_absolute() {
+            return Reply::Error {
+                error: "the folder must be given as an absolute path".to_owned(),
+            };
+        }
+        let (gone, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let saved = std::thread::scope(|scope| {
+            scope.spawn(|| watch_for_end(client, &gone, &ended));
+            let step = |step: &Step| {
+                if send(client, &Reply::Step(step.clone())).is_err() {
+                    gone.store(true, Ordering::SeqCst);
+                }
+            };
+            let cancelled = || gone.load(Ordering::SeqCst) || self.is_stopping();
+            let saved = self.source.save(to, &Watch { step: &step, cancelled: &cancelled });
+            ended.store(true, Ordering::SeqCst);
+            saved
+        });
+        match saved {
+            Ok(done) => Reply::Done { done },
+            Err(error) => {
+                tracing::warn!(to = %to.display(), %error, "a backup was not made");
+                Reply::Error { error: error.to_string() }
+            }
+        }
+    }
+}
+
+/// Client, counted while this lives.
+struct Present<'s>(&'s Shared);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        *self.0.clients() -= 1;
+        self.0.left.notify_all();
+    }
+}
+
+/// Records when the client has closed its end. It sends nothing else after its request.
+fn watch_for_end(mut client: &UnixStream, gone: &AtomicBool, ended: &AtomicBool) {
+    let _ = client.set_read_timeout(Some(LOOK));
+    let mut byte = [0];
+    while !ended.load(Ordering::SeqCst) {
+        match client.read(&mut byte) {
+            Err(error) if is_timeout(&error) => {}
+            Ok(0) | Err(_) => {
+                gone.store(true, Ordering::SeqCst);
+                return;
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+fn send(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    client.write_all(&line)
+}
+
+fn read_request(mut client: &UnixStream) -> Result<Request, String> {
+    let deadline = Instant::now() + PATIENCE;
+    let _ = client.set_read_timeout(Some(LOOK));
+    let (mut line, mut piece) = (Vec::new(), [0; 1024]);
+    while !line.contains(&b'\n') {
+        if line.len() > LINE_MAX || Instant::now() > deadline {
+            return Err("no command was received, or a command that is too long".to_owned());
+        }
+        match client.read(&mut piece) {
+            Ok(0) => return Err("the command has no end".to_owned()),
+            Ok(read) => line.extend_from_slice(&piece[..read]),
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    serde_json::from_slice(&line).map_err(|error| format!("this is no command: {error}"))
+}

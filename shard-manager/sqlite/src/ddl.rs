@@ -1,0 +1,188 @@
+//! DDL: creates and drops the tables of clients in a shard's file, as one step of its change log.
+//!
+//! A primary creates a table in one transaction: the table itself, its declaration, its count of
+//! rows, a line of the change log, the position. A replica does the same when it reads the line:
+//! ```text
+//! {"schema":"make","table":{"name":"students","columns":[…],"id":["id"],"routing":"id"}}
+//! {"schema":"drop","table":{"name":"students",…}}
+//! ```
+//! Such a line is alone in its entry.
+//!
+//! **Invariant:** names come from a checked [`Table`]; a change that was already carried out
+//! changes nothing, so each may be retried; a table with rows is never dropped.
+//! **Not here:** the other shards (`manager`), statements on rows (`sql`).
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::Utc;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use engine::SchemaChange;
+use engine::system_tables::tessera_counts;
+use engine::table_declaration::TableDeclaration;
+use model::table::{Column, Table};
+use model::value::{ColumnType, format_timestamp};
+
+use super::batch::{Counters, run};
+use super::connection::{Bind, OpenError, open};
+use super::declarations::{self, unreadable};
+use super::sql::{self, declared_type};
+use super::timeline;
+
+/// Begin of a line of the log about a table; lines about rows begin otherwise.
+const LINE_START: &[u8] = b"{\"schema\":";
+
+/// Line of the log about a table.
+#[derive(serde::Deserialize, serde::Serialize)]
+struct Line {
+    schema: Verb,
+    table: TableDeclaration,
+}
+
+#[derive(serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verb {
+    Make,
+    Drop,
+}
+
+/// Effects of a change of the tables.
+pub(super) struct Changed {
+    pub(super) counters: Counters,
+    /// Bytes that were appended to the log; 0 if there was nothing to change.
+    pub(super) logged: u64,
+}
+
+/// Carries out a change on a primary, inside a transaction, and logs it.
+pub(super) fn change_and_log(
+    connection: &mut SqliteConnection,
+    mut counters: Counters,
+    change: &SchemaChange,
+) -> QueryResult<Changed> {
+    if !apply(connection, change, counters.position + 1)? {
+        return Ok(Changed { counters, logged: 0 });
+    }
+    counters.position += 1;
+    let Counters { version, position } = counters;
+    let line = line(change);
+    let now = format_timestamp(Utc::now());
+    let entry = [Bind::Int(position), Bind::Text(&now), Bind::Blob(line.as_bytes())];
+    run(connection, sql::APPEND_LOG, &entry)?;
+    run(connection, sql::SET_COUNTERS, &[Bind::Int(version), Bind::Int(position)])?;
+    Ok(Changed { counters, logged: line.len() as u64 })
+}
+
+/// Carries out the change at this position of the log, inside a transaction. Returns true if there
+/// was anything to do.
+pub(super) fn apply(
+    connection: &mut SqliteConnection,
+    change: &SchemaChange,
+    position: i64,
+) -> QueryResult<bool> {
+    let table = change.table();
+    let known =
+        declarations::find(connection, table.name())?.map(TableDeclaration::into_table).transpose();
+    let known = known.map_err(|cause| unreadable(&cause))?;
+    if known.as_ref().is_some_and(|known| known != &**table) {
+        return Err(unreadable(&"the table exists with another declaration"));
+    }
+    match (change, known.is_some()) {
+        (SchemaChange::Make(_), true) | (SchemaChange::Drop(_), false) => return Ok(false),
+        (SchemaChange::Make(table), false) => make(connection, table, position)?,
+        (SchemaChange::Drop(table), true) => drop_empty(connection, table)?,
+    }
+    Ok(true)
+}
+
+fn make(connection: &mut SqliteConnection, table: &Table, position: i64) -> QueryResult<()> {
+    connection.batch_execute(&create(table))?;
+    declarations::store(connection, &TableDeclaration::of(table), position)?;
+    diesel::insert_into(tessera_counts::table)
+        .values((tessera_counts::name.eq(table.name()), tessera_counts::rows.eq(0)))
+        .execute(connection)
+        .map(drop)
+}
+
+fn drop_empty(connection: &mut SqliteConnection, table: &Table) -> QueryResult<()> {
+    let count = || tessera_counts::table.filter(tessera_counts::name.eq(table.name()));
+    let rows: Option<i64> = count().select(tessera_counts::rows).first(connection).optional()?;
+    if rows.is_some_and(|rows| rows > 0) {
+        return Err(unreadable(&"the table is not empty"));
+    }
+    connection.batch_execute(&format!("DROP TABLE {}", table.name()))?;
+    declarations::remove(connection, table.name())?;
+    diesel::delete(count()).execute(connection).map(drop)
+}
+
+/// Returns the statement that creates a table of clients in the form that `migrations/README.md`
+/// describes.
+fn create(table: &Table) -> String {
+    let mut sql = format!("CREATE TABLE {} (", table.name());
+    for column in table.columns() {
+        push_column(&mut sql, column);
+    }
+    sql.push_str("PRIMARY KEY (slot, shard_key");
+    for column in table.id() {
+        let _ = write!(sql, ", {}", table.column(*column).name);
+    }
+    sql.push_str(")) STRICT, WITHOUT ROWID");
+    sql
+}
+
+fn push_column(sql: &mut String, Column { name, kind, nullable }: &Column) {
+    let _ = write!(sql, "{name} {}", declared_type(*kind));
+    if !nullable {
+        sql.push_str(" NOT NULL");
+    }
+    if *kind == ColumnType::Json {
+        let _ = write!(sql, " CHECK (json_valid({name}))");
+    }
+    sql.push_str(", ");
+}
+
+fn line(change: &SchemaChange) -> String {
+    let schema = match change {
+        SchemaChange::Make(_) => Verb::Make,
+        SchemaChange::Drop(_) => Verb::Drop,
+    };
+    let line = Line { schema, table: TableDeclaration::of(change.table()) };
+    serde_json::to_string(&line).expect("names always serialise") + "\n"
+}
+
+/// Returns the change of the tables in an entry of the log; `None` if the entry is about rows.
+pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<SchemaChange>> {
+    if !entry.starts_with(LINE_START) {
+        return Ok(None);
+    }
+    let line: Line = serde_json::from_slice(entry).map_err(|error| unreadable(&error))?;
+    let table = Arc::new(line.table.into_table().map_err(|cause| unreadable(&cause))?);
+    Ok(Some(match line.schema {
+        Verb::Make => SchemaChange::Make(table),
+        Verb::Drop => SchemaChange::Drop(table),
+    }))
+}
+
+/// Finishes changes that were begun, on the file of a primary without a writer, and returns its
+/// position.
+///
+/// # Errors
+/// [`OpenError`] if the file cannot be written, or a change does not fit it.
+pub fn settle(path: &Path, changes: &[SchemaChange]) -> Result<u64, OpenError> {
+    let mut connection = open(path, "")?;
+    let told = |error| OpenError::file(path, error);
+    let mut position = timeline::position(&mut connection).map_err(told)?.sequence;
+    for change in changes {
+        let changed = connection.immediate_transaction(|connection| {
+            let counters = Counters::load(connection)?;
+            change_and_log(connection, counters, change)
+        });
+        let changed = changed.map_err(|error| {
+            OpenError::file(path, format!("table {}: {error}", change.table().name()))
+        })?;
+        position = changed.counters.position as u64;
+    }
+    Ok(position)
+}

@@ -1,0 +1,190 @@
+//! Footing: proof that the names of a primary's files still lead to these files.
+//!
+//! A process may write for long to files that were removed, and these writes are gone when it ends.
+//! So the writer keeps a handle of its file and of the WAL beside it, and checks after each commit
+//! that they still have a name; every second `guard` checks that the names still lead to them. The
+//! same check precedes opening a file again by its name: SQLite would replay the WAL of one file
+//! into another.
+//!
+//! The handles only lead to the files (`O_PATH`). Closing any other handle would release SQLite's
+//! locks.
+//!
+//! **Invariant:** a lost file stays lost until the cluster is opened again.
+//! **Not here:** the files of replicas, which are rebuilt (`replica`).
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use model::error::Error;
+use model::reason::Reason;
+use rustix::fs::{Mode, OFlags, fstat};
+
+use super::OpenError;
+
+/// Identity of a file, independent of its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Inode {
+    device: u64,
+    number: u64,
+}
+
+impl Inode {
+    /// Returns the identity of the file that a name leads to.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|file| Self::of(&file))
+    }
+
+    /// Returns the identity of the file that this metadata was read from.
+    pub(super) fn of(file: &fs::Metadata) -> Self {
+        Self { device: file.dev(), number: file.ino() }
+    }
+
+    /// True if the name leads to another file, or to none; false if it cannot be followed now.
+    pub(super) fn has_left(self, path: &Path) -> bool {
+        match fs::metadata(path) {
+            Ok(file) => Self::of(&file) != self,
+            Err(error) => matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+        }
+    }
+}
+
+/// Proof for the files of one shard's primary.
+#[derive(Debug)]
+pub struct Footing {
+    shard: String,
+    path: PathBuf,
+    /// `None` if it was missing.
+    file: Option<Inode>,
+    loss: OnceLock<Reason>,
+    catalog_gone: AtomicBool,
+    /// Files that SQLite keeps beside it, while the writer has it open.
+    beside: Mutex<Vec<(PathBuf, Inode)>>,
+}
+
+impl Footing {
+    /// Records the identity of the file that the primary's name leads to now.
+    pub fn of(shard: &str, path: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            shard: shard.to_owned(),
+            path: path.to_owned(),
+            file: Inode::at(path),
+            loss: OnceLock::new(),
+            catalog_gone: AtomicBool::new(false),
+            beside: Mutex::default(),
+        })
+    }
+
+    /// Returns the reason why nothing may be written any more; `None` if writes are allowed.
+    pub fn loss(&self) -> Option<Reason> {
+        self.loss.get().copied()
+    }
+
+    /// Returns the reason why the primary does not work, or will not after a restart; `None` if
+    /// there is none.
+    pub fn reason(&self) -> Option<Reason> {
+        let catalog = || self.catalog_gone.load(Ordering::Acquire).then_some(Reason::CatalogGone);
+        self.loss().or_else(catalog)
+    }
+
+    /// Refuses a write to lost files.
+    ///
+    /// # Errors
+    /// [`Error::FilesLost`].
+    pub fn check_writable(&self) -> Result<(), Error> {
+        let lost = |loss| Err(Error::FilesLost { shard: self.shard.clone(), loss });
+        self.loss().map_or(Ok(()), lost)
+    }
+
+    /// Stops all writes from now on.
+    pub fn lose(&self, loss: Reason) {
+        if self.loss.set(loss).is_ok() {
+            let (shard, file) = (&self.shard, self.path.display());
+            let loss = loss.sentence();
+            tracing::error!(%shard, %file, loss, "the shard takes no more writes");
+        }
+    }
+
+    pub(super) fn set_catalog_gone(&self, gone: bool) {
+        self.catalog_gone.store(gone, Ordering::Release);
+    }
+
+    /// Checks that the names still lead to the same files, and records the loss otherwise.
+    pub(super) fn look(&self) {
+        // Locked during the check: an orderly close removes the files from here first.
+        let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.file.iter().map(|file| (&self.path, file));
+        let mut names = names.chain(beside.iter().map(|(path, file)| (path, file)));
+        if names.any(|(path, file)| file.has_left(path)) {
+            self.lose(Reason::FilesLost);
+        }
+    }
+
+    /// Checks that the name still leads to the file. Must be called before the file is opened again
+    /// by its name.
+    ///
+    /// # Errors
+    /// [`OpenError::Foreign`] if the name may lead to another file.
+    pub fn check(&self) -> Result<(), OpenError> {
+        if self.file.is_some_and(|file| file.has_left(&self.path)) {
+            self.lose(Reason::FilesLost);
+        }
+        match self.loss() {
+            Some(loss) => Err(OpenError::foreign(&self.path, loss.sentence())),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens handles of the file that the writer has just opened, and of the files that SQLite
+    /// keeps beside it.
+    pub(super) fn grip(self: &Arc<Self>) -> Grip {
+        // SQLite follows links, and names its own files after the target.
+        let real = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let [wal, shm] = ["-wal", "-shm"].map(|suffix| {
+            let mut name = real.clone().into_os_string();
+            name.push(suffix);
+            PathBuf::from(name)
+        });
+        let handles = [&real, &wal].into_iter().filter_map(|path| handle(path));
+        let handles = handles.collect();
+        let beside = [wal, shm].into_iter();
+        let beside = beside.filter_map(|path| Inode::at(&path).map(|file| (path, file)));
+        *self.beside.lock().unwrap_or_else(PoisonError::into_inner) = beside.collect();
+        Grip { footing: Arc::clone(self), handles }
+    }
+}
+
+/// Opens a handle of a file if the file system counts links, which not every one does.
+fn handle(path: &Path) -> Option<OwnedFd> {
+    let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    opened.ok().filter(has_name)
+}
+
+fn has_name(file: &OwnedFd) -> bool {
+    fstat(file).is_ok_and(|found| found.st_nlink > 0)
+}
+
+/// Handles that a writer holds while it has the file open. Must be dropped before its connection.
+#[derive(Debug)]
+pub(super) struct Grip {
+    footing: Arc<Footing>,
+    handles: Vec<OwnedFd>,
+}
+
+impl Grip {
+    /// True if the file and its WAL still have names.
+    pub(super) fn is_firm(&self) -> bool {
+        self.handles.iter().all(has_name)
+    }
+}
+
+/// SQLite itself removes its files when the last connection is closed.
+impl Drop for Grip {
+    fn drop(&mut self) {
+        self.footing.beside.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

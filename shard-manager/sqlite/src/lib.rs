@@ -1,0 +1,64 @@
+//! SQLite: the embedded engine. A node is a file in WAL mode: the primary has one writer and pools
+//! of readers, a replica one applier and pools of its own.
+//!
+//! **Invariant:** an acknowledged write is in the WAL and synced (`synchronous=FULL`); only the
+//! process that holds the lock of the data directory opens its files for writing.
+//! **Not here:** the PostgreSQL engine; the choice of node.
+#![forbid(unsafe_code)]
+
+pub mod applier;
+pub mod audit;
+mod backend;
+pub mod backup;
+mod batch;
+pub mod catalog;
+pub mod check;
+pub mod compare;
+mod comparing;
+mod connection;
+pub mod control;
+pub mod copy;
+pub mod data_dir;
+pub mod ddl;
+mod declarations;
+mod dialect;
+pub mod digest;
+pub mod export;
+pub mod footing;
+pub mod guard;
+pub mod intents;
+mod log;
+pub mod migrate;
+mod node_view;
+pub mod nodes;
+pub mod offline_view;
+pub mod open;
+pub mod reader;
+pub mod replica;
+mod row_hash;
+mod row_json;
+pub mod shard_file;
+pub mod snapshot;
+mod sql;
+mod threads;
+mod timeline;
+mod watch;
+pub mod writer;
+
+pub use engine::open_error::OpenError;
+
+/// SQLite before this version can corrupt a WAL that is reset while it is read.
+const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
+
+/// Checks that SQLite does not have the WAL-reset defect.
+///
+/// # Errors
+/// [`OpenError::SqliteTooOld`].
+pub fn check_version() -> Result<(), OpenError> {
+    let found = connection::sqlite_version()?;
+    let numbers: Vec<u32> = found.split('.').filter_map(|number| number.parse().ok()).collect();
+    if numbers[..] < SQLITE_VERSION_MIN[..] {
+        return Err(OpenError::SqliteTooOld { found });
+    }
+    Ok(())
+}

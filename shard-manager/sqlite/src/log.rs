@@ -1,0 +1,255 @@
+//! Change log: the rows after each transaction, one entry for each, from which replicas are
+//! updated.
+//!
+//! An entry has one JSON object in each line, and after-images only: replaying it needs neither a
+//! clock nor conditions.
+//! ```text
+//! {"change":"made","table":"users","slot":9741,"key":"user_123","row":{…}}
+//! {"change":"removed","table":"users","slot":9741,"key":"user_123","version":7313,"row":{…}}
+//! ```
+//! The row of a removal has the id columns alone. A change of the tables has a line of its own
+//! (`ddl`).
+//!
+//! **Invariant:** entries have consecutive positions; an entry is written in the transaction that
+//! it describes.
+//! **Not here:** replaying it (`applier`).
+
+use std::borrow::Cow;
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+use model::row_change::{Change, RowDone, RowWrite};
+use model::table::{Column, Table};
+use model::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
+use serde::de::{DeserializeSeed, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::connection::{Bind, Statement, for_each_row, for_each_row_while};
+use super::sql;
+
+/// Appends the line of one change.
+pub(super) fn push_line(log: &mut Vec<u8>, change: &RowWrite, done: &RowDone) {
+    log.extend_from_slice(match done.change {
+        Change::Created => b"{\"change\":\"made\",\"table\":\"",
+        Change::Changed => b"{\"change\":\"changed\",\"table\":\"",
+        Change::Removed => b"{\"change\":\"removed\",\"table\":\"",
+    });
+    log.extend_from_slice(change.table.name().as_bytes());
+    log.extend_from_slice(b"\",\"slot\":");
+    push_json_number(log, change.slot.number());
+    log.extend_from_slice(b",\"key\":");
+    push_json_string(log, &change.key);
+    if done.change == Change::Removed {
+        log.extend_from_slice(b",\"version\":");
+        push_json_number(log, done.version);
+    }
+    log.extend_from_slice(b",\"row\":");
+    if done.change == Change::Removed {
+        push_id(log, change);
+    } else {
+        log.extend_from_slice(&done.json);
+    }
+    log.extend_from_slice(b"}\n");
+}
+
+/// Appends the id columns of a row, which suffice to remove it.
+fn push_id(log: &mut Vec<u8>, change: &RowWrite) {
+    for (index, (column, value)) in change.table.id().iter().zip(&change.id).enumerate() {
+        log.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
+        log.extend_from_slice(change.table.column(*column).name.as_bytes());
+        log.extend_from_slice(b"\":");
+        push_json(log, value);
+    }
+    log.push(b'}');
+}
+
+/// One entry of the file.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) position: u64,
+    pub(super) changes: Vec<u8>,
+}
+
+/// Most entries of one transaction of an applier: enough to share its cost, few enough to be
+/// visible soon.
+const ENTRIES_MAX: i64 = 64;
+/// Most bytes of these entries.
+const ENTRIES_BYTES_MAX: usize = 1 << 20;
+
+/// Returns the entries after a position, oldest first, as many as one transaction takes; none that
+/// is younger than `not_after`.
+pub(super) fn read_after(
+    connection: &mut SqliteConnection,
+    position: u64,
+    not_after: Option<&str>,
+) -> QueryResult<Vec<Entry>> {
+    /// Text that sorts after every timestamp.
+    const NEVER: &str = "~";
+    let not_after = Bind::Text(not_after.unwrap_or(NEVER));
+    let binds = [Bind::Int(position as i64), not_after, Bind::Int(ENTRIES_MAX)];
+    let statement = Statement { sql: sql::LOG_AFTER, binds: &binds, cached: true };
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    for_each_row_while(connection, statement, |row| {
+        let position = row.int(0).unwrap_or(0) as u64;
+        let changes = row.blob(1, <[u8]>::to_vec).unwrap_or_default();
+        bytes += changes.len();
+        entries.push(Entry { position, changes });
+        Ok(bytes < ENTRIES_BYTES_MAX)
+    })?;
+    Ok(entries)
+}
+
+/// Returns the oldest position in the log, and the bytes of all entries.
+pub(super) fn extent(connection: &mut SqliteConnection) -> QueryResult<(Option<u64>, u64)> {
+    let mut extent = (None, 0);
+    let statement = Statement { sql: sql::LOG_EXTENT, binds: &[], cached: false };
+    for_each_row(connection, statement, |row| {
+        extent = (row.int(0).map(|position| position as u64), row.int(1).unwrap_or(0) as u64);
+        Ok(())
+    })?;
+    Ok(extent)
+}
+
+/// Returns true if the log is empty.
+pub(super) fn is_empty(connection: &mut SqliteConnection) -> QueryResult<bool> {
+    let statement = Statement { sql: sql::LOG_FIRST, binds: &[], cached: true };
+    let mut empty = true;
+    for_each_row(connection, statement, |_| {
+        empty = false;
+        Ok(())
+    })?;
+    Ok(empty)
+}
+
+/// Removes the entries up to a position, and returns their number of bytes.
+pub(super) fn trim(connection: &mut SqliteConnection, position: u64) -> QueryResult<u64> {
+    let binds = [Bind::Int(position as i64)];
+    let statement = Statement { sql: sql::TRIM_LOG, binds: &binds, cached: true };
+    let mut bytes = 0;
+    for_each_row(connection, statement, |row| {
+        bytes += row.int(0).unwrap_or(0) as u64;
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// One change, as in its line.
+#[derive(serde::Deserialize)]
+pub(super) struct Line<'l> {
+    #[serde(deserialize_with = "change_name")]
+    pub(super) change: Change,
+    #[serde(borrow)]
+    pub(super) table: Cow<'l, str>,
+    pub(super) slot: u16,
+    #[serde(borrow)]
+    pub(super) key: Cow<'l, str>,
+    #[serde(borrow)]
+    row: &'l RawValue,
+    /// Id of a removed row; other changes have it in the row.
+    #[serde(default)]
+    pub(super) version: i64,
+}
+
+/// Parses the name of a change, as [`push_line`] writes it.
+fn change_name<'de, D: serde::Deserializer<'de>>(json: D) -> Result<Change, D::Error> {
+    match <&str as serde::Deserialize>::deserialize(json)? {
+        "made" => Ok(Change::Created),
+        "changed" => Ok(Change::Changed),
+        "removed" => Ok(Change::Removed),
+        other => Err(D::Error::custom(format!("{other} is no change"))),
+    }
+}
+
+impl<'l> Line<'l> {
+    /// Reads a line that [`push_line`] wrote.
+    pub(super) fn parse(line: &'l [u8]) -> QueryResult<Self> {
+        serde_json::from_slice(line).map_err(unreadable)
+    }
+
+    /// Returns the values of the row's answered columns, in the order of the table; of a removal,
+    /// those of its id.
+    pub(super) fn values(&self, table: &Table) -> QueryResult<Vec<Value>> {
+        let mut json = serde_json::Deserializer::from_str(self.row.get());
+        let columns: Vec<usize> = match self.change {
+            Change::Removed => table.id().to_vec(),
+            Change::Created | Change::Changed => table.answered().collect(),
+        };
+        RowSeed { table, columns: &columns }.deserialize(&mut json).map_err(unreadable)
+    }
+}
+
+/// Iterates over the lines of an entry.
+pub(super) fn lines(changes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    changes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+fn unreadable(error: serde_json::Error) -> DieselError {
+    DieselError::DeserializationError(Box::new(error))
+}
+
+struct RowSeed<'t> {
+    table: &'t Table,
+    columns: &'t [usize],
+}
+
+impl<'de> DeserializeSeed<'de> for RowSeed<'_> {
+    type Value = Vec<Value>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<Vec<Value>, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RowSeed<'_> {
+    type Value = Vec<Value>;
+
+    fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("a row")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Vec<Value>, A::Error> {
+        let mut values = Vec::with_capacity(self.columns.len());
+        for index in self.columns {
+            let column = self.table.column(*index);
+            let name: Option<Cow<'de, str>> = members.next_key()?;
+            if name.as_deref() != Some(&*column.name) {
+                return Err(A::Error::custom(format!("the row lacks {}", column.name)));
+            }
+            values.push(members.next_value_seed(ValueSeed(column))?);
+        }
+        match members.next_key::<Cow<'de, str>>()? {
+            Some(name) => Err(A::Error::custom(format!("the row has {name}, the table has not"))),
+            None => Ok(values),
+        }
+    }
+}
+
+/// Reads a value of `row_json`, which was checked in the request.
+struct ValueSeed<'t>(&'t Column);
+
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<Value, D::Error> {
+        use serde::Deserialize as _;
+        let value = match self.0.kind {
+            ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid => {
+                Option::<String>::deserialize(json)?.map(Value::Text)
+            }
+            ColumnType::Bigint => Option::<i64>::deserialize(json)?.map(Value::Int),
+            ColumnType::Double => Option::<f64>::deserialize(json)?.map(Value::Double),
+            ColumnType::Boolean => Option::<bool>::deserialize(json)?.map(Value::Bool),
+            ColumnType::Json => {
+                // In a nullable column, null is the absence of a value; in a JSON column that is
+                // not nullable, `null` is a value.
+                let raw = <&RawValue>::deserialize(json)?.get();
+                Some(raw)
+                    .filter(|raw| *raw != "null" || !self.0.nullable)
+                    .map(str::to_owned)
+                    .map(Value::Text)
+            }
+        };
+        Ok(value.unwrap_or(Value::Null))
+    }
+}

@@ -1,0 +1,169 @@
+//! Nodes: the files of a shard, as the cluster reads them and watches them.
+//!
+//! **Not here:** the reads (`reader`), their threads (`threads`), keeping a replica (`replica`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::fault_injector::FaultInjector;
+use engine::{
+    EngineFuture, KeyRead, NodeLabel, NodeReader, NodeRows, PrimaryReader, ReadIndex, ReplicaNode,
+    ScanRead, Scope, TableRows, TableSize, WorkerNode,
+};
+use futures_util::future::{BoxFuture, ready};
+use model::error::Error;
+use model::reason::Reason;
+use model::stats::{PoolStats, SizeEstimate};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::reader::Readers;
+use super::replica::Replica;
+use super::threads;
+
+/// Readers of one file, shared with the threads that they run on.
+pub struct FileReader(Arc<Readers>);
+
+impl FileReader {
+    /// Takes the readers of one file.
+    pub fn new(readers: Readers) -> Self {
+        Self(Arc::new(readers))
+    }
+
+    /// Returns the readers. As long as a clone of the `Arc` lives, the file may be open.
+    pub(super) fn readers(&self) -> &Arc<Readers> {
+        &self.0
+    }
+
+    /// Runs blocking work on a thread that may block.
+    fn blocking<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        work: impl FnOnce(&Readers, Duration) -> Result<T, Error> + Send + 'static,
+    ) -> EngineFuture<'_, T> {
+        let readers = Arc::clone(&self.0);
+        Box::pin(threads::blocking(deadline, move |wait| work(&readers, wait)))
+    }
+}
+
+impl NodeReader for FileReader {
+    fn read_key<'a>(&'a self, read: KeyRead<'a>) -> EngineFuture<'a, NodeRows> {
+        let KeyRead { query, slot, key, deadline, min_position: _ } = read;
+        Box::pin(threads::read_key(&self.0, query, (slot, key), deadline))
+    }
+
+    fn scan(&self, read: ScanRead) -> EngineFuture<'_, NodeRows> {
+        let ScanRead { query, deadline, min_position: _ } = read;
+        self.blocking(deadline, move |readers, wait| {
+            readers.read(&query, Scope::Shard, (wait, deadline))
+        })
+    }
+
+    fn probe(&self, deadline: Instant) -> EngineFuture<'_, ()> {
+        self.blocking(deadline, Readers::probe)
+    }
+
+    fn pool_stats(&self) -> PoolStats {
+        self.0.vitals()
+    }
+}
+
+impl PrimaryReader for FileReader {
+    fn read_index(&self, _: Instant) -> EngineFuture<'_, ReadIndex> {
+        // The writer itself is the proof: there is no other writer, and it reports every position
+        // that it acknowledged.
+        Box::pin(ready(Ok(ReadIndex::Confirmed(
+            self.0.replication().primary().strong_min_position(),
+        ))))
+    }
+
+    fn visible_position(&self) -> u64 {
+        self.0.replication().primary().committed()
+    }
+
+    fn is_ahead(&self, _: u32) -> bool {
+        // Only this process promotes files.
+        false
+    }
+
+    fn find_primary(&self) -> BoxFuture<'_, ()> {
+        Box::pin(ready(()))
+    }
+
+    fn check_writable(&self) -> Result<(), Error> {
+        self.0.footing().map_or(Ok(()), |footing| footing.check_writable())
+    }
+
+    fn loss(&self) -> Option<Reason> {
+        self.0.footing().and_then(|footing| footing.reason())
+    }
+
+    fn table_sizes(
+        &self,
+        permit: OwnedSemaphorePermit,
+        deadline: Instant,
+    ) -> EngineFuture<'_, Vec<TableSize>> {
+        self.blocking(deadline, move |readers, wait| {
+            let _permit = permit;
+            readers.sizes(wait)
+        })
+    }
+
+    fn row_counts(&self, deadline: Instant) -> EngineFuture<'_, Vec<TableRows>> {
+        self.blocking(deadline, |readers, wait| {
+            let counts = readers.counts(wait)?.into_iter();
+            Ok(counts.map(|(table, rows)| TableRows { table, rows }).collect())
+        })
+    }
+
+    fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
+        self.blocking(deadline, Readers::size_estimate)
+    }
+
+    fn worker_nodes(&self, _: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+}
+
+impl ReplicaNode for Replica {
+    fn opened_name(&self) -> &str {
+        self.node()
+    }
+
+    fn current(&self) -> NodeLabel<'_> {
+        NodeLabel { name: self.node(), address: None }
+    }
+
+    fn reader(&self) -> Option<Arc<dyn NodeReader>> {
+        self.readers().map(|reader| reader as Arc<dyn NodeReader>)
+    }
+
+    fn fault_injector(&self) -> Option<&FaultInjector> {
+        Some(&self.fault_injector)
+    }
+
+    fn is_reachable(&self) -> bool {
+        Self::is_reachable(self)
+    }
+
+    fn is_streaming(&self) -> bool {
+        Self::is_reachable(self)
+    }
+
+    fn read_failed(&self) {
+        self.suspect();
+    }
+
+    fn probe_failed(&self) {}
+
+    fn report_interval(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn outlives_primary(&self) -> bool {
+        false
+    }
+
+    fn stop(&self) {
+        Self::stop(self);
+    }
+}

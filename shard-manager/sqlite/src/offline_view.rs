@@ -1,0 +1,241 @@
+//! Offline view: reads a data directory as it is, beside a router that may be running.
+//!
+//! A view takes no lock, migrates nothing and writes nothing. SQLite itself needs two small files
+//! beside one in WAL mode, which the only reader removes when it ends. A WAL that a crash left is
+//! read and stays.
+//!
+//! **Invariant:** a view never changes the contents of a file, and never prevents the start of a
+//! router.
+//! **Not here:** the contents of a file (`node_view`), checking them (`audit`).
+
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use diesel::Connection;
+use diesel::connection::SimpleConnection;
+use diesel::sqlite::SqliteConnection;
+use diesel_migrations::EmbeddedMigrations;
+use model::shard_map::ShardMap;
+use model::topology::{Role, ShardIndex};
+
+use super::OpenError;
+use super::connection::uri;
+use super::data_dir::{
+    catalog_file, is_folder_locked, lock_file, noted_pid, primary_file, replica_file,
+};
+use super::migrate::SchemaState;
+use super::node_view::NodeView;
+use super::{catalog, check_version};
+
+/// A data directory, opened for reading.
+pub struct DirView {
+    path: PathBuf,
+    cluster_id: String,
+    ready: bool,
+    /// The shard map when the view was opened.
+    pub map: ShardMap,
+    /// Number of replicas of each shard.
+    pub replicas: usize,
+}
+
+/// Process that holds a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A process holds it.
+    Process {
+        /// Id of the process in the lock file.
+        pid: String,
+    },
+    /// No process holds it, and the last one closed its files.
+    Nobody,
+    /// No process holds it, and the last one did not close its files; the next start checks them.
+    Gone,
+}
+
+/// A file that a cluster should have.
+#[derive(Clone, Debug)]
+pub struct NodeFile {
+    /// Name of the node, such as `shard1-primary`.
+    pub node: String,
+    /// Index of the shard.
+    pub shard: ShardIndex,
+    /// Role of the node in its shard.
+    pub role: Role,
+    /// Path of the file.
+    pub path: PathBuf,
+}
+
+impl NodeFile {
+    /// Returns the bytes on the disk, with those of the WAL; `None` if the file is missing or
+    /// empty.
+    pub fn bytes(&self) -> Option<u64> {
+        let len = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+        let bytes = len(&self.path);
+        (bytes > 0).then(|| bytes + len(&wal(&self.path)))
+    }
+
+    /// Describes a node of a stopped cluster whose file was not created yet.
+    pub fn unmade(&self) -> String {
+        format!("{} has not been made yet; the next start of the router makes it", self.node)
+    }
+
+    /// Describes a replica of a stopped cluster that lags.
+    pub fn behind(&self, lag: u64) -> String {
+        let node = &self.node;
+        format!(
+            "{node} is {lag} entries of the log behind; the next start of the router brings it up"
+        )
+    }
+}
+
+impl DirView {
+    /// Opens the directory of a cluster.
+    ///
+    /// # Errors
+    /// [`OpenError`], with the reason for the operator.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        check_version()?;
+        let file = catalog_file(path);
+        if !file.exists() {
+            let cause = "there is no cluster here (no catalog.db); name its folder with --data-dir";
+            return Err(OpenError::io(path, cause));
+        }
+        let catalog::Looked { cluster_id, map, ready, replicas } = catalog::look(&file)?;
+        Ok(Self { path: path.to_owned(), cluster_id, ready, map, replicas })
+    }
+
+    /// Returns the folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns true if every shard's file has been created: before that a missing file is no loss.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Returns the files of a shard, its primary's first.
+    pub fn nodes(&self, shard: ShardIndex) -> Vec<NodeFile> {
+        let name = self.map.topology().name(shard);
+        let primary = NodeFile {
+            node: format!("{name}-primary"),
+            shard,
+            role: Role::Primary,
+            path: primary_file(&self.path, name),
+        };
+        let replicas = (0..self.replicas).map(|index| NodeFile {
+            node: format!("{name}-replica{}", index + 1),
+            shard,
+            role: Role::Replica,
+            path: replica_file(&self.path, name, index),
+        });
+        std::iter::once(primary).chain(replicas).collect()
+    }
+
+    /// Opens the file of a node.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it is missing, belongs to another node, or cannot be read.
+    pub fn node(&self, file: &NodeFile) -> Result<NodeView, OpenError> {
+        NodeView::open(&file.path, &self.cluster_id, self.map.topology().name(file.shard))
+    }
+
+    /// Returns the process that holds the directory.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`] if the lock cannot be tried.
+    pub fn holder(&self) -> Result<Holder, OpenError> {
+        holder(&self.path)
+    }
+}
+
+/// Returns the process that holds a data directory. The lock is tried only if its file names a
+/// process, so the attempt can only disturb a start after a crash, which retries.
+///
+/// # Errors
+/// [`OpenError::Io`] if the lock cannot be tried.
+pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
+    let path = lock_file(folder);
+    let told = |error: std::io::Error| OpenError::io(&path, error);
+    let held = || Holder::Process { pid: noted_pid(folder) };
+    let mut lock = match File::open(&path) {
+        Ok(lock) => lock,
+        // The lock file may have been removed while this process holds the folder.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok(if is_folder_locked(folder) { held() } else { Holder::Nobody });
+        }
+        Err(error) => return Err(told(error)),
+    };
+    let mut pid = String::new();
+    lock.read_to_string(&mut pid).map_err(told)?;
+    if pid.is_empty() {
+        return Ok(Holder::Nobody);
+    }
+    match lock.try_lock_shared() {
+        Ok(()) if is_folder_locked(folder) => Ok(held()),
+        Ok(()) => Ok(Holder::Gone),
+        Err(TryLockError::WouldBlock) => Ok(Holder::Process { pid }),
+        Err(TryLockError::Error(error)) => Err(told(error)),
+    }
+}
+
+/// Settings of every connection of a view. The timeout is for a writer that recovers a WAL.
+const PRAGMAS: &str = "PRAGMA query_only=ON; PRAGMA busy_timeout=2000; PRAGMA trusted_schema=OFF;
+    PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-4096";
+
+/// Opens a file with this program's schema for reading.
+pub(super) fn open_to_look(
+    path: &Path,
+    migrations: &EmbeddedMigrations,
+) -> Result<SqliteConnection, OpenError> {
+    let mut connection = connect_to_look(path)?;
+    SchemaState::read(&mut connection, path, migrations)?.check(path)?;
+    Ok(connection)
+}
+
+/// Opens a file with any schema for reading.
+pub(super) fn connect_to_look(path: &Path) -> Result<SqliteConnection, OpenError> {
+    if fs::metadata(path).map_or(0, |file| file.len()) == 0 {
+        return Err(OpenError::foreign(path, "the file is missing or empty"));
+    }
+    // The last reader with write access folds the WAL into the file when it ends. A WAL that a
+    // crash left must stay; an empty one is better removed.
+    let wal_bytes = fs::metadata(wal(path)).map_or(0, |file| file.len());
+    let mode = if wal_bytes > 0 { "mode=ro" } else { "mode=rw" };
+    match connect(path, mode) {
+        Ok(connection) => Ok(connection),
+        // No file can be created beside it: the media are read-only, and there is no writer.
+        Err(cause) if cannot_make(&cause) && wal_bytes == 0 => {
+            connect(path, "mode=ro&immutable=1").map_err(|cause| OpenError::file(path, cause))
+        }
+        Err(cause) if cannot_make(&cause) => Err(OpenError::file(
+            path,
+            "its last changes are in the -wal beside it, which cannot be read in a folder that is not writable: copy \
+             the folder to a writable one and read it there",
+        )),
+        Err(cause) => Err(OpenError::file(path, cause)),
+    }
+}
+
+/// Returns true if SQLite could not create the files that it needs beside one in WAL mode.
+fn cannot_make(cause: &str) -> bool {
+    cause.contains("unable to open database file") || cause.contains("readonly database")
+}
+
+fn connect(path: &Path, mode: &str) -> Result<SqliteConnection, String> {
+    let uri = uri(path, mode).map_err(|error| error.to_string())?;
+    let mut connection = SqliteConnection::establish(&uri).map_err(|error| error.to_string())?;
+    connection.batch_execute(PRAGMAS).map_err(|error| error.to_string())?;
+    // SQLite opens a file when it is first read.
+    connection
+        .batch_execute("SELECT count(*) FROM sqlite_schema")
+        .map_err(|error| error.to_string())?;
+    Ok(connection)
+}
+
+fn wal(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    PathBuf::from(name)
+}

@@ -1,0 +1,486 @@
+//! Replica: one replica of an embedded shard, and the thread that maintains it.
+//!
+//! The thread attaches (opens the file, or creates it from a snapshot of the primary), catches up,
+//! and then applies new entries of the primary's log. Failed work is retried after increasing
+//! pauses.
+//!
+//! **Invariant:** the replica is reported as following only after it has caught up once.
+//! **Not here:** the choice of a replica for a read (`replica_set`).
+
+mod pauses;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use chrono::Utc;
+
+use super::OpenError;
+use super::applier::{Applier, ApplyError};
+use super::footing::{Footing, Inode};
+use super::nodes::FileReader;
+use super::reader::{Housekeeping, Readers, VisibleBound};
+use super::{check, snapshot};
+
+use engine::fault_injector::{FaultInjector, NodeMode};
+use engine::replication::{ReplicaState, ReplicationState};
+use model::value::format_timestamp;
+use pauses::{RETRY_FIRST, pauses};
+
+/// Longest time between two syncs of a replica. The log keeps the entries that were applied but not
+/// synced.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// Number of batches after which a replica is synced before [`SYNC_EVERY`] has passed.
+const SYNC_EVERY_BATCHES: u64 = 256;
+/// Longest time for which a stopping router lets a replica catch up.
+const CATCH_UP_MAX: Duration = Duration::from_secs(2);
+/// Pause after each transaction while no request waits for the replica: batches gather meanwhile,
+/// and under load several are applied in one transaction, for half the cost. The first batch after
+/// an idle period is applied at once.
+const GATHER: Duration = Duration::from_millis(10);
+/// Interval at which a paused or delayed replica checks if it may continue.
+const BRAKED: Duration = Duration::from_millis(5);
+
+/// Settings of a replica.
+pub struct ReplicaSpec {
+    /// Name of the node, such as `shard1-replica1`.
+    pub node: String,
+    /// The shard.
+    pub shard: String,
+    /// The primary's file.
+    pub primary: PathBuf,
+    /// Proof that the name of the primary's file still leads to it.
+    pub footing: Arc<Footing>,
+    /// The replica's file.
+    pub file: PathBuf,
+    /// True if that file may be used; otherwise it is rebuilt.
+    pub usable: bool,
+    /// Index of the replica in its shard, from 0.
+    pub index: usize,
+}
+
+/// A running replica.
+pub struct Replica {
+    node: String,
+    /// Pauses or delays the applier.
+    pub fault_injector: FaultInjector,
+    readers: ArcSwapOption<FileReader>,
+    /// True after a failed read, until the file was checked.
+    suspected: AtomicBool,
+    /// True if its rows are wrong, so that it must not be read.
+    condemned: AtomicBool,
+    /// True if it must be rebuilt.
+    remade: AtomicBool,
+    /// True if rows of the primary may be wrong, so that no replica may be rebuilt from it.
+    source_in_doubt: AtomicBool,
+    stopping: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Replica {
+    /// Starts the thread of a replica.
+    ///
+    /// # Errors
+    /// The system's, if it cannot start a thread.
+    pub fn start(
+        spec: ReplicaSpec,
+        replication: &Arc<ReplicationState>,
+        housekeeping: &Housekeeping,
+    ) -> std::io::Result<Arc<Self>> {
+        let replica = Arc::new(Self {
+            node: spec.node.clone(),
+            fault_injector: FaultInjector::default(),
+            readers: ArcSwapOption::empty(),
+            suspected: AtomicBool::new(false),
+            condemned: AtomicBool::new(false),
+            remade: AtomicBool::new(false),
+            source_in_doubt: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        });
+        replication.replicas().set_state(spec.index, ReplicaState::Building);
+        let keeper = Keeper {
+            usable: spec.usable,
+            spec,
+            replica: Arc::clone(&replica),
+            replication: Arc::clone(replication),
+            housekeeping: housekeeping.clone(),
+            applier: None,
+            retry: RETRY_FIRST,
+            not_before: Instant::now(),
+            synced_at: Instant::now(),
+            looked_at: Instant::now(),
+            attached_to: [None; 2],
+        };
+        let thread = std::thread::Builder::new()
+            .name(keeper.spec.node.clone())
+            .spawn(move || keeper.run())?;
+        *replica.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(replica)
+    }
+
+    /// Returns the name of the node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Returns the connections to the file; `None` while it cannot be read.
+    pub fn readers(&self) -> Option<Arc<FileReader>> {
+        self.readers.load_full()
+    }
+
+    /// Records a failed read: the thread checks the file, and rebuilds it if it is damaged.
+    pub fn suspect(&self) {
+        self.suspected.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Stops reads from the replica because its rows are wrong. It continues to follow its primary.
+    pub fn condemn(&self) {
+        self.condemned.store(true, Ordering::SeqCst);
+    }
+
+    /// Allows reads from the replica again because all its rows are right.
+    pub fn pardon(&self) {
+        self.condemned.store(false, Ordering::SeqCst);
+    }
+
+    /// Requests a rebuild from a snapshot of the primary.
+    pub fn remake(&self) {
+        self.remade.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Sets whether rows of the primary may be wrong. While they may be, the replica is not
+    /// rebuilt, because its own rows may be the right ones.
+    pub fn set_source_in_doubt(&self, in_doubt: bool) {
+        if self.source_in_doubt.swap(in_doubt, Ordering::SeqCst) != in_doubt {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = &*thread {
+            thread.thread().unpark();
+        }
+    }
+
+    /// Returns true if the replica can be reached, and its file needs neither a check nor a
+    /// rebuild.
+    pub fn is_reachable(&self) -> bool {
+        !self.suspected.load(Ordering::SeqCst)
+            && !self.condemned.load(Ordering::SeqCst)
+            && self.fault_injector.fault().mode != NodeMode::Cut
+    }
+
+    /// Lets the replica catch up for a moment, closes its file and ends its thread. Blocks.
+    pub fn stop(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            self.stopping.store(true, Ordering::SeqCst);
+            thread.thread().unpark();
+            // An error means that the thread panicked, which was logged then.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// State of the thread.
+struct Keeper {
+    spec: ReplicaSpec,
+    usable: bool,
+    replica: Arc<Replica>,
+    replication: Arc<ReplicationState>,
+    housekeeping: Housekeeping,
+    applier: Option<Applier>,
+    retry: Duration,
+    /// Time before which no work is attempted, even if the thread is woken.
+    not_before: Instant,
+    synced_at: Instant,
+    /// Time of the last check that the name of the file still leads to it.
+    looked_at: Instant,
+    /// Identities of the open file and its WAL.
+    attached_to: [Option<Inode>; 2],
+}
+
+/// Next action of the thread.
+enum Next {
+    /// Continues at once.
+    Work,
+    /// Waits briefly for more entries, unless a request waits for the replica.
+    Gather,
+    /// Waits to be woken, for at most this time.
+    Rest(Duration),
+}
+
+impl Keeper {
+    fn run(mut self) {
+        let applier = std::thread::current();
+        self.replication.waiters().set_waker(self.spec.index, move || applier.unpark());
+        while !self.replica.stopping.load(Ordering::SeqCst) {
+            match self.turn() {
+                Next::Work => {}
+                Next::Gather => self.gather(),
+                Next::Rest(pause) => std::thread::park_timeout(pause),
+            }
+        }
+        let deadline = Instant::now() + CATCH_UP_MAX;
+        while Instant::now() < deadline && matches!(self.turn(), Next::Work | Next::Gather) {}
+        self.replication.replicas().set_state(self.spec.index, ReplicaState::Down);
+        if let Some(applier) = self.applier.take() {
+            applier.close();
+        }
+    }
+
+    fn gather(&self) {
+        let (index, until) = (self.spec.index, Instant::now() + GATHER);
+        self.replication.waiters().set_gathering(index, true);
+        while !self.replication.waiters().has_waiters()
+            && !self.replica.stopping.load(Ordering::SeqCst)
+        {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::park_timeout(left);
+        }
+        self.replication.waiters().set_gathering(index, false);
+    }
+
+    fn turn(&mut self) -> Next {
+        let replica = Arc::clone(&self.replica);
+        let pause = self.not_before.saturating_duration_since(Instant::now());
+        if !pause.is_zero() {
+            return Next::Rest(pause);
+        }
+        let Ok(turn) = replica.fault_injector.enter() else { return Next::Rest(BRAKED) };
+        let done = self.work();
+        drop(turn);
+        done.unwrap_or_else(|trouble| self.fail(&trouble))
+    }
+
+    fn work(&mut self) -> Result<Next, ApplyTrouble> {
+        if self.spec.footing.loss().is_some() {
+            // The name of the primary's file may lead to another file.
+            return Ok(Next::Rest(SYNC_EVERY));
+        }
+        if self.replica.suspected.load(Ordering::SeqCst) {
+            self.examine();
+            self.replica.suspected.store(false, Ordering::SeqCst);
+        }
+        if self.replica.remade.swap(false, Ordering::SeqCst) {
+            self.detach();
+        }
+        if self.applier.is_none() {
+            if self.replica.stopping.load(Ordering::SeqCst) {
+                return Ok(Next::Rest(BRAKED));
+            }
+            if !self.usable && self.replica.source_in_doubt.load(Ordering::SeqCst) {
+                self.replication.replicas().set_state(self.spec.index, ReplicaState::Down);
+                return Ok(Next::Rest(SYNC_EVERY));
+            }
+            self.attach().map_err(ApplyTrouble::Attach)?;
+            return Ok(Next::Work);
+        }
+        if self.looked_at.elapsed() >= SYNC_EVERY {
+            self.looked_at = Instant::now();
+            if inodes(&self.spec.file) != self.attached_to {
+                return Ok(self.leave());
+            }
+        }
+        let next = self.apply().map_err(ApplyTrouble::Apply)?;
+        if self.replication.replicas().state(self.spec.index) == ReplicaState::Following {
+            self.retry = RETRY_FIRST;
+        }
+        Ok(next)
+    }
+
+    /// Abandons files whose names lead to other files: changes applied to them are lost when the
+    /// process ends.
+    fn leave(&mut self) -> Next {
+        let node = &self.spec.node;
+        tracing::error!(%node, "the file of a replica was removed or replaced; it is rebuilt");
+        self.detach();
+        Next::Work
+    }
+
+    /// Opens the replica's file, after rebuilding it if it cannot be used.
+    fn attach(&mut self) -> Result<(), OpenError> {
+        let spec = &self.spec;
+        spec.footing.check()?;
+        if !self.usable {
+            self.replication.replicas().set_state(spec.index, ReplicaState::Building);
+            self.close_readers();
+            if self.replica.stopping.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            tracing::info!(node = %spec.node, "a replica is rebuilt from a snapshot of its primary");
+            snapshot::make(&spec.primary, &spec.file)?;
+            self.usable = true;
+            self.replica.pardon();
+        }
+        let current = self.replication.timeline().history().current();
+        let applier = Applier::open(&spec.primary, &spec.file, current)?;
+        self.replication.replicas().reset_to(spec.index, applier.position());
+        let visible_bound = VisibleBound::replica(&self.replication, spec.index);
+        let readers = Readers::open(&spec.shard, &spec.file, visible_bound, &self.housekeeping)?;
+        self.replica.readers.store(Some(Arc::new(FileReader::new(readers))));
+        self.applier = Some(applier);
+        self.attached_to = inodes(&spec.file);
+        Ok(())
+    }
+
+    /// Waits until no reader has the old file open, because SQLite finds the WAL of a file by the
+    /// file's name, which the new file takes. Returns early if the replica is stopped.
+    fn close_readers(&self) {
+        let Some(readers) = self.replica.readers.swap(None) else { return };
+        let readers = {
+            let watched = Arc::downgrade(readers.readers());
+            drop(readers);
+            watched
+        };
+        let stopping = || self.replica.stopping.load(Ordering::SeqCst);
+        while readers.strong_count() > 0 && !stopping() {
+            std::thread::sleep(BRAKED);
+        }
+    }
+
+    /// Applies one transaction of entries, or syncs, if there is anything to do.
+    fn apply(&mut self) -> Result<Next, ApplyError> {
+        let Self { spec, replication, applier, attached_to, .. } = self;
+        let Some(applier) = applier else { return Ok(Next::Work) };
+        let asked_at = Instant::now();
+        let committed = replication.primary().committed();
+        let delay = self.replica.fault_injector.fault().delay;
+        let (mut worked, mut position) = (false, applier.position());
+        if committed > position {
+            let unsynced = position - replication.replicas().durable(spec.index);
+            let sync = replication.waiters().awaits_confirmations()
+                || unsynced >= SYNC_EVERY_BATCHES
+                || self.synced_at.elapsed() >= SYNC_EVERY;
+            let not_after = (!delay.is_zero()).then(|| format_timestamp(Utc::now() - delay));
+            let begin = |position| replication.replicas().begin_apply(spec.index, position);
+            worked = applier.step(sync, not_after.as_deref(), begin)?;
+            position = applier.position();
+            if worked {
+                let had_all_at = (position >= committed).then_some(asked_at);
+                replication.replicas().record_applied(spec.index, position, had_all_at);
+                if sync && inodes(&spec.file) != *attached_to {
+                    return Ok(self.leave());
+                }
+                if sync {
+                    replication.replicas().record_durable(spec.index, position);
+                    self.synced_at = Instant::now();
+                }
+            }
+        }
+        if position >= committed
+            && replication.replicas().state(spec.index) != ReplicaState::Following
+        {
+            replication.replicas().set_state(spec.index, ReplicaState::Following);
+        }
+        if worked {
+            let hurry = replication.waiters().has_waiters() || position < committed;
+            return Ok(if hurry { Next::Work } else { Next::Gather });
+        }
+        self.rest(position, !delay.is_zero())
+    }
+
+    /// Syncs if that is due, or else returns the time to rest. Called when there is nothing to
+    /// apply.
+    fn rest(&mut self, position: u64, delayed: bool) -> Result<Next, ApplyError> {
+        let Self { spec, replication, applier, attached_to, .. } = self;
+        let since = self.synced_at.elapsed();
+        let unsynced = position > replication.replicas().durable(spec.index);
+        if unsynced && (replication.waiters().awaits_confirmations() || since >= SYNC_EVERY) {
+            if let Some(applier) = applier {
+                applier.sync()?;
+            }
+            if inodes(&spec.file) != *attached_to {
+                return Ok(self.leave());
+            }
+            replication.replicas().record_durable(spec.index, position);
+            self.synced_at = Instant::now();
+            return Ok(Next::Work);
+        }
+        Ok(Next::Rest(match (delayed, unsynced) {
+            (true, _) => BRAKED,
+            (false, true) => SYNC_EVERY.saturating_sub(since),
+            (false, false) => SYNC_EVERY,
+        }))
+    }
+
+    /// Checks the file after a failed read.
+    fn examine(&mut self) {
+        if let Err(cause) = check::quick(&self.spec.file) {
+            tracing::error!(node = %self.spec.node, %cause, "a replica is damaged and is rebuilt");
+            self.detach();
+        }
+    }
+
+    /// Closes the file, which will be rebuilt.
+    fn detach(&mut self) {
+        self.replication.replicas().set_state(self.spec.index, ReplicaState::Building);
+        self.applier = None;
+        self.usable = false;
+    }
+
+    /// Logs a failure, and prepares the recovery after a pause.
+    fn fail(&mut self, trouble: &ApplyTrouble) -> Next {
+        let node = &self.spec.node;
+        match trouble {
+            ApplyTrouble::Apply(ApplyError::LogTrimmed) => {
+                tracing::warn!(%node, "a replica is too far behind for the log and is rebuilt");
+                self.detach();
+            }
+            ApplyTrouble::Apply(ApplyError::Primary(error)) => {
+                tracing::error!(%node, %error, "the change log cannot be read");
+                self.applier = None;
+            }
+            ApplyTrouble::Apply(ApplyError::Full(error)) => {
+                tracing::error!(%node, %error, "the disk of a replica is full");
+            }
+            ApplyTrouble::Apply(ApplyError::Damaged(error)) => {
+                tracing::error!(%node, %error, "a replica is damaged and is rebuilt");
+                self.detach();
+            }
+            ApplyTrouble::Apply(ApplyError::Replica(error)) => {
+                tracing::error!(%node, %error, "a replica could not be written");
+                self.applier = None;
+            }
+            ApplyTrouble::Attach(error) => {
+                tracing::error!(%node, %error, "a replica could not be opened");
+                self.usable = false;
+            }
+        }
+        self.replication.replicas().set_state(self.spec.index, ReplicaState::Down);
+        let (pause, next) = pauses(self.retry, trouble.is_of_room());
+        self.not_before = Instant::now() + pause;
+        self.retry = next;
+        Next::Work
+    }
+}
+
+/// Returns the identities of the file at a path and of its WAL.
+fn inodes(path: &Path) -> [Option<Inode>; 2] {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    [Inode::at(path), Inode::at(Path::new(&wal))]
+}
+
+/// Failure of one round of work.
+enum ApplyTrouble {
+    Attach(OpenError),
+    Apply(ApplyError),
+}
+
+impl ApplyTrouble {
+    /// Returns true if only disk space is missing, so that frequent retries cost little.
+    fn is_of_room(&self) -> bool {
+        matches!(self, Self::Attach(OpenError::NoSpace { .. }) | Self::Apply(ApplyError::Full(_)))
+    }
+}

@@ -1,0 +1,231 @@
+//! SQL: the texts of all statements but those of reads (`engine::select`), in SQLite's dialect.
+//!
+//! **Invariant:** a text consists of constants and of names from the registry, never of a client's
+//! words; values are numbered parameters.
+//! **Not here:** running them (`batch`, `applier`), reads (`engine::select`).
+
+use std::fmt::Write as _;
+
+use model::table::Table;
+use model::value::ColumnType;
+
+/// Inserts a row that must not exist. Parameters: each column, in the order of the table.
+pub(super) fn insert(table: &Table) -> String {
+    write_all("INSERT", table)
+}
+
+/// Inserts a row unless it exists. Parameters: each column, in the order of the table.
+pub(super) fn insert_new(table: &Table) -> String {
+    write_all("INSERT", table) + " ON CONFLICT DO NOTHING"
+}
+
+/// Updates a row. Parameters: the columns set, version, `updated_at`, then slot, shard key, id.
+pub(super) fn update(table: &Table, set: &[usize]) -> String {
+    let version = table.version();
+    let columns: Vec<usize> = set.iter().copied().chain([version, version + 2]).collect();
+    let mut sql = format!("UPDATE {} SET ", table.name());
+    push_list(&mut sql, columns.iter().copied().zip(1..), |sql, (column, number)| {
+        let _ = write!(sql, "{}=?{number}", table.column(column).name);
+    });
+    push_where_row(&mut sql, table, columns.len() + 1);
+    sql
+}
+
+/// Stores an after-image, whether the row exists or not. Parameters: each column, in the order of
+/// the table.
+pub(super) fn replace(table: &Table) -> String {
+    write_all("INSERT OR REPLACE", table)
+}
+
+fn write_all(verb: &str, table: &Table) -> String {
+    let mut sql = format!("{verb} INTO {} (", table.name());
+    push_names(&mut sql, table, 0..table.columns().len());
+    sql.push_str(") VALUES (");
+    push_list(&mut sql, 1..=table.columns().len(), push_parameter);
+    sql.push(')');
+    sql
+}
+
+/// Selects the answered columns of a row. Parameters: slot, shard key, id.
+pub(super) fn select_row(table: &Table) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, table.answered());
+    let _ = write!(sql, " FROM {}", table.name());
+    push_where_row(&mut sql, table, 1);
+    sql
+}
+
+/// Selects all rows of a table, all columns, in the order in which they are stored.
+pub(super) fn select_all(table: &Table) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, 0..table.columns().len());
+    let _ = write!(sql, " FROM {} ORDER BY ", table.name());
+    push_key(&mut sql, table);
+    sql
+}
+
+/// Selects the rows of a table after a key (`after`) and up to another one (`until`), all columns,
+/// in the order in which they are stored. Parameters: slot, shard key, id of each of the given
+/// keys.
+pub(super) fn select_range(table: &Table, after: bool, until: bool) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, 0..table.columns().len());
+    let _ = write!(sql, " FROM {}", table.name());
+    let width = table.id().len() + 2;
+    let mut first = 1;
+    for (sign, _) in [(">", after), ("<=", until)].into_iter().filter(|(_, is_there)| *is_there) {
+        sql.push_str(if first == 1 { " WHERE (" } else { " AND (" });
+        push_key(&mut sql, table);
+        let _ = write!(sql, ") {sign} (");
+        push_list(&mut sql, first..first + width, push_parameter);
+        sql.push(')');
+        first += width;
+    }
+    sql.push_str(" ORDER BY ");
+    push_key(&mut sql, table);
+    sql
+}
+
+fn push_key(sql: &mut String, table: &Table) {
+    sql.push_str("slot,shard_key");
+    for column in table.id() {
+        let _ = write!(sql, ",{}", table.column(*column).name);
+    }
+}
+
+/// Selects the rows of a slot, all columns.
+pub(super) fn select_slot(table: &Table, slot: i64) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, 0..table.columns().len());
+    let _ = write!(sql, " FROM {} WHERE slot={slot}", table.name());
+    sql
+}
+
+/// Removes a row. Parameters: slot, shard key, id.
+pub(super) fn remove(table: &Table) -> String {
+    let mut sql = format!("DELETE FROM {}", table.name());
+    push_where_row(&mut sql, table, 1);
+    sql
+}
+
+fn push_where_row(sql: &mut String, table: &Table, first: usize) {
+    let _ = write!(sql, " WHERE slot=?{first} AND shard_key=?{}", first + 1);
+    for (column, number) in table.id().iter().zip(first + 2..) {
+        let _ = write!(sql, " AND {}=?{number}", table.column(*column).name);
+    }
+}
+
+fn push_names(sql: &mut String, table: &Table, columns: impl Iterator<Item = usize>) {
+    push_list(sql, columns, |sql, column| sql.push_str(&table.column(column).name));
+}
+
+fn push_parameter(sql: &mut String, number: usize) {
+    let _ = write!(sql, "?{number}");
+}
+
+fn push_list<T>(
+    sql: &mut String,
+    items: impl IntoIterator<Item = T>,
+    mut push: impl FnMut(&mut String, T),
+) {
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            sql.push(',');
+        }
+        push(sql, item);
+    }
+}
+
+/// Returns the type that a STRICT table declares for a column.
+pub(super) fn declared_type(kind: ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Text | ColumnType::Timestamp | ColumnType::Json | ColumnType::Uuid => "TEXT",
+        ColumnType::Bigint | ColumnType::Boolean => "INTEGER",
+        ColumnType::Double => "REAL",
+    }
+}
+
+/// Selects those slots of the JSON array `?1` that may not be written here at the time `?2`.
+pub(super) const SLOTS_NOT_OWNED: &str = "SELECT value FROM json_each(?1) WHERE NOT EXISTS (
+    SELECT 1 FROM tessera_slots WHERE slot = value
+    AND (state = 'owned' OR (state = 'fenced' AND until < ?2)))";
+
+/// Appends the batch's after-images to the change log.
+pub(super) const APPEND_LOG: &str =
+    "INSERT INTO tessera_log (position, at, changes) VALUES (?1, ?2, ?3)";
+
+/// Stores the counters, which only grow.
+pub(super) const SET_COUNTERS: &str =
+    "UPDATE tessera_shard SET version = ?1, position = ?2 WHERE id = 1";
+
+/// Adds to the number of rows of a table.
+pub(super) const ADD_ROWS: &str = "UPDATE tessera_counts SET rows = rows + ?2 WHERE name = ?1";
+
+/// Stores the position of a replica.
+pub(super) const SET_REPLICA: &str =
+    "UPDATE tessera_shard SET version = ?1, position = ?2, timeline = ?3 WHERE id = 1";
+
+/// Changes a counter, so that its commit syncs the file.
+pub(super) const COUNT_SYNC: &str = "UPDATE tessera_shard SET syncs = syncs + 1 WHERE id = 1";
+
+/// Selects the number of rows of a table.
+pub(super) const COUNTED: &str = "SELECT rows FROM tessera_counts WHERE name = ?1";
+
+/// Selects the position of a file.
+pub(super) const POSITION: &str = "SELECT position FROM tessera_shard WHERE id = 1";
+
+/// Selects up to `?3` log entries after position `?1`, written at `?2` or before.
+pub(super) const LOG_AFTER: &str = "SELECT position, changes FROM tessera_log
+    WHERE position > ?1 AND at <= ?2 ORDER BY position LIMIT ?3+0";
+
+/// Selects the first position of the log and its bytes.
+pub(super) const LOG_EXTENT: &str = "SELECT min(position), sum(length(changes)) FROM tessera_log";
+
+/// Selects one row if the log has any.
+pub(super) const LOG_FIRST: &str = "SELECT position FROM tessera_log LIMIT 1";
+
+/// Removes log entries up to a position.
+pub(super) const TRIM_LOG: &str =
+    "DELETE FROM tessera_log WHERE position <= ?1 RETURNING length(changes)";
+
+/// Selects the record of an idempotency key. Parameters: slot, shard key, key.
+pub(super) const REMEMBERED: &str = "SELECT fingerprint, answer FROM tessera_idempotency
+    WHERE slot = ?1 AND shard_key = ?2 AND idempotency_key = ?3";
+
+/// Selects one row if there is a record created from `?1` on and before `?2`.
+pub(super) const WITNESS: &str =
+    "SELECT 1 FROM tessera_idempotency WHERE created_at >= ?1 AND created_at < ?2 LIMIT 1";
+
+/// Selects up to `?3` records created from `?1` on and before `?2`.
+pub(super) const FORGOTTEN: &str =
+    "SELECT slot, shard_key, idempotency_key FROM tessera_idempotency
+    WHERE created_at >= ?1 AND created_at < ?2 ORDER BY created_at LIMIT ?3+0";
+
+/// Selects the slots in a file.
+pub(super) const SLOTS: &str = "SELECT slot, state FROM tessera_slots ORDER BY slot";
+
+/// Selects tables of a file that were created neither by Tessera nor through it.
+pub(super) const STRANGE_TABLES: &str = "SELECT name FROM sqlite_schema WHERE type = 'table'
+    AND name NOT LIKE 'tessera\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+    AND name <> '__diesel_schema_migrations'
+    AND name NOT IN (SELECT name FROM tessera_tables) ORDER BY name";
+
+/// Selects the migrations that ran on a file.
+pub(super) const MIGRATED: &str = "SELECT version FROM __diesel_schema_migrations ORDER BY version";
+
+/// Selects the owner of a shard's file, under every schema.
+pub(super) const SIGNED: &str = "SELECT cluster_id, shard FROM tessera_shard";
+
+/// Selects the id of a cluster and the names of its shards, under every schema.
+pub(super) const CLUSTER: &str = "SELECT cluster_id, shards, ready FROM tessera_cluster";
+
+/// Selects one row if the schema of a catalog contains the timelines of its shards.
+pub(super) const HAS_TIMELINES: &str =
+    "SELECT name FROM pragma_table_info('tessera_cluster') WHERE name = 'timelines'";
+
+/// Writes one snapshot of the file into a new one.
+pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
+
+/// Attaches a second database; the statement below writes one snapshot of it into a new file.
+pub(super) const ATTACH_TAKEN: &str = "ATTACH ?1 AS taken";
+pub(super) const VACUUM_TAKEN_INTO: &str = "VACUUM taken INTO ?1";

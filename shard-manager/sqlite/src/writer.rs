@@ -1,0 +1,311 @@
+//! Writer: applies batches of changes to a shard's file, each batch one durable transaction.
+//!
+//! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the
+//! replication state has each position before its commit and after it; no batch is acknowledged
+//! whose file has been removed.
+//! **Not here:** the contents of a transaction (`batch`), waiting for one (`lane`).
+
+#[cfg(feature = "sabotage")]
+mod early_ack;
+mod schema_change;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::QueryResult;
+use diesel::connection::SimpleConnection;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+use engine::replication::ReplicationState;
+use engine::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
+use model::error::{Error, Outcome};
+use model::reason::Reason;
+
+use super::batch::{Applied, Batch, Counters};
+use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
+use super::footing::{Footing, Grip};
+use super::{declarations, log};
+
+/// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
+const PRAGMAS: &str = "PRAGMA cache_size=-8192";
+/// Least number of entries to trim: trimming them together shares the cost.
+const TRIM_MIN: u64 = 64;
+/// Most entries that one batch removes: writes wait meanwhile.
+const TRIM_MAX: u64 = 256;
+/// Most bytes of the log. A larger log is trimmed even if a replica still needs it: that replica is
+/// then rebuilt.
+const LOG_BYTES_MAX: u64 = 1 << 30;
+/// Interval between searches for idempotency keys that are too old.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// The one writing connection to a shard's file.
+pub struct SqliteWriter {
+    shard: String,
+    path: PathBuf,
+    footing: Arc<Footing>,
+    /// `None` after a failure that may have left the connection in doubt: the next batch opens
+    /// another.
+    opened: Option<Opened>,
+    counters: Counters,
+    shapes: PreparedShapes,
+    replication: Arc<ReplicationState>,
+    log: LogExtent,
+    /// Time of the last search; `None` since the file was opened.
+    forgot_at: Option<Instant>,
+    #[cfg(feature = "sabotage")]
+    owed: Option<early_ack::Owed>,
+}
+
+/// The connection, and the proof that the name of its file still leads to it.
+struct Opened {
+    /// Dropped first.
+    grip: Grip,
+    connection: SqliteConnection,
+}
+
+/// Extent of the log.
+#[derive(Clone, Copy, Debug)]
+struct LogExtent {
+    /// Position up to which the log was trimmed.
+    trimmed: u64,
+    bytes: u64,
+}
+
+impl SqliteWriter {
+    /// Opens the writing connection to the file of a shard.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the file cannot be opened or lacks its counters.
+    pub fn open(
+        shard: &str,
+        path: &Path,
+        replication: &Arc<ReplicationState>,
+    ) -> Result<Self, OpenError> {
+        Self::open_on(Footing::of(shard, path), (shard, path), replication)
+    }
+
+    fn open_on(
+        footing: Arc<Footing>,
+        (shard, path): (&str, &Path),
+        replication: &Arc<ReplicationState>,
+    ) -> Result<Self, OpenError> {
+        footing.check()?;
+        let told = |error| OpenError::file(path, error);
+        let mut connection = open(path, PRAGMAS)?;
+        let counters = Counters::load(&mut connection).map_err(told)?;
+        let (first, bytes) = log::extent(&mut connection).map_err(told)?;
+        let position = counters.position as u64;
+        let trimmed = first.map_or(Some(position), |first| first.checked_sub(1));
+        let trimmed = trimmed.filter(|trimmed| *trimmed <= position);
+        let unfit = || OpenError::foreign(path, "its change log does not fit its position");
+        let trimmed = trimmed.ok_or_else(unfit)?;
+        replication.reset_to(position);
+        replication
+            .primary()
+            .record_schema_change(declarations::last_made_at(&mut connection).map_err(told)?);
+        let grip = footing.grip();
+        Ok(Self {
+            shard: shard.to_owned(),
+            path: path.to_owned(),
+            footing,
+            opened: Some(Opened { grip, connection }),
+            counters,
+            shapes: PreparedShapes::default(),
+            replication: Arc::clone(replication),
+            log: LogExtent { trimmed, bytes },
+            forgot_at: None,
+            #[cfg(feature = "sabotage")]
+            owed: None,
+        })
+    }
+
+    /// Returns the proof that the name of its file still leads to it.
+    pub fn footing(&self) -> &Arc<Footing> {
+        &self.footing
+    }
+
+    fn reopen(&mut self) -> Result<Opened, BatchFailure> {
+        let (footing, place) = (Arc::clone(&self.footing), (&*self.shard, &*self.path));
+        let reopened = Self::open_on(footing, place, &self.replication).map_err(|error| {
+            tracing::error!(shard = %self.shard, %error, "the shard's file cannot be opened again");
+            let unavailable = || Error::ShardUnavailable { shard: self.shard.clone() };
+            let error = self.footing.check_writable().err().unwrap_or_else(unavailable);
+            BatchFailure { error, outcome: Outcome::Rejected, retry_split: false }
+        })?;
+        *self = reopened;
+        Ok(self.opened.take().expect("open() always connects"))
+    }
+
+    /// Returns the connection, if writes are allowed.
+    fn take_opened(&mut self) -> Result<Opened, BatchFailure> {
+        self.footing.check_writable().map_err(|error| BatchFailure {
+            error,
+            outcome: Outcome::Rejected,
+            retry_split: false,
+        })?;
+        match self.opened.take() {
+            Some(opened) => Ok(opened),
+            None => self.reopen(),
+        }
+    }
+
+    /// Takes the connection back after a commit, which must not be acknowledged if its file has no
+    /// name left.
+    fn give_back(&mut self, opened: Opened) -> Result<(), BatchFailure> {
+        let firm = opened.grip.is_firm();
+        self.opened = Some(opened);
+        if firm {
+            return Ok(());
+        }
+        self.footing.lose(Reason::FilesLost);
+        let error = Error::FilesLost { shard: self.shard.clone(), loss: Reason::FilesLost };
+        Err(BatchFailure { error, outcome: Outcome::Unknown, retry_split: false })
+    }
+
+    /// Executes one transaction up to its commit.
+    fn transact(
+        &mut self,
+        connection: &mut SqliteConnection,
+        groups: &[WriteGroup<'_>],
+        state: &mut Attempt,
+    ) -> QueryResult<Applied> {
+        let trim_to = self.trim_to();
+        let forget = self.forgot_at.is_none_or(|at| at.elapsed() > FORGET_EVERY);
+        connection.immediate_transaction(|connection| {
+            let mut work = |connection: &mut SqliteConnection| {
+                if let Some(position) = trim_to {
+                    state.trimmed = Some((position, log::trim(connection, position)?));
+                }
+                let mut batch = Batch::new(connection, self.counters, &mut self.shapes);
+                if forget {
+                    state.forgot_all = batch.forget_old()?;
+                }
+                batch.run(groups)
+            };
+            let applied =
+                work(connection).inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
+            state.committing = true;
+            state.began = Instant::now();
+            self.replication.primary().begin(applied.counters.position as u64);
+            Ok::<_, DieselError>(applied)
+        })
+    }
+
+    /// Returns the position up to which the log is trimmed now, if that removes enough entries.
+    fn trim_to(&self) -> Option<u64> {
+        let LogExtent { trimmed, bytes } = self.log;
+        let mut needless = self.replication.trimmable_position();
+        if bytes >= LOG_BYTES_MAX {
+            // The oldest entries are removed, even if a replica needs them.
+            needless = needless.max(trimmed + TRIM_MAX);
+        }
+        // The last entry stays: the batch that trims may add none, and only a replica's file has an
+        // empty log.
+        let last = (self.counters.position as u64).saturating_sub(1);
+        let to = needless.min(last).min(trimmed + TRIM_MAX);
+        (to >= trimmed + TRIM_MIN).then_some(to)
+    }
+
+    /// Converts a failure. Before COMMIT was sent nothing was stored. After it, only "disk full" is
+    /// certain.
+    fn failure(&self, kind: &DbErrorKind, committing: bool) -> BatchFailure {
+        let certain = !committing || *kind == DbErrorKind::Full;
+        BatchFailure {
+            error: match kind {
+                // The constraints of rows fail single changes; this one is about a table of
+                // Tessera's own.
+                DbErrorKind::Constraint(_) => Error::Internal,
+                DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => {
+                    kind.error(&self.shard)
+                }
+            },
+            outcome: if certain { Outcome::Rejected } else { Outcome::Unknown },
+            retry_split: !committing && *kind == DbErrorKind::Other,
+        }
+    }
+}
+
+/// State of a transaction when it fails.
+struct Attempt {
+    committing: bool,
+    /// First error, kept because SQLite may have rolled back by itself, and then diesel reports
+    /// only that its own rollback found nothing to undo.
+    cause: Option<DbErrorKind>,
+    /// Position up to which the log was trimmed, and the number of bytes.
+    trimmed: Option<(u64, u64)>,
+    /// True if no idempotency key that is too old is left.
+    forgot_all: bool,
+    began: Instant,
+}
+
+impl Attempt {
+    fn new() -> Self {
+        let began = Instant::now();
+        Self { committing: false, cause: None, trimmed: None, forgot_all: false, began }
+    }
+}
+
+impl Writer for SqliteWriter {
+    fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
+        let position = self.counters.position as u64;
+        if groups.iter().all(|group| group.rows.is_empty()) {
+            let position = self.replication.timeline().position(position);
+            return Ok(BatchDone { rows: Vec::new(), position });
+        }
+        #[cfg(feature = "sabotage")]
+        if let Some(done) = self.pretend(groups) {
+            return Ok(done);
+        }
+        let mut opened = self.take_opened()?;
+        let mut state = Attempt::new();
+        match self.transact(&mut opened.connection, groups, &mut state) {
+            Ok(applied) => {
+                let position = applied.counters.position as u64;
+                if position as i64 != self.counters.position {
+                    self.replication.commit(position, state.began);
+                }
+                self.counters = applied.counters;
+                self.log.bytes += applied.logged;
+                if let Some((trimmed, bytes)) = state.trimmed {
+                    self.log.trimmed = trimmed;
+                    self.log.bytes = self.log.bytes.saturating_sub(bytes);
+                }
+                if state.forgot_all {
+                    self.forgot_at = Some(Instant::now());
+                }
+                self.give_back(opened)?;
+                let position = self.replication.timeline().position(position);
+                Ok(BatchDone { rows: applied.rows, position })
+            }
+            Err(error) => {
+                let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
+                let committing = state.committing;
+                if error == DieselError::RollbackTransaction && !committing {
+                    // The writer aborted the transaction itself: nothing is in doubt.
+                    self.opened = Some(opened);
+                } else {
+                    tracing::error!(shard = %self.shard, %error, ?kind, committing, "a batch failed");
+                }
+                Err(self.failure(&kind, committing))
+            }
+        }
+    }
+
+    fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
+        self.alter(change)
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self) {
+        self.commit_owed_batch();
+    }
+
+    fn close(&mut self) {
+        if let Some(Opened { connection, .. }) = &mut self.opened {
+            // Best effort: data in the WAL is as durable as in the file.
+            let _ = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+        self.opened = None;
+    }
+}

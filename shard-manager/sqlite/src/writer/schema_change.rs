@@ -1,0 +1,60 @@
+//! Schema change: a change of the tables, as a transaction of the writer.
+//!
+//! **Invariant:** the replication state has the change before it is acknowledged, so that no read
+//! is sent to a replica that does not know the table.
+//! **Not here:** the contents of the transaction (`ddl`).
+
+use std::time::Instant;
+
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+use engine::{BatchFailure, SchemaChange};
+
+use super::{Attempt, SqliteWriter};
+use crate::connection::DbErrorKind;
+use crate::ddl::{self, Changed};
+
+impl SqliteWriter {
+    /// Carries out a change of the tables and returns the position after it.
+    pub(super) fn alter(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
+        let mut opened = self.take_opened()?;
+        let mut state = Attempt::new();
+        match self.try_alter(&mut opened.connection, change, &mut state) {
+            Ok(Changed { counters, logged }) => {
+                let position = counters.position as u64;
+                if logged > 0 {
+                    self.replication.commit(position, state.began);
+                    self.replication.primary().record_schema_change(position);
+                }
+                self.counters = counters;
+                self.log.bytes += logged;
+                self.give_back(opened)?;
+                Ok(position)
+            }
+            Err(error) => {
+                // The connection is dropped: the next batch opens another.
+                let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
+                let committing = state.committing;
+                tracing::error!(shard = %self.shard, %error, ?kind, committing, "a table could not be changed");
+                Err(BatchFailure { retry_split: false, ..self.failure(&kind, committing) })
+            }
+        }
+    }
+
+    fn try_alter(
+        &self,
+        connection: &mut SqliteConnection,
+        change: &SchemaChange,
+        state: &mut Attempt,
+    ) -> Result<Changed, DieselError> {
+        connection.immediate_transaction(|connection| {
+            let changed = ddl::change_and_log(connection, self.counters, change);
+            let changed =
+                changed.inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
+            state.committing = changed.logged > 0;
+            state.began = Instant::now();
+            self.replication.primary().begin(changed.counters.position as u64);
+            Ok(changed)
+        })
+    }
+}
