@@ -27,6 +27,7 @@ mod error;
 mod manifest;
 mod node;
 mod node_commands;
+mod node_dir;
 mod os_user;
 mod parallel_tasks;
 mod pg_rewind;
@@ -58,6 +59,7 @@ use model::topology::Role;
 pub use error::LocalError;
 pub use node::{LocalNode, NodeState, Stop};
 pub use node_commands::{Promoted, Rejoined};
+pub use node_dir::NodeDir;
 pub use programs::{MAJOR_MIN, Programs, VARIABLE};
 pub use shared_env::{DATABASE_USER, Peer, Secret};
 pub use standalone::{NodeSpec, NodeStatus, StandaloneNode};
@@ -262,7 +264,7 @@ impl LocalCluster {
         manifest.save(cluster_dir)?;
         self.stop_all(Stop::Immediate)?;
         for node in &self.nodes {
-            remove_folder(&node.dir)?;
+            remove_folder(&node.dir.path)?;
         }
         // Without the manifest, the rest looks like an `up` that was interrupted before it made
         // anything.
@@ -285,7 +287,7 @@ impl LocalCluster {
     pub fn rebuild(&mut self, name: &str, source: &str) -> Result<(), LocalError> {
         let find = |name: &str| self.node(name).ok_or_else(|| LocalError::NoNode(name.to_owned()));
         let (node, from) = (find(name)?, find(source)?);
-        if node.shard != from.shard || node.name == from.name || from.is_standby() {
+        if node.shard != from.shard || node.name == from.name || from.dir.is_standby() {
             let cause = "a replica is made from the primary of its own shard only";
             return Err(LocalError::NoSource { shard: node.database(), cause });
         }

@@ -17,7 +17,7 @@ use crate::manifest::Manifest;
 use crate::node::{LocalNode, NodeState, Stop};
 use crate::parallel_tasks::ClusterUpdate;
 use crate::pg_rewind::rewind;
-use crate::primary_choice::{most_advanced, nodes_of};
+use crate::primary_choice::{await_follower, most_advanced, nodes_of};
 use model::topology::Role;
 
 /// Time limit of a promotion, in seconds.
@@ -167,10 +167,10 @@ impl LocalCluster {
 impl ClusterUpdate<'_> {
     fn promote(&self, shard: &[LocalNode], node: &LocalNode) -> Result<Promoted, LocalError> {
         let env = &node.env;
-        if node.is_standby() {
+        if node.dir.is_standby() {
             let mut command = env.command("pg_ctl");
             command.args(["promote", "--silent", "--wait", "-t", PROMOTE_SECONDS, "-D"]);
-            env.run(&node.name, command.arg(node.data_dir()))?;
+            env.run(&node.name, command.arg(node.dir.data()))?;
         }
         let deadline = Instant::now() + WRITES_MAX;
         while node.query("SELECT pg_is_in_recovery()")? != "f" {
@@ -183,9 +183,10 @@ impl ClusterUpdate<'_> {
         self.follow_primary(shard, node)?;
         let mut behind = Vec::new();
         let deadline = Instant::now() + FOLLOW_MAX;
-        for other in shard.iter().filter(|other| other.name != node.name && other.is_standby()) {
+        for other in shard.iter().filter(|other| other.name != node.name && other.dir.is_standby())
+        {
             let limit = deadline.saturating_duration_since(Instant::now());
-            if other.state() == NodeState::Running && !node.await_follower(other, limit)? {
+            if other.state() == NodeState::Running && !await_follower(node, other, limit)? {
                 behind.push(other.name.clone());
             }
         }
@@ -194,20 +195,20 @@ impl ClusterUpdate<'_> {
 
     fn rejoin(&self, node: &LocalNode, leader: &LocalNode) -> Result<Rejoined, LocalError> {
         let follower = LocalNode { source: Some(leader.peer()), ..node.clone() };
-        if node.is_complete() && node.is_standby() {
+        if node.dir.is_complete() && node.dir.is_standby() {
             self.follow_primary(std::slice::from_ref(node), leader)?;
             follower.start()?;
-            if leader.await_follower(node, FOLLOW_MAX)? {
+            if await_follower(leader, node, FOLLOW_MAX)? {
                 return Ok(Rejoined::Followed);
             }
         }
-        if node.is_complete() {
+        if node.dir.is_complete() {
             self.change(&node.name, |entry| {
                 entry.is_made = false;
                 entry.follows = Some(leader.name.clone());
             })?;
             let rewound = rewind(&follower, leader, self.lock);
-            if rewound.is_ok() && leader.await_follower(node, FOLLOW_MAX)? {
+            if rewound.is_ok() && await_follower(leader, node, FOLLOW_MAX)? {
                 self.change(&node.name, |entry| entry.is_made = true)?;
                 return Ok(Rejoined::Rewound);
             }
@@ -223,7 +224,7 @@ fn find<'n>(nodes: &'n [LocalNode], name: &str) -> Result<&'n LocalNode, LocalEr
 }
 
 fn made(node: &LocalNode) -> Result<&LocalNode, LocalError> {
-    if node.is_complete() {
+    if node.dir.is_complete() {
         return Ok(node);
     }
     let cause = "it is not made yet; `cluster up` makes it".to_owned();
@@ -236,7 +237,7 @@ fn shard_of(nodes: &[LocalNode], node: &LocalNode) -> Vec<LocalNode> {
 
 /// Returns whether a node is a complete primary, rather than one that has yet to be made.
 fn leads(node: &LocalNode) -> bool {
-    node.role == Role::Primary && node.is_complete() && !node.is_standby()
+    node.role == Role::Primary && node.dir.is_complete() && !node.dir.is_standby()
 }
 
 /// Checks that a node can be promoted now.

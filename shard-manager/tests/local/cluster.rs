@@ -142,7 +142,7 @@ fn a_process_id_of_another_program_is_ignored_and_not_signalled() {
     let primary = node(&cluster, "shard1-primary");
     fill(primary);
     primary.stop(Stop::Fast).unwrap();
-    let file = primary.data_dir().join("postmaster.pid");
+    let file = primary.dir.data().join("postmaster.pid");
     // The test's own process id: the test would notice a signal.
     fs::write(&file, format!("{}\n", std::process::id())).unwrap();
     assert_eq!(primary.pid(), None);
@@ -161,9 +161,9 @@ fn a_missing_or_incomplete_replica_is_rebuilt() {
     fill(node(&cluster, "shard1-primary"));
     let (gone, half) = (node(&cluster, "shard1-replica1"), node(&cluster, "shard1-replica2"));
     gone.stop(Stop::Immediate).unwrap();
-    fs::remove_dir_all(&gone.dir).unwrap();
+    fs::remove_dir_all(&gone.dir.path).unwrap();
     // Runs, like a server that was started but not yet recorded.
-    fs::write(half.dir.join("unfinished"), "").unwrap();
+    fs::write(half.dir.path.join("unfinished"), "").unwrap();
     assert_eq!((gone.state(), half.state()), (NodeState::NotMade, NodeState::NotMade));
     let cluster = place.up(1, 2);
     for replica in cluster.replicas_of(0) {
@@ -178,7 +178,7 @@ fn a_missing_primary_is_reported_and_never_recreated_empty() {
     fill(node(&cluster, "shard1-primary"));
     cluster.down().unwrap();
     let (dir, away) =
-        (node(&cluster, "shard1-primary").dir.clone(), place.parent.path().join("away"));
+        (node(&cluster, "shard1-primary").dir.path.clone(), place.parent.path().join("away"));
     fs::rename(&dir, &away).unwrap();
     let error = LocalCluster::up(&place.wanted(1, 0)).unwrap_err();
     assert!(matches!(error, LocalError::Lost { .. }), "{error}");

@@ -117,7 +117,7 @@ fn a_node_that_cannot_be_rewound_is_rebuilt() {
     cluster.promote(FIRST).unwrap();
     add(node(&cluster, FIRST), 2);
     // Without its own WAL there is no record of what has to be undone.
-    let log = node(&cluster, PRIMARY).data_dir().join("pg_wal");
+    let log = node(&cluster, PRIMARY).dir.data().join("pg_wal");
     for entry in fs::read_dir(log).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_file() {
             fs::remove_file(entry.path()).unwrap();

@@ -120,10 +120,10 @@ impl Trio {
     /// Starts a server with its current data, whatever was promoted since, like a machine that
     /// comes back.
     pub(crate) fn start_alone(&self, node: &LocalNode) {
-        let owner = std::fs::metadata(node.data_dir()).unwrap();
+        let owner = std::fs::metadata(node.dir.data()).unwrap();
         let mut command = Command::new(self.cluster.programs().bin.join("pg_ctl"));
-        command.args(["start", "-w", "-D"]).arg(node.data_dir()).arg("-l").arg(node.log());
-        command.current_dir(&node.dir).stdout(Stdio::null());
+        command.args(["start", "-w", "-D"]).arg(node.dir.data()).arg("-l").arg(node.dir.log());
+        command.current_dir(&node.dir.path).stdout(Stdio::null());
         if owner.uid() != std::fs::metadata("/proc/self").unwrap().uid() {
             command.uid(owner.uid()).gid(owner.gid());
         }

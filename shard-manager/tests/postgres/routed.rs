@@ -23,7 +23,7 @@ fn row(number: usize) -> (String, String) {
 
 /// Reads; returns the number of rows and the plan by which the server found them.
 async fn planned(manager: &Manager, trio: &Trio, query: ReadQuery) -> (usize, String) {
-    let log = trio.node("shard1-primary").log();
+    let log = trio.node("shard1-primary").dir.log();
     let told = || std::fs::read_to_string(&log).unwrap();
     let before = told().len();
     let read = manager.data().read(query, None, &options()).await.unwrap();
