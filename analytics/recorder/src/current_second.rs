@@ -135,8 +135,8 @@ impl CurrentSecond {
     pub(crate) fn bytes(&self) -> usize {
         let parts =
             self.parts.iter().flat_map(|parts| [&parts.queue, &parts.database, &parts.rest]);
-        let parts: usize = parts.map(|part| part.latencies.bytes()).sum();
-        let cells: usize = self.cells.iter().map(|cell| cell.latencies.bytes()).sum();
+        let parts: usize = parts.map(|part| part.latencies.counts.bytes()).sum();
+        let cells: usize = self.cells.iter().map(|cell| cell.latencies.counts.bytes()).sum();
         let rows = size_of_val(&*self.cells) + size_of_val(&*self.parts);
         size_of_val(&*self.index) + rows + cells + parts
     }
