@@ -1,7 +1,7 @@
 //! Node: one server of a local cluster, running or not.
 //!
-//! **Invariant:** no process is signalled that is not the server of the node's folder (`node_dir`), or
-//! a descendant of it.
+//! **Invariant:** only the server that a node's folder names (`node_dir`) and its descendants are
+//! signalled.
 //! **Not here:** making a node (`provision`).
 
 use std::fs;
@@ -60,9 +60,9 @@ pub enum Stop {
 /// State of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
-    /// Its server runs.
+    /// The server runs.
     Running,
-    /// Its server is suspended.
+    /// The server is suspended.
     Frozen,
     /// The node is complete, and its server does not run.
     Stopped,

@@ -48,12 +48,19 @@ pub enum Rejoined {
     Rebuilt,
 }
 
-impl LocalCluster {
+/// Commands on single nodes of a cluster. Each one reads the manifest, works under the cluster's
+/// lock, and brings the cluster's list of nodes up to date.
+#[derive(Debug)]
+pub struct NodeCommands<'c> {
+    pub(super) cluster: &'c mut LocalCluster,
+}
+
+impl NodeCommands<'_> {
     /// Stops the server of a node. Does nothing if it does not run.
     ///
     /// # Errors
     /// [`LocalError::NoNode`], and the errors of [`LocalNode::stop`].
-    pub fn stop_node(&mut self, name: &str, how: Stop) -> Result<(), LocalError> {
+    pub fn stop(&mut self, name: &str, how: Stop) -> Result<(), LocalError> {
         self.update(|_, nodes| find(nodes, name)?.stop(how))
     }
 
@@ -62,7 +69,7 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError::NoNode`], [`LocalError::Unsuitable`] for an incomplete one, and the errors of
     /// [`LocalNode::start`].
-    pub fn start_node(&mut self, name: &str) -> Result<(), LocalError> {
+    pub fn start(&mut self, name: &str) -> Result<(), LocalError> {
         self.update(|_, nodes| made(find(nodes, name)?)?.start())
     }
 
@@ -70,7 +77,7 @@ impl LocalCluster {
     ///
     /// # Errors
     /// [`LocalError::NoNode`], and the errors of [`LocalNode::freeze`].
-    pub fn freeze_node(&mut self, name: &str) -> Result<(), LocalError> {
+    pub fn freeze(&mut self, name: &str) -> Result<(), LocalError> {
         self.update(|_, nodes| find(nodes, name)?.freeze())
     }
 
@@ -79,7 +86,7 @@ impl LocalCluster {
     ///
     /// # Errors
     /// [`LocalError::NoNode`], and the errors of [`LocalNode::thaw`].
-    pub fn thaw_node(&mut self, name: &str) -> Result<(), LocalError> {
+    pub fn thaw(&mut self, name: &str) -> Result<(), LocalError> {
         self.update(|_, nodes| find(nodes, name)?.thaw())
     }
 
@@ -104,7 +111,7 @@ impl LocalCluster {
     ///
     /// # Errors
     /// [`LocalError::NoNode`] for an unknown shard; [`LocalError::Unsuitable`] if too few of its
-    /// replicas run to decide, and the errors of [`LocalCluster::promote`].
+    /// replicas run to decide, and the errors of [`NodeCommands::promote`].
     pub fn promote_best(&mut self, shard: &str) -> Result<Promoted, LocalError> {
         self.update(|update, nodes| {
             let first = nodes.iter().find(|node| node.database() == shard);
@@ -142,13 +149,34 @@ impl LocalCluster {
         })
     }
 
+    /// Rebuilds a node as a replica of a running node of its shard; its old data is removed.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`] or [`LocalError::NoSource`] if the names do not fit; other variants
+    /// if a program fails.
+    pub fn rebuild(&mut self, name: &str, source: &str) -> Result<(), LocalError> {
+        let find =
+            |name: &str| self.cluster.node(name).ok_or_else(|| LocalError::NoNode(name.to_owned()));
+        let (node, from) = (find(name)?, find(source)?);
+        if node.shard != from.shard || node.name == from.name || from.dir.is_standby() {
+            let cause = "a replica is made from the primary of its own shard only";
+            return Err(LocalError::NoSource { shard: node.database(), cause });
+        }
+        let (node, from) = (node.clone(), from.clone());
+        self.update(|update, _| {
+            // The source is a primary, even if the manifest does not say so yet.
+            update.change(&from.name, |entry| entry.follows = None)?;
+            update.make_replica(&node, &from)
+        })
+    }
+
     /// Runs an operation under the cluster's lock, on nodes as the manifest describes them now, and
     /// updates the nodes and the environment file afterwards.
-    pub(super) fn update<R>(
+    fn update<R>(
         &mut self,
         act: impl FnOnce(&ClusterUpdate<'_>, &[LocalNode]) -> Result<R, LocalError>,
     ) -> Result<R, LocalError> {
-        let env = Arc::clone(&self.env);
+        let env = Arc::clone(&self.cluster.env);
         let cluster_dir = &env.cluster_dir;
         let lock = cluster_dir.lock()?;
         let manifest = Manifest::load(&cluster_dir.path)?;
@@ -158,8 +186,9 @@ impl LocalCluster {
         let nodes = nodes_of(&env, &manifest);
         let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
         let done = act(&update, &nodes);
-        self.nodes = nodes_of(&env, &update.manifest());
-        let written = cluster_dir.write(&self.environment_file(), &environment::text(self));
+        self.cluster.nodes = nodes_of(&env, &update.manifest());
+        let written =
+            cluster_dir.write(&self.cluster.environment_file(), &environment::text(self.cluster));
         done.and_then(|done| written.map(|()| done))
     }
 }

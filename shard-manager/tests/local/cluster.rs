@@ -195,7 +195,7 @@ fn a_primary_comes_back_as_a_replica_of_the_one_that_took_over() {
     node(&cluster, "shard1-primary").stop(Stop::Immediate).unwrap();
     assert_eq!(ask(node(&cluster, "shard1-replica1"), "SELECT pg_promote()"), "t");
     ask(node(&cluster, "shard1-replica1"), "INSERT INTO t VALUES (43)");
-    cluster.rebuild("shard1-primary", "shard1-replica1").unwrap();
+    cluster.commands().rebuild("shard1-primary", "shard1-replica1").unwrap();
     until(node(&cluster, "shard1-primary"), ROWS, "42,43");
     cluster.down().unwrap();
     let cluster = place.up(1, 1);

@@ -88,10 +88,10 @@ fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_client
         check(&most);
         check(&counted(&nodes, load(&manager, "before")).await.1);
 
-        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+        trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
         let alive: Vec<_> = trio.cluster.replicas_of(0).cloned().collect();
         let promoting = tokio::task::spawn_blocking(move || {
-            trio.cluster.promote_best("shard1").unwrap();
+            trio.cluster.commands().promote_best("shard1").unwrap();
             trio
         });
         let over = AtomicBool::new(false);
@@ -114,7 +114,7 @@ fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_client
         let (mut trio, most) = counted(&alive, both).await;
         check(&most);
 
-        trio.cluster.rejoin("shard1-primary").unwrap();
+        trio.cluster.commands().rejoin("shard1-primary").unwrap();
         until_replicas(&manager, 2).await;
         check(&counted(&nodes, load(&manager, "after")).await.1);
         tokio::task::spawn_blocking(move || manager.close()).await.unwrap();

@@ -95,8 +95,8 @@ fn a_token_of_a_timeline_unknown_to_the_router_waits_and_is_never_reported_as_lo
         // One router receives nothing, as if it were suspended, while a replica is promoted and the
         // other router writes there.
         proxies.iter().for_each(Proxy::fall_silent);
-        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
-        trio.cluster.promote_best("shard1").unwrap();
+        trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
+        trio.cluster.commands().promote_best("shard1").unwrap();
         let after = put(&other, "after", &at(Level::One)).await.unwrap();
         let session = seen(&other, &after);
 

@@ -99,12 +99,12 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
 
         // The catalog's old primary is frozen, with all its sessions open; reading and writing rows
         // does not need it.
-        trio.cluster.freeze_node(old).unwrap();
+        trio.cluster.commands().freeze(old).unwrap();
         put(&one, "k", &within(5_000, Level::One)).await.unwrap();
         let late = Instant::now() + Duration::from_millis(700);
         one.schema().create_table(notes_table("never"), late).await.unwrap_err();
         let promoting = tokio::task::spawn_blocking(move || {
-            trio.cluster.promote_best("shard1").unwrap();
+            trio.cluster.commands().promote_best("shard1").unwrap();
             trio
         });
         while !promoting.is_finished() {
@@ -119,7 +119,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         until_known(&other, "second").await;
 
         // It continues and still accepts writes, but the router no longer uses it.
-        trio.cluster.thaw_node(old).unwrap();
+        trio.cluster.commands().thaw(old).unwrap();
         let mut deposed = Door::open(trio.node(old), "shard1").await;
         let before = deposed.text(CHANGES).await;
         make(&other, &notes_table("third")).await;
