@@ -7,7 +7,7 @@ use crate::eventually;
 use crate::fake::{FakeRouter, Told, ago, frame, unix_ms};
 use crate::process::Service;
 
-/// This many seconds of a clock that is wrong by `by_s` seconds.
+/// Returns the reading, after this many seconds, of a clock that is wrong by `by_s` seconds.
 fn wrong(seconds: u64, by_s: i64) -> u64 {
     seconds.checked_add_signed(by_s).unwrap()
 }

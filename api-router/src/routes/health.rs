@@ -73,7 +73,7 @@ pub struct ShardHealth {
 pub struct ShardNodes {
     /// The shard.
     shard: String,
-    /// Its nodes.
+    /// Nodes of the shard.
     nodes: Vec<Node>,
 }
 
@@ -99,7 +99,7 @@ pub struct Node {
 /// A reason why a node does not fulfil its role.
 #[derive(Serialize, ToSchema)]
 pub struct NodeReason {
-    /// Its name, for programs: `writes_stalled`.
+    /// Name of the reason, for programs: `writes_stalled`.
     name: &'static str,
     /// A sentence, for people.
     detail: &'static str,

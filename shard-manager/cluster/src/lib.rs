@@ -1,9 +1,10 @@
 //! Cluster: the open cluster, from a request to the node of the shard that answers it.
 //!
-//! A manager has one [`shard::Shard`] per shard, which writes through its [`lanes`] and reads from its
-//! primary and its [`replica_set`].
+//! A manager has one [`shard::Shard`] per shard, which writes through its [`lanes`] and reads from
+//! its primary and its [`replica_set`].
 //!
-//! **Invariant:** nothing here depends on one engine: nodes are reached by the traits of [`engine`].
+//! **Invariant:** nothing here depends on one engine: nodes are reached through the traits of
+//! [`engine`].
 //! **Not here:** opening a cluster (`assembly`), HTTP, SQL.
 #![forbid(unsafe_code)]
 

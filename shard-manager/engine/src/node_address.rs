@@ -29,7 +29,7 @@ pub struct Host {
     /// A name, an IP address without brackets, or the directory of a Unix socket (it begins with
     /// `/`).
     pub host: String,
-    /// Its port.
+    /// Port of the server.
     pub port: u16,
 }
 

@@ -36,7 +36,7 @@ const LOSS_CHECKS_MAX: u32 = 3;
 /// Processes that may write to the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WriterAccess {
-    /// This process alone: the positions known here are complete.
+    /// Only this process writes: the positions known here are complete.
     Exclusive,
     /// Other processes as well: the primary may have more than is known here.
     Shared,

@@ -263,7 +263,7 @@ pub struct Pattern(pub Vec<Piece>);
 /// Part of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// These characters.
+    /// Exactly these characters.
     Text(String),
     /// Any one character.
     One,

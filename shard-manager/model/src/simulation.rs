@@ -164,7 +164,7 @@ impl Load {
 pub struct Share {
     /// The shard.
     pub shard: String,
-    /// Its weight.
+    /// Weight of the shard.
     pub weight: u32,
     /// Number of slots.
     pub slots: u64,

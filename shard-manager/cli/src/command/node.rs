@@ -87,7 +87,7 @@ struct NodeOptions {
     /// Setting of the server; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = super::cluster::setting)]
     settings: Vec<(String, String)>,
-    /// User that runs the server if root starts it [default: postgres, else nobody]
+    /// User that runs the server if root starts it [default: `postgres`, else `nobody`]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Folder of PostgreSQL's programs [default: TESSERA_PG_BIN, else the newest installed]

@@ -20,7 +20,7 @@ use super::Shard;
 pub struct NodeHealth {
     /// Name of the node: `shard1-primary`.
     pub node: String,
-    /// Its role in the shard.
+    /// Role of the node in the shard.
     pub role: Role,
     /// True if the node fulfils its role.
     pub up: bool,

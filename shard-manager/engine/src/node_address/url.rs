@@ -66,7 +66,7 @@ pub enum AddressError {
     /// An unknown parameter.
     #[error("{name} is not a parameter of an address; {hint}")]
     Parameter {
-        /// Its name, or a note that it has none.
+        /// Name of the parameter, or a note that it has none.
         name: String,
         /// The most similar parameter, or all parameters.
         hint: String,

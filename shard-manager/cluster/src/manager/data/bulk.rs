@@ -48,7 +48,7 @@ pub struct BulkRowDone {
 /// Bulk write that was carried out.
 #[derive(Clone, Debug)]
 pub struct BulkDone {
-    /// Its rows, in the order of the shards.
+    /// Rows of the request, in the order of the shards.
     pub rows: Vec<BulkRowDone>,
     /// Session of the client, with the positions of this write.
     pub session: SessionToken,
