@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use crate::entry::{Entry, Shape};
-use crate::frame::{Cell, CellLabel, Fanout, Frame, Part, Parts, Step};
+use crate::frame::{Cell, CellLabel, Fanout, Frame, PartTimes, Parts, Step};
 use crate::histogram::LatencyHistogram;
 use crate::merge::merged;
 use crate::sample::{Labels, Operation, Outcome, Role};
@@ -250,8 +250,8 @@ impl RunningPart {
         self.latencies.record_micros(micros)
     }
 
-    fn part(&self) -> Part {
-        Part {
+    fn part(&self) -> PartTimes {
+        PartTimes {
             total: self.latencies.count(),
             micros: self.micros,
             latencies: self.latencies.packed(),

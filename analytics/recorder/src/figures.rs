@@ -48,7 +48,7 @@ pub fn figures(
     let grid = Grid::new(query.window, at_ms, coarsest);
     let names = now.shards.iter().map(|shard| shard.shard.clone()).collect();
     let measured: Vec<_> = histories.iter().map(|history| Measured::of(history)).collect();
-    let counted = Measured::counted(&measured, &window_frames, at_ms);
+    let counted = Measured::counted_times(&measured, &window_frames, at_ms);
     let sums = WindowSums::of(&window_frames.frames, query, grid, counted.as_ref(), names);
     let measured_ms = Measured::counted_ms(counted.as_ref(), &window_frames, at_ms);
     let seconds = measured_ms.max(MEASURED_MIN_MS) as f64 / 1e3;

@@ -144,7 +144,7 @@ impl History {
     }
 
     /// Returns the times in which a recorder counted, up to the last closed second.
-    pub fn counted(&self) -> MeasuredIntervals {
+    pub fn counted_times(&self) -> MeasuredIntervals {
         let rings = self.rings();
         let mut counted = rings.counted.clone();
         if let Some(since) = rings.counting_since {

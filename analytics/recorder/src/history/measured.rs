@@ -45,7 +45,7 @@ impl Measured {
 
     /// Returns the times in s in which any of these counted, up to `at_ms`; `None` if no recorder
     /// has reported since when it counts. Times of frames outside all reported times are included.
-    pub(crate) fn counted(
+    pub(crate) fn counted_times(
         all: &[Self],
         window_frames: &WindowFrames,
         at_ms: u64,

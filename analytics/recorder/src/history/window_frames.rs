@@ -39,8 +39,8 @@ impl WindowFrames {
         Self::cut(&history.rings(), at_ms.saturating_sub(length), at_ms, base)
     }
 
-    /// Cuts the window out of the rings: longer slots serve the time before shorter ones, `base` the
-    /// time between, and shorter ones the time after the last finished slot of `base`.
+    /// Cuts the window out of the rings. Longer slots serve the time before shorter ones, `base`
+    /// serves the time between, and shorter ones the time after the last finished slot of `base`.
     fn cut(rings: &Rings, from_ms: u64, at_ms: u64, base: Step) -> Self {
         let mut cuts = [u64::MAX, 0, 0, 0];
         let mut cut = 0;
