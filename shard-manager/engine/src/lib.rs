@@ -6,7 +6,7 @@
 //! returns one boxed future, so that callers need not know the engine's type.
 //!
 //! **Invariant:** nothing here depends on one engine.
-//! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), the choice of the
+//! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), the choice of a
 //! shard (`manager`).
 #![forbid(unsafe_code)]
 

@@ -55,7 +55,7 @@ struct Hazard {
 
 /// One hazard.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Finding {
+pub enum TableHazard {
     /// Table, or sequence of Tessera's, that a crash of its server empties.
     Unlogged {
         /// With its schema.
@@ -72,14 +72,14 @@ pub enum Finding {
     },
 }
 
-impl Finding {
+impl TableHazard {
     /// True if it keeps its table from being written to.
     pub fn is_unlogged(&self) -> bool {
         matches!(self, Self::Unlogged { .. })
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for TableHazard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unlogged { table, remedy } => write!(
@@ -99,7 +99,7 @@ impl fmt::Display for Finding {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hazards {
     tables: BTreeMap<String, Hazard>,
-    found: BTreeSet<Finding>,
+    found: BTreeSet<TableHazard>,
 }
 
 impl Hazards {
@@ -129,12 +129,12 @@ impl Hazards {
                     hazard.unlogged = true;
                     let kind = if row.boolean(3) == Some(true) { "SEQUENCE" } else { "TABLE" };
                     let remedy = format!("ALTER {kind} {table} SET LOGGED");
-                    Finding::Unlogged { table, remedy }
+                    TableHazard::Unlogged { table, remedy }
                 }
                 rule_or_trigger => {
                     hazard.ruled |= rule_or_trigger == "rule";
                     hazard.triggered |= rule_or_trigger == "trigger";
-                    Finding::Meddler { table, name: format!("{rule_or_trigger} {}", text(4)) }
+                    TableHazard::Meddler { table, name: format!("{rule_or_trigger} {}", text(4)) }
                 }
             });
         }
@@ -142,12 +142,15 @@ impl Hazards {
     }
 
     /// Iterates over the hazards of a whole database.
-    pub fn found(&self) -> impl Iterator<Item = &Finding> {
+    pub fn found(&self) -> impl Iterator<Item = &TableHazard> {
         self.found.iter()
     }
 
     /// Returns hazards that an earlier check had not found.
-    pub(super) fn new_since<'h>(&'h self, before: &'h Self) -> impl Iterator<Item = &'h Finding> {
+    pub(super) fn new_since<'h>(
+        &'h self,
+        before: &'h Self,
+    ) -> impl Iterator<Item = &'h TableHazard> {
         self.found.difference(&before.found)
     }
 

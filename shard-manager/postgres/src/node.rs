@@ -139,9 +139,9 @@ impl Target {
 
     /// Returns the timeline id, as in histories, of reads in a term; `None` for a replica, whose
     /// session does not report it.
-    pub fn life(&self, term: Option<Term>) -> Option<u32> {
+    pub fn timeline_id(&self, term: Option<Term>) -> Option<u32> {
         match self {
-            Self::Primary(tracker) => term.map(|term| tracker.life(term)),
+            Self::Primary(tracker) => term.map(|term| tracker.timeline_id(term)),
             Self::Replica(..) => None,
         }
     }

@@ -267,7 +267,7 @@ impl Server {
             };
             match reading.await {
                 Some(Ok((rows, sequence, known))) => {
-                    let life = match self.target.life(open.term) {
+                    let life = match self.target.timeline_id(open.term) {
                         Some(life) => life,
                         None if self.replication.timeline().id() == now => now,
                         // The rows may belong to an abandoned timeline.

@@ -148,8 +148,8 @@ impl PrimaryTracker {
 
     /// Returns the id of a term in histories. Two shards have different ids, except for one chance
     /// in four billion.
-    pub fn life(&self, term: Term) -> u32 {
-        life(self.system, term.timeline)
+    pub fn timeline_id(&self, term: Term) -> u32 {
+        timeline_id(self.system, term.timeline)
     }
 
     /// Returns when this term is over.
@@ -166,10 +166,10 @@ impl PrimaryTracker {
 
     /// Returns true if this timeline is later than all known ones: a node was promoted, and this
     /// router does not know it yet. Returns false if the id is no timeline of this system.
-    pub fn is_ahead(&self, life_sought: u32) -> bool {
+    pub fn is_ahead(&self, timeline_sought: u32) -> bool {
         let known = self.term().timeline;
         let mut later = (1..=AHEAD_MAX).map_while(|step| known.checked_add(step));
-        later.any(|timeline| life(self.system, timeline) == life_sought)
+        later.any(|timeline| timeline_id(self.system, timeline) == timeline_sought)
     }
 
     /// Searches for the primary among all nodes at once, instead of waiting until a promotion is
@@ -298,7 +298,10 @@ impl PrimaryTracker {
                     .replicas()
                     .durable(member)
                     .max(replication.replicas().applied(member));
-                replication.timeline().history().followed_by(life(self.system, timeline), kept)
+                replication
+                    .timeline()
+                    .history()
+                    .followed_by(timeline_id(self.system, timeline), kept)
             });
             self.samples().clear();
             replication.follow(history, position, member);
@@ -369,7 +372,7 @@ impl PrimaryTracker {
 pub(super) const DEPOSED: &str =
     "another node was promoted since: this one must not be written to; make it a replica";
 
-fn life(system: u64, timeline: u32) -> u32 {
+fn timeline_id(system: u64, timeline: u32) -> u32 {
     let mut bytes = [0; 12];
     bytes[..8].copy_from_slice(&system.to_be_bytes());
     bytes[8..].copy_from_slice(&timeline.to_be_bytes());
@@ -385,7 +388,7 @@ async fn position(connection: &AsyncPgConnection) -> diesel::QueryResult<u64> {
 
 /// Returns the timelines of a primary; only its present one, if it hides the others.
 pub async fn history(connection: &AsyncPgConnection, identity: &Identity) -> TimelineHistory {
-    let own = || (life(identity.system, identity.timeline), 0);
+    let own = || (timeline_id(identity.system, identity.timeline), 0);
     lives(connection, identity)
         .await
         .or_else(|| TimelineHistory::new(vec![own()]))
@@ -412,7 +415,9 @@ async fn lives(connection: &AsyncPgConnection, identity: &Identity) -> Option<Ti
     // Each line has the end of a timeline, at which the next one began.
     let began = [0].into_iter().chain(lives.iter().map(|(_, ended)| *ended));
     let timelines = lives.iter().map(|(timeline, _)| *timeline).chain([timeline]);
-    TimelineHistory::new(timelines.map(|timeline| life(system, timeline)).zip(began).collect())
+    TimelineHistory::new(
+        timelines.map(|timeline| timeline_id(system, timeline)).zip(began).collect(),
+    )
 }
 
 /// Parses lines of timeline, end, and reason.

@@ -118,5 +118,5 @@ async fn mark(tracker: &PrimaryTracker, open: &mut Option<Open>) -> Option<Posit
     let (position, marked) = (results.pop()?.ok()?, results.pop()?.is_ok());
     let sequence = position.first().and_then(|row| row.bigint(0)).filter(|_| marked)?;
     *open = Some(Open { connection, term, prepared });
-    Some(Position { timeline: tracker.life(term), sequence: sequence.cast_unsigned() })
+    Some(Position { timeline: tracker.timeline_id(term), sequence: sequence.cast_unsigned() })
 }

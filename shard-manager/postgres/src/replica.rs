@@ -272,7 +272,7 @@ impl Watcher {
             return Err(DEPOSED.to_owned());
         }
         self.tracker.remember(standing.shows, asked_at);
-        self.replication.update_if_current(self.tracker.life(term), |replication| {
+        self.replication.update_if_current(self.tracker.timeline_id(term), |replication| {
             replication.primary().observe(standing.shows);
             replication.timeline().set_silent(false);
         });
@@ -312,7 +312,7 @@ impl Watcher {
             return Err(if standing.is_hidden { HIDDEN } else { nothing }.to_owned());
         }
         let current_at = self.tracker.had_all_at(standing.shows);
-        self.replication.update_if_current(self.tracker.life(term), |replication| {
+        self.replication.update_if_current(self.tracker.timeline_id(term), |replication| {
             replication.replicas().record_applied(self.index, standing.shows, current_at);
             if let Some((received, _)) = standing.received {
                 replication.replicas().record_durable(self.index, received);

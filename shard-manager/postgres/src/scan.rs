@@ -165,7 +165,7 @@ impl Scans {
                     position_query,
                     &load(&session.connection, seen).await?,
                 )?;
-                let timeline = target.life(session.term).unwrap_or(now);
+                let timeline = target.timeline_id(session.term).unwrap_or(now);
                 Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
             })
         });

@@ -128,7 +128,7 @@ impl PgWriter {
         };
         let applied = self.in_time(term, applied).await;
         self.keep((session, term), &applied);
-        applied.map(|stored| (stored, self.tracker.life(term)))
+        applied.map(|stored| (stored, self.tracker.timeline_id(term)))
     }
 
     /// Waits for work on a connection, with a time limit, and as long as its node is the primary
@@ -223,7 +223,7 @@ impl PgWriter {
             Ok((mut session, term)) => {
                 let changed = self.in_time(term, ddl::change(&mut session, change)).await;
                 self.keep((session, term), &changed);
-                changed.map(|position| (position, self.tracker.life(term)))
+                changed.map(|position| (position, self.tracker.timeline_id(term)))
             }
             Err(failed) => Err(failed),
         };

@@ -57,7 +57,7 @@ type Key = Vec<Value>;
 
 /// Place that a walk over all rows has reached.
 #[derive(Clone, Debug, Default)]
-pub struct Place {
+pub struct WalkPosition {
     table: String,
     after: Option<Key>,
 }
@@ -77,7 +77,7 @@ pub struct Looked {
     /// Stretches whose rows differ between copies.
     pub differing: Vec<Stretch>,
     /// Place to go on from; `None` after the last row.
-    pub next: Option<Place>,
+    pub next: Option<WalkPosition>,
     /// Bytes of rows that were read.
     pub bytes: u64,
     /// Copies that were compared: not those that lag too far.
@@ -119,7 +119,7 @@ pub enum Obstacle {
 pub fn look(
     files: &[CopyFile<'_>],
     tables: &[Arc<Table>],
-    from: &Place,
+    from: &WalkPosition,
     terms: Terms<'_>,
 ) -> Result<Looked, Obstacle> {
     let mut copies = Copies::take(files, terms)?;
@@ -128,7 +128,7 @@ pub fn look(
     for table in tables.iter().filter(|table| table.name() >= &*from.table) {
         let after = from.after.clone().filter(|_| table.name() == from.table);
         if taken >= STRETCH_BYTES {
-            looked.next = Some(Place { table: table.name().to_owned(), after });
+            looked.next = Some(WalkPosition { table: table.name().to_owned(), after });
             break;
         }
         let mut stretch = Stretch { table: Arc::clone(table), after, until: None };
@@ -145,7 +145,7 @@ pub fn look(
         looked.next = stretch
             .until
             .clone()
-            .map(|last| Place { table: table.name().to_owned(), after: Some(last) });
+            .map(|last| WalkPosition { table: table.name().to_owned(), after: Some(last) });
         if !same {
             looked.differing.push(stretch);
         }

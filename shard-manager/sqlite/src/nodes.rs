@@ -16,21 +16,21 @@ use model::reason::Reason;
 use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::reader::Readers;
-use super::replica::Replica;
+use super::reader::ReaderPool;
+use super::replica::FileReplica;
 use super::threads;
 
 /// Readers of one file, shared with the threads that they run on.
-pub struct FileReader(Arc<Readers>);
+pub struct FileReader(Arc<ReaderPool>);
 
 impl FileReader {
     /// Takes the readers of one file.
-    pub fn new(readers: Readers) -> Self {
+    pub fn new(readers: ReaderPool) -> Self {
         Self(Arc::new(readers))
     }
 
     /// Returns the readers. As long as a clone of the `Arc` lives, the file may be open.
-    pub(super) fn readers(&self) -> &Arc<Readers> {
+    pub(super) fn readers(&self) -> &Arc<ReaderPool> {
         &self.0
     }
 
@@ -38,7 +38,7 @@ impl FileReader {
     fn blocking<T: Send + 'static>(
         &self,
         deadline: Instant,
-        work: impl FnOnce(&Readers, Duration) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&ReaderPool, Duration) -> Result<T, Error> + Send + 'static,
     ) -> EngineFuture<'_, T> {
         let readers = Arc::clone(&self.0);
         Box::pin(threads::blocking(deadline, move |wait| work(&readers, wait)))
@@ -59,7 +59,7 @@ impl NodeReader for FileReader {
     }
 
     fn probe(&self, deadline: Instant) -> EngineFuture<'_, ()> {
-        self.blocking(deadline, Readers::probe)
+        self.blocking(deadline, ReaderPool::probe)
     }
 
     fn pool_stats(&self) -> PoolStats {
@@ -116,7 +116,7 @@ impl PrimaryReader for FileReader {
     }
 
     fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
-        self.blocking(deadline, Readers::size_estimate)
+        self.blocking(deadline, ReaderPool::size_estimate)
     }
 
     fn worker_nodes(&self, _: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {
@@ -124,7 +124,7 @@ impl PrimaryReader for FileReader {
     }
 }
 
-impl ReplicaNode for Replica {
+impl ReplicaNode for FileReplica {
     fn opened_name(&self) -> &str {
         self.node()
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use shard_manager::local::{LocalCluster, LocalNode, NodeState, Rejoined, Stop};
 use shard_manager::topology::Role;
 
-use crate::servers::{Place, ask, run, until};
+use crate::servers::{ClusterFolder, ask, run, until};
 
 const ROWS: &str = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
 const PRIMARY: &str = "shard1-primary";
@@ -25,7 +25,7 @@ fn leader(cluster: &LocalCluster) -> &str {
 }
 
 /// A shard with this many replicas, all of which have row 1.
-fn shard(place: &Place, replicas: usize) -> LocalCluster {
+fn shard(place: &ClusterFolder, replicas: usize) -> LocalCluster {
     let cluster = place.up(1, replicas);
     ask(node(&cluster, PRIMARY), "CREATE TABLE t (n int); INSERT INTO t VALUES (1)");
     for replica in cluster.replicas_of(0) {
@@ -49,7 +49,7 @@ fn listed<'c>(cluster: &'c LocalCluster, variable: &str) -> Vec<&'c str> {
 
 #[test]
 fn a_promoted_replica_leads_and_the_others_follow_even_after_a_restart() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 2);
     let said = cluster.commands().promote(FIRST).unwrap_err().to_string();
     assert!(said.contains("shard1-primary: it is the primary and runs"), "{said}");
@@ -82,7 +82,7 @@ fn a_promoted_replica_leads_and_the_others_follow_even_after_a_restart() {
 
 #[test]
 fn a_former_primary_rejoins_without_the_rows_that_were_not_replicated() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 1);
     cluster.commands().stop(FIRST, Stop::Fast).unwrap();
     for row in 100..200 {
@@ -111,7 +111,7 @@ fn a_former_primary_rejoins_without_the_rows_that_were_not_replicated() {
 
 #[test]
 fn a_node_that_cannot_be_rewound_is_rebuilt() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 1);
     cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
     cluster.commands().promote(FIRST).unwrap();
@@ -129,7 +129,7 @@ fn a_node_that_cannot_be_rewound_is_rebuilt() {
 
 #[test]
 fn a_replica_that_was_down_follows_the_new_primary_once_it_is_started() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 2);
     cluster.commands().stop(SECOND, Stop::Fast).unwrap();
     add(node(&cluster, PRIMARY), 2);
@@ -155,7 +155,7 @@ fn a_replica_that_was_down_follows_the_new_primary_once_it_is_started() {
 
 #[test]
 fn the_best_replica_is_the_most_advanced_one() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 2);
     cluster.commands().stop(FIRST, Stop::Fast).unwrap();
     add(node(&cluster, PRIMARY), 2);
@@ -168,7 +168,7 @@ fn the_best_replica_is_the_most_advanced_one() {
 
 #[test]
 fn a_manual_promotion_is_kept_and_the_others_follow_after_up() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 2);
     cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
     assert_eq!(ask(node(&cluster, SECOND), "SELECT pg_promote()"), "t");
@@ -181,7 +181,7 @@ fn a_manual_promotion_is_kept_and_the_others_follow_after_up() {
 
 #[test]
 fn a_frozen_node_answers_when_it_is_thawed() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = shard(&place, 1);
     let (code, out, err) = run(&["cluster", "freeze", PRIMARY], &place.dir());
     assert_eq!((code, out.as_str()), (0, "shard1-primary is frozen\n"), "{err}");
@@ -202,7 +202,7 @@ fn a_frozen_node_answers_when_it_is_thawed() {
 
 #[test]
 fn a_frozen_node_can_be_stopped_started_and_destroyed() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 1);
     // Each wait for a frozen server lasts ten seconds or more.
     let at_once = Duration::from_secs(9);
@@ -226,7 +226,7 @@ fn a_frozen_node_can_be_stopped_started_and_destroyed() {
 
 #[test]
 fn impossible_operations_are_refused_with_a_remedy() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 1);
     let refused = |args: &[&str], words: &str| {
         let (code, out, err) = run(&[&["cluster"], args].concat(), &place.dir());

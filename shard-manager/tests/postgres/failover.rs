@@ -9,7 +9,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::local::Stop;
 use shard_manager::manager::RequestOptions;
 
-use crate::cluster::{Door, Trio, connect, try_connect};
+use crate::cluster::{SideSession, Trio, connect, try_connect};
 use crate::log;
 use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
 use crate::server::runtime;
@@ -52,7 +52,7 @@ fn writes_continue_on_a_promoted_replica_with_all_acknowledged_rows() {
         // The old primary comes back without its replicas: it serves neither writes nor reads.
         let old = trio.node("shard1-primary").clone();
         trio.start_alone(&old);
-        let mut door = Door::open(&old, "shard1").await;
+        let mut door = SideSession::open(&old, "shard1").await;
         put(&manager, "after", &at(Level::One)).await.unwrap();
         let count = "SELECT count(*)::text AS value FROM users WHERE user_id='after'";
         assert_eq!(door.text(count).await, "0");
@@ -171,7 +171,7 @@ fn a_frozen_primary_that_thaws_gets_no_write_and_answers_no_strong_read() {
         trio.cluster.commands().promote_best("shard1").unwrap();
         put(&manager, "after", &at(Level::One)).await.unwrap();
         trio.cluster.commands().thaw("shard1-primary").unwrap();
-        let mut door = Door::open(trio.node("shard1-primary"), "shard1").await;
+        let mut door = SideSession::open(trio.node("shard1-primary"), "shard1").await;
         for round in 0..20 {
             let key = format!("round {round}");
             put(&manager, &key, &at(Level::One)).await.unwrap();

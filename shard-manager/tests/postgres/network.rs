@@ -38,7 +38,8 @@ fn unreachable_nodes_delay_no_client_for_long_and_come_back_by_themselves() {
     runtime().block_on(async {
         put(&manager, "k", &at(Level::All)).await.unwrap();
 
-        // Replicas answer nothing: reads use the primary, and the replicas again once they answer.
+        // While the replicas do not answer, reads use the primary; afterwards they use the
+        // replicas again.
         proxies[1..].iter().for_each(Proxy::fall_silent);
         let began = Instant::now();
         while get(&manager, "k", &within(10_000, Level::One)).await.unwrap().served_by
@@ -63,8 +64,8 @@ fn unreachable_nodes_delay_no_client_for_long_and_come_back_by_themselves() {
         proxies[0].pass();
         put(&manager, "k", &within(20_000, Level::One)).await.unwrap();
 
-        // It accepts requests and answers nothing: the outcome of writes in flight is unknown, and
-        // the others wait.
+        // The primary accepts requests and does not answer: the outcome of writes in flight is
+        // unknown, and other writes wait.
         proxies[0].fall_silent();
         let failure = put(&manager, "k", &within(500, Level::One)).await.unwrap_err();
         assert_eq!(failure.outcome, Outcome::Unknown, "{failure:?}");

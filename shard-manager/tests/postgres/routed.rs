@@ -8,7 +8,7 @@ use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::row_change::Operation;
 use shard_manager::value::Value;
 
-use crate::cluster::{Door, Trio, connect};
+use crate::cluster::{SideSession, Trio, connect};
 use crate::rows::{options, prepare, write_all};
 use crate::server::runtime;
 
@@ -59,7 +59,7 @@ fn rows_of_the_keys_that_filters_name_are_found_by_the_primary_key() {
             assert!(done.iter().all(Result::is_ok));
         }
         let node = trio.node("shard1-primary");
-        Door::open(node, &node.database()).await.run("ANALYZE users").await;
+        SideSession::open(node, &node.database()).await.run("ANALYZE users").await;
         let table = manager.schema().table("users").unwrap();
         let routing = table.routing().unwrap();
         let text = |key: &str| Value::Text(key.to_owned());

@@ -49,7 +49,7 @@ impl Shard {
             }
         });
         let nodes = std::iter::once(primary).chain(replicas).collect();
-        let (passes, differences) = self.doubts.counted();
+        let (passes, differences) = self.doubts.counts();
         let compared = ComparisonStats { passes, differences };
         ShardStats { shard, lane: self.lanes.vitals(), compared, nodes }
     }

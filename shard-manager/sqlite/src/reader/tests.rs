@@ -6,7 +6,7 @@ use engine::replication::ReplicationState;
 use model::position::TimelineHistory;
 use model::stats::PoolStats;
 
-use super::{Housekeeping, READERS_MAX, Readers, VisibleBound};
+use super::{Housekeeping, READERS_MAX, ReaderPool, VisibleBound};
 
 #[test]
 fn a_read_without_a_free_connection_is_counted_as_waiting_until_it_has_one() {
@@ -20,7 +20,7 @@ fn a_read_without_a_free_connection_is_counted_as_waiting_until_it_has_one() {
     let file = dir.path().join("shard1.db");
     // Readers open an existing file, and create none.
     std::fs::File::create(&file).unwrap();
-    let readers = Readers::open("shard1", &file, visible_bound, &Housekeeping::start()).unwrap();
+    let readers = ReaderPool::open("shard1", &file, visible_bound, &Housekeeping::start()).unwrap();
     let max = 2 * READERS_MAX as usize;
     // One connection is opened at once, for reads by key.
     assert_eq!(readers.vitals(), PoolStats { in_use: 0, open: 1, max, waiting: 0 });
