@@ -106,7 +106,7 @@ impl<'a> RouteAnswer<'a> {
 #[utoipa::path(
     tag = "placement",
     params(("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256)),
-    responses((status = 200, description = "Its slot, shard and nodes", body = RouteAnswer), LookupRefusals)
+    responses((status = 200, description = "Slot, shard and nodes of the key", body = RouteAnswer), LookupRefusals)
 )]
 #[get("/api/route")]
 pub(crate) async fn route_key(

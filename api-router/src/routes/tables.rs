@@ -178,7 +178,7 @@ pub(crate) async fn find_table(
     params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000)),
     request_body = TableRequest,
     responses(
-        (status = 200, description = "It was there", body = TableAnswer),
+        (status = 200, description = "The table existed already", body = TableAnswer),
         (status = 201, description = "Made", body = TableAnswer),
         TableRefusals,
     )

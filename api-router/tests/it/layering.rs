@@ -61,7 +61,7 @@ const MODEL: &[&[&str]] = &[
 ];
 const LOCAL_POSTGRES: &[&[&str]] = &[
     &["environment", "error", "processes"],
-    &["os_user", "ports", "programs", "settings"],
+    &["node_dir", "os_user", "ports", "programs", "settings"],
     &["cluster_dir"],
     &["manifest", "shared_env"],
     &["node"],
