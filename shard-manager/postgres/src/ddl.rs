@@ -13,9 +13,9 @@ use model::table::Table;
 
 use super::citus::setup;
 use super::declarations;
+use super::lane_session::{LaneSession, TransactionError};
 use super::sql;
 use super::statement::{Statement, load, run};
-use super::transaction::{LaneSession, TransactionError};
 
 /// Lock that lets one router at a time change tables. Writers of rows do not wait for it.
 const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(1950, 2)";

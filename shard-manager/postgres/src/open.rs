@@ -34,12 +34,13 @@ use super::catalog_watch;
 use super::citus::{Citus, setup, watch};
 use super::discovery::{self, Members};
 use super::hazards::Hazards;
-use super::node::{Node, Target};
+use super::node::Node;
 use super::primary_tracker::{self, PrimaryTracker};
 use super::readers::Readers;
 use super::replica::Replica;
 use super::session::Session;
 use super::shard_database::{Claim, Found, ShardDatabase, shard_of};
+use super::target::Target;
 use super::writer::PgWriter;
 
 /// Addresses and settings of a cluster of PostgreSQL nodes.

@@ -33,12 +33,13 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::citus;
 use super::db_error::DbErrorKind;
-use super::node::{NodeError, Target};
+use super::node::NodeError;
 use super::page::Page;
 use super::position_query::{self, PositionQuery};
 use super::primary_tracker::Term;
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
+use super::target::Target;
 
 /// Most reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
@@ -110,7 +111,7 @@ impl Points {
                 target: target.clone(),
                 shard: shard.to_owned(),
                 replication: Arc::clone(replication),
-                position_query: PositionQuery::of(target),
+                position_query: target.position_query(),
                 open: None,
                 out_until: None,
                 counts: counts.clone(),

@@ -19,11 +19,11 @@ use model::reason::Reason;
 use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::node::Target;
 use super::point::{PointRead, Points};
 use super::primary_tracker::PrimaryTracker;
 use super::proof::Proof;
 use super::scan::Scans;
+use super::target::Target;
 
 /// Most rows of a read by key that shares a statement with other reads: a larger one would delay
 /// the others too long.

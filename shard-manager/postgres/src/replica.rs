@@ -24,11 +24,12 @@ use engine::{NodeLabel, NodeReader, ReplicaNode};
 use tokio::sync::Notify;
 
 use super::hazards::Hazards;
-use super::node::{Node, Target};
+use super::node::Node;
 use super::primary_tracker::{DEPOSED, PrimaryTracker, Term};
 use super::readers::Readers;
 use super::session::NodeRole;
 use super::statement::{Statement, load};
+use super::target::Target;
 
 /// Interval of the queries while no request waits for a position.
 const IDLE: Duration = Duration::from_millis(100);

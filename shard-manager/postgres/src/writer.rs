@@ -20,13 +20,14 @@ use model::position::Position;
 use model::value::{ColumnType, Value};
 
 use super::db_error::DbErrorKind;
+use super::insert_predictor::InsertPredictor;
+use super::lane_session::{LaneSession, Stored, TransactionError};
 use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, load, run};
 use super::statement_cache::StatementCache;
-use super::transaction::{self, LaneSession, Stored, TransactionError};
-use super::upsert::{self, InsertPredictor};
 use super::{citus, ddl};
+use super::{transaction, upsert};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::future::BoxFuture;

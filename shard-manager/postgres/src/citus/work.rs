@@ -13,8 +13,7 @@ use model::value::Value;
 use super::{Parts, sql};
 use crate::batch::{Row, Store};
 use crate::sql::VERSIONS_OF_BLOCK;
-use crate::statement::Bind;
-use crate::transaction::{Locking, Work};
+use crate::statement::{Bind, Locking, Work};
 
 /// Most rows of one statement. Each number of rows is a text of its own, which stays prepared, so
 /// large numbers are powers of two.
