@@ -5,7 +5,7 @@ pub use assembly::{self, doctor};
 pub use cache;
 #[cfg(feature = "cli")]
 pub use cli::{demo_data, import};
-pub use cluster::{lane, lanes, manager, replica_set, shard};
+pub use cluster::{lane, manager, replica_set, shard};
 pub use engine::{self, doubts, node_address, replication};
 pub use local_postgres as local;
 pub use model::{

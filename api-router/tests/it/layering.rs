@@ -78,7 +78,7 @@ const ENGINE: &[&[&str]] = &[
     &["cluster_backend", "sample_queries", "schema_agreement"],
     &["opened_cluster"],
 ];
-const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["lanes"], &["shard"], &["manager"]];
+const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["shard"], &["manager"]];
 const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
 const API_ROUTER: &[&[&str]] = &[
     &["request_hints"],

@@ -98,7 +98,7 @@ impl Data<'_> {
         }
         drop(pending);
         let done = done.map_err(|failure| failed(failure.error, failure.outcome, None))?;
-        let position = shard.seen_by_writer(done.applied.position);
+        let position = done.seen();
         let seen = Some(position);
         let times = done.applied.times;
         match (done.applied.rows.into_iter().next(), done.shortfall) {
