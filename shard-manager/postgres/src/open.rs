@@ -35,12 +35,13 @@ use super::citus::{Citus, setup, watch};
 use super::discovery::{self, Members};
 use super::hazards::Hazards;
 use super::node::Node;
-use super::primary_tracker::{self, PrimaryTracker};
+use super::primary_tracker::PrimaryTracker;
 use super::readers::Readers;
 use super::replica::Replica;
 use super::session::Session;
 use super::shard_database::{Claim, Found, ShardDatabase, shard_of};
 use super::target::Target;
+use super::timeline_file;
 use super::writer::PgWriter;
 
 /// Addresses and settings of a cluster of PostgreSQL nodes.
@@ -139,7 +140,8 @@ async fn prepare(
     let catalog = catalog.migrate().await?;
     let found = catalog.cluster(&wanted, &names).await?;
     check_names(&found, &names)?;
-    let pending = catalog.intents().await.map_err(|error| OpenError::node("catalog", error))?;
+    let pending =
+        catalog.intents().load().await.map_err(|error| OpenError::node("catalog", error))?;
     let mut databases = Vec::with_capacity(sessions.len());
     let mut prepared = Vec::with_capacity(sessions.len());
     for ((index, session), (nodes, name)) in
@@ -148,7 +150,7 @@ async fn prepare(
         let slots: Vec<u16> = found.map.slots_of(index).collect();
         let is_new = !found.ready;
         let claim = Claim { cluster_id: &found.cluster_id, shard: name, slots: &slots, is_new };
-        let history = primary_tracker::history(&session.connection, &session.identity).await;
+        let history = timeline_file::history(&session.connection, &session.identity).await;
         let place = nodes[0].name.clone();
         let known = (address.engine == ServerEngine::Citus).then(Arc::<Citus>::default);
         let database =
@@ -174,7 +176,7 @@ async fn prepare(
     }
     catalog.set_ready().await?;
     for intent in &pending {
-        let removed = catalog.remove(intent.table.name()).await;
+        let removed = catalog.intents().remove(intent.table.name()).await;
         removed.map_err(|error| OpenError::node("catalog", error))?;
     }
     catalog.unlock().await?;
@@ -289,7 +291,7 @@ fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShar
     let replication = Arc::new(replication.with_shared_writers());
     replication.primary().record_schema_change(position);
     let leader = PrimaryTracker::new(members, &identity, Some(&replication), citus);
-    leader.set_hazards(hazards);
+    leader.hazards().set(hazards);
     let writers = writers((name, &leader), timeouts, &replication, runtimes);
     if leader.citus().is_some() {
         tokio::spawn(watch::watch(Arc::clone(&leader)));

@@ -136,7 +136,7 @@ impl PrimaryReader for Readers {
     }
 
     fn is_ahead(&self, timeline: u32) -> bool {
-        self.tracker().is_ahead(timeline)
+        self.tracker().terms().is_ahead(timeline)
     }
 
     fn find_primary(&self) -> BoxFuture<'_, ()> {

@@ -34,9 +34,9 @@ use super::node::NodeError;
 use super::page::{push_object, value};
 use super::point::tell_unreadable;
 use super::position_query::{self, PositionQuery};
-use super::primary_tracker::Term;
 use super::statement::{Prepared, Statement, for_each_row, load, run};
 use super::target::Target;
+use super::term::Term;
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -166,7 +166,7 @@ impl Scans {
                     position_query,
                     &load(&session.connection, seen).await?,
                 )?;
-                let timeline = target.life(session.term).unwrap_or(now);
+                let timeline = target.timeline_id(session.term).unwrap_or(now);
                 Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
             })
         });

@@ -10,8 +10,9 @@ use engine::node_address::NodeAddress;
 use super::citus::Citus;
 use super::node::NodeError;
 use super::position_query::PositionQuery;
-use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
+use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::{NodeRole, Session};
+use super::term::Term;
 
 /// Node that a connection is opened to.
 #[derive(Clone)]
@@ -66,29 +67,29 @@ impl Target {
 
     /// Returns the timeline id, as in histories, of reads in a term; `None` for a replica, whose
     /// session does not report it.
-    pub fn life(&self, term: Option<Term>) -> Option<u32> {
+    pub fn timeline_id(&self, term: Option<Term>) -> Option<u32> {
         match self {
-            Self::Primary(tracker) => term.map(|term| tracker.life(term)),
+            Self::Primary(tracker) => term.map(|term| tracker.terms().timeline_id(term)),
             Self::Replica(..) => None,
         }
     }
 
-    /// Returns when a session of this term may not be used any more.
+    /// Waits until a session of this term may not be used any more.
     pub async fn ended(&self, term: Option<Term>) {
         match (self, term) {
-            (Self::Primary(tracker), Some(term)) => tracker.ended(term).await,
+            (Self::Primary(tracker), Some(term)) => tracker.terms().ended(term).await,
             (Self::Primary(_), None) => std::future::pending().await,
             // The node is read as the primary then.
             (Self::Replica(tracker, member), _) => {
-                tracker.until(|term| term.member == *member).await;
+                tracker.terms().until(|term| term.member == *member).await;
             }
         }
     }
 
-    /// Returns when another term has begun than this one.
+    /// Waits until another term has begun than this one.
     pub async fn another_term(&self, known: Term) {
         let (Self::Primary(tracker) | Self::Replica(tracker, _)) = self;
-        tracker.ended(known).await;
+        tracker.terms().ended(known).await;
     }
 
     /// Returns the present term.

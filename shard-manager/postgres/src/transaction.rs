@@ -28,9 +28,8 @@ pub(super) async fn apply(
     writes: &[WriteGroup<'_>],
     alone: bool,
 ) -> Result<Stored, TransactionError> {
-    let mut batch = Batch::new(writes);
     let parts = session.citus.as_ref().map(|citus| citus.parts());
-    batch.sort(parts.as_deref());
+    let mut batch = Batch::new(writes, parts.as_deref());
     let groups = groups(&batch, &mut session.statements);
     let alone = alone || batch::removes(writes);
     let (barred, versions) = enter(session, &mut batch, &groups, writes, alone).await?;
