@@ -70,8 +70,8 @@ fn file_of(path: &str, is_file: impl Fn(&str) -> bool) -> Option<&str> {
     Some(path)
 }
 
-/// Paths that a file names after `crate::` or `super::`, from the root of its package.
-fn paths(module: &str, text: &str) -> Vec<String> {
+/// Returns the paths that a file names after `crate::` or `super::`, from the root of its package.
+pub(crate) fn paths(module: &str, text: &str) -> Vec<String> {
     let code: Vec<&str> =
         text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     let code = code.join("\n");

@@ -19,7 +19,7 @@ use model::shard_map::ShardMap;
 use model::table::Registry;
 use model::token::TokenKey;
 
-use super::ddl::unreadable;
+use super::db_error::unreadable;
 use super::shard_database::{has_rows, migrate, tables};
 use super::statement::{Statement, load, run};
 

@@ -137,3 +137,8 @@ impl DbErrorKind {
         }
     }
 }
+
+/// Creates the error of a database whose contents are invalid.
+pub(super) fn unreadable(cause: &dyn std::fmt::Display) -> DieselError {
+    DieselError::DeserializationError(cause.to_string().into())
+}

@@ -86,8 +86,3 @@ async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResul
     run(connection, &format!("DROP TABLE public.{}", table.name())).await?;
     declarations::remove(connection, table.name()).await
 }
-
-/// Creates the error of a database whose contents are invalid.
-pub(super) fn unreadable(cause: &dyn std::fmt::Display) -> DieselError {
-    DieselError::DeserializationError(cause.to_string().into())
-}

@@ -31,7 +31,8 @@ use super::backend::Servers;
 use super::catalog::{Catalog, Cluster};
 use super::catalog_follower::CatalogFollower;
 use super::catalog_watch;
-use super::citus::{Citus, setup, watch};
+use super::citus::{Citus, setup};
+use super::citus_watch;
 use super::discovery::{self, Members};
 use super::hazards::Hazards;
 use super::node::Node;
@@ -294,7 +295,7 @@ fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShar
     leader.hazards().set(hazards);
     let writers = writers((name, &leader), timeouts, &replication, runtimes);
     if leader.citus().is_some() {
-        tokio::spawn(watch::watch(Arc::clone(&leader)));
+        tokio::spawn(citus_watch::watch(Arc::clone(&leader)));
     }
     let target = Target::Primary(Arc::clone(&leader));
     let primary = Arc::new(Readers::start(&target, name, &replication, runtimes));

@@ -12,7 +12,8 @@ use model::value::Value;
 
 use super::batch::{Batch, Row, Store};
 use super::cell;
-use super::citus::{self, Citus};
+use super::citus::Citus;
+use super::citus_statements;
 use super::statement::{Bind, Locking, RowView, Work};
 use super::statement_cache::{StatementCache, TableStatements};
 
@@ -50,7 +51,7 @@ pub(super) fn locking<'g>(
 ) -> Vec<(&'g Group, Locking<'g>)> {
     let table = &group.statements.table;
     let statements = if is_citus {
-        citus::work::locking(table, batch.rows(), rows)
+        citus_statements::locking(table, batch.rows(), rows)
     } else {
         let sql = Cow::Borrowed(&*group.statements.lock_rows);
         let binds = places(table, batch.rows(), rows);
@@ -96,7 +97,12 @@ fn storing<'g>(
         return Vec::new();
     }
     if let Some(citus) = citus {
-        return citus::work::storing(&citus.parts(), &statements.table, (batch.rows(), rows), way);
+        return citus_statements::storing(
+            &citus.parts(),
+            &statements.table,
+            (batch.rows(), rows),
+            way,
+        );
     }
     let (sql, binds) = match way {
         Store::Insert => (&statements.insert, images(&statements.table, batch.rows(), rows)),

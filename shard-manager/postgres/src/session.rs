@@ -8,7 +8,6 @@
 //! **Invariant:** a session is returned only if its node had the requested role at that moment.
 //! **Not here:** requirements of a node (`requirements`), pools, statements.
 
-use std::fmt;
 use std::time::Duration;
 
 use diesel::QueryableByName;
@@ -20,11 +19,9 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{NoTls, Socket};
 
-use super::connect_error::ConnectError;
+use super::connect_error::{ConnectError, VERSION_MIN};
+pub use super::node_role::NodeRole;
 use super::tls;
-
-/// Oldest supported major version of PostgreSQL.
-pub const VERSION_MIN: u32 = 15;
 
 /// Time after which a transaction without a statement is ended: the writer has lost its router, and
 /// its locks must be freed.
@@ -34,27 +31,6 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
-
-/// Role that a node of an address must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeRole {
-    /// The node accepts writes.
-    Primary,
-    /// The node is in recovery.
-    Replica,
-    /// Any role.
-    Any,
-}
-
-impl fmt::Display for NodeRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "primary",
-            Self::Replica => "replica",
-            Self::Any => "node",
-        })
-    }
-}
 
 /// Identity that a node reports.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,8 +23,8 @@ use model::table::Table;
 use model::value::{ColumnType, Value, format_timestamp};
 
 use super::cell;
-use super::citus::work::Versions;
-use super::citus::{self, Parts};
+use super::citus::Parts;
+use super::citus_statements::{self, Versions};
 use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
 use super::lane_session::{LaneSession, Stored, TransactionError, ended};
@@ -203,7 +203,7 @@ async fn store(
         if let Some(citus) = citus {
             let rows = (&**group.table, &*group.rows, group.shown);
             let parts = citus.parts();
-            stored.push(citus::work::upsert(&mut work, &parts, rows, &now, versions.as_mut()));
+            stored.push(citus_statements::upsert(&mut work, &parts, rows, &now, versions.as_mut()));
             continue;
         }
         if !group.locked.is_empty() {

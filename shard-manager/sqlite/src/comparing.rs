@@ -30,8 +30,8 @@ use model::table::{Registry, Table};
 
 use super::check;
 use super::compare::{self, CopyFile, Obstacle, Place, RowApart, Stretch, Terms};
+use super::file_reader::FileReader;
 use super::footing::Footing;
-use super::nodes::FileReader;
 use super::replica::Replica;
 
 /// Delay after the start: flipped bits show when files are read again, and clients come first.

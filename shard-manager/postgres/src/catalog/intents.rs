@@ -14,7 +14,7 @@ use model::table::Table;
 use model::value::format_timestamp;
 
 use super::refused;
-use crate::ddl::unreadable;
+use crate::db_error::unreadable;
 use crate::statement::run;
 
 /// The intents of a catalog, on one of its sessions.

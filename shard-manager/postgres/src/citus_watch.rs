@@ -1,11 +1,11 @@
-//! Watch: reads the placement of Citus' shards periodically, because a rebalance moves them.
+//! Citus watch: reads the placement of Citus' shards periodically, because a rebalance moves them.
 //!
-//! **Not here:** the use of the placement (`citus`, `lanes`).
+//! **Not here:** the use of the placement (`citus`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::primary_tracker::PrimaryTracker;
+use super::primary_tracker::PrimaryTracker;
 
 /// Interval of the queries. An outdated placement costs a little time, and nothing else.
 const EVERY: Duration = Duration::from_secs(2);
