@@ -131,7 +131,7 @@ impl ClusterStatus {
             ranges.map(|range| (range.first, range.last, topology.name(range.shard).to_owned()));
         let probes = self.nodes.get().filter(|(at, _)| at.elapsed() <= PROBE_TRUSTED);
         let sizes = self.sizes.get();
-        let shards = self.manager.status().vitals().into_iter().map(|vitals| {
+        let shards = self.manager.status().stats().into_iter().map(|vitals| {
             let shard = vitals.shard;
             let weight = topology.shards().get(shard.index()).map_or(0, |spec| spec.weight);
             let slots = map.slots_of(shard).count() as u32;
@@ -164,7 +164,7 @@ impl ClusterStatus {
             ranges: ranges.collect(),
             slots: u32::from(SLOT_COUNT),
             shards: shards.collect(),
-            cache: self.manager.status().cache_vitals().map_or_else(CacheNow::default, cache),
+            cache: self.manager.status().cache_stats().map_or_else(CacheNow::default, cache),
             moves: Vec::new(),
         }
     }

@@ -237,7 +237,7 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
             })
             .collect(),
         epoch: map.epoch(),
-        cache: cache(app.manager.status().cache_vitals()),
+        cache: cache(app.manager.status().cache_stats()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
         levels: levels(app.manager.status().isolation(), app.manager.status().replicas()),

@@ -127,7 +127,7 @@ impl Points {
     }
 
     /// Returns the numbers of connections and of reads that wait for one.
-    pub(super) fn vitals(&self) -> PoolStats {
+    pub(super) fn stats(&self) -> PoolStats {
         PoolStats {
             in_use: self.counts.answering.load(Ordering::Relaxed),
             open: self.counts.open.load(Ordering::Relaxed),

@@ -115,7 +115,7 @@ impl NodeReader for Readers {
     }
 
     fn pool_stats(&self) -> PoolStats {
-        self.points.vitals().with(&self.scans.vitals())
+        self.points.stats().with(&self.scans.stats())
     }
 }
 

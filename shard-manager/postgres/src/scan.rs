@@ -230,7 +230,7 @@ impl Scans {
     }
 
     /// Returns the number of connections, and of those in use.
-    pub(super) fn vitals(&self) -> PoolStats {
+    pub(super) fn stats(&self) -> PoolStats {
         let pool = self.pool.status();
         let in_use = pool.size.saturating_sub(pool.available);
         PoolStats { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }

@@ -61,7 +61,7 @@ impl NodeReader for FileReader {
     }
 
     fn pool_stats(&self) -> PoolStats {
-        self.0.vitals()
+        self.0.stats()
     }
 }
 
