@@ -17,7 +17,10 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/sqlite", &["engine", "model"]),
     ("shard-manager/cluster", &["cache", "engine", "model"]),
     ("shard-manager/assembly", &["cache", "cluster", "engine", "model", "postgres", "sqlite"]),
-    ("shard-manager/cli", &["assembly", "cluster", "engine", "local-postgres", "model", "sqlite"]),
+    (
+        "shard-manager/cli",
+        &["assembly", "cluster", "engine", "local-postgres", "model", "postgres", "sqlite"],
+    ),
     (
         "shard-manager",
         &[
@@ -73,7 +76,7 @@ const LOCAL_POSTGRES: &[&[&str]] = &[
     &["node_commands"],
 ];
 const ENGINE: &[&[&str]] = &[
-    &["doubts", "fault_injector", "node_address", "replication", "system_tables"],
+    &["doubts", "fault_injector", "replication", "system_tables"],
     &["forgetting", "open_error", "pause_barrier", "runtime_pool", "table_declaration"],
     &["node_reader", "row_image", "writer"],
     &["cluster_spec", "replica_node", "schema_intent", "select"],
@@ -89,8 +92,16 @@ const CACHE: &[&[&str]] = &[
     &["read_path"],
 ];
 const POSTGRES: &[&[&str]] = &[
-    &["db_error", "insert_predictor", "node_role", "position_samples", "term", "timestamp", "tls"],
-    &["cell", "connect_error", "sql"],
+    &[
+        "db_error",
+        "insert_predictor",
+        "node_address",
+        "node_role",
+        "position_samples",
+        "term",
+        "timestamp",
+    ],
+    &["cell", "connect_error", "sql", "tls"],
     &["session", "statement", "statement_cache"],
     &[
         "citus",

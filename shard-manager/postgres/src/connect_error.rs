@@ -7,9 +7,9 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use engine::node_address::{NodeAddress, TlsMode};
 use tokio_postgres::error::SqlState;
 
+use super::node_address::{NodeAddress, TlsMode};
 use super::node_role::NodeRole;
 
 /// Oldest supported major version of PostgreSQL.

@@ -17,10 +17,10 @@ use arc_swap::{ArcSwap, Guard};
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::WriteGroup;
-use engine::node_address::NodeAddress;
 use model::error::Error;
 use model::table::Table;
 
+use super::node_address::NodeAddress;
 use super::statement::{Bind, RowView, Statement, load};
 
 /// Hazards of the tables `$1`: name, UNLOGGED or not, has rules, has triggers for each row. A

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a session has the requested role when it is handed out, and a commit on it is
 //! durable.
-//! **Not here:** addresses of nodes (`node_address`); the SQLite engine; the choice of a node.
+//! **Not here:** the SQLite engine, the choice of a node.
 #![forbid(unsafe_code)]
 
 mod backend;
@@ -25,6 +25,7 @@ pub mod hazards;
 mod insert_predictor;
 mod lane_session;
 pub mod node;
+pub mod node_address;
 mod node_role;
 pub mod open;
 mod page;

@@ -4,9 +4,8 @@
 //! opened with.
 //! **Not here:** the choice of the primary (`primary_tracker`), statements on a session.
 
-use engine::node_address::{NodeAddress, Timeouts};
-
 use super::connect_error::ConnectError;
+use super::node_address::{NodeAddress, Timeouts};
 use super::session::{self, Identity, NodeRole, Session};
 
 /// A node of a shard.

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use engine::cluster_spec::ClusterSpec;
-use engine::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use engine::open_error::OpenError;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::runtime_pool::RuntimePool;
@@ -36,6 +35,7 @@ use super::citus_watch;
 use super::discovery::{self, Members};
 use super::hazards::Hazards;
 use super::node::Node;
+use super::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use super::primary_tracker::PrimaryTracker;
 use super::readers::Readers;
 use super::replica::Replica;

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel_async::AsyncPgConnection;
-use engine::node_address::NodeAddress;
 use engine::replication::ReplicationState;
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
@@ -24,6 +23,7 @@ use tokio::sync::Mutex;
 use super::citus::Citus;
 use super::hazards::KnownHazards;
 use super::node::{Node, NodeError};
+use super::node_address::NodeAddress;
 use super::position_samples::PositionSamples;
 use super::session::{Identity, NodeRole, Session};
 use super::sql;

@@ -17,7 +17,6 @@ use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use engine::fault_injector::FaultInjector;
-use engine::node_address::NodeAddress;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::runtime_pool::RuntimePool;
 use engine::{NodeLabel, NodeReader, ReplicaNode};
@@ -25,6 +24,7 @@ use tokio::sync::Notify;
 
 use super::hazards::Hazards;
 use super::node::Node;
+use super::node_address::NodeAddress;
 use super::primary_tracker::{DEPOSED, PrimaryTracker};
 use super::readers::Readers;
 use super::session::NodeRole;

@@ -13,13 +13,13 @@ use std::time::Duration;
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use engine::node_address::{NodeAddress, Timeouts, TlsMode};
 use model::topology::Role;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{NoTls, Socket};
 
 use super::connect_error::{ConnectError, VERSION_MIN};
+use super::node_address::{NodeAddress, Timeouts, TlsMode};
 pub use super::node_role::NodeRole;
 use super::tls;
 
@@ -107,7 +107,7 @@ async fn attempt(
         cause: error.to_string(),
     };
     // A Unix socket leads only to this machine; libpq uses no TLS there either.
-    let local = address.hosts.iter().all(engine::node_address::Host::is_socket);
+    let local = address.hosts.iter().all(super::node_address::Host::is_socket);
     let secured = if local { None } else { tls::connector(address).map_err(tls_error)? };
     let Some(connector) = secured else {
         settings.ssl_mode(SslMode::Disable);

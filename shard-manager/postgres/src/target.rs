@@ -5,10 +5,9 @@
 
 use std::sync::Arc;
 
-use engine::node_address::NodeAddress;
-
 use super::citus::Citus;
 use super::node::NodeError;
+use super::node_address::NodeAddress;
 use super::position_query::PositionQuery;
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::{NodeRole, Session};

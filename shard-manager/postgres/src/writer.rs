@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::forgetting::Forgetting;
-use engine::node_address::Timeouts;
 use engine::replication::{ReplicationState, presumed_lost};
 use engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
 use model::error::Outcome;
@@ -22,6 +21,7 @@ use model::value::{ColumnType, Value};
 use super::db_error::DbErrorKind;
 use super::insert_predictor::InsertPredictor;
 use super::lane_session::{LaneSession, Stored, TransactionError};
+use super::node_address::Timeouts;
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, load, run};
