@@ -252,8 +252,8 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
 }
 
 /// Returns the state of the cache. One that is being tried again has not answered yet.
-fn cache(vitals: Option<CacheStats>) -> &'static str {
-    match vitals.map(|vitals| vitals.breaker) {
+fn cache(stats: Option<CacheStats>) -> &'static str {
+    match stats.map(|stats| stats.breaker) {
         None => "off",
         Some(BreakerState::Closed) => "ok",
         Some(BreakerState::HalfOpen | BreakerState::Open) => "down",

@@ -6,8 +6,8 @@
 //! returns one boxed future, so that callers need not know the engine's type.
 //!
 //! **Invariant:** nothing here depends on one engine.
-//! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), the choice of the shard
-//! (`manager`).
+//! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), the choice of the
+//! shard (`manager`).
 #![forbid(unsafe_code)]
 
 mod cluster_backend;

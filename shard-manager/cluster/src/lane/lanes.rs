@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** changes of one key take the same lane, as long as the engine does not move the
 //! key; an operation on keys of several lanes takes the first.
-//! **Not here:** the work of a lane (`lane`), the worker that holds a key (the engines).
+//! **Not here:** the work of a lane (`worker`), the worker that holds a key (the engines).
 
 use std::sync::Arc;
 use std::time::Instant;

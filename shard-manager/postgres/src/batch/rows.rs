@@ -87,7 +87,8 @@ impl LockedRows {
         }
     }
 
-    /// Sorts the rows by table, and those of a table in one order. On Citus the rows of each of its shards are together.
+    /// Sorts the rows by table, and those of a table in one order. On Citus the rows of each of its
+    /// shards are together.
     fn sort(&mut self, parts: Option<&Parts>) {
         let sorted = |row: &Row| {
             let part = parts.map_or(0, |parts| parts.of(&row.key));

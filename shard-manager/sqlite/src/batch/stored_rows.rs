@@ -122,8 +122,8 @@ impl StoredRows<'_> {
         Ok(found)
     }
 
-    /// Returns some of the records of idempotency keys that are too old, oldest first, each with its
-    /// slot and shard key. Returns none if a newer record must show that the clock is right, and
+    /// Returns some of the records of idempotency keys that are too old, oldest first, each with
+    /// its slot and shard key. Returns none if a newer record must show that the clock is right, and
     /// there is no such record.
     pub(super) fn old_records(
         &mut self,
