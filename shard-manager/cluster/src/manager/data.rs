@@ -27,6 +27,13 @@ pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 #[derive(Clone, Copy)]
 pub struct Data<'m>(pub(super) &'m Manager);
 
+/// A read in progress: the cluster that is read, and the options of the request.
+#[derive(Clone, Copy)]
+struct RowReader<'r> {
+    data: Data<'r>,
+    options: &'r RequestOptions,
+}
+
 impl Data<'_> {
     /// Merges the session tokens of a request.
     ///

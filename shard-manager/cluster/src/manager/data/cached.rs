@@ -17,8 +17,7 @@ use model::row_change::RowWrite;
 use model::shard_map::KeyLocation;
 use model::table::Table;
 
-use super::Data;
-use super::reads::RowReader;
+use super::{Data, RowReader};
 use crate::shard::{ReadRequirements, ShardRows};
 
 /// Rows of a read of one key, and the node or cache that answered.

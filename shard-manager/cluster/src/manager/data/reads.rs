@@ -19,8 +19,8 @@ use model::topology::{Role, ShardIndex};
 use model::value::Value;
 
 use super::super::{ReadDone, RequestOptions};
-use super::Data;
 use super::cached::KeyAnswer;
+use super::{Data, RowReader};
 use crate::shard::{ReadRequirements, Shard, ShardRows};
 
 /// Query that each shard of a read answers.
@@ -108,13 +108,6 @@ impl Data<'_> {
     ) -> Result<Vec<Value>, CursorError> {
         cursor::decode(text, query, key.map(|key| key.as_str()), &self.0.token_key)
     }
-}
-
-/// A read in progress: the cluster that is read, and the options of the request.
-#[derive(Clone, Copy)]
-pub(super) struct RowReader<'r> {
-    pub(super) data: Data<'r>,
-    pub(super) options: &'r RequestOptions,
 }
 
 impl RowReader<'_> {
