@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Watches until the current runtime ends.
-pub async fn watch(tracker: Arc<PrimaryTracker>) {
+pub(super) async fn watch(tracker: Arc<PrimaryTracker>) {
     loop {
         if let Err(error) = follow(&tracker).await {
             tracing::debug!(error, "the placement of the shards of Citus cannot be read");

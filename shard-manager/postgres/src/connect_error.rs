@@ -13,7 +13,7 @@ use super::node_address::{NodeAddress, TlsMode};
 use super::node_role::NodeRole;
 
 /// Oldest supported major version of PostgreSQL.
-pub const VERSION_MIN: u32 = 15;
+pub(super) const VERSION_MIN: u32 = 15;
 
 /// Message of tokio-postgres.
 const PASSWORD_MISSING: &str = "password missing";

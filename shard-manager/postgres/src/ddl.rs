@@ -6,12 +6,12 @@
 //! **Not here:** the other shards (`manager`), statements on rows (`sql`).
 
 use diesel::QueryResult;
-use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use engine::SchemaChange;
 use model::table::Table;
 
 use super::citus::setup;
+use super::db_error::unreadable;
 use super::declarations;
 use super::lane_session::{LaneSession, TransactionError};
 use super::sql;

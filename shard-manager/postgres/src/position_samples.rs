@@ -15,7 +15,7 @@ const SAMPLES_APART: Duration = Duration::from_millis(20);
 
 /// Remembered positions of a primary, oldest first.
 #[derive(Default)]
-pub struct PositionSamples(Mutex<VecDeque<(u64, Instant)>>);
+pub(super) struct PositionSamples(Mutex<VecDeque<(u64, Instant)>>);
 
 impl PositionSamples {
     /// Forgets all positions.
