@@ -186,7 +186,7 @@ where
     if let Some(found) = driver.parameter("server_version").filter(|found| is_too_old(found)) {
         return Err(ConnectError::TooOld { node, found: found.to_owned() });
     }
-    let other = |error: &dyn fmt::Display| ConnectError::Other {
+    let other = |error: &dyn std::fmt::Display| ConnectError::Other {
         node: address.to_string(),
         cause: error.to_string(),
     };
