@@ -15,7 +15,6 @@ pub mod cluster_spec;
 pub mod doubts;
 pub mod fault_injector;
 pub mod forgetting;
-pub mod node_address;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;

@@ -16,8 +16,6 @@ mod hash;
 pub(super) mod nodes;
 pub mod setup;
 pub(super) mod sql;
-pub mod watch;
-pub(super) mod work;
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -7,12 +7,12 @@
 //! accept writes; two such nodes on the same timeline are an error, and so is a shard without any.
 //! **Not here:** later changes of the primary (`primary_tracker`).
 
-use engine::node_address::{ClusterAddress, NodeAddress};
 use engine::open_error::OpenError;
 use futures_util::future::join_all;
 
 use super::ConnectError;
 use super::node::Node;
+use super::node_address::{ClusterAddress, NodeAddress};
 use super::requirements;
 use super::session::{self, Identity, NodeRole as Role, Session};
 

@@ -11,13 +11,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::WriteGroup;
 use model::error::Error;
 use model::table::Table;
 
+use super::node_address::NodeAddress;
 use super::statement::{Bind, RowView, Statement, load};
 
 /// Hazards of the tables `$1`: name, UNLOGGED or not, has rules, has triggers for each row. A
@@ -179,6 +182,38 @@ impl Hazards {
     /// True if a rule may rewrite statements on this table.
     pub(super) fn rewrite(&self, table: &Table) -> bool {
         self.tables.get(table.name()).is_some_and(|hazard| hazard.ruled)
+    }
+}
+
+/// Hazards of a primary's tables, as of the last check.
+#[derive(Default)]
+pub struct KnownHazards(ArcSwap<Hazards>);
+
+impl KnownHazards {
+    /// Returns the hazards at the last check.
+    pub fn current(&self) -> Guard<Arc<Hazards>> {
+        self.0.load()
+    }
+
+    /// Records the hazards that were found, and reported to the operator, when the cluster was
+    /// opened.
+    pub fn set(&self, found: Hazards) {
+        self.0.store(Arc::new(found));
+    }
+
+    /// Records the hazards that a check of this node has found, and logs the differences.
+    pub(super) fn record(&self, found: Hazards, (node, at): (&str, &NodeAddress)) {
+        let before = self.0.load_full();
+        if *before == found {
+            return;
+        }
+        for finding in found.new_since(&before) {
+            tracing::warn!(node, %at, "{finding}");
+        }
+        for finding in before.new_since(&found) {
+            tracing::info!(node, %at, "resolved: {finding}");
+        }
+        self.0.store(Arc::new(found));
     }
 }
 

@@ -43,12 +43,12 @@ pub struct CopyFile<'f> {
     pub path: &'f Path,
 }
 
-/// Settings of a look.
+/// Settings of a walk over the rows.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms<'t> {
+pub struct WalkSettings<'t> {
     /// The timelines of the shard.
     pub history: &'t TimelineHistory,
-    /// Ends the look.
+    /// Ends the walk.
     pub stop: &'t AtomicBool,
 }
 
@@ -120,7 +120,7 @@ pub fn look(
     files: &[CopyFile<'_>],
     tables: &[Arc<Table>],
     from: &WalkPosition,
-    terms: Terms<'_>,
+    terms: WalkSettings<'_>,
 ) -> Result<Looked, Obstacle> {
     let mut copies = Copies::take(files, terms)?;
     let mut looked = Looked { copies: copies.replicas.len() + 1, ..Looked::default() };
@@ -164,7 +164,7 @@ pub fn look(
 pub fn rows_apart(
     files: &[CopyFile<'_>],
     stretch: &Stretch,
-    terms: Terms<'_>,
+    terms: WalkSettings<'_>,
 ) -> Result<Vec<RowApart>, Obstacle> {
     let mut copies = Copies::take(files, terms)?;
     let left_out = copies.left_out(&stretch.table);
@@ -201,7 +201,7 @@ struct Copies<'t> {
 }
 
 impl<'t> Copies<'t> {
-    fn take(files: &[CopyFile<'_>], terms: Terms<'t>) -> Result<Self, Obstacle> {
+    fn take(files: &[CopyFile<'_>], terms: WalkSettings<'t>) -> Result<Self, Obstacle> {
         let (primary, replicas) = files.split_first().ok_or(Obstacle::Apart)?;
         // Replicas are read first, so that they have no change that the primary lacks.
         let replicas: Result<Vec<Snapshot>, Obstacle> =

@@ -29,9 +29,9 @@ use model::reason::{Findings, Reason};
 use model::table::{Registry, Table};
 
 use super::check;
-use super::compare::{self, CopyFile, Obstacle, RowApart, Stretch, Terms, WalkPosition};
+use super::compare::{self, CopyFile, Obstacle, RowApart, Stretch, WalkPosition, WalkSettings};
+use super::file_reader::FileReader;
 use super::footing::Footing;
-use super::nodes::FileReader;
 use super::replica::FileReplica;
 
 /// Delay after the start: flipped bits show when files are read again, and clients come first.
@@ -216,7 +216,7 @@ impl Walker {
             return Ok((Step::Alone, 0));
         }
         let history = self.shard.replication.timeline().history();
-        let terms = Terms { history: &history, stop: &self.stop };
+        let terms = WalkSettings { history: &history, stop: &self.stop };
         let looked = compare::look(&held.files, &tables, &self.walk.place, terms)?;
         drop(held);
         let found: Result<Vec<_>, Obstacle> =
@@ -253,7 +253,7 @@ impl Walker {
     fn rows_apart(&self, stretch: &Stretch) -> Result<HashSet<RowApart>, Obstacle> {
         let held = self.shard.hold();
         let history = self.shard.replication.timeline().history();
-        let terms = Terms { history: &history, stop: &self.stop };
+        let terms = WalkSettings { history: &history, stop: &self.stop };
         Ok(compare::rows_apart(&held.files, stretch, terms)?.into_iter().collect())
     }
 

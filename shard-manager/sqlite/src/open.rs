@@ -28,10 +28,10 @@ use super::backup::{BackupSource, Original, SavedShard};
 use super::catalog::{self, FileCatalog};
 use super::comparing::{Compared, Comparing};
 use super::data_dir::{DataDir, has_no_room};
+use super::file_reader::FileReader;
 use super::footing::Footing;
 use super::guard::Guard;
-use super::intents::{Intent, Intents};
-use super::nodes::FileReader;
+use super::intents::{Intent, IntentTable};
 use super::reader::{Housekeeping, ReaderPool, VisibleBound};
 use super::replica::{FileReplica, ReplicaSpec};
 use super::shard_file::{self, FileIdentity, Prepared};
@@ -86,7 +86,7 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     if !replicas {
         catalog.replicas = 0;
     }
-    let mut intents = Intents::open(&data_dir.catalog())?;
+    let mut intents = IntentTable::open(&data_dir.catalog())?;
     let pending = read_intents(&data_dir, &mut intents)?;
     let (registry, mut shards) = open_shards(&data_dir, &catalog, &pending)?;
     for intent in &pending {
@@ -353,7 +353,7 @@ fn open_shard(
 }
 
 /// Reads the table changes that a crash has interrupted, and logs them.
-fn read_intents(data_dir: &DataDir, intents: &mut Intents) -> Result<Vec<Intent>, OpenError> {
+fn read_intents(data_dir: &DataDir, intents: &mut IntentTable) -> Result<Vec<Intent>, OpenError> {
     let pending = intents.list().map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
     for Intent { state, table } in &pending {
         tracing::warn!(table = table.name(), ?state, "an interrupted table change is finished");

@@ -241,7 +241,7 @@ impl ReaderPool {
     }
 
     /// Returns the numbers of connections, of those in use, and of reads that wait for one.
-    pub fn vitals(&self) -> PoolStats {
+    pub fn stats(&self) -> PoolStats {
         let waiting = self.waiting.load(Ordering::Relaxed);
         let start = PoolStats { waiting, ..PoolStats::default() };
         [&self.by_key, &self.scans].into_iter().fold(start, |sum, pool| {

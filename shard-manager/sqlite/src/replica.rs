@@ -7,6 +7,7 @@
 //! **Invariant:** the replica is reported as following only after it has caught up once.
 //! **Not here:** the choice of a replica for a read (`replica_set`).
 
+mod node;
 mod pauses;
 
 use std::path::{Path, PathBuf};
@@ -20,8 +21,8 @@ use chrono::Utc;
 
 use super::OpenError;
 use super::applier::{Applier, ApplyError};
+use super::file_reader::FileReader;
 use super::footing::{Footing, Inode};
-use super::nodes::FileReader;
 use super::reader::{Housekeeping, ReaderPool, VisibleBound};
 use super::{check, snapshot};
 

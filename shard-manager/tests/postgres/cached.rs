@@ -105,7 +105,7 @@ fn after_a_failover_no_earlier_entry_is_served() {
         assert_eq!(redis.keys().len(), 1, "the entry is there");
         let first = read(&manager, "k", &with(&SessionToken::empty())).await;
         assert_eq!((first.version(), first.cache), (Some(version), Some(Miss)));
-        assert!(manager.status().cache_vitals().unwrap().stale > 0);
+        assert!(manager.status().cache_stats().unwrap().stale > 0);
         until_hit(&manager, "k", &with(&SessionToken::empty()), version).await;
         drop(trio);
     });

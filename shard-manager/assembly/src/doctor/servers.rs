@@ -3,8 +3,8 @@
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use engine::node_address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
 use futures_util::future::join_all;
+use postgres::node_address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
 use postgres::open::check_members;
 use postgres::requirements;
 use postgres::session::{self, NodeRole, Session};
@@ -127,7 +127,7 @@ fn judge(
         identity.timeline,
         settings.position
     );
-    let far = !at.hosts.iter().all(engine::node_address::Host::is_local);
+    let far = !at.hosts.iter().all(postgres::node_address::Host::is_local);
     let checked = matches!(at.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     let idle = format!(
         "{} replication slot(s) without a reader retain all WAL from now on, until the disk is full: drop \

@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use engine::node_address::Password;
 use local_postgres::{LocalError, NodeSpec, Peer, Secret, StandaloneNode};
 use model::topology::Role;
+use postgres::node_address::Password;
 use serde_json::json;
 
 use super::{CommandError, interrupt};

@@ -1,14 +1,13 @@
-//! Nodes: the files of a shard, as the cluster reads them and watches them.
+//! File reader: the reads of one file, on threads that may block.
 //!
 //! **Not here:** the reads (`reader`), their threads (`threads`), keeping a replica (`replica`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::fault_injector::FaultInjector;
 use engine::{
-    EngineFuture, KeyRead, NodeLabel, NodeReader, NodeRows, PrimaryReader, ReadIndex, ReplicaNode,
-    ScanRead, Scope, TableRows, TableSize, WorkerNode,
+    EngineFuture, KeyRead, NodeReader, NodeRows, PrimaryReader, ReadIndex, ScanRead, Scope,
+    TableRows, TableSize, WorkerNode,
 };
 use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
@@ -17,7 +16,6 @@ use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::reader::ReaderPool;
-use super::replica::FileReplica;
 use super::threads;
 
 /// Readers of one file, shared with the threads that they run on.
@@ -63,7 +61,7 @@ impl NodeReader for FileReader {
     }
 
     fn pool_stats(&self) -> PoolStats {
-        self.0.vitals()
+        self.0.stats()
     }
 }
 
@@ -121,49 +119,5 @@ impl PrimaryReader for FileReader {
 
     fn worker_nodes(&self, _: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {
         Box::pin(ready(Ok(Vec::new())))
-    }
-}
-
-impl ReplicaNode for FileReplica {
-    fn opened_name(&self) -> &str {
-        self.node()
-    }
-
-    fn current(&self) -> NodeLabel<'_> {
-        NodeLabel { name: self.node(), address: None }
-    }
-
-    fn reader(&self) -> Option<Arc<dyn NodeReader>> {
-        self.readers().map(|reader| reader as Arc<dyn NodeReader>)
-    }
-
-    fn fault_injector(&self) -> Option<&FaultInjector> {
-        Some(&self.fault_injector)
-    }
-
-    fn is_reachable(&self) -> bool {
-        Self::is_reachable(self)
-    }
-
-    fn is_streaming(&self) -> bool {
-        Self::is_reachable(self)
-    }
-
-    fn read_failed(&self) {
-        self.suspect();
-    }
-
-    fn probe_failed(&self) {}
-
-    fn report_interval(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn outlives_primary(&self) -> bool {
-        false
-    }
-
-    fn stop(&self) {
-        Self::stop(self);
     }
 }
