@@ -1,5 +1,6 @@
-//! What it costs to record a request, to drain it, and to answer figures. Prints; nothing is
-//! asserted.
+//! Recording: measures the cost of recording a request, of draining it, and of computing metrics.
+//!
+//! Prints the results and asserts nothing.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -24,7 +24,7 @@ pub use recorder::{
     Fanout, FanoutMetrics, FilterError, Frame, Heatmap, History, HistoryMetrics, HotCount, HotKey,
     InFlight, Labels, LaneNow, LatencyHistogram, LatencyMs, LatencyParts, MeasuredIntervals,
     Metrics, MetricsParameters, MetricsQuery, MoveNow, Named, NodeNow, Operation, OperationError,
-    Outcome, Packed, PackedError, Part, PartMs, Parts, PoolNow, ReadFrom, Recorder, Role,
+    Outcome, Packed, PackedError, PartMs, PartTimes, Parts, PoolNow, ReadFrom, Recorder, Role,
     RouteMetrics, Sample, Series, ShardMetrics, ShardNow, ShardSeries, Skew, SlotLoad, Step,
     StepError, Window, WindowError, Worker, figures, openmetrics,
 };

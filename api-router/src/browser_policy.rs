@@ -1,21 +1,21 @@
 //! Browser policy: limits on the use that a browser may make of a response.
 //!
-//! **Invariant:** no response may be shown within another page; a response that is no page may load
-//! or run nothing.
+//! **Invariant:** no page can embed a response in a frame; a response that is not a page can load
+//! and run nothing.
 //! **Not here:** which pages may send requests (`analytics::cross_origin`).
 
 use actix_web::http::header::{
     CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 
-/// Kind of a response, to a browser.
+/// Kind of a response, as far as it matters to a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseKind {
     /// Rows, which are never a page.
     Rows,
     /// A file of Swagger UI.
     Documents,
-    /// Anything else; a page brings its own limits.
+    /// Any other response; a page sets its own policy.
     Other,
 }
 
@@ -23,8 +23,8 @@ pub enum ResponseKind {
 const NOTHING: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
-/// Policy of Swagger UI: its own files, pictures within its style sheet, the one style that its
-/// script adds (named by its SHA-256), and requests to this router.
+/// Policy of Swagger UI. It allows the files of Swagger UI, images embedded in its style sheet, the
+/// one style that its script adds (identified by its SHA-256), and requests to this router.
 const DOCUMENTS: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; \
      style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; connect-src 'self'; img-src 'self' data:; \

@@ -131,13 +131,13 @@ impl ClusterStatus {
             ranges.map(|range| (range.first, range.last, topology.name(range.shard).to_owned()));
         let probes = self.nodes.get().filter(|(at, _)| at.elapsed() <= PROBE_TRUSTED);
         let sizes = self.sizes.get();
-        let shards = self.manager.status().vitals().into_iter().map(|vitals| {
-            let shard = vitals.shard;
+        let shards = self.manager.status().stats().into_iter().map(|stats| {
+            let shard = stats.shard;
             let weight = topology.shards().get(shard.index()).map_or(0, |spec| spec.weight);
             let slots = map.slots_of(shard).count() as u32;
             let size = sizes.as_ref().and_then(|(_, sizes)| sizes.get(shard.index())?.as_ref());
             let probed = probes.as_ref().and_then(|(_, reports)| reports.get(shard.index()));
-            let nodes = nodes(&vitals, probed);
+            let nodes = nodes(&stats, probed);
             ShardNow {
                 shard: topology.name(shard).to_owned(),
                 up: nodes.iter().any(|node| node.up && node.role == Role::Primary.name()),
@@ -145,11 +145,11 @@ impl ClusterStatus {
                 slots,
                 rows: size.and_then(|size| size.rows),
                 bytes: size.map(|size| size.bytes),
-                pool: pool(&vitals),
-                lane: lane(&vitals),
+                pool: pool(&stats),
+                lane: lane(&stats),
                 compared: ComparedNow {
-                    passes: vitals.compared.passes,
-                    differences: vitals.compared.differences,
+                    passes: stats.compared.passes,
+                    differences: stats.compared.differences,
                 },
                 nodes,
             }
@@ -164,14 +164,14 @@ impl ClusterStatus {
             ranges: ranges.collect(),
             slots: u32::from(SLOT_COUNT),
             shards: shards.collect(),
-            cache: self.manager.status().cache_vitals().map_or_else(CacheNow::default, cache),
+            cache: self.manager.status().cache_stats().map_or_else(CacheNow::default, cache),
             moves: Vec::new(),
         }
     }
 }
 
 /// Returns the nodes as they were probed just now, or else as they are believed to be.
-fn nodes(vitals: &ShardStats, probed: Option<&ShardReport>) -> Vec<NodeNow> {
+fn nodes(stats: &ShardStats, probed: Option<&ShardReport>) -> Vec<NodeNow> {
     let milliseconds = |time: Duration| time.as_micros() as f64 / 1e3;
     let node = |node: &NodeStats| {
         let probe = probed.and_then(|report| report.nodes.iter().find(|it| it.node == node.node));
@@ -188,15 +188,15 @@ fn nodes(vitals: &ShardStats, probed: Option<&ShardReport>) -> Vec<NodeNow> {
             latency_ms: probe.filter(|probe| probe.up).map(|probe| milliseconds(probe.latency)),
         }
     };
-    vitals.nodes.iter().map(node).collect()
+    stats.nodes.iter().map(node).collect()
 }
 
-fn pool(vitals: &ShardStats) -> PoolNow {
-    let pool = vitals.pool();
+fn pool(stats: &ShardStats) -> PoolNow {
+    let pool = stats.pool();
     PoolNow { in_use: pool.in_use as u64, max: pool.max as u64, waiting: pool.waiting as u64 }
 }
 
-fn cache(vitals: CacheStats) -> CacheNow {
+fn cache(stats: CacheStats) -> CacheNow {
     let CacheStats {
         hits,
         misses,
@@ -209,7 +209,7 @@ fn cache(vitals: CacheStats) -> CacheNow {
         near_hits,
         seldom,
         breaker,
-    } = vitals;
+    } = stats;
     CacheNow {
         enabled: true,
         hits,
@@ -226,8 +226,8 @@ fn cache(vitals: CacheStats) -> CacheNow {
     }
 }
 
-fn lane(vitals: &ShardStats) -> LaneNow {
-    let lane = &vitals.lane;
+fn lane(stats: &ShardStats) -> LaneNow {
+    let lane = &stats.lane;
     LaneNow {
         waiting: lane.waiting as u64,
         waiting_bytes: lane.waiting_bytes as u64,

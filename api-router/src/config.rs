@@ -77,7 +77,7 @@ pub struct Flags {
     /// this machine can see flags: give passwords in SHARD_URLS, PGPASSWORD or a file
     #[arg(long, value_name = "URL,URL,…")]
     shard_urls: Option<String>,
-    /// Their replicas, in any order
+    /// Replicas of these servers, in any order
     #[arg(long, value_name = "URL,URL,…")]
     replica_urls: Option<String>,
     /// Server that keeps the shard map [default: that of the first shard]

@@ -18,7 +18,7 @@ pub const ROUTES: [&str; 6] = ["/api/write", "/api/read", "/api/bulk-write", KV,
 /// A route about rows, and the operation of a request there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataRoute {
-    /// Its place in [`ROUTES`].
+    /// Index in [`ROUTES`].
     pub index: u8,
     /// Read or write.
     pub operation: Operation,

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, Utc};
 
 use rustix::process::{Resource, getrlimit};
-use shard_manager::doctor::{Finding, Verdict, cache, files, servers};
+use shard_manager::doctor::{Finding, Severity, cache, files, servers};
 
 use crate::config::{Config, Engine};
 use crate::server::CONNECTIONS_MAX;
@@ -40,18 +40,18 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
 
 /// Returns true if a router would start with all its settings.
 pub fn is_fit(found: &[Finding]) -> bool {
-    found.iter().all(|finding| finding.verdict < Verdict::Fault)
+    found.iter().all(|finding| finding.severity < Severity::Fault)
 }
 
 /// Formats one finding a line, then their number.
 pub fn report(found: &[Finding]) -> String {
     let width = found.iter().map(|finding| finding.about.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for Finding { verdict, about, text: sentence } in found {
-        let _ = writeln!(text, "{:<7}  {about:<width$}  {sentence}", verdict.name());
+    for Finding { severity, about, text: sentence } in found {
+        let _ = writeln!(text, "{:<7}  {about:<width$}  {sentence}", severity.name());
     }
-    let count = |wanted| found.iter().filter(|finding| finding.verdict == wanted).count();
-    let (faults, warnings) = (count(Verdict::Fault), count(Verdict::Warning));
+    let count = |wanted| found.iter().filter(|finding| finding.severity == wanted).count();
+    let (faults, warnings) = (count(Severity::Fault), count(Severity::Warning));
     let verdict = match (faults, warnings) {
         (0, 0) => "all is well".to_owned(),
         (0, warnings) => format!("a router starts; {warnings} thing(s) may cause problems later"),

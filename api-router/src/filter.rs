@@ -11,7 +11,7 @@
 
 use std::borrow::Cow;
 
-use shard_manager::query::{Comparison, Condition, Pattern, ReadQuery, State, Test};
+use shard_manager::query::{Comparison, Condition, Pattern, ReadQuery, Test, ValueState};
 use shard_manager::table::{Column, Table, closest};
 use shard_manager::value::{ColumnType, Value};
 
@@ -29,12 +29,12 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 const OPERATORS: [&str; 11] =
     ["eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike", "in", "is", "not"];
 /// Literals of `is`.
-const STATES: [(&str, State); 5] = [
-    ("null", State::Null),
-    ("not_null", State::NotNull),
-    ("true", State::True),
-    ("false", State::False),
-    ("unknown", State::Null),
+const STATES: [(&str, ValueState); 5] = [
+    ("null", ValueState::Null),
+    ("not_null", ValueState::NotNull),
+    ("true", ValueState::True),
+    ("false", ValueState::False),
+    ("unknown", ValueState::Null),
 ];
 
 /// Returns true if a parameter of this name joins conditions, rather than naming a column.
@@ -207,14 +207,14 @@ fn test(column: &Column, operator: &str, literal: &str) -> Result<Test, Problem>
     Ok(if operator == "like" { Test::Like(pattern) } else { Test::ILike(pattern) })
 }
 
-fn state(column: &Column, literal: &str) -> Result<State, Problem> {
+fn state(column: &Column, literal: &str) -> Result<ValueState, Problem> {
     let name = &column.name;
     let found = STATES.iter().find(|(spelling, _)| literal.eq_ignore_ascii_case(spelling));
     let Some((spelling, state)) = found else {
         let names = STATES.map(|(spelling, _)| spelling).join(", ");
         return Err(bad(format!("{name}: is takes one of: {names}")));
     };
-    let of_truth = matches!(state, State::True | State::False) || *spelling == "unknown";
+    let of_truth = matches!(state, ValueState::True | ValueState::False) || *spelling == "unknown";
     if of_truth && column.kind != ColumnType::Boolean {
         let kind = column.kind;
         return Err(bad(format!(

@@ -30,7 +30,7 @@ use crate::documented_paths::PAGES;
 use crate::headers::{X_REQUEST_ID, request_id};
 #[cfg(feature = "otlp")]
 use crate::otlp::TracedRequest;
-use crate::problem::{Code, Problem};
+use crate::problem::{self, Code, Problem};
 use crate::request_record::{self, RequestRecord};
 use crate::trace::{TRACEPARENT, Trace};
 use crate::unsupported_headers::refuse_unsupported;
@@ -87,7 +87,7 @@ pub async fn handle_request(
     };
     let problem = problem_of(&response, is_write);
     if let Some(problem) = &problem {
-        let rendered = problem.respond(id.to_str().unwrap_or(""));
+        let rendered = problem::respond(problem, id.to_str().unwrap_or(""));
         response = response.into_response(rendered);
     }
     response = compressed(response).await;
@@ -128,7 +128,7 @@ fn problem_of(response: &ServiceResponse<BoxBody>, is_write: bool) -> Option<Pro
     if is_write {
         problem.ensure_outcome();
     } else {
-        problem.clear_outcome();
+        problem.outcome = None;
     }
     Some(problem)
 }
@@ -191,7 +191,7 @@ impl ResponseContext<'_> {
     ) {
         let extensions = response.request().extensions();
         let Some(record) = extensions.get::<RequestRecord>() else { return };
-        let named = self.problem.and_then(Problem::shard_name);
+        let named = self.problem.and_then(|problem| problem.shard.as_deref());
         let found = || app.manager.map().topology().find(named?);
         let now = Instant::now();
         let sample = Sample {

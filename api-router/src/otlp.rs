@@ -60,15 +60,15 @@ struct ServiceAttributes {
 
 /// Request about rows, with its measurements.
 pub struct TracedRequest<'r> {
-    /// Its trace.
+    /// Trace of the request.
     pub trace: Trace,
     /// Recorded measurements of the request.
     pub sample: Sample<'r>,
     /// Time until the first shard received the request.
     pub before: Duration,
-    /// Its method.
+    /// Method.
     pub method: &'r str,
-    /// Its path, as it is declared.
+    /// Path as the route declares it.
     pub route: &'static str,
     /// The shard, if the request went to exactly one.
     pub shard: Option<&'r str>,

@@ -3,17 +3,19 @@
 //!
 //! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, address or secret is in
 //! a body.
-//! **Not here:** logging (`middleware`).
+//! **Not here:** the form of a problem (`response`), logging (`middleware`).
 
 mod domain;
+mod response;
 
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::HeaderName;
 use actix_web::{HttpResponse, ResponseError};
-use serde::Serialize;
 use shard_manager::consistency::Level;
+
+pub use response::{ProblemBody, respond};
 
 /// Session token, in requests and in responses.
 pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
@@ -102,9 +104,12 @@ pub struct Problem {
     code: Code,
     status: StatusCode,
     detail: String,
-    hint: Option<String>,
-    shard: Option<String>,
-    outcome: Option<&'static str>,
+    /// Remedy.
+    pub(crate) hint: Option<String>,
+    /// Shard that it is about.
+    pub(crate) shard: Option<String>,
+    /// Outcome of a write; none for any other request.
+    pub(crate) outcome: Option<&'static str>,
     rare: Option<Box<RareFields>>,
 }
 
@@ -134,65 +139,6 @@ pub struct Progress {
     pub failed_total: usize,
     /// The first of these, as in an answer that is no problem.
     pub failed: serde_json::Value,
-}
-
-/// The body, as clients see it.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = Problem)]
-pub struct ProblemBody<'p> {
-    /// A page that explains the code.
-    #[serde(rename = "type")]
-    kind: String,
-    /// A few words, the same for every occurrence of the code.
-    title: &'p str,
-    /// The HTTP status.
-    status: u16,
-    /// This occurrence: names the member, header or shard.
-    detail: &'p str,
-    /// `TSR101`.
-    code: &'p str,
-    /// Same text as `title`, for clients of PostgREST.
-    message: &'p str,
-    /// Same text as `detail`, for clients of PostgREST.
-    details: &'p str,
-    /// Remedy.
-    hint: Option<&'p str>,
-    /// Always false.
-    success: bool,
-    /// Same text as `title`, for older clients.
-    error: &'p str,
-    /// The shard that it is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    shard: Option<&'p str>,
-    /// Outcome of a write: `rejected` (nothing was stored), `committed` (it is on the primary),
-    /// `unknown`, or for a streamed body `partial` (rows before `next_index` were carried out).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    outcome: Option<&'p str>,
-    /// Requested level of a write that was not confirmed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    requested: Option<&'static str>,
-    /// The level that it has reached.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    achieved: Option<&'static str>,
-    /// Stored rows of a streamed body that was carried out in part.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stored: Option<usize>,
-    /// Index of the next row, counted from 0: all rows before it were carried out, none from it on.
-    /// Send the rest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_index: Option<usize>,
-    /// Rows before it that are not stored, or not known to be.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failed_total: Option<usize>,
-    /// The first 1 000 of them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Object>>)]
-    failed: Option<&'p serde_json::Value>,
-    /// True if the same request may succeed later.
-    retryable: bool,
-    /// Also in the header `x-request-id`, and in the log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'p str>,
 }
 
 impl Problem {
@@ -286,82 +232,10 @@ impl Problem {
         &self.detail
     }
 
-    /// Returns the remedy, if there is one.
-    pub fn advice(&self) -> Option<&str> {
-        self.hint.as_deref()
-    }
-
-    /// Returns the shard that it is about.
-    pub fn shard_name(&self) -> Option<&str> {
-        self.shard.as_deref()
-    }
-
-    /// Returns the outcome of a write.
-    pub fn outcome_name(&self) -> Option<&'static str> {
-        self.outcome
-    }
-
-    /// Removes the outcome, which only a write has.
-    pub fn clear_outcome(&mut self) {
-        self.outcome = None;
-    }
-
     /// Sets the outcome of a failed write that has none: a write that failed before it was parsed
     /// was rejected.
     pub fn ensure_outcome(&mut self) {
         self.outcome.get_or_insert("rejected");
-    }
-
-    /// Returns the body. Rows of a bulk write have no request ids of their own.
-    pub fn body<'p>(&'p self, request_id: Option<&'p str>) -> ProblemBody<'p> {
-        let title = self.code.title();
-        let levels = self.rare.as_ref().and_then(|rare| rare.levels);
-        let progress = self.rare.as_ref().and_then(|rare| rare.progress.as_ref());
-        ProblemBody {
-            kind: format!("/errors/{}", self.code.name()),
-            title,
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            code: self.code.name(),
-            message: title,
-            details: &self.detail,
-            hint: self.hint.as_deref(),
-            success: false,
-            error: title,
-            shard: self.shard.as_deref(),
-            outcome: self.outcome,
-            requested: levels.map(|(requested, _)| requested.name()),
-            achieved: levels.map(|(_, achieved)| achieved.name()),
-            stored: progress.map(|progress| progress.stored),
-            next_index: progress.map(|progress| progress.next_index),
-            failed_total: progress.map(|progress| progress.failed_total),
-            failed: progress.map(|progress| &progress.failed),
-            retryable: self.code.is_retryable(),
-            request_id,
-        }
-    }
-
-    /// Returns the whole response.
-    pub fn respond(&self, request_id: &str) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status);
-        response.content_type("application/problem+json");
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("1")));
-        }
-        if let Some(rare) = &self.rare {
-            let value = |text: &Option<String>| HeaderValue::from_str(text.as_deref()?).ok();
-            let replayed = rare.replayed.then(|| HeaderValue::from_static("true"));
-            for (name, value) in [
-                (header::ALLOW, value(&rare.allow)),
-                (X_SESSION_TOKEN, value(&rare.session)),
-                (IDEMPOTENCY_REPLAYED, replayed),
-            ] {
-                if let Some(value) = value {
-                    response.insert_header((name, value));
-                }
-            }
-        }
-        response.json(self.body(Some(request_id)))
     }
 }
 

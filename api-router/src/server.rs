@@ -38,10 +38,10 @@ pub const CONNECTIONS_MAX: usize = 4_096;
 /// Error that prevents serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The listener.
+    /// The listener failed.
     #[error(transparent)]
     Listener(#[from] std::io::Error),
-    /// Its encryption.
+    /// Encryption cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }

@@ -42,7 +42,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct TlsFiles {
     /// The certificate of the router, then those between it and the authority, as PEM.
     pub certificate: PathBuf,
-    /// Its private key, as PEM.
+    /// Private key of the certificate, as PEM.
     pub key: PathBuf,
 }
 
@@ -65,7 +65,7 @@ pub enum TlsError {
         /// The key.
         key: PathBuf,
     },
-    /// This process cannot use TLS, or cannot receive SIGHUP.
+    /// TLS cannot be set up, or SIGHUP cannot be received.
     #[error("{0}")]
     Setup(String),
 }

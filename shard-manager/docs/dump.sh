@@ -4,14 +4,15 @@
 #
 #   SHARD_URLS=postgres://…,postgres://… [MAINDB_URL=postgres://…] dump.sh DIR
 #
-# makes DIR with a file for each database (pg_dump's custom format) and `moment`, which says when that was. Passwords are
-# taken from the addresses, PGPASSWORD or PGPASSFILE, and never stand on a command line. Needs psql and pg_dump of the
-# servers' version or later, in PATH or in TESSERA_PG_BIN.
+# makes DIR with a file for each database (pg_dump's custom format) and the file `moment`, which
+# holds the time of the snapshots. Passwords are taken from the addresses, PGPASSWORD or PGPASSFILE,
+# and are never on a command line. Needs psql and pg_dump of the servers' version or later, in PATH
+# or in TESSERA_PG_BIN.
 #
-# Every batch of writes takes the lock (1950, 1) of its shard, shared. Here it is taken alone, on all shards; then no
-# batch is between two shards, and a snapshot of each is exported. With that the locks are given up: writes wait for as
-# long as the running batches take and a few round trips more, and at most HELD_SECONDS_MAX. The dumps are made of the snapshots
-# afterwards, and take as long as they take.
+# Every batch of writes holds the lock (1950, 1) of its shard in shared mode. This script takes the
+# lock of every shard in exclusive mode, so that no batch is between two shards, exports a snapshot
+# of each shard, and releases the locks. Writes wait for the running batches and a few round trips
+# more, and at most HELD_SECONDS_MAX. The dumps are made from the snapshots afterwards.
 
 set -euo pipefail
 
@@ -104,7 +105,8 @@ open() {
     local index=$1 ask answer
     mkfifo "$work/ask$index" "$work/answer$index"
     {
-        # A session ends with its own pipe: the others' must not stay open here. `exec`, so that it is what is killed.
+        # A session ends when its own pipe is closed, so it must not hold the pipes of the others.
+        # With `exec`, a signal to this process reaches psql itself.
         for ask in ${asks[@]+"${asks[@]}"} ${answers[@]+"${answers[@]}"}; do exec {ask}>&-; done
         with "$index" exec psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 "${urls[index]}"
     } <"$work/ask$index" >"$work/answer$index" &

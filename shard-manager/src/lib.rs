@@ -5,8 +5,8 @@ pub use assembly::{self, doctor};
 pub use cache;
 #[cfg(feature = "cli")]
 pub use cli::{demo_data, import};
-pub use cluster::{lane, lanes, manager, replica_set, shard};
-pub use engine::{self, doubts, node_address, replication};
+pub use cluster::{lane, manager, replica_set, shard};
+pub use engine::{self, doubts, replication};
 pub use local_postgres as local;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, finding, idempotency, json_members,
@@ -16,4 +16,5 @@ pub use model::{
 
 pub mod store;
 
+pub use postgres::node_address;
 pub use sqlite::{backup, control};

@@ -132,9 +132,9 @@ pub struct CacheNow {
     pub stale: u64,
     /// Reads that did not use the cache.
     pub bypass: u64,
-    /// Responses that were sent to the cache.
+    /// Answers that were stored in the cache.
     pub fills: u64,
-    /// Responses that the cache did not take.
+    /// Answers that the cache refused to store.
     pub rejected: u64,
     /// Failures of the cache.
     pub errors: u64,
@@ -142,7 +142,7 @@ pub struct CacheNow {
     pub voids: u64,
     /// Hits that the router's own memory answered.
     pub near_hits: u64,
-    /// Misses of keys that were requested too seldom to contact the cache.
+    /// Reads that did not contact the cache because their query is too infrequent.
     pub seldom: u64,
     /// `closed`, `open` or `half_open`; empty without a cache.
     pub breaker: String,

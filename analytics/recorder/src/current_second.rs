@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use crate::entry::{Entry, Shape};
-use crate::frame::{Cell, CellLabel, Fanout, Frame, Part, Parts, Step};
+use crate::frame::{Cell, CellLabel, Fanout, Frame, PartTimes, Parts, Step};
 use crate::histogram::LatencyHistogram;
 use crate::merge::merged;
 use crate::sample::{Labels, Operation, Outcome, Role};
@@ -135,8 +135,8 @@ impl CurrentSecond {
     pub(crate) fn bytes(&self) -> usize {
         let parts =
             self.parts.iter().flat_map(|parts| [&parts.queue, &parts.database, &parts.rest]);
-        let parts: usize = parts.map(|part| part.latencies.bytes()).sum();
-        let cells: usize = self.cells.iter().map(|cell| cell.latencies.bytes()).sum();
+        let parts: usize = parts.map(|part| part.latencies.counts.bytes()).sum();
+        let cells: usize = self.cells.iter().map(|cell| cell.latencies.counts.bytes()).sum();
         let rows = size_of_val(&*self.cells) + size_of_val(&*self.parts);
         size_of_val(&*self.index) + rows + cells + parts
     }
@@ -250,8 +250,8 @@ impl RunningPart {
         self.latencies.record_micros(micros)
     }
 
-    fn part(&self) -> Part {
-        Part {
+    fn part(&self) -> PartTimes {
+        PartTimes {
             total: self.latencies.count(),
             micros: self.micros,
             latencies: self.latencies.packed(),

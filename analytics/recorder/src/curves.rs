@@ -151,7 +151,7 @@ impl Curves {
         series.p99[point] = p99 as f64 / 1e3;
         let heat = &mut series.heatmap.counts[point];
         let mut place = 0;
-        for (bucket, count) in sum.latencies.counted() {
+        for (bucket, count) in sum.latencies.counts.used() {
             while place < HEAT_BOUNDS.len() && bucket > self.heat_buckets[place] {
                 place += 1;
             }

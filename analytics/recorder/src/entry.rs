@@ -1,4 +1,4 @@
-//! Entry: a sample in a worker's queue, 40 bytes without a pointer.
+//! Entry: a sample in a worker's queue, packed into 40 bytes without pointers.
 //!
 //! A few samples have a [`Detail`] as well: the text of the key and the trace, which are too long
 //! to be queued for every request.
@@ -14,7 +14,7 @@ pub(crate) const KEY_BYTES_MAX: usize = 256;
 pub(crate) const ENTRIES_MAX: usize = 4_096;
 /// Details of a queue: 84 KiB. When it is full, details are left out.
 pub(crate) const DETAILS_MAX: usize = 256;
-/// Stands for the slot of a request without a slot.
+/// Slot number of a request that has no slot.
 const NO_SLOT: u16 = u16::MAX;
 
 const _: () = assert!(size_of::<Entry>() == 40, "4,096 entries are 160 KiB");
@@ -27,16 +27,16 @@ pub(crate) struct Entry {
     pub(crate) hash: u64,
     /// Time in s since 1970 UTC.
     pub(crate) second: u32,
-    /// Duration in µs, 1 to 60,000,000; the next two may be 0.
+    /// Duration of the request in µs, 1 to 60,000,000. Its parts `queue` and `database` may be 0.
     pub(crate) elapsed: u32,
     pub(crate) queue: u32,
     pub(crate) database: u32,
-    /// Index of the label, or the number of labels for "several or none".
+    /// Index of the shard's label; the number of labels stands for several shards or none.
     pub(crate) shard: u16,
     slot: u16,
     pub(crate) status: u16,
     pub(crate) fanout: u16,
-    /// Index of the label, or the number of labels for another.
+    /// Index of the route's label; the number of labels stands for any other route.
     pub(crate) route: u8,
     pub(crate) operation: Operation,
     pub(crate) role: Option<Role>,

@@ -39,14 +39,16 @@ pub fn figures(
     now: &ClusterNow,
     at_ms: u64,
 ) -> Metrics {
-    let window_frames =
-        together(histories.iter().map(|history| history.window_frames(query.window, at_ms)), at_ms);
+    let window_frames = together(
+        histories.iter().map(|history| WindowFrames::of(history, query.window, at_ms)),
+        at_ms,
+    );
     let coarsest =
         window_frames.frames.iter().map(|frame| frame.step).max().unwrap_or(Step::Second);
     let grid = Grid::new(query.window, at_ms, coarsest);
     let names = now.shards.iter().map(|shard| shard.shard.clone()).collect();
-    let measured: Vec<_> = histories.iter().map(|history| history.measured()).collect();
-    let counted = Measured::counted(&measured, &window_frames, at_ms);
+    let measured: Vec<_> = histories.iter().map(|history| Measured::of(history)).collect();
+    let counted = Measured::counted_times(&measured, &window_frames, at_ms);
     let sums = WindowSums::of(&window_frames.frames, query, grid, counted.as_ref(), names);
     let measured_ms = Measured::counted_ms(counted.as_ref(), &window_frames, at_ms);
     let seconds = measured_ms.max(MEASURED_MIN_MS) as f64 / 1e3;
@@ -109,7 +111,7 @@ fn together(window_frames: impl Iterator<Item = WindowFrames>, at_ms: u64) -> Wi
 fn remembered(histories: &[&History], at_ms: u64) -> HistoryMetrics {
     let mut all = Extent { since_ms: at_ms, ..Extent::default() };
     for history in histories {
-        let extent = history.extent();
+        let extent = Extent::of(history);
         all.bytes += extent.bytes;
         all.since_ms = all.since_ms.min(extent.since_ms);
         all.dropped += extent.dropped;
@@ -129,7 +131,7 @@ fn busiest(shards: &[ShardSum]) -> Vec<usize> {
 fn hot_keys(histories: &[&History], query: &MetricsQuery, at_ms: u64) -> Vec<HotKey> {
     let of_shard = MetricsQuery { shard: query.shard.clone(), ..MetricsQuery::default() };
     let window_frames =
-        histories.iter().map(|history| history.window_frames_with_keys(query.window, at_ms));
+        histories.iter().map(|history| WindowFrames::with_keys(history, query.window, at_ms));
     let frames: Vec<Arc<Frame>> = together(window_frames, at_ms).frames;
     let cells = frames.iter().flat_map(|frame| &frame.cells);
     let total: u64 = cells.filter(|cell| of_shard.admits(&cell.label)).map(|cell| cell.total).sum();

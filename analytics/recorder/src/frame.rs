@@ -130,16 +130,16 @@ pub struct Parts {
     /// The shard; none for requests of several, or none.
     pub shard: Option<Arc<str>>,
     /// Waiting for a lane or a connection.
-    pub queue: Part,
+    pub queue: PartTimes,
     /// Inside the database.
-    pub database: Part,
+    pub database: PartTimes,
     /// Time outside of queues and the database.
-    pub rest: Part,
+    pub rest: PartTimes,
 }
 
 /// One part of the time of requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Part {
+pub struct PartTimes {
     /// Requests.
     pub total: u64,
     /// Sum of the times in µs.

@@ -1,24 +1,22 @@
 //! Histogram: latencies of many requests, which can be counted, merged and asked for quantiles.
 //!
 //! The buckets are those of an HDR histogram of three significant digits from 1 µs to 60 s: 17,408
-//! of them. They are kept in pages of 64 that are allocated when a latency first falls into them,
-//! so that a label with few requests takes hundreds of bytes and not 136 KiB. [`Packed`] is the
-//! form at rest.
+//! of them. [`Packed`] is the form at rest.
 //!
 //! **Invariant:** merging packed histograms gives the quantiles of one histogram of all values:
 //! exactly while each has three digits, otherwise within 0.5 %.
-//! **Not here:** averages of percentiles; time.
+//! **Not here:** the memory of the counts (`paged_counts`); averages of percentiles; time.
+
+mod paged_counts;
 
 use std::time::Duration;
 
 use crate::packed::{Buckets, Packed};
+use paged_counts::PagedCounts;
 
 /// Slowest latency that is distinguished, in µs: 60 s is the longest deadline that a client may
 /// set.
 pub(crate) const MICROS_MAX: u32 = 60_000_000;
-/// Buckets of a page of 520 bytes: a label with few requests needs one page.
-const PAGE: usize = 64;
-const _: () = assert!(PAGE == u64::BITS as usize, "each bucket of a page has its bit");
 
 /// Converts a latency to whole µs: 1 to 60,000,000.
 pub(crate) fn counted_micros(elapsed: Duration) -> u32 {
@@ -33,44 +31,8 @@ pub(crate) fn part_micros(elapsed: Duration) -> u32 {
 /// Latencies from 0 to 60 s in whole µs (slower counts as 60 s), three significant digits.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyHistogram {
-    /// Pages up to the slowest latency that was counted.
-    pages: Vec<Option<Box<Page>>>,
+    pub(crate) counts: PagedCounts,
     total: u64,
-}
-
-/// Adjacent buckets. Few of them are used in one second, and packing reads only those.
-#[derive(Clone, Debug)]
-struct Page {
-    /// A bit for each used bucket.
-    touched: u64,
-    counts: [u64; PAGE],
-}
-
-impl Page {
-    const EMPTY: Self = Self { touched: 0, counts: [0; PAGE] };
-
-    fn add(&mut self, within: usize, count: u64) {
-        self.touched |= 1 << within;
-        self.counts[within] += count;
-    }
-
-    /// Returns each used bucket, in increasing order, and its count.
-    fn counted(&self) -> impl Iterator<Item = (usize, u64)> + Clone + '_ {
-        let mut left = self.touched;
-        std::iter::from_fn(move || {
-            let within = left.trailing_zeros() as usize;
-            let count = self.counts.get(within)?;
-            left &= left - 1;
-            Some((within, *count))
-        })
-    }
-
-    fn reset(&mut self) {
-        while self.touched != 0 {
-            self.counts[self.touched.trailing_zeros() as usize] = 0;
-            self.touched &= self.touched - 1;
-        }
-    }
 }
 
 impl LatencyHistogram {
@@ -92,22 +54,8 @@ impl LatencyHistogram {
     /// Counts `count` latencies in a bucket of three digits, and returns the number of pages
     /// allocated.
     pub(crate) fn add(&mut self, bucket: usize, count: u64) -> usize {
-        let (page, within) = (bucket / PAGE, bucket % PAGE);
         self.total += count;
-        if let Some(Some(page)) = self.pages.get_mut(page) {
-            page.add(within, count);
-            return 0;
-        }
-        self.add_to_new_page(page, within, count)
-    }
-
-    #[cold]
-    fn add_to_new_page(&mut self, page: usize, within: usize, count: u64) -> usize {
-        if self.pages.len() <= page {
-            self.pages.resize_with(page + 1, || None);
-        }
-        self.pages[page].insert(Box::new(Page::EMPTY)).add(within, count);
-        1
+        self.counts.add(bucket, count)
     }
 
     /// Returns the number of latencies.
@@ -128,7 +76,7 @@ impl LatencyHistogram {
         let rank = |quantile: f64| ((quantile * self.total as f64).ceil() as u64).max(1);
         let mut found = [0; N];
         let (mut next, mut seen) = (0, 0);
-        for (bucket, count) in self.counted() {
+        for (bucket, count) in self.counts.used() {
             seen += count;
             while next < N && seen >= rank(quantiles[next]).min(self.total) {
                 found[next] = upper_edge(bucket);
@@ -148,19 +96,12 @@ impl LatencyHistogram {
 
     /// Returns [`LatencyHistogram::max`] in µs.
     pub(crate) fn max_micros(&self) -> u64 {
-        let pages = self.pages.iter().enumerate().rev();
-        let last = pages.filter_map(|(number, page)| Some((number, page.as_ref()?))).find_map(
-            |(number, page)| {
-                let within = page.touched.checked_ilog2()? as usize;
-                Some(number * PAGE + within)
-            },
-        );
-        last.map_or(0, upper_edge)
+        self.counts.highest().map_or(0, upper_edge)
     }
 
     /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Self) {
-        for (bucket, count) in other.counted() {
+        for (bucket, count) in other.counts.used() {
             self.add(bucket, count);
         }
     }
@@ -175,34 +116,18 @@ impl LatencyHistogram {
 
     /// Returns the form at rest, with three digits.
     pub fn packed(&self) -> Packed {
-        Packed::of_fine(self.counted())
+        Packed::of_fine(self.counts.used())
     }
 
     /// Returns the form at rest, with two digits.
     pub fn packed_coarse(&self) -> Packed {
-        Packed::of_coarse(self.counted())
-    }
-
-    /// Returns each used bucket, in increasing order, and its count.
-    pub(crate) fn counted(&self) -> impl Iterator<Item = (usize, u64)> + Clone + '_ {
-        let pages = self.pages.iter().enumerate();
-        pages.filter_map(|(number, page)| Some((number, page.as_ref()?))).flat_map(
-            |(number, page)| {
-                page.counted().map(move |(within, count)| (number * PAGE + within, count))
-            },
-        )
+        Packed::of_coarse(self.counts.used())
     }
 
     /// Resets the counts; the memory stays.
     pub(crate) fn reset(&mut self) {
-        self.pages.iter_mut().flatten().for_each(|page| page.reset());
+        self.counts.reset();
         self.total = 0;
-    }
-
-    /// Returns the bytes that the counts take.
-    pub(crate) fn bytes(&self) -> usize {
-        let pages = self.pages.iter().flatten().count() * size_of::<Page>();
-        pages + self.pages.capacity() * size_of::<Option<Box<Page>>>()
     }
 }
 

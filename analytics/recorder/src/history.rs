@@ -2,15 +2,16 @@
 //!
 //! **Invariant:** a ring holds no more slots than [`Step::slots_kept`] and no more bytes than its
 //! budget; the oldest are removed first. A slot occurs in a ring once.
-//! **Invariant:** a window is cut at the edges of slots: nothing counts twice, and nothing that is
-//! remembered is left out.
 //! **Invariant:** a time without requests differs from a time without a recorder, also over
 //! restarts.
-//! **Not here:** making frames (`aggregator`), adding them up (`figures`).
+//! **Not here:** making frames (`aggregator`), choosing those of a window (`window_frames`), adding
+//! them up (`figures`).
 
 mod measured;
+mod window_frames;
 
 pub(crate) use measured::{CountedTimes, Measured};
+pub(crate) use window_frames::WindowFrames;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,17 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::frame::{CellLabel, Frame, Step};
 use crate::measured_intervals::MeasuredIntervals;
 use crate::merge::merged;
-use crate::window::Window;
 
 /// Most bytes of each ring, the ring of seconds first: 112 MiB together.
 pub const BUDGETS: [usize; 3] = [24 << 20, 24 << 20, 64 << 20];
 
 /// Most labels of received frames that are shared; beyond that, sharing starts afresh.
 const LABELS_MAX: usize = 65_536;
-/// Windows up to this long, in ms, are read from seconds.
-const BY_SECONDS_MAX: u64 = 900_000;
-/// Windows up to this long, in ms, are read from slots of ten seconds.
-const BY_TENS_MAX: u64 = 6 * 3_600_000;
 
 /// The rings of one router. Share it by reference or `Arc`.
 #[derive(Debug)]
@@ -69,21 +65,24 @@ struct Ring {
     resumed: Option<Arc<Frame>>,
 }
 
-/// Frames of a window.
-#[derive(Debug, Default)]
-pub(crate) struct WindowFrames {
-    /// Oldest first; the last may be of a slot that is still running.
-    pub(crate) frames: Vec<Arc<Frame>>,
-    /// Start of the first slot, in ms since 1970 UTC.
-    pub(crate) from_ms: u64,
-}
-
 /// Size of the history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) bytes: u64,
     pub(crate) since_ms: u64,
     pub(crate) dropped: u64,
+}
+
+impl Extent {
+    /// Returns the present size of a history.
+    pub(crate) fn of(history: &History) -> Self {
+        let rings = history.rings();
+        Self {
+            bytes: rings.rings.iter().map(|ring| ring.bytes as u64).sum(),
+            since_ms: rings.since_ms,
+            dropped: rings.rings.iter().map(|ring| ring.dropped).sum(),
+        }
+    }
 }
 
 impl Default for History {
@@ -145,7 +144,7 @@ impl History {
     }
 
     /// Returns the times in which a recorder counted, up to the last closed second.
-    pub fn counted(&self) -> MeasuredIntervals {
+    pub fn counted_times(&self) -> MeasuredIntervals {
         let rings = self.rings();
         let mut counted = rings.counted.clone();
         if let Some(since) = rings.counting_since {
@@ -205,27 +204,6 @@ impl History {
         self.rings().rings.iter().map(|ring| ring.bytes).sum()
     }
 
-    pub(crate) fn extent(&self) -> Extent {
-        let rings = self.rings();
-        Extent {
-            bytes: rings.rings.iter().map(|ring| ring.bytes as u64).sum(),
-            since_ms: rings.since_ms,
-            dropped: rings.rings.iter().map(|ring| ring.dropped).sum(),
-        }
-    }
-
-    pub(crate) fn measured(&self) -> Measured {
-        let rings = self.rings();
-        // No other ring has the slots that the ring of the longest slots has lost.
-        let longest = &rings.rings[Step::Minute.index()];
-        Measured {
-            since: rings.since_ms / 1_000,
-            lost: if longest.dropped > 0 { longest.since } else { 0 },
-            counted: rings.counted.clone(),
-            counting_since: rings.counting_since,
-        }
-    }
-
     /// Adds a slot of this process that has ended, together with the counts of the slot from before
     /// a restart.
     pub(crate) fn close(&self, frame: Arc<Frame>) {
@@ -249,28 +227,9 @@ impl History {
         self.rings().open = open.map(Arc::new);
     }
 
-    /// Returns the frames of the window that ends at `at_ms`, from slots whose length fits it.
-    pub(crate) fn window_frames(&self, window: Window, at_ms: u64) -> WindowFrames {
-        let length = window.length().as_millis() as u64;
-        let base = if length <= BY_SECONDS_MAX { Step::Second } else { base_of_keys(length) };
-        self.rings().window_frames(at_ms.saturating_sub(length), at_ms, base)
-    }
-
-    /// Returns the finished frames of the window that hold keys.
-    pub(crate) fn window_frames_with_keys(&self, window: Window, at_ms: u64) -> WindowFrames {
-        let length = window.length().as_millis() as u64;
-        let base = base_of_keys(length);
-        self.rings().window_frames(at_ms.saturating_sub(length), at_ms, base)
-    }
-
     fn rings(&self) -> MutexGuard<'_, Rings> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Returns the slots from which a window of `length` ms is read if they must hold keys.
-fn base_of_keys(length: u64) -> Step {
-    if length <= BY_TENS_MAX { Step::TenSeconds } else { Step::Minute }
 }
 
 impl Rings {
@@ -291,49 +250,6 @@ impl Rings {
         if let Some((from, _)) = self.counted.as_slice().first() {
             self.since_ms = self.since_ms.min(from.saturating_mul(1_000));
         }
-    }
-
-    /// Longer slots serve the time before shorter ones, and `base` the time between; shorter ones
-    /// serve the time after the last finished slot of `base`.
-    fn window_frames(&self, from_ms: u64, at_ms: u64, base: Step) -> WindowFrames {
-        let mut cuts = [u64::MAX, 0, 0, 0];
-        let mut cut = 0;
-        for at in (0..2).rev() {
-            // Boundary between the ring `at` and the ring of longer slots.
-            let (shorter, longer) = (&self.rings[at], &self.rings[at + 1]);
-            let step = longer.step.seconds();
-            let reached = shorter.since.div_ceil(step).saturating_mul(step);
-            let begun = shorter.since / step * step;
-            let between = if longer.step <= base || shorter.since == u64::MAX {
-                longer.until
-            } else if reached > longer.until {
-                shorter.since
-            } else if begun < shorter.since && !longer.holds_more_than(shorter, begun) {
-                begun
-            } else {
-                reached
-            };
-            cut = cut.max(between);
-            cuts[at + 1] = cut;
-        }
-        let from = from_ms / 1_000;
-        let mut window_frames = WindowFrames { frames: Vec::new(), from_ms: u64::MAX };
-        for at in (0..3).rev() {
-            let ring = &self.rings[at];
-            let (lower, upper) = (cuts[at + 1], cuts[at]);
-            let served = |frame: &&Arc<Frame>| frame.start >= lower && frame.start < upper;
-            let first = ring.frames.partition_point(|frame| frame.end() <= from);
-            window_frames.frames.extend(ring.frames.iter().skip(first).filter(served).cloned());
-            if from < upper {
-                let step = ring.step.seconds();
-                let begins = (from / step * step).max(lower).saturating_mul(1_000);
-                window_frames.from_ms = window_frames.from_ms.min(begins);
-            }
-        }
-        let open = self.open.as_ref().filter(|open| open.end() > from);
-        window_frames.frames.extend(open.cloned());
-        window_frames.from_ms = window_frames.from_ms.max(self.since_ms).min(at_ms);
-        window_frames
     }
 }
 

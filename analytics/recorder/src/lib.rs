@@ -73,7 +73,7 @@ pub use cluster::{
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
 pub use errors_query::{ErrorsParameters, ErrorsQuery};
 pub use figures::figures;
-pub use frame::{Cell, CellLabel, Fanout, Frame, HotCount, Part, Parts, Step, StepError};
+pub use frame::{Cell, CellLabel, Fanout, Frame, HotCount, PartTimes, Parts, Step, StepError};
 pub use histogram::LatencyHistogram;
 pub use history::{BUDGETS, History};
 pub use measured_intervals::MeasuredIntervals;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::frame::{Cell, CellLabel, Fanout, Frame, HotCount, Part, Parts, Step};
+use crate::frame::{Cell, CellLabel, Fanout, Frame, HotCount, PartTimes, Parts, Step};
 use crate::histogram::LatencyHistogram;
 
 /// Most keys of a frame.
@@ -69,15 +69,15 @@ struct Sum {
 
 impl Sum {
     fn cell(self, label: Arc<CellLabel>, step: Step) -> Cell {
-        let Part { total, micros, latencies } = self.part(step);
+        let PartTimes { total, micros, latencies } = self.part(step);
         Cell { label, total, micros, latencies }
     }
 
-    fn part(self, step: Step) -> Part {
+    fn part(self, step: Step) -> PartTimes {
         let latencies = match step {
             Step::Second | Step::TenSeconds => self.latencies.packed(),
             Step::Minute => self.latencies.packed_coarse(),
         };
-        Part { total: self.latencies.count(), micros: self.micros, latencies }
+        PartTimes { total: self.latencies.count(), micros: self.micros, latencies }
     }
 }

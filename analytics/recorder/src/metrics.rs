@@ -1,6 +1,7 @@
 //! Metrics: the response of `GET /api/analytics/metrics`, as it is serialized.
 //!
-//! **Invariant:** every number is finite and not negative; null stands only where a member says so.
+//! **Invariant:** every number is finite and not negative; a member is null only if its description
+//! says so.
 //! **Invariant:** `total` = `reads` + `writes` = the sum of `shardDistribution` + `unassigned`.
 //! **Not here:** computing the numbers (`figures`).
 
@@ -16,7 +17,7 @@ use crate::sample::Operation;
 pub struct Metrics {
     /// Data requests answered, including failed ones.
     pub total: u64,
-    /// Writes among these requests. A bulk write is one.
+    /// Writes among these requests. A bulk write counts as one.
     pub writes: u64,
     /// Reads among these requests.
     pub reads: u64,
@@ -40,7 +41,7 @@ pub struct Metrics {
     pub unassigned: u64,
     /// Latencies of all requests, in ms.
     pub latency_ms: LatencyMs,
-    /// The window asked for, in s.
+    /// Requested length of the window, in s.
     pub window_s: f64,
     /// Measured time in s: the window rounded up to whole slots, or less if a shorter time was
     /// measured.
@@ -53,24 +54,25 @@ pub struct Metrics {
     pub error_rate: f64,
     /// Data requests being answered now.
     pub in_flight: u64,
-    /// Parts of the time of requests, in ms. Only the filter by shard applies.
+    /// Time that requests spent in each part of their processing, in ms. Only the filter by shard
+    /// applies.
     pub latency_parts_ms: LatencyParts,
-    /// By route and operation, the busiest first.
+    /// Metrics of each route and operation, the busiest first.
     pub routes: Vec<RouteMetrics>,
-    /// Every shard, in the order configured.
+    /// Metrics of every shard, in the configured order.
     pub shards: Vec<ShardMetrics>,
     /// Reads by the kind of node that answered.
     pub read_from: ReadFrom,
-    /// Shards contacted by requests that contacted any. No filter applies.
+    /// Numbers of shards that requests contacted. No filter applies.
     pub fanout: FanoutMetrics,
-    /// Imbalance of the shards: the busiest over the mean.
+    /// Imbalance of the shards: the load of the busiest divided by the mean.
     pub skew: Skew,
-    /// The cache, since the start.
+    /// Counts of the cache since the start of the router.
     pub cache: CacheMetrics,
     /// The most requested keys of the window (rounded up to slots of 10 s), at most 20. Only the
     /// filter by shard applies.
     pub hot_keys: Vec<HotKey>,
-    /// The window as curves.
+    /// Course of the metrics over the window.
     pub series: Series,
     /// Current state of the cluster.
     pub cluster: ClusterMetrics,
@@ -83,24 +85,24 @@ pub struct Metrics {
 pub struct LatencyMs {
     /// Latency that half of all requests did not exceed.
     pub p50: f64,
-    /// 90 %.
+    /// Latency that 90 % of all requests did not exceed.
     pub p90: f64,
-    /// 95 %.
+    /// Latency that 95 % of all requests did not exceed.
     pub p95: f64,
-    /// 99 %.
+    /// Latency that 99 % of all requests did not exceed.
     pub p99: f64,
-    /// 99.9 %.
+    /// Latency that 99.9 % of all requests did not exceed.
     pub p999: f64,
-    /// The slowest; at most 60,000.
+    /// Latency of the slowest request, at most 60,000.
     pub max: f64,
 }
 
 /// Parts of the time of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct LatencyParts {
-    /// Waiting for a lane or a connection.
+    /// Time spent waiting for a lane or a connection.
     pub queue: PartMs,
-    /// Inside the database.
+    /// Time inside the database.
     pub database: PartMs,
     /// Time outside of these: reading the request, routing, merging, writing the response.
     pub rest: PartMs,
@@ -109,11 +111,11 @@ pub struct LatencyParts {
 /// One part of the time, in ms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct PartMs {
-    /// The mean.
+    /// Mean time.
     pub avg: f64,
     /// Time that half of all requests did not exceed.
     pub p50: f64,
-    /// 99 %.
+    /// Time that 99 % of all requests did not exceed.
     pub p99: f64,
 }
 
@@ -179,7 +181,7 @@ pub struct ShardMetrics {
     pub rows: Option<u64>,
     /// Bytes that the shard holds; null if unknown.
     pub bytes: Option<u64>,
-    /// Delay of its worst replica, in ms; null if unknown or without replicas.
+    /// Delay of the replica that is furthest behind, in ms; null if unknown or without replicas.
     pub lag_ms: Option<f64>,
     /// Connections to the shard.
     pub pool: PoolNow,
@@ -211,8 +213,8 @@ pub struct FanoutMetrics {
     pub max: u16,
 }
 
-/// The busiest shard over the mean of all: 1 is even; the number of shards means that one has
-/// everything; 0 without data.
+/// Load of the busiest shard divided by the mean of all shards. 1 means that the load is even, and
+/// the number of shards that one shard has all of it; 0 without data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Skew {
     /// By requests of the window.
@@ -236,9 +238,10 @@ pub struct CacheMetrics {
     pub bypass: u64,
     /// Share of `hits` in the reads through the cache, 0 to 1.
     pub hit_rate: f64,
-    /// Responses that were sent to the cache.
+    /// Answers that were stored in the cache.
     pub fills: u64,
-    /// Responses that the cache did not take.
+    /// Answers that the cache refused to store, because the key was written meanwhile or a newer
+    /// answer is stored.
     pub rejected: u64,
     /// Failures of the cache.
     pub errors: u64,
@@ -246,7 +249,7 @@ pub struct CacheMetrics {
     pub voids: u64,
     /// Hits that the router's own memory answered.
     pub near_hits: u64,
-    /// Misses of keys that were requested too seldom to contact the cache.
+    /// Reads that did not contact the cache because their query is too infrequent.
     pub seldom: u64,
     /// `closed`, `open` or `half_open`; empty without a cache.
     pub breaker: String,
@@ -321,7 +324,7 @@ pub struct Heatmap {
     pub counts: Vec<Vec<u64>>,
 }
 
-/// The cluster as the dashboard draws it.
+/// State of the cluster, for the dashboard.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct ClusterMetrics {
     /// Version of the shard map.

@@ -15,13 +15,13 @@ pub struct MetricsParameters {
     /// Time range up to now; 5m if not given.
     #[param(inline, pattern = "^(1m|5m|15m|1h|6h|24h|7d)$", example = "5m")]
     window: Option<String>,
-    /// Time range in milliseconds instead.
+    /// Time range in milliseconds, in place of `window`.
     #[param(rename = "timeRange", minimum = 1, maximum = 3600000)]
     time_range: Option<u32>,
-    /// Only requests to this shard alone.
+    /// Only requests that contacted this shard and no other.
     #[param(example = "shard1")]
     shard: Option<String>,
-    /// Only requests to this path, as it is declared.
+    /// Only requests to this route, by the path in its declaration.
     #[param(example = "/api/read")]
     route: Option<String>,
     /// Only reads, or only writes.
@@ -34,7 +34,7 @@ pub struct MetricsParameters {
 pub struct MetricsQuery {
     /// Time range up to now.
     pub window: Window,
-    /// Only requests to this shard alone.
+    /// Only requests that contacted this shard and no other.
     pub shard: Option<String>,
     /// Only requests to this route.
     pub route: Option<String>,
@@ -56,7 +56,7 @@ impl Operation {
     }
 }
 
-/// A text that is not an operation. The message names what is allowed.
+/// Error for a text that is not an operation. The message lists the operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("operation must be read or write")]
 pub struct OperationError;

@@ -1,4 +1,4 @@
-//! Totals: counts since the start, by the few labels that scrapers get.
+//! Totals: counts since the start, by the few labels of the Prometheus metrics.
 //!
 //! **Invariant:** label sets are bounded: by routes, shards, operations and roles, and by
 //! [`STATUSES_MAX`] statuses.
@@ -8,12 +8,14 @@ use crate::bucket_counter::{BucketCounter, Example};
 use crate::entry::{Detail, Entry, Shape};
 use crate::sample::{Operation, Role};
 
-/// Upper bounds in µs: those of HTTP servers in the semantic conventions, and finer ones below.
+/// Upper bounds in µs: those that OpenTelemetry's semantic conventions give for HTTP servers, and
+/// finer ones below.
 const HTTP_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
     750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,
 ];
-/// Upper bounds in µs: those of database clients in the semantic conventions, and finer ones below.
+/// Upper bounds in µs: those that OpenTelemetry's semantic conventions give for database clients,
+/// and finer ones below.
 const DATABASE_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000,
     10_000_000,
@@ -22,7 +24,7 @@ const DATABASE_BOUNDS: &[u32] = &[
 const FANOUT_BOUNDS: &[u32] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
 /// Most statuses of one route; further ones count as [`STATUS_OTHER`].
 const STATUSES_MAX: usize = 24;
-/// Stands for one of several statuses.
+/// Status under which those beyond [`STATUSES_MAX`] are counted together.
 pub(crate) const STATUS_OTHER: u16 = 0;
 
 /// Counts since the start.

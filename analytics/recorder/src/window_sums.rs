@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::curves::{Curves, Grid, PointSum};
-use crate::frame::{Cell, CellLabel, Fanout, Frame, Part, Parts};
+use crate::frame::{Cell, CellLabel, Fanout, Frame, PartTimes, Parts};
 use crate::histogram::LatencyHistogram;
 use crate::history::CountedTimes;
 use crate::metrics::ReadFrom;
@@ -264,7 +264,7 @@ impl<'q> WindowSums<'q> {
 }
 
 impl PartSum {
-    fn add(&mut self, part: &Part) {
+    fn add(&mut self, part: &PartTimes) {
         self.total += part.total;
         self.micros += part.micros;
         self.latencies.absorb(&part.latencies);

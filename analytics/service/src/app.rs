@@ -23,7 +23,7 @@ pub(crate) struct App {
     pub hub: Arc<Hub<FleetQuery>>,
     /// Writer of the history, if it is kept.
     pub history_writer: Option<Arc<HistoryWriter>>,
-    /// Ways in which clients reach the service.
+    /// Port and transport by which clients reach the service.
     pub reached: Reached,
     /// TLS configuration for connections to routers.
     pub(crate) tls: Option<Arc<ClientConfig>>,
@@ -47,13 +47,13 @@ impl App {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Reports from now on that the service is about to end, and ends the event streams.
+    /// Announces the end of the service, and ends the event streams.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.hub.close();
     }
 
-    /// Refuses an unknown name of a router.
+    /// Returns an error if no router has this name.
     pub(crate) fn known(&self, router: Option<&str>) -> Result<(), Problem> {
         match router.filter(|name| self.fleet.find(name).is_none()) {
             None => Ok(()),

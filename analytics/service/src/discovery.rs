@@ -1,10 +1,10 @@
-//! Discovery: finds routers: those of the list, and those at the addresses of a name.
+//! Discovery: finds the routers, from a list of addresses and by resolving DNS names.
 //!
-//! The catalog of a cluster has no list of its routers, which come and go. If they have a common
-//! name, such as a headless service of Kubernetes, its addresses are resolved every [`LOOK_EVERY`].
+//! The catalog of a cluster has no list of its routers, which come and go. A name that stands for
+//! several routers, such as a headless service of Kubernetes, is resolved every [`LOOK_EVERY`].
 //!
-//! **Invariant:** the service collects from a router until its name no longer has its address and
-//! it is unreachable.
+//! **Invariant:** a router is dropped only after its name no longer resolves to its address and the
+//! router is unreachable.
 //! **Not here:** requests to routers (`collector`).
 
 use std::collections::{BTreeSet, HashSet};
@@ -23,7 +23,8 @@ use web_kit::http_client::Target;
 
 /// Time between two resolutions of a name.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Assumed routers of a name, for dividing memory before they are known.
+/// Number of routers that a name is assumed to have until it is resolved; the memory for histories
+/// is divided by it.
 const ADDRESSES_USUAL: usize = 8;
 /// Longest time for resolving a name.
 const LOOK_MAX: Duration = Duration::from_secs(5);
@@ -86,7 +87,7 @@ impl Discovery {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", LOOK_MAX.as_secs()),
         };
-        // Known routers stay: an unreachable name server removes none.
+        // Routers that are known stay, because a name server that fails must not remove them.
         if self.told.insert(name.host.clone()) {
             tracing::warn!("the addresses of {} are unknown: {cause}", name.host);
         }

@@ -26,7 +26,7 @@ fn restarted() -> Recorder {
     (0..100).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
     let old = before.recorder.settle_at(before.recorder.started() + seconds(200));
     let after = Recorder::by_hand(labels(1), BEGIN_MS + 300_000);
-    after.history().know_counted(old.counted().as_slice().iter().copied());
+    after.history().know_counted(old.counted_times().as_slice().iter().copied());
     for frame in Step::ALL.iter().flat_map(|step| old.frames_after(*step, 0, usize::MAX)) {
         after.history().absorb(Frame::clone(&frame));
     }
@@ -84,7 +84,7 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     let after = Recorder::by_hand(labels(1), BEGIN_MS + 420_000);
     // The recorder was also running before, for 100 s without requests.
     after.history().know_counted([(BEGIN, BEGIN + 100)]);
-    after.history().know_counted(old.counted().as_slice().iter().copied());
+    after.history().know_counted(old.counted_times().as_slice().iter().copied());
     for frame in Step::ALL.iter().flat_map(|step| old.frames_after(*step, 0, usize::MAX)) {
         after.history().absorb(Frame::clone(&frame));
     }

@@ -4,16 +4,16 @@ use analytics::Step;
 use serde_json::json;
 
 use crate::eventually;
-use crate::fake::{FakeRouter, Told, ago, frame, unix_ms};
+use crate::fake::{FakeResponses, FakeRouter, ago, frame, unix_ms};
 use crate::process::Service;
 
-/// This many seconds of a clock that is wrong by `by_s` seconds.
+/// Returns the reading, after this many seconds, of a clock that is wrong by `by_s` seconds.
 fn wrong(seconds: u64, by_s: i64) -> u64 {
     seconds.checked_add_signed(by_s).unwrap()
 }
 
 /// Sets a start this many seconds ago, with a clock that is wrong by `by_s` seconds.
-fn start(told: &mut Told, seconds_ago: i64, by_s: i64) {
+fn start(told: &mut FakeResponses, seconds_ago: i64, by_s: i64) {
     let at_ms = unix_ms().checked_add_signed((by_s - seconds_ago) * 1_000).unwrap();
     let at = chrono::DateTime::from_timestamp_millis(at_ms as i64).unwrap();
     (told.started, told.clock_ms) = (at.to_rfc3339(), by_s * 1_000);

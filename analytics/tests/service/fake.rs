@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use analytics::{
     Cell, CellLabel, ClusterNow, ErrorEvent, Fanout, Frame, LatencyHistogram, NodeNow, Operation,
-    Outcome, Part, Parts, Role, ShardNow, Step,
+    Outcome, PartTimes, Parts, Role, ShardNow, Step,
 };
 use serde_json::json;
 
@@ -116,7 +116,7 @@ pub(crate) fn unix_ms() -> u64 {
 }
 
 /// Contents of a fake router's responses.
-pub(crate) struct Told {
+pub(crate) struct FakeResponses {
     pub(crate) started: String,
     pub(crate) now: ClusterNow,
     pub(crate) frames: Vec<Frame>,
@@ -155,7 +155,7 @@ pub(crate) enum Instead {
 /// A fake router that serves the frames of a test.
 pub(crate) struct FakeRouter {
     server: Server,
-    pub(crate) told: Arc<Mutex<Told>>,
+    pub(crate) told: Arc<Mutex<FakeResponses>>,
 }
 
 impl FakeRouter {
@@ -185,7 +185,8 @@ impl FakeRouter {
         };
         let (frames, errors) = (Vec::new(), Vec::new());
         let (started, counted) = (started.to_rfc3339(), Vec::new());
-        let told = Told { started, now, frames, clock_ms: 0, counted, errors, instead: None };
+        let told =
+            FakeResponses { started, now, frames, clock_ms: 0, counted, errors, instead: None };
         let told = Arc::new(Mutex::new(told));
         let asked = Arc::clone(&told);
         let server = Server::start(move |request| answer(&asked, request));
@@ -201,12 +202,12 @@ impl FakeRouter {
         self.server.0.to_string()
     }
 
-    pub(crate) fn change(&self, change: impl FnOnce(&mut Told)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut FakeResponses)) {
         change(&mut self.told.lock().unwrap());
     }
 }
 
-fn answer(told: &Mutex<Told>, request: &Request) -> Option<Vec<u8>> {
+fn answer(told: &Mutex<FakeResponses>, request: &Request) -> Option<Vec<u8>> {
     let told = told.lock().unwrap();
     if !request.path().starts_with("/api/analytics/frames") {
         let asked = json!({"asked": request.path(), "host": request.header("host")});
@@ -241,7 +242,7 @@ fn answer(told: &Mutex<Told>, request: &Request) -> Option<Vec<u8>> {
     }
 }
 
-fn frames(told: &Told, request: &Request, more: bool) -> String {
+fn frames(told: &FakeResponses, request: &Request, more: bool) -> String {
     let after = |step: Step| request.number(&format!("after_{}", step.seconds()));
     let new = told.frames.iter().filter(|frame| frame.start > after(frame.step));
     let errors = told.errors.get(request.number("errors_after") as usize..).unwrap_or_default();
@@ -260,10 +261,10 @@ pub(crate) fn ago(seconds: u64) -> u64 {
 
 /// A slot of time in which one shard answered this many reads, each in this many milliseconds.
 pub(crate) fn frame(step: Step, start: u64, shard: &str, requests: u64, ms: u64) -> Frame {
-    counted(step, start, shard, (requests, ms), Outcome::Success)
+    frame_with_outcome(step, start, shard, (requests, ms), Outcome::Success)
 }
 
-pub(crate) fn counted(
+pub(crate) fn frame_with_outcome(
     step: Step,
     start: u64,
     shard: &str,
@@ -273,7 +274,7 @@ pub(crate) fn counted(
     let mut latencies = LatencyHistogram::new();
     (0..requests).for_each(|_| latencies.record(Duration::from_millis(ms)));
     let micros = requests * ms * 1_000;
-    let part = || Part { total: requests, micros, latencies: latencies.packed() };
+    let part = || PartTimes { total: requests, micros, latencies: latencies.packed() };
     let label = CellLabel {
         route: "/api/read".to_owned(),
         operation: Operation::Read,

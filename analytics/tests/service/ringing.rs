@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::eventually;
-use crate::fake::{FakeRouter, Instead, Request, Server, ago, counted, frame, response};
+use crate::fake::{FakeRouter, Instead, Request, Server, ago, frame, frame_with_outcome, response};
 use crate::process::Service;
 
 /// A receiver of alerts.
@@ -232,7 +232,8 @@ fn latency_errors_skew_and_lag_each_fire_an_alert() {
     assert_eq!(fires(0), [""; 0]);
     router.change(|told| {
         let slow = frame(Step::Second, ago(3), "shard1", 60, 80);
-        let failed = counted(Step::Second, ago(2), "shard1", (40, 1), Outcome::ServerError);
+        let failed =
+            frame_with_outcome(Step::Second, ago(2), "shard1", (40, 1), Outcome::ServerError);
         told.frames.extend([slow, failed]);
         told.now.shards[1].nodes[0].lag_ms = Some(6_000.0);
     });

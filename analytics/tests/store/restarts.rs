@@ -99,10 +99,10 @@ fn gaps_and_idle_times_are_stored() {
     }
     let (history, _) = crate::given_back(&address, "router");
     let expected = starts.map(|start| (start, start + 80));
-    assert_eq!(history.counted().as_slice(), expected);
+    assert_eq!(history.counted_times().as_slice(), expected);
     // Another source is not affected.
     let (other, _) = crate::given_back(&address, "north");
-    assert!(other.counted().as_slice().is_empty());
+    assert!(other.counted_times().as_slice().is_empty());
 }
 
 /// Runs a statement on the file like another program might.
@@ -134,7 +134,7 @@ fn measured_times_are_stored_although_a_clock_was_set_back() {
     assert_eq!(change(&path, future), 0, "it went when there was something better");
     serve(&address, starts[2]);
     let (history, _) = crate::given_back(&address, "router");
-    assert_eq!(history.counted().as_slice(), starts.map(|start| (start, start + 60)));
+    assert_eq!(history.counted_times().as_slice(), starts.map(|start| (start, start + 60)));
 }
 
 /// An older program wrote slots, and left the record of measured time as it was.
@@ -153,7 +153,7 @@ fn slots_newer_than_the_recorded_times_count_as_measured() {
     change(&path, "DELETE FROM tessera_history WHERE source LIKE '%/counted'");
     assert_eq!(change(&path, "INSERT INTO tessera_history SELECT * FROM aside"), 1);
     let (history, _) = crate::given_back(&address, "router");
-    let counted = history.counted();
+    let counted = history.counted_times();
     let [first, (from, until)] = counted.as_slice() else { panic!("{counted:?}") };
     assert_eq!((*first, *from), ((starts[0], starts[0] + 60), starts[1]));
     assert!((starts[2] + 60..began).contains(until), "{until} {starts:?}");
@@ -170,7 +170,7 @@ fn a_store_without_measured_times_has_no_gaps() {
     let forget = "DELETE FROM tessera_history WHERE source LIKE '%/counted'";
     assert_eq!(change(&path, forget), 1);
     let (history, _) = crate::given_back(&address, "router");
-    let counted = history.counted();
+    let counted = history.counted_times();
     let [(from, until)] = counted.as_slice() else { panic!("{counted:?}") };
     assert!(*from <= began && *until >= began + 30, "{from} {until} {began}");
 }

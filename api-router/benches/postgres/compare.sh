@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
 #
-# Tessera on PostgreSQL against PostgreSQL itself, side by side: the same rows, as many clients, in turn.
+# Compares Tessera on PostgreSQL with PostgreSQL itself: the same rows and as many clients, in turn.
 #
-#   compare.sh writes CLIENTS     point writes against pgbench's prepared INSERT, one process a primary
-#   compare.sh reads CLIENTS      point reads against pgbench's prepared SELECT, one process a replica
-#   compare.sh bulk CLIENTS       bulk writes of 1000 rows against COPY of 1000 rows, into empty tables
+#   compare.sh writes CLIENTS     point writes against pgbench's prepared INSERT, one process
+#                                 per primary
+#   compare.sh reads CLIENTS      point reads against pgbench's prepared SELECT, one process
+#                                 per replica
+#   compare.sh bulk CLIENTS       bulk writes of 1000 rows against COPY of 1000 rows, into
+#                                 empty tables
 #
-# and what a promise costs, Tessera against itself:
+# Compares the cost of guarantees within Tessera:
 #
-#   compare.sh levels CLIENTS     point writes at `quorum` and at `all` against point writes at `one`
-#   compare.sh tokens CLIENTS     point reads that bring the token of a write on each shard against reads without one
-#   compare.sh idle SECONDS       CPU time of the router while nobody asks for anything, by shard
+#   compare.sh levels CLIENTS     point writes at `quorum` and at `all` against writes at `one`
+#   compare.sh tokens CLIENTS     point reads with the token of a write on each shard against
+#                                 reads without a token
+#   compare.sh idle SECONDS       CPU time of the router without any request, by shard
 #
-# Needs wrk, pgbench, psql and curl; the variables SHARD_URLS and REPLICA_URLS (as `shard-manager cluster up` writes them
-# into tessera.env), and a release build of the router on them at TESSERA_URL (default http://127.0.0.1:3000). It empties
-# the table users. ROUNDS (default 3) and SECONDS_EACH (default 4) bound it. The median of the rounds is what counts.
+# Needs wrk, pgbench, psql and curl; the variables SHARD_URLS and REPLICA_URLS (`shard-manager
+# cluster up` writes them into tessera.env), and a release build of the router on these servers at
+# TESSERA_URL (default http://127.0.0.1:3000). Empties the table users. ROUNDS (default 3) and
+# SECONDS_EACH (default 4) limit the duration. The result is the median of the rounds.
 
 set -euo pipefail
 

@@ -84,19 +84,19 @@ pub struct AdviceAnswer {
 pub struct ShardOutlookView {
     /// The shard.
     shard: String,
-    /// Its weight.
+    /// Weight of the shard.
     weight: u32,
-    /// Its slots.
+    /// Slots of the shard.
     slots: usize,
-    /// Its slots after all moves.
+    /// Slots after all moves.
     slots_after: usize,
-    /// Its load: requests or bytes.
+    /// Load of the shard: requests or bytes.
     carries: u64,
-    /// Its load as a fraction of the total, 0 to 1.
+    /// Load as a fraction of the total, 0 to 1.
     share: f64,
     /// Fraction that its weight entitles it to.
     fair_share: f64,
-    /// Its part after all moves.
+    /// Fraction of the total after all moves.
     share_after: f64,
     /// About how many rows it holds; null if that is not known.
     #[schema(required)]
@@ -142,7 +142,7 @@ pub struct HotSpotView {
     slot: u16,
     /// Shard that has it.
     shard: String,
-    /// Its part of all requests with a key.
+    /// Fraction of all requests with a key.
     share: f64,
     /// The largest part that a shard should carry.
     fair_share: f64,

@@ -199,7 +199,7 @@ pub struct StatsAnswer<'a> {
 /// Slots and rows of a shard.
 #[derive(Serialize, ToSchema)]
 pub struct ShardStats<'a> {
-    /// Its name.
+    /// Name of the shard.
     shard: &'a str,
     /// Number of its slots.
     slots: usize,

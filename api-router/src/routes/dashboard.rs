@@ -29,7 +29,7 @@ pub(crate) async fn show_dashboard(request: HttpRequest) -> Result<HttpResponse,
 /// A file of the dashboard.
 #[utoipa::path(
     tag = "analytics",
-    params(("file" = String, Path, description = "Its name", example = "page.js")),
+    params(("file" = String, Path, description = "Name of the file", example = "page.js")),
     responses(
         (status = 200, description = "The file", content((String = "text/javascript"), (String = "text/css"))),
         (status = 304, description = "The file is the one of If-None-Match"),

@@ -50,7 +50,7 @@ pub struct ShardPart {
     /// Bytes of the pages in use; null if the shard did not answer.
     #[schema(required)]
     bytes: Option<i64>,
-    /// Its part of all rows, 0 to 1; null if the shard did not answer.
+    /// Fraction of all rows, 0 to 1; null if the shard did not answer.
     #[schema(required)]
     share: Option<f64>,
 }

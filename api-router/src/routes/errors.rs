@@ -16,7 +16,7 @@ use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
 use crate::negotiation::{joined, prefers_json};
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
@@ -123,8 +123,8 @@ pub(crate) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Pro
         Problem::new(Code::TSR111, "there is no such error code").hint("/errors lists the codes")
     })?;
     let example = example(code);
-    let body = example.body(Some(REQUEST_ID));
-    let hint = example.advice().map_or_else(String::new, |hint| {
+    let body = ProblemBody::of(&example, Some(REQUEST_ID));
+    let hint = example.hint.as_deref().map_or_else(String::new, |hint| {
         format!("<h2>What to do</h2><p>In this case: {}.</p>", Escaped(hint))
     });
     let json = serde_json::to_string_pretty(&body).unwrap_or_default();

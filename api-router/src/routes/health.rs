@@ -73,7 +73,7 @@ pub struct ShardHealth {
 pub struct ShardNodes {
     /// The shard.
     shard: String,
-    /// Its nodes.
+    /// Nodes of the shard.
     nodes: Vec<Node>,
 }
 
@@ -99,7 +99,7 @@ pub struct Node {
 /// A reason why a node does not fulfil its role.
 #[derive(Serialize, ToSchema)]
 pub struct NodeReason {
-    /// Its name, for programs: `writes_stalled`.
+    /// Name of the reason, for programs: `writes_stalled`.
     name: &'static str,
     /// A sentence, for people.
     detail: &'static str,
@@ -237,7 +237,7 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
             })
             .collect(),
         epoch: map.epoch(),
-        cache: cache(app.manager.status().cache_vitals()),
+        cache: cache(app.manager.status().cache_stats()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
         levels: levels(app.manager.status().isolation(), app.manager.status().replicas()),
@@ -252,8 +252,8 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
 }
 
 /// Returns the state of the cache. One that is being tried again has not answered yet.
-fn cache(vitals: Option<CacheStats>) -> &'static str {
-    match vitals.map(|vitals| vitals.breaker) {
+fn cache(stats: Option<CacheStats>) -> &'static str {
+    match stats.map(|stats| stats.breaker) {
         None => "off",
         Some(BreakerState::Closed) => "ok",
         Some(BreakerState::HalfOpen | BreakerState::Open) => "down",

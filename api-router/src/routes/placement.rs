@@ -78,9 +78,9 @@ pub struct KeyRange {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Partition)]
 pub struct PartitionView {
-    /// Its name.
+    /// Name of the partition.
     name: String,
-    /// Its first and its last slot; both belong to it.
+    /// First and last slot, both included.
     slots: (u16, u16),
 }
 
@@ -106,7 +106,7 @@ impl<'a> RouteAnswer<'a> {
 #[utoipa::path(
     tag = "placement",
     params(("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256)),
-    responses((status = 200, description = "Its slot, shard and nodes", body = RouteAnswer), LookupRefusals)
+    responses((status = 200, description = "Slot, shard and nodes of the key", body = RouteAnswer), LookupRefusals)
 )]
 #[get("/api/route")]
 pub(crate) async fn route_key(
@@ -238,15 +238,15 @@ const BYTES_ARE: &str = "pages in use by the table and its indexes on the primar
 /// A shard, its nodes and what it holds.
 #[derive(Serialize, ToSchema)]
 pub struct ShardView {
-    /// Its name.
+    /// Name of the shard.
     shard: String,
-    /// Its weight.
+    /// Weight of the shard.
     weight: u32,
     /// Number of its slots.
     slots: usize,
-    /// Its slots: first and last, both included.
+    /// Ranges of slots: first and last slot, both included.
     ranges: Vec<(u16, u16)>,
-    /// Its nodes.
+    /// Nodes of the shard.
     nodes: Vec<Node>,
     /// Content of each table; null if the shard did not answer.
     #[schema(required)]
@@ -280,7 +280,7 @@ pub struct CitusNodeView {
     active: bool,
     /// Citus' own shards on it, of all tables.
     shards: i64,
-    /// Their bytes.
+    /// Bytes of these shards.
     bytes: i64,
 }
 
@@ -300,7 +300,7 @@ fn citus(nodes: &[WorkerNode]) -> Option<CitusView> {
 /// A table on a shard.
 #[derive(Serialize, ToSchema)]
 pub struct TableView {
-    /// Its name.
+    /// Name of the table.
     table: String,
     /// Rows.
     rows: i64,

@@ -113,9 +113,9 @@ pub struct TableAnswer {
 /// Columns and keys of a table.
 #[derive(Serialize, ToSchema)]
 pub struct TableShape {
-    /// Its name.
+    /// Name of the table.
     name: String,
-    /// Its own columns, in their order.
+    /// Own columns, in the order of the declaration.
     columns: Vec<ColumnShape>,
     /// Columns that identify a row among those of its shard key.
     id: Vec<String>,
@@ -127,7 +127,7 @@ pub struct TableShape {
 /// Name and type of a column.
 #[derive(Serialize, ToSchema)]
 pub struct ColumnShape {
-    /// Its name.
+    /// Name of the column.
     name: String,
     /// Type of its values.
     #[serde(rename = "type")]
@@ -178,7 +178,7 @@ pub(crate) async fn find_table(
     params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000)),
     request_body = TableRequest,
     responses(
-        (status = 200, description = "It was there", body = TableAnswer),
+        (status = 200, description = "The table existed already", body = TableAnswer),
         (status = 201, description = "Made", body = TableAnswer),
         TableRefusals,
     )

@@ -91,7 +91,7 @@ fn reason(node: &str, name: &str) -> (String, String) {
 }
 
 /// Figures of the one shard in `/metrics`.
-fn counted(router: &Router, name: &str) -> u64 {
+fn copy_counter(router: &Router, name: &str) -> u64 {
     let text = router.get("/metrics").text();
     let begin = format!("tessera_copies_{name}_total{{shard=\"shard1\"}} ");
     let count = text.lines().find_map(|line| line.strip_prefix(&begin));
@@ -105,7 +105,7 @@ fn a_bit_that_flipped_in_one_of_two_replicas_is_found_and_the_replica_made_anew(
     let file = data.join("shard1-replica1.db");
     flip(&file);
     let mut router = reopened(&data, "2");
-    until("the difference is counted", || counted(&router, "differences") > 0);
+    until("the difference is counted", || copy_counter(&router, "differences") > 0);
     until("all is well again", || reasons(&router) == ("ok".to_owned(), Vec::new()));
     for _ in 0..10 {
         assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
@@ -164,8 +164,8 @@ fn of_two_copies_that_differ_both_are_named_and_neither_is_touched() {
     let named = ["shard1-primary", "shard1-replica1"].map(|node| reason(node, "copies_differ"));
     let told = ("degraded".to_owned(), named.to_vec());
     until("the difference is told", || reasons(&router) == told);
-    let passes = counted(&router, "compared");
-    until("it was compared again", || counted(&router, "compared") > passes + 1);
+    let passes = copy_counter(&router, "compared");
+    until("it was compared again", || copy_counter(&router, "compared") > passes + 1);
     let still = reasons(&router).1;
     assert!(named.iter().all(|named| still.contains(named)), "{still:?}");
     assert_eq!(stranger(&router).user_at("ada", "all"), Seen::by("primary", &[RIGHT]));
@@ -202,13 +202,13 @@ fn copies_that_are_written_to_all_the_time_are_never_found_to_differ() {
         scope.spawn(|| write(0));
         scope.spawn(|| write(1));
         let began = Instant::now();
-        while counted(&router, "compared") < 2 && began.elapsed() < COMPARED_WITHIN {
+        while copy_counter(&router, "compared") < 2 && began.elapsed() < COMPARED_WITHIN {
             std::thread::sleep(Duration::from_millis(50));
         }
         done.store(true, Ordering::Relaxed);
     });
-    assert!(counted(&router, "compared") >= 2, "it was compared under load");
+    assert!(copy_counter(&router, "compared") >= 2, "it was compared under load");
     // Replicas may have fallen behind under the load, which is reported as well.
     until("all is well", || reasons(&router) == ("ok".to_owned(), Vec::new()));
-    assert_eq!(counted(&router, "differences"), 0);
+    assert_eq!(copy_counter(&router, "differences"), 0);
 }

@@ -51,7 +51,7 @@ impl Cached {
     }
 
     /// Returns the counters of the cache.
-    pub(crate) fn counted(&self) -> Value {
+    pub(crate) fn counters(&self) -> Value {
         self.router.get("/api/analytics/metrics").json()["metrics"]["cache"].clone()
     }
 }
@@ -124,9 +124,9 @@ fn a_key_is_kept_when_it_is_read_again_and_again_and_not_before() {
         assert_eq!(told(&plain_read(router, key)).0, "miss");
     }
     assert_eq!(cached.redis.keys(), Vec::<String>::new(), "each was asked for once");
-    assert_eq!(cached.counted()["seldom"], 3);
+    assert_eq!(cached.counters()["seldom"], 3);
     assert_eq!(Seen::of(&until_hit(|| plain_read(router, "k"))).names, ["Ada"]);
-    assert_eq!(cached.counted()["errors"], 0);
+    assert_eq!(cached.counters()["errors"], 0);
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_write_invalidates_the_entries_of_its_key_and_of_no_other() {
     );
     until_seen(router, "k", &[]);
     assert_eq!(told(&plain_read(router, "other")).0, "hit");
-    assert!(cached.counted()["voids"].as_u64().unwrap() >= 2, "{}", cached.counted());
+    assert!(cached.counters()["voids"].as_u64().unwrap() >= 2, "{}", cached.counters());
 }
 
 #[test]
@@ -407,7 +407,7 @@ fn that_there_is_nothing_is_kept_too_until_there_is() {
     let router = &cached.router;
     let nothing = until_hit(|| plain_read(router, "nobody"));
     assert_eq!(nothing.json()["data"], json!([]));
-    let hits = || cached.counted()["hits"].as_u64().unwrap();
+    let hits = || cached.counters()["hits"].as_u64().unwrap();
     let began = Instant::now();
     let before = hits();
     while hits() == before {
@@ -460,7 +460,7 @@ fn the_router_s_own_memory_answers_under_the_same_rules() {
         until_hit(|| plain_read(router, "k"));
         assert_eq!(told(&plain_read(router, "k")).0, "hit");
     }
-    let counted = cached.counted();
+    let counted = cached.counters();
     assert!(counted["near_hits"].as_u64().unwrap() > 0, "{counted}");
     assert!(counted["hits"].as_u64() >= counted["near_hits"].as_u64(), "{counted}");
 }
@@ -475,7 +475,7 @@ fn uses_of_the_cache_are_counted_and_reported() {
         plain_read(router, "k");
         stranger(router).user_at("k", "all");
     }
-    let counted = cached.counted();
+    let counted = cached.counters();
     let count = |name: &str| counted[name].as_u64().unwrap_or_else(|| panic!("{name}: {counted}"));
     assert_eq!((&counted["enabled"], &counted["breaker"]), (&json!(true), &json!("closed")));
     assert!(count("hits") >= 20 && count("bypass") >= 20 && count("misses") >= 1, "{counted}");

@@ -56,7 +56,7 @@ fn redis_may_be_killed_and_come_back() {
     cached.redis.kill();
     work(&cached.router, 10, |_| ());
     until_state(&cached, "down");
-    assert_eq!(cached.counted()["breaker"].as_str().map(|it| it != "closed"), Some(true));
+    assert_eq!(cached.counters()["breaker"].as_str().map(|it| it != "closed"), Some(true));
     work(&cached.router, 10, |_| ());
     cached.redis.come_back();
     until_state(&cached, "ok");
@@ -105,7 +105,7 @@ fn redis_may_be_frozen_and_killed_and_emptied_at_any_time() {
     until_state(&cached, "ok");
     let router = &cached.router;
     until_hit(|| plain_read(router, "k"));
-    assert!(cached.counted()["errors"].as_u64().unwrap() > 0);
+    assert!(cached.counters()["errors"].as_u64().unwrap() > 0);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_foreign_value_in_redis_is_never_returned() {
         let reply = plain_read(router, "k");
         assert_eq!((reply.status, &reply.json()["data"][0]["name"]), (200, &json!("name of k")));
     }
-    assert!(cached.counted()["errors"].as_u64().unwrap() > 0, "{}", cached.counted());
+    assert!(cached.counters()["errors"].as_u64().unwrap() > 0, "{}", cached.counters());
     // An entry of another key under this one, and a key that is no hash at all.
     redis.ask(&["COPY", l, k, "REPLACE"]);
     for _ in 0..3 {

@@ -84,7 +84,7 @@ fn of_stage(stage: &str, instruction: &str) -> Vec<String> {
 }
 
 /// Command and environment of a node.
-struct Told {
+struct NodeCommand {
     /// Behind the entry point of its image.
     arguments: Vec<String>,
     /// Command of its health check.
@@ -94,13 +94,13 @@ struct Told {
 /// Nodes of a file, as processes of this machine.
 struct Nodes {
     folder: TempDir,
-    told: BTreeMap<String, Told>,
+    told: BTreeMap<String, NodeCommand>,
     ports: BTreeMap<String, u16>,
     processes: BTreeMap<String, Child>,
 }
 
 impl Nodes {
-    fn start(told: BTreeMap<String, Told>) -> Self {
+    fn start(told: BTreeMap<String, NodeCommand>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // If this is root, the servers are another user's, who must get through.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -228,20 +228,20 @@ fn check_routers(routers: &[Router; 2]) {
 }
 
 /// Returns the commands of the nodes of docker-compose.yml.
-fn composed(services: &Map<String, Value>) -> BTreeMap<String, Told> {
+fn composed(services: &Map<String, Value>) -> BTreeMap<String, NodeCommand> {
     let nodes = services.iter().filter(|(name, _)| name.starts_with("shard"));
     let told = nodes.map(|(name, service)| {
         let test = words(&service["healthcheck"]["test"]);
         assert_eq!(test[0], "CMD");
         assert_eq!(service["stop_signal"], line_of_stage("node", "STOPSIGNAL"));
         let arguments = words(&service["command"]);
-        (name.clone(), Told { arguments, health: test[1..].to_vec() })
+        (name.clone(), NodeCommand { arguments, health: test[1..].to_vec() })
     });
     told.collect()
 }
 
 /// Returns the commands of the pods of these manifests.
-fn podded() -> BTreeMap<String, Told> {
+fn podded() -> BTreeMap<String, NodeCommand> {
     let mut told = BTreeMap::new();
     for file in ["primaries.yaml", "replicas.yaml"] {
         let set = read(&format!("{MANIFESTS}/{file}"));
@@ -253,7 +253,7 @@ fn podded() -> BTreeMap<String, Told> {
             };
             let arguments = words(&container["args"]).iter().map(known).collect();
             let health = words(&container["readinessProbe"]["exec"]["command"]);
-            told.insert(name, Told { arguments, health });
+            told.insert(name, NodeCommand { arguments, health });
         }
     }
     told

@@ -26,10 +26,10 @@ const SETTINGS: [(&str, &str, &str); 14] = [
     ("analytics_store", "./figures.db", "none"),
 ];
 
-/// Those that are true when their flag is given, and have no value there.
+/// Settings that are true when their flag is given, and take no value there.
 const SWITCHES: [&str; 3] = ["behind_tls", "insecure", "lab"];
 
-/// Those about servers, certificates, traces and the cache; they have tests of their own.
+/// Settings about servers, certificates, traces and the cache; they have tests of their own.
 const ELSEWHERE: [&str; 15] = [
     "engine",
     "shard_urls",

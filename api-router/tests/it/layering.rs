@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::import_graph;
+
 /// Packages, lowest first: folder, and the packages of this workspace that it depends on.
 pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/model", &[]),
@@ -15,7 +17,10 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/sqlite", &["engine", "model"]),
     ("shard-manager/cluster", &["cache", "engine", "model"]),
     ("shard-manager/assembly", &["cache", "cluster", "engine", "model", "postgres", "sqlite"]),
-    ("shard-manager/cli", &["assembly", "cluster", "engine", "local-postgres", "model", "sqlite"]),
+    (
+        "shard-manager/cli",
+        &["assembly", "cluster", "engine", "local-postgres", "model", "postgres", "sqlite"],
+    ),
     (
         "shard-manager",
         &[
@@ -61,7 +66,7 @@ const MODEL: &[&[&str]] = &[
 ];
 const LOCAL_POSTGRES: &[&[&str]] = &[
     &["environment", "error", "processes"],
-    &["os_user", "ports", "programs", "settings"],
+    &["node_dir", "os_user", "ports", "programs", "settings"],
     &["cluster_dir"],
     &["manifest", "shared_env"],
     &["node"],
@@ -71,14 +76,67 @@ const LOCAL_POSTGRES: &[&[&str]] = &[
     &["node_commands"],
 ];
 const ENGINE: &[&[&str]] = &[
-    &["doubts", "fault_injector", "node_address", "replication", "system_tables"],
+    &["doubts", "fault_injector", "replication", "system_tables"],
     &["forgetting", "open_error", "pause_barrier", "runtime_pool", "table_declaration"],
     &["node_reader", "row_image", "writer"],
     &["cluster_spec", "replica_node", "schema_intent", "select"],
     &["cluster_backend", "sample_queries", "schema_agreement"],
     &["opened_cluster"],
 ];
-const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["lanes"], &["shard"], &["manager"]];
+const CACHE: &[&[&str]] = &[
+    &["address", "proof", "stats", "tally"],
+    &["breaker", "clock", "connections", "entry"],
+    &["cache_key", "inspect"],
+    &["admission", "invalidation", "local_cache", "script", "shared_read"],
+    &["client"],
+    &["read_path"],
+];
+const POSTGRES: &[&[&str]] = &[
+    &[
+        "db_error",
+        "insert_predictor",
+        "node_address",
+        "node_role",
+        "position_samples",
+        "term",
+        "timestamp",
+    ],
+    &["cell", "connect_error", "sql", "tls"],
+    &["session", "statement", "statement_cache"],
+    &[
+        "citus",
+        "declarations",
+        "dialect",
+        "hazards",
+        "node",
+        "page",
+        "position_query",
+        "timeline_file",
+    ],
+    &["batch", "lane_session", "primary_tracker", "requirements"],
+    &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "target"],
+    &["point", "row_statements", "shard_database", "upsert"],
+    &["careful", "catalog", "scan"],
+    &["catalog_follower", "readers", "transaction"],
+    &["backend", "replica", "writer"],
+    &["catalog_watch"],
+    &["open"],
+];
+const SQLITE: &[&[&str]] = &[
+    &["declarations", "footing", "sql", "watch"],
+    &["connection", "data_dir"],
+    &["check", "dialect", "guard", "intents", "log", "row_hash", "row_json", "schema_state"],
+    &["batch", "read_only", "reader", "timeline"],
+    &["catalog", "compare", "ddl", "shard_file", "snapshot", "threads"],
+    &["applier", "digest", "file_reader", "migrate", "node_view", "writer"],
+    &["copy", "offline_view", "replica"],
+    &["audit", "backup", "comparing", "export"],
+    &["control"],
+    &["backend"],
+    &["open"],
+];
+const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
+const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["shard"], &["manager"]];
 const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
 const API_ROUTER: &[&[&str]] = &[
     &["request_hints"],
@@ -234,21 +292,23 @@ fn dependencies(manifest: &toml::Table) -> BTreeSet<&str> {
     tables.flat_map(toml::Table::keys).map(String::as_str).collect()
 }
 
-/// Modules of its own package that a file names after `crate::`, or after the name that its
-/// programs use. Nested packages have no programs.
-fn imports(package: &str, text: &str) -> Vec<String> {
-    let mut begins = vec!["crate::".to_owned()];
+/// Returns the modules of its own package that a file names after `crate::` or `super::`, or after
+/// the name that its programs use. Nested packages have no programs.
+fn imports(package: &str, src: &Path, file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let module = file.strip_prefix(src).unwrap().with_extension("");
+    let mut paths = import_graph::paths(&module.to_string_lossy().replace('/', "::"), &text);
     if !package.contains('/') {
-        begins.push(format!("{}::", package.replace('-', "_")));
+        let begin = format!("{}::", package.replace('-', "_"));
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        paths.extend(code.flat_map(|line| line.split(begin.as_str()).skip(1)).map(str::to_owned));
     }
-    let mut modules = Vec::new();
-    for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
-        for rest in begins.iter().flat_map(|begin| line.split(begin.as_str()).skip(1)) {
-            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-            modules.push(rest[..end.unwrap_or(rest.len())].to_owned());
-        }
-    }
-    modules
+    let is_module = |name: &String| src.join(name).with_extension("rs").exists();
+    let name = |path: &String| {
+        let end = path.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        path[..end.unwrap_or(path.len())].to_owned()
+    };
+    paths.iter().map(name).filter(is_module).collect()
 }
 
 fn check_layers(package: &str, layers: &[&[&str]]) {
@@ -262,7 +322,7 @@ fn check_layers(package: &str, layers: &[&[&str]]) {
         if from == "lib" || from == "main" {
             continue;
         }
-        for to in imports(package, &fs::read_to_string(&file).unwrap()) {
+        for to in imports(package, &src, &file) {
             let down = to == from || layer(&to) < layer(&from);
             assert!(down, "{}: `{from}` must not import `{to}`", file.display());
         }
@@ -274,6 +334,10 @@ fn modules_import_only_lower_layers() {
     check_layers("shard-manager/model", MODEL);
     check_layers("shard-manager/local-postgres", LOCAL_POSTGRES);
     check_layers("shard-manager/engine", ENGINE);
+    check_layers("shard-manager/cache", CACHE);
+    check_layers("shard-manager/postgres", POSTGRES);
+    check_layers("shard-manager/sqlite", SQLITE);
+    check_layers("shard-manager/assembly", ASSEMBLY);
     check_layers("shard-manager/cluster", CLUSTER);
     check_layers("shard-manager/cli", CLI);
     check_layers("api-router", API_ROUTER);

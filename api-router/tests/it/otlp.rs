@@ -144,7 +144,7 @@ impl Collector {
     }
 
     /// So many spans, by their names.
-    fn spans(&self, count: usize) -> Vec<Span> {
+    fn receive_spans(&self, count: usize) -> Vec<Span> {
         (0..count).map(|_| self.spans.recv_timeout(PATIENCE).expect("a span is sent")).collect()
     }
 }
@@ -193,7 +193,7 @@ fn a_write_is_a_span_with_its_times_in_queue_and_database_below_it() {
     let reply = router.post("/api/write", &headers, &body);
     assert_eq!(reply.status, 201, "{}", reply.text());
     let told = reply.header("traceparent").unwrap().to_owned();
-    let spans = collector.spans(3);
+    let spans = collector.receive_spans(3);
     let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
     let server = named("POST /api/write");
     assert_eq!((&*server.trace, &*server.parent, server.kind), (TRACE, PARENT, 2), "{server:?}");
@@ -227,7 +227,7 @@ fn a_request_without_a_trace_begins_one_and_returns_it() {
     let router = traced(&collector);
     let reply = router.get("/api/read?table=nope");
     let told = reply.header("traceparent").unwrap().to_owned();
-    let server = collector.spans(1).remove(0);
+    let server = collector.receive_spans(1).remove(0);
     assert_eq!(told, format!("00-{}-{}-01", server.trace, server.id));
     assert_eq!((&*server.parent, server.is_error), ("", false), "404 is the client's: {server:?}");
     assert_eq!(server.attributes["http.response.status_code"], "404");
@@ -246,7 +246,7 @@ fn a_trace_that_its_caller_does_not_record_is_not_sent() {
     assert!(reply.header("traceparent").unwrap().ends_with("-00"));
     router.get("/api/kv/there%20is%20none");
     // The first that comes is of the second request.
-    let server = collector.spans(1).remove(0);
+    let server = collector.receive_spans(1).remove(0);
     assert_eq!(server.name, "GET /api/kv/{key}", "{server:?}");
     assert!(!format!("{server:?}").contains("there"), "a key was sent: {server:?}");
 }
@@ -259,7 +259,7 @@ fn the_last_spans_are_sent_before_the_router_has_ended() {
         router.get("/api/read?table=nope");
     }
     router.end();
-    assert_eq!(collector.spans(50).len(), 50);
+    assert_eq!(collector.receive_spans(50).len(), 50);
 }
 
 #[test]

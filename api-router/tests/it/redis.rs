@@ -46,7 +46,7 @@ impl Redis {
         redis
     }
 
-    /// Its address, with the password.
+    /// Returns the address of the server, with the password.
     pub(crate) fn url(&self) -> String {
         format!("redis://:{PASSWORD}@127.0.0.1:{}", self.port)
     }

@@ -18,7 +18,7 @@ pub(crate) struct Secrets {
 }
 
 impl Secrets {
-    /// Those in the addresses of a command.
+    /// Collects the secrets in the addresses of a command.
     pub(crate) fn of(command: &Command) -> Self {
         let values = command.get_envs().filter_map(|(_, value)| value?.to_str());
         let addresses = values.flat_map(|value| value.split(',')).filter_map(|one| {

@@ -69,7 +69,7 @@ impl Outcomes {
         } += 1;
     }
 
-    /// These and others.
+    /// Adds up two counts.
     fn and(self, other: Self) -> Self {
         Self {
             ok: self.ok + other.ok,

@@ -43,7 +43,7 @@ impl Check {
         Self::Ledger,
     ];
 
-    /// Its number in documents.
+    /// Returns the number of the check in documents.
     pub fn id(self) -> &'static str {
         match self {
             Self::Identity => "C1",

@@ -41,7 +41,7 @@ impl std::error::Error for ClusterError {}
 /// The servers of a local cluster.
 pub(super) struct Cluster {
     commands: Commands,
-    /// Their names, and the proxies in front of them.
+    /// Names of the nodes, and the proxies in front of them.
     pub(super) names: Vec<String>,
     proxies: Vec<Proxy>,
     pub(super) shards: Vec<String>,

@@ -36,7 +36,7 @@ const SECONDS_LEAST: usize = 5;
 /// Name of the metrics of all operations.
 const ALL: &str = "all";
 
-/// This run beside an earlier one.
+/// Comparison of this run with an earlier one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Comparison {
     /// The file with the earlier run, and when that ended.

@@ -13,5 +13,5 @@ mod workers;
 
 pub use cache::cache;
 pub use files::files;
-pub use model::finding::{Finding, Verdict};
+pub use model::finding::{Finding, Severity};
 pub use servers::servers;

@@ -17,7 +17,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::entry::{EntryKey, FORMAT};
 use model::keyspace::Slot;
-use model::query::{Comparison, Condition, Output, Pattern, Piece, ReadQuery, State, Test};
+use model::query::{Comparison, Condition, Output, Pattern, Piece, ReadQuery, Test, ValueState};
 use model::token::TokenKey;
 use model::value::Value;
 
@@ -195,10 +195,10 @@ fn test(tested: &Test, to: &mut Vec<u8>) {
         Test::Is(state) => {
             to.push(4);
             to.push(match state {
-                State::Null => 0,
-                State::NotNull => 1,
-                State::True => 2,
-                State::False => 3,
+                ValueState::Null => 0,
+                ValueState::NotNull => 1,
+                ValueState::True => 2,
+                ValueState::False => 3,
             });
         }
     }
@@ -287,7 +287,7 @@ mod tests {
             Comparison::Less,
             Comparison::LessOrEqual,
         ];
-        let states = [State::Null, State::NotNull, State::True, State::False];
+        let states = [ValueState::Null, ValueState::NotNull, ValueState::True, ValueState::False];
         prop_oneof![
             (prop::sample::select(comparisons.to_vec()), values())
                 .prop_map(|(comparison, with)| Test::Compare(comparison, with)),

@@ -8,15 +8,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use redis::{Cmd, Value};
 use tokio::runtime::Handle;
 
-use super::Cache;
-use super::breaker::{Advice, TRIAL_MAX};
-use super::connections::{Answered, CONNECT_MAX, PROTOCOL_ERROR, RedisError, WaitLimits};
+use super::CacheSettings;
+use super::breaker::{Advice, Breaker, TRIAL_MAX};
+use super::connections::{
+    Answered, CONNECT_MAX, Connections, PROTOCOL_ERROR, RedisError, WaitLimits,
+};
 use super::script::RedisStep;
-use super::tally::Count;
+use super::tally::{Count, Tally};
 
+/// Longest duration of a background command.
+pub(super) const UNWAITED_MAX: Duration = Duration::from_secs(1);
+/// Highest number of fills and invalidated keys under way in the background; further ones are
+/// dropped.
+const UNWAITED_COUNT_MAX: usize = 16_384;
 /// Error names with which Redis refuses every command, temporarily or until an operator acts.
 const REFUSES_ALL: [&str; 6] =
     ["NOAUTH", PROTOCOL_ERROR, "LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"];
@@ -62,11 +70,27 @@ impl Drop for SendPermit {
     }
 }
 
-impl Cache {
-    /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads
-    /// do the same; this is for a cluster without reads.
-    pub fn look_after(self: &Arc<Self>) {
-        self.may_ask();
+/// Client of one Redis server, with the breaker in front of it.
+pub(super) struct Client {
+    connections: Connections,
+    pub(super) breaker: Breaker,
+    /// Permits of commands that no request waits for.
+    pub(super) permits: SendPermits,
+    /// Longest wait of a read for a connection.
+    patience: Duration,
+    tally: Arc<Tally>,
+}
+
+impl Client {
+    /// Creates the client of the server in the settings; it does not connect yet.
+    pub(super) fn new(settings: &CacheSettings, tally: &Arc<Tally>) -> Self {
+        Self {
+            connections: Connections::new(settings.address.clone()),
+            breaker: Breaker::new(settings.patience),
+            permits: SendPermits::new(UNWAITED_COUNT_MAX),
+            patience: settings.patience,
+            tally: Arc::clone(tally),
+        }
     }
 
     /// Returns true if Redis may be used now. Begins a trial if the pause of the breaker is over,
@@ -76,8 +100,8 @@ impl Cache {
             Advice::Ask => true,
             Advice::Leave => false,
             Advice::Try => {
-                let cache = Arc::clone(self);
-                self.spawn(async move { cache.try_again().await });
+                let client = Arc::clone(self);
+                spawn(async move { client.try_again().await });
                 false
             }
         }
@@ -90,11 +114,7 @@ impl Cache {
         let until = |until: Instant| WaitLimits { until: until.min(end), connection: CONNECT_MAX };
         // The first command may have to connect; the second shows how long a response takes.
         let is_well = self.connections.ask(&ping, until(end)).await.is_ok()
-            && self
-                .connections
-                .ask(&ping, until(Instant::now() + self.settings.patience))
-                .await
-                .is_ok();
+            && self.connections.ask(&ping, until(Instant::now() + self.patience)).await.is_ok();
         // Connections that failed before the end of the trial no longer count.
         self.connections.take_failures();
         self.breaker.tried(is_well);
@@ -153,11 +173,11 @@ impl Cache {
         None
     }
 
-    /// Wait limits for a deadline: reads wait `settings.patience` for a connection, background work
+    /// Wait limits for a deadline: reads wait `patience` for a connection, background work
     /// [`CONNECT_MAX`].
     fn wait_limits(&self, until: Instant) -> WaitLimits {
-        let is_read = until.saturating_duration_since(Instant::now()) <= self.settings.patience;
-        let connection = if is_read { self.settings.patience } else { CONNECT_MAX };
+        let is_read = until.saturating_duration_since(Instant::now()) <= self.patience;
+        let connection = if is_read { self.patience } else { CONNECT_MAX };
         WaitLimits { until, connection }
     }
 
@@ -195,13 +215,43 @@ impl Cache {
         tracing::warn!(%address, why, "the cache is not used for a while: reads go to the shards");
     }
 
-    /// Runs work in the background.
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(work);
+    /// Removes the entries of these keys, without waiting for Redis.
+    pub(super) fn unlink(self: &Arc<Self>, keys: Vec<String>) {
+        // No read uses Redis while the breaker is open, and afterwards every entry still states its
+        // true age.
+        if !self.breaker.is_closed() {
+            return;
         }
+        let count = keys.len();
+        let Some(permit) = self.permits.take(count) else {
+            self.tally.add(Count::Error, count as u64);
+            return;
+        };
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let client = Arc::clone(self);
+        let mut sent = Box::pin(async move {
+            let _permit = permit;
+            let mut cmd = redis::cmd("UNLINK");
+            cmd.arg(&keys);
+            client.ask(&cmd, Instant::now() + UNWAITED_MAX).await;
+        });
+        // On an open connection the command is sent before the response to the client.
+        if sent.as_mut().now_or_never().is_none() {
+            spawn(sent);
+        }
+    }
+
+    /// Closes its connections.
+    pub(super) fn close(&self) {
+        self.connections.close();
     }
 }
 
-/// Longest duration of a background command.
-pub(super) const UNWAITED_MAX: Duration = Duration::from_secs(1);
+/// Runs work in the background.
+pub(super) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(work);
+    }
+}

@@ -45,7 +45,7 @@ pub(super) enum RedisError {
     /// Redis refused the command.
     #[error("{0}")]
     Refused(String),
-    /// Its connection ended.
+    /// The connection ended.
     #[error("the connection ended")]
     Ended,
     /// The connection was not yet open when the time for a response ended.

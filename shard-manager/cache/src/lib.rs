@@ -100,11 +100,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use admission::Admission;
-use breaker::Breaker;
 use cache_key::Secrets;
-use client::{SendPermits, UNWAITED_MAX};
+use client::Client;
 use clock::Clock;
-use connections::Connections;
 use local_cache::LocalCache;
 use model::token::TokenKey;
 use shared_read::SharedReads;
@@ -186,21 +184,16 @@ impl CacheSettings {
 
 /// Share by which the lifetime of an entry varies around its setting.
 const TTL_JITTER: f64 = 0.1;
-/// Highest number of fills and invalidated keys under way in the background; further ones are
-/// dropped.
-const UNWAITED_COUNT_MAX: usize = 16_384;
 
 /// The cache of a cluster, as one router uses it.
 pub struct Cache {
     settings: CacheSettings,
     secrets: Secrets,
     admission: Admission,
-    connections: Connections,
-    breaker: Breaker,
+    client: Arc<Client>,
     shared_reads: Arc<SharedReads>,
     local_cache: Option<LocalCache>,
-    permits: SendPermits,
-    tally: Tally,
+    tally: Arc<Tally>,
     clock: Clock,
 }
 
@@ -208,21 +201,20 @@ impl Cache {
     /// Creates the cache for the cluster that signs its tokens with this key; it does not connect
     /// yet.
     pub fn new(settings: CacheSettings, key: &TokenKey) -> Self {
+        let tally = Arc::default();
         Self {
             secrets: Secrets::of(key),
             admission: Admission::new(settings.min_uses),
-            connections: Connections::new(settings.address.clone()),
-            breaker: Breaker::new(settings.patience),
+            client: Arc::new(Client::new(&settings, &tally)),
             shared_reads: Arc::default(),
             local_cache: (settings.near_bytes > 0).then(|| LocalCache::new(settings.near_bytes)),
-            permits: SendPermits::new(UNWAITED_COUNT_MAX),
-            tally: Tally::default(),
+            tally,
             clock: Clock::new(),
             settings,
         }
     }
 
-    /// State and counts of the cache.
+    /// Returns state and counts of the cache.
     pub fn stats(&self) -> CacheStats {
         let of = |what| self.tally.of(what);
         CacheStats {
@@ -236,12 +228,18 @@ impl Cache {
             voids: of(Count::Invalidation),
             near_hits: of(Count::LocalHit),
             seldom: of(Count::Seldom),
-            breaker: self.breaker.state(),
+            breaker: self.client.breaker.state(),
         }
+    }
+
+    /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads
+    /// do the same; this is for a cluster without reads.
+    pub fn look_after(&self) {
+        self.client.may_ask();
     }
 
     /// Closes its connections.
     pub fn close(&self) {
-        self.connections.close();
+        self.client.close();
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::admission::{Expected, Question};
 use super::cache_key::{About, Name};
-use super::client::Reply;
+use super::client::{Reply, UNWAITED_MAX, spawn};
 use super::entry::{self, Entry};
 use super::local_cache::Mark;
 use super::proof::{
@@ -89,6 +89,7 @@ enum FillDecision {
 
 /// A read in progress.
 struct Reading<'r> {
+    cache: &'r Arc<Cache>,
     name: Name,
     question: Question,
     requirement: &'r FreshnessRequirement,
@@ -100,7 +101,7 @@ struct Reading<'r> {
 }
 
 impl Cache {
-    /// True if answers to this query can be cached.
+    /// Returns true if answers to this query can be cached.
     pub fn keeps(&self, query: &ReadQuery) -> bool {
         cache_key::is_kept(query)
     }
@@ -111,7 +112,7 @@ impl Cache {
         CacheUse::Bypass
     }
 
-    /// Highest age of an answer for a client that allows this staleness.
+    /// Returns the highest age of an answer for a client that allows this staleness.
     pub fn age_max(&self, staleness: Duration) -> Duration {
         let allowed = if staleness == Duration::MAX { self.settings.bound } else { staleness };
         allowed.min(self.settings.ttl)
@@ -139,8 +140,9 @@ impl Cache {
             return Ok(Answer::of(entry, ServedBy::Cache, CacheUse::Hit));
         }
         let mark = self.local_cache.as_ref().map(|local_cache| local_cache.mark(name.key_hash));
-        let reading = Reading { name, question, requirement, began, patient_until, mark };
-        let found = if is_often { self.find(&reading).await } else { self.pass_over() };
+        let cache = self;
+        let reading = Reading { cache, name, question, requirement, began, patient_until, mark };
+        let found = if is_often { reading.find().await } else { reading.pass_over() };
         if let Found::Enough(entry) = found {
             self.tally.count(Count::Hit);
             self.keep_locally(&reading.name, reading.mark, || Arc::new(entry.clone()));
@@ -149,16 +151,16 @@ impl Cache {
         let mut is_second = false;
         loop {
             let shared_read = match self.shared_reads.join(&reading.name) {
-                Participation::Leader(lead) => return self.lead(lead, reading, found, read).await,
+                Participation::Leader(lead) => return reading.lead(lead, found, read).await,
                 Participation::Follower(shared_read) => shared_read,
             };
             match tokio::time::timeout_at(deadline.into(), shared_read.result()).await {
                 Ok(Some(result)) => {
                     let in_time = shared_read.began_after(reading.began);
-                    if let Some(answer) = reading.from(&self.clock_of(&reading), &result, in_time) {
+                    if let Some(answer) = reading.answer_of(&result, in_time) {
                         match answer.cache {
                             CacheUse::Hit => self.tally.count(Count::Hit),
-                            CacheUse::Miss | CacheUse::Bypass => self.missed(&found),
+                            CacheUse::Miss | CacheUse::Bypass => reading.missed(&found),
                         }
                         return Ok(answer);
                     }
@@ -168,14 +170,14 @@ impl Cache {
                         is_second = true;
                         continue;
                     }
-                    self.missed(&found);
+                    reading.missed(&found);
                     return Ok(Answer::fresh(read().await?));
                 }
                 // The read failed: the next reader leads.
                 Ok(None) => {}
                 // The shard reports the timeout in its own words.
                 Err(_elapsed) => {
-                    self.missed(&found);
+                    reading.missed(&found);
                     return Ok(Answer::fresh(read().await?));
                 }
             }
@@ -192,39 +194,68 @@ impl Cache {
         })
     }
 
+    /// Keeps an entry in the in-process cache, if there is one.
     fn keep_locally(&self, name: &Name, mark: Option<Mark>, entry: impl FnOnce() -> Arc<Entry>) {
         if let (Some(local_cache), Some(mark)) = (&self.local_cache, mark) {
             local_cache.keep(name, mark, entry());
         }
     }
 
+    /// Stores an entry; returns `None` if the result is unknown.
+    async fn fill(&self, name: &Name, lease: Option<Lease>, bytes: &[u8]) -> Option<bool> {
+        let until = Instant::now() + UNWAITED_MAX;
+        let ttl = self.jittered_ttl();
+        let Some(lease) = lease.filter(|_| !is_on(Mutation::CacheSetWithoutVersion)) else {
+            self.client.ask(&RedisStep::set(name, bytes), until).await;
+            let mut expire = redis::cmd("PEXPIRE");
+            expire.arg(&name.key).arg(ttl.as_millis() as u64);
+            self.client.ask(&expire, until).await;
+            self.tally.count(Count::Fill);
+            return Some(true);
+        };
+        let answer = self.client.step(&RedisStep::fill(name, lease, bytes, ttl), until).await?;
+        let filled = redis::from_redis_value::<i64>(answer) == Ok(1);
+        self.tally.count(if filled { Count::Fill } else { Count::Rejected });
+        Some(filled)
+    }
+
+    /// Returns the lifetime of an entry, varied so that entries of one moment do not expire
+    /// together.
+    fn jittered_ttl(&self) -> Duration {
+        let chance = uuid::Uuid::new_v4().as_u64_pair().1 as u32;
+        let spread = f64::from(chance) / f64::from(u32::MAX);
+        self.settings.ttl.mul_f64(1.0 - super::TTL_JITTER + 2.0 * super::TTL_JITTER * spread)
+    }
+}
+
+impl Reading<'_> {
     /// Skips Redis because the query is too infrequent. A due trial of the breaker begins all the
     /// same.
-    fn pass_over(self: &Arc<Self>) -> Found {
-        self.may_ask();
-        self.tally.count(Count::Seldom);
+    fn pass_over(&self) -> Found {
+        self.cache.client.may_ask();
+        self.cache.tally.count(Count::Seldom);
         Found::Away
     }
 
     /// Looks for an entry that is enough, if one is expected. If none is, the leader finds out
     /// anyway by asking for a lease.
-    async fn find(self: &Arc<Self>, reading: &Reading<'_>) -> Found {
-        if !self.may_ask() {
+    async fn find(&self) -> Found {
+        if !self.cache.client.may_ask() {
             return Found::Away;
         }
-        let Reading { name, question, requirement, began, patient_until, .. } = reading;
-        match self.admission.expects(*question, self.clock.own(*began), requirement.age_max) {
+        let Self { cache, name, question, requirement, began, patient_until, .. } = self;
+        match cache.admission.expects(*question, cache.clock.own(*began), requirement.age_max) {
             Expected::Enough => {}
             Expected::TooOld => return Found::Stale(None),
             Expected::Unknown => return Found::Nothing,
         }
         let mut cmd = redis::cmd("HGET");
         cmd.arg(&name.key).arg(&name.field);
-        match self.ask(&cmd, *patient_until).await {
+        match cache.client.ask(&cmd, *patient_until).await {
             Reply::Answer(redis::Value::BulkString(bytes)) => {
                 let tag = entry::tag_of(&bytes);
-                match self.read_entry(bytes, reading) {
-                    Some(entry) if entry.metadata.proves(requirement, &self.clock.now()) => {
+                match self.read_entry(bytes) {
+                    Some(entry) if entry.metadata.proves(requirement, &cache.clock.now()) => {
                         Found::Enough(entry)
                     }
                     Some(_) => Found::Stale(tag),
@@ -232,17 +263,17 @@ impl Cache {
                 }
             }
             Reply::Answer(redis::Value::Nil) => {
-                self.admission.forget(*question);
+                cache.admission.forget(*question);
                 Found::Nothing
             }
             Reply::Answer(_) => {
-                self.tally.count(Count::Error);
+                cache.tally.count(Count::Error);
                 Found::Nothing
             }
             Reply::WrongKind => Found::Nothing,
             Reply::Late => {
                 // The stored value may be the cause of the delay.
-                self.remove(name);
+                self.remove();
                 Found::Away
             }
             Reply::Failed => Found::Away,
@@ -250,47 +281,52 @@ impl Cache {
     }
 
     /// Decodes an entry. Bytes that do not decode are foreign data and are removed.
-    fn read_entry(self: &Arc<Self>, bytes: Vec<u8>, reading: &Reading<'_>) -> Option<Entry> {
-        let Reading { name, question, .. } = reading;
-        let Some(entry) = Entry::decode(bytes, &name.entry_key(), &self.secrets.entries) else {
-            self.tally.count(Count::Error);
+    fn read_entry(&self, bytes: Vec<u8>) -> Option<Entry> {
+        let Self { cache, name, question, .. } = self;
+        let Some(entry) = Entry::decode(bytes, &name.entry_key(), &cache.secrets.entries) else {
+            cache.tally.count(Count::Error);
             // Left in place, every later read would meet it again.
-            self.remove(name);
+            self.remove();
             return None;
         };
-        let now = self.clock.now();
+        let now = cache.clock.now();
         if let Some(age) = entry.metadata.as_of.age(&now) {
             let own = u64::try_from(now.own).unwrap_or(0);
-            self.admission.saw(*question, own.saturating_sub(age.as_micros() as u64));
+            cache.admission.saw(*question, own.saturating_sub(age.as_micros() as u64));
         }
         Some(entry)
     }
 
-    fn missed(&self, found: &Found) {
-        let stale = matches!(found, Found::Stale(_));
-        self.tally.count(if stale { Count::Stale } else { Count::Miss });
+    /// Removes the foreign data that is stored under the key.
+    fn remove(&self) {
+        self.cache.client.unlink(vec![self.name.key.clone()]);
     }
 
-    /// Returns the reading of both clocks at the beginning of a read.
-    fn clock_of(&self, reading: &Reading<'_>) -> ClockReading {
-        self.clock.moment(reading.began)
+    /// Counts a read that found no entry, or none that is new enough.
+    fn missed(&self, found: &Found) {
+        let stale = matches!(found, Found::Stale(_));
+        self.cache.tally.count(if stale { Count::Stale } else { Count::Miss });
+    }
+
+    /// Returns the reading of both clocks at the beginning of the read.
+    fn clock(&self) -> ClockReading {
+        self.cache.clock.moment(self.began)
     }
 
     /// Reads for all readers of the shared read.
     async fn lead<E>(
-        self: &Arc<Self>,
+        self,
         lead: LeadRead,
-        reading: Reading<'_>,
         found: Found,
         read: impl AsyncFnOnce() -> Result<ShardAnswer, E>,
     ) -> Result<Answer, E> {
-        let lease = match self.fill_decision(&reading, &found).await {
+        let lease = match self.fill_decision(&found).await {
             FillDecision::Reader(lease) => lease,
             FillDecision::Served(entry) => {
-                self.tally.count(Count::Hit);
+                self.cache.tally.count(Count::Hit);
                 let served_by = ServedBy::Cache;
                 let kept = Arc::new(entry.clone());
-                self.keep_locally(&reading.name, reading.mark, || Arc::clone(&kept));
+                self.cache.keep_locally(&self.name, self.mark, || Arc::clone(&kept));
                 lead.leave();
                 lead.publish(Arc::new(SharedResult { entry: kept, served_by }));
                 return Ok(Answer::of(entry, served_by, CacheUse::Hit));
@@ -300,9 +336,9 @@ impl Cache {
         lead.begin();
         let asked = Instant::now();
         let fresh = read().await?;
-        self.breaker.shard_took(asked.elapsed());
+        self.cache.client.breaker.shard_took(asked.elapsed());
         let Some(freshness) = fresh.freshness else { return Ok(Answer::fresh(fresh)) };
-        let as_of = self.clock.moment(freshness.as_of);
+        let as_of = self.cache.clock.moment(freshness.as_of);
         let FreshnessBound { timeline, floor, .. } = freshness;
         let metadata = EntryMetadata { timeline, floor, seen: fresh.position.sequence, as_of };
         let rows = fresh.rows.clone();
@@ -310,26 +346,26 @@ impl Cache {
         let result =
             Arc::new(SharedResult { entry: Arc::new(Entry { rows, metadata }), served_by });
         lead.publish(Arc::clone(&result));
-        self.keep(lead, reading, lease, result);
+        self.keep(lead, lease, result);
         Ok(Answer::fresh(fresh))
     }
 
     /// Requests the right to fill, or the entry that is there already.
-    async fn fill_decision(self: &Arc<Self>, reading: &Reading<'_>, found: &Found) -> FillDecision {
+    async fn fill_decision(&self, found: &Found) -> FillDecision {
         let mut known = match found {
             Found::Away | Found::Enough(_) => return FillDecision::Reader(None),
             Found::Nothing => None,
             Found::Stale(tag) => *tag,
         };
         for _ in 0..LEASE_VISITS_MAX {
-            let bytes = match self.lease(reading, known).await {
+            let bytes = match self.lease(known).await {
                 Some(Leased::Granted(lease)) => return FillDecision::Reader(Some(lease)),
                 Some(Leased::Filled(bytes)) => bytes,
                 Some(Leased::Refused) | None => break,
             };
             known = entry::tag_of(&bytes);
-            match self.read_entry(bytes, reading) {
-                Some(entry) if entry.metadata.proves(reading.requirement, &self.clock.now()) => {
+            match self.read_entry(bytes) {
+                Some(entry) if entry.metadata.proves(self.requirement, &self.cache.clock.now()) => {
                     return FillDecision::Served(entry);
                 }
                 // The entry is new, but lacks what the reader's session has seen, or is of another
@@ -341,55 +377,46 @@ impl Cache {
         FillDecision::Reader(None)
     }
 
-    async fn lease(
-        self: &Arc<Self>,
-        reading: &Reading<'_>,
-        known: Option<[u8; 16]>,
-    ) -> Option<Leased> {
+    /// Requests the lease, unless an entry that differs from the `known` one is new enough.
+    async fn lease(&self, known: Option<[u8; 16]>) -> Option<Leased> {
         // A shared read that took long may have used up the time: Redis is not to blame for that.
-        if !self.breaker.is_closed() || Instant::now() >= reading.patient_until {
+        if !self.cache.client.breaker.is_closed() || Instant::now() >= self.patient_until {
             return None;
         }
         let lease = Lease(uuid::Uuid::new_v4().into_bytes());
-        let oldest = CurrentSince::of(&self.clock.now(), reading.requirement.age_max);
-        let step = RedisStep::acquire(&reading.name, lease, known, &oldest);
-        let answer = self.step(&step, reading.patient_until).await?;
+        let oldest = CurrentSince::of(&self.cache.clock.now(), self.requirement.age_max);
+        let step = RedisStep::acquire(&self.name, lease, known, &oldest);
+        let answer = self.cache.client.step(&step, self.patient_until).await?;
         leased(answer, lease)
     }
 
     /// Stores the result in the background, if that is allowed. The shared read can be joined until
     /// then, so that later readers find the answer here or in Redis.
-    fn keep(
-        self: &Arc<Self>,
-        lead: LeadRead,
-        reading: Reading<'_>,
-        lease: Option<Lease>,
-        result: Arc<SharedResult>,
-    ) {
-        let Reading { name, question, mark, .. } = reading;
+    fn keep(self, lead: LeadRead, lease: Option<Lease>, result: Arc<SharedResult>) {
+        let Self { cache, name, question, mark, .. } = self;
         let unchecked = is_on(Mutation::CacheSetWithoutVersion);
         let SharedResult { entry, .. } = &*result;
         let old =
-            entry.metadata.as_of.age(&self.clock.now()).is_none_or(|age| age > self.settings.ttl);
+            entry.metadata.as_of.age(&cache.clock.now()).is_none_or(|age| age > cache.settings.ttl);
         let is_whole = entry.rows.more_after.is_none() && entry.rows.total.is_none();
         let fits = entry.rows.json().len() + 4 * entry.rows.len() + entry::OVERHEAD
-            <= self.settings.entry_bytes_max;
+            <= cache.settings.entry_bytes_max;
         if !is_whole || !fits || old {
             return;
         }
-        self.keep_locally(&name, mark, || Arc::clone(entry));
-        if (lease.is_none() && !unchecked) || !self.breaker.is_closed() {
+        cache.keep_locally(&name, mark, || Arc::clone(entry));
+        if (lease.is_none() && !unchecked) || !cache.client.breaker.is_closed() {
             return;
         }
         if lead.is_invalidated() && !unchecked {
-            self.tally.count(Count::Rejected);
+            cache.tally.count(Count::Rejected);
             return;
         }
-        let Some(permit) = self.permits.take(1) else { return };
-        let cache = Arc::clone(self);
+        let Some(permit) = cache.client.permits.take(1) else { return };
+        let cache = Arc::clone(cache);
         let bytes = entry.encode(&name.entry_key(), &cache.secrets.entries);
         let as_of = u64::try_from(entry.metadata.as_of.own).unwrap_or(0);
-        self.spawn(async move {
+        spawn(async move {
             let _in_the_air_until_here = (lead, permit);
             match cache.fill(&name, lease, &bytes).await {
                 Some(true) => cache.admission.saw(question, as_of),
@@ -400,37 +427,11 @@ impl Cache {
         });
     }
 
-    /// Stores an entry; returns `None` if the result is unknown.
-    async fn fill(&self, name: &Name, lease: Option<Lease>, bytes: &[u8]) -> Option<bool> {
-        let until = Instant::now() + super::UNWAITED_MAX;
-        let ttl = self.jittered_ttl();
-        let Some(lease) = lease.filter(|_| !is_on(Mutation::CacheSetWithoutVersion)) else {
-            self.ask(&RedisStep::set(name, bytes), until).await;
-            let mut expire = redis::cmd("PEXPIRE");
-            expire.arg(&name.key).arg(ttl.as_millis() as u64);
-            self.ask(&expire, until).await;
-            self.tally.count(Count::Fill);
-            return Some(true);
-        };
-        let answer = self.step(&RedisStep::fill(name, lease, bytes, ttl), until).await?;
-        let filled = redis::from_redis_value::<i64>(answer) == Ok(1);
-        self.tally.count(if filled { Count::Fill } else { Count::Rejected });
-        Some(filled)
-    }
-
-    /// Lifetime of an entry, varied so that entries of one moment do not expire together.
-    fn jittered_ttl(&self) -> Duration {
-        let chance = uuid::Uuid::new_v4().as_u64_pair().1 as u32;
-        let spread = f64::from(chance) / f64::from(u32::MAX);
-        self.settings.ttl.mul_f64(1.0 - super::TTL_JITTER + 2.0 * super::TTL_JITTER * spread)
-    }
-}
-
-impl Reading<'_> {
     /// Returns the answer of a shared read, if it is enough. A reader with `in_time` came before
     /// the shared read began: if the primary answered, it gets what it would have read there
     /// itself.
-    fn from(&self, began: &ClockReading, result: &SharedResult, in_time: bool) -> Option<Answer> {
+    fn answer_of(&self, result: &SharedResult, in_time: bool) -> Option<Answer> {
+        let began = &self.clock();
         let SharedResult { entry, served_by } = result;
         let Entry { rows, metadata } = &**entry;
         let is_own_read = in_time && *served_by == ServedBy::Primary;

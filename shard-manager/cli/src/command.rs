@@ -83,7 +83,7 @@ pub(crate) struct Destination {
 pub(crate) enum Store {
     /// The router at this address.
     Router(String),
-    /// This command, in this data directory.
+    /// Embedded files, opened by this command in this data directory.
     Files(PathBuf),
 }
 

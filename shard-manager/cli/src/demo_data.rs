@@ -87,7 +87,7 @@ pub struct Weights(Vec<(String, u32)>);
 /// Plan of the rows for one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    parts: Vec<Part>,
+    parts: Vec<PartitionUsers>,
     /// Number of the first user after each part.
     ends: Vec<u64>,
     ids: Ids,
@@ -128,7 +128,7 @@ impl Ids {
 
 /// Users of one partition key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct PartitionUsers {
     /// Partition key.
     pub name: String,
     /// Number of its users.
@@ -164,7 +164,7 @@ impl Plan {
             passed += u64::from(weight);
             // Running sums: the total is exact, and each share is off by less than one.
             let until = (u128::from(users) * u128::from(passed) / u128::from(total)) as u64;
-            parts.push(Part { name, users: until - given });
+            parts.push(PartitionUsers { name, users: until - given });
             ends.push(until);
             given = until;
         }
@@ -172,7 +172,7 @@ impl Plan {
     }
 
     /// Returns the users of each partition key.
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[PartitionUsers] {
         &self.parts
     }
 
@@ -189,7 +189,7 @@ impl Plan {
     /// Returns the user of this number, `0..users()`; `None` beyond.
     pub fn user(&self, number: u64) -> Option<DemoUser<'_>> {
         let index = self.ends.partition_point(|end| *end <= number);
-        let Part { name, users } = self.parts.get(index)?;
+        let PartitionUsers { name, users } = self.parts.get(index)?;
         let own = number - (self.ends[index] - users);
         let chance = mix(mix(self.seed ^ mix(index as u64)) ^ own);
         let id = match self.ids {

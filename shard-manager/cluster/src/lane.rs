@@ -10,6 +10,7 @@
 //! operation is answered after its transaction is durable, and is never taken after its deadline.
 //! **Not here:** SQL (the engines), routing (`manager`).
 
+mod lanes;
 mod pulse;
 mod schema;
 mod tally;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use engine::fault_injector::NodeFault;
 use engine::{LaneControls, WriteGroup, WriterKind};
+pub use lanes::Lanes;
 use model::error::{Error, Outcome};
 use model::position::Position;
 use model::row_change::{RowDone, RowWrite, WriteRequest};

@@ -15,7 +15,7 @@ use cache::FreshnessBound;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::{NodeLabel, NodeReader, OpenedReplica, ReplicaNode};
 use model::error::Error;
-use model::reason::Findings;
+use model::reason::{Findings, Reason, Reasons};
 
 /// Highest lag of a replica in the rotation.
 const STALENESS_MAX: Duration = Duration::from_secs(10);
@@ -100,29 +100,45 @@ impl ReplicaSet {
         self.members.iter().any(|member| member.node.outlives_primary())
     }
 
-    /// Returns true if a replica is in the rotation; its lag is not considered.
+    /// Returns true if a replica is in the rotation; its lag is not considered. Starts a probe of a
+    /// replica whose exclusion is over.
     pub fn takes_part(&self, index: usize) -> bool {
-        self.is_in(index)
+        let member = &self.members[index];
+        self.replication.replicas().state(index) == ReplicaState::Following
+            && member.node.is_reachable()
+            && !member.is_out()
     }
 
-    /// Returns the reasons that were found about a replica and still hold.
-    pub fn findings(&self, index: usize) -> Option<&Arc<Findings>> {
-        self.members.get(index).map(|member| &member.findings)
-    }
-
-    /// Returns true if a replica is believed to be reachable.
-    pub fn is_reachable(&self, index: usize) -> bool {
-        self.members[index].node.is_reachable()
-    }
-
-    /// Returns true if failures keep a replica out of the rotation. Unlike
+    /// Returns the reasons why a replica is believed to be out of the rotation. Unlike
     /// [`ReplicaSet::takes_part`] this never starts a probe.
-    pub fn is_left_out(&self, index: usize) -> bool {
-        self.members[index].out_until.load(Ordering::Acquire) != 0
+    pub fn reasons(&self, index: usize) -> Reasons {
+        let state = match self.replication.replicas().state(index) {
+            ReplicaState::Following => None,
+            ReplicaState::Building => Some(Reason::Building),
+            ReplicaState::Down => Some(Reason::NotFollowing),
+        };
+        let member = &self.members[index];
+        let found = member.findings.now();
+        let is_wrong = found.contains(Reason::CopyWrong);
+        let reasons = [
+            (!member.node.is_reachable() && !is_wrong).then_some(Reason::NoAnswer),
+            state,
+            (member.out_until.load(Ordering::Acquire) != 0).then_some(Reason::LeftOut),
+            (state.is_none() && self.is_behind(index)).then_some(Reason::Behind),
+        ];
+        Reasons::of(reasons.into_iter().flatten()).and(found)
+    }
+
+    /// Returns the name of a node that is a replica now: names belong to roles, so a former primary
+    /// takes the name of the replica that replaced it.
+    pub fn present_name(&self, index: usize, leading: Option<usize>) -> String {
+        let index = if index == 0 { leading.unwrap_or(0) } else { index };
+        let named = self.replicas().nth(index);
+        named.map_or_else(String::new, |replica| replica.opened_name().to_owned())
     }
 
     /// Returns true if a replica lags too much for any read.
-    pub fn is_behind(&self, index: usize) -> bool {
+    fn is_behind(&self, index: usize) -> bool {
         self.replication.staleness(index) > self.staleness_max()
     }
 
@@ -161,7 +177,7 @@ impl ReplicaSet {
     }
 
     fn meets(&self, index: usize, requirements: &ReplicaRequirements) -> bool {
-        self.is_in(index)
+        self.takes_part(index)
             && self.replication.replicas().applied(index) >= requirements.min_position
             && self.replication.staleness(index) <= requirements.staleness.min(self.staleness_max())
     }
@@ -174,19 +190,12 @@ impl ReplicaSet {
             let unreported = self.members[index].node.report_interval();
             self.replication.staleness(index) <= requirements.staleness.min(wait) + unreported
         };
-        (0..self.members.len()).any(|index| self.is_in(index) && near(index))
+        (0..self.members.len()).any(|index| self.takes_part(index) && near(index))
     }
 
     /// Returns true if some replica meets the requirements.
     pub fn has(&self, requirements: &ReplicaRequirements) -> bool {
         (0..self.members.len()).any(|index| self.meets(index, requirements))
-    }
-
-    fn is_in(&self, index: usize) -> bool {
-        let member = &self.members[index];
-        self.replication.replicas().state(index) == ReplicaState::Following
-            && member.node.is_reachable()
-            && !member.is_out()
     }
 }
 

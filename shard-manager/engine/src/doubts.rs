@@ -32,7 +32,7 @@ impl Doubt {
 
 /// Verdict on the copies of one row.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CopyVerdict {
     /// More than half of the copies agree; these copies differ from them.
     Wrong(Vec<usize>),
     /// Any of the copies may be wrong.
@@ -40,16 +40,16 @@ pub enum Verdict {
 }
 
 /// Judges the copies of one row.
-pub fn judge(copies: &[(usize, Option<u128>)]) -> Verdict {
+pub fn judge(copies: &[(usize, Option<u128>)]) -> CopyVerdict {
     let having = |found: Option<u128>| copies.iter().filter(|(_, has)| *has == found).count();
     let right = copies.iter().map(|(_, has)| *has).find(|has| having(*has) * 2 > copies.len());
     match right {
         // Half of two copies is no majority.
         Some(right) => {
             let wrong = copies.iter().filter(|(_, has)| *has != right);
-            Verdict::Wrong(wrong.map(|(number, _)| *number).collect())
+            CopyVerdict::Wrong(wrong.map(|(number, _)| *number).collect())
         }
-        None => Verdict::Unsettled,
+        None => CopyVerdict::Unsettled,
     }
 }
 
@@ -104,7 +104,7 @@ impl Doubts {
     }
 
     /// Returns the number of passes over all rows of all copies, and of rows found to differ.
-    pub fn counted(&self) -> (u64, u64) {
+    pub fn counts(&self) -> (u64, u64) {
         (self.passes.load(Ordering::Relaxed), self.differences.load(Ordering::Relaxed))
     }
 }
@@ -118,12 +118,12 @@ mod tests {
         let found = |hashes: &[u128]| -> Vec<(usize, Option<u128>)> {
             hashes.iter().map(|hash| Some(*hash).filter(|hash| *hash > 0)).enumerate().collect()
         };
-        assert_eq!(judge(&found(&[1, 1, 2])), Verdict::Wrong(vec![2]));
-        assert_eq!(judge(&found(&[2, 1, 1])), Verdict::Wrong(vec![0]));
-        assert_eq!(judge(&found(&[0, 1, 1])), Verdict::Wrong(vec![0]), "a row may be missing");
-        assert_eq!(judge(&found(&[3, 1, 2, 1, 1])), Verdict::Wrong(vec![0, 2]));
+        assert_eq!(judge(&found(&[1, 1, 2])), CopyVerdict::Wrong(vec![2]));
+        assert_eq!(judge(&found(&[2, 1, 1])), CopyVerdict::Wrong(vec![0]));
+        assert_eq!(judge(&found(&[0, 1, 1])), CopyVerdict::Wrong(vec![0]), "a row may be missing");
+        assert_eq!(judge(&found(&[3, 1, 2, 1, 1])), CopyVerdict::Wrong(vec![0, 2]));
         for undecided in [&[1, 2][..], &[1, 0], &[1, 2, 3], &[1, 1, 2, 2]] {
-            assert_eq!(judge(&found(undecided)), Verdict::Unsettled, "{undecided:?}");
+            assert_eq!(judge(&found(undecided)), CopyVerdict::Unsettled, "{undecided:?}");
         }
     }
 

@@ -6,8 +6,8 @@
 //! returns one boxed future, so that callers need not know the engine's type.
 //!
 //! **Invariant:** nothing here depends on one engine.
-//! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), the choice of the shard
-//! (`manager`).
+//! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), the choice of a
+//! shard (`manager`).
 #![forbid(unsafe_code)]
 
 mod cluster_backend;
@@ -15,7 +15,6 @@ pub mod cluster_spec;
 pub mod doubts;
 pub mod fault_injector;
 pub mod forgetting;
-pub mod node_address;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;

@@ -2,20 +2,20 @@
 //!
 //! **Not here:** the choice of the replica (`replica_set`), replication of its rows (the engines).
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::fault_injector::FaultInjector;
 use super::node_reader::NodeReader;
-use crate::node_address::NodeAddress;
 
 /// Name and address of a node, for logs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct NodeLabel<'n> {
     /// Name that belongs to its present role.
     pub name: &'n str,
     /// Address, if it is a server.
-    pub address: Option<&'n NodeAddress>,
+    pub address: Option<&'n (dyn Display + Sync)>,
 }
 
 /// Node of a shard that follows the primary.

@@ -10,6 +10,7 @@
 //! **Not here:** the choice of the node that answers a read (`replica_set`), the transport of rows
 //! to a replica (`store`).
 
+mod connection_loss;
 mod log_retention;
 mod position_waiters;
 mod primary_positions;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use connection_loss::presumed_lost;
 use log_retention::LogRetention;
 pub use log_retention::RetainedLog;
 use model::position::TimelineHistory;
@@ -28,15 +30,10 @@ pub use primary_positions::PrimaryPositions;
 pub use replica_positions::{ReplicaPositions, ReplicaState};
 pub use timeline::Timeline;
 
-/// Interval at which the connection to a node with an outstanding answer is checked.
-const LOSS_CHECK_EVERY: Duration = Duration::from_secs(1);
-/// Number of checks after a loss during which a node may still have an outstanding answer.
-const LOSS_CHECKS_MAX: u32 = 3;
-
 /// Processes that may write to the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WriterAccess {
-    /// This process alone: the positions known here are complete.
+    /// Only this process writes: the positions known here are complete.
     Exclusive,
     /// Other processes as well: the primary may have more than is known here.
     Shared,
@@ -155,7 +152,7 @@ impl ReplicationState {
         if self.writers == WriterAccess::Exclusive && has_all() {
             return Duration::ZERO;
         }
-        self.replicas.time_since_current(replica)
+        self.replicas.nodes[replica].time_since_current()
     }
 
     /// Returns the lag of a replica for reports; `None` if it has never had everything since the
@@ -163,7 +160,7 @@ impl ReplicationState {
     pub fn lag(&self, replica: usize) -> Option<Duration> {
         let has_all = self.replicas.applied(replica) >= self.primary.committed();
         let staleness = if has_all { Duration::ZERO } else { self.staleness(replica) };
-        let known = self.replicas.was_current(replica);
+        let known = self.replicas.nodes[replica].was_current();
         (known || staleness.is_zero()).then_some(staleness)
     }
 
@@ -191,21 +188,5 @@ impl ReplicationState {
     pub fn retain_log(&self) -> RetainedLog<'_> {
         // A trim that runs now goes up to a position that had been committed before.
         self.log.retain_after(self.primary.committed())
-    }
-
-    /// Returns some seconds after the connection to a node was lost: the node may never answer
-    /// requests from before, even if it can be reached again. `None` is the primary.
-    pub async fn presumed_lost(&self, replica: Option<usize>) {
-        let losses = || {
-            let node = replica.or_else(|| self.timeline.leader());
-            node.map_or(0, |node| self.replicas.losses(node))
-        };
-        let (before, mut checks) = (losses(), 0);
-        while checks < LOSS_CHECKS_MAX {
-            tokio::time::sleep(LOSS_CHECK_EVERY).await;
-            // One loss is enough: an older connection may be dead although the node is reachable
-            // again.
-            checks += u32::from(losses() != before);
-        }
     }
 }

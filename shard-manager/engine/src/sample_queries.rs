@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use model::keyspace::Slot;
-use model::query::{Comparison, Condition, OrderBy, Output, Pattern, ReadQuery, State, Test};
+use model::query::{Comparison, Condition, OrderBy, Output, Pattern, ReadQuery, Test, ValueState};
 use model::table::{Column, Table};
 use model::value::{ColumnType, Value};
 
@@ -64,8 +64,8 @@ fn tests_of_columns() -> Vec<Sample> {
         let mut tests = vec![
             ("in", Test::In(vec![value(), value()])),
             ("in nothing", Test::In(Vec::new())),
-            ("is null", Test::Is(State::Null)),
-            ("is not null", Test::Is(State::NotNull)),
+            ("is null", Test::Is(ValueState::Null)),
+            ("is not null", Test::Is(ValueState::NotNull)),
         ];
         let signs = [
             ("=", Comparison::Equal),
@@ -80,8 +80,8 @@ fn tests_of_columns() -> Vec<Sample> {
             signs.iter().map(|(sign, comparison)| (*sign, Test::Compare(*comparison, value()))),
         );
         if column.kind == ColumnType::Boolean {
-            tests.push(("is true", Test::Is(State::True)));
-            tests.push(("is false", Test::Is(State::False)));
+            tests.push(("is true", Test::Is(ValueState::True)));
+            tests.push(("is false", Test::Is(ValueState::False)));
         }
         if column.kind == ColumnType::Text {
             tests.push(("in with null", Test::In(vec![value(), Value::Null])));
@@ -183,7 +183,7 @@ fn pages() -> Vec<Sample> {
         let output = |column: &usize| Output { column: *column, alias: Some("alias".to_owned()) };
         columns.iter().map(output).collect()
     };
-    let word = Condition::Column(3, Test::Is(State::NotNull));
+    let word = Condition::Column(3, Test::Is(ValueState::NotNull));
     let by_word = vec![OrderBy { column: 3, descending: true }];
     let pages = [
         ("limit 0", ReadQuery { limit: 0, ..all() }),

@@ -12,7 +12,7 @@
 use std::fmt::Write as _;
 
 use model::keyspace::Slot;
-use model::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, State, Test};
+use model::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, Test, ValueState};
 use model::sabotage::{Mutation, is_due, is_on};
 use model::table::Table;
 use model::value::{ColumnType, Value};
@@ -219,10 +219,10 @@ impl<'q, D: Dialect> Select<'q, D> {
             Test::Like(pattern) => self.push_around(D::LIKE, D::like(pattern)),
             Test::ILike(pattern) => self.push_around(D::ILIKE, D::ilike(pattern)),
             Test::Is(state) => self.push(match state {
-                State::Null => " IS NULL",
-                State::NotNull => " IS NOT NULL",
-                State::True => D::IS_TRUE,
-                State::False => D::IS_FALSE,
+                ValueState::Null => " IS NULL",
+                ValueState::NotNull => " IS NOT NULL",
+                ValueState::True => D::IS_TRUE,
+                ValueState::False => D::IS_FALSE,
             }),
         }
     }

@@ -196,7 +196,7 @@ pub enum LocalError {
         node: String,
         /// Name of the program.
         program: String,
-        /// Its error output.
+        /// Error output of the program.
         output: String,
     },
     /// A program cannot be executed.
@@ -214,7 +214,7 @@ pub enum LocalError {
     NotStarted {
         /// Name of the node.
         node: String,
-        /// Its last error.
+        /// Last error in the server's log.
         reason: String,
         /// Path of its log.
         log: PathBuf,

@@ -27,6 +27,7 @@ mod error;
 mod manifest;
 mod node;
 mod node_commands;
+mod node_dir;
 mod os_user;
 mod parallel_tasks;
 mod pg_rewind;
@@ -57,7 +58,8 @@ use model::topology::Role;
 
 pub use error::LocalError;
 pub use node::{LocalNode, NodeState, Stop};
-pub use node_commands::{Promoted, Rejoined};
+pub use node_commands::{NodeCommands, Promoted, Rejoined};
+pub use node_dir::NodeDir;
 pub use programs::{MAJOR_MIN, Programs, VARIABLE};
 pub use shared_env::{DATABASE_USER, Peer, Secret};
 pub use standalone::{NodeSpec, NodeStatus, StandaloneNode};
@@ -114,50 +116,12 @@ impl LocalCluster {
         settings::check(&spec.settings)?;
         let (cluster_dir, is_made) =
             ClusterDir::prepare(&spec.dir, spec.user.as_deref(), MANIFEST)?;
-        let started = Self::make_and_start(spec, &cluster_dir);
+        let started = make_and_start(spec, &cluster_dir);
         if started.is_err() && is_made && !cluster_dir.path.join(MANIFEST).exists() {
             // The directory is new and holds no manifest yet, so nothing of value is removed.
             let _ = remove_folder(&cluster_dir.path);
         }
         started
-    }
-
-    fn make_and_start(spec: &LocalSpec, cluster_dir: &ClusterDir) -> Result<Self, LocalError> {
-        let lock = cluster_dir.lock()?;
-        let known = if cluster_dir.path.join(MANIFEST).exists() {
-            Some(Manifest::load(&cluster_dir.path)?)
-        } else {
-            None
-        };
-        let programs = match &known {
-            Some(manifest) => programs_for(manifest, &cluster_dir.path, spec.pg_bin.as_deref())?,
-            None => Programs::find(spec.pg_bin.as_deref())?,
-        };
-        let is_new = known.is_none();
-        let mut manifest = known.unwrap_or_else(|| Manifest::new(&programs, spec.first_port));
-        if manifest.is_being_destroyed {
-            return Err(LocalError::BeingDestroyed(cluster_dir.path.clone()));
-        }
-        manifest.extend_to(spec)?;
-        manifest.bin.clone_from(&programs.bin);
-        let password =
-            if is_new { make_password(cluster_dir)? } else { read_password(cluster_dir)? };
-        let settings = manifest.chosen_settings();
-        let env =
-            Arc::new(SharedEnv { cluster_dir: cluster_dir.clone(), programs, password, settings });
-        env.check_reach()?;
-        manifest.reassign_ports(|entry| {
-            let node = node_of(&env, entry, None);
-            node.is_running() || ports::check_free(entry.port).is_ok()
-        })?;
-        manifest.save(cluster_dir)?;
-        let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
-        let nodes = nodes_of(&env, &update.manifest());
-        let shards: Vec<_> = nodes.chunk_by(|a, b| a.shard == b.shard).collect();
-        for_each_parallel(&shards, |nodes| update.start_shard(nodes))?;
-        let cluster = Self { nodes: nodes_of(&env, &update.manifest()), env };
-        cluster_dir.write(&cluster.environment_file(), &environment::text(&cluster))?;
-        Ok(cluster)
     }
 
     /// Opens an existing cluster, running or not.
@@ -234,6 +198,11 @@ impl LocalCluster {
         self.dir().join(ENVIRONMENT)
     }
 
+    /// Returns the commands on single nodes of this cluster.
+    pub fn commands(&mut self) -> NodeCommands<'_> {
+        NodeCommands { cluster: self }
+    }
+
     /// Stops all servers concurrently, each by a fast shutdown.
     ///
     /// # Errors
@@ -241,12 +210,7 @@ impl LocalCluster {
     /// for a server that does not stop.
     pub fn down(&self) -> Result<(), LocalError> {
         let _lock = self.env.cluster_dir.lock()?;
-        self.stop_all(Stop::Fast)
-    }
-
-    fn stop_all(&self, how: Stop) -> Result<(), LocalError> {
-        let nodes: Vec<_> = self.nodes.iter().collect();
-        for_each_parallel(&nodes, |node| node.stop(how))
+        stop_all(&self.nodes, Stop::Fast)
     }
 
     /// Stops all servers and removes everything that the cluster made, its rows included. Other
@@ -260,9 +224,9 @@ impl LocalCluster {
         let mut manifest = Manifest::load(&cluster_dir.path)?;
         manifest.is_being_destroyed = true;
         manifest.save(cluster_dir)?;
-        self.stop_all(Stop::Immediate)?;
+        stop_all(&self.nodes, Stop::Immediate)?;
         for node in &self.nodes {
-            remove_folder(&node.dir)?;
+            remove_folder(&node.dir.path)?;
         }
         // Without the manifest, the rest looks like an `up` that was interrupted before it made
         // anything.
@@ -276,26 +240,49 @@ impl LocalCluster {
         let _ = fs::remove_dir(&cluster_dir.path);
         Ok(())
     }
+}
 
-    /// Rebuilds a node as a replica of a running node of its shard; its old data is removed.
-    ///
-    /// # Errors
-    /// [`LocalError::NoNode`] or [`LocalError::NoSource`] if the names do not fit; other variants
-    /// if a program fails.
-    pub fn rebuild(&mut self, name: &str, source: &str) -> Result<(), LocalError> {
-        let find = |name: &str| self.node(name).ok_or_else(|| LocalError::NoNode(name.to_owned()));
-        let (node, from) = (find(name)?, find(source)?);
-        if node.shard != from.shard || node.name == from.name || from.is_standby() {
-            let cause = "a replica is made from the primary of its own shard only";
-            return Err(LocalError::NoSource { shard: node.database(), cause });
-        }
-        let (node, from) = (node.clone(), from.clone());
-        self.update(|update, _| {
-            // The source is a primary, even if the manifest does not say so yet.
-            update.change(&from.name, |entry| entry.follows = None)?;
-            update.make_replica(&node, &from)
-        })
+/// Makes what is missing in a locked directory, and starts what does not run.
+fn make_and_start(spec: &LocalSpec, cluster_dir: &ClusterDir) -> Result<LocalCluster, LocalError> {
+    let lock = cluster_dir.lock()?;
+    let known = if cluster_dir.path.join(MANIFEST).exists() {
+        Some(Manifest::load(&cluster_dir.path)?)
+    } else {
+        None
+    };
+    let programs = match &known {
+        Some(manifest) => programs_for(manifest, &cluster_dir.path, spec.pg_bin.as_deref())?,
+        None => Programs::find(spec.pg_bin.as_deref())?,
+    };
+    let is_new = known.is_none();
+    let mut manifest = known.unwrap_or_else(|| Manifest::new(&programs, spec.first_port));
+    if manifest.is_being_destroyed {
+        return Err(LocalError::BeingDestroyed(cluster_dir.path.clone()));
     }
+    manifest.extend_to(spec)?;
+    manifest.bin.clone_from(&programs.bin);
+    let password = if is_new { make_password(cluster_dir)? } else { read_password(cluster_dir)? };
+    let settings = manifest.chosen_settings();
+    let env =
+        Arc::new(SharedEnv { cluster_dir: cluster_dir.clone(), programs, password, settings });
+    env.check_reach()?;
+    manifest.reassign_ports(|entry| {
+        let node = node_of(&env, entry, None);
+        node.is_running() || ports::check_free(entry.port).is_ok()
+    })?;
+    manifest.save(cluster_dir)?;
+    let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
+    let nodes = nodes_of(&env, &update.manifest());
+    let shards: Vec<_> = nodes.chunk_by(|a, b| a.shard == b.shard).collect();
+    for_each_parallel(&shards, |nodes| update.start_shard(nodes))?;
+    let cluster = LocalCluster { nodes: nodes_of(&env, &update.manifest()), env };
+    cluster_dir.write(&cluster.environment_file(), &environment::text(&cluster))?;
+    Ok(cluster)
+}
+
+fn stop_all(nodes: &[LocalNode], how: Stop) -> Result<(), LocalError> {
+    let nodes: Vec<_> = nodes.iter().collect();
+    for_each_parallel(&nodes, |node| node.stop(how))
 }
 
 /// Finds the programs of the version that made a cluster.

@@ -17,7 +17,7 @@ use crate::manifest::Manifest;
 use crate::node::{LocalNode, NodeState, Stop};
 use crate::parallel_tasks::ClusterUpdate;
 use crate::pg_rewind::rewind;
-use crate::primary_choice::{most_advanced, nodes_of};
+use crate::primary_choice::{await_follower, most_advanced, nodes_of};
 use model::topology::Role;
 
 /// Time limit of a promotion, in seconds.
@@ -48,12 +48,19 @@ pub enum Rejoined {
     Rebuilt,
 }
 
-impl LocalCluster {
+/// Commands on single nodes of a cluster. Each one reads the manifest, works under the cluster's
+/// lock, and brings the cluster's list of nodes up to date.
+#[derive(Debug)]
+pub struct NodeCommands<'c> {
+    pub(super) cluster: &'c mut LocalCluster,
+}
+
+impl NodeCommands<'_> {
     /// Stops the server of a node. Does nothing if it does not run.
     ///
     /// # Errors
     /// [`LocalError::NoNode`], and the errors of [`LocalNode::stop`].
-    pub fn stop_node(&mut self, name: &str, how: Stop) -> Result<(), LocalError> {
+    pub fn stop(&mut self, name: &str, how: Stop) -> Result<(), LocalError> {
         self.update(|_, nodes| find(nodes, name)?.stop(how))
     }
 
@@ -62,7 +69,7 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError::NoNode`], [`LocalError::Unsuitable`] for an incomplete one, and the errors of
     /// [`LocalNode::start`].
-    pub fn start_node(&mut self, name: &str) -> Result<(), LocalError> {
+    pub fn start(&mut self, name: &str) -> Result<(), LocalError> {
         self.update(|_, nodes| made(find(nodes, name)?)?.start())
     }
 
@@ -70,7 +77,7 @@ impl LocalCluster {
     ///
     /// # Errors
     /// [`LocalError::NoNode`], and the errors of [`LocalNode::freeze`].
-    pub fn freeze_node(&mut self, name: &str) -> Result<(), LocalError> {
+    pub fn freeze(&mut self, name: &str) -> Result<(), LocalError> {
         self.update(|_, nodes| find(nodes, name)?.freeze())
     }
 
@@ -79,7 +86,7 @@ impl LocalCluster {
     ///
     /// # Errors
     /// [`LocalError::NoNode`], and the errors of [`LocalNode::thaw`].
-    pub fn thaw_node(&mut self, name: &str) -> Result<(), LocalError> {
+    pub fn thaw(&mut self, name: &str) -> Result<(), LocalError> {
         self.update(|_, nodes| find(nodes, name)?.thaw())
     }
 
@@ -104,7 +111,7 @@ impl LocalCluster {
     ///
     /// # Errors
     /// [`LocalError::NoNode`] for an unknown shard; [`LocalError::Unsuitable`] if too few of its
-    /// replicas run to decide, and the errors of [`LocalCluster::promote`].
+    /// replicas run to decide, and the errors of [`NodeCommands::promote`].
     pub fn promote_best(&mut self, shard: &str) -> Result<Promoted, LocalError> {
         self.update(|update, nodes| {
             let first = nodes.iter().find(|node| node.database() == shard);
@@ -142,13 +149,34 @@ impl LocalCluster {
         })
     }
 
+    /// Rebuilds a node as a replica of a running node of its shard; its old data is removed.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`] or [`LocalError::NoSource`] if the names do not fit; other variants
+    /// if a program fails.
+    pub fn rebuild(&mut self, name: &str, source: &str) -> Result<(), LocalError> {
+        let find =
+            |name: &str| self.cluster.node(name).ok_or_else(|| LocalError::NoNode(name.to_owned()));
+        let (node, from) = (find(name)?, find(source)?);
+        if node.shard != from.shard || node.name == from.name || from.dir.is_standby() {
+            let cause = "a replica is made from the primary of its own shard only";
+            return Err(LocalError::NoSource { shard: node.database(), cause });
+        }
+        let (node, from) = (node.clone(), from.clone());
+        self.update(|update, _| {
+            // The source is a primary, even if the manifest does not say so yet.
+            update.change(&from.name, |entry| entry.follows = None)?;
+            update.make_replica(&node, &from)
+        })
+    }
+
     /// Runs an operation under the cluster's lock, on nodes as the manifest describes them now, and
     /// updates the nodes and the environment file afterwards.
-    pub(super) fn update<R>(
+    fn update<R>(
         &mut self,
         act: impl FnOnce(&ClusterUpdate<'_>, &[LocalNode]) -> Result<R, LocalError>,
     ) -> Result<R, LocalError> {
-        let env = Arc::clone(&self.env);
+        let env = Arc::clone(&self.cluster.env);
         let cluster_dir = &env.cluster_dir;
         let lock = cluster_dir.lock()?;
         let manifest = Manifest::load(&cluster_dir.path)?;
@@ -158,8 +186,9 @@ impl LocalCluster {
         let nodes = nodes_of(&env, &manifest);
         let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
         let done = act(&update, &nodes);
-        self.nodes = nodes_of(&env, &update.manifest());
-        let written = cluster_dir.write(&self.environment_file(), &environment::text(self));
+        self.cluster.nodes = nodes_of(&env, &update.manifest());
+        let written =
+            cluster_dir.write(&self.cluster.environment_file(), &environment::text(self.cluster));
         done.and_then(|done| written.map(|()| done))
     }
 }
@@ -167,10 +196,10 @@ impl LocalCluster {
 impl ClusterUpdate<'_> {
     fn promote(&self, shard: &[LocalNode], node: &LocalNode) -> Result<Promoted, LocalError> {
         let env = &node.env;
-        if node.is_standby() {
+        if node.dir.is_standby() {
             let mut command = env.command("pg_ctl");
             command.args(["promote", "--silent", "--wait", "-t", PROMOTE_SECONDS, "-D"]);
-            env.run(&node.name, command.arg(node.data_dir()))?;
+            env.run(&node.name, command.arg(node.dir.data()))?;
         }
         let deadline = Instant::now() + WRITES_MAX;
         while node.query("SELECT pg_is_in_recovery()")? != "f" {
@@ -183,9 +212,10 @@ impl ClusterUpdate<'_> {
         self.follow_primary(shard, node)?;
         let mut behind = Vec::new();
         let deadline = Instant::now() + FOLLOW_MAX;
-        for other in shard.iter().filter(|other| other.name != node.name && other.is_standby()) {
+        for other in shard.iter().filter(|other| other.name != node.name && other.dir.is_standby())
+        {
             let limit = deadline.saturating_duration_since(Instant::now());
-            if other.state() == NodeState::Running && !node.await_follower(other, limit)? {
+            if other.state() == NodeState::Running && !await_follower(node, other, limit)? {
                 behind.push(other.name.clone());
             }
         }
@@ -194,20 +224,20 @@ impl ClusterUpdate<'_> {
 
     fn rejoin(&self, node: &LocalNode, leader: &LocalNode) -> Result<Rejoined, LocalError> {
         let follower = LocalNode { source: Some(leader.peer()), ..node.clone() };
-        if node.is_complete() && node.is_standby() {
+        if node.dir.is_complete() && node.dir.is_standby() {
             self.follow_primary(std::slice::from_ref(node), leader)?;
             follower.start()?;
-            if leader.await_follower(node, FOLLOW_MAX)? {
+            if await_follower(leader, node, FOLLOW_MAX)? {
                 return Ok(Rejoined::Followed);
             }
         }
-        if node.is_complete() {
+        if node.dir.is_complete() {
             self.change(&node.name, |entry| {
                 entry.is_made = false;
                 entry.follows = Some(leader.name.clone());
             })?;
             let rewound = rewind(&follower, leader, self.lock);
-            if rewound.is_ok() && leader.await_follower(node, FOLLOW_MAX)? {
+            if rewound.is_ok() && await_follower(leader, node, FOLLOW_MAX)? {
                 self.change(&node.name, |entry| entry.is_made = true)?;
                 return Ok(Rejoined::Rewound);
             }
@@ -223,7 +253,7 @@ fn find<'n>(nodes: &'n [LocalNode], name: &str) -> Result<&'n LocalNode, LocalEr
 }
 
 fn made(node: &LocalNode) -> Result<&LocalNode, LocalError> {
-    if node.is_complete() {
+    if node.dir.is_complete() {
         return Ok(node);
     }
     let cause = "it is not made yet; `cluster up` makes it".to_owned();
@@ -236,7 +266,7 @@ fn shard_of(nodes: &[LocalNode], node: &LocalNode) -> Vec<LocalNode> {
 
 /// Returns whether a node is a complete primary, rather than one that has yet to be made.
 fn leads(node: &LocalNode) -> bool {
-    node.role == Role::Primary && node.is_complete() && !node.is_standby()
+    node.role == Role::Primary && node.dir.is_complete() && !node.dir.is_standby()
 }
 
 /// Checks that a node can be promoted now.

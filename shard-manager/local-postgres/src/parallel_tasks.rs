@@ -35,7 +35,7 @@ impl ClusterUpdate<'_> {
     pub(super) fn start_shard(&self, nodes: &[LocalNode]) -> Result<(), LocalError> {
         let nodes = &self.with_recorded_primary(nodes)?;
         let (complete, missing): (Vec<_>, Vec<_>) =
-            nodes.iter().partition(|node| node.is_complete());
+            nodes.iter().partition(|node| node.dir.is_complete());
         let fit: Vec<_> =
             complete.iter().copied().filter(|node| !node.is_former_primary()).collect();
         for_each_parallel(&fit, |node| {
@@ -45,7 +45,7 @@ impl ClusterUpdate<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let leader = fit.into_iter().find(|node| !node.is_standby());
+        let leader = fit.into_iter().find(|node| !node.dir.is_standby());
         let unmade = missing.iter().copied().find(|node| node.role == Role::Primary);
         let source = match (leader, unmade) {
             (Some(leader), _) => leader,
@@ -55,7 +55,10 @@ impl ClusterUpdate<'_> {
                 first
             }
             (None, Some(gone)) => {
-                return Err(LocalError::Lost { node: gone.name.clone(), dir: gone.dir.clone() });
+                return Err(LocalError::Lost {
+                    node: gone.name.clone(),
+                    dir: gone.dir.path.clone(),
+                });
             }
             (None, None) => {
                 let cause = "it has no primary";

@@ -7,7 +7,7 @@
 
 use crate::cluster_dir::Lock;
 use crate::error::LocalError;
-use crate::node::{LocalNode, Stop, UNFINISHED};
+use crate::node::{LocalNode, Stop};
 use crate::provision::{finish, follow, make_slot};
 use crate::settings::is_synced;
 
@@ -22,15 +22,15 @@ pub(super) fn rewind(node: &LocalNode, source: &LocalNode, lock: &Lock) -> Resul
     source.query("CHECKPOINT")?;
     node.stop(Stop::Immediate)?;
     let text = "this node is being rewound: `cluster up` rebuilds it\n";
-    env.cluster_dir.write(&node.dir.join(UNFINISHED), text)?;
+    env.cluster_dir.write(&node.dir.unfinished(), text)?;
     make_slot(node, &source.peer(), lock)?;
     // pg_rewind may have to start the server for crash recovery, and that reads these settings.
-    node.write_settings()?;
+    node.write_settings(&[])?;
     let mut command = env.command("pg_rewind");
     command
         .arg("--source-server")
         .arg(format!("{} dbname=postgres", node.conninfo(&source.peer())));
-    command.arg("--target-pgdata").arg(node.data_dir());
+    command.arg("--target-pgdata").arg(node.dir.data());
     if !is_synced(&env.settings) {
         command.arg("--no-sync");
     }

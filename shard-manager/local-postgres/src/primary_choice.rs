@@ -8,7 +8,6 @@
 //! **Not here:** the decision to promote a node (`node_commands`).
 
 use std::cmp::Reverse;
-use std::fs;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::error::LocalError;
 use crate::manifest::{Manifest, NodeEntry};
 use crate::node::{LocalNode, NodeState};
+use crate::node_dir::NodeDir;
 use crate::parallel_tasks::ClusterUpdate;
 use crate::provision::{ensure_slot, remove_source_settings};
 use crate::shared_env::{Peer, SharedEnv};
@@ -49,7 +49,7 @@ pub(super) fn node_of(env: &Arc<SharedEnv>, entry: &NodeEntry, source: Option<Pe
         database: format!("shard{}", entry.shard + 1),
         role: if entry.number == 0 { Role::Primary } else { Role::Replica },
         port: entry.port,
-        dir: env.cluster_dir.path.join(&entry.name),
+        dir: NodeDir { path: env.cluster_dir.path.join(&entry.name) },
         was_complete: entry.is_made,
         is_recorded_primary: entry.follows.is_none(),
         source,
@@ -59,74 +59,59 @@ pub(super) fn node_of(env: &Arc<SharedEnv>, entry: &NodeEntry, source: Option<Pe
 
 fn primary_of(shard: &[LocalNode]) -> usize {
     let recorded = shard.iter().position(|node| node.is_recorded_primary).unwrap_or(0);
-    if shard[recorded].was_complete && !shard[recorded].is_complete() {
+    if shard[recorded].was_complete && !shard[recorded].dir.is_complete() {
         // Its rows are missing, and a former primary lacks them too: it is not chosen in its place.
         return recorded;
     }
-    let leads = |index: &usize| shard[*index].is_complete() && !shard[*index].is_standby();
+    let leads = |index: &usize| shard[*index].dir.is_complete() && !shard[*index].dir.is_standby();
     let rank = |index: &usize| {
         let node = &shard[*index];
-        (node.timeline(), *index == recorded, node.is_running(), Reverse(*index))
+        (node.dir.timeline(), *index == recorded, node.is_running(), Reverse(*index))
     };
     (0..shard.len()).filter(leads).max_by_key(rank).unwrap_or(recorded)
 }
 
-impl LocalNode {
-    /// Returns whether the node was the primary until another one was promoted, and does not follow
-    /// that one yet. It may hold rows that no other node has.
-    pub fn is_former_primary(&self) -> bool {
-        self.role == Role::Replica && self.is_complete() && !self.is_standby()
-    }
+/// Returns the end of the log that a replica has stored, in bytes.
+fn stored_position(node: &LocalNode) -> Result<u64, LocalError> {
+    // The log received since the last start; before any arrives, the log replayed.
+    let sql = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'";
+    let output = node.query(sql)?;
+    output.parse().map_err(|_| LocalError::Unsuitable {
+        node: node.name.clone(),
+        cause: "it does not report how much of the log it has; see its log".to_owned(),
+    })
+}
 
-    /// Returns the timeline of its data: one more than the promotions in its history, for each of
-    /// which PostgreSQL keeps a file.
-    pub(super) fn timeline(&self) -> u32 {
-        let found = fs::read_dir(self.data_dir().join("pg_wal"));
-        let names = found.into_iter().flatten().flatten().map(|entry| entry.file_name());
-        let number = |name: &str| u32::from_str_radix(name.strip_suffix(".history")?, 16).ok();
-        let timelines = names.filter_map(|name| number(name.to_str()?));
-        timelines.max().unwrap_or(1)
+/// Makes the server of a replica follow the source that its node names.
+fn repoint(node: &LocalNode) -> Result<(), LocalError> {
+    remove_source_settings(node)?;
+    node.write_settings(&[])?;
+    if !node.is_running() {
+        return Ok(());
     }
+    let mut command = node.env.command("pg_ctl");
+    node.env.run(&node.name, command.args(["reload", "--silent", "-D"]).arg(node.dir.data()))
+}
 
-    /// Returns the end of the log that it has stored, in bytes.
-    pub(super) fn position(&self) -> Result<u64, LocalError> {
-        // The log received since the last start; before any arrives, the log replayed.
-        let sql = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'";
-        let output = self.query(sql)?;
-        output.parse().map_err(|_| LocalError::Unsuitable {
-            node: self.name.clone(),
-            cause: "it does not report how much of the log it has; see its log".to_owned(),
-        })
-    }
-
-    /// Makes its server follow the source that the manifest names.
-    fn repoint(&self) -> Result<(), LocalError> {
-        remove_source_settings(self)?;
-        self.write_settings()?;
-        if !self.is_running() {
-            return Ok(());
+/// Waits until a replica follows a primary, and returns whether it does before the time limit.
+pub(super) fn await_follower(
+    primary: &LocalNode,
+    replica: &LocalNode,
+    limit: Duration,
+) -> Result<bool, LocalError> {
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{}' AND state = 'streaming'",
+        replica.slot()
+    );
+    let deadline = Instant::now() + limit;
+    loop {
+        if primary.query(&sql)? != "0" {
+            return Ok(true);
         }
-        let mut command = self.env.command("pg_ctl");
-        self.env.run(&self.name, command.args(["reload", "--silent", "-D"]).arg(self.data_dir()))
-    }
-
-    /// Waits until another node follows this one, and returns whether it does before the time
-    /// limit.
-    pub(super) fn await_follower(&self, node: &Self, limit: Duration) -> Result<bool, LocalError> {
-        let sql = format!(
-            "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{}' AND state = 'streaming'",
-            node.slot()
-        );
-        let deadline = Instant::now() + limit;
-        loop {
-            if self.query(&sql)? != "0" {
-                return Ok(true);
-            }
-            if Instant::now() > deadline {
-                return Ok(false);
-            }
-            sleep(POLL);
+        if Instant::now() > deadline {
+            return Ok(false);
         }
+        sleep(POLL);
     }
 }
 
@@ -140,7 +125,7 @@ impl ClusterUpdate<'_> {
     ) -> Result<(), LocalError> {
         let others: Vec<_> = shard.iter().filter(|node| node.name != leader.name).collect();
         let replicas: Vec<_> =
-            others.iter().filter(|node| node.is_complete() && node.is_standby()).collect();
+            others.iter().filter(|node| node.dir.is_complete() && node.dir.is_standby()).collect();
         for node in &replicas {
             ensure_slot(node, &leader.peer(), self.lock)?;
         }
@@ -153,7 +138,7 @@ impl ClusterUpdate<'_> {
             manifest.save(self.cluster_dir)?;
         }
         let follow =
-            |node: &LocalNode| LocalNode { source: Some(leader.peer()), ..node.clone() }.repoint();
+            |node: &LocalNode| repoint(&LocalNode { source: Some(leader.peer()), ..node.clone() });
         replicas.into_iter().try_for_each(|node| follow(node))
     }
 
@@ -164,7 +149,8 @@ impl ClusterUpdate<'_> {
     ) -> Result<Vec<LocalNode>, LocalError> {
         let mut nodes = shard.to_vec();
         let leader = shard.iter().find(|node| node.role == Role::Primary);
-        let Some(leader) = leader.filter(|node| node.is_complete() && !node.is_standby()) else {
+        let Some(leader) = leader.filter(|node| node.dir.is_complete() && !node.dir.is_standby())
+        else {
             return Ok(nodes);
         };
         if leader.is_recorded_primary {
@@ -183,7 +169,7 @@ impl ClusterUpdate<'_> {
 /// Returns the replica that has stored the most log. Fails unless so many replicas answer that it
 /// has all that a majority of the shard's nodes has stored.
 pub(super) fn most_advanced(shard: &[LocalNode]) -> Result<&LocalNode, LocalError> {
-    let can_tell = |node: &&LocalNode| node.is_standby() && node.state() == NodeState::Running;
+    let can_tell = |node: &&LocalNode| node.dir.is_standby() && node.state() == NodeState::Running;
     let answering: Vec<_> = shard.iter().filter(can_tell).collect();
     let needed = shard.len().div_ceil(2);
     if answering.len() < needed || answering.is_empty() {
@@ -196,7 +182,7 @@ pub(super) fn most_advanced(shard: &[LocalNode]) -> Result<&LocalNode, LocalErro
     }
     let mut found = None;
     for node in answering {
-        let rank = (node.timeline(), node.position()?);
+        let rank = (node.dir.timeline(), stored_position(node)?);
         if found.is_none_or(|(most, _)| rank > most) {
             found = Some((rank, node));
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::cluster_dir::{Lock, PASSWORD, remove_folder, sync_folder};
 use crate::error::LocalError;
-use crate::node::{LocalNode, Stop, UNFINISHED};
+use crate::node::{LocalNode, Stop};
 use crate::settings::is_synced;
 use crate::shared_env::{DATABASE_USER, Peer};
 
@@ -26,12 +26,12 @@ pub(super) fn make_primary(node: &LocalNode, lock: &Lock) -> Result<(), LocalErr
     let mut command = env.command("initdb");
     command.args(["--data-checksums", "--encoding=UTF8", "--locale=C", "--no-instructions"]);
     command.args(["--auth-host=scram-sha-256", "--auth-local=scram-sha-256", "-U", DATABASE_USER]);
-    command.arg("--pwfile").arg(env.cluster_dir.path.join(PASSWORD)).arg("-D").arg(node.data_dir());
+    command.arg("--pwfile").arg(env.cluster_dir.path.join(PASSWORD)).arg("-D").arg(node.dir.data());
     if !is_synced(&env.settings) {
         command.arg("--no-sync");
     }
     env.run(&node.name, command.stdin(lock.shared()))?;
-    let path = node.data_dir().join("postgresql.conf");
+    let path = node.dir.data().join("postgresql.conf");
     let line =
         b"\n# Port and settings of this node, written at each start.\ninclude '../tessera.conf'\n";
     let opened = OpenOptions::new().append(true).open(&path);
@@ -50,7 +50,7 @@ pub(super) fn make_replica(node: &LocalNode, source: &Peer, lock: &Lock) -> Resu
     let env = &node.env;
     let mut command = env.command("pg_basebackup");
     command.args(["-X", "stream", "-S", &node.slot(), "--checkpoint=fast", "--no-password"]);
-    command.arg("-d").arg(node.conninfo(source)).arg("-D").arg(node.data_dir());
+    command.arg("-d").arg(node.conninfo(source)).arg("-D").arg(node.dir.data());
     if !is_synced(&env.settings) {
         command.arg("--no-sync");
     }
@@ -62,27 +62,25 @@ pub(super) fn make_replica(node: &LocalNode, source: &Peer, lock: &Lock) -> Resu
 /// Starts a node, of any role before, as a replica.
 pub(super) fn follow(node: &LocalNode) -> Result<(), LocalError> {
     remove_source_settings(node)?;
-    node.env.cluster_dir.write(&node.data_dir().join("standby.signal"), "")?;
+    node.env.cluster_dir.write(&node.dir.data().join("standby.signal"), "")?;
     node.start()
 }
 
 /// Removes the remains of an interrupted attempt, its server included.
 fn begin(node: &LocalNode) -> Result<(), LocalError> {
     let cluster_dir = &node.env.cluster_dir;
-    cluster_dir.folder(&node.dir)?;
-    cluster_dir.write(
-        &node.dir.join(UNFINISHED),
-        "this node is being made: `cluster up` makes it again\n",
-    )?;
+    cluster_dir.folder(&node.dir.path)?;
+    cluster_dir
+        .write(&node.dir.unfinished(), "this node is being made: `cluster up` makes it again\n")?;
     node.stop(Stop::Immediate)?;
-    remove_folder(&node.data_dir())
+    remove_folder(&node.dir.data())
 }
 
 /// Removes the marker: from here on the node is never cleared.
 pub(super) fn finish(node: &LocalNode) -> Result<(), LocalError> {
-    let path = node.dir.join(UNFINISHED);
+    let path = node.dir.unfinished();
     fs::remove_file(&path).map_err(LocalError::file(&path))?;
-    sync_folder(&node.dir)
+    sync_folder(&node.dir.path)
 }
 
 /// Creates the slot that keeps the log for this node, replacing one that an earlier attempt left.
@@ -135,7 +133,7 @@ fn run_statements(
 
 /// Removes the settings by which the source, when it was a replica itself, followed another node.
 pub(super) fn remove_source_settings(node: &LocalNode) -> Result<(), LocalError> {
-    let path = node.data_dir().join("postgresql.auto.conf");
+    let path = node.dir.data().join("postgresql.auto.conf");
     let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;
     let is_source = |line: &&str| {
         let line = line.trim_start();

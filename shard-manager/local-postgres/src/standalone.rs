@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster_dir::{ClusterDir, Lock, PASSFILE, PASSWORD, read_manifest};
 use crate::error::LocalError;
 use crate::node::{LocalNode, Stop};
+use crate::node_dir::NodeDir;
 use crate::ports;
 use crate::programs::Programs;
 use crate::provision::{ensure_slot, make_primary, make_replica};
@@ -158,7 +159,7 @@ impl StandaloneNode {
 
     /// Returns its role according to the files on disk.
     pub fn role(&self) -> Role {
-        if self.node.is_standby() { Role::Replica } else { Role::Primary }
+        if self.node.dir.is_standby() { Role::Replica } else { Role::Primary }
     }
 
     /// Replaces this process by the server; returns only if that fails. The server and its
@@ -168,7 +169,7 @@ impl StandaloneNode {
             return error;
         }
         let mut command = self.node.env.command("postgres");
-        command.arg("-D").arg(self.node.data_dir()).stdin(self.lock.shared());
+        command.arg("-D").arg(self.node.dir.data()).stdin(self.lock.shared());
         let source = command.exec();
         let path = PathBuf::from(command.get_program());
         LocalError::Spawn { path, user: self.node.env.cluster_dir.os_user.name(), source }
@@ -176,10 +177,10 @@ impl StandaloneNode {
 
     /// Writes the files that the server reads at its start.
     fn write_start_files(&self) -> Result<(), LocalError> {
-        self.node.remove_stale_pid_file()?;
-        restrict_mode(&self.node.data_dir(), 0o700)?;
+        self.node.dir.remove_stale_pid_file()?;
+        restrict_mode(&self.node.dir.data(), 0o700)?;
         let access = self.node.env.cluster_dir.path.join(ACCESS);
-        self.node.write_settings_with(vec![
+        self.node.write_settings(&[
             ("listen_addresses", addresses(&self.listen)),
             ("hba_file", access.to_string_lossy().into_owned()),
         ])
@@ -201,7 +202,7 @@ impl StandaloneNode {
         let password = Secret(String::new());
         let env = Arc::new(SharedEnv { cluster_dir, programs, password, settings: Vec::new() });
         let node = node_of(env, &manifest, "", None);
-        if !manifest.is_made || !node.is_complete() {
+        if !manifest.is_made || !node.dir.is_complete() {
             let cause = "it is being made; wait".to_owned();
             return Err(LocalError::Unsuitable { node: manifest.name, cause });
         }
@@ -256,7 +257,7 @@ fn node_of(
         database: database.to_owned(),
         role: if source.is_none() { Role::Primary } else { Role::Replica },
         port: manifest.port,
-        dir: env.cluster_dir.path.join(SERVER),
+        dir: NodeDir { path: env.cluster_dir.path.join(SERVER) },
         was_complete: manifest.is_made,
         is_recorded_primary: source.is_none(),
         source,
@@ -272,11 +273,11 @@ fn make_or_check(
     lock: &Lock,
     report: &mut dyn FnMut(&str),
 ) -> Result<(), LocalError> {
-    if node.is_complete() {
+    if node.dir.is_complete() {
         // The server of an attempt that was interrupted at its end may still run.
         node.stop(Stop::Fast)?;
     } else if manifest.is_made && (manifest.leads || node.source.is_none()) {
-        return Err(LocalError::Lost { node: node.name.clone(), dir: node.dir.clone() });
+        return Err(LocalError::Lost { node: node.name.clone(), dir: node.dir.path.clone() });
     } else {
         // On a port that no client knows: the server restarts in a moment.
         let node = LocalNode { port: ports::choose_free(1, &[node.port])?[0], ..node.clone() };
@@ -290,7 +291,7 @@ fn make_or_check(
         }
         node.stop(Stop::Fast)?;
     }
-    let leads = !node.is_standby();
+    let leads = !node.dir.is_standby();
     match &node.source {
         Some(_) if leads => report("it was promoted: it is the primary now"),
         None if !leads => {

@@ -163,7 +163,7 @@ pub struct ShardOutlook {
     pub fair_share: f64,
     /// Number of its slots after all moves.
     pub slots_after: usize,
-    /// Its part after all moves, if requests or bytes stay as they are.
+    /// Fraction of the total after all moves, if requests or bytes stay as they are.
     pub share_after: f64,
 }
 
@@ -197,7 +197,7 @@ pub struct HotSpot {
     pub slot: Slot,
     /// Owner.
     pub shard: ShardIndex,
-    /// Its part of all requests.
+    /// Fraction of all requests.
     pub share: f64,
     /// The largest fair share of a shard.
     pub fair_share: f64,

@@ -16,7 +16,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::query::{Comparison, Condition, Piece, ReadQuery, State, Test};
+use crate::query::{Comparison, Condition, Piece, ReadQuery, Test, ValueState};
 use crate::token::{TAG_LEN, TokenKey};
 use crate::value::{ColumnType, Value};
 
@@ -150,10 +150,10 @@ fn push_test(out: &mut Vec<u8>, test: &Test) {
             }
         }
         Test::Is(state) => out.extend_from_slice(match state {
-            State::Null => b"sn",
-            State::NotNull => b"sv",
-            State::True => b"st",
-            State::False => b"sf",
+            ValueState::Null => b"sn",
+            ValueState::NotNull => b"sv",
+            ValueState::True => b"st",
+            ValueState::False => b"sf",
         }),
     }
 }

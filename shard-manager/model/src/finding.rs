@@ -4,7 +4,7 @@
 
 /// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub enum Severity {
     /// No fault.
     Good,
     /// A router starts, but problems are possible later.
@@ -13,7 +13,7 @@ pub enum Verdict {
     Fault,
 }
 
-impl Verdict {
+impl Severity {
     /// Returns `good`, `warning` or `fault`.
     pub fn name(self) -> &'static str {
         match self {
@@ -28,7 +28,7 @@ impl Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Severity.
-    pub verdict: Verdict,
+    pub severity: Severity,
     /// Subject: a node, a folder, a port.
     pub about: String,
     /// Description, and the remedy.
@@ -38,16 +38,16 @@ pub struct Finding {
 impl Finding {
     /// Creates a finding without a fault.
     pub fn good(about: impl Into<String>, text: impl ToString) -> Self {
-        Self { verdict: Verdict::Good, about: about.into(), text: text.to_string() }
+        Self { severity: Severity::Good, about: about.into(), text: text.to_string() }
     }
 
     /// Creates a finding that may cause problems.
     pub fn warning(about: impl Into<String>, text: impl ToString) -> Self {
-        Self { verdict: Verdict::Warning, about: about.into(), text: text.to_string() }
+        Self { severity: Severity::Warning, about: about.into(), text: text.to_string() }
     }
 
     /// Creates a finding that must be fixed.
     pub fn fault(about: impl Into<String>, text: impl ToString) -> Self {
-        Self { verdict: Verdict::Fault, about: about.into(), text: text.to_string() }
+        Self { severity: Severity::Fault, about: about.into(), text: text.to_string() }
     }
 }

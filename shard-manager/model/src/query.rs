@@ -223,7 +223,7 @@ pub enum Test {
     /// The text must match this pattern, ignoring the case of ASCII letters.
     ILike(Pattern),
     /// The value must have this state. For null, too, the test is true or false.
-    Is(State),
+    Is(ValueState),
 }
 
 /// Comparison of two values; text is compared by bytes.
@@ -245,7 +245,7 @@ pub enum Comparison {
 
 /// State of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ValueState {
     /// Null.
     Null,
     /// Any value that is not null.
@@ -263,7 +263,7 @@ pub struct Pattern(pub Vec<Piece>);
 /// Part of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// These characters.
+    /// Exactly these characters.
     Text(String),
     /// Any one character.
     One,

@@ -17,7 +17,7 @@ use crate::topology::{ShardIndex, ShardSpec, Topology, TopologyError};
 
 /// A change of a topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum TopologyChange {
     /// Adds a shard of this weight at the end.
     Add(u32),
     /// Removes the shard of this name.
@@ -26,7 +26,7 @@ pub enum Change {
     Reweight(String, u32),
 }
 
-impl Change {
+impl TopologyChange {
     /// Returns the topology after the change.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for TopologyChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Add(1) => f.write_str("add a shard"),
@@ -164,7 +164,7 @@ impl Load {
 pub struct Share {
     /// The shard.
     pub shard: String,
-    /// Its weight.
+    /// Weight of the shard.
     pub weight: u32,
     /// Number of slots.
     pub slots: u64,
@@ -217,7 +217,7 @@ pub struct Simulated {
 pub fn simulate(
     topology: &Topology,
     algorithm: &Algorithm,
-    changes: &[Change],
+    changes: &[TopologyChange],
     load: &Load,
 ) -> Result<Simulated, ChangeError> {
     let owners = algorithm.owners(topology)?;
@@ -232,7 +232,7 @@ pub fn simulate(
 }
 
 fn moved(
-    change: &Change,
+    change: &TopologyChange,
     (before, owners): (&Topology, &[ShardIndex]),
     (after, next): (&Topology, &[ShardIndex]),
     load: &Load,

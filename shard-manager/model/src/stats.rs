@@ -37,7 +37,7 @@ pub struct ShardStats {
     pub lane: LaneStats,
     /// Findings of comparing its copies.
     pub compared: ComparisonStats,
-    /// Its nodes, the primary first.
+    /// Nodes of the shard, the primary first.
     pub nodes: Vec<NodeStats>,
 }
 
@@ -171,7 +171,7 @@ pub struct NodeStats {
     /// Distance of its position to the primary's: bytes of the log on servers, batches in files.
     /// `None` if its position is unknown.
     pub behind: Option<u64>,
-    /// Its readers; all zero while it cannot be read.
+    /// Readers of the node; all zero while it cannot be read.
     pub pool: PoolStats,
 }
 

@@ -81,16 +81,8 @@ impl Table {
         if let Some(column) = unfit {
             return Err(TableError::IdNotComparable { name: column.name.clone() });
         }
-        table.digest = table.digested();
+        table.digest = digest_of(&table);
         Ok(table)
-    }
-
-    fn digested(&self) -> u64 {
-        let mut text = format!("{} {:?} {:?}", self.name, self.id, self.routing);
-        for Column { name, kind, nullable } in &self.columns {
-            text.extend([" ", name, " ", kind.name(), if *nullable { " null" } else { "" }]);
-        }
-        xxhash_rust::xxh3::xxh3_64(text.as_bytes())
     }
 
     /// Returns a number that differs between declarations, even under the same name.
@@ -203,6 +195,14 @@ impl Table {
     pub fn suggest(&self, name: &str) -> Option<String> {
         closest(name, self.columns.iter().map(|column| column.name.as_str()))
     }
+}
+
+fn digest_of(table: &Table) -> u64 {
+    let mut text = format!("{} {:?} {:?}", table.name, table.id, table.routing);
+    for Column { name, kind, nullable } in &table.columns {
+        text.extend([" ", name, " ", kind.name(), if *nullable { " null" } else { "" }]);
+    }
+    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
 
 fn system(name: &str, kind: ColumnType) -> Column {

@@ -17,7 +17,8 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
-use super::primary_tracker::{PrimaryTracker, Term};
+use super::primary_tracker::PrimaryTracker;
+use super::term::Term;
 
 /// Time limit for one catalog operation of a schema change.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -60,7 +61,7 @@ impl Servers {
                     turned = turned => break Ok((turned?, term)),
                     // Nothing was changed yet: the lock is taken again, on the new primary of the
                     // catalog.
-                    () = self.follower.catalog.ended(term) => {}
+                    () = self.follower.catalog.terms().ended(term) => {}
                 }
             }
         };
@@ -96,7 +97,7 @@ impl CatalogLock {
             asked = tokio::time::timeout(ANSWER_MAX, asked) => {
                 asked.unwrap_or_else(|_elapsed| Err(catalog::unavailable(&"it does not answer")))
             }
-            () = self.leader.ended(self.term) => {
+            () = self.leader.terms().ended(self.term) => {
                 Err(catalog::unavailable(&"another node is its primary now"))
             }
         }
@@ -128,7 +129,7 @@ impl ClusterBackend for Servers {
         let map = self.follower.map.load();
         let shards = map.topology().shards().iter().zip(&self.follower.shards);
         shards.fold(Vec::new(), |mut all, (shard, (leader, _))| {
-            let hazards = leader.hazards();
+            let hazards = leader.hazards().current();
             let unlogged = hazards.found().filter(|found| found.is_unlogged());
             all.extend(unlogged.map(|found| format!("{}: {found}", shard.name)));
             all
@@ -152,18 +153,18 @@ impl Drop for Servers {
 
 impl SchemaLock for CatalogLock {
     fn pending(&self) -> EngineFuture<'_, Vec<Intent>> {
-        Box::pin(self.asked(self.catalog.intents()))
+        Box::pin(self.asked(self.catalog.intents().load()))
     }
 
     fn record_create<'a>(&'a self, table: &'a Table) -> EngineFuture<'a, ()> {
-        Box::pin(self.asked(self.catalog.note(table)))
+        Box::pin(self.asked(self.catalog.intents().record_create(table)))
     }
 
     fn record_undo<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()> {
-        Box::pin(self.asked(self.catalog.turn_to_undo(name)))
+        Box::pin(self.asked(self.catalog.intents().record_undo(name)))
     }
 
     fn remove<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()> {
-        Box::pin(self.asked(self.catalog.remove(name)))
+        Box::pin(self.asked(self.catalog.intents().remove(name)))
     }
 }

@@ -7,10 +7,11 @@
 //!
 //! **Invariant:** each change sees the results of the changes before it; an atomic group has an
 //! effect only if all of it succeeds.
-//! **Not here:** SQL, transactions (`transaction`).
+//! **Not here:** the rows (`rows`), SQL, transactions (`transaction`).
+
+mod rows;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 
 use chrono::Utc;
 use engine::WriteGroup;
@@ -18,57 +19,18 @@ use engine::forgetting::recorded_at;
 use engine::row_image::{self, ServerColumns, push_row};
 use model::error::Error;
 use model::idempotency;
-use model::keyspace::Slot;
 use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
-use model::table::Table;
-use model::value::{ColumnType, Value, format_timestamp};
+use model::value::{Value, format_timestamp};
 
-use super::cell;
 use super::citus::Parts;
 use super::hazards::Hazards;
+use rows::{LockedRows, RowBefore};
+pub(super) use rows::{Row, Store};
 
 /// Error of a batch that is too large for one transaction; smaller batches may succeed.
 #[derive(Debug)]
 pub(super) struct TooLarge;
-
-/// One row that a batch may touch.
-pub(super) struct Row {
-    pub(super) table: Arc<Table>,
-    pub(super) slot: Slot,
-    pub(super) key: String,
-    pub(super) id: Vec<Value>,
-    /// Row when the batch began.
-    pub(super) before: Option<Vec<Value>>,
-    /// Row after the changes so far.
-    pub(super) after: Option<Vec<Value>>,
-    touched: bool,
-    /// Number of changes of the batch that have written the row.
-    changes: u32,
-}
-
-/// Statement that stores a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Store {
-    Insert,
-    Update,
-    Remove,
-}
-
-impl Row {
-    /// Returns the statement that stores the row; `None` if there is nothing to store.
-    pub(super) fn store(&self) -> Option<Store> {
-        if !self.touched {
-            return None;
-        }
-        match (&self.before, &self.after) {
-            (None, None) => None,
-            (None, Some(_)) => Some(Store::Insert),
-            (Some(_), Some(_)) => Some(Store::Update),
-            (Some(_), None) => Some(Store::Remove),
-        }
-    }
-}
 
 /// Slots and tables that take no writes now.
 #[derive(Default)]
@@ -94,74 +56,41 @@ impl Barred {
 
 /// A batch in progress.
 pub(super) struct Batch {
-    rows: Vec<Row>,
-    places: HashMap<Vec<u8>, usize>,
+    rows: LockedRows,
     barred: Barred,
     versions: std::vec::IntoIter<i64>,
     now: String,
     /// Bytes of the images so far.
     images: usize,
     /// Rows before an atomic group changed them.
-    journal: Vec<(usize, Option<Vec<Value>>, bool)>,
+    journal: Vec<RowBefore>,
 }
 
 impl Batch {
-    /// Creates a batch of the rows that these changes may touch, none of them read yet.
-    pub(super) fn new(groups: &[WriteGroup<'_>]) -> Self {
-        let mut batch = Self {
-            rows: Vec::new(),
-            places: HashMap::new(),
+    /// Creates a batch of the rows that these changes may touch, none of them read yet. On Citus
+    /// they are ordered by its shards.
+    pub(super) fn new(groups: &[WriteGroup<'_>], parts: Option<&Parts>) -> Self {
+        Self {
+            rows: LockedRows::of(groups, parts),
             barred: Barred::default(),
             versions: Vec::new().into_iter(),
             now: format_timestamp(Utc::now()),
             images: 0,
             journal: Vec::new(),
-        };
-        for change in groups.iter().flat_map(|group| group.rows) {
-            batch.add(&change.table, change.slot, &change.key, &change.id);
-            if let Some(key) = idempotency::key(change) {
-                let id = [Value::Text(key.to_owned())];
-                batch.add(&idempotency::TABLE, change.slot, &change.key, &id);
-            }
         }
-        batch
-    }
-
-    fn add(&mut self, table: &Arc<Table>, slot: Slot, key: &str, id: &[Value]) {
-        let next = self.rows.len();
-        if *self.places.entry(place(table, key, id)).or_insert(next) == next {
-            let (table, key, id) = (Arc::clone(table), key.to_owned(), id.to_vec());
-            let (before, after, touched, changes) = (None, None, false, 0);
-            self.rows.push(Row { table, slot, key, id, before, after, touched, changes });
-        }
-    }
-
-    /// Sorts the rows by table, and those of a table in one order for all routers, so that locking
-    /// them cannot deadlock. On Citus the rows of each of its shards are together.
-    pub(super) fn sort(&mut self, parts: Option<&Parts>) {
-        let sorted = |row: &Row| {
-            let part = parts.map_or(0, |parts| parts.of(&row.key));
-            let place = place(&row.table, &row.key, &row.id);
-            (row.table.name().to_owned(), part, row.slot.number(), place)
-        };
-        self.rows.sort_by_cached_key(sorted);
-        let numbered = self.rows.iter().enumerate();
-        self.places =
-            numbered.map(|(at, row)| (place(&row.table, &row.key, &row.id), at)).collect();
     }
 
     /// Returns all rows.
     pub(super) fn rows(&self) -> &[Row] {
-        &self.rows
+        self.rows.all()
     }
 
     /// Records an existing row.
     pub(super) fn found(&mut self, at: usize, image: Vec<Value>) {
-        self.rows[at].before = Some(image.clone());
-        self.rows[at].after = Some(image);
+        self.rows.found(at, image);
     }
 
-    /// Slots and tables that take no writes now.
+    /// Returns the slots and tables that take no writes now.
     pub(super) fn barred(&self) -> &Barred {
         &self.barred
     }
@@ -195,7 +124,7 @@ impl Batch {
             }
         }
         let is_whole = groups.len() == 1 && (count == 1 || groups[0].atomic_rows.is_some());
-        if !is_whole && self.rows.iter().any(|row| self.hides_a_step(row)) {
+        if !is_whole && self.rows.all().iter().any(|row| self.hides_a_step(row)) {
             return Err(TooLarge);
         }
         Ok(done)
@@ -215,15 +144,16 @@ impl Batch {
         done: &mut [Result<RowDone, Error>],
         found: &HashMap<usize, Vec<Value>>,
     ) {
-        let mut told: HashMap<usize, usize> = HashMap::new();
+        // The last change of each row.
+        let mut last: HashMap<usize, usize> = HashMap::new();
         let changes: Vec<&RowWrite> = groups.iter().flat_map(|group| group.rows).collect();
         for (index, change) in changes.iter().enumerate() {
-            let at = self.places.get(&place(&change.table, &change.key, &change.id));
+            let at = self.rows.find(&change.table, &change.key, &change.id);
             if let (Some(at), Some(Ok(RowDone { replayed: false, .. }))) = (at, done.get(index)) {
-                told.insert(*at, index);
+                last.insert(at, index);
             }
         }
-        for (at, index) in told {
+        for (at, index) in last {
             let (change, Some(image)) = (changes[index], found.get(&at)) else { continue };
             let Some(Ok(answer)) = done.get_mut(index) else { continue };
             answer.json.clear();
@@ -242,8 +172,8 @@ impl Batch {
     /// Replaces the answer that is kept under the idempotency key.
     fn remember_again(&mut self, change: &RowWrite, answer: &RowDone) {
         let Some(record) = idempotency::record(change, &Ok(answer.clone())) else { return };
-        let at = self.places.get(&place(&record.table, &record.key, &record.id));
-        let Some(kept) = at.and_then(|at| self.rows[*at].after.as_mut()) else { return };
+        let at = self.rows.find(&record.table, &record.key, &record.id);
+        let Some(kept) = at.and_then(|at| self.rows.row_mut(at).after.as_mut()) else { return };
         for (column, value) in record.set {
             kept[column - record.table.answered().start] = value;
         }
@@ -276,7 +206,7 @@ impl Batch {
         }
         let Some((culprit, error)) = refused else { return done };
         for (row, after, touched) in std::mem::take(&mut self.journal).into_iter().rev() {
-            (self.rows[row].after, self.rows[row].touched) = (after, touched);
+            self.rows.restore(row, after, touched);
         }
         self.images = images;
         let verdict = |at: usize| match (&error, at == culprit) {
@@ -320,8 +250,8 @@ impl Batch {
     /// Returns the first answer, if the change was stored before under its idempotency key.
     fn replayed(&mut self, change: &RowWrite) -> Option<Result<RowDone, Error>> {
         let id = [Value::Text(idempotency::key(change)?.to_owned())];
-        let at = *self.places.get(&place(&idempotency::TABLE, &change.key, &id))?;
-        let record = self.rows[at].after.as_ref()?;
+        let at = self.rows.find(&idempotency::TABLE, &change.key, &id)?;
+        let record = self.rows.all()[at].after.as_ref()?;
         let text = |column: usize| match record.get(column) {
             Some(Value::Text(text)) => text.as_str(),
             Some(Value::Null | Value::Bool(_) | Value::Int(_) | Value::Double(_)) | None => "",
@@ -340,9 +270,9 @@ impl Batch {
     }
 
     fn apply(&mut self, change: &RowWrite) -> Result<RowDone, Error> {
-        let at = self.places.get(&place(&change.table, &change.key, &change.id));
-        let at = *at.ok_or(Error::Internal)?;
-        let current = self.rows[at].after.clone();
+        let at = self.rows.find(&change.table, &change.key, &change.id);
+        let at = at.ok_or(Error::Internal)?;
+        let current = self.rows.all()[at].after.clone();
         let kind = row_image::outcome(change, current.as_deref())?;
         let drawn = self.versions.next().ok_or(Error::Internal)?;
         let restarts = is_on(Mutation::VersionFromOne) && kind == Change::Created;
@@ -361,16 +291,8 @@ impl Batch {
             push_row(&mut json, &change.table, &image);
         }
         self.images += json.len();
-        self.set(at, (kind != Change::Removed).then_some(image));
+        self.journal.push(self.rows.set(at, (kind != Change::Removed).then_some(image)));
         Ok(RowDone { change: kind, version, json, replayed: false })
-    }
-
-    fn set(&mut self, at: usize, after: Option<Vec<Value>>) {
-        let row = &mut self.rows[at];
-        let before = std::mem::replace(&mut row.after, after);
-        self.journal.push((at, before, row.touched));
-        row.touched = true;
-        row.changes += 1;
     }
 }
 
@@ -385,27 +307,4 @@ pub(super) fn removes(groups: &[WriteGroup<'_>]) -> bool {
 pub(super) fn versions_needed(groups: &[WriteGroup<'_>]) -> usize {
     let changes = groups.iter().flat_map(|group| group.rows);
     changes.map(|change| 1 + 2 * usize::from(change.idempotency_key.is_some())).sum()
-}
-
-/// Returns the identity of a row in a batch.
-fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
-    let mut place = Vec::with_capacity(table.name().len() + key.len() + 16 * id.len() + 2);
-    place.extend_from_slice(table.name().as_bytes());
-    place.push(0);
-    place.extend_from_slice(key.as_bytes());
-    for (column, value) in table.id().iter().zip(id) {
-        place.push(0);
-        let kind = match table.column(*column).kind {
-            // As text: these compare equal and sort as well, and need not be parsed.
-            ColumnType::Uuid => ColumnType::Text,
-            kind @ (ColumnType::Text
-            | ColumnType::Timestamp
-            | ColumnType::Bigint
-            | ColumnType::Double
-            | ColumnType::Boolean
-            | ColumnType::Json) => kind,
-        };
-        cell::encode(&mut place, kind, value);
-    }
-    place
 }

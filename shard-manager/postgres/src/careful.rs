@@ -19,11 +19,10 @@ use model::value::Value;
 use super::batch::{Batch, Row, Store};
 use super::citus::Citus;
 use super::db_error::DbErrorKind;
-use super::statement::{PipelineStep, Statement, load, pipeline, run, step};
+use super::lane_session::{LaneSession, TransactionError};
+use super::row_statements::{Group, group_work, image, locking};
+use super::statement::{Locking, PipelineStep, Statement, Work, load, pipeline, run, step};
 use super::statement_cache::TableStatements;
-use super::transaction::{
-    Group, LaneSession, Locking, TransactionError, Work, group_work, image, locking,
-};
 
 /// Stores the rows of clients in the open transaction, and returns the rows that the database may
 /// have altered, by their places.

@@ -6,27 +6,26 @@
 //! **Invariant:** a router that reads the catalog to change it holds one of its locks.
 //! **Not here:** its contents (`engine::cluster_spec`), the rows (`shard_database`).
 
-use chrono::Utc;
+mod intents;
+
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use engine::cluster_spec::{ClusterRow, ClusterSpec, check_spec};
 use engine::open_error::OpenError;
-use engine::schema_intent::{Intent, State};
 use engine::system_tables::tessera_cluster::dsl;
-use engine::system_tables::tessera_intents;
-use engine::table_declaration::TableDeclaration;
 use model::error::Error;
 use model::shard_map::ShardMap;
-use model::table::{Registry, Table};
+use model::table::Registry;
 use model::token::TokenKey;
-use model::value::format_timestamp;
 
-use super::ddl::unreadable;
+use super::db_error::unreadable;
 use super::shard_database::{has_rows, migrate, tables};
 use super::statement::{Statement, load, run};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
+
+pub use intents::Intents;
 
 /// Name of the catalog in errors.
 const PLACE: &str = "the catalog";
@@ -155,7 +154,7 @@ impl Catalog {
         noted.map(drop).map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// The current shard map.
+    /// Returns the current shard map.
     ///
     /// # Errors
     /// The error of the query.
@@ -197,73 +196,13 @@ impl Catalog {
     pub async fn lock_to_change(self) -> Result<Self, Error> {
         let locked =
             load(&self.connection, Statement { sql: CHANGING, binds: &[], cached: false }).await;
-        locked.map_err(|error| told(&error))?;
+        locked.map_err(|error| refused(&error))?;
         Ok(self)
     }
 
-    /// Returns all intents, by name.
-    ///
-    /// # Errors
-    /// The error of the catalog.
-    pub async fn intents(&self) -> Result<Vec<Intent>, Error> {
-        let rows: QueryResult<Vec<(String, String)>> = tessera_intents::table
-            .select((tessera_intents::state, tessera_intents::declaration))
-            .order(tessera_intents::name)
-            .load(&mut &self.connection)
-            .await;
-        let read = |(state, declaration): &(String, String)| {
-            Intent::read(state, declaration).map_err(|cause| unreadable(&cause))
-        };
-        let intents = rows.and_then(|rows| rows.iter().map(read).collect());
-        intents.map_err(|error| told(&error))
-    }
-
-    /// Records durably that a table will be created.
-    ///
-    /// # Errors
-    /// The error of the catalog. Only [`Error::StorageFull`] means for certain that nothing was
-    /// recorded.
-    pub async fn note(&self, table: &Table) -> Result<(), Error> {
-        let noted = diesel::insert_into(tessera_intents::table).values((
-            tessera_intents::name.eq(table.name()),
-            tessera_intents::state.eq(State::Make.name()),
-            tessera_intents::declaration.eq(TableDeclaration::of(table).json()),
-            tessera_intents::at.eq(format_timestamp(Utc::now())),
-        ));
-        noted.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
-    }
-
-    /// Changes the intent durably: the table will be dropped instead of created.
-    ///
-    /// # Errors
-    /// Errors of [`Catalog::note`].
-    pub async fn turn_to_undo(&self, name: &str) -> Result<(), Error> {
-        let row = tessera_intents::table.filter(tessera_intents::name.eq(name));
-        let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
-        turned.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
-    }
-
-    /// Removes an intent that was carried out, and notifies all routers that the tables have
-    /// changed.
-    ///
-    /// # Errors
-    /// Errors of [`Catalog::note`].
-    pub async fn remove(&self, name: &str) -> Result<(), Error> {
-        let done = async {
-            let connection = &self.connection;
-            run(connection, "BEGIN").await?;
-            let row = tessera_intents::table.filter(tessera_intents::name.eq(name));
-            diesel::delete(row).execute(&mut &*connection).await?;
-            run(connection, "SELECT nextval('tessera_tables_changed'); NOTIFY tessera").await?;
-            run(connection, "COMMIT").await
-        };
-        if let Err(error) = done.await {
-            // Without it every later statement of this session would fail. If the session is lost,
-            // this fails as well, which changes nothing.
-            let _ = run(&self.connection, "ROLLBACK").await;
-            return Err(told(&error));
-        }
-        Ok(())
+    /// Returns the recorded intents.
+    pub fn intents(&self) -> Intents<'_> {
+        Intents(&self.connection)
     }
 
     /// Subscribes the session to notifications of changed tables.
@@ -274,15 +213,16 @@ impl Catalog {
         run(&self.connection, "LISTEN tessera").await
     }
 
-    /// Waits for a notification, or until the connection is lost.
-    pub async fn told_of_change(&mut self) -> bool {
+    /// Waits until a table has changed; returns false if the connection is lost.
+    pub async fn table_changed(&mut self) -> bool {
         use futures_util::StreamExt;
-        let mut told = std::pin::pin!(self.connection.notifications_stream());
-        matches!(told.next().await, Some(Ok(_)))
+        let mut notified = std::pin::pin!(self.connection.notifications_stream());
+        matches!(notified.next().await, Some(Ok(_)))
     }
 }
 
-fn told(error: &diesel::result::Error) -> Error {
+/// Logs that a statement of the catalog failed, and returns the error for clients.
+fn refused(error: &diesel::result::Error) -> Error {
     tracing::error!(%error, "the catalog cannot be used");
     super::db_error::DbErrorKind::of(error).error(PLACE)
 }

@@ -20,9 +20,10 @@ use model::table::{Registry, Table};
 use tokio::sync::Mutex;
 
 use super::catalog::{Catalog, CatalogVersion};
-use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
+use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
+use super::term::Term;
 
 /// Interval at which the catalog is polled.
 const EVERY: Duration = Duration::from_secs(1);
@@ -62,7 +63,7 @@ impl CatalogFollower {
             let ended = match self.connect("follower").await {
                 Ok((catalog, term)) => tokio::select! {
                     ended = self.follow(catalog, &mut seen) => ended,
-                    () = self.catalog.ended(term) => {
+                    () = self.catalog.terms().ended(term) => {
                         // The new primary may lack the version that was read from the old one.
                         seen.version = None;
                         Ok(())
@@ -98,8 +99,8 @@ impl CatalogFollower {
                 seen.version = Some(version);
             }
             let pause = std::pin::pin!(tokio::time::sleep(EVERY));
-            let told = std::pin::pin!(catalog.told_of_change());
-            select(pause, told).await;
+            let changed = std::pin::pin!(catalog.table_changed());
+            select(pause, changed).await;
         }
         Ok(())
     }
@@ -125,7 +126,7 @@ impl CatalogFollower {
         }
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
-        let before = catalog.intents().await.map_err(|error| told(&error))?;
+        let before = catalog.intents().load().await.map_err(|error| told(&error))?;
         let declared = self.shards.iter().map(async |(leader, _)| {
             if Arc::ptr_eq(leader, &self.catalog) {
                 // This reuses the open session instead of opening another one to the same node.
@@ -135,7 +136,7 @@ impl CatalogFollower {
         });
         let shards = join_all(declared).await;
         let shards: Vec<(Registry, u64)> = shards.into_iter().collect::<Result<_, _>>()?;
-        let after = catalog.intents().await.map_err(|error| told(&error))?;
+        let after = catalog.intents().load().await.map_err(|error| told(&error))?;
         let pending = before.iter().chain(&after);
         let pending: Vec<&str> = pending.map(|intent| intent.table.name()).collect();
         let known = self.registry.load_full();

@@ -32,7 +32,7 @@ pub fn start(tracker: &Arc<PrimaryTracker>) {
 async fn run(tracker: Arc<PrimaryTracker>, member: usize) {
     let mut is_told = false;
     loop {
-        tracker.until(|term| term.member != member).await;
+        tracker.terms().until(|term| term.member != member).await;
         if let Err(error) = follow(&tracker, member, &mut is_told).await {
             let (node, at) = (tracker.called(member), &tracker.members()[member].address);
             // Logged once as a warning, however often it is retried.

@@ -16,8 +16,6 @@ mod hash;
 pub(super) mod nodes;
 pub mod setup;
 pub(super) mod sql;
-pub mod watch;
-pub(super) mod work;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -49,14 +47,14 @@ pub struct Citus(RwLock<Arc<Parts>>);
 /// same shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
-    all: Vec<Part>,
+    all: Vec<CitusShard>,
     /// Groups of nodes that store the shards, in order.
     groups: Vec<i64>,
 }
 
 /// One of Citus' own shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
+struct CitusShard {
     least: i64,
     most: i64,
     group: i64,
@@ -93,12 +91,12 @@ impl Parts {
         let rows = load(connection, statement).await?;
         let part = |row: &super::statement::RowView| {
             let (least, most, group) = (row.bigint(0)?, row.bigint(1)?, row.bigint(2)?);
-            Some(Part { least, most, group })
+            Some(CitusShard { least, most, group })
         };
         Ok(Self::new(rows.iter().filter_map(part).collect()))
     }
 
-    fn new(all: Vec<Part>) -> Self {
+    fn new(all: Vec<CitusShard>) -> Self {
         let mut groups: Vec<i64> = all.iter().map(|part| part.group).collect();
         groups.sort_unstable();
         groups.dedup();
@@ -180,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_key_is_found_in_the_range_of_its_hash() {
-        let part = |least, most, group| Part { least, most, group };
+        let part = |least, most, group| CitusShard { least, most, group };
         let low = i64::from(i32::MIN);
         let parts = Parts::new(vec![part(low, -1, 7), part(0, i64::from(i32::MAX), 3)]);
         // The hash of user_123 is below zero, that of `a` above.

@@ -7,10 +7,13 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use engine::node_address::{NodeAddress, TlsMode};
 use tokio_postgres::error::SqlState;
 
-use super::session::{NodeRole, VERSION_MIN};
+use super::node_address::{NodeAddress, TlsMode};
+use super::node_role::NodeRole;
+
+/// Oldest supported major version of PostgreSQL.
+pub(super) const VERSION_MIN: u32 = 15;
 
 /// Message of tokio-postgres.
 const PASSWORD_MISSING: &str = "password missing";

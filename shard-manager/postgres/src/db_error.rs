@@ -6,8 +6,6 @@
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use model::error::Error;
 
-use super::position_query::Promoted;
-
 /// Text before the table's name in the error that a statement of `sql` raises if it has stored
 /// other rows than it was sent.
 pub(super) const STORED_OTHERWISE: &str = "tessera: not all rows were stored in ";
@@ -22,6 +20,11 @@ const REWRITTEN: [&str; 6] = [
     "rules are not supported for data-modifying statements in WITH",
     "WITH cannot be used in a query that is rewritten by rules",
 ];
+
+/// Error of a node that was read as a replica and accepts writes now.
+#[derive(Debug, thiserror::Error)]
+#[error("the replica that was read was promoted meanwhile")]
+pub(super) struct Promoted;
 
 /// Kind of an error of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,4 +136,9 @@ impl DbErrorKind {
             Self::Swallowed(None) | Self::Other => Error::Internal,
         }
     }
+}
+
+/// Creates the error of a database whose contents are invalid.
+pub(super) fn unreadable(cause: &dyn std::fmt::Display) -> DieselError {
+    DieselError::DeserializationError(cause.to_string().into())
 }

@@ -6,16 +6,16 @@
 //! **Not here:** the other shards (`manager`), statements on rows (`sql`).
 
 use diesel::QueryResult;
-use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use engine::SchemaChange;
 use model::table::Table;
 
 use super::citus::setup;
+use super::db_error::unreadable;
 use super::declarations;
+use super::lane_session::{LaneSession, TransactionError};
 use super::sql;
 use super::statement::{Statement, load, run};
-use super::transaction::{LaneSession, TransactionError};
 
 /// Lock that lets one router at a time change tables. Writers of rows do not wait for it.
 const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(1950, 2)";
@@ -85,9 +85,4 @@ async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResul
     }
     run(connection, &format!("DROP TABLE public.{}", table.name())).await?;
     declarations::remove(connection, table.name()).await
-}
-
-/// Creates the error of a database whose contents are invalid.
-pub(super) fn unreadable(cause: &dyn std::fmt::Display) -> DieselError {
-    DieselError::DeserializationError(cause.to_string().into())
 }

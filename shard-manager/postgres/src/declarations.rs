@@ -10,7 +10,7 @@ use engine::system_tables::tessera_tables;
 use engine::table_declaration::{Row, TableDeclaration};
 use model::table::{Registry, Table};
 
-use super::ddl::unreadable;
+use super::db_error::unreadable;
 use super::sql;
 use super::statement::{Statement, load as load_rows};
 

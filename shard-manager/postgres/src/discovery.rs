@@ -7,12 +7,12 @@
 //! accept writes; two such nodes on the same timeline are an error, and so is a shard without any.
 //! **Not here:** later changes of the primary (`primary_tracker`).
 
-use engine::node_address::{ClusterAddress, NodeAddress};
 use engine::open_error::OpenError;
 use futures_util::future::join_all;
 
 use super::ConnectError;
 use super::node::Node;
+use super::node_address::{ClusterAddress, NodeAddress};
 use super::requirements;
 use super::session::{self, Identity, NodeRole as Role, Session};
 
@@ -28,12 +28,12 @@ pub(super) struct Members {
 }
 
 /// A host, and the result of connecting to it.
-struct Asked {
+struct ConnectionAttempt {
     at: NodeAddress,
     found: Result<Session, ConnectError>,
 }
 
-impl Asked {
+impl ConnectionAttempt {
     fn identity(&self) -> Option<&Identity> {
         self.found.as_ref().ok().map(|session| &session.identity)
     }
@@ -79,18 +79,18 @@ pub(super) async fn find(
 async fn ask_all<'a>(
     listed: impl IntoIterator<Item = &'a NodeAddress>,
     cluster: &ClusterAddress,
-) -> Vec<Asked> {
+) -> Vec<ConnectionAttempt> {
     let hosts = listed.into_iter().flat_map(|at| at.hosts.iter().map(|host| at.at(host)));
     let asked = hosts.map(async |at| {
         let found = session::connect(&at, OPENING, Role::Any, &cluster.timeouts).await;
-        Asked { at, found }
+        ConnectionAttempt { at, found }
     });
     join_all(asked).await
 }
 
 /// Returns the index of the shard that a node with this identity belongs to.
-fn copied(shards: &[Vec<Asked>], identity: &Identity) -> Option<usize> {
-    let same = |asked: &Asked| {
+fn copied(shards: &[Vec<ConnectionAttempt>], identity: &Identity) -> Option<usize> {
+    let same = |asked: &ConnectionAttempt| {
         asked.identity().is_some_and(|found| {
             found.system == identity.system && found.database == identity.database
         })
@@ -98,9 +98,10 @@ fn copied(shards: &[Vec<Asked>], identity: &Identity) -> Option<usize> {
     let known = shards.iter().position(|shard| shard.iter().any(same));
     // If no listed host of a shard answers, its replicas are recognised by the name of their
     // database.
-    let silent = |shard: &&Vec<Asked>| shard.iter().all(|asked| asked.found.is_err());
-    let alike =
-        |shard: &Vec<Asked>| shard.iter().any(|asked| asked.at.database == identity.database);
+    let silent = |shard: &&Vec<ConnectionAttempt>| shard.iter().all(|asked| asked.found.is_err());
+    let alike = |shard: &Vec<ConnectionAttempt>| {
+        shard.iter().any(|asked| asked.at.database == identity.database)
+    };
     let mut gone = shards.iter().enumerate().filter(|(_, shard)| silent(shard) && alike(shard));
     known.or_else(|| match (gone.next(), gone.next()) {
         (Some((shard, _)), None) => Some(shard),
@@ -126,7 +127,7 @@ fn called_alike(address: &ClusterAddress, at: &NodeAddress) -> Result<usize, Ope
 
 /// Chooses the primary among the nodes of a shard, and checks the others.
 async fn members(
-    mut asked: Vec<Asked>,
+    mut asked: Vec<ConnectionAttempt>,
     name: &str,
     cluster: &ClusterAddress,
 ) -> Result<Members, OpenError> {
@@ -137,7 +138,7 @@ async fn members(
     let session = check_fit(session, &primary_name, cluster).await?;
     let identity = session.identity.clone();
     let mut nodes = vec![node(primary_name, primary.at, cluster, &identity)];
-    for Asked { at, found } in asked {
+    for ConnectionAttempt { at, found } in asked {
         let (shard, name) = (name, format!("{name}-replica{}", nodes.len()));
         let found = match found {
             Ok(session) => {
@@ -183,9 +184,9 @@ async fn check_replica(
 }
 
 /// Creates the error of a shard or catalog without a primary, with the reason for each node.
-fn no_primary(asked: Vec<Asked>, name: &str) -> OpenError {
+fn no_primary(asked: Vec<ConnectionAttempt>, name: &str) -> OpenError {
     let hosts: Vec<String> = asked.iter().map(|asked| asked.at.to_string()).collect();
-    let told = asked.into_iter().map(|Asked { at, found }| match found {
+    let told = asked.into_iter().map(|ConnectionAttempt { at, found }| match found {
         Ok(_) => ConnectError::WrongRole {
             node: at.to_string(),
             wanted: Role::Primary,
@@ -231,7 +232,7 @@ pub(super) async fn connect_catalog(
 
 /// Returns the index of the primary: the node on the highest timeline among those that accept
 /// writes, and the first listed one if there are several.
-fn best(asked: &[Asked]) -> Option<usize> {
+fn best(asked: &[ConnectionAttempt]) -> Option<usize> {
     let writable = asked.iter().enumerate();
     let writable = writable.filter_map(|(at, node)| Some((at, node.writable()?.timeline)));
     writable.rev().max_by_key(|(_, timeline)| *timeline).map(|(at, _)| at)

@@ -11,13 +11,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::WriteGroup;
 use model::error::Error;
 use model::table::Table;
 
+use super::node_address::NodeAddress;
 use super::statement::{Bind, RowView, Statement, load};
 
 /// Hazards of the tables `$1`: name, UNLOGGED or not, has rules, has triggers for each row. A
@@ -55,7 +58,7 @@ struct Hazard {
 
 /// One hazard.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Finding {
+pub enum TableHazard {
     /// Table, or sequence of Tessera's, that a crash of its server empties.
     Unlogged {
         /// With its schema.
@@ -72,14 +75,14 @@ pub enum Finding {
     },
 }
 
-impl Finding {
+impl TableHazard {
     /// True if it keeps its table from being written to.
     pub fn is_unlogged(&self) -> bool {
         matches!(self, Self::Unlogged { .. })
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for TableHazard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unlogged { table, remedy } => write!(
@@ -99,7 +102,7 @@ impl fmt::Display for Finding {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hazards {
     tables: BTreeMap<String, Hazard>,
-    found: BTreeSet<Finding>,
+    found: BTreeSet<TableHazard>,
 }
 
 impl Hazards {
@@ -129,12 +132,12 @@ impl Hazards {
                     hazard.unlogged = true;
                     let kind = if row.boolean(3) == Some(true) { "SEQUENCE" } else { "TABLE" };
                     let remedy = format!("ALTER {kind} {table} SET LOGGED");
-                    Finding::Unlogged { table, remedy }
+                    TableHazard::Unlogged { table, remedy }
                 }
                 rule_or_trigger => {
                     hazard.ruled |= rule_or_trigger == "rule";
                     hazard.triggered |= rule_or_trigger == "trigger";
-                    Finding::Meddler { table, name: format!("{rule_or_trigger} {}", text(4)) }
+                    TableHazard::Meddler { table, name: format!("{rule_or_trigger} {}", text(4)) }
                 }
             });
         }
@@ -142,12 +145,15 @@ impl Hazards {
     }
 
     /// Iterates over the hazards of a whole database.
-    pub fn found(&self) -> impl Iterator<Item = &Finding> {
+    pub fn found(&self) -> impl Iterator<Item = &TableHazard> {
         self.found.iter()
     }
 
     /// Returns hazards that an earlier check had not found.
-    pub(super) fn new_since<'h>(&'h self, before: &'h Self) -> impl Iterator<Item = &'h Finding> {
+    pub(super) fn new_since<'h>(
+        &'h self,
+        before: &'h Self,
+    ) -> impl Iterator<Item = &'h TableHazard> {
         self.found.difference(&before.found)
     }
 
@@ -176,6 +182,38 @@ impl Hazards {
     /// True if a rule may rewrite statements on this table.
     pub(super) fn rewrite(&self, table: &Table) -> bool {
         self.tables.get(table.name()).is_some_and(|hazard| hazard.ruled)
+    }
+}
+
+/// Hazards of a primary's tables, as of the last check.
+#[derive(Default)]
+pub struct KnownHazards(ArcSwap<Hazards>);
+
+impl KnownHazards {
+    /// Returns the hazards at the last check.
+    pub fn current(&self) -> Guard<Arc<Hazards>> {
+        self.0.load()
+    }
+
+    /// Records the hazards that were found, and reported to the operator, when the cluster was
+    /// opened.
+    pub fn set(&self, found: Hazards) {
+        self.0.store(Arc::new(found));
+    }
+
+    /// Records the hazards that a check of this node has found, and logs the differences.
+    pub(super) fn record(&self, found: Hazards, (node, at): (&str, &NodeAddress)) {
+        let before = self.0.load_full();
+        if *before == found {
+            return;
+        }
+        for finding in found.new_since(&before) {
+            tracing::warn!(node, %at, "{finding}");
+        }
+        for finding in before.new_since(&found) {
+            tracing::info!(node, %at, "resolved: {finding}");
+        }
+        self.0.store(Arc::new(found));
     }
 }
 

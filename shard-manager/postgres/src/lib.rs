@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a session has the requested role when it is handed out, and a commit on it is
 //! durable.
-//! **Not here:** addresses of nodes (`node_address`); the SQLite engine; the choice of a node.
+//! **Not here:** the SQLite engine, the choice of a node.
 #![forbid(unsafe_code)]
 
 mod backend;
@@ -13,6 +13,8 @@ mod catalog_follower;
 pub mod catalog_watch;
 mod cell;
 pub mod citus;
+mod citus_statements;
+mod citus_watch;
 mod connect_error;
 mod db_error;
 mod ddl;
@@ -20,22 +22,31 @@ mod declarations;
 mod dialect;
 mod discovery;
 pub mod hazards;
+mod insert_predictor;
+mod lane_session;
 pub mod node;
+pub mod node_address;
+mod node_role;
 pub mod open;
 mod page;
 mod point;
 mod position_query;
+mod position_samples;
 pub mod primary_tracker;
 mod proof;
 pub mod readers;
 pub mod replica;
 pub mod requirements;
+mod row_statements;
 mod scan;
 pub mod session;
 pub mod shard_database;
 mod sql;
 mod statement;
 mod statement_cache;
+pub mod target;
+pub mod term;
+mod timeline_file;
 mod timestamp;
 mod tls;
 mod transaction;

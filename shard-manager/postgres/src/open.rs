@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use engine::cluster_spec::ClusterSpec;
-use engine::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use engine::open_error::OpenError;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::runtime_pool::RuntimePool;
@@ -31,15 +30,19 @@ use super::backend::Servers;
 use super::catalog::{Catalog, Cluster};
 use super::catalog_follower::CatalogFollower;
 use super::catalog_watch;
-use super::citus::{Citus, setup, watch};
+use super::citus::{Citus, setup};
+use super::citus_watch;
 use super::discovery::{self, Members};
 use super::hazards::Hazards;
-use super::node::{Node, Target};
-use super::primary_tracker::{self, PrimaryTracker};
+use super::node::Node;
+use super::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
+use super::primary_tracker::PrimaryTracker;
 use super::readers::Readers;
 use super::replica::Replica;
 use super::session::Session;
 use super::shard_database::{Claim, Found, ShardDatabase, shard_of};
+use super::target::Target;
+use super::timeline_file;
 use super::writer::PgWriter;
 
 /// Addresses and settings of a cluster of PostgreSQL nodes.
@@ -138,7 +141,8 @@ async fn prepare(
     let catalog = catalog.migrate().await?;
     let found = catalog.cluster(&wanted, &names).await?;
     check_names(&found, &names)?;
-    let pending = catalog.intents().await.map_err(|error| OpenError::node("catalog", error))?;
+    let pending =
+        catalog.intents().load().await.map_err(|error| OpenError::node("catalog", error))?;
     let mut databases = Vec::with_capacity(sessions.len());
     let mut prepared = Vec::with_capacity(sessions.len());
     for ((index, session), (nodes, name)) in
@@ -147,7 +151,7 @@ async fn prepare(
         let slots: Vec<u16> = found.map.slots_of(index).collect();
         let is_new = !found.ready;
         let claim = Claim { cluster_id: &found.cluster_id, shard: name, slots: &slots, is_new };
-        let history = primary_tracker::history(&session.connection, &session.identity).await;
+        let history = timeline_file::history(&session.connection, &session.identity).await;
         let place = nodes[0].name.clone();
         let known = (address.engine == ServerEngine::Citus).then(Arc::<Citus>::default);
         let database =
@@ -173,7 +177,7 @@ async fn prepare(
     }
     catalog.set_ready().await?;
     for intent in &pending {
-        let removed = catalog.remove(intent.table.name()).await;
+        let removed = catalog.intents().remove(intent.table.name()).await;
         removed.map_err(|error| OpenError::node("catalog", error))?;
     }
     catalog.unlock().await?;
@@ -288,10 +292,10 @@ fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShar
     let replication = Arc::new(replication.with_shared_writers());
     replication.primary().record_schema_change(position);
     let leader = PrimaryTracker::new(members, &identity, Some(&replication), citus);
-    leader.set_hazards(hazards);
+    leader.hazards().set(hazards);
     let writers = writers((name, &leader), timeouts, &replication, runtimes);
     if leader.citus().is_some() {
-        tokio::spawn(watch::watch(Arc::clone(&leader)));
+        tokio::spawn(citus_watch::watch(Arc::clone(&leader)));
     }
     let target = Target::Primary(Arc::clone(&leader));
     let primary = Arc::new(Readers::start(&target, name, &replication, runtimes));

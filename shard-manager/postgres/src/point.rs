@@ -19,7 +19,7 @@ use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
 use engine::NodeRows;
-use engine::replication::ReplicationState;
+use engine::replication::{ReplicationState, presumed_lost};
 use engine::runtime_pool::{RuntimeHandle, RuntimePool};
 use model::error::Error;
 use model::keyspace::Slot;
@@ -33,12 +33,13 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::citus;
 use super::db_error::DbErrorKind;
-use super::node::{NodeError, Target};
+use super::node::NodeError;
 use super::page::Page;
 use super::position_query::{self, PositionQuery};
-use super::primary_tracker::Term;
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
+use super::target::Target;
+use super::term::Term;
 
 /// Most reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
@@ -110,7 +111,7 @@ impl Points {
                 target: target.clone(),
                 shard: shard.to_owned(),
                 replication: Arc::clone(replication),
-                position_query: PositionQuery::of(target),
+                position_query: target.position_query(),
                 open: None,
                 out_until: None,
                 counts: counts.clone(),
@@ -126,7 +127,7 @@ impl Points {
     }
 
     /// Returns the numbers of connections and of reads that wait for one.
-    pub(super) fn vitals(&self) -> PoolStats {
+    pub(super) fn stats(&self) -> PoolStats {
         PoolStats {
             in_use: self.counts.answering.load(Ordering::Relaxed),
             open: self.counts.open.load(Ordering::Relaxed),
@@ -261,14 +262,14 @@ impl Server {
                 tokio::select! {
                     biased;
                     read = tokio::time::timeout(PATIENCE, reading) => read.ok(),
-                    () = self.replication.presumed_lost(self.target.replica()) => None,
+                    () = presumed_lost(&self.replication, self.target.replica()) => None,
                     () = self.target.ended(term) => None,
                 }
             };
             match reading.await {
                 Some(Ok((rows, sequence, known))) => {
-                    let life = match self.target.life(open.term) {
-                        Some(life) => life,
+                    let timeline = match self.target.timeline_id(open.term) {
+                        Some(timeline) => timeline,
                         None if self.replication.timeline().id() == now => now,
                         // The rows may belong to an abandoned timeline.
                         None => return Err(lost()),
@@ -277,7 +278,7 @@ impl Server {
                     // without limit.
                     self.open = Some(open).filter(|open| !open.prepared.is_full());
                     self.out_until = None;
-                    let position = Position { timeline: life, sequence };
+                    let position = Position { timeline, sequence };
                     return Ok(Answer { rows, position, known });
                 }
                 Some(Err(error)) => {

@@ -12,7 +12,7 @@
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 
-use super::node::Target;
+use super::db_error::Promoted;
 use super::statement::RowView;
 
 /// Most bytes of a record that is being replayed. The record of a commit has some hundred bytes,
@@ -27,14 +27,6 @@ pub(super) enum PositionQuery {
 }
 
 impl PositionQuery {
-    /// Returns the query for reads of this node.
-    pub(super) fn of(target: &Target) -> Self {
-        match target {
-            Target::Primary(_) => Self::Primary,
-            Target::Replica(..) => Self::Replica,
-        }
-    }
-
     /// Returns the text of the query.
     pub(super) fn sql(self) -> &'static str {
         match self {
@@ -48,11 +40,6 @@ impl PositionQuery {
         }
     }
 }
-
-/// Error of a node that was read as a replica and accepts writes now.
-#[derive(Debug, thiserror::Error)]
-#[error("the replica that was read was promoted meanwhile")]
-pub(super) struct Promoted;
 
 /// Returns the position up to which the node certainly shows all changes.
 ///

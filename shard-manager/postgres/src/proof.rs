@@ -17,9 +17,10 @@ use diesel_async::pooled_connection::PoolableConnection;
 use model::position::Position;
 use tokio::sync::{mpsc, oneshot};
 
-use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
+use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::sql;
 use super::statement::{Prepared, Statement, pipeline, step};
+use super::term::Term;
 
 /// Most reads that may wait for the next record.
 const QUEUE_MAX: usize = 4_096;
@@ -69,7 +70,7 @@ async fn serve(tracker: Arc<PrimaryTracker>, shard: String, mut waiting: mpsc::R
         let asked = tokio::select! {
             biased;
             asked = waiting.recv_many(&mut all, QUEUE_MAX) => asked,
-            () = async { tracker.until(|term| used.is_some_and(|used| used != *term)).await } => {
+            () = async { tracker.terms().until(|term| used.is_some_and(|used| used != *term)).await } => {
                 // A node keeps only the connections it needs.
                 open = None;
                 continue;
@@ -85,7 +86,7 @@ async fn serve(tracker: Arc<PrimaryTracker>, shard: String, mut waiting: mpsc::R
         let term = tracker.term();
         let marked = tokio::select! {
             marked = tokio::time::timeout(PATIENCE, mark(&tracker, &mut open)) => marked.ok().flatten(),
-            () = tracker.ended(term) => None,
+            () = tracker.terms().ended(term) => None,
         };
         if marked.is_none() {
             open = None;
@@ -118,5 +119,8 @@ async fn mark(tracker: &PrimaryTracker, open: &mut Option<Open>) -> Option<Posit
     let (position, marked) = (results.pop()?.ok()?, results.pop()?.is_ok());
     let sequence = position.first().and_then(|row| row.bigint(0)).filter(|_| marked)?;
     *open = Some(Open { connection, term, prepared });
-    Some(Position { timeline: tracker.life(term), sequence: sequence.cast_unsigned() })
+    Some(Position {
+        timeline: tracker.terms().timeline_id(term),
+        sequence: sequence.cast_unsigned(),
+    })
 }

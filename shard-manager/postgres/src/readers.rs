@@ -19,11 +19,11 @@ use model::reason::Reason;
 use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::node::Target;
 use super::point::{PointRead, Points};
 use super::primary_tracker::PrimaryTracker;
 use super::proof::Proof;
 use super::scan::Scans;
+use super::target::Target;
 
 /// Most rows of a read by key that shares a statement with other reads: a larger one would delay
 /// the others too long.
@@ -115,7 +115,7 @@ impl NodeReader for Readers {
     }
 
     fn pool_stats(&self) -> PoolStats {
-        self.points.vitals().with(&self.scans.vitals())
+        self.points.stats().with(&self.scans.stats())
     }
 }
 
@@ -136,7 +136,7 @@ impl PrimaryReader for Readers {
     }
 
     fn is_ahead(&self, timeline: u32) -> bool {
-        self.tracker().is_ahead(timeline)
+        self.tracker().terms().is_ahead(timeline)
     }
 
     fn find_primary(&self) -> BoxFuture<'_, ()> {

@@ -17,18 +17,20 @@ use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use engine::fault_injector::FaultInjector;
-use engine::node_address::NodeAddress;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::runtime_pool::RuntimePool;
 use engine::{NodeLabel, NodeReader, ReplicaNode};
 use tokio::sync::Notify;
 
 use super::hazards::Hazards;
-use super::node::{Node, Target};
-use super::primary_tracker::{DEPOSED, PrimaryTracker, Term};
+use super::node::Node;
+use super::node_address::NodeAddress;
+use super::primary_tracker::{DEPOSED, PrimaryTracker};
 use super::readers::Readers;
 use super::session::NodeRole;
 use super::statement::{Statement, load};
+use super::target::Target;
+use super::term::Term;
 
 /// Interval of the queries while no request waits for a position.
 const IDLE: Duration = Duration::from_millis(100);
@@ -271,8 +273,8 @@ impl Watcher {
         if timeline < term.timeline || term.member != self.index {
             return Err(DEPOSED.to_owned());
         }
-        self.tracker.remember(standing.shows, asked_at);
-        self.replication.update_if_current(self.tracker.life(term), |replication| {
+        self.tracker.samples().record(standing.shows, asked_at);
+        self.replication.update_if_current(self.tracker.terms().timeline_id(term), |replication| {
             replication.primary().observe(standing.shows);
             replication.timeline().set_silent(false);
         });
@@ -289,7 +291,10 @@ impl Watcher {
         }
         self.looked_at = Some(Instant::now());
         match tokio::time::timeout(PATIENCE, Hazards::of_database(connection)).await {
-            Ok(Ok(found)) => self.tracker.saw(found),
+            Ok(Ok(found)) => {
+                let node = (self.tracker.name(), self.tracker.address());
+                self.tracker.hazards().record(found, node);
+            }
             Ok(Err(error)) => tracing::debug!(%error, "the tables cannot be checked for hazards"),
             Err(_elapsed) => tracing::debug!("the tables could not be checked for hazards in time"),
         }
@@ -311,8 +316,8 @@ impl Watcher {
             let nothing = "it receives nothing from the primary";
             return Err(if standing.is_hidden { HIDDEN } else { nothing }.to_owned());
         }
-        let current_at = self.tracker.had_all_at(standing.shows);
-        self.replication.update_if_current(self.tracker.life(term), |replication| {
+        let current_at = self.tracker.samples().had_all_at(standing.shows);
+        self.replication.update_if_current(self.tracker.terms().timeline_id(term), |replication| {
             replication.replicas().record_applied(self.index, standing.shows, current_at);
             if let Some((received, _)) = standing.received {
                 replication.replicas().record_durable(self.index, received);

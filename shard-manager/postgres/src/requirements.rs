@@ -12,7 +12,7 @@ use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::hazards::{Finding, Hazards};
+use super::hazards::{Hazards, TableHazard};
 use super::session::{Identity, Session};
 
 /// Number of routers for which a node should have connections: a new one starts before the old one
@@ -106,7 +106,7 @@ pub enum Warning {
         /// Name of the node.
         node: String,
         /// Rule or trigger.
-        found: Finding,
+        found: TableHazard,
     },
     /// The clocks differ.
     #[error("the clock of {node} is {} ms {} ours: run NTP on both", offset.as_millis(), side(*ahead))]
@@ -220,7 +220,7 @@ pub enum Unsuitable {
         /// Name of the node.
         node: String,
         /// Table, and the statement that repairs it.
-        found: Finding,
+        found: TableHazard,
     },
     /// The clocks differ too much.
     #[error(
@@ -279,8 +279,8 @@ pub async fn check(
         for found in hazards.found().cloned() {
             let node = node.clone();
             warnings.push(match found {
-                Finding::Unlogged { .. } => return Err(Unsuitable::Unlogged { node, found }),
-                Finding::Meddler { .. } => Warning::Meddler { node, found },
+                TableHazard::Unlogged { .. } => return Err(Unsuitable::Unlogged { node, found }),
+                TableHazard::Meddler { .. } => Warning::Meddler { node, found },
             });
         }
     }

@@ -30,12 +30,13 @@ use tokio::runtime::Handle;
 use super::citus;
 use super::db_error::DbErrorKind;
 use super::dialect::Select;
-use super::node::{NodeError, Target};
+use super::node::NodeError;
 use super::page::{push_object, value};
 use super::point::tell_unreadable;
 use super::position_query::{self, PositionQuery};
-use super::primary_tracker::Term;
 use super::statement::{Prepared, Statement, for_each_row, load, run};
+use super::target::Target;
+use super::term::Term;
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -108,7 +109,7 @@ impl Scans {
         let builder = Pool::builder(Connector(target.clone()));
         let builder = builder.max_size(CONNECTIONS_MAX).runtime(PoolRuntime::Tokio1);
         let pool = builder.build().expect("a pool with a runtime can always be built");
-        let (shard, position_query) = (shard.to_owned(), PositionQuery::of(target));
+        let (shard, position_query) = (shard.to_owned(), target.position_query());
         let (target, replication) = (target.clone(), Arc::clone(replication));
         let scans =
             Self { shard, target, position_query, replication, pool, runtime: Handle::current() };
@@ -165,7 +166,7 @@ impl Scans {
                     position_query,
                     &load(&session.connection, seen).await?,
                 )?;
-                let timeline = target.life(session.term).unwrap_or(now);
+                let timeline = target.timeline_id(session.term).unwrap_or(now);
                 Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
             })
         });
@@ -229,7 +230,7 @@ impl Scans {
     }
 
     /// Returns the number of connections, and of those in use.
-    pub(super) fn vitals(&self) -> PoolStats {
+    pub(super) fn stats(&self) -> PoolStats {
         let pool = self.pool.status();
         let in_use = pool.size.saturating_sub(pool.available);
         PoolStats { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }

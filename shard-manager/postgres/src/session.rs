@@ -8,23 +8,20 @@
 //! **Invariant:** a session is returned only if its node had the requested role at that moment.
 //! **Not here:** requirements of a node (`requirements`), pools, statements.
 
-use std::fmt;
 use std::time::Duration;
 
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use engine::node_address::{NodeAddress, Timeouts, TlsMode};
 use model::topology::Role;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{NoTls, Socket};
 
-use super::connect_error::ConnectError;
+use super::connect_error::{ConnectError, VERSION_MIN};
+use super::node_address::{NodeAddress, Timeouts, TlsMode};
+pub use super::node_role::NodeRole;
 use super::tls;
-
-/// Oldest supported major version of PostgreSQL.
-pub const VERSION_MIN: u32 = 15;
 
 /// Time after which a transaction without a statement is ended: the writer has lost its router, and
 /// its locks must be freed.
@@ -34,27 +31,6 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
-
-/// Role that a node of an address must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeRole {
-    /// The node accepts writes.
-    Primary,
-    /// The node is in recovery.
-    Replica,
-    /// Any role.
-    Any,
-}
-
-impl fmt::Display for NodeRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "primary",
-            Self::Replica => "replica",
-            Self::Any => "node",
-        })
-    }
-}
 
 /// Identity that a node reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +107,7 @@ async fn attempt(
         cause: error.to_string(),
     };
     // A Unix socket leads only to this machine; libpq uses no TLS there either.
-    let local = address.hosts.iter().all(engine::node_address::Host::is_socket);
+    let local = address.hosts.iter().all(super::node_address::Host::is_socket);
     let secured = if local { None } else { tls::connector(address).map_err(tls_error)? };
     let Some(connector) = secured else {
         settings.ssl_mode(SslMode::Disable);
@@ -210,7 +186,7 @@ where
     if let Some(found) = driver.parameter("server_version").filter(|found| is_too_old(found)) {
         return Err(ConnectError::TooOld { node, found: found.to_owned() });
     }
-    let other = |error: &dyn fmt::Display| ConnectError::Other {
+    let other = |error: &dyn std::fmt::Display| ConnectError::Other {
         node: address.to_string(),
         cause: error.to_string(),
     };

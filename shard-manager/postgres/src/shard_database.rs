@@ -18,11 +18,11 @@ use model::table::{Registry, Table};
 
 use super::citus::{Citus, setup};
 use super::hazards::Hazards;
+use super::insert_predictor::InsertPredictor;
+use super::lane_session::LaneSession;
 use super::session::Identity;
 use super::statement::{Bind, Prepared, Statement, load, run};
 use super::statement_cache::StatementCache;
-use super::transaction::LaneSession;
-use super::upsert::InsertPredictor;
 use super::{ddl, declarations, sql};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/shard");

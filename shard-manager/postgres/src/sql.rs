@@ -110,7 +110,7 @@ pub(super) fn remove(table: &Table) -> String {
 /// Wraps a statement of [`insert`], [`update`] or [`remove`] so that it fails unless it affects
 /// every row that it is given: a trigger, a rule or a policy may skip some without an error. It
 /// fails by casting a sentence to a number.
-pub(super) fn counted(table: &Table, statement: &str) -> String {
+pub(super) fn require_all_rows(table: &Table, statement: &str) -> String {
     let name = table.name();
     format!(
         "WITH done AS ({statement} RETURNING 1) SELECT CASE count(*) WHEN cardinality($1) THEN 0 \
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn a_statement_that_affects_fewer_rows_than_it_is_given_fails() {
         assert_eq!(
-            counted(&idempotency::TABLE, &remove(&idempotency::TABLE)),
+            require_all_rows(&idempotency::TABLE, &remove(&idempotency::TABLE)),
             "WITH done AS (DELETE FROM tessera_idempotency r USING \
              unnest($1::integer[],$2::text[],$3::text[]) AS k(slot,shard_key,idempotency_key) WHERE r.slot=k.slot AND \
              r.shard_key=k.shard_key AND r.idempotency_key=k.idempotency_key RETURNING 1) SELECT CASE count(*) \

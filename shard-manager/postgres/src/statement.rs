@@ -5,6 +5,7 @@
 //! `engine::select` and `point`.
 //! **Not here:** the texts themselves; the binary form of a value (`cell`).
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::future::Future;
 use std::io::Write as _;
@@ -33,6 +34,9 @@ pub(super) struct Statement<'s> {
     /// True if it stays prepared.
     pub(super) cached: bool,
 }
+
+/// A statement and its values.
+pub(super) type Work<'w> = (Cow<'w, str>, Vec<Bind>);
 
 /// A value to bind, encoded.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,6 +196,22 @@ impl RowView {
     /// Returns a text; `None` if it is null.
     pub(super) fn text(&self, column: usize) -> Option<String> {
         self.cell(column, |bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+}
+
+/// A statement that locks rows and returns those that exist.
+pub(super) struct Locking<'w> {
+    pub(super) sql: Cow<'w, str>,
+    pub(super) binds: Vec<Bind>,
+    /// Indexes of the rows in the batch.
+    pub(super) rows: Vec<usize>,
+}
+
+impl Locking<'_> {
+    /// Returns the index in the batch of a returned row.
+    pub(super) fn place(&self, row: &RowView) -> Option<usize> {
+        let number = row.bigint(0).unwrap_or(0) as usize;
+        number.checked_sub(1).and_then(|index| self.rows.get(index)).copied()
     }
 }
 

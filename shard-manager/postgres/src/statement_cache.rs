@@ -27,12 +27,12 @@ pub(super) struct TableStatements {
 
 impl TableStatements {
     /// Statements that fail unless they affect each of their rows.
-    fn counted(table: &Arc<Table>) -> Self {
+    fn requiring_all_rows(table: &Arc<Table>) -> Self {
         let plain = Self::plain(table);
         Self {
-            insert: sql::counted(table, &plain.insert),
-            update: sql::counted(table, &plain.update),
-            remove: sql::counted(table, &plain.remove),
+            insert: sql::require_all_rows(table, &plain.insert),
+            update: sql::require_all_rows(table, &plain.update),
+            remove: sql::require_all_rows(table, &plain.remove),
             ..plain
         }
     }
@@ -74,7 +74,7 @@ impl StatementCache {
         if self.tables.len() == TABLES_MAX {
             self.tables.clear();
         }
-        let statements = Arc::new(TableStatements::counted(table));
+        let statements = Arc::new(TableStatements::requiring_all_rows(table));
         self.tables.push(Arc::clone(&statements));
         statements
     }

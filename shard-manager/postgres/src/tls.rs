@@ -17,7 +17,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use engine::node_address::{NodeAddress, TlsMode};
+use super::node_address::{NodeAddress, TlsMode};
 
 /// Reason why there are no root certificates.
 #[derive(Debug, thiserror::Error)]

@@ -23,48 +23,16 @@ use model::table::Table;
 use model::value::{ColumnType, Value, format_timestamp};
 
 use super::cell;
-use super::citus::work::Versions;
-use super::citus::{self, Parts};
+use super::citus::Parts;
+use super::citus_statements::{self, Versions};
 use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
+use super::lane_session::{LaneSession, Stored, TransactionError, ended};
 use super::sql::{self, UpsertMode};
-use super::statement::{Bind, PipelineStep, RowView, Statement, load, pipeline, plain, step};
-use super::transaction::{LaneSession, Stored, TransactionError, Work, ended};
+use super::statement::{Bind, PipelineStep, RowView, Statement, Work, load, pipeline, plain, step};
 
 /// Most statements of one transaction. Batches with more groups take the general path.
 const GROUPS_MAX: usize = 16;
-/// Number of successive new rows after which the next are expected to be new.
-const NEW_FIRST: u32 = 64;
-/// Largest such number after wrong predictions.
-const NEW_MAX: u32 = 65_536;
-
-/// Predicts that rows are new. A wrong prediction costs a round trip and a line in the log of the
-/// server, so many new rows are needed for it, and twice as many after each wrong one.
-#[derive(Debug)]
-pub(super) struct InsertPredictor {
-    seen: u32,
-    needed: u32,
-}
-
-impl Default for InsertPredictor {
-    fn default() -> Self {
-        Self { seen: 0, needed: NEW_FIRST }
-    }
-}
-
-impl InsertPredictor {
-    fn is_expected(&self) -> bool {
-        self.seen >= self.needed
-    }
-
-    fn was_wrong(&mut self) {
-        *self = Self { seen: 0, needed: (self.needed * 2).min(NEW_MAX) };
-    }
-
-    fn learn(&mut self, made: u32, changed: u32) {
-        self.seen = if changed > 0 { 0 } else { self.seen.saturating_add(made) };
-    }
-}
 
 /// Rows of one table with the same columns, each row once.
 struct Group<'u> {
@@ -235,7 +203,7 @@ async fn store(
         if let Some(citus) = citus {
             let rows = (&**group.table, &*group.rows, group.shown);
             let parts = citus.parts();
-            stored.push(citus::work::upsert(&mut work, &parts, rows, &now, versions.as_mut()));
+            stored.push(citus_statements::upsert(&mut work, &parts, rows, &now, versions.as_mut()));
             continue;
         }
         if !group.locked.is_empty() {

@@ -12,21 +12,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::forgetting::Forgetting;
-use engine::node_address::Timeouts;
-use engine::replication::ReplicationState;
+use engine::replication::{ReplicationState, presumed_lost};
 use engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
 use model::error::Outcome;
 use model::position::Position;
 use model::value::{ColumnType, Value};
 
 use super::db_error::DbErrorKind;
-use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
+use super::insert_predictor::InsertPredictor;
+use super::lane_session::{LaneSession, Stored, TransactionError};
+use super::node_address::Timeouts;
+use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, load, run};
 use super::statement_cache::StatementCache;
-use super::transaction::{self, LaneSession, Stored, TransactionError};
-use super::upsert::{self, InsertPredictor};
+use super::term::Term;
 use super::{citus, ddl};
+use super::{transaction, upsert};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::future::BoxFuture;
@@ -119,7 +121,7 @@ impl PgWriter {
         let (mut session, term) = self.session().await?;
         let applied = async {
             if !alone
-                && !self.tracker.hazards().touch(groups)
+                && !self.tracker.hazards().current().touch(groups)
                 && let Some(stored) = upsert::apply(&mut session, groups).await
             {
                 return stored;
@@ -128,7 +130,7 @@ impl PgWriter {
         };
         let applied = self.in_time(term, applied).await;
         self.keep((session, term), &applied);
-        applied.map(|stored| (stored, self.tracker.life(term)))
+        applied.map(|stored| (stored, self.tracker.terms().timeline_id(term)))
     }
 
     /// Waits for work on a connection, with a time limit, and as long as its node is the primary
@@ -145,8 +147,8 @@ impl PgWriter {
             worked = tokio::time::timeout(patience(self.timeouts), work) => {
                 worked.unwrap_or(in_doubt)
             }
-            () = self.tracker.ended(term) => in_doubt,
-            () = self.replication.presumed_lost(None) => in_doubt,
+            () = self.tracker.terms().ended(term) => in_doubt,
+            () = presumed_lost(&self.replication, None) => in_doubt,
         }
     }
 
@@ -177,10 +179,10 @@ impl PgWriter {
     }
 
     /// Records stored changes of a term, and returns their position.
-    fn stored(&self, life: u32, sequence: u64) -> Position {
+    fn stored(&self, timeline_id: u32, sequence: u64) -> Position {
         self.replication
-            .update_if_current(life, |replication| replication.primary().observe(sequence));
-        Position { timeline: life, sequence }
+            .update_if_current(timeline_id, |replication| replication.primary().observe(sequence));
+        Position { timeline: timeline_id, sequence }
     }
 
     async fn apply_groups(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
@@ -194,8 +196,8 @@ impl PgWriter {
         loop {
             tries += 1;
             let failed = match self.apply_once(groups, tries > 1).await {
-                Ok((Stored { rows, position }, life)) => {
-                    return Ok(BatchDone { rows, position: self.stored(life, position) });
+                Ok((Stored { rows, position }, timeline_id)) => {
+                    return Ok(BatchDone { rows, position: self.stored(timeline_id, position) });
                 }
                 Err(failed) => failed,
             };
@@ -223,14 +225,14 @@ impl PgWriter {
             Ok((mut session, term)) => {
                 let changed = self.in_time(term, ddl::change(&mut session, change)).await;
                 self.keep((session, term), &changed);
-                changed.map(|position| (position, self.tracker.life(term)))
+                changed.map(|position| (position, self.tracker.terms().timeline_id(term)))
             }
             Err(failed) => Err(failed),
         };
         match changed {
-            Ok((position, life)) => {
-                self.stored(life, position);
-                self.replication.update_if_current(life, |replication| {
+            Ok((position, timeline_id)) => {
+                self.stored(timeline_id, position);
+                self.replication.update_if_current(timeline_id, |replication| {
                     replication.primary().record_schema_change(position)
                 });
                 Ok(position)

@@ -33,7 +33,7 @@ use rows::{RowRules, Scan};
 
 /// A difference between the cluster and its rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Finding {
+pub struct Discrepancy {
     /// The shard.
     pub shard: String,
     /// The node.
@@ -69,7 +69,7 @@ pub struct AuditReport {
     /// Shards whose primary could be read, by name.
     pub shards: Vec<ShardAudit>,
     /// Findings: all, or the first [`AuditReport::FINDINGS_MAX`].
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Discrepancy>,
     /// Number of findings.
     pub found: u64,
     /// Notes about checks that could not be made, without a fault.
@@ -139,7 +139,7 @@ struct Audit<'a> {
 }
 
 impl Audit<'_> {
-    fn find(&self, finding: Finding) {
+    fn find(&self, finding: Discrepancy) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.found += 1;
         if report.findings.len() < AuditReport::FINDINGS_MAX {
@@ -157,13 +157,13 @@ impl Audit<'_> {
     }
 
     /// Creates a finding about a node as a whole.
-    fn about(&self, file: &NodeFile, what: impl Into<String>, expected: &str) -> Finding {
-        Finding {
+    fn about(&self, file: &NodeFile, what: impl Into<String>, expected: &str) -> Discrepancy {
+        Discrepancy {
             shard: self.view.map.topology().name(file.shard).to_owned(),
             node: file.node.clone(),
             what: what.into(),
             expected: expected.to_owned(),
-            ..Finding::default()
+            ..Discrepancy::default()
         }
     }
 

@@ -21,7 +21,7 @@ use super::comparing::Comparing;
 use super::control::ControlSocket;
 use super::data_dir::DataDir;
 use super::guard::Guard;
-use super::intents::{self, Intent, Intents};
+use super::intents::{self, Intent, IntentTable};
 
 /// The files of an embedded cluster, and the background work on them.
 pub(super) struct Files {
@@ -125,7 +125,7 @@ impl FileLock {
     /// Works on the file of intents, on a thread that may block.
     fn with_intents<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Intents) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&mut IntentTable) -> Result<T, Error> + Send + 'static,
     ) -> EngineFuture<'_, T> {
         let (catalog, closed) = (self.catalog.clone(), Arc::clone(&self.closed));
         // The next change waits for this work even if the future is dropped.
@@ -137,7 +137,10 @@ impl FileLock {
                     // Another process may own the catalog by now.
                     return Err(intents::unavailable(&"the router ends"));
                 }
-                work(&mut Intents::open(&catalog).map_err(|error| intents::unavailable(&error))?)
+                work(
+                    &mut IntentTable::open(&catalog)
+                        .map_err(|error| intents::unavailable(&error))?,
+                )
             });
             task.await.unwrap_or(Err(Error::Internal))
         })
@@ -146,7 +149,7 @@ impl FileLock {
 
 impl SchemaLock for FileLock {
     fn pending(&self) -> EngineFuture<'_, Vec<Intent>> {
-        self.with_intents(Intents::list)
+        self.with_intents(IntentTable::list)
     }
 
     fn record_create<'a>(&'a self, table: &'a Table) -> EngineFuture<'a, ()> {

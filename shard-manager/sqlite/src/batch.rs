@@ -4,7 +4,9 @@
 //! idempotency keys, appends the changed rows to the change log, and updates the counters. SQLite
 //! alone undoes a statement that it refuses, so a bad change does not affect its neighbours.
 //!
-//! **Not here:** beginning and committing (`writer`).
+//! **Not here:** reading and writing rows (`stored_rows`), beginning and committing (`writer`).
+
+mod stored_rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,11 +25,11 @@ use model::idempotency;
 use model::keyspace::Slot;
 use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
-use model::value::{Value, format_timestamp, push_json_number};
+use model::value::{Value, format_timestamp};
 
-use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement, for_each_row};
-use super::row_json::value;
+use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement};
 use super::{log, sql};
+use stored_rows::StoredRows;
 
 /// Most records of idempotency keys that one batch removes.
 const FORGOTTEN_MAX: usize = 256;
@@ -49,8 +51,7 @@ impl Counters {
 
 /// A transaction in progress.
 pub(super) struct Batch<'t> {
-    connection: &'t mut SqliteConnection,
-    shapes: &'t mut PreparedShapes,
+    rows: StoredRows<'t>,
     counters: Counters,
     now: String,
     log: Vec<u8>,
@@ -76,13 +77,14 @@ impl<'t> Batch<'t> {
     ) -> Self {
         let now = format_timestamp(Utc::now());
         let (log, rows_added) = (Vec::new(), BTreeMap::new());
-        Self { connection, shapes, counters, now, log, rows_added, expects_new: false }
+        let rows = StoredRows { connection, shapes };
+        Self { rows, counters, now, log, rows_added, expects_new: false }
     }
 
     /// Applies the groups in order. The changed rows must fit into one log entry: a larger batch is
     /// aborted, to be split, unless it is a single change; a larger atomic group is refused.
     pub(super) fn run(mut self, groups: &[WriteGroup<'_>]) -> QueryResult<Applied> {
-        let foreign = self.slots_not_owned(groups)?;
+        let foreign = self.rows.slots_not_owned(groups, &self.now)?;
         let count: usize = groups.iter().map(|group| group.rows.len()).sum();
         let mut rows = Vec::with_capacity(count);
         let mut answered = 0;
@@ -111,26 +113,6 @@ impl<'t> Batch<'t> {
         Ok(Applied { rows, counters: self.counters, logged: self.log.len() as u64 })
     }
 
-    /// Returns the slots that are not owned here. The database decides, inside the transaction that
-    /// writes to them.
-    fn slots_not_owned(&mut self, groups: &[WriteGroup<'_>]) -> QueryResult<BTreeSet<i64>> {
-        let mut slots = Vec::new();
-        for change in groups.iter().flat_map(|group| group.rows) {
-            slots.push(if slots.is_empty() { b'[' } else { b',' });
-            push_json_number(&mut slots, change.slot.number());
-        }
-        slots.push(b']');
-        let slots = String::from_utf8(slots).expect("digits, commas and brackets are ASCII");
-        let binds = [Bind::Text(&slots), Bind::Text(&self.now)];
-        let statement = Statement { sql: sql::SLOTS_NOT_OWNED, binds: &binds, cached: true };
-        let mut foreign = BTreeSet::new();
-        for_each_row(self.connection, statement, |row| {
-            foreign.extend(row.int(0));
-            Ok(())
-        })?;
-        Ok(foreign)
-    }
-
     /// Applies all of these changes, or undoes them and reports for each that it was undone.
     fn apply_atomic(
         &mut self,
@@ -138,7 +120,7 @@ impl<'t> Batch<'t> {
         places: &[usize],
         foreign: &BTreeSet<i64>,
     ) -> QueryResult<Vec<Result<RowDone, Error>>> {
-        self.connection.batch_execute("SAVEPOINT whole")?;
+        self.rows.connection.batch_execute("SAVEPOINT whole")?;
         let (counters, logged, added) = (self.counters, self.log.len(), self.rows_added.clone());
         let mut done = Vec::with_capacity(changes.len());
         let mut answered = 0;
@@ -160,10 +142,10 @@ impl<'t> Batch<'t> {
             done.push(row);
         }
         let Some((culprit, error)) = refused else {
-            self.connection.batch_execute("RELEASE whole")?;
+            self.rows.connection.batch_execute("RELEASE whole")?;
             return Ok(done);
         };
-        self.connection.batch_execute("ROLLBACK TO whole; RELEASE whole")?;
+        self.rows.connection.batch_execute("ROLLBACK TO whole; RELEASE whole")?;
         self.counters = counters;
         self.log.truncate(logged);
         self.rows_added = added;
@@ -188,6 +170,8 @@ impl<'t> Batch<'t> {
         Ok(outcome)
     }
 
+    /// Applies a change, unless its slot is not owned here or it was stored before under its
+    /// idempotency key.
     fn apply_owned(
         &mut self,
         change: &RowWrite,
@@ -196,11 +180,6 @@ impl<'t> Batch<'t> {
         if foreign.contains(&i64::from(change.slot.number())) {
             return Ok(Err(Error::SlotNotOwned));
         }
-        self.apply_once(change)
-    }
-
-    /// Applies a change, unless it was stored before under its idempotency key.
-    fn apply_once(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
         if let Some(answer) = self.replayed(change)? {
             return Ok(answer);
         }
@@ -215,7 +194,7 @@ impl<'t> Batch<'t> {
     /// Returns the first result, if the change was stored before under its idempotency key.
     fn replayed(&mut self, change: &RowWrite) -> QueryResult<Option<Result<RowDone, Error>>> {
         let Some(key) = idempotency::key(change) else { return Ok(None) };
-        let found = self.remembered(change, key)?;
+        let found = self.rows.remembered(change, key)?;
         Ok(found.map(|(fingerprint, answer)| idempotency::replay(change, &fingerprint, &answer)))
     }
 
@@ -229,50 +208,11 @@ impl<'t> Batch<'t> {
         kept?.map(drop).map_err(|_| DieselError::RollbackTransaction)
     }
 
-    /// Returns the record of an idempotency key, if there is one.
-    fn remembered(
-        &mut self,
-        change: &RowWrite,
-        key: &str,
-    ) -> QueryResult<Option<(String, String)>> {
-        let slot = Bind::Int(i64::from(change.slot.number()));
-        let binds = [slot, Bind::Text(&change.key), Bind::Text(key)];
-        let statement = Statement { sql: sql::REMEMBERED, binds: &binds, cached: true };
-        let mut found = None;
-        for_each_row(self.connection, statement, |row| {
-            let text = |column| row.text(column, str::to_owned).unwrap_or_default();
-            found = Some((text(0), text(1)));
-            Ok(())
-        })?;
-        Ok(found)
-    }
-
     /// Removes records of idempotency keys that are too old, a few in each batch, oldest first.
     ///
     /// Returns true if none are left.
     pub(super) fn forget_old(&mut self) -> QueryResult<bool> {
-        let Forgetting { from, until, witness } = Forgetting::now();
-        if let Some((from, until)) = witness {
-            let binds = [Bind::Text(&from), Bind::Text(&until)];
-            let statement = Statement { sql: sql::WITNESS, binds: &binds, cached: true };
-            let mut is_sure = false;
-            for_each_row(self.connection, statement, |_| {
-                is_sure = true;
-                Ok(())
-            })?;
-            if !is_sure {
-                return Ok(true);
-            }
-        }
-        let binds = [Bind::Text(&from), Bind::Text(&until), Bind::Int(FORGOTTEN_MAX as i64)];
-        let statement = Statement { sql: sql::FORGOTTEN, binds: &binds, cached: true };
-        let mut old = Vec::new();
-        for_each_row(self.connection, statement, |row| {
-            let slot = row.int(0).and_then(|slot| Slot::new(u16::try_from(slot).ok()?));
-            let text = |column| row.text(column, str::to_owned).unwrap_or_default();
-            old.extend(slot.map(|slot| (slot, text(1), text(2))));
-            Ok(())
-        })?;
+        let old = self.rows.old_records(&Forgetting::now(), FORGOTTEN_MAX)?;
         old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))?;
         Ok(old.len() < FORGOTTEN_MAX)
     }
@@ -299,13 +239,13 @@ impl<'t> Batch<'t> {
             && change.missing().is_none()
         {
             let image = row_image::made(change, &self.server_columns());
-            match self.insert(change, &image, true) {
+            match self.rows.insert(change, &image, true) {
                 Ok(0) => self.expects_new = false,
                 Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
                 Err(error) => return refusal(error),
             }
         }
-        let current = self.current(change)?;
+        let current = self.rows.current(change)?;
         self.expects_new = current.is_none();
         let kind = match row_image::outcome(change, current.as_deref()) {
             Ok(kind) => kind,
@@ -319,9 +259,9 @@ impl<'t> Batch<'t> {
             }
         };
         let ran = match kind {
-            Change::Created => self.insert(change, &image, false).map(drop),
-            Change::Changed => self.update(change, &image),
-            Change::Removed => self.remove(change),
+            Change::Created => self.rows.insert(change, &image, false).map(drop),
+            Change::Changed => self.rows.update(change, &image),
+            Change::Removed => self.rows.remove(change),
         };
         match ran {
             Ok(()) => Ok(Ok(self.finish(change, kind, &image))),
@@ -340,58 +280,8 @@ impl<'t> Batch<'t> {
         self.note(change, done)
     }
 
-    /// Returns the answered columns of the row; `None` if there is none. No other writer can change
-    /// it meanwhile.
-    fn current(&mut self, change: &RowWrite) -> QueryResult<Option<Vec<Value>>> {
-        let mut binds = Vec::with_capacity(change.id.len() + 2);
-        push_row_binds(&mut binds, change);
-        let table = &change.table;
-        let statements = self.shapes.statements(table);
-        let statement = Statement { sql: &statements.select_row, binds: &binds, cached: true };
-        let mut current = None;
-        for_each_row(self.connection, statement, |row| {
-            let columns = table.answered().map(|column| table.column(column).kind);
-            current = Some(columns.enumerate().map(|(at, kind)| value(row, at, kind)).collect());
-            Ok(())
-        })?;
-        Ok(current)
-    }
-
     fn server_columns(&self) -> ServerColumns<'_> {
         ServerColumns { version: self.counters.version + 1, now: &self.now }
-    }
-
-    /// Inserts a row, and returns the number of new rows: none, if `may_exist` and it does.
-    fn insert(&mut self, change: &RowWrite, row: &[Value], may_exist: bool) -> QueryResult<usize> {
-        let slot = Bind::Int(i64::from(change.slot.number()));
-        let mut binds = Vec::with_capacity(row.len() + 2);
-        binds.extend([slot, Bind::Text(&change.key)]);
-        binds.extend(row.iter().map(Bind::from));
-        let statements = self.shapes.statements(&change.table);
-        let sql = if may_exist { &statements.insert_new } else { &statements.insert };
-        Statement { sql, binds: &binds, cached: true }.execute(self.connection)
-    }
-
-    fn update(&mut self, change: &RowWrite, row: &[Value]) -> QueryResult<()> {
-        let table = &change.table;
-        let set: Vec<usize> = change.set.iter().map(|(column, _)| *column).collect();
-        let mut binds: Vec<Bind<'_>> = change.set.iter().map(|(_, value)| value.into()).collect();
-        let first = table.answered().start;
-        let stamps = [table.version(), table.version() + 2];
-        binds.extend(stamps.map(|column| Bind::from(&row[column - first])));
-        push_row_binds(&mut binds, change);
-        self.execute(&sql::update(table, &set), &binds)
-    }
-
-    fn remove(&mut self, change: &RowWrite) -> QueryResult<()> {
-        let mut binds = Vec::with_capacity(change.id.len() + 2);
-        push_row_binds(&mut binds, change);
-        self.execute(&sql::remove(&change.table), &binds)
-    }
-
-    fn execute(&mut self, sql: &str, binds: &[Bind<'_>]) -> QueryResult<()> {
-        let statement = Statement { sql, binds, cached: self.shapes.admit(sql) };
-        statement.execute(self.connection).map(drop)
     }
 
     /// Records an applied change: version, log, number of rows.
@@ -414,9 +304,9 @@ impl<'t> Batch<'t> {
         self.counters.position += 1;
         let Counters { version, position } = self.counters;
         let at = [Bind::Int(position), Bind::Text(&self.now), Bind::Blob(&self.log)];
-        run(self.connection, sql::APPEND_LOG, &at)?;
-        run(self.connection, sql::SET_COUNTERS, &[Bind::Int(version), Bind::Int(position)])?;
-        add_rows(self.connection, &self.rows_added)
+        run(self.rows.connection, sql::APPEND_LOG, &at)?;
+        run(self.rows.connection, sql::SET_COUNTERS, &[Bind::Int(version), Bind::Int(position)])?;
+        add_rows(self.rows.connection, &self.rows_added)
     }
 }
 
@@ -450,9 +340,4 @@ fn refusal(error: DieselError) -> QueryResult<Result<RowDone, Error>> {
 
 fn answered_bytes(row: &Result<RowDone, Error>) -> usize {
     row.as_ref().map_or(0, |row| row.json.len())
-}
-
-fn push_row_binds<'c>(binds: &mut Vec<Bind<'c>>, change: &'c RowWrite) {
-    binds.extend([Bind::Int(i64::from(change.slot.number())), Bind::Text(&change.key)]);
-    binds.extend(change.id.iter().map(Bind::from));
 }

@@ -29,7 +29,7 @@ pub(super) const MIGRATIONS: EmbeddedMigrations =
 const PLACE: &str = "the data directory";
 
 /// An open catalog.
-pub struct Catalog {
+pub struct FileCatalog {
     connection: SqliteConnection,
     /// Id of the cluster, which every file repeats.
     pub cluster_id: String,
@@ -67,7 +67,7 @@ pub fn check_start(folder: &Path, spec: &ClusterSpec) -> Result<(), OpenError> {
     }
 }
 
-impl Catalog {
+impl FileCatalog {
     /// Opens the catalog, or creates it for a new cluster.
     ///
     /// # Errors

@@ -43,12 +43,12 @@ pub struct CopyFile<'f> {
     pub path: &'f Path,
 }
 
-/// Settings of a look.
+/// Settings of a walk over the rows.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms<'t> {
+pub struct WalkSettings<'t> {
     /// The timelines of the shard.
     pub history: &'t TimelineHistory,
-    /// Ends the look.
+    /// Ends the walk.
     pub stop: &'t AtomicBool,
 }
 
@@ -57,7 +57,7 @@ type Key = Vec<Value>;
 
 /// Place that a walk over all rows has reached.
 #[derive(Clone, Debug, Default)]
-pub struct Place {
+pub struct WalkPosition {
     table: String,
     after: Option<Key>,
 }
@@ -77,7 +77,7 @@ pub struct Looked {
     /// Stretches whose rows differ between copies.
     pub differing: Vec<Stretch>,
     /// Place to go on from; `None` after the last row.
-    pub next: Option<Place>,
+    pub next: Option<WalkPosition>,
     /// Bytes of rows that were read.
     pub bytes: u64,
     /// Copies that were compared: not those that lag too far.
@@ -119,8 +119,8 @@ pub enum Obstacle {
 pub fn look(
     files: &[CopyFile<'_>],
     tables: &[Arc<Table>],
-    from: &Place,
-    terms: Terms<'_>,
+    from: &WalkPosition,
+    terms: WalkSettings<'_>,
 ) -> Result<Looked, Obstacle> {
     let mut copies = Copies::take(files, terms)?;
     let mut looked = Looked { copies: copies.replicas.len() + 1, ..Looked::default() };
@@ -128,7 +128,7 @@ pub fn look(
     for table in tables.iter().filter(|table| table.name() >= &*from.table) {
         let after = from.after.clone().filter(|_| table.name() == from.table);
         if taken >= STRETCH_BYTES {
-            looked.next = Some(Place { table: table.name().to_owned(), after });
+            looked.next = Some(WalkPosition { table: table.name().to_owned(), after });
             break;
         }
         let mut stretch = Stretch { table: Arc::clone(table), after, until: None };
@@ -145,7 +145,7 @@ pub fn look(
         looked.next = stretch
             .until
             .clone()
-            .map(|last| Place { table: table.name().to_owned(), after: Some(last) });
+            .map(|last| WalkPosition { table: table.name().to_owned(), after: Some(last) });
         if !same {
             looked.differing.push(stretch);
         }
@@ -164,7 +164,7 @@ pub fn look(
 pub fn rows_apart(
     files: &[CopyFile<'_>],
     stretch: &Stretch,
-    terms: Terms<'_>,
+    terms: WalkSettings<'_>,
 ) -> Result<Vec<RowApart>, Obstacle> {
     let mut copies = Copies::take(files, terms)?;
     let left_out = copies.left_out(&stretch.table);
@@ -201,7 +201,7 @@ struct Copies<'t> {
 }
 
 impl<'t> Copies<'t> {
-    fn take(files: &[CopyFile<'_>], terms: Terms<'t>) -> Result<Self, Obstacle> {
+    fn take(files: &[CopyFile<'_>], terms: WalkSettings<'t>) -> Result<Self, Obstacle> {
         let (primary, replicas) = files.split_first().ok_or(Obstacle::Apart)?;
         // Replicas are read first, so that they have no change that the primary lacks.
         let replicas: Result<Vec<Snapshot>, Obstacle> =

@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use engine::doubts::{Doubt, Doubts, Verdict, judge};
+use engine::doubts::{CopyVerdict, Doubt, Doubts, judge};
 use engine::fault_injector::NodeMode;
 use engine::replication::{ReplicaState, ReplicationState};
 use model::idempotency;
@@ -29,10 +29,10 @@ use model::reason::{Findings, Reason};
 use model::table::{Registry, Table};
 
 use super::check;
-use super::compare::{self, CopyFile, Obstacle, Place, RowApart, Stretch, Terms};
+use super::compare::{self, CopyFile, Obstacle, RowApart, Stretch, WalkPosition, WalkSettings};
+use super::file_reader::FileReader;
 use super::footing::Footing;
-use super::nodes::FileReader;
-use super::replica::Replica;
+use super::replica::FileReplica;
 
 /// Delay after the start: flipped bits show when files are read again, and clients come first.
 const BEGINS_AFTER: Duration = Duration::from_millis(500);
@@ -67,7 +67,7 @@ pub(super) struct Compared {
     /// Proof for the primary's file: another file of the same name is never opened.
     pub(super) footing: Option<Arc<Footing>>,
     /// The replicas and their files.
-    pub(super) replicas: Vec<(Arc<Replica>, PathBuf)>,
+    pub(super) replicas: Vec<(Arc<FileReplica>, PathBuf)>,
 }
 
 /// Thread that compares.
@@ -155,7 +155,7 @@ struct Walker {
 /// Walk over all rows.
 #[derive(Default)]
 struct Walk {
-    place: Place,
+    place: WalkPosition,
     /// True if a copy was missing in a part of the walk, or a difference could not be confirmed.
     has_gaps: bool,
     wrong: BTreeSet<usize>,
@@ -216,7 +216,7 @@ impl Walker {
             return Ok((Step::Alone, 0));
         }
         let history = self.shard.replication.timeline().history();
-        let terms = Terms { history: &history, stop: &self.stop };
+        let terms = WalkSettings { history: &history, stop: &self.stop };
         let looked = compare::look(&held.files, &tables, &self.walk.place, terms)?;
         drop(held);
         let found: Result<Vec<_>, Obstacle> =
@@ -253,7 +253,7 @@ impl Walker {
     fn rows_apart(&self, stretch: &Stretch) -> Result<HashSet<RowApart>, Obstacle> {
         let held = self.shard.hold();
         let history = self.shard.replication.timeline().history();
-        let terms = Terms { history: &history, stop: &self.stop };
+        let terms = WalkSettings { history: &history, stop: &self.stop };
         Ok(compare::rows_apart(&held.files, stretch, terms)?.into_iter().collect())
     }
 
@@ -266,8 +266,8 @@ impl Walker {
         }
         for RowApart { copies, .. } in rows {
             match judge(copies) {
-                Verdict::Wrong(wrong) => self.walk.wrong.extend(wrong),
-                Verdict::Unsettled => {
+                CopyVerdict::Wrong(wrong) => self.walk.wrong.extend(wrong),
+                CopyVerdict::Unsettled => {
                     self.walk.unsettled.extend(copies.iter().map(|(number, _)| *number));
                 }
             }

@@ -102,9 +102,9 @@ impl DataDir {
     }
 
     /// Returns the files whose names must not change while this exists.
-    pub(super) fn marks(&self) -> Marks {
+    pub(super) fn watched_files(&self) -> WatchedFiles {
         let lock = self.lock.metadata().ok().map(|file| (lock_file(&self.path), Inode::of(&file)));
-        Marks { lock, catalog: self.catalog() }
+        WatchedFiles { lock, catalog: self.catalog() }
     }
 
     /// Returns the folder.
@@ -130,12 +130,12 @@ impl DataDir {
 
 /// Files whose names must not change while a folder is locked.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(super) struct WatchedFiles {
     lock: Option<(PathBuf, Inode)>,
     catalog: PathBuf,
 }
 
-impl Marks {
+impl WatchedFiles {
     /// Returns true if other processes no longer find the locked file.
     pub(super) fn lock_has_left(&self) -> bool {
         self.lock.as_ref().is_some_and(|(path, file)| file.has_left(path))

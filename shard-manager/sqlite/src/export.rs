@@ -25,7 +25,7 @@ use super::sql;
 
 /// Format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ExportFormat {
     /// One JSON object in each line.
     Ndjson,
     /// Comma-separated values; the first line has the names of the columns.
@@ -120,7 +120,7 @@ impl Export {
     }
 
     /// Returns the number of rows of a table, as the shards have counted them.
-    pub fn counted(&self, table: &str) -> i64 {
+    pub fn row_count(&self, table: &str) -> i64 {
         let counts = self.shards.iter().flat_map(|snapshot| &snapshot.counts);
         counts.filter(|(name, _)| name == table).map(|(_, rows)| rows).sum()
     }
@@ -133,7 +133,7 @@ impl Export {
     pub fn write(
         &mut self,
         table: &str,
-        (format, system): (Format, bool),
+        (format, system): (ExportFormat, bool),
         out: &mut dyn Write,
         progress: &dyn Fn(u64),
     ) -> Result<u64, ExportError> {
@@ -189,16 +189,16 @@ const BUFFER: usize = 256 << 10;
 /// Conversion of the rows of a table to lines.
 struct Lines {
     table: Arc<Table>,
-    format: Format,
+    format: ExportFormat,
     columns: Vec<usize>,
     /// True if the row is wrapped in an object with its key.
     wrapped: bool,
 }
 
 impl Lines {
-    fn new(table: &Arc<Table>, format: Format, system: bool) -> Self {
+    fn new(table: &Arc<Table>, format: ExportFormat, system: bool) -> Self {
         let needs_key = table.routing().is_none();
-        let wrapped = needs_key && !system && format == Format::Ndjson;
+        let wrapped = needs_key && !system && format == ExportFormat::Ndjson;
         let key = (system || (needs_key && !wrapped)).then_some(Table::SHARD_KEY);
         let rest = if system { table.answered() } else { table.own() };
         let columns = key.into_iter().chain(rest).collect();
@@ -207,8 +207,8 @@ impl Lines {
 
     fn push_head(&self, out: &mut Vec<u8>) {
         match self.format {
-            Format::Ndjson => {}
-            Format::Csv => {
+            ExportFormat::Ndjson => {}
+            ExportFormat::Csv => {
                 for (index, column) in self.columns.iter().enumerate() {
                     if index > 0 {
                         out.push(b',');
@@ -222,8 +222,8 @@ impl Lines {
 
     fn push_row(&self, out: &mut Vec<u8>, row: &RowView<'_, '_>) {
         match self.format {
-            Format::Ndjson => self.push_json(out, row),
-            Format::Csv => {
+            ExportFormat::Ndjson => self.push_json(out, row),
+            ExportFormat::Csv => {
                 for (index, &column) in self.columns.iter().enumerate() {
                     if index > 0 {
                         out.push(b',');

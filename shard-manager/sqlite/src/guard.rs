@@ -12,7 +12,7 @@ use std::time::Duration;
 use model::error::Error;
 use model::reason::Reason;
 
-use super::data_dir::{DataDir, Marks};
+use super::data_dir::{DataDir, WatchedFiles};
 use super::footing::Footing;
 
 /// Interval between checks.
@@ -33,7 +33,11 @@ impl Guard {
     /// The system's, if it cannot start a thread.
     pub fn start(data_dir: &DataDir, footings: Vec<Arc<Footing>>) -> std::io::Result<Self> {
         let (end, ended) = channel();
-        let mut watch = Watch { marks: data_dir.marks(), footings: footings.clone(), told: false };
+        let mut watch = Watch {
+            watched_files: data_dir.watched_files(),
+            footings: footings.clone(),
+            told: false,
+        };
         let thread = std::thread::Builder::new().name("guard".to_owned()).spawn(move || {
             while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
                 watch.look();
@@ -63,7 +67,7 @@ impl Drop for Guard {
 
 /// State of the thread.
 struct Watch {
-    marks: Marks,
+    watched_files: WatchedFiles,
     footings: Vec<Arc<Footing>>,
     /// True if the missing catalog is already in the log.
     told: bool,
@@ -72,10 +76,10 @@ struct Watch {
 impl Watch {
     fn look(&mut self) {
         self.footings.iter().for_each(|footing| footing.look());
-        if self.marks.lock_has_left() {
+        if self.watched_files.lock_has_left() {
             self.footings.iter().for_each(|footing| footing.lose(Reason::LockLost));
         }
-        let gone = self.marks.catalog_is_gone();
+        let gone = self.watched_files.catalog_is_gone();
         if gone && !self.told {
             tracing::error!("{}", Reason::CatalogGone.sentence());
         }

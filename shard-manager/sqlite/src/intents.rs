@@ -23,9 +23,9 @@ use model::value::format_timestamp;
 const CATALOG: &str = "the catalog";
 
 /// A connection to the catalog, opened for each change: changes of tables are rare.
-pub struct Intents(SqliteConnection);
+pub struct IntentTable(SqliteConnection);
 
-impl Intents {
+impl IntentTable {
     /// Opens the catalog, which must have been migrated.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl Intents {
     /// Records durably that a table will be dropped after all.
     ///
     /// # Errors
-    /// Errors of [`Intents::note`].
+    /// Errors of [`IntentTable::note`].
     pub fn turn_to_undo(&mut self, name: &str) -> Result<(), Error> {
         let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
         let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
@@ -75,7 +75,7 @@ impl Intents {
     /// Removes an intent that was carried out.
     ///
     /// # Errors
-    /// Errors of [`Intents::note`].
+    /// Errors of [`IntentTable::note`].
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
         let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
         diesel::delete(row).execute(&mut self.0).map(drop).map_err(|error| told(&error))

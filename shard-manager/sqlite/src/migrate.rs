@@ -9,85 +9,15 @@
 
 use std::path::{Path, PathBuf};
 
-use diesel::migration::{Migration, MigrationSource};
-use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel::sqlite::SqliteConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
 use model::topology::Topology;
 
 use super::connection::{Statement, for_each_row, open};
 use super::data_dir::{DataDir, catalog_file, primary_file, replica_file};
-use super::offline_view::connect_to_look;
+use super::read_only::connect_read_only;
+use super::schema_state::SchemaState;
 use super::{OpenError, catalog, check_version, shard_file, sql};
-
-/// Difference between the schema of a file and that of this program.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct SchemaState {
-    /// Names of migrations that the file lacks.
-    pending: Vec<String>,
-    /// Versions that this program does not know.
-    unknown: Vec<String>,
-}
-
-impl SchemaState {
-    pub(super) fn read(
-        connection: &mut SqliteConnection,
-        path: &Path,
-        migrations: &EmbeddedMigrations,
-    ) -> Result<Self, OpenError> {
-        let mut unknown = Vec::new();
-        let statement = Statement { sql: sql::MIGRATED, binds: &[], cached: false };
-        let read = for_each_row(connection, statement, |row| {
-            unknown.extend(row.text(0, str::to_owned));
-            Ok(())
-        });
-        read.map_err(|error| {
-            let error = error.to_string();
-            if error.contains("no such table") {
-                return OpenError::foreign(path, "this is not a file of Tessera");
-            }
-            OpenError::file(path, error)
-        })?;
-        let known: Vec<Box<dyn Migration<Sqlite>>> =
-            migrations.migrations().map_err(|error| OpenError::file(path, error))?;
-        let mut pending = Vec::new();
-        for migration in known {
-            let version = migration.name().version().to_string();
-            match unknown.iter().position(|found| *found == version) {
-                Some(index) => drop(unknown.remove(index)),
-                None => pending.push(migration.name().to_string()),
-            }
-        }
-        Ok(Self { pending, unknown })
-    }
-
-    /// # Errors
-    /// [`OpenError::Foreign`] unless the schema is that of this program.
-    pub(super) fn check(&self, path: &Path) -> Result<(), OpenError> {
-        self.check_not_newer(path)?;
-        match self.pending.first() {
-            Some(first) => Err(OpenError::foreign(
-                path,
-                format!(
-                    "its schema is older than this program (it lacks {first}): run `shard-manager migrate`, or \
-                     start the router once"
-                ),
-            )),
-            None => Ok(()),
-        }
-    }
-
-    fn check_not_newer(&self, path: &Path) -> Result<(), OpenError> {
-        match self.unknown.first() {
-            Some(first) => Err(OpenError::foreign(
-                path,
-                format!(
-                    "its schema is newer than this program (it has {first}): use the program that made it"
-                ),
-            )),
-            None => Ok(()),
-        }
-    }
-}
 
 /// A file, and its migrations that ran or would run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +68,7 @@ pub fn migrate(folder: &Path, mut done: impl FnMut(&Migrated)) -> Result<(), Ope
 
 /// File of a shard's primary, which was checked to belong to the shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Primary {
+pub struct PrimaryFile {
     /// The shard.
     pub shard: String,
     /// The file.
@@ -150,7 +80,7 @@ pub struct Primary {
 ///
 /// # Errors
 /// [`OpenError`] if a file is missing, foreign or newer than this program.
-pub fn primaries(folder: &Path) -> Result<Vec<Primary>, OpenError> {
+pub fn primaries(folder: &Path) -> Result<Vec<PrimaryFile>, OpenError> {
     check_version()?;
     let (cluster, _) = Cluster::of(folder)?;
     let files = cluster.shards.iter().map(|shard| {
@@ -160,7 +90,9 @@ pub fn primaries(folder: &Path) -> Result<Vec<Primary>, OpenError> {
                 "the creation of the cluster was interrupted; a start of the router completes it";
             return Err(OpenError::foreign(&path, cause));
         }
-        cluster.target(path, shard).map(|found| Primary { shard: shard.clone(), path: found.path })
+        cluster
+            .target(path, shard)
+            .map(|found| PrimaryFile { shard: shard.clone(), path: found.path })
     });
     files.collect()
 }
@@ -221,7 +153,7 @@ impl Cluster {
         if !path.exists() {
             return Err(OpenError::io(folder, "there is no cluster here (no catalog.db)"));
         }
-        let mut connection = connect_to_look(&path)?;
+        let mut connection = connect_read_only(&path)?;
         let target = target(&mut connection, &path, catalog::MIGRATIONS)?;
         Ok((Self::read(&mut connection, &path)?, target))
     }
@@ -244,7 +176,7 @@ impl Cluster {
     }
 
     fn target(&self, path: PathBuf, shard: &str) -> Result<Target, OpenError> {
-        let mut connection = connect_to_look(&path)?;
+        let mut connection = connect_read_only(&path)?;
         let target = target(&mut connection, &path, shard_file::MIGRATIONS)?;
         let mut own = false;
         let statement = Statement { sql: sql::SIGNED, binds: &[], cached: false };

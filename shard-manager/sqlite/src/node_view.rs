@@ -14,7 +14,7 @@ use model::table::Registry;
 
 use super::connection::{OpenError, RowView, Statement, for_each_row};
 use super::log::{self, Entry};
-use super::offline_view::open_to_look;
+use super::read_only::open_read_only;
 use super::{shard_file, sql, timeline};
 
 /// The file of a node, opened for reading.
@@ -43,7 +43,7 @@ impl Standing {
 
 impl NodeView {
     pub(super) fn open(path: &Path, cluster_id: &str, shard: &str) -> Result<Self, OpenError> {
-        let mut connection = open_to_look(path, &shard_file::MIGRATIONS)?;
+        let mut connection = open_read_only(path, &shard_file::MIGRATIONS)?;
         let signed: Option<(String, String)> = tessera_shard::table
             .select((tessera_shard::cluster_id, tessera_shard::shard))
             .first(&mut connection)

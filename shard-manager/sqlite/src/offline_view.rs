@@ -1,8 +1,6 @@
 //! Offline view: reads a data directory as it is, beside a router that may be running.
 //!
-//! A view takes no lock, migrates nothing and writes nothing. SQLite itself needs two small files
-//! beside one in WAL mode, which the only reader removes when it ends. A WAL that a crash left is
-//! read and stays.
+//! A view takes no lock, migrates nothing and writes nothing (`read_only`).
 //!
 //! **Invariant:** a view never changes the contents of a file, and never prevents the start of a
 //! router.
@@ -12,20 +10,15 @@ use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use diesel::Connection;
-use diesel::connection::SimpleConnection;
-use diesel::sqlite::SqliteConnection;
-use diesel_migrations::EmbeddedMigrations;
 use model::shard_map::ShardMap;
 use model::topology::{Role, ShardIndex};
 
 use super::OpenError;
-use super::connection::uri;
 use super::data_dir::{
     catalog_file, is_folder_locked, lock_file, noted_pid, primary_file, replica_file,
 };
-use super::migrate::SchemaState;
 use super::node_view::NodeView;
+use super::read_only::wal_file;
 use super::{catalog, check_version};
 
 /// A data directory, opened for reading.
@@ -72,7 +65,7 @@ impl NodeFile {
     pub fn bytes(&self) -> Option<u64> {
         let len = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
         let bytes = len(&self.path);
-        (bytes > 0).then(|| bytes + len(&wal(&self.path)))
+        (bytes > 0).then(|| bytes + len(&wal_file(&self.path)))
     }
 
     /// Describes a node of a stopped cluster whose file was not created yet.
@@ -178,64 +171,4 @@ pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
         Err(TryLockError::WouldBlock) => Ok(Holder::Process { pid }),
         Err(TryLockError::Error(error)) => Err(told(error)),
     }
-}
-
-/// Settings of every connection of a view. The timeout is for a writer that recovers a WAL.
-const PRAGMAS: &str = "PRAGMA query_only=ON; PRAGMA busy_timeout=2000; PRAGMA trusted_schema=OFF;
-    PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-4096";
-
-/// Opens a file with this program's schema for reading.
-pub(super) fn open_to_look(
-    path: &Path,
-    migrations: &EmbeddedMigrations,
-) -> Result<SqliteConnection, OpenError> {
-    let mut connection = connect_to_look(path)?;
-    SchemaState::read(&mut connection, path, migrations)?.check(path)?;
-    Ok(connection)
-}
-
-/// Opens a file with any schema for reading.
-pub(super) fn connect_to_look(path: &Path) -> Result<SqliteConnection, OpenError> {
-    if fs::metadata(path).map_or(0, |file| file.len()) == 0 {
-        return Err(OpenError::foreign(path, "the file is missing or empty"));
-    }
-    // The last reader with write access folds the WAL into the file when it ends. A WAL that a
-    // crash left must stay; an empty one is better removed.
-    let wal_bytes = fs::metadata(wal(path)).map_or(0, |file| file.len());
-    let mode = if wal_bytes > 0 { "mode=ro" } else { "mode=rw" };
-    match connect(path, mode) {
-        Ok(connection) => Ok(connection),
-        // No file can be created beside it: the media are read-only, and there is no writer.
-        Err(cause) if cannot_make(&cause) && wal_bytes == 0 => {
-            connect(path, "mode=ro&immutable=1").map_err(|cause| OpenError::file(path, cause))
-        }
-        Err(cause) if cannot_make(&cause) => Err(OpenError::file(
-            path,
-            "its last changes are in the -wal beside it, which cannot be read in a folder that is not writable: copy \
-             the folder to a writable one and read it there",
-        )),
-        Err(cause) => Err(OpenError::file(path, cause)),
-    }
-}
-
-/// Returns true if SQLite could not create the files that it needs beside one in WAL mode.
-fn cannot_make(cause: &str) -> bool {
-    cause.contains("unable to open database file") || cause.contains("readonly database")
-}
-
-fn connect(path: &Path, mode: &str) -> Result<SqliteConnection, String> {
-    let uri = uri(path, mode).map_err(|error| error.to_string())?;
-    let mut connection = SqliteConnection::establish(&uri).map_err(|error| error.to_string())?;
-    connection.batch_execute(PRAGMAS).map_err(|error| error.to_string())?;
-    // SQLite opens a file when it is first read.
-    connection
-        .batch_execute("SELECT count(*) FROM sqlite_schema")
-        .map_err(|error| error.to_string())?;
-    Ok(connection)
-}
-
-fn wal(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    PathBuf::from(name)
 }

@@ -25,16 +25,16 @@ use model::topology::{ShardIndex, Topology};
 
 use super::backend::Files;
 use super::backup::{BackupSource, Original, SavedShard};
-use super::catalog::{self, Catalog};
+use super::catalog::{self, FileCatalog};
 use super::comparing::{Compared, Comparing};
 use super::data_dir::{DataDir, has_no_room};
+use super::file_reader::FileReader;
 use super::footing::Footing;
 use super::guard::Guard;
-use super::intents::{Intent, Intents};
-use super::nodes::FileReader;
-use super::reader::{Housekeeping, Readers, VisibleBound};
-use super::replica::{Replica, ReplicaSpec};
-use super::shard_file::{self, Identity, Prepared};
+use super::intents::{Intent, IntentTable};
+use super::reader::{Housekeeping, ReaderPool, VisibleBound};
+use super::replica::{FileReplica, ReplicaSpec};
+use super::shard_file::{self, FileIdentity, Prepared};
 use super::writer::SqliteWriter;
 use super::{check, check_version, ddl};
 
@@ -82,11 +82,11 @@ fn open_as(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, Ope
 
 fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, OpenError> {
     let data_dir = DataDir::open(&cluster.data_dir)?;
-    let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
+    let mut catalog = FileCatalog::open(&data_dir.catalog(), &cluster.wanted)?;
     if !replicas {
         catalog.replicas = 0;
     }
-    let mut intents = Intents::open(&data_dir.catalog())?;
+    let mut intents = IntentTable::open(&data_dir.catalog())?;
     let pending = read_intents(&data_dir, &mut intents)?;
     let (registry, mut shards) = open_shards(&data_dir, &catalog, &pending)?;
     for intent in &pending {
@@ -240,7 +240,7 @@ fn source(data_dir: &DataDir, shards: &[FileShard]) -> BackupSource {
 struct FileShard {
     opened: OpenedShard,
     footing: Arc<Footing>,
-    replicas: Vec<Arc<Replica>>,
+    replicas: Vec<Arc<FileReplica>>,
 }
 
 /// Shards of a start that may still fail. Dropping them stops their replicas, before the lock of
@@ -271,7 +271,7 @@ struct Found<'c> {
 /// are.
 fn open_shards(
     data_dir: &DataDir,
-    catalog: &Catalog,
+    catalog: &FileCatalog,
     pending: &[Intent],
 ) -> Result<(Registry, FileShards), OpenError> {
     let topology = catalog.map.topology();
@@ -319,13 +319,14 @@ fn open_shard(
     let writer = SqliteWriter::open(name, primary, &replication)?;
     let footing = Arc::clone(writer.footing());
     let visible_bound = VisibleBound::primary(&replication);
-    let readers = Readers::open_on(Some(&footing), (name, primary), visible_bound, housekeeping)?;
-    let mut started: Vec<Arc<Replica>> = Vec::with_capacity(replicas.len());
+    let readers =
+        ReaderPool::open_on(Some(&footing), (name, primary), visible_bound, housekeeping)?;
+    let mut started: Vec<Arc<FileReplica>> = Vec::with_capacity(replicas.len());
     for (index, (file, usable)) in replicas.into_iter().enumerate() {
         let (node, shard) = (format!("{name}-replica{}", index + 1), name.to_owned());
         let (primary, footing) = (primary.to_owned(), Arc::clone(&footing));
         let spec = ReplicaSpec { node, shard, primary, footing, file, usable, index };
-        match Replica::start(spec, &replication, housekeeping) {
+        match FileReplica::start(spec, &replication, housekeeping) {
             Ok(replica) => started.push(replica),
             Err(error) => {
                 started.iter().for_each(|replica| replica.stop());
@@ -333,7 +334,7 @@ fn open_shard(
             }
         }
     }
-    let node = |replica: &Arc<Replica>| OpenedReplica {
+    let node = |replica: &Arc<FileReplica>| OpenedReplica {
         node: Arc::clone(replica) as _,
         findings: Arc::default(),
     };
@@ -352,7 +353,7 @@ fn open_shard(
 }
 
 /// Reads the table changes that a crash has interrupted, and logs them.
-fn read_intents(data_dir: &DataDir, intents: &mut Intents) -> Result<Vec<Intent>, OpenError> {
+fn read_intents(data_dir: &DataDir, intents: &mut IntentTable) -> Result<Vec<Intent>, OpenError> {
     let pending = intents.list().map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
     for Intent { state, table } in &pending {
         tracing::warn!(table = table.name(), ?state, "an interrupted table change is finished");
@@ -362,13 +363,13 @@ fn read_intents(data_dir: &DataDir, intents: &mut Intents) -> Result<Vec<Intent>
 
 fn find_shard<'c>(
     data_dir: &DataDir,
-    catalog: &'c Catalog,
+    catalog: &'c FileCatalog,
     index: ShardIndex,
 ) -> Result<(Found<'c>, Declared<'c>), OpenError> {
     let name = catalog.map.topology().name(index);
     let primary = data_dir.primary(name);
     let slots: Vec<u16> = catalog.map.slots_of(index).collect();
-    let identity = Identity { cluster_id: &catalog.cluster_id, shard: name, slots: &slots };
+    let identity = FileIdentity { cluster_id: &catalog.cluster_id, shard: name, slots: &slots };
     let prepared = shard_file::prepare(&primary, &identity, !catalog.ready)?;
     let Prepared { tables, made, history, position } = prepared;
     let mut replicas = Vec::with_capacity(catalog.replicas);

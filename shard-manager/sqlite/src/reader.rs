@@ -60,7 +60,7 @@ impl Housekeeping {
 
 /// The pools of one node.
 #[derive(Clone)]
-pub struct Readers {
+pub struct ReaderPool {
     shard: String,
     visible_bound: VisibleBound,
     /// Proof for the primary's file.
@@ -98,7 +98,7 @@ impl VisibleBound {
     }
 }
 
-impl Readers {
+impl ReaderPool {
     /// Creates the pools for the file of a node. The first connection is opened now, the others on
     /// demand.
     ///
@@ -117,7 +117,7 @@ impl Readers {
     /// name.
     ///
     /// # Errors
-    /// Errors of [`Readers::open`].
+    /// Errors of [`ReaderPool::open`].
     pub fn open_on(
         footing: Option<&Arc<Footing>>,
         (shard, path): (&str, &Path),
@@ -204,7 +204,7 @@ impl Readers {
     /// `wait` until a connection is free.
     ///
     /// # Errors
-    /// Errors of [`Readers::read`].
+    /// Errors of [`ReaderPool::read`].
     pub fn probe(&self, wait: Duration) -> Result<(), Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
         let probed = reader.connection.batch_execute("SELECT count(*) FROM sqlite_schema");
@@ -215,7 +215,7 @@ impl Readers {
     /// table. Blocks, and visits every page, so it should be called seldom.
     ///
     /// # Errors
-    /// Errors of [`Readers::read`].
+    /// Errors of [`ReaderPool::read`].
     pub fn sizes(&self, wait: Duration) -> Result<Vec<TableSize>, Error> {
         let mut reader = self.checkout(&self.scans, wait)?;
         self.told(reader.sizes())
@@ -224,7 +224,7 @@ impl Readers {
     /// Returns the number of rows of each table, as counted by the writer. Blocks.
     ///
     /// # Errors
-    /// Errors of [`Readers::read`].
+    /// Errors of [`ReaderPool::read`].
     pub fn counts(&self, wait: Duration) -> Result<Vec<(String, i64)>, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
         self.told(reader.counts())
@@ -234,14 +234,14 @@ impl Readers {
     /// the file. Blocks for a moment.
     ///
     /// # Errors
-    /// Errors of [`Readers::read`].
+    /// Errors of [`ReaderPool::read`].
     pub fn size_estimate(&self, wait: Duration) -> Result<SizeEstimate, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
         self.told(reader.size_estimate())
     }
 
     /// Returns the numbers of connections, of those in use, and of reads that wait for one.
-    pub fn vitals(&self) -> PoolStats {
+    pub fn stats(&self) -> PoolStats {
         let waiting = self.waiting.load(Ordering::Relaxed);
         let start = PoolStats { waiting, ..PoolStats::default() };
         [&self.by_key, &self.scans].into_iter().fold(start, |sum, pool| {

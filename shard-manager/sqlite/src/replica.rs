@@ -7,6 +7,7 @@
 //! **Invariant:** the replica is reported as following only after it has caught up once.
 //! **Not here:** the choice of a replica for a read (`replica_set`).
 
+mod node;
 mod pauses;
 
 use std::path::{Path, PathBuf};
@@ -20,9 +21,9 @@ use chrono::Utc;
 
 use super::OpenError;
 use super::applier::{Applier, ApplyError};
+use super::file_reader::FileReader;
 use super::footing::{Footing, Inode};
-use super::nodes::FileReader;
-use super::reader::{Housekeeping, Readers, VisibleBound};
+use super::reader::{Housekeeping, ReaderPool, VisibleBound};
 use super::{check, snapshot};
 
 use engine::fault_injector::{FaultInjector, NodeMode};
@@ -63,7 +64,7 @@ pub struct ReplicaSpec {
 }
 
 /// A running replica.
-pub struct Replica {
+pub struct FileReplica {
     node: String,
     /// Pauses or delays the applier.
     pub fault_injector: FaultInjector,
@@ -80,7 +81,7 @@ pub struct Replica {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Replica {
+impl FileReplica {
     /// Starts the thread of a replica.
     ///
     /// # Errors
@@ -102,7 +103,7 @@ impl Replica {
             thread: Mutex::new(None),
         });
         replication.replicas().set_state(spec.index, ReplicaState::Building);
-        let keeper = Keeper {
+        let replica_thread = ReplicaThread {
             usable: spec.usable,
             spec,
             replica: Arc::clone(&replica),
@@ -116,8 +117,8 @@ impl Replica {
             attached_to: [None; 2],
         };
         let thread = std::thread::Builder::new()
-            .name(keeper.spec.node.clone())
-            .spawn(move || keeper.run())?;
+            .name(replica_thread.spec.node.clone())
+            .spawn(move || replica_thread.run())?;
         *replica.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(replica)
     }
@@ -190,10 +191,10 @@ impl Replica {
 }
 
 /// State of the thread.
-struct Keeper {
+struct ReplicaThread {
     spec: ReplicaSpec,
     usable: bool,
-    replica: Arc<Replica>,
+    replica: Arc<FileReplica>,
     replication: Arc<ReplicationState>,
     housekeeping: Housekeeping,
     applier: Option<Applier>,
@@ -217,7 +218,7 @@ enum Next {
     Rest(Duration),
 }
 
-impl Keeper {
+impl ReplicaThread {
     fn run(mut self) {
         let applier = std::thread::current();
         self.replication.waiters().set_waker(self.spec.index, move || applier.unpark());
@@ -327,7 +328,7 @@ impl Keeper {
         let applier = Applier::open(&spec.primary, &spec.file, current)?;
         self.replication.replicas().reset_to(spec.index, applier.position());
         let visible_bound = VisibleBound::replica(&self.replication, spec.index);
-        let readers = Readers::open(&spec.shard, &spec.file, visible_bound, &self.housekeeping)?;
+        let readers = ReaderPool::open(&spec.shard, &spec.file, visible_bound, &self.housekeeping)?;
         self.replica.readers.store(Some(Arc::new(FileReader::new(readers))));
         self.applier = Some(applier);
         self.attached_to = inodes(&spec.file);

@@ -26,7 +26,7 @@ pub(super) const MIGRATIONS: EmbeddedMigrations =
 
 /// Expected owner of a shard file.
 #[derive(Clone, Debug)]
-pub struct Identity<'i> {
+pub struct FileIdentity<'i> {
     /// Id of the cluster in the catalog.
     pub cluster_id: &'i str,
     /// Name of the shard.
@@ -53,7 +53,11 @@ pub struct Prepared {
 /// # Errors
 /// [`OpenError::Foreign`] if the file is missing though it was created before, belongs to another
 /// cluster or shard, or declares tables that it does not have.
-pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Prepared, OpenError> {
+pub fn prepare(
+    path: &Path,
+    identity: &FileIdentity<'_>,
+    create: bool,
+) -> Result<Prepared, OpenError> {
     let empty = std::fs::metadata(path).map_or(true, |file| file.len() == 0);
     if !create && empty {
         return Err(OpenError::foreign(path, LOST));
@@ -94,7 +98,7 @@ pub fn begin_timeline(path: &Path, last: Option<u32>) -> Result<TimelineHistory,
 /// primary lacks.
 pub fn standing(
     path: &Path,
-    identity: &Identity<'_>,
+    identity: &FileIdentity<'_>,
     history: &TimelineHistory,
     position: u64,
 ) -> Result<Option<u64>, OpenError> {
@@ -144,7 +148,7 @@ const LOST: &str =
     "the file is missing or empty. It held rows: restore it from a backup before starting";
 
 /// Signs a new file and assigns its slots, in one transaction.
-fn claim(connection: &mut SqliteConnection, identity: &Identity<'_>) -> QueryResult<()> {
+fn claim(connection: &mut SqliteConnection, identity: &FileIdentity<'_>) -> QueryResult<()> {
     connection.immediate_transaction(|connection| {
         let signed = tessera_shard::table.count().get_result::<i64>(connection)?;
         if signed > 0 {
@@ -174,7 +178,7 @@ fn claim(connection: &mut SqliteConnection, identity: &Identity<'_>) -> QueryRes
 fn check_identity(
     connection: &mut SqliteConnection,
     path: &Path,
-    identity: &Identity<'_>,
+    identity: &FileIdentity<'_>,
 ) -> Result<(), OpenError> {
     let found: Option<(String, String)> = tessera_shard::table
         .select((tessera_shard::cluster_id, tessera_shard::shard))

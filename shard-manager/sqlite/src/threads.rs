@@ -12,7 +12,7 @@ use model::error::Error;
 use model::keyspace::Slot;
 use model::query::ReadQuery;
 
-use super::reader::{NodeRows, Readers, Scope};
+use super::reader::{NodeRows, ReaderPool, Scope};
 
 /// Most rows of a point read on the thread of the caller.
 const INLINE_ROWS_MAX: u32 = 100;
@@ -22,7 +22,7 @@ const POOL_WAIT: f64 = 0.75;
 
 /// Reads the rows of one shard key.
 pub(super) async fn read_key(
-    readers: &Arc<Readers>,
+    readers: &Arc<ReaderPool>,
     query: &ReadQuery,
     (slot, key): (Slot, &str),
     deadline: Instant,

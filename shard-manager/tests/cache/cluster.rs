@@ -78,9 +78,9 @@ async fn told(manager: &Manager, options: &RequestOptions) -> (Option<u64>, Cach
 
 /// Reads until the entry is stored.
 async fn warm(manager: &Manager) {
-    let fills = manager.status().cache_vitals().unwrap().fills;
+    let fills = manager.status().cache_stats().unwrap().fills;
     assert_eq!(told(manager, &options()).await.1, Miss);
-    until("it is stored", || manager.status().cache_vitals().unwrap().fills > fills).await;
+    until("it is stored", || manager.status().cache_stats().unwrap().fills > fills).await;
 }
 
 fn hold(manager: &Manager, mode: NodeMode) {
@@ -99,7 +99,7 @@ async fn a_client_reads_its_own_write_whatever_is_cached() {
         let again = told(&manager, &with(&session)).await.0;
         assert_eq!(again, Some(n));
     }
-    let stats = manager.status().cache_vitals().unwrap();
+    let stats = manager.status().cache_stats().unwrap();
     assert_eq!((stats.voids, stats.errors), (19, 0), "{stats:?}");
 }
 
@@ -109,7 +109,7 @@ async fn a_client_that_has_read_never_reads_older_from_the_cache() {
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 1, &redis.settings());
     write(&manager, "ada", 1).await;
-    let caught_up = || manager.status().vitals()[0].worst_lag() == Some(Duration::ZERO);
+    let caught_up = || manager.status().stats()[0].worst_lag() == Some(Duration::ZERO);
     until("the replica has it", caught_up).await;
     warm(&manager).await;
     hold(&manager, NodeMode::Paused);
@@ -133,7 +133,7 @@ async fn a_hit_advances_the_session_to_what_it_showed() {
     // The primary answers a client that has seen this much, and its answer is cached.
     let session = write(&manager, "ada", 2).await;
     assert_eq!(told(&manager, &with(&session)).await, (Some(2), Miss));
-    until("it is stored", || manager.status().cache_vitals().unwrap().fills == 1).await;
+    until("it is stored", || manager.status().cache_stats().unwrap().fills == 1).await;
     let hit = read(&manager, "ada", &options()).await;
     assert_eq!((number(&hit), hit.served_by, hit.cache), (Some(2), ServedBy::Cache, Some(Hit)));
     // Without the entry, the paused replica would show the older row.
@@ -161,7 +161,7 @@ async fn strong_reads_and_reads_of_all_shards_bypass_the_cache() {
         manager.data().read(counted, Some(key), &options()).await.unwrap().cache,
         Some(Bypass)
     );
-    assert_eq!(manager.status().cache_vitals().unwrap().bypass, 4);
+    assert_eq!(manager.status().cache_stats().unwrap().bypass, 4);
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn a_read_may_limit_the_age_of_the_entry() {
     until("it is old", || made.elapsed() > Duration::from_millis(20)).await;
     let within = |millis| RequestOptions { staleness: Duration::from_millis(millis), ..options() };
     assert_eq!(told(&manager, &within(20)).await, (Some(1), Miss));
-    assert_eq!(manager.status().cache_vitals().unwrap().stale, 1);
+    assert_eq!(manager.status().cache_stats().unwrap().stale, 1);
     assert_eq!(told(&manager, &within(30_000)).await, (Some(1), Hit));
     assert_eq!(told(&manager, &within(0)).await, (Some(1), Miss));
 }
@@ -245,7 +245,7 @@ async fn a_thousand_readers_of_a_cold_key_hold_one_connection() {
     let readers = (0..1_000).map(|_| async { told(&manager, &options()).await.0 });
     let numbers = futures_util::future::join_all(readers).await;
     assert!(numbers.iter().all(|number| *number == Some(1)));
-    let stats = manager.status().cache_vitals().unwrap();
+    let stats = manager.status().cache_stats().unwrap();
     assert_eq!(stats.hits + stats.misses + stats.stale, 1_000);
-    until("it is stored once", || manager.status().cache_vitals().unwrap().fills == 1).await;
+    until("it is stored once", || manager.status().cache_stats().unwrap().fills == 1).await;
 }

@@ -15,12 +15,12 @@ use crate::redis_server::Server;
 /// A proxy in front of one Redis. Its threads end with the connections.
 pub(crate) struct Proxy {
     port: u16,
-    gate: Arc<Gate>,
+    traffic: Arc<Traffic>,
     accepted: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
-struct Gate {
+struct Traffic {
     /// Connections with a number below this one are dead: their traffic is dropped.
     dead_below: Mutex<usize>,
     /// True while traffic is held in both directions.
@@ -34,8 +34,8 @@ impl Proxy {
     pub(crate) fn to(redis: &Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, to) = (listener.local_addr().unwrap().port(), redis.port());
-        let (gate, accepted) = (Arc::<Gate>::default(), Arc::<AtomicUsize>::default());
-        let (opened, counted) = (Arc::clone(&gate), Arc::clone(&accepted));
+        let (traffic, accepted) = (Arc::<Traffic>::default(), Arc::<AtomicUsize>::default());
+        let (opened, counted) = (Arc::clone(&traffic), Arc::clone(&accepted));
         thread::spawn(move || {
             for inner in listener.incoming() {
                 let (Ok(inner), Ok(outer)) = (inner, TcpStream::connect(("127.0.0.1", to))) else {
@@ -44,12 +44,12 @@ impl Proxy {
                 let number = counted.fetch_add(1, Ordering::SeqCst);
                 for (from, to, is_answer) in [(&inner, &outer, false), (&outer, &inner, true)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let gate = Arc::clone(&opened);
-                    thread::spawn(move || gate.pass((number, is_answer), from, to));
+                    let traffic = Arc::clone(&opened);
+                    thread::spawn(move || traffic.pass((number, is_answer), from, to));
                 }
             }
         });
-        Self { port, gate, accepted }
+        Self { port, traffic, accepted }
     }
 
     /// Settings to reach Redis through this proxy.
@@ -65,22 +65,22 @@ impl Proxy {
 
     /// Delays all further answers of Redis.
     pub(crate) fn delay(&self, delay: Duration) {
-        *self.gate.delay.lock().unwrap() = delay;
+        *self.traffic.delay.lock().unwrap() = delay;
     }
 
     /// Drops the traffic of all current connections from now on, without closing them.
     pub(crate) fn lose_all(&self) {
-        *self.gate.dead_below.lock().unwrap() = self.accepted.load(Ordering::SeqCst);
+        *self.traffic.dead_below.lock().unwrap() = self.accepted.load(Ordering::SeqCst);
     }
 
     /// Holds traffic in both directions until it is released.
     pub(crate) fn hold(&self, held: bool) {
-        *self.gate.held.lock().unwrap() = held;
-        self.gate.released.notify_all();
+        *self.traffic.held.lock().unwrap() = held;
+        self.traffic.released.notify_all();
     }
 }
 
-impl Gate {
+impl Traffic {
     fn pass(&self, (number, is_answer): (usize, bool), mut from: TcpStream, mut to: TcpStream) {
         let mut bytes = [0; 65_536];
         let mut later = is_answer.then(|| later(to.try_clone().unwrap()));

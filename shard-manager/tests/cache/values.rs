@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{CacheAddress, CacheSettings};
-use shard_manager::query::{Condition, OrderBy, Output, ReadQuery, State, Test};
+use shard_manager::query::{Condition, OrderBy, Output, ReadQuery, Test, ValueState};
 use shard_manager::result_rows::Rows;
 use shard_manager::token::TokenKey;
 
@@ -156,7 +156,7 @@ async fn each_query_has_its_own_entry_and_a_write_invalidates_all_of_the_key() {
     let cache = router(&redis.settings());
     let all = ReadQuery::all(&table());
     let output = |column, alias: Option<&str>| Output { column, alias: alias.map(str::to_owned) };
-    let condition = Condition::Column(2, Test::Is(State::Null));
+    let condition = Condition::Column(2, Test::Is(ValueState::Null));
     let questions = vec![
         all.clone(),
         ReadQuery { limit: 1, ..all.clone() },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shard_manager::cursor::{CursorError, decode, encode};
-use shard_manager::query::{Comparison, Condition, OrderBy, Pattern, ReadQuery, State, Test};
+use shard_manager::query::{Comparison, Condition, OrderBy, Pattern, ReadQuery, Test, ValueState};
 use shard_manager::table::{Column, Table};
 use shard_manager::token::TokenKey;
 use shard_manager::value::{ColumnType, Value};
@@ -63,8 +63,8 @@ fn others() -> Vec<(ReadQuery, Option<&'static str>)> {
         with(column(Test::Compare(Comparison::Equal, Value::Text("1".into())))),
         with(column(Test::In(vec![Value::Int(1)]))),
         with(column(Test::In(vec![]))),
-        with(column(Test::Is(State::Null))),
-        with(column(Test::Is(State::NotNull))),
+        with(column(Test::Is(ValueState::Null))),
+        with(column(Test::Is(ValueState::NotNull))),
         with(column(Test::Like(pattern("a%")))),
         with(column(Test::ILike(pattern("a%")))),
         with(column(Test::Like(pattern("a_")))),

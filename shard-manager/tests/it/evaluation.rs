@@ -2,7 +2,7 @@
 //! compare with.
 
 use proptest::prelude::*;
-use shard_manager::query::{Comparison, Condition, Pattern, Piece, State, Test};
+use shard_manager::query::{Comparison, Condition, Pattern, Piece, Test, ValueState};
 use shard_manager::value::Value;
 
 use Comparison::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual, NotEqual};
@@ -37,10 +37,10 @@ fn passes(value: &Value, test: &Test) -> Option<bool> {
         Value::Bool(_) | Value::Int(_) | Value::Double(_) => panic!("{value:?} is no text"),
     };
     match test {
-        Test::Is(State::Null) => Some(*value == Value::Null),
-        Test::Is(State::NotNull) => Some(*value != Value::Null),
-        Test::Is(State::True) => Some(*value == Value::Bool(true)),
-        Test::Is(State::False) => Some(*value == Value::Bool(false)),
+        Test::Is(ValueState::Null) => Some(*value == Value::Null),
+        Test::Is(ValueState::NotNull) => Some(*value != Value::Null),
+        Test::Is(ValueState::True) => Some(*value == Value::Bool(true)),
+        Test::Is(ValueState::False) => Some(*value == Value::Bool(false)),
         Test::In(list) if list.is_empty() => Some(false),
         Test::In(_) if *value == Value::Null => None,
         Test::In(list) => Some(list.contains(value)),
@@ -65,7 +65,7 @@ fn passes(value: &Value, test: &Test) -> Option<bool> {
 
 /// One element of a pattern.
 #[derive(PartialEq)]
-enum Place {
+enum PatternElement {
     This(char),
     One,
     Many,
@@ -75,23 +75,27 @@ fn chars(text: &str, fold: bool) -> Vec<char> {
     text.chars().map(|c| if fold { c.to_ascii_lowercase() } else { c }).collect()
 }
 
-fn pieces(pattern: &Pattern, fold: bool) -> Vec<Place> {
+fn pieces(pattern: &Pattern, fold: bool) -> Vec<PatternElement> {
     let places = pattern.0.iter().flat_map(|piece| match piece {
-        Piece::Text(text) => chars(text, fold).into_iter().map(Place::This).collect(),
-        Piece::One => vec![Place::One],
-        Piece::Many => vec![Place::Many],
+        Piece::Text(text) => chars(text, fold).into_iter().map(PatternElement::This).collect(),
+        Piece::One => vec![PatternElement::One],
+        Piece::Many => vec![PatternElement::Many],
     });
     places.collect()
 }
 
-fn like(pattern: &[Place], text: &[char]) -> bool {
+fn like(pattern: &[PatternElement], text: &[char]) -> bool {
     match (pattern.split_first(), text.split_first()) {
         (None, _) => text.is_empty(),
-        (Some((Place::Many, rest)), None) => like(rest, text),
-        (Some((Place::Many, rest)), Some((_, after))) => like(rest, text) || like(pattern, after),
+        (Some((PatternElement::Many, rest)), None) => like(rest, text),
+        (Some((PatternElement::Many, rest)), Some((_, after))) => {
+            like(rest, text) || like(pattern, after)
+        }
         (Some(_), None) => false,
-        (Some((Place::One, rest)), Some((_, after))) => like(rest, after),
-        (Some((Place::This(c), rest)), Some((found, after))) => c == found && like(rest, after),
+        (Some((PatternElement::One, rest)), Some((_, after))) => like(rest, after),
+        (Some((PatternElement::This(c), rest)), Some((found, after))) => {
+            c == found && like(rest, after)
+        }
     }
 }
 
@@ -99,8 +103,8 @@ fn comparison() -> impl Strategy<Value = Comparison> {
     prop::sample::select(vec![Equal, NotEqual, Greater, GreaterOrEqual, Less, LessOrEqual])
 }
 
-fn state() -> impl Strategy<Value = State> {
-    prop::sample::select(vec![State::Null, State::NotNull])
+fn state() -> impl Strategy<Value = ValueState> {
+    prop::sample::select(vec![ValueState::Null, ValueState::NotNull])
 }
 
 /// Patterns with every character that a database may treat as special.
@@ -118,7 +122,7 @@ fn test(literal: BoxedStrategy<Value>, is_text: bool, is_truth: bool) -> BoxedSt
     let null = prop_oneof![1 => Just(Value::Null), 6 => literal.clone()];
     let compare = (comparison(), null).prop_map(|(how, literal)| Test::Compare(how, literal));
     let list = proptest::collection::vec(literal, 0..6).prop_map(Test::In);
-    let truths = vec![Test::Is(State::True), Test::Is(State::False)];
+    let truths = vec![Test::Is(ValueState::True), Test::Is(ValueState::False)];
     let plain = prop_oneof![6 => compare, 2 => list, 1 => state().prop_map(Test::Is)];
     let like = prop_oneof![pattern().prop_map(Test::Like), pattern().prop_map(Test::ILike),];
     match (is_text, is_truth) {

@@ -123,9 +123,9 @@ fn equal(column: usize, value: Value) -> Condition {
 }
 
 /// All of a query but its table; the limit comes with the offset.
-type Asked = (Vec<Condition>, Vec<OrderBy>, Vec<Output>, (u32, u32), Option<Value>);
+type QueryParts = (Vec<Condition>, Vec<OrderBy>, Vec<Output>, (u32, u32), Option<Value>);
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn query_parts() -> impl Strategy<Value = QueryParts> {
     let order =
         (0..DOC, any::<bool>()).prop_map(|(column, descending)| OrderBy { column, descending });
     let order = proptest::collection::vec(order, 0..4).prop_map(|mut order| {
@@ -176,7 +176,7 @@ fn by_contract(a: &Line, b: &Line, order: &[OrderBy]) -> Ordering {
 }
 
 /// The requested page, and the number of all rows that meet the conditions.
-fn plain(lines: &[Line], table: &Table, asked: &Asked) -> (Vec<Json>, usize) {
+fn plain(lines: &[Line], table: &Table, asked: &QueryParts) -> (Vec<Json>, usize) {
     let (conditions, order, outputs, (limit, offset), key) = asked;
     let wanted = |line: &&Line| {
         key.as_ref().is_none_or(|key| *key == line[1])
@@ -234,7 +234,7 @@ fn compare_with_plain_evaluation(shards: usize, queries: u32) {
     let mut lines = lines.current();
     runtime.block_on(store(&cluster, &table, &mut lines));
     let sizes = std::cell::RefCell::new(BTreeMap::<usize, usize>::new());
-    let ran = runner.run(&asked(), |asked| {
+    let ran = runner.run(&query_parts(), |asked| {
         let (expected, total) = plain(&lines, &table, &asked);
         *sizes.borrow_mut().entry(expected.len()).or_default() += 1;
         let (conditions, order, outputs, (limit, offset), key) = asked;

@@ -15,7 +15,7 @@ use shard_manager::replication::ReplicationState;
 use shard_manager::row_change::{Operation, RowWrite};
 use shard_manager::store::sqlite::applier::{Applier, ApplyError};
 use shard_manager::store::sqlite::digest::digest;
-use shard_manager::store::sqlite::shard_file::{self, Identity};
+use shard_manager::store::sqlite::shard_file::{self, FileIdentity};
 use shard_manager::store::sqlite::snapshot;
 use shard_manager::store::sqlite::writer::SqliteWriter;
 use shard_manager::table::{Column, Registry, Table};
@@ -76,7 +76,7 @@ impl Pair {
         let dir = tempfile::tempdir().expect("a folder");
         let (primary, replica) = (dir.path().join("p.db"), dir.path().join("r.db"));
         let slots: Vec<u16> = (0..16_384).collect();
-        let identity = Identity { cluster_id: "c", shard: "shard1", slots: &slots };
+        let identity = FileIdentity { cluster_id: "c", shard: "shard1", slots: &slots };
         let prepared = shard_file::prepare(&primary, &identity, true).expect("a new file");
         let history = shard_file::begin_timeline(&primary, None).expect("a timeline");
         let replication = Arc::new(ReplicationState::new(history, prepared.position, 1));

@@ -8,7 +8,7 @@ use shard_manager::position::TimelineHistory;
 use shard_manager::query::{Comparison, Condition, ReadQuery, Test};
 use shard_manager::replication::ReplicationState;
 use shard_manager::row_change::Operation::Upsert;
-use shard_manager::store::sqlite::reader::{Housekeeping, Readers, Scope, VisibleBound};
+use shard_manager::store::sqlite::reader::{Housekeeping, ReaderPool, Scope, VisibleBound};
 use shard_manager::value::Value;
 
 use crate::cluster::{Cluster, deadline};
@@ -33,7 +33,7 @@ async fn a_cancelled_scan_ends_and_its_connection_serves_the_next() {
     ));
     let (visible_bound, keeper) = (VisibleBound::primary(&replication), Housekeeping::start());
     let readers =
-        Readers::open("shard1", &cluster.file(1), visible_bound, &keeper).expect("a pool");
+        ReaderPool::open("shard1", &cluster.file(1), visible_bound, &keeper).expect("a pool");
     let table = cluster.manager.schema().table("users").expect("a table");
     let query = ReadQuery { counts: true, ..ReadQuery::all(&table) };
     let name =

@@ -20,7 +20,7 @@ use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::replication::ReplicationState;
 use shard_manager::row_change::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::digest::digest;
-use shard_manager::store::sqlite::intents::{Intents, State};
+use shard_manager::store::sqlite::intents::{IntentTable, State};
 use shard_manager::store::sqlite::writer::SqliteWriter;
 use shard_manager::table::{Column, Registry, Table};
 use shard_manager::value::{ColumnType, Value};
@@ -217,7 +217,7 @@ async fn a_router_that_dies_at_any_step_leaves_the_table_on_all_shards_or_on_non
         cluster.write("kv", Upsert, "k", r#"{"value":1}"#).await.expect("stored");
         let dir = cluster.stop();
         let students = table("students");
-        let mut noted = Intents::open(&catalog(dir.path())).expect("the catalog");
+        let mut noted = IntentTable::open(&catalog(dir.path())).expect("the catalog");
         noted.note(&students).expect("noted");
         let all = SchemaChange::Make(Arc::new(students.clone()));
         match state {
@@ -253,7 +253,7 @@ async fn a_start_that_cannot_finish_a_table_is_refused_with_the_reason_and_leave
     let dir = cluster.stop();
     let mut other = declaration("students");
     other.columns[1].nullable = false;
-    let mut noted = Intents::open(&catalog(dir.path())).expect("the catalog");
+    let mut noted = IntentTable::open(&catalog(dir.path())).expect("the catalog");
     noted.note(&other.check().expect("a good table")).expect("noted");
     let timelines =
         || ints(&shard_file(dir.path(), 1), "SELECT count(*) AS value FROM tessera_timelines");

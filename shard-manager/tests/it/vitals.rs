@@ -18,7 +18,7 @@ fn sizes(first: &[u64]) -> [u64; BATCH_CLASSES] {
 async fn a_lane_reports_queued_operations_applied_operations_and_batches() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let idle = LaneStats { lanes: 1, applying: 1, ..LaneStats::default() };
-    let told = story.lane.vitals();
+    let told = story.lane.stats();
     assert!(told.waiting_max >= 1_000 && told.waiting_bytes_max >= 1 << 20, "{told:?}");
     let limits = |vitals: LaneStats| LaneStats {
         waiting_max: told.waiting_max,
@@ -32,7 +32,7 @@ async fn a_lane_reports_queued_operations_applied_operations_and_batches() {
         story.queue(&["c"], deadline()).await,
         story.queue(&["d"], deadline()).await,
     ];
-    let waiting = story.lane.vitals();
+    let waiting = story.lane.stats();
     assert!(waiting.waiting_bytes > 0);
     assert_eq!(
         waiting,
@@ -45,7 +45,7 @@ async fn a_lane_reports_queued_operations_applied_operations_and_batches() {
         answer.await.expect("it is applied");
     }
     // The lane updates this counter shortly after the last answer.
-    while story.lane.vitals().applying > 0 {
+    while story.lane.stats().applying > 0 {
         tokio::task::yield_now().await;
     }
     let done = LaneStats {
@@ -58,7 +58,7 @@ async fn a_lane_reports_queued_operations_applied_operations_and_batches() {
         batch_sizes: sizes(&[1, 0, 1]),
         ..LaneStats::default()
     };
-    assert_eq!(story.lane.vitals(), limits(done));
+    assert_eq!(story.lane.stats(), limits(done));
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_failed_batch_counts_by_what_became_durable() {
     for answer in queued {
         failures += u32::from(answer.await.is_err());
     }
-    let vitals = story.lane.vitals();
+    let vitals = story.lane.stats();
     assert_eq!(failures, 1);
     // Four batches were split: `good` and `bad` apart, `fine` and `well` together.
     assert_eq!((vitals.batches, vitals.operations, vitals.rows), (3, 4, 4));
@@ -87,7 +87,7 @@ async fn a_failed_batch_counts_by_what_became_durable() {
 /// Waits until a shard reports this many durable operations; returns its statistics.
 async fn until_operations(cluster: &Cluster, shard: ShardIndex, count: u64) -> ShardStats {
     loop {
-        let vitals = cluster.manager.status().vitals().remove(shard.index());
+        let vitals = cluster.manager.status().stats().remove(shard.index());
         assert!(vitals.lane.operations <= count, "{vitals:?}");
         if vitals.lane.operations == count && vitals.lane.applying == 0 {
             return vitals;
@@ -132,7 +132,7 @@ async fn writes_are_counted_on_their_shard_only() {
 async fn until_replica(cluster: &Cluster, is_so: impl Fn(&ShardStats) -> bool) -> ShardStats {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
-        let vitals = cluster.manager.status().vitals().remove(0);
+        let vitals = cluster.manager.status().stats().remove(0);
         if is_so(&vitals) {
             return vitals;
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use shard_manager::local::{LocalCluster, LocalError, LocalNode, LocalSpec, NodeState, Stop};
 use shard_manager::topology::Role;
 
-use crate::servers::{Place, ask, program, until};
+use crate::servers::{ClusterFolder, ask, program, until};
 
 fn pids(cluster: &LocalCluster) -> BTreeMap<String, Option<u32>> {
     cluster.nodes().iter().map(|node| (node.name.clone(), node.pid())).collect()
@@ -32,7 +32,7 @@ const ROWS: &str = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
 
 #[test]
 fn up_creates_a_cluster_that_replicates() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(2, 1);
     for shard in 0..2 {
         let primary = cluster.primaries().nth(shard).unwrap();
@@ -49,7 +49,7 @@ fn up_creates_a_cluster_that_replicates() {
 
 #[test]
 fn pages_have_checksums_and_access_requires_the_password() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 0);
     let primary = node(&cluster, "shard1-primary");
     for (setting, value) in [
@@ -74,7 +74,7 @@ fn pages_have_checksums_and_access_requires_the_password() {
 
 #[test]
 fn up_again_changes_nothing() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let files =
         || ["cluster.json", "tessera.env"].map(|file| fs::read(place.dir().join(file)).unwrap());
     let cluster = place.up(1, 1);
@@ -85,7 +85,7 @@ fn up_again_changes_nothing() {
 
 #[test]
 fn replicas_are_added_and_what_runs_goes_on() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 0);
     fill(node(&cluster, "shard1-primary"));
     let before = (pids(&cluster), ports(&cluster));
@@ -101,7 +101,7 @@ fn replicas_are_added_and_what_runs_goes_on() {
 
 #[test]
 fn rows_outlive_a_stop_and_ports_stay() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 1);
     fill(node(&cluster, "shard1-primary"));
     let before = ports(&cluster);
@@ -116,7 +116,7 @@ fn rows_outlive_a_stop_and_ports_stay() {
 
 #[test]
 fn a_server_that_was_killed_recovers() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 1);
     fill(node(&cluster, "shard1-primary"));
     for node in cluster.nodes() {
@@ -137,12 +137,12 @@ fn a_server_that_was_killed_recovers() {
 
 #[test]
 fn a_process_id_of_another_program_is_ignored_and_not_signalled() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 0);
     let primary = node(&cluster, "shard1-primary");
     fill(primary);
     primary.stop(Stop::Fast).unwrap();
-    let file = primary.data_dir().join("postmaster.pid");
+    let file = primary.dir.data().join("postmaster.pid");
     // The test's own process id: the test would notice a signal.
     fs::write(&file, format!("{}\n", std::process::id())).unwrap();
     assert_eq!(primary.pid(), None);
@@ -156,14 +156,14 @@ fn a_process_id_of_another_program_is_ignored_and_not_signalled() {
 
 #[test]
 fn a_missing_or_incomplete_replica_is_rebuilt() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 2);
     fill(node(&cluster, "shard1-primary"));
     let (gone, half) = (node(&cluster, "shard1-replica1"), node(&cluster, "shard1-replica2"));
     gone.stop(Stop::Immediate).unwrap();
-    fs::remove_dir_all(&gone.dir).unwrap();
+    fs::remove_dir_all(&gone.dir.path).unwrap();
     // Runs, like a server that was started but not yet recorded.
-    fs::write(half.dir.join("unfinished"), "").unwrap();
+    fs::write(half.dir.path.join("unfinished"), "").unwrap();
     assert_eq!((gone.state(), half.state()), (NodeState::NotMade, NodeState::NotMade));
     let cluster = place.up(1, 2);
     for replica in cluster.replicas_of(0) {
@@ -173,12 +173,12 @@ fn a_missing_or_incomplete_replica_is_rebuilt() {
 
 #[test]
 fn a_missing_primary_is_reported_and_never_recreated_empty() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 0);
     fill(node(&cluster, "shard1-primary"));
     cluster.down().unwrap();
     let (dir, away) =
-        (node(&cluster, "shard1-primary").dir.clone(), place.parent.path().join("away"));
+        (node(&cluster, "shard1-primary").dir.path.clone(), place.parent.path().join("away"));
     fs::rename(&dir, &away).unwrap();
     let error = LocalCluster::up(&place.wanted(1, 0)).unwrap_err();
     assert!(matches!(error, LocalError::Lost { .. }), "{error}");
@@ -188,14 +188,14 @@ fn a_missing_primary_is_reported_and_never_recreated_empty() {
 
 #[test]
 fn a_primary_comes_back_as_a_replica_of_the_one_that_took_over() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = place.up(1, 1);
     fill(node(&cluster, "shard1-primary"));
     until(node(&cluster, "shard1-replica1"), ROWS, "42");
     node(&cluster, "shard1-primary").stop(Stop::Immediate).unwrap();
     assert_eq!(ask(node(&cluster, "shard1-replica1"), "SELECT pg_promote()"), "t");
     ask(node(&cluster, "shard1-replica1"), "INSERT INTO t VALUES (43)");
-    cluster.rebuild("shard1-primary", "shard1-replica1").unwrap();
+    cluster.commands().rebuild("shard1-primary", "shard1-replica1").unwrap();
     until(node(&cluster, "shard1-primary"), ROWS, "42,43");
     cluster.down().unwrap();
     let cluster = place.up(1, 1);
@@ -213,7 +213,7 @@ fn a_primary_comes_back_as_a_replica_of_the_one_that_took_over() {
 
 #[test]
 fn an_interrupted_up_is_resumed() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     for step in 0..12 {
         let mut up =
             program(&["cluster", "up", "--shards", "1", "--set", "fsync=off"], &place.dir());
@@ -244,7 +244,7 @@ fn carry_on(wanted: &LocalSpec) -> LocalCluster {
 
 #[test]
 fn servers_are_never_run_by_root() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 1);
     for node in cluster.nodes() {
         let path = format!("/proc/{}/status", node.pid().unwrap());

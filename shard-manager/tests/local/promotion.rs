@@ -9,7 +9,7 @@ use serde_json::Value;
 use shard_manager::local::{LocalCluster, LocalNode, NodeState, Rejoined, Stop};
 use shard_manager::topology::Role;
 
-use crate::servers::{Place, ask, run, until};
+use crate::servers::{ClusterFolder, ask, run, until};
 
 const ROWS: &str = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
 const PRIMARY: &str = "shard1-primary";
@@ -25,7 +25,7 @@ fn leader(cluster: &LocalCluster) -> &str {
 }
 
 /// A shard with this many replicas, all of which have row 1.
-fn shard(place: &Place, replicas: usize) -> LocalCluster {
+fn shard(place: &ClusterFolder, replicas: usize) -> LocalCluster {
     let cluster = place.up(1, replicas);
     ask(node(&cluster, PRIMARY), "CREATE TABLE t (n int); INSERT INTO t VALUES (1)");
     for replica in cluster.replicas_of(0) {
@@ -49,16 +49,16 @@ fn listed<'c>(cluster: &'c LocalCluster, variable: &str) -> Vec<&'c str> {
 
 #[test]
 fn a_promoted_replica_leads_and_the_others_follow_even_after_a_restart() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 2);
-    let said = cluster.promote(FIRST).unwrap_err().to_string();
+    let said = cluster.commands().promote(FIRST).unwrap_err().to_string();
     assert!(said.contains("shard1-primary: it is the primary and runs"), "{said}");
-    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
-    let promoted = cluster.promote(FIRST).unwrap();
+    cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
+    let promoted = cluster.commands().promote(FIRST).unwrap();
     assert_eq!((promoted.node.as_str(), promoted.behind.len()), (FIRST, 0));
     add(node(&cluster, FIRST), 2);
     until(node(&cluster, SECOND), ROWS, "1,2");
-    assert_eq!(cluster.promote(FIRST).unwrap(), promoted, "it leads already");
+    assert_eq!(cluster.commands().promote(FIRST).unwrap(), promoted, "it leads already");
 
     assert_eq!(listed(&cluster, "SHARD_URLS"), [FIRST]);
     assert_eq!(listed(&cluster, "REPLICA_URLS"), [PRIMARY, SECOND]);
@@ -74,7 +74,7 @@ fn a_promoted_replica_leads_and_the_others_follow_even_after_a_restart() {
     let mut cluster = place.up(1, 2);
     assert_eq!(leader(&cluster), FIRST);
     assert_eq!(node(&cluster, PRIMARY).state(), NodeState::Stopped);
-    let said = cluster.start_node(PRIMARY).unwrap_err().to_string();
+    let said = cluster.commands().start(PRIMARY).unwrap_err().to_string();
     assert!(said.contains("cluster rejoin shard1-primary"), "{said}");
     add(node(&cluster, FIRST), 3);
     until(node(&cluster, SECOND), ROWS, "1,2,3");
@@ -82,95 +82,95 @@ fn a_promoted_replica_leads_and_the_others_follow_even_after_a_restart() {
 
 #[test]
 fn a_former_primary_rejoins_without_the_rows_that_were_not_replicated() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 1);
-    cluster.stop_node(FIRST, Stop::Fast).unwrap();
+    cluster.commands().stop(FIRST, Stop::Fast).unwrap();
     for row in 100..200 {
         add(node(&cluster, PRIMARY), row);
     }
-    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
-    cluster.start_node(FIRST).unwrap();
-    cluster.promote(FIRST).unwrap();
+    cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
+    cluster.commands().start(FIRST).unwrap();
+    cluster.commands().promote(FIRST).unwrap();
     add(node(&cluster, FIRST), 2);
-    assert_eq!(cluster.rejoin(PRIMARY).unwrap(), Rejoined::Rewound);
+    assert_eq!(cluster.commands().rejoin(PRIMARY).unwrap(), Rejoined::Rewound);
     until(node(&cluster, PRIMARY), ROWS, "1,2");
     assert_eq!(node(&cluster, PRIMARY).role, Role::Replica);
     add(node(&cluster, FIRST), 3);
     until(node(&cluster, PRIMARY), ROWS, "1,2,3");
-    assert_eq!(cluster.rejoin(PRIMARY).unwrap(), Rejoined::Followed);
+    assert_eq!(cluster.commands().rejoin(PRIMARY).unwrap(), Rejoined::Followed);
     assert_eq!(run(&["cluster", "status"], &place.dir()).0, 0);
 
     // The same again in the other direction.
-    cluster.stop_node(FIRST, Stop::Immediate).unwrap();
-    cluster.promote(PRIMARY).unwrap();
+    cluster.commands().stop(FIRST, Stop::Immediate).unwrap();
+    cluster.commands().promote(PRIMARY).unwrap();
     add(node(&cluster, PRIMARY), 4);
-    cluster.rejoin(FIRST).unwrap();
+    cluster.commands().rejoin(FIRST).unwrap();
     until(node(&cluster, FIRST), ROWS, "1,2,3,4");
     assert_eq!(listed(&cluster, "SHARD_URLS"), [PRIMARY]);
 }
 
 #[test]
 fn a_node_that_cannot_be_rewound_is_rebuilt() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 1);
-    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
-    cluster.promote(FIRST).unwrap();
+    cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
+    cluster.commands().promote(FIRST).unwrap();
     add(node(&cluster, FIRST), 2);
     // Without its own WAL there is no record of what has to be undone.
-    let log = node(&cluster, PRIMARY).data_dir().join("pg_wal");
+    let log = node(&cluster, PRIMARY).dir.data().join("pg_wal");
     for entry in fs::read_dir(log).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_file() {
             fs::remove_file(entry.path()).unwrap();
         }
     }
-    assert_eq!(cluster.rejoin(PRIMARY).unwrap(), Rejoined::Rebuilt);
+    assert_eq!(cluster.commands().rejoin(PRIMARY).unwrap(), Rejoined::Rebuilt);
     until(node(&cluster, PRIMARY), ROWS, "1,2");
 }
 
 #[test]
 fn a_replica_that_was_down_follows_the_new_primary_once_it_is_started() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 2);
-    cluster.stop_node(SECOND, Stop::Fast).unwrap();
+    cluster.commands().stop(SECOND, Stop::Fast).unwrap();
     add(node(&cluster, PRIMARY), 2);
     until(node(&cluster, FIRST), ROWS, "1,2");
-    cluster.freeze_node(PRIMARY).unwrap();
-    let said = cluster.promote_best("shard1").unwrap_err().to_string();
+    cluster.commands().freeze(PRIMARY).unwrap();
+    let said = cluster.commands().promote_best("shard1").unwrap_err().to_string();
     assert!(said.contains("1 of its replicas answer and 2 are needed"), "{said}");
-    cluster.promote(FIRST).unwrap();
+    cluster.commands().promote(FIRST).unwrap();
     add(node(&cluster, FIRST), 3);
-    cluster.start_node(SECOND).unwrap();
+    cluster.commands().start(SECOND).unwrap();
     until(node(&cluster, SECOND), ROWS, "1,2,3");
     // The former primary continues, and nothing replicates its writes.
-    cluster.thaw_node(PRIMARY).unwrap();
+    cluster.commands().thaw(PRIMARY).unwrap();
     add(node(&cluster, PRIMARY), 9);
     let cluster_now = LocalCluster::open(&place.dir()).unwrap();
     assert_eq!(leader(&cluster_now), FIRST);
     let (code, _, err) = run(&["cluster", "status"], &place.dir());
     assert_eq!((code, err.as_str()), (1, "beside the primary: shard1-primary\n"));
     assert_eq!(ask(node(&cluster, SECOND), ROWS), "1,2,3");
-    cluster.rejoin(PRIMARY).unwrap();
+    cluster.commands().rejoin(PRIMARY).unwrap();
     until(node(&cluster, PRIMARY), ROWS, "1,2,3");
 }
 
 #[test]
 fn the_best_replica_is_the_most_advanced_one() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 2);
-    cluster.stop_node(FIRST, Stop::Fast).unwrap();
+    cluster.commands().stop(FIRST, Stop::Fast).unwrap();
     add(node(&cluster, PRIMARY), 2);
     until(node(&cluster, SECOND), ROWS, "1,2");
-    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
-    cluster.start_node(FIRST).unwrap();
-    assert_eq!(cluster.promote_best("shard1").unwrap().node, SECOND);
+    cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
+    cluster.commands().start(FIRST).unwrap();
+    assert_eq!(cluster.commands().promote_best("shard1").unwrap().node, SECOND);
     until(node(&cluster, FIRST), ROWS, "1,2");
 }
 
 #[test]
 fn a_manual_promotion_is_kept_and_the_others_follow_after_up() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 2);
-    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
+    cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
     assert_eq!(ask(node(&cluster, SECOND), "SELECT pg_promote()"), "t");
     add(node(&cluster, SECOND), 2);
     let cluster = place.up(1, 2);
@@ -181,7 +181,7 @@ fn a_manual_promotion_is_kept_and_the_others_follow_after_up() {
 
 #[test]
 fn a_frozen_node_answers_when_it_is_thawed() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = shard(&place, 1);
     let (code, out, err) = run(&["cluster", "freeze", PRIMARY], &place.dir());
     assert_eq!((code, out.as_str()), (0, "shard1-primary is frozen\n"), "{err}");
@@ -202,16 +202,16 @@ fn a_frozen_node_answers_when_it_is_thawed() {
 
 #[test]
 fn a_frozen_node_can_be_stopped_started_and_destroyed() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 1);
     // Each wait for a frozen server lasts ten seconds or more.
     let at_once = Duration::from_secs(9);
-    cluster.freeze_node(PRIMARY).unwrap();
+    cluster.commands().freeze(PRIMARY).unwrap();
     let began = Instant::now();
-    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
+    cluster.commands().stop(PRIMARY, Stop::Immediate).unwrap();
     assert!(began.elapsed() < at_once, "it took {:?}", began.elapsed());
-    cluster.start_node(PRIMARY).unwrap();
-    cluster.freeze_node(FIRST).unwrap();
+    cluster.commands().start(PRIMARY).unwrap();
+    cluster.commands().freeze(FIRST).unwrap();
     let cluster = place.up(1, 1);
     assert!(cluster.nodes().iter().all(|node| node.state() == NodeState::Running));
     for node in cluster.nodes() {
@@ -226,7 +226,7 @@ fn a_frozen_node_can_be_stopped_started_and_destroyed() {
 
 #[test]
 fn impossible_operations_are_refused_with_a_remedy() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let mut cluster = shard(&place, 1);
     let refused = |args: &[&str], words: &str| {
         let (code, out, err) = run(&[&["cluster"], args].concat(), &place.dir());
@@ -249,7 +249,7 @@ fn impossible_operations_are_refused_with_a_remedy() {
     refused(&["promote", PRIMARY], "it is a former primary and no replica");
     let (code, out, _) = run(&["cluster", "rejoin", PRIMARY], &place.dir());
     assert_eq!((code, out.starts_with("shard1-primary follows: ")), (0, true), "{out}");
-    cluster.stop_node(FIRST, Stop::Fast).unwrap();
-    let said = cluster.promote(FIRST).unwrap_err().to_string();
+    cluster.commands().stop(FIRST, Stop::Fast).unwrap();
+    let said = cluster.commands().promote(FIRST).unwrap_err().to_string();
     assert!(said.contains("start it first"), "{said}");
 }

@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 use shard_manager::local::{LocalCluster, LocalSpec, Stop};
 
-use crate::servers::{Place, program, run};
+use crate::servers::{ClusterFolder, program, run};
 
 #[test]
 fn a_port_that_is_taken_is_named() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let wanted = LocalSpec { first_port: Some(port), ..place.wanted(1, 0) };
@@ -34,7 +34,7 @@ fn a_port_that_is_taken_is_named() {
 
 #[test]
 fn shards_with_rows_are_not_removed() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     place.up(2, 1);
     for other in [1, 3] {
         // Rows are neither moved to new shards nor saved from removed ones.
@@ -51,7 +51,7 @@ fn shards_with_rows_are_not_removed() {
 
 #[test]
 fn a_directory_with_other_things_in_it_is_left_alone() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     fs::create_dir(place.dir()).unwrap();
     fs::write(place.dir().join("letter.txt"), "dear").unwrap();
     assert!(place.refused(&place.wanted(1, 0)).contains("is not empty and holds no local cluster"));
@@ -66,7 +66,7 @@ fn a_directory_with_other_things_in_it_is_left_alone() {
 
 #[test]
 fn a_directory_that_the_servers_cannot_access_is_refused_with_a_remedy() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     fs::set_permissions(place.parent.path(), Permissions::from_mode(0o700)).unwrap();
     if fs::read("/etc/shadow").is_err() {
         // A user other than root also runs the servers, which then can access that user's files.
@@ -85,7 +85,7 @@ fn a_directory_that_the_servers_cannot_access_is_refused_with_a_remedy() {
 
 #[test]
 fn two_commands_do_not_work_on_one_cluster() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 0);
     let lock = File::open(place.dir().join("cluster.lock")).unwrap();
     lock.lock().unwrap();
@@ -99,7 +99,7 @@ fn two_commands_do_not_work_on_one_cluster() {
 
 #[test]
 fn reserved_and_unknown_settings_are_refused() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let with = |name: &str, value: &str| LocalSpec {
         settings: vec![(name.to_owned(), value.to_owned())],
         ..place.wanted(1, 0)
@@ -116,7 +116,7 @@ fn reserved_and_unknown_settings_are_refused() {
 
 #[test]
 fn the_exit_code_of_status_shows_whether_all_nodes_run() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     assert_eq!(run(&["cluster", "status"], &place.dir()).0, 2);
     let (code, out, err) =
         run(&["cluster", "up", "--shards", "1", "--json", "--set", "fsync=off"], &place.dir());
@@ -142,7 +142,7 @@ fn the_exit_code_of_status_shows_whether_all_nodes_run() {
 
 #[test]
 fn up_prints_where_the_urls_are_and_no_password() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let (code, out, err) =
         run(&["cluster", "up", "--shards", "1", "--set", "fsync=off"], &place.dir());
     assert_eq!(code, 0, "{err}");
@@ -158,7 +158,7 @@ fn up_prints_where_the_urls_are_and_no_password() {
 
 #[test]
 fn destroy_asks_first_and_removes_only_its_own_files() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let cluster = place.up(1, 1);
     let (code, _, err) = run(&["cluster", "destroy"], &place.dir());
     assert_eq!(code, 2);
@@ -186,7 +186,7 @@ fn destroy_asks_first_and_removes_only_its_own_files() {
 
 #[test]
 fn missing_programs_are_reported_with_the_package_to_install() {
-    let place = Place::new();
+    let place = ClusterFolder::new();
     let up = program(&["cluster", "up"], &place.dir())
         .env("TESSERA_PG_BIN", "/nonexistent")
         .output()

@@ -8,11 +8,11 @@ use shard_manager::local::{LocalCluster, LocalNode, LocalSpec};
 use tempfile::TempDir;
 
 /// A directory for a cluster. Its servers are stopped when it is dropped.
-pub(crate) struct Place {
+pub(crate) struct ClusterFolder {
     pub(crate) parent: TempDir,
 }
 
-impl Place {
+impl ClusterFolder {
     pub(crate) fn new() -> Self {
         let parent = tempfile::tempdir().expect("a folder for the test");
         // Another user runs the servers and needs access to the path.
@@ -43,7 +43,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ClusterFolder {
     fn drop(&mut self) {
         // Also stops servers that a failed test or an interrupted `up` has left running.
         if let Ok(cluster) = LocalCluster::open(&self.dir()) {

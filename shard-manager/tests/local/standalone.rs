@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::servers::{Place, program};
+use crate::servers::{ClusterFolder, program};
 
 const PASSWORD: &str = "it's a:\\secret 100%";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder of standalone nodes, and the file with their password.
 struct Nodes {
-    place: Place,
+    place: ClusterFolder,
 }
 
 /// A node whose process this test has started.
@@ -29,7 +29,7 @@ struct Node {
 impl Nodes {
     fn new() -> Self {
         use std::io::Write;
-        let place = Place::new();
+        let place = ClusterFolder::new();
         let path = place.parent.path().join("given");
         let mut file = File::options()
             .write(true)

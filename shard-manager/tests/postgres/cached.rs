@@ -96,8 +96,8 @@ fn after_a_failover_no_earlier_entry_is_served() {
         let version = written.row.version;
         until_hit(&manager, "k", &with(&SessionToken::empty()), version).await;
         let promoting = tokio::task::spawn_blocking(move || {
-            trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
-            trio.cluster.promote_best("shard1").unwrap();
+            trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
+            trio.cluster.commands().promote_best("shard1").unwrap();
             trio
         });
         let trio = promoting.await.unwrap();
@@ -105,7 +105,7 @@ fn after_a_failover_no_earlier_entry_is_served() {
         assert_eq!(redis.keys().len(), 1, "the entry is there");
         let first = read(&manager, "k", &with(&SessionToken::empty())).await;
         assert_eq!((first.version(), first.cache), (Some(version), Some(Miss)));
-        assert!(manager.status().cache_vitals().unwrap().stale > 0);
+        assert!(manager.status().cache_stats().unwrap().stale > 0);
         until_hit(&manager, "k", &with(&SessionToken::empty()), version).await;
         drop(trio);
     });

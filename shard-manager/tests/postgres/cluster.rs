@@ -120,10 +120,10 @@ impl Trio {
     /// Starts a server with its current data, whatever was promoted since, like a machine that
     /// comes back.
     pub(crate) fn start_alone(&self, node: &LocalNode) {
-        let owner = std::fs::metadata(node.data_dir()).unwrap();
+        let owner = std::fs::metadata(node.dir.data()).unwrap();
         let mut command = Command::new(self.cluster.programs().bin.join("pg_ctl"));
-        command.args(["start", "-w", "-D"]).arg(node.data_dir()).arg("-l").arg(node.log());
-        command.current_dir(&node.dir).stdout(Stdio::null());
+        command.args(["start", "-w", "-D"]).arg(node.dir.data()).arg("-l").arg(node.dir.log());
+        command.current_dir(&node.dir.path).stdout(Stdio::null());
         if owner.uid() != std::fs::metadata("/proc/self").unwrap().uid() {
             command.uid(owner.uid()).gid(owner.gid());
         }
@@ -150,7 +150,7 @@ impl Databases {
         let mut databases = Self { nodes: Vec::new(), names: Vec::new() };
         for node in nodes {
             let name = format!("story{}", NEXT.fetch_add(1, Ordering::Relaxed));
-            let mut door = Door::open(node, "postgres").await;
+            let mut door = SideSession::open(node, "postgres").await;
             door.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
             databases.nodes.push((*node).clone());
             databases.names.push(name);
@@ -167,7 +167,7 @@ impl Databases {
     /// Address of a cluster of all of them with replicas, once these have the databases.
     pub(crate) async fn with_replicas(&self) -> ClusterAddress {
         let replica = shared().replicas_of(0).next().unwrap();
-        let mut door = Door::open(replica, "postgres").await;
+        let mut door = SideSession::open(replica, "postgres").await;
         for name in &self.names {
             let there =
                 format!("SELECT count(*)::text AS value FROM pg_database WHERE datname='{name}'");
@@ -178,8 +178,8 @@ impl Databases {
     }
 
     /// Opens a session with one of them that bypasses Tessera.
-    pub(crate) async fn door(&self, shard: usize) -> Door {
-        Door::open(&self.nodes[shard], &self.names[shard]).await
+    pub(crate) async fn door(&self, shard: usize) -> SideSession {
+        SideSession::open(&self.nodes[shard], &self.names[shard]).await
     }
 }
 
@@ -220,7 +220,7 @@ pub(crate) fn refused(address: &ClusterAddress) -> String {
 }
 
 /// A session beside those of the engine.
-pub(crate) struct Door {
+pub(crate) struct SideSession {
     pub(crate) connection: AsyncPgConnection,
 }
 
@@ -230,7 +230,7 @@ struct ValueRow {
     value: Option<String>,
 }
 
-impl Door {
+impl SideSession {
     pub(crate) async fn open(node: &LocalNode, database: &str) -> Self {
         let at = address(node, database);
         let session = session::connect(&at, "story", Role::Any, &patient()).await;

@@ -12,11 +12,11 @@ use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert}
 use shard_manager::row_change::{Precondition, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 
-use crate::cluster::{Databases, Door, connect};
+use crate::cluster::{Databases, SideSession, connect};
 use crate::rows::{options, prepare, rows, write, write_all};
 
 /// Two routers of one cluster, and a direct session to its only shard.
-async fn two() -> (Databases, [Manager; 2], Door) {
+async fn two() -> (Databases, [Manager; 2], SideSession) {
     let databases = Databases::new(1).await;
     let managers = [connect(&databases.address()), connect(&databases.address())];
     let door = databases.door(0).await;

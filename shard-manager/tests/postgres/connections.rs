@@ -12,7 +12,7 @@ use shard_manager::manager::Manager;
 use shard_manager::node_address::ServerEngine;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
-use crate::cluster::{Door, Trio, connect};
+use crate::cluster::{SideSession, Trio, connect};
 use crate::read_write_steps::{at, get, put, until_replicas};
 use crate::rows::{make, rows, table};
 use crate::server::runtime;
@@ -25,7 +25,7 @@ fn count(node: &LocalNode, ends: &Arc<AtomicBool>) -> tokio::task::JoinHandle<us
     let (node, ends) = (node.clone(), Arc::clone(ends));
     tokio::task::spawn_blocking(move || {
         runtime().block_on(async {
-            let mut door = Door::open(&node, "shard1").await;
+            let mut door = SideSession::open(&node, "shard1").await;
             let mut most = 0;
             while !ends.load(Ordering::SeqCst) {
                 most = most.max(door.text(COUNT).await.parse().unwrap());
@@ -36,7 +36,7 @@ fn count(node: &LocalNode, ends: &Arc<AtomicBool>) -> tokio::task::JoinHandle<us
 }
 
 /// Runs a future; returns the maximum number of sessions of each node meanwhile.
-async fn counted<T>(
+async fn with_session_peaks<T>(
     nodes: &[LocalNode],
     work: impl Future<Output = T>,
 ) -> (T, BTreeMap<String, usize>) {
@@ -83,15 +83,15 @@ fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_client
         let nodes = trio.cluster.nodes().to_vec();
         let listed = trio.address();
         let starting = tokio::task::spawn_blocking(move || connect(&listed));
-        let (manager, most) = counted(&nodes, starting).await;
+        let (manager, most) = with_session_peaks(&nodes, starting).await;
         let manager = manager.unwrap();
         check(&most);
-        check(&counted(&nodes, load(&manager, "before")).await.1);
+        check(&with_session_peaks(&nodes, load(&manager, "before")).await.1);
 
-        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+        trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
         let alive: Vec<_> = trio.cluster.replicas_of(0).cloned().collect();
         let promoting = tokio::task::spawn_blocking(move || {
-            trio.cluster.promote_best("shard1").unwrap();
+            trio.cluster.commands().promote_best("shard1").unwrap();
             trio
         });
         let over = AtomicBool::new(false);
@@ -111,12 +111,12 @@ fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_client
             promoting.await.unwrap()
         };
         let both = async { tokio::join!(failing_over, join_all(clients)).0 };
-        let (mut trio, most) = counted(&alive, both).await;
+        let (mut trio, most) = with_session_peaks(&alive, both).await;
         check(&most);
 
-        trio.cluster.rejoin("shard1-primary").unwrap();
+        trio.cluster.commands().rejoin("shard1-primary").unwrap();
         until_replicas(&manager, 2).await;
-        check(&counted(&nodes, load(&manager, "after")).await.1);
+        check(&with_session_peaks(&nodes, load(&manager, "after")).await.1);
         tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
     });
 }

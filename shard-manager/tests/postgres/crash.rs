@@ -14,7 +14,7 @@ use shard_manager::row_change::Operation::{Insert, Update, Upsert};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::topology::ShardIndex;
 
-use crate::cluster::{Databases, Door, connect, mortal};
+use crate::cluster::{Databases, SideSession, connect, mortal};
 use crate::rows::write;
 
 /// Number of writers of each shard.
@@ -132,7 +132,7 @@ enum Blow {
 async fn strike(blow: Blow, node: &LocalNode, database: &str, others: &[&Arc<AtomicUsize>]) {
     match blow {
         Blow::Backend => {
-            let mut door = Door::open(node, database).await;
+            let mut door = SideSession::open(node, database).await;
             let lane = "SELECT pid::text AS value FROM pg_stat_activity
                 WHERE datname=current_database() AND application_name='tessera lane'";
             // The engine may be reconnecting at this moment.
@@ -210,7 +210,7 @@ async fn story(nodes: &[&LocalNode]) {
 }
 
 /// Compares the rows of a shard with the state known to its writers.
-async fn check(door: &mut Door, writers: &[&Known]) {
+async fn check(door: &mut SideSession, writers: &[&Known]) {
     let stored = "SELECT user_id||' '||version AS value FROM users";
     let stored = door.texts(stored).await;
     let mut stored: BTreeMap<&str, i64> = stored

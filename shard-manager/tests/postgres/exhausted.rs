@@ -10,19 +10,19 @@ use shard_manager::local::LocalNode;
 use shard_manager::manager::Manager;
 use shard_manager::shard::NodeHealth;
 
-use crate::cluster::{Door, Trio, connect};
+use crate::cluster::{SideSession, Trio, connect};
 use crate::read_write_steps::{at, get, put, until_read, until_replicas, within};
 use crate::server::runtime;
 
 /// Sessions of other clients with a node, as many as the node accepts.
 struct Crowd {
-    _doors: Vec<Door>,
+    _doors: Vec<SideSession>,
 }
 
 impl Crowd {
     /// Takes every connection that sessions of this name hold, and all free ones.
     async fn take(node: &LocalNode, name: &str) -> Self {
-        let mut doors = vec![Door::open(node, "shard1").await];
+        let mut doors = vec![SideSession::open(node, "shard1").await];
         let end = format!(
             "SELECT count(pg_terminate_backend(pid))::text AS value FROM pg_stat_activity \
              WHERE application_name LIKE '{name}'"
@@ -37,7 +37,7 @@ impl Crowd {
         );
         let deadline = Instant::now() + Duration::from_secs(60);
         while doors[0].text(&left).await != "0" {
-            while let Some(door) = Door::try_open(node, "shard1").await {
+            while let Some(door) = SideSession::try_open(node, "shard1").await {
                 doors.push(door);
             }
             doors[0].text(&end).await;

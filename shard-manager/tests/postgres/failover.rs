@@ -9,7 +9,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::local::Stop;
 use shard_manager::manager::RequestOptions;
 
-use crate::cluster::{Door, Trio, connect, try_connect};
+use crate::cluster::{SideSession, Trio, connect, try_connect};
 use crate::log;
 use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
 use crate::server::runtime;
@@ -21,7 +21,7 @@ fn writes_continue_on_a_promoted_replica_with_all_acknowledged_rows() {
     let manager = connect(&trio.address());
     runtime().block_on(async {
         let before = put(&manager, "before", &at(Level::Quorum)).await.unwrap();
-        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+        trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
 
         // Reads continue, and writes wait: this one until its deadline (TSR202), the following ones
         // until there is a primary.
@@ -35,7 +35,7 @@ fn writes_continue_on_a_promoted_replica_with_all_acknowledged_rows() {
             futures_util::future::join_all(all).await
         };
         let promoting = tokio::task::spawn_blocking(move || {
-            let promoted = trio.cluster.promote_best("shard1").unwrap();
+            let promoted = trio.cluster.commands().promote_best("shard1").unwrap();
             (trio, promoted)
         });
         let (waited, promoted) = tokio::join!(waiting, promoting);
@@ -52,7 +52,7 @@ fn writes_continue_on_a_promoted_replica_with_all_acknowledged_rows() {
         // The old primary comes back without its replicas: it serves neither writes nor reads.
         let old = trio.node("shard1-primary").clone();
         trio.start_alone(&old);
-        let mut door = Door::open(&old, "shard1").await;
+        let mut door = SideSession::open(&old, "shard1").await;
         put(&manager, "after", &at(Level::One)).await.unwrap();
         let count = "SELECT count(*)::text AS value FROM users WHERE user_id='after'";
         assert_eq!(door.text(count).await, "0");
@@ -60,7 +60,7 @@ fn writes_continue_on_a_promoted_replica_with_all_acknowledged_rows() {
         drop(door);
 
         // It rejoins, and is an ordinary replica.
-        trio.cluster.rejoin("shard1-primary").unwrap();
+        trio.cluster.commands().rejoin("shard1-primary").unwrap();
         until_replicas(&manager, 2).await;
         put(&manager, "everywhere", &at(Level::All)).await.unwrap();
         let names =
@@ -104,9 +104,9 @@ fn a_promotion_does_not_fail_reads() {
     runtime().block_on(async {
         put(&manager, "k", &at(Level::All)).await.unwrap();
         until_replicas(&manager, 2).await;
-        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+        trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
         let promoting = tokio::task::spawn_blocking(move || {
-            trio.cluster.promote_best("shard1").unwrap();
+            trio.cluster.commands().promote_best("shard1").unwrap();
             trio
         });
         let over = AtomicBool::new(false);
@@ -138,14 +138,14 @@ fn lost_writes_are_reported_to_clients_that_have_seen_them() {
         // A frozen server may process pending requests when it thaws, so these writes are not sent
         // to it.
         for replica in ["shard1-replica1", "shard1-replica2"] {
-            trio.cluster.stop_node(replica, Stop::Immediate).unwrap();
+            trio.cluster.commands().stop(replica, Stop::Immediate).unwrap();
         }
         let lost = put(&manager, "lost", &at(Level::One)).await.unwrap();
-        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+        trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
         for replica in ["shard1-replica1", "shard1-replica2"] {
-            trio.cluster.start_node(replica).unwrap();
+            trio.cluster.commands().start(replica).unwrap();
         }
-        trio.cluster.promote_best("shard1").unwrap();
+        trio.cluster.commands().promote_best("shard1").unwrap();
         until_replicas(&manager, 1).await;
         put(&manager, "after", &at(Level::Quorum)).await.unwrap();
 
@@ -164,14 +164,14 @@ fn a_frozen_primary_that_thaws_gets_no_write_and_answers_no_strong_read() {
     let manager = connect(&trio.address());
     runtime().block_on(async {
         put(&manager, "before", &at(Level::Quorum)).await.unwrap();
-        trio.cluster.freeze_node("shard1-primary").unwrap();
+        trio.cluster.commands().freeze("shard1-primary").unwrap();
         // The outcome of writes that were sent to it is unknown, and is reported so.
         let failure = put(&manager, "doubtful", &within(500, Level::One)).await.unwrap_err();
         assert_eq!(failure.outcome, Outcome::Unknown, "{failure:?}");
-        trio.cluster.promote_best("shard1").unwrap();
+        trio.cluster.commands().promote_best("shard1").unwrap();
         put(&manager, "after", &at(Level::One)).await.unwrap();
-        trio.cluster.thaw_node("shard1-primary").unwrap();
-        let mut door = Door::open(trio.node("shard1-primary"), "shard1").await;
+        trio.cluster.commands().thaw("shard1-primary").unwrap();
+        let mut door = SideSession::open(trio.node("shard1-primary"), "shard1").await;
         for round in 0..20 {
             let key = format!("round {round}");
             put(&manager, &key, &at(Level::One)).await.unwrap();
@@ -191,7 +191,7 @@ fn a_primary_that_cannot_confirm_its_role_answers_no_strong_read() {
         put(&manager, "k", &at(Level::All)).await.unwrap();
         assert_eq!(get(&manager, "k", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
         for replica in ["shard1-replica1", "shard1-replica2"] {
-            trio.cluster.freeze_node(replica).unwrap();
+            trio.cluster.commands().freeze(replica).unwrap();
         }
         for level in [Level::Quorum, Level::All] {
             let failure = get(&manager, "k", &within(400, level)).await.unwrap_err();
@@ -202,7 +202,7 @@ fn a_primary_that_cannot_confirm_its_role_answers_no_strong_read() {
         assert_eq!(get(&manager, "k", &within(9_000, Level::One)).await.unwrap().rows.len(), 1);
         let failure = put(&manager, "k", &within(400, Level::Quorum)).await.unwrap_err();
         assert!(failure.outcome != Outcome::Unknown, "{failure:?}");
-        trio.cluster.thaw_node("shard1-replica1").unwrap();
+        trio.cluster.commands().thaw("shard1-replica1").unwrap();
         until_replicas(&manager, 1).await;
         assert_eq!(get(&manager, "k", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
     });

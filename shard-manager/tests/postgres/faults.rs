@@ -13,7 +13,7 @@ use shard_manager::query::{OrderBy, ReadQuery};
 use shard_manager::row_change::Operation::{self, Insert, Upsert};
 use shard_manager::shard_map::KeyLocation;
 
-use crate::cluster::{Databases, Door, connect, mortal};
+use crate::cluster::{Databases, SideSession, connect, mortal};
 use crate::rows::{RowOutcome, options, prepare, rows, write, write_all};
 use crate::server::runtime;
 
@@ -27,7 +27,7 @@ fn backends(purpose: &str, rest: &str) -> String {
     )
 }
 
-async fn one_shard() -> (Databases, Manager, Door) {
+async fn one_shard() -> (Databases, Manager, SideSession) {
     let databases = Databases::new(1).await;
     let manager = connect(&databases.address());
     let door = databases.door(0).await;
@@ -46,7 +46,7 @@ fn user(
 
 /// Asserts that each row was stored once: a row stored twice has another version than the reported
 /// one.
-async fn assert_stored_once(door: &mut Door, told: &BTreeMap<String, RowOutcome>) {
+async fn assert_stored_once(door: &mut SideSession, told: &BTreeMap<String, RowOutcome>) {
     let stored = "SELECT user_id||' '||version AS value FROM users ORDER BY user_id";
     let good = told.iter().filter_map(|(key, outcome)| Some((key, outcome.as_ref().ok()?)));
     let good: Vec<String> = good.map(|(key, done)| format!("{key} {}", done.version)).collect();
@@ -257,7 +257,7 @@ async fn hundreds_of_callers_share_a_handful_of_connections() {
     let manager = connect(&databases.with_replicas().await);
     let mut door = databases.door(0).await;
     let replica = crate::cluster::shared().replicas_of(0).next().unwrap();
-    let mut behind = Door::open(replica, &databases.names[0]).await;
+    let mut behind = SideSession::open(replica, &databases.names[0]).await;
     let table = manager.schema().table("users").unwrap();
     let callers = (0..300).map(async |n| {
         let key = format!("k{n}");

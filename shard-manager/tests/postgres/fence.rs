@@ -1,4 +1,4 @@
-//! Tests of the fence: once a slot is fenced, no write to it succeeds, whatever its progress was.
+//! Tests of the fence: once a slot is fenced, no write to it succeeds, however far it had come.
 //!
 //! The tests hold the fence lock like a process that moves slots, wait until a writer waits for the
 //! lock, and commit.
@@ -7,7 +7,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Manager;
 use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
 
-use crate::cluster::{Databases, Door, connect};
+use crate::cluster::{Databases, SideSession, connect};
 use crate::rows::{RowOutcome, prepare, write, write_all};
 
 /// Number of sessions that wait for the fence lock of the current database.
@@ -20,7 +20,7 @@ const USER: &str = r#"{"name":"n","email":"e"}"#;
 
 /// A cluster of one shard with a user `there`, a direct session that holds the fence lock, and one
 /// that observes.
-async fn fenced() -> (Databases, Manager, Door, Door) {
+async fn fenced() -> (Databases, Manager, SideSession, SideSession) {
     let databases = Databases::new(1).await;
     let manager = connect(&databases.address());
     write(&manager, "users", Upsert, "there", USER).await.unwrap();
@@ -33,7 +33,7 @@ fn slot(manager: &Manager, key: &str) -> u16 {
     prepare(manager, "users", Upsert, key, USER).0.slot.number()
 }
 
-async fn users(door: &mut Door) -> String {
+async fn users(door: &mut SideSession) -> String {
     door.text("SELECT string_agg(user_id||' '||name, ',' ORDER BY user_id) AS value FROM users")
         .await
 }
@@ -84,8 +84,8 @@ async fn a_removal_that_waited_for_the_fence_is_refused() {
     refused_after("state='fenced'", Delete, "there", "{}", false).await;
 }
 
-/// The test with a naive statement: it takes the lock as well and checks whether the slot is owned,
-/// but with the snapshot from before it waited.
+/// A naive statement writes after the fence. It takes the lock and checks whether the slot is
+/// owned, but with the snapshot from before its wait.
 #[tokio::test]
 async fn a_naive_statement_writes_after_the_fence() {
     let (databases, manager, mut fence, mut looker) = fenced().await;
@@ -176,7 +176,7 @@ async fn rows_of_a_fenced_slot_do_not_affect_their_neighbours() {
     }
     fence.run("COMMIT").await;
     for operation in [Upsert, Update] {
-        // Each twice, so that a row occurs more than once in its batch.
+        // Each row is written twice, so that it occurs more than once in its batch.
         let rows = keys.iter().chain(&keys);
         let rows = rows.map(|key| prepare(&manager, "users", operation, key, USER)).collect();
         let outcomes = write_all(&manager, rows, false).await;

@@ -6,7 +6,7 @@ use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::manager::RequestOptions;
 
-use crate::cluster::{Door, Trio, connect};
+use crate::cluster::{SideSession, Trio, connect};
 use crate::read_write_steps::{at, get, put, seen};
 use crate::rows::options;
 use crate::server::runtime;
@@ -18,7 +18,7 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
     runtime().block_on(async {
         let mut doors = Vec::new();
         for replica in trio.cluster.replicas_of(0) {
-            doors.push(Door::open(replica, "shard1").await);
+            doors.push(SideSession::open(replica, "shard1").await);
         }
         put(&manager, "k", &at(Level::All)).await.unwrap();
         for door in &mut doors {

@@ -16,7 +16,7 @@ fn lines() -> MutexGuard<'static, Vec<String>> {
 /// Crates whose lines are kept.
 const CRATES: [&str; 6] = ["assembly", "cluster", "engine", "model", "postgres", "sqlite"];
 
-struct Keeper;
+struct LineCollector;
 
 struct Line(String);
 
@@ -30,7 +30,7 @@ impl Visit for Line {
     }
 }
 
-impl Subscriber for Keeper {
+impl Subscriber for LineCollector {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let module = metadata.target().split("::").next().unwrap_or_default();
         *metadata.level() <= Level::INFO && CRATES.contains(&module)
@@ -59,7 +59,7 @@ impl Subscriber for Keeper {
 /// your test uses.
 pub(crate) fn listen() {
     static LISTEN: Once = Once::new();
-    LISTEN.call_once(|| tracing::subscriber::set_global_default(Keeper).unwrap());
+    LISTEN.call_once(|| tracing::subscriber::set_global_default(LineCollector).unwrap());
 }
 
 /// Lines that contain all of these words.

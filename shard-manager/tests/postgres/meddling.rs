@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::doctor::{self, Finding, Verdict};
+use shard_manager::doctor::{self, Finding, Severity};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Manager, WriteReceipt};
 use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
 use shard_manager::row_change::RowWrite;
 use shard_manager::shard_map::KeyLocation;
 
-use crate::cluster::{Databases, Door, cluster_of, connect, refused};
+use crate::cluster::{Databases, SideSession, cluster_of, connect, refused};
 use crate::log;
 use crate::rows::{RowOutcome, options, prepare, rows, write, write_all};
 use crate::server::{ADMIN, Server, run};
@@ -21,7 +21,7 @@ const COUNT: &str = "SELECT count(*)::text AS value FROM users";
 const RECORDS: &str = "SELECT count(*)::text AS value FROM tessera_idempotency";
 
 /// A cluster of one shard, and a connection to its server.
-async fn one_shard() -> (Databases, Manager, Door) {
+async fn one_shard() -> (Databases, Manager, SideSession) {
     let databases = Databases::new(1).await;
     let manager = connect(&databases.address());
     let door = databases.door(0).await;
@@ -29,7 +29,7 @@ async fn one_shard() -> (Databases, Manager, Door) {
 }
 
 /// Creates a trigger of this kind on users, whose function lies in a schema and has this body.
-async fn trigger(door: &mut Door, when: &str, schema: &str, body: &str) {
+async fn trigger(door: &mut SideSession, when: &str, schema: &str, body: &str) {
     door.run(&format!(
         "CREATE FUNCTION {schema}.meddle() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} END$$;
          CREATE TRIGGER meddle {when} ON users FOR EACH ROW EXECUTE FUNCTION {schema}.meddle()"
@@ -67,7 +67,7 @@ fn json(written: &WriteReceipt) -> String {
 
 /// Asserts that rows that are discarded are refused, with each way to write them; others in the
 /// same batch are stored.
-async fn refused_each_way(manager: &Manager, door: &mut Door) {
+async fn refused_each_way(manager: &Manager, door: &mut SideSession) {
     let before = door.text(COUNT).await;
     for operation in [Upsert, Insert] {
         assert_eq!(user(manager, operation, "bad", BAD).await, swallowed(), "{operation:?}");
@@ -354,7 +354,7 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
         assert!(said.contains(word), "{word} is not in {said}");
     }
     let found = doctor::servers(&databases.address()).await;
-    assert!(told_of(&found, Verdict::Fault, "ALTER TABLE public.users SET LOGGED"), "{found:#?}");
+    assert!(told_of(&found, Severity::Fault, "ALTER TABLE public.users SET LOGGED"), "{found:#?}");
     door.run("ALTER TABLE users SET LOGGED").await;
     user(&manager, Insert, "after", GOOD).await.unwrap();
     until(&manager, Upsert, Result::is_ok).await;
@@ -366,8 +366,8 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     connect(&databases.address()).close();
 }
 
-fn told_of(found: &[Finding], verdict: Verdict, words: &str) -> bool {
-    found.iter().any(|finding| finding.verdict == verdict && finding.text.contains(words))
+fn told_of(found: &[Finding], severity: Severity, words: &str) -> bool {
+    found.iter().any(|finding| finding.severity == severity && finding.text.contains(words))
 }
 
 #[tokio::test]
@@ -375,13 +375,13 @@ async fn foreign_triggers_and_rules_are_reported_at_the_start_and_by_the_doctor(
     log::listen();
     let (databases, manager, mut door) = one_shard().await;
     let found = doctor::servers(&databases.address()).await;
-    assert!(!told_of(&found, Verdict::Warning, "Tessera's"), "{found:#?}");
+    assert!(!told_of(&found, Severity::Warning, "Tessera's"), "{found:#?}");
     trigger(&mut door, "AFTER UPDATE", "public", "RETURN NULL;").await;
     door.run("CREATE RULE also AS ON DELETE TO orders DO ALSO NOTHING").await;
     let found = doctor::servers(&databases.address()).await;
     let words = ["public.users has the trigger meddle", "public.orders has the rule also"];
     for words in words {
-        assert!(told_of(&found, Verdict::Warning, words), "{words} is not in {found:#?}");
+        assert!(told_of(&found, Severity::Warning, words), "{words} is not in {found:#?}");
     }
     manager.close();
     connect(&databases.address()).close();
@@ -396,5 +396,5 @@ fn the_doctor_reports_a_server_without_checksums() {
     let Some(server) = Server::start("") else { return };
     let address = cluster_of([server.address(ADMIN, "postgres")]);
     let found = run(doctor::servers(&address));
-    assert!(told_of(&found, Verdict::Warning, "data_checksums is off"), "{found:#?}");
+    assert!(told_of(&found, Severity::Warning, "data_checksums is off"), "{found:#?}");
 }

@@ -38,7 +38,8 @@ fn unreachable_nodes_delay_no_client_for_long_and_come_back_by_themselves() {
     runtime().block_on(async {
         put(&manager, "k", &at(Level::All)).await.unwrap();
 
-        // Replicas answer nothing: reads use the primary, and the replicas again once they answer.
+        // While the replicas do not answer, reads use the primary; afterwards they use the
+        // replicas again.
         proxies[1..].iter().for_each(Proxy::fall_silent);
         let began = Instant::now();
         while get(&manager, "k", &within(10_000, Level::One)).await.unwrap().served_by
@@ -63,8 +64,8 @@ fn unreachable_nodes_delay_no_client_for_long_and_come_back_by_themselves() {
         proxies[0].pass();
         put(&manager, "k", &within(20_000, Level::One)).await.unwrap();
 
-        // It accepts requests and answers nothing: the outcome of writes in flight is unknown, and
-        // the others wait.
+        // The primary accepts requests and does not answer: the outcome of writes in flight is
+        // unknown, and other writes wait.
         proxies[0].fall_silent();
         let failure = put(&manager, "k", &within(500, Level::One)).await.unwrap_err();
         assert_eq!(failure.outcome, Outcome::Unknown, "{failure:?}");
@@ -95,8 +96,8 @@ fn a_token_of_a_timeline_unknown_to_the_router_waits_and_is_never_reported_as_lo
         // One router receives nothing, as if it were suspended, while a replica is promoted and the
         // other router writes there.
         proxies.iter().for_each(Proxy::fall_silent);
-        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
-        trio.cluster.promote_best("shard1").unwrap();
+        trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
+        trio.cluster.commands().promote_best("shard1").unwrap();
         let after = put(&other, "after", &at(Level::One)).await.unwrap();
         let session = seen(&other, &after);
 

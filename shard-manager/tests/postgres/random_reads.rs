@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shard_manager::query::{
-    Comparison, Condition, OrderBy, Output, Pattern, ReadQuery, State, Test,
+    Comparison, Condition, OrderBy, Output, Pattern, ReadQuery, Test, ValueState,
 };
 use shard_manager::table::Table;
 use shard_manager::value::{ColumnType, Value};
@@ -89,7 +89,9 @@ fn pattern() -> impl Strategy<Value = Pattern> {
 
 fn test(kind: ColumnType) -> BoxedStrategy<Test> {
     use Comparison::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual, NotEqual};
-    let state = prop::sample::select(vec![State::Null, State::NotNull]).prop_map(Test::Is).boxed();
+    let state = prop::sample::select(vec![ValueState::Null, ValueState::NotNull])
+        .prop_map(Test::Is)
+        .boxed();
     if kind == ColumnType::Json {
         return state;
     }
@@ -99,7 +101,7 @@ fn test(kind: ColumnType) -> BoxedStrategy<Test> {
     let compare = compare.prop_map(|(how, literal)| Test::Compare(how, literal)).boxed();
     let list = proptest::collection::vec(literal(kind), 0..5).prop_map(Test::In).boxed();
     let like = prop_oneof![pattern().prop_map(Test::Like), pattern().prop_map(Test::ILike)].boxed();
-    let truths = vec![Test::Is(State::True), Test::Is(State::False)];
+    let truths = vec![Test::Is(ValueState::True), Test::Is(ValueState::False)];
     match kind {
         ColumnType::Text => prop_oneof![4 => compare, 2 => list, 1 => state, 3 => like].boxed(),
         ColumnType::Boolean => {

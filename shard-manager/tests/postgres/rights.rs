@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use shard_manager::consistency::Level;
-use shard_manager::doctor::{self, Verdict};
+use shard_manager::doctor::{self, Severity};
 use shard_manager::node_address::ClusterAddress;
 
 use crate::cluster::{cluster_of, connect, refused};
@@ -91,9 +91,9 @@ fn the_doctor_does_not_mistake_a_separate_catalog_server_for_a_replica() {
     let cluster = ClusterAddress { catalog: Some(catalog.parse().unwrap()), ..listed([&shard]) };
     let examined = || run(doctor::servers(&cluster));
     let is_fit = |found: &[doctor::Finding]| {
-        found
-            .iter()
-            .all(|finding| finding.verdict < Verdict::Fault && !finding.text.contains("pg_monitor"))
+        found.iter().all(|finding| {
+            finding.severity < Severity::Fault && !finding.text.contains("pg_monitor")
+        })
     };
     let found = examined();
     assert!(is_fit(&found), "{found:#?}");
@@ -108,7 +108,8 @@ fn the_doctor_does_not_mistake_a_separate_catalog_server_for_a_replica() {
     apart.stop();
     let found = examined();
     let gone = format!("127.0.0.1:{}/", apart.port);
-    let faults: Vec<_> = found.iter().filter(|finding| finding.verdict == Verdict::Fault).collect();
+    let faults: Vec<_> =
+        found.iter().filter(|finding| finding.severity == Severity::Fault).collect();
     assert!(!faults.is_empty(), "{found:#?}");
     assert!(faults.iter().all(|finding| finding.about.contains(&gone)), "{found:#?}");
 }

@@ -8,7 +8,7 @@ use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::row_change::Operation;
 use shard_manager::value::Value;
 
-use crate::cluster::{Door, Trio, connect};
+use crate::cluster::{SideSession, Trio, connect};
 use crate::rows::{options, prepare, write_all};
 use crate::server::runtime;
 
@@ -23,7 +23,7 @@ fn row(number: usize) -> (String, String) {
 
 /// Reads; returns the number of rows and the plan by which the server found them.
 async fn planned(manager: &Manager, trio: &Trio, query: ReadQuery) -> (usize, String) {
-    let log = trio.node("shard1-primary").log();
+    let log = trio.node("shard1-primary").dir.log();
     let told = || std::fs::read_to_string(&log).unwrap();
     let before = told().len();
     let read = manager.data().read(query, None, &options()).await.unwrap();
@@ -59,7 +59,7 @@ fn rows_of_the_keys_that_filters_name_are_found_by_the_primary_key() {
             assert!(done.iter().all(Result::is_ok));
         }
         let node = trio.node("shard1-primary");
-        Door::open(node, &node.database()).await.run("ANALYZE users").await;
+        SideSession::open(node, &node.database()).await.run("ANALYZE users").await;
         let table = manager.schema().table("users").unwrap();
         let routing = table.routing().unwrap();
         let text = |key: &str| Value::Text(key.to_owned());

@@ -8,7 +8,7 @@ use shard_manager::node_address::{ClusterAddress, NodeAddress};
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
-use crate::cluster::{Databases, Door, Trio, address, connect};
+use crate::cluster::{Databases, SideSession, Trio, address, connect};
 use crate::log;
 use crate::read_write_steps::{at, get, put, within};
 use crate::rows::{make, table};
@@ -46,8 +46,8 @@ async fn end(manager: Manager) {
 
 /// Waits until the replica has caught up with the primary.
 async fn until_copied(trio: &Trio) {
-    let mut primary = Door::open(trio.node("shard1-primary"), "shard1").await;
-    let mut replica = Door::open(trio.node("shard1-replica1"), "shard1").await;
+    let mut primary = SideSession::open(trio.node("shard1-primary"), "shard1").await;
+    let mut replica = SideSession::open(trio.node("shard1-replica1"), "shard1").await;
     let end = primary.text("SELECT pg_current_wal_flush_lsn()::text AS value").await;
     let has = format!("SELECT (pg_last_wal_replay_lsn()>='{end}')::text AS value");
     replica.until(&has, "true").await;
@@ -65,8 +65,8 @@ fn a_catalog_primary_that_continues_without_its_replica_is_abandoned() {
         let manager = router(ClusterAddress { catalog, ..databases.address() }).await;
         make(&manager, &notes_table("first")).await;
         until_copied(&trio).await;
-        let mut promoted = Door::open(trio.node(new), "shard1").await;
-        let mut deposed = Door::open(trio.node(old), "shard1").await;
+        let mut promoted = SideSession::open(trio.node(new), "shard1").await;
+        let mut deposed = SideSession::open(trio.node(old), "shard1").await;
         promoted.run("SELECT pg_promote()").await;
         let port = format!("at=127.0.0.1:{}/", trio.node(new).port);
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -99,12 +99,12 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
 
         // The catalog's old primary is frozen, with all its sessions open; reading and writing rows
         // does not need it.
-        trio.cluster.freeze_node(old).unwrap();
+        trio.cluster.commands().freeze(old).unwrap();
         put(&one, "k", &within(5_000, Level::One)).await.unwrap();
         let late = Instant::now() + Duration::from_millis(700);
         one.schema().create_table(notes_table("never"), late).await.unwrap_err();
         let promoting = tokio::task::spawn_blocking(move || {
-            trio.cluster.promote_best("shard1").unwrap();
+            trio.cluster.commands().promote_best("shard1").unwrap();
             trio
         });
         while !promoting.is_finished() {
@@ -119,8 +119,8 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         until_known(&other, "second").await;
 
         // It continues and still accepts writes, but the router no longer uses it.
-        trio.cluster.thaw_node(old).unwrap();
-        let mut deposed = Door::open(trio.node(old), "shard1").await;
+        trio.cluster.commands().thaw(old).unwrap();
+        let mut deposed = SideSession::open(trio.node(old), "shard1").await;
         let before = deposed.text(CHANGES).await;
         make(&other, &notes_table("third")).await;
         until_known(&one, "third").await;

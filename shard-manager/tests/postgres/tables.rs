@@ -10,7 +10,7 @@ use shard_manager::store::postgres::catalog::Catalog;
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Boolean, Double, Json, Text, Timestamp, Uuid};
 
-use crate::cluster::{Databases, Door, connect, refused};
+use crate::cluster::{Databases, SideSession, connect, refused};
 use crate::rows::{deadline, make, rows, table, write};
 
 fn notes() -> Table {
@@ -51,7 +51,7 @@ async fn until_known(manager: &Manager, name: &str) -> Arc<Table> {
 const INTENTS: &str = "SELECT name||' '||state AS value FROM tessera_intents";
 
 /// For each shard, true if the table exists there and is declared.
-async fn shards_with(doors: &mut [Door], name: &str) -> Vec<bool> {
+async fn shards_with(doors: &mut [SideSession], name: &str) -> Vec<bool> {
     let mut with = Vec::new();
     for door in doors {
         let sql = format!(
@@ -65,7 +65,7 @@ async fn shards_with(doors: &mut [Door], name: &str) -> Vec<bool> {
     with
 }
 
-async fn doors(databases: &Databases) -> Vec<Door> {
+async fn doors(databases: &Databases) -> Vec<SideSession> {
     let mut doors = Vec::new();
     for shard in 0..databases.names.len() {
         doors.push(databases.door(shard).await);

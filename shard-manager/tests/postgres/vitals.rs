@@ -15,7 +15,7 @@ use crate::rows::options;
 use crate::server::runtime;
 
 fn only(manager: &Manager) -> shard_manager::stats::ShardStats {
-    manager.status().vitals().remove(0)
+    manager.status().stats().remove(0)
 }
 
 /// Polls the statistics until a condition holds, without querying any server.

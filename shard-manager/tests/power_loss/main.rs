@@ -17,7 +17,7 @@ use disk::{Act, Kind, Lie, Step};
 use futures_util::future::join_all;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::manager::Manager;
-use story::{Harm, Story, Verdict};
+use story::{BrokenPromise, Story, Verdict};
 
 /// Chooses the steps before which the power is cut: about one in `so_many` of each kind of
 /// step. Only a step can change the content of a disk, so these cuts represent all moments between
@@ -215,7 +215,7 @@ async fn on_a_disk_that_tells(lie: Option<Lie>) -> Vec<Verdict> {
 async fn a_disk_that_lies_about_the_wal_loses_what_was_acknowledged() {
     assert_unharmed(&on_a_disk_that_tells(None).await, 8);
     let verdicts = on_a_disk_that_tells(Some(Lie::BytesOf(Kind::Wal))).await;
-    let lost = |verdict: &Verdict| matches!(verdict.harm, Some(Harm::Lost(_)));
+    let lost = |verdict: &Verdict| matches!(verdict.harm, Some(BrokenPromise::Lost(_)));
     assert!(verdicts.iter().any(lost), "or these tests would find nothing");
 }
 
@@ -225,7 +225,7 @@ async fn a_disk_that_lies_about_the_databases_or_their_names_harms_them() {
         let verdicts = on_a_disk_that_tells(Some(lie)).await;
         let harmed = verdicts.iter().any(|verdict| verdict.harm.is_some());
         assert!(harmed, "{lie:?}: or these tests would find nothing");
-        let panicked = |verdict: &Verdict| matches!(verdict.harm, Some(Harm::Panicked));
+        let panicked = |verdict: &Verdict| matches!(verdict.harm, Some(BrokenPromise::Panicked));
         assert!(!verdicts.iter().any(panicked), "{lie:?}: what is damaged is refused");
     }
 }

@@ -64,7 +64,7 @@ struct Changes {
 
 /// The disk image after a power cut, with the state known to clients before and after it.
 struct Cut {
-    moment: Moment,
+    moment: CutMoment,
     image: TempDir,
     wanted: ClusterSpec,
     promote: bool,
@@ -81,7 +81,7 @@ struct Judge {
 
 /// The moment of a power cut.
 #[derive(Clone, Copy)]
-pub(crate) struct Moment {
+pub(crate) struct CutMoment {
     /// The step before which it happened; `None` if between steps.
     pub(crate) step: Option<Step>,
     /// Number of cuts of this story before this one.
@@ -91,13 +91,13 @@ pub(crate) struct Moment {
 
 /// The result of a power cut.
 pub(crate) struct Verdict {
-    pub(crate) moment: Moment,
-    pub(crate) harm: Option<Harm>,
+    pub(crate) moment: CutMoment,
+    pub(crate) harm: Option<BrokenPromise>,
 }
 
 /// A broken promise.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Harm {
+pub(crate) enum BrokenPromise {
     #[error("the cluster does not start or takes no more writes: {0}")]
     Refused(String),
     #[error("the cluster panicked when it was started")]
@@ -112,7 +112,7 @@ pub(crate) enum Harm {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Moment { step, number, seed } = self.moment;
+        let CutMoment { step, number, seed } = self.moment;
         write!(f, "cut {number}, seed {seed:#018x}, ")?;
         match step {
             Some(Step { kind, act }) => write!(f, "before {act:?} of {kind:?}: ")?,
@@ -212,7 +212,7 @@ impl Story {
         self.disk.power_loss(seed, image.path()).expect("an image");
         let after = self.known();
         if let Some(judge) = &mut *self.judge.lock().expect("nobody died with it") {
-            let moment = Moment { step, number: judge.called, seed };
+            let moment = CutMoment { step, number: judge.called, seed };
             judge.called += 1;
             let (wanted, promote) = (self.wanted.clone(), self.promote.load(Ordering::SeqCst));
             let cut = Cut { moment, image, wanted, promote, before, after };
@@ -249,7 +249,7 @@ impl Judge {
         let thread = std::thread::spawn(move || {
             let judged = waiting.into_iter().map(|cut| {
                 let judged = catch_unwind(AssertUnwindSafe(|| cut.judge()));
-                let harm = judged.unwrap_or(Err(Harm::Panicked)).err();
+                let harm = judged.unwrap_or(Err(BrokenPromise::Panicked)).err();
                 Verdict { moment: cut.moment, harm }
             });
             judged.collect()
@@ -308,34 +308,35 @@ const AFTER: &str = "after";
 
 impl Cut {
     /// Starts the cluster on the image, lets it accept a write, stops it and checks its files.
-    fn judge(&self) -> Result<(), Harm> {
+    fn judge(&self) -> Result<(), BrokenPromise> {
         // On a watched disk, so that no sync waits for the real one.
         let _disk = Disk::under(self.image.path()).expect("the image is there");
         if self.promote {
-            promote(self.image.path()).map_err(|error| Harm::Refused(error.to_string()))?;
+            promote(self.image.path())
+                .map_err(|error| BrokenPromise::Refused(error.to_string()))?;
         }
-        let manager = open(self.image.path(), &self.wanted).map_err(Harm::Refused)?;
+        let manager = open(self.image.path(), &self.wanted).map_err(BrokenPromise::Refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let written = runtime.expect("a runtime").block_on(change(&manager, AFTER, 1));
         let tables = names(manager.schema().tables().tables().map(|table| table.name()));
         manager.close();
         drop(manager);
-        written.map_err(Harm::Refused)?;
+        written.map_err(BrokenPromise::Refused)?;
         self.compare_tables(&tables)?;
         let mut found = BTreeMap::new();
         for entry in std::fs::read_dir(self.image.path()).expect("the image is there") {
             let path = entry.expect("a file").path();
             let name = path.to_string_lossy();
             if name.ends_with(".db") {
-                sound(&path).map_err(Harm::Damaged)?;
+                sound(&path).map_err(BrokenPromise::Damaged)?;
             }
             if name.ends_with("-primary.db") {
-                whole(&path).map_err(Harm::Damaged)?;
-                has_all(&path, &tables).map_err(Harm::Damaged)?;
-                found.extend(rows(&path).map_err(Harm::Damaged)?);
+                whole(&path).map_err(BrokenPromise::Damaged)?;
+                has_all(&path, &tables).map_err(BrokenPromise::Damaged)?;
+                found.extend(rows(&path).map_err(BrokenPromise::Damaged)?);
                 for number in 1..=self.wanted.replicas.unwrap_or(0) {
                     let replica = name.replace("-primary.db", &format!("-replica{number}.db"));
-                    equal(&path, Path::new(&replica)).map_err(Harm::Damaged)?;
+                    equal(&path, Path::new(&replica)).map_err(BrokenPromise::Damaged)?;
                 }
             }
         }
@@ -345,23 +346,23 @@ impl Cut {
     /// Asserts that acknowledged tables exist, and no others than requested. A table is
     /// acknowledged when every primary has it: if all primaries are lost it may be lost, but not on
     /// some shards only.
-    fn compare_tables(&self, tables: &BTreeSet<String>) -> Result<(), Harm> {
+    fn compare_tables(&self, tables: &BTreeSet<String>) -> Result<(), BrokenPromise> {
         for (key, after) in &self.after {
             let Some(name) = key.strip_prefix(TABLE) else { continue };
             let acknowledged = self.before.get(key).map_or(0, |changes| changes.acknowledged);
             match (tables.contains(name), acknowledged, after.asked) {
-                (false, 1.., _) if !self.promote => return Err(Harm::Lost(key.clone())),
-                (true, _, 0) => return Err(Harm::Strange(key.clone())),
+                (false, 1.., _) if !self.promote => return Err(BrokenPromise::Lost(key.clone())),
+                (true, _, 0) => return Err(BrokenPromise::Strange(key.clone())),
                 (true, _, 1..) | (false, ..) => {}
             }
         }
         Ok(())
     }
 
-    fn compare(&self, found: &BTreeMap<String, String>) -> Result<(), Harm> {
+    fn compare(&self, found: &BTreeMap<String, String>) -> Result<(), BrokenPromise> {
         let known = |key: &String| key == AFTER || self.after.contains_key(key);
         if let Some(key) = found.keys().find(|key| !known(key)) {
-            return Err(Harm::Strange(format!("{key} was never written")));
+            return Err(BrokenPromise::Strange(format!("{key} was never written")));
         }
         let rows = self.after.iter().filter(|(key, _)| !key.starts_with(TABLE));
         for (key, after) in rows {
@@ -372,10 +373,10 @@ impl Cut {
                 continue;
             }
             return Err(match (0..acknowledged).rev().find(|number| is_from(*number)) {
-                Some(older) => Harm::Lost(format!(
+                Some(older) => BrokenPromise::Lost(format!(
                     "{key} is from change {older}, but {acknowledged} was acknowledged"
                 )),
-                None => Harm::Strange(format!("{key} has a value of none of its changes")),
+                None => BrokenPromise::Strange(format!("{key} has a value of none of its changes")),
             });
         }
         Ok(())

@@ -3,7 +3,8 @@
 //! **Invariant:** a time that no recorder measured differs from a time without requests.
 //! **Not here:** the frames (`history`).
 
-use super::WindowFrames;
+use super::{History, WindowFrames};
+use crate::frame::Step;
 use crate::measured_intervals::MeasuredIntervals;
 
 /// Times in which recorders counted, of one history.
@@ -18,6 +19,19 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// Returns the times in which the recorders of a history counted.
+    pub(crate) fn of(history: &History) -> Self {
+        let rings = history.rings();
+        // No other ring has the slots that the ring of the longest slots has lost.
+        let longest = &rings.rings[Step::Minute.index()];
+        Self {
+            since: rings.since_ms / 1_000,
+            lost: if longest.dropped > 0 { longest.since } else { 0 },
+            counted: rings.counted.clone(),
+            counting_since: rings.counting_since,
+        }
+    }
+
     /// Returns a function that is true for a time that any of these measured, or that lies before
     /// all of them: `history.oldest` marks that. It is false for gaps between measured times and
     /// for the time after them. A history without reported times counts only if no other has any.
@@ -31,7 +45,7 @@ impl Measured {
 
     /// Returns the times in s in which any of these counted, up to `at_ms`; `None` if no recorder
     /// has reported since when it counts. Times of frames outside all reported times are included.
-    pub(crate) fn counted(
+    pub(crate) fn counted_times(
         all: &[Self],
         window_frames: &WindowFrames,
         at_ms: u64,

@@ -83,7 +83,7 @@ impl Coverage {
 
     /// Writes the intervals in place of those written before.
     pub(super) fn write(&mut self, store: &mut Store, history: &History) -> Result<(), String> {
-        let (now, counted) = (unix_now(), history.counted());
+        let (now, counted) = (unix_now(), history.counted_times());
         let past = counted.as_slice().iter().map(|(from, until)| (*from, now.min(*until)));
         let past: MeasuredIntervals = past.collect();
         let Some((_, until)) = past.as_slice().last().copied() else { return Ok(()) };

@@ -1,6 +1,6 @@
-//! Row: one finished slot of a source as it is stored: its frame in JSON, compressed.
+//! Row: a finished slot of a source in its stored form, which is the frame as compressed JSON.
 //!
-//! **Invariant:** a row in the format of another program is never read as a frame.
+//! **Invariant:** a row that another version wrote in another format is never read as a frame.
 //! **Not here:** the tables of rows (`store/sqlite`, `store/postgres`).
 
 use std::io::{Read, Write};

@@ -139,7 +139,7 @@ fn answer(
         at_ms,
         now,
         frames,
-        counted: history.counted().as_slice().to_vec(),
+        counted: history.counted_times().as_slice().to_vec(),
         errors,
         errors_seq,
         more,

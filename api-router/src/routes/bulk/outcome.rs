@@ -44,8 +44,7 @@ pub(super) struct BulkAnswer<'a> {
 /// A row that is not stored at the requested level.
 #[derive(Serialize, ToSchema)]
 pub(super) struct FailedRow<'a> {
-    /// Its place among the rows of the request, from 0. Blank lines and the columns of CSV are no
-    /// rows.
+    /// Index among the rows of the request, from 0. Blank lines and the header of CSV are not rows.
     index: usize,
     /// Shard that it was sent to, if it could be routed.
     shard: Option<&'a str>,
@@ -217,9 +216,9 @@ fn is_replayed(row: &BulkRowDone) -> bool {
 fn failed_row(row: &RefusedRow) -> FailedRow<'_> {
     FailedRow {
         index: row.index,
-        shard: row.problem.shard_name(),
-        outcome: row.problem.outcome_name().unwrap_or("rejected"),
+        shard: row.problem.shard.as_deref(),
+        outcome: row.problem.outcome.unwrap_or("rejected"),
         retryable: row.problem.code().is_retryable(),
-        error: row.problem.body(None),
+        error: ProblemBody::of(&row.problem, None),
     }
 }

@@ -214,7 +214,7 @@ fn broke_off() -> Problem {
 pub enum Received {
     /// Some bytes.
     Bytes(Vec<Bytes>),
-    /// Its end.
+    /// End of the body.
     End,
     /// Error that ends the body.
     Failed(Problem),

@@ -48,7 +48,7 @@ pub(super) fn find(text: &Text) -> impl Iterator<Item = Case> + use<> {
         if is_long(text, line, said) {
             add(LONG, line, said);
         }
-        let lower = said.to_lowercase();
+        let lower = without_code(said).to_lowercase();
         for phrase in DIALECT {
             for _ in 0..occurrences(&lower, phrase) {
                 add(WORDS, line, said);
@@ -75,7 +75,8 @@ pub(super) fn find(text: &Text) -> impl Iterator<Item = Case> + use<> {
         }
     }
     for (line, name) in text.declarations() {
-        if OLD_NAMES.contains(&name) {
+        let is_old = |(old, folder): &(&str, &str)| *old == name && text.name.starts_with(folder);
+        if OLD_NAMES.iter().any(is_old) {
             add(OLD, line, name);
         }
     }
@@ -101,6 +102,11 @@ fn is_long(text: &Text, line: usize, said: &str) -> bool {
     let columns = text.lines[line - 1].chars().count();
     let is_free = said.starts_with('|') || said.contains("://") || text.name.ends_with(".md");
     columns > COLUMNS_MAX && !is_free
+}
+
+/// Removes what stands between backticks: `nobody` is a user of the system.
+fn without_code(text: &str) -> String {
+    text.split('`').step_by(2).collect()
 }
 
 /// Times that the phrase stands in the text as whole words.

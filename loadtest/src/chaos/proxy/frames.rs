@@ -41,9 +41,10 @@ enum State {
 /// Events in bytes that were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FrameEvents {
-    /// They end the answer to a write that is stored, or will be with the end of its statement.
+    /// True if they end the answer to a write that is stored, or will be at the end of its
+    /// statement.
     pub(super) stored: bool,
-    /// They end with the server waiting for the next question.
+    /// True if the server waits for the next query at their end.
     pub(super) ready: bool,
 }
 

@@ -3,13 +3,13 @@
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use engine::node_address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
 use futures_util::future::join_all;
+use postgres::node_address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
 use postgres::open::check_members;
 use postgres::requirements;
 use postgres::session::{self, NodeRole, Session};
 
-use super::{Finding, Verdict, workers};
+use super::{Finding, Severity, workers};
 
 /// Application name of these sessions.
 const PURPOSE: &str = "tessera doctor";
@@ -29,7 +29,7 @@ pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
     let found = join_all(nodes.iter().map(|at| node(at, address))).await;
     let mut found: Vec<Finding> = found.into_iter().flatten().collect();
     // Faults of nodes are reported already; a start would report them again.
-    if found.iter().all(|finding| finding.verdict < Verdict::Fault) {
+    if found.iter().all(|finding| finding.severity < Severity::Fault) {
         found.push(match check_members(address).await {
             Ok(()) => {
                 Finding::good("the shards", "each has one primary, and every replica is one's")
@@ -56,8 +56,8 @@ async fn node(at: &NodeAddress, cluster: &ClusterAddress) -> Vec<Finding> {
         }
         Err(unfit) => found.push(Finding::fault(&about, plain(&about, unfit))),
     }
-    match habits(&mut session.connection).await {
-        Ok(habits) => found.extend(judge(&about, at, &session, &habits)),
+    match server_settings(&mut session.connection).await {
+        Ok(settings) => found.extend(judge(&about, at, &session, &settings)),
         Err(error) => found.push(Finding::fault(&about, error)),
     }
     if cluster.engine == ServerEngine::Citus {
@@ -75,7 +75,7 @@ fn plain(about: &str, said: impl ToString) -> String {
 
 /// Returns warnings about settings that a router does not need but its operator does.
 #[derive(QueryableByName)]
-struct Habits {
+struct ServerSettings {
     #[diesel(sql_type = Bool)]
     rewindable: bool,
     #[diesel(sql_type = Bool)]
@@ -94,7 +94,9 @@ struct Habits {
     position: String,
 }
 
-async fn habits(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Habits> {
+async fn server_settings(
+    connection: &mut AsyncPgConnection,
+) -> diesel::QueryResult<ServerSettings> {
     diesel::sql_query(
         "SELECT current_setting('wal_log_hints')::boolean AS rewindable,
                 current_setting('data_checksums')::boolean AS checksums,
@@ -110,47 +112,52 @@ async fn habits(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Habit
     .await
 }
 
-fn judge(about: &str, at: &NodeAddress, session: &Session, habits: &Habits) -> Vec<Finding> {
+fn judge(
+    about: &str,
+    at: &NodeAddress,
+    session: &Session,
+    settings: &ServerSettings,
+) -> Vec<Finding> {
     let identity = &session.identity;
-    let (role, encrypted) = (identity.role(), if habits.encrypted { "TLS" } else { "no TLS" });
+    let (role, encrypted) = (identity.role(), if settings.encrypted { "TLS" } else { "no TLS" });
     let told = format!(
         "PostgreSQL {}.{}, {role} on timeline {}, at {}, {encrypted}",
         identity.version / 10_000,
         identity.version % 10_000,
         identity.timeline,
-        habits.position
+        settings.position
     );
-    let far = !at.hosts.iter().all(engine::node_address::Host::is_local);
+    let far = !at.hosts.iter().all(postgres::node_address::Host::is_local);
     let checked = matches!(at.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     let idle = format!(
         "{} replication slot(s) without a reader retain all WAL from now on, until the disk is full: drop \
          them, or set max_slot_wal_keep_size",
-        habits.idle_slots
+        settings.idle_slots
     );
     let doubts = [
         (
-            !(habits.rewindable || habits.checksums),
+            !(settings.rewindable || settings.checksums),
             "after a failover pg_rewind cannot make it a replica: set wal_log_hints=on, or create it with \
              checksums",
         ),
         (
-            !habits.checksums,
+            !settings.checksums,
             "data_checksums is off: damage by its disk is not detected; stop it and run pg_checksums --enable",
         ),
-        (!habits.vacuums, "has autovacuum=off: tables only grow; set it to on"),
+        (!settings.vacuums, "has autovacuum=off: tables only grow; set it to on"),
         (
-            far && !habits.encrypted,
+            far && !settings.encrypted,
             "rows and passwords pass the network unencrypted: ask for it with sslmode=verify-full",
         ),
         (
-            far && habits.encrypted && !checked,
+            far && settings.encrypted && !checked,
             "is encrypted, but anybody could be at the other end: ask for sslmode=verify-full",
         ),
         (
-            identity.in_recovery && !habits.receives,
+            identity.in_recovery && !settings.receives,
             "is a replica that receives nothing now: check primary_conninfo and its log",
         ),
-        (habits.keeps_for_ever && habits.idle_slots > 0, &idle),
+        (settings.keeps_for_ever && settings.idle_slots > 0, &idle),
     ];
     let doubts = doubts.into_iter().filter(|(so, _)| *so);
     [Finding::good(about, told)]

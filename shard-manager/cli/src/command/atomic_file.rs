@@ -17,13 +17,13 @@ use super::{CommandError, interrupt};
 /// Destination of a command's results.
 pub(super) enum Target {
     /// A file that gets its name when it is complete.
-    Part(Part),
+    File(UnfinishedFile),
     /// A pipe, a terminal or a device.
     Device(File, PathBuf),
 }
 
 /// Unfinished file, removed unless it is finished.
-pub(super) struct Part {
+pub(super) struct UnfinishedFile {
     file: File,
     path: PathBuf,
     target: PathBuf,
@@ -40,14 +40,14 @@ impl Target {
                 if fs::symlink_metadata(path).is_ok() {
                     return Err(refused(path, &"this is a link to a file that is not there"));
                 }
-                return Part::begin(path.to_owned(), None).map(Self::Part);
+                return UnfinishedFile::begin(path.to_owned(), None).map(Self::File);
             }
             Err(error) => return Err(refused(path, &error)),
         };
         let kind = found.file_type();
         if kind.is_file() {
             let real = fs::canonicalize(path).map_err(|error| refused(path, &error))?;
-            return Part::begin(real, Some(&found)).map(Self::Part);
+            return UnfinishedFile::begin(real, Some(&found)).map(Self::File);
         }
         if kind.is_char_device() || kind.is_fifo() {
             let opened = OpenOptions::new().write(true).open(path);
@@ -60,7 +60,7 @@ impl Target {
     /// Gives the file its name.
     pub(super) fn finish(self) -> Result<(), CommandError> {
         match self {
-            Self::Part(part) => part.finish(),
+            Self::File(part) => part.finish(),
             Self::Device(mut file, path) => file.flush().map_err(|error| refused(&path, &error)),
         }
     }
@@ -71,20 +71,20 @@ impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         interrupt::check()?;
         match self {
-            Self::Part(part) => part.file.write(bytes),
+            Self::File(part) => part.file.write(bytes),
             Self::Device(file, _) => file.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::Part(part) => part.file.flush(),
+            Self::File(part) => part.file.flush(),
             Self::Device(file, _) => file.flush(),
         }
     }
 }
 
-impl Part {
+impl UnfinishedFile {
     fn begin(target: PathBuf, before: Option<&fs::Metadata>) -> Result<Self, CommandError> {
         let mut path = target.as_os_str().to_owned();
         path.push(".part");
@@ -132,7 +132,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         if !self.finished {
             // The next writer overwrites a part that cannot be removed.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
-use sqlite::audit::{AuditOptions, AuditReport, Finding, audit};
+use sqlite::audit::{AuditOptions, AuditReport, Discrepancy, audit};
 use sqlite::offline_view::DirView;
 
 use super::{CommandError, DataDirArgs};
@@ -100,7 +100,7 @@ fn text(report: &AuditReport, terminal: &Terminal) -> String {
     lines.join("\n")
 }
 
-fn line(finding: &Finding) -> String {
+fn line(finding: &Discrepancy) -> String {
     let mut line = finding.node.clone();
     if let Some(table) = &finding.table {
         let _ = write!(line, " {table}");

@@ -78,7 +78,7 @@ struct UpOptions {
     /// First port of a new cluster; the others follow [default: free ports]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// User that runs the servers if root starts them [default: postgres, else nobody]
+    /// User that runs the servers if root starts them [default: `postgres`, else `nobody`]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// Folder of PostgreSQL's programs [default: TESSERA_PG_BIN, else the newest installed]

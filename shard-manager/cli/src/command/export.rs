@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use sqlite::export::{Export, ExportError, Format};
+use sqlite::export::{Export, ExportError, ExportFormat};
 use sqlite::offline_view::DirView;
 
 use super::atomic_file::{Target, refused};
@@ -113,10 +113,10 @@ fn write(
     out: &mut dyn Write,
     terminal: &Terminal,
 ) -> Result<u64, CommandError> {
-    let bar = terminal.progress(table, export.counted(table) as u64);
+    let bar = terminal.progress(table, export.row_count(table) as u64);
     let format = match args.format() {
-        FormatName::Ndjson => Format::Ndjson,
-        FormatName::Csv => Format::Csv,
+        FormatName::Ndjson => ExportFormat::Ndjson,
+        FormatName::Csv => ExportFormat::Csv,
     };
     let format = (format, args.system);
     let written = export.write(table, format, out, &|rows| bar.set_position(rows));

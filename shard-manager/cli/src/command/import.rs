@@ -11,7 +11,7 @@ use cluster::manager::Manager;
 use engine::cluster_spec::ClusterSpec;
 use model::row_change::Operation;
 
-use crate::import::row_reader::{Format, ReadError, RowReader};
+use crate::import::row_reader::{ImportFormat, ReadError, RowReader};
 use crate::import::store_rows;
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -110,8 +110,8 @@ fn straight(
     let table = manager.schema().table(&options.table);
     let table = table.map_err(|error| CommandError::Refused(error.to_string()))?;
     let format = match options.format() {
-        FormatName::Ndjson => Format::Ndjson,
-        FormatName::Csv => Format::Csv,
+        FormatName::Ndjson => ImportFormat::Ndjson,
+        FormatName::Csv => ImportFormat::Csv,
     };
     let mut reading = RowReader::new(input, format, manager, (&table, options.operation()));
     let mut cancelled = false;

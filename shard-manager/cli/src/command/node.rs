@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use engine::node_address::Password;
 use local_postgres::{LocalError, NodeSpec, Peer, Secret, StandaloneNode};
 use model::topology::Role;
+use postgres::node_address::Password;
 use serde_json::json;
 
 use super::{CommandError, interrupt};
@@ -87,7 +87,7 @@ struct NodeOptions {
     /// Setting of the server; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = super::cluster::setting)]
     settings: Vec<(String, String)>,
-    /// User that runs the server if root starts it [default: postgres, else nobody]
+    /// User that runs the server if root starts it [default: `postgres`, else `nobody`]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Folder of PostgreSQL's programs [default: TESSERA_PG_BIN, else the newest installed]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use model::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
 use model::placement::Placement;
-use model::simulation::{Algorithm, Change, ChangeError, Load, Simulated, simulate};
+use model::simulation::{Algorithm, ChangeError, Load, Simulated, TopologyChange, simulate};
 use model::topology::Topology;
 use serde::Serialize;
 use serde_json::Value;
@@ -306,12 +306,12 @@ fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError>
 fn changes(
     args: &SimulateArgs,
     topology: &Topology,
-) -> Result<(Vec<Change>, Vec<LeftOut>), CommandError> {
-    let asked = args.add.iter().map(|weight| Change::Add(*weight));
-    let asked = asked.chain(args.remove.iter().map(|name| Change::Remove(name.clone())));
+) -> Result<(Vec<TopologyChange>, Vec<LeftOut>), CommandError> {
+    let asked = args.add.iter().map(|weight| TopologyChange::Add(*weight));
+    let asked = asked.chain(args.remove.iter().map(|name| TopologyChange::Remove(name.clone())));
     let reweighted = args.reweight.iter();
     let asked = asked
-        .chain(reweighted.map(|(name, weight)| Change::Reweight(name.clone(), *weight)))
+        .chain(reweighted.map(|(name, weight)| TopologyChange::Reweight(name.clone(), *weight)))
         .collect::<Vec<_>>();
     for change in &asked {
         change.apply(topology).map_err(|error| CommandError::Refused(error.to_string()))?;
@@ -321,11 +321,11 @@ fn changes(
     }
     let shards = topology.shards();
     let (first, last) = (&shards[0], &shards[shards.len() - 1]);
-    let mut usual = vec![Change::Add(1)];
+    let mut usual = vec![TopologyChange::Add(1)];
     if shards.len() > 1 {
-        usual.push(Change::Remove(last.name.clone()));
+        usual.push(TopologyChange::Remove(last.name.clone()));
         let doubled = first.weight.saturating_mul(2).min(Topology::WEIGHT_MAX);
-        usual.push(Change::Reweight(first.name.clone(), doubled));
+        usual.push(TopologyChange::Reweight(first.name.clone(), doubled));
     }
     let mut left_out = Vec::new();
     usual.retain(|change| {

@@ -40,7 +40,7 @@ const IF_VERSION: &str = "if_version";
 
 /// Format of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ImportFormat {
     /// One JSON object per line.
     Ndjson,
     /// Comma-separated values.
@@ -75,7 +75,7 @@ pub struct RowReader<R> {
     at: usize,
     /// Number of the next line, from 1.
     line: usize,
-    format: Format,
+    format: ImportFormat,
     map: Arc<ShardMap>,
     table: Arc<Table>,
     operation: Operation,
@@ -107,7 +107,7 @@ impl<R: Read> RowReader<R> {
     /// Creates a reader of rows for a table of this cluster.
     pub fn new(
         input: R,
-        format: Format,
+        format: ImportFormat,
         manager: &Manager,
         (table, operation): (&Arc<Table>, Operation),
     ) -> Self {
@@ -146,7 +146,7 @@ impl<R: Read> RowReader<R> {
         match gathered {
             Err(trouble) if empty => return Err(trouble),
             Err(trouble) => self.trouble = Some(trouble),
-            Ok(()) if empty && self.format == Format::Csv && self.columns.is_empty() => {
+            Ok(()) if empty && self.format == ImportFormat::Csv && self.columns.is_empty() => {
                 return Err(ReadError::Columns { cause: "the input is empty".to_owned() });
             }
             Ok(()) => {}
@@ -193,8 +193,8 @@ impl<R: Read> RowReader<R> {
     /// Takes the next line or record: `None` if it is incomplete, `Some(None)` if it is no row.
     fn next_row(&mut self) -> Result<Option<Option<Routed>>, ReadError> {
         match self.format {
-            Format::Ndjson => Ok(self.cut_line()),
-            Format::Csv => self.cut_record(),
+            ImportFormat::Ndjson => Ok(self.cut_line()),
+            ImportFormat::Csv => self.cut_record(),
         }
     }
 

@@ -53,7 +53,7 @@ impl Tally {
 
 impl Lane {
     /// Returns the load of the lane and its counters.
-    pub fn vitals(&self) -> LaneStats {
+    pub fn stats(&self) -> LaneStats {
         let tally = &self.state.tally;
         let queued = self.queue.max_capacity() - self.queue.capacity();
         LaneStats {

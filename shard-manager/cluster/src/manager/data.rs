@@ -27,6 +27,13 @@ pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 #[derive(Clone, Copy)]
 pub struct Data<'m>(pub(super) &'m Manager);
 
+/// A read in progress: the cluster that is read, and the options of the request.
+#[derive(Clone, Copy)]
+struct RowReader<'r> {
+    data: Data<'r>,
+    options: &'r RequestOptions,
+}
+
 impl Data<'_> {
     /// Merges the session tokens of a request.
     ///
@@ -98,7 +105,7 @@ impl Data<'_> {
         }
         drop(pending);
         let done = done.map_err(|failure| failed(failure.error, failure.outcome, None))?;
-        let position = shard.seen_by_writer(done.applied.position);
+        let position = done.seen();
         let seen = Some(position);
         let times = done.applied.times;
         match (done.applied.rows.into_iter().next(), done.shortfall) {

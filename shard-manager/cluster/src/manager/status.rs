@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use cache::{Cache, CacheStats};
+use cache::CacheStats;
 use engine::{ReplicaIsolation, TableRows, TableSize};
 use futures_util::future::{join, join_all};
 use model::stats::{ShardStats, SizeEstimate};
@@ -30,7 +30,7 @@ impl<'m> Status<'m> {
 
     /// Probes every node.
     pub async fn health(self, deadline: Instant) -> Vec<ShardReport> {
-        self.0.cache.iter().for_each(Cache::look_after);
+        self.0.cache.iter().for_each(|cache| cache.look_after());
         let probes = self.0.shards.iter().map(|shard| shard.probe(deadline));
         let numbered = (0..).map(ShardIndex).zip(join_all(probes).await);
         let report =
@@ -44,13 +44,14 @@ impl<'m> Status<'m> {
         let reports = shards.iter().map(async |&index| {
             let shard = &self.0.shards[index.index()];
             // Concurrently: a stalled lane delays no read.
-            let (nodes, tables) = join(shard.probe(deadline), shard.sizes(deadline)).await;
+            let (nodes, tables) =
+                join(shard.probe(deadline), shard.primary().sizes(deadline)).await;
             let mut tables = tables.ok();
             // A table that is not on every shard yet is not reported.
             let registry = self.0.registry.load();
             let is_known = |size: &TableSize| registry.find(&size.table).is_some();
             tables.iter_mut().for_each(|tables| tables.retain(is_known));
-            let workers = shard.worker_nodes(deadline).await.unwrap_or_default();
+            let workers = shard.primary().worker_nodes(deadline).await.unwrap_or_default();
             ShardReport { shard: index, nodes, tables, workers }
         });
         join_all(reports).await
@@ -58,7 +59,7 @@ impl<'m> Status<'m> {
 
     /// Returns the number of rows of all tables on each shard; `None` if the shard did not answer.
     pub async fn count_rows(self, deadline: Instant) -> Vec<(ShardIndex, Option<i64>)> {
-        let counts = self.0.shards.iter().map(|shard| shard.row_counts(deadline));
+        let counts = self.0.shards.iter().map(|shard| shard.primary().row_counts(deadline));
         let counts = join_all(counts).await;
         let sum = |tables: Vec<TableRows>| tables.iter().map(|table| table.rows).sum();
         (0..)
@@ -70,9 +71,9 @@ impl<'m> Status<'m> {
 
     /// Returns the load of every shard and the believed state of its nodes. Sends no request to any
     /// node, so it may be called every second.
-    pub fn vitals(self) -> Vec<ShardStats> {
+    pub fn stats(self) -> Vec<ShardStats> {
         let shards = (0..).map(ShardIndex).zip(&self.0.shards);
-        shards.map(|(index, shard)| shard.vitals(index)).collect()
+        shards.map(|(index, shard)| shard.stats(index)).collect()
     }
 
     /// Returns a sentence for each table that accepts no writes because a crash of its server would
@@ -85,12 +86,12 @@ impl<'m> Status<'m> {
     /// answer. It takes one short query to each primary, whatever its size, so it may be called
     /// every few seconds.
     pub async fn size_estimates(self, deadline: Instant) -> Vec<Option<SizeEstimate>> {
-        let estimates = self.0.shards.iter().map(|shard| shard.size_estimate(deadline));
+        let estimates = self.0.shards.iter().map(|shard| shard.primary().size_estimate(deadline));
         join_all(estimates).await.into_iter().map(Result::ok).collect()
     }
 
     /// Returns the counters of the cache; `None` if there is none.
-    pub fn cache_vitals(self) -> Option<CacheStats> {
+    pub fn cache_stats(self) -> Option<CacheStats> {
         self.0.cache.as_ref().map(|cache| cache.stats())
     }
 

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use model::error::Error;
 use model::position::Position;
 
-use super::Shard;
+use super::primary::Primary;
 
 /// Interval at which the servers are asked again.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const SEARCH_EVERY: Duration = Duration::from_millis(100);
 
-impl Shard {
+impl Primary {
     /// Returns the position of a session, if the shard's history contains it. Waits for an unknown
     /// timeline, at most until `deadline`.
     ///
@@ -35,7 +35,7 @@ impl Shard {
         if is_held() {
             Ok(position.sequence)
         } else {
-            Err(Error::SeenMayBeLost { shard: self.name.clone() })
+            Err(Error::SeenMayBeLost { shard: self.shard.clone() })
         }
     }
 
@@ -45,21 +45,22 @@ impl Shard {
         tokio::select! {
             biased;
             found = self.replication.waiters().until(deadline, found) => {
-                found.ok_or_else(|| Error::NoPrimary { shard: self.name.clone() })
+                found.ok_or_else(|| Error::NoPrimary { shard: self.shard.clone() })
             }
-            never = self.look_again_and_again() => match never {},
+            never = self.search_repeatedly() => match never {},
         }
     }
 
     fn is_to_be_found(&self, timeline: u32) -> bool {
-        !self.replication.timeline().history().knows(timeline) && self.primary.is_ahead(timeline)
+        !self.replication.timeline().history().knows(timeline) && self.reader.is_ahead(timeline)
     }
 
-    /// Never returns a value: the thread that finds a primary notifies the waiters.
-    async fn look_again_and_again(&self) -> Infallible {
+    /// Searches for the primary until the future is dropped: the thread that finds one notifies the
+    /// waiters.
+    async fn search_repeatedly(&self) -> Infallible {
         loop {
-            self.primary.find_primary().await;
-            tokio::time::sleep(LOOK_EVERY).await;
+            self.reader.find_primary().await;
+            tokio::time::sleep(SEARCH_EVERY).await;
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** the position that a strong read must observe comes from a node that was proven to
 //! be primary after the read began.
-//! **Not here:** the choice of the node (`shard`), the record that proves it (the engines).
+//! **Not here:** the choice of the node (`reads`), the record that proves it (the engines).
 
 use std::time::Instant;
 
@@ -11,13 +11,13 @@ use model::consistency::Level;
 use model::error::Error;
 use model::sabotage::{Mutation, is_on};
 
-use super::{CATCH_UP_MAX, ReadRequirements, Shard};
+use super::reads::{CATCH_UP_MAX, ReadRequirements, Reads};
 
-impl Shard {
+impl Reads<'_> {
     /// Returns the position that a replica must have applied to answer this read; `None` if the
     /// primary must answer it.
     pub(super) async fn min_position(
-        &self,
+        self,
         requirements: &ReadRequirements,
     ) -> Result<Option<u64>, Error> {
         let min_position = match requirements.level {
@@ -26,7 +26,7 @@ impl Shard {
             Level::Quorum if is_on(Mutation::QuorumFromAny) => requirements.seen,
             Level::Quorum | Level::All => {
                 let needed =
-                    Level::Quorum.replicas_needed(self.replication.timeline().replica_count());
+                    Level::Quorum.replicas_needed(self.0.replication.timeline().replica_count());
                 if needed == 0 {
                     // No other node could become primary.
                     return Ok(None);
@@ -39,12 +39,12 @@ impl Shard {
             }
         };
         // A replica must know every table before it is read.
-        Ok(Some(min_position.max(self.replication.primary().schema_position())))
+        Ok(Some(min_position.max(self.0.replication.primary().schema_position())))
     }
 
     /// Returns a position that the primary had, when it was proven to be primary, after this call
     /// began. Every change that any router acknowledged before is at or below it.
-    async fn proven(&self, needed: usize, deadline: Instant) -> Result<u64, Error> {
+    async fn proven(self, needed: usize, deadline: Instant) -> Result<u64, Error> {
         loop {
             match self.prove(needed, deadline).await {
                 // Another node may become primary soon.
@@ -52,33 +52,33 @@ impl Shard {
                     tokio::time::sleep(CATCH_UP_MAX).await;
                 }
                 // Without a primary the client's deadline is not to blame.
-                Err(Error::DeadlinePassed) if self.replication.timeline().is_silent() => {
-                    return Err(Error::ShardUnavailable { shard: self.name.clone() });
+                Err(Error::DeadlinePassed) if self.0.replication.timeline().is_silent() => {
+                    return Err(Error::ShardUnavailable { shard: self.0.name.clone() });
                 }
                 proven => return proven,
             }
         }
     }
 
-    async fn prove(&self, needed: usize, deadline: Instant) -> Result<u64, Error> {
-        let marked = match self.primary.read_index(deadline).await? {
+    async fn prove(self, needed: usize, deadline: Instant) -> Result<u64, Error> {
+        let marked = match self.0.primary.reader.read_index(deadline).await? {
             ReadIndex::Confirmed(position) => return Ok(position),
             ReadIndex::AwaitQuorum(marked) => marked,
         };
-        let _confirmations = self.replication.waiters().request_confirmations();
+        let _confirmations = self.0.replication.waiters().request_confirmations();
         let confirmed = || {
-            let kept = self.replication.timeline().id() == marked.timeline;
-            (!kept || self.replication.confirmations(marked.sequence) >= needed).then_some(kept)
+            let kept = self.0.replication.timeline().id() == marked.timeline;
+            (!kept || self.0.replication.confirmations(marked.sequence) >= needed).then_some(kept)
         };
-        match self.replication.waiters().until(deadline, confirmed).await {
+        match self.0.replication.waiters().until(deadline, confirmed).await {
             Some(true) => Ok(marked.sequence),
-            Some(false) => Err(Error::ShardUnavailable { shard: self.name.clone() }),
+            Some(false) => Err(Error::ShardUnavailable { shard: self.0.name.clone() }),
             None => {
-                let found = self.replicas.following();
+                let found = self.0.replicas.following();
                 if found >= needed {
                     return Err(Error::DeadlinePassed);
                 }
-                let (shard, level) = (self.name.clone(), Level::Quorum);
+                let (shard, level) = (self.0.name.clone(), Level::Quorum);
                 Err(Error::TooFewReplicas { shard, level, needed, found })
             }
         }

@@ -31,8 +31,6 @@ pub struct ReplicaPositions {
     pub(super) nodes: Box<[NodePositions]>,
     /// Notified when a replica advances or goes down.
     pub(super) waiters: PositionWaiters,
-    /// Time from which `current_at` is counted.
-    epoch: Instant,
 }
 
 /// Positions of one replica.
@@ -44,29 +42,49 @@ pub(super) struct NodePositions {
     pub(super) applying: AtomicU64,
     pub(super) applied: AtomicU64,
     pub(super) durable: AtomicU64,
+    /// Time from which `current_at` is counted.
+    epoch: Instant,
     /// Time of the last moment at which the replica had everything, in microseconds since `epoch`.
     pub(super) current_at: AtomicU64,
 }
 
 impl NodePositions {
-    fn new() -> Self {
+    fn new(epoch: Instant) -> Self {
         Self {
             state: AtomicU8::new(ReplicaState::Down as u8),
             losses: AtomicUsize::new(0),
             applying: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             durable: AtomicU64::new(0),
+            epoch,
             current_at: AtomicU64::new(0),
         }
+    }
+
+    /// Returns true if the replica has had everything at some time since the process began.
+    pub(super) fn was_current(&self) -> bool {
+        self.current_at.load(Ordering::Acquire) > 0
+    }
+
+    /// Returns the time since the replica was last known to have everything.
+    pub(super) fn time_since_current(&self) -> Duration {
+        let current_at = self.current_at.load(Ordering::Acquire);
+        self.epoch.elapsed().saturating_sub(Duration::from_micros(current_at))
+    }
+
+    /// Records a time at which the replica had everything.
+    fn record_current(&self, at: Instant) {
+        let at = at.saturating_duration_since(self.epoch).as_micros() as u64;
+        self.current_at.fetch_max(at, Ordering::AcqRel);
     }
 }
 
 impl ReplicaPositions {
     pub(super) fn new(replicas: usize) -> Self {
+        let epoch = Instant::now();
         Self {
-            nodes: (0..replicas).map(|_| NodePositions::new()).collect(),
+            nodes: (0..replicas).map(|_| NodePositions::new(epoch)).collect(),
             waiters: PositionWaiters::new(replicas),
-            epoch: Instant::now(),
         }
     }
 
@@ -115,7 +133,7 @@ impl ReplicaPositions {
     pub fn record_applied(&self, replica: usize, position: u64, had_all_at: Option<Instant>) {
         let replica = &self.nodes[replica];
         if let Some(at) = had_all_at {
-            replica.current_at.fetch_max(self.micros(at), Ordering::AcqRel);
+            replica.record_current(at);
         }
         replica.applied.store(position, Ordering::SeqCst);
         self.waiters.notify_advanced();
@@ -166,23 +184,8 @@ impl ReplicaPositions {
     pub(super) fn fall_behind(&self, committed: u64, at: Instant) {
         for replica in &self.nodes {
             if replica.applied.load(Ordering::Acquire) >= committed {
-                replica.current_at.fetch_max(self.micros(at), Ordering::AcqRel);
+                replica.record_current(at);
             }
         }
-    }
-
-    /// Returns true if a replica has had everything at some time since the process began.
-    pub(super) fn was_current(&self, replica: usize) -> bool {
-        self.nodes[replica].current_at.load(Ordering::Acquire) > 0
-    }
-
-    /// Returns the time since a replica was last known to have everything.
-    pub(super) fn time_since_current(&self, replica: usize) -> Duration {
-        let current_at = self.nodes[replica].current_at.load(Ordering::Acquire);
-        self.epoch.elapsed().saturating_sub(Duration::from_micros(current_at))
-    }
-
-    fn micros(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.epoch).as_micros() as u64
     }
 }

@@ -25,13 +25,13 @@ pub const NAMES_SHOWN_MAX: usize = 20;
 /// A named block of slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// Its name.
+    /// Name of the partition.
     pub name: Box<str>,
-    /// Its share of the slots, relative to the others.
+    /// Share of the slots, relative to the other partitions.
     pub weight: u32,
-    /// Its first slot.
+    /// First slot.
     pub first: Slot,
-    /// Its last slot.
+    /// Last slot.
     pub last: Slot,
 }
 

@@ -28,11 +28,11 @@ pub enum RoutingStep<'k> {
     },
     /// The key belongs to this partition, which has the slots from `first` to `last`.
     Partition {
-        /// Its name.
+        /// Name of the partition.
         name: String,
-        /// Its first slot.
+        /// First slot of the partition.
         first: Slot,
-        /// Its last slot.
+        /// Last slot of the partition.
         last: Slot,
     },
     /// Only this part of the key is hashed.

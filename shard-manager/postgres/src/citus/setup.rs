@@ -6,9 +6,9 @@
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
-use engine::node_address::ServerEngine;
 use model::table::Table;
 
+use crate::node_address::ServerEngine;
 use crate::statement::{Bind, Statement, load, run};
 
 /// Oldest supported version of Citus. The statements were tested on 13.

@@ -5,7 +5,7 @@
 //! Citus' shards.
 //!
 //! **Invariant:** that of `postgres::sql`: constants, names from the registry, numbered parameters.
-//! **Not here:** the grouping of rows (`citus::work`).
+//! **Not here:** the grouping of rows (`citus_statements`).
 
 use std::fmt::Write as _;
 

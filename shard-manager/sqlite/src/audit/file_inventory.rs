@@ -11,7 +11,7 @@ use super::super::OpenError;
 use super::super::node_view::{NodeView, Standing};
 use super::super::offline_view::NodeFile;
 use super::super::timeline::VERSIONS_LEFT_OUT;
-use super::{Audit, Finding, is_declared};
+use super::{Audit, Discrepancy, is_declared};
 
 /// Contents of one file other than its rows.
 pub(super) struct FileInventory {
@@ -95,7 +95,7 @@ impl FileInventory {
         };
         let found = audit.about(file, what, "");
         let (table, expected) = (Some(table.name().to_owned()), format!("{rows}, as there are"));
-        audit.find(Finding { table, expected, ..found });
+        audit.find(Discrepancy { table, expected, ..found });
         false
     }
 
@@ -103,7 +103,7 @@ impl FileInventory {
     fn find_strange(&self, audit: &Audit<'_>, file: &NodeFile) -> bool {
         for name in &self.strange {
             let found = audit.about(file, "the table is there", "only tables that were declared");
-            audit.find(Finding { table: Some(name.clone()), ..found });
+            audit.find(Discrepancy { table: Some(name.clone()), ..found });
         }
         self.strange.is_empty()
     }

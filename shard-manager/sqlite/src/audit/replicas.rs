@@ -21,7 +21,7 @@ use super::super::offline_view::NodeFile;
 use super::super::row_hash::key_hash;
 use super::file_inventory::FileInventory;
 use super::rows::{LeftOut, Scan, SlotSum, slot_rows};
-use super::{Audit, Finding, is_declared};
+use super::{Audit, Discrepancy, is_declared};
 
 /// Most keys that may change between two snapshots. With more, a replica lags too far to be
 /// compared.
@@ -172,7 +172,7 @@ impl<'a> Replicas<'a> {
                     let what = "it declares the table, and its primary does not";
                     let found = audit.about(replica.file, what, "the same tables");
                     let table = Some(table.name().to_owned());
-                    audit.find(Finding { table, ..found });
+                    audit.find(Discrepancy { table, ..found });
                     replica.equal = false;
                 }
             }
@@ -231,7 +231,7 @@ impl<'a> Replica<'a> {
         if is_declared(table) && known.is_none_or(|known| **known != *table) {
             let what = "it does not declare the table as its primary does";
             let found = audit.about(self.file, what, "the same tables");
-            audit.find(Finding { table: Some(table.name().to_owned()), ..found });
+            audit.find(Discrepancy { table: Some(table.name().to_owned()), ..found });
             return Ok(false);
         }
         let scan = Scan::run(audit, (&mut self.node, table), Some(left_out), |_| ())?;
@@ -276,7 +276,7 @@ impl<'a> Replica<'a> {
             };
             let found = audit.about(self.file, what, expected);
             let table = Some(table.name().to_owned());
-            audit.find(Finding { table, key: Some(key), id: Some(id), ..found });
+            audit.find(Discrepancy { table, key: Some(key), id: Some(id), ..found });
         }
         named
     }

@@ -19,7 +19,7 @@ use super::super::offline_view::NodeFile;
 use super::super::row_hash::{key_hash, row_hash};
 use super::super::row_json::value;
 use super::super::sql;
-use super::{Audit, Finding};
+use super::{Audit, Discrepancy};
 
 /// Hashes of shard keys whose rows are left out of a comparison.
 pub(super) type LeftOut = HashSet<u64>;
@@ -203,7 +203,7 @@ impl<'a> RowRules<'a> {
     #[cold]
     fn find(&self, row: &RowView<'_, '_>, what: String, expected: String) {
         let found = self.audit.about(self.file, what, &expected);
-        self.audit.find(Finding {
+        self.audit.find(Discrepancy {
             table: Some(self.table.name().to_owned()),
             key: row.text(Table::SHARD_KEY, str::to_owned),
             id: Some(id(row, self.table)),

@@ -10,7 +10,7 @@ use diesel::prelude::*;
 use model::shard_map::ShardMap;
 
 use super::super::OpenError;
-use super::super::offline_view::open_to_look;
+use super::super::read_only::open_read_only;
 use super::{ClusterRow, MIGRATIONS, PLACE, dsl};
 
 /// Contents of a catalog.
@@ -30,7 +30,7 @@ pub(in super::super) struct Looked {
 /// # Errors
 /// [`OpenError`] if the file is missing, is not a catalog of this program, or cannot be read.
 pub(in super::super) fn look(path: &Path) -> Result<Looked, OpenError> {
-    let mut connection = open_to_look(path, &MIGRATIONS)?;
+    let mut connection = open_read_only(path, &MIGRATIONS)?;
     let row: Option<ClusterRow> = dsl::tessera_cluster
         .first(&mut connection)
         .optional()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use diesel::connection::SimpleConnection;
 use engine::{Scope, sample_queries};
-use model::query::{Comparison, Condition, OrderBy, Output, ReadQuery, State, Test};
+use model::query::{Comparison, Condition, OrderBy, Output, ReadQuery, Test, ValueState};
 use model::table::{Column, Table};
 use proptest::prelude::*;
 
@@ -47,7 +47,7 @@ fn test() -> impl Strategy<Value = Test> {
         Comparison::Less,
         Comparison::LessOrEqual,
     ];
-    let states = vec![State::Null, State::NotNull, State::True, State::False];
+    let states = vec![ValueState::Null, ValueState::NotNull, ValueState::True, ValueState::False];
     let pattern =
         || ".{0,6}".prop_map(|text| Pattern::parse(&format!("{MARK}%{text}_")).unwrap_or_default());
     prop_oneof![

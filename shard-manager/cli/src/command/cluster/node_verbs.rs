@@ -61,16 +61,16 @@ pub(super) fn run(verb: &NodeVerb, terminal: &Terminal) -> Result<(), CommandErr
     match verb {
         NodeVerb::Stop { node, immediate } => {
             let how = if *immediate { Stop::Immediate } else { Stop::Fast };
-            change(node, terminal, |cluster, name| Ok(cluster.stop_node(name, how)?))
+            change(node, terminal, |cluster, name| Ok(cluster.commands().stop(name, how)?))
         }
         NodeVerb::Start(node) => {
-            change(node, terminal, |cluster, name| Ok(cluster.start_node(name)?))
+            change(node, terminal, |cluster, name| Ok(cluster.commands().start(name)?))
         }
         NodeVerb::Freeze(node) => {
-            change(node, terminal, |cluster, name| Ok(cluster.freeze_node(name)?))
+            change(node, terminal, |cluster, name| Ok(cluster.commands().freeze(name)?))
         }
         NodeVerb::Thaw(node) => {
-            change(node, terminal, |cluster, name| Ok(cluster.thaw_node(name)?))
+            change(node, terminal, |cluster, name| Ok(cluster.commands().thaw(name)?))
         }
         NodeVerb::Promote { node, best, dir } => {
             promote(&dir.path, node.as_deref(), best.as_deref(), terminal)
@@ -99,8 +99,8 @@ fn promote(
 ) -> Result<(), CommandError> {
     let mut cluster = LocalCluster::open(dir)?;
     let Promoted { node, behind } = match best {
-        Some(shard) => cluster.promote_best(shard)?,
-        None => cluster.promote(node.unwrap_or_default())?,
+        Some(shard) => cluster.commands().promote_best(shard)?,
+        None => cluster.commands().promote(node.unwrap_or_default())?,
     };
     let mut shown = shown(&cluster, &node);
     shown["behind"] = json!(behind);
@@ -115,7 +115,7 @@ fn promote(
 
 fn rejoin(node: &Node, terminal: &Terminal) -> Result<(), CommandError> {
     let mut cluster = LocalCluster::open(&node.dir.path)?;
-    let (word, text) = match cluster.rejoin(&node.name)? {
+    let (word, text) = match cluster.commands().rejoin(&node.name)? {
         Rejoined::Followed => ("followed", "it was a replica already"),
         Rejoined::Rewound => ("rewound", "the rows that only it had are removed"),
         Rejoined::Rebuilt => ("made again", "it was rebuilt from the primary"),

@@ -48,7 +48,7 @@ pub struct BulkRowDone {
 /// Bulk write that was carried out.
 #[derive(Clone, Debug)]
 pub struct BulkDone {
-    /// Its rows, in the order of the shards.
+    /// Rows of the request, in the order of the shards.
     pub rows: Vec<BulkRowDone>,
     /// Session of the client, with the positions of this write.
     pub session: SessionToken,
@@ -210,8 +210,9 @@ async fn write_request(
     }
     let mut part_done = BulkPart::default();
     let outcomes = match shard.write(request(changes), options.level, options.deadline).await {
-        Ok(WriteDone { applied, shortfall }) => {
-            part_done.seen = Some(shard.seen_by_writer(applied.position));
+        Ok(done) => {
+            part_done.seen = Some(done.seen());
+            let WriteDone { applied, shortfall } = done;
             part_done.times = applied.times;
             let told = |row: Result<RowDone, Error>| match (row, &shortfall) {
                 (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),

@@ -17,8 +17,7 @@ use model::row_change::RowWrite;
 use model::shard_map::KeyLocation;
 use model::table::Table;
 
-use super::super::RequestOptions;
-use super::Data;
+use super::{Data, RowReader};
 use crate::shard::{ReadRequirements, ShardRows};
 
 /// Rows of a read of one key, and the node or cache that answered.
@@ -83,34 +82,36 @@ impl Data<'_> {
         }
         PendingKeys { cache: Some(Arc::clone(cache)), keys }
     }
+}
 
+impl RowReader<'_> {
     /// Reads rows of one key, from the cache if the options allow it and its entry is fresh enough.
     pub(super) async fn read_key(
         self,
         (query, key): (&ReadQuery, ShardKey<'_>),
         place: KeyLocation,
-        options: &RequestOptions,
         requirements: &ReadRequirements,
     ) -> Result<KeyAnswer, Error> {
-        let shard = &self.0.shards[place.shard.index()];
-        let read = async || shard.read_key(query, (place.slot, key.as_str()), requirements).await;
-        let Some(cache) = &self.0.cache else { return Ok(KeyAnswer::of(read().await?, None)) };
-        if options.level != Level::One || !cache.keeps(query) {
+        let shard = &self.data.0.shards[place.shard.index()];
+        let read =
+            async || shard.reads().read_key(query, (place.slot, key.as_str()), requirements).await;
+        let Some(cache) = &self.data.0.cache else { return Ok(KeyAnswer::of(read().await?, None)) };
+        if self.options.level != Level::One || !cache.keeps(query) {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }
         let KeyLocation { epoch, slot, .. } = place;
         let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
         let want = FreshnessRequirement {
             timeline: shard.replication.timeline().id(),
-            seen: options.session.seen(place.shard).map(|position| position.sequence),
-            age_max: cache.age_max(options.staleness),
+            seen: self.options.session.seen(place.shard).map(|position| position.sequence),
+            age_max: cache.age_max(self.options.staleness),
         };
         let read = async || {
             let ShardRows { read, role, stamp } = read().await?;
             let (rows, position) = (read.rows, read.position);
             Ok::<_, Error>(ShardAnswer { rows, position, freshness: stamp, served_by: role.into() })
         };
-        let answer = cache.read((&about, query), (&want, options.deadline), read).await?;
+        let answer = cache.read((&about, query), (&want, self.options.deadline), read).await?;
         let Answer { rows, position, served_by, cache } = answer;
         Ok(KeyAnswer { rows, position, served_by, cache: Some(cache) })
     }

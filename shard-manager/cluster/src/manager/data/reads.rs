@@ -19,8 +19,8 @@ use model::topology::{Role, ShardIndex};
 use model::value::Value;
 
 use super::super::{ReadDone, RequestOptions};
-use super::Data;
 use super::cached::KeyAnswer;
+use super::{Data, RowReader};
 use crate::shard::{ReadRequirements, Shard, ShardRows};
 
 /// Query that each shard of a read answers.
@@ -68,15 +68,16 @@ impl Data<'_> {
     ) -> Result<ReadDone, Failure> {
         let map = self.0.map.load();
         let began = Instant::now();
+        let reader = RowReader { data: self, options };
         let Some(key) = key else {
             let (route, epoch) = (Route::of(&query, &map), map.epoch());
             drop(map);
-            return self.read_by_filters((query, route), epoch, options).await;
+            return reader.read_by_filters((query, route), epoch).await;
         };
         let place = map.place(key);
         drop(map);
         let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
-        let mut done = self.read_one((&query, key), place, options, began).await?;
+        let mut done = reader.read_one((&query, key), place, began).await?;
         done.next_cursor = self.next_cursor(&query, Some(key), done.rows.more_after.as_deref());
         Ok(done)
     }
@@ -84,145 +85,6 @@ impl Data<'_> {
     /// Returns true if a read without a shard key is a scatter read: its filters name no keys.
     pub fn asks_all_shards(self, query: &ReadQuery) -> bool {
         matches!(Route::of(query, &self.0.map.load()), Route::Shards)
-    }
-
-    async fn read_by_filters(
-        self,
-        (query, route): (ReadQuery, Route),
-        epoch: u64,
-        options: &RequestOptions,
-    ) -> Result<ReadDone, Failure> {
-        let query = Arc::new(query);
-        let questions = match route {
-            Route::Key(key, place) => return self.read_named((&query, &key), place, options).await,
-            Route::Keys(keys) => {
-                let questions = keys
-                    .into_iter()
-                    .map(|(shard, keys)| (shard, Arc::new(ReadQuery { keys, ..(*query).clone() })));
-                questions.collect()
-            }
-            Route::Shards => {
-                let shards = (0..).map(ShardIndex).zip(&self.0.shards);
-                shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
-            }
-        };
-        self.scatter(&query, questions, epoch, options).await
-    }
-
-    /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter
-    /// read.
-    async fn read_named(
-        self,
-        (query, key): (&ReadQuery, &str),
-        place: KeyLocation,
-        options: &RequestOptions,
-    ) -> Result<ReadDone, Failure> {
-        let within_key = query.within_key();
-        let parsed = ShardKey::parse(key).map_err(Error::from);
-        let parsed = parsed.map_err(|error| Failure::rejected(error, Some(place)))?;
-        let mut done = self.read_one((&within_key, parsed), place, options, Instant::now()).await?;
-        let last = done.rows.more_after.as_deref();
-        let last = last.map(|last| query.sort_values(place.slot, key, last));
-        done.next_cursor = self.next_cursor(query, None, last.as_deref());
-        Ok(done)
-    }
-
-    /// Reads the rows of one key; the caller creates the cursor.
-    async fn read_one(
-        self,
-        (query, key): (&ReadQuery, ShardKey<'_>),
-        place: KeyLocation,
-        options: &RequestOptions,
-        began: Instant,
-    ) -> Result<ReadDone, Failure> {
-        let told = |error| Failure::rejected(error, Some(place));
-        let shard = &self.0.shards[place.shard.index()];
-        let requirements =
-            requirements(shard, place.shard, options, options.deadline).await.map_err(told)?;
-        let answer =
-            self.read_key((query, key), place, options, &requirements).await.map_err(told)?;
-        let KeyAnswer { rows, position, served_by, cache } = answer;
-        let mut session = options.session.clone();
-        self.extend_session(&mut session, place.shard, position);
-        let is_cached = served_by == ServedBy::Cache;
-        Ok(ReadDone {
-            rows,
-            shards: vec![place.shard],
-            missing: Vec::new(),
-            next_cursor: None,
-            place: Some(place),
-            served_by,
-            cache,
-            session,
-            epoch: place.epoch,
-            database: if is_cached { Duration::ZERO } else { began.elapsed() },
-            merge: Duration::ZERO,
-        })
-    }
-
-    /// Reads from several shards, each of which sorts and limits; the merge limits again.
-    async fn scatter(
-        self,
-        query: &ReadQuery,
-        questions: Questions,
-        epoch: u64,
-        options: &RequestOptions,
-    ) -> Result<ReadDone, Failure> {
-        let began = Instant::now();
-        // A shard must answer before the client's deadline.
-        let left = options.deadline.saturating_duration_since(began);
-        let deadline = options.deadline - if options.partial { left / 10 } else { Duration::ZERO };
-        let reads = questions.iter().map(async |(index, query)| {
-            let shard = &self.0.shards[index.index()];
-            let requirements = requirements(shard, *index, options, deadline).await?;
-            shard.read_all(query, &requirements).await
-        });
-        let answers = futures_util::future::join_all(reads).await;
-        let database = began.elapsed();
-        let mut session = options.session.clone();
-        let mut served_by = ServedBy::Replica;
-        let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-        let mut first_error = None;
-        for ((index, _), answer) in questions.into_iter().zip(answers) {
-            match answer {
-                Ok(ShardRows { read, role, .. }) => {
-                    self.extend_session(&mut session, index, read.position);
-                    if role == Role::Primary {
-                        served_by = ServedBy::Primary;
-                    }
-                    parts.push(read.rows);
-                    shards.push(index);
-                }
-                Err(error) if options.partial && error.is_of_one_shard() => {
-                    first_error.get_or_insert(error);
-                    missing.push(index);
-                }
-                Err(error) => return Err(Failure::rejected(error, None)),
-            }
-        }
-        if let Some(error) = first_error.filter(|_| parts.is_empty()) {
-            return Err(Failure::rejected(error, None));
-        }
-        let (offset, limit) = (query.offset as usize, query.limit as usize);
-        let rows = Rows::merge(&parts, &query.sort_keys(false), offset, limit);
-        if rows.is_too_large() {
-            return Err(Failure::rejected(Error::AnswerTooLarge, None));
-        }
-        let next_cursor = self.next_cursor(query, None, rows.more_after.as_deref());
-        let (place, merge) = (None, began.elapsed() - database);
-        Ok(ReadDone {
-            rows,
-            shards,
-            missing,
-            next_cursor,
-            place,
-            served_by,
-            cache: self.0.cache.as_ref().map(|cache| cache.bypass()),
-            session,
-            epoch,
-            database,
-            merge,
-        })
     }
 
     fn next_cursor(
@@ -248,6 +110,144 @@ impl Data<'_> {
     }
 }
 
+impl RowReader<'_> {
+    async fn read_by_filters(
+        self,
+        (query, route): (ReadQuery, Route),
+        epoch: u64,
+    ) -> Result<ReadDone, Failure> {
+        let query = Arc::new(query);
+        let questions = match route {
+            Route::Key(key, place) => return self.read_named((&query, &key), place).await,
+            Route::Keys(keys) => {
+                let questions = keys
+                    .into_iter()
+                    .map(|(shard, keys)| (shard, Arc::new(ReadQuery { keys, ..(*query).clone() })));
+                questions.collect()
+            }
+            Route::Shards => {
+                let shards = (0..).map(ShardIndex).zip(&self.data.0.shards);
+                shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
+            }
+        };
+        self.scatter(&query, questions, epoch).await
+    }
+
+    /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter
+    /// read.
+    async fn read_named(
+        self,
+        (query, key): (&ReadQuery, &str),
+        place: KeyLocation,
+    ) -> Result<ReadDone, Failure> {
+        let within_key = query.within_key();
+        let parsed = ShardKey::parse(key).map_err(Error::from);
+        let parsed = parsed.map_err(|error| Failure::rejected(error, Some(place)))?;
+        let mut done = self.read_one((&within_key, parsed), place, Instant::now()).await?;
+        let last = done.rows.more_after.as_deref();
+        let last = last.map(|last| query.sort_values(place.slot, key, last));
+        done.next_cursor = self.data.next_cursor(query, None, last.as_deref());
+        Ok(done)
+    }
+
+    /// Reads the rows of one key; the caller creates the cursor.
+    async fn read_one(
+        self,
+        (query, key): (&ReadQuery, ShardKey<'_>),
+        place: KeyLocation,
+        began: Instant,
+    ) -> Result<ReadDone, Failure> {
+        let told = |error| Failure::rejected(error, Some(place));
+        let shard = &self.data.0.shards[place.shard.index()];
+        let requirements = requirements(shard, place.shard, self.options, self.options.deadline)
+            .await
+            .map_err(told)?;
+        let answer = self.read_key((query, key), place, &requirements).await.map_err(told)?;
+        let KeyAnswer { rows, position, served_by, cache } = answer;
+        let mut session = self.options.session.clone();
+        self.data.extend_session(&mut session, place.shard, position);
+        let is_cached = served_by == ServedBy::Cache;
+        Ok(ReadDone {
+            rows,
+            shards: vec![place.shard],
+            missing: Vec::new(),
+            next_cursor: None,
+            place: Some(place),
+            served_by,
+            cache,
+            session,
+            epoch: place.epoch,
+            database: if is_cached { Duration::ZERO } else { began.elapsed() },
+            merge: Duration::ZERO,
+        })
+    }
+
+    /// Reads from several shards, each of which sorts and limits; the merge limits again.
+    async fn scatter(
+        self,
+        query: &ReadQuery,
+        questions: Questions,
+        epoch: u64,
+    ) -> Result<ReadDone, Failure> {
+        let began = Instant::now();
+        // A shard must answer before the client's deadline.
+        let left = self.options.deadline.saturating_duration_since(began);
+        let deadline =
+            self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
+        let reads = questions.iter().map(async |(index, query)| {
+            let shard = &self.data.0.shards[index.index()];
+            let requirements = requirements(shard, *index, self.options, deadline).await?;
+            shard.reads().read_all(query, &requirements).await
+        });
+        let answers = futures_util::future::join_all(reads).await;
+        let database = began.elapsed();
+        let mut session = self.options.session.clone();
+        let mut served_by = ServedBy::Replica;
+        let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first_error = None;
+        for ((index, _), answer) in questions.into_iter().zip(answers) {
+            match answer {
+                Ok(ShardRows { read, role, .. }) => {
+                    self.data.extend_session(&mut session, index, read.position);
+                    if role == Role::Primary {
+                        served_by = ServedBy::Primary;
+                    }
+                    parts.push(read.rows);
+                    shards.push(index);
+                }
+                Err(error) if self.options.partial && error.is_of_one_shard() => {
+                    first_error.get_or_insert(error);
+                    missing.push(index);
+                }
+                Err(error) => return Err(Failure::rejected(error, None)),
+            }
+        }
+        if let Some(error) = first_error.filter(|_| parts.is_empty()) {
+            return Err(Failure::rejected(error, None));
+        }
+        let (offset, limit) = (query.offset as usize, query.limit as usize);
+        let rows = Rows::merge(&parts, &query.sort_keys(false), offset, limit);
+        if rows.is_too_large() {
+            return Err(Failure::rejected(Error::AnswerTooLarge, None));
+        }
+        let next_cursor = self.data.next_cursor(query, None, rows.more_after.as_deref());
+        let (place, merge) = (None, began.elapsed() - database);
+        Ok(ReadDone {
+            rows,
+            shards,
+            missing,
+            next_cursor,
+            place,
+            served_by,
+            cache: self.data.0.cache.as_ref().map(|cache| cache.bypass()),
+            session,
+            epoch,
+            database,
+            merge,
+        })
+    }
+}
+
 /// Returns the requirements of a read on one shard, among them the position that the session has
 /// seen.
 async fn requirements(
@@ -258,7 +258,7 @@ async fn requirements(
 ) -> Result<ReadRequirements, Error> {
     let RequestOptions { level, staleness, .. } = *options;
     let seen = match options.session.seen(index) {
-        Some(position) => shard.held(position, deadline).await?,
+        Some(position) => shard.primary().held(position, deadline).await?,
         None => 0,
     };
     Ok(ReadRequirements { level, seen, staleness, deadline })

@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** changes of one key take the same lane, as long as the engine does not move the
 //! key; an operation on keys of several lanes takes the first.
-//! **Not here:** the work of a lane (`lane`), the worker that holds a key (the engines).
+//! **Not here:** the work of a lane (`worker`), the worker that holds a key (the engines).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use model::reason::Reasons;
 use model::row_change::{RowWrite, WriteRequest};
 use model::stats::LaneStats;
 
-use crate::lane::{Applied, Lane, LaneFailure};
+use super::{Applied, Lane, LaneFailure};
 
 /// The lanes of one shard.
 pub struct Lanes {
@@ -116,8 +116,8 @@ impl Lanes {
     }
 
     /// Returns the summed load and counters of all lanes.
-    pub fn vitals(&self) -> LaneStats {
-        self.all().fold(LaneStats::default(), |sum, lane| sum.with(&lane.vitals()))
+    pub fn stats(&self) -> LaneStats {
+        self.all().fold(LaneStats::default(), |sum, lane| sum.with(&lane.stats()))
     }
 
     /// Applies what is queued and stops all lanes. Blocks.

@@ -1,11 +1,11 @@
-//! Watch: reads the placement of Citus' shards periodically, because a rebalance moves them.
+//! Citus watch: reads the placement of Citus' shards periodically, because a rebalance moves them.
 //!
-//! **Not here:** the use of the placement (`citus`, `lanes`).
+//! **Not here:** the use of the placement (`citus`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::primary_tracker::PrimaryTracker;
+use super::primary_tracker::PrimaryTracker;
 
 /// Interval of the queries. An outdated placement costs a little time, and nothing else.
 const EVERY: Duration = Duration::from_secs(2);
@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Watches until the current runtime ends.
-pub async fn watch(tracker: Arc<PrimaryTracker>) {
+pub(super) async fn watch(tracker: Arc<PrimaryTracker>) {
     loop {
         if let Err(error) = follow(&tracker).await {
             tracing::debug!(error, "the placement of the shards of Citus cannot be read");

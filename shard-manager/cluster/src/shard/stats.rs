@@ -1,26 +1,25 @@
-//! Vitals: the load of a shard and the believed state of its nodes, known without queries.
+//! Stats: the load of a shard and the believed state of its nodes, known without queries.
 //!
 //! **Not here:** probing all nodes (`Shard::probe`), which may find a different state.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use engine::NodeReader;
 use engine::replication::ReplicaState;
-use model::error::Error;
-use model::stats::{ComparisonStats, NodeStats, PoolStats, ShardStats, SizeEstimate};
+use model::stats::{ComparisonStats, NodeStats, PoolStats, ShardStats};
 use model::topology::{Role, ShardIndex};
 
 use super::Shard;
 
 impl Shard {
     /// Returns the load of the shard and the believed state of its nodes. `shard` is its index.
-    pub fn vitals(&self, shard: ShardIndex) -> ShardStats {
+    pub fn stats(&self, shard: ShardIndex) -> ShardStats {
         let leading = self.replication.timeline().leader();
         let pool = |reader: Option<Arc<dyn NodeReader>>| {
             reader.map_or_else(PoolStats::default, |reader| reader.pool_stats())
         };
-        let reasons = self.reasons_of_primary();
+        let reasons = self.primary.reasons();
         let primary = NodeStats {
             node: self.primary_name.clone(),
             role: Role::Primary,
@@ -28,7 +27,7 @@ impl Shard {
             reasons,
             lag: Some(Duration::ZERO),
             behind: Some(0),
-            pool: self.primary.pool_stats(),
+            pool: self.primary.reader.pool_stats(),
         };
         let others = self.replicas.replicas().enumerate();
         let others = others.filter(|(index, _)| Some(*index) != leading);
@@ -37,9 +36,9 @@ impl Shard {
             let behind = self.replication.primary().committed().saturating_sub(applied);
             let is_known =
                 self.replication.replicas().state(index) == ReplicaState::Following || applied > 0;
-            let reasons = self.reasons_of_replica(index);
+            let reasons = self.replicas.reasons(index);
             NodeStats {
-                node: self.replica_name(index, leading),
+                node: self.replicas.present_name(index, leading),
                 role: Role::Replica,
                 up: reasons.is_up(),
                 reasons,
@@ -49,21 +48,13 @@ impl Shard {
             }
         });
         let nodes = std::iter::once(primary).chain(replicas).collect();
-        let (passes, differences) = self.doubts.counted();
+        let (passes, differences) = self.primary.doubts.counts();
         let compared = ComparisonStats { passes, differences };
-        ShardStats { shard, lane: self.lanes.vitals(), compared, nodes }
+        ShardStats { shard, lane: self.primary.lanes.stats(), compared, nodes }
     }
 
     /// Returns true if the engine itself distributes the shard's rows over nodes.
     pub fn is_partitioned(&self) -> bool {
-        self.lanes.is_partitioned()
-    }
-
-    /// Returns the approximate size of the shard.
-    ///
-    /// # Errors
-    /// Those of [`Shard::read_key`].
-    pub async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
-        self.primary.size_estimate(deadline).await
+        self.primary.lanes.is_partitioned()
     }
 }

@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT_MAX: u64 = 600;
 
 /// Reason why a text is not a valid address.
 #[derive(Debug, thiserror::Error)]
-pub enum AddressError {
+pub enum NodeAddressError {
     /// The scheme is not `postgres` or `postgresql`.
     #[error("an address begins with postgres:// or postgresql://")]
     Scheme,
@@ -66,7 +66,7 @@ pub enum AddressError {
     /// An unknown parameter.
     #[error("{name} is not a parameter of an address; {hint}")]
     Parameter {
-        /// Its name, or a note that it has none.
+        /// Name of the parameter, or a note that it has none.
         name: String,
         /// The most similar parameter, or all parameters.
         hint: String,
@@ -98,14 +98,14 @@ pub enum AddressError {
 struct Parameters([Option<String>; PARAMETERS.len()]);
 
 impl Parameters {
-    fn read(text: &str) -> Result<Self, AddressError> {
+    fn read(text: &str) -> Result<Self, NodeAddressError> {
         let mut read = Self::default();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let place = PARAMETERS.iter().position(|known| *known == name);
             let place = place.ok_or_else(|| unknown(name))?;
             if read.0[place].replace(decoded(value)?).is_some() {
-                return Err(AddressError::Twice { name: PARAMETERS[place] });
+                return Err(NodeAddressError::Twice { name: PARAMETERS[place] });
             }
         }
         Ok(read)
@@ -117,7 +117,7 @@ impl Parameters {
     }
 }
 
-fn unknown(name: &str) -> AddressError {
+fn unknown(name: &str) -> NodeAddressError {
     let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     let near = closest(name, PARAMETERS.into_iter()).filter(|_| plain);
     let hint = near.map_or_else(
@@ -125,7 +125,7 @@ fn unknown(name: &str) -> AddressError {
         |near| format!("did you mean {near}?"),
     );
     let name = if plain { name.to_owned() } else { "text after the ?".to_owned() };
-    AddressError::Parameter { name, hint }
+    NodeAddressError::Parameter { name, hint }
 }
 
 /// Returns the value that is present; fails if both are.
@@ -133,20 +133,20 @@ fn either(
     one: Option<String>,
     other: Option<String>,
     name: &'static str,
-) -> Result<Option<String>, AddressError> {
+) -> Result<Option<String>, NodeAddressError> {
     match (one, other) {
-        (Some(_), Some(_)) => Err(AddressError::Twice { name }),
+        (Some(_), Some(_)) => Err(NodeAddressError::Twice { name }),
         (one, other) => Ok(one.or(other)),
     }
 }
 
-pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, AddressError> {
+pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, NodeAddressError> {
     let text = text.trim();
     let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
-    let rest = rest.ok_or(AddressError::Scheme)?;
+    let rest = rest.ok_or(NodeAddressError::Scheme)?;
     let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if tail.contains('@') {
-        return Err(AddressError::StrayAt);
+        return Err(NodeAddressError::StrayAt);
     }
     let (path, parameters) = tail.split_once('?').unwrap_or((tail, ""));
     let mut parameters = Parameters::read(parameters)?;
@@ -158,10 +158,10 @@ pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, 
         None => (None, None),
     };
     let user = either(user, parameters.take("user"), "user")?.or_else(|| defaults.user.clone());
-    let user = user.ok_or(AddressError::NoUser)?;
+    let user = user.ok_or(NodeAddressError::NoUser)?;
     let database = filled(path.strip_prefix('/').unwrap_or(path))?;
     let database = either(database, parameters.take("dbname"), "dbname")?;
-    let database = database.ok_or(AddressError::NoDatabase)?;
+    let database = database.ok_or(NodeAddressError::NoDatabase)?;
     let hosts = hosts(places, parameters.take("host"), parameters.take("port"))?;
 
     let password = either(password, parameters.take("password"), "password")?;
@@ -172,10 +172,10 @@ pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, 
         (None, None, Some(path)) => {
             Some(Password::from_passfile(Path::new(&path), &hosts, &database, &user)?)
         }
-        (_, _, _) => return Err(AddressError::Passwords),
+        (_, _, _) => return Err(NodeAddressError::Passwords),
     };
     let tls = match parameters.take("sslmode") {
-        Some(name) => TlsMode::find(&name).ok_or(AddressError::Value {
+        Some(name) => TlsMode::find(&name).ok_or(NodeAddressError::Value {
             name: "sslmode",
             allowed: "disable, prefer, require, verify-ca or verify-full",
         })?,
@@ -199,10 +199,12 @@ pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, 
     })
 }
 
-fn seconds(text: &str) -> Result<Duration, AddressError> {
+fn seconds(text: &str) -> Result<Duration, NodeAddressError> {
     let seconds = text.parse().ok().filter(|seconds| (1..=CONNECT_TIMEOUT_MAX).contains(seconds));
     let allowed = "a number of seconds from 1 to 600";
-    seconds.map(Duration::from_secs).ok_or(AddressError::Value { name: "connect_timeout", allowed })
+    seconds
+        .map(Duration::from_secs)
+        .ok_or(NodeAddressError::Value { name: "connect_timeout", allowed })
 }
 
 /// Returns the hosts before the `?`, or those after it.
@@ -210,36 +212,36 @@ fn hosts(
     places: &str,
     named: Option<String>,
     ports: Option<String>,
-) -> Result<Vec<Host>, AddressError> {
+) -> Result<Vec<Host>, NodeAddressError> {
     if places.is_empty() {
-        let named = named.filter(|named| !named.is_empty()).ok_or(AddressError::NoHost)?;
+        let named = named.filter(|named| !named.is_empty()).ok_or(NodeAddressError::NoHost)?;
         let names: Vec<&str> = named.split(',').collect();
         let ports = ports.map_or(Ok(vec![PORT_DEFAULT]), |ports| {
             ports.split(',').map(port).collect::<Result<Vec<_>, _>>()
         })?;
         if ports.len() != 1 && ports.len() != names.len() {
-            return Err(AddressError::Hosts);
+            return Err(NodeAddressError::Hosts);
         }
         let host = |(name, port): (&&str, &u16)| match *name {
-            "" => Err(AddressError::NoHost),
+            "" => Err(NodeAddressError::NoHost),
             name => Ok(Host { host: unbracketed(name).to_owned(), port: *port }),
         };
         return names.iter().zip(ports.iter().cycle()).map(host).collect();
     }
     if named.is_some() || ports.is_some() {
-        return Err(AddressError::Hosts);
+        return Err(NodeAddressError::Hosts);
     }
     places.split(',').map(place).collect()
 }
 
-fn place(text: &str) -> Result<Host, AddressError> {
+fn place(text: &str) -> Result<Host, NodeAddressError> {
     let end_of_brackets = text.rfind(']').map_or(0, |end| end + 1);
     let colon = text[end_of_brackets..].find(':').map(|at| end_of_brackets + at);
     let (name, port) = match colon {
         Some(colon) => (&text[..colon], port(&text[colon + 1..])?),
         None => (text, PORT_DEFAULT),
     };
-    let host = filled(unbracketed(name))?.ok_or(AddressError::NoHost)?;
+    let host = filled(unbracketed(name))?.ok_or(NodeAddressError::NoHost)?;
     Ok(Host { host, port })
 }
 
@@ -247,31 +249,31 @@ fn unbracketed(name: &str) -> &str {
     name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name)
 }
 
-fn port(text: &str) -> Result<u16, AddressError> {
-    text.parse().ok().filter(|port| *port > 0).ok_or(AddressError::Port)
+fn port(text: &str) -> Result<u16, NodeAddressError> {
+    text.parse().ok().filter(|port| *port > 0).ok_or(NodeAddressError::Port)
 }
 
 /// Decodes the text, unless it is empty.
-fn filled(text: &str) -> Result<Option<String>, AddressError> {
+fn filled(text: &str) -> Result<Option<String>, NodeAddressError> {
     Ok(Some(decoded(text)?).filter(|text| !text.is_empty()))
 }
 
-fn decoded(text: &str) -> Result<String, AddressError> {
+fn decoded(text: &str) -> Result<String, NodeAddressError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
     while let Some(byte) = rest.next() {
         if byte == b'%' {
             let pair = digit(rest.next()).zip(digit(rest.next()));
-            let (high, low) = pair.ok_or(AddressError::Percent)?;
+            let (high, low) = pair.ok_or(NodeAddressError::Percent)?;
             bytes.push((high * 16 + low) as u8);
         } else {
             bytes.push(byte);
         }
     }
-    let text = String::from_utf8(bytes).map_err(|_| AddressError::Percent)?;
+    let text = String::from_utf8(bytes).map_err(|_| NodeAddressError::Percent)?;
     // A zero byte ends a text in PostgreSQL.
-    if text.contains('\0') { Err(AddressError::Percent) } else { Ok(text) }
+    if text.contains('\0') { Err(NodeAddressError::Percent) } else { Ok(text) }
 }
 
 fn encoded(text: &str, out: &mut String) {

@@ -1,14 +1,13 @@
-//! Nodes: the files of a shard, as the cluster reads them and watches them.
+//! File reader: the reads of one file, on threads that may block.
 //!
 //! **Not here:** the reads (`reader`), their threads (`threads`), keeping a replica (`replica`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::fault_injector::FaultInjector;
 use engine::{
-    EngineFuture, KeyRead, NodeLabel, NodeReader, NodeRows, PrimaryReader, ReadIndex, ReplicaNode,
-    ScanRead, Scope, TableRows, TableSize, WorkerNode,
+    EngineFuture, KeyRead, NodeReader, NodeRows, PrimaryReader, ReadIndex, ScanRead, Scope,
+    TableRows, TableSize, WorkerNode,
 };
 use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
@@ -16,21 +15,20 @@ use model::reason::Reason;
 use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::reader::Readers;
-use super::replica::Replica;
+use super::reader::ReaderPool;
 use super::threads;
 
 /// Readers of one file, shared with the threads that they run on.
-pub struct FileReader(Arc<Readers>);
+pub struct FileReader(Arc<ReaderPool>);
 
 impl FileReader {
     /// Takes the readers of one file.
-    pub fn new(readers: Readers) -> Self {
+    pub fn new(readers: ReaderPool) -> Self {
         Self(Arc::new(readers))
     }
 
     /// Returns the readers. As long as a clone of the `Arc` lives, the file may be open.
-    pub(super) fn readers(&self) -> &Arc<Readers> {
+    pub(super) fn readers(&self) -> &Arc<ReaderPool> {
         &self.0
     }
 
@@ -38,7 +36,7 @@ impl FileReader {
     fn blocking<T: Send + 'static>(
         &self,
         deadline: Instant,
-        work: impl FnOnce(&Readers, Duration) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&ReaderPool, Duration) -> Result<T, Error> + Send + 'static,
     ) -> EngineFuture<'_, T> {
         let readers = Arc::clone(&self.0);
         Box::pin(threads::blocking(deadline, move |wait| work(&readers, wait)))
@@ -59,11 +57,11 @@ impl NodeReader for FileReader {
     }
 
     fn probe(&self, deadline: Instant) -> EngineFuture<'_, ()> {
-        self.blocking(deadline, Readers::probe)
+        self.blocking(deadline, ReaderPool::probe)
     }
 
     fn pool_stats(&self) -> PoolStats {
-        self.0.vitals()
+        self.0.stats()
     }
 }
 
@@ -116,54 +114,10 @@ impl PrimaryReader for FileReader {
     }
 
     fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
-        self.blocking(deadline, Readers::size_estimate)
+        self.blocking(deadline, ReaderPool::size_estimate)
     }
 
     fn worker_nodes(&self, _: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {
         Box::pin(ready(Ok(Vec::new())))
-    }
-}
-
-impl ReplicaNode for Replica {
-    fn opened_name(&self) -> &str {
-        self.node()
-    }
-
-    fn current(&self) -> NodeLabel<'_> {
-        NodeLabel { name: self.node(), address: None }
-    }
-
-    fn reader(&self) -> Option<Arc<dyn NodeReader>> {
-        self.readers().map(|reader| reader as Arc<dyn NodeReader>)
-    }
-
-    fn fault_injector(&self) -> Option<&FaultInjector> {
-        Some(&self.fault_injector)
-    }
-
-    fn is_reachable(&self) -> bool {
-        Self::is_reachable(self)
-    }
-
-    fn is_streaming(&self) -> bool {
-        Self::is_reachable(self)
-    }
-
-    fn read_failed(&self) {
-        self.suspect();
-    }
-
-    fn probe_failed(&self) {}
-
-    fn report_interval(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn outlives_primary(&self) -> bool {
-        false
-    }
-
-    fn stop(&self) {
-        Self::stop(self);
     }
 }

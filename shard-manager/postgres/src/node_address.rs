@@ -13,7 +13,7 @@ mod password;
 mod url;
 
 pub use password::{Password, PasswordError};
-pub use url::AddressError;
+pub use url::NodeAddressError;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ pub struct Host {
     /// A name, an IP address without brackets, or the directory of a Unix socket (it begins with
     /// `/`).
     pub host: String,
-    /// Its port.
+    /// Port of the server.
     pub port: u16,
 }
 
@@ -139,8 +139,8 @@ impl NodeAddress {
     /// Parses `postgres://…`, and reads the password file that the address may name.
     ///
     /// # Errors
-    /// [`AddressError`], which never repeats text that may be part of the password.
-    pub fn parse(text: &str, defaults: &NodeDefaults) -> Result<Self, AddressError> {
+    /// [`NodeAddressError`], which never repeats text that may be part of the password.
+    pub fn parse(text: &str, defaults: &NodeDefaults) -> Result<Self, NodeAddressError> {
         url::parse(text, defaults)
     }
 
@@ -161,9 +161,9 @@ impl NodeAddress {
 }
 
 impl std::str::FromStr for NodeAddress {
-    type Err = AddressError;
+    type Err = NodeAddressError;
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    fn from_str(text: &str) -> Result<Self, NodeAddressError> {
         Self::parse(text, &NodeDefaults::default())
     }
 }

@@ -1,4 +1,4 @@
-//! Work: the statements of a batch on Citus, each for one of its shards alone.
+//! Citus statements: the statements of a batch on Citus, each for one of its shards alone.
 //!
 //! **Invariant:** statements are in the order of Citus' shards, and rows in the given order, so
 //! that all routers with the same placement lock in one order.
@@ -10,11 +10,10 @@ use model::row_change::RowWrite;
 use model::table::Table;
 use model::value::Value;
 
-use super::{Parts, sql};
-use crate::batch::{Row, Store};
-use crate::sql::VERSIONS_OF_BLOCK;
-use crate::statement::Bind;
-use crate::transaction::{Locking, Work};
+use super::batch::{Row, Store};
+use super::citus::{Parts, sql};
+use super::sql::VERSIONS_OF_BLOCK;
+use super::statement::{Bind, Locking, Work};
 
 /// Most rows of one statement. Each number of rows is a text of its own, which stays prepared, so
 /// large numbers are powers of two.
@@ -25,7 +24,7 @@ const ROWS_EXACT: usize = 8;
 const PARAMETERS_MAX: usize = 32_000;
 
 /// Returns the statements that lock rows, one for each row.
-pub(crate) fn locking(table: &Table, rows: &[Row], of: &[usize]) -> Vec<Locking<'static>> {
+pub(super) fn locking(table: &Table, rows: &[Row], of: &[usize]) -> Vec<Locking<'static>> {
     let text = sql::lock_row(table);
     let lock = |at: &usize| Locking {
         sql: Cow::Owned(text.clone()),
@@ -36,7 +35,7 @@ pub(crate) fn locking(table: &Table, rows: &[Row], of: &[usize]) -> Vec<Locking<
 }
 
 /// Returns the statements that store rows of one table in one way.
-pub(crate) fn storing(
+pub(super) fn storing(
     parts: &Parts,
     table: &Table,
     (rows, of): (&[Row], &[usize]),
@@ -63,13 +62,13 @@ pub(crate) fn storing(
 }
 
 /// Versions that a transaction has drawn and not given out yet.
-pub(crate) struct Versions {
+pub(super) struct Versions {
     given: usize,
 }
 
 impl Versions {
     /// Returns the statement that lets a transaction write rows of these slots.
-    pub(crate) fn enter(slots: impl ExactSizeIterator<Item = i32>) -> (Self, Work<'static>) {
+    pub(super) fn enter(slots: impl ExactSizeIterator<Item = i32>) -> (Self, Work<'static>) {
         (Self { given: 0 }, (Cow::Borrowed(sql::ENTER), vec![Bind::integers(slots)]))
     }
 
@@ -88,7 +87,7 @@ impl Versions {
 
 /// Adds the statements that upsert rows of one table with the same columns, and returns which of
 /// them return rows. Without versions there is one row, and no other.
-pub(crate) fn upsert(
+pub(super) fn upsert(
     work: &mut Vec<Work<'_>>,
     parts: &Parts,
     (table, rows, shown): (&Table, &[(usize, &RowWrite)], bool),

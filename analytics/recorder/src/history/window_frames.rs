@@ -1,0 +1,89 @@
+//! Window frames: the frames of a history that make up a window.
+//!
+//! **Invariant:** a window is cut at the edges of slots: nothing counts twice, and nothing that is
+//! remembered is left out.
+//! **Not here:** adding the frames up (`window_sums`).
+
+use std::sync::Arc;
+
+use super::{History, Rings};
+use crate::frame::{Frame, Step};
+use crate::window::Window;
+
+/// Windows up to this long, in ms, are read from seconds.
+const BY_SECONDS_MAX: u64 = 900_000;
+/// Windows up to this long, in ms, are read from slots of ten seconds.
+const BY_TENS_MAX: u64 = 6 * 3_600_000;
+
+/// Frames of a window.
+#[derive(Debug, Default)]
+pub(crate) struct WindowFrames {
+    /// Oldest first; the last may be of a slot that is still running.
+    pub(crate) frames: Vec<Arc<Frame>>,
+    /// Start of the first slot, in ms since 1970 UTC.
+    pub(crate) from_ms: u64,
+}
+
+impl WindowFrames {
+    /// Returns the frames of the window that ends at `at_ms`, from slots whose length fits it.
+    pub(crate) fn of(history: &History, window: Window, at_ms: u64) -> Self {
+        let length = window.length().as_millis() as u64;
+        let base = if length <= BY_SECONDS_MAX { Step::Second } else { base_of_keys(length) };
+        Self::cut(&history.rings(), at_ms.saturating_sub(length), at_ms, base)
+    }
+
+    /// Returns the finished frames of the window that hold keys.
+    pub(crate) fn with_keys(history: &History, window: Window, at_ms: u64) -> Self {
+        let length = window.length().as_millis() as u64;
+        let base = base_of_keys(length);
+        Self::cut(&history.rings(), at_ms.saturating_sub(length), at_ms, base)
+    }
+
+    /// Cuts the window out of the rings. Longer slots serve the time before shorter ones, `base`
+    /// serves the time between, and shorter ones the time after the last finished slot of `base`.
+    fn cut(rings: &Rings, from_ms: u64, at_ms: u64, base: Step) -> Self {
+        let mut cuts = [u64::MAX, 0, 0, 0];
+        let mut cut = 0;
+        for at in (0..2).rev() {
+            // Boundary between the ring `at` and the ring of longer slots.
+            let (shorter, longer) = (&rings.rings[at], &rings.rings[at + 1]);
+            let step = longer.step.seconds();
+            let reached = shorter.since.div_ceil(step).saturating_mul(step);
+            let begun = shorter.since / step * step;
+            let between = if longer.step <= base || shorter.since == u64::MAX {
+                longer.until
+            } else if reached > longer.until {
+                shorter.since
+            } else if begun < shorter.since && !longer.holds_more_than(shorter, begun) {
+                begun
+            } else {
+                reached
+            };
+            cut = cut.max(between);
+            cuts[at + 1] = cut;
+        }
+        let from = from_ms / 1_000;
+        let mut window_frames = Self { frames: Vec::new(), from_ms: u64::MAX };
+        for at in (0..3).rev() {
+            let ring = &rings.rings[at];
+            let (lower, upper) = (cuts[at + 1], cuts[at]);
+            let served = |frame: &&Arc<Frame>| frame.start >= lower && frame.start < upper;
+            let first = ring.frames.partition_point(|frame| frame.end() <= from);
+            window_frames.frames.extend(ring.frames.iter().skip(first).filter(served).cloned());
+            if from < upper {
+                let step = ring.step.seconds();
+                let begins = (from / step * step).max(lower).saturating_mul(1_000);
+                window_frames.from_ms = window_frames.from_ms.min(begins);
+            }
+        }
+        let open = rings.open.as_ref().filter(|open| open.end() > from);
+        window_frames.frames.extend(open.cloned());
+        window_frames.from_ms = window_frames.from_ms.max(rings.since_ms).min(at_ms);
+        window_frames
+    }
+}
+
+/// Returns the slots from which a window of `length` ms is read if they must hold keys.
+fn base_of_keys(length: u64) -> Step {
+    if length <= BY_TENS_MAX { Step::TenSeconds } else { Step::Minute }
+}

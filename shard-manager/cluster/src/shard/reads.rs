@@ -1,0 +1,190 @@
+//! Reads: the face of a shard for rows, and the choice between a replica and the primary.
+//!
+//! A read goes to a replica that has applied everything it must observe. It waits briefly for one,
+//! and otherwise uses the primary.
+//!
+//! **Invariant:** an answer is never older than its read requires.
+//! **Not here:** the position that a read must observe (`strong`), the choice of one of the
+//! replicas (`replica_set`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cache::FreshnessBound;
+use engine::{KeyRead, NodeReader, NodeRows, ScanRead};
+use model::consistency::Level;
+use model::error::Error;
+use model::keyspace::Slot;
+use model::query::ReadQuery;
+use model::sabotage::{Mutation, is_on};
+use model::topology::Role;
+
+use super::Shard;
+use crate::replica_set::{Chosen, ReplicaRequirements};
+
+/// Longest wait of a read for a replica to catch up before it uses the primary.
+pub(super) const CATCH_UP_MAX: Duration = Duration::from_millis(50);
+/// Longest wait of a read for an excluded replica, if the primary is gone as well.
+const GONE_WAIT: Duration = Duration::from_secs(5);
+
+/// Face of a [`Shard`] for reads of its rows.
+#[derive(Clone, Copy)]
+pub struct Reads<'s>(pub(super) &'s Shard);
+
+/// Requirements of a read on the node that answers it.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRequirements {
+    /// Consistency level.
+    pub level: Level,
+    /// Position of this shard that the session has seen.
+    pub seen: u64,
+    /// Longest time since the node was current.
+    pub staleness: Duration,
+    /// Time after which the answer is useless.
+    pub deadline: Instant,
+}
+
+/// Rows, and the role of the node that returned them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardRows {
+    /// The rows, with the position up to which they show changes.
+    pub read: NodeRows,
+    /// Role of the node that answered.
+    pub role: Role,
+    /// Lower bound of how new the rows are; `None` if another node became the primary during the
+    /// read.
+    pub stamp: Option<FreshnessBound>,
+}
+
+impl ShardRows {
+    fn new(read: NodeRows, role: Role, stamp: FreshnessBound) -> Self {
+        let stamp = Some(stamp).filter(|stamp| stamp.timeline == read.position.timeline);
+        Self { read, role, stamp }
+    }
+}
+
+impl Reads<'_> {
+    /// Reads the rows of one shard key.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`] or [`Error::ShardUnavailable`].
+    pub async fn read_key(
+        self,
+        query: &ReadQuery,
+        (slot, key): (Slot, &str),
+        requirements: &ReadRequirements,
+    ) -> Result<ShardRows, Error> {
+        let deadline = requirements.deadline;
+        self.read(requirements, async |reader, min_position| {
+            reader.read_key(KeyRead { query, slot, key, min_position, deadline }).await
+        })
+        .await
+    }
+
+    /// Reads rows of all keys, each with the values by which it is merged.
+    ///
+    /// # Errors
+    /// Those of [`Reads::read_key`].
+    pub async fn read_all(
+        self,
+        query: &Arc<ReadQuery>,
+        requirements: &ReadRequirements,
+    ) -> Result<ShardRows, Error> {
+        let deadline = requirements.deadline;
+        self.read(requirements, async |reader, min_position| {
+            reader.scan(ScanRead { query: Arc::clone(query), min_position, deadline }).await
+        })
+        .await
+    }
+
+    /// Reads from a replica that meets the requirements. Without one, or if it fails, reads from
+    /// the primary.
+    async fn read(
+        self,
+        requirements: &ReadRequirements,
+        read: impl AsyncFn(&dyn NodeReader, u64) -> Result<NodeRows, Error>,
+    ) -> Result<ShardRows, Error> {
+        let min_position = self.min_position(requirements).await?;
+        if let Some(min_position) = min_position
+            && let Some(replica) = self.choose(min_position, requirements).await
+            && let Some(answer) = self.read_replica(&replica, min_position, &read).await
+        {
+            return answer;
+        }
+        self.0.primary.check_readable()?;
+        let stamp = self.0.primary.freshness();
+        let answer = read(&*self.0.primary.reader, 0).await;
+        let is_gone = matches!(answer, Err(Error::ShardUnavailable { .. }));
+        if let Some(min_position) = min_position
+            && is_gone
+            && self.0.replicas.outlive_primary()
+            && let Some(replica) = self.await_replica(min_position, requirements).await
+            && let Some(answer) = self.read_replica(&replica, min_position, &read).await
+        {
+            return answer;
+        }
+        let read = answer?;
+        if requirements.level != Level::One {
+            self.0.replication.primary().raise_read_high_watermark(read.position.sequence);
+        }
+        Ok(ShardRows::new(read, Role::Primary, stamp))
+    }
+
+    /// Reads from a replica; returns `None` if another node has to be used.
+    async fn read_replica(
+        self,
+        replica: &Chosen,
+        min_position: u64,
+        read: &impl AsyncFn(&dyn NodeReader, u64) -> Result<NodeRows, Error>,
+    ) -> Option<Result<ShardRows, Error>> {
+        let read = tokio::select! {
+            biased;
+            read = read(&*replica.reader, min_position) => read,
+            // A frozen replica would never answer.
+            () = self.0.replication.replicas().stopped_following(replica.index), if replica.outlives_primary() => {
+                Err(Error::ShardUnavailable { shard: self.0.name.clone() })
+            }
+        };
+        match read {
+            Err(error) if replica.is_to_blame(&error) => None,
+            Err(error) => Some(Err(error)),
+            Ok(read) => {
+                let mut stamp = replica.stamp;
+                // The read has checked that the replica has this position.
+                stamp.floor = stamp.floor.max(min_position);
+                Some(Ok(ShardRows::new(read, Role::Replica, stamp)))
+            }
+        }
+    }
+
+    /// Returns a replica that meets the requirements while the primary is gone; waits for one that
+    /// is excluded briefly.
+    async fn await_replica(
+        self,
+        min_position: u64,
+        requirements: &ReadRequirements,
+    ) -> Option<Chosen> {
+        let wanted = ReplicaRequirements { min_position, staleness: requirements.staleness };
+        let until = requirements.deadline.min(Instant::now() + GONE_WAIT);
+        let has = || self.0.replicas.has(&wanted).then_some(());
+        self.0.replication.waiters().until(until, has).await?;
+        self.0.replicas.choose(&wanted)
+    }
+
+    async fn choose(self, min_position: u64, requirements: &ReadRequirements) -> Option<Chosen> {
+        let unbound = is_on(Mutation::NoStalenessBound);
+        let staleness = if unbound { Duration::MAX } else { requirements.staleness };
+        let wanted = ReplicaRequirements { min_position, staleness };
+        if let Some(chosen) = self.0.replicas.choose(&wanted) {
+            return Some(chosen);
+        }
+        let left = requirements.deadline.saturating_duration_since(Instant::now());
+        let wait = CATCH_UP_MAX.min(left / 2);
+        if !self.0.replicas.is_near(&wanted, wait) {
+            return None;
+        }
+        let has = || self.0.replicas.has(&wanted).then_some(());
+        self.0.replication.waiters().until(Instant::now() + wait, has).await?;
+        self.0.replicas.choose(&wanted)
+    }
+}

@@ -1,0 +1,30 @@
+//! Connection loss: gives up answers of a node whose connection was lost.
+//!
+//! **Invariant:** an answer is given up only after the node was reported as down since the request
+//! was sent.
+//! **Not here:** noticing that a node is down (the engines).
+
+use std::time::Duration;
+
+use super::ReplicationState;
+
+/// Interval at which the connection to a node with an outstanding answer is checked.
+const LOSS_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// Number of checks after a loss during which a node may still have an outstanding answer.
+const LOSS_CHECKS_MAX: u32 = 3;
+
+/// Waits until some seconds after the connection to a node was lost: the node may never answer
+/// requests from before, even if it can be reached again. `None` is the primary.
+pub async fn presumed_lost(replication: &ReplicationState, replica: Option<usize>) {
+    let losses = || {
+        let node = replica.or_else(|| replication.timeline.leader());
+        node.map_or(0, |node| replication.replicas.losses(node))
+    };
+    let (before, mut checks) = (losses(), 0);
+    while checks < LOSS_CHECKS_MAX {
+        tokio::time::sleep(LOSS_CHECK_EVERY).await;
+        // One loss is enough: an older connection may be dead although the node is reachable
+        // again.
+        checks += u32::from(losses() != before);
+    }
+}

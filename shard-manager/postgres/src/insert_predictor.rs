@@ -1,0 +1,40 @@
+//! Insert predictor: predicts that the next rows of a lane are new, and can be inserted without a
+//! lookup.
+//!
+//! **Not here:** the statements (`upsert`).
+
+/// Number of successive new rows after which the next are expected to be new.
+const NEW_FIRST: u32 = 64;
+/// Largest such number after wrong predictions.
+const NEW_MAX: u32 = 65_536;
+
+/// Predicts that rows are new. A wrong prediction costs a round trip and a line in the log of the
+/// server, so many new rows are needed for it, and twice as many after each wrong one.
+#[derive(Debug)]
+pub(super) struct InsertPredictor {
+    seen: u32,
+    needed: u32,
+}
+
+impl Default for InsertPredictor {
+    fn default() -> Self {
+        Self { seen: 0, needed: NEW_FIRST }
+    }
+}
+
+impl InsertPredictor {
+    /// Returns true if the next rows are probably new.
+    pub(super) fn is_expected(&self) -> bool {
+        self.seen >= self.needed
+    }
+
+    /// Records that a row was expected to be new and exists.
+    pub(super) fn was_wrong(&mut self) {
+        *self = Self { seen: 0, needed: (self.needed * 2).min(NEW_MAX) };
+    }
+
+    /// Records the numbers of rows that were created and changed.
+    pub(super) fn learn(&mut self, made: u32, changed: u32) {
+        self.seen = if changed > 0 { 0 } else { self.seen.saturating_add(made) };
+    }
+}

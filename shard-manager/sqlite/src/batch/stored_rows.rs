@@ -1,0 +1,162 @@
+//! Stored rows: the statements of a batch that read and write rows of clients.
+//!
+//! **Not here:** the results of changes (`batch`), the change log (`log`).
+
+use std::collections::BTreeSet;
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use engine::WriteGroup;
+use engine::forgetting::Forgetting;
+use model::keyspace::Slot;
+use model::row_change::RowWrite;
+use model::value::{Value, push_json_number};
+
+use crate::connection::{Bind, PreparedShapes, Statement, for_each_row};
+use crate::row_json::value;
+use crate::sql;
+
+/// The rows of a file, within a transaction of its writer.
+pub(super) struct StoredRows<'t> {
+    pub(super) connection: &'t mut SqliteConnection,
+    pub(super) shapes: &'t mut PreparedShapes,
+}
+
+impl StoredRows<'_> {
+    /// Returns the slots that are not owned here. The database decides, inside the transaction that
+    /// writes to them.
+    pub(super) fn slots_not_owned(
+        &mut self,
+        groups: &[WriteGroup<'_>],
+        now: &str,
+    ) -> QueryResult<BTreeSet<i64>> {
+        let mut slots = Vec::new();
+        for change in groups.iter().flat_map(|group| group.rows) {
+            slots.push(if slots.is_empty() { b'[' } else { b',' });
+            push_json_number(&mut slots, change.slot.number());
+        }
+        slots.push(b']');
+        let slots = String::from_utf8(slots).expect("digits, commas and brackets are ASCII");
+        let binds = [Bind::Text(&slots), Bind::Text(now)];
+        let statement = Statement { sql: sql::SLOTS_NOT_OWNED, binds: &binds, cached: true };
+        let mut foreign = BTreeSet::new();
+        for_each_row(self.connection, statement, |row| {
+            foreign.extend(row.int(0));
+            Ok(())
+        })?;
+        Ok(foreign)
+    }
+
+    /// Returns the answered columns of the row; `None` if there is none. No other writer can change
+    /// it meanwhile.
+    pub(super) fn current(&mut self, change: &RowWrite) -> QueryResult<Option<Vec<Value>>> {
+        let mut binds = Vec::with_capacity(change.id.len() + 2);
+        push_row_binds(&mut binds, change);
+        let table = &change.table;
+        let statements = self.shapes.statements(table);
+        let statement = Statement { sql: &statements.select_row, binds: &binds, cached: true };
+        let mut current = None;
+        for_each_row(self.connection, statement, |row| {
+            let columns = table.answered().map(|column| table.column(column).kind);
+            current = Some(columns.enumerate().map(|(at, kind)| value(row, at, kind)).collect());
+            Ok(())
+        })?;
+        Ok(current)
+    }
+
+    /// Inserts a row, and returns the number of new rows: none, if `may_exist` and it does.
+    pub(super) fn insert(
+        &mut self,
+        change: &RowWrite,
+        row: &[Value],
+        may_exist: bool,
+    ) -> QueryResult<usize> {
+        let slot = Bind::Int(i64::from(change.slot.number()));
+        let mut binds = Vec::with_capacity(row.len() + 2);
+        binds.extend([slot, Bind::Text(&change.key)]);
+        binds.extend(row.iter().map(Bind::from));
+        let statements = self.shapes.statements(&change.table);
+        let sql = if may_exist { &statements.insert_new } else { &statements.insert };
+        Statement { sql, binds: &binds, cached: true }.execute(self.connection)
+    }
+
+    /// Updates the columns of a row that a change sets.
+    pub(super) fn update(&mut self, change: &RowWrite, row: &[Value]) -> QueryResult<()> {
+        let table = &change.table;
+        let set: Vec<usize> = change.set.iter().map(|(column, _)| *column).collect();
+        let mut binds: Vec<Bind<'_>> = change.set.iter().map(|(_, value)| value.into()).collect();
+        let first = table.answered().start;
+        let stamps = [table.version(), table.version() + 2];
+        binds.extend(stamps.map(|column| Bind::from(&row[column - first])));
+        push_row_binds(&mut binds, change);
+        self.execute(&sql::update(table, &set), &binds)
+    }
+
+    /// Removes a row.
+    pub(super) fn remove(&mut self, change: &RowWrite) -> QueryResult<()> {
+        let mut binds = Vec::with_capacity(change.id.len() + 2);
+        push_row_binds(&mut binds, change);
+        self.execute(&sql::remove(&change.table), &binds)
+    }
+
+    fn execute(&mut self, sql: &str, binds: &[Bind<'_>]) -> QueryResult<()> {
+        let statement = Statement { sql, binds, cached: self.shapes.admit(sql) };
+        statement.execute(self.connection).map(drop)
+    }
+
+    /// Returns the record of an idempotency key, if there is one.
+    pub(super) fn remembered(
+        &mut self,
+        change: &RowWrite,
+        key: &str,
+    ) -> QueryResult<Option<(String, String)>> {
+        let slot = Bind::Int(i64::from(change.slot.number()));
+        let binds = [slot, Bind::Text(&change.key), Bind::Text(key)];
+        let statement = Statement { sql: sql::REMEMBERED, binds: &binds, cached: true };
+        let mut found = None;
+        for_each_row(self.connection, statement, |row| {
+            let text = |column| row.text(column, str::to_owned).unwrap_or_default();
+            found = Some((text(0), text(1)));
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Returns some of the records of idempotency keys that are too old, oldest first, each with
+    /// its slot and shard key. Returns none if a newer record must show that the clock is right,
+    /// and there is no such record.
+    pub(super) fn old_records(
+        &mut self,
+        forgetting: &Forgetting,
+        most: usize,
+    ) -> QueryResult<Vec<(Slot, String, String)>> {
+        let Forgetting { from, until, witness } = forgetting;
+        if let Some((from, until)) = witness {
+            let binds = [Bind::Text(from), Bind::Text(until)];
+            let statement = Statement { sql: sql::WITNESS, binds: &binds, cached: true };
+            let mut is_sure = false;
+            for_each_row(self.connection, statement, |_| {
+                is_sure = true;
+                Ok(())
+            })?;
+            if !is_sure {
+                return Ok(Vec::new());
+            }
+        }
+        let binds = [Bind::Text(from), Bind::Text(until), Bind::Int(most as i64)];
+        let statement = Statement { sql: sql::FORGOTTEN, binds: &binds, cached: true };
+        let mut old = Vec::new();
+        for_each_row(self.connection, statement, |row| {
+            let slot = row.int(0).and_then(|slot| Slot::new(u16::try_from(slot).ok()?));
+            let text = |column| row.text(column, str::to_owned).unwrap_or_default();
+            old.extend(slot.map(|slot| (slot, text(1), text(2))));
+            Ok(())
+        })?;
+        Ok(old)
+    }
+}
+
+fn push_row_binds<'c>(binds: &mut Vec<Bind<'c>>, change: &'c RowWrite) {
+    binds.extend([Bind::Int(i64::from(change.slot.number())), Bind::Text(&change.key)]);
+    binds.extend(change.id.iter().map(Bind::from));
+}
