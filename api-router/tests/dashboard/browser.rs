@@ -57,7 +57,7 @@ impl Browser {
             is_there,
             "there is no working {PROGRAM}, in which the dashboard is looked at: ./setup.sh tools installs it"
         );
-        let profile = tempfile::tempdir().unwrap();
+        let profile = crate::folders::temporary();
         let mut command = Command::new("sh");
         command.args(["-c", WIRING, PROGRAM]).args(FLAGS);
         command.arg(format!("--user-data-dir={}", profile.path().display()));

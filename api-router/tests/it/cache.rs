@@ -29,7 +29,7 @@ impl Cached {
     }
 
     pub(crate) fn start_on(redis: Redis, flags: &[&str]) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        let data = crate::folders::temporary();
         let mut command = backend::command(&data.path().join("data"), flags);
         command.env("REDIS_URL", redis.url());
         let router = Router::start_command(command);

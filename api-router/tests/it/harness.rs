@@ -109,7 +109,7 @@ impl Router {
 
     /// Starts a router with more flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        let data = crate::folders::temporary();
         let mut router = Self::start_in(&data.path().join("data"), flags);
         router.data = Some(data);
         router

@@ -468,7 +468,7 @@ fn head_is_get_without_a_body_and_other_methods_get_the_list_of_methods() {
 
 #[test]
 fn values_are_recorded_as_reads_and_writes_without_their_keys() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let log = folder.path().join("log");
     let command = backend::command(&folder.path().join("data"), &["--lab", "--log", "trace"]);
     let file = std::fs::File::create(&log).unwrap();

@@ -32,6 +32,7 @@ mod doctor;
 mod durability;
 mod earlier_metrics;
 mod faults;
+mod folders;
 mod frames;
 mod generated_clients;
 mod harness;

@@ -153,7 +153,7 @@ fn a_cursor_serves_its_own_query_and_no_other() {
 
 #[test]
 fn a_cursor_outlives_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     with_orders(&router, 40);

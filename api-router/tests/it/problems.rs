@@ -226,6 +226,7 @@ fn no_body_has_sql_a_path_or_an_address() {
         "json_each",
         "diesel",
         "/tmp",
+        crate::folders::MEMORY,
         "/work",
         "/home",
         ".db",

@@ -238,7 +238,7 @@ fn without_a_replica_that_is_connected_the_primary_serves() {
 
 #[test]
 fn without_replicas_everything_is_the_primary() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &["--replicas", "0"]);
     stranger(&router).write_user("k", "N");
@@ -363,7 +363,7 @@ fn assert_each_replica_equal(router: &Router) {
 #[test]
 fn the_number_of_replicas_is_kept_and_may_change_at_each_start() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let starts: [(&[&str], usize); 7] = [
         (&[], 1),
@@ -397,7 +397,7 @@ fn the_number_of_replicas_is_kept_and_may_change_at_each_start() {
 
 /// Returns a directory whose router has ended in good order, with rows on every shard.
 fn used_directory() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let mut router = Router::start_in(&folder.path().join("data"), &[]);
     write_all_kinds(&router, "a");
     settle(&router);
@@ -455,7 +455,7 @@ fn a_replica_that_was_restored_from_an_old_copy_holds_all_again() {
 #[test]
 fn a_replica_that_was_behind_when_the_router_was_killed_catches_up() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     for round in 0..3 {
         let mut router = Router::start_in(&data, &["--lab"]);

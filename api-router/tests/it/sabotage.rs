@@ -52,7 +52,7 @@ fn the_default_program_knows_no_mutation() {
 
 #[test]
 fn the_default_program_does_not_start_when_a_promise_is_to_be_broken() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let mut router: Command = command(&folder.path().join("data"));
     // A router that is not sabotaged must refuse the variable, so that it is not taken for one that
     // is.

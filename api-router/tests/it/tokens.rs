@@ -394,7 +394,7 @@ fn tokens_of_more_than_four_kibibytes_are_refused() {
 #[test]
 fn a_token_outlives_the_process_and_a_change_of_replicas() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);
     let keys = three_keys(&router);

@@ -96,7 +96,7 @@ fn an_error_remembers_the_trace_of_its_request() {
 #[test]
 fn a_line_of_the_log_names_the_trace_of_what_was_not_served() {
     crate::backend::files_only!("the test holds up a node of files");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let log = folder.path().join("log");
     let file = std::fs::File::create(&log).unwrap();
     let command = backend::command(

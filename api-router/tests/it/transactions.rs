@@ -309,7 +309,7 @@ fn transfers_between_accounts_keep_their_sum_however_many_go_on_at_once() {
 
 #[test]
 fn a_kill_in_the_middle_leaves_no_half_of_a_transaction() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--shards", "1"]);
     open_bank(&router, "bank");
