@@ -35,7 +35,7 @@ fn node(name: &str, state: &str, delay_ms: u64) -> (String, String, u64) {
 
 #[test]
 fn without_its_flag_there_is_no_laboratory() {
-    let router = Router::start();
+    let router = Router::shared();
     let reply = router.get("/api/lab/nodes");
     assert_eq!((reply.status, &*reply.code()), (404, "TSR111"), "{}", reply.text());
     let reply = put_node(&router, "shard1-replica1", &json!({"state": "cut"}));

@@ -73,6 +73,7 @@ mod served_page;
 mod servers;
 mod shard_key_filters;
 mod shard_keys;
+mod shared_routers;
 mod sockets;
 mod strategies;
 mod streams;

@@ -17,7 +17,7 @@ fn returned(router: &Router, path: &str, headers: &[(&str, &str)]) -> Option<Str
 
 #[test]
 fn a_client_in_a_trace_finds_it_in_the_answer_with_a_span_of_our_own() {
-    let router = Router::start();
+    let router = Router::shared();
     for (flags, sampled) in [("00", "00"), ("01", "01"), ("03", "01"), ("ff", "01")] {
         let parent = format!("00-{TRACE}-{PARENT}-{flags}");
         let mut spans = Vec::new();
@@ -39,7 +39,7 @@ fn a_client_in_a_trace_finds_it_in_the_answer_with_a_span_of_our_own() {
 
 #[test]
 fn a_version_to_come_is_read_as_far_as_it_is_known() {
-    let router = Router::start();
+    let router = Router::shared();
     let known = |parent: &str| returned(&router, "/live", &[("traceparent", parent)]);
     for parent in [
         format!("01-{TRACE}-{PARENT}-01"),
