@@ -218,7 +218,7 @@ fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_no
         let began = Instant::now();
         assert_eq!(client.user("k"), Seen::by("primary", &[&name]));
         let took = began.elapsed();
-        assert!(took < Duration::from_secs(5), "waited {took:?} for a replica");
+        assert!(took < Duration::from_secs(15), "waited {took:?} for a replica");
     }
 }
 
