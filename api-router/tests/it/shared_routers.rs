@@ -1,8 +1,9 @@
 //! Shared routers: processes that tests use one after the other, because starting one costs more
 //! than most tests do.
 //!
-//! A test that restarts its router, sets flags, reads its files or counts totals starts its own. On
-//! servers all tests do: there the databases are what tests share (`databases`).
+//! A test that restarts its router, sets flags, reads its files, counts totals or leaves writes
+//! behind that are not answered starts its own. On servers all tests do: there the databases are what
+//! tests share (`databases`).
 //!
 //! **Invariant:** a test has its router alone, with the tables of a new cluster and no row in them.
 //! A router that a failed test used, or that has other tables or many rows, is not used again.

@@ -185,7 +185,7 @@ fn a_client_that_leaves_half_way_through_its_body_stores_nothing() {
 
 #[test]
 fn a_client_that_does_not_wait_for_its_answer_harms_no_other() {
-    let router = Router::shared();
+    let router = Router::start();
     for n in 0..50 {
         let body =
             format!(r#"{{"table":"users","data":{{"user_id":"gone","name":"{n}","email":"e"}}}}"#);

@@ -49,7 +49,7 @@ fn a_range_is_refused_wherever_none_is_served() {
 
 #[test]
 fn an_idempotency_key_is_refused_where_none_is_stored() {
-    let router = Router::shared();
+    let router = Router::start();
     let key = ("idempotency-key", "k");
     for path in [
         "/api/read?table=users",
