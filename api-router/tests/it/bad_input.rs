@@ -428,7 +428,8 @@ fn headers_are_checked_and_named() {
     for ms in ["100", "60000"] {
         let reply = router.send("GET", "/api/read?table=users", &[("x-deadline-ms", ms)], None);
         // The least is taken, though a busy machine may not make it.
-        let late = ms == "100" && (reply.status, &*reply.code()) == (504, "TSR004");
+        let is_late = [(503, "TSR003"), (504, "TSR004")].contains(&(reply.status, &*reply.code()));
+        let late = ms == "100" && is_late;
         assert!(reply.status == 200 || late, "{}", reply.text());
     }
 }
