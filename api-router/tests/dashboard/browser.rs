@@ -1,9 +1,15 @@
 //! Browser: Chromium without a window, driven by the DevTools protocol over a pair of pipes.
 //!
-//! No port is opened for it, and it ends with the pipes: also if the test is killed.
+//! Starting one costs more than a test, so tests use browsers one after the other. No port is
+//! opened for a browser, and it ends with the pipes: also if the process of the tests is killed.
+//!
+//! **Invariant:** a test has its browser alone, in a context of its own: without cookies, storage,
+//! cached files and events of earlier tests. A browser that a failed test used is not used again.
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::{Deref, DerefMut};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::{Value, json};
@@ -14,8 +20,10 @@ use crate::router::PATIENCE;
 /// The program, as Debian names it.
 const PROGRAM: &str = "chromium";
 
-/// Chromium expects the pipes as its files 3 and 4.
-const WIRING: &str = "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>/dev/null";
+/// Chromium expects the pipes as its files 3 and 4. Its profile is removed when it has ended, which
+/// may be after the end of the tests.
+const WIRING: &str = "profile=$1; shift; \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>/dev/null; \
+    rm -rf -- \"$profile\"";
 
 const FLAGS: [&str; 12] = [
     "--headless",
@@ -34,19 +42,74 @@ const FLAGS: [&str; 12] = [
     "--hide-scrollbars",
 ];
 
+/// Browsers that no test uses at present.
+static IDLE: Mutex<Vec<Browser>> = Mutex::new(Vec::new());
+
 /// A running browser.
 pub(crate) struct Browser {
     child: Child,
     commands: Option<ChildStdin>,
     messages: Receiver<Value>,
     last: u64,
-    /// Events of the browser, oldest first.
+    /// Session of the page that is open.
+    session: Option<String>,
+    /// Events of the browser and of the open page, oldest first.
     pub(crate) events: Vec<Value>,
     _profile: TempDir,
 }
 
+/// A page of a browser that one test uses alone, until it is dropped.
+pub(crate) struct Tab {
+    browser: Option<Browser>,
+    /// Identifies what the page stores and caches.
+    context: Value,
+}
+
+impl Tab {
+    /// Opens an empty page, in a browser that an earlier test may have used.
+    pub(crate) fn open() -> Self {
+        let idle = IDLE.lock().unwrap().pop();
+        let mut browser = idle.unwrap_or_else(Browser::start);
+        let mut made = browser.command("Target.createBrowserContext", &json!({}));
+        let context = json!({"browserContextId": made["browserContextId"].take()});
+        let mut target = context.clone();
+        target["url"] = json!("about:blank");
+        let made = browser.command("Target.createTarget", &target);
+        let params = json!({"targetId": made["targetId"], "flatten": true});
+        let attached = browser.command("Target.attachToTarget", &params);
+        browser.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
+        Self { browser: Some(browser), context }
+    }
+}
+
+impl Deref for Tab {
+    type Target = Browser;
+
+    fn deref(&self) -> &Browser {
+        self.browser.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl DerefMut for Tab {
+    fn deref_mut(&mut self) -> &mut Browser {
+        self.browser.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Tab {
+    fn drop(&mut self) {
+        let browser = self.browser.take().filter(|_| !std::thread::panicking());
+        if let Some(mut browser) = browser {
+            browser.session = None;
+            browser.command("Target.disposeBrowserContext", &self.context);
+            browser.events.clear();
+            IDLE.lock().unwrap().push(browser);
+        }
+    }
+}
+
 impl Browser {
-    pub(crate) fn start() -> Self {
+    fn start() -> Self {
         let found = Command::new(PROGRAM)
             .arg("--version")
             .stdout(Stdio::null())
@@ -57,9 +120,9 @@ impl Browser {
             is_there,
             "there is no working {PROGRAM}, in which the dashboard is looked at: ./setup.sh tools installs it"
         );
-        let profile = tempfile::tempdir().unwrap();
+        let profile = crate::folders::temporary();
         let mut command = Command::new("sh");
-        command.args(["-c", WIRING, PROGRAM]).args(FLAGS);
+        command.args(["-c", WIRING, "sh"]).arg(profile.path()).arg(PROGRAM).args(FLAGS);
         command.arg(format!("--user-data-dir={}", profile.path().display()));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (sender, messages) = channel();
@@ -73,14 +136,15 @@ impl Browser {
             }
         });
         let commands = child.stdin.take();
-        Self { child, commands, messages, last: 0, events: Vec::new(), _profile: profile }
+        let (session, events) = (None, Vec::new());
+        Self { child, commands, messages, last: 0, session, events, _profile: profile }
     }
 
-    /// Sends a command to the browser, or to the page of a session; its result.
-    pub(crate) fn command(&mut self, method: &str, params: &Value, session: Option<&str>) -> Value {
+    /// Sends a command to the page that is open, or to the browser if there is none; its result.
+    pub(crate) fn command(&mut self, method: &str, params: &Value) -> Value {
         self.last += 1;
         let mut message = json!({"id": self.last, "method": method, "params": params});
-        if let Some(session) = session {
+        if let Some(session) = &self.session {
             message["sessionId"] = json!(session);
         }
         let mut bytes = message.to_string().into_bytes();
@@ -112,15 +176,23 @@ impl Browser {
         }
     }
 
+    /// Returns the next message that does not come from the page of an earlier test.
     fn next(&mut self) -> Value {
-        // The page itself may wait so long before it answers.
-        self.messages.recv_timeout(PATIENCE * 2).expect("the browser answers")
+        loop {
+            // The page itself may wait so long before it answers.
+            let message = self.messages.recv_timeout(PATIENCE * 2).expect("the browser answers");
+            let session = message["sessionId"].as_str();
+            if session.is_none() || session == self.session.as_deref() {
+                return message;
+            }
+        }
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Without its pipe it ends by itself; killed, it would leave its helpers behind.
+        // Without its pipe it ends by itself, and the shell with it; killed, it would leave its
+        // helpers behind.
         self.commands = None;
         let began = std::time::Instant::now();
         while began.elapsed() < PATIENCE {

@@ -24,7 +24,7 @@ const RUNS: &str =
 
 #[test]
 fn time_in_which_a_router_was_down_is_a_gap_in_what_is_drawn() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let store = folder.path().join("figures.db");
     served(&store);
     let router = Router::start(&["--analytics-store", store.to_str().unwrap()]);

@@ -13,6 +13,8 @@ mod documents;
 #[path = "../it/earlier_metrics.rs"]
 mod earlier_metrics;
 mod fleet;
+#[path = "../it/folders.rs"]
+mod folders;
 mod gap;
 mod load;
 mod metrics;

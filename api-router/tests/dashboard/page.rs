@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::browser::Browser;
+use crate::browser::Tab;
 use crate::router::{PATIENCE, Router};
 
 /// A screen that the page is looked at on.
@@ -19,10 +19,9 @@ pub(crate) const DESK: Screen = Screen { width: 1440, height: 900, scheme: "ligh
 pub(crate) const NIGHT: Screen = Screen { scheme: "dark", ..DESK };
 pub(crate) const PHONE: Screen = Screen { width: 360, height: 740, scheme: "light", scale: 1 };
 
-/// The dashboard of a router, open in a browser of its own.
+/// The dashboard of a router, open in a browser that no other page is open in.
 pub(crate) struct Page {
-    browser: Browser,
-    session: String,
+    browser: Tab,
     origin: String,
 }
 
@@ -41,12 +40,7 @@ impl Page {
 
     /// Opens any path of an origin such as `http://127.0.0.1:3000`.
     pub(crate) fn visit(origin: &str, path: &str, screen: Screen) -> Self {
-        let mut browser = Browser::start();
-        let made = browser.command("Target.createTarget", &json!({"url": "about:blank"}), None);
-        let params = json!({"targetId": made["targetId"], "flatten": true});
-        let attached = browser.command("Target.attachToTarget", &params, None);
-        let session = attached["sessionId"].as_str().unwrap().to_owned();
-        let mut page = Self { browser, session, origin: origin.to_owned() };
+        let mut page = Self { browser: Tab::open(), origin: origin.to_owned() };
         for domain in ["Page", "Runtime", "Log", "Network"] {
             page.command(&format!("{domain}.enable"), &json!({}));
         }
@@ -68,7 +62,7 @@ impl Page {
     }
 
     pub(crate) fn command(&mut self, method: &str, params: &Value) -> Value {
-        self.browser.command(method, params, Some(&self.session))
+        self.browser.command(method, params)
     }
 
     /// Returns the value of an expression in the page; for a promise, its result.

@@ -28,7 +28,7 @@ pub(crate) struct Router {
 impl Router {
     /// Returns a router with three shards, and with these flags.
     pub(crate) fn start(flags: &[&str]) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        let data = crate::folders::temporary();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let (child, address) = launch(data.path(), "127.0.0.1:0", &flags);
         let agent = ureq::Agent::config_builder()

@@ -57,7 +57,7 @@ pub(crate) struct Service {
 impl Service {
     /// Returns a service that collects from these routers, with this in its file beside.
     pub(crate) fn start(routers: &[(&str, &Router)], file: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::folders::temporary();
         let path = folder.path().join("analytics.toml");
         std::fs::write(&path, file).unwrap();
         let routers: Vec<String> =

@@ -97,7 +97,7 @@ fn is_near(told: &Value, expected: f64) -> bool {
 #[test]
 fn a_cluster_with_an_overloaded_shard_gets_the_slots_that_would_relieve_it() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     let mut owners = Owners::of(&router);

@@ -79,7 +79,7 @@ fn export(data: &Path, how: &str, folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_new_cluster_that_is_made_as_advised_has_the_rows_and_is_balanced() {
     crate::backend::not_on_citus!("Citus has words of its own");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let (router, requests) = lopsided(&data);
     let told = advice(&router, "");
@@ -113,7 +113,7 @@ fn a_new_cluster_that_is_made_as_advised_has_the_rows_and_is_balanced() {
 #[test]
 fn what_the_advice_names_is_there() {
     crate::backend::not_on_citus!("Citus has words of its own");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let (router, _) = lopsided(&folder.path().join("data"));
     let told: Value = advice(&router, "");
     let how = told["how"].as_str().unwrap();

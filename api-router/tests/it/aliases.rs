@@ -43,7 +43,7 @@ fn the_command_lines_of_the_proxy_work_as_they_are_written() {
 
 #[test]
 fn a_pair_is_written_whatever_type_its_body_claims() {
-    let router = Router::start();
+    let router = Router::shared();
     for (n, kind) in
         ["application/x-www-form-urlencoded", "text/plain", "application/json", "", "nonsense"]
             .into_iter()
@@ -60,7 +60,7 @@ fn a_pair_is_written_whatever_type_its_body_claims() {
 
 #[test]
 fn a_pair_is_a_value_under_a_key_in_other_words() {
-    let router = Router::start();
+    let router = Router::shared();
     let written = write(&router, &[], r#"{"key":"a b/é","value":{"n":[1, 2.50]}}"#);
     assert_eq!(written.status, 200, "{}", written.text());
     let value = router.get("/api/kv/a%20b/%C3%A9");
@@ -109,7 +109,7 @@ fn a_pair_keeps_the_conditions_and_levels_of_other_writes() {
 
 #[test]
 fn a_malformed_pair_is_refused_with_its_member() {
-    let router = Router::start();
+    let router = Router::shared();
     let large = format!(r#"{{"key":"k","value":"{}"}}"#, "v".repeat(1 << 20));
     let long = format!(r#"{{"key":"{}","value":1}}"#, "k".repeat(257));
     for (body, status, code, named) in [

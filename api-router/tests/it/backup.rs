@@ -24,7 +24,7 @@ impl Drop for Ends<'_> {
 #[test]
 fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowledged() {
     files_only!("a backup copies files");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let (data, copy, back) =
         (folder.path().join("data"), folder.path().join("copy"), folder.path().join("back"));
     let mut router = Router::start_in(&data, &[]);
@@ -72,7 +72,7 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
 #[test]
 fn a_router_that_is_killed_while_it_is_saved_leaves_nothing_under_the_final_name() {
     files_only!("a backup copies files");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let (data, copy) = (folder.path().join("data"), folder.path().join("copy"));
     let request = Request::Backup { to: copy.clone() };
     let mut router = Router::start_in(&data, &[]);

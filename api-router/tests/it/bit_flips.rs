@@ -32,7 +32,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
 
 /// Makes a directory with one shard of this many replicas, all of them intact and closed.
 fn closed_directory(replicas: &str) -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--shards", "1", "--replicas", replicas]);
     let mut client = stranger(&router);

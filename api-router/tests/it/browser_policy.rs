@@ -12,7 +12,7 @@ fn policy(reply: &Reply) -> &str {
 
 #[test]
 fn every_response_forbids_frames_and_content_sniffing() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in [
         "/",
         "/live",
@@ -40,7 +40,7 @@ fn every_response_forbids_frames_and_content_sniffing() {
 
 #[test]
 fn a_page_may_load_and_run_its_own_files_alone() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in ["/", "/live", "/api/health", "/nowhere", "/api-docs/openapi.json", "/metrics"] {
         assert_eq!(policy(&router.get(path)), NOTHING, "{path}");
     }
@@ -72,7 +72,7 @@ fn foreign() -> (u16, String) {
 
 #[test]
 fn a_page_of_https_is_not_one_of_a_router_that_speaks_plain_http() {
-    let router = Router::start();
+    let router = Router::shared();
     let port = router.address().port();
     let own = format!("127.0.0.1:{port}");
     assert_eq!(asked(&router, &[("origin", &format!("http://{own}"))]).0, 200);

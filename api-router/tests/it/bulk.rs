@@ -41,7 +41,7 @@ fn rejected(expected: &[(u64, &str)]) -> Vec<(u64, String, String, bool)> {
 
 #[test]
 fn rows_of_both_shapes_are_stored_where_their_keys_belong() {
-    let router = Router::start();
+    let router = Router::shared();
     let rows: Vec<Value> = (0..30)
         .map(|n| json!({"shard_key": format!("r{n}"), "data": user(&format!("r{n}"))}))
         .collect();
@@ -73,7 +73,7 @@ fn rows_of_both_shapes_are_stored_where_their_keys_belong() {
 
 #[test]
 fn every_failed_row_is_listed_by_its_index() {
-    let router = Router::start();
+    let router = Router::shared();
     router.write_user("there", "Ada");
     let rows = json!([
         {"shard_key": "ok1", "data": user("ok1")},
@@ -125,7 +125,7 @@ fn every_failed_row_is_listed_by_its_index() {
 
 #[test]
 fn a_routing_column_that_is_no_text_is_named_in_the_error() {
-    let router = Router::start();
+    let router = Router::shared();
     let records = r#"[{"user_id":["a"],"name":"N","email":"e"},{"user_id":{},"name":"N","email":"e"},
         {"user_id":7,"name":"N","email":"e"},{"user_id":"\ud800","name":"N","email":"e"},
         {"user_id":true,"name":"N","email":"e"}]"#;
@@ -142,7 +142,7 @@ fn a_routing_column_that_is_no_text_is_named_in_the_error() {
 
 #[test]
 fn the_header_is_only_the_default_key() {
-    let router = Router::start();
+    let router = Router::shared();
     let records = json!([
         {"order_id": "o1", "user_id": "own", "amount": 1},
         {"order_id": "o2", "amount": 2},
@@ -165,7 +165,7 @@ fn the_header_is_only_the_default_key() {
 
 #[test]
 fn rows_of_one_key_are_applied_in_the_order_given() {
-    let router = Router::start();
+    let router = Router::shared();
     let rows: Vec<Value> = (0..600)
         .map(|n| {
             let key = format!("k{}", n % 3);
@@ -188,7 +188,7 @@ fn rows_of_one_key_are_applied_in_the_order_given() {
 
 #[test]
 fn every_operation_works_in_bulk() {
-    let router = Router::start();
+    let router = Router::shared();
     let rows = users((0..4).map(|n| format!("u{n}")));
     let ids: Vec<Value> = (0..5).map(|n| json!({"user_id": format!("u{n}")})).collect();
     let body = |op: &str, rows: &[Value]| json!({"table": "users", "op": op, "records": rows});
@@ -243,7 +243,7 @@ fn the_first_thousand_failures_are_listed_and_all_are_counted() {
 
 #[test]
 fn a_body_that_is_no_bulk_write_is_refused_as_a_whole() {
-    let router = Router::start();
+    let router = Router::shared();
     let row = json!({"shard_key": "a", "data": user("a")});
     let cases = [
         (json!({"rows": [row]}), 400, "TSR101"),
@@ -268,7 +268,7 @@ fn a_body_that_is_no_bulk_write_is_refused_as_a_whole() {
 
 #[test]
 fn what_a_json_body_says_itself_is_refused_elsewhere() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = json!({"table": "users", "records": [user("a")]});
     let reply = router.post("/api/bulk-write?table=users&op=upsert", &[], &body);
     assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{}", reply.text());
@@ -282,7 +282,7 @@ fn what_a_json_body_says_itself_is_refused_elsewhere() {
 /// Millions of items, or members, are refused after the first too many, not after all are held.
 #[test]
 fn lists_and_objects_without_end_are_refused_early() {
-    let router = Router::start();
+    let router = Router::shared();
     let json = [("content-type", "application/json")];
     let numbers = format!(r#"{{"table":"users","rows":[{}0]}}"#, "0,".repeat(5_000_000));
     let reply = router.send("POST", "/api/bulk-write", &json, Some(numbers.as_bytes()));

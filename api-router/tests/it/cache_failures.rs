@@ -210,7 +210,7 @@ fn a_redis_that_is_missing_or_refuses_the_password_stops_no_request() {
     let unnamed = format!("redis://127.0.0.1:{}", redis.port());
     let foreign = "redis://:canary-x@cache.invalid:6379".to_owned();
     for url in [nobody, wrong, unnamed, foreign] {
-        let data = tempfile::tempdir().unwrap();
+        let data = crate::folders::temporary();
         let mut command = backend::command(&data.path().join("data"), &["--log", "debug"]);
         command.env("REDIS_URL", &url);
         let router = Router::start_command(command);
@@ -231,7 +231,7 @@ fn a_redis_that_is_missing_or_refuses_the_password_stops_no_request() {
 #[test]
 fn the_doctor_reports_the_state_of_redis() {
     let examine = |redis_url: &str| {
-        let data = tempfile::tempdir().unwrap();
+        let data = crate::folders::temporary();
         let mut command = backend::command(&data.path().join("data"), &["--doctor"]);
         command.env("REDIS_URL", redis_url);
         let output = command.output().unwrap();

@@ -9,7 +9,7 @@ use crate::client::{Client, Seen, stranger};
 fn two_clusters_on_one_redis_never_meet() {
     let one = Cached::start(&LONG);
     let other = {
-        let data = tempfile::tempdir().unwrap();
+        let data = crate::folders::temporary();
         let mut command = backend::command(&data.path().join("data"), &LONG);
         command.env("REDIS_URL", one.redis.url());
         (crate::harness::Router::start_command(command), data)

@@ -39,7 +39,7 @@ fn rows_lie_where_citus_puts_them_and_are_found_by_key_and_all_together() {
     if cluster().is_none() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     assert_eq!(router.post("/api/bulk-write", &[], &users(100, "first")).status, 201);
@@ -73,7 +73,7 @@ fn a_table_that_a_client_makes_is_distributed_like_all_others() {
     if cluster().is_none() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     let columns =
@@ -93,7 +93,7 @@ fn a_row_that_a_worker_refuses_hurts_none_of_its_neighbours() {
     if cluster().is_none() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     ask_primary(&data, 0, "ALTER TABLE public.users ADD CONSTRAINT no_bad CHECK (name <> 'bad')");
@@ -122,7 +122,7 @@ fn what_is_acknowledged_while_citus_moves_shards_is_there_afterwards() {
     if cluster().is_none() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     assert_eq!(router.post("/api/bulk-write", &[], &users(40, "0")).status, 201);
@@ -175,7 +175,7 @@ fn refusal(folder: &Path, url: &str, settings: &[(&str, &str)]) -> String {
 #[test]
 fn a_server_of_another_engine_is_refused_with_a_remedy() {
     let Some(cluster) = cluster() else { return };
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let citus = [("TESSERA_ENGINE", "citus")];
     let name = cluster.make_plain();
     let plain = refusal(folder.path(), &cluster.url(&name), &citus);
@@ -196,7 +196,7 @@ fn the_doctor_looks_at_workers_through_their_coordinator() {
     if cluster().is_none() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     drop(Router::start_in(&data, &[]));
     ask_primary(&data, 0, "SELECT citus_add_inactive_node('127.0.0.1', 1)");
@@ -213,7 +213,7 @@ fn a_coordinator_is_named_alone() {
     if !backend::is_citus() && backend::is_servers() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let citus = ("TESSERA_ENGINE", "citus");
     let two = "postgres://a@127.0.0.1:1/x,postgres://a@127.0.0.1:2/x";
     let said = refusal(folder.path(), two, &[citus]);

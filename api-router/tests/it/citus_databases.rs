@@ -71,7 +71,7 @@ impl CitusServer {
             }
         }
         let name = server.make();
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::folders::temporary();
         let mut command = bare_command(folder.path());
         command.args(["--bind", "127.0.0.1:0"]).env("SHARD_URLS", server.url(&name));
         Router::start_command({

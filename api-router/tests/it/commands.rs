@@ -110,7 +110,7 @@ fn users_are_made_through_a_router_as_its_keyspace_demands() {
 #[test]
 fn the_same_users_are_made_with_and_without_a_router() {
     files_only!("the command line works on data directories");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let straight = ["generate", "--users", "200", "--json", "--data-dir", data.to_str().unwrap()];
     assert_eq!(run(&straight, "").json(0)["stored"], 400);
@@ -147,7 +147,7 @@ fn rows_are_imported_through_a_router_and_failed_ones_are_listed() {
 #[test]
 fn what_is_exported_beside_one_router_goes_in_through_another() {
     files_only!("the command line works on data directories");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let from = Router::start_in(&data, &[]);
     let table = json!({
@@ -182,7 +182,7 @@ fn what_is_exported_beside_one_router_goes_in_through_another() {
 #[test]
 fn a_router_and_its_files_give_the_same_rows() {
     files_only!("the command line works on data directories");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &["--keyspace", "list:A=3,B=1"]);
     assert_eq!(ask(&router, &["generate", "--users", "40"], "").json(0)["stored"], 80);

@@ -101,7 +101,7 @@ struct Nodes {
 
 impl Nodes {
     fn start(told: BTreeMap<String, NodeCommand>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::folders::temporary();
         // If this is root, the servers are another user's, who must get through.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut file = fs::File::options();
@@ -307,7 +307,7 @@ fn cache(service: &Value) -> Redis {
 /// Checks that the service of analytics finds both routers by its command, is well by the command
 /// of its image, and has the requests that they have answered.
 fn check_analytics(service: &Value, routers: &[Router; 2]) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let bind = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let here = |text: &str| {
         let told = text.replace("0.0.0.0:3001", &bind.to_string());
@@ -367,7 +367,7 @@ fn the_commands_of_pods_make_nodes_that_replicate_and_routers_that_serve() {
 
 #[test]
 fn the_file_of_the_service_is_taken() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let path = root().join("api-router/deploy/systemd/tessera.toml");
     let text = fs::read_to_string(path).unwrap();
     let word = folder.path().join("word");
@@ -388,7 +388,7 @@ fn the_file_of_the_service_is_taken() {
 
 #[test]
 fn the_file_of_the_analytics_service_is_taken_and_pods_find_the_routers_by_a_name() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let shown = |command: &mut Command| {
         let ended = command.arg("--print-config").output().unwrap();
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
@@ -415,7 +415,7 @@ fn a_router_is_probed_by_the_command_of_its_image() {
     let test = words(&services()["router1"]["healthcheck"]["test"]);
     let program = of_stage("router", "ENTRYPOINT");
     assert_eq!([&test[0], &test[1]], ["CMD", &*program[0]]);
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let probe = |bind: &str| {
         let mut command = bare_command(folder.path());
         command.args(&test[2..]).env("TESSERA_BIND", bind).env("TESSERA_INSECURE", "true");

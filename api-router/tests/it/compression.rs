@@ -169,7 +169,7 @@ fn large_problems_and_large_answers_to_writes_are_compressed_too() {
 
 #[test]
 fn each_code_has_a_page_that_explains_it_with_a_real_example() {
-    let router = Router::start();
+    let router = Router::shared();
     let list = router.get("/errors").text();
     for code in api_router::problem::Code::ALL {
         let name = code.name();
@@ -193,7 +193,7 @@ fn each_code_has_a_page_that_explains_it_with_a_real_example() {
 
 #[test]
 fn pages_about_codes_run_nothing_and_load_nothing() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in ["/errors", "/errors/TSR100", "/errors/TSR205"] {
         let page = router.get(path);
         let html = page.text();
@@ -211,7 +211,7 @@ fn pages_about_codes_run_nothing_and_load_nothing() {
 
 #[test]
 fn programs_get_the_list_of_codes_as_json() {
-    let router = Router::start();
+    let router = Router::shared();
     let ask = |accept: &str| router.send("GET", "/errors", &[("accept", accept)], None);
     for accept in ["application/json", "text/html;q=0.5, application/json", "application/*"] {
         let reply = ask(accept);

@@ -36,7 +36,7 @@ fn tag(version: &Value) -> String {
 
 #[test]
 fn the_version_of_a_row_is_its_entity_tag() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut client = stranger(&router);
     for (op, name) in [("insert", "a"), ("update", "b"), ("upsert", "c"), ("upsert", "c")] {
         let written = client.write("k", &user_op(op, "k", name));
@@ -57,7 +57,7 @@ fn the_version_of_a_row_is_its_entity_tag() {
 
 #[test]
 fn only_a_read_of_one_row_by_its_key_has_an_entity_tag() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut client = stranger(&router);
     for order in ["o1", "o2"] {
         let data = json!({"order_id": order, "amount": 1});
@@ -84,7 +84,7 @@ fn only_a_read_of_one_row_by_its_key_has_an_entity_tag() {
 
 #[test]
 fn a_write_under_if_match_happens_only_to_the_version_it_names() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut old = tag_of(&router, "insert", "k", "N");
     for op in ["update", "upsert", "delete"] {
         let current = tag_of(&router, "upsert", "k", op);
@@ -106,7 +106,7 @@ fn a_write_under_if_match_happens_only_to_the_version_it_names() {
 
 #[test]
 fn if_match_of_any_version_requires_a_row() {
-    let router = Router::start();
+    let router = Router::shared();
     for op in ["update", "upsert", "delete"] {
         for condition in ["*", "\"1\""] {
             let reply = write(&router, op, "k", "no", &[("if-match", condition)]);
@@ -125,7 +125,7 @@ fn if_match_of_any_version_requires_a_row() {
 /// Else a client would change a row that it has never seen.
 #[test]
 fn the_tag_of_a_row_that_was_removed_never_fits_a_later_one() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut tags = vec![tag_of(&router, "insert", "k", "N")];
     for _ in 0..4 {
         tags.push(tag_of(&router, "delete", "k", ""));
@@ -142,7 +142,7 @@ fn the_tag_of_a_row_that_was_removed_never_fits_a_later_one() {
 
 #[test]
 fn if_none_match_makes_a_row_only_where_there_is_none() {
-    let router = Router::start();
+    let router = Router::shared();
     for op in ["upsert", "insert"] {
         let none = [("if-none-match", "*")];
         let made = write(&router, op, "k", "first", &none);
@@ -157,7 +157,7 @@ fn if_none_match_makes_a_row_only_where_there_is_none() {
 
 #[test]
 fn conditions_that_mean_nothing_are_refused_by_name() {
-    let router = Router::start();
+    let router = Router::shared();
     let current = tag_of(&router, "insert", "k", "N");
     let version = current.trim_matches('"');
     let (weak, half, other_half) =
@@ -190,7 +190,7 @@ fn conditions_that_mean_nothing_are_refused_by_name() {
 
 #[test]
 fn a_bulk_write_takes_no_condition_for_all_its_rows() {
-    let router = Router::start();
+    let router = Router::shared();
     let current = tag_of(&router, "insert", "k", "N");
     let rows =
         json!({"table": "users", "records": [user("k", "no")["data"], user("x", "no")["data"]]});
@@ -277,7 +277,7 @@ fn count_up(router: &Router, times: usize) {
 
 #[test]
 fn no_change_is_lost_between_a_read_and_a_conditional_write() {
-    let router = Router::start();
+    let router = Router::shared();
     stranger(&router).write_user("k", "0");
     thread::scope(|scope| {
         for _ in 0..6 {
@@ -289,7 +289,7 @@ fn no_change_is_lost_between_a_read_and_a_conditional_write() {
 
 #[test]
 fn a_row_that_the_client_has_is_not_sent_again() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut client = stranger(&router);
     let old = tag_of(&router, "insert", "k", "old");
     client.write_user("k", "N");

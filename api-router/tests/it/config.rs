@@ -87,7 +87,7 @@ fn toml(name: &str, value: &str) -> String {
 
 /// Returns the folder of a test, as its working directory.
 pub(crate) fn folder() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
+    crate::folders::temporary()
 }
 
 pub(crate) fn write(folder: &Path, name: &str, text: &str) {

@@ -35,7 +35,7 @@ fn every_answer_is_one_that_the_document_declares() {
     };
     let router = Router::start();
     // It keeps notes in the folder where it runs.
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     std::fs::write(folder.path().join("lines.py"), LINES).unwrap();
     let mut checks = vec![
         "not_a_server_error",

@@ -175,7 +175,7 @@ impl Maker {
 
 /// Lets a router make the schema, and takes back that the database is its own; the shape of that.
 fn prepare(url: &str) -> Vec<String> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let mut command = bare_command(folder.path());
     command.args(["--bind", "127.0.0.1:0"]).env("SHARD_URLS", url);
     Router::start_command(command).end();

@@ -47,7 +47,7 @@ fn two(name: &str, kind: &str) -> String {
 
 #[test]
 fn a_body_that_declares_nothing_is_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     assert_refused(
         &router,
         &[
@@ -62,7 +62,7 @@ fn a_body_that_declares_nothing_is_refused() {
 
 #[test]
 fn a_name_that_cannot_be_is_refused_before_any_sql_is_made_of_it() {
-    let router = Router::start();
+    let router = Router::shared();
     let long = format!("\"{}\"", "a".repeat(41));
     assert_refused(
         &router,
@@ -85,7 +85,7 @@ fn a_name_that_cannot_be_is_refused_before_any_sql_is_made_of_it() {
 
 #[test]
 fn a_column_that_cannot_be_is_refused_by_its_number() {
-    let router = Router::start();
+    let router = Router::shared();
     let many: Vec<Value> =
         (0..10_000).map(|n| json!({"name": format!("c{n}"), "type": "text"})).collect();
     let few = json!(many[..201]).to_string();
@@ -150,7 +150,7 @@ fn a_column_that_cannot_be_is_refused_by_its_number() {
 
 #[test]
 fn a_key_that_identifies_no_row_is_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     assert_refused(
         &router,
         &[
@@ -180,7 +180,7 @@ fn a_key_that_identifies_no_row_is_refused() {
 
 #[test]
 fn a_typo_gets_a_suggestion() {
-    let router = Router::start();
+    let router = Router::shared();
     let hint = |body: &str| send(&router, body).json()["hint"].clone();
     assert_eq!(hint(&with("columns", &two("a", "Boolen"))), "did you mean `boolean`?");
     assert_eq!(hint(&with("id", "[\"idd\"]")), "did you mean `id`?");

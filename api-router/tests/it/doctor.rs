@@ -35,7 +35,7 @@ fn primary_file(data: &Path) -> std::path::PathBuf {
 #[test]
 fn a_new_folder_is_good_and_nothing_is_made() {
     files_only!("it is about a folder of files");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("not/yet");
     let mut first = bare_command(folder.path());
     first.args(["--bind", "127.0.0.1:0"]).arg("--data-dir").arg(&data);
@@ -49,7 +49,7 @@ fn a_new_folder_is_good_and_nothing_is_made() {
 #[test]
 fn what_a_running_router_has_is_told_and_is_no_fault() {
     files_only!("it is about a folder of files");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     let mut second = bare_command(folder.path());
@@ -64,7 +64,7 @@ fn what_a_running_router_has_is_told_and_is_no_fault() {
 #[test]
 fn a_lost_file_of_a_primary_is_a_fault_and_a_foreign_one_as_well() {
     files_only!("it is about a folder of files");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     Router::start_in(&data, &[]).end();
     let (code, lines) = examined(command(&data));
@@ -87,7 +87,7 @@ fn a_lost_file_of_a_primary_is_a_fault_and_a_foreign_one_as_well() {
 #[test]
 fn what_others_could_reach_and_a_broken_certificate_are_told() {
     files_only!("it is about a folder of files");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     fs::write(&certificate, "nothing").unwrap();
     fs::write(&key, "nothing").unwrap();
@@ -102,7 +102,7 @@ fn what_others_could_reach_and_a_broken_certificate_are_told() {
 /// Returns the findings about a certificate that is valid from so many days before today to so many
 /// after.
 fn of_certificate(begins: i64, ends: i64) -> (Option<i32>, Vec<String>) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     let day = |days: i64| {
         let day = chrono::Utc::now() + chrono::TimeDelta::days(days);
@@ -141,7 +141,7 @@ fn every_server_is_asked_also_when_one_is_gone() {
     if !is_servers() {
         return; // Told where the suite runs on servers.
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     router.end();

@@ -217,7 +217,7 @@ fn kills() -> usize {
 #[test]
 fn what_was_acknowledged_survives_kill_9_once_and_versions_go_on() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut ledger = Ledger::new();
     for round in 0..kills() {
@@ -257,7 +257,7 @@ fn can_trace(folder: &Path) -> bool {
 /// Starts a router whose syncs are written to a file, in a folder that must live as long; `None`
 /// where nothing can be traced.
 fn start_traced() -> Option<(tempfile::TempDir, PathBuf, Router)> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     if !can_trace(folder.path()) {
         skip("strace is not installed (./setup.sh tools), or it may not trace processes here");
         return None;

@@ -26,7 +26,7 @@ fn meddle(data: &Path, sql: &str) {
 }
 
 fn folder() -> (TempDir, std::path::PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     (folder, data)
 }
@@ -41,6 +41,7 @@ fn check(reply: &Reply, status: u16, code: &str) -> Value {
         "INSERT",
         "tessera_",
         "/tmp",
+        crate::folders::MEMORY,
         ".db",
         "127.0.0.1",
         "SQLITE",
@@ -127,7 +128,7 @@ fn tsr203_when_the_shard_says_that_the_slot_is_not_its_own() {
 #[test]
 fn tsr204_when_the_disk_is_full_and_reads_go_on() {
     files_only!("the disk is that of the servers");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let disk = folder.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
     let inner = command(&disk.join("data"));

@@ -12,7 +12,7 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
 /// Returns a folder with the document of a router and the files of a client.
 fn folder_with(router: &Router, files: &[&str]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let document = router.get("/api-docs/openapi.json");
     assert_eq!(document.status, 200);
     std::fs::write(folder.path().join("openapi.json"), document.text()).unwrap();

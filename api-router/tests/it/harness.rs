@@ -109,8 +109,13 @@ impl Router {
 
     /// Starts a router with more flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let mut router = Self::start_in(&data.path().join("data"), flags);
+        Self::start_owning(|data_dir| backend::command(data_dir, flags))
+    }
+
+    /// Starts a router with a command for a new directory, which is removed with the router.
+    pub(crate) fn start_owning(command: impl FnOnce(&Path) -> Command) -> Self {
+        let data = crate::folders::temporary();
+        let mut router = Self::start_command(command(&data.path().join("data")));
         router.data = Some(data);
         router
     }
@@ -339,7 +344,10 @@ impl Router {
 
 impl Drop for Router {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // The guard of a shared router ends it as soon as its own input ends.
+        if self.child.stdin.is_none() {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
         if !std::thread::panicking() {
             self.secrets.look(b"");

@@ -270,7 +270,7 @@ fn a_repeated_answer_has_a_token_that_covers_the_write() {
 
 #[test]
 fn a_key_is_remembered_over_a_restart_and_a_crash() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     let rows = json!({"table": "users", "records":
@@ -439,7 +439,7 @@ fn insert_until_gone(router: &Router, client: usize, acknowledged: &mpsc::Sender
 /// own row.
 #[test]
 fn after_a_crash_every_insert_may_be_sent_again() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     let ledger: Ledger = thread::scope(|scope| {

@@ -40,7 +40,7 @@ fn delete(router: &Router, key: &str, headers: &[(&str, &str)]) -> Reply {
 
 #[test]
 fn a_value_comes_back_byte_for_byte_without_white_space() {
-    let router = Router::start();
+    let router = Router::shared();
     let nested = "[".repeat(64) + &"]".repeat(64);
     for (put_as, stored_as) in [
         ("null", "null"),
@@ -68,7 +68,7 @@ fn a_value_comes_back_byte_for_byte_without_white_space() {
 
 #[test]
 fn a_value_may_have_a_mebibyte_and_not_a_byte_more() {
-    let router = Router::start();
+    let router = Router::shared();
     let value = |length: usize| format!("\"{}\"", "v".repeat(length - 2));
     let largest = value(1 << 20);
     assert_eq!(put(&router, "k", &[], largest.as_bytes()).status, 201);
@@ -80,7 +80,7 @@ fn a_value_may_have_a_mebibyte_and_not_a_byte_more() {
 
 #[test]
 fn what_is_no_value_is_refused_and_says_why() {
-    let router = Router::start();
+    let router = Router::shared();
     let deep = "[".repeat(65) + &"]".repeat(65);
     let cases: [(&[u8], u16, &str); 13] = [
         (b"", 400, "TSR101"),
@@ -108,7 +108,7 @@ fn what_is_no_value_is_refused_and_says_why() {
 
 #[test]
 fn a_body_is_json_or_has_no_content_type() {
-    let router = Router::start();
+    let router = Router::shared();
     let send = |headers: &[(&str, &str)]| router.send("PUT", "/api/kv/k", headers, Some(b"1"));
     assert_eq!(send(&[]).status, 201);
     assert_eq!(send(&[("content-type", "application/json; charset=utf-8")]).status, 200);
@@ -143,7 +143,7 @@ const SPELLED: [(&str, &str); 18] = [
 
 #[test]
 fn a_key_is_the_rest_of_the_path_decoded_once() {
-    let router = Router::start();
+    let router = Router::shared();
     for (key, spelled) in SPELLED {
         let value = json!(spelled).to_string();
         // Raw, because a client might tidy the path up.
@@ -166,7 +166,7 @@ fn a_key_is_the_rest_of_the_path_decoded_once() {
 
 #[test]
 fn a_key_has_at_most_256_bytes() {
-    let router = Router::start();
+    let router = Router::shared();
     for key in ["k".repeat(256), "é".repeat(128)] {
         assert_eq!(put(&router, &key, &[], b"1").status, 201);
         assert_eq!(get(&router, &key).text(), "1");
@@ -179,7 +179,7 @@ fn a_key_has_at_most_256_bytes() {
 
 #[test]
 fn a_path_that_spells_no_key_is_refused_whatever_the_method() {
-    let router = Router::start();
+    let router = Router::shared();
     for (spelled, code) in [
         ("", "TSR104"),
         ("%00", "TSR100"),
@@ -209,7 +209,7 @@ fn a_path_that_spells_no_key_is_refused_whatever_the_method() {
 
 #[test]
 fn another_shard_key_and_unknown_parameters_are_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     assert_eq!(put(&router, "k", &[("x-shard-key", "k")], b"1").status, 201);
     let other = [("x-shard-key", "other")];
     assert_eq!(refusal(&put(&router, "k", &other, b"2")), refused(400, "TSR103"));
@@ -226,7 +226,7 @@ fn another_shard_key_and_unknown_parameters_are_refused() {
 
 #[test]
 fn putting_makes_and_changes_and_deleting_removes() {
-    let router = Router::start();
+    let router = Router::shared();
     let made = put(&router, "k", &[], b"1");
     assert_eq!((made.status, made.header("x-served-by")), (201, Some("primary")));
     let changed = put(&router, "k", &[], b"2");
@@ -254,7 +254,7 @@ fn putting_makes_and_changes_and_deleting_removes() {
 
 #[test]
 fn a_missing_value_is_404_with_a_session_token() {
-    let router = Router::start();
+    let router = Router::shared();
     let read = get(&router, "k");
     assert_eq!((read.status, &*read.code()), (404, "TSR302"), "{}", read.text());
     assert!(read.json().get("outcome").is_none() && read.header("x-session-token").is_some());
@@ -267,7 +267,7 @@ fn a_missing_value_is_404_with_a_session_token() {
 
 #[test]
 fn the_tag_of_a_put_makes_a_get_not_modified() {
-    let router = Router::start();
+    let router = Router::shared();
     let put_reply = put(&router, "k", &[], b"1");
     let tag = put_reply.header("etag").unwrap();
     let same = get_with(&router, "k", &[("if-none-match", tag)]);
@@ -287,7 +287,7 @@ fn the_tag_of_a_put_makes_a_get_not_modified() {
 
 #[test]
 fn conditions_guard_puts_and_deletes() {
-    let router = Router::start();
+    let router = Router::shared();
     let absent = [("if-none-match", "*")];
     assert_eq!(refusal(&put(&router, "k", &[("if-match", "*")], b"0")), refused(412, "TSR303"));
     let first = put(&router, "k", &absent, b"1");
@@ -307,7 +307,7 @@ fn conditions_guard_puts_and_deletes() {
 #[test]
 fn of_clients_that_change_the_same_version_exactly_one_wins() {
     const CLIENTS: usize = 6;
-    let router = Router::start();
+    let router = Router::shared();
     let mut tag = put(&router, "k", &[], b"0").header("etag").unwrap().to_owned();
     for round in 0..20 {
         let start = Barrier::new(CLIENTS);
@@ -388,7 +388,7 @@ fn a_put_with_an_idempotency_key_is_carried_out_once() {
 
 #[test]
 fn the_row_is_returned_to_clients_that_prefer_it() {
-    let router = Router::start();
+    let router = Router::shared();
     let wish = [("prefer", "return=representation")];
     let made = put(&router, "k", &wish, b"[1]");
     assert_eq!(made.header("preference-applied"), Some("return=representation"));
@@ -411,7 +411,7 @@ fn the_row_is_returned_to_clients_that_prefer_it() {
 
 #[test]
 fn values_are_rows_of_a_table_and_rows_of_the_table_are_values() {
-    let router = Router::start();
+    let router = Router::shared();
     let made = put(&router, "one", &[], br#"{"n":1}"#);
     let row = router.read("one", "table=kv").json()["data"][0].clone();
     assert_eq!((&row["key"], &row["value"]), (&json!("one"), &json!({"n": 1})));
@@ -427,7 +427,7 @@ fn values_are_rows_of_a_table_and_rows_of_the_table_are_values() {
 
 #[test]
 fn the_examples_of_the_document_work() {
-    let router = Router::start();
+    let router = Router::shared();
     let api = router.get("/api-docs/openapi.json").json();
     let put = &api["paths"]["/api/kv/{key}"]["put"];
     let value = &put["requestBody"]["content"]["application/json"]["example"];
@@ -447,7 +447,7 @@ fn the_examples_of_the_document_work() {
 
 #[test]
 fn head_is_get_without_a_body_and_other_methods_get_the_list_of_methods() {
-    let router = Router::start();
+    let router = Router::shared();
     put(&router, "a/b", &[], b"\"value\"");
     let got = router.get("/api/kv/a/b");
     let head = router.send("HEAD", "/api/kv/a/b", &[], None);
@@ -468,7 +468,7 @@ fn head_is_get_without_a_body_and_other_methods_get_the_list_of_methods() {
 
 #[test]
 fn values_are_recorded_as_reads_and_writes_without_their_keys() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let log = folder.path().join("log");
     let command = backend::command(&folder.path().join("data"), &["--lab", "--log", "trace"]);
     let file = std::fs::File::create(&log).unwrap();

@@ -35,7 +35,7 @@ fn node(name: &str, state: &str, delay_ms: u64) -> (String, String, u64) {
 
 #[test]
 fn without_its_flag_there_is_no_laboratory() {
-    let router = Router::start();
+    let router = Router::shared();
     let reply = router.get("/api/lab/nodes");
     assert_eq!((reply.status, &*reply.code()), (404, "TSR111"), "{}", reply.text());
     let reply = put_node(&router, "shard1-replica1", &json!({"state": "cut"}));
@@ -384,7 +384,7 @@ fn a_delayed_primary_is_slow_and_reports_deadlines_truthfully() {
 #[test]
 fn a_new_start_finds_every_node_running() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);
     set(&router, "shard1-replica1", "cut");

@@ -322,7 +322,7 @@ fn rows_of_a_bulk_write_that_are_not_confirmed_in_time_say_that_they_are_stored(
 
 #[test]
 fn a_level_that_there_is_not_is_refused_on_writes_as_on_reads() {
-    let router = Router::start();
+    let router = Router::shared();
     for level in ["", "ONE", "two", "majority", "quorum,all", "one one"] {
         let reply = write_at(&router, level, "k", "no");
         assert_eq!(refusal(&reply), refused(400, "TSR113"), "{level}: {}", reply.text());

@@ -13,7 +13,7 @@ use crate::metrics::{metrics, some_requests};
 #[test]
 fn figures_survive_the_end_of_their_router() {
     crate::backend::files_only!("routers on servers leave it to a service to keep their figures");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     some_requests(&router);
@@ -39,7 +39,7 @@ fn figures_survive_the_end_of_their_router() {
 #[test]
 fn a_router_that_keeps_nothing_makes_no_file() {
     crate::backend::files_only!("routers on servers keep nothing by themselves");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     for flags in [["--analytics-store", "none"], ["--analytics", "off"]] {
         let mut router = Router::start_in(&data, &flags);
@@ -52,7 +52,7 @@ fn a_router_that_keeps_nothing_makes_no_file() {
 /// The store is tried again; no request waits for it.
 #[test]
 fn a_store_that_cannot_be_used_keeps_no_router_from_serving() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let place = folder.path().join("no/such/folder/figures.db");
     let router = Router::start_with(&["--analytics-store", place.to_str().unwrap()]);
     some_requests(&router);
@@ -135,7 +135,7 @@ fn rate(series: &Value, second: u64) -> Option<f64> {
 
 #[test]
 fn curves_show_requests_before_and_after_a_restart_and_a_gap_between() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let store = folder.path().join("figures.db");
     let began = served(&store);
     let flags = ["--analytics-store", store.to_str().unwrap()];

@@ -19,7 +19,7 @@ use crate::harness::{PATIENCE, Router, bare_command, command, refused_start, ski
 
 /// Returns a folder with a data directory in which a router has left one row.
 fn used_directory(flags: &[&str]) -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, flags);
     assert_eq!(router.write_user("ada", "Ada").status, 201);
@@ -179,7 +179,7 @@ fn a_second_router_on_the_same_directory_is_refused_with_the_first_one() {
     files_only!(
         "the lock is a file of the data directory; any number of routers serve the same servers"
     );
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     let said = refusal(command(&data));
@@ -190,7 +190,7 @@ fn a_second_router_on_the_same_directory_is_refused_with_the_first_one() {
 
 #[test]
 fn a_port_that_is_taken_is_found_out_before_any_file_is_touched() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = other.local_addr().unwrap().to_string();
     let mut command = bare_command(folder.path());
@@ -205,7 +205,7 @@ fn the_lock_file_of_a_killed_router_stops_no_start() {
     files_only!(
         "the lock is a file of the data directory; any number of routers serve the same servers"
     );
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     assert_eq!(router.write_user("ada", "Ada").status, 201);
@@ -247,7 +247,7 @@ fn a_start_with_settings_of_another_cluster_is_refused_and_touches_nothing() {
 
 #[test]
 fn serving_others_without_authentication_needs_a_flag() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let open = |address: &str| {
         let mut command = bare_command(folder.path());
         command.args(["--bind", address]);
@@ -268,7 +268,7 @@ fn serving_others_without_authentication_needs_a_flag() {
 #[test]
 fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
     files_only!("it is about data directories");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let file = folder.path().join("file");
     File::create(&file).unwrap();
     for path in [file.clone(), file.join("data")] {
@@ -394,7 +394,7 @@ fn logging(folder: &Path, level: &str) -> (Router, PathBuf) {
 #[test]
 fn the_log_has_no_key_and_no_value() {
     for level in ["info", "trace"] {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::folders::temporary();
         let (mut router, log) = logging(folder.path(), level);
         assert_eq!(router.write_user("canary-key", "canary-name").status, 201);
         assert_eq!(router.read("canary-key", "table=users&name=eq.canary-name").status, 200);
@@ -432,7 +432,7 @@ fn the_log_has_no_key_and_no_value() {
 
 #[test]
 fn a_log_that_goes_to_a_file_has_no_colours() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let (mut router, log) = logging(folder.path(), "info");
     end(&mut router);
     let text = fs::read_to_string(log).unwrap();

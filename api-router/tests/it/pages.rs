@@ -41,7 +41,7 @@ fn passing(passes: impl Fn(usize) -> bool) -> Vec<String> {
 
 #[test]
 fn each_operator_finds_what_postgrest_would_find() {
-    let router = Router::start();
+    let router = Router::shared();
     with_orders(&router, 40);
     let status = |n: usize| [Some("open"), Some("paid"), None, Some("Paid")][n % 4];
     type Passes = fn(usize, Option<&str>) -> bool;
@@ -124,7 +124,7 @@ fn pages_by_cursor_are_the_whole_and_the_last_one_says_so() {
 
 #[test]
 fn a_cursor_serves_its_own_query_and_no_other() {
-    let router = Router::start();
+    let router = Router::shared();
     with_orders(&router, 40);
     let page = read(&router, "order=amount&limit=5");
     let cursor = page["next_cursor"].as_str().expect("more follow");
@@ -153,7 +153,7 @@ fn a_cursor_serves_its_own_query_and_no_other() {
 
 #[test]
 fn a_cursor_outlives_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     with_orders(&router, 40);
@@ -168,7 +168,7 @@ fn a_cursor_outlives_a_restart() {
 
 #[test]
 fn a_walk_under_writes_meets_each_row_that_was_there_throughout_exactly_once() {
-    let router = Router::start();
+    let router = Router::shared();
     with_orders(&router, 200);
     let (stop, written) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -238,7 +238,7 @@ fn offset_passes_over_rows_of_the_whole_not_of_each_shard() {
 
 #[test]
 fn count_exact_tells_how_many_rows_meet_the_filters_whatever_the_page() {
-    let router = Router::start();
+    let router = Router::shared();
     with_orders(&router, 40);
     let prefer = [("prefer", "count=exact")];
     let total = |query: &str| -> Reply {

@@ -57,7 +57,7 @@ fn a_key_has_the_same_slot_for_ever() {
 
 #[test]
 fn a_key_that_is_none_is_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     let too_long = format!("key={}", "x".repeat(257));
     for query in [
         "",
@@ -170,7 +170,7 @@ fn shards_list_their_nodes_slots_and_rows() {
 
 #[test]
 fn a_shard_that_does_not_exist_is_not_found() {
-    let router = Router::start();
+    let router = Router::shared();
     for name in
         ["shard4", "SHARD1", "1", "shard1%27%20OR%201%3D1", "%00", "%ff", "..", "shard1%2F.."]
     {
@@ -181,7 +181,7 @@ fn a_shard_that_does_not_exist_is_not_found() {
 
 #[test]
 fn the_document_is_openapi_3_1_and_names_every_path() {
-    let router = Router::start();
+    let router = Router::shared();
     let reply = router.get("/api-docs/openapi.json");
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")));
     let api = reply.json();
@@ -233,7 +233,7 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
 
 #[test]
 fn every_operation_has_a_summary_a_tag_answers_and_no_dangling_reference() {
-    let router = Router::start();
+    let router = Router::shared();
     let api = router.get("/api-docs/openapi.json").json();
     let mut names = BTreeSet::new();
     for (path, item) in api["paths"].as_object().unwrap() {
@@ -269,7 +269,7 @@ fn every_operation_has_a_summary_a_tag_answers_and_no_dangling_reference() {
 /// A foreign page is refused with 403 and a bad x-request-id with 400 at every path.
 #[test]
 fn every_operation_declares_the_refusals_that_it_may_answer_with() {
-    let router = Router::start();
+    let router = Router::shared();
     let api = router.get("/api-docs/openapi.json").json();
     let mut silent = Vec::new();
     for (path, item) in api["paths"].as_object().unwrap() {
@@ -291,7 +291,7 @@ fn every_operation_declares_the_refusals_that_it_may_answer_with() {
 
 #[test]
 fn calls_about_rows_come_first_and_a_read_begins_without_conditions() {
-    let router = Router::start();
+    let router = Router::shared();
     let api = router.get("/api-docs/openapi.json").json();
     let groups: Vec<&str> =
         api["tags"].as_array().unwrap().iter().filter_map(|tag| tag["name"].as_str()).collect();
@@ -331,7 +331,7 @@ fn the_example_of_the_document_works() {
 
 #[test]
 fn swagger_ui_is_served_from_here_and_names_no_other_host() {
-    let router = Router::start();
+    let router = Router::shared();
     let page = router.get("/swagger-ui/");
     assert_eq!(page.status, 200);
     assert!(page.header("content-type").unwrap().starts_with("text/html"));

@@ -226,6 +226,7 @@ fn no_body_has_sql_a_path_or_an_address() {
         "json_each",
         "diesel",
         "/tmp",
+        crate::folders::MEMORY,
         "/work",
         "/home",
         ".db",
@@ -318,7 +319,7 @@ fn each_problem_has_a_detail_and_a_remedy() {
 
 #[test]
 fn the_body_of_a_refused_read() {
-    let router = Router::start();
+    let router = Router::shared();
     insta::assert_json_snapshot!(redacted(&read(&router, &[], "table=users&order=nmae")), @r#"
     {
       "code": "TSR311",
@@ -339,7 +340,7 @@ fn the_body_of_a_refused_read() {
 
 #[test]
 fn the_body_of_a_refused_write() {
-    let router = Router::start();
+    let router = Router::shared();
     insta::assert_json_snapshot!(redacted(&write(&router, r#"{"table":"users","data":{"user_id":"u","name":"N","emial":"e"}}"#)), @r#"
     {
       "code": "TSR311",
@@ -362,7 +363,7 @@ fn the_body_of_a_refused_write() {
 #[test]
 fn the_body_of_a_write_that_a_shard_refused() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let router = Router::start();
+    let router = Router::shared();
     router.write_user("u", "Ada");
     insta::assert_json_snapshot!(redacted(&write(
         &router,
@@ -389,7 +390,7 @@ fn the_body_of_a_write_that_a_shard_refused() {
 
 #[test]
 fn the_body_of_a_write_that_came_too_late() {
-    let router = Router::start();
+    let router = Router::shared();
     insta::assert_json_snapshot!(redacted(&late(&router)), @r#"
     {
       "code": "TSR004",
@@ -411,7 +412,7 @@ fn the_body_of_a_write_that_came_too_late() {
 
 #[test]
 fn the_body_of_a_bulk_write_that_was_stored_in_part() {
-    let router = Router::start();
+    let router = Router::shared();
     let records = json!([
         {"user_id": "a", "name": "N", "email": "e"},
         {"user_id": "a", "name": "N", "email": "e"},

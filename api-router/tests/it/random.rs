@@ -117,7 +117,7 @@ fn any_body() -> impl Strategy<Value = Value> {
 
 #[test]
 fn no_json_body_ever_breaks_a_write() {
-    let router = Router::start();
+    let router = Router::shared();
     let headers = [("x-shard-key", "u"), ("content-type", "application/json")];
     let tested = runner(500).run(&any_body(), |body| {
         for path in ["/api/write", "/api/bulk-write"] {
@@ -131,7 +131,7 @@ fn no_json_body_ever_breaks_a_write() {
 
 #[test]
 fn no_bytes_ever_break_a_write() {
-    let router = Router::start();
+    let router = Router::shared();
     let valid = r#"{"table":"products","data":{"product_id":"u","name":"\ud83d\ude00 é","price":-1,"stock":0,"attributes":{"a":[1.5e3,null]}}}"#;
     let edits = vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 0..6);
     let headers = [("x-shard-key", "u"), ("content-type", "application/json")];
@@ -153,7 +153,7 @@ fn no_bytes_ever_break_a_write() {
 
 #[test]
 fn no_query_string_ever_breaks_a_read() {
-    let router = Router::start();
+    let router = Router::shared();
     router.write_user("u", "Ada");
     let piece = prop_oneof![
         6 => word().prop_map(|word| encoded(word.as_bytes())),

@@ -121,7 +121,7 @@ fn without_an_order_rows_come_by_slot_and_key_whatever_the_number_of_shards() {
 
 #[test]
 fn a_read_without_a_limit_gives_a_hundred_rows() {
-    let router = Router::start();
+    let router = Router::shared();
     let records: Vec<Value> = (0..120)
         .map(|n| json!({"user_id": format!("u{n:03}"), "name": "N", "email": "e"}))
         .collect();
@@ -194,7 +194,7 @@ fn the_default_answer_has_the_tables_columns_and_the_servers() {
 
 #[test]
 fn select_chooses_and_renames_columns() {
-    let router = Router::start();
+    let router = Router::shared();
     router.write_user("u", "Ada");
     let read = |select: &str| router.read("u", &format!("table=users&select={select}"));
     let data = |select: &str| read(select).json()["data"][0].clone();
@@ -269,7 +269,7 @@ fn filters_find_exactly_the_rows_that_match() {
 
 #[test]
 fn lists_may_quote_what_would_end_them() {
-    let router = Router::start();
+    let router = Router::shared();
     let names = ["a,b", "c\"d", "e)", "(f", "g\\h", "", " i ", "j.k", "'"];
     for (index, name) in names.iter().enumerate() {
         assert_eq!(router.write_user(&format!("u{index}"), name).status, 201);
@@ -300,7 +300,7 @@ fn lists_may_quote_what_would_end_them() {
 
 #[test]
 fn filters_that_mean_nothing_are_refused_with_a_hint() {
-    let router = Router::start();
+    let router = Router::shared();
     let cases = [
         ("user_id=a", "TSR100", "user_id=eq.value"),
         ("user_id=", "TSR100", "user_id=eq.value"),
@@ -372,7 +372,7 @@ fn filters_that_mean_nothing_are_refused_with_a_hint() {
 
 #[test]
 fn a_read_has_limits_and_names_them() {
-    let router = Router::start();
+    let router = Router::shared();
     let many = |count: usize, one: &str| vec![one; count].join("&");
     let list = |count: usize| vec!["a"; count].join(",");
     let cases = [
@@ -399,7 +399,7 @@ fn a_read_has_limits_and_names_them() {
 
 #[test]
 fn a_table_must_be_given_and_exist() {
-    let router = Router::start();
+    let router = Router::shared();
     for (query, status, code, hint) in [
         ("", 400, "TSR100", "table=users"),
         ("limit=5", 400, "TSR100", "table=users"),

@@ -16,7 +16,7 @@ fn said(reply: &Reply) -> (String, String) {
 
 #[test]
 fn a_path_that_is_not_there_names_the_nearest_one_and_the_documentation() {
-    let router = Router::start();
+    let router = Router::shared();
     for (path, meant) in [
         ("/api/reads?table=users", "did you mean `/api/read`?"),
         ("/api/wirte", "did you mean `/api/write`?"),
@@ -41,7 +41,7 @@ fn a_path_that_is_not_there_names_the_nearest_one_and_the_documentation() {
 
 #[test]
 fn paths_that_probes_and_people_try_first_are_there_and_documented() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in ["/health", "/healthz"] {
         let reply = router.get(path);
         assert_eq!((reply.status, &reply.json()["success"]), (200, &json!(true)), "{path}");
@@ -63,7 +63,7 @@ fn paths_that_probes_and_people_try_first_are_there_and_documented() {
 
 #[test]
 fn what_is_not_supported_says_so_and_names_the_way_out() {
-    let router = Router::start();
+    let router = Router::shared();
     let get = |path: &str, headers: &[(&str, &str)]| router.send("GET", path, headers, None);
     let users = "/api/read?table=users";
     let refused: [(&str, Reply, &str); 8] = [
@@ -86,7 +86,7 @@ fn what_is_not_supported_says_so_and_names_the_way_out() {
 
 #[test]
 fn parameters_of_other_apis_get_the_names_of_this_one() {
-    let router = Router::start();
+    let router = Router::shared();
     router.write_user("a", "Ada");
     for (query, meant) in [
         ("page=2", "cursor"),
@@ -109,7 +109,7 @@ fn parameters_of_other_apis_get_the_names_of_this_one() {
 
 #[test]
 fn a_delete_of_no_row_does_not_suggest_an_insert() {
-    let router = Router::start();
+    let router = Router::shared();
     let delete = json!({"table": "users", "op": "delete", "data": {"user_id": "nobody"}});
     for reply in
         [router.write("nobody", &delete), router.send("DELETE", "/api/kv/nothing", &[], None)]
@@ -126,7 +126,7 @@ fn object(members: usize) -> Value {
 
 #[test]
 fn a_value_may_have_any_number_of_members_and_a_row_has_its_limit() {
-    let router = Router::start();
+    let router = Router::shared();
     let value = object(3_000);
     let headers = [("content-type", "application/json")];
     let text = value.to_string();

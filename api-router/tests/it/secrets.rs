@@ -75,7 +75,7 @@ fn settings_and_findings_are_printed_without_passwords() {
     if !is_servers() {
         return; // Files have none.
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     for path in

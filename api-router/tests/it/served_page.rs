@@ -14,7 +14,7 @@ fn names<'t>(text: &'t str, marks: &[&str]) -> Vec<&'t str> {
 
 #[test]
 fn a_browser_is_led_to_a_page_that_loads_nothing_from_elsewhere() {
-    let router = Router::start();
+    let router = Router::shared();
     let led = router.send("GET", "/", &[("accept", "text/html,*/*;q=0.8")], None);
     assert_eq!((led.status, led.header("location")), (303, Some("/dashboard")));
     let page = router.get("/dashboard");
@@ -40,7 +40,7 @@ fn a_browser_is_led_to_a_page_that_loads_nothing_from_elsewhere() {
 
 #[test]
 fn a_file_that_a_browser_has_is_not_sent_again() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut tags = Vec::new();
     for path in ["/dashboard", "/dashboard/page.js", "/dashboard/page.css"] {
         let tag = router.get(path).header("etag").unwrap().to_owned();

@@ -22,7 +22,7 @@ fn assert_alive(router: &Router) {
 
 #[test]
 fn a_body_of_sixteen_mebibytes_and_one_byte_is_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = vec![b' '; LIMIT + 1];
     for path in ["/api/bulk-write", "/api/write"] {
         let headers = [("content-type", "application/json"), ("x-shard-key", "a")];
@@ -39,7 +39,7 @@ fn a_body_of_sixteen_mebibytes_and_one_byte_is_refused() {
 
 #[test]
 fn a_body_that_says_it_is_too_large_is_refused_unread() {
-    let router = Router::start();
+    let router = Router::shared();
     for length in [LIMIT + 1, usize::MAX / 2] {
         let head = format!(
             "POST /api/bulk-write HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
@@ -52,7 +52,7 @@ fn a_body_that_says_it_is_too_large_is_refused_unread() {
 
 #[test]
 fn a_chunked_body_that_grows_too_large_is_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut request =
         b"POST /api/bulk-write HTTP/1.1\r\nhost: localhost\r\nx-deadline-ms: 60000\r\n\
         connection: close\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -71,7 +71,7 @@ fn a_chunked_body_that_grows_too_large_is_refused() {
 
 #[test]
 fn a_single_row_of_more_than_two_mebibytes_is_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = |size: usize| json!({"table": "users", "data": {"user_id": "u", "email": "e", "name": "n".repeat(size)}});
     let refused = router.write("u", &body(2 << 20));
     assert_eq!((refused.status, &*refused.code()), (413, "TSR108"), "{}", refused.text());
@@ -86,7 +86,7 @@ fn a_single_row_of_more_than_two_mebibytes_is_refused() {
 
 #[test]
 fn garbage_on_the_socket_is_answered_with_400_or_not_at_all() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut noise = Vec::new();
     let mut state = 0x9E37_79B9_u32;
     for _ in 0..4_096 {
@@ -122,7 +122,7 @@ fn garbage_on_the_socket_is_answered_with_400_or_not_at_all() {
 
 #[test]
 fn one_request_is_never_taken_for_two() {
-    let router = Router::start();
+    let router = Router::shared();
     let hidden = "GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let both = format!(
         "POST /api/write HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}",
@@ -151,7 +151,7 @@ fn one_request_is_never_taken_for_two() {
 
 #[test]
 fn a_client_that_leaves_half_way_through_its_body_stores_nothing() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = r#"{"table":"users","data":{"user_id":"half","name":"N","email":"e"}}"#;
     for sent in [0, 1, 30, body.len()] {
         let mut stream = router.connect();
@@ -208,7 +208,7 @@ fn a_client_that_does_not_wait_for_its_answer_harms_no_other() {
 
 #[test]
 fn several_requests_on_one_connection_are_answered_in_order() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut stream = router.connect();
     for key in ["a", "b", "user_123"] {
         write!(stream, "GET /api/route?key={key} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();

@@ -100,7 +100,7 @@ fn assert_reads(router: &Router, key: &str, at: &str) {
 #[test]
 fn a_cluster_of_each_keyspace_takes_rows_and_has_them_after_a_restart() {
     for KeyspaceCase { keyspace, keys, .. } in CASES {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::folders::temporary();
         let dir = folder.path().join("data");
         let mut router = Router::start_in(&dir, &["--keyspace", keyspace, "--replicas", "0"]);
         let mut keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
@@ -220,7 +220,7 @@ fn partitions_lie_on_the_shards_that_the_operator_chose() {
 fn a_cluster_whose_placement_means_nothing_in_its_keyspace_is_refused_if_new_and_warned_of_if_not()
 {
     crate::backend::files_only!("the catalog of an older cluster is made by hand");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let dir = folder.path().join("data");
     let placement = "partitions:A=2>shard3,B=1>shard1";
     for keyspace in ["hash", "list:A=2,C=1"] {
@@ -258,7 +258,7 @@ fn a_cluster_of_each_placement_is_the_same_after_a_restart() {
         "jump",
         "manual:0-99=shard2,100-16383=shard1",
     ] {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::folders::temporary();
         let dir = folder.path().join("data");
         let flags = ["--placement", placement, "--replicas", "0"];
         let mut router = Router::start_in(&dir, &flags);
@@ -295,7 +295,7 @@ fn weights_count_on_a_ring_and_in_a_rendezvous() {
 
 #[test]
 fn a_start_with_another_keyspace_or_placement_is_refused_and_names_both() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let dir = folder.path().join("data");
     let made = ["--keyspace", "list:A=2,B=1", "--placement", "ring:100", "--replicas", "0"];
     Router::start_in(&dir, &made).end();

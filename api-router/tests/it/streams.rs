@@ -111,7 +111,7 @@ fn json_lines_and_fields_give_the_same_rows() {
 
 #[test]
 fn an_empty_field_is_null_and_a_quoted_one_is_the_empty_text() {
-    let router = Router::start();
+    let router = Router::shared();
     let csv = b"user_id,name,email,partition_key\na,\"\",e,\nb,N,e,\"\"\nc,,e,P\n";
     let reply = stream(&router, &[CSV], csv);
     assert_eq!(reply.status, 207, "{}", reply.text());
@@ -123,7 +123,7 @@ fn an_empty_field_is_null_and_a_quoted_one_is_the_empty_text() {
 
 #[test]
 fn rows_go_where_their_key_says_and_the_header_is_only_the_default() {
-    let router = Router::start();
+    let router = Router::shared();
     let orders = "/api/bulk-write?table=orders&op=insert";
     let csv = b"shard_key,order_id,user_id,amount\nown,o1,,1\n,o2,other,2\n,o3,,3\nx,o4,y,4\n";
     let reply = router.send("POST", orders, &[CSV, ("x-shard-key", "fallback")], Some(csv));
@@ -148,7 +148,7 @@ fn rows_go_where_their_key_says_and_the_header_is_only_the_default() {
 
 #[test]
 fn lines_may_name_the_version_of_their_row() {
-    let router = Router::start();
+    let router = Router::shared();
     let made = router.write_user("a", "old").json()["version"].as_i64().unwrap();
     let line = |version: i64| json!({"data": {"user_id": "a", "name": format!("after {version}"), "email": "e"}, "if_version": version});
     let body = format!("{}\n{}\n", line(made + 99), line(made));
@@ -160,7 +160,7 @@ fn lines_may_name_the_version_of_their_row() {
 
 #[test]
 fn a_bad_line_is_a_failed_row_and_no_other_suffers() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = format!(
         "{}no json\n\n[1]\n{}{{\"user_id\":\"x\",\"name\":5,\"email\":\"e\"}}\n{{\"data\":{{}},\"more\":1}}\n{{\"user_id\":\"\\u0000\"}}\n{}",
         line("a"),
@@ -185,7 +185,7 @@ fn a_bad_line_is_a_failed_row_and_no_other_suffers() {
 
 #[test]
 fn strict_handling_ends_at_the_first_bad_line_and_the_rest_can_be_sent_again() {
-    let router = Router::start();
+    let router = Router::shared();
     let (good, bad) = (lines(0..500), "{\"user_id\":1}\n");
     let body = format!("{good}{bad}{}", lines(501..600));
     let reply = stream(&router, &[NDJSON, STRICT], body.as_bytes());
@@ -207,7 +207,7 @@ fn strict_handling_ends_at_the_first_bad_line_and_the_rest_can_be_sent_again() {
 /// A row that a shard refuses is no bad line: it is reported, and the stream goes on.
 #[test]
 fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
-    let router = Router::start();
+    let router = Router::shared();
     router.write_user("u000001", "there");
     let path = "/api/bulk-write?table=users&op=insert";
     let body = format!("{}no json\n", lines(0..3));
@@ -219,7 +219,7 @@ fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
 
 #[test]
 fn a_gzip_that_breaks_off_says_how_far_it_came_and_the_rest_makes_it_whole() {
-    let router = Router::start();
+    let router = Router::shared();
     let text = lines(0..5_000);
     let zipped = gzip(text.as_bytes());
     let reply = stream(&router, &[NDJSON, GZIP], &zipped[..zipped.len() * 2 / 3]);
@@ -240,7 +240,7 @@ fn a_gzip_that_breaks_off_says_how_far_it_came_and_the_rest_makes_it_whole() {
 
 #[test]
 fn a_line_without_an_end_is_refused_and_all_before_it_is_stored() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = format!("{}{{\"user_id\":\"{}\"}}", lines(0..10), "x".repeat(3 << 20));
     let reply = stream(&router, &[NDJSON], body.as_bytes());
     assert_eq!((reply.status, &*reply.code()), (413, "TSR108"), "{}", reply.text());
@@ -256,7 +256,7 @@ fn a_line_without_an_end_is_refused_and_all_before_it_is_stored() {
 
 #[test]
 fn the_columns_are_checked_before_anything_is_stored() {
-    let router = Router::start();
+    let router = Router::shared();
     for (head, code) in [
         ("user_id,nmae,email", "TSR311"),
         ("user_id,name,email,name", "TSR101"),
@@ -278,7 +278,7 @@ fn the_columns_are_checked_before_anything_is_stored() {
 
 #[test]
 fn what_a_stream_cannot_keep_is_refused_before_its_body() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = lines(0..1);
     let body = body.as_bytes();
     type Refusal<'r> = (&'r str, &'r [(&'r str, &'r str)], u16, &'r str);
@@ -306,7 +306,7 @@ fn what_a_stream_cannot_keep_is_refused_before_its_body() {
 
 #[test]
 fn rows_of_one_key_keep_their_order_over_all_chunks() {
-    let router = Router::start();
+    let router = Router::shared();
     let body: String = (0..30_000)
         .map(|n| {
             let key = n % 3;

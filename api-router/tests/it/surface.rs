@@ -10,7 +10,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn head_answers_as_get_without_a_body() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in [
         "/",
         "/live",
@@ -47,7 +47,7 @@ fn head_answers_as_get_without_a_body() {
 
 #[test]
 fn a_method_that_a_path_does_not_have_is_405_with_those_it_has() {
-    let router = Router::start();
+    let router = Router::shared();
     for (path, allow) in [
         ("/api/write", "POST"),
         ("/api/bulk-write", "POST"),
@@ -86,7 +86,7 @@ fn a_method_that_a_path_does_not_have_is_405_with_those_it_has() {
 
 #[test]
 fn a_path_that_leads_nowhere_is_404_whatever_the_method() {
-    let router = Router::start();
+    let router = Router::shared();
     let paths = [
         "/nowhere",
         "/api",
@@ -128,7 +128,7 @@ fn a_path_that_leads_nowhere_is_404_whatever_the_method() {
 
 #[test]
 fn the_documents_about_the_api_know_their_methods_too() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in ["/api-docs/openapi.json", "/swagger-ui/"] {
         let reply = router.send("POST", path, &[], Some(b"{}"));
         assert_eq!((reply.status, &*reply.code()), (405, "TSR112"), "{path}: {}", reply.text());
@@ -138,7 +138,7 @@ fn the_documents_about_the_api_know_their_methods_too() {
 
 #[test]
 fn an_empty_name_in_a_path_is_not_found() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in ["/errors/", "/api/shards/"] {
         let reply = router.get(path);
         assert_eq!((reply.status, &*reply.code()), (404, "TSR111"), "{path}: {}", reply.text());
@@ -149,7 +149,7 @@ fn an_empty_name_in_a_path_is_not_found() {
 
 #[test]
 fn a_page_that_swagger_ui_lacks_is_a_problem_like_any_other() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in
         ["/swagger-ui/nothing.js", "/swagger-ui/../../Cargo.toml", "/swagger-ui/%2e%2e/Cargo.toml"]
     {
@@ -162,7 +162,7 @@ fn a_page_that_swagger_ui_lacks_is_a_problem_like_any_other() {
 
 #[test]
 fn media_types_that_are_not_json_are_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = br#"{"table":"users","data":{"user_id":"u","name":"N","email":"e"}}"#;
     let post = |headers: &[(&str, &str)]| {
         let mut all = vec![("x-shard-key", "u")];
@@ -204,7 +204,7 @@ fn media_types_that_are_not_json_are_refused() {
 
 #[test]
 fn a_weight_of_zero_rules_a_media_type_out() {
-    let router = Router::start();
+    let router = Router::shared();
     for (accept, status) in [
         ("application/json;q=0", 406),
         ("text/html, application/json; q=0.0", 406),
@@ -217,7 +217,7 @@ fn a_weight_of_zero_rules_a_media_type_out() {
 
 #[test]
 fn parameters_that_mean_nothing_are_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in [
         "/live",
         "/ready",
@@ -250,7 +250,7 @@ fn parameters_that_mean_nothing_are_refused() {
 
 #[test]
 fn pages_of_other_origins_are_refused_and_our_own_are_not() {
-    let router = Router::start();
+    let router = Router::shared();
     let own = format!("http://{}", router.address());
     let port = router.address().port();
     let rebound = format!("evil.example:{port}");
@@ -305,7 +305,7 @@ fn pages_of_other_origins_are_refused_and_our_own_are_not() {
 /// Sec-Fetch-Site: its address is no secure context, and it is of the same origin as itself.
 #[test]
 fn a_host_name_that_is_not_ours_is_refused_even_without_an_origin() {
-    let router = Router::start();
+    let router = Router::shared();
     let rebound = format!("evil.example:{}", router.address().port());
     for path in ["/api/read?table=users", "/api/health", "/api/analytics/errors"] {
         let reply = router.send("GET", path, &[("host", &rebound)], None);

@@ -78,7 +78,7 @@ fn assert_shards_agree(data: &Path) {
 #[test]
 fn a_table_is_made_on_every_shard_and_used_at_once() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     let reply = make(&router, &students("students"));
@@ -181,7 +181,7 @@ fn exactly_one_of_many_concurrent_requests_makes_a_table() {
 #[test]
 fn rows_are_written_and_read_while_tables_are_made() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     thread::scope(|scope| {
@@ -280,7 +280,7 @@ fn first_shard_has(data: &Path, table: &str) -> bool {
 #[test]
 fn a_router_that_is_killed_while_it_makes_a_table_finishes_it_when_it_starts() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);
     set(&router, "shard2-primary", "paused");
@@ -330,7 +330,7 @@ fn make_many(router: &Router, tag: &str, told: &mpsc::Sender<()>) -> Vec<String>
 #[test]
 fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_are_there() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut expected = built_in();
     for round in 0..6 {
@@ -370,7 +370,7 @@ fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_ar
 #[test]
 fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);
     set_replicas(&router, "paused");

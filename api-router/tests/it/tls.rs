@@ -21,7 +21,7 @@ struct Papers {
 
 impl Papers {
     fn new() -> Self {
-        let papers = Self { folder: tempfile::tempdir().unwrap() };
+        let papers = Self { folder: crate::folders::temporary() };
         papers.renew();
         papers
     }
@@ -151,7 +151,7 @@ fn the_command_line_tells_how_to_make_a_certificate_where_one_is_of_an_authority
 
 #[test]
 fn the_command_line_refuses_a_port_that_is_none() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     for port in ["99999", "0", ""] {
         let mut command = sightless(Command::new(&*PROGRAM), folder.path());
         command.args(["status", "--url", &format!("http://127.0.0.1:{port}")]);

@@ -29,7 +29,7 @@ fn assert_stale(router: &Router, key: &str) {
 
 #[test]
 fn every_answer_about_rows_carries_a_token() {
-    let router = Router::start();
+    let router = Router::shared();
     let mut client = stranger(&router);
     let answers = [
         client.write("k", &user("k", "N")),
@@ -218,7 +218,7 @@ fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_no
         let began = Instant::now();
         assert_eq!(client.user("k"), Seen::by("primary", &[&name]));
         let took = began.elapsed();
-        assert!(took < Duration::from_secs(5), "waited {took:?} for a replica");
+        assert!(took < Duration::from_secs(15), "waited {took:?} for a replica");
     }
 }
 
@@ -328,7 +328,7 @@ fn forged(token: &str, at: usize) -> String {
 #[test]
 fn a_token_that_was_tampered_with_is_refused() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let router = Router::start();
+    let router = Router::shared();
     let [a, b, _] = three_keys(&router);
     let mut client = stranger(&router);
     client.write_user(&a, "N");
@@ -352,7 +352,7 @@ fn a_token_that_was_tampered_with_is_refused() {
 
 #[test]
 fn a_text_that_is_no_token_is_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     for text in ["a", "token", "0", "null", "{}", "AAAA", "====", "a b", "\"\"", "../..", "%00"] {
         assert_bad(&router, text);
     }
@@ -375,7 +375,7 @@ fn a_token_of_another_cluster_is_refused() {
 
 #[test]
 fn tokens_of_more_than_four_kibibytes_are_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     let token = token_of_write(&router, "k", "N");
     // Most of them that fit, with commas between.
     let count = (TOKEN_LEN_MAX + 1) / (token.len() + 1);
@@ -394,7 +394,7 @@ fn tokens_of_more_than_four_kibibytes_are_refused() {
 #[test]
 fn a_token_outlives_the_process_and_a_change_of_replicas() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);
     let keys = three_keys(&router);

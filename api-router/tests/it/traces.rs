@@ -17,7 +17,7 @@ fn returned(router: &Router, path: &str, headers: &[(&str, &str)]) -> Option<Str
 
 #[test]
 fn a_client_in_a_trace_finds_it_in_the_answer_with_a_span_of_our_own() {
-    let router = Router::start();
+    let router = Router::shared();
     for (flags, sampled) in [("00", "00"), ("01", "01"), ("03", "01"), ("ff", "01")] {
         let parent = format!("00-{TRACE}-{PARENT}-{flags}");
         let mut spans = Vec::new();
@@ -39,7 +39,7 @@ fn a_client_in_a_trace_finds_it_in_the_answer_with_a_span_of_our_own() {
 
 #[test]
 fn a_version_to_come_is_read_as_far_as_it_is_known() {
-    let router = Router::start();
+    let router = Router::shared();
     let known = |parent: &str| returned(&router, "/live", &[("traceparent", parent)]);
     for parent in [
         format!("01-{TRACE}-{PARENT}-01"),
@@ -96,7 +96,7 @@ fn an_error_remembers_the_trace_of_its_request() {
 #[test]
 fn a_line_of_the_log_names_the_trace_of_what_was_not_served() {
     crate::backend::files_only!("the test holds up a node of files");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let log = folder.path().join("log");
     let file = std::fs::File::create(&log).unwrap();
     let command = backend::command(

@@ -51,7 +51,7 @@ fn rejected(rows: &[(u64, &str)]) -> Vec<(u64, String, String)> {
 
 #[test]
 fn a_row_is_changed_only_if_it_is_of_the_version_that_is_named() {
-    let router = Router::start();
+    let router = Router::shared();
     for key in ["a", "b"] {
         router.write_user(key, "old");
     }
@@ -84,7 +84,7 @@ fn a_row_is_changed_only_if_it_is_of_the_version_that_is_named() {
 #[test]
 fn of_each_shard_all_is_stored_or_nothing() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let router = Router::start();
+    let router = Router::shared();
     let (first, second) = (keys_on(&router, "shard1", 3), keys_on(&router, "shard2", 3));
     router.write_user(&first[1], "there");
     let rows = [&first[0], &second[0], &first[1], &second[1], &first[2], &second[2]];
@@ -115,7 +115,7 @@ fn of_each_shard_all_is_stored_or_nothing() {
 #[test]
 fn a_version_that_differs_undoes_the_part_of_its_shard() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let router = Router::start();
+    let router = Router::shared();
     let keys = keys_on(&router, "shard3", 2);
     for key in &keys {
         router.write_user(key, "old");
@@ -138,7 +138,7 @@ fn a_version_that_differs_undoes_the_part_of_its_shard() {
 #[test]
 fn a_row_that_cannot_be_read_undoes_its_part_and_one_that_has_no_key_undoes_all() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let router = Router::start();
+    let router = Router::shared();
     let (first, second) = (keys_on(&router, "shard1", 2), keys_on(&router, "shard2", 1));
     let bad =
         json!({"shard_key": first[1], "data": {"user_id": first[1], "nmae": "N", "email": "e"}});
@@ -235,7 +235,7 @@ fn a_transaction_that_is_sent_again_is_answered_as_the_first_time() {
 
 #[test]
 fn a_transaction_of_all_shards_and_conditions_in_headers_are_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = users(&[row("a", "A")]);
     let reply = router.post("/api/bulk-write", &[("prefer", "tx=all")], &body);
     assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{}", reply.text());
@@ -278,7 +278,7 @@ fn sum(balances: &[(i64, i64)]) -> i64 {
 
 #[test]
 fn transfers_between_accounts_keep_their_sum_however_many_go_on_at_once() {
-    let router = Router::start();
+    let router = Router::shared();
     open_bank(&router, "bank");
     thread::scope(|scope| {
         for clerk in 0..4 {
@@ -309,7 +309,7 @@ fn transfers_between_accounts_keep_their_sum_however_many_go_on_at_once() {
 
 #[test]
 fn a_kill_in_the_middle_leaves_no_half_of_a_transaction() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--shards", "1"]);
     open_bank(&router, "bank");

@@ -15,7 +15,7 @@ fn assert_refused(reply: &Reply, name: &str, what: &str) {
 
 #[test]
 fn a_range_is_refused_wherever_none_is_served() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in [
         "/",
         "/live",
@@ -71,7 +71,7 @@ fn an_idempotency_key_is_refused_where_none_is_stored() {
 
 #[test]
 fn a_staleness_is_refused_by_writes_and_taken_by_reads() {
-    let router = Router::start();
+    let router = Router::shared();
     let old = ("x-max-staleness-ms", "1000");
     let row = json!({"table": "users", "data": {"user_id": "u", "name": "N", "email": "e"}});
     let table = json!({"name": "notes", "columns": [{"name": "id", "type": "text"}], "id": ["id"]});
@@ -98,7 +98,7 @@ fn a_staleness_is_refused_by_writes_and_taken_by_reads() {
 
 #[test]
 fn a_key_is_named_to_route_by_its_parameter_alone() {
-    let router = Router::start();
+    let router = Router::shared();
     let reply = router.send("GET", "/api/route?key=a", &[("x-shard-key", "b")], None);
     assert_refused(&reply, "x-shard-key", "another key");
     assert_eq!(router.get("/api/route?key=a").json()["key"], "a");
@@ -106,7 +106,7 @@ fn a_key_is_named_to_route_by_its_parameter_alone() {
 
 #[test]
 fn a_shard_key_is_refused_where_no_rows_of_a_key_are_served() {
-    let router = Router::start();
+    let router = Router::shared();
     let key = ("x-shard-key", "b");
     for path in [
         "/",
@@ -147,7 +147,7 @@ fn a_shard_key_is_refused_where_no_rows_of_a_key_are_served() {
 
 #[test]
 fn a_deadline_that_cannot_be_one_is_refused_on_every_route() {
-    let router = Router::start();
+    let router = Router::shared();
     for path in [
         "/",
         "/live",
@@ -181,7 +181,7 @@ fn a_deadline_that_cannot_be_one_is_refused_on_every_route() {
 
 #[test]
 fn a_request_with_authorization_learns_that_access_control_is_off() {
-    let router = Router::start();
+    let router = Router::shared();
     let proof = ("authorization", "Bearer secret");
     for path in ["/", "/api/health", "/api/read?table=users", "/api/read?table=nope", "/nowhere"] {
         let reply = router.send("GET", path, &[proof], None);
@@ -202,7 +202,7 @@ fn a_request_with_authorization_learns_that_access_control_is_off() {
 
 #[test]
 fn a_single_write_is_a_transaction_of_its_shard_and_says_so() {
-    let router = Router::start();
+    let router = Router::shared();
     let row = json!({"table": "users", "data": {"user_id": "u", "name": "N", "email": "e"}});
     let whole = ("prefer", "tx=per-shard");
     let reply = router.post("/api/write", &[whole, ("x-shard-key", "u")], &row);
@@ -213,7 +213,7 @@ fn a_single_write_is_a_transaction_of_its_shard_and_says_so() {
 
 #[test]
 fn the_number_of_rows_can_be_requested_without_a_body() {
-    let router = Router::start();
+    let router = Router::shared();
     (0..5).for_each(|n| drop(router.write_user(&format!("u{n}"), "N")));
     let count = [("prefer", "count=exact")];
     for (query, range) in [

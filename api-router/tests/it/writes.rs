@@ -25,7 +25,7 @@ fn user(op: &str, data: Value) -> Value {
 
 #[test]
 fn a_write_can_be_read_back_at_once() {
-    let router = Router::start();
+    let router = Router::shared();
     let data = json!({"user_id": "user_123", "name": "John Doe", "email": "john@example.com",
         "partition_key": "A"});
     let written = router.write("user_123", &json!({"table": "users", "data": data}));
@@ -43,7 +43,7 @@ fn a_write_can_be_read_back_at_once() {
 
 #[test]
 fn the_headers_of_a_write_name_shard_slot_and_times() {
-    let router = Router::start();
+    let router = Router::shared();
     let written = router.write_user("user_123", "John");
     let (answer, route) = (written.json(), router.get("/api/route?key=user_123").json());
     assert_eq!(written.header("content-type"), Some("application/json"));
@@ -75,7 +75,7 @@ fn the_headers_of_a_write_name_shard_slot_and_times() {
 
 #[test]
 fn a_request_id_of_the_client_is_kept() {
-    let router = Router::start();
+    let router = Router::shared();
     let headers = [("x-request-id", "my-id-1"), ("x-shard-key", "a")];
     assert_eq!(
         router.send("GET", "/api/read?table=users", &headers, None).header("x-request-id"),
@@ -90,7 +90,7 @@ fn a_request_id_of_the_client_is_kept() {
 
 #[test]
 fn each_operation_keeps_its_promise() {
-    let router = Router::start();
+    let router = Router::shared();
     let full = json!({"user_id": "u", "name": "Ada", "email": "a@example.com"});
     let id = json!({"user_id": "u"});
     let changed = json!({"user_id": "u", "name": "Bo"});
@@ -112,7 +112,7 @@ fn each_operation_keeps_its_promise() {
 
 #[test]
 fn a_refused_write_changes_nothing() {
-    let router = Router::start();
+    let router = Router::shared();
     router.write_user("u", "Ada");
     let before = only_row(&router, "users", "u");
     let refused = [
@@ -130,7 +130,7 @@ fn a_refused_write_changes_nothing() {
 
 #[test]
 fn an_upsert_keeps_the_columns_that_it_does_not_name() {
-    let router = Router::start();
+    let router = Router::shared();
     let made =
         json!({"user_id": "u", "name": "Ada", "email": "a@example.com", "partition_key": "P"});
     router.write("u", &user("upsert", made));
@@ -145,7 +145,7 @@ fn an_upsert_keeps_the_columns_that_it_does_not_name() {
 
 #[test]
 fn absent_is_not_null() {
-    let router = Router::start();
+    let router = Router::shared();
     let made = json!({"user_id": "u", "name": "Ada", "email": "e", "partition_key": "P"});
     router.write("u", &user("upsert", made));
     router.write("u", &user("update", json!({"user_id": "u", "email": "f"})));
@@ -156,7 +156,7 @@ fn absent_is_not_null() {
 
 #[test]
 fn a_new_row_needs_every_column_that_may_not_be_null() {
-    let router = Router::start();
+    let router = Router::shared();
     for (missing, data) in [
         ("email", json!({"user_id": "u", "name": "Ada"})),
         ("name", json!({"user_id": "u", "email": "e"})),
@@ -176,7 +176,7 @@ fn a_new_row_needs_every_column_that_may_not_be_null() {
 
 #[test]
 fn a_routing_column_that_is_left_out_is_the_shard_key() {
-    let router = Router::start();
+    let router = Router::shared();
     let written = router.write("u", &user("insert", json!({"name": "Ada", "email": "e"})));
     assert_eq!((written.status, &written.json()["data"]["user_id"]), (201, &json!("u")));
     assert_eq!(router.write("u", &user("delete", json!({}))).status, 200);
@@ -184,7 +184,7 @@ fn a_routing_column_that_is_left_out_is_the_shard_key() {
 
 #[test]
 fn the_version_of_a_row_only_grows_also_over_a_delete() {
-    let router = Router::start();
+    let router = Router::shared();
     let id = json!({"user_id": "u"});
     let mut last = 0;
     for round in 0..3 {
@@ -205,7 +205,7 @@ fn the_version_of_a_row_only_grows_also_over_a_delete() {
 
 #[test]
 fn created_at_stays_and_updated_at_moves() {
-    let router = Router::start();
+    let router = Router::shared();
     let first = router.write_user("u", "Ada").json()["data"].clone();
     assert_eq!(first["created_at"], first["updated_at"]);
     let second = router.write_user("u", "Bo").json()["data"].clone();
@@ -221,7 +221,7 @@ fn created_at_stays_and_updated_at_moves() {
 
 #[test]
 fn return_minimal_leaves_the_row_out_and_says_so() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = user("upsert", json!({"user_id": "u", "name": "Ada", "email": "e"}));
     for prefer in ["return=minimal", "handling=lenient, return=minimal", "unknown=1,return=minimal"]
     {
@@ -239,7 +239,7 @@ fn return_minimal_leaves_the_row_out_and_says_so() {
 /// RFC 7240: a value may be quoted, and of a preference given twice the first counts.
 #[test]
 fn preferences_are_read_as_their_rfc_says() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = user("upsert", json!({"user_id": "u", "name": "Ada", "email": "e"}));
     for (prefer, minimal) in [
         ("Return=Minimal", true),
@@ -255,7 +255,7 @@ fn preferences_are_read_as_their_rfc_says() {
 
 #[test]
 fn the_shard_key_may_stand_in_header_query_or_body() {
-    let router = Router::start();
+    let router = Router::shared();
     let data = |key: &str| json!({"user_id": key, "name": "N", "email": "e"});
     let in_query = router.post("/api/write?shardKey=q", &[], &user("insert", data("q")));
     assert_eq!(in_query.status, 201, "{}", in_query.text());
@@ -272,7 +272,7 @@ fn the_shard_key_may_stand_in_header_query_or_body() {
 
 #[test]
 fn shard_keys_that_differ_are_refused_wherever_they_stand() {
-    let router = Router::start();
+    let router = Router::shared();
     let data = json!({"user_id": "a", "name": "N", "email": "e"});
     let mut named_b = user("upsert", data.clone());
     named_b["shardKey"] = json!("b");
@@ -300,14 +300,14 @@ fn shard_keys_that_differ_are_refused_wherever_they_stand() {
 
 #[test]
 fn a_write_without_a_shard_key_is_refused() {
-    let router = Router::start();
+    let router = Router::shared();
     let body = user("upsert", json!({"name": "N", "email": "e"}));
     assert_problem(&router.post("/api/write", &[], &body), 400, "TSR104");
 }
 
 #[test]
 fn orders_live_with_their_user() {
-    let router = Router::start();
+    let router = Router::shared();
     let home = router.write_user("user_7", "Ada").json();
     for order in ["o1", "o2", "o3"] {
         // The routing column may be left out, and is then the shard key.
@@ -328,7 +328,7 @@ fn orders_live_with_their_user() {
 
 #[test]
 fn whole_numbers_come_back_to_the_last_digit() {
-    let router = Router::start();
+    let router = Router::shared();
     for text in ["0", "-1", "9007199254740993", "9223372036854775807", "-9223372036854775808"] {
         let body = format!(
             r#"{{"table":"orders","data":{{"order_id":"o","user_id":"u","amount":{text}}}}}"#
@@ -345,7 +345,7 @@ fn whole_numbers_come_back_to_the_last_digit() {
 
 #[test]
 fn texts_come_back_as_they_were() {
-    let router = Router::start();
+    let router = Router::shared();
     let texts = [
         "",
         " ",
@@ -377,7 +377,7 @@ fn texts_come_back_as_they_were() {
 
 #[test]
 fn json_is_kept_as_given_but_for_white_space() {
-    let router = Router::start();
+    let router = Router::shared();
     let kept = [
         (
             r#"{"b": 1, "a": [1.0, 1e2, -0, 12345678901234567890123]}"#,
