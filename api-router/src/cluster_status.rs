@@ -196,33 +196,20 @@ fn pool(vitals: &ShardStats) -> PoolNow {
     PoolNow { in_use: pool.in_use as u64, max: pool.max as u64, waiting: pool.waiting as u64 }
 }
 
-fn cache(vitals: CacheStats) -> CacheNow {
-    let CacheStats {
-        hits,
-        misses,
-        stale,
-        bypass,
-        fills,
-        rejected,
-        errors,
-        voids,
-        near_hits,
-        seldom,
-        breaker,
-    } = vitals;
+fn cache(stats: CacheStats) -> CacheNow {
     CacheNow {
         enabled: true,
-        hits,
-        misses,
-        stale,
-        bypass,
-        fills,
-        rejected,
-        errors,
-        voids,
-        near_hits,
-        seldom,
-        breaker: breaker.name().to_owned(),
+        hits: stats.hits,
+        misses: stats.misses,
+        stale: stats.stale,
+        bypass: stats.bypass,
+        fills: stats.fills,
+        rejected: stats.rejected,
+        errors: stats.errors,
+        voids: stats.voids,
+        near_hits: stats.near_hits,
+        seldom: stats.seldom,
+        breaker: stats.breaker.name().to_owned(),
     }
 }
 
