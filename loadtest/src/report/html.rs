@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** the page is complete in itself: no script, and nothing is fetched. It is bounded,
 //! however long the run and whatever a server answered. Texts of servers, files and the command
-//! line are never markup in it, and never invisible (`visible`).
+//! line never become markup, and cannot change the reading of other text (`hidden_characters`).
 //! **Not here:** any number that is not in the report already.
 
 mod axis;
@@ -10,15 +10,15 @@ mod columns;
 mod frame;
 mod graphs;
 mod heatmap;
+mod hidden_characters;
 mod problems;
 mod tables;
-mod visible;
 mod words;
 
 use maud::{Markup, PreEscaped, html};
 
 use self::frame::Run;
-use self::visible::visible;
+use self::hidden_characters::remove_hidden;
 use self::words::{count, grouped};
 use super::Report;
 use super::text::milliseconds;
@@ -30,8 +30,8 @@ const POLICY: &str =
 
 pub(super) fn page(report: &Report) -> String {
     let word = if report.passed { "PASS" } else { "FAIL" };
-    let title = visible(html! { title { (word) ": " (report.told) } });
-    let main = visible(html! { main { (content(report)) } });
+    let title = remove_hidden(html! { title { (word) ": " (report.told) } });
+    let main = remove_hidden(html! { main { (content(report)) } });
     let page = html! {
         html lang="en" {
             head {
