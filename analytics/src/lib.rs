@@ -34,4 +34,7 @@ pub use web_kit::dashboard;
 #[cfg(feature = "live")]
 pub use web_kit::event_stream;
 #[cfg(feature = "program")]
-pub use web_kit::{cross_origin, health_probe, log_format, readiness, settings, static_assets};
+pub use web_kit::{
+    cross_origin, end_signals, exit_status, health_probe, log_format, problem_codes, readiness,
+    settings, static_assets,
+};

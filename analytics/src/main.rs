@@ -6,12 +6,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use analytics::exit_status::{check_result, usage_error};
 use analytics::log_format;
 use analytics::service::config::{Config, Flags};
 use clap::Parser;
-
-/// The exit code of a start that the operator has to change something for.
-const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -20,31 +18,19 @@ fn main() -> ExitCode {
         exposed.map(|()| config)
     }) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(USAGE);
-        }
+        Err(error) => return usage_error(error),
     };
     if flags.print_config {
         print!("{}", config.table());
         return ExitCode::SUCCESS;
     }
     if let Some(query) = flags.probe {
-        return match query.ask(config.bind) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(no) => {
-                eprintln!("{no}");
-                ExitCode::FAILURE
-            }
-        };
+        return check_result(query.ask(config.bind));
     }
     log_format::start(config.log);
     match analytics::service::run(&config, |bound| print_banner(&config, bound)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(USAGE)
-        }
+        Err(error) => usage_error(error),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderValue;
+use actix_web::web::{Bytes, Payload};
 use analytics::cross_origin::{Reached, Transport};
 use analytics::event_stream::Hub;
 use analytics::{ErrorLog, MetricsQuery};
@@ -16,6 +17,7 @@ use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
 
+use crate::body::{self, BodyLimits};
 use crate::body_budget::{BodyBudget, BudgetShare};
 use crate::data_route::DataRoute;
 use crate::metrics_view::{self, MetricsView};
@@ -116,6 +118,22 @@ impl App {
     /// Opens a share of the body budget for the body of a request; it holds nothing yet.
     pub fn open_share(&self, request: &HttpRequest) -> BudgetShare {
         self.body_budget.open_share(request.peer_addr().map(|address| address.ip()))
+    }
+
+    /// Reads the whole body of a request, of at most `bytes_max`, before the deadline. A body that
+    /// is not small holds the returned share of the body budget.
+    ///
+    /// # Errors
+    /// Fails like [`body::read`].
+    pub async fn read_body(
+        &self,
+        request: &HttpRequest,
+        payload: Payload,
+        bytes_max: usize,
+        deadline: Instant,
+    ) -> Result<(Bytes, Option<BudgetShare>), Problem> {
+        let limits = BodyLimits::from_headers(request.headers(), bytes_max, deadline);
+        body::read(payload, limits, || self.open_share(request)).await
     }
 
     /// Makes `/ready` report that the router is about to end, and ends streams, which would never

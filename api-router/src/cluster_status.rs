@@ -197,32 +197,19 @@ fn pool(stats: &ShardStats) -> PoolNow {
 }
 
 fn cache(stats: CacheStats) -> CacheNow {
-    let CacheStats {
-        hits,
-        misses,
-        stale,
-        bypass,
-        fills,
-        rejected,
-        errors,
-        voids,
-        near_hits,
-        seldom,
-        breaker,
-    } = stats;
     CacheNow {
         enabled: true,
-        hits,
-        misses,
-        stale,
-        bypass,
-        fills,
-        rejected,
-        errors,
-        voids,
-        near_hits,
-        seldom,
-        breaker: breaker.name().to_owned(),
+        hits: stats.hits,
+        misses: stats.misses,
+        stale: stats.stale,
+        bypass: stats.bypass,
+        fills: stats.fills,
+        rejected: stats.rejected,
+        errors: stats.errors,
+        voids: stats.voids,
+        near_hits: stats.near_hits,
+        seldom: stats.seldom,
+        breaker: stats.breaker.name().to_owned(),
     }
 }
 

@@ -6,10 +6,11 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::web::Data;
 use analytics::cross_origin::Transport;
+use analytics::end_signals::EndSignals;
+use analytics::exit_status::{check_result, usage_error};
 use analytics::health_probe::{HealthError, HealthQuery};
 use analytics::log_format;
 use analytics::store::HistoryWriter;
@@ -27,26 +28,16 @@ use shard_manager::node_address::{ClusterAddress, ServerEngine};
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Mutation, UnknownMutation};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Allocations of many threads do not wait for each other.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Time for which `/ready` reports that the router is about to end before it stops listening:
-/// longer than the usual second between two probes. A second signal, or Ctrl-C instead of SIGTERM,
-/// ends it.
-const DRAIN: Duration = Duration::from_millis(1_500);
-
-/// Exit code of a start that needs the operator to change something.
-const USAGE: u8 = 2;
-
 fn main() -> ExitCode {
     let flags = Flags::parse();
     #[cfg(feature = "sabotage")]
     if let Err(error) = warn_of_sabotage() {
-        eprintln!("error: {error}");
-        return ExitCode::from(USAGE);
+        return usage_error(error);
     }
     let config = match Config::read(&flags).and_then(|config| {
         let looks = flags.print_config || flags.doctor;
@@ -54,10 +45,7 @@ fn main() -> ExitCode {
         exposed.map(|()| config)
     }) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(USAGE);
-        }
+        Err(error) => return usage_error(error),
     };
     if flags.print_config {
         print!("{}", config.table());
@@ -70,21 +58,12 @@ fn main() -> ExitCode {
         return if doctor::is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if let Some(question) = flags.probe {
-        return match probe(question, &config) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(no) => {
-                eprintln!("{no}");
-                ExitCode::FAILURE
-            }
-        };
+        return check_result(probe(question, &config));
     }
     log_format::start(config.log);
     match actix_web::rt::System::new().block_on(run(&config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(USAGE)
-        }
+        Err(error) => usage_error(format_args!("{error:#}")),
     }
 }
 
@@ -140,23 +119,16 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     let app = Data::new(app);
     let history_writer = keep_history(&app, config)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = EndSignals::listen()?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
     let handle = server.handle();
     let mut serving = actix_web::rt::spawn(server);
     print_banner(&app, config, bound);
     tokio::select! {
-        _ = terminate.recv() => {
-            // Load balancers get the time to see it on /ready and to stop.
+        signal = signals.next() => {
             app.drain();
-            tokio::select! {
-                () = tokio::time::sleep(DRAIN) => {}
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            signals.drained(signal).await;
         }
-        _ = interrupt.recv() => app.drain(),
         ended = &mut serving => {
             app.manager.close();
             ended??;

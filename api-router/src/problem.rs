@@ -22,48 +22,10 @@ pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token
 /// Header of the repeated response of an earlier request.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-macro_rules! codes {
-    ($($code:ident $status:literal $retryable:literal $title:literal $about:literal;)*) => {
-        /// The code of a problem. Codes are never reused for another meaning.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Code {
-            $(#[doc = $about] $code,)*
-        }
+analytics::problem_codes! {
+    /// The code of a problem. Codes are never reused for another meaning.
+    pub enum Code;
 
-        impl Code {
-            /// Every code, in their order.
-            pub const ALL: &'static [Self] = &[$(Self::$code),*];
-
-            /// `TSR101`.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$code => stringify!($code),)* }
-            }
-
-            /// Returns the HTTP status.
-            pub fn status(self) -> StatusCode {
-                let status: u16 = match self { $(Self::$code => $status,)* };
-                StatusCode::from_u16(status).expect("the table holds statuses of HTTP")
-            }
-
-            /// Returns true if the same request may succeed later.
-            pub fn is_retryable(self) -> bool {
-                match self { $(Self::$code => $retryable,)* }
-            }
-
-            /// Returns a few words, the same for every occurrence.
-            pub fn title(self) -> &'static str {
-                match self { $(Self::$code => $title,)* }
-            }
-
-            /// Returns the meaning of the code and the remedy, for people.
-            pub fn about(self) -> &'static str {
-                match self { $(Self::$code => $about,)* }
-            }
-        }
-    };
-}
-
-codes! {
     TSR003 503 true  "No connection free" "Every connection to the shard was busy until the deadline. Send again later, or with a longer x-deadline-ms.";
     TSR004 504 true  "Deadline passed" "The answer did not come before x-deadline-ms (default 5000). For a write, outcome says whether it may have happened.";
     TSR005 503 true  "Overloaded" "The queue of the shard is full, there are as many live streams as there may be, or bodies fill the memory for them and this one has received least: the detail says which. Nothing was stored, but of a streamed body what came before next_index; send again after Retry-After.";

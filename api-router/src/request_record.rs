@@ -122,35 +122,8 @@ pub fn fanout(shards: usize) -> u16 {
 
 /// Returns true if a request failed while it waited for its turn.
 fn is_in_queue(failure: &Failure) -> bool {
-    match failure.error {
-        Error::QueueFull { .. } | Error::PoolExhausted { .. } => true,
-        // A write that was not started.
-        Error::DeadlinePassed | Error::WritesStalled { .. } => failure.outcome == Outcome::Rejected,
-        Error::NoSuchTable { .. }
-        | Error::Row(_)
-        | Error::Key(_)
-        | Error::Exists
-        | Error::NoSuchRow
-        | Error::VersionDiffers
-        | Error::KeyReused
-        | Error::Remembered(_)
-        | Error::Undone { .. }
-        | Error::TransactionTooLarge
-        | Error::Constraint { .. }
-        | Error::Swallowed { .. }
-        | Error::Unlogged { .. }
-        | Error::ShardUnavailable { .. }
-        | Error::WrongRows { .. }
-        | Error::FilesLost { .. }
-        | Error::NoPrimary { .. }
-        | Error::TooFewReplicas { .. }
-        | Error::NotConfirmed { .. }
-        | Error::SeenMayBeLost { .. }
-        | Error::SlotNotOwned
-        | Error::StorageFull { .. }
-        | Error::TableDiffers { .. }
-        | Error::TooManyTables
-        | Error::AnswerTooLarge
-        | Error::Internal => false,
-    }
+    let is_unstarted_write = failure.outcome == Outcome::Rejected
+        && matches!(failure.error, Error::DeadlinePassed | Error::WritesStalled { .. });
+    is_unstarted_write
+        || matches!(failure.error, Error::QueueFull { .. } | Error::PoolExhausted { .. })
 }

@@ -50,20 +50,6 @@ impl FaultKind {
         Self::Delay,
         Self::LostAnswer,
     ];
-
-    /// All that can be broken of a cluster, and its router.
-    pub(crate) const OF_CLUSTER_AND_LEADERS: [Self; 10] = [
-        Self::RouterKill,
-        Self::RouterFreeze,
-        Self::RouterRestart,
-        Self::Stop,
-        Self::Freeze,
-        Self::Cut,
-        Self::HalfOpen,
-        Self::Delay,
-        Self::LostAnswer,
-        Self::Promote,
-    ];
     /// Faults of a cache.
     pub(crate) const OF_CACHE: [Self; 3] = [Self::RedisFlush, Self::RedisFreeze, Self::RedisKill];
 

@@ -226,7 +226,7 @@ impl Load {
         let mut kinds = match (&self.cluster, self.level) {
             (None, _) => FaultKind::OF_ROUTER.to_vec(),
             (Some(_), Some(Level::Quorum | Level::All)) => {
-                FaultKind::OF_CLUSTER_AND_LEADERS.to_vec()
+                [&FaultKind::OF_CLUSTER[..], &[FaultKind::Promote]].concat()
             }
             (Some(_), Some(Level::One) | None) => FaultKind::OF_CLUSTER.to_vec(),
         };

@@ -36,7 +36,6 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::app::App;
 use self::config::{Config, RouterAddress};
@@ -47,6 +46,7 @@ use self::webhook::WebhookQueues;
 use recorder::store::HistoryWriter;
 use recorder::tls_roots;
 use web_kit::cross_origin::{Reached, Transport};
+use web_kit::end_signals::EndSignals;
 use web_kit::event_stream::Hub;
 
 /// Threads that collect: they mostly wait.
@@ -54,9 +54,6 @@ const COLLECTORS: usize = 2;
 /// Most threads that merge histograms and parse responses: this bounds the number of large
 /// responses in memory.
 const BUSY_MAX: usize = 8;
-/// Time between the first response of `/ready` that the service is draining and the end of
-/// listening. A second signal, or Ctrl-C instead of SIGTERM, skips it.
-const DRAIN: Duration = Duration::from_millis(1_500);
 /// Longest time for tasks that still run when everything else has ended.
 const END_MAX: Duration = Duration::from_secs(1);
 
@@ -107,22 +104,16 @@ async fn serve(
 ) -> Result<(), ServiceError> {
     let bound = listener.local_addr()?;
     let app = Data::new(open(config, bound, runtime)?);
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = EndSignals::listen()?;
     let server = server::serve(app.clone(), listener, config.workers)?;
     let handle = server.handle();
     let mut serving = actix_web::rt::spawn(server);
     started(bound);
     tokio::select! {
-        _ = terminate.recv() => {
+        signal = signals.next() => {
             app.drain();
-            tokio::select! {
-                () = tokio::time::sleep(DRAIN) => {}
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            signals.drained(signal).await;
         }
-        _ = interrupt.recv() => app.drain(),
         _ = &mut serving => return Err(ServiceError::Ended),
     }
     tracing::info!("ending: finishing what runs");

@@ -12,47 +12,10 @@ use serde::Serialize;
 
 use recorder::FilterError;
 
-macro_rules! codes {
-    ($($code:ident $status:literal $retryable:literal $title:literal $about:literal;)*) => {
-        /// Code of a problem; it means the same at a router.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Code {
-            $(#[doc = $about] $code,)*
-        }
+web_kit::problem_codes! {
+    /// Code of a problem; it means the same at a router.
+    pub(crate) enum Code;
 
-        impl Code {
-            /// All codes, in order.
-            pub(crate) const ALL: &'static [Self] = &[$(Self::$code),*];
-
-            /// Returns the name: `TSR100`.
-            pub(crate) fn name(self) -> &'static str {
-                match self { $(Self::$code => stringify!($code),)* }
-            }
-
-            /// Returns the HTTP status.
-            pub(crate) fn status(self) -> u16 {
-                match self { $(Self::$code => $status,)* }
-            }
-
-            /// Returns true if the same request may succeed later.
-            pub(crate) fn is_retryable(self) -> bool {
-                match self { $(Self::$code => $retryable,)* }
-            }
-
-            /// Returns a short title, the same for every occurrence.
-            pub(crate) fn title(self) -> &'static str {
-                match self { $(Self::$code => $title,)* }
-            }
-
-            /// Returns the meaning of the code and a remedy, for people.
-            pub(crate) fn about(self) -> &'static str {
-                match self { $(Self::$code => $about,)* }
-            }
-        }
-    };
-}
-
-codes! {
     TSR001 503 true  "Backend unreachable" "None of the routers that could answer does. /api/analytics/metrics tells which there are, and why they are away.";
     TSR005 503 true  "Overloaded" "As many watch as may. Send again after Retry-After.";
     TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice. The detail names it.";
@@ -72,6 +35,7 @@ pub(crate) struct Problem {
     allow: Option<&'static str>,
 }
 
+// A router has a body of its own: it has more members, and both are in OpenAPI documents.
 /// The body of the response.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Problem)]
@@ -133,7 +97,7 @@ impl Problem {
         let (code, title) = (self.code, self.code.title());
         let mut response = HttpResponse::build(self.status_code());
         response.content_type("application/problem+json");
-        if self.code.status() == 503 {
+        if code.status() == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((RETRY_AFTER, "1"));
         }
         if let Some(methods) = self.allow {
@@ -142,7 +106,7 @@ impl Problem {
         response.json(ProblemBody {
             kind: format!("/errors/{}", code.name()),
             title,
-            status: code.status(),
+            status: code.status().as_u16(),
             detail: &self.detail,
             code: code.name(),
             message: title,
@@ -170,7 +134,7 @@ impl fmt::Display for Problem {
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        self.code.status()
     }
 
     /// The request id is missing: the middleware renders the body again with it.

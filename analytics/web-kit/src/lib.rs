@@ -8,6 +8,8 @@
 //! | `event_stream` | the stream of events that dashboards watch | `live` |
 //! | `settings`, `log_format` | configuration and log of a program | `program` |
 //! | `readiness`, `health_probe` | responses to `/live` and `/ready`, and the command that requests them | `program` |
+//! | `end_signals`, `exit_status` | signals that end a program, and its exit code | `program` |
+//! | `problem_codes` | declaration of the codes of problems | `program` |
 //! | `cross_origin` | refusal of requests that pages of other origins send | `program` |
 //! | `static_assets` | responses that carry the dashboard and its events | `program` |
 //! | `http_client` | requests to other servers | `client` |
@@ -20,14 +22,20 @@
 #[cfg(feature = "program")]
 pub mod cross_origin;
 pub mod dashboard;
+#[cfg(feature = "program")]
+pub mod end_signals;
 #[cfg(feature = "live")]
 pub mod event_stream;
+#[cfg(feature = "program")]
+pub mod exit_status;
 #[cfg(feature = "program")]
 pub mod health_probe;
 #[cfg(feature = "client")]
 pub mod http_client;
 #[cfg(feature = "program")]
 pub mod log_format;
+#[cfg(feature = "program")]
+pub mod problem_codes;
 #[cfg(feature = "program")]
 pub mod readiness;
 #[cfg(feature = "program")]

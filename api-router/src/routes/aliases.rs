@@ -20,7 +20,7 @@ use super::kv::{agree, find, put, with_key_hint};
 use super::row_write::{WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_encoding, idempotency_key, time_limit};
+use crate::headers::{DataHeaders, check_content_encoding, time_limit};
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
 use crate::response_headers::{LookupRefusals, ReadRefusals, WriteRefusals};
@@ -85,18 +85,13 @@ pub(crate) async fn write_pair(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let began = Instant::now();
-    let DataHeaders { shard_key, options, prefer } =
-        DataHeaders::parse(&app.manager, &request, began)?;
-    let idempotency_key = idempotency_key(request.headers())?;
+    let (shard_key, context) = WriteContext::parse(&app, &request)?;
     check_content_encoding(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let limits =
-        body::BodyLimits::from_headers(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
-    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
+    let deadline = context.options.deadline;
+    let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
     let change = parse_anywhere(&app, shard_key, bytes).await?;
     let place = change.0;
-    let context = WriteContext { began, options, prefer, idempotency_key, wants_row: false };
     let done = carry_out(&app, &request, context, change).await;
     let mut response = done.map_err(with_key_hint)?.response;
     let shard = app.manager.shard_name(place.shard);

@@ -214,9 +214,8 @@ async fn write_json(
     let Head { options, began, .. } = &head;
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     let zipped = head.coding == ContentCoding::Gzip;
-    let limits =
-        body::BodyLimits::from_headers(request.headers(), body::BULK_BYTES_MAX, options.deadline);
-    let (bytes, share) = body::read(payload, limits, || app.open_share(request)).await?;
+    let (bytes, share) =
+        app.read_body(request, payload, body::BULK_BYTES_MAX, options.deadline).await?;
     let share = share.unwrap_or_else(|| app.open_share(request));
     if zipped {
         share.grow(body::BULK_BYTES_MAX, options.deadline).await?;

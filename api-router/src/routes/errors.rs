@@ -3,11 +3,10 @@
 //! **Invariant:** a page loads nothing from anywhere, and runs nothing.
 //! **Not here:** the codes themselves (`problem`), the errors that happened (`analytics`).
 
-use std::fmt::Write;
-
 use actix_web::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, VARY};
 use actix_web::web::Path;
-use actix_web::{HttpRequest, HttpResponse, get};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, get};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure, Outcome};
@@ -84,27 +83,25 @@ pub(crate) async fn list_codes(request: HttpRequest) -> Result<HttpResponse, Pro
         });
         return Ok(response.json(CodesAnswer { success: true, errors: errors.collect() }));
     }
-    let mut content = String::from(
-        "<h1>Error codes</h1><p>The <code>code</code> of a problem leads here. To try out every call: \
-         <a href=\"/swagger-ui/\">/swagger-ui/</a></p>\
-         <table><tr><th>Code<th>Status<th>Meaning<th>Send again?</tr>",
-    );
-    for code in Code::ALL {
-        let _ = write!(
-            content,
-            "<tr><td><a href=\"{page}\">{name}</a><td>{status}<td>{title}<td>{again}</tr>",
-            page = page_of(*code),
-            name = code.name(),
-            status = code.status().as_u16(),
-            title = Escaped(code.title()),
-            again = if code.is_retryable() { "later" } else { "" },
-        );
-    }
-    content.push_str("</table>");
-    Ok(response
-        .content_type(PAGE)
-        .insert_header((CONTENT_SECURITY_POLICY, ISOLATED))
-        .body(page("Error codes", &content)))
+    let content = html! {
+        h1 { "Error codes" }
+        p {
+            "The " code { "code" } " of a problem leads here. To try out every call: "
+            a href="/swagger-ui/" { "/swagger-ui/" }
+        }
+        table {
+            tr { th { "Code" } th { "Status" } th { "Meaning" } th { "Send again?" } }
+            @for code in Code::ALL {
+                tr {
+                    td { a href=(page_of(*code)) { (code.name()) } }
+                    td { (code.status().as_u16()) }
+                    td { (code.title()) }
+                    td { @if code.is_retryable() { "later" } }
+                }
+            }
+        }
+    };
+    Ok(page(response, "Error codes", &content))
 }
 
 /// Explains an error code.
@@ -124,32 +121,23 @@ pub(crate) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Pro
     })?;
     let example = example(code);
     let body = ProblemBody::of(&example, Some(REQUEST_ID));
-    let hint = example.hint.as_deref().map_or_else(String::new, |hint| {
-        format!("<h2>What to do</h2><p>In this case: {}.</p>", Escaped(hint))
-    });
     let json = serde_json::to_string_pretty(&body).unwrap_or_default();
-    let content = format!(
-        "<h1>{name} <small>{title}</small></h1><p>{about}</p>\
-         <p>HTTP status {status}. {again}</p>{hint}\
-         <h2>An example</h2><pre>{json}</pre><p><a href=\"/errors\">All codes</a></p>",
-        name = code.name(),
-        title = Escaped(code.title()),
-        about = Escaped(code.about()),
-        status = code.status().as_u16(),
-        again = if code.is_retryable() {
-            "The same request may succeed later."
-        } else {
-            "The same request will fail again."
-        },
-        json = Escaped(&json),
-    );
-    Ok(HttpResponse::Ok()
-        .content_type(PAGE)
-        .insert_header((CONTENT_SECURITY_POLICY, ISOLATED))
-        .body(page(code.name(), &content)))
+    let again = if code.is_retryable() { "may succeed later" } else { "will fail again" };
+    let content = html! {
+        h1 { (code.name()) " " small { (code.title()) } }
+        p { (code.about()) }
+        p { "HTTP status " (code.status().as_u16()) ". The same request " (again) "." }
+        @if let Some(hint) = &example.hint {
+            h2 { "What to do" }
+            p { "In this case: " (hint) "." }
+        }
+        h2 { "An example" }
+        pre { (json) }
+        p { a href="/errors" { "All codes" } }
+    };
+    Ok(page(HttpResponse::Ok(), code.name(), &content))
 }
 
-const PAGE: &str = "text/html; charset=utf-8";
 /// Enforces the promise of the pages: no script, nothing from elsewhere, and no style but
 /// [`STYLE`], which it names by SHA-256.
 const ISOLATED: &str = "default-src 'none'; style-src 'sha256-gcLQhWMlh5jsVnyD0aJHwRfrJpasrPXqE/v2Sdn/b/0='; \
@@ -159,29 +147,24 @@ fn page_of(code: Code) -> String {
     format!("/errors/{}", code.name())
 }
 
-fn page(title: &str, content: &str) -> String {
-    format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{title} - Tessera</title><style>{STYLE}</style>{content}</html>\n",
-        title = Escaped(title),
-    )
-}
-
-/// Text within HTML, in elements and in quoted attributes.
-struct Escaped<'t>(&'t str);
-
-impl std::fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '&' => f.write_str("&amp;"),
-            '<' => f.write_str("&lt;"),
-            '>' => f.write_str("&gt;"),
-            '"' => f.write_str("&quot;"),
-            '\'' => f.write_str("&#39;"),
-            c => f.write_char(c),
-        })
-    }
+/// Returns a response with a page of this title and content.
+fn page(mut response: HttpResponseBuilder, title: &str, content: &Markup) -> HttpResponse {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { (title) " - Tessera" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body { (content) }
+        }
+    };
+    response
+        .content_type("text/html; charset=utf-8")
+        .insert_header((CONTENT_SECURITY_POLICY, ISOLATED))
+        .body(page.into_string())
 }
 
 /// Returns an example of a problem with this code, made by the functions that make the problems of

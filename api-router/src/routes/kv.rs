@@ -26,7 +26,7 @@ use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body;
 use crate::data_route::KV_PREFIX;
-use crate::headers::{DataHeaders, check_content_type, has_version, idempotency_key, precondition};
+use crate::headers::{DataHeaders, check_content_type, has_version, precondition};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
@@ -67,19 +67,14 @@ pub(crate) async fn put_value(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let began = Instant::now();
-    let DataHeaders { shard_key, options, prefer } =
-        DataHeaders::parse(&app.manager, &request, began)?;
-    let idempotency_key = idempotency_key(request.headers())?;
+    let (shard_key, mut context) = WriteContext::parse(&app, &request)?;
     check_content_type(request.headers())?;
     let text = key_in_path(&request)?;
     let key = path_key(&text, shard_key)?;
-    let limits =
-        body::BodyLimits::from_headers(request.headers(), body::VALUE_BYTES_MAX, options.deadline);
-    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
+    let deadline = context.options.deadline;
+    let (bytes, _share) = app.read_body(&request, payload, body::VALUE_BYTES_MAX, deadline).await?;
     let change = put_anywhere(&app, key, bytes).await?;
-    let wants_row = prefer.has(Preference::Representation);
-    let context = WriteContext { began, options, prefer, idempotency_key, wants_row };
+    context.wants_row = context.prefer.has(Preference::Representation);
     let done = carry_out(&app, &request, context, change).await;
     Ok(done.map_err(with_key_hint)?.answer(&app))
 }
@@ -103,14 +98,10 @@ pub(crate) async fn delete_value(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let began = Instant::now();
-    let DataHeaders { shard_key, options, prefer } =
-        DataHeaders::parse(&app.manager, &request, began)?;
-    let idempotency_key = idempotency_key(request.headers())?;
+    let (shard_key, mut context) = WriteContext::parse(&app, &request)?;
     let text = key_in_path(&request)?;
     let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
-    let wants_row = prefer.has(Preference::Representation);
-    let context = WriteContext { began, options, prefer, idempotency_key, wants_row };
+    context.wants_row = context.prefer.has(Preference::Representation);
     Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 

@@ -12,7 +12,7 @@ use shard_manager::engine::fault_injector::{FaultInjector, NodeFault, NodeMode};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::{self, Members};
+use crate::body::Members;
 use crate::headers::check_content_type;
 use crate::problem::{Code, Problem};
 use crate::response_headers::LookupRefusals;
@@ -99,8 +99,7 @@ pub(crate) async fn hold_node(
 ) -> Result<HttpResponse, Problem> {
     check_content_type(request.headers())?;
     let deadline = Instant::now() + BODY_WAIT;
-    let limits = body::BodyLimits::from_headers(request.headers(), BODY_BYTES_MAX, deadline);
-    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
+    let (bytes, _share) = app.read_body(&request, payload, BODY_BYTES_MAX, deadline).await?;
     let node = node.into_inner();
     let unknown = || no_such_node(&app, &node);
     let before = app.manager.faults().node(&node).ok_or_else(unknown)?.fault();

@@ -9,6 +9,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, HeaderValue};
 use actix_web::web::block;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{RequestOptions, WriteReceipt};
 use shard_manager::row_change::{Change, Operation, RowWrite};
 use shard_manager::shard_map::KeyLocation;
@@ -16,7 +17,7 @@ use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::headers::precondition;
+use crate::headers::{DataHeaders, idempotency_key, precondition};
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 use crate::request_hints::NOTHING_TO_REMOVE;
@@ -60,6 +61,24 @@ pub(super) struct WriteContext<'r> {
     pub(super) idempotency_key: Option<&'r str>,
     /// True if the response has the row: that of some routes has no member for it.
     pub(super) wants_row: bool,
+}
+
+impl<'r> WriteContext<'r> {
+    /// Parses the headers of a request that begins now; also returns its `x-shard-key`. The
+    /// response has no row unless the route sets `wants_row`.
+    ///
+    /// # Errors
+    /// Returns a problem that names the header and what is allowed.
+    pub(super) fn parse(
+        app: &App,
+        request: &'r HttpRequest,
+    ) -> Result<(Option<ShardKey<'r>>, Self), Problem> {
+        let began = Instant::now();
+        let DataHeaders { shard_key, options, prefer } =
+            DataHeaders::parse(&app.manager, request, began)?;
+        let idempotency_key = idempotency_key(request.headers())?;
+        Ok((shard_key, Self { began, options, prefer, idempotency_key, wants_row: false }))
+    }
 }
 
 /// A change that was carried out, and its response without a body.

@@ -15,7 +15,7 @@ use shard_manager::table::{Column, Table, closest};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::{self, Members};
+use crate::body::Members;
 use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
@@ -198,9 +198,8 @@ pub(crate) async fn make_table(
     }
     check_content_type(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let limits =
-        body::BodyLimits::from_headers(request.headers(), BODY_BYTES_MAX, options.deadline);
-    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
+    let (bytes, _share) =
+        app.read_body(&request, payload, BODY_BYTES_MAX, options.deadline).await?;
     let table = declaration(&bytes)?.check().map_err(refusal)?;
     let made = make(&app, table, options.deadline).await?;
     let (mut response, table) = match &made {

@@ -1,7 +1,5 @@
 //! `POST /api/write`: one change of one row.
 
-use std::time::Instant;
-
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
@@ -15,7 +13,7 @@ use utoipa::ToSchema;
 use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_type, idempotency_key};
+use crate::headers::check_content_type;
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
@@ -88,20 +86,15 @@ pub(crate) async fn write_row(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let began = Instant::now();
-    let DataHeaders { shard_key, options, prefer } =
-        DataHeaders::parse(&app.manager, &request, began)?;
-    let idempotency_key = idempotency_key(request.headers())?;
+    let (shard_key, mut context) = WriteContext::parse(&app, &request)?;
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
-    let limits =
-        body::BodyLimits::from_headers(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
-    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
+    let deadline = context.options.deadline;
+    let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
     let change = parse_anywhere(&app, keys, bytes).await?;
-    let wants_row = !prefer.has(Preference::Minimal);
-    let context = WriteContext { began, options, prefer, idempotency_key, wants_row };
+    context.wants_row = !context.prefer.has(Preference::Minimal);
     Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 

@@ -12,7 +12,7 @@ use shard_manager::local::LocalNode;
 
 use crate::databases::{Server, query};
 use crate::harness::PATIENCE;
-use crate::proxied_server::{ProxiedServer, ProxyMode};
+use crate::tcp_proxy::{ProxyMode, TcpProxy};
 
 /// Servers whose replicas can be held up.
 pub(crate) struct Lab {
@@ -25,9 +25,9 @@ pub(crate) struct Lab {
 /// The ways of one replica.
 struct ReplicaConnections {
     /// From the router to it.
-    asked: ProxiedServer,
+    asked: TcpProxy,
     /// From it to its primary.
-    followed: ProxiedServer,
+    followed: TcpProxy,
 }
 
 impl Lab {
@@ -35,9 +35,9 @@ impl Lab {
         let mut connections = HashMap::new();
         for server in &servers {
             for replica in &server.replicas {
-                let followed = ProxiedServer::to(server.primary.port);
+                let followed = TcpProxy::to(server.primary.port);
                 follow_through(replica, followed.port);
-                let asked = ProxiedServer::to(replica.port);
+                let asked = TcpProxy::to(replica.port);
                 connections.insert(replica.name.clone(), ReplicaConnections { asked, followed });
             }
         }
@@ -55,10 +55,10 @@ impl Lab {
     pub(crate) fn set(&self, replica: &str, state: &str) {
         let (asked, followed) = match state {
             "running" => (ProxyMode::Open, ProxyMode::Open),
-            "paused" => (ProxyMode::Open, ProxyMode::Stopped),
+            "paused" => (ProxyMode::Open, ProxyMode::AnswersHeld),
             // It gets everything, and shows nothing new.
             "behind" => (ProxyMode::Open, ProxyMode::Open),
-            "cut" => (ProxyMode::Cut, ProxyMode::Stopped),
+            "cut" => (ProxyMode::Cut, ProxyMode::AnswersHeld),
             other => panic!("no state of a node: {other}"),
         };
         self.connections[replica].followed.set(followed);

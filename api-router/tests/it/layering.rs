@@ -191,10 +191,13 @@ const WEB_KIT: &[&[&str]] = &[
     &[
         "cross_origin",
         "dashboard",
+        "end_signals",
         "event_stream",
+        "exit_status",
         "health_probe",
         "http_client",
         "log_format",
+        "problem_codes",
         "readiness",
         "settings",
     ],

@@ -58,7 +58,6 @@ mod otlp;
 mod pages;
 mod placement;
 mod problems;
-mod proxied_server;
 mod python;
 mod random;
 mod reads;
@@ -81,6 +80,9 @@ mod streams_budget;
 mod streams_live;
 mod surface;
 mod tables;
+#[path = "../../../shard-manager/tests/support/tcp_proxy.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod tcp_proxy;
 mod tls;
 mod tokens;
 mod traces;

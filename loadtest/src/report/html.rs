@@ -1,8 +1,8 @@
 //! Html: the report as one page, with graphs over time.
 //!
 //! **Invariant:** the page is complete in itself: no script, and nothing is fetched. It is bounded,
-//! however long the run and whatever a server answered. What servers, files and the command line
-//! said is text in it and nothing else (`markup`).
+//! however long the run and whatever a server answered. Texts of servers, files and the command
+//! line never become markup, and cannot change the reading of other text (`hidden_characters`).
 //! **Not here:** any number that is not in the report already.
 
 mod axis;
@@ -10,96 +10,99 @@ mod columns;
 mod frame;
 mod graphs;
 mod heatmap;
-mod markup;
+mod hidden_characters;
 mod problems;
 mod tables;
 mod words;
 
+use maud::{Markup, PreEscaped, html};
+
 use self::frame::Run;
-use self::markup::Markup;
+use self::hidden_characters::remove_hidden;
 use self::words::{count, grouped};
 use super::Report;
 use super::text::milliseconds;
 
-/// A browser that follows it runs and fetches nothing, even if some text were not what we take it
-/// for.
+/// Content security policy of the page. A browser that enforces it runs and fetches nothing, even
+/// if some text became markup.
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
 pub(super) fn page(report: &Report) -> String {
-    let mut page = Markup::default();
-    page.node("html", &[("lang", &"en")], |html| {
-        html.node("head", &[], |head| {
-            head.void("meta", &[("charset", &"utf-8")]);
-            head.void("meta", &[("http-equiv", &"Content-Security-Policy"), ("content", &POLICY)]);
-            let size = "width=device-width, initial-scale=1";
-            head.void("meta", &[("name", &"viewport"), ("content", &size)]);
-            head.void("meta", &[("name", &"color-scheme"), ("content", &"light dark")]);
-            let word = if report.passed { "PASS" } else { "FAIL" };
-            head.leaf("title", &[], format!("{word}: {}", report.told));
-            head.line();
-            head.style(include_str!("html/style.css"));
-        });
-        html.line();
-        html.node("body", &[], |body| body.node("main", &[], |main| content(report, main)));
-    });
-    page.finish()
+    let word = if report.passed { "PASS" } else { "FAIL" };
+    let title = remove_hidden(html! { title { (word) ": " (report.told) } });
+    let main = remove_hidden(html! { main { (content(report)) } });
+    let page = html! {
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                (title)
+                style { (PreEscaped(include_str!("html/style.css"))) }
+            }
+            body { (main) }
+        }
+    };
+    format!("<!DOCTYPE html>\n{}\n", page.into_string())
 }
 
-fn content(report: &Report, page: &mut Markup) {
-    head(report, page);
-    figures(report, page);
-    problems::write(report, page);
-    if let Some(comparison) = &report.comparison {
-        tables::comparison(comparison, page);
+fn content(report: &Report) -> Markup {
+    html! {
+        (head(report))
+        (figures(report))
+        (problems::sections(report))
+        @if let Some(comparison) = &report.comparison { (tables::comparison(comparison)) }
+        (over_time(report))
+        (tables::operations(report))
+        (tables::shares("Shards", &report.shards))
+        (tables::shares("Roles", &report.roles))
+        (tables::shares("Cache", &report.cache))
+        (footer(report))
     }
+}
+
+/// Returns the section of the graphs; an empty one without requests.
+fn over_time(report: &Report) -> Markup {
     let columns = columns::of(report);
-    if !columns.is_empty() {
-        let run = Run {
-            seconds: columns::seconds(report),
-            columns: &columns,
-            faults: &report.faults,
-            max_ms: report.response_ms.max,
-        };
-        page.node("section", &[], |section| {
-            section.leaf("h2", &[], "Over time");
-            graphs::throughput(report, &run, section);
-            graphs::latency(report, &run, section);
-            heatmap::write(&run, section);
-            tables::faults(report, section);
-            tables::columns(&run, section);
-        });
+    let run = Run {
+        seconds: columns::seconds(report),
+        columns: &columns,
+        faults: &report.faults,
+        max_ms: report.response_ms.max,
+    };
+    html! {
+        @if !columns.is_empty() {
+            section {
+                h2 { "Over time" }
+                (graphs::throughput(report, &run))
+                (graphs::latency(report, &run))
+                (heatmap::figure(&run))
+                (tables::faults(report))
+                (tables::columns(&run))
+            }
+        }
     }
-    tables::operations(report, page);
-    tables::shares("Shards", &report.shards, page);
-    tables::shares("Roles", &report.roles, page);
-    tables::shares("Cache", &report.cache, page);
-    footer(report, page);
 }
 
-/// Writes the verdict, the options and the hosts.
-fn head(report: &Report, page: &mut Markup) {
+/// Returns the verdict, the options and the hosts.
+fn head(report: &Report) -> Markup {
     let (class, word) = if report.passed { ("pass", "PASS") } else { ("fail", "FAIL") };
-    page.node("header", &[], |header| {
-        header.leaf("p", &[("class", &"name")], "Tessera load test");
-        header.node("h1", &[("class", &class)], |verdict| {
-            verdict.leaf("strong", &[], word);
-            verdict.text(" ");
-            verdict.leaf("span", &[], report.verdict());
-        });
-        header.node("dl", &[("class", &"asked")], |list| {
-            let mut entry = |name: &str, told: &str| {
-                list.leaf("dt", &[], name);
-                list.leaf("dd", &[], told);
-            };
-            entry("HttpRequest", &report.told);
-            entry("Hosts", &report.hosts.join(", "));
-            entry("Model", model(report));
-            let early = if report.stopped_early { ", stopped early" } else { "" };
-            entry("Ran", &format!("{:.1} s{early}, until {}", report.elapsed_s, report.ended_at));
-        });
-    });
-    page.line();
+    let early = if report.stopped_early { ", stopped early" } else { "" };
+    html! {
+        header {
+            p class="name" { "Tessera load test" }
+            h1 class=(class) { strong { (word) } " " span { (report.verdict()) } }
+            dl class="asked" {
+                dt { "Options" } dd { (report.told) }
+                dt { "Hosts" } dd { (report.hosts.join(", ")) }
+                dt { "Model" } dd { (model(report)) }
+                dt { "Ran" }
+                dd { (format_args!("{:.1} s{early}, until {}", report.elapsed_s, report.ended_at)) }
+            }
+        }
+    }
 }
 
 fn model(report: &Report) -> &'static str {
@@ -111,40 +114,41 @@ fn model(report: &Report) -> &'static str {
     }
 }
 
-/// The few numbers that most people come for.
-fn figures(report: &Report, page: &mut Markup) {
+/// Returns the most important numbers.
+fn figures(report: &Report) -> Markup {
     let Report { requests, requests_per_s, response_ms, failed, dropped, .. } = report;
-    page.node("dl", &[("class", &"figures")], |list| {
-        let mut figure = |name: &str, value: String, class: &str| {
-            list.node("div", &[("class", &class)], |figure| {
-                figure.leaf("dt", &[], name);
-                figure.leaf("dd", &[], value);
-            });
-        };
-        let bad = |count: u64| if count > 0 { "bad" } else { "" };
-        figure("Requests", count(requests), "");
-        figure("Rate", format!("{}/s", grouped(*requests_per_s)), "");
-        figure("p50", milliseconds(response_ms.p50), "");
-        figure("p99", milliseconds(response_ms.p99), "");
-        figure("p99.9", milliseconds(response_ms.p999), "");
-        figure("Longest", milliseconds(response_ms.max), "");
-        figure("Failed", count(failed), bad(*failed));
-        figure("Dropped", count(dropped), bad(*dropped));
-    });
-    page.line();
+    let bad = |count: u64| if count > 0 { "bad" } else { "" };
+    let figures = [
+        ("Requests", count(requests), ""),
+        ("Rate", format!("{}/s", grouped(*requests_per_s)), ""),
+        ("p50", milliseconds(response_ms.p50), ""),
+        ("p99", milliseconds(response_ms.p99), ""),
+        ("p99.9", milliseconds(response_ms.p999), ""),
+        ("Longest", milliseconds(response_ms.max), ""),
+        ("Failed", count(failed), bad(*failed)),
+        ("Dropped", count(dropped), bad(*dropped)),
+    ];
+    html! {
+        dl class="figures" {
+            @for (name, value, class) in figures {
+                div class=(class) { dt { (name) } dd { (value) } }
+            }
+        }
+    }
 }
 
-fn footer(report: &Report, page: &mut Markup) {
-    page.node("footer", &[], |footer| {
-        footer.leaf(
-            "p",
-            &[],
-            "Times are from when a request was due (in the closed model: sent) to the last byte of its answer, failed \
-             requests included. Graphs read them from classes, two for each doubling, and are as exact as that; \
-             the tables are exact to 0.1 %, those of shards, roles and cache to 1 %.",
-        );
-        footer.leaf("p", &[], format!("The tester kept {:.1} cores busy itself.", report.own_cores));
-    });
+fn footer(report: &Report) -> Markup {
+    html! {
+        footer {
+            p {
+                "Times are from when a request was due (in the closed model: sent) to the last byte of its \
+                 answer, failed requests included. Graphs read them from classes, two for each doubling, \
+                 and are as exact as that; the tables are exact to 0.1 %, those of shards, roles and cache \
+                 to 1 %."
+            }
+            p { (format_args!("The tester kept {:.1} cores busy itself.", report.own_cores)) }
+        }
+    }
 }
 
 #[cfg(test)]

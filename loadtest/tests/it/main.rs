@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod encrypted;
 mod fake;
+mod http;
 mod own_rows;
 #[expect(dead_code, reason = "stories of the router ask more of it")]
 #[path = "../../../api-router/tests/it/redis.rs"]

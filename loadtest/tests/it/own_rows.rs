@@ -1,13 +1,13 @@
 //! Tests of row ownership: a run removes its own rows, and no others.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fake::{Behaviour, Fake};
+use crate::http::send;
 use crate::router::PROGRAM;
 use crate::{loadtest, text};
 
@@ -51,17 +51,8 @@ impl Router {
 
     /// Sends a request; returns status and body.
     fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let mut stream = TcpStream::connect(&self.host).unwrap();
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let (host, length) = (&self.host, body.len());
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = send(&self.host, method, path, &body);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, serde_json::from_str(body).unwrap_or(Value::Null))

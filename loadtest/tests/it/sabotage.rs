@@ -4,8 +4,7 @@
 //! Every second correct router has a cache. The router is built once with its feature `sabotage`,
 //! into a separate folder beside the other programs, so that it is not mistaken for the real one.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -13,6 +12,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::http::send;
 use crate::redis::Redis;
 
 /// Maximum number of operations until a broken promise is found.
@@ -109,16 +109,7 @@ impl Router {
 
     /// Sends one request; returns the complete response.
     fn ask(&self, method: &str, path: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(&self.host).unwrap();
-        let (host, length) = (&self.host, body.len());
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = send(&self.host, method, path, body);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
         answer
     }

@@ -20,4 +20,7 @@ mod redis_unavailable;
 mod sabotaged;
 mod secured;
 mod slow;
+#[path = "../support/tcp_proxy.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod tcp_proxy;
 mod values;

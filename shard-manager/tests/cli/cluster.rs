@@ -140,6 +140,16 @@ pub(crate) fn write_users(manager: &Manager, numbers: std::ops::Range<usize>) {
     write(manager, "users", rows);
 }
 
+/// Writes users with names of this many bytes.
+pub(crate) fn write_long_users(manager: &Manager, count: usize, bytes: usize) {
+    let long = "x".repeat(bytes);
+    let rows = (0..count).map(|number| {
+        let row = format!(r#"{{"user_id":"u{number}","name":"{long}","email":"e"}}"#);
+        (format!("u{number}"), row)
+    });
+    write(manager, "users", rows);
+}
+
 /// Writes rows by their keys, all at once, and waits for the replicas.
 pub(crate) fn write(manager: &Manager, table: &str, rows: impl Iterator<Item = (String, String)>) {
     let table = manager.schema().table(table).expect("the table is there");

@@ -7,7 +7,9 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, file, meddle, program, run_in, write, write_users};
+use crate::cluster::{
+    Cluster, file, meddle, program, run_in, write, write_long_users, write_users,
+};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
@@ -109,12 +111,7 @@ fn an_export_that_fails_keeps_the_previous_file() {
 #[test]
 fn a_closed_pipe_ends_the_export_quietly() {
     let cluster = Cluster::new(1, 0);
-    let long = "x".repeat(2_000);
-    let rows = (0..500).map(|number| {
-        let row = format!(r#"{{"user_id":"u{number}","name":"{long}","email":"e"}}"#);
-        (format!("u{number}"), row)
-    });
-    write(&cluster.manager, "users", rows);
+    write_long_users(&cluster.manager, 500, 2_000);
     let mut command = program(&["export", "--table", "users"]);
     command.env("TESSERA_DATA_DIR", cluster.path());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::cluster::{Cluster, Ended, program, run_in, write};
+use crate::cluster::{Cluster, Ended, program, run_in, write_long_users};
 
 fn export_to(cluster: &Cluster, file: &Path) -> Ended {
     let args = ["export", "--table", "users", "--output", file.to_str().expect("UTF-8")];
@@ -84,12 +84,7 @@ fn an_impossible_target_is_refused() {
 fn ctrl_c_leaves_no_part_of_an_export() {
     let cluster = Cluster::new(1, 0);
     // Much larger than one write, so that the signal arrives before the export has finished.
-    let long = "x".repeat(500_000);
-    let rows = (0..120).map(|number| {
-        let row = format!(r#"{{"user_id":"u{number}","name":"{long}","email":"e"}}"#);
-        (format!("u{number}"), row)
-    });
-    write(&cluster.manager, "users", rows);
+    write_long_users(&cluster.manager, 120, 500_000);
     let out = tempfile::tempdir().unwrap();
     let (file, part) = (out.path().join("users"), out.path().join("users.part"));
     fs::write(&file, "of yesterday").unwrap();

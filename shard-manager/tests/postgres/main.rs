@@ -24,7 +24,6 @@ mod log;
 mod meddling;
 mod network;
 mod opening;
-mod proxy;
 mod random_changes;
 mod random_reads;
 mod read_write_steps;
@@ -38,5 +37,8 @@ mod rows;
 mod separate_catalog;
 mod server;
 mod tables;
+#[path = "../support/tcp_proxy.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod tcp_proxy;
 mod tls;
 mod vitals;

@@ -11,16 +11,16 @@ use shard_manager::manager::RequestOptions;
 use shard_manager::node_address::{ClusterAddress, NodeAddress};
 
 use crate::cluster::{Trio, address, cluster_of, connect};
-use crate::proxy::Proxy;
 use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
 use crate::server::runtime;
+use crate::tcp_proxy::{ProxyMode, TcpProxy};
 
 /// Address of a shard each of whose nodes is behind a proxy.
-fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {
+fn proxied(trio: &Trio) -> (ClusterAddress, Vec<TcpProxy>) {
     let mut nodes: Vec<NodeAddress> = Vec::new();
     let mut proxies = Vec::new();
     for node in trio.cluster.nodes() {
-        let proxy = Proxy::before(node.port);
+        let proxy = TcpProxy::to(node.port);
         let mut at = address(node, "shard1");
         at.hosts[0].port = proxy.port;
         nodes.push(at);
@@ -40,19 +40,19 @@ fn unreachable_nodes_delay_no_client_for_long_and_come_back_by_themselves() {
 
         // While the replicas do not answer, reads use the primary; afterwards they use the
         // replicas again.
-        proxies[1..].iter().for_each(Proxy::fall_silent);
+        proxies[1..].iter().for_each(|proxy| proxy.set(ProxyMode::Silent));
         let began = Instant::now();
         while get(&manager, "k", &within(10_000, Level::One)).await.unwrap().served_by
             != ServedBy::Primary
         {
             assert!(began.elapsed() < Duration::from_secs(20), "replicas are asked still");
         }
-        proxies[1..].iter().for_each(Proxy::pass);
+        proxies[1..].iter().for_each(|proxy| proxy.set(ProxyMode::Open));
         until_replicas(&manager, 2).await;
         put(&manager, "k", &at(Level::All)).await.unwrap();
 
         // The primary is cut off: writes are refused with that reason; reads continue.
-        proxies[0].cut();
+        proxies[0].set(ProxyMode::Cut);
         // The outcome of a write in flight is unknown.
         let _ = put(&manager, "k", &within(200, Level::One)).await;
         let failure = put(&manager, "k", &within(200, Level::One)).await.unwrap_err();
@@ -61,12 +61,12 @@ fn unreachable_nodes_delay_no_client_for_long_and_come_back_by_themselves() {
         assert_eq!(until_read(&manager, "k").await, 1);
         let strong = get(&manager, "k", &within(500, Level::Quorum)).await;
         assert!(strong.is_err(), "{strong:?}");
-        proxies[0].pass();
+        proxies[0].set(ProxyMode::Open);
         put(&manager, "k", &within(20_000, Level::One)).await.unwrap();
 
         // The primary accepts requests and does not answer: the outcome of writes in flight is
         // unknown, and other writes wait.
-        proxies[0].fall_silent();
+        proxies[0].set(ProxyMode::Silent);
         let failure = put(&manager, "k", &within(500, Level::One)).await.unwrap_err();
         assert_eq!(failure.outcome, Outcome::Unknown, "{failure:?}");
         let began = Instant::now();
@@ -77,7 +77,7 @@ fn unreachable_nodes_delay_no_client_for_long_and_come_back_by_themselves() {
             assert!(began.elapsed() < Duration::from_secs(30), "the dead connection is kept");
         }
         assert_eq!(until_read(&manager, "k").await, 1);
-        proxies[0].pass();
+        proxies[0].set(ProxyMode::Open);
         put(&manager, "k", &within(30_000, Level::One)).await.unwrap();
         until_replicas(&manager, 2).await;
         put(&manager, "k", &at(Level::All)).await.unwrap();
@@ -95,7 +95,7 @@ fn a_token_of_a_timeline_unknown_to_the_router_waits_and_is_never_reported_as_lo
         put(&sleeper, "before", &at(Level::All)).await.unwrap();
         // One router receives nothing, as if it were suspended, while a replica is promoted and the
         // other router writes there.
-        proxies.iter().for_each(Proxy::fall_silent);
+        proxies.iter().for_each(|proxy| proxy.set(ProxyMode::Silent));
         trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
         trio.cluster.commands().promote_best("shard1").unwrap();
         let after = put(&other, "after", &at(Level::One)).await.unwrap();
@@ -105,7 +105,7 @@ fn a_token_of_a_timeline_unknown_to_the_router_waits_and_is_never_reported_as_lo
         let failure = get(&sleeper, "after", &with).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
 
-        proxies.iter().for_each(Proxy::pass);
+        proxies.iter().for_each(|proxy| proxy.set(ProxyMode::Open));
         let with = RequestOptions { session, ..within(30_000, Level::One) };
         assert_eq!(get(&sleeper, "after", &with).await.unwrap().rows.len(), 1);
     });

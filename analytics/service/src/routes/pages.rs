@@ -144,7 +144,7 @@ pub(super) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Pro
         "{} {} (status {})\n\n{}\nThe same request {again}.\n",
         code.name(),
         code.title(),
-        code.status(),
+        code.status().as_u16(),
         code.about()
     );
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))

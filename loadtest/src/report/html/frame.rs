@@ -5,9 +5,10 @@
 //! the same time.
 //! **Not here:** what is drawn in it (`graphs`, `heatmap`).
 
+use maud::{Markup, html};
+
 use super::axis::{Scale, moment, time_ticks};
 use super::columns::Column;
-use super::markup::Markup;
 use super::words::grouped;
 use crate::report::Fault;
 use crate::report::text::milliseconds;
@@ -65,37 +66,26 @@ impl Run<'_> {
 }
 
 impl Frame {
-    /// A figure: heading, `legend`, and the graph that `draw` draws.
-    pub(super) fn write(
-        &self,
-        run: &Run<'_>,
-        page: &mut Markup,
-        legend: impl FnOnce(&mut Markup),
-        draw: impl FnOnce(&mut Markup),
-    ) {
+    /// Returns a figure: heading, `legend`, and the graph with `drawing` in it.
+    pub(super) fn figure(&self, run: &Run<'_>, legend: &Markup, drawing: &Markup) -> Markup {
         let Self { id, title, about, height } = self;
         let (title_id, about_id) = (format!("{id}-title"), format!("{id}-about"));
         let view = format!("0 0 {} {}", LEFT + WIDTH + RIGHT, TOP + height + BOTTOM);
-        let labels = format!("{title_id} {about_id}");
-        page.node("figure", &[], |figure| {
-            figure.node("figcaption", &[], |caption| {
-                caption.leaf("h3", &[], title);
-                caption.node("p", &[("class", &"legend")], legend);
-            });
-            let attributes: super::markup::Attributes<'_> =
-                &[("viewBox", &view), ("role", &"img"), ("aria-labelledby", &labels)];
-            figure.node("div", &[("class", &"wide"), ("tabindex", &"0")], |wide| {
-                wide.node("svg", attributes, |svg| {
-                    svg.leaf("title", &[("id", &title_id)], title);
-                    svg.leaf("desc", &[("id", &about_id)], about);
-                    self.time_axis(run, svg);
-                    draw(svg);
-                    self.pointer(run, svg);
-                    self.faults(run, svg);
-                });
-            });
-        });
-        page.line();
+        html! {
+            figure {
+                figcaption { h3 { (title) } p class="legend" { (legend) } }
+                div class="wide" tabindex="0" {
+                    svg viewBox=(view) role="img" aria-labelledby={ (title_id) " " (about_id) } {
+                        title id=(title_id) { (title) }
+                        desc id=(about_id) { (about) }
+                        (self.time_axis(run))
+                        (drawing)
+                        (self.pointer(run))
+                        (self.faults(run))
+                    }
+                }
+            }
+        }
     }
 
     pub(super) fn bottom(&self) -> f64 {
@@ -106,73 +96,76 @@ impl Frame {
         self.bottom() - scale.place(value) * self.height
     }
 
-    /// Lines across, with their values at the left.
-    pub(super) fn value_axis(&self, scale: Scale, told: impl Fn(f64) -> String, svg: &mut Markup) {
-        for tick in scale.ticks() {
-            let y = self.y(scale, tick);
-            let path = format!("M{LEFT} {}h{WIDTH}", px(y));
-            svg.void("path", &[("class", &"grid"), ("d", &path)]);
-            self.label_left(y, &told(tick), svg);
+    /// Returns lines across, with their values at the left.
+    pub(super) fn value_axis(&self, scale: Scale, told: impl Fn(f64) -> String) -> Markup {
+        let ticks = scale.ticks().into_iter().map(|tick| (self.y(scale, tick), told(tick)));
+        html! {
+            @for (y, told) in ticks {
+                path class="grid" d=(format_args!("M{LEFT} {}h{WIDTH}", px(y))) {}
+                (self.label_left(y, &told))
+            }
         }
     }
 
-    pub(super) fn label_left(&self, y: f64, text: &str, svg: &mut Markup) {
-        let (x, y) = (px(LEFT - 8.0), px(y + 4.0));
-        svg.leaf("text", &[("class", &"left"), ("x", &x), ("y", &y)], text);
+    pub(super) fn label_left(&self, y: f64, text: &str) -> Markup {
+        html! { text class="left" x=(px(LEFT - 8.0)) y=(px(y + 4.0)) { (text) } }
     }
 
-    fn time_axis(&self, run: &Run<'_>, svg: &mut Markup) {
+    fn time_axis(&self, run: &Run<'_>) -> Markup {
         let bottom = self.bottom();
-        let path = format!("M{LEFT} {bottom}h{WIDTH}");
-        svg.void("path", &[("class", &"axis"), ("d", &path)]);
-        for tick in time_ticks(run.seconds) {
-            let x = px(run.x(tick));
-            let mark = format!("M{x} {bottom}v4");
-            svg.void("path", &[("class", &"axis"), ("d", &mark)]);
-            let y = px(bottom + 18.0);
-            let told = moment(tick, run.seconds);
-            svg.leaf("text", &[("class", &"below"), ("x", &x), ("y", &y)], told);
+        html! {
+            path class="axis" d=(format_args!("M{LEFT} {bottom}h{WIDTH}")) {}
+            @for tick in time_ticks(run.seconds) {
+                @let x = px(run.x(tick));
+                path class="axis" d=(format_args!("M{x} {bottom}v4")) {}
+                text class="below" x=(x) y=(px(bottom + 18.0)) { (moment(tick, run.seconds)) }
+            }
         }
     }
 
-    /// A line for each fault, its number where there is room, and its label where there is more.
-    fn faults(&self, run: &Run<'_>, svg: &mut Markup) {
+    /// Returns a line for each fault, its number where there is room, and its label where there is
+    /// more.
+    fn faults(&self, run: &Run<'_>) -> Markup {
         let (top, end) = (TOP - 6.0, LEFT + WIDTH);
         let mut free_from = f64::NEG_INFINITY;
-        let shown = run.faults.iter().take(FAULTS_MAX);
-        for (number, fault) in (1_usize..).zip(shown) {
+        let mut label = |number: usize, fault: &Fault| {
             let at = run.x(fault.at_s);
-            let (x, next) = (px(at), run.faults.get(number).map_or(end, |next| run.x(next.at_s)));
-            svg.node("g", &[("class", &"fault")], |mark| {
-                let told = format!("{number}: {} at {:.1} s", fault.what, fault.at_s);
-                mark.leaf("title", &[], told);
-                mark.void("path", &[("d", &format!("M{x} {top}V{}", self.bottom()))]);
-                if at < free_from {
-                    return;
-                }
-                let long = |label: &str| LETTER * label.chars().count() as f64 + GAP;
-                let label = format!("{number} {}", cut(&fault.what, LABEL_CHARS));
-                let label = if next - at > long(&label) { label } else { number.to_string() };
+            let next = run.faults.get(number).map_or(end, |next| run.x(next.at_s));
+            let long = |label: &str| LETTER * label.chars().count() as f64 + GAP;
+            let label = format!("{number} {}", cut(&fault.what, LABEL_CHARS));
+            let label = if next - at > long(&label) { label } else { number.to_string() };
+            let is_free = at >= free_from;
+            if is_free {
                 free_from = at + long(&label);
-                let (x, y) = (px(at + 3.0), px(TOP - 10.0));
-                mark.leaf("text", &[("x", &x), ("y", &y)], label);
-            });
+            }
+            is_free.then_some(label)
+        };
+        html! {
+            @for (number, fault) in (1_usize..).zip(run.faults.iter().take(FAULTS_MAX)) {
+                @let at = run.x(fault.at_s);
+                g class="fault" {
+                    title { (format_args!("{number}: {} at {:.1} s", fault.what, fault.at_s)) }
+                    path d=(format_args!("M{} {top}V{}", px(at), self.bottom())) {}
+                    @if let Some(label) = label(number, fault) {
+                        text x=(px(at + 3.0)) y=(px(TOP - 10.0)) { (label) }
+                    }
+                }
+            }
         }
     }
 
-    /// Areas that show nothing but their numbers when pointed at.
-    fn pointer(&self, run: &Run<'_>, svg: &mut Markup) {
-        let height = px(self.height);
-        svg.node("g", &[("class", &"pointer")], |areas| {
-            for column in run.columns {
-                let (from, to) = (run.x(column.from_s), run.x(column.from_s + column.width_s));
-                let (x, width) = (px(from), px(to - from));
-                let attributes: super::markup::Attributes<'_> =
-                    &[("x", &x), ("y", &TOP), ("width", &width), ("height", &height)];
-                areas
-                    .node("rect", attributes, |area| area.leaf("title", &[], run.describe(column)));
+    /// Returns areas that show nothing but their numbers when pointed at.
+    fn pointer(&self, run: &Run<'_>) -> Markup {
+        html! {
+            g class="pointer" {
+                @for column in run.columns {
+                    @let (from, to) = (run.x(column.from_s), run.x(column.from_s + column.width_s));
+                    rect x=(px(from)) y=(TOP) width=(px(to - from)) height=(px(self.height)) {
+                        title { (run.describe(column)) }
+                    }
+                }
             }
-        });
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::fmt::Write;
 
+use maud::{Markup, html};
+
 use super::axis::Scale;
 use super::columns::Column;
 use super::frame::{Frame, Run, px};
-use super::markup::Markup;
 use super::words::grouped;
 use crate::report::Report;
 use crate::report::text::milliseconds;
@@ -15,8 +16,8 @@ use crate::report::text::milliseconds;
 /// Least height of a bar, so that few failures are visible.
 const FAILED_LEAST: f64 = 3.0;
 
-/// Requests per second, and those that failed.
-pub(super) fn throughput(report: &Report, run: &Run<'_>, page: &mut Markup) {
+/// Returns the graph of requests per second, and those that failed.
+pub(super) fn throughput(report: &Report, run: &Run<'_>) -> Markup {
     let columns = run.columns;
     let most = columns.iter().map(|column| column.most_per_s.max(column.rate()));
     let scale = Scale::linear(most.fold(report.target_per_s.unwrap_or(0.0), f64::max));
@@ -32,40 +33,28 @@ pub(super) fn throughput(report: &Report, run: &Run<'_>, page: &mut Markup) {
         height: 180.0,
     };
     let merged = columns.first().is_some_and(|column| column.width_s > 1.9);
-    let legend = |legend: &mut Markup| {
-        key(legend, "rate", "requests/s");
-        if merged {
-            key(legend, "band", "slowest to fastest second");
-        }
-        key(legend, "failed", "failed/s");
-        if report.target_per_s.is_some() {
-            key(legend, "target", "asked for");
-        }
-    };
-    frame.write(run, page, legend, |svg| {
-        frame.value_axis(scale, rate_tick, svg);
-        if merged {
-            let path = band(&frame, run, scale);
-            svg.void("path", &[("class", &"band"), ("d", &path)]);
-        }
-        if let Some(target) = report.target_per_s {
-            let path = format!(
-                "M{} {}H{}",
-                px(run.x(0.0)),
-                px(frame.y(scale, target)),
-                px(run.x(run.seconds))
-            );
-            svg.void("path", &[("class", &"target"), ("d", &path)]);
-        }
-        let path = steps(&frame, run, scale, |column| Some(column.rate()));
-        svg.void("path", &[("class", &"rate"), ("d", &path)]);
-        let path = failed(&frame, run, scale);
-        svg.void("path", &[("class", &"failed"), ("d", &path)]);
+    let target = report.target_per_s.map(|target| {
+        let (begin, end) = (px(run.x(0.0)), px(run.x(run.seconds)));
+        format!("M{begin} {}H{end}", px(frame.y(scale, target)))
     });
+    let legend = html! {
+        (key("rate", "requests/s"))
+        @if merged { (key("band", "slowest to fastest second")) }
+        (key("failed", "failed/s"))
+        @if target.is_some() { (key("target", "asked for")) }
+    };
+    let drawing = html! {
+        (frame.value_axis(scale, rate_tick))
+        @if merged { path class="band" d=(band(&frame, run, scale)) {} }
+        @if let Some(target) = &target { path class="target" d=(target) {} }
+        path class="rate" d=(steps(&frame, run, scale, |column| Some(column.rate()))) {}
+        path class="failed" d=(failed(&frame, run, scale)) {}
+    };
+    frame.figure(run, &legend, &drawing)
 }
 
-/// Quantiles of the response times.
-pub(super) fn latency(report: &Report, run: &Run<'_>, page: &mut Markup) {
+/// Returns the graph of quantiles of the response times.
+pub(super) fn latency(report: &Report, run: &Run<'_>) -> Markup {
     let quantiles = [("max", 1.0), ("p99", 0.99), ("p50", 0.5)];
     let time = |column: &Column, share| column.quantile_ms(share, run.max_ms);
     let values =
@@ -83,25 +72,22 @@ pub(super) fn latency(report: &Report, run: &Run<'_>, page: &mut Markup) {
         ),
         height: 200.0,
     };
-    let legend = |legend: &mut Markup| {
-        key(legend, "p50", "p50");
-        key(legend, "p99", "p99");
-        key(legend, "max", "longest");
-        if scale.is_logarithmic() {
-            legend.leaf("span", &[], "logarithmic: equal steps are equal ratios");
-        }
+    let legend = html! {
+        (key("p50", "p50"))
+        (key("p99", "p99"))
+        (key("max", "longest"))
+        @if scale.is_logarithmic() { span { "logarithmic: equal steps are equal ratios" } }
     };
-    frame.write(run, page, legend, |svg| {
-        frame.value_axis(scale, tick, svg);
-        for (class, share) in quantiles {
-            let path = match class {
-                // The longest swing: joined they would hide the others.
-                "max" => levels(&frame, run, scale, |column| time(column, share)),
-                _ => steps(&frame, run, scale, |column| time(column, share)),
-            };
-            svg.void("path", &[("class", &class), ("d", &path)]);
-        }
+    let paths = quantiles.map(|(class, share)| match class {
+        // The longest swing: joined they would hide the others.
+        "max" => (class, levels(&frame, run, scale, |column| time(column, share))),
+        _ => (class, steps(&frame, run, scale, |column| time(column, share))),
     });
+    let drawing = html! {
+        (frame.value_axis(scale, tick))
+        @for (class, path) in paths { path class=(class) d=(path) {} }
+    };
+    frame.figure(run, &legend, &drawing)
 }
 
 /// A rate beside an axis: `0/s`, `2,500/s`, `1.5 M/s`.
@@ -136,16 +122,15 @@ pub(super) fn trimmed(value: f64) -> String {
     told.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A sample of what is drawn, and what it means.
-pub(super) fn key(legend: &mut Markup, class: &str, text: &str) {
-    legend.node("span", &[("class", &"key")], |key| {
-        key.node("svg", &[("viewBox", &"0 0 22 10"), ("aria-hidden", &"true")], |sample| {
-            let path =
-                if class == "band" || class == "failed" { "M0 1h22v8H0z" } else { "M0 5h22" };
-            sample.void("path", &[("class", &class), ("d", &path)]);
-        });
-        key.text(text);
-    });
+/// Returns a sample of what is drawn, and what it means.
+fn key(class: &str, text: &str) -> Markup {
+    let path = if class == "band" || class == "failed" { "M0 1h22v8H0z" } else { "M0 5h22" };
+    html! {
+        span class="key" {
+            svg viewBox="0 0 22 10" aria-hidden="true" { path class=(class) d=(path) {} }
+            (text)
+        }
+    }
 }
 
 /// A line that is level within each column.

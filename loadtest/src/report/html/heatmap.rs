@@ -4,10 +4,11 @@
 
 use std::fmt::Write;
 
+use maud::{Markup, html};
+
 use super::columns::Column;
 use super::frame::{Frame, LEFT, Run, TOP, WIDTH, px};
 use super::graphs::tick;
-use super::markup::Markup;
 use crate::counters::class_end_ms;
 
 /// Shares of a column's requests, in percent, up to which a cell has each shade.
@@ -25,10 +26,11 @@ const HEIGHT: f64 = 240.0;
 /// Numbers at the left are this far apart at least.
 const LABEL_LEAST: f64 = 15.0;
 
-pub(super) fn write(run: &Run<'_>, page: &mut Markup) {
+/// Returns the heatmap; nothing without requests.
+pub(super) fn figure(run: &Run<'_>) -> Markup {
     let used = |class: usize| run.columns.iter().any(|column| count(column, class) > 0);
     let classes = run.columns.iter().map(|column| column.classes.len()).max().unwrap_or(0);
-    let Some(lowest) = (0..classes).find(|&class| used(class)) else { return };
+    let Some(lowest) = (0..classes).find(|&class| used(class)) else { return Markup::default() };
     let highest = (0..classes).rev().find(|&class| used(class)).unwrap_or(lowest);
     let rows = highest - lowest + 1;
     let row = (HEIGHT / rows as f64).min(ROW);
@@ -42,36 +44,37 @@ pub(super) fn write(run: &Run<'_>, page: &mut Markup) {
         ),
         height: row * rows as f64,
     };
-    let legend = |legend: &mut Markup| {
-        for (shade, (_, told)) in SHADES.iter().enumerate() {
-            let class = format!("h{shade}");
-            legend.node("span", &[("class", &"key")], |key| {
-                key.node("svg", &[("viewBox", &"0 0 14 10"), ("aria-hidden", &"true")], |sample| {
-                    sample.void("path", &[("class", &class), ("d", &"M0 0h14v10H0z")]);
-                });
-                key.text(told);
-            });
+    let legend = html! {
+        @for (shade, (_, told)) in SHADES.iter().enumerate() {
+            span class="key" {
+                svg viewBox="0 0 14 10" aria-hidden="true" {
+                    path class={ "h" (shade) } d="M0 0h14v10H0z" {}
+                }
+                (told)
+            }
         }
     };
-    frame.write(run, page, legend, |svg| {
-        let scale = format!("translate({LEFT} {TOP}) scale({} {row})", WIDTH / run.seconds,);
-        svg.node("g", &[("transform", &scale), ("class", &"cells")], |cells| {
-            for (shade, path) in shades(run.columns, lowest, highest).iter().enumerate() {
-                if !path.is_empty() {
-                    cells.void("path", &[("class", &format!("h{shade}")), ("d", path)]);
-                }
+    let scale = format!("translate({LEFT} {TOP}) scale({} {row})", WIDTH / run.seconds);
+    let paths = shades(run.columns, lowest, highest);
+    let drawing = html! {
+        g transform=(scale) class="cells" {
+            @for (shade, path) in paths.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
+                path class={ "h" (shade) } d=(path) {}
             }
-        });
-        labels(&frame, row, lowest, highest, svg);
-    });
+        }
+        (labels(&frame, row, lowest, highest))
+    };
+    frame.figure(run, &legend, &drawing)
 }
 
-/// The bounds of the classes, as many as there is room for.
-fn labels(frame: &Frame, row: f64, lowest: usize, highest: usize, svg: &mut Markup) {
+/// Returns the bounds of the classes, as many as there is room for.
+fn labels(frame: &Frame, row: f64, lowest: usize, highest: usize) -> Markup {
     let every = (LABEL_LEAST / row).ceil().max(1.0) as usize;
-    for class in (lowest..=highest).step_by(every) {
-        let y = frame.bottom() - row * (class - lowest + 1) as f64;
-        frame.label_left(y, &tick(class_end_ms(class)), svg);
+    html! {
+        @for class in (lowest..=highest).step_by(every) {
+            @let y = frame.bottom() - row * (class - lowest + 1) as f64;
+            (frame.label_left(y, &tick(class_end_ms(class))))
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 //! counted.
 
 use checker::lost_text;
+use maud::{Markup, html};
 
-use super::markup::Markup;
 use super::tables::{cells, table, table_with_texts};
 use super::words::count;
 use crate::report::{FailureLine, Finding, Report, Verified};
@@ -15,115 +15,103 @@ const REPORTED_MAX: usize = 100;
 /// Most bytes of all findings. The first of each kind say most.
 const FINDINGS_BYTES_MAX: usize = 48 << 10;
 
-pub(super) fn write(report: &Report, page: &mut Markup) {
-    if let Some(verified) = &report.verified {
-        checks(verified, page);
+pub(super) fn sections(report: &Report) -> Markup {
+    html! {
+        @if let Some(verified) = &report.verified { (checks(verified)) }
+        (lines("Thresholds that failed", &report.thresholds_failed))
+        (failures(report))
+        (lines("Warnings", &report.warnings))
     }
-    lines("Thresholds that failed", &report.thresholds_failed, page);
-    failures(report, page);
-    lines("Warnings", &report.warnings, page);
 }
 
-fn checks(verified: &Verified, page: &mut Markup) {
+fn checks(verified: &Verified) -> Markup {
     let Verified { operations, checks, findings, lost, losses, notes } = verified;
-    page.node("section", &[], |section| {
-        section.leaf("h2", &[], "Promises");
-        let told = match verified.violations() {
-            0 => format!(
-                "{} recorded operations were checked, and no promise was broken.",
-                count(operations)
-            ),
-            many => format!(
-                "{} recorded operations were checked, with {} violations of promises.",
-                count(operations),
-                count(many)
-            ),
-        };
-        section.leaf("p", &[], told);
-        table(&["Check", "Broken"], section, |rows| {
-            for checked in checks.iter().take(REPORTED_MAX) {
-                let class = if checked.violations > 0 { "bad" } else { "" };
-                rows.node("tr", &[("class", &class)], |row| {
-                    cells(row, &checked.check, &[count(checked.violations)]);
-                });
+    let verdict = match verified.violations() {
+        0 => "and no promise was broken".to_owned(),
+        many => format!("with {} violations of promises", count(many)),
+    };
+    let rows = html! {
+        @for checked in checks.iter().take(REPORTED_MAX) {
+            tr class=(if checked.violations > 0 { "bad" } else { "" }) {
+                (cells(&checked.check, &[count(checked.violations)]))
             }
-        });
-        if !notes.is_empty() {
-            section.node("ul", &[], |list| {
-                notes.iter().take(REPORTED_MAX).for_each(|note| list.leaf("li", &[], note));
-            });
         }
-        if *lost > 0 {
-            section.leaf("p", &[], lost_text(*lost));
+    };
+    html! {
+        section {
+            h2 { "Promises" }
+            p { (count(operations)) " recorded operations were checked, " (verdict) "." }
+            (table(&["Check", "Broken"], &rows))
+            @if !notes.is_empty() {
+                ul { @for note in notes.iter().take(REPORTED_MAX) { li { (note) } } }
+            }
+            @if *lost > 0 { p { (lost_text(*lost)) } }
+            (finding_lines(findings))
+            (finding_lines(losses))
         }
-        finding_lines(findings, section);
-        finding_lines(losses, section);
-    });
+    }
 }
 
-fn finding_lines(findings: &[Finding], section: &mut Markup) {
+fn finding_lines(findings: &[Finding]) -> Markup {
     let mut left = FINDINGS_BYTES_MAX;
-    let mut told = 0;
-    for Finding { check, promise, lines } in findings {
-        let text = lines.join("\n");
-        let Some(rest) = left.checked_sub(check.len() + promise.len() + text.len()) else { break };
-        (left, told) = (rest, told + 1);
-        section.node("article", &[("class", &"story")], |story| {
-            story.node("h3", &[], |heading| {
-                heading.leaf("strong", &[], check);
-                heading.text(format_args!(" {promise}"));
-            });
-            story.node("ol", &[], |list| {
-                for line in lines {
-                    list.leaf("li", &[], line);
-                }
-            });
-        });
+    let fits = |Finding { check, promise, lines }: &&Finding| {
+        let breaks = lines.len().saturating_sub(1);
+        let bytes = lines.iter().map(String::len).sum::<usize>() + breaks;
+        let rest = left.checked_sub(check.len() + promise.len() + bytes);
+        left = rest.unwrap_or(left);
+        rest.is_some()
+    };
+    let reported: Vec<&Finding> = findings.iter().take_while(fits).collect();
+    html! {
+        @for Finding { check, promise, lines } in &reported {
+            article class="story" {
+                h3 { strong { (check) } " " (promise) }
+                ol { @for line in lines { li { (line) } } }
+            }
+        }
+        (more(findings.len() - reported.len()))
     }
-    more(findings.len() - told, section);
 }
 
-fn failures(report: &Report, page: &mut Markup) {
-    if report.failures.is_empty() {
-        return;
-    }
-    page.node("section", &[], |section| {
-        section.leaf("h2", &[], "Failures");
-        let heads = ["Operation", "Count", "Status"];
-        table_with_texts(&heads, &["Code", "Example"], section, |rows| {
-            for FailureLine { operation, status, code, count: times, example } in
-                report.failures.iter().take(REPORTED_MAX)
-            {
-                let status = status.map_or_else(|| "–".to_owned(), |status| status.to_string());
-                rows.node("tr", &[], |row| {
-                    cells(row, operation, &[count(times), status]);
-                    row.leaf("td", &[("class", &"text")], code);
-                    row.leaf("td", &[("class", &"text")], example);
-                });
+fn failures(report: &Report) -> Markup {
+    let failures = &report.failures;
+    let rows = html! {
+        @for FailureLine { operation, status, code, count: times, example } in
+            failures.iter().take(REPORTED_MAX)
+        {
+            @let status = status.map_or_else(|| "–".to_owned(), |status| status.to_string());
+            tr {
+                (cells(operation, &[count(times), status]))
+                td class="text" { (code) }
+                td class="text" { (example) }
             }
-        });
-        more(report.failures.len().saturating_sub(REPORTED_MAX), section);
-    });
+        }
+    };
+    let heads = ["Operation", "Count", "Status"];
+    html! {
+        @if !failures.is_empty() {
+            section {
+                h2 { "Failures" }
+                (table_with_texts(&heads, &["Code", "Example"], &rows))
+                (more(failures.len().saturating_sub(REPORTED_MAX)))
+            }
+        }
+    }
 }
 
-fn lines(heading: &str, lines: &[String], page: &mut Markup) {
-    if lines.is_empty() {
-        return;
-    }
-    page.node("section", &[], |section| {
-        section.leaf("h2", &[], heading);
-        section.node("ul", &[], |list| {
-            for line in lines.iter().take(REPORTED_MAX) {
-                list.leaf("li", &[], line);
+fn lines(heading: &str, lines: &[String]) -> Markup {
+    html! {
+        @if !lines.is_empty() {
+            section {
+                h2 { (heading) }
+                ul { @for line in lines.iter().take(REPORTED_MAX) { li { (line) } } }
+                (more(lines.len().saturating_sub(REPORTED_MAX)))
             }
-        });
-        more(lines.len().saturating_sub(REPORTED_MAX), section);
-    });
+        }
+    }
 }
 
 /// Returns a line for the entries that are left out.
-pub(super) fn more(count: usize, page: &mut Markup) {
-    if count > 0 {
-        page.leaf("p", &[("class", &"more")], format!("and {count} more"));
-    }
+pub(super) fn more(count: usize) -> Markup {
+    html! { @if count > 0 { p class="more" { "and " (count) " more" } } }
 }

@@ -11,8 +11,11 @@ const HOSTILE: &str =
 /// Most bytes of the report of an hour or a day; twice that if everything in it is hostile.
 const BYTES_MAX: usize = 300_000;
 
-/// Reads a page as strictly as XML: every tag closed in order, every attribute quoted, every `&` a
-/// reference. The names of all elements, and all texts.
+/// Elements that HTML never closes.
+const VOID: [&str; 1] = ["meta"];
+
+/// Reads a page as strictly as XML: every tag closed in order, every attribute in double quotes,
+/// every `&` a reference. Returns the names of all elements, and all texts.
 fn parse(page: &str) -> (Vec<String>, String) {
     let mut rest = page.strip_prefix("<!DOCTYPE html>\n").unwrap();
     let (mut open, mut names, mut texts): (Vec<&str>, Vec<String>, String) = Default::default();
@@ -25,14 +28,13 @@ fn parse(page: &str) -> (Vec<String>, String) {
             assert_eq!(open.pop(), Some(name));
             continue;
         }
-        let (tag, closed) = tag.strip_suffix('/').map_or((tag, false), |tag| (tag, true));
         let (name, attributes) = tag.split_once(' ').unwrap_or((tag, ""));
         assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{tag}");
         check_attributes(attributes);
         names.push(name.to_owned());
         if name == "style" {
             rest = rest.split_once("</style>").unwrap().1;
-        } else if !closed {
+        } else if !VOID.contains(&name) {
             open.push(name);
         }
     }
@@ -53,7 +55,8 @@ fn check_attributes(mut attributes: &str) {
 
 /// A text with its references replaced.
 fn text(escaped: &str) -> String {
-    assert!(!escaped.contains(['<', '>', '"', '\'', '\u{0}', '\u{202e}']), "{escaped}");
+    // A single quote ends nothing: attributes are in double quotes.
+    assert!(!escaped.contains(['<', '>', '"', '\u{0}', '\u{202e}']), "{escaped}");
     let mut plain = escaped.to_owned();
     for (name, letter) in [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'")] {
         plain = plain.replace(name, letter);
