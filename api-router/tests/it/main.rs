@@ -56,6 +56,8 @@ mod operations;
 mod otlp;
 mod pages;
 mod placement;
+#[path = "../../../shard-manager/tests/support/prerequisites.rs"]
+mod prerequisites;
 mod problems;
 mod proxied_server;
 mod python;

@@ -1,7 +1,8 @@
 //! Tests of the cache, each with its own Redis server: correct answers, answers that must never be
 //! given, and behaviour while Redis misbehaves.
 //!
-//! Without a `redis-server` program, every test prints that it is skipped.
+//! Without a `redis-server` program, every test prints that it is skipped, or fails if
+//! `TESSERA_TEST_REQUIRE` lists `redis`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -12,6 +13,8 @@ mod certificates;
 mod cluster;
 mod concurrent_reads;
 mod local_cache;
+#[path = "../support/prerequisites.rs"]
+mod prerequisites;
 mod proxy;
 mod races;
 mod redis_server;

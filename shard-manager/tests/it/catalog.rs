@@ -17,6 +17,7 @@ use shard_manager::store::sqlite::shard_file::migrate_down_and_up;
 use shard_manager::store::sqlite::{OpenError, check_version};
 
 use crate::cluster::{Cluster, execute, ints, open, refusal, shard_file, shards, texts};
+use crate::prerequisites::{Prerequisite, skip};
 
 /// A stopped cluster that holds one row.
 async fn stopped(count: usize) -> tempfile::TempDir {
@@ -226,7 +227,7 @@ fn a_lock_whose_process_died_does_not_stand_in_the_way() {
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn();
-    let Ok(other) = &mut other else { return eprintln!("skipped: there is no flock(1) here") };
+    let Ok(other) = &mut other else { return skip(Prerequisite::Flock, "there is no flock(1)") };
     let mut told = String::new();
     let mut out = std::io::BufReader::new(other.stdout.take().expect("a pipe"));
     std::io::BufRead::read_line(&mut out, &mut told).expect("the other holds it");

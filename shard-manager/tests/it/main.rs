@@ -18,6 +18,8 @@ mod movement;
 mod named_keys;
 mod placement;
 mod placements;
+#[path = "../support/prerequisites.rs"]
+mod prerequisites;
 mod rebalance;
 mod reference;
 mod replicas;
