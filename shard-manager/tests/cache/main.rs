@@ -21,6 +21,8 @@ mod redis_server;
 mod redis_unavailable;
 #[cfg(feature = "sabotage")]
 mod sabotaged;
+#[path = "../support/scratch.rs"]
+mod scratch;
 mod secured;
 mod slow;
 mod values;

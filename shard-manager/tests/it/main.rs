@@ -25,6 +25,8 @@ mod reference;
 mod replicas;
 mod replication;
 mod scans;
+#[path = "../support/scratch.rs"]
+mod scratch;
 mod store;
 mod tables;
 mod token;

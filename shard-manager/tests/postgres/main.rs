@@ -38,6 +38,8 @@ mod requirements;
 mod rights;
 mod routed;
 mod rows;
+#[path = "../support/scratch.rs"]
+mod scratch;
 mod separate_catalog;
 mod server;
 mod tables;

@@ -15,6 +15,7 @@ use shard_manager::store::postgres::ConnectError;
 use shard_manager::store::postgres::session::{NodeRole, connect};
 
 use crate::prerequisites::{Prerequisite, skip};
+use crate::scratch;
 
 /// Superuser of every server.
 pub(crate) const ADMIN: &str = "admin";
@@ -64,7 +65,7 @@ impl Server {
             skip(Prerequisite::Postgres, "there is no PostgreSQL on this machine");
             return None;
         };
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch::folder();
         let server = Self { folder, bin, port: 0 };
         server.own(server.folder.path());
         Some(server)
