@@ -8,7 +8,9 @@
 #                       Ctrl-C ends them too
 #   ./setup.sh test     runs every test; those of the API run on embedded shards, on temporary
 #                       PostgreSQL servers, and on the Citus cluster whose coordinator
-#                       TESSERA_CITUS_URL names, if it is set
+#                       TESSERA_CITUS_URL names, if it is set. A test fails for lack of a
+#                       program that TESSERA_TEST_REQUIRE lists, and is skipped for lack of
+#                       another; by default all that `./setup.sh tools` installs are listed
 #   ./setup.sh tools    only installs the tools for building and testing
 #   ./setup.sh help     shows this text
 #
@@ -31,6 +33,8 @@ readonly CLIENTS=api-router/tests/clients
 # build.
 readonly AXE_VERSION=4.14.1
 readonly AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
+# Prerequisites without which tests fail instead of being skipped.
+readonly TEST_REQUIRE=curl,flock,node,postgres,python,redis,strace
 # A start usually takes well under a second; recovery of a large log may take long.
 readonly READY_SECONDS_MAX=60
 
@@ -484,6 +488,7 @@ run_tests() {
     say 'running every test'
     local citus=${TESSERA_CITUS_URL-}
     unset TESSERA_CITUS_URL # Else everything would run there.
+    export TESSERA_TEST_REQUIRE=${TESSERA_TEST_REQUIRE-$TEST_REQUIRE}
     begin_job cargo test --workspace --locked --no-fail-fast # One run names all that fail.
     await_job
     say 'running the tests of the router once more, on PostgreSQL servers'
@@ -491,6 +496,7 @@ run_tests() {
     chmod 755 "$server_folder" # The user that runs the servers for root needs access.
     make_test_servers plain --shards 1 --replicas 1 --set max_connections=400
     make_test_servers lab --shards 3 --replicas 3 --set shared_buffers=16MB
+    TESSERA_TEST_REQUIRE+=,servers
     run_on_servers api-router it
     run_on_servers loadtest it servers::
     run_on_servers analytics store servers::
@@ -499,6 +505,7 @@ run_tests() {
         return
     fi
     say 'running the tests of the router once more, on Citus'
+    TESSERA_TEST_REQUIRE+=,citus
     TESSERA_CITUS_URL=$citus run_on_servers api-router it
 }
 

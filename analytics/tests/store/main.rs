@@ -6,6 +6,8 @@
 
 mod addresses;
 mod files;
+#[path = "../../../shard-manager/tests/support/prerequisites.rs"]
+mod prerequisites;
 mod restarts;
 mod servers;
 

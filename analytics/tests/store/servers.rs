@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex};
 use analytics::Step;
 use analytics::store::{HistoryWriter, StoreAddress};
 
+use crate::prerequisites::{Prerequisite, skip};
 use crate::{await_state, frame, given_back, history, now, requests, seconds};
 
 /// URL of a database, if there is one to test with.
 fn database() -> Option<String> {
     let Some(folder) = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from) else {
-        eprintln!("SKIPPED: TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one");
+        let reason = "TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one";
+        skip(Prerequisite::Servers, reason);
         return None;
     };
     let text = std::fs::read_to_string(folder.join("plain/tessera.env")).unwrap();

@@ -246,7 +246,7 @@ fn an_unknown_basis_is_refused_with_the_known_ones() {
 
 #[test]
 fn on_citus_the_advice_names_the_way_to_move_rows() {
-    if !crate::backend::is_citus() {
+    if !crate::citus::is_there() {
         return;
     }
     let router = Router::start();

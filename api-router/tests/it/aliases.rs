@@ -5,7 +5,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::client::{refusal, refused, settle};
-use crate::harness::{Reply, Router, skip};
+use crate::harness::{Reply, Router};
+use crate::prerequisites::{Prerequisite, skip};
 
 fn write(router: &Router, headers: &[(&str, &str)], body: &str) -> Reply {
     router.send("POST", "/write", headers, Some(body.as_bytes()))
@@ -23,8 +24,7 @@ fn shell(router: &Router, line: &str) -> Value {
 fn the_command_lines_of_the_proxy_work_as_they_are_written() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     if Command::new("curl").arg("--version").output().is_err() {
-        skip("curl is not installed");
-        return;
+        return skip(Prerequisite::Curl, "curl is not installed");
     }
     let router = Router::start();
     let shard = router.get("/api/route?key=user_123").json()["shard"].clone();

@@ -85,6 +85,16 @@ macro_rules! files_only {
 }
 pub(crate) use files_only;
 
+/// Skips a test that is possible only on servers.
+macro_rules! servers_only {
+    ($why:expr) => {
+        if !crate::backend::is_servers() {
+            return crate::prerequisites::skip(crate::prerequisites::Prerequisite::Servers, $why);
+        }
+    };
+}
+pub(crate) use servers_only;
+
 /// Reports a skipped test. It does not use `eprintln!`, whose output is hidden for a test that
 /// succeeds.
 pub(crate) fn skip(why: &str) {

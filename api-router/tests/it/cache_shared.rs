@@ -35,9 +35,7 @@ fn two_clusters_on_one_redis_never_meet() {
 
 #[test]
 fn what_one_router_of_a_cluster_reads_the_others_need_not() {
-    if !backend::is_servers() {
-        return; // Files have one router.
-    }
+    backend::servers_only!("files have one router");
     let cached = Cached::start(&LONG);
     let other = cached.another(&LONG);
     stranger(&cached.router).write_with(

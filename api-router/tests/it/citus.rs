@@ -2,7 +2,6 @@
 //! databases. They need `TESSERA_CITUS_URL`; all other tests run on it as well then.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,18 +10,20 @@ use serde_json::{Value, json};
 use crate::backend::{self, CITUS, ask_primary};
 use crate::citus_databases::CitusServer;
 use crate::harness::{Router, bare_command, refused_start};
+use crate::prerequisites::{Prerequisite, skip};
 
-/// Skips a test where there is no cluster. It does not use `eprintln!`, whose output is hidden for
-/// a test that succeeds.
+/// Returns the cluster, and skips the calling test if there is none.
 fn cluster() -> Option<&'static CitusServer> {
     let cluster = CITUS.as_ref();
     if cluster.is_none() {
-        let thread = std::thread::current();
-        let test = thread.name().unwrap_or("a test of Citus");
-        let _ =
-            writeln!(std::io::stderr(), "SKIPPED: {test}: TESSERA_CITUS_URL names no coordinator");
+        skip(Prerequisite::Citus, "TESSERA_CITUS_URL names no coordinator");
     }
     cluster
+}
+
+/// Returns true if there is a cluster, and skips the calling test otherwise.
+pub(crate) fn is_there() -> bool {
+    cluster().is_some()
 }
 
 fn users(count: usize, name: &str) -> Value {
@@ -36,7 +37,7 @@ const PLACES: &str = "SELECT 'worker' || groupid || ' ' || count(*) FROM pg_dist
 
 #[test]
 fn rows_lie_where_citus_puts_them_and_are_found_by_key_and_all_together() {
-    if cluster().is_none() {
+    if !is_there() {
         return;
     }
     let folder = crate::folders::temporary();
@@ -70,7 +71,7 @@ fn rows_lie_where_citus_puts_them_and_are_found_by_key_and_all_together() {
 
 #[test]
 fn a_table_that_a_client_makes_is_distributed_like_all_others() {
-    if cluster().is_none() {
+    if !is_there() {
         return;
     }
     let folder = crate::folders::temporary();
@@ -90,7 +91,7 @@ fn a_table_that_a_client_makes_is_distributed_like_all_others() {
 
 #[test]
 fn a_row_that_a_worker_refuses_hurts_none_of_its_neighbours() {
-    if cluster().is_none() {
+    if !is_there() {
         return;
     }
     let folder = crate::folders::temporary();
@@ -119,7 +120,7 @@ fn a_row_that_a_worker_refuses_hurts_none_of_its_neighbours() {
 
 #[test]
 fn what_is_acknowledged_while_citus_moves_shards_is_there_afterwards() {
-    if cluster().is_none() {
+    if !is_there() {
         return;
     }
     let folder = crate::folders::temporary();
@@ -193,7 +194,7 @@ fn a_server_of_another_engine_is_refused_with_a_remedy() {
 
 #[test]
 fn the_doctor_looks_at_workers_through_their_coordinator() {
-    if cluster().is_none() {
+    if !is_there() {
         return;
     }
     let folder = crate::folders::temporary();

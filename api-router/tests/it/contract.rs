@@ -4,7 +4,8 @@
 use std::process::Command;
 
 use crate::backend::is_servers;
-use crate::harness::{Router, skip};
+use crate::harness::Router;
+use crate::prerequisites::{Prerequisite, skip};
 use crate::python::{SCHEMATHESIS, program, text};
 
 /// The one path of which the answer has no end: it has tests of its own (`metrics_live`).
@@ -30,7 +31,8 @@ fn every_answer_is_one_that_the_document_declares() {
     let program = match program("schemathesis") {
         Ok(program) => program,
         Err(why) => {
-            return skip(&format!("schemathesis {SCHEMATHESIS} is not to be had: {why}"));
+            let reason = format!("schemathesis {SCHEMATHESIS} is missing: {why}");
+            return skip(Prerequisite::Python, &reason);
         }
     };
     let router = Router::start();

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use chrono::Datelike;
 
-use crate::backend::{self, files_only, is_servers};
+use crate::backend::{self, files_only, servers_only};
 use crate::harness::{Router, bare_command, command};
 
 /// Returns the exit code and the lines of the output.
@@ -138,9 +138,7 @@ fn a_certificate_that_ends_soon_or_has_not_begun_is_told_before_clients_find_out
 
 #[test]
 fn every_server_is_asked_also_when_one_is_gone() {
-    if !is_servers() {
-        return; // Told where the suite runs on servers.
-    }
+    servers_only!("it is about servers");
     let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);

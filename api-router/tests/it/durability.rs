@@ -12,7 +12,8 @@ use shard_manager::store::sqlite::digest::digest;
 
 use crate::backend::{files_only, is_servers};
 use crate::client::settle;
-use crate::harness::{PATIENCE, Router, command, sightless, skip};
+use crate::harness::{PATIENCE, Router, command, sightless};
+use crate::prerequisites::{Prerequisite, skip};
 use crate::replicas::assert_replicas_equal;
 
 /// Clients that write at the same time.
@@ -259,7 +260,8 @@ fn can_trace(folder: &Path) -> bool {
 fn start_traced() -> Option<(tempfile::TempDir, PathBuf, Router)> {
     let folder = crate::folders::temporary();
     if !can_trace(folder.path()) {
-        skip("strace is not installed (./setup.sh tools), or it may not trace processes here");
+        let reason = "strace is not installed (./setup.sh tools), or may not trace processes";
+        skip(Prerequisite::Strace, reason);
         return None;
     }
     let log = folder.path().join("syncs");

@@ -11,9 +11,10 @@ use diesel::{Connection, SqliteConnection};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::backend::{ask_primary, files_only, is_servers};
+use crate::backend::{ask_primary, files_only, is_servers, servers_only};
 use crate::client::{lab, set, stranger, user};
-use crate::harness::{PATIENCE, Reply, Router, command, refused_start, sightless, skip};
+use crate::harness::{PATIENCE, Reply, Router, command, refused_start, sightless};
+use crate::prerequisites::{Prerequisite, skip};
 
 /// Runs SQL on a shard's primary, without its router.
 fn meddle(data: &Path, sql: &str) {
@@ -140,7 +141,7 @@ fn tsr204_when_the_disk_is_full_and_reads_go_on() {
     trial.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
     trial.arg(format!("mount -t tmpfs -o size=6m tessera '{}'", disk.display()));
     if !trial.output().is_ok_and(|output| output.status.success()) {
-        return skip("this machine does not let a test mount a small disk");
+        return skip(Prerequisite::Mount, "this machine does not let a test mount a small disk");
     }
     outer.arg(inner.get_program()).args(inner.get_args()).args(ONE_SHARD);
     let router = Router::start_command(outer);
@@ -171,7 +172,7 @@ fn a_start_on_a_full_disk_says_so_and_names_the_directory() {
         outer
     };
     if !in_small_disk("true").arg("true").output().is_ok_and(|trial| trial.status.success()) {
-        return skip("this machine does not let a test mount a small disk");
+        return skip(Prerequisite::Mount, "this machine does not let a test mount a small disk");
     }
     let fill = format!("{{ cat /dev/zero > '{}/filler' 2>/dev/null || true; }}", disk.display());
     let copy = format!("cp -r '{}' '{}/data'", used.display(), disk.display());
@@ -245,9 +246,7 @@ fn tsr305_when_what_the_token_has_seen_was_put_back() {
 #[test]
 fn tsr306_when_the_database_swallows_the_row() {
     crate::backend::not_on_citus!("its tables have no triggers of others");
-    if !is_servers() {
-        return; // Told where the suite runs on servers.
-    }
+    servers_only!("triggers of others exist on servers");
     let (_folder, data) = folder();
     let router = Router::start_in(&data, &ONE_SHARD);
     meddle(

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Router, skip};
+use crate::harness::Router;
+use crate::prerequisites::{Prerequisite, skip};
 use crate::python::{GENERATORS, program_of, text};
 
 /// The calls, and the files needed to check and run them.
@@ -39,7 +40,8 @@ fn a_python_client_is_generated_typed_and_works() {
         match (tool("openapi-python-client"), tool("mypy"), tool("python")) {
             (Ok(generator), Ok(mypy), Ok(python)) => (generator, mypy, python),
             (Err(why), _, _) | (_, Err(why), _) | (_, _, Err(why)) => {
-                return skip(&format!("the generator of Python clients is not to be had: {why}"));
+                let reason = format!("the generator of Python clients is missing: {why}");
+                return skip(Prerequisite::Python, &reason);
             }
         };
     let router = Router::start();
@@ -68,10 +70,9 @@ fn node_modules() -> PathBuf {
 fn a_typescript_client_is_generated_typed_and_works() {
     let modules = node_modules();
     if !modules.join(".bin/openapi-typescript").exists() {
-        return skip(&format!(
-            "there is no openapi-typescript in {}: ./setup.sh tools fetches it",
-            modules.display()
-        ));
+        let folder = modules.display();
+        let reason = format!("no openapi-typescript in {folder}: ./setup.sh tools fetches it");
+        return skip(Prerequisite::Node, &reason);
     }
     let router = Router::start();
     let folder = folder_with(&router, &["calls.ts", "tsconfig.json", "package.json"]);

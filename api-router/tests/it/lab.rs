@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::backend::{files_only, is_servers};
+use crate::backend::{files_only, is_servers, servers_only};
 use crate::client::{
     Seen, delay, keys_on, lab, put_node, refusal, refused, set, settle, stranger, three_keys, user,
     user_op,
@@ -48,9 +48,7 @@ const NOT_OURS: &str = "servers are not the router's to hold up, but for its own
 #[test]
 fn a_replica_that_is_a_server_is_not_the_routers_to_hold_up() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
-    if !is_servers() {
-        return;
-    }
+    servers_only!("it is about servers");
     let router = lab(&["--shards", "1"]);
     assert_eq!(nodes(&router), BTreeSet::from([node("shard1-primary", "running", 0)]));
     let reply = put_node(&router, "shard1-replica1", &json!({"state": "paused"}));

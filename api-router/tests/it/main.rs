@@ -57,6 +57,8 @@ mod operations;
 mod otlp;
 mod pages;
 mod placement;
+#[path = "../../../shard-manager/tests/support/prerequisites.rs"]
+mod prerequisites;
 mod problems;
 mod python;
 mod random;

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 use crate::backend::{self, ask_primary, files_only, is_servers};
 use crate::client::settle;
-use crate::harness::{PATIENCE, Router, bare_command, command, refused_start, skip};
+use crate::harness::{PATIENCE, Router, bare_command, command, refused_start};
+use crate::prerequisites::{Prerequisite, skip};
 
 /// Returns a folder with a data directory in which a router has left one row.
 fn used_directory(flags: &[&str]) -> (TempDir, PathBuf) {
@@ -283,7 +284,7 @@ fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
     fs::set_permissions(folder.path(), closed).unwrap();
     let data = folder.path().join("data");
     if fs::create_dir(folder.path().join("probe")).is_ok() {
-        eprintln!("SKIPPED: no directory is closed to this user, who may be root");
+        skip(Prerequisite::Unprivileged, "no directory is closed to this user, who may be root");
     } else {
         let said = refusal(command(&data));
         assert!(said.contains(&*data.to_string_lossy()), "{said}");
@@ -363,8 +364,7 @@ fn a_router_that_serves_is_live_ready_and_well() {
 fn the_commands_of_the_banner_work_as_they_are_printed() {
     let router = Router::start();
     if Command::new("curl").arg("--version").output().is_err() {
-        skip("curl is not installed");
-        return;
+        return skip(Prerequisite::Curl, "curl is not installed");
     }
     let banner = router.banner().replace("\\\n", " ");
     let commands = banner.lines().filter_map(|line| Some(&line[line.find("curl ")?..]));

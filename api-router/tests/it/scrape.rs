@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Router, skip};
+use crate::harness::Router;
 use crate::metrics::some_requests;
+use crate::prerequisites::{Prerequisite, skip};
 use crate::python::{program, text};
 
 /// Reads the text on its standard input with the parser of OpenMetrics, and prints the result as
@@ -29,7 +30,8 @@ fn scrape(router: &Router) -> Option<Vec<Value>> {
     let python = match program("python") {
         Ok(python) => python,
         Err(why) => {
-            skip(&format!("the parser of OpenMetrics is not to be had: {why}"));
+            let reason = format!("the parser of OpenMetrics is missing: {why}");
+            skip(Prerequisite::Python, &reason);
             return None;
         }
     };

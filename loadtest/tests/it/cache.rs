@@ -1,18 +1,17 @@
 //! Tests of `--chaos --cache`: a router with a cache keeps its promises, even while the cache is
 //! flushed, frozen and killed.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
-use crate::router::PROGRAM;
+use crate::router::{PROGRAM, tester};
 use crate::{report, text};
 
 /// Breaks a router with a cache while the verifying workload runs.
 fn under_chaos(seed: u64, seconds: u32, more: &[&str]) -> Output {
     let (seed, seconds) = (seed.to_string(), seconds.to_string());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    command.env_remove("TESSERA_LOADTEST_HOST");
+    let mut command = tester();
     command.args(["--verify", "--chaos", "--cache", "--json", "--users", "8"]);
     command.args(["--seed", &seed, "--run-time", &seconds, "--router"]).arg(&*PROGRAM);
     command.args(more).output().unwrap()

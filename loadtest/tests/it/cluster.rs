@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::router::{MANAGER, PROGRAM};
+use crate::prerequisites::{Prerequisite, skip};
+use crate::router::{MANAGER, PROGRAM, bare_command, tester};
 use crate::{report, text};
 
 /// A cluster of one shard. Removed when it is dropped.
@@ -34,7 +35,7 @@ impl Cluster {
         if !made.status.success() {
             let said = text(&made.stderr);
             assert!(said.contains("install PostgreSQL"), "{said}");
-            eprintln!("SKIPPED: {said}");
+            skip(Prerequisite::Postgres, &said);
             return None;
         }
         Some(cluster)
@@ -45,7 +46,7 @@ impl Cluster {
     }
 
     fn command(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(&*MANAGER);
+        let mut command = bare_command(&*MANAGER);
         command.arg("cluster").args(words).arg("--dir").arg(self.dir()).output().unwrap()
     }
 
@@ -55,8 +56,8 @@ impl Cluster {
     }
 
     fn tester(&self, seconds: &str, faults: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-        command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos", "--users", "8"]);
+        let mut command = tester();
+        command.args(["--verify", "--chaos", "--users", "8"]);
         command.arg("--router").arg(&*PROGRAM).arg("--cluster").arg(self.dir());
         command.arg("--shard-manager").arg(&*MANAGER);
         command.args(["--run-time", seconds, "--faults", faults]);
@@ -173,7 +174,7 @@ fn faults_that_are_impossible_are_reported_before_the_run() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(message), "{stderr}");
     };
-    let mut without = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    let mut without = tester();
     without.args(["--verify", "--chaos", "--faults", "stop"]);
     refused(without.output().unwrap(), "without --cluster DIR there is only the router to break");
     let Some(cluster) = Cluster::up("1") else { return };

@@ -3,11 +3,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
-use crate::router::PROGRAM;
+use crate::router::{PROGRAM, bare_command, tester};
 use crate::text;
 
 /// A router with embedded shards and its own certificate. Killed when it is dropped.
@@ -41,7 +41,7 @@ fn certify_for(host: &str, folder: &Path, name: &str, is_authority: bool) {
 }
 
 fn start(folder: &Path) -> Router {
-    let mut command = Command::new(&*PROGRAM);
+    let mut command = bare_command(&*PROGRAM);
     command.args(["--bind", "127.0.0.1:0", "--log", "error"]).current_dir(folder);
     command.args(["--tls-cert", "its.pem", "--tls-key", "its.key"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -54,9 +54,9 @@ fn start(folder: &Path) -> Router {
 }
 
 fn verify(router: &Router, trusted: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    command.env_remove("TESSERA_LOADTEST_HOST").env_remove("SSL_CERT_DIR");
-    command.env("SSL_CERT_FILE", trusted).args(["--verify", "--users", "4", "--run-time", "1"]);
+    let mut command = tester();
+    command.env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", trusted);
+    command.args(["--verify", "--users", "4", "--run-time", "1"]);
     command.args(["--host", &router.address]).output().unwrap()
 }
 

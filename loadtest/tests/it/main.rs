@@ -9,6 +9,8 @@ mod encrypted;
 mod fake;
 mod http;
 mod own_rows;
+#[path = "../../../shard-manager/tests/support/prerequisites.rs"]
+mod prerequisites;
 #[expect(dead_code, reason = "stories of the router ask more of it")]
 #[path = "../../../api-router/tests/it/redis.rs"]
 mod redis;
@@ -18,14 +20,14 @@ mod sabotage;
 mod servers;
 mod verify;
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
+use std::sync::Mutex;
 
 use fake::{Behaviour, Fake};
 
 /// Runs the program against `host`, briefly and with few keys, so that reads meet written rows.
 fn loadtest(host: &str, more: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_loadtest"))
-        .env_remove("TESSERA_LOADTEST_HOST")
+    router::tester()
         // A proxy in the environment must not interfere.
         .env("HTTP_PROXY", "http://127.0.0.1:9")
         .args(["--host", host, "--run-time", "1", "--users", "4", "--keys", "50"])
@@ -43,6 +45,26 @@ fn against(behaviour: Behaviour, more: &[&str]) -> (Option<i32>, String) {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Number of items that [`for_each`] checks at a time.
+const AT_ONCE: usize = 3;
+
+/// Checks all items, several at a time: runs have fixed lengths, so that several of them take no
+/// longer than one.
+fn for_each<T: Send>(items: impl IntoIterator<Item = T, IntoIter: Send>, check: impl Fn(T) + Sync) {
+    let items = Mutex::new(items.into_iter());
+    // Unlocks before the item is checked.
+    let next = || items.lock().unwrap().next();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(item) = next() {
+                    check(item);
+                }
+            });
+        }
+    });
 }
 
 /// Returns the report of a run with `--json`.
@@ -146,7 +168,7 @@ fn wrong_usage_is_refused() {
         &["--report-file", "report.pages"],
         &["extra"],
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_loadtest")).args(args).output().unwrap();
+        let output = router::tester().args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
     }

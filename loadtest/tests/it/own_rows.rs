@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use crate::fake::{Behaviour, Fake};
 use crate::http::send;
-use crate::router::PROGRAM;
-use crate::{loadtest, text};
+use crate::router::{PROGRAM, bare_command, tester};
+use crate::{for_each, loadtest, text};
 
 /// A router with embedded shards in a temporary folder. Killed when it is dropped.
 struct Router {
@@ -28,8 +28,8 @@ impl Drop for Router {
 impl Router {
     fn start(keyspace: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new(&*PROGRAM);
-        command.env_remove("TESSERA_TEST_POSTGRES").current_dir(folder.path());
+        let mut command = bare_command(&*PROGRAM);
+        command.current_dir(folder.path());
         command.args(["--bind", "127.0.0.1:0", "--log", "error", "--data-dir", "data"]);
         command.args(["--replicas", "0", "--keyspace", keyspace]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -86,8 +86,8 @@ fn said(output: &Output) -> String {
 
 /// Starts a run and waits for its first line of progress.
 fn under_way(host: &str) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    command.env_remove("TESSERA_LOADTEST_HOST").args(["--host", host, "--run-time", "600"]);
+    let mut command = tester();
+    command.args(["--host", host, "--run-time", "600"]);
     command.args(["--users", "2", "--keys", "50", "--mix", "a"]);
     let mut tester = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(tester.stderr.take().unwrap());
@@ -108,7 +108,7 @@ fn signal(tester: &Child, name: &str) {
 
 #[test]
 fn rows_of_others_stay_as_they_are_and_a_run_leaves_none_of_its_own() {
-    for (keyspace, key) in [
+    let keyspaces = [
         ("hash", "user_0"),
         ("modulo", "user_0"),
         ("range:1000,2000,3000", "7"),
@@ -116,7 +116,8 @@ fn rows_of_others_stay_as_they_are_and_a_run_leaves_none_of_its_own() {
         ("list:A=30,B=20,D=25", "A:user_0"),
         ("matrix:id", "@user_0:example.org"),
         ("matrix:server", "@user_0:example.org"),
-    ] {
+    ];
+    for_each(keyspaces, |(keyspace, key)| {
         let router = Router::start(keyspace);
         router.store(
             "users",
@@ -135,7 +136,7 @@ fn rows_of_others_stay_as_they_are_and_a_run_leaves_none_of_its_own() {
         for table in ["loadtest_users", "loadtest_transactions"] {
             assert_eq!(router.rows(table), json!([]), "{keyspace}");
         }
-    }
+    });
 }
 
 #[test]

@@ -12,20 +12,28 @@ use std::sync::LazyLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::for_each;
 use crate::http::send;
 use crate::redis::Redis;
+use crate::router::{bare_command, tester};
 
 /// Maximum number of operations until a broken promise is found.
 const OPERATIONS_MAX: u64 = 100_000;
-/// Seconds of one run. It is repeated with other seeds until the broken promise is found, or the
-/// maximum is exceeded.
-const RUN_TIME: &str = "3";
+/// Seconds of a run against a correct router, and of the longest ones against a mutation. These are
+/// repeated with other seeds until the broken promise is found, or the maximum is exceeded.
+const RUN_TIME: u64 = 3;
 /// Mutation that has an effect only while banks are opened, so that many short runs find it sooner
 /// than a few long ones: about every second run of a second does.
 const OF_THE_OPENING: &str = "quorum_without_waiting";
-const OPENING_RUN_TIME: &str = "1";
+const OPENING_RUN_TIME: u64 = 1;
 /// Seeds of the runs against correct routers.
 const CLEAN_SEEDS: u64 = 10;
+
+/// Returns the seconds of the run with this seed against a mutation: most are found within a second,
+/// and the others by the longer runs that follow.
+fn run_time(switch: &str, seed: u64) -> u64 {
+    if switch == OF_THE_OPENING { OPENING_RUN_TIME } else { seed.min(RUN_TIME) }
+}
 
 /// A mutation, the lag of replicas meanwhile in milliseconds, and the check that detects it.
 const BROKEN: [(&str, u64, &str); 17] = [
@@ -78,12 +86,7 @@ impl Router {
     fn start(switch: &str, redis: Option<Redis>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(&*PROGRAM);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("TESSERA_") || name == "REDIS_URL" {
-                command.env_remove(name);
-            }
-        }
+        let mut command = bare_command(&*PROGRAM);
         command.env("TESSERA_SABOTAGE", switch).current_dir(folder.path());
         command.args(["--bind", "127.0.0.1:0", "--data-dir", "data", "--replicas", "2", "--lab"]);
         if let Some(redis) = &redis {
@@ -133,14 +136,18 @@ impl Drop for Router {
 }
 
 /// Returns the exit code and the report of a run against a new router.
-fn judge(switch: &str, lag_ms: u64, seed: u64, redis: Option<Redis>) -> (Option<i32>, Value) {
+fn judge(
+    (switch, lag_ms): (&str, u64),
+    (seed, run_time): (u64, u64),
+    redis: Option<Redis>,
+) -> (Option<i32>, Value) {
     let router = Router::start(switch, redis);
     router.delay_replicas(lag_ms);
-    let (host, seed) = (format!("http://{}", router.host), seed.to_string());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--json", "--host", &host]);
-    let run_time = if switch == OF_THE_OPENING { OPENING_RUN_TIME } else { RUN_TIME };
-    let ended = command.args(["--run-time", run_time, "--seed", &seed]).output().unwrap();
+    let host = format!("http://{}", router.host);
+    let (seed, run_time) = (seed.to_string(), run_time.to_string());
+    let mut command = tester();
+    command.args(["--verify", "--json", "--host", &host]);
+    let ended = command.args(["--run-time", &run_time, "--seed", &seed]).output().unwrap();
     let (told, errors) = (crate::text(&ended.stdout), crate::text(&ended.stderr));
     let report = serde_json::from_str(&told).unwrap_or_else(|_| panic!("{switch}: {told}{errors}"));
     (ended.status.code(), report)
@@ -155,11 +162,12 @@ fn found(report: &Value) -> Vec<&str> {
 
 #[test]
 fn a_broken_promise_is_found_within_100_000_operations() {
-    for (switch, lag_ms, check) in BROKEN {
+    for_each(BROKEN, |(switch, lag_ms, check)| {
         let mut operations = 0;
         for seed in 1.. {
             let redis = (switch == OF_CACHE).then(Redis::start);
-            let (code, report) = judge(switch, lag_ms, seed, redis);
+            let run = (seed, run_time(switch, seed));
+            let (code, report) = judge((switch, lag_ms), run, redis);
             operations += report["verified"]["operations"].as_u64().unwrap();
             let found = found(&report);
             let in_time = operations <= OPERATIONS_MAX;
@@ -170,18 +178,18 @@ fn a_broken_promise_is_found_within_100_000_operations() {
                 break;
             }
         }
-    }
+    });
 }
 
 #[test]
 fn a_router_that_keeps_its_promises_is_never_accused() {
-    for seed in 1..=CLEAN_SEEDS {
+    for_each(1..=CLEAN_SEEDS, |seed| {
         // With every lag that is used with mutations.
         let lag_ms = [0, 200, 300, 1_000][seed as usize / 2 % 4];
         let redis = (seed % 2 == 0).then(Redis::start);
-        let (code, report) = judge("", lag_ms, seed, redis);
+        let (code, report) = judge(("", lag_ms), (seed, RUN_TIME), redis);
         let found = found(&report);
         assert!(found.is_empty(), "seed {seed}, {lag_ms} ms behind: {report:#}");
         assert_eq!(code, Some(0), "seed {seed}, {lag_ms} ms behind: {report:#}");
-    }
+    });
 }

@@ -5,11 +5,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use crate::router::PROGRAM;
+use crate::prerequisites::{Prerequisite, skip};
+use crate::router::{PROGRAM, bare_command, tester};
 use crate::text;
 
 /// A router on the cluster's databases. Killed when it is dropped.
@@ -26,9 +27,8 @@ impl Drop for Router {
 }
 
 fn start(cluster: &Path, folder: &Path) -> Router {
-    let mut command = Command::new(&*PROGRAM);
+    let mut command = bare_command(&*PROGRAM);
     command.args(["--bind", "127.0.0.1:0", "--log", "error"]).current_dir(folder);
-    command.env_remove("TESSERA_TEST_POSTGRES");
     let environment = std::fs::read_to_string(cluster.join("plain/tessera.env")).unwrap();
     for line in environment.lines() {
         let (name, value) = line.split_once('=').unwrap();
@@ -47,13 +47,13 @@ fn start(cluster: &Path, folder: &Path) -> Router {
 #[test]
 fn two_routers_on_the_same_shards_keep_every_promise() {
     let Some(cluster) = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from) else {
-        eprintln!("SKIPPED: TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one");
-        return;
+        let reason = "TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one";
+        return skip(Prerequisite::Servers, reason);
     };
     let folder = tempfile::tempdir().unwrap();
     let routers = [start(&cluster, folder.path()), start(&cluster, folder.path())];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--users", "8", "--json"]);
+    let mut command = tester();
+    command.args(["--verify", "--users", "8", "--json"]);
     command.args(["--run-time", "6", "--host", &routers[0].address]);
     let output = command.args(["--host", &routers[1].address]).output().unwrap();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));

@@ -4,15 +4,15 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
-use crate::router::PROGRAM;
-use crate::{report, text};
+use crate::router::{PROGRAM, tester};
+use crate::{for_each, report, text};
 
 /// Runs the verifying workload against a new router that is broken meanwhile, and checks the
 /// history.
 fn under_chaos(seed: u32, seconds: u32, more: &[&str]) -> Output {
     let (seed, seconds) = (seed.to_string(), seconds.to_string());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos", "--users", "8"]);
+    let mut command = tester();
+    command.args(["--verify", "--chaos", "--users", "8"]);
     command.args(["--seed", &seed, "--run-time", &seconds, "--router"]).arg(&*PROGRAM);
     command.args(["--router-options", "--replicas 2"]).args(more).output().unwrap()
 }
@@ -21,7 +21,7 @@ fn under_chaos(seed: u32, seconds: u32, more: &[&str]) -> Output {
 fn nothing_acknowledged_is_lost_when_the_router_is_killed_and_frozen() {
     let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
     let (seeds, seconds) = if long { (1..=20, 30) } else { (1..=2, 6) };
-    for seed in seeds {
+    for_each(seeds, |seed| {
         let output = under_chaos(seed, seconds, &["--json"]);
         let report = report(&output);
         assert_eq!(output.status.code(), Some(0), "seed {seed}: {report:#}");
@@ -33,7 +33,7 @@ fn nothing_acknowledged_is_lost_when_the_router_is_killed_and_frozen() {
         assert!(faults.len() >= 2, "seed {seed}: {report:#}");
         let notes = report["verified"]["notes"].to_string();
         assert!(notes.contains("rows of all shards were written within"), "seed {seed}: {notes}");
-    }
+    });
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_history_is_judged_the_same_when_it_is_read_again() {
     let told = stdout.lines().find(|line| line.contains("verified ")).unwrap();
     let count = told.split_whitespace().nth(1).unwrap();
 
-    let check = Command::new(env!("CARGO_BIN_EXE_loadtest")).arg("check").arg(&file).output();
+    let check = tester().arg("check").arg(&file).output();
     let check = check.unwrap();
     let stdout = text(&check.stdout);
     assert_eq!(check.status.code(), Some(0), "{stdout}");
@@ -65,9 +65,8 @@ fn a_router_that_does_not_come_back_has_broken_a_promise() {
     );
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos", "--users", "2"]);
-    command.env("TMPDIR", dir.path());
+    let mut command = tester();
+    command.args(["--verify", "--chaos", "--users", "2"]).env("TMPDIR", dir.path());
     let output = command.args(["--run-time", "3", "--router"]).arg(&program).output().unwrap();
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{stdout} {}", text(&output.stderr));
@@ -78,8 +77,8 @@ fn a_router_that_does_not_come_back_has_broken_a_promise() {
 #[test]
 fn a_tester_that_is_ended_leaves_no_router_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    command.env_remove("TESSERA_LOADTEST_HOST").env("TMPDIR", dir.path());
+    let mut command = tester();
+    command.env("TMPDIR", dir.path());
     command.args(["--verify", "--chaos", "--run-time", "60", "--router"]).arg(&*PROGRAM);
     let mut tester = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     // After the first line of progress, the router is running and receives faults.
@@ -101,8 +100,8 @@ fn a_program_or_file_that_cannot_be_used_is_reported_before_the_run() {
         (&["--history", "/nonexistent/history"], "/nonexistent/history cannot be written"),
         (&["--router-options", "--no-such-option"], "the router is not ready"),
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-        command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos"]);
+        let mut command = tester();
+        command.args(["--verify", "--chaos"]);
         if args[0] != "--router" {
             command.arg("--router").arg(&*PROGRAM);
         }

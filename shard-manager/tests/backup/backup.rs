@@ -15,6 +15,7 @@ use shard_manager::topology::ShardIndex;
 
 use crate::cluster::{Cluster, ints, texts};
 use crate::command::{fail, program, succeed, text};
+use crate::scratch;
 
 /// Progress callback that ignores the progress and never cancels.
 pub(crate) const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
@@ -91,7 +92,7 @@ impl Mover {
 #[test]
 fn a_copy_never_holds_an_effect_without_its_cause() {
     let cluster = Cluster::with_shards(usize::from(SHARDS));
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let movers: Vec<Mover> = (0..6).map(|number| Mover::new(&cluster, number)).collect();
     let ended = AtomicBool::new(false);
     let (warm, warmed) = channel();
@@ -148,7 +149,7 @@ impl Drop for Ends<'_> {
 #[test]
 fn all_lanes_are_held_at_the_same_instant() {
     let cluster = Cluster::with_shards(3);
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let to = copies.path().join("copy");
     let shards = &source(&cluster).shards;
     // Simulates a slow batch on the last shard: the other lanes are paused and wait for it.
@@ -169,7 +170,7 @@ fn all_lanes_are_held_at_the_same_instant() {
 #[test]
 fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
     let cluster = Cluster::with_shards(2);
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let names = || -> BTreeSet<String> {
         let unfinished = copies.path().join("copy-unfinished");
         let entries = std::fs::read_dir(unfinished).expect("a folder that is filled");
@@ -225,7 +226,7 @@ async fn a_copy_stands_exactly_where_its_shards_stood() {
         let row = format!(r#"{{"user_id":"{key}","name":"n","email":"e"}}"#);
         cluster.write("users", Operation::Upsert, &key, &row).await.expect("a write");
     }
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let manifest = save(&cluster, &copies.path().join("copy"));
     assert_eq!(manifest.rows(), 200);
     for (shard, saved) in (1..).zip(&manifest.shards) {
@@ -240,7 +241,7 @@ async fn a_copy_stands_exactly_where_its_shards_stood() {
 #[test]
 fn a_backup_that_is_cancelled_leaves_nothing() {
     let cluster = Cluster::with_shards(2);
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let to = copies.path().join("copy");
     for cancelled_at in ["copying", "following", "held", "checking"] {
         let reached = AtomicBool::new(false);
@@ -267,7 +268,7 @@ fn a_backup_that_is_cancelled_leaves_nothing() {
 #[test]
 fn a_command_that_is_killed_leaves_nothing_under_the_final_name() {
     let dir = Cluster::with_shards(3).stop();
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let (to, half) = (copies.path().join("copy"), copies.path().join("copy-unfinished"));
     let mut killed = 0;
     for _ in 0..5 {
@@ -300,7 +301,7 @@ fn a_command_that_is_killed_leaves_nothing_under_the_final_name() {
 #[test]
 fn an_empty_folder_that_a_killed_backup_left_is_reused_and_a_filled_one_is_refused() {
     let dir = Cluster::with_shards(1).stop();
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let (to, half) = (copies.path().join("copy"), copies.path().join("copy-unfinished"));
     std::fs::create_dir(&half).expect("a folder");
     std::fs::write(half.join("mine"), "text").expect("a file");
@@ -316,7 +317,7 @@ fn an_empty_folder_that_a_killed_backup_left_is_reused_and_a_filled_one_is_refus
 #[test]
 fn two_backups_at_a_time_are_refused() {
     let cluster = Cluster::with_shards(1);
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let second = Mutex::new(None);
     let step = |_: &Step| {
         let mut second = second.lock().expect("nobody panicked");

@@ -15,11 +15,12 @@ use shard_manager::engine::cluster_spec::ClusterSpec;
 use crate::backup::ALONE;
 use crate::cluster::{Cluster, open, shards};
 use crate::command::{fail, succeed, text};
+use crate::scratch;
 
 #[test]
 fn a_running_cluster_is_saved_by_the_command() {
     let cluster = Cluster::with_shards(2);
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let copy = copies.path().join("new/copy");
     let told =
         succeed(&["backup", "--data-dir", text(cluster.dir.path()), "--to", text(&copy), "--json"]);
@@ -40,7 +41,7 @@ fn only_its_owner_may_use_the_socket_and_it_goes_with_the_cluster() {
     // A socket file left behind by a killed process is replaced.
     fs::write(&socket, "left").expect("a file");
     let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let request = Request::Backup { to: copies.path().join("copy") };
     ask(dir.path(), &request, &ALONE).expect("somebody listens");
     manager.close();
@@ -51,7 +52,7 @@ fn only_its_owner_may_use_the_socket_and_it_goes_with_the_cluster() {
 #[test]
 fn unreachable_and_vanished_routers_are_reported_differently() {
     let dir = Cluster::with_shards(1).stop();
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     // A socket that accepts no connections stands for one that this user is not permitted to open.
     let _socket = UnixDatagram::bind(dir.path().join(SOCKET)).expect("a socket");
     let copy = copies.path().join("copy");
@@ -63,7 +64,7 @@ fn unreachable_and_vanished_routers_are_reported_differently() {
 
 #[test]
 fn the_socket_works_in_a_folder_with_a_long_name() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let home = dir.path().join("long/".repeat(40));
     let manager = open(&home, shards(1)).expect("it starts");
     let request = Request::Backup { to: dir.path().join("copy") };
@@ -75,7 +76,7 @@ fn the_socket_works_in_a_folder_with_a_long_name() {
 #[test]
 fn a_cancelled_request_leaves_nothing_behind() {
     let cluster = Cluster::with_shards(2);
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let request = Request::Backup { to: copies.path().join("copy") };
     let gave_up = AtomicBool::new(false);
     let step = |_: &Step| gave_up.store(true, Ordering::SeqCst);

@@ -9,6 +9,7 @@ use shard_manager::engine::cluster_spec::ClusterSpec;
 
 use crate::cluster::{execute, ints, open, shards, texts};
 use crate::command::{fail, program, run, succeed, text};
+use crate::scratch;
 
 /// User-defined columns of all rows of a table on all shards, in order.
 fn rows(dir: &Path, table: &str, columns: &str) -> Vec<String> {
@@ -39,7 +40,7 @@ fn generate(dir: &Path, more: &[&str]) -> serde_json::Value {
 
 #[test]
 fn equal_seeds_generate_equal_rows_on_any_cluster_and_other_seeds_other_rows() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let folder = |name: &str| dir.path().join(name);
     made(&folder("three"), 3);
     made(&folder("five"), 5);
@@ -60,7 +61,7 @@ fn equal_seeds_generate_equal_rows_on_any_cluster_and_other_seeds_other_rows() {
 
 #[test]
 fn users_are_distributed_by_weight_and_have_unique_ids_and_emails() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let told = generate(dir.path(), &["--users", "1001", "--orders-per-user", "3"]);
     assert_eq!(told["stored"], 1001 * 4);
     let users = rows(dir.path(), "users", "user_id");
@@ -101,7 +102,7 @@ fn many_users_take_no_more_memory_than_few() {
     let to_the_end = std::env::var_os("LONG_TESTS").is_some();
     let (users, enough, kib_max) =
         if to_the_end { (1_000_000, 2_000_000, 256 << 10) } else { (20_000_000, 10_000, 96 << 10) };
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     made(dir.path(), 3);
     let child = program()
         .args(["generate", "--users", &users.to_string(), "--data-dir", text(dir.path())])
@@ -133,7 +134,7 @@ fn many_users_take_no_more_memory_than_few() {
 
 #[test]
 fn an_environment_variable_limits_the_number_of_generated_rows() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let with = |cap: &str| {
         let arguments = ["generate", "--users", "50", "--data-dir", text(dir.path())];
         program().args(arguments).env("MAX_GEN_USERS", cap).output().expect("the program starts")
@@ -153,7 +154,7 @@ fn an_environment_variable_limits_the_number_of_generated_rows() {
 
 #[test]
 fn wrong_usage_is_refused_with_a_clear_message() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let (home, nowhere) = (text(dir.path()), dir.path().join("nowhere"));
     let uses: [(&[&str], &str); 8] = [
         (&["generate", "--weights", "A=0", "--data-dir", text(&nowhere)], "`A=0` is no share"),
@@ -190,7 +191,7 @@ fn strange_orders(dir: &Path) {
 
 #[test]
 fn exported_lines_are_imported_unchanged() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let from = dir.path().join("from");
     strange_orders(&from);
     let expected = rows(&from, "orders", ORDERS);
@@ -233,7 +234,7 @@ fn exported_lines_are_imported_unchanged() {
 
 #[test]
 fn failing_rows_are_printed_and_counted_and_the_others_are_stored() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let (home, input) = (dir.path().join("data"), dir.path().join("users.ndjson"));
     made(&home, 2);
     let mut lines = String::new();
@@ -260,7 +261,7 @@ fn failing_rows_are_printed_and_counted_and_the_others_are_stored() {
 
 #[test]
 fn an_unreadable_input_reports_up_to_which_line_rows_are_stored() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let (home, input) = (dir.path().join("data"), dir.path().join("users.ndjson"));
     made(&home, 1);
     let mut lines = String::from("{\"user_id\":\"u1\",\"name\":\"n\",\"email\":\"e\"}\n\n");
@@ -281,7 +282,7 @@ fn an_unreadable_input_reports_up_to_which_line_rows_are_stored() {
 
 #[test]
 fn after_ctrl_c_the_reported_rows_are_stored() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     made(dir.path(), 2);
     let count = || -> i64 {
         let sql = "SELECT sum(rows) AS value FROM tessera_counts";

@@ -10,9 +10,10 @@ use tempfile::TempDir;
 
 use crate::cluster::{open, shards, texts};
 use crate::command::{fail, program, run, succeed, text};
+use crate::scratch;
 
 fn cluster_of(keyspace: &str) -> TempDir {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let keyspace = Some(keyspace.parse().expect("a keyspace"));
     open(dir.path(), ClusterSpec { keyspace, ..shards(3) }).expect("a new cluster").close();
     dir
@@ -75,7 +76,7 @@ fn users_of_a_list_keyspace_follow_its_partition_weights_unless_overridden() {
 
 #[test]
 fn a_number_of_users_that_overflows_is_refused() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let nowhere = dir.path().join("nowhere");
     for users in ["18446744073709551615", "1099511627777"] {
         let (code, told) = fail(&["generate", "--users", users, "--data-dir", text(&nowhere)]);
@@ -100,7 +101,7 @@ fn the_variable_names_the_data_directory_of_every_command() {
     let import = ["import", "--table", "users", "--input", text(&input)];
     assert_eq!(with(&import), (0, String::new()));
     assert_eq!(keys(dir.path(), "users").len(), 11);
-    let copies = tempfile::tempdir().expect("a folder");
+    let copies = scratch::folder();
     let copy = copies.path().join("copy");
     assert_eq!(with(&["backup", "--to", text(&copy)]), (0, String::new()));
     assert_eq!(with(&["backup", "--verify", text(&copy)]), (0, String::new()));

@@ -10,3 +10,5 @@ mod control;
 mod filling;
 mod ids;
 mod restore;
+#[path = "../support/scratch.rs"]
+mod scratch;

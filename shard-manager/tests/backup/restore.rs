@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::backup::{ALONE, save};
 use crate::cluster::{Cluster, deadline, open, options, with_replicas};
 use crate::command::{fail, succeed, text};
+use crate::scratch;
 
 fn user(key: &str, name: &str) -> String {
     format!(r#"{{"user_id":"{key}","name":"{name}","email":"{key}@example.com"}}"#)
@@ -45,7 +46,7 @@ fn opened(dir: &Path) -> Manager {
 
 #[tokio::test]
 async fn a_restored_cluster_holds_acknowledged_rows_and_rejects_tokens_that_have_seen_more() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let (lost, session, lost_version) = lived_on(&dir).await;
     let token = lost.manager.data().token(&session);
     drop(lost.stop());
@@ -74,7 +75,7 @@ async fn a_restored_cluster_holds_acknowledged_rows_and_rejects_tokens_that_have
 
 #[tokio::test]
 async fn versions_are_not_reused_after_restoring_an_empty_copy() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let cluster = Cluster::with_shards(1);
     save(&cluster, &dir.path().join("copy"));
     let lost = cluster.write("users", Operation::Upsert, "a", &user("a", "a")).await;
@@ -102,7 +103,7 @@ async fn idempotency_keys_are_those_of_the_copy() {
             .row
             .replayed
     }
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let cluster = Cluster::with_shards(1);
     assert!(!write(&cluster, "before").await);
     save(&cluster, &dir.path().join("copy"));
@@ -119,7 +120,7 @@ async fn idempotency_keys_are_those_of_the_copy() {
 #[test]
 fn a_copy_that_differs_in_one_bit_is_refused() {
     let cluster = Cluster::with_shards(2);
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let (copy, home) = (dir.path().join("copy"), dir.path().join("data"));
     save(&cluster, &copy);
     let refused = |file: &str, change: &dyn Fn(&mut Vec<u8>)| {
@@ -156,7 +157,7 @@ fn a_copy_that_differs_in_one_bit_is_refused() {
 #[test]
 fn a_copy_is_valid_whatever_the_name_of_its_folder() {
     let cluster = Cluster::with_shards(1);
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     for name in ["a?mode=memory", "b#c", "d%20e", "grüße an \u{1f388}", "f//g", "file:h"] {
         let copy = dir.path().join(name);
         save(&cluster, &copy);
@@ -174,7 +175,7 @@ fn a_copy_is_valid_whatever_the_name_of_its_folder() {
 #[test]
 fn a_copy_that_cannot_be_checked_is_not_reported_as_damaged() {
     let cluster = Cluster::with_shards(1);
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let copy = dir.path().join("copy");
     save(&cluster, &copy);
     // The path is longer than SQLite can open: the checksums match, but the content cannot be
@@ -202,7 +203,7 @@ fn a_copy_that_cannot_be_checked_is_not_reported_as_damaged() {
 #[test]
 fn a_copy_with_a_forged_manifest_is_refused() {
     let cluster = Cluster::with_shards(1);
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let copy = dir.path().join("copy");
     save(&cluster, &copy);
     let path = copy.join("manifest.json");
@@ -226,7 +227,7 @@ fn a_copy_with_a_forged_manifest_is_refused() {
 #[test]
 fn a_target_that_exists_is_refused_in_one_line() {
     let cluster = Cluster::with_shards(1);
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let (copy, full) = (dir.path().join("copy"), dir.path().join("full"));
     save(&cluster, &copy);
     fs::create_dir(&full).expect("a folder");
@@ -254,7 +255,7 @@ fn a_target_that_exists_is_refused_in_one_line() {
 
 #[test]
 fn an_unreadable_copy_and_an_incomplete_copy_are_reported_differently() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let (nowhere, home) = (dir.path().join("nowhere"), dir.path().join("data"));
     let uses = |copy: &Path| {
         let verified = fail(&["backup", "--verify", text(copy)]);
@@ -273,7 +274,7 @@ fn an_unreadable_copy_and_an_incomplete_copy_are_reported_differently() {
 #[test]
 fn a_link_to_an_empty_folder_is_accepted_as_target() {
     let cluster = Cluster::with_shards(1);
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let linked = |name: &str| {
         let (folder, link) = (dir.path().join("far").join(name), dir.path().join(name));
         fs::create_dir_all(&folder).expect("a folder");
@@ -294,7 +295,7 @@ fn a_link_to_an_empty_folder_is_accepted_as_target() {
 #[test]
 fn a_mount_point_is_refused_before_anything_is_copied() {
     let cluster = Cluster::with_shards(1);
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let copy = dir.path().join("copy");
     save(&cluster, &copy);
     let link = dir.path().join("link");

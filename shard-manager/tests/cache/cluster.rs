@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::bench::{deadline, until};
 use crate::redis_server::Server;
+use crate::scratch;
 
 fn open(dir: &TempDir, replicas: usize, settings: &CacheSettings) -> Manager {
     let wanted =
@@ -91,7 +92,7 @@ fn hold(manager: &Manager, mode: NodeMode) {
 #[tokio::test]
 async fn a_client_reads_its_own_write_whatever_is_cached() {
     let Some(redis) = Server::start(&[]) else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch::folder();
     let manager = open(&dir, 0, &redis.settings());
     for n in 1..20 {
         let session = write(&manager, "ada", n).await;
@@ -106,7 +107,7 @@ async fn a_client_reads_its_own_write_whatever_is_cached() {
 #[tokio::test]
 async fn a_client_that_has_read_never_reads_older_from_the_cache() {
     let Some(redis) = Server::start(&[]) else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch::folder();
     let manager = open(&dir, 1, &redis.settings());
     write(&manager, "ada", 1).await;
     let caught_up = || manager.status().stats()[0].worst_lag() == Some(Duration::ZERO);
@@ -126,7 +127,7 @@ async fn a_client_that_has_read_never_reads_older_from_the_cache() {
 #[tokio::test]
 async fn a_hit_advances_the_session_to_what_it_showed() {
     let Some(redis) = Server::start(&[]) else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch::folder();
     let manager = open(&dir, 1, &redis.settings());
     hold(&manager, NodeMode::Paused);
     write(&manager, "ada", 1).await;
@@ -144,7 +145,7 @@ async fn a_hit_advances_the_session_to_what_it_showed() {
 #[tokio::test]
 async fn strong_reads_and_reads_of_all_shards_bypass_the_cache() {
     let Some(redis) = Server::start(&[]) else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch::folder();
     let manager = open(&dir, 0, &redis.settings());
     write(&manager, "ada", 1).await;
     warm(&manager).await;
@@ -167,7 +168,7 @@ async fn strong_reads_and_reads_of_all_shards_bypass_the_cache() {
 #[tokio::test]
 async fn a_read_may_limit_the_age_of_the_entry() {
     let Some(redis) = Server::start(&[]) else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch::folder();
     let manager = open(&dir, 0, &redis.settings());
     write(&manager, "ada", 1).await;
     warm(&manager).await;
@@ -183,7 +184,7 @@ async fn a_read_may_limit_the_age_of_the_entry() {
 #[tokio::test]
 async fn every_kind_of_write_invalidates_the_entry() {
     let Some(redis) = Server::start(&[]) else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch::folder();
     let manager = open(&dir, 0, &redis.settings());
     write(&manager, "ada", 1).await;
     let bulk = |n| {
@@ -215,7 +216,7 @@ async fn every_kind_of_write_invalidates_the_entry() {
 #[tokio::test]
 async fn entries_from_before_a_primary_was_restored_are_never_served() {
     let Some(redis) = Server::start(&[]) else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch::folder();
     let manager = open(&dir, 0, &redis.settings());
     write(&manager, "ada", 1).await;
     manager.close();
@@ -239,7 +240,7 @@ async fn entries_from_before_a_primary_was_restored_are_never_served() {
 #[tokio::test]
 async fn a_thousand_readers_of_a_cold_key_hold_one_connection() {
     let Some(redis) = Server::start(&[]) else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch::folder();
     let manager = open(&dir, 0, &redis.settings());
     write(&manager, "ada", 1).await;
     let readers = (0..1_000).map(|_| async { told(&manager, &options()).await.0 });

@@ -1,7 +1,8 @@
 //! Tests of the cache, each with its own Redis server: correct answers, answers that must never be
 //! given, and behaviour while Redis misbehaves.
 //!
-//! Without a `redis-server` program, every test prints that it is skipped.
+//! Without a `redis-server` program, every test prints that it is skipped, or fails if
+//! `TESSERA_TEST_REQUIRE` lists `redis`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -12,12 +13,16 @@ mod certificates;
 mod cluster;
 mod concurrent_reads;
 mod local_cache;
+#[path = "../support/prerequisites.rs"]
+mod prerequisites;
 mod proxy;
 mod races;
 mod redis_server;
 mod redis_unavailable;
 #[cfg(feature = "sabotage")]
 mod sabotaged;
+#[path = "../support/scratch.rs"]
+mod scratch;
 mod secured;
 mod slow;
 #[path = "../support/tcp_proxy.rs"]

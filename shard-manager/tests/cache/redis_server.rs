@@ -9,6 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use shard_manager::cache::{CacheAddress, CacheSettings};
 use tempfile::TempDir;
 
+use crate::prerequisites::{Prerequisite, skip};
+
 /// Waits until a condition holds. The limit is generous: a test that reaches it has found a defect.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -52,7 +54,7 @@ impl Server {
     /// not installed.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
-            eprintln!("SKIPPED: there is no redis-server on this machine");
+            skip(Prerequisite::Redis, "there is no redis-server on this machine");
             return None;
         }
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();

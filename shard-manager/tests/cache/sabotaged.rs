@@ -5,8 +5,13 @@ use std::process::Command;
 
 use shard_manager::sabotage::{Mutation, VARIABLE};
 
+use crate::redis_server::Server;
+
 #[test]
 fn tests_detect_a_cache_that_serves_unchecked_entries() {
+    if Server::start(&[]).is_none() {
+        return;
+    }
     for story in [
         "races::after_a_lost_invalidation_an_entry_serves_no_client_that_has_seen_the_write",
         "races::an_entry_of_another_timeline_is_never_served",
@@ -17,7 +22,6 @@ fn tests_detect_a_cache_that_serves_unchecked_entries() {
         let ended = tests.output().unwrap();
         let told = String::from_utf8_lossy(&ended.stdout);
         assert!(told.contains("running 1 test"), "{told}");
-        let is_skipped = String::from_utf8_lossy(&ended.stderr).contains("SKIPPED");
-        assert!(is_skipped || !ended.status.success(), "{story}: {told}");
+        assert!(!ended.status.success(), "{story}: {told}");
     }
 }

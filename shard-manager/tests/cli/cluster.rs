@@ -21,6 +21,8 @@ use shard_manager::manager::{Data, Manager, RequestOptions};
 use shard_manager::row_change::Operation;
 use tempfile::TempDir;
 
+use crate::scratch;
+
 /// A running cluster. Its folder is removed with it.
 pub(crate) struct Cluster {
     pub(crate) manager: Manager,
@@ -100,7 +102,7 @@ pub(crate) fn open(dir: &Path, shards: usize, replicas: usize) -> Manager {
 
 impl Cluster {
     pub(crate) fn new(shards: usize, replicas: usize) -> Self {
-        let dir = tempfile::tempdir().expect("a folder for the test");
+        let dir = scratch::folder();
         Self { manager: open(dir.path(), shards, replicas), dir }
     }
 

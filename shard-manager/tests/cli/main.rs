@@ -9,6 +9,8 @@ mod import;
 mod migrate;
 mod placement;
 mod results;
+#[path = "../support/scratch.rs"]
+mod scratch;
 mod speed;
 mod status;
 mod unclean;

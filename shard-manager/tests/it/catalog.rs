@@ -17,6 +17,8 @@ use shard_manager::store::sqlite::shard_file::migrate_down_and_up;
 use shard_manager::store::sqlite::{OpenError, check_version};
 
 use crate::cluster::{Cluster, execute, ints, open, refusal, shard_file, shards, texts};
+use crate::prerequisites::{Prerequisite, skip};
+use crate::scratch;
 
 /// A stopped cluster that holds one row.
 async fn stopped(count: usize) -> tempfile::TempDir {
@@ -37,7 +39,7 @@ fn assert_tells(told: &str, words: &[&str]) {
 
 #[tokio::test]
 async fn a_second_start_opens_the_same_cluster_with_or_without_settings() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let wanted = ClusterSpec {
         keyspace: Some(Keyspace::Hash),
         placement: Some(Placement::Weighted),
@@ -56,7 +58,7 @@ async fn a_second_start_opens_the_same_cluster_with_or_without_settings() {
 
 #[test]
 fn a_new_cluster_has_three_equal_shards_by_default() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let inner = dir.path().join("made/with/its/parents");
     let map = open(&inner, ClusterSpec::default()).expect("starts").map();
     assert_eq!((map.topology().len(), map.placement()), (3, &Placement::Even));
@@ -68,7 +70,7 @@ fn a_new_cluster_has_three_equal_shards_by_default() {
 
 #[tokio::test]
 async fn a_start_with_other_settings_is_refused_and_names_both() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let made = ClusterSpec {
         weights: Some(vec![2, 1]),
         placement: Some(Placement::Weighted),
@@ -88,7 +90,7 @@ async fn a_start_with_other_settings_is_refused_and_names_both() {
 
 #[test]
 fn keyspace_and_placement_are_kept_with_their_parameters_and_others_are_refused() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let wanted = |keyspace: &str, placement: &str| ClusterSpec {
         keyspace: Some(keyspace.parse().expect("a good keyspace")),
         placement: Some(placement.parse().expect("a good placement")),
@@ -111,7 +113,7 @@ fn keyspace_and_placement_are_kept_with_their_parameters_and_others_are_refused(
     ] {
         assert_tells(&refusal(dir.path(), wanted(keyspace, placement)), &words);
     }
-    let elsewhere = tempfile::tempdir().expect("a folder");
+    let elsewhere = scratch::folder();
     let unfit = wanted("hash", "manual:0-16383=shard4");
     assert_tells(&refusal(elsewhere.path(), unfit), &["shard4", "3 shards"]);
     assert!(open(elsewhere.path(), shards(3)).is_ok(), "a refusal leaves nothing in the way");
@@ -150,7 +152,7 @@ async fn a_directory_of_another_keyspace_hash_or_number_of_slots_is_refused_and_
 
 #[test]
 fn an_impossible_new_cluster_is_refused_and_leaves_no_files() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let told = refusal(dir.path(), ClusterSpec { weights: Some(vec![1, 2]), ..shards(3) });
     assert_tells(&told, &["2 weights", "3 shards"]);
     assert_tells(&refusal(dir.path(), shards(0)), &["1 to 256", "0"]);
@@ -191,7 +193,7 @@ fn a_directory_in_use_is_refused_with_the_process_that_uses_it() {
 
 #[test]
 fn a_directory_stays_held_when_its_lock_file_is_removed_or_replaced() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let lock = dir.path().join("tessera.lock");
     let held = DataDir::open(dir.path()).expect("free");
     for replaced in [false, true] {
@@ -211,7 +213,7 @@ fn a_directory_stays_held_when_its_lock_file_is_removed_or_replaced() {
 
 #[test]
 fn a_lock_whose_process_died_does_not_stand_in_the_way() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     fs::write(dir.path().join("tessera.lock"), "4194304").expect("a stale lock");
     let held = DataDir::open(dir.path()).expect("nobody holds it");
     let noted = fs::read_to_string(dir.path().join("tessera.lock")).expect("the lock");
@@ -226,7 +228,7 @@ fn a_lock_whose_process_died_does_not_stand_in_the_way() {
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn();
-    let Ok(other) = &mut other else { return eprintln!("skipped: there is no flock(1) here") };
+    let Ok(other) = &mut other else { return skip(Prerequisite::Flock, "there is no flock(1)") };
     let mut told = String::new();
     let mut out = std::io::BufReader::new(other.stdout.take().expect("a pipe"));
     std::io::BufRead::read_line(&mut out, &mut told).expect("the other holds it");
@@ -372,7 +374,7 @@ async fn a_first_start_that_was_cut_off_does_not_take_another_clusters_file() {
 
 #[test]
 fn migrations_go_up_down_and_up_again() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let (file, fresh) = (dir.path().join("scratch.db"), Cluster::with_shards(1));
     migrate_down_and_up(&file).expect("all of them");
     let schema = "SELECT sql AS value FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
@@ -388,7 +390,7 @@ fn the_sqlite_that_is_linked_in_is_new_enough() {
 
 #[test]
 fn a_directory_that_cannot_be_made_is_refused_and_named() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = scratch::folder();
     let file = dir.path().join("a-file");
     fs::write(&file, "").expect("a file");
     assert_tells(&refusal(&file, ClusterSpec::default()), &["a-file"]);
@@ -406,7 +408,7 @@ proptest! {
         static MADE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
             fs::read(catalog(Cluster::with_shards(1).stop().path())).expect("a catalog")
         });
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = scratch::folder();
         let mut damaged = MADE.clone();
         let end = damaged.len().min(at + bytes.len());
         damaged[at.min(end)..end].copy_from_slice(&bytes[..end - at.min(end)]);

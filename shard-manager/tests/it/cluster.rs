@@ -24,6 +24,8 @@ use shard_manager::row_change::{Operation, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use tempfile::TempDir;
 
+use crate::scratch;
+
 /// A running cluster. Its folder is removed with it.
 pub(crate) struct Cluster {
     pub(crate) manager: Manager,
@@ -76,7 +78,7 @@ impl Cluster {
     }
 
     pub(crate) fn with(wanted: ClusterSpec) -> Self {
-        let dir = tempfile::tempdir().expect("a folder for the test");
+        let dir = scratch::folder();
         let (manager, source) = open_with_source(dir.path(), wanted).expect("a new cluster starts");
         Self { manager, source: Some(source), dir }
     }

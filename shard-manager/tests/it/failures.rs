@@ -21,6 +21,7 @@ use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::writer::SqliteWriter;
 
 use crate::cluster::{Cluster, connect, execute, ints, log, open, options, with_replicas};
+use crate::prerequisites::{Prerequisite, skip};
 
 fn user(name: &str, email: &str) -> String {
     json!({"name": name, "email": email}).to_string()
@@ -215,11 +216,12 @@ fn a_full_disk_rejects_writes_keeps_what_was_stored_and_recovers() {
     let wrap = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"];
     let run = child("failures::inside_a_folder_of_20_mib", dir.path(), &wrap);
     let Ok(output) = run else {
-        return eprintln!("skipped: there is no unshare(1) here, so no small disk can be made");
+        return skip(Prerequisite::Mount, "there is no unshare(1), so no small disk can be made");
     };
     let text = told(&output);
     if output.status.code() == Some(CANNOT_MOUNT) || text.contains("unshare:") {
-        return eprintln!("skipped: this machine does not let a test mount a small disk: {text}");
+        let reason = format!("this machine does not let a test mount a small disk: {text}");
+        return skip(Prerequisite::Mount, &reason);
     }
     assert!(output.status.success(), "{text}");
     assert!(text.contains("1 passed"), "{text}");
@@ -303,11 +305,12 @@ fn each_acknowledged_write_was_synced_to_the_disk() {
     let wrap = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", &path];
     let run = child("failures::inside_a_traced_process", dir.path(), &wrap);
     let Ok(output) = run else {
-        return eprintln!("skipped: there is no strace(1) here, so nobody sees the syncs");
+        return skip(Prerequisite::Strace, "there is no strace(1), which records the syncs");
     };
     let text = told(&output);
     if text.contains("PTRACE") || text.contains("ptrace") {
-        return eprintln!("skipped: this machine does not let a test trace: {text}");
+        let reason = format!("this machine does not let a test trace: {text}");
+        return skip(Prerequisite::Strace, &reason);
     }
     assert!(output.status.success(), "{text}");
     assert!(text.contains("1 passed"), "{text}");

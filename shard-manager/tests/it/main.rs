@@ -18,11 +18,15 @@ mod movement;
 mod named_keys;
 mod placement;
 mod placements;
+#[path = "../support/prerequisites.rs"]
+mod prerequisites;
 mod rebalance;
 mod reference;
 mod replicas;
 mod replication;
 mod scans;
+#[path = "../support/scratch.rs"]
+mod scratch;
 mod store;
 mod tables;
 mod token;

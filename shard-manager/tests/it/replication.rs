@@ -22,6 +22,8 @@ use shard_manager::table::{Column, Registry, Table};
 use shard_manager::value::ColumnType;
 use tempfile::TempDir;
 
+use crate::scratch;
+
 /// An event in the life of a shard.
 #[derive(Clone, Debug)]
 enum Event {
@@ -73,7 +75,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = scratch::folder();
         let (primary, replica) = (dir.path().join("p.db"), dir.path().join("r.db"));
         let slots: Vec<u16> = (0..16_384).collect();
         let identity = FileIdentity { cluster_id: "c", shard: "shard1", slots: &slots };

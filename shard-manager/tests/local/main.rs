@@ -3,5 +3,7 @@
 mod cluster;
 mod promotion;
 mod refusals;
+#[path = "../support/scratch.rs"]
+mod scratch;
 mod servers;
 mod standalone;

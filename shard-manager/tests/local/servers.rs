@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use shard_manager::local::{LocalCluster, LocalNode, LocalSpec};
 use tempfile::TempDir;
 
+use crate::scratch;
+
 /// A directory for a cluster. Its servers are stopped when it is dropped.
 pub(crate) struct ClusterFolder {
     pub(crate) parent: TempDir,
@@ -14,7 +16,7 @@ pub(crate) struct ClusterFolder {
 
 impl ClusterFolder {
     pub(crate) fn new() -> Self {
-        let parent = tempfile::tempdir().expect("a folder for the test");
+        let parent = scratch::folder();
         // Another user runs the servers and needs access to the path.
         open_to_others(parent.path());
         Self { parent }

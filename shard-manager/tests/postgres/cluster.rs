@@ -25,6 +25,7 @@ use shard_manager::node_address::{ClusterAddress, NodeAddress, ServerEngine, Sha
 use shard_manager::store::postgres::ConnectError;
 use shard_manager::store::postgres::session::{self, NodeRole as Role};
 
+use crate::scratch;
 use crate::server::patient;
 
 /// Servers, and the watcher process that ends them after this one.
@@ -45,7 +46,7 @@ rm -rf "$1""#;
 
 impl Watched {
     fn start(shards: usize, replicas: usize, settings: &[(&str, &str)]) -> Self {
-        let parent = tempfile::tempdir().unwrap().keep();
+        let parent = scratch::folder().keep();
         // Another user runs the servers and needs access to the path.
         std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o755)).unwrap();
         let watcher = watch(&parent);

@@ -18,6 +18,7 @@ use crate::cluster::{Databases, connect};
 use crate::random_changes::{Draft, How, KEYS, Step, pairs, plain, steps, things};
 use crate::random_reads::{Question, question};
 use crate::rows::{RowOutcome, make, options, write_all};
+use crate::scratch;
 use crate::server::runtime;
 
 /// Configuration for this many cases, the same in each run.
@@ -106,7 +107,7 @@ fn stripped(json: &[u8]) -> String {
 }
 
 fn embedded(shards: usize) -> (Manager, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch::folder();
     let wanted = ClusterSpec { shards: Some(shards), replicas: Some(0), ..ClusterSpec::default() };
     let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
     (assembly::open(&cluster).unwrap(), dir)

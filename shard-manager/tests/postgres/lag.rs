@@ -57,21 +57,26 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
             door.run("ALTER SYSTEM SET recovery_min_apply_delay='400ms'").await;
             door.run("SELECT pg_reload_conf()").await;
         }
-        let (within, bound) = (Duration::from_secs(4), Duration::from_secs(3));
+        let bound = Duration::from_secs(3);
         let began = Instant::now();
         let (mut old, mut new) = (0, 0);
-        while began.elapsed() < within {
+        while old < 20 {
+            let elapsed = began.elapsed();
+            assert!(
+                elapsed < Duration::from_secs(60),
+                "replicas that are 400 ms behind answer those who bear three seconds"
+            );
             put(&manager, "busy", &at(Level::One)).await.unwrap();
             let loose = RequestOptions { staleness: bound, ..options() };
             let tight = RequestOptions { staleness: Duration::from_millis(100), ..options() };
             let loose = get(&manager, "busy", &loose).await.unwrap().served_by;
             let tight = get(&manager, "busy", &tight).await.unwrap().served_by;
-            if began.elapsed() > within / 2 {
+            // By now, a replica that falls further and further behind is older than the bound.
+            if elapsed > bound {
                 old += u32::from(loose == ServedBy::Replica);
                 new += u32::from(tight == ServedBy::Replica);
             }
         }
-        assert!(old > 0, "replicas that are 400 ms behind answer those who bear three seconds");
         assert_eq!(new, 0, "and nobody who bears a tenth of one");
     });
     manager.close();

@@ -1,6 +1,7 @@
 //! Tests of PostgreSQL nodes and of clusters of them, with real servers. They need the programs
 //! `initdb`, `pg_ctl` and `pg_basebackup`; without these, the tests of connecting print that they
-//! are skipped, and all others fail. With LONG_TESTS in the environment, more crashes are tested.
+//! are skipped (or fail if `TESSERA_TEST_REQUIRE` lists `postgres`), and all others fail. With
+//! LONG_TESTS in the environment, more crashes are tested.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -24,6 +25,8 @@ mod log;
 mod meddling;
 mod network;
 mod opening;
+#[path = "../support/prerequisites.rs"]
+mod prerequisites;
 mod random_changes;
 mod random_reads;
 mod read_write_steps;
@@ -34,6 +37,8 @@ mod requirements;
 mod rights;
 mod routed;
 mod rows;
+#[path = "../support/scratch.rs"]
+mod scratch;
 mod separate_catalog;
 mod server;
 mod tables;

@@ -14,6 +14,9 @@ use shard_manager::node_address::{NodeAddress, Timeouts};
 use shard_manager::store::postgres::ConnectError;
 use shard_manager::store::postgres::session::{NodeRole, connect};
 
+use crate::prerequisites::{Prerequisite, skip};
+use crate::scratch;
+
 /// Superuser of every server.
 pub(crate) const ADMIN: &str = "admin";
 
@@ -59,10 +62,10 @@ impl Server {
 
     fn new() -> Option<Self> {
         let Some(bin) = bin() else {
-            eprintln!("SKIPPED: there is no PostgreSQL on this machine");
+            skip(Prerequisite::Postgres, "there is no PostgreSQL on this machine");
             return None;
         };
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch::folder();
         let server = Self { folder, bin, port: 0 };
         server.own(server.folder.path());
         Some(server)
