@@ -256,8 +256,7 @@ fn a_primary_whose_file_contradicts_itself_is_reported_over_a_restart_until_it_i
 
     let mut router = reopened(&data, "1");
     assert_eq!(reasons(&router), named, "known from the first answer on");
-    let read =
-        stranger(&router).read_with(Some("ada"), &[("x-consistency", "all")], "table=users");
+    let read = stranger(&router).read_with(Some("ada"), &[("x-consistency", "all")], "table=users");
     assert_eq!((read.status, &*read.code()), (503, "TSR201"), "{}", read.text());
     assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
     router.end();
@@ -270,6 +269,7 @@ fn a_primary_whose_file_contradicts_itself_is_reported_over_a_restart_until_it_i
     fs::rename(primary.with_extension("new"), &primary).unwrap();
     let router = reopened(&data, "1");
     assert_eq!(reasons(&router), ("ok".to_owned(), Vec::new()), "the doubt was about that file");
+    until("nothing is left of it", || !data.join("doubtful-copies.json").exists());
     assert_eq!(stranger(&router).user_at("ada", "all"), Seen::by("primary", &[RIGHT]));
 }
 
