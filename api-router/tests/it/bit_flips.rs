@@ -69,6 +69,19 @@ fn flip(file: &Path) {
     fs::write(file, bytes).unwrap();
 }
 
+/// Moves the row to another slot, out of the order of its table: the file contradicts itself.
+fn flip_slot(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    // Slot (two bytes), shard key and id stand before the name.
+    let row = format!("adaada{RIGHT}");
+    let places = places(&bytes, &row);
+    assert!(!places.is_empty(), "the row is in the file");
+    for at in places {
+        bytes[at - 2] ^= 0b10_0000;
+    }
+    fs::write(file, bytes).unwrap();
+}
+
 fn holds(file: &Path, text: &str) -> bool {
     !places(&fs::read(file).unwrap(), text).is_empty()
 }
@@ -211,4 +224,75 @@ fn copies_that_are_written_to_all_the_time_are_never_found_to_differ() {
     // Replicas may have fallen behind under the load, which is reported as well.
     until("all is well", || reasons(&router) == ("ok".to_owned(), Vec::new()));
     assert_eq!(copy_counter(&router, "differences"), 0);
+}
+
+#[test]
+fn of_two_copies_that_differ_the_one_whose_file_contradicts_itself_is_wrong_and_rebuilt() {
+    files_only!("a file is changed");
+    let (_folder, data) = closed_directory("1");
+    let (primary, replica) = (data.join("shard1-primary.db"), data.join("shard1-replica1.db"));
+    flip_slot(&replica);
+    let damaged = fs::read(&replica).unwrap();
+    let mut router = reopened(&data, "1");
+    until("the difference is counted", || counted(&router, "differences") > 0);
+    until("all is well again", || reasons(&router) == ("ok".to_owned(), Vec::new()));
+    assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
+    assert_replicas_equal(&router);
+    router.end();
+    assert!(holds(&primary, RIGHT) && holds(&replica, RIGHT));
+    assert_ne!(fs::read(&replica).unwrap(), damaged);
+}
+
+#[test]
+fn a_primary_whose_file_contradicts_itself_is_reported_over_a_restart_until_it_is_replaced() {
+    files_only!("a file is changed");
+    let (_folder, data) = closed_directory("1");
+    let (primary, replica) = (data.join("shard1-primary.db"), data.join("shard1-replica1.db"));
+    flip_slot(&primary);
+    let named = ("degraded".to_owned(), vec![reason("shard1-primary", "rows_wrong")]);
+    let mut router = reopened(&data, "1");
+    until("the primary alone is named", || reasons(&router) == named);
+    router.end();
+
+    let mut router = reopened(&data, "1");
+    assert_eq!(reasons(&router), named, "known from the first answer on");
+    let read = stranger(&router).read_with(Some("ada"), &[("x-consistency", "all")], "table=users");
+    assert_eq!((read.status, &*read.code()), (503, "TSR201"), "{}", read.text());
+    assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
+    router.end();
+
+    for beside in ["-wal", "-shm"] {
+        let beside = primary.with_file_name(format!("shard1-primary.db{beside}"));
+        assert!(!beside.exists() || fs::remove_file(&beside).is_ok());
+    }
+    fs::copy(&replica, primary.with_extension("new")).unwrap();
+    fs::rename(primary.with_extension("new"), &primary).unwrap();
+    let router = reopened(&data, "1");
+    assert_eq!(reasons(&router), ("ok".to_owned(), Vec::new()), "the doubt was about that file");
+    until("nothing is left of it", || !data.join("doubtful-copies.json").exists());
+    assert_eq!(stranger(&router).user_at("ada", "all"), Seen::by("primary", &[RIGHT]));
+}
+
+#[test]
+fn a_doubt_survives_restarts_until_a_comparison_finds_the_copies_equal() {
+    files_only!("a file is changed");
+    let (_folder, data) = closed_directory("2");
+    flip(&data.join("shard1-primary.db"));
+    let named = ("degraded".to_owned(), vec![reason("shard1-primary", "rows_wrong")]);
+    let mut router = reopened(&data, "2");
+    until("the primary alone is named", || reasons(&router) == named);
+    for _ in 0..2 {
+        router.end();
+        router = reopened(&data, "2");
+        assert_eq!(reasons(&router), named, "known from the first answer on");
+    }
+    let whole = json!({"table": "users", "data":
+        {"user_id": "ada", "name": "Ada", "email": "e", "partition_key": null}});
+    let written = stranger(&router).write("ada", &whole);
+    assert_eq!(written.status, 200, "{}", written.text());
+    until("the row that was written whole is mended", || reasons(&router).0 == "ok");
+    router.end();
+    assert!(!data.join("doubtful-copies.json").exists(), "nothing is left of it");
+    let router = reopened(&data, "2");
+    assert_eq!(reasons(&router), ("ok".to_owned(), Vec::new()));
 }

@@ -76,6 +76,11 @@ impl Doubts {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner).get(&copy).copied()
     }
 
+    /// Returns all doubts, by copy.
+    pub fn all(&self) -> BTreeMap<usize, Doubt> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Records the findings of a pass; a pass over `all` rows replaces earlier findings. Returns
     /// true if any is new.
     pub fn note(&self, found: &BTreeMap<usize, Doubt>, all: bool) -> bool {

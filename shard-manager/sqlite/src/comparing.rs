@@ -30,6 +30,7 @@ use model::table::{Registry, Table};
 
 use super::check;
 use super::compare::{self, CopyFile, Obstacle, RowApart, Stretch, WalkPosition, WalkSettings};
+use super::doubt_record::DoubtRecord;
 use super::file_reader::FileReader;
 use super::footing::Footing;
 use super::replica::FileReplica;
@@ -58,6 +59,8 @@ pub(super) struct Compared {
     pub(super) name: String,
     /// Doubts about its copies.
     pub(super) doubts: Arc<Doubts>,
+    /// Record that keeps the doubts for the next start.
+    pub(super) record: Arc<DoubtRecord>,
     /// Replication state of its nodes.
     pub(super) replication: Arc<ReplicationState>,
     /// Findings of each copy, the primary first; doubts are reported there.
@@ -95,6 +98,7 @@ impl Comparing {
                 stop: Arc::clone(&stop),
                 walk: Walk::default(),
                 sound: BTreeSet::new(),
+                malformed: BTreeSet::new(),
             })
             .collect();
         let thread = (!shards.is_empty()).then(|| {
@@ -150,6 +154,8 @@ struct Walker {
     walk: Walk,
     /// Copies without a verdict whose files were checked and are consistent.
     sound: BTreeSet<usize>,
+    /// Copies whose files were found malformed since the start.
+    malformed: BTreeSet<usize>,
 }
 
 /// Walk over all rows.
@@ -306,11 +312,13 @@ impl Walker {
 
     /// Declares a file wrong that SQLite calls malformed, if a check of the whole file agrees.
     fn meet_damage(&mut self, number: usize, cause: &str) {
-        if self.shard.doubts.about(number) == Some(Doubt::Wrong) {
+        let is_known = self.shard.doubts.about(number) == Some(Doubt::Wrong);
+        if is_known && self.malformed.contains(&number) {
             return;
         }
         if self.shard.contradicts(number, &self.stop) == Some(true) {
             tracing::error!(node = %self.shard.node(number), cause, "a file is damaged");
+            self.malformed.insert(number);
             self.walk.wrong.insert(number);
             self.walk.has_gaps = true;
             self.act();
@@ -358,6 +366,8 @@ impl Walker {
         }
         self.tell(all);
         if all {
+            // Also without a new finding: files may have been replaced since they were recorded.
+            self.shard.keep_doubts();
             self.shard.doubts.count_pass();
             if self.walk.unsettled.is_empty() {
                 self.sound.clear();
@@ -374,6 +384,7 @@ impl Walker {
         if !self.shard.doubts.note(&found, all) {
             return;
         }
+        self.shard.keep_doubts();
         for (number, findings) in self.shard.findings.iter().enumerate() {
             let told = self.shard.doubts.about(number).map(|doubt| doubt.reason(number));
             for reason in [Reason::RowsWrong, Reason::CopyWrong, Reason::CopiesDiffer] {
@@ -392,6 +403,13 @@ impl Walker {
 }
 
 impl Compared {
+    /// Records the doubts for the next start.
+    fn keep_doubts(&self) {
+        let replicas = self.replicas.iter().map(|(_, file)| file.clone());
+        let files: Vec<PathBuf> = std::iter::once(self.primary.clone()).chain(replicas).collect();
+        self.record.replace(&self.name, &files, &self.doubts.all());
+    }
+
     /// Returns the copies that can be read now, the primary first; none if another file may have
     /// taken the primary's place: SQLite would replay the WAL of one file into the other.
     fn hold(&self) -> Held<'_> {

@@ -23,6 +23,7 @@ pub mod ddl;
 mod declarations;
 mod dialect;
 pub mod digest;
+pub mod doubt_record;
 pub mod export;
 pub mod file_reader;
 pub mod footing;

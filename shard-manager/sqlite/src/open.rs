@@ -7,6 +7,7 @@
 //! the same tables.
 //! **Not here:** serving an open cluster (`manager`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use engine::cluster_spec::ClusterSpec;
+use engine::doubts::{Doubt, Doubts};
 use engine::open_error::OpenError;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::schema_agreement::{Agreement, Declared, agree};
 use engine::{LaneControls, OpenedCluster, OpenedReplica, OpenedShard, WriterKind};
-use model::reason::Reason;
+use model::reason::{Findings, Reason};
 use model::sabotage::{Mutation, is_on};
 use model::table::Registry;
 use model::topology::{ShardIndex, Topology};
@@ -28,6 +30,7 @@ use super::backup::{BackupSource, Original, SavedShard};
 use super::catalog::{self, FileCatalog};
 use super::comparing::{Compared, Comparing};
 use super::data_dir::{DataDir, has_no_room};
+use super::doubt_record::DoubtRecord;
 use super::file_reader::FileReader;
 use super::footing::Footing;
 use super::guard::Guard;
@@ -82,22 +85,10 @@ fn open_as(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, Ope
 
 fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, OpenError> {
     let data_dir = DataDir::open(&cluster.data_dir)?;
-    let mut catalog = FileCatalog::open(&data_dir.catalog(), &cluster.wanted)?;
-    if !replicas {
-        catalog.replicas = 0;
-    }
-    let mut intents = IntentTable::open(&data_dir.catalog())?;
-    let pending = read_intents(&data_dir, &mut intents)?;
-    let (registry, mut shards) = open_shards(&data_dir, &catalog, &pending)?;
-    for intent in &pending {
-        let removed = intents.remove(intent.table.name());
-        removed.map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
-    }
-    drop(intents);
-    let current = |FileShard { opened, .. }: &FileShard| {
-        (opened.name.clone(), opened.replication.timeline().history().current())
-    };
-    catalog.set_ready(&data_dir.catalog(), shards.0.iter().map(current).collect())?;
+    let record = DoubtRecord::read(data_dir.path());
+    // A refused start has closed its files in good order, and is no reason to check them all.
+    let opened = open_files(&data_dir, cluster, replicas, &record);
+    let (catalog, registry, mut shards) = opened.inspect_err(|_| data_dir.close())?;
     let source = Arc::new(source(&data_dir, &shards.0));
     let footings = shards.0.iter().map(|shard| Arc::clone(&shard.footing)).collect();
     let guard = Guard::start(&data_dir, footings);
@@ -111,7 +102,7 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     let registry = Arc::new(ArcSwap::from_pointee(registry));
     let shards = std::mem::take(&mut shards.0);
     wait_for_replicas(&shards);
-    compare_copies(&mut files, &shards, &registry);
+    compare_copies(&mut files, &shards, &registry, &record);
     if files.data_dir().is_unclean() {
         check_files(&files, &shards);
     }
@@ -125,8 +116,39 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     Ok(OpenedFiles { cluster, source })
 }
 
+/// Opens the catalog and the files of all shards.
+fn open_files(
+    data_dir: &DataDir,
+    cluster: &EmbeddedCluster,
+    replicas: bool,
+    record: &DoubtRecord,
+) -> Result<(FileCatalog, Registry, FileShards), OpenError> {
+    let mut catalog = FileCatalog::open(&data_dir.catalog(), &cluster.wanted)?;
+    if !replicas {
+        catalog.replicas = 0;
+    }
+    let mut intents = IntentTable::open(&data_dir.catalog())?;
+    let pending = read_intents(data_dir, &mut intents)?;
+    let (registry, shards) = open_shards(data_dir, &catalog, &pending, record)?;
+    for intent in &pending {
+        let removed = intents.remove(intent.table.name());
+        removed.map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
+    }
+    drop(intents);
+    let current = |FileShard { opened, .. }: &FileShard| {
+        (opened.name.clone(), opened.replication.timeline().history().current())
+    };
+    catalog.set_ready(&data_dir.catalog(), shards.0.iter().map(current).collect())?;
+    Ok((catalog, registry, shards))
+}
+
 /// Starts to compare the copies of each shard in the background.
-fn compare_copies(files: &mut Files, shards: &[FileShard], registry: &Arc<ArcSwap<Registry>>) {
+fn compare_copies(
+    files: &mut Files,
+    shards: &[FileShard],
+    registry: &Arc<ArcSwap<Registry>>,
+    record: &Arc<DoubtRecord>,
+) {
     // A replica that is sabotaged on purpose must not be repaired.
     if is_on(Mutation::Resurrect) {
         return;
@@ -138,6 +160,7 @@ fn compare_copies(files: &mut Files, shards: &[FileShard], registry: &Arc<ArcSwa
         Compared {
             name: opened.name.clone(),
             doubts: Arc::clone(&opened.doubts),
+            record: Arc::clone(record),
             replication: Arc::clone(&opened.replication),
             findings: std::iter::once(&opened.findings)
                 .chain(of_replicas)
@@ -273,6 +296,7 @@ fn open_shards(
     data_dir: &DataDir,
     catalog: &FileCatalog,
     pending: &[Intent],
+    record: &DoubtRecord,
 ) -> Result<(Registry, FileShards), OpenError> {
     let topology = catalog.map.topology();
     let mut found = Vec::with_capacity(topology.len());
@@ -299,19 +323,25 @@ fn open_shards(
     let mut shards = FileShards::default();
     for (Found { name, primary, replicas, .. }, history, position) in begun {
         let replication = ReplicationState::new(history, position, replicas.len());
-        shards.0.push(open_shard(name, &primary, replicas, replication, &housekeeping)?);
+        let doubts = record.about(name, |copy| match copy.checked_sub(1) {
+            None => data_dir.primary(name),
+            Some(index) => data_dir.replica(name, index),
+        });
+        shards.0.push(open_shard(name, &primary, replicas, replication, &housekeeping, &doubts)?);
     }
     Ok((registry, shards))
 }
 
 /// Opens a shard's files for writing and reading, and starts its replicas. `replicas` contains each
-/// replica's file, and true if the file may be used as it is.
+/// replica's file, and true if the file may be used as it is. `doubts`: those of an earlier process
+/// about the copies.
 fn open_shard(
     name: &str,
     primary: &Path,
     replicas: Vec<(PathBuf, bool)>,
     replication: ReplicationState,
     housekeeping: &Housekeeping,
+    doubts: &BTreeMap<usize, Doubt>,
 ) -> Result<FileShard, OpenError> {
     let replication = Arc::new(replication);
     let no_thread =
@@ -321,11 +351,24 @@ fn open_shard(
     let visible_bound = VisibleBound::primary(&replication);
     let readers =
         ReaderPool::open_on(Some(&footing), (name, primary), visible_bound, housekeeping)?;
+    let is_unsettled = doubts.values().any(|doubt| *doubt == Doubt::Unsettled);
+    let source_in_doubt = is_unsettled || doubts.contains_key(&0);
     let mut started: Vec<Arc<FileReplica>> = Vec::with_capacity(replicas.len());
     for (index, (file, usable)) in replicas.into_iter().enumerate() {
         let (node, shard) = (format!("{name}-replica{}", index + 1), name.to_owned());
         let (primary, footing) = (primary.to_owned(), Arc::clone(&footing));
-        let spec = ReplicaSpec { node, shard, primary, footing, file, usable, index };
+        let condemned = doubts.get(&(index + 1)) == Some(&Doubt::Wrong);
+        let spec = ReplicaSpec {
+            node,
+            shard,
+            primary,
+            footing,
+            file,
+            usable,
+            index,
+            condemned,
+            source_in_doubt,
+        };
         match FileReplica::start(spec, &replication, housekeeping) {
             Ok(replica) => started.push(replica),
             Err(error) => {
@@ -334,10 +377,25 @@ fn open_shard(
             }
         }
     }
-    let node = |replica: &Arc<FileReplica>| OpenedReplica {
-        node: Arc::clone(replica) as _,
-        findings: Arc::default(),
+    let findings = |copy: usize| {
+        let findings = Findings::default();
+        if let Some(doubt) = doubts.get(&copy) {
+            findings.raise(doubt.reason(copy));
+            tracing::warn!(
+                shard = name,
+                copy,
+                ?doubt,
+                "copies of a shard differed before this start; they are compared again"
+            );
+        }
+        Arc::new(findings)
     };
+    let node = |(replica, copy): (&Arc<FileReplica>, usize)| OpenedReplica {
+        node: Arc::clone(replica) as _,
+        findings: findings(copy),
+    };
+    let known_doubts = Doubts::default();
+    known_doubts.note(doubts, false);
     let opened = OpenedShard {
         name: name.to_owned(),
         replication,
@@ -345,9 +403,9 @@ fn open_shard(
         partitioner: None,
         controls: LaneControls::default(),
         primary: Arc::new(FileReader::new(readers)),
-        findings: Arc::default(),
-        doubts: Arc::default(),
-        replicas: started.iter().map(node).collect(),
+        findings: findings(0),
+        doubts: Arc::new(known_doubts),
+        replicas: started.iter().zip(1..).map(node).collect(),
     };
     Ok(FileShard { opened, footing, replicas: started })
 }

@@ -61,6 +61,10 @@ pub struct ReplicaSpec {
     pub usable: bool,
     /// Index of the replica in its shard, from 0.
     pub index: usize,
+    /// True if its rows are known to be wrong: they are not read.
+    pub condemned: bool,
+    /// True if rows of the primary may be wrong: the replica is not rebuilt from it.
+    pub source_in_doubt: bool,
 }
 
 /// A running replica.
@@ -96,9 +100,9 @@ impl FileReplica {
             fault_injector: FaultInjector::default(),
             readers: ArcSwapOption::empty(),
             suspected: AtomicBool::new(false),
-            condemned: AtomicBool::new(false),
+            condemned: AtomicBool::new(spec.condemned),
             remade: AtomicBool::new(false),
-            source_in_doubt: AtomicBool::new(false),
+            source_in_doubt: AtomicBool::new(spec.source_in_doubt),
             stopping: AtomicBool::new(false),
             thread: Mutex::new(None),
         });

@@ -15,6 +15,10 @@ use model::topology::Role;
 
 use super::Shard;
 
+/// Time after which a node that has not answered a probe is down. A little less than the longest
+/// probe, so that one is enough to notice.
+const NO_ANSWER_AFTER: Duration = Duration::from_millis(1_800);
+
 /// Health of one node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeHealth {
@@ -34,19 +38,21 @@ pub struct NodeHealth {
 }
 
 impl Shard {
-    /// Probes the readers of each node, and the primary's lanes.
+    /// Probes the readers of each node, and the primary's lanes. A node that has not answered by an
+    /// early deadline is reported as such, and not as down.
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
             let asked = probe_reader(Some(&*self.primary.reader), deadline);
+            // A node that is cut off needs no probe.
             let lanes = async {
-                // A node that is cut off needs no probe.
-                if self.primary.check_reachable().is_ok() {
-                    self.primary.lanes.probe(deadline).await;
-                }
+                self.primary.check_reachable().is_err() || self.primary.lanes.probe(deadline).await
             };
-            let ((answers, latency), ()) = join(asked, lanes).await;
-            let found = Reasons::of((!answers).then_some(Reason::NoAnswer));
-            let reasons = found.and(self.primary.reasons());
+            let ((failure, latency), lanes_answer) = join(asked, lanes).await;
+            let known = self.primary.reasons();
+            // The lanes are not known to stand still, nor to work.
+            let is_unknown = known.is_up() && !lanes_answer;
+            let found = failure.or(is_unknown.then_some(Reason::NoAnswerInTime));
+            let reasons = Reasons::of(found).and(known);
             NodeHealth {
                 node: self.primary_name.clone(),
                 role: Role::Primary,
@@ -61,14 +67,13 @@ impl Shard {
         let others = others.filter(|(index, _)| Some(*index) != leading);
         let replicas = others.map(async |(index, replica)| {
             let reader = replica.reader();
-            let (answers, latency) = probe_reader(reader.as_deref(), deadline).await;
-            if !answers {
+            let (failure, latency) = probe_reader(reader.as_deref(), deadline).await;
+            if failure == Some(Reason::NoAnswer) {
                 replica.probe_failed();
             }
             // A replica whose exclusion is over can return now.
             let _ = self.replicas.takes_part(index);
-            let found = Reasons::of((!answers).then_some(Reason::NoAnswer));
-            let reasons = found.and(self.replicas.reasons(index));
+            let reasons = Reasons::of(failure).and(self.replicas.reasons(index));
             NodeHealth {
                 node: self.replicas.present_name(index, leading),
                 role: Role::Replica,
@@ -84,11 +89,20 @@ impl Shard {
     }
 }
 
-/// Returns true if a node answers its readers, and the duration of the probe.
-async fn probe_reader(reader: Option<&dyn NodeReader>, deadline: Instant) -> (bool, Duration) {
-    let Some(reader) = reader else { return (false, Duration::ZERO) };
+/// Returns the reason why a node did not answer, if it did not, and the time that it took.
+async fn probe_reader(
+    reader: Option<&dyn NodeReader>,
+    deadline: Instant,
+) -> (Option<Reason>, Duration) {
+    let Some(reader) = reader else { return (Some(Reason::NoAnswer), Duration::ZERO) };
     let began = Instant::now();
     let probed = reader.probe(deadline).await;
-    // A busy node is not down.
-    (matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })), began.elapsed())
+    let latency = began.elapsed();
+    let reason = match probed {
+        // A busy node is not down.
+        Ok(()) | Err(Error::PoolExhausted { .. }) => None,
+        Err(Error::DeadlinePassed) if latency < NO_ANSWER_AFTER => Some(Reason::NoAnswerInTime),
+        Err(_) => Some(Reason::NoAnswer),
+    };
+    (reason, latency)
 }
