@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub use access;
 pub use assembly::{self, doctor};
 pub use cache;
 #[cfg(feature = "cli")]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Packages, lowest first: folder, and the packages of this workspace that it depends on.
 pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/model", &[]),
+    ("shard-manager/access", &["model"]),
     ("shard-manager/cache", &["model"]),
     ("shard-manager/engine", &["model"]),
     ("shard-manager/local-postgres", &["model"]),
@@ -19,6 +20,7 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     (
         "shard-manager",
         &[
+            "access",
             "assembly",
             "cache",
             "cli",
@@ -58,6 +60,15 @@ const MODEL: &[&[&str]] = &[
     &["cursor", "result_rows"],
     &["error"],
     &["idempotency"],
+];
+const ACCESS: &[&[&str]] = &[
+    &["auth_error", "key", "operation", "scope", "tenant", "unix_time"],
+    &["denial", "grant", "limit"],
+    &["role"],
+    &["jwt", "key_record", "rights"],
+    &["caller", "keys_file"],
+    &["snapshot"],
+    &["authenticator"],
 ];
 const LOCAL_POSTGRES: &[&[&str]] = &[
     &["environment", "error", "processes"],
@@ -272,6 +283,7 @@ fn check_layers(package: &str, layers: &[&[&str]]) {
 #[test]
 fn modules_import_only_lower_layers() {
     check_layers("shard-manager/model", MODEL);
+    check_layers("shard-manager/access", ACCESS);
     check_layers("shard-manager/local-postgres", LOCAL_POSTGRES);
     check_layers("shard-manager/engine", ENGINE);
     check_layers("shard-manager/cluster", CLUSTER);
@@ -285,16 +297,22 @@ fn modules_import_only_lower_layers() {
 }
 
 #[test]
-fn the_model_is_plain_values() {
-    let manifest = manifest("shard-manager/model");
-    for package in ["tokio", "diesel", "diesel-async", "tokio-postgres", "redis", "rand"] {
-        assert!(!dependencies(&manifest).contains(package), "model must not depend on {package}");
-    }
-    for file in sources(&root().join("shard-manager/model/src")) {
-        let text = fs::read_to_string(&file).unwrap();
-        for word in ["async fn", "tokio", "diesel", "std::fs", "SystemTime", "Instant", "Utc::now"]
-        {
-            assert!(!text.contains(word), "{}: model must not use {word}", file.display());
+fn model_and_access_are_plain_values() {
+    for package in ["model", "access"] {
+        let folder = format!("shard-manager/{package}");
+        let manifest = manifest(&folder);
+        for other in ["tokio", "diesel", "diesel-async", "tokio-postgres", "redis", "rand"] {
+            let depends = dependencies(&manifest).contains(other);
+            assert!(!depends, "{package} must not depend on {other}");
+        }
+        for file in sources(&root().join(&folder).join("src")) {
+            let text = fs::read_to_string(&file).unwrap();
+            let words =
+                ["async fn", "tokio", "diesel", "std::fs", "SystemTime", "Instant", "Utc::now"];
+            for word in words {
+                let uses = text.contains(word);
+                assert!(!uses, "{}: {package} must not use {word}", file.display());
+            }
         }
     }
 }
@@ -355,6 +373,7 @@ fn the_router_knows_no_sql_and_the_domain_no_http() {
         }
     }
     let domain = [
+        "shard-manager/access/src",
         "shard-manager/assembly/src",
         "shard-manager/cli/src",
         "shard-manager/cluster/src",

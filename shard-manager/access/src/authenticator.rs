@@ -1,0 +1,197 @@
+//! Authenticator: from the credentials of a request to its caller.
+//!
+//! **Invariant:** bad credentials are refused and never become anonymous. A token that was accepted
+//! before is accepted again only under the same snapshot and issuers: each change of them makes a
+//! new generation.
+//! **Not here:** the place of credentials in a request (the router).
+
+mod token_cache;
+
+use std::sync::Arc;
+
+use crate::auth_error::{AuthError, AuthReason};
+use crate::caller::{Caller, Principal};
+use crate::denial::TokenIdentity;
+use crate::jwt::{Issuers, SKEW_SECONDS, VerifiedToken};
+use crate::key::ApiKey;
+use crate::limit::limit_cells::LimitCells;
+use crate::snapshot::{CallerIdentity, LimitSource, Snapshot};
+use crate::unix_time::UnixTime;
+use token_cache::{CachedToken, TokenCache};
+
+/// Settings of an authenticator.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthSettings {
+    /// `access_stale_max_s`: highest age of the snapshot in seconds; 0 for any.
+    pub stale_max: u64,
+    /// `limit_routers`: number of routers among which rates are divided.
+    pub limit_routers: u64,
+}
+
+impl AuthSettings {
+    /// Default of `stale_max`.
+    pub const STALE_MAX_DEFAULT: u64 = 86_400;
+}
+
+/// All that is needed to judge credentials, at one moment.
+#[derive(Debug)]
+pub struct Authenticator {
+    snapshot: Arc<Snapshot>,
+    issuers: Arc<Issuers>,
+    settings: AuthSettings,
+    generation: u64,
+    tokens: Arc<TokenCache>,
+    cells: Arc<LimitCells>,
+}
+
+impl Authenticator {
+    /// Creates an authenticator. The secret must be random: it keeps clients from making two tokens
+    /// that the cache of tokens takes for one.
+    pub fn new(
+        snapshot: Snapshot,
+        issuers: Issuers,
+        settings: AuthSettings,
+        cells: Arc<LimitCells>,
+        secret: [u8; 16],
+    ) -> Self {
+        Self {
+            snapshot: Arc::new(snapshot),
+            issuers: Arc::new(issuers),
+            settings,
+            generation: 0,
+            tokens: Arc::new(TokenCache::new(secret)),
+            cells,
+        }
+    }
+
+    /// Returns an authenticator with another snapshot.
+    #[must_use]
+    pub fn with_snapshot(&self, snapshot: Snapshot) -> Self {
+        self.next(Arc::new(snapshot), Arc::clone(&self.issuers))
+    }
+
+    /// Returns an authenticator with other issuers, or with other keys of the same.
+    #[must_use]
+    pub fn with_issuers(&self, issuers: Issuers) -> Self {
+        self.next(Arc::clone(&self.snapshot), Arc::new(issuers))
+    }
+
+    fn next(&self, snapshot: Arc<Snapshot>, issuers: Arc<Issuers>) -> Self {
+        Self {
+            snapshot,
+            issuers,
+            settings: self.settings,
+            generation: self.tokens.next_generation(),
+            tokens: Arc::clone(&self.tokens),
+            cells: Arc::clone(&self.cells),
+        }
+    }
+
+    /// Returns the keys, roles and denials.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Returns the source of limits.
+    pub fn limits(&self) -> LimitSource<'_> {
+        LimitSource { cells: &self.cells, routers: self.settings.limit_routers }
+    }
+
+    /// Returns the caller of a request without credentials.
+    ///
+    /// # Errors
+    /// [`AuthReason::SnapshotStale`] if its rights are not known.
+    pub fn anonymous(&self, now: UnixTime) -> Result<Arc<Caller>, AuthError> {
+        self.check_age(now)?;
+        Ok(Arc::clone(self.snapshot.anonymous()))
+    }
+
+    /// Returns the caller who sent these credentials: an API key or a token. `may_check` is called
+    /// before a signature is verified, and refuses if too many are.
+    ///
+    /// # Errors
+    /// [`AuthError`] with the exact reason.
+    pub fn authenticate(
+        &self,
+        credentials: &str,
+        now: UnixTime,
+        may_check: impl FnOnce() -> bool,
+    ) -> Result<Arc<Caller>, AuthError> {
+        self.check_age(now)?;
+        if ApiKey::is_like(credentials) {
+            return self.snapshot.authenticate_key(credentials, now).map(Arc::clone);
+        }
+        let name = self.tokens.name(credentials);
+        if let Some(caller) = self.tokens.get(name, self.generation, now) {
+            return Ok(caller);
+        }
+        let token = self.issuers.verify(credentials, now, may_check)?;
+        let usable_until = token.expires_at.plus(SKEW_SECONDS);
+        let caller = Arc::new(self.token_caller(token, now)?);
+        let cached =
+            CachedToken { caller: Arc::clone(&caller), usable_until, generation: self.generation };
+        self.tokens.insert(name, cached);
+        Ok(caller)
+    }
+
+    /// Returns the caller of a client certificate that was verified and mapped.
+    ///
+    /// # Errors
+    /// [`AuthError`] if a tenant was denied, or the rights are not known.
+    pub fn authenticate_certificate(
+        &self,
+        identity: CallerIdentity,
+        now: UnixTime,
+    ) -> Result<Caller, AuthError> {
+        self.check_age(now)?;
+        self.check_tenants(&identity, now)?;
+        Ok(self.snapshot.caller(identity, &self.limits()))
+    }
+
+    fn check_age(&self, now: UnixTime) -> Result<(), AuthError> {
+        let most = self.settings.stale_max;
+        if most > 0 && self.snapshot.age(now) > most {
+            return Err(AuthReason::SnapshotStale.into());
+        }
+        Ok(())
+    }
+
+    fn check_tenants(&self, identity: &CallerIdentity, now: UnixTime) -> Result<(), AuthError> {
+        let denied_until = self.snapshot.denials().tenants_denied_until(&identity.tenants);
+        if denied_until.is_some_and(|until| now < until) {
+            return Err(AuthReason::TenantDenied.into());
+        }
+        Ok(())
+    }
+
+    fn token_caller(&self, token: VerifiedToken, now: UnixTime) -> Result<Caller, AuthError> {
+        let identity = TokenIdentity {
+            issuer: token.issuer.name(),
+            subject: token.subject.as_deref(),
+            id: token.id.as_deref(),
+            issued_at: token.issued_at,
+        };
+        if self.snapshot.denials().denies_token(&identity, now) {
+            return Err(AuthReason::TokenDenied.into());
+        }
+        if let Some(role) = self.snapshot.role(&token.role) {
+            if !token.issuer.may_give(role.role()) {
+                return Err(AuthReason::TokenRole.into());
+            }
+            let separators = role.role().separators();
+            token.tenants.check_separators(separators).map_err(|_| AuthReason::Tenant)?;
+        }
+        let identity = CallerIdentity {
+            principal: Principal::Token {
+                issuer: token.issuer.name().into(),
+                subject: token.subject,
+                id: token.id,
+            },
+            role: token.role,
+            tenants: token.tenants,
+            expires_at: Some(token.expires_at),
+        };
+        self.check_tenants(&identity, now)?;
+        Ok(self.snapshot.caller(identity, &self.limits()))
+    }
+}

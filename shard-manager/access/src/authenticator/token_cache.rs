@@ -1,0 +1,66 @@
+//! Tokens that were accepted lately, so that their signatures need not be verified again.
+//!
+//! A token is found by its SipHash-2-4 of 128 bits under a random key of the process. A hash
+//! without a secret, such as xxh3, would let a client look for a token that has the hash of
+//! another's.
+//!
+//! **Invariant:** only good tokens are kept, so a flood of bad ones evicts none. An entry of
+//! another generation, or past its time, is no entry.
+//! **Not here:** verification (`jwt`).
+
+use std::hash::Hasher as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quick_cache::sync::Cache;
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
+use crate::caller::Caller;
+use crate::unix_time::UnixTime;
+
+/// Highest number of tokens.
+const TOKENS_MAX: usize = 16_384;
+
+/// Token that was accepted.
+#[derive(Clone, Debug)]
+pub(super) struct CachedToken {
+    pub(super) caller: Arc<Caller>,
+    pub(super) usable_until: UnixTime,
+    pub(super) generation: u64,
+}
+
+/// Tokens that were accepted.
+#[derive(Debug)]
+pub(super) struct TokenCache {
+    secret: [u8; 16],
+    tokens: Cache<u128, CachedToken>,
+    generations: AtomicU64,
+}
+
+impl TokenCache {
+    pub(super) fn new(secret: [u8; 16]) -> Self {
+        Self { secret, tokens: Cache::new(TOKENS_MAX), generations: AtomicU64::new(0) }
+    }
+
+    /// Returns a generation that was never used.
+    pub(super) fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Returns the name under which a token is kept.
+    pub(super) fn name(&self, text: &str) -> u128 {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        hasher.write(text.as_bytes());
+        hasher.finish128().as_u128()
+    }
+
+    pub(super) fn get(&self, name: u128, generation: u64, now: UnixTime) -> Option<Arc<Caller>> {
+        let token = self.tokens.get(&name)?;
+        let is_good = token.generation == generation && now < token.usable_until;
+        is_good.then_some(token.caller)
+    }
+
+    pub(super) fn insert(&self, name: u128, token: CachedToken) {
+        self.tokens.insert(name, token);
+    }
+}

@@ -1,0 +1,160 @@
+//! JSON Web Tokens: verification of tokens that other systems have signed.
+//!
+//! The rules are those of RFC 8725: the algorithm is a property of the key, and the header must
+//! agree with it; keys come from the issuer's settings and never from the token; nothing that the
+//! token says is believed before its signature holds, except the choice of the issuer and the key.
+//!
+//! **Invariant:** a verified token was signed by a key of a configured issuer for one of its
+//! audiences, is valid at the given time, and gives a role that the issuer may give.
+//! **Not here:** denials and the rights of the role (`authenticator`); fetching keys.
+
+mod claims;
+mod compact;
+pub mod issuer;
+pub mod key_set;
+mod provider;
+mod unique_json;
+
+use std::sync::Arc;
+
+use jsonwebtoken::decode;
+use serde::de::IgnoredAny;
+
+use crate::auth_error::{AuthError, AuthReason};
+use crate::tenant::Tenants;
+use crate::unix_time::UnixTime;
+use compact::CompactToken;
+use issuer::{Issuer, IssuerError};
+
+/// Seconds by which the clocks of issuer and router may differ.
+pub const SKEW_SECONDS: u64 = 30;
+/// Longest token in bytes.
+pub const TOKEN_LEN_MAX: usize = 8_192;
+
+/// Signature algorithm that an issuer may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenAlgorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// ECDSA over P-256 with SHA-256.
+    Es256,
+    /// Ed25519.
+    EdDsa,
+    /// HMAC with SHA-256.
+    Hs256,
+}
+
+impl TokenAlgorithm {
+    /// All algorithms.
+    pub const ALL: [Self; 4] = [Self::Rs256, Self::Es256, Self::EdDsa, Self::Hs256];
+
+    /// Returns the name in a header and in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+            Self::Hs256 => "HS256",
+        }
+    }
+
+    /// Returns the algorithm of this name. Names are case-sensitive.
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+
+    fn in_library(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
+            Self::Es256 => jsonwebtoken::Algorithm::ES256,
+            Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
+            Self::Hs256 => jsonwebtoken::Algorithm::HS256,
+        }
+    }
+}
+
+/// Claims of a token whose signature and times were good.
+#[derive(Clone, Debug)]
+pub struct VerifiedToken {
+    /// Issuer of the token.
+    pub issuer: Arc<Issuer>,
+    /// `sub`.
+    pub subject: Option<Box<str>>,
+    /// `jti`.
+    pub id: Option<Box<str>>,
+    /// `iat`.
+    pub issued_at: Option<UnixTime>,
+    /// `exp`.
+    pub expires_at: UnixTime,
+    /// The role that it asks for.
+    pub role: Box<str>,
+    /// Its tenants.
+    pub tenants: Tenants,
+}
+
+/// All issuers whose tokens are accepted.
+#[derive(Debug, Default)]
+pub struct Issuers(Vec<Arc<Issuer>>);
+
+impl Issuers {
+    /// Collects issuers.
+    ///
+    /// # Errors
+    /// [`IssuerError::Twice`] if two have the same name.
+    pub fn new(issuers: Vec<Issuer>) -> Result<Self, IssuerError> {
+        for (index, issuer) in issuers.iter().enumerate() {
+            if issuers[..index].iter().any(|other| other.name() == issuer.name()) {
+                return Err(IssuerError::Twice);
+            }
+        }
+        Ok(Self(issuers.into_iter().map(Arc::new).collect()))
+    }
+
+    /// Verifies a token. `may_check` is called once, before the signature is verified, and refuses
+    /// if too many are verified already.
+    ///
+    /// # Errors
+    /// [`AuthError`] with the exact reason.
+    pub fn verify(
+        &self,
+        text: &str,
+        now: UnixTime,
+        may_check: impl FnOnce() -> bool,
+    ) -> Result<VerifiedToken, AuthError> {
+        let token = CompactToken::parse(text)?;
+        let name = token.issuer()?;
+        let issuer = self.0.iter().find(|issuer| issuer.name() == name);
+        let issuer = issuer.ok_or(AuthReason::TokenIssuer)?;
+        let key = issuer.key(token.algorithm, token.key_id.as_deref(), now)?;
+        if !may_check() {
+            return Err(AuthReason::TooManyChecks.into());
+        }
+        let validation = issuer.validation(token.algorithm).ok_or(AuthReason::TokenAlgorithm)?;
+        // The library verifies signature and algorithm. It checks issuer and audience as well, and
+        // the times are checked below, with the caller's clock.
+        if let Err(error) = decode::<IgnoredAny>(text, key, validation) {
+            return Err(refusal(&error).into());
+        }
+        claims::check(&token.claims, issuer, now)
+    }
+}
+
+fn refusal(error: &jsonwebtoken::errors::Error) -> AuthReason {
+    use jsonwebtoken::errors::ErrorKind;
+    let kind = error.kind();
+    if let ErrorKind::MissingRequiredClaim(claim) = kind {
+        let known = ["exp", "iss", "aud"].into_iter().find(|known| known == claim);
+        return AuthReason::TokenClaim(known.unwrap_or("aud"));
+    }
+    if matches!(kind, ErrorKind::InvalidSignature) {
+        AuthReason::TokenSignature
+    } else if matches!(kind, ErrorKind::InvalidAudience) {
+        AuthReason::TokenAudience
+    } else if matches!(kind, ErrorKind::InvalidIssuer) {
+        AuthReason::TokenIssuer
+    } else if matches!(kind, ErrorKind::InvalidAlgorithm) {
+        AuthReason::TokenAlgorithm
+    } else {
+        AuthReason::TokenMalformed
+    }
+}

@@ -1,0 +1,235 @@
+//! API keys: `tsr_`, an id, `_`, a secret and a checksum.
+//!
+//! ```text
+//! tsr_4fKq0ZxY81Ab_ 43 characters of secret, 6 of CRC-32
+//! ```
+//! The prefix lets scanners find keys in source code, and the checksum distinguishes a key from a
+//! misspelled one without a lookup. Only the SHA-256 of the secret is stored: the secret is 256
+//! random bits, so a slow password hash would add nothing.
+//!
+//! **Invariant:** a text is a key in exactly one spelling. No `Debug` prints a secret, and no
+//! secret has a `Display`.
+//! **Not here:** the source of random bytes; the set of keys (`snapshot`).
+
+mod base62;
+
+use std::fmt;
+
+use ring::digest;
+use subtle::ConstantTimeEq as _;
+
+/// Name of an API key. It is no secret and may be logged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; KeyId::LEN]);
+
+impl KeyId {
+    /// Number of characters.
+    pub const LEN: usize = 12;
+
+    /// Parses an id: [`KeyId::LEN`] letters and digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; Self::LEN] = text.as_bytes().try_into().ok()?;
+        base62::is_text(&bytes).then_some(Self(bytes))
+    }
+
+    /// Returns the text.
+    #[inline]
+    pub fn as_str(&self) -> &str {
+        // The bytes were checked when the id was made.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// SHA-256 of a secret, all that is kept of it.
+#[derive(Clone, Copy)]
+pub struct SecretDigest([u8; SecretDigest::LEN]);
+
+impl SecretDigest {
+    /// Number of bytes.
+    pub const LEN: usize = 32;
+    /// Digest that stands for an unknown key, so that a comparison takes place for it, too. No
+    /// secret with this digest is known.
+    pub const DUMMY: Self = Self([0xa5; Self::LEN]);
+
+    /// Returns the digest of a secret.
+    #[inline]
+    fn of(secret: &str) -> Self {
+        let digest = digest::digest(&digest::SHA256, secret.as_bytes());
+        let mut bytes = [0; Self::LEN];
+        bytes.copy_from_slice(digest.as_ref());
+        Self(bytes)
+    }
+
+    /// Creates a digest from its bytes.
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the bytes.
+    pub fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// Parses 64 hexadecimal digits in lower case.
+    pub fn parse_hex(text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        if digits.len() != 2 * Self::LEN {
+            return None;
+        }
+        let mut bytes = [0; Self::LEN];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let [high, low] = [pair[0], pair[1]].map(hex_digit);
+            *byte = high? << 4 | low?;
+        }
+        Some(Self(bytes))
+    }
+
+    /// Returns 64 hexadecimal digits in lower case.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+impl PartialEq for SecretDigest {
+    /// Takes the same time wherever the digests differ.
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for SecretDigest {}
+
+impl fmt::Debug for SecretDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// API key as a client sends it: well-formed, but not known to exist.
+#[derive(Clone, Copy)]
+pub struct ApiKey<'k> {
+    id: KeyId,
+    secret: &'k str,
+}
+
+impl<'k> ApiKey<'k> {
+    /// Beginning of every key.
+    pub const PREFIX: &'static str = "tsr_";
+    const SECRET_LEN: usize = 43;
+    const CHECKSUM_LEN: usize = 6;
+    /// Number of characters of a key.
+    pub const LEN: usize =
+        Self::PREFIX.len() + KeyId::LEN + 1 + Self::SECRET_LEN + Self::CHECKSUM_LEN;
+
+    /// Returns true if a text claims to be a key, and so is no token.
+    #[inline]
+    pub fn is_like(text: &str) -> bool {
+        text.starts_with(Self::PREFIX)
+    }
+
+    /// Parses a key. Returns `None` if the length, a character or the checksum is wrong.
+    #[inline]
+    pub fn parse(text: &'k str) -> Option<Self> {
+        if text.len() != Self::LEN || !text.is_ascii() {
+            return None;
+        }
+        let (body, checksum) = text.split_at(Self::LEN - Self::CHECKSUM_LEN);
+        let (id, secret) = body.strip_prefix(Self::PREFIX)?.split_at(KeyId::LEN);
+        let secret = secret.strip_prefix('_')?;
+        let id = KeyId::parse(id)?;
+        let is_whole = base62::is_text(secret.as_bytes())
+            && base62::parse_u32(checksum.as_bytes()) == Some(crc32fast::hash(body.as_bytes()));
+        is_whole.then_some(Self { id, secret })
+    }
+
+    /// Returns the id.
+    #[inline]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// Returns the digest of the secret.
+    #[inline]
+    pub fn digest(&self) -> SecretDigest {
+        SecretDigest::of(self.secret)
+    }
+}
+
+impl fmt::Debug for ApiKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// New API key, shown to its owner once.
+#[derive(Clone)]
+pub struct NewApiKey {
+    id: KeyId,
+    text: String,
+}
+
+impl NewApiKey {
+    /// Number of random bytes that a key is made of: 16 for the id, the others for the secret.
+    pub const RANDOM_LEN: usize = 48;
+
+    /// Makes a key of bytes that must come from the system's source of randomness.
+    pub fn from_random(bytes: &[u8; Self::RANDOM_LEN]) -> Self {
+        let (for_id, for_secret) = bytes.split_at(16);
+        let mut id = [0; KeyId::LEN];
+        base62::write(for_id, &mut id);
+        let mut secret = [0; ApiKey::SECRET_LEN];
+        base62::write(for_secret, &mut secret);
+        let mut text = String::with_capacity(ApiKey::LEN);
+        text.push_str(ApiKey::PREFIX);
+        text.extend(id.map(char::from));
+        text.push('_');
+        text.extend(secret.map(char::from));
+        let mut checksum = [0; ApiKey::CHECKSUM_LEN];
+        base62::write(&crc32fast::hash(text.as_bytes()).to_be_bytes(), &mut checksum);
+        text.extend(checksum.map(char::from));
+        Self { id: KeyId(id), text }
+    }
+
+    /// Returns the id.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// Returns the digest to keep.
+    pub fn digest(&self) -> SecretDigest {
+        let secret = KeyId::LEN + 1 + ApiKey::PREFIX.len();
+        SecretDigest::of(&self.text[secret..secret + ApiKey::SECRET_LEN])
+    }
+
+    /// Returns the key itself, to be shown to its owner and nowhere else.
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Debug for NewApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

@@ -1,0 +1,56 @@
+//! Quota of a day in UTC: rows that a caller has used here, and those that other routers report.
+//!
+//! **Invariant:** rows of one day never count on another, also while threads add rows at midnight:
+//! day and rows are one atomic number.
+//! **Not here:** sending the sums to the catalog and fetching those of others.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bits of the number of rows; the day has the others.
+const ROWS_BITS: u32 = 40;
+const ROWS_MAX: u64 = (1 << ROWS_BITS) - 1;
+
+/// Rows used on one day.
+#[derive(Debug, Default)]
+pub struct DayQuota {
+    here: AtomicU64,
+    elsewhere: AtomicU64,
+}
+
+impl DayQuota {
+    /// Adds rows that were used here on this day, and returns all that were used on it.
+    pub fn add(&self, rows: u64, day: u32) -> u64 {
+        let add = |known: u64| pack(rows_of(known, day).saturating_add(rows), day);
+        // Relaxed: the number protects no other memory.
+        let known =
+            self.here.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |known| Some(add(known)));
+        rows_of(add(known.unwrap_or_else(|known| known)), day) + self.elsewhere(day)
+    }
+
+    /// Returns the rows used on this day, as far as they are known here.
+    pub fn used(&self, day: u32) -> u64 {
+        self.here(day) + self.elsewhere(day)
+    }
+
+    /// Returns the rows used on this day at this router.
+    pub fn here(&self, day: u32) -> u64 {
+        rows_of(self.here.load(Ordering::Relaxed), day)
+    }
+
+    /// Sets the rows used on this day at other routers.
+    pub fn set_elsewhere(&self, rows: u64, day: u32) {
+        self.elsewhere.store(pack(rows, day), Ordering::Relaxed);
+    }
+
+    fn elsewhere(&self, day: u32) -> u64 {
+        rows_of(self.elsewhere.load(Ordering::Relaxed), day)
+    }
+}
+
+fn pack(rows: u64, day: u32) -> u64 {
+    u64::from(day) << ROWS_BITS | rows.min(ROWS_MAX)
+}
+
+fn rows_of(packed: u64, day: u32) -> u64 {
+    if packed >> ROWS_BITS == u64::from(day) { packed & ROWS_MAX } else { 0 }
+}

@@ -1,0 +1,42 @@
+//! Requests of a caller at the same time.
+//!
+//! **Invariant:** each admitted request is counted exactly until its guard is dropped, so one that
+//! fails or is cancelled cannot keep its place.
+//! **Not here:** the limit itself (`RoleLimits`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::caller_limits::LimitState;
+
+/// Counter of the requests that a caller has now.
+#[derive(Debug, Default)]
+pub(super) struct InFlightCounter(AtomicU32);
+
+impl InFlightCounter {
+    fn try_enter(&self, most: u32) -> bool {
+        let enter = |known: u32| (known < most).then(|| known + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).is_ok()
+    }
+
+    fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Place of a running request; it is given back when this is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<LimitState>);
+
+impl InFlight {
+    /// Counts a request, if fewer than `most` are running.
+    pub(super) fn enter(state: &Arc<LimitState>, most: u32) -> Option<Self> {
+        state.in_flight.try_enter(most).then(|| Self(Arc::clone(state)))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.leave();
+    }
+}

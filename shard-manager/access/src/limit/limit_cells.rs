@@ -1,0 +1,99 @@
+//! Counters of all callers, found by their names.
+//!
+//! Callers that share tenants share counters; a caller without tenants has its own.
+//!
+//! **Invariant:** memory is bounded; a caller that was not seen for longest loses its counters,
+//! which means that its limits begin anew.
+//! **Not here:** the counters (`caller_limits`).
+
+use std::hash::Hasher as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
+use super::caller_limits::LimitState;
+use super::failures::network;
+use crate::key::KeyId;
+use crate::tenant::Tenants;
+
+/// Name of counters.
+#[derive(Clone, Copy, Debug)]
+pub enum LimitSubject<'s> {
+    /// Callers of one role that have the same tenants.
+    Tenants {
+        /// Name of the role.
+        role: &'s str,
+        /// The tenants.
+        tenants: &'s Tenants,
+    },
+    /// Key without tenants.
+    Key(KeyId),
+    /// Token or certificate without tenants.
+    Subject {
+        /// Issuer of the token.
+        issuer: &'s str,
+        /// Its subject.
+        subject: &'s str,
+    },
+    /// Requests without credentials, by the network of their address.
+    Address(IpAddr),
+}
+
+/// Counters of all callers.
+#[derive(Debug)]
+pub struct LimitCells {
+    secret: [u8; 16],
+    states: Cache<u128, Arc<LimitState>>,
+}
+
+impl LimitCells {
+    /// Highest number of counters: those of the keys of a full snapshot, and some of tokens.
+    pub const MAX: usize = 131_072;
+
+    /// Creates an empty table. The random secret keeps clients from choosing subjects that collide.
+    pub fn new(secret: [u8; 16]) -> Self {
+        Self { secret, states: Cache::new(Self::MAX) }
+    }
+
+    /// Returns the counters of a subject.
+    pub fn state(&self, subject: &LimitSubject<'_>) -> Arc<LimitState> {
+        let name = self.name(subject);
+        if let Some(known) = self.states.get(&name) {
+            return known;
+        }
+        let made = self.states.get_or_insert_with(&name, || Ok::<_, ()>(Arc::default()));
+        made.unwrap_or_default()
+    }
+
+    fn name(&self, subject: &LimitSubject<'_>) -> u128 {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        // Each part has its length before it, so that no two subjects spell the same bytes.
+        let mut push = |part: &[u8]| {
+            hasher.write(&(part.len() as u64).to_le_bytes());
+            hasher.write(part);
+        };
+        match subject {
+            LimitSubject::Tenants { role, tenants } => {
+                push(b"tenants");
+                push(role.as_bytes());
+                tenants.as_slice().iter().for_each(|tenant| push(tenant.as_bytes()));
+            }
+            LimitSubject::Key(id) => {
+                push(b"key");
+                push(id.as_str().as_bytes());
+            }
+            LimitSubject::Subject { issuer, subject } => {
+                push(b"subject");
+                push(issuer.as_bytes());
+                push(subject.as_bytes());
+            }
+            LimitSubject::Address(address) => {
+                push(b"address");
+                push(&network(*address).to_le_bytes());
+            }
+        }
+        hasher.finish128().as_u128()
+    }
+}

@@ -1,0 +1,231 @@
+//! Roles: named lists of grants, with scopes, a weight and limits.
+//!
+//! **Invariant:** a role that was parsed has no fault that [`RoleFault`] lists: its grants say
+//! which keys they are for, and a role that is bound to keys cannot see other callers' keys through
+//! the scope `analytics`.
+//! **Not here:** the decision about a request (`rights`), storage of roles.
+
+mod document;
+
+use crate::grant::{ColumnSet, Grant, KeyRule, TableSet};
+use crate::limit::RoleLimits;
+use crate::operation::RowOperations;
+use crate::scope::{AccessScope, ScopeSet};
+
+/// Named permissions of callers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessRole {
+    name: Box<str>,
+    grants: Vec<Grant>,
+    scopes: ScopeSet,
+    weight: u32,
+    limits: RoleLimits,
+}
+
+impl AccessRole {
+    /// Longest name in bytes.
+    pub const NAME_LEN_MAX: usize = 64;
+    /// Highest number of grants: each may be examined for every request.
+    pub const GRANTS_MAX: usize = 64;
+    /// Highest weight. A caller of this weight gets this many times the share of a caller of
+    /// weight 1 while both wait.
+    pub const WEIGHT_MAX: u32 = 1_000;
+
+    /// Role with every right.
+    pub const ADMIN: &str = "admin";
+    /// Role of programs that read and write all rows.
+    pub const SERVICE: &str = "service";
+    /// Role of programs that read all rows.
+    pub const READER: &str = "reader";
+    /// Role of programs that collect metrics.
+    pub const SCRAPER: &str = "scraper";
+    /// Role of requests without credentials. It has no grants until it is redefined.
+    pub const ANONYMOUS: &str = "anonymous";
+
+    /// Returns the roles that exist without being defined.
+    pub fn built_in() -> [Self; 5] {
+        let all = |operations| vec![Grant::of_all_tables(operations)];
+        let scraper = [AccessScope::Metrics, AccessScope::Frames].into_iter().collect();
+        [
+            Self::simple(Self::ADMIN, all(RowOperations::ALL), ScopeSet::ALL),
+            Self::simple(Self::SERVICE, all(RowOperations::ALL), ScopeSet::NONE),
+            Self::simple(Self::READER, all(RowOperations::READ), ScopeSet::NONE),
+            Self::simple(Self::SCRAPER, Vec::new(), scraper),
+            Self::simple(Self::ANONYMOUS, Vec::new(), ScopeSet::NONE),
+        ]
+    }
+
+    fn simple(name: &str, grants: Vec<Grant>, scopes: ScopeSet) -> Self {
+        Self { name: name.into(), grants, scopes, weight: 1, limits: RoleLimits::default() }
+    }
+
+    /// Parses the JSON of a role.
+    ///
+    /// # Errors
+    /// [`RoleError`] names the member and what to do about it.
+    pub fn parse(json: &str) -> Result<Self, RoleError> {
+        document::parse(json)
+    }
+
+    /// Returns the JSON of the role, which [`AccessRole::parse`] reads.
+    pub fn to_json(&self) -> String {
+        document::format(self)
+    }
+
+    /// Returns true if a role may have this name: a lower-case letter, then lower-case letters,
+    /// digits, `_` or `-`.
+    pub fn is_name(name: &str) -> bool {
+        let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
+        name.len() <= Self::NAME_LEN_MAX
+            && name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.chars().all(is_inner)
+    }
+
+    /// Returns true if a role of this name exists without being defined and cannot be redefined.
+    pub fn is_reserved(name: &str) -> bool {
+        [Self::ADMIN, Self::SERVICE, Self::READER, Self::SCRAPER].contains(&name)
+    }
+
+    /// Returns the name.
+    #[inline]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the grants, in the order in which they are tried.
+    #[inline]
+    pub fn grants(&self) -> &[Grant] {
+        &self.grants
+    }
+
+    /// Returns the scopes.
+    #[inline]
+    pub fn scopes(&self) -> ScopeSet {
+        self.scopes
+    }
+
+    /// Returns the share of a caller in a busy write lane, relative to others.
+    #[inline]
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Returns the limits of each caller.
+    #[inline]
+    pub fn limits(&self) -> &RoleLimits {
+        &self.limits
+    }
+
+    /// Returns true if some grant is not for all keys.
+    pub fn is_bound(&self) -> bool {
+        self.grants.iter().any(|grant| grant.keys != KeyRule::All)
+    }
+
+    /// Returns the separators that a tenant of this role must not contain.
+    pub fn separators(&self) -> impl Iterator<Item = char> {
+        self.grants.iter().filter_map(|grant| grant.keys.separator())
+    }
+
+    /// Returns true if the role has every right.
+    pub fn is_all_powerful(&self) -> bool {
+        let all = |grant: &Grant| {
+            grant.tables == TableSet::All
+                && grant.operations == RowOperations::ALL
+                && grant.keys == KeyRule::All
+                && grant.columns == ColumnSet::All
+        };
+        self.scopes == ScopeSet::ALL && self.grants.iter().any(all)
+    }
+}
+
+/// Reason why a role is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{member} {fault}")]
+pub struct RoleError {
+    /// The member, such as `grants[1].keys`.
+    pub member: String,
+    /// Fault of the member.
+    pub fault: RoleFault,
+}
+
+/// Fault of a member of a role.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RoleFault {
+    /// The JSON is malformed, or a member is unknown, missing, repeated or of another type.
+    #[error("cannot be read: {0}")]
+    Json(String),
+    /// A required member is missing.
+    #[error("is missing: give {hint}")]
+    Missing {
+        /// Values that are possible.
+        hint: &'static str,
+    },
+    /// The name of a role is malformed.
+    #[error(
+        "must be a lower-case letter, then lower-case letters, digits, _ or -, at most {}",
+        AccessRole::NAME_LEN_MAX
+    )]
+    RoleName,
+    /// The role exists without being defined.
+    #[error("is a built-in role: choose another name")]
+    Reserved,
+    /// The name of a table or a column is malformed.
+    #[error("must be a lower-case letter, then letters, digits or _, at most 40")]
+    Name,
+    /// `*` stands among names.
+    #[error("must be [\"*\"] alone, or names without it")]
+    WildcardAmongNames,
+    /// `*` stands for columns.
+    #[error("must be names: leave `columns` out to grant all columns")]
+    WildcardColumn,
+    /// A list has no entries, or too many.
+    #[error("must have 1 to {max} entries, and has {count}")]
+    Count {
+        /// Number of entries.
+        count: usize,
+        /// Highest number of entries.
+        max: usize,
+    },
+    /// An entry occurs twice.
+    #[error("comes twice: remove one")]
+    Twice,
+    /// An operation is unknown.
+    #[error("is no operation: use {}", RowOperations::NAMES)]
+    Operation,
+    /// A text is no rule for keys.
+    #[error(
+        "must be \"*\", \"$tenant\", \"$tenant:*\" with a separator of your choice, or a list of keys"
+    )]
+    KeyPattern,
+    /// A pattern has no separator between the tenant and the rest of the key.
+    #[error(
+        "needs a separator, as in \"$tenant:*\": without one, tenant acme reads the keys of acme2"
+    )]
+    NoSeparator,
+    /// A separator is not one character of ASCII punctuation.
+    #[error("must separate tenant and rest by one punctuation character other than * and $")]
+    Separator,
+    /// A literal key is not a shard key.
+    #[error("is no shard key: {0}")]
+    Key(String),
+    /// A literal key looks like a pattern.
+    #[error("is a pattern inside a list of literal keys: write it as the text of `keys` itself")]
+    PatternAmongKeys,
+    /// A scope is unknown.
+    #[error("is no scope: use {}", AccessScope::NAMES)]
+    Scope,
+    /// A role that is bound to keys has the scope `analytics`.
+    #[error(
+        "cannot include analytics: it names other callers' keys, and a grant of this role is bound to keys"
+    )]
+    AnalyticsOfBoundRole,
+    /// A number is out of range.
+    #[error("must be 1 to {max}")]
+    Range {
+        /// Highest value.
+        max: u64,
+    },
+    /// A burst is given without a rate.
+    #[error("needs requests_per_s beside it")]
+    BurstWithoutRate,
+}

@@ -1,0 +1,338 @@
+//! JSON of a role.
+//!
+//! **Invariant:** a member that is unknown, repeated or `null` is refused: a misspelled `columns`
+//! would otherwise grant all of them.
+//! **Not here:** the meaning of grants (`grant`).
+
+use std::sync::Arc;
+
+use model::keyspace::ShardKey;
+use model::table::{Registry, Table};
+use serde::de::{DeserializeOwned, Deserializer};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{AccessRole, RoleError, RoleFault};
+use crate::grant::{ColumnSet, Grant, KeyRule, TableSet};
+use crate::limit::{Rate, RoleLimits};
+use crate::operation::RowOperations;
+use crate::scope::{AccessScope, ScopeSet};
+
+/// Own columns of a table, and those of the system.
+const COLUMNS_MAX: usize = Table::COLUMNS_MAX + 5;
+/// Highest rate that a limit can have. With a higher one a bucket refills faster than it is read.
+const RATE_MAX: u64 = 1_000_000_000;
+const ROWS_PER_DAY_MAX: u64 = 1_000_000_000_000;
+const CONCURRENT_MAX: u64 = 1_000_000;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoleDocument {
+    role: String,
+    grants: Vec<Box<RawValue>>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    #[serde(default = "one")]
+    weight: u32,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    limits: Option<Box<RawValue>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantDocument {
+    #[serde(default, deserialize_with = "present")]
+    tables: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "present")]
+    may: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "present")]
+    keys: Option<KeysDocument>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    columns: Option<Vec<String>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "a text or a list of texts")]
+enum KeysDocument {
+    Pattern(String),
+    Literals(Vec<String>),
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsDocument {
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    requests_per_s: Option<u64>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    burst: Option<u64>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    rows_per_s: Option<u64>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    concurrent: Option<u64>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    rows_per_day: Option<u64>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Reads a member that may be left out but not be `null`.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+fn fault(member: impl Into<String>, fault: RoleFault) -> RoleError {
+    RoleError { member: member.into(), fault }
+}
+
+fn read<T: DeserializeOwned>(member: &str, json: &str) -> Result<T, RoleError> {
+    serde_json::from_str(json).map_err(|error| {
+        let text = error.to_string();
+        // The position counts from the beginning of the member, which the client cannot see.
+        let text = text.split(" at line ").next().unwrap_or_default().to_owned();
+        fault(member, RoleFault::Json(text))
+    })
+}
+
+pub(super) fn parse(json: &str) -> Result<AccessRole, RoleError> {
+    let document: RoleDocument = read("the role", json)?;
+    if !AccessRole::is_name(&document.role) {
+        return Err(fault("role", RoleFault::RoleName));
+    }
+    if AccessRole::is_reserved(&document.role) {
+        return Err(fault("role", RoleFault::Reserved));
+    }
+    let max = AccessRole::GRANTS_MAX;
+    if document.grants.len() > max {
+        return Err(fault("grants", RoleFault::Count { count: document.grants.len(), max }));
+    }
+    let grants = document.grants.iter().enumerate();
+    let grants: Vec<Grant> =
+        grants.map(|(index, json)| grant(index, json.get())).collect::<Result<_, _>>()?;
+    let limits = match &document.limits {
+        Some(json) => limits(read("limits", json.get())?)?,
+        None => RoleLimits::default(),
+    };
+    if document.weight == 0 || document.weight > AccessRole::WEIGHT_MAX {
+        return Err(fault("weight", RoleFault::Range { max: AccessRole::WEIGHT_MAX.into() }));
+    }
+    let role = AccessRole {
+        name: document.role.into(),
+        grants,
+        scopes: scopes(&document.scopes)?,
+        weight: document.weight,
+        limits,
+    };
+    if role.is_bound() && role.scopes.has(AccessScope::Analytics) {
+        return Err(fault("scopes", RoleFault::AnalyticsOfBoundRole));
+    }
+    Ok(role)
+}
+
+fn scopes(names: &[String]) -> Result<ScopeSet, RoleError> {
+    let mut scopes = ScopeSet::NONE;
+    for (index, name) in names.iter().enumerate() {
+        let member = || format!("scopes[{index}]");
+        let scope = AccessScope::find(name).ok_or_else(|| fault(member(), RoleFault::Scope))?;
+        if scopes.has(scope) {
+            return Err(fault(member(), RoleFault::Twice));
+        }
+        scopes = scopes.with(scope);
+    }
+    Ok(scopes)
+}
+
+fn grant(index: usize, json: &str) -> Result<Grant, RoleError> {
+    let path = format!("grants[{index}]");
+    let document: GrantDocument = read(&path, json)?;
+    let missing =
+        |member: &str, hint| fault(format!("{path}.{member}"), RoleFault::Missing { hint });
+    let tables =
+        document.tables.ok_or_else(|| missing("tables", "[\"*\"] or the names of tables"))?;
+    let may = document
+        .may
+        .ok_or_else(|| missing("may", "one or more of read, insert, update, delete"))?;
+    let keys = document.keys.ok_or_else(|| {
+        missing(
+            "keys",
+            "\"*\" for all keys, \"$tenant\", \"$tenant:*\" or a list; there is no default",
+        )
+    })?;
+    Ok(Grant {
+        tables: table_set(&format!("{path}.tables"), tables)?,
+        operations: operations(&format!("{path}.may"), &may)?,
+        keys: key_rule(&format!("{path}.keys"), keys)?,
+        columns: column_set(&format!("{path}.columns"), document.columns)?,
+    })
+}
+
+fn table_set(path: &str, names: Vec<String>) -> Result<TableSet, RoleError> {
+    if names.iter().any(|name| name == "*") {
+        let is_alone = names.len() == 1;
+        return if is_alone {
+            Ok(TableSet::All)
+        } else {
+            Err(fault(path, RoleFault::WildcardAmongNames))
+        };
+    }
+    let names = sorted(path, names, Registry::TABLES_MAX, check_name)?;
+    Ok(TableSet::Named(names))
+}
+
+fn column_set(path: &str, names: Option<Vec<String>>) -> Result<ColumnSet, RoleError> {
+    let Some(names) = names else { return Ok(ColumnSet::All) };
+    let check = |name: &str| {
+        if name == "*" { Err(RoleFault::WildcardColumn) } else { check_name(name) }
+    };
+    Ok(ColumnSet::Named(sorted(path, names, COLUMNS_MAX, check)?))
+}
+
+fn check_name(name: &str) -> Result<(), RoleFault> {
+    if Table::is_name(name) { Ok(()) } else { Err(RoleFault::Name) }
+}
+
+fn operations(path: &str, names: &[String]) -> Result<RowOperations, RoleError> {
+    let mut operations = RowOperations::NONE;
+    for (index, name) in names.iter().enumerate() {
+        let member = || format!("{path}[{index}]");
+        let found = RowOperations::find(name);
+        let operation = found.ok_or_else(|| fault(member(), RoleFault::Operation))?;
+        if operations.contains(operation) {
+            return Err(fault(member(), RoleFault::Twice));
+        }
+        operations = operations.and(operation);
+    }
+    if operations.is_empty() {
+        return Err(fault(path, RoleFault::Count { count: 0, max: 4 }));
+    }
+    Ok(operations)
+}
+
+fn key_rule(path: &str, keys: KeysDocument) -> Result<KeyRule, RoleError> {
+    match keys {
+        KeysDocument::Pattern(text) => pattern(&text).map_err(|reason| fault(path, reason)),
+        KeysDocument::Literals(keys) => {
+            sorted(path, keys, KeyRule::LITERALS_MAX, check_literal).map(KeyRule::Literals)
+        }
+    }
+}
+
+fn pattern(text: &str) -> Result<KeyRule, RoleFault> {
+    if text == "*" {
+        return Ok(KeyRule::All);
+    }
+    let rest = text.strip_prefix("$tenant").ok_or(RoleFault::KeyPattern)?;
+    if rest.is_empty() {
+        return Ok(KeyRule::Tenant);
+    }
+    let separator = rest.strip_suffix('*').ok_or(RoleFault::KeyPattern)?;
+    let mut chars = separator.chars();
+    match (chars.next(), chars.next()) {
+        (None, _) => Err(RoleFault::NoSeparator),
+        (Some(c), None) if c.is_ascii_punctuation() && c != '*' && c != '$' => {
+            Ok(KeyRule::TenantPrefix { separator: c })
+        }
+        (Some(_), _) => Err(RoleFault::Separator),
+    }
+}
+
+fn check_literal(key: &str) -> Result<(), RoleFault> {
+    if key == "*" || key.starts_with("$tenant") {
+        return Err(RoleFault::PatternAmongKeys);
+    }
+    ShardKey::parse(key).map(|_| ()).map_err(|error| RoleFault::Key(error.to_string()))
+}
+
+/// Checks the entries of a list and sorts them.
+fn sorted(
+    path: &str,
+    entries: Vec<String>,
+    max: usize,
+    check: impl Fn(&str) -> Result<(), RoleFault>,
+) -> Result<Arc<[Box<str>]>, RoleError> {
+    if entries.is_empty() || entries.len() > max {
+        return Err(fault(path, RoleFault::Count { count: entries.len(), max }));
+    }
+    for (index, entry) in entries.iter().enumerate() {
+        let checked =
+            if entries[..index].contains(entry) { Err(RoleFault::Twice) } else { check(entry) };
+        checked.map_err(|reason| fault(format!("{path}[{index}]"), reason))?;
+    }
+    let mut entries: Vec<Box<str>> = entries.into_iter().map(String::into_boxed_str).collect();
+    entries.sort_unstable();
+    Ok(entries.into())
+}
+
+fn limits(document: LimitsDocument) -> Result<RoleLimits, RoleError> {
+    let within = |member: &str, value: Option<u64>, max: u64| match value {
+        Some(value) if value == 0 || value > max => {
+            Err(fault(format!("limits.{member}"), RoleFault::Range { max }))
+        }
+        Some(_) | None => Ok(value),
+    };
+    let per_second = within("requests_per_s", document.requests_per_s, RATE_MAX)?;
+    let burst = within("burst", document.burst, RATE_MAX)?;
+    if burst.is_some() && per_second.is_none() {
+        return Err(fault("limits.burst", RoleFault::BurstWithoutRate));
+    }
+    let rows = within("rows_per_s", document.rows_per_s, RATE_MAX)?;
+    let concurrent = within("concurrent", document.concurrent, CONCURRENT_MAX)?;
+    Ok(RoleLimits {
+        requests: per_second.and_then(|rate| Rate::new(rate, burst.unwrap_or(rate))),
+        rows: rows.and_then(|rate| Rate::new(rate, rate)),
+        concurrent: concurrent.and_then(|most| u32::try_from(most).ok()),
+        rows_per_day: within("rows_per_day", document.rows_per_day, ROWS_PER_DAY_MAX)?,
+    })
+}
+
+pub(super) fn format(role: &AccessRole) -> String {
+    let limits = LimitsDocument {
+        requests_per_s: role.limits.requests.map(Rate::per_second),
+        burst: role.limits.requests.map(Rate::burst),
+        rows_per_s: role.limits.rows.map(Rate::per_second),
+        concurrent: role.limits.concurrent.map(u64::from),
+        rows_per_day: role.limits.rows_per_day,
+    };
+    let has_limits = role.limits != RoleLimits::default();
+    let document = RoleDocument {
+        role: role.name.to_string(),
+        grants: role.grants.iter().map(|grant| raw(&grant_document(grant))).collect(),
+        scopes: role.scopes.iter().map(|scope| scope.name().to_owned()).collect(),
+        weight: role.weight,
+        limits: has_limits.then(|| raw(&limits)),
+    };
+    serde_json::to_string(&document).expect("texts and numbers always serialise")
+}
+
+fn raw<T: Serialize>(value: &T) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).expect("texts and numbers always serialise")
+}
+
+fn grant_document(grant: &Grant) -> GrantDocument {
+    let texts = |names: &[Box<str>]| names.iter().map(|name| name.to_string()).collect();
+    let keys = match &grant.keys {
+        KeyRule::All => KeysDocument::Pattern("*".to_owned()),
+        KeyRule::Tenant => KeysDocument::Pattern("$tenant".to_owned()),
+        KeyRule::TenantPrefix { separator } => {
+            KeysDocument::Pattern(format!("$tenant{separator}*"))
+        }
+        KeyRule::Literals(keys) => KeysDocument::Literals(texts(keys)),
+    };
+    GrantDocument {
+        tables: Some(match &grant.tables {
+            TableSet::All => vec!["*".to_owned()],
+            TableSet::Named(names) => texts(names),
+        }),
+        may: Some(grant.operations.names().map(str::to_owned).collect()),
+        keys: Some(keys),
+        columns: match &grant.columns {
+            ColumnSet::All => None,
+            ColumnSet::Named(names) => Some(texts(names)),
+        },
+    }
+}

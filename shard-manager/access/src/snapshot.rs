@@ -1,0 +1,291 @@
+//! Snapshot: all keys, roles and denials at one moment, and the caller of each key.
+//!
+//! A request reads one snapshot without a lock; a change replaces the whole. So there is no cache
+//! of good keys that a revocation would have to reach: each request compares the digest again.
+//!
+//! **Invariant:** a key of an unknown role has no rights. An unknown id costs a comparison, too, so
+//! that time tells as little as the answer.
+//! **Not here:** reading the catalog, tokens (`authenticator`).
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use siphasher::sip::SipHasher13;
+
+use crate::auth_error::{AuthError, AuthReason};
+use crate::caller::{Caller, Principal};
+use crate::denial::{Denial, Denials};
+use crate::key::{ApiKey, KeyId, SecretDigest};
+use crate::key_record::{KeyRecord, KeyState};
+use crate::limit::caller_limits::CallerLimits;
+use crate::limit::limit_cells::{LimitCells, LimitSubject};
+use crate::rights::{CompiledRole, Rights};
+use crate::role::AccessRole;
+use crate::tenant::Tenants;
+use crate::unix_time::UnixTime;
+
+/// Keys, roles and denials as they are stored.
+#[derive(Debug, Default)]
+pub struct SnapshotContents {
+    /// The keys.
+    pub keys: Vec<KeyRecord>,
+    /// The roles, without those that are built in.
+    pub roles: Vec<AccessRole>,
+    /// The denials.
+    pub denials: Vec<Denial>,
+    /// Counter of changes in the catalog.
+    pub generation: u64,
+    /// Time at which all of this was known to be current.
+    pub read_at: UnixTime,
+}
+
+/// Counters of callers, and the number of routers that share their rates.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitSource<'c> {
+    /// The counters.
+    pub cells: &'c LimitCells,
+    /// Number of routers among which rates are divided.
+    pub routers: u64,
+}
+
+/// All that is needed to judge one key.
+#[derive(Debug)]
+struct KeyEntry {
+    digest: SecretDigest,
+    state: KeyState,
+    expires_at: Option<UnixTime>,
+    denied_until: Option<UnixTime>,
+    caller: Arc<Caller>,
+}
+
+/// Ids are looked up and never chosen by clients, so the hash needs no secret.
+type KeyMap = HashMap<KeyId, KeyEntry, BuildHasherDefault<SipHasher13>>;
+
+/// Keys, roles and denials at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    keys: KeyMap,
+    roles: HashMap<Box<str>, Arc<CompiledRole>>,
+    denials: Denials,
+    anonymous: Arc<Caller>,
+    generation: u64,
+    /// Seconds since 1970.
+    current_at: AtomicU64,
+}
+
+impl Snapshot {
+    /// Highest number of keys.
+    pub const KEYS_MAX: usize = 100_000;
+    /// Highest number of defined roles.
+    pub const ROLES_MAX: usize = 1_000;
+
+    /// Builds a snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if there are too many keys or roles.
+    pub fn build(
+        contents: SnapshotContents,
+        limits: &LimitSource<'_>,
+    ) -> Result<Self, SnapshotError> {
+        if contents.keys.len() > Self::KEYS_MAX {
+            return Err(SnapshotError::TooManyKeys { count: contents.keys.len() });
+        }
+        if contents.roles.len() > Self::ROLES_MAX {
+            return Err(SnapshotError::TooManyRoles { count: contents.roles.len() });
+        }
+        // A stored role replaces a built-in one only if it may: `anonymous`.
+        let stored =
+            contents.roles.into_iter().filter(|role| !AccessRole::is_reserved(role.name()));
+        let roles = AccessRole::built_in().into_iter().chain(stored);
+        let roles = roles.map(|role| (role.name().into(), Arc::new(CompiledRole::new(role))));
+        let mut snapshot = Self {
+            keys: KeyMap::default(),
+            roles: roles.collect(),
+            denials: Denials::new(contents.denials),
+            anonymous: Arc::new(anonymous(Rights::none())),
+            generation: contents.generation,
+            current_at: AtomicU64::new(contents.read_at.seconds()),
+        };
+        if let Some(role) = snapshot.roles.get(AccessRole::ANONYMOUS) {
+            let rights = Rights::of(Arc::clone(role), Tenants::none());
+            let weight = role.role().weight();
+            snapshot.anonymous = Arc::new(Caller { weight, ..anonymous(rights) });
+        }
+        snapshot.keys.reserve(contents.keys.len());
+        for record in contents.keys {
+            let (id, entry) = (record.id, snapshot.entry(record, limits));
+            snapshot.keys.insert(id, entry);
+        }
+        Ok(snapshot)
+    }
+
+    fn entry(&self, record: KeyRecord, limits: &LimitSource<'_>) -> KeyEntry {
+        let state = record.state(UnixTime::default());
+        let denied_until = self.denials.tenants_denied_until(&record.tenants);
+        let identity = CallerIdentity {
+            principal: Principal::Key(record.id),
+            role: record.role,
+            tenants: record.tenants,
+            expires_at: record.expires_at,
+        };
+        KeyEntry {
+            digest: record.digest,
+            state,
+            expires_at: record.expires_at,
+            denied_until,
+            caller: Arc::new(self.caller(identity, limits)),
+        }
+    }
+
+    /// Returns the caller of a key.
+    ///
+    /// # Errors
+    /// [`AuthError`] if the text is malformed, or no usable key.
+    pub fn authenticate_key(&self, text: &str, now: UnixTime) -> Result<&Arc<Caller>, AuthError> {
+        let key = ApiKey::parse(text).ok_or(AuthReason::KeyMalformed)?;
+        let entry = self.keys.get(&key.id());
+        let expected = entry.map_or(SecretDigest::DUMMY, |entry| entry.digest);
+        // Computed and compared for every key before anything else is looked at.
+        let is_right = key.digest() == expected;
+        let entry = entry.ok_or(AuthReason::KeyUnknown)?;
+        if !is_right {
+            return Err(AuthReason::KeyWrong.into());
+        }
+        match entry.state {
+            KeyState::Revoked => return Err(AuthReason::KeyRevoked.into()),
+            KeyState::Suspended => return Err(AuthReason::KeySuspended.into()),
+            KeyState::Usable | KeyState::Expired => {}
+        }
+        if entry.denied_until.is_some_and(|until| now < until) {
+            return Err(AuthReason::TenantDenied.into());
+        }
+        if entry.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            return Err(AuthReason::KeyExpired.into());
+        }
+        Ok(&entry.caller)
+    }
+
+    /// Returns the caller that has this identity. Its role need not exist: then it has no rights.
+    pub fn caller(&self, identity: CallerIdentity, limits: &LimitSource<'_>) -> Caller {
+        let CallerIdentity { principal, role, tenants, expires_at } = identity;
+        let compiled = self.roles.get(&role);
+        let numbers = compiled.map(|role| *role.role().limits()).unwrap_or_default();
+        let counters = || limits.cells.state(&subject(&principal, &role, &tenants));
+        let caller_limits = (!numbers.is_none())
+            .then(|| CallerLimits::new(numbers.shared_by(limits.routers), counters()));
+        let weight = compiled.map_or(1, |role| role.role().weight());
+        let rights = compiled.map(|role| Rights::of(Arc::clone(role), tenants));
+        let rights = rights.unwrap_or_else(Rights::none);
+        Caller { principal, role, rights, weight, limits: caller_limits, expires_at }
+    }
+
+    /// Returns the caller of requests without credentials.
+    #[inline]
+    pub fn anonymous(&self) -> &Arc<Caller> {
+        &self.anonymous
+    }
+
+    /// Returns the limits of requests without credentials from this address, if there are any.
+    pub fn anonymous_limits(
+        &self,
+        address: IpAddr,
+        limits: &LimitSource<'_>,
+    ) -> Option<CallerLimits> {
+        let role = self.roles.get(AccessRole::ANONYMOUS)?.role();
+        let counters = || limits.cells.state(&LimitSubject::Address(address));
+        let numbers = role.limits();
+        (!numbers.is_none())
+            .then(|| CallerLimits::new(numbers.shared_by(limits.routers), counters()))
+    }
+
+    /// Returns a role, if it exists.
+    pub fn role(&self, name: &str) -> Option<&Arc<CompiledRole>> {
+        self.roles.get(name)
+    }
+
+    /// Returns the denials.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// Returns the number of keys.
+    pub fn key_count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Returns the counter of changes that this snapshot has.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns the seconds since this was known to be current.
+    pub fn age(&self, now: UnixTime) -> u64 {
+        now.since(UnixTime::from_seconds(self.current_at.load(Ordering::Relaxed)))
+    }
+
+    /// Records that the catalog was seen at this time and has no later change.
+    pub fn confirm(&self, now: UnixTime) {
+        self.current_at.fetch_max(now.seconds(), Ordering::Relaxed);
+    }
+}
+
+/// Identity that good credentials prove.
+#[derive(Clone, Debug)]
+pub struct CallerIdentity {
+    /// The identity.
+    pub principal: Principal,
+    /// Name of its role.
+    pub role: Box<str>,
+    /// Its tenants.
+    pub tenants: Tenants,
+    /// Time from which the credentials are refused.
+    pub expires_at: Option<UnixTime>,
+}
+
+fn subject<'s>(principal: &'s Principal, role: &'s str, tenants: &'s Tenants) -> LimitSubject<'s> {
+    if !tenants.is_empty() {
+        return LimitSubject::Tenants { role, tenants };
+    }
+    match principal {
+        Principal::Key(id) => LimitSubject::Key(*id),
+        Principal::Token { issuer, subject, .. } => {
+            LimitSubject::Subject { issuer, subject: subject.as_deref().unwrap_or_default() }
+        }
+        Principal::Certificate { name } => LimitSubject::Subject { issuer: "", subject: name },
+        Principal::Anonymous => LimitSubject::Subject { issuer: "", subject: "" },
+    }
+}
+
+fn anonymous(rights: Rights) -> Caller {
+    Caller {
+        principal: Principal::Anonymous,
+        role: AccessRole::ANONYMOUS.into(),
+        rights,
+        weight: 1,
+        limits: None,
+        expires_at: None,
+    }
+}
+
+/// Reason why a snapshot cannot be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// There are more keys than [`Snapshot::KEYS_MAX`].
+    #[error(
+        "there are {count} keys, and at most {} are possible: remove revoked ones",
+        Snapshot::KEYS_MAX
+    )]
+    TooManyKeys {
+        /// Number of keys.
+        count: usize,
+    },
+    /// There are more roles than [`Snapshot::ROLES_MAX`].
+    #[error("there are {count} roles, and at most {} are possible", Snapshot::ROLES_MAX)]
+    TooManyRoles {
+        /// Number of roles.
+        count: usize,
+    },
+}

@@ -1,0 +1,69 @@
+//! Unix time: seconds since 1970 in UTC, as expiries of keys and tokens are written.
+//!
+//! **Invariant:** a time lies between 1970 and the end of year 9999, so adding a lifetime never
+//! overflows.
+//! **Not here:** reading a clock; time spent, which [`limit`](crate::limit) measures in a
+//! [`std::time::Duration`].
+
+use chrono::{DateTime, SecondsFormat};
+
+/// Seconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixTime(u64);
+
+impl UnixTime {
+    /// Last second of year 9999.
+    pub const MAX: Self = Self(253_402_300_799);
+    const DAY: u64 = 86_400;
+
+    /// Returns the time this many seconds after 1970, at most [`UnixTime::MAX`].
+    #[inline]
+    pub fn from_seconds(seconds: u64) -> Self {
+        Self(seconds.min(Self::MAX.0))
+    }
+
+    /// Returns the seconds since 1970.
+    #[inline]
+    pub fn seconds(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the time this many seconds later.
+    #[inline]
+    #[must_use]
+    pub fn plus(self, seconds: u64) -> Self {
+        Self::from_seconds(self.0.saturating_add(seconds))
+    }
+
+    /// Returns the seconds from an earlier time to this one; 0 if it is later.
+    #[inline]
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Returns the number of this day in UTC, counted from 1970-01-01.
+    #[inline]
+    pub fn day(self) -> u32 {
+        (self.0 / Self::DAY) as u32
+    }
+
+    /// Returns the seconds until the next day in UTC begins.
+    #[inline]
+    pub fn until_next_day(self) -> u64 {
+        Self::DAY - self.0 % Self::DAY
+    }
+
+    /// Parses RFC 3339, such as `2027-01-31T12:00:00Z`; fractions of a second are dropped. Returns
+    /// `None` if the text is something else, or a time before 1970.
+    pub fn parse(text: &str) -> Option<Self> {
+        let seconds = DateTime::parse_from_rfc3339(text).ok()?.timestamp();
+        u64::try_from(seconds).ok().map(Self::from_seconds)
+    }
+
+    /// Returns RFC 3339 in UTC.
+    pub fn format(self) -> String {
+        let time =
+            i64::try_from(self.0).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+        time.unwrap_or(DateTime::UNIX_EPOCH).to_rfc3339_opts(SecondsFormat::Secs, true)
+    }
+}

@@ -1,0 +1,22 @@
+//! Tests of access control: guarantees, attacks and random cases.
+
+#![expect(
+    unsafe_code,
+    reason = "counting allocations needs an allocator, which is an unsafe trait"
+)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+mod counted_heap;
+mod hot_path;
+mod key_sets;
+mod keys;
+mod keys_file;
+mod limits;
+mod random_rights;
+mod rights;
+mod roles;
+mod signers;
+mod snapshots;
+mod tenants;
+mod token_attacks;
+mod tokens;

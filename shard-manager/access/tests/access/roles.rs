@@ -1,0 +1,135 @@
+//! Roles: their JSON, and the faults that refuse it.
+
+use access::role::{AccessRole, RoleFault};
+use access::scope::{AccessScope, ScopeSet};
+use serde_json::{Value, json};
+
+fn role() -> Value {
+    json!({
+        "role": "shop",
+        "grants": [
+            {"tables": ["users", "orders", "kv"], "may": ["read", "insert", "update", "delete"],
+             "keys": "$tenant"},
+            {"tables": ["products"], "may": ["read"], "keys": "*",
+             "columns": ["product_id", "name", "price"]},
+        ],
+        "scopes": [], "weight": 1,
+        "limits": {"requests_per_s": 200, "burst": 400, "rows_per_s": 5000, "concurrent": 32,
+                   "rows_per_day": 1_000_000},
+    })
+}
+
+/// Parses the role with another value at a JSON Pointer; `null` removes the member.
+fn with(pointer: &str, value: Value) -> Result<AccessRole, access::role::RoleError> {
+    let mut role = role();
+    let (parent, member) = pointer.rsplit_once('/').unwrap();
+    match (role.pointer_mut(parent).unwrap(), value) {
+        (Value::Object(object), Value::Null) => drop(object.remove(member)),
+        (Value::Object(object), value) => drop(object.insert(member.to_owned(), value)),
+        (parent, value) => parent[member.parse::<usize>().unwrap()] = value,
+    }
+    AccessRole::parse(&role.to_string())
+}
+
+#[test]
+fn the_json_of_a_role_is_read_as_it_was_written() {
+    let role = AccessRole::parse(&role().to_string()).unwrap();
+    assert_eq!(AccessRole::parse(&role.to_json()).unwrap(), role);
+    assert!(role.is_bound());
+    for keys in [json!("*"), json!("$tenant:*"), json!("$tenant/*"), json!(["b", "a"])] {
+        let role = with("/grants/0/keys", keys).unwrap();
+        assert_eq!(AccessRole::parse(&role.to_json()).unwrap(), role);
+    }
+    let short = r#"{"role":"none","grants":[]}"#;
+    let role = AccessRole::parse(short).unwrap();
+    assert_eq!((role.weight(), role.scopes(), role.limits().is_none()), (1, ScopeSet::NONE, true));
+}
+
+#[test]
+fn an_error_names_the_member_and_what_to_do() {
+    let key_of_257 = "x".repeat(257);
+    let many: Vec<String> = (0..65).map(|number| format!("key{number}")).collect();
+    let cases: [(&str, Value, &str, &str); 24] = [
+        ("/role", json!("Shop"), "role", "lower-case"),
+        ("/role", json!("admin"), "role", "built-in"),
+        ("/grants/1/keys", json!(null), "grants[1].keys", "no default"),
+        ("/grants/1/tables", json!(null), "grants[1].tables", "names of tables"),
+        ("/grants/1/may", json!(null), "grants[1].may", "read, insert"),
+        ("/grants/0/keys", json!("$tenant*"), "grants[0].keys", "separator"),
+        ("/grants/0/keys", json!("$tenantX*"), "grants[0].keys", "punctuation"),
+        ("/grants/0/keys", json!("$tenant::*"), "grants[0].keys", "punctuation"),
+        ("/grants/0/keys", json!("acme"), "grants[0].keys", "list of keys"),
+        ("/grants/0/keys", json!(""), "grants[0].keys", "list of keys"),
+        ("/grants/0/keys", json!([]), "grants[0].keys", "1 to 64"),
+        ("/grants/0/keys", json!(many), "grants[0].keys", "1 to 64"),
+        ("/grants/0/keys", json!(["a", "*"]), "grants[0].keys[1]", "pattern"),
+        ("/grants/0/keys", json!(["$tenant"]), "grants[0].keys[0]", "pattern"),
+        ("/grants/0/keys", json!([key_of_257]), "grants[0].keys[0]", "256"),
+        ("/grants/0/tables", json!(["a", "*"]), "grants[0].tables", "alone"),
+        ("/grants/0/tables", json!(["a", "a"]), "grants[0].tables[1]", "twice"),
+        ("/grants/0/tables", json!(["Users"]), "grants[0].tables[0]", "lower-case"),
+        ("/grants/1/columns", json!(["*"]), "grants[1].columns[0]", "leave `columns` out"),
+        ("/grants/1/columns", json!([]), "grants[1].columns", "1 to"),
+        ("/grants/0/may", json!(["upsert"]), "grants[0].may[0]", "read, insert"),
+        ("/scopes", json!(["root"]), "scopes[0]", "keys, tables"),
+        ("/scopes", json!(["analytics"]), "scopes", "bound"),
+        ("/weight", json!(0), "weight", "1 to 1000"),
+    ];
+    for (pointer, value, member, hint) in cases {
+        let error = with(pointer, value.clone()).expect_err(pointer);
+        assert_eq!(error.member, member, "{pointer} {value}: {error}");
+        assert!(error.to_string().contains(hint), "{error}");
+    }
+}
+
+#[test]
+fn limits_must_be_above_zero() {
+    for member in ["requests_per_s", "burst", "rows_per_s", "concurrent", "rows_per_day"] {
+        let error = with(&format!("/limits/{member}"), json!(0)).unwrap_err();
+        assert_eq!(error.member, format!("limits.{member}"));
+        assert!(matches!(error.fault, RoleFault::Range { .. }));
+    }
+    let error = with("/limits", json!({"burst": 5})).unwrap_err();
+    assert_eq!(error.fault, RoleFault::BurstWithoutRate);
+}
+
+#[test]
+fn unknown_repeated_and_null_members_are_refused() {
+    for json in [
+        r#"{"role":"a","grants":[],"grant":[]}"#,
+        r#"{"role":"a","grants":[],"grants":[]}"#,
+        r#"{"role":"a"}"#,
+        r#"{"grants":[]}"#,
+        r#"{"role":"a","grants":[],"limits":null}"#,
+        r#"{"role":"a","grants":[],"limits":{"burst":null}}"#,
+        r#"{"role":"a","grants":[],"limits":{"rate":1}}"#,
+        r#"{"role":"a","grants":[],"limits":{"concurrent":1,"concurrent":9}}"#,
+        r#"{"role":"a","grants":[{"tables":["*"],"may":["read"],"keys":"*","columns":null}]}"#,
+        r#"{"role":"a","grants":[{"tables":["*"],"may":["read"],"keys":null}]}"#,
+        r#"{"role":"a","grants":[{"tables":["*"],"may":["read"],"keys":"*","column":["a"]}]}"#,
+        r#"{"role":"a","grants":[{"tables":["*"],"may":["read"],"keys":"$tenant","keys":"*"}]}"#,
+        "",
+        "null",
+        "[]",
+    ] {
+        let error = AccessRole::parse(json).unwrap_err();
+        assert!(matches!(error.fault, RoleFault::Json(_)), "{json}: {error}");
+    }
+    let many = vec![role()["grants"][0].clone(); AccessRole::GRANTS_MAX + 1];
+    let error = with("/grants", json!(many)).unwrap_err();
+    assert_eq!(
+        (error.member.as_str(), error.fault),
+        ("grants", RoleFault::Count { count: 65, max: 64 })
+    );
+}
+
+#[test]
+fn the_built_in_roles_are_as_documented() {
+    let [admin, service, reader, scraper, anonymous] = AccessRole::built_in();
+    assert!(admin.is_all_powerful() && !service.is_all_powerful());
+    assert!(service.scopes().is_empty() && reader.scopes().is_empty());
+    let scopes: Vec<AccessScope> = scraper.scopes().iter().collect();
+    assert_eq!(scopes, [AccessScope::Metrics, AccessScope::Frames]);
+    assert!(scraper.grants().is_empty() && anonymous.grants().is_empty());
+    assert!(!AccessRole::is_reserved(anonymous.name()), "anonymous may be given grants");
+}

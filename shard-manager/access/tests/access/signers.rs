@@ -1,0 +1,208 @@
+//! Issuers of tests: they sign tokens, also forged ones, with keys of each algorithm.
+
+use std::sync::Arc;
+
+use access::auth_error::AuthReason;
+use access::jwt::issuer::{Issuer, IssuerSettings, LoadedKeys};
+use access::jwt::key_set::KeySet;
+use access::jwt::{Issuers, TokenAlgorithm, VerifiedToken};
+use access::unix_time::UnixTime;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ring::hmac;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+    RsaKeyPair, RsaPublicKeyComponents,
+};
+use serde_json::{Value, json};
+
+/// Time at which the tests take place.
+pub(crate) const NOW: u64 = 1_800_000_000;
+pub(crate) const ISSUER: &str = "https://issuer.example";
+pub(crate) const AUDIENCE: &str = "tessera";
+pub(crate) const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
+
+/// RSA key of 2048 bits, made for these tests only; `ring` cannot make one.
+const RSA_KEY: &[&str] = &[
+    "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC3DWR/YFI3adc/zxGw1nnEcSjagJ88dPj0JmazB6",
+    "Gk8UT2xQOKPBuxAH+03Bfc5tRwfKW7zdj6N3op7rLK2vSQXM4rLjP5noOGVJ3oPvU198gHckVw7t7ljXHEBftuyrwX",
+    "0CFVLrHsI7O2OAvvIgf6i1Fdry/EgelChpVPlQLDcVLDIPEwS9Y/0pk2ZILoxY0A91ssi5gSkkRuAkKreA/JwyfxPO",
+    "g6eg4FRdg93JwILX6M3mcTG+ugd6Fjw2FNmF2FOxO8LLaMrATS8tuGqzvLHAO/tt1nCQfvtE6oQfOUcKwM6QfpfdTS",
+    "9kZCegMKBpmAbw4Dru/YEwpUjY2JZaXFAgMBAAECggEAAcFOv5Dy7QfqkSUqOpWXr9voEqdjA6Sp/tg+dQMzhhDWwV",
+    "RDFLWusxIXC4xYE7UTfTJxoMuh7ZV2odpAEiEzAcB4p2jxt0jLu7x9e7ZtmrgwisYVV+LshmiffmIz3X/489heIiU8",
+    "O0UmXOZczQR+UZGuWkbBDqWcJFr/bFJ1wt3Rw2Ss6ibl1SVNl/syHzsCLsr3mhhoT3MKNCWEg8KJQQyWR5KMEVVh+g",
+    "tc38mN/JPPAuYHKuNEEewZB1dJY8Mp9edTNh9W2ODSMYRtECi7AS6qbwQG8blmmbe4FvO1R5jLvBZE3EoBZtImM6iD",
+    "128g2d9hVD9MV1dYX//ZWX48mwKBgQD92tyNEUcPHeCpkxf/nICFDgzCHfLi9e9YZLHNFhdMBxGDNnlZFyaUpvC1/m",
+    "BibU5HMv1ztz78d6zo/ecu8ZEC8tNdixXp0NUMFoOs+wdNbMUv9fdptUfli9CVMomKguvAfy7tXEQ/zryYphdxbnuQ",
+    "4Y+WPOFIBji5tlo7ZQEjjwKBgQC4mV734la7+SiE6kgfSuxk5CmFyUEeYvc4ANG3ugYKdF5vRKSnjRXP4gQO5/CxXP",
+    "6ctc2UtQ7yaatBTTUusw7zVF9N36HKNafcWsJkaXwdssL/tHItPDFtf8FMMndMvGTtiDd2tR3T2FjBbkBSBS3evMRk",
+    "C5gE9gAWu4fkXe8nawKBgC2GV3Ew/QZX/FdM2svrXB0AdQdG6a0MH91BSaWW5Zyr09ctKLvya+fSvG5W7SAZrCUWnt",
+    "9mqHQMXkT2a8Q+bBwUQhWPgOGKovpk+z5FUnzvGbnNKY6ahQdEeKaZBpOBgRfndxn4JwEuaSIS/zdHcf98hAyUZG5P",
+    "N1MOwcXPClI/AoGAF8XorRPBB8Q2q6dgUmdbukKH9mrMsBUesV+poneaf44s+zdj3RAWVwdMbn8ASFcpkxT2vMf0fN",
+    "OO8oH272Sv8DZVb7n1JA106LPnhPbwvQJgin26lojB9NAXHLEDHCbG+LAqNGdux/F8vKxuLCHunljBEgFMOpdTu5m7",
+    "DnXqbrECgYEAtD19gPz6ED7IvQT8gytqqbscrs9XqH+9s9Byq57UeDHujsYGMPlQdrxce56ktBBcVlfkffqnD2u+5Q",
+    "nCOe4uQyd0pbjJIrF4dF3ypInghYFLJrbODSyvp9pPbdrGO0/rk/X/BMkHEKNFPvZvXMGfgK5u1geiqjHu4PdQvUXv",
+    "2SQ=",
+];
+
+pub(crate) fn now() -> UnixTime {
+    UnixTime::from_seconds(NOW)
+}
+
+pub(crate) fn base64url(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Private key of an issuer.
+pub(crate) enum Signer {
+    Rsa(Box<RsaKeyPair>),
+    P256(Box<EcdsaKeyPair>),
+    Ed25519(Ed25519KeyPair),
+    Secret(Vec<u8>),
+}
+
+impl Signer {
+    pub(crate) fn rsa() -> Self {
+        let der = STANDARD.decode(RSA_KEY.concat()).unwrap();
+        Self::Rsa(Box::new(RsaKeyPair::from_pkcs8(&der).unwrap()))
+    }
+
+    pub(crate) fn p256() -> Self {
+        let random = SystemRandom::new();
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let der = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, der.as_ref(), &random).unwrap();
+        Self::P256(Box::new(pair))
+    }
+
+    pub(crate) fn ed25519() -> Self {
+        let der = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        Self::Ed25519(Ed25519KeyPair::from_pkcs8(der.as_ref()).unwrap())
+    }
+
+    pub(crate) fn secret() -> Self {
+        Self::Secret(SECRET.to_vec())
+    }
+
+    pub(crate) fn algorithm(&self) -> TokenAlgorithm {
+        match self {
+            Self::Rsa(_) => TokenAlgorithm::Rs256,
+            Self::P256(_) => TokenAlgorithm::Es256,
+            Self::Ed25519(_) => TokenAlgorithm::EdDsa,
+            Self::Secret(_) => TokenAlgorithm::Hs256,
+        }
+    }
+
+    /// Public key as an entry of a JWKS document.
+    pub(crate) fn jwk(&self, id: &str) -> Value {
+        match self {
+            Self::Rsa(pair) => {
+                let RsaPublicKeyComponents { n, e } =
+                    RsaPublicKeyComponents::<Vec<u8>>::from(pair.public());
+                json!({"kty": "RSA", "kid": id, "n": base64url(n), "e": base64url(e)})
+            }
+            Self::P256(pair) => {
+                let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+                json!({"kty": "EC", "crv": "P-256", "kid": id, "x": base64url(x), "y": base64url(y)})
+            }
+            Self::Ed25519(pair) => {
+                let x = base64url(pair.public_key());
+                json!({"kty": "OKP", "crv": "Ed25519", "kid": id, "x": x})
+            }
+            Self::Secret(_) => panic!("a secret has no public key"),
+        }
+    }
+
+    fn signature(&self, message: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Rsa(pair) => {
+                let mut signature = vec![0; pair.public().modulus_len()];
+                let random = SystemRandom::new();
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).unwrap();
+                signature
+            }
+            Self::P256(pair) => pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec(),
+            Self::Ed25519(pair) => pair.sign(message).as_ref().to_vec(),
+            Self::Secret(secret) => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+                hmac::sign(&key, message).as_ref().to_vec()
+            }
+        }
+    }
+
+    /// Signs a header and claims that are given as text, so that they may be malformed.
+    pub(crate) fn sign_text(&self, header: &str, claims: &str) -> String {
+        let message = format!("{}.{}", base64url(header), base64url(claims));
+        let signature = self.signature(message.as_bytes());
+        format!("{message}.{}", base64url(signature))
+    }
+
+    /// Signs claims under a plain header.
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        let header = json!({"alg": self.algorithm().name(), "typ": "JWT", "kid": "one"});
+        self.sign_text(&header.to_string(), &claims.to_string())
+    }
+}
+
+/// Claims of a good token.
+pub(crate) fn claims() -> Value {
+    json!({
+        "iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "jti": "t1",
+        "iat": NOW - 60, "exp": NOW + 600, "role": "shop", "tenant": "acme",
+    })
+}
+
+/// Good claims with another value of a member; `null` removes it.
+pub(crate) fn claims_with(member: &str, value: Value) -> Value {
+    let mut claims = claims();
+    let object = claims.as_object_mut().unwrap();
+    if value.is_null() {
+        object.remove(member);
+    } else {
+        object.insert(member.to_owned(), value);
+    }
+    claims
+}
+
+pub(crate) fn settings(algorithms: &[TokenAlgorithm]) -> IssuerSettings {
+    IssuerSettings {
+        issuer: ISSUER.to_owned(),
+        audiences: vec![AUDIENCE.to_owned()],
+        algorithms: algorithms.to_vec(),
+        role_claim: "/role".to_owned(),
+        tenant_claim: Some("/tenant".to_owned()),
+        roles: None,
+        lifetime_max: IssuerSettings::LIFETIME_MAX_DEFAULT,
+    }
+}
+
+pub(crate) fn loaded(set: KeySet) -> Option<LoadedKeys> {
+    Some(LoadedKeys { set: Arc::new(set), usable_until: None })
+}
+
+/// Document with the public keys of these signers, which are called `one`, `two` and so on.
+pub(crate) fn document(signers: &[&Signer]) -> Vec<u8> {
+    let names = ["one", "two", "three"];
+    let keys: Vec<Value> = signers.iter().zip(names).map(|(signer, id)| signer.jwk(id)).collect();
+    json!({ "keys": keys }).to_string().into_bytes()
+}
+
+/// Issuer with the keys of these signers.
+pub(crate) fn issuers(signers: &[&Signer]) -> Issuers {
+    let algorithms: Vec<TokenAlgorithm> = signers.iter().map(|signer| signer.algorithm()).collect();
+    let set = match signers {
+        [Signer::Secret(secret)] => KeySet::from_secret(secret).unwrap(),
+        _ => KeySet::from_jwks(&document(signers)).unwrap(),
+    };
+    Issuers::new(vec![Issuer::new(settings(&algorithms), loaded(set)).unwrap()]).unwrap()
+}
+
+pub(crate) fn verify(issuers: &Issuers, token: &str) -> Result<VerifiedToken, AuthReason> {
+    issuers.verify(token, now(), || true).map_err(|error| error.reason)
+}
+
+/// Returns the reason for which a token is refused.
+pub(crate) fn refusal(issuers: &Issuers, token: &str) -> AuthReason {
+    verify(issuers, token).expect_err("the token must be refused")
+}
