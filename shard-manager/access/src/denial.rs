@@ -108,7 +108,7 @@ impl Denials {
         if self.exact.is_empty() {
             return None;
         }
-        let until = |tenant: &Box<str>| self.exact.get(&DenialSubject::Tenant(tenant.clone()));
-        tenants.as_slice().iter().filter_map(until).max().copied()
+        let until = |tenant: &str| self.exact.get(&DenialSubject::Tenant(tenant.into()));
+        tenants.as_slice().iter().filter_map(|tenant| until(tenant)).max().copied()
     }
 }

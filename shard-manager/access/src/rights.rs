@@ -42,12 +42,15 @@ pub struct Allowed<'r> {
     pub columns: &'r ColumnSet,
 }
 
+/// Name of a table, and the indices of its grants in the role.
+type TableGrants = (Box<str>, Box<[u8]>);
+
 /// Role whose grants are found by table.
 #[derive(Debug)]
 pub struct CompiledRole {
     role: AccessRole,
     /// Grants of each table that some grant names, in the order of the role.
-    tables: Box<[(Box<str>, Box<[u8]>)]>,
+    tables: Box<[TableGrants]>,
     /// Grants of the other tables.
     others: Box<[u8]>,
 }

@@ -57,12 +57,14 @@ fn the_algorithm_is_that_of_the_key() {
 fn times_of_a_wrong_type_or_out_of_range_are_refused() {
     let signer = Signer::ed25519();
     let issuers = issuers(&[&signer]);
-    let bad = [json!("1800000600"), json!(-1), json!(1e300), json!(u64::MAX), json!([NOW + 60])];
+    let bad = [json!("1800000600"), json!(-1), json!(1e300), json!(u64::MAX), json!(true)];
     for member in ["exp", "nbf", "iat"] {
         for value in &bad {
             let token = signer.sign(&claims_with(member, value.clone()));
             assert_eq!(refusal(&issuers, &token), AuthReason::TokenClaim(member), "{value}");
         }
+        let list = signer.sign(&claims_with(member, json!([NOW + 60])));
+        assert_eq!(refusal(&issuers, &list).outcome(), AuthOutcome::Invalid);
         let header = r#"{"alg":"EdDSA"}"#;
         let null = text().replacen('{', &format!("{{\"{member}\":null,"), 1);
         let null = null.replace(&format!(",\"{member}\":{}", claims()[member]), "");
