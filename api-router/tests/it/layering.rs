@@ -164,21 +164,12 @@ const LOADTEST: &[&[&str]] = &[
 ];
 const CHECKER: &[&[&str]] = &[
     &["history", "version_bound"],
-    &["availability", "row"],
-    &["acknowledged", "violation"],
-    &["allowed_losses", "report"],
+    &["row"],
+    &["acknowledged_watermark", "violation"],
+    &["allowed_losses"],
     &["findings"],
-    &[
-        "bank",
-        "bounded",
-        "corruption",
-        "final_state",
-        "identity",
-        "ledger",
-        "linearizable",
-        "sessions",
-        "sets",
-    ],
+    &["checks"],
+    &["report"],
     &["violation_report"],
 ];
 

@@ -3,14 +3,14 @@
 //!
 //! Nine checks judge, a tenth reports:
 //!
-//! | | Promise | File |
+//! | | Promise | Module of `checks` |
 //! |---|---|---|
 //! | C1 | a change happens once, at a version of its own | `identity` |
 //! | C2 | what is read was sent to that row, and not refused | `corruption` |
 //! | C3 | each row is linearizable for changes and strong reads | `linearizable` |
 //! | C4 | a session reads its own writes, and never backwards | `sessions` |
 //! | C5 | a bounded read is no older than its bound | `bounded` |
-//! | C6 | an acknowledged change is kept, or something after it | `final_state` |
+//! | C6 | an acknowledged change is kept, or something after it | `lost_writes` |
 //! | C7 | at the end exactly the rows that were written are there, once | `sets` |
 //! | C8 | transfers change no total, and no read sees half of one | `bank` |
 //! | C9 | counters and conditions count | `ledger` |
@@ -26,35 +26,30 @@
 
 #![forbid(unsafe_code)]
 
-mod acknowledged;
+mod acknowledged_watermark;
 mod allowed_losses;
-mod availability;
-mod bank;
-mod bounded;
-mod corruption;
-mod final_state;
+mod checks;
 mod findings;
 pub mod history;
-mod identity;
-mod ledger;
-mod linearizable;
 mod report;
 mod row;
-mod sessions;
-mod sets;
 mod version_bound;
 mod violation;
 mod violation_report;
 
-pub use self::availability::{Availability, Gap, OperationGroup, Outcomes, Summary};
+pub use self::checks::availability::{Availability, Gap, OperationGroup, Outcomes, Summary};
 pub use self::findings::REPORTED_MAX;
 pub use self::report::Report;
 pub use self::violation::{Check, Evidence, Violation};
 pub use self::violation_report::lost_text;
 
+use self::checks::sets::Walks;
+use self::checks::{
+    availability, bank, bounded, corruption, identity, ledger, linearizable, lost_writes, sessions,
+    sets,
+};
 use self::findings::{Findings, Found};
 use self::row::{ByKey, Row};
-use self::sets::Walks;
 use crate::history::{OperationHistory, Outcome};
 
 /// Judges a history.
@@ -69,7 +64,7 @@ pub fn check(history: &OperationHistory) -> Report {
         linearizable::check(&row, &mut found);
         sessions::check(&row, &mut found);
         bounded::check(&row, &mut found);
-        final_state::check(&row, &mut found);
+        lost_writes::check(&row, &mut found);
         sets::check(&row, &walks, &mut found);
         ledger::check(&row, &mut found);
         rows_not_read_back += u64::from(is_not_read_back(&row, &walks));

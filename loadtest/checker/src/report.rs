@@ -3,7 +3,7 @@
 //! **Invariant:** a report without violations has passed, whatever was lost at level `one`.
 //! **Not here:** its text and its JSON (`violation_report`).
 
-use crate::availability::Availability;
+use crate::checks::availability::Availability;
 use crate::violation::{Check, Violation};
 
 /// Result of checking a history.

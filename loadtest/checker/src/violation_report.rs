@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde_json::{Value as Json, json};
 
-use crate::availability::{OperationGroup, Outcomes, Summary};
+use crate::checks::availability::{OperationGroup, Outcomes, Summary};
 use crate::findings::REPORTED_MAX;
 use crate::history::{Kind, NEVER, NodeId, Operation, OperationHistory, Outcome, Value};
 use crate::report::Report;

@@ -7,9 +7,9 @@ use crate::row::Row;
 use crate::version_bound::{LowWatermark, VersionBound};
 
 /// Ends of acknowledged changes of one row, each with the highest mark so far.
-pub(crate) struct Acknowledged(Vec<(u64, LowWatermark)>);
+pub(crate) struct AcknowledgedWatermark(Vec<(u64, LowWatermark)>);
 
-impl Acknowledged {
+impl AcknowledgedWatermark {
     pub(crate) fn of(row: &Row<'_>) -> Self {
         let mut ends: Vec<(u64, LowWatermark)> = Vec::new();
         for (place, change) in row.operations().filter(|(_, one)| one.is_acknowledged()) {

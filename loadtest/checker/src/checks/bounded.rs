@@ -7,7 +7,7 @@
 //! **Invariant:** only answered reads with a bound are judged.
 //! **Not here:** reads without a bound; level `one` promises them nothing.
 
-use crate::acknowledged::Acknowledged;
+use crate::acknowledged_watermark::AcknowledgedWatermark;
 use crate::findings::Findings;
 use crate::history::Operation;
 use crate::row::Row;
@@ -21,7 +21,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     if !row.operations().any(|(_, one)| bounded(one)) {
         return;
     }
-    let acknowledged = Acknowledged::of(row);
+    let acknowledged = AcknowledgedWatermark::of(row);
     for (place, read) in row.operations().filter(|(_, one)| bounded(one)) {
         let bound = u64::from(read.bound_ms) * NANOS_PER_MS;
         if let Some(moment) = read.start.checked_sub(bound) {
