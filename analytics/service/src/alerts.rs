@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** this module reads no clock and contacts nothing: values and their time are
 //! arguments, once a second.
-//! **Not here:** measuring values (`rule_evaluator`), sending notices (`webhook`).
+//! **Not here:** measuring values (`rule_readings`), sending notices (`webhook`).
 
 mod alert_state;
 mod rule;

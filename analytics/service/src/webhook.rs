@@ -3,7 +3,7 @@
 //! **Invariant:** messages go only to addresses of the configuration, and no log shows a path or a
 //! secret; an unreachable webhook delays nothing else, and its queue is bounded: the oldest message
 //! is dropped and counted.
-//! **Not here:** deciding what is sent (`rule_evaluator`).
+//! **Not here:** deciding what is sent (`rule_readings`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

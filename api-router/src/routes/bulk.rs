@@ -7,7 +7,7 @@
 //! the body of the response (`outcome`).
 
 mod outcome;
-mod parser;
+mod parser_thread;
 mod row_reader;
 mod row_router;
 mod shard_queues;

@@ -135,7 +135,7 @@ const SERVICE: &[&[&str]] = &[
     &["alerts", "clock_offset", "fleet", "frame_response", "merged", "problem"],
     &["collector", "config", "fleet_query"],
     &["discovery", "parameters", "webhook"],
-    &["rule_evaluator"],
+    &["rule_readings"],
     &["app"],
     &["forward", "middleware", "scrape"],
     &["routes"],

@@ -19,7 +19,7 @@ use shard_manager::manager::RequestOptions;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::outcome::BulkOutcome;
-use super::parser::Parser;
+use super::parser_thread::Parser;
 use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader, StreamOptions};
 use super::shard_queues::ShardQueues;
 use crate::app::App;
