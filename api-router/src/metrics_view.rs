@@ -1,5 +1,5 @@
-//! Metrics view: responses made of the recorded requests and the state of the cluster, away from
-//! the threads that serve requests.
+//! Metrics view: makes responses from the recorded requests and the state of the cluster, on
+//! threads that serve no requests.
 //!
 //! **Not here:** recording (`middleware`), HTTP (`routes`).
 

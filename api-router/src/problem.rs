@@ -1,4 +1,4 @@
-//! Problems: every response that is not a success, in a form for RFC 9457 clients and PostgREST
+//! Problems: the responses that are not a success, in a form for RFC 9457 clients and PostgREST
 //! clients.
 //!
 //! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, address or secret is in

@@ -1,4 +1,5 @@
-//! Cluster: the state of the cluster and of the router now, beside the counts of requests.
+//! Cluster: the current state of the cluster and of the router, which responses show beside the
+//! counts of requests.
 //!
 //! Plain values that travel as JSON: a router fills in one, the service holds one for each router.
 //!

@@ -1,12 +1,13 @@
 //! Current second: the counts of the second that is running.
 //!
-//! A label gets its cell when it is first used and keeps it; a label that is not used in a second
-//! costs nothing in that second.
+//! A cell holds the counts of one label (route, operation, shard, role, outcome). A label gets its
+//! cell when it is first used and keeps it; a label that is not used in a second costs nothing in
+//! that second.
 //!
-//! **Invariant:** at most [`CELLS_MAX`] labels have cells of their own; beyond that, routes and
-//! roles are folded into one.
-//! **Invariant:** histograms have at most [`PAGES_MAX`] pages together: before a further page, the
-//! counts are packed and set aside, and added up when the second ends.
+//! **Invariant:** at most [`CELLS_MAX`] labels have cells of their own; later labels are counted
+//! without their route and role.
+//! **Invariant:** histograms have at most [`PAGES_MAX`] pages together: before that limit would be
+//! exceeded, the counts are packed and set aside, and they are added up when the second ends.
 //! **Not here:** locks and clocks; `aggregator` decides when a second ends.
 
 use std::sync::Arc;

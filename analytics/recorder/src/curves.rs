@@ -1,8 +1,8 @@
-//! Curves: the points of time with which a window is drawn.
+//! Curves: the points of a chart. Each point covers one interval of the window.
 //!
-//! **Invariant:** there are at most [`POINTS_MAX`] points, and no slot of a ring lies in two of
-//! them. The running second is in none, so that curves do not always end in a dip. A point in which
-//! nothing was measured is left out: it is not zero.
+//! **Invariant:** there are at most [`POINTS_MAX`] points, and no frame counts in two of them. The
+//! current second is in no point, so that curves do not always end in a dip. A point in which
+//! nothing was measured is left out, because it is unknown and not zero.
 //! **Not here:** adding up the requests of a point (`window_sums`).
 
 use crate::frame::Step;

@@ -1,9 +1,10 @@
-//! Errors: the newest failures, for people who look for what went wrong.
+//! Errors: the newest failures, for people who search for the cause of a problem.
 //!
-//! **Invariant:** at most [`ErrorLog::KEPT_MAX`] events and [`ErrorLog::BYTES_MAX`] bytes of them,
-//! each of bounded length; when full, the oldest goes.
-//! **Invariant:** events are numbered without gaps, so that a client that has seen an event can
-//! request those after it.
+//! **Invariant:** at most [`ErrorLog::KEPT_MAX`] events are kept, with at most
+//! [`ErrorLog::BYTES_MAX`] bytes together; each has a bounded length. A new event replaces the
+//! oldest when the log is full.
+//! **Invariant:** events are numbered without gaps, so that a client can request all events after
+//! the last one that it has received.
 //! **Not here:** counts over time. `figures` counts every failure; this log is bounded.
 
 use std::borrow::Cow;

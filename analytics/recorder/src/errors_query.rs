@@ -1,7 +1,8 @@
-//! Errors query: the filter of a query for the newest failures, and its query string.
+//! Errors query: the parameters of `GET /api/analytics/errors`, which select among the newest
+//! failures.
 //!
-//! **Invariant:** the described parameters are those that are read.
-//! **Not here:** finding them (`errors`).
+//! **Invariant:** the OpenAPI document describes exactly the parameters that are read.
+//! **Not here:** finding the failures (`errors`).
 
 use utoipa::IntoParams;
 

@@ -1,8 +1,8 @@
 //! Figures: the metrics of a window, computed from its frames.
 //!
-//! **Invariant:** histograms of slots, shards and routers are merged; a percentile is never
-//! averaged.
-//! **Not here:** adding up (`window_sums`), choosing slots (`history`).
+//! **Invariant:** histograms of several intervals, shards and routers are merged, and percentiles
+//! are computed from the result; a percentile is never averaged.
+//! **Not here:** adding up frames (`window_sums`), choosing frames (`history`).
 
 use std::sync::Arc;
 

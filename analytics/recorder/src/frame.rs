@@ -1,10 +1,12 @@
-//! Frame: the counts of one finished slot of a ring. A frame never changes.
+//! Frame: the counts of one finished interval of a second, ten seconds or a minute. A frame never
+//! changes.
 //!
 //! Rings hold frames, the store keeps them, and services fetch them from routers. Labels are texts,
 //! so that frames of several routers can be added up; histograms travel as HDR V2 in base64.
 //!
-//! **Invariant:** `start` is a multiple of the step; a label occurs in a frame once.
-//! **Not here:** when a slot ends (`recorder`), how long a frame is kept (`history`).
+//! **Invariant:** `start` is a multiple of the interval's length; a label occurs in a frame once.
+//! **Not here:** the end of an interval (`recorder`), the time for which a frame is kept
+//! (`history`).
 
 use std::sync::Arc;
 

@@ -1,12 +1,13 @@
-//! History: the finished slots of a recorder of this process or of another, in three rings.
+//! History: the frames of one recorder, of this process or of another, in three rings: one of
+//! seconds, one of ten seconds and one of minutes.
 //!
-//! **Invariant:** a ring holds no more slots than [`Step::slots_kept`] and no more bytes than its
-//! budget; the oldest are removed first. A slot occurs in a ring once.
-//! **Invariant:** a window is cut at the edges of slots: nothing counts twice, and nothing that is
-//! remembered is left out.
-//! **Invariant:** a time without requests differs from a time without a recorder, also over
-//! restarts.
-//! **Not here:** making frames (`aggregator`), adding them up (`figures`).
+//! **Invariant:** a ring holds no more frames than [`Step::slots_kept`] and no more bytes than its
+//! budget; the oldest are removed first. A ring has one frame for an interval.
+//! **Invariant:** a window is divided among the rings at the borders of intervals: no request
+//! counts twice, and no request that a ring holds is left out.
+//! **Invariant:** an interval without requests differs from an interval in which no recorder ran,
+//! also after a restart.
+//! **Not here:** making frames (`aggregator`), computing metrics from them (`figures`).
 
 mod measured;
 

@@ -1,7 +1,7 @@
-//! Measured intervals: the times in which a recorder counted. The times between them were not
-//! measured, which is different from zero requests.
+//! Measured intervals: the intervals in which a recorder ran. Between them nothing was measured,
+//! which differs from having no requests.
 //!
-//! **Invariant:** intervals are in order, none is empty, no two touch, and there are at most
+//! **Invariant:** the intervals are in order, none is empty, no two touch, and there are at most
 //! [`MeasuredIntervals::MAX`].
 //! **Not here:** the recorder (`recorder`), storing intervals (`store`).
 

@@ -1,8 +1,9 @@
-//! Merge: several frames as one of a longer step.
+//! Merge: combines the frames of several intervals into the frame of one longer interval, such as
+//! sixty seconds into a minute.
 //!
-//! **Invariant:** counts are sums; histograms are merged, never averaged. Frames of a minute have
-//! two digits.
-//! **Not here:** metrics.
+//! **Invariant:** counts are added, and histograms are merged, never averaged. The histograms in
+//! frames of a minute have two significant digits.
+//! **Not here:** computing metrics from frames (`figures`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

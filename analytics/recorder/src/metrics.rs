@@ -1,6 +1,7 @@
 //! Metrics: the response of `GET /api/analytics/metrics`, as it is serialized.
 //!
-//! **Invariant:** every number is finite and not negative; null stands only where a member says so.
+//! **Invariant:** every number is finite and not negative; a member is null only if its description
+//! says so.
 //! **Invariant:** `total` = `reads` + `writes` = the sum of `shardDistribution` + `unassigned`.
 //! **Not here:** computing the numbers (`figures`).
 

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** no label holds a key, an id or a client; label sets are bounded by routes,
 //! statuses, shards, nodes and codes.
-//! **Not here:** windows and percentiles; a scraper takes rates of counts that only grow.
+//! **Not here:** windows and percentiles. A scraper computes rates from counts that only grow.
 
 use std::fmt;
 

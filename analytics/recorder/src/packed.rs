@@ -1,7 +1,8 @@
-//! Packed: a histogram at rest, in the HDR V2 encoding, which holds only used buckets.
+//! Packed: a histogram to which nothing is added any more, in the HDR V2 encoding, which holds only
+//! used buckets.
 //!
-//! Memory holds the counts only; when serialized, they have the header that every HDR reader knows,
-//! in base64.
+//! In memory a packed histogram consists of the counts only. The serialized form has the header
+//! that every HDR reader knows before them, and is base64.
 //!
 //! **Invariant:** a [`Packed`] can be read to its end, and every bucket in it exists.
 //! **Not here:** quantiles. A packed histogram is added to a `LatencyHistogram`, which returns

@@ -1,8 +1,9 @@
-//! Totals: counts since the start, by the few labels that scrapers get.
+//! Totals: counts of requests since the start of the process, by the few labels that `GET /metrics`
+//! publishes.
 //!
-//! **Invariant:** label sets are bounded: by routes, shards, operations and roles, and by
-//! [`STATUSES_MAX`] statuses.
-//! **Not here:** windows; these counts only grow.
+//! **Invariant:** the number of label sets is bounded by the numbers of routes, shards, operations
+//! and roles, and by [`STATUSES_MAX`] statuses of a route.
+//! **Not here:** counts of a window of time (`window_sums`). The counts here only grow.
 
 use crate::bucket_counter::{BucketCounter, Example};
 use crate::entry::{Detail, Entry, Shape};

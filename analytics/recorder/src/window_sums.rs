@@ -1,8 +1,8 @@
-//! Window sums: the sums of the frames of a window, by shard, route and point of time.
+//! Window sums: adds up the frames of a window by shard, by route, and by point of a chart.
 //!
-//! **Invariant:** each cell that matches the query counts once in the total, once in its shard,
-//! once in its route.
-//! **Not here:** choosing frames (`history`), the response (`figures`).
+//! **Invariant:** the counts of each label that matches the query are added once to the total, once
+//! to the shard of the label, and once to its route.
+//! **Not here:** choosing frames (`history`), making the response (`figures`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
-//! Alerts: the state of all rules, the alerts that fire, and those resolved lately.
+//! Alerts: decides from measured values which alerts fire, and keeps the state of all rules, the
+//! alerts that fire, and the alerts that were resolved recently.
 //!
-//! **Invariant:** this module reads no clock and contacts nothing: values and their time are
-//! arguments, once a second.
+//! **Invariant:** this module reads no clock and contacts nothing: the measured values and their
+//! time are arguments, which the caller passes once a second.
 //! **Not here:** measuring values (`rule_readings`), sending notices (`webhook`).
 
 mod alert_state;

@@ -1,8 +1,8 @@
-//! Collector: requests from each router, once a second, the frames that are new.
+//! Collector: requests the new frames of each router once a second.
 //!
 //! Each router has its own task and connection: a router that hangs, misbehaves or is unreachable
-//! delays no other. After an outage, the missed frames are requested as far back as the router
-//! still holds them.
+//! delays no other. After an outage, the collector requests the missed frames, as far back as the
+//! router still holds them.
 //!
 //! **Invariant:** there is one request to a router at a time, and no router ever waits for this
 //! service.

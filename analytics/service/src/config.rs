@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** an unknown name is an error in every source, so that a typo cannot silently mean
 //! the default. Secrets are neither shown nor part of errors.
-//! **Not here:** the effects of the values.
+//! **Not here:** the use of the values.
 
 mod alerting;
 mod file;

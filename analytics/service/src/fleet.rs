@@ -1,4 +1,4 @@
-//! Fleet: the routers that are collected from, and the state of each.
+//! Fleet: the routers from which the service collects, and the state of each router.
 //!
 //! **Invariant:** reading the fleet never waits for a router.
 //! **Not here:** requests to routers (`collector`), merging their metrics (`fleet_query`).

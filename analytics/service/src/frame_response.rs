@@ -1,10 +1,10 @@
-//! Frame response: a router's response with frames, and the checks before it is used.
+//! Frame response: parses and checks a router's response that contains frames.
 //!
-//! A router may be faulty, of another version, or another program: its response is used only if it
-//! can do no harm.
+//! A router may be faulty, of another version, or another program, so a response is used only if it
+//! passes all checks.
 //!
-//! **Invariant:** a response that [`FrameResponse::parse`] accepts is bounded, and adds up without
-//! overflow in any window of any fleet.
+//! **Invariant:** a response that [`FrameResponse::parse`] accepts has a bounded size, and its
+//! counts can be added up over any window and any number of routers without overflow.
 //! **Not here:** requests to routers (`collector`).
 
 use serde::Deserialize;

@@ -1,8 +1,8 @@
-//! Service: collects metrics from any number of routers, keeps them, and serves them for each
-//! router and for all together.
+//! Service: collects the metrics of any number of routers, stores them, and serves them for each
+//! router and for all routers together.
 //!
-//! The service requests everything itself, and no router waits for it: a router works the same
-//! without one. After an outage of a router, the service requests what it has missed.
+//! The service sends requests to the routers, and no router waits for the service or depends on it.
+//! After an outage, the service requests the frames that it has missed.
 //!
 //! **Invariant:** the service connects only to addresses in its configuration: routers, webhooks
 //! and a store.

@@ -1,9 +1,10 @@
-//! Webhook: sends alerts to others, in order, until they have been accepted.
+//! Webhook: sends notices of alerts to the configured addresses, in order, and repeats each until
+//! it is accepted.
 //!
 //! **Invariant:** messages go only to addresses of the configuration, and no log shows a path or a
 //! secret; an unreachable webhook delays nothing else, and its queue is bounded: the oldest message
 //! is dropped and counted.
-//! **Not here:** deciding what is sent (`rule_readings`).
+//! **Not here:** deciding which alerts fire (`alerts`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

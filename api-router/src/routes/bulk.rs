@@ -1,8 +1,10 @@
 //! `POST /api/bulk-write`: many rows, each with its own outcome.
 //!
-//! A JSON body is held as a whole, and can be one transaction a shard; NDJSON and CSV are streamed.
+//! A JSON body is held in memory as a whole, and can be stored in one transaction per shard; NDJSON
+//! and CSV are streamed.
 //!
-//! **Invariant:** under `tx=per-shard` a shard stores its part of the request, or nothing of it.
+//! **Invariant:** with `tx=per-shard` a shard stores either all of its rows of the request or none
+//! of them.
 //! **Not here:** streaming (`stream`, `row_reader`), parsing and routing of a row (`row_router`),
 //! the body of the response (`outcome`).
 

@@ -1,5 +1,5 @@
-//! Tests of bits that flip on the disk: SQLite keeps no checksums that would show it, so the
-//! router compares the copies of each shard while it runs.
+//! Tests of bits that flip on the disk. SQLite keeps no checksums that would reveal such damage, so
+//! the router compares the copies of each shard while it runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Layering: rules that a compiler does not check. Layers import only lower ones, files stay short
-//! and begin with their purpose.
+//! Tests of the layering, which the compiler does not check: modules import only from lower layers,
+//! files stay short, and each begins with its purpose.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,5 @@
-//! Tests of operations: how a router starts, refuses to start, ends, and what it says meanwhile.
+//! Tests of operations: the start, the refusal to start, and the shutdown of a router, and its log
+//! meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,7 +1,7 @@
-//! Proxied server: a connection to a server through this process, so that a test can pause it.
+//! Proxied server: connections to a server through the test process, so that a test can pause them.
 //!
-//! **Invariant:** when a change of the mode returns, no bytes are on their way that would not have
-//! been sent after it.
+//! **Invariant:** when the function that changes the mode returns, no bytes are in transit that the
+//! new mode would hold back.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};

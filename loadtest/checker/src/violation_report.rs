@@ -1,7 +1,8 @@
 //! Violation report: the few records that contradict each other, for people and as JSON.
 //!
-//! **Invariant:** one record, one line; a text from elsewhere cannot draw on the terminal.
-//! **Not here:** which violations there are.
+//! **Invariant:** each record is one line; control characters in recorded texts are escaped, so
+//! that they cannot affect the terminal.
+//! **Not here:** finding violations (the checks).
 
 use std::fmt::Write;
 

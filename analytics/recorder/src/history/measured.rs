@@ -1,6 +1,6 @@
-//! Measured: the times in which recorders counted, of one history or of several.
+//! Measured time: the intervals in which the recorders of one or several histories ran.
 //!
-//! **Invariant:** a time that no recorder measured differs from a time without requests.
+//! **Invariant:** an interval that no recorder measured differs from an interval without requests.
 //! **Not here:** the frames (`history`).
 
 use super::WindowFrames;

@@ -1,8 +1,8 @@
-//! History writer: the thread that writes finished slots, reads them after a restart, and removes
-//! old ones.
+//! History writer: the thread that writes frames to the store, reads them after a restart, and
+//! removes old frames.
 //!
-//! Each round reads the finished slots from the rings. Nothing is queued, so an outage of the store
-//! takes no memory, and after it the store gets all that the rings still hold.
+//! In each round the thread reads new frames from the rings. Nothing is queued, so an outage of the
+//! store takes no memory, and after an outage the store gets every frame that the rings still hold.
 //!
 //! **Invariant:** only [`HistoryWriter::close`] and [`HistoryWriter::flush`] wait for the thread,
 //! for at most [`CLOSE_MAX`].

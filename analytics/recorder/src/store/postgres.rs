@@ -1,7 +1,7 @@
 //! PostgreSQL: history in a PostgreSQL database, without libpq.
 //!
 //! **Invariant:** every wait for the server is bounded.
-//! **Not here:** choosing what is kept (`store/history_writer`).
+//! **Not here:** choosing the frames that stay stored (`store/history_writer`).
 
 use std::time::Duration;
 

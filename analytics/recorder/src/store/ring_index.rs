@@ -1,8 +1,9 @@
-//! Ring index: the stored slots of one ring of a source, and the choice of those that stay.
+//! Ring index: lists the stored frames of one ring of a source, and chooses the frames that stay
+//! stored.
 //!
-//! **Invariant:** stored slots stay within `bytes_max` and within the time of the ring; the oldest
-//! are removed first.
-//! **Not here:** reading and writing slots (`store/history_writer`).
+//! **Invariant:** stored frames have at most `bytes_max` bytes together and are not older than the
+//! ring allows; the oldest are removed first.
+//! **Not here:** reading and writing frames (`store/history_writer`).
 
 use std::collections::BTreeMap;
 

@@ -1,10 +1,10 @@
-//! Roll-up: makes slots of ten seconds and of a minute that were unfinished when a process ended
-//! from the shorter slots in the store.
+//! Roll-up: makes frames of ten seconds and of a minute from the shorter frames in the store, for
+//! the intervals that were unfinished when a process ended.
 //!
-//! Without this, a crash would lose up to a minute of every window that is read from slots of a
-//! minute, although only the last seconds are really lost.
+//! Without this step, every window that is read from frames of a minute would miss up to a minute
+//! after a crash, although only the last seconds are really lost.
 //!
-//! **Not here:** reading stored slots (`store/history_writer`).
+//! **Not here:** reading stored frames (`store/history_writer`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! SQLite: history in a file on this machine, which no other user can read.
 //!
-//! A damaged database, or a file that is no database, is set aside under another name. The database
-//! of another program is left unchanged: it may be in use.
+//! A damaged database, or a file that is no database, is renamed, and a new file is created.
+//! Another program's database is left unchanged, because it may be in use.
 //!
 //! **Invariant:** only a new file, or one with the application id of this store, is written to.
-//! **Not here:** choosing what is kept (`store/history_writer`).
+//! **Not here:** choosing the frames that stay stored (`store/history_writer`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};

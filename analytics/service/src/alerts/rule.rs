@@ -1,8 +1,9 @@
-//! Rule: the measured value, and the limits at which an alert fires and is resolved.
+//! Rule: names a measured value, and the limits at which an alert about it fires and is resolved.
 //!
-//! **Invariant:** `clear` is not above `raise`: nothing changes between them, so that a value that
-//! varies around one of them does not fire again and again.
-//! **Not here:** the syntax of rules (`config`), their state over time (`alerts/alert_state`).
+//! **Invariant:** `clear` is not above `raise`. A value between the two limits changes nothing, so
+//! that a value that varies around one limit does not fire again and again.
+//! **Not here:** the syntax of rules (`config`), the state of a rule over time
+//! (`alerts/alert_state`).
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
-//! `GET /api/analytics/frames`: finished slots of time and new errors, for services that keep them
-//! longer than this router.
+//! `GET /api/analytics/frames`: frames (the counts of finished intervals) and new errors, for
+//! services that keep them longer than this router.
 //!
-//! **Invariant:** a response is bounded, however long ago the previous request was: it says so if
-//! there is more.
+//! **Invariant:** a response has a bounded size, however long ago the previous request was. If
+//! further frames or errors are available, its member `more` is true.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Outcome of a bulk write: counts its rows, and lists those that failed.
+//! Outcome: the response of a bulk write, which counts the rows and lists the rows that failed.
 
 use std::time::{Duration, Instant};
 

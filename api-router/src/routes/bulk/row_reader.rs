@@ -1,8 +1,8 @@
 //! Row reader: splits the bytes of a streamed body into rows as they arrive.
 //!
-//! **Invariant:** rows are counted from 0 in the order of the body; blank lines and the columns of
-//! CSV do not count. It holds one row that is not complete yet, the bytes after it, and the rows of
-//! one batch.
+//! **Invariant:** rows are counted from 0 in the order of the body; blank lines and the header line
+//! of CSV do not count. The reader holds at most one incomplete row, the bytes that follow it, and
+//! the rows of one batch.
 //! **Not here:** the source of bytes, and the destination of rows (`stream`).
 
 use std::sync::Arc;

@@ -1,10 +1,10 @@
-//! C5, bounded staleness: a read with `x-max-staleness-ms` shows all that had been acknowledged
-//! that long before it began.
+//! C5, bounded staleness: a read with `x-max-staleness-ms` returns every change that had been
+//! acknowledged at least that many milliseconds before the read began.
 //!
-//! Times are of the one clock of the history. The server counts from when it has the request, which
-//! is later than the start recorded here, so no correct server is accused.
+//! All times are from the clock of the history. The server measures from the arrival of the
+//! request, which is later than the recorded start, so no correct server is accused.
 //!
-//! **Invariant:** only answered reads with a bound are judged.
+//! **Invariant:** only answered reads with a bound are checked.
 //! **Not here:** reads without a bound; level `one` promises them nothing.
 
 use crate::acknowledged_watermark::AcknowledgedWatermark;
