@@ -1,20 +1,20 @@
-//! Keyspace: the spelling of a run's keys, valid in the cluster's keyspace and unlike all other
-//! keys.
+//! Keyspace: the text of the keys of a run, which is valid in the cluster's keyspace and differs
+//! from the keys of all other clients.
 //!
 //! | Keyspace | A key of run `v1x` |
 //! |---|---|
 //! | hash | `loadtest-v1x-17` |
 //! | modulo | `loadtest-v1x-17-8285`: the last digits are the slot |
-//! | list, range of text | the same behind the name of a partition (`A:`) or the start of a range |
+//! | list, range of text | `loadtest-v1x-17` after the name of a partition (`A:`) or the start of a range |
 //! | range of integers | zeros, then 38 digits of run and number, every second one negative |
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
 //!
-//! A small range of integers has too few numbers for keys that no other run has: of such ranges
-//! only the first and the last get keys.
+//! A small range of integers has too few numbers for keys that no other run uses. So with ranges of
+//! integers only the first and the last range get keys.
 //!
-//! **Invariant:** different names of a run have different keys; a key needs no escape in a header
+//! **Invariant:** different names in a run have different keys; a key needs no escaping in a header
 //! or in a URL.
-//! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
+//! **Not here:** choosing the next number (`keys`), the rows (`own_rows`).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

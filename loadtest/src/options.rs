@@ -1,9 +1,9 @@
-//! Options: the command line, beside all of goose's own options.
+//! Options: the command line of the load tester, without the options that goose defines.
 //!
-//! A scenario file is a list of options with values; what the command line says goes before it.
+//! A scenario file is a list of options with values. Options on the command line take precedence.
 //!
-//! **Invariant:** an [`Options`] is within its limits; [`Options::check`] holds the rules that need
-//! several at once.
+//! **Invariant:** every value of an [`Options`] is within its limits; [`Options::check`] contains
+//! the rules that concern several options.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
-//! Failures: what went wrong, in groups.
+//! Failures: counts failed operations in groups of similar failures.
 //!
-//! **Invariant:** at most [`GROUPS_MAX`] groups and one of others for each operation.
+//! **Invariant:** there are at most [`GROUPS_MAX`] groups, and for each operation one further group
+//! of all other failures.
 
 use std::collections::BTreeMap;
 

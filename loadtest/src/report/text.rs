@@ -1,4 +1,4 @@
-//! Text: the report on a console.
+//! Text: the report as text for a terminal.
 
 use std::fmt::{Result, Write};
 

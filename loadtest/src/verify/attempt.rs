@@ -1,7 +1,8 @@
-//! Attempt: one request sent until its outcome is known or cannot become known.
+//! Attempt: sends one request repeatedly until its outcome is known or can no longer become known.
 //!
-//! **Invariant:** a request is sent again only with the idempotency key it had, or if it changes
-//! nothing; once an attempt is without an answer, no later refusal proves that nothing happened.
+//! **Invariant:** a request is repeated only with the same idempotency key, or if it changes
+//! nothing. After an attempt without a response, a later refusal does not prove that nothing was
+//! stored.
 
 use std::time::{Duration, Instant};
 

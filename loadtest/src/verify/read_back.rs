@@ -1,4 +1,4 @@
-//! Read-back: everything read once more when nothing is written any more, from the primaries.
+//! Read-back: reads all rows once more from the primaries after the last write.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;

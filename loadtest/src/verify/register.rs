@@ -1,4 +1,4 @@
-//! Register: one row of [`USERS`] whose `name` is the value written last.
+//! Register: a row of [`USERS`] whose column `name` holds the value that was written last.
 
 use bytes::Bytes;
 use checker::history::{Kind, Level, Operation, Outcome, Value};

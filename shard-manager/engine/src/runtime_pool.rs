@@ -1,11 +1,13 @@
 //! Runtime pool: the runtimes of the tasks that communicate with servers.
 //!
-//! A task on the thread of the request that waits for it replies without waking another thread: at
-//! low load that is most of the cost of a reply. So the threads that serve clients add their
-//! runtimes here, and the tasks are distributed over them.
+//! A request waits for a task that communicates with a server. If the task runs on the thread of
+//! the request, its reply wakes no other thread; at low load, waking a thread is most of the cost
+//! of a reply. So the threads that serve clients add their runtimes to this pool, and the tasks are
+//! distributed over these runtimes.
 //!
-//! **Invariant:** there is always a runtime: the first one, which outlives the tasks.
-//! **Not here:** the work of the tasks (`lane`, `store`).
+//! **Invariant:** the pool always has a runtime, because the first one is never removed and
+//! outlives all tasks.
+//! **Not here:** the work of the tasks (`lane`, `postgres`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

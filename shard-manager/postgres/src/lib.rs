@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a session has the requested role when it is handed out, and a commit on it is
 //! durable.
-//! **Not here:** addresses of nodes (`node_address`); the SQLite engine; the choice of a node.
+//! **Not here:** addresses of nodes (`engine::node_address`), the SQLite engine (`sqlite`), the
+//! choice of the node that answers a read (`cluster`).
 #![forbid(unsafe_code)]
 
 mod backend;

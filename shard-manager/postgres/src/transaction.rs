@@ -2,11 +2,11 @@
 //!
 //! A batch takes two round trips: the first takes the fence lock, reads the slots that may not be
 //! written, and reads and locks the rows; the second stores the results, commits, and reads the
-//! position up to which the log is on disk. Plain upserts, which most writes are, need one
-//! (`upsert`). Tables with foreign triggers or rules need more (`careful`).
+//! position up to which the log is on disk. Plain upserts, which most writes are, need one round
+//! trip (`upsert`). Tables with foreign triggers or rules need more than two (`careful`).
 //!
-//! **Invariant:** an outcome is rejected only if the server has proven, after the commit was sent,
-//! that it still answers; otherwise it is unknown.
+//! **Invariant:** after the commit was sent, an outcome is reported as rejected only if the server
+//! still answers; otherwise the outcome is unknown.
 //! **Not here:** the results of changes (`batch`), lost connections (`writer`).
 
 use std::borrow::Cow;

@@ -2,10 +2,10 @@
 //!
 //! 1. Each shard's primary is copied as a snapshot, and the copies follow the change logs.
 //! 2. All lanes are held between two batches. This is the moment: the position of each shard is
-//!    recorded, and the catalog copied into memory. All writes acknowledged before are at or below
-//!    these positions; all later ones are above them.
-//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder gets
-//!    its name.
+//!    recorded, and the catalog copied into memory. All writes acknowledged before this moment are
+//!    at or below these positions; all later writes are above them.
+//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder is
+//!    renamed to its final name.
 //!
 //! So a copy contains no effect without its cause: if a client writes to one shard and, after the
 //! response, to another, the copy contains the second write only with the first. (This is a

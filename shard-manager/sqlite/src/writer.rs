@@ -1,8 +1,8 @@
 //! Writer: applies batches of changes to a shard's file, each batch one durable transaction.
 //!
 //! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the
-//! replication state has each position before its commit and after it; no batch is acknowledged
-//! whose file has been removed.
+//! replication state has each position before its commit and after it; no batch is acknowledged if
+//! the file has been removed.
 //! **Not here:** the contents of a transaction (`batch`), waiting for one (`lane`).
 
 #[cfg(feature = "sabotage")]

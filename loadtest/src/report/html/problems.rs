@@ -1,7 +1,8 @@
-//! Problems: what was not as promised, and what makes the numbers less than they seem.
+//! Problems: the section about violated guarantees, failures, and conditions that make the numbers
+//! less reliable.
 //!
-//! **Invariant:** the section is bounded, however many failures there were, and what is left out is
-//! counted.
+//! **Invariant:** the size of the section is bounded, however many failures there were, and entries
+//! that are left out are counted.
 
 use checker::lost_text;
 

@@ -1,5 +1,5 @@
-//! The page as a browser and a reader meet it: whole, bounded, and with nothing in it that is not
-//! ours.
+//! Tests of the HTML report: it is complete, its size is bounded, and text from elsewhere is
+//! escaped.
 
 use super::*;
 use crate::report::tests::report_of;

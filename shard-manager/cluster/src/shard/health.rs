@@ -1,6 +1,7 @@
-//! Health: probes each node, and reports why it is not well.
+//! Health: probes each node, and reports the reasons why a node is not well.
 //!
-//! Beliefs without a probe (`vitals`) and the findings of a probe share the rules of this module.
+//! The rules of this module apply to the findings of a probe and to the state that is believed
+//! without a probe (`vitals`).
 //!
 //! **Not here:** the reasons themselves (`reason`), the HTTP response (the router).
 

@@ -1,10 +1,10 @@
 //! SQL: the texts that differ on Citus.
 //!
-//! Citus refuses joins of arrays with rows, or executes them on the coordinator. So rows are sent
-//! one in a statement or as lists of values, and a statement for several rows is for rows of one of
-//! Citus' shards.
+//! Citus refuses joins of arrays with rows, or executes them on the coordinator. So a statement
+//! contains one row or a list of values, and all rows of a statement are on one of Citus' shards.
 //!
-//! **Invariant:** that of `postgres::sql`: constants, names from the registry, numbered parameters.
+//! **Invariant:** a text consists of constants, names from the registry and numbered parameters, as
+//! in `postgres::sql`.
 //! **Not here:** the grouping of rows (`citus::work`).
 
 use std::fmt::Write as _;

@@ -1,10 +1,10 @@
 //! Replicas: checks that the replicas of a shard have the rows that their primary had at their
 //! position.
 //!
-//! While a router runs, both files change. So each replica is read first, then the primary, each in
-//! one snapshot; the primary's log contains the changes between the two positions, and the rows of
-//! those keys are left out on both sides. All other rows are the same at both positions, and must
-//! be equal. In a stopped cluster nothing is left out, unless a replica lags.
+//! While a router runs, both files change. So each replica is read first, and then the primary,
+//! each in one snapshot. The primary's log contains the changes between the positions of the two
+//! snapshots, and the rows of the changed keys are left out on both sides. All other rows must be
+//! equal in both files. In a stopped cluster nothing is left out, unless a replica lags.
 //!
 //! **Invariant:** a replica is reported equal only if every row that was not left out was compared.
 //! **Not here:** the rules for a row (`audit/rows`).
