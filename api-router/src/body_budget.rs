@@ -74,10 +74,10 @@ pub struct BudgetShare {
 }
 
 impl BodyBudget {
-    /// Most bytes that bodies of all clients may hold at once. Parsed they are a few times as
-    /// large.
+    /// Maximum number of bytes that bodies of all clients may hold at once. Parsed they are a few
+    /// times as large.
     pub const BYTES_MAX: usize = 128 << 20;
-    /// Most bytes that may be held when some of them only save time.
+    /// Maximum number of bytes that may be held when some of them only save time.
     const SPARE_BYTES_MAX: usize = Self::BYTES_MAX / 2;
 
     /// Starts a share for the body of a client at this address; it holds nothing yet.

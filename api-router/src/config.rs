@@ -33,7 +33,7 @@ use sources::{Sources, name_with_origin};
 
 pub use ::analytics::settings::{ConfigError, Origin};
 
-/// Most HTTP workers: each is a thread with a runtime of its own.
+/// Maximum number of HTTP workers: each is a thread with a runtime of its own.
 const WORKERS_MAX: usize = 256;
 
 /// One REST API in front of many databases.

@@ -78,7 +78,7 @@ impl MetricsView {
     }
 
     /// Ends the running second, so that its requests can be kept: none is recorded after this.
-    /// Longer slots go on after a restart.
+    /// Longer intervals go on after a restart.
     pub fn finish(&self) {
         self.recorder.settle_at(Instant::now() + SECOND);
     }

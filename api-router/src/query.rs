@@ -19,7 +19,7 @@ use crate::request_hints;
 /// Longest query string, in bytes: below the 64 KiB at which the HTTP parser ends a connection
 /// without a response.
 const LEN_MAX: usize = 32 << 10;
-/// Most parameters.
+/// Maximum number of parameters.
 const PARAMETERS_MAX: usize = 100;
 
 /// Decoded parameters, in their order.

@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::http_client::Answer;
 use crate::response_check::{Failure, printable};
 
-/// Most sources of responses: shards times roles times states of a cache.
+/// Maximum number of sources of responses: shards times roles times states of a cache.
 const SOURCES_MAX: usize = 1_024;
 /// The name of what has no place of its own.
 const OTHERS: &str = "others";

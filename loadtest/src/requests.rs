@@ -17,7 +17,7 @@ use crate::tables::USERS;
 
 /// Rows of a bulk write.
 pub(crate) const BULK_ROWS: u32 = 100;
-/// Most rows of a read by key.
+/// Maximum number of rows of a read by key.
 const READ_LIMIT: u32 = 10;
 /// Rows of a scan's page.
 const SCAN_LIMIT: u32 = 50;

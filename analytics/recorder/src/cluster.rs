@@ -87,7 +87,7 @@ pub struct LaneNow {
     pub batches: u64,
     /// Writes in those batches.
     pub operations: u64,
-    /// Most writes in one batch.
+    /// Largest number of writes in one batch so far.
     pub largest_batch: u64,
 }
 

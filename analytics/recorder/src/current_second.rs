@@ -18,11 +18,11 @@ use crate::histogram::LatencyHistogram;
 use crate::merge::merged;
 use crate::sample::{Labels, Operation, Outcome, Role};
 
-/// Most labels with cells of their own: 256 shards with 16 kinds of requests each.
+/// Maximum number of labels with cells of their own: 256 shards with 16 kinds of requests each.
 pub(crate) const CELLS_MAX: usize = 4_096;
-/// Most pages of all histograms: 16 MiB.
+/// Maximum number of pages of all histograms: 16 MiB.
 pub(crate) const PAGES_MAX: usize = 32_768;
-/// Most pages that one entry can add: for its cell and its three parts.
+/// Maximum number of pages that one entry can add: for its cell and its three parts.
 const PAGES_EACH: usize = 4;
 /// Roles times outcomes.
 const KINDS: usize = 4 * 3;

@@ -21,7 +21,7 @@ use crate::metrics::{
 use crate::query::MetricsQuery;
 use crate::window_sums::{PartSum, RouteSum, ShardSum, WindowSums};
 
-/// Most keys in a response.
+/// Maximum number of keys in a response.
 pub(crate) const HOT_KEYS_MAX: usize = 20;
 /// Least time for a rate, in ms: a query right after the start must not return an absurd rate.
 const MEASURED_MIN_MS: u64 = 1;

@@ -21,14 +21,14 @@ use crate::measured_intervals::MeasuredIntervals;
 use crate::merge::merged;
 use crate::window::Window;
 
-/// Most bytes of each ring, the ring of seconds first: 112 MiB together.
+/// Maximum number of bytes of each ring, the ring of seconds first: 112 MiB together.
 pub const BUDGETS: [usize; 3] = [24 << 20, 24 << 20, 64 << 20];
 
-/// Most labels of received frames that are shared; beyond that, sharing starts afresh.
+/// Maximum number of labels of received frames that are shared; beyond that, sharing starts afresh.
 const LABELS_MAX: usize = 65_536;
 /// Windows up to this long, in ms, are read from seconds.
 const BY_SECONDS_MAX: u64 = 900_000;
-/// Windows up to this long, in ms, are read from slots of ten seconds.
+/// Windows up to this long, in ms, are read from intervals of ten seconds.
 const BY_TENS_MAX: u64 = 6 * 3_600_000;
 
 /// The rings of one router. Share it by reference or `Arc`.
@@ -47,7 +47,7 @@ struct Rings {
     counted: MeasuredIntervals,
     /// Time in s since which the recorder of this process has counted.
     counting_since: Option<u64>,
-    /// Counts of the running slots at the last query.
+    /// Counts of the running intervals at the last query.
     open: Option<Arc<Frame>>,
     /// Labels of received frames, shared by all of them.
     labels: HashSet<Arc<CellLabel>>,
@@ -57,25 +57,25 @@ struct Rings {
 struct Ring {
     step: Step,
     budget: usize,
-    /// Oldest first; slots without requests are left out.
+    /// Oldest first; intervals without requests have no frame.
     frames: VecDeque<Arc<Frame>>,
     bytes: usize,
-    /// Start of the time in s from which every slot is known.
+    /// Start of the time in s from which every interval is known.
     since: u64,
-    /// End of the time in s in which every slot is finished.
+    /// End of the time in s in which every interval is finished.
     until: u64,
-    /// Slots that were removed before their time.
+    /// Number of frames that were removed before their time.
     dropped: u64,
-    /// Counts of the running slot from before a restart.
+    /// Counts of the running interval from before a restart.
     resumed: Option<Arc<Frame>>,
 }
 
 /// Frames of a window.
 #[derive(Debug, Default)]
 pub(crate) struct WindowFrames {
-    /// Oldest first; the last may be of a slot that is still running.
+    /// Oldest first; the last frame may be of an interval that is still running.
     pub(crate) frames: Vec<Arc<Frame>>,
-    /// Start of the first slot, in ms since 1970 UTC.
+    /// Start of the first interval, in ms since 1970 UTC.
     pub(crate) from_ms: u64,
 }
 
@@ -155,7 +155,7 @@ impl History {
         counted
     }
 
-    /// Removes slots that begin at this second or later: they were reported while a clock was
+    /// Removes frames that begin at this second or later: they were reported while a clock was
     /// wrong, and would hide later requests.
     pub fn forget_from(&self, second: u64) {
         let mut rings = self.rings();
@@ -163,7 +163,7 @@ impl History {
         rings.rings.iter_mut().for_each(|ring| ring.forget_from(second));
     }
 
-    /// Adds a finished frame from elsewhere, unless its slot is or was there already.
+    /// Adds a finished frame from elsewhere, unless the ring has or had a frame of its interval.
     pub fn absorb(&self, mut frame: Frame) {
         let mut rings = self.rings();
         if rings.labels.len() > LABELS_MAX {
@@ -181,8 +181,8 @@ impl History {
         rings.rings[frame.step.index()].absorb(frame);
     }
 
-    /// Keeps the counts of a running slot from before a restart, to be added to the slot when it
-    /// ends. Until then, shorter slots hold these counts.
+    /// Keeps the counts of a running interval from before a restart, to be added to its frame when
+    /// the interval ends. Until then, frames of shorter intervals hold these counts.
     #[cfg(feature = "store")]
     pub(crate) fn resume(&self, frame: Frame) {
         let mut rings = self.rings();
@@ -217,7 +217,7 @@ impl History {
 
     pub(crate) fn measured(&self) -> Measured {
         let rings = self.rings();
-        // No other ring has the slots that the ring of the longest slots has lost.
+        // No other ring has the frames that the ring of the longest intervals has lost.
         let longest = &rings.rings[Step::Minute.index()];
         Measured {
             since: rings.since_ms / 1_000,
@@ -227,13 +227,13 @@ impl History {
         }
     }
 
-    /// Adds a slot of this process that has ended, together with the counts of the slot from before
-    /// a restart.
+    /// Adds the frame of an interval that has ended in this process, together with the counts of
+    /// the interval from before a restart.
     pub(crate) fn close(&self, frame: Arc<Frame>) {
         self.rings().rings[frame.step.index()].close(frame);
     }
 
-    /// Marks every slot of this process before `second` as closed.
+    /// Marks every interval of this process before `second` as closed.
     pub(crate) fn finish(&self, second: u64) {
         for ring in &mut self.rings().rings {
             let until = ring.until.max(second / ring.step.seconds() * ring.step.seconds());
@@ -245,12 +245,12 @@ impl History {
         }
     }
 
-    /// Sets the counts of the running slots.
+    /// Sets the counts of the running intervals.
     pub(crate) fn show_open(&self, open: Option<Frame>) {
         self.rings().open = open.map(Arc::new);
     }
 
-    /// Returns the frames of the window that ends at `at_ms`, from slots whose length fits it.
+    /// Returns the frames of the window that ends at `at_ms`, from intervals whose length fits it.
     pub(crate) fn window_frames(&self, window: Window, at_ms: u64) -> WindowFrames {
         let length = window.length().as_millis() as u64;
         let base = if length <= BY_SECONDS_MAX { Step::Second } else { base_of_keys(length) };
@@ -269,7 +269,8 @@ impl History {
     }
 }
 
-/// Returns the slots from which a window of `length` ms is read if they must hold keys.
+/// Returns the length of the intervals from which a window of `length` ms is read if frames must
+/// hold keys.
 fn base_of_keys(length: u64) -> Step {
     if length <= BY_TENS_MAX { Step::TenSeconds } else { Step::Minute }
 }
@@ -277,7 +278,7 @@ fn base_of_keys(length: u64) -> Step {
 impl Rings {
     fn know_since(&mut self, ms: u64) {
         self.since_ms = self.since_ms.min(ms);
-        // A ring that has lost slots does not know them, however long a recorder counts.
+        // A ring that has lost frames does not know their intervals, however long a recorder ran.
         for ring in self.rings.iter_mut().filter(|ring| ring.dropped == 0) {
             ring.since = ring.since.min(ms / 1_000 / ring.step.seconds() * ring.step.seconds());
         }
@@ -294,13 +295,13 @@ impl Rings {
         }
     }
 
-    /// Longer slots serve the time before shorter ones, and `base` the time between; shorter ones
-    /// serve the time after the last finished slot of `base`.
+    /// Longer intervals serve the time before shorter ones, and `base` the time between; shorter
+    /// ones serve the time after the last finished interval of `base`.
     fn window_frames(&self, from_ms: u64, at_ms: u64, base: Step) -> WindowFrames {
         let mut cuts = [u64::MAX, 0, 0, 0];
         let mut cut = 0;
         for at in (0..2).rev() {
-            // Boundary between the ring `at` and the ring of longer slots.
+            // Boundary between the ring `at` and the ring of longer intervals.
             let (shorter, longer) = (&self.rings[at], &self.rings[at + 1]);
             let step = longer.step.seconds();
             let reached = shorter.since.div_ceil(step).saturating_mul(step);
@@ -339,9 +340,9 @@ impl Rings {
 }
 
 impl Ring {
-    /// True if the slot that begins at `start`, in which a ring of shorter slots begins to have
-    /// data, holds more than that ring. The slot of a recorder that had just begun does not, and
-    /// shorter slots draw finer curves.
+    /// True if the interval that begins at `start`, in which a ring of shorter intervals begins to
+    /// have data, holds more than that ring. The interval of a recorder that had just begun does
+    /// not, and shorter intervals draw finer curves.
     fn holds_more_than(&self, shorter: &Self, start: u64) -> bool {
         let Ok(place) = self.frames.binary_search_by_key(&start, |frame| frame.start) else {
             return false;
@@ -372,7 +373,7 @@ impl Ring {
         while let Some(last) = self.frames.pop_back_if(|last| last.start >= second) {
             self.bytes -= last.bytes();
         }
-        // A slot that began before `until` may have ended after it.
+        // An interval that began before `until` may have ended after it.
         let until = self.frames.back().map_or(second, |last| last.end().max(second));
         self.until = self.until.min(until);
     }
@@ -396,7 +397,7 @@ impl Ring {
         self.trim();
     }
 
-    /// Start in s of the slots that are recent enough to be kept.
+    /// Start in s of the first frame that is recent enough to be kept.
     fn dropped_before(&self) -> u64 {
         let newest = self.frames.back().map_or(0, |frame| frame.end()).max(self.until);
         let kept = self.step.slots_kept() * self.step.seconds();
@@ -404,7 +405,7 @@ impl Ring {
         newest.saturating_sub(kept).max(full)
     }
 
-    /// Removes slots that are too old or for which there is no room.
+    /// Removes frames that are too old or for which there is no room.
     fn trim(&mut self) {
         let oldest = self.dropped_before();
         while let Some(first) = self.frames.front() {

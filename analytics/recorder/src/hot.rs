@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Counters of the running slot: a key with one request in 512 is certainly seen.
+/// Counters of the running interval: a key with one request in 512 is certainly seen.
 pub(crate) const COUNTERS: usize = 512;
 /// Marks the end of a list of links.
 const END: u16 = u16::MAX;

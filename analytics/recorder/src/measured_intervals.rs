@@ -10,7 +10,7 @@
 pub struct MeasuredIntervals(Vec<(u64, u64)>);
 
 impl MeasuredIntervals {
-    /// Most intervals: with more restarts within a week, the oldest two are merged.
+    /// Maximum number of intervals: with more restarts within a week, the oldest two are merged.
     pub const MAX: usize = 256;
 
     /// Adds an interval, which may lie anywhere.

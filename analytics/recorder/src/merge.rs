@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::frame::{Cell, CellLabel, Fanout, Frame, HotCount, Part, Parts, Step};
 use crate::histogram::LatencyHistogram;
 
-/// Most keys of a frame.
+/// Maximum number of keys of a frame.
 pub(crate) const HOT_MAX: usize = 16;
 
 /// Returns the sum of `frames` as one frame.

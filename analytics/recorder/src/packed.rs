@@ -52,12 +52,13 @@ impl Buckets {
     }
 }
 
-/// Most bytes of base64 that are read: more than the longest histogram of three digits has.
+/// Maximum number of bytes of base64 that are read: more than the longest histogram of three digits
+/// has.
 const TEXT_MAX: usize = 256 << 10;
 /// First bytes of an HDR V2 histogram.
 const COOKIE: u32 = 0x1c84_9313;
 const HEADER: usize = 40;
-/// Most bytes of one count: seven bits a byte, the ninth has eight.
+/// Maximum number of bytes of one count: seven bits a byte, the ninth has eight.
 const COUNT_BYTES_MAX: usize = 9;
 
 /// A histogram at rest.

@@ -101,11 +101,11 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Most routes.
+    /// Maximum number of routes.
     pub const ROUTES_MAX: usize = 32;
-    /// Most shards.
+    /// Maximum number of shards.
     pub const SHARDS_MAX: usize = 1_024;
-    /// Most slots: their numbers take 16 bits, and one number means none.
+    /// Maximum number of slots: their numbers take 16 bits, and one number means none.
     pub const SLOTS_MAX: usize = 65_535;
 }
 

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Most finished minutes.
+/// Maximum number of finished minutes.
 pub(crate) const MINUTES_MAX: u64 = 15;
 
 /// Requests of one slot of the key space.

@@ -9,21 +9,23 @@ use crate::bucket_counter::{BucketCounter, Example};
 use crate::entry::{Detail, Entry, Shape};
 use crate::sample::{Operation, Role};
 
-/// Upper bounds in µs: those of HTTP servers in the semantic conventions, and finer ones below.
+/// Upper bounds of the buckets of request durations in µs: the bounds that the semantic conventions
+/// of OpenTelemetry recommend for HTTP servers, and smaller ones.
 const HTTP_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
     750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,
 ];
-/// Upper bounds in µs: those of database clients in the semantic conventions, and finer ones below.
+/// Upper bounds of the buckets of database durations in µs: the bounds that the semantic
+/// conventions of OpenTelemetry recommend for database clients, and smaller ones.
 const DATABASE_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000,
     10_000_000,
 ];
 /// Upper bounds of the number of contacted shards.
 const FANOUT_BOUNDS: &[u32] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
-/// Most statuses of one route; further ones count as [`STATUS_OTHER`].
+/// Maximum number of statuses of one route; further ones count as [`STATUS_OTHER`].
 const STATUSES_MAX: usize = 24;
-/// Stands for one of several statuses.
+/// Stands for all statuses of a route beyond the first [`STATUSES_MAX`].
 pub(crate) const STATUS_OTHER: u16 = 0;
 
 /// Counts since the start.

@@ -13,9 +13,9 @@ pub use rule::{Kind, Limits, Rule};
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Most resolved alerts that are kept.
+/// Maximum number of resolved alerts that are kept.
 pub const RECENT_MAX: usize = 100;
-/// Most subjects of one rule: more than there can be shards or routers.
+/// Maximum number of subjects of one rule: more than there can be shards or routers.
 pub const SUBJECTS_MAX: usize = 512;
 
 /// Subject of a value: a shard, a router, or everything that a rule covers.

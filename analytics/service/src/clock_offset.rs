@@ -10,7 +10,7 @@
 
 use recorder::Step;
 
-/// Longest slot, in ms.
+/// Longest interval of a frame, in ms.
 const UNIT_MS: i64 = Step::Minute.seconds() as i64 * 1_000;
 
 /// Difference by which a clock is ahead of ours: whole minutes, negative if it is behind.

@@ -33,7 +33,7 @@ const NAMES: [&str; 7] = ["bind", "routers", "store", "workers", "log", "behind_
 const PREFIX: &str = "TESSERA_ANALYTICS_";
 /// Configuration file that is read by default, if it exists.
 const FILE: &str = "analytics.toml";
-/// Most HTTP workers: few people look at the dashboard.
+/// Maximum number of HTTP workers: few people look at the dashboard.
 const WORKERS_MAX: usize = 64;
 const WORKERS_DEFAULT: usize = 2;
 

@@ -51,8 +51,8 @@ use web_kit::event_stream::Hub;
 
 /// Threads that collect: they mostly wait.
 const COLLECTORS: usize = 2;
-/// Most threads that merge histograms and parse responses: this bounds the number of large
-/// responses in memory.
+/// Maximum number of threads that merge histograms and parse responses: this bounds the number of
+/// large responses in memory.
 const BUSY_MAX: usize = 8;
 /// Time between the first response of `/ready` that the service is draining and the end of
 /// listening. A second signal, or Ctrl-C instead of SIGTERM, skips it.

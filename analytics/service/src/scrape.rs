@@ -221,6 +221,6 @@ impl Now {
         families.gauge("tessera_store_up", "Whether history is kept.", None, up)?;
         let help = "Attempts to keep history that failed.";
         families.counter("tessera_store_errors", help, store.store_errors)?;
-        families.counter("tessera_store_frames", "Slots of time that were kept.", store.written)
+        families.counter("tessera_store_frames", "Frames that were stored.", store.written)
     }
 }

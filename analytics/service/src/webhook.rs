@@ -26,7 +26,7 @@ use crate::config::Webhook;
 use crate::fleet::rfc3339;
 use web_kit::http_client::HttpClient;
 
-/// Most messages in the queue of one webhook.
+/// Maximum number of messages in the queue of one webhook.
 pub(crate) const WAITING_MAX: usize = 256;
 /// Longest time for one response.
 const PATIENCE: Duration = Duration::from_secs(10);

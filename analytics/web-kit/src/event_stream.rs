@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Most streams at once: enough for many screens, and a limit for leaks.
+/// Maximum number of streams at once: enough for many screens, and a limit for leaks.
 pub const VIEWERS_MAX: usize = 32;
 /// Time between two events.
 pub const EVERY: Duration = Duration::from_secs(1);

@@ -43,7 +43,7 @@ use crate::query::Parameters;
 use crate::request_record;
 use crate::response_headers::{PREFERENCE_APPLIED, WriteRefusals};
 
-/// Most rows of one JSON body.
+/// Maximum number of rows of one JSON body.
 const ROWS_MAX: usize = 10_000;
 
 /// The body of a bulk write: `rows`, or `records` (also `data`) with bare rows.

@@ -10,7 +10,7 @@ use ureq::BodyReader;
 use crate::harness::{PATIENCE, Router};
 use crate::metrics::{metrics, some_requests};
 
-/// Most who watch at once.
+/// Maximum number of viewers at once.
 const VIEWERS_MAX: usize = 32;
 
 /// One who watches.

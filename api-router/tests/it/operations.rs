@@ -1,5 +1,4 @@
-//! Tests of operations: the start, the refusal to start, and the shutdown of a router, and its log
-//! meanwhile.
+//! Tests of operations: start, refusal to start and shutdown of a router, and its log.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{OTHERS, Operation};
 use crate::response_check::Failure;
 
-/// Most groups of failures.
+/// Maximum number of groups of failures.
 const GROUPS_MAX: usize = 64;
 
 /// Failures are the same when these are.

@@ -16,7 +16,7 @@ use crate::http_client::{Answer, HttpRequest, is_before_sending};
 use crate::requests::{SESSION_TOKEN, id_header};
 use crate::response_check::{self, Failure};
 
-/// Most times that a write of unknown outcome is sent.
+/// Maximum number of times that a write of unknown outcome is sent.
 const ATTEMPTS_MAX: u8 = 6;
 /// Before the second attempt; doubled before each further one.
 const BACK_OFF: Duration = Duration::from_millis(50);

@@ -24,7 +24,7 @@ use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::response_check::Failure;
 use crate::tables::TRANSACTIONS;
 
-/// Most attempts to open a bank.
+/// Maximum number of attempts to open a bank.
 const OPENINGS_MAX: u32 = 5;
 /// Number of reads of a bank as soon as it is open. With eight banks they certainly reach each of
 /// three nodes.

@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 use super::cache_key::Name;
 use super::entry::Entry;
 
-/// Most entries of one key.
+/// Maximum number of entries of one key.
 const ENTRIES_OF_KEY_MAX: usize = 32;
 /// Approximate bytes of an entry beside its rows.
 const ENTRY_BYTES: usize = 256;

@@ -24,7 +24,7 @@ pub struct RuntimePool {
     handles: AtomicUsize,
 }
 
-/// Place of one task in the pool.
+/// Assignment of one task to a runtime of the pool. It changes when runtimes are added or removed.
 #[derive(Debug)]
 pub struct RuntimeHandle {
     number: usize,
@@ -68,9 +68,10 @@ impl RuntimeHandle {
         added.get(self.number % count).unwrap_or(&self.first).clone()
     }
 
-    /// Waits until the task is to move to the runtime that [`RuntimeHandle::runtime`] returns then.
+    /// Waits until runtimes were added or removed. The task should then move to the runtime that
+    /// [`RuntimeHandle::runtime`] returns.
     ///
-    /// Cancel safety: no move is missed.
+    /// Cancel safety: a change is not missed if the future is dropped and created again.
     pub async fn moved(&mut self) {
         if self.added.changed().await.is_err() {
             std::future::pending().await

@@ -16,8 +16,8 @@ use diesel::result::Error as DieselError;
 use super::node::Target;
 use super::statement::RowView;
 
-/// Most bytes of a record that is being replayed. The record of a commit has some hundred bytes,
-/// that of a transaction that created tables some thousand.
+/// Maximum number of bytes of a record that is being replayed. The record of a commit has some
+/// hundred bytes, that of a transaction that created tables some thousand.
 const RECORD_MAX: u64 = 64 << 10;
 
 /// Query of a node for the position that its reads have seen.

@@ -21,7 +21,7 @@ use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::sql;
 use super::statement::{Prepared, Statement, pipeline, step};
 
-/// Most reads that may wait for the next record.
+/// Maximum number of reads that may wait for the next record.
 const QUEUE_MAX: usize = 4_096;
 /// Time limit for one record.
 const PATIENCE: Duration = Duration::from_secs(5);

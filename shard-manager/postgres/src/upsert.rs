@@ -31,7 +31,7 @@ use super::sql::{self, UpsertMode};
 use super::statement::{Bind, PipelineStep, RowView, Statement, load, pipeline, plain, step};
 use super::transaction::{LaneSession, Stored, TransactionError, Work, ended};
 
-/// Most statements of one transaction. Batches with more groups take the general path.
+/// Maximum number of statements of one transaction. Batches with more groups take the general path.
 const GROUPS_MAX: usize = 16;
 /// Number of successive new rows after which the next are expected to be new.
 const NEW_FIRST: u32 = 64;

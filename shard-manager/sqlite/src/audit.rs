@@ -79,7 +79,7 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
-    /// Most findings in a report: a longer list is of no use.
+    /// Maximum number of findings in a report: a longer list is of no use.
     pub const FINDINGS_MAX: usize = 1_000;
 }
 

@@ -54,12 +54,13 @@ const AT_A_TIME: usize = 2;
 const TELL_EVERY: Duration = Duration::from_millis(100);
 /// Longest time for which writes are held for batches that do not end.
 const HELD_MAX: Duration = Duration::from_millis(500);
-/// Most attempts to hold all lanes.
+/// Maximum number of attempts to hold all lanes.
 const HOLDS_MAX: usize = 20;
-/// Most batches that a copy may lack when writes are held, so that little is left to replay.
+/// Maximum number of batches that a copy may lack when writes are held, so that little is left to
+/// replay.
 const NEAR: u64 = 64;
-/// Most rounds of following the logs before writes are held: writes may come faster than they are
-/// replayed.
+/// Maximum number of rounds of following the logs before writes are held: writes may come faster
+/// than they are replayed.
 const ROUNDS_MAX: usize = 16;
 
 /// Cluster that a backup copies.

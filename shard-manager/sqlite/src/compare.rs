@@ -31,7 +31,7 @@ const STRETCH_BYTES: u64 = 256 << 10;
 const ROWS_MAX: usize = 1 << 17;
 /// Largest number of transactions by which a replica may lag and still be compared.
 const BEHIND_MAX: u64 = 256;
-/// Most bytes of the log that are read to find the changes between two snapshots.
+/// Maximum number of bytes of the log that are read to find the changes between two snapshots.
 const LOG_BYTES_MAX: usize = 16 << 20;
 
 /// One copy of a shard's rows.

@@ -38,7 +38,7 @@ use super::replica::Replica;
 const BEGINS_AFTER: Duration = Duration::from_millis(500);
 /// Pause after each pass over all shards.
 const PASS_PAUSE: Duration = Duration::from_secs(5);
-/// Most bytes read in a second, of all copies together.
+/// Maximum number of bytes read in a second, of all copies together.
 const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
 /// Ratio of the pause after each look to the look's duration: at most a fiftieth of one core is
 /// used.

@@ -11,7 +11,7 @@ use crate::measured_intervals::MeasuredIntervals;
 pub(crate) struct Measured {
     /// Start of the known time, in s.
     pub(super) since: u64,
-    /// End of the time in s whose slots were removed for lack of room.
+    /// End in s of the time whose frames were removed for lack of room.
     pub(super) lost: u64,
     pub(super) counted: MeasuredIntervals,
     pub(super) counting_since: Option<u64>,

@@ -49,7 +49,7 @@ impl Coverage {
         self.written.as_ref().is_none_or(|(at, _)| at.elapsed() >= EVERY)
     }
 
-    /// Reads the intervals. Without a stored end, they reach from the first slot to the last.
+    /// Reads the intervals. Without a stored end, they reach from the first frame to the last.
     pub(super) fn recall(
         &mut self,
         store: &mut Store,

@@ -83,14 +83,14 @@ impl SqliteStore {
         Ok(Self(connection))
     }
 
-    /// Returns the start of each stored slot of a source, with the bytes of its frame.
+    /// Returns the step, the start and the size of each stored frame of a source.
     pub(super) fn slots(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
         let length = diesel::dsl::sql::<Integer>("length(frame)");
         let kept = dsl::tessera_history.filter(dsl::source.eq(source));
         kept.select((dsl::step, dsl::start, length)).load(&mut self.0)
     }
 
-    /// Returns the next rows of this step after a slot, in order.
+    /// Returns the next rows of this step after a start, in order.
     pub(super) fn rows(
         &mut self,
         source: &str,
@@ -106,7 +106,7 @@ impl SqliteStore {
             .load(&mut self.0)
     }
 
-    /// Stores rows and removes the rows of each source and step before a slot, in one transaction.
+    /// Stores rows, and removes the rows of each source and step before a start, in one transaction.
     pub(super) fn write(&mut self, rows: &[Row], forget: &[(String, i32, i64)]) -> QueryResult<()> {
         self.0.immediate_transaction(|connection| {
             for row in rows {

@@ -25,7 +25,7 @@ use crate::body_decoding::{BodyDecoder, ContentCoding, DecodeStep, FREE_BYTES, R
 use crate::headers::BulkFormat;
 use crate::problem::{Code, Problem};
 
-/// Most rows of a batch: enough to share the price of another thread.
+/// Maximum number of rows of a batch: enough to share the price of another thread.
 const BATCH_ROWS_MAX: usize = 10_000;
 /// Bytes of text of a batch.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;

@@ -27,12 +27,14 @@ use crate::app::App;
 use crate::body_budget::BudgetShare;
 use crate::problem::{Code, Problem};
 
-/// Most rows that a shard stores in one transaction: a single write may have to wait for them.
+/// Maximum number of rows that a shard stores in one transaction: a single write may have to wait
+/// for them.
 const CHUNK_ROWS_MAX: usize = 4_000;
-/// Most bytes that a shard stores in one transaction.
+/// Maximum number of bytes that a shard stores in one transaction.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Most bytes of rows that the queues of a stream hold: the more, the faster they are stored.
+/// Maximum number of bytes of rows that the queues of a stream hold: the more, the faster they are
+/// stored.
 const WINDOW: usize = 12 << 20;
 
 /// Queues of rows for all shards.

@@ -11,9 +11,10 @@ use super::tables::{cells, table, table_with_texts};
 use super::words::count;
 use crate::report::{FailureLine, Finding, Report, Verified};
 
-/// Most entries of each kind.
+/// Maximum number of entries of each kind.
 const REPORTED_MAX: usize = 100;
-/// Most bytes of all findings. The first of each kind say most.
+/// Maximum number of bytes of all findings. The first findings of each kind are
+/// the most informative.
 const FINDINGS_BYTES_MAX: usize = 48 << 10;
 
 pub(super) fn write(report: &Report, page: &mut Markup) {

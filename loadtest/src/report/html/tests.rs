@@ -8,7 +8,8 @@ use crate::report::{Checked, FailureLine, Fault, Finding, Share, Verified, compa
 /// Hostile text from a server, a file or a command line.
 const HOSTILE: &str =
     "</title></style><script>alert(1)</script><img src=x onerror='alert(\"1\")'>&amp;\u{0}\u{202e}";
-/// Most bytes of the report of an hour or a day; twice that if everything in it is hostile.
+/// Maximum number of bytes of the report of an hour or a day; twice that if everything in it is
+/// hostile.
 const BYTES_MAX: usize = 300_000;
 
 /// Reads a page as strictly as XML: every tag closed in order, every attribute quoted, every `&` a

@@ -23,10 +23,10 @@ use super::file_inventory::FileInventory;
 use super::rows::{LeftOut, Scan, SlotSum, slot_rows};
 use super::{Audit, Finding, is_declared};
 
-/// Most keys that may change between two snapshots. With more, a replica lags too far to be
-/// compared.
+/// Maximum number of keys that may change between two snapshots. With more, a replica lags too far
+/// to be compared.
 const LEFT_OUT_MAX: usize = 1 << 20;
-/// Most rows that are named for one table of one replica.
+/// Maximum number of rows that are named for one table of one replica.
 const NAMED_MAX: usize = 10;
 
 /// The replicas of a shard in an audit.
