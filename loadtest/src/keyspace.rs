@@ -5,16 +5,16 @@
 //! |---|---|
 //! | hash | `loadtest-v1x-17` |
 //! | modulo | `loadtest-v1x-17-8285`: the last digits are the slot |
-//! | list, range of text | `loadtest-v1x-17` after the name of a partition (`A:`) or the start of a range |
+//! | list, range of text | the same behind the name of a partition (`A:`) or the start of a range |
 //! | range of integers | zeros, then 38 digits of run and number, every second one negative |
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
 //!
-//! A small range of integers has too few numbers for keys that no other run uses. So with ranges of
-//! integers only the first and the last range get keys.
+//! A small range of integers has too few numbers for keys that no other run has: of such ranges
+//! only the first and the last get keys.
 //!
 //! **Invariant:** different names in a run have different keys; a key needs no escaping in a header
 //! or in a URL.
-//! **Not here:** choosing the next number (`keys`), the rows (`own_rows`).
+//! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

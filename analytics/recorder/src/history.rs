@@ -1,13 +1,13 @@
 //! History: the frames of one recorder, of this process or of another, in three rings: one of
 //! seconds, one of ten seconds and one of minutes.
 //!
-//! **Invariant:** a ring holds no more frames than [`Step::slots_kept`] and no more bytes than its
-//! budget; the oldest are removed first. A ring has one frame for an interval.
-//! **Invariant:** a window is divided among the rings at the borders of intervals: no request
-//! counts twice, and no request that a ring holds is left out.
-//! **Invariant:** an interval without requests differs from an interval in which no recorder ran,
-//! also after a restart.
-//! **Not here:** making frames (`aggregator`), computing metrics from them (`figures`).
+//! **Invariant:** a ring holds no more slots than [`Step::slots_kept`] and no more bytes than its
+//! budget; the oldest are removed first. A slot occurs in a ring once.
+//! **Invariant:** a window is cut at the edges of slots: nothing counts twice, and nothing that is
+//! remembered is left out.
+//! **Invariant:** a time without requests differs from a time without a recorder, also over
+//! restarts.
+//! **Not here:** making frames (`aggregator`), adding them up (`figures`).
 
 mod measured;
 
@@ -28,7 +28,7 @@ pub const BUDGETS: [usize; 3] = [24 << 20, 24 << 20, 64 << 20];
 const LABELS_MAX: usize = 65_536;
 /// Windows up to this long, in ms, are read from seconds.
 const BY_SECONDS_MAX: u64 = 900_000;
-/// Windows up to this long, in ms, are read from intervals of ten seconds.
+/// Windows up to this long, in ms, are read from slots of ten seconds.
 const BY_TENS_MAX: u64 = 6 * 3_600_000;
 
 /// The rings of one router. Share it by reference or `Arc`.
@@ -73,9 +73,9 @@ struct Ring {
 /// Frames of a window.
 #[derive(Debug, Default)]
 pub(crate) struct WindowFrames {
-    /// Oldest first; the last frame may be of an interval that is still running.
+    /// Oldest first; the last may be of a slot that is still running.
     pub(crate) frames: Vec<Arc<Frame>>,
-    /// Start of the first interval, in ms since 1970 UTC.
+    /// Start of the first slot, in ms since 1970 UTC.
     pub(crate) from_ms: u64,
 }
 
@@ -217,7 +217,7 @@ impl History {
 
     pub(crate) fn measured(&self) -> Measured {
         let rings = self.rings();
-        // No other ring has the frames that the ring of the longest intervals has lost.
+        // No other ring has the slots that the ring of the longest slots has lost.
         let longest = &rings.rings[Step::Minute.index()];
         Measured {
             since: rings.since_ms / 1_000,
@@ -227,8 +227,8 @@ impl History {
         }
     }
 
-    /// Adds the frame of an interval that has ended in this process, together with the counts of
-    /// the interval from before a restart.
+    /// Adds a slot of this process that has ended, together with the counts of the slot from before
+    /// a restart.
     pub(crate) fn close(&self, frame: Arc<Frame>) {
         self.rings().rings[frame.step.index()].close(frame);
     }
@@ -250,7 +250,7 @@ impl History {
         self.rings().open = open.map(Arc::new);
     }
 
-    /// Returns the frames of the window that ends at `at_ms`, from intervals whose length fits it.
+    /// Returns the frames of the window that ends at `at_ms`, from slots whose length fits it.
     pub(crate) fn window_frames(&self, window: Window, at_ms: u64) -> WindowFrames {
         let length = window.length().as_millis() as u64;
         let base = if length <= BY_SECONDS_MAX { Step::Second } else { base_of_keys(length) };
@@ -269,8 +269,7 @@ impl History {
     }
 }
 
-/// Returns the length of the intervals from which a window of `length` ms is read if frames must
-/// hold keys.
+/// Returns the slots from which a window of `length` ms is read if they must hold keys.
 fn base_of_keys(length: u64) -> Step {
     if length <= BY_TENS_MAX { Step::TenSeconds } else { Step::Minute }
 }
@@ -295,13 +294,13 @@ impl Rings {
         }
     }
 
-    /// Longer intervals serve the time before shorter ones, and `base` the time between; shorter
-    /// ones serve the time after the last finished interval of `base`.
+    /// Longer slots serve the time before shorter ones, and `base` the time between; shorter ones
+    /// serve the time after the last finished slot of `base`.
     fn window_frames(&self, from_ms: u64, at_ms: u64, base: Step) -> WindowFrames {
         let mut cuts = [u64::MAX, 0, 0, 0];
         let mut cut = 0;
         for at in (0..2).rev() {
-            // Boundary between the ring `at` and the ring of longer intervals.
+            // Boundary between the ring `at` and the ring of longer slots.
             let (shorter, longer) = (&self.rings[at], &self.rings[at + 1]);
             let step = longer.step.seconds();
             let reached = shorter.since.div_ceil(step).saturating_mul(step);

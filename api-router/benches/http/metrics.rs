@@ -1,8 +1,8 @@
 //! Rewrites the figures of RESULTS.md: `cargo bench -p api-router --bench http -- figures`.
 //!
-//! Every console block of `benches/RESULTS.md` whose command is this benchmark is run again, with
-//! the arguments given there, and its output replaces the old one. So all figures of the file are
-//! measured together, on one machine, and none is copied by hand. A block with lines about
+//! Every console block of `benches/RESULTS.md` whose command is this benchmark is run again, with the
+//! arguments given there, and its output replaces the old one. Figures that are copied by hand age
+//! one by one; these are all measured in one go, on one machine. A block with lines about
 //! PostgreSQL needs servers: `shard-manager cluster up` starts them and writes `SHARD_URLS` and
 //! `REPLICA_URLS` to `tessera.env`.
 

@@ -1,6 +1,5 @@
-//! Test of the import graph: files that import each other in a circle can only be understood
-//! together, so no circle is longer than two files. The longer circles that still exist are listed
-//! here, and the list may only shrink.
+//! Files that import each other in a circle can only be understood together. No such circle is
+//! longer than two files, but for those listed here, and that list may only shrink.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

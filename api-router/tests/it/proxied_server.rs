@@ -1,7 +1,7 @@
-//! Proxied server: connections to a server through the test process, so that a test can pause them.
+//! Proxied server: a connection to a server through this process, so that a test can pause it.
 //!
-//! **Invariant:** when the function that changes the mode returns, no bytes are in transit that the
-//! new mode would hold back.
+//! **Invariant:** when a change of the mode returns, no bytes are on their way that would not have
+//! been sent after it.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};

@@ -1,9 +1,9 @@
 //! HTML: the report as one page, with graphs over time.
 //!
-//! **Invariant:** the page is one file without scripts, and loads nothing. Its size is bounded,
-//! however long the run was and whatever the responses contained. Text from servers, files and the
-//! command line is always escaped (`markup`).
-//! **Not here:** computing numbers (`report`).
+//! **Invariant:** the page is complete in itself: no script, and nothing is fetched. It is bounded,
+//! however long the run and whatever a server answered. What servers, files and the command line
+//! said is text in it and nothing else (`markup`).
+//! **Not here:** any number that is not in the report already.
 
 mod axis;
 mod columns;

@@ -9,8 +9,7 @@
 //! ```
 //!
 //! **Invariant:** a process counts as the server of a folder only if the folder's pid file names it
-//! and, if the operating system reveals it, the working directory of the process is that folder; no
-//! other process is ever signalled.
+//! and, where the system shows that, it works in that folder; no other process is ever signalled.
 //! **Not here:** making a node (`provision`).
 
 use std::fs;

@@ -2,8 +2,7 @@
 //!
 //! **Invariant:** a session has the requested role when it is handed out, and a commit on it is
 //! durable.
-//! **Not here:** addresses of nodes (`engine::node_address`), the SQLite engine (`sqlite`), the
-//! choice of the node that answers a read (`cluster`).
+//! **Not here:** addresses of nodes (`node_address`); the SQLite engine; the choice of a node.
 #![forbid(unsafe_code)]
 
 mod backend;

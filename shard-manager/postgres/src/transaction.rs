@@ -5,8 +5,8 @@
 //! position up to which the log is on disk. Plain upserts, which most writes are, need one round
 //! trip (`upsert`). Tables with foreign triggers or rules need more than two (`careful`).
 //!
-//! **Invariant:** after the commit was sent, an outcome is reported as rejected only if the server
-//! still answers; otherwise the outcome is unknown.
+//! **Invariant:** an outcome is rejected only if the server has proven, after the commit was sent,
+//! that it still answers; otherwise it is unknown.
 //! **Not here:** the results of changes (`batch`), lost connections (`writer`).
 
 use std::borrow::Cow;

@@ -1,8 +1,8 @@
 //! Offline view: reads a data directory as it is, beside a router that may be running.
 //!
 //! A view takes no lock, migrates nothing and writes nothing. SQLite itself needs two small files
-//! beside a file in WAL mode, which a reader without other users removes when it ends. A WAL that a
-//! crash left is read and stays.
+//! beside one in WAL mode, which the only reader removes when it ends. A WAL that a crash left is
+//! read and stays.
 //!
 //! **Invariant:** a view never changes the contents of a file, and never prevents the start of a
 //! router.

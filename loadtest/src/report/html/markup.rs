@@ -1,8 +1,8 @@
 //! Markup: writes HTML and SVG.
 //!
-//! **Invariant:** every element that is opened is closed, and text from a caller is escaped, so
-//! that no part of it becomes markup.
-//! **Not here:** the contents of the page.
+//! **Invariant:** every element that is opened is closed, and whatever text is handed in is text in
+//! the page: no part of it becomes markup.
+//! **Not here:** what the page says.
 
 use std::fmt::{self, Display, Write};
 

@@ -1,10 +1,10 @@
 //! Doubted: requests that a shard refuses while rows of its primary are known to be wrong.
 //!
-//! In this state the replicas have the right rows. Requests that would return wrong rows are
-//! refused, and so are changes that depend on wrong rows and would copy their contents to the
-//! replicas. Writes of whole rows continue, and repair the rows that they replace.
+//! Replicas have the right rows then. Requests that would show the wrong ones, or build on them and
+//! so bring them to the replicas, are refused; writes of whole rows go on, and repair the rows that
+//! they replace.
 //!
-//! **Not here:** finding wrong rows (the engines).
+//! **Not here:** how wrong rows are found (the engines).
 
 use model::error::Error;
 use model::row_change::WriteRequest;

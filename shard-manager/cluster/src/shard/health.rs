@@ -1,7 +1,6 @@
 //! Health: probes each node, and reports the reasons why a node is not well.
 //!
-//! The rules of this module apply to the findings of a probe and to the state that is believed
-//! without a probe (`vitals`).
+//! Beliefs without a probe (`vitals`) and the findings of a probe share the rules of this module.
 //!
 //! **Not here:** the reasons themselves (`reason`), the HTTP response (the router).
 
