@@ -1,7 +1,6 @@
 //! Browser: headless Chromium, driven by the DevTools protocol over a pair of pipes.
 //!
-//! No port is opened for the browser, and it ends when the pipes are closed, even if the test is
-//! killed.
+//! No port is opened for it, and it ends with the pipes: also if the test is killed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};

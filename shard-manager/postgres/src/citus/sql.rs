@@ -3,8 +3,7 @@
 //! Citus refuses joins of arrays with rows, or executes them on the coordinator. So a statement
 //! contains one row or a list of values, and all rows of a statement are on one of Citus' shards.
 //!
-//! **Invariant:** a text consists of constants, names from the registry and numbered parameters, as
-//! in `postgres::sql`.
+//! **Invariant:** that of `postgres::sql`: constants, names from the registry, numbered parameters.
 //! **Not here:** the grouping of rows (`citus::work`).
 
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! Work: the statements of a batch on Citus, each for rows of a single Citus shard.
+//! Work: the statements of a batch on Citus, each for one of its shards alone.
 //!
 //! **Invariant:** statements are in the order of Citus' shards, and rows in the given order, so
 //! that all routers with the same placement lock in one order.
