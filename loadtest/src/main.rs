@@ -14,8 +14,8 @@
 //! The library has the recorder of a run (`recorder`) and the command `loadtest check` (`check`);
 //! the package `checker` has the format of a recorded run and the checks.
 //!
-//! **Invariant:** of the packages of this workspace only `checker` is imported, because the tests go
-//! over HTTP.
+//! **Invariant:** of the packages of this workspace only `checker` is imported, because the tests
+//! go over HTTP.
 //! **Not here:** code that it shares with the router.
 
 #![forbid(unsafe_code)]

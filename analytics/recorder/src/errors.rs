@@ -163,8 +163,8 @@ pub(crate) type ErrorKind = (Cow<'static, str>, Option<String>);
 impl ErrorLog {
     /// Maximum number of events that are kept.
     pub const KEPT_MAX: usize = 10_000;
-    /// Maximum number of bytes of the events that are kept: with the longest texts in the widest alphabet, the
-    /// log holds fewer events.
+    /// Maximum number of bytes of the events that are kept: with the longest texts in
+    /// the widest alphabet, the log holds fewer events.
     pub const BYTES_MAX: usize = 8 << 20;
     /// Maximum number of events in one response.
     pub const LIMIT_MAX: usize = 1_000;

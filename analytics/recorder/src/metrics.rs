@@ -68,8 +68,8 @@ pub struct Metrics {
     pub skew: Skew,
     /// The cache, since the start.
     pub cache: CacheMetrics,
-    /// The most requested keys of the window (rounded up to intervals of 10 s), at most 20. Only the
-    /// filter by shard applies.
+    /// The most requested keys of the window (rounded up to intervals of 10 s), at most 20. Only
+    /// the filter by shard applies.
     pub hot_keys: Vec<HotKey>,
     /// The window as curves.
     pub series: Series,

@@ -9,8 +9,8 @@ use crate::bucket_counter::{BucketCounter, Example};
 use crate::entry::{Detail, Entry, Shape};
 use crate::sample::{Operation, Role};
 
-/// Upper bounds of the buckets of request durations in µs: the bounds that the semantic conventions
-/// of OpenTelemetry recommend for HTTP servers, and smaller ones.
+/// Upper bounds of the buckets of request durations in µs: the bounds that the semantic
+/// conventions of OpenTelemetry recommend for HTTP servers, and smaller ones.
 const HTTP_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
     750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,

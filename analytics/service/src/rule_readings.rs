@@ -1,5 +1,5 @@
-//! Rule readings: measures the values of all rules once a second, passes them to `alerts`, and sends
-//! the notices that result.
+//! Rule readings: measures the values of all rules once a second, passes them to `alerts`, and
+//! sends the notices that result.
 //!
 //! **Invariant:** rules with the same query share one response.
 //! **Not here:** the decision whether an alert fires or is resolved (`alerts`).

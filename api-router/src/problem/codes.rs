@@ -1,8 +1,8 @@
-//! Codes: the table of all codes of problems, with the status, the title and the explanation of each.
+//! Codes: the table of all codes of problems, with the status, title and explanation of each.
 //!
 //! **Invariant:** this is the only table of codes; a code is never reused for another meaning.
-//! **Not here:** the code of an error of the domain (`problem/domain`), the other fields of a problem
-//! (`problem`).
+//! **Not here:** the code of an error of the domain (`problem/domain`), the other fields of a
+//! problem (`problem`).
 
 use actix_web::http::StatusCode;
 

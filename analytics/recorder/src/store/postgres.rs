@@ -85,7 +85,8 @@ impl PostgresStore {
         bounded(&self.runtime, next.load(&mut self.connection))
     }
 
-    /// Stores rows, and removes the rows of each source and step before a start, in one transaction.
+    /// Stores rows and removes the rows of each source and step before a start, in one
+    /// transaction.
     pub(super) fn write(&mut self, rows: &[Row], forget: &[(String, i32, i64)]) -> QueryResult<()> {
         let written = self.connection.transaction(async |connection| {
             for row in rows {

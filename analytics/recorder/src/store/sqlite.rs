@@ -106,7 +106,8 @@ impl SqliteStore {
             .load(&mut self.0)
     }
 
-    /// Stores rows, and removes the rows of each source and step before a start, in one transaction.
+    /// Stores rows and removes the rows of each source and step before a start, in one
+    /// transaction.
     pub(super) fn write(&mut self, rows: &[Row], forget: &[(String, i32, i64)]) -> QueryResult<()> {
         self.0.immediate_transaction(|connection| {
             for row in rows {

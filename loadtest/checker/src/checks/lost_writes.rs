@@ -1,4 +1,5 @@
-//! C6, lost writes: at the end of a run, each row holds the last acknowledged change or a later one.
+//! C6, lost writes: at the end of a run, each row holds its last acknowledged change or a later
+//! one.
 //!
 //! Only reads marked `last` are checked: they are strong reads after the last write of the run. C2
 //! checks that the values of these reads were sent to the row and not rejected.

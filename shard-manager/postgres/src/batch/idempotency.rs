@@ -1,7 +1,7 @@
 //! Idempotency: the records of a batch that recognize a repeated change and hold its first answer.
 //!
-//! The record of an idempotency key is a row of the batch like any other: it is read and locked with
-//! the rows that the changes name, and stored in the same transaction.
+//! The record of an idempotency key is a row of the batch like any other: it is read and locked
+//! with the rows that the changes name, and stored in the same transaction.
 //!
 //! **Invariant:** a change and the record of its key are stored together or not at all.
 //! **Not here:** the contents of a record (`model::idempotency`), removing old records (`writer`).
