@@ -1,8 +1,8 @@
 //! Packed: a histogram to which nothing is added any more, in the HDR V2 encoding, which holds only
 //! used buckets.
 //!
-//! In memory a packed histogram consists of the counts only. The serialized form has the header
-//! that every HDR reader knows before them, and is base64.
+//! In memory a packed histogram consists of the counts only. In the serialized form a header that
+//! every HDR reader knows precedes the counts, and both are encoded as base64.
 //!
 //! **Invariant:** a [`Packed`] can be read to its end, and every bucket in it exists.
 //! **Not here:** quantiles. A packed histogram is added to a `LatencyHistogram`, which returns

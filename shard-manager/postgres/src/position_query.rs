@@ -2,10 +2,10 @@
 //! that was read.
 //!
 //! A read shows the transactions that were committed when its snapshot was taken. A position
-//! queried after the read is an upper bound of them: on a primary, the end of its log. A replica
-//! shows a commit a moment before it reports the position of the commit as replayed. So the bound
-//! on a replica is one record after the reported position, and at most the position that the
-//! replica has received.
+//! queried after the read is an upper bound of the positions of these transactions: on a primary,
+//! the end of its log. A replica shows a commit a moment before it reports the position of the
+//! commit as replayed. So the bound on a replica is one record after the reported position, and at
+//! most the position that the replica has received.
 //!
 //! **Invariant:** a node that has replayed a reported position shows everything that was read.
 //! **Not here:** waiting (`shard`).

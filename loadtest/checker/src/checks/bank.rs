@@ -6,7 +6,7 @@
 //! permanently is a lost update.
 //!
 //! **Invariant:** a history whose header has no constants of a bank is not checked.
-//! **Not here:** finding the transfer that was torn. It is later than the last correct total.
+//! **Not here:** finding the torn transfer, which is later than the last correct total.
 
 use crate::findings::Findings;
 use crate::history::{BankConstants, OperationHistory, Total};

@@ -1,5 +1,5 @@
-//! C3, linearizability of each row: all acknowledged changes and all strong reads of the row can be
-//! put in one order in which each took effect between its start and its end.
+//! C3, linearizability of each row: all that was acknowledged, and all strong reads, happened in
+//! one order in which each took effect between its start and its end.
 //!
 //! In general this is a search (Herlihy & Wing 1990 define it; Gibbons & Korach 1997 show that it
 //! is NP-complete for a register, and easy once the order of writes is known). Here the server
@@ -45,8 +45,8 @@
 //! **Not here:** order over several rows (C8 looks at banks), and reads at level `one`, which only
 //! teach versions.
 //!
-//! Not detected: violations listed in `deletes`; and a third write between versions 7 and 8, which
-//! has no version left, because many rows share one counter of versions.
+//! What is not seen: see `deletes`; and that between versions 7 and 8 there is no room for a third
+//! write, since versions are drawn from one counter for many rows.
 
 use crate::findings::Findings;
 use crate::history::{NEVER, Operation};
