@@ -1,5 +1,4 @@
-//! Totals: counts of requests since the start of the process, by the few labels that `GET /metrics`
-//! publishes.
+//! Totals: counts since the start, by the few labels that scrapers get.
 //!
 //! **Invariant:** the number of label sets is bounded by the numbers of routes, shards, operations
 //! and roles, and by [`STATUSES_MAX`] statuses of a route.
@@ -9,14 +8,12 @@ use crate::bucket_counter::{BucketCounter, Example};
 use crate::entry::{Detail, Entry, Shape};
 use crate::sample::{Operation, Role};
 
-/// Upper bounds of the buckets of request durations in µs: the bounds that the semantic
-/// conventions of OpenTelemetry recommend for HTTP servers, and smaller ones.
+/// Upper bounds in µs: those of HTTP servers in the semantic conventions, and finer ones below.
 const HTTP_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
     750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,
 ];
-/// Upper bounds of the buckets of database durations in µs: the bounds that the semantic
-/// conventions of OpenTelemetry recommend for database clients, and smaller ones.
+/// Upper bounds in µs: those of database clients in the semantic conventions, and finer ones below.
 const DATABASE_BOUNDS: &[u32] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000,
     10_000_000,
@@ -25,7 +22,7 @@ const DATABASE_BOUNDS: &[u32] = &[
 const FANOUT_BOUNDS: &[u32] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
 /// Maximum number of statuses of one route; further ones count as [`STATUS_OTHER`].
 const STATUSES_MAX: usize = 24;
-/// Stands for all statuses of a route beyond the first [`STATUSES_MAX`].
+/// Stands for one of several statuses.
 pub(crate) const STATUS_OTHER: u16 = 0;
 
 /// Counts since the start.

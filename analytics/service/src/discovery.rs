@@ -1,12 +1,10 @@
-//! Discovery: finds the routers to collect from, which are named in the configuration or have an
-//! address of a host name in it.
+//! Discovery: finds routers: those of the list, and those at the addresses of a name.
 //!
-//! The catalog of a cluster has no list of routers, because routers come and go. If the routers
-//! have a common host name, such as that of a headless service of Kubernetes, the name is resolved
-//! every [`LOOK_EVERY`].
+//! The catalog of a cluster has no list of its routers, which come and go. If they have a common
+//! name, such as a headless service of Kubernetes, its addresses are resolved every [`LOOK_EVERY`].
 //!
-//! **Invariant:** the service stops collecting from a router only when the host name no longer
-//! resolves to the router's address and the router is unreachable.
+//! **Invariant:** the service collects from a router until its name no longer has its address and
+//! it is unreachable.
 //! **Not here:** requests to routers (`collector`).
 
 use std::collections::{BTreeSet, HashSet};

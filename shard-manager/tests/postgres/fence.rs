@@ -1,5 +1,4 @@
-//! Tests of the fence: once a slot is fenced, no write to the slot succeeds, even if it had begun
-//! before.
+//! Tests of the fence: once a slot is fenced, no write to it succeeds, whatever its progress was.
 //!
 //! The tests hold the fence lock like a process that moves slots, wait until a writer waits for the
 //! lock, and commit.

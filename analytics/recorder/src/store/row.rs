@@ -1,7 +1,7 @@
-//! Row: one frame of a source in its stored form, which is compressed JSON.
+//! Row: one finished slot of a source as it is stored: its frame in JSON, compressed.
 //!
-//! **Invariant:** a row in another program's format is never read as a frame.
-//! **Not here:** the tables that hold the rows (`store/sqlite`, `store/postgres`).
+//! **Invariant:** a row in the format of another program is never read as a frame.
+//! **Not here:** the tables of rows (`store/sqlite`, `store/postgres`).
 
 use std::io::{Read, Write};
 

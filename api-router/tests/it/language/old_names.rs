@@ -1,5 +1,4 @@
-//! List of old names of types and modules whose meaning was hard to guess. They are replaced when
-//! their code moves.
+//! Names that were found hard to guess, and that are replaced when the code that holds them moves.
 
 /// Old names of types and modules.
 pub(super) const OLD_NAMES: [&str; 94] = [
