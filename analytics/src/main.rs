@@ -1,4 +1,5 @@
-//! The service's process: reads the configuration, serves, and ends in order.
+//! Process of the service: reads the configuration, serves until it receives a signal, and shuts
+//! down in order.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! App: state that all requests share, built once.
+//! App: the state that all requests share, built once at the start.
 //!
 //! **Not here:** the routes; state of a single request.
 

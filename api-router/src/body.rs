@@ -1,7 +1,8 @@
-//! Bodies: read within their limits, and split into members without building a tree.
+//! Request bodies: reads a body up to a limit, and splits a JSON object into members without
+//! building a tree.
 //!
-//! **Invariant:** no more than the limit is ever held; nesting is checked before anything recurses;
-//! a member that is given twice is detected.
+//! **Invariant:** no more bytes than the limit are ever held; the depth of nesting is checked
+//! before any recursive function sees the body; a repeated member is detected.
 //! **Not here:** the meaning of the members (the routes, `shard_manager::row_change`).
 
 use std::borrow::Cow;

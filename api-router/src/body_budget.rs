@@ -1,14 +1,13 @@
 //! Body budget: the memory that incoming bodies of all clients may take together.
 //!
-//! A body is charged with the bytes that it holds, not with those that it may come to hold. When
-//! the budget is exhausted, a body is evicted: the one that has received least for the bytes that
-//! it holds, among those that wait for their clients. A body that waits for its shards is not
-//! evicted. An address that holds more than its share is evicted first, but only when another
-//! address needs memory: the clients behind a proxy share its address, and may use all the memory
-//! that is free.
+//! A body is charged with the bytes that it holds now, not with its announced length. When the
+//! budget is exhausted, a body is evicted: of the bodies that wait for their clients, the one that
+//! has received least for the bytes that it holds. A body that waits for its shards is not evicted.
+//! An address that holds more than its share is evicted first, but only when another address needs
+//! memory: the clients behind a proxy share its address, and may use all the memory that is free.
 //!
-//! **Invariant:** at most [`BodyBudget::BYTES_MAX`] are charged; dropping a share frees the bytes
-//! that it held.
+//! **Invariant:** at most [`BodyBudget::BYTES_MAX`] are charged; dropping a share returns its bytes
+//! to the budget.
 //! **Not here:** the content of bodies (`body`, `routes::bulk`).
 
 use std::collections::BTreeMap;
@@ -75,10 +74,10 @@ pub struct BudgetShare {
 }
 
 impl BodyBudget {
-    /// Most bytes that bodies of all clients may hold at once. Parsed they are a few times as
-    /// large.
+    /// Maximum number of bytes that bodies of all clients may hold at once. Parsed they are a few
+    /// times as large.
     pub const BYTES_MAX: usize = 128 << 20;
-    /// Most bytes that may be held when some of them only save time.
+    /// Maximum number of bytes that may be held when some of them only save time.
     const SPARE_BYTES_MAX: usize = Self::BYTES_MAX / 2;
 
     /// Starts a share for the body of a client at this address; it holds nothing yet.

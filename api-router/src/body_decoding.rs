@@ -1,7 +1,8 @@
-//! Body decoding: inflates a body as it arrives, and no more of it than is requested.
+//! Body decoding: inflates a compressed body as it arrives, and no more bytes than the caller
+//! requests.
 //!
-//! **Invariant:** however large a body would inflate to, at most the given number of bytes is
-//! filled at once.
+//! **Invariant:** one call produces at most the given number of bytes, however large the inflated
+//! body is.
 //! **Not here:** the source and the destination of the bytes.
 
 use std::collections::VecDeque;

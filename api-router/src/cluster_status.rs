@@ -1,4 +1,4 @@
-//! Cluster status: the latest known state of the cluster, without waiting for a node.
+//! Cluster status: returns the latest known state of the cluster without waiting for a node.
 //!
 //! States that are in memory are read at once. Nodes are probed at most once a second, and rows and
 //! bytes, one statement for each shard, are looked up at most every ten seconds. Both happen only

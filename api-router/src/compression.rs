@@ -1,10 +1,11 @@
 //! Compression: gzip for large responses to clients that accept it.
 //!
-//! Most responses are small; for those this costs a comparison of their length.
+//! Most responses are small: for a small response this module only compares its length with a
+//! limit.
 //!
 //! **Invariant:** only the body, `Content-Encoding` and `Vary` change: an `ETag` names the version
 //! of a row, however the row is sent.
-//! **Not here:** bodies of requests.
+//! **Not here:** compressed bodies of requests (`body_decoding`).
 
 use std::io::Write;
 

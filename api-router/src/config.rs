@@ -1,7 +1,7 @@
 //! Configuration: the settings in force, and the origin of each value.
 //!
 //! A value is searched for in this order: flag, environment variable, `.env` file, configuration
-//! file, default. Reading configuration does nothing else: no file is made, no port is bound.
+//! file, default. Reading the configuration creates no file and binds no port.
 //!
 //! **Invariant:** an unknown name is an error in every source, so a typo cannot silently mean the
 //! default. No output and no error contains a password.
@@ -33,7 +33,7 @@ use sources::{Sources, name_with_origin};
 
 pub use ::analytics::settings::{ConfigError, Origin};
 
-/// Most HTTP workers: each is a thread with a runtime of its own.
+/// Maximum number of HTTP workers: each is a thread with a runtime of its own.
 const WORKERS_MAX: usize = 256;
 
 /// One REST API in front of many databases.

@@ -1,6 +1,6 @@
-//! Data routes: the routes about rows, and their kind of operation.
+//! Data routes: the routes that read or write rows, and the kind of operation of each.
 //!
-//! **Invariant:** a route's name holds no key, so it may be used in counts and lists.
+//! **Invariant:** the name of a route contains no shard key, so metrics may use it as a label.
 //! **Not here:** the work of a route (`routes`), recording (`middleware`).
 
 use actix_web::http::Method;

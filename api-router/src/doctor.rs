@@ -1,5 +1,5 @@
-//! Doctor: checks what a start with this configuration would meet, and what may cause problems
-//! later.
+//! Doctor: checks whether the router would start with this configuration, and reports conditions
+//! that may cause problems later.
 //!
 //! **Invariant:** checks change nothing.
 //! **Not here:** the shards, which the shard manager checks.

@@ -1,12 +1,12 @@
-//! Filters: PostgREST's spelling of conditions, parsed into checked ones.
+//! Filters: parses conditions in the syntax of PostgREST, and checks them against the table.
 //!
 //! ```text
 //! age=gte.18   name=not.like.A*   id=in.(a,b,"c,d")
 //! or=(age.lt.13,and(age.gt.64,not.state.is.null))
 //! ```
 //!
-//! **Invariant:** every column is one of the table, every literal fits its column, and there are no
-//! more tests and no deeper nesting than a query may have.
+//! **Invariant:** every column is one of the table, every literal fits its column, and neither the
+//! number of tests nor the depth of nesting exceeds the limits of a query.
 //! **Not here:** the other parameters (`query`).
 
 use std::borrow::Cow;

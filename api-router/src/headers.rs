@@ -1,4 +1,4 @@
-//! Request headers: parsed once into values that are valid by construction.
+//! Request headers: parses the headers of a request once, into types that hold only valid values.
 //!
 //! **Invariant:** a header that a route does not honour is refused, never ignored, if ignoring it
 //! could lose data or break a promise (`If-Match` on many rows).

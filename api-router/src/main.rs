@@ -1,4 +1,5 @@
-//! The router's process: reads the configuration, opens the cluster, serves, and ends in order.
+//! Process of the router: reads the configuration, opens the cluster, serves until it receives a
+//! signal, and shuts down in order.
 
 #![forbid(unsafe_code)]
 

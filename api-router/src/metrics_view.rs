@@ -1,5 +1,5 @@
-//! Metrics view: responses made of the recorded requests and the state of the cluster, away from
-//! the threads that serve requests.
+//! Metrics view: makes responses from the recorded requests and the state of the cluster, on
+//! threads that serve no requests.
 //!
 //! **Not here:** recording (`middleware`), HTTP (`routes`).
 
@@ -78,7 +78,7 @@ impl MetricsView {
     }
 
     /// Ends the running second, so that its requests can be kept: none is recorded after this.
-    /// Longer slots go on after a restart.
+    /// Longer intervals go on after a restart.
     pub fn finish(&self) {
         self.recorder.settle_at(Instant::now() + SECOND);
     }

@@ -1,8 +1,9 @@
 //! Middleware: handles every request before and after its route. Sets the request id, refuses
 //! foreign web pages, renders problems, compresses responses, and records the request.
 //!
-//! **Invariant:** every response of a route has `x-request-id`; every refusal is a problem (reports
-//! of health and readiness are responses, not refusals). Bytes that are no HTTP do not reach it.
+//! **Invariant:** every response of a route has `x-request-id`; every refused request gets a
+//! problem as its response (an unhealthy report of health or readiness is not a refusal). Bytes
+//! that are not HTTP do not reach the middleware.
 //! **Not here:** the work of a route.
 
 use std::rc::Rc;

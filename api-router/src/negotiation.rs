@@ -1,7 +1,7 @@
 //! Negotiation: the preferred form of a response (RFC 9110, 12.4 and 12.5).
 //!
 //! **Invariant:** a weight that cannot be read is zero.
-//! **Not here:** the forms to choose from.
+//! **Not here:** the list of available forms, which the caller passes.
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 

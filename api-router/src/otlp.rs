@@ -1,12 +1,13 @@
-//! OTLP: sends traces of requests to a collector, by OTLP over HTTP. Only in a build with the
+//! OTLP: sends traces of requests to a collector by OTLP over HTTP. The module exists only with the
 //! feature `otlp`.
 //!
-//! Each request about rows has one span, and below it one for the time in the queue and one for the
-//! time in the database. A trace that its caller does not record is not sent.
+//! Each request that reads or writes rows has one span, with a child span for the time in the queue
+//! and one for the time in the database. A trace is not sent if the client's `traceparent` says
+//! that the client does not record it.
 //!
 //! **Invariant:** no request waits for the collector: spans that do not fit into the queue are
 //! dropped. No key and no query string is sent.
-//! **Not here:** the trace that a request belongs to (`trace`).
+//! **Not here:** parsing the client's `traceparent` (`trace`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,7 +1,9 @@
-//! `Prefer` (RFC 7240): the preferences of a client, and those that were applied.
+//! `Prefer` (RFC 7240): parses the preferences of a client, and lists the preferences that were
+//! applied.
 //!
-//! **Invariant:** of a preference given twice the first counts; an unknown one is ignored, unless
-//! the client sends `handling=strict`; a preference whose neglect could lose data is refused.
+//! **Invariant:** if a preference is repeated, its first value counts. An unknown preference is
+//! ignored, unless the client sends `handling=strict`. A preference that the route cannot honour is
+//! refused if ignoring it could lose data.
 //! **Not here:** the effect of a preference (the routes).
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};

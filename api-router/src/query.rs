@@ -1,7 +1,8 @@
-//! Query strings: PostgREST's spelling of a read, parsed once into a checked [`ReadQuery`].
+//! Query strings: parses a read in the syntax of PostgREST once, into a checked [`ReadQuery`].
 //!
-//! **Invariant:** an unknown parameter is a filter on a column of the table, with an explicit
-//! operator: a bare value is refused, because it would let user input choose the operator.
+//! **Invariant:** an unknown parameter is a filter on a column of the table and must name an
+//! operator. A value without an operator is refused: otherwise a value that comes from a user could
+//! contain the operator.
 //! **Not here:** the filters themselves (`filter`), SQL.
 
 use std::borrow::Cow;
@@ -18,7 +19,7 @@ use crate::request_hints;
 /// Longest query string, in bytes: below the 64 KiB at which the HTTP parser ends a connection
 /// without a response.
 const LEN_MAX: usize = 32 << 10;
-/// Most parameters.
+/// Maximum number of parameters.
 const PARAMETERS_MAX: usize = 100;
 
 /// Decoded parameters, in their order.

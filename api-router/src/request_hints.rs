@@ -1,8 +1,8 @@
-//! Request hints: remedies for requests that are nearly right, such as another spelling of a shard
-//! key, a path that does not exist, a word of another API.
+//! Request hints: suggests a remedy for a request that is nearly right, such as a shard key that
+//! contradicts the row, a path with a typo, or a parameter of another API.
 //!
-//! **Invariant:** a hint names only things that exist; a path or a word that is merely similar gets
-//! none.
+//! **Invariant:** a hint names only things that exist; a path or a word that has too little in
+//! common with an existing one gets no hint.
 //! **Not here:** the problems that hints belong to (`problem`).
 
 /// Remedy for a shard key that differs from the row's routing column, given that column as it is

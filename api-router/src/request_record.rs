@@ -1,11 +1,11 @@
-//! Request record: properties of a request about rows, collected on its way and recorded after its
-//! response.
+//! Request record: properties of a data request, collected while the request is processed and
+//! recorded after its response.
 //!
-//! The record is stored in the request, so that a route that refuses halfway still leaves what it
-//! did, and so that nothing else is allocated but for a long key.
+//! The record is stored in the request. So the properties that are known when a route refuses the
+//! request are recorded too, and nothing else is allocated, except for a long key.
 //!
-//! **Invariant:** the record names only events that happened: no shard that received nothing, no
-//! time that was not spent.
+//! **Invariant:** the record contains only facts: no shard that was not contacted, no duration of a
+//! step that was not taken.
 //! **Not here:** recording (`middleware`), the response (`response_headers`).
 
 use std::time::Duration;

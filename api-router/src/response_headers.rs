@@ -1,5 +1,5 @@
-//! Response headers: the headers of every response about rows, and the problems that every
-//! operation may have.
+//! Response headers: the headers of the responses of data routes, and the problems that every data
+//! route may return.
 //!
 //! **Not here:** bodies (each route writes its own), bodies of problems (`problem`).
 

@@ -1,5 +1,4 @@
-//! Routes: the whole HTTP surface, as one list. The OpenAPI document is collected from the same
-//! list.
+//! Routes: the list of all routes of the router. The OpenAPI document is made from the same list.
 
 pub mod advice;
 pub mod aliases;

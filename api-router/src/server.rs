@@ -1,4 +1,4 @@
-//! Server: serves the routes on a listener, and ends in order.
+//! Server: serves the routes on a listener, and shuts down in order.
 //!
 //! **Not here:** configuration, the work of the routes.
 

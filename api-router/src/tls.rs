@@ -1,13 +1,13 @@
-//! TLS: the certificate that the router shows, renewed while it runs.
+//! TLS: the certificate of the router, which is reloaded when its files change.
 //!
 //! Certificates live for weeks, routers for months: a renewal of the files (by certbot,
 //! cert-manager or a person) must not need a restart. The files are checked every [`CHECK_EVERY`],
 //! and at once on SIGHUP. Open connections keep their certificate; new ones get the new
-//! certificate. A pair that cannot be used changes nothing: the old certificate stays and the log
-//! says why, once for each cause.
+//! certificate. If the new key and certificate cannot be used, the old certificate stays in use,
+//! and the log states the reason, once for each reason.
 //!
-//! **Invariant:** key and certificate are taken together or not at all: between the renewal of one
-//! file and of the other they do not fit, and such a pair is never shown.
+//! **Invariant:** key and certificate are replaced together or not at all: while only one of the
+//! two files is renewed they do not match, and such a pair is never used.
 //! **Not here:** TLS to PostgreSQL (the shard manager), access control (there is no
 //! authentication).
 

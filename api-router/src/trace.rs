@@ -1,7 +1,8 @@
-//! Trace: the trace of the client that a request belongs to (W3C Trace Context, level 1).
+//! Trace: parses the header that names the client's trace (`traceparent`, W3C Trace Context, level
+//! 1).
 //!
-//! **Invariant:** a header that the standard calls invalid is ignored: no request is refused for
-//! it.
+//! **Invariant:** an invalid header is ignored, as the standard demands: no request is refused
+//! because of it.
 //! **Not here:** the use of a trace (`middleware`, `otlp`).
 
 use std::fmt;

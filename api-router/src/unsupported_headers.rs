@@ -1,9 +1,9 @@
-//! Unsupported headers: headers that a route would have to ignore. They are refused before the
-//! route runs, so that no client relies on a header without effect.
+//! Unsupported headers: refuses requests with a header that their route does not support, so that
+//! no client relies on a header without effect.
 //!
-//! **Invariant:** a path or a method that does not exist is not refused here: it gets the response
-//! that says so.
-//! **Not here:** the meaning of headers where they are honoured (`headers`).
+//! **Invariant:** a request for an unknown path or method is not refused here, so that its response
+//! names the unknown path or method.
+//! **Not here:** the effect of supported headers (`headers`).
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Method;

@@ -1,10 +1,10 @@
-//! Chaos: a router of our own, and the servers under it, broken on purpose while the verifying
+//! Chaos: starts a router and its servers, and injects faults into them while the verifying
 //! workload runs.
 //!
-//! **Invariant:** never two routers on one directory: the next one is started when the last one is
-//! known to be gone. What the seed says happens in that order, whatever the router does; only the
-//! moments differ.
-//! **Not here:** what the faults did to the answers (`checker`).
+//! **Invariant:** two routers never use one directory at the same time: a router is started only
+//! after the process of the previous one has ended. A seed determines the faults and their order,
+//! whatever the router does; only their times vary.
+//! **Not here:** checking the responses during the faults (`checker`).
 
 mod cluster;
 mod process;

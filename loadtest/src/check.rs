@@ -1,8 +1,8 @@
-//! Check: the command `loadtest check FILE`, which judges a history recorded before.
+//! Check: the command `loadtest check FILE`, which checks a recorded history.
 //!
-//! **Invariant:** the report is on stdout, whatever went wrong on stderr; the exit code is 0 when
-//! no promise was broken, 1 when one was, 2 when the file is no history.
-//! **Not here:** the checks (`checker`), and the form of the file (`history::lines`).
+//! **Invariant:** the report is written to stdout and errors to stderr; the exit code is 0 if the
+//! history violates no guarantee, 1 if it violates one, and 2 if the file is not a history.
+//! **Not here:** the checks (`checker`), the format of the file (`history::lines`).
 
 use std::fs::File;
 use std::io::{BufReader, Write};

@@ -1,7 +1,7 @@
-//! Counters: requests, times and failures of all users so far.
+//! Counters: adds up the requests, response times and failures of all users.
 //!
-//! **Invariant:** memory is bounded, whatever a server answers.
-//! **Not here:** judging an answer (`response_check`), and rates and shares (`report`).
+//! **Invariant:** the use of memory is bounded, whatever the responses contain.
+//! **Not here:** checking a response (`response_check`), computing rates and shares (`report`).
 
 mod failures;
 mod series;
@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::http_client::Answer;
 use crate::response_check::{Failure, printable};
 
-/// Most sources of responses: shards times roles times states of a cache.
+/// Maximum number of sources of responses: shards times roles times states of a cache.
 const SOURCES_MAX: usize = 1_024;
 /// The name of what has no place of its own.
 const OTHERS: &str = "others";

@@ -1,7 +1,6 @@
-//! Cpu: how busy this machine and the tester itself are, from Linux's `/proc`.
+//! CPU: the CPU usage of the machine and of the load tester, from Linux's `/proc`.
 //!
-//! **Invariant:** without numbers in `/proc` nothing is claimed: the tester used no core, and the
-//! machine was idle.
+//! **Invariant:** where `/proc` cannot be read, both usages are zero.
 
 use std::time::Instant;
 

@@ -1,6 +1,6 @@
-//! Fault kinds: the names that `--faults` takes, and the faults of a run that names none.
+//! Fault kinds: the names that `--faults` accepts, and the default faults of a run.
 //!
-//! **Not here:** committing faults (`chaos`).
+//! **Not here:** causing faults (`chaos`).
 
 /// A kind of fault, as `--faults` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -1,8 +1,8 @@
-//! HTTP client: requests to a router in HTTP/1.1, plain or by TLS, as any other client sends them.
+//! HTTP client: sends HTTP/1.1 requests to a router, with or without TLS, like any other client.
 //!
-//! **Invariant:** a request is sent once: no retry, no redirect, no proxy. What is counted is what
-//! went over the wire.
-//! **Not here:** what to ask (`requests`), and whether an answer is right (`response_check`).
+//! **Invariant:** a request is sent once: no retry, no redirect, no proxy. So the counted requests
+//! are those that were really sent.
+//! **Not here:** the contents of requests (`requests`), checking a response (`response_check`).
 
 mod connection;
 mod pool;

@@ -1,11 +1,11 @@
 //! Keys: choice of the key for the next request.
 //!
 //! Source of the distributions: the workloads of YCSB (Cooper et al., "Benchmarking Cloud Serving
-//! Systems with YCSB", 2010). Ranks are numbers of keys as they are: a router's hash spreads
-//! neighbours over all shards.
+//! Systems with YCSB", 2010). The rank of a key is its number, without scrambling, because the hash
+//! of the router distributes consecutive keys over all shards.
 //!
-//! **Invariant:** every number drawn is below the number of keys that there are at that moment.
-//! **Not here:** the spelling of a key (`keyspace`), and its request (`requests`).
+//! **Invariant:** every drawn number is less than the number of keys that exist at that moment.
+//! **Not here:** the text of a key (`keyspace`), the request (`requests`).
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,5 +1,5 @@
-//! Keyspace: the spelling of a run's keys, valid in the cluster's keyspace and unlike all other
-//! keys.
+//! Keyspace: the text of the keys of a run, which is valid in the cluster's keyspace and differs
+//! from the keys of all other clients.
 //!
 //! | Keyspace | A key of run `v1x` |
 //! |---|---|
@@ -15,7 +15,7 @@
 //! table that is shared with other clients ([`Names::marked`]) gets no such keys: its rows are found
 //! by the run in the key.
 //!
-//! **Invariant:** different names of a run have different keys; a key needs no escape in a header
+//! **Invariant:** different names in a run have different keys; a key needs no escaping in a header
 //! or in a URL.
 //! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
 

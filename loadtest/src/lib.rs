@@ -1,8 +1,9 @@
-//! Parts of Tessera's load tester that need no router: the recorder of a run, and the command that
-//! judges a recorded run.
+//! Library of Tessera's load tester: the parts that need no router, which are the recorder of a run
+//! and the command that checks a recorded run.
 //!
-//! **Invariant:** of the workspace only the checker is imported; what is tested is HTTP.
-//! **Not here:** sending requests. That is the program.
+//! **Invariant:** of the packages of this workspace only the checker is imported, because the tests
+//! go over HTTP.
+//! **Not here:** sending requests (the program).
 
 #![forbid(unsafe_code)]
 

@@ -1,13 +1,13 @@
-//! Load: users that send one request after the other (closed), or requests at a rate whatever the
-//! responses (open).
+//! Load: users that each send one request after the other (closed model), or requests at a fixed
+//! rate that does not depend on the responses (open model).
 //!
-//! Goose starts and ends users, applies its thresholds and writes its reports; requests go over
-//! connections of our own (`http_client`), each counted once here and once with goose.
+//! The framework goose starts and ends the users, applies its thresholds and writes its reports.
+//! Requests are sent over the load tester's own connections (`http_client`), and each is counted
+//! here and in goose.
 //!
-//! **Invariant:** a user's requests follow from its own random stream, whatever the others do; a
-//! key it wrote with success is one it must find again.
-//! **Not here:** whether an answer is right (`response_check`), and what is said at the end
-//! (`report`).
+//! **Invariant:** the requests of a user depend only on its own stream of random numbers; a key
+//! that a user has written successfully must exist in its later reads.
+//! **Not here:** checking a response (`response_check`), the report (`report`).
 
 mod closed;
 mod fill;

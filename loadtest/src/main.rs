@@ -12,10 +12,11 @@
 //! | `report` | the result |
 //!
 //! The library has the recorder of a run (`recorder`) and the command `loadtest check` (`check`);
-//! the package `checker` has the form of a recorded run and its checks.
+//! the package `checker` has the format of a recorded run and the checks.
 //!
-//! **Invariant:** of the workspace only `checker` is imported; what is tested is HTTP.
-//! **Not here:** knowledge of the router's code.
+//! **Invariant:** of the packages of this workspace only `checker` is imported, because the tests
+//! go over HTTP.
+//! **Not here:** code that it shares with the router.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
-//! Measured run: a scenario run by goose, with a line of progress and the CPU time measured.
+//! Measured run: runs a scenario with goose, shows its progress, and measures the CPU time.
 //!
-//! **Not here:** the scenarios (`load`, `verify`), and the numbers of the report (`counters`).
+//! **Not here:** the scenarios (`load`, `verify`), the numbers of the report (`counters`).
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
-//! Mix: operations of users and their shares. The letters are the core workloads of YCSB.
+//! Mix: the operations of the users and the share of each. The letters name the core workloads of
+//! YCSB.
 //!
-//! **Not here:** how an operation is put into a request (`requests`).
+//! **Not here:** making the request of an operation (`requests`).
 
 use std::fmt;
 

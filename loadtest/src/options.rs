@@ -1,9 +1,9 @@
-//! Options: the command line, beside all of goose's own options.
+//! Options: the command line of the load tester, without the options that goose defines.
 //!
-//! A scenario file is a list of options with values; what the command line says goes before it.
+//! A scenario file is a list of options with values. Options on the command line take precedence.
 //!
-//! **Invariant:** an [`Options`] is within its limits; [`Options::check`] holds the rules that need
-//! several at once.
+//! **Invariant:** every value of an [`Options`] is within its limits; [`Options::check`] contains
+//! the rules that concern several options.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::scenario;
 
 /// Users at once. Above this the ports and files of one machine are measured, not the router.
 const USERS_MAX: usize = 1_000;
-/// Most keys. More than a run of an hour can write on one machine.
+/// Maximum number of keys. More than a run of an hour can write on one machine.
 const KEYS_MAX: i64 = 10_000_000;
 /// Longest value: what a write may carry.
 const VALUE_BYTES_MAX: u32 = 1 << 20;
@@ -31,7 +31,7 @@ const VALUE_BYTES_MAX: u32 = 1 << 20;
 const RATE_MIN: f64 = 0.001;
 /// Fastest rate. Far above what one process sends.
 const RATE_MAX: f64 = 1e6;
-/// Most requests under way in the open model: each has a connection.
+/// Maximum number of requests under way in the open model: each has a connection.
 const IN_FLIGHT_MAX: i64 = 10_000;
 /// A request without an answer by then has failed. Twice the router's own deadline of 5 s.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -121,8 +121,8 @@ pub(crate) struct Load {
     #[arg(long, value_name = "R", value_parser = parse_rate)]
     pub(crate) rate: Option<f64>,
 
-    /// Most requests under way in the open model; those due beyond are dropped and counted
-    /// (1..=10000)
+    /// Maximum number of requests under way in the open model; those due beyond are dropped and
+    /// counted (1..=10000)
     #[arg(long, value_name = "N", default_value_t = 1_000,
         value_parser = clap::value_parser!(u32).range(1..=IN_FLIGHT_MAX))]
     pub(crate) in_flight: u32,

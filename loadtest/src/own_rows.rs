@@ -1,12 +1,12 @@
-//! Own rows: tables and keys of the tester's own, so that a run meets no other rows, and their
-//! removal.
+//! Own rows: gives a run tables and keys that no other client uses, and removes its rows
+//! afterwards.
 //!
-//! Rows are in [`USERS`] and [`TRANSACTIONS`], which are created if they are missing, and stay;
-//! each row names its run. Values of `/api/kv` share a table with other clients: there the keys are
-//! the tester's own (`keyspace`).
+//! Rows are stored in [`USERS`] and [`TRANSACTIONS`]. These tables are created if they are missing,
+//! and are not removed; each row names its run. Values of `/api/kv` are in a table that other
+//! clients use too, so their keys are ones that no other client uses (`keyspace`).
 //!
-//! **Invariant:** only rows whose `run` or whose key is one of the tester's are removed.
-//! **Not here:** the rows' content (`requests`, `verify`).
+//! **Invariant:** only rows whose `run` or whose key belongs to the load tester are removed.
+//! **Not here:** the contents of the rows (`requests`, `verify`).
 
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal, Write};

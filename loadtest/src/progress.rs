@@ -1,7 +1,7 @@
-//! Progress: one line on stderr while the users run.
+//! Progress: shows a line on stderr while the users run.
 //!
-//! **Invariant:** stdout is the report's alone.
-//! **Not here:** any number that is part of the result.
+//! **Invariant:** nothing but the report is written to stdout.
+//! **Not here:** the numbers of the report (`counters`).
 
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Random: a small repeatable stream of numbers (SplitMix64).
+//! Random: a small, repeatable stream of pseudo-random numbers (SplitMix64).
 //!
 //! **Invariant:** the same seed and user give the same numbers, on every machine and version.
-//! **Not here:** anything secret, and uneven distributions (`keys`).
+//! **Not here:** random numbers that must be hard to guess, uneven distributions (`keys`).
 
 use std::convert::Infallible;
 

@@ -1,11 +1,12 @@
 //! Recorder: collects a history from many tasks without a common lock on every operation.
 //!
-//! Each session keeps its operations to itself and hands them over in chunks. Names of keys are
-//! looked up under a lock for reading; a new name takes it for writing, so name keys outside of
-//! what is timed.
+//! Each session collects its operations by itself and hands them over in chunks. Looking up the
+//! name of a key takes a lock for reading, and adding a new name takes it for writing, so callers
+//! should name keys outside of the measured time.
 //!
-//! **Invariant:** what a [`SessionLog`] was given is in the history once the log is gone.
-//! **Not here:** requests. The sender fills in the [`Operation`].
+//! **Invariant:** all operations in a [`SessionLog`] are in the history once the log has been
+//! dropped.
+//! **Not here:** sending requests and filling in the [`Operation`], which the sender does.
 
 use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};

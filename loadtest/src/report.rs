@@ -1,7 +1,7 @@
-//! Report: the result of a run, for people and as JSON.
+//! Report: the result of a run, as text and as JSON.
 //!
-//! **Invariant:** no number is `NaN` or infinite, not even after no request at all; a run without a
-//! request has not passed.
+//! **Invariant:** no number is `NaN` or infinite, even if there was no request; a run without
+//! requests has not passed.
 //! **Not here:** counting (`counters`).
 
 mod compare;

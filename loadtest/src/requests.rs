@@ -1,8 +1,8 @@
-//! Requests: operations as HTTP requests.
+//! Requests: makes the HTTP requests of operations.
 //!
-//! **Invariant:** every request of a key carries that key; without one the router would ask all
-//! shards.
-//! **Not here:** which operation and which key are next (`mix`, `keys`).
+//! **Invariant:** every request about one key names the key; otherwise the router would send it to
+//! all shards.
+//! **Not here:** choosing the next operation (`mix`) and its key (`keys`).
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,7 +17,7 @@ use crate::tables::USERS;
 
 /// Rows of a bulk write.
 pub(crate) const BULK_ROWS: u32 = 100;
-/// Most rows of a read by key.
+/// Maximum number of rows of a read by key.
 const READ_LIMIT: u32 = 10;
 /// Rows of a scan's page.
 const SCAN_LIMIT: u32 = 50;

@@ -1,8 +1,9 @@
-//! Response check: a response against the router's promises. Pure: bytes in, judgement out.
+//! Response check: compares a response with the documented behaviour of the router. A pure function
+//! of the bytes of the response.
 //!
-//! **Invariant:** whatever the bytes are, the answer is a verdict, never a panic, and the text of a
-//! [`Failure`] is short and safe to print.
-//! **Not here:** what was sent, and what is remembered between requests (`scenarios`).
+//! **Invariant:** no response causes a panic, and the text of a [`Failure`] is short and safe to
+//! print.
+//! **Not here:** the request, state that is kept between requests (`load`, `verify`).
 
 use serde::Deserialize;
 

@@ -1,4 +1,4 @@
-//! Scenario: a run described in a TOML file, as a list of options.
+//! Scenario: a TOML file that describes a run by a list of options.
 //!
 //! ```toml
 //! about = "95 % reads of a few popular users"
@@ -8,7 +8,8 @@
 //! no-fill = true
 //! ```
 //!
-//! **Invariant:** an option means what it means on the command line; a file can say nothing else.
+//! **Invariant:** an option in a file means the same as on the command line; a file contains only
+//! options and a description.
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;

@@ -1,6 +1,6 @@
 //! Tables: the tables that a run writes to, and their columns.
 //!
-//! **Not here:** creating them, and removing rows (`own_rows`).
+//! **Not here:** creating the tables and removing rows (`own_rows`).
 
 use serde_json::{Value, json};
 

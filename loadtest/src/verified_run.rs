@@ -1,6 +1,6 @@
-//! Verified run: the verifying workload, from the first request to the verdict.
+//! Verified run: runs the verifying workload, and has its history checked.
 //!
-//! **Not here:** the workload (`verify`), the faults (`chaos`) and the checks (`checker`).
+//! **Not here:** the workload (`verify`), the faults (`chaos`), the checks (`checker`).
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -1,16 +1,16 @@
-//! Verify: a workload that leaves evidence, and the evidence of it.
+//! Verify: a workload whose recorded history shows whether the router keeps its guarantees.
 //!
-//! Sessions write unique values to rows under unique names, read them back at every level and with
-//! every guarantee the API offers, send acknowledged writes again, move money between rows of one
-//! shard key, delete and insert again. Everything sent and answered is recorded; after the run all
-//! rows are read once more. What the record proves is for the checker to say (`checker`).
+//! Sessions write unique values to rows with unique names, read them at every consistency level and
+//! with every guarantee that the API offers, repeat acknowledged writes, transfer money between
+//! rows of one shard key, and delete rows and insert them again. All requests and responses are
+//! recorded; after the run all rows are read once more.
 //!
-//! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); that a version
-//! told with every write makes checking cheap is explained in `checker`.
+//! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); `checker` explains
+//! why checking is cheap if the response of every write contains a version.
 //!
-//! **Invariant:** an answer that did not come is recorded as unknown, never as done or refused; a
-//! value is sent to one row only, and under one idempotency key.
-//! **Not here:** judging.
+//! **Invariant:** the outcome of a request without a response is recorded as unknown, never as
+//! success or refusal; a value is sent to one row only, and with one idempotency key.
+//! **Not here:** checking the history (`checker`).
 
 mod attempt;
 mod bank;

@@ -1,4 +1,4 @@
-//! Store: the engines that keep rows.
+//! Store: re-exports the engines that store rows, under the path that other packages use.
 //!
 //! **Not here:** the traits that they implement (`engine`), the choice of the node (`manager`,
 //! `shard`).

@@ -1,10 +1,11 @@
 //! Aggregator: takes entries out of the workers' queues and counts them, second by second.
 //!
 //! **Invariant:** every entry is counted once, in its own second; an entry that arrives after its
-//! second was closed counts in the running one.
-//! **Invariant:** a second is closed only when all entries that workers queued for it have been
-//! counted.
-//! **Not here:** the thread that drains (`recorder`), the other end of the queues (`worker`).
+//! second was closed is counted in the current second.
+//! **Invariant:** a second is closed only when all entries that workers queued during that second
+//! have been counted.
+//! **Not here:** the thread that drains the queues (`recorder`), the worker's end of a queue
+//! (`worker`).
 
 use std::sync::Arc;
 

@@ -1,9 +1,10 @@
 //! Clock: unix time that never runs backwards.
 //!
 //! The clock of the system is read once, at the start, and monotonic time is added to it. So no
-//! slot of a ring comes twice, even if the clock of the machine is changed.
+//! time step occurs twice in a ring, even if the clock of the machine is changed.
 //!
-//! **Not here:** the times of errors, which people compare with other logs: they are the system's.
+//! **Not here:** the times of errors. They are read from the system's clock, because people compare
+//! them with other logs.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,5 @@
-//! Cluster: the state of the cluster and of the router now, beside the counts of requests.
+//! Cluster: the current state of the cluster and of the router, which responses show beside the
+//! counts of requests.
 //!
 //! Plain values that travel as JSON: a router fills in one, the service holds one for each router.
 //!
@@ -86,7 +87,7 @@ pub struct LaneNow {
     pub batches: u64,
     /// Writes in those batches.
     pub operations: u64,
-    /// Most writes in one batch.
+    /// Largest number of writes in one batch so far.
     pub largest_batch: u64,
 }
 

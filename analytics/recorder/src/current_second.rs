@@ -1,12 +1,13 @@
 //! Current second: the counts of the second that is running.
 //!
-//! A label gets its cell when it is first used and keeps it; a label that is not used in a second
-//! costs nothing in that second.
+//! A cell holds the counts of one label (route, operation, shard, role, outcome). A label gets its
+//! cell when it is first used and keeps it; a label that is not used in a second costs nothing in
+//! that second.
 //!
-//! **Invariant:** at most [`CELLS_MAX`] labels have cells of their own; beyond that, routes and
-//! roles are folded into one.
-//! **Invariant:** histograms have at most [`PAGES_MAX`] pages together: before a further page, the
-//! counts are packed and set aside, and added up when the second ends.
+//! **Invariant:** at most [`CELLS_MAX`] labels have cells of their own; later labels are counted
+//! without their route and role.
+//! **Invariant:** histograms have at most [`PAGES_MAX`] pages together: before that limit would be
+//! exceeded, the counts are packed and set aside, and they are added up when the second ends.
 //! **Not here:** locks and clocks; `aggregator` decides when a second ends.
 
 use std::sync::Arc;
@@ -17,11 +18,11 @@ use crate::histogram::LatencyHistogram;
 use crate::merge::merged;
 use crate::sample::{Labels, Operation, Outcome, Role};
 
-/// Most labels with cells of their own: 256 shards with 16 kinds of requests each.
+/// Maximum number of labels with cells of their own: 256 shards with 16 kinds of requests each.
 pub(crate) const CELLS_MAX: usize = 4_096;
-/// Most pages of all histograms: 16 MiB.
+/// Maximum number of pages of all histograms: 16 MiB.
 pub(crate) const PAGES_MAX: usize = 32_768;
-/// Most pages that one entry can add: for its cell and its three parts.
+/// Maximum number of pages that one entry can add: for its cell and its three parts.
 const PAGES_EACH: usize = 4;
 /// Roles times outcomes.
 const KINDS: usize = 4 * 3;

@@ -1,8 +1,8 @@
-//! Curves: the points of time with which a window is drawn.
+//! Curves: the points of a chart. Each point covers one interval of the window.
 //!
-//! **Invariant:** there are at most [`POINTS_MAX`] points, and no slot of a ring lies in two of
-//! them. The running second is in none, so that curves do not always end in a dip. A point in which
-//! nothing was measured is left out: it is not zero.
+//! **Invariant:** there are at most [`POINTS_MAX`] points, and no frame counts in two of them. The
+//! current second is in no point, so that curves do not always end in a dip. A point in which
+//! nothing was measured is left out, because it is unknown and not zero.
 //! **Not here:** adding up the requests of a point (`window_sums`).
 
 use crate::frame::Step;
@@ -12,9 +12,9 @@ use crate::metrics::{Heatmap, Named, Series, ShardSeries};
 use crate::packed::Buckets;
 use crate::window::Window;
 
-/// Most points of a curve: as many as a chart can show.
+/// Maximum number of points of a curve: as many as a chart can show.
 pub(crate) const POINTS_MAX: u64 = 180;
-/// Most shards with curves of their own: the busiest.
+/// Maximum number of shards with curves of their own: the busiest.
 pub(crate) const SHARDS_MAX: usize = 32;
 /// Lengths of points, in s.
 const STEPS: [u64; 14] = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200];
@@ -59,7 +59,7 @@ pub(crate) struct PointSum {
 }
 
 impl Grid {
-    /// Returns the points of a window that ends at `at_ms`, made of slots not longer than
+    /// Returns the points of a window that ends at `at_ms`, made of intervals not longer than
     /// `coarsest`.
     pub(crate) fn new(window: Window, at_ms: u64, coarsest: Step) -> Self {
         let seconds = (window.length().as_millis() as u64).div_ceil(1_000);
@@ -75,7 +75,7 @@ impl Grid {
         Self { step, first, points: ((last - first) / step + 1) as usize, end }
     }
 
-    /// Returns the point of a slot that begins at `start`; none if it lies outside the window.
+    /// Returns the point of an interval that begins at `start`; none if it lies outside the window.
     pub(crate) fn point(&self, start: u64) -> Option<usize> {
         let inside = start >= self.first && start < self.end;
         inside.then(|| ((start - self.first) / self.step) as usize)

@@ -1,9 +1,10 @@
-//! Errors: the newest failures, for people who look for what went wrong.
+//! Errors: the newest failures, for people who search for the cause of a problem.
 //!
-//! **Invariant:** at most [`ErrorLog::KEPT_MAX`] events and [`ErrorLog::BYTES_MAX`] bytes of them,
-//! each of bounded length; when full, the oldest goes.
-//! **Invariant:** events are numbered without gaps, so that a client that has seen an event can
-//! request those after it.
+//! **Invariant:** at most [`ErrorLog::KEPT_MAX`] events are kept, with at most
+//! [`ErrorLog::BYTES_MAX`] bytes together; each has a bounded length. A new event replaces the
+//! oldest when the log is full.
+//! **Invariant:** events are numbered without gaps, so that a client can request all events after
+//! the last one that it has received.
 //! **Not here:** counts over time. `figures` counts every failure; this log is bounded.
 
 use std::borrow::Cow;
@@ -18,7 +19,7 @@ use utoipa::ToSchema;
 const MESSAGE_CHARS_MAX: usize = 300;
 /// Longest id or shard name kept, in characters: clients choose some of them.
 const ID_CHARS_MAX: usize = 128;
-/// Most pairs of code and shard that are counted.
+/// Maximum number of pairs of code and shard that are counted.
 const COUNTS_MAX: usize = 2_048;
 /// Stands for a code or a shard for which there was no room.
 const OTHER: &str = "(other)";
@@ -76,7 +77,7 @@ pub struct ErrorGroup {
 /// Filter and limit of a query for events. The default is the newest 50.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorFilter<'q> {
-    /// Most events (or groups) in the response.
+    /// Maximum number of events (or groups) in the response.
     pub limit: usize,
     /// Only events at or after this time, in ms since 1970 UTC.
     pub since_ms: Option<u64>,
@@ -160,12 +161,12 @@ struct Ring {
 pub(crate) type ErrorKind = (Cow<'static, str>, Option<String>);
 
 impl ErrorLog {
-    /// Most events that are kept.
+    /// Maximum number of events that are kept.
     pub const KEPT_MAX: usize = 10_000;
-    /// Most bytes of these events: with the longest texts in the widest alphabet, the log holds
-    /// fewer events.
+    /// Maximum number of bytes of the events that are kept: with the longest texts in
+    /// the widest alphabet, the log holds fewer events.
     pub const BYTES_MAX: usize = 8 << 20;
-    /// Most events in one response.
+    /// Maximum number of events in one response.
     pub const LIMIT_MAX: usize = 1_000;
 
     /// An empty log.

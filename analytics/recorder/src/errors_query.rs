@@ -1,18 +1,19 @@
-//! Errors query: the filter of a query for the newest failures, and its query string.
+//! Errors query: the parameters of `GET /api/analytics/errors`, which select among the newest
+//! failures.
 //!
-//! **Invariant:** the described parameters are those that are read.
-//! **Not here:** finding them (`errors`).
+//! **Invariant:** the OpenAPI document describes exactly the parameters that are read.
+//! **Not here:** finding the failures (`errors`).
 
 use utoipa::IntoParams;
 
 use crate::errors::{ErrorFilter, FilterError};
 
-/// Parameters of a query for errors; by default it returns the newest of all.
+/// Parameters of a query for errors. A query without parameters returns the newest errors.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query string, which is read without building it")]
 pub struct ErrorsParameters {
-    /// Most errors; 50 when not given
+    /// Maximum number of errors; default 50
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// Older spelling of `limit`
@@ -25,7 +26,7 @@ pub struct ErrorsParameters {
     /// Only errors of this code
     #[param(example = "TSR201")]
     code: Option<String>,
-    /// Counted by code, shard and route
+    /// Returns counts by code, shard and route instead of single errors
     grouped: Option<bool>,
 }
 
@@ -34,7 +35,7 @@ pub struct ErrorsParameters {
 pub struct ErrorsQuery<'q> {
     /// Filter of the failures.
     pub filter: ErrorFilter<'q>,
-    /// True if failures are counted by code, shard and route.
+    /// True if the response contains counts by code, shard and route instead of single failures.
     pub grouped: bool,
 }
 

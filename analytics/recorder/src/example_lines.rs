@@ -1,10 +1,10 @@
-//! Example lines: adds exemplars to the bucket lines of a metrics text.
+//! Example lines: adds exemplars (traces of single requests) to the bucket lines of a metrics text.
 //!
 //! `prometheus-client` writes exemplars only for histograms that it has counted itself. The text
 //! passes through this module while it is written, which adds the examples in the order of the
 //! buckets.
 //!
-//! **Not here:** the rest of the text.
+//! **Not here:** all other lines of the text (`openmetrics`).
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
 //! Figures: the metrics of a window, computed from its frames.
 //!
-//! **Invariant:** histograms of slots, shards and routers are merged; a percentile is never
-//! averaged.
-//! **Not here:** adding up (`window_sums`), choosing slots (`history`).
+//! **Invariant:** histograms of several intervals, shards and routers are merged, and percentiles
+//! are computed from the result; a percentile is never averaged.
+//! **Not here:** adding up frames (`window_sums`), choosing frames (`history`).
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::metrics::{
 use crate::query::MetricsQuery;
 use crate::window_sums::{PartSum, RouteSum, ShardSum, WindowSums};
 
-/// Most keys in a response.
+/// Maximum number of keys in a response.
 pub(crate) const HOT_KEYS_MAX: usize = 20;
 /// Least time for a rate, in ms: a query right after the start must not return an absurd rate.
 const MEASURED_MIN_MS: u64 = 1;

@@ -1,10 +1,12 @@
-//! Frame: the counts of one finished slot of a ring. A frame never changes.
+//! Frame: the counts of one finished interval of a second, ten seconds or a minute. A frame never
+//! changes.
 //!
 //! Rings hold frames, the store keeps them, and services fetch them from routers. Labels are texts,
 //! so that frames of several routers can be added up; histograms travel as HDR V2 in base64.
 //!
-//! **Invariant:** `start` is a multiple of the step; a label occurs in a frame once.
-//! **Not here:** when a slot ends (`recorder`), how long a frame is kept (`history`).
+//! **Invariant:** `start` is a multiple of the interval's length; a label occurs in a frame once.
+//! **Not here:** the end of an interval (`recorder`), the time for which a frame is kept
+//! (`history`).
 
 use std::sync::Arc;
 
@@ -13,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::packed::Packed;
 use crate::sample::{Operation, Outcome, Role};
 
-/// Length of a ring's slots.
+/// Length of the intervals of a ring, each of which has one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub enum Step {
@@ -38,7 +40,7 @@ impl Step {
         }
     }
 
-    /// Slots kept: 15 minutes, 6 hours, 7 days.
+    /// Number of frames that a ring keeps: those of 15 minutes, 6 hours, 7 days.
     pub const fn slots_kept(self) -> u64 {
         match self {
             Self::Second => 900,
@@ -57,7 +59,7 @@ impl Step {
     }
 }
 
-/// A number that is not the length of a ring's slots.
+/// A number that is not the length of the intervals of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("step must be 1, 10 or 60 (seconds); got {0}")]
 pub struct StepError(u64);
@@ -76,12 +78,12 @@ impl From<Step> for u64 {
     }
 }
 
-/// Counts of one slot of time.
+/// Counts of one interval.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Frame {
-    /// Length of the slot.
+    /// Length of the interval.
     pub step: Step,
-    /// First second of the slot, since 1970 UTC.
+    /// First second of the interval, since 1970 UTC.
     pub start: u64,
     /// Counts and latencies, by label; labels that were not used are left out.
     pub cells: Vec<Cell>,
@@ -155,11 +157,11 @@ pub struct Fanout {
     pub requests: u64,
     /// Sum of the shards that they contacted.
     pub shards: u64,
-    /// Most shards that one request contacted.
+    /// Largest number of shards that one request contacted.
     pub max: u16,
 }
 
-/// A frequently requested key, in one slot of time.
+/// A frequently requested key, in one interval.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HotCount {
     /// The key.
@@ -185,7 +187,7 @@ impl Frame {
         Self { step, start, cells, parts, fanout: Fanout::default(), hot }
     }
 
-    /// Returns the first second after the slot.
+    /// Returns the first second after the interval.
     pub fn end(&self) -> u64 {
         self.start.saturating_add(self.step.seconds())
     }

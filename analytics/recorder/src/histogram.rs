@@ -1,11 +1,12 @@
-//! Histogram: latencies of many requests, which can be counted, merged and asked for quantiles.
+//! Histogram: counts of latencies by size, which can be merged, and which return quantiles.
 //!
 //! The buckets are those of an HDR histogram of three significant digits from 1 µs to 60 s: 17,408
-//! of them. [`Packed`] is the form at rest.
+//! of them. [`Packed`] is the form in which a histogram is kept once nothing is added to it.
 //!
 //! **Invariant:** merging packed histograms gives the quantiles of one histogram of all values:
-//! exactly while each has three digits, otherwise within 0.5 %.
-//! **Not here:** the memory of the counts (`paged_counts`); averages of percentiles; time.
+//! exactly if all have three significant digits, otherwise within 0.5 %.
+//! **Not here:** the memory of the counts (`paged_counts`); averages of percentiles, which would be wrong; the interval that the latencies
+//! belong to.
 
 mod paged_counts;
 

@@ -1,4 +1,5 @@
-//! History: the finished slots of a recorder of this process or of another, in three rings.
+//! History: the frames of one recorder, of this process or of another, in three rings: one of
+//! seconds, one of ten seconds and one of minutes.
 //!
 //! **Invariant:** a ring holds no more slots than [`Step::slots_kept`] and no more bytes than its
 //! budget; the oldest are removed first. A slot occurs in a ring once.
@@ -20,10 +21,10 @@ use crate::frame::{CellLabel, Frame, Step};
 use crate::measured_intervals::MeasuredIntervals;
 use crate::merge::merged;
 
-/// Most bytes of each ring, the ring of seconds first: 112 MiB together.
+/// Maximum number of bytes of each ring, the ring of seconds first: 112 MiB together.
 pub const BUDGETS: [usize; 3] = [24 << 20, 24 << 20, 64 << 20];
 
-/// Most labels of received frames that are shared; beyond that, sharing starts afresh.
+/// Maximum number of labels of received frames that are shared; beyond that, sharing starts afresh.
 const LABELS_MAX: usize = 65_536;
 
 /// The rings of one router. Share it by reference or `Arc`.
@@ -42,7 +43,7 @@ struct Rings {
     counted: MeasuredIntervals,
     /// Time in s since which the recorder of this process has counted.
     counting_since: Option<u64>,
-    /// Counts of the running slots at the last query.
+    /// Counts of the running intervals at the last query.
     open: Option<Arc<Frame>>,
     /// Labels of received frames, shared by all of them.
     labels: HashSet<Arc<CellLabel>>,
@@ -52,16 +53,16 @@ struct Rings {
 struct Ring {
     step: Step,
     budget: usize,
-    /// Oldest first; slots without requests are left out.
+    /// Oldest first; intervals without requests have no frame.
     frames: VecDeque<Arc<Frame>>,
     bytes: usize,
-    /// Start of the time in s from which every slot is known.
+    /// Start of the time in s from which every interval is known.
     since: u64,
-    /// End of the time in s in which every slot is finished.
+    /// End of the time in s in which every interval is finished.
     until: u64,
-    /// Slots that were removed before their time.
+    /// Number of frames that were removed before their time.
     dropped: u64,
-    /// Counts of the running slot from before a restart.
+    /// Counts of the running interval from before a restart.
     resumed: Option<Arc<Frame>>,
 }
 
@@ -153,7 +154,7 @@ impl History {
         counted
     }
 
-    /// Removes slots that begin at this second or later: they were reported while a clock was
+    /// Removes frames that begin at this second or later: they were reported while a clock was
     /// wrong, and would hide later requests.
     pub fn forget_from(&self, second: u64) {
         let mut rings = self.rings();
@@ -161,7 +162,7 @@ impl History {
         rings.rings.iter_mut().for_each(|ring| ring.forget_from(second));
     }
 
-    /// Adds a finished frame from elsewhere, unless its slot is or was there already.
+    /// Adds a finished frame from elsewhere, unless the ring has or had a frame of its interval.
     pub fn absorb(&self, mut frame: Frame) {
         let mut rings = self.rings();
         if rings.labels.len() > LABELS_MAX {
@@ -179,8 +180,8 @@ impl History {
         rings.rings[frame.step.index()].absorb(frame);
     }
 
-    /// Keeps the counts of a running slot from before a restart, to be added to the slot when it
-    /// ends. Until then, shorter slots hold these counts.
+    /// Keeps the counts of a running interval from before a restart, to be added to its frame when
+    /// the interval ends. Until then, frames of shorter intervals hold these counts.
     #[cfg(feature = "store")]
     pub(crate) fn resume(&self, frame: Frame) {
         let mut rings = self.rings();
@@ -210,7 +211,7 @@ impl History {
         self.rings().rings[frame.step.index()].close(frame);
     }
 
-    /// Marks every slot of this process before `second` as closed.
+    /// Marks every interval of this process before `second` as closed.
     pub(crate) fn finish(&self, second: u64) {
         for ring in &mut self.rings().rings {
             let until = ring.until.max(second / ring.step.seconds() * ring.step.seconds());
@@ -222,7 +223,7 @@ impl History {
         }
     }
 
-    /// Sets the counts of the running slots.
+    /// Sets the counts of the running intervals.
     pub(crate) fn show_open(&self, open: Option<Frame>) {
         self.rings().open = open.map(Arc::new);
     }
@@ -235,7 +236,7 @@ impl History {
 impl Rings {
     fn know_since(&mut self, ms: u64) {
         self.since_ms = self.since_ms.min(ms);
-        // A ring that has lost slots does not know them, however long a recorder counts.
+        // A ring that has lost frames does not know their intervals, however long a recorder ran.
         for ring in self.rings.iter_mut().filter(|ring| ring.dropped == 0) {
             ring.since = ring.since.min(ms / 1_000 / ring.step.seconds() * ring.step.seconds());
         }
@@ -254,9 +255,9 @@ impl Rings {
 }
 
 impl Ring {
-    /// True if the slot that begins at `start`, in which a ring of shorter slots begins to have
-    /// data, holds more than that ring. The slot of a recorder that had just begun does not, and
-    /// shorter slots draw finer curves.
+    /// True if the interval that begins at `start`, in which a ring of shorter intervals begins to
+    /// have data, holds more than that ring. The interval of a recorder that had just begun does
+    /// not, and shorter intervals draw finer curves.
     fn holds_more_than(&self, shorter: &Self, start: u64) -> bool {
         let Ok(place) = self.frames.binary_search_by_key(&start, |frame| frame.start) else {
             return false;
@@ -287,7 +288,7 @@ impl Ring {
         while let Some(last) = self.frames.pop_back_if(|last| last.start >= second) {
             self.bytes -= last.bytes();
         }
-        // A slot that began before `until` may have ended after it.
+        // An interval that began before `until` may have ended after it.
         let until = self.frames.back().map_or(second, |last| last.end().max(second));
         self.until = self.until.min(until);
     }
@@ -311,7 +312,7 @@ impl Ring {
         self.trim();
     }
 
-    /// Start in s of the slots that are recent enough to be kept.
+    /// Start in s of the first frame that is recent enough to be kept.
     fn dropped_before(&self) -> u64 {
         let newest = self.frames.back().map_or(0, |frame| frame.end()).max(self.until);
         let kept = self.step.slots_kept() * self.step.seconds();
@@ -319,7 +320,7 @@ impl Ring {
         newest.saturating_sub(kept).max(full)
     }
 
-    /// Removes slots that are too old or for which there is no room.
+    /// Removes frames that are too old or for which there is no room.
     fn trim(&mut self) {
         let oldest = self.dropped_before();
         while let Some(first) = self.frames.front() {

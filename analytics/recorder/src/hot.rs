@@ -1,13 +1,14 @@
 //! Hot keys: the most requested keys, by Space-Saving (Metwally, Agrawal, El Abbadi 2005).
 //!
 //! There is a fixed number of counters. A key without a counter takes over the lowest one, and
-//! inherits its count as its error. Counters of one count are linked, and counts are linked in
-//! order, so that each request costs the same.
+//! inherits its count as its error. Counters with equal counts form a list, and these lists are
+//! linked in the order of the counts, so that each request costs the same.
 //!
 //! **Invariant:** a count is at least the number of requests of its key, and at most that number
-//! and the error; the error is at most all requests over the number of counters. A key with more
-//! requests than that has a counter.
-//! **Not here:** the text of every key: some requests bring it along, and hot keys are seen often.
+//! plus the error. The error is at most the number of all requests divided by the number of
+//! counters, and every key with more requests than that quotient has a counter.
+//! **Not here:** the text of every key. Only some samples contain the text of their key, which is
+//! enough because a hot key occurs often.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Counters of the running slot: a key with one request in 512 is certainly seen.
+/// Counters of the running interval: a key with one request in 512 is certainly seen.
 pub(crate) const COUNTERS: usize = 512;
 /// Marks the end of a list of links.
 const END: u16 = u16::MAX;

@@ -11,17 +11,17 @@
 //! | `window`, `query` | the time range and the filters of a metrics query |
 //! | `errors`, `errors_query` | the newest failures, bounded, and their filters |
 //! | `clock`, `process` | unix time that never runs backwards; `/proc` |
-//! | `packed`, `histogram` | latencies at rest, and while they are counted |
-//! | `bucket_counter` | counts in a few fixed buckets, since the start |
-//! | `entry` | a sample as it is queued |
-//! | `frame`, `merge` | one finished slot of time; the sum of several |
-//! | `hot`, `slot_load`, `totals` | the busiest keys; load by slot; counts for scrapers |
-//! | `current_second` | counts of the running second |
-//! | `measured_intervals` | the times in which a recorder counted |
-//! | `history` | finished slots in three rings |
-//! | `aggregator` | drains queues and closes seconds |
-//! | `metrics`, `curves`, `window_sums`, `figures` | the response, and how it is added up |
-//! | `recorder_state`, `worker`, `recorder` | the recorder, its thread and its workers |
+//! | `packed`, `histogram` | histograms of latencies: in compressed form, and while latencies are added |
+//! | `bucket_counter` | counts in a few fixed buckets since the start of the process |
+//! | `entry` | a sample in the queue between a worker and the aggregator |
+//! | `frame`, `merge` | the counts of one finished interval; the sum of several frames |
+//! | `hot`, `slot_load`, `totals` | the most requested keys; load of each slot of the keyspace; counts since the start, for scrapers |
+//! | `current_second` | the counts of the current second |
+//! | `measured_intervals` | the intervals in which a recorder ran |
+//! | `history` | frames of seconds, ten seconds and minutes, in three rings |
+//! | `aggregator` | takes samples from the queues, and turns each finished second into a frame |
+//! | `metrics`, `curves`, `window_sums`, `figures` | the response of a metrics query, and its computation from frames |
+//! | `recorder_state`, `worker`, `recorder` | the recorder, its thread, and the workers that record requests |
 //! | `example_lines`, `openmetrics` | the text of `/metrics` |
 //! | `tls_roots`, `store` | trusted certificates; history that survives restarts (feature `store`) |
 //!

@@ -1,7 +1,7 @@
-//! Measured intervals: the times in which a recorder counted. The times between them were not
-//! measured, which is different from zero requests.
+//! Measured intervals: the intervals in which a recorder ran. Between them nothing was measured,
+//! which differs from having no requests.
 //!
-//! **Invariant:** intervals are in order, none is empty, no two touch, and there are at most
+//! **Invariant:** the intervals are in order, none is empty, no two touch, and there are at most
 //! [`MeasuredIntervals::MAX`].
 //! **Not here:** the recorder (`recorder`), storing intervals (`store`).
 
@@ -10,7 +10,7 @@
 pub struct MeasuredIntervals(Vec<(u64, u64)>);
 
 impl MeasuredIntervals {
-    /// Most intervals: with more restarts within a week, the oldest two are merged.
+    /// Maximum number of intervals: with more restarts within a week, the oldest two are merged.
     pub const MAX: usize = 256;
 
     /// Adds an interval, which may lie anywhere.

@@ -1,8 +1,9 @@
-//! Merge: several frames as one of a longer step.
+//! Merge: combines the frames of several intervals into the frame of one longer interval, such as
+//! sixty seconds into a minute.
 //!
-//! **Invariant:** counts are sums; histograms are merged, never averaged. Frames of a minute have
-//! two digits.
-//! **Not here:** metrics.
+//! **Invariant:** counts are added, and histograms are merged, never averaged. The histograms in
+//! frames of a minute have two significant digits.
+//! **Not here:** computing metrics from frames (`figures`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use crate::frame::{Cell, CellLabel, Fanout, Frame, HotCount, PartTimes, Parts, Step};
 use crate::histogram::LatencyHistogram;
 
-/// Most keys of a frame.
+/// Maximum number of keys of a frame.
 pub(crate) const HOT_MAX: usize = 16;
 
 /// Returns the sum of `frames` as one frame.

@@ -43,7 +43,7 @@ pub struct Metrics {
     pub latency_ms: LatencyMs,
     /// Requested length of the window, in s.
     pub window_s: f64,
-    /// Measured time in s: the window rounded up to whole slots, or less if a shorter time was
+    /// Measured time in s: the window rounded up to whole intervals, or less if a shorter time was
     /// measured.
     pub measured_s: f64,
     /// Time of the metrics: RFC 3339.
@@ -69,8 +69,8 @@ pub struct Metrics {
     pub skew: Skew,
     /// Counts of the cache since the start of the router.
     pub cache: CacheMetrics,
-    /// The most requested keys of the window (rounded up to slots of 10 s), at most 20. Only the
-    /// filter by shard applies.
+    /// The most requested keys of the window (rounded up to intervals of 10 s), at most 20. Only
+    /// the filter by shard applies.
     pub hot_keys: Vec<HotKey>,
     /// Course of the metrics over the window.
     pub series: Series,
@@ -209,7 +209,7 @@ pub struct FanoutMetrics {
     pub requests: u64,
     /// Mean number of shards that a request contacted.
     pub mean: f64,
-    /// Most shards that one request contacted.
+    /// Largest number of shards that one request contacted.
     pub max: u16,
 }
 
@@ -351,7 +351,7 @@ pub struct HistoryMetrics {
     pub bytes: u64,
     /// Start of the history, in s since 1970 UTC.
     pub oldest: u64,
-    /// Slots that were removed before their time because memory is bounded.
+    /// Number of frames that were removed before their time because memory is bounded.
     pub dropped: u64,
 }
 

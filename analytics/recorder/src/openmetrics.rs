@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** no label holds a key, an id or a client; label sets are bounded by routes,
 //! statuses, shards, nodes and codes.
-//! **Not here:** windows and percentiles; a scraper takes rates of counts that only grow.
+//! **Not here:** windows and percentiles. A scraper computes rates from counts that only grow.
 
 use std::fmt;
 
@@ -263,7 +263,12 @@ impl Scrape {
         let unit = Some(Unit::Bytes);
         families.gauges("tessera_lane_waiting", "Bytes of writes that wait.", unit, bytes)?;
         let largest = lanes().map(|(labels, lane)| (labels, lane.largest_batch as f64));
-        families.gauges("tessera_lane_largest_batch", "Most writes in a batch.", None, largest)?;
+        families.gauges(
+            "tessera_lane_largest_batch",
+            "Largest number of writes in a batch.",
+            None,
+            largest,
+        )?;
         let batches = lanes().map(|(labels, lane)| (labels, lane.batches));
         families.counters("tessera_lane_batches", "Batches of writes done.", batches)?;
         let operations = lanes().map(|(labels, lane)| (labels, lane.operations));

@@ -1,7 +1,8 @@
-//! Packed: a histogram at rest, in the HDR V2 encoding, which holds only used buckets.
+//! Packed: a histogram to which nothing is added any more, in the HDR V2 encoding, which holds only
+//! used buckets.
 //!
-//! Memory holds the counts only; when serialized, they have the header that every HDR reader knows,
-//! in base64.
+//! In memory a packed histogram consists of the counts only. In the serialized form a header that
+//! every HDR reader knows precedes the counts, and both are encoded as base64.
 //!
 //! **Invariant:** a [`Packed`] can be read to its end, and every bucket in it exists.
 //! **Not here:** quantiles. A packed histogram is added to a `LatencyHistogram`, which returns
@@ -51,12 +52,13 @@ impl Buckets {
     }
 }
 
-/// Most bytes of base64 that are read: more than the longest histogram of three digits has.
+/// Maximum number of bytes of base64 that are read: more than the longest histogram of three digits
+/// has.
 const TEXT_MAX: usize = 256 << 10;
 /// First bytes of an HDR V2 histogram.
 const COOKIE: u32 = 0x1c84_9313;
 const HEADER: usize = 40;
-/// Most bytes of one count: seven bits a byte, the ninth has eight.
+/// Maximum number of bytes of one count: seven bits a byte, the ninth has eight.
 const COUNT_BYTES_MAX: usize = 9;
 
 /// A histogram at rest.

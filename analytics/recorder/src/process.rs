@@ -1,6 +1,6 @@
-//! Process: figures of the operating system about this process, for `process_*`.
+//! Process: CPU time, memory and open files of this process, for the metrics `process_*`.
 //!
-//! **Not here:** systems other than Linux: where `/proc` cannot be read, there are no figures.
+//! **Not here:** systems other than Linux: where `/proc` cannot be read, these metrics are missing.
 
 use std::fs;
 

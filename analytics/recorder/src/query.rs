@@ -1,6 +1,7 @@
 //! Query: the filters and the time range of a metrics query.
 //!
-//! **Not here:** the response (`figures`); checking that a shard or route exists, which callers do.
+//! **Not here:** the response (`figures`); checking that a shard or route exists, which is the
+//! caller's task.
 
 use utoipa::IntoParams;
 

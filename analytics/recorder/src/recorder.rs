@@ -1,7 +1,8 @@
-//! Recorder: creates workers, drains their queues, and returns what they have counted.
+//! Recorder: creates workers, drains their queues, and answers queries about the recorded requests.
 //!
 //! **Invariant:** a query includes every request that was recorded before it.
-//! **Invariant:** the lock of the aggregator is taken before those of the history, never after.
+//! **Invariant:** the lock of the aggregator is taken before the locks of the history, never after
+//! them.
 //! **Not here:** the sums (`aggregator`), the metrics (`figures`).
 
 use std::collections::hash_map::RandomState;

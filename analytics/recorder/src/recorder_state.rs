@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** the lock of the aggregator is taken by the draining thread, by queries, and by a
 //! worker whose queue is full; never to record a request.
-//! **Not here:** the two ends of the queues (`recorder`, `worker`), the sums (`aggregator`).
+//! **Not here:** filling and draining the queues (`worker`, `recorder`), adding up (`aggregator`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

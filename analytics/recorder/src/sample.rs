@@ -1,7 +1,8 @@
-//! Sample: one data request, as the router reports it when the response is known.
+//! Sample: one data request, as the router reports it once the response is known.
 //!
-//! **Invariant:** a sample is borrowed plain data; making one allocates nothing.
-//! **Not here:** tables and clients. The key is borrowed; `hot` keeps a bounded number of keys.
+//! **Invariant:** a sample is plain borrowed data, so that making a sample allocates nothing.
+//! **Not here:** the table and the client of a request, which are not recorded; keeping keys
+//! (`hot`, a bounded number of them).
 
 use std::time::Duration;
 
@@ -100,11 +101,11 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Most routes.
+    /// Maximum number of routes.
     pub const ROUTES_MAX: usize = 32;
-    /// Most shards.
+    /// Maximum number of shards.
     pub const SHARDS_MAX: usize = 1_024;
-    /// Most slots: their numbers take 16 bits, and one number means none.
+    /// Maximum number of slots: their numbers take 16 bits, and one number means none.
     pub const SLOTS_MAX: usize = 65_535;
 }
 

@@ -1,6 +1,7 @@
-//! Slot load: requests of each slot of the key space in the last minutes.
+//! Slot load: the number of requests for each slot of the keyspace in each of the last fifteen
+//! minutes.
 //!
-//! Moves of slots are planned from it. There is a table for each of the last fifteen minutes.
+//! Advice on moving slots is computed from these numbers. Each minute has a table of its own.
 //!
 //! **Invariant:** there are at most [`MINUTES_MAX`] tables of finished minutes and one of the
 //! running minute, 8 bytes per slot each; a minute without requests has none.
@@ -11,7 +12,7 @@ use std::collections::VecDeque;
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Most finished minutes.
+/// Maximum number of finished minutes.
 pub(crate) const MINUTES_MAX: u64 = 15;
 
 /// Requests of one slot of the key space.

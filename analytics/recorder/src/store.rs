@@ -1,12 +1,13 @@
 //! Store: the history of a source, kept over restarts in a SQLite file or a PostgreSQL database.
 //!
-//! A [`HistoryWriter`] has its own thread. It reads the stored history, writes finished slots every
-//! [`WRITE_EVERY`], and removes those that the rings no longer hold. No other thread waits for it:
-//! metrics come from memory, and after an outage the store gets all that the rings still hold.
+//! A [`HistoryWriter`] has its own thread. The thread reads the stored history, writes new frames
+//! every [`WRITE_EVERY`], and removes stored frames that the rings no longer hold. No other thread
+//! waits for it: metrics are computed from memory, and after an outage the store gets every frame
+//! that the rings still hold.
 //!
 //! **Invariant:** no thread except the history writer's waits for a file or a server.
 //! **Not here:** the contents of a frame (`frame`); errors and requests in progress, which are not
-//! kept.
+//! stored.
 
 mod address;
 mod coverage;

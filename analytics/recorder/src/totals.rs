@@ -1,8 +1,8 @@
 //! Totals: counts since the start, by the few labels of the Prometheus metrics.
 //!
-//! **Invariant:** label sets are bounded: by routes, shards, operations and roles, and by
-//! [`STATUSES_MAX`] statuses.
-//! **Not here:** windows; these counts only grow.
+//! **Invariant:** the number of label sets is bounded by the numbers of routes, shards, operations
+//! and roles, and by [`STATUSES_MAX`] statuses of a route.
+//! **Not here:** counts of a window of time (`window_sums`). The counts here only grow.
 
 use crate::bucket_counter::{BucketCounter, Example};
 use crate::entry::{Detail, Entry, Shape};
@@ -22,7 +22,7 @@ const DATABASE_BOUNDS: &[u32] = &[
 ];
 /// Upper bounds of the number of contacted shards.
 const FANOUT_BOUNDS: &[u32] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
-/// Most statuses of one route; further ones count as [`STATUS_OTHER`].
+/// Maximum number of statuses of one route; further ones count as [`STATUS_OTHER`].
 const STATUSES_MAX: usize = 24;
 /// Status under which those beyond [`STATUSES_MAX`] are counted together.
 pub(crate) const STATUS_OTHER: u16 = 0;

@@ -1,7 +1,7 @@
 //! Window: the time range of a query, which ends now.
 //!
-//! **Invariant:** a [`Window`] is 1 ms to 7 days; no other can be made.
-//! **Not here:** rounding to slots (`history`).
+//! **Invariant:** a [`Window`] is 1 ms to 7 days long; its constructors refuse every other length.
+//! **Not here:** rounding to the intervals of a ring (`history`).
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! Window sums: the sums of the frames of a window, by shard, route and point of time.
+//! Window sums: adds up the frames of a window by shard, by route, and by point of a chart.
 //!
-//! **Invariant:** each cell that matches the query counts once in the total, once in its shard,
-//! once in its route.
-//! **Not here:** choosing frames (`history`), the response (`figures`).
+//! **Invariant:** the counts of each label that matches the query are added once to the total, once
+//! to the shard of the label, and once to its route.
+//! **Not here:** choosing frames (`history`), making the response (`figures`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub(crate) struct RouteSum {
     pub(crate) latencies: LatencyHistogram,
 }
 
-/// Sums of one part of the time.
+/// Sums of one part of the requests' durations: queue, database or rest.
 #[derive(Debug, Default)]
 pub(crate) struct PartSum {
     pub(crate) total: u64,
@@ -58,12 +58,14 @@ pub(crate) struct PartSum {
 pub(crate) struct WindowSums<'q> {
     query: &'q MetricsQuery,
     grid: Grid,
-    /// Point to which frames are added at the moment.
+    /// Index of the point to which the current frame belongs; `None` if it is outside the chart.
     point: Option<usize>,
     /// Names of the shards, in the order of the response.
     pub(crate) names: Vec<String>,
-    /// Shard and route of each label that matches the query. Labels are shared by frames, which
-    /// outlive the sums.
+    /// Shard and route of each label, by the address of the label; `None` if the label does not
+    /// match the query. Frames share their labels, so comparing addresses saves comparing texts.
+    /// An address identifies a label only as long as a frame keeps the label in memory: the map is
+    /// used only in [`WindowSums::of`], which borrows all frames.
     series_keys: HashMap<*const CellLabel, Option<SeriesKey>>,
     /// Sums of each shard.
     pub(crate) shards: Vec<ShardSum>,
@@ -72,7 +74,7 @@ pub(crate) struct WindowSums<'q> {
     pub(crate) routes: Vec<RouteSum>,
     pub(crate) tally: Tally,
     pub(crate) latencies: LatencyHistogram,
-    /// Sums of queue, database, rest.
+    /// Sums of the parts queue, database and rest, in this order.
     pub(crate) parts: [PartSum; 3],
     pub(crate) read_from: ReadFrom,
     pub(crate) fanout: Fanout,
@@ -207,14 +209,15 @@ impl<'q> WindowSums<'q> {
         }
     }
 
-    /// Adds the requests of the point to the sums, and draws the point.
+    /// Adds the sums of the current point to the sums of the window and to the curves, and resets
+    /// them for the next point.
     fn finish_point(&mut self) {
         for (number, shard) in self.shards.iter_mut().chain([&mut self.unassigned]).enumerate() {
             if shard.point.latencies.count() == 0 {
                 continue;
             }
             if let Some(point) = self.point {
-                // The last is not a shard and has no curves.
+                // The last sum is that of unassigned requests, which has no curves.
                 self.curves.draw_shard(point, number, &shard.point);
             }
             shard.latencies.merge(&shard.point.latencies);

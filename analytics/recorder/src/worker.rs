@@ -1,7 +1,7 @@
 //! Worker: records the requests of one thread, without a lock and without an allocation.
 //!
 //! A worker puts entries into its own bounded queue, from which the recorder's thread takes them.
-//! If the queue is full before that, the worker drains it itself: every request is counted.
+//! If its queue is full, the worker drains it itself, so that every request is counted.
 //!
 //! **Not here:** counting entries (`aggregator`).
 

@@ -1,8 +1,9 @@
-//! Alerts: the state of all rules, the alerts that fire, and those resolved lately.
+//! Alerts: decides from measured values which alerts fire, and keeps the state of all rules, the
+//! alerts that fire, and the alerts that were resolved recently.
 //!
-//! **Invariant:** this module reads no clock and contacts nothing: values and their time are
-//! arguments, once a second.
-//! **Not here:** measuring values (`rule_evaluator`), sending notices (`webhook`).
+//! **Invariant:** this module reads no clock and contacts nothing: the measured values and their
+//! time are arguments, which the caller passes once a second.
+//! **Not here:** measuring values (`rule_readings`), sending notices (`webhook`).
 
 mod alert_state;
 mod rule;
@@ -12,9 +13,9 @@ pub use rule::{Kind, Limits, Rule};
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Most resolved alerts that are kept.
+/// Maximum number of resolved alerts that are kept.
 pub const RECENT_MAX: usize = 100;
-/// Most subjects of one rule: more than there can be shards or routers.
+/// Maximum number of subjects of one rule: more than there can be shards or routers.
 pub const SUBJECTS_MAX: usize = 512;
 
 /// Subject of a value: a shard, a router, or everything that a rule covers.

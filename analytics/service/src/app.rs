@@ -8,7 +8,7 @@ use rustls::ClientConfig;
 use crate::fleet::Fleet;
 use crate::fleet_query::FleetQuery;
 use crate::problem::Problem;
-use crate::rule_evaluator::RuleEvaluator;
+use crate::rule_readings::RuleEvaluator;
 use recorder::store::HistoryWriter;
 use web_kit::cross_origin::Reached;
 use web_kit::event_stream::Hub;

@@ -1,16 +1,16 @@
-//! Clock offset: the difference between a router's clock and this machine's, so that all figures
-//! have the times of one clock.
+//! Clock offset: the difference between a router's clock and this machine's, so that the metrics of
+//! all routers use the time of one clock.
 //!
-//! A router reads the clock of its system once, when it starts. If that clock was wrong, all its
-//! times are off: they differ from those of other routers, and hide the router's own later figures
-//! once it was restarted with the right clock. Its times are shifted by whole minutes, so that
-//! slots of any length keep their bounds.
+//! A router reads the clock of its system once, when it starts. If the system's clock was wrong
+//! then, all times of the router are wrong: they differ from the times of other routers, and after
+//! a restart with the right clock the earlier frames hide the later ones. The times of such a
+//! router are shifted by whole minutes, so that intervals of every length keep their borders.
 //!
-//! **Not here:** the moments at which clocks are compared (`collector`).
+//! **Not here:** comparing the clocks periodically (`collector`).
 
 use recorder::Step;
 
-/// Longest slot, in ms.
+/// Longest interval of a frame, in ms.
 const UNIT_MS: i64 = Step::Minute.seconds() as i64 * 1_000;
 
 /// Difference by which a clock is ahead of ours: whole minutes, negative if it is behind.

@@ -1,8 +1,8 @@
-//! Collector: requests from each router, once a second, the frames that are new.
+//! Collector: requests the new frames of each router once a second.
 //!
 //! Each router has its own task and connection: a router that hangs, misbehaves or is unreachable
-//! delays no other. After an outage, the missed frames are requested as far back as the router
-//! still holds them.
+//! delays no other. After an outage, the collector requests the missed frames, as far back as the
+//! router still holds them.
 //!
 //! **Invariant:** there is one request to a router at a time, and no router ever waits for this
 //! service.
@@ -33,7 +33,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest response: a router ends one after some 4 MiB.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Most responses in a row from a router that has more: seven days take some dozens.
+/// Maximum number of responses in a row from a router that has more: seven days take some dozens.
 const CATCH_UP_MAX: usize = 200;
 /// Largest drift of a router's clock since its start, in ms: messages may be delayed.
 const ASTRAY_MAX_MS: u64 = 90_000;
@@ -91,7 +91,7 @@ pub(crate) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) 
 struct RouterPoller {
     member: Arc<Member>,
     client: HttpClient,
-    /// Last fetched slot, by step, in times of the router.
+    /// Start of the last fetched frame, by step, by the clock of the router.
     after: [u64; 3],
     errors_after: u64,
     /// Start of the router that sent the number of the last error.
@@ -111,7 +111,7 @@ impl RouterPoller {
     }
 
     /// Finds the offset of a router's clock after its start, or after a jump of the clock. Returns
-    /// true if other slots must be fetched because of it.
+    /// true if other frames must be fetched because of it.
     fn compare_clocks(&mut self, response: &FrameResponse) -> bool {
         let own_ms = unix_ms();
         let is_astray = self.clock_offset.ours(response.at_ms).abs_diff(own_ms) > ASTRAY_MAX_MS;
@@ -127,7 +127,7 @@ impl RouterPoller {
                 .unwrap_or_else(|| "its clock agrees with the clock of this machine".to_owned());
             tracing::warn!(router = %self.member.name, "{told}");
         }
-        // Slots reported by a clock that was ahead would hide the following ones.
+        // Frames reported by a clock that was ahead would hide the following ones.
         let next = self.clock_offset.ours(response.at_ms) / 1_000 + FUTURE_MAX_S;
         self.member.history.forget_from(next);
         let before = self.after;
@@ -166,7 +166,7 @@ impl RouterPoller {
             tokio::task::spawn_blocking(move || FrameResponse::parse(&answer.body)).await;
         let response = response.map_err(|error| error.to_string())??;
         if self.compare_clocks(&response) {
-            // Some of these slots may be there already, or missing.
+            // The history may have some of these frames already, and others may be missing.
             return Ok(true);
         }
         if response.started != self.started {
@@ -196,7 +196,7 @@ impl RouterPoller {
         let clock_offset = self.clock_offset;
         let at_ms = clock_offset.ours(response.at_ms);
         let started_ms = of_rfc3339(&response.started).map(|ms| clock_offset.ours(ms));
-        // Shorter slots first, because longer ones may be made from them.
+        // Frames of shorter intervals first, because longer ones may be made from them.
         response.frames.sort_by_key(|frame| frame.step);
         for mut frame in response.frames {
             frame.start = clock_offset.ours_s(frame.start);
@@ -241,8 +241,8 @@ impl RouterPoller {
     }
 }
 
-/// Completes a slot in which a router was restarted. The router holds only the requests since its
-/// start; the shorter slots of the history may hold more.
+/// Completes the frame of an interval in which a router was restarted. The router holds only the
+/// requests since its start; the shorter frames of the history may hold more.
 fn whole(frame: Frame, history: &History, started_ms: Option<u64>) -> Frame {
     let started = started_ms.map(|ms| ms / 1_000);
     let is_broken =

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** an unknown name is an error in every source, so that a typo cannot silently mean
 //! the default. Secrets are neither shown nor part of errors.
-//! **Not here:** the effects of the values.
+//! **Not here:** the use of the values.
 
 mod alerting;
 mod file;
@@ -33,7 +33,7 @@ const NAMES: [&str; 7] = ["bind", "routers", "store", "workers", "log", "behind_
 const PREFIX: &str = "TESSERA_ANALYTICS_";
 /// Configuration file that is read by default, if it exists.
 const FILE: &str = "analytics.toml";
-/// Most HTTP workers: few people look at the dashboard.
+/// Maximum number of HTTP workers: few people look at the dashboard.
 const WORKERS_MAX: usize = 64;
 const WORKERS_DEFAULT: usize = 2;
 

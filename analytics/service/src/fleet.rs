@@ -1,4 +1,4 @@
-//! Fleet: the routers that are collected from, and the state of each.
+//! Fleet: the routers from which the service collects, and the state of each router.
 //!
 //! **Invariant:** reading the fleet never waits for a router.
 //! **Not here:** requests to routers (`collector`), merging their metrics (`fleet_query`).
@@ -15,7 +15,7 @@ use recorder::ErrorLog;
 use recorder::{BUDGETS, History};
 use web_kit::http_client::Target;
 
-/// Most routers at once: routers that are gone make room.
+/// Maximum number of routers at once: routers that are gone make room.
 pub(crate) const ROUTERS_MAX: usize = 64;
 
 /// Number of routers that each have the full memory for their history; more routers share that

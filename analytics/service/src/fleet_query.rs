@@ -1,7 +1,7 @@
-//! Fleet query: a query for the metrics of all routers or of one, and its response.
+//! Fleet query: a query for the metrics of all routers or of one router, and its response.
 //!
-//! **Invariant:** percentiles of several routers come from their merged histograms, never from
-//! their percentiles.
+//! **Invariant:** percentiles of several routers are computed from the merged histograms of the
+//! routers, never from percentiles of single routers.
 //! **Not here:** HTTP.
 
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Forward: sends requests about the cluster on to routers.
 //!
-//! **Invariant:** only declared paths are forwarded, only to routers of the configuration, and
-//! nothing of the request but its query string. A router's response is sent on as JSON, whatever
+//! **Invariant:** only declared paths are forwarded, and only to routers of the configuration. Of a
+//! request only the query string is sent on. A router's response is returned as JSON, whatever
 //! content type it had.
 //! **Not here:** metrics, which the service computes itself.
 

@@ -1,10 +1,10 @@
-//! Frame response: a router's response with frames, and the checks before it is used.
+//! Frame response: parses and checks a router's response that contains frames.
 //!
-//! A router may be faulty, of another version, or another program: its response is used only if it
-//! can do no harm.
+//! A router may be faulty, of another version, or another program, so a response is used only if it
+//! passes all checks.
 //!
-//! **Invariant:** a response that [`FrameResponse::parse`] accepts is bounded, and adds up without
-//! overflow in any window of any fleet.
+//! **Invariant:** a response that [`FrameResponse::parse`] accepts has a bounded size, and its
+//! counts can be added up over any window and any number of routers without overflow.
 //! **Not here:** requests to routers (`collector`).
 
 use serde::Deserialize;
@@ -14,18 +14,18 @@ use recorder::ErrorEvent;
 use recorder::MeasuredIntervals;
 use recorder::{Cell, Frame, Parts, Step};
 
-/// Most labels of a frame: every route, shard, role and outcome of a large cluster.
+/// Maximum number of labels of a frame: every route, shard, role and outcome of a large cluster.
 const CELLS_MAX: usize = 65_536;
-/// Most shards of a cluster, and nodes of a shard.
+/// Maximum number of shards of a cluster, and nodes of a shard.
 const SHARDS_MAX: usize = 1_024;
 const NODES_MAX: usize = 64;
 const RANGES_MAX: usize = 16_384;
-/// Most keys of a frame.
+/// Maximum number of keys of a frame.
 const HOT_MAX: usize = 1_024;
 /// Longest text of a label.
 const TEXT_MAX: usize = 512;
-/// Most requests of one label in one slot, and the most µs of them: a million times the possible
-/// number.
+/// Maximum number of requests of one label in one interval, and maximum sum of their durations in
+/// µs: a million times the possible number.
 const COUNT_MAX: u64 = 1 << 32;
 const MICROS_MAX: u64 = 1 << 42;
 /// Largest difference of a counted second from the router's clock, in s.
@@ -45,7 +45,7 @@ pub(crate) struct FrameResponse {
     pub(crate) at_ms: u64,
     /// The cluster as the router reports it.
     pub(crate) now: ClusterNow,
-    /// Finished slots.
+    /// Frames of finished intervals.
     pub(crate) frames: Vec<Frame>,
     /// Measured intervals of the router, including those of earlier processes over the same store,
     /// in s since 1970.
@@ -96,10 +96,10 @@ impl FrameResponse {
                     <= at_s.saturating_add(FUTURE_MAX_S);
             !of_time || frame_is_odd(frame)
         };
-        self.frames.iter().any(is_odd).then_some("a slot of time holds what there cannot be")
+        self.frames.iter().any(is_odd).then_some("a frame contains impossible values")
     }
 
-    /// Returns the last slot of this step.
+    /// Returns the start of the last frame of this step.
     pub(crate) fn last(&self, step: Step) -> Option<u64> {
         self.frames.iter().filter(|frame| frame.step == step).map(|frame| frame.start).max()
     }

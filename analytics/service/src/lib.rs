@@ -1,8 +1,8 @@
-//! Service: collects metrics from any number of routers, keeps them, and serves them for each
-//! router and for all together.
+//! Service: collects the metrics of any number of routers, stores them, and serves them for each
+//! router and for all routers together.
 //!
-//! The service requests everything itself, and no router waits for it: a router works the same
-//! without one. After an outage of a router, the service requests what it has missed.
+//! The service sends requests to the routers, and no router waits for the service or depends on it.
+//! After an outage, the service requests the frames that it has missed.
 //!
 //! **Invariant:** the service connects only to addresses in its configuration: routers, webhooks
 //! and a store.
@@ -25,7 +25,7 @@ mod middleware;
 mod parameters;
 mod problem;
 mod routes;
-mod rule_evaluator;
+mod rule_readings;
 mod scrape;
 mod server;
 mod webhook;
@@ -41,7 +41,7 @@ use self::app::App;
 use self::config::{Config, RouterAddress};
 use self::discovery::Discovery;
 use self::fleet::Fleet;
-use self::rule_evaluator::RuleEvaluator;
+use self::rule_readings::RuleEvaluator;
 use self::webhook::WebhookQueues;
 use recorder::store::HistoryWriter;
 use recorder::tls_roots;
@@ -51,8 +51,8 @@ use web_kit::event_stream::Hub;
 
 /// Threads that collect: they mostly wait.
 const COLLECTORS: usize = 2;
-/// Most threads that merge histograms and parse responses: this bounds the number of large
-/// responses in memory.
+/// Maximum number of threads that merge histograms and parse responses: this bounds the number of
+/// large responses in memory.
 const BUSY_MAX: usize = 8;
 /// Longest time for tasks that still run when everything else has ended.
 const END_MAX: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Merged: the state of the cluster as reported by several routers, as one.
+//! Merged state: combines the states of the cluster that several routers report into one.
 //!
 //! Values that each router has for itself (connections, lanes, requests in progress) are added up.
 //! For shards and nodes, the worst report counts: a shard that one router cannot reach is down.

@@ -1,8 +1,9 @@
 //! Middleware: gives each request its id, refuses cross-origin requests, and turns problems into
 //! responses.
 //!
-//! **Invariant:** every response has `x-request-id`, cannot be framed, and is a page only if it
-//! declares what the page may do; every refusal is a problem. The rules are those of a router.
+//! **Invariant:** every response has `x-request-id`, cannot be framed, and is an HTML page only
+//! with a content security policy; every refused request gets a problem as its response. Routers
+//! follow the same rules.
 //! **Not here:** the routes.
 
 use actix_web::Error;

@@ -1,4 +1,4 @@
-//! Routes: all routes of the service in one list, from which the OpenAPI document is made.
+//! Routes: the list of all routes of the service. The OpenAPI document is made from the same list.
 
 mod alerts;
 mod cluster;

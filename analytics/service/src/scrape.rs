@@ -1,10 +1,11 @@
-//! Scrape: the text of `GET /metrics`: the state of collecting, firing alerts, and the last minute
-//! of the fleet.
+//! Scrape: the text of `GET /metrics`, which contains the state of the collector for each router,
+//! the firing alerts, and the metrics of all routers in the last minute.
 //!
-//! Routers publish their own counts under other names: scraping both counts nothing twice.
+//! Routers publish their own counts under other names: so a scraper may read the routers and the
+//! service, and counts nothing twice.
 //!
-//! **Invariant:** no label holds a key, an id or a client: there are as many series as routers,
-//! rules and webhooks.
+//! **Invariant:** no label holds a key, an id or a client: the number of series depends only on the
+//! numbers of routers, rules and webhooks.
 //! **Not here:** HTTP.
 
 use std::fmt;
@@ -220,6 +221,6 @@ impl Now {
         families.gauge("tessera_store_up", "Whether history is kept.", None, up)?;
         let help = "Attempts to keep history that failed.";
         families.counter("tessera_store_errors", help, store.store_errors)?;
-        families.counter("tessera_store_frames", "Slots of time that were kept.", store.written)
+        families.counter("tessera_store_frames", "Frames that were stored.", store.written)
     }
 }

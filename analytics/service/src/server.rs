@@ -24,7 +24,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const HEAD_MAX: Duration = Duration::from_secs(5);
 /// Longest time for which a client may accept no data: the kernel then ends the connection.
 const STALLED_MAX: Duration = Duration::from_secs(30);
-/// Most connections of one worker.
+/// Maximum number of connections of one worker.
 const CONNECTIONS_MAX: usize = 512;
 
 /// Serves `app` on `listener`. The caller binds, so that a test can use port 0.

@@ -1,9 +1,10 @@
-//! Webhook: sends alerts to others, in order, until they have been accepted.
+//! Webhook: sends notices of alerts to the configured addresses, in order, and repeats each until
+//! it is accepted.
 //!
 //! **Invariant:** messages go only to addresses of the configuration, and no log shows a path or a
 //! secret; an unreachable webhook delays nothing else, and its queue is bounded: the oldest message
 //! is dropped and counted.
-//! **Not here:** deciding what is sent (`rule_evaluator`).
+//! **Not here:** deciding which alerts fire (`alerts`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::config::Webhook;
 use crate::fleet::rfc3339;
 use web_kit::http_client::HttpClient;
 
-/// Most messages in the queue of one webhook.
+/// Maximum number of messages in the queue of one webhook.
 pub(crate) const WAITING_MAX: usize = 256;
 /// Longest time for one response.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,4 +1,5 @@
-//! Tests of metrics: parts, routes, shards, reads, fan-out, skew, curves, and filters.
+//! Tests of metrics: durations of parts of a request, routes, shards, reads, fan-out, skew, curves,
+//! and filters.
 
 use std::time::Duration;
 

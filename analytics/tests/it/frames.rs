@@ -1,5 +1,5 @@
-//! Tests of frames, which routers store and services collect: nothing is lost or changed on the
-//! way.
+//! Tests of frames, which routers store and services collect: storing or transferring a frame loses
+//! and changes nothing.
 
 use std::time::Duration;
 

@@ -73,7 +73,7 @@ fn a_router_that_was_down_has_no_points_and_an_idle_one_has_zeros() {
     }
 }
 
-/// The first stored slot does not show how long a recorder had been running.
+/// The first stored interval does not show how long a recorder had been running.
 #[test]
 fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     let recorder = Recorder::by_hand(labels(1), BEGIN_MS + 200_000);
@@ -215,7 +215,7 @@ fn a_rate_is_computed_over_the_measured_time() {
     assert_eq!((told.total, told.measured_s, told.throughput), (150, 400.0, 0.375));
 }
 
-/// The first slot of ten seconds, and the first minute, are cut off by the start.
+/// The first interval of ten seconds, and the first minute, are cut off by the start.
 #[test]
 fn a_young_router_has_curves_of_seconds_from_the_beginning() {
     for begun in [0, 3, 13, 59] {

@@ -32,8 +32,8 @@ fn seconds_are_kept_a_quarter_of_an_hour_tens_six_hours_and_minutes_a_week() {
     assert_eq!(story.figures("7d", at + at).history.bytes, 0);
 }
 
-/// At every moment, and in every window, a request counts once: in the running slot, in its second,
-/// its ten seconds or its minute.
+/// At every moment, and in every window, a request counts once: in the running interval, in its
+/// second, its ten seconds or its minute.
 #[test]
 fn a_request_counts_once_whatever_its_slot() {
     let story = Story::of(1);
@@ -47,7 +47,7 @@ fn a_request_counts_once_whatever_its_slot() {
     }
 }
 
-/// After a restart the stored slots are loaded; the new ones continue where these ended.
+/// After a restart the stored intervals are loaded; the new ones continue where these ended.
 #[test]
 fn a_recorder_continues_from_the_stored_history() {
     let before = Story::of(1);
@@ -77,13 +77,14 @@ fn a_recorder_continues_from_the_stored_history() {
         );
         assert_eq!(metrics.history.oldest, BEGIN);
     }
-    // A window that ends before the restart is read from the stored slots; this one spans it.
+    // A window that ends before the restart is read from the stored intervals; this one spans it.
     let straddling = ask("5m", 100);
-    // From 403.2 s, in the slot of ten seconds that began at 400 s: 200 requests before, 100 after.
+    // From 403.2 s, in the interval of ten seconds that began at 400 s: 200 requests before, 100
+    // after.
     assert_eq!((straddling.total, straddling.series.step_s), (300, 10));
 }
 
-/// Two processes in one slot of ten seconds: the first stored it when it stopped cleanly.
+/// Two processes in one interval of ten seconds: the first stored it when it stopped cleanly.
 #[test]
 fn a_slot_that_two_processes_shared_holds_the_requests_of_both() {
     let first = Story::of(1);
@@ -120,7 +121,7 @@ fn a_full_ring_drops_its_oldest_slot_and_longer_slots_replace_it() {
     assert_eq!((metrics.total, metrics.series.step_s), (900, 10));
     assert_eq!(metrics.history.dropped, 900 - kept.len() as u64);
     assert!(metrics.history.bytes == small.bytes() as u64);
-    // A removed slot does not come back.
+    // A removed interval does not come back.
     small.absorb(Frame::clone(&all.frames_after(Step::Second, 0, 1)[0]));
     assert_eq!(small.frames_after(Step::Second, 0, usize::MAX).len(), kept.len());
 }

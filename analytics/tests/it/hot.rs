@@ -57,7 +57,7 @@ fn the_most_requested_keys_are_listed_with_shard_slot_share_and_kind() {
         ..ada.clone()
     };
     assert_eq!(keys, [ada.clone(), bob]);
-    // Later, after the end of the slot of ten seconds, and after the end of the minute.
+    // Later, after the end of the interval of ten seconds, and after the end of the minute.
     assert_eq!(story.figures("5m", seconds(20)).hot_keys[0], ada);
     assert_eq!(story.figures("24h", seconds(70)).hot_keys[0], ada);
     // After the window has passed, the keys are no longer hot.
@@ -79,7 +79,7 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
     let zipf = Zipf::new(100_000.0, 1.1).unwrap();
     let mut random = SmallRng::seed_from_u64(7);
     let mut counts: HashMap<&str, u64> = HashMap::new();
-    // Within one slot of ten seconds.
+    // Within one interval of ten seconds.
     let asked: Vec<&str> =
         (0..19_000).map(|_| &*names[zipf.sample(&mut random) as usize - 1]).collect();
     asked.iter().for_each(|key| *counts.entry(key).or_default() += 1);
@@ -142,8 +142,8 @@ proptest! {
         keys.iter().for_each(|key| *counts.entry(key.clone()).or_default() += 1);
         ask_for(&story, keys.iter().map(|key| &**key));
         let at = millis(keys.len() as u64 / 2);
-        // Within the first slot of ten seconds; longer stories span several slots, each with its
-        // own error.
+        // Within the first interval of ten seconds; longer stories span several intervals, each
+        // with its own error.
         prop_assume!(at < seconds(10));
         let told = story.figures("1m", at).hot_keys;
         for hot in &told {

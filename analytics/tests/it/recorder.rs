@@ -83,7 +83,7 @@ fn a_window_counts_every_slot_it_touches_whole_and_says_what_it_covers() {
     for half in 0..400 {
         story.record(&read(0, 200, millis(1)), millis(half * 500));
     }
-    // 60 s before 199.5 s is 139.5 s, which lies in the slot that began at 139 s.
+    // 60 s before 199.5 s is 139.5 s, which lies in the interval that began at 139 s.
     let metrics = story.figures("1m", millis(199_500));
     assert_eq!((metrics.total, metrics.measured_s, metrics.window_s), (122, 60.5, 60.0));
     let metrics = story.figures("1m", seconds(200));

@@ -259,7 +259,8 @@ pub(crate) fn ago(seconds: u64) -> u64 {
     unix_ms() / 1_000 - seconds
 }
 
-/// A slot of time in which one shard answered this many reads, each in this many milliseconds.
+/// A frame of an interval in which one shard answered this many reads, each in this many
+/// milliseconds.
 pub(crate) fn frame(step: Step, start: u64, shard: &str, requests: u64, ms: u64) -> Frame {
     frame_with_outcome(step, start, shard, (requests, ms), Outcome::Success)
 }

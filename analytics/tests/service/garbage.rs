@@ -71,7 +71,7 @@ fn half_an_answer() {
 #[test]
 fn impossible_numbers() {
     let trouble = beside(Instead::Nonsense);
-    assert_eq!(trouble, "its answer cannot be taken in: a slot of time holds what there cannot be");
+    assert_eq!(trouble, "its answer cannot be taken in: a frame contains impossible values");
 }
 
 #[test]

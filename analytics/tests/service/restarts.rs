@@ -104,7 +104,7 @@ fn a_service_that_is_killed_loses_at_most_ten_seconds() {
     service.await_total("window=15m", 60);
     let kept = || kept(&folder.path().join("analytics.db"));
     eventually("all is kept", || (kept() == 108).then_some(()));
-    // A finished slot is stored within ten seconds.
+    // A finished frame is stored within ten seconds.
     router.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
     service.await_total("window=15m", 67);
     let seen = std::time::Instant::now();
@@ -119,7 +119,7 @@ fn a_service_that_is_killed_loses_at_most_ten_seconds() {
     service.await_total("window=7d", 4_867);
 }
 
-/// Number of slots in a store, read by another connection.
+/// Number of frames in a store, read by another connection.
 fn kept(path: &std::path::Path) -> i64 {
     use diesel::prelude::*;
     let Ok(mut connection) = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap())

@@ -1,4 +1,4 @@
-//! The real router beside the service, started as a user would.
+//! A real router process, started as a user would, for the service to collect from.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;

@@ -15,7 +15,7 @@ fn recorder(started_s: u64) -> Recorder {
     Recorder::by_hand(labels, started_s * 1_000)
 }
 
-/// Records one read in each of these seconds since the start; the finished slots are then in the
+/// Records one read in each of these seconds since the start; the finished frames are then in the
 /// history.
 fn read(recorder: &Recorder, seconds: u64, settled: u64) {
     let worker = recorder.worker();
@@ -62,11 +62,11 @@ fn unfinished_slots_include_the_counts_from_before_and_after_a_restart() {
     let after = recorder(began);
     let history_writer =
         HistoryWriter::start(address.clone(), "router", after.history().clone()).unwrap();
-    // It writes only its own slots, after all stored ones have been loaded.
+    // It writes only its own frames, after all stored ones have been loaded.
     history_writer.flush();
     assert!(history_writer.state().given_back >= 20, "{:?}", history_writer.state());
     assert_eq!(total(after.history(), Step::Second), 20);
-    // A slot that has not ended yet is not reported as finished.
+    // A frame whose interval has not ended yet is not reported as finished.
     for step in [Step::TenSeconds, Step::Minute] {
         for frame in after.history().frames_after(step, 0, usize::MAX) {
             assert!(frame.end() <= now(), "{step:?} from {}", frame.start);
@@ -77,7 +77,7 @@ fn unfinished_slots_include_the_counts_from_before_and_after_a_restart() {
     for step in Step::ALL {
         assert_eq!(total(after.history(), step), 25, "{step:?}");
     }
-    // Each slot once: those of a minute include those of ten seconds.
+    // Each frame once: those of a minute include those of ten seconds.
     let minutes = after.history().frames_after(Step::Minute, 0, usize::MAX);
     assert!((1..=2).contains(&minutes.len()), "{}", minutes.len());
 }
@@ -137,7 +137,7 @@ fn measured_times_are_stored_although_a_clock_was_set_back() {
     assert_eq!(history.counted_times().as_slice(), starts.map(|start| (start, start + 60)));
 }
 
-/// An older program wrote slots, and left the record of measured time as it was.
+/// An older program wrote frames, and left the record of measured time as it was.
 #[test]
 fn slots_newer_than_the_recorded_times_count_as_measured() {
     let (_folder, path, address) = store();
@@ -159,7 +159,7 @@ fn slots_newer_than_the_recorded_times_count_as_measured() {
     assert!((starts[2] + 60..began).contains(until), "{until} {starts:?}");
 }
 
-/// An older program has written only slots.
+/// An older program has written only frames.
 #[test]
 fn a_store_without_measured_times_has_no_gaps() {
     let (_folder, path, address) = store();

@@ -1,10 +1,10 @@
 //! Dashboard: the files of the page that people open in a browser, embedded in the program.
 //!
-//! The page uses the same JSON as other clients. It is served under `/dashboard`, its other files
-//! below `/dashboard/`, by any program with an HTTP server.
+//! The page uses the same JSON as other clients. Programs serve the page at `/dashboard`, and its
+//! scripts, styles and images below `/dashboard/`.
 //!
-//! **Invariant:** no file contacts another origin, and none contains a script or a style within
-//! markup, so that the page works under [`CONTENT_SECURITY_POLICY`].
+//! **Invariant:** no file contacts another origin, and no markup contains a script or a style, so
+//! that the page works under [`CONTENT_SECURITY_POLICY`].
 //! **Not here:** HTTP, metrics.
 
 use std::sync::LazyLock;

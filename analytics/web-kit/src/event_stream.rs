@@ -1,9 +1,10 @@
 //! Event stream: the server-sent events that dashboards watch.
 //!
-//! An event is built once a second for each distinct query, however many clients watch it, and none
-//! while no client watches. A slow client misses events: only the newest is kept.
+//! Once a second an event is built for each distinct query that some client watches, however many
+//! clients watch the query. Only the newest event is kept, so a slow client misses events.
 //!
-//! **Invariant:** at most [`VIEWERS_MAX`] streams; a stream ends with its client, or with the hub.
+//! **Invariant:** there are at most [`VIEWERS_MAX`] streams; a stream ends when its client
+//! disconnects or when the hub is dropped.
 //! **Not here:** the contents of events, HTTP.
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Most streams at once: enough for many screens, and a limit for leaks.
+/// Maximum number of streams at once: enough for many screens, and a limit for leaks.
 pub const VIEWERS_MAX: usize = 32;
 /// Time between two events.
 pub const EVERY: Duration = Duration::from_secs(1);

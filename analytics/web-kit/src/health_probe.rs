@@ -1,7 +1,7 @@
 //! Health probe: checks a program on this machine, for images that have neither a shell nor an HTTP
 //! client.
 //!
-//! **Not here:** the responses (`readiness`).
+//! **Not here:** the responses to the requests of a probe (`readiness`).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};

@@ -1,7 +1,7 @@
-//! HTTP client: HTTP/1.1 requests, plain or by TLS.
+//! HTTP client: sends HTTP/1.1 requests, with or without TLS.
 //!
 //! **Invariant:** every exchange is bounded in time and in bytes; a connection is never used again
-//! after a failure; redirects are not followed and proxies not used.
+//! after a failure; redirects are not followed, and proxies are not used.
 //! **Not here:** the contents of requests.
 
 mod target;

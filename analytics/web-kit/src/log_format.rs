@@ -1,6 +1,6 @@
 //! Log format: one line per event on standard error.
 //!
-//! **Not here:** the events.
+//! **Not here:** the events themselves, which the modules log.
 
 use std::io::IsTerminal;
 

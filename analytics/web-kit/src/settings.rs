@@ -1,4 +1,5 @@
-//! Settings: values from the first source that has them, with their sources.
+//! Settings: the value of each setting, from the first source that defines it, together with the
+//! name of that source.
 //!
 //! **Invariant:** every value that is read is shown with its source, without secrets. An unknown
 //! name is an error, so that a typo cannot silently mean the default.

@@ -1,8 +1,9 @@
-//! Effect of a cache: keyed reads by Zipf's law of routers without one, with one, and with one and
-//! memory of their own, beside `/live`, in rounds that take turns. Redis is on the same machine.
+//! Benchmark of the cache: reads by key, with keys drawn by Zipf's law, of routers without a cache,
+//! with a cache, and with a cache and an in-process cache, compared with `/live` in alternating
+//! rounds. Redis is on the same machine.
 //!
-//! It runs over files; and if `SHARD_URLS` (and `REPLICA_URLS`) name servers of PostgreSQL, over
-//! those too: their table `users` gets the rows that are read.
+//! The benchmark runs over files, and also over PostgreSQL servers if `SHARD_URLS` (and
+//! `REPLICA_URLS`) name some: the rows that are read are written to their table `users`.
 
 use std::io::{Error, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -1,5 +1,5 @@
-//! Cost of recording requests: a router with analytics beside one without, in rounds that take
-//! turns.
+//! Benchmark of recording requests: a router with analytics compared with a router without, in
+//! alternating rounds.
 
 use crate::load::{Load, median, wrk};
 use crate::servers::Router;

@@ -1,5 +1,5 @@
-//! Cost of many shards: a read of all of them beside that of one, and requests of one key beside a
-//! few or many.
+//! Benchmark of many shards: a read of all shards compared with a read of one shard, and requests
+//! for one key on clusters of few and of many shards.
 
 use crate::load::{Found, Load, median, wrk};
 use crate::servers::Router;

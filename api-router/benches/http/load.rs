@@ -1,4 +1,4 @@
-//! The load: wrk, and what it says.
+//! Load generator: runs wrk, and parses its output.
 
 use std::io::Error;
 use std::path::Path;

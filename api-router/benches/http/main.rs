@@ -1,12 +1,13 @@
-//! The router beside a bare actix-web handler, and beside itself with more shards: `cargo bench -p
-//! api-router --bench http`.
+//! Benchmark of the router over HTTP, compared with a bare actix-web handler and with a router of
+//! more shards: `cargo bench -p api-router --bench http`.
 //!
 //! Both run with as many workers, on the same machine as the load generator (wrk, 64 connections,
-//! one thread), in interleaved rounds; the result is the ratio of the medians. It needs `wrk`.
-//! Rounds, seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with one
-//! worker; without, there are as many workers as the router takes by itself. `-- fanout` measures
-//! the cost of many shards, `-- counting` that of analytics, `-- cache` the effect of a cache. `--
-//! figures` runs the blocks of `benches/RESULTS.md` again and writes their output there.
+//! one thread), in interleaved rounds; the result is the ratio of the medians. The benchmark needs
+//! `wrk`. Rounds, seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with
+//! one worker; by default there are as many workers as the router uses by default. `-- fanout`
+//! measures the cost of many shards, `-- counting` the cost of analytics, `-- cache` the effect of
+//! a cache. `-- figures` runs the blocks of `benches/RESULTS.md` again and writes their output
+//! there.
 
 mod caching;
 mod counting;

@@ -1,4 +1,4 @@
-//! The servers that are measured, as processes of their own.
+//! Starts the measured servers as separate processes.
 
 use std::io::{BufRead, BufReader, Error};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Analytics: recording of requests, the store of metrics, and the collector of traces.
+//! Analytics: the settings for recording requests, for the store of metrics, and for the collector
+//! of traces.
 //!
 //! **Not here:** the recording, storing and sending itself.
 

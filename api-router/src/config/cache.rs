@@ -1,6 +1,7 @@
 //! Cache: the settings of the cache for reads.
 //!
-//! **Invariant:** there is no cache unless one is named, and its password is never shown.
+//! **Invariant:** no cache is used unless the configuration names one, and the password of the
+//! cache is never shown.
 //! **Not here:** the content of the cache, and its use (`cache` of the shard manager).
 
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! File: the configuration file, its settings and its sections.
 //!
 //! **Invariant:** an unknown name is an error, and a member of the wrong type is named with its
-//! path; no error repeats content of the file, because it may hold a password.
+//! path; no error repeats content of the file, because the file may contain a password.
 //! **Not here:** the meaning of addresses (`config/postgres`).
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
-//! PostgreSQL: the addresses of a cluster, from variables, flags and the sections of the file.
+//! PostgreSQL: the addresses of a cluster's nodes, from variables, flags and the sections of the
+//! configuration file.
 //!
-//! **Invariant:** no server is two nodes, no two shards have one name, and no value that is shown
-//! has a password.
+//! **Invariant:** no server is used for two nodes, no two shards have the same name, and no shown
+//! value contains a password.
 //! **Not here:** the syntax of an address (`node_address` of the shard manager), the file
 //! (`config/file`).
 

@@ -1,7 +1,7 @@
 //! Sources: flags, variables and files with settings, and the layers that are read from them.
 //!
 //! **Invariant:** an unknown name is an error in every source, and no error repeats a line or a
-//! value of a source: it may hold a password.
+//! value of a source, because it may contain a password.
 //! **Not here:** the precedence of layers (`analytics::settings`), the sections of the
 //! configuration file (`config/file`).
 

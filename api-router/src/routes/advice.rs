@@ -1,5 +1,5 @@
-//! `GET /api/advice`: slots that should move so that shards carry their share, and load that no
-//! move can change.
+//! `GET /api/advice`: slots that should move so that the load of each shard fits its weight, and
+//! load that no move can distribute.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

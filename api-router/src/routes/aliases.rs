@@ -1,8 +1,7 @@
-//! `POST /write`, `GET /read`, `GET /stats`: keys and values in the words of a smaller proxy, whose
-//! clients and command lines work here unchanged.
+//! `POST /write`, `GET /read`, `GET /stats`: keys and values by the API of a smaller sharding
+//! proxy, so that clients and command lines written for it work unchanged.
 //!
-//! **Invariant:** a pair is the row that `/api/kv/{key}` has under the same key, through either
-//! path.
+//! **Invariant:** a pair is the same row that `/api/kv/{key}` reads and writes.
 //! **Not here:** operations on values (`kv`).
 
 use std::time::{Duration, Instant};

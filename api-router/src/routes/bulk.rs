@@ -1,13 +1,15 @@
 //! `POST /api/bulk-write`: many rows, each with its own outcome.
 //!
-//! A JSON body is held as a whole, and can be one transaction a shard; NDJSON and CSV are streamed.
+//! A JSON body is held in memory as a whole, and can be stored in one transaction per shard; NDJSON
+//! and CSV are streamed.
 //!
-//! **Invariant:** under `tx=per-shard` a shard stores its part of the request, or nothing of it.
+//! **Invariant:** with `tx=per-shard` a shard stores either all of its rows of the request or none
+//! of them.
 //! **Not here:** streaming (`stream`, `row_reader`), parsing and routing of a row (`row_router`),
 //! the body of the response (`outcome`).
 
 mod outcome;
-mod parser;
+mod parser_thread;
 mod row_reader;
 mod row_router;
 mod shard_queues;
@@ -41,7 +43,7 @@ use crate::query::Parameters;
 use crate::request_record;
 use crate::response_headers::{PREFERENCE_APPLIED, WriteRefusals};
 
-/// Most rows of one JSON body.
+/// Maximum number of rows of one JSON body.
 const ROWS_MAX: usize = 10_000;
 
 /// The body of a bulk write: `rows`, or `records` (also `data`) with bare rows.

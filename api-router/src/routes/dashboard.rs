@@ -1,7 +1,8 @@
 //! `GET /dashboard` and its files: the page that shows all metrics.
 //!
-//! **Invariant:** the page loads nothing from anywhere else, and runs no script but its own.
-//! **Not here:** the page (`analytics::dashboard`), its responses (`analytics::static_assets`).
+//! **Invariant:** the page loads nothing from other hosts, and runs only its own scripts.
+//! **Not here:** the files of the page (`analytics::dashboard`), making responses from them
+//! (`analytics::static_assets`).
 
 use actix_web::web::Path;
 use actix_web::{HttpRequest, HttpResponse, get};

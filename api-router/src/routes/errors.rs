@@ -1,7 +1,7 @@
-//! `/errors` and `/errors/{code}`: meaning and remedy of the codes of problems, for people.
+//! `/errors` and `/errors/{code}`: pages that explain the codes of problems and their remedies.
 //!
-//! **Invariant:** a page loads nothing from anywhere, and runs nothing.
-//! **Not here:** the codes themselves (`problem`), the errors that happened (`analytics`).
+//! **Invariant:** a page loads no other file and runs no script.
+//! **Not here:** the table of codes (`problem`), the errors that have occurred (`analytics`).
 
 use actix_web::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, VARY};
 use actix_web::web::Path;

@@ -1,4 +1,5 @@
-//! `GET /api/health`, `/live`, `/ready`: state of the cluster, the process and the router.
+//! `GET /api/health`, `/live`, `/ready`: the state of the cluster, that the process runs, and that
+//! the router accepts requests.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

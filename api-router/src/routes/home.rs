@@ -1,4 +1,4 @@
-//! `/`, and the responses at all other paths.
+//! `/`: the list of routes; and the responses to requests for unknown paths.
 
 use actix_web::http::header::{ACCEPT, LOCATION};
 use actix_web::web::Data;

@@ -1,9 +1,10 @@
 //! `/api/kv/{key}`: a JSON value under a key, kept as a row of the built-in table `kv`.
 //!
-//! **Invariant:** the key is the rest of the path as it was sent, decoded once: slashes belong to
-//! it, and no two spellings that differ after decoding are the same key. A value is returned byte
+//! **Invariant:** the key is the rest of the path, percent-decoded once. It may contain slashes,
+//! and two paths name the same key only if they are equal after decoding. A value is returned byte
 //! for byte as it is stored.
-//! **Not here:** the write itself (`row_write`), the aliases of other products (`aliases`).
+//! **Not here:** carrying out a write (`row_write`), the same operations by another API
+//! (`aliases`).
 
 use std::borrow::Cow;
 use std::time::Instant;

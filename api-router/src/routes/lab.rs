@@ -1,5 +1,6 @@
-//! `/api/lab/nodes`: pauses, delays and cuts nodes. Served with `--lab` only, for development and
-//! teaching: it shows the effect of a lagging replica on reads, and of failures on promises.
+//! `/api/lab/nodes`: pauses nodes, delays them, or cuts them off. The route is served with `--lab`
+//! only, for development and teaching: it shows the effect of a lagging replica on reads, and the
+//! effect of failures on guarantees.
 //!
 //! **Not here:** the effect of a fault (`shard_manager::engine::fault_injector`).
 

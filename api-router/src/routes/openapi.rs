@@ -1,10 +1,10 @@
-//! OpenAPI: completes the document that is collected from the routes: its title and groups, and the
-//! headers that all operations about rows have in common.
+//! OpenAPI: completes the document that is made from the routes. Adds its title and groups, and the
+//! headers that all data routes have in common.
 //!
-//! Groups are listed in the order in which a newcomer needs them, schemas in the form that
-//! generators of clients understand.
+//! Groups are listed in the order in which a newcomer needs them. Schemas have the form that client
+//! generators understand.
 //!
-//! **Not here:** the properties of one operation (its own attributes).
+//! **Not here:** the description of one operation (the attributes of its handler).
 
 mod schemas;
 

@@ -1,4 +1,5 @@
-//! `GET /api/route`, `/api/shards`, `/api/shard-map`: location of keys, and its reasons.
+//! `GET /api/route`, `/api/shards`, `/api/shard-map`: the shard of a key with the steps that lead
+//! to it, the shards, and the owners of slots.
 
 use std::time::{Duration, Instant};
 

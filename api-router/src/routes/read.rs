@@ -80,7 +80,7 @@ const HONOURED: [Preference; 3] =
         ("select" = Option<String>, Query, description = "Columns, also renamed: user_id,mail:email", example = "user_id,name"),
         ("order" = Option<String>, Query, description = "Columns to sort by; null is last ascending, first descending", example = "name.desc,user_id"),
         ("orderBy" = Option<String>, Query, description = "As order"),
-        ("limit" = Option<u32>, Query, description = "Most rows; 100 when not given", maximum = 1000),
+        ("limit" = Option<u32>, Query, description = "Maximum number of rows; default 100", maximum = 1000),
         ("offset" = Option<u32>, Query, description = "Rows to pass over; a cursor is better", maximum = 10000),
         ("cursor" = Option<String>, Query, description = "next_cursor of the page before"),
         ("or" = Option<String>, Query, description = "Conditions of which one must hold, such as (name.eq.Ada,partition_key.is.null); also not.or"),

@@ -1,4 +1,5 @@
-//! Row write: carries out a checked change of one row and answers it alike for every route.
+//! Row write: carries out a checked change of one row, and makes the response, which is the same
+//! for every route.
 //!
 //! **Invariant:** a response is a success only when the row is as durable as the client requested.
 //! **Not here:** parsing of the request (the routes).

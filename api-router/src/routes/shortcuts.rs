@@ -1,5 +1,5 @@
-//! `/health`, `/healthz`, `/docs`, `/openapi.json`, `/version`: paths that people and probes try
-//! first.
+//! `/health`, `/healthz`, `/docs`, `/openapi.json`, `/version`: common paths, which redirect to or
+//! repeat other routes.
 //!
 //! **Not here:** the targets of these paths (`health`, `openapi`).
 

@@ -1,4 +1,4 @@
-//! `GET /api/tables`, `/api/tables/{name}`, `POST /api/tables`: lists, shows and makes tables.
+//! `GET /api/tables`, `/api/tables/{name}`, `POST /api/tables`: lists, shows and creates tables.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Tests of those who see less, read aloud, or have no mouse.
+//! Tests of accessibility: the rules of axe on screens of every kind, and the page with the
+//! keyboard alone.
 
 use std::path::Path;
 

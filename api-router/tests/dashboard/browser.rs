@@ -1,4 +1,4 @@
-//! Browser: Chromium without a window, driven by the DevTools protocol over a pair of pipes.
+//! Browser: headless Chromium, driven by the DevTools protocol over a pair of pipes.
 //!
 //! Starting one costs more than a test, so tests use browsers one after the other. No port is
 //! opened for a browser, and it ends with the pipes: also if the process of the tests is killed.

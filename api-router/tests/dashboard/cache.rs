@@ -1,5 +1,5 @@
-//! Tests of the card of the cache: off without one, its numbers with one, and that it is left out
-//! while it is gone.
+//! Tests of the dashboard's card about the cache: with no cache configured, with a cache, and while
+//! the configured cache is unreachable.
 
 use crate::page::{DESK, Page};
 use crate::redis::Redis;

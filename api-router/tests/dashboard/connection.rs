@@ -1,5 +1,5 @@
-//! Tests of the connection: the way of a browser to the page, the permissions of the page, and its
-//! message when the router does not answer.
+//! Tests of the browser's connection: how a browser reaches the page, the permissions of the page,
+//! and its message when the router does not answer.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Tests of the pages beside the dashboard: they are whole under their policies.
+//! Tests of the other HTML pages: each works completely under its content security policy.
 
 use crate::page::{DESK, Page};
 use crate::router::Router;

@@ -1,4 +1,4 @@
-//! Tests of several routers on one page: that of the service which collects from them.
+//! Tests of the dashboard of the analytics service, which shows several routers on one page.
 
 use serde_json::{Value, json};
 

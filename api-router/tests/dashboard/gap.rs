@@ -1,4 +1,4 @@
-//! Tests of time in which nothing was recorded: it is not drawn as zero, but left out.
+//! Tests of gaps: curves leave out the time in which nothing was recorded, instead of showing zero.
 
 use serde_json::Value;
 

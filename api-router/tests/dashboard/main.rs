@@ -1,7 +1,7 @@
 //! Tests of the dashboard: a real browser shows a real router under real load.
 //!
-//! They need Chromium, axe-core and Redis; `./setup.sh tools` installs them. Without them they
-//! fail, because an unchecked page is not known to work.
+//! They need Chromium, axe-core and Redis; `./setup.sh tools` installs them. Without these programs
+//! the tests fail, because an unchecked page is not known to work.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

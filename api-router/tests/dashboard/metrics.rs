@@ -1,4 +1,5 @@
-//! Tests of numbers: they move with the load, and are those that programs get.
+//! Tests of the numbers on the page: they change with the load, and equal the numbers in the JSON
+//! responses.
 
 use serde_json::Value;
 

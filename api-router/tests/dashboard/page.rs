@@ -1,4 +1,4 @@
-//! Page: the dashboard in a browser, as a reader uses it: looks, waits, clicks and types.
+//! Page: operates the dashboard in a browser as a user does: reads, waits, clicks and types.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Pictures of the dashboard for the README, taken of a router under load.
+//! Screenshots of the dashboard of a router under load, for the README.
 
 use std::path::PathBuf;
 

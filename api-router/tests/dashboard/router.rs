@@ -1,8 +1,6 @@
-//! Router: a real router process on a loopback port, over embedded shards in a directory of its
-//! own.
+//! Router: a real router process on a loopback port, with embedded shards in a temporary directory.
 //!
-//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with
-//! it.
+//! When the [`Router`] is dropped, the process is ended by its id, and the directory is removed.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;

@@ -1,6 +1,7 @@
-//! Service: a real service of analytics beside real routers, with no store.
+//! Service: a real process of the analytics service, which collects from real routers and has no
+//! store.
 //!
-//! The process is ended by its own id when the [`Service`] is dropped.
+//! When the [`Service`] is dropped, the process is ended by its id.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Tests of shards: where a key lives, who is down, and the figures of one alone.
+//! Tests of shards on the page: the shard of a key, shards and nodes that are down, and the metrics
+//! of a single shard.
 
 use serde_json::Value;
 

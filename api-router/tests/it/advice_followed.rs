@@ -1,5 +1,5 @@
-//! Tests of following the advice: each thing that it names exists, and has the effect that it is
-//! named for.
+//! Tests of following the advice: each command and setting that the advice names exists, and a
+//! cluster created as advised is balanced.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Tests of the words of a smaller proxy: its command lines work unchanged but for the port.
+//! Tests of the aliases: command lines for a smaller sharding proxy work unchanged, except for the
+//! port.
 
 use std::process::Command;
 

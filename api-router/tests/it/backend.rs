@@ -1,15 +1,17 @@
-//! Backend: the shards of a test. They are files, or servers of PostgreSQL if the environment names
-//! local ones.
+//! Backend: the shards of a test, which are files, or databases on local PostgreSQL servers if the
+//! environment names them.
 //!
-//! `TESSERA_TEST_POSTGRES` is a folder with two local clusters (`shard-manager cluster up`): in
-//! `plain` one primary with a replica, on which every test has databases of its own; in `lab` three
-//! primaries with three replicas each, for one test at a time that pauses replicas (`lab_servers`).
-//! A test uses a data directory in both cases, and its databases are found by that.
+//! `TESSERA_TEST_POSTGRES` is a folder with two local clusters (`shard-manager cluster up`). The
+//! cluster `plain` has one primary with a replica, and every test has databases of its own on them.
+//! The cluster `lab` has three primaries with three replicas each, for tests that pause replicas,
+//! one at a time (`lab_servers`). With either backend a test has a data directory; its databases
+//! are looked up by the path of this directory.
 //!
-//! `TESSERA_CITUS_URL` is the coordinator of a real cluster of Citus instead, which is one shard
-//! (`citus_databases`).
+//! `TESSERA_CITUS_URL` is the coordinator of a real Citus cluster. If it is set, that cluster is
+//! the only shard (`citus_databases`).
 //!
-//! **Invariant:** everything that a test has used is given back when its thread ends.
+//! **Invariant:** the databases and servers that a test uses are released when the thread of the
+//! test ends.
 
 use std::cell::RefCell;
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! A router that serves is saved through the socket in its data directory, and put back.
+//! Tests of backups: a running router is backed up through the socket in its data directory, and
+//! the backup is restored.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

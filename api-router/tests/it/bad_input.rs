@@ -1,4 +1,5 @@
-//! Tests of bad input: the response is a 4xx that names the culprit, and the router goes on.
+//! Tests of bad input: the response is a 4xx that names the faulty part of the request, and the
+//! router continues to serve.
 
 use serde_json::{Value, json};
 

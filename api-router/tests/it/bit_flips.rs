@@ -1,5 +1,5 @@
-//! Tests of bits that flip on the disk: SQLite keeps no checksums that would show it, so the
-//! router compares the copies of each shard while it runs.
+//! Tests of bits that flip on the disk. SQLite keeps no checksums that would reveal such damage, so
+//! the router compares the copies of each shard while it runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -234,7 +234,7 @@ fn of_two_copies_that_differ_the_one_whose_file_contradicts_itself_is_wrong_and_
     flip_slot(&replica);
     let damaged = fs::read(&replica).unwrap();
     let mut router = reopened(&data, "1");
-    until("the difference is counted", || counted(&router, "differences") > 0);
+    until("the difference is counted", || copy_counter(&router, "differences") > 0);
     until("all is well again", || reasons(&router) == ("ok".to_owned(), Vec::new()));
     assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
     assert_replicas_equal(&router);

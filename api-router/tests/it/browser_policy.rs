@@ -1,5 +1,5 @@
-//! Tests of the browser policy: limits on a browser's use of responses, and the pages that may send
-//! requests behind a proxy.
+//! Tests of the browser policy: the limits on a browser's use of responses, and the origins from
+//! which a page may send requests through a proxy.
 
 use crate::harness::{Reply, Router};
 

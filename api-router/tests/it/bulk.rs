@@ -1,4 +1,4 @@
-//! Tests of `POST /api/bulk-write`: both shapes, an outcome for each row, limits, order.
+//! Tests of `POST /api/bulk-write`: both forms of the body, an outcome for each row, limits, order.
 
 use serde_json::{Value, json};
 

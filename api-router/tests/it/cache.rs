@@ -1,4 +1,4 @@
-//! Tests of the cache: it answers only with what the shard would have answered.
+//! Tests of the cache: a cached response is always one that the shard could have given.
 //!
 //! Each test has a Redis of its own, whose password must not occur in any response or log
 //! (`secrets`).

@@ -1,5 +1,5 @@
-//! Tests of the settings of the cache: their sources, their output, refusals, and that the password
-//! is never shown. No Redis is used.
+//! Tests of the settings of the cache: their sources, the output of `--print-config`, refused
+//! values, and that the password is never shown. No Redis is used.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

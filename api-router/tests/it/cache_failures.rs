@@ -1,5 +1,6 @@
-//! Tests of a failing Redis: killed, frozen, emptied, full, lying, or never there. Responses stay
-//! right, no error reaches a client, and when it is back it is used again.
+//! Tests of a Redis that is killed, frozen, emptied, full, missing from the start, or returns false
+//! data. Responses stay right, no error reaches a client, and a Redis that works again is used
+//! again.
 
 use std::time::{Duration, Instant};
 

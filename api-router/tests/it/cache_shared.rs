@@ -1,5 +1,4 @@
-//! Tests of a Redis that several use: two routers of one cluster share entries, two clusters do
-//! not.
+//! Tests of a shared Redis: two routers of one cluster share its entries, and two clusters do not.
 
 use crate::backend;
 use crate::cache::{Cached, LONG, plain_read, told, until_hit, until_seen};

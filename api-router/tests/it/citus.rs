@@ -1,5 +1,6 @@
-//! Tests that need a real cluster of Citus: location of rows, moves, and detection of other
-//! databases. They need `TESSERA_CITUS_URL`; all other tests run on it as well then.
+//! Tests on a real Citus cluster: location of rows, moves of rows between workers, and the refusal
+//! of a database that is not the configured one. They need the variable `TESSERA_CITUS_URL`; if it
+//! is set, all other tests use that cluster as well.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,9 +1,9 @@
-//! Databases for tests on a real cluster of Citus: `TESSERA_CITUS_URL` is a database of its
-//! coordinator that knows the workers, of a user who may make databases. Every test has a database
-//! of its own, on all nodes.
+//! Databases for tests on a real Citus cluster. `TESSERA_CITUS_URL` names a database of the
+//! coordinator that has the workers registered, and a user who may create databases. Every test has
+//! a database of its own on all nodes.
 //!
-//! **Invariant:** a database that a test gets has no rows, and no tables but those that come with
-//! Tessera.
+//! **Invariant:** a database that a test gets has only the tables that come with Tessera, and no
+//! rows.
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -1,5 +1,5 @@
-//! Clients: one that keeps a session token of its own, strangers that have none; and functions that
-//! make their replicas late.
+//! Clients of a router: a client that keeps its own session token, and clients without a token.
+//! Also functions that delay replicas.
 
 use std::time::{Duration, Instant};
 

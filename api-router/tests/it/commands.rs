@@ -1,4 +1,4 @@
-//! The operator's command line, asking a router that runs.
+//! Tests of the operator's commands that send requests to a running router.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Tests of docker-compose.yml and the manifests: the commands of services and pods are run for
-//! real, on loopback ports and without an engine.
+//! Tests of docker-compose.yml and the Kubernetes manifests: the commands of their services and
+//! pods are run as local processes on loopback ports, without a container engine.
 
 use std::collections::BTreeMap;
 use std::fs;

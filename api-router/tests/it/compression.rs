@@ -1,5 +1,5 @@
-//! Tests of compression: the clients that get it, the clients that do not, and that it changes
-//! nothing else; and of the pages about error codes.
+//! Tests of compression: the clients that get compressed responses, and that nothing else in the
+//! response changes. Also tests of the pages about error codes.
 
 use std::io::Read;
 

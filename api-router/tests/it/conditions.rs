@@ -1,5 +1,5 @@
-//! Tests of conditions: the version of a row as its `ETag`, writes that depend on it, reads that
-//! need not be sent again.
+//! Tests of conditional requests: the version of a row as its `ETag`, writes that depend on the
+//! version, and reads whose response need not be sent again.
 
 use std::thread;
 

@@ -1,4 +1,5 @@
-//! Tests of configuration: which source wins, what is shown, and what is refused.
+//! Tests of configuration: the precedence of sources, the values that are shown, and the values
+//! that are refused.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -1,5 +1,5 @@
-//! Contract: schemathesis sends all requests that the OpenAPI document allows, and many that it
-//! does not.
+//! Test of the API's contract: schemathesis sends requests that the OpenAPI document allows, and
+//! many requests that it does not allow.
 
 use std::process::Command;
 

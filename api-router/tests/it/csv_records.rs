@@ -1,4 +1,5 @@
-//! CSV and gzip as they come, in pieces of any size: held to a reader that is known to be right.
+//! Tests of CSV and gzip bodies that arrive in pieces of any size, compared with third-party
+//! readers.
 
 use api_router::body_decoding::{BadGzip, BodyDecoder, ContentCoding, DecodeStep};
 use bytes::Bytes;

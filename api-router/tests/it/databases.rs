@@ -1,11 +1,11 @@
-//! Databases for tests: made from a template that has the schema, and emptied for the next test
-//! when one is over.
+//! Databases for tests: created from a template that has the schema, and emptied after each test
+//! for the next one.
 //!
-//! Making one takes many times as long as emptying one. One thread of each server does both, so
-//! that a test which ends, however it ends, need not wait for it.
+//! Creating a database takes many times as long as emptying one. For each server, one thread does
+//! both, so that a test that ends does not wait, even if it fails.
 //!
-//! **Invariant:** a database that a test gets has the tables of the template and none of their
-//! rows, or is a new copy.
+//! **Invariant:** a database that a test gets has the tables of the template without rows of other
+//! tests, or is a new copy of the template.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};

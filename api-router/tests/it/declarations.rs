@@ -1,4 +1,5 @@
-//! Tests of declarations that are none: each is refused by its member, and nothing is made.
+//! Tests of invalid declarations: each is refused with the name of the wrong member, and no table
+//! is created.
 
 use serde_json::{Value, json};
 

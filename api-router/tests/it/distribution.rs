@@ -1,4 +1,4 @@
-//! Tests of the distribution: how evenly rows lie on the shards.
+//! Tests of `GET /api/distribution`: how evenly rows are distributed over the shards.
 
 use serde_json::{Value, json};
 

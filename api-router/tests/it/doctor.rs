@@ -1,5 +1,5 @@
-//! Tests of `--doctor`: it reports what a start would meet and possible later problems, and changes
-//! nothing.
+//! Tests of `--doctor`: it reports conditions that prevent a start or may cause problems later, and
+//! changes nothing.
 
 use std::fs;
 use std::path::Path;

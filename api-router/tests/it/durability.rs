@@ -1,5 +1,5 @@
-//! Tests of durability: acknowledged rows are there after the process is killed, and were synced
-//! before.
+//! Tests of durability: acknowledged rows exist after the process is killed, and were synced before
+//! the response.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Earlier metrics: those of a router that served some minutes ago, in a store for the next one.
+//! Earlier metrics: fills a store with the metrics of a router that ran some minutes ago, for the
+//! next router.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

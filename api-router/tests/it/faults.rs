@@ -1,5 +1,5 @@
-//! Tests of problems that no client causes alone: each is produced for real, over HTTP, and
-//! reported as in the contract, without internal details.
+//! Tests of problems that need a fault inside the cluster: each fault is really caused, and the
+//! HTTP response is the documented problem, without internal details.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Tests of what a router hands on to services that collect from it.
+//! Tests of `GET /api/analytics/frames`, by which services collect the metrics of a router.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! Clients that third-party generators make from the document: they compile, their types hold, and
-//! their calls work.
+//! Tests of clients that third-party generators make from the OpenAPI document: they compile, their
+//! types fit the responses, and their calls work.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

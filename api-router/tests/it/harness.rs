@@ -1,12 +1,11 @@
-//! Harness: a real router process on a free loopback port, with a data directory of its own, or
-//! databases instead (`backend`).
+//! Harness: a real router process on a free loopback port, with a data directory or databases of
+//! its own (`backend`).
 //!
-//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with
-//! it.
+//! When the [`Router`] is dropped, the process is ended by its id, and the directory is removed.
 //!
-//! A [`Router`] sends requests like one client that keeps its session token: it reads its own
-//! writes, though its reads come from replicas. Clients without a token, and with one of their own,
-//! are in `client`.
+//! The functions of a [`Router`] send requests like one client that keeps its session token: such a
+//! client reads its own writes, although replicas answer the reads. Clients without a token, and
+//! further clients with their own token, are in `client`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,5 @@
-//! Tests of health: it reports the real state of the nodes, and why one is not well.
+//! Tests of `GET /api/health`: it reports the real state of the nodes, and the reasons why a node
+//! is not well.
 
 use std::time::Instant;
 

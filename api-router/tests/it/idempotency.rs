@@ -1,5 +1,5 @@
-//! Tests of idempotency keys: a request that is sent again has one effect and one response,
-//! whatever happened in between.
+//! Tests of idempotency keys: a request that is sent again has one effect and the same response,
+//! even after failures in between.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;

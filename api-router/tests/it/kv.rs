@@ -1,4 +1,4 @@
-//! Tests of values under keys: what a key is, what a value is, and what both are to other routes.
+//! Tests of `/api/kv/{key}`: valid keys, valid values, and the same rows through other routes.
 
 use std::process::Stdio;
 use std::sync::Barrier;

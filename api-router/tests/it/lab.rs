@@ -1,4 +1,5 @@
-//! Tests of the laboratory: how nodes are held up, and what a shard does whose primary is.
+//! Tests of `/api/lab/nodes`: nodes that are paused, delayed or cut off, and shards whose primary
+//! is.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;

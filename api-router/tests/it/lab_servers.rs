@@ -1,8 +1,8 @@
-//! Laboratory of tests on servers: every replica is reached, and follows its primary, through
-//! proxies that can be paused.
+//! Lab servers: PostgreSQL servers for tests that pause replicas. The router reaches every replica,
+//! and every replica follows its primary, through proxies that can be paused.
 //!
-//! On files the router itself can pause a replica (`/api/lab/nodes`). A server of PostgreSQL is not
-//! the router's, so the proxies pause its connections instead.
+//! If shards are files, the router itself can pause a replica (`/api/lab/nodes`). The router does
+//! not control a PostgreSQL server, so the proxies pause its connections instead.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};

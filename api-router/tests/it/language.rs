@@ -1,5 +1,5 @@
-//! Plain English is kept by a test: old names, doubtful openings and long comment lines may only
-//! become fewer.
+//! Test of the language of comments, names and documents: the number of old names, unclear openings
+//! and long comment lines may only fall.
 //!
 //! Each rule finds cases in the project's texts. `language/baseline.txt` lists how many cases of a
 //! rule a file still has. A file with more cases fails the test and so does one with fewer, until

@@ -1,5 +1,5 @@
 //! Tests of the consistency levels: the guarantees of a response at `one`, `quorum` and `all`, and
-//! the problem when too few nodes can give them.
+//! the problem when too few nodes are available.
 
 use serde_json::{Value, json};
 

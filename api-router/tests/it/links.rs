@@ -1,4 +1,5 @@
-//! Links of the documents: each leads to a file and a heading that exist, and the book is complete.
+//! Tests of the links in documents: each link leads to a file and a heading that exist, and every
+//! chapter is in the table of contents.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,5 +1,6 @@
-//! Tests of data directories whose files are removed under a router that has them open: no write
-//! is acknowledged that only this process could ever read, and every client learns why.
+//! Tests of data directories whose files are removed while a router has them open: no write is
+//! acknowledged that would be lost when the process ends, and every client gets an error with the
+//! reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Tests of the first analytics: the figures are those of the requests that were made.
+//! Tests of `GET /api/analytics/metrics`: the metrics are those of the requests that were sent.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Tests of metrics that are kept: over a restart, in the store of the settings, and without a
-//! secret in the output.
+//! Tests of stored metrics: they survive a restart, are in the configured store, and no output
+//! contains the store's password.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! Tests of a known load: each metric is recomputed from the requests that were made, and from
-//! nothing else.
+//! Tests of metrics under a known load: each metric equals the number that the test computes from
+//! the requests that it has sent.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

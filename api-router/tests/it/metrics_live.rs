@@ -1,5 +1,5 @@
-//! Tests of the stream of metrics: it has the content of the JSON, is built once for all viewers,
-//! and ends in order.
+//! Tests of `GET /api/analytics/stream`: its events have the content of the JSON response, an event
+//! is built once for all viewers, and streams end in order at a shutdown.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use ureq::BodyReader;
 use crate::harness::{PATIENCE, Router};
 use crate::metrics::{metrics, some_requests};
 
-/// Most who watch at once.
+/// Maximum number of viewers at once.
 const VIEWERS_MAX: usize = 32;
 
 /// One who watches.

@@ -1,4 +1,5 @@
-//! Tests of the errors that analytics keeps: listed newest first, chosen, and counted in groups.
+//! Tests of `GET /api/analytics/errors`: errors are listed newest first, filtered, and counted in
+//! groups.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Tests of operations: how a router starts, refuses to start, ends, and what it says meanwhile.
+//! Tests of operations: start, refusal to start and shutdown of a router, and its log.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

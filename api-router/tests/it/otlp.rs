@@ -1,5 +1,5 @@
-//! Tests of traces that are sent: to a collector of the test's own, which decodes the wire format
-//! of protocol buffers. Only with the feature `otlp`.
+//! Tests of sending traces to a collector inside the test, which decodes the wire format of
+//! protocol buffers. They exist only with the feature `otlp`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,5 +1,5 @@
-//! Tests of pages: filters over HTTP, walks by cursor while others write, totals, and answers of
-//! those shards that can.
+//! Tests of pages of rows: filters over HTTP, iteration by cursor while other clients write,
+//! totals, and partial responses when a shard does not answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! Tests of placement: where keys live, what the shards hold; and of the documents about the API.
+//! Tests of placement: the shard of a key, and the rows on each shard. Also tests of the documents
+//! about the API.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Tests of problems: every code that a client can cause, its whole body, and secrets that no body
-//! may contain.
+//! Tests of problems: the whole body of every code that a client can cause, and that no body
+//! contains a secret.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};

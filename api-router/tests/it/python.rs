@@ -1,5 +1,5 @@
-//! Python: third-party tools that judge the API, in virtual environments below `target` that are
-//! made once.
+//! Python: runs third-party tools that test the API, in virtual environments below `target`, which
+//! are created once.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Properties: no JSON body and no query string, however odd, ever gives a 5xx or breaks the
-//! connection.
+//! Property tests: no JSON body and no query string, however odd, causes a 5xx response or breaks
+//! the connection.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,10 +1,10 @@
-//! Redis: a server of its own on a free loopback port, with a password, in a folder that is removed
-//! with it.
+//! Redis: a Redis server for one test, on a free loopback port, with a password, in a temporary
+//! folder.
 //!
-//! It is ended by its own id when the [`Redis`] is dropped, and writes to a disk only if a setting
-//! says so.
+//! When the [`Redis`] is dropped, the server is ended by its process id. It writes to a disk only
+//! if a setting of the test requires that.
 //!
-//! **Invariant:** it answers when it has started, and is gone when it was killed.
+//! **Invariant:** after a start the server answers, and after a kill its process has ended.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -1,5 +1,5 @@
-//! Tests of replicas: the node that serves a read, late, missing, more and fewer replicas, and that
-//! they hold the rows of their primary.
+//! Tests of replicas: the node that serves a read, replicas that lag or are missing, changed
+//! numbers of replicas, and that replicas hold the rows of their primary.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Tests of remedies: the response to a request that is nearly right says what to send instead,
-//! and suggests nothing far-fetched.
+//! Tests of remedies: the response to a request that is nearly right suggests a correct request,
+//! and no request that is too different.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Sabotage: the default program cannot break promises on purpose. Nothing of the feature
-//! `sabotage` is in it, and no other feature enables it.
+//! Tests of the feature `sabotage`: the default program contains no code that violates guarantees
+//! on purpose, and no other feature enables `sabotage`.
 
 use std::collections::BTreeSet;
 use std::fs;

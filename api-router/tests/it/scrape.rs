@@ -1,5 +1,5 @@
-//! Tests of `/metrics`: the reference parser of the format reads it, its counts are those of the
-//! requests made, and no key is in it.
+//! Tests of `GET /metrics`: the reference parser of the format accepts the text, the counts are
+//! those of the requests that were sent, and the text contains no shard key.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

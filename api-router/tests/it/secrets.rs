@@ -1,5 +1,5 @@
-//! Secrets: the passwords of a router, which must not occur in any output: no response, no header,
-//! no line of its log, in no test of the whole suite.
+//! Secrets: checks, in every test of the suite, that no response, no header and no log line of a
+//! router contains one of its passwords.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStderr, Command};

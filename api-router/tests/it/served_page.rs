@@ -1,5 +1,5 @@
-//! Tests of the dashboard's files as they are served: browsers are redirected there, may run
-//! nothing else, and request a file again only when it has changed.
+//! Tests of the dashboard's files over HTTP: browsers are redirected to the dashboard, may run no
+//! scripts but its own, and request a file again only when it has changed.
 
 use crate::harness::Router;
 

@@ -1,5 +1,5 @@
-//! Tests of the addresses of PostgreSQL servers: their sources, their output, refusals, and that a
-//! password is never shown. No server is used.
+//! Tests of the addresses of PostgreSQL servers: their sources, the output of `--print-config`,
+//! refused addresses, and that a password is never shown. No server is used.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! Tests of filters that name the shard key: such reads go to the shards of their keys only, and
-//! return the same rows as a scatter read.
+//! Tests of filters that name the shard key: a read with such a filter contacts only the shards of
+//! its keys, and returns the same rows as a read of all shards.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Tests of shard keys that need not be sent twice: writes take them from the routing column of
+//! Tests of writes that do not name the shard key: the router takes it from the routing column of
 //! the row.
 
 use serde_json::{Value, json};

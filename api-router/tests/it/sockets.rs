@@ -1,4 +1,5 @@
-//! Tests of connections: bodies too large, garbage, clients that leave.
+//! Tests of connections: bodies that are too large, bytes that are not HTTP, and clients that
+//! disconnect.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;

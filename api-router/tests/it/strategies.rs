@@ -1,4 +1,4 @@
-//! Tests of every way to shard: clusters with each keyspace and placement, through a restart.
+//! Tests of all keyspaces and placements: clusters with each of them work, also after a restart.
 
 use std::collections::BTreeSet;
 

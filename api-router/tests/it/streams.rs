@@ -1,4 +1,5 @@
-//! Tests of streamed bodies: NDJSON and CSV of any length, zipped or not, whole or broken off.
+//! Tests of streamed bodies: NDJSON and CSV of any length, compressed or not, complete or broken
+//! off.
 
 use std::io::Write as _;
 

@@ -1,5 +1,5 @@
-//! Tests of the body budget: a slow client locks no other out, and no small request takes much
-//! memory.
+//! Tests of the body budget: a slow client does not block other clients, and no small request takes
+//! much memory.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

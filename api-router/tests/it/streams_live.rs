@@ -1,5 +1,5 @@
-//! Tests of streamed bodies while they arrive: rows that are stored meanwhile, stages that wait for
-//! others, bytes that are held.
+//! Tests of streamed bodies while they arrive: rows are stored before the body ends, a stage waits
+//! for a slower one, and the number of held bytes is bounded.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};

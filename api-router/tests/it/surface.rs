@@ -1,4 +1,5 @@
-//! Tests of the surface: paths, methods, media types, parameters, and pages of other origins.
+//! Tests of the HTTP surface: paths, methods, media types, parameters, and requests from pages of
+//! other origins.
 
 use serde_json::json;
 

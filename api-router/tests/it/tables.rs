@@ -1,5 +1,5 @@
-//! Tests of tables that clients make: on every shard or on none, usable at once, whatever fails in
-//! between.
+//! Tests of tables that clients create: a table exists on every shard or on none, even if a step
+//! fails, and can be used at once.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Tests of TLS: clients prove to whom they speak, and a renewed certificate needs no restart.
+//! Tests of TLS: clients verify the router's certificate, and a renewed certificate needs no
+//! restart.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,5 @@
 //! Tests of session tokens: a client reads its own writes and never sees less than before, however
-//! far its replicas are behind; and an invalid token is refused.
+//! far the replicas lag; an invalid token is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;

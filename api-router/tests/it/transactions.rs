@@ -1,5 +1,5 @@
-//! Tests of transactions: a bulk write of which each shard stores all of its part or nothing, and
-//! rows that are changed only if they are of a version.
+//! Tests of transactions: bulk writes of which each shard stores all of its rows or none, and rows
+//! that are changed only if they have the expected version.
 
 use std::thread;
 

@@ -1,5 +1,5 @@
-//! Tests of `POST /api/write`: operations, kept columns, keys that must agree, values that come
-//! back.
+//! Tests of `POST /api/write`: operations, columns that a write leaves unchanged, shard keys that
+//! must agree, and values that are read back.
 
 use serde_json::{Value, json};
 

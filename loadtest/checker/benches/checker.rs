@@ -1,8 +1,9 @@
-//! Checker: seconds and peak memory to judge a million operations, from memory and from a file.
+//! Benchmark of the checker: time and peak memory to check a million operations, from memory and
+//! from a file.
 //!
-//! `cargo bench -p checker --bench checker`. A simulated run: 64 hot rows and 100 000 cold ones,
-//! drawn as by Zipf's law. Memory is the high-water mark of a process that does nothing else, so
-//! the file is judged by this program started again.
+//! `cargo bench -p checker --bench checker`. The history is that of a simulated run with 64 hot
+//! rows and 100 000 cold ones, drawn by Zipf's law. Memory is the high-water mark of a process that
+//! does nothing else, so the program starts itself again to check the file.
 
 #[path = "../tests/checker/server.rs"]
 mod server;

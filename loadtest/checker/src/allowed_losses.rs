@@ -1,17 +1,17 @@
 //! Allowed losses: changes that a promotion may cost at level `one`, which are no violations.
 //!
-//! A write at `one` is acknowledged when the primary has it. If another node takes its place, such
-//! a write may be gone, even after a read has found it. So a contradiction that shows after a
-//! promotion, and in which a change at `one` from before it takes part, is a loss and no violation.
-//! Everything else stays one; above all, whatever was acknowledged at `quorum` or `all` must be
-//! there.
+//! A write at `one` is acknowledged when the primary has stored it. If another node is promoted,
+//! such a write may be lost, even if a read has returned it before. So a contradiction is a loss
+//! and no violation if it appears after a promotion and involves a change at `one` from before that
+//! promotion. Every other contradiction is a violation; above all, every change that was
+//! acknowledged at `quorum` or `all` must be kept.
 //!
-//! **Invariant:** without a promotion, or without changes at `one`, nothing is excused; a loss is
-//! always counted.
+//! **Invariant:** without a promotion, or without changes at `one`, every contradiction is a
+//! violation; losses are always counted.
 //! **Not here:** finding contradictions (the checks).
 //!
-//! What is not seen: a true violation of a row that had a change at `one` shortly before a
-//! promotion, if the contradiction could have come from that change.
+//! Not detected: a real violation on a row that had a change at `one` shortly before a promotion,
+//! if the loss of that change could explain the contradiction.
 
 use std::collections::{HashMap, HashSet};
 

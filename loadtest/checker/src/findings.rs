@@ -1,6 +1,7 @@
-//! Findings: violations counted, and the first few of each check kept for the report.
+//! Findings: counts the violations, and keeps the earliest few of each check for the report.
 //!
-//! **Invariant:** what is kept are the earliest; a broken server cannot fill the memory.
+//! **Invariant:** the kept violations are the earliest of their check, and their number is limited,
+//! so that a broken server cannot fill the memory.
 //! **Not here:** the text of the report (`violation_report`).
 
 use crate::allowed_losses::Excuse;

@@ -1,13 +1,14 @@
-//! History: all requests and responses of a run, kept small enough to be judged as a whole.
+//! History: all requests and responses of a run, in a form that is small enough to check as a
+//! whole.
 //!
-//! An [`Operation`] is what happened to one row. Beside operations there are a few [records]
-//! about many rows at once: the sum of a bank, its ledger, pages of the final walk, faults made on
-//! purpose. The load tester's recorder collects them while many tasks run; [`lines`] writes them
-//! down and reads them again.
+//! An [`Operation`] is one write, delete or read of one row. There are also a few [records] about
+//! many rows at once: the sum of a bank, its ledger, pages of the final iteration, injected faults.
+//! The load tester's recorder collects both while many tasks run; [`lines`] writes them to a file
+//! and reads them again.
 //!
-//! **Invariant:** every key and node of a record is named in the same history; times are
-//! nanoseconds on one monotonic clock since the history's start.
-//! **Not here:** any judgement. That is [`check`](crate::check()).
+//! **Invariant:** the names of all keys and nodes that a record refers to are in the same history;
+//! times are nanoseconds since the start of the history, on one monotonic clock.
+//! **Not here:** checking the history ([`check`](crate::check())).
 
 mod names;
 mod nodes;

@@ -1,60 +1,57 @@
-//! Checker: whether a history keeps what the router promises, and which records say that it does
-//! not.
+//! Checker: checks whether a recorded history keeps the guarantees of the router, and names the
+//! records that show a violation.
 //!
-//! Nine checks judge, a tenth reports:
+//! Nine checks find violations, and a tenth reports on availability:
 //!
-//! | | Promise | File |
+//! | | Promise | Module of `checks` |
 //! |---|---|---|
 //! | C1 | a change happens once, at a version of its own | `identity` |
-//! | C2 | what is read was sent to that row, and not refused | `corruption` |
+//! | C2 | a value that is read was sent to that row, and not refused | `corruption` |
 //! | C3 | each row is linearizable for changes and strong reads | `linearizable` |
 //! | C4 | a session reads its own writes, and never backwards | `sessions` |
 //! | C5 | a bounded read is no older than its bound | `bounded` |
-//! | C6 | an acknowledged change is kept, or something after it | `final_state` |
-//! | C7 | at the end exactly the rows that were written are there, once | `sets` |
-//! | C8 | transfers change no total, and no read sees half of one | `bank` |
-//! | C9 | counters and conditions count | `ledger` |
-//! | C10 | how long nothing succeeded | `availability` |
+//! | C6 | at the end each row has its last acknowledged change, or a later one | `lost_writes` |
+//! | C7 | at the end a table has exactly the rows that were written, each once | `sets` |
+//! | C8 | transfers change no total, and no read sees half of a transfer | `bank` |
+//! | C9 | counters count every transfer, and conditional writes hold | `ledger` |
+//! | C10 | (report only) the longest times without success | `availability` |
 //!
-//! Doubt is for the accused: where an unanswered request leaves two readings open, the harmless one
-//! holds. What a promotion may cost at level `one` is counted apart (`allowed_losses`). Each file
-//! says what it therefore does not see. Rows must be new: a value written before the run counts as
-//! a value that was never sent.
+//! A doubtful case is no violation: where the outcome of an unanswered request is unknown, a check
+//! assumes the outcome that contradicts nothing. Changes that a promotion may lose at level `one`
+//! are counted separately (`allowed_losses`). The documentation of each check lists the violations
+//! that it therefore cannot detect. The rows of a run must be new, because a value written before
+//! the run counts as a value that was never sent.
 //!
-//! **Invariant:** O(n log n) in the records; beside the history, some 30 bytes an operation.
-//! **Not here:** recording (the load tester), files and any network.
+//! **Invariant:** checking takes time O(n log n) in the number of records, and about 30 bytes of
+//! memory per operation in addition to the history.
+//! **Not here:** recording a history (the load tester), opening files, any network.
 
 #![forbid(unsafe_code)]
 
-mod acknowledged;
+mod acknowledged_watermark;
 mod allowed_losses;
-mod availability;
-mod bank;
-mod bounded;
-mod corruption;
-mod final_state;
+mod checks;
 mod findings;
 pub mod history;
-mod identity;
-mod ledger;
-mod linearizable;
 mod report;
 mod row;
-mod sessions;
-mod sets;
 mod version_bound;
 mod violation;
 mod violation_report;
 
-pub use self::availability::{Availability, Gap, OperationGroup, Outcomes, Summary};
+pub use self::checks::availability::{Availability, Gap, OperationGroup, Outcomes, Summary};
 pub use self::findings::REPORTED_MAX;
 pub use self::report::Report;
 pub use self::violation::{Check, Evidence, Violation};
 pub use self::violation_report::lost_text;
 
+use self::checks::sets::Walks;
+use self::checks::{
+    availability, bank, bounded, corruption, identity, ledger, linearizable, lost_writes, sessions,
+    sets,
+};
 use self::findings::{Findings, Found};
 use self::row::{ByKey, Row};
-use self::sets::Walks;
 use crate::history::{OperationHistory, Outcome};
 
 /// Judges a history.
@@ -69,7 +66,7 @@ pub fn check(history: &OperationHistory) -> Report {
         linearizable::check(&row, &mut found);
         sessions::check(&row, &mut found);
         bounded::check(&row, &mut found);
-        final_state::check(&row, &mut found);
+        lost_writes::check(&row, &mut found);
         sets::check(&row, &walks, &mut found);
         ledger::check(&row, &mut found);
         rows_not_read_back += u64::from(is_not_read_back(&row, &walks));

@@ -1,9 +1,10 @@
 //! Report: the result of checking one history.
 //!
-//! **Invariant:** a report without violations has passed, whatever was lost at level `one`.
-//! **Not here:** its text and its JSON (`violation_report`).
+//! **Invariant:** a report without violations has passed, however many changes at level `one` were
+//! lost to promotions.
+//! **Not here:** the text and the JSON of a report (`violation_report`).
 
-use crate::availability::Availability;
+use crate::checks::availability::Availability;
 use crate::violation::{Check, Violation};
 
 /// Result of checking a history.

@@ -1,10 +1,13 @@
-//! Row: the operations of one key, with what they teach about each other.
+//! Row: the operations on one key, with the versions that can be inferred from other operations.
 //!
-//! Versions make checking cheap only where they are known. A write whose response had none (a row
-//! of a bulk, an answer that never came) is given the version at which its value was read.
+//! Checking is cheap only for operations with known versions. A write whose response contained no
+//! version (a row of a bulk write, or a request without an answer) gets the version at which its
+//! value was read.
 //!
-//! **Invariant:** operations stand in order of their start, and are named by their place in it.
-//! **Not here:** judgement. A value seen at two versions has the first here; `identity` says more.
+//! **Invariant:** operations are ordered by their start, and identified by their index in this
+//! order.
+//! **Not here:** finding violations. A value that was read at two versions gets the first of them
+//! here, and is reported by `identity`.
 
 mod deletes;
 

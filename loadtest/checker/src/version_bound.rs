@@ -1,11 +1,13 @@
-//! Version bound: progress of a row, to a version or to a point after one.
+//! Version bound: a point in the order of a row's changes, either at a version or between two
+//! versions.
 //!
-//! A write of unknown version still took place after something and before something.
-//! Versions are doubled to make room: an even mark is a version, the odd one above it is anywhere
-//! between that version and the next.
+//! A write of unknown version also has its place between other changes. So versions are doubled to
+//! make room: an even mark is a version, and the odd mark above it is any point between that
+//! version and the next.
 //!
-//! **Invariant:** marks compare as the moments they stand for, except within one odd mark.
-//! **Not here:** the operation that set a mark, except in a [`LowWatermark`].
+//! **Invariant:** marks compare like the points that they stand for, except that all points of one
+//! odd mark are equal.
+//! **Not here:** the operation to which a mark belongs, except in a [`LowWatermark`].
 
 /// Index of an operation among the operations of its row, which are in order of their start.
 pub(crate) type OperationIndex = u32;

@@ -1,7 +1,7 @@
 //! Violation: a broken promise, with the records of the history that show it.
 //!
 //! **Invariant:** evidence names records of the history that was checked.
-//! **Not here:** counting violations (`findings`), and reporting them (`violation_report`).
+//! **Not here:** counting violations (`findings`), reporting violations (`violation_report`).
 
 use crate::history::Key;
 use crate::row::Row;

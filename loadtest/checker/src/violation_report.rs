@@ -1,13 +1,14 @@
 //! Violation report: the few records that contradict each other, for people and as JSON.
 //!
-//! **Invariant:** one record, one line; a text from elsewhere cannot draw on the terminal.
-//! **Not here:** which violations there are.
+//! **Invariant:** each record is one line; control characters in recorded texts are escaped, so
+//! that they cannot affect the terminal.
+//! **Not here:** finding violations (the checks).
 
 use std::fmt::Write;
 
 use serde_json::{Value as Json, json};
 
-use crate::availability::{OperationGroup, Outcomes, Summary};
+use crate::checks::availability::{OperationGroup, Outcomes, Summary};
 use crate::findings::REPORTED_MAX;
 use crate::history::{Kind, NEVER, NodeId, Operation, OperationHistory, Outcome, Value};
 use crate::report::Report;

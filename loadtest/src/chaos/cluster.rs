@@ -1,9 +1,9 @@
-//! Cluster: the servers of a local cluster, each behind a proxy of its own, broken and mended by
-//! the program that made it.
+//! Cluster: the servers of a local cluster, each behind a proxy. `shard-manager cluster` creates,
+//! stops and promotes them.
 //!
-//! **Invariant:** at most one node is broken at a time, in shards of three or more; a program that
-//! stops half way, this process included, leaves nodes that run.
-//! **Not here:** how nodes are stopped and promoted: `shard-manager cluster` does that.
+//! **Invariant:** at most one node is faulty at a time, and only in shards of three or more nodes;
+//! if this process or a command ends early, the nodes keep running.
+//! **Not here:** stopping and promoting nodes, which `shard-manager cluster` does.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
-//! Process: one router as a child of the tester, over a directory of its own or on servers.
+//! Process: a router as a child process of the load tester, with a data directory of its own or
+//! with servers.
 //!
-//! **Invariant:** signals go to the process id of a child that has not been waited for, so never to
-//! a stranger.
+//! **Invariant:** signals are sent only to a child that has not been waited for, so that its
+//! process id cannot belong to another process.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

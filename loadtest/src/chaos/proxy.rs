@@ -1,8 +1,8 @@
-//! Proxy: a port in front of one server, on which the way to it can be broken.
+//! Proxy: forwards connections to one server, and can cut, delay or lose their traffic.
 //!
-//! **Invariant:** bytes pass in their order and unchanged, or the connection ends; one that has
-//! lost any is not used again.
-//! **Not here:** when it is broken (`schedule`).
+//! **Invariant:** bytes are forwarded in order and unchanged, or the connection ends; a connection
+//! that has lost bytes is closed.
+//! **Not here:** the times of faults (`schedule`).
 
 mod frames;
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Redis: the cache of the router that is broken, as a child of the tester.
+//! Redis: the cache of the tested router, as a child process of the load tester.
 //!
-//! **Invariant:** signals go to the process id of a child that has not been waited for, so never to
-//! a stranger. Nothing of it is written to a disk.
-//! **Not here:** what the router does without it.
+//! **Invariant:** signals are sent only to a child that has not been waited for, so that its
+//! process id cannot belong to another process. The server writes nothing to a disk.
+//! **Not here:** the behaviour of a router without its cache.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

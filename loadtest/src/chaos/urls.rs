@@ -1,6 +1,6 @@
-//! URLs of servers, with every host and port in them replaced and nothing else.
+//! URLs: replaces the hosts and ports in the URLs of servers by those of proxies, and nothing else.
 //!
-//! **Not here:** what else stands in such a URL; the router reads it.
+//! **Not here:** parsing the other parts of a URL, which the router does.
 
 /// A part of a list of URLs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,14 @@
-//! Failures: what went wrong, in groups.
+//! Failures: counts failed operations in groups of similar failures.
 //!
-//! **Invariant:** at most [`GROUPS_MAX`] groups and one of others for each operation.
+//! **Invariant:** there are at most [`GROUPS_MAX`] groups, and for each operation one further group
+//! of all other failures.
 
 use std::collections::BTreeMap;
 
 use super::{OTHERS, Operation};
 use crate::response_check::Failure;
 
-/// Most groups of failures.
+/// Maximum number of groups of failures.
 const GROUPS_MAX: usize = 64;
 
 /// Failures are the same when these are.

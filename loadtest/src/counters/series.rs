@@ -1,6 +1,7 @@
-//! Series: what happened in each second of a run, for graphs.
+//! Series: counts of operations and response times for each second of a run, for graphs.
 //!
-//! **Invariant:** at most [`SECONDS_MAX`] seconds; what comes later is counted in the last.
+//! **Invariant:** a series has at most [`SECONDS_MAX`] seconds; later operations are counted in the
+//! last of them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Times: durations of many operations.
+//! Times: the distribution of the response times of many operations.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Connection: one kept-alive connection, one request at a time.
+//! Connection: a kept-alive connection, which carries one request at a time.
 
 use std::io;
 

@@ -1,10 +1,9 @@
 //! Pool: the kept-alive connections to one router.
 //!
-//! As many are open as requests were ever under way at once: a user that waits for its answer has
-//! one to itself.
+//! The number of open connections is the largest number of requests that were in progress at the
+//! same time: a user that waits for a response has a connection of its own.
 //!
-//! **Invariant:** a connection on which anything went wrong or timed out is closed, never used
-//! again.
+//! **Invariant:** a connection is closed after an error or a timeout on it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

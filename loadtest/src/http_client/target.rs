@@ -1,4 +1,4 @@
-//! Target: address of a router.
+//! Target: the address of a router.
 
 use std::fmt;
 use std::net::IpAddr;

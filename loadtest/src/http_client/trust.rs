@@ -1,7 +1,7 @@
 //! Trust: certificates that are accepted from a router whose address begins with https.
 //!
-//! Trusted is whom this machine trusts, or the certificates of the file that the variable
-//! `SSL_CERT_FILE` names, as with other programs.
+//! Trusted are the certificate authorities of this machine, or the certificates in the file that
+//! the variable `SSL_CERT_FILE` names, as in other programs.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Fill: all keys written before the run, so that reads have something to find.
+//! Fill: writes all keys before the run, so that reads return rows.
 
 use std::time::Duration;
 

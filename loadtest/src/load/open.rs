@@ -1,15 +1,15 @@
-//! Open model: requests are sent at a rate, whatever the responses.
+//! Open model: requests are sent at a fixed rate, which does not depend on the responses.
 //!
-//! Request number n is due at `start + n / rate`, and its latency counts from then. So a router
-//! that stalls for a second is charged with every request that was due in that second; in the
-//! closed model the users would have waited with it, and one slow request each is all that would be
-//! seen ("coordinated omission": Tene, "How NOT to Measure Latency", 2013; open and closed:
-//! Schroeder, Wierman and Harchol-Balter, NSDI 2006).
+//! Request number n is due at `start + n / rate`, and its latency counts from then. So if a router
+//! stalls for a second, every request that was due in that second counts as slow. In the closed
+//! model the users would have waited, and the result would show only one slow request per user
+//! ("coordinated omission": Tene, "How NOT to Measure Latency", 2013; open and closed: Schroeder,
+//! Wierman and Harchol-Balter, NSDI 2006).
 //!
-//! **Invariant:** a request that is due is sent, or counted as dropped because too many are under
-//! way; none is forgotten.
-//! **Not here:** sessions. Requests of different users are independent; each must still find
-//! what was written before the run.
+//! **Invariant:** a request that is due is sent, or is counted as dropped because too many requests
+//! are in progress.
+//! **Not here:** sessions. The requests are independent of each other; only rows that were written
+//! before the run must be found.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Operation: one request sent, answered and checked.
+//! Operation: sends one request and checks the response.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Plan: settings and state that all users of a run share.
+//! Plan: the settings and the state that all users of a run share.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

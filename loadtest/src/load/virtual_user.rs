@@ -1,4 +1,4 @@
-//! Virtual user: state of one user.
+//! Virtual user: the state of one simulated user.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Tests of accepted and refused options.
+//! Tests of options that are accepted and of options that are refused.
 
 use super::*;
 

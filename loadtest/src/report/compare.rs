@@ -1,18 +1,19 @@
-//! Compare: what got better or worse since an earlier run.
+//! Compare: the differences between a run and an earlier one, as better, worse, or noise.
 //!
 //! A change counts when it is more than its bound. The base of all bounds is
-//! [`LEAST_NOISE_PERCENT`], or three times the uncertainty of the difference of the two rates where
-//! that is more; the uncertainty is the standard error that the spread of the per-second rates
-//! gives. Then
+//! [`LEAST_NOISE_PERCENT`], or three times the uncertainty of the difference of the two rates if
+//! that is greater; the uncertainty is the standard error computed from the per-second rates. The
+//! bounds are:
 //!
-//! - rate: the base, or more where so few requests leave more to chance: three times √(1/n + 1/m);
+//! - rate: the base, or three times √(1/n + 1/m) if that is greater, because chance matters more
+//!   with few requests;
 //! - p50 and p90: the base; p99: twice the base; p99.9: four times. A quantile with fewer than
 //!   [`BEYOND_LEAST`] requests beyond it in either run is not judged;
-//! - failed and dropped, as shares: twice the base, or more by the same rule of chance. The first
-//!   of its kind is worse, and none any more is better, however few.
+//! - shares of failed and dropped requests: twice the base, or more by the rule for few requests. A
+//!   share that rises from zero is always worse, and one that falls to zero is always better.
 //!
-//! **Invariant:** no number is `NaN` or infinite, whatever a file said; nothing in here changes
-//! whether a run passed.
+//! **Invariant:** no number is `NaN` or infinite, whatever an earlier report contains; a comparison
+//! never changes whether a run has passed.
 //! **Not here:** reading the earlier run (`files`).
 
 mod text;

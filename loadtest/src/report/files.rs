@@ -1,8 +1,8 @@
-//! Files: the reports that are written beside the console, and the earlier run that is read.
+//! Files: writes the reports to files, and reads the report of an earlier run.
 //!
-//! **Invariant:** a file that cannot be read or written is reported before any load; a file at its
-//! place is whole, the one that was there before or the new one.
-//! **Not here:** what is in them (`html`, `Report::json`, `compare`).
+//! **Invariant:** a file that cannot be read or written is reported before the load begins; under
+//! the name of a file there is always a complete one, the old or the new.
+//! **Not here:** the contents of the files (`html`, `Report::json`, `compare`).
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read, Write};

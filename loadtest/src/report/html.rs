@@ -1,4 +1,4 @@
-//! Html: the report as one page, with graphs over time.
+//! HTML: the report as one page, with graphs over time.
 //!
 //! **Invariant:** the page is complete in itself: no script, and nothing is fetched. It is bounded,
 //! however long the run and whatever a server answered. Texts of servers, files and the command

@@ -1,7 +1,8 @@
-//! Run options: the load of a run, option by option.
+//! Run options: the options that determine the load of a run, for the report and for comparing
+//! runs.
 //!
-//! **Invariant:** two runs with the same entries have the same load; an option that changes nothing
-//! about the load (`--seed`, `--json`) is not here.
+//! **Invariant:** two runs with the same entries have the same load; options that do not affect the
+//! load (`--seed`, `--json`) are left out.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Tests of the report: what people and programs read, as whole texts.
+//! Tests of the report: the complete text and the complete JSON.
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant};

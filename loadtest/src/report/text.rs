@@ -1,4 +1,4 @@
-//! Text: the report on a console.
+//! Text: the report as text for a terminal.
 
 use std::fmt::{Result, Write};
 
@@ -10,7 +10,7 @@ use super::{
 
 /// A line of shares is no longer.
 const LINE_CHARS: usize = 100;
-/// Most shares of one kind in the text; the JSON has all.
+/// Maximum number of shares of one kind in the text; the JSON has all.
 const SHARES_MAX: usize = 32;
 
 pub(super) fn write(report: &Report, out: &mut String) -> Result {

@@ -1,7 +1,8 @@
-//! Attempt: one request sent until its outcome is known or cannot become known.
+//! Attempt: sends one request repeatedly until its outcome is known or can no longer become known.
 //!
-//! **Invariant:** a request is sent again only with the idempotency key it had, or if it changes
-//! nothing; once an attempt is without an answer, no later refusal proves that nothing happened.
+//! **Invariant:** a request is repeated only with the same idempotency key, or if it changes
+//! nothing. After an attempt without a response, a later refusal does not prove that nothing was
+//! stored.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::http_client::{Answer, HttpRequest, is_before_sending};
 use crate::requests::{SESSION_TOKEN, id_header};
 use crate::response_check::{self, Failure};
 
-/// Most times that a write of unknown outcome is sent.
+/// Maximum number of times that a write of unknown outcome is sent.
 const ATTEMPTS_MAX: u8 = 6;
 /// Before the second attempt; doubled before each further one.
 const BACK_OFF: Duration = Duration::from_millis(50);

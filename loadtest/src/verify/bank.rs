@@ -1,7 +1,7 @@
 //! Bank: accounts under one shard key, whose sum no transfer changes.
 //!
-//! A transfer is one transaction: two accounts and a counter change if each still has the version
-//! that was read, and a row of the ledger is made.
+//! A transfer is one transaction: it changes two accounts and a counter if each still has the
+//! version that was read, and inserts a row into the ledger.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::response_check::Failure;
 use crate::tables::TRANSACTIONS;
 
-/// Most attempts to open a bank.
+/// Maximum number of attempts to open a bank.
 const OPENINGS_MAX: u32 = 5;
 /// Number of reads of a bank as soon as it is open. With eight banks they certainly reach each of
 /// three nodes.

@@ -1,4 +1,4 @@
-//! Batch: a bulk write of rows that are written once, over all shards.
+//! Batch: a bulk write of new rows on all shards, which are not written again.
 
 use bytes::Bytes;
 use checker::history::{Kind, Operation, Outcome};

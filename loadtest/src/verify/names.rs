@@ -1,6 +1,6 @@
-//! Names: one for each row of a run, so that no two rows meet.
+//! Names: a unique name for each row of a run.
 //!
-//! **Not here:** the spelling that a cluster demands of keys (`keyspace`).
+//! **Not here:** the form that the cluster's keyspace requires of keys (`keyspace`).
 
 use std::sync::Arc;
 

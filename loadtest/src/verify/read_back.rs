@@ -1,4 +1,4 @@
-//! Read-back: everything read once more when nothing is written any more, from the primaries.
+//! Read-back: reads all rows once more from the primaries after the last write.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use crate::tables::{TRANSACTIONS, USERS};
 
 /// Rows of a page.
 const PAGE: usize = 1_000;
-/// Most requests for a page before a router counts as gone.
+/// Maximum number of requests for a page before a router counts as gone.
 const ATTEMPTS_MAX: u32 = 20;
 
 #[derive(Deserialize)]

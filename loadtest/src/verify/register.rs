@@ -1,4 +1,4 @@
-//! Register: one row of [`USERS`] whose `name` is the value written last.
+//! Register: a row of [`USERS`] whose column `name` holds the value that was written last.
 
 use bytes::Bytes;
 use checker::history::{Kind, Level, Operation, Outcome, Value};
@@ -126,7 +126,8 @@ async fn read_as(session: &mut Session, row: &str, how: Read, mut operation: Ope
     sent.done
 }
 
-/// A row with another key is worse than none: it is recorded as a foreign value.
+/// Returns the value and version of the row in a response. A response with another row, with
+/// several rows or without valid JSON is recorded as a foreign value, which the checker reports.
 fn found(answer: Option<&Answer>, row: &str) -> (Value, u64) {
     let rows = answer.and_then(|answer| serde_json::from_slice::<Rows>(&answer.body).ok());
     match rows.as_ref().map(|rows| &rows.data[..]) {

@@ -1,5 +1,4 @@
-//! Session: one client, that remembers what it has seen by a token and does one thing after the
-//! other.
+//! Session: a client that keeps its session token and sends one request after the other.
 
 use std::sync::Arc;
 

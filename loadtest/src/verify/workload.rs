@@ -1,16 +1,16 @@
-//! Workload: operations of a session, and their shares.
+//! Workload: the operations of a session, and the share of each.
 //!
-//! | share | act | what it makes visible |
+//! | share | operation | violations that it reveals |
 //! |---|---|---|
 //! | 30 % | write of a register | lost updates, duplicates |
-//! | 15 % | the session reads its last write back, with its token | read your writes, monotonic reads |
-//! | 15 % | strong read, by way of another router | a stale primary, a stale router, split brain |
-//! | 10 % | read with bounded staleness | the bound |
+//! | 15 % | read of the session's last write, with its token | stale reads in a session |
+//! | 15 % | strong read through another router | a stale primary, a stale router, split brain |
+//! | 10 % | read with bounded staleness | reads that are older than their bound |
 //! | 5 % | eventual read | values that were never written |
-//! | 10 % | an acknowledged write sent again | a second effect of a retry |
-//! | 5 % | bulk write of 20 rows over all shards | honesty about parts |
+//! | 10 % | repetition of an acknowledged write | a second effect of a retry |
+//! | 5 % | bulk write of 20 rows over all shards | wrong outcomes of single rows |
 //! | 7 % | transfer, or read of a whole bank | torn transactions |
-//! | 3 % | delete | rows that come back |
+//! | 3 % | delete | deleted rows that reappear |
 
 use checker::history::Level;
 

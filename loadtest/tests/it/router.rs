@@ -1,4 +1,4 @@
-//! The real programs beside the tester, started as a user would.
+//! The real programs that the load tester uses, started as a user would.
 
 use std::ffi::OsStr;
 use std::fs::DirEntry;

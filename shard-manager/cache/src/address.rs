@@ -1,7 +1,7 @@
 //! Address: host, login and TLS settings of a Redis server.
 //!
 //! `redis://user:password@host:port/db`, or `rediss://` for TLS, which trusts the system's
-//! certificate authorities or those of the file that `?ca=` names.
+//! certificate authorities or the authorities in the file that `?ca=` names.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
 //! **Not here:** connecting (`connections`).

@@ -11,7 +11,7 @@
 //!
 //! **Invariant:** the table never grows, and recording a request neither waits nor allocates.
 //! Errors in the table cost a lookup or save one; no guarantee depends on it.
-//! **Not here:** reads that are not admitted (`read_path`), the check whether an entry is enough
+//! **Not here:** reads that are not admitted (`read_path`), the check that an entry is new enough
 //! (`proof`).
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,11 +2,11 @@
 //!
 //! The breaker opens after several failures in a row, or when answers are slow for a while; then
 //! Redis is not used. On a busy machine everything is late, and delays of the router itself do not
-//! count against Redis. An answer is slow only if it took longer than half of the patience and than
-//! reads of the shards take; late answers that arrive together count as one; and a command whose
-//! timeout was noticed late by its own thread counts as slow, not as failed. But an answer that
-//! took longer than the patience is slow however slow the shards are. After a pause there is a
-//! trial in the background: if Redis answers it in time, Redis is used again, else the next pause
+//! count against Redis. An answer is slow if it took longer than half of the patience (the maximum
+//! time that a read waits for Redis) and also longer than reads of the shards take, or if it took
+//! longer than the patience. Late answers that arrive together count as one, and a command whose
+//! timeout was noticed late by its own thread counts as slow, not as failed. After a pause there is
+//! a trial in the background: if Redis answers in time, it is used again; otherwise the next pause
 //! is longer.
 //!
 //! **Invariant:** while the breaker is open, at most one trial is under way, and no read waits for

@@ -7,7 +7,7 @@
 //! the name, so that a slot that moves leaves its entries behind. The field name is a keyed 128-bit
 //! hash of the query's canonical encoding.
 //!
-//! **Invariant:** two questions that may have different answers have different names.
+//! **Invariant:** two queries that may have different answers have different names.
 //! **Not here:** the bytes of an answer (`entry`).
 
 use std::fmt::Write as _;

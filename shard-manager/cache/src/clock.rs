@@ -1,6 +1,6 @@
-//! Clock: moments that this process and others can compare.
+//! Clock: readings of time that this process and other processes can compare.
 //!
-//! **Not here:** comparing the moments (`proof`).
+//! **Not here:** comparing the readings (`proof`).
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

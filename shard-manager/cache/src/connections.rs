@@ -2,9 +2,10 @@
 //!
 //! A connection lives on the runtime of the thread that opened it, so a response wakes no other
 //! thread. The first request that needs a connection begins to open it and waits within its limits;
-//! the attempt goes on without it. A slow attempt, or one that leaves too little time for a
-//! response, does not count against Redis. A failed one does, once for all requests that wait; so
-//! does the end of a connection, unless the next one is open while they wait.
+//! the attempt continues even if the request stops waiting. A slow attempt, or one that leaves too
+//! little time for a response, does not count against Redis. A failed attempt counts, once for all
+//! requests that wait for it. The end of a connection counts too, unless the next connection is
+//! open while these requests wait.
 //!
 //! **Invariant:** a thread opens at most one connection at a time; no request waits beyond its
 //! limits.

@@ -11,7 +11,8 @@
 //! changed, or comes from another cluster or another key, does not decode.
 //!
 //! **Invariant:** decoding returns what was encoded, or nothing.
-//! **Not here:** the check whether it is new enough (`proof`), the script (`script`).
+//! **Not here:** the check that an entry is new enough (`proof`), the script that reads the trailer
+//! (`script`).
 
 use std::hash::Hasher;
 

@@ -1,9 +1,9 @@
 //! In-process cache: the hottest entries, without a round trip to Redis.
 //!
-//! Its entries are checked like those of Redis. The entries that are least useful per byte are
-//! evicted.
+//! Entries found here are checked like entries found in Redis. The entries that are least useful
+//! per byte are evicted.
 //!
-//! **Invariant:** after an invalidation no entry is kept that was read before it.
+//! **Invariant:** an invalidation removes every entry of its key whose rows were read before it.
 //! **Not here:** the check whether an entry is new enough (`proof`).
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 use super::cache_key::Name;
 use super::entry::Entry;
 
-/// Most entries of one key.
+/// Maximum number of entries of one key.
 const ENTRIES_OF_KEY_MAX: usize = 32;
 /// Approximate bytes of an entry beside its rows.
 const ENTRY_BYTES: usize = 256;

@@ -1,8 +1,8 @@
 //! Shared read: one read of the shard answers all concurrent readers of the same query.
 //!
-//! The first reader leads and reads; the others wait. Each of them checks the result, as it checks
-//! everything that it did not read itself. If a leader fails, or its client disconnects, the next
-//! reader leads.
+//! The first reader leads and reads; the others wait. Each waiting reader checks that the result is
+//! new enough for it, like an entry of the cache. If a leader fails, or its client disconnects, the
+//! next reader leads.
 //!
 //! **Invariant:** at most one read of a query can be joined at a time.
 //! **Not here:** reading, and the age that a reader allows (`read_path`, `proof`).

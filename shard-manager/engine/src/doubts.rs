@@ -1,7 +1,7 @@
 //! Doubts: wrong rows found by comparing the copies of a shard, and the consequences for requests.
 //!
 //! **Invariant:** a copy is called wrong only if more than half of at least three copies agree on
-//! other rows, or if its file contradicts itself and another copy's does not.
+//! other rows, or if its file contradicts itself and the file of another copy does not.
 //! **Not here:** the comparison and the repair (the engines).
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** when [`FaultInjector::set`] returns, no piece of work runs that began under the
 //! earlier setting.
-//! **Not here:** the work (`lane`, `store`).
+//! **Not here:** the work itself (`lane`, `sqlite`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

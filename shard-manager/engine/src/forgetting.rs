@@ -4,7 +4,7 @@
 //! a write to be applied twice. So the clock is read once in the lifetime of a process, and only
 //! elapsed time is added: the records of one process always agree with each other. Records of
 //! earlier processes may go once this process has lived for as long as records are kept, because
-//! they are older than that whatever their times say. Before that they may go only if the newest of
+//! they are older than that whatever their times say. Until then they may go only if the newest of
 //! them shows that the clock is about right, with a margin as large as the remaining doubt.
 //!
 //! **Invariant:** a jump of the system clock makes records stay longer, and never go sooner.

@@ -1,4 +1,5 @@
-//! Replication: the position that each node of a shard has reached, and the tasks awaiting it.
+//! Replication: the position that each node of a shard has reached, and the tasks that wait for a
+//! position.
 //!
 //! The primary's writer and the replicas' appliers report positions; reads and writes use them. A
 //! position is reported before its changes can become visible (`begin`, `begin_apply`), and again
@@ -8,7 +9,7 @@
 //! **Invariant:** the positions of a node only grow while a timeline lasts, and
 //! `durable <= applied <= applying` holds for a replica.
 //! **Not here:** the choice of the node that answers a read (`replica_set`), the transport of rows
-//! to a replica (`store`).
+//! to a replica (`sqlite`; PostgreSQL replicates its rows itself).
 
 mod connection_loss;
 mod log_retention;

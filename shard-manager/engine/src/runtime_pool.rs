@@ -1,11 +1,13 @@
 //! Runtime pool: the runtimes of the tasks that communicate with servers.
 //!
-//! A task on the thread of the request that waits for it replies without waking another thread: at
-//! low load that is most of the cost of a reply. So the threads that serve clients add their
-//! runtimes here, and the tasks are distributed over them.
+//! A request waits for a task that communicates with a server. If the task runs on the thread of
+//! the request, its reply wakes no other thread; at low load, waking a thread is most of the cost
+//! of a reply. So the threads that serve clients add their runtimes to this pool, and the tasks are
+//! distributed over these runtimes.
 //!
-//! **Invariant:** there is always a runtime: the first one, which outlives the tasks.
-//! **Not here:** the work of the tasks (`lane`, `store`).
+//! **Invariant:** the pool always has a runtime, because the first one is never removed and
+//! outlives all tasks.
+//! **Not here:** the work of the tasks (`lane`, `postgres`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +24,7 @@ pub struct RuntimePool {
     handles: AtomicUsize,
 }
 
-/// Place of one task in the pool.
+/// Assignment of one task to a runtime of the pool. It changes when runtimes are added or removed.
 #[derive(Debug)]
 pub struct RuntimeHandle {
     number: usize,
@@ -66,9 +68,10 @@ impl RuntimeHandle {
         added.get(self.number % count).unwrap_or(&self.first).clone()
     }
 
-    /// Waits until the task is to move to the runtime that [`RuntimeHandle::runtime`] returns then.
+    /// Waits until runtimes were added or removed. The task should then move to the runtime that
+    /// [`RuntimeHandle::runtime`] returns.
     ///
-    /// Cancel safety: no move is missed.
+    /// Cancel safety: a change is not missed if the future is dropped and created again.
     pub async fn moved(&mut self) {
         if self.added.changed().await.is_err() {
             std::future::pending().await

@@ -3,8 +3,8 @@
 //!
 //! Shards may differ for two reasons. A process died while it created a table: the intent records
 //! the target state. Or a shard's file was restored from a copy that is older than a table, perhaps
-//! from a replica that lagged: then the table is created there again. Its rows are lost, but they
-//! were lost with the file.
+//! from a replica that lagged: then the table is created there again. The rows of that table are
+//! lost; they were lost already with the original file.
 //!
 //! **Invariant:** no file is changed unless all of them can agree.
 //! **Not here:** carrying out the changes (the engines), creating a table while the cluster serves

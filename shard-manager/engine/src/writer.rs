@@ -14,7 +14,7 @@ use super::fault_injector::FaultInjector;
 use super::pause_barrier::PauseBarrier;
 use super::runtime_pool::RuntimeHandle;
 
-/// Most writers of one shard: each is a connection to its primary.
+/// Maximum number of writers of one shard: each is a connection to its primary.
 pub const WRITERS_MAX: usize = 8;
 
 /// Writer of one lane.

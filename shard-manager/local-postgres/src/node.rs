@@ -216,8 +216,9 @@ impl LocalNode {
         for (mode, seconds) in ways {
             let Some(server) = self.dir.server() else { return Ok(()) };
             if processes::is_frozen(server) {
-                // A suspended server handles no signal; all its processes get theirs before they
-                // resume, so an immediate stop finishes nothing first.
+                // A suspended server handles no signals. For a fast stop it resumes first. For an
+                // immediate stop its processes get their signals before they resume, so that none
+                // of them completes any work first.
                 match how {
                     Stop::Fast => processes::thaw(server),
                     Stop::Immediate => processes::end_frozen(server),

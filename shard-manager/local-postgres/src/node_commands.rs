@@ -3,8 +3,8 @@
 //! Stop, start, freeze, thaw, promote, rejoin.
 //!
 //! **Invariant:** a node is promoted only while the present primary does not answer; an operation
-//! reads the manifest under the cluster's lock, and one runs at a time.
-//! **Not here:** the decision when to do any of this.
+//! reads the manifest while it holds the cluster's lock, so that operations run one at a time.
+//! **Not here:** the decision to promote or stop a node (the operator).
 
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;

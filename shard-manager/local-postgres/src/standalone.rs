@@ -10,9 +10,9 @@
 //!   server/            the node (`node`)
 //! ```
 //!
-//! It is made as nodes of a cluster are (`provision`), with these differences: other machines may
-//! connect to it, its source may be on another machine, and only the owner of this process starts
-//! or stops it.
+//! A standalone node is made like the nodes of a cluster (`provision`), with these differences:
+//! other machines may connect to the node, the primary that it replicates may be on another
+//! machine, and only the owner of this process starts or stops the node.
 //!
 //! **Invariant:** the files on disk determine the role of a node; the specification determines only
 //! how an empty directory is filled. Until a node is complete no other machine can connect to its

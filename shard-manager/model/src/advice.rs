@@ -1,8 +1,9 @@
 //! Advice: compares the load of shards with their weights, and proposes slots to move.
 //!
 //! The judgement rests on observations: requests of each slot, or bytes of each shard. A skew
-//! within [`SKEW_TOLERATED`], or one that chance explains, needs no action. A plan aims well below
-//! that skew, so that the same cluster does not need further advice soon. Nothing is moved here.
+//! within [`SKEW_TOLERATED`], or a skew that chance explains, needs no action. A plan aims well
+//! below that skew, so that the same cluster does not need further advice soon. Nothing is moved
+//! here.
 //!
 //! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, and the
 //! same observations give the same advice.

@@ -1,8 +1,8 @@
 //! Consistency: the number of nodes that must have a write, and the changes that a read must
 //! observe.
 //!
-//! **Invariant:** levels are ordered: `all` includes the guarantees of `quorum`, and that those of
-//! `one`.
+//! **Invariant:** levels are ordered: `all` includes the guarantees of `quorum`, and `quorum` those
+//! of `one`.
 //! **Not here:** waiting for nodes (`shard`), the positions that a session has seen (`token`).
 
 /// Consistency level of a request.

@@ -6,12 +6,12 @@
 //! A cursor contains the values of the last row's sort keys, never a number of rows. So rows that
 //! exist throughout the iteration are returned exactly once, whatever is written meanwhile, and a
 //! change of placement does not matter ("keyset pagination"; Markus Winand, "We need tool support
-//! for keyset pagination"). The tag is that of session tokens; the first byte distinguishes the
-//! two.
+//! for keyset pagination"). The tag is computed like that of a session token (`token`); the first
+//! byte distinguishes cursors from tokens.
 //!
 //! **Invariant:** a cursor that was parsed fits the query: it has as many values as the query has
 //! sort keys, each of its column's type.
-//! **Not here:** comparing rows with the values (`store`).
+//! **Not here:** comparing rows with the values (`engine::select`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,13 +1,14 @@
 //! Idempotency: recognizes a repeated write, and returns the response of the first attempt.
 //!
 //! The response is stored in the same transaction as the write, beside the rows of the same shard
-//! key, for at least 24 hours (`store`); so it exists exactly if the write does. Rejections that
+//! key, for at least 24 hours. So the response is stored exactly if the write is. Rejections that
 //! depend on stored rows (exists, no such row, …) are stored as well: a request that was answered
 //! "rejected" must not succeed when a proxy repeats it. The scheme is that of the IETF draft "The
 //! Idempotency-Key HTTP Header Field".
 //!
 //! **Invariant:** the fingerprint depends on the meaning of a request, not on its spelling.
-//! **Not here:** looking up records (`store`).
+//! **Not here:** looking up and storing records (`batch/idempotency` of `postgres` and of
+//! `sqlite`).
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};

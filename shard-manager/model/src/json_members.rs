@@ -1,7 +1,7 @@
 //! JSON members: splits a JSON object into names and raw values without building a tree.
 //!
-//! **Invariant:** members are in their order, and duplicates are kept, so that the caller can
-//! detect them.
+//! **Invariant:** members are in the order of the text, and duplicates are kept, so that the caller
+//! can detect them.
 //! **Not here:** the meaning of the members (`row_change`).
 
 use std::borrow::Cow;

@@ -6,7 +6,8 @@
 //! id.
 //!
 //! **Invariant:** in one history, positions only grow, also from timeline to timeline.
-//! **Not here:** storing positions (`store`), waiting for one (`replication`).
+//! **Not here:** storing positions (`sqlite`; PostgreSQL keeps its own), waiting for a position
+//! (`engine::replication`).
 
 /// Position in a shard's changes; it stands for all changes up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

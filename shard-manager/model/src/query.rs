@@ -1,9 +1,10 @@
 //! Query: a checked read: the rows, columns, order and page that are requested.
 //!
 //! **Invariant:** a [`ReadQuery`] names only columns of its table, its literals fit their columns,
-//! and its order is total: the requested columns, then columns that distinguish any two rows.
+//! and its order is total: after the requested columns, rows are ordered by columns that
+//! distinguish any two rows.
 //! **Not here:** the syntax of a query string (the router), the text of a cursor (`cursor`), SQL
-//! (`store`).
+//! (`engine::select`).
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! Reason: explains why a node does not fulfil its role, for people and for programs.
 //!
-//! A node's health is a set of reasons: an empty one means that the node is well. Some reasons are
-//! found by a probe (`shard`); others are found elsewhere, at another time, and stay until they are
-//! withdrawn: [`Findings`] keeps these.
+//! A node's health is a set of reasons; an empty set means that the node is well. Some reasons are
+//! found by a probe (`shard`). Other reasons are found at other times by other modules, and apply
+//! until these modules withdraw them: [`Findings`] stores them.
 //!
-//! **Not here:** detecting them (`lane`, `shard`, `replica_set`).
+//! **Not here:** detecting the reasons (`lane`, `shard`, `replica_set`).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -4,8 +4,8 @@
 //! the router only adds commas.
 //!
 //! **Invariant:** each row is one JSON object; if rows have sort keys, all have the same number of
-//! them; if more rows follow these, the sort keys of the last one are known.
-//! **Not here:** the origin of the rows (`store`).
+//! them; if further rows follow on the next page, the sort keys of the last row are known.
+//! **Not here:** reading the rows (`postgres`, `sqlite`).
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;

@@ -1,8 +1,8 @@
 //! Simulation: the shares of shards under each placement of a topology, and the slots that move
 //! when the topology changes.
 //!
-//! A placement that is computed again is compared with itself before the change: slots that then
-//! have another owner would have to move.
+//! The placement of the changed topology is compared with the placement before the change: slots
+//! that have another owner would have to move.
 //!
 //! **Invariant:** a slot counts as moved exactly if the name of its owner changes.
 //! **Not here:** the map of a real cluster (`shard_map`); moving anything; no I/O, no clock, no

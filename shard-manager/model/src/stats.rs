@@ -5,7 +5,7 @@
 //! Each number is correct by itself; two that are read while a batch ends may belong to moments
 //! before and after it.
 //!
-//! **Not here:** querying nodes (`shard`, `store`), the use of the numbers.
+//! **Not here:** querying nodes (`shard`, `postgres`, `sqlite`), the use of the numbers.
 
 use std::time::Duration;
 

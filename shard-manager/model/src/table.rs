@@ -4,7 +4,8 @@
 //! registry does not exist.
 //!
 //! **Invariant:** every name matches `[a-z][a-z0-9_]{0,39}`, so it needs no quoting in SQL or JSON.
-//! **Not here:** reading the declarations (`store`); rows (`row_change`).
+//! **Not here:** reading the declarations from a database (`declarations` of `postgres` and of
+//! `sqlite`); rows (`row_change`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! Session token: the positions that a client has seen, of every shard that it has used.
 //!
 //! Every response returns a token, merged with the tokens of the request, so that a client keeps
-//! only one. Clients cannot forge one: a token with a future position would make reads wait, and
-//! one with a past position would lose its guarantees.
+//! only one. Clients cannot forge a token. A forged token with a future position would make reads
+//! wait, and one with a past position would lose the client's guarantees.
 //!
 //! ```text
 //! base64url( 1 | for each shard: gap to the one before, timeline, position | tag of 8 bytes )

@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards (more in simulations) with distinct names;
 //! weights are positive.
-//! **Not here:** the slots of a shard (`placement`); its files or servers (`store`).
+//! **Not here:** the slots of a shard (`placement`); the files of a shard (`sqlite`), its servers
+//! (`postgres`).
 
 use std::collections::HashSet;
 use std::fmt;

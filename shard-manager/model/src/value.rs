@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** no [`Value`] holds U+0000, a number that is not finite, or JSON that does not
 //! parse.
-//! **Not here:** SQL types and binding (`store`); the columns of a table (`table`).
+//! **Not here:** SQL types and binding (`postgres`, `sqlite`); the columns of a table (`table`).
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

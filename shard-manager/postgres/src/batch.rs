@@ -7,18 +7,18 @@
 //!
 //! **Invariant:** each change sees the results of the changes before it; an atomic group has an
 //! effect only if all of it succeeds.
-//! **Not here:** the rows (`rows`), SQL, transactions (`transaction`).
+//! **Not here:** the rows (`rows`), repeated changes (`idempotency`), SQL, transactions
+//! (`transaction`).
 
+mod idempotency;
 mod rows;
 
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::Utc;
 use engine::WriteGroup;
-use engine::forgetting::recorded_at;
 use engine::row_image::{self, ServerColumns, push_row};
 use model::error::Error;
-use model::idempotency;
 use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
 use model::value::{Value, format_timestamp};
@@ -49,7 +49,8 @@ impl Barred {
         if self.hazards.is_empty() {
             return None;
         }
-        let kept = idempotency::key(change).and_then(|_| self.hazards.refusal(&idempotency::TABLE));
+        let kept = model::idempotency::key(change)
+            .and_then(|_| self.hazards.refusal(&model::idempotency::TABLE));
         self.hazards.refusal(&change.table).or(kept)
     }
 }
@@ -169,16 +170,6 @@ impl Batch {
         }
     }
 
-    /// Replaces the answer that is kept under the idempotency key.
-    fn remember_again(&mut self, change: &RowWrite, answer: &RowDone) {
-        let Some(record) = idempotency::record(change, &Ok(answer.clone())) else { return };
-        let at = self.rows.find(&record.table, &record.key, &record.id);
-        let Some(kept) = at.and_then(|at| self.rows.row_mut(at).after.as_mut()) else { return };
-        for (column, value) in record.set {
-            kept[column - record.table.answered().start] = value;
-        }
-    }
-
     /// Applies all of these changes, or undoes them and reports for each that it was undone.
     fn apply_atomic(
         &mut self,
@@ -245,28 +236,6 @@ impl Batch {
         // Rows are in memory twice: as images and in responses.
         self.images += outcome.as_ref().map_or(0, |done| done.json.len());
         outcome
-    }
-
-    /// Returns the first answer, if the change was stored before under its idempotency key.
-    fn replayed(&mut self, change: &RowWrite) -> Option<Result<RowDone, Error>> {
-        let id = [Value::Text(idempotency::key(change)?.to_owned())];
-        let at = self.rows.find(&idempotency::TABLE, &change.key, &id)?;
-        let record = self.rows.all()[at].after.as_ref()?;
-        let text = |column: usize| match record.get(column) {
-            Some(Value::Text(text)) => text.as_str(),
-            Some(Value::Null | Value::Bool(_) | Value::Int(_) | Value::Double(_)) | None => "",
-        };
-        Some(idempotency::replay(change, text(1), text(2)))
-    }
-
-    /// Keeps the answer under the idempotency key.
-    fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) {
-        if let Some(record) = idempotency::record(change, outcome) {
-            let now = std::mem::replace(&mut self.now, recorded_at());
-            // The row of the record is one of the batch and did not exist: it is created.
-            let _ = self.apply(&record);
-            self.now = now;
-        }
     }
 
     fn apply(&mut self, change: &RowWrite) -> Result<RowDone, Error> {

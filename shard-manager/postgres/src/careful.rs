@@ -1,11 +1,12 @@
 //! Careful: stores rows of tables whose triggers or rules may alter them.
 //!
-//! The statements run, and the rows are read again, before the commit: the response contains what
-//! is stored then. Other tables do not pay for these round trips.
+//! The statements run, and the rows are read again, before the commit: so the response contains
+//! what the database has really stored. Other tables do not pay for these round trips.
 //!
-//! **Invariant:** a row that the database has swallowed aborts its transaction; nothing of it is
-//! kept.
-//! **Not here:** which tables these are (`hazards`), what is kept beside the rows (`transaction`).
+//! **Invariant:** if the database has discarded a row without an error, the whole transaction is
+//! aborted.
+//! **Not here:** detecting such tables (`hazards`), storing positions and records beside the rows
+//! (`transaction`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

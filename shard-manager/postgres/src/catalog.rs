@@ -1,10 +1,11 @@
 //! Catalog: the durable shard map of a cluster, in a database that all routers share.
 //!
-//! A router that opens a cluster, or changes its tables, holds a lock of the catalog meanwhile, and
-//! others wait. Locks belong to sessions, so the lock of a router that crashed is free.
+//! A router holds a lock of the catalog while it opens a cluster or changes its tables, and other
+//! routers wait. Locks belong to sessions, so the lock of a router that crashed is free.
 //!
-//! **Invariant:** a router that reads the catalog to change it holds one of its locks.
-//! **Not here:** its contents (`engine::cluster_spec`), the rows (`shard_database`).
+//! **Invariant:** a router that reads the catalog in order to change it holds one of the catalog's
+//! locks.
+//! **Not here:** the contents of the catalog (`engine::cluster_spec`), the rows (`shard_database`).
 
 mod intents;
 

@@ -1,12 +1,14 @@
-//! Catalog watch: watches the nodes of a catalog in a database of its own, one of which may be
-//! promoted.
+//! Catalog watch: watches the nodes of a catalog that is on servers of its own, and detects that
+//! one of them was promoted.
 //!
-//! The nodes of a shard are watched anyway, because they are read (`replica`). Those of such a
-//! catalog are not, so each node that is not the primary is queried periodically.
+//! The nodes of a shard are watched by the tasks of its replicas (`replica`). The nodes of a
+//! separate catalog have no such tasks, so each of them that is not the primary is queried
+//! periodically.
 //!
 //! **Invariant:** the primary is not queried here; a promoted node is found even if the old primary
 //! never answers again.
-//! **Not here:** following it (`primary_tracker`), the contents of the catalog (`catalog`).
+//! **Not here:** following a promoted node (`primary_tracker`), the contents of the catalog
+//! (`catalog`).
 
 use std::sync::Arc;
 use std::time::Duration;

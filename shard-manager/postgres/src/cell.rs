@@ -1,6 +1,7 @@
 //! Cell: one value in PostgreSQL's binary form, and as JSON.
 //!
-//! **Invariant:** the JSON of a value equals, byte for byte, that of the embedded engine.
+//! **Invariant:** the JSON of a value equals, byte for byte, the JSON of the same value in the
+//! SQLite engine.
 //! **Not here:** the columns of rows (`statement`, `point`, `page`).
 
 use model::value::{ColumnType, Value, push_json_number, push_json_string};

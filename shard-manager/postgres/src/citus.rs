@@ -2,15 +2,17 @@
 //! cluster.
 //!
 //! A Citus cluster is one shard of Tessera: the coordinator receives all statements, and Citus
-//! decides by a hash of the shard key which of its own shards holds a row, and on which worker that
-//! lies. It plans each statement for its shards, so the texts differ: rows are lists of values, not
-//! arrays, and each statement concerns one of Citus' shards alone. Such a statement needs one
-//! worker, and a transaction on one worker commits there directly; a transaction on several workers
-//! is prepared on each of them first (two-phase commit), which takes three syncs instead of one.
+//! decides by a hash of the shard key which of its own shards holds a row, and which worker has
+//! that shard. Citus plans each statement for its own shards, so the texts of statements differ:
+//! rows are sent as lists of values, not as arrays, and each statement concerns only one of Citus'
+//! shards. Such a statement needs only one worker. A transaction on one worker commits there
+//! directly; a transaction on several workers is prepared on each of them first (two-phase commit),
+//! which takes three syncs instead of one.
 //!
-//! **Invariant:** the known placement of Citus' shards affects speed alone: where it is out of
-//! date, statements and transactions take longer, and nothing else changes.
-//! **Not here:** the texts (`citus::sql`), their use (`transaction`, `upsert`, `point`).
+//! **Invariant:** the known placement of Citus' shards affects only speed: if it is out of date,
+//! statements and transactions take longer, and nothing else changes.
+//! **Not here:** the texts of statements (`citus::sql`), running them (`transaction`, `upsert`,
+//! `point`).
 
 mod hash;
 pub(super) mod nodes;

@@ -15,12 +15,12 @@ use super::citus::{Parts, sql};
 use super::sql::VERSIONS_OF_BLOCK;
 use super::statement::{Bind, Locking, Work};
 
-/// Most rows of one statement. Each number of rows is a text of its own, which stays prepared, so
-/// large numbers are powers of two.
+/// Maximum number of rows of one statement. Each number of rows is a text of its own, which stays
+/// prepared, so large numbers are powers of two.
 const ROWS_MAX: usize = 64;
 /// Number of rows up to which each number has its text.
 const ROWS_EXACT: usize = 8;
-/// Most parameters of one statement, which PostgreSQL's protocol counts in 16 bits.
+/// Maximum number of parameters of one statement, which PostgreSQL's protocol counts in 16 bits.
 const PARAMETERS_MAX: usize = 32_000;
 
 /// Returns the statements that lock rows, one for each row.

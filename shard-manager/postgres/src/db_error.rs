@@ -1,7 +1,7 @@
 //! Database error: the meaning of a node's error for a batch and for the clients that wait for it.
 //!
 //! **Invariant:** no client receives a message of a server.
-//! **Not here:** whether the transaction may have been committed all the same (`writer`).
+//! **Not here:** deciding whether the transaction may have been committed nevertheless (`writer`).
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use model::error::Error;

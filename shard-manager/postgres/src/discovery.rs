@@ -1,4 +1,4 @@
-//! Discovery: finds the nodes of each shard when a router starts, and which of them is the primary.
+//! Discovery: finds the nodes of each shard, and its primary, when a router starts.
 //!
 //! Each host of each address is queried for its role. An address does not fix the role of a node:
 //! after a failover the same list still leads to the shard, whichever node accepts writes now.

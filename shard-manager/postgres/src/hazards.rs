@@ -1,8 +1,8 @@
-//! Hazards: foreign triggers and rules, which Tessera has not created, and UNLOGGED tables.
+//! Hazards: detects triggers and rules that Tessera has not created, and UNLOGGED tables.
 //!
-//! A row trigger may alter a row or swallow it, a rule may replace a statement, and a crash empties
-//! an UNLOGGED table. A transaction that reads its rows first queries the hazards of its tables in
-//! the same round trip; all tables of a primary are checked at the start, by the doctor, and once a
+//! A row trigger may alter or discard a row, a rule may replace a statement, and a crash empties an
+//! UNLOGGED table. A transaction that reads its rows first queries the hazards of its tables in the
+//! same round trip; all tables of a primary are checked at the start, by the doctor, and once a
 //! second by the task that watches the primary.
 //!
 //! **Invariant:** only the system catalogs of the server are read, which blocks no other session.

@@ -1,4 +1,4 @@
-//! Page: the rows of a key as they arrive, in the JSON of the response.
+//! Page: writes the rows of a key into the JSON of the response as they arrive.
 //!
 //! **Not here:** the statements (`point`, `scan`), pages over several shards.
 

@@ -41,9 +41,9 @@ use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, 
 use super::target::Target;
 use super::term::Term;
 
-/// Most reads that may wait for one node. More would only wait past their deadlines.
+/// Maximum number of reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
-/// Most reads of one statement: enough to share its cost, few enough to return soon.
+/// Maximum number of reads of one statement: enough to share its cost, few enough to return soon.
 const BATCH_MAX: usize = 128;
 /// Texts that one connection caches.
 const TEXTS_MAX: usize = 256;

@@ -2,9 +2,10 @@
 //! that was read.
 //!
 //! A read shows the transactions that were committed when its snapshot was taken. A position
-//! queried after the read is an upper bound of them: on a primary, the end of its log. A replica
-//! shows a commit a moment before it reports the position of the commit as replayed, so the bound
-//! there is one record further, and at most the position that it has received.
+//! queried after the read is an upper bound of the positions of these transactions: on a primary,
+//! the end of its log. A replica shows a commit a moment before it reports the position of the
+//! commit as replayed. So the bound on a replica is one record after the reported position, and at
+//! most the position that the replica has received.
 //!
 //! **Invariant:** a node that has replayed a reported position shows everything that was read.
 //! **Not here:** waiting (`shard`).
@@ -15,8 +16,8 @@ use diesel::result::Error as DieselError;
 use super::db_error::Promoted;
 use super::statement::RowView;
 
-/// Most bytes of a record that is being replayed. The record of a commit has some hundred bytes,
-/// that of a transaction that created tables some thousand.
+/// Maximum number of bytes of a record that is being replayed. The record of a commit has some
+/// hundred bytes, that of a transaction that created tables some thousand.
 const RECORD_MAX: u64 = 64 << 10;
 
 /// Query of a node for the position that its reads have seen.

@@ -1,5 +1,5 @@
-//! Primary tracker: the node of a shard that takes writes, and how this router follows when another
-//! is promoted.
+//! Primary tracker: knows the node of a shard that takes writes, and switches to another node when
+//! that is promoted.
 //!
 //! An operator, a cloud or a failover manager chooses the primary; this module only finds it. Each
 //! promotion begins a new timeline of PostgreSQL. So of two nodes that accept writes the one on the

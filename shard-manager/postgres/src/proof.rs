@@ -1,12 +1,12 @@
 //! Proof: proves for strong reads that a node is still the primary.
 //!
-//! A primary that was deposed may not know it, and would show what was true before. So a strong
-//! read first has it commit a small record: only the primary gets this record flushed by a majority
-//! of its shard, on its timeline. This is the read index of Raft ("In Search of an Understandable
-//! Consensus Algorithm", Ongaro and Ousterhout 2014, section 8). One record serves all reads that
-//! wait when it begins.
+//! A primary that was replaced may not know that, and would return outdated rows. So before a
+//! strong read, the node commits a small record: only for the real primary does a majority of the
+//! shard's nodes flush this record on its timeline. This is the read index of Raft ("In Search of
+//! an Understandable Consensus Algorithm", Ongaro and Ousterhout 2014, section 8). One record
+//! serves all reads that wait when it begins.
 //!
-//! **Invariant:** a returned position was committed after the request for it.
+//! **Invariant:** a returned position was committed after the position was requested.
 //! **Not here:** waiting for the majority (`shard`).
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::sql;
 use super::statement::{Prepared, Statement, pipeline, step};
 use super::term::Term;
 
-/// Most reads that may wait for the next record.
+/// Maximum number of reads that may wait for the next record.
 const QUEUE_MAX: usize = 4_096;
 /// Time limit for one record.
 const PATIENCE: Duration = Duration::from_secs(5);

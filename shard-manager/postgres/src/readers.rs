@@ -25,8 +25,8 @@ use super::proof::Proof;
 use super::scan::Scans;
 use super::target::Target;
 
-/// Most rows of a read by key that shares a statement with other reads: a larger one would delay
-/// the others too long.
+/// Maximum number of rows of a read by key that shares a statement with other reads: a larger one
+/// would delay the others too long.
 const POINT_ROWS_MAX: u32 = 100;
 /// Number of connections to a replica for such reads. A primary is read seldom, so it has fewer.
 const POINTS: usize = 2;

@@ -1,7 +1,7 @@
 //! Requirements: checks of a node before it serves.
 //!
-//! A condition that would break a guarantee is refused, one that may only hurt is a warning. Each
-//! message names the setting to change.
+//! A node is refused if a setting would break a guarantee. A setting that may only cause problems
+//! is a warning. Each message names the setting to change.
 //!
 //! **Invariant:** the checks change nothing on the node.
 //! **Not here:** connecting (`session`), the tables (the migrations).

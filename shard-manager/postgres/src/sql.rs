@@ -1,12 +1,12 @@
 //! SQL: the texts of all statements but those of reads (`engine::select`, `point`), in PostgreSQL's
 //! dialect.
 //!
-//! Rows are sent as one array for each column, whatever their number, so that each table has few
-//! texts.
+//! Rows are sent as one array for each column, whatever the number of rows, so that each table has
+//! few texts.
 //!
 //! **Invariant:** a text consists of constants and of names from the registry, never of a client's
 //! words; values are numbered parameters.
-//! **Not here:** running them.
+//! **Not here:** running the statements (`statement`).
 
 use std::fmt::Write as _;
 

@@ -317,8 +317,8 @@ pub(super) async fn pipeline(
 pub(super) struct Prepared(HashSet<u64>);
 
 impl Prepared {
-    /// Most prepared statements of one connection; each takes some kilobytes here and on the
-    /// server.
+    /// Maximum number of prepared statements of one connection; each takes some kilobytes here and
+    /// on the server.
     const MAX: usize = 512;
 
     /// Returns true if a statement was prepared.

@@ -1,7 +1,7 @@
 //! Statement cache: the statements of each table that is written to, generated once for each
 //! connection.
 //!
-//! **Not here:** their texts (`sql`), preparing them (`statement`).
+//! **Not here:** the texts of statements (`sql`), preparing statements (`statement`).
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! TLS: the checks of a certificate for each mode of an address.
 //!
-//! **Invariant:** in every mode the server proves that it has the key of its certificate; from
-//! `verify-ca` on, a trusted authority must have signed it.
+//! **Invariant:** in every mode the server proves that it has the key of its certificate; with
+//! `verify-ca` and `verify-full`, a trusted authority must have signed the certificate.
 //! **Not here:** the mode of an address (`node_address`), the connection
 //! (`session`).
 

@@ -2,8 +2,8 @@
 //!
 //! A batch takes two round trips: the first takes the fence lock, reads the slots that may not be
 //! written, and reads and locks the rows; the second stores the results, commits, and reads the
-//! position up to which the log is on disk. Plain upserts, which most writes are, need one
-//! (`upsert`). Tables with foreign triggers or rules need more (`careful`).
+//! position up to which the log is on disk. Plain upserts, which most writes are, need one round
+//! trip (`upsert`). Tables with foreign triggers or rules need more than two (`careful`).
 //!
 //! **Invariant:** the rows that a batch may touch are locked before its changes are computed.
 //! **Not here:** the results of changes (`batch`), the outcome of a commit (`lane_session`), lost

@@ -1,9 +1,9 @@
 //! Upsert: batches of plain upserts, stored in one round trip.
 //!
-//! Most writes set a row whatever it was: they have no condition and no idempotency key, and set
-//! every column that a new row needs. Such rows need not be read first. They go to the server as
-//! arrays, one statement for each table and set of columns. A row occurs once in a statement; a
-//! later change of it goes into a later statement.
+//! Most writes replace a row regardless of its state: they have no condition and no idempotency
+//! key, and set every column that a new row needs. Such rows need not be read first. They go to the
+//! server as arrays, one statement for each table and set of columns. A row occurs once in a
+//! statement; a later change of it goes into a later statement.
 //!
 //! **Invariant:** the responses and the stored rows are those that `transaction` would produce.
 //! **Not here:** all other changes (`transaction`).
@@ -31,7 +31,7 @@ use super::lane_session::{LaneSession, Stored, TransactionError, ended};
 use super::sql::{self, UpsertMode};
 use super::statement::{Bind, PipelineStep, RowView, Statement, Work, load, pipeline, plain, step};
 
-/// Most statements of one transaction. Batches with more groups take the general path.
+/// Maximum number of statements of one transaction. Batches with more groups take the general path.
 const GROUPS_MAX: usize = 16;
 
 /// Rows of one table with the same columns, each row once.

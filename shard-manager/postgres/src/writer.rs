@@ -45,7 +45,7 @@ const TRIES_MAX: usize = 3;
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// Most records of idempotency keys that are removed together.
+/// Maximum number of records of idempotency keys that are removed together.
 const FORGOTTEN_MAX: i32 = 256;
 
 /// The one writing connection to a shard's primary.

@@ -1,12 +1,12 @@
 //! Applier: replays a primary's change log on the file of a replica, in order, each entry once.
 //!
-//! The position that was reached is stored in the transaction that holds the rows: so after any
-//! crash the replica continues exactly at its position. Transactions are synced only on request;
-//! without a sync a power loss may undo the last ones together with their position, and they are
-//! replayed. The log keeps them until they are synced.
+//! The position is stored in the same transaction as the rows, so after any crash the replica
+//! continues exactly at its position. Transactions are synced only on request. Without a sync, a
+//! power loss may undo the last transactions together with their position; then their entries are
+//! replayed. The log keeps entries until their transactions are synced.
 //!
 //! **Invariant:** the rows of a replica are those that its primary had at the replica's position.
-//! **Not here:** the time to apply, and the consequences of failures (`replica`).
+//! **Not here:** deciding when to apply entries, and the consequences of failures (`replica`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -3,8 +3,8 @@
 //!
 //! Each shard is read in one snapshot, several shards at a time, with or without a running router;
 //! rows are streamed and not kept. These checks prove that a row is in the cluster only once: its
-//! slot is that of its key, its shard is the only owner of that slot, by the shard map and by the
-//! shard's own table of slots, and the primary key of its table is unique within the shard.
+//! slot is the slot of its key, its shard is the only owner of that slot (by the shard map and by
+//! the shard's own table of slots), and the primary key of its table is unique within the shard.
 //!
 //! **Invariant:** an audit changes nothing; a report without findings means that every row was
 //! checked.
@@ -79,7 +79,7 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
-    /// Most findings in a report: a longer list is of no use.
+    /// Maximum number of findings in a report: a longer list is of no use.
     pub const FINDINGS_MAX: usize = 1_000;
 }
 

@@ -2,10 +2,10 @@
 //!
 //! 1. Each shard's primary is copied as a snapshot, and the copies follow the change logs.
 //! 2. All lanes are held between two batches. This is the moment: the position of each shard is
-//!    recorded, and the catalog copied into memory. All writes acknowledged before are at or below
-//!    these positions; all later ones are above them.
-//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder gets
-//!    its name.
+//!    recorded, and the catalog copied into memory. All writes acknowledged before this moment are
+//!    at or below these positions; all later writes are above them.
+//! 3. The copies follow the logs exactly to these positions, and are synced; then the folder is
+//!    renamed to its final name.
 //!
 //! So a copy contains no effect without its cause: if a client writes to one shard and, after the
 //! response, to another, the copy contains the second write only with the first. (This is a
@@ -54,12 +54,13 @@ const AT_A_TIME: usize = 2;
 const TELL_EVERY: Duration = Duration::from_millis(100);
 /// Longest time for which writes are held for batches that do not end.
 const HELD_MAX: Duration = Duration::from_millis(500);
-/// Most attempts to hold all lanes.
+/// Maximum number of attempts to hold all lanes.
 const HOLDS_MAX: usize = 20;
-/// Most batches that a copy may lack when writes are held, so that little is left to replay.
+/// Maximum number of batches that a copy may lack when writes are held, so that little is left to
+/// replay.
 const NEAR: u64 = 64;
-/// Most rounds of following the logs before writes are held: writes may come faster than they are
-/// replayed.
+/// Maximum number of rounds of following the logs before writes are held: writes may come faster
+/// than they are replayed.
 const ROUNDS_MAX: usize = 16;
 
 /// Cluster that a backup copies.

@@ -4,12 +4,13 @@
 //! idempotency keys, appends the changed rows to the change log, and updates the counters. SQLite
 //! alone undoes a statement that it refuses, so a bad change does not affect its neighbours.
 //!
-//! **Not here:** reading and writing rows (`stored_rows`), beginning and committing (`writer`).
+//! **Not here:** repeated changes (`idempotency`), reading and writing rows (`stored_rows`),
+//! beginning and committing (`writer`).
 
+mod idempotency;
 mod stored_rows;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use chrono::Utc;
 use diesel::connection::SimpleConnection;
@@ -17,12 +18,9 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::WriteGroup;
-use engine::forgetting::{Forgetting, recorded_at};
 use engine::row_image::{self, ServerColumns, push_row};
 use engine::system_tables::tessera_shard;
 use model::error::Error;
-use model::idempotency;
-use model::keyspace::Slot;
 use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
 use model::value::{Value, format_timestamp};
@@ -30,9 +28,6 @@ use model::value::{Value, format_timestamp};
 use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement};
 use super::{log, sql};
 use stored_rows::StoredRows;
-
-/// Most records of idempotency keys that one batch removes.
-const FORGOTTEN_MAX: usize = 256;
 
 /// Counters that only grow: versions of rows, positions in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,47 +184,6 @@ impl<'t> Batch<'t> {
             done.json = Vec::new();
         }
         Ok(outcome)
-    }
-
-    /// Returns the first result, if the change was stored before under its idempotency key.
-    fn replayed(&mut self, change: &RowWrite) -> QueryResult<Option<Result<RowDone, Error>>> {
-        let Some(key) = idempotency::key(change) else { return Ok(None) };
-        let found = self.rows.remembered(change, key)?;
-        Ok(found.map(|(fingerprint, answer)| idempotency::replay(change, &fingerprint, &answer)))
-    }
-
-    /// Stores the result under the idempotency key. Without its record the write must not be stored
-    /// either.
-    fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) -> QueryResult<()> {
-        let Some(record) = idempotency::record(change, outcome) else { return Ok(()) };
-        let now = std::mem::replace(&mut self.now, recorded_at());
-        let kept = self.apply(&record);
-        self.now = now;
-        kept?.map(drop).map_err(|_| DieselError::RollbackTransaction)
-    }
-
-    /// Removes records of idempotency keys that are too old, a few in each batch, oldest first.
-    ///
-    /// Returns true if none are left.
-    pub(super) fn forget_old(&mut self) -> QueryResult<bool> {
-        let old = self.rows.old_records(&Forgetting::now(), FORGOTTEN_MAX)?;
-        old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))?;
-        Ok(old.len() < FORGOTTEN_MAX)
-    }
-
-    fn forget(&mut self, slot: Slot, shard_key: &str, key: &str) -> QueryResult<()> {
-        let removal = RowWrite {
-            table: Arc::clone(&idempotency::TABLE),
-            operation: Operation::Delete,
-            slot,
-            key: shard_key.to_owned(),
-            id: vec![Value::Text(key.to_owned())],
-            set: Vec::new(),
-            precondition: None,
-            idempotency_key: None,
-            wants_row: false,
-        };
-        self.apply(&removal).map(drop)
     }
 
     fn apply(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {

@@ -1,6 +1,6 @@
 //! Catalog: the durable shard map of an embedded cluster, in a file of its own.
 //!
-//! **Not here:** its contents (`engine::cluster_spec`), the rows (`shard_file`).
+//! **Not here:** the contents of the catalog (`engine::cluster_spec`), the rows (`shard_file`).
 
 mod look;
 

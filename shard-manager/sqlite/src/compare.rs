@@ -2,13 +2,13 @@
 //!
 //! A look, which is one step of a comparison, reads a stretch of rows in one short snapshot of each
 //! file, the replicas' before their primary's. The primary's log lists the changes between two
-//! snapshots, and rows of those keys are left out; all others must be equal. Each look opens the
-//! files again, so that rows come from the disk and not from a cache, and no snapshot blocks WAL
-//! checkpoints for longer than it takes to read a stretch.
+//! snapshots, and rows of the changed keys are left out; all other rows must be equal. Each look
+//! opens the files again, so that rows come from the disk and not from a cache, and a snapshot
+//! blocks WAL checkpoints only as long as it takes to read a stretch.
 //!
 //! **Invariant:** rows are only reported as different if no transaction changed them between the
 //! positions at which they were read.
-//! **Not here:** which file is right, and what happens to the others (`comparing`).
+//! **Not here:** deciding which file is right, and repairing the others (`comparing`).
 
 mod snapshot;
 
@@ -31,7 +31,7 @@ const STRETCH_BYTES: u64 = 256 << 10;
 const ROWS_MAX: usize = 1 << 17;
 /// Largest number of transactions by which a replica may lag and still be compared.
 const BEHIND_MAX: u64 = 256;
-/// Most bytes of the log that are read to find the changes between two snapshots.
+/// Maximum number of bytes of the log that are read to find the changes between two snapshots.
 const LOG_BYTES_MAX: usize = 16 << 20;
 
 /// One copy of a shard's rows.

@@ -1,11 +1,11 @@
-//! Comparing: reads all rows of all copies, again and again, and acts on differences.
+//! Comparing: compares all rows of all copies of a shard, again and again, and acts on differences.
 //!
-//! Disks flip bits, and SQLite keeps no checksums that would show it. Copies of a shard then
-//! differ, so comparing them finds the damage. It reads slowly, in the background: it must cost
-//! requests next to nothing.
+//! Disks flip bits, and SQLite keeps no checksums that would reveal it. The copies of a shard then
+//! differ, so comparing them finds the damage. The comparison reads slowly and in the background,
+//! so that it hardly delays requests.
 //!
-//! A replica that is proven wrong is not read from that moment on, and is rebuilt once all rows
-//! were compared, unless the primary, its source, is in doubt itself. A primary that is proven
+//! A replica that is proven wrong is no longer read, and is rebuilt once all rows were compared,
+//! unless the primary, from which it would be rebuilt, is in doubt itself. A primary that is proven
 //! wrong is left as it is and reported (`doubts`).
 //!
 //! **Invariant:** only a difference that a second look, at new snapshots, confirms has
@@ -39,7 +39,7 @@ use super::replica::FileReplica;
 const BEGINS_AFTER: Duration = Duration::from_millis(500);
 /// Pause after each pass over all shards.
 const PASS_PAUSE: Duration = Duration::from_secs(5);
-/// Most bytes read in a second, of all copies together.
+/// Maximum number of bytes read in a second, of all copies together.
 const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
 /// Ratio of the pause after each look to the look's duration: at most a fiftieth of one core is
 /// used.

@@ -35,9 +35,9 @@ use crate::backup::{BackupSource, Step, Watch};
 
 /// Name of the socket in the data directory.
 pub const SOCKET: &str = "control.sock";
-/// Most clients at a time: one whose request runs, and some that receive an error.
+/// Maximum number of clients at a time: one whose request runs, and some that receive an error.
 pub const CLIENTS_MAX: usize = 4;
-/// Most bytes of a request: a path and a little more.
+/// Maximum number of bytes of a request: a path and a little more.
 const LINE_MAX: usize = 16 << 10;
 /// Time limit for a client to send its request, or to receive a line.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const END_MAX: Duration = Duration::from_secs(5);
 /// Interval at which a waiting thread checks its conditions.
 const LOOK: Duration = Duration::from_millis(50);
-/// Most bytes of the path of a socket, with a margin.
+/// Maximum number of bytes of the path of a socket, with a margin.
 const PATH_MAX: usize = 100;
 
 /// Request of a client.

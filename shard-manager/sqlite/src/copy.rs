@@ -1,11 +1,11 @@
 //! Copy: the files of a backup, one of each shard and the catalog.
 //!
 //! A copy begins as a snapshot, follows the primary's log like a replica, and stops at a given
-//! position. A snapshot of a primary without a writer is complete, whatever its schema. The
-//! finished copy is one file without a log. A start recognises it as a copy whose primary may have
-//! continued, and skips the versions that the lost timeline may have given out.
+//! position. If the primary has no writer, its snapshot is already complete, whatever its schema.
+//! The finished copy is one file without a WAL. A start recognises it as a copy whose primary may
+//! have continued, and skips the versions that the lost timeline may have given out.
 //!
-//! **Invariant:** a copy that was finished is one synced file with nothing beside it.
+//! **Invariant:** a finished copy is one synced file, without a WAL or other files beside it.
 //! **Not here:** the choice of the position (`backup`).
 
 use std::collections::BTreeMap;

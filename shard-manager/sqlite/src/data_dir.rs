@@ -8,8 +8,8 @@
 //! data/shard1-replica1.db  the same rows, a moment later
 //! ```
 //!
-//! The folder itself is locked as well: that lock can only be removed together with everything in
-//! the folder. The lock file serves programs that know only that one.
+//! The folder itself is locked as well, because that lock can only be removed together with
+//! everything in the folder. The lock file is for programs that do not know the lock of the folder.
 //!
 //! The lock file contains the id of the process, and is emptied when all files were closed. So an
 //! unclean stop is known to the next start, and to all later ones until the files were checked.

@@ -1,7 +1,8 @@
 //! DDL: creates and drops the tables of clients in a shard's file, as one step of its change log.
 //!
-//! A primary creates a table in one transaction: the table itself, its declaration, its count of
-//! rows, a line of the change log, the position. A replica does the same when it reads the line:
+//! A primary creates a table in one transaction, which contains the table itself, its declaration,
+//! its count of rows, a line of the change log, and the position. A replica creates the table when
+//! it reads this line:
 //! ```text
 //! {"schema":"make","table":{"name":"students","columns":[…],"id":["id"],"routing":"id"}}
 //! {"schema":"drop","table":{"name":"students",…}}

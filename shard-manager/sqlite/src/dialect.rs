@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** lists and patterns are one parameter each, so that the text does not depend on
 //! their values.
-//! **Not here:** the statement around them (`engine::select`), running it (`reader`), statements
-//! that write (`sql`).
+//! **Not here:** the rest of a statement (`engine::select`), running a statement (`reader`),
+//! statements that write (`sql`).
 
 use std::fmt::Write as _;
 

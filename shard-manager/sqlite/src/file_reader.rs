@@ -1,6 +1,7 @@
 //! File reader: the reads of one file, on threads that may block.
 //!
-//! **Not here:** the reads (`reader`), their threads (`threads`), keeping a replica (`replica`).
+//! **Not here:** executing reads (`reader`), the threads of reads (`threads`), maintaining a
+//! replica (`replica`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,9 +2,9 @@
 //!
 //! A process may write for long to files that were removed, and these writes are gone when it ends.
 //! So the writer keeps a handle of its file and of the WAL beside it, and checks after each commit
-//! that they still have a name; every second `guard` checks that the names still lead to them. The
-//! same check precedes opening a file again by its name: SQLite would replay the WAL of one file
-//! into another.
+//! that they still have a name; every second `guard` checks that the names still lead to them. This
+//! check is also made before a file is opened again by its name, because SQLite would replay the
+//! WAL of one file into another.
 //!
 //! The handles only lead to the files (`O_PATH`). Closing any other handle would release SQLite's
 //! locks.

@@ -2,7 +2,7 @@
 //! has done it.
 //!
 //! **Invariant:** as long as an intent exists, its table is hidden from clients and empty.
-//! **Not here:** carrying them out (`manager`, and `ddl` on each shard).
+//! **Not here:** creating and dropping the tables (`manager`, and `ddl` on each shard).
 
 use std::path::Path;
 

@@ -3,7 +3,8 @@
 //!
 //! **Invariant:** an acknowledged write is in the WAL and synced (`synchronous=FULL`); only the
 //! process that holds the lock of the data directory opens its files for writing.
-//! **Not here:** the PostgreSQL engine; the choice of node.
+//! **Not here:** the PostgreSQL engine (`postgres`), the choice of the node that answers a read
+//! (`cluster`).
 #![forbid(unsafe_code)]
 
 pub mod applier;

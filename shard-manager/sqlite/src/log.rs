@@ -71,10 +71,10 @@ pub(super) struct Entry {
     pub(super) changes: Vec<u8>,
 }
 
-/// Most entries of one transaction of an applier: enough to share its cost, few enough to be
-/// visible soon.
+/// Maximum number of entries of one transaction of an applier: enough to share its cost, few enough
+/// to be visible soon.
 const ENTRIES_MAX: i64 = 64;
-/// Most bytes of these entries.
+/// Maximum number of bytes of the entries of one transaction of an applier.
 const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
 /// Returns the entries after a position, oldest first, as many as one transaction takes; none that

@@ -1,8 +1,8 @@
 //! Migrate: brings the files of a stopped cluster to the schema of this program.
 //!
-//! A router does the same when it starts; this command does it in advance, so that an operator sees
-//! the result and the duration. All files are checked before the first is changed. Each migration
-//! is a transaction, so an interrupted run continues where it stopped.
+//! A router migrates its files when it starts. This command migrates them in advance, so that an
+//! operator sees the result and the duration. All files are checked before the first is changed.
+//! Each migration is a transaction, so an interrupted run continues where it stopped.
 //!
 //! **Invariant:** no file is changed while another is foreign, lost, or of a newer program.
 //! **Not here:** the migrations themselves (`migrations/`).

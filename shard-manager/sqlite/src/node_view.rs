@@ -1,7 +1,7 @@
 //! Node view: the contents of one file of a shard at one instant.
 //!
 //! **Invariant:** all reads between [`NodeView::begin`] and [`NodeView::end`] see one snapshot.
-//! **Not here:** the expected files (`offline_view`).
+//! **Not here:** the list of the expected files (`offline_view`).
 
 use std::path::{Path, PathBuf};
 

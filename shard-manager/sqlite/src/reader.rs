@@ -37,8 +37,8 @@ use model::stats::{PoolStats, SizeEstimate};
 const READERS_MAX: u32 = 4;
 /// Time for which an idle reader is kept.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Most bytes of an answer that is read on the caller's own thread. A larger one is read on another
-/// thread.
+/// Maximum number of bytes of an answer that is read on the caller's own thread. A larger one is
+/// read on another thread.
 const INLINE_BYTES_MAX: usize = 128 << 10;
 /// Initial capacity of the buffer for rows: most reads return few rows and never make it grow.
 const ROWS_BYTES: usize = 1_024;

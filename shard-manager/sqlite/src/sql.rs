@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a text consists of constants and of names from the registry, never of a client's
 //! words; values are numbered parameters.
-//! **Not here:** running them (`batch`, `applier`), reads (`engine::select`).
+//! **Not here:** running the statements (`batch`, `applier`), reads (`engine::select`).
 
 use std::fmt::Write as _;
 

@@ -14,7 +14,7 @@ use model::query::ReadQuery;
 
 use super::reader::{NodeRows, ReaderPool, Scope};
 
-/// Most rows of a point read on the thread of the caller.
+/// Maximum number of rows of a point read on the thread of the caller.
 const INLINE_ROWS_MAX: u32 = 100;
 /// Share of the time left that a read may wait for a connection: the rest is for the read, or for
 /// the error that no connection was free.

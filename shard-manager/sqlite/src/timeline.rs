@@ -1,7 +1,7 @@
 //! Timeline: the position of a shard's file, and the timelines that led to it.
 //!
 //! **Invariant:** a file's timelines begin at positions that it has reached.
-//! **Not here:** the consequences (`position`).
+//! **Not here:** the consequences of a new timeline for clients (`position`).
 
 use chrono::Utc;
 use diesel::prelude::*;

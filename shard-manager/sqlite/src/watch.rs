@@ -1,8 +1,8 @@
 //! Watch: ends a statement after its deadline.
 //!
 //! A statement that may visit many rows calls `tessera_in_time()` for each. After the deadline the
-//! function fails, and the statement with it: its caller has gone, and others wait for the
-//! connection.
+//! function fails, and the statement with it: the caller no longer waits, and other reads wait for
+//! the connection.
 //!
 //! **Not here:** the statements that call it (`engine::select`).
 

@@ -1,8 +1,8 @@
 //! Writer: applies batches of changes to a shard's file, each batch one durable transaction.
 //!
 //! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the
-//! replication state has each position before its commit and after it; no batch is acknowledged
-//! whose file has been removed.
+//! replication state has each position before its commit and after it; no batch is acknowledged if
+//! the file has been removed.
 //! **Not here:** the contents of a transaction (`batch`), waiting for one (`lane`).
 
 #[cfg(feature = "sabotage")]
@@ -31,10 +31,10 @@ use super::{declarations, log};
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
 /// Least number of entries to trim: trimming them together shares the cost.
 const TRIM_MIN: u64 = 64;
-/// Most entries that one batch removes: writes wait meanwhile.
+/// Maximum number of entries that one batch removes: writes wait meanwhile.
 const TRIM_MAX: u64 = 256;
-/// Most bytes of the log. A larger log is trimmed even if a replica still needs it: that replica is
-/// then rebuilt.
+/// Maximum number of bytes of the log. A larger log is trimmed even if a replica still needs it:
+/// that replica is then rebuilt.
 const LOG_BYTES_MAX: u64 = 1 << 30;
 /// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! Tests of failures: invalid rows, locked files, full disks, and whether a durable write really
+//! Tests of failures: invalid rows, locked files, full disks; and that a durable write really
 //! reaches the disk.
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Histories: many concurrent clients, each at its consistency level, while replicas are paused; a
-//! checker then verifies what they read.
+//! Tests of histories: many concurrent clients read and write, each at its consistency level, while
+//! replicas are paused; a checker then verifies the results of the reads.
 //!
 //! Every write has a version, and the versions of a key grow in commit order. So a history of one
 //! key is linearizable exactly if (i) no operation shows a version below one of an operation that

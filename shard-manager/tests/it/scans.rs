@@ -1,4 +1,4 @@
-//! Tests of reads that look at many rows.
+//! Tests of scans, which are reads that may visit many rows.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

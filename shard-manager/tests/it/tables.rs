@@ -1,5 +1,5 @@
-//! Tests of tables: created on every shard or on none, whatever fails in between, and known to
-//! every node that is read.
+//! Tests of tables: a table is created on every shard or on none, even if a step fails, and every
+//! node that is read knows it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

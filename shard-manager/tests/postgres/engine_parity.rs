@@ -1,5 +1,5 @@
-//! Parity of the engines: both answer, store and find the same, and so do the two write paths of
-//! PostgreSQL.
+//! Tests of the parity of the engines: SQLite and PostgreSQL give the same responses and store the
+//! same rows, and so do the two write paths of PostgreSQL.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};

@@ -1,5 +1,5 @@
-//! Tests of an operator's triggers and rules that change rows, or discard them without an error.
-//! The answer to a write nevertheless shows what the database has stored.
+//! Tests of triggers and rules of an operator that change rows, or discard them without an error:
+//! the response to a write nevertheless contains the row that the database has stored.
 
 use std::time::{Duration, Instant};
 

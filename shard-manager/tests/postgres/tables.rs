@@ -1,4 +1,5 @@
-//! Tests of tables: created by one router and known to all, whatever is interrupted in between.
+//! Tests of tables on PostgreSQL: a table that one router creates becomes known to all routers,
+//! even if its creation is interrupted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

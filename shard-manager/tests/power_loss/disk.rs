@@ -1,18 +1,19 @@
-//! Disk: what a folder of databases may hold after a power cut, by what was synced until then.
+//! Disk: computes the possible contents of a folder of databases after a power cut, from the writes
+//! and syncs before it.
 //!
-//! - The bytes of a file are durable once the file is synced. Of the writes since then any may have
-//!   reached the disk, in any order, whole or torn at sectors; so may a change of its length.
-//! - A name is durable once the folder is synced. A name that was created, removed or moved to a
-//!   new file since then may come back in any state that it had in between; even a removed file
-//!   may.
+//! - The bytes of a file are durable once the file is synced. Any of the writes after the sync may
+//!   have reached the disk, in any order, whole or torn at sectors, and so may a change of the
+//!   file's length.
+//! - A name is durable once the folder is synced. A name that was created, removed or given to a
+//!   new file after the sync may have any of the states in between after the power cut; even a
+//!   removed file may reappear.
 //! - Bytes next to a write are not damaged by it (SQLite assumes that: `POWERSAFE_OVERWRITE`).
 //! - A rename or removal that bypasses SQLite is visible in the folder, but a sync of it is not. A
 //!   name that SQLite opens after a rename is assumed to be durable: code that renames must sync
 //!   the folder before.
 //!
 //! **Invariant:** an image shows all files at one moment: no file operation is half done in it.
-//! **Not here:** how SQLite's calls are intercepted (`vfs`); what is expected of an image
-//! (`story`).
+//! **Not here:** intercepting SQLite's calls (`vfs`), checking an image (`story`).
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;

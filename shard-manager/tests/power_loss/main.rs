@@ -1,5 +1,4 @@
-//! Tests of power loss on embedded shards: every acknowledged write is there when the power comes
-//! back.
+//! Tests of power loss on embedded shards: every acknowledged write exists when the power is back.
 //!
 //! A separate binary, because the watching VFS applies to the whole process.
 

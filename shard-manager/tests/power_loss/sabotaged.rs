@@ -1,6 +1,6 @@
 //! Checks that the tests can detect defects that only a loss of power or of a file reveals: each
-//! test below runs again in a separate process in which one promise is broken on purpose, and must
-//! fail.
+//! test below runs again in a separate process in which one guarantee is violated on purpose, and
+//! must fail.
 
 use std::process::Command;
 

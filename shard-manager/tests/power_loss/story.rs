@@ -4,7 +4,7 @@
 //! Each key is changed by one client, one change after the other, and each change has a number. So
 //! a row shows which change it is from, and whether a newer one was acknowledged.
 //!
-//! **Not here:** when the power is cut (`main`); what then is left of the files (`disk`).
+//! **Not here:** the moment of a power cut (`main`), the files after a power cut (`disk`).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,9 +1,9 @@
 //! VFS: intercepts SQLite's calls to the operating system and records what is written and synced.
 //!
-//! The real VFS does all the work. This one is a copy of it with two calls replaced, and a watched
-//! file has a copy of its real methods with four calls replaced; locks, shared memory and reads are
-//! the real ones. To make that possible, the record of a file lies behind the real file's struct,
-//! not around it:
+//! The real VFS does all the work. The watching VFS is a copy of the real one with two calls
+//! replaced, and a watched file has a copy of its real methods with four calls replaced; locks,
+//! shared memory and reads are those of the real VFS. To make this possible, the record of a file
+//! is placed after the real file's struct in memory, not around it:
 //!
 //! ```text
 //! sqlite3_file*  ->  | pMethods -> notes.methods | the real file's … | notes |
@@ -12,7 +12,7 @@
 //!
 //! **Invariant:** a write counts as issued after the real one succeeded; a sync makes durable only
 //! what was issued before it began. A panic in here ends the process: it cannot unwind through C.
-//! **Not here:** what is left after a power cut (`disk`).
+//! **Not here:** the files after a power cut (`disk`).
 
 #![expect(unsafe_code, reason = "SQLite calls a VFS through pointers, and hands it memory to fill")]
 

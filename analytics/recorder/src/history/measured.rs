@@ -1,6 +1,6 @@
-//! Measured: the times in which recorders counted, of one history or of several.
+//! Measured time: the intervals in which the recorders of one or several histories ran.
 //!
-//! **Invariant:** a time that no recorder measured differs from a time without requests.
+//! **Invariant:** an interval that no recorder measured differs from an interval without requests.
 //! **Not here:** the frames (`history`).
 
 use super::{History, WindowFrames};
@@ -12,7 +12,7 @@ use crate::measured_intervals::MeasuredIntervals;
 pub(crate) struct Measured {
     /// Start of the known time, in s.
     pub(super) since: u64,
-    /// End of the time in s whose slots were removed for lack of room.
+    /// End in s of the time whose frames were removed for lack of room.
     pub(super) lost: u64,
     pub(super) counted: MeasuredIntervals,
     pub(super) counting_since: Option<u64>,

@@ -1,7 +1,7 @@
 //! Address: the file or database in which history is kept.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
-//! **Not here:** opening it (`store`).
+//! **Not here:** opening the file or database (`store`).
 
 use std::fmt;
 use std::io::Read;

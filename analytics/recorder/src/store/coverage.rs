@@ -1,13 +1,13 @@
-//! Coverage: the measured intervals of a source, stored in a row of a source that is named after
-//! it.
+//! Coverage: the measured intervals of a source. They are stored as a row of a second source, whose
+//! name is derived from the name of the first.
 //!
-//! There is one row, which starts where the last interval ends; a new row replaces it. More rows,
-//! or an old one, exist if a clock was wrong or if a program without coverage has written slots:
-//! all rows are then combined.
+//! There is one such row. It starts where the last interval ends, and a new row replaces it.
+//! Several rows, or an outdated row, exist if a clock was wrong or if a version of the program
+//! without coverage has written frames: then all rows are combined.
 //!
-//! **Invariant:** a row of the future was written while a clock was wrong: it does not count and is
-//! removed.
-//! **Not here:** slots (`store/history_writer`), the intervals of running recorders (`history`).
+//! **Invariant:** a row with a start in the future was written while a clock was wrong. It is
+//! ignored and removed.
+//! **Not here:** frames (`store/history_writer`), the intervals of running recorders (`history`).
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ impl Coverage {
         self.written.as_ref().is_none_or(|(at, _)| at.elapsed() >= EVERY)
     }
 
-    /// Reads the intervals. Without a stored end, they reach from the first slot to the last.
+    /// Reads the intervals. Without a stored end, they reach from the first frame to the last.
     pub(super) fn recall(
         &mut self,
         store: &mut Store,

@@ -1,8 +1,8 @@
-//! History writer: the thread that writes finished slots, reads them after a restart, and removes
-//! old ones.
+//! History writer: the thread that writes frames to the store, reads them after a restart, and
+//! removes old frames.
 //!
-//! Each round reads the finished slots from the rings. Nothing is queued, so an outage of the store
-//! takes no memory, and after it the store gets all that the rings still hold.
+//! In each round the thread reads new frames from the rings. Nothing is queued, so an outage of the
+//! store takes no memory, and after an outage the store gets every frame that the rings still hold.
 //!
 //! **Invariant:** only [`HistoryWriter::close`] and [`HistoryWriter::flush`] wait for the thread,
 //! for at most [`CLOSE_MAX`].
@@ -23,18 +23,18 @@ use super::{Store, StoreAddress, StoreError, unix_now};
 use crate::frame::{Frame, Step};
 use crate::history::History;
 
-/// Time between two writes: a crash loses the slots that finished since the last one, and the
+/// Time between two writes: a crash loses the frames that finished since the last one, and the
 /// running second.
 pub const WRITE_EVERY: Duration = Duration::from_secs(5);
-/// Longest time for which [`HistoryWriter::close`] waits for the last slots to be written.
+/// Longest time for which [`HistoryWriter::close`] waits for the last frames to be written.
 pub const CLOSE_MAX: Duration = Duration::from_secs(3);
 /// Longest pause between two attempts during an outage of the store.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Most frames of one transaction, which keeps it below a second and some megabytes.
+/// Maximum number of frames of one transaction, which keeps it below a second and some megabytes.
 const BATCH_MAX: usize = 200;
 /// Rows read at once when stored history is read.
 const PAGE: i64 = 100;
-/// Time between two searches for old slots of sources that no longer exist.
+/// Time between two searches for old frames of sources that no longer exist.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// Keeps the history of sources until it is dropped.
@@ -72,15 +72,15 @@ type OnLoaded = Box<dyn FnOnce() + Send>;
 
 enum Command {
     Keep(Box<Source>),
-    /// Writes all finished slots, and confirms that.
+    /// Writes all finished frames, and confirms that.
     Flush(Sender<()>),
-    /// Writes all finished slots, confirms that, and ends.
+    /// Writes all finished frames, confirms that, and ends.
     Close(Sender<()>),
 }
 
 impl HistoryWriter {
     /// Starts to keep the history of a recorder of this process, and reads the stored history in
-    /// the background. Slots that were not finished when the last process ended are made from the
+    /// the background. Frames that were not finished when the last process ended are made from the
     /// stored shorter ones.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl HistoryWriter {
         Ok(Self { commands, state })
     }
 
-    /// Keeps another source, whose finished slots come from elsewhere. `then` is called on the
+    /// Keeps another source, whose finished frames come from elsewhere. `then` is called on the
     /// history writer's thread when the stored history of the source has been read or cannot be
     /// read for now; it must not block.
     pub fn keep(
@@ -156,12 +156,12 @@ impl HistoryWriter {
         }
     }
 
-    /// Writes all finished slots within [`CLOSE_MAX`], and continues.
+    /// Writes all finished frames within [`CLOSE_MAX`], and continues.
     pub fn flush(&self) {
         self.wait(Command::Flush);
     }
 
-    /// Writes all finished slots within [`CLOSE_MAX`], and ends. Dropping has the same effect.
+    /// Writes all finished frames within [`CLOSE_MAX`], and ends. Dropping has the same effect.
     pub fn close(self) {
         drop(self);
     }
@@ -190,19 +190,19 @@ struct WriterThread {
     /// Logged cause of the current outage.
     told: Option<String>,
     pause: Duration,
-    /// Time of the last search for old slots of sources that no longer exist.
+    /// Time of the last search for old frames of sources that no longer exist.
     forgotten: Option<Instant>,
 }
 
 struct Source {
     name: String,
     history: Arc<History>,
-    /// True if the slots of the source end in this process.
+    /// True if the frames of the source end in this process.
     is_recorded: bool,
     then: Option<OnLoaded>,
     /// True if the stored history has been read.
     is_given_back: bool,
-    /// Slots in the store, by step; `None` until they were listed since the store was opened.
+    /// Frames in the store, by step; `None` until they were listed since the store was opened.
     kept: Option<[RingIndex; 3]>,
     /// Measured intervals in the store.
     coverage: Coverage,
@@ -310,8 +310,8 @@ impl WriterThread {
 }
 
 impl Source {
-    /// Lists the slots in the store. Slots of the future were written while a clock was wrong: they
-    /// do not count.
+    /// Lists the frames in the store. Frames of the future were written while a clock was wrong:
+    /// they do not count.
     fn read_indexes(&mut self, store: &mut Store, now: u64) -> diesel::QueryResult<()> {
         let mut indexes = <[RingIndex; 3]>::default();
         for (seconds, start, bytes) in store.slots(&self.name)? {
@@ -331,7 +331,7 @@ impl Source {
         let indexes = self.kept.get_or_insert_default();
         self.coverage.recall(store, indexes, &self.history, now)?;
         let mut roll_up = RollUp::default();
-        // The longest first: stored long slots must be there before any is made from shorter ones.
+        // The longest first: stored long frames must be there before any is made from shorter ones.
         for step in Step::ALL.into_iter().rev() {
             let mut after = now.saturating_sub(ring_s(step)) as i64;
             loop {
@@ -358,7 +358,7 @@ impl Source {
         Ok(())
     }
 
-    /// Writes the slots that finished since the last write, and removes the oldest.
+    /// Writes the frames that finished since the last write, and removes the oldest.
     fn write(&mut self, store: &mut Store, state: &State, may_end: bool) -> Result<(), String> {
         let mut has_written = false;
         let indexes = self.kept.get_or_insert_default();

@@ -1,7 +1,7 @@
 //! PostgreSQL: history in a PostgreSQL database, without libpq.
 //!
 //! **Invariant:** every wait for the server is bounded.
-//! **Not here:** choosing what is kept (`store/history_writer`).
+//! **Not here:** choosing the frames that stay stored (`store/history_writer`).
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ impl PostgresStore {
         Ok(Self { connection: opened, runtime })
     }
 
-    /// Returns the start of each stored slot of a source, with the bytes of its frame.
+    /// Returns the step, the start and the size of each stored frame of a source.
     pub(super) fn slots(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
         let length = diesel::dsl::sql::<Integer>("length(frame)");
         let kept = dsl::tessera_history.filter(dsl::source.eq(source));
@@ -69,7 +69,7 @@ impl PostgresStore {
         bounded(&self.runtime, kept.load(&mut self.connection))
     }
 
-    /// Returns the next rows of this step after a slot, in order.
+    /// Returns the next rows of this step after a start, in order.
     pub(super) fn rows(
         &mut self,
         source: &str,
@@ -85,7 +85,8 @@ impl PostgresStore {
         bounded(&self.runtime, next.load(&mut self.connection))
     }
 
-    /// Stores rows and removes the rows of each source and step before a slot, in one transaction.
+    /// Stores rows and removes the rows of each source and step before a start, in one
+    /// transaction.
     pub(super) fn write(&mut self, rows: &[Row], forget: &[(String, i32, i64)]) -> QueryResult<()> {
         let written = self.connection.transaction(async |connection| {
             for row in rows {

@@ -1,15 +1,16 @@
-//! Ring index: the stored slots of one ring of a source, and the choice of those that stay.
+//! Ring index: lists the stored frames of one ring of a source, and chooses the frames that stay
+//! stored.
 //!
-//! **Invariant:** stored slots stay within `bytes_max` and within the time of the ring; the oldest
-//! are removed first.
-//! **Not here:** reading and writing slots (`store/history_writer`).
+//! **Invariant:** stored frames have at most `bytes_max` bytes together and are not older than the
+//! ring allows; the oldest are removed first.
+//! **Not here:** reading and writing frames (`store/history_writer`).
 
 use std::collections::BTreeMap;
 
 use super::row::Row;
 use crate::frame::Step;
 
-/// Stored slots of a step of a source: the bytes of each frame, by the start of its slot.
+/// Stored frames of a step of a source: the bytes of each frame, by its start.
 #[derive(Default)]
 pub(super) struct RingIndex {
     frames: BTreeMap<u64, u64>,
@@ -17,29 +18,29 @@ pub(super) struct RingIndex {
 }
 
 impl RingIndex {
-    /// Adds a slot with the bytes of its frame.
+    /// Adds a frame of this start and size.
     pub(super) fn add(&mut self, start: u64, bytes: u64) {
         self.bytes += bytes;
         self.bytes -= self.frames.insert(start, bytes).unwrap_or_default();
     }
 
-    /// Returns the start of the last slot; 0 if there is none.
+    /// Returns the start of the last frame; 0 if there is none.
     pub(super) fn newest(&self) -> u64 {
         self.frames.last_key_value().map_or(0, |(start, _)| *start)
     }
 
-    /// Returns the start of the first slot; [`u64::MAX`] if there is none.
+    /// Returns the start of the first frame; [`u64::MAX`] if there is none.
     pub(super) fn oldest(&self) -> u64 {
         self.frames.first_key_value().map_or(u64::MAX, |(start, _)| *start)
     }
 
-    /// Returns true if there are no slots.
+    /// Returns true if there are no frames.
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
-    /// Returns the first slot that stays when these rows are added: slots before it are too old, or
-    /// too many.
+    /// Returns the first frame that stays when these rows are added: frames before it are too old,
+    /// or too many.
     pub(super) fn first_to_keep(&self, step: Step, rows: &[Row]) -> u64 {
         let newest = rows.last().map_or(self.newest(), |row| row.start as u64);
         let mut first = newest.saturating_sub(ring_s(step));
@@ -55,7 +56,7 @@ impl RingIndex {
         first
     }
 
-    /// Adds written rows, and removes the slots before `first`.
+    /// Adds written rows, and removes the frames before `first`.
     pub(super) fn note(&mut self, rows: &[Row], first: u64) {
         rows.iter().for_each(|row| self.add(row.start as u64, row.frame.len() as u64));
         let stay = self.frames.split_off(&first);

@@ -1,10 +1,10 @@
-//! Roll-up: makes slots of ten seconds and of a minute that were unfinished when a process ended
-//! from the shorter slots in the store.
+//! Roll-up: makes frames of ten seconds and of a minute from the shorter frames in the store, for
+//! the intervals that were unfinished when a process ended.
 //!
-//! Without this, a crash would lose up to a minute of every window that is read from slots of a
-//! minute, although only the last seconds are really lost.
+//! Without this step, every window that is read from frames of a minute would miss up to a minute
+//! after a crash, although only the last seconds are really lost.
 //!
-//! **Not here:** reading stored slots (`store/history_writer`).
+//! **Not here:** reading stored frames (`store/history_writer`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::frame::{Frame, Step};
 use crate::history::History;
 use crate::merge::merged;
 
-/// Frames whose longer slots are not in the store.
+/// Frames whose longer interval has no frame in the store.
 #[derive(Default)]
 pub(super) struct RollUp {
     tens: BTreeMap<u64, Vec<Arc<Frame>>>,
@@ -21,7 +21,7 @@ pub(super) struct RollUp {
 }
 
 impl RollUp {
-    /// Adds a stored frame; `newest` is the last stored slot of each step.
+    /// Adds a stored frame; `newest` is the start of the last stored frame of each step.
     pub(super) fn note(&mut self, frame: &Frame, newest: [u64; 3]) {
         let [_, ten, minute] = newest;
         match frame.step {
@@ -39,8 +39,8 @@ impl RollUp {
         frames.push(Arc::new(frame.clone()));
     }
 
-    /// Adds the longer slots to a history: slots that have ended by `now` as they are, running ones
-    /// to be continued.
+    /// Adds frames of the longer intervals to a history: of intervals that have ended by `now` as
+    /// they are, of running intervals to be continued.
     pub(super) fn give(mut self, history: &History, now: u64, newest_minute: u64) {
         let give = |frame: Frame| {
             if frame.end() <= now {
@@ -62,7 +62,7 @@ impl RollUp {
     }
 }
 
-/// Returns the start of the longer slot that contains a frame.
+/// Returns the start of the longer interval that contains a frame.
 fn slot(frame: &Frame, step: Step) -> u64 {
     frame.start / step.seconds() * step.seconds()
 }

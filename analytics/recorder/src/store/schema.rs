@@ -1,4 +1,5 @@
-//! Schema: the table of the store, as the migrations create it on either engine.
+//! Schema: the table of the store. The migrations create the same table in SQLite and in
+//! PostgreSQL.
 
 diesel::table! {
     tessera_history (source, step, start) {

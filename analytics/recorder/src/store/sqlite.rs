@@ -1,10 +1,10 @@
 //! SQLite: history in a file on this machine, which no other user can read.
 //!
-//! A damaged database, or a file that is no database, is set aside under another name. The database
-//! of another program is left unchanged: it may be in use.
+//! A damaged database, or a file that is no database, is renamed, and a new file is created.
+//! Another program's database is left unchanged, because it may be in use.
 //!
 //! **Invariant:** only a new file, or one with the application id of this store, is written to.
-//! **Not here:** choosing what is kept (`store/history_writer`).
+//! **Not here:** choosing the frames that stay stored (`store/history_writer`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -83,14 +83,14 @@ impl SqliteStore {
         Ok(Self(connection))
     }
 
-    /// Returns the start of each stored slot of a source, with the bytes of its frame.
+    /// Returns the step, the start and the size of each stored frame of a source.
     pub(super) fn slots(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
         let length = diesel::dsl::sql::<Integer>("length(frame)");
         let kept = dsl::tessera_history.filter(dsl::source.eq(source));
         kept.select((dsl::step, dsl::start, length)).load(&mut self.0)
     }
 
-    /// Returns the next rows of this step after a slot, in order.
+    /// Returns the next rows of this step after a start, in order.
     pub(super) fn rows(
         &mut self,
         source: &str,
@@ -106,7 +106,8 @@ impl SqliteStore {
             .load(&mut self.0)
     }
 
-    /// Stores rows and removes the rows of each source and step before a slot, in one transaction.
+    /// Stores rows and removes the rows of each source and step before a start, in one
+    /// transaction.
     pub(super) fn write(&mut self, rows: &[Row], forget: &[(String, i32, i64)]) -> QueryResult<()> {
         self.0.immediate_transaction(|connection| {
             for row in rows {

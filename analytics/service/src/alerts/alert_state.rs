@@ -7,8 +7,8 @@
 //!    └───────────────┘                          └─┘
 //! ```
 //!
-//! **Invariant:** no clock is read here: the time is an argument, and a time that goes back counts
-//! as standing still.
+//! **Invariant:** no clock is read here: the time is an argument, and if that time goes back, it is
+//! treated as unchanged.
 //! **Not here:** sending notices (`webhook`).
 
 use super::rule::Limits;

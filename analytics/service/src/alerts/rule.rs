@@ -1,8 +1,9 @@
-//! Rule: the measured value, and the limits at which an alert fires and is resolved.
+//! Rule: names a measured value, and the limits at which an alert about it fires and is resolved.
 //!
-//! **Invariant:** `clear` is not above `raise`: nothing changes between them, so that a value that
-//! varies around one of them does not fire again and again.
-//! **Not here:** the syntax of rules (`config`), their state over time (`alerts/alert_state`).
+//! **Invariant:** `clear` is not above `raise`. A value between the two limits changes nothing, so
+//! that a value that varies around one limit does not fire again and again.
+//! **Not here:** the syntax of rules (`config`), the state of a rule over time
+//! (`alerts/alert_state`).
 
 use std::fmt;
 
@@ -15,17 +16,18 @@ use recorder::Window;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The latency that one of a hundred requests exceeds, in ms.
+    /// 99th percentile of the latency of requests, in ms.
     P99,
-    /// The share of requests that failed with status 5xx, 0 to 1.
+    /// Share of requests that failed with status 5xx, from 0 to 1.
     ErrorRate,
-    /// Delay of the worst replica of each shard, in ms.
+    /// Largest replication lag of a replica of each shard, in ms.
     Lag,
-    /// Imbalance of the requests of shards: the largest share over the mean, 1 is even.
+    /// Imbalance of the requests of shards: the largest share divided by the mean share. 1 is
+    /// perfectly even.
     Skew,
-    /// Each shard that cannot be written to.
+    /// State of each shard: 1 if it accepts no writes, otherwise 0.
     ShardDown,
-    /// Each router that does not answer.
+    /// State of each router: 1 if it does not answer, otherwise 0.
     RouterDown,
 }
 
@@ -64,7 +66,7 @@ impl Kind {
         }
     }
 
-    /// Returns true if the value is either good or bad: there are no thresholds.
+    /// Returns true if the value is either 0 (good) or 1 (bad), so that a rule has no thresholds.
     pub fn is_binary(self) -> bool {
         match self {
             Self::ShardDown | Self::RouterDown => true,

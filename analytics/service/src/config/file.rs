@@ -18,7 +18,7 @@ const SECTIONS: [(&str, &[&str]); 3] = [
     ("alert", &["name", "kind", "raise", "clear", "for", "clear_for", "window", "shard", "router"]),
     ("webhook", &["name", "url", "url_file", "authorization_file", "authorization_env"]),
 ];
-/// Most sections of one kind.
+/// Maximum number of sections of one kind.
 const SECTIONS_MAX: usize = 100;
 
 /// Contents of the file.

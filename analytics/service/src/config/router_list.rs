@@ -10,7 +10,7 @@ use super::file::{File, Section};
 use web_kit::http_client::Target;
 use web_kit::settings::Settings;
 
-/// Most routers in the list.
+/// Maximum number of routers in the list.
 const ROUTERS_MAX: usize = 64;
 /// Longest name of a router.
 const NAME_MAX: usize = 64;

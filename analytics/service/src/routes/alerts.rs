@@ -1,4 +1,5 @@
-//! `GET /api/analytics/alerts`: the rules, what fires, and what has fired lately.
+//! `GET /api/analytics/alerts`: the rules, the alerts that fire, and the alerts that were resolved
+//! recently.
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};

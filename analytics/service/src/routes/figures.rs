@@ -1,4 +1,5 @@
-//! Routes of metrics: `GET /api/analytics/metrics`, `/stream`, `/errors`, of all routers or of one.
+//! Routes of metrics: `GET /api/analytics/metrics`, `/stream` and `/errors`, for all routers or for
+//! one router.
 
 use actix_web::web::{Data, block};
 use actix_web::{HttpRequest, HttpResponse, get};

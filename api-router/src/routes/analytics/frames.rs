@@ -1,8 +1,8 @@
-//! `GET /api/analytics/frames`: finished slots of time and new errors, for services that keep them
-//! longer than this router.
+//! `GET /api/analytics/frames`: frames (the counts of finished intervals) and new errors, for
+//! services that keep them longer than this router.
 //!
-//! **Invariant:** a response is bounded, however long ago the previous request was: it says so if
-//! there is more.
+//! **Invariant:** a response has a bounded size, however long ago the previous request was. If
+//! further frames or errors are available, its member `more` is true.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
-/// Most bytes of frames of one response, without the last frame.
+/// Maximum number of bytes of frames of one response, without the last frame.
 const FRAMES_BYTES_MAX: usize = 4 << 20;
-/// Most frames of one response: the whole ring of seconds.
+/// Maximum number of frames of one response: the whole ring of seconds.
 const FRAMES_MAX: usize = 900;
-/// Most errors of one response.
+/// Maximum number of errors of one response.
 const ERRORS_MAX: usize = 1_000;
 
 /// Events since the previous request.
@@ -39,7 +39,7 @@ pub(crate) struct FramesAnswer {
     at_ms: u64,
     /// The cluster as it is now.
     now: ClusterNow,
-    /// Finished slots, by step, oldest first.
+    /// Frames of finished intervals, by step, oldest first.
     #[schema(value_type = Vec<Object>)]
     frames: Vec<Box<RawValue>>,
     /// Intervals in which this router, and those before it over the same store, recorded: first
@@ -54,26 +54,26 @@ pub(crate) struct FramesAnswer {
     more: bool,
 }
 
-/// Requested start of slots and errors.
+/// Requested start of frames and errors.
 #[derive(Clone, Copy)]
 struct After {
     steps: [(Step, u64); 3],
     errors: u64,
 }
 
-/// Returns finished slots of time and new errors.
+/// Returns frames, which are the counts of finished intervals, and new errors.
 ///
-/// For services that collect from routers. Histograms are HDR (V2, base64). Slots and errors are
-/// kept for a limited time: a late request gets those that are left.
+/// For services that collect from routers. Histograms are HDR (V2, base64). Frames and errors
+/// are kept for a limited time: a late request gets those that are left.
 #[utoipa::path(
     tag = "analytics",
     params(
-        ("after_1" = Option<u64>, Query, description = "Only slots of one second that begin later, in seconds since 1970", minimum = 0),
-        ("after_10" = Option<u64>, Query, description = "The same of ten seconds", minimum = 0),
-        ("after_60" = Option<u64>, Query, description = "The same of a minute", minimum = 0),
-        ("errors_after" = Option<u64>, Query, description = "Only errors of later numbers", minimum = 0),
+        ("after_1" = Option<u64>, Query, description = "Only frames of one second that begin later, in seconds since 1970", minimum = 0),
+        ("after_10" = Option<u64>, Query, description = "Only frames of ten seconds that begin later, in seconds since 1970", minimum = 0),
+        ("after_60" = Option<u64>, Query, description = "Only frames of a minute that begin later, in seconds since 1970", minimum = 0),
+        ("errors_after" = Option<u64>, Query, description = "Only errors with a higher number", minimum = 0),
     ),
-    responses((status = 200, description = "Slots and errors", body = FramesAnswer), LookupRefusals)
+    responses((status = 200, description = "Frames and errors", body = FramesAnswer), LookupRefusals)
 )]
 #[get("/api/analytics/frames")]
 pub(crate) async fn list_frames(

@@ -1,4 +1,4 @@
-//! Outcome of a bulk write: counts its rows, and lists those that failed.
+//! Outcome: the response of a bulk write, which counts the rows and lists the rows that failed.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::problem::{Problem, ProblemBody, Progress};
 use crate::request_record;
 use crate::response_headers::{AnswerOrigin, Timing, data_response};
 
-/// Most failures that are listed one by one; `failed_total` counts all.
+/// Maximum number of failures that are listed one by one; `failed_total` counts all.
 const FAILED_MAX: usize = 1_000;
 
 /// Outcome of the rows.

@@ -1,8 +1,8 @@
 //! Row reader: splits the bytes of a streamed body into rows as they arrive.
 //!
-//! **Invariant:** rows are counted from 0 in the order of the body; blank lines and the columns of
-//! CSV do not count. It holds one row that is not complete yet, the bytes after it, and the rows of
-//! one batch.
+//! **Invariant:** rows are counted from 0 in the order of the body; blank lines and the header line
+//! of CSV do not count. The reader holds at most one incomplete row, the bytes that follow it, and
+//! the rows of one batch.
 //! **Not here:** the source of bytes, and the destination of rows (`stream`).
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::body_decoding::{BodyDecoder, ContentCoding, DecodeStep, FREE_BYTES, R
 use crate::headers::BulkFormat;
 use crate::problem::{Code, Problem};
 
-/// Most rows of a batch: enough to share the price of another thread.
+/// Maximum number of rows of a batch: enough to share the price of another thread.
 const BATCH_ROWS_MAX: usize = 10_000;
 /// Bytes of text of a batch.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;

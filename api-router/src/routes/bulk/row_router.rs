@@ -1,4 +1,5 @@
-//! Row router: parses the rows of a bulk write, from JSON or from fields, and routes them.
+//! Row router: parses a row of a bulk write, from JSON or from CSV fields, and determines its
+//! shard.
 
 use std::sync::Arc;
 

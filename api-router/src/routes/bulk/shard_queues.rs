@@ -1,13 +1,14 @@
 //! Shard queues: the rows of a streamed body on their way to the shards.
 //!
-//! A shard takes all rows that have gathered for it while it stored the previous ones, sorts them
-//! by their place in the file, and stores them in chunks: so rows that share a page are written
-//! together, however they are spread over the body, and no single write waits for more than one
-//! chunk. The slower a shard is, the more rows gather, up to the window that all queues of a stream
-//! share, if the body budget allows it (the batching of a lane again, on a larger scale).
+//! While a shard stores rows, further rows for it gather in its queue. The shard then takes all of
+//! these rows, sorts them by their place in the file, and stores them in chunks. So rows that share
+//! a page of the file are written together, however they are spread over the body, and a single
+//! write of another client waits for at most one chunk. The slower a shard is, the more rows
+//! gather. All queues of a stream share one limit, the window, and the body budget must allow it.
 //!
-//! **Invariant:** rows of one key are stored in the order of the body; at most the window and the
-//! rows of one batch are held, and all but the rows of one batch are charged.
+//! **Invariant:** rows of one key are stored in the order of the body; the queues hold at most the
+//! window and the rows of one batch, and the body budget is charged with all of these rows but
+//! those of one batch.
 //! **Not here:** the source of the rows (`row_reader`).
 
 use std::cell::{Cell, RefCell};
@@ -26,12 +27,14 @@ use crate::app::App;
 use crate::body_budget::BudgetShare;
 use crate::problem::{Code, Problem};
 
-/// Most rows that a shard stores in one transaction: a single write may have to wait for them.
+/// Maximum number of rows that a shard stores in one transaction: a single write may have to wait
+/// for them.
 const CHUNK_ROWS_MAX: usize = 4_000;
-/// Most bytes that a shard stores in one transaction.
+/// Maximum number of bytes that a shard stores in one transaction.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Most bytes of rows that the queues of a stream hold: the more, the faster they are stored.
+/// Maximum number of bytes of rows that the queues of a stream hold: the more, the faster they are
+/// stored.
 const WINDOW: usize = 12 << 20;
 
 /// Queues of rows for all shards.

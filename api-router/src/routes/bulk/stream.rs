@@ -1,11 +1,12 @@
 //! Streamed bodies of bulk writes: NDJSON and CSV of any length, in bounded memory.
 //!
-//! Three stages run at once, and each waits for the next when that is slower: bytes are received
-//! from the socket, a batch of them is parsed, and each shard stores its rows of the batches
-//! before.
+//! Three stages run at the same time: the first receives bytes from the socket, the second parses a
+//! batch of them, and in the third each shard stores its rows of earlier batches. A stage waits
+//! when the next stage is slower.
 //!
-//! **Invariant:** while the shards make no progress, nothing more is read from the socket; the
-//! bytes that are held are charged to the budget of all bodies; a body that pauses keeps no thread.
+//! **Invariant:** while the shards make no progress, nothing more is read from the socket; the body
+//! budget is charged with the bytes that a stream holds; a body whose client pauses occupies no
+//! thread.
 //! **Not here:** parsing of a row (`row_router`, `row_reader`), storing of rows (`shard_queues`).
 
 use std::cell::{Cell, RefCell};
@@ -19,7 +20,7 @@ use shard_manager::manager::RequestOptions;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::outcome::BulkOutcome;
-use super::parser::Parser;
+use super::parser_thread::Parser;
 use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader, StreamOptions};
 use super::shard_queues::ShardQueues;
 use crate::app::App;

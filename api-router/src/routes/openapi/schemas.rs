@@ -1,10 +1,10 @@
-//! Schemas in the form that generators of clients understand. For the routes' types both forms mean
-//! the same.
+//! Schemas: converts the schemas of the document to a form that client generators understand. For
+//! the types of the routes, both forms mean the same:
 //!
-//! - A tuple has `items` of any of its members' types, and a length; generators do not understand
-//!   `items: false`, which forbids more than its `prefixItems`.
-//! - An object of any members says so: without `additionalProperties` generators give it a type
-//!   without members.
+//! - A tuple gets `items` that allow the type of each of its members, and a fixed length, because
+//!   generators do not understand `items: false`, which forbids further items after `prefixItems`.
+//! - An object with arbitrary members gets `additionalProperties`, because without it generators
+//!   produce a type without members.
 
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{

@@ -1,4 +1,4 @@
-//! The rules, and the cases of a text that break them.
+//! The rules of the language test, and the search for cases that break a rule.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! A text of the project as the rules see it: lines, comments and declarations.
+//! Text: a file of the project, split into the lines, comments and declarations that the rules
+//! examine.
 
 /// A file's text.
 pub(super) struct Text {

@@ -1,11 +1,12 @@
 //! Lines: a history as JSON, one record a line, as `docs/history.md` describes it.
 //!
-//! Both directions stream: a line is made or read, and forgotten. A line names its key and node in
-//! full, so that any line can be read alone, and leaves out what has its usual value.
+//! Writing and reading both stream: only one line at a time is in memory. A line contains the full
+//! names of its key and node, so that any line can be understood alone, and leaves out members that
+//! have their default value.
 //!
-//! **Invariant:** what is written is read back the same; whatever is read is a history or a
-//! sentence that names the line.
-//! **Not here:** what the records mean (`operation`, `records`).
+//! **Invariant:** a history that is written and read again is unchanged; reading any other text
+//! returns an error that names the line.
+//! **Not here:** the meaning of the records (`operation`, `records`).
 
 mod line;
 mod reading;

@@ -1,7 +1,7 @@
-//! Names: texts kept once, each known by a small number.
+//! Names: stores each distinct text once, and gives it a small number.
 //!
-//! **Invariant:** a name has one number and keeps it; numbers count up from 0.
-//! **Not here:** locks. `recorder` has one.
+//! **Invariant:** a name has one number, which never changes; numbers are consecutive from 0.
+//! **Not here:** locks (the load tester's `recorder` has one).
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -1,7 +1,8 @@
-//! Nodes: the nodes that answered, as far as the headers of a response name them.
+//! Nodes: the nodes that answered requests, identified by the headers of their responses.
 //!
-//! **Invariant:** number 0 is no node; every other number is one shard, role and router.
-//! **Not here:** whether that node should have answered.
+//! **Invariant:** number 0 stands for an unknown node; every other number stands for one shard,
+//! role and router.
+//! **Not here:** deciding whether a node was allowed to answer (the checks).
 
 use std::fmt;
 

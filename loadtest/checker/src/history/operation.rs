@@ -1,7 +1,9 @@
-//! Operation: one row written, deleted or read, from the first byte sent to the whole answer.
+//! Operation: one write, delete or read of one row, from the first byte of the request to the end
+//! of the response.
 //!
 //! **Invariant:** an [`Operation`] has at most 64 bytes, so a million fits in 64 MB.
-//! **Not here:** what the operation means for others (`checker`), and names (`names`, `nodes`).
+//! **Not here:** the consequences of an operation for others (the checks), the names of keys and
+//! nodes (`names`, `nodes`).
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,6 +1,7 @@
-//! Records about many rows at once.
+//! Records: observations about many rows at once, such as the sum of a bank or a page of rows.
 //!
-//! **Invariant:** a record says what one answer said; nothing in it was computed from two.
+//! **Invariant:** a record contains the content of one response; nothing in it was computed from
+//! two responses.
 //! **Not here:** single rows (`operation`).
 
 use super::{Key, Level, NodeId};

@@ -1,14 +1,15 @@
-//! Deletes: what may explain that a row was absent.
+//! Deletes: finds the delete that may explain why a read found no row.
 //!
-//! A read that finds no row has no version. It saw the row as it was before the first write, or
-//! as some delete had left it. [`Deletes::explain`] chooses the lowest mark that is possible; why
-//! the lowest is the right choice is proven in `linearizable`.
+//! A read that finds no row has no version. The read saw the state before the first write, or after
+//! some delete. [`Deletes::explain`] chooses the lowest mark that is possible; why the lowest is
+//! the right choice is proven in `linearizable`.
 //!
-//! **Invariant:** a mark chosen is never above the one a correct server acted at.
-//! **Not here:** marks to be at least at. Each check has its own.
+//! **Invariant:** the chosen mark is never higher than the state that a correct server has read.
+//! **Not here:** the lower bound of the mark, which each check determines for itself.
 //!
-//! What is not seen: a delete of unknown version (never answered, or answered without one) may
-//! explain any number of absent reads, each at a place of its own, where in truth it has one place.
+//! Not detected: a delete of unknown version (without an answer, or answered without a version) may
+//! explain any number of absent reads at different points of the order, although in truth it
+//! happened at one point.
 
 use super::Row;
 use crate::history::{Kind, Outcome};

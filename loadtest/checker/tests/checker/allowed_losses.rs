@@ -1,4 +1,4 @@
-//! Tests of losses that level `one` allows a promotion, and of those it does not allow.
+//! Tests of changes that a promotion may lose at level `one`, and of changes that it must not lose.
 
 use checker::history::{
     Fault, Header, Key, Kind, Ledger, Level, NodeId, Operation, OperationHistory, Value,

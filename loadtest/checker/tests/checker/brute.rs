@@ -1,8 +1,8 @@
-//! Brute force: whether one row's operations can be put in an order that a register allows, by
-//! trying every order. The judge of the theorem: it knows nothing of it.
+//! Brute force: decides whether the operations of one row can be put in an order that a register
+//! allows, by trying every order. It verifies the theorem of `linearizable` without using it.
 //!
-//! **Invariant:** an order respects time: what ended before another began comes first.
-//! **Not here:** more than a handful of operations.
+//! **Invariant:** an order respects time: an operation that ended before another began comes first.
+//! **Not here:** histories of more than a handful of operations, which would take too long.
 
 use checker::history::{Kind, NEVER, Operation, Outcome, Value};
 

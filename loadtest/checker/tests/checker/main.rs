@@ -1,5 +1,5 @@
-//! The checker is checked: rule by rule, against brute force on small histories, against a
-//! simulated server that keeps its promises, and against ones that break each.
+//! Tests of the checker: each rule by itself, comparisons with brute force on small histories, and
+//! histories of simulated servers, one that keeps all guarantees and others that each violate one.
 
 mod allowed_losses;
 mod brute;

@@ -1,4 +1,5 @@
-//! A server that keeps its promises is never accused; one that breaks one is found out.
+//! Tests with simulated servers: a server that keeps all guarantees is never accused, and each
+//! violation of a guarantee is found.
 
 use checker::history::OperationHistory;
 use checker::{Check, Report, check};

@@ -1,4 +1,5 @@
-//! Each rule by the smallest history that breaks it, beside one that just keeps it.
+//! Tests of each rule with the smallest history that violates it, and with a similar history that
+//! does not.
 
 use checker::history::{
     BankConstants, Header, Key, Kind, Ledger, Level, NodeId, Operation, OperationHistory, Outcome,

@@ -1,12 +1,13 @@
-//! A simulated server: versions, lagging replicas, sessions, lost answers, a bank, and what a run
-//! against it would have recorded. Shared by the property tests and the bench.
+//! A simulated server with versions, lagging replicas, sessions, lost responses and a bank, which
+//! produces the history that a run against it would record. The property tests and the benchmark
+//! use it.
 //!
-//! Every operation takes effect at one moment between start and end (an unanswered one later, or
-//! never); effects are played in order, so what is recorded is right by construction.
-//! [`BrokenPromise`] breaks one promise at a time.
+//! Every operation takes effect at one moment between its start and its end (an unanswered
+//! operation later, or never). Effects are simulated in order, so the recorded history is correct
+//! by construction. [`BrokenPromise`] breaks one promise at a time.
 //!
 //! **Invariant:** the same settings give the same history.
-//! **Not here:** HTTP. What is tested is the checker.
+//! **Not here:** HTTP, because only the checker is tested.
 
 #[path = "server/effects.rs"]
 mod effects;

@@ -1,4 +1,4 @@
-//! Small random histories of one row: C3 says what brute force says.
+//! Property tests with small random histories of one row: check C3 agrees with brute force.
 
 use checker::history::{
     Header, Key, Kind, Level, NEVER, Operation, OperationHistory, Outcome, Value,

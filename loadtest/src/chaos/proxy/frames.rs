@@ -1,14 +1,14 @@
-//! Frames: what a server of PostgreSQL answers, read along as it passes, to know when a write is
-//! stored.
+//! Frames: parses a PostgreSQL server's messages while the proxy forwards them, to detect when a
+//! write is stored.
 //!
-//! A message is a letter, four bytes of length (its own among them), and what the length says.
-//! Before the first one a server may answer a question about encryption by a single letter.
+//! A message consists of a letter, a length of four bytes (which counts itself), and a body. Before
+//! its first message a server may answer the client's request for encryption with a single letter.
 //!
 //! Source: PostgreSQL's documentation, "Frontend/Backend Protocol", message formats.
 //!
-//! **Invariant:** a stream that cannot be read (encrypted, or of something else) never reports a
-//! write.
-//! **Not here:** passing anything on.
+//! **Invariant:** a stream that cannot be parsed (encrypted, or of another protocol) never reports
+//! a write.
+//! **Not here:** forwarding the messages (`proxy`).
 
 /// Bytes of a message that are looked at: tags are short.
 const KEPT_MAX: usize = 32;

@@ -1,5 +1,5 @@
-//! Tests of connections that are cut, half open, slow and lossy, in front of a server that repeats
-//! what it hears.
+//! Tests of connections that are cut, half open, slow and lossy, in front of a server that echoes
+//! its input.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Tests of better, worse and noise.
+//! Tests of comparisons: the differences that count as better, as worse, and as noise.
 
 use super::*;
 use crate::report::tests::report_of;

@@ -1,4 +1,4 @@
-//! Text: the comparison on a console.
+//! Text: the comparison as text for a terminal.
 
 use std::fmt::{Result, Write};
 

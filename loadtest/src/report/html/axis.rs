@@ -1,7 +1,7 @@
-//! Axis: from numbers to places in a graph, and which numbers are written beside it.
+//! Axis: converts numbers to coordinates in a graph, and chooses the ticks of the axis.
 //!
-//! **Invariant:** a place is finite and within the graph, and there are few ticks, whatever the
-//! numbers.
+//! **Invariant:** a coordinate is finite and within the graph, and there are few ticks, whatever
+//! the numbers are.
 //! **Not here:** drawing (`frame`).
 
 /// A logarithmic axis from here on: the small would be flat on a linear one.

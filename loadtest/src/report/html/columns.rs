@@ -1,8 +1,8 @@
-//! Columns: the seconds of a run, merged into as many as a graph has room for.
+//! Columns: merges the seconds of a run into as many columns as a graph has room for.
 //!
-//! **Invariant:** at most [`COLUMNS_MAX`]; together they hold every request of the series, and
-//! cover the whole run.
-//! **Not here:** how they are drawn (`graphs`, `heatmap`).
+//! **Invariant:** there are at most [`COLUMNS_MAX`] columns; together they contain every request of
+//! the series, and cover the whole run.
+//! **Not here:** drawing the columns (`graphs`, `heatmap`).
 
 use crate::counters::class_end_ms;
 use crate::report::{Report, Second};

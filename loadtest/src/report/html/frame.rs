@@ -1,9 +1,9 @@
-//! Frame: what all graphs over time have in common: figure, axes, marks of faults, and the numbers
-//! under the pointer.
+//! Frame: the parts that all graphs over time share, which are the figure, the axes, the marks of
+//! faults, and the numbers under the pointer.
 //!
-//! **Invariant:** all graphs of a page share their time axis: what stands above one another was at
-//! the same time.
-//! **Not here:** what is drawn in it (`graphs`, `heatmap`).
+//! **Invariant:** all graphs of a page have the same time axis, so that events at the same time
+//! have the same horizontal position.
+//! **Not here:** the contents of a graph (`graphs`, `heatmap`).
 
 use maud::{Markup, html};
 

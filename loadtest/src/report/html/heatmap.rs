@@ -1,6 +1,6 @@
-//! Heatmap: how the response times of each moment were spread.
+//! Heatmap: the distribution of response times over the run.
 //!
-//! **Invariant:** a class with a single request is seen.
+//! **Invariant:** a class of response times with a single request is visible.
 
 use std::fmt::Write;
 

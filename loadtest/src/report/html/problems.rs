@@ -1,7 +1,8 @@
-//! Problems: what was not as promised, and what makes the numbers less than they seem.
+//! Problems: the section about violated guarantees, failures, and conditions that make the numbers
+//! less reliable.
 //!
-//! **Invariant:** the section is bounded, however many failures there were, and what is left out is
-//! counted.
+//! **Invariant:** the size of the section is bounded, however many failures there were, and entries
+//! that are left out are counted.
 
 use checker::lost_text;
 use maud::{Markup, html};
@@ -10,9 +11,10 @@ use super::tables::{cells, table, table_with_texts};
 use super::words::count;
 use crate::report::{FailureLine, Finding, Report, Verified};
 
-/// Most entries of each kind.
+/// Maximum number of entries of each kind.
 const REPORTED_MAX: usize = 100;
-/// Most bytes of all findings. The first of each kind say most.
+/// Maximum number of bytes of all findings. The first findings of each kind are
+/// the most informative.
 const FINDINGS_BYTES_MAX: usize = 48 << 10;
 
 pub(super) fn sections(report: &Report) -> Markup {

@@ -1,6 +1,6 @@
-//! Tables: the numbers themselves.
+//! Tables: the numbers of the report as tables.
 //!
-//! **Invariant:** what a graph shows can be read in a table as well; no table is longer than
+//! **Invariant:** the numbers of each graph are in a table as well; no table has more than
 //! [`ROWS_MAX`] rows.
 
 use maud::{Markup, html};

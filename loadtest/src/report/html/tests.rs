@@ -1,5 +1,5 @@
-//! The page as a browser and a reader meet it: whole, bounded, and with nothing in it that is not
-//! ours.
+//! Tests of the HTML report: it is complete, its size is bounded, and text from elsewhere is
+//! escaped.
 
 use super::*;
 use crate::report::tests::report_of;
@@ -8,7 +8,8 @@ use crate::report::{Checked, FailureLine, Fault, Finding, Share, Verified, compa
 /// Hostile text from a server, a file or a command line.
 const HOSTILE: &str =
     "</title></style><script>alert(1)</script><img src=x onerror='alert(\"1\")'>&amp;\u{0}\u{202e}";
-/// Most bytes of the report of an hour or a day; twice that if everything in it is hostile.
+/// Maximum number of bytes of the report of an hour or a day; twice that if everything in it is
+/// hostile.
 const BYTES_MAX: usize = 300_000;
 
 /// Elements that HTML never closes.

@@ -1,4 +1,4 @@
-//! Words: numbers as people read them.
+//! Words: formats numbers with separators between the thousands.
 
 use std::fmt::Display;
 

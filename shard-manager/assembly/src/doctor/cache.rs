@@ -1,6 +1,7 @@
 //! Cache: checks the Redis server of a configuration.
 //!
-//! **Invariant:** no finding about the cache is a fault: a router serves without one.
+//! **Invariant:** no finding about the cache is a fault, because a router serves requests without a
+//! cache.
 
 use cache::{CacheAddress, inspect};
 

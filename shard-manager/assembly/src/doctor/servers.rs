@@ -11,7 +11,7 @@ use postgres::session::{self, NodeRole, Session};
 
 use super::{Finding, Severity, workers};
 
-/// Application name of these sessions.
+/// Application name of the sessions of the doctor, which servers show in `pg_stat_activity`.
 const PURPOSE: &str = "tessera doctor";
 
 /// Queries all configured nodes, then checks that they form shards.
@@ -73,7 +73,8 @@ fn plain(about: &str, said: impl ToString) -> String {
     rest.trim_start_matches([':', ' ']).to_owned()
 }
 
-/// Returns warnings about settings that a router does not need but its operator does.
+/// Settings and states of a server that a router does not depend on but that matter to its
+/// operator.
 #[derive(QueryableByName)]
 struct ServerSettings {
     #[diesel(sql_type = Bool)]
@@ -112,6 +113,7 @@ async fn server_settings(
     .await
 }
 
+/// Returns warnings about settings that a router does not need but its operator does.
 fn judge(
     about: &str,
     at: &NodeAddress,

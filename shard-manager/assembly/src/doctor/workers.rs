@@ -1,5 +1,5 @@
 //! Workers: checks the nodes of a Citus cluster through their coordinator. Routers connect to the
-//! coordinator only, so no other check reaches them.
+//! coordinator only, so no other check reaches the workers.
 //!
 //! **Not here:** the coordinator, which is checked like any other server (`servers`).
 

@@ -1,11 +1,11 @@
 //! Output file: a file that gets its name when it is complete, written by one process at a time.
 //!
-//! It is written as `<name>.part` beside its final name, under a lock that its writer holds. The
-//! lock of a file that a dead process left is free, so the file is overwritten.
+//! The file is written as `<name>.part` beside its final name, and the writer holds a lock on it.
+//! The lock of a file that a dead process left behind is free, so such a file is overwritten.
 //!
-//! **Invariant:** under the final name are the complete or the old contents; two writers never
-//! share a part.
-//! **Not here:** the contents.
+//! **Invariant:** under the final name there are always the old or the complete new contents; two
+//! writers never write to the same file.
+//! **Not here:** the contents of the file (the commands).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};

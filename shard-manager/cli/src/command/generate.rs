@@ -1,7 +1,6 @@
 //! `generate`: demo users and their orders.
 //!
-//! **Not here:** the rows themselves (`crate::demo_data`), storing them
-//! (`crate::import`, `upload`).
+//! **Not here:** generating rows (`crate::demo_data`), storing rows (`crate::import`, `upload`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,7 +1,8 @@
 //! HTTP agent: the HTTP client of the commands, with TLS for `https` addresses.
 //!
-//! It trusts the certificates of this machine, or those of the file in the variable
-//! `SSL_CERT_FILE`, which other programs use too: for a private authority, or a self-signed router.
+//! The client trusts the certificate authorities of this machine, or the certificates in the file
+//! that the variable `SSL_CERT_FILE` names, which other programs use too. This allows private
+//! authorities and self-signed certificates of routers.
 //!
 //! **Not here:** the requests (`command/router`, `command/upload`).
 

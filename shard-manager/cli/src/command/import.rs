@@ -1,7 +1,7 @@
 //! `import`: stores the rows of a file.
 //!
-//! **Not here:** reading them (`crate::import::row_reader`), storing them
-//! (`crate::import`, `upload`).
+//! **Not here:** reading rows (`crate::import::row_reader`), storing rows (`crate::import`,
+//! `upload`).
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

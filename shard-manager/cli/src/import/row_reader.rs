@@ -1,12 +1,13 @@
 //! Row reader: reads rows from NDJSON or CSV in chunks.
 //!
-//! The formats are those of `export` and of a bulk write. A line of NDJSON is an object of the
-//! columns of a row, or one that has them in `data`. The first line of CSV names the columns, and
-//! an empty field is null unless it is quoted. Both may name the `shard_key` too.
+//! The formats are those of `export` and of a bulk write. A line of NDJSON is an object with the
+//! columns of a row, or an object with the member `data`, which contains them. The first line of
+//! CSV names the columns, and an empty field is null unless it is quoted. Both formats may also
+//! contain the `shard_key`.
 //!
 //! **Invariant:** memory is bounded by one chunk and one incomplete row, whatever the length of the
 //! input.
-//! **Not here:** storing them (`import`).
+//! **Not here:** storing rows (`import`).
 
 use std::borrow::Cow;
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! Schema: changes of the tables, in the same queue as the writes.
+//! Schema: changes of the tables, which wait in the same queue as the writes.
 //!
 //! **Invariant:** a change of the tables is applied after everything queued before it, and before
 //! everything queued after it; it never begins after its deadline.

@@ -1,6 +1,6 @@
 //! Tally: counters of a lane's work, updated once for each batch.
 //!
-//! **Not here:** rates; a reader computes them from two readings.
+//! **Not here:** rates, which callers compute from two readings of the counters.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 

@@ -1,4 +1,4 @@
-//! Health: probes each node, and reports why it is not well.
+//! Health: probes each node, and reports the reasons why a node is not well.
 //!
 //! Beliefs without a probe (`stats`) and the findings of a probe share the rules of `Primary` and
 //! `ReplicaSet`.

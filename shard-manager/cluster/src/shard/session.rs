@@ -1,8 +1,8 @@
 //! Session: checks the positions that a client has seen against the shard's history.
 //!
-//! A token may be newer than this router's knowledge: in the meantime a node was promoted, and
-//! another router wrote to it. The servers are asked before the client is informed that writes may
-//! be lost.
+//! A token may be newer than this router's knowledge, if a node was promoted and another router
+//! wrote to it. So the servers are queried before the client gets the error that writes may be
+//! lost.
 //!
 //! **Invariant:** a position is called lost only if the history of the latest known timeline does
 //! not contain it, and its own timeline is not one that is still to be discovered.

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** the history ends with the timeline that the positions of the nodes belong to.
 //! **Not here:** the change to another timeline ([`super::ReplicationState::follow`]), the search
-//! for a primary (`store`).
+//! for a primary (`postgres::primary_tracker`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

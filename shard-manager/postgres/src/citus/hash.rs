@@ -1,4 +1,4 @@
-//! Hash: the hash by which Citus places a text, which is that of PostgreSQL's hash indexes:
+//! Hash: the hash by which Citus places a text. It is the hash of PostgreSQL's hash indexes:
 //! `hashtext` under collation C.
 //!
 //! The function is lookup3 of Bob Jenkins ("Algorithm Alley: Hash Functions", Dr. Dobb's Journal,

@@ -1,6 +1,6 @@
 //! Nodes: the nodes of a Citus cluster, for status reports.
 //!
-//! **Not here:** moving rows between them, which `citus_rebalance_start` does.
+//! **Not here:** moving rows between nodes, which `citus_rebalance_start` does.
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;

@@ -1,8 +1,7 @@
 //! SQL: the texts that differ on Citus.
 //!
-//! Citus refuses joins of arrays with rows, or executes them on the coordinator. So rows are sent
-//! one in a statement or as lists of values, and a statement for several rows is for rows of one of
-//! Citus' shards.
+//! Citus refuses joins of arrays with rows, or executes them on the coordinator. So a statement
+//! contains one row or a list of values, and all rows of a statement are on one of Citus' shards.
 //!
 //! **Invariant:** that of `postgres::sql`: constants, names from the registry, numbered parameters.
 //! **Not here:** the grouping of rows (`citus_statements`).

@@ -1,7 +1,8 @@
 //! URL: parses and formats node addresses.
 //!
 //! **Invariant:** no error repeats a part of the text, except parameter names that cannot be part
-//! of a password. A password with an unescaped `/` must not appear in the log.
+//! of a password. So a password with an unescaped `/`, which is parsed as part of something else,
+//! does not appear in the log.
 //! **Not here:** the use of the parts (`postgres`).
 
 use std::fmt::Write as _;

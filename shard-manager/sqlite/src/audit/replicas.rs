@@ -1,10 +1,10 @@
 //! Replicas: checks that the replicas of a shard have the rows that their primary had at their
 //! position.
 //!
-//! While a router runs, both files change. So each replica is read first, then the primary, each in
-//! one snapshot; the primary's log contains the changes between the two positions, and the rows of
-//! those keys are left out on both sides. All other rows are the same at both positions, and must
-//! be equal. In a stopped cluster nothing is left out, unless a replica lags.
+//! While a router runs, both files change. So each replica is read first, and then the primary,
+//! each in one snapshot. The primary's log contains the changes between the positions of the two
+//! snapshots, and the rows of the changed keys are left out on both sides. All other rows must be
+//! equal in both files. In a stopped cluster nothing is left out, unless a replica lags.
 //!
 //! **Invariant:** a replica is reported equal only if every row that was not left out was compared.
 //! **Not here:** the rules for a row (`audit/rows`).
@@ -23,10 +23,10 @@ use super::file_inventory::FileInventory;
 use super::rows::{LeftOut, Scan, SlotSum, slot_rows};
 use super::{Audit, Discrepancy, is_declared};
 
-/// Most keys that may change between two snapshots. With more, a replica lags too far to be
-/// compared.
+/// Maximum number of keys that may change between two snapshots. With more, a replica lags too far
+/// to be compared.
 const LEFT_OUT_MAX: usize = 1 << 20;
-/// Most rows that are named for one table of one replica.
+/// Maximum number of rows that are named for one table of one replica.
 const NAMED_MAX: usize = 10;
 
 /// The replicas of a shard in an audit.

@@ -1,6 +1,6 @@
 //! Backup errors: the reasons why a cluster was not copied, or a copy not restored.
 //!
-//! **Not here:** reporting them to the operator (`command`).
+//! **Not here:** reporting the errors to the operator (`command`).
 
 use std::path::Path;
 

@@ -1,11 +1,11 @@
-//! Folder: creates a folder that gets its name when it is complete.
+//! Folder: creates a folder under a temporary name, and renames it when it is complete.
 //!
 //! The folder is filled beside its final place, as `<name>-unfinished`, so on the same disk, and
 //! renamed when all of it is synced. The folder of a process that was killed is recognised by its
 //! free lock, and removed by the next process that needs the place.
 //!
 //! **Invariant:** under the final name there is a complete folder or none.
-//! **Not here:** its contents.
+//! **Not here:** the contents of the folder (`backup`, `restore`).
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};

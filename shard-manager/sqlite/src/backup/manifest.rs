@@ -28,7 +28,7 @@ pub const FILE: &str = "manifest.json";
 const FORMAT: u32 = 1;
 /// Bytes that are read at a time.
 pub(super) const PIECE: usize = 1 << 20;
-/// Most bytes of a manifest: that of the largest cluster has far less.
+/// Maximum number of bytes of a manifest: that of the largest cluster has far less.
 const BYTES_MAX: u64 = 16 << 20;
 
 /// Contents of a copy.

@@ -1,4 +1,4 @@
-//! Originals: the files that a copy of a cluster is made of, whether the cluster runs or not.
+//! Originals: the files from which a copy of a cluster is made, whether the cluster runs or not.
 //!
 //! **Invariant:** a copy is sealed only when each file contains the expected position.
 //! **Not here:** choosing one point in time for all files (`backup`, `stopped`).

@@ -1,10 +1,10 @@
-//! Line: the members of one line, and how a record becomes them.
+//! Line: the members of one line, and the conversion of a record to a line.
 //!
-//! One flat struct for every kind of record: serde reads it without looking twice, which a tagged
-//! enum would need.
+//! All kinds of records share one flat struct, because serde parses it in one pass; a tagged enum
+//! would need two.
 //!
-//! **Invariant:** a member is left out exactly when it has the value it gets when absent.
-//! **Not here:** the way back (`reading`), which must doubt everything.
+//! **Invariant:** a member is left out exactly if it has its default value.
+//! **Not here:** the conversion of a line to a record (`reading`), which trusts no input.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,7 +1,7 @@
-//! Reading: lines to a history, one at a time.
+//! Reading: parses the lines of a history one at a time.
 //!
-//! **Invariant:** no input panics or needs more memory than its own records and one line.
-//! **Not here:** files. The caller opens and buffers.
+//! **Invariant:** no input causes a panic, or needs more memory than its records and one line.
+//! **Not here:** opening and buffering a file, which is the caller's task.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};

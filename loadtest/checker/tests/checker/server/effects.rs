@@ -1,6 +1,6 @@
 //! Effect and response of an operation, at the moment it takes effect.
 //!
-//! **Invariant:** effects are played in order of time.
+//! **Invariant:** effects are simulated in order of time.
 //! **Not here:** the requests (`server`), and the end of a run (`ending`).
 
 use checker::history::{Key, Kind, Level, Operation, Outcome, Role, Total, Value};

@@ -1,7 +1,8 @@
-//! The end of a run: every row read back, the tables walked over, the ledgers counted.
+//! The end of a simulated run: reads every row back, iterates over the tables, and counts the
+//! ledgers.
 //!
-//! **Invariant:** nothing takes effect any more.
-//! **Not here:** the run itself.
+//! **Invariant:** at the end of a run no further operation takes effect.
+//! **Not here:** the operations of the run (`effects`).
 
 use checker::history::{Key, Kind, Ledger, Level, NodeId, Operation, Page, Role, Value};
 

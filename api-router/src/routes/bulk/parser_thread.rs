@@ -1,8 +1,8 @@
-//! Parser: chooses the thread that parses a streamed body. A small body is parsed where it arrives,
-//! a large one on a thread of its own.
+//! Parser thread: moves the parsing of a streamed body between the thread that receives it, which
+//! suits a small body, and a thread of its own, which suits a large one.
 //!
-//! **Invariant:** a body that is parsed where it arrives is parsed in small batches, because other
-//! requests wait meanwhile.
+//! **Invariant:** a body that is parsed on the receiving thread is parsed in small batches, because
+//! other requests wait for that thread.
 //! **Not here:** parsing (`row_reader`), the choice of the thread (`stream`).
 
 use actix_web::web::Bytes;

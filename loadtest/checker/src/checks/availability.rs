@@ -1,8 +1,9 @@
-//! C10, availability: longest gaps without success, and outcomes of operations. A report, no
-//! verdict.
+//! C10, availability: measures the longest times without a successful operation, and counts
+//! operations by outcome. This check only reports; it finds no violations.
 //!
-//! **Invariant:** what was not answered counts for the shard that answers for its key elsewhere.
-//! **Not here:** latency; that is what plain runs measure.
+//! **Invariant:** an operation without an answer is attributed to the shard that answered other
+//! operations on the same key.
+//! **Not here:** latency, which plain runs of the load tester measure.
 
 use std::collections::BTreeMap;
 

@@ -1,15 +1,17 @@
-//! Acknowledged: the highest version that had been acknowledged at any moment.
+//! Acknowledged watermark: the highest version of a row that had been acknowledged before a given
+//! moment.
 //!
-//! **Invariant:** only changes whose version is known, and which were acknowledged as stored.
-//! **Not here:** reads; to hold a server to what it showed is C3's and C4's.
+//! **Invariant:** only changes that were acknowledged as stored and whose version is known count.
+//! **Not here:** versions that reads have returned. Later reads must not fall behind those either,
+//! which C3 and C4 check.
 
 use crate::row::Row;
 use crate::version_bound::{LowWatermark, VersionBound};
 
 /// Ends of acknowledged changes of one row, each with the highest mark so far.
-pub(crate) struct Acknowledged(Vec<(u64, LowWatermark)>);
+pub(crate) struct AcknowledgedWatermark(Vec<(u64, LowWatermark)>);
 
-impl Acknowledged {
+impl AcknowledgedWatermark {
     pub(crate) fn of(row: &Row<'_>) -> Self {
         let mut ends: Vec<(u64, LowWatermark)> = Vec::new();
         for (place, change) in row.operations().filter(|(_, one)| one.is_acknowledged()) {

@@ -1,13 +1,13 @@
-//! C5, bounded staleness: a read with `x-max-staleness-ms` shows all that had been acknowledged
-//! that long before it began.
+//! C5, bounded staleness: a read with `x-max-staleness-ms` returns every change that had been
+//! acknowledged at least that many milliseconds before the read began.
 //!
-//! Times are of the one clock of the history. The server counts from when it has the request, which
-//! is later than the start recorded here, so no correct server is accused.
+//! All times are from the clock of the history. The server measures from the arrival of the
+//! request, which is later than the recorded start, so no correct server is accused.
 //!
-//! **Invariant:** only answered reads with a bound are judged.
+//! **Invariant:** only answered reads with a bound are checked.
 //! **Not here:** reads without a bound; level `one` promises them nothing.
 
-use crate::acknowledged::Acknowledged;
+use crate::acknowledged_watermark::AcknowledgedWatermark;
 use crate::findings::Findings;
 use crate::history::Operation;
 use crate::row::Row;
@@ -21,7 +21,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     if !row.operations().any(|(_, one)| bounded(one)) {
         return;
     }
-    let acknowledged = Acknowledged::of(row);
+    let acknowledged = AcknowledgedWatermark::of(row);
     for (place, read) in row.operations().filter(|(_, one)| bounded(one)) {
         let bound = u64::from(read.bound_ms) * NANOS_PER_MS;
         if let Some(moment) = read.start.checked_sub(bound) {

@@ -1,11 +1,12 @@
-//! C8, bank: each read of all accounts of a bank finds the same sum and the same number of
-//! accounts, on primaries and on replicas, however many transfers are on their way.
+//! C8, bank: each read of all accounts of a bank returns the same sum and the same number of
+//! accounts, on primaries and on replicas, however many transfers are in progress.
 //!
-//! A total read in one statement of one shard is a snapshot: half a transfer in it is a fractured
-//! read (Bailis et al. 2014), a changed sum for good is a lost update.
+//! A bank is read in one statement on one shard, so the total comes from one snapshot. A total that
+//! includes half of a transfer is a fractured read (Bailis et al. 2014), and a sum that is changed
+//! permanently is a lost update.
 //!
-//! **Invariant:** nothing is judged in a run without constants in its header.
-//! **Not here:** which transfer was torn. The last right total before bounds the time.
+//! **Invariant:** a history whose header has no constants of a bank is not checked.
+//! **Not here:** finding the torn transfer, which is later than the last correct total.
 
 use crate::findings::Findings;
 use crate::history::{BankConstants, OperationHistory, Total};

@@ -1,13 +1,15 @@
 //! C7, sets: at the end a table holds exactly the rows that were written to it, each once.
 //!
-//! A walk over a table by cursor says which rows it met. Lost is what was acknowledged and not
-//! deleted, and was not met; unexpected is a row that was met though it was never written, or had
-//! been deleted last; a duplicate was met twice, as a row does that two shards own.
+//! At the end of a run, an iteration by cursor (a walk) returns the rows of a table. A row is lost
+//! if it was acknowledged and not deleted, and the walk did not return it. A row is unexpected if
+//! the walk returned it although it was never written, or its last change was a delete. A duplicate
+//! was returned twice, for example because two shards own it.
 //!
-//! **Invariant:** a row is called lost or deleted only where no unanswered change leaves it open.
-//! **Not here:** which version is left (`final_state`).
+//! **Invariant:** a row is called lost or deleted only if no change with an unknown outcome can
+//! explain the result.
+//! **Not here:** the version that a row has at the end (`lost_writes`).
 //!
-//! What is not seen: rows of a walk that did not come to its end, except duplicates.
+//! Not detected: lost rows if the walk was not completed.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
-//! Rule evaluator: measures the values of all rules once a second, and sends the notices that
-//! result.
+//! Rule readings: measures the values of all rules once a second, passes them to `alerts`, and
+//! sends the notices that result.
 //!
 //! **Invariant:** rules with the same query share one response.
-//! **Not here:** the state of rules (`alerts`).
+//! **Not here:** the decision whether an alert fires or is resolved (`alerts`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,12 +1,13 @@
-//! C9, ledgers and conditions: what was counted in the transaction that wrote it counts right, and
-//! a write under a condition replaced what it was based on.
+//! C9, ledgers and conditions: a counter that is changed in the same transaction as the rows that
+//! it counts has the right value, and a conditional write replaces exactly the version that it was
+//! based on.
 //!
-//! Between the version a conditional write was based on and its own there is no other change of
-//! that row: else that change was overwritten by someone who never saw it, a lost update (Adya 1999
-//! calls the cycle G-single).
+//! Between the version that a conditional write was based on and its own version, the row has no
+//! other change. Otherwise the other change was overwritten by a client that had not read it, which
+//! is a lost update (Adya 1999 calls the cycle G-single).
 //!
-//! **Invariant:** of two writes based on one version at most one is acknowledged.
-//! **Not here:** refused conditions. A refusal is always allowed.
+//! **Invariant:** of all conditional writes based on the same version, at most one is acknowledged.
+//! **Not here:** conditional writes that were refused. A refusal is always allowed.
 //!
 //! Not detected: a change in between whose version stayed unknown, unless it was based on the
 //! same version.

@@ -1,7 +1,8 @@
-//! C2, corruption: a read returns a value that was sent to its row, as it was stored there.
+//! C2, corruption: a read returns a value that a client sent to the row and that was not rejected.
 //!
 //! **Invariant:** linear in the operations of a row, after one sort.
-//! **Not here:** one value at two versions, which is a change applied twice (`identity`).
+//! **Not here:** a value that is read at two versions, which is a change that was applied twice
+//! (`identity`).
 
 use crate::findings::Findings;
 use crate::history::{Kind, Operation, Outcome, Value};

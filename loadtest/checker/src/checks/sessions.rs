@@ -1,13 +1,17 @@
-//! C4, sessions: a session with its token sees no less than it has seen, and its own writes.
+//! C4, sessions: a session that sends its token sees its own writes, and never an older state than
+//! it has seen before.
 //!
 //! The guarantees are those of Terry et al. 1994: read your writes, monotonic reads, and writes
-//! follow reads. Operations count that carried the session's token and kept that of the answer; one
-//! that had not been answered when the next was sent does not bind the next.
+//! follow reads. Only operations count that were sent with the session's token and whose response's
+//! token the session kept. An operation without an answer does not constrain operations that were
+//! sent before its answer came.
 //!
-//! **Invariant:** an operation is judged only by responses that its session had before it was sent.
-//! **Not here:** what other sessions did; that is C3 for strong reads.
+//! **Invariant:** an operation is checked only against responses that its session received before
+//! the operation was sent.
+//! **Not here:** operations of other sessions, which C3 checks for strong reads.
 //!
-//! What is not seen: see `deletes`; and guarantees over several rows, which a token gives too.
+//! Not detected: violations listed in `deletes`; and violations over several rows, although a token
+//! guarantees those too.
 
 use crate::findings::Findings;
 use crate::history::Operation;

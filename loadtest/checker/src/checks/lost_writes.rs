@@ -1,13 +1,15 @@
-//! C6, final state: what was acknowledged is there when all is over, or something after it.
+//! C6, lost writes: at the end of a run, each row holds its last acknowledged change or a later
+//! one.
 //!
-//! Reads marked `last` are judged: they are strong, and made when nothing is written any more. That
-//! their value was sent to that row, and not refused, is C2.
+//! Only reads marked `last` are checked: they are strong reads after the last write of the run. C2
+//! checks that the values of these reads were sent to the row and not rejected.
 //!
-//! **Invariant:** a row with no read at the end is not judged; [`Report`](crate::Report) counts
-//! such rows, unless a walk over the whole table did not meet them, which `sets` judges.
-//! **Not here:** whether rows that were never deleted are there at all (`sets`).
+//! **Invariant:** a row without a read at the end is not checked. [`Report`](crate::Report) counts
+//! such rows, except rows that an iteration over the whole table did not return, which `sets`
+//! checks.
+//! **Not here:** the existence of rows that were never deleted (`sets`).
 
-use crate::acknowledged::Acknowledged;
+use crate::acknowledged_watermark::AcknowledgedWatermark;
 use crate::findings::Findings;
 use crate::row::Row;
 use crate::version_bound::VersionBound;
@@ -17,7 +19,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     if !row.operations().any(|(_, one)| one.last) {
         return;
     }
-    let acknowledged = Acknowledged::of(row);
+    let acknowledged = AcknowledgedWatermark::of(row);
     for (place, read) in row.operations().filter(|(_, one)| one.last && one.is_answered_read()) {
         let low = acknowledged.before(read.start);
         let kept = match row.version(place) {

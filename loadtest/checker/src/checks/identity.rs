@@ -1,4 +1,4 @@
-//! C1, identity: an acknowledged change happened once, at one version that is its own.
+//! C1, identity: an acknowledged change happened once, at one version that no other change has.
 //!
 //! **Invariant:** linear in the operations of a row, after one sort.
 //! **Not here:** values that were never sent (`corruption`).

@@ -1,0 +1,17 @@
+//! Checks: the nine promises that are judged, C1 to C9, and the report on availability, C10, one
+//! module each.
+//!
+//! **Invariant:** a check reads the history and adds to the findings; no check depends on another.
+//! **Not here:** the order in which rows and checks are visited (`check` of the crate), helpers
+//! that several checks share (`row`, `version_bound`, `acknowledged_watermark`).
+
+pub(crate) mod availability;
+pub(crate) mod bank;
+pub(crate) mod bounded;
+pub(crate) mod corruption;
+pub(crate) mod identity;
+pub(crate) mod ledger;
+pub(crate) mod linearizable;
+pub(crate) mod lost_writes;
+pub(crate) mod sessions;
+pub(crate) mod sets;

@@ -1,0 +1,72 @@
+//! Idempotency: the records that recognize a repeated change and return its first result.
+//!
+//! **Invariant:** a change and the record of its key are stored together or not at all; records are
+//! removed only when they are too old to be needed.
+//! **Not here:** the contents of a record (`model::idempotency`), the age at which a record may go
+//! (`engine::forgetting`).
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use engine::forgetting::{Forgetting, recorded_at};
+use model::error::Error;
+use model::idempotency;
+use model::keyspace::Slot;
+use model::row_change::{Operation, RowDone, RowWrite};
+use model::value::Value;
+
+use super::Batch;
+
+/// Maximum number of records of idempotency keys that one batch removes.
+const FORGOTTEN_MAX: usize = 256;
+
+impl Batch<'_> {
+    /// Returns the first result, if the change was stored before under its idempotency key.
+    pub(super) fn replayed(
+        &mut self,
+        change: &RowWrite,
+    ) -> QueryResult<Option<Result<RowDone, Error>>> {
+        let Some(key) = idempotency::key(change) else { return Ok(None) };
+        let found = self.rows.remembered(change, key)?;
+        Ok(found.map(|(fingerprint, answer)| idempotency::replay(change, &fingerprint, &answer)))
+    }
+
+    /// Stores the result under the idempotency key. Without its record the write must not be stored
+    /// either.
+    pub(super) fn remember(
+        &mut self,
+        change: &RowWrite,
+        outcome: &Result<RowDone, Error>,
+    ) -> QueryResult<()> {
+        let Some(record) = idempotency::record(change, outcome) else { return Ok(()) };
+        let now = std::mem::replace(&mut self.now, recorded_at());
+        let kept = self.apply(&record);
+        self.now = now;
+        kept?.map(drop).map_err(|_| DieselError::RollbackTransaction)
+    }
+
+    /// Removes records of idempotency keys that are too old, a few in each batch, oldest first.
+    ///
+    /// Returns true if none are left.
+    pub(crate) fn forget_old(&mut self) -> QueryResult<bool> {
+        let old = self.rows.old_records(&Forgetting::now(), FORGOTTEN_MAX)?;
+        old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))?;
+        Ok(old.len() < FORGOTTEN_MAX)
+    }
+
+    fn forget(&mut self, slot: Slot, shard_key: &str, key: &str) -> QueryResult<()> {
+        let removal = RowWrite {
+            table: Arc::clone(&idempotency::TABLE),
+            operation: Operation::Delete,
+            slot,
+            key: shard_key.to_owned(),
+            id: vec![Value::Text(key.to_owned())],
+            set: Vec::new(),
+            precondition: None,
+            idempotency_key: None,
+            wants_row: false,
+        };
+        self.apply(&removal).map(drop)
+    }
+}
