@@ -366,6 +366,8 @@ impl Walker {
         }
         self.tell(all);
         if all {
+            // Also without a new finding: files may have been replaced since they were recorded.
+            self.shard.keep_doubts();
             self.shard.doubts.count_pass();
             if self.walk.unsettled.is_empty() {
                 self.sound.clear();

@@ -33,28 +33,28 @@ const BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct DoubtRecord {
     path: PathBuf,
-    shards: Mutex<BTreeMap<String, Vec<Copy>>>,
+    shards: Mutex<BTreeMap<String, Vec<RecordedCopy>>>,
 }
 
 /// One copy of a shard when its doubts were recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Copy {
+struct RecordedCopy {
     /// The file, which keeps its inode as long as it is not replaced. Inodes are reused, so the
     /// time of creation is part of it where the file system has one.
     inode: u64,
     created_ns: Option<u64>,
-    doubt: Option<Name>,
+    doubt: Option<DoubtName>,
 }
 
 /// Spelling of a doubt in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Name {
+enum DoubtName {
     Unsettled,
     Wrong,
 }
 
-impl Copy {
+impl RecordedCopy {
     /// Describes a file without a doubt; `None` if it cannot be found.
     fn at(path: &Path) -> Option<Self> {
         let file = fs::metadata(path).ok()?;
@@ -83,23 +83,20 @@ impl DoubtRecord {
 
     /// Returns the recorded doubts about a shard that still apply to its files. `file_of` names the
     /// file of each copy, of which the primary is number 0.
-    pub fn about(
-        &self,
-        shard: &str,
-        file_of: impl Fn(usize) -> PathBuf,
-    ) -> BTreeMap<usize, Doubt> {
+    pub fn about(&self, shard: &str, file_of: impl Fn(usize) -> PathBuf) -> BTreeMap<usize, Doubt> {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(copies) = shards.get(shard) else { return BTreeMap::new() };
         let present = copies.iter().enumerate().filter(|(number, copy)| {
-            Copy::at(&file_of(*number)).is_some_and(|now| now.is_same_file(copy))
+            RecordedCopy::at(&file_of(*number)).is_some_and(|now| now.is_same_file(copy))
         });
-        let present: Vec<(usize, Option<Name>)> =
+        let present: Vec<(usize, Option<DoubtName>)> =
             present.map(|(number, copy)| (number, copy.doubt)).collect();
-        let unsettled = present.iter().filter(|(_, doubt)| *doubt == Some(Name::Unsettled)).count();
-        let applies = |(number, doubt): &(usize, Option<Name>)| {
+        let unsettled =
+            present.iter().filter(|(_, doubt)| *doubt == Some(DoubtName::Unsettled)).count();
+        let applies = |(number, doubt): &(usize, Option<DoubtName>)| {
             let doubt = match doubt.as_ref()? {
-                Name::Unsettled => (unsettled > 1).then_some(Doubt::Unsettled),
-                Name::Wrong => (present.len() > 1).then_some(Doubt::Wrong),
+                DoubtName::Unsettled => (unsettled > 1).then_some(Doubt::Unsettled),
+                DoubtName::Wrong => (present.len() > 1).then_some(Doubt::Wrong),
             };
             Some((*number, doubt?))
         };
@@ -115,12 +112,12 @@ impl DoubtRecord {
         if !doubts.is_empty() {
             let copies = files.iter().enumerate().map(|(number, file)| {
                 let doubt = doubts.get(&number).map(|doubt| match doubt {
-                    Doubt::Unsettled => Name::Unsettled,
-                    Doubt::Wrong => Name::Wrong,
+                    Doubt::Unsettled => DoubtName::Unsettled,
+                    Doubt::Wrong => DoubtName::Wrong,
                 });
                 // A missing file equals no file of a later start.
-                let missing = Copy { inode: 0, created_ns: None, doubt: None };
-                Copy { doubt, ..Copy::at(file).unwrap_or(missing) }
+                let missing = RecordedCopy { inode: 0, created_ns: None, doubt: None };
+                RecordedCopy { doubt, ..RecordedCopy::at(file).unwrap_or(missing) }
             });
             shards.insert(shard.to_owned(), copies.collect());
         }
@@ -134,7 +131,7 @@ impl DoubtRecord {
     }
 }
 
-fn read(path: &Path) -> Result<BTreeMap<String, Vec<Copy>>, String> {
+fn read(path: &Path) -> Result<BTreeMap<String, Vec<RecordedCopy>>, String> {
     let file = match fs::metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -148,11 +145,11 @@ fn read(path: &Path) -> Result<BTreeMap<String, Vec<Copy>>, String> {
 }
 
 /// Replaces the record, or removes it if there is no doubt.
-fn write(path: &Path, shards: &BTreeMap<String, Vec<Copy>>) -> std::io::Result<()> {
+fn write(path: &Path, shards: &BTreeMap<String, Vec<RecordedCopy>>) -> std::io::Result<()> {
     if shards.is_empty() {
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
+            Ok(()) | Err(_) => {}
         }
     } else {
         let new = path.with_extension("json.new");
@@ -216,7 +213,11 @@ mod tests {
         record.replace("wrong", &files, &WRONG_PRIMARY.into());
         record.replace("unsettled", &files, &UNSETTLED.into());
         replace(&files[1]);
-        assert_eq!(record.about("wrong", file_of(&files)), WRONG_PRIMARY.into(), "replica2 is left");
+        assert_eq!(
+            record.about("wrong", file_of(&files)),
+            WRONG_PRIMARY.into(),
+            "replica2 is left"
+        );
         assert!(record.about("unsettled", file_of(&files)).is_empty());
         fs::remove_file(&files[2]).unwrap();
         assert!(record.about("wrong", file_of(&files)).is_empty());
