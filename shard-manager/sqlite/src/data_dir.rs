@@ -47,6 +47,9 @@ impl DataDir {
     /// [`OpenError::Locked`] if another process writes there; [`OpenError::Io`] if it cannot be
     /// made or written.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        if path.is_file() {
+            return Err(OpenError::io(path, "this is a file, where a folder is expected"));
+        }
         if !path.exists() {
             fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))?;
             // Until the name of the folder is synced, a power loss may remove the folder with all

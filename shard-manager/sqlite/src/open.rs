@@ -85,23 +85,10 @@ fn open_as(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, Ope
 
 fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, OpenError> {
     let data_dir = DataDir::open(&cluster.data_dir)?;
-    let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
-    if !replicas {
-        catalog.replicas = 0;
-    }
-    let mut intents = Intents::open(&data_dir.catalog())?;
-    let pending = read_intents(&data_dir, &mut intents)?;
     let record = DoubtRecord::read(data_dir.path());
-    let (registry, mut shards) = open_shards(&data_dir, &catalog, &pending, &record)?;
-    for intent in &pending {
-        let removed = intents.remove(intent.table.name());
-        removed.map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
-    }
-    drop(intents);
-    let current = |FileShard { opened, .. }: &FileShard| {
-        (opened.name.clone(), opened.replication.timeline().history().current())
-    };
-    catalog.set_ready(&data_dir.catalog(), shards.0.iter().map(current).collect())?;
+    // A refused start has closed its files in good order, and is no reason to check them all.
+    let opened = open_files(&data_dir, cluster, replicas, &record);
+    let (catalog, registry, mut shards) = opened.inspect_err(|_| data_dir.close())?;
     let source = Arc::new(source(&data_dir, &shards.0));
     let footings = shards.0.iter().map(|shard| Arc::clone(&shard.footing)).collect();
     let guard = Guard::start(&data_dir, footings);
@@ -127,6 +114,32 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
         backend: Box::new(files),
     };
     Ok(OpenedFiles { cluster, source })
+}
+
+/// Opens the catalog and the files of all shards.
+fn open_files(
+    data_dir: &DataDir,
+    cluster: &EmbeddedCluster,
+    replicas: bool,
+    record: &DoubtRecord,
+) -> Result<(Catalog, Registry, FileShards), OpenError> {
+    let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
+    if !replicas {
+        catalog.replicas = 0;
+    }
+    let mut intents = Intents::open(&data_dir.catalog())?;
+    let pending = read_intents(data_dir, &mut intents)?;
+    let (registry, shards) = open_shards(data_dir, &catalog, &pending, record)?;
+    for intent in &pending {
+        let removed = intents.remove(intent.table.name());
+        removed.map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
+    }
+    drop(intents);
+    let current = |FileShard { opened, .. }: &FileShard| {
+        (opened.name.clone(), opened.replication.timeline().history().current())
+    };
+    catalog.set_ready(&data_dir.catalog(), shards.0.iter().map(current).collect())?;
+    Ok((catalog, registry, shards))
 }
 
 /// Starts to compare the copies of each shard in the background.

@@ -54,6 +54,24 @@ async fn a_second_start_opens_the_same_cluster_with_or_without_settings() {
     assert_eq!(first.ranges()[0].last, 8191);
 }
 
+#[tokio::test]
+async fn a_refused_start_leaves_a_directory_as_clean_or_unclean_as_it_was() {
+    let dir = stopped(2).await;
+    let (lock, primary) = (dir.path().join("tessera.lock"), shard_file(dir.path(), 2));
+    let hidden = primary.with_extension("hidden");
+    for noted in ["", "1"] {
+        fs::write(&lock, noted).unwrap();
+        // Refused by the catalog, and after the files of the first shard were opened.
+        let other = ClusterSpec { shards: Some(3), ..ClusterSpec::default() };
+        open(dir.path(), other).err().expect("another number of shards");
+        assert_eq!(fs::read(&lock).unwrap().is_empty(), noted.is_empty());
+        fs::rename(&primary, &hidden).unwrap();
+        open(dir.path(), ClusterSpec::default()).err().expect("a missing primary");
+        assert_eq!(fs::read(&lock).unwrap().is_empty(), noted.is_empty());
+        fs::rename(&hidden, &primary).unwrap();
+    }
+}
+
 #[test]
 fn a_new_cluster_has_three_equal_shards_by_default() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -391,7 +409,7 @@ fn a_directory_that_cannot_be_made_is_refused_and_named() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("a-file");
     fs::write(&file, "").expect("a file");
-    assert_tells(&refusal(&file, ClusterSpec::default()), &["a-file"]);
+    assert_tells(&refusal(&file, ClusterSpec::default()), &["a-file: this is a file"]);
     assert_tells(&refusal(&file.join("below"), ClusterSpec::default()), &["a-file"]);
 }
 
