@@ -21,6 +21,7 @@ use shard_manager::topology::Role;
 use utoipa::ToSchema;
 
 use crate::app::App;
+use crate::headers::time_limit;
 use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::response_headers::CommonRefusals;
@@ -200,17 +201,23 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
 /// Returns the state of every node, for each of the paths.
 ///
 /// # Errors
-/// TSR100 for any parameter.
+/// TSR100 for any parameter, TSR113 for a deadline that cannot be one.
 pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let reports = app.manager.status().health(Instant::now() + PROBE_MAX).await;
+    let patience = time_limit(request.headers(), PROBE_MAX)?;
+    let reports = app.manager.status().health(Instant::now() + patience).await;
     let map = app.manager.map();
     let is_up = |report: &ShardReport, role| {
         let mut nodes = report.nodes.iter().filter(|node| node.role == role).peekable();
         nodes.peek()?;
         Some(nodes.any(|node| node.up))
     };
-    let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
+    // A primary that only did not answer by an early deadline may take writes.
+    let may_write = |report: &ShardReport| {
+        let mut primaries = report.nodes.iter().filter(|node| node.role == Role::Primary);
+        primaries.any(|node| node.up || node.reasons.iter().eq([Reason::NoAnswerInTime]))
+    };
+    let primaries = reports.iter().filter(|report| may_write(report));
     let unlogged = app.manager.status().unlogged();
     let whole =
         reports.iter().all(|report| report.nodes.iter().all(|node| node.reasons.is_empty()));

@@ -108,3 +108,38 @@ fn a_replica_too_far_behind_to_be_read_is_reported_as_down_with_its_lag() {
     assert_eq!(put_node(&router, "shard1-replica1", &json!({"state": "running"})).status, 200);
     until(&router, "well again", |health| health["status"] == "ok");
 }
+
+#[test]
+fn health_replies_within_a_short_deadline_and_names_what_did_not_answer() {
+    files_only!("a server is not the router's to hold up");
+    let router = lab(&["--shards", "1"]);
+    settle(&router);
+    until(&router, "well", |health| health["status"] == "ok");
+    set(&router, "shard1-primary", "paused");
+    let soon = [("x-deadline-ms", "100")];
+    let health = stranger(&router).send("GET", "/api/health", &soon, None);
+    assert_eq!(health.status, 200, "{}", health.text());
+    let health = health.json();
+    assert_eq!(health["status"], "degraded", "{health}");
+    let reasons = &health["shards"][0]["nodes"][0]["reasons"];
+    assert_eq!(names(reasons), ["no_answer_in_time"], "{health}");
+    let because = health["degraded"][0].as_str().unwrap();
+    assert!(because.starts_with("shard1-primary: it did not answer before"), "{health}");
+    // Without a deadline the same state is known for certain.
+    let health = until(&router, "down", |health| health["status"] == "down");
+    assert_eq!(names(&health["shards"][0]["nodes"][0]["reasons"]), ["writes_stalled"]);
+}
+
+#[test]
+fn health_refuses_a_deadline_that_cannot_be_one() {
+    let router = Router::start_with(&["--shards", "1"]);
+    for path in ["/api/health", "/health", "/healthz"] {
+        for bad in ["99", "60001", "soon", "-1", "1.5", ""] {
+            let headers = [("x-deadline-ms", bad)];
+            let answer = stranger(&router).send("GET", path, &headers, None);
+            assert_eq!((answer.status, &*answer.code()), (400, "TSR113"), "{path} {bad:?}");
+        }
+        let headers = [("x-deadline-ms", "60000")];
+        assert_eq!(stranger(&router).send("GET", path, &headers, None).status, 200, "{path}");
+    }
+}

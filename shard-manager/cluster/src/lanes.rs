@@ -111,8 +111,9 @@ impl Lanes {
     }
 
     /// Probes all lanes like [`Lane::probe`].
-    pub async fn probe(&self, deadline: Instant) {
-        join_all(self.all().map(|lane| lane.probe(deadline))).await;
+    pub async fn probe(&self, deadline: Instant) -> bool {
+        let probes = join_all(self.all().map(|lane| lane.probe(deadline))).await;
+        probes.into_iter().all(|answered| answered)
     }
 
     /// Returns the summed load and counters of all lanes.

@@ -45,11 +45,13 @@ pub enum Reason {
     LockLost,
     /// The catalog was removed: the cluster works, but does not start again as it is.
     CatalogGone,
+    /// The node did not answer within the short deadline of a request for its health.
+    NoAnswerInTime,
 }
 
 impl Reason {
     /// All reasons, in the order in which they are reported.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoAnswer,
         Self::Damaged,
         Self::WriterEnded,
@@ -66,6 +68,7 @@ impl Reason {
         Self::FilesLost,
         Self::LockLost,
         Self::CatalogGone,
+        Self::NoAnswerInTime,
     ];
 
     /// Returns the name in responses.
@@ -87,6 +90,7 @@ impl Reason {
             Self::FilesLost => "files_lost",
             Self::LockLost => "lock_lost",
             Self::CatalogGone => "catalog_gone",
+            Self::NoAnswerInTime => "no_answer_in_time",
         }
     }
 
@@ -126,6 +130,9 @@ impl Reason {
                 "the lock of the data directory was removed or replaced, so that another process may write there; \
                  restart the router"
             }
+            Self::NoAnswerInTime => {
+                "it did not answer before the deadline of this request, which is too short to call it down"
+            }
             Self::CatalogGone => {
                 "the catalog of the data directory was removed: put it back, because the router does not start without it"
             }
@@ -148,7 +155,8 @@ impl Reason {
             | Self::Behind
             | Self::CopyWrong
             | Self::FilesLost
-            | Self::LockLost => false,
+            | Self::LockLost
+            | Self::NoAnswerInTime => false,
         }
     }
 

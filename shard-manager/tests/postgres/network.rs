@@ -9,6 +9,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::local::Stop;
 use shard_manager::manager::RequestOptions;
 use shard_manager::node_address::{ClusterAddress, NodeAddress};
+use shard_manager::reason::Reason;
 
 use crate::cluster::{Trio, address, cluster_of, connect};
 use crate::proxy::Proxy;
@@ -28,6 +29,29 @@ fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {
     }
     let replicas = nodes.split_off(1);
     (ClusterAddress { replicas, ..cluster_of(nodes) }, proxies)
+}
+
+#[test]
+fn health_comes_by_an_early_deadline_and_names_the_nodes_that_did_not_answer() {
+    let trio = Trio::start();
+    let (listed, proxies) = proxied(&trio);
+    let manager = connect(&listed);
+    runtime().block_on(async {
+        until_replicas(&manager, 2).await;
+        proxies.iter().for_each(Proxy::fall_silent);
+        let soon = Instant::now() + Duration::from_millis(100);
+        let nodes = manager.status().health(soon).await.remove(0).nodes;
+        assert_eq!(nodes.len(), 3, "{nodes:?}");
+        for node in nodes {
+            // The silence may have been noticed otherwise before.
+            let named = [Reason::NoAnswerInTime, Reason::NoAnswer];
+            let is_named = named.into_iter().any(|reason| node.reasons.contains(reason));
+            assert!(!node.up && is_named, "{node:?}");
+        }
+        proxies.iter().for_each(Proxy::pass);
+        until_replicas(&manager, 2).await;
+    });
+    manager.close();
 }
 
 #[test]

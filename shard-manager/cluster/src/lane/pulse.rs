@@ -129,9 +129,10 @@ impl Lane {
     }
 
     /// Probes the lane, at most until `deadline`, so that [`Lane::standstill`] is up to date
-    /// afterwards.
-    pub async fn probe(&self, deadline: Instant) {
-        let deadline = deadline.min(Instant::now() + PROBE_MAX);
+    /// afterwards. Returns false if the deadline came too early to know.
+    pub async fn probe(&self, deadline: Instant) -> bool {
+        let began = Instant::now();
+        let deadline = deadline.min(began + PROBE_MAX);
         let pulse = &self.state.pulse;
         match pulse.busy_for() {
             None if !pulse.is_probed.swap(true, Ordering::AcqRel) => {
@@ -141,15 +142,18 @@ impl Lane {
                 let _ = self.queue.try_send(Message::Probe(probe));
                 // A late probe needs no record of its own: the lane has been busy with one piece
                 // all that time.
-                let _ = tokio::time::timeout_at(deadline.into(), answer).await;
+                let answered = tokio::time::timeout_at(deadline.into(), answer).await;
+                answered.is_ok() || began.elapsed() >= STANDSTILL
             }
-            Some(time) if time < MOVED_LATELY || time >= STANDSTILL => {}
+            Some(time) if time < MOVED_LATELY || time >= STANDSTILL => true,
             None | Some(_) => {
                 let since = pulse.busy_since.load(Ordering::Relaxed);
                 let moved = || pulse.busy_since.load(Ordering::Relaxed) != since;
                 while !moved() && !pulse.stands_still() && Instant::now() < deadline {
-                    tokio::time::sleep(LOOK).await;
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    tokio::time::sleep(LOOK.min(left)).await;
                 }
+                moved() || began.elapsed() >= STANDSTILL
             }
         }
     }

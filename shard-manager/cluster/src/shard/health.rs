@@ -15,6 +15,10 @@ use model::topology::Role;
 
 use super::Shard;
 
+/// Time after which a node that has not answered a probe is down. A little less than the longest
+/// probe, so that one is enough to notice.
+const NO_ANSWER_AFTER: Duration = Duration::from_millis(1_800);
+
 /// Health of one node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeHealth {
@@ -34,19 +38,20 @@ pub struct NodeHealth {
 }
 
 impl Shard {
-    /// Probes the readers of each node, and the primary's lanes.
+    /// Probes the readers of each node, and the primary's lanes. A node that has not answered by an
+    /// early deadline is reported as such, and not as down.
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
             let asked = self.answers(Some(&*self.primary), deadline);
-            let lanes = async {
-                // A node that is cut off needs no probe.
-                if self.check_reachable().is_ok() {
-                    self.lanes.probe(deadline).await;
-                }
-            };
-            let ((answers, latency), ()) = join(asked, lanes).await;
-            let found = Reasons::of((!answers).then_some(Reason::NoAnswer));
-            let reasons = found.and(self.reasons_of_primary());
+            // A node that is cut off needs no probe.
+            let lanes =
+                async { self.check_reachable().is_err() || self.lanes.probe(deadline).await };
+            let ((failure, latency), lanes_answer) = join(asked, lanes).await;
+            let known = self.reasons_of_primary();
+            // The lanes are not known to stand still, nor to work.
+            let is_unknown = known.is_up() && !lanes_answer;
+            let found = failure.or(is_unknown.then_some(Reason::NoAnswerInTime));
+            let reasons = Reasons::of(found).and(known);
             NodeHealth {
                 node: self.primary_name.clone(),
                 role: Role::Primary,
@@ -61,14 +66,13 @@ impl Shard {
         let others = others.filter(|(index, _)| Some(*index) != leading);
         let replicas = others.map(async |(index, replica)| {
             let reader = replica.reader();
-            let (answers, latency) = self.answers(reader.as_deref(), deadline).await;
-            if !answers {
+            let (failure, latency) = self.answers(reader.as_deref(), deadline).await;
+            if failure == Some(Reason::NoAnswer) {
                 replica.probe_failed();
             }
             // A replica whose exclusion is over can return now.
             let _ = self.replicas.takes_part(index);
-            let found = Reasons::of((!answers).then_some(Reason::NoAnswer));
-            let reasons = found.and(self.reasons_of_replica(index));
+            let reasons = Reasons::of(failure).and(self.reasons_of_replica(index));
             NodeHealth {
                 node: self.replica_name(index, leading),
                 role: Role::Replica,
@@ -119,15 +123,22 @@ impl Shard {
         named.map_or_else(String::new, |replica| replica.opened_name().to_owned())
     }
 
+    /// Returns the reason why a node did not answer, if it did not, and the time that it took.
     async fn answers(
         &self,
         reader: Option<&dyn NodeReader>,
         deadline: Instant,
-    ) -> (bool, Duration) {
-        let Some(reader) = reader else { return (false, Duration::ZERO) };
+    ) -> (Option<Reason>, Duration) {
+        let Some(reader) = reader else { return (Some(Reason::NoAnswer), Duration::ZERO) };
         let began = Instant::now();
         let probed = reader.probe(deadline).await;
-        // A busy node is not down.
-        (matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })), began.elapsed())
+        let latency = began.elapsed();
+        let reason = match probed {
+            // A busy node is not down.
+            Ok(()) | Err(Error::PoolExhausted { .. }) => None,
+            Err(Error::DeadlinePassed) if latency < NO_ANSWER_AFTER => Some(Reason::NoAnswerInTime),
+            Err(_) => Some(Reason::NoAnswer),
+        };
+        (reason, latency)
     }
 }
