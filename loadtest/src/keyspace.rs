@@ -6,20 +6,27 @@
 //! | hash | `loadtest-v1x-17` |
 //! | modulo | `loadtest-v1x-17-8285`: the last digits are the slot |
 //! | list, range of text | the same behind the name of a partition (`A:`) or the start of a range |
-//! | range of integers | zeros, then 38 digits of run and number, every second one negative |
+//! | range of integers | zeros, then 38 digits of run and number, or an integer between split points |
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
 //!
-//! A small range of integers has too few numbers for keys that no other run has: of such ranges
-//! only the first and the last get keys.
+//! Between two split points there are too few integers for the number of a run. There a key is an
+//! integer of the range behind zeros, whose number distinguishes keys as well; a run begins at a
+//! place of its own, and takes at most a quarter of all keys. Two runs at once may still meet, so a
+//! table that is shared with other clients ([`Names::marked`]) gets no such keys: its rows are found
+//! by the run in the key.
 //!
 //! **Invariant:** different names of a run have different keys; a key needs no escape in a header
 //! or in a URL.
 //! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
 
+mod integer_range;
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+
+use integer_range::IntegerRange;
 
 /// Servers that users of a matrix are spread over.
 const SERVERS: u32 = 256;
@@ -30,6 +37,9 @@ const ZEROS: &str = "0000001";
 const DIGITS: usize = 16 + 1 + 10 + 10;
 /// Runs with more digits than this would make integers too long.
 const RUNS: u64 = 10_000_000_000_000_000;
+
+/// Most sessions whose rows are in ranges between split points.
+const SESSIONS: u32 = 64;
 
 /// Number of slots that keys are distributed over.
 const SLOTS: u32 = 16_384;
@@ -53,7 +63,8 @@ enum Shape {
     Behind(Vec<String>),
     /// Text that ends in the number of its slot.
     Modulo,
-    Integers,
+    /// Integers; the ranges between split points that contain any.
+    Integers(Vec<IntegerRange>),
     Matrix,
 }
 
@@ -72,8 +83,11 @@ pub(crate) enum Name {
     Bank(u32),
 }
 
+/// Number of [`Name::Once`] in keys of digits.
+const ONCE: u64 = 3;
+
 /// Keys of one run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Names {
     shape: Shape,
     run: String,
@@ -97,6 +111,14 @@ impl Names {
         Ok(Self { shape: shape(&map)?, run: run_name(number), number })
     }
 
+    /// Restricts the keys to those that contain [`Names::mark`].
+    pub(crate) fn marked(mut self) -> Self {
+        if let Shape::Integers(ranges) = &mut self.shape {
+            ranges.clear();
+        }
+        self
+    }
+
     /// Name of the run, unlike that of any other run.
     pub(crate) fn run(&self) -> &str {
         &self.run
@@ -108,7 +130,7 @@ impl Names {
             Name::Plain(number) => (0, 0, number),
             Name::Hot(number) => (1, 0, number),
             Name::Cold(number) => (2, 0, number),
-            Name::Once(session, number) => (3, session, number),
+            Name::Once(session, number) => (ONCE, session, number),
             Name::Bank(number) => (4, 0, number),
         };
         // A session writes many rows, which must be spread over the shards.
@@ -122,10 +144,22 @@ impl Names {
             Shape::Matrix => {
                 format!("@{}:s{}.loadtest.invalid", self.text(name), spread % SERVERS)
             }
-            Shape::Integers => {
-                let sign = if spread.is_multiple_of(2) { "" } else { "-" };
-                let run = self.number % RUNS;
-                format!("{sign}{ZEROS}{run:016}{kind}{first:010}{second:010}")
+            Shape::Integers(inner) => {
+                let ranges = inner.len() as u32 + 2;
+                let (round, range) = (spread / ranges, spread % ranges);
+                let inner = (range as usize).checked_sub(2).map(|index| inner[index]);
+                // The session and the round determine a row; rows of many sessions do not fit.
+                let sessions = if kind == ONCE { SESSIONS } else { 1 };
+                let index = u64::from(round) * u64::from(sessions) + u64::from(first);
+                let index = index * integer_range::KINDS + kind;
+                let fits = |_: &IntegerRange| first < sessions;
+                let key = inner.filter(fits).and_then(|range| range.key(self.number, index));
+                key.unwrap_or_else(|| {
+                    let is_last = if range < 2 { range == 0 } else { round.is_multiple_of(2) };
+                    let sign = if is_last { "" } else { "-" };
+                    let run = self.number % RUNS;
+                    format!("{sign}{ZEROS}{run:016}{kind}{first:010}{second:010}")
+                })
             }
         }
     }
@@ -147,30 +181,31 @@ impl Names {
         }
     }
 
-    /// Returns a text that all keys of this run contain, and no others.
+    /// Returns a text that all [`Names::marked`] keys of this run contain, and no others.
     pub(crate) fn mark(&self) -> String {
         match &self.shape {
             Shape::Behind(_) | Shape::Modulo | Shape::Matrix => format!("loadtest-{}-", self.run),
-            Shape::Integers => format!("{ZEROS}{:016}", self.number % RUNS),
+            Shape::Integers(_) => format!("{ZEROS}{:016}", self.number % RUNS),
         }
     }
 
-    /// Returns a text that all keys of all runs contain; others may contain it too.
+    /// Returns a text that the [`Names::marked`] keys of all runs contain; others may contain it
+    /// too.
     pub(crate) fn mark_of_any(&self) -> &'static str {
         match &self.shape {
             Shape::Behind(_) | Shape::Modulo | Shape::Matrix => "loadtest-v",
-            Shape::Integers => ZEROS,
+            Shape::Integers(_) => ZEROS,
         }
     }
 
-    /// True of a key of any run of the tester.
+    /// True of a [`Names::marked`] key of any run of the tester.
     pub(crate) fn is_own(&self, key: &str) -> bool {
         match &self.shape {
             Shape::Behind(_) | Shape::Modulo | Shape::Matrix => {
                 let rest = key.split_once("loadtest-").map(|(_, rest)| rest);
                 rest.and_then(|rest| rest.split_once('-')).is_some_and(|(run, _)| is_run(run))
             }
-            Shape::Integers => {
+            Shape::Integers(_) => {
                 let digits = key.strip_prefix('-').unwrap_or(key).strip_prefix(ZEROS);
                 digits.is_some_and(|digits| {
                     digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit())
@@ -212,7 +247,7 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
         ("modulo", _) => return Ok(Shape::Modulo),
         ("list", _) => texts("partitions").iter().map(|name| format!("{name}:")).collect(),
         ("range", Some("text")) => starts(&texts("splits")),
-        ("range", Some("numeric")) => return Ok(Shape::Integers),
+        ("range", Some("numeric")) => return integers(&texts("splits")).map(Shape::Integers),
         ("matrix", _) => return Ok(Shape::Matrix),
         (other, _) => bail!("the keyspace {other} is not supported by the load tester"),
     };
@@ -226,6 +261,13 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
         map.keyspace
     );
     Ok(Shape::Behind(prefixes))
+}
+
+/// Returns the ranges between split points that contain an integer.
+fn integers(splits: &[&str]) -> anyhow::Result<Vec<IntegerRange>> {
+    let splits: Result<Vec<i128>, _> = splits.iter().map(|split| split.parse()).collect();
+    let splits = splits.context("a split point of the shard map is no integer")?;
+    Ok(splits.windows(2).filter_map(|ends| IntegerRange::new(ends[0], ends[1])).collect())
 }
 
 /// Returns for each range of text a beginning of keys that lie in it.
@@ -270,7 +312,8 @@ mod tests {
 
     #[test]
     fn every_keyspace_has_keys_of_a_run_that_never_meet() {
-        for names in all() {
+        for names in all().into_iter().chain(all().into_iter().map(Names::marked)) {
+            let is_marked = names == names.clone().marked();
             let numbers = || 0..50;
             let keys: Vec<String> = numbers()
                 .map(Name::Plain)
@@ -283,8 +326,10 @@ mod tests {
             let different: HashSet<&String> = keys.iter().collect();
             assert_eq!(different.len(), keys.len());
             for key in &keys {
-                assert!(key.len() < 100 && names.is_own(key), "{key}");
-                assert!(key.contains(&names.mark()) && key.contains(names.mark_of_any()), "{key}");
+                assert!(key.len() < 200, "{key}");
+                assert!(names.is_own(key) || !is_marked, "{key}");
+                assert!(key.contains(&names.mark()) || !is_marked, "{key}");
+                assert!(key.contains(names.mark_of_any()) || !is_marked, "{key}");
                 assert!(key.bytes().all(|byte| byte.is_ascii_graphic()), "{key}");
             }
         }
@@ -327,6 +372,58 @@ mod tests {
         }
         let slots: HashSet<u32> = (0..SLOTS).map(slot).collect();
         assert_eq!(slots.len(), SLOTS as usize);
+    }
+
+    #[test]
+    fn every_range_that_contains_an_integer_gets_keys_of_each_purpose() {
+        for splits in [
+            &[10][..],
+            &[10, 20],
+            &[10, 11, 12],
+            &[-5, 0, 7, 1_000_000, 2_000_000_000_000],
+            &[i128::MIN, 0, i128::MAX],
+        ] {
+            let texts: Vec<String> = splits.iter().map(|split| format!("\"{split}\"")).collect();
+            let parameters = format!(r#"{{"order":"numeric","splits":[{}]}}"#, texts.join(","));
+            let names = names("range", &parameters);
+            let purposes: [fn(u32) -> Name; 5] = [
+                Name::Plain,
+                Name::Hot,
+                Name::Cold,
+                |number| Name::Once(number % 3, number),
+                Name::Bank,
+            ];
+            for purpose in purposes {
+                let mut keys_of_range = vec![0; splits.len() + 1];
+                let mut keys = HashSet::new();
+                for number in 0..2_000 {
+                    let key = names.key(purpose(number));
+                    let integer: i128 = key.parse().unwrap();
+                    keys_of_range[splits.partition_point(|split| *split <= integer)] += 1;
+                    assert!(keys.insert(key.clone()), "{splits:?}: {key} twice");
+                }
+                // 1e37 is the least in size that a key of the first or last range can have.
+                let is_reached = |range: usize| match (range.checked_sub(1), splits.get(range)) {
+                    (None, Some(below)) => *below > -(10_i128.pow(37)),
+                    (Some(from), None) => splits[from] <= 10_i128.pow(37),
+                    _ => true,
+                };
+                for (range, count) in keys_of_range.iter().enumerate() {
+                    assert!(*count > 0 || !is_reached(range), "{splits:?}: {keys_of_range:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_runs_have_different_keys_in_a_range_of_a_million_integers() {
+        let map =
+            br#"{"keyspace":"range","parameters":{"order":"numeric","splits":["0","1000000"]}}"#;
+        let keys = |number| {
+            let names = Names::of_run(map, number).unwrap();
+            (0..1_000).map(|number| names.plain(number)).collect::<HashSet<String>>()
+        };
+        assert!(keys(NUMBER).is_disjoint(&keys(NUMBER + (1 << 12))));
     }
 
     #[test]

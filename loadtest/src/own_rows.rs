@@ -108,7 +108,9 @@ impl OwnRows {
 
     async fn of(pool: &Pool, tables: &'static [&'static str]) -> anyhow::Result<Self> {
         let answer = ask(pool, requests::get("/api/shard-map"), "the shard map").await?;
-        Ok(Self { names: Arc::new(Names::of_new_run(&answer.body)?), tables })
+        let names = Names::of_new_run(&answer.body)?;
+        let names = if tables.contains(&KV) { names.marked() } else { names };
+        Ok(Self { names: Arc::new(names), tables })
     }
 
     /// Selects keys of this run.

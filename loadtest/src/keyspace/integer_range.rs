@@ -1,0 +1,49 @@
+//! Integer range: keys between two split points of a range of integers.
+//!
+//! There are too few integers for keys that name their run, so the number of zeros in front
+//! distinguishes keys as well.
+//!
+//! **Invariant:** different indexes of a run have different keys, all of them in the range.
+//! **Not here:** the index of a key, and keys before the first and after the last split point
+//! (`keyspace`).
+
+/// Fewest digits of a key in a range between split points: more than other keys of integers have.
+const DIGITS_MIN: usize = 46;
+/// Number of lengths that such a key may have.
+const LENGTHS: u64 = 128;
+/// Share of the keys of such a range that one run takes.
+const OF_A_RUN: u64 = 4;
+/// Number of purposes of a key.
+pub(super) const KINDS: u64 = 5;
+
+/// Range of integers between two split points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IntegerRange {
+    from: i128,
+    /// Number of keys that can lie in it.
+    keys: u64,
+}
+
+impl IntegerRange {
+    /// Returns the range from one integer to below the next; `None` if a number of keys is too
+    /// small for a run.
+    pub(super) fn new(from: i128, below: i128) -> Option<Self> {
+        let integers = u64::try_from(below.saturating_sub(from)).unwrap_or(u64::MAX);
+        let keys = integers.min(u64::from(u32::MAX)) * LENGTHS;
+        (keys >= OF_A_RUN * KINDS).then_some(Self { from, keys })
+    }
+
+    /// Returns the key of a run by its index; `None` if the run has no more keys here.
+    pub(super) fn key(self, run: u64, index: u64) -> Option<String> {
+        if index >= self.keys / OF_A_RUN {
+            return None;
+        }
+        // Multiplicative hashing: successive runs begin far apart.
+        let start = run.wrapping_mul(0x9e37_79b9_7f4a_7c15) % self.keys;
+        let place = (start + index) % self.keys;
+        let integer = self.from + i128::from(place / LENGTHS);
+        let digits = DIGITS_MIN + (place % LENGTHS) as usize;
+        let sign = if integer < 0 { "-" } else { "" };
+        Some(format!("{sign}{:0>digits$}", integer.unsigned_abs()))
+    }
+}
