@@ -288,6 +288,11 @@ fn eat(rest: &mut &str, sign: &str) -> Option<()> {
     Some(())
 }
 
+/// Hint where the columns of a table are listed.
+pub fn columns_of(table: &str) -> String {
+    format!("/api/tables/{table} lists the columns")
+}
+
 /// Returns the column of this name.
 ///
 /// # Errors
@@ -298,7 +303,7 @@ pub fn find_column(table: &Table, name: &str) -> Result<usize, Problem> {
         let problem = Problem::new(Code::TSR311, detail);
         match table.suggest(name) {
             Some(near) => problem.hint(format!("did you mean `{near}`?")),
-            None => problem,
+            None => problem.hint(columns_of(table.name())),
         }
     })
 }

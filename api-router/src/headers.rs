@@ -168,7 +168,9 @@ pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 pub fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.get(&CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         let detail = "a body with this Content-Encoding cannot be read";
-        return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
+        return Err(Problem::new(Code::TSR107, detail)
+            .hint("send the body without Content-Encoding; /api/bulk-write takes gzip")
+            .unsupported_media_type());
     }
     Ok(())
 }

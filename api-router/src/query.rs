@@ -148,7 +148,7 @@ fn neither_column_nor_parameter(table: &Table, name: &str) -> Problem {
     }
     match table.suggest(name).or_else(|| closest(name, KNOWN.into_iter())) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
-        None => problem,
+        None => problem.hint(filter::columns_of(table.name())),
     }
 }
 
@@ -164,6 +164,12 @@ fn parse_number(name: &str, text: &str, most: u32) -> Result<u32, Problem> {
 fn parse_select(table: &Table, list: &str) -> Result<Vec<Output>, Problem> {
     let mut outputs: Vec<Output> = Vec::new();
     for item in list.split(',').map(str::trim) {
+        if item.is_empty() {
+            let detail = "select has an empty name, where a column is expected".to_owned();
+            return Err(
+                bad(detail).hint("for example select=column,column; without it, all are read")
+            );
+        }
         if item == "*" {
             outputs.extend(table.answered().map(|column| Output { column, alias: None }));
         } else {

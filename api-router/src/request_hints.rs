@@ -56,10 +56,19 @@ fn nearest_path<'r>(path: &str, routes: impl Iterator<Item = &'r str>) -> Option
     near.min().map(|(_, _, route)| route)
 }
 
-/// Returns the part that distinguishes paths: all but `/api` and the slashes around.
+/// Returns the part that distinguishes paths: all but `/api`, also misspelt or with a version, and
+/// the slashes around.
 fn core(path: &str) -> &str {
-    let path = path.trim_matches('/');
-    path.strip_prefix("api/").unwrap_or(path)
+    let is_version = |text: &str| text.parse::<u8>().is_ok();
+    let mut rest = path.trim_matches('/');
+    while let Some((first, after)) = rest.split_once('/') {
+        let is_api = strsim::damerau_levenshtein(first, "api") <= 1;
+        if !is_api && !first.strip_prefix('v').is_some_and(is_version) {
+            break;
+        }
+        rest = after;
+    }
+    rest
 }
 
 /// Counts the typos between two paths; `None` if a segment has too many.
@@ -174,6 +183,9 @@ mod tests {
             ("/API/READ", "/api/read"),
             ("/api/write/", "/api/write"),
             ("//api/read", "/api/read"),
+            ("/apii/read", "/api/read"),
+            ("/api/v1/read", "/api/read"),
+            ("/v2/bulk-write", "/api/bulk-write"),
             ("/bulk-write", "/api/bulk-write"),
             ("/api/bulk_write", "/api/bulk-write"),
             ("/api/table/users", "/api/tables/{name}"),

@@ -21,18 +21,19 @@ fn set_logged(table: &str) -> String {
     format!("ask the operator of the database for ALTER TABLE {table} SET LOGGED")
 }
 
-fn did_you_mean(suggestion: Option<&str>) -> Option<String> {
-    suggestion.map(|name| format!("did you mean `{name}`?"))
+/// Hint for a wrong name: the nearest one, or the route that lists all.
+fn did_you_mean(suggestion: Option<&str>, list: &str) -> String {
+    suggestion.map_or_else(|| list.to_owned(), |name| format!("did you mean `{name}`?"))
 }
 
 impl From<&RowError> for Problem {
     fn from(error: &RowError) -> Self {
         let detail = error.to_string();
         match error {
-            RowError::NoSuchColumn { suggestion, .. } => Self {
-                hint: did_you_mean(suggestion.as_deref()),
-                ..Self::new(Code::TSR311, detail)
-            },
+            RowError::NoSuchColumn { table, suggestion, .. } => {
+                let list = format!("/api/tables/{table} lists the columns");
+                Self::new(Code::TSR311, detail).hint(did_you_mean(suggestion.as_deref(), &list))
+            }
             RowError::SystemColumn { .. } => Self::new(Code::TSR102, detail)
                 .hint("leave it out: the server sets it. A condition on it belongs into If-Match, not into the row"),
             RowError::Twice { .. } | RowError::NotInDelete { .. } | RowError::MissingId { .. } => {
@@ -67,10 +68,8 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let detail = error.to_string();
         match error {
-            Error::NoSuchTable { suggestion, .. } => Self {
-                hint: did_you_mean(suggestion.as_deref()),
-                ..Self::new(Code::TSR310, detail)
-            },
+            Error::NoSuchTable { suggestion, .. } => Self::new(Code::TSR310, detail)
+                .hint(did_you_mean(suggestion.as_deref(), "/api/tables lists the tables")),
             Error::Row(error) => Self::from(&error),
             Error::Key(_) => Self::new(Code::TSR113, detail),
             Error::Exists => Self::new(Code::TSR301, detail).hint(EXISTS),

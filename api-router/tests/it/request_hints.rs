@@ -25,6 +25,8 @@ fn a_path_that_is_not_there_names_the_nearest_one_and_the_documentation() {
         ("/API/Health", "did you mean `/api/health`?"),
         ("/api/table/users", "did you mean `/api/tables/{name}`?"),
         ("/helth", "did you mean `/health`?"),
+        ("/apii/read", "did you mean `/api/read`?"),
+        ("/api/v1/write", "did you mean `/api/write`?"),
         ("/users", "/api/read?table=users"),
         ("/rest/v1/users", "/api/read?table=users"),
     ] {
@@ -100,10 +102,40 @@ fn parameters_of_other_apis_get_the_names_of_this_one() {
         assert_eq!((reply.status, &*reply.code()), (400, "TSR311"), "{query}");
         assert!(hint(&reply).contains(meant), "{query}: {}", reply.text());
     }
-    // A name that resembles no column gets no suggestion.
+    // A name that resembles no column gets no suggestion, but the list of all.
     for query in ["select=sort", "order=sort", "zzzz=eq.1"] {
         let reply = router.get(&format!("/api/read?table=orders&{query}"));
-        assert_eq!(hint(&reply), "no hint", "{query}: {}", reply.text());
+        let list = "/api/tables/orders lists the columns";
+        assert_eq!(hint(&reply), list, "{query}: {}", reply.text());
+    }
+    let row = json!({"table": "orders", "data": {"order_id": "o", "user_id": "u", "zzzz": 1}});
+    assert_eq!(hint(&router.write("u", &row)), "/api/tables/orders lists the columns");
+    for path in ["/api/read?table=zzzz", "/api/tables/zzzz", "/api/distribution?table=zzzz"] {
+        assert_eq!(hint(&router.get(path)), "/api/tables lists the tables", "{path}");
+    }
+}
+
+#[test]
+fn an_empty_name_in_select_is_refused_as_such() {
+    let router = Router::start();
+    for list in ["", ",", "name,", "name,,email"] {
+        let reply = router.get(&format!("/api/read?table=users&select={list}"));
+        assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{list:?}");
+        let (detail, hint) = said(&reply);
+        assert!(detail.starts_with("select has an empty name"), "{list:?}: {detail}");
+        assert!(hint.contains("select=column,column"), "{list:?}: {hint}");
+    }
+}
+
+#[test]
+fn a_compressed_body_that_cannot_be_read_gets_the_way_out() {
+    let router = Router::start();
+    for (path, coding) in [("/api/write", "gzip"), ("/api/write", "br"), ("/api/kv/a", "gzip")] {
+        let headers = [("content-type", "application/json"), ("content-encoding", coding)];
+        let method = if path == "/api/write" { "POST" } else { "PUT" };
+        let reply = router.send(method, path, &headers, Some(b"{}"));
+        assert_eq!((reply.status, &*reply.code()), (415, "TSR107"), "{path}: {}", reply.text());
+        assert!(hint(&reply).contains("without Content-Encoding"), "{path}: {}", reply.text());
     }
 }
 
