@@ -44,9 +44,10 @@ const WORKERS_MAX: usize = 256;
     name = "api-router",
     version,
     after_help = "\
-Each setting is also an environment variable (TESSERA_BIND, TESSERA_DATA_DIR, …), a line of a .env file, and
-a key of the configuration file (bind, data_dir, …). SHARD_URLS, REPLICA_URLS and MAINDB_URL have no prefix, REDIS_URL
-needs none. Flags win over the environment, that over .env, that over the file.
+Each setting is also an environment variable (TESSERA_BIND, TESSERA_DATA_DIR, …), a line of a .env
+file, and a key of the configuration file (bind, data_dir, …). SHARD_URLS, REPLICA_URLS and
+MAINDB_URL have no prefix, REDIS_URL needs none. Flags win over the environment, that over .env,
+that over the file.
 
 Examples:
   api-router                                     three shards in ./data

@@ -46,8 +46,9 @@ const WORKERS_DEFAULT: usize = 2;
     name = "analytics",
     version,
     after_help = "\
-Each setting is also an environment variable (TESSERA_ANALYTICS_BIND, TESSERA_ANALYTICS_ROUTERS, …) and a key of the
-configuration file (bind, routers, …), which alone has alerts and webhooks. Flags win over the environment, that over the file.
+Each setting is also an environment variable (TESSERA_ANALYTICS_BIND, TESSERA_ANALYTICS_ROUTERS,
+…) and a key of the configuration file (bind, routers, …), which alone has alerts and webhooks.
+Flags win over the environment, that over the file.
 
 Examples:
   analytics                                      the router of this machine

@@ -194,8 +194,17 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     }
     let said = text.split("\n\nUsage:").next().unwrap_or(&text);
     let said = said.split("\n\nFor more information").next().unwrap_or(said);
-    say(said.split_whitespace().collect::<Vec<_>>().join(" "));
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    say(format_args!("{said}; `{} --help` explains the command line", command_of(&text)));
     ExitCode::from(2)
+}
+
+/// Returns the command, without its arguments, whose usage a message about a wrong command line
+/// shows.
+fn command_of(message: &str) -> String {
+    let usage = message.split_once("Usage: ").map_or("shard-manager", |(_, usage)| usage);
+    let is_name = |word: &&str| word.starts_with(|letter: char| letter.is_ascii_lowercase());
+    usage.split_whitespace().take_while(is_name).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs a command and returns its exit code.
@@ -227,5 +236,25 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
             ExitCode::from(2)
         }
         CommandError::Unread => ExitCode::from(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Longer lines would be cut in two, the second part short.
+    #[test]
+    fn the_help_of_every_command_is_written_for_a_hundred_columns() {
+        let mut commands = vec![CommandLine::command()];
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter(|line| !line.starts_with(' ')) {
+                assert!(line.chars().count() <= 100, "{}: {line}", command.get_name());
+            }
+        }
     }
 }

@@ -57,3 +57,18 @@ fn a_closed_standard_error_does_not_end_a_command() {
     let ended = command.env("TESSERA_DATA_DIR", cluster.path()).stderr(writer).output().unwrap();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
+
+#[test]
+fn a_wrong_command_line_is_refused_in_one_line_that_names_the_help_of_the_command() {
+    for (args, said, help) in [
+        (&["backup", "there"][..], "unexpected argument 'there'", "`shard-manager backup --help`"),
+        (&["placement", "show", "--sharts"], "'--sharts'", "`shard-manager placement show --help`"),
+        (&["doctor"], "unrecognized subcommand 'doctor'", "`shard-manager --help`"),
+        (&["restore"], "--from <DIR>", "`shard-manager restore --help`"),
+    ] {
+        let ended = program(args).output().unwrap();
+        let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!((ended.status.code(), told.lines().count()), (Some(2), 1), "{args:?}: {told}");
+        assert!(told.contains(said) && told.contains(help), "{args:?}: {told}");
+    }
+}

@@ -22,10 +22,10 @@ use super::{CommandError, DataDirArgs, interrupt};
 use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
-The copy is of one moment: it holds every write that was acknowledged before, on all shards, and no later one.
-A running router continues to serve. The files of a stopped cluster are copied as they are, also those of an
-older program: this is the copy to make before `migrate`. A copy holds the key of the session tokens: keep it as safe
-as the data.
+The copy is of one moment: it holds every write that was acknowledged before, on all shards, and
+no later one. A running router continues to serve. The files of a stopped cluster are copied as
+they are, also those of an older program: this is the copy to make before `migrate`. A copy holds
+the key of the session tokens: keep it as safe as the data.
 
 Examples:
   shard-manager backup --data-dir ./data --to /backups/monday

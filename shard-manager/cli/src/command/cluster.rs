@@ -17,8 +17,9 @@ use super::CommandError;
 use crate::terminal::Terminal;
 
 const UP_EXAMPLES: &str = "\
-The programs of PostgreSQL 15 or later must be installed; an installed server is not touched. Another run makes
-missing servers, starts stopped ones and leaves running ones alone. Root runs the servers as the user postgres.
+The programs of PostgreSQL 15 or later must be installed; an installed server is not touched.
+Another run makes missing servers, starts stopped ones and leaves running ones alone. Root runs
+the servers as the user postgres.
 
 Examples:
   shard-manager cluster up

@@ -17,8 +17,9 @@ use crate::terminal::{Terminal, say};
 /// Options of `export`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each shard is read in one snapshot of its files, beside a running router too: so there is no --url. It is complete, or
-an error says that it is not; a file gets its name when it is complete. Lines without --system are what `import` and a
+Each shard is read in one snapshot of its files, beside a running router too: so there is no
+--url. It is complete, or an error says that it is not; a file gets its name when it is complete.
+Lines without --system are what `import` and a
 bulk write take back:
 
   shard-manager export --table users --output users.ndjson

@@ -25,10 +25,10 @@ use super::{CommandError, Destination, Store, interrupt};
 use crate::terminal::{Terminal, Unwritten, say};
 
 pub(super) const EXAMPLES: &str = "\
-Rows are functions of the seed and their number: the same command makes the same rows, and overwrites existing ones.
-Ids have the form that the cluster's keyspace requires: user_A_17, or A:user_17 in a list, 17 in numeric ranges,
-@user_A_17:s3.example.org in a matrix. With --data-dir no other process may use the directory; it is created if
-missing.
+Rows are functions of the seed and their number: the same command makes the same rows, and
+overwrites existing ones. Ids have the form that the cluster's keyspace requires: user_A_17, or
+A:user_17 in a list, 17 in numeric ranges, @user_A_17:s3.example.org in a matrix. With --data-dir
+no other process may use the directory; it is created if missing.
 
 Examples:
   shard-manager generate --url http://127.0.0.1:3000

@@ -24,9 +24,10 @@ use super::{CommandError, Destination, Store, interrupt};
 use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
-NDJSON is one object a line, the columns of a row, as `export` writes it; it may name the shard_key as well. The first
-line of CSV names the columns; an empty field is null unless it is quoted. Rows of one key are stored in their order.
-Rows that fail are shown: by their lines, or through a router by their numbers from 0, without blank lines.
+NDJSON is one object a line, the columns of a row, as `export` writes it; it may name the
+shard_key as well. The first line of CSV names the columns; an empty field is null unless it is
+quoted. Rows of one key are stored in their order. Rows that fail are shown: by their lines, or
+through a router by their numbers from 0, without blank lines.
 
 Examples:
   shard-manager import --table users --input users.ndjson

@@ -10,7 +10,8 @@ use crate::terminal::Terminal;
 /// Options of `migrate`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A start of the router does the same. Make a backup first. The next run continues an interrupted migration.
+A start of the router does the same. Make a backup first. The next run continues an interrupted
+migration.
 
 Examples:
   shard-manager migrate --dry-run

@@ -18,9 +18,9 @@ use crate::terminal::{Terminal, say};
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
 const EXAMPLES: &str = "\
-The node is made like those of `cluster up`. Its server is `postgres` in the foreground, which logs to standard error:
-SIGINT stops it fast, SIGTERM waits for clients first. The directory determines the role of the node; a node whose
-making was interrupted is made again.
+The node is made like those of `cluster up`. Its server is `postgres` in the foreground, which
+logs to standard error: SIGINT stops it fast, SIGTERM waits for clients first. The directory
+determines the role of the node; a node whose making was interrupted is made again.
 
 Examples:
   shard-manager node primary --dir /var/lib/tessera/node --name shard1-primary --database shard1 \\

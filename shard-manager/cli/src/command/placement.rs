@@ -37,9 +37,11 @@ Examples:
     Show(ShowArgs),
     /// Compares all placements by evenness and by the slots that would move
     #[command(after_help = "\
-Without --add, --remove and --reweight three changes are tried: one more shard, the last one removed, the first one
-with twice its weight. A default change that cannot be tried is left out, with a note. Each placement is recomputed and compared with itself before; `rebalance` keeps what it
-can of the cluster in --data-dir, or of a weighted placement. Skew is the load of the fullest shard as a multiple of what its weight demands.
+Without --add, --remove and --reweight three changes are tried: one more shard, the last one
+removed, the first one with twice its weight. A default change that cannot be tried is left out,
+with a note. Each placement is recomputed and compared with itself before; `rebalance` keeps what
+it can of the cluster in --data-dir, or of a weighted placement. Skew is the load of the fullest
+shard as a multiple of what its weight demands.
 
 Examples:
   shard-manager placement simulate --shards 3

@@ -12,8 +12,9 @@ use super::{CommandError, DataDirArgs, interrupt};
 use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
-The copy is verified bit by bit before anything is created. The next start rebuilds the replicas. Sessions that
-have seen more than the copy holds get an error (TSR305); idempotency keys are those of the copy.
+The copy is verified bit by bit before anything is created. The next start rebuilds the replicas.
+Sessions that have seen more than the copy holds get an error (TSR305); idempotency keys are those
+of the copy.
 
 Examples:
   shard-manager restore --from /backups/monday --data-dir ./data

@@ -19,8 +19,9 @@ Examples:
   shard-manager status --data-dir /var/lib/tessera --json
   shard-manager status --url http://127.0.0.1:3000
 
-Exit code 1: a node is down, or its file is missing or cannot be used. In a stopped cluster a replica that is missing
-or behind is no fault but a note: the next start of the router completes it.")]
+Exit code 1: a node is down, or its file is missing or cannot be used. In a stopped cluster a
+replica that is missing or behind is no fault but a note: the next start of the router completes
+it.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     source: ClusterSource,

@@ -127,7 +127,8 @@ impl Router {
 
     /// Returns the keyspace of the router's cluster.
     pub(super) fn keyspace(&self) -> Result<Keyspace, UploadError> {
-        let no_answer = |error: ureq::Error| UploadError::NoAnswer(told(&error));
+        let no_answer =
+            |error: ureq::Error| UploadError::NoAnswer(format!("{}: {}", self.url, told(&error)));
         let no_map = |error: &dyn std::fmt::Display| {
             UploadError::Refused(format!("the router's map cannot be read: {error}"))
         };
@@ -152,7 +153,7 @@ impl Router {
                 return Err(UploadError::Cancelled);
             }
             let sent = self.post((table, "upsert"), "application/x-ndjson", lines);
-            match next(sent)? {
+            match next(sent).map_err(|error| self.named(error))? {
                 Next::Done(answer) if answer.is_worth_another_try() => told = answer.first(),
                 Next::Done(answer) => return Ok(answer),
                 Next::Wait(asked, cause) => {
@@ -164,7 +165,7 @@ impl Router {
             std::thread::sleep(wait);
             wait = (wait * 2).min(WAIT_MAX);
         }
-        Err(UploadError::NoAnswer(told))
+        Err(self.named(UploadError::NoAnswer(told)))
     }
 
     /// Streams an input, without a retry.
@@ -175,15 +176,25 @@ impl Router {
         mut input: impl Read,
     ) -> Result<Answer, UploadError> {
         let sent = self.post((table, op), content_type, SendBody::from_reader(&mut input));
-        match next(sent)? {
+        match next(sent).map_err(|error| self.named(error))? {
             Next::Done(answer) => Ok(answer),
             Next::Wait(_, cause) => Err(UploadError::Refused(cause)),
             Next::Unknown(_) if interrupt::asked() => Err(UploadError::Cancelled),
             Next::Unknown(cause) => {
                 let told =
                     "a part of the rows is stored; sent again as upserts, none is stored twice";
-                Err(UploadError::NoAnswer(format!("{cause}; {told}")))
+                Err(self.named(UploadError::NoAnswer(format!("{cause}; {told}"))))
             }
+        }
+    }
+
+    /// Adds the address of the router to an error that it does not answer.
+    fn named(&self, error: UploadError) -> UploadError {
+        match error {
+            UploadError::NoAnswer(cause) => UploadError::NoAnswer(format!("{}: {cause}", self.url)),
+            error @ (UploadError::Refused(_)
+            | UploadError::Partial { .. }
+            | UploadError::Cancelled) => error,
         }
     }
 
