@@ -289,7 +289,7 @@ fn eat(rest: &mut &str, sign: &str) -> Option<()> {
 }
 
 /// Hint where the columns of a table are listed.
-fn columns_of(table: &str) -> String {
+pub fn columns_of(table: &str) -> String {
     format!("/api/tables/{table} lists the columns")
 }
 

@@ -149,7 +149,7 @@ fn neither_column_nor_parameter(table: &Table, name: &str) -> Problem {
     }
     match table.suggest(name).or_else(|| closest(name, KNOWN.into_iter())) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
-        None => problem,
+        None => problem.hint(filter::columns_of(table.name())),
     }
 }
 

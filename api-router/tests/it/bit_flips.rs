@@ -69,15 +69,18 @@ fn flip(file: &Path) {
     fs::write(file, bytes).unwrap();
 }
 
-/// Moves the row to another slot, out of the order of its table: the file contradicts itself.
-fn flip_slot(file: &Path) {
+/// Makes a number of the row's partition key, which is null: the row can be read, and only a check
+/// of the whole file finds that a column of text has a number.
+fn flip_type(file: &Path) {
     let mut bytes = fs::read(file).unwrap();
-    // Slot (two bytes), shard key and id stand before the name.
     let row = format!("adaada{RIGHT}");
-    let places = places(&bytes, &row);
-    assert!(!places.is_empty(), "the row is in the file");
-    for at in places {
-        bytes[at - 2] ^= 0b10_0000;
+    // Before the slot, which is below 128 and so one byte, are the types of the columns: the last
+    // four are those of the partition key and the three columns after it.
+    let types: Vec<usize> = places(&bytes, &row).into_iter().map(|at| at - 1 - 4).collect();
+    assert!(!types.is_empty(), "the row is in the file");
+    for at in types {
+        assert_eq!(bytes[at], 0, "the type of null");
+        bytes[at] ^= 0b1000;
     }
     fs::write(file, bytes).unwrap();
 }
@@ -231,7 +234,7 @@ fn of_two_copies_that_differ_the_one_whose_file_contradicts_itself_is_wrong_and_
     files_only!("a file is changed");
     let (_folder, data) = closed_directory("1");
     let (primary, replica) = (data.join("shard1-primary.db"), data.join("shard1-replica1.db"));
-    flip_slot(&replica);
+    flip_type(&replica);
     let damaged = fs::read(&replica).unwrap();
     let mut router = reopened(&data, "1");
     until("the difference is counted", || copy_counter(&router, "differences") > 0);
@@ -248,7 +251,7 @@ fn a_primary_whose_file_contradicts_itself_is_reported_over_a_restart_until_it_i
     files_only!("a file is changed");
     let (_folder, data) = closed_directory("1");
     let (primary, replica) = (data.join("shard1-primary.db"), data.join("shard1-replica1.db"));
-    flip_slot(&primary);
+    flip_type(&primary);
     let named = ("degraded".to_owned(), vec![reason("shard1-primary", "rows_wrong")]);
     let mut router = reopened(&data, "1");
     until("the primary alone is named", || reasons(&router) == named);

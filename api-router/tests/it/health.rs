@@ -118,7 +118,7 @@ fn health_replies_within_a_short_deadline_and_names_what_did_not_answer() {
     until(&router, "well", |health| health["status"] == "ok");
     set(&router, "shard1-primary", "paused");
     let soon = [("x-deadline-ms", "100")];
-    let health = stranger(&router).send("GET", "/api/health", &soon, None);
+    let health = router.send("GET", "/api/health", &soon, None);
     assert_eq!(health.status, 200, "{}", health.text());
     let health = health.json();
     assert_eq!(health["status"], "degraded", "{health}");
@@ -137,10 +137,10 @@ fn health_refuses_a_deadline_that_cannot_be_one() {
     for path in ["/api/health", "/health", "/healthz"] {
         for bad in ["99", "60001", "soon", "-1", "1.5", ""] {
             let headers = [("x-deadline-ms", bad)];
-            let answer = stranger(&router).send("GET", path, &headers, None);
+            let answer = router.send("GET", path, &headers, None);
             assert_eq!((answer.status, &*answer.code()), (400, "TSR113"), "{path} {bad:?}");
         }
         let headers = [("x-deadline-ms", "60000")];
-        assert_eq!(stranger(&router).send("GET", path, &headers, None).status, 200, "{path}");
+        assert_eq!(router.send("GET", path, &headers, None).status, 200, "{path}");
     }
 }
