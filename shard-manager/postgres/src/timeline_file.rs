@@ -11,7 +11,10 @@ use super::statement::{Statement, load};
 use super::term::timeline_id;
 
 /// Returns the timelines of a primary; only its present one, if it hides the others.
-pub(super) async fn history(connection: &AsyncPgConnection, identity: &Identity) -> TimelineHistory {
+pub(super) async fn history(
+    connection: &AsyncPgConnection,
+    identity: &Identity,
+) -> TimelineHistory {
     let own = || (timeline_id(identity.system, identity.timeline), 0);
     read_timelines(connection, identity)
         .await
