@@ -61,17 +61,17 @@ mod tests {
     assert_eq!(methods(text), [("Shard".to_owned(), 2), ("Shard".to_owned(), 1)]);
 }
 
-/// Types of the `impl` blocks in a formatted file, each with the number of its methods.
+/// Returns the types of the `impl` blocks in a formatted file, each with the number of its methods.
 fn methods(text: &str) -> Vec<(String, usize)> {
     let mut found = Vec::new();
-    let mut lines = text.lines().peekable();
+    let mut lines = text.lines();
     let mut is_test = false;
     while let Some(line) = lines.next() {
         let code = line.trim_start();
         let indent = &line[..line.len() - code.len()];
         let end = format!("{indent}}}");
         if is_test && code.starts_with("mod ") && code.ends_with('{') {
-            lines.by_ref().find(|line| *line == end);
+            lines.by_ref().take_while(|line| *line != end).for_each(drop);
         }
         is_test = code == "#[cfg(test)]";
         if !(code.starts_with("impl ") || code.starts_with("impl<")) {
@@ -92,7 +92,7 @@ fn methods(text: &str) -> Vec<(String, usize)> {
     found
 }
 
-/// True if a function begins with this line.
+/// Returns true if a function begins with this line.
 fn is_function(line: &str) -> bool {
     let mut words = line
         .split(' ')
@@ -100,7 +100,7 @@ fn is_function(line: &str) -> bool {
     words.next() == Some("fn")
 }
 
-/// Name of the type to which a block belongs; `None` if the block implements a trait.
+/// Returns the name of the type to which a block belongs; `None` if the block implements a trait.
 fn type_of(head: &str) -> Option<&str> {
     let head = head.strip_prefix("impl").unwrap();
     let head = head.split_once(" where ").map_or(head, |(head, _)| head);
@@ -112,7 +112,7 @@ fn type_of(head: &str) -> Option<&str> {
     head[..end.unwrap_or(head.len())].rsplit("::").next()
 }
 
-/// The rest of a text after the parameters in angle brackets with which it begins.
+/// Returns the rest of a text after the parameters in angle brackets with which it begins.
 fn after_generics(text: &str) -> &str {
     let mut depth = 0;
     let mut before = ' ';
