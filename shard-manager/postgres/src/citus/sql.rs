@@ -24,7 +24,7 @@ pub(crate) const FORGET: &str =
     "DELETE FROM tessera_idempotency WHERE created_at >= $1 AND created_at <= $2 RETURNING 1";
 
 /// Locks an existing row. Parameters: slot, shard key, id. Columns: 1, then its answered columns.
-pub(super) fn lock_row(table: &Table) -> String {
+pub(crate) fn lock_row(table: &Table) -> String {
     let mut sql = "SELECT 1::bigint,".to_owned();
     push_names(&mut sql, "r.", table, table.answered());
     let _ = write!(sql, " FROM {} r", table.name());
@@ -33,14 +33,14 @@ pub(super) fn lock_row(table: &Table) -> String {
 }
 
 /// Removes a row. Parameters: slot, shard key, id.
-pub(super) fn remove(table: &Table) -> String {
+pub(crate) fn remove(table: &Table) -> String {
     let mut sql = format!("DELETE FROM {} r", table.name());
     push_where_row(&mut sql, table);
     sql
 }
 
 /// Stores this number of new rows. Parameters: all columns of the first row, then of the next.
-pub(super) fn insert(table: &Table, rows: usize) -> String {
+pub(crate) fn insert(table: &Table, rows: usize) -> String {
     let columns: Vec<usize> = (0..table.columns().len()).collect();
     let mut sql = format!("INSERT INTO {} (", table.name());
     push_names(&mut sql, "", table, columns.iter().copied());
@@ -56,7 +56,7 @@ pub(super) fn insert(table: &Table, rows: usize) -> String {
 
 /// Updates this number of existing, locked rows. Parameters: all columns of the first row, then of
 /// the next.
-pub(super) fn update(table: &Table, rows: usize) -> String {
+pub(crate) fn update(table: &Table, rows: usize) -> String {
     let places = place(table);
     let changed = (0..table.columns().len()).filter(|column| !places.contains(column));
     let mut sql = insert(table, rows);
@@ -70,18 +70,18 @@ pub(super) fn update(table: &Table, rows: usize) -> String {
 
 /// Takes the fence lock and draws a block of versions for this session. If one of the slots `$1`
 /// may not be written here, it fails by dividing by zero, and the transaction with it.
-pub(super) const ENTER: &str = "SELECT nextval('tessera_version')/\
+pub(crate) const ENTER: &str = "SELECT nextval('tessera_version')/\
     (cardinality(tessera_enter($1,false))=0)::integer::bigint";
 
 /// Draws one more block of versions.
-pub(super) const DRAW: &str = "SELECT nextval('tessera_version')";
+pub(crate) const DRAW: &str = "SELECT nextval('tessera_version')";
 
 /// Updates the columns `set` of one row, or inserts it. Parameters: the time, then slot, shard key,
 /// id and the columns `set`. Columns: those of the upsert of PostgreSQL.
 ///
 /// The coordinator takes the fence lock and draws a version before it sends anything to a worker.
 /// For a slot that may not be written here the version is null, which no row may have.
-pub(super) fn upsert_one(table: &Table, set: &[usize], shown: bool) -> String {
+pub(crate) fn upsert_one(table: &Table, set: &[usize], shown: bool) -> String {
     let version = |sql: &mut String, _: usize| sql.push_str("tessera_enter_one($2::integer)");
     upsert(table, (set, shown), (1, 2), version)
 }
@@ -89,7 +89,7 @@ pub(super) fn upsert_one(table: &Table, set: &[usize], shown: bool) -> String {
 /// Upserts this number of rows, in a transaction that has drawn versions. Parameters: the time, the
 /// number of versions of the block that were given out, then the values of each row as in
 /// [`upsert_one`]. Calling a function for each row would double the time.
-pub(super) fn upsert_many(table: &Table, set: &[usize], shown: bool, rows: usize) -> String {
+pub(crate) fn upsert_many(table: &Table, set: &[usize], shown: bool, rows: usize) -> String {
     upsert(table, (set, shown), (rows, 3), |sql, row| {
         let _ = write!(sql, "currval('tessera.tessera_version')+$2::bigint+{row}");
     })
