@@ -8,12 +8,12 @@ use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::local::Stop;
 use shard_manager::manager::RequestOptions;
-use shard_manager::node_address::{ClusterAddress, NodeAddress};
+use shard_manager::node_address::{ClusterAddress, NodeAddress, Timeouts};
 
 use crate::cluster::{Trio, address, cluster_of, connect};
 use crate::proxy::Proxy;
 use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
-use crate::server::runtime;
+use crate::server::{patient, runtime};
 
 /// Address of a shard each of whose nodes is behind a proxy.
 fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {
@@ -27,7 +27,9 @@ fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {
         proxies.push(proxy);
     }
     let replicas = nodes.split_off(1);
-    (ClusterAddress { replicas, ..cluster_of(nodes) }, proxies)
+    // A connection that is opened to a silent node delays the next attempt for this long.
+    let timeouts = Timeouts { connect: Duration::from_secs(6), ..patient() };
+    (ClusterAddress { replicas, timeouts, ..cluster_of(nodes) }, proxies)
 }
 
 #[test]
