@@ -230,8 +230,9 @@ async fn restart_and_read(node: &LocalNode) {
             assert_eq!(all(key, query).await.unwrap(), 1);
         }
         node.stop(how).unwrap();
-        for (key, query) in each() {
-            let failure = all(key, query).await.unwrap_err();
+        // Each of them waits for a replica before it fails.
+        for failed in join_all(each().map(|(key, query)| all(key, query))).await {
+            let failure = failed.unwrap_err();
             assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
         }
         let (place, row) = prepare(&manager, "users", Insert, "v", USER);

@@ -8,12 +8,12 @@ use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::local::Stop;
 use shard_manager::manager::RequestOptions;
-use shard_manager::node_address::{ClusterAddress, NodeAddress};
+use shard_manager::node_address::{ClusterAddress, NodeAddress, Timeouts};
 use shard_manager::reason::Reason;
 
 use crate::cluster::{Trio, address, cluster_of, connect};
 use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
-use crate::server::runtime;
+use crate::server::{patient, runtime};
 use crate::tcp_proxy::{ProxyMode, TcpProxy};
 
 /// Address of a shard each of whose nodes is behind a proxy.
@@ -28,7 +28,9 @@ fn proxied(trio: &Trio) -> (ClusterAddress, Vec<TcpProxy>) {
         proxies.push(proxy);
     }
     let replicas = nodes.split_off(1);
-    (ClusterAddress { replicas, ..cluster_of(nodes) }, proxies)
+    // A connection that is opened to a silent node delays the next attempt for this long.
+    let timeouts = Timeouts { connect: Duration::from_secs(6), ..patient() };
+    (ClusterAddress { replicas, timeouts, ..cluster_of(nodes) }, proxies)
 }
 
 #[test]
