@@ -98,10 +98,11 @@ fn reference(grants: &[Value], tenants: &[&str], request: &Request) -> bool {
             Value::Array(keys) => keys.contains(&json!(key)),
             Value::String(text) if text == "*" => true,
             Value::String(text) if text == "$tenant" => tenants.contains(key),
-            pattern => tenants.iter().any(|tenant| {
-                let prefix = pattern.as_str().unwrap().replace("$tenant", tenant).replace('*', "");
+            Value::String(pattern) => tenants.iter().any(|tenant| {
+                let prefix = pattern.replace("$tenant", tenant).replace('*', "");
                 key.starts_with(&prefix)
             }),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
         };
         is_for_key
             && (has(&grant["tables"], "*") || has(&grant["tables"], table))

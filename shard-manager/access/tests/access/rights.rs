@@ -92,7 +92,7 @@ fn a_denial_names_what_lacks() {
 fn a_request_without_a_key_is_bound_by_the_first_grant_that_can() {
     let rights = rights(shop(), &["b", "a"]);
     let bound = |columns: &[&'static str]| {
-        let columns = columns.to_vec().into_iter();
+        let columns = columns.iter().copied();
         rights.allow_bound(&RowRequest { operations: RowOperations::READ, table: "users", columns })
     };
     let own = bound(&["name"]).unwrap();
