@@ -103,8 +103,8 @@ async fn a_removal_that_fails_leaves_its_session_usable() {
     let mut door = databases.door(0).await;
     door.run("ALTER SEQUENCE tessera_tables_changed RENAME TO hidden").await;
     let catalog = Catalog::on(databases.door(0).await.connection);
-    assert!(catalog.remove("notes").await.is_err());
-    assert_eq!(catalog.intents().await.unwrap().len(), 0);
+    assert!(catalog.intents().remove("notes").await.is_err());
+    assert_eq!(catalog.intents().load().await.unwrap().len(), 0);
 }
 
 /// Applies also to a router that does not know the table yet.
