@@ -6,10 +6,12 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be measured ends the measurement")]
 
 #[path = "../tests/cache/bench.rs"]
-#[expect(dead_code, reason = "stories need more of it")]
+#[expect(dead_code, reason = "tests need more of it")]
 mod bench;
+#[path = "../tests/support/prerequisites.rs"]
+mod prerequisites;
 #[path = "../tests/cache/redis_server.rs"]
-#[expect(dead_code, reason = "stories need more of it")]
+#[expect(dead_code, reason = "tests need more of it")]
 mod redis_server;
 
 use std::convert::Infallible;

@@ -40,7 +40,7 @@ fn health_comes_by_an_early_deadline_and_names_the_nodes_that_did_not_answer() {
     let manager = connect(&listed);
     runtime().block_on(async {
         until_replicas(&manager, 2).await;
-        proxies.iter().for_each(Proxy::fall_silent);
+        proxies.iter().for_each(|proxy| proxy.set(ProxyMode::Silent));
         let soon = Instant::now() + Duration::from_millis(100);
         let nodes = manager.status().health(soon).await.remove(0).nodes;
         assert_eq!(nodes.len(), 3, "{nodes:?}");
@@ -50,7 +50,7 @@ fn health_comes_by_an_early_deadline_and_names_the_nodes_that_did_not_answer() {
             let is_named = named.into_iter().any(|reason| node.reasons.contains(reason));
             assert!(!node.up && is_named, "{node:?}");
         }
-        proxies.iter().for_each(Proxy::pass);
+        proxies.iter().for_each(|proxy| proxy.set(ProxyMode::Open));
         until_replicas(&manager, 2).await;
     });
     manager.close();
