@@ -12,8 +12,8 @@
 //! Between two split points there are too few integers for the number of a run. There a key is an
 //! integer of the range behind zeros, whose number distinguishes keys as well; a run begins at a
 //! place of its own, and takes at most a quarter of all keys. Two runs at once may still meet, so a
-//! table that is shared with other clients ([`Names::marked`]) gets no such keys: its rows are found
-//! by the run in the key.
+//! table that is shared with other clients ([`Names::marked`]) gets no such keys: its rows are
+//! found by the run in the key.
 //!
 //! **Invariant:** different names in a run have different keys; a key needs no escaping in a header
 //! or in a URL.

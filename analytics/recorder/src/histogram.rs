@@ -5,8 +5,8 @@
 //!
 //! **Invariant:** merging packed histograms gives the quantiles of one histogram of all values:
 //! exactly if all have three significant digits, otherwise within 0.5 %.
-//! **Not here:** the memory of the counts (`paged_counts`); averages of percentiles, which would be wrong; the interval that the latencies
-//! belong to.
+//! **Not here:** the memory of the counts (`paged_counts`); averages of percentiles, which would be
+//! wrong; the interval that the latencies belong to.
 
 mod paged_counts;
 

@@ -114,13 +114,11 @@ fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
 
 #[test]
 fn a_key_is_kept_when_it_is_read_again_and_again_and_not_before() {
-    // A machine under load may keep Redis waiting for longer than the default of 20 ms.
-    let flags = ["--cache-bound-ms", "30000", "--cache-patience-ms", "1000", "--replicas", "0"];
-    let cached = Cached::start(&flags);
+    let patient = ["--cache-bound-ms", "30000", "--cache-patience-ms", "1000", "--replicas", "0"];
+    let cached = Cached::start(&patient);
     let router = &cached.router;
-    let mut writer = stranger(router);
     for key in ["k", "l", "m"] {
-        writer.write_user(key, "Ada");
+        stranger(router).write_user(key, "Ada");
         assert_eq!(told(&plain_read(router, key)).0, "miss");
     }
     assert_eq!(cached.redis.keys(), Vec::<String>::new(), "each was asked for once");

@@ -134,7 +134,7 @@ const POSTGRES: &[&[&str]] = &[
     &["open"],
 ];
 const SQLITE: &[&[&str]] = &[
-    &["declarations", "footing", "sql", "watch"],
+    &["declarations", "doubt_record", "footing", "sql", "watch"],
     &["connection", "data_dir"],
     &["check", "dialect", "guard", "intents", "log", "row_hash", "row_json", "schema_state"],
     &["batch", "read_only", "reader", "timeline"],

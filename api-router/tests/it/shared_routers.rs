@@ -2,8 +2,8 @@
 //! than most tests do.
 //!
 //! A test that restarts its router, sets flags, reads its files, counts totals or leaves writes
-//! behind that are not answered starts its own. On servers all tests do: there the databases are what
-//! tests share (`databases`).
+//! behind that are not answered starts its own. On servers all tests do: there they share the
+//! databases (`databases`).
 //!
 //! **Invariant:** a test has its router alone, with the tables of a new cluster and no row in them.
 //! A router that a failed test used, or that has other tables or many rows, is not used again.

@@ -29,8 +29,8 @@ const OPENING_RUN_TIME: u64 = 1;
 /// Seeds of the runs against correct routers.
 const CLEAN_SEEDS: u64 = 10;
 
-/// Returns the seconds of the run with this seed against a mutation: most are found within a second,
-/// and the others by the longer runs that follow.
+/// Returns the seconds of the run with this seed against a mutation: most mutations are found
+/// within a second, and the others by the longer runs that follow.
 fn run_time(switch: &str, seed: u64) -> u64 {
     if switch == OF_THE_OPENING { OPENING_RUN_TIME } else { seed.min(RUN_TIME) }
 }

@@ -1,8 +1,7 @@
 //! Tests of PostgreSQL nodes and of clusters of them, with real servers. The tests need the
 //! programs `initdb`, `pg_ctl` and `pg_basebackup`; without these programs, the tests of connecting
-//! print that they are skipped (or fail if `TESSERA_TEST_REQUIRE` lists `postgres`), and all other tests fail. With
-//! LONG_TESTS in the environment, more
-//! crashes are tested.
+//! print that they are skipped (or fail if `TESSERA_TEST_REQUIRE` lists `postgres`), and all other
+//! tests fail. With LONG_TESTS in the environment, more crashes are tested.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
