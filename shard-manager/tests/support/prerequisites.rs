@@ -1,7 +1,8 @@
 //! Prerequisites of the tests: programs, servers and rights without which a test is skipped.
 //!
 //! The variable `TESSERA_TEST_REQUIRE` lists prerequisites, separated by commas. A test that lacks
-//! a listed one fails, so that a machine that should have everything cannot pass without running it.
+//! a listed one fails, so that a machine that should have everything cannot pass without running
+//! it.
 //!
 //! **Invariant:** a test that lacks something outside the workspace ends in [`skip`].
 //!
