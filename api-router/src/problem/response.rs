@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{IDEMPOTENCY_REPLAYED, Problem, X_SESSION_TOKEN};
 
-/// The body, as clients see it.
+/// Body of a response that is not a success.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemBody<'p> {

@@ -15,14 +15,6 @@ fn twice(settings: CacheSettings) -> CacheSettings {
     CacheSettings { min_uses: 2, ..settings }
 }
 
-/// Number of times that Redis has executed a command, directly or in a script.
-fn calls(redis: &Server, command: &str) -> u64 {
-    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut redis.door()).unwrap();
-    let start = format!("cmdstat_{command}:calls=");
-    let line = stats.lines().find_map(|line| line.strip_prefix(&start));
-    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
-}
-
 #[tokio::test]
 async fn a_first_request_does_not_use_redis_and_a_repeated_one_is_cached() {
     let Some(redis) = Server::start(&[]) else { return };
@@ -33,7 +25,7 @@ async fn a_first_request_does_not_use_redis_and_a_repeated_one_is_cached() {
     }
     let stats = cache.stats();
     assert_eq!((stats.seldom, stats.misses, stats.errors), (100, 100, 0));
-    assert_eq!((calls(&redis, "hget"), calls(&redis, "evalsha")), (0, 0));
+    assert_eq!((redis.calls("hget"), redis.calls("evalsha")), (0, 0));
     assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     fill(&cache, &shard).await;
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
@@ -91,10 +83,10 @@ async fn an_entry_known_to_be_too_old_is_looked_up_once_before_the_read() {
     let answer = ask(&cache, "k", &strict, async || shard.read()).await;
     assert_eq!((number(&answer), answer.cache, cache.stats().stale), (2, Miss, 1));
     until("it is stored", || cache.stats().fills == 2).await;
-    assert_eq!(calls(&redis, "evalsha"), 2, "one for the lease, one for the fill");
+    assert_eq!(redis.calls("evalsha"), 2, "one for the lease, one for the fill");
     // The script that takes the lease reads an entry and a lease, and so does the script that
     // fills.
-    assert_eq!(calls(&redis, "hget"), 4, "nobody has looked before");
+    assert_eq!(redis.calls("hget"), 4, "nobody has looked before");
 }
 
 #[tokio::test]

@@ -104,6 +104,14 @@ impl Server {
         self.door().keys("*").unwrap()
     }
 
+    /// Number of times that Redis has executed a command, directly or in a script.
+    pub(crate) fn calls(&self, command: &str) -> u64 {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut self.door()).unwrap();
+        let prefix = format!("cmdstat_{command}:calls=");
+        let calls = stats.lines().find_map(|line| line.strip_prefix(&prefix)?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
