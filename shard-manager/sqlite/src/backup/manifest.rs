@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::SaveError;
+use crate::private_file;
 
 /// Name of the file.
 pub const FILE: &str = "manifest.json";
@@ -139,7 +140,7 @@ impl Manifest {
         let told = |error| SaveError::io(&path, error);
         let mut text = serde_json::to_vec_pretty(self).expect("texts and numbers serialise");
         text.push(b'\n');
-        let mut file = File::create(&path).map_err(told)?;
+        let mut file = private_file::create(&path).map_err(told)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(told)
     }
 }
