@@ -8,6 +8,8 @@ mod cluster;
 mod encrypted;
 mod fake;
 mod http;
+#[path = "../../../shard-manager/tests/support/other_program.rs"]
+mod other_program;
 mod own_rows;
 #[path = "../../../shard-manager/tests/support/prerequisites.rs"]
 mod prerequisites;
