@@ -190,7 +190,7 @@ fn files_that_every_user_may_read_are_a_warning() {
     assert!(told(&lines, "warning", "chmod -R o-rwx"), "{lines:#?}");
     set(&data, 0o757);
     assert!(told(&examine(), "warning", "every user may replace its files"));
-    // Nobody else can enter it.
+    // Other users cannot enter the folder.
     set(&data, 0o750);
     assert!(!told(&examine(), "warning", "every user"));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

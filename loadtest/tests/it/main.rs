@@ -177,6 +177,17 @@ fn wrong_usage_is_refused() {
 }
 
 #[test]
+fn an_option_that_goose_refuses_is_named() {
+    let fake = Fake::start(Behaviour::Honest);
+    for args in [["--threshold", "soon"], ["--report-file", "report.pages"]] {
+        let output = loadtest(&fake.host(), &args);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(args.iter().all(|word| stderr.contains(word)), "{stderr}");
+    }
+}
+
+#[test]
 fn another_machine_is_refused_before_anything_is_sent() {
     // 192.0.2.0/24 is reserved for documentation: no host has such an address.
     let output = loadtest("http://192.0.2.1:3000", &[]);

@@ -101,7 +101,10 @@ impl Manifest {
         let opened = File::open(&path).map_err(|error| {
             // An unfinished copy has none.
             let unfinished = error.kind() == ErrorKind::NotFound && folder.is_dir();
-            if unfinished { unfit(error.to_string()) } else { SaveError::io(&path, error) }
+            if unfinished {
+                return unfit(error.to_string());
+            }
+            SaveError::io(if folder.exists() { &path } else { folder }, error)
         })?;
         let mut text = Vec::new();
         let read = opened.take(BYTES_MAX).read_to_end(&mut text);
