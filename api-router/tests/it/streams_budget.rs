@@ -181,8 +181,8 @@ fn single_writes_that_trickle_hold_no_more_than_there_is_room() {
     assert_eq!((&cut["code"], &cut["outcome"]), (&json!("TSR005"), &json!("rejected")), "{cut}");
     write_large(&router);
     let peak = peak_kib(&router);
-    // On a busy machine more clients connect before the first body is evicted. A new router takes 70
-    // MiB, and 206 clients, of which 70 hold a whole body, took 310 MiB.
+    // On a busy machine more clients connect before the first body is evicted. A new router takes
+    // 70 MiB, and 206 clients, of which 70 hold a whole body, took 310 MiB.
     let most = begun + BUDGET + CONNECTION * held.len() as u64 + FREED;
     assert!(peak < most, "{peak} KiB of {most} KiB, {} clients", held.len());
 }
