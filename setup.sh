@@ -513,7 +513,8 @@ run_tests() {
 # single package would make cargo compile anew.
 run_on_servers() {
     local program
-    program=$(cargo test --workspace --test "$2" --no-run --locked --quiet --message-format json |
+    program=$(cargo test --workspace --test "$2" --no-run --locked --quiet \
+        --message-format json-render-diagnostics |
         sed -n "s/.*\/$1[#\"].*\"name\":\"$2\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
     [[ -x $program ]] || die "the tests of $1 were not built"
     if [[ -n ${TESSERA_CITUS_URL-} ]]; then

@@ -144,7 +144,7 @@ fn main() {
         let took = (busy() - began).as_secs_f64() * 1e3;
         let dropped = metrics.history.dropped;
         println!(
-            "figures of {name}: {took:.1} ms ({} requests, {dropped} slots dropped)",
+            "figures of {name}: {took:.1} ms ({} requests, {dropped} intervals dropped)",
             metrics.total
         );
     }

@@ -68,9 +68,10 @@ pub async fn read(
     if limits.declared.is_some_and(|length| length > limits.limit) {
         return Err(too_large(limits.limit));
     }
+    // Dropped after the bytes for which it is charged.
+    let mut share: Option<BudgetShare> = None;
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
-    let mut share: Option<BudgetShare> = None;
     let mut held = 0;
     while let Some(part) = next_part(&mut payload, limits.deadline, share.as_ref()).await? {
         let received = whole.as_ref().map_or(first.len(), BytesMut::len) + part.len();
@@ -91,7 +92,8 @@ pub async fn read(
             None => {
                 let mut joined =
                     BytesMut::with_capacity(limits.declared.unwrap_or(0).max(received));
-                joined.extend_from_slice(&first);
+                // A part keeps the whole buffer of the connection that it was read into.
+                joined.extend_from_slice(&std::mem::take(&mut first));
                 joined.extend_from_slice(&part);
                 whole = Some(joined);
             }
@@ -347,4 +349,58 @@ fn check_depth(what: &str, body: &[u8]) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use actix_web::test::TestRequest;
+    use actix_web::{FromRequest, dev};
+    use futures_util::stream;
+
+    use super::*;
+    use crate::body_budget::BodyBudget;
+
+    /// Buffer of a connection, which is counted when it is freed.
+    struct ReadBuffer(Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for ReadBuffer {
+        fn as_ref(&self) -> &[u8] {
+            &[b' '; INLINE_BYTES_MAX]
+        }
+    }
+
+    impl Drop for ReadBuffer {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn the_buffer_of_a_part_is_freed_when_the_part_is_copied() {
+        let (freed, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let parts = stream::iter(0..4).map({
+            let (freed, seen) = (Arc::clone(&freed), Arc::clone(&seen));
+            move |_| {
+                seen.lock().unwrap().push(freed.load(Ordering::SeqCst));
+                Ok(Bytes::from_owner(ReadBuffer(Arc::clone(&freed))))
+            }
+        });
+        let declared = Some(4 * INLINE_BYTES_MAX);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let limits = BodyLimits { declared, limit: WRITE_BYTES_MAX, deadline };
+        let budget = Arc::new(BodyBudget::default());
+        let read = actix_web::rt::System::new().block_on(async {
+            let request = TestRequest::default().to_http_request();
+            let mut payload = dev::Payload::Stream { payload: parts.boxed_local() };
+            let payload = Payload::from_request(&request, &mut payload).await.unwrap();
+            read(payload, limits, || budget.open_share(None)).await
+        });
+        assert_eq!(read.unwrap().0.len(), 4 * INLINE_BYTES_MAX);
+        // The first part is copied when the second comes.
+        assert_eq!(*seen.lock().unwrap(), [0, 0, 2, 3]);
+    }
 }

@@ -6,6 +6,10 @@
 //! An address that holds more than its share is evicted first, but only when another address needs
 //! memory: the clients behind a proxy share its address, and may use all the memory that is free.
 //!
+//! Some memory of a connection is not charged: the read buffer of the framework (at most 256 KiB),
+//! a part that waits for memory (at most 128 KiB), and a body of at most 64 KiB. The maximum number
+//! of connections limits it.
+//!
 //! **Invariant:** at most [`BodyBudget::BYTES_MAX`] are charged; dropping a share returns its bytes
 //! to the budget.
 //! **Not here:** the content of bodies (`body`, `routes::bulk`).

@@ -32,7 +32,8 @@ const HEAD_MAX: Duration = Duration::from_secs(5);
 /// memory until they are received, and the framework would wait for ever: the kernel ends such a
 /// connection.
 const STALLED_MAX: Duration = Duration::from_secs(30);
-/// Connections of one worker: each holds buffers of some 16 KiB.
+/// Connections of one worker: each holds buffers of some 16 KiB, and of at most 256 KiB while it
+/// receives a large body.
 pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// Error that prevents serving.

@@ -1,13 +1,17 @@
 //! Unsupported headers: refuses requests with a header that their route does not support, so that
 //! no client relies on a header without effect.
 //!
+//! Some headers are ignored where they have no effect, because general clients send them with every
+//! request: `Prefer`, which a server may ignore (RFC 7240, section 2), and `If-None-Match`, which a
+//! response without a version never matches (RFC 9110, section 13.1.2).
+//!
 //! **Invariant:** a request for an unknown path or method is not refused here, so that its response
 //! names the unknown path or method.
 //! **Not here:** the effect of supported headers (`headers`).
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Method;
-use actix_web::http::header::{HeaderMap, HeaderName, RANGE};
+use actix_web::http::header::{HeaderMap, HeaderName, IF_MATCH, RANGE};
 use actix_web::web::Data;
 use analytics::Operation;
 use utoipa::openapi::OpenApi;
@@ -15,12 +19,16 @@ use utoipa::openapi::OpenApi;
 use crate::data_route::{DataRoute, is_write};
 use crate::documented_paths::methods;
 use crate::headers::{
-    IDEMPOTENCY_KEY, X_DEADLINE_MS, X_MAX_STALENESS_MS, X_SHARD_KEY, deadline, refuse,
+    IDEMPOTENCY_KEY, X_CONSISTENCY, X_DEADLINE_MS, X_MAX_STALENESS_MS, X_SHARD_KEY, deadline,
+    refuse,
 };
-use crate::problem::Problem;
+use crate::problem::{Problem, X_SESSION_TOKEN};
 
 /// Route whose key is a parameter of the query string.
 const PLACEMENT: &str = "/api/route";
+
+/// Headers that concern the rows of a response, or the version of one row.
+const OF_ROWS: [HeaderName; 4] = [X_CONSISTENCY, X_SESSION_TOKEN, X_MAX_STALENESS_MS, IF_MATCH];
 
 /// Refuses a header that the route of a request does not honour, and a deadline that cannot be one.
 ///
@@ -37,7 +45,8 @@ pub fn refuse_unsupported(
     let may_be_unsupported = concerns(&RANGE)
         || (!is_row_write && concerns(&IDEMPOTENCY_KEY))
         || (route.is_none() && (concerns(&X_DEADLINE_MS) || concerns(&X_SHARD_KEY)))
-        || (route.is_none() || is_row_write) && concerns(&X_MAX_STALENESS_MS);
+        || (route.is_none() && OF_ROWS.iter().any(concerns))
+        || (is_row_write && concerns(&X_MAX_STALENESS_MS));
     if !may_be_unsupported || !is_served(request) {
         return Ok(());
     }
@@ -49,12 +58,20 @@ pub fn refuse_unsupported(
         let hint = "send the request without it: it does the same when it is sent again";
         refuse(headers, &IDEMPOTENCY_KEY, why, hint)?;
     }
-    if is_write(route, path, method) {
+    let is_write = is_write(route, path, method);
+    if is_write {
         let why = "a write is of now";
         refuse(headers, &X_MAX_STALENESS_MS, why, "send it with reads")?;
     }
     if route.is_none() {
         refuse_beside_rows(headers, path)?;
+    }
+    // The route that makes tables checks the other headers of a write itself.
+    if route.is_none() && !is_write {
+        let why = "this path neither reads nor writes rows";
+        for name in &OF_ROWS {
+            refuse(headers, name, why, "send the request without it")?;
+        }
     }
     Ok(())
 }

@@ -73,8 +73,19 @@ pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result
                 failed.iter().map(|result| format!("{} (was {})", result.rule, result.observed));
             Ok(Attacked { thresholds_failed: told.collect() })
         }
+        Err(GooseError::InvalidOption { option, value, detail }) => {
+            Err(anyhow::anyhow!("{} {value}: {detail}", flag_of(&option)))
+        }
         Err(error) => Err(error).context("goose stopped"),
     }
+}
+
+/// Returns the flag of an option that goose names in an error, as `configuration.report_file` in
+/// backquotes or as the flag. The message of the error itself names no option.
+fn flag_of(option: &str) -> String {
+    let option = option.trim_matches('`');
+    let member = option.strip_prefix("configuration.");
+    member.map_or_else(|| option.to_owned(), |member| format!("--{}", member.replace('_', "-")))
 }
 
 /// Counts an operation with goose as well.

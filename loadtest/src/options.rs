@@ -5,16 +5,18 @@
 //! **Invariant:** every value of an [`Options`] is within its limits; [`Options::check`] contains
 //! the rules that concern several options.
 
+mod command_line;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use checker::history::Level;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use goose::config::GooseConfiguration;
 
+use self::command_line::{command, level_parser, without_effect};
 use crate::fault_kind::FaultKind;
 use crate::http_client::Target;
 use crate::keys::Dist;
@@ -37,8 +39,6 @@ const IN_FLIGHT_MAX: i64 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest time that histograms distinguish.
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
-const HOST: &str = "http://127.0.0.1:3000";
-const HOST_VARIABLE: &str = "TESSERA_LOADTEST_HOST";
 const USERS: usize = 20;
 const RUN_TIME: &str = "15s";
 
@@ -280,6 +280,9 @@ impl Options {
         if options.load.chaos && matches.value_source("host") == Some(ValueSource::CommandLine) {
             return Err(refused("--chaos starts a router of its own: leave --host out".to_owned()));
         }
+        if let Some(message) = without_effect(matches) {
+            return Err(refused(message));
+        }
         for host in hosts {
             let target =
                 host.parse().map_err(|error| refused(format!("--host {host}: {error}")))?;
@@ -402,37 +405,6 @@ impl Options {
         }
         format!("{load}{time}, mix {mix}{share}, {keys} keys, {}, seed {seed}", self.dist())
     }
-}
-
-/// The command line: goose's host may be given several times.
-fn command() -> clap::Command {
-    Options::command().mut_arg("host", |host| {
-        host.action(ArgAction::Append)
-            .value_delimiter(',')
-            .env(HOST_VARIABLE)
-            .default_value(HOST)
-            .help("A router, such as http://127.0.0.1:3000; repeatable")
-            .long_help(
-                "A router: scheme, host and port. Several, repeated or with commas, share the load",
-            )
-    })
-}
-
-/// Returns the parser of `--level`, with help for each level.
-fn level_parser() -> impl TypedValueParser<Value = Level> {
-    let values = Level::ALL.map(|level| {
-        PossibleValue::new(level.name()).help(match level {
-            Level::One => {
-                "Writes: the primary. Reads: any replica, no older than token and bound allow"
-            }
-            Level::Quorum => "Writes: a majority. Reads: linearizable",
-            Level::All => "Writes: every node. Reads: the primary, linearizable",
-        })
-    });
-    PossibleValuesParser::new(values).try_map(|name| {
-        let level = Level::ALL.into_iter().find(|level| level.name() == name);
-        level.ok_or_else(|| format!("no level {name}"))
-    })
 }
 
 /// Sizes of values, in bytes.

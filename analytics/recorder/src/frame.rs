@@ -41,7 +41,7 @@ impl Step {
     }
 
     /// Number of frames that a ring keeps: those of 15 minutes, 6 hours, 7 days.
-    pub const fn slots_kept(self) -> u64 {
+    pub const fn intervals_kept(self) -> u64 {
         match self {
             Self::Second => 900,
             Self::TenSeconds => 2_160,

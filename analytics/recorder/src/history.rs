@@ -1,8 +1,8 @@
 //! History: the frames of one recorder, of this process or of another, in three rings: one of
 //! seconds, one of ten seconds and one of minutes.
 //!
-//! **Invariant:** a ring holds no more slots than [`Step::slots_kept`] and no more bytes than its
-//! budget; the oldest are removed first. A slot occurs in a ring once.
+//! **Invariant:** a ring holds no more intervals than [`Step::intervals_kept`] and no more bytes
+//! than its budget; the oldest are removed first. An interval occurs in a ring once.
 //! **Invariant:** a time without requests differs from a time without a recorder, also over
 //! restarts.
 //! **Not here:** making frames (`aggregator`), choosing those of a window (`window_frames`), adding
@@ -205,8 +205,8 @@ impl History {
         self.rings().rings.iter().map(|ring| ring.bytes).sum()
     }
 
-    /// Adds a slot of this process that has ended, together with the counts of the slot from before
-    /// a restart.
+    /// Adds an interval of this process that has ended, together with the counts of the interval
+    /// from before a restart.
     pub(crate) fn close(&self, frame: Arc<Frame>) {
         self.rings().rings[frame.step.index()].close(frame);
     }
@@ -244,7 +244,7 @@ impl Rings {
 
     fn count(&mut self, interval: (u64, u64)) {
         self.counted.add(interval);
-        let kept = Step::Minute.slots_kept() * Step::Minute.seconds();
+        let kept = Step::Minute.intervals_kept() * Step::Minute.seconds();
         let newest = self.counted.as_slice().last().map_or(0, |interval| interval.1);
         self.counted.forget(newest.saturating_sub(kept));
         // Idle time is known as well. The contents of the rings begin where it did.
@@ -315,7 +315,7 @@ impl Ring {
     /// Start in s of the first frame that is recent enough to be kept.
     fn dropped_before(&self) -> u64 {
         let newest = self.frames.back().map_or(0, |frame| frame.end()).max(self.until);
-        let kept = self.step.slots_kept() * self.step.seconds();
+        let kept = self.step.intervals_kept() * self.step.seconds();
         let full = if self.dropped > 0 { self.since } else { 0 };
         newest.saturating_sub(kept).max(full)
     }

@@ -93,10 +93,10 @@ impl Store {
         }
     }
 
-    fn slots(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
+    fn frame_sizes(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
         match self {
-            Self::Sqlite(store) => store.slots(source),
-            Self::Postgres(store) => store.slots(source),
+            Self::Sqlite(store) => store.frame_sizes(source),
+            Self::Postgres(store) => store.frame_sizes(source),
         }
     }
 

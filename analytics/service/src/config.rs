@@ -202,7 +202,8 @@ fn environment() -> Result<Layer, ConfigError> {
             continue;
         };
         let what = format!("{PREFIX}{name} (from environment)");
-        let setting = settings::of_variable(&what, name, &NAMES)?;
+        let variable_of = |setting: &str| PREFIX.to_owned() + &setting.to_ascii_uppercase();
+        let setting = settings::of_variable(&what, name, &NAMES, variable_of)?;
         let value = value.into_string().map_err(|_| ConfigError(format!("{what} is no text")))?;
         values.insert(setting, value);
     }

@@ -100,7 +100,7 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
 
 /// An unknown number of requests is no zero.
 #[test]
-fn dropped_slots_are_not_reported_as_zeros() {
+fn dropped_intervals_are_not_reported_as_zeros() {
     let story = Story::of(1);
     (0..1_440).for_each(|ten| story.record(&read(0, 200, millis(2)), seconds(ten * 10)));
     let all = story.recorder.settle_at(story.recorder.started() + seconds(14_400));

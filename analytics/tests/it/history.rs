@@ -35,7 +35,7 @@ fn seconds_are_kept_a_quarter_of_an_hour_tens_six_hours_and_minutes_a_week() {
 /// At every moment, and in every window, a request counts once: in the running interval, in its
 /// second, its ten seconds or its minute.
 #[test]
-fn a_request_counts_once_whatever_its_slot() {
+fn a_request_counts_once_whatever_its_interval() {
     let story = Story::of(1);
     for second in 0..200 {
         story.record(&read(0, 200, millis(1)), seconds(second));
@@ -86,7 +86,7 @@ fn a_recorder_continues_from_the_stored_history() {
 
 /// Two processes in one interval of ten seconds: the first stored it when it stopped cleanly.
 #[test]
-fn a_slot_that_two_processes_shared_holds_the_requests_of_both() {
+fn an_interval_that_two_processes_shared_holds_the_requests_of_both() {
     let first = Story::of(1);
     first.record(&read(0, 200, millis(2)), seconds(1));
     let stored = first.recorder.settle_at(first.recorder.started() + seconds(10));
@@ -102,7 +102,7 @@ fn a_slot_that_two_processes_shared_holds_the_requests_of_both() {
 }
 
 #[test]
-fn a_full_ring_drops_its_oldest_slot_and_longer_slots_replace_it() {
+fn a_full_ring_drops_its_oldest_interval_and_longer_intervals_replace_it() {
     let story = Story::of(1);
     (0..900).for_each(|second| story.record(&read(0, 200, millis(second)), seconds(second)));
     let all = story.recorder.settle_at(story.recorder.started() + seconds(900));

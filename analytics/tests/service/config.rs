@@ -123,9 +123,12 @@ fn invalid_settings_are_refused_with_the_allowed_values() {
     for (variable, said) in [
         (
             "TESSERA_ANALYTICS_BNID",
-            "TESSERA_ANALYTICS_BNID (from environment) is no setting; did you mean bind?",
+            "TESSERA_ANALYTICS_BNID (from environment) is no setting; did you mean TESSERA_ANALYTICS_BIND?",
         ),
-        ("TESSERA_ANALYTICS_COLOUR", "is no setting; there are: bind, routers, store"),
+        (
+            "TESSERA_ANALYTICS_COLOUR",
+            "there are: TESSERA_ANALYTICS_BIND, TESSERA_ANALYTICS_ROUTERS, TESSERA_ANALYTICS_STORE",
+        ),
         ("TESSERA_ANALYTICS_bind", "is no setting"),
     ] {
         let output = command(folder.path()).env(variable, "x").output().unwrap();

@@ -9,6 +9,8 @@ mod fake;
 mod fleet;
 mod garbage;
 mod http;
+#[path = "../../../shard-manager/tests/support/other_program.rs"]
+mod other_program;
 mod pages;
 mod process;
 mod restarts;

@@ -5,49 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
-use std::time::SystemTime;
 
 use crate::http;
+use crate::other_program::program;
 
-/// Program of the router, which belongs to another package: cargo builds it only before a test of
-/// the whole workspace.
-static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_BIN_EXE_analytics")).parent().unwrap();
-    let program = folder.join("api-router");
-    if made(&program).is_none_or(|made| made < last_change()) {
-        let profile = folder.file_name().unwrap().to_str().unwrap();
-        let profile = if profile == "debug" { "dev" } else { profile };
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "api-router", "--bin", "api-router"]);
-        build.args(["--profile", profile, "--target-dir"]).arg(folder.parent().unwrap());
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(build.status().unwrap().success(), "the router is made");
-    }
-    program
-});
-
-fn made(path: &Path) -> Option<SystemTime> {
-    path.metadata().and_then(|file| file.modified()).ok()
-}
-
-/// Time of the last change to a source file of the router.
-fn last_change() -> SystemTime {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut folders: Vec<_> =
-        ["api-router/src", "shard-manager/src", "analytics/recorder/src", "analytics/web-kit"]
-            .map(|path| root.join(path))
-            .into();
-    let mut latest = SystemTime::UNIX_EPOCH;
-    while let Some(folder) = folders.pop() {
-        for entry in folder.read_dir().unwrap().map(Result::unwrap) {
-            match entry.file_type().unwrap().is_dir() {
-                true => folders.push(entry.path()),
-                false => latest = latest.max(made(&entry.path()).unwrap()),
-            }
-        }
-    }
-    latest
-}
+/// Program of the router, which belongs to another package.
+static PROGRAM: LazyLock<PathBuf> =
+    LazyLock::new(|| program(env!("CARGO_BIN_EXE_analytics"), "api-router"));
 
 /// A router with its own files. Killed when it is dropped.
 pub(crate) struct Router {

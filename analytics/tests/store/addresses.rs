@@ -26,6 +26,7 @@ fn an_invalid_store_is_refused_with_the_allowed_forms_and_without_the_secret() {
     for (given, said) in [
         ("", "must be a file"),
         ("redis://127.0.0.1", "must be a file"),
+        ("sqlite:/var/lib/figures.db", "must be a file"),
         ("postgres://me:se%ret@127.0.0.1:port/figures", "write @ as %40"),
         ("postgres://127.0.0.1/figures", "names no user"),
         ("postgres://me:secret@127.0.0.1", "names no database"),

@@ -48,7 +48,7 @@ fn the_history_of_each_source_is_loaded_and_only_the_owner_can_read_the_file() {
 }
 
 #[test]
-fn slots_that_finish_later_are_written_automatically_and_each_once() {
+fn intervals_that_finish_later_are_written_automatically_and_each_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     let history = history(seconds(5));
@@ -63,7 +63,7 @@ fn slots_that_finish_later_are_written_automatically_and_each_once() {
 }
 
 #[test]
-fn expired_slots_are_neither_loaded_nor_kept() {
+fn expired_intervals_are_neither_loaded_nor_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     HistoryWriter::start(address(&path), "router", history(seconds(2))).unwrap().close();
@@ -141,7 +141,7 @@ fn a_file_of_a_newer_program_is_left_as_it_is() {
 }
 
 #[test]
-fn slots_stored_with_a_wrong_clock_stop_nothing() {
+fn intervals_stored_with_a_wrong_clock_stop_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     let ahead = [frame(Step::Second, now() + 86_400, 9)];

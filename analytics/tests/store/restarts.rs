@@ -52,7 +52,7 @@ fn store() -> (TempDir, PathBuf, StoreAddress) {
 }
 
 #[test]
-fn unfinished_slots_include_the_counts_from_before_and_after_a_restart() {
+fn unfinished_intervals_include_the_counts_from_before_and_after_a_restart() {
     let (_folder, _, address) = store();
     let began = now();
     // Killed 5 s ago, after 20 s.
@@ -139,7 +139,7 @@ fn measured_times_are_stored_although_a_clock_was_set_back() {
 
 /// An older program wrote frames, and left the record of measured time as it was.
 #[test]
-fn slots_newer_than_the_recorded_times_count_as_measured() {
+fn intervals_newer_than_the_recorded_times_count_as_measured() {
     let (_folder, path, address) = store();
     let began = now();
     let starts = [began - 600, began - 400, began - 200];

@@ -105,7 +105,7 @@ fn the_history_in_a_database_is_loaded_by_each_of_its_sources() {
 }
 
 #[test]
-fn an_unreachable_server_gets_all_slots_of_the_rings_when_it_is_back() {
+fn an_unreachable_server_gets_all_intervals_of_the_rings_when_it_is_back() {
     let Some(url) = database() else { return };
     let (before, server) = url.rsplit_once('@').unwrap();
     let (server, name) = server.split_once('/').unwrap();

@@ -84,12 +84,12 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
         self: &Arc<Self>,
         question: Q,
     ) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + Send + use<Q>, Full> {
-        let slot = ViewerSlot::take(&self.viewers)?;
+        let permit = ViewerPermit::take(&self.viewers)?;
         let viewer = Viewer {
             events: self.topic(question),
             closed: self.closed.subscribe(),
             is_new: true,
-            _slot: slot,
+            _permit: permit,
         };
         Ok(unfold(viewer, |mut viewer| async {
             let bytes = viewer.next().await?;
@@ -149,9 +149,9 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
 }
 
 /// One of the limited number of streams.
-struct ViewerSlot(Arc<AtomicUsize>);
+struct ViewerPermit(Arc<AtomicUsize>);
 
-impl ViewerSlot {
+impl ViewerPermit {
     fn take(taken: &Arc<AtomicUsize>) -> Result<Self, Full> {
         let more = |count: usize| (count < VIEWERS_MAX).then_some(count + 1);
         let done = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
@@ -159,7 +159,7 @@ impl ViewerSlot {
     }
 }
 
-impl Drop for ViewerSlot {
+impl Drop for ViewerPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -170,7 +170,7 @@ struct Viewer {
     closed: watch::Receiver<bool>,
     /// True until the first event: an event that exists already is sent as well.
     is_new: bool,
-    _slot: ViewerSlot,
+    _permit: ViewerPermit,
 }
 
 impl Viewer {

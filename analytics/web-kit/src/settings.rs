@@ -68,21 +68,37 @@ pub fn flags<'t>(
 }
 
 /// Returns the setting of a variable, which errors call `what`. It must be in capitals and known,
-/// or `config`.
+/// or `config`. `variable_of` returns the variable of a setting.
 ///
 /// # Errors
-/// Fails with [`ConfigError`] if there is no such setting.
-pub fn of_variable(what: &str, name: &str, known: &[&str]) -> Result<String, ConfigError> {
+/// Fails with [`ConfigError`] if there is no such setting; it suggests variables.
+pub fn of_variable(
+    what: &str,
+    name: &str,
+    known: &[&str],
+    variable_of: impl Fn(&str) -> String,
+) -> Result<String, ConfigError> {
     let setting = name.to_ascii_lowercase();
     let is_known = setting == "config" || known.contains(&&*setting);
     if !is_known || name.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        return Err(unknown(what, &setting, known.iter().copied().chain(["config"])));
+        let known = known.iter().copied().chain(["config"]);
+        return Err(unknown_among(what, &setting, known, variable_of));
     }
     Ok(setting)
 }
 
 /// Returns the error for an unknown name.
 pub fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'n str>) -> ConfigError {
+    unknown_among(what, name, known, str::to_owned)
+}
+
+/// Returns the error for an unknown name; `spell` returns a known name as the source spells it.
+fn unknown_among<'n>(
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'n str>,
+    spell: impl Fn(&str) -> String,
+) -> ConfigError {
     let known: Vec<&str> = known.collect();
     let near = known
         .iter()
@@ -91,8 +107,11 @@ pub fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'n str>)
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
         .min();
     let hint = match near {
-        Some((_, near)) => format!("did you mean {near}?"),
-        None => format!("there are: {}", known.join(", ")),
+        Some((_, near)) => format!("did you mean {}?", spell(near)),
+        None => {
+            let known: Vec<String> = known.into_iter().map(spell).collect();
+            format!("there are: {}", known.join(", "))
+        }
     };
     ConfigError(format!("{what} is no setting; {hint}"))
 }

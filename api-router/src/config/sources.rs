@@ -174,9 +174,14 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
             continue;
         }
         let setting = name.strip_prefix("TESSERA_").unwrap_or_default();
-        values.insert(of_variable(&what, setting, &NAMES)?, value);
+        values.insert(of_variable(&what, setting, &NAMES, variable_of)?, value);
     }
     Ok((origin, values))
+}
+
+/// Returns the variable of a setting.
+fn variable_of(setting: &str) -> String {
+    plain_of(setting).unwrap_or_else(|| format!("TESSERA_{}", setting.to_ascii_uppercase()))
 }
 
 /// Returns the variable of a setting that has no prefix.

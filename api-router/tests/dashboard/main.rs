@@ -18,6 +18,8 @@ mod folders;
 mod gap;
 mod load;
 mod metrics;
+#[path = "../../../shard-manager/tests/support/other_program.rs"]
+mod other_program;
 mod page;
 mod pictures;
 #[expect(dead_code, reason = "stories of HTTP ask more of it")]

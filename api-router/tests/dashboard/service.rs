@@ -4,49 +4,18 @@
 //! When the [`Service`] is dropped, the process is ended by its id.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::path::PathBuf;
+use std::process::Child;
 use std::sync::LazyLock;
-use std::time::SystemTime;
 
 use tempfile::TempDir;
 
+use crate::other_program::program;
 use crate::router::{Router, command, serving};
 
-/// The program of another package: cargo makes it before a test of the whole workspace only.
-static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_BIN_EXE_api-router")).parent().unwrap();
-    let program = folder.join("analytics");
-    let analytics = Path::new(env!("CARGO_MANIFEST_DIR")).join("../analytics");
-    let latest = last_change(
-        &["recorder/src", "service/src", "src", "web-kit/dashboard", "web-kit/src"]
-            .map(|part| analytics.join(part)),
-    );
-    if made(&program).is_none_or(|made| made < latest) {
-        let profile = folder.file_name().unwrap().to_str().unwrap();
-        let profile = if profile == "debug" { "dev" } else { profile };
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "analytics", "--bin", "analytics"]);
-        build.args(["--profile", profile, "--target-dir"]).arg(folder.parent().unwrap());
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(build.status().unwrap().success(), "the service is made");
-    }
-    program
-});
-
-fn made(path: &Path) -> Option<SystemTime> {
-    path.metadata().and_then(|file| file.modified()).ok()
-}
-
-/// Returns the time of the last change of a file in these folders.
-fn last_change(folders: &[PathBuf]) -> SystemTime {
-    let entries = folders.iter().flat_map(|folder| folder.read_dir().unwrap());
-    let changed = entries.map(|entry| entry.unwrap().path()).map(|path| match path.is_dir() {
-        true => last_change(&[path]),
-        false => made(&path).unwrap(),
-    });
-    changed.max().unwrap_or(SystemTime::UNIX_EPOCH)
-}
+/// Program of the service, which belongs to another package.
+static PROGRAM: LazyLock<PathBuf> =
+    LazyLock::new(|| program(env!("CARGO_BIN_EXE_api-router"), "analytics"));
 
 /// A running service.
 pub(crate) struct Service {

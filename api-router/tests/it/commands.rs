@@ -1,47 +1,23 @@
 //! Tests of the operator's commands that send requests to a running router.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
-use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use crate::backend::files_only;
 use crate::harness::{Router, sightless};
+use crate::other_program::program;
 
-/// Program of the command line. It belongs to another package: cargo makes it only before a test of
-/// the whole workspace.
-pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| program("shard-manager"));
+/// Program of the command line, which belongs to another package.
+pub(crate) static PROGRAM: LazyLock<PathBuf> =
+    LazyLock::new(|| program(env!("CARGO_BIN_EXE_api-router"), "shard-manager"));
 
-/// Returns the program of a package that has its name.
-pub(crate) fn program(name: &str) -> PathBuf {
-    let router = Path::new(env!("CARGO_BIN_EXE_api-router"));
-    let folder = router.parent().unwrap();
-    let program = folder.join(name);
-    if made(&program).is_none_or(|made| made < last_change(name)) {
-        let profile = folder.file_name().unwrap().to_str().unwrap();
-        let profile = if profile == "debug" { "dev" } else { profile };
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", name, "--bin", name]);
-        build.args(["--profile", profile, "--target-dir"]).arg(folder.parent().unwrap());
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(build.status().unwrap().success(), "{name} is made");
-    }
-    program
-}
-
-fn made(path: &Path) -> Option<SystemTime> {
-    path.metadata().and_then(|file| file.modified()).ok()
-}
-
-/// Returns the time of the last change of a source of a package.
-fn last_change(name: &str) -> SystemTime {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
-    let sources = crate::layering::sources(&package.join("src"));
-    sources.iter().filter_map(|file| made(file)).max().unwrap()
-}
+/// Program of the analytics service, which belongs to another package.
+pub(crate) static ANALYTICS: LazyLock<PathBuf> =
+    LazyLock::new(|| program(env!("CARGO_BIN_EXE_api-router"), "analytics"));
 
 /// Result of a command.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::backend::files_only;
 use crate::cache::{plain_read, until_hit};
-use crate::commands::{PROGRAM, program};
+use crate::commands::{ANALYTICS, PROGRAM};
 use crate::harness::{PATIENCE, Router, bare_command, sightless};
 use crate::redis::Redis;
 
@@ -315,7 +315,7 @@ fn check_analytics(service: &Value, routers: &[Router; 2]) {
         told.replace("router2:3000", &routers[1].address().to_string())
     };
     let command = || {
-        let mut command = sightless(Command::new(program("analytics")), folder.path());
+        let mut command = sightless(Command::new(&*ANALYTICS), folder.path());
         let told = service["environment"].as_object().unwrap().iter();
         command.envs(told.map(|(name, value)| (name, here(value.as_str().unwrap()))));
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -394,7 +394,7 @@ fn the_file_of_the_analytics_service_is_taken_and_pods_find_the_routers_by_a_nam
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
         String::from_utf8(ended.stdout).unwrap()
     };
-    let command = || sightless(Command::new(program("analytics")), folder.path());
+    let command = || sightless(Command::new(&*ANALYTICS), folder.path());
     let file = root().join("api-router/deploy/systemd/analytics.toml");
     let table = shown(command().arg("--config").arg(file));
     assert_eq!(table.matches("alert[").count(), 6, "{table}");

@@ -225,12 +225,16 @@ fn an_unknown_name_is_refused_in_every_source() {
     environment.env("TESSERA_SHARD", "5");
     let said = refusal(environment);
     assert!(said.contains("TESSERA_SHARD (from environment)"), "{said}");
-    assert!(said.contains("did you mean shards?"), "{said}");
+    assert!(said.contains("did you mean TESSERA_SHARDS?"), "{said}");
 
     write(dir.path(), ".env", "TESSERA_DATADIR=x\n");
     let said = refusal(command());
     assert!(said.contains("TESSERA_DATADIR (from .env)"), "{said}");
-    assert!(said.contains("did you mean data_dir?"), "{said}");
+    assert!(said.contains("did you mean TESSERA_DATA_DIR?"), "{said}");
+
+    write(dir.path(), ".env", "TESSERA_SHARD_URL=x\n");
+    let said = refusal(command());
+    assert!(said.contains("did you mean SHARD_URLS?"), "{said}");
 
     let dir = folder();
     let command = || bare_command(dir.path());
@@ -249,7 +253,7 @@ fn an_unknown_name_is_refused_in_every_source() {
     let mut far = command();
     far.env("TESSERA_XYZZY", "5");
     let said = refusal(far);
-    assert!(said.contains("there are: bind, data_dir"), "{said}");
+    assert!(said.contains("there are: TESSERA_BIND, TESSERA_DATA_DIR"), "{said}");
 
     let mut word = command();
     word.arg("serve");

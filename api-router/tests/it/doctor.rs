@@ -1,7 +1,8 @@
 //! Tests of `--doctor`: it reports conditions that prevent a start or may cause problems later, and
 //! changes nothing.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -165,4 +166,34 @@ fn every_server_is_asked_also_when_one_is_gone() {
     assert_eq!(code, Some(1), "{lines:#?}");
     assert!(told(&lines, "fault", "127.0.0.1:1/nowhere"), "{lines:#?}");
     assert_eq!(lines.iter().filter(|line| line.contains(" on timeline ")).count(), nodes);
+}
+
+#[test]
+fn files_that_every_user_may_read_are_a_warning() {
+    files_only!("it is about a folder of files");
+    let folder = crate::folders::temporary();
+    let data = folder.path().join("data");
+    Router::start_in(&data, &[]).end();
+    let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let catalog = data.join("catalog.db");
+    let examine = || {
+        let (code, lines) = examined(command(&data));
+        assert_eq!(code, Some(0), "{lines:#?}");
+        lines
+    };
+    assert!(!told(&examine(), "warning", "every user"), "a new folder is closed");
+    // As earlier versions made them.
+    set(&data, 0o755);
+    set(&catalog, 0o644);
+    let lines = examine();
+    assert!(told(&lines, "warning", "every user may read catalog.db"), "{lines:#?}");
+    assert!(told(&lines, "warning", "chmod -R o-rwx"), "{lines:#?}");
+    set(&data, 0o757);
+    assert!(told(&examine(), "warning", "every user may replace its files"));
+    // Other users cannot enter the folder.
+    set(&data, 0o750);
+    assert!(!told(&examine(), "warning", "every user"));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    Router::start_in(&data, &[]).end();
+    assert_eq!((mode(&data), mode(&catalog)), (0o750, 0o644), "a start changes no modes");
 }

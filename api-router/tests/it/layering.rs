@@ -134,8 +134,8 @@ const POSTGRES: &[&[&str]] = &[
     &["open"],
 ];
 const SQLITE: &[&[&str]] = &[
-    &["declarations", "doubt_record", "footing", "sql", "watch"],
-    &["connection", "data_dir"],
+    &["declarations", "footing", "private_file", "sql", "watch"],
+    &["connection", "data_dir", "doubt_record"],
     &["check", "dialect", "guard", "intents", "log", "row_hash", "row_json", "schema_state"],
     &["batch", "read_only", "reader", "timeline"],
     &["catalog", "compare", "ddl", "shard_file", "snapshot", "threads"],

@@ -53,6 +53,8 @@ mod metrics_known;
 mod metrics_live;
 mod metrics_of_errors;
 mod operations;
+#[path = "../../../shard-manager/tests/support/other_program.rs"]
+mod other_program;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod pages;

@@ -164,7 +164,16 @@ fn unfinished_rows_of_streams_hold_no_more_than_they_are_charged() {
 
 #[test]
 fn single_writes_that_trickle_hold_no_more_than_there_is_room() {
+    /// The budget of bodies, in KiB.
+    const BUDGET: u64 = 128 << 10;
+    /// Memory of one connection that is not charged: the read buffer, a part that waits for memory,
+    /// and the first bytes of a body.
+    const CONNECTION: u64 = 256 + 128 + 64;
+    /// Memory of evicted bodies that the allocator has not returned yet, and of the row that is
+    /// written in the end.
+    const FREED: u64 = 96 << 10;
     let router = Router::start();
+    let begun = peak_kib(&router);
     let body = format!("{{\"table\":\"users\",\"data\":{}", unfinished(1_900_000));
     let head = "POST /api/write HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-shard-key: u\r\n\
                 content-type: application/json\r\ncontent-length: 2000000\r\nx-deadline-ms: 60000\r\n\r\n";
@@ -179,7 +188,10 @@ fn single_writes_that_trickle_hold_no_more_than_there_is_room() {
     assert_eq!((&cut["code"], &cut["outcome"]), (&json!("TSR005"), &json!("rejected")), "{cut}");
     write_large(&router);
     let peak = peak_kib(&router);
-    assert!(peak < 400 << 10, "{peak} KiB");
+    // On a busy machine more clients connect before the first body is evicted. A new router takes
+    // 70 MiB, and 206 clients, of which 70 hold a whole body, took 310 MiB.
+    let most = begun + BUDGET + CONNECTION * held.len() as u64 + FREED;
+    assert!(peak < most, "{peak} KiB of {most} KiB, {} clients", held.len());
 }
 
 #[test]

@@ -146,6 +146,56 @@ fn a_shard_key_is_refused_where_no_rows_of_a_key_are_served() {
 }
 
 #[test]
+fn headers_about_rows_are_refused_where_no_rows_are_served() {
+    let router = Router::shared();
+    let headers = [
+        ("x-consistency", "quorum"),
+        ("x-session-token", "no-token"),
+        ("x-max-staleness-ms", "1000"),
+        ("if-match", "\"7312\""),
+    ];
+    for path in [
+        "/",
+        "/live",
+        "/ready",
+        "/health",
+        "/version",
+        "/stats",
+        "/api/health",
+        "/api/route?key=a",
+        "/api/shards",
+        "/api/shard-map",
+        "/api/distribution",
+        "/api/advice",
+        "/api/tables",
+        "/api/tables/users",
+        "/api/analytics/metrics",
+        "/api/analytics/errors",
+        "/metrics",
+        "/errors/TSR101",
+        "/dashboard",
+        "/api-docs/openapi.json",
+    ] {
+        for header in headers {
+            assert_refused(&router.send("GET", path, &[header], None), header.0, path);
+        }
+        let general =
+            [("prefer", "handling=lenient, return=minimal"), ("if-none-match", "\"another\"")];
+        let reply = router.send("GET", path, &general, None);
+        assert_eq!(reply.status, router.get(path).status, "{path}: {}", reply.text());
+    }
+    let table = json!({"name": "notes", "columns": [{"name": "id", "type": "text"}], "id": ["id"]});
+    for header in [headers[0], headers[3]] {
+        let reply = router.post("/api/tables", &[header], &table);
+        assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{header:?}: {}", reply.text());
+        assert_eq!(reply.json()["outcome"], "rejected");
+    }
+    assert_eq!(router.get("/api/tables/notes").status, 404, "nothing is made");
+    // A missing path is reported first.
+    assert_eq!(router.send("GET", "/nowhere", &headers, None).status, 404);
+}
+
+#[test]
 fn a_deadline_that_cannot_be_one_is_refused_on_every_route() {
     let router = Router::shared();
     for path in [

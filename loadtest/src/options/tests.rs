@@ -142,3 +142,31 @@ fn a_cache_is_broken_if_there_is_one() {
     }
     assert!(read(&["--verify", "--cache"]).is_err());
 }
+
+#[test]
+fn options_of_goose_without_effect_are_refused_and_not_listed() {
+    let help = command().render_long_help().to_string();
+    for (args, why) in [
+        (&["--accept-invalid-certs"][..], "SSL_CERT_FILE"),
+        (&["--no-gzip"], "compressed"),
+        (&["--sticky-follow"], "redirects"),
+        (&["--telnet-port", "5116"], "telnet"),
+        (&["--telnet-host", "127.0.0.1"], "telnet"),
+    ] {
+        let refused = read(args).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.contains(args[0]) && refused.contains(why), "{refused}");
+        assert!(!help.contains(&format!("      {}", args[0])), "{}", args[0]);
+    }
+    assert!(read(&["--no-telnet"]).is_ok(), "it is always so");
+}
+
+#[test]
+fn the_help_names_the_defaults_of_the_load_tester() {
+    let help = command().render_long_help().to_string();
+    for said in
+        ["Concurrent users [default: 20]", "[default: 15s,", "[default: 10]", "Print version"]
+    {
+        assert!(help.contains(said), "{said}");
+    }
+    assert!(!help.contains("one per CPU") && !help.contains("Goose library"), "{help}");
+}

@@ -8,6 +8,8 @@ mod cluster;
 mod encrypted;
 mod fake;
 mod http;
+#[path = "../../../shard-manager/tests/support/other_program.rs"]
+mod other_program;
 mod own_rows;
 #[path = "../../../shard-manager/tests/support/prerequisites.rs"]
 mod prerequisites;
@@ -171,6 +173,17 @@ fn wrong_usage_is_refused() {
         let output = router::tester().args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn an_option_that_goose_refuses_is_named() {
+    let fake = Fake::start(Behaviour::Honest);
+    for args in [["--threshold", "soon"], ["--report-file", "report.pages"]] {
+        let output = loadtest(&fake.host(), &args);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(args.iter().all(|word| stderr.contains(word)), "{stderr}");
     }
 }
 

@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind as Mistake;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use engine::open_error::OpenError;
 
@@ -194,17 +194,26 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     }
     let said = text.split("\n\nUsage:").next().unwrap_or(&text);
     let said = said.split("\n\nFor more information").next().unwrap_or(said);
+    let said = said.replace("\n\n  tip: ", "; ");
+    // The words of the standard library's parser.
+    let said = said.replace("invalid digit found in string", "it is not a number");
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    say(format_args!("{said}; `{} --help` explains the command line", command_of(&text)));
+    let arguments = std::env::args_os().skip(1).filter_map(|argument| argument.into_string().ok());
+    let command = command_of(arguments);
+    say(format_args!("{said}; `{command} --help` explains the command line"));
     ExitCode::from(2)
 }
 
-/// Returns the command, without its arguments, whose usage a message about a wrong command line
-/// shows.
-fn command_of(message: &str) -> String {
-    let usage = message.split_once("Usage: ").map_or("shard-manager", |(_, usage)| usage);
-    let is_name = |word: &&str| word.starts_with(|letter: char| letter.is_ascii_lowercase());
-    usage.split_whitespace().take_while(is_name).collect::<Vec<_>>().join(" ")
+/// Returns the command that these arguments name, without its options.
+fn command_of(arguments: impl Iterator<Item = String>) -> String {
+    let mut command = CommandLine::command();
+    let mut names = vec![command.get_name().to_owned()];
+    for argument in arguments.filter(|argument| !argument.starts_with('-')) {
+        let Some(found) = command.find_subcommand(&argument).cloned() else { break };
+        names.push(argument);
+        command = found;
+    }
+    names.join(" ")
 }
 
 /// Runs a command and returns its exit code.
@@ -241,9 +250,16 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    #[test]
+    fn a_command_is_named_by_its_arguments() {
+        let named = |line: &str| command_of(line.split_whitespace().map(str::to_owned));
+        assert_eq!(named("--json generate --users x"), "shard-manager generate");
+        assert_eq!(named("placement simulate --shards up"), "shard-manager placement simulate");
+        assert_eq!(named("status up"), "shard-manager status");
+        assert_eq!(named("doctor status"), "shard-manager");
+    }
 
     /// Longer lines would be cut in two, the second part short.
     #[test]

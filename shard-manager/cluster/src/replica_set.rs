@@ -95,9 +95,13 @@ impl ReplicaSet {
         self.members.iter().enumerate().filter(follows).count()
     }
 
-    /// Returns true if replicas run apart from the primary, and may answer when it does not.
+    /// Returns true if replicas run apart from the primary, and may answer when it does not. The
+    /// primary itself may be a member, and does not count.
     pub fn outlive_primary(&self) -> bool {
-        self.members.iter().any(|member| member.node.outlives_primary())
+        let leader = self.replication.timeline().leader();
+        let mut others =
+            self.members.iter().enumerate().filter(|(index, _)| Some(*index) != leader);
+        others.any(|(_, member)| member.node.outlives_primary())
     }
 
     /// Returns true if a replica is in the rotation; its lag is not considered. Starts a probe of a
@@ -295,7 +299,68 @@ impl Drop for Chosen {
 mod tests {
     use std::collections::BTreeMap;
 
+    use engine::fault_injector::FaultInjector;
+    use model::position::TimelineHistory;
+
     use super::*;
+
+    /// Server that does not answer.
+    struct DeadServer;
+
+    impl ReplicaNode for DeadServer {
+        fn opened_name(&self) -> &str {
+            "shard1-primary"
+        }
+
+        fn current(&self) -> NodeLabel<'_> {
+            NodeLabel { name: self.opened_name(), address: None }
+        }
+
+        fn reader(&self) -> Option<Arc<dyn NodeReader>> {
+            None
+        }
+
+        fn fault_injector(&self) -> Option<&FaultInjector> {
+            None
+        }
+
+        fn is_reachable(&self) -> bool {
+            false
+        }
+
+        fn is_streaming(&self) -> bool {
+            false
+        }
+
+        fn read_failed(&self) {}
+
+        fn probe_failed(&self) {}
+
+        fn report_interval(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn outlives_primary(&self) -> bool {
+            true
+        }
+
+        fn stop(&self) {}
+    }
+
+    #[test]
+    fn a_primary_without_replicas_does_not_outlive_itself() {
+        let servers = |count: usize| {
+            let history = TimelineHistory::new(Vec::new()).unwrap();
+            let state = Arc::new(ReplicationState::new(history, 0, count).with_shared_writers());
+            let server = || OpenedReplica { node: Arc::new(DeadServer), findings: Arc::default() };
+            (ReplicaSet::new((0..count).map(|_| server()).collect(), &state), state)
+        };
+        assert!(!servers(1).0.outlive_primary(), "no read may wait for it");
+        let (two, state) = servers(2);
+        assert!(two.outlive_primary());
+        state.follow(TimelineHistory::new(vec![(1, 0)]).unwrap(), 0, 1);
+        assert!(two.outlive_primary(), "the former primary is a replica now");
+    }
 
     #[test]
     fn each_pair_of_replicas_is_compared_equally_often() {

@@ -175,7 +175,7 @@ impl BackupSource {
             footing.check()?;
         }
         let originals = self.originals();
-        let unfinished = Unfinished::begin(&originals.place(to)?, true)?;
+        let unfinished = Unfinished::begin(&originals.place(to)?)?;
         let folder = unfinished.path();
         let _kept: Vec<_> =
             self.shards.iter().map(|shard| shard.replication.retain_log()).collect();

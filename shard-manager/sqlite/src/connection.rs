@@ -17,7 +17,7 @@ use diesel::sql_types::{BigInt, Binary, Double, Nullable, Text, Untyped};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::{Connection, QueryResult, RunQueryDsl};
 
-use super::sql;
+use super::{private_file, sql};
 pub(super) use engine::open_error::OpenError;
 use model::error::Error;
 use model::sabotage::{Mutation, is_on};
@@ -36,6 +36,7 @@ pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenE
 
 /// Opens a file with the settings of [`open`], and creates it if it is missing.
 pub(super) fn create(path: &Path) -> Result<SqliteConnection, OpenError> {
+    private_file::create_empty(path).map_err(|error| OpenError::io(path, error))?;
     connect(path, &uri(path, "mode=rwc")?, "")
 }
 

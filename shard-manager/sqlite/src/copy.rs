@@ -19,7 +19,7 @@ use engine::system_tables::{tessera_cluster, tessera_counts, tessera_shard};
 use super::applier::{Applier, ApplyError};
 use super::batch::run;
 use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
-use super::{OpenError, snapshot, sql};
+use super::{OpenError, private_file, snapshot, sql};
 
 /// The copy of one shard in progress.
 pub struct ShardCopy {
@@ -150,6 +150,7 @@ impl CatalogCopy {
     /// # Errors
     /// [`OpenError`] if it cannot be written.
     pub fn write(mut self, path: &Path) -> Result<(), OpenError> {
+        private_file::create_empty(path).map_err(|error| OpenError::io(path, error))?;
         let to = path.to_string_lossy();
         let written = run(&mut self.connection, sql::VACUUM_TAKEN_INTO, &[Bind::Text(&to)]);
         written.map_err(|error| OpenError::file(path, error))

@@ -19,13 +19,14 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::OpenError;
 use super::footing::Inode;
+use super::{OpenError, private_file};
 
 /// A locked data directory.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the folder if it is missing, and locks it.
+    /// Creates the folder if it is missing, for this user only, and locks it.
     ///
     /// # Errors
     /// [`OpenError::Locked`] if another process writes there; [`OpenError::Io`] if it cannot be
@@ -51,7 +52,7 @@ impl DataDir {
             return Err(OpenError::io(path, "this is a file, where a folder is expected"));
         }
         if !path.exists() {
-            fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))?;
+            private_file::create_folder(path).map_err(|error| OpenError::io(path, error))?;
             // Until the name of the folder is synced, a power loss may remove the folder with all
             // files in it.
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -66,6 +67,7 @@ impl DataDir {
             .truncate(false)
             .read(true)
             .write(true)
+            .mode(private_file::FILE_MODE)
             .open(&lock_path)
             .map_err(|error| OpenError::io(&lock_path, error))?;
         match lock_in_time(&lock) {

@@ -24,6 +24,8 @@ use std::time::UNIX_EPOCH;
 use engine::doubts::Doubt;
 use serde::{Deserialize, Serialize};
 
+use crate::private_file;
+
 /// Name of the record in a data directory.
 const NAME: &str = "doubtful-copies.json";
 /// Longest record that is read: hundreds of times the size of a large cluster's.
@@ -160,7 +162,7 @@ fn write(path: &Path, shards: &BTreeMap<String, Vec<RecordedCopy>>) -> std::io::
         }
     } else {
         let new = path.with_extension("json.new");
-        let mut file = File::create(&new)?;
+        let mut file = private_file::create(&new)?;
         file.write_all(&serde_json::to_vec(shards)?)?;
         file.sync_all()?;
         fs::rename(&new, path)?;

@@ -35,6 +35,7 @@ pub mod migrate;
 mod node_view;
 pub mod offline_view;
 pub mod open;
+mod private_file;
 mod read_only;
 pub mod reader;
 pub mod replica;

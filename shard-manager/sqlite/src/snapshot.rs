@@ -17,7 +17,7 @@ use diesel::sqlite::SqliteConnection;
 use super::batch::run;
 use super::connection::{Bind, OpenError, open};
 use super::reader::bytes_in_use;
-use super::sql;
+use super::{private_file, sql};
 
 /// Creates the file of a replica. The old file must not be open. Blocks while the whole primary is
 /// read and written.
@@ -34,6 +34,7 @@ pub fn make(primary: &Path, replica: &Path) -> Result<(), OpenError> {
 fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), OpenError> {
     let mut source = open(primary, "")?;
     check_room(&mut source, copy)?;
+    private_file::create_empty(copy).map_err(|error| OpenError::io(copy, error))?;
     let path = copy.to_string_lossy();
     run(&mut source, sql::VACUUM_INTO, &[Bind::Text(&path)])
         .map_err(|error| OpenError::file(copy, error))?;

@@ -9,6 +9,7 @@ mod command;
 mod control;
 mod filling;
 mod ids;
+mod modes;
 mod restore;
 #[path = "../support/scratch.rs"]
 mod scratch;

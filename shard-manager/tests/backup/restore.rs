@@ -264,7 +264,7 @@ fn an_unreadable_copy_and_an_incomplete_copy_are_reported_differently() {
         [verified, restored]
     };
     for (code, told) in uses(&nowhere) {
-        assert!(code == 2 && told.contains("No such file"), "{told}");
+        assert!(code == 2 && told.contains("nowhere: No such file"), "{told}");
     }
     for (code, told) in uses(dir.path()) {
         assert!(code == 1 && told.contains("this is no copy"), "{told}");

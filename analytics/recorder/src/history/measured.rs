@@ -22,7 +22,7 @@ impl Measured {
     /// Returns the times in which the recorders of a history counted.
     pub(crate) fn of(history: &History) -> Self {
         let rings = history.rings();
-        // No other ring has the slots that the ring of the longest slots has lost.
+        // No other ring has the intervals that the ring of the longest intervals has lost.
         let longest = &rings.rings[Step::Minute.index()];
         Self {
             since: rings.since_ms / 1_000,

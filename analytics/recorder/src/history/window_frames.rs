@@ -1,7 +1,7 @@
 //! Window frames: the frames of a history that make up a window.
 //!
-//! **Invariant:** a window is cut at the edges of slots: nothing counts twice, and nothing that is
-//! remembered is left out.
+//! **Invariant:** a window is cut at the edges of intervals: nothing counts twice, and nothing that
+//! is remembered is left out.
 //! **Not here:** adding the frames up (`window_sums`).
 
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use crate::window::Window;
 
 /// Windows up to this long, in ms, are read from seconds.
 const BY_SECONDS_MAX: u64 = 900_000;
-/// Windows up to this long, in ms, are read from slots of ten seconds.
+/// Windows up to this long, in ms, are read from intervals of ten seconds.
 const BY_TENS_MAX: u64 = 6 * 3_600_000;
 
 /// Frames of a window.
 #[derive(Debug, Default)]
 pub(crate) struct WindowFrames {
-    /// Oldest first; the last may be of a slot that is still running.
+    /// Oldest first; the last may be of an interval that is still running.
     pub(crate) frames: Vec<Arc<Frame>>,
-    /// Start of the first slot, in ms since 1970 UTC.
+    /// Start of the first interval, in ms since 1970 UTC.
     pub(crate) from_ms: u64,
 }
 
 impl WindowFrames {
-    /// Returns the frames of the window that ends at `at_ms`, from slots whose length fits it.
+    /// Returns the frames of the window that ends at `at_ms`, from intervals whose length fits it.
     pub(crate) fn of(history: &History, window: Window, at_ms: u64) -> Self {
         let length = window.length().as_millis() as u64;
         let base = if length <= BY_SECONDS_MAX { Step::Second } else { base_of_keys(length) };
@@ -39,13 +39,14 @@ impl WindowFrames {
         Self::cut(&history.rings(), at_ms.saturating_sub(length), at_ms, base)
     }
 
-    /// Cuts the window out of the rings. Longer slots serve the time before shorter ones, `base`
-    /// serves the time between, and shorter ones the time after the last finished slot of `base`.
+    /// Cuts the window out of the rings. Longer intervals serve the time before shorter ones,
+    /// `base` serves the time between, and shorter ones the time after the last finished interval
+    /// of `base`.
     fn cut(rings: &Rings, from_ms: u64, at_ms: u64, base: Step) -> Self {
         let mut cuts = [u64::MAX, 0, 0, 0];
         let mut cut = 0;
         for at in (0..2).rev() {
-            // Boundary between the ring `at` and the ring of longer slots.
+            // Boundary between the ring `at` and the ring of longer intervals.
             let (shorter, longer) = (&rings.rings[at], &rings.rings[at + 1]);
             let step = longer.step.seconds();
             let reached = shorter.since.div_ceil(step).saturating_mul(step);
@@ -83,7 +84,7 @@ impl WindowFrames {
     }
 }
 
-/// Returns the slots from which a window of `length` ms is read if they must hold keys.
+/// Returns the intervals from which a window of `length` ms is read if they must hold keys.
 fn base_of_keys(length: u64) -> Step {
     if length <= BY_TENS_MAX { Step::TenSeconds } else { Step::Minute }
 }

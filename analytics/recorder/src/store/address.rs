@@ -68,7 +68,10 @@ impl StoreAddress {
             text if text.starts_with("postgres://") || text.starts_with("postgresql://") => {
                 Ok(Some(Self::Postgres(Box::new(text.parse()?))))
             }
-            text if text.contains("://") || text.contains('\0') => Err(StoreAddressError::Form),
+            // Addresses of other programs; as a path the last one would name a folder `sqlite:`.
+            text if text.contains("://") || text.contains('\0') || text.starts_with("sqlite:") => {
+                Err(StoreAddressError::Form)
+            }
             path => Ok(Some(Self::Sqlite(path.into()))),
         }
     }

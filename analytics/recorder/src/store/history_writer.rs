@@ -314,7 +314,7 @@ impl Source {
     /// they do not count.
     fn read_indexes(&mut self, store: &mut Store, now: u64) -> diesel::QueryResult<()> {
         let mut indexes = <[RingIndex; 3]>::default();
-        for (seconds, start, bytes) in store.slots(&self.name)? {
+        for (seconds, start, bytes) in store.frame_sizes(&self.name)? {
             let step = Step::ALL.into_iter().position(|step| seconds_of(step) == seconds);
             let start = u64::try_from(start).ok().filter(|start| *start <= now);
             if let Some((step, start)) = step.zip(start) {

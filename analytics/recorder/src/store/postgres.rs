@@ -62,7 +62,7 @@ impl PostgresStore {
     }
 
     /// Returns the step, the start and the size of each stored frame of a source.
-    pub(super) fn slots(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
+    pub(super) fn frame_sizes(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
         let length = diesel::dsl::sql::<Integer>("length(frame)");
         let kept = dsl::tessera_history.filter(dsl::source.eq(source));
         let kept = kept.select((dsl::step, dsl::start, length));

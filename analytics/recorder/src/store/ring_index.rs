@@ -76,7 +76,7 @@ const fn bytes_max(step: Step) -> u64 {
 
 /// Returns the time that a ring covers, in s.
 pub(super) const fn ring_s(step: Step) -> u64 {
-    step.seconds() * step.slots_kept()
+    step.seconds() * step.intervals_kept()
 }
 
 /// Returns a step as it is written in a row.

@@ -25,17 +25,19 @@ impl RollUp {
     pub(super) fn note(&mut self, frame: &Frame, newest: [u64; 3]) {
         let [_, ten, minute] = newest;
         match frame.step {
-            Step::Second if slot(frame, Step::TenSeconds) > ten => {
-                let frames = self.tens.entry(slot(frame, Step::TenSeconds)).or_default();
+            Step::Second if interval_start(frame, Step::TenSeconds) > ten => {
+                let frames = self.tens.entry(interval_start(frame, Step::TenSeconds)).or_default();
                 frames.push(Arc::new(frame.clone()));
             }
-            Step::TenSeconds if slot(frame, Step::Minute) > minute => self.note_ten(frame),
+            Step::TenSeconds if interval_start(frame, Step::Minute) > minute => {
+                self.note_ten(frame)
+            }
             Step::Second | Step::TenSeconds | Step::Minute => {}
         }
     }
 
     fn note_ten(&mut self, frame: &Frame) {
-        let frames = self.minutes.entry(slot(frame, Step::Minute)).or_default();
+        let frames = self.minutes.entry(interval_start(frame, Step::Minute)).or_default();
         frames.push(Arc::new(frame.clone()));
     }
 
@@ -51,7 +53,7 @@ impl RollUp {
         };
         for (start, frames) in std::mem::take(&mut self.tens) {
             let frame = merged(Step::TenSeconds, start, &frames);
-            if slot(&frame, Step::Minute) > newest_minute {
+            if interval_start(&frame, Step::Minute) > newest_minute {
                 self.note_ten(&frame);
             }
             give(frame);
@@ -63,6 +65,6 @@ impl RollUp {
 }
 
 /// Returns the start of the longer interval that contains a frame.
-fn slot(frame: &Frame, step: Step) -> u64 {
+fn interval_start(frame: &Frame, step: Step) -> u64 {
     frame.start / step.seconds() * step.seconds()
 }

@@ -1,4 +1,4 @@
-//! Row: a finished slot of a source in its stored form, which is the frame as compressed JSON.
+//! Row: a finished interval of a source in its stored form, which is the frame as compressed JSON.
 //!
 //! **Invariant:** a row that another version wrote in another format is never read as a frame.
 //! **Not here:** the tables of rows (`store/sqlite`, `store/postgres`).

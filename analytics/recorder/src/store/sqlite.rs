@@ -84,7 +84,7 @@ impl SqliteStore {
     }
 
     /// Returns the step, the start and the size of each stored frame of a source.
-    pub(super) fn slots(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
+    pub(super) fn frame_sizes(&mut self, source: &str) -> QueryResult<Vec<(i32, i64, i32)>> {
         let length = diesel::dsl::sql::<Integer>("length(frame)");
         let kept = dsl::tessera_history.filter(dsl::source.eq(source));
         kept.select((dsl::step, dsl::start, length)).load(&mut self.0)

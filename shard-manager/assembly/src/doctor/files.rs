@@ -1,5 +1,7 @@
 //! Files: checks a data directory, existing or new.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use model::topology::Role;
@@ -31,6 +33,7 @@ pub fn files(data_dir: &Path) -> Vec<Finding> {
         found.push(Finding::fault(&about, text));
     }
     found.extend(disk(&about, &standing));
+    found.extend(open_to_others(&about, data_dir));
     if data_dir.join("catalog.db").exists() {
         found.extend(cluster(&about, data_dir));
     } else if let Err(error) = check_start(data_dir, &ClusterSpec::default()) {
@@ -70,6 +73,30 @@ fn disk(about: &str, folder: &Path) -> Vec<Finding> {
         FREE_BYTES_WARNING.. => {}
     }
     found
+}
+
+/// Returns a warning if users outside the group of the files may read or replace them. Files of
+/// earlier versions were created with the permissions that the umask left.
+fn open_to_others(about: &str, data_dir: &Path) -> Option<Finding> {
+    const READ: u32 = 0o004;
+    const WRITE: u32 = 0o002;
+    const ENTER: u32 = 0o001;
+    let remedy = format!("chmod -R o-rwx {}", data_dir.display());
+    let folder = fs::metadata(data_dir).ok().filter(fs::Metadata::is_dir)?.permissions().mode();
+    if folder & ENTER == 0 {
+        return None;
+    }
+    if folder & WRITE != 0 {
+        let text = format!("every user may replace its files: run {remedy}");
+        return Some(Finding::warning(about, text));
+    }
+    let files = fs::read_dir(data_dir).ok()?.filter_map(Result::ok);
+    let open = files.filter(|file| {
+        file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & READ != 0)
+    });
+    let name = open.filter_map(|file| file.file_name().into_string().ok()).min()?;
+    let text = format!("every user may read {name}, and with it rows or keys: run {remedy}");
+    Some(Finding::warning(about, text))
 }
 
 fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {

@@ -42,7 +42,11 @@ pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Age
 /// Describes a client's error for people: for certificates, TLS reports only a variant's name.
 pub(super) fn told(error: &ureq::Error) -> String {
     let said = error.to_string();
-    if said.contains("CaUsedAsEndEntity") { AUTHORITY.to_owned() } else { said }
+    if said.contains("CaUsedAsEndEntity") {
+        return AUTHORITY.to_owned();
+    }
+    // The client marks errors of the system with this prefix.
+    said.strip_prefix("io: ").map_or(said.clone(), str::to_owned)
 }
 
 /// Returns the port of a URL.

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use super::SaveError;
+use crate::private_file;
 
 /// Lock of the process that fills the folder.
 const LOCK: &str = "unfinished.lock";
@@ -29,9 +30,8 @@ pub(super) struct Unfinished {
 }
 
 impl Unfinished {
-    /// Creates the folder for `target`, a [`free_place`]. With `private`, other users may not read
-    /// it.
-    pub(super) fn begin(target: &Path, private: bool) -> Result<Self, SaveError> {
+    /// Creates the folder for `target`, a [`free_place`]; other users may not read it.
+    pub(super) fn begin(target: &Path) -> Result<Self, SaveError> {
         let target = free_place(target)?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(SaveError::target(&target, "this folder cannot be created"));
@@ -41,8 +41,7 @@ impl Unfinished {
         unfinished.push("-unfinished");
         let path = parent.join(unfinished);
         remove_left_over(&path)?;
-        let mode = if private { 0o700 } else { 0o777 };
-        match DirBuilder::new().mode(mode).create(&path) {
+        match DirBuilder::new().mode(private_file::FOLDER_MODE).create(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 return Err(SaveError::InWork { path: target.display().to_string() });
@@ -51,7 +50,8 @@ impl Unfinished {
         }
         let mut begun = Self { path, target, lock: None, finished: false };
         let lock_path = begun.path.join(LOCK);
-        let lock = File::create(&lock_path).map_err(|error| SaveError::io(&lock_path, error))?;
+        let lock =
+            private_file::create(&lock_path).map_err(|error| SaveError::io(&lock_path, error))?;
         lock.lock().map_err(|error| SaveError::io(&lock_path, error))?;
         begun.lock = Some(lock);
         Ok(begun)
@@ -66,6 +66,10 @@ impl Unfinished {
     pub(super) fn finish(mut self) -> Result<(), SaveError> {
         let told = |error| SaveError::io(&self.path, error);
         fs::remove_file(self.path.join(LOCK)).map_err(told)?;
+        // An empty folder that is replaced keeps the permissions that its owner gave it.
+        if let Ok(replaced) = fs::metadata(&self.target) {
+            fs::set_permissions(&self.path, replaced.permissions()).map_err(told)?;
+        }
         sync_folder(&self.path)?;
         fs::rename(&self.path, &self.target).map_err(|error| SaveError::io(&self.target, error))?;
         // From here on another process may use the name.

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::SaveError;
+use crate::private_file;
 
 /// Name of the file.
 pub const FILE: &str = "manifest.json";
@@ -100,7 +101,10 @@ impl Manifest {
         let opened = File::open(&path).map_err(|error| {
             // An unfinished copy has none.
             let unfinished = error.kind() == ErrorKind::NotFound && folder.is_dir();
-            if unfinished { unfit(error.to_string()) } else { SaveError::io(&path, error) }
+            if unfinished {
+                return unfit(error.to_string());
+            }
+            SaveError::io(if folder.exists() { &path } else { folder }, error)
         })?;
         let mut text = Vec::new();
         let read = opened.take(BYTES_MAX).read_to_end(&mut text);
@@ -139,7 +143,7 @@ impl Manifest {
         let told = |error| SaveError::io(&path, error);
         let mut text = serde_json::to_vec_pretty(self).expect("texts and numbers serialise");
         text.push(b'\n');
-        let mut file = File::create(&path).map_err(told)?;
+        let mut file = private_file::create(&path).map_err(told)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(told)
     }
 }

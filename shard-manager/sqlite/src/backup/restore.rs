@@ -17,6 +17,7 @@ use super::{SaveError, Step, Watch};
 use crate::check;
 use crate::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
 use crate::data_dir::{is_folder_locked, noted_pid};
+use crate::private_file;
 
 /// Proves that a folder has a complete copy: every bit is as it was saved, and each file can be
 /// read by SQLite and agrees with the manifest. Changes nothing. Blocks.
@@ -52,13 +53,13 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
     let place = free_place(data_dir)?;
     let manifest = verify(from, watch)?;
     check_room(&place, manifest.bytes())?;
-    let unfinished = Unfinished::begin(&place, false)?;
+    let unfinished = Unfinished::begin(&place)?;
     let total = manifest.bytes();
     let mut done = 0;
     for file in manifest.files() {
         let path = unfinished.path().join(&file.file);
         let told = |error| SaveError::io(&path, error);
-        let mut copy = File::create(&path).map_err(told)?;
+        let mut copy = private_file::create(&path).map_err(told)?;
         let found = look(from, &file.file, |piece| {
             done += piece.len() as u64;
             copy.write_all(piece).map_err(told)?;

@@ -44,7 +44,7 @@ fn copy_files(held: &DataDir, to: &Path, watch: &Watch<'_>) -> Result<Manifest, 
     let catalog: PathBuf = held.catalog();
     let originals =
         Originals { data_dir: held.path(), catalog: &catalog, shards: primaries.iter().collect() };
-    let unfinished = Unfinished::begin(&originals.place(to)?, true)?;
+    let unfinished = Unfinished::begin(&originals.place(to)?)?;
     let folder = unfinished.path();
     let positions = originals.copy(folder, watch, |index, path| {
         copy::copy_at_rest(&primaries[index].primary, path)?;

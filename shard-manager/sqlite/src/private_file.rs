@@ -1,0 +1,45 @@
+//! Private files: creates files and folders that only their owner may read.
+//!
+//! The files of a cluster hold rows and the digests of keys. SQLite gives a new database the mode
+//! 0644 less the umask, and gives a WAL the mode of its database. So each database is created here,
+//! empty, before SQLite opens it.
+//!
+//! **Invariant:** a new file has no permission of group or others at any time, whatever the umask;
+//! the modes of files and folders that exist are never changed.
+//! **Not here:** files that a user names for the output of a command.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Mode of new files.
+pub(super) const FILE_MODE: u32 = 0o600;
+/// Mode of new folders.
+pub(super) const FOLDER_MODE: u32 = 0o700;
+
+/// Opens a file for writing, and creates it if it is missing; the contents are removed.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
+}
+
+/// Creates an empty file if nothing has this name.
+pub(super) fn create_empty(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Creates a folder. Missing folders above it are created with the usual mode: they are not part of
+/// the data directory.
+pub(super) fn create_folder(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
+        // Another process was faster.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        created => created,
+    }
+}
