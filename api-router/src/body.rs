@@ -47,7 +47,7 @@ pub struct BodyLimits {
 }
 
 impl BodyLimits {
-    /// Returns the terms for a body with these headers.
+    /// Returns the limits for a body with these headers.
     pub fn from_headers(headers: &HeaderMap, limit: usize, deadline: Instant) -> Self {
         let declared = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         Self { declared: declared(), limit, deadline }

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Counters of the running interval: a key with one request in 512 is certainly seen.
+/// Counters of the running interval: a key with more than 1/512 of the requests certainly has a
+/// counter.
 pub(crate) const COUNTERS: usize = 512;
 /// Marks the end of a list of links.
 const END: u16 = u16::MAX;

@@ -78,7 +78,7 @@ fn a_rate_in_the_first_instant_is_finite() {
 }
 
 #[test]
-fn a_window_counts_every_slot_it_touches_whole_and_says_what_it_covers() {
+fn a_window_includes_every_interval_it_overlaps_and_reports_the_measured_time() {
     let story = Story::of(1);
     for half in 0..400 {
         story.record(&read(0, 200, millis(1)), millis(half * 500));

@@ -96,7 +96,7 @@ impl HttpClient {
         mut request: ClientRequest,
         longest: usize,
     ) -> Result<ClientResponse, HttpError> {
-        request.headers_mut().insert(HOST, self.target.name.clone());
+        request.headers_mut().insert(HOST, self.target.host_header.clone());
         let mut connection = self.connection().await?;
         let sent = connection.send_request(request).await;
         let (head, body) = sent.map_err(|error| broken(&error))?.into_parts();

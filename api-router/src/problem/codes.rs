@@ -33,7 +33,7 @@ analytics::problem_codes! {
     TSR302 404 false "No such row" "An update or a delete met no row of this id under this shard key, or there is no value under the key.";
     TSR303 412 false "Version differs" "The row is not of the version that If-Match names: another client changed it. Read it again.";
     TSR304 409 false "Constraint broken" "The row breaks a rule of the database: unique, foreign key or check.";
-    TSR305 409 false "What was seen may be lost" "The session token is of a life of the shard that did not go on: its data was put back from an older copy. Begin a new session without a token, and look at what is there.";
+    TSR305 409 false "What was seen may be lost" "The session has seen changes that the shard no longer has: a failover lost them, or an older copy was restored. Start a new session without the token, and check your data.";
     TSR306 409 false "Not done by the database" "The database has swallowed the row, by a trigger, a rule or a policy of its operator, or the table is UNLOGGED and a crash would empty it. Nothing was stored: its operator has to change the table first.";
     TSR310 404 false "No such table" "There is no table of this name.";
     TSR311 400 false "No such column" "The table has no column of this name.";

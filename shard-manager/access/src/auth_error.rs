@@ -44,7 +44,8 @@ pub enum AuthReason {
     KeyExpired,
     /// The token is longer than is examined.
     TokenTooLong,
-    /// The text is no token of three parts of JSON.
+    /// The text is not a JWT: header and claims must be JSON objects in base64url, followed by a
+    /// signature.
     TokenMalformed,
     /// This member of the header is missing, refused or of a wrong type.
     TokenHeader(&'static str),

@@ -160,7 +160,7 @@ pub enum Error {
     },
     /// The position that the session has seen is not part of the shard's history.
     #[error(
-        "what this session has seen of {shard} may have been lost: its data was put back from an older copy"
+        "the session has seen changes that {shard} no longer has: a failover lost them, or an older copy was restored"
     )]
     SeenMayBeLost {
         /// The shard.

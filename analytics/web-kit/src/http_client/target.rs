@@ -20,7 +20,7 @@ pub struct Target {
     /// True if connections use TLS.
     pub is_secure: bool,
     /// Value of the header `Host`.
-    pub name: HeaderValue,
+    pub host_header: HeaderValue,
     /// One of the addresses of the host, if one is chosen.
     pub address: Option<IpAddr>,
 }
@@ -31,7 +31,8 @@ impl Target {
         Self { address: Some(address), ..self.clone() }
     }
 
-    /// Returns the default name: host and port, or the address if one is chosen.
+    /// Returns the name of a server to which the configuration gives none: host and port, or
+    /// address and port if an address was chosen.
     pub fn label(&self) -> String {
         match self.address {
             Some(address) => SocketAddr::new(address, self.port).to_string(),
@@ -55,7 +56,7 @@ pub fn split(text: &str) -> Result<(Target, String), String> {
     if authority.as_str().contains('@') || text.contains('#') {
         return Err(format!("{wanted}, without a user and without a #"));
     }
-    let name = HeaderValue::from_str(authority.as_str()).map_err(|_| wanted.to_owned())?;
+    let host_header = HeaderValue::from_str(authority.as_str()).map_err(|_| wanted.to_owned())?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     // An invalid port must not become the port of the scheme.
     let given = authority.as_str().get(authority.host().len()..).unwrap_or_default();
@@ -68,7 +69,7 @@ pub fn split(text: &str) -> Result<(Target, String), String> {
     if host.is_empty() {
         return Err(wanted.to_owned());
     }
-    Ok((Target { host, port, is_secure, name, address: None }, path.to_owned()))
+    Ok((Target { host, port, is_secure, host_header, address: None }, path.to_owned()))
 }
 
 impl FromStr for Target {
@@ -88,6 +89,6 @@ impl FromStr for Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_secure { "https" } else { "http" };
-        write!(f, "{scheme}://{}", self.name.to_str().unwrap_or_default())
+        write!(f, "{scheme}://{}", self.host_header.to_str().unwrap_or_default())
     }
 }
