@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::LocalSpec;
+use super::local_spec::LocalSpec;
 use crate::cluster_dir::{ClusterDir, MANIFEST};
 use crate::error::LocalError;
 use crate::ports;

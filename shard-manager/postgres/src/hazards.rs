@@ -6,7 +6,7 @@
 //! second by the task that watches the primary.
 //!
 //! **Invariant:** only the system catalogs of the server are read, which blocks no other session.
-//! **Not here:** storing rows despite hazards (`careful`), the messages about them
+//! **Not here:** storing rows despite hazards (`triggered_tables`), the messages about them
 //! (`requirements`).
 
 use std::collections::{BTreeMap, BTreeSet};

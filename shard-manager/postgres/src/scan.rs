@@ -5,7 +5,7 @@
 //! and the server ends a statement after its deadline.
 //!
 //! **Invariant:** a connection returns to the pool only after its work has ended without an error.
-//! **Not here:** reads of single keys (`point`).
+//! **Not here:** reads of single keys (`key_reads`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,9 +30,9 @@ use tokio::runtime::Handle;
 use super::citus;
 use super::db_error::DbErrorKind;
 use super::dialect::Select;
+use super::json_rows::{push_object, value};
+use super::key_reads::tell_unreadable;
 use super::node::NodeError;
-use super::page::{push_object, value};
-use super::point::tell_unreadable;
 use super::position_query::{self, PositionQuery};
 use super::statement::{Prepared, Statement, for_each_row, load, run};
 use super::target::Target;

@@ -22,7 +22,7 @@ use model::sabotage::{Mutation, is_on};
 use model::table::Table;
 use model::value::{ColumnType, Value, format_timestamp};
 
-use super::cell;
+use super::binary_value;
 use super::citus::Parts;
 use super::citus_statements::{self, Versions};
 use super::db_error::DbErrorKind;
@@ -133,7 +133,7 @@ fn row_key(change: &RowWrite) -> Vec<u8> {
     key.extend_from_slice(change.key.as_bytes());
     for (column, value) in change.table.id().iter().zip(&change.id) {
         key.push(0);
-        cell::encode(&mut key, change.table.column(*column).kind, value);
+        binary_value::encode(&mut key, change.table.column(*column).kind, value);
     }
     key
 }
@@ -417,7 +417,7 @@ fn is_row(change: &RowWrite, row: &RowView) -> bool {
                 return is(at, text.as_bytes());
             }
             let mut wanted = Vec::with_capacity(16);
-            cell::encode(&mut wanted, kind, value);
+            binary_value::encode(&mut wanted, kind, value);
             is(at, &wanted)
         })
 }
@@ -445,7 +445,8 @@ fn done(change: &RowWrite, row: &RowView, shown: bool) -> RowDone {
             json.extend_from_slice(if json.is_empty() { b"{\"" } else { b",\"" });
             json.extend_from_slice(column.name.as_bytes());
             json.extend_from_slice(b"\":");
-            let written = row.cell(at, |bytes| cell::push_json(&mut json, column.kind, bytes));
+            let written =
+                row.cell(at, |bytes| binary_value::push_json(&mut json, column.kind, bytes));
             if written.is_none() {
                 json.extend_from_slice(b"null");
             }

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::OpenError;
-use super::footing::Inode;
+use super::open_file_check::Inode;
 
 /// A locked data directory.
 #[derive(Debug)]

@@ -94,7 +94,8 @@ impl DirView {
             let cause = "there is no cluster here (no catalog.db); name its folder with --data-dir";
             return Err(OpenError::io(path, cause));
         }
-        let catalog::Looked { cluster_id, map, ready, replicas } = catalog::look(&file)?;
+        let catalog::InspectedCatalog { cluster_id, map, ready, replicas } =
+            catalog::inspect(&file)?;
         Ok(Self { path: path.to_owned(), cluster_id, ready, map, replicas })
     }
 

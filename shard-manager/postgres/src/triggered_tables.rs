@@ -1,4 +1,4 @@
-//! Careful: stores rows of tables whose triggers or rules may alter them.
+//! Triggered tables: stores rows of tables whose triggers or rules may alter them.
 //!
 //! The statements run, and the rows are read again, before the commit: so the response contains
 //! what the database has really stored. Other tables do not pay for these round trips.
