@@ -90,7 +90,7 @@ pub(crate) async fn list_codes(request: HttpRequest) -> Result<HttpResponse, Pro
             a href="/swagger-ui/" { "/swagger-ui/" }
         }
         table {
-            tr { th { "Code" } th { "Status" } th { "Meaning" } th { "Send again?" } }
+            tr { th { "Code" } th { "Status" } th { "Meaning" } th { "Retry?" } }
             @for code in Code::ALL {
                 tr {
                     td { a href=(page_of(*code)) { (code.name()) } }

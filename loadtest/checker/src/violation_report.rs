@@ -62,9 +62,9 @@ impl Report {
             }
         }
         let verdict = match (self.passed(), self.lost) {
-            (true, 0) => "PASS: no promise was broken".to_owned(),
+            (true, 0) => "PASS: no guarantee was violated".to_owned(),
             (true, lost) => format!("LOST: {}", lost_text(lost)),
-            (false, _) => "FAIL: promises were broken".to_owned(),
+            (false, _) => "FAIL: guarantees were violated".to_owned(),
         };
         line(&mut text, &verdict);
         text

@@ -46,7 +46,7 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
             "open" =>
                 "open: sent at the rate, whatever the responses; latency counts from when a request was due",
             _ =>
-                "closed: a user waits for its response, so stalls are under-counted (--rate counts them)",
+                "closed: a user waits for its response, so stalls weigh less than they should; --rate avoids that",
         }
     )?;
     for warning in &report.warnings {
