@@ -172,6 +172,6 @@ refusals! {
     BusyRefusals {
         400 BadRequest "A parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
-        503 Unavailable "As many watch as may, or no router answers; see Retry-After.";
+        503 Unavailable "The maximum number of event streams is open, or no router answers; see Retry-After.";
     }
 }

@@ -4,7 +4,7 @@ use analytics::{
     Frame, History, MeasuredIntervals, MetricsQuery, Recorder, Series, Step, Window, figures,
 };
 
-use crate::{BEGIN, BEGIN_MS, Story, labels, millis, now, read, seconds};
+use crate::{BEGIN, BEGIN_MS, TestRecorder, labels, millis, now, read, seconds};
 
 /// Curves of a window that ends this many seconds after the beginning.
 fn series(histories: &[&History], window: &str, second: u64) -> Series {
@@ -22,10 +22,10 @@ fn rate(series: &Series, second: u64) -> Option<f64> {
 
 /// A recorder that counts for 100 s, is idle for 100 s, is down for 100 s, and counts again.
 fn restarted() -> Recorder {
-    let before = Story::of(1);
+    let before = TestRecorder::of(1);
     (0..100).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
     let old = before.recorder.settle_at(before.recorder.started() + seconds(200));
-    let after = Recorder::by_hand(labels(1), BEGIN_MS + 300_000);
+    let after = Recorder::without_thread(labels(1), BEGIN_MS + 300_000);
     after.history().know_counted(old.counted_times().as_slice().iter().copied());
     for frame in Step::ALL.iter().flat_map(|step| old.frames_after(*step, 0, usize::MAX)) {
         after.history().absorb(Frame::clone(&frame));
@@ -76,12 +76,12 @@ fn a_router_that_was_down_has_no_points_and_an_idle_one_has_zeros() {
 /// The first stored interval does not show how long a recorder had been running.
 #[test]
 fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
-    let recorder = Recorder::by_hand(labels(1), BEGIN_MS + 200_000);
+    let recorder = Recorder::without_thread(labels(1), BEGIN_MS + 200_000);
     recorder.settle_at(recorder.started() + seconds(40));
     let worker = recorder.worker();
     worker.record(&read(0, 200, millis(2)), recorder.started() + seconds(50));
     let old = recorder.settle_at(recorder.started() + seconds(100));
-    let after = Recorder::by_hand(labels(1), BEGIN_MS + 420_000);
+    let after = Recorder::without_thread(labels(1), BEGIN_MS + 420_000);
     // The recorder was also running before, for 100 s without requests.
     after.history().know_counted([(BEGIN, BEGIN + 100)]);
     after.history().know_counted(old.counted_times().as_slice().iter().copied());
@@ -101,9 +101,9 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
 /// An unknown number of requests is no zero.
 #[test]
 fn dropped_slots_are_not_reported_as_zeros() {
-    let story = Story::of(1);
-    (0..1_440).for_each(|ten| story.record(&read(0, 200, millis(2)), seconds(ten * 10)));
-    let all = story.recorder.settle_at(story.recorder.started() + seconds(14_400));
+    let test = TestRecorder::of(1);
+    (0..1_440).for_each(|ten| test.record(&read(0, 200, millis(2)), seconds(ten * 10)));
+    let all = test.recorder.settle_at(test.recorder.started() + seconds(14_400));
     let small = History::with_budgets([1 << 20, 20_000, 20_000]);
     small.know_between(BEGIN_MS, BEGIN_MS + 14_400_000);
     for frame in Step::ALL.iter().flat_map(|step| all.frames_after(*step, 0, usize::MAX)) {
@@ -119,16 +119,16 @@ fn dropped_slots_are_not_reported_as_zeros() {
     let rates = [600, lost - 600, 14_399].map(|second| rate(&told, second));
     assert_eq!(rates, [None, None, Some(0.1)], "{told:?}");
     // Another router of the fleet may have them.
-    let told = series(&[&small, story.recorder.history()], "24h", 14_400);
+    let told = series(&[&small, test.recorder.history()], "24h", 14_400);
     assert_eq!(rate(&told, 600), Some(0.1));
 }
 
 /// One request per hour is written as 0.000 per second, but is not zero requests.
 #[test]
 fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
-    let story = Story::of(1);
-    story.record(&read(0, 200, millis(2)), seconds(86_400));
-    let all = story.recorder.settle_at(story.recorder.started() + seconds(90_000));
+    let test = TestRecorder::of(1);
+    test.record(&read(0, 200, millis(2)), seconds(86_400));
+    let all = test.recorder.settle_at(test.recorder.started() + seconds(90_000));
     let history = History::new();
     history.know_between(BEGIN_MS, BEGIN_MS + 60_000);
     let minute = all.frames_after(Step::Minute, 0, usize::MAX).remove(0);
@@ -219,7 +219,7 @@ fn a_rate_is_computed_over_the_measured_time() {
 #[test]
 fn a_young_router_has_curves_of_seconds_from_the_beginning() {
     for begun in [0, 3, 13, 59] {
-        let recorder = Recorder::by_hand(labels(1), BEGIN_MS + begun * 1_000 + 250);
+        let recorder = Recorder::without_thread(labels(1), BEGIN_MS + begun * 1_000 + 250);
         let worker = recorder.worker();
         for second in 0..250 {
             worker.record(&read(0, 200, millis(2)), recorder.started() + seconds(second));

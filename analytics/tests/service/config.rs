@@ -102,7 +102,7 @@ fn invalid_settings_are_refused_with_the_allowed_values() {
             &["--routers", "127.0.0.1:3000"],
             "routers (from flag) must be a URL such as http://127.0.0.1:3000",
         ),
-        (&["--routers", "http://me:hunter2@a"], "without a user"),
+        (&["--routers", "http://me:hunter2@a"], "without user name"),
         (&["--routers", "http://127.0.0.1:99999"], "ports go from 1 to 65535"),
         (&["--routers", "https://[::1]:0"], "ports go from 1 to 65535"),
         (&["--routers", "http://a/api"], "must be scheme, host and port only"),

@@ -6,7 +6,7 @@
 
 mod target;
 
-pub use target::{Target, split};
+pub use target::{Target, parse_url};
 
 use std::io;
 use std::sync::Arc;

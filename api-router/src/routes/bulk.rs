@@ -315,7 +315,7 @@ async fn parse_anywhere(
     let (app, key) = (app.clone(), key.map(|key| key.as_str().to_owned()));
     let parsed = block(move || {
         let key = key.as_deref().and_then(|key| ShardKey::parse(key).ok());
-        let bytes = if zipped { body::unzip(bytes, body::BULK_BYTES_MAX)? } else { bytes };
+        let bytes = if zipped { body::gunzip(bytes, body::BULK_BYTES_MAX)? } else { bytes };
         parse(&app, key, &bytes)
     });
     parsed.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?

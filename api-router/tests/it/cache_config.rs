@@ -122,7 +122,7 @@ fn a_value_that_does_not_fit_is_refused_with_its_name_and_the_allowed_ones() {
         ("redis://127.0.0.1:6379/none", "a number from 0"),
         ("redis://127.0.0.1:6379?ca=/x", "rediss://"),
         ("redis://127.0.0.1:6379?tls=1", "only parameter"),
-        ("redis://127.0.0.1:x", "the address of a cache"),
+        ("redis://127.0.0.1:x", "a cache address is"),
     ] {
         let told = refusal(with(dir.path(), &[("REDIS_URL", url)], &[]));
         assert!(told.contains("REDIS_URL (from environment): "), "{told}");

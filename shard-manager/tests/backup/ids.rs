@@ -42,13 +42,13 @@ fn generated_user_ids_are_valid_in_every_keyspace() {
         let arguments = ["generate", "--users", "400", "--orders-per-user", "2", "--json"];
         let arguments = [&arguments[..], &["--data-dir", text(dir.path())]].concat();
         let told: serde_json::Value =
-            serde_json::from_str(&succeed(&arguments)).expect("one document");
+            serde_json::from_str(&succeed(&arguments)).expect("one JSON document");
         assert_eq!(told["stored"], 1200, "{keyspace}: {told}");
         let users = keys(dir.path(), "users");
-        assert_eq!(users.len(), 400, "{keyspace}: each has an id of its own");
+        assert_eq!(users.len(), 400, "{keyspace}: ids are unique");
         assert!(users.iter().any(|key| key.starts_with(first)), "{keyspace}: {users:?}");
         assert_eq!(users, keys(dir.path(), "orders"), "{keyspace}");
-        // Equal seeds generate equal ids.
+        // The same seed generates the same ids.
         succeed(&arguments);
         assert_eq!(users, keys(dir.path(), "users"), "{keyspace}");
     }
@@ -86,13 +86,13 @@ fn a_number_of_users_that_overflows_is_refused() {
 }
 
 #[test]
-fn the_variable_names_the_data_directory_of_every_command() {
+fn tessera_data_dir_sets_the_data_directory_of_every_command() {
     let dir = cluster_of("hash");
     let with = |arguments: &[&str]| {
         let output = program().args(arguments).env("TESSERA_DATA_DIR", dir.path()).output();
         let output = output.expect("the program starts");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code().expect("it ends by itself"), told)
+        (output.status.code().expect("it exits without a signal"), told)
     };
     assert_eq!(with(&["generate", "--users", "10"]), (0, String::new()));
     assert_eq!(keys(dir.path(), "users").len(), 10);

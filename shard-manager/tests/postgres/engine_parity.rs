@@ -15,7 +15,7 @@ use shard_manager::row_change::RowDone;
 use shard_manager::value::Value;
 
 use crate::cluster::{Databases, connect};
-use crate::random_changes::{Draft, How, KEYS, Step, pairs, plain, steps, things};
+use crate::random_changes::{Draft, KEYS, SendMode, Step, pairs, plain, steps, things};
 use crate::random_reads::{Question, question};
 use crate::rows::{RowOutcome, make, options, write_all};
 use crate::scratch;
@@ -44,13 +44,14 @@ impl Side {
     async fn take(&mut self, (how, drafts): &Step, prefix: &str) -> Vec<String> {
         let mut answers = Vec::with_capacity(drafts.len());
         let at_once = match how {
-            How::Singly => 1,
-            How::Together | How::Whole => drafts.len(),
+            SendMode::Singly => 1,
+            SendMode::Together | SendMode::AtomicPerShard => drafts.len(),
         };
         for drafts in drafts.chunks(at_once) {
             let prepare = |draft: &Draft| draft.prepare(&self.manager, prefix, &self.told);
             let rows = drafts.iter().map(prepare).collect();
-            let done = write_all(&self.manager, rows, matches!(how, How::Whole)).await;
+            let done =
+                write_all(&self.manager, rows, matches!(how, SendMode::AtomicPerShard)).await;
             for (draft, outcome) in drafts.iter().zip(done) {
                 self.note(draft, &outcome);
                 answers.push(shown(&outcome));
@@ -205,8 +206,10 @@ fn the_pipelined_path_and_the_sequential_path_store_the_same() {
         let (prefix, _) = keys(&case);
         (short.told, long.told) = (HashMap::new(), HashMap::new());
         for batch in &batches {
-            let answers = runtime.block_on(short.take(&(How::Together, batch.clone()), &prefix));
-            let others = runtime.block_on(long.take(&(How::Whole, batch.clone()), &prefix));
+            let answers =
+                runtime.block_on(short.take(&(SendMode::Together, batch.clone()), &prefix));
+            let others =
+                runtime.block_on(long.take(&(SendMode::AtomicPerShard, batch.clone()), &prefix));
             same(&answers, &others, &batches)?;
         }
         Ok(())

@@ -15,7 +15,7 @@ use super::file::{File, Section};
 use super::router_list::{RouterAddress, RouterSource};
 use crate::alerts::{Kind, Limits, Rule};
 use recorder::Window;
-use web_kit::http_client::{Target, split};
+use web_kit::http_client::{Target, parse_url};
 use web_kit::settings::Settings;
 
 /// Longest name of a rule or a webhook, and of a shard.
@@ -237,7 +237,7 @@ fn webhook(section: &Section<'_>) -> Result<Webhook, ConfigError> {
         }
         (None, None) => return Err(section.refused("url", "is missing, and so is url_file")),
     };
-    let (target, path) = split(&url).map_err(|cause| section.refused("url", &cause))?;
+    let (target, path) = parse_url(&url).map_err(|cause| section.refused("url", &cause))?;
     let secret = match (section.text("authorization_file")?, section.text("authorization_env")?) {
         (Some(path), None) => {
             Some(("authorization_file", secret_of_file(section, "authorization_file", path)?))
