@@ -224,7 +224,7 @@ impl<'a> Members<'a> {
     /// Returns the text of a member, if it is there.
     ///
     /// # Errors
-    /// TSR101 if it is no string.
+    /// TSR101 if it is not a string.
     pub fn text(&self, name: &str) -> Result<Option<String>, Problem> {
         let Some(json) = self.get(name) else { return Ok(None) };
         serde_json::from_str(json.get())
@@ -265,7 +265,7 @@ fn not_json(what: &str, error: &serde_json::Error) -> Problem {
 
 fn unknown_member(name: &str, known: &[&str]) -> Problem {
     let shown: String = name.chars().take(80).collect();
-    let problem = Problem::new(Code::TSR102, format!("`{shown}` means nothing here"));
+    let problem = Problem::new(Code::TSR102, format!("unknown member `{shown}`"));
     match closest(name, known.iter().copied()) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None => problem.hint(format!("known members: {}", known.join(", "))),
@@ -275,7 +275,7 @@ fn unknown_member(name: &str, known: &[&str]) -> Problem {
 /// Returns the raw items of a JSON array: at most `most`.
 ///
 /// # Errors
-/// TSR101 if the member is no array, TSR108 if it has more items.
+/// TSR101 if the member is not an array, TSR108 if it has more items.
 pub fn items<'a>(
     name: &str,
     json: &'a RawValue,

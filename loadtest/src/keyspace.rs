@@ -266,7 +266,7 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
 /// Returns the ranges between split points that contain an integer.
 fn integers(splits: &[&str]) -> anyhow::Result<Vec<IntegerRange>> {
     let splits: Result<Vec<i128>, _> = splits.iter().map(|split| split.parse()).collect();
-    let splits = splits.context("a split point of the shard map is no integer")?;
+    let splits = splits.context("a split point of the shard map is not an integer")?;
     Ok(splits.windows(2).filter_map(|ends| IntegerRange::new(ends[0], ends[1])).collect())
 }
 

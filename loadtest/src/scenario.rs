@@ -41,7 +41,7 @@ struct Scenario {
 /// The options of a scenario, as the command line would have them.
 ///
 /// # Errors
-/// No such name or file, or it is no scenario.
+/// No such name or file, or it is not a scenario.
 pub(crate) fn arguments(name: &str) -> anyhow::Result<Vec<String>> {
     let known = KNOWN.iter().find(|(known, _)| *known == name);
     let text = match known {

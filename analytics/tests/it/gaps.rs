@@ -98,7 +98,7 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     assert_eq!(rates, expected, "{:?}", told.series);
 }
 
-/// An unknown number of requests is no zero.
+/// An unknown number of requests is not reported as zero.
 #[test]
 fn dropped_slots_are_not_reported_as_zeros() {
     let test = TestRecorder::of(1);
@@ -138,7 +138,7 @@ fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
     assert_eq!([rate(&told, 80_000), rate(&told, 86_400)], [None, Some(0.0)], "{:?}", told.t);
 }
 
-/// A period that at least one recorder measured is no gap.
+/// A period that at least one recorder measured is not a gap.
 #[test]
 fn a_gap_of_one_router_is_filled_by_another() {
     let recorder = restarted();

@@ -146,7 +146,7 @@ fn the_busiest_router_stays_within_the_memory_that_is_documented() {
         largest = largest.max(history.bytes());
     }
     let budget: usize = BUDGETS.iter().sum();
-    assert!(largest > 4 << 20, "{largest} bytes are no load");
+    assert!(largest > 4 << 20, "{largest} bytes are too few for a load");
     assert!(largest <= budget, "{largest} of {budget} bytes");
     // In addition to the history: the running second and the data waiting for it.
     let beside = test.recorder.bytes() - test.recorder.history().bytes();

@@ -94,7 +94,7 @@ pub fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'n str>)
         Some((_, near)) => format!("did you mean {near}?"),
         None => format!("there are: {}", known.join(", ")),
     };
-    ConfigError(format!("{what} is no setting; {hint}"))
+    ConfigError(format!("{what} is not a setting; {hint}"))
 }
 
 /// Parses a number within bounds.
@@ -147,7 +147,7 @@ impl<'l> Settings<'l> {
         Self { servers_by: Some(name), ..self }
     }
 
-    /// Reads a value that is no secret; `parse` checks it.
+    /// Reads a value that is not a secret; `parse` checks it.
     ///
     /// # Errors
     /// [`ConfigError`] names the setting, where it came from and what is allowed.
@@ -171,7 +171,7 @@ impl<'l> Settings<'l> {
         Ok(parsed)
     }
 
-    /// Reads an optional value that is no secret; `default` describes its absence.
+    /// Reads an optional value that is not a secret; `default` describes its absence.
     ///
     /// # Errors
     /// Fails like [`Settings::parse`].

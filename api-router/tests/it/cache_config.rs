@@ -138,11 +138,11 @@ fn a_section_with_an_unknown_member_or_of_the_wrong_type_is_refused_by_its_path(
         ("[cache]\nurl = 1\n", "cache.url (from tessera.toml) must be a text"),
         (
             "[cache]\nurll = \"x\"\n",
-            "cache.urll (from tessera.toml) is no setting; did you mean url?",
+            "cache.urll (from tessera.toml) is not a setting; did you mean url?",
         ),
         ("[cache]\nbound_ms = \"9\"\n", "cache.bound_ms (from tessera.toml) must be a number"),
         ("cache = 1\n", "cache (from tessera.toml) must be a section"),
-        ("[cahce]\n", "cahce (from tessera.toml) is no setting; did you mean cache?"),
+        ("[cahce]\n", "cahce (from tessera.toml) is not a setting; did you mean cache?"),
         (
             "redis_url = \"redis://a\"\n[cache]\nurl = \"redis://b\"\n",
             "redis_url (from tessera.toml) stands in a section too",

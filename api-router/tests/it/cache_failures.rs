@@ -142,7 +142,7 @@ fn a_foreign_value_in_redis_is_never_returned() {
         assert_eq!((reply.status, &reply.json()["data"][0]["name"]), (200, &json!("name of k")));
     }
     assert!(cached.counters()["errors"].as_u64().unwrap() > 0, "{}", cached.counters());
-    // An entry of another key under this one, and a key that is no hash at all.
+    // An entry of another key under this one, and a key that is not a hash at all.
     redis.ask(&["COPY", l, k, "REPLACE"]);
     for _ in 0..3 {
         assert_eq!(Seen::of(&plain_read(router, "k")).names, ["name of k"]);

@@ -66,7 +66,7 @@ fn plain(yaml: &Yaml<'_>) -> Value {
 }
 
 fn words(value: &Value) -> Vec<String> {
-    let words = value.as_array().unwrap_or_else(|| panic!("{value} is no list"));
+    let words = value.as_array().unwrap_or_else(|| panic!("{value} is not a list"));
     words.iter().map(|word| word.as_str().unwrap().to_owned()).collect()
 }
 

@@ -56,7 +56,7 @@ fn a_body_that_declares_nothing_is_refused() {
             ("[]".into(), 400, "TSR101", "the body"),
             ("{\"name\":".into(), 400, "TSR101", "the body"),
             ("{}".into(), 400, "TSR101", "name is missing"),
-            (with("ttl", "7"), 400, "TSR102", "`ttl` means nothing here"),
+            (with("ttl", "7"), 400, "TSR102", "unknown member `ttl`"),
         ],
     );
 }

@@ -76,7 +76,7 @@ fn a_lost_file_of_a_primary_is_a_fault_and_a_foreign_one_as_well() {
     assert_eq!(code, Some(1), "{lines:#?}");
     assert!(told(&lines, "fault", "put the file back, or restore a backup"), "{lines:#?}");
     assert!(lines.last().unwrap().starts_with("1 fault, "), "{lines:#?}");
-    fs::write(&file, "this is no database, and was never one of any kind").unwrap();
+    fs::write(&file, "this is not a database, and was never one of any kind").unwrap();
     let (code, lines) = examined(command(&data));
     assert_eq!(code, Some(1), "{lines:#?}");
     assert!(told(&lines, "fault", "shard2-primary"), "{lines:#?}");

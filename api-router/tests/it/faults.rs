@@ -244,15 +244,15 @@ fn tsr305_when_what_the_token_has_seen_was_put_back() {
 }
 
 #[test]
-fn tsr306_when_the_database_swallows_the_row() {
+fn tsr306_when_the_database_discards_the_row() {
     crate::backend::not_on_citus!("its tables have no triggers of others");
     servers_only!("triggers of others exist on servers");
     let (_folder, data) = folder();
     let router = Router::start_in(&data, &ONE_SHARD);
     meddle(
         &data,
-        "CREATE FUNCTION public.swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-         CREATE TRIGGER swallow BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION public.swallow()",
+        "CREATE FUNCTION public.discard() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER discard BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION public.discard()",
     );
     let row = json!({"user_id": "ada", "name": "A", "email": "e"});
     for (op, key) in
@@ -281,7 +281,7 @@ fn tsr306_when_the_database_swallows_the_row() {
     assert_eq!(health["status"], "degraded", "{health}");
     let reason = health["degraded"][0].as_str().unwrap();
     assert!(reason.contains("ALTER TABLE public.users SET LOGGED"), "{health}");
-    meddle(&data, "DROP FUNCTION public.swallow CASCADE; ALTER TABLE users SET LOGGED");
+    meddle(&data, "DROP FUNCTION public.discard CASCADE; ALTER TABLE users SET LOGGED");
     assert_eq!(router.write("ada", &write).status, 201);
 }
 

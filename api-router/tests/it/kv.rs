@@ -11,7 +11,7 @@ use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// Returns every byte of a key that is no letter and no digit as an escape.
+/// Returns every byte of a key that is neither a letter nor a digit as an escape.
 fn path(key: &str) -> String {
     let spelled = key.bytes().map(|byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),

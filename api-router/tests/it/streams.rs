@@ -205,7 +205,7 @@ fn strict_handling_ends_at_the_first_bad_line_and_the_rest_can_be_sent_again() {
     assert_eq!(ids(&router), (0..600).map(|n| format!("u{n:06}")).collect::<Vec<_>>());
 }
 
-/// A row that a shard refuses is no bad line: it is reported, and the stream goes on.
+/// A row that a shard refuses is not a bad line: it is reported, and the stream goes on.
 #[test]
 fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
     let router = Router::shared();

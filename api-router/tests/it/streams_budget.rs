@@ -228,7 +228,7 @@ fn blank_lines_end_a_body_that_has_hardly_anything_else() {
         assert_eq!((&problem["outcome"], &problem["stored"]), (&json!("partial"), &json!(1)));
         assert!(problem["detail"].as_str().unwrap().contains("blank lines"), "{problem}");
     }
-    // As many as the rows have are no trouble.
+    // As many as the rows have are accepted.
     let (name, blank) = ("n".repeat(600), "\n".repeat(600));
     let spread: String = (0..2_000)
         .map(|n| format!("{{\"user_id\":\"u{n}\",\"email\":\"e\",\"name\":\"{name}\"}}\n{blank}"))

@@ -17,7 +17,7 @@ pub(crate) struct Findings<'h> {
     /// Ordered by time, at most [`REPORTED_MAX`] of each check.
     told: [Vec<Violation>; Check::ALL.len()],
     counts: [u64; Check::ALL.len()],
-    /// Changes whose loss is no violation, if there was a promotion.
+    /// Changes whose loss is not a violation, if there was a promotion.
     excuse: Option<Excuse<'h>>,
     losses: Vec<Violation>,
     lost: u64,

@@ -36,7 +36,7 @@ pub(super) enum Way {
     Open,
     /// Connections end, and new ones are refused.
     Cut,
-    /// Bytes are swallowed, and nothing is answered.
+    /// Bytes are discarded, and nothing is answered.
     HalfOpen,
     /// All passes so much later, each way.
     Slow(Duration),

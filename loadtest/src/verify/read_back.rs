@@ -36,7 +36,7 @@ pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
         let missing = !met.contains(&key);
         let row = row.strip_prefix(USERS).and_then(|row| row.strip_prefix('/'));
         let Some(row) = row.filter(|_| missing) else { continue };
-        // The name of the whole run stands for bulk writes, and is no row.
+        // The name of the whole run stands for bulk writes, and is not a row.
         if *row == *session.of.names.run() {
             continue;
         }

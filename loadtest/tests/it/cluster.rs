@@ -179,7 +179,7 @@ fn faults_that_are_impossible_are_reported_before_the_run() {
     refused(without.output().unwrap(), "without --cluster DIR there is only the router to break");
     let Some(cluster) = Cluster::up("1") else { return };
     let output = cluster.under_chaos("1", "delay,freeze", &[]);
-    refused(output, "shard1 has 2 nodes, so one of them is no minority");
+    refused(output, "shard1 has 2 nodes, so one of them is not a minority");
     assert!(cluster.command(&["stop", "shard1-replica1"]).status.success());
     refused(
         cluster.under_chaos("1", "delay", &[]),

@@ -68,7 +68,7 @@ pub enum Error {
         "the database did not store the row in `{table}`: a trigger, a rule or a row-security policy discarded it, \
          and the transaction was rolled back"
     )]
-    Swallowed {
+    Discarded {
         /// The table.
         table: String,
     },

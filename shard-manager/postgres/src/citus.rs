@@ -162,7 +162,7 @@ pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
     }
     match DbErrorKind::of(error) {
         DbErrorKind::Constraint(_)
-        | DbErrorKind::Swallowed(_)
+        | DbErrorKind::Discarded(_)
         | DbErrorKind::Conflict
         | DbErrorKind::ReadOnly
         | DbErrorKind::Outdated => true,

@@ -164,7 +164,7 @@ async fn check_replica(
 ) -> Result<Option<Identity>, OpenError> {
     let Identity { system, timeline, in_recovery, .. } = session.identity;
     if system != primary.system || session.identity.database != primary.database {
-        let cause = format!("it is no replica of {shard}: it copies another database");
+        let cause = format!("it is not a replica of {shard}: it copies another database");
         return Err(OpenError::node(name, cause));
     }
     if !in_recovery && timeline == primary.timeline {

@@ -91,7 +91,7 @@ impl fmt::Display for TableHazard {
             ),
             Self::Meddler { table, name } => write!(
                 f,
-                "{table} has the {name}, which is not Tessera's and may change or swallow rows: writes to the table take \
+                "{table} has the {name}, which is not Tessera's and may change or discard rows: writes to the table take \
                  longer, answer what the database makes of them, and are refused (TSR306) where it makes nothing"
             ),
         }

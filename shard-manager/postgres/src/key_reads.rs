@@ -294,7 +294,7 @@ impl Server {
                     }
                     return Err(match kind {
                         DbErrorKind::Late => Error::DeadlinePassed,
-                        DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+                        DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
                         _kind @ (DbErrorKind::Constraint(_)
                         | DbErrorKind::Conflict
                         | DbErrorKind::ReadOnly

@@ -303,7 +303,7 @@ impl Scans {
             tracing::warn!(node, %at, %error, ?kind, "a read failed");
         }
         match kind {
-            DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+            DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
             DbErrorKind::Constraint(_)
             | DbErrorKind::Conflict
             | DbErrorKind::ReadOnly

@@ -33,10 +33,10 @@ pub(super) async fn store(
     groups: &[Group],
 ) -> Result<HashMap<usize, Vec<Value>>, TransactionError> {
     let failed = match write(session, batch, groups).await {
-        Ok(found) => match swallowed(batch, groups, &found) {
+        Ok(found) => match discarded(batch, groups, &found) {
             None => return Ok(found),
             Some(table) => {
-                let kind = DbErrorKind::Swallowed(Some(table.name().to_owned()));
+                let kind = DbErrorKind::Discarded(Some(table.name().to_owned()));
                 TransactionError {
                     kind,
                     outcome: Outcome::Rejected,
@@ -108,8 +108,8 @@ fn plain_work(citus: Option<&Citus>, batch: &Batch, group: &Group) -> Vec<Work<'
     work.map(|(sql, binds)| (sql.into_owned().into(), binds)).collect()
 }
 
-/// Returns the table of the first row that the database has swallowed.
-fn swallowed<'g>(
+/// Returns the table of the first row that the database has discarded.
+fn discarded<'g>(
     batch: &Batch,
     groups: &'g [Group],
     found: &HashMap<usize, Vec<Value>>,

@@ -158,7 +158,7 @@ pub(super) async fn apply(
     if parts.is_none() && session.insert_predictor.is_expected() {
         match store(session, &groups, count, true).await {
             Err(TransactionError {
-                kind: DbErrorKind::Constraint("unique") | DbErrorKind::Swallowed(_),
+                kind: DbErrorKind::Constraint("unique") | DbErrorKind::Discarded(_),
                 outcome: Outcome::Rejected,
                 ..
             }) => {
@@ -170,7 +170,7 @@ pub(super) async fn apply(
     match store(session, &groups, count, false).await {
         // A rule interfered: the general path handles that.
         Err(TransactionError {
-            kind: DbErrorKind::Swallowed(_),
+            kind: DbErrorKind::Discarded(_),
             outcome: Outcome::Rejected,
             usable: true,
             ..
@@ -287,7 +287,7 @@ fn astray(strays: usize) -> TransactionError {
     TransactionError { kind, outcome, usable: true, retry_split: false }
 }
 
-/// Finds out if the database has swallowed rows that were not stored, or if their slots take no
+/// Finds out if the database has discarded rows that were not stored, or if their slots take no
 /// writes here.
 async fn explain(
     connection: &AsyncPgConnection,
@@ -320,7 +320,7 @@ async fn explain(
         // A slot that was fenced then, and is not now, is sent again; without interference by
         // triggers, that was the reason.
         if !strange.contains(&i64::from(row.slot.number())) && hazards.meddle(&row.table) {
-            rows[*place] = Err(Error::Swallowed { table: row.table.name().to_owned() });
+            rows[*place] = Err(Error::Discarded { table: row.table.name().to_owned() });
         }
     }
 }
@@ -377,7 +377,7 @@ fn lone_binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
 }
 
 /// Puts the rows that came back in their places. They come back in the order in which they were
-/// sent, except those whose slot is not owned here and those that the database has swallowed, which
+/// sent, except those whose slot is not owned here and those that the database has discarded, which
 /// are missing; otherwise rows are matched by their keys. Returns the number of rows that match
 /// nothing.
 fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Error>]) -> usize {

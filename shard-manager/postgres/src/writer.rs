@@ -205,7 +205,7 @@ impl PgWriter {
             let is_conflict = match failed.kind {
                 DbErrorKind::Conflict => true,
                 DbErrorKind::Constraint(rule) => rule == "unique" && tries == 1,
-                DbErrorKind::Swallowed(_)
+                DbErrorKind::Discarded(_)
                 | DbErrorKind::ReadOnly
                 | DbErrorKind::Full
                 | DbErrorKind::Late

@@ -104,7 +104,8 @@ impl DirView {
         &self.path
     }
 
-    /// Returns true if every shard's file has been created: before that a missing file is no loss.
+    /// Returns true if every shard's file has been created: before that a missing file is not a
+    /// loss.
     pub fn is_ready(&self) -> bool {
         self.ready
     }

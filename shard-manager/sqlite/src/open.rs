@@ -86,7 +86,7 @@ fn open_as(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, Ope
 fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, OpenError> {
     let data_dir = DataDir::open(&cluster.data_dir)?;
     let record = DoubtRecord::read(data_dir.path());
-    // A refused start has closed its files in good order, and is no reason to check them all.
+    // A refused start has closed its files in good order, and is not a reason to check them all.
     let opened = open_files(&data_dir, cluster, replicas, &record);
     let (catalog, registry, mut shards) = opened.inspect_err(|_| data_dir.close())?;
     let source = Arc::new(source(&data_dir, &shards.0));

@@ -112,7 +112,7 @@ fn an_invalid_command_is_answered_with_the_reason() {
     for line in
         ["{}\n", "hello\n", "{\"command\":\"drop\"}\n", "{\"command\":\"backup\",\"to\":1}\n"]
     {
-        assert!(say(line.as_bytes()).contains("this is no command"), "{line}");
+        assert!(say(line.as_bytes()).contains("this is not a command"), "{line}");
     }
     let relative = "{\"command\":\"backup\",\"to\":\"copy\"}\n";
     assert!(say(relative.as_bytes()).contains("absolute"));

@@ -157,9 +157,9 @@ fn wrong_usage_is_refused_with_a_clear_message() {
     let dir = scratch::folder();
     let (home, nowhere) = (text(dir.path()), dir.path().join("nowhere"));
     let uses: [(&[&str], &str); 8] = [
-        (&["generate", "--weights", "A=0", "--data-dir", text(&nowhere)], "`A=0` is no share"),
+        (&["generate", "--weights", "A=0", "--data-dir", text(&nowhere)], "`A=0` is not a share"),
         (&["generate", "--weights", "A=1,A=2", "--data-dir", text(&nowhere)], "two shares"),
-        (&["generate", "--weights", "", "--data-dir", text(&nowhere)], "is no share"),
+        (&["generate", "--weights", "", "--data-dir", text(&nowhere)], "is not a share"),
         (&["generate", "--url", "ftp://x", "--users", "1"], "begins with http://"),
         (&["generate", "--url", "http://127.0.0.1:1", "--users", "1"], "does not answer"),
         (&["import", "--table", "users", "--input", home, "--data-dir", home], "directory"),

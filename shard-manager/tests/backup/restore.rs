@@ -267,7 +267,7 @@ fn an_unreadable_copy_and_an_incomplete_copy_are_reported_differently() {
         assert!(code == 2 && told.contains("No such file"), "{told}");
     }
     for (code, told) in uses(dir.path()) {
-        assert!(code == 1 && told.contains("this is no copy"), "{told}");
+        assert!(code == 1 && told.contains("this is not a restorable copy"), "{told}");
     }
 }
 

@@ -334,7 +334,7 @@ async fn damaged_files_are_refused_and_named_and_never_a_panic() {
         assert_tells(&refusal(dir.path(), ClusterSpec::default()), &[name]);
     };
     for name in ["catalog.db", "shard1-primary.db"] {
-        damage(name, b"this is no database, and long enough to be looked at ".repeat(100)).await;
+        damage(name, b"this is not a database, and long enough to be looked at ".repeat(100)).await;
         damage(name, b"SQLite format 3\0".iter().copied().chain([0xff; 8_000]).collect()).await;
         damage(name, b"SQLite".to_vec()).await;
     }

@@ -151,8 +151,8 @@ fn every_placement_comes_back_from_configuration_and_from_the_catalog() {
 #[test]
 fn invalid_placement_parameters_are_refused_with_the_reason() {
     for (text, reason) in [
-        ("random", "`random` is no placement"),
-        ("Even", "`Even` is no placement"),
+        ("random", "`random` is not a placement"),
+        ("Even", "`Even` is not a placement"),
         ("even:1", "there are none"),
         ("ring:", "no number"),
         ("ring:0", "1 to 10000 virtual nodes, not 0"),

@@ -261,8 +261,11 @@ async fn a_lost_or_damaged_replica_is_rebuilt_and_others_are_kept() {
     }
     let cluster = cluster.restart_after(|dir| {
         std::fs::remove_file(replica_file(dir, 1, 1)).expect("it was there");
-        std::fs::write(replica_file(dir, 2, 1), "this is no database, and long enough to be read")
-            .expect("written");
+        std::fs::write(
+            replica_file(dir, 2, 1),
+            "this is not a database, and long enough to be read",
+        )
+        .expect("written");
     });
     caught_up(&cluster).await;
     assert_equal(&cluster, 3, 1);

@@ -102,9 +102,9 @@ fn of_several_hosts_the_one_in_the_requested_role_is_used() {
     });
     let error = refusal(&hosts(&[&replica]), NodeRole::Primary, &patient());
     assert!(matches!(error, ConnectError::WrongRole { in_recovery: true, .. }), "{error:?}");
-    assert!(error.to_string().contains("is no primary now: it is in recovery"), "{error}");
+    assert!(error.to_string().contains("is not a primary now: it is in recovery"), "{error}");
     let error = refusal(&hosts(&[&primary]), NodeRole::Replica, &patient());
-    assert!(error.to_string().contains("is no replica now: it is a primary"), "{error}");
+    assert!(error.to_string().contains("is not a replica now: it is a primary"), "{error}");
 }
 
 /// A promoted replica starts a new timeline, and reports it.

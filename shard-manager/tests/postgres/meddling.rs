@@ -57,8 +57,8 @@ async fn user(manager: &Manager, operation: Operation, key: &str, json: &str) ->
     outcome(manager, prepare(manager, "users", operation, key, json)).await
 }
 
-fn swallowed() -> RowOutcome {
-    Err((Error::Swallowed { table: "users".to_owned() }, Outcome::Rejected))
+fn discarded() -> RowOutcome {
+    Err((Error::Discarded { table: "users".to_owned() }, Outcome::Rejected))
 }
 
 fn json(written: &WriteReceipt) -> String {
@@ -70,9 +70,9 @@ fn json(written: &WriteReceipt) -> String {
 async fn refused_each_way(manager: &Manager, door: &mut SideSession) {
     let before = door.text(COUNT).await;
     for operation in [Upsert, Insert] {
-        assert_eq!(user(manager, operation, "bad", BAD).await, swallowed(), "{operation:?}");
+        assert_eq!(user(manager, operation, "bad", BAD).await, discarded(), "{operation:?}");
         let row = idempotent(manager, operation, "bad", BAD);
-        assert_eq!(outcome(manager, row).await, swallowed(), "{operation:?} with a key");
+        assert_eq!(outcome(manager, row).await, discarded(), "{operation:?} with a key");
         for whole in [true, false] {
             let changes = (0..40).map(|n| {
                 let (key, json) = if n % 13 == 5 {
@@ -89,7 +89,7 @@ async fn refused_each_way(manager: &Manager, door: &mut SideSession) {
                 if whole || is_bad {
                     let (error, outcome) = told.as_ref().unwrap_err();
                     assert_eq!(*outcome, Outcome::Rejected, "{error}");
-                    assert!(whole || *told == swallowed(), "{n}: {error}");
+                    assert!(whole || *told == discarded(), "{n}: {error}");
                 } else {
                     assert!(told.is_ok(), "{operation:?} {n}: {told:?}");
                 }
@@ -100,7 +100,7 @@ async fn refused_each_way(manager: &Manager, door: &mut SideSession) {
         }
         let kept =
             "SELECT count(*)::text AS value FROM tessera_idempotency WHERE shard_key LIKE 'bad%'";
-        assert_eq!(door.text(kept).await, "0", "nothing is kept of what was swallowed");
+        assert_eq!(door.text(kept).await, "0", "nothing is kept of what was discarded");
         door.run("DELETE FROM users WHERE user_id LIKE 'k%'; DELETE FROM tessera_idempotency")
             .await;
     }
@@ -115,9 +115,9 @@ async fn a_row_that_a_trigger_discards_is_refused_and_its_neighbours_are_stored(
     trigger(&mut door, "BEFORE INSERT OR UPDATE", "public", body).await;
     refused_each_way(&manager, &mut door).await;
     let bad = r#"{"email":"bad"}"#;
-    assert_eq!(user(&manager, Update, "there", bad).await, swallowed());
-    assert_eq!(user(&manager, Upsert, "there", BAD).await, swallowed());
-    assert_eq!(outcome(&manager, idempotent(&manager, Update, "there", bad)).await, swallowed());
+    assert_eq!(user(&manager, Update, "there", bad).await, discarded());
+    assert_eq!(user(&manager, Upsert, "there", BAD).await, discarded());
+    assert_eq!(outcome(&manager, idempotent(&manager, Update, "there", bad)).await, discarded());
     assert_eq!(rows(&manager, "users", Some("there")).await.len(), 1);
     assert_eq!(door.text("SELECT email AS value FROM users").await, "good");
     door.run("DROP TRIGGER meddle ON users").await;
@@ -135,14 +135,14 @@ async fn a_row_that_is_discarded_by_an_unknown_trigger_is_refused() {
     user(&manager, Insert, "there", GOOD).await.unwrap();
     let body = "IF TG_OP='DELETE' OR NEW.email='bad' THEN RETURN NULL; END IF; RETURN NEW;";
     trigger(&mut door, "BEFORE INSERT OR UPDATE OR DELETE", "tessera", body).await;
-    assert_eq!(user(&manager, Insert, "bad", BAD).await, swallowed());
-    assert_eq!(user(&manager, Update, "there", r#"{"email":"bad"}"#).await, swallowed());
-    assert_eq!(user(&manager, Delete, "there", "{}").await, swallowed());
-    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "bad", BAD)).await, swallowed());
+    assert_eq!(user(&manager, Insert, "bad", BAD).await, discarded());
+    assert_eq!(user(&manager, Update, "there", r#"{"email":"bad"}"#).await, discarded());
+    assert_eq!(user(&manager, Delete, "there", "{}").await, discarded());
+    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "bad", BAD)).await, discarded());
     let mixed = ["a", "bad", "c"]
         .map(|key| prepare(&manager, "users", Insert, key, if key == "bad" { BAD } else { GOOD }));
     let told = write_all(&manager, mixed.into(), false).await;
-    assert!(told[0].is_ok() && told[1] == swallowed() && told[2].is_ok(), "{told:?}");
+    assert!(told[0].is_ok() && told[1] == discarded() && told[2].is_ok(), "{told:?}");
     assert_eq!((door.text(COUNT).await, door.text(RECORDS).await), ("3".into(), "0".into()));
 }
 
@@ -154,14 +154,14 @@ async fn a_delete_that_is_discarded_is_refused_and_the_row_remains() {
     }
     let body = "IF OLD.user_id='kept' THEN RETURN NULL; END IF; RETURN OLD;";
     trigger(&mut door, "BEFORE DELETE", "public", body).await;
-    assert_eq!(user(&manager, Delete, "kept", "{}").await, swallowed());
-    assert_eq!(outcome(&manager, idempotent(&manager, Delete, "kept", "{}")).await, swallowed());
+    assert_eq!(user(&manager, Delete, "kept", "{}").await, discarded());
+    assert_eq!(outcome(&manager, idempotent(&manager, Delete, "kept", "{}")).await, discarded());
     user(&manager, Delete, "gone", "{}").await.unwrap();
     door.run(
         "DROP TRIGGER meddle ON users; CREATE RULE kept AS ON DELETE TO users DO INSTEAD NOTHING",
     )
     .await;
-    assert_eq!(user(&manager, Delete, "kept", "{}").await, swallowed());
+    assert_eq!(user(&manager, Delete, "kept", "{}").await, discarded());
     assert_eq!(door.texts("SELECT user_id AS value FROM users").await, ["kept"]);
     door.run("DROP RULE kept ON users").await;
     user(&manager, Delete, "kept", "{}").await.unwrap();
@@ -179,9 +179,9 @@ async fn a_row_that_a_rule_discards_is_refused_until_the_rule_is_dropped() {
     let later = connect(&databases.address());
     for manager in [&manager, &later] {
         for operation in [Insert, Upsert] {
-            assert_eq!(user(manager, operation, "x", GOOD).await, swallowed(), "{operation:?}");
+            assert_eq!(user(manager, operation, "x", GOOD).await, discarded(), "{operation:?}");
             let row = idempotent(manager, operation, "x", GOOD);
-            assert_eq!(outcome(manager, row).await, swallowed(), "{operation:?} with a key");
+            assert_eq!(outcome(manager, row).await, discarded(), "{operation:?} with a key");
         }
     }
     assert_eq!(door.text(RECORDS).await, "0");
@@ -270,7 +270,7 @@ async fn changes_of_an_after_trigger_are_answered_as_well() {
         assert_eq!(rows(&manager, "users", Some(key)).await, [told], "{operation:?} {key}");
     }
     let gone = r#"{"name":"n","email":"gone"}"#;
-    assert_eq!(user(&manager, Insert, "c", gone).await, swallowed());
+    assert_eq!(user(&manager, Insert, "c", gone).await, discarded());
     assert_eq!(rows(&manager, "users", Some("c")).await, [""; 0]);
 }
 
@@ -291,8 +291,8 @@ async fn until_looked_at(manager: &Manager, row: (KeyLocation, RowWrite)) -> Str
 async fn a_row_that_a_trigger_moves_to_another_id_is_refused_and_not_stored() {
     let (_databases, manager, mut door) = one_shard().await;
     trigger(&mut door, "BEFORE INSERT", "public", "NEW.user_id:='moved'; RETURN NEW;").await;
-    assert_eq!(user(&manager, Insert, "a", GOOD).await, swallowed());
-    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "a", GOOD)).await, swallowed());
+    assert_eq!(user(&manager, Insert, "a", GOOD).await, discarded());
+    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "a", GOOD)).await, discarded());
     assert_eq!((door.text(COUNT).await, door.text(RECORDS).await), ("0".into(), "0".into()));
 }
 

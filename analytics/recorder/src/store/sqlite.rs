@@ -1,6 +1,6 @@
 //! SQLite: history in a file on this machine, which no other user can read.
 //!
-//! A damaged database, or a file that is no database, is renamed, and a new file is created.
+//! A damaged database, or a file that is not a database, is renamed, and a new file is created.
 //! Another program's database is left unchanged, because it may be in use.
 //!
 //! **Invariant:** only a new file, or one with the application id of this store, is written to.
@@ -153,7 +153,7 @@ fn prepare(path: &Path) -> Result<bool, StoreError> {
     let mut head = Vec::new();
     let file = File::open(path).map_err(told)?;
     if !file.metadata().map_err(told)?.is_file() {
-        return Err(StoreError::file(path, "it is no file"));
+        return Err(StoreError::file(path, "it is not a file"));
     }
     file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(told)?;
     if head.is_empty() || head == MAGIC {
@@ -161,7 +161,7 @@ fn prepare(path: &Path) -> Result<bool, StoreError> {
     }
     Err(StoreError::Damaged {
         place: path.display().to_string(),
-        cause: "it is no database".to_owned(),
+        cause: "it is not a database".to_owned(),
     })
 }
 

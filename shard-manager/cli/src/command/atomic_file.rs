@@ -54,7 +54,7 @@ impl Target {
             let file = opened.map_err(|error| refused(path, &error))?;
             return Ok(Self::Device(file, path.to_owned()));
         }
-        Err(refused(path, &if kind.is_dir() { "this is a folder" } else { "this is no file" }))
+        Err(refused(path, &if kind.is_dir() { "this is a folder" } else { "this is not a file" }))
     }
 
     /// Gives the file its name.

@@ -94,7 +94,7 @@ struct SimulateArgs {
 
 fn reweight(text: &str) -> Result<(String, u32), String> {
     let (name, weight) = text.split_once('=').ok_or("expected NAME=WEIGHT")?;
-    let weight = weight.parse().map_err(|_| format!("`{weight}` is no weight"))?;
+    let weight = weight.parse().map_err(|_| format!("`{weight}` is not a weight"))?;
     Ok((name.to_owned(), weight))
 }
 

@@ -67,7 +67,7 @@ fn stream(map: &Map, keys: &[String], terminal: &Terminal) -> Result<(), Command
     let out = BufWriter::new(std::io::stdout().lock());
     let mut list = List { out, json: terminal.is_json(), told: 0 };
     let ended = list.tell_all(map, keys);
-    // Written even if the last line was no key: the ones before it are printed.
+    // Written even if the last line was not a key: the ones before it are printed.
     let closed = list.close();
     ended?;
     Ok(closed?)

@@ -20,7 +20,7 @@ Examples:
   shard-manager status --url http://127.0.0.1:3000
 
 Exit code 1: a node is down, or its file is missing or cannot be used. In a stopped cluster a
-replica that is missing or behind is no fault but a note: the next start of the router completes
+replica that is missing or behind is not a fault but a note: the next start of the router completes
 it.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
@@ -41,7 +41,7 @@ struct Status {
     /// Meaning of `bytes` of a node.
     bytes_are: &'static str,
     shards: Vec<ShardStatus>,
-    /// Notes that are no faults: the next start of a router resolves them.
+    /// Notes that are not faults: the next start of a router resolves them.
     notes: Vec<String>,
 }
 

@@ -113,7 +113,7 @@ impl Manifest {
         for file in manifest.files() {
             let plain = Path::new(&file.file).file_name().is_some_and(|name| name == &*file.file);
             if !plain {
-                return Err(unfit(format!("`{}` is no file beside it", file.file)));
+                return Err(unfit(format!("`{}` is not a file beside it", file.file)));
             }
         }
         Ok(manifest)
