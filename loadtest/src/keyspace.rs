@@ -463,13 +463,13 @@ mod tests {
 
     #[test]
     fn an_unsupported_keyspace_is_named() {
-        for (keyspace, parameters, told) in [
+        for (keyspace, parameters, reported) in [
             ("spiral", "{}", "the keyspace spiral is not supported"),
             ("list", r#"{"partitions":[["Ω",1]]}"#, "no part of the keyspace list"),
         ] {
             let map = format!(r#"{{"keyspace":"{keyspace}","parameters":{parameters}}}"#);
             let error = Names::of_run(map.as_bytes(), NUMBER).unwrap_err();
-            assert!(error.to_string().contains(told), "{error}");
+            assert!(error.to_string().contains(reported), "{error}");
         }
     }
 }

@@ -41,10 +41,10 @@ fn routes_are_listed_by_operation_with_the_busiest_first() {
     test.record(&write(0, 503, millis(4)), seconds(1));
     (0..6).for_each(|_| test.record(&read(0, 200, millis(1)), seconds(2)));
     let routes = test.figures("5m", seconds(4)).routes;
-    let told: Vec<_> =
+    let reported: Vec<_> =
         routes.iter().map(|r| (&*r.route, r.operation, r.total, r.ops_per_s)).collect();
     let (get, put) = (Operation::Read, Operation::Write);
-    assert_eq!(told, [("/api/read", get, 6, 1.5), ("/api/write", put, 2, 0.5)]);
+    assert_eq!(reported, [("/api/read", get, 6, 1.5), ("/api/write", put, 2, 0.5)]);
     let writes = &routes[1];
     assert_eq!((writes.errors, writes.errors_client, writes.errors_server), (2, 1, 1));
     assert_eq!((writes.avg, writes.p50, writes.max), (4.0, 4.001, 4.001));
@@ -86,8 +86,8 @@ fn reads_are_reported_by_answering_node() {
     roles.into_iter().for_each(|role| test.record(&by(role), seconds(1)));
     // Writes have no choice of node.
     test.record(&write(0, 201, millis(1)), seconds(1));
-    let told = test.figures("5m", seconds(2)).read_from;
-    assert_eq!(told, ReadFrom { primary: 1, replica: 2, cache: 1 });
+    let reported = test.figures("5m", seconds(2)).read_from;
+    assert_eq!(reported, ReadFrom { primary: 1, replica: 2, cache: 1 });
 }
 
 #[test]

@@ -133,9 +133,14 @@ fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
     history.know_between(BEGIN_MS, BEGIN_MS + 60_000);
     let minute = all.frames_after(Step::Minute, 0, usize::MAX).remove(0);
     history.absorb(Frame::clone(&minute));
-    let told = series(&[&history], "7d", 90_000);
-    assert_eq!(told.step_s, 3_600);
-    assert_eq!([rate(&told, 80_000), rate(&told, 86_400)], [None, Some(0.0)], "{:?}", told.t);
+    let reported = series(&[&history], "7d", 90_000);
+    assert_eq!(reported.step_s, 3_600);
+    assert_eq!(
+        [rate(&reported, 80_000), rate(&reported, 86_400)],
+        [None, Some(0.0)],
+        "{:?}",
+        reported.t
+    );
 }
 
 /// A period that at least one recorder measured is not a gap.
@@ -144,8 +149,8 @@ fn a_gap_of_one_router_is_filled_by_another() {
     let recorder = restarted();
     let other = History::new();
     other.know_between(BEGIN_MS, BEGIN_MS + 250_000);
-    let told = series(&[recorder.history(), &other], "15m", 400);
-    assert_eq!([rate(&told, 230), rate(&told, 270)], [Some(0.0), None]);
+    let report = series(&[recorder.history(), &other], "15m", 400);
+    assert_eq!([rate(&report, 230), rate(&report, 270)], [Some(0.0), None]);
 }
 
 /// A recorder that started later, or reported nothing, fills no gaps of the others.
@@ -155,12 +160,12 @@ fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
     let (later, silent) = (History::new(), History::new());
     later.know_between(BEGIN_MS + 320_000, BEGIN_MS + 400_000);
     for fleet in [[recorder.history(), &later, &silent], [&silent, &later, recorder.history()]] {
-        let told = series(&fleet, "15m", 400);
-        let rates = [90, 130, 230, 310, 390].map(|second| rate(&told, second));
-        assert_eq!(rates, [Some(1.0), Some(0.0), None, Some(1.0), Some(0.0)], "{told:?}");
+        let reported = series(&fleet, "15m", 400);
+        let rates = [90, 130, 230, 310, 390].map(|second| rate(&reported, second));
+        assert_eq!(rates, [Some(1.0), Some(0.0), None, Some(1.0), Some(0.0)], "{reported:?}");
         // The period before all measurements is not removed: the metrics show since when data
         // exists.
-        assert_eq!(told.t.first(), Some(&(BEGIN - 500)));
+        assert_eq!(reported.t.first(), Some(&(BEGIN - 500)));
     }
     assert_eq!(series(&[&silent, &History::new()], "5m", 400).t.len(), 150, "nobody said anything");
 }
@@ -170,11 +175,11 @@ fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
 fn collected_metrics_end_at_the_last_answer_of_the_router() {
     let history = History::new();
     history.know_between(BEGIN_MS, BEGIN_MS + 60_000);
-    let told = series(&[&history], "5m", 120);
-    assert_eq!(told.t.last(), Some(&(BEGIN + 58)), "{told:?}");
+    let reported = series(&[&history], "5m", 120);
+    assert_eq!(reported.t.last(), Some(&(BEGIN + 58)), "{reported:?}");
     history.know_between(BEGIN_MS, BEGIN_MS + 120_000);
-    let told = series(&[&history], "5m", 120);
-    assert_eq!((rate(&told, 80), told.t.last()), (Some(0.0), Some(&(BEGIN + 118))));
+    let reported = series(&[&history], "5m", 120);
+    assert_eq!((rate(&reported, 80), reported.t.last()), (Some(0.0), Some(&(BEGIN + 118))));
 }
 
 #[test]
@@ -201,18 +206,19 @@ fn a_rate_is_computed_over_the_measured_time() {
     let recorder = restarted();
     let query =
         MetricsQuery { window: Window::parse("15m").expect("a window"), ..Default::default() };
-    let told = figures(&[recorder.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 400_000);
-    assert_eq!((told.total, told.measured_s, told.throughput), (150, 300.0, 0.5));
+    let reported =
+        figures(&[recorder.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 400_000);
+    assert_eq!((reported.total, reported.measured_s, reported.throughput), (150, 300.0, 0.5));
     // Another recorder that was running all the time measured that period.
     let other = History::new();
     other.know_between(BEGIN_MS, BEGIN_MS + 400_000);
-    let told = figures(
+    let reported = figures(
         &[recorder.history(), &other],
         &query,
         &now(&["shard1".into()]),
         BEGIN_MS + 400_000,
     );
-    assert_eq!((told.total, told.measured_s, told.throughput), (150, 400.0, 0.375));
+    assert_eq!((reported.total, reported.measured_s, reported.throughput), (150, 400.0, 0.375));
 }
 
 /// The first interval of ten seconds, and the first minute, are cut off by the start.
@@ -237,9 +243,9 @@ fn a_young_router_has_curves_of_seconds_from_the_beginning() {
                 far.absorb(Frame::clone(&frame));
             }
             for histories in [&[&**history][..], &[&far], &[&far, &History::new()]] {
-                let told = series(histories, "5m", begun + lived);
-                assert_eq!(told.step_s, 2, "{begun} {lived}");
-                let known = told.t.iter().zip(&told.rps);
+                let reported = series(histories, "5m", begun + lived);
+                assert_eq!(reported.step_s, 2, "{begun} {lived}");
+                let known = reported.t.iter().zip(&reported.rps);
                 let known = known
                     .filter(|(t, _)| **t >= BEGIN + begun + 2 && **t + 2 <= BEGIN + begun + lived);
                 let rates: Vec<f64> = known.map(|(_, rate)| *rate).collect();

@@ -84,17 +84,18 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
         (0..19_000).map(|_| &*names[zipf.sample(&mut random) as usize - 1]).collect();
     asked.iter().for_each(|key| *counts.entry(key).or_default() += 1);
     ask_for(&test, asked.into_iter());
-    let told = test.figures("1m", millis(9_900)).hot_keys;
+    let reported = test.figures("1m", millis(9_900)).hot_keys;
     let mut wanted: Vec<(&&str, &u64)> = counts.iter().collect();
     wanted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for (key, count) in wanted.into_iter().take(8) {
-        let told = told.iter().find(|told| told.key == **key);
-        let told = told.unwrap_or_else(|| panic!("{key} with {count} requests is not told"));
+        let reported = reported.iter().find(|reported| reported.key == **key);
+        let reported =
+            reported.unwrap_or_else(|| panic!("{key} with {count} requests is not told"));
         assert!(
-            told.requests >= *count && told.requests - told.error <= *count,
-            "{told:?}: {count}"
+            reported.requests >= *count && reported.requests - reported.error <= *count,
+            "{reported:?}: {count}"
         );
-        assert_eq!(told.reads, told.requests - told.error);
+        assert_eq!(reported.reads, reported.requests - reported.error);
     }
 }
 
@@ -145,8 +146,8 @@ proptest! {
         // Within the first interval of ten seconds; longer stories span several intervals, each
         // with its own error.
         prop_assume!(at < seconds(10));
-        let told = test.figures("1m", at).hot_keys;
-        for hot in &told {
+        let reported = test.figures("1m", at).hot_keys;
+        for hot in &reported {
             let truth = counts[&hot.key];
             prop_assert!(hot.requests >= truth, "{:?} is below {}", hot, truth);
             prop_assert!(hot.requests - hot.error <= truth, "{:?} is above {}", hot, truth);
@@ -159,7 +160,7 @@ proptest! {
         let sure = keys.len() as u64 / 512 * 2 + 1;
         for (key, count) in counts.iter().filter(|(_, count)| **count > sure) {
             if heavy.iter().filter(|other| **other >= *count).count() <= 12 {
-                prop_assert!(told.iter().any(|hot| hot.key == *key), "{} with {}", key, count);
+                prop_assert!(reported.iter().any(|hot| hot.key == *key), "{} with {}", key, count);
             }
         }
     }

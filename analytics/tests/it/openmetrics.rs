@@ -28,7 +28,7 @@ fn scraped(test: &TestRecorder, errors: &ErrorLog) -> String {
 }
 
 fn assert_line(text: &str, line: &str) {
-    assert!(text.lines().any(|told| told == line), "no line {line} in\n{text}");
+    assert!(text.lines().any(|reported| reported == line), "no line {line} in\n{text}");
 }
 
 #[test]

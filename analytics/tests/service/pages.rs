@@ -16,7 +16,7 @@ use crate::process::{Service, command};
 fn service() -> (TempDir, FakeRouter, Service) {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1", "shard2"]);
-    router.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    router.change(|reported| reported.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
     let list = format!("north={}", router.url());
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     service.await_total("", 10);
@@ -204,7 +204,7 @@ fn a_stream_sends_the_metrics_each_second_and_ends_with_the_service() {
     let mut none = watch(&service, "/api/analytics/stream?window=5m&shard=shard2");
     assert_eq!(all.next().unwrap()["metrics"]["total"], 10);
     assert_eq!(none.next().unwrap()["metrics"]["total"], 0);
-    router.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard2", 5, 1)));
+    router.change(|reported| reported.frames.push(frame(Step::Second, ago(0), "shard2", 5, 1)));
     assert!(all.any(|event| event["metrics"]["total"] == 15));
     assert!(none.any(|event| event["metrics"]["total"] == 5));
     assert_eq!(service.end("TERM"), Some(0));

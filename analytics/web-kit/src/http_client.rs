@@ -157,8 +157,8 @@ fn unreachable(error: &io::Error) -> HttpError {
         return HttpError::Unreachable("connection refused".to_owned());
     }
     let said = error.to_string();
-    let told = tls_roots::explained(&said).map_or_else(|| printable(&said), str::to_owned);
-    HttpError::Unreachable(told)
+    let reported = tls_roots::explained(&said).map_or_else(|| printable(&said), str::to_owned);
+    HttpError::Unreachable(reported)
 }
 
 fn broken(error: &hyper::Error) -> HttpError {

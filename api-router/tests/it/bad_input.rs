@@ -133,8 +133,8 @@ fn members_that_are_missing_unknown_double_or_of_the_wrong_type_are_named() {
         let reply = send(&router, "/api/write", body.as_bytes());
         assert_refused(&reply, status, code, body);
         let problem = reply.json();
-        let told = format!("{} {}", problem["detail"], problem["hint"]);
-        assert!(told.contains(named), "{body}: {told}");
+        let text = format!("{} {}", problem["detail"], problem["hint"]);
+        assert!(text.contains(named), "{body}: {text}");
     }
     assert_nothing_stored(&router);
 }

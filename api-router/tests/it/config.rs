@@ -310,9 +310,9 @@ fn a_value_that_does_not_fit_is_refused_with_its_origin_and_what_is_allowed() {
             sources.push(("flag", flags));
         }
         for (origin, command) in sources {
-            let told = refusal(command);
+            let reported = refusal(command);
             let subject = format!("{name} (from {origin}) is `{value}`");
-            assert!(told.contains(&subject) && told.contains(allowed), "{told}");
+            assert!(reported.contains(&subject) && reported.contains(allowed), "{reported}");
         }
     }
 }

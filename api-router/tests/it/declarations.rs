@@ -34,8 +34,8 @@ fn assert_refused(router: &Router, cases: &[Case]) {
         let reply = send(router, body);
         let about: String = body.chars().take(200).collect();
         assert_eq!(refusal(&reply), refused(*status, code), "{about}: {}", reply.text());
-        let told = reply.json()["detail"].as_str().unwrap().to_owned();
-        assert!(told.starts_with(detail), "{about}: {told}");
+        let reported = reply.json()["detail"].as_str().unwrap().to_owned();
+        assert!(reported.starts_with(detail), "{about}: {reported}");
     }
     assert_eq!(names(router), built_in(), "nothing is made");
     made(router, &students("t"));

@@ -181,11 +181,11 @@ fn a_start_on_a_full_disk_says_so_and_names_the_directory() {
         let inner = command(&data);
         let mut outer = in_small_disk(&before);
         outer.arg(inner.get_program()).args(inner.get_args()).args(ONE_SHARD);
-        let (code, told) = refused_start(outer);
-        assert_eq!(code, Some(2), "{told}");
+        let (code, output) = refused_start(outer);
+        assert_eq!(code, Some(2), "{output}");
         assert!(
-            told.contains("no space left") && told.contains(&*data.to_string_lossy()),
-            "{told}"
+            output.contains("no space left") && output.contains(&*data.to_string_lossy()),
+            "{output}"
         );
     }
 }
@@ -198,8 +198,8 @@ fn tsr205_tells_that_the_row_is_there_though_not_as_often_as_asked() {
     let headers = [("x-consistency", "all"), ("x-deadline-ms", "300")];
     let reply = stranger(&router).write_with("ada", &headers, &user("ada", "Ada"));
     let body = check(&reply, 504, "TSR205");
-    let told = [&body["outcome"], &body["requested"], &body["achieved"]];
-    assert_eq!(told, [&json!("committed"), &json!("all"), &json!("one")]);
+    let reported = [&body["outcome"], &body["requested"], &body["achieved"]];
+    assert_eq!(reported, [&json!("committed"), &json!("all"), &json!("one")]);
 }
 
 #[test]
@@ -262,8 +262,8 @@ fn tsr306_when_the_database_discards_the_row() {
         headers.extend(key.map(|key| ("idempotency-key", key)));
         let write = json!({"table": "users", "op": op, "data": row});
         let body = check(&router.post("/api/write", &headers, &write), 409, "TSR306");
-        let told = (&body["outcome"], &body["retryable"]);
-        assert_eq!(told, (&json!("rejected"), &json!(false)), "{body}");
+        let reported = (&body["outcome"], &body["retryable"]);
+        assert_eq!(reported, (&json!("rejected"), &json!(false)), "{body}");
         assert!(body["detail"].as_str().unwrap().contains("`users`"), "{body}");
     }
     assert_eq!(router.read("ada", "table=users").json()["count"], 0);

@@ -340,8 +340,8 @@ fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
     settle(&router);
     set_replicas(&router, "behind");
     writer.send("PUT", "/api/kv/k", &[], Some(&json!("new")));
-    let mut told = Client::with(&router, writer.token());
-    let read = told.send("GET", "/api/kv/k", &[], None);
+    let mut reported = Client::with(&router, writer.token());
+    let read = reported.send("GET", "/api/kv/k", &[], None);
     assert_eq!((read.json(), read.header("x-served-by")), (json!("new"), Some("primary")));
     let stale = stranger(&router).send("GET", "/api/kv/k", &[], None);
     assert_eq!((stale.json(), stale.header("x-served-by")), (json!("old"), Some("replica")));

@@ -133,9 +133,9 @@ fn every_code_is_produced_or_needs_a_fault() {
 fn an_operator_finds_every_code_in_the_guide() {
     let guide = include_str!("../../docs/src/errors.md");
     let rows = guide.lines().filter(|line| line.starts_with("| TSR"));
-    let told: String = rows.map(|row| row.split('|').nth(1).unwrap()).collect();
+    let reported: String = rows.map(|row| row.split('|').nth(1).unwrap()).collect();
     for code in api_router::problem::Code::ALL {
-        assert!(told.contains(code.name()), "{} is in no row", code.name());
+        assert!(reported.contains(code.name()), "{} is in no row", code.name());
     }
 }
 

@@ -209,8 +209,8 @@ fn a_name_that_is_nearly_one_of_ours_is_refused() {
         ("MAINDB_URLS", "MAINDB_URL"),
     ] {
         let said = refusal(with(folder.path(), &[(name, ONE)], &[]));
-        let told = format!("{name} (from environment) is not a setting; did you mean {meant}?");
-        assert!(said.contains(&told), "{said}");
+        let text = format!("{name} (from environment) is not a setting; did you mean {meant}?");
+        assert!(said.contains(&text), "{said}");
     }
 }
 
@@ -242,7 +242,7 @@ fn no_server_is_two_nodes_and_no_two_shards_have_one_name() {
 #[test]
 fn what_is_wrong_in_the_file_is_named_with_its_path() {
     let good = "primary = \"postgres://u@h/d\"\n";
-    for (text, told) in [
+    for (text, reported) in [
         ("[postgress]\n", "postgress (from tessera.toml) is not a setting; did you mean postgres?"),
         (
             "[postgres]\nuzer = 1\n",
@@ -288,7 +288,7 @@ fn what_is_wrong_in_the_file_is_named_with_its_path() {
         ),
     ] {
         let said = refused_file(&text.replace('G', good));
-        assert!(said.contains(told) && !said.contains("canary"), "{text}: {said}");
+        assert!(said.contains(reported) && !said.contains("canary"), "{text}: {said}");
     }
 }
 

@@ -55,8 +55,8 @@ fn fill(held: &mut Vec<Held>, mut begin: impl FnMut() -> TcpStream) -> Value {
     loop {
         held.push(Held { stream: begin(), answer: Vec::new() });
         // On a slow machine the first may have stalled for too long before room runs out.
-        let mut told = held.iter_mut().filter_map(Held::problem);
-        if let Some(problem) = told.find(|problem| problem["code"] != "TSR004") {
+        let mut reported = held.iter_mut().filter_map(Held::problem);
+        if let Some(problem) = reported.find(|problem| problem["code"] != "TSR004") {
             return problem;
         }
         assert!(began.elapsed() < PATIENCE * 4, "room for {} bodies", held.len());

@@ -205,10 +205,10 @@ async fn answer(
             return Ok(());
         }
         // Read along from the beginning: messages cannot be found from the middle of a stream.
-        let told = frames.read(&chunk[..count]);
+        let reported = frames.read(&chunk[..count]);
         let is_lossy = *way.borrow() == Way::Lossy;
-        if told.stored && is_lossy && take_one(&to_lose) {
-            let mut is_ended = told.ready;
+        if reported.stored && is_lossy && take_one(&to_lose) {
+            let mut is_ended = reported.ready;
             let ended = async {
                 while !is_ended {
                     let count = from.read(&mut chunk).await?;

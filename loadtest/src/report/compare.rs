@@ -331,12 +331,12 @@ fn warnings(before: &Report, now: &Report) -> Vec<String> {
     for name in names {
         let (was, is) = (before.asked.get(name), now.asked.get(name));
         if was != is {
-            let told = |value: Option<&String>| value.map_or_else(none, |value| printable(value));
+            let text = |value: Option<&String>| value.map_or_else(none, |value| printable(value));
             warnings.push(format!(
                 "different options: {} {} before, {} now",
                 printable(name),
-                told(was),
-                told(is)
+                text(was),
+                text(is)
             ));
         }
     }

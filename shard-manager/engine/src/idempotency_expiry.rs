@@ -27,7 +27,7 @@ const CREDIBLE: TimeDelta = TimeDelta::days(30);
 /// Clock that is read once, when the process starts.
 #[derive(Clone, Copy, Debug)]
 struct Steady {
-    told: DateTime<Utc>,
+    clock: DateTime<Utc>,
     at: Instant,
 }
 
@@ -57,11 +57,11 @@ pub fn recorded_at() -> String {
 }
 
 impl Steady {
-    fn new(told: DateTime<Utc>, at: Instant) -> Self {
+    fn new(clock: DateTime<Utc>, at: Instant) -> Self {
         // Only years of four digits sort as text.
         let (least, most) = (TimeDelta::days(366), TimeDelta::days(8_000 * 365));
-        let told = told.clamp(DateTime::UNIX_EPOCH + least, DateTime::UNIX_EPOCH + most);
-        Self { told, at }
+        let clock = clock.clamp(DateTime::UNIX_EPOCH + least, DateTime::UNIX_EPOCH + most);
+        Self { clock, at }
     }
 
     fn lived(&self, now: Instant) -> TimeDelta {
@@ -71,7 +71,7 @@ impl Steady {
     }
 
     fn time(&self, now: Instant) -> DateTime<Utc> {
-        self.told + self.lived(now)
+        self.clock + self.lived(now)
     }
 
     fn expiry(&self, now: Instant) -> IdempotencyExpiry {
@@ -79,8 +79,8 @@ impl Steady {
             (DateTime::UNIX_EPOCH, self.time(now) - KEPT, None)
         } else {
             // The clock may be wrong by as much as lies between the witness and the start.
-            let witness = [self.told - KEPT, self.told].map(format_timestamp);
-            (self.told - CREDIBLE, self.time(now) - KEPT - KEPT, Some(witness.into()))
+            let witness = [self.clock - KEPT, self.clock].map(format_timestamp);
+            (self.clock - CREDIBLE, self.time(now) - KEPT - KEPT, Some(witness.into()))
         };
         IdempotencyExpiry { from: format_timestamp(from), until: format_timestamp(until), witness }
     }
@@ -126,16 +126,16 @@ mod tests {
     #[test]
     fn a_process_that_starts_far_ahead_forgets_nothing_that_is_younger_than_a_day() {
         let records = ["2026-03-08T12:00:00.000000Z", "2026-03-10T11:59:00.000000Z"];
-        for told in ["2031-03-10T12:00:00Z", "2026-03-12T12:00:00Z", "2026-03-11T11:00:00Z"] {
+        for clock in ["2031-03-10T12:00:00Z", "2026-03-12T12:00:00Z", "2026-03-11T11:00:00Z"] {
             let at = Instant::now();
-            let steady = Steady::new(told.parse().unwrap(), at);
+            let steady = Steady::new(clock.parse().unwrap(), at);
             for lived in [0, 1, 23] {
                 let gone = may_go(&steady.expiry(at + hours(lived)), &records);
                 let young = records[1].to_owned();
-                assert!(!gone.contains(&young), "{told} after {lived} h");
+                assert!(!gone.contains(&young), "{clock} after {lived} h");
             }
             let gone = may_go(&steady.expiry(at + hours(48)), &records);
-            assert_eq!(gone.len(), 2, "{told}: by then they are old");
+            assert_eq!(gone.len(), 2, "{clock}: by then they are old");
         }
     }
 
@@ -156,8 +156,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_cannot_be_right_is_bounded() {
-        for told in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
-            let steady = Steady::new(told, Instant::now());
+        for clock in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
+            let steady = Steady::new(clock, Instant::now());
             let text = format_timestamp(steady.time(Instant::now() + hours(1_000)));
             assert_eq!(text.len(), "2026-03-10T12:00:00.000000Z".len(), "{text}");
             assert!(steady.expiry(Instant::now()).from.as_str() >= "1970");

@@ -287,11 +287,11 @@ impl Scans {
         done.map_err(|error| {
             // The transaction may still be open.
             drop(Object::take(session));
-            self.told(&error, deadline)
+            self.to_error(&error, deadline)
         })
     }
 
-    fn told(&self, error: &DieselError, deadline: Instant) -> Error {
+    fn to_error(&self, error: &DieselError, deadline: Instant) -> Error {
         let kind = DbErrorKind::of(error);
         if kind == DbErrorKind::Late || Instant::now() >= deadline {
             return Error::DeadlinePassed;

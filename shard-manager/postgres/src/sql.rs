@@ -182,8 +182,8 @@ pub(super) fn upsert(table: &Table, set: &[usize], mode: UpsertMode) -> String {
         );
     }
     sql.push_str(" RETURNING (r.xmax=0),");
-    let told = if mode.returns_rows { table.answered() } else { version..version + 1 };
-    push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
+    let reported = if mode.returns_rows { table.answered() } else { version..version + 1 };
+    push_names(&mut sql, "r.", table, place(table).into_iter().chain(reported));
     sql
 }
 

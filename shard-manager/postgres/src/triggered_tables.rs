@@ -89,9 +89,9 @@ async fn write(
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
     let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
-    let told = results?.split_off(work.len());
+    let reported = results?.split_off(work.len());
     let mut found = HashMap::new();
-    for ((group, locked), rows) in locks.iter().zip(told) {
+    for ((group, locked), rows) in locks.iter().zip(reported) {
         for row in rows {
             let at = locked.place(&row).ok_or(DieselError::NotFound)?;
             found.insert(at, image(&group.statements.table, &row, 1));

@@ -241,11 +241,12 @@ async fn store(
     let first = usize::from(bracketed);
     let mut loaded = Vec::with_capacity(groups.len());
     for places in stored {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for at in places {
-            told.extend(results[first + at].as_mut().ok().map(std::mem::take).unwrap_or_default());
+            reported
+                .extend(results[first + at].as_mut().ok().map(std::mem::take).unwrap_or_default());
         }
-        loaded.push(told);
+        loaded.push(reported);
     }
     if let Some(Err(error)) = results.first().filter(|_| bracketed) {
         // Without `BEGIN` each statement was a transaction by itself.

@@ -274,8 +274,8 @@ impl BackupSource {
                     // The position of the file: after a commit with an unknown outcome, the lane
                     // does not know it either.
                     let shard = || shard.original.shard.clone();
-                    let told = |cause| SaveError::Follow { shard: shard(), cause };
-                    copy.primary_position().map_err(told)
+                    let failed = |cause| SaveError::Follow { shard: shard(), cause };
+                    copy.primary_position().map_err(failed)
                 });
                 let positions = asked.collect::<Result<_, _>>()?;
                 catalog.take()?;

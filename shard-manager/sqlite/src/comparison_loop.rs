@@ -387,9 +387,9 @@ impl Walker {
         }
         self.shard.keep_doubts();
         for (number, findings) in self.shard.findings.iter().enumerate() {
-            let told = self.shard.doubts.about(number).map(|doubt| doubt.reason(number));
+            let reported = self.shard.doubts.about(number).map(|doubt| doubt.reason(number));
             for reason in [Reason::RowsWrong, Reason::CopyWrong, Reason::CopiesDiffer] {
-                if told != Some(reason) {
+                if reported != Some(reason) {
                     findings.withdraw(reason);
                 } else if findings.raise(reason) {
                     let node = self.shard.node(number);

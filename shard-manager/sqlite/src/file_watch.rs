@@ -39,7 +39,7 @@ impl FileWatch {
         let mut watcher = WatchThread {
             watched_files: data_dir.watched_files(),
             file_checks: file_checks.clone(),
-            told: false,
+            reported: false,
         };
         let thread =
             std::thread::Builder::new().name("file-watch".to_owned()).spawn(move || {
@@ -74,7 +74,7 @@ struct WatchThread {
     watched_files: WatchedFiles,
     file_checks: Vec<Arc<OpenFileCheck>>,
     /// True if the missing catalog is already in the log.
-    told: bool,
+    reported: bool,
 }
 
 impl WatchThread {
@@ -84,10 +84,10 @@ impl WatchThread {
             self.file_checks.iter().for_each(|file_check| file_check.lose(Reason::LockLost));
         }
         let gone = self.watched_files.catalog_is_gone();
-        if gone && !self.told {
+        if gone && !self.reported {
             tracing::error!("{}", Reason::CatalogGone.sentence());
         }
-        self.told = gone;
+        self.reported = gone;
         self.file_checks.iter().for_each(|file_check| file_check.set_catalog_gone(gone));
     }
 }

@@ -158,7 +158,7 @@ impl ReaderPool {
     pub fn try_read(&self, query: &ReadQuery, scope: Scope<'_>) -> Option<Result<NodeRows, Error>> {
         let mut reader = self.by_key.try_get()?;
         // A point read is short whatever its deadline.
-        match self.told(reader.read(query, scope, INLINE_BYTES_MAX)) {
+        match self.checked(reader.read(query, scope, INLINE_BYTES_MAX)) {
             Ok(rows) if rows.bytes() > INLINE_BYTES_MAX => None,
             Ok(rows) => Some(self.with_position(&mut reader, rows)),
             Err(error) => Some(Err(error)),
@@ -170,7 +170,7 @@ impl ReaderPool {
             Some(position) => position,
             // A commit is in progress. The position is read from the file after the rows, so it
             // bounds the changes that the read has seen.
-            None => self.told(reader.position())?,
+            None => self.checked(reader.position())?,
         };
         let position = self.visible_bound.replication.timeline().position(position);
         Ok(NodeRows { rows, position })
@@ -193,7 +193,7 @@ impl ReaderPool {
             Scope::Key(..) | Scope::Shard => self.checkout(&self.scans, wait)?,
         };
         reader.statement_deadline.set(deadline, query.has_patterns());
-        let rows = self.told(reader.read(query, scope, Rows::BYTES_MAX))?;
+        let rows = self.checked(reader.read(query, scope, Rows::BYTES_MAX))?;
         if rows.is_too_large() {
             return Err(Error::AnswerTooLarge);
         }
@@ -208,7 +208,7 @@ impl ReaderPool {
     pub fn probe(&self, wait: Duration) -> Result<(), Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
         let probed = reader.connection.batch_execute("SELECT count(*) FROM sqlite_schema");
-        self.told(probed)
+        self.checked(probed)
     }
 
     /// Returns the rows (as counted by the writer) and bytes (summed over the pages in use) of each
@@ -218,7 +218,7 @@ impl ReaderPool {
     /// Errors of [`ReaderPool::read`].
     pub fn sizes(&self, wait: Duration) -> Result<Vec<TableSize>, Error> {
         let mut reader = self.checkout(&self.scans, wait)?;
-        self.told(reader.sizes())
+        self.checked(reader.sizes())
     }
 
     /// Returns the number of rows of each table, as counted by the writer. Blocks.
@@ -227,7 +227,7 @@ impl ReaderPool {
     /// Errors of [`ReaderPool::read`].
     pub fn counts(&self, wait: Duration) -> Result<Vec<(String, i64)>, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
-        self.told(reader.counts())
+        self.checked(reader.counts())
     }
 
     /// Returns the number of rows, as counted by the writer, and the bytes of all pages in use of
@@ -237,7 +237,7 @@ impl ReaderPool {
     /// Errors of [`ReaderPool::read`].
     pub fn size_estimate(&self, wait: Duration) -> Result<SizeEstimate, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
-        self.told(reader.size_estimate())
+        self.checked(reader.size_estimate())
     }
 
     /// Returns the numbers of connections, of those in use, and of reads that wait for one.
@@ -266,7 +266,7 @@ impl ReaderPool {
         reader.map_err(|_late| Error::PoolExhausted { shard: self.shard.clone() })
     }
 
-    fn told<T>(&self, result: QueryResult<T>) -> Result<T, Error> {
+    fn checked<T>(&self, result: QueryResult<T>) -> Result<T, Error> {
         result.map_err(|error| {
             if StatementDeadline::is_late(&error) {
                 return Error::DeadlinePassed;

@@ -91,10 +91,10 @@ impl SqliteWriter {
         replication: &Arc<ReplicationState>,
     ) -> Result<Self, OpenError> {
         file_check.check()?;
-        let told = |error| OpenError::file(path, error);
+        let failed = |error| OpenError::file(path, error);
         let mut connection = open(path, PRAGMAS)?;
-        let counters = Counters::load(&mut connection).map_err(told)?;
-        let (first, bytes) = log::extent(&mut connection).map_err(told)?;
+        let counters = Counters::load(&mut connection).map_err(failed)?;
+        let (first, bytes) = log::extent(&mut connection).map_err(failed)?;
         let position = counters.position as u64;
         let trimmed = first.map_or(Some(position), |first| first.checked_sub(1));
         let trimmed = trimmed.filter(|trimmed| *trimmed <= position);
@@ -103,7 +103,7 @@ impl SqliteWriter {
         replication.reset_to(position);
         replication
             .primary()
-            .record_schema_change(declarations::last_made_at(&mut connection).map_err(told)?);
+            .record_schema_change(declarations::last_made_at(&mut connection).map_err(failed)?);
         let grip = file_check.grip();
         Ok(Self {
             shard: shard.to_owned(),

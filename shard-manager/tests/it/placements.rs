@@ -170,8 +170,8 @@ fn invalid_placement_parameters_are_refused_with_the_reason() {
         ("manual:9-0=shard1", "ends before it begins"),
         ("manual:0-70000=shard1", "is not FIRST-LAST=SHARD"),
     ] {
-        let told = text.parse::<Placement>().expect_err("refused").to_string();
-        assert!(told.contains(reason), "{text}: {told}");
+        let reported = text.parse::<Placement>().expect_err("refused").to_string();
+        assert!(reported.contains(reason), "{text}: {reported}");
     }
 }
 

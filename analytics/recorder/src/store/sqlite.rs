@@ -143,19 +143,19 @@ impl SqliteStore {
 /// Creates a missing file for this user only, checks an existing one, and returns true for a new
 /// one.
 fn prepare(path: &Path) -> Result<bool, StoreError> {
-    let told = |error: std::io::Error| StoreError::file(path, error);
+    let failed = |error: std::io::Error| StoreError::file(path, error);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match made {
         Ok(_) => return Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(told(error)),
+        Err(error) => return Err(failed(error)),
     }
     let mut head = Vec::new();
-    let file = File::open(path).map_err(told)?;
-    if !file.metadata().map_err(told)?.is_file() {
+    let file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
         return Err(StoreError::file(path, "it is not a file"));
     }
-    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(told)?;
+    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(failed)?;
     if head.is_empty() || head == MAGIC {
         return Ok(head.is_empty());
     }

@@ -40,7 +40,7 @@ pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Age
 }
 
 /// Describes a client's error for people: for certificates, TLS reports only a variant's name.
-pub(super) fn told(error: &ureq::Error) -> String {
+pub(super) fn description(error: &ureq::Error) -> String {
     let said = error.to_string();
     if said.contains("CaUsedAsEndEntity") { AUTHORITY.to_owned() } else { said }
 }

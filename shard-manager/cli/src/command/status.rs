@@ -236,9 +236,9 @@ fn ask(url: &str) -> Result<Status, CommandError> {
 
 /// Reasons for which a router considers a node down.
 fn why(reasons: &Value) -> String {
-    let told = reasons.as_array().into_iter().flatten();
-    let told: Vec<&str> = told.filter_map(|reason| reason["detail"].as_str()).collect();
-    if told.is_empty() { "it does not answer".to_owned() } else { told.join("; ") }
+    let reported = reasons.as_array().into_iter().flatten();
+    let reported: Vec<&str> = reported.filter_map(|reason| reason["detail"].as_str()).collect();
+    if reported.is_empty() { "it does not answer".to_owned() } else { reported.join("; ") }
 }
 
 fn text(status: &Status, terminal: &Terminal) -> String {

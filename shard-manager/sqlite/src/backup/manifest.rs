@@ -151,11 +151,11 @@ pub(super) fn look(
     mut each: impl FnMut(&[u8]) -> Result<(), SaveError>,
 ) -> Result<SavedFile, SaveError> {
     let path = folder.join(name);
-    let told = |error| SaveError::io(&path, error);
-    let mut file = File::open(&path).map_err(told)?;
+    let failed = |error| SaveError::io(&path, error);
+    let mut file = File::open(&path).map_err(failed)?;
     let (mut hash, mut bytes, mut piece) = (Xxh3::new(), 0, vec![0; PIECE]);
     loop {
-        let read = file.read(&mut piece).map_err(told)?;
+        let read = file.read(&mut piece).map_err(failed)?;
         if read == 0 {
             break;
         }
