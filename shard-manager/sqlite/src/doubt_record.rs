@@ -82,12 +82,18 @@ impl DoubtRecord {
     }
 
     /// Returns the recorded doubts about a shard that still apply to its files. `file_of` names the
-    /// file of each copy, of which the primary is number 0.
-    pub fn about(&self, shard: &str, file_of: impl Fn(usize) -> PathBuf) -> BTreeMap<usize, Doubt> {
+    /// file of each copy that the cluster has now; the primary is number 0. A copy that it does not
+    /// have is never compared again, so a doubt that depends on it would never end.
+    pub fn about(
+        &self,
+        shard: &str,
+        file_of: impl Fn(usize) -> Option<PathBuf>,
+    ) -> BTreeMap<usize, Doubt> {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(copies) = shards.get(shard) else { return BTreeMap::new() };
         let present = copies.iter().enumerate().filter(|(number, copy)| {
-            RecordedCopy::at(&file_of(*number)).is_some_and(|now| now.is_same_file(copy))
+            let now = file_of(*number).and_then(|file| RecordedCopy::at(&file));
+            now.is_some_and(|now| now.is_same_file(copy))
         });
         let present: Vec<(usize, Option<DoubtName>)> =
             present.map(|(number, copy)| (number, copy.doubt)).collect();
@@ -103,8 +109,8 @@ impl DoubtRecord {
         present.iter().filter_map(applies).collect()
     }
 
-    /// Records the doubts about a shard in place of earlier ones. If that fails, they are only
-    /// forgotten by the next start, so it is no more than logged.
+    /// Records the doubts about a shard in place of earlier ones. A failure is logged, and the next
+    /// call tries again.
     pub fn replace(&self, shard: &str, files: &[PathBuf], doubts: &BTreeMap<usize, Doubt>) {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         let before = shards.clone();
@@ -127,6 +133,7 @@ impl DoubtRecord {
         if let Err(error) = write(&self.path, &shards) {
             let path = self.path.display();
             tracing::warn!(%path, %error, "the doubts about copies cannot be recorded");
+            *shards = before;
         }
     }
 }
@@ -176,8 +183,8 @@ mod tests {
         (folder, files.into())
     }
 
-    fn file_of(files: &[PathBuf]) -> impl Fn(usize) -> PathBuf {
-        |copy| files[copy].clone()
+    fn file_of(files: &[PathBuf]) -> impl Fn(usize) -> Option<PathBuf> {
+        |copy| files.get(copy).cloned()
     }
 
     /// Puts another file in the place of this one. Both exist for a moment, so that their inodes
@@ -226,6 +233,28 @@ mod tests {
         record.replace("wrong", &files, &WRONG_PRIMARY.into());
         replace(&files[0]);
         assert!(record.about("wrong", file_of(&files)).is_empty());
+    }
+
+    #[test]
+    fn a_doubt_is_void_without_a_configured_copy_that_contradicts_it() {
+        let (folder, files) = data_dir();
+        let record = DoubtRecord::read(folder.path());
+        record.replace("shard1", &files, &WRONG_PRIMARY.into());
+        assert!(record.about("shard1", file_of(&files[..1])).is_empty());
+        assert_eq!(record.about("shard1", file_of(&files[..2])), WRONG_PRIMARY.into());
+    }
+
+    #[test]
+    fn doubts_that_could_not_be_recorded_are_recorded_by_the_next_call() {
+        let (folder, files) = data_dir();
+        let record = DoubtRecord::read(folder.path());
+        let in_the_way = folder.path().join(NAME).with_extension("json.new");
+        fs::create_dir(&in_the_way).unwrap();
+        record.replace("shard1", &files, &WRONG_PRIMARY.into());
+        fs::remove_dir(&in_the_way).unwrap();
+        record.replace("shard1", &files, &WRONG_PRIMARY.into());
+        let record = DoubtRecord::read(folder.path());
+        assert_eq!(record.about("shard1", file_of(&files)), WRONG_PRIMARY.into());
     }
 
     #[test]

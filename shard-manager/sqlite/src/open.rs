@@ -86,9 +86,9 @@ fn open_as(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, Ope
 fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles, OpenError> {
     let data_dir = DataDir::open(&cluster.data_dir)?;
     let record = DoubtRecord::read(data_dir.path());
-    // A refused start has closed its files in good order, and is not a reason to check them all.
     let opened = open_files(&data_dir, cluster, replicas, &record);
-    let (catalog, registry, mut shards) = opened.inspect_err(|_| data_dir.close())?;
+    let (catalog, registry, mut shards) =
+        opened.inspect_err(|error| close_after(error, &data_dir))?;
     let source = Arc::new(source(&data_dir, &shards.0));
     let file_checks = shards.0.iter().map(|shard| Arc::clone(&shard.file_check)).collect();
     let file_watch = FileWatch::start(&data_dir, file_checks);
@@ -114,6 +114,14 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
         backend: Box::new(files),
     };
     Ok(OpenedFiles { cluster, source })
+}
+
+/// Closes the directory of a start that was refused. Its files were closed in order and need no
+/// check, unless one of them is the reason: its neighbours may be damaged, too.
+fn close_after(error: &OpenError, data_dir: &DataDir) {
+    if !matches!(error, OpenError::Database { .. } | OpenError::Io { .. }) {
+        data_dir.close();
+    }
 }
 
 /// Opens the catalog and the files of all shards.
@@ -324,8 +332,8 @@ fn open_shards(
     for (Found { name, primary, replicas, .. }, history, position) in begun {
         let replication = ReplicationState::new(history, position, replicas.len());
         let doubts = record.about(name, |copy| match copy.checked_sub(1) {
-            None => data_dir.primary(name),
-            Some(index) => data_dir.replica(name, index),
+            None => Some(data_dir.primary(name)),
+            Some(index) => replicas.get(index).map(|(file, _usable)| file.clone()),
         });
         shards.0.push(open_shard(name, &primary, replicas, replication, &housekeeping, &doubts)?);
     }

@@ -148,7 +148,11 @@ impl Lane {
             Some(time) if time < MOVED_LATELY || time >= STANDSTILL => true,
             None | Some(_) => {
                 let since = pulse.busy_since.load(Ordering::Relaxed);
-                let moved = || pulse.busy_since.load(Ordering::Relaxed) != since;
+                // The probe of another request ends when an idle lane has taken its turn.
+                let moved = || {
+                    pulse.busy_since.load(Ordering::Relaxed) != since
+                        || (since == 0 && !pulse.is_probed.load(Ordering::Acquire))
+                };
                 while !moved() && !pulse.stands_still() && Instant::now() < deadline {
                     let left = deadline.saturating_duration_since(Instant::now());
                     tokio::time::sleep(LOOK.min(left)).await;

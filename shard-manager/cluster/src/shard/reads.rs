@@ -24,8 +24,10 @@ use crate::replica_set::{Chosen, ReplicaRequirements};
 
 /// Longest wait of a read for a replica to catch up before it uses the primary.
 pub(super) const CATCH_UP_MAX: Duration = Duration::from_millis(50);
-/// Longest wait of a read for an excluded replica, if the primary is gone as well.
+/// Longest wait of a read for a node that answers, if the primary is gone.
 const GONE_WAIT: Duration = Duration::from_secs(5);
+/// Interval at which such a read tries the primary again, which may have been replaced.
+const PRIMARY_RETRY: Duration = Duration::from_millis(250);
 
 /// Face of a [`Shard`] for reads of its rows.
 #[derive(Clone, Copy)]
@@ -111,19 +113,34 @@ impl Reads<'_> {
         {
             return answer;
         }
-        self.0.primary.check_readable()?;
-        let stamp = self.0.primary.freshness();
-        let answer = read(&*self.0.primary.reader, 0).await;
-        let is_gone = matches!(answer, Err(Error::ShardUnavailable { .. }));
-        if let Some(min_position) = min_position
-            && is_gone
-            && self.0.replicas.outlive_primary()
-            && let Some(replica) = self.await_replica(min_position, requirements).await
-            && let Some(answer) = self.read_replica(&replica, min_position, &read).await
-        {
-            return answer;
+        let gone_until = requirements.deadline.min(Instant::now() + GONE_WAIT);
+        loop {
+            self.0.primary.check_readable()?;
+            let stamp = self.0.primary.freshness();
+            let answer = read(&*self.0.primary.reader, 0).await;
+            let is_gone = matches!(answer, Err(Error::ShardUnavailable { .. }));
+            let may_wait = self.0.replicas.outlive_primary() && Instant::now() < gone_until;
+            let Some(min_position) = min_position.filter(|_| is_gone && may_wait) else {
+                return self.primary_rows(answer?, requirements, stamp);
+            };
+            let retried_at = gone_until.min(Instant::now() + PRIMARY_RETRY);
+            if let Some(replica) = self.await_replica(min_position, requirements, retried_at).await
+                && let Some(answer) = self.read_replica(&replica, min_position, &read).await
+            {
+                return answer;
+            }
+            // A replica that has failed may be the next primary, which is found soon.
+            tokio::time::sleep(CATCH_UP_MAX).await;
         }
-        let read = answer?;
+    }
+
+    /// Returns rows that the primary has read.
+    fn primary_rows(
+        self,
+        read: NodeRows,
+        requirements: &ReadRequirements,
+        stamp: FreshnessBound,
+    ) -> Result<ShardRows, Error> {
         if requirements.level != Level::One {
             self.0.replication.primary().raise_read_high_watermark(read.position.sequence);
         }
@@ -157,15 +174,15 @@ impl Reads<'_> {
         }
     }
 
-    /// Returns a replica that meets the requirements while the primary is gone; waits for one that
-    /// is excluded briefly.
+    /// Returns a replica that meets the requirements while the primary is gone; waits until this
+    /// time for one that is excluded briefly.
     async fn await_replica(
         self,
         min_position: u64,
         requirements: &ReadRequirements,
+        until: Instant,
     ) -> Option<Chosen> {
         let wanted = ReplicaRequirements { min_position, staleness: requirements.staleness };
-        let until = requirements.deadline.min(Instant::now() + GONE_WAIT);
         let has = || self.0.replicas.has(&wanted).then_some(());
         self.0.replication.waiters().until(until, has).await?;
         self.0.replicas.choose(&wanted)
