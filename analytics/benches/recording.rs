@@ -18,7 +18,7 @@ const KEYS: usize = 4_096;
 
 fn recorder(shards: usize) -> Recorder {
     let shards = (1..=shards).map(|number| format!("shard{number}")).collect();
-    Recorder::by_hand(Labels { routes: ROUTES.to_vec(), shards, slots: 16_384 }, BEGIN_MS)
+    Recorder::without_thread(Labels { routes: ROUTES.to_vec(), shards, slots: 16_384 }, BEGIN_MS)
 }
 
 /// Numbers without order, the same in every run.

@@ -59,6 +59,6 @@ fn print_banner(config: &Config, bound: SocketAddr) {
         rules = config.rules.len(),
         webhooks = config.webhooks.len(),
     );
-    // A closed standard output is no reason to end.
+    // A closed standard output is not a reason to end.
     let _ = std::io::stdout().write_all(banner.as_bytes());
 }

@@ -102,7 +102,7 @@ def check(routers, port, probe):
     assert ask(probe, "GET", "/live") == 200
 
     routers[0].is_ready = False
-    # Requests sent to it before the balancer noticed are no error.
+    # Requests sent to it before the balancer noticed are not errors.
     until("away from who is not ready", lambda: routers_that_answer(port, routers) == {1})
     routers[0].is_ready = True
     until("back to who is ready again", lambda: routers_that_answer(port, routers) == {0, 1})

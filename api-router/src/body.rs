@@ -32,7 +32,8 @@ pub const BULK_BYTES_MAX: usize = 16 << 20;
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Deepest nesting of objects and arrays.
 const DEPTH_MAX: usize = 64;
-/// Texts up to this length are not followed if they have too few brackets to be nested too deep.
+/// Bodies up to this length are scanned for depth only if they have more brackets than the deepest
+/// nesting allows.
 const COUNTED_BYTES_MAX: usize = 64 << 10;
 
 /// Limits within which a whole body is read.
@@ -47,7 +48,7 @@ pub struct BodyLimits {
 }
 
 impl BodyLimits {
-    /// Returns the terms for a body with these headers.
+    /// Returns the limits for a body with these headers.
     pub fn from_headers(headers: &HeaderMap, limit: usize, deadline: Instant) -> Self {
         let declared = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         Self { declared: declared(), limit, deadline }
@@ -55,7 +56,7 @@ impl BodyLimits {
 }
 
 /// Reads a whole body within its limits. A body that is not small is charged to the budget as it
-/// arrives, until its share is dropped; it is evicted only before it is complete.
+/// arrives, until its share is dropped. A body may be evicted only while it is incomplete.
 ///
 /// # Errors
 /// TSR108 if it is larger, TSR004 if it does not arrive in time, TSR101 if the connection breaks,
@@ -116,7 +117,10 @@ async fn next_part(
     };
     match next {
         Ok(Some(Ok(part))) => Ok(Some(part)),
-        Ok(Some(Err(_))) => Err(Problem::new(Code::TSR101, "the body broke off")),
+        Ok(Some(Err(_))) => Err(Problem::new(
+            Code::TSR101,
+            "the connection was closed before the body was complete",
+        )),
         Ok(None) => Ok(None),
         Err(_elapsed) => Err(Problem::new(Code::TSR004, "the body did not arrive in time")),
     }
@@ -128,11 +132,11 @@ fn too_large(limit: usize) -> Problem {
         .hint("send it in smaller parts")
 }
 
-/// Inflates a body that was sent in gzip. Stops at the limit, however large the rest would be.
+/// Decompresses a gzip body. Stops at the limit, however large the rest would be.
 ///
 /// # Errors
-/// TSR108 if it is larger, TSR101 if it is no gzip.
-pub fn unzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
+/// TSR108 if it is larger, TSR101 if it is not gzip.
+pub fn gunzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
     /// Bytes that are inflated at once.
     const STEP: usize = 256 << 10;
     let mut decoder = BodyDecoder::new(ContentCoding::Gzip);
@@ -151,8 +155,8 @@ pub fn unzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
 
 /// Returns the problem of a body that is declared as gzip and is not, or breaks off within it.
 pub fn bad_gzip() -> Problem {
-    Problem::new(Code::TSR101, "the body is no gzip, or not a whole one")
-        .hint("send it without Content-Encoding: gzip, or look where it is cut off")
+    Problem::new(Code::TSR101, "the body is not valid gzip, or is truncated")
+        .hint("send it without Content-Encoding: gzip, or find out where it is truncated")
 }
 
 const MEMBERS_MAX: usize = shard_manager::json_members::Members::MAX;
@@ -176,7 +180,7 @@ impl<'a> Members<'a> {
     /// Errors of [`Members::of_body`], which name `what`.
     pub fn of_text(what: &str, json: &'a [u8]) -> Result<Self, Problem> {
         serde_json::from_str(text(what, json)?).map_err(|error| match error.classify() {
-            // The parser's own sentence would repeat the value, and with it the whole body.
+            // serde's own message would repeat the value, and with it the whole body.
             Category::Data => Problem::new(
                 Code::TSR101,
                 format!("{what} must be a JSON object of at most {MEMBERS_MAX} members"),
@@ -222,7 +226,7 @@ impl<'a> Members<'a> {
     /// Returns the text of a member, if it is there.
     ///
     /// # Errors
-    /// TSR101 if it is no string.
+    /// TSR101 if it is not a string.
     pub fn text(&self, name: &str) -> Result<Option<String>, Problem> {
         let Some(json) = self.get(name) else { return Ok(None) };
         serde_json::from_str(json.get())
@@ -248,7 +252,7 @@ pub fn value(body: &[u8]) -> Result<&RawValue, Problem> {
     serde_json::from_str(text("the body", body)?).map_err(|error| not_json("the body", &error))
 }
 
-/// Returns the text of a body, or of a part of one, once it is safe for a recursive parser.
+/// Returns the text of a body, or of a part of one, after checking its depth and its encoding.
 fn text<'b>(what: &str, json: &'b [u8]) -> Result<&'b str, Problem> {
     check_depth(what, json)?;
     std::str::from_utf8(json).map_err(|error| {
@@ -263,17 +267,17 @@ fn not_json(what: &str, error: &serde_json::Error) -> Problem {
 
 fn unknown_member(name: &str, known: &[&str]) -> Problem {
     let shown: String = name.chars().take(80).collect();
-    let problem = Problem::new(Code::TSR102, format!("`{shown}` means nothing here"));
+    let problem = Problem::new(Code::TSR102, format!("unknown member `{shown}`"));
     match closest(name, known.iter().copied()) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None => problem.hint(format!("known members: {}", known.join(", "))),
     }
 }
 
-/// Returns the items of a JSON array, raw; at most `most`.
+/// Returns the raw items of a JSON array: at most `most`.
 ///
 /// # Errors
-/// TSR101 if the member is no array, TSR108 if it has more items.
+/// TSR101 if the member is not an array, TSR108 if it has more items.
 pub fn items<'a>(
     name: &str,
     json: &'a RawValue,
@@ -290,8 +294,8 @@ pub fn items<'a>(
     Ok(items)
 }
 
-/// Takes items until there are too many: a list of millions of numbers must not become one of
-/// pointers.
+/// Collects items up to a maximum, so that an array of millions of numbers does not become a vector
+/// of millions of pointers.
 struct ItemsVisitor<'v, 'a> {
     items: &'v mut Vec<&'a RawValue>,
     most: usize,

@@ -52,7 +52,7 @@ struct BudgetState {
 struct ShareState {
     address: Option<IpAddr>,
     bytes: usize,
-    /// Bytes that were received lately: their weight fades with time.
+    /// Bytes that were received recently: their weight fades with time.
     received: f64,
     at: Instant,
     /// True while the body waits for its client or for memory: it may be evicted.
@@ -62,7 +62,7 @@ struct ShareState {
 }
 
 impl ShareState {
-    /// Returns the bytes that were received lately for each byte that is held.
+    /// Returns the bytes that were received recently for each byte that is held.
     fn activity(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64();
         self.received * (-age).exp() / self.bytes.max(1) as f64

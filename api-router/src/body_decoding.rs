@@ -59,7 +59,7 @@ pub enum DecodeStep {
     Ended,
 }
 
-/// Error of a body that is no gzip, or ends within it.
+/// Error of a body that is not gzip, or ends within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadGzip;
 

@@ -54,13 +54,17 @@ pub fn report(found: &[Finding]) -> String {
     let (faults, warnings) = (count(Severity::Fault), count(Severity::Warning));
     let verdict = match (faults, warnings) {
         (0, 0) => "all is well".to_owned(),
-        (0, warnings) => format!("a router starts; {warnings} thing(s) may cause problems later"),
+        (0, warnings) => format!("a router starts; {}", number_of(warnings, "warning")),
         (faults, warnings) => {
-            format!("{faults} thing(s) to correct, {warnings} may cause problems later")
+            format!("{}, {}", number_of(faults, "fault"), number_of(warnings, "warning"))
         }
     };
     let _ = writeln!(text, "{verdict}");
     text
+}
+
+fn number_of(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn port(config: &Config) -> Finding {
@@ -76,7 +80,7 @@ fn port(config: &Config) -> Finding {
 }
 
 fn exposure(config: &Config) -> Finding {
-    let about = "who may ask";
+    let about = "access";
     match config.check_exposure() {
         Err(error) => Finding::fault(about, error),
         Ok(()) if config.bind.ip().to_canonical().is_loopback() => {

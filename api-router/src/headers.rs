@@ -314,7 +314,7 @@ fn versions(list: &str) -> Result<Vec<i64>, Problem> {
 /// Returns the time that a request may take: `x-deadline-ms`, or the default.
 ///
 /// # Errors
-/// TSR113 if it is no number, or out of bounds.
+/// TSR113 if it is not a number, or out of bounds.
 pub fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(text) = single(headers, &X_DEADLINE_MS)? else {
         return Ok(Duration::from_millis(DEADLINE_DEFAULT_MS));

@@ -224,6 +224,6 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
             count => format!("{count} replicas"),
         },
     );
-    // A closed standard output is no reason to end.
+    // A closed standard output is not a reason to end.
     let _ = std::io::stdout().write_all(banner.as_bytes());
 }

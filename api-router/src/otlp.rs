@@ -85,7 +85,7 @@ impl Tracer {
     /// dropped.
     ///
     /// # Errors
-    /// [`OtlpError`] if the endpoint is no URL.
+    /// [`OtlpError`] if the endpoint is not a URL.
     pub fn start(
         endpoint: &str,
         address: SocketAddr,

@@ -103,7 +103,7 @@ impl Prefer {
             Some(wish) => {
                 let known = Preference::ALL.map(Preference::text).join(", ");
                 let problem =
-                    Problem::new(Code::TSR105, format!("`{wish}` is no known preference"));
+                    Problem::new(Code::TSR105, format!("`{wish}` is not a known preference"));
                 Err(problem.hint(format!("known: {known}")))
             }
             None => Ok(Self(known)),

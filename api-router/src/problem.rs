@@ -64,7 +64,7 @@ pub struct Progress {
     pub next_index: usize,
     /// Rows before it that are not stored, or not known to be.
     pub failed_total: usize,
-    /// The first of these, as in an answer that is no problem.
+    /// The first of these, as in an answer that is not a problem.
     pub failed: serde_json::Value,
 }
 

@@ -67,7 +67,7 @@ impl<'q> Parameters<'q> {
     pub fn check_names(&self, known: &[&str]) -> Result<(), Problem> {
         let unknown = self.0.iter().find(|(name, _)| !known.contains(&&**name));
         let Some((name, _)) = unknown else { return Ok(()) };
-        let problem = bad(format!("`{}` means nothing here", shown(name)));
+        let problem = bad(format!("unknown parameter `{}`", shown(name)));
         Err(match closest(name, known.iter().copied()) {
             Some(near) => problem.hint(format!("did you mean `{near}`?")),
             None if known.is_empty() => problem.hint("this path takes no parameters"),
@@ -86,10 +86,10 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
     Ok(Cow::Owned(decoded.into_owned()))
 }
 
-/// Parameters of a read that are no filters.
+/// Parameters of a read that are not filters.
 const KNOWN: [&str; 8] =
     ["table", "select", "order", "orderBy", "limit", "offset", "cursor", "shardKey"];
-/// Names of parameters elsewhere, which are no columns either.
+/// Names of parameters elsewhere, which are not columns either.
 const RESERVED: [(&str, &str); 3] = [
     ("where", "it would be SQL from a client; use column=eq.value"),
     ("count", "send the header Prefer: count=exact"),
@@ -219,7 +219,7 @@ fn parse_order(table: &Table, list: &str) -> Result<Vec<OrderBy>, Problem> {
             "asc" => false,
             "desc" => true,
             _ => {
-                let problem = bad(format!("order: `{}` is no direction", shown(direction)));
+                let problem = bad(format!("order: `{}` is not a direction", shown(direction)));
                 return Err(problem.hint("use column.asc or column.desc"));
             }
         };

@@ -42,7 +42,7 @@ pub fn no_such_path<'r>(
 /// Finds the route that is spelled nearly like this path: in upper case, with a slash too many,
 /// without `/api`, or with a typo.
 fn nearest_path<'r>(path: &str, routes: impl Iterator<Item = &'r str>) -> Option<&'r str> {
-    /// Longer paths are no typos, and comparing them costs time for nothing.
+    /// Longer paths are not typos, and comparing them costs time for nothing.
     const WRITTEN_MAX: usize = 64;
     if path.len() > WRITTEN_MAX {
         return None;

@@ -219,7 +219,7 @@ refusals! {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "Nothing is counted here.";
-        503 Unavailable "Too many watch already, or the router is about to end; see Retry-After.";
+        503 Unavailable "The maximum number of event streams is open, or the router is about to end; see Retry-After.";
     }
     /// The problems that a read may answer with.
     ReadRefusals {
@@ -227,7 +227,7 @@ refusals! {
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "No such table.";
         406 NotAcceptable "The Accept header rules JSON out.";
-        409 Conflict "What the session token has seen may have been lost.";
+        409 Conflict "The session has seen changes that the shard no longer has.";
         413 TooLarge "The rows are more than one answer carries.";
         503 Unavailable "The shard does not answer, or has no connection free; see Retry-After.";
         504 DeadlinePassed "The deadline passed.";
@@ -237,11 +237,11 @@ refusals! {
         400 BadRequest "Something in the request is malformed, unknown or reserved: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
         406 NotAcceptable "The Accept header rules JSON out.";
-        409 Conflict "A table of this name exists with another shape.";
-        413 TooLarge "A limit is passed: the detail names it.";
+        409 Conflict "A table of this name exists with a different definition.";
+        413 TooLarge "A limit is exceeded: the detail names it.";
         415 UnsupportedMediaType "The body is not JSON.";
         503 Unavailable "A shard is full, overloaded, or does not answer; see Retry-After.";
-        504 DeadlinePassed "The deadline passed: outcome says whether the table may be made.";
+        504 DeadlinePassed "The deadline passed: outcome says whether the table may have been created.";
     }
     /// The problems that a write may answer with; `outcome` says what became of it.
     WriteRefusals {
@@ -249,12 +249,12 @@ refusals! {
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "No such table or row.";
         406 NotAcceptable "The Accept header rules JSON out.";
-        409 Conflict "The row exists, breaks a constraint, or is swallowed by the database.";
+        409 Conflict "The row exists, violates a constraint, or was discarded by the database.";
         412 PreconditionFailed "The row is not of the version that If-Match names.";
-        413 TooLarge "A limit is passed: the detail names it.";
-        415 UnsupportedMediaType "The body is of a type or a coding that is not read here.";
-        422 KeyReused "The Idempotency-Key came before with another request.";
+        413 TooLarge "A limit is exceeded: the detail names it.";
+        415 UnsupportedMediaType "The Content-Type or Content-Encoding of the body is not supported.";
+        422 KeyReused "The Idempotency-Key was used before for a different request.";
         503 Unavailable "Overloaded, full, too few replicas, or the shard does not answer; see Retry-After.";
-        504 DeadlinePassed "The deadline passed: outcome says whether the write happened.";
+        504 DeadlinePassed "The deadline passed: outcome says whether the row may have been stored.";
     }
 }

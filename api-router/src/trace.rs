@@ -92,7 +92,7 @@ impl fmt::Display for Trace {
 }
 
 /// Returns the id of a new span: half of a random UUID. Its variant bits keep it from being all
-/// zeros, which would be no id.
+/// zeros, which would not be an id.
 pub fn own_span() -> [u8; 8] {
     let [.., a, b, c, d, e, f, g, h] = uuid::Uuid::new_v4().into_bytes();
     [a, b, c, d, e, f, g, h]

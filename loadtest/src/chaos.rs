@@ -173,11 +173,11 @@ impl Chaos {
                     _ = &mut stopped => break,
                     () = tokio::time::sleep(pause) => {}
                 }
-                let told = fault.describe(&nodes, &shards);
-                recorder.fault(&told);
+                let reported = fault.describe(&nodes, &shards);
+                recorder.fault(&reported);
                 let more = targets.commit(fault).await?;
                 let more = more.map_or_else(String::new, |more| format!(" ({more})"));
-                recorder.fault(&format!("over: {told}{more}"));
+                recorder.fault(&format!("over: {reported}{more}"));
             }
             if let Some(cluster) = &mut targets.cluster {
                 cluster.mend().await?;

@@ -14,9 +14,9 @@ use anyhow::Context;
 use checker::Report;
 use checker::history::{OperationHistory, lines};
 
-/// No promise was broken.
+/// No guarantee was violated.
 const EXIT_PASSED: u8 = 0;
-/// A promise was broken.
+/// A guarantee was violated.
 const EXIT_FAILED: u8 = 1;
 /// No promise was, but a promotion has cost what was acknowledged at level `one`.
 pub const EXIT_LOST: u8 = 3;
@@ -28,7 +28,7 @@ const BUFFER_BYTES: usize = 1 << 18;
 
 /// Judges a history written before: JSON lines, as loadtest/docs/history.md describes them.
 ///
-/// Exit code: 0 no promise was broken, 1 some were, 2 the file cannot be read, 3 none was, but
+/// Exit code: 0 no guarantee was violated, 1 some were, 2 the file cannot be read, 3 none was, but
 /// writes at level one were lost after a promotion.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckOptions {

@@ -17,7 +17,7 @@ pub(crate) enum FaultKind {
     Freeze,
     /// The way to a node is cut: connections end, and new ones are refused
     Cut,
-    /// The way to a node swallows what comes and answers nothing
+    /// The way to a node discards what comes and answers nothing
     HalfOpen,
     /// The way to a node is slow
     Delay,

@@ -266,7 +266,7 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
 /// Returns the ranges between split points that contain an integer.
 fn integers(splits: &[&str]) -> anyhow::Result<Vec<IntegerRange>> {
     let splits: Result<Vec<i128>, _> = splits.iter().map(|split| split.parse()).collect();
-    let splits = splits.context("a split point of the shard map is no integer")?;
+    let splits = splits.context("a split point of the shard map is not an integer")?;
     Ok(splits.windows(2).filter_map(|ends| IntegerRange::new(ends[0], ends[1])).collect())
 }
 
@@ -463,13 +463,13 @@ mod tests {
 
     #[test]
     fn an_unsupported_keyspace_is_named() {
-        for (keyspace, parameters, told) in [
+        for (keyspace, parameters, reported) in [
             ("spiral", "{}", "the keyspace spiral is not supported"),
             ("list", r#"{"partitions":[["Ω",1]]}"#, "no part of the keyspace list"),
         ] {
             let map = format!(r#"{{"keyspace":"{keyspace}","parameters":{parameters}}}"#);
             let error = Names::of_run(map.as_bytes(), NUMBER).unwrap_err();
-            assert!(error.to_string().contains(told), "{error}");
+            assert!(error.to_string().contains(reported), "{error}");
         }
     }
 }

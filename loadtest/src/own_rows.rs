@@ -307,13 +307,13 @@ async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
         "{found}. The run writes beside them, and removes only its own. Go on? [y/N] "
     );
     // On a detached thread: Ctrl-C must end the program during the question.
-    let (tell, told) = oneshot::channel();
+    let (tell, reported) = oneshot::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
         let read = std::io::stdin().lock().read_line(&mut line);
         let _ = tell.send(read.map(|_| line).unwrap_or_default());
     });
-    let answer = told.await.unwrap_or_default();
+    let answer = reported.await.unwrap_or_default();
     ensure!(
         ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()),
         "nothing was written: {found}"

@@ -74,7 +74,7 @@ mod tests {
         let first = Standing { requests: 7, ..Standing::default() };
         assert_eq!(line(1, 7, first), "   1 s  7 requests  7/s  p99 -  failed 0");
         let later = Standing { requests: 20, failed: 1, dropped: 2, p99_ms: Some(3.25) };
-        let told = "   2 s  20 requests  13/s  p99 3.2 ms  failed 1  dropped 2";
-        assert_eq!(line(2, 13, later), told);
+        let reported = "   2 s  20 requests  13/s  p99 3.2 ms  failed 1  dropped 2";
+        assert_eq!(line(2, 13, later), reported);
     }
 }

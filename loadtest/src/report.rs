@@ -78,7 +78,7 @@ pub(crate) struct Report {
     pub(crate) verified: Option<Verified>,
     /// With an earlier run, if one was named.
     pub(crate) comparison: Option<Comparison>,
-    /// True if there were requests, every response was correct, and no promise was broken.
+    /// True if there were requests, every response was correct, and no guarantee was violated.
     pub(crate) passed: bool,
 }
 
@@ -289,11 +289,11 @@ impl Report {
     fn verdict(&self) -> String {
         let Self { passed, requests, failed, thresholds_failed, .. } = self;
         match (passed, requests, failed) {
-            (true, ..) if self.verified.is_some() => "no promise was broken".to_owned(),
+            (true, ..) if self.verified.is_some() => "no guarantee was violated".to_owned(),
             (true, ..) => "every request was answered as promised".to_owned(),
             (false, 0, _) => "no request was made".to_owned(),
             (false, ..) if self.violations() > 0 => {
-                format!("promises were broken, {} times", self.violations())
+                format!("guarantees were violated, {} times", self.violations())
             }
             (false, ..) if self.has_only_lost() => lost_text(self.lost()),
             (false, _, 1..) => format!("{failed} of {requests} requests failed"),

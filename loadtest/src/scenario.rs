@@ -41,7 +41,7 @@ struct Scenario {
 /// The options of a scenario, as the command line would have them.
 ///
 /// # Errors
-/// No such name or file, or it is no scenario.
+/// No such name or file, or it is not a scenario.
 pub(crate) fn arguments(name: &str) -> anyhow::Result<Vec<String>> {
     let known = KNOWN.iter().find(|(known, _)| *known == name);
     let text = match known {
@@ -99,7 +99,7 @@ mod tests {
     fn a_file_is_read_as_options_of_the_command_line() {
         let text = "about = 'x'\n[options]\nmix = 'b'\nusers = 5\nrate = 0.5\njson = true\n\
                     no-fill = false\nthreshold = ['p95<1s', 'error-rate<1%']";
-        let told = of(text).unwrap();
+        let reported = of(text).unwrap();
         let wanted = [
             "--mix=b",
             "--users=5",
@@ -108,8 +108,11 @@ mod tests {
             "--threshold=p95<1s",
             "--threshold=error-rate<1%",
         ];
-        assert_eq!(told.len(), wanted.len(), "{told:?}");
-        assert!(wanted.iter().all(|option| told.iter().any(|told| told == option)), "{told:?}");
+        assert_eq!(reported.len(), wanted.len(), "{reported:?}");
+        assert!(
+            wanted.iter().all(|option| reported.iter().any(|reported| reported == option)),
+            "{reported:?}"
+        );
     }
 
     #[test]

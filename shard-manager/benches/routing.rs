@@ -156,8 +156,8 @@ fn advise_all() {
             (0..16_384).map(|slot| SlotLoad { reads: requests(slot), writes: 0 }).collect();
         let observed = Observed { map: &map, load: &load, sizes: &[], keys: &[] };
         let advice = advise(&observed, BalanceBy::Load);
-        let told = format!("256 shards, advice, {name}, {} moves", advice.moves.len());
-        time_of(&told, || drop(black_box(advise(&observed, BalanceBy::Load))));
+        let text = format!("256 shards, advice, {name}, {} moves", advice.moves.len());
+        time_of(&text, || drop(black_box(advise(&observed, BalanceBy::Load))));
     }
 }
 

@@ -196,19 +196,19 @@ impl CurrentSecond {
     /// Adds a cell for a label that has none.
     #[cold]
     fn cell_for(&mut self, entry: &Entry) -> u16 {
-        let mut told = *entry;
+        let mut reported = *entry;
         if self.cells.len() >= CELLS_MAX {
-            (told.route, told.role) = (self.shape.routes, None);
+            (reported.route, reported.role) = (self.shape.routes, None);
         }
-        let number = self.number(&told);
+        let number = self.number(&reported);
         if self.index[number] == NONE {
-            let route = self.labels.routes.get(usize::from(told.route)).unwrap_or(&OTHER);
+            let route = self.labels.routes.get(usize::from(reported.route)).unwrap_or(&OTHER);
             let label = CellLabel {
                 route: (*route).to_owned(),
-                operation: told.operation,
-                shard: self.labels.shards.get(usize::from(told.shard)).cloned(),
-                role: told.role,
-                outcome: told.outcome,
+                operation: reported.operation,
+                shard: self.labels.shards.get(usize::from(reported.shard)).cloned(),
+                role: reported.role,
+                outcome: reported.outcome,
             };
             let latencies = LatencyHistogram::new();
             self.index[number] = self.cells.len() as u16;

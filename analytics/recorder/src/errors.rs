@@ -127,16 +127,16 @@ impl Default for ErrorFilter<'_> {
 /// Reason why a query for errors is refused. The message names what is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// `limit` is no integer in range.
+    /// `limit` is not an integer in range.
     #[error("limit must be a whole number from 1 to 1000")]
     Limit,
-    /// `since` is no time.
+    /// `since` is not a time.
     #[error("since must be a time like 2026-11-21T10:00:00Z, or milliseconds since 1970")]
     Since,
     /// `limit` is given, and `count` too.
     #[error("limit and count are the same; give one")]
     Twice,
-    /// `grouped` is no truth.
+    /// `grouped` is not a boolean.
     #[error("grouped must be true or false")]
     Grouped,
 }

@@ -138,7 +138,7 @@ fn hot_keys(histories: &[&History], query: &MetricsQuery, at_ms: u64) -> Vec<Hot
     let hot = merged_hot(frames.iter().flat_map(|frame| &frame.hot)).into_iter();
     let of_shard = |shard: Option<&str>| query.shard.is_none() || query.shard.as_deref() == shard;
     let hot = hot.filter(|hot| of_shard(hot.shard.as_deref()));
-    let told = hot.take(HOT_KEYS_MAX).map(|hot| HotKey {
+    let reported = hot.take(HOT_KEYS_MAX).map(|hot| HotKey {
         key: (*hot.key).to_owned(),
         shard: hot.shard.as_deref().map(str::to_owned),
         slot: hot.slot,
@@ -148,7 +148,7 @@ fn hot_keys(histories: &[&History], query: &MetricsQuery, at_ms: u64) -> Vec<Hot
         reads: hot.reads,
         writes: hot.writes,
     });
-    told.collect()
+    reported.collect()
 }
 
 fn routes(sums: &[RouteSum], seconds: f64) -> Vec<RouteMetrics> {

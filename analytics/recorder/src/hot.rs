@@ -17,7 +17,8 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Counters of the running interval: a key with one request in 512 is certainly seen.
+/// Counters of the running interval: a key with more than 1/512 of the requests certainly has a
+/// counter.
 pub(crate) const COUNTERS: usize = 512;
 /// Marks the end of a list of links.
 const END: u16 = u16::MAX;
@@ -27,7 +28,7 @@ const END: u16 = u16::MAX;
 pub(crate) struct HotKeys {
     places: HashMap<u64, u16, BuildHasherDefault<Hashed>>,
     counters: Vec<Counter>,
-    /// One rank for each count. A freed one is used again.
+    /// One rank for each distinct count. A freed rank is reused.
     ranks: Vec<Rank>,
     free: Vec<u16>,
     lowest: u16,
@@ -50,7 +51,7 @@ pub(crate) struct Counter {
     after: u16,
 }
 
-/// Counters of one count.
+/// List of all counters with the same count.
 #[derive(Clone, Copy, Debug)]
 struct Rank {
     count: u64,
@@ -59,7 +60,7 @@ struct Rank {
     higher: u16,
 }
 
-/// Keys are hashed already.
+/// Hasher that returns its input, because the keys are hashes.
 #[derive(Debug, Default)]
 pub(crate) struct Hashed(u64);
 
@@ -129,7 +130,7 @@ impl HotKeys {
         })
     }
 
-    /// Resets the counters; the memory stays.
+    /// Resets the counters, and keeps the memory.
     pub(crate) fn reset(&mut self) {
         self.places.clear();
         self.counters.clear();
@@ -138,7 +139,8 @@ impl HotKeys {
         (self.lowest, self.highest) = (END, END);
     }
 
-    /// Returns a counter for a key without one: a new one, or the lowest.
+    /// Returns a counter for a key without one: a new one, or the one with the lowest count, which the
+    /// key takes over.
     fn counter_for(&mut self, entry: &Entry) -> u16 {
         let mut counter = Counter {
             hash: entry.hash,
@@ -169,7 +171,7 @@ impl HotKeys {
         place
     }
 
-    /// Moves a counter up by one.
+    /// Increments a counter and moves it to the rank of its new count.
     fn raise(&mut self, place: u16) {
         let (rank, count) = {
             let counter = &mut self.counters[usize::from(place)];
@@ -237,7 +239,7 @@ impl HotKeys {
         }
     }
 
-    /// Links two ranks; the end stands for what is beyond the lowest and the highest.
+    /// Links two ranks. `END` stands for the position below the lowest and above the highest rank.
     fn link(&mut self, lower: u16, higher: u16) {
         match lower {
             END => self.lowest = higher,

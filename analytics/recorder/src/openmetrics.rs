@@ -248,10 +248,10 @@ impl Scrape {
             let shards = self.now.shards.iter();
             shards.map(move |shard| ([("shard", &*shard.shard)], count(&shard.compared)))
         };
-        let told = "Passes over all rows of a shard's primary and replicas that compared them.";
-        families.counters("tessera_copies_compared", told, each(|compared| compared.passes))?;
-        let told = "Rows found not to be the same on a shard's primary and replicas, in each pass.";
-        families.counters("tessera_copies_differences", told, each(|compared| compared.differences))
+        let help = "Passes over all rows of a shard's primary and replicas that compared them.";
+        families.counters("tessera_copies_compared", help, each(|compared| compared.passes))?;
+        let help = "Rows found not to be the same on a shard's primary and replicas, in each pass.";
+        families.counters("tessera_copies_differences", help, each(|compared| compared.differences))
     }
 
     fn lanes(&self, families: &mut Families<'_>) -> fmt::Result {
@@ -294,14 +294,14 @@ impl Scrape {
         let answers = answers.into_iter().map(|(result, count)| ([("result", result)], count));
         families.counters("tessera_cache_fills", "Answers given to the cache.", answers)?;
         let near = std::iter::once(([], cache.near_hits));
-        let told = "Hits that the router's own memory answered.";
-        families.counters::<0>("tessera_cache_near_hits", told, near)?;
+        let help = "Hits that the router's own memory answered.";
+        families.counters::<0>("tessera_cache_near_hits", help, near)?;
         let seldom = std::iter::once(([], cache.seldom));
-        let told = "Misses that were asked too seldom for the cache to be visited.";
-        families.counters::<0>("tessera_cache_seldom", told, seldom)?;
+        let help = "Misses that were asked too seldom for the cache to be visited.";
+        families.counters::<0>("tessera_cache_seldom", help, seldom)?;
         let voids = std::iter::once(([], cache.voids));
-        let told = "Keys that the cache was told to forget.";
-        families.counters::<0>("tessera_cache_voids", told, voids)?;
+        let help = "Keys that the cache was told to forget.";
+        families.counters::<0>("tessera_cache_voids", help, voids)?;
         let errors = std::iter::once(([], cache.errors));
         families.counters::<0>("tessera_cache_errors", "Times the cache failed.", errors)
     }

@@ -50,7 +50,7 @@ impl Recorder {
 
     /// Creates a recorder without a thread, for tests: its clock shows `started_ms` at
     /// [`Recorder::started`], and advances only as far as [`Recorder::settle_at`] is called with.
-    pub fn by_hand(labels: Labels, started_ms: u64) -> Self {
+    pub fn without_thread(labels: Labels, started_ms: u64) -> Self {
         Self::with_clock(labels, Clock::at(started_ms))
     }
 

@@ -45,7 +45,7 @@ impl ClockOffset {
     }
 
     /// Describes the difference for people; `None` if the clocks agree.
-    pub(crate) fn told(self) -> Option<String> {
+    pub(crate) fn warning(self) -> Option<String> {
         let minutes = self.ms.unsigned_abs() / UNIT_MS.unsigned_abs();
         let side = match self.ms.signum() {
             0 => return None,
@@ -71,7 +71,7 @@ mod tests {
         {
             let offset = ClockOffset::between(now.checked_add_signed(apart).unwrap(), now);
             assert_eq!(offset.ms, minutes * 60_000, "{apart}");
-            assert_eq!(offset.told().is_some(), minutes != 0);
+            assert_eq!(offset.warning().is_some(), minutes != 0);
             assert_eq!(offset.theirs(offset.ours_s(1_773_000_000)), 1_773_000_000);
             assert_eq!(offset.ours_s(1_773_000_000) % 60, 1_773_000_000 % 60);
         }
@@ -83,7 +83,8 @@ mod tests {
             for ours in [0, 1_773_000_000_000, u64::MAX] {
                 let offset = ClockOffset::between(theirs, ours);
                 for at in [0, 1, u64::MAX] {
-                    let _ = (offset.ours(at), offset.ours_s(at), offset.theirs(at), offset.told());
+                    let _ =
+                        (offset.ours(at), offset.ours_s(at), offset.theirs(at), offset.warning());
                 }
             }
         }

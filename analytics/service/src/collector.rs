@@ -122,10 +122,10 @@ impl RouterPoller {
         let clock_offset = ClockOffset::between(response.at_ms, own_ms);
         if clock_offset != self.clock_offset {
             self.clock_offset = clock_offset;
-            let told = clock_offset
-                .told()
+            let warning = clock_offset
+                .warning()
                 .unwrap_or_else(|| "its clock agrees with the clock of this machine".to_owned());
-            tracing::warn!(router = %self.member.name, "{told}");
+            tracing::warn!(router = %self.member.name, "{warning}");
         }
         // Frames reported by a clock that was ahead would hide the following ones.
         let next = self.clock_offset.ours(response.at_ms) / 1_000 + FUTURE_MAX_S;
@@ -220,7 +220,7 @@ impl RouterPoller {
         seen.is_up = true;
         seen.at_ms = Some(unix_ms());
         seen.clock_ms = at_ms;
-        seen.clock = clock_offset.told();
+        seen.clock = clock_offset.warning();
         seen.started = response.started;
         seen.now = response.now;
         seen.pulls += 1;

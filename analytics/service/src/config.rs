@@ -204,7 +204,7 @@ fn environment() -> Result<Layer, ConfigError> {
         let what = format!("{PREFIX}{name} (from environment)");
         let variable_of = |setting: &str| PREFIX.to_owned() + &setting.to_ascii_uppercase();
         let setting = settings::of_variable(&what, name, &NAMES, variable_of)?;
-        let value = value.into_string().map_err(|_| ConfigError(format!("{what} is no text")))?;
+        let value = value.into_string().map_err(|_| ConfigError(format!("{what} is not UTF-8")))?;
         values.insert(setting, value);
     }
     Ok((Origin::Environment, values))

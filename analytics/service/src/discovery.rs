@@ -39,7 +39,7 @@ pub(crate) struct Discovery {
     share: usize,
     found: Vec<(Arc<Member>, JoinHandle<()>)>,
     /// Names for which a failure was logged.
-    told: HashSet<String>,
+    reported: HashSet<String>,
 }
 
 impl Discovery {
@@ -56,7 +56,7 @@ impl Discovery {
         });
         let (share, names, found) = (shares.sum(), Vec::new(), Vec::new());
         let mut discovery =
-            Self { fleet, history_writer, tls, names, share, found, told: HashSet::new() };
+            Self { fleet, history_writer, tls, names, share, found, reported: HashSet::new() };
         for source in sources {
             match &source.address {
                 RouterAddress::One(target) => discovery.add(source.name.clone(), target.clone()),
@@ -81,14 +81,14 @@ impl Discovery {
         let cause = match tokio::time::timeout(LOOK_MAX, asked).await {
             Ok(Ok(found)) => {
                 let addresses: BTreeSet<IpAddr> = found.map(|address| address.ip()).collect();
-                self.told.remove(&name.host);
+                self.reported.remove(&name.host);
                 return self.take(name, &addresses);
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", LOOK_MAX.as_secs()),
         };
         // Routers that are known stay, because a name server that fails must not remove them.
-        if self.told.insert(name.host.clone()) {
+        if self.reported.insert(name.host.clone()) {
             tracing::warn!("the addresses of {} are unknown: {cause}", name.host);
         }
     }
@@ -120,7 +120,7 @@ impl Discovery {
     fn add(&mut self, name: String, target: Target) {
         let member = Arc::new(Member::new(name, target, self.share));
         if !self.fleet.add(member.clone()) {
-            if self.told.insert(member.name.clone()) {
+            if self.reported.insert(member.name.clone()) {
                 tracing::warn!(router = %member.name, "there are too many routers: this one is ignored");
             }
             return;

@@ -22,7 +22,7 @@ pub(crate) const ROUTERS_MAX: usize = 64;
 /// much.
 const UNDIVIDED: usize = 4;
 
-/// Routers that exist or existed lately.
+/// Routers that exist or existed recently.
 #[derive(Default)]
 pub(crate) struct Fleet {
     members: ArcSwap<Vec<Arc<Member>>>,

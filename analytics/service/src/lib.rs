@@ -80,7 +80,7 @@ pub enum ServiceError {
 /// Serves until a signal ends the service. Calls `started` with the address when it serves.
 ///
 /// # Errors
-/// Fails with [`ServiceError`]; unreachable routers and an unreachable store are no errors.
+/// Fails with [`ServiceError`]; unreachable routers and an unreachable store are not errors.
 pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServiceError> {
     let listener =
         TcpListener::bind(config.bind).map_err(|error| ServiceError::Bind(config.bind, error))?;

@@ -35,7 +35,7 @@ impl Parameters {
             let (name, value) = (decoded(name)?, decoded(value)?);
             if !known.contains(&&*name) {
                 let shown: String = name.chars().take(SHOWN_MAX).collect();
-                let problem = Problem::parameter(format!("`{shown}` means nothing here"));
+                let problem = Problem::parameter(format!("unknown parameter `{shown}`"));
                 return Err(match known {
                     [] => problem.hint("this path takes no parameters"),
                     known => problem.hint(format!("known parameters: {}", known.join(", "))),

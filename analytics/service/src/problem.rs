@@ -16,13 +16,13 @@ web_kit::problem_codes! {
     /// Code of a problem; it means the same at a router.
     pub(crate) enum Code;
 
-    TSR001 503 true  "Backend unreachable" "None of the routers that could answer does. /api/analytics/metrics tells which there are, and why they are away.";
-    TSR005 503 true  "Overloaded" "As many watch as may. Send again after Retry-After.";
+    TSR001 503 true  "Backend unreachable" "No router answered. /api/analytics/metrics lists the routers and why they are not reachable.";
+    TSR005 503 true  "Overloaded" "The maximum number of event streams is open. Retry after Retry-After.";
     TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice. The detail names it.";
     TSR111 404 false "No such path" "There is nothing at this path, or of this name. / lists what there is.";
     TSR112 405 false "Method not allowed" "The path exists, but not for this method. The Allow header lists those it has.";
-    TSR403 403 false "Foreign page" "The request comes from a web page of another origin. A browser must not be a way into this service.";
-    TSR500 500 true  "Internal error" "A defect of ours. It is logged under the request id.";
+    TSR403 403 false "Foreign page" "Cross-origin request: web pages of other origins may not call this service.";
+    TSR500 500 true  "Internal error" "A defect of the service. It is logged under the request id.";
 }
 
 /// A response that is not a success.
@@ -172,6 +172,6 @@ refusals! {
     BusyRefusals {
         400 BadRequest "A parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
-        503 Unavailable "As many watch as may, or no router answers; see Retry-After.";
+        503 Unavailable "The maximum number of event streams is open, or no router answers; see Retry-After.";
     }
 }

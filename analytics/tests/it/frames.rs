@@ -9,11 +9,11 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::json;
 
-use crate::{BEGIN, BEGIN_MS, Story, millis, now, read, seconds, write};
+use crate::{BEGIN, BEGIN_MS, TestRecorder, millis, now, read, seconds, write};
 
-/// All frames of a story, decoded from JSON like a service does.
-fn sent(story: &Story, at: Duration) -> Vec<Frame> {
-    let history = story.recorder.settle_at(story.recorder.started() + at);
+/// All frames of a recorder, decoded from JSON like a service does.
+fn sent(test: &TestRecorder, at: Duration) -> Vec<Frame> {
+    let history = test.recorder.settle_at(test.recorder.started() + at);
     let frames = Step::ALL.into_iter().flat_map(|step| history.frames_after(step, 0, usize::MAX));
     frames.map(|frame| resent(&frame)).collect()
 }
@@ -30,10 +30,10 @@ fn query(window: &str) -> MetricsQuery {
 
 #[test]
 fn a_frame_travels_as_json_with_labels_as_texts() {
-    let story = Story::of(2);
+    let test = TestRecorder::of(2);
     let keyed = analytics::Sample { key: Some("ada"), slot: Some(7), ..write(1, 503, millis(1)) };
-    story.record(&keyed, seconds(1));
-    let frames = sent(&story, seconds(60));
+    test.record(&keyed, seconds(1));
+    let frames = sent(&test, seconds(60));
     let text = serde_json::to_value(&frames[1]).unwrap();
     assert_eq!((&text["step"], &text["start"]), (&json!(10), &json!(BEGIN)));
     let cell = &text["cells"][0];
@@ -64,22 +64,22 @@ fn a_frame_travels_as_json_with_labels_as_texts() {
 /// A service that collects the frames of a router gives the same answers as the router.
 #[test]
 fn a_history_of_collected_frames_answers_like_the_original_one() {
-    let story = Story::of(2);
+    let test = TestRecorder::of(2);
     for request in 0..4_000_u64 {
         let sample = read(
             request as u16 % 3,
             if request % 50 == 0 { 503 } else { 200 },
             Duration::from_micros(300 + request),
         );
-        story.record(&sample, millis(request * 100));
+        test.record(&sample, millis(request * 100));
     }
     let at = seconds(400);
     let pulled = History::new();
     pulled.know_since(BEGIN_MS);
-    sent(&story, at).into_iter().for_each(|frame| pulled.absorb(frame));
+    sent(&test, at).into_iter().for_each(|frame| pulled.absorb(frame));
     for window in ["1m", "5m", "15m", "1h", "6h", "24h", "7d"] {
-        let own = story.figures(window, at);
-        let cluster = now(&story.recorder.labels().shards);
+        let own = test.figures(window, at);
+        let cluster = now(&test.recorder.labels().shards);
         let far = figures(&[&pulled], &query(window), &cluster, BEGIN_MS + 400_000);
         assert_eq!(far.total, own.total, "{window}");
         assert_eq!(far.latency_ms, own.latency_ms, "{window}");
@@ -91,9 +91,9 @@ fn a_history_of_collected_frames_answers_like_the_original_one() {
 
 #[test]
 fn frames_that_come_twice_or_in_any_order_count_once() {
-    let story = Story::of(1);
-    (0..300).for_each(|second| story.record(&read(0, 200, millis(second % 7)), seconds(second)));
-    let frames = sent(&story, seconds(300));
+    let test = TestRecorder::of(1);
+    (0..300).for_each(|second| test.record(&read(0, 200, millis(second % 7)), seconds(second)));
+    let frames = sent(&test, seconds(300));
     let (orderly, chaotic) = (History::new(), History::new());
     frames.iter().for_each(|frame| orderly.absorb(frame.clone()));
     for frame in frames.iter().rev().chain(&frames) {
@@ -103,16 +103,16 @@ fn frames_that_come_twice_or_in_any_order_count_once() {
     let cluster = now(&["shard1".into()]);
     for window in ["1m", "5m", "1h", "7d"] {
         let ask = |history| figures(&[history], &query(window), &cluster, BEGIN_MS + 300_000);
-        assert_eq!(ask(&orderly).total, story.figures(window, seconds(300)).total, "{window}");
+        assert_eq!(ask(&orderly).total, test.figures(window, seconds(300)).total, "{window}");
         assert_eq!(ask(&orderly), ask(&chaotic), "{window}");
     }
 }
 
 #[test]
 fn frames_are_returned_in_complete_pages() {
-    let story = Story::of(1);
-    (0..25).for_each(|second| story.record(&read(0, 200, millis(1)), seconds(second)));
-    let history = story.recorder.settle_at(story.recorder.started() + seconds(25));
+    let test = TestRecorder::of(1);
+    (0..25).for_each(|second| test.record(&read(0, 200, millis(1)), seconds(second)));
+    let history = test.recorder.settle_at(test.recorder.started() + seconds(25));
     let mut starts = Vec::new();
     let mut after = 0;
     loop {
@@ -152,8 +152,8 @@ proptest! {
     fn a_fleet_answers_like_one_router_that_saw_every_request(
         requests in vec((0_usize..3, 0_u64..120, 0_u16..4, 1_u64..200_000), 1..300),
     ) {
-        let fleet: Vec<Story> = (0..3).map(|_| Story::of(3)).collect();
-        let single = Story::of(3);
+        let fleet: Vec<TestRecorder> = (0..3).map(|_| TestRecorder::of(3)).collect();
+        let single = TestRecorder::of(3);
         let mut ordered = requests;
         ordered.sort_by_key(|(_, second, ..)| *second);
         let mut whole = analytics::LatencyHistogram::new();
@@ -166,10 +166,10 @@ proptest! {
         let at = seconds(120);
         let histories: Vec<History> = fleet
             .iter()
-            .map(|story| {
+            .map(|test| {
                 let history = History::new();
                 history.know_since(BEGIN_MS);
-                sent(story, at).into_iter().for_each(|frame| history.absorb(frame));
+                sent(test, at).into_iter().for_each(|frame| history.absorb(frame));
                 history
             })
             .collect();

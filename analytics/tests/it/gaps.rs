@@ -4,7 +4,7 @@ use analytics::{
     Frame, History, MeasuredIntervals, MetricsQuery, Recorder, Series, Step, Window, figures,
 };
 
-use crate::{BEGIN, BEGIN_MS, Story, labels, millis, now, read, seconds};
+use crate::{BEGIN, BEGIN_MS, TestRecorder, labels, millis, now, read, seconds};
 
 /// Curves of a window that ends this many seconds after the beginning.
 fn series(histories: &[&History], window: &str, second: u64) -> Series {
@@ -22,10 +22,10 @@ fn rate(series: &Series, second: u64) -> Option<f64> {
 
 /// A recorder that counts for 100 s, is idle for 100 s, is down for 100 s, and counts again.
 fn restarted() -> Recorder {
-    let before = Story::of(1);
+    let before = TestRecorder::of(1);
     (0..100).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
     let old = before.recorder.settle_at(before.recorder.started() + seconds(200));
-    let after = Recorder::by_hand(labels(1), BEGIN_MS + 300_000);
+    let after = Recorder::without_thread(labels(1), BEGIN_MS + 300_000);
     after.history().know_counted(old.counted_times().as_slice().iter().copied());
     for frame in Step::ALL.iter().flat_map(|step| old.frames_after(*step, 0, usize::MAX)) {
         after.history().absorb(Frame::clone(&frame));
@@ -76,12 +76,12 @@ fn a_router_that_was_down_has_no_points_and_an_idle_one_has_zeros() {
 /// The first stored interval does not show how long a recorder had been running.
 #[test]
 fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
-    let recorder = Recorder::by_hand(labels(1), BEGIN_MS + 200_000);
+    let recorder = Recorder::without_thread(labels(1), BEGIN_MS + 200_000);
     recorder.settle_at(recorder.started() + seconds(40));
     let worker = recorder.worker();
     worker.record(&read(0, 200, millis(2)), recorder.started() + seconds(50));
     let old = recorder.settle_at(recorder.started() + seconds(100));
-    let after = Recorder::by_hand(labels(1), BEGIN_MS + 420_000);
+    let after = Recorder::without_thread(labels(1), BEGIN_MS + 420_000);
     // The recorder was also running before, for 100 s without requests.
     after.history().know_counted([(BEGIN, BEGIN + 100)]);
     after.history().know_counted(old.counted_times().as_slice().iter().copied());
@@ -98,12 +98,12 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     assert_eq!(rates, expected, "{:?}", told.series);
 }
 
-/// An unknown number of requests is no zero.
+/// An unknown number of requests is not reported as zero.
 #[test]
 fn dropped_intervals_are_not_reported_as_zeros() {
-    let story = Story::of(1);
-    (0..1_440).for_each(|ten| story.record(&read(0, 200, millis(2)), seconds(ten * 10)));
-    let all = story.recorder.settle_at(story.recorder.started() + seconds(14_400));
+    let test = TestRecorder::of(1);
+    (0..1_440).for_each(|ten| test.record(&read(0, 200, millis(2)), seconds(ten * 10)));
+    let all = test.recorder.settle_at(test.recorder.started() + seconds(14_400));
     let small = History::with_budgets([1 << 20, 20_000, 20_000]);
     small.know_between(BEGIN_MS, BEGIN_MS + 14_400_000);
     for frame in Step::ALL.iter().flat_map(|step| all.frames_after(*step, 0, usize::MAX)) {
@@ -119,33 +119,38 @@ fn dropped_intervals_are_not_reported_as_zeros() {
     let rates = [600, lost - 600, 14_399].map(|second| rate(&told, second));
     assert_eq!(rates, [None, None, Some(0.1)], "{told:?}");
     // Another router of the fleet may have them.
-    let told = series(&[&small, story.recorder.history()], "24h", 14_400);
+    let told = series(&[&small, test.recorder.history()], "24h", 14_400);
     assert_eq!(rate(&told, 600), Some(0.1));
 }
 
 /// One request per hour is written as 0.000 per second, but is not zero requests.
 #[test]
 fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
-    let story = Story::of(1);
-    story.record(&read(0, 200, millis(2)), seconds(86_400));
-    let all = story.recorder.settle_at(story.recorder.started() + seconds(90_000));
+    let test = TestRecorder::of(1);
+    test.record(&read(0, 200, millis(2)), seconds(86_400));
+    let all = test.recorder.settle_at(test.recorder.started() + seconds(90_000));
     let history = History::new();
     history.know_between(BEGIN_MS, BEGIN_MS + 60_000);
     let minute = all.frames_after(Step::Minute, 0, usize::MAX).remove(0);
     history.absorb(Frame::clone(&minute));
-    let told = series(&[&history], "7d", 90_000);
-    assert_eq!(told.step_s, 3_600);
-    assert_eq!([rate(&told, 80_000), rate(&told, 86_400)], [None, Some(0.0)], "{:?}", told.t);
+    let reported = series(&[&history], "7d", 90_000);
+    assert_eq!(reported.step_s, 3_600);
+    assert_eq!(
+        [rate(&reported, 80_000), rate(&reported, 86_400)],
+        [None, Some(0.0)],
+        "{:?}",
+        reported.t
+    );
 }
 
-/// A period that at least one recorder measured is no gap.
+/// A period that at least one recorder measured is not a gap.
 #[test]
 fn a_gap_of_one_router_is_filled_by_another() {
     let recorder = restarted();
     let other = History::new();
     other.know_between(BEGIN_MS, BEGIN_MS + 250_000);
-    let told = series(&[recorder.history(), &other], "15m", 400);
-    assert_eq!([rate(&told, 230), rate(&told, 270)], [Some(0.0), None]);
+    let report = series(&[recorder.history(), &other], "15m", 400);
+    assert_eq!([rate(&report, 230), rate(&report, 270)], [Some(0.0), None]);
 }
 
 /// A recorder that started later, or reported nothing, fills no gaps of the others.
@@ -155,12 +160,12 @@ fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
     let (later, silent) = (History::new(), History::new());
     later.know_between(BEGIN_MS + 320_000, BEGIN_MS + 400_000);
     for fleet in [[recorder.history(), &later, &silent], [&silent, &later, recorder.history()]] {
-        let told = series(&fleet, "15m", 400);
-        let rates = [90, 130, 230, 310, 390].map(|second| rate(&told, second));
-        assert_eq!(rates, [Some(1.0), Some(0.0), None, Some(1.0), Some(0.0)], "{told:?}");
+        let reported = series(&fleet, "15m", 400);
+        let rates = [90, 130, 230, 310, 390].map(|second| rate(&reported, second));
+        assert_eq!(rates, [Some(1.0), Some(0.0), None, Some(1.0), Some(0.0)], "{reported:?}");
         // The period before all measurements is not removed: the metrics show since when data
         // exists.
-        assert_eq!(told.t.first(), Some(&(BEGIN - 500)));
+        assert_eq!(reported.t.first(), Some(&(BEGIN - 500)));
     }
     assert_eq!(series(&[&silent, &History::new()], "5m", 400).t.len(), 150, "nobody said anything");
 }
@@ -170,11 +175,11 @@ fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
 fn collected_metrics_end_at_the_last_answer_of_the_router() {
     let history = History::new();
     history.know_between(BEGIN_MS, BEGIN_MS + 60_000);
-    let told = series(&[&history], "5m", 120);
-    assert_eq!(told.t.last(), Some(&(BEGIN + 58)), "{told:?}");
+    let reported = series(&[&history], "5m", 120);
+    assert_eq!(reported.t.last(), Some(&(BEGIN + 58)), "{reported:?}");
     history.know_between(BEGIN_MS, BEGIN_MS + 120_000);
-    let told = series(&[&history], "5m", 120);
-    assert_eq!((rate(&told, 80), told.t.last()), (Some(0.0), Some(&(BEGIN + 118))));
+    let reported = series(&[&history], "5m", 120);
+    assert_eq!((rate(&reported, 80), reported.t.last()), (Some(0.0), Some(&(BEGIN + 118))));
 }
 
 #[test]
@@ -201,25 +206,26 @@ fn a_rate_is_computed_over_the_measured_time() {
     let recorder = restarted();
     let query =
         MetricsQuery { window: Window::parse("15m").expect("a window"), ..Default::default() };
-    let told = figures(&[recorder.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 400_000);
-    assert_eq!((told.total, told.measured_s, told.throughput), (150, 300.0, 0.5));
+    let reported =
+        figures(&[recorder.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 400_000);
+    assert_eq!((reported.total, reported.measured_s, reported.throughput), (150, 300.0, 0.5));
     // Another recorder that was running all the time measured that period.
     let other = History::new();
     other.know_between(BEGIN_MS, BEGIN_MS + 400_000);
-    let told = figures(
+    let reported = figures(
         &[recorder.history(), &other],
         &query,
         &now(&["shard1".into()]),
         BEGIN_MS + 400_000,
     );
-    assert_eq!((told.total, told.measured_s, told.throughput), (150, 400.0, 0.375));
+    assert_eq!((reported.total, reported.measured_s, reported.throughput), (150, 400.0, 0.375));
 }
 
 /// The first interval of ten seconds, and the first minute, are cut off by the start.
 #[test]
 fn a_young_router_has_curves_of_seconds_from_the_beginning() {
     for begun in [0, 3, 13, 59] {
-        let recorder = Recorder::by_hand(labels(1), BEGIN_MS + begun * 1_000 + 250);
+        let recorder = Recorder::without_thread(labels(1), BEGIN_MS + begun * 1_000 + 250);
         let worker = recorder.worker();
         for second in 0..250 {
             worker.record(&read(0, 200, millis(2)), recorder.started() + seconds(second));
@@ -237,9 +243,9 @@ fn a_young_router_has_curves_of_seconds_from_the_beginning() {
                 far.absorb(Frame::clone(&frame));
             }
             for histories in [&[&**history][..], &[&far], &[&far, &History::new()]] {
-                let told = series(histories, "5m", begun + lived);
-                assert_eq!(told.step_s, 2, "{begun} {lived}");
-                let known = told.t.iter().zip(&told.rps);
+                let reported = series(histories, "5m", begun + lived);
+                assert_eq!(reported.step_s, 2, "{begun} {lived}");
+                let known = reported.t.iter().zip(&reported.rps);
                 let known = known
                     .filter(|(t, _)| **t >= BEGIN + begun + 2 && **t + 2 <= BEGIN + begun + lived);
                 let rates: Vec<f64> = known.map(|(_, rate)| *rate).collect();

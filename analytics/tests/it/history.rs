@@ -4,43 +4,43 @@ use std::time::Duration;
 
 use analytics::{BUDGETS, Frame, History, MetricsQuery, Step, Window, figures};
 
-use crate::{BEGIN, BEGIN_MS, Story, latencies, millis, now, read, seconds};
+use crate::{BEGIN, BEGIN_MS, TestRecorder, latencies, millis, now, read, seconds};
 
-fn frames(story: &Story, step: Step) -> usize {
-    let history = story.recorder.settle_at(story.recorder.started());
+fn frames(test: &TestRecorder, step: Step) -> usize {
+    let history = test.recorder.settle_at(test.recorder.started());
     history.frames_after(step, 0, usize::MAX).len()
 }
 
 #[test]
 fn seconds_are_kept_a_quarter_of_an_hour_tens_six_hours_and_minutes_a_week() {
-    let story = Story::of(1);
+    let test = TestRecorder::of(1);
     let week = 7 * 86_400;
     for ten in 0..(week + 3_600) / 10 {
-        story.record(&read(0, 200, millis(1)), seconds(ten * 10));
+        test.record(&read(0, 200, millis(1)), seconds(ten * 10));
     }
     let at = seconds(week + 3_600);
-    story.recorder.settle_at(story.recorder.started() + at);
-    let kept = [Step::Second, Step::TenSeconds, Step::Minute].map(|step| frames(&story, step));
+    test.recorder.settle_at(test.recorder.started() + at);
+    let kept = [Step::Second, Step::TenSeconds, Step::Minute].map(|step| frames(&test, step));
     assert_eq!(kept, [90, 2_160, 10_080]);
-    assert_eq!(story.figures("15m", at).total, 90);
-    assert_eq!(story.figures("1h", at).total, 360);
-    assert_eq!(story.figures("6h", at).total, 2_160);
-    assert_eq!(story.figures("24h", at).total, 8_640);
-    assert_eq!(story.figures("7d", at).total, week / 10);
+    assert_eq!(test.figures("15m", at).total, 90);
+    assert_eq!(test.figures("1h", at).total, 360);
+    assert_eq!(test.figures("6h", at).total, 2_160);
+    assert_eq!(test.figures("24h", at).total, 8_640);
+    assert_eq!(test.figures("7d", at).total, week / 10);
     // A week later nothing of it is left.
-    assert_eq!(story.figures("7d", at + at).total, 0);
-    assert_eq!(story.figures("7d", at + at).history.bytes, 0);
+    assert_eq!(test.figures("7d", at + at).total, 0);
+    assert_eq!(test.figures("7d", at + at).history.bytes, 0);
 }
 
 /// At every moment, and in every window, a request counts once: in the running interval, in its
 /// second, its ten seconds or its minute.
 #[test]
 fn a_request_counts_once_whatever_its_interval() {
-    let story = Story::of(1);
+    let test = TestRecorder::of(1);
     for second in 0..200 {
-        story.record(&read(0, 200, millis(1)), seconds(second));
+        test.record(&read(0, 200, millis(1)), seconds(second));
         for window in ["5m", "15m", "1h", "6h", "24h", "7d"] {
-            let metrics = story.figures(window, millis(second * 1_000 + 500));
+            let metrics = test.figures(window, millis(second * 1_000 + 500));
             assert_eq!(metrics.total, second + 1, "{window} at {second}");
             assert_eq!(metrics.measured_s, second as f64 + 0.5, "{window} at {second}");
         }
@@ -50,18 +50,18 @@ fn a_request_counts_once_whatever_its_interval() {
 /// After a restart the stored intervals are loaded; the new ones continue where these ended.
 #[test]
 fn a_recorder_continues_from_the_stored_history() {
-    let before = Story::of(1);
+    let before = TestRecorder::of(1);
     (0..600).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
     let old = before.recorder.settle_at(before.recorder.started() + seconds(600));
     let stored = [Step::TenSeconds, Step::Minute];
     let stored = stored.map(|step| old.frames_after(step, 0, usize::MAX));
 
-    let recorder = analytics::Recorder::by_hand(crate::labels(1), BEGIN_MS + 603_200);
+    let recorder = analytics::Recorder::without_thread(crate::labels(1), BEGIN_MS + 603_200);
     let worker = recorder.worker();
     for frame in stored.iter().flatten() {
         recorder.history().absorb(Frame::clone(frame));
     }
-    let after = Story { recorder, worker };
+    let after = TestRecorder { recorder, worker };
     (0..100).for_each(|second| after.record(&read(0, 200, millis(2)), seconds(second)));
     let ask = |window: &str, at: u64| {
         let history = after.recorder.settle_at(after.recorder.started() + seconds(at));
@@ -87,13 +87,13 @@ fn a_recorder_continues_from_the_stored_history() {
 /// Two processes in one interval of ten seconds: the first stored it when it stopped cleanly.
 #[test]
 fn an_interval_that_two_processes_shared_holds_the_requests_of_both() {
-    let first = Story::of(1);
+    let first = TestRecorder::of(1);
     first.record(&read(0, 200, millis(2)), seconds(1));
     let stored = first.recorder.settle_at(first.recorder.started() + seconds(10));
     let stored = stored.frames_after(Step::TenSeconds, 0, 1).remove(0);
-    let recorder = analytics::Recorder::by_hand(crate::labels(1), BEGIN_MS + 4_000);
+    let recorder = analytics::Recorder::without_thread(crate::labels(1), BEGIN_MS + 4_000);
     recorder.history().absorb(Frame::clone(&stored));
-    let second = Story { worker: recorder.worker(), recorder };
+    let second = TestRecorder { worker: recorder.worker(), recorder };
     second.record(&read(0, 200, millis(2)), seconds(1));
     second.recorder.settle_at(second.recorder.started() + seconds(10));
     let history = second.recorder.history();
@@ -103,9 +103,9 @@ fn an_interval_that_two_processes_shared_holds_the_requests_of_both() {
 
 #[test]
 fn a_full_ring_drops_its_oldest_interval_and_longer_intervals_replace_it() {
-    let story = Story::of(1);
-    (0..900).for_each(|second| story.record(&read(0, 200, millis(second)), seconds(second)));
-    let all = story.recorder.settle_at(story.recorder.started() + seconds(900));
+    let test = TestRecorder::of(1);
+    (0..900).for_each(|second| test.record(&read(0, 200, millis(second)), seconds(second)));
+    let all = test.recorder.settle_at(test.recorder.started() + seconds(900));
     let small = History::with_budgets([20_000, 1 << 20, 1 << 20]);
     small.know_since(BEGIN_MS);
     for step in Step::ALL {
@@ -130,7 +130,7 @@ fn a_full_ring_drops_its_oldest_interval_and_longer_intervals_replace_it() {
 /// within their bounds.
 #[test]
 fn the_busiest_router_stays_within_the_memory_that_is_documented() {
-    let story = Story::of(256);
+    let test = TestRecorder::of(256);
     let mut latencies = latencies(usize::MAX);
     let mut largest = 0;
     for second in 0..40 {
@@ -140,18 +140,18 @@ fn the_busiest_router_stays_within_the_memory_that_is_documented() {
                 [200, 404, 503][request as usize % 3],
                 latencies.next().unwrap(),
             );
-            story.record(&sample, millis(second * 1_000 + request / 6));
+            test.record(&sample, millis(second * 1_000 + request / 6));
         }
-        let history = story.recorder.settle_at(story.recorder.started() + seconds(second));
+        let history = test.recorder.settle_at(test.recorder.started() + seconds(second));
         largest = largest.max(history.bytes());
     }
     let budget: usize = BUDGETS.iter().sum();
-    assert!(largest > 4 << 20, "{largest} bytes are no load");
+    assert!(largest > 4 << 20, "{largest} bytes are too few for a load");
     assert!(largest <= budget, "{largest} of {budget} bytes");
     // In addition to the history: the running second and the data waiting for it.
-    let beside = story.recorder.bytes() - story.recorder.history().bytes();
+    let beside = test.recorder.bytes() - test.recorder.history().bytes();
     assert!(beside <= 32 << 20, "{beside} bytes");
-    let metrics = story.figures("15m", seconds(40));
+    let metrics = test.figures("15m", seconds(40));
     assert_eq!(metrics.total, 40 * 6_000);
     assert_eq!(metrics.series.shards.0.len(), 32, "the busiest have curves");
     assert_eq!(metrics.shards.len(), 256);
@@ -159,8 +159,8 @@ fn the_busiest_router_stays_within_the_memory_that_is_documented() {
 
 #[test]
 fn an_idle_week_takes_no_memory() {
-    let story = Story::of(256);
+    let test = TestRecorder::of(256);
     let history =
-        story.recorder.settle_at(story.recorder.started() + Duration::from_secs(7 * 86_400));
+        test.recorder.settle_at(test.recorder.started() + Duration::from_secs(7 * 86_400));
     assert_eq!(history.bytes(), 0);
 }

@@ -10,32 +10,32 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution, Zipf};
 
-use crate::{Story, millis, read, seconds, write};
+use crate::{TestRecorder, millis, read, seconds, write};
 
 /// Requests keys, one every 0.5 ms from the beginning, so that each request records its key.
-fn ask_for<'k>(story: &Story, keys: impl Iterator<Item = &'k str>) {
+fn ask_for<'k>(test: &TestRecorder, keys: impl Iterator<Item = &'k str>) {
     for (number, key) in (0..).zip(keys) {
         let shard = (key.len() % 2) as u16;
         let sample =
             Sample { key: Some(key), slot: Some(key.len() as u16), ..read(shard, 200, millis(1)) };
-        story.record(&sample, millis(number / 2));
+        test.record(&sample, millis(number / 2));
     }
 }
 
 #[test]
 fn the_most_requested_keys_are_listed_with_shard_slot_share_and_kind() {
-    let story = Story::of(2);
+    let test = TestRecorder::of(2);
     for request in 0..100_u64 {
         let at = millis(request * 10);
         let hot = Sample { key: Some("ada"), slot: Some(9), ..read(1, 200, millis(1)) };
-        story.record(&hot, at);
+        test.record(&hot, at);
         if request % 2 == 0 {
-            story.record(&Sample { key: Some("bob"), ..write(0, 201, millis(1)) }, at + millis(2));
+            test.record(&Sample { key: Some("bob"), ..write(0, 201, millis(1)) }, at + millis(2));
         }
         // A request without a key counts in the others' share.
-        story.record(&Sample { shard: None, ..read(0, 200, millis(1)) }, at + millis(4));
+        test.record(&Sample { shard: None, ..read(0, 200, millis(1)) }, at + millis(4));
     }
-    let keys = story.figures("1m", seconds(2)).hot_keys;
+    let keys = test.figures("1m", seconds(2)).hot_keys;
     let ada = HotKey {
         key: "ada".into(),
         shard: Some("shard2".into()),
@@ -58,23 +58,23 @@ fn the_most_requested_keys_are_listed_with_shard_slot_share_and_kind() {
     };
     assert_eq!(keys, [ada.clone(), bob]);
     // Later, after the end of the interval of ten seconds, and after the end of the minute.
-    assert_eq!(story.figures("5m", seconds(20)).hot_keys[0], ada);
-    assert_eq!(story.figures("24h", seconds(70)).hot_keys[0], ada);
+    assert_eq!(test.figures("5m", seconds(20)).hot_keys[0], ada);
+    assert_eq!(test.figures("24h", seconds(70)).hot_keys[0], ada);
     // After the window has passed, the keys are no longer hot.
-    assert_eq!(story.figures("1m", seconds(140)).hot_keys, []);
+    assert_eq!(test.figures("1m", seconds(140)).hot_keys, []);
     // Hot keys of one shard.
     let query = MetricsQuery {
         shard: Some("shard2".into()),
         window: Window::default(),
         ..Default::default()
     };
-    let keys = story.ask(&query, seconds(20)).hot_keys;
+    let keys = test.ask(&query, seconds(20)).hot_keys;
     assert_eq!((keys.len(), &*keys[0].key, keys[0].share), (1, "ada", 1.0));
 }
 
 #[test]
 fn a_hot_key_is_found_among_a_hundred_thousand_others() {
-    let story = Story::of(2);
+    let test = TestRecorder::of(2);
     let names: Vec<String> = (0..100_000).map(|number| format!("key-{number}")).collect();
     let zipf = Zipf::new(100_000.0, 1.1).unwrap();
     let mut random = SmallRng::seed_from_u64(7);
@@ -83,38 +83,39 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
     let asked: Vec<&str> =
         (0..19_000).map(|_| &*names[zipf.sample(&mut random) as usize - 1]).collect();
     asked.iter().for_each(|key| *counts.entry(key).or_default() += 1);
-    ask_for(&story, asked.into_iter());
-    let told = story.figures("1m", millis(9_900)).hot_keys;
+    ask_for(&test, asked.into_iter());
+    let reported = test.figures("1m", millis(9_900)).hot_keys;
     let mut wanted: Vec<(&&str, &u64)> = counts.iter().collect();
     wanted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for (key, count) in wanted.into_iter().take(8) {
-        let told = told.iter().find(|told| told.key == **key);
-        let told = told.unwrap_or_else(|| panic!("{key} with {count} requests is not told"));
+        let reported = reported.iter().find(|reported| reported.key == **key);
+        let reported =
+            reported.unwrap_or_else(|| panic!("{key} with {count} requests is not told"));
         assert!(
-            told.requests >= *count && told.requests - told.error <= *count,
-            "{told:?}: {count}"
+            reported.requests >= *count && reported.requests - reported.error <= *count,
+            "{reported:?}: {count}"
         );
-        assert_eq!(told.reads, told.requests - told.error);
+        assert_eq!(reported.reads, reported.requests - reported.error);
     }
 }
 
 #[test]
 fn keys_that_are_too_long_count_and_are_not_listed() {
-    let story = Story::of(2);
+    let test = TestRecorder::of(2);
     let long = "k".repeat(257);
-    ask_for(&story, std::iter::repeat_n(&*long, 100).chain(["short"]));
-    let metrics = story.figures("1m", seconds(1));
+    ask_for(&test, std::iter::repeat_n(&*long, 100).chain(["short"]));
+    let metrics = test.figures("1m", seconds(1));
     let keys: Vec<&str> = metrics.hot_keys.iter().map(|hot| &*hot.key).collect();
     assert_eq!((metrics.total, keys), (101, vec!["short"]));
 }
 
 #[test]
 fn at_most_twenty_keys_are_listed_for_any_window() {
-    let story = Story::of(2);
+    let test = TestRecorder::of(2);
     let names: Vec<String> = (0..60).map(|number| format!("key-{number}")).collect();
     let keys = (0..120_000).map(|request| &*names[request / 500 % 60]);
-    ask_for(&story, keys);
-    assert_eq!(story.figures("5m", seconds(61)).hot_keys.len(), 20);
+    ask_for(&test, keys);
+    assert_eq!(test.figures("5m", seconds(61)).hot_keys.len(), 20);
 }
 
 proptest! {
@@ -132,7 +133,7 @@ proptest! {
         hot in vec(0_usize..12, 500..3_000),
         cold in 1_usize..6,
     ) {
-        let story = Story::of(2);
+        let test = TestRecorder::of(2);
         let mut counts: HashMap<String, u64> = HashMap::new();
         let mut keys = Vec::new();
         for (number, hot) in hot.iter().enumerate() {
@@ -140,13 +141,13 @@ proptest! {
             keys.extend((0..cold).map(|which| format!("cold-{number}-{which}")));
         }
         keys.iter().for_each(|key| *counts.entry(key.clone()).or_default() += 1);
-        ask_for(&story, keys.iter().map(|key| &**key));
+        ask_for(&test, keys.iter().map(|key| &**key));
         let at = millis(keys.len() as u64 / 2);
         // Within the first interval of ten seconds; longer stories span several intervals, each
         // with its own error.
         prop_assume!(at < seconds(10));
-        let told = story.figures("1m", at).hot_keys;
-        for hot in &told {
+        let reported = test.figures("1m", at).hot_keys;
+        for hot in &reported {
             let truth = counts[&hot.key];
             prop_assert!(hot.requests >= truth, "{:?} is below {}", hot, truth);
             prop_assert!(hot.requests - hot.error <= truth, "{:?} is above {}", hot, truth);
@@ -159,7 +160,7 @@ proptest! {
         let sure = keys.len() as u64 / 512 * 2 + 1;
         for (key, count) in counts.iter().filter(|(_, count)| **count > sure) {
             if heavy.iter().filter(|other| **other >= *count).count() <= 12 {
-                prop_assert!(told.iter().any(|hot| hot.key == *key), "{} with {}", key, count);
+                prop_assert!(reported.iter().any(|hot| hot.key == *key), "{} with {}", key, count);
             }
         }
     }

@@ -4,14 +4,14 @@ use analytics::{ErrorEvent, ErrorGroup, Metrics};
 use serde_json::{Value, json};
 use utoipa::PartialSchema;
 
-use crate::{Story, millis, read, seconds, write};
+use crate::{TestRecorder, millis, read, seconds, write};
 
 #[test]
 fn metrics_begin_with_the_required_members_in_fixed_order() {
-    let story = Story::of(2);
-    story.record(&write(1, 201, millis(1)), seconds(1));
-    story.record(&read(1, 500, millis(1)), seconds(1));
-    let metrics = story.figures("1m", seconds(4));
+    let test = TestRecorder::of(2);
+    test.record(&write(1, 201, millis(1)), seconds(1));
+    test.record(&read(1, 500, millis(1)), seconds(1));
+    let metrics = test.figures("1m", seconds(4));
     let text = serde_json::to_string(&metrics).unwrap();
     assert!(
         text.starts_with(
@@ -32,7 +32,7 @@ fn metrics_begin_with_the_required_members_in_fixed_order() {
 /// Null appears only where the cluster does not know the value.
 #[test]
 fn numbers_are_null_only_where_a_value_of_a_shard_is_unknown() {
-    let sent = serde_json::to_value(Story::of(1).figures("7d", seconds(1))).unwrap();
+    let sent = serde_json::to_value(TestRecorder::of(1).figures("7d", seconds(1))).unwrap();
     assert_eq!(
         nulls(&sent, "metrics"),
         ["metrics.shards.bytes", "metrics.shards.lag_ms", "metrics.shards.rows"]
@@ -41,7 +41,7 @@ fn numbers_are_null_only_where_a_value_of_a_shard_is_unknown() {
 
 #[test]
 fn the_schema_names_exactly_the_members_that_are_sent() {
-    let sent = serde_json::to_value(Story::of(1).figures("1h", seconds(1))).unwrap();
+    let sent = serde_json::to_value(TestRecorder::of(1).figures("1h", seconds(1))).unwrap();
     assert_eq!(members(&schema::<Metrics>()["properties"]), members(&sent));
     let counts = &schema::<Metrics>()["properties"]["shardDistribution"];
     assert_eq!(counts["additionalProperties"]["type"], "integer");

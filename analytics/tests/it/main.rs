@@ -19,22 +19,22 @@ use analytics::{
     Worker, figures,
 };
 
-/// The time at which every story begins: a whole minute of November 2026, in ms since 1970 UTC.
+/// The time at which every test begins: a whole minute of November 2026, in ms since 1970 UTC.
 const BEGIN_MS: u64 = 1_795_255_200_000;
 /// `BEGIN_MS` in s.
 const BEGIN: u64 = BEGIN_MS / 1_000;
 const ROUTES: [&str; 2] = ["/api/write", "/api/read"];
 
 /// A recorder whose clock the test drives, and one worker of it.
-struct Story {
+struct TestRecorder {
     recorder: Recorder,
     worker: Worker,
 }
 
-impl Story {
+impl TestRecorder {
     /// A recorder of the shards `shard1`, `shard2`, ...
     fn of(shards: usize) -> Self {
-        let recorder = Recorder::by_hand(labels(shards), BEGIN_MS);
+        let recorder = Recorder::without_thread(labels(shards), BEGIN_MS);
         let worker = recorder.worker();
         Self { recorder, worker }
     }

@@ -7,7 +7,7 @@ use analytics::{
     ClusterNow, ComparedNow, ErrorEvent, ErrorLog, NodeNow, Role, Sample, ShardNow, openmetrics,
 };
 
-use crate::{Story, millis, now, read, seconds, write};
+use crate::{TestRecorder, millis, now, read, seconds, write};
 
 fn error(code: &'static str, shard: Option<&str>) -> ErrorEvent {
     ErrorEvent {
@@ -22,24 +22,24 @@ fn error(code: &'static str, shard: Option<&str>) -> ErrorEvent {
     }
 }
 
-fn scraped(story: &Story, errors: &ErrorLog) -> String {
-    story.recorder.settle_at(story.recorder.started() + seconds(600));
-    openmetrics(&story.recorder, errors, &now(&story.recorder.labels().shards))
+fn scraped(test: &TestRecorder, errors: &ErrorLog) -> String {
+    test.recorder.settle_at(test.recorder.started() + seconds(600));
+    openmetrics(&test.recorder, errors, &now(&test.recorder.labels().shards))
 }
 
 fn assert_line(text: &str, line: &str) {
-    assert!(text.lines().any(|told| told == line), "no line {line} in\n{text}");
+    assert!(text.lines().any(|reported| reported == line), "no line {line} in\n{text}");
 }
 
 #[test]
 fn requests_are_counted_by_route_status_and_bucket_since_the_start() {
-    let story = Story::of(2);
+    let test = TestRecorder::of(2);
     for micros in [100, 101, 900, 70_000_000] {
         let sample = read(1, 200, Duration::from_micros(micros));
-        story.record(&Sample { database: Duration::from_micros(80), ..sample }, seconds(1));
+        test.record(&Sample { database: Duration::from_micros(80), ..sample }, seconds(1));
     }
-    story.record(&write(0, 503, millis(30)), seconds(500));
-    let text = scraped(&story, &ErrorLog::new());
+    test.record(&write(0, 503, millis(30)), seconds(500));
+    let text = scraped(&test, &ErrorLog::new());
     let name = "http_server_request_duration_seconds";
     let labels = "http_route=\"/api/read\",http_response_status_code=\"200\",operation=\"read\"";
     for (bound, count) in [("0.0001", 1), ("0.00025", 2), ("0.001", 3), ("10.0", 3), ("+Inf", 4)] {
@@ -58,7 +58,7 @@ fn requests_are_counted_by_route_status_and_bucket_since_the_start() {
 
 #[test]
 fn the_current_cluster_is_reported_by_shard_and_node() {
-    let story = Story::of(1);
+    let test = TestRecorder::of(1);
     let node = |node: &str, role: &str, lag_ms| NodeNow {
         node: node.into(),
         role: role.into(),
@@ -80,7 +80,7 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
     };
     let cluster =
         ClusterNow { epoch: 3, in_flight: 2, shards: vec![shard], ..ClusterNow::default() };
-    let text = openmetrics(&story.recorder, &ErrorLog::new(), &cluster);
+    let text = openmetrics(&test.recorder, &ErrorLog::new(), &cluster);
     for line in [
         "tessera_shard_up{shard=\"shard1\"} 1.0",
         "tessera_shard_slots{shard=\"shard1\"} 16384.0",
@@ -102,21 +102,21 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
 
 #[test]
 fn errors_are_counted_by_code_and_shard_even_after_the_log_dropped_them() {
-    let story = Story::of(1);
+    let test = TestRecorder::of(1);
     let errors = ErrorLog::new();
     (0..ErrorLog::KEPT_MAX + 5).for_each(|_| errors.push(error("TSR201", Some("shard1"))));
     errors.push(error("TSR100", None));
-    let text = scraped(&story, &errors);
+    let text = scraped(&test, &errors);
     assert_line(&text, "tessera_errors_total{code=\"TSR201\",shard=\"shard1\"} 10005");
     assert_line(&text, "tessera_errors_total{code=\"TSR100\",shard=\"(none)\"} 1");
 }
 
 #[test]
 fn a_slow_bucket_leads_to_a_trace() {
-    let story = Story::of(1);
+    let test = TestRecorder::of(1);
     let trace = Some([0x4b; 16]);
-    story.record(&Sample { trace, ..read(0, 200, millis(300)) }, seconds(3));
-    let text = scraped(&story, &ErrorLog::new());
+    test.record(&Sample { trace, ..read(0, 200, millis(300)) }, seconds(3));
+    let text = scraped(&test, &ErrorLog::new());
     let line = text.lines().find(|line| line.contains("le=\"0.5\"")).unwrap();
     let begin = crate::BEGIN + 3;
     let example = format!(" 1 # {{trace_id=\"{}\"}} 0.3 {begin}", "4b".repeat(16));
@@ -126,7 +126,7 @@ fn a_slow_bucket_leads_to_a_trace() {
 
 #[test]
 fn no_key_id_or_client_is_in_any_label_and_labels_are_bounded() {
-    let story = Story::of(2);
+    let test = TestRecorder::of(2);
     for request in 0..20_000_u64 {
         let key = format!("secret-{request}");
         let status = 200 + (request % 400) as u16;
@@ -136,13 +136,13 @@ fn no_key_id_or_client_is_in_any_label_and_labels_are_bounded() {
             role,
             ..read((request % 3) as u16, status, millis(request % 50))
         };
-        story.record(&sample, millis(request));
+        test.record(&sample, millis(request));
     }
     let errors = ErrorLog::new();
     for shard in 0..20_000 {
         errors.push(error("TSR201", Some(&format!("shard{shard}"))));
     }
-    let text = scraped(&story, &errors);
+    let text = scraped(&test, &errors);
     assert!(!text.contains("secret-") && !text.contains("request-1"));
     let labels = text.lines().filter_map(|line| Some(line.split_once('{')?.1.split_once('}')?.0));
     let names: HashSet<&str> = labels

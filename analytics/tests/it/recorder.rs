@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use analytics::{MetricsQuery, Named, Recorder, Sample, Window, figures};
 
-use crate::{Story, exact, labels, latencies, millis, now, read, seconds, write};
+use crate::{TestRecorder, exact, labels, latencies, millis, now, read, seconds, write};
 
 #[test]
-fn reads_writes_and_both_kinds_of_errors_are_counted_apart_and_in_total() {
-    let story = Story::of(2);
-    story.record(&write(0, 201, millis(2)), seconds(1));
-    story.record(&read(1, 200, millis(4)), seconds(1));
-    story.record(&read(1, 404, millis(6)), seconds(2));
-    story.record(&write(1, 503, millis(8)), seconds(2));
+fn reads_writes_and_both_kinds_of_errors_are_counted_separately_and_in_total() {
+    let test = TestRecorder::of(2);
+    test.record(&write(0, 201, millis(2)), seconds(1));
+    test.record(&read(1, 200, millis(4)), seconds(1));
+    test.record(&read(1, 404, millis(6)), seconds(2));
+    test.record(&write(1, 503, millis(8)), seconds(2));
 
-    let metrics = story.figures("5m", seconds(4));
+    let metrics = test.figures("5m", seconds(4));
     assert_eq!((metrics.total, metrics.reads, metrics.writes), (4, 2, 2));
     assert_eq!((metrics.errors, metrics.errors_client, metrics.errors_server), (2, 1, 1));
     assert_eq!((metrics.avg_latency, metrics.error_rate), (5.0, 0.5));
@@ -25,30 +25,30 @@ fn reads_writes_and_both_kinds_of_errors_are_counted_apart_and_in_total() {
 }
 
 #[test]
-fn requests_of_several_shards_none_or_an_unknown_one_are_unassigned_but_counted() {
-    let story = Story::of(1);
+fn requests_without_exactly_one_known_shard_are_counted_as_unassigned() {
+    let test = TestRecorder::of(1);
     let bulk = Sample { shard: None, fanout: 3, ..write(0, 207, millis(40)) };
-    story.record(&bulk, seconds(1));
-    story.record(&read(7, 200, millis(1)), seconds(1));
-    story.record(&read(u16::MAX, 200, millis(1)), seconds(1));
-    story.record(&read(0, 200, millis(1)), seconds(1));
+    test.record(&bulk, seconds(1));
+    test.record(&read(7, 200, millis(1)), seconds(1));
+    test.record(&read(u16::MAX, 200, millis(1)), seconds(1));
+    test.record(&read(0, 200, millis(1)), seconds(1));
 
-    let metrics = story.figures("5m", seconds(2));
+    let metrics = test.figures("5m", seconds(2));
     assert_eq!((metrics.total, metrics.unassigned), (4, 3));
     assert_eq!(metrics.shard_distribution, Named(vec![("shard1".into(), 1)]));
 }
 
 #[test]
-fn a_route_that_was_not_declared_counts_as_another() {
-    let story = Story::of(1);
-    story.record(&Sample { route: 200, ..read(0, 200, millis(1)) }, seconds(1));
-    let metrics = story.figures("5m", seconds(2));
+fn an_undeclared_route_is_counted_as_other() {
+    let test = TestRecorder::of(1);
+    test.record(&Sample { route: 200, ..read(0, 200, millis(1)) }, seconds(1));
+    let metrics = test.figures("5m", seconds(2));
     assert_eq!((&*metrics.routes[0].route, metrics.routes[0].total), ("(other)", 1));
 }
 
 #[test]
-fn an_idle_recorder_answers_zeros_and_names_every_shard() {
-    let metrics = Story::of(3).figures("7d", Duration::ZERO);
+fn an_idle_recorder_returns_zeros_and_lists_every_shard() {
+    let metrics = TestRecorder::of(3).figures("7d", Duration::ZERO);
     assert_eq!((metrics.total, metrics.throughput, metrics.avg_latency), (0, 0.0, 0.0));
     assert_eq!(metrics.latency_ms, Default::default());
     let names: Vec<_> = metrics.shard_distribution.0.iter().map(|(name, _)| &**name).collect();
@@ -57,92 +57,92 @@ fn an_idle_recorder_answers_zeros_and_names_every_shard() {
 }
 
 #[test]
-fn rates_of_a_young_recorder_are_over_its_uptime() {
-    let story = Story::of(1);
+fn rates_of_a_young_recorder_are_computed_over_its_uptime() {
+    let test = TestRecorder::of(1);
     for _ in 0..30 {
-        story.record(&read(0, 200, millis(1)), seconds(9));
+        test.record(&read(0, 200, millis(1)), seconds(9));
     }
-    let young = story.figures("5m", seconds(10));
+    let young = test.figures("5m", seconds(10));
     assert_eq!((young.throughput, young.window_s, young.measured_s), (3.0, 300.0, 10.0));
     assert_eq!(young.shards[0].ops_per_s, 3.0);
 
-    let old = story.figures("5m", seconds(300));
+    let old = test.figures("5m", seconds(300));
     assert_eq!((old.throughput, old.window_s, old.measured_s), (0.1, 300.0, 300.0));
 }
 
 #[test]
 fn a_rate_in_the_first_instant_is_finite() {
-    let story = Story::of(1);
-    story.record(&read(0, 200, millis(1)), Duration::ZERO);
-    assert_eq!(story.figures("5m", Duration::ZERO).throughput, 1000.0);
+    let test = TestRecorder::of(1);
+    test.record(&read(0, 200, millis(1)), Duration::ZERO);
+    assert_eq!(test.figures("5m", Duration::ZERO).throughput, 1000.0);
 }
 
 #[test]
-fn a_window_counts_every_interval_it_touches_whole_and_says_what_it_covers() {
-    let story = Story::of(1);
+fn a_window_includes_every_interval_it_overlaps_and_reports_the_measured_time() {
+    let test = TestRecorder::of(1);
     for half in 0..400 {
-        story.record(&read(0, 200, millis(1)), millis(half * 500));
+        test.record(&read(0, 200, millis(1)), millis(half * 500));
     }
     // 60 s before 199.5 s is 139.5 s, which lies in the interval that began at 139 s.
-    let metrics = story.figures("1m", millis(199_500));
+    let metrics = test.figures("1m", millis(199_500));
     assert_eq!((metrics.total, metrics.measured_s, metrics.window_s), (122, 60.5, 60.0));
-    let metrics = story.figures("1m", seconds(200));
+    let metrics = test.figures("1m", seconds(200));
     assert_eq!((metrics.total, metrics.measured_s), (120, 60.0));
 
     let window = Window::parse_time_range("1").unwrap();
-    let instant = story.ask(&MetricsQuery { window, ..MetricsQuery::default() }, seconds(200));
+    let instant = test.ask(&MetricsQuery { window, ..MetricsQuery::default() }, seconds(200));
     assert_eq!((instant.total, instant.measured_s), (2, 1.0));
 }
 
 #[test]
-fn a_night_without_requests_is_crossed_in_one_step() {
-    let story = Story::of(1);
-    story.record(&read(0, 200, millis(1)), seconds(1));
-    story.record(&read(0, 200, millis(1)), seconds(40_000));
-    assert_eq!(story.figures("1h", seconds(40_001)).total, 1);
-    assert_eq!(story.figures("24h", seconds(40_001)).total, 2);
+fn a_long_gap_without_requests_is_skipped_in_one_step() {
+    let test = TestRecorder::of(1);
+    test.record(&read(0, 200, millis(1)), seconds(1));
+    test.record(&read(0, 200, millis(1)), seconds(40_000));
+    assert_eq!(test.figures("1h", seconds(40_001)).total, 1);
+    assert_eq!(test.figures("24h", seconds(40_001)).total, 2);
     // Thirty years later.
-    story.record(&read(0, 200, millis(1)), seconds(1_000_000_000));
-    assert_eq!(story.figures("7d", seconds(1_000_000_000)).total, 1);
+    test.record(&read(0, 200, millis(1)), seconds(1_000_000_000));
+    assert_eq!(test.figures("7d", seconds(1_000_000_000)).total, 1);
 }
 
 #[test]
-fn a_clock_that_goes_back_counts_in_the_running_second() {
-    let story = Story::of(1);
-    story.record(&read(0, 200, millis(1)), seconds(100));
-    assert_eq!(story.figures("1m", seconds(100)).total, 1);
-    story.record(&read(0, 200, millis(1)), seconds(3));
-    let metrics = story.figures("1m", seconds(50));
+fn a_request_with_an_earlier_time_is_counted_in_the_current_second() {
+    let test = TestRecorder::of(1);
+    test.record(&read(0, 200, millis(1)), seconds(100));
+    assert_eq!(test.figures("1m", seconds(100)).total, 1);
+    test.record(&read(0, 200, millis(1)), seconds(3));
+    let metrics = test.figures("1m", seconds(50));
     assert_eq!((metrics.total, metrics.throughput.is_finite()), (2, true));
 }
 
 /// A worker whose queue is full drains it without waiting for the recorder's thread.
 #[test]
 fn more_requests_than_a_queue_holds_are_all_counted() {
-    let story = Story::of(1);
+    let test = TestRecorder::of(1);
     for request in 0..50_000 {
-        story.record(&read(0, 200, millis(1)), millis(request / 10));
+        test.record(&read(0, 200, millis(1)), millis(request / 10));
     }
-    assert_eq!(story.figures("1m", seconds(5)).total, 50_000);
+    assert_eq!(test.figures("1m", seconds(5)).total, 50_000);
 }
 
 #[test]
 fn samples_of_a_worker_that_has_ended_are_counted() {
-    let Story { recorder, worker } = Story::of(1);
+    let TestRecorder { recorder, worker } = TestRecorder::of(1);
     worker.record(&read(0, 200, millis(1)), recorder.started());
     drop(worker);
-    let story = Story { worker: recorder.worker(), recorder };
-    assert_eq!(story.figures("1m", seconds(1)).total, 1);
+    let test = TestRecorder { worker: recorder.worker(), recorder };
+    assert_eq!(test.figures("1m", seconds(1)).total, 1);
 }
 
 #[test]
-fn workers_that_recorded_in_different_seconds_count_in_their_own() {
-    let story = Story::of(1);
-    let other = story.recorder.worker();
-    story.record(&read(0, 200, millis(1)), seconds(3));
-    other.record(&read(0, 200, millis(1)), story.recorder.started() + seconds(1));
-    story.record(&read(0, 200, millis(1)), seconds(4));
-    let series = story.figures("1m", seconds(6)).series;
+fn requests_are_counted_in_their_own_second_whichever_worker_recorded_them() {
+    let test = TestRecorder::of(1);
+    let other = test.recorder.worker();
+    test.record(&read(0, 200, millis(1)), seconds(3));
+    other.record(&read(0, 200, millis(1)), test.recorder.started() + seconds(1));
+    test.record(&read(0, 200, millis(1)), seconds(4));
+    let series = test.figures("1m", seconds(6)).series;
     let at = |second: u64| {
         series.rps[series.t.iter().position(|t| *t == crate::BEGIN + second).unwrap()]
     };
@@ -153,16 +153,16 @@ fn workers_that_recorded_in_different_seconds_count_in_their_own() {
 fn hours_of_traffic_give_percentiles_within_one_percent() {
     const EVENTS: u64 = 200_000;
     const HOURS: u64 = 2;
-    let story = Story::of(1);
+    let test = TestRecorder::of(1);
     let mut last_hour = Vec::new();
     for (event, latency) in (0..EVENTS).zip(latencies(EVENTS as usize)) {
         let at = millis(event * HOURS * 3_600_000 / EVENTS);
-        story.record(&write(0, 201, latency), at);
+        test.record(&write(0, 201, latency), at);
         if at >= seconds((HOURS - 1) * 3_600) {
             last_hour.push(latency);
         }
     }
-    let metrics = story.figures("1h", seconds(HOURS * 3_600));
+    let metrics = test.figures("1h", seconds(HOURS * 3_600));
     last_hour.sort();
     assert_eq!(metrics.total, last_hour.len() as u64);
     for (quantile, got) in [
@@ -220,17 +220,17 @@ fn concurrent_recording_and_queries_lose_nothing() {
 
 #[test]
 fn requests_are_in_flight_until_they_are_answered() {
-    let story = Story::of(1);
-    let other = story.recorder.worker();
-    let (first, second) = (story.worker.begin(), other.begin());
-    assert_eq!(story.recorder.in_flight(), 2);
+    let test = TestRecorder::of(1);
+    let other = test.recorder.worker();
+    let (first, second) = (test.worker.begin(), other.begin());
+    assert_eq!(test.recorder.in_flight(), 2);
     drop(first);
-    assert_eq!(story.recorder.in_flight(), 1);
-    // Also if a worker ends before its request.
+    assert_eq!(test.recorder.in_flight(), 1);
+    // A worker may end before its request.
     drop(other);
-    assert_eq!(story.recorder.in_flight(), 1);
+    assert_eq!(test.recorder.in_flight(), 1);
     drop(second);
-    assert_eq!(story.recorder.in_flight(), 0);
+    assert_eq!(test.recorder.in_flight(), 0);
 }
 
 #[test]
@@ -245,27 +245,27 @@ fn dropping_a_recorder_ends_its_thread_and_does_not_affect_workers() {
 
 #[test]
 fn slots_of_the_keyspace_report_their_load_of_the_last_minutes() {
-    let story = Story::of(1);
+    let test = TestRecorder::of(1);
     let of_slot = |slot, sample| Sample { slot: Some(slot), ..sample };
-    story.record(&of_slot(7, read(0, 200, millis(1))), seconds(1));
-    story.record(&of_slot(7, write(0, 201, millis(1))), seconds(61));
-    story.record(&of_slot(16_383, write(0, 201, millis(1))), seconds(62));
-    story.record(&of_slot(16_384, write(0, 201, millis(1))), seconds(62)); // There is no such slot.
-    story.recorder.settle_at(story.recorder.started() + seconds(63));
+    test.record(&of_slot(7, read(0, 200, millis(1))), seconds(1));
+    test.record(&of_slot(7, write(0, 201, millis(1))), seconds(61));
+    test.record(&of_slot(16_383, write(0, 201, millis(1))), seconds(62));
+    test.record(&of_slot(16_384, write(0, 201, millis(1))), seconds(62)); // There is no such slot.
+    test.recorder.settle_at(test.recorder.started() + seconds(63));
     let load = |minutes, slot: usize| {
-        let load = story.recorder.slot_load(minutes)[slot];
+        let load = test.recorder.slot_load(minutes)[slot];
         (load.reads, load.writes)
     };
     assert_eq!((load(1, 7), load(0, 7)), ((1, 1), (0, 1)));
     assert_eq!((load(15, 16_383), load(15, 8)), ((0, 1), (0, 0)));
-    story.record(&of_slot(9, read(0, 200, millis(1))), seconds(17 * 60));
-    story.recorder.settle_at(story.recorder.started() + seconds(17 * 60));
+    test.record(&of_slot(9, read(0, 200, millis(1))), seconds(17 * 60));
+    test.recorder.settle_at(test.recorder.started() + seconds(17 * 60));
     assert_eq!((load(99, 7), load(99, 9)), ((0, 0), (1, 0)));
 }
 
 #[test]
 #[should_panic(expected = "shard labels are distinct")]
-fn the_same_label_twice_is_refused() {
+fn duplicate_shard_labels_are_refused() {
     let shards = vec!["shard1".into(), "shard1".into()];
-    Recorder::by_hand(analytics::Labels { shards, ..labels(0) }, 0);
+    Recorder::without_thread(analytics::Labels { shards, ..labels(0) }, 0);
 }

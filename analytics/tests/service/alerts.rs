@@ -116,7 +116,7 @@ fn shard(rule: usize, name: &str, value: Option<f64>) -> Reading {
     Reading { rule, subject, value }
 }
 
-fn told(notices: &[Notice]) -> Vec<(&str, bool)> {
+fn states(notices: &[Notice]) -> Vec<(&str, bool)> {
     let name = |notice: &Notice| notice.resolved_at.is_some();
     notices.iter().map(|notice| (notice.subject.shard.as_deref().unwrap(), name(notice))).collect()
 }
@@ -128,10 +128,10 @@ fn each_shard_of_a_rule_has_its_own_alert() {
     assert!(alerts.step(10, &[shard(0, "shard1", down), shard(0, "shard2", up)]).is_empty());
     assert!(alerts.step(13, &[shard(0, "shard1", down), shard(0, "shard2", down)]).is_empty());
     let notices = alerts.step(15, &[shard(0, "shard1", down), shard(0, "shard2", down)]);
-    assert_eq!(told(&notices), [("shard1", false)]);
+    assert_eq!(states(&notices), [("shard1", false)]);
     assert_eq!((notices[0].since, notices[0].fired_at), (10, 15));
     let notices = alerts.step(18, &[shard(0, "shard1", up), shard(0, "shard2", down)]);
-    assert_eq!(told(&notices), [("shard1", true), ("shard2", false)]);
+    assert_eq!(states(&notices), [("shard1", true), ("shard2", false)]);
     assert_eq!(alerts.active().count(), 1);
     assert_eq!(alerts.recent().count(), 1);
 }
@@ -139,10 +139,10 @@ fn each_shard_of_a_rule_has_its_own_alert() {
 #[test]
 fn an_alert_without_measurements_keeps_firing_and_one_of_a_removed_shard_ends() {
     let mut alerts = Alerts::new(vec![rule(Kind::Lag, 0)]);
-    assert_eq!(told(&alerts.step(1, &[shard(0, "shard1", Some(2.0))])), [("shard1", false)]);
+    assert_eq!(states(&alerts.step(1, &[shard(0, "shard1", Some(2.0))])), [("shard1", false)]);
     assert!(alerts.step(100, &[shard(0, "shard1", None)]).is_empty());
     assert_eq!(alerts.active().count(), 1);
-    assert_eq!(told(&alerts.step(101, &[])), [("shard1", true)]);
+    assert_eq!(states(&alerts.step(101, &[])), [("shard1", true)]);
     assert_eq!(alerts.active().count(), 0);
 }
 

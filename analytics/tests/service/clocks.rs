@@ -13,10 +13,10 @@ fn wrong(seconds: u64, by_s: i64) -> u64 {
 }
 
 /// Sets a start this many seconds ago, with a clock that is wrong by `by_s` seconds.
-fn start(told: &mut FakeResponses, seconds_ago: i64, by_s: i64) {
+fn start(reported: &mut FakeResponses, seconds_ago: i64, by_s: i64) {
     let at_ms = unix_ms().checked_add_signed((by_s - seconds_ago) * 1_000).unwrap();
     let at = chrono::DateTime::from_timestamp_millis(at_ms as i64).unwrap();
-    (told.started, told.clock_ms) = (at.to_rfc3339(), by_s * 1_000);
+    (reported.started, reported.clock_ms) = (at.to_rfc3339(), by_s * 1_000);
 }
 
 const HOUR_S: i64 = 3_600;
@@ -27,9 +27,9 @@ fn a_router_that_returns_with_a_corrected_clock_is_collected_from_at_once() {
     for by_s in [HOUR_S, YEARS_S, -HOUR_S, -YEARS_S] {
         let folder = tempfile::tempdir().unwrap();
         let router = FakeRouter::start(&["shard1"]);
-        router.change(|told| {
-            start(told, 100, by_s);
-            told.frames.push(frame(Step::Second, wrong(ago(20), by_s), "shard1", 10, 1));
+        router.change(|reported| {
+            start(reported, 100, by_s);
+            reported.frames.push(frame(Step::Second, wrong(ago(20), by_s), "shard1", 10, 1));
         });
         let list = format!("north={}", router.url());
         let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
@@ -41,9 +41,9 @@ fn a_router_that_returns_with_a_corrected_clock_is_collected_from_at_once() {
             let is_told = north["error"].as_str().is_some_and(|error| error.contains(side));
             (is_told && north["up"] == true).then_some(())
         });
-        router.change(|told| {
-            start(told, 5, 0);
-            told.frames = vec![frame(Step::Second, ago(2), "shard1", 7, 1)];
+        router.change(|reported| {
+            start(reported, 5, 0);
+            reported.frames = vec![frame(Step::Second, ago(2), "shard1", 7, 1)];
         });
         service.await_total("window=5m", 17);
         eventually("no trouble", || {
@@ -57,9 +57,9 @@ fn counts_of_a_router_with_a_wrong_clock_align_with_those_of_others() {
     let folder = tempfile::tempdir().unwrap();
     let routers = [0, -HOUR_S, YEARS_S, 600].map(|by_s| {
         let router = FakeRouter::start(&["shard1"]);
-        router.change(|told| {
-            start(told, 100, by_s);
-            told.frames.push(frame(Step::Second, wrong(ago(20), by_s), "shard1", 10, 1));
+        router.change(|report| {
+            start(report, 100, by_s);
+            report.frames.push(frame(Step::Second, wrong(ago(20), by_s), "shard1", 10, 1));
         });
         router
     });
@@ -76,9 +76,9 @@ fn counts_of_a_router_with_a_wrong_clock_align_with_those_of_others() {
     }
     service.await_total("window=5m", 40);
     for router in &routers {
-        router.change(|told| {
-            let later = wrong(ago(3), told.clock_ms / 1_000);
-            told.frames.push(frame(Step::Second, later, "shard1", 1, 1));
+        router.change(|report| {
+            let later = wrong(ago(3), report.clock_ms / 1_000);
+            report.frames.push(frame(Step::Second, later, "shard1", 1, 1));
         });
     }
     service.await_total("window=5m", 44);
@@ -88,17 +88,17 @@ fn counts_of_a_router_with_a_wrong_clock_align_with_those_of_others() {
 fn an_impossible_clock_is_refused_and_affects_no_other_router() {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
-    honest.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
-    other.change(|told| told.clock_ms = i64::MAX);
+    honest.change(|reported| reported.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    other.change(|reported| reported.clock_ms = i64::MAX);
     let list = format!("other={},honest={}", other.url(), honest.url());
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     let trouble =
         eventually("its trouble", || service.router("other")["error"].as_str().map(str::to_owned));
     assert!(trouble.contains("its clock tells a time that there cannot be"), "{trouble}");
     service.await_total("window=5m", 10);
-    other.change(|told| {
-        told.clock_ms = 0;
-        told.frames.push(frame(Step::Second, ago(5), "shard1", 1_000, 1));
+    other.change(|reported| {
+        reported.clock_ms = 0;
+        reported.frames.push(frame(Step::Second, ago(5), "shard1", 1_000, 1));
     });
     service.await_total("window=5m", 1_010);
 }

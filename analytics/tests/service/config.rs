@@ -102,7 +102,7 @@ fn invalid_settings_are_refused_with_the_allowed_values() {
             &["--routers", "127.0.0.1:3000"],
             "routers (from flag) must be a URL such as http://127.0.0.1:3000",
         ),
-        (&["--routers", "http://me:hunter2@a"], "without a user"),
+        (&["--routers", "http://me:hunter2@a"], "without user name"),
         (&["--routers", "http://127.0.0.1:99999"], "ports go from 1 to 65535"),
         (&["--routers", "https://[::1]:0"], "ports go from 1 to 65535"),
         (&["--routers", "http://a/api"], "must be scheme, host and port only"),
@@ -123,13 +123,13 @@ fn invalid_settings_are_refused_with_the_allowed_values() {
     for (variable, said) in [
         (
             "TESSERA_ANALYTICS_BNID",
-            "TESSERA_ANALYTICS_BNID (from environment) is no setting; did you mean TESSERA_ANALYTICS_BIND?",
+            "TESSERA_ANALYTICS_BNID (from environment) is not a setting; did you mean TESSERA_ANALYTICS_BIND?",
         ),
         (
             "TESSERA_ANALYTICS_COLOUR",
             "there are: TESSERA_ANALYTICS_BIND, TESSERA_ANALYTICS_ROUTERS, TESSERA_ANALYTICS_STORE",
         ),
-        ("TESSERA_ANALYTICS_bind", "is no setting"),
+        ("TESSERA_ANALYTICS_bind", "is not a setting"),
     ] {
         let output = command(folder.path()).env(variable, "x").output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -165,14 +165,14 @@ fn of_file(text: &str) -> String {
 fn a_bad_file_is_refused_with_the_place_and_the_member() {
     for (text, said) in [
         ("bind = ", "analytics.toml: line 1: "),
-        ("bnid = \"x\"", "bnid (from analytics.toml) is no setting; did you mean bind?"),
+        ("bnid = \"x\"", "bnid (from analytics.toml) is not a setting; did you mean bind?"),
         ("alert = 1", "alert (from analytics.toml) must be a list of at most 100: write [[alert]]"),
         ("routers = [\"http://a\"]\n[[router]]\nurl = \"http://b\"", "stands beside routers"),
         ("[[router]]\nname = \"a\"", "router[a].url (from analytics.toml) is missing"),
         ("[[router]]\nurl = 7", "router[1].url (from analytics.toml) must be a text"),
         (
             "[[router]]\nurl = \"http://a\"\ncolour = 1",
-            "router[1].colour (from analytics.toml) is no setting",
+            "router[1].colour (from analytics.toml) is not a setting",
         ),
         (
             "[[webhook]]\nname = \"a\"",
@@ -236,15 +236,15 @@ const BAD_RULES: &[(&str, &str)] = &[
     ),
     (
         "kind = \"lag\"\nraise = 5\nwindow = \"1m\"",
-        "alert[x].window (from analytics.toml) means nothing for lag",
+        "alert[x].window (from analytics.toml) has no meaning for lag",
     ),
     (
         "kind = \"shard_down\"\nraise = 1",
-        "alert[x].raise (from analytics.toml) means nothing for shard_down",
+        "alert[x].raise (from analytics.toml) has no meaning for shard_down",
     ),
     (
         "kind = \"router_down\"\nshard = \"a\"",
-        "alert[x].shard (from analytics.toml) means nothing for router_down",
+        "alert[x].shard (from analytics.toml) has no meaning for router_down",
     ),
     (
         "kind = \"router_down\"\nrouter = \"a\"",
@@ -252,7 +252,7 @@ const BAD_RULES: &[(&str, &str)] = &[
     ),
     (
         "kind = \"router_down\"\nfro = \"1s\"",
-        "alert[1].fro (from analytics.toml) is no setting; did you mean for?",
+        "alert[1].fro (from analytics.toml) is not a setting; did you mean for?",
     ),
     (
         "kind = \"shard_down\"\n[[alert]]\nname = \"x\"\nkind = \"lag\"\nraise = 1",

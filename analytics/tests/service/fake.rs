@@ -155,7 +155,7 @@ pub(crate) enum Instead {
 /// A fake router that serves the frames of a test.
 pub(crate) struct FakeRouter {
     server: Server,
-    pub(crate) told: Arc<Mutex<FakeResponses>>,
+    pub(crate) responses: Arc<Mutex<FakeResponses>>,
 }
 
 impl FakeRouter {
@@ -185,12 +185,12 @@ impl FakeRouter {
         };
         let (frames, errors) = (Vec::new(), Vec::new());
         let (started, counted) = (started.to_rfc3339(), Vec::new());
-        let told =
+        let responses =
             FakeResponses { started, now, frames, clock_ms: 0, counted, errors, instead: None };
-        let told = Arc::new(Mutex::new(told));
-        let asked = Arc::clone(&told);
+        let responses = Arc::new(Mutex::new(responses));
+        let asked = Arc::clone(&responses);
         let server = Server::start(move |request| answer(&asked, request));
-        Self { server, told }
+        Self { server, responses }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -203,20 +203,20 @@ impl FakeRouter {
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut FakeResponses)) {
-        change(&mut self.told.lock().unwrap());
+        change(&mut self.responses.lock().unwrap());
     }
 }
 
-fn answer(told: &Mutex<FakeResponses>, request: &Request) -> Option<Vec<u8>> {
-    let told = told.lock().unwrap();
+fn answer(responses: &Mutex<FakeResponses>, request: &Request) -> Option<Vec<u8>> {
+    let responses = responses.lock().unwrap();
     if !request.path().starts_with("/api/analytics/frames") {
         let asked = json!({"asked": request.path(), "host": request.header("host")});
         // The body is JSON, whatever content type it claims.
         return Some(response_as("text/html", 200, &asked.to_string()));
     }
-    let instead = told.instead;
-    let text = frames(&told, request, matches!(instead, Some(Instead::Endless)));
-    drop(told);
+    let instead = responses.instead;
+    let text = frames(&responses, request, matches!(instead, Some(Instead::Endless)));
+    drop(responses);
     let Some(instead) = instead else { return Some(response(200, &text)) };
     match instead {
         Instead::Noise => Some(b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n\0\xff\xfe".to_vec()),
@@ -242,14 +242,15 @@ fn answer(told: &Mutex<FakeResponses>, request: &Request) -> Option<Vec<u8>> {
     }
 }
 
-fn frames(told: &FakeResponses, request: &Request, more: bool) -> String {
+fn frames(responses: &FakeResponses, request: &Request, more: bool) -> String {
     let after = |step: Step| request.number(&format!("after_{}", step.seconds()));
-    let new = told.frames.iter().filter(|frame| frame.start > after(frame.step));
-    let errors = told.errors.get(request.number("errors_after") as usize..).unwrap_or_default();
-    let at_ms = unix_ms().saturating_add_signed(told.clock_ms);
+    let new = responses.frames.iter().filter(|frame| frame.start > after(frame.step));
+    let errors =
+        responses.errors.get(request.number("errors_after") as usize..).unwrap_or_default();
+    let at_ms = unix_ms().saturating_add_signed(responses.clock_ms);
     let answer = json!({
-        "success": true, "router": "fake", "started": told.started, "at_ms": at_ms, "now": told.now,
-        "frames": new.collect::<Vec<_>>(), "counted": told.counted, "errors": errors, "errors_seq": told.errors.len(), "more": more,
+        "success": true, "router": "fake", "started": responses.started, "at_ms": at_ms, "now": responses.now,
+        "frames": new.collect::<Vec<_>>(), "counted": responses.counted, "errors": errors, "errors_seq": responses.errors.len(), "more": more,
     });
     answer.to_string()
 }

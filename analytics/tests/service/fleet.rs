@@ -44,9 +44,9 @@ fn metrics_of_a_fleet_are_the_sum_of_its_routers_and_each_can_be_selected() {
     }
     // Selected alone, each router shows its own metrics, to the last digit of its percentiles.
     for (name, says) in [("north", north_says), ("south", south_says)] {
-        let told = service.metrics(&format!("window=15m&router={name}"));
+        let reported = service.metrics(&format!("window=15m&router={name}"));
         for member in ["total", "latency_ms", "shardDistribution", "read_from", "avgLatency"] {
-            assert_eq!(told[member], says[member], "{name}: {member}");
+            assert_eq!(reported[member], says[member], "{name}: {member}");
         }
     }
     let slowest = |says: &Value| says["latency_ms"]["max"].as_f64().unwrap();
@@ -65,8 +65,8 @@ fn percentiles_of_a_fleet_come_from_all_requests_and_not_from_percentiles() {
     let folder = tempfile::tempdir().unwrap();
     let (fast, slow) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
     // Ninety of a hundred requests take 1 ms: the median of the medians would be 50 ms.
-    fast.change(|told| told.frames.push(frame(Step::Second, ago(10), "shard1", 90, 1)));
-    slow.change(|told| told.frames.push(frame(Step::Second, ago(12), "shard1", 10, 100)));
+    fast.change(|reported| reported.frames.push(frame(Step::Second, ago(10), "shard1", 90, 1)));
+    slow.change(|reported| reported.frames.push(frame(Step::Second, ago(12), "shard1", 10, 100)));
     let list = format!("{},{}", fast.url(), slow.url());
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     let figures = service.await_total("window=5m", 100);
@@ -81,26 +81,32 @@ fn the_state_of_the_cluster_is_the_worst_that_any_router_reports() {
     let folder = tempfile::tempdir().unwrap();
     let (well, ill) =
         (FakeRouter::start(&["shard1", "shard2"]), FakeRouter::start(&["shard1", "shard2"]));
-    well.change(|told| {
-        told.now.in_flight = 2;
-        told.now.shards[0].pool.in_use = 3;
-        told.now.shards[0].rows = Some(7);
+    well.change(|reported| {
+        reported.now.in_flight = 2;
+        reported.now.shards[0].pool.in_use = 3;
+        reported.now.shards[0].rows = Some(7);
     });
-    ill.change(|told| {
-        told.now.in_flight = 5;
-        told.now.shards[0].pool.in_use = 4;
-        told.now.shards[1].up = false;
-        told.now.shards[1].nodes[0].lag_ms = Some(900.0);
+    ill.change(|reported| {
+        reported.now.in_flight = 5;
+        reported.now.shards[0].pool.in_use = 4;
+        reported.now.shards[1].up = false;
+        reported.now.shards[1].nodes[0].lag_ms = Some(900.0);
     });
     let list = routers(&[("well", &well.url()), ("ill", &ill.url())]);
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     service.await_router("well", true);
     service.await_router("ill", true);
-    let told = service.metrics("");
-    assert_eq!((&told["in_flight"], &told["shards"][0]["pool"]["in_use"]), (&json!(7), &json!(7)));
-    assert_eq!((&told["shards"][0]["up"], &told["shards"][0]["rows"]), (&json!(true), &json!(7)));
+    let reported = service.metrics("");
     assert_eq!(
-        (&told["shards"][1]["up"], &told["shards"][1]["lag_ms"]),
+        (&reported["in_flight"], &reported["shards"][0]["pool"]["in_use"]),
+        (&json!(7), &json!(7))
+    );
+    assert_eq!(
+        (&reported["shards"][0]["up"], &reported["shards"][0]["rows"]),
+        (&json!(true), &json!(7))
+    );
+    assert_eq!(
+        (&reported["shards"][1]["up"], &reported["shards"][1]["lag_ms"]),
         (&json!(false), &json!(900.0))
     );
     assert_eq!(service.metrics("router=well")["shards"][1]["up"], true);
@@ -110,19 +116,19 @@ fn the_state_of_the_cluster_is_the_worst_that_any_router_reports() {
 fn missed_frames_are_fetched_as_far_back_as_the_router_has_them() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
-    router.change(|told| {
+    router.change(|reported| {
         let minutes = (1..=100).map(|n| frame(Step::Minute, ago(60 * (30 + n)), "shard1", 1, 1));
         let tens = (1..=60).map(|n| frame(Step::TenSeconds, ago(900 + 10 * n), "shard1", 1, 1));
         let seconds = (1..=300).map(|n| frame(Step::Second, ago(n), "shard1", 1, 1));
-        told.frames = minutes.chain(tens).chain(seconds).collect();
-        told.errors = (0..5).map(error).collect();
+        reported.frames = minutes.chain(tens).chain(seconds).collect();
+        reported.errors = (0..5).map(error).collect();
     });
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     service.await_total("window=15m", 300);
     assert_eq!(service.get("/api/analytics/errors").json()["total"], 5);
-    router.change(|told| {
-        told.frames.push(frame(Step::Second, ago(0), "shard1", 1, 1));
-        told.errors.push(error(5));
+    router.change(|reported| {
+        reported.frames.push(frame(Step::Second, ago(0), "shard1", 1, 1));
+        reported.errors.push(error(5));
     });
     service.await_total("window=15m", 301);
     eventually("the new error", || {

@@ -13,10 +13,10 @@ use crate::process::Service;
 fn beside(instead: Instead) -> String {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
-    honest.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
-    other.change(|told| {
-        told.frames.push(frame(Step::Second, ago(5), "shard1", 1_000, 1));
-        told.instead = Some(instead);
+    honest.change(|reported| reported.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    other.change(|reported| {
+        reported.frames.push(frame(Step::Second, ago(5), "shard1", 1_000, 1));
+        reported.instead = Some(instead);
     });
     let list = format!("other={},honest={}", other.url(), honest.url());
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
@@ -24,12 +24,12 @@ fn beside(instead: Instead) -> String {
         eventually("its trouble", || service.router("other")["error"].as_str().map(str::to_owned));
     assert_eq!(service.router("other")["up"], false);
     // The service keeps collecting from the honest router.
-    honest.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
+    honest.change(|reported| reported.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
     let figures = service.await_total("window=5m", 17);
     assert_eq!(figures["routers"].as_array().unwrap().len(), 2);
     assert!(service.said().contains("the router is unreachable"), "{}", service.said());
     // The faulty router may recover.
-    other.change(|told| told.instead = None);
+    other.change(|reported| reported.instead = None);
     service.await_total("window=5m", 1_017);
     assert_eq!(service.router("other")["error"], json!(null));
     trouble
@@ -84,11 +84,11 @@ fn impossible_times() {
 fn endless_pages_of_a_router_are_not_followed_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
-    honest.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    honest.change(|reported| reported.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
     let early = ago(9_000);
-    other.change(|told| {
-        told.counted = vec![(early, ago(10))];
-        told.instead = Some(Instead::Endless);
+    other.change(|reported| {
+        reported.counted = vec![(early, ago(10))];
+        reported.instead = Some(Instead::Endless);
     });
     let list = format!("other={},honest={}", other.url(), honest.url());
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
@@ -97,7 +97,7 @@ fn endless_pages_of_a_router_are_not_followed_for_ever() {
     // As long as there are more pages, the missing requests may be in them: the claim to have been
     // counting proves nothing yet.
     assert!(service.metrics("")["history"]["oldest"].as_u64() > Some(early));
-    other.change(|told| told.instead = None);
+    other.change(|reported| reported.instead = None);
     eventually("all of it", || (service.metrics("")["history"]["oldest"] == early).then_some(()));
 }
 

@@ -16,7 +16,7 @@ use crate::process::{Service, command};
 fn service() -> (TempDir, FakeRouter, Service) {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1", "shard2"]);
-    router.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    router.change(|reported| reported.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
     let list = format!("north={}", router.url());
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     service.await_total("", 10);
@@ -142,7 +142,7 @@ fn bad_parameters_are_refused_with_their_name() {
         ("/api/analytics/metrics?timeRange=0", "timeRange must be"),
         ("/api/analytics/metrics?window=1m&timeRange=5", "window and timeRange"),
         ("/api/analytics/metrics?window=1m&window=1m", "window is given twice"),
-        ("/api/analytics/metrics?windw=1m", "`windw` means nothing here"),
+        ("/api/analytics/metrics?windw=1m", "unknown parameter `windw`"),
         ("/api/analytics/metrics?operation=delete", "operation must be read or write"),
         ("/api/analytics/metrics?router=south", "router: there is no router of this name"),
         ("/api/analytics/metrics?shard=%ff", "the query string is not UTF-8"),
@@ -150,7 +150,7 @@ fn bad_parameters_are_refused_with_their_name() {
         ("/api/analytics/errors?limit=0", "limit must be a whole number from 1 to 1000"),
         ("/api/analytics/errors?limit=1&count=1", "limit and count are the same"),
         ("/api/analytics/errors?grouped=yes", "grouped must be true or false"),
-        ("/api/analytics/alerts?x=1", "`x` means nothing here"),
+        ("/api/analytics/alerts?x=1", "unknown parameter `x`"),
     ] {
         let answer = service.get(path);
         let problem = answer.json();
@@ -204,7 +204,7 @@ fn a_stream_sends_the_metrics_each_second_and_ends_with_the_service() {
     let mut none = watch(&service, "/api/analytics/stream?window=5m&shard=shard2");
     assert_eq!(all.next().unwrap()["metrics"]["total"], 10);
     assert_eq!(none.next().unwrap()["metrics"]["total"], 0);
-    router.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard2", 5, 1)));
+    router.change(|reported| reported.frames.push(frame(Step::Second, ago(0), "shard2", 5, 1)));
     assert!(all.any(|event| event["metrics"]["total"] == 15));
     assert!(none.any(|event| event["metrics"]["total"] == 5));
     assert_eq!(service.end("TERM"), Some(0));

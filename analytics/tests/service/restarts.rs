@@ -45,17 +45,19 @@ fn a_minute_with_a_restart_of_a_router_keeps_the_counts_from_before() {
         range.map(move |n| frame(Step::Second, minute + n, "shard1", 1, 1))
     };
     let ten = |n: u64, requests| frame(Step::TenSeconds, minute + 10 * n, "shard1", requests, 1);
-    router.change(|told| told.frames = seconds(0..25).chain([ten(0, 10), ten(1, 10)]).collect());
+    router.change(|reported| {
+        reported.frames = seconds(0..25).chain([ten(0, 10), ten(1, 10)]).collect()
+    });
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     service.await_total("window=15m", 25);
     // Killed after 25 seconds of the minute, and back after 27: the router has lost its counts from
     // before.
-    router.change(|told| {
+    router.change(|reported| {
         let started = chrono::DateTime::from_timestamp((minute + 27) as i64, 0).unwrap();
-        told.started = started.to_rfc3339();
+        reported.started = started.to_rfc3339();
         let tens = [ten(2, 3), ten(3, 10), ten(4, 10), ten(5, 10)];
         let whole = frame(Step::Minute, minute, "shard1", 33, 1);
-        told.frames = seconds(27..60).chain(tens).chain([whole]).collect();
+        reported.frames = seconds(27..60).chain(tens).chain([whole]).collect();
     });
     for window in ["15m", "1h", "7d"] {
         service.await_total(&format!("window={window}"), 58);
@@ -68,10 +70,11 @@ fn idle_time_before_a_restart_differs_from_the_gap() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
     let started = ago(300);
-    router.change(|told| {
-        told.started = chrono::DateTime::from_timestamp(started as i64, 0).unwrap().to_rfc3339();
-        told.counted = vec![(started - 500, started - 200)];
-        told.frames.push(frame(Step::Second, started + 100, "shard1", 5, 1));
+    router.change(|reported| {
+        reported.started =
+            chrono::DateTime::from_timestamp(started as i64, 0).unwrap().to_rfc3339();
+        reported.counted = vec![(started - 500, started - 200)];
+        reported.frames.push(frame(Step::Second, started + 100, "shard1", 5, 1));
     });
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     service.await_router(&router.name(), true);
@@ -84,9 +87,10 @@ fn idle_time_before_a_restart_differs_from_the_gap() {
         };
         times.iter().position(holds).and_then(|place| series["rps"][place].as_f64())
     };
-    let told = [-400_i64, -250, -150, -50, 50, 100].map(|s| rate(started.saturating_add_signed(s)));
-    assert_eq!(told[..5], [Some(0.0), Some(0.0), None, None, Some(0.0)], "{series}");
-    assert!(told[5] > Some(0.0), "{series}");
+    let reported =
+        [-400_i64, -250, -150, -50, 50, 100].map(|s| rate(started.saturating_add_signed(s)));
+    assert_eq!(reported[..5], [Some(0.0), Some(0.0), None, None, Some(0.0)], "{series}");
+    assert!(reported[5] > Some(0.0), "{series}");
 }
 
 #[test]
@@ -95,24 +99,24 @@ fn a_service_that_is_killed_loses_at_most_ten_seconds() {
     let router = FakeRouter::start(&["shard1"]);
     let list = format!("north={}", router.url());
     let arguments = ["--routers", &*list];
-    router.change(|told| {
+    router.change(|reported| {
         let minutes = (2..50).map(|n| frame(Step::Minute, ago(3_600 + 60 * n), "shard1", 100, 1));
         let seconds = (20..80).map(|n| frame(Step::Second, ago(n), "shard1", 1, 1));
-        told.frames = minutes.chain(seconds).collect();
+        reported.frames = minutes.chain(seconds).collect();
     });
     let service = Service::start(folder.path(), &arguments);
     service.await_total("window=15m", 60);
     let kept = || kept(&folder.path().join("analytics.db"));
     eventually("all is kept", || (kept() == 108).then_some(()));
     // A finished frame is stored within ten seconds.
-    router.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
+    router.change(|reported| reported.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
     service.await_total("window=15m", 67);
     let seen = std::time::Instant::now();
     eventually("the new one is kept", || (kept() == 109).then_some(()));
     assert!(seen.elapsed() < std::time::Duration::from_secs(10));
     assert_eq!(service.end("KILL"), None);
     // Meanwhile the router has dropped all of it.
-    router.change(|told| told.frames.clear());
+    router.change(|reported| reported.frames.clear());
     let service = Service::start(folder.path(), &arguments);
     service.await_router("north", true);
     assert_eq!(service.await_total("window=15m", 67)["routers"][0]["up"], true);
@@ -138,7 +142,7 @@ fn a_service_that_is_stopped_stores_all_data_first() {
     let router = FakeRouter::start(&["shard1"]);
     let service = Service::start(folder.path(), &["--routers", &router.url()]);
     service.await_router(&router.name(), true);
-    router.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
+    router.change(|reported| reported.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
     service.await_total("window=15m", 7);
     assert_eq!(service.end("TERM"), Some(0));
     assert_eq!(kept(&folder.path().join("analytics.db")), 1);
@@ -148,7 +152,7 @@ fn a_service_that_is_stopped_stores_all_data_first() {
 fn an_unreachable_store_stops_nothing_and_is_logged_once() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
-    router.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    router.change(|reported| reported.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
     let store = folder.path().join("later/analytics.db");
     let arguments = ["--routers", &*router.url(), "--store", store.to_str().unwrap()];
     let service = Service::start(folder.path(), &arguments);
@@ -165,15 +169,15 @@ fn an_unreachable_store_stops_nothing_and_is_logged_once() {
 fn errors_of_a_restarted_router_are_neither_lost_nor_reported_twice() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
-    router.change(|told| told.errors = (0..4).map(error).collect());
+    router.change(|reported| reported.errors = (0..4).map(error).collect());
     let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
     let total = || service.get("/api/analytics/errors").json()["total"].as_u64().unwrap();
     eventually("four errors", || (total() == 4).then_some(()));
     // The same number of errors, but other ones: only the start time differs.
-    router.change(|told| {
-        told.started =
+    router.change(|reported| {
+        reported.started =
             chrono::DateTime::from_timestamp_millis(unix_ms() as i64).unwrap().to_rfc3339();
-        told.errors = (10..16).map(error).collect();
+        reported.errors = (10..16).map(error).collect();
     });
     eventually("six more", || (total() == 10).then_some(()));
     let errors = service.get("/api/analytics/errors").json()["errors"].clone();
@@ -188,7 +192,7 @@ fn two_services_may_collect_from_one_router_and_a_router_needs_none() {
     let router = FakeRouter::start(&["shard1"]);
     let mut odd = frame(Step::Second, ago(5), "shard1", 10, 1);
     odd.fanout = Fanout::default();
-    router.change(|told| told.frames.push(odd));
+    router.change(|reported| reported.frames.push(odd));
     let start = |name: &str| {
         let own = folder.path().join(name);
         fs::create_dir(&own).unwrap();

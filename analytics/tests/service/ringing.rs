@@ -64,7 +64,9 @@ fn alerts(service: &Service) -> Value {
 
 /// Waits until a rule is in this state.
 fn await_state(service: &Service, state: &str) -> Value {
-    eventually(state, || Some(alerts(service)).filter(|told| told["rules"][0]["state"] == state))
+    eventually(state, || {
+        Some(alerts(service)).filter(|reported| reported["rules"][0]["state"] == state)
+    })
 }
 
 #[test]
@@ -88,7 +90,7 @@ fn an_alert_for_a_shard_fires_while_it_is_down_and_ends_when_it_is_back() {
         ),
     );
     assert_eq!(await_state(&service, "quiet")["alerts"], json!([]));
-    router.change(|told| told.now.shards[1].up = false);
+    router.change(|reported| reported.now.shards[1].up = false);
     let pending = await_state(&service, "pending");
     assert_eq!(pending["alerts"][0]["state"], "pending");
     assert_eq!(pending["alerts"][0]["fired_at"], json!(null));
@@ -97,7 +99,7 @@ fn an_alert_for_a_shard_fires_while_it_is_down_and_ends_when_it_is_back() {
     assert_eq!((&alert["rule"], &alert["shard"]), (&json!("lost-shard"), &json!("shard2")));
     assert_eq!((&alert["value"], &alert["unit"]), (&json!(1.0), &json!("down")));
     assert_eq!(firing["alerts"].as_array().unwrap().len(), 1);
-    router.change(|told| told.now.shards[1].up = true);
+    router.change(|reported| reported.now.shards[1].up = true);
     let quiet = await_state(&service, "quiet");
     assert_eq!(quiet["alerts"], json!([]));
     assert_eq!(
@@ -106,16 +108,16 @@ fn an_alert_for_a_shard_fires_while_it_is_down_and_ends_when_it_is_back() {
     );
     let messages = listener.await_messages(2);
     let members = ["version", "status", "rule", "kind", "shard", "router", "value"];
-    let told: Vec<Vec<&Value>> = messages
+    let reported: Vec<Vec<&Value>> = messages
         .iter()
         .map(|message| members.iter().map(|member| &message[*member]).collect())
         .collect();
     assert_eq!(
-        json!(told[0]),
+        json!(reported[0]),
         json!([1, "firing", "lost-shard", "shard_down", "shard2", null, 1.0])
     );
     assert_eq!(
-        json!(told[1]),
+        json!(reported[1]),
         json!([1, "resolved", "lost-shard", "shard_down", "shard2", null, 0.0])
     );
     assert_eq!(messages[0]["resolved_at"], json!(null));
@@ -155,9 +157,9 @@ fn messages_are_retried_in_order_with_a_secret_that_is_never_logged() {
             word.display()
         ),
     );
-    router.change(|told| told.now.shards[0].up = false);
+    router.change(|reported| reported.now.shards[0].up = false);
     await_state(&service, "firing");
-    router.change(|told| told.now.shards[0].up = true);
+    router.change(|reported| reported.now.shards[0].up = true);
     await_state(&service, "quiet");
     let messages = listener.await_messages(5);
     let statuses: Vec<_> =
@@ -189,12 +191,12 @@ fn a_message_that_the_receiver_rejects_is_not_retried() {
             listener.server.url()
         ),
     );
-    router.change(|told| told.now.shards[0].up = false);
+    router.change(|reported| reported.now.shards[0].up = false);
     let webhook = eventually("a refusal", || {
         Some(alerts(&service)["webhooks"][0].clone()).filter(|webhook| webhook["dropped"] == 1)
     });
     assert_eq!(webhook["last_error"], "it refuses with status 410");
-    router.change(|told| told.now.shards[0].up = true);
+    router.change(|reported| reported.now.shards[0].up = true);
     let messages = listener.await_messages(2);
     assert_eq!(messages[1]["status"], "resolved");
 }
@@ -214,13 +216,13 @@ fn latency_errors_skew_and_lag_each_fire_an_alert() {
     ];
     let (_folder, service) = service(&router, &rules.concat());
     let fires = |count: usize| {
-        let told = eventually(&format!("{count} fire"), || {
-            let told = alerts(&service);
+        let reported = eventually(&format!("{count} fire"), || {
+            let reported = alerts(&service);
             let firing = |rule: &&Value| rule["state"] == "firing";
-            let count_now = told["rules"].as_array().unwrap().iter().filter(firing).count();
-            Some(told).filter(|_| count_now == count)
+            let count_now = reported["rules"].as_array().unwrap().iter().filter(firing).count();
+            Some(reported).filter(|_| count_now == count)
         });
-        let names = told["alerts"]
+        let names = reported["alerts"]
             .as_array()
             .unwrap()
             .iter()
@@ -230,15 +232,15 @@ fn latency_errors_skew_and_lag_each_fire_an_alert() {
         names
     };
     assert_eq!(fires(0), [""; 0]);
-    router.change(|told| {
+    router.change(|reported| {
         let slow = frame(Step::Second, ago(3), "shard1", 60, 80);
         let failed =
             frame_with_outcome(Step::Second, ago(2), "shard1", (40, 1), Outcome::ServerError);
-        told.frames.extend([slow, failed]);
-        told.now.shards[1].nodes[0].lag_ms = Some(6_000.0);
+        reported.frames.extend([slow, failed]);
+        reported.now.shards[1].nodes[0].lag_ms = Some(6_000.0);
     });
     assert_eq!(fires(4), ["failing", "late", "slow", "uneven"]);
-    router.change(|told| told.instead = Some(Instead::Refusal));
+    router.change(|reported| reported.instead = Some(Instead::Refusal));
     // Its metrics are those of the minute. The state of its shards is unknown, so that alert stays.
     assert_eq!(fires(5), ["failing", "late", "lost", "slow", "uneven"]);
 }

@@ -4,9 +4,9 @@ use analytics::store::StoreAddress;
 
 #[test]
 fn a_store_is_a_file_a_database_or_none() {
-    let told = |text: &str| StoreAddress::parse(text).unwrap().map(|address| address.to_string());
-    assert_eq!(told("none"), None);
-    assert_eq!(told("./data/analytics.db").as_deref(), Some("./data/analytics.db"));
+    let report = |text: &str| StoreAddress::parse(text).unwrap().map(|address| address.to_string());
+    assert_eq!(report("none"), None);
+    assert_eq!(report("./data/analytics.db").as_deref(), Some("./data/analytics.db"));
     for (given, shown) in [
         ("postgres://me:word@db.example.com/figures", "postgres://db.example.com:5432/figures"),
         ("postgresql://me@[::1]:5433/figures?sslmode=disable", "postgres://[::1]:5433/figures"),
@@ -16,7 +16,7 @@ fn a_store_is_a_file_a_database_or_none() {
         ),
         ("postgres://me@127.0.0.1/figures?connect_timeout=3", "postgres://127.0.0.1:5432/figures"),
     ] {
-        assert_eq!(told(given).as_deref(), Some(shown));
+        assert_eq!(report(given).as_deref(), Some(shown));
         assert_eq!(format!("{:?}", StoreAddress::parse(given).unwrap().unwrap()), shown);
     }
 }

@@ -12,7 +12,7 @@ use crate::now;
 fn recorder(started_s: u64) -> Recorder {
     let labels =
         Labels { routes: vec!["/api/read"], shards: vec!["shard1".to_owned()], slots: 16_384 };
-    Recorder::by_hand(labels, started_s * 1_000)
+    Recorder::without_thread(labels, started_s * 1_000)
 }
 
 /// Records one read in each of these seconds since the start; the finished frames are then in the

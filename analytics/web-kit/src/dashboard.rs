@@ -78,7 +78,7 @@ pub fn file(path: &str) -> Option<File> {
     Some(File { content_type, body, etag: &ETAGS[place] })
 }
 
-/// Returns the FNV-1a hash, 64 bits: a collision is no attack here.
+/// Returns the FNV-1a hash, 64 bits: a collision gives no advantage to an attacker here.
 fn fingerprint(body: &[u8]) -> u64 {
     body.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

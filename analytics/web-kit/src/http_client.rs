@@ -6,7 +6,7 @@
 
 mod target;
 
-pub use target::{Target, split};
+pub use target::{Target, parse_url};
 
 use std::io;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ impl HttpClient {
         mut request: ClientRequest,
         longest: usize,
     ) -> Result<ClientResponse, HttpError> {
-        request.headers_mut().insert(HOST, self.target.name.clone());
+        request.headers_mut().insert(HOST, self.target.host_header.clone());
         let mut connection = self.connection().await?;
         let sent = connection.send_request(request).await;
         let (head, body) = sent.map_err(|error| broken(&error))?.into_parts();
@@ -157,8 +157,8 @@ fn unreachable(error: &io::Error) -> HttpError {
         return HttpError::Unreachable("connection refused".to_owned());
     }
     let said = error.to_string();
-    let told = tls_roots::explained(&said).map_or_else(|| printable(&said), str::to_owned);
-    HttpError::Unreachable(told)
+    let reported = tls_roots::explained(&said).map_or_else(|| printable(&said), str::to_owned);
+    HttpError::Unreachable(reported)
 }
 
 fn broken(error: &hyper::Error) -> HttpError {

@@ -113,7 +113,7 @@ fn unknown_among<'n>(
             format!("there are: {}", known.join(", "))
         }
     };
-    ConfigError(format!("{what} is no setting; {hint}"))
+    ConfigError(format!("{what} is not a setting; {hint}"))
 }
 
 /// Parses a number within bounds.
@@ -166,7 +166,7 @@ impl<'l> Settings<'l> {
         Self { servers_by: Some(name), ..self }
     }
 
-    /// Reads a value that is no secret; `parse` checks it.
+    /// Reads a value that is not a secret; `parse` checks it.
     ///
     /// # Errors
     /// [`ConfigError`] names the setting, where it came from and what is allowed.
@@ -190,7 +190,7 @@ impl<'l> Settings<'l> {
         Ok(parsed)
     }
 
-    /// Reads an optional value that is no secret; `default` describes its absence.
+    /// Reads an optional value that is not a secret; `default` describes its absence.
     ///
     /// # Errors
     /// Fails like [`Settings::parse`].

@@ -163,10 +163,10 @@ fn over(
 
 /// Returns the hit rate according to the router; nothing without a cache.
 fn hit_rate(url: &str) -> std::io::Result<String> {
-    let told = ureq::get(format!("{url}/api/analytics/metrics")).call();
-    let mut told = told.map_err(Error::other)?;
-    let told: serde_json::Value = told.body_mut().read_json().map_err(Error::other)?;
-    let cache = &told["metrics"]["cache"];
+    let reported = ureq::get(format!("{url}/api/analytics/metrics")).call();
+    let mut reported = reported.map_err(Error::other)?;
+    let reported: serde_json::Value = reported.body_mut().read_json().map_err(Error::other)?;
+    let cache = &reported["metrics"]["cache"];
     let rate = cache["hit_rate"].as_f64().filter(|_| cache["enabled"] == true);
     Ok(rate.map_or_else(String::new, |rate| {
         format!(", {:.1} % hits ({} in memory)", rate * 100.0, cache["near_hits"])

@@ -22,7 +22,7 @@ pub(crate) struct Found {
     pub(crate) p50_ms: f64,
 }
 
-/// Runs wrk; a run with any response that is not 2xx is no measurement.
+/// Runs wrk; a run with any response that is not 2xx is not a measurement.
 pub(crate) fn wrk(load: &Load<'_>, dir: &Path) -> std::io::Result<Found> {
     let file = dir.join("wrk.lua");
     std::fs::write(&file, load.script)?;

@@ -131,10 +131,10 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
         let Some(name) = name.to_str().filter(|name| concerns_us(name)) else { continue };
         let text = value.into_string();
         let text =
-            text.map_err(|_| ConfigError(format!("{name} (from environment) is no text")))?;
+            text.map_err(|_| ConfigError(format!("{name} (from environment) is not UTF-8")))?;
         environment.insert(name.to_owned(), text);
     }
-    // It is no setting, and is read by the code that breaks promises.
+    // It is not a setting, and is read by the code that breaks promises.
     #[cfg(feature = "sabotage")]
     environment.remove(shard_manager::sabotage::VARIABLE);
     Ok(environment)
@@ -168,7 +168,7 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
         let setting = name.strip_prefix("TESSERA_").map(str::to_ascii_lowercase);
         if let Some(plain) = plain.or_else(|| setting.as_ref().and_then(|s| plain_of(s))) {
             if name != plain {
-                return Err(ConfigError(format!("{what} is no setting; did you mean {plain}?")));
+                return Err(ConfigError(format!("{what} is not a setting; did you mean {plain}?")));
             }
             values.insert(plain.to_ascii_lowercase(), value);
             continue;
@@ -195,7 +195,7 @@ fn read_dot_env(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
     }
     let cause = |error: dotenvy::Error| match error {
         // The line itself may be a password.
-        dotenvy::Error::LineParse(line, _) => format!("{}is no NAME=VALUE", place(path, &line)),
+        dotenvy::Error::LineParse(line, _) => format!("{}is not NAME=VALUE", place(path, &line)),
         dotenvy::Error::Io(error) => error.to_string(),
         dotenvy::Error::EnvVar(_) | _ => "a value cannot be read".to_owned(),
     };

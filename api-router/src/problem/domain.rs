@@ -13,7 +13,7 @@ const EXISTS: &str = "use op upsert or update to change it";
 const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert makes a row";
 const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
 const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
-/// Hint for a swallowed row: only the database knows the reason.
+/// Hint for a discarded row: only the database knows the reason.
 const ASK_OPERATOR: &str =
     "ask the operator of the database: the table's triggers, rules and policies say why";
 
@@ -85,7 +85,7 @@ impl From<Error> for Problem {
             Error::TransactionTooLarge => Self::new(Code::TSR108, detail)
                 .hint("send fewer rows in one request, or without tx=per-shard"),
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),
-            Error::Swallowed { .. } => Self::new(Code::TSR306, detail).hint(ASK_OPERATOR),
+            Error::Discarded { .. } => Self::new(Code::TSR306, detail).hint(ASK_OPERATOR),
             Error::Unlogged { table } => Self::new(Code::TSR306, detail).hint(set_logged(&table)),
             Error::DeadlinePassed => {
                 Self::new(Code::TSR004, detail).hint("raise x-deadline-ms, or send less at once")

@@ -99,7 +99,7 @@ pub struct BulkRequestRow {
 /// NDJSON has the columns of the row, or is `{"shard_key", "data", "if_version"}`: the latter if
 /// `data` is an object and the table has no column of this name. The first line of CSV names the
 /// columns, `shard_key` may be one of them; an empty field is null unless quoted. Rows are counted
-/// from 0; blank lines and the first line of CSV do not count. A line that is no row is a failed
+/// from 0; blank lines and the first line of CSV do not count. A line that is not a row is a failed
 /// row; under `Prefer: handling=strict` the first one ends the request. The response to a body that
 /// ends so, or breaks off, is a problem whose `outcome` is `partial`: rows before `next_index` were
 /// carried out, the rest can be sent again from there. A row of more than 2 MiB ends the body in
@@ -113,7 +113,7 @@ pub struct BulkRequestRow {
         ("op" = Option<String>, Query, pattern = "^(upsert|insert|update|delete)$", description = "What to do with each row of NDJSON or CSV; upsert when it is not given"),
         ("x-shard-key" = Option<String>, Header, description = "The shard key of rows that name none", max_length = 256),
         ("shardKey" = Option<String>, Query, description = "As x-shard-key", max_length = 256),
-        ("Prefer" = Option<String>, Header, description = "JSON: tx=per-shard stores each shard's part as a whole or not at all. NDJSON and CSV: handling=strict ends at the first line that is no row"),
+        ("Prefer" = Option<String>, Header, description = "JSON: tx=per-shard stores each shard's part as a whole or not at all. NDJSON and CSV: handling=strict ends at the first line that is not a row"),
         ("Content-Encoding" = Option<String>, Header, description = "gzip, if the body is"),
     ),
     request_body(
@@ -315,7 +315,7 @@ async fn parse_anywhere(
     let (app, key) = (app.clone(), key.map(|key| key.as_str().to_owned()));
     let parsed = block(move || {
         let key = key.as_deref().and_then(|key| ShardKey::parse(key).ok());
-        let bytes = if zipped { body::unzip(bytes, body::BULK_BYTES_MAX)? } else { bytes };
+        let bytes = if zipped { body::gunzip(bytes, body::BULK_BYTES_MAX)? } else { bytes };
         parse(&app, key, &bytes)
     });
     parsed.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?

@@ -90,7 +90,7 @@ pub(crate) async fn list_codes(request: HttpRequest) -> Result<HttpResponse, Pro
             a href="/swagger-ui/" { "/swagger-ui/" }
         }
         table {
-            tr { th { "Code" } th { "Status" } th { "Meaning" } th { "Send again?" } }
+            tr { th { "Code" } th { "Status" } th { "Meaning" } th { "Retry?" } }
             @for code in Code::ALL {
                 tr {
                     td { a href=(page_of(*code)) { (code.name()) } }
@@ -179,10 +179,10 @@ fn example(code: Code) -> Problem {
         Code::TSR005 => failed(Error::QueueFull { shard: shard() }),
         Code::TSR100 => said("user_id: a filter needs an operator, eq or in", "user_id=eq.value"),
         Code::TSR101 => said("name is missing: a new row of users needs it", "add the member"),
-        Code::TSR102 => said("`dta` means nothing here", "did you mean `data`?"),
+        Code::TSR102 => said("unknown member `dta`", "did you mean `data`?"),
         Code::TSR103 => said("user_id contradicts the shard key", "send the value of user_id"),
         Code::TSR104 => said("a write needs a shard key", "give the row user_id"),
-        Code::TSR105 => said("`fly=high` is no known preference", "leave it out"),
+        Code::TSR105 => said("`fly=high` is not a known preference", "leave it out"),
         Code::TSR106 => said("limit must be a number from 0 to 1000", "request the next page"),
         Code::TSR107 => said("Accept rules out application/json", "send Accept: */*"),
         Code::TSR108 => said("the body is larger than 2 MiB", "send it in smaller parts"),
@@ -204,7 +204,7 @@ fn example(code: Code) -> Problem {
         Code::TSR303 => failed(Error::VersionDiffers),
         Code::TSR304 => failed(Error::Constraint { rule: "check" }),
         Code::TSR305 => Error::SeenMayBeLost { shard: shard() }.into(),
-        Code::TSR306 => failed(Error::Swallowed { table: "users".to_owned() }),
+        Code::TSR306 => failed(Error::Discarded { table: "users".to_owned() }),
         Code::TSR310 => {
             let (table, suggestion) = ("user".to_owned(), Some("users".to_owned()));
             Error::NoSuchTable { table, suggestion }.into()

@@ -103,7 +103,7 @@ fn filters() -> Parameter {
 
 /// Declares the header of every response to a request with `Authorization`.
 fn declare_access(operation: &mut Operation) {
-    let about = "off: Authorization, which the request has, is accepted and means nothing yet";
+    let about = "off: Authorization, which the request has, is accepted and has no effect yet";
     for response in operation.responses.responses.values_mut() {
         if let RefOr::T(response) = response {
             let access = header(Type::String, about);
@@ -204,7 +204,7 @@ fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) ->
         .build()
 }
 
-/// Declares the headers of every response about rows that is no problem.
+/// Declares the headers of every response about rows that is not a problem.
 fn carry_headers(operation: &mut Operation, kind: Kind, keyed: bool) {
     let text = |about: &str| header(Type::String, about);
     let mut headers = BTreeMap::from([

@@ -162,7 +162,7 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     Err(null_key(table, data).unwrap_or_else(missing))
 }
 
-/// Returns the problem of a row whose routing column is null, which is no shard key.
+/// Returns the problem of a row whose routing column is null, which is not a shard key.
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     let column = table.column(table.routing()?);
     data.get(&column.name)?;

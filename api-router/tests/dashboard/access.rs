@@ -27,7 +27,7 @@ pub(crate) fn barriers(page: &mut Page) -> Vec<String> {
     let found = page.value("axe.run(document, {resultTypes: ['violations']}).then((result) => [result.passes.length, result.violations])");
     assert!(found[0].as_u64().unwrap() > 20, "axe has looked");
     let grave = |rule: &&Value| rule["impact"] == "serious" || rule["impact"] == "critical";
-    let told = found[1].as_array().unwrap().iter().filter(grave).map(|rule| {
+    let reported = found[1].as_array().unwrap().iter().filter(grave).map(|rule| {
         let nodes: Vec<&str> = rule["nodes"]
             .as_array()
             .unwrap()
@@ -37,7 +37,7 @@ pub(crate) fn barriers(page: &mut Page) -> Vec<String> {
             .collect();
         format!("{}: {} {nodes:?}", rule["id"], rule["help"])
     });
-    told.collect()
+    reported.collect()
 }
 
 /// Everything is shown: traffic, errors, hot keys, a pin, a shard that is chosen.

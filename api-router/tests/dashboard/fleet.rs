@@ -54,8 +54,9 @@ fn a_router_is_chosen_and_its_figures_are_those_that_programs_get() {
         page.until(&format!("only {router:?}"), &format!("{COUNTED} === '0 of {requests}'"));
         let asked = format!("?window=5m{}", of_router(router));
         let url = service.url() + "/api/analytics/metrics" + &asked;
-        let told: Value = north.agent().get(url).call().unwrap().body_mut().read_json().unwrap();
-        let m = &told["metrics"];
+        let reported: Value =
+            north.agent().get(url).call().unwrap().body_mut().read_json().unwrap();
+        let m = &reported["metrics"];
         assert_eq!(m["total"], requests, "{router}");
         let rates = "[...document.querySelectorAll('#cards [data-value=share]')].map((node) => Number.parseFloat(node.textContent))";
         let shares: Vec<f64> =
@@ -95,9 +96,12 @@ fn a_router_that_is_killed_is_away_and_rings_until_it_is_back() {
         "!document.getElementById('alerts').hidden
             && document.querySelector('#alerts-list li')?.dataset.state === 'firing'",
     );
-    let told = page.texts("#alerts-list li");
-    assert_eq!(told.len(), 1);
-    assert!(told[0].contains("a-router-is-down") && told[0].contains("north"), "{told:?}");
+    let reported = page.texts("#alerts-list li");
+    assert_eq!(reported.len(), 1);
+    assert!(
+        reported[0].contains("a-router-is-down") && reported[0].contains("north"),
+        "{reported:?}"
+    );
     // The page is well, though a router is not; and what was counted is not forgotten.
     assert_eq!(page.value("document.documentElement.dataset.connection"), "live");
     assert_eq!(page.value(COUNTED), "0 of 5");

@@ -163,7 +163,7 @@ impl Page {
 
     /// Returns errors and warnings of the browser's console, and requests to other hosts.
     pub(crate) fn faults(&self) -> Vec<String> {
-        let told = self.browser.events.iter().filter_map(|event| {
+        let reported = self.browser.events.iter().filter_map(|event| {
             let params = &event["params"];
             match event["method"].as_str()? {
                 "Runtime.exceptionThrown" => Some(params["exceptionDetails"].to_string()),
@@ -181,7 +181,7 @@ impl Page {
                 _ => None,
             }
         });
-        told.collect()
+        reported.collect()
     }
 
     /// Returns the requested paths, with their queries.

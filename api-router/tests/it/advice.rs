@@ -90,8 +90,8 @@ pub(crate) fn advice(router: &Router, query: &str) -> Value {
     reply.json()
 }
 
-fn is_near(told: &Value, expected: f64) -> bool {
-    told.as_f64().is_some_and(|told| (told - expected).abs() < 1e-9)
+fn is_near(reported: &Value, expected: f64) -> bool {
+    reported.as_f64().is_some_and(|reported| (reported - expected).abs() < 1e-9)
 }
 
 #[test]
@@ -109,19 +109,30 @@ fn a_cluster_with_an_overloaded_shard_gets_the_slots_that_would_relieve_it() {
             (owners.keys("shard3", 100), 2),
         ],
     );
-    let told = advice(&router, "");
-    assert_eq!((&told["verdict"], &told["by"]), (&json!("skewed"), &json!("load")), "{told}");
-    assert_eq!((&told["total"], &told["unit"]), (&json!(1_600), &json!("requests")), "{told}");
-    assert_eq!((&told["hot"], &told["success"]), (&json!([]), &json!(true)), "{told}");
+    let reported = advice(&router, "");
+    assert_eq!(
+        (&reported["verdict"], &reported["by"]),
+        (&json!("skewed"), &json!("load")),
+        "{reported}"
+    );
+    assert_eq!(
+        (&reported["total"], &reported["unit"]),
+        (&json!(1_600), &json!("requests")),
+        "{reported}"
+    );
+    assert_eq!((&reported["hot"], &reported["success"]), (&json!([]), &json!(true)), "{reported}");
     // 1200 of 1600 where a third should be.
-    assert!(is_near(&told["skew"], 2.25) && told["window_s"].as_f64() > Some(0.0), "{told}");
-    assert!(told["because"].as_str().unwrap().starts_with("shard1 carries 2.25"), "{told}");
-    assert!(told["how"].as_str().unwrap().contains("nothing moves by itself"), "{told}");
+    assert!(
+        is_near(&reported["skew"], 2.25) && reported["window_s"].as_f64() > Some(0.0),
+        "{reported}"
+    );
+    assert!(reported["because"].as_str().unwrap().starts_with("shard1 carries 2.25"), "{reported}");
+    assert!(reported["how"].as_str().unwrap().contains("nothing moves by itself"), "{reported}");
 
     let before = owners.shares(&counts);
-    owners.follow(&told);
+    owners.follow(&reported);
     let after = owners.shares(&counts);
-    for shard in told["shards"].as_array().unwrap() {
+    for shard in reported["shards"].as_array().unwrap() {
         let name = shard["shard"].as_str().unwrap();
         assert!(is_near(&shard["share"], before[name]), "{shard}");
         assert!(is_near(&shard["share_after"], after[name]), "{shard} {after:?}");
@@ -130,18 +141,21 @@ fn a_cluster_with_an_overloaded_shard_gets_the_slots_that_would_relieve_it() {
         assert_eq!(shard["slots_after"], slots);
         assert!(shard["bytes"].as_u64() > Some(0) && shard["rows"] == 0, "{shard}");
     }
-    let moves = told["moves"].as_array().unwrap();
-    assert!((2..=4).contains(&moves.len()), "{told}");
+    let moves = reported["moves"].as_array().unwrap();
+    assert!((2..=4).contains(&moves.len()), "{reported}");
     for step in moves {
         assert_eq!((&step["from"], &step["estimated"]), (&json!("shard1"), &json!(true)));
     }
     let skew = after.values().fold(0.0_f64, |most, share| most.max(share * 3.0));
-    assert!(is_near(&told["skew_after"], skew) && skew < 1.05, "{told}");
+    assert!(is_near(&reported["skew_after"], skew) && skew < 1.05, "{reported}");
 
     // Recorded requests end with the process.
     router.end();
-    let told = advice(&Router::start_in(&data, &[]), "?by=load");
-    assert_eq!((&told["verdict"], &told["moves"]), (&json!("too_little_to_say"), &json!([])));
+    let reported = advice(&Router::start_in(&data, &[]), "?by=load");
+    assert_eq!(
+        (&reported["verdict"], &reported["moves"]),
+        (&json!("too_little_to_say"), &json!([]))
+    );
 }
 
 #[test]
@@ -151,20 +165,23 @@ fn a_key_that_outweighs_a_shard_is_named_and_nothing_is_planned_for_it() {
     let owners = Owners::of(&router);
     let others = ["shard1", "shard2", "shard3"].map(|shard| (owners.keys(shard, 100), 2));
     let counts = [read(&router, &others), read(&router, &[(vec!["celebrity".to_owned()], 1_400)])];
-    let told = advice(&router, "");
-    assert_eq!(told["verdict"], "hot", "{told}");
-    let hot = &told["hot"][0];
+    let reported = advice(&router, "");
+    assert_eq!(reported["verdict"], "hot", "{reported}");
+    let hot = &reported["hot"][0];
     let place = router.get("/api/route?key=celebrity").json();
-    assert_eq!((&hot["key"], &hot["slot"]), (&json!("celebrity"), &place["slot"]), "{told}");
-    assert_eq!((&hot["shard"], told["hot"].as_array().unwrap().len()), (&place["shard"], 1));
+    assert_eq!((&hot["key"], &hot["slot"]), (&json!("celebrity"), &place["slot"]), "{reported}");
+    assert_eq!((&hot["shard"], reported["hot"].as_array().unwrap().len()), (&place["shard"], 1));
     let of_slot: u64 = counts.iter().filter_map(|counts| counts.get(&slot("celebrity"))).sum();
-    assert!(is_near(&hot["share"], of_slot as f64 / 2_000.0), "{told}");
-    assert!(is_near(&hot["key_share"], 0.7) && is_near(&hot["fair_share"], 1.0 / 3.0), "{told}");
-    assert!(told["because"].as_str().unwrap().contains("no move can change"), "{told}");
+    assert!(is_near(&hot["share"], of_slot as f64 / 2_000.0), "{reported}");
+    assert!(
+        is_near(&hot["key_share"], 0.7) && is_near(&hot["fair_share"], 1.0 / 3.0),
+        "{reported}"
+    );
+    assert!(reported["because"].as_str().unwrap().contains("no move can change"), "{reported}");
     let mut after = Owners::of(&router);
-    after.follow(&told);
-    assert_eq!(after.0[slot("celebrity")], place["shard"], "it stays: {told}");
-    assert!(told["skew_after"].as_f64() <= told["skew"].as_f64(), "{told}");
+    after.follow(&reported);
+    assert_eq!(after.0[slot("celebrity")], place["shard"], "it stays: {reported}");
+    assert!(reported["skew_after"].as_f64() <= reported["skew"].as_f64(), "{reported}");
 }
 
 #[test]
@@ -174,13 +191,20 @@ fn an_even_cluster_is_balanced() {
     let owners = Owners::of(&router);
     let evenly = ["shard1", "shard2", "shard3"].map(|shard| (owners.keys(shard, 100), 4));
     read(&router, &evenly[..2]);
-    let told = advice(&router, "");
-    assert_eq!((&told["verdict"], &told["total"]), (&json!("too_little_to_say"), &json!(800)));
+    let reported = advice(&router, "");
+    assert_eq!(
+        (&reported["verdict"], &reported["total"]),
+        (&json!("too_little_to_say"), &json!(800))
+    );
     read(&router, &evenly[2..]);
-    let told = advice(&router, "");
-    assert_eq!((&told["verdict"], &told["moves"]), (&json!("balanced"), &json!([])), "{told}");
-    assert_eq!(told["how"], "nothing has to be done");
-    assert!(is_near(&told["skew"], 1.0) && is_near(&told["skew_after"], 1.0), "{told}");
+    let reported = advice(&router, "");
+    assert_eq!(
+        (&reported["verdict"], &reported["moves"]),
+        (&json!("balanced"), &json!([])),
+        "{reported}"
+    );
+    assert_eq!(reported["how"], "nothing has to be done");
+    assert!(is_near(&reported["skew"], 1.0) && is_near(&reported["skew_after"], 1.0), "{reported}");
 }
 
 /// So many letters without a pattern that could be compressed.
@@ -198,9 +222,12 @@ fn noise(letters: usize) -> String {
 fn by_size_a_fuller_shard_gives_slots_to_the_others() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start_with(&["--analytics", "off"]);
-    let told = advice(&router, "?by=size");
-    assert_eq!((&told["verdict"], &told["unit"]), (&json!("too_little_to_say"), &json!("bytes")));
-    assert_eq!(told["window_s"], Value::Null);
+    let reported = advice(&router, "?by=size");
+    assert_eq!(
+        (&reported["verdict"], &reported["unit"]),
+        (&json!("too_little_to_say"), &json!("bytes"))
+    );
+    assert_eq!(reported["window_s"], Value::Null);
     // Without analytics nothing is recorded.
     let refused = router.get("/api/advice");
     assert_eq!((refused.status, &*refused.code()), (404, "TSR111"), "{}", refused.text());
@@ -212,12 +239,19 @@ fn by_size_a_fuller_shard_gives_slots_to_the_others() {
         let put = router.send("PUT", &format!("/api/kv/{key}"), &json, Some(value.as_bytes()));
         assert_eq!(put.status, 201, "{}", put.text());
     }
-    let told = advice(&router, "?by=size");
-    assert_eq!((&told["verdict"], &told["hot"]), (&json!("skewed"), &json!([])), "{told}");
-    assert!(told["total"].as_u64() > Some(16 << 20) && told["skew"].as_f64() > Some(2.0), "{told}");
-    assert!(told["skew_after"].as_f64() < Some(1.1), "{told}");
+    let reported = advice(&router, "?by=size");
+    assert_eq!(
+        (&reported["verdict"], &reported["hot"]),
+        (&json!("skewed"), &json!([])),
+        "{reported}"
+    );
+    assert!(
+        reported["total"].as_u64() > Some(16 << 20) && reported["skew"].as_f64() > Some(2.0),
+        "{reported}"
+    );
+    assert!(reported["skew_after"].as_f64() < Some(1.1), "{reported}");
     let (mut lost, mut share) = (0, 0.0);
-    for step in told["moves"].as_array().unwrap() {
+    for step in reported["moves"].as_array().unwrap() {
         assert_eq!(
             (&step["from"], step["ranges"].as_array().unwrap().len()),
             (&json!("shard2"), 1)
@@ -225,12 +259,12 @@ fn by_size_a_fuller_shard_gives_slots_to_the_others() {
         lost += step["bytes"].as_u64().unwrap();
         share += step["share"].as_f64().unwrap();
     }
-    let of_shard = &told["shards"][1];
+    let of_shard = &reported["shards"][1];
     let expected = of_shard["share"].as_f64().unwrap() - share;
-    assert!(is_near(&of_shard["share_after"], expected), "{told}");
-    let part = lost as f64 / told["total"].as_f64().unwrap();
-    assert!((part - share).abs() < 0.001, "{part} {told}");
-    owners.follow(&told);
+    assert!(is_near(&of_shard["share_after"], expected), "{reported}");
+    let part = lost as f64 / reported["total"].as_f64().unwrap();
+    assert!((part - share).abs() < 0.001, "{part} {reported}");
+    owners.follow(&reported);
 }
 
 #[test]
@@ -251,8 +285,11 @@ fn on_citus_the_advice_names_the_way_to_move_rows() {
     }
     let router = Router::start();
     for query in ["", "?by=size"] {
-        let told = advice(&router, query);
-        assert_eq!((&told["verdict"], &told["moves"]), (&json!("left_to_citus"), &json!([])));
-        assert!(told["how"].as_str().unwrap().contains("citus_rebalance_start"), "{told}");
+        let reported = advice(&router, query);
+        assert_eq!(
+            (&reported["verdict"], &reported["moves"]),
+            (&json!("left_to_citus"), &json!([]))
+        );
+        assert!(reported["how"].as_str().unwrap().contains("citus_rebalance_start"), "{reported}");
     }
 }

@@ -60,8 +60,8 @@ fn export(data: &Path, how: &str, folder: &Path) -> Vec<PathBuf> {
         assert!(how.contains(form), "{how}");
         let columns = "user_id, name, email, partition_key";
         let copy = form.replace("TABLE", "users").replace("COLUMN, …", columns);
-        let told = crate::backend::copy_primaries(data, &copy).into_iter();
-        let written = told.enumerate().map(|(shard, rows)| {
+        let reported = crate::backend::copy_primaries(data, &copy).into_iter();
+        let written = reported.enumerate().map(|(shard, rows)| {
             let file = file(&format!("users{shard}.csv"));
             std::fs::write(&file, rows).unwrap();
             file
@@ -82,13 +82,13 @@ fn a_new_cluster_that_is_made_as_advised_has_the_rows_and_is_balanced() {
     let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let (router, requests) = lopsided(&data);
-    let told = advice(&router, "");
-    assert_eq!(told["verdict"], "skewed", "{told}");
-    let how = told["how"].as_str().unwrap();
+    let reported = advice(&router, "");
+    assert_eq!(reported["verdict"], "skewed", "{reported}");
+    let how = reported["how"].as_str().unwrap();
     assert!(how.contains("--placement manual:FIRST-LAST=SHARD"), "{how}");
 
     let mut owners = Owners::of(&router);
-    owners.follow(&told);
+    owners.follow(&reported);
     let made = Router::start_with(&["--placement", &manual(&owners)]);
     assert!(Owners::of(&made).0 == owners.0, "each slot is where it was advised to be");
     let mut stored = 0;
@@ -100,14 +100,18 @@ fn a_new_cluster_that_is_made_as_advised_has_the_rows_and_is_balanced() {
     }
     assert_eq!(stored, USERS as u64);
     assert_eq!(rows(&made, "users"), json!(USERS));
-    let told = made.read("user_7", "table=users").json();
-    let row = &told["data"][0];
-    assert_eq!((&row["user_id"], &row["name"]), (&json!("user_7"), &json!("")), "{told}");
+    let reported = made.read("user_7", "table=users").json();
+    let row = &reported["data"][0];
+    assert_eq!((&row["user_id"], &row["name"]), (&json!("user_7"), &json!("")), "{reported}");
     assert_eq!((&row["email"], &row["partition_key"]), (&json!("a, \"b\"\n"), &json!(null)));
 
     read(&made, &requests);
-    let told = advice(&made, "");
-    assert_eq!((&told["verdict"], &told["moves"]), (&json!("balanced"), &json!([])), "{told}");
+    let reported = advice(&made, "");
+    assert_eq!(
+        (&reported["verdict"], &reported["moves"]),
+        (&json!("balanced"), &json!([])),
+        "{reported}"
+    );
 }
 
 #[test]
@@ -115,8 +119,8 @@ fn what_the_advice_names_is_there() {
     crate::backend::not_on_citus!("Citus has words of its own");
     let folder = crate::folders::temporary();
     let (router, _) = lopsided(&folder.path().join("data"));
-    let told: Value = advice(&router, "");
-    let how = told["how"].as_str().unwrap();
+    let reported: Value = advice(&router, "");
+    let how = reported["how"].as_str().unwrap();
     let named = commands(how);
     assert!(!named.is_empty(), "{how}");
     for words in named {

@@ -66,8 +66,8 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
     assert!((0..held).all(|number| there(&name(number))));
     assert!(!there(&name(held)) && !there("user_after"));
     let headers = [("x-shard-key", "user_after"), ("x-session-token", token.as_str())];
-    let told = router.send("GET", "/api/read?table=users", &headers, None);
-    assert_eq!((told.status, told.code().as_str()), (409, "TSR305"));
+    let reported = router.send("GET", "/api/read?table=users", &headers, None);
+    assert_eq!((reported.status, reported.code().as_str()), (409, "TSR305"));
 }
 
 #[test]
@@ -86,9 +86,9 @@ fn a_router_that_is_killed_while_it_is_saved_leaves_nothing_under_the_final_name
             assert!(killed.unwrap().success());
         }
     };
-    let told = ask(&data, &request, &Watch { step: &step, cancelled: &|| false });
+    let reported = ask(&data, &request, &Watch { step: &step, cancelled: &|| false });
     router.wait();
-    match told {
+    match reported {
         // It was quicker than the signal.
         Ok(_) => std::fs::remove_dir_all(&copy).unwrap(),
         Err(ControlError::Broken(_)) => {

@@ -23,8 +23,8 @@ fn assert_nothing_stored(router: &Router) {
     }
 }
 
-/// Returns a user's row with one member replaced or added, as text, so that it may be no JSON at
-/// all.
+/// Returns a user's row with one member replaced or added, as text, so that it may be
+/// invalid JSON.
 fn with(member: &str, json: &str) -> String {
     let mut members = vec![("user_id", r#""u""#), ("name", r#""N""#), ("email", r#""e""#)];
     members.retain(|(name, _)| *name != member);
@@ -133,8 +133,8 @@ fn members_that_are_missing_unknown_double_or_of_the_wrong_type_are_named() {
         let reply = send(&router, "/api/write", body.as_bytes());
         assert_refused(&reply, status, code, body);
         let problem = reply.json();
-        let told = format!("{} {}", problem["detail"], problem["hint"]);
-        assert!(told.contains(named), "{body}: {told}");
+        let text = format!("{} {}", problem["detail"], problem["hint"]);
+        assert!(text.contains(named), "{body}: {text}");
     }
     assert_nothing_stored(&router);
 }
@@ -245,7 +245,12 @@ fn the_character_zero_is_refused_wherever_it_stands() {
         assert_refused(&send(&router, "/api/write", body.as_bytes()), *status, code, body);
     }
     let kept = send(&router, "/api/write", product(r#""\\u0000""#).as_bytes());
-    assert_eq!(kept.status, 201, "an escaped backslash is no zero: {}", kept.text());
+    assert_eq!(
+        kept.status,
+        201,
+        "an escaped backslash before u0000 is not U+0000: {}",
+        kept.text()
+    );
     for (query, code) in [
         ("table=users&shardKey=%00", "TSR100"),
         ("table=users&name=eq.%00", "TSR312"),

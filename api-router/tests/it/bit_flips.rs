@@ -92,14 +92,14 @@ fn holds(file: &Path, text: &str) -> bool {
 /// Node and name of each reason why the cluster is not well.
 fn reasons(router: &Router) -> (String, Vec<(String, String)>) {
     let health = router.get("/api/health").json();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for node in health["shards"][0]["nodes"].as_array().unwrap() {
         for reason in node["reasons"].as_array().unwrap() {
             let text = |value: &Value| value.as_str().unwrap().to_owned();
-            told.push((text(&node["node"]), text(&reason["name"])));
+            reported.push((text(&node["node"]), text(&reason["name"])));
         }
     }
-    (health["status"].as_str().unwrap().to_owned(), told)
+    (health["status"].as_str().unwrap().to_owned(), reported)
 }
 
 fn reason(node: &str, name: &str) -> (String, String) {
@@ -178,8 +178,8 @@ fn of_two_copies_that_differ_both_are_named_and_neither_is_touched() {
     flip(&replica);
     let mut router = reopened(&data, "1");
     let named = ["shard1-primary", "shard1-replica1"].map(|node| reason(node, "copies_differ"));
-    let told = ("degraded".to_owned(), named.to_vec());
-    until("the difference is told", || reasons(&router) == told);
+    let reported = ("degraded".to_owned(), named.to_vec());
+    until("the difference is told", || reasons(&router) == reported);
     let passes = copy_counter(&router, "compared");
     until("it was compared again", || copy_counter(&router, "compared") > passes + 1);
     let still = reasons(&router).1;

@@ -57,7 +57,7 @@ impl Cached {
 }
 
 /// Returns the headers about the cache: `x-cache` and `x-served-by`.
-pub(crate) fn told(reply: &Reply) -> (&str, &str) {
+pub(crate) fn cache_headers(reply: &Reply) -> (&str, &str) {
     (reply.header("x-cache").unwrap_or("-"), reply.header("x-served-by").unwrap_or("-"))
 }
 
@@ -72,10 +72,10 @@ pub(crate) fn until_hit(ask: impl Fn() -> Reply) -> Reply {
     loop {
         let reply = ask();
         assert!(reply.status < 500, "{}", reply.text());
-        if told(&reply).0 == "hit" {
+        if cache_headers(&reply).0 == "hit" {
             return reply;
         }
-        assert!(began.elapsed() < PATIENCE, "the cache never answers: {:?}", told(&reply));
+        assert!(began.elapsed() < PATIENCE, "the cache never answers: {:?}", cache_headers(&reply));
         std::thread::yield_now();
     }
 }
@@ -95,9 +95,9 @@ fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
     stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     let first = plain_read(router, "k");
     let reader = if backend::is_citus() { "primary" } else { "replica" };
-    assert_eq!((told(&first), &first.json()["cached"]), (("miss", reader), &json!(false)));
+    assert_eq!((cache_headers(&first), &first.json()["cached"]), (("miss", reader), &json!(false)));
     let hit = until_hit(|| plain_read(router, "k"));
-    assert_eq!(told(&hit), ("hit", "cache"));
+    assert_eq!(cache_headers(&hit), ("hit", "cache"));
     let (mut cached, mut plain) = (hit.json(), first.json());
     assert_eq!((&cached["served_by"], &cached["cached"]), (&json!("cache"), &json!(true)));
     for body in [&mut cached, &mut plain] {
@@ -109,7 +109,7 @@ fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
     }
     let tag = hit.header("etag").unwrap();
     let known = || stranger(router).read_with(Some("k"), &[("if-none-match", tag)], "table=users");
-    assert_eq!((known().status, told(&known()).0), (304, "hit"));
+    assert_eq!((known().status, cache_headers(&known()).0), (304, "hit"));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_key_is_kept_when_it_is_read_again_and_again_and_not_before() {
     let router = &cached.router;
     for key in ["k", "l", "m"] {
         stranger(router).write_user(key, "Ada");
-        assert_eq!(told(&plain_read(router, key)).0, "miss");
+        assert_eq!(cache_headers(&plain_read(router, key)).0, "miss");
     }
     assert_eq!(cached.redis.keys(), Vec::<String>::new(), "each was asked for once");
     assert_eq!(cached.counters()["seldom"], 3);
@@ -157,7 +157,7 @@ fn each_question_has_an_answer_of_its_own() {
         assert_eq!(cached["data"], ask("all", query).json()["data"], "{query}");
     }
     for query in queries {
-        assert_eq!(told(&ask("one", query)).0, "hit", "{query}");
+        assert_eq!(cache_headers(&ask("one", query)).0, "hit", "{query}");
     }
 }
 
@@ -186,7 +186,7 @@ fn a_read_that_needs_more_than_a_cache_can_prove_bypasses_it() {
     ] {
         for _ in 0..3 {
             let reply = ask(key, headers, query);
-            let (cache, by) = told(&reply);
+            let (cache, by) = cache_headers(&reply);
             assert_eq!((reply.status, cache), (200, "bypass"), "{key:?} {headers:?} {query}");
             assert_ne!(by, "cache");
             assert_eq!(reply.json()["cached"], false);
@@ -194,7 +194,7 @@ fn a_read_that_needs_more_than_a_cache_can_prove_bypasses_it() {
     }
     // Of what has a next page nothing is kept.
     for _ in 0..5 {
-        assert_ne!(told(&ask(Some("k"), &[], "table=orders&limit=2")).0, "hit");
+        assert_ne!(cache_headers(&ask(Some("k"), &[], "table=orders&limit=2")).0, "hit");
     }
     let write = stranger(router).write_user("k", "Ada");
     assert_eq!(write.header("x-cache"), None, "a write is answered by no cache");
@@ -271,7 +271,7 @@ fn a_write_invalidates_the_entries_of_its_key_and_of_no_other() {
         200
     );
     until_seen(router, "k", &[]);
-    assert_eq!(told(&plain_read(router, "other")).0, "hit");
+    assert_eq!(cache_headers(&plain_read(router, "other")).0, "hit");
     assert!(cached.counters()["voids"].as_u64().unwrap() >= 2, "{}", cached.counters());
 }
 
@@ -318,7 +318,7 @@ fn a_client_limits_the_age_of_a_cached_answer() {
     until_hit(|| ask("30000"));
     for _ in 0..5 {
         // Nothing that was read before now is new enough.
-        assert_eq!(told(&ask("0")).0, "miss");
+        assert_eq!(cache_headers(&ask("0")).0, "miss");
     }
     let stale = router.get("/api/analytics/metrics").json()["metrics"]["cache"]["stale"].clone();
     assert!(stale.as_u64().unwrap() >= 5, "{stale}");
@@ -337,7 +337,7 @@ fn without_a_word_of_the_client_the_bound_holds() {
         let age = [("x-max-staleness-ms", "30000")];
         stranger(router).read_with(Some("k"), &age, "table=users")
     });
-    assert_eq!(told(&plain_read(router, "k")).0, "miss");
+    assert_eq!(cache_headers(&plain_read(router, "k")).0, "miss");
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn late_replicas_make_no_answer_younger_than_it_is() {
     loop {
         let is_due = written.elapsed().as_millis() > 300;
         let reply = plain_read(router, "k");
-        let is_hit = told(&reply).0 == "hit";
+        let is_hit = cache_headers(&reply).0 == "hit";
         if is_due && is_hit {
             assert_eq!(Seen::of(&reply).names, ["Bob"], "an older answer, after the bound");
         }
@@ -388,7 +388,7 @@ fn values_under_keys_come_from_the_cache_and_are_never_older_than_their_writer_k
     assert_eq!(settled(&json!({"n": 0})).status, 201);
     for path in ["/api/kv/a/b", "/read?key=a/b"] {
         let hit = until_hit(|| get(path));
-        assert_eq!((hit.status, told(&hit)), (200, ("hit", "cache")));
+        assert_eq!((hit.status, cache_headers(&hit)), (200, ("hit", "cache")));
         assert!(hit.header("etag").is_some());
     }
     assert_eq!(get("/api/kv/a/b").json(), json!({"n": 0}));
@@ -442,7 +442,7 @@ fn what_is_larger_than_an_entry_may_be_is_not_kept() {
     until_hit(|| plain_read(router, "small"));
     for _ in 0..10 {
         let reply = plain_read(router, "large");
-        assert_eq!((reply.status, told(&reply).0), (200, "miss"));
+        assert_eq!((reply.status, cache_headers(&reply).0), (200, "miss"));
     }
 }
 
@@ -458,7 +458,7 @@ fn the_router_s_own_memory_answers_under_the_same_rules() {
         assert_eq!(writer.user("k").names, [&*name]);
         until_seen(router, "k", &[&name]);
         until_hit(|| plain_read(router, "k"));
-        assert_eq!(told(&plain_read(router, "k")).0, "hit");
+        assert_eq!(cache_headers(&plain_read(router, "k")).0, "hit");
     }
     let counted = cached.counters();
     assert!(counted["near_hits"].as_u64().unwrap() > 0, "{counted}");

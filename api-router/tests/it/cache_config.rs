@@ -112,9 +112,9 @@ fn a_value_that_does_not_fit_is_refused_with_its_name_and_the_allowed_ones() {
         ("cache_min_uses", "1001", "a number from 1 to 1000"),
     ] {
         let variables = [("REDIS_URL", URL), (&*variable(name), value)];
-        let told = refusal(with(dir.path(), &variables, &[]));
+        let reported = refusal(with(dir.path(), &variables, &[]));
         let subject = format!("{name} (from environment) is `{value}`; it must be {allowed}");
-        assert!(told.contains(&subject), "{told}");
+        assert!(reported.contains(&subject), "{reported}");
     }
     for (url, allowed) in [
         ("http://127.0.0.1:6379", "begins with redis:// or rediss://"),
@@ -122,27 +122,27 @@ fn a_value_that_does_not_fit_is_refused_with_its_name_and_the_allowed_ones() {
         ("redis://127.0.0.1:6379/none", "a number from 0"),
         ("redis://127.0.0.1:6379?ca=/x", "rediss://"),
         ("redis://127.0.0.1:6379?tls=1", "only parameter"),
-        ("redis://127.0.0.1:x", "the address of a cache"),
+        ("redis://127.0.0.1:x", "a cache address is"),
     ] {
-        let told = refusal(with(dir.path(), &[("REDIS_URL", url)], &[]));
-        assert!(told.contains("REDIS_URL (from environment): "), "{told}");
-        assert!(told.contains(allowed), "{url}: {told}");
+        let reported = refusal(with(dir.path(), &[("REDIS_URL", url)], &[]));
+        assert!(reported.contains("REDIS_URL (from environment): "), "{reported}");
+        assert!(reported.contains(allowed), "{url}: {reported}");
     }
-    let told = refusal(with(dir.path(), &[("TESSERA_CACHE_BOUND_MS", "9")], &[]));
-    assert!(told.contains("is about a cache, but none is named: set REDIS_URL"), "{told}");
+    let reported = refusal(with(dir.path(), &[("TESSERA_CACHE_BOUND_MS", "9")], &[]));
+    assert!(reported.contains("is about a cache, but none is named: set REDIS_URL"), "{reported}");
 }
 
 #[test]
 fn a_section_with_an_unknown_member_or_of_the_wrong_type_is_refused_by_its_path() {
-    for (text, told) in [
+    for (text, reported) in [
         ("[cache]\nurl = 1\n", "cache.url (from tessera.toml) must be a text"),
         (
             "[cache]\nurll = \"x\"\n",
-            "cache.urll (from tessera.toml) is no setting; did you mean url?",
+            "cache.urll (from tessera.toml) is not a setting; did you mean url?",
         ),
         ("[cache]\nbound_ms = \"9\"\n", "cache.bound_ms (from tessera.toml) must be a number"),
         ("cache = 1\n", "cache (from tessera.toml) must be a section"),
-        ("[cahce]\n", "cahce (from tessera.toml) is no setting; did you mean cache?"),
+        ("[cahce]\n", "cahce (from tessera.toml) is not a setting; did you mean cache?"),
         (
             "redis_url = \"redis://a\"\n[cache]\nurl = \"redis://b\"\n",
             "redis_url (from tessera.toml) stands in a section too",
@@ -152,7 +152,7 @@ fn a_section_with_an_unknown_member_or_of_the_wrong_type_is_refused_by_its_path(
         let dir = folder();
         write(dir.path(), "tessera.toml", text);
         let said = refusal(bare_command(dir.path()));
-        assert!(said.contains(told), "{text}: {said}");
+        assert!(said.contains(reported), "{text}: {said}");
     }
 }
 
@@ -170,11 +170,14 @@ fn a_password_may_be_in_a_file_and_is_never_shown() {
     assert_eq!(shown["cache_password_file"], said(file, "environment"));
 
     let both = [("REDIS_URL", "redis://:canary@h"), ("TESSERA_CACHE_PASSWORD_FILE", file)];
-    let told = refusal(with(dir.path(), &both, &[]));
-    assert!(told.contains("leave one of them out") && !told.contains("canary"), "{told}");
+    let reported = refusal(with(dir.path(), &both, &[]));
+    assert!(
+        reported.contains("leave one of them out") && !reported.contains("canary"),
+        "{reported}"
+    );
     let missing = [("REDIS_URL", URL), ("TESSERA_CACHE_PASSWORD_FILE", "/no/such")];
-    let told = refusal(with(dir.path(), &missing, &[]));
-    assert!(told.contains("cache_password_file (from environment)"), "{told}");
+    let reported = refusal(with(dir.path(), &missing, &[]));
+    assert!(reported.contains("cache_password_file (from environment)"), "{reported}");
 
     // An error about an address contains no part of it.
     for url in [
@@ -190,9 +193,12 @@ fn a_password_may_be_in_a_file_and_is_never_shown() {
         for flag in ["--print-config", "--doctor", "--cache-near-bytes=x"] {
             let mut command = with(dir.path(), &[("REDIS_URL", url)], &[flag]);
             let output = command.output().unwrap();
-            let told = [output.stdout, output.stderr].concat();
-            let told = String::from_utf8_lossy(&told);
-            assert!(!told.is_empty() && !told.contains("canary"), "{url} {flag}: {told}");
+            let reported = [output.stdout, output.stderr].concat();
+            let reported = String::from_utf8_lossy(&reported);
+            assert!(
+                !reported.is_empty() && !reported.contains("canary"),
+                "{url} {flag}: {reported}"
+            );
         }
     }
     let misplaced =

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::backend;
-use crate::cache::{Cached, LONG, plain_read, told, until_hit, until_seen};
+use crate::cache::{Cached, LONG, cache_headers, plain_read, until_hit, until_seen};
 use crate::client::{Client, Seen, stranger};
 use crate::harness::{PATIENCE, Router};
 use crate::redis::{PASSWORD, Redis};
@@ -142,7 +142,7 @@ fn a_foreign_value_in_redis_is_never_returned() {
         assert_eq!((reply.status, &reply.json()["data"][0]["name"]), (200, &json!("name of k")));
     }
     assert!(cached.counters()["errors"].as_u64().unwrap() > 0, "{}", cached.counters());
-    // An entry of another key under this one, and a key that is no hash at all.
+    // An entry of another key under this one, and a key that is not a hash at all.
     redis.ask(&["COPY", l, k, "REPLACE"]);
     for _ in 0..3 {
         assert_eq!(Seen::of(&plain_read(router, "k")).names, ["name of k"]);
@@ -200,7 +200,7 @@ fn an_old_dump_brings_nothing_back_that_a_client_knows_better() {
     assert_eq!(stranger(router).user_at("k", "all").names, ["new"]);
     let fresh = [("x-max-staleness-ms", "0")];
     let reply = stranger(router).read_with(Some("k"), &fresh, "table=users");
-    assert_ne!(told(&reply).0, "hit");
+    assert_ne!(cache_headers(&reply).0, "hit");
 }
 
 #[test]
@@ -236,24 +236,33 @@ fn the_doctor_reports_the_state_of_redis() {
         let mut command = backend::command(&data.path().join("data"), &["--doctor"]);
         command.env("REDIS_URL", redis_url);
         let output = command.output().unwrap();
-        let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(!told.contains("canary"), "{told}");
-        told
+        let reported = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!reported.contains("canary"), "{reported}");
+        reported
     };
     let redis = Redis::start_with(&["--maxmemory", "10mb", "--maxmemory-policy", "allkeys-lfu"]);
-    let told = examine(&redis.url());
-    assert!(told.contains("good     redis://") && told.contains("answers, Redis 7."), "{told}");
+    let reported = examine(&redis.url());
+    assert!(
+        reported.contains("good     redis://") && reported.contains("answers, Redis 7."),
+        "{reported}"
+    );
     redis.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    let told = examine(&redis.url());
-    assert!(told.contains("warning  redis://") && told.contains("maxmemory-policy"), "{told}");
+    let reported = examine(&redis.url());
+    assert!(
+        reported.contains("warning  redis://") && reported.contains("maxmemory-policy"),
+        "{reported}"
+    );
     redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
-    let told = examine(&redis.url());
-    assert!(told.contains("warning  redis://") && told.contains("maxmemory"), "{told}");
-    let told = examine(&redis.url().replace(PASSWORD, "canary-wrong"));
-    assert!(told.contains("warning  redis://"), "{told}");
+    let reported = examine(&redis.url());
+    assert!(reported.contains("warning  redis://") && reported.contains("maxmemory"), "{reported}");
+    let reported = examine(&redis.url().replace(PASSWORD, "canary-wrong"));
+    assert!(reported.contains("warning  redis://"), "{reported}");
     redis.freeze();
     let began = Instant::now();
-    let told = examine(&redis.url());
-    assert!(told.contains("warning  redis://") && told.contains("does not answer"), "{told}");
+    let reported = examine(&redis.url());
+    assert!(
+        reported.contains("warning  redis://") && reported.contains("does not answer"),
+        "{reported}"
+    );
     assert!(began.elapsed() < Duration::from_secs(20));
 }

@@ -1,7 +1,7 @@
 //! Tests of a shared Redis: two routers of one cluster share its entries, and two clusters do not.
 
 use crate::backend;
-use crate::cache::{Cached, LONG, plain_read, told, until_hit, until_seen};
+use crate::cache::{Cached, LONG, cache_headers, plain_read, until_hit, until_seen};
 use crate::client::{Client, Seen, stranger};
 
 #[test]
@@ -26,7 +26,7 @@ fn two_clusters_on_one_redis_never_meet() {
     }
     // What one writes voids nothing of the other.
     stranger(&one.router).write_user("k", "Eve");
-    assert_eq!(told(&plain_read(&other.0, "k")).0, "hit");
+    assert_eq!(cache_headers(&plain_read(&other.0, "k")).0, "hit");
     let keys = one.redis.keys();
     assert_eq!(keys.len(), keys.iter().collect::<std::collections::BTreeSet<_>>().len());
     assert!(keys.iter().all(|key| key.starts_with("tessera:1:")), "{keys:?}");

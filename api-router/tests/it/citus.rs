@@ -53,7 +53,7 @@ fn rows_lie_where_citus_puts_them_and_are_found_by_key_and_all_together() {
     assert_eq!(names, ["first", "second", "first"]);
 
     let shard = router.get("/api/shards/shard1").json();
-    let told: BTreeMap<&str, i64> = shard["citus"]["nodes"]
+    let reported: BTreeMap<&str, i64> = shard["citus"]["nodes"]
         .as_array()
         .unwrap()
         .iter()
@@ -64,7 +64,7 @@ fn rows_lie_where_citus_puts_them_and_are_found_by_key_and_all_together() {
     for place in places {
         let (node, shards) = place.split_once(' ').unwrap();
         // Six tables come with Tessera, and all lie alike.
-        assert_eq!(told[node], 6 * shards.parse::<i64>().unwrap(), "{told:?}");
+        assert_eq!(reported[node], 6 * shards.parse::<i64>().unwrap(), "{reported:?}");
     }
     assert!(shard["citus"]["moves"].as_str().unwrap().contains("citus_rebalance_start()"));
     assert_eq!(shard["tables"][4]["rows"], 100);

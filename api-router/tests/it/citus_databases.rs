@@ -84,7 +84,7 @@ impl CitusServer {
         server
     }
 
-    /// Returns a database of the coordinator alone, which is no cluster of Citus.
+    /// Returns a database of the coordinator alone, which is not a cluster of Citus.
     pub(crate) fn make_plain(&self) -> String {
         let _making = self.making.lock().unwrap();
         let name = format!("{PREFIX}{}_plain", std::process::id());

@@ -202,7 +202,7 @@ pub(crate) fn set(router: &Router, node: &str, state: &str) {
 /// Waits until the router has tried a replica and knows that it cannot reach it.
 fn await_loss(router: &Router, node: &str) {
     let shard = format!("/api/shards/{}", node.split('-').next().unwrap());
-    let is_lost = |told: &Value| told["node"] == node && told["up"] == false;
+    let is_lost = |reported: &Value| reported["node"] == node && reported["up"] == false;
     let began = Instant::now();
     while !router.get(&shard).json()["nodes"].as_array().unwrap().iter().any(is_lost) {
         assert!(began.elapsed() < PATIENCE, "{node} is reached");
@@ -289,8 +289,8 @@ fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
     };
     let all_had = || {
         let since = began.elapsed();
-        let told = router.get(&shard).json();
-        told["nodes"].as_array().unwrap().iter().all(|node| had_all(node, since))
+        let reported = router.get(&shard).json();
+        reported["nodes"].as_array().unwrap().iter().all(|node| had_all(node, since))
     };
     // Of several the reads may miss one.
     while replicas > 0 && read(client) != "replica" || replicas > 1 && !all_had() {

@@ -71,8 +71,12 @@ fn users_are_made_through_a_router_as_its_keyspace_demands() {
         let router = Router::start_with(&["--keyspace", keyspace]);
         let arguments = ["generate", "--users", "300", "--orders-per-user", "2"];
         for _ in 0..2 {
-            let told = ask(&router, &arguments, "").json(0);
-            assert_eq!((&told["stored"], &told["failed"]), (&json!(900), &json!(0)), "{keyspace}");
+            let reported = ask(&router, &arguments, "").json(0);
+            assert_eq!(
+                (&reported["stored"], &reported["failed"]),
+                (&json!(900), &json!(0)),
+                "{keyspace}"
+            );
         }
         // Again over what is there: the same rows.
         assert_eq!((rows(&router, "users"), rows(&router, "orders")), (json!(300), json!(600)));
@@ -91,8 +95,8 @@ fn the_same_users_are_made_with_and_without_a_router() {
     let straight = ["generate", "--users", "200", "--json", "--data-dir", data.to_str().unwrap()];
     assert_eq!(run(&straight, "").json(0)["stored"], 400);
     let router = Router::start_in(&data, &[]);
-    let told = ask(&router, &["generate", "--users", "200"], "").json(0);
-    assert_eq!(told["stored"], 400);
+    let reported = ask(&router, &["generate", "--users", "200"], "").json(0);
+    assert_eq!(reported["stored"], 400);
     assert_eq!((rows(&router, "users"), rows(&router, "orders")), (json!(200), json!(200)));
 }
 
@@ -105,9 +109,9 @@ fn rows_are_imported_through_a_router_and_failed_ones_are_listed() {
             _ => format!("{{\"user_id\":\"u{number}\",\"name\":\"n\",\"email\":\"e\"}}\n"),
         })
         .collect();
-    let told = ask(&router, &["import", "--table", "users"], &lines).json(1);
-    assert_eq!((&told["stored"], &told["failed"]), (&json!(499), &json!(1)));
-    assert_eq!(told["first_failed"][0]["index"], 7);
+    let reported = ask(&router, &["import", "--table", "users"], &lines).json(1);
+    assert_eq!((&reported["stored"], &reported["failed"]), (&json!(499), &json!(1)));
+    assert_eq!(reported["first_failed"][0]["index"], 7);
     let records: String = (0..500).map(|number| format!("\"u{number}\",\"n, m\",e\n")).collect();
     let records = format!("user_id,name,email\n{records}");
     let csv = ["import", "--table", "users", "--format", "csv"];

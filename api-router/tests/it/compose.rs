@@ -66,7 +66,7 @@ fn plain(yaml: &Yaml<'_>) -> Value {
 }
 
 fn words(value: &Value) -> Vec<String> {
-    let words = value.as_array().unwrap_or_else(|| panic!("{value} is no list"));
+    let words = value.as_array().unwrap_or_else(|| panic!("{value} is not a list"));
     words.iter().map(|word| word.as_str().unwrap().to_owned()).collect()
 }
 
@@ -94,13 +94,13 @@ struct NodeCommand {
 /// Nodes of a file, as processes of this machine.
 struct Nodes {
     folder: TempDir,
-    told: BTreeMap<String, NodeCommand>,
+    commands: BTreeMap<String, NodeCommand>,
     ports: BTreeMap<String, u16>,
     processes: BTreeMap<String, Child>,
 }
 
 impl Nodes {
-    fn start(told: BTreeMap<String, NodeCommand>) -> Self {
+    fn start(commands: BTreeMap<String, NodeCommand>) -> Self {
         let folder = crate::folders::temporary();
         // If this is root, the servers are another user's, who must get through.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -109,11 +109,11 @@ impl Nodes {
         writeln!(file.unwrap(), "it's a secret").unwrap();
         // Held until all are known: no port is found twice.
         let listen = |name: &String| (name.clone(), TcpListener::bind("127.0.0.1:0").unwrap());
-        let held: Vec<_> = told.keys().map(listen).collect();
+        let held: Vec<_> = commands.keys().map(listen).collect();
         let port = |(name, held): (String, TcpListener)| (name, held.local_addr().unwrap().port());
         let ports = held.into_iter().map(port).collect();
-        let mut nodes = Self { folder, told, ports, processes: BTreeMap::new() };
-        for name in nodes.told.keys().cloned().collect::<Vec<_>>() {
+        let mut nodes = Self { folder, commands, ports, processes: BTreeMap::new() };
+        for name in nodes.commands.keys().cloned().collect::<Vec<_>>() {
             let process = nodes.run(&name);
             nodes.processes.insert(name, process);
         }
@@ -153,7 +153,7 @@ impl Nodes {
 
     fn run(&self, name: &str) -> Child {
         let mut all = of_stage("node", "ENTRYPOINT");
-        for word in &self.told[name].arguments {
+        for word in &self.commands[name].arguments {
             let word = self.here(word).replace(NODE_DIR, &self.dir(name));
             // Only this machine may reach it.
             all.push(word.replace("--listen=0.0.0.0", "--listen=127.0.0.1"));
@@ -166,8 +166,8 @@ impl Nodes {
     /// Waits until each says that it is well.
     fn await_health(&mut self) {
         let began = Instant::now();
-        for (name, told) in &self.told {
-            let health = told.health.iter().map(|word| word.replace(NODE_DIR, &self.dir(name)));
+        for (name, command) in &self.commands {
+            let health = command.health.iter().map(|word| word.replace(NODE_DIR, &self.dir(name)));
             let health: Vec<_> = health.collect();
             let log = self.folder.path().join(format!("{name}.log"));
             while !self.program(&health).output().unwrap().status.success() {
@@ -192,9 +192,9 @@ impl Nodes {
     }
 
     /// Returns a router over these nodes; its password is theirs.
-    fn router(&self, told: &BTreeMap<&str, String>) -> Router {
+    fn router(&self, reported: &BTreeMap<&str, String>) -> Router {
         let mut command = bare_command(self.folder.path());
-        command.envs(told.iter().map(|(variable, value)| (variable, self.here(value))));
+        command.envs(reported.iter().map(|(variable, value)| (variable, self.here(value))));
         command.env("TESSERA_BIND", "127.0.0.1:0");
         Router::start_command(command)
     }
@@ -230,19 +230,19 @@ fn check_routers(routers: &[Router; 2]) {
 /// Returns the commands of the nodes of docker-compose.yml.
 fn composed(services: &Map<String, Value>) -> BTreeMap<String, NodeCommand> {
     let nodes = services.iter().filter(|(name, _)| name.starts_with("shard"));
-    let told = nodes.map(|(name, service)| {
+    let reported = nodes.map(|(name, service)| {
         let test = words(&service["healthcheck"]["test"]);
         assert_eq!(test[0], "CMD");
         assert_eq!(service["stop_signal"], line_of_stage("node", "STOPSIGNAL"));
         let arguments = words(&service["command"]);
         (name.clone(), NodeCommand { arguments, health: test[1..].to_vec() })
     });
-    told.collect()
+    reported.collect()
 }
 
 /// Returns the commands of the pods of these manifests.
 fn podded() -> BTreeMap<String, NodeCommand> {
-    let mut told = BTreeMap::new();
+    let mut reported = BTreeMap::new();
     for file in ["primaries.yaml", "replicas.yaml"] {
         let set = read(&format!("{MANIFESTS}/{file}"));
         let container = &set["spec"]["template"]["spec"]["containers"][0];
@@ -253,10 +253,10 @@ fn podded() -> BTreeMap<String, NodeCommand> {
             };
             let arguments = words(&container["args"]).iter().map(known).collect();
             let health = words(&container["readinessProbe"]["exec"]["command"]);
-            told.insert(name, NodeCommand { arguments, health });
+            reported.insert(name, NodeCommand { arguments, health });
         }
     }
-    told
+    reported
 }
 
 impl Drop for Nodes {
@@ -276,11 +276,11 @@ fn the_commands_of_services_make_nodes_that_replicate_and_routers_that_serve() {
     let redis = cache(&services["redis"]);
     let routers = ["router1", "router2"].map(|name| {
         let environment = services[name]["environment"].as_object().unwrap();
-        let told = environment.iter().map(|(name, value)| {
+        let reported = environment.iter().map(|(name, value)| {
             let here = value.as_str().unwrap().replace("redis://redis:6379", &redis.url());
             (&**name, here)
         });
-        nodes.router(&told.collect())
+        nodes.router(&reported.collect())
     });
     check_routers(&routers);
     for router in &routers {
@@ -298,9 +298,9 @@ fn cache(service: &Value) -> Redis {
     assert_eq!(command[0], "redis-server");
     let flags: Vec<&str> = command[1..].iter().map(String::as_str).collect();
     let redis = Redis::start_with(&flags);
-    let told = |name| redis.ask(&["CONFIG", "GET", name])[1].clone();
-    assert_eq!((told("maxmemory-policy"), told("save")), ("allkeys-lfu".into(), String::new()));
-    assert_ne!(told("maxmemory"), "0");
+    let report = |name| redis.ask(&["CONFIG", "GET", name])[1].clone();
+    assert_eq!((report("maxmemory-policy"), report("save")), ("allkeys-lfu".into(), String::new()));
+    assert_ne!(report("maxmemory"), "0");
     redis
 }
 
@@ -358,8 +358,8 @@ fn the_commands_of_pods_make_nodes_that_replicate_and_routers_that_serve() {
     let file = nodes.folder.path().join("routers.toml");
     let text = fs::read_to_string(root().join(MANIFESTS).join("tessera.toml")).unwrap();
     fs::write(&file, nodes.here(&text)).unwrap();
-    let told = BTreeMap::from([("TESSERA_CONFIG", file.display().to_string())]);
-    let routers = [nodes.router(&told), nodes.router(&told)];
+    let reported = BTreeMap::from([("TESSERA_CONFIG", file.display().to_string())]);
+    let routers = [nodes.router(&reported), nodes.router(&reported)];
     check_routers(&routers);
     drop(routers);
     assert_eq!(nodes.stop(), [Some(0); 6]);

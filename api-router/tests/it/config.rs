@@ -290,7 +290,7 @@ fn a_value_that_does_not_fit_is_refused_with_its_origin_and_what_is_allowed() {
         ("placement", "manual:0-99=shard1", "nobody owns the slots 100 to 16383"),
         ("analytics", "maybe", "on or off"),
         ("keyspace", "geo", "hash, modulo, range:10,20"),
-        ("keyspace", "range", "is no integer"),
+        ("keyspace", "range", "is not an integer"),
         ("keyspace", "range:2,1", "split points must ascend"),
         ("keyspace", "list:A", "`A` is not NAME=WEIGHT"),
         ("keyspace", "matrix:room", "neither id nor server"),
@@ -314,9 +314,9 @@ fn a_value_that_does_not_fit_is_refused_with_its_origin_and_what_is_allowed() {
             sources.push(("flag", flags));
         }
         for (origin, command) in sources {
-            let told = refusal(command);
+            let reported = refusal(command);
             let subject = format!("{name} (from {origin}) is `{value}`");
-            assert!(told.contains(&subject) && told.contains(allowed), "{told}");
+            assert!(reported.contains(&subject) && reported.contains(allowed), "{reported}");
         }
     }
 }
@@ -339,9 +339,9 @@ fn settings_that_contradict_each_other_are_refused() {
     assert!(said.contains("weights names 2 shards, shards says 3"), "{said}");
 }
 
-/// A value that is no UTF-8 must not silently mean the default.
+/// A value that is not UTF-8 must not silently mean the default.
 #[test]
-fn a_variable_that_is_no_text_is_refused() {
+fn a_variable_that_is_not_utf_8_is_refused() {
     let folder = folder();
     let mut command = bare_command(folder.path());
     command.env("TESSERA_DATA_DIR", OsStr::from_bytes(b"/tmp/\xff")).arg("--print-config");

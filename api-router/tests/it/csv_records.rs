@@ -84,8 +84,8 @@ proptest! {
     ) {
         let text = spell(&records_given, if crlf { "\r\n" } else { "\n" }, last);
         prop_assert_eq!(&records(&text, piece), &records_given);
-        let told = records_given.iter().map(|record| record.iter().map(|field| field.0.clone()).collect());
-        prop_assert_eq!(oracle(&text), told.collect::<Vec<Vec<String>>>());
+        let reported = records_given.iter().map(|record| record.iter().map(|field| field.0.clone()).collect());
+        prop_assert_eq!(oracle(&text), reported.collect::<Vec<Vec<String>>>());
     }
 
     #[test]

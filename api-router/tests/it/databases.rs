@@ -214,11 +214,11 @@ pub(crate) fn query(url: &str, sql: &str) -> Vec<String> {
 pub(crate) fn copied(url: &str, sql: &str) -> String {
     let runtime = runtime();
     let client = runtime.block_on(connect(url));
-    let told = runtime.block_on(async {
+    let reported = runtime.block_on(async {
         let rows = client.copy_out(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         rows.try_fold(Vec::new(), async |all, row| Ok([all, row.to_vec()].concat())).await
     });
-    String::from_utf8(told.unwrap()).unwrap()
+    String::from_utf8(reported.unwrap()).unwrap()
 }
 
 fn runtime() -> Runtime {
@@ -236,8 +236,8 @@ async fn ask(client: &Client, sql: &str) -> Vec<String> {
 }
 
 async fn try_ask(client: &Client, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
-    let told = client.simple_query(sql).await?;
-    let rows = told.iter().filter_map(|message| {
+    let reported = client.simple_query(sql).await?;
+    let rows = reported.iter().filter_map(|message| {
         let SimpleQueryMessage::Row(row) = message else { return None };
         Some(row.get(0).unwrap_or_default().to_owned())
     });

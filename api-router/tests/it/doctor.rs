@@ -14,13 +14,13 @@ use crate::harness::{Router, bare_command, command};
 /// Returns the exit code and the lines of the output.
 fn examined(mut command: Command) -> (Option<i32>, Vec<String>) {
     let output = command.arg("--doctor").output().unwrap();
-    let (told, said) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
-    assert!(!told.is_empty(), "{}", String::from_utf8_lossy(&said));
-    (output.status.code(), told.lines().map(str::to_owned).collect())
+    let (reported, said) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
+    assert!(!reported.is_empty(), "{}", String::from_utf8_lossy(&said));
+    (output.status.code(), reported.lines().map(str::to_owned).collect())
 }
 
 /// Returns true if a line has this verdict and these words.
-fn told(lines: &[String], verdict: &str, words: &str) -> bool {
+fn reports(lines: &[String], verdict: &str, words: &str) -> bool {
     lines.iter().any(|line| line.starts_with(verdict) && line.contains(words))
 }
 
@@ -42,8 +42,8 @@ fn a_new_folder_is_good_and_nothing_is_made() {
     first.args(["--bind", "127.0.0.1:0"]).arg("--data-dir").arg(&data);
     let (code, lines) = examined(first);
     assert_eq!(code, Some(0), "{lines:#?}");
-    assert!(told(&lines, "good", "holds no cluster yet"), "{lines:#?}");
-    assert!(told(&lines, "good", "programs on this machine"), "{lines:#?}");
+    assert!(reports(&lines, "good", "holds no cluster yet"), "{lines:#?}");
+    assert!(reports(&lines, "good", "programs on this machine"), "{lines:#?}");
     assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is made");
 }
 
@@ -57,9 +57,12 @@ fn what_a_running_router_has_is_told_and_is_no_fault() {
     second.arg("--data-dir").arg(&data).args(["--bind", &router.address().to_string()]);
     let (code, lines) = examined(second);
     assert_eq!(code, Some(0), "{lines:#?}");
-    assert!(told(&lines, "warning", "is taken"), "{lines:#?}");
-    assert!(told(&lines, "warning", &format!("process {} serves it", router.pid())), "{lines:#?}");
-    assert!(told(&lines, "good", "3 shards, 1 replicas each"), "{lines:#?}");
+    assert!(reports(&lines, "warning", "is taken"), "{lines:#?}");
+    assert!(
+        reports(&lines, "warning", &format!("process {} serves it", router.pid())),
+        "{lines:#?}"
+    );
+    assert!(reports(&lines, "good", "3 shards, 1 replicas each"), "{lines:#?}");
 }
 
 #[test]
@@ -75,12 +78,12 @@ fn a_lost_file_of_a_primary_is_a_fault_and_a_foreign_one_as_well() {
     fs::remove_file(&file).unwrap();
     let (code, lines) = examined(command(&data));
     assert_eq!(code, Some(1), "{lines:#?}");
-    assert!(told(&lines, "fault", "put the file back, or restore a backup"), "{lines:#?}");
-    assert!(lines.last().unwrap().starts_with("1 thing(s) to correct"), "{lines:#?}");
-    fs::write(&file, "this is no database, and was never one of any kind").unwrap();
+    assert!(reports(&lines, "fault", "put the file back, or restore a backup"), "{lines:#?}");
+    assert!(lines.last().unwrap().starts_with("1 fault, "), "{lines:#?}");
+    fs::write(&file, "this is not a database, and was never one of any kind").unwrap();
     let (code, lines) = examined(command(&data));
     assert_eq!(code, Some(1), "{lines:#?}");
-    assert!(told(&lines, "fault", "shard2-primary"), "{lines:#?}");
+    assert!(reports(&lines, "fault", "shard2-primary"), "{lines:#?}");
     fs::write(&file, kept).unwrap();
     assert_eq!(examined(command(&data)).0, Some(0), "all is as before");
 }
@@ -96,8 +99,8 @@ fn what_others_could_reach_and_a_broken_certificate_are_told() {
     open.args(["--bind", "0.0.0.0:0", "--tls-cert"]).arg(&certificate).arg("--tls-key").arg(&key);
     let (code, lines) = examined(open);
     assert_eq!(code, Some(1), "{lines:#?}");
-    assert!(told(&lines, "fault", "there is no authentication"), "{lines:#?}");
-    assert!(told(&lines, "fault", "there is no certificate in it"), "{lines:#?}");
+    assert!(reports(&lines, "fault", "there is no authentication"), "{lines:#?}");
+    assert!(reports(&lines, "fault", "there is no certificate in it"), "{lines:#?}");
 }
 
 /// Returns the findings about a certificate that is valid from so many days before today to so many
@@ -125,16 +128,16 @@ fn a_certificate_that_ends_soon_or_has_not_begun_is_told_before_clients_find_out
     files_only!("it is about a file");
     let (code, lines) = of_certificate(-10, 80);
     assert_eq!(code, Some(0), "{lines:#?}");
-    assert!(told(&lines, "good", "its key fits; it ends on 2"), "{lines:#?}");
+    assert!(reports(&lines, "good", "its key fits; it ends on 2"), "{lines:#?}");
     let (code, lines) = of_certificate(-10, 20);
     assert_eq!(code, Some(0), "{lines:#?}");
-    assert!(told(&lines, "warning", "ends in 19 days, on 2"), "{lines:#?}");
+    assert!(reports(&lines, "warning", "ends in 19 days, on 2"), "{lines:#?}");
     let (code, lines) = of_certificate(3, 80);
     assert_eq!(code, Some(0), "{lines:#?}");
-    assert!(told(&lines, "warning", "is valid from 2"), "{lines:#?}");
+    assert!(reports(&lines, "warning", "is valid from 2"), "{lines:#?}");
     let (code, lines) = of_certificate(-90, -3);
     assert_eq!(code, Some(1), "{lines:#?}");
-    assert!(told(&lines, "fault", "no client accepts it; renew it"), "{lines:#?}");
+    assert!(reports(&lines, "fault", "no client accepts it; renew it"), "{lines:#?}");
 }
 
 #[test]
@@ -146,12 +149,12 @@ fn every_server_is_asked_also_when_one_is_gone() {
     router.end();
     let (code, lines) = examined(backend::command(&data, &[]));
     assert_eq!(code, Some(0), "{lines:#?}");
-    assert!(told(&lines, "good", "each has one primary"), "{lines:#?}");
+    assert!(reports(&lines, "good", "each has one primary"), "{lines:#?}");
     let nodes = lines.iter().filter(|line| line.contains(" on timeline ")).count();
     // Citus is checked at its coordinator.
     assert!(nodes >= if backend::is_citus() { 1 } else { 2 }, "{lines:#?}");
     if backend::is_citus() {
-        assert!(told(&lines, "good", "worker(s), and all reach each other"), "{lines:#?}");
+        assert!(reports(&lines, "good", "worker(s), and all reach each other"), "{lines:#?}");
     }
     backend::not_on_citus!("its coordinator is the only server that is named");
     let mut broken = backend::command(&data, &[]);
@@ -164,7 +167,7 @@ fn every_server_is_asked_also_when_one_is_gone() {
     broken.env("SHARD_URLS", one_more);
     let (code, lines) = examined(broken);
     assert_eq!(code, Some(1), "{lines:#?}");
-    assert!(told(&lines, "fault", "127.0.0.1:1/nowhere"), "{lines:#?}");
+    assert!(reports(&lines, "fault", "127.0.0.1:1/nowhere"), "{lines:#?}");
     assert_eq!(lines.iter().filter(|line| line.contains(" on timeline ")).count(), nodes);
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn served(store: &Path) -> u64 {
     let began = now - AGO_S;
     let shards = ["shard1", "shard2", "shard3"].map(str::to_owned).into();
     let labels = Labels { routes: vec!["/api/read"], shards, slots: 16_384 };
-    let recorder = Recorder::by_hand(labels, began * 1_000);
+    let recorder = Recorder::without_thread(labels, began * 1_000);
     let worker = recorder.worker();
     let sample = Sample {
         route: 0,

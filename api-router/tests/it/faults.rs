@@ -181,11 +181,11 @@ fn a_start_on_a_full_disk_says_so_and_names_the_directory() {
         let inner = command(&data);
         let mut outer = in_small_disk(&before);
         outer.arg(inner.get_program()).args(inner.get_args()).args(ONE_SHARD);
-        let (code, told) = refused_start(outer);
-        assert_eq!(code, Some(2), "{told}");
+        let (code, output) = refused_start(outer);
+        assert_eq!(code, Some(2), "{output}");
         assert!(
-            told.contains("no space left") && told.contains(&*data.to_string_lossy()),
-            "{told}"
+            output.contains("no space left") && output.contains(&*data.to_string_lossy()),
+            "{output}"
         );
     }
 }
@@ -198,8 +198,8 @@ fn tsr205_tells_that_the_row_is_there_though_not_as_often_as_asked() {
     let headers = [("x-consistency", "all"), ("x-deadline-ms", "300")];
     let reply = stranger(&router).write_with("ada", &headers, &user("ada", "Ada"));
     let body = check(&reply, 504, "TSR205");
-    let told = [&body["outcome"], &body["requested"], &body["achieved"]];
-    assert_eq!(told, [&json!("committed"), &json!("all"), &json!("one")]);
+    let reported = [&body["outcome"], &body["requested"], &body["achieved"]];
+    assert_eq!(reported, [&json!("committed"), &json!("all"), &json!("one")]);
 }
 
 #[test]
@@ -244,15 +244,15 @@ fn tsr305_when_what_the_token_has_seen_was_put_back() {
 }
 
 #[test]
-fn tsr306_when_the_database_swallows_the_row() {
+fn tsr306_when_the_database_discards_the_row() {
     crate::backend::not_on_citus!("its tables have no triggers of others");
     servers_only!("triggers of others exist on servers");
     let (_folder, data) = folder();
     let router = Router::start_in(&data, &ONE_SHARD);
     meddle(
         &data,
-        "CREATE FUNCTION public.swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-         CREATE TRIGGER swallow BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION public.swallow()",
+        "CREATE FUNCTION public.discard() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER discard BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION public.discard()",
     );
     let row = json!({"user_id": "ada", "name": "A", "email": "e"});
     for (op, key) in
@@ -262,8 +262,8 @@ fn tsr306_when_the_database_swallows_the_row() {
         headers.extend(key.map(|key| ("idempotency-key", key)));
         let write = json!({"table": "users", "op": op, "data": row});
         let body = check(&router.post("/api/write", &headers, &write), 409, "TSR306");
-        let told = (&body["outcome"], &body["retryable"]);
-        assert_eq!(told, (&json!("rejected"), &json!(false)), "{body}");
+        let reported = (&body["outcome"], &body["retryable"]);
+        assert_eq!(reported, (&json!("rejected"), &json!(false)), "{body}");
         assert!(body["detail"].as_str().unwrap().contains("`users`"), "{body}");
     }
     assert_eq!(router.read("ada", "table=users").json()["count"], 0);
@@ -281,7 +281,7 @@ fn tsr306_when_the_database_swallows_the_row() {
     assert_eq!(health["status"], "degraded", "{health}");
     let reason = health["degraded"][0].as_str().unwrap();
     assert!(reason.contains("ALTER TABLE public.users SET LOGGED"), "{health}");
-    meddle(&data, "DROP FUNCTION public.swallow CASCADE; ALTER TABLE users SET LOGGED");
+    meddle(&data, "DROP FUNCTION public.discard CASCADE; ALTER TABLE users SET LOGGED");
     assert_eq!(router.write("ada", &write).status, 201);
 }
 

@@ -31,7 +31,7 @@ fn names(reasons: &Value) -> Vec<&str> {
 fn until_scraped(router: &Router, shard: &str, up: &str) {
     let line = format!("tessera_shard_up{{shard=\"{shard}\"}} {up}");
     let began = Instant::now();
-    while !router.get("/metrics").text().lines().any(|told| told == line) {
+    while !router.get("/metrics").text().lines().any(|reported| reported == line) {
         assert!(began.elapsed() < PATIENCE, "{line} is not told");
         std::thread::yield_now();
     }
@@ -69,10 +69,10 @@ fn a_primary_that_takes_no_writes_is_reported_with_its_reason_until_it_does() {
     let soon = [("x-deadline-ms", "1000")];
     let late = stranger(&router).write_with(&keys[0], &soon, &user(&keys[0], "late"));
     assert_eq!(refusal(&late), refused(504, "TSR004"), "{}", late.text());
-    let told = late.json();
-    assert_eq!(told["shard"], "shard1");
-    assert!(told["detail"].as_str().unwrap().contains("takes no writes now"), "{told}");
-    assert!(told["hint"].as_str().unwrap().contains("/api/health"), "{told}");
+    let reported = late.json();
+    assert_eq!(reported["shard"], "shard1");
+    assert!(reported["detail"].as_str().unwrap().contains("takes no writes now"), "{reported}");
+    assert!(reported["hint"].as_str().unwrap().contains("/api/health"), "{reported}");
     stranger(&router).write_user(&keys[1], "the other shard goes on");
 
     set(&router, "shard2-primary", "paused");

@@ -241,8 +241,8 @@ fn a_write_that_was_not_confirmed_may_be_sent_again() {
     let first = send("1500");
     assert_eq!((first.status, &*first.code()), (504, "TSR205"), "{}", first.text());
     // Its token shows it, also while nothing can be proven.
-    let mut told = Client::with(&router, first.header("x-session-token").unwrap());
-    let stored = told.read_with(Some("k"), &[], "table=users").json()["data"][0].clone();
+    let mut reported = Client::with(&router, first.header("x-session-token").unwrap());
+    let stored = reported.read_with(Some("k"), &[], "table=users").json()["data"][0].clone();
     assert_eq!(stored["name"], "N");
     let second = send("1500");
     assert_eq!((second.status, &*second.code()), (504, "TSR205"), "{}", second.text());
@@ -349,8 +349,11 @@ fn of_many_that_send_different_requests_under_one_key_one_has_an_effect() {
     assert_eq!(made.len(), 1);
     assert_eq!(row(&router, "k"), made[0].json()["data"]);
     for reply in others {
-        let told = refusal(reply);
-        assert!(told == refused(422, "TSR109") || told == refused(409, "TSR110"), "{told:?}");
+        let reported = refusal(reply);
+        assert!(
+            reported == refused(422, "TSR109") || reported == refused(409, "TSR110"),
+            "{reported:?}"
+        );
     }
 }
 
@@ -463,10 +466,10 @@ fn after_a_crash_every_insert_may_be_sent_again() {
     for (key, version) in ledger {
         let reply = write(&router, &key, "once", &user_op("insert", &key, "N"));
         assert_eq!(reply.status, 201, "{key}: {}", reply.text());
-        let told = reply.json()["version"].clone();
+        let reported = reply.json()["version"].clone();
         if let Some(version) = version {
-            assert_eq!((told.clone(), is_replayed(&reply)), (version, true), "{key}");
+            assert_eq!((reported.clone(), is_replayed(&reply)), (version, true), "{key}");
         }
-        assert_eq!(row(&router, &key)["version"], told, "{key}");
+        assert_eq!(row(&router, &key)["version"], reported, "{key}");
     }
 }

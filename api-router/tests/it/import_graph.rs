@@ -37,7 +37,7 @@ fn a_circle_of_imports_is_found() {
 
 /// Files of a package by their module's path, each with those it imports.
 ///
-/// A module and the modules inside it belong together and are no circle.
+/// A module and the modules inside it belong together and are not a circle.
 fn graph(package: &str) -> Graph {
     let src = root().join(package).join("src");
     let mut texts = BTreeMap::new();

@@ -11,7 +11,7 @@ use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// Returns every byte of a key that is no letter and no digit as an escape.
+/// Returns every byte of a key that is neither a letter nor a digit as an escape.
 fn path(key: &str) -> String {
     let spelled = key.bytes().map(|byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
@@ -340,8 +340,8 @@ fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
     settle(&router);
     set_replicas(&router, "behind");
     writer.send("PUT", "/api/kv/k", &[], Some(&json!("new")));
-    let mut told = Client::with(&router, writer.token());
-    let read = told.send("GET", "/api/kv/k", &[], None);
+    let mut reported = Client::with(&router, writer.token());
+    let read = reported.send("GET", "/api/kv/k", &[], None);
     assert_eq!((read.json(), read.header("x-served-by")), (json!("new"), Some("primary")));
     let stale = stranger(&router).send("GET", "/api/kv/k", &[], None);
     assert_eq!((stale.json(), stale.header("x-served-by")), (json!("old"), Some("replica")));

@@ -21,11 +21,11 @@ fn nodes(router: &Router) -> BTreeSet<(String, String, u64)> {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let answer = reply.json();
     assert_eq!(answer["success"], true);
-    let told = answer["nodes"].as_array().unwrap().iter().map(|node| {
+    let reported = answer["nodes"].as_array().unwrap().iter().map(|node| {
         let text = |name: &str| node[name].as_str().unwrap().to_owned();
         (text("node"), text("state"), node["delay_ms"].as_u64().unwrap())
     });
-    let nodes: BTreeSet<_> = told.collect();
+    let nodes: BTreeSet<_> = reported.collect();
     assert_eq!(nodes.len(), answer["nodes"].as_array().unwrap().len(), "none is told twice");
     nodes
 }
@@ -89,9 +89,9 @@ fn a_change_keeps_what_it_does_not_name_and_touches_no_other_node() {
     for (name, wish, state, delay_ms) in steps {
         let reply = put_node(&router, name, &wish);
         assert_eq!(reply.status, 200, "{wish}: {}", reply.text());
-        let told = reply.json();
+        let reported = reply.json();
         assert_eq!(
-            (&told["node"], &told["state"], &told["delay_ms"]),
+            (&reported["node"], &reported["state"], &reported["delay_ms"]),
             (&json!(name), &json!(state), &json!(delay_ms))
         );
         let other = if name == primary { replica } else { primary };

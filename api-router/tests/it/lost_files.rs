@@ -38,11 +38,11 @@ fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) -> 
 fn await_told(router: &Router, path: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
-        let told = router.get(path).json();
-        if is_so(&told) {
-            return told;
+        let reported = router.get(path).json();
+        if is_so(&reported) {
+            return reported;
         }
-        assert!(began.elapsed() < PATIENCE, "never {what}: {told}");
+        assert!(began.elapsed() < PATIENCE, "never {what}: {reported}");
         std::thread::yield_now();
     }
 }
@@ -74,9 +74,9 @@ fn check_lost(router: &Router, reason: &str) {
     let made = router.post("/api/tables", &[], &table);
     assert!(made.status >= 400, "{}", made.text());
     assert_eq!(router.read("ada", "table=users").json()["count"], 1);
-    let told = "/metrics/shards/0/nodes/0/reasons";
+    let reported = "/metrics/shards/0/nodes/0/reasons";
     await_told(router, "/api/analytics/metrics", "told in the figures", |figures| {
-        figures.pointer(told).is_some_and(|told| told.to_string().contains(reason))
+        figures.pointer(reported).is_some_and(|reported| reported.to_string().contains(reason))
     });
 }
 
@@ -86,9 +86,9 @@ fn a_second_router_is_refused_though_the_lock_file_was_removed() {
     let (_folder, data) = folder();
     let router = used(&data, &ONE_SHARD);
     fs::remove_file(data.join("tessera.lock")).unwrap();
-    let (code, told) = refused_start(command(&data));
-    assert_eq!(code, Some(2), "{told}");
-    assert!(told.contains("in use by another router"), "{told}");
+    let (code, output) = refused_start(command(&data));
+    assert_eq!(code, Some(2), "{output}");
+    assert!(output.contains("in use by another router"), "{output}");
     assert!(!data.join("tessera.lock").exists(), "a start that is refused leaves nothing behind");
     assert_eq!(router.read("ada", "table=users").json()["count"], 1);
 }

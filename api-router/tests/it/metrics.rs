@@ -38,8 +38,8 @@ pub(crate) fn some_requests(router: &Router) -> Vec<(String, String)> {
     for path in ["/api/health", "/api/shards", "/api/route", "/nowhere", "/api/analytics/errors"] {
         router.get(path);
     }
-    let told = |reply: &Reply| (reply.code(), reply.header("x-request-id").unwrap().to_owned());
-    refused.iter().rev().map(told).collect()
+    let report = |reply: &Reply| (reply.code(), reply.header("x-request-id").unwrap().to_owned());
+    refused.iter().rev().map(report).collect()
 }
 
 /// Members of a shard, a node or a key that may be unknown.

@@ -24,14 +24,14 @@ fn figures_survive_the_end_of_their_router() {
     // The harness reads once, to see what is there.
     let router = Router::start_in(&data, &[]);
     let began = Instant::now();
-    let told = loop {
-        let told = metrics(&router, "?window=1h");
-        if told["total"] == 13 {
-            break told;
+    let reported = loop {
+        let reported = metrics(&router, "?window=1h");
+        if reported["total"] == 13 {
+            break reported;
         }
-        assert!(began.elapsed() < PATIENCE, "they are not given back: {told}");
+        assert!(began.elapsed() < PATIENCE, "they are not given back: {reported}");
     };
-    assert_eq!((&told["writes"], &told["errors"]), (&json!(6), &json!(5)), "{told}");
+    assert_eq!((&reported["writes"], &reported["errors"]), (&json!(6), &json!(5)), "{reported}");
     assert_eq!(router.get("/api/read?table=users").status, 200);
     assert_eq!(metrics(&router, "?window=1h")["total"], 14, "counting goes on from there");
 }
@@ -75,9 +75,9 @@ fn an_address_of_a_store_is_shown_without_its_secret() {
     ] {
         let mut command = bare_command(folder.path());
         command.env("TESSERA_ANALYTICS_STORE", bad);
-        let told = refusal(command);
-        assert!(told.contains("analytics_store (from environment) "), "{told}");
-        assert!(told.contains("postgres://user") && !told.contains("canary"), "{told}");
+        let reported = refusal(command);
+        assert!(reported.contains("analytics_store (from environment) "), "{reported}");
+        assert!(reported.contains("postgres://user") && !reported.contains("canary"), "{reported}");
     }
 }
 
@@ -94,8 +94,8 @@ fn the_file_may_say_it_in_a_section() {
         ("[analytics]\nrecord = \"maybe\"\n", "analytics (from tessera.toml)"),
     ] {
         write(folder.path(), "tessera.toml", text);
-        let told = refusal(bare_command(folder.path()));
-        assert!(told.contains(named), "{named}: {told}");
+        let reported = refusal(bare_command(folder.path()));
+        assert!(reported.contains(named), "{named}: {reported}");
     }
 }
 
@@ -111,17 +111,20 @@ fn where_traces_go_is_a_url_of_a_router_that_sends_them() {
     for bad in
         ["127.0.0.1:4318", "http://", "grpc://127.0.0.1:4317", "http://a b", "http://u:canary@"]
     {
-        let told = refusal(with(bad));
-        assert!(told.contains("otlp_endpoint (from environment) must be a URL"), "{bad}: {told}");
-        assert!(!told.contains("canary"), "{told}");
+        let reported = refusal(with(bad));
+        assert!(
+            reported.contains("otlp_endpoint (from environment) must be a URL"),
+            "{bad}: {reported}"
+        );
+        assert!(!reported.contains("canary"), "{reported}");
     }
     let secret = "http://user:canary-7291@127.0.0.1:4318/v1/traces";
     if cfg!(feature = "otlp") {
         let masked = "http://***@127.0.0.1:4318/v1/traces";
         assert_eq!(shown(with(secret))["otlp_endpoint"], said(masked, "environment"));
     } else {
-        let told = refusal(with(secret));
-        assert!(told.contains("--features otlp") && !told.contains("canary"), "{told}");
+        let reported = refusal(with(secret));
+        assert!(reported.contains("--features otlp") && !reported.contains("canary"), "{reported}");
     }
 }
 
@@ -143,17 +146,17 @@ fn curves_show_requests_before_and_after_a_restart_and_a_gap_between() {
     let started = Instant::now();
     // What comes back is the same after another restart.
     for _ in 0..2 {
-        let told = loop {
-            let told = metrics(&router, "?window=5m");
-            let times = told["series"]["t"].as_array().unwrap();
+        let reported = loop {
+            let reported = metrics(&router, "?window=5m");
+            let times = reported["series"]["t"].as_array().unwrap();
             // Minutes come before seconds: some of it may be there before all is.
-            let is_back = rate(&told["series"], began + 390) == Some(1.0);
+            let is_back = rate(&reported["series"], began + 390) == Some(1.0);
             if is_back && times.last().is_some_and(|t| t.as_u64() > Some(began + 590)) {
-                break told;
+                break reported;
             }
-            assert!(started.elapsed() < PATIENCE, "they are not given back: {told}");
+            assert!(started.elapsed() < PATIENCE, "they are not given back: {reported}");
         };
-        let series = &told["series"];
+        let series = &reported["series"];
         let rate = |second: u64| rate(series, began + second);
         for idle in [420, 440] {
             assert_eq!(rate(idle), Some(0.0), "it had nothing to do: {series}");

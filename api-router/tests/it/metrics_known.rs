@@ -168,7 +168,7 @@ fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let load = load(&router);
-    let told = metrics(&router, "");
+    let reported = metrics(&router, "");
     let is_read = |request: &SentRequest| request.operation == "read";
     let wanted = [
         ("total", load.count(|_| true)),
@@ -181,7 +181,7 @@ fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
         ("in_flight", 0),
     ];
     for (name, count) in wanted {
-        assert_eq!(told[name], count, "{name}");
+        assert_eq!(reported[name], count, "{name}");
     }
     let mut routes: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
     for request in &load.requests {
@@ -190,7 +190,7 @@ fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
         *errors += u64::from(request.status >= 400);
     }
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let found: BTreeMap<(String, String), (u64, u64)> = told["routes"]
+    let found: BTreeMap<(String, String), (u64, u64)> = reported["routes"]
         .as_array()
         .unwrap()
         .iter()
@@ -205,11 +205,11 @@ fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
         .collect();
     assert_eq!(found, routes);
     let assigned = load.count(|request| request.shard.is_some());
-    for shard in told["shards"].as_array().unwrap() {
+    for shard in reported["shards"].as_array().unwrap() {
         let name = shard["shard"].as_str().unwrap();
         let here = |request: &SentRequest| request.shard.as_deref() == Some(name);
         let total = load.count(here);
-        assert_eq!(told["shardDistribution"][name], total, "{name}");
+        assert_eq!(reported["shardDistribution"][name], total, "{name}");
         assert_eq!(
             shard["reads"],
             load.count(|request| here(request) && is_read(request)),
@@ -226,8 +226,8 @@ fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
             "{name}"
         );
         let share = total as f64 / assigned as f64;
-        let told = shard["share"].as_f64().unwrap();
-        assert!((told - share).abs() < 0.001, "{name}: {told}, not {share}");
+        let reported = shard["share"].as_f64().unwrap();
+        assert!((reported - share).abs() < 0.001, "{name}: {reported}, not {share}");
     }
 }
 
@@ -236,17 +236,17 @@ fn roles_fanout_and_keys_are_recorded() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let load = load(&router);
-    let told = metrics(&router, "");
+    let reported = metrics(&router, "");
     for role in ["primary", "replica"] {
         let by = |request: &SentRequest| request.role.as_deref() == Some(role);
         // The value that was not there was looked for by one of them.
         let count = load.count(by);
-        let found = told["read_from"][role].as_u64().unwrap();
+        let found = reported["read_from"][role].as_u64().unwrap();
         assert!((count..=count + 1).contains(&found), "{role}: {found}, not {count}");
     }
     let asked: Vec<u64> =
         load.requests.iter().map(|request| request.fanout).filter(|asked| *asked > 0).collect();
-    let fanout = &told["fanout"];
+    let fanout = &reported["fanout"];
     assert_eq!((&fanout["requests"], &fanout["max"]), (&json!(asked.len()), &json!(3)));
     let mean = asked.iter().sum::<u64>() as f64 / asked.len() as f64;
     assert!((fanout["mean"].as_f64().unwrap() - mean).abs() < 0.001, "{fanout}, not {mean}");
@@ -254,31 +254,31 @@ fn roles_fanout_and_keys_are_recorded() {
     for key in ["hot", "warm", "cold", "a/b c", "pair"] {
         let of = |request: &SentRequest| request.key == Some(key);
         let (total, reads) = (load.count(of), load.count(|m| of(m) && m.operation == "read"));
-        let keys = told["hot_keys"].as_array().unwrap();
+        let keys = reported["hot_keys"].as_array().unwrap();
         let found = keys.iter().find(|entry| entry["key"] == key);
         let found = found.unwrap_or_else(|| panic!("{key} is not among {keys:?}"));
         assert_eq!(found["requests"], total, "{found}");
         assert_eq!((&found["reads"], &found["writes"]), (&json!(reads), &json!(total - reads)));
         assert_eq!(found["shard"], shard_of(&router, &key.replace('/', "%2F").replace(' ', "%20")));
     }
-    assert_eq!(told["hot_keys"][0]["key"], "hot", "the hottest stands first");
+    assert_eq!(reported["hot_keys"][0]["key"], "hot", "the hottest stands first");
 }
 
 #[test]
 fn latencies_lie_within_those_of_the_client_and_their_parts_add_up() {
     let router = Router::start();
     let load = load(&router);
-    let told = metrics(&router, "");
+    let reported = metrics(&router, "");
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let slowest = load.requests.iter().map(|request| ms(request.took)).fold(0.0, f64::max);
     let mean = load.requests.iter().map(|request| ms(request.took)).sum::<f64>()
         / load.requests.len() as f64;
-    let latency = &told["latency_ms"];
+    let latency = &reported["latency_ms"];
     // Three digits are kept.
     assert!(latency["max"].as_f64().unwrap() <= slowest * 1.001, "{latency}, not {slowest}");
-    let average = told["avgLatency"].as_f64().unwrap();
+    let average = reported["avgLatency"].as_f64().unwrap();
     assert!(average > 0.0 && average <= mean, "{average}, not {mean}");
-    let parts = &told["latency_parts_ms"];
+    let parts = &reported["latency_parts_ms"];
     let sum: f64 =
         ["queue", "database", "rest"].iter().map(|part| parts[part]["avg"].as_f64().unwrap()).sum();
     assert!((sum - average).abs() <= average * 0.01 + 0.01, "{parts}, not {average}");
@@ -304,7 +304,7 @@ fn a_filter_leaves_what_it_names() {
         ),
         ("route=/api/write&operation=read".to_owned(), 0),
     ] {
-        let told = metrics(&router, &format!("?{query}"));
-        assert_eq!(told["total"], count, "{query}");
+        let reported = metrics(&router, &format!("?{query}"));
+        assert_eq!(reported["total"], count, "{query}");
     }
 }

@@ -44,7 +44,7 @@ impl Viewer {
                 Some(("event", event)) => name = event.to_owned(),
                 Some(("data", text)) => assert!(data.replace(text.to_owned()).is_none()),
                 Some(("", _)) => {}
-                Some(_) => panic!("{line} means nothing"),
+                Some(_) => panic!("{line} is unknown"),
                 None if line.is_empty() && data.is_some() => {
                     assert_eq!(name, "metrics");
                     return data;

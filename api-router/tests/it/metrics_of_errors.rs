@@ -17,7 +17,7 @@ fn errors_are_listed_newest_first_under_the_id_of_their_answer() {
     let router = Router::start();
     let refused = some_requests(&router);
     let listed = errors(&router, "");
-    let told: Vec<(String, String)> = listed
+    let reported: Vec<(String, String)> = listed
         .iter()
         .map(|event| {
             let text = |name: &str| event[name].as_str().unwrap().to_owned();
@@ -26,7 +26,7 @@ fn errors_are_listed_newest_first_under_the_id_of_their_answer() {
             (text("code"), text("request_id"))
         })
         .collect();
-    assert_eq!(told, refused);
+    assert_eq!(reported, refused);
     let routes: Vec<&str> = listed.iter().map(|event| event["route"].as_str().unwrap()).collect();
     assert_eq!(routes, ["/api/read", "/api/read", "/api/read", "/api/write", "/api/write"]);
     // Only the insert came as far as a shard.

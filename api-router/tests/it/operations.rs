@@ -313,8 +313,8 @@ fn a_file_that_is_damaged_missing_or_anothers_is_refused_by_name() {
         let (_folder, data) = used_directory(&[]);
         let file = data.join("shard2-primary.db");
         harm(&file, &data);
-        let told = refusal(command(&data));
-        assert!(told.contains("shard2-primary.db"), "{damage}: {told}");
+        let reported = refusal(command(&data));
+        assert!(reported.contains("shard2-primary.db"), "{damage}: {reported}");
     }
 }
 
@@ -330,9 +330,9 @@ fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
     fs::write(&catalog, damaged).unwrap();
     assert!(refusal(command(&data)).contains("catalog.db"));
     fs::remove_file(&catalog).unwrap();
-    let told = refusal(command(&data));
+    let reported = refusal(command(&data));
     for word in ["catalog.db", "missing", "shard1-primary.db", "Restore it"] {
-        assert!(told.contains(word), "{word}: {told}");
+        assert!(reported.contains(word), "{word}: {reported}");
     }
     assert!(!catalog.exists(), "a start that was refused leaves no catalog");
     fs::write(&catalog, whole).unwrap();
@@ -425,8 +425,8 @@ fn the_log_has_no_key_and_no_value() {
         end(&mut router);
         let text = fs::read_to_string(log).unwrap();
         assert!(text.contains("the-late-one"), "a server's error is logged: {text}");
-        let told: Vec<&str> = text.lines().filter(|line| line.contains("canary")).collect();
-        assert!(told.is_empty(), "--log {level} tells {told:#?}");
+        let reported: Vec<&str> = text.lines().filter(|line| line.contains("canary")).collect();
+        assert!(reported.is_empty(), "--log {level} tells {reported:#?}");
     }
 }
 

@@ -192,12 +192,12 @@ fn a_write_is_a_span_with_its_times_in_queue_and_database_below_it() {
     let headers = [("traceparent", &*parent), ("x-shard-key", "canary")];
     let reply = router.post("/api/write", &headers, &body);
     assert_eq!(reply.status, 201, "{}", reply.text());
-    let told = reply.header("traceparent").unwrap().to_owned();
+    let reported = reply.header("traceparent").unwrap().to_owned();
     let spans = collector.receive_spans(3);
     let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
     let server = named("POST /api/write");
     assert_eq!((&*server.trace, &*server.parent, server.kind), (TRACE, PARENT, 2), "{server:?}");
-    assert_eq!(told, format!("00-{TRACE}-{}-01", server.id));
+    assert_eq!(reported, format!("00-{TRACE}-{}-01", server.id));
     for (name, value) in [
         ("http.request.method", "POST"),
         ("http.route", "/api/write"),
@@ -226,9 +226,9 @@ fn a_request_without_a_trace_begins_one_and_returns_it() {
     let collector = Collector::start();
     let router = traced(&collector);
     let reply = router.get("/api/read?table=nope");
-    let told = reply.header("traceparent").unwrap().to_owned();
+    let reported = reply.header("traceparent").unwrap().to_owned();
     let server = collector.receive_spans(1).remove(0);
-    assert_eq!(told, format!("00-{}-{}-01", server.trace, server.id));
+    assert_eq!(reported, format!("00-{}-{}-01", server.trace, server.id));
     assert_eq!((&*server.parent, server.is_error), ("", false), "404 is the client's: {server:?}");
     assert_eq!(server.attributes["http.response.status_code"], "404");
     let errors = router.get("/api/analytics/errors").json();

@@ -150,8 +150,9 @@ fn shards_list_their_nodes_slots_and_rows() {
             tables.iter().map(|table| table["table"].as_str().unwrap()).collect();
         assert_eq!(names, BTreeSet::from(["kv", "orders", "products", "transactions", "users"]));
         let users = tables.iter().find(|table| table["table"] == "users").unwrap();
-        let told = stored["shards"].as_array().unwrap().iter().find(|part| part["shard"] == *name);
-        assert_eq!(users["rows"], told.unwrap()["rows"]);
+        let reported =
+            stored["shards"].as_array().unwrap().iter().find(|part| part["shard"] == *name);
+        assert_eq!(users["rows"], reported.unwrap()["rows"]);
         assert!(users["bytes"].as_u64().unwrap() > 0);
         let alone = router.get(&format!("/api/shards/{name}")).json();
         for member in ["shard", "weight", "slots", "ranges", "tables"] {

@@ -133,9 +133,9 @@ fn every_code_is_produced_or_needs_a_fault() {
 fn an_operator_finds_every_code_in_the_guide() {
     let guide = include_str!("../../docs/src/errors.md");
     let rows = guide.lines().filter(|line| line.starts_with("| TSR"));
-    let told: String = rows.map(|row| row.split('|').nth(1).unwrap()).collect();
+    let reported: String = rows.map(|row| row.split('|').nth(1).unwrap()).collect();
     for code in api_router::problem::Code::ALL {
-        assert!(told.contains(code.name()), "{} is in no row", code.name());
+        assert!(reported.contains(code.name()), "{} is in no row", code.name());
     }
 }
 
@@ -294,10 +294,10 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR004 504 Deadline passed: the body did not arrive in time (-)
     TSR100 400 Bad query string: user_id: a filter needs an operator: eq, neq, gt, gte, lt, lte, like, ilike, in, is, not (user_id=eq.value)
     TSR101 400 Bad body: the body is not JSON: EOF while parsing an object at line 1 column 1 (-)
-    TSR102 400 Unknown member: `dta` means nothing here (did you mean `data`?)
+    TSR102 400 Unknown member: unknown member `dta` (did you mean `data`?)
     TSR103 400 Shard keys differ: user_id contradicts the shard key (send `there` as the shard key, as user_id is stored, or leave the shard key out)
     TSR104 400 Shard key needed: a write needs a shard key (give the row user_id, which is its shard key, or send the header x-shard-key)
-    TSR105 400 Unknown preference: `fly=high` is no known preference (known: return=minimal, return=representation, fanout=deny, partial=allow, count=exact, tx=per-shard, handling=strict, handling=lenient)
+    TSR105 400 Unknown preference: `fly=high` is not a known preference (known: return=minimal, return=representation, fanout=deny, partial=allow, count=exact, tx=per-shard, handling=strict, handling=lenient)
     TSR106 400 Bad page: limit must be a number from 0 to 1000 (-)
     TSR107 406 Media type not supported: Accept rules out application/json, and there is nothing else (send Accept: application/json, or none)
     TSR107 415 Media type not supported: Content-Type must be application/json (with curl: -H 'Content-Type: application/json')

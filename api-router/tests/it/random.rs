@@ -15,7 +15,7 @@ fn runner(cases: u32) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
-/// An answer that a client can use: JSON, no 5xx, and a problem if it is no success.
+/// An answer that a client can use: JSON, no 5xx, and a problem if it is not a success.
 fn check(reply: &Reply) -> Result<(), TestCaseError> {
     prop_assert!((200..500).contains(&reply.status), "{}: {}", reply.status, reply.text());
     let body: Value = serde_json::from_slice(&reply.body)

@@ -356,8 +356,8 @@ fn filters_that_mean_nothing_are_refused_with_a_hint() {
         let reply = router.get(&format!("/api/read?table=users&{query}"));
         assert_eq!((reply.status, &*reply.code()), (400, code), "{query}: {}", reply.text());
         let problem = reply.json();
-        let told = format!("{} {}", problem["detail"], problem["hint"]);
-        assert!(told.contains(named), "{query}: {told}");
+        let reported = format!("{} {}", problem["detail"], problem["hint"]);
+        assert!(reported.contains(named), "{query}: {reported}");
     }
     for (query, code) in [
         ("order=attributes", "TSR100"),

@@ -283,10 +283,10 @@ fn health_reports_every_node_with_its_lag() {
     let levels = health["levels"].as_str().unwrap();
     assert!(levels.contains("machine") && levels.contains("disk"), "{levels}");
     let nodes = health["shards"][0]["nodes"].as_array().unwrap();
-    let told: Vec<_> =
+    let reported: Vec<_> =
         nodes.iter().map(|node| (node["node"].as_str(), node["role"].as_str())).collect();
     assert_eq!(
-        told,
+        reported,
         [(Some("shard1-primary"), Some("primary")), (Some("shard1-replica1"), Some("replica"))]
     );
     for node in nodes {

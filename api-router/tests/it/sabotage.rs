@@ -66,7 +66,7 @@ fn the_default_program_does_not_start_when_a_promise_is_to_be_broken() {
     let ended = router.env(VARIABLE, "lost_batch").stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(2), "{said}");
-    assert!(said.contains("TESSERA_SABOTAGE (from environment) is no setting"), "{said}");
+    assert!(said.contains("TESSERA_SABOTAGE (from environment) is not a setting"), "{said}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

@@ -209,8 +209,8 @@ fn a_name_that_is_nearly_one_of_ours_is_refused() {
         ("MAINDB_URLS", "MAINDB_URL"),
     ] {
         let said = refusal(with(folder.path(), &[(name, ONE)], &[]));
-        let told = format!("{name} (from environment) is no setting; did you mean {meant}?");
-        assert!(said.contains(&told), "{said}");
+        let text = format!("{name} (from environment) is not a setting; did you mean {meant}?");
+        assert!(said.contains(&text), "{said}");
     }
 }
 
@@ -242,11 +242,11 @@ fn no_server_is_two_nodes_and_no_two_shards_have_one_name() {
 #[test]
 fn what_is_wrong_in_the_file_is_named_with_its_path() {
     let good = "primary = \"postgres://u@h/d\"\n";
-    for (text, told) in [
-        ("[postgress]\n", "postgress (from tessera.toml) is no setting; did you mean postgres?"),
+    for (text, reported) in [
+        ("[postgress]\n", "postgress (from tessera.toml) is not a setting; did you mean postgres?"),
         (
             "[postgres]\nuzer = 1\n",
-            "postgres.uzer (from tessera.toml) is no setting; did you mean user?",
+            "postgres.uzer (from tessera.toml) is not a setting; did you mean user?",
         ),
         ("[postgres]\nuser = 1\n", "postgres.user (from tessera.toml) must be a text"),
         (
@@ -256,7 +256,7 @@ fn what_is_wrong_in_the_file_is_named_with_its_path() {
         ("[postgres]\nconnect_timeout_ms = 1\n", "must be a number from 100 to 600000"),
         (
             "[postgres.catalog]\nuri = 1\n",
-            "postgres.catalog.uri (from tessera.toml) is no setting; did you",
+            "postgres.catalog.uri (from tessera.toml) is not a setting; did you",
         ),
         ("[postgres]\ncatalog = 1\n", "postgres.catalog (from tessera.toml) must be a section"),
         ("[shard]\nG", "shard (from tessera.toml) must be a list: write [[shard]]"),
@@ -266,7 +266,7 @@ fn what_is_wrong_in_the_file_is_named_with_its_path() {
         ),
         (
             "[[shard]]\nwieght = 2\nG",
-            "shard[1].wieght (from tessera.toml) is no setting; did you mean weight?",
+            "shard[1].wieght (from tessera.toml) is not a setting; did you mean weight?",
         ),
         (
             "[[shard]]\nname = \"A b\"\nG",
@@ -288,7 +288,7 @@ fn what_is_wrong_in_the_file_is_named_with_its_path() {
         ),
     ] {
         let said = refused_file(&text.replace('G', good));
-        assert!(said.contains(told) && !said.contains("canary"), "{text}: {said}");
+        assert!(said.contains(reported) && !said.contains("canary"), "{text}: {said}");
     }
 }
 

@@ -31,7 +31,7 @@ fn a_body_of_sixteen_mebibytes_and_one_byte_is_refused() {
         assert_eq!((reply.status, &*reply.code()), (413, "TSR108"), "{}", reply.text());
         assert_eq!(reply.json()["outcome"], "rejected");
     }
-    // One byte less is read, and is no JSON.
+    // One byte less is read, and is not JSON.
     let headers = [("x-deadline-ms", "60000")];
     let reply = router.send("POST", "/api/bulk-write", &headers, Some(&body[1..]));
     assert_eq!((reply.status, &*reply.code()), (400, "TSR101"), "{}", reply.text());

@@ -149,7 +149,7 @@ fn a_key_without_a_place_is_refused_with_a_sentence_and_leaves_nothing_behind() 
 
 #[test]
 fn a_route_explains_its_steps() {
-    let told = |keyspace: &str, key: &str| {
+    let report = |keyspace: &str, key: &str| {
         let router = Router::start_with(&["--keyspace", keyspace, "--replicas", "0"]);
         let mut route = route(&router, key).json();
         let members = route.as_object_mut().unwrap();
@@ -158,22 +158,22 @@ fn a_route_explains_its_steps() {
         }
         route
     };
-    assert_eq!(told("hash", "user_123"), json!({"hash": "0x6b32cffc057a0d5d", "slot": 3421}));
-    assert_eq!(told("modulo", "user_016385"), json!({"integer": "016385", "slot": 1}));
+    assert_eq!(report("hash", "user_123"), json!({"hash": "0x6b32cffc057a0d5d", "slot": 3421}));
+    assert_eq!(report("modulo", "user_016385"), json!({"integer": "016385", "slot": 1}));
     assert_eq!(
-        told("range:10,20", "15"),
+        report("range:10,20", "15"),
         json!({"range": {"from": "10", "below": "20"}, "slot": 5462})
     );
     assert_eq!(
-        told("range-text:g,n", "a"),
+        report("range-text:g,n", "a"),
         json!({"range": {"from": null, "below": "g"}, "slot": 0})
     );
     assert_eq!(
-        told("list:A=30,B=20,C=15,D=25,E=10", "A:1"),
+        report("list:A=30,B=20,C=15,D=25,E=10", "A:1"),
         json!({"partition": {"name": "A", "slots": [0, 4915]}, "hash": "0x6d1f2a2ca6f368ee", "slot": 4566})
     );
     assert_eq!(
-        told("matrix:server", "@alice:example.org"),
+        report("matrix:server", "@alice:example.org"),
         json!({"server": "example.org", "hash": "0x4037554f7ebcbf45", "slot": 16_197})
     );
 }

@@ -54,7 +54,7 @@ pub(crate) fn codes(answer: &Value) -> Vec<(u64, String)> {
     failed.map(|row| (row["index"].as_u64().unwrap(), code(row))).collect()
 }
 
-pub(crate) fn told(expected: &[(u64, &str)]) -> Vec<(u64, String)> {
+pub(crate) fn owned(expected: &[(u64, &str)]) -> Vec<(u64, String)> {
     expected.iter().map(|(index, code)| (*index, (*code).to_owned())).collect()
 }
 
@@ -116,7 +116,7 @@ fn an_empty_field_is_null_and_a_quoted_one_is_the_empty_text() {
     let csv = b"user_id,name,email,partition_key\na,\"\",e,\nb,N,e,\"\"\nc,,e,P\n";
     let reply = stream(&router, &[CSV], csv);
     assert_eq!(reply.status, 207, "{}", reply.text());
-    assert_eq!(codes(&reply.json()), told(&[(2, "TSR312")]));
+    assert_eq!(codes(&reply.json()), owned(&[(2, "TSR312")]));
     let read = router.get("/api/read?table=users&order=user_id&select=name,partition_key").json();
     let expected = json!([{"name": "", "partition_key": null}, {"name": "N", "partition_key": ""}]);
     assert_eq!(read["data"], expected);
@@ -131,7 +131,7 @@ fn rows_go_where_their_key_says_and_the_header_is_only_the_default() {
     // An empty field is null, and a null contradicts the key as any other value does.
     assert_eq!(
         codes(&reply.json()),
-        told(&[(0, "TSR312"), (2, "TSR312"), (3, "TSR103")]),
+        owned(&[(0, "TSR312"), (2, "TSR312"), (3, "TSR103")]),
         "{}",
         reply.text()
     );
@@ -143,7 +143,7 @@ fn rows_go_where_their_key_says_and_the_header_is_only_the_default() {
     }
     let ndjson = b"{\"shard_key\":\"k\",\"data\":{\"order_id\":\"o5\",\"amount\":1}}\n{\"order_id\":\"o6\",\"amount\":1}\n";
     let reply = router.send("POST", orders, &[NDJSON], Some(ndjson));
-    assert_eq!(codes(&reply.json()), told(&[(1, "TSR104")]));
+    assert_eq!(codes(&reply.json()), owned(&[(1, "TSR104")]));
     assert_eq!(router.read("k", "table=orders").json()["data"][0]["user_id"], "k");
 }
 
@@ -154,7 +154,7 @@ fn lines_may_name_the_version_of_their_row() {
     let line = |version: i64| json!({"data": {"user_id": "a", "name": format!("after {version}"), "email": "e"}, "if_version": version});
     let body = format!("{}\n{}\n", line(made + 99), line(made));
     let reply = stream(&router, &[NDJSON], body.as_bytes());
-    assert_eq!(codes(&reply.json()), told(&[(0, "TSR303")]), "{}", reply.text());
+    assert_eq!(codes(&reply.json()), owned(&[(0, "TSR303")]), "{}", reply.text());
     let name = router.read("a", "table=users").json()["data"][0]["name"].clone();
     assert_eq!(name, format!("after {made}"));
 }
@@ -174,13 +174,13 @@ fn a_bad_line_is_a_failed_row_and_no_other_suffers() {
     let answer = reply.json();
     // A line that is neither a row nor has a key gets one of the two codes.
     let found = codes(&answer);
-    assert_eq!(found[..4], told(&expected)[..4], "{answer}");
+    assert_eq!(found[..4], owned(&expected)[..4], "{answer}");
     assert_eq!((&answer["accepted"], &answer["stored"]), (&json!(8), &json!(3)));
     assert_eq!(ids(&router), ["a", "b", "c"]);
     let csv = b"user_id,name,email\nd,N,e\ne,N\nf,N,e,e\ng,\"N\"x,e\nh,N,e\ni,\"N,e";
     let reply = stream(&router, &[CSV], csv);
     let expected = [(1, "TSR101"), (2, "TSR101"), (3, "TSR101"), (5, "TSR101")];
-    assert_eq!(codes(&reply.json()), told(&expected), "{}", reply.text());
+    assert_eq!(codes(&reply.json()), owned(&expected), "{}", reply.text());
     assert_eq!(ids(&router), ["a", "b", "c", "d", "h"]);
 }
 
@@ -205,7 +205,7 @@ fn strict_handling_ends_at_the_first_bad_line_and_the_rest_can_be_sent_again() {
     assert_eq!(ids(&router), (0..600).map(|n| format!("u{n:06}")).collect::<Vec<_>>());
 }
 
-/// A row that a shard refuses is no bad line: it is reported, and the stream goes on.
+/// A row that a shard refuses is not a bad line: it is reported, and the stream goes on.
 #[test]
 fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
     let router = Router::shared();
@@ -215,7 +215,7 @@ fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
     let reply = router.send("POST", path, &[NDJSON, STRICT], Some(body.as_bytes()));
     let problem = reply.json();
     assert_eq!((&problem["next_index"], &problem["stored"]), (&json!(3), &json!(2)), "{problem}");
-    assert_eq!(codes(&problem), told(&[(1, "TSR301")]));
+    assert_eq!(codes(&problem), owned(&[(1, "TSR301")]));
 }
 
 #[test]

@@ -55,8 +55,8 @@ fn fill(held: &mut Vec<Held>, mut begin: impl FnMut() -> TcpStream) -> Value {
     loop {
         held.push(Held { stream: begin(), answer: Vec::new() });
         // On a slow machine the first may have stalled for too long before room runs out.
-        let mut told = held.iter_mut().filter_map(Held::problem);
-        if let Some(problem) = told.find(|problem| problem["code"] != "TSR004") {
+        let mut reported = held.iter_mut().filter_map(Held::problem);
+        if let Some(problem) = reported.find(|problem| problem["code"] != "TSR004") {
             return problem;
         }
         assert!(began.elapsed() < PATIENCE * 4, "room for {} bodies", held.len());
@@ -247,7 +247,7 @@ fn blank_lines_end_a_body_that_has_hardly_anything_else() {
         assert_eq!((&problem["outcome"], &problem["stored"]), (&json!("partial"), &json!(1)));
         assert!(problem["detail"].as_str().unwrap().contains("blank lines"), "{problem}");
     }
-    // As many as the rows have are no trouble.
+    // As many as the rows have are accepted.
     let (name, blank) = ("n".repeat(600), "\n".repeat(600));
     let spread: String = (0..2_000)
         .map(|n| format!("{{\"user_id\":\"u{n}\",\"email\":\"e\",\"name\":\"{name}\"}}\n{blank}"))

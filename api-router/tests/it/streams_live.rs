@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::client::{keys_on, lab, set};
 use crate::harness::{PATIENCE, Router};
-use crate::streams::{NDJSON, USERS, codes, count, line, lines, stream, told};
+use crate::streams::{NDJSON, USERS, codes, count, line, lines, owned, stream};
 
 /// Sends the head of a streamed request, and bytes of its body.
 pub(crate) fn begin(router: &Router, head: &str, body: &[u8]) -> TcpStream {
@@ -71,7 +71,7 @@ fn a_body_that_stalls_gets_the_next_index() {
     use actix_web::web::{Bytes, Payload};
     use api_router::routes::bulk::stream::{Received, intake};
     use futures_util::{FutureExt as _, StreamExt as _};
-    let told = actix_web::rt::System::new().block_on(async {
+    let reported = actix_web::rt::System::new().block_on(async {
         let first = futures_util::stream::iter([Ok(Bytes::from_static(b"line\n"))]);
         let silence = futures_util::stream::pending();
         let body = first.chain(silence).boxed_local();
@@ -90,7 +90,7 @@ fn a_body_that_stalls_gets_the_next_index() {
         });
         second.await
     });
-    assert_eq!(told, Some((504, "TSR004")));
+    assert_eq!(reported, Some((504, "TSR004")));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_shard_that_stands_still_fails_its_rows_alone() {
     let answer = reply.json();
     assert_eq!((&answer["stored"], &answer["failed_total"]), (&json!(10), &json!(5)));
     let expected: Vec<(u64, &str)> = (0..5).map(|index| (index, "TSR004")).collect();
-    assert_eq!(codes(&answer), told(&expected));
+    assert_eq!(codes(&answer), owned(&expected));
     let shards = answer["failed"].as_array().unwrap().iter().map(|row| &row["shard"]);
     assert!(shards.into_iter().all(|shard| shard == "shard2"));
     assert_eq!(stream(&router, &[NDJSON], body.as_bytes()).json()["stored"], 15);

@@ -303,7 +303,7 @@ fn pages_of_other_origins_are_refused_and_our_own_are_not() {
 }
 
 /// A page whose host name was made to point here sends plain GETs with neither Origin nor
-/// Sec-Fetch-Site: its address is no secure context, and it is of the same origin as itself.
+/// Sec-Fetch-Site: its address is not a secure context, and it is of the same origin as itself.
 #[test]
 fn a_host_name_that_is_not_ours_is_refused_even_without_an_origin() {
     let router = Router::shared();

@@ -312,7 +312,7 @@ fn a_router_that_is_killed_while_it_makes_a_table_finishes_it_when_it_starts() {
 }
 
 /// Makes tables until the router is gone, or until there are some; what was acknowledged.
-fn make_many(router: &Router, tag: &str, told: &mpsc::Sender<()>) -> Vec<String> {
+fn make_many(router: &Router, tag: &str, reported: &mpsc::Sender<()>) -> Vec<String> {
     let mut acknowledged = Vec::new();
     for n in 0..10 {
         let name = format!("{tag}_{n}");
@@ -322,7 +322,7 @@ fn make_many(router: &Router, tag: &str, told: &mpsc::Sender<()>) -> Vec<String>
         let Ok(reply) = reply else { break };
         assert_eq!(reply.status, 201, "{name}: {}", reply.text());
         acknowledged.push(name);
-        let _ = told.send(());
+        let _ = reported.send(());
     }
     acknowledged
 }
@@ -340,7 +340,7 @@ fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_ar
         assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
         expected = there;
         thread::scope(|scope| {
-            let (sender, told) = mpsc::channel();
+            let (sender, reported) = mpsc::channel();
             let router = &router;
             let clients: Vec<_> = (0..3)
                 .map(|client| {
@@ -348,7 +348,7 @@ fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_ar
                     scope.spawn(move || make_many(router, &tag, &sender))
                 })
                 .collect();
-            (0..3 + round * 3).for_each(|_| told.recv_timeout(PATIENCE).unwrap());
+            (0..3 + round * 3).for_each(|_| reported.recv_timeout(PATIENCE).unwrap());
             router.signal("KILL");
             expected.extend(clients.into_iter().flat_map(|client| client.join().unwrap()));
         });

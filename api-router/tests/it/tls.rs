@@ -116,13 +116,13 @@ fn the_command_line_asks_by_tls_whom_it_can_trust() {
         let output = command.env_remove("SSL_CERT_DIR").output().unwrap();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
-    let (code, told, said) = ask("cert.pem", &["status", "--json"]);
-    assert_eq!(code, Some(0), "{told} {said}");
-    let (code, told, said) = ask("cert.pem", &["generate", "--users", "10"]);
-    assert_eq!(code, Some(0), "{told} {said}");
+    let (code, reported, said) = ask("cert.pem", &["status", "--json"]);
+    assert_eq!(code, Some(0), "{reported} {said}");
+    let (code, reported, said) = ask("cert.pem", &["generate", "--users", "10"]);
+    assert_eq!(code, Some(0), "{reported} {said}");
     papers.renew();
-    let (code, told, said) = ask("cert.pem", &["status"]);
-    assert_ne!(code, Some(0), "{told}");
+    let (code, reported, said) = ask("cert.pem", &["status"]);
+    assert_ne!(code, Some(0), "{reported}");
     assert!(said.contains("no router answers at https://"), "{said}");
     let (_, _, said) = ask("key.pem", &["status"]);
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");

@@ -298,19 +298,19 @@ fn assert_bad(router: &Router, token: &str) {
         router.exchange("GET", "/api/read?table=users", &headers, None).unwrap(),
         router.exchange("GET", "/api/read?table=users", &headers[..1], None).unwrap(),
     ];
-    let told = |reply: &Reply| {
+    let report = |reply: &Reply| {
         assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{token}: {}", reply.text());
         let detail = reply.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.starts_with("x-session-token"), "{detail}");
         assert_eq!(reply.header("x-session-token"), None, "{token}");
     };
-    reads.iter().for_each(told);
+    reads.iter().for_each(report);
     let written = router.post("/api/write", &headers, &body);
-    told(&written);
+    report(&written);
     assert_eq!(refusal(&written), refused(400, "TSR113"));
     let rows = json!({"table": "users", "records": [body["data"]]});
     let bulk = router.post("/api/bulk-write", &headers, &rows);
-    told(&bulk);
+    report(&bulk);
     assert_eq!(refusal(&bulk), refused(400, "TSR113"));
     assert_eq!(stranger(router).user_at("bad", "all").names, Vec::<String>::new());
 }

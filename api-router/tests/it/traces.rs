@@ -22,13 +22,13 @@ fn a_client_in_a_trace_finds_it_in_the_answer_with_a_span_of_our_own() {
         let parent = format!("00-{TRACE}-{PARENT}-{flags}");
         let mut spans = Vec::new();
         for path in ["/api/read?table=users", "/api/read?table=nope", "/live", "/nowhere"] {
-            let told = returned(&router, path, &[("traceparent", &parent)]).expect("a trace");
-            let parts: Vec<&str> = told.split('-').collect();
-            assert_eq!((parts.len(), parts[0], parts[1]), (4, "00", TRACE), "{path}: {told}");
-            assert_eq!(parts[3], sampled, "{path}: {told}");
+            let reported = returned(&router, path, &[("traceparent", &parent)]).expect("a trace");
+            let parts: Vec<&str> = reported.split('-').collect();
+            assert_eq!((parts.len(), parts[0], parts[1]), (4, "00", TRACE), "{path}: {reported}");
+            assert_eq!(parts[3], sampled, "{path}: {reported}");
             let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
-            assert!(parts[2].len() == 16 && parts[2].chars().all(hex), "{told}");
-            assert!(parts[2] != PARENT && parts[2] != "0".repeat(16), "{told}");
+            assert!(parts[2].len() == 16 && parts[2].chars().all(hex), "{reported}");
+            assert!(parts[2] != PARENT && parts[2] != "0".repeat(16), "{reported}");
             spans.push(parts[2].to_owned());
         }
         spans.sort_unstable();
@@ -46,7 +46,7 @@ fn a_version_to_come_is_read_as_far_as_it_is_known() {
         format!("cc-{TRACE}-{PARENT}-01-what-the-future-will-be-like"),
     ] {
         assert!(
-            known(&parent).is_some_and(|told| told.starts_with(&format!("00-{TRACE}-"))),
+            known(&parent).is_some_and(|reported| reported.starts_with(&format!("00-{TRACE}-"))),
             "{parent}"
         );
     }

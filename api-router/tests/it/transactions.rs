@@ -315,7 +315,7 @@ fn a_kill_in_the_middle_leaves_no_half_of_a_transaction() {
     open_bank(&router, "bank");
     for round in 0..3 {
         thread::scope(|scope| {
-            let (told, transfers) = std::sync::mpsc::channel();
+            let (reported, transfers) = std::sync::mpsc::channel();
             let clerk = &router;
             let worker = scope.spawn(move || {
                 for n in 0.. {
@@ -326,7 +326,7 @@ fn a_kill_in_the_middle_leaves_no_half_of_a_transaction() {
                     let text = body.to_string();
                     let path = "/api/bulk-write";
                     let sent = clerk.try_send("POST", path, &headers, Some(text.as_bytes()));
-                    if sent.is_err() || told.send(()).is_err() {
+                    if sent.is_err() || reported.send(()).is_err() {
                         return;
                     }
                 }

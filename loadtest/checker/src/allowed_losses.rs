@@ -1,4 +1,4 @@
-//! Allowed losses: changes that a promotion may cost at level `one`, which are no violations.
+//! Allowed losses: changes that a promotion may cost at level `one`, which are not violations.
 //!
 //! A write at `one` is acknowledged when the primary has stored it. If another node is promoted,
 //! such a write may be lost, even if a read has returned it before. So a contradiction is a loss

@@ -15,9 +15,9 @@ pub const REPORTED_MAX: usize = 10;
 #[derive(Debug)]
 pub(crate) struct Findings<'h> {
     /// Ordered by time, at most [`REPORTED_MAX`] of each check.
-    told: [Vec<Violation>; Check::ALL.len()],
+    violations: [Vec<Violation>; Check::ALL.len()],
     counts: [u64; Check::ALL.len()],
-    /// Changes whose loss is no violation, if there was a promotion.
+    /// Changes whose loss is not a violation, if there was a promotion.
     excuse: Option<Excuse<'h>>,
     losses: Vec<Violation>,
     lost: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Found {
 impl<'h> Findings<'h> {
     pub(crate) fn new(history: &'h OperationHistory) -> Self {
         Self {
-            told: Default::default(),
+            violations: Default::default(),
             counts: Default::default(),
             excuse: Excuse::of(history),
             losses: Vec::new(),
@@ -48,7 +48,7 @@ impl<'h> Findings<'h> {
         let violation = || Violation { check, at, ..violation() };
         let Some(excuse) = &self.excuse else {
             self.counts[check.index()] += 1;
-            keep(&mut self.told[check.index()], at, violation);
+            keep(&mut self.violations[check.index()], at, violation);
             return;
         };
         let violation = violation();
@@ -57,22 +57,22 @@ impl<'h> Findings<'h> {
             keep(&mut self.losses, at, || violation);
         } else {
             self.counts[check.index()] += 1;
-            keep(&mut self.told[check.index()], at, || violation);
+            keep(&mut self.violations[check.index()], at, || violation);
         }
     }
 
     /// Returns the counts, and the violations to report.
     pub(crate) fn finish(self) -> Found {
-        let Self { told, counts, losses, lost, .. } = self;
-        Found { counts, violations: told.into_iter().flatten().collect(), lost, losses }
+        let Self { violations, counts, losses, lost, .. } = self;
+        Found { counts, violations: violations.into_iter().flatten().collect(), lost, losses }
     }
 }
 
 /// Keeps one that is among the earliest.
-fn keep(told: &mut Vec<Violation>, at: u64, violation: impl FnOnce() -> Violation) {
-    let place = told.partition_point(|earlier| earlier.at <= at);
+fn keep(kept: &mut Vec<Violation>, at: u64, violation: impl FnOnce() -> Violation) {
+    let place = kept.partition_point(|earlier| earlier.at <= at);
     if place < REPORTED_MAX {
-        told.truncate(REPORTED_MAX - 1);
-        told.insert(place, violation());
+        kept.truncate(REPORTED_MAX - 1);
+        kept.insert(place, violation());
     }
 }

@@ -16,9 +16,9 @@
 //! | C9 | counters count every transfer, and conditional writes hold | `ledger` |
 //! | C10 | (report only) the longest times without success | `availability` |
 //!
-//! A doubtful case is no violation: where the outcome of an unanswered request is unknown, a check
-//! assumes the outcome that contradicts nothing. Changes that a promotion may lose at level `one`
-//! are counted separately (`allowed_losses`). The documentation of each check lists the violations
+//! A doubtful case is not a violation: where the outcome of an unanswered request is unknown, a
+//! check assumes the outcome that contradicts nothing. Changes that a promotion may lose at level
+//! `one` are counted separately (`allowed_losses`). The documentation of each check lists the violations
 //! that it therefore cannot detect. The rows of a run must be new, because a value written before
 //! the run counts as a value that was never sent.
 //!

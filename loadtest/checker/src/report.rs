@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns whether no promise was broken.
+    /// Returns whether no guarantee was violated.
     pub fn passed(&self) -> bool {
         self.counts.iter().all(|&count| count == 0)
     }

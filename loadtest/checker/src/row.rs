@@ -133,13 +133,13 @@ fn versions(
     owners: &[Option<OperationIndex>],
 ) -> Vec<u64> {
     let at = |place: usize| &history.operations[indices[place] as usize];
-    let told = |operation: &Operation| match operation.outcome {
+    let version_of = |operation: &Operation| match operation.outcome {
         // The version of an absent row, or of a refusal, is not one this operation stands for.
         _ if operation.is_absent_read() => 0,
         Outcome::Ok | Outcome::Committed | Outcome::Unknown => operation.version,
         Outcome::Rejected => 0,
     };
-    let mut versions: Vec<u64> = (0..indices.len()).map(|place| told(at(place))).collect();
+    let mut versions: Vec<u64> = (0..indices.len()).map(|place| version_of(at(place))).collect();
     for (place, owner) in owners.iter().enumerate() {
         let answered = matches!(at(place).outcome, Outcome::Ok | Outcome::Committed);
         if let Some(owner) = owner.map(|owner| owner as usize)

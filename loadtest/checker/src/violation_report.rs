@@ -43,8 +43,8 @@ impl Report {
         }
         for violation in &self.violations {
             line(&mut text, "");
-            for told in violation.lines(history) {
-                line(&mut text, &told);
+            for reported in violation.lines(history) {
+                line(&mut text, &reported);
             }
         }
         if let Some(most) = self.counts.iter().max().filter(|&&most| most > REPORTED_MAX as u64) {
@@ -57,14 +57,14 @@ impl Report {
         }
         for loss in &self.losses {
             line(&mut text, "");
-            for told in loss.loss_lines(history) {
-                line(&mut text, &told);
+            for reported in loss.loss_lines(history) {
+                line(&mut text, &reported);
             }
         }
         let verdict = match (self.passed(), self.lost) {
-            (true, 0) => "PASS: no promise was broken".to_owned(),
+            (true, 0) => "PASS: no guarantee was violated".to_owned(),
             (true, lost) => format!("LOST: {}", lost_text(lost)),
-            (false, _) => "FAIL: promises were broken".to_owned(),
+            (false, _) => "FAIL: guarantees were violated".to_owned(),
         };
         line(&mut text, &verdict);
         text
@@ -151,8 +151,8 @@ pub fn lost_text(lost: u64) -> String {
 }
 
 /// Adds a line without what a foreign text might do to a terminal.
-fn line(text: &mut String, told: &str) {
-    text.extend(told.chars().filter(|letter| *letter == '\n' || !letter.is_control()));
+fn line(text: &mut String, reported: &str) {
+    text.extend(reported.chars().filter(|letter| *letter == '\n' || !letter.is_control()));
     text.push('\n');
 }
 
@@ -176,9 +176,9 @@ fn evidence_text(history: &OperationHistory, evidence: Evidence) -> String {
             let ledger = &history.ledgers[index as usize];
             let what = format!("counter {}, {} rows", ledger.counter, ledger.rows);
             let when = interval(ledger.start, ledger.end);
-            let told =
+            let text =
                 format!("{when}  session {}  ledger of {} -> {what}", ledger.session, ledger.bank);
-            with_request(history, ledger.session, ledger.request, ledger.node, &told)
+            with_request(history, ledger.session, ledger.request, ledger.node, &text)
         }
         Evidence::Page(index) => {
             let page = &history.pages[index as usize];
@@ -188,50 +188,50 @@ fn evidence_text(history: &OperationHistory, evidence: Evidence) -> String {
                 page.keys.len(),
                 if page.complete { ", the last page" } else { "" }
             );
-            let told =
+            let text =
                 format!("{when}  session {}  walk over {} -> {what}", page.session, page.table);
-            with_request(history, page.session, page.request, NodeId::NONE, &told)
+            with_request(history, page.session, page.request, NodeId::NONE, &text)
         }
     }
 }
 
 fn operation_text(history: &OperationHistory, one: &Operation) -> String {
-    let mut told = format!("{}  session {}  ", interval(one.start, one.end), one.session);
-    told += one.kind.name();
+    let mut text = format!("{}  session {}  ", interval(one.start, one.end), one.session);
+    text += one.kind.name();
     match one.kind {
-        Kind::Write | Kind::Replay => told += &format!(" {}", one.value),
+        Kind::Write | Kind::Replay => text += &format!(" {}", one.value),
         Kind::Delete | Kind::Read => {}
     }
-    told += &format!(" of {} at {}", history.keys.name(one.key), one.level.name());
+    text += &format!(" of {} at {}", history.keys.name(one.key), one.level.name());
     if one.bound_ms > 0 {
-        told += &format!(", at most {} ms old", one.bound_ms);
+        text += &format!(", at most {} ms old", one.bound_ms);
     }
     if one.based_on > 0 {
-        told += &format!(", if at version {}", one.based_on);
+        text += &format!(", if at version {}", one.based_on);
     }
     if one.token {
-        told += ", with token";
+        text += ", with token";
     }
     if one.last {
-        told += ", after the run";
+        text += ", after the run";
     }
-    told += " -> ";
-    told += match one.outcome {
+    text += " -> ";
+    text += match one.outcome {
         Outcome::Ok if one.is_absent_read() => "no row",
         Outcome::Ok | Outcome::Committed | Outcome::Rejected | Outcome::Unknown => {
             one.outcome.name()
         }
     };
     if one.kind == Kind::Read && one.value != Value::NONE {
-        told += &format!(" {}", one.value);
+        text += &format!(" {}", one.value);
     }
     if one.version > 0 {
-        told += &format!(", version {}", one.version);
+        text += &format!(", version {}", one.version);
     }
     if one.attempts > 1 {
-        told += &format!(", sent {} times", one.attempts);
+        text += &format!(", sent {} times", one.attempts);
     }
-    with_request(history, one.session, one.request, one.node, &told)
+    with_request(history, one.session, one.request, one.node, &text)
 }
 
 fn with_request(
@@ -239,17 +239,17 @@ fn with_request(
     session: u32,
     request: u32,
     node: NodeId,
-    told: &str,
+    text: &str,
 ) -> String {
-    let mut told = told.to_owned();
+    let mut text = text.to_owned();
     if let Some(node) = history.nodes.get(node) {
         let host = history.header.hosts.get(usize::from(node.host));
-        told += &format!(", {node} via {}", host.map_or("an unknown host", String::as_str));
+        text += &format!(", {node} via {}", host.map_or("an unknown host", String::as_str));
     }
     let id = crate::history::request_id(&history.header.run, session, request);
     // Writing to a text cannot fail.
-    let _ = write!(told, ", request {id}");
-    told
+    let _ = write!(text, ", request {id}");
+    text
 }
 
 fn evidence_json(history: &OperationHistory, evidence: Evidence) -> Json {
@@ -282,21 +282,21 @@ fn evidence_json(history: &OperationHistory, evidence: Evidence) -> Json {
 fn summary_text(summary: &Summary<'_>) -> String {
     let what = if summary.reads { "reads" } else { "changes" };
     let Outcomes { ok, committed, rejected, unknown } = summary.outcomes;
-    let mut told = format!("{what} at {}: {ok} ok", summary.level.name());
+    let mut text = format!("{what} at {}: {ok} ok", summary.level.name());
     for (count, name) in [(committed, "committed"), (rejected, "rejected")] {
         if count > 0 {
-            told += &format!(", {count} {name}");
+            text += &format!(", {count} {name}");
         }
     }
     if unknown > 0 {
-        told += &format!(", {unknown} unknown ({:.2} %)", summary.outcomes.unknown_ratio() * 100.0);
+        text += &format!(", {unknown} unknown ({:.2} %)", summary.outcomes.unknown_ratio() * 100.0);
     }
     if let Some((gap, shard)) = summary.worst {
         let shard = if shard.is_empty() { "some shard" } else { shard };
-        told += &format!("; none on {shard} for {:.2} s", gap.nanos() as f64 / 1e9);
-        told += &format!(", from {:.2} s", gap.from as f64 / 1e9);
+        text += &format!("; none on {shard} for {:.2} s", gap.nanos() as f64 / 1e9);
+        text += &format!(", from {:.2} s", gap.from as f64 / 1e9);
     }
-    told
+    text
 }
 
 fn group_json(group: &OperationGroup) -> Json {

@@ -124,7 +124,7 @@ impl Cluster {
             let count = nodes.iter().filter(|node| node.shard() == shard).count();
             anyhow::ensure!(
                 count >= NODES_MIN || !kinds.iter().any(|kind| kind.breaks_a_node()),
-                "{shard} has {count} nodes, so one of them is no minority: make the cluster with --replicas 2, or \
+                "{shard} has {count} nodes, so one of them is not a minority: make the cluster with --replicas 2, or \
                  choose other --faults"
             );
         }
@@ -147,7 +147,7 @@ impl Cluster {
             for (host, port) in endpoints(value) {
                 anyhow::ensure!(
                     other(port).is_some(),
-                    "{}: {host}:{port} is no node of this cluster",
+                    "{}: {host}:{port} is not a node of this cluster",
                     path.display()
                 );
             }

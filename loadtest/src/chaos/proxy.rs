@@ -36,7 +36,7 @@ pub(super) enum Way {
     Open,
     /// Connections end, and new ones are refused.
     Cut,
-    /// Bytes are swallowed, and nothing is answered.
+    /// Bytes are discarded, and nothing is answered.
     HalfOpen,
     /// All passes so much later, each way.
     Slow(Duration),
@@ -205,10 +205,10 @@ async fn answer(
             return Ok(());
         }
         // Read along from the beginning: messages cannot be found from the middle of a stream.
-        let told = frames.read(&chunk[..count]);
+        let reported = frames.read(&chunk[..count]);
         let is_lossy = *way.borrow() == Way::Lossy;
-        if told.stored && is_lossy && take_one(&to_lose) {
-            let mut is_ended = told.ready;
+        if reported.stored && is_lossy && take_one(&to_lose) {
+            let mut is_ended = reported.ready;
             let ended = async {
                 while !is_ended {
                     let count = from.read(&mut chunk).await?;

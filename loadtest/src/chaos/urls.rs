@@ -21,14 +21,14 @@ pub(super) fn endpoints(text: &str) -> Vec<(String, u16)> {
 /// Returns URLs with each host and port replaced by `127.0.0.1` and the port that `other` returns
 /// for them.
 pub(super) fn rewritten(text: &str, other: impl Fn(&str, u16) -> Option<u16>) -> String {
-    let told = |part: &UrlPart<'_>| match part {
+    let report = |part: &UrlPart<'_>| match part {
         UrlPart::Plain(text) => (*text).to_owned(),
         UrlPart::Endpoint { host, port } => match other(host, *port) {
             Some(other) => format!("127.0.0.1:{other}"),
             None => format!("{host}:{port}"),
         },
     };
-    parts(text).iter().map(told).collect()
+    parts(text).iter().map(report).collect()
 }
 
 fn parts(text: &str) -> Vec<UrlPart<'_>> {

@@ -81,14 +81,14 @@ mod tests {
 
     #[test]
     fn a_target_is_scheme_host_and_port_and_nothing_else() {
-        for (good, told) in [
+        for (good, reported) in [
             ("http://127.0.0.1:3000", "http://127.0.0.1:3000"),
             ("http://[::1]:3000/", "http://[::1]:3000"),
             ("http://localhost", "http://localhost"),
             ("https://localhost", "https://localhost"),
         ] {
             let target: Target = good.parse().unwrap();
-            assert_eq!(target.to_string(), told);
+            assert_eq!(target.to_string(), reported);
             assert!(target.is_loopback(), "{good}");
         }
         for bad in [

@@ -67,8 +67,8 @@ impl Trust {
 pub(super) fn refusal(error: &io::Error) -> Option<String> {
     let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let rustls::Error::InvalidCertificate(problem) = cause else { return None };
-    let told = problem.to_string();
-    if told.contains(AUTHORITY_VARIANT) {
+    let reported = problem.to_string();
+    if reported.contains(AUTHORITY_VARIANT) {
         return Some(AUTHORITY.to_owned());
     }
     if matches!(problem, CertificateError::UnknownIssuer | CertificateError::BadSignature) {
@@ -90,7 +90,7 @@ pub(super) fn refusal(error: &io::Error) -> Option<String> {
     if *problem == early || matches!(problem, CertificateError::NotValidYetContext { .. }) {
         return Some(format!("it is not valid yet: check the clocks of both machines, or {RENEW}"));
     }
-    Some(format!("{}: {RENEW}", printable(&told)))
+    Some(format!("{}: {RENEW}", printable(&reported)))
 }
 
 /// Returns the name in `DnsName("name")` or `IpAddress(name)`, as TLS spells it.

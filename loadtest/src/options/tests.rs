@@ -57,8 +57,8 @@ fn limits_are_those_of_the_help() {
 fn several_hosts_may_be_given_and_each_must_be_this_machine() {
     let options =
         read(&["--host", "http://127.0.0.1:1,http://127.0.0.1:2", "-H", "http://127.0.0.1:3"]);
-    let told: Vec<_> = options.unwrap().targets.iter().map(ToString::to_string).collect();
-    assert_eq!(told, ["http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"]);
+    let reported: Vec<_> = options.unwrap().targets.iter().map(ToString::to_string).collect();
+    assert_eq!(reported, ["http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"]);
     let refused = read(&["--host", "http://127.0.0.1:1,http://10.0.0.1:2"]).err().unwrap();
     assert!(refused.to_string().contains("http://10.0.0.1:2 is not this machine"), "{refused}");
     assert!(read(&["--host", "http://10.0.0.1:2", "--allow-remote"]).is_ok());
@@ -82,8 +82,8 @@ fn a_scenario_can_be_completed_on_the_command_line() {
     let text = "about = 'x'\n[options]\nhost = 'http://127.0.0.1:9'\nusers = 2";
     std::fs::write(file.path(), text).unwrap();
     let path = file.path().to_str().unwrap();
-    let told = |args: &[&str]| read(args).unwrap().targets[0].to_string();
-    assert_eq!(told(&["--scenario", path]), "http://127.0.0.1:9");
+    let first_target = |args: &[&str]| read(args).unwrap().targets[0].to_string();
+    assert_eq!(first_target(&["--scenario", path]), "http://127.0.0.1:9");
     let other = read(&["--scenario", path, "--host", "http://127.0.0.1:10"]).unwrap();
     assert_eq!(other.targets.len(), 1);
     assert_eq!(other.targets[0].to_string(), "http://127.0.0.1:10");

@@ -262,7 +262,7 @@ fn count_metric(
     let percent = |(count, all): (u64, u64)| count as f64 * 100.0 / all.max(1) as f64;
     let (was, is) = (percent(before), percent(now));
     let bound = match (before.0, now.0) {
-        // The first of its kind is no noise, nor is the last.
+        // The first of its kind is not noise, nor is the last.
         (0, _) | (_, 0) => 0.0,
         (before, now) => (noise * 2.0).max(chance_percent(before, now)),
     };
@@ -331,12 +331,12 @@ fn warnings(before: &Report, now: &Report) -> Vec<String> {
     for name in names {
         let (was, is) = (before.asked.get(name), now.asked.get(name));
         if was != is {
-            let told = |value: Option<&String>| value.map_or_else(none, |value| printable(value));
+            let text = |value: Option<&String>| value.map_or_else(none, |value| printable(value));
             warnings.push(format!(
                 "different options: {} {} before, {} now",
                 printable(name),
-                told(was),
-                told(is)
+                text(was),
+                text(is)
             ));
         }
     }

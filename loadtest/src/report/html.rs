@@ -110,7 +110,7 @@ fn model(report: &Report) -> &'static str {
         "open" => {
             "open: sent at the rate, whatever the responses; times count from when a request was due"
         }
-        _ => "closed: a user waits for its response, so stalls are under-counted",
+        _ => "closed: a user waits for its response, so stalls weigh less than they should",
     }
 }
 

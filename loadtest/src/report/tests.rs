@@ -88,7 +88,7 @@ tessera loadtest: 20 users, 15s, mix default (70 % writes), 10000 keys, uniform,
   read             3     500/s   p50 2.0 ms  p90 2.0 ms  p95 2.0 ms  p99 2.0 ms  p99.9 2.0 ms  max 2.0 ms
   shards   shard1 25.0 % (p99 2.0 ms)  shard2 50.0 % (p99 2.0 ms)  shard10 25.0 % (p99 2.0 ms)
   roles    primary 100.0 % (p99 2.0 ms)
-  model    closed: a user waits for its response, so stalls are under-counted (--rate counts them)
+  model    closed: a user waits for its response, so stalls weigh less than they should; --rate avoids that
 PASS: every request was answered as promised
 ";
     assert_eq!(Report::new(&options(&[]), &counts, ran()).text(), expected);
@@ -198,7 +198,7 @@ fn a_broken_promise_fails_the_run_and_is_reported_line_by_line() {
 
 12:00:01 wrote version 7
 12:00:02 read version 6
-FAIL: promises were broken, 3 times
+FAIL: guarantees were violated, 3 times
 ";
     let text = report.text();
     assert!(text.ends_with(end), "{text}");
@@ -233,5 +233,5 @@ LOST: lost at level one after a promotion: acknowledged changes were found gone 
     assert!(text.ends_with(end), "{text}");
     let broken = report(1);
     assert!(!broken.passed && !broken.has_only_lost());
-    assert!(broken.text().ends_with("FAIL: promises were broken, 1 times\n"));
+    assert!(broken.text().ends_with("FAIL: guarantees were violated, 1 times\n"));
 }

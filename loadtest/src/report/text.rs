@@ -46,7 +46,7 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
             "open" =>
                 "open: sent at the rate, whatever the responses; latency counts from when a request was due",
             _ =>
-                "closed: a user waits for its response, so stalls are under-counted (--rate counts them)",
+                "closed: a user waits for its response, so stalls weigh less than they should; --rate avoids that",
         }
     )?;
     for warning in &report.warnings {
@@ -111,30 +111,30 @@ fn shares(name: &str, shares: &[Share], out: &mut String) -> Result {
             _ => Ok(()),
         };
     }
-    let told = shares.iter().take(SHARES_MAX).map(|share| {
+    let texts = shares.iter().take(SHARES_MAX).map(|share| {
         format!("{} {:.1} % (p99 {})", share.name, share.percent, milliseconds(share.p99_ms))
     });
     let more = shares.len().checked_sub(SHARES_MAX).filter(|more| *more > 0);
     let (mut head, mut line) = (name, String::new());
-    for told in told.chain(more.map(|more| format!("and {more} more"))) {
-        if line.chars().count() + told.chars().count() > LINE_CHARS {
+    for share in texts.chain(more.map(|more| format!("and {more} more"))) {
+        if line.chars().count() + share.chars().count() > LINE_CHARS {
             writeln!(out, "  {head:<8} {line}")?;
             head = "";
             line.clear();
         }
         line += if line.is_empty() { "" } else { "  " };
-        line += &told;
+        line += &share;
     }
     writeln!(out, "  {head:<8} {line}")
 }
 
 fn latency(latency: &Latency) -> String {
     let Latency { p50, p90, p95, p99, p999, max } = *latency;
-    let told =
+    let reported =
         [("p50", p50), ("p90", p90), ("p95", p95), ("p99", p99), ("p99.9", p999), ("max", max)];
-    let told: Vec<_> =
-        told.iter().map(|(name, value)| format!("{name} {}", milliseconds(*value))).collect();
-    told.join("  ")
+    let reported: Vec<_> =
+        reported.iter().map(|(name, value)| format!("{name} {}", milliseconds(*value))).collect();
+    reported.join("  ")
 }
 
 /// Three digits or so, whatever the size.

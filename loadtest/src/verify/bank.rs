@@ -113,7 +113,7 @@ async fn await_shown(of: &Verification, bank: &str) {
 
 /// Opens a bank on every node: a read without a token must never find one that is not open yet.
 async fn open_one(session: &mut Session, bank: &str) -> anyhow::Result<()> {
-    let mut told = String::new();
+    let mut text = String::new();
     for _ in 0..OPENINGS_MAX {
         let deposit = |number| Change { id: account(bank, number), amount: DEPOSIT, based_on: 0 };
         let mut changes: Vec<_> = (0..ACCOUNTS).map(deposit).collect();
@@ -123,9 +123,9 @@ async fn open_one(session: &mut Session, bank: &str) -> anyhow::Result<()> {
             return Ok(());
         }
         let failure = sent.done.sample.verdict.err();
-        told = failure.map(|failure: Failure| failure.detail).unwrap_or_default();
+        text = failure.map(|failure: Failure| failure.detail).unwrap_or_default();
     }
-    anyhow::bail!("a bank cannot be opened on every node: {told}")
+    anyhow::bail!("a bank cannot be opened on every node: {text}")
 }
 
 /// Reads a bank, from wherever a read at `one` goes.

@@ -36,7 +36,7 @@ pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
         let missing = !met.contains(&key);
         let row = row.strip_prefix(USERS).and_then(|row| row.strip_prefix('/'));
         let Some(row) = row.filter(|_| missing) else { continue };
-        // The name of the whole run stands for bulk writes, and is no row.
+        // The name of the whole run stands for bulk writes, and is not a row.
         if *row == *session.of.names.run() {
             continue;
         }
@@ -48,15 +48,15 @@ pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
 /// Reads a row that no page contained; a router that has just restarted may need several tries.
 async fn read_missing(session: &mut Session, row: &str) -> anyhow::Result<()> {
     let how = register::Read { level: Level::All, token: false, bound_ms: 0, other: false };
-    let mut told = String::new();
+    let mut text = String::new();
     for _ in 0..ATTEMPTS_MAX {
         match register::read_last(session, row, how).await.sample.verdict {
             Ok(()) => return Ok(()),
-            Err(failure) => told = failure.detail,
+            Err(failure) => text = failure.detail,
         }
         tokio::time::sleep(super::PAUSE).await;
     }
-    bail!("a row cannot be read back after the run: {told}")
+    bail!("a row cannot be read back after the run: {text}")
 }
 
 /// Reads a whole table by cursor, as far as its rows are of this run.
@@ -104,7 +104,7 @@ async fn walk(
 
 /// One page; a router that was just started again may need several tries.
 async fn page(session: &mut Session, table: &str, path: &str) -> anyhow::Result<(Operation, Rows)> {
-    let mut told = String::new();
+    let mut text = String::new();
     for _ in 0..ATTEMPTS_MAX {
         let whole = format!("{table}/{}", session.of.names.run());
         let mut request = session.operation(Kind::Read, &whole);
@@ -117,11 +117,11 @@ async fn page(session: &mut Session, table: &str, path: &str) -> anyhow::Result<
                 let rows = serde_json::from_slice(&answer.body);
                 return Ok((request, rows.context("a page without rows")?));
             }
-            None => told = sent.done.sample.verdict.err().map(|f| f.detail).unwrap_or_default(),
+            None => text = sent.done.sample.verdict.err().map(|f| f.detail).unwrap_or_default(),
         }
         tokio::time::sleep(super::PAUSE).await;
     }
-    bail!("{table} cannot be read back after the run: {told}")
+    bail!("{table} cannot be read back after the run: {text}")
 }
 
 /// Records the counters and ledgers of all banks.

@@ -31,7 +31,7 @@ fn a_history_that_keeps_its_promises_passes() {
     assert!(stdout.starts_with("history r1: 2 operations, 1 rows\n  C1  identity"), "{stdout}");
     let lane = "  C10 changes at one: 2 ok; none on shard1 for 1.00 s, from 0.00 s";
     assert!(stdout.contains(lane), "{stdout}");
-    assert!(stdout.ends_with("PASS: no promise was broken\n"), "{stdout}");
+    assert!(stdout.ends_with("PASS: no guarantee was violated\n"), "{stdout}");
 }
 
 #[test]
@@ -45,7 +45,7 @@ C3 linearizability: kv/a: version 7 was read although version 9 was known before
   1.005000 .. 1.006000 s  session 3  read of kv/a at quorum -> ok 1:1, version 7, shard1 replica via http://127.0.0.1:3000, request r1-3-5
 ";
     assert!(stdout.contains(story), "{stdout}");
-    assert!(stdout.ends_with("FAIL: promises were broken\n"), "{stdout}");
+    assert!(stdout.ends_with("FAIL: guarantees were violated\n"), "{stdout}");
 }
 
 #[test]

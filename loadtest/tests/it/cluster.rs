@@ -78,14 +78,14 @@ fn writes_that_a_majority_stored_are_kept_while_nodes_are_broken() {
     assert!(report["verified"]["operations"].as_u64().unwrap() > 500, "{report:#}");
     let faults = report["faults"].as_array().unwrap();
     // The first faults of this seed. On a busy machine fewer than five answers are lost in time.
-    for (told, words) in faults.iter().zip([
+    for (reported, words) in faults.iter().zip([
         "the primary of shard1 loses 5 answers",
         " lost)",
         "shard1-primary stopped at once",
         "over: ",
         "shard1-primary cut off",
     ]) {
-        assert!(told["what"].as_str().unwrap().contains(words), "{words}: {report:#}");
+        assert!(reported["what"].as_str().unwrap().contains(words), "{words}: {report:#}");
     }
     assert!(!faults[1]["what"].as_str().unwrap().contains("(0 lost)"), "{report:#}");
     assert_eq!(faults.last().unwrap()["what"], "all nodes run and follow");
@@ -179,7 +179,7 @@ fn faults_that_are_impossible_are_reported_before_the_run() {
     refused(without.output().unwrap(), "without --cluster DIR there is only the router to break");
     let Some(cluster) = Cluster::up("1") else { return };
     let output = cluster.under_chaos("1", "delay,freeze", &[]);
-    refused(output, "shard1 has 2 nodes, so one of them is no minority");
+    refused(output, "shard1 has 2 nodes, so one of them is not a minority");
     assert!(cluster.command(&["stop", "shard1-replica1"]).status.success());
     refused(
         cluster.under_chaos("1", "delay", &[]),

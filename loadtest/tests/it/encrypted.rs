@@ -68,8 +68,8 @@ fn only_a_router_with_a_trusted_certificate_is_tested() {
     let router = start(folder.path());
     assert!(router.address.starts_with("https://"), "{}", router.address);
     let output = verify(&router, &folder.path().join("its.pem"));
-    let (told, said) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{told} {said}");
+    let (reported, said) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{reported} {said}");
     let output = verify(&router, &folder.path().join("another.pem"));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
@@ -101,6 +101,6 @@ fn a_certificate_for_another_host_is_refused_with_the_names_it_is_for() {
     let output = verify(&router, &folder.path().join("its.pem"));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    let told = "is refused: it is made for other.example and not for 127.0.0.1";
-    assert!(said.contains(told), "{said}");
+    let reported = "is refused: it is made for other.example and not for 127.0.0.1";
+    assert!(said.contains(reported), "{said}");
 }

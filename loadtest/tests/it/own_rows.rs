@@ -150,8 +150,8 @@ fn rows_of_a_killed_run_disturb_no_other_and_are_removed_on_demand() {
 
     let output = loadtest(&router.url(), &["--mix", "b"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    let told = "loadtest_users has rows of another run, which is under way or was killed";
-    assert!(said(&output).contains(told), "{}", said(&output));
+    let reported = "loadtest_users has rows of another run, which is under way or was killed";
+    assert!(said(&output).contains(reported), "{}", said(&output));
     assert_eq!(router.own(), left, "what may be under way is left alone");
 
     let output = loadtest(&router.url(), &["--mix", "b", "--keep"]);
@@ -181,9 +181,9 @@ fn a_table_with_rows_of_others_is_left_alone_without_agreement() {
     let fake = Fake::start(Behaviour::HasForeignRows);
     let refused = loadtest(&fake.host(), &[]);
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
-    let told = "loadtest: loadtest_users has rows that are not the load tester's";
+    let reported = "loadtest: loadtest_users has rows that are not the load tester's";
     assert!(
-        said(&refused).contains(told) && said(&refused).contains("--yes"),
+        said(&refused).contains(reported) && said(&refused).contains("--yes"),
         "{}",
         said(&refused)
     );
@@ -198,6 +198,6 @@ fn rows_that_cannot_be_removed_are_reported() {
     let fake = Fake::start(Behaviour::KeepsRows);
     let output = loadtest(&fake.host(), &[]);
     assert_eq!(output.status.code(), Some(0), "the answers were right: {}", said(&output));
-    let told = "rows of this run are left in loadtest_users: removing rows of loadtest_users was answered 503";
-    assert!(said(&output).contains(told), "{}", said(&output));
+    let reported = "rows of this run are left in loadtest_users: removing rows of loadtest_users was answered 503";
+    assert!(said(&output).contains(reported), "{}", said(&output));
 }

@@ -25,11 +25,11 @@ fn a_run_writes_a_page_and_a_report_for_comparison() {
     assert_eq!(json(first.as_ref())["passed"], true);
 
     let output = loadtest(&fake.host(), &["--save", &second, "--compare", &first, "--keys", "60"]);
-    let told = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{told}");
-    assert!(told.contains("  compared with ") && told.contains("before"), "{told}");
-    assert!(told.contains("different options: keys 50 before, 60 now"), "{told}");
-    assert!(told.contains(" the same"), "{told}");
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("  compared with ") && stdout.contains("before"), "{stdout}");
+    assert!(stdout.contains("different options: keys 50 before, 60 now"), "{stdout}");
+    assert!(stdout.contains(" the same"), "{stdout}");
     let comparison = &json(second.as_ref())["comparison"];
     let metrics = comparison["metrics"].as_array().unwrap();
     let of = |name: &str| metrics.iter().filter(|metric| metric["of"] == name).count();
@@ -38,10 +38,10 @@ fn a_run_writes_a_page_and_a_report_for_comparison() {
     // Output of `--json` can be compared with as well, and a report may replace the one that it is
     // compared with.
     let args = ["--json", "--save", &second, "--compare", &second];
-    let told: serde_json::Value =
+    let stdout: serde_json::Value =
         serde_json::from_slice(&loadtest(&fake.host(), &args).stdout).unwrap();
-    assert_eq!(told["comparison"]["with"], second.as_str());
-    assert_eq!(json(second.as_ref())["ended_at"], told["ended_at"]);
+    assert_eq!(stdout["comparison"]["with"], second.as_str());
+    assert_eq!(json(second.as_ref())["ended_at"], stdout["ended_at"]);
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().collect();
     assert_eq!(left.len(), 3, "{left:?}");
 }

@@ -95,18 +95,18 @@ impl Router {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().unwrap();
         let banner = BufReader::new(child.stdout.take().unwrap());
-        let told = banner.lines().map(Result::unwrap).find_map(|line| {
+        let reported = banner.lines().map(Result::unwrap).find_map(|line| {
             let (_, address) = line.split_once("http://")?;
             address.split('/').next().map(str::to_owned)
         });
-        let Some(host) = told else {
+        let Some(host) = reported else {
             let _ = child.wait();
             panic!("{}", std::fs::read_to_string(folder.path().join("log")).unwrap());
         };
         let router = Self { child, host, _redis: redis, _folder: folder };
         let health = router.ask("GET", "/api/health", "");
-        let told = if switch.is_empty() { "[]".to_owned() } else { format!("[\"{switch}\"]") };
-        assert!(health.contains(&format!("\"sabotage\":{told}")), "{health}");
+        let reported = if switch.is_empty() { "[]".to_owned() } else { format!("[\"{switch}\"]") };
+        assert!(health.contains(&format!("\"sabotage\":{reported}")), "{health}");
         router
     }
 
@@ -148,8 +148,9 @@ fn judge(
     let mut command = tester();
     command.args(["--verify", "--json", "--host", &host]);
     let ended = command.args(["--run-time", &run_time, "--seed", &seed]).output().unwrap();
-    let (told, errors) = (crate::text(&ended.stdout), crate::text(&ended.stderr));
-    let report = serde_json::from_str(&told).unwrap_or_else(|_| panic!("{switch}: {told}{errors}"));
+    let (reported, errors) = (crate::text(&ended.stdout), crate::text(&ended.stderr));
+    let report =
+        serde_json::from_str(&reported).unwrap_or_else(|_| panic!("{switch}: {reported}{errors}"));
     (ended.status.code(), report)
 }
 

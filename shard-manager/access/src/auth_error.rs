@@ -1,4 +1,4 @@
-//! Reasons why credentials are refused, and the few of them that a client learns.
+//! Reasons why credentials are refused, and the coarser outcome that a client sees.
 //!
 //! **Invariant:** to a client, unknown, wrong, revoked and suspended credentials look alike;
 //! "expired" is said only if the secret or the signature was right. `Display` prints only what a
@@ -17,44 +17,45 @@ pub struct AuthError {
 /// Part of a refusal that a client learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthOutcome {
-    /// The credentials are no good.
+    /// The credentials are not valid.
     Invalid,
-    /// The credentials were good and are too old.
+    /// The credentials were valid and have expired.
     Expired,
-    /// Too many credentials are being examined.
+    /// Too many credentials are being verified.
     Limited,
-    /// Credentials cannot be judged now, because keys are not known.
+    /// The credentials cannot be verified now, because the verification keys are not available.
     Unavailable,
 }
 
 /// Exact reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthReason {
-    /// The text is no key: a character is missing or wrong.
+    /// The text is not a key: a character is missing or wrong.
     KeyMalformed,
     /// No key has this id.
     KeyUnknown,
-    /// The secret is another one's.
+    /// The secret does not belong to this key id.
     KeyWrong,
     /// The key was revoked.
     KeyRevoked,
-    /// The key came from a backup and was not resumed.
+    /// The key was restored from a backup and has not been resumed since.
     KeySuspended,
     /// The key has expired.
     KeyExpired,
-    /// The token is longer than is examined.
+    /// The token is longer than the limit.
     TokenTooLong,
-    /// The text is no token of three parts of JSON.
+    /// The text is not a JWT: header and claims must be JSON objects in base64url, followed by a
+    /// signature.
     TokenMalformed,
     /// This member of the header is missing, refused or of a wrong type.
     TokenHeader(&'static str),
-    /// The algorithm is none that the issuer uses, or not the key's.
+    /// The issuer does not use this algorithm, or the key is for another one.
     TokenAlgorithm,
     /// No issuer of this name is configured.
     TokenIssuer,
     /// No key of the issuer has this `kid`.
     TokenKeyUnknown,
-    /// Several keys of the issuer fit.
+    /// Several keys of the issuer match the token's header.
     TokenKeyAmbiguous,
     /// The signature is wrong.
     TokenSignature,
@@ -66,7 +67,7 @@ pub enum AuthReason {
     TokenExpired,
     /// The token is not valid yet.
     TokenNotYet,
-    /// The token is valid for longer than the issuer may permit.
+    /// The lifetime of the token exceeds the maximum of its issuer.
     TokenLifetime,
     /// The issuer may not give the role.
     TokenRole,
@@ -134,8 +135,8 @@ impl fmt::Display for AuthError {
         f.write_str(match self.outcome() {
             AuthOutcome::Invalid => "the credentials are not valid",
             AuthOutcome::Expired => "the credentials have expired",
-            AuthOutcome::Limited => "too many credentials are being examined",
-            AuthOutcome::Unavailable => "credentials cannot be examined now",
+            AuthOutcome::Limited => "too many credentials are being verified now; try again later",
+            AuthOutcome::Unavailable => "credentials cannot be verified now",
         })
     }
 }

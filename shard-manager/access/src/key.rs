@@ -18,7 +18,7 @@ use std::fmt;
 use ring::digest;
 use subtle::ConstantTimeEq as _;
 
-/// Name of an API key. It is no secret and may be logged.
+/// Name of an API key. It is not a secret and may be logged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; KeyId::LEN]);
 
@@ -142,7 +142,7 @@ impl<'k> ApiKey<'k> {
     pub const LEN: usize =
         Self::PREFIX.len() + KeyId::LEN + 1 + Self::SECRET_LEN + Self::CHECKSUM_LEN;
 
-    /// Returns true if a text claims to be a key, and so is no token.
+    /// Returns true if a text claims to be a key, and so is not a token.
     #[inline]
     pub fn is_like(text: &str) -> bool {
         text.starts_with(Self::PREFIX)

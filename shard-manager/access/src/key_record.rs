@@ -67,7 +67,7 @@ pub enum KeyState {
     Expired,
     /// It was taken back.
     Revoked,
-    /// It came from a backup and was not resumed.
+    /// It was restored from a backup and has not been resumed since.
     Suspended,
 }
 

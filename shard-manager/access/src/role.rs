@@ -190,9 +190,9 @@ pub enum RoleFault {
     #[error("comes twice: remove one")]
     Twice,
     /// An operation is unknown.
-    #[error("is no operation: use {}", RowOperations::NAMES)]
+    #[error("is not an operation: use {}", RowOperations::NAMES)]
     Operation,
-    /// A text is no rule for keys.
+    /// A text is not a rule for keys.
     #[error(
         "must be \"*\", \"$tenant\", \"$tenant:*\" with a separator of your choice, or a list of keys"
     )]
@@ -206,13 +206,13 @@ pub enum RoleFault {
     #[error("must separate tenant and rest by one punctuation character other than * and $")]
     Separator,
     /// A literal key is not a shard key.
-    #[error("is no shard key: {0}")]
+    #[error("is not a shard key: {0}")]
     Key(String),
     /// A literal key looks like a pattern.
     #[error("is a pattern inside a list of literal keys: write it as the text of `keys` itself")]
     PatternAmongKeys,
     /// A scope is unknown.
-    #[error("is no scope: use {}", AccessScope::NAMES)]
+    #[error("is not a scope: use {}", AccessScope::NAMES)]
     Scope,
     /// A role that is bound to keys has the scope `analytics`.
     #[error(

@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
-/// The databases of a Redis are counted from 0.
+/// Highest number of a Redis database; the first is 0.
 const DATABASE_MAX: u32 = 1_000;
 
 /// Address of a Redis server.
@@ -24,20 +24,20 @@ pub struct CacheAddress {
     shown: String,
 }
 
-/// Reason why a text is no address of a cache. It never repeats the text, which may hold a
+/// Reason why a text is not a cache address. It never repeats the text, which may hold a
 /// password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// The scheme is not `redis` or `rediss`.
-    #[error("the address of a cache begins with redis:// or rediss://")]
+    #[error("a cache address begins with redis:// or rediss://")]
     Scheme,
     /// The text cannot be parsed.
     #[error(
-        "the address of a cache is redis://user:password@host:port/database; in a user name or a password write @ as %40, / as %2F, ? as %3F, # as %23, : as %3A"
+        "a cache address is redis://user:password@host:port/database; percent-encode special characters in user name and password: @ as %40, / as %2F, ? as %3F, # as %23, : as %3A"
     )]
     Form,
     /// The host is missing.
-    #[error("the address of a cache names a host, such as redis://127.0.0.1:6379")]
+    #[error("a cache address must name a host, such as redis://127.0.0.1:6379")]
     NoHost,
     /// The database is not a number in range.
     #[error(
@@ -46,7 +46,7 @@ pub enum AddressError {
     Database,
     /// A parameter other than `?ca=`.
     #[error(
-        "the only parameter of a cache's address is ca: a file of the authorities that are trusted"
+        "the only parameter of a cache address is ca, a file of trusted certificate authorities"
     )]
     Parameter,
     /// A file of authorities without TLS.
@@ -87,7 +87,7 @@ impl FromStr for CacheAddress {
         }
         let shown = {
             let mut shown = url.clone();
-            // A user name needs an address with a host, and this one has a host.
+            // `set_password` fails only without a host, and the host was checked above.
             let hidden = url.password().is_none() || shown.set_password(Some("***")).is_ok();
             if hidden { shown.to_string() } else { "redis://***".to_owned() }
         };

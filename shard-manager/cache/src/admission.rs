@@ -149,10 +149,10 @@ impl Admission {
             0 => passed.max(1),
             gap => ((WEIGHT - 1) * gap + passed + WEIGHT / 2) / WEIGHT,
         };
-        let told = word(tag, now, gap);
+        let reported = word(tag, now, gap);
         let (set, seen) = (Ordering::Relaxed, Ordering::Relaxed);
         // Another thread recorded a request at the same time: that one counts.
-        let _ = slot.asks.compare_exchange(known, told, set, seen);
+        let _ = slot.asks.compare_exchange(known, reported, set, seen);
         (gap != 0).then_some(gap)
     }
 

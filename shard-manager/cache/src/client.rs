@@ -140,7 +140,7 @@ impl Client {
         if matches!(error, RedisError::Late) { Reply::Late } else { Reply::Failed }
     }
 
-    /// Runs a script. Its refusal is no failure of Redis, unless Redis refuses every command.
+    /// Runs a script. Its refusal is not a failure of Redis, unless Redis refuses every command.
     pub(super) async fn step(&self, step: &RedisStep, until: Instant) -> Option<Value> {
         let limits = self.wait_limits(until);
         let answer = match self.connections.ask(&step.cmd, limits).await {

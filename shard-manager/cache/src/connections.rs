@@ -236,7 +236,9 @@ impl SharedConnection {
             open.timeouts.answered();
         }
         match answer {
-            Ok(Ok(Value::ServerError(error))) => Err(RedisError::Refused(told(&error.into()))),
+            Ok(Ok(Value::ServerError(error))) => {
+                Err(RedisError::Refused(description(&error.into())))
+            }
             Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
                 if self.forget(open.number) {
@@ -245,7 +247,7 @@ impl SharedConnection {
                 }
                 Err(RedisError::Ended)
             }
-            Ok(Err(error)) => Err(RedisError::Refused(told(&error))),
+            Ok(Err(error)) => Err(RedisError::Refused(description(&error))),
             Err(_elapsed) if has_waited => Err(RedisError::Connecting),
             Err(_elapsed) => {
                 if open.timeouts.add(asked) {
@@ -344,7 +346,7 @@ impl Drop for ConnectionAttempt {
 }
 
 pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnection, RedisError> {
-    let unreachable = |error: redis::RedisError| RedisError::Unreachable(told(&error));
+    let unreachable = |error: redis::RedisError| RedisError::Unreachable(description(&error));
     if address.is_secured() && CryptoProvider::get_default().is_none() {
         // The Redis client uses the provider of the process and panics if several exist and none is
         // chosen. A provider that another thread chooses at this moment is as good.
@@ -370,7 +372,7 @@ pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnect
 }
 
 /// Returns the kind of an error. The text of a server may repeat what was sent to it.
-fn told(error: &redis::RedisError) -> String {
+fn description(error: &redis::RedisError) -> String {
     match error.code() {
         Some("ERR") if error.detail().is_some_and(|it| it.starts_with("Protocol error")) => {
             PROTOCOL_ERROR.to_owned()

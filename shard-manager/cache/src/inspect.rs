@@ -34,9 +34,10 @@ pub async fn inspect(address: &CacheAddress) -> Result<CacheServer, String> {
     let asked = async {
         let mut connection = connect(address).await.map_err(|error| error.to_string())?;
         let refused = |_| "it refuses INFO, which reports its version and settings".to_owned();
-        let told = connection.req_packed_command(&redis::cmd("INFO")).await.map_err(refused)?;
+        let reported = connection.req_packed_command(&redis::cmd("INFO")).await.map_err(refused)?;
         Ok(read(
-            &from_redis_value::<String>(told).map_err(|_| "it is not a Redis server".to_owned())?,
+            &from_redis_value::<String>(reported)
+                .map_err(|_| "it is not a Redis server".to_owned())?,
         ))
     };
     let answer = tokio::time::timeout(INSPECT_MAX, asked).await;

@@ -38,7 +38,7 @@ pub(super) struct SharedRead {
     invalidated: AtomicBool,
     /// Result of the read; holds `None` if the read failed.
     result: OnceLock<Option<Arc<SharedResult>>>,
-    told: Notify,
+    finished: Notify,
 }
 
 /// Result of a shared read.
@@ -103,14 +103,14 @@ impl SharedRead {
     /// Cancel safety: a dropped future loses nothing.
     pub(super) async fn result(&self) -> Option<Arc<SharedResult>> {
         loop {
-            let told = self.told.notified();
-            tokio::pin!(told);
+            let finished = self.finished.notified();
+            tokio::pin!(finished);
             // Registered before the check, so that a later notification is not missed.
-            told.as_mut().enable();
+            finished.as_mut().enable();
             if let Some(result) = self.result.get() {
                 return result.clone();
             }
-            told.await;
+            finished.await;
         }
     }
 }
@@ -137,7 +137,7 @@ impl LeadRead {
     pub(super) fn publish(&self, result: Arc<SharedResult>) {
         // Only the leader sends a result, and only once.
         let _ = self.shared_read.result.set(Some(result));
-        self.shared_read.told.notify_waiters();
+        self.shared_read.finished.notify_waiters();
     }
 
     /// True if rows of the key were written meanwhile.
@@ -151,6 +151,6 @@ impl Drop for LeadRead {
         self.leave();
         // After the removal, so that a reader that learns of the failure does not join again.
         let _ = self.shared_read.result.set(None);
-        self.shared_read.told.notify_waiters();
+        self.shared_read.finished.notify_waiters();
     }
 }

@@ -19,7 +19,7 @@ pub struct CacheStats {
     pub fills: u64,
     /// Fills that were refused because the lease was lost or the stored entry is more complete.
     pub rejected: u64,
-    /// Timeouts and wrong answers of Redis, stored values that are no entries, and invalidations
+    /// Timeouts and wrong answers of Redis, stored values that are not entries, and invalidations
     /// that were dropped.
     pub errors: u64,
     /// Keys whose entries were removed because of a write.

@@ -159,7 +159,7 @@ impl From<OpenError> for CommandError {
     }
 }
 
-/// A closed pipe (`| head`) is no error; any other failure loses results.
+/// A closed pipe (`| head`) is not an error; any other failure loses results.
 impl From<Unwritten> for CommandError {
     fn from(Unwritten(error): Unwritten) -> Self {
         if error.kind() == ErrorKind::BrokenPipe {
@@ -188,7 +188,7 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
                 say(format_args!("error: {unwritten}"));
                 ExitCode::from(2)
             }
-            // A closed pipe is no reason to fail.
+            // A closed pipe is not a reason to fail.
             Ok(()) | Err(_) => ExitCode::from(if is_help { 2 } else { 0 }),
         };
     }

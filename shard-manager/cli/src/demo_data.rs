@@ -326,7 +326,7 @@ fn parse_weights(text: &str) -> Result<Vec<(String, u32)>, PlanError> {
 pub enum PlanError {
     /// A share is not of the form `A=30`.
     #[error(
-        "`{part}` is no share: write a key of 1 to 10 letters or digits, `=`, and a whole number above 0"
+        "`{part}` is not a share: write a key of 1 to 10 letters or digits, `=`, and a whole number above 0"
     )]
     Weight {
         /// Text of the share.

@@ -200,23 +200,23 @@ fn check_hash(row: &ClusterRow, place: &str) -> Result<(), OpenError> {
 }
 
 fn restore(row: &ClusterRow) -> Result<ShardMap, String> {
-    let told = |error: &dyn std::fmt::Display| format!("the catalog is damaged: {error}");
+    let failed = |error: &dyn std::fmt::Display| format!("the catalog is damaged: {error}");
     let keyspace =
-        Keyspace::restore(&row.keyspace, &row.parameters).map_err(|error| told(&error))?;
+        Keyspace::restore(&row.keyspace, &row.parameters).map_err(|error| failed(&error))?;
     let placement = Placement::restore(&row.placement, &row.placement_parameters)
-        .map_err(|error| told(&error))?;
+        .map_err(|error| failed(&error))?;
     let shards: Vec<(String, u32)> =
-        serde_json::from_str(&row.shards).map_err(|error| told(&error))?;
+        serde_json::from_str(&row.shards).map_err(|error| failed(&error))?;
     let shards = shards.into_iter().map(|(name, weight)| ShardSpec { name, weight }).collect();
-    let topology = Topology::new(shards).map_err(|error| told(&error))?;
+    let topology = Topology::new(shards).map_err(|error| failed(&error))?;
     let ranges: Vec<(u16, u16, u16)> =
-        serde_json::from_str(&row.ranges).map_err(|error| told(&error))?;
+        serde_json::from_str(&row.ranges).map_err(|error| failed(&error))?;
     let ranges: Vec<SlotRange> = ranges
         .into_iter()
         .map(|(first, last, shard)| SlotRange { first, last, shard: ShardIndex(shard) })
         .collect();
-    let epoch = u64::try_from(row.epoch).map_err(|error| told(&error))?;
-    ShardMap::restore(epoch, keyspace, placement, topology, &ranges).map_err(|error| told(&error))
+    let epoch = u64::try_from(row.epoch).map_err(|error| failed(&error))?;
+    ShardMap::restore(epoch, keyspace, placement, topology, &ranges).map_err(|error| failed(&error))
 }
 
 /// Refuses settings that differ from those of the cluster, which `place` names.

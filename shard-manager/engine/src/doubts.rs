@@ -44,7 +44,7 @@ pub fn judge(copies: &[(usize, Option<u128>)]) -> CopyVerdict {
     let having = |found: Option<u128>| copies.iter().filter(|(_, has)| *has == found).count();
     let right = copies.iter().map(|(_, has)| *has).find(|has| having(*has) * 2 > copies.len());
     match right {
-        // Half of two copies is no majority.
+        // Half of two copies is not a majority.
         Some(right) => {
             let wrong = copies.iter().filter(|(_, has)| *has != right);
             CopyVerdict::Wrong(wrong.map(|(number, _)| *number).collect())

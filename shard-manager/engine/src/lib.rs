@@ -14,7 +14,7 @@ mod cluster_backend;
 pub mod cluster_spec;
 pub mod doubts;
 pub mod fault_injector;
-pub mod forgetting;
+pub mod idempotency_expiry;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;

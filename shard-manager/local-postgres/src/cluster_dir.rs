@@ -175,7 +175,7 @@ pub(super) fn read_manifest<T: DeserializeOwned>(path: &Path) -> Result<Option<T
     };
     let unsuitable = |error: serde_json::Error| LocalError::Manifest {
         path: path.to_owned(),
-        cause: format!("this is no manifest of this program ({error})"),
+        cause: format!("this is not a manifest of this program ({error})"),
     };
     serde_json::from_str(&text).map(Some).map_err(unsuitable)
 }

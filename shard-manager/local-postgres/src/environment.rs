@@ -2,17 +2,18 @@
 //!
 //! **Not here:** reading them (the router).
 
-use super::{LocalCluster, LocalNode};
+use model::topology::Role;
+
+use crate::node::LocalNode;
 
 /// Returns the variables: `SHARD_URLS` with the primary of each shard, `REPLICA_URLS` with all
-/// replicas by shard. Each URL ends in the shard's name.
-pub(super) fn text(cluster: &LocalCluster) -> String {
-    let urls = |nodes: &mut dyn Iterator<Item = &LocalNode>| {
+/// replicas, both in the order of the nodes, which is that of the shards. Each URL ends in the
+/// shard's name.
+pub(super) fn text(nodes: &[LocalNode]) -> String {
+    let urls = |role: Role| {
+        let nodes = nodes.iter().filter(|node| node.role == role);
         let urls: Vec<String> = nodes.map(|node| node.url(&node.database())).collect();
         urls.join(",")
     };
-    let (shards, _) = cluster.size();
-    let primaries = urls(&mut cluster.primaries());
-    let replicas = urls(&mut (0..shards).flat_map(|shard| cluster.replicas_of(shard)));
-    format!("SHARD_URLS={primaries}\nREPLICA_URLS={replicas}\n")
+    format!("SHARD_URLS={}\nREPLICA_URLS={}\n", urls(Role::Primary), urls(Role::Replica))
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::LocalSpec;
+use super::local_spec::LocalSpec;
 use crate::cluster_dir::{ClusterDir, MANIFEST};
 use crate::error::LocalError;
 use crate::ports;
@@ -34,7 +34,7 @@ pub(super) struct Manifest {
     first_port: Option<u16>,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) nodes: Vec<NodeEntry>,
-    /// True if a `destroy` was begun: what is left is no cluster any more.
+    /// True if a `destroy` was begun: what is left is no longer a cluster.
     #[serde(rename = "is_going")]
     pub(super) is_being_destroyed: bool,
 }
@@ -76,8 +76,9 @@ impl Manifest {
         let path = dir.join(MANIFEST);
         let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;
         let unsuitable = |cause: String| LocalError::Manifest { path: path.clone(), cause };
-        let manifest: Self = serde_json::from_str(&text)
-            .map_err(|error| unsuitable(format!("this is no manifest of a cluster ({error})")))?;
+        let manifest: Self = serde_json::from_str(&text).map_err(|error| {
+            unsuitable(format!("this is not a manifest of a cluster ({error})"))
+        })?;
         if manifest.format != FORMAT {
             return Err(unsuitable(format!(
                 "format {} is newer than this program",
@@ -86,7 +87,7 @@ impl Manifest {
         }
         let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         if let Some(bad) = manifest.nodes.iter().find(|node| !is_plain(&node.name)) {
-            return Err(unsuitable(format!("{:?} is no name of a node", bad.name)));
+            return Err(unsuitable(format!("{:?} is not a name of a node", bad.name)));
         }
         Ok(manifest)
     }

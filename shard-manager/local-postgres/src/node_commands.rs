@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::LocalCluster;
+use super::local_cluster::LocalCluster;
+use crate::cluster_update::ClusterUpdate;
 use crate::environment;
 use crate::error::LocalError;
 use crate::manifest::Manifest;
 use crate::node::{LocalNode, NodeState, Stop};
-use crate::parallel_tasks::ClusterUpdate;
 use crate::pg_rewind::rewind;
 use crate::primary_choice::{await_follower, most_advanced, nodes_of};
 use model::topology::Role;
@@ -187,8 +187,8 @@ impl NodeCommands<'_> {
         let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
         let done = act(&update, &nodes);
         self.cluster.nodes = nodes_of(&env, &update.manifest());
-        let written =
-            cluster_dir.write(&self.cluster.environment_file(), &environment::text(self.cluster));
+        let written = cluster_dir
+            .write(&self.cluster.environment_file(), &environment::text(&self.cluster.nodes));
         done.and_then(|done| written.map(|()| done))
     }
 }

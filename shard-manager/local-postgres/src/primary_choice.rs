@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::cluster_update::ClusterUpdate;
 use crate::error::LocalError;
 use crate::manifest::{Manifest, NodeEntry};
 use crate::node::{LocalNode, NodeState};
 use crate::node_dir::NodeDir;
-use crate::parallel_tasks::ClusterUpdate;
 use crate::provision::{ensure_slot, remove_source_settings};
 use crate::shared_env::{Peer, SharedEnv};
 use model::topology::Role;

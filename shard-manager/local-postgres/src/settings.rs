@@ -58,7 +58,7 @@ pub(super) fn check(settings: &[(String, String)]) -> Result<(), LocalError> {
         let refused = |cause| Err(LocalError::Setting { name: name.clone(), cause });
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
         if name.is_empty() || !name.chars().all(is_name) {
-            return refused("this is no name of a setting");
+            return refused("this is not a name of a setting");
         }
         if OWN.contains(&name.to_ascii_lowercase().as_str()) {
             return refused("the cluster decides it");

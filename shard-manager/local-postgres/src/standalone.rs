@@ -429,13 +429,13 @@ fn check(spec: &NodeSpec) -> Result<(), LocalError> {
         !host.is_empty() && !host.starts_with('-') && host.chars().all(plain)
     };
     if let Some(source) = spec.source.as_ref().filter(|source| !is_host(&source.host)) {
-        return unsuitable(format!("{:?} is no host", source.host));
+        return unsuitable(format!("{:?} is not a host", source.host));
     }
     if let Some(bad) = spec.listen.iter().find(|it| !is_host(it) && *it != "*") {
-        return unsuitable(format!("{bad:?} is no address to listen on, such as 0.0.0.0"));
+        return unsuitable(format!("{bad:?} is not an address to listen on, such as 0.0.0.0"));
     }
     if let Some(bad) = spec.allow.iter().find(|network| !is_network(network)) {
-        return unsuitable(format!("{bad:?} is no network, such as 10.0.0.0/8 or samenet"));
+        return unsuitable(format!("{bad:?} is not a network, such as 10.0.0.0/8 or samenet"));
     }
     let word = &spec.password.0;
     if word.is_empty() || word.contains(|c: char| c.is_control()) {

@@ -10,15 +10,15 @@
 //! **Not here:** observing, moving, and the distribution of rows within a shard: the rows of a slot
 //! are estimated by the mean of its shard. No I/O, no clock, no `async`.
 
+mod load_judgement;
 mod plan;
-mod scales;
 
 use crate::keyspace::Slot;
 use crate::shard_map::ShardMap;
 use crate::topology::ShardIndex;
 
+use load_judgement::LoadJudgement;
 pub use plan::MOVES_MAX;
-use scales::Scales;
 
 /// Highest tolerated load of the fullest shard, as a multiple of its fair share.
 pub const SKEW_TOLERATED: f64 = 1.1;
@@ -210,21 +210,21 @@ pub struct HotSpot {
 
 /// Assesses the observations, and plans moves that improve an uneven load.
 pub fn advise(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
-    let scales = Scales::new(observed, balance_by);
-    let mut advice = scales.outlook(balance_by);
-    if let Some(why) = scales.too_little(observed, balance_by) {
+    let judgement = LoadJudgement::new(observed, balance_by);
+    let mut advice = judgement.outlook(balance_by);
+    if let Some(why) = judgement.too_little(observed, balance_by) {
         (advice.verdict, advice.because) = (Verdict::TooLittleToSay, why);
         return advice;
     }
-    if let Some(why) = scales.even_enough(advice.skew, balance_by) {
+    if let Some(why) = judgement.even_enough(advice.skew, balance_by) {
         advice.because = why;
         return advice;
     }
     if balance_by == BalanceBy::Load {
-        advice.hot = scales.hot(observed);
+        advice.hot = judgement.hot(observed);
     }
-    scales.plan(&mut advice, observed);
+    judgement.plan(&mut advice, observed);
     advice.verdict = if advice.hot.is_empty() { Verdict::Skewed } else { Verdict::Hot };
-    advice.because = scales.skewed(&advice, observed);
+    advice.because = judgement.skewed(&advice, observed);
     advice
 }

@@ -222,7 +222,7 @@ fn push_length(out: &mut Vec<u8>, length: usize) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
     /// The cursor was not made by this cluster, or is incomplete.
-    #[error("this is no cursor of this cluster")]
+    #[error("this is not a cursor of this cluster")]
     Foreign,
     /// The cursor belongs to another table, key, filter or order.
     #[error("the cursor belongs to another query")]

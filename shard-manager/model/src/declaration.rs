@@ -48,36 +48,38 @@ impl Declaration {
     /// # Errors
     /// [`DeclarationError`] names the member and what is wrong with it.
     pub fn check(self) -> Result<Table, DeclarationError> {
-        let told = |member: String| move |fault| DeclarationError { member, fault };
-        check_name(&self.name, &SYSTEM_TABLES).map_err(told("name".into()))?;
+        let reported = |member: String| move |fault| DeclarationError { member, fault };
+        check_name(&self.name, &SYSTEM_TABLES).map_err(reported("name".into()))?;
         if SYSTEM_PREFIXES.iter().any(|prefix| self.name.starts_with(prefix)) {
-            return Err(told("name".into())(Fault::Reserved { by: "the system" }));
+            return Err(reported("name".into())(Fault::Reserved { by: "the system" }));
         }
         if self.columns.is_empty() || self.columns.len() > Table::COLUMNS_MAX {
-            return Err(told("columns".into())(Fault::ColumnCount { count: self.columns.len() }));
+            return Err(reported("columns".into())(Fault::ColumnCount {
+                count: self.columns.len(),
+            }));
         }
         for (index, column) in self.columns.iter().enumerate() {
-            let told = told(format!("columns[{index}].name"));
-            check_name(&column.name, &SYSTEM_COLUMNS).map_err(told.clone())?;
+            let reported = reported(format!("columns[{index}].name"));
+            check_name(&column.name, &SYSTEM_COLUMNS).map_err(reported.clone())?;
             if self.columns[..index].iter().any(|other| other.name == column.name) {
-                return Err(told(Fault::Twice));
+                return Err(reported(Fault::Twice));
             }
         }
         if self.id.is_empty() || self.id.len() > Self::ID_MAX {
-            return Err(told("id".into())(Fault::IdCount { count: self.id.len() }));
+            return Err(reported("id".into())(Fault::IdCount { count: self.id.len() }));
         }
         for (index, name) in self.id.iter().enumerate() {
-            let told = told(format!("id[{index}]"));
-            self.check_key(name).map_err(told.clone())?;
+            let reported = reported(format!("id[{index}]"));
+            self.check_key(name).map_err(reported.clone())?;
             if self.id[..index].contains(name) {
-                return Err(told(Fault::Twice));
+                return Err(reported(Fault::Twice));
             }
         }
         if let Some(name) = &self.routing {
-            self.check_key(name).map_err(told("routing".into()))?;
+            self.check_key(name).map_err(reported("routing".into()))?;
         }
         Table::new(&self.name, self.columns, &self.id, self.routing.as_deref())
-            .map_err(|error| told("the table".into())(Fault::Unsound(error)))
+            .map_err(|error| reported("the table".into())(Fault::Unsound(error)))
     }
 
     fn check_key(&self, name: &str) -> Result<(), Fault> {

@@ -68,7 +68,7 @@ pub enum Error {
         "the database did not store the row in `{table}`: a trigger, a rule or a row-security policy discarded it, \
          and the transaction was rolled back"
     )]
-    Swallowed {
+    Discarded {
         /// The table.
         table: String,
     },
@@ -160,7 +160,7 @@ pub enum Error {
     },
     /// The position that the session has seen is not part of the shard's history.
     #[error(
-        "what this session has seen of {shard} may have been lost: its data was put back from an older copy"
+        "the session has seen changes that {shard} no longer has: a failover lost them, or an older copy was restored"
     )]
     SeenMayBeLost {
         /// The shard.

@@ -133,7 +133,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::Key(_)
         | Error::KeyReused
         | Error::TransactionTooLarge
-        | Error::Swallowed { .. }
+        | Error::Discarded { .. }
         | Error::Unlogged { .. }
         | Error::DeadlinePassed
         | Error::WritesStalled { .. }
@@ -202,7 +202,7 @@ fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
     }
 }
 
-/// Returns the fingerprint of a write as 32 hex digits (XXH3-128). It is no security measure: a
+/// Returns the fingerprint of a write as 32 hex digits (XXH3-128). It is not a security measure: a
 /// client that knows a shard key and an idempotency key may write to that shard key anyway.
 fn fingerprint(change: &RowWrite) -> String {
     let mut text = Vec::with_capacity(128);

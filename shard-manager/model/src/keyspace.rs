@@ -302,7 +302,7 @@ impl FromStr for Keyspace {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyspaceError {
     /// The name of the keyspace is unknown.
-    #[error("`{0}` is no keyspace; there are: {names}", names = Keyspace::NAMES.join(", "))]
+    #[error("`{0}` is not a keyspace; there are: {names}", names = Keyspace::NAMES.join(", "))]
     Unknown(String),
     /// The name is known, but the parameters are invalid.
     #[error("the parameters of keyspace {keyspace} cannot be used: {cause}")]

@@ -190,7 +190,7 @@ impl FromStr for Placement {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
     /// The name of the placement is unknown.
-    #[error("`{0}` is no placement; there are: {names}", names = Placement::NAMES.join(", "))]
+    #[error("`{0}` is not a placement; there are: {names}", names = Placement::NAMES.join(", "))]
     Unknown(String),
     /// The name is known, but the parameters are invalid.
     #[error("the parameters of placement {placement} cannot be used: {cause}")]

@@ -280,7 +280,9 @@ pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Optio
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
     /// The name does not match `[a-z][a-z0-9_]{0,39}`.
-    #[error("`{name}` is no name: use a lower-case letter, then letters, digits or _, at most 40")]
+    #[error(
+        "`{name}` is not a name: use a lower-case letter, then letters, digits or _, at most 40"
+    )]
     Name {
         /// The given text.
         name: String,

@@ -185,6 +185,6 @@ pub enum TokenError {
     #[error("a session token has at most {} bytes", SessionToken::LEN_MAX)]
     TooLong,
     /// The token was not made by this cluster, or is incomplete.
-    #[error("this is no session token of this cluster")]
+    #[error("this is not a session token of this cluster")]
     Foreign,
 }

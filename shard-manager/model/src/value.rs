@@ -134,7 +134,7 @@ impl Value {
     }
 
     /// Returns the shard key of a row whose routing column has this value; `None` for null, which
-    /// is no key.
+    /// is not a key.
     pub fn key_text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Null => None,
@@ -180,7 +180,7 @@ pub enum TypeMismatch {
     #[error("expected a UUID such as 0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10")]
     NotUuid,
     /// An escape such as `\ud800` without its other half, which is not a character.
-    #[error("the text holds half a surrogate pair, which is no character")]
+    #[error("the text holds half a surrogate pair, which is not a character")]
     LoneSurrogate,
     /// JSON that does not parse, or whose strings contain lone surrogates.
     #[error("expected a JSON value")]

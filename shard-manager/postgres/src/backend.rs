@@ -48,13 +48,13 @@ impl Servers {
         local: OwnedMutexGuard<()>,
         deadline: Instant,
     ) -> Result<Box<dyn SchemaLock>, Error> {
-        let told = |error: String| catalog::unavailable(&error);
+        let failed = |error: String| catalog::unavailable(&error);
         let turn = async {
             loop {
-                let (catalog, term) = self.follower.connect("tables").await.map_err(told)?;
+                let (catalog, term) = self.follower.connect("tables").await.map_err(failed)?;
                 let turned = async {
                     let catalog = catalog.lock_to_change().await?;
-                    self.follower.refresh_from(&catalog).await.map_err(told)?;
+                    self.follower.refresh_from(&catalog).await.map_err(failed)?;
                     Ok::<_, Error>(catalog)
                 };
                 tokio::select! {

@@ -124,16 +124,16 @@ impl Catalog {
         spec: &ClusterSpec,
         names: &[String],
     ) -> Result<Cluster, OpenError> {
-        let told = |error| OpenError::node(PLACE, error);
+        let failed = |error| OpenError::node(PLACE, error);
         let mut connection = &self.connection;
         let found: Option<ClusterRow> =
-            dsl::tessera_cluster.first(&mut connection).await.optional().map_err(told)?;
+            dsl::tessera_cluster.first(&mut connection).await.optional().map_err(failed)?;
         let row = match found {
             Some(row) => row,
             None => {
                 let row = ClusterRow::new(spec, Some(names))?;
                 let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
-                stored.execute(&mut connection).await.map_err(told)?;
+                stored.execute(&mut connection).await.map_err(failed)?;
                 row
             }
         };

@@ -118,15 +118,15 @@ impl CatalogFollower {
     /// The reason why they cannot be read, as a message. The registry is unchanged then.
     pub(super) async fn refresh_from(&self, catalog: &Catalog) -> Result<(), String> {
         let _turn = self.turn.lock().await;
-        let told = |error: &dyn std::fmt::Display| error.to_string();
-        let map = catalog.map().await.map_err(|error| told(&error))?;
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let map = catalog.map().await.map_err(|error| failed(&error))?;
         if map.epoch() > self.map.load().epoch() {
             tracing::info!(epoch = map.epoch(), "the shard map has changed");
             self.map.store(Arc::new(map));
         }
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
-        let before = catalog.intents().load().await.map_err(|error| told(&error))?;
+        let before = catalog.intents().load().await.map_err(|error| failed(&error))?;
         let declared = self.shards.iter().map(async |(leader, _)| {
             if Arc::ptr_eq(leader, &self.catalog) {
                 // This reuses the open session instead of opening another one to the same node.
@@ -136,7 +136,7 @@ impl CatalogFollower {
         });
         let shards = join_all(declared).await;
         let shards: Vec<(Registry, u64)> = shards.into_iter().collect::<Result<_, _>>()?;
-        let after = catalog.intents().load().await.map_err(|error| told(&error))?;
+        let after = catalog.intents().load().await.map_err(|error| failed(&error))?;
         let pending = before.iter().chain(&after);
         let pending: Vec<&str> = pending.map(|intent| intent.table.name()).collect();
         let known = self.registry.load_full();

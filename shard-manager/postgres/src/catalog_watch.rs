@@ -51,16 +51,16 @@ async fn run(tracker: Arc<PrimaryTracker>, member: usize) {
 
 /// Queries a node until it is the primary.
 async fn follow(tracker: &PrimaryTracker, member: usize, is_told: &mut bool) -> Result<(), String> {
-    let told = |error: &dyn std::fmt::Display| error.to_string();
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
     let session = tracker.members()[member].connect("candidate", NodeRole::Any).await;
-    let connection = session.map_err(|error| told(&error))?.connection;
+    let connection = session.map_err(|error| failed(&error))?.connection;
     loop {
         let asked = tokio::time::timeout(PATIENCE, ask(&connection)).await;
         let standing = asked.map_err(|_elapsed| "it does not answer".to_owned())?;
-        let standing = standing.map_err(|error| told(&error))?;
+        let standing = standing.map_err(|error| failed(&error))?;
         *is_told = false;
         if standing.timeline.is_some_and(|timeline| timeline > tracker.term().timeline) {
-            tracker.found(member).await.map_err(|error| told(&error))?;
+            tracker.found(member).await.map_err(|error| failed(&error))?;
         }
         if tracker.term().member == member {
             return Ok(());

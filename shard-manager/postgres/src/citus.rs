@@ -12,7 +12,7 @@
 //! **Invariant:** the known placement of Citus' shards affects only speed: if it is out of date,
 //! statements and transactions take longer, and nothing else changes.
 //! **Not here:** the texts of statements (`citus::sql`), running them (`transaction`, `upsert`,
-//! `point`).
+//! `key_reads`).
 
 mod hash;
 pub(super) mod nodes;
@@ -27,7 +27,7 @@ use diesel_async::AsyncPgConnection;
 use engine::WritePartitioner;
 use model::value::ColumnType;
 
-use super::cell;
+use super::binary_value;
 use super::db_error::DbErrorKind;
 use super::statement::{Bind, Statement, load};
 
@@ -139,7 +139,7 @@ pub(super) async fn forget(
     let until = load(connection, oldest).await?;
     let until = until
         .first()
-        .and_then(|row| row.cell(0, |bytes| cell::decode(ColumnType::Timestamp, bytes)));
+        .and_then(|row| row.cell(0, |bytes| binary_value::decode(ColumnType::Timestamp, bytes)));
     let Some(until) = until else { return Ok(0) };
     let binds = [from, Bind::value(ColumnType::Timestamp, &until)];
     let removed =
@@ -162,7 +162,7 @@ pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
     }
     match DbErrorKind::of(error) {
         DbErrorKind::Constraint(_)
-        | DbErrorKind::Swallowed(_)
+        | DbErrorKind::Discarded(_)
         | DbErrorKind::Conflict
         | DbErrorKind::ReadOnly
         | DbErrorKind::Outdated => true,

@@ -98,7 +98,7 @@ pub enum ConnectError {
         found: String,
     },
     /// The node is a primary and a replica is needed, or the other way round.
-    #[error("{node} is no {wanted} now: it is {}", if *in_recovery { "in recovery" } else { "a primary" })]
+    #[error("{node} is not a {wanted} now: it is {}", if *in_recovery { "in recovery" } else { "a primary" })]
     WrongRole {
         /// Name of the node.
         node: String,
@@ -147,7 +147,7 @@ impl ConnectError {
     }
 
     /// Returns true if a retry may succeed without a change of settings. A server that is killed
-    /// closes connections in the same way as a peer that is no PostgreSQL server.
+    /// closes connections in the same way as a peer that is not a PostgreSQL server.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. }
@@ -227,7 +227,7 @@ impl ConnectError {
 
 fn tls_cause(cause: &str) -> String {
     if cause == "server does not support TLS" {
-        return "the server does not offer TLS (or is no PostgreSQL); turn `ssl` on there, or say sslmode=disable if \
+        return "the server does not offer TLS (or is not PostgreSQL); turn `ssl` on there, or say sslmode=disable if \
                 you trust everybody on the way"
             .to_owned();
     }

@@ -33,7 +33,7 @@ pub(super) enum DbErrorKind {
     Constraint(&'static str),
     /// The database has stored other rows than it was sent: a trigger, a rule or a policy
     /// interfered, on this table if that is known.
-    Swallowed(Option<String>),
+    Discarded(Option<String>),
     /// The transaction conflicts with one of another router: a retry may succeed.
     Conflict,
     /// The node accepts no writes: it is a replica, or set to read-only.
@@ -86,9 +86,9 @@ impl DbErrorKind {
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| message.contains(sentence));
         if says(&[STORED_OTHERWISE]) {
             let rest = message.split_once(STORED_OTHERWISE).map_or("", |(_, rest)| rest);
-            Self::Swallowed(rest.split_once(';').map(|(table, _)| table.to_owned()))
+            Self::Discarded(rest.split_once(';').map(|(table, _)| table.to_owned()))
         } else if says(&REWRITTEN) {
-            Self::Swallowed(None)
+            Self::Discarded(None)
         } else if says(&["index row size", "index row requires", "row is too big"]) {
             Self::Constraint("size")
         } else if says(&["cached plan must not change"]) {
@@ -119,7 +119,7 @@ impl DbErrorKind {
 
     /// Returns true if single rows of a batch may have caused the error.
     pub(super) fn is_of_rows(&self) -> bool {
-        matches!(self, Self::Constraint(_) | Self::Swallowed(_) | Self::Other)
+        matches!(self, Self::Constraint(_) | Self::Discarded(_) | Self::Other)
     }
 
     /// Converts the kind to the error that clients receive.
@@ -127,13 +127,13 @@ impl DbErrorKind {
         let shard = || shard.to_owned();
         match self {
             Self::Constraint(rule) => Error::Constraint { rule },
-            Self::Swallowed(Some(table)) => Error::Swallowed { table: table.clone() },
+            Self::Discarded(Some(table)) => Error::Discarded { table: table.clone() },
             Self::Full => Error::StorageFull { shard: shard() },
             Self::Late => Error::DeadlinePassed,
             Self::Conflict | Self::ReadOnly | Self::Outdated | Self::Lost | Self::Promoted => {
                 Error::ShardUnavailable { shard: shard() }
             }
-            Self::Swallowed(None) | Self::Other => Error::Internal,
+            Self::Discarded(None) | Self::Other => Error::Internal,
         }
     }
 }

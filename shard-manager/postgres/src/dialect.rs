@@ -3,7 +3,7 @@
 //! **Invariant:** lists and patterns are one parameter each, so that the text does not depend on
 //! their values.
 //! **Not here:** the rest of a statement (`engine::select`), running a statement (`scan`), reads of
-//! many keys at once (`point`), statements that write (`sql`).
+//! many keys at once (`key_reads`), statements that write (`sql`).
 
 use engine::select::{self, Dialect, like_pattern};
 use model::keyspace::Slot;

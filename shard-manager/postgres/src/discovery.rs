@@ -164,7 +164,7 @@ async fn check_replica(
 ) -> Result<Option<Identity>, OpenError> {
     let Identity { system, timeline, in_recovery, .. } = session.identity;
     if system != primary.system || session.identity.database != primary.database {
-        let cause = format!("it is no replica of {shard}: it copies another database");
+        let cause = format!("it is not a replica of {shard}: it copies another database");
         return Err(OpenError::node(name, cause));
     }
     if !in_recovery && timeline == primary.timeline {
@@ -186,7 +186,7 @@ async fn check_replica(
 /// Creates the error of a shard or catalog without a primary, with the reason for each node.
 fn no_primary(asked: Vec<ConnectionAttempt>, name: &str) -> OpenError {
     let hosts: Vec<String> = asked.iter().map(|asked| asked.at.to_string()).collect();
-    let told = asked.into_iter().map(|ConnectionAttempt { at, found }| match found {
+    let reported = asked.into_iter().map(|ConnectionAttempt { at, found }| match found {
         Ok(_) => ConnectError::WrongRole {
             node: at.to_string(),
             wanted: Role::Primary,
@@ -194,7 +194,7 @@ fn no_primary(asked: Vec<ConnectionAttempt>, name: &str) -> OpenError {
         },
         Err(error) => error,
     });
-    let mut tried: Vec<ConnectError> = told.collect();
+    let mut tried: Vec<ConnectError> = reported.collect();
     if hosts.len() > 1 {
         let node = hosts.join(", ");
         return OpenError::node(name, ConnectError::NoneOfThem { node, tried });

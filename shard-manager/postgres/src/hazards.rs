@@ -6,7 +6,7 @@
 //! second by the task that watches the primary.
 //!
 //! **Invariant:** only the system catalogs of the server are read, which blocks no other session.
-//! **Not here:** storing rows despite hazards (`careful`), the messages about them
+//! **Not here:** storing rows despite hazards (`triggered_tables`), the messages about them
 //! (`requirements`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +91,7 @@ impl fmt::Display for TableHazard {
             ),
             Self::Meddler { table, name } => write!(
                 f,
-                "{table} has the {name}, which is not Tessera's and may change or swallow rows: writes to the table take \
+                "{table} has the {name}, which is not Tessera's and may change or discard rows: writes to the table take \
                  longer, answer what the database makes of them, and are refused (TSR306) where it makes nothing"
             ),
         }

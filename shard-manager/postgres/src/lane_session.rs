@@ -60,7 +60,7 @@ impl TransactionError {
     pub(super) fn after_commit(error: &DieselError, answers: bool) -> Self {
         let kind = DbErrorKind::of(error);
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
-        if matches!(kind, DbErrorKind::Constraint(_) | DbErrorKind::Swallowed(_)) && answers {
+        if matches!(kind, DbErrorKind::Constraint(_) | DbErrorKind::Discarded(_)) && answers {
             tracing::debug!(%error, "a rule of the database refused a batch");
         } else {
             let outcome = outcome.name();
@@ -71,9 +71,9 @@ impl TransactionError {
         Self { usable: answers && failed.keeps_session(), ..failed }
     }
 
-    /// Names the table that swallowed a row: if it is unknown, the table of the first change.
+    /// Names the table that discarded a row: if it is unknown, the table of the first change.
     pub(super) fn about(mut self, writes: &[WriteGroup<'_>]) -> Self {
-        if let DbErrorKind::Swallowed(table @ None) = &mut self.kind {
+        if let DbErrorKind::Discarded(table @ None) = &mut self.kind {
             let row = writes.iter().find_map(|write| write.rows.first());
             *table = row.map(|row| row.table.name().to_owned());
         }
@@ -84,7 +84,7 @@ impl TransactionError {
     pub(super) fn keeps_session(&self) -> bool {
         match self.kind {
             DbErrorKind::Constraint(_)
-            | DbErrorKind::Swallowed(_)
+            | DbErrorKind::Discarded(_)
             | DbErrorKind::Conflict
             | DbErrorKind::Full
             | DbErrorKind::Late

@@ -7,11 +7,10 @@
 
 mod backend;
 mod batch;
-mod careful;
+mod binary_value;
 pub mod catalog;
 mod catalog_follower;
 pub mod catalog_watch;
-mod cell;
 pub mod citus;
 mod citus_statements;
 mod citus_watch;
@@ -23,13 +22,13 @@ mod dialect;
 mod discovery;
 pub mod hazards;
 mod insert_predictor;
+mod json_rows;
+mod key_reads;
 mod lane_session;
 pub mod node;
 pub mod node_address;
 mod node_role;
 pub mod open;
-mod page;
-mod point;
 mod position_query;
 mod position_samples;
 pub mod primary_tracker;
@@ -50,6 +49,7 @@ mod timeline_file;
 mod timestamp;
 mod tls;
 mod transaction;
+mod triggered_tables;
 mod upsert;
 pub mod writer;
 

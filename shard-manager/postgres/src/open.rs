@@ -229,11 +229,11 @@ async fn check_engine(
     engine: ServerEngine,
 ) -> Result<(), OpenError> {
     for (session, name) in sessions.iter().zip(names) {
-        let told =
+        let failed =
             |error: &dyn std::fmt::Display| OpenError::node(&format!("{name}-primary"), error);
         let mismatch = setup::mismatch(&session.connection, engine).await;
-        if let Some(cause) = mismatch.map_err(|error| told(&error))? {
-            return Err(told(&cause));
+        if let Some(cause) = mismatch.map_err(|error| failed(&error))? {
+            return Err(failed(&cause));
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a node sees at most [`Readers::CONNECTIONS`] connections for reads, however many
 //! clients there are.
-//! **Not here:** executing reads (`point`, `scan`), the choice of a node (`shard`).
+//! **Not here:** executing reads (`key_reads`, `scan`), the choice of a node (`shard`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use model::reason::Reason;
 use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::point::{PointRead, Points};
+use super::key_reads::{KeyReadQueue, QueuedKeyRead};
 use super::primary_tracker::PrimaryTracker;
 use super::proof::Proof;
 use super::scan::Scans;
@@ -39,7 +39,7 @@ const POINTS_OF_COORDINATOR: usize = 4;
 pub struct Readers {
     shard: String,
     target: Target,
-    points: Points,
+    key_reads: KeyReadQueue,
     scans: Scans,
     /// Proof that the node is the primary; `None` for a replica.
     proof: Option<Proof>,
@@ -56,18 +56,19 @@ impl Readers {
         replication: &Arc<ReplicationState>,
         runtimes: &RuntimePool,
     ) -> Self {
-        let (points, proof) = match target {
+        let (connections, proof) = match target {
             Target::Primary(tracker) => {
                 let coordinates = tracker.citus().is_some();
-                let points = if coordinates { POINTS_OF_COORDINATOR } else { POINTS_OF_PRIMARY };
-                (points, Some(Proof::start(tracker, shard)))
+                let connections =
+                    if coordinates { POINTS_OF_COORDINATOR } else { POINTS_OF_PRIMARY };
+                (connections, Some(Proof::start(tracker, shard)))
             }
             Target::Replica(..) => (POINTS, None),
         };
         Self {
             shard: shard.to_owned(),
             target: target.clone(),
-            points: Points::start(target, (shard, replication), points, runtimes),
+            key_reads: KeyReadQueue::start(target, (shard, replication), connections, runtimes),
             scans: Scans::new(target, shard, replication),
             proof,
         }
@@ -84,7 +85,7 @@ impl Readers {
         }
         let (reply, answer) = oneshot::channel();
         let (query, key) = (query.clone(), key.to_owned());
-        if !self.points.send(PointRead { query, slot, key, deadline, floor, reply }) {
+        if !self.key_reads.send(QueuedKeyRead { query, slot, key, deadline, floor, reply }) {
             return Err(Error::PoolExhausted { shard: self.shard.clone() });
         }
         match tokio::time::timeout_at(deadline.into(), answer).await {
@@ -115,7 +116,7 @@ impl NodeReader for Readers {
     }
 
     fn pool_stats(&self) -> PoolStats {
-        self.points.stats().with(&self.scans.stats())
+        self.key_reads.stats().with(&self.scans.stats())
     }
 }
 

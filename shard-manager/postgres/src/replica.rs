@@ -102,7 +102,7 @@ impl Replica {
             replication: Arc::clone(replication),
             index,
             retry: RETRY_FIRST,
-            told: String::new(),
+            reported: String::new(),
             looked_at: None,
         };
         tokio::spawn(watcher.run());
@@ -181,7 +181,7 @@ struct Watcher {
     index: usize,
     retry: Duration,
     /// Last logged reason why the node could not be watched.
-    told: String,
+    reported: String,
     /// Time of the last check of the tables.
     looked_at: Option<Instant>,
 }
@@ -213,12 +213,12 @@ impl Watcher {
                 return;
             }
             // Each reason is logged once as a warning, however often it recurs.
-            let is_new = ended.as_ref().is_err_and(|error| *error != self.told);
+            let is_new = ended.as_ref().is_err_and(|error| *error != self.reported);
             let (node, at) = self.replica.called();
             match ended {
                 Err(error) if is_new => {
                     tracing::warn!(node, %at, %error, "a node cannot be watched");
-                    self.told = error;
+                    self.reported = error;
                 }
                 Err(error) => tracing::debug!(node, %at, %error, "a node cannot be watched"),
                 Ok(()) => {}
@@ -232,16 +232,16 @@ impl Watcher {
 
     /// Connects to the node and queries it periodically, until that fails or the task is stopped.
     async fn watch(&mut self) -> Result<(), String> {
-        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
         let node = self.replica.member().connect("watcher", NodeRole::Any).await;
-        let connection = node.map_err(|error| told(&error))?.connection;
+        let connection = node.map_err(|error| failed(&error))?.connection;
         loop {
             let term = self.tracker.term();
             let asked_at = Instant::now();
             let asked = tokio::time::timeout(PATIENCE, ask(&connection)).await;
             let standing = match asked {
                 Ok(Ok(standing)) => standing,
-                Ok(Err(error)) => return Err(told(&error)),
+                Ok(Err(error)) => return Err(failed(&error)),
                 Err(_elapsed) => return Err("it does not answer".to_owned()),
             };
             if standing.in_recovery {
@@ -251,7 +251,7 @@ impl Watcher {
                 self.look_at_tables(&connection).await;
             }
             self.retry = RETRY_FIRST;
-            self.told.clear();
+            self.reported.clear();
             let pause = if self.replication.waiters().has_waiters() { AWAITED } else { IDLE };
             let _ = tokio::time::timeout(pause, self.rest(pause)).await;
             if self.replica.stopping.load(Ordering::SeqCst) {

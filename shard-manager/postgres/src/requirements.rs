@@ -428,7 +428,7 @@ struct Clock {
 async fn clock(connection: &mut AsyncPgConnection) -> diesel::QueryResult<(i64, Duration)> {
     let sent = SystemTime::now();
     let waited = std::time::Instant::now();
-    let told: Clock = diesel::sql_query(
+    let reported: Clock = diesel::sql_query(
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros",
     )
     .get_result(connection)
@@ -436,7 +436,7 @@ async fn clock(connection: &mut AsyncPgConnection) -> diesel::QueryResult<(i64, 
     let half = waited.elapsed() / 2;
     let ours = (sent + half).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ours = i64::try_from(ours.as_micros()).unwrap_or(i64::MAX);
-    Ok((told.micros.saturating_sub(ours), half))
+    Ok((reported.micros.saturating_sub(ours), half))
 }
 
 /// Judges a difference of clocks in microseconds, less the part that the round trip may explain.

@@ -1,7 +1,8 @@
 //! Row statements: the statements that lock and store the rows of a batch, table by table.
 //!
 //! **Invariant:** rows are locked and stored in the order of the batch, which all routers share.
-//! **Not here:** running them (`transaction`, `careful`), the results of changes (`batch`).
+//! **Not here:** running them (`transaction`, `triggered_tables`), the results of changes
+//! (`batch`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use model::table::Table;
 use model::value::Value;
 
 use super::batch::{Batch, Row, Store};
-use super::cell;
+use super::binary_value;
 use super::citus::Citus;
 use super::citus_statements;
 use super::statement::{Bind, Locking, RowView, Work};
@@ -65,7 +66,7 @@ pub(super) fn image(table: &Table, row: &RowView, first: usize) -> Vec<Value> {
     let columns = table.answered().zip(first..);
     let value = |(column, at): (usize, usize)| {
         let kind = table.column(column).kind;
-        row.cell(at, |bytes| cell::decode(kind, bytes)).unwrap_or(Value::Null)
+        row.cell(at, |bytes| binary_value::decode(kind, bytes)).unwrap_or(Value::Null)
     };
     columns.map(value).collect()
 }

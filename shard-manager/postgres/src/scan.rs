@@ -5,7 +5,7 @@
 //! and the server ends a statement after its deadline.
 //!
 //! **Invariant:** a connection returns to the pool only after its work has ended without an error.
-//! **Not here:** reads of single keys (`point`).
+//! **Not here:** reads of single keys (`key_reads`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,9 +30,9 @@ use tokio::runtime::Handle;
 use super::citus;
 use super::db_error::DbErrorKind;
 use super::dialect::Select;
+use super::json_rows::{push_object, value};
+use super::key_reads::tell_unreadable;
 use super::node::NodeError;
-use super::page::{push_object, value};
-use super::point::tell_unreadable;
 use super::position_query::{self, PositionQuery};
 use super::statement::{Prepared, Statement, for_each_row, load, run};
 use super::target::Target;
@@ -287,11 +287,11 @@ impl Scans {
         done.map_err(|error| {
             // The transaction may still be open.
             drop(Object::take(session));
-            self.told(&error, deadline)
+            self.to_error(&error, deadline)
         })
     }
 
-    fn told(&self, error: &DieselError, deadline: Instant) -> Error {
+    fn to_error(&self, error: &DieselError, deadline: Instant) -> Error {
         let kind = DbErrorKind::of(error);
         if kind == DbErrorKind::Late || Instant::now() >= deadline {
             return Error::DeadlinePassed;
@@ -303,7 +303,7 @@ impl Scans {
             tracing::warn!(node, %at, %error, ?kind, "a read failed");
         }
         match kind {
-            DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+            DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
             DbErrorKind::Constraint(_)
             | DbErrorKind::Conflict
             | DbErrorKind::ReadOnly

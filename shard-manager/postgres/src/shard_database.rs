@@ -83,11 +83,11 @@ impl ShardDatabase {
             self.session;
         let connection = migrate(connection, MIGRATIONS, &self.name).await?;
         self.session = LaneSession { connection, prepared, statements, insert_predictor, citus };
-        let told = |error| OpenError::node(&self.name, error);
+        let failed = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
-        let signed = signed(connection).await.map_err(told)?;
+        let signed = signed(connection).await.map_err(failed)?;
         match signed {
-            None if claim.is_new => sign(connection, claim).await.map_err(told)?,
+            None if claim.is_new => sign(connection, claim).await.map_err(failed)?,
             None => {
                 let cause = "the database is empty, and held rows: restore it from a backup before starting";
                 return Err(OpenError::node(&self.name, cause));
@@ -102,9 +102,9 @@ impl ShardDatabase {
             }
             Some(_) => {}
         }
-        let (tables, made) = declarations::load(connection).await.map_err(told)?;
+        let (tables, made) = declarations::load(connection).await.map_err(failed)?;
         let tables = Registry::new(tables);
-        if let Some(difference) = declarations::drift(connection, &tables).await.map_err(told)? {
+        if let Some(difference) = declarations::drift(connection, &tables).await.map_err(failed)? {
             return Err(OpenError::node(
                 &self.name,
                 format!(
@@ -115,24 +115,24 @@ impl ShardDatabase {
         if let Some(citus) = &self.session.citus {
             self.distribute(citus, &tables).await?;
         }
-        let position = self.position().await.map_err(told)?;
+        let position = self.position().await.map_err(failed)?;
         Ok((self, Found { tables, made, position }))
     }
 
     /// Distributes tables that are not distributed, and reads where Citus has placed them.
     async fn distribute(&self, citus: &Citus, tables: &Registry) -> Result<(), OpenError> {
-        let told = |error| OpenError::node(&self.name, error);
+        let failed = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
         let tables: Vec<&Table> = tables.tables().map(|table| &**table).collect();
-        setup::distribute(connection, &tables).await.map_err(told)?;
-        if let Some(table) = setup::strange(connection, &tables).await.map_err(told)? {
+        setup::distribute(connection, &tables).await.map_err(failed)?;
+        if let Some(table) = setup::strange(connection, &tables).await.map_err(failed)? {
             let cause = format!(
                 "the table {table} is distributed otherwise than Tessera's others: by shard_key, and co-located with \
                  tessera.tessera_idempotency, it has to be. SELECT alter_distributed_table(…) does that"
             );
             return Err(OpenError::node(&self.name, cause));
         }
-        citus.refresh(connection).await.map(drop).map_err(told)
+        citus.refresh(connection).await.map(drop).map_err(failed)
     }
 
     /// Finishes changes of the tables that were begun.
@@ -194,12 +194,12 @@ pub(super) async fn migrate(
     migrations: EmbeddedMigrations,
     name: &str,
 ) -> Result<AsyncPgConnection, OpenError> {
-    let told = |error| OpenError::node(name, error);
+    let reported = |error| OpenError::node(name, error);
     // The user that created the schema may have lost the right to create another.
     let there = "SELECT to_regnamespace('tessera') IS NOT NULL";
     let there = load(&connection, Statement { sql: there, binds: &[], cached: false }).await;
-    if there.map_err(told)?.first().and_then(|row| row.boolean(0)) != Some(true) {
-        run(&connection, "CREATE SCHEMA IF NOT EXISTS tessera").await.map_err(told)?;
+    if there.map_err(reported)?.first().and_then(|row| row.boolean(0)) != Some(true) {
+        run(&connection, "CREATE SCHEMA IF NOT EXISTS tessera").await.map_err(reported)?;
     }
     let mut harness = AsyncMigrationHarness::new(connection);
     let migrated = harness.run_pending_migrations(migrations).map(drop);

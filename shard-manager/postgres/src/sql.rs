@@ -1,4 +1,4 @@
-//! SQL: the texts of all statements but those of reads (`engine::select`, `point`), in PostgreSQL's
+//! SQL: the texts of all statements but those of reads (`engine::select`, `key_reads`), in PostgreSQL's
 //! dialect.
 //!
 //! Rows are sent as one array for each column, whatever the number of rows, so that each table has
@@ -182,8 +182,8 @@ pub(super) fn upsert(table: &Table, set: &[usize], mode: UpsertMode) -> String {
         );
     }
     sql.push_str(" RETURNING (r.xmax=0),");
-    let told = if mode.returns_rows { table.answered() } else { version..version + 1 };
-    push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
+    let reported = if mode.returns_rows { table.answered() } else { version..version + 1 };
+    push_names(&mut sql, "r.", table, place(table).into_iter().chain(reported));
     sql
 }
 

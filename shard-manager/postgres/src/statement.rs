@@ -2,8 +2,8 @@
 //! pipelines of several statements in one round trip.
 //!
 //! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`,
-//! `engine::select` and `point`.
-//! **Not here:** the texts themselves; the binary form of a value (`cell`).
+//! `engine::select` and `key_reads`.
+//! **Not here:** the texts themselves; the binary form of a value (`binary_value`).
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -24,7 +24,7 @@ use diesel_async::{AsyncConnectionCore, AsyncPgConnection, SimpleAsyncConnection
 use futures_util::TryStreamExt;
 use model::value::{ColumnType, Value};
 
-use super::cell;
+use super::binary_value;
 
 /// A statement and its values.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Bind {
 
     /// Encodes an array of whole numbers of 32 bits.
     pub(super) fn integers(numbers: impl ExactSizeIterator<Item = i32>) -> Self {
-        let mut array = cell::Array::of_integers(numbers.len());
+        let mut array = binary_value::Array::of_integers(numbers.len());
         numbers.for_each(|number| array.push(|out| out.extend_from_slice(&number.to_be_bytes())));
         Self { kind: Kind::Integers, bytes: Encoded(Some(array.finish())) }
     }
@@ -93,7 +93,7 @@ impl Bind {
     pub(super) fn value(kind: ColumnType, value: &Value) -> Self {
         let bytes = (*value != Value::Null).then(|| {
             let mut bytes = Vec::new();
-            cell::encode(&mut bytes, kind, value);
+            binary_value::encode(&mut bytes, kind, value);
             bytes
         });
         Self { kind: Kind::One(kind), bytes: Encoded(bytes) }
@@ -104,12 +104,12 @@ impl Bind {
         kind: ColumnType,
         values: impl ExactSizeIterator<Item = &'v Value>,
     ) -> Self {
-        let mut array = cell::Array::of(kind, values.len());
+        let mut array = binary_value::Array::of(kind, values.len());
         for value in values {
             if *value == Value::Null {
                 array.push_null();
             } else {
-                array.push(|out| cell::encode(out, kind, value));
+                array.push(|out| binary_value::encode(out, kind, value));
             }
         }
         Self { kind: Kind::Many(kind), bytes: Encoded(Some(array.finish())) }
@@ -117,7 +117,7 @@ impl Bind {
 
     /// Encodes an array of texts.
     pub(super) fn texts<'v>(texts: impl ExactSizeIterator<Item = &'v str>) -> Self {
-        let mut array = cell::Array::of(ColumnType::Text, texts.len());
+        let mut array = binary_value::Array::of(ColumnType::Text, texts.len());
         texts.for_each(|text| array.push(|out| out.extend_from_slice(text.as_bytes())));
         Self { kind: Kind::Many(ColumnType::Text), bytes: Encoded(Some(array.finish())) }
     }
@@ -185,7 +185,7 @@ impl RowView {
 
     /// Returns a whole number of 64 bits; `None` if it is null.
     pub(super) fn bigint(&self, column: usize) -> Option<i64> {
-        self.cell(column, cell::bigint)
+        self.cell(column, binary_value::bigint)
     }
 
     /// Returns a boolean; `None` if it is null.

@@ -60,7 +60,7 @@ impl Terms {
     }
 
     /// Returns true if this timeline is later than all known ones: a node was promoted, and this
-    /// router does not know it yet. Returns false if the id is no timeline of this system.
+    /// router does not know it yet. Returns false if the id is not a timeline of this system.
     pub fn is_ahead(&self, sought: u32) -> bool {
         let known = self.present().timeline;
         let mut later = (1..=AHEAD_MAX).map_while(|step| known.checked_add(step));

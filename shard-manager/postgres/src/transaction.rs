@@ -3,7 +3,7 @@
 //! A batch takes two round trips: the first takes the fence lock, reads the slots that may not be
 //! written, and reads and locks the rows; the second stores the results, commits, and reads the
 //! position up to which the log is on disk. Plain upserts, which most writes are, need one round
-//! trip (`upsert`). Tables with foreign triggers or rules need more than two (`careful`).
+//! trip (`upsert`). Tables with foreign triggers or rules need more than two (`triggered_tables`).
 //!
 //! **Invariant:** the rows that a batch may touch are locked before its changes are computed.
 //! **Not here:** the results of changes (`batch`), the outcome of a commit (`lane_session`), lost
@@ -20,7 +20,7 @@ use super::hazards::{self, Hazards};
 use super::lane_session::{LaneSession, Stored, TransactionError, ended};
 use super::row_statements::{Group, group_work, groups, image, locking};
 use super::statement::{Bind, Locking, PipelineStep, Statement, Work, pipeline, plain, run, step};
-use super::{careful, sql};
+use super::{sql, triggered_tables};
 
 /// Applies writes as one transaction. `alone`: no other router may write meanwhile.
 pub(super) async fn apply(
@@ -43,7 +43,7 @@ pub(super) async fn apply(
     };
     let hazards = &batch.barred().hazards;
     let position = if groups.iter().any(|group| hazards.meddle(&group.statements.table)) {
-        let found = careful::store(session, &batch, &groups).await?;
+        let found = triggered_tables::store(session, &batch, &groups).await?;
         batch.stored(writes, &mut rows, &found);
         let kept: Vec<&Group> = groups.iter().filter(|group| group.is_kept_beside()).collect();
         store(session, &batch, &kept).await?

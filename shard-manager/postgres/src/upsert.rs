@@ -22,7 +22,7 @@ use model::sabotage::{Mutation, is_on};
 use model::table::Table;
 use model::value::{ColumnType, Value, format_timestamp};
 
-use super::cell;
+use super::binary_value;
 use super::citus::Parts;
 use super::citus_statements::{self, Versions};
 use super::db_error::DbErrorKind;
@@ -133,7 +133,7 @@ fn row_key(change: &RowWrite) -> Vec<u8> {
     key.extend_from_slice(change.key.as_bytes());
     for (column, value) in change.table.id().iter().zip(&change.id) {
         key.push(0);
-        cell::encode(&mut key, change.table.column(*column).kind, value);
+        binary_value::encode(&mut key, change.table.column(*column).kind, value);
     }
     key
 }
@@ -158,7 +158,7 @@ pub(super) async fn apply(
     if parts.is_none() && session.insert_predictor.is_expected() {
         match store(session, &groups, count, true).await {
             Err(TransactionError {
-                kind: DbErrorKind::Constraint("unique") | DbErrorKind::Swallowed(_),
+                kind: DbErrorKind::Constraint("unique") | DbErrorKind::Discarded(_),
                 outcome: Outcome::Rejected,
                 ..
             }) => {
@@ -170,7 +170,7 @@ pub(super) async fn apply(
     match store(session, &groups, count, false).await {
         // A rule interfered: the general path handles that.
         Err(TransactionError {
-            kind: DbErrorKind::Swallowed(_),
+            kind: DbErrorKind::Discarded(_),
             outcome: Outcome::Rejected,
             usable: true,
             ..
@@ -241,11 +241,12 @@ async fn store(
     let first = usize::from(bracketed);
     let mut loaded = Vec::with_capacity(groups.len());
     for places in stored {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for at in places {
-            told.extend(results[first + at].as_mut().ok().map(std::mem::take).unwrap_or_default());
+            reported
+                .extend(results[first + at].as_mut().ok().map(std::mem::take).unwrap_or_default());
         }
-        loaded.push(told);
+        loaded.push(reported);
     }
     if let Some(Err(error)) = results.first().filter(|_| bracketed) {
         // Without `BEGIN` each statement was a transaction by itself.
@@ -287,7 +288,7 @@ fn astray(strays: usize) -> TransactionError {
     TransactionError { kind, outcome, usable: true, retry_split: false }
 }
 
-/// Finds out if the database has swallowed rows that were not stored, or if their slots take no
+/// Finds out if the database has discarded rows that were not stored, or if their slots take no
 /// writes here.
 async fn explain(
     connection: &AsyncPgConnection,
@@ -320,7 +321,7 @@ async fn explain(
         // A slot that was fenced then, and is not now, is sent again; without interference by
         // triggers, that was the reason.
         if !strange.contains(&i64::from(row.slot.number())) && hazards.meddle(&row.table) {
-            rows[*place] = Err(Error::Swallowed { table: row.table.name().to_owned() });
+            rows[*place] = Err(Error::Discarded { table: row.table.name().to_owned() });
         }
     }
 }
@@ -377,7 +378,7 @@ fn lone_binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
 }
 
 /// Puts the rows that came back in their places. They come back in the order in which they were
-/// sent, except those whose slot is not owned here and those that the database has swallowed, which
+/// sent, except those whose slot is not owned here and those that the database has discarded, which
 /// are missing; otherwise rows are matched by their keys. Returns the number of rows that match
 /// nothing.
 fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Error>]) -> usize {
@@ -417,7 +418,7 @@ fn is_row(change: &RowWrite, row: &RowView) -> bool {
                 return is(at, text.as_bytes());
             }
             let mut wanted = Vec::with_capacity(16);
-            cell::encode(&mut wanted, kind, value);
+            binary_value::encode(&mut wanted, kind, value);
             is(at, &wanted)
         })
 }
@@ -445,7 +446,8 @@ fn done(change: &RowWrite, row: &RowView, shown: bool) -> RowDone {
             json.extend_from_slice(if json.is_empty() { b"{\"" } else { b",\"" });
             json.extend_from_slice(column.name.as_bytes());
             json.extend_from_slice(b"\":");
-            let written = row.cell(at, |bytes| cell::push_json(&mut json, column.kind, bytes));
+            let written =
+                row.cell(at, |bytes| binary_value::push_json(&mut json, column.kind, bytes));
             if written.is_none() {
                 json.extend_from_slice(b"null");
             }

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::forgetting::Forgetting;
+use engine::idempotency_expiry::IdempotencyExpiry;
 use engine::replication::{ReplicationState, presumed_lost};
 use engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
 use model::error::Outcome;
@@ -205,7 +205,7 @@ impl PgWriter {
             let is_conflict = match failed.kind {
                 DbErrorKind::Conflict => true,
                 DbErrorKind::Constraint(rule) => rule == "unique" && tries == 1,
-                DbErrorKind::Swallowed(_)
+                DbErrorKind::Discarded(_)
                 | DbErrorKind::ReadOnly
                 | DbErrorKind::Full
                 | DbErrorKind::Late
@@ -282,7 +282,7 @@ impl AsyncWriter for PgWriter {
 
 /// Removes records of idempotency keys that are too old, and returns their number.
 async fn forget(session: &LaneSession) -> Result<usize, TransactionError> {
-    let Forgetting { from, until, witness } = Forgetting::now();
+    let IdempotencyExpiry { from, until, witness } = IdempotencyExpiry::now();
     let [from, until] = [from, until].map(Value::Text);
     let times = [&from, &until].map(|time| Bind::value(ColumnType::Timestamp, time));
     let failed = |error| TransactionError::before_commit(&error);

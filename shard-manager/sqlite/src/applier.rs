@@ -87,9 +87,9 @@ impl Applier {
     pub fn open(primary: &Path, replica: &Path, current: u32) -> Result<Self, OpenError> {
         let mut log = open(primary, LOG_PRAGMAS)?;
         let mut connection = open(replica, REPLICA_PRAGMAS)?;
-        let told = |error| OpenError::file(replica, error);
-        timeline::copy(&mut log, &mut connection).map_err(told)?;
-        let Counters { version, position } = Counters::load(&mut connection).map_err(told)?;
+        let failed = |error| OpenError::file(replica, error);
+        timeline::copy(&mut log, &mut connection).map_err(failed)?;
+        let Counters { version, position } = Counters::load(&mut connection).map_err(failed)?;
         // Tables of the replica's own file: it receives new tables in the order of the log.
         let known = shard_file::read_tables(&mut connection, replica)?;
         let tables = known.tables().chain([&*idempotency::TABLE]);

@@ -17,10 +17,10 @@ use model::table::Table;
 use tokio::sync::OwnedMutexGuard;
 
 use super::backup::BackupSource;
-use super::comparing::Comparing;
+use super::comparison_loop::ComparisonLoop;
 use super::control::ControlSocket;
 use super::data_dir::DataDir;
-use super::guard::Guard;
+use super::file_watch::FileWatch;
 use super::intents::{self, Intent, IntentTable};
 
 /// The files of an embedded cluster, and the background work on them.
@@ -28,9 +28,9 @@ pub(super) struct Files {
     /// Socket for commands to the running cluster.
     control_socket: ControlSocket,
     /// Comparison of each shard's copies, if it runs.
-    comparing: Option<Comparing>,
+    comparison: Option<ComparisonLoop>,
     /// Dropped before the lock is released.
-    guard: Guard,
+    file_watch: FileWatch,
     /// Held as long as anything may write.
     data_dir: DataDir,
     /// True once background work is to end.
@@ -39,9 +39,19 @@ pub(super) struct Files {
 
 impl Files {
     /// Takes over the files of a data directory, and accepts commands from now on.
-    pub(super) fn new(source: &Arc<BackupSource>, data_dir: DataDir, guard: Guard) -> Self {
-        let (comparing, closed) = (None, Arc::default());
-        Self { control_socket: ControlSocket::open(source), comparing, guard, data_dir, closed }
+    pub(super) fn new(
+        source: &Arc<BackupSource>,
+        data_dir: DataDir,
+        file_watch: FileWatch,
+    ) -> Self {
+        let (comparison, closed) = (None, Arc::default());
+        Self {
+            control_socket: ControlSocket::open(source),
+            comparison,
+            file_watch,
+            data_dir,
+            closed,
+        }
     }
 
     /// Returns the directory.
@@ -55,14 +65,14 @@ impl Files {
     }
 
     /// Keeps the comparison of copies, to end it with the rest.
-    pub(super) fn keep_comparing(&mut self, comparing: Comparing) {
-        self.comparing = Some(comparing);
+    pub(super) fn keep_comparison(&mut self, comparison: ComparisonLoop) {
+        self.comparison = Some(comparison);
     }
 
     fn end_work(&self) {
         self.closed.store(true, Ordering::Release);
-        if let Some(comparing) = &self.comparing {
-            comparing.stop();
+        if let Some(comparison) = &self.comparison {
+            comparison.stop();
         }
     }
 }
@@ -73,7 +83,7 @@ impl ClusterBackend for Files {
         local: OwnedMutexGuard<()>,
         _: Instant,
     ) -> EngineFuture<'_, Box<dyn SchemaLock>> {
-        let locked = self.guard.check().map(|()| {
+        let locked = self.file_watch.check().map(|()| {
             let (catalog, closed) = (self.data_dir.catalog(), Arc::clone(&self.closed));
             Box::new(FileLock { catalog, closed, local: Arc::new(local) }) as Box<dyn SchemaLock>
         });

@@ -40,7 +40,7 @@ use model::value::format_timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::copy::{CatalogCopy, ShardCopy};
-use crate::footing::Footing;
+use crate::open_file_check::OpenFileCheck;
 use folder::Unfinished;
 use manifest::Manifest;
 use originals::Originals;
@@ -80,7 +80,7 @@ pub struct SavedShard {
     pub original: Original,
     /// Proof that the name still leads to the file that the writer has open; `None` without such a
     /// proof.
-    pub footing: Option<Arc<Footing>>,
+    pub file_check: Option<Arc<OpenFileCheck>>,
     /// The barrier that its writes pass.
     pub pause_barrier: Arc<PauseBarrier>,
     /// Positions of the shard.
@@ -170,9 +170,9 @@ impl BackupSource {
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
         // Opening by name would accept a file that has replaced the shard's.
-        let footings = self.shards.iter().filter_map(|shard| shard.footing.as_ref());
-        for footing in footings {
-            footing.check()?;
+        let file_checks = self.shards.iter().filter_map(|shard| shard.file_check.as_ref());
+        for file_check in file_checks {
+            file_check.check()?;
         }
         let originals = self.originals();
         let unfinished = Unfinished::begin(&originals.place(to)?)?;
@@ -274,8 +274,8 @@ impl BackupSource {
                     // The position of the file: after a commit with an unknown outcome, the lane
                     // does not know it either.
                     let shard = || shard.original.shard.clone();
-                    let told = |cause| SaveError::Follow { shard: shard(), cause };
-                    copy.primary_position().map_err(told)
+                    let failed = |cause| SaveError::Follow { shard: shard(), cause };
+                    copy.primary_position().map_err(failed)
                 });
                 let positions = asked.collect::<Result<_, _>>()?;
                 catalog.take()?;

@@ -2,7 +2,7 @@
 //!
 //! **Not here:** the contents of the catalog (`engine::cluster_spec`), the rows (`shard_file`).
 
-mod look;
+mod inspection;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ use engine::system_tables::tessera_cluster::dsl;
 use model::shard_map::ShardMap;
 use model::token::TokenKey;
 
-pub(super) use look::{Looked, look};
+pub(super) use inspection::{InspectedCatalog, inspect};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations =
     embed_migrations!("../../migrations/sqlite/catalog");

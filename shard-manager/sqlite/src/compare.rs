@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** rows are only reported as different if no transaction changed them between the
 //! positions at which they were read.
-//! **Not here:** deciding which file is right, and repairing the others (`comparing`).
+//! **Not here:** deciding which file is right, and repairing the others (`comparison_loop`).
 
 mod snapshot;
 

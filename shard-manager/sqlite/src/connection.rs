@@ -63,22 +63,22 @@ fn connect(path: &Path, uri: &str, pragmas: &str) -> Result<SqliteConnection, Op
 /// Opens a file that this process has open already, to read it from the disk: with a small cache,
 /// and without ever creating it.
 pub(super) fn open_in_place(path: &Path) -> Result<SqliteConnection, OpenError> {
-    let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
+    let failed = |error: &dyn std::fmt::Display| OpenError::file(path, error);
     let uri = uri(path, "mode=rw")?;
-    let mut connection = SqliteConnection::establish(&uri).map_err(|error| told(&error))?;
+    let mut connection = SqliteConnection::establish(&uri).map_err(|error| failed(&error))?;
     let pragmas = "PRAGMA busy_timeout=2000; PRAGMA query_only=ON; PRAGMA trusted_schema=OFF;
         PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-512";
-    connection.batch_execute(pragmas).map_err(|error| told(&error))?;
+    connection.batch_execute(pragmas).map_err(|error| failed(&error))?;
     Ok(connection)
 }
 
 /// Opens a file without a writer, and changes nothing, neither in it nor beside it.
 pub(super) fn open_unchanging(path: &Path) -> Result<SqliteConnection, OpenError> {
-    let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
+    let failed = |error: &dyn std::fmt::Display| OpenError::file(path, error);
     let uri = uri(path, "mode=ro&immutable=1")?;
-    let mut connection = SqliteConnection::establish(&uri).map_err(|error| told(&error))?;
+    let mut connection = SqliteConnection::establish(&uri).map_err(|error| failed(&error))?;
     let pragmas = "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0";
-    connection.batch_execute(pragmas).map_err(|error| told(&error))?;
+    connection.batch_execute(pragmas).map_err(|error| failed(&error))?;
     Ok(connection)
 }
 
@@ -104,15 +104,15 @@ pub(super) fn uri(path: &Path, mode: &str) -> Result<String, OpenError> {
 
 /// Returns the version of the linked SQLite, such as `3.53.2`, as the library itself reports it.
 pub(super) fn sqlite_version() -> Result<String, OpenError> {
-    let told = |error: &dyn std::fmt::Display| OpenError::file(Path::new(":memory:"), error);
-    let mut connection = SqliteConnection::establish(":memory:").map_err(|error| told(&error))?;
+    let failed = |error: &dyn std::fmt::Display| OpenError::file(Path::new(":memory:"), error);
+    let mut connection = SqliteConnection::establish(":memory:").map_err(|error| failed(&error))?;
     let statement = Statement { sql: "SELECT sqlite_version()", binds: &[], cached: false };
     let mut version = String::new();
     for_each_row(&mut connection, statement, |row| {
         version = row.text(0, str::to_owned).unwrap_or_default();
         Ok(())
     })
-    .map_err(|error| told(&error))?;
+    .map_err(|error| failed(&error))?;
     Ok(version)
 }
 

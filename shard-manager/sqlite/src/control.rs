@@ -307,5 +307,5 @@ fn read_request(mut client: &UnixStream) -> Result<Request, String> {
             Err(error) => return Err(error.to_string()),
         }
     }
-    serde_json::from_slice(&line).map_err(|error| format!("this is no command: {error}"))
+    serde_json::from_slice(&line).map_err(|error| format!("this is not a command: {error}"))
 }

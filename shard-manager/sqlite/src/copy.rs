@@ -100,15 +100,15 @@ pub struct ShardFacts {
 /// [`OpenError`] if it is not the file of a shard.
 pub fn shard_facts(path: &Path) -> Result<ShardFacts, OpenError> {
     let mut connection = open_unchanging(path)?;
-    let told = |error| OpenError::file(path, error);
+    let failed = |error| OpenError::file(path, error);
     let row = tessera_shard::table.select((
         tessera_shard::cluster_id,
         tessera_shard::shard,
         tessera_shard::position,
     ));
     let (cluster_id, shard, position): (String, String, i64) =
-        row.first(&mut connection).map_err(told)?;
-    let rows: Vec<(String, i64)> = tessera_counts::table.load(&mut connection).map_err(told)?;
+        row.first(&mut connection).map_err(failed)?;
+    let rows: Vec<(String, i64)> = tessera_counts::table.load(&mut connection).map_err(failed)?;
     let rows = rows.into_iter().collect();
     Ok(ShardFacts { cluster_id, shard, position: position as u64, rows })
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::footing::Inode;
+use super::open_file_check::Inode;
 use super::{OpenError, private_file};
 
 /// A locked data directory.

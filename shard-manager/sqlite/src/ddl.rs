@@ -173,8 +173,8 @@ pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<SchemaChange>> {
 /// [`OpenError`] if the file cannot be written, or a change does not fit it.
 pub fn settle(path: &Path, changes: &[SchemaChange]) -> Result<u64, OpenError> {
     let mut connection = open(path, "")?;
-    let told = |error| OpenError::file(path, error);
-    let mut position = timeline::position(&mut connection).map_err(told)?.sequence;
+    let failed = |error| OpenError::file(path, error);
+    let mut position = timeline::position(&mut connection).map_err(failed)?.sequence;
     for change in changes {
         let changed = connection.immediate_transaction(|connection| {
             let counters = Counters::load(connection)?;

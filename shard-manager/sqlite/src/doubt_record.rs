@@ -11,7 +11,7 @@
 //!
 //! **Invariant:** the record has at most one entry for each copy of each shard; it is replaced as
 //! a whole, and synced.
-//! **Not here:** finding and withdrawing doubts (`comparing`).
+//! **Not here:** finding and withdrawing doubts (`comparison_loop`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -89,11 +89,11 @@ impl PrimaryReader for FileReader {
     }
 
     fn check_writable(&self) -> Result<(), Error> {
-        self.0.footing().map_or(Ok(()), |footing| footing.check_writable())
+        self.0.file_check().map_or(Ok(()), |file_check| file_check.check_writable())
     }
 
     fn loss(&self) -> Option<Reason> {
-        self.0.footing().and_then(|footing| footing.reason())
+        self.0.file_check().and_then(|file_check| file_check.reason())
     }
 
     fn table_sizes(

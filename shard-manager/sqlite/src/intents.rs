@@ -44,7 +44,7 @@ impl IntentTable {
             .order(tessera_intents::name)
             .load(&mut self.0);
         let intents = rows.and_then(|rows| rows.iter().map(read).collect());
-        intents.map_err(|error| told(&error))
+        intents.map_err(|error| to_error(&error))
     }
 
     /// Records durably that a table will be created.
@@ -59,7 +59,7 @@ impl IntentTable {
             tessera_intents::declaration.eq(TableDeclaration::of(table).json()),
             tessera_intents::at.eq(format_timestamp(Utc::now())),
         ));
-        noted.execute(&mut self.0).map(drop).map_err(|error| told(&error))
+        noted.execute(&mut self.0).map(drop).map_err(|error| to_error(&error))
     }
 
     /// Records durably that a table will be dropped after all.
@@ -69,7 +69,7 @@ impl IntentTable {
     pub fn turn_to_undo(&mut self, name: &str) -> Result<(), Error> {
         let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
         let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
-        turned.execute(&mut self.0).map(drop).map_err(|error| told(&error))
+        turned.execute(&mut self.0).map(drop).map_err(|error| to_error(&error))
     }
 
     /// Removes an intent that was carried out.
@@ -78,7 +78,7 @@ impl IntentTable {
     /// Errors of [`IntentTable::note`].
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
         let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
-        diesel::delete(row).execute(&mut self.0).map(drop).map_err(|error| told(&error))
+        diesel::delete(row).execute(&mut self.0).map(drop).map_err(|error| to_error(&error))
     }
 }
 
@@ -86,7 +86,7 @@ fn read((state, declaration): &(String, String)) -> QueryResult<Intent> {
     Intent::read(state, declaration).map_err(|cause| unreadable(&cause))
 }
 
-fn told(error: &diesel::result::Error) -> Error {
+fn to_error(error: &diesel::result::Error) -> Error {
     tracing::error!(%error, "the intents of the catalog cannot be used");
     DbErrorKind::of(error).error(CATALOG)
 }

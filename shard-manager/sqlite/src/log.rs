@@ -157,7 +157,7 @@ fn change_name<'de, D: serde::Deserializer<'de>>(json: D) -> Result<Change, D::E
         "made" => Ok(Change::Created),
         "changed" => Ok(Change::Changed),
         "removed" => Ok(Change::Removed),
-        other => Err(D::Error::custom(format!("{other} is no change"))),
+        other => Err(D::Error::custom(format!("{other} is not a change"))),
     }
 }
 

@@ -67,7 +67,7 @@ impl NodeView {
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
     pub fn begin(&mut self) -> Result<(), OpenError> {
-        self.told(|connection| connection.batch_execute("BEGIN"))
+        self.run(|connection| connection.batch_execute("BEGIN"))
     }
 
     /// Ends the snapshot: the next read sees the present contents.
@@ -75,7 +75,7 @@ impl NodeView {
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
     pub fn end(&mut self) -> Result<(), OpenError> {
-        self.told(|connection| connection.batch_execute("COMMIT"))
+        self.run(|connection| connection.batch_execute("COMMIT"))
     }
 
     /// Returns the position of the file.
@@ -83,7 +83,7 @@ impl NodeView {
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
     pub fn position(&mut self) -> Result<Position, OpenError> {
-        self.told(timeline::position)
+        self.run(timeline::position)
     }
 
     /// Returns position and counters of the file.
@@ -91,7 +91,7 @@ impl NodeView {
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
     pub fn standing(&mut self) -> Result<Standing, OpenError> {
-        self.told(|connection| {
+        self.run(|connection| {
             let position = timeline::position(connection)?;
             let version = tessera_shard::table.select(tessera_shard::version).first(connection)?;
             let counts = tessera_counts::table.order(tessera_counts::name);
@@ -106,7 +106,7 @@ impl NodeView {
     /// # Errors
     /// [`OpenError`] if the file cannot be read, or its timelines are inconsistent.
     pub fn history(&mut self) -> Result<TimelineHistory, OpenError> {
-        let history = self.told(timeline::load)?;
+        let history = self.run(timeline::load)?;
         history
             .ok_or_else(|| OpenError::foreign(&self.path, "its timelines do not follow each other"))
     }
@@ -162,7 +162,7 @@ impl NodeView {
     /// Returns some entries of the change log after a position, oldest first; none if there are
     /// none.
     pub(super) fn log_after(&mut self, position: u64) -> Result<Vec<Entry>, OpenError> {
-        self.told(|connection| log::read_after(connection, position, None))
+        self.run(|connection| log::read_after(connection, position, None))
     }
 
     pub(super) fn each(
@@ -171,10 +171,10 @@ impl NodeView {
         each: impl FnMut(&RowView<'_, '_>) -> QueryResult<()>,
     ) -> Result<(), OpenError> {
         let statement = Statement { sql, binds: &[], cached: false };
-        self.told(|connection| for_each_row(connection, statement, each))
+        self.run(|connection| for_each_row(connection, statement, each))
     }
 
-    fn told<T>(
+    fn run<T>(
         &mut self,
         work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T>,
     ) -> Result<T, OpenError> {

@@ -94,7 +94,8 @@ impl DirView {
             let cause = "there is no cluster here (no catalog.db); name its folder with --data-dir";
             return Err(OpenError::io(path, cause));
         }
-        let catalog::Looked { cluster_id, map, ready, replicas } = catalog::look(&file)?;
+        let catalog::InspectedCatalog { cluster_id, map, ready, replicas } =
+            catalog::inspect(&file)?;
         Ok(Self { path: path.to_owned(), cluster_id, ready, map, replicas })
     }
 
@@ -103,7 +104,8 @@ impl DirView {
         &self.path
     }
 
-    /// Returns true if every shard's file has been created: before that a missing file is no loss.
+    /// Returns true if every shard's file has been created: before that a missing file is not a
+    /// loss.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
@@ -150,7 +152,7 @@ impl DirView {
 /// [`OpenError::Io`] if the lock cannot be tried.
 pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
     let path = lock_file(folder);
-    let told = |error: std::io::Error| OpenError::io(&path, error);
+    let failed = |error: std::io::Error| OpenError::io(&path, error);
     let held = || Holder::Process { pid: noted_pid(folder) };
     let mut lock = match File::open(&path) {
         Ok(lock) => lock,
@@ -158,10 +160,10 @@ pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(if is_folder_locked(folder) { held() } else { Holder::Nobody });
         }
-        Err(error) => return Err(told(error)),
+        Err(error) => return Err(failed(error)),
     };
     let mut pid = String::new();
-    lock.read_to_string(&mut pid).map_err(told)?;
+    lock.read_to_string(&mut pid).map_err(failed)?;
     if pid.is_empty() {
         return Ok(Holder::Nobody);
     }
@@ -169,6 +171,6 @@ pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
         Ok(()) if is_folder_locked(folder) => Ok(held()),
         Ok(()) => Ok(Holder::Gone),
         Err(TryLockError::WouldBlock) => Ok(Holder::Process { pid }),
-        Err(TryLockError::Error(error)) => Err(told(error)),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }

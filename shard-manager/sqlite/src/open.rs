@@ -28,13 +28,13 @@ use model::topology::{ShardIndex, Topology};
 use super::backend::Files;
 use super::backup::{BackupSource, Original, SavedShard};
 use super::catalog::{self, FileCatalog};
-use super::comparing::{Compared, Comparing};
+use super::comparison_loop::{ComparedShard, ComparisonLoop};
 use super::data_dir::{DataDir, has_no_room};
 use super::doubt_record::DoubtRecord;
 use super::file_reader::FileReader;
-use super::footing::Footing;
-use super::guard::Guard;
+use super::file_watch::FileWatch;
 use super::intents::{Intent, IntentTable};
+use super::open_file_check::OpenFileCheck;
 use super::reader::{Housekeeping, ReaderPool, VisibleBound};
 use super::replica::{FileReplica, ReplicaSpec};
 use super::shard_file::{self, FileIdentity, Prepared};
@@ -90,10 +90,10 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     let (catalog, registry, mut shards) =
         opened.inspect_err(|error| close_after(error, &data_dir))?;
     let source = Arc::new(source(&data_dir, &shards.0));
-    let footings = shards.0.iter().map(|shard| Arc::clone(&shard.footing)).collect();
-    let guard = Guard::start(&data_dir, footings);
-    let guard = guard.map_err(|error| OpenError::io(&cluster.data_dir, error))?;
-    let mut files = Files::new(&source, data_dir, guard);
+    let file_checks = shards.0.iter().map(|shard| Arc::clone(&shard.file_check)).collect();
+    let file_watch = FileWatch::start(&data_dir, file_checks);
+    let file_watch = file_watch.map_err(|error| OpenError::io(&cluster.data_dir, error))?;
+    let mut files = Files::new(&source, data_dir, file_watch);
     if let Some(contradiction) = catalog.map.contradiction() {
         // Such a cluster was created by a version that allowed it, and its rows are where its map
         // places them.
@@ -161,11 +161,11 @@ fn compare_copies(
     if is_on(Mutation::Resurrect) {
         return;
     }
-    let compared = shards.iter().map(|FileShard { opened, footing, replicas }| {
+    let compared = shards.iter().map(|FileShard { opened, file_check, replicas }| {
         let file = |index| files.data_dir().replica(&opened.name, index);
         let numbered = replicas.iter().map(Arc::clone).enumerate();
         let of_replicas = opened.replicas.iter().map(|replica| &replica.findings);
-        Compared {
+        ComparedShard {
             name: opened.name.clone(),
             doubts: Arc::clone(&opened.doubts),
             record: Arc::clone(record),
@@ -175,12 +175,12 @@ fn compare_copies(
                 .map(Arc::clone)
                 .collect(),
             primary: files.data_dir().primary(&opened.name),
-            footing: Some(Arc::clone(footing)),
+            file_check: Some(Arc::clone(file_check)),
             replicas: numbered.map(|(index, replica)| (replica, file(index))).collect(),
         }
     });
-    match Comparing::start(compared.collect(), registry) {
-        Ok(comparing) => files.keep_comparing(comparing),
+    match ComparisonLoop::start(compared.collect(), registry) {
+        Ok(comparison) => files.keep_comparison(comparison),
         Err(error) => tracing::error!(%error, "the copies of the shards cannot be compared"),
     }
 }
@@ -209,14 +209,14 @@ type OnDamage = Box<dyn Fn() + Send>;
 /// again at the next start, and a replica that is not attached is rebuilt when it is attached.
 fn check_files(files: &Files, shards: &[FileShard]) {
     let data_dir = files.data_dir();
-    let mut checks: Vec<(PathBuf, Option<Arc<Footing>>, OnDamage)> = Vec::new();
-    for FileShard { opened, footing, replicas } in shards {
+    let mut checks: Vec<(PathBuf, Option<Arc<OpenFileCheck>>, OnDamage)> = Vec::new();
+    for FileShard { opened, file_check, replicas } in shards {
         let findings = Arc::clone(&opened.findings);
         // The shard keeps serving: the intact part of the file may be the only copy of its rows.
         let report: OnDamage = Box::new(move || {
             findings.raise(Reason::Damaged);
         });
-        checks.push((data_dir.primary(&opened.name), Some(Arc::clone(footing)), report));
+        checks.push((data_dir.primary(&opened.name), Some(Arc::clone(file_check)), report));
         let attached = replicas.iter().map(|replica| {
             let replica = Arc::clone(replica);
             Box::new(move || replica.suspect()) as OnDamage
@@ -230,11 +230,11 @@ fn check_files(files: &Files, shards: &[FileShard]) {
     let (closed, found_well) = (Arc::clone(files.closed()), data_dir.found_well());
     let work = move || {
         let mut well = true;
-        for (file, footing, damaged) in &checks {
+        for (file, file_check, damaged) in &checks {
             if closed.load(Ordering::Acquire) {
                 return;
             }
-            if footing.as_ref().is_some_and(|footing| footing.check().is_err()) {
+            if file_check.as_ref().is_some_and(|file_check| file_check.check().is_err()) {
                 // Another file may have taken its place, and must not be opened with the WAL of the
                 // old one.
                 well = false;
@@ -258,9 +258,9 @@ fn check_files(files: &Files, shards: &[FileShard]) {
 }
 
 fn source(data_dir: &DataDir, shards: &[FileShard]) -> BackupSource {
-    let shards = shards.iter().map(|FileShard { opened, footing, .. }| SavedShard {
+    let shards = shards.iter().map(|FileShard { opened, file_check, .. }| SavedShard {
         original: Original { shard: opened.name.clone(), primary: data_dir.primary(&opened.name) },
-        footing: Some(Arc::clone(footing)),
+        file_check: Some(Arc::clone(file_check)),
         pause_barrier: Arc::clone(&opened.controls.pause_barrier),
         replication: Arc::clone(&opened.replication),
     });
@@ -270,7 +270,7 @@ fn source(data_dir: &DataDir, shards: &[FileShard]) -> BackupSource {
 /// Shard that was opened, with the parts that only this engine knows.
 struct FileShard {
     opened: OpenedShard,
-    footing: Arc<Footing>,
+    file_check: Arc<OpenFileCheck>,
     replicas: Vec<Arc<FileReplica>>,
 }
 
@@ -355,22 +355,22 @@ fn open_shard(
     let no_thread =
         |error: std::io::Error| OpenError::Io { path: name.to_owned(), cause: error.to_string() };
     let writer = SqliteWriter::open(name, primary, &replication)?;
-    let footing = Arc::clone(writer.footing());
+    let file_check = Arc::clone(writer.file_check());
     let visible_bound = VisibleBound::primary(&replication);
     let readers =
-        ReaderPool::open_on(Some(&footing), (name, primary), visible_bound, housekeeping)?;
+        ReaderPool::open_on(Some(&file_check), (name, primary), visible_bound, housekeeping)?;
     let is_unsettled = doubts.values().any(|doubt| *doubt == Doubt::Unsettled);
     let source_in_doubt = is_unsettled || doubts.contains_key(&0);
     let mut started: Vec<Arc<FileReplica>> = Vec::with_capacity(replicas.len());
     for (index, (file, usable)) in replicas.into_iter().enumerate() {
         let (node, shard) = (format!("{name}-replica{}", index + 1), name.to_owned());
-        let (primary, footing) = (primary.to_owned(), Arc::clone(&footing));
+        let (primary, file_check) = (primary.to_owned(), Arc::clone(&file_check));
         let condemned = doubts.get(&(index + 1)) == Some(&Doubt::Wrong);
         let spec = ReplicaSpec {
             node,
             shard,
             primary,
-            footing,
+            file_check,
             file,
             usable,
             index,
@@ -415,7 +415,7 @@ fn open_shard(
         doubts: Arc::new(known_doubts),
         replicas: started.iter().zip(1..).map(node).collect(),
     };
-    Ok(FileShard { opened, footing, replicas: started })
+    Ok(FileShard { opened, file_check, replicas: started })
 }
 
 /// Reads the table changes that a crash has interrupted, and logs them.

@@ -22,10 +22,10 @@ use super::connection::{
     Bind, DbErrorKind, OpenError, PreparedShapes, Statement, for_each_row, for_each_row_while, open,
 };
 use super::dialect::{Select, binds};
-use super::footing::Footing;
+use super::open_file_check::OpenFileCheck;
 use super::row_json::{push_object, value};
 use super::sql;
-use super::watch::Watch;
+use super::statement_deadline::StatementDeadline;
 pub use engine::{NodeRows, Scope};
 use model::error::Error;
 use model::query::ReadQuery;
@@ -64,7 +64,7 @@ pub struct ReaderPool {
     shard: String,
     visible_bound: VisibleBound,
     /// Proof for the primary's file.
-    footing: Option<Arc<Footing>>,
+    file_check: Option<Arc<OpenFileCheck>>,
     by_key: r2d2::Pool<Connector>,
     scans: r2d2::Pool<Connector>,
     /// Reads that have found no connection free.
@@ -119,12 +119,12 @@ impl ReaderPool {
     /// # Errors
     /// Errors of [`ReaderPool::open`].
     pub fn open_on(
-        footing: Option<&Arc<Footing>>,
+        file_check: Option<&Arc<OpenFileCheck>>,
         (shard, path): (&str, &Path),
         visible_bound: VisibleBound,
         housekeeping: &Housekeeping,
     ) -> Result<Self, OpenError> {
-        let footing = footing.cloned();
+        let file_check = file_check.cloned();
         let pool = |idle| {
             r2d2::Pool::builder()
                 .max_size(READERS_MAX)
@@ -135,17 +135,17 @@ impl ReaderPool {
                 .idle_timeout(Some(IDLE_MAX))
                 .max_lifetime(None)
                 .thread_pool(Arc::clone(&housekeeping.0))
-                .build(Connector { path: path.to_owned(), footing: footing.clone() })
+                .build(Connector { path: path.to_owned(), file_check: file_check.clone() })
                 .map_err(|error| OpenError::file(path, error))
         };
         let (shard, waiting) = (shard.to_owned(), Arc::default());
         let (by_key, scans) = (pool(1)?, pool(0)?);
-        Ok(Self { shard, visible_bound, footing, by_key, scans, waiting })
+        Ok(Self { shard, visible_bound, file_check, by_key, scans, waiting })
     }
 
     /// Returns the proof for the file; `None` for a replica's file.
-    pub fn footing(&self) -> Option<&Arc<Footing>> {
-        self.footing.as_ref()
+    pub fn file_check(&self) -> Option<&Arc<OpenFileCheck>> {
+        self.file_check.as_ref()
     }
 
     /// Returns the positions of the shard's nodes.
@@ -158,7 +158,7 @@ impl ReaderPool {
     pub fn try_read(&self, query: &ReadQuery, scope: Scope<'_>) -> Option<Result<NodeRows, Error>> {
         let mut reader = self.by_key.try_get()?;
         // A point read is short whatever its deadline.
-        match self.told(reader.read(query, scope, INLINE_BYTES_MAX)) {
+        match self.checked(reader.read(query, scope, INLINE_BYTES_MAX)) {
             Ok(rows) if rows.bytes() > INLINE_BYTES_MAX => None,
             Ok(rows) => Some(self.with_position(&mut reader, rows)),
             Err(error) => Some(Err(error)),
@@ -170,7 +170,7 @@ impl ReaderPool {
             Some(position) => position,
             // A commit is in progress. The position is read from the file after the rows, so it
             // bounds the changes that the read has seen.
-            None => self.told(reader.position())?,
+            None => self.checked(reader.position())?,
         };
         let position = self.visible_bound.replication.timeline().position(position);
         Ok(NodeRows { rows, position })
@@ -192,8 +192,8 @@ impl ReaderPool {
             Scope::Key(..) if query.is_point_read() => self.checkout(&self.by_key, wait)?,
             Scope::Key(..) | Scope::Shard => self.checkout(&self.scans, wait)?,
         };
-        reader.watch.set(deadline, query.has_patterns());
-        let rows = self.told(reader.read(query, scope, Rows::BYTES_MAX))?;
+        reader.statement_deadline.set(deadline, query.has_patterns());
+        let rows = self.checked(reader.read(query, scope, Rows::BYTES_MAX))?;
         if rows.is_too_large() {
             return Err(Error::AnswerTooLarge);
         }
@@ -208,7 +208,7 @@ impl ReaderPool {
     pub fn probe(&self, wait: Duration) -> Result<(), Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
         let probed = reader.connection.batch_execute("SELECT count(*) FROM sqlite_schema");
-        self.told(probed)
+        self.checked(probed)
     }
 
     /// Returns the rows (as counted by the writer) and bytes (summed over the pages in use) of each
@@ -218,7 +218,7 @@ impl ReaderPool {
     /// Errors of [`ReaderPool::read`].
     pub fn sizes(&self, wait: Duration) -> Result<Vec<TableSize>, Error> {
         let mut reader = self.checkout(&self.scans, wait)?;
-        self.told(reader.sizes())
+        self.checked(reader.sizes())
     }
 
     /// Returns the number of rows of each table, as counted by the writer. Blocks.
@@ -227,7 +227,7 @@ impl ReaderPool {
     /// Errors of [`ReaderPool::read`].
     pub fn counts(&self, wait: Duration) -> Result<Vec<(String, i64)>, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
-        self.told(reader.counts())
+        self.checked(reader.counts())
     }
 
     /// Returns the number of rows, as counted by the writer, and the bytes of all pages in use of
@@ -237,7 +237,7 @@ impl ReaderPool {
     /// Errors of [`ReaderPool::read`].
     pub fn size_estimate(&self, wait: Duration) -> Result<SizeEstimate, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
-        self.told(reader.size_estimate())
+        self.checked(reader.size_estimate())
     }
 
     /// Returns the numbers of connections, of those in use, and of reads that wait for one.
@@ -266,9 +266,9 @@ impl ReaderPool {
         reader.map_err(|_late| Error::PoolExhausted { shard: self.shard.clone() })
     }
 
-    fn told<T>(&self, result: QueryResult<T>) -> Result<T, Error> {
+    fn checked<T>(&self, result: QueryResult<T>) -> Result<T, Error> {
         result.map_err(|error| {
-            if Watch::is_late(&error) {
+            if StatementDeadline::is_late(&error) {
                 return Error::DeadlinePassed;
             }
             tracing::error!(shard = %self.shard, %error, "a read failed");
@@ -289,7 +289,7 @@ impl ReaderPool {
 #[derive(Debug)]
 struct Connector {
     path: PathBuf,
-    footing: Option<Arc<Footing>>,
+    file_check: Option<Arc<OpenFileCheck>>,
 }
 
 impl r2d2::ManageConnection for Connector {
@@ -297,11 +297,16 @@ impl r2d2::ManageConnection for Connector {
     type Error = OpenError;
 
     fn connect(&self) -> Result<Reader, OpenError> {
-        self.footing.as_ref().map_or(Ok(()), |footing| footing.check())?;
+        self.file_check.as_ref().map_or(Ok(()), |file_check| file_check.check())?;
         let mut connection = open(&self.path, PRAGMAS)?;
-        let watch =
-            Watch::on(&mut connection).map_err(|error| OpenError::file(&self.path, error))?;
-        Ok(Reader { connection, shapes: PreparedShapes::default(), watch, broken: false })
+        let statement_deadline = StatementDeadline::on(&mut connection)
+            .map_err(|error| OpenError::file(&self.path, error))?;
+        Ok(Reader {
+            connection,
+            shapes: PreparedShapes::default(),
+            statement_deadline,
+            broken: false,
+        })
     }
 
     fn is_valid(&self, _: &mut Reader) -> Result<(), OpenError> {
@@ -317,7 +322,7 @@ impl r2d2::ManageConnection for Connector {
 struct Reader {
     connection: SqliteConnection,
     shapes: PreparedShapes,
-    watch: Watch,
+    statement_deadline: StatementDeadline,
     /// True if the connection must not be used again.
     broken: bool,
 }

@@ -22,7 +22,7 @@ use chrono::Utc;
 use super::OpenError;
 use super::applier::{Applier, ApplyError};
 use super::file_reader::FileReader;
-use super::footing::{Footing, Inode};
+use super::open_file_check::{Inode, OpenFileCheck};
 use super::reader::{Housekeeping, ReaderPool, VisibleBound};
 use super::{check, snapshot};
 
@@ -54,7 +54,7 @@ pub struct ReplicaSpec {
     /// The primary's file.
     pub primary: PathBuf,
     /// Proof that the name of the primary's file still leads to it.
-    pub footing: Arc<Footing>,
+    pub file_check: Arc<OpenFileCheck>,
     /// The replica's file.
     pub file: PathBuf,
     /// True if that file may be used; otherwise it is rebuilt.
@@ -269,7 +269,7 @@ impl ReplicaThread {
     }
 
     fn work(&mut self) -> Result<Next, ApplyTrouble> {
-        if self.spec.footing.loss().is_some() {
+        if self.spec.file_check.loss().is_some() {
             // The name of the primary's file may lead to another file.
             return Ok(Next::Rest(SYNC_EVERY));
         }
@@ -321,7 +321,7 @@ impl ReplicaThread {
     /// Opens the replica's file, after rebuilding it if it cannot be used.
     fn attach(&mut self) -> Result<(), OpenError> {
         let spec = &self.spec;
-        spec.footing.check()?;
+        spec.file_check.check()?;
         if !self.usable {
             self.replication.replicas().set_state(spec.index, ReplicaState::Building);
             self.close_readers();

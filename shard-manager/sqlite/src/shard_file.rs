@@ -70,11 +70,11 @@ pub fn prepare(
     }
     check_identity(&mut connection, path, identity)?;
     let tables = read_tables(&mut connection, path)?;
-    let told = |error| OpenError::file(path, error);
-    let position = timeline::position(&mut connection).map_err(told)?.sequence;
-    let history = timeline::load(&mut connection).map_err(told)?;
+    let failed = |error| OpenError::file(path, error);
+    let position = timeline::position(&mut connection).map_err(failed)?.sequence;
+    let history = timeline::load(&mut connection).map_err(failed)?;
     let history = history.ok_or_else(|| OpenError::foreign(path, CONFUSED))?;
-    let made = declarations::made_by_clients(&mut connection).map_err(told)?;
+    let made = declarations::made_by_clients(&mut connection).map_err(failed)?;
     Ok(Prepared { tables, made, history, position })
 }
 
@@ -252,17 +252,17 @@ fn drift(table: &Table, actual: &[Actual]) -> Option<String> {
 /// # Errors
 /// The error of SQLite about the migration that failed.
 pub fn migrate_down_and_up(path: &Path) -> Result<(), OpenError> {
-    let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
+    let failed = |error: &dyn std::fmt::Display| OpenError::file(path, error);
     let mut connection = connection::create(path)?;
-    connection.run_pending_migrations(MIGRATIONS).map_err(|error| told(&error))?;
-    connection.revert_all_migrations(MIGRATIONS).map_err(|error| told(&error))?;
-    connection.run_pending_migrations(MIGRATIONS).map_err(|error| told(&error))?;
+    connection.run_pending_migrations(MIGRATIONS).map_err(|error| failed(&error))?;
+    connection.revert_all_migrations(MIGRATIONS).map_err(|error| failed(&error))?;
+    connection.run_pending_migrations(MIGRATIONS).map_err(|error| failed(&error))?;
     let mut found = String::new();
     let statement = Statement { sql: "PRAGMA integrity_check", binds: &[], cached: false };
     for_each_row(&mut connection, statement, |row| {
         found += &row.text(0, str::to_owned).unwrap_or_default();
         Ok(())
     })
-    .map_err(|error| told(&error))?;
-    if found == "ok" { Ok(()) } else { Err(told(&found)) }
+    .map_err(|error| failed(&error))?;
+    if found == "ok" { Ok(()) } else { Err(failed(&found)) }
 }

@@ -55,8 +55,8 @@ fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), Op
 
 /// Refuses a copy that would only fill the disk.
 fn check_room(source: &mut SqliteConnection, copy: &Path) -> Result<(), OpenError> {
-    let told = |error| OpenError::file(copy, error);
-    let needed = bytes_in_use(source).map_err(told)?;
+    let failed = |error| OpenError::file(copy, error);
+    let needed = bytes_in_use(source).map_err(failed)?;
     let folder = copy.parent().unwrap_or(Path::new("."));
     // Where free space is unknown, the copy is tried.
     let Ok(disk) = rustix::fs::statvfs(folder) else { return Ok(()) };

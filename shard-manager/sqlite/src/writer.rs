@@ -24,7 +24,7 @@ use model::reason::Reason;
 
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
-use super::footing::{Footing, Grip};
+use super::open_file_check::{Grip, OpenFileCheck};
 use super::{declarations, log};
 
 /// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
@@ -43,7 +43,7 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 pub struct SqliteWriter {
     shard: String,
     path: PathBuf,
-    footing: Arc<Footing>,
+    file_check: Arc<OpenFileCheck>,
     /// `None` after a failure that may have left the connection in doubt: the next batch opens
     /// another.
     opened: Option<Opened>,
@@ -82,19 +82,19 @@ impl SqliteWriter {
         path: &Path,
         replication: &Arc<ReplicationState>,
     ) -> Result<Self, OpenError> {
-        Self::open_on(Footing::of(shard, path), (shard, path), replication)
+        Self::open_on(OpenFileCheck::of(shard, path), (shard, path), replication)
     }
 
     fn open_on(
-        footing: Arc<Footing>,
+        file_check: Arc<OpenFileCheck>,
         (shard, path): (&str, &Path),
         replication: &Arc<ReplicationState>,
     ) -> Result<Self, OpenError> {
-        footing.check()?;
-        let told = |error| OpenError::file(path, error);
+        file_check.check()?;
+        let failed = |error| OpenError::file(path, error);
         let mut connection = open(path, PRAGMAS)?;
-        let counters = Counters::load(&mut connection).map_err(told)?;
-        let (first, bytes) = log::extent(&mut connection).map_err(told)?;
+        let counters = Counters::load(&mut connection).map_err(failed)?;
+        let (first, bytes) = log::extent(&mut connection).map_err(failed)?;
         let position = counters.position as u64;
         let trimmed = first.map_or(Some(position), |first| first.checked_sub(1));
         let trimmed = trimmed.filter(|trimmed| *trimmed <= position);
@@ -103,12 +103,12 @@ impl SqliteWriter {
         replication.reset_to(position);
         replication
             .primary()
-            .record_schema_change(declarations::last_made_at(&mut connection).map_err(told)?);
-        let grip = footing.grip();
+            .record_schema_change(declarations::last_made_at(&mut connection).map_err(failed)?);
+        let grip = file_check.grip();
         Ok(Self {
             shard: shard.to_owned(),
             path: path.to_owned(),
-            footing,
+            file_check,
             opened: Some(Opened { grip, connection }),
             counters,
             shapes: PreparedShapes::default(),
@@ -121,16 +121,16 @@ impl SqliteWriter {
     }
 
     /// Returns the proof that the name of its file still leads to it.
-    pub fn footing(&self) -> &Arc<Footing> {
-        &self.footing
+    pub fn file_check(&self) -> &Arc<OpenFileCheck> {
+        &self.file_check
     }
 
     fn reopen(&mut self) -> Result<Opened, BatchFailure> {
-        let (footing, place) = (Arc::clone(&self.footing), (&*self.shard, &*self.path));
-        let reopened = Self::open_on(footing, place, &self.replication).map_err(|error| {
+        let (file_check, place) = (Arc::clone(&self.file_check), (&*self.shard, &*self.path));
+        let reopened = Self::open_on(file_check, place, &self.replication).map_err(|error| {
             tracing::error!(shard = %self.shard, %error, "the shard's file cannot be opened again");
             let unavailable = || Error::ShardUnavailable { shard: self.shard.clone() };
-            let error = self.footing.check_writable().err().unwrap_or_else(unavailable);
+            let error = self.file_check.check_writable().err().unwrap_or_else(unavailable);
             BatchFailure { error, outcome: Outcome::Rejected, retry_split: false }
         })?;
         *self = reopened;
@@ -139,7 +139,7 @@ impl SqliteWriter {
 
     /// Returns the connection, if writes are allowed.
     fn take_opened(&mut self) -> Result<Opened, BatchFailure> {
-        self.footing.check_writable().map_err(|error| BatchFailure {
+        self.file_check.check_writable().map_err(|error| BatchFailure {
             error,
             outcome: Outcome::Rejected,
             retry_split: false,
@@ -158,7 +158,7 @@ impl SqliteWriter {
         if firm {
             return Ok(());
         }
-        self.footing.lose(Reason::FilesLost);
+        self.file_check.lose(Reason::FilesLost);
         let error = Error::FilesLost { shard: self.shard.clone(), loss: Reason::FilesLost };
         Err(BatchFailure { error, outcome: Outcome::Unknown, retry_split: false })
     }

@@ -306,8 +306,8 @@ fn an_empty_folder_that_a_killed_backup_left_is_reused_and_a_filled_one_is_refus
     std::fs::create_dir(&half).expect("a folder");
     std::fs::write(half.join("mine"), "text").expect("a file");
     let arguments = ["backup", "--data-dir", text(dir.path()), "--to", text(&to)];
-    let (_, told) = fail(&arguments);
-    assert!(told.contains("the folder is in the way"), "{told}");
+    let (_, reported) = fail(&arguments);
+    assert!(reported.contains("the folder is in the way"), "{reported}");
     std::fs::remove_file(half.join("mine")).expect("the file is still there");
     succeed(&arguments);
     verify(&to, &ALONE).expect("the backup is whole");

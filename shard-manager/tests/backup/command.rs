@@ -22,8 +22,8 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
 /// Runs the program, requires success, and returns its standard output.
 pub(crate) fn succeed(arguments: &[&str]) -> String {
     let output = run(arguments);
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

@@ -22,11 +22,11 @@ fn a_running_cluster_is_saved_by_the_command() {
     let cluster = Cluster::with_shards(2);
     let copies = scratch::folder();
     let copy = copies.path().join("new/copy");
-    let told =
+    let reported =
         succeed(&["backup", "--data-dir", text(cluster.dir.path()), "--to", text(&copy), "--json"]);
-    let told: serde_json::Value = serde_json::from_str(&told).expect("one document");
+    let reported: serde_json::Value = serde_json::from_str(&reported).expect("one document");
     let manifest = verify(&copy, &ALONE).expect("a whole copy");
-    assert_eq!(told, serde_json::to_value(manifest).expect("a document"));
+    assert_eq!(reported, serde_json::to_value(manifest).expect("a document"));
     assert_eq!(fs::metadata(&copy).expect("a folder").permissions().mode() & 0o777, 0o700);
 }
 
@@ -56,10 +56,10 @@ fn unreachable_and_vanished_routers_are_reported_differently() {
     // A socket that accepts no connections stands for one that this user is not permitted to open.
     let _socket = UnixDatagram::bind(dir.path().join(SOCKET)).expect("a socket");
     let copy = copies.path().join("copy");
-    let told = ask(dir.path(), &Request::Backup { to: copy.clone() }, &ALONE);
-    assert!(matches!(told, Err(ControlError::Unreachable(_))), "{told:?}");
-    let (code, told) = fail(&["backup", "--data-dir", text(dir.path()), "--to", text(&copy)]);
-    assert!(code == 2 && told.contains("cannot be reached"), "{told}");
+    let reported = ask(dir.path(), &Request::Backup { to: copy.clone() }, &ALONE);
+    assert!(matches!(reported, Err(ControlError::Unreachable(_))), "{reported:?}");
+    let (code, reported) = fail(&["backup", "--data-dir", text(dir.path()), "--to", text(&copy)]);
+    assert!(code == 2 && reported.contains("cannot be reached"), "{reported}");
 }
 
 #[test]
@@ -86,8 +86,8 @@ fn a_cancelled_request_leaves_nothing_behind() {
     match asked {
         // The backup may have finished before the cancellation arrived.
         Ok(_) => drop(verify(&copies.path().join("copy"), &ALONE).expect("a whole copy")),
-        Err(ControlError::Refused(told)) => {
-            assert!(told.contains("cancelled"), "{told}");
+        Err(ControlError::Refused(reported)) => {
+            assert!(reported.contains("cancelled"), "{reported}");
             assert_eq!(fs::read_dir(copies.path()).expect("a folder").count(), 0);
         }
         Err(
@@ -105,21 +105,21 @@ fn an_invalid_command_is_answered_with_the_reason() {
         let mut stream = UnixStream::connect(cluster.dir.path().join(SOCKET)).expect("a socket");
         // A line that exceeds the limit is not read to its end.
         let _ = stream.write_all(line);
-        let mut told = String::new();
-        let _ = stream.read_to_string(&mut told);
-        told
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        text
     };
     for line in
         ["{}\n", "hello\n", "{\"command\":\"drop\"}\n", "{\"command\":\"backup\",\"to\":1}\n"]
     {
-        assert!(say(line.as_bytes()).contains("this is no command"), "{line}");
+        assert!(say(line.as_bytes()).contains("this is not a command"), "{line}");
     }
     let relative = "{\"command\":\"backup\",\"to\":\"copy\"}\n";
     assert!(say(relative.as_bytes()).contains("absolute"));
     let open = cluster.dir.path().join(SOCKET);
     let stream = UnixStream::connect(&open).expect("a socket");
     stream.shutdown(std::net::Shutdown::Write).expect("half closed");
-    let mut told = String::new();
-    (&stream).read_to_string(&mut told).expect("an answer");
-    assert!(told.contains("no end"), "{told}");
+    let mut text = String::new();
+    (&stream).read_to_string(&mut text).expect("an answer");
+    assert!(text.contains("no end"), "{text}");
 }

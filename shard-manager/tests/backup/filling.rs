@@ -62,8 +62,8 @@ fn equal_seeds_generate_equal_rows_on_any_cluster_and_other_seeds_other_rows() {
 #[test]
 fn users_are_distributed_by_weight_and_have_unique_ids_and_emails() {
     let dir = scratch::folder();
-    let told = generate(dir.path(), &["--users", "1001", "--orders-per-user", "3"]);
-    assert_eq!(told["stored"], 1001 * 4);
+    let reported = generate(dir.path(), &["--users", "1001", "--orders-per-user", "3"]);
+    assert_eq!(reported["stored"], 1001 * 4);
     let users = rows(dir.path(), "users", "user_id");
     assert_eq!(users.len(), 1001);
     assert!(users.contains(&r#"["user_A_0"]"#.to_owned()), "{:?}", &users[..3]);
@@ -74,7 +74,7 @@ fn users_are_distributed_by_weight_and_have_unique_ids_and_emails() {
     for (key, share) in [("A", 300), ("B", 200), ("C", 150), ("D", 250), ("E", 100)] {
         let users = keys.iter().filter(|found| **found == format!(r#"["{key}"]"#)).count();
         assert!(users.abs_diff(share) <= 1, "{users} of {key}");
-        assert_eq!(told["wanted"]["partitions"][key], users);
+        assert_eq!(reported["wanted"]["partitions"][key], users);
     }
     for file in primaries(dir.path()) {
         let stray = "SELECT count(*) AS value FROM orders WHERE user_id <> shard_key";
@@ -121,8 +121,8 @@ fn many_users_take_no_more_memory_than_few() {
             break;
         }
         assert_eq!(ended, None, "it ends when all are stored");
-        let told = fs::read_to_string(&status).unwrap_or_default();
-        let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let reported = fs::read_to_string(&status).unwrap_or_default();
+        let line = reported.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib: Option<u64> =
             line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
         peak = peak.max(kib.unwrap_or(0));
@@ -157,9 +157,9 @@ fn wrong_usage_is_refused_with_a_clear_message() {
     let dir = scratch::folder();
     let (home, nowhere) = (text(dir.path()), dir.path().join("nowhere"));
     let uses: [(&[&str], &str); 8] = [
-        (&["generate", "--weights", "A=0", "--data-dir", text(&nowhere)], "`A=0` is no share"),
+        (&["generate", "--weights", "A=0", "--data-dir", text(&nowhere)], "`A=0` is not a share"),
         (&["generate", "--weights", "A=1,A=2", "--data-dir", text(&nowhere)], "two shares"),
-        (&["generate", "--weights", "", "--data-dir", text(&nowhere)], "is no share"),
+        (&["generate", "--weights", "", "--data-dir", text(&nowhere)], "is not a share"),
         (&["generate", "--url", "ftp://x", "--users", "1"], "begins with http://"),
         (&["generate", "--url", "http://127.0.0.1:1", "--users", "1"], "does not answer"),
         (&["import", "--table", "users", "--input", home, "--data-dir", home], "directory"),
@@ -167,13 +167,16 @@ fn wrong_usage_is_refused_with_a_clear_message() {
         (&["import", "--table", "users", "--input", text(&nowhere)], "No such file"),
     ];
     for (arguments, reason) in uses {
-        let (code, told) = fail(arguments);
-        assert_eq!((code, told.lines().count()), (2, 1), "{arguments:?}: {told}");
-        assert!(told.starts_with("error: ") && told.contains(reason), "{arguments:?}: {told}");
+        let (code, output) = fail(arguments);
+        assert_eq!((code, output.lines().count()), (2, 1), "{arguments:?}: {output}");
+        assert!(
+            output.starts_with("error: ") && output.contains(reason),
+            "{arguments:?}: {output}"
+        );
     }
     assert!(!nowhere.exists());
-    let (code, told) = fail(&["generate", "--url", "http://x", "--data-dir", home]);
-    assert!(code == 2 && told.contains("cannot be used with"), "{told}");
+    let (code, output) = fail(&["generate", "--url", "http://x", "--data-dir", home]);
+    assert!(code == 2 && output.contains("cannot be used with"), "{output}");
 }
 
 /// Inserts orders that cover every kind of value.
@@ -214,7 +217,7 @@ fn exported_lines_are_imported_unchanged() {
         let (input, to) = (dir.path().join(format!("orders.{format}")), dir.path().join(format));
         fs::write(&input, format!("{first}{}\n\n", lines.join("\n"))).expect("a file");
         made(&to, 2);
-        let told = succeed(&[
+        let reported = succeed(&[
             "import",
             "--table",
             "orders",
@@ -226,8 +229,8 @@ fn exported_lines_are_imported_unchanged() {
             text(&to),
             "--json",
         ]);
-        let told: serde_json::Value = serde_json::from_str(&told).expect("one document");
-        assert_eq!((&told["stored"], &told["failed"]), (&120.into(), &0.into()));
+        let reported: serde_json::Value = serde_json::from_str(&reported).expect("one document");
+        assert_eq!((&reported["stored"], &reported["failed"]), (&120.into(), &0.into()));
         assert_eq!(rows(&to, "orders", ORDERS), expected, "{format}");
     }
 }
@@ -247,16 +250,19 @@ fn failing_rows_are_printed_and_counted_and_the_others_are_stored() {
     fs::write(&input, lines + "no json\n").expect("a file");
     let arguments =
         ["import", "--table", "users", "--input", text(&input), "--data-dir", text(&home)];
-    let (code, told) = fail(&arguments);
-    assert_eq!(code, 1, "{told}");
-    assert_eq!(told.lines().filter(|line| line.starts_with("line ")).count(), 10, "{told}");
-    assert!(told.contains("line 3: name: expected text"), "{told}");
-    assert!(told.contains("34 of 51 rows are stored, and 17 were refused"), "{told}");
+    let (code, output) = fail(&arguments);
+    assert_eq!(code, 1, "{output}");
+    assert_eq!(output.lines().filter(|line| line.starts_with("line ")).count(), 10, "{output}");
+    assert!(output.contains("line 3: name: expected text"), "{output}");
+    assert!(output.contains("34 of 51 rows are stored, and 17 were refused"), "{output}");
     assert_eq!(rows(&home, "users", "user_id").len(), 34);
     let insert = run(&[&arguments[..], &["--op", "insert"]].concat());
-    let told = String::from_utf8_lossy(&insert.stderr).into_owned();
+    let output = String::from_utf8_lossy(&insert.stderr).into_owned();
     assert_eq!(insert.status.code(), Some(1));
-    assert!(told.contains("line 1: the row exists already") && told.contains("0 of 51"), "{told}");
+    assert!(
+        output.contains("line 1: the row exists already") && output.contains("0 of 51"),
+        "{output}"
+    );
 }
 
 #[test]
@@ -269,15 +275,15 @@ fn an_unreadable_input_reports_up_to_which_line_rows_are_stored() {
     fs::write(&input, lines).expect("a file");
     let arguments =
         ["import", "--table", "users", "--input", text(&input), "--data-dir", text(&home)];
-    let (code, told) = fail(&arguments);
-    assert_eq!(code, 2, "{told}");
-    assert!(told.contains("line 3: a row of more than 2 MiB"), "{told}");
-    assert!(told.contains("1 rows before line 3 are stored and stay"), "{told}");
+    let (code, output) = fail(&arguments);
+    assert_eq!(code, 2, "{output}");
+    assert!(output.contains("line 3: a row of more than 2 MiB"), "{output}");
+    assert!(output.contains("1 rows before line 3 are stored and stay"), "{output}");
     assert_eq!(rows(&home, "users", "user_id").len(), 1);
     fs::write(&input, "user_id,mail\n").expect("a file");
-    let (code, told) = fail(&[&arguments[..], &["--format", "csv"]].concat());
-    assert_eq!((code, told.lines().count()), (2, 1), "{told}");
-    assert!(told.contains("users has no column `mail`"), "{told}");
+    let (code, output) = fail(&[&arguments[..], &["--format", "csv"]].concat());
+    assert_eq!((code, output.lines().count()), (2, 1), "{output}");
+    assert!(output.contains("users has no column `mail`"), "{output}");
 }
 
 #[test]
@@ -302,14 +308,18 @@ fn after_ctrl_c_the_reported_rows_are_stored() {
     let sent = std::process::Command::new("kill").args(["-s", "INT", &pid]).status();
     assert!(sent.expect("a signal").success());
     let output = child.wait_with_output().expect("it ends");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{reported}");
     let stored = count();
     let line = format!("cancelled; {stored} of 3000000 rows are stored, and stay");
-    assert!(told.contains(&line), "{told} and not {stored}");
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
-    assert_eq!((&told["stored"], &told["cancelled"]), (&stored.into(), &true.into()), "{told}");
-    let shards = told["shards"].as_object().expect("shards").values();
+    assert!(reported.contains(&line), "{reported} and not {stored}");
+    let reported: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!(
+        (&reported["stored"], &reported["cancelled"]),
+        (&stored.into(), &true.into()),
+        "{reported}"
+    );
+    let shards = reported["shards"].as_object().expect("shards").values();
     assert_eq!(shards.map(|rows| rows.as_i64().expect("a number")).sum::<i64>(), stored);
-    assert!(told.get("users").is_none(), "how many users that are nobody knows: {told}");
+    assert!(reported.get("users").is_none(), "how many users that are nobody knows: {reported}");
 }

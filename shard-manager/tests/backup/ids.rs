@@ -41,14 +41,14 @@ fn generated_user_ids_are_valid_in_every_keyspace() {
         let dir = cluster_of(keyspace);
         let arguments = ["generate", "--users", "400", "--orders-per-user", "2", "--json"];
         let arguments = [&arguments[..], &["--data-dir", text(dir.path())]].concat();
-        let told: serde_json::Value =
-            serde_json::from_str(&succeed(&arguments)).expect("one document");
-        assert_eq!(told["stored"], 1200, "{keyspace}: {told}");
+        let reported: serde_json::Value =
+            serde_json::from_str(&succeed(&arguments)).expect("one JSON document");
+        assert_eq!(reported["stored"], 1200, "{keyspace}: {reported}");
         let users = keys(dir.path(), "users");
-        assert_eq!(users.len(), 400, "{keyspace}: each has an id of its own");
+        assert_eq!(users.len(), 400, "{keyspace}: ids are unique");
         assert!(users.iter().any(|key| key.starts_with(first)), "{keyspace}: {users:?}");
         assert_eq!(users, keys(dir.path(), "orders"), "{keyspace}");
-        // Equal seeds generate equal ids.
+        // The same seed generates the same ids.
         succeed(&arguments);
         assert_eq!(users, keys(dir.path(), "users"), "{keyspace}");
     }
@@ -61,17 +61,18 @@ fn users_of_a_list_keyspace_follow_its_partition_weights_unless_overridden() {
         let arguments = ["generate", "--users", "100", "--data-dir", text(dir.path()), "--json"];
         run(&[&arguments[..], more].concat())
     };
-    let shares = |told: &Output| -> serde_json::Value {
-        let told: serde_json::Value = serde_json::from_slice(&told.stdout).expect("a document");
-        told["wanted"]["partitions"].clone()
+    let shares = |reported: &Output| -> serde_json::Value {
+        let reported: serde_json::Value =
+            serde_json::from_slice(&reported.stdout).expect("a document");
+        reported["wanted"]["partitions"].clone()
     };
     assert_eq!(shares(&generate(&[])), serde_json::json!({"A": 60, "B": 20, "C": 20}));
-    let told = shares(&generate(&["--weights", "B=1,C=3"]));
-    assert_eq!(told, serde_json::json!({"B": 25, "C": 75}));
+    let reported = shares(&generate(&["--weights", "B=1,C=3"]));
+    assert_eq!(reported, serde_json::json!({"B": 25, "C": 75}));
     let refused = generate(&["--weights", "A=1,D=1"]);
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(2), "{told}");
-    assert!(told.contains("has no partition D; there are: A, B, C"), "{told}");
+    let reported = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{reported}");
+    assert!(reported.contains("has no partition D; there are: A, B, C"), "{reported}");
 }
 
 #[test]
@@ -79,20 +80,20 @@ fn a_number_of_users_that_overflows_is_refused() {
     let dir = scratch::folder();
     let nowhere = dir.path().join("nowhere");
     for users in ["18446744073709551615", "1099511627777"] {
-        let (code, told) = fail(&["generate", "--users", users, "--data-dir", text(&nowhere)]);
-        assert!(code == 2 && told.contains("--users"), "{told}");
+        let (code, output) = fail(&["generate", "--users", users, "--data-dir", text(&nowhere)]);
+        assert!(code == 2 && output.contains("--users"), "{output}");
         assert!(!nowhere.exists());
     }
 }
 
 #[test]
-fn the_variable_names_the_data_directory_of_every_command() {
+fn tessera_data_dir_sets_the_data_directory_of_every_command() {
     let dir = cluster_of("hash");
     let with = |arguments: &[&str]| {
         let output = program().args(arguments).env("TESSERA_DATA_DIR", dir.path()).output();
         let output = output.expect("the program starts");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code().expect("it ends by itself"), told)
+        let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().expect("it exits without a signal"), reported)
     };
     assert_eq!(with(&["generate", "--users", "10"]), (0, String::new()));
     assert_eq!(keys(dir.path(), "users").len(), 10);
@@ -106,9 +107,9 @@ fn the_variable_names_the_data_directory_of_every_command() {
     assert_eq!(with(&["backup", "--to", text(&copy)]), (0, String::new()));
     assert_eq!(with(&["backup", "--verify", text(&copy)]), (0, String::new()));
     // An explicit router URL takes precedence over the variable.
-    let (code, told) = with(&[&import[..], &["--url", "http://127.0.0.1:1"]].concat());
-    assert!(code == 2 && told.contains("does not answer"), "{told}");
+    let (code, reported) = with(&[&import[..], &["--url", "http://127.0.0.1:1"]].concat());
+    assert!(code == 2 && reported.contains("does not answer"), "{reported}");
     let both = ["--url", "http://127.0.0.1:1", "--data-dir", text(dir.path())];
-    let (code, told) = with(&[&import[..], &both].concat());
-    assert!(code == 2 && told.contains("cannot be used with"), "{told}");
+    let (code, reported) = with(&[&import[..], &both].concat());
+    assert!(code == 2 && reported.contains("cannot be used with"), "{reported}");
 }

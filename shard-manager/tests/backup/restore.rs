@@ -129,12 +129,12 @@ fn a_copy_that_differs_in_one_bit_is_refused() {
         let mut changed = whole.clone();
         change(&mut changed);
         fs::write(&path, changed).expect("it can be written");
-        let told = restore(&copy, &home, &ALONE).expect_err("it is refused");
-        assert!(matches!(told, SaveError::Unsuitable { .. }), "{file}: {told}");
+        let reported = restore(&copy, &home, &ALONE).expect_err("it is refused");
+        assert!(matches!(reported, SaveError::Unsuitable { .. }), "{file}: {reported}");
         let arguments = ["restore", "--from", text(&copy), "--data-dir", text(&home)];
-        let (code, told) = fail(&arguments);
-        assert_eq!((code, told.lines().count()), (1, 1), "{told}");
-        assert!(told.contains(file), "{told}");
+        let (code, reported) = fail(&arguments);
+        assert_eq!((code, reported.lines().count()), (1, 1), "{reported}");
+        assert!(reported.contains(file), "{reported}");
         assert_eq!(fail(&["backup", "--verify", text(&copy)]).0, 1);
         assert!(!home.exists(), "nothing was made");
         fs::write(&path, whole).expect("it can be written");
@@ -188,8 +188,8 @@ fn a_copy_that_cannot_be_checked_is_not_reported_as_damaged() {
         fs::copy(&path, far.join(path.file_name().expect("a name"))).expect("a copy");
     }
     let could_not = |folder: &Path| {
-        let (code, told) = fail(&["backup", "--verify", text(folder)]);
-        assert_eq!((code, told.lines().count()), (2, 1), "{told}");
+        let (code, output) = fail(&["backup", "--verify", text(folder)]);
+        assert_eq!((code, output.lines().count()), (2, 1), "{output}");
     };
     could_not(&far);
     for file in ["shard1-primary.db", "manifest.json"] {
@@ -219,8 +219,8 @@ fn a_copy_with_a_forged_manifest_is_refused() {
     for (truth, lie) in lies {
         assert!(whole.contains(truth), "{truth} stands in {whole}");
         fs::write(&path, whole.replace(truth, lie)).expect("it can be written");
-        let told = verify(&copy, &ALONE).expect_err(lie);
-        assert!(matches!(told, SaveError::Unsuitable { .. }), "{lie}: {told}");
+        let reported = verify(&copy, &ALONE).expect_err(lie);
+        assert!(matches!(reported, SaveError::Unsuitable { .. }), "{lie}: {reported}");
     }
 }
 
@@ -245,9 +245,12 @@ fn a_target_that_exists_is_refused_in_one_line() {
         (&["generate", "--users", "1", "--data-dir", home], "in use"),
     ];
     for (arguments, reason) in uses {
-        let (code, told) = fail(arguments);
-        assert_eq!((code, told.lines().count()), (2, 1), "{arguments:?}: {told}");
-        assert!(told.starts_with("error: ") && told.contains(reason), "{arguments:?}: {told}");
+        let (code, output) = fail(arguments);
+        assert_eq!((code, output.lines().count()), (2, 1), "{arguments:?}: {output}");
+        assert!(
+            output.starts_with("error: ") && output.contains(reason),
+            "{arguments:?}: {output}"
+        );
     }
     assert!(!inside.exists() && !nowhere.exists(), "nothing was made");
     assert_eq!(fs::read_dir(&full).expect("a folder").count(), 1, "nothing was changed");
@@ -267,7 +270,7 @@ fn an_unreadable_copy_and_an_incomplete_copy_are_reported_differently() {
         assert!(code == 2 && told.contains("nowhere: No such file"), "{told}");
     }
     for (code, told) in uses(dir.path()) {
-        assert!(code == 1 && told.contains("this is no copy"), "{told}");
+        assert!(code == 1 && told.contains("this is not a restorable copy"), "{told}");
     }
 }
 
@@ -288,8 +291,8 @@ fn a_link_to_an_empty_folder_is_accepted_as_target() {
     assert!(copy.join("manifest.json").exists() && home.join("catalog.db").exists());
     assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 3, "nothing is left beside");
     fs::remove_dir_all(&copy).expect("a folder");
-    let (code, told) = fail(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
-    assert!(code == 2 && told.contains("target of this link does not exist"), "{told}");
+    let (code, output) = fail(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    assert!(code == 2 && output.contains("target of this link does not exist"), "{output}");
 }
 
 #[test]
@@ -301,12 +304,12 @@ fn a_mount_point_is_refused_before_anything_is_copied() {
     let link = dir.path().join("link");
     std::os::unix::fs::symlink("/proc", &link).expect("a link");
     for place in ["/proc", text(&link), "/"] {
-        let told = |arguments: &[&str]| {
-            let (code, told) = fail(arguments);
-            assert_eq!((code, told.lines().count()), (2, 1), "{told}");
-            assert!(told.contains("name a folder inside it"), "{told}");
+        let reported = |arguments: &[&str]| {
+            let (code, reported) = fail(arguments);
+            assert_eq!((code, reported.lines().count()), (2, 1), "{reported}");
+            assert!(reported.contains("name a folder inside it"), "{reported}");
         };
-        told(&["backup", "--data-dir", text(cluster.dir.path()), "--to", place]);
-        told(&["restore", "--from", text(&copy), "--data-dir", place]);
+        reported(&["backup", "--data-dir", text(cluster.dir.path()), "--to", place]);
+        reported(&["restore", "--from", text(&copy), "--data-dir", place]);
     }
 }

@@ -8,7 +8,9 @@ use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{CacheSettings, FreshnessRequirement};
 
-use crate::bench::{FakeShard, ask, fill, fresh, number, requirement, router, told, until};
+use crate::bench::{
+    FakeShard, ask, fill, fresh, number, number_and_use, requirement, router, until,
+};
 use crate::redis_server::{Server, nowhere};
 
 fn twice(settings: CacheSettings) -> CacheSettings {
@@ -26,9 +28,9 @@ async fn a_first_request_does_not_use_redis_and_a_repeated_one_is_cached() {
     let stats = cache.stats();
     assert_eq!((stats.seldom, stats.misses, stats.errors), (100, 100, 0));
     assert_eq!((redis.calls("hget"), redis.calls("evalsha")), (0, 0));
-    assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     fill(&cache, &shard).await;
-    assert_eq!(told(&cache, &shard, None).await, (1, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
     assert_eq!(redis.keys().len(), 1);
 }
 
@@ -48,7 +50,7 @@ async fn a_write_invalidates_entries_of_other_routers_that_this_one_would_not_ad
     let (seldom, often) = (router(&twice(redis.settings())), router(&redis.settings()));
     let shard = FakeShard::new(1);
     fill(&often, &shard).await;
-    assert_eq!(told(&seldom, &shard, None).await, (1, Miss), "it does not look");
+    assert_eq!(number_and_use(&seldom, &shard, None).await, (1, Miss), "it does not look");
     shard.write();
     seldom.invalidate([crate::bench::about("k")]);
     until("it is void", || redis.keys().is_empty()).await;
@@ -76,7 +78,7 @@ async fn an_entry_known_to_be_too_old_is_looked_up_once_before_the_read() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
-    assert_eq!(told(&cache, &shard, None).await, (1, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
     let () = redis::cmd("CONFIG").arg("RESETSTAT").query(&mut redis.door()).unwrap();
     shard.write();
     let strict = FreshnessRequirement { age_max: Duration::ZERO, ..requirement(None) };
@@ -95,7 +97,7 @@ async fn a_first_lookup_finds_an_entry_of_another_router() {
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
     let shard = FakeShard::new(1);
     fill(&one, &shard).await;
-    assert_eq!(told(&other, &shard, None).await, (1, Hit));
+    assert_eq!(number_and_use(&other, &shard, None).await, (1, Hit));
     let fields: usize = redis.door().hlen(redis.keys().remove(0)).unwrap();
     assert_eq!(fields, 1, "it has left no lease");
 }
@@ -107,7 +109,7 @@ async fn an_entry_of_another_router_is_replaced_if_it_is_older_than_the_session(
     let shard = FakeShard::new(1);
     fill(&one, &shard).await;
     let seen = shard.write();
-    assert_eq!(told(&other, &shard, Some(seen)).await, (2, Miss));
+    assert_eq!(number_and_use(&other, &shard, Some(seen)).await, (2, Miss));
     until("it is stored", || other.stats().fills == 1).await;
-    assert_eq!(told(&one, &shard, Some(seen)).await, (2, Hit));
+    assert_eq!(number_and_use(&one, &shard, Some(seen)).await, (2, Hit));
 }

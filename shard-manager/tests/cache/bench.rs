@@ -111,7 +111,7 @@ pub(crate) async fn ask(
 }
 
 /// Reads the row of a key; returns the number and how the cache was used.
-pub(crate) async fn told(
+pub(crate) async fn number_and_use(
     cache: &Arc<Cache>,
     shard: &FakeShard,
     seen: Option<u64>,
@@ -132,7 +132,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// Reads the row of a key and waits until the answer is stored.
 pub(crate) async fn fill(cache: &Arc<Cache>, shard: &FakeShard) -> u64 {
     let before = cache.stats().fills;
-    let (number, used) = told(cache, shard, None).await;
+    let (number, used) = number_and_use(cache, shard, None).await;
     assert_eq!(used, CacheUse::Miss);
     until("it is stored", || cache.stats().fills > before).await;
     number

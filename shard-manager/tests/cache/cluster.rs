@@ -82,7 +82,7 @@ fn number(read: &ReadDone) -> Option<u64> {
 }
 
 /// The number that was read, and how the cache was used.
-async fn told(manager: &Manager, options: &RequestOptions) -> (Option<u64>, CacheUse) {
+async fn number_and_use(manager: &Manager, options: &RequestOptions) -> (Option<u64>, CacheUse) {
     let read = read(manager, "ada", options).await;
     (number(&read), read.cache.unwrap())
 }
@@ -90,7 +90,7 @@ async fn told(manager: &Manager, options: &RequestOptions) -> (Option<u64>, Cach
 /// Reads until the entry is stored.
 async fn warm(manager: &Manager) {
     let fills = manager.status().cache_stats().unwrap().fills;
-    assert_eq!(told(manager, &options()).await.1, Miss);
+    assert_eq!(number_and_use(manager, &options()).await.1, Miss);
     until("it is stored", || manager.status().cache_stats().unwrap().fills > fills).await;
 }
 
@@ -106,8 +106,8 @@ async fn a_client_reads_its_own_write_whatever_is_cached() {
     let manager = open(&dir, 0, &redis.settings());
     for n in 1..20 {
         let session = write_only(&manager, "ada", n).await;
-        assert_eq!(told(&manager, &with(&session)).await.0, Some(n));
-        let again = told(&manager, &with(&session)).await.0;
+        assert_eq!(number_and_use(&manager, &with(&session)).await.0, Some(n));
+        let again = number_and_use(&manager, &with(&session)).await.0;
         assert_eq!(again, Some(n));
     }
     let stats = manager.status().cache_stats().unwrap();
@@ -131,7 +131,11 @@ async fn a_client_that_has_read_never_reads_older_from_the_cache() {
     assert_eq!((seen.served_by, seen.cache), (ServedBy::Primary, Some(Bypass)));
     let next = read(&manager, "ada", &with(&seen.session)).await;
     assert_eq!(next.cache, Some(Miss), "the entry does not hold what was seen");
-    assert_eq!(told(&manager, &options()).await, (Some(1), Hit), "others are served by it");
+    assert_eq!(
+        number_and_use(&manager, &options()).await,
+        (Some(1), Hit),
+        "others are served by it"
+    );
 }
 
 #[tokio::test]
@@ -143,13 +147,13 @@ async fn a_hit_advances_the_session_to_what_it_showed() {
     write(&manager, &redis, "ada", 1).await;
     // The primary answers a client that has seen this much, and its answer is cached.
     let session = write(&manager, &redis, "ada", 2).await;
-    assert_eq!(told(&manager, &with(&session)).await, (Some(2), Miss));
+    assert_eq!(number_and_use(&manager, &with(&session)).await, (Some(2), Miss));
     until("it is stored", || manager.status().cache_stats().unwrap().fills == 1).await;
     let hit = read(&manager, "ada", &options()).await;
     assert_eq!((number(&hit), hit.served_by, hit.cache), (Some(2), ServedBy::Cache, Some(Hit)));
     // Without the entry, the paused replica would show the older row.
     let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
-    assert_eq!(told(&manager, &with(&hit.session)).await.0, Some(2));
+    assert_eq!(number_and_use(&manager, &with(&hit.session)).await.0, Some(2));
 }
 
 #[tokio::test]
@@ -185,10 +189,10 @@ async fn a_read_may_limit_the_age_of_the_entry() {
     let made = Instant::now();
     until("it is old", || made.elapsed() > Duration::from_millis(20)).await;
     let within = |millis| RequestOptions { staleness: Duration::from_millis(millis), ..options() };
-    assert_eq!(told(&manager, &within(20)).await, (Some(1), Miss));
+    assert_eq!(number_and_use(&manager, &within(20)).await, (Some(1), Miss));
     assert_eq!(manager.status().cache_stats().unwrap().stale, 1);
-    assert_eq!(told(&manager, &within(30_000)).await, (Some(1), Hit));
-    assert_eq!(told(&manager, &within(0)).await, (Some(1), Miss));
+    assert_eq!(number_and_use(&manager, &within(30_000)).await, (Some(1), Hit));
+    assert_eq!(number_and_use(&manager, &within(0)).await, (Some(1), Miss));
 }
 
 #[tokio::test]
@@ -247,7 +251,7 @@ async fn entries_from_before_a_primary_was_restored_are_never_served() {
     std::fs::write(dir.path().join("shard1-primary.db"), copy).unwrap();
     assert_eq!(redis.keys().len(), 1, "the entry is there");
     let manager = open(&dir, 0, &redis.settings());
-    assert_eq!(told(&manager, &options()).await, (Some(1), Miss));
+    assert_eq!(number_and_use(&manager, &options()).await, (Some(1), Miss));
     let table = manager.schema().table("users").unwrap();
     let key = Some(ShardKey::parse("ada").unwrap());
     let lost = manager.data().read(ReadQuery::all(&table), key, &with(&session)).await;
@@ -260,7 +264,7 @@ async fn a_thousand_readers_of_a_cold_key_hold_one_connection() {
     let dir = scratch::folder();
     let manager = open(&dir, 0, &redis.settings());
     write(&manager, &redis, "ada", 1).await;
-    let readers = (0..1_000).map(|_| async { told(&manager, &options()).await.0 });
+    let readers = (0..1_000).map(|_| async { number_and_use(&manager, &options()).await.0 });
     let numbers = futures_util::future::join_all(readers).await;
     assert!(numbers.iter().all(|number| *number == Some(1)));
     let stats = manager.status().cache_stats().unwrap();

@@ -12,7 +12,8 @@ use shard_manager::query::ReadQuery;
 use tokio::sync::{Notify, oneshot};
 
 use crate::bench::{
-    FakeShard, about, ask, deadline, fill, fresh, number, requirement, router, table, told, until,
+    FakeShard, about, ask, deadline, fill, fresh, number, number_and_use, requirement, router,
+    table, until,
 };
 use crate::redis_server::{Server, nowhere};
 
@@ -245,14 +246,14 @@ async fn a_read_after_a_write_does_not_join_an_older_read() {
         let old = shard.read();
         shard.write();
         cache.invalidate([about("k")]);
-        assert_eq!(told(&cache, &shard, None).await, (2, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (2, Miss));
         old
     })
     .await;
     assert_eq!(number(&old), 1);
     until("of the two one is stored", || cache.stats().fills == 1).await;
     until("and one is not", || cache.stats().rejected == 1).await;
-    assert_eq!(told(&cache, &shard, None).await, (2, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (2, Hit));
 }
 
 #[tokio::test]

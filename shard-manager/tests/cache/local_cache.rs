@@ -4,7 +4,7 @@ use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, CacheSettings, FreshnessRequirement};
 
 use crate::bench::{
-    FakeShard, about, ask, fill, fresh, number, requirement, router, rows, told, until,
+    FakeShard, about, ask, fill, fresh, number, number_and_use, requirement, router, rows, until,
 };
 use crate::redis_server::{Server, nowhere};
 
@@ -19,11 +19,11 @@ async fn a_repeated_read_is_answered_without_redis() {
     let (one, other) = (router(&settings), router(&settings));
     let shard = FakeShard::new(1);
     fill(&one, &shard).await;
-    assert_eq!(told(&other, &shard, Some(1)).await, (1, Hit), "this one had to ask");
+    assert_eq!(number_and_use(&other, &shard, Some(1)).await, (1, Hit), "this one had to ask");
     assert_eq!(other.stats().near_hits, 0);
     drop(redis);
     for router in [&one, &other] {
-        assert_eq!(told(router, &shard, Some(1)).await, (1, Hit));
+        assert_eq!(number_and_use(router, &shard, Some(1)).await, (1, Hit));
         assert_eq!((router.stats().near_hits, router.stats().breaker), (1, BreakerState::Closed));
     }
 }
@@ -32,12 +32,12 @@ async fn a_repeated_read_is_answered_without_redis() {
 async fn local_entries_are_checked_for_freshness_as_well() {
     let cache = router(&keeping(nowhere(), 1 << 20));
     let shard = FakeShard::new(1);
-    assert_eq!(told(&cache, &shard, None).await, (1, Miss));
-    assert_eq!(told(&cache, &shard, None).await, (1, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
     // Another router writes the row.
     let seen = shard.write();
-    assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Miss));
-    assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Hit));
+    assert_eq!(number_and_use(&cache, &shard, Some(seen)).await, (2, Miss));
+    assert_eq!(number_and_use(&cache, &shard, Some(seen)).await, (2, Hit));
     let elsewhere = FreshnessRequirement { timeline: 2, ..requirement(None) };
     assert_eq!(ask(&cache, "k", &elsewhere, async || fresh(3)).await.cache, Miss);
 }
@@ -46,7 +46,7 @@ async fn local_entries_are_checked_for_freshness_as_well() {
 async fn a_write_invalidates_local_entries_and_reads_in_progress() {
     let cache = router(&keeping(nowhere(), 1 << 20));
     let shard = FakeShard::new(1);
-    told(&cache, &shard, None).await;
+    number_and_use(&cache, &shard, None).await;
     shard.write();
     cache.invalidate([about("k")]);
     let old = ask(&cache, "k", &requirement(None), async || {
@@ -57,8 +57,8 @@ async fn a_write_invalidates_local_entries_and_reads_in_progress() {
     })
     .await;
     assert_eq!(number(&old), 2);
-    assert_eq!(told(&cache, &shard, None).await, (3, Miss));
-    assert_eq!(told(&cache, &shard, None).await, (3, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (3, Miss));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (3, Hit));
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{About, CacheStats, FreshnessBound, FreshnessRequirement, ServedBy};
 
-use crate::bench::{FakeShard, about, ask, fill, fresh, number, requirement, router, told, until};
+use crate::bench::{
+    FakeShard, about, ask, fill, fresh, number, number_and_use, requirement, router, until,
+};
 use crate::redis_server::Server;
 
 #[tokio::test]
@@ -43,7 +45,7 @@ async fn a_fill_that_a_write_overtakes_is_refused() {
     assert_eq!(number(&old), 1);
     until("the fill is refused", || cache.stats().rejected == 1).await;
     assert!(redis.keys().is_empty());
-    assert_eq!(told(&cache, &shard, None).await, (2, Miss));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (2, Miss));
 }
 
 #[tokio::test]
@@ -60,7 +62,7 @@ async fn a_fill_that_a_write_of_another_router_overtakes_is_refused() {
     })
     .await;
     until("the fill is refused", || one.stats().rejected == 1).await;
-    assert_eq!(told(&other, &shard, None).await, (2, Miss));
+    assert_eq!(number_and_use(&other, &shard, None).await, (2, Miss));
 }
 
 #[tokio::test]
@@ -69,9 +71,13 @@ async fn after_a_lost_invalidation_an_entry_serves_no_client_that_has_seen_the_w
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     let seen = shard.write();
-    assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Miss), "who wrote reads the write");
+    assert_eq!(
+        number_and_use(&cache, &shard, Some(seen)).await,
+        (2, Miss),
+        "who wrote reads the write"
+    );
     until("it is stored", || cache.stats().fills == 2).await;
-    assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Hit));
+    assert_eq!(number_and_use(&cache, &shard, Some(seen)).await, (2, Hit));
     assert_eq!(cache.stats().stale, 1);
 }
 
@@ -88,7 +94,7 @@ async fn after_a_lost_invalidation_an_entry_serves_others_within_their_age_limit
     .await;
     until("it is stored", || cache.stats().fills == 1).await;
     shard.write();
-    assert_eq!(told(&cache, &shard, None).await, (1, Hit), "within thirty seconds");
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit), "within thirty seconds");
     let strict = FreshnessRequirement { age_max: Duration::from_secs(5), ..requirement(None) };
     let answer = ask(&cache, "k", &strict, async || shard.read()).await;
     assert_eq!((number(&answer), answer.cache), (2, Miss));
@@ -113,13 +119,21 @@ async fn a_reader_without_a_lease_stores_nothing() {
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
     let shard = FakeShard::new(1);
     ask(&one, "k", &requirement(None), async || {
-        assert_eq!(told(&other, &shard, None).await, (1, Miss), "it does not wait for the other");
+        assert_eq!(
+            number_and_use(&other, &shard, None).await,
+            (1, Miss),
+            "it does not wait for the other"
+        );
         shard.read()
     })
     .await;
     until("the first has stored it", || one.stats().fills == 1).await;
     assert_eq!((other.stats().fills, other.stats().rejected), (0, 0));
-    assert_eq!(told(&other, &shard, None).await, (1, Hit), "routers share what is stored");
+    assert_eq!(
+        number_and_use(&other, &shard, None).await,
+        (1, Hit),
+        "routers share what is stored"
+    );
 }
 
 /// Simulates the expiry of all leases.
@@ -150,7 +164,7 @@ async fn a_fill_after_its_lease_expired_does_not_overwrite_a_newer_entry() {
     })
     .await;
     until("the late fill is refused", || slow.stats().rejected == 1).await;
-    assert_eq!(told(&slow, &shard, None).await, (2, Hit));
+    assert_eq!(number_and_use(&slow, &shard, None).await, (2, Hit));
 }
 
 #[tokio::test]
@@ -191,7 +205,7 @@ async fn a_fill_does_not_replace_an_entry_that_is_newer_in_every_respect() {
     })
     .await;
     until("the fill is refused", || one.stats().rejected == 1).await;
-    assert_eq!(told(&one, &shard, Some(9)).await, (9, Hit));
+    assert_eq!(number_and_use(&one, &shard, Some(9)).await, (9, Hit));
 }
 
 #[tokio::test]
@@ -212,7 +226,7 @@ async fn an_entry_of_another_timeline_is_never_served() {
     until("it replaces what was", || cache.stats().fills == 2).await;
     let answer = ask(&cache, "k", &now, async || unreachable!()).await;
     assert_eq!((number(&answer), answer.cache), (4, Hit), "though its number is lower");
-    assert_eq!(told(&cache, &shard, None).await, (5, Miss), "nor the other way round");
+    assert_eq!(number_and_use(&cache, &shard, None).await, (5, Miss), "nor the other way round");
 }
 
 #[tokio::test]
@@ -225,7 +239,7 @@ async fn a_read_during_a_failover_is_not_cached() {
         answer
     })
     .await;
-    assert_eq!(told(&cache, &shard, None).await.1, Miss);
+    assert_eq!(number_and_use(&cache, &shard, None).await.1, Miss);
     assert_eq!(shard.queries(), 2);
 }
 
@@ -279,5 +293,5 @@ async fn an_entry_read_from_a_lagging_replica_is_as_old_as_the_replica() {
     let strict = ask(&cache, "k", &within(2), async || shard.read()).await;
     assert_eq!((number(&strict), strict.cache), (4, Miss));
     until("what is newer is stored", || cache.stats().fills == 2).await;
-    assert_eq!(told(&cache, &shard, Some(4)).await, (4, Hit));
+    assert_eq!(number_and_use(&cache, &shard, Some(4)).await, (4, Hit));
 }

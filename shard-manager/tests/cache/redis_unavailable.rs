@@ -8,14 +8,16 @@ use rustix::process::Signal;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, Cache, CacheSettings, FreshnessRequirement};
 
-use crate::bench::{FakeShard, about, ask, fill, fresh, number, requirement, router, told, until};
+use crate::bench::{
+    FakeShard, about, ask, fill, fresh, number, number_and_use, requirement, router, until,
+};
 use crate::proxy::Proxy;
 use crate::redis_server::{Server, nowhere};
 
 /// Reads until Redis answers again.
 async fn recovers(cache: &std::sync::Arc<Cache>, shard: &FakeShard) {
     let deadline = crate::bench::deadline();
-    while told(cache, shard, None).await.1 != Hit {
+    while number_and_use(cache, shard, None).await.1 != Hit {
         assert!(Instant::now() < deadline, "it does not recover");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -26,14 +28,14 @@ async fn recovers(cache: &std::sync::Arc<Cache>, shard: &FakeShard) {
 async fn without_redis_all_reads_are_answered_and_soon_redis_is_no_longer_tried() {
     let (cache, shard) = (router(&nowhere()), FakeShard::new(1));
     for _ in 0..3 {
-        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     }
     assert_eq!(cache.stats().breaker, BreakerState::Open);
     let errors = cache.stats().errors;
     for number in 2..200 {
         shard.write();
         cache.invalidate([about("k")]);
-        assert_eq!(told(&cache, &shard, None).await, (number, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (number, Miss));
     }
     assert_eq!(cache.stats().errors, errors, "nobody has waited for it");
 }
@@ -43,12 +45,12 @@ async fn redis_is_killed_and_comes_back_empty() {
     let Some(mut redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
-    assert_eq!(told(&cache, &shard, None).await, (1, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
     redis.kill();
     for number in 2..10 {
         shard.write();
         cache.invalidate([about("k")]);
-        assert_eq!(told(&cache, &shard, None).await, (number, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (number, Miss));
     }
     until("nobody asks", || cache.stats().breaker == BreakerState::Open).await;
     redis.restart();
@@ -61,7 +63,7 @@ async fn without_reads_a_status_request_notices_that_redis_is_back() {
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     redis.kill();
     for _ in 0..3 {
-        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     }
     assert_eq!(cache.stats().breaker, BreakerState::Open);
     redis.restart();
@@ -98,16 +100,16 @@ async fn while_redis_hangs_reads_are_answered_and_writes_do_not_wait() {
     // Three, unless the machine is too busy to schedule this thread.
     while cache.stats().breaker == BreakerState::Closed {
         let number = shard.write();
-        assert_eq!(told(&cache, &shard, None).await, (number, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (number, Miss));
     }
     for _ in 0..100 {
         let number = shard.write();
-        assert_eq!(told(&cache, &shard, None).await, (number, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (number, Miss));
     }
     redis.signal(Signal::CONT);
     recovers(&cache, &shard).await;
     let last = shard.write();
-    assert_eq!(told(&cache, &shard, Some(last)).await, (last, Miss));
+    assert_eq!(number_and_use(&cache, &shard, Some(last)).await, (last, Miss));
 }
 
 #[tokio::test]
@@ -121,7 +123,7 @@ async fn a_slow_redis_is_not_used_for_a_while() {
     let deadline = crate::bench::deadline();
     while cache.stats().breaker == BreakerState::Closed {
         assert!(Instant::now() < deadline, "it is asked all the time");
-        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     }
 }
 
@@ -133,7 +135,7 @@ async fn reads_stay_correct_after_redis_is_flushed() {
     let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
     shard.write();
     assert_eq!(fill(&cache, &shard).await, 2);
-    assert_eq!(told(&cache, &shard, None).await, (2, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (2, Hit));
     ask(&cache, "other", &requirement(None), async || {
         // A flush removes leases and scripts as well.
         let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
@@ -157,7 +159,11 @@ async fn redis_comes_back_with_its_state_from_before_a_write() {
     redis.kill();
     redis.restart();
     until("the dump is back", || !redis.keys().is_empty()).await;
-    assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Miss), "who wrote reads the write");
+    assert_eq!(
+        number_and_use(&cache, &shard, Some(seen)).await,
+        (2, Miss),
+        "who wrote reads the write"
+    );
     let strict = FreshnessRequirement { age_max: Duration::ZERO, ..requirement(None) };
     let answer = ask(&cache, "k", &strict, async || shard.read()).await;
     assert_eq!(number(&answer), 2, "who wants what is new gets it");
@@ -195,7 +201,7 @@ async fn redis_is_full_and_refuses_writes() {
     let Some(redis) = Server::start(&options) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     for _ in 0..20 {
-        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     }
     assert!(cache.stats().errors >= 20);
     let () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).query(&mut redis.door()).unwrap();
@@ -208,10 +214,10 @@ async fn redis_requires_a_password() {
     let shard = FakeShard::new(1);
     let cache = router(&redis.settings());
     fill(&cache, &shard).await;
-    assert_eq!(told(&cache, &shard, None).await, (1, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
     let stranger = router(&redis.settings_of_a_stranger());
     for _ in 0..3 {
-        assert_eq!(told(&stranger, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&stranger, &shard, None).await, (1, Miss));
     }
     assert_eq!(stranger.stats().breaker, BreakerState::Open);
 }
@@ -222,10 +228,10 @@ async fn a_redis_that_refuses_all_commands_is_not_used_even_without_writes() {
     let (nobody, shard) = (router(&redis.settings_of_nobody()), FakeShard::new(1));
     for number in 0..3 {
         assert_eq!(nobody.stats().errors, number);
-        assert_eq!(told(&nobody, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&nobody, &shard, None).await, (1, Miss));
     }
     assert_eq!(nobody.stats().breaker, BreakerState::Open);
-    assert_eq!(told(&nobody, &shard, None).await, (1, Miss));
+    assert_eq!(number_and_use(&nobody, &shard, None).await, (1, Miss));
     assert_eq!(nobody.stats().errors, 3, "nobody asks it");
 }
 
@@ -238,8 +244,8 @@ async fn one_of_two_routers_is_cut_off_from_redis() {
     // Its invalidation is lost.
     let seen = shard.write();
     cut.invalidate([about("k")]);
-    assert_eq!(told(&cut, &shard, Some(seen)).await, (2, Miss));
-    assert_eq!(told(&other, &shard, Some(seen)).await, (2, Miss), "the token tells");
+    assert_eq!(number_and_use(&cut, &shard, Some(seen)).await, (2, Miss));
+    assert_eq!(number_and_use(&other, &shard, Some(seen)).await, (2, Miss), "the token tells");
     let door = redis.door().hlen::<_, usize>(redis.keys().remove(0));
     assert!(door.unwrap() >= 1);
 }
@@ -253,7 +259,7 @@ async fn connections_that_died_silently_are_reopened() {
     let (cache, shard) = (router(&settings), FakeShard::new(1));
     fill(&cache, &shard).await;
     proxy.lose_all();
-    assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     recovers(&cache, &shard).await;
 }
 
@@ -268,14 +274,14 @@ async fn a_single_connection_that_died_silently_is_reopened() {
     let others = runtime.worker_threads(1).enable_all().build().unwrap();
     let other = || {
         let (cache, shard) = (std::sync::Arc::clone(&cache), std::sync::Arc::clone(&shard));
-        others.spawn(async move { told(&cache, &shard, None).await })
+        others.spawn(async move { number_and_use(&cache, &shard, None).await })
     };
     fill(&cache, &shard).await;
     proxy.lose_all();
     let deadline = crate::bench::deadline();
     // This thread holds the dead connection; the other thread opens a live one, so that the circuit
     // breaker has no reason to open.
-    while told(&cache, &shard, None).await.1 != Hit {
+    while number_and_use(&cache, &shard, None).await.1 != Hit {
         assert!(Instant::now() < deadline, "it stays dead");
         assert_eq!(other().await.unwrap().0, 1);
         assert_eq!(cache.stats().breaker, BreakerState::Closed);
@@ -293,10 +299,10 @@ async fn a_delayed_invalidation_shows_no_older_row_to_a_client_that_has_seen_the
     proxy.hold(true);
     let seen = shard.write();
     far.invalidate([about("k")]);
-    assert_eq!(told(&near, &shard, None).await, (1, Hit), "within its bound");
-    assert_eq!(told(&near, &shard, Some(seen)).await, (2, Miss));
+    assert_eq!(number_and_use(&near, &shard, None).await, (1, Hit), "within its bound");
+    assert_eq!(number_and_use(&near, &shard, Some(seen)).await, (2, Miss));
     until("it is stored", || near.stats().fills == 1).await;
-    assert_eq!(told(&near, &shard, Some(seen)).await, (2, Hit));
+    assert_eq!(number_and_use(&near, &shard, Some(seen)).await, (2, Hit));
     proxy.hold(false);
     until("the void arrives", || redis.keys().is_empty()).await;
 }
@@ -317,5 +323,5 @@ async fn a_delayed_fill_is_refused_after_a_write() {
     until("the lease is gone", || redis.keys().is_empty()).await;
     proxy.hold(false);
     until("the fill is refused", || far.stats().rejected == 1).await;
-    assert_eq!(told(&near, &shard, None).await, (2, Miss));
+    assert_eq!(number_and_use(&near, &shard, None).await, (2, Miss));
 }

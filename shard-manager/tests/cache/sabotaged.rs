@@ -20,8 +20,8 @@ fn tests_detect_a_cache_that_serves_unchecked_entries() {
         let mut tests = Command::new(std::env::current_exe().unwrap());
         tests.env(VARIABLE, Mutation::CacheSetWithoutVersion.name()).args(["--exact", story]);
         let ended = tests.output().unwrap();
-        let told = String::from_utf8_lossy(&ended.stdout);
-        assert!(told.contains("running 1 test"), "{told}");
-        assert!(!ended.status.success(), "{story}: {told}");
+        let stdout = String::from_utf8_lossy(&ended.stdout);
+        assert!(stdout.contains("running 1 test"), "{stdout}");
+        assert!(!ended.status.success(), "{story}: {stdout}");
     }
 }

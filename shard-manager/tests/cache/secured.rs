@@ -5,7 +5,7 @@ use std::fs;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, CacheSettings};
 
-use crate::bench::{FakeShard, fill, router, told};
+use crate::bench::{FakeShard, fill, number_and_use, router};
 use crate::certificates::Authority;
 use crate::redis_server::Server;
 
@@ -35,11 +35,11 @@ async fn redis_is_reached_by_tls_and_only_with_a_valid_certificate() {
     };
     let (cache, shard) = (router(&at(&roots)), FakeShard::new(1));
     fill(&cache, &shard).await;
-    assert_eq!(told(&cache, &shard, None).await, (1, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
     for wrong in [&others, "/nowhere/roots.pem"] {
         let stranger = router(&at(wrong));
         for _ in 0..3 {
-            assert_eq!(told(&stranger, &shard, None).await, (1, Miss));
+            assert_eq!(number_and_use(&stranger, &shard, None).await, (1, Miss));
         }
         assert_eq!(stranger.stats().breaker, BreakerState::Open);
     }

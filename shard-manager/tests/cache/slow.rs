@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, Cache, CacheSettings};
 
-use crate::bench::{FakeShard, deadline, fill, router, told};
+use crate::bench::{FakeShard, deadline, fill, number_and_use, router};
 use crate::proxy::Proxy;
 use crate::redis_server::Server;
 
@@ -20,7 +20,7 @@ async fn a_redis_that_answers_late_is_used_at_first_and_avoided_if_it_stays_slow
     let (cache, shard) = (router(&settings), FakeShard::new(1));
     fill(&cache, &shard).await;
     proxy.delay(patience / 2 + Duration::from_millis(50));
-    assert_eq!(told(&cache, &shard, None).await, (1, Hit), "it is waited for");
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit), "it is waited for");
     assert_eq!(cache.stats().breaker, BreakerState::Closed);
     let limit = deadline();
     while cache.stats().breaker == BreakerState::Closed {
@@ -31,16 +31,16 @@ async fn a_redis_that_answers_late_is_used_at_first_and_avoided_if_it_stays_slow
             let (cache, shard) = (&cache, &shard);
             async move {
                 tokio::time::sleep(number * Duration::from_millis(12)).await;
-                told(cache, shard, None).await.0
+                number_and_use(cache, shard, None).await.0
             }
         });
         assert!(join_all(readers).await.into_iter().all(|number| number == 1));
     }
     assert_eq!(cache.stats().breaker, BreakerState::Open, "the shard is quicker");
-    assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     proxy.delay(Duration::ZERO);
     let deadline = deadline();
-    while told(&cache, &shard, None).await.1 != Hit {
+    while number_and_use(&cache, &shard, None).await.1 != Hit {
         assert!(Instant::now() < deadline, "it is not used again");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -64,13 +64,13 @@ async fn slow_connection_setup_does_not_open_the_circuit_breaker() {
     let Some(redis) = Server::start(&PASSWORD) else { return };
     let (proxy, cache, shard) = far_away(&redis);
     for _ in 0..10 {
-        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     }
     let stats = cache.stats();
     assert_eq!((stats.breaker, stats.errors), (BreakerState::Closed, 0));
     proxy.hold(false);
     let deadline = deadline();
-    while told(&cache, &shard, None).await.1 != Hit {
+    while number_and_use(&cache, &shard, None).await.1 != Hit {
         assert!(Instant::now() < deadline, "it is never used");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -83,7 +83,7 @@ async fn a_redis_that_accepts_no_connection_is_avoided_after_a_while() {
     let deadline = deadline();
     while cache.stats().breaker == BreakerState::Closed {
         assert!(Instant::now() < deadline, "it is tried for ever");
-        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     proxy.hold(false);

@@ -10,8 +10,8 @@ use shard_manager::result_rows::Rows;
 use shard_manager::token::TokenKey;
 
 use crate::bench::{
-    FakeShard, about, ask, deadline, fill, fresh, number, requirement, router, rows, table, told,
-    until,
+    FakeShard, about, ask, deadline, fill, fresh, number, number_and_use, requirement, router,
+    rows, table, until,
 };
 use crate::redis_server::Server;
 
@@ -45,7 +45,7 @@ async fn a_value_that_is_no_cache_entry_is_ignored_and_removed() {
     for foreign in [flipped, cut, huge, Vec::new(), b"{}".to_vec(), vec![0; 200]] {
         let () = door.hset(&key, &field, foreign).unwrap();
         let errors = cache.stats().errors;
-        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
         assert!(cache.stats().errors > errors);
         until("a good one is in its place again", || {
             door.hget::<_, _, Option<Vec<u8>>>(&key, &field)
@@ -83,9 +83,9 @@ async fn a_key_of_another_redis_type_is_replaced() {
     let mut door = redis.door();
     let key = redis.keys().remove(0);
     let () = door.set(&key, "text").unwrap();
-    assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     until("it is stored in its place", || cache.stats().fills == 2).await;
-    assert_eq!(told(&cache, &shard, None).await, (1, Hit));
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn two_clusters_on_one_redis_do_not_share_entries() {
     let key = TokenKey::new([1; 16]);
     let other = std::sync::Arc::new(shard_manager::cache::Cache::new(redis.settings(), &key));
     fill(&one, &FakeShard::new(1)).await;
-    assert_eq!(told(&other, &FakeShard::new(2), None).await, (2, Miss));
+    assert_eq!(number_and_use(&other, &FakeShard::new(2), None).await, (2, Miss));
     until("both are stored", || redis.keys().len() == 2).await;
 }
 

@@ -91,8 +91,8 @@ fn a_new_cluster_without_rows_passes() {
 #[track_caller]
 fn notes(dir: &Path) -> [Vec<String>; 2] {
     ["status", "check"].map(|command| {
-        let told = run_in(dir, &[command, "--json"]).expect(0).json();
-        let notes = told["notes"].as_array().expect("notes").iter();
+        let reported = run_in(dir, &[command, "--json"]).expect(0).json();
+        let notes = reported["notes"].as_array().expect("notes").iter();
         let notes: Vec<_> = notes.map(|note| note.as_str().expect("a text").to_owned()).collect();
         let ended = run_in(dir, &[command]).expect(0);
         for note in &notes {

@@ -195,11 +195,11 @@ fn a_replica_that_differs_in_more_than_rows_is_found() {
                    DELETE FROM tessera_counts WHERE name = 'users'";
         meddle(&file(dir, "shard3-replica1"), sql);
     });
-    let mut told: Vec<_> = found
+    let mut reported: Vec<_> = found
         .iter()
         .map(|found| (found["node"].as_str().unwrap(), found["what"].as_str().unwrap()))
         .collect();
-    told.sort_unstable();
+    reported.sort_unstable();
     let expected = [
         ("shard1-replica1", "slot 0 is moved in the shard's tessera_slots, and 2 more differ"),
         ("shard1-replica1", "the table is there"),
@@ -208,7 +208,7 @@ fn a_replica_that_differs_in_more_than_rows_is_found() {
         ("shard3-replica1", "its counter of versions stands at 22"),
         ("shard3-replica1", "tessera_counts says nothing of it"),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn two_exports_never_write_one_file() {
     assert_eq!(fs::read_to_string(&part).unwrap(), "by another", "it was left alone");
     assert_eq!(fs::read_to_string(&file).unwrap(), "of yesterday");
     drop(another);
-    // A partial file left by a process that has ended is no obstacle.
+    // A partial file left by a process that has ended is not an obstacle.
     export_to(&cluster, &file).expect(0);
     assert_eq!(lines(&file), 60);
     std::thread::scope(|scope| {

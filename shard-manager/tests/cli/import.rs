@@ -71,8 +71,10 @@ fn members_beside_the_data_of_a_line_are_applied_or_refused() {
     ];
     let ended = run_reading(dir.path(), &args, &lines.join("\n")).expect(1);
     assert!(ended.out.starts_with("1 rows of users are stored, 3 failed"), "{ended:#?}");
-    for told in ["line 1: ", "line 2: `if_verison` means nothing", "line 3: user_id contradicts"] {
-        assert!(ended.err.contains(told), "{told}: {ended:#?}");
+    for reported in
+        ["line 1: ", "line 2: `if_verison` is not allowed", "line 3: user_id contradicts"]
+    {
+        assert!(ended.err.contains(reported), "{reported}: {ended:#?}");
     }
 }
 

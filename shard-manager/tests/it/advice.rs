@@ -122,8 +122,8 @@ fn an_overloaded_shard_gives_the_others_their_deficit_and_no_idle_slot() {
     assert_eq!((advice.verdict, advice.hot.len()), (Verdict::Skewed, 0), "{advice:?}");
     assert!((advice.skew - 1.8).abs() < 1e-9);
     assert!(advice.skew_after < 1.01, "{advice:?}");
-    let told: Vec<_> = advice.moves.iter().map(|step| (step.from.0, step.to.0)).collect();
-    assert_eq!(told, [(0, 1), (0, 2)]);
+    let reported: Vec<_> = advice.moves.iter().map(|step| (step.from.0, step.to.0)).collect();
+    assert_eq!(reported, [(0, 1), (0, 2)]);
     for step in &advice.moves {
         assert_eq!(step.ranges.len(), 1, "neighbours stay together: {step:?}");
         assert!((220..=222).contains(&step.slots), "{step:?}");
@@ -204,7 +204,8 @@ fn by_size_bytes_count_and_slots_are_assumed_equal() {
     assert_eq!((step.from, step.to, step.ranges.len()), (ShardIndex(0), ShardIndex(1), 1));
     assert!((2_600..=2_731).contains(&step.slots), "{step:?}");
     let part = step.slots as f64 / 8_192.0;
-    let near = |told: Option<u64>, whole: f64| (told.expect("known") as f64 - part * whole).abs();
+    let near =
+        |reported: Option<u64>, whole: f64| (reported.expect("known") as f64 - part * whole).abs();
     assert!(near(step.rows, 90_000.0) <= 1.0 && near(step.bytes, 90.0 * 1_048_576.0) <= 1.0);
     assert!(advice.skew_after < 1.03, "{advice:?}");
 }

@@ -113,8 +113,9 @@ async fn atomic_groups_are_stored_or_undone_without_affecting_neighbours() {
                 })
                 .collect();
             let done = writer.apply(&groups).expect("the batch is stored").rows;
-            let told: Vec<_> = done.into_iter().map(|row| row.map(|done| done.change)).collect();
-            assert_eq!(told, model(&mut rows, batch), "{batch:?}");
+            let reported: Vec<_> =
+                done.into_iter().map(|row| row.map(|done| done.change)).collect();
+            assert_eq!(reported, model(&mut rows, batch), "{batch:?}");
         }
         writer.close();
         let counted = ints(&file, "SELECT rows AS value FROM tessera_counts WHERE name = 'kv'");

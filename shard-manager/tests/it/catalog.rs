@@ -31,9 +31,9 @@ fn catalog(dir: &Path) -> std::path::PathBuf {
     dir.join("catalog.db")
 }
 
-fn assert_tells(told: &str, words: &[&str]) {
+fn assert_tells(reported: &str, words: &[&str]) {
     for word in words {
-        assert!(told.contains(word), "{word:?} is missing in: {told}");
+        assert!(reported.contains(word), "{word:?} is missing in: {reported}");
     }
 }
 
@@ -95,8 +95,8 @@ async fn a_start_with_other_settings_is_refused_and_names_both() {
         ..ClusterSpec::default()
     };
     drop(open(dir.path(), made).expect("a new cluster starts"));
-    let told = refusal(dir.path(), shards(4));
-    assert_tells(&told, &["shards", "4", "2"]);
+    let reported = refusal(dir.path(), shards(4));
+    assert_tells(&reported, &["shards", "4", "2"]);
     let even = ClusterSpec { placement: Some(Placement::Even), ..ClusterSpec::default() };
     assert_tells(&refusal(dir.path(), even), &["placement", "even", "weighted"]);
     let weights = ClusterSpec { weights: Some(vec![1, 1]), ..ClusterSpec::default() };
@@ -171,8 +171,8 @@ async fn a_directory_of_another_keyspace_hash_or_number_of_slots_is_refused_and_
 #[test]
 fn an_impossible_new_cluster_is_refused_and_leaves_no_files() {
     let dir = scratch::folder();
-    let told = refusal(dir.path(), ClusterSpec { weights: Some(vec![1, 2]), ..shards(3) });
-    assert_tells(&told, &["2 weights", "3 shards"]);
+    let reported = refusal(dir.path(), ClusterSpec { weights: Some(vec![1, 2]), ..shards(3) });
+    assert_tells(&reported, &["2 weights", "3 shards"]);
     assert_tells(&refusal(dir.path(), shards(0)), &["1 to 256", "0"]);
     assert_tells(&refusal(dir.path(), shards(257)), &["1 to 256", "257"]);
     for (keyspace, placement) in [
@@ -247,9 +247,9 @@ fn a_lock_whose_process_died_does_not_stand_in_the_way() {
         .stdout(std::process::Stdio::piped())
         .spawn();
     let Ok(other) = &mut other else { return skip(Prerequisite::Flock, "there is no flock(1)") };
-    let mut told = String::new();
+    let mut text = String::new();
     let mut out = std::io::BufReader::new(other.stdout.take().expect("a pipe"));
-    std::io::BufRead::read_line(&mut out, &mut told).expect("the other holds it");
+    std::io::BufRead::read_line(&mut out, &mut text).expect("the other holds it");
     let refused = DataDir::open(dir.path()).expect_err("held by another process");
     drop(other.stdin.take());
     other.wait().expect("the other ends");
@@ -334,7 +334,7 @@ async fn damaged_files_are_refused_and_named_and_never_a_panic() {
         assert_tells(&refusal(dir.path(), ClusterSpec::default()), &[name]);
     };
     for name in ["catalog.db", "shard1-primary.db"] {
-        damage(name, b"this is no database, and long enough to be looked at ".repeat(100)).await;
+        damage(name, b"this is not a database, and long enough to be looked at ".repeat(100)).await;
         damage(name, b"SQLite format 3\0".iter().copied().chain([0xff; 8_000]).collect()).await;
         damage(name, b"SQLite".to_vec()).await;
     }
@@ -432,7 +432,7 @@ proptest! {
         damaged[at.min(end)..end].copy_from_slice(&bytes[..end - at.min(end)]);
         fs::write(catalog(dir.path()), damaged).expect("a damage");
         if let Err(error) = open(dir.path(), ClusterSpec::default()) {
-            prop_assert!(json!(error.to_string()).as_str().is_some_and(|told| !told.is_empty()));
+            prop_assert!(json!(error.to_string()).as_str().is_some_and(|reported| !reported.is_empty()));
         }
     }
 }

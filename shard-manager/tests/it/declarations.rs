@@ -146,10 +146,10 @@ fn a_declaration_that_is_no_table_is_refused_and_the_member_is_named() {
         other.check().expect_err("refused").to_string()
     };
     for name in ["", "A", "1a", "a-b", "a b", "é", "a\"b", "a;drop table users", &"a".repeat(41)] {
-        let told = refused(&|t| t.name = name.to_owned());
-        assert!(told.starts_with("name must be"), "{told}");
-        let told = refused(&|t| t.columns[1].name = name.to_owned());
-        assert!(told.starts_with("columns[1].name must be"), "{told}");
+        let reported = refused(&|t| t.name = name.to_owned());
+        assert!(reported.starts_with("name must be"), "{reported}");
+        let reported = refused(&|t| t.columns[1].name = name.to_owned());
+        assert!(reported.starts_with("columns[1].name must be"), "{reported}");
     }
     for name in
         ["tessera_x", "sqlite_master", "pg_class", "information_schema", "dbstat", "json_each"]
@@ -161,14 +161,14 @@ fn a_declaration_that_is_no_table_is_refused_and_the_member_is_named() {
     }
     for name in ["slot", "shard_key", "version", "created_at", "updated_at", "rowid", "oid", "ctid"]
     {
-        let told = refused(&|t| t.columns[0].name = name.to_owned());
-        assert_eq!(told, "columns[0].name is a name that the system needs for itself");
+        let reported = refused(&|t| t.columns[0].name = name.to_owned());
+        assert_eq!(reported, "columns[0].name is a name that the system needs for itself");
     }
     for name in
         ["select", "order", "limit", "offset", "cursor", "count", "and", "or", "columns", "not"]
     {
-        let told = refused(&|t| t.columns[0].name = name.to_owned());
-        assert_eq!(told, "columns[0].name is a name that a query string needs for itself");
+        let reported = refused(&|t| t.columns[0].name = name.to_owned());
+        assert_eq!(reported, "columns[0].name is a name that a query string needs for itself");
     }
     let many =
         |count| (0..count).map(|n| column(&format!("c{n}"), ColumnType::Text, false)).collect();

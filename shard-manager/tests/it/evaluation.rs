@@ -34,7 +34,7 @@ fn passes(value: &Value, test: &Test) -> Option<bool> {
     let text = || match value {
         Value::Text(text) => Some(text.as_str()),
         Value::Null => None,
-        Value::Bool(_) | Value::Int(_) | Value::Double(_) => panic!("{value:?} is no text"),
+        Value::Bool(_) | Value::Int(_) | Value::Double(_) => panic!("{value:?} is not text"),
     };
     match test {
         Test::Is(ValueState::Null) => Some(*value == Value::Null),

@@ -192,7 +192,7 @@ fn child(test: &str, dir: &Path, wrap: &[&str]) -> std::io::Result<Output> {
     command.env("TESSERA_TEST_DIR", dir).env("RUST_BACKTRACE", "0").output()
 }
 
-fn told(output: &Output) -> String {
+fn stderr_of(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
@@ -218,7 +218,7 @@ fn a_full_disk_rejects_writes_keeps_what_was_stored_and_recovers() {
     let Ok(output) = run else {
         return skip(Prerequisite::Mount, "there is no unshare(1), so no small disk can be made");
     };
-    let text = told(&output);
+    let text = stderr_of(&output);
     if output.status.code() == Some(CANNOT_MOUNT) || text.contains("unshare:") {
         let reason = format!("this machine does not let a test mount a small disk: {text}");
         return skip(Prerequisite::Mount, &reason);
@@ -307,7 +307,7 @@ fn each_acknowledged_write_was_synced_to_the_disk() {
     let Ok(output) = run else {
         return skip(Prerequisite::Strace, "there is no strace(1), which records the syncs");
     };
-    let text = told(&output);
+    let text = stderr_of(&output);
     if text.contains("PTRACE") || text.contains("ptrace") {
         let reason = format!("this machine does not let a test trace: {text}");
         return skip(Prerequisite::Strace, &reason);

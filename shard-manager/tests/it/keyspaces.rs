@@ -99,14 +99,14 @@ fn a_list_gives_each_partition_a_block_by_weight_and_hashes_inside() {
 #[test]
 fn the_error_for_a_key_of_no_partition_lists_at_most_twenty_partitions() {
     for key in ["F:1", "a:1", "A", ":", ":A", " A:1", "AB:1", "Ω"] {
-        let told = refused(PARTITIONS, key);
-        assert!(told.ends_with("there are: A, B, C, D, E"), "{told}");
+        let reported = refused(PARTITIONS, key);
+        assert!(reported.ends_with("there are: A, B, C, D, E"), "{reported}");
     }
     let many: Vec<String> = (1..=21).map(|number| format!("p{number}=1")).collect();
-    let told = refused(&format!("list:{}", many.join(",")), "x:1");
-    assert!(told.ends_with("p19, p20, …") && !told.contains("p21"), "{told}");
-    let told = refused(&format!("list:{}", many[..20].join(",")), "x:1");
-    assert!(told.ends_with("p19, p20"), "{told}");
+    let reported = refused(&format!("list:{}", many.join(",")), "x:1");
+    assert!(reported.ends_with("p19, p20, …") && !reported.contains("p21"), "{reported}");
+    let reported = refused(&format!("list:{}", many[..20].join(",")), "x:1");
+    assert!(reported.ends_with("p19, p20"), "{reported}");
 }
 
 #[test]
@@ -236,28 +236,28 @@ fn invalid_keyspace_parameters_are_refused_with_the_reason() {
     for (text, reason) in [
         ("hash:1", "there are none"),
         ("modulo:7", "there are none"),
-        ("range", "`` is no integer"),
-        ("range:", "`` is no integer"),
-        ("range:1,x", "`x` is no integer"),
+        ("range", "`` is not an integer"),
+        ("range:", "`` is not an integer"),
+        ("range:1,x", "`x` is not an integer"),
         ("range:2,1", "must ascend"),
         ("range:1,1", "must ascend"),
         ("range:1,01", "must ascend"),
-        ("range-text:", "`` is no split point"),
+        ("range-text:", "`` is not a split point"),
         ("range-text:b,a", "must ascend"),
         ("list", "`` is not NAME=WEIGHT"),
         ("list:A", "`A` is not NAME=WEIGHT"),
-        ("list:A=x", "`x` is no weight of A"),
+        ("list:A=x", "`x` is not a weight of A"),
         ("list:A=0", "must be 1 to 1000000, not 0"),
         ("list:A=1,A=2", "two partitions are called A"),
-        ("list:=1", "`` is no name"),
-        ("list:A:B=1", "`A:B` is no name"),
-        ("list:A B=1", "`A B` is no name"),
+        ("list:=1", "`` is not a name"),
+        ("list:A:B=1", "`A:B` is not a name"),
+        ("list:A B=1", "`A B` is not a name"),
         ("list:A=1000000,B=1", "the weight of B is too small for a slot"),
         ("matrix:room", "neither id nor server"),
         ("matrix:", "neither id nor server"),
     ] {
-        let told = text.parse::<Keyspace>().expect_err("refused").to_string();
-        assert!(told.contains(reason), "{text}: {told}");
+        let reported = text.parse::<Keyspace>().expect_err("refused").to_string();
+        assert!(reported.contains(reason), "{text}: {reported}");
     }
     let many = |count: usize| -> String {
         let parts: Vec<String> = (0..count).map(|number| format!("p{number}=1")).collect();
@@ -345,8 +345,8 @@ proptest! {
                 prop_assert_eq!(explanation.slot, slot);
                 prop_assert!(!explanation.steps.is_empty());
             }
-            (Err(refused), Err(told)) => prop_assert_eq!(refused, told),
-            (slot, told) => prop_assert!(false, "{slot:?} and {told:?}"),
+            (Err(refused), Err(reported)) => prop_assert_eq!(refused, reported),
+            (slot, reported) => prop_assert!(false, "{slot:?} and {reported:?}"),
         }
     }
 

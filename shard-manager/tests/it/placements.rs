@@ -151,8 +151,8 @@ fn every_placement_comes_back_from_configuration_and_from_the_catalog() {
 #[test]
 fn invalid_placement_parameters_are_refused_with_the_reason() {
     for (text, reason) in [
-        ("random", "`random` is no placement"),
-        ("Even", "`Even` is no placement"),
+        ("random", "`random` is not a placement"),
+        ("Even", "`Even` is not a placement"),
         ("even:1", "there are none"),
         ("ring:", "no number"),
         ("ring:0", "1 to 10000 virtual nodes, not 0"),
@@ -170,8 +170,8 @@ fn invalid_placement_parameters_are_refused_with_the_reason() {
         ("manual:9-0=shard1", "ends before it begins"),
         ("manual:0-70000=shard1", "is not FIRST-LAST=SHARD"),
     ] {
-        let told = text.parse::<Placement>().expect_err("refused").to_string();
-        assert!(told.contains(reason), "{text}: {told}");
+        let reported = text.parse::<Placement>().expect_err("refused").to_string();
+        assert!(reported.contains(reason), "{text}: {reported}");
     }
 }
 

@@ -261,8 +261,11 @@ async fn a_lost_or_damaged_replica_is_rebuilt_and_others_are_kept() {
     }
     let cluster = cluster.restart_after(|dir| {
         std::fs::remove_file(replica_file(dir, 1, 1)).expect("it was there");
-        std::fs::write(replica_file(dir, 2, 1), "this is no database, and long enough to be read")
-            .expect("written");
+        std::fs::write(
+            replica_file(dir, 2, 1),
+            "this is not a database, and long enough to be read",
+        )
+        .expect("written");
     });
     caught_up(&cluster).await;
     assert_equal(&cluster, 3, 1);
@@ -358,9 +361,9 @@ async fn a_primary_restored_from_an_older_copy_starts_a_new_timeline() {
         write(&cluster, "ada", 2, &RequestOptions { session: old.clone(), ..at(Level::All) }).await;
     let dir = cluster.stop();
     std::fs::copy(dir.path().join("backup"), dir.path().join("shard1-primary.db")).expect("copied");
-    let told = refusal(dir.path(), ClusterSpec::default());
+    let reported = refusal(dir.path(), ClusterSpec::default());
     for word in ["shard1-replica1.db", "changes that the primary lacks", "older copy"] {
-        assert!(told.contains(word), "{told}");
+        assert!(reported.contains(word), "{reported}");
     }
     // The operator continues without the writes since then.
     std::fs::remove_file(replica_file(dir.path(), 1, 1)).expect("removed");
@@ -370,11 +373,12 @@ async fn a_primary_restored_from_an_older_copy_starts_a_new_timeline() {
         write(&cluster, "ada", n, &at(Level::All)).await;
     }
     assert_eq!(read(&cluster, "ada", &with(&old)).await.0, Some(19), "its past is still there");
-    let told = try_read(&cluster, "ada", &with(&lost)).await.expect_err("its past is gone");
-    assert_eq!(told, Error::SeenMayBeLost { shard: "shard1".into() });
+    let reported = try_read(&cluster, "ada", &with(&lost)).await.expect_err("its past is gone");
+    assert_eq!(reported, Error::SeenMayBeLost { shard: "shard1".into() });
     let session = write(&cluster, "ada", 20, &with(&lost)).await;
-    let told = try_read(&cluster, "ada", &with(&session)).await.expect_err("a write hides it not");
-    assert_eq!(told, Error::SeenMayBeLost { shard: "shard1".into() });
+    let reported =
+        try_read(&cluster, "ada", &with(&session)).await.expect_err("a write hides it not");
+    assert_eq!(reported, Error::SeenMayBeLost { shard: "shard1".into() });
 }
 
 #[tokio::test]
@@ -406,8 +410,8 @@ async fn a_file_of_another_shard_is_not_taken_for_a_replica() {
     let dir = cluster.stop();
     let (one, two) = (replica_file(dir.path(), 1, 1), replica_file(dir.path(), 2, 1));
     std::fs::copy(two, &one).expect("copied");
-    let told = refusal(dir.path(), ClusterSpec::default());
-    assert!(told.contains("shard1-replica1.db") && told.contains("shard2"), "{told}");
+    let reported = refusal(dir.path(), ClusterSpec::default());
+    assert!(reported.contains("shard1-replica1.db") && reported.contains("shard2"), "{reported}");
     // The refusal leaves all files as they were.
     execute(&dir.path().join("shard1-primary.db"), "SELECT 1");
 }

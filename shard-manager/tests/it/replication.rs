@@ -279,11 +279,11 @@ fn a_replica_older_than_the_trimmed_log_gets_an_error() {
     (0..10).for_each(|_| pair.write(&batch));
     // Simulates the limit of the log's size.
     crate::cluster::execute(&pair.primary, "DELETE FROM tessera_log WHERE position < 6");
-    let told = pair.applier().step(true, None, |_| {});
-    assert!(matches!(told, Err(ApplyError::LogTrimmed)), "{told:?}");
+    let reported = pair.applier().step(true, None, |_| {});
+    assert!(matches!(reported, Err(ApplyError::LogTrimmed)), "{reported:?}");
     crate::cluster::execute(&pair.primary, "DELETE FROM tessera_log");
-    let told = pair.applier().step(true, None, |_| {});
-    assert!(matches!(told, Err(ApplyError::LogTrimmed)), "{told:?}");
+    let reported = pair.applier().step(true, None, |_| {});
+    assert!(matches!(reported, Err(ApplyError::LogTrimmed)), "{reported:?}");
     pair.rebuild();
     assert!(!pair.apply(true));
     assert_eq!(digest(&pair.primary).expect("read"), digest(&pair.replica).expect("read"));

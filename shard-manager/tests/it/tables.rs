@@ -259,8 +259,11 @@ async fn a_start_that_cannot_finish_a_table_is_refused_with_the_reason_and_leave
         || ints(&shard_file(dir.path(), 1), "SELECT count(*) AS value FROM tessera_timelines");
     let before = timelines();
     for _ in 0..3 {
-        let told = refusal(dir.path(), ClusterSpec::default());
-        assert!(told.contains("students") && told.contains("grade may be null"), "{told}");
+        let reported = refusal(dir.path(), ClusterSpec::default());
+        assert!(
+            reported.contains("students") && reported.contains("grade may be null"),
+            "{reported}"
+        );
     }
     assert_eq!((timelines(), intents(dir.path()).len()), (before, 1));
     noted.remove("students").expect("an operator with a shell");

@@ -18,14 +18,14 @@ fn sizes(first: &[u64]) -> [u64; BATCH_CLASSES] {
 async fn a_lane_reports_queued_operations_applied_operations_and_batches() {
     let (mut story, first) = Story::occupied(Plan::default()).await;
     let idle = LaneStats { lanes: 1, applying: 1, ..LaneStats::default() };
-    let told = story.lane.stats();
-    assert!(told.waiting_max >= 1_000 && told.waiting_bytes_max >= 1 << 20, "{told:?}");
+    let reported = story.lane.stats();
+    assert!(reported.waiting_max >= 1_000 && reported.waiting_bytes_max >= 1 << 20, "{reported:?}");
     let limits = |vitals: LaneStats| LaneStats {
-        waiting_max: told.waiting_max,
-        waiting_bytes_max: told.waiting_bytes_max,
+        waiting_max: reported.waiting_max,
+        waiting_bytes_max: reported.waiting_bytes_max,
         ..vitals
     };
-    assert_eq!(told, limits(idle.clone()));
+    assert_eq!(reported, limits(idle.clone()));
 
     let queued = [
         story.queue(&["b", "a"], deadline()).await,

@@ -362,9 +362,9 @@ fn invalid_arguments_are_refused_before_anything_is_created() {
             None => node.args.extend([name.to_owned(), value.to_owned()]),
         }
     };
-    for (name, value, told) in [
-        ("--allow", "everybody", "\"everybody\" is no network, such as 10.0.0.0/8 or samenet"),
-        ("--listen", "a b", "\"a b\" is no address to listen on, such as 0.0.0.0"),
+    for (name, value, reported) in [
+        ("--allow", "everybody", "\"everybody\" is not a network, such as 10.0.0.0/8 or samenet"),
+        ("--listen", "a b", "\"a b\" is not an address to listen on, such as 0.0.0.0"),
         ("--name", "Shard 1", "a name is up to 63 of a-z, 0-9, - and _, a letter first"),
         ("--database", "", "a name of a database is up to 63"),
         ("--set", "hba_file=/tmp/open", "the setting hba_file: the cluster decides it"),
@@ -375,7 +375,7 @@ fn invalid_arguments_are_refused_before_anything_is_created() {
         ),
     ] {
         let said = refused(&|node| set(node, name, value));
-        assert!(said.contains(told), "{name}: {said}");
+        assert!(said.contains(reported), "{name}: {said}");
     }
     let without = refused(&|node| {
         let at = node.args.iter().position(|arg| arg == "--password-file").unwrap();

@@ -79,7 +79,7 @@ fn omitted_parts_of_an_address_come_from_the_defaults() {
 
 #[test]
 fn invalid_addresses_are_refused_with_a_remedy() {
-    for (text, told) in [
+    for (text, reported) in [
         ("mysql://u@h/d", "begins with postgres://"),
         ("postgres://h/d", "names a user"),
         ("postgres://u@h", "names a database"),
@@ -105,7 +105,7 @@ fn invalid_addresses_are_refused_with_a_remedy() {
         ("postgres://u%00@h/d", "%25"),
     ] {
         let said = refused(text);
-        assert!(said.contains(told), "{text}: {said}");
+        assert!(said.contains(reported), "{text}: {said}");
     }
 }
 

@@ -102,9 +102,9 @@ fn of_several_hosts_the_one_in_the_requested_role_is_used() {
     });
     let error = refusal(&hosts(&[&replica]), NodeRole::Primary, &patient());
     assert!(matches!(error, ConnectError::WrongRole { in_recovery: true, .. }), "{error:?}");
-    assert!(error.to_string().contains("is no primary now: it is in recovery"), "{error}");
+    assert!(error.to_string().contains("is not a primary now: it is in recovery"), "{error}");
     let error = refusal(&hosts(&[&primary]), NodeRole::Replica, &patient());
-    assert!(error.to_string().contains("is no replica now: it is a primary"), "{error}");
+    assert!(error.to_string().contains("is not a replica now: it is a primary"), "{error}");
 }
 
 /// A promoted replica starts a new timeline, and reports it.
@@ -129,11 +129,11 @@ fn each_refusal_of_a_server_names_a_remedy_and_shows_no_password() {
         ("nobody:canary", "postgres", "does not let nobody in"),
         ("tessera:right", "canary", "no such database"),
     ];
-    for (login, database, told) in stories {
+    for (login, database, reported) in stories {
         let error = refusal(&server.address(login, database), NodeRole::Any, &patient());
         let said = error.to_string();
         let node = format!("127.0.0.1:{}/{database}", server.port);
-        assert!(said.starts_with(&node) && said.contains(told), "{said}");
+        assert!(said.starts_with(&node) && said.contains(reported), "{said}");
         let said = format!("{said} {error:?}").replace(&node, "");
         assert!(!said.contains("canary") && !said.contains("right\""), "{said}");
         assert!(!error.is_transient(), "{error:?}");
@@ -168,7 +168,7 @@ fn listener() -> (TcpListener, NodeAddress) {
     (listener, address.parse().unwrap())
 }
 
-fn told(address: &NodeAddress, timeouts: &Timeouts) -> (ConnectError, String) {
+fn refused(address: &NodeAddress, timeouts: &Timeouts) -> (ConnectError, String) {
     let error = refusal(address, NodeRole::Any, timeouts);
     let said = error.to_string();
     assert!(said.starts_with(&address.to_string()), "{said}");
@@ -180,11 +180,11 @@ fn told(address: &NodeAddress, timeouts: &Timeouts) -> (ConnectError, String) {
 fn a_refused_connection_is_reported() {
     let (listener, address) = listener();
     drop(listener);
-    let (error, said) = told(&address, &patient());
+    let (error, said) = refused(&address, &patient());
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
     assert!(said.contains("refused") && said.contains("is the server running"), "{said}");
     let nowhere: NodeAddress = "postgres://u:canary@no-such-host.invalid/x".parse().unwrap();
-    let (error, _) = told(&nowhere, &patient());
+    let (error, _) = refused(&nowhere, &patient());
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
 }
 
@@ -192,7 +192,7 @@ fn a_refused_connection_is_reported() {
 fn a_server_that_never_answers_causes_a_timeout() {
     let (_listener, address) = listener();
     let short = Timeouts { connect: Duration::from_millis(200), ..Timeouts::default() };
-    let (error, said) = told(&address, &short);
+    let (error, said) = refused(&address, &short);
     assert!(matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
     assert!(said.contains("did not answer within 200 ms"), "{said}");
 }
@@ -209,7 +209,7 @@ fn a_server_of_another_kind_is_not_taken_for_a_database() {
             socket.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").unwrap();
             let _ = socket.read(&mut [0; 512]);
         });
-        let (error, said) = told(&text.parse().unwrap(), &patient());
+        let (error, said) = refused(&text.parse().unwrap(), &patient());
         assert!(matches!(error, ConnectError::NotPostgres { .. }), "{error:?}");
         assert!(said.contains("does not answer as PostgreSQL does"), "{said}");
         server.join().unwrap();

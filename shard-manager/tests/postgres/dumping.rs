@@ -174,9 +174,9 @@ fn a_server_that_freezes_during_a_dump_does_not_block_other_shards() {
         first.until(HELD, "1").await;
         let frozen = Frozen::new(nodes[1]);
         write(&manager, "users", Insert, &key_of_first(&manager, "a"), USER).await.unwrap();
-        let told = ended.await.unwrap();
-        let said = String::from_utf8_lossy(&told.stderr).into_owned();
-        assert!(!told.status.success() && said.contains("shard2 could not be asked"), "{said}");
+        let reported = ended.await.unwrap();
+        let said = String::from_utf8_lossy(&reported.stderr).into_owned();
+        assert!(!reported.status.success() && said.contains("shard2 could not be asked"), "{said}");
 
         // The dump does not even connect to a server that was frozen before: no writes wait for it.
         let ended = dumping(&[("PGCONNECT_TIMEOUT", "2")]);
@@ -184,9 +184,9 @@ fn a_server_that_freezes_during_a_dump_does_not_block_other_shards() {
             assert_eq!(first.text(HELD).await, "0");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        let told = ended.await.unwrap();
-        let said = String::from_utf8_lossy(&told.stderr).into_owned();
-        assert!(!told.status.success() && said.contains("shard2 could not be asked"), "{said}");
+        let reported = ended.await.unwrap();
+        let said = String::from_utf8_lossy(&reported.stderr).into_owned();
+        assert!(!reported.status.success() && said.contains("shard2 could not be asked"), "{said}");
         write(&manager, "users", Insert, &key_of_first(&manager, "b"), USER).await.unwrap();
         assert!(!target.exists());
         drop((frozen, batch));

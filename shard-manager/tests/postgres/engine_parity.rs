@@ -15,7 +15,7 @@ use shard_manager::row_change::RowDone;
 use shard_manager::value::Value;
 
 use crate::cluster::{Databases, connect};
-use crate::random_changes::{Draft, How, KEYS, Step, pairs, plain, steps, things};
+use crate::random_changes::{Draft, KEYS, SendMode, Step, pairs, plain, steps, things};
 use crate::random_reads::{Question, question};
 use crate::rows::{RowOutcome, make, options, write_all};
 use crate::scratch;
@@ -30,27 +30,28 @@ fn cases(count: u32) -> Config {
 /// A cluster, and the row versions that it has returned.
 struct Side {
     manager: Manager,
-    told: HashMap<(bool, usize, usize), i64>,
+    versions: HashMap<(bool, usize, usize), i64>,
 }
 
 impl Side {
     async fn new(manager: Manager) -> Self {
         make(&manager, &things()).await;
         make(&manager, &pairs()).await;
-        Self { manager, told: HashMap::new() }
+        Self { manager, versions: HashMap::new() }
     }
 
     /// Sends changes; returns the result of each.
     async fn take(&mut self, (how, drafts): &Step, prefix: &str) -> Vec<String> {
         let mut answers = Vec::with_capacity(drafts.len());
         let at_once = match how {
-            How::Singly => 1,
-            How::Together | How::Whole => drafts.len(),
+            SendMode::Singly => 1,
+            SendMode::Together | SendMode::AtomicPerShard => drafts.len(),
         };
         for drafts in drafts.chunks(at_once) {
-            let prepare = |draft: &Draft| draft.prepare(&self.manager, prefix, &self.told);
+            let prepare = |draft: &Draft| draft.prepare(&self.manager, prefix, &self.versions);
             let rows = drafts.iter().map(prepare).collect();
-            let done = write_all(&self.manager, rows, matches!(how, How::Whole)).await;
+            let done =
+                write_all(&self.manager, rows, matches!(how, SendMode::AtomicPerShard)).await;
             for (draft, outcome) in drafts.iter().zip(done) {
                 self.note(draft, &outcome);
                 answers.push(shown(&outcome));
@@ -63,7 +64,7 @@ impl Side {
     /// again.
     fn note(&mut self, draft: &Draft, outcome: &RowOutcome) {
         let Ok(RowDone { version, replayed: false, .. }) = outcome else { return };
-        let before = self.told.insert(draft.row(), *version);
+        let before = self.versions.insert(draft.row(), *version);
         assert!(before.is_none_or(|before| before < *version), "{draft:?}: {before:?}, {version}");
     }
 
@@ -143,7 +144,7 @@ fn both_engines_answer_store_and_find_the_same() {
     let ran = TestRunner::new(cases(120)).run(&script, |(steps, of_things, of_pairs)| {
         let (one, other) = &mut *sides.borrow_mut();
         let (prefix, keys) = keys(&case);
-        (one.told, other.told) = (HashMap::new(), HashMap::new());
+        (one.versions, other.versions) = (HashMap::new(), HashMap::new());
         for step in &steps {
             let answers = runtime.block_on(one.take(step, &prefix));
             same(&answers, &runtime.block_on(other.take(step, &prefix)), &steps)?;
@@ -203,10 +204,12 @@ fn the_pipelined_path_and_the_sequential_path_store_the_same() {
     let ran = TestRunner::new(cases(60)).run(&script, |batches| {
         let (short, long) = &mut *sides.borrow_mut();
         let (prefix, _) = keys(&case);
-        (short.told, long.told) = (HashMap::new(), HashMap::new());
+        (short.versions, long.versions) = (HashMap::new(), HashMap::new());
         for batch in &batches {
-            let answers = runtime.block_on(short.take(&(How::Together, batch.clone()), &prefix));
-            let others = runtime.block_on(long.take(&(How::Whole, batch.clone()), &prefix));
+            let answers =
+                runtime.block_on(short.take(&(SendMode::Together, batch.clone()), &prefix));
+            let others =
+                runtime.block_on(long.take(&(SendMode::AtomicPerShard, batch.clone()), &prefix));
             same(&answers, &others, &batches)?;
         }
         Ok(())

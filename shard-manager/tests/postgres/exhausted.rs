@@ -92,16 +92,16 @@ fn without_free_connections_reads_use_other_nodes_and_writes_are_refused_in_time
         assert_eq!(until_read(&manager, "k").await, 1);
         let read = get(&manager, "k", &at(Level::One)).await.unwrap();
         assert_eq!(read.served_by, ServedBy::Replica);
-        let told = nodes(&manager).await;
-        assert_eq!((told[0].up, told[1].up), (false, true), "{told:?}");
+        let reported = nodes(&manager).await;
+        assert_eq!((reported[0].up, reported[1].up), (false, true), "{reported:?}");
 
         // The replica has no free connection either: no read is possible, and reads report that.
         let replica = Crowd::take(trio.node("shard1-replica1"), "tessera %").await;
         let failure = get(&manager, "k", &within(400, Level::One)).await.unwrap_err();
         assert!(failure.error.is_of_one_shard(), "{failure:?}");
         check_no_primary(&put(&manager, "k", &within(400, Level::One)).await.unwrap_err());
-        let told = nodes(&manager).await;
-        assert_eq!((told[0].up, told[1].up), (false, false), "{told:?}");
+        let reported = nodes(&manager).await;
+        assert_eq!((reported[0].up, reported[1].up), (false, false), "{reported:?}");
 
         // The primary alone has free connections again: it is noticed without any request.
         drop(primary);

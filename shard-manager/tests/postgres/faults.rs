@@ -46,9 +46,9 @@ fn user(
 
 /// Asserts that each row was stored once: a row stored twice has another version than the reported
 /// one.
-async fn assert_stored_once(door: &mut SideSession, told: &BTreeMap<String, RowOutcome>) {
+async fn assert_stored_once(door: &mut SideSession, reported: &BTreeMap<String, RowOutcome>) {
     let stored = "SELECT user_id||' '||version AS value FROM users ORDER BY user_id";
-    let good = told.iter().filter_map(|(key, outcome)| Some((key, outcome.as_ref().ok()?)));
+    let good = reported.iter().filter_map(|(key, outcome)| Some((key, outcome.as_ref().ok()?)));
     let good: Vec<String> = good.map(|(key, done)| format!("{key} {}", done.version)).collect();
     assert_eq!(door.texts(stored).await, good);
 }
@@ -81,10 +81,10 @@ async fn a_row_that_breaks_a_constraint_fails_alone_and_its_neighbours_are_store
             }
         }
         assert!(outcomes[31].is_ok() != outcomes[32].is_ok(), "{:?}", &outcomes[31..33]);
-        let mut told: BTreeMap<String, RowOutcome> = keys.into_iter().zip(outcomes).collect();
+        let mut reported: BTreeMap<String, RowOutcome> = keys.into_iter().zip(outcomes).collect();
         door.run("DELETE FROM users WHERE user_id='first'").await;
-        told.retain(|_, outcome| outcome.is_ok());
-        assert_stored_once(&mut door, &told).await;
+        reported.retain(|_, outcome| outcome.is_ok());
+        assert_stored_once(&mut door, &reported).await;
     }
 }
 

@@ -57,8 +57,8 @@ async fn user(manager: &Manager, operation: Operation, key: &str, json: &str) ->
     outcome(manager, prepare(manager, "users", operation, key, json)).await
 }
 
-fn swallowed() -> RowOutcome {
-    Err((Error::Swallowed { table: "users".to_owned() }, Outcome::Rejected))
+fn discarded() -> RowOutcome {
+    Err((Error::Discarded { table: "users".to_owned() }, Outcome::Rejected))
 }
 
 fn json(written: &WriteReceipt) -> String {
@@ -70,9 +70,9 @@ fn json(written: &WriteReceipt) -> String {
 async fn refused_each_way(manager: &Manager, door: &mut SideSession) {
     let before = door.text(COUNT).await;
     for operation in [Upsert, Insert] {
-        assert_eq!(user(manager, operation, "bad", BAD).await, swallowed(), "{operation:?}");
+        assert_eq!(user(manager, operation, "bad", BAD).await, discarded(), "{operation:?}");
         let row = idempotent(manager, operation, "bad", BAD);
-        assert_eq!(outcome(manager, row).await, swallowed(), "{operation:?} with a key");
+        assert_eq!(outcome(manager, row).await, discarded(), "{operation:?} with a key");
         for whole in [true, false] {
             let changes = (0..40).map(|n| {
                 let (key, json) = if n % 13 == 5 {
@@ -83,15 +83,15 @@ async fn refused_each_way(manager: &Manager, door: &mut SideSession) {
                 let row = idempotent(manager, operation, &key, json);
                 if n % 2 == 0 { row } else { prepare(manager, "users", operation, &key, json) }
             });
-            let told = write_all(manager, changes.collect(), whole).await;
-            for (n, told) in told.iter().enumerate() {
+            let reported = write_all(manager, changes.collect(), whole).await;
+            for (n, reported) in reported.iter().enumerate() {
                 let is_bad = n % 13 == 5;
                 if whole || is_bad {
-                    let (error, outcome) = told.as_ref().unwrap_err();
+                    let (error, outcome) = reported.as_ref().unwrap_err();
                     assert_eq!(*outcome, Outcome::Rejected, "{error}");
-                    assert!(whole || *told == swallowed(), "{n}: {error}");
+                    assert!(whole || *reported == discarded(), "{n}: {error}");
                 } else {
-                    assert!(told.is_ok(), "{operation:?} {n}: {told:?}");
+                    assert!(reported.is_ok(), "{operation:?} {n}: {reported:?}");
                 }
             }
             let stored = if whole { 0 } else { 37 };
@@ -100,7 +100,7 @@ async fn refused_each_way(manager: &Manager, door: &mut SideSession) {
         }
         let kept =
             "SELECT count(*)::text AS value FROM tessera_idempotency WHERE shard_key LIKE 'bad%'";
-        assert_eq!(door.text(kept).await, "0", "nothing is kept of what was swallowed");
+        assert_eq!(door.text(kept).await, "0", "nothing is kept of what was discarded");
         door.run("DELETE FROM users WHERE user_id LIKE 'k%'; DELETE FROM tessera_idempotency")
             .await;
     }
@@ -115,9 +115,9 @@ async fn a_row_that_a_trigger_discards_is_refused_and_its_neighbours_are_stored(
     trigger(&mut door, "BEFORE INSERT OR UPDATE", "public", body).await;
     refused_each_way(&manager, &mut door).await;
     let bad = r#"{"email":"bad"}"#;
-    assert_eq!(user(&manager, Update, "there", bad).await, swallowed());
-    assert_eq!(user(&manager, Upsert, "there", BAD).await, swallowed());
-    assert_eq!(outcome(&manager, idempotent(&manager, Update, "there", bad)).await, swallowed());
+    assert_eq!(user(&manager, Update, "there", bad).await, discarded());
+    assert_eq!(user(&manager, Upsert, "there", BAD).await, discarded());
+    assert_eq!(outcome(&manager, idempotent(&manager, Update, "there", bad)).await, discarded());
     assert_eq!(rows(&manager, "users", Some("there")).await.len(), 1);
     assert_eq!(door.text("SELECT email AS value FROM users").await, "good");
     door.run("DROP TRIGGER meddle ON users").await;
@@ -135,14 +135,17 @@ async fn a_row_that_is_discarded_by_an_unknown_trigger_is_refused() {
     user(&manager, Insert, "there", GOOD).await.unwrap();
     let body = "IF TG_OP='DELETE' OR NEW.email='bad' THEN RETURN NULL; END IF; RETURN NEW;";
     trigger(&mut door, "BEFORE INSERT OR UPDATE OR DELETE", "tessera", body).await;
-    assert_eq!(user(&manager, Insert, "bad", BAD).await, swallowed());
-    assert_eq!(user(&manager, Update, "there", r#"{"email":"bad"}"#).await, swallowed());
-    assert_eq!(user(&manager, Delete, "there", "{}").await, swallowed());
-    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "bad", BAD)).await, swallowed());
+    assert_eq!(user(&manager, Insert, "bad", BAD).await, discarded());
+    assert_eq!(user(&manager, Update, "there", r#"{"email":"bad"}"#).await, discarded());
+    assert_eq!(user(&manager, Delete, "there", "{}").await, discarded());
+    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "bad", BAD)).await, discarded());
     let mixed = ["a", "bad", "c"]
         .map(|key| prepare(&manager, "users", Insert, key, if key == "bad" { BAD } else { GOOD }));
-    let told = write_all(&manager, mixed.into(), false).await;
-    assert!(told[0].is_ok() && told[1] == swallowed() && told[2].is_ok(), "{told:?}");
+    let reported = write_all(&manager, mixed.into(), false).await;
+    assert!(
+        reported[0].is_ok() && reported[1] == discarded() && reported[2].is_ok(),
+        "{reported:?}"
+    );
     assert_eq!((door.text(COUNT).await, door.text(RECORDS).await), ("3".into(), "0".into()));
 }
 
@@ -154,14 +157,14 @@ async fn a_delete_that_is_discarded_is_refused_and_the_row_remains() {
     }
     let body = "IF OLD.user_id='kept' THEN RETURN NULL; END IF; RETURN OLD;";
     trigger(&mut door, "BEFORE DELETE", "public", body).await;
-    assert_eq!(user(&manager, Delete, "kept", "{}").await, swallowed());
-    assert_eq!(outcome(&manager, idempotent(&manager, Delete, "kept", "{}")).await, swallowed());
+    assert_eq!(user(&manager, Delete, "kept", "{}").await, discarded());
+    assert_eq!(outcome(&manager, idempotent(&manager, Delete, "kept", "{}")).await, discarded());
     user(&manager, Delete, "gone", "{}").await.unwrap();
     door.run(
         "DROP TRIGGER meddle ON users; CREATE RULE kept AS ON DELETE TO users DO INSTEAD NOTHING",
     )
     .await;
-    assert_eq!(user(&manager, Delete, "kept", "{}").await, swallowed());
+    assert_eq!(user(&manager, Delete, "kept", "{}").await, discarded());
     assert_eq!(door.texts("SELECT user_id AS value FROM users").await, ["kept"]);
     door.run("DROP RULE kept ON users").await;
     user(&manager, Delete, "kept", "{}").await.unwrap();
@@ -179,9 +182,9 @@ async fn a_row_that_a_rule_discards_is_refused_until_the_rule_is_dropped() {
     let later = connect(&databases.address());
     for manager in [&manager, &later] {
         for operation in [Insert, Upsert] {
-            assert_eq!(user(manager, operation, "x", GOOD).await, swallowed(), "{operation:?}");
+            assert_eq!(user(manager, operation, "x", GOOD).await, discarded(), "{operation:?}");
             let row = idempotent(manager, operation, "x", GOOD);
-            assert_eq!(outcome(manager, row).await, swallowed(), "{operation:?} with a key");
+            assert_eq!(outcome(manager, row).await, discarded(), "{operation:?} with a key");
         }
     }
     assert_eq!(door.text(RECORDS).await, "0");
@@ -230,9 +233,9 @@ async fn a_row_changed_by_a_trigger_is_answered_and_stored_as_changed() {
     )
     .await;
     for (operation, key) in [(Upsert, "a"), (Insert, "b"), (Update, "there"), (Upsert, "there")] {
-        let told = write(&manager, "users", operation, key, GOOD).await.unwrap();
-        assert!(json(&told).contains(r#""name":"N""#), "{operation:?}: {}", json(&told));
-        assert_eq!(rows(&manager, "users", Some(key)).await, [json(&told)], "{operation:?}");
+        let reported = write(&manager, "users", operation, key, GOOD).await.unwrap();
+        assert!(json(&reported).contains(r#""name":"N""#), "{operation:?}: {}", json(&reported));
+        assert_eq!(rows(&manager, "users", Some(key)).await, [json(&reported)], "{operation:?}");
     }
     for operation in [Insert, Upsert] {
         let key = format!("twice-{operation:?}");
@@ -246,8 +249,8 @@ async fn a_row_changed_by_a_trigger_is_answered_and_stored_as_changed() {
     // Several changes of one row in one batch are each answered as the database would have shown
     // them.
     let changes = (0..8).map(|_| prepare(&manager, "users", Update, "there", GOOD)).collect();
-    for told in write_all(&manager, changes, false).await {
-        let json = String::from_utf8(told.unwrap().json).unwrap();
+    for reported in write_all(&manager, changes, false).await {
+        let json = String::from_utf8(reported.unwrap().json).unwrap();
         assert!(json.contains(r#""name":"N""#), "{json}");
     }
 }
@@ -261,16 +264,16 @@ async fn changes_of_an_after_trigger_are_answered_as_well() {
     trigger(&mut door, "AFTER INSERT OR UPDATE", "public", body).await;
     for (operation, key) in [(Insert, "a"), (Update, "a"), (Upsert, "a"), (Upsert, "b")] {
         let row = prepare(&manager, "users", operation, key, GOOD);
-        let told = if operation == Upsert {
+        let reported = if operation == Upsert {
             until_looked_at(&manager, row).await
         } else {
             String::from_utf8(outcome(&manager, row).await.unwrap().json).unwrap()
         };
-        assert!(told.contains(r#""name":"after""#), "{operation:?} {key}: {told}");
-        assert_eq!(rows(&manager, "users", Some(key)).await, [told], "{operation:?} {key}");
+        assert!(reported.contains(r#""name":"after""#), "{operation:?} {key}: {reported}");
+        assert_eq!(rows(&manager, "users", Some(key)).await, [reported], "{operation:?} {key}");
     }
     let gone = r#"{"name":"n","email":"gone"}"#;
-    assert_eq!(user(&manager, Insert, "c", gone).await, swallowed());
+    assert_eq!(user(&manager, Insert, "c", gone).await, discarded());
     assert_eq!(rows(&manager, "users", Some("c")).await, [""; 0]);
 }
 
@@ -279,9 +282,10 @@ async fn changes_of_an_after_trigger_are_answered_as_well() {
 async fn until_looked_at(manager: &Manager, row: (KeyLocation, RowWrite)) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let told = String::from_utf8(outcome(manager, row.clone()).await.unwrap().json).unwrap();
-        if told.contains("after") || Instant::now() > deadline {
-            return told;
+        let reported =
+            String::from_utf8(outcome(manager, row.clone()).await.unwrap().json).unwrap();
+        if reported.contains("after") || Instant::now() > deadline {
+            return reported;
         }
         tokio::task::yield_now().await;
     }
@@ -291,8 +295,8 @@ async fn until_looked_at(manager: &Manager, row: (KeyLocation, RowWrite)) -> Str
 async fn a_row_that_a_trigger_moves_to_another_id_is_refused_and_not_stored() {
     let (_databases, manager, mut door) = one_shard().await;
     trigger(&mut door, "BEFORE INSERT", "public", "NEW.user_id:='moved'; RETURN NEW;").await;
-    assert_eq!(user(&manager, Insert, "a", GOOD).await, swallowed());
-    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "a", GOOD)).await, swallowed());
+    assert_eq!(user(&manager, Insert, "a", GOOD).await, discarded());
+    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "a", GOOD)).await, discarded());
     assert_eq!((door.text(COUNT).await, door.text(RECORDS).await), ("0".into(), "0".into()));
 }
 
@@ -317,11 +321,11 @@ async fn until(manager: &Manager, operation: Operation, is_met: impl Fn(&RowOutc
     let mut number = 0;
     loop {
         number += 1;
-        let told = user(manager, operation, &format!("{operation:?}{number}"), GOOD).await;
-        if is_met(&told) {
+        let reported = user(manager, operation, &format!("{operation:?}{number}"), GOOD).await;
+        if is_met(&reported) {
             return;
         }
-        assert!(Instant::now() < deadline, "{told:?}");
+        assert!(Instant::now() < deadline, "{reported:?}");
         tokio::task::yield_now().await;
     }
 }
@@ -334,7 +338,7 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
         Err((Error::Unlogged { table: "users".to_owned() }, Outcome::Rejected)) as RowOutcome;
     // A write that reads rows first notices it at once, any other within about a second.
     assert_eq!(user(&manager, Insert, "a", GOOD).await, unlogged);
-    until(&manager, Upsert, |told| *told == unlogged).await;
+    until(&manager, Upsert, |reported| *reported == unlogged).await;
     let reasons = manager.status().unlogged();
     assert_eq!(reasons.len(), 1, "{reasons:?}");
     for word in ["shard1: public.users is UNLOGGED", "ALTER TABLE public.users SET LOGGED"] {
@@ -345,8 +349,8 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
         prepare(&manager, "users", Insert, "b", GOOD),
         prepare(&manager, "products", Insert, "b", product),
     ];
-    let told = write_all(&manager, mixed, false).await;
-    assert!(told[0] == unlogged && told[1].is_ok(), "{told:?}");
+    let reported = write_all(&manager, mixed, false).await;
+    assert!(reported[0] == unlogged && reported[1].is_ok(), "{reported:?}");
     let said = refused(&databases.address());
     for word in
         ["shard1-primary", "public.users is UNLOGGED", "ALTER TABLE public.users SET LOGGED"]

@@ -195,10 +195,10 @@ async fn a_schema_that_drifted_is_refused_with_the_difference() {
         ),
         ("RENAME TO people", "the table users is declared and is not there", ""),
     ];
-    for (change, told, back) in stories {
+    for (change, reported, back) in stories {
         door.run(&format!("ALTER TABLE users {change}")).await;
         let said = refused(&databases.address());
-        assert!(said.contains("shard2-primary") && said.contains(told), "{change}: {said}");
+        assert!(said.contains("shard2-primary") && said.contains(reported), "{change}: {said}");
         let back = if back.is_empty() {
             "ALTER TABLE people RENAME TO users".to_owned()
         } else {

@@ -28,7 +28,7 @@ pub(crate) fn things() -> Table {
     table("things", &columns, 3, &["id"], Some("owner"))
 }
 
-/// A table whose id has other types, and whose rows may have any shard key.
+/// A table with an id of three columns of other types, and without a routing column.
 pub(crate) fn pairs() -> Table {
     let columns =
         [("number", Bigint), ("at", Timestamp), ("who", Uuid), ("value", Json), ("note", Text)];
@@ -87,7 +87,7 @@ const DOUBLES: &[&str] = &[
     "2.5e-5",
     "9007199254740993",
 ];
-const TRUTHS: &[&str] = &["true", "false"];
+const BOOLEANS: &[&str] = &["true", "false"];
 const TIMES: &[&str] = &[
     r#""0001-01-01T00:00:00Z""#,
     r#""9999-12-31T23:59:59.999999Z""#,
@@ -121,7 +121,7 @@ fn members(of_things: bool) -> BoxedStrategy<Vec<(&'static str, &'static str)>> 
         ("word", WORDS),
         ("n", NUMBERS),
         ("x", DOUBLES),
-        ("flag", TRUTHS),
+        ("flag", BOOLEANS),
         ("at", TIMES),
         ("u", UUIDS),
         ("doc", DOCUMENTS),
@@ -149,9 +149,9 @@ pub(crate) enum Before {
     Absent,
     Present,
     /// The version that was last returned.
-    Told,
+    LastReturned,
     /// A version that no row has.
-    Another,
+    Nonexistent,
 }
 
 /// A random change.
@@ -169,16 +169,16 @@ pub(crate) struct Draft {
 
 /// Ways to send changes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum How {
+pub(crate) enum SendMode {
     /// One after the other.
     Singly,
     /// All at once.
     Together,
     /// All at once, atomically per shard.
-    Whole,
+    AtomicPerShard,
 }
 
-pub(crate) type Step = (How, Vec<Draft>);
+pub(crate) type Step = (SendMode, Vec<Draft>);
 
 /// Random upserts of whole rows, without conditions.
 pub(crate) fn plain() -> impl Strategy<Value = Draft> {
@@ -201,8 +201,8 @@ fn draft() -> impl Strategy<Value = Draft> {
         6 => Just(Before::Anything),
         1 => Just(Before::Absent),
         1 => Just(Before::Present),
-        2 => Just(Before::Told),
-        1 => Just(Before::Another),
+        2 => Just(Before::LastReturned),
+        1 => Just(Before::Nonexistent),
     ];
     let place = (any::<bool>(), 0..KEYS.len(), 0..3_usize);
     let rest = (operation, before, prop::option::weighted(0.2, 0..6_u8), any::<bool>());
@@ -217,12 +217,17 @@ fn draft() -> impl Strategy<Value = Draft> {
 
 /// Random sequences of changes.
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let how = prop::sample::select(vec![How::Singly, How::Together, How::Together, How::Whole]);
+    let mode = prop::sample::select(vec![
+        SendMode::Singly,
+        SendMode::Together,
+        SendMode::Together,
+        SendMode::AtomicPerShard,
+    ]);
     let drafts = prop_oneof![
         3 => proptest::collection::vec(draft(), 1..12),
         1 => proptest::collection::vec(plain(), 1..12),
     ];
-    proptest::collection::vec((how, drafts), 1..7)
+    proptest::collection::vec((mode, drafts), 1..7)
 }
 
 impl Draft {
@@ -243,7 +248,7 @@ impl Draft {
         format!(r#""number":{number},"at":{at},"who":{who}"#)
     }
 
-    /// Identifies the row.
+    /// Returns table, shard key and id of the row, as indexes.
     pub(crate) fn row(&self) -> (bool, usize, usize) {
         (self.of_things, self.key, self.id)
     }
@@ -253,19 +258,19 @@ impl Draft {
         &self,
         manager: &Manager,
         prefix: &str,
-        told: &HashMap<(bool, usize, usize), i64>,
+        versions: &HashMap<(bool, usize, usize), i64>,
     ) -> (KeyLocation, RowWrite) {
         let members = self.members.iter().map(|(name, text)| format!(r#","{name}":{text}"#));
         let json = format!("{{{}{}}}", self.id(), members.collect::<String>());
         let key = self.key(prefix);
         let (place, mut row) = prepare(manager, self.table(), self.operation, &key, &json);
-        let told = told.get(&self.row()).copied().unwrap_or(i64::MAX);
+        let last_returned = versions.get(&self.row()).copied().unwrap_or(i64::MAX);
         row.precondition = match self.before {
             Before::Anything => None,
             Before::Absent => Some(Precondition::Absent),
             Before::Present => Some(Precondition::Present),
-            Before::Told => Some(Precondition::Versions(vec![i64::MAX - 1, told])),
-            Before::Another => Some(Precondition::Versions(vec![i64::MAX])),
+            Before::LastReturned => Some(Precondition::Versions(vec![i64::MAX - 1, last_returned])),
+            Before::Nonexistent => Some(Precondition::Versions(vec![i64::MAX])),
         };
         row.idempotency_key = self.idempotency.map(|token| format!("{prefix}{token}"));
         row.wants_row = self.wants_row;

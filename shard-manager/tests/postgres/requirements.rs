@@ -42,9 +42,9 @@ fn settings_that_risk_losing_rows_cause_warnings() {
                     max_connections = 20\n";
     let Some(server) = Server::start(settings) else { return };
     let warnings = checked(&server.address(ADMIN, "postgres"), 0).unwrap();
-    let told = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let reported = warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     for word in ["fsync=off", "full_page_writes=off", "synchronous_commit=off", "17 connections"] {
-        assert!(told.contains(word), "{word} is not in\n{told}");
+        assert!(reported.contains(word), "{word} is not in\n{reported}");
     }
 }
 
@@ -75,10 +75,10 @@ fn a_coordinator_needs_more_room_than_another_node() {
     let Some(server) = Server::start("") else { return };
     server.perform(&["CREATE ROLE seventeen LOGIN SUPERUSER CONNECTION LIMIT 17"]);
     let address = server.address("seventeen", "postgres");
-    let told = |warnings: Vec<Warning>| {
+    let report = |warnings: Vec<Warning>| {
         warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     };
-    assert!(told(checked(&address, 0).unwrap()).contains("enough for 2 router(s) of 8"));
+    assert!(report(checked(&address, 0).unwrap()).contains("enough for 2 router(s) of 8"));
     let said = checked_as(ServerEngine::Citus, &address, 0).unwrap_err().to_string();
     assert!(said.contains("takes 17 connections of our user, and a router takes 18"), "{said}");
 }

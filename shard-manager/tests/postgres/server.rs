@@ -121,8 +121,8 @@ impl Server {
     }
 
     fn run(&self, program: &str, arguments: &[impl AsRef<OsStr>]) {
-        let told = || fs::read_to_string(self.folder.path().join("told")).unwrap_or_default();
-        assert!(self.done(program, arguments), "{program}: {}", told());
+        let report = || fs::read_to_string(self.folder.path().join("told")).unwrap_or_default();
+        assert!(self.done(program, arguments), "{program}: {}", report());
     }
 
     fn done(&self, program: &str, arguments: &[impl AsRef<OsStr>]) -> bool {
@@ -136,8 +136,8 @@ impl Server {
         };
         command.args(arguments).current_dir(self.folder.path()).env("LC_ALL", "C.UTF-8");
         // Into a file: a server would hold a pipe open for as long as it runs.
-        let told = self.folder.path().join("told");
-        let file = fs::File::create(&told).unwrap();
+        let reported = self.folder.path().join("told");
+        let file = fs::File::create(&reported).unwrap();
         command.stdin(std::process::Stdio::null());
         command.stdout(file.try_clone().unwrap()).stderr(file);
         command.status().unwrap().success()

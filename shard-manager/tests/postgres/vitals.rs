@@ -107,10 +107,10 @@ fn sizes_of_shards_are_reported_without_reading_their_rows() {
         for shard in 0..2 {
             databases.door(shard).await.run("ANALYZE users").await;
         }
-        let told = manager.status().size_estimates(options.deadline).await;
-        let rows: u64 = told.iter().map(|shard| shard.unwrap().rows.unwrap()).sum();
-        assert!((300..=600).contains(&rows), "{told:?}");
-        for (before, after) in empty.iter().zip(&told) {
+        let reported = manager.status().size_estimates(options.deadline).await;
+        let rows: u64 = reported.iter().map(|shard| shard.unwrap().rows.unwrap()).sum();
+        assert!((300..=600).contains(&rows), "{reported:?}");
+        for (before, after) in empty.iter().zip(&reported) {
             let (before, after) = (before.unwrap(), after.unwrap());
             assert_eq!((before.rows, after.is_estimate), (Some(0), true));
             assert!(after.bytes > before.bytes, "{before:?} {after:?}");
@@ -118,7 +118,7 @@ fn sizes_of_shards_are_reported_without_reading_their_rows() {
         // A shard whose tables are locked reports as well, because its tables are not read.
         let mut door = databases.door(0).await;
         door.run("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE").await;
-        let told = manager.status().size_estimates(options.deadline).await;
-        assert!(told.iter().all(Option::is_some), "{told:?}");
+        let reported = manager.status().size_estimates(options.deadline).await;
+        assert!(reported.iter().all(Option::is_some), "{reported:?}");
     });
 }

@@ -10,10 +10,10 @@ fn finds(mutation: Mutation, story: &str) {
     let mut tests = Command::new(std::env::current_exe().expect("the tests themselves"));
     tests.env(VARIABLE, mutation.name()).args(["--exact", story]);
     let ended = tests.output().expect("they run");
-    let told = String::from_utf8_lossy(&ended.stdout);
-    assert!(told.contains("running 1 test"), "{told}");
+    let stdout = String::from_utf8_lossy(&ended.stdout);
+    assert!(stdout.contains("running 1 test"), "{stdout}");
     let lost = "an acknowledged change is not there, nor a newer one";
-    assert!(!ended.status.success() && told.contains(lost), "{mutation:?}: {told}");
+    assert!(!ended.status.success() && stdout.contains(lost), "{mutation:?}: {stdout}");
 }
 
 #[test]

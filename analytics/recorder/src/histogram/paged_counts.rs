@@ -1,11 +1,12 @@
 //! Paged counts: counts by bucket, in pages that are allocated when they are first used.
 //!
-//! A histogram has 17,408 buckets. With pages of 64, a label with few requests takes hundreds of
-//! bytes and not 136 KiB.
+//! A histogram has 17,408 buckets. With pages of 64, a histogram with few requests takes some
+//! hundred bytes instead of 136 KiB.
 //!
+//! **Invariant:** the count of a bucket is above 0 only if the bit of the bucket is set.
 //! **Not here:** the meaning of the buckets (`histogram`).
 
-/// Buckets of a page of 520 bytes: a label with few requests needs one page.
+/// Number of buckets in a page, which takes 520 bytes.
 const PAGE: usize = 64;
 const _: () = assert!(PAGE == u64::BITS as usize, "each bucket of a page has its bit");
 
@@ -92,12 +93,12 @@ impl PagedCounts {
         )
     }
 
-    /// Resets the counts; the memory stays.
+    /// Resets the counts, and keeps the memory.
     pub(super) fn reset(&mut self) {
         self.pages.iter_mut().flatten().for_each(|page| page.reset());
     }
 
-    /// Returns the bytes that the counts take.
+    /// Returns the memory of the counts, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let pages = self.pages.iter().flatten().count() * size_of::<Page>();
         pages + self.pages.capacity() * size_of::<Option<Box<Page>>>()

@@ -52,11 +52,11 @@ impl Measured {
     ) -> Option<CountedTimes> {
         let heard = || all.iter().filter(|one| one.is_heard());
         heard().next()?;
-        let told = heard().flat_map(|one| {
+        let report = heard().flat_map(|one| {
             let own = one.counting_since.map(|since| (since, at_ms.div_ceil(1_000)));
             one.counted.as_slice().iter().copied().chain(own)
         });
-        let reported: MeasuredIntervals = told.collect();
+        let reported: MeasuredIntervals = report.collect();
         let mut counted = reported.clone();
         for frame in &window_frames.frames {
             if !counted.touch(frame.start, frame.end()) {

@@ -64,15 +64,15 @@ impl Coverage {
             let Some(last) = rows.last() else { break };
             self.last = last.start;
             for row in rows.iter().filter(|row| row.shape == SHAPE) {
-                let told = unpacked::<Vec<(u64, u64)>>(&row.frame).into_iter().flatten();
-                told.for_each(|(from, until)| intervals.add((from, until.min(now))));
+                let reported = unpacked::<Vec<(u64, u64)>>(&row.frame).into_iter().flatten();
+                reported.for_each(|(from, until)| intervals.add((from, until.min(now))));
             }
         }
         let indexes = indexes.iter().zip(Step::ALL).filter(|(index, _)| !index.is_empty());
         let ends = indexes.clone().map(|(index, step)| index.newest() + step.seconds()).max();
         let begins = indexes.map(|(index, _)| index.oldest()).min();
-        let told = intervals.as_slice().last().map(|(_, until)| *until);
-        if let Some((begin, end)) = told.or(begins).zip(ends) {
+        let reported = intervals.as_slice().last().map(|(_, until)| *until);
+        if let Some((begin, end)) = reported.or(begins).zip(ends) {
             intervals.add((begin, end.min(now)));
         }
         history.know_counted(intervals.as_slice().iter().copied());

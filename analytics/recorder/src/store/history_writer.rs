@@ -109,7 +109,7 @@ impl HistoryWriter {
             state: state.clone(),
             store: None,
             sources: Vec::new(),
-            told: None,
+            reported: None,
             pause: Duration::ZERO,
             forgotten: None,
         };
@@ -188,7 +188,7 @@ struct WriterThread {
     store: Option<Store>,
     sources: Vec<Source>,
     /// Logged cause of the current outage.
-    told: Option<String>,
+    reported: Option<String>,
     pause: Duration,
     /// Time of the last search for old frames of sources that no longer exist.
     forgotten: Option<Instant>,
@@ -214,7 +214,7 @@ impl WriterThread {
         loop {
             match commands.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Command::Keep(mut source)) => {
-                    if self.told.is_none() {
+                    if self.reported.is_none() {
                         next = Instant::now();
                     } else if let Some(then) = source.then.take() {
                         // The stored history cannot be read for now.
@@ -247,7 +247,7 @@ impl WriterThread {
             Ok(()) => {
                 self.pause = Duration::ZERO;
                 self.state.is_away.store(false, Ordering::Relaxed);
-                if self.told.take().is_some() {
+                if self.reported.take().is_some() {
                     tracing::info!("{} is available: history is kept again", self.address);
                 }
             }
@@ -262,12 +262,12 @@ impl WriterThread {
                 self.pause = (self.pause * 2).clamp(WRITE_EVERY, RETRY_MAX);
                 self.state.store_errors.fetch_add(1, Ordering::Relaxed);
                 self.state.is_away.store(true, Ordering::Relaxed);
-                if self.told.is_none() {
+                if self.reported.is_none() {
                     tracing::warn!(
                         "history is not kept for now, metrics continue from memory: {cause}"
                     );
                 }
-                self.told = Some(cause);
+                self.reported = Some(cause);
             }
         }
         for source in &mut self.sources {
@@ -286,13 +286,13 @@ impl WriterThread {
             }
         };
         let now = unix_now();
-        let told = |error: diesel::result::Error| format!("{}: {error}", self.address);
+        let failed = |error: diesel::result::Error| format!("{}: {error}", self.address);
         for source in &mut self.sources {
             if source.kept.is_none() {
-                source.read_indexes(store, now).map_err(told)?;
+                source.read_indexes(store, now).map_err(failed)?;
             }
             if !source.is_given_back {
-                source.give_back(store, &self.state, now).map_err(told)?;
+                source.give_back(store, &self.state, now).map_err(failed)?;
             }
             source
                 .write(store, &self.state, may_end)
@@ -301,7 +301,7 @@ impl WriterThread {
         if self.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
             for step in Step::ALL {
                 let before = now.saturating_sub(ring_s(step));
-                store.forget_old(seconds_of(step), before as i64).map_err(told)?;
+                store.forget_old(seconds_of(step), before as i64).map_err(failed)?;
             }
             self.forgotten = Some(Instant::now());
         }

@@ -134,8 +134,8 @@ fn bounded<T>(runtime: &Runtime, answer: impl Future<Output = QueryResult<T>>) -
 }
 
 async fn connect(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreError> {
-    let told = |cause: String| StoreError::server(address, cause);
-    let mut config = address.config().map_err(told)?;
+    let server_error = |cause: String| StoreError::server(address, cause);
+    let mut config = address.config().map_err(server_error)?;
     if config.get_application_name().is_none() {
         config.application_name("tessera analytics");
     }
@@ -148,35 +148,35 @@ async fn connect(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreEr
     let failed = |error: tokio_postgres::Error| {
         let source = std::error::Error::source(&error).map(ToString::to_string);
         let said = source.unwrap_or_else(|| error.to_string());
-        told(tls_roots::explained(&said).map_or(said, str::to_owned))
+        server_error(tls_roots::explained(&said).map_or(said, str::to_owned))
     };
     let taken = if address.is_proved {
         let tls = tls_roots::client(address.authorities.as_deref());
-        let tls = MakeRustlsConnect::new(tls.map_err(|error| told(error.to_string()))?);
+        let tls = MakeRustlsConnect::new(tls.map_err(|error| server_error(error.to_string()))?);
         let (client, driver) = config.connect(tls).await.map_err(failed)?;
         AsyncPgConnection::try_from_client_and_connection(client, driver).await
     } else {
         let (client, driver) = config.connect(NoTls).await.map_err(failed)?;
         AsyncPgConnection::try_from_client_and_connection(client, driver).await
     };
-    taken.map_err(|error| told(error.to_string()))
+    taken.map_err(|error| server_error(error.to_string()))
 }
 
 /// Migrates the schema, one program at a time.
 async fn prepare(mut connection: AsyncPgConnection) -> Result<AsyncPgConnection, String> {
-    let told = |error: diesel::result::Error| error.to_string();
-    connection.batch_execute(LOCK).await.map_err(told)?;
+    let failed = |error: diesel::result::Error| error.to_string();
+    connection.batch_execute(LOCK).await.map_err(failed)?;
     // The role that created the schema may have lost the right to create another.
     connection
         .batch_execute(
             "DO $$ BEGIN IF to_regnamespace('tessera') IS NULL THEN CREATE SCHEMA tessera; END IF; END $$",
         )
         .await
-        .map_err(told)?;
+        .map_err(failed)?;
     let mut harness = AsyncMigrationHarness::new(connection);
     let migrated = harness.run_pending_migrations(MIGRATIONS).map(drop);
     migrated.map_err(|error| format!("a migration failed: {error}"))?;
     let mut connection = harness.into_inner();
-    connection.batch_execute(UNLOCK).await.map_err(told)?;
+    connection.batch_execute(UNLOCK).await.map_err(failed)?;
     Ok(connection)
 }

@@ -1,6 +1,6 @@
 //! SQLite: history in a file on this machine, which no other user can read.
 //!
-//! A damaged database, or a file that is no database, is renamed, and a new file is created.
+//! A damaged database, or a file that is not a database, is renamed, and a new file is created.
 //! Another program's database is left unchanged, because it may be in use.
 //!
 //! **Invariant:** only a new file, or one with the application id of this store, is written to.
@@ -143,25 +143,25 @@ impl SqliteStore {
 /// Creates a missing file for this user only, checks an existing one, and returns true for a new
 /// one.
 fn prepare(path: &Path) -> Result<bool, StoreError> {
-    let told = |error: std::io::Error| StoreError::file(path, error);
+    let failed = |error: std::io::Error| StoreError::file(path, error);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match made {
         Ok(_) => return Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(told(error)),
+        Err(error) => return Err(failed(error)),
     }
     let mut head = Vec::new();
-    let file = File::open(path).map_err(told)?;
-    if !file.metadata().map_err(told)?.is_file() {
-        return Err(StoreError::file(path, "it is no file"));
+    let file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(StoreError::file(path, "it is not a file"));
     }
-    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(told)?;
+    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(failed)?;
     if head.is_empty() || head == MAGIC {
         return Ok(head.is_empty());
     }
     Err(StoreError::Damaged {
         place: path.display().to_string(),
-        cause: "it is no database".to_owned(),
+        cause: "it is not a database".to_owned(),
     })
 }
 

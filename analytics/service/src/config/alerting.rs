@@ -15,7 +15,7 @@ use super::file::{File, Section};
 use super::router_list::{RouterAddress, RouterSource};
 use crate::alerts::{Kind, Limits, Rule};
 use recorder::Window;
-use web_kit::http_client::{Target, split};
+use web_kit::http_client::{Target, parse_url};
 use web_kit::settings::Settings;
 
 /// Longest name of a rule or a webhook, and of a shard.
@@ -102,13 +102,13 @@ fn rule(section: &Section<'_>, routers: &[RouterSource]) -> Result<Rule, ConfigE
         (true, None) => Window::parse("1m").unwrap_or_default(),
         (false, None) => Window::default(),
         (false, Some(_)) => {
-            let cause = format!("means nothing for {kind}, which is not measured over time");
+            let cause = format!("has no meaning for {kind}, which is not measured over time");
             return Err(section.refused("window", &cause));
         }
     };
     let shard = section.text("shard")?;
     if shard.is_some() && matches!(kind, Kind::Skew | Kind::RouterDown) {
-        return Err(section.refused("shard", &format!("means nothing for {kind}: leave it out")));
+        return Err(section.refused("shard", &format!("has no meaning for {kind}: leave it out")));
     }
     if shard.is_some_and(|shard| shard.is_empty() || shard.len() > NAME_MAX) {
         return Err(section.refused("shard", "must be the name of a shard"));
@@ -135,7 +135,7 @@ fn limits(section: &Section<'_>, kind: Kind) -> Result<Limits, ConfigError> {
     if kind.is_binary() {
         for member in ["raise", "clear"] {
             if section.number(member)?.is_some() {
-                let cause = format!("means nothing for {kind}: it is down or it is not");
+                let cause = format!("has no meaning for {kind}: it is down or it is not");
                 return Err(section.refused(member, &cause));
             }
         }
@@ -237,7 +237,7 @@ fn webhook(section: &Section<'_>) -> Result<Webhook, ConfigError> {
         }
         (None, None) => return Err(section.refused("url", "is missing, and so is url_file")),
     };
-    let (target, path) = split(&url).map_err(|cause| section.refused("url", &cause))?;
+    let (target, path) = parse_url(&url).map_err(|cause| section.refused("url", &cause))?;
     let secret = match (section.text("authorization_file")?, section.text("authorization_env")?) {
         (Some(path), None) => {
             Some(("authorization_file", secret_of_file(section, "authorization_file", path)?))

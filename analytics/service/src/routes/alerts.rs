@@ -94,7 +94,7 @@ struct AlertView {
     resolved_at: Option<String>,
 }
 
-/// Tells how the rules are: what fires, and what has fired lately.
+/// Tells how the rules are: what fires, and what has fired recently.
 #[utoipa::path(
     tag = "analytics",
     responses((status = 200, description = "The alerts", body = AlertsAnswer), GateRefusals)

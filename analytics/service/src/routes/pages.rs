@@ -19,7 +19,7 @@ const LINKS: &str = "Tessera analytics: the figures of any number of routers, to
   GET  /api/analytics/metrics   what happened and how fast; ?router=NAME for one of them
   GET  /api/analytics/stream    the same each second
   GET  /api/analytics/errors    what went wrong
-  GET  /api/analytics/alerts    what fires, and what has fired lately
+  GET  /api/analytics/alerts    what fires, and what has fired recently
   GET  /metrics                 for scrapers
   GET  /api/route?key=user_123  where a key lives; also /api/shards, /api/shard-map, /api/health, /api/advice
        /api-docs/openapi.json   every call, for programs
@@ -53,7 +53,7 @@ pub(super) async fn live() -> HttpResponse {
     readiness::live()
 }
 
-/// Tells whether to ask here. Routers that are away are no reason not to.
+/// Returns 200 while the service answers requests, even if no router is reachable.
 #[utoipa::path(
     tag = "operations",
     responses(

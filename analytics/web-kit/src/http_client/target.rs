@@ -20,8 +20,8 @@ pub struct Target {
     /// True if connections use TLS.
     pub is_secure: bool,
     /// Value of the header `Host`.
-    pub name: HeaderValue,
-    /// One of the addresses of the host, if one is chosen.
+    pub host_header: HeaderValue,
+    /// Address to connect to, if one of the addresses of the host was chosen.
     pub address: Option<IpAddr>,
 }
 
@@ -31,7 +31,8 @@ impl Target {
         Self { address: Some(address), ..self.clone() }
     }
 
-    /// Returns the default name: host and port, or the address if one is chosen.
+    /// Returns the name of a server to which the configuration gives none: host and port, or
+    /// address and port if an address was chosen.
     pub fn label(&self) -> String {
         match self.address {
             Some(address) => SocketAddr::new(address, self.port).to_string(),
@@ -41,8 +42,8 @@ impl Target {
     }
 }
 
-/// Splits a URL into the server and the path.
-pub fn split(text: &str) -> Result<(Target, String), String> {
+/// Parses a URL into the server and the path.
+pub fn parse_url(text: &str) -> Result<(Target, String), String> {
     // The URL may have a secret in its path: it is not repeated.
     let wanted = "must be a URL such as http://127.0.0.1:3000";
     let uri = Uri::from_str(text).map_err(|_| wanted.to_owned())?;
@@ -53,29 +54,29 @@ pub fn split(text: &str) -> Result<(Target, String), String> {
     };
     let authority = uri.authority().ok_or_else(|| wanted.to_owned())?;
     if authority.as_str().contains('@') || text.contains('#') {
-        return Err(format!("{wanted}, without a user and without a #"));
+        return Err(format!("{wanted}, without user name and fragment"));
     }
-    let name = HeaderValue::from_str(authority.as_str()).map_err(|_| wanted.to_owned())?;
+    let host_header = HeaderValue::from_str(authority.as_str()).map_err(|_| wanted.to_owned())?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    // An invalid port must not become the port of the scheme.
+    // An invalid port must not fall back to the scheme's default port.
     let given = authority.as_str().get(authority.host().len()..).unwrap_or_default();
     let port = match given.strip_prefix(':') {
         None => Some(if is_secure { 443 } else { 80 }),
         Some(port) => port.parse().ok().filter(|port| *port != 0),
     };
-    let port = port.ok_or("has a bad port: ports go from 1 to 65535")?;
+    let port = port.ok_or("has an invalid port: a port is a number from 1 to 65535")?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     if host.is_empty() {
         return Err(wanted.to_owned());
     }
-    Ok((Target { host, port, is_secure, name, address: None }, path.to_owned()))
+    Ok((Target { host, port, is_secure, host_header, address: None }, path.to_owned()))
 }
 
 impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (target, path) = split(text)?;
+        let (target, path) = parse_url(text)?;
         if path != "/" || text.contains('?') {
             return Err(
                 "must be scheme, host and port only, such as http://127.0.0.1:3000".to_owned()
@@ -88,6 +89,6 @@ impl FromStr for Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_secure { "https" } else { "http" };
-        write!(f, "{scheme}://{}", self.name.to_str().unwrap_or_default())
+        write!(f, "{scheme}://{}", self.host_header.to_str().unwrap_or_default())
     }
 }

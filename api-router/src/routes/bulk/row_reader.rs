@@ -112,7 +112,7 @@ pub(super) enum ReaderState {
 /// Next part of the text.
 enum NextRow {
     Row(Result<BulkRow, RefusedRow>),
-    /// Something that is no row.
+    /// Something that is not a row.
     Nothing,
     State(ReaderState),
 }

@@ -207,7 +207,8 @@ impl Body {
 }
 
 fn broke_off() -> Problem {
-    Problem::new(Code::TSR101, "the body broke off").hint("send the rest from next_index")
+    Problem::new(Code::TSR101, "the connection was closed before the body was complete")
+        .hint("send the rest from next_index")
 }
 
 /// Part of a body that was received.

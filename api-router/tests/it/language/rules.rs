@@ -17,11 +17,13 @@ const LONG: &str = "comment line over 100 columns";
 const REFERRING: &str = "doc comment that refers to another";
 const OPENING: &str = "doc comment that opens with a question word or pronoun";
 const WORDS: &str = "words of a private dialect";
+const DENIAL: &str = "`is no` before a noun, for `is not a`";
+const REPLACED: &str = "word that has a plainer one";
 const OLD: &str = "name that has a better one";
 const TWIN: &str = "public type whose name another one has";
 
 /// Every rule that looks at one text, with an example that breaks it.
-pub(super) const RULES: [(&str, &str); 5] = [
+pub(super) const RULES: [(&str, &str); 7] = [
     (
         LONG,
         "// A comment that goes on and on until it is longer than the hundred columns that a comment line may have.",
@@ -29,6 +31,8 @@ pub(super) const RULES: [(&str, &str); 5] = [
     (REFERRING, "/// As there.\nfn drain() {}"),
     (OPENING, "/// What a client has seen.\nstruct Seen;"),
     (WORDS, "// The file is made anew."),
+    (DENIAL, "let cause = format!(\"{name} is no setting\");"),
+    (REPLACED, "fn swallow_row() {}"),
     (OLD, "pub(crate) struct Brake;"),
 ];
 
@@ -36,6 +40,12 @@ const COLUMNS_MAX: usize = 100;
 const OPENINGS: [&str; 8] = ["What", "Who", "Whoever", "Whether", "How", "Told", "Of", "As"];
 const DIALECT: [&str; 6] =
     ["made anew", "in bad order", "whoever", "nobody", "somebody", "to tell of"];
+
+/// Words after `is no` that do not deny a noun.
+const COMPARISONS: [&str; 9] =
+    ["longer", "newer", "older", "more", "less", "fewer", "later", "higher", "better"];
+/// Words that are replaced in comments, names and texts: by "recently" and "discard".
+const REPLACED_WORDS: [&str; 2] = ["lately", "swallow"];
 
 /// Cases of one text.
 pub(super) fn find(text: &Text) -> impl Iterator<Item = Case> + use<> {
@@ -53,6 +63,16 @@ pub(super) fn find(text: &Text) -> impl Iterator<Item = Case> + use<> {
             for _ in 0..occurrences(&lower, phrase) {
                 add(WORDS, line, said);
             }
+        }
+    }
+    // The changelog describes earlier versions in their own words.
+    for (index, said) in text.lines.iter().enumerate().filter(|_| text.name != "CHANGELOG.md") {
+        let lower = said.to_lowercase();
+        if denies_a_noun(&lower) {
+            add(DENIAL, index + 1, said.trim());
+        }
+        if REPLACED_WORDS.iter().any(|word| lower.contains(word)) {
+            add(REPLACED, index + 1, said.trim());
         }
     }
     for (line, said) in text.doc_openings() {
@@ -107,6 +127,21 @@ fn is_long(text: &Text, line: usize, said: &str) -> bool {
 /// Removes what stands between backticks: `nobody` is a user of the system.
 fn without_code(text: &str) -> String {
     text.split('`').step_by(2).collect()
+}
+
+/// Returns true if "is no" stands before a noun, except in "there is no".
+fn denies_a_noun(lower: &str) -> bool {
+    let is_letter = |c: char| c.is_alphanumeric();
+    let words: Vec<&str> =
+        lower.split_whitespace().map(|word| word.trim_matches(|c| !is_letter(c))).collect();
+    words.windows(4).any(|four| {
+        let [before, verb, no, noun] = [four[0], four[1], four[2], four[3]];
+        let denies = ["is", "are", "was", "were"].contains(&verb) && no == "no";
+        denies
+            && !["", "there"].contains(&before)
+            && !noun.is_empty()
+            && !COMPARISONS.contains(&noun)
+    })
 }
 
 /// Times that the phrase stands in the text as whole words.

@@ -167,8 +167,8 @@ fn changes(one: &Operation) -> bool {
 /// Returns a node that answered for each key. A key that moves has had two; either will do.
 fn answering(history: &OperationHistory) -> Vec<NodeId> {
     let mut nodes = vec![NodeId::NONE; history.keys.len()];
-    let told = |one: &&Operation| !shard_of(history, one.node).is_empty();
-    for one in history.operations.iter().filter(told) {
+    let has_shard = |one: &&Operation| !shard_of(history, one.node).is_empty();
+    for one in history.operations.iter().filter(has_shard) {
         nodes[one.key.0 as usize] = one.node;
     }
     nodes

@@ -63,17 +63,17 @@ fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
 
 /// Two values were at one version. Two writes with one version are a case of C1.
 fn one_value_at_a_version(row: &Row<'_>, found: &mut Findings) {
-    let told = |one: &Operation| {
+    let reported = |one: &Operation| {
         one.version != 0
             && (one.is_acknowledged() || one.is_answered_read() && !one.is_absent_read())
     };
-    let mut told: Vec<(u64, Value, OperationIndex)> = row
+    let mut reported: Vec<(u64, Value, OperationIndex)> = row
         .operations()
-        .filter(|(_, one)| told(one))
+        .filter(|(_, one)| reported(one))
         .map(|(place, one)| (one.version, one.value, place))
         .collect();
-    told.sort_unstable();
-    for version in told.chunk_by(|one, other| one.0 == other.0) {
+    reported.sort_unstable();
+    for version in reported.chunk_by(|one, other| one.0 == other.0) {
         let changes = |place: OperationIndex| row.at(place).changes();
         let contradicts = |pair: &&[(u64, Value, OperationIndex)]| {
             pair[0].1 != pair[1].1 && !(changes(pair[0].2) && changes(pair[1].2))

@@ -18,11 +18,11 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
 
 /// Finds acknowledged changes that were answered with the same version.
 fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
-    let told = row.operations().filter(|(_, one)| one.is_acknowledged() && one.version != 0);
-    let mut told: Vec<(u64, OperationIndex)> =
-        told.map(|(place, one)| (one.version, place)).collect();
-    told.sort_unstable();
-    for pair in told.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+    let reported = row.operations().filter(|(_, one)| one.is_acknowledged() && one.version != 0);
+    let mut reported: Vec<(u64, OperationIndex)> =
+        reported.map(|(place, one)| (one.version, place)).collect();
+    reported.sort_unstable();
+    for pair in reported.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
         let [(version, first), (_, second)] = [pair[0], pair[1]];
         found.add(Check::Identity, row.at(second).start, || {
             let promise = "every acknowledged change of a row has a version of its own";

@@ -14,7 +14,7 @@
 //! *Proof.* Needed: *a* ended before *b* began, so *a* comes first in any order, and versions never
 //! fall along an order; a write raises the version above all before it. Enough: put operations in
 //! order of version, at one version the write first and its reads by start. If *a* ended before *b*
-//! began, then ver(*b*) ≥ ver(*a*); where the versions are equal, *b* is no write, and two reads
+//! began, then ver(*b*) ≥ ver(*a*); where the versions are equal, *b* is not a write, and two reads
 //! stand by start: so *a* stands before *b*. Real time is kept, and each read stands after its
 //! write with no other write between. ∎ (That a read did not end before its write was sent is the
 //! case of *a* the read and *b* the write.)

@@ -254,7 +254,7 @@ impl Value {
     }
 }
 
-/// A text that is no `session:number`.
+/// A text that is not a `session:number`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadValue;
 

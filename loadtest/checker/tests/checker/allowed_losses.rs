@@ -43,13 +43,13 @@ fn lost_only(report: &Report) -> bool {
 fn a_write_at_one_may_be_gone_after_a_promotion_and_is_reported() {
     let gone =
         |level| vec![write(1, 10, 1, Level::Quorum), write(2, 50, 2, level), read(1, 500, 1)];
-    let told = history(gone(Level::One));
-    let report = check(&told);
+    let reported = history(gone(Level::One));
+    let report = check(&reported);
     assert!(lost_only(&report), "{:#?}", report.violations);
-    let text = report.text(&told);
+    let text = report.text(&reported);
     assert!(text.contains("lost at level one after a promotion: C6 final state: kv/a"), "{text}");
     assert!(text.contains("\nLOST: lost at level one after a promotion"), "{text}");
-    assert_eq!(report.json(&told)["lost"], report.lost);
+    assert_eq!(report.json(&reported)["lost"], report.lost);
 
     // At higher levels it may not, and without a promotion nothing may.
     assert!(check(&history(gone(Level::Quorum))).count(Check::FinalState) > 0);

@@ -11,7 +11,7 @@ fn settings(seed: u64, broken: BrokenPromise) -> Settings {
     Settings { seed, operations: 20_000, sessions: 20, hot: 16, cold: 500, broken }
 }
 
-fn told(report: &Report, history: &OperationHistory) -> String {
+fn report_text(report: &Report, history: &OperationHistory) -> String {
     report.violations.iter().flat_map(|one| one.lines(history)).collect::<Vec<_>>().join("\n")
 }
 
@@ -29,7 +29,7 @@ proptest! {
         let broken = BrokenPromise::Nothing;
         let history = run(Settings { seed, operations, sessions, hot, cold, broken });
         let report = check(&history);
-        prop_assert!(report.passed(), "{}", told(&report, &history));
+        prop_assert!(report.passed(), "{}", report_text(&report, &history));
         prop_assert_eq!(report.rows_not_read_back, 0);
     }
 }
@@ -44,7 +44,7 @@ fn is_found(broken: BrokenPromise, by: &[Check]) {
         assert!(
             found,
             "{broken:?}, seed {seed}, is missed by {by:?}:\n{}",
-            told(&report, &history)
+            report_text(&report, &history)
         );
     }
 }
@@ -54,7 +54,7 @@ fn ten_clean_runs_pass() {
     for seed in 0..10 {
         let history = run(settings(seed, BrokenPromise::Nothing));
         let report = check(&history);
-        assert!(report.passed(), "seed {seed}:\n{}", told(&report, &history));
+        assert!(report.passed(), "seed {seed}:\n{}", report_text(&report, &history));
     }
 }
 

@@ -24,8 +24,8 @@ fn history(operations: Vec<Operation>) -> OperationHistory {
 
 /// Returns the text of each violation, with its check.
 fn judged(history: &OperationHistory) -> Vec<String> {
-    let told = |one: &checker::Violation| format!("{} {}", one.check.id(), one.what);
-    check(history).violations.iter().map(told).collect()
+    let report = |one: &checker::Violation| format!("{} {}", one.check.id(), one.what);
+    check(history).violations.iter().map(report).collect()
 }
 
 fn said(operations: Vec<Operation>) -> Vec<String> {

@@ -51,16 +51,16 @@ pub(super) struct FrameEvents {
 impl Frames {
     /// Reads on.
     pub(super) fn read(&mut self, bytes: &[u8]) -> FrameEvents {
-        let mut told = FrameEvents::default();
+        let mut reported = FrameEvents::default();
         let mut rest = bytes;
         while !rest.is_empty() {
-            rest = self.step(rest, &mut told);
+            rest = self.step(rest, &mut reported);
         }
-        told
+        reported
     }
 
     /// Reads as much as belongs together; what is left.
-    fn step<'b>(&mut self, bytes: &'b [u8], told: &mut FrameEvents) -> &'b [u8] {
+    fn step<'b>(&mut self, bytes: &'b [u8], reported: &mut FrameEvents) -> &'b [u8] {
         match &mut self.state {
             State::Start => match bytes[0] {
                 // No encryption: the stream continues as without the question.
@@ -79,7 +79,7 @@ impl Frames {
                         Some(left) => State::Body { kind, left, kept: Vec::new() },
                         None => State::Unreadable,
                     };
-                    self.finish(told);
+                    self.finish(reported);
                 }
                 return &bytes[count..];
             }
@@ -88,7 +88,7 @@ impl Frames {
                 let wanted = count.min(KEPT_MAX.saturating_sub(kept.len()));
                 kept.extend_from_slice(&bytes[..wanted]);
                 *left -= count;
-                self.finish(told);
+                self.finish(reported);
                 return &bytes[count..];
             }
             State::Unreadable => return &[],
@@ -97,9 +97,9 @@ impl Frames {
     }
 
     /// Looks at a message that is complete.
-    fn finish(&mut self, told: &mut FrameEvents) {
+    fn finish(&mut self, reported: &mut FrameEvents) {
         let State::Body { kind, left: 0, kept } = &self.state else { return };
-        told.ready = *kind == b'Z';
+        reported.ready = *kind == b'Z';
         match kind {
             b'Z' => self.is_open = kept.first() != Some(&b'I'),
             b'C' => {
@@ -110,9 +110,9 @@ impl Frames {
                     b"ROLLBACK" => self.is_open = false,
                     b"COMMIT" => {
                         self.is_open = false;
-                        told.stored = true;
+                        reported.stored = true;
                     }
-                    b"INSERT" | b"UPDATE" | b"DELETE" => told.stored |= !self.is_open,
+                    b"INSERT" | b"UPDATE" | b"DELETE" => reported.stored |= !self.is_open,
                     _ => {}
                 }
             }
@@ -148,13 +148,13 @@ mod tests {
             (vec![message(b'D', b"C INSERT 0 1\0"), message(b'Z', b"I")], false),
         ] {
             let all = messages.concat();
-            let told = greeted().read(&all);
-            assert_eq!(told.stored, stored, "{messages:?}");
+            let reported = greeted().read(&all);
+            assert_eq!(reported.stored, stored, "{messages:?}");
             // However it comes.
             let mut frames = greeted();
             let bytes: Vec<_> = all.iter().map(|byte| frames.read(&[*byte])).collect();
-            assert_eq!(bytes.iter().any(|told| told.stored), stored, "{messages:?}");
-            assert_eq!(bytes.last().unwrap().ready, told.ready);
+            assert_eq!(bytes.iter().any(|reported| reported.stored), stored, "{messages:?}");
+            assert_eq!(bytes.last().unwrap().ready, reported.ready);
         }
     }
 

@@ -75,7 +75,7 @@ async fn an_open_way_passes_all_and_a_cut_one_is_refused_until_it_is_mended() {
 }
 
 #[tokio::test]
-async fn a_half_open_connection_swallows_bytes_and_is_not_used_again() {
+async fn a_half_open_connection_discards_bytes_and_is_not_used_again() {
     let (address, heard) = server(b"world").await;
     let proxy = Proxy::open(address).await.unwrap();
     let mut before = client(&proxy).await;

@@ -99,7 +99,7 @@ fn differences_between_runs_are_warned_of() {
     before.operations[0].name = "scan".to_owned();
     now.asked.insert("rate".to_owned(), "100".to_owned());
     let comparison = Comparison::new("x", &before, &now);
-    let told = [
+    let reported = [
         "different options: mix nothing before, default now",
         "different options: rate nothing before, 100 now",
         "the earlier run has fewer than 5 whole seconds, too few to compare",
@@ -110,7 +110,7 @@ fn differences_between_runs_are_warned_of() {
         "only now: read",
     ];
     now.stopped_early = true;
-    assert_eq!(Comparison::new("x", &before, &now).warnings, told);
+    assert_eq!(Comparison::new("x", &before, &now).warnings, reported);
     assert!(comparison.metrics.iter().all(|metric| metric.of == ALL));
 }
 

@@ -151,9 +151,9 @@ mod tests {
             let ticks = time_ticks(seconds);
             assert!((1..=11).contains(&ticks.len()), "{seconds}: {ticks:?}");
         }
-        let told = |at, run| moment(at, run);
+        let report = |at, run| moment(at, run);
         assert_eq!(
-            [told(0.5, 1.0), told(12.0, 15.0), told(150.0, 600.0), told(3_661.0, 7_200.0)],
+            [report(0.5, 1.0), report(12.0, 15.0), report(150.0, 600.0), report(3_661.0, 7_200.0)],
             ["0.5 s", "12 s", "2:30", "1:01:01"]
         );
     }

@@ -52,16 +52,16 @@ impl Run<'_> {
     /// The numbers of a column, in a line.
     fn describe(&self, column: &Column) -> String {
         let at = moment(column.from_s, self.seconds);
-        let mut told = format!("{at}: {}/s", grouped(column.rate()));
+        let mut text = format!("{at}: {}/s", grouped(column.rate()));
         if column.failed > 0 {
-            told += &format!(", {} failed", column.failed);
+            text += &format!(", {} failed", column.failed);
         }
         for (name, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
             if let Some(time) = column.quantile_ms(share, self.max_ms) {
-                told += &format!(", {name} {}", milliseconds(time));
+                text += &format!(", {name} {}", milliseconds(time));
             }
         }
-        told
+        text
     }
 }
 
@@ -97,12 +97,12 @@ impl Frame {
     }
 
     /// Returns lines across, with their values at the left.
-    pub(super) fn value_axis(&self, scale: Scale, told: impl Fn(f64) -> String) -> Markup {
-        let ticks = scale.ticks().into_iter().map(|tick| (self.y(scale, tick), told(tick)));
+    pub(super) fn value_axis(&self, scale: Scale, format: impl Fn(f64) -> String) -> Markup {
+        let ticks = scale.ticks().into_iter().map(|tick| (self.y(scale, tick), format(tick)));
         html! {
-            @for (y, told) in ticks {
+            @for (y, label) in ticks {
                 path class="grid" d=(format_args!("M{LEFT} {}h{WIDTH}", px(y))) {}
-                (self.label_left(y, &told))
+                (self.label_left(y, &label))
             }
         }
     }

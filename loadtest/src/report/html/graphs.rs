@@ -115,11 +115,11 @@ pub(super) fn trimmed(value: f64) -> String {
     } else {
         2
     };
-    let told = format!("{value:.places$}");
+    let text = format!("{value:.places$}");
     if places == 0 {
-        return told;
+        return text;
     }
-    told.trim_end_matches('0').trim_end_matches('.').to_owned()
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Returns a sample of what is drawn, and what it means.

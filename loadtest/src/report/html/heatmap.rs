@@ -45,12 +45,12 @@ pub(super) fn figure(run: &Run<'_>) -> Markup {
         height: row * rows as f64,
     };
     let legend = html! {
-        @for (shade, (_, told)) in SHADES.iter().enumerate() {
+        @for (shade, (_, legend)) in SHADES.iter().enumerate() {
             span class="key" {
                 svg viewBox="0 0 14 10" aria-hidden="true" {
                     path class={ "h" (shade) } d="M0 0h14v10H0z" {}
                 }
-                (told)
+                (legend)
             }
         }
     };

@@ -27,7 +27,7 @@ mod tests {
     fn text_stays_text() {
         let hostile = "</b><script>alert('&\u{202e}\n')</script>\"";
         let page = remove_hidden(html! { b title=(hostile) { (hostile) } br; });
-        let told = "&lt;/b&gt;&lt;script&gt;alert('&amp; ')&lt;/script&gt;&quot;";
-        assert_eq!(page.into_string(), format!("<b title=\"{told}\">{told}</b><br>"));
+        let reported = "&lt;/b&gt;&lt;script&gt;alert('&amp; ')&lt;/script&gt;&quot;";
+        assert_eq!(page.into_string(), format!("<b title=\"{reported}\">{reported}</b><br>"));
     }
 }

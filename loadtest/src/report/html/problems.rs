@@ -29,8 +29,8 @@ pub(super) fn sections(report: &Report) -> Markup {
 fn checks(verified: &Verified) -> Markup {
     let Verified { operations, checks, findings, lost, losses, notes } = verified;
     let verdict = match verified.violations() {
-        0 => "and no promise was broken".to_owned(),
-        many => format!("with {} violations of promises", count(many)),
+        0 => "and no guarantee was violated".to_owned(),
+        many => format!("with {} violations of guarantees", count(many)),
     };
     let rows = html! {
         @for checked in checks.iter().take(REPORTED_MAX) {

@@ -88,8 +88,8 @@ pub(super) fn columns(run: &Run<'_>) -> Markup {
             time.map_or_else(|| "–".to_owned(), milliseconds)
         };
         let rate = format!("{}/s", grouped(column.rate()));
-        let told = [rate, count(column.failed), time(0.5), time(0.99), time(1.0)];
-        html! { tr { (cells(&moment(column.from_s, run.seconds), &told)) } }
+        let values = [rate, count(column.failed), time(0.5), time(0.99), time(1.0)];
+        html! { tr { (cells(&moment(column.from_s, run.seconds), &values)) } }
     });
     html! {
         details {
@@ -105,7 +105,7 @@ pub(super) fn comparison(comparison: &Comparison) -> Markup {
     let rows = metrics.iter().take(ROWS_MAX).map(|metric| {
         let measure = metric.measure;
         let change = metric.change_percent;
-        let told = [
+        let values = [
             measure.name().to_owned(),
             measure.format(metric.before),
             measure.format(metric.now),
@@ -114,7 +114,7 @@ pub(super) fn comparison(comparison: &Comparison) -> Markup {
         ];
         html! {
             tr {
-                (cells(&metric.of, &told))
+                (cells(&metric.of, &values))
                 td class=(class(metric.outcome)) { (metric.outcome.name()) }
             }
         }
@@ -160,9 +160,9 @@ pub(super) fn table_with_texts(heads: &[&str], texts: &[&str], rows: &Markup) ->
 }
 
 /// Returns the cells of a row: its name, and numbers.
-pub(super) fn cells(name: &str, told: &[String]) -> Markup {
+pub(super) fn cells(name: &str, values: &[String]) -> Markup {
     html! {
         th scope="row" { (name) }
-        @for told in told { td { (told) } }
+        @for value in values { td { (value) } }
     }
 }

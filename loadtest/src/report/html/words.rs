@@ -16,14 +16,14 @@ pub(super) fn count(number: impl Display) -> String {
 }
 
 fn group(digits: String) -> String {
-    let mut told = String::with_capacity(digits.len() + digits.len() / 3);
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) && !told.ends_with('-') {
-            told.push(',');
+        if index > 0 && (digits.len() - index).is_multiple_of(3) && !text.ends_with('-') {
+            text.push(',');
         }
-        told.push(digit);
+        text.push(digit);
     }
-    told
+    text
 }
 
 #[cfg(test)]
@@ -32,8 +32,8 @@ mod tests {
 
     #[test]
     fn thousands_stand_apart() {
-        let told = [0.0, 0.25, 9.0, 999.4, 1_000.0, 1_234_567.0, -123_456.0].map(grouped);
-        assert_eq!(told, ["0", "0.2", "9", "999", "1,000", "1,234,567", "-123,456"]);
+        let reported = [0.0, 0.25, 9.0, 999.4, 1_000.0, 1_234_567.0, -123_456.0].map(grouped);
+        assert_eq!(reported, ["0", "0.2", "9", "999", "1,000", "1,234,567", "-123,456"]);
         assert_eq!(count(12_345_u64), "12,345");
     }
 }

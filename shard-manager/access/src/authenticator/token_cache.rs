@@ -1,11 +1,12 @@
-//! Tokens that were accepted lately, so that their signatures need not be verified again.
+//! Token cache: tokens that were accepted recently, so that their signatures need not be verified
+//! again.
 //!
 //! A token is found by its SipHash-2-4 of 128 bits under a random key of the process. A hash
-//! without a secret, such as xxh3, would let a client look for a token that has the hash of
-//! another's.
+//! without a secret, such as xxh3, would let a client construct a token whose hash equals that of
+//! another client's token. A generation is one state of the snapshot and the issuers.
 //!
-//! **Invariant:** only good tokens are kept, so a flood of bad ones evicts none. An entry of
-//! another generation, or past its time, is no entry.
+//! **Invariant:** only verified tokens are stored, so invalid ones evict nothing. An entry of
+//! another generation, or an expired one, is ignored.
 //! **Not here:** verification (`jwt`).
 
 use std::hash::Hasher as _;
@@ -47,7 +48,7 @@ impl TokenCache {
         self.generations.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Returns the name under which a token is kept.
+    /// Returns the hash under which a token is stored.
     pub(super) fn name(&self, text: &str) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         hasher.write(text.as_bytes());

@@ -115,7 +115,7 @@ fn permissions(claims: &Claims, issuer: &Issuer) -> Result<(Box<str>, Tenants), 
     Ok((role.as_str().into(), tenants.map_or(Ok(Tenants::none()), self::tenants)?))
 }
 
-/// Reads one tenant or a list of them. An empty text is no tenant, and matches nothing.
+/// Reads one tenant or a list of them. An empty text is not a tenant, and matches nothing.
 fn tenants(claim: &Value) -> Result<Tenants, AuthReason> {
     let texts = match claim {
         Value::String(text) if text.is_empty() => Vec::new(),

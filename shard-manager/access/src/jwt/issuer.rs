@@ -214,8 +214,8 @@ pub enum IssuerError {
     /// A secret is given for other algorithms, or public keys for HS256.
     #[error("HS256 needs secret_file, and the other algorithms need jwks_file or jwks_url")]
     Source,
-    /// A text is no JSON Pointer.
-    #[error("{member} is no JSON Pointer: write it as in /realm/role")]
+    /// A text is not a JSON Pointer.
+    #[error("{member} is not a JSON Pointer: write it as in /realm/role")]
     Pointer {
         /// The setting.
         member: &'static str,

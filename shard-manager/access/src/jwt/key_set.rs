@@ -218,9 +218,9 @@ pub enum KeySetError {
     /// The document is longer than [`KeySet::DOCUMENT_LEN_MAX`].
     #[error("a JWKS document has at most {} bytes", KeySet::DOCUMENT_LEN_MAX)]
     TooLong,
-    /// The document is no JWKS document, or has a member twice.
+    /// The document is not a JWKS document, or has a member twice.
     #[error(
-        "this is no JWKS document: it must be an object with a list `keys` and no member twice"
+        "this is not a JWKS document: it must be an object with a list `keys` and no member twice"
     )]
     Malformed,
     /// There are more keys than [`KeySet::KEYS_MAX`].

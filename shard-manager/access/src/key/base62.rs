@@ -28,7 +28,7 @@ pub(super) fn write(number: &[u8], text: &mut [u8]) {
     }
 }
 
-/// Parses a number; `None` if a character is no digit or the number is above 32 bits.
+/// Parses a number; `None` if a character is not a digit or the number is above 32 bits.
 #[inline]
 pub(super) fn parse_u32(text: &[u8]) -> Option<u32> {
     let mut number: u64 = 0;

@@ -299,7 +299,7 @@ fn the_last_administrator_is_known() {
         !is_last_admin(&records, second.id(), now()) && !is_last_admin(&records, other.id(), now())
     );
     records[0].revoked_at = Some(now());
-    assert!(!is_last_admin(&records, first.id(), now()), "a revoked key is no administrator's");
+    assert!(!is_last_admin(&records, first.id(), now()), "a revoked key is not an administrator's");
 }
 
 #[test]

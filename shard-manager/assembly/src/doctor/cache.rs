@@ -16,8 +16,8 @@ pub async fn cache(address: &CacheAddress) -> Vec<Finding> {
     let server = match inspect(address).await {
         Ok(server) => server,
         Err(why) => {
-            let told = format!("is of no use as a cache: {why}; reads go to the shards meanwhile");
-            return vec![Finding::warning(about, told)];
+            let text = format!("is of no use as a cache: {why}; reads go to the shards meanwhile");
+            return vec![Finding::warning(about, text)];
         }
     };
     let memory = server.memory_max.map_or_else(

@@ -122,7 +122,7 @@ fn judge(
 ) -> Vec<Finding> {
     let identity = &session.identity;
     let (role, encrypted) = (identity.role(), if settings.encrypted { "TLS" } else { "no TLS" });
-    let told = format!(
+    let reported = format!(
         "PostgreSQL {}.{}, {role} on timeline {}, at {}, {encrypted}",
         identity.version / 10_000,
         identity.version % 10_000,
@@ -162,7 +162,7 @@ fn judge(
         (settings.keeps_for_ever && settings.idle_slots > 0, &idle),
     ];
     let doubts = doubts.into_iter().filter(|(so, _)| *so);
-    [Finding::good(about, told)]
+    [Finding::good(about, reported)]
         .into_iter()
         .chain(doubts.map(|(_, text)| Finding::warning(about, text)))
         .collect()

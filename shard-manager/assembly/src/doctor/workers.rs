@@ -48,8 +48,8 @@ pub(super) async fn examine(connection: &mut AsyncPgConnection, about: &str) -> 
     };
     let found: Vec<Finding> = nodes.iter().filter_map(judge).collect();
     if found.is_empty() {
-        let told = format!("coordinates {} worker(s), and all reach each other", nodes.len());
-        return vec![Finding::good(about, told)];
+        let text = format!("coordinates {} worker(s), and all reach each other", nodes.len());
+        return vec![Finding::good(about, text)];
     }
     found
 }

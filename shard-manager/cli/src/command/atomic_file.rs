@@ -54,7 +54,7 @@ impl Target {
             let file = opened.map_err(|error| refused(path, &error))?;
             return Ok(Self::Device(file, path.to_owned()));
         }
-        Err(refused(path, &if kind.is_dir() { "this is a folder" } else { "this is no file" }))
+        Err(refused(path, &if kind.is_dir() { "this is a folder" } else { "this is not a file" }))
     }
 
     /// Gives the file its name.
@@ -89,34 +89,34 @@ impl UnfinishedFile {
         let mut path = target.as_os_str().to_owned();
         path.push(".part");
         let path = PathBuf::from(path);
-        let told = |error: io::Error| refused(&path, &error);
+        let failed = |error: io::Error| refused(&path, &error);
         loop {
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
                 return Err(refused(&path, &"this is not a regular file; check it, and remove it"));
             }
             // Not truncated before the lock shows that no other process writes it.
             let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-            let file = opened.map_err(told)?;
+            let file = opened.map_err(failed)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let line = "another command is writing this file; wait for it, or name another";
                     return Err(refused(&target, &line));
                 }
-                Err(TryLockError::Error(error)) => return Err(told(error)),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
             // The former holder of the lock may have renamed or removed this very file.
-            let own = file.metadata().map_err(told)?;
+            let own = file.metadata().map_err(failed)?;
             let named = fs::symlink_metadata(&path);
             if !named.is_ok_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
                 continue;
             }
             let begun = Self { file, path, target, finished: false };
-            let told = |error: io::Error| refused(&begun.path, &error);
-            begun.file.set_len(0).map_err(told)?;
+            let failed = |error: io::Error| refused(&begun.path, &error);
+            begun.file.set_len(0).map_err(failed)?;
             if let Some(before) = before {
                 // The permissions of the replaced file are kept.
-                begun.file.set_permissions(before.permissions()).map_err(told)?;
+                begun.file.set_permissions(before.permissions()).map_err(failed)?;
             }
             return Ok(begun);
         }

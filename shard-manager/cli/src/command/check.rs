@@ -17,7 +17,7 @@ Each row must be in the slot and on the shard of its key, contain its key, and b
 its shard. The counters of the shards must be right, their slots those of the map, and replicas
 equal to their primaries in tables, slots and counters. It follows that a row is in the cluster
 only once. Works beside a running router. In a stopped cluster a replica that is missing or behind
-is no fault but a note: the next start of the router completes it.
+is not a fault but a note: the next start of the router completes it.
 
 Examples:
   shard-manager check

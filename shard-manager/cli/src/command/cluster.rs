@@ -179,7 +179,7 @@ fn destroy(dir: &Path, yes: bool, terminal: &Terminal) -> Result<(), CommandErro
     let (dir, servers) = (cluster.dir().to_owned(), cluster.nodes().len());
     if !yes {
         return Err(CommandError::Refused(format!(
-            "{}: this removes {servers} servers with all their rows, for ever; if that is meant, add --yes",
+            "{}: this removes {servers} servers with all their rows permanently; add --yes to confirm",
             dir.display()
         )));
     }

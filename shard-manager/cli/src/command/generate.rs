@@ -151,13 +151,13 @@ impl Stored {
         }
         let stored = self.total();
         if self.cancelled {
-            let told = format!("cancelled; {stored} of {wanted} rows are stored, and stay");
-            return Err(CommandError::Refused(told));
+            let text = format!("cancelled; {stored} of {wanted} rows are stored, and stay");
+            return Err(CommandError::Refused(text));
         }
         if self.failed > 0 || stored != wanted {
             let failed = self.failed;
-            let told = format!("{stored} of {wanted} rows are stored, and {failed} were refused");
-            return Err(CommandError::Found(told));
+            let text = format!("{stored} of {wanted} rows are stored, and {failed} were refused");
+            return Err(CommandError::Found(text));
         }
         Ok(())
     }
@@ -211,8 +211,8 @@ fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Comma
         cancelled = interrupt::asked();
         if cancelled { Ok(None) } else { demo_rows.next_chunk() }
     };
-    let told = |shard, rows| bars.add(manager.shard_name(shard), rows);
-    let (filled, made) = store_rows(manager, next, told);
+    let count_rows = |shard, rows| bars.add(manager.shard_name(shard), rows);
+    let (filled, made) = store_rows(manager, next, count_rows);
     made.map_err(refused)?;
     Ok(Stored { cancelled, ..Stored::of(manager, filled) })
 }
@@ -269,8 +269,8 @@ fn through(url: &str, connections: u16, plan: &Plan, bars: &Bars) -> Result<Stor
         Some(error) if stored.total() == 0 => return Err(refused(error)),
         Some(error) => {
             let (rows, wanted) = (stored.total(), plan.rows());
-            let told = format!("{error}; {rows} of {wanted} rows are stored, and stay");
-            return Err(CommandError::Refused(told));
+            let text = format!("{error}; {rows} of {wanted} rows are stored, and stay");
+            return Err(CommandError::Refused(text));
         }
         None => stored.cancelled = interrupt::asked() && stored.total() < plan.rows(),
     }

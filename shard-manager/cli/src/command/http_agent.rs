@@ -28,19 +28,19 @@ const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as op
 pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Agent, String> {
     let options = options.http_status_as_error(false);
     if let Some(port) = port(url).filter(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
-        return Err(format!("`{port}` is no port: ports go from 1 to 65535"));
+        return Err(format!("`{port}` is not a port: ports go from 1 to 65535"));
     }
     match url.split_once("://") {
         Some(("http", _)) => Ok(options.build().new_agent()),
         Some(("https", _)) => Ok(options.tls_config(trusting()?).build().new_agent()),
-        Some(_) | None => {
-            Err(format!("`{url}` is no address of a router: it begins with http:// or https://"))
-        }
+        Some(_) | None => Err(format!(
+            "`{url}` is not the address of a router: it begins with http:// or https://"
+        )),
     }
 }
 
 /// Describes a client's error for people: for certificates, TLS reports only a variant's name.
-pub(super) fn told(error: &ureq::Error) -> String {
+pub(super) fn description(error: &ureq::Error) -> String {
     let said = error.to_string();
     if said.contains("CaUsedAsEndEntity") {
         return AUTHORITY.to_owned();

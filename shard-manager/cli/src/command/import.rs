@@ -95,7 +95,7 @@ fn hold(data_dir: &Path) -> Result<Manager, CommandError> {
     if !data_dir.join("catalog.db").exists() {
         let dir = data_dir.display();
         return Err(CommandError::Refused(format!(
-            "{dir} is no data directory: there is no catalog.db"
+            "{dir} is not a data directory: there is no catalog.db"
         )));
     }
     let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };

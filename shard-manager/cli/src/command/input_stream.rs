@@ -44,13 +44,13 @@ impl Input {
         if path == Path::new("-") {
             return Ok(Self::Stream(Stream::begin(|| Ok(io::stdin()))));
         }
-        let told = |error: io::Error| refused(path, &error);
-        let found = fs::metadata(path).map_err(told)?;
+        let failed = |error: io::Error| refused(path, &error);
+        let found = fs::metadata(path).map_err(failed)?;
         if found.is_file() {
-            return File::open(path).map(Self::File).map_err(told);
+            return File::open(path).map(Self::File).map_err(failed);
         }
         if found.is_dir() {
-            return Err(told(ErrorKind::IsADirectory.into()));
+            return Err(failed(ErrorKind::IsADirectory.into()));
         }
         // Opening a pipe already waits for its writer.
         let path = PathBuf::from(path);

@@ -49,8 +49,9 @@ impl<R: BufRead> Keys<R> {
             let ended = text.strip_suffix(b"\n");
             if ended.is_none() && self.text.len() == most {
                 let most = ShardKey::LEN_MAX;
-                let told = format_args!("a shard key has at most {most} bytes, this line has more");
-                return Err(self.refused(&told));
+                let reported =
+                    format_args!("a shard key has at most {most} bytes, this line has more");
+                return Err(self.refused(&reported));
             }
             let text = ended.unwrap_or(text);
             let text = text.strip_suffix(b"\r").unwrap_or(text);

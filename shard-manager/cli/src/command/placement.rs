@@ -94,7 +94,7 @@ struct SimulateArgs {
 
 fn reweight(text: &str) -> Result<(String, u32), String> {
     let (name, weight) = text.split_once('=').ok_or("expected NAME=WEIGHT")?;
-    let weight = weight.parse().map_err(|_| format!("`{weight}` is no weight"))?;
+    let weight = weight.parse().map_err(|_| format!("`{weight}` is not a weight"))?;
     Ok((name.to_owned(), weight))
 }
 
@@ -256,7 +256,7 @@ impl LeftOut {
 }
 
 fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let told = |error: &dyn std::fmt::Display| CommandError::Refused(error.to_string());
+    let failed = |error: &dyn std::fmt::Display| CommandError::Refused(error.to_string());
     let view = match &args.data_dir {
         Some(dir) => Some(DirView::open(dir)?),
         None => None,
@@ -272,7 +272,7 @@ fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError>
         (None, Some(view)) => Ok(view.map.topology().clone()),
         (None, None) => Topology::with_weights(&[1, 1, 1]),
     };
-    let topology = topology.map_err(|error| told(&error))?;
+    let topology = topology.map_err(|error| failed(&error))?;
     let (changes, mut left_out) = changes(args, &topology)?;
     let load = match &args.keys {
         None => Load::of_slots(),
@@ -288,11 +288,11 @@ fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError>
     let current = view.as_ref().map(|view| &view.map).filter(|map| *map.topology() == topology);
     let current = current.map(|map| (0..SLOT_COUNT).filter_map(Slot::new).map(|s| map.owner(s)));
     let algorithms = Algorithm::all(&topology, current.map(Iterator::collect));
-    let algorithms = algorithms.map_err(|error| told(&error))?;
+    let algorithms = algorithms.map_err(|error| failed(&error))?;
     let asked = args.placement.iter().cloned().map(Algorithm::Dealt);
     let asked = asked.map(|algorithm| simulate(&topology, &algorithm, &changes, &load));
     let asked: Result<Vec<Simulated>, _> = asked.collect();
-    let mut simulated = asked.map_err(|error| told(&error))?;
+    let mut simulated = asked.map_err(|error| failed(&error))?;
     for algorithm in &algorithms {
         match simulate(&topology, algorithm, &changes, &load) {
             Ok(one) => simulated.push(one),

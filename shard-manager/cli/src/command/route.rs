@@ -65,9 +65,9 @@ pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandEr
 /// Prints each key as it is read: there may be any number of them.
 fn stream(map: &Map, keys: &[String], terminal: &Terminal) -> Result<(), CommandError> {
     let out = BufWriter::new(std::io::stdout().lock());
-    let mut list = List { out, json: terminal.is_json(), told: 0 };
+    let mut list = List { out, json: terminal.is_json(), printed: 0 };
     let ended = list.tell_all(map, keys);
-    // Written even if the last line was no key: the ones before it are printed.
+    // Written even if the last line was not a key: the ones before it are printed.
     let closed = list.close();
     ended?;
     Ok(closed?)
@@ -78,7 +78,7 @@ const HEADS: [&str; 5] = ["key", "slot", "shard", "primary", "replicas"];
 struct List<W> {
     out: W,
     json: bool,
-    told: u64,
+    printed: u64,
 }
 
 impl<W: Write> List<W> {
@@ -98,13 +98,13 @@ impl<W: Write> List<W> {
     }
 
     fn tell(&mut self, routed: &Routed) -> Result<(), Unwritten> {
-        let begin = match (self.json, self.told) {
+        let begin = match (self.json, self.printed) {
             (true, 0) => "[".to_owned(),
             (true, _) => ",\n".to_owned(),
             (false, 0) => HEADS.join("\t") + "\n",
             (false, _) => String::new(),
         };
-        self.told += 1;
+        self.printed += 1;
         let line = match self.json {
             true => serde_json::to_string(routed).map_err(|error| Unwritten(error.into()))?,
             false => routed.cells().join("\t") + "\n",
@@ -113,7 +113,7 @@ impl<W: Write> List<W> {
     }
 
     fn close(mut self) -> Result<(), Unwritten> {
-        let end = match (self.json, self.told) {
+        let end = match (self.json, self.printed) {
             (true, 0) => "[]\n",
             (true, _) => "]\n",
             (false, _) => "",
@@ -132,13 +132,13 @@ impl Routed {
 
 impl Map {
     fn route(&self, key: &str) -> Result<Routed, CommandError> {
-        let told = |error: &dyn std::fmt::Display| {
+        let failed = |error: &dyn std::fmt::Display| {
             CommandError::Refused(format!("key `{}`: {error}", key.escape_debug()))
         };
-        let parsed = ShardKey::parse(key).map_err(|error| told(&error))?;
+        let parsed = ShardKey::parse(key).map_err(|error| failed(&error))?;
         match self {
             Self::Files(view) => {
-                let place = view.map.place(parsed).map_err(|error| told(&error))?;
+                let place = view.map.place(parsed).map_err(|error| failed(&error))?;
                 let mut nodes = view.nodes(place.shard).into_iter().map(|file| file.node);
                 Ok(Routed {
                     key: key.to_owned(),

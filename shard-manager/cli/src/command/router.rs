@@ -32,15 +32,16 @@ impl Router {
 
     /// Returns the body of the answer to a GET.
     pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, CommandError> {
-        let told = |error: &dyn std::fmt::Display| {
+        let failed = |error: &dyn std::fmt::Display| {
             CommandError::Refused(format!("no router answers at {}: {error}", self.url))
         };
         let request = self.agent.get(format!("{}{path}", self.url));
         let request =
             query.iter().fold(request, |request, (name, value)| request.query(name, value));
-        let mut response = request.call().map_err(|error| told(&http_agent::told(&error)))?;
+        let mut response =
+            request.call().map_err(|error| failed(&http_agent::description(&error)))?;
         let status = response.status();
-        let answer: Value = response.body_mut().read_json().map_err(|error| told(&error))?;
+        let answer: Value = response.body_mut().read_json().map_err(|error| failed(&error))?;
         // Status 503 with a report of the cluster is a valid answer; a refusal is not.
         if status.is_success() || answer.get("shards").is_some() {
             return Ok(answer);

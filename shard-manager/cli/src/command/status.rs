@@ -20,7 +20,7 @@ Examples:
   shard-manager status --url http://127.0.0.1:3000
 
 Exit code 1: a node is down, or its file is missing or cannot be used. In a stopped cluster a
-replica that is missing or behind is no fault but a note: the next start of the router completes
+replica that is missing or behind is not a fault but a note: the next start of the router completes
 it.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
@@ -41,7 +41,7 @@ struct Status {
     /// Meaning of `bytes` of a node.
     bytes_are: &'static str,
     shards: Vec<ShardStatus>,
-    /// Notes that are no faults: the next start of a router resolves them.
+    /// Notes that are not faults: the next start of a router resolves them.
     notes: Vec<String>,
 }
 
@@ -236,9 +236,9 @@ fn ask(url: &str) -> Result<Status, CommandError> {
 
 /// Reasons for which a router considers a node down.
 fn why(reasons: &Value) -> String {
-    let told = reasons.as_array().into_iter().flatten();
-    let told: Vec<&str> = told.filter_map(|reason| reason["detail"].as_str()).collect();
-    if told.is_empty() { "it does not answer".to_owned() } else { told.join("; ") }
+    let reported = reasons.as_array().into_iter().flatten();
+    let reported: Vec<&str> = reported.filter_map(|reason| reason["detail"].as_str()).collect();
+    if reported.is_empty() { "it does not answer".to_owned() } else { reported.join("; ") }
 }
 
 fn text(status: &Status, terminal: &Terminal) -> String {

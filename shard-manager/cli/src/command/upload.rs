@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
-use super::http_agent::{agent, told};
+use super::http_agent::{agent, description};
 use super::interrupt;
 
 /// Maximal number of attempts of one request.
@@ -127,8 +127,9 @@ impl Router {
 
     /// Returns the keyspace of the router's cluster.
     pub(super) fn keyspace(&self) -> Result<Keyspace, UploadError> {
-        let no_answer =
-            |error: ureq::Error| UploadError::NoAnswer(format!("{}: {}", self.url, told(&error)));
+        let no_answer = |error: ureq::Error| {
+            UploadError::NoAnswer(format!("{}: {}", self.url, description(&error)))
+        };
         let no_map = |error: &dyn std::fmt::Display| {
             UploadError::Refused(format!("the router's map cannot be read: {error}"))
         };
@@ -147,25 +148,25 @@ impl Router {
     /// Sends lines of JSON as upserts, and retries if necessary.
     pub(super) fn upsert(&self, table: &str, lines: &[u8]) -> Result<Answer, UploadError> {
         let mut wait = Duration::from_millis(100);
-        let mut told = String::new();
+        let mut text = String::new();
         for _ in 0..TRIES_MAX {
             if interrupt::asked() {
                 return Err(UploadError::Cancelled);
             }
             let sent = self.post((table, "upsert"), "application/x-ndjson", lines);
             match next(sent).map_err(|error| self.named(error))? {
-                Next::Done(answer) if answer.is_worth_another_try() => told = answer.first(),
+                Next::Done(answer) if answer.is_worth_another_try() => text = answer.first(),
                 Next::Done(answer) => return Ok(answer),
                 Next::Wait(asked, cause) => {
                     wait = asked.max(wait);
-                    told = cause;
+                    text = cause;
                 }
-                Next::Unknown(cause) => told = cause,
+                Next::Unknown(cause) => text = cause,
             }
             std::thread::sleep(wait);
             wait = (wait * 2).min(WAIT_MAX);
         }
-        Err(self.named(UploadError::NoAnswer(told)))
+        Err(self.named(UploadError::NoAnswer(text)))
     }
 
     /// Streams an input, without a retry.
@@ -181,9 +182,9 @@ impl Router {
             Next::Wait(_, cause) => Err(UploadError::Refused(cause)),
             Next::Unknown(_) if interrupt::asked() => Err(UploadError::Cancelled),
             Next::Unknown(cause) => {
-                let told =
+                let reported =
                     "a part of the rows is stored; sent again as upserts, none is stored twice";
-                Err(self.named(UploadError::NoAnswer(format!("{cause}; {told}"))))
+                Err(self.named(UploadError::NoAnswer(format!("{cause}; {reported}"))))
             }
         }
     }
@@ -226,11 +227,11 @@ impl Answer {
 
     /// Returns the number of failed rows, and the first of them.
     pub(super) fn failures(&self) -> (u64, Vec<FailedRow>) {
-        let told = self.failed.iter().map(|row| {
+        let reported = self.failed.iter().map(|row| {
             let (index, cause) = (row.index, row.error.sentence());
             FailedRow { index, cause }
         });
-        (self.failed_total, told.take(10).collect())
+        (self.failed_total, reported.take(10).collect())
     }
 }
 
@@ -259,7 +260,7 @@ fn next(sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> 
         Err(ureq::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             return Err(UploadError::NoAnswer(error.to_string()));
         }
-        Err(error) => return Ok(Next::Unknown(told(&error))),
+        Err(error) => return Ok(Next::Unknown(description(&error))),
     };
     let status = response.status().as_u16();
     let wait = response.headers().get("retry-after").and_then(|value| value.to_str().ok());

@@ -191,7 +191,7 @@ impl<R: Read> RowReader<R> {
         Ok(())
     }
 
-    /// Takes the next line or record: `None` if it is incomplete, `Some(None)` if it is no row.
+    /// Takes the next line or record: `None` if it is incomplete, `Some(None)` if it is not a row.
     fn next_row(&mut self) -> Result<Option<Option<Routed>>, ReadError> {
         match self.format {
             ImportFormat::Ndjson => Ok(self.cut_line()),
@@ -268,7 +268,7 @@ impl<R: Read> RowReader<R> {
     /// `data` that is an object holds the columns, unless the table has a column of this name.
     fn parts<'t>(&self, text: &'t str) -> Result<JsonRow<'t>, String> {
         let Members(mut members) = serde_json::from_str(text)
-            .map_err(|error| format!("this is no JSON object: {error}"))?;
+            .map_err(|error| format!("this is not a JSON object: {error}"))?;
         let mut take = |wanted: &str| {
             let at = members.iter().position(|(name, _)| name == wanted)?;
             Some(members.remove(at).1)
@@ -285,7 +285,7 @@ impl<R: Read> RowReader<R> {
         let mut version = None;
         for (name, raw) in members {
             if name != IF_VERSION || version.is_some() {
-                return Err(format!("`{name}` means nothing beside data"));
+                return Err(format!("`{name}` is not allowed beside data"));
             }
             if self.operation == Operation::Insert {
                 return Err("if_version must be left out of an insert".to_owned());

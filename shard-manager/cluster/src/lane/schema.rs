@@ -74,8 +74,8 @@ impl Worker {
         let outcome = if deadline <= Instant::now() {
             Err(claim.give_up(Error::DeadlinePassed))
         } else if claim.decide(TAKEN) {
-            let told = |BatchFailure { error, outcome, .. }| LaneFailure { error, outcome };
-            self.writer.change_schema(&change).await.map_err(told)
+            let failed = |BatchFailure { error, outcome, .. }| LaneFailure { error, outcome };
+            self.writer.change_schema(&change).await.map_err(failed)
         } else {
             return;
         };

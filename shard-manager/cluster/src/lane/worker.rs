@@ -386,7 +386,7 @@ impl Worker {
         let (first, second) = changes.split_at(changes.len() / 2);
         let mut parts = vec![second, first];
         while let Some(part) = parts.pop() {
-            // Each part counts as progress: many small ones are no standstill.
+            // Each part counts as progress: many small ones are not a standstill.
             self.state.pulse.begin();
             match self.writer.apply(&[WriteGroup { rows: part, atomic_rows: None }]).await {
                 Ok(applied) => {

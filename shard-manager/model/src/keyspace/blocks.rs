@@ -44,7 +44,7 @@ pub fn parse_weight(text: &str) -> Result<(Box<str>, u32), String> {
     let (name, weight) =
         text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=WEIGHT"))?;
     let (name, weight) = (name.trim(), weight.trim());
-    let weight = weight.parse().map_err(|_| format!("`{weight}` is no weight of {name}"))?;
+    let weight = weight.parse().map_err(|_| format!("`{weight}` is not a weight of {name}"))?;
     Ok((name.into(), weight))
 }
 
@@ -61,7 +61,7 @@ pub fn check(blocks: &[(&str, u32)]) -> Result<(), String> {
         let is_bad = |c: char| SEPARATORS.contains(&c) || c.is_whitespace() || c.is_control();
         if name.is_empty() || name.len() > NAME_LEN_MAX || name.contains(is_bad) {
             return Err(format!(
-                "`{name}` is no name of a partition: 1 to {NAME_LEN_MAX} bytes without spaces and : = , >"
+                "`{name}` is not a name of a partition: 1 to {NAME_LEN_MAX} bytes without spaces and : = , >"
             ));
         }
         if *weight == 0 || *weight > WEIGHT_MAX {

@@ -244,7 +244,7 @@ impl Splits {
             Self::Text(splits) => {
                 if let Some(bad) = splits.iter().find(|split| !is_text_split(&split.text)) {
                     let bad = &bad.text;
-                    return Err(format!("`{bad}` is no split point: a key without a comma is"));
+                    return Err(format!("`{bad}` is not a split point: a key without a comma is"));
                 }
                 splits.is_sorted_by(|a, b| a < b)
             }
@@ -259,7 +259,7 @@ fn is_text_split(split: &str) -> bool {
 }
 
 fn parse_split(text: &str) -> Result<i128, String> {
-    integer(text).ok_or_else(|| format!("`{text}` is no integer of at most 128 bits"))
+    integer(text).ok_or_else(|| format!("`{text}` is not an integer of at most 128 bits"))
 }
 
 /// Parses `-?[0-9]+` of up to 128 bits. The standard parser also accepts `+`, which is not part of

@@ -157,9 +157,9 @@ mod tests {
     fn other_numbers_have_the_logarithm_of_a_library() {
         for lot in (1..64).flat_map(|shift| [(u64::MAX / 3) >> shift, (u64::MAX / 7 * 6) >> shift])
         {
-            let told = 64.0 - (lot as f64 + 1.0).log2();
+            let reported = 64.0 - (lot as f64 + 1.0).log2();
             let own = minus_log2(lot) as f64 / 2_f64.powi(FRACTION_BITS as i32);
-            assert!((told - own).abs() < 1e-9, "{lot}: {told} {own}");
+            assert!((reported - own).abs() < 1e-9, "{lot}: {reported} {own}");
         }
     }
 }

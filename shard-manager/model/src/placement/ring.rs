@@ -39,7 +39,9 @@ struct Parameters {
 
 pub(super) fn parse(text: Option<&str>) -> Result<u32, String> {
     let Some(text) = text else { return Ok(VNODES_DEFAULT) };
-    text.parse().map_err(|_| "the number of virtual nodes is no number".to_owned()).and_then(check)
+    text.parse()
+        .map_err(|_| "the number of virtual nodes is not a number".to_owned())
+        .and_then(check)
 }
 
 pub(super) fn restore(parameters: &str) -> Result<u32, String> {

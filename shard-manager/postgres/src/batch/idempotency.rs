@@ -6,7 +6,7 @@
 //! **Invariant:** a change and the record of its key are stored together or not at all.
 //! **Not here:** the contents of a record (`model::idempotency`), removing old records (`writer`).
 
-use engine::forgetting::recorded_at;
+use engine::idempotency_expiry::recorded_at;
 use model::error::Error;
 use model::idempotency;
 use model::row_change::{RowDone, RowWrite};

@@ -12,7 +12,7 @@ use model::keyspace::Slot;
 use model::table::Table;
 use model::value::{ColumnType, Value};
 
-use crate::cell;
+use crate::binary_value;
 use crate::citus::Parts;
 
 /// One row that a batch may touch.
@@ -156,7 +156,7 @@ fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
             | ColumnType::Boolean
             | ColumnType::Json) => kind,
         };
-        cell::encode(&mut place, kind, value);
+        binary_value::encode(&mut place, kind, value);
     }
     place
 }

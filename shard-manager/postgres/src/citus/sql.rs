@@ -121,8 +121,8 @@ fn upsert(
     }
     sql.push_str("version=greatest(excluded.version,r.version+1),updated_at=excluded.updated_at");
     sql.push_str(" RETURNING (r.xmax=0),");
-    let told = if shown { table.answered() } else { version..version + 1 };
-    push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
+    let reported = if shown { table.answered() } else { version..version + 1 };
+    push_names(&mut sql, "r.", table, place(table).into_iter().chain(reported));
     sql
 }
 

@@ -136,7 +136,7 @@ pub enum PasswordError {
         cause: std::io::Error,
     },
     /// The path is that of a directory, a pipe or a device.
-    #[error("the password file {} is no regular file", path.display())]
+    #[error("the password file {} is not a regular file", path.display())]
     NoFile {
         /// Path of the file.
         path: PathBuf,

@@ -60,7 +60,7 @@ impl FileInventory {
             if differ.len() > 1 {
                 what += &format!(", and {} more differ", differ.len() - 1);
             }
-            let expected = format!("{}, as on the primary", told(state(primary).as_deref()));
+            let expected = format!("{}, as on the primary", state_name(state(primary).as_deref()));
             audit.find(audit.about(file, what, &expected));
             same = false;
         }
@@ -109,10 +109,10 @@ impl FileInventory {
     }
 }
 
-fn told(state: Option<&str>) -> &str {
+fn state_name(state: Option<&str>) -> &str {
     state.unwrap_or("missing")
 }
 
 fn told_of(slot: u16, state: Option<&str>) -> String {
-    format!("slot {slot} is {} in the shard's tessera_slots", told(state))
+    format!("slot {slot} is {} in the shard's tessera_slots", state_name(state))
 }

@@ -150,8 +150,8 @@ impl<'a> RowRules<'a> {
 
     /// Checks a row, and reports violations.
     pub(super) fn check(&self, row: &RowView<'_, '_>) {
-        let told = row.text(Table::SHARD_KEY, |key| self.check_key(row, key));
-        if told.is_none() {
+        let reported = row.text(Table::SHARD_KEY, |key| self.check_key(row, key));
+        if reported.is_none() {
             self.find(row, "the row has no shard key".to_owned(), "one".to_owned());
         }
         let version = row.int(self.table.version()).unwrap_or(0);

@@ -66,7 +66,7 @@ pub enum SaveError {
         cause: std::io::Error,
     },
     /// The copy differs from its manifest.
-    #[error("{path}: {cause}: this is no copy that can be restored")]
+    #[error("{path}: {cause}: this is not a restorable copy")]
     Unsuitable {
         /// Path of the file.
         path: String,

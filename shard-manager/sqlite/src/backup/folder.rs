@@ -91,8 +91,8 @@ impl Drop for Unfinished {
 /// Returns the place of a folder with this name, links followed: nothing exists there, or an empty
 /// folder that another can replace.
 pub(super) fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
-    let told = |error| SaveError::io(target, error);
-    let target = std::path::absolute(target).map_err(told)?;
+    let failed = |error| SaveError::io(target, error);
+    let target = std::path::absolute(target).map_err(failed)?;
     let place = match target.canonicalize() {
         Ok(place) => place,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -101,17 +101,17 @@ pub(super) fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
             }
             return Ok(target);
         }
-        Err(error) => return Err(told(error)),
+        Err(error) => return Err(failed(error)),
     };
     if !place.is_dir() {
         return Err(SaveError::target(&target, "there is a file of this name"));
     }
     // A mount point cannot be replaced, and its sibling is on another disk.
-    if is_mount_point(&place).map_err(told)? {
+    if is_mount_point(&place).map_err(failed)? {
         let cause = "this is a mount point, which nothing can replace; name a folder inside it";
         return Err(SaveError::target(&target, cause));
     }
-    if fs::read_dir(&place).map_err(told)?.next().is_some() {
+    if fs::read_dir(&place).map_err(failed)?.next().is_some() {
         return Err(SaveError::target(&target, "the folder is not empty"));
     }
     Ok(place)

@@ -117,7 +117,7 @@ impl Manifest {
         for file in manifest.files() {
             let plain = Path::new(&file.file).file_name().is_some_and(|name| name == &*file.file);
             if !plain {
-                return Err(unfit(format!("`{}` is no file beside it", file.file)));
+                return Err(unfit(format!("`{}` is not a file beside it", file.file)));
             }
         }
         Ok(manifest)
@@ -155,11 +155,11 @@ pub(super) fn look(
     mut each: impl FnMut(&[u8]) -> Result<(), SaveError>,
 ) -> Result<SavedFile, SaveError> {
     let path = folder.join(name);
-    let told = |error| SaveError::io(&path, error);
-    let mut file = File::open(&path).map_err(told)?;
+    let failed = |error| SaveError::io(&path, error);
+    let mut file = File::open(&path).map_err(failed)?;
     let (mut hash, mut bytes, mut piece) = (Xxh3::new(), 0, vec![0; PIECE]);
     loop {
-        let read = file.read(&mut piece).map_err(told)?;
+        let read = file.read(&mut piece).map_err(failed)?;
         if read == 0 {
             break;
         }

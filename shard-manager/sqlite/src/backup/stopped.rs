@@ -28,7 +28,7 @@ use crate::{copy, migrate};
 pub fn save(data_dir: &Path, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     // Checked before locking, which would create a folder.
     if !data_dir.join("catalog.db").exists() {
-        let cause = "this is no data directory: there is no catalog.db";
+        let cause = "this is not a data directory: there is no catalog.db";
         return Err(SaveError::target(data_dir, cause));
     }
     let held = DataDir::open(data_dir)?;

@@ -3,13 +3,13 @@
 //! **Invariant:** a change and the record of its key are stored together or not at all; records are
 //! removed only when they are too old to be needed.
 //! **Not here:** the contents of a record (`model::idempotency`), the age at which a record may go
-//! (`engine::forgetting`).
+//! (`engine::idempotency_expiry`).
 
 use std::sync::Arc;
 
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
-use engine::forgetting::{Forgetting, recorded_at};
+use engine::idempotency_expiry::{IdempotencyExpiry, recorded_at};
 use model::error::Error;
 use model::idempotency;
 use model::keyspace::Slot;
@@ -50,7 +50,7 @@ impl Batch<'_> {
     ///
     /// Returns true if none are left.
     pub(crate) fn forget_old(&mut self) -> QueryResult<bool> {
-        let old = self.rows.old_records(&Forgetting::now(), FORGOTTEN_MAX)?;
+        let old = self.rows.old_records(&IdempotencyExpiry::now(), FORGOTTEN_MAX)?;
         old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))?;
         Ok(old.len() < FORGOTTEN_MAX)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use engine::WriteGroup;
-use engine::forgetting::Forgetting;
+use engine::idempotency_expiry::IdempotencyExpiry;
 use model::keyspace::Slot;
 use model::row_change::RowWrite;
 use model::value::{Value, push_json_number};
@@ -127,10 +127,10 @@ impl StoredRows<'_> {
     /// and there is no such record.
     pub(super) fn old_records(
         &mut self,
-        forgetting: &Forgetting,
+        expiry: &IdempotencyExpiry,
         most: usize,
     ) -> QueryResult<Vec<(Slot, String, String)>> {
-        let Forgetting { from, until, witness } = forgetting;
+        let IdempotencyExpiry { from, until, witness } = expiry;
         if let Some((from, until)) = witness {
             let binds = [Bind::Text(from), Bind::Text(until)];
             let statement = Statement { sql: sql::WITNESS, binds: &binds, cached: true };

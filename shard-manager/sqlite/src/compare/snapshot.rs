@@ -44,11 +44,11 @@ impl Sum {
 impl Snapshot {
     pub(super) fn begin(file: &CopyFile<'_>) -> Result<Self, Obstacle> {
         let number = file.number;
-        let told = |error: &dyn std::fmt::Display| unreadable(number, error);
-        let mut connection = open_in_place(file.path).map_err(|error| told(&error))?;
-        connection.batch_execute("BEGIN").map_err(|error| told(&error))?;
+        let failed = |error: &dyn std::fmt::Display| unreadable(number, error);
+        let mut connection = open_in_place(file.path).map_err(|error| failed(&error))?;
+        connection.batch_execute("BEGIN").map_err(|error| failed(&error))?;
         // The first read takes the snapshot.
-        let position = timeline::position(&mut connection).map_err(|error| told(&error))?;
+        let position = timeline::position(&mut connection).map_err(|error| failed(&error))?;
         Ok(Self { number, connection, position })
     }
 

@@ -10,7 +10,7 @@ use model::table::{Column, Table};
 use proptest::prelude::*;
 
 use super::super::connection::{Statement, for_each_row};
-use super::super::watch::Watch;
+use super::super::statement_deadline::StatementDeadline;
 use super::*;
 
 /// Marker that differs from every name, keyword and number of a text.
@@ -192,15 +192,15 @@ proptest! {
 }
 
 /// Creates an empty table; returns the names that a plan gives to the ways to its rows.
-fn things() -> (diesel::sqlite::SqliteConnection, Watch) {
+fn things() -> (diesel::sqlite::SqliteConnection, StatementDeadline) {
     let mut connection: diesel::sqlite::SqliteConnection =
         diesel::Connection::establish(":memory:").expect("a database in memory");
     let made = "CREATE TABLE things (slot INTEGER NOT NULL, shard_key TEXT NOT NULL, id TEXT NOT NULL, word TEXT,
         number INTEGER, flag INTEGER, doc TEXT, version INTEGER NOT NULL, created_at TEXT NOT NULL,
         updated_at TEXT NOT NULL, PRIMARY KEY (slot, shard_key, id)) STRICT, WITHOUT ROWID";
     connection.batch_execute(made).expect("a table");
-    let watch = Watch::on(&mut connection).expect("a function");
-    (connection, watch)
+    let statement_deadline = StatementDeadline::on(&mut connection).expect("a function");
+    (connection, statement_deadline)
 }
 
 /// Returns SQLite's plan for the rows of a page.

@@ -214,7 +214,7 @@ async fn write_request(
             part_done.seen = Some(done.seen());
             let WriteDone { applied, shortfall } = done;
             part_done.times = applied.times;
-            let told = |row: Result<RowDone, Error>| match (row, &shortfall) {
+            let failed = |row: Result<RowDone, Error>| match (row, &shortfall) {
                 (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
                 (Ok(row), None) => Ok(row),
                 (Err(_), _) if is_on(Mutation::BulkReportAllOk) => {
@@ -223,7 +223,7 @@ async fn write_request(
                 }
                 (Err(error), _) => Err((error, Outcome::Rejected)),
             };
-            applied.rows.into_iter().map(told).collect()
+            applied.rows.into_iter().map(failed).collect()
         }
         Err(failure) => vec![Err((failure.error, failure.outcome)); places.len()],
     };

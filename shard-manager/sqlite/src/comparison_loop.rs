@@ -1,4 +1,5 @@
-//! Comparing: compares all rows of all copies of a shard, again and again, and acts on differences.
+//! Comparison loop: compares all rows of all copies of a shard, again and again, and acts on
+//! differences.
 //!
 //! Disks flip bits, and SQLite keeps no checksums that would reveal it. The copies of a shard then
 //! differ, so comparing them finds the damage. The comparison reads slowly and in the background,
@@ -32,7 +33,7 @@ use super::check;
 use super::compare::{self, CopyFile, Obstacle, RowApart, Stretch, WalkPosition, WalkSettings};
 use super::doubt_record::DoubtRecord;
 use super::file_reader::FileReader;
-use super::footing::Footing;
+use super::open_file_check::OpenFileCheck;
 use super::replica::FileReplica;
 
 /// Delay after the start: flipped bits show when files are read again, and clients come first.
@@ -54,7 +55,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const TRIES_MAX: u32 = 5;
 
 /// A shard whose copies are compared.
-pub(super) struct Compared {
+pub(super) struct ComparedShard {
     /// Name of the shard.
     pub(super) name: String,
     /// Doubts about its copies.
@@ -68,24 +69,24 @@ pub(super) struct Compared {
     /// The primary's file.
     pub(super) primary: PathBuf,
     /// Proof for the primary's file: another file of the same name is never opened.
-    pub(super) footing: Option<Arc<Footing>>,
+    pub(super) file_check: Option<Arc<OpenFileCheck>>,
     /// The replicas and their files.
     pub(super) replicas: Vec<(Arc<FileReplica>, PathBuf)>,
 }
 
 /// Thread that compares.
-pub(super) struct Comparing {
+pub(super) struct ComparisonLoop {
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Comparing {
+impl ComparisonLoop {
     /// Starts the thread, unless there is nothing to compare.
     ///
     /// # Errors
     /// The system's, if it cannot start a thread.
     pub(super) fn start(
-        shards: Vec<Compared>,
+        shards: Vec<ComparedShard>,
         registry: &Arc<ArcSwap<Registry>>,
     ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -121,7 +122,7 @@ impl Comparing {
     }
 }
 
-impl Drop for Comparing {
+impl Drop for ComparisonLoop {
     fn drop(&mut self) {
         self.stop();
     }
@@ -148,7 +149,7 @@ fn rest(pause: Duration, stop: &AtomicBool) {
 
 /// One shard, and the place up to which its rows were compared.
 struct Walker {
-    shard: Compared,
+    shard: ComparedShard,
     registry: Arc<ArcSwap<Registry>>,
     stop: Arc<AtomicBool>,
     walk: Walk,
@@ -386,9 +387,9 @@ impl Walker {
         }
         self.shard.keep_doubts();
         for (number, findings) in self.shard.findings.iter().enumerate() {
-            let told = self.shard.doubts.about(number).map(|doubt| doubt.reason(number));
+            let reported = self.shard.doubts.about(number).map(|doubt| doubt.reason(number));
             for reason in [Reason::RowsWrong, Reason::CopyWrong, Reason::CopiesDiffer] {
-                if told != Some(reason) {
+                if reported != Some(reason) {
                     findings.withdraw(reason);
                 } else if findings.raise(reason) {
                     let node = self.shard.node(number);
@@ -402,7 +403,7 @@ impl Walker {
     }
 }
 
-impl Compared {
+impl ComparedShard {
     /// Records the doubts for the next start.
     fn keep_doubts(&self) {
         let replicas = self.replicas.iter().map(|(_, file)| file.clone());
@@ -413,7 +414,7 @@ impl Compared {
     /// Returns the copies that can be read now, the primary first; none if another file may have
     /// taken the primary's place: SQLite would replay the WAL of one file into the other.
     fn hold(&self) -> Held<'_> {
-        if self.footing.as_ref().is_some_and(|footing| footing.check().is_err()) {
+        if self.file_check.as_ref().is_some_and(|file_check| file_check.check().is_err()) {
             return Held { files: Vec::new(), readers: Vec::new() };
         }
         let mut files = vec![CopyFile { number: 0, path: &self.primary }];

@@ -1,8 +1,8 @@
-//! Guard: checks every second that the files of a cluster are still those that this process has
-//! opened and locked.
+//! File watch: checks every second that the files of a cluster are still those that this process
+//! has opened and locked.
 //!
 //! **Invariant:** a cluster whose lock is not where other processes look for it takes no writes.
-//! **Not here:** the check after each commit (`footing`).
+//! **Not here:** the check after each commit (`open_file_check`).
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -13,37 +13,41 @@ use model::error::Error;
 use model::reason::Reason;
 
 use super::data_dir::{DataDir, WatchedFiles};
-use super::footing::Footing;
+use super::open_file_check::OpenFileCheck;
 
 /// Interval between checks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Handle of the thread that checks, until it is dropped.
-pub struct Guard {
-    footings: Vec<Arc<Footing>>,
+pub struct FileWatch {
+    file_checks: Vec<Arc<OpenFileCheck>>,
     /// Nothing is ever sent.
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Guard {
+impl FileWatch {
     /// Checks these shards of a data directory from now on.
     ///
     /// # Errors
     /// The system's, if it cannot start a thread.
-    pub fn start(data_dir: &DataDir, footings: Vec<Arc<Footing>>) -> std::io::Result<Self> {
+    pub fn start(
+        data_dir: &DataDir,
+        file_checks: Vec<Arc<OpenFileCheck>>,
+    ) -> std::io::Result<Self> {
         let (end, ended) = channel();
-        let mut watch = Watch {
+        let mut watcher = WatchThread {
             watched_files: data_dir.watched_files(),
-            footings: footings.clone(),
-            told: false,
+            file_checks: file_checks.clone(),
+            reported: false,
         };
-        let thread = std::thread::Builder::new().name("guard".to_owned()).spawn(move || {
-            while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                watch.look();
-            }
-        })?;
-        Ok(Self { footings, end: Some(end), thread: Some(thread) })
+        let thread =
+            std::thread::Builder::new().name("file-watch".to_owned()).spawn(move || {
+                while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    watcher.look();
+                }
+            })?;
+        Ok(Self { file_checks, end: Some(end), thread: Some(thread) })
     }
 
     /// Refuses writes to the directory, if a shard of it takes none.
@@ -51,11 +55,11 @@ impl Guard {
     /// # Errors
     /// [`Error::FilesLost`].
     pub fn check(&self) -> Result<(), Error> {
-        self.footings.iter().try_for_each(|footing| footing.check_writable())
+        self.file_checks.iter().try_for_each(|file_check| file_check.check_writable())
     }
 }
 
-impl Drop for Guard {
+impl Drop for FileWatch {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
@@ -66,24 +70,24 @@ impl Drop for Guard {
 }
 
 /// State of the thread.
-struct Watch {
+struct WatchThread {
     watched_files: WatchedFiles,
-    footings: Vec<Arc<Footing>>,
+    file_checks: Vec<Arc<OpenFileCheck>>,
     /// True if the missing catalog is already in the log.
-    told: bool,
+    reported: bool,
 }
 
-impl Watch {
+impl WatchThread {
     fn look(&mut self) {
-        self.footings.iter().for_each(|footing| footing.look());
+        self.file_checks.iter().for_each(|file_check| file_check.look());
         if self.watched_files.lock_has_left() {
-            self.footings.iter().for_each(|footing| footing.lose(Reason::LockLost));
+            self.file_checks.iter().for_each(|file_check| file_check.lose(Reason::LockLost));
         }
         let gone = self.watched_files.catalog_is_gone();
-        if gone && !self.told {
+        if gone && !self.reported {
             tracing::error!("{}", Reason::CatalogGone.sentence());
         }
-        self.told = gone;
-        self.footings.iter().for_each(|footing| footing.set_catalog_gone(gone));
+        self.reported = gone;
+        self.file_checks.iter().for_each(|file_check| file_check.set_catalog_gone(gone));
     }
 }

@@ -1,8 +1,8 @@
-//! Cell: one value in PostgreSQL's binary form, and as JSON.
+//! Binary value: one value in PostgreSQL's binary form, and as JSON.
 //!
 //! **Invariant:** the JSON of a value equals, byte for byte, the JSON of the same value in the
 //! SQLite engine.
-//! **Not here:** the columns of rows (`statement`, `point`, `page`).
+//! **Not here:** the columns of rows (`statement`, `key_reads`, `json_rows`).
 
 use model::value::{ColumnType, Value, push_json_number, push_json_string};
 
@@ -43,7 +43,7 @@ fn uuid(bytes: &[u8]) -> uuid::Uuid {
     uuid::Uuid::from_slice(bytes).unwrap_or_default()
 }
 
-/// Decodes a cell that is not null.
+/// Decodes a value that is not null.
 pub(super) fn decode(kind: ColumnType, bytes: &[u8]) -> Value {
     match kind {
         ColumnType::Text | ColumnType::Json => {
@@ -61,7 +61,7 @@ pub(super) fn decode(kind: ColumnType, bytes: &[u8]) -> Value {
     }
 }
 
-/// Appends a cell that is not null as JSON.
+/// Appends a value that is not null as JSON.
 pub(super) fn push_json(out: &mut Vec<u8>, kind: ColumnType, bytes: &[u8]) {
     match kind {
         ColumnType::Text => push_json_string(out, &String::from_utf8_lossy(bytes)),

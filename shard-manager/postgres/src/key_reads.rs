@@ -1,4 +1,4 @@
-//! Point: reads of the rows of one key, many of them in one statement.
+//! Key reads: reads of the rows of one key, many of them in one statement.
 //!
 //! All reads that wait when a connection becomes free go to the server together, as one array of
 //! keys: they share planning, round trip and wake-ups. There is no timer: a read that comes alone
@@ -33,8 +33,8 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::citus;
 use super::db_error::DbErrorKind;
+use super::json_rows::JsonRows;
 use super::node::NodeError;
-use super::page::Page;
 use super::position_query::{self, PositionQuery};
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
@@ -55,7 +55,7 @@ const SETTINGS_MAX: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(35);
 
 /// A read that waits.
-pub(super) struct PointRead {
+pub(super) struct QueuedKeyRead {
     pub(super) query: ReadQuery,
     pub(super) slot: Slot,
     pub(super) key: String,
@@ -66,8 +66,8 @@ pub(super) struct PointRead {
 }
 
 /// Queue of the connections of one node.
-pub(super) struct Points {
-    queue: mpsc::Sender<PointRead>,
+pub(super) struct KeyReadQueue {
+    queue: mpsc::Sender<QueuedKeyRead>,
     connections: usize,
     counts: Counts,
 }
@@ -95,7 +95,7 @@ impl Drop for Counted {
     }
 }
 
-impl Points {
+impl KeyReadQueue {
     /// Starts the tasks of this many connections. They end when this is dropped.
     pub(super) fn start(
         target: &Target,
@@ -122,7 +122,7 @@ impl Points {
     }
 
     /// Queues a read; `false` if too many wait already.
-    pub(super) fn send(&self, read: PointRead) -> bool {
+    pub(super) fn send(&self, read: QueuedKeyRead) -> bool {
         self.queue.try_send(read).is_ok()
     }
 
@@ -161,13 +161,13 @@ struct Open {
 }
 
 impl Server {
-    fn settle(self, waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>, runtime: RuntimeHandle) {
+    fn settle(self, waiting: Arc<Mutex<mpsc::Receiver<QueuedKeyRead>>>, runtime: RuntimeHandle) {
         runtime.runtime().spawn(self.run(waiting, runtime));
     }
 
     async fn run(
         mut self,
-        waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>,
+        waiting: Arc<Mutex<mpsc::Receiver<QueuedKeyRead>>>,
         mut runtime: RuntimeHandle,
     ) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
@@ -193,7 +193,7 @@ impl Server {
             }
             let now = Instant::now();
             // Reads past their deadline have no caller any more.
-            for late in batch.extract_if(.., |read: &mut PointRead| read.deadline <= now) {
+            for late in batch.extract_if(.., |read: &mut QueuedKeyRead| read.deadline <= now) {
                 let _ = late.reply.send(Err(Error::DeadlinePassed));
             }
             batch.retain(|read| !read.reply.is_closed());
@@ -210,11 +210,11 @@ impl Server {
         }
     }
 
-    async fn answer(&mut self, batch: &mut Vec<PointRead>) {
+    async fn answer(&mut self, batch: &mut Vec<QueuedKeyRead>) {
         let mut rest = std::mem::take(batch);
         while let Some(first) = rest.first() {
             let query = first.query.clone();
-            let same = |read: &PointRead| {
+            let same = |read: &QueuedKeyRead| {
                 Arc::ptr_eq(&read.query.table, &query.table) && read.query.outputs == query.outputs
             };
             let (group, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(same);
@@ -237,7 +237,7 @@ impl Server {
     }
 
     /// Reads, and retries once on a new connection if the old one was closed.
-    async fn read(&mut self, query: &ReadQuery, group: &[PointRead]) -> Result<Answer, Error> {
+    async fn read(&mut self, query: &ReadQuery, group: &[QueuedKeyRead]) -> Result<Answer, Error> {
         let lost = || Error::ShardUnavailable { shard: self.shard.clone() };
         if self.out_until.is_some_and(|until| Instant::now() < until) {
             return Err(lost());
@@ -294,7 +294,7 @@ impl Server {
                     }
                     return Err(match kind {
                         DbErrorKind::Late => Error::DeadlinePassed,
-                        DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+                        DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
                         _kind @ (DbErrorKind::Constraint(_)
                         | DbErrorKind::Conflict
                         | DbErrorKind::ReadOnly
@@ -356,7 +356,7 @@ async fn read(
     open: &mut Open,
     position_query: PositionQuery,
     query: &ReadQuery,
-    group: &[PointRead],
+    group: &[QueuedKeyRead],
 ) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
     if open.is_citus {
         return read_each(open, position_query, query, group).await;
@@ -369,7 +369,8 @@ async fn read(
         Bind::texts(group.iter().map(|read| read.key.as_str())),
         limits(group),
     ];
-    let mut pages: Vec<Page<'_>> = group.iter().map(|read| Page::new(&read.query)).collect();
+    let mut pages: Vec<JsonRows<'_>> =
+        group.iter().map(|read| JsonRows::new(&read.query)).collect();
     let rows = async {
         let statement = Statement { sql: &sql, binds: &binds, cached: true };
         for_each_row(connection, statement, |row| {
@@ -402,7 +403,7 @@ async fn read(
     let seen = seen?;
     let position = position_query::position(position_query, &seen)?;
     open.known = position_query::shown(&seen)?;
-    Ok((pages.into_iter().map(Page::finish).collect(), position, known))
+    Ok((pages.into_iter().map(JsonRows::finish).collect(), position, known))
 }
 
 /// Reads on Citus, which needs a statement for each key: all are sent at once.
@@ -410,7 +411,7 @@ async fn read_each(
     open: &mut Open,
     position_query: PositionQuery,
     query: &ReadQuery,
-    group: &[PointRead],
+    group: &[QueuedKeyRead],
 ) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
     let sql = open.text(query);
     let Open { connection, prepared, known, .. } = open;
@@ -431,19 +432,19 @@ async fn read_each(
     *known = position_query::shown(&results.next().unwrap_or_default())?;
     let mut pages = Vec::with_capacity(group.len());
     for (read, rows) in group.iter().zip(results) {
-        let mut page = Page::new(&read.query);
+        let mut page = JsonRows::new(&read.query);
         rows.iter().try_for_each(|row| page.push(row))?;
         pages.push(page.finish());
     }
     Ok((pages, position_query::position(position_query, &seen)?, *known))
 }
 
-fn of_one(read: &PointRead) -> [Bind; 3] {
+fn of_one(read: &QueuedKeyRead) -> [Bind; 3] {
     let slot = Bind::integer(i32::from(read.slot.number()));
     [slot, Bind::text(&read.key), Bind::bigint(i64::from(read.query.limit) + 1)]
 }
 
-fn limits(group: &[PointRead]) -> Bind {
+fn limits(group: &[QueuedKeyRead]) -> Bind {
     let limits: Vec<Value> =
         group.iter().map(|read| Value::Int(i64::from(read.query.limit) + 1)).collect();
     Bind::values(ColumnType::Bigint, limits.iter())
@@ -468,7 +469,7 @@ impl Open {
 }
 
 /// Builds the statement of a query. Parameters: slots, shard keys, and one row more than the limit
-/// of each. Columns: the number of the key, then those that [`Page`] reads.
+/// of each. Columns: the number of the key, then those that [`JsonRows`] reads.
 fn text(query: &ReadQuery, is_citus: bool) -> String {
     let table = &query.table;
     let mut columns: Vec<usize> = query.outputs.iter().map(|output| output.column).collect();

@@ -1,4 +1,4 @@
-//! Watch: ends a statement after its deadline.
+//! Statement deadline: ends a statement after its deadline.
 //!
 //! A statement that may visit many rows calls `tessera_in_time()` for each. After the deadline the
 //! function fails, and the statement with it: the caller no longer waits, and other reads wait for
@@ -29,7 +29,7 @@ extern "SQL" {
 
 /// The deadline of one connection's statements.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct StatementDeadline {
     epoch: Instant,
     /// Microseconds after the epoch.
     until: Arc<AtomicU64>,
@@ -37,7 +37,7 @@ pub(super) struct Watch {
     rows_between: Arc<AtomicU32>,
 }
 
-impl Watch {
+impl StatementDeadline {
     /// Registers the function on a connection.
     pub(super) fn on(connection: &mut SqliteConnection) -> QueryResult<Self> {
         let (epoch, until) = (Instant::now(), Arc::new(AtomicU64::new(u64::MAX)));

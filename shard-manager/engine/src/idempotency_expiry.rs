@@ -1,4 +1,4 @@
-//! Forgetting: decides which records of idempotency keys are too old to be kept.
+//! Idempotency expiry: decides which records of idempotency keys are too old to be kept.
 //!
 //! A system clock may be set by years at any moment, and a record that is removed too early allows
 //! a write to be applied twice. So the clock is read once in the lifetime of a process, and only
@@ -27,14 +27,14 @@ const CREDIBLE: TimeDelta = TimeDelta::days(30);
 /// Clock that is read once, when the process starts.
 #[derive(Clone, Copy, Debug)]
 struct Steady {
-    told: DateTime<Utc>,
+    clock: DateTime<Utc>,
     at: Instant,
 }
 
 /// Bounds on the creation times of the records that may go. They are texts, which sort like their
 /// times.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forgetting {
+pub struct IdempotencyExpiry {
     /// Records may go only if they were created at this time or later.
     pub from: String,
     /// Records may go only if they were created before this time.
@@ -44,10 +44,10 @@ pub struct Forgetting {
     pub witness: Option<(String, String)>,
 }
 
-impl Forgetting {
+impl IdempotencyExpiry {
     /// Returns the bounds of the records that may go now.
     pub fn now() -> Self {
-        STEADY.forgetting(Instant::now())
+        STEADY.expiry(Instant::now())
     }
 }
 
@@ -57,11 +57,11 @@ pub fn recorded_at() -> String {
 }
 
 impl Steady {
-    fn new(told: DateTime<Utc>, at: Instant) -> Self {
+    fn new(clock: DateTime<Utc>, at: Instant) -> Self {
         // Only years of four digits sort as text.
         let (least, most) = (TimeDelta::days(366), TimeDelta::days(8_000 * 365));
-        let told = told.clamp(DateTime::UNIX_EPOCH + least, DateTime::UNIX_EPOCH + most);
-        Self { told, at }
+        let clock = clock.clamp(DateTime::UNIX_EPOCH + least, DateTime::UNIX_EPOCH + most);
+        Self { clock, at }
     }
 
     fn lived(&self, now: Instant) -> TimeDelta {
@@ -71,18 +71,18 @@ impl Steady {
     }
 
     fn time(&self, now: Instant) -> DateTime<Utc> {
-        self.told + self.lived(now)
+        self.clock + self.lived(now)
     }
 
-    fn forgetting(&self, now: Instant) -> Forgetting {
+    fn expiry(&self, now: Instant) -> IdempotencyExpiry {
         let (from, until, witness) = if self.lived(now) >= KEPT {
             (DateTime::UNIX_EPOCH, self.time(now) - KEPT, None)
         } else {
             // The clock may be wrong by as much as lies between the witness and the start.
-            let witness = [self.told - KEPT, self.told].map(format_timestamp);
-            (self.told - CREDIBLE, self.time(now) - KEPT - KEPT, Some(witness.into()))
+            let witness = [self.clock - KEPT, self.clock].map(format_timestamp);
+            (self.clock - CREDIBLE, self.time(now) - KEPT - KEPT, Some(witness.into()))
         };
-        Forgetting { from: format_timestamp(from), until: format_timestamp(until), witness }
+        IdempotencyExpiry { from: format_timestamp(from), until: format_timestamp(until), witness }
     }
 }
 
@@ -94,16 +94,16 @@ mod tests {
         Duration::from_secs(count * 3_600)
     }
 
-    fn may_go(forgetting: &Forgetting, records: &[&str]) -> Vec<String> {
+    fn may_go(expiry: &IdempotencyExpiry, records: &[&str]) -> Vec<String> {
         let between = |from: &str, until: &str| {
             let inside = |record: &&&str| **record >= from && **record < until;
             records.iter().filter(inside).map(|record| (*record).to_owned()).collect::<Vec<_>>()
         };
-        let sure = forgetting.witness.as_ref();
+        let sure = expiry.witness.as_ref();
         if sure.is_some_and(|(from, until)| between(from, until).is_empty()) {
             return Vec::new();
         }
-        between(&forgetting.from, &forgetting.until)
+        between(&expiry.from, &expiry.until)
     }
 
     #[test]
@@ -116,9 +116,9 @@ mod tests {
             "2026-03-10T13:00:00Z".parse::<DateTime<Utc>>().unwrap()
         );
         let mine = format_timestamp(steady.time(at + hours(1)));
-        assert_eq!(may_go(&steady.forgetting(at + hours(24)), &[&mine]), [""; 0]);
+        assert_eq!(may_go(&steady.expiry(at + hours(24)), &[&mine]), [""; 0]);
         assert_eq!(
-            may_go(&steady.forgetting(at + hours(25) + Duration::from_secs(1)), &[&mine]),
+            may_go(&steady.expiry(at + hours(25) + Duration::from_secs(1)), &[&mine]),
             [mine.as_str()]
         );
     }
@@ -126,16 +126,16 @@ mod tests {
     #[test]
     fn a_process_that_starts_far_ahead_forgets_nothing_that_is_younger_than_a_day() {
         let records = ["2026-03-08T12:00:00.000000Z", "2026-03-10T11:59:00.000000Z"];
-        for told in ["2031-03-10T12:00:00Z", "2026-03-12T12:00:00Z", "2026-03-11T11:00:00Z"] {
+        for clock in ["2031-03-10T12:00:00Z", "2026-03-12T12:00:00Z", "2026-03-11T11:00:00Z"] {
             let at = Instant::now();
-            let steady = Steady::new(told.parse().unwrap(), at);
+            let steady = Steady::new(clock.parse().unwrap(), at);
             for lived in [0, 1, 23] {
-                let gone = may_go(&steady.forgetting(at + hours(lived)), &records);
+                let gone = may_go(&steady.expiry(at + hours(lived)), &records);
                 let young = records[1].to_owned();
-                assert!(!gone.contains(&young), "{told} after {lived} h");
+                assert!(!gone.contains(&young), "{clock} after {lived} h");
             }
-            let gone = may_go(&steady.forgetting(at + hours(48)), &records);
-            assert_eq!(gone.len(), 2, "{told}: by then they are old");
+            let gone = may_go(&steady.expiry(at + hours(48)), &records);
+            assert_eq!(gone.len(), 2, "{clock}: by then they are old");
         }
     }
 
@@ -150,17 +150,17 @@ mod tests {
             "2026-03-09T11:00:00.000000Z",
             "2026-03-10T11:59:00.000000Z",
         ];
-        assert_eq!(may_go(&steady.forgetting(at), &records), [records[1]]);
-        assert_eq!(may_go(&steady.forgetting(at), &records[..3]), [""; 0], "nobody bears witness");
+        assert_eq!(may_go(&steady.expiry(at), &records), [records[1]]);
+        assert_eq!(may_go(&steady.expiry(at), &records[..3]), [""; 0], "nobody bears witness");
     }
 
     #[test]
     fn a_clock_that_cannot_be_right_is_bounded() {
-        for told in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
-            let steady = Steady::new(told, Instant::now());
+        for clock in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
+            let steady = Steady::new(clock, Instant::now());
             let text = format_timestamp(steady.time(Instant::now() + hours(1_000)));
             assert_eq!(text.len(), "2026-03-10T12:00:00.000000Z".len(), "{text}");
-            assert!(steady.forgetting(Instant::now()).from.as_str() >= "1970");
+            assert!(steady.expiry(Instant::now()).from.as_str() >= "1970");
         }
     }
 }

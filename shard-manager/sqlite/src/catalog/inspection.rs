@@ -1,4 +1,4 @@
-//! Look: reads the catalog beside the process that writes it.
+//! Inspection: reads the catalog beside the process that writes it.
 //!
 //! **Invariant:** nothing is migrated or changed; the error about an unreadable catalog states the
 //! reason.
@@ -14,7 +14,7 @@ use super::super::read_only::open_read_only;
 use super::{ClusterRow, MIGRATIONS, PLACE, dsl};
 
 /// Contents of a catalog.
-pub(in super::super) struct Looked {
+pub(in super::super) struct InspectedCatalog {
     /// Id of the cluster.
     pub(in super::super) cluster_id: String,
     /// The current shard map.
@@ -29,7 +29,7 @@ pub(in super::super) struct Looked {
 ///
 /// # Errors
 /// [`OpenError`] if the file is missing, is not a catalog of this program, or cannot be read.
-pub(in super::super) fn look(path: &Path) -> Result<Looked, OpenError> {
+pub(in super::super) fn inspect(path: &Path) -> Result<InspectedCatalog, OpenError> {
     let mut connection = open_read_only(path, &MIGRATIONS)?;
     let row: Option<ClusterRow> = dsl::tessera_cluster
         .first(&mut connection)
@@ -39,5 +39,5 @@ pub(in super::super) fn look(path: &Path) -> Result<Looked, OpenError> {
     row.check_hash(PLACE)?;
     let map = row.map().map_err(|cause| OpenError::foreign(path, cause))?;
     let (ready, replicas) = (row.ready == 1, row.replicas as usize);
-    Ok(Looked { cluster_id: row.cluster_id, map, ready, replicas })
+    Ok(InspectedCatalog { cluster_id: row.cluster_id, map, ready, replicas })
 }

@@ -1,4 +1,4 @@
-//! Careful: stores rows of tables whose triggers or rules may alter them.
+//! Triggered tables: stores rows of tables whose triggers or rules may alter them.
 //!
 //! The statements run, and the rows are read again, before the commit: so the response contains
 //! what the database has really stored. Other tables do not pay for these round trips.
@@ -33,10 +33,10 @@ pub(super) async fn store(
     groups: &[Group],
 ) -> Result<HashMap<usize, Vec<Value>>, TransactionError> {
     let failed = match write(session, batch, groups).await {
-        Ok(found) => match swallowed(batch, groups, &found) {
+        Ok(found) => match discarded(batch, groups, &found) {
             None => return Ok(found),
             Some(table) => {
-                let kind = DbErrorKind::Swallowed(Some(table.name().to_owned()));
+                let kind = DbErrorKind::Discarded(Some(table.name().to_owned()));
                 TransactionError {
                     kind,
                     outcome: Outcome::Rejected,
@@ -89,9 +89,9 @@ async fn write(
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
     let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
-    let told = results?.split_off(work.len());
+    let reported = results?.split_off(work.len());
     let mut found = HashMap::new();
-    for ((group, locked), rows) in locks.iter().zip(told) {
+    for ((group, locked), rows) in locks.iter().zip(reported) {
         for row in rows {
             let at = locked.place(&row).ok_or(DieselError::NotFound)?;
             found.insert(at, image(&group.statements.table, &row, 1));
@@ -108,8 +108,8 @@ fn plain_work(citus: Option<&Citus>, batch: &Batch, group: &Group) -> Vec<Work<'
     work.map(|(sql, binds)| (sql.into_owned().into(), binds)).collect()
 }
 
-/// Returns the table of the first row that the database has swallowed.
-fn swallowed<'g>(
+/// Returns the table of the first row that the database has discarded.
+fn discarded<'g>(
     batch: &Batch,
     groups: &'g [Group],
     found: &HashMap<usize, Vec<Value>>,

@@ -1,4 +1,4 @@
-//! Scales: load of slots and shards, and the judgement that follows from it.
+//! Load judgement: load of slots and shards, and the judgement that follows from it.
 //!
 //! **Not here:** the choice of slots that move (`plan`).
 
@@ -15,7 +15,7 @@ use crate::topology::ShardIndex;
 const CHANCE: f64 = 4.0;
 
 /// Shards and the load of their slots.
-pub(super) struct Scales {
+pub(super) struct LoadJudgement {
     weights: Vec<u64>,
     owners: Vec<usize>,
     costs: Vec<u64>,
@@ -23,7 +23,7 @@ pub(super) struct Scales {
     total: u64,
 }
 
-impl Scales {
+impl LoadJudgement {
     pub(super) fn new(observed: &Observed<'_>, balance_by: BalanceBy) -> Self {
         let topology = observed.map.topology();
         let weights = topology.shards().iter().map(|shard| u64::from(shard.weight)).collect();

@@ -1,4 +1,4 @@
-//! Parallel tasks: operations on several nodes at once, recorded in the manifest one by one.
+//! Cluster update: operations on several nodes at once, recorded in the manifest one by one.
 //!
 //! **Invariant:** at most one node of a shard is started as primary; a node is recorded as made
 //! after it is complete.

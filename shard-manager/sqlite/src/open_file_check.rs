@@ -1,10 +1,10 @@
-//! Footing: proof that the names of a primary's files still lead to these files.
+//! Open file check: proof that the names of a primary's files still lead to these files.
 //!
 //! A process may write for long to files that were removed, and these writes are gone when it ends.
 //! So the writer keeps a handle of its file and of the WAL beside it, and checks after each commit
-//! that they still have a name; every second `guard` checks that the names still lead to them. This
-//! check is also made before a file is opened again by its name, because SQLite would replay the
-//! WAL of one file into another.
+//! that they still have a name; every second `file_watch` checks that the names still lead to them.
+//! This check is also made before a file is opened again by its name, because SQLite would replay
+//! the WAL of one file into another.
 //!
 //! The handles only lead to the files (`O_PATH`). Closing any other handle would release SQLite's
 //! locks.
@@ -55,7 +55,7 @@ impl Inode {
 
 /// Proof for the files of one shard's primary.
 #[derive(Debug)]
-pub struct Footing {
+pub struct OpenFileCheck {
     shard: String,
     path: PathBuf,
     /// `None` if it was missing.
@@ -66,7 +66,7 @@ pub struct Footing {
     beside: Mutex<Vec<(PathBuf, Inode)>>,
 }
 
-impl Footing {
+impl OpenFileCheck {
     /// Records the identity of the file that the primary's name leads to now.
     pub fn of(shard: &str, path: &Path) -> Arc<Self> {
         Arc::new(Self {
@@ -154,7 +154,7 @@ impl Footing {
         let beside = [wal, shm].into_iter();
         let beside = beside.filter_map(|path| Inode::at(&path).map(|file| (path, file)));
         *self.beside.lock().unwrap_or_else(PoisonError::into_inner) = beside.collect();
-        Grip { footing: Arc::clone(self), handles }
+        Grip { file_check: Arc::clone(self), handles }
     }
 }
 
@@ -171,7 +171,7 @@ fn has_name(file: &OwnedFd) -> bool {
 /// Handles that a writer holds while it has the file open. Must be dropped before its connection.
 #[derive(Debug)]
 pub(super) struct Grip {
-    footing: Arc<Footing>,
+    file_check: Arc<OpenFileCheck>,
     handles: Vec<OwnedFd>,
 }
 
@@ -185,6 +185,6 @@ impl Grip {
 /// SQLite itself removes its files when the last connection is closed.
 impl Drop for Grip {
     fn drop(&mut self) {
-        self.footing.beside.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.file_check.beside.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

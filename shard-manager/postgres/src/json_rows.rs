@@ -1,6 +1,6 @@
-//! Page: writes the rows of a key into the JSON of the response as they arrive.
+//! JSON rows: writes the rows of a key into the JSON of the response as they arrive.
 //!
-//! **Not here:** the statements (`point`, `scan`), pages over several shards.
+//! **Not here:** the statements (`key_reads`, `scan`), pages over several shards.
 
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
@@ -9,17 +9,17 @@ use model::query::ReadQuery;
 use model::result_rows::Rows;
 use model::value::{ColumnType, Value};
 
-use super::cell;
+use super::binary_value;
 use super::statement::RowView;
 
 /// Rows of one key as they arrive.
-pub(super) struct Page<'q> {
+pub(super) struct JsonRows<'q> {
     query: &'q ReadQuery,
     rows: Rows,
     last: Vec<Value>,
 }
 
-impl<'q> Page<'q> {
+impl<'q> JsonRows<'q> {
     pub(super) fn new(query: &'q ReadQuery) -> Self {
         Self { query, rows: Rows::with_capacity(256), last: Vec::new() }
     }
@@ -62,7 +62,8 @@ pub(super) fn push_object(out: &mut Vec<u8>, row: &RowView, query: &ReadQuery, f
         out.extend_from_slice(if at == 0 { b"{\"" } else { b",\"" });
         out.extend_from_slice(output.alias.as_deref().unwrap_or(&column.name).as_bytes());
         out.extend_from_slice(b"\":");
-        if row.cell(first + at, |bytes| cell::push_json(out, column.kind, bytes)).is_none() {
+        if row.cell(first + at, |bytes| binary_value::push_json(out, column.kind, bytes)).is_none()
+        {
             out.extend_from_slice(b"null");
         }
     }
@@ -71,5 +72,5 @@ pub(super) fn push_object(out: &mut Vec<u8>, row: &RowView, query: &ReadQuery, f
 
 /// Returns the value of a column.
 pub(super) fn value(row: &RowView, column: usize, kind: ColumnType) -> Value {
-    row.cell(column, |bytes| cell::decode(kind, bytes)).unwrap_or(Value::Null)
+    row.cell(column, |bytes| binary_value::decode(kind, bytes)).unwrap_or(Value::Null)
 }
