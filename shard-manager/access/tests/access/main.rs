@@ -19,4 +19,5 @@ mod signers;
 mod snapshots;
 mod tenants;
 mod token_attacks;
+mod token_confusion;
 mod tokens;
