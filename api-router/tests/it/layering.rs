@@ -67,7 +67,7 @@ const MODEL: &[&[&str]] = &[
     &["idempotency"],
 ];
 const ACCESS: &[&[&str]] = &[
-    &["auth_error", "key", "operation", "scope", "tenant", "unix_time"],
+    &["auth_error", "json_member", "key", "operation", "scope", "tenant", "unix_time"],
     &["denial", "grant", "limit"],
     &["role"],
     &["jwt", "key_record", "rights"],

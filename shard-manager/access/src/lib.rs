@@ -17,6 +17,7 @@ pub mod authenticator;
 pub mod caller;
 pub mod denial;
 pub mod grant;
+pub mod json_member;
 pub mod jwt;
 pub mod key;
 pub mod key_record;
