@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod counted_heap;
+mod denials;
 mod hot_path;
 mod key_sets;
 mod keys;
