@@ -68,7 +68,7 @@ const MODEL: &[&[&str]] = &[
 ];
 const ACCESS: &[&[&str]] = &[
     &["auth_error", "json_member", "key", "operation", "scope", "tenant", "unix_time"],
-    &["denial", "grant", "limit"],
+    &["denial", "grant", "limit", "session"],
     &["role"],
     &["jwt", "key_record", "rights"],
     &["caller", "keys_file"],

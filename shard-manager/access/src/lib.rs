@@ -27,6 +27,7 @@ pub mod operation;
 pub mod rights;
 pub mod role;
 pub mod scope;
+pub mod session;
 pub mod snapshot;
 pub mod tenant;
 pub mod unix_time;

@@ -16,6 +16,7 @@ mod limits;
 mod random_rights;
 mod rights;
 mod roles;
+mod sessions;
 mod signers;
 mod snapshots;
 mod tenants;
