@@ -71,7 +71,7 @@ const ACCESS: &[&[&str]] = &[
     &["denial", "grant", "limit", "session"],
     &["role"],
     &["jwt", "key_record", "rights"],
-    &["caller", "keys_file"],
+    &["caller", "check", "keys_file"],
     &["snapshot"],
     &["authenticator"],
 ];

@@ -15,6 +15,7 @@
 pub mod auth_error;
 pub mod authenticator;
 pub mod caller;
+pub mod check;
 pub mod denial;
 pub mod grant;
 pub mod json_member;

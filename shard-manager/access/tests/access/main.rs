@@ -6,6 +6,7 @@
 )]
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod checks;
 mod counted_heap;
 mod denials;
 mod hot_path;
@@ -14,6 +15,7 @@ mod keys;
 mod keys_file;
 mod limits;
 mod random_rights;
+mod random_texts;
 mod rights;
 mod roles;
 mod sessions;
