@@ -233,6 +233,13 @@ impl Rights {
         grants.any(|grant| grant.columns().contains(column))
     }
 
+    /// Returns true if some grant of any table admits this shard key.
+    pub fn reaches(&self, key: ShardKey<'_>) -> bool {
+        let Some(Bounds { role, tenants }) = &self.0 else { return true };
+        let mut grants = role.role().grants().iter();
+        grants.any(|grant| grant.keys().binding(tenants).admits(key.as_str()))
+    }
+
     /// Returns true if some grant of the role is not for all keys.
     pub fn is_bound(&self) -> bool {
         self.0.as_ref().is_some_and(|bounds| bounds.role.role().is_bound())
