@@ -110,6 +110,9 @@ struct Bounds {
 }
 
 impl Rights {
+    /// Rights without bounds, for work of the system that borrows them.
+    pub const ALL: &Self = &Self::all();
+
     /// Returns rights without bounds: those of a cluster without access control, and of the
     /// system's own work. A question to them costs one branch.
     #[inline]
@@ -229,6 +232,13 @@ impl Rights {
         let Some(Bounds { role, .. }) = &self.0 else { return true };
         let mut grants = role.grants(table).filter(|grant| grant.operations().contains(operations));
         grants.any(|grant| grant.columns().contains(column))
+    }
+
+    /// Returns true if some grant of any table admits this shard key.
+    pub fn reaches(&self, key: ShardKey<'_>) -> bool {
+        let Some(Bounds { role, tenants }) = &self.0 else { return true };
+        let mut grants = role.role().grants().iter();
+        grants.any(|grant| grant.keys().binding(tenants).admits(key.as_str()))
     }
 
     /// Returns true if some grant of the role is not for all keys.
