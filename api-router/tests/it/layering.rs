@@ -156,7 +156,7 @@ const API_ROUTER: &[&[&str]] = &[
     &["config"],
     &["body", "compression", "filter", "prefer"],
     &["cluster_status", "headers", "query"],
-    &["metrics_view", "unsupported_headers"],
+    &["access", "metrics_view", "unsupported_headers"],
     &["app"],
     &["response_headers"],
     &["middleware", "routes"],
