@@ -6,6 +6,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_RANGE, ETAG};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
+use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::cursor::CursorError;
 use shard_manager::keyspace::ShardKey;
@@ -106,16 +107,18 @@ pub(crate) async fn read_rows(
     let table = table.ok_or_else(|| {
         Problem::new(Code::TSR100, "table is missing").hint("for example ?table=users")
     })?;
-    let mut query = read_query(&app.manager.schema().table(table)?, &parameters)?;
+    let rights = app.rights(&request);
+    let mut query = read_query(&app.manager.schema(&rights).table(table)?, &parameters)?;
     let named = query.keys_named();
     if let Some(key) = key {
         check_agrees(&query, named.as_deref(), key)?;
     } else if headers.prefer.has(Preference::DenyFanout) {
-        refuse_fanout(&app, &query)?;
+        refuse_fanout(&app, &rights, &query)?;
     }
     query.counts = headers.prefer.has(Preference::CountExact);
     if let Some(cursor) = parameters.single("cursor")? {
-        query.after = Some(app.manager.data().resume(&query, key, cursor).map_err(bad_cursor)?);
+        query.after =
+            Some(app.manager.data(&rights).resume(&query, key, cursor).map_err(bad_cursor)?);
     }
     let is_first_page = query.after.is_none() && query.offset == 0;
     // A cursor does not contain the number of rows before it.
@@ -125,7 +128,7 @@ pub(crate) async fn read_rows(
     }
     let asked = Instant::now();
     let route = asked - began;
-    let read = app.manager.data().read(query, key, &headers.options).await;
+    let read = app.manager.data(&rights).read(query, key, &headers.options).await;
     let refused = |failure| refusal(&app, &request, asked, failure, &headers.options.session);
     let read = read.map_err(refused)?;
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
@@ -177,8 +180,8 @@ fn check_agrees(
     }))
 }
 
-fn refuse_fanout(app: &App, query: &ReadQuery) -> Result<(), Problem> {
-    if !app.manager.data().asks_all_shards(query) {
+fn refuse_fanout(app: &App, rights: &Rights, query: &ReadQuery) -> Result<(), Problem> {
+    if !app.manager.data(rights).asks_all_shards(query) {
         return Ok(());
     }
     let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";

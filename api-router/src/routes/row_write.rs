@@ -18,6 +18,7 @@ use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
 use crate::app::App;
+use crate::caller_rights::CallerRights;
 use crate::headers::{DataHeaders, idempotency_key, precondition};
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
@@ -54,6 +55,8 @@ pub struct WriteAnswer {
 pub(super) struct WriteContext<'r> {
     /// Start of the request.
     pub(super) began: Instant,
+    /// Rights of the caller.
+    pub(super) rights: CallerRights,
     /// Level, session and deadline.
     pub(super) options: RequestOptions,
     /// `Prefer`.
@@ -78,7 +81,8 @@ impl<'r> WriteContext<'r> {
         let DataHeaders { shard_key, options, prefer } =
             DataHeaders::parse(&app.manager, request, began)?;
         let idempotency_key = idempotency_key(request.headers())?;
-        Ok((shard_key, Self { began, options, prefer, idempotency_key, wants_row: false }))
+        let rights = app.rights(request);
+        Ok((shard_key, Self { began, rights, options, prefer, idempotency_key, wants_row: false }))
     }
 }
 
@@ -99,14 +103,14 @@ pub(super) async fn carry_out(
     context: WriteContext<'_>,
     (place, mut row): (KeyLocation, RowWrite),
 ) -> Result<CompletedWrite, Problem> {
-    let WriteContext { began, options, prefer, idempotency_key, wants_row } = context;
+    let WriteContext { began, rights, options, prefer, idempotency_key, wants_row } = context;
     row.wants_row = wants_row;
     row.precondition = precondition(request.headers(), row.operation)?;
     row.idempotency_key = idempotency_key.map(str::to_owned);
     request_record::update(request, |record| record.set_key(&row.key));
     let operation = row.operation;
     let asked = Instant::now();
-    let written = app.manager.data().write(place, row, &options).await;
+    let written = app.manager.data(&rights).write(place, row, &options).await;
     let refused = |failure| {
         let problem = refusal(app, request, asked, failure, &options.session);
         let in_vain = operation == Operation::Delete && problem.code() == Code::TSR302;
@@ -114,7 +118,7 @@ pub(super) async fn carry_out(
     };
     let written = written.map_err(refused)?;
     let mut session = options.session;
-    app.manager.data().extend_session(&mut session, place.shard, written.receipt.position);
+    app.manager.sessions().extend(&mut session, place.shard, written.receipt.position);
     let origin = AnswerOrigin::of_write(request, &session, place.epoch);
     let timing = Timing::of_write(began, written.receipt.times);
     let mut response = keyed_response(app, place, &origin, &timing);

@@ -16,11 +16,20 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/local-postgres", &["model"]),
     ("shard-manager/postgres", &["engine", "model"]),
     ("shard-manager/sqlite", &["engine", "model"]),
-    ("shard-manager/cluster", &["cache", "engine", "model"]),
+    ("shard-manager/cluster", &["access", "cache", "engine", "model"]),
     ("shard-manager/assembly", &["cache", "cluster", "engine", "model", "postgres", "sqlite"]),
     (
         "shard-manager/cli",
-        &["assembly", "cluster", "engine", "local-postgres", "model", "postgres", "sqlite"],
+        &[
+            "access",
+            "assembly",
+            "cluster",
+            "engine",
+            "local-postgres",
+            "model",
+            "postgres",
+            "sqlite",
+        ],
     ),
     (
         "shard-manager",
@@ -150,7 +159,7 @@ const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
 const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["shard"], &["manager"]];
 const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
 const API_ROUTER: &[&[&str]] = &[
-    &["request_hints"],
+    &["caller_rights", "request_hints"],
     &["body_decoding", "browser_policy", "data_route", "negotiation", "problem", "tls", "trace"],
     &["body_budget", "documented_paths", "otlp", "request_record"],
     &["config"],

@@ -109,6 +109,9 @@ struct Bounds {
 }
 
 impl Rights {
+    /// Rights without bounds, for work of the system that borrows them.
+    pub const ALL: &Self = &Self::all();
+
     /// Returns rights without bounds: those of a cluster without access control, and of the
     /// system's own work. A question to them costs one branch.
     #[inline]

@@ -119,7 +119,7 @@ impl BulkOutcome {
 
     pub(super) fn see(&mut self, app: &App, shard: ShardIndex, position: Option<Position>) {
         if let Some(position) = position {
-            app.manager.data().extend_session(&mut self.session, shard, position);
+            app.manager.sessions().extend(&mut self.session, shard, position);
         }
     }
 
@@ -201,7 +201,7 @@ impl BulkOutcome {
         let (stored, failed_total) = (self.stored(), self.failed_total);
         problem
             .partial(Progress { stored, next_index, failed_total, failed })
-            .session(app.manager.data().token(&self.session))
+            .session(app.manager.sessions().token(&self.session))
     }
 }
 

@@ -1,7 +1,8 @@
-//! Data: the face of a manager for rows: writes, reads and session tokens.
+//! Data: the face of a manager for rows, with the rights of the caller who reads or writes them.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
-//! **Not here:** bulk writes (`bulk`), reads (`reads`), the cache (`cached`).
+//! **Not here:** bulk writes (`bulk`), reads (`reads`), the cache (`cached`), session tokens
+//! (`sessions`).
 
 mod bulk;
 mod cached;
@@ -9,14 +10,12 @@ mod reads;
 
 use std::sync::Arc;
 
+use access::rights::Rights;
 use model::error::{Error, Failure, Outcome};
 use model::keyspace::ShardKey;
-use model::position::Position;
 use model::row_change::{Fields, Operation, RowWrite};
 use model::shard_map::{KeyLocation, ShardMap};
 use model::table::Table;
-use model::token::{SessionToken, TokenError};
-use model::topology::ShardIndex;
 
 use super::{Manager, Receipt, RequestOptions, WriteReceipt};
 use crate::lane::LaneFailure;
@@ -25,7 +24,11 @@ pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 
 /// Face of a [`Manager`] for rows.
 #[derive(Clone, Copy)]
-pub struct Data<'m>(pub(super) &'m Manager);
+pub struct Data<'m> {
+    pub(super) manager: &'m Manager,
+    #[expect(dead_code, reason = "no operation on rows is bound yet")]
+    pub(super) rights: &'m Rights,
+}
 
 /// A read in progress: the cluster that is read, and the options of the request.
 #[derive(Clone, Copy)]
@@ -35,40 +38,6 @@ struct RowReader<'r> {
 }
 
 impl Data<'_> {
-    /// Merges the session tokens of a request.
-    ///
-    /// # Errors
-    /// [`TokenError`] if a token is too long, or not one of this cluster.
-    pub fn session<'t>(
-        self,
-        tokens: impl Iterator<Item = &'t str>,
-    ) -> Result<SessionToken, TokenError> {
-        let mut session = SessionToken::empty();
-        let holds = |shard: ShardIndex, position| {
-            // A shard that was removed has no position to check.
-            let shard = self.0.shards.get(shard.index());
-            shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
-        };
-        for token in tokens {
-            session.merge(&SessionToken::parse(token, &self.0.token_key)?, holds);
-        }
-        Ok(session)
-    }
-
-    /// Returns the text of a session token, for the client to keep.
-    pub fn token(self, session: &SessionToken) -> String {
-        session.encode(&self.0.token_key)
-    }
-
-    /// Adds a position that the client has seen to its session. A position of the session that may
-    /// be lost stays: the next read reports it.
-    pub fn extend_session(self, session: &mut SessionToken, shard: ShardIndex, position: Position) {
-        let history = self.0.shards[shard.index()].replication.timeline().history();
-        if session.seen(shard).is_none_or(|known| history.holds(known)) {
-            session.see(shard, position);
-        }
-    }
-
     /// Checks one change and routes it by a snapshot of the map. All changes of a request use the
     /// same snapshot.
     ///
@@ -96,7 +65,7 @@ impl Data<'_> {
         row: RowWrite,
         options: &RequestOptions,
     ) -> Result<WriteReceipt, Failure> {
-        let shard = &self.0.shards[place.shard.index()];
+        let shard = &self.manager.shards[place.shard.index()];
         let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
         let mut pending = self.pending_keys(std::iter::once((place, &row)));
         let done = shard.write(vec![row], options.level, options.deadline).await;

@@ -103,7 +103,7 @@ impl Data<'_> {
         let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
         let request = |rows| WriteRequest { rows, atomic_rows: None, waits_for_room: true };
-        write_by_lane(&self.0.shards[shard.index()], rows, options, request).await
+        write_by_lane(&self.manager.shards[shard.index()], rows, options, request).await
     }
 
     async fn write_parts(
@@ -112,13 +112,14 @@ impl Data<'_> {
         options: &RequestOptions,
         write: impl AsyncFn(&Shard, Vec<BulkRow>) -> BulkPart,
     ) -> BulkDone {
-        let mut by_shard: Vec<Vec<BulkRow>> = self.0.shards.iter().map(|_| Vec::new()).collect();
+        let mut by_shard: Vec<Vec<BulkRow>> =
+            self.manager.shards.iter().map(|_| Vec::new()).collect();
         for row in rows {
             by_shard[row.place.shard.index()].push(row);
         }
         let all = by_shard.iter().flatten();
         let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
-        let shards = self.0.shards.iter().zip(by_shard);
+        let shards = self.manager.shards.iter().zip(by_shard);
         let parts = shards.map(|(shard, rows)| write(shard, rows));
         let parts = futures_util::future::join_all(parts).await;
         drop(pending);
@@ -127,7 +128,7 @@ impl Data<'_> {
         let mut slowest = LaneTimes::default();
         for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardIndex).zip(parts) {
             if let Some(position) = seen {
-                self.extend_session(&mut session, shard, position);
+                self.manager.sessions().extend(&mut session, shard, position);
             }
             slowest = slowest.slower(times);
             done.extend(rows);

@@ -66,7 +66,7 @@ impl Data<'_> {
         key: Option<ShardKey<'_>>,
         options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
-        let map = self.0.map.load();
+        let map = self.manager.map.load();
         let began = Instant::now();
         let reader = RowReader { data: self, options };
         let Some(key) = key else {
@@ -84,7 +84,7 @@ impl Data<'_> {
 
     /// Returns true if a read without a shard key is a scatter read: its filters name no keys.
     pub fn asks_all_shards(self, query: &ReadQuery) -> bool {
-        matches!(Route::of(query, &self.0.map.load()), Route::Shards)
+        matches!(Route::of(query, &self.manager.map.load()), Route::Shards)
     }
 
     fn next_cursor(
@@ -93,7 +93,7 @@ impl Data<'_> {
         key: Option<ShardKey<'_>>,
         last: Option<&[Value]>,
     ) -> Option<String> {
-        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.0.token_key))
+        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.manager.token_key))
     }
 
     /// Returns the sort keys after which a read continues, by the cursor of an earlier one.
@@ -106,7 +106,7 @@ impl Data<'_> {
         key: Option<ShardKey<'_>>,
         text: &str,
     ) -> Result<Vec<Value>, CursorError> {
-        cursor::decode(text, query, key.map(|key| key.as_str()), &self.0.token_key)
+        cursor::decode(text, query, key.map(|key| key.as_str()), &self.manager.token_key)
     }
 }
 
@@ -126,7 +126,7 @@ impl RowReader<'_> {
                 questions.collect()
             }
             Route::Shards => {
-                let shards = (0..).map(ShardIndex).zip(&self.data.0.shards);
+                let shards = (0..).map(ShardIndex).zip(&self.data.manager.shards);
                 shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
             }
         };
@@ -158,14 +158,14 @@ impl RowReader<'_> {
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let told = |error| Failure::rejected(error, Some(place));
-        let shard = &self.data.0.shards[place.shard.index()];
+        let shard = &self.data.manager.shards[place.shard.index()];
         let requirements = requirements(shard, place.shard, self.options, self.options.deadline)
             .await
             .map_err(told)?;
         let answer = self.read_key((query, key), place, &requirements).await.map_err(told)?;
         let KeyAnswer { rows, position, served_by, cache } = answer;
         let mut session = self.options.session.clone();
-        self.data.extend_session(&mut session, place.shard, position);
+        self.data.manager.sessions().extend(&mut session, place.shard, position);
         let is_cached = served_by == ServedBy::Cache;
         Ok(ReadDone {
             rows,
@@ -195,7 +195,7 @@ impl RowReader<'_> {
         let deadline =
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
         let reads = questions.iter().map(async |(index, query)| {
-            let shard = &self.data.0.shards[index.index()];
+            let shard = &self.data.manager.shards[index.index()];
             let requirements = requirements(shard, *index, self.options, deadline).await?;
             shard.reads().read_all(query, &requirements).await
         });
@@ -208,7 +208,7 @@ impl RowReader<'_> {
         for ((index, _), answer) in questions.into_iter().zip(answers) {
             match answer {
                 Ok(ShardRows { read, role, .. }) => {
-                    self.data.extend_session(&mut session, index, read.position);
+                    self.data.manager.sessions().extend(&mut session, index, read.position);
                     if role == Role::Primary {
                         served_by = ServedBy::Primary;
                     }
@@ -239,7 +239,7 @@ impl RowReader<'_> {
             next_cursor,
             place,
             served_by,
-            cache: self.data.0.cache.as_ref().map(|cache| cache.bypass()),
+            cache: self.data.manager.cache.as_ref().map(|cache| cache.bypass()),
             session,
             epoch,
             database,
