@@ -63,7 +63,7 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool, access: bool) {
         .service(shortcuts::openapi_document)
         .service(shortcuts::version);
     if access {
-        surface.service(access::describe_caller);
+        surface.service(access::describe_caller).service(access::check_access);
     }
     if lab {
         surface.service(lab::list_holds).service(lab::hold_node);

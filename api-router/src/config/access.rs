@@ -24,8 +24,9 @@ const STALE_MAX: &str = "access_stale_max_s";
 const ROUTERS: &str = "limit_routers";
 const CORS: &str = "cors_origins";
 
-/// Longest permitted age of keys and roles, in seconds: a year.
-const STALE_MAX_MOST: usize = 31_536_000;
+/// Permitted ages of keys and roles, in seconds: from more than the time between two checks of
+/// their files to a year.
+const STALE_MAX_S: std::ops::RangeInclusive<usize> = 15..=31_536_000;
 /// Highest number of routers among which rates are divided.
 const ROUTERS_MAX: usize = 1_000;
 /// Highest number of origins: each request from a web page is compared with all of them.
@@ -147,8 +148,10 @@ pub(super) fn access(
     };
     let (keys_file, roles_file) = (file(KEYS_FILE)?, file(ROLES_FILE)?);
     let stale_default = AuthSettings::STALE_MAX_DEFAULT.to_string();
-    let stale_max =
-        settings.parse(STALE_MAX, &stale_default, |text| within(text, 0, STALE_MAX_MOST))?;
+    let stale_max = settings.parse(STALE_MAX, &stale_default, |text| {
+        let known = within(text, *STALE_MAX_S.start(), *STALE_MAX_S.end());
+        if text == "0" { Ok(0) } else { known.map_err(|allowed| format!("0 or {allowed}")) }
+    })?;
     let routers = settings.parse(ROUTERS, "1", |text| within(text, 1, ROUTERS_MAX))?;
     let cors_origins = settings.secret(CORS, "none", parse_origins)?;
     if mode != AccessMode::On && !cors_origins.is_empty() {

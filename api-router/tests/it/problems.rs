@@ -102,6 +102,8 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     ]
 }
 
+/// Codes of access control, which `access` produces.
+const NEED_ACCESS: [&str; 3] = ["TSR006", "TSR401", "TSR429"];
 /// Codes that no single client can cause: `faults` (and `lab`, for a full lane; TSR202 the tests of
 /// servers) produces each.
 const NEED_A_FAULT: [&str; 11] = [
@@ -121,11 +123,12 @@ fn every_code_is_produced_or_needs_a_fault() {
         .collect();
     let all: BTreeSet<&str> =
         api_router::problem::Code::ALL.iter().map(|code| code.name()).collect();
-    let faults = BTreeSet::from(NEED_A_FAULT);
+    let faults: BTreeSet<&str> = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).collect();
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
     assert!(produced.is_disjoint(&faults));
     let failover = include_str!("../../../shard-manager/tests/postgres/failover.rs");
-    let told = [include_str!("faults.rs"), include_str!("lab.rs"), failover].concat();
+    let access = [include_str!("access/credentials.rs"), include_str!("access/files.rs")].concat();
+    let told = [include_str!("faults.rs"), include_str!("lab.rs"), failover, &access].concat();
     faults.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
 }
 
@@ -313,7 +316,7 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR310 404 No such table: there is no table `user` (did you mean `users`?)
     TSR311 400 No such column: users has no column `nmae` (did you mean `name`?)
     TSR312 400 Value does not fit: name: expected text, got a number (-)
-    TSR403 403 Foreign page: the request comes from a web page of another origin (requests from other programs, and from pages served here, are welcome)
+    TSR403 403 Forbidden: the request comes from a web page of another origin (requests from other programs, and from pages served here, are welcome)
     "#);
 }
 
