@@ -13,7 +13,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
 use shard_manager::access::jwt::Issuers;
 use shard_manager::access::jwt::issuer::{Issuer, LoadedKeys};
 use shard_manager::access::jwt::key_set::KeySet;
@@ -151,24 +150,9 @@ fn parse_keys(bytes: &[u8]) -> Result<Vec<KeyRecord>, String> {
     keys_file::parse(text).map_err(|error| error.to_string())
 }
 
-/// Parses a role or a list of roles.
 fn parse_roles(bytes: &[u8]) -> Result<Vec<AccessRole>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?.trim();
-    if !text.starts_with('[') {
-        return AccessRole::parse(text).map(|role| vec![role]).map_err(|error| error.to_string());
-    }
-    let list: Vec<Box<RawValue>> =
-        serde_json::from_str(text).map_err(|error| format!("is not a list of roles: {error}"))?;
-    let mut roles = Vec::new();
-    let mut names = BTreeSet::new();
-    for (index, role) in list.iter().enumerate() {
-        let role = AccessRole::parse(role.get()).map_err(|error| format!("[{index}]: {error}"))?;
-        if !names.insert(role.name().to_owned()) {
-            return Err(format!("[{index}]: the role {} comes twice: remove one", role.name()));
-        }
-        roles.push(role);
-    }
-    Ok(roles)
+    let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
+    AccessRole::parse_file(text).map_err(|error| error.to_string())
 }
 
 /// Warns of keys without rights. They are no reason to keep older keys, because a role may have

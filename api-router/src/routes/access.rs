@@ -3,19 +3,14 @@
 //!
 //! **Not here:** the decision about requests (`access`).
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use shard_manager::access::caller::Principal;
-use shard_manager::access::grant::{Grant, KeyBinding};
-use shard_manager::access::operation::RowOperations;
-use shard_manager::access::rights::{CompiledRole, Rights, RowRequest};
-use shard_manager::access::tenant::Tenants;
-use shard_manager::keyspace::ShardKey;
+use shard_manager::access::check::CheckRequest;
 use utoipa::ToSchema;
 
 use crate::access::gate::Gate;
@@ -24,14 +19,13 @@ use crate::body::Members;
 use crate::headers::check_content_type;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
-use crate::response_headers::{CommonRefusals, LookupRefusals};
+use crate::response_headers::{CheckRefusals, CommonRefusals};
 
 /// Largest body of a check.
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// Longest time for the body to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(5);
 const MEMBERS: [&str; 6] = ["role", "tenant", "operation", "table", "key", "columns"];
-const UPSERT: &str = "upsert";
 
 /// The caller of a request.
 #[derive(Serialize, ToSchema)]
@@ -96,15 +90,14 @@ pub(crate) async fn describe_caller(
     }))
 }
 
-/// A request about rows, as a role would make it.
+/// A request about rows, as a caller of a role would send it.
 #[derive(ToSchema)]
-pub struct CheckRequest {
+pub struct AccessQuestion {
     /// Name of the role.
     #[schema(example = "reader")]
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     role: String,
-    /// A tenant, or a list of them.
-    #[schema(value_type = Option<Object>)]
+    /// Tenant of the caller. It may be a list of them.
     #[expect(dead_code, reason = "as above")]
     tenant: Option<String>,
     /// `read`, `insert`, `update`, `upsert` or `delete`.
@@ -124,21 +117,32 @@ pub struct CheckRequest {
 }
 
 /// The decision about a request.
-#[derive(Serialize, ToSchema)]
-pub struct CheckAnswer {
+#[derive(ToSchema)]
+pub struct AccessDecision {
     /// Always true.
+    #[expect(dead_code, reason = "describes the answer, which is written without building it")]
     success: bool,
     /// True if the request is allowed.
+    #[expect(dead_code, reason = "as above")]
     allowed: bool,
-    /// Index of the grant that allows it, from 0; null if it is denied.
-    #[schema(required)]
+    /// Index of the grant that allows it, from 0.
+    #[expect(dead_code, reason = "as above")]
     grant: Option<usize>,
-    /// Shard keys to which the request is bound: `all`, `listed` or `prefix`; null if it is denied.
-    #[schema(required)]
-    bound: Option<&'static str>,
-    /// Missing part of a request that is denied; null if it is allowed.
-    #[schema(required)]
+    /// Rule of this grant for shard keys: a pattern or a list.
+    #[schema(value_type = Option<Object>)]
+    #[expect(dead_code, reason = "as above")]
+    keys: Option<String>,
+    /// Columns of this grant: `*` or a list.
+    #[schema(value_type = Option<Object>)]
+    #[expect(dead_code, reason = "as above")]
+    columns: Option<String>,
+    /// Missing part of a request that is denied: `table`, `operation`, `column`, `one_grant`,
+    /// `key`, `tenant` or `role`.
+    #[expect(dead_code, reason = "as above")]
     lacks: Option<String>,
+    /// Description of the missing part.
+    #[expect(dead_code, reason = "as above")]
+    detail: Option<String>,
 }
 
 /// Returns the grant of a role that allows a request, or the part that lacks.
@@ -146,8 +150,8 @@ pub struct CheckAnswer {
 /// Nothing is read or written, and neither the table nor the row needs to exist.
 #[utoipa::path(
     tag = "access",
-    request_body = CheckRequest,
-    responses((status = 200, description = "The decision", body = CheckAnswer), LookupRefusals)
+    request_body = AccessQuestion,
+    responses((status = 200, description = "The decision", body = AccessDecision), CheckRefusals)
 )]
 #[post("/api/access/check")]
 pub(crate) async fn check_access(
@@ -159,85 +163,21 @@ pub(crate) async fn check_access(
     check_content_type(request.headers())?;
     let deadline = Instant::now() + BODY_WAIT;
     let (bytes, _share) = app.read_body(&request, payload, BODY_BYTES_MAX, deadline).await?;
-    Ok(HttpResponse::Ok().json(decide(gate(&app)?, &bytes)?))
+    let answer = decide(gate(&app)?, &bytes)?;
+    Ok(HttpResponse::Ok().content_type("application/json").body(answer))
 }
 
 fn gate(app: &App) -> Result<&Gate, Problem> {
     app.gate.as_deref().ok_or_else(|| Problem::new(Code::TSR111, "access control is off"))
 }
 
-fn decide(gate: &Gate, body: &[u8]) -> Result<CheckAnswer, Problem> {
-    let members = Members::of_body(body)?;
-    members.check_names(&MEMBERS)?;
-    let name = members.required_text("role")?;
+fn decide(gate: &Gate, body: &[u8]) -> Result<String, Problem> {
+    Members::of_body(body)?.check_names(&MEMBERS)?;
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let question = CheckRequest::parse(text);
+    let question = question.map_err(|error| Problem::new(Code::TSR101, error.to_string()))?;
     let current = gate.current();
-    let role = current.snapshot().role(&name).ok_or_else(|| {
-        Problem::new(Code::TSR101, "role: there is no such role").hint("check its spelling")
-    })?;
-    let tenants = tenants(&members, role)?;
-    let operation = members.required_text("operation")?;
-    let operations = match &*operation {
-        UPSERT => Some(RowOperations::UPSERT),
-        name => RowOperations::find(name),
-    };
-    let operations = operations.ok_or_else(|| {
-        let known = RowOperations::NAMES;
-        Problem::new(Code::TSR101, format!("operation must be one of: {known}, {UPSERT}"))
-    })?;
-    let table = members.required_text("table")?;
-    let columns: Vec<String> = list(&members, "columns", "a list of strings")?.unwrap_or_default();
-    let columns = columns.iter().map(String::as_str);
-    let request = RowRequest { operations, table: &table, columns };
-    let rights = Rights::of(Arc::clone(role), tenants);
-    let key = members.text("key")?;
-    let decision = match &key {
-        Some(key) => {
-            let wrong = |error| Problem::new(Code::TSR101, format!("key: {error}"));
-            rights.allow_key(&request, ShardKey::parse(key).map_err(wrong)?)
-        }
-        None => rights.allow_bound(&request),
-    };
-    Ok(match decision {
-        Ok(allowed) => {
-            // A grant has its columns in itself, so they name it.
-            let allows = |grant: &Grant| std::ptr::eq(grant.columns(), allowed.columns);
-            let grant = role.role().grants().iter().position(allows);
-            let bound = match allowed.binding {
-                KeyBinding::All => "all",
-                KeyBinding::Keys(_) => "listed",
-                KeyBinding::Prefixes { .. } => "prefix",
-            };
-            CheckAnswer { success: true, allowed: true, grant, bound: Some(bound), lacks: None }
-        }
-        Err(denied) => {
-            let lacks = Some(denied.to_string());
-            CheckAnswer { success: true, allowed: false, grant: None, bound: None, lacks }
-        }
-    })
-}
-
-/// Returns the tenants of a check, which the role must be able to have.
-fn tenants(members: &Members<'_>, role: &CompiledRole) -> Result<Tenants, Problem> {
-    let wrong = |cause: String| Problem::new(Code::TSR101, format!("tenant: {cause}"));
-    let is_list = members.get("tenant").is_some_and(|json| json.get().starts_with('['));
-    let texts: Vec<String> = if is_list {
-        list(members, "tenant", "a string or a list of strings")?.unwrap_or_default()
-    } else {
-        members.text("tenant")?.into_iter().collect()
-    };
-    let tenants = Tenants::parse(texts.iter().map(String::as_str));
-    let tenants = tenants.map_err(|error| wrong(error.to_string()))?;
-    let separators = role.role().separators();
-    tenants.check_separators(separators).map_err(|error| wrong(error.to_string()))?;
-    Ok(tenants)
-}
-
-fn list<T: for<'de> Deserialize<'de>>(
-    members: &Members<'_>,
-    name: &str,
-    allowed: &str,
-) -> Result<Option<T>, Problem> {
-    let Some(json) = members.get(name) else { return Ok(None) };
-    let wrong = |_| Problem::new(Code::TSR101, format!("{name} must be {allowed}"));
-    serde_json::from_str(json.get()).map(Some).map_err(wrong)
+    let answer = question.decide(current.snapshot().role(question.role())).to_json();
+    // An object of at least one member, to which the one of every answer is added.
+    Ok(format!("{{\"success\":true,{}", answer.trim_start_matches('{')))
 }

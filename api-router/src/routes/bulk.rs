@@ -199,8 +199,9 @@ fn stream_options(
         })?,
     };
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
+    let schema = app.manager.schema(&head.rights);
     Ok(StreamOptions {
-        table: app.manager.schema(&head.rights).table(table)?,
+        table: schema.usable_for(schema.table(table)?, operation.into())?,
         operation,
         key: key.map(|key| key.as_str().to_owned()),
         format: head.format,
@@ -335,6 +336,7 @@ fn parse(
     members.check_names(&["table", "op", "rows", "records", "data"])?;
     let table = app.manager.schema(rights).table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
+    let table = app.manager.schema(rights).usable_for(table, operation.into())?;
     let mut lists = ["rows", "records", "data"]
         .into_iter()
         .filter_map(|name| members.get(name).map(|json| (name, json)));

@@ -223,10 +223,11 @@ fn example(code: Code) -> Problem {
             Problem::from(&RowError::TypeMismatch { column, mismatch })
         }
         Code::TSR401 => answers::missing(),
-        Code::TSR403 => said(
-            "the request comes from a web page of another origin",
-            "send it from a page of this router",
-        ),
+        Code::TSR403 => failed(Error::Forbidden {
+            operations: "delete".to_owned(),
+            table: "users".to_owned(),
+            lack: "the shard key is not one of this caller's".to_owned(),
+        }),
         Code::TSR429 => answers::limited("too many credentials are being examined", Duration::ZERO),
         Code::TSR500 => Error::Internal.into(),
     }

@@ -15,6 +15,7 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, delete, get, put};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
+use shard_manager::access::operation::RowOperations;
 use shard_manager::access::rights::Rights;
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
@@ -29,6 +30,7 @@ use crate::app::App;
 use crate::body;
 use crate::caller_rights::CallerRights;
 use crate::data_route::KV_PREFIX;
+use crate::filter::find_column;
 use crate::headers::{DataHeaders, check_content_type, has_version, precondition};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem, ProblemBody};
@@ -213,6 +215,7 @@ fn change(
     fields: &Fields<'_>,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     let table = app.manager.schema(rights).table(TABLE)?;
+    let table = app.manager.schema(rights).usable_for(table, operation.into())?;
     Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, fields)?)
 }
 
@@ -246,7 +249,9 @@ pub(super) async fn find(
     began: Instant,
 ) -> Result<Found, Problem> {
     let rights = app.rights(request);
-    let query = value_of_a_key(&app.manager.schema(&rights).table(TABLE)?)?;
+    let table = app.manager.schema(&rights).table(TABLE)?;
+    let table = app.manager.schema(&rights).usable_for(table, RowOperations::READ)?;
+    let query = value_of_a_key(&table)?;
     request_record::update(request, |record| record.set_key(key.as_str()));
     let asked = Instant::now();
     let read = app.manager.data(&rights).read(query, Some(key), &headers.options).await;
@@ -272,10 +277,8 @@ pub(super) async fn find(
 }
 
 fn value_of_a_key(table: &std::sync::Arc<Table>) -> Result<ReadQuery, Problem> {
-    let column =
-        table.find(VALUE).ok_or_else(|| Problem::new(Code::TSR500, "an internal error"))?;
-    let outputs = vec![Output { column, alias: None }];
-    Ok(ReadQuery { outputs, limit: 1, ..ReadQuery::all(table) })
+    let outputs = vec![Output { column: find_column(table, VALUE)?, alias: None }];
+    Ok(ReadQuery { outputs, limit: 1, ..ReadQuery::unselected(table) })
 }
 
 impl Found {

@@ -6,11 +6,12 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_RANGE, ETAG};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
+use shard_manager::access::operation::RowOperations;
 use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::cursor::CursorError;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::ReadDone;
+use shard_manager::manager::{ReadDone, ResumeError};
 use shard_manager::query::ReadQuery;
 use shard_manager::topology::ShardIndex;
 use shard_manager::value::push_json_number;
@@ -108,7 +109,9 @@ pub(crate) async fn read_rows(
         Problem::new(Code::TSR100, "table is missing").hint("for example ?table=users")
     })?;
     let rights = app.rights(&request);
-    let mut query = read_query(&app.manager.schema(&rights).table(table)?, &parameters)?;
+    let table = app.manager.schema(&rights).table(table)?;
+    let table = app.manager.schema(&rights).usable_for(table, RowOperations::READ)?;
+    let mut query = read_query(&table, &parameters)?;
     let named = query.keys_named();
     if let Some(key) = key {
         check_agrees(&query, named.as_deref(), key)?;
@@ -185,7 +188,8 @@ fn refuse_fanout(app: &App, rights: &Rights, query: &ReadQuery) -> Result<(), Pr
         return Ok(());
     }
     let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";
-    let routing = query.table.routing().map(|column| &query.table.column(column).name);
+    let routing = query.table.routing().filter(|column| query.table.shows(*column));
+    let routing = routing.map(|column| &query.table.column(column).name);
     Err(Problem::new(Code::TSR104, detail).hint(match routing {
         Some(column) => format!("send x-shard-key, or filter by {column}=eq.value"),
         None => "send x-shard-key".to_owned(),
@@ -208,7 +212,11 @@ fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display)
     }
 }
 
-fn bad_cursor(error: CursorError) -> Problem {
+fn bad_cursor(error: ResumeError) -> Problem {
+    let error = match error {
+        ResumeError::Cursor(error) => error,
+        ResumeError::Refused(error) => return error.into(),
+    };
     Problem::new(Code::TSR106, format!("cursor: {error}")).hint(match error {
         CursorError::Foreign => "send next_cursor as it came, or none to begin again",
         CursorError::OtherQuery => {

@@ -32,6 +32,9 @@ use crate::response_headers::{
 const HONOURED: [Preference; 3] =
     [Preference::Minimal, Preference::Representation, Preference::PerShard];
 
+/// Preferences that a write honours if its caller may not read the row.
+const HONOURED_WITHOUT_ROW: [Preference; 2] = [Preference::Minimal, Preference::PerShard];
+
 /// A write that is durable.
 #[derive(serde::Serialize, ToSchema)]
 pub struct WriteAnswer {
@@ -123,13 +126,16 @@ pub(super) async fn carry_out(
     let timing = Timing::of_write(began, written.receipt.times);
     let mut response = keyed_response(app, place, &origin, &timing);
     response.insert_header((ETAG, etag(written.row.version)));
+    // The row is empty for a caller who may not read it.
+    let is_withheld = wants_row && written.row.json.is_empty();
     if written.row.replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
     }
-    if let Some(applied) = prefer.applied(&HONOURED) {
+    let honoured: &[_] = if is_withheld { &HONOURED_WITHOUT_ROW } else { &HONOURED };
+    if let Some(applied) = prefer.applied(honoured) {
         response.insert_header((PREFERENCE_APPLIED, applied));
     }
-    Ok(CompletedWrite { response, written, wants_row })
+    Ok(CompletedWrite { response, written, wants_row: wants_row && !is_withheld })
 }
 
 impl CompletedWrite {

@@ -243,7 +243,9 @@ async fn make(
 
 fn shape(table: &Table) -> TableShape {
     let name = |column: usize| table.column(column).name.clone();
-    let columns = table.own().map(|column| table.column(column)).map(|column| ColumnShape {
+    let is_shown = |column: &usize| table.shows(*column);
+    let columns = table.own().filter(is_shown).map(|column| table.column(column));
+    let columns = columns.map(|column| ColumnShape {
         name: column.name.clone(),
         kind: column.kind.name(),
         null: column.nullable,
@@ -251,8 +253,8 @@ fn shape(table: &Table) -> TableShape {
     TableShape {
         name: table.name().to_owned(),
         columns: columns.collect(),
-        id: table.id().iter().map(|column| name(*column)).collect(),
-        routing: table.routing().map(name),
+        id: table.id().iter().copied().filter(is_shown).map(name).collect(),
+        routing: table.routing().filter(is_shown).map(name),
     }
 }
 

@@ -133,6 +133,7 @@ fn parse(
     let key = one_key(header, query, in_body.as_deref())?;
     let table = app.manager.schema(rights).table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
+    let table = app.manager.schema(rights).usable_for(table, operation.into())?;
     let data = members.get("data");
     let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
     let data = Members::of_member("data", data)?;
@@ -156,7 +157,8 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     }
     let missing = || {
         let problem = Problem::new(Code::TSR104, "a write needs a shard key");
-        match table.routing().map(|routing| &table.column(routing).name) {
+        let routing = table.routing().filter(|column| table.shows(*column));
+        match routing.map(|routing| &table.column(routing).name) {
             Some(column) => problem.hint(format!(
                 "give the row {column}, which is its shard key, or send the header x-shard-key"
             )),
@@ -168,7 +170,7 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
 
 /// Returns the problem of a row whose routing column is null, which is no shard key.
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
-    let column = table.column(table.routing()?);
+    let column = table.column(table.routing().filter(|column| table.shows(*column))?);
     data.get(&column.name)?;
     let (column, mismatch) = (column.name.clone(), TypeMismatch::Null);
     Some(Problem::from(&RowError::TypeMismatch { column, mismatch }))

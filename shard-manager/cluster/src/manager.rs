@@ -17,6 +17,7 @@ mod lifecycle;
 mod schema;
 mod sessions;
 mod status;
+mod visible_tables;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +39,7 @@ use model::topology::ShardIndex;
 use crate::lane::LaneTimes;
 use crate::shard::{NodeHealth, Shard};
 
-pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data};
+pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;

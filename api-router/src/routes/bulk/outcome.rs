@@ -100,8 +100,11 @@ impl BulkOutcome {
             match row.outcome {
                 Ok(_) => self.stored[row.place.shard.index()] += 1,
                 Err((error, outcome)) => {
+                    // Nothing is said about the key of another caller.
+                    let is_known = !matches!(error, Error::Forbidden { .. });
                     let shard = app.manager.shard_name(row.place.shard);
-                    let problem = Problem::from(error).shard(shard).outcome(outcome.name());
+                    let problem = Problem::from(error).outcome(outcome.name());
+                    let problem = if is_known { problem.shard(shard) } else { problem };
                     self.refuse(RefusedRow { index: row.index, problem });
                 }
             }

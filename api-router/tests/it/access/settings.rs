@@ -62,8 +62,8 @@ fn a_wrong_key_or_role_is_refused_with_its_line_or_member() {
         ),
         (r#"{"role":"r","grants":[],"scope":[]}"#, "scope"),
         (r#"{"role":"admin","grants":[]}"#, "built-in"),
-        (r#"[{"role":"r","grants":[]},{"role":"r","grants":[]}]"#, "[1]: the role r comes twice"),
-        ("[", "not a list of roles"),
+        (r#"[{"role":"r","grants":[]},{"role":"r","grants":[]}]"#, "[1].role comes twice"),
+        ("[", "the list of roles"),
     ] {
         write_private(&path, text);
         let said = refusal(with(folder.path(), &["--access-roles-file", "roles.json"]));

@@ -4,8 +4,10 @@
 //! **Not here:** bulk writes (`bulk`), reads (`reads`), the cache (`cached`), session tokens
 //! (`sessions`).
 
+mod binding;
 mod bulk;
 mod cached;
+mod permission;
 mod reads;
 
 use std::sync::Arc;
@@ -17,16 +19,16 @@ use model::row_change::{Fields, Operation, RowWrite};
 use model::shard_map::{KeyLocation, ShardMap};
 use model::table::Table;
 
-use super::{Manager, Receipt, RequestOptions, WriteReceipt};
+use super::{Manager, Receipt, RequestOptions, Schema, WriteReceipt};
 use crate::lane::LaneFailure;
 
+pub use binding::ResumeError;
 pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 
 /// Face of a [`Manager`] for rows.
 #[derive(Clone, Copy)]
 pub struct Data<'m> {
     pub(super) manager: &'m Manager,
-    #[expect(dead_code, reason = "no operation on rows is bound yet")]
     pub(super) rights: &'m Rights,
 }
 
@@ -37,7 +39,12 @@ struct RowReader<'r> {
     options: &'r RequestOptions,
 }
 
-impl Data<'_> {
+impl<'m> Data<'m> {
+    /// Returns the face for tables, with the same rights.
+    fn schema(self) -> Schema<'m> {
+        Schema { manager: self.manager, rights: self.rights }
+    }
+
     /// Checks one change and routes it by a snapshot of the map. All changes of a request use the
     /// same snapshot.
     ///
@@ -55,16 +62,19 @@ impl Data<'_> {
         Ok((place, row))
     }
 
-    /// Applies one change. After `Ok` it is durable on as many nodes as the level requires.
+    /// Applies one change. After `Ok` it is durable on as many nodes as the level requires. The row
+    /// of the receipt has the columns that the caller may read, or is empty.
     ///
     /// # Errors
-    /// [`Failure`], with the cause, the slot and shard, and the outcome, which may be unknown.
+    /// [`Failure`], with the cause, the slot and shard, and the outcome, which may be unknown. A
+    /// change that the caller's rights do not allow is sent nowhere and has no slot and shard.
     pub async fn write(
         self,
         place: KeyLocation,
-        row: RowWrite,
+        mut row: RowWrite,
         options: &RequestOptions,
     ) -> Result<WriteReceipt, Failure> {
+        let readable = self.permit(&mut row).map_err(|error| Failure::rejected(error, None))?;
         let shard = &self.manager.shards[place.shard.index()];
         let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
         let mut pending = self.pending_keys(std::iter::once((place, &row)));
@@ -77,7 +87,11 @@ impl Data<'_> {
         let position = done.seen();
         let seen = Some(position);
         let times = done.applied.times;
-        match (done.applied.rows.into_iter().next(), done.shortfall) {
+        let mut row = done.applied.rows.into_iter().next();
+        if let Some(row) = &mut row {
+            readable.cut(row.as_mut());
+        }
+        match (row, done.shortfall) {
             (Some(Ok(row)), None) => {
                 Ok(WriteReceipt { row, receipt: Receipt { place, position, times } })
             }

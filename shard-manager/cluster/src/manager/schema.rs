@@ -12,13 +12,14 @@
 //!
 //! **Invariant:** the registry contains a table only while every shard has it and no intent is
 //! left, so no rows are written to a table that may still be dropped.
-//! **Not here:** the work of a shard (the engines), the rules for declarations (`declaration`).
+//! **Not here:** the tables that a caller may know (`visible_tables`), the work of a shard (the
+//! engines), the rules for declarations (`declaration`).
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use access::rights::Rights;
+use access::scope::AccessScope;
 use engine::schema_intent::{Intent, State};
 use engine::{SchemaChange, SchemaLock};
 use model::error::{Error, Failure, Outcome};
@@ -43,38 +44,7 @@ pub struct Schema<'m> {
 }
 
 impl Schema<'_> {
-    /// Returns the table of this name, if the caller may know of it.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchTable`], with the name that may have been meant.
-    pub fn table(self, name: &str) -> Result<Arc<Table>, Error> {
-        let registry = self.manager.registry.load();
-        let table = registry.find(name).filter(|_| self.rights.sees_table(name));
-        table.cloned().ok_or_else(|| Error::NoSuchTable {
-            table: name.chars().take(80).collect(),
-            suggestion: self.visible(&registry).suggest(name),
-        })
-    }
-
-    /// Returns all tables of which the caller may know.
-    pub fn tables(self) -> Arc<Registry> {
-        let registry = self.manager.registry.load_full();
-        match self.visible(&registry) {
-            Cow::Borrowed(_) => registry,
-            Cow::Owned(visible) => Arc::new(visible),
-        }
-    }
-
-    fn visible<'r>(self, registry: &'r Registry) -> Cow<'r, Registry> {
-        if self.rights.is_all() {
-            return Cow::Borrowed(registry);
-        }
-        let names = registry.tables().map(|table| table.name());
-        let hidden: Vec<&str> = names.filter(|name| !self.rights.sees_table(name)).collect();
-        Cow::Owned(registry.without(&hidden))
-    }
-
-    /// Creates a table on every shard, or on none.
+    /// Creates a table on every shard, or on none. The caller needs the scope `tables`.
     ///
     /// Cancel safety: a dropped future leaves an intent, which the next request for the name or the
     /// next start completes.
@@ -88,6 +58,8 @@ impl Schema<'_> {
         deadline: Instant,
     ) -> Result<TableCreated, Failure> {
         let rejected = |error| Failure::rejected(error, None);
+        let allowed = self.rights.allow_scope(AccessScope::Tables);
+        allowed.map_err(|denied| rejected(self.scope_refusal(&table, &denied)))?;
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
         }
