@@ -18,7 +18,7 @@ use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
 
-use crate::access::gate::Gate;
+use crate::access::gate::AccessGate;
 use crate::body::{self, BodyLimits};
 use crate::body_budget::{BodyBudget, BudgetShare};
 use crate::caller_rights::CallerRights;
@@ -34,7 +34,7 @@ pub struct App {
     /// Recorded requests and errors; `None` if analytics is off.
     pub analytics: Option<Analytics>,
     /// Access control; `None` if it is off.
-    pub gate: Option<Arc<Gate>>,
+    pub gate: Option<Arc<AccessGate>>,
     /// Exporter of traces; `None` if traces are not sent.
     #[cfg(feature = "otlp")]
     pub tracer: Option<crate::otlp::Tracer>,

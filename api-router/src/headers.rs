@@ -33,7 +33,8 @@ const STALENESS_DEFAULT: Duration = Duration::MAX;
 // Names are constants: looking a header up by text parses the text each time.
 /// See the OpenAPI document.
 pub const X_SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
-const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
+/// See the OpenAPI document.
+pub const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
 /// See the OpenAPI document.
 pub const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
 /// See the OpenAPI document.

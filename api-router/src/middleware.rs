@@ -23,6 +23,7 @@ use shard_manager::keyspace::Slot;
 #[cfg(feature = "otlp")]
 use shard_manager::topology::ShardIndex;
 
+use crate::access::admission::Admission;
 use crate::access::cors;
 use crate::app::App;
 use crate::browser_policy::{ResponseKind, limit_browser};
@@ -73,17 +74,21 @@ pub async fn handle_request(
         request_record::attach(&request);
     }
     let permitted = app.gate.as_ref().and_then(|gate| gate.origins.find(request.headers()));
-    let (id, refused) = match request_id(request.headers()) {
-        Ok(id) => (id, check(&app, &request, route, permitted.is_some()).err()),
-        Err(problem) => (None, Some(problem.into())),
+    let (id, checked) = match request_id(request.headers()) {
+        Ok(id) => (id, check(&app, &request, route, permitted.is_some())),
+        Err(problem) => (None, Err(problem.into())),
     };
     let id = id.unwrap_or_else(new_request_id);
     let is_authorized = request.headers().contains_key(AUTHORIZATION);
-    let mut response = match refused {
-        Some(Refused::By(problem)) => request.error_response(problem),
-        Some(Refused::Preflight) => request.into_response(cors::preflight()),
+    let mut admission = Admission::default();
+    let mut response = match checked {
+        Err(Refused::By(problem)) => request.error_response(problem),
+        Err(Refused::Preflight) => request.into_response(cors::preflight()),
         // Routes turn their errors into responses; an error here is the framework's own.
-        None => next.call(request).await?,
+        Ok(admitted) => {
+            admission = admitted;
+            next.call(request).await?
+        }
     };
     let problem = problem_of(&app, &response, is_write);
     if let Some(problem) = &problem {
@@ -102,7 +107,10 @@ pub async fn handle_request(
             headers.insert(X_ACCESS, HeaderValue::from_static("off"));
         }
         None => {}
-        Some(gate) => gate.origins.permit(headers, permitted),
+        Some(gate) => {
+            gate.origins.permit(headers, permitted);
+            admission.show(headers);
+        }
     }
     if let Some(trace) = &trace {
         headers.insert(TRACEPARENT, trace.header());
@@ -113,7 +121,7 @@ pub async fn handle_request(
         context.record(&app, worker.as_deref(), route, &response, began);
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
-    Ok(response)
+    Ok(admission.hold(response))
 }
 
 fn new_request_id() -> HeaderValue {
@@ -142,7 +150,7 @@ fn check(
     request: &ServiceRequest,
     route: Option<DataRoute>,
     is_permitted: bool,
-) -> Result<(), Refused> {
+) -> Result<Admission, Refused> {
     match cross_origin::refuse(request.headers(), app.reached) {
         Ok(()) => {}
         Err(Foreign::Page) if is_permitted => {}
@@ -151,10 +159,12 @@ fn check(
     if is_permitted && cors::is_preflight(request.method(), request.headers()) {
         return Err(Refused::Preflight);
     }
-    if let Some(gate) = &app.gate {
-        gate.admit(request)?;
-    }
-    Ok(refuse_unsupported(request, route)?)
+    let admission = match &app.gate {
+        Some(gate) => gate.admit(request)?,
+        None => Admission::default(),
+    };
+    refuse_unsupported(request, route)?;
+    Ok(admission)
 }
 
 /// Returns the problem of a response. A refusal of the framework is converted into a problem.

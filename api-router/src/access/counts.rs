@@ -50,31 +50,18 @@ impl AccessOutcome {
     }
 }
 
-/// Limit that does not belong to one caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SharedLimit {
-    /// Failed credentials of an address.
-    Failures,
-    /// Signatures that are verified in a second.
-    Signatures,
-}
-
-impl SharedLimit {
-    const ALL: [Self; 2] = [Self::Failures, Self::Signatures];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Failures => "failures",
-            Self::Signatures => "signatures",
-        }
-    }
-}
+/// Limits, as labels: those of addresses and of the router, then those of callers.
+const LIMITS: [&str; 5] = [FAILURES, SIGNATURES, "requests_per_s", "concurrent", "rows_per_day"];
+/// Limit of failed credentials of an address.
+pub const FAILURES: &str = "failures";
+/// Limit of signatures that are verified in a second.
+pub const SIGNATURES: &str = "signatures";
 
 /// Counters of decisions since the start.
 #[derive(Debug, Default)]
 pub struct AccessCounts {
     requests: [[AtomicU64; AccessOutcome::ALL.len()]; KINDS.len()],
-    limited: [AtomicU64; SharedLimit::ALL.len()],
+    limited: [AtomicU64; LIMITS.len()],
 }
 
 impl AccessCounts {
@@ -84,9 +71,11 @@ impl AccessCounts {
         self.requests[kind][outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a request that a limit refused.
-    pub fn count_limited(&self, limit: SharedLimit) {
-        self.limited[limit as usize].fetch_add(1, Ordering::Relaxed);
+    /// Counts a request that a limit of this name refused.
+    pub fn count_limited(&self, limit: &str) {
+        if let Some(index) = LIMITS.iter().position(|known| *known == limit) {
+            self.limited[index].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Returns the counts, with the age of keys and roles in seconds.
@@ -97,8 +86,8 @@ impl AccessCounts {
                 requests.push((kind, outcome.name(), counter.load(Ordering::Relaxed)));
             }
         }
-        let limited = SharedLimit::ALL.into_iter().zip(&self.limited);
-        let limited = limited.map(|(one, count)| (one.name(), count.load(Ordering::Relaxed)));
+        let limited = LIMITS.into_iter().zip(&self.limited);
+        let limited = limited.map(|(name, count)| (name, count.load(Ordering::Relaxed)));
         AccessNow { requests, limited: limited.collect(), age_seconds: age }
     }
 }

@@ -99,6 +99,7 @@ impl AccessFiles {
         let roles = self.roles.as_deref().map_or(Ok(Vec::new()), parse_roles);
         let roles = roles.map_err(|cause| error("access_roles_file", &config.roles_file, cause))?;
         warn_of_unknown_roles(&keys, &roles);
+        warn_of_row_limits(&roles);
         Ok(SnapshotContents { keys, roles, denials: Vec::new(), generation, read_at })
     }
 
@@ -164,6 +165,16 @@ fn warn_of_unknown_roles(keys: &[KeyRecord], roles: &[AccessRole]) {
         keys.iter().map(|key| &*key.role).filter(|role| !known.contains(role)).collect();
     for role in unknown {
         tracing::warn!(role, "there is no such role: keys that have it may do nothing");
+    }
+}
+
+/// Warns of limits that have no effect.
+fn warn_of_row_limits(roles: &[AccessRole]) {
+    let counts_rows =
+        |role: &&AccessRole| role.limits().rows.is_some() || role.limits().rows_per_day.is_some();
+    for role in roles.iter().filter(counts_rows) {
+        let role = role.name();
+        tracing::warn!(role, "rows_per_s and rows_per_day are not enforced: rows are not counted");
     }
 }
 

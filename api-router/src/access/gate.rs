@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix_web::dev::ServiceRequest;
+use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
 use analytics::AccessNow;
 use arc_swap::ArcSwap;
@@ -21,24 +22,27 @@ use shard_manager::access::caller::{Caller, Principal};
 use shard_manager::access::jwt::Issuers;
 use shard_manager::access::key::ApiKey;
 use shard_manager::access::limit::RateCell;
+use shard_manager::access::limit::caller_limits::Limited;
 use shard_manager::access::limit::failures::{FailureLimiter, SIGNATURE_CHECKS};
 use shard_manager::access::limit::limit_cells::LimitCells;
 use shard_manager::access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
 use shard_manager::access::unix_time::UnixTime;
 
+use super::admission::Admission;
 use super::answers;
 use super::cors::PermittedOrigins;
-use super::counts::{AccessCounts, AccessOutcome, SharedLimit};
+use super::counts::{self, AccessCounts, AccessOutcome};
 use super::credentials::{self, Credentials};
 use super::scopes::{self, ROWS, RouteNeed};
 use crate::config::{AccessConfig, AccessMode};
+use crate::headers::X_CONSISTENCY;
 use crate::problem::{Code, Problem};
 
 /// Random bytes that a gate needs.
 pub const RANDOM_LEN: usize = 48;
 
-/// Gate of a router.
-pub struct Gate {
+/// Access control of a router.
+pub struct AccessGate {
     mode: AccessMode,
     /// Origins whose pages may send requests.
     pub origins: PermittedOrigins,
@@ -62,7 +66,7 @@ struct Refusal {
     problem: Problem,
 }
 
-impl Gate {
+impl AccessGate {
     /// Creates a gate that knows these keys and roles. The random bytes must come from the system's
     /// source of randomness.
     ///
@@ -164,24 +168,24 @@ impl Gate {
     ///
     /// # Errors
     /// The problem to answer with. Never while the gate only observes.
-    pub fn admit(&self, request: &ServiceRequest) -> Result<(), Problem> {
+    pub fn admit(&self, request: &ServiceRequest) -> Result<Admission, Problem> {
         let row = scopes::find(request.match_info().as_str(), request.method());
         match self.judge(request, row) {
-            Ok(caller) => {
+            Ok((caller, admission)) => {
                 self.counts.count(caller.principal.kind(), AccessOutcome::Allowed);
                 if self.is_enforced() {
                     request.extensions_mut().insert(caller);
                 } else {
                     request.extensions_mut().insert(Observed(caller));
                 }
-                Ok(())
+                Ok(admission)
             }
             Err(Refusal { kind, problem }) => {
                 self.counts.count(kind, outcome_of(&problem));
                 self.log(row, kind, &problem);
                 match self.mode {
                     AccessMode::On => Err(problem),
-                    AccessMode::Observe | AccessMode::Off => Ok(()),
+                    AccessMode::Observe | AccessMode::Off => Ok(Admission::default()),
                 }
             }
         }
@@ -201,7 +205,11 @@ impl Gate {
         problem
     }
 
-    fn judge(&self, request: &ServiceRequest, row: Option<usize>) -> Result<Arc<Caller>, Refusal> {
+    fn judge(
+        &self,
+        request: &ServiceRequest,
+        row: Option<usize>,
+    ) -> Result<(Arc<Caller>, Admission), Refusal> {
         let found = credentials::find(request.headers(), request.query_string());
         let found = found.map_err(|problem| Refusal { kind: "other", problem })?;
         let need = row.map_or(RouteNeed::Open, |row| ROWS[row].need);
@@ -209,7 +217,8 @@ impl Gate {
         let caller = match found {
             // Nothing needs to be known about a request that may be sent by everyone.
             Credentials::Absent if need == RouteNeed::Open => {
-                return Ok(Arc::clone(current.snapshot().anonymous()));
+                let caller = Arc::clone(current.snapshot().anonymous());
+                return Ok((caller, Admission::default()));
             }
             Credentials::Absent => current
                 .anonymous(unix_now())
@@ -222,10 +231,41 @@ impl Gate {
         };
         let refused = |problem| Refusal { kind: caller.principal.kind(), problem };
         match check_need(&caller, need) {
-            Ok(()) => Ok(caller),
+            Ok(()) if need == RouteNeed::Open => Ok((caller, Admission::default())),
+            Ok(()) => {
+                let admission = self.limit(&current, &caller, request).map_err(refused)?;
+                Ok((caller, admission))
+            }
             Err(_) if caller.principal == Principal::Anonymous => Err(refused(answers::missing())),
             Err(problem) => Err(refused(problem)),
         }
+    }
+
+    /// Counts a request against the limits of its caller. One without credentials has those of its
+    /// address.
+    fn limit(
+        &self,
+        current: &Authenticator,
+        caller: &Caller,
+        request: &ServiceRequest,
+    ) -> Result<Admission, Problem> {
+        let of_address = match caller.principal {
+            Principal::Anonymous => {
+                current.snapshot().anonymous_limits(address(request), &current.limits())
+            }
+            Principal::Key(_) | Principal::Token { .. } | Principal::Certificate { .. } => None,
+        };
+        let Some(limits) = of_address.as_ref().or(caller.limits.as_ref()) else {
+            return Ok(Admission::default());
+        };
+        let over = |limited: Limited| {
+            self.counts.count_limited(limited.limit.name());
+            answers::limited(&limited.to_string(), limited.retry_after)
+        };
+        let place = limits.enter().map_err(over)?;
+        let cost = request_cost(request.headers());
+        let rate = limits.admit(cost, self.began.elapsed(), unix_now()).map_err(over)?;
+        Ok(Admission { rate, place })
     }
 
     fn authenticate(
@@ -240,10 +280,10 @@ impl Gate {
         let refused_by = Cell::new(None);
         let may_check = || {
             let limit = if self.failures.limited_for(address, since).is_some() {
-                Some(SharedLimit::Failures)
+                Some(counts::FAILURES)
             } else {
                 let taken = self.checks.take(SIGNATURE_CHECKS, 1, since);
-                taken.is_err().then_some(SharedLimit::Signatures)
+                taken.is_err().then_some(counts::SIGNATURES)
             };
             refused_by.set(limit);
             limit.is_none()
@@ -269,7 +309,7 @@ impl Gate {
         match self.failures.record(address, self.began.elapsed()) {
             None => answer(),
             Some(wait) => {
-                self.counts.count_limited(SharedLimit::Failures);
+                self.counts.count_limited(counts::FAILURES);
                 answers::limited("too many credentials from this address were not valid", wait)
             }
         }
@@ -292,9 +332,9 @@ impl Gate {
     }
 }
 
-impl std::fmt::Debug for Gate {
+impl std::fmt::Debug for AccessGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate").field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("AccessGate").field("mode", &self.mode).finish_non_exhaustive()
     }
 }
 
@@ -319,6 +359,13 @@ fn outcome_of(problem: &Problem) -> AccessOutcome {
     ];
     let found = outcomes.into_iter().find(|(code, _)| *code == problem.code());
     found.map_or(AccessOutcome::Misplaced, |(_, outcome)| outcome)
+}
+
+/// Returns the number of requests that a request counts as: a write that replicas confirm, and a
+/// read that must not miss it, keep several nodes busy.
+fn request_cost(headers: &HeaderMap) -> u64 {
+    let level = headers.get(X_CONSISTENCY).map(HeaderValue::as_bytes);
+    if matches!(level, None | Some(b"one")) { 1 } else { 2 }
 }
 
 /// Returns the address of a client. One without an address shares that of all others.

@@ -15,7 +15,7 @@ use shard_manager::access::snapshot::SnapshotError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::files::{AccessFileError, AccessFiles};
-use super::gate::{Gate, RANDOM_LEN, unix_now};
+use super::gate::{AccessGate, RANDOM_LEN, unix_now};
 use crate::config::{AccessConfig, AccessMode};
 
 /// Interval between two checks of the files.
@@ -41,7 +41,7 @@ pub enum AccessStartError {
 
 /// Files of a gate, with the content that is in force.
 pub struct AccessWatcher {
-    gate: Arc<Gate>,
+    gate: Arc<AccessGate>,
     config: AccessConfig,
     known: AccessFiles,
     generation: u64,
@@ -62,7 +62,7 @@ impl AccessWatcher {
         let known = AccessFiles::read(config)?;
         let generation = 1;
         let contents = known.contents(config, generation, unix_now())?;
-        let gate = Arc::new(Gate::new(config, contents, known.issuers(config)?, &random)?);
+        let gate = Arc::new(AccessGate::new(config, contents, known.issuers(config)?, &random)?);
         if gate.current().snapshot().key_count() == 0 && config.issuers.is_empty() {
             tracing::warn!("access control has no key and no issuer of tokens: {FIRST_KEY}");
         }
@@ -70,7 +70,7 @@ impl AccessWatcher {
     }
 
     /// Returns the gate.
-    pub fn gate(&self) -> Arc<Gate> {
+    pub fn gate(&self) -> Arc<AccessGate> {
         Arc::clone(&self.gate)
     }
 

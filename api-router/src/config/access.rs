@@ -1,7 +1,7 @@
 //! Access: the settings of access control.
 //!
-//! **Invariant:** access control is off unless a source turns it on. No secret is read here, so none
-//! can be shown.
+//! **Invariant:** access control is off unless a source turns it on. No secret is read here, so
+//! none can be shown.
 //! **Not here:** the files that these settings name (`access`), the section of the configuration
 //! file (`config/file`).
 

@@ -13,7 +13,7 @@ use shard_manager::access::caller::Principal;
 use shard_manager::access::check::CheckRequest;
 use utoipa::ToSchema;
 
-use crate::access::gate::Gate;
+use crate::access::gate::AccessGate;
 use crate::app::App;
 use crate::body::Members;
 use crate::headers::check_content_type;
@@ -167,11 +167,11 @@ pub(crate) async fn check_access(
     Ok(HttpResponse::Ok().content_type("application/json").body(answer))
 }
 
-fn gate(app: &App) -> Result<&Gate, Problem> {
+fn gate(app: &App) -> Result<&AccessGate, Problem> {
     app.gate.as_deref().ok_or_else(|| Problem::new(Code::TSR111, "access control is off"))
 }
 
-fn decide(gate: &Gate, body: &[u8]) -> Result<String, Problem> {
+fn decide(gate: &AccessGate, body: &[u8]) -> Result<String, Problem> {
     Members::of_body(body)?.check_names(&MEMBERS)?;
     let text = std::str::from_utf8(body).unwrap_or_default();
     let question = CheckRequest::parse(text);

@@ -7,6 +7,7 @@ mod cors;
 mod credentials;
 mod files;
 mod guarded;
+mod limits;
 mod matrix;
 mod modes;
 mod settings;

@@ -28,7 +28,11 @@ pub(super) const ROLES: &str = r#"[
   {"role":"shop","grants":[
     {"tables":["users","kv"],"may":["read","insert","update","delete"],"keys":"$tenant"}]},
   {"role":"nothing","grants":[]},
-  {"role":"watcher","grants":[],"scopes":["analytics"]}
+  {"role":"watcher","grants":[],"scopes":["analytics"]},
+  {"role":"slow","grants":[{"tables":["*"],"may":["read","insert","update"],"keys":"*"}],
+    "limits":{"requests_per_s":1,"burst":3}},
+  {"role":"single","grants":[{"tables":["*"],"may":["read","insert","update"],"keys":"*"}],
+    "limits":{"concurrent":1}}
 ]"#;
 
 /// A key that is the same in each run.
@@ -63,6 +67,16 @@ pub(super) fn expired() -> NewApiKey {
     key(6)
 }
 
+/// A key that may send one request in a second.
+pub(super) fn slow() -> NewApiKey {
+    key(7)
+}
+
+/// A key that may send one request at a time.
+pub(super) fn single() -> NewApiKey {
+    key(8)
+}
+
 /// Returns the line of a key.
 pub(super) fn line(key: &NewApiKey, role: &str, tenants: &[&str], expires: Option<u64>) -> String {
     keys_file::format(&KeyRecord {
@@ -89,6 +103,8 @@ pub(super) fn lines() -> String {
         line(&powerless(), "nothing", &[], None),
         line(&watcher(), "watcher", &[], None),
         line(&expired(), "admin", &[], Some(1_000)),
+        line(&slow(), "slow", &[], None),
+        line(&single(), "single", &[], None),
     ];
     lines.map(|line| line + "\n").concat()
 }

@@ -66,7 +66,6 @@ fn forged_tokens_are_refused() {
         ("role", json!(null)),
         ("role", json!("admin")),
         ("tenant", json!(7)),
-        ("tenant", json!("")),
         ("tenant", json!("a\u{0}")),
         ("tenant", json!(vec!["x"; 17])),
     ] {
