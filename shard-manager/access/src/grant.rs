@@ -2,6 +2,12 @@
 //!
 //! A row's routing column spells its shard key, so a caller who is bound to keys is bound to rows.
 //!
+//! The separator between a tenant and the rest of a key is exactly one character of ASCII
+//! punctuation, other than `*` and `$`, and no tenant of the role contains it. With two characters
+//! that would not be enough: by the separator `::`, the tenants `acme` and `acme:` would both have
+//! the key `acme:::1`, though neither contains it. Letters and digits are parts of tenants, and a
+//! character beyond ASCII may have another spelling that looks alike.
+//!
 //! **Invariant:** names are well-formed, no list is empty, and no literal key looks like a pattern.
 //! **Not here:** the choice of the grant that allows a request (`rights`), the JSON (`role`).
 

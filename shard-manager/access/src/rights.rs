@@ -25,7 +25,8 @@ use crate::tenant::Tenants;
 /// Part of a request: operations on the rows of a table, and all columns that it names in them.
 #[derive(Clone, Copy, Debug)]
 pub struct RowRequest<'q, C> {
-    /// All operations of the request. A change with a filter also reads.
+    /// All operations of the request. A change with a filter also reads. Without an operation,
+    /// rights on the table for any of them allow the request.
     pub operations: RowOperations,
     /// Name of the table.
     pub table: &'q str,
@@ -171,7 +172,7 @@ impl Rights {
     }
 
     /// Allows a request that is not routed by one key. It must be bound to the keys that are
-    /// returned.
+    /// returned. A caller without tenants may be bound to none, and then finds no rows.
     ///
     /// # Errors
     /// [`Denied`] says what lacks.
