@@ -13,10 +13,12 @@ use actix_web::web::{Bytes, Payload};
 use analytics::cross_origin::{Reached, Transport};
 use analytics::event_stream::Hub;
 use analytics::{ErrorLog, MetricsQuery};
+use shard_manager::access::scope::AccessScope;
 use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
 
+use crate::access::gate::AccessGate;
 use crate::body::{self, BodyLimits};
 use crate::body_budget::{BodyBudget, BudgetShare};
 use crate::caller_rights::CallerRights;
@@ -31,6 +33,8 @@ pub struct App {
     pub manager: Arc<Manager>,
     /// Recorded requests and errors; `None` if analytics is off.
     pub analytics: Option<Analytics>,
+    /// Access control; `None` if it is off.
+    pub gate: Option<Arc<AccessGate>>,
     /// Exporter of traces; `None` if traces are not sent.
     #[cfg(feature = "otlp")]
     pub tracer: Option<crate::otlp::Tracer>,
@@ -94,6 +98,7 @@ impl App {
         Self {
             manager,
             analytics,
+            gate: None,
             #[cfg(feature = "otlp")]
             tracer: None,
             started: Instant::now(),
@@ -161,6 +166,12 @@ impl App {
             Problem::new(Code::TSR111, "analytics is off: this router counts nothing")
                 .hint("start it with --analytics on")
         })
+    }
+
+    /// Returns true if the caller of a request may do what this scope permits.
+    pub fn allows(&self, request: &HttpRequest, scope: AccessScope) -> bool {
+        let Some(gate) = self.gate.as_ref().filter(|gate| gate.is_enforced()) else { return true };
+        gate.caller(request).rights.allow_scope(scope).is_ok()
     }
 
     /// Returns true if the record of a request is read after its response.

@@ -7,6 +7,7 @@
 //! default. No output and no error contains a password.
 //! **Not here:** the use of the values (`app`, `main`).
 
+mod access;
 mod analytics;
 mod cache;
 mod file;
@@ -31,6 +32,7 @@ use crate::tls;
 
 use sources::{Sources, name_with_origin};
 
+pub use self::access::{AccessConfig, AccessMode, IssuerConfig, IssuerKeys};
 pub use ::analytics::settings::{ConfigError, Origin};
 
 /// Maximum number of HTTP workers: each is a thread with a runtime of its own.
@@ -121,7 +123,7 @@ pub struct Flags {
     /// the proxy are taken
     #[arg(long)]
     behind_tls: bool,
-    /// Serve on an address that others can reach, without authentication
+    /// Serve on an address that others can reach although access control is off
     #[arg(long)]
     insecure: bool,
     /// Serve /api/lab, by which anybody can pause, delay and cut nodes: for development and
@@ -140,6 +142,8 @@ pub struct Flags {
     /// feature otlp)
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
+    #[command(flatten)]
+    access: access::AccessFlags,
     #[command(flatten)]
     cache: cache::CacheFlags,
     /// A TOML file with any of these settings, and sections for servers [default: tessera.toml, if
@@ -188,7 +192,7 @@ pub struct Config {
     pub workers: usize,
     /// Least severe messages to log.
     pub log: tracing::Level,
-    /// True if other machines may reach the router although it has no authentication.
+    /// True if other machines may reach the router although access control is off.
     pub insecure: bool,
     /// True if nodes can be paused, delayed and cut through the API.
     pub lab: bool,
@@ -198,6 +202,8 @@ pub struct Config {
     pub analytics_store: Option<StoreAddress>,
     /// Collector of traces, if there is one: `http://host:port`, with or without a path.
     pub otlp_endpoint: Option<String>,
+    /// Settings of access control.
+    pub access: AccessConfig,
     /// The cache that reads may be answered from, if there is one.
     pub cache: Option<CacheSettings>,
     shown: Vec<Shown>,
@@ -226,6 +232,7 @@ impl Config {
         let analytics = analytics::is_on(&mut settings)?;
         let analytics_store = analytics::store(&mut settings, &engine)?;
         let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
+        let access = access::access(&mut settings, &sources)?;
         let cache = cache::cache(&mut settings)?;
         let shown = settings.shown();
         Ok(Self {
@@ -241,17 +248,26 @@ impl Config {
             analytics,
             analytics_store,
             otlp_endpoint,
+            access,
             cache,
             shown,
         })
     }
 
-    /// Refuses an address that others can reach unless a flag allows it.
+    /// Refuses an address that others can reach unless a flag allows it, or keys protect the router
+    /// and TLS protects the keys.
     ///
     /// # Errors
     /// [`ConfigError`] names the address and the flag.
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
-        settings::check_exposure(self.bind, self.insecure)
+        match self.access.mode {
+            AccessMode::Off | AccessMode::Observe => {
+                settings::check_exposure(self.bind, self.insecure)
+            }
+            AccessMode::On => {
+                access::check_transport(self.bind, self.tls.is_some() || self.behind_tls)
+            }
+        }
     }
 
     /// Returns the settings in force, one a line, each with its origin.
@@ -391,7 +407,7 @@ impl Flags {
             ("tls_cert", &self.tls_cert),
             ("tls_key", &self.tls_key),
         ];
-        let texts = texts.into_iter().chain(self.cache.texts());
+        let texts = texts.into_iter().chain(self.access.texts()).chain(self.cache.texts());
         let switches =
             [("behind_tls", self.behind_tls), ("insecure", self.insecure), ("lab", self.lab)];
         settings::flags(texts, switches)

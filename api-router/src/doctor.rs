@@ -14,7 +14,8 @@ use chrono::{DateTime, Utc};
 use rustix::process::{Resource, getrlimit};
 use shard_manager::doctor::{Finding, Severity, cache, files, servers};
 
-use crate::config::{Config, Engine};
+use crate::access::watcher::AccessWatcher;
+use crate::config::{AccessMode, Config, Engine};
 use crate::server::CONNECTIONS_MAX;
 use crate::tls::{Identity, Validity};
 
@@ -28,6 +29,7 @@ const RENEWED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3_600);
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut found = vec![port(config), exposure(config), open_files(config)];
     found.extend(certificate(config));
+    found.extend(access(config));
     found.extend(match &config.engine {
         Engine::Embedded { data_dir } => files(data_dir),
         Engine::Postgres(cluster) => servers(cluster).await,
@@ -83,6 +85,9 @@ fn exposure(config: &Config) -> Finding {
     let about = "access";
     match config.check_exposure() {
         Err(error) => Finding::fault(about, error),
+        Ok(()) if config.access.mode == AccessMode::On => {
+            Finding::good(about, "callers with a key or a token, each as far as its role permits")
+        }
         Ok(()) if config.bind.ip().to_canonical().is_loopback() => {
             Finding::good(about, "programs on this machine")
         }
@@ -96,6 +101,31 @@ fn exposure(config: &Config) -> Finding {
             "everybody who reaches the address, for there is no authentication: let only those reach it who may",
         ),
     }
+}
+
+/// Opens the files of access control as a start does.
+fn access(config: &Config) -> Option<Finding> {
+    let about = "access";
+    let mode = config.access.mode.name();
+    let watcher = match AccessWatcher::open(&config.access) {
+        Ok(watcher) => watcher?,
+        Err(error) => return Some(Finding::fault(about, error)),
+    };
+    let gate = watcher.gate();
+    let keys = gate.current().snapshot().key_count();
+    let issuers = config.access.issuers.len();
+    let found = format!("{mode}: {keys} key(s), {issuers} issuer(s) of tokens");
+    Some(match config.access.mode {
+        AccessMode::On if keys + issuers == 0 => Finding::warning(
+            about,
+            format!("{found}, so all requests that need a right are refused: make a first key"),
+        ),
+        AccessMode::Observe => Finding::warning(
+            about,
+            format!("{found}; nothing is refused: set it to on once the log names no refusals"),
+        ),
+        AccessMode::On | AccessMode::Off => Finding::good(about, found),
+    })
 }
 
 fn certificate(config: &Config) -> Option<Finding> {

@@ -12,23 +12,29 @@ pub const DOCUMENT: &str = "/api-docs/openapi.json";
 /// Swagger UI, which shows the document.
 pub const PAGES: &str = "/swagger-ui/";
 
-/// Returns the methods of a path according to the OpenAPI document: `{name}` stands for one
+/// Returns true if a path, as routing decodes it, is one of a template: `{name}` stands for one
 /// segment, except a key, which is the rest of the path.
+pub fn fits(template: &str, path: &str) -> bool {
+    if template == path {
+        return true;
+    }
+    if template == KV {
+        return path.starts_with(KV_PREFIX);
+    }
+    template.contains('{')
+        && template.split('/').count() == path.split('/').count()
+        && template
+            .split('/')
+            .zip(path.split('/'))
+            .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()))
+}
+
+/// Returns the methods of a path according to the OpenAPI document.
 pub fn methods(api: &OpenApi, path: &str) -> Vec<&'static str> {
-    let matches = |template: &str| {
-        if template == KV {
-            return path.starts_with(KV_PREFIX);
-        }
-        template.split('/').count() == path.split('/').count()
-            && template
-                .split('/')
-                .zip(path.split('/'))
-                .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()))
-    };
     if path == DOCUMENT || path.starts_with(PAGES) {
         return vec!["GET", "HEAD"];
     }
-    let Some((_, item)) = api.paths.paths.iter().find(|(template, _)| matches(template)) else {
+    let Some((_, item)) = api.paths.paths.iter().find(|(template, _)| fits(template, path)) else {
         return Vec::new();
     };
     let known: [(&Option<Operation>, &[&str]); 4] = [

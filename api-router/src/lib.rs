@@ -26,6 +26,7 @@ pub mod cluster_status;
 pub mod headers;
 pub mod query;
 
+pub mod access;
 pub mod metrics_view;
 #[cfg(feature = "otlp")]
 pub mod otlp;

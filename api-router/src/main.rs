@@ -15,8 +15,9 @@ use analytics::exit_status::{check_result, usage_error};
 use analytics::health_probe::{HealthError, HealthQuery};
 use analytics::log_format;
 use analytics::store::HistoryWriter;
+use api_router::access::watcher::AccessWatcher;
 use api_router::app::{App, AppSettings};
-use api_router::config::{Config, Engine, Flags};
+use api_router::config::{AccessMode, Config, Engine, Flags};
 use api_router::doctor;
 #[cfg(feature = "otlp")]
 use api_router::otlp::Tracer;
@@ -92,6 +93,7 @@ fn probe(question: HealthQuery, config: &Config) -> Result<(), HealthError> {
 
 /// Runs the router. It binds first, so that a port in use is reported before any file is touched.
 async fn run(config: &Config) -> anyhow::Result<()> {
+    let watcher = AccessWatcher::open(&config.access)?;
     let identity = config.tls.clone().map(Identity::read).transpose()?.map(Arc::new);
     if let Some(identity) = &identity {
         actix_web::rt::spawn(CertificateWatcher::new(identity.clone())?.run());
@@ -112,8 +114,11 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         backend: backend(&config.engine),
     };
     // This thread serves no requests.
-    #[cfg_attr(not(feature = "otlp"), expect(unused_mut, reason = "nothing is added to it"))]
     let mut app = App::new(manager, settings, &Handle::current());
+    if let Some(watcher) = watcher {
+        app.gate = Some(watcher.gate());
+        watcher.start()?;
+    }
     #[cfg(feature = "otlp")]
     if let Some(endpoint) = &config.otlp_endpoint {
         app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), settings.backend)?);
@@ -190,10 +195,14 @@ fn backend(engine: &Engine) -> &'static str {
 fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
     let map = app.manager.map();
     let names: Vec<&str> = map.topology().shards().iter().map(|shard| &*shard.name).collect();
-    let exposed = if bound.ip().to_canonical().is_loopback() {
-        "only this machine can reach it; there is no authentication"
-    } else {
-        "EVERYBODY who reaches this address can read and write: there is no authentication"
+    let exposed = match (config.access.mode, bound.ip().to_canonical().is_loopback()) {
+        (AccessMode::On, _) => "requests need a key or a token",
+        (AccessMode::Off | AccessMode::Observe, true) => {
+            "only this machine can reach it; there is no authentication"
+        }
+        (AccessMode::Off | AccessMode::Observe, false) => {
+            "EVERYBODY who reaches this address can read and write: there is no authentication"
+        }
     };
     let (kind, place) = match &config.engine {
         Engine::Embedded { data_dir } => {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::web::{Bytes, block};
 use analytics::event_stream::Hub;
 use analytics::{
-    ClusterNow, ErrorLog, Labels, Metrics, MetricsQuery, Recorder, figures, openmetrics,
+    AccessNow, ClusterNow, ErrorLog, Labels, Metrics, MetricsQuery, Recorder, figures, openmetrics,
 };
 use serde::Serialize;
 use shard_manager::keyspace::SLOT_COUNT;
@@ -71,10 +71,14 @@ impl MetricsView {
     ///
     /// # Errors
     /// TSR500 if there is no thread to make it.
-    pub async fn exposition(self: &Arc<Self>, errors: Arc<ErrorLog>) -> Result<String, Problem> {
+    pub async fn exposition(
+        self: &Arc<Self>,
+        errors: Arc<ErrorLog>,
+        access: Option<AccessNow>,
+    ) -> Result<String, Problem> {
         let now = self.now().await;
         let own = Arc::clone(self);
-        run_blocking(move || openmetrics(&own.recorder, &errors, &now)).await
+        run_blocking(move || openmetrics(&own.recorder, &errors, &now, access)).await
     }
 
     /// Ends the running second, so that its requests can be kept: none is recorded after this.

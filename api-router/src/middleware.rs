@@ -23,6 +23,8 @@ use shard_manager::keyspace::Slot;
 #[cfg(feature = "otlp")]
 use shard_manager::topology::ShardIndex;
 
+use crate::access::admission::Admission;
+use crate::access::cors;
 use crate::app::App;
 use crate::browser_policy::{ResponseKind, limit_browser};
 use crate::compression::compressed;
@@ -36,7 +38,7 @@ use crate::request_record::{self, RequestRecord};
 use crate::trace::{TRACEPARENT, Trace};
 use crate::unsupported_headers::refuse_unsupported;
 
-/// Header of responses to requests with `Authorization`, which is not checked.
+/// Header of responses to requests with `Authorization`, if it decides nothing.
 const X_ACCESS: HeaderName = HeaderName::from_static("x-access");
 
 /// Handles a request before its route and the response after it.
@@ -71,22 +73,24 @@ pub async fn handle_request(
     if route.is_some() && app.keeps_records() {
         request_record::attach(&request);
     }
-    let refused = match request_id(request.headers()) {
-        Ok(id) => {
-            let foreign =
-                cross_origin::refuse(request.headers(), app.reached).map_err(Problem::from);
-            (id, foreign.and_then(|()| refuse_unsupported(&request, route)).err())
-        }
-        Err(problem) => (None, Some(problem)),
+    let permitted = app.gate.as_ref().and_then(|gate| gate.origins.find(request.headers()));
+    let (id, checked) = match request_id(request.headers()) {
+        Ok(id) => (id, check(&app, &request, route, permitted.is_some())),
+        Err(problem) => (None, Err(problem.into())),
     };
+    let id = id.unwrap_or_else(new_request_id);
     let is_authorized = request.headers().contains_key(AUTHORIZATION);
-    let (id, refused) = (refused.0.unwrap_or_else(new_request_id), refused.1);
-    let mut response = match refused {
-        Some(problem) => request.error_response(problem),
+    let mut admission = Admission::default();
+    let mut response = match checked {
+        Err(Refused::By(problem)) => request.error_response(problem),
+        Err(Refused::Preflight) => request.into_response(cors::preflight()),
         // Routes turn their errors into responses; an error here is the framework's own.
-        None => next.call(request).await?,
+        Ok(admitted) => {
+            admission = admitted;
+            next.call(request).await?
+        }
     };
-    let problem = problem_of(&response, is_write);
+    let problem = problem_of(&app, &response, is_write);
     if let Some(problem) = &problem {
         let rendered = problem::respond(problem, id.to_str().unwrap_or(""));
         response = response.into_response(rendered);
@@ -98,8 +102,15 @@ pub async fn handle_request(
     }
     let headers = response.headers_mut();
     limit_browser(headers, kind);
-    if is_authorized {
-        headers.insert(X_ACCESS, HeaderValue::from_static("off"));
+    match &app.gate {
+        None if is_authorized => {
+            headers.insert(X_ACCESS, HeaderValue::from_static("off"));
+        }
+        None => {}
+        Some(gate) => {
+            gate.origins.permit(headers, permitted);
+            admission.show(headers);
+        }
     }
     if let Some(trace) = &trace {
         headers.insert(TRACEPARENT, trace.header());
@@ -110,7 +121,7 @@ pub async fn handle_request(
         context.record(&app, worker.as_deref(), route, &response, began);
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
-    Ok(response)
+    Ok(admission.hold(response))
 }
 
 fn new_request_id() -> HeaderValue {
@@ -119,12 +130,53 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_str(text).expect("a UUID is visible ASCII")
 }
 
+/// Reason why a request does not reach its route.
+enum Refused {
+    /// It is refused with this problem.
+    By(Problem),
+    /// A browser asks what a page may send, and the gate answers.
+    Preflight,
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self::By(problem)
+    }
+}
+
+/// Checks a request before its route. Pages of permitted origins are not foreign.
+fn check(
+    app: &App,
+    request: &ServiceRequest,
+    route: Option<DataRoute>,
+    is_permitted: bool,
+) -> Result<Admission, Refused> {
+    match cross_origin::refuse(request.headers(), app.reached) {
+        Ok(()) => {}
+        Err(Foreign::Page) if is_permitted => {}
+        Err(foreign) => return Err(Problem::from(foreign).into()),
+    }
+    if is_permitted && cors::is_preflight(request.method(), request.headers()) {
+        return Err(Refused::Preflight);
+    }
+    let admission = match &app.gate {
+        Some(gate) => gate.admit(request)?,
+        None => Admission::default(),
+    };
+    refuse_unsupported(request, route)?;
+    Ok(admission)
+}
+
 /// Returns the problem of a response. A refusal of the framework is converted into a problem.
-fn problem_of(response: &ServiceResponse<BoxBody>, is_write: bool) -> Option<Problem> {
+fn problem_of(app: &App, response: &ServiceResponse<BoxBody>, is_write: bool) -> Option<Problem> {
     let error = response.response().error();
-    let mut problem = match error.and_then(|error| error.as_error::<Problem>()) {
+    let problem = match error.and_then(|error| error.as_error::<Problem>()) {
         Some(problem) => problem.clone(),
         None => framework_problem(response)?,
+    };
+    let mut problem = match &app.gate {
+        Some(gate) => gate.challenge(response.request(), problem),
+        None => problem,
     };
     if is_write {
         problem.ensure_outcome();

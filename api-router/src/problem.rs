@@ -43,12 +43,11 @@ pub struct Problem {
 /// Fields that few problems have, boxed because problems are passed by value.
 #[derive(Clone, Debug, Default)]
 struct RareFields {
-    /// Methods that the path has.
-    allow: Option<String>,
+    /// Headers of the response: methods that the path has, how to send credentials, when to send
+    /// again, or a session token of a request that failed after reading or writing.
+    headers: Vec<(HeaderName, String)>,
     /// Requested level and reached level.
     levels: Option<(Level, Level)>,
-    /// Session token of a request that failed after reading or writing.
-    session: Option<String>,
     /// True if this is the repeated answer of an earlier request.
     replayed: bool,
     /// Progress of a streamed body.
@@ -110,10 +109,10 @@ impl Problem {
         self
     }
 
-    /// Lists the methods that the path has.
+    /// Adds a header to the response. A value that no header can have is left out.
     #[must_use]
-    pub fn allow(mut self, methods: String) -> Self {
-        self.rare().allow = Some(methods);
+    pub fn header(mut self, name: HeaderName, value: String) -> Self {
+        self.rare().headers.push((name, value));
         self
     }
 
@@ -123,9 +122,8 @@ impl Problem {
 
     /// Sets the value of `x-session-token` for a request that failed after reading or writing.
     #[must_use]
-    pub fn session(mut self, token: String) -> Self {
-        self.rare().session = Some(token);
-        self
+    pub fn session(self, token: String) -> Self {
+        self.header(X_SESSION_TOKEN, token)
     }
 
     /// Sets the progress of a streamed body.

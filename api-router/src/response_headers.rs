@@ -208,6 +208,14 @@ refusals! {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
     }
+    /// The problems that a check of access may answer with.
+    CheckRefusals {
+        400 BadRequest "A member cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        413 TooLarge "The body is too large.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        504 DeadlinePassed "The body did not arrive in time.";
+    }
     /// The problems that a request for the state of the cluster may answer with.
     LookupRefusals {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";

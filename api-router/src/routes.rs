@@ -1,5 +1,6 @@
 //! Routes: the list of all routes of the router. The OpenAPI document is made from the same list.
 
+pub mod access;
 pub mod advice;
 pub mod aliases;
 pub mod analytics;
@@ -23,7 +24,7 @@ pub mod write;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 /// Registers every route. The most frequent ones come first, because routes are searched in order.
-pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
+pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool, access: bool) {
     surface
         .service(write::write_row)
         .service(read::read_rows)
@@ -61,6 +62,9 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
         .service(shortcuts::docs)
         .service(shortcuts::openapi_document)
         .service(shortcuts::version);
+    if access {
+        surface.service(access::describe_caller).service(access::check_access);
+    }
     if lab {
         surface.service(lab::list_holds).service(lab::hold_node);
     }

@@ -60,8 +60,8 @@ pub fn serve(
 ) -> Result<Server, ServeError> {
     // Accepted connections inherit it from the listener.
     socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(STALLED_MAX))?;
-    let lab = app.lab;
-    let api = Data::new(openapi(lab));
+    let (lab, access) = (app.lab, app.gate.is_some());
+    let api = Data::new(openapi(lab, access));
     let server = HttpServer::new(move || {
         // Called in each worker's thread, which drives its runtime until the server has ended.
         app.manager.add_runtime(Handle::current());
@@ -70,7 +70,7 @@ pub fn serve(
             .app_data(app.clone())
             .app_data(api.clone())
             .into_utoipa_app()
-            .configure(|surface| routes::configure(surface, lab))
+            .configure(|surface| routes::configure(surface, lab, access))
             .split_for_parts();
         let surface = match worker {
             Some(worker) => surface.app_data(worker),
@@ -96,12 +96,12 @@ pub fn serve(
 }
 
 /// Returns the OpenAPI document, collected from the routes, including those of the lab if it is
-/// open.
-pub fn openapi(lab: bool) -> OpenApi {
+/// open, and those of access control unless it is off.
+pub fn openapi(lab: bool, access: bool) -> OpenApi {
     let surface = ActixApp::new().into_utoipa_app();
     let (_, mut api) =
-        surface.configure(|surface| routes::configure(surface, lab)).split_for_parts();
-    routes::openapi::describe(&mut api);
+        surface.configure(|surface| routes::configure(surface, lab, access)).split_for_parts();
+    routes::openapi::describe(&mut api, access);
     api
 }
 

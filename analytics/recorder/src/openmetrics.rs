@@ -32,9 +32,26 @@ const REQUEST_BUCKETS: &str = "http_server_request_duration_seconds_bucket";
 /// Stands for a shard if there are several, or none.
 const NO_SHARD: &str = "(none)";
 
+/// Decisions of access control since the start.
+#[derive(Clone, Debug)]
+pub struct AccessNow {
+    /// Number of requests by kind of credentials and outcome.
+    pub requests: Vec<(&'static str, &'static str, u64)>,
+    /// Number of requests that a limit refused, by limit.
+    pub limited: Vec<(&'static str, u64)>,
+    /// Seconds since keys and roles were known to be current.
+    pub age_seconds: u64,
+}
+
 /// Returns the text of `GET /metrics`: counts since the start, and the current state of the
-/// cluster. This drains the queues: call it where blocking is allowed.
-pub fn openmetrics(recorder: &Recorder, errors: &ErrorLog, now: &ClusterNow) -> String {
+/// cluster and of access control, if it is not off. This drains the queues: call it where blocking
+/// is allowed.
+pub fn openmetrics(
+    recorder: &Recorder,
+    errors: &ErrorLog,
+    now: &ClusterNow,
+    access: Option<AccessNow>,
+) -> String {
     let totals = recorder.totals();
     let examples = totals.requests().flat_map(|(.., counter)| counter.buckets());
     let mut lines =
@@ -45,6 +62,7 @@ pub fn openmetrics(recorder: &Recorder, errors: &ErrorLog, now: &ClusterNow) -> 
         totals,
         errors: errors.counts(),
         now: now.clone(),
+        access,
         process: ProcessNow::read(),
     };
     let mut registry = Registry::default();
@@ -62,6 +80,7 @@ struct Scrape {
     totals: Totals,
     errors: Vec<(ErrorKind, u64)>,
     now: ClusterNow,
+    access: Option<AccessNow>,
     history_bytes: u64,
     process: Option<ProcessNow>,
 }
@@ -130,6 +149,7 @@ impl Collector for Scrape {
         self.lanes(&mut families)?;
         self.cache(&mut families)?;
         self.router(&mut families)?;
+        self.access(&mut families)?;
         self.process(&mut families)
     }
 }
@@ -341,6 +361,21 @@ impl Scrape {
             Some(max) => families.gauge("process_max_fds", "Open files allowed.", None, max as f64),
             None => Ok(()),
         }
+    }
+
+    fn access(&self, families: &mut Families<'_>) -> fmt::Result {
+        let Some(access) = &self.access else { return Ok(()) };
+        let requests = access
+            .requests
+            .iter()
+            .map(|(kind, outcome, count)| ([("kind", *kind), ("outcome", *outcome)], *count));
+        let help = "Requests by kind of credentials and decision.";
+        families.counters("tessera_access", help, requests)?;
+        let limited = access.limited.iter().map(|(limit, count)| ([("limit", *limit)], *count));
+        let help = "Requests that a limit refused.";
+        families.counters("tessera_access_limited", help, limited)?;
+        let help = "Time since keys and roles were known to be current.";
+        families.gauge("tessera_access_age", help, Some(Unit::Seconds), access.age_seconds as f64)
     }
 
     fn shard(&self, place: usize) -> &str {

@@ -24,7 +24,7 @@ fn error(code: &'static str, shard: Option<&str>) -> ErrorEvent {
 
 fn scraped(test: &TestRecorder, errors: &ErrorLog) -> String {
     test.recorder.settle_at(test.recorder.started() + seconds(600));
-    openmetrics(&test.recorder, errors, &now(&test.recorder.labels().shards))
+    openmetrics(&test.recorder, errors, &now(&test.recorder.labels().shards), None)
 }
 
 fn assert_line(text: &str, line: &str) {
@@ -80,7 +80,7 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
     };
     let cluster =
         ClusterNow { epoch: 3, in_flight: 2, shards: vec![shard], ..ClusterNow::default() };
-    let text = openmetrics(&test.recorder, &ErrorLog::new(), &cluster);
+    let text = openmetrics(&test.recorder, &ErrorLog::new(), &cluster, None);
     for line in [
         "tessera_shard_up{shard=\"shard1\"} 1.0",
         "tessera_shard_slots{shard=\"shard1\"} 16384.0",

@@ -8,17 +8,45 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use analytics::settings::{ConfigFile, unknown};
+use shard_manager::access::jwt::TokenAlgorithm;
+use shard_manager::access::jwt::issuer::IssuerSettings;
 use shard_manager::topology::Topology;
 use toml::{Table, Value};
 
 use super::ConfigError;
+use super::access::IssuerKeys;
 use super::sources::NAMES;
 
 /// The sections at the top.
-const SECTIONS: [&str; 4] = ["analytics", "cache", "postgres", "shard"];
+const SECTIONS: [&str; 5] = ["access", "analytics", "cache", "postgres", "shard"];
 
 /// Members of `[analytics]`, and the settings that they are.
 const ANALYTICS: [(&str, &str); 2] = [("record", "analytics"), ("store", "analytics_store")];
+
+/// Members of `[access]`, and the settings that they are.
+const ACCESS: [(&str, &str); 6] = [
+    ("mode", "access"),
+    ("keys_file", "access_keys_file"),
+    ("roles_file", "access_roles_file"),
+    ("stale_max_s", "access_stale_max_s"),
+    ("limit_routers", "limit_routers"),
+    ("cors_origins", "cors_origins"),
+];
+/// List of issuers in `[access]`.
+const ISSUERS: &str = "issuer";
+const ISSUER: [&str; 9] = [
+    "issuer",
+    "audience",
+    "algorithms",
+    "jwks_file",
+    "secret_file",
+    "role_claim",
+    "tenant_claim",
+    "roles",
+    "lifetime_max_s",
+];
+/// Longest life of a token that an issuer may permit, in seconds: a year.
+const LIFETIME_MAX_S: std::ops::RangeInclusive<i64> = 1..=31_536_000;
 
 /// Members of `[cache]`, and the settings that they are.
 const CACHE_TEXTS: [(&str, &str); 2] =
@@ -59,6 +87,37 @@ pub(super) struct Sections {
     pub(super) postgres: Option<PostgresSection>,
     /// Each `[[shard]]`.
     pub(super) shards: Vec<ShardSection>,
+    /// Each `[[access.issuer]]`.
+    pub(super) issuers: Vec<IssuerSection>,
+}
+
+/// One system whose tokens are accepted.
+pub(super) struct IssuerSection {
+    pub(super) settings: IssuerSettings,
+    pub(super) keys: IssuerKeys,
+}
+
+impl IssuerSection {
+    /// Returns the members as they are shown; a path of a secret is none itself.
+    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
+        let settings = &self.settings;
+        let algorithms: Vec<_> = settings.algorithms.iter().map(|one| one.name()).collect();
+        let (source, path) = match &self.keys {
+            IssuerKeys::Jwks(path) => ("jwks_file", path),
+            IssuerKeys::Secret(path) => ("secret_file", path),
+        };
+        let mut lines = vec![
+            ("issuer", settings.issuer.clone()),
+            ("audience", settings.audiences.join(",")),
+            ("algorithms", algorithms.join(",")),
+            (source, path.display().to_string()),
+            ("role_claim", settings.role_claim.clone()),
+        ];
+        lines.extend(settings.tenant_claim.clone().map(|claim| ("tenant_claim", claim)));
+        lines.extend(settings.roles.as_ref().map(|roles| ("roles", roles.join(","))));
+        lines.push(("lifetime_max_s", settings.lifetime_max.to_string()));
+        lines
+    }
 }
 
 /// Settings of all nodes.
@@ -97,6 +156,9 @@ pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), 
                     }
                 }
             }
+            "access" if value.is_table() => {
+                sections.issuers = file.access(value, &mut values)?;
+            }
             "cache" => file.cache(value, &mut values)?,
             name if NAMES.contains(&name) => {
                 file.put(&mut values, (name, file.0.setting(name, value)?))?;
@@ -131,6 +193,73 @@ impl File {
         let words = format!("a number from {} to {}", allowed.start(), allowed.end());
         let wrong = || self.0.wrong(&format!("{at}.{name}"), &words);
         number.map(|number| Some(number.cast_unsigned())).ok_or_else(wrong)
+    }
+
+    /// Reads the members of `[access]`, and returns its issuers.
+    fn access(
+        &self,
+        value: &Value,
+        values: &mut BTreeMap<String, String>,
+    ) -> Result<Vec<IssuerSection>, ConfigError> {
+        let at = "access";
+        let known: Vec<_> = ACCESS.iter().map(|(member, _)| *member).chain([ISSUERS]).collect();
+        let table = self.0.members(at, value, &known)?;
+        for (member, setting) in ACCESS {
+            if let Some(value) = table.get(member) {
+                let text = self.0.setting(&format!("{at}.{member}"), value)?;
+                self.put(values, (setting, text))?;
+            }
+        }
+        let Some(issuers) = table.get(ISSUERS) else { return Ok(Vec::new()) };
+        let wrong = || self.0.wrong("access.issuer", "a list: write [[access.issuer]]");
+        let issuers = issuers.as_array().ok_or_else(wrong)?;
+        (1..).zip(issuers).map(|(number, value)| self.issuer(number, value)).collect()
+    }
+
+    fn issuer(&self, number: usize, value: &Value) -> Result<IssuerSection, ConfigError> {
+        let at = &*format!("access.issuer[{number}]");
+        let table = self.0.members(at, value, &ISSUER)?;
+        let missing = |member: &str| ConfigError(format!("{} names no {member}", self.0.named(at)));
+        let required = |member: &str| self.text(at, table, member)?.ok_or_else(|| missing(member));
+        let list = |member: &str| self.texts(&format!("{at}.{member}"), table.get(member));
+        // One audience may be written as a text.
+        let audiences = match table.get("audience").and_then(Value::as_str) {
+            Some(audience) => vec![audience.to_owned()],
+            None => list("audience")?,
+        };
+        if audiences.is_empty() || audiences.iter().any(String::is_empty) {
+            return Err(missing(
+                "audience: give the value of `aud` that is meant for this cluster",
+            ));
+        }
+        let mut algorithms = Vec::new();
+        for (index, name) in (1..).zip(list("algorithms")?) {
+            let member = format!("{at}.algorithms[{index}]");
+            let known = "RS256, ES256, EdDSA or HS256";
+            let found = TokenAlgorithm::find(&name).ok_or_else(|| self.0.wrong(&member, known))?;
+            algorithms.push(found);
+        }
+        let lifetime_max = self.number(at, table, "lifetime_max_s", LIFETIME_MAX_S)?;
+        let settings = IssuerSettings {
+            issuer: required("issuer")?,
+            audiences,
+            algorithms,
+            role_claim: required("role_claim")?,
+            tenant_claim: self.text(at, table, "tenant_claim")?,
+            roles: table.get("roles").map(|_| list("roles")).transpose()?,
+            lifetime_max: lifetime_max.unwrap_or(IssuerSettings::LIFETIME_MAX_DEFAULT),
+        };
+        let jwks = self.text(at, table, "jwks_file")?;
+        let secret = self.text(at, table, "secret_file")?;
+        let keys = match (jwks, secret) {
+            (Some(path), None) => IssuerKeys::Jwks(PathBuf::from(path)),
+            (None, Some(path)) => IssuerKeys::Secret(PathBuf::from(path)),
+            (None, None) | (Some(_), Some(_)) => {
+                let one = "one of jwks_file (public keys) and secret_file (the secret of HS256)";
+                return Err(ConfigError(format!("{} needs {one}", self.0.named(at))));
+            }
+        };
+        Ok(IssuerSection { settings, keys })
     }
 
     /// The members of `[cache]`, as the settings that they are.

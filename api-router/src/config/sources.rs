@@ -14,7 +14,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 29] = [
+pub(super) const NAMES: [&str; 35] = [
     "bind",
     "data_dir",
     "engine",
@@ -30,6 +30,12 @@ pub(super) const NAMES: [&str; 29] = [
     "analytics",
     "analytics_store",
     "otlp_endpoint",
+    "access",
+    "access_keys_file",
+    "access_roles_file",
+    "access_stale_max_s",
+    "limit_routers",
+    "cors_origins",
     "redis_url",
     "cache_password_file",
     "cache_bound_ms",

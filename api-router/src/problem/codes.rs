@@ -11,6 +11,7 @@ analytics::problem_codes! {
     TSR003 503 true  "No connection free" "Every connection to the shard was busy until the deadline. Retry later, or with a longer x-deadline-ms.";
     TSR004 504 true  "Deadline passed" "The answer did not come before x-deadline-ms (default 5000). For a write, outcome says whether it may have been stored.";
     TSR005 503 true  "Overloaded" "The shard's write queue is full, the maximum number of event streams is open, or the memory for request bodies is exhausted: the detail says which. Nothing was stored, except the rows before next_index of a streamed body. Retry after Retry-After.";
+    TSR006 503 true  "Rights unknown" "The router cannot know the rights of the caller now: the keys of the token's issuer were not read yet, or keys and roles were last read too long ago. Nothing was stored; send again after Retry-After.";
     TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice, or the key in the path is not a valid shard key. The detail names it.";
     TSR101 400 false "Bad body" "The body is not JSON, or a member is missing, given twice or of the wrong type. The detail names it.";
     TSR102 400 false "Unknown member" "The body has an unknown member. The detail names it.";
@@ -38,6 +39,8 @@ analytics::problem_codes! {
     TSR310 404 false "No such table" "There is no table of this name.";
     TSR311 400 false "No such column" "The table has no column of this name.";
     TSR312 400 false "Value does not fit" "A value is not of its column's type, is null where null is not allowed, or holds U+0000.";
-    TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation, the table and what lacks. Or the request comes from a web page of another origin, for a browser must not be a way into this service.";
+    TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
+    TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";
+    TSR429 429 true  "Too many requests" "A limit of the caller, or of failed credentials from its address, is reached. Nothing was stored; send again after Retry-After.";
     TSR500 500 true  "Internal error" "A defect of the router. It is logged under the request id.";
 }

@@ -8,7 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use serde::Serialize;
 
-use super::{IDEMPOTENCY_REPLAYED, Problem, X_SESSION_TOKEN};
+use super::{IDEMPOTENCY_REPLAYED, Problem};
 
 /// Body of a response that is not a success.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -108,16 +108,13 @@ pub fn respond(problem: &Problem, request_id: &str) -> HttpResponse {
         response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("1")));
     }
     if let Some(rare) = &problem.rare {
-        let value = |text: &Option<String>| HeaderValue::from_str(text.as_deref()?).ok();
-        let replayed = rare.replayed.then(|| HeaderValue::from_static("true"));
-        for (name, value) in [
-            (header::ALLOW, value(&rare.allow)),
-            (X_SESSION_TOKEN, value(&rare.session)),
-            (IDEMPOTENCY_REPLAYED, replayed),
-        ] {
-            if let Some(value) = value {
-                response.insert_header((name, value));
+        for (name, value) in &rare.headers {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                response.insert_header((name.clone(), value));
             }
+        }
+        if rare.replayed {
+            response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
         }
     }
     response.json(ProblemBody::of(problem, Some(request_id)))

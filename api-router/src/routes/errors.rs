@@ -3,6 +3,8 @@
 //! **Invariant:** a page loads no other file and runs no script.
 //! **Not here:** the table of codes (`problem`), the errors that have occurred (`analytics`).
 
+use std::time::Duration;
+
 use actix_web::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, VARY};
 use actix_web::web::Path;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, get};
@@ -14,6 +16,7 @@ use shard_manager::row_change::RowError;
 use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
+use crate::access::answers;
 use crate::negotiation::{joined, prefers_json};
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
@@ -177,6 +180,7 @@ fn example(code: Code) -> Problem {
         Code::TSR003 => failed(Error::PoolExhausted { shard: shard() }),
         Code::TSR004 => failed(Error::DeadlinePassed),
         Code::TSR005 => failed(Error::QueueFull { shard: shard() }),
+        Code::TSR006 => said("credentials cannot be examined now", "send again after Retry-After"),
         Code::TSR100 => said("user_id: a filter needs an operator, eq or in", "user_id=eq.value"),
         Code::TSR101 => said("name is missing: a new row of users needs it", "add the member"),
         Code::TSR102 => said("unknown member `dta`", "did you mean `data`?"),
@@ -218,11 +222,13 @@ fn example(code: Code) -> Problem {
             let (column, mismatch) = ("amount".to_owned(), TypeMismatch::NotBigint);
             Problem::from(&RowError::TypeMismatch { column, mismatch })
         }
+        Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),
             table: "users".to_owned(),
             lack: "the shard key is not one of this caller's".to_owned(),
         }),
+        Code::TSR429 => answers::limited("too many credentials are being examined", Duration::ZERO),
         Code::TSR500 => Error::Internal.into(),
     }
 }

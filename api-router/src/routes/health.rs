@@ -10,6 +10,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::readiness::{self, StateAnswer};
 use serde::Serialize;
+use shard_manager::access::scope::AccessScope;
 use shard_manager::cache::{BreakerState, CacheStats};
 use shard_manager::consistency::Level;
 use shard_manager::engine::ReplicaIsolation;
@@ -58,6 +59,15 @@ pub struct HealthAnswer {
     /// The promises that this router breaks on purpose.
     #[cfg(feature = "sabotage")]
     sabotage: Vec<&'static str>,
+}
+
+/// Health of the cluster, as a caller without the scope `analytics` sees it.
+#[derive(Serialize, ToSchema)]
+pub struct HealthStatus {
+    /// True if a primary takes writes.
+    success: bool,
+    /// `ok`, `degraded` or `down`.
+    status: &'static str,
 }
 
 /// State of a shard's primary and replicas.
@@ -232,8 +242,16 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
         let replica = is_up(report, Role::Replica);
         (map.topology().name(report.shard).to_owned(), ShardHealth { primary, replica })
     });
+    let mut response = HttpResponse::build(code);
+    if code == StatusCode::SERVICE_UNAVAILABLE {
+        response.insert_header((RETRY_AFTER, "1"));
+    }
+    let success = code == StatusCode::OK;
+    if !app.allows(request, AccessScope::Analytics) {
+        return Ok(response.json(HealthStatus { success, status }));
+    }
     let answer = HealthAnswer {
-        success: code == StatusCode::OK,
+        success,
         status,
         health: named.collect(),
         degraded: degraded(&reports).chain(unlogged).collect(),
@@ -252,10 +270,6 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
         #[cfg(feature = "sabotage")]
         sabotage: broken_promises(),
     };
-    let mut response = HttpResponse::build(code);
-    if code == StatusCode::SERVICE_UNAVAILABLE {
-        response.insert_header((RETRY_AFTER, "1"));
-    }
     Ok(response.json(answer))
 }
 

@@ -1,6 +1,6 @@
 //! `/`: the list of routes; and the responses to requests for unknown paths.
 
-use actix_web::http::header::{ACCEPT, LOCATION};
+use actix_web::http::header::{ACCEPT, ALLOW, LOCATION};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa::openapi::OpenApi;
@@ -83,5 +83,5 @@ pub async fn nothing_here(
     }
     let detail = format!("this path has {}", methods.join(", "));
     let hint = request_hints::no_such_method(request.method().as_str());
-    Err(Problem::new(Code::TSR112, detail).hint(hint).allow(methods.join(", ")))
+    Err(Problem::new(Code::TSR112, detail).hint(hint).header(ALLOW, methods.join(", ")))
 }

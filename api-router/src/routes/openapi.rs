@@ -7,6 +7,7 @@
 //! **Not here:** the description of one operation (the attributes of its handler).
 
 mod schemas;
+mod security;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +30,7 @@ const BULK: &str = "/api/bulk-write";
 const READ: &str = "/api/read";
 
 /// Groups of operations, the most wanted first.
-const GROUPS: [(&str, &str); 8] = [
+const GROUPS: [(&str, &str); 9] = [
     ("data", "Rows of tables: write, read, write many"),
     ("keys and values", "JSON values under keys"),
     ("tables", "Tables, and what they consist of"),
@@ -37,11 +38,13 @@ const GROUPS: [(&str, &str); 8] = [
     ("operations", "How the router and its shards are; what errors mean"),
     ("analytics", "What is counted, and the dashboard"),
     ("aliases", "Short forms of some of the calls above"),
+    ("access", "Who may do what"),
     ("lab", "Nodes that are held back on purpose"),
 ];
 
-/// Completes the document that was collected from the routes.
-pub fn describe(api: &mut OpenApi) {
+/// Completes the document that was collected from the routes. With access control, it names the
+/// right that each operation needs.
+pub fn describe(api: &mut OpenApi, access: bool) {
     let mut info = Info::new("Tessera", env!("CARGO_PKG_VERSION"));
     info.description = Some("One REST API in front of many databases.".to_owned());
     info.license = Some(License::new("MIT OR Apache-2.0"));
@@ -55,7 +58,11 @@ pub fn describe(api: &mut OpenApi) {
             if (path.as_str(), &method) == (READ, &Method::GET) {
                 operation.parameters.get_or_insert_default().push(RefOr::T(filters()));
             }
-            declare_access(operation);
+            if access {
+                security::declare(operation, path, &method);
+            } else {
+                declare_access(operation);
+            }
             forbid_nulls(operation);
             simplify_operation(operation);
             refuse_large_headers(operation);
@@ -64,6 +71,9 @@ pub fn describe(api: &mut OpenApi) {
     api.components.iter_mut().for_each(simplify_components);
     if let Some(item) = api.paths.paths.get_mut(KV) {
         item.head = item.get.as_ref().map(head_of);
+    }
+    if access {
+        security::declare_schemes(api);
     }
     order_groups(api);
 }

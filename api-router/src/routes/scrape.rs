@@ -23,6 +23,8 @@ use crate::response_headers::LookupRefusals;
 pub(crate) async fn scrape(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let analytics = app.analytics()?;
-    let text = analytics.metrics.exposition(Arc::clone(&analytics.errors)).await?;
+    let access = app.gate.as_ref().map(|gate| gate.now());
+    let errors = Arc::clone(&analytics.errors);
+    let text = analytics.metrics.exposition(errors, access).await?;
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::harness::{Router, bare_command, refused_start};
 
 /// Each setting, a value that is not its default, and another one.
-const SETTINGS: [(&str, &str, &str); 14] = [
+const SETTINGS: [(&str, &str, &str); 17] = [
     ("bind", "127.0.0.1:4001", "127.0.0.1:4002"),
     ("data_dir", "./one", "./two"),
     ("shards", "5", "6"),
@@ -25,13 +25,17 @@ const SETTINGS: [(&str, &str, &str); 14] = [
     ("lab", "true", "false"),
     ("analytics", "off", "on"),
     ("analytics_store", "./figures.db", "none"),
+    ("access", "observe", "off"),
+    ("access_stale_max_s", "600", "0"),
+    ("limit_routers", "2", "3"),
 ];
 
 /// Settings that are true when their flag is given, and take no value there.
 const SWITCHES: [&str; 3] = ["behind_tls", "insecure", "lab"];
 
-/// Settings about servers, certificates, traces and the cache; they have tests of their own.
-const ELSEWHERE: [&str; 15] = [
+/// Settings about servers, certificates, traces, the files of access control and the cache; they
+/// have tests of their own.
+const ELSEWHERE: [&str; 18] = [
     "engine",
     "shard_urls",
     "replica_urls",
@@ -39,6 +43,9 @@ const ELSEWHERE: [&str; 15] = [
     "tls_cert",
     "tls_key",
     "otlp_endpoint",
+    "access_keys_file",
+    "access_roles_file",
+    "cors_origins",
     "redis_url",
     "cache_password_file",
     "cache_bound_ms",
@@ -125,6 +132,10 @@ fn without_a_word_the_defaults_are_in_force() {
         ("analytics", "on"),
         ("analytics_store", "./data/analytics.db"),
         ("otlp_endpoint", "none"),
+        ("access", "off"),
+        ("access_keys_file", "none"),
+        ("access_stale_max_s", "86400"),
+        ("cors_origins", "none"),
         ("redis_url", "none"),
         ("shards", "what the data directory has, else 3"),
         ("replicas", "what the data directory has, else 1"),

@@ -184,18 +184,18 @@ fn files_that_every_user_may_read_are_a_warning() {
         assert_eq!(code, Some(0), "{lines:#?}");
         lines
     };
-    assert!(!told(&examine(), "warning", "every user"), "a new folder is closed");
+    assert!(!reports(&examine(), "warning", "every user"), "a new folder is closed");
     // As earlier versions made them.
     set(&data, 0o755);
     set(&catalog, 0o644);
     let lines = examine();
-    assert!(told(&lines, "warning", "every user may read catalog.db"), "{lines:#?}");
-    assert!(told(&lines, "warning", "chmod -R o-rwx"), "{lines:#?}");
+    assert!(reports(&lines, "warning", "every user may read catalog.db"), "{lines:#?}");
+    assert!(reports(&lines, "warning", "chmod -R o-rwx"), "{lines:#?}");
     set(&data, 0o757);
-    assert!(told(&examine(), "warning", "every user may replace its files"));
+    assert!(reports(&examine(), "warning", "every user may replace its files"));
     // Other users cannot enter the folder.
     set(&data, 0o750);
-    assert!(!told(&examine(), "warning", "every user"));
+    assert!(!reports(&examine(), "warning", "every user"));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     Router::start_in(&data, &[]).end();
     assert_eq!((mode(&data), mode(&catalog)), (0o750, 0o644), "a start changes no modes");

@@ -102,6 +102,8 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     ]
 }
 
+/// Codes of access control, which `access` produces.
+const NEED_ACCESS: [&str; 3] = ["TSR006", "TSR401", "TSR429"];
 /// Codes that no single client can cause: `faults` (and `lab`, for a full lane; TSR202 the tests of
 /// servers) produces each.
 const NEED_A_FAULT: [&str; 11] = [
@@ -121,11 +123,12 @@ fn every_code_is_produced_or_needs_a_fault() {
         .collect();
     let all: BTreeSet<&str> =
         api_router::problem::Code::ALL.iter().map(|code| code.name()).collect();
-    let faults = BTreeSet::from(NEED_A_FAULT);
+    let faults: BTreeSet<&str> = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).collect();
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
     assert!(produced.is_disjoint(&faults));
     let failover = include_str!("../../../shard-manager/tests/postgres/failover.rs");
-    let told = [include_str!("faults.rs"), include_str!("lab.rs"), failover].concat();
+    let access = [include_str!("access/credentials.rs"), include_str!("access/files.rs")].concat();
+    let told = [include_str!("faults.rs"), include_str!("lab.rs"), failover, &access].concat();
     faults.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
 }
 

@@ -1,0 +1,66 @@
+//! Answers: the problems of requests that access control refuses.
+//!
+//! **Invariant:** unknown, wrong and revoked credentials get the same answer. An answer names the
+//! missing right, never a key, a secret or a row.
+//! **Not here:** the decision (`gate`).
+
+use std::time::Duration;
+
+use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use shard_manager::access::auth_error::{AuthError, AuthOutcome};
+use shard_manager::access::limit::headers;
+use shard_manager::access::rights::Denied;
+
+use crate::problem::{Code, Problem};
+
+const CHALLENGE: &str = "Bearer realm=\"tessera\"";
+const INVALID: &str = "Bearer realm=\"tessera\", error=\"invalid_token\"";
+const EXPIRED: &str = "Bearer realm=\"tessera\", error=\"invalid_token\", \
+                       error_description=\"the credentials have expired\"";
+const HOW: &str = "send the header Authorization: Bearer with an API key or a token";
+
+/// Returns the answer to a request that needs credentials and has none.
+pub fn missing() -> Problem {
+    challenge("this request needs credentials", CHALLENGE).hint(HOW)
+}
+
+/// Returns the answer to credentials that are neither a key nor a token.
+pub fn unreadable() -> Problem {
+    challenge("Authorization is not Bearer with a key or a token", INVALID).hint(HOW)
+}
+
+/// Returns the answer to credentials that were refused.
+pub fn refused(error: AuthError) -> Problem {
+    let detail = error.to_string();
+    match error.outcome() {
+        AuthOutcome::Invalid => challenge(&detail, INVALID).hint("send a key that is in force"),
+        AuthOutcome::Expired => challenge(&detail, EXPIRED).hint("get a new key or token"),
+        AuthOutcome::Limited => limited(&detail, Duration::ZERO),
+        AuthOutcome::Unavailable => {
+            Problem::new(Code::TSR006, detail).hint("send again after Retry-After")
+        }
+    }
+}
+
+/// Returns the answer to a request that is refused for a time.
+pub fn limited(detail: &str, wait: Duration) -> Problem {
+    Problem::new(Code::TSR429, detail)
+        .hint("send again after Retry-After")
+        .header(RETRY_AFTER, headers::retry_after(wait).to_string())
+}
+
+/// Returns the answer to a caller who lacks a right.
+pub fn forbidden(denied: &Denied) -> Problem {
+    Problem::new(Code::TSR403, denied.to_string())
+        .hint("GET /api/access/me lists what this caller may do")
+}
+
+/// Returns the answer to a caller whose role has no grant at all.
+pub fn without_grants() -> Problem {
+    Problem::new(Code::TSR403, "this caller's role has no grant on any table")
+        .hint("GET /api/access/me lists what this caller may do")
+}
+
+fn challenge(detail: &str, challenge: &str) -> Problem {
+    Problem::new(Code::TSR401, detail).header(WWW_AUTHENTICATE, challenge.to_owned())
+}

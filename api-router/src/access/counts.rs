@@ -1,0 +1,93 @@
+//! Counts: the decisions about requests, for metrics and the log.
+//!
+//! **Invariant:** no key, tenant or address is a label, so the number of counters is fixed.
+//! **Not here:** the text of `/metrics` (`analytics`).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use analytics::AccessNow;
+
+/// Kinds of credentials, as labels.
+const KINDS: [&str; 4] = ["anonymous", "key", "token", "other"];
+
+/// Decision about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessOutcome {
+    /// The request was served.
+    Allowed,
+    /// The credentials stood in a wrong place, or twice.
+    Misplaced,
+    /// Credentials were needed, or not valid.
+    Unauthenticated,
+    /// A right was missing.
+    Forbidden,
+    /// A limit was reached.
+    Limited,
+    /// The rights were not known.
+    Unavailable,
+}
+
+impl AccessOutcome {
+    const ALL: [Self; 6] = [
+        Self::Allowed,
+        Self::Misplaced,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::Limited,
+        Self::Unavailable,
+    ];
+
+    /// Returns the name, as a label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Misplaced => "misplaced",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::Limited => "limited",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Limits, as labels: those of addresses and of the router, then those of callers.
+const LIMITS: [&str; 5] = [FAILURES, SIGNATURES, "requests_per_s", "concurrent", "rows_per_day"];
+/// Limit of failed credentials of an address.
+pub const FAILURES: &str = "failures";
+/// Limit of signatures that are verified in a second.
+pub const SIGNATURES: &str = "signatures";
+
+/// Counters of decisions since the start.
+#[derive(Debug, Default)]
+pub struct AccessCounts {
+    requests: [[AtomicU64; AccessOutcome::ALL.len()]; KINDS.len()],
+    limited: [AtomicU64; LIMITS.len()],
+}
+
+impl AccessCounts {
+    /// Counts a request. A kind that is not known counts as `other`.
+    pub fn count(&self, kind: &str, outcome: AccessOutcome) {
+        let kind = KINDS.iter().position(|known| *known == kind).unwrap_or(KINDS.len() - 1);
+        self.requests[kind][outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that a limit of this name refused.
+    pub fn count_limited(&self, limit: &str) {
+        if let Some(index) = LIMITS.iter().position(|known| *known == limit) {
+            self.limited[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the counts, with the age of keys and roles in seconds.
+    pub fn now(&self, age: u64) -> AccessNow {
+        let mut requests = Vec::new();
+        for (kind, counters) in KINDS.into_iter().zip(&self.requests) {
+            for (outcome, counter) in AccessOutcome::ALL.into_iter().zip(counters) {
+                requests.push((kind, outcome.name(), counter.load(Ordering::Relaxed)));
+            }
+        }
+        let limited = LIMITS.into_iter().zip(&self.limited);
+        let limited = limited.map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+        AccessNow { requests, limited: limited.collect(), age_seconds: age }
+    }
+}

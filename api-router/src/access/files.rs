@@ -1,0 +1,212 @@
+//! Files: reads keys, roles and the keys of issuers from the files that the settings name.
+//!
+//! **Invariant:** all files are good, or none of them is used. A secret is refused if others may
+//! read its file, and a list of keys or roles if others may write it. No error repeats the content
+//! of a file of keys or secrets.
+//! **Not here:** reading again when a file has changed (`watcher`), the formats of keys and roles
+//! (`shard_manager::access`).
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shard_manager::access::jwt::Issuers;
+use shard_manager::access::jwt::issuer::{Issuer, LoadedKeys};
+use shard_manager::access::jwt::key_set::KeySet;
+use shard_manager::access::key_record::KeyRecord;
+use shard_manager::access::keys_file;
+use shard_manager::access::role::AccessRole;
+use shard_manager::access::snapshot::SnapshotContents;
+use shard_manager::access::unix_time::UnixTime;
+
+use crate::config::{AccessConfig, IssuerConfig, IssuerKeys};
+
+/// Longest file of keys or roles: those of a full snapshot.
+const LIST_BYTES_MAX: u64 = 64 << 20;
+/// Longest file with the keys of an issuer.
+const ISSUER_BYTES_MAX: u64 = 256 << 10;
+
+/// Reason why the files cannot be used. It names the setting and the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting} ({}): {cause}", path.display())]
+pub struct AccessFileError {
+    setting: String,
+    path: PathBuf,
+    cause: String,
+}
+
+/// Content of all files.
+#[derive(Default, PartialEq, Eq)]
+pub struct AccessFiles {
+    keys: Option<Vec<u8>>,
+    roles: Option<Vec<u8>>,
+    issuers: Vec<Vec<u8>>,
+}
+
+/// Protection that a file needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protection {
+    /// Others may not write it.
+    Writing,
+    /// Others may neither read nor write it.
+    Reading,
+}
+
+impl AccessFiles {
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// [`AccessFileError`] names the first file that cannot be read, or has too many readers.
+    pub fn read(config: &AccessConfig) -> Result<Self, AccessFileError> {
+        let list = |setting: &str, path: &Option<PathBuf>| {
+            let path = path.as_ref();
+            path.map(|path| read(setting, path, Protection::Writing, LIST_BYTES_MAX)).transpose()
+        };
+        let issuers = (1..).zip(&config.issuers).map(|(number, issuer)| {
+            let (member, path, protection) = match &issuer.keys {
+                IssuerKeys::Jwks(path) => ("jwks_file", path, Protection::Writing),
+                IssuerKeys::Secret(path) => ("secret_file", path, Protection::Reading),
+            };
+            read(&member_of(number, member), path, protection, ISSUER_BYTES_MAX)
+        });
+        Ok(Self {
+            keys: list("access_keys_file", &config.keys_file)?,
+            roles: list("access_roles_file", &config.roles_file)?,
+            issuers: issuers.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Returns the keys and roles, as of this time and generation.
+    ///
+    /// # Errors
+    /// [`AccessFileError`] names the file, the line or member, and the rule that it breaks.
+    pub fn contents(
+        &self,
+        config: &AccessConfig,
+        generation: u64,
+        read_at: UnixTime,
+    ) -> Result<SnapshotContents, AccessFileError> {
+        let error = |setting: &str, path: &Option<PathBuf>, cause: String| AccessFileError {
+            setting: setting.to_owned(),
+            path: path.clone().unwrap_or_default(),
+            cause,
+        };
+        let keys = self.keys.as_deref().map_or(Ok(Vec::new()), parse_keys);
+        let keys = keys.map_err(|cause| error("access_keys_file", &config.keys_file, cause))?;
+        let roles = self.roles.as_deref().map_or(Ok(Vec::new()), parse_roles);
+        let roles = roles.map_err(|cause| error("access_roles_file", &config.roles_file, cause))?;
+        warn_of_unknown_roles(&keys, &roles);
+        warn_of_row_limits(&roles);
+        Ok(SnapshotContents { keys, roles, denials: Vec::new(), generation, read_at })
+    }
+
+    /// Returns the issuers with their keys.
+    ///
+    /// # Errors
+    /// [`AccessFileError`] names the member that cannot be used.
+    pub fn issuers(&self, config: &AccessConfig) -> Result<Issuers, AccessFileError> {
+        let mut issuers = Vec::new();
+        for ((number, issuer), bytes) in (1..).zip(&config.issuers).zip(&self.issuers) {
+            let (member, path) = match &issuer.keys {
+                IssuerKeys::Jwks(path) => ("jwks_file", path),
+                IssuerKeys::Secret(path) => ("secret_file", path),
+            };
+            let setting = member_of(number, member);
+            let error = |cause: String| AccessFileError { setting, path: path.clone(), cause };
+            issuers.push(build(issuer, bytes).map_err(error)?);
+        }
+        Issuers::new(issuers).map_err(|error| AccessFileError {
+            setting: "access.issuer".to_owned(),
+            path: PathBuf::new(),
+            cause: error.to_string(),
+        })
+    }
+}
+
+fn member_of(number: usize, member: &str) -> String {
+    format!("access.issuer[{number}].{member}")
+}
+
+fn build(issuer: &IssuerConfig, bytes: &[u8]) -> Result<Issuer, String> {
+    let set = match &issuer.keys {
+        IssuerKeys::Jwks(_) => KeySet::from_jwks(bytes),
+        IssuerKeys::Secret(_) => KeySet::from_secret(without_line_end(bytes)),
+    };
+    let set = Arc::new(set.map_err(|error| error.to_string())?);
+    let keys = LoadedKeys { set, usable_until: None };
+    Issuer::new(issuer.settings.clone(), Some(keys)).map_err(|error| error.to_string())
+}
+
+/// Removes the line end that editors and `echo` add to a secret.
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes)
+}
+
+fn parse_keys(bytes: &[u8]) -> Result<Vec<KeyRecord>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
+    keys_file::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_roles(bytes: &[u8]) -> Result<Vec<AccessRole>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
+    AccessRole::parse_file(text).map_err(|error| error.to_string())
+}
+
+/// Warns of keys without rights. They are no reason to keep older keys, because a role may have
+/// been removed to take its rights away.
+fn warn_of_unknown_roles(keys: &[KeyRecord], roles: &[AccessRole]) {
+    let built_in = AccessRole::built_in();
+    let known: BTreeSet<&str> = roles.iter().chain(&built_in).map(AccessRole::name).collect();
+    let unknown: BTreeSet<&str> =
+        keys.iter().map(|key| &*key.role).filter(|role| !known.contains(role)).collect();
+    for role in unknown {
+        tracing::warn!(role, "there is no such role: keys that have it may do nothing");
+    }
+}
+
+/// Warns of limits that have no effect.
+fn warn_of_row_limits(roles: &[AccessRole]) {
+    let counts_rows =
+        |role: &&AccessRole| role.limits().rows.is_some() || role.limits().rows_per_day.is_some();
+    for role in roles.iter().filter(counts_rows) {
+        let role = role.name();
+        tracing::warn!(role, "rows_per_s and rows_per_day are not enforced: rows are not counted");
+    }
+}
+
+fn read(
+    setting: &str,
+    path: &Path,
+    protection: Protection,
+    bytes_max: u64,
+) -> Result<Vec<u8>, AccessFileError> {
+    let error =
+        |cause: String| AccessFileError { setting: setting.to_owned(), path: path.into(), cause };
+    let failed = |cause: std::io::Error| error(cause.to_string());
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(error("is no regular file".to_owned()));
+    }
+    let mode = metadata.mode() & 0o777;
+    // A group may read a secret that root owns: so service managers provide them.
+    let readers = if metadata.uid() == 0 { 0o037 } else { 0o077 };
+    if protection == Protection::Reading && mode & readers != 0 {
+        let cause = format!("others may read the secret (mode {mode:o}): set the mode to 600");
+        return Err(error(cause));
+    }
+    if protection == Protection::Writing && mode & 0o002 != 0 {
+        let cause = format!("everyone may write the file (mode {mode:o}): set the mode to 644");
+        return Err(error(cause));
+    }
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(error(format!("is longer than {} KiB", bytes_max >> 10)));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,380 @@
+//! Gate: decides about each request from its credentials and the right that its route needs.
+//!
+//! **Invariant:** while the gate observes, it refuses nothing. Keys and roles are replaced as a
+//! whole, and never by older ones.
+//! **Not here:** where keys, roles and issuers come from (`files`), the form of a refusal
+//! (`answers`).
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use actix_web::dev::ServiceRequest;
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::{HttpMessage, HttpRequest};
+use analytics::AccessNow;
+use arc_swap::ArcSwap;
+use shard_manager::access::auth_error::{AuthError, AuthOutcome};
+use shard_manager::access::authenticator::{AuthSettings, Authenticator};
+use shard_manager::access::caller::{Caller, Principal};
+use shard_manager::access::jwt::Issuers;
+use shard_manager::access::key::ApiKey;
+use shard_manager::access::limit::RateCell;
+use shard_manager::access::limit::caller_limits::Limited;
+use shard_manager::access::limit::failures::{FailureLimiter, SIGNATURE_CHECKS};
+use shard_manager::access::limit::limit_cells::LimitCells;
+use shard_manager::access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
+use shard_manager::access::unix_time::UnixTime;
+
+use super::admission::Admission;
+use super::answers;
+use super::cors::PermittedOrigins;
+use super::counts::{self, AccessCounts, AccessOutcome};
+use super::credentials::{self, Credentials};
+use super::scopes::{self, ROWS, RouteNeed};
+use crate::config::{AccessConfig, AccessMode};
+use crate::headers::X_CONSISTENCY;
+use crate::problem::{Code, Problem};
+
+/// Random bytes that a gate needs.
+pub const RANDOM_LEN: usize = 48;
+
+/// Access control of a router.
+pub struct AccessGate {
+    mode: AccessMode,
+    /// Origins whose pages may send requests.
+    pub origins: PermittedOrigins,
+    current: ArcSwap<Authenticator>,
+    /// Held while keys, roles or issuers are replaced.
+    replacing: Mutex<()>,
+    failures: FailureLimiter,
+    checks: RateCell,
+    counts: AccessCounts,
+    began: Instant,
+    /// Second of the last logged refusal of each route, counted from the start.
+    logged: [AtomicU64; ROWS.len() + 1],
+}
+
+/// Caller of a request that is only observed, so that its rights bound nothing.
+struct Observed(Arc<Caller>);
+
+/// Refusal of a request.
+struct Refusal {
+    kind: &'static str,
+    problem: Problem,
+}
+
+impl AccessGate {
+    /// Creates a gate that knows these keys and roles. The random bytes must come from the system's
+    /// source of randomness.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if there are too many keys or roles.
+    pub fn new(
+        config: &AccessConfig,
+        contents: SnapshotContents,
+        issuers: Issuers,
+        random: &[u8; RANDOM_LEN],
+    ) -> Result<Self, SnapshotError> {
+        let secret = |at: usize| {
+            let mut secret = [0; 16];
+            secret.copy_from_slice(&random[at..at + 16]);
+            secret
+        };
+        let settings: AuthSettings = config.limits;
+        let cells = Arc::new(LimitCells::new(secret(0)));
+        let source = LimitSource { cells: &cells, routers: settings.limit_routers };
+        let snapshot = Snapshot::build(contents, &source)?;
+        let current = Authenticator::new(snapshot, issuers, settings, cells, secret(16));
+        Ok(Self {
+            mode: config.mode,
+            origins: PermittedOrigins::new(config.cors_origins.clone()),
+            current: ArcSwap::from_pointee(current),
+            replacing: Mutex::default(),
+            failures: FailureLimiter::new(secret(32)),
+            checks: RateCell::default(),
+            counts: AccessCounts::default(),
+            began: Instant::now(),
+            logged: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
+        })
+    }
+
+    /// Replaces all keys, roles and denials, unless the known ones are newer. If they are of the
+    /// same generation, they are only confirmed.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if there are too many keys or roles; then nothing has changed.
+    pub fn apply(&self, contents: SnapshotContents) -> Result<(), SnapshotError> {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.load();
+        let known = current.snapshot().generation();
+        if contents.generation < known {
+            return Ok(());
+        }
+        if contents.generation == known {
+            current.snapshot().confirm(contents.read_at);
+            return Ok(());
+        }
+        let snapshot = Snapshot::build(contents, &current.limits())?;
+        self.current.store(Arc::new(current.with_snapshot(snapshot)));
+        Ok(())
+    }
+
+    /// Replaces the issuers and their keys.
+    pub fn apply_issuers(&self, issuers: Issuers) {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
+    }
+
+    /// Records that keys and roles were read at this time and have not changed.
+    pub fn confirm(&self, now: UnixTime) {
+        self.current.load().snapshot().confirm(now);
+    }
+
+    /// Returns the keys, roles and issuers in force.
+    pub fn current(&self) -> Arc<Authenticator> {
+        self.current.load_full()
+    }
+
+    /// Returns the mode, which is not `off`.
+    pub fn mode(&self) -> AccessMode {
+        self.mode
+    }
+
+    /// Returns true if requests are refused, and not only observed.
+    pub fn is_enforced(&self) -> bool {
+        self.mode == AccessMode::On
+    }
+
+    /// Returns the caller of a request: the one that was attached when it was admitted, else one
+    /// without credentials.
+    pub fn caller(&self, request: &impl HttpMessage) -> Arc<Caller> {
+        let extensions = request.extensions();
+        let observed = || extensions.get::<Observed>().map(|Observed(caller)| caller);
+        let known = extensions.get::<Arc<Caller>>().or_else(observed);
+        known
+            .map(Arc::clone)
+            .unwrap_or_else(|| Arc::clone(self.current.load().snapshot().anonymous()))
+    }
+
+    /// Returns the counts of decisions.
+    pub fn now(&self) -> AccessNow {
+        self.counts.now(self.current.load().snapshot().age(unix_now()))
+    }
+
+    /// Decides about a request. The caller of an admitted request is attached to it.
+    ///
+    /// # Errors
+    /// The problem to answer with. Never while the gate only observes.
+    pub fn admit(&self, request: &ServiceRequest) -> Result<Admission, Problem> {
+        let row = scopes::find(request.match_info().as_str(), request.method());
+        match self.judge(request, row) {
+            Ok((caller, admission)) => {
+                self.counts.count(caller.principal.kind(), AccessOutcome::Allowed);
+                if self.is_enforced() {
+                    request.extensions_mut().insert(caller);
+                } else {
+                    request.extensions_mut().insert(Observed(caller));
+                }
+                Ok(admission)
+            }
+            Err(Refusal { kind, problem }) => {
+                self.counts.count(kind, outcome_of(&problem));
+                self.log(row, kind, &problem);
+                match self.mode {
+                    AccessMode::On => Err(problem),
+                    AccessMode::Observe | AccessMode::Off => Ok(Admission::default()),
+                }
+            }
+        }
+    }
+
+    /// Returns the answer to a request that its route refused. If a right was missing and the
+    /// request had no credentials, credentials may help.
+    pub fn challenge(&self, request: &HttpRequest, problem: Problem) -> Problem {
+        let is_anonymous = || {
+            let extensions = request.extensions();
+            let caller = extensions.get::<Arc<Caller>>();
+            caller.is_some_and(|caller| caller.principal == Principal::Anonymous)
+        };
+        if problem.code() == Code::TSR403 && self.is_enforced() && is_anonymous() {
+            return answers::missing();
+        }
+        problem
+    }
+
+    fn judge(
+        &self,
+        request: &ServiceRequest,
+        row: Option<usize>,
+    ) -> Result<(Arc<Caller>, Admission), Refusal> {
+        let found = credentials::find(request.headers(), request.query_string());
+        let found = found.map_err(|problem| Refusal { kind: "other", problem })?;
+        let need = row.map_or(RouteNeed::Open, |row| ROWS[row].need);
+        let current = self.current.load();
+        let caller = match found {
+            // Nothing needs to be known about a request that may be sent by everyone.
+            Credentials::Absent if need == RouteNeed::Open => {
+                let caller = Arc::clone(current.snapshot().anonymous());
+                return Ok((caller, Admission::default()));
+            }
+            Credentials::Absent => current
+                .anonymous(unix_now())
+                .map_err(|error| Refusal { kind: "anonymous", problem: answers::refused(error) })?,
+            Credentials::Bearer(text) => self.authenticate(&current, text, address(request))?,
+            Credentials::Unreadable => {
+                let problem = self.count_failure(address(request), answers::unreadable);
+                return Err(Refusal { kind: "other", problem });
+            }
+        };
+        let refused = |problem| Refusal { kind: caller.principal.kind(), problem };
+        match check_need(&caller, need) {
+            Ok(()) if need == RouteNeed::Open => Ok((caller, Admission::default())),
+            Ok(()) => {
+                let admission = self.limit(&current, &caller, request).map_err(refused)?;
+                Ok((caller, admission))
+            }
+            Err(_) if caller.principal == Principal::Anonymous => Err(refused(answers::missing())),
+            Err(problem) => Err(refused(problem)),
+        }
+    }
+
+    /// Counts a request against the limits of its caller. One without credentials has those of its
+    /// address.
+    fn limit(
+        &self,
+        current: &Authenticator,
+        caller: &Caller,
+        request: &ServiceRequest,
+    ) -> Result<Admission, Problem> {
+        let of_address = match caller.principal {
+            Principal::Anonymous => {
+                current.snapshot().anonymous_limits(address(request), &current.limits())
+            }
+            Principal::Key(_) | Principal::Token { .. } | Principal::Certificate { .. } => None,
+        };
+        let Some(limits) = of_address.as_ref().or(caller.limits.as_ref()) else {
+            return Ok(Admission::default());
+        };
+        let over = |limited: Limited| {
+            self.counts.count_limited(limited.limit.name());
+            answers::limited(&limited.to_string(), limited.retry_after)
+        };
+        let place = limits.enter().map_err(over)?;
+        let cost = request_cost(request.headers());
+        let rate = limits.admit(cost, self.began.elapsed(), unix_now()).map_err(over)?;
+        Ok(Admission { rate, place })
+    }
+
+    fn authenticate(
+        &self,
+        current: &Authenticator,
+        text: &str,
+        address: IpAddr,
+    ) -> Result<Arc<Caller>, Refusal> {
+        let kind = if ApiKey::is_like(text) { "key" } else { "token" };
+        let since = self.began.elapsed();
+        // An address whose credentials failed too often cannot make the router verify signatures.
+        let refused_by = Cell::new(None);
+        let may_check = || {
+            let limit = if self.failures.limited_for(address, since).is_some() {
+                Some(counts::FAILURES)
+            } else {
+                let taken = self.checks.take(SIGNATURE_CHECKS, 1, since);
+                taken.is_err().then_some(counts::SIGNATURES)
+            };
+            refused_by.set(limit);
+            limit.is_none()
+        };
+        let refused = |error: AuthError| {
+            tracing::debug!(kind, reason = ?error.reason, "credentials were refused");
+            if let Some(limit) = refused_by.get() {
+                self.counts.count_limited(limit);
+            }
+            let problem = match error.outcome() {
+                AuthOutcome::Invalid | AuthOutcome::Expired => {
+                    self.count_failure(address, || answers::refused(error))
+                }
+                AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
+            };
+            Refusal { kind, problem }
+        };
+        current.authenticate(text, unix_now(), may_check).map_err(refused)
+    }
+
+    /// Counts failed credentials of an address. Returns the answer, unless there were too many.
+    fn count_failure(&self, address: IpAddr, answer: impl FnOnce() -> Problem) -> Problem {
+        match self.failures.record(address, self.began.elapsed()) {
+            None => answer(),
+            Some(wait) => {
+                self.counts.count_limited(counts::FAILURES);
+                answers::limited("too many credentials from this address were not valid", wait)
+            }
+        }
+    }
+
+    /// Logs a refusal, of each route at most one in a second.
+    fn log(&self, row: Option<usize>, kind: &str, problem: &Problem) {
+        let (mode, code) = (self.mode.name(), problem.code().name());
+        let route = row.map_or("no route", |row| ROWS[row].path);
+        let detail = problem.detail();
+        if self.mode == AccessMode::On {
+            tracing::debug!(mode, kind, route, code, "access was refused: {detail}");
+            return;
+        }
+        let second = self.began.elapsed().as_secs();
+        let last = &self.logged[row.unwrap_or(ROWS.len())];
+        if last.swap(second, Ordering::Relaxed) != second {
+            tracing::warn!(mode, kind, route, code, "access would be refused: {detail}");
+        }
+    }
+}
+
+impl std::fmt::Debug for AccessGate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AccessGate").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// Checks the right that a route needs. Rows are compared with the grants by the shard manager.
+fn check_need(caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
+    match need {
+        RouteNeed::Open => Ok(()),
+        RouteNeed::Rows if caller.rights.has_grants() => Ok(()),
+        RouteNeed::Rows => Err(answers::without_grants()),
+        RouteNeed::Scope(scope) => {
+            caller.rights.allow_scope(scope).map_err(|denied| answers::forbidden(&denied))
+        }
+    }
+}
+
+fn outcome_of(problem: &Problem) -> AccessOutcome {
+    let outcomes = [
+        (Code::TSR401, AccessOutcome::Unauthenticated),
+        (Code::TSR403, AccessOutcome::Forbidden),
+        (Code::TSR429, AccessOutcome::Limited),
+        (Code::TSR006, AccessOutcome::Unavailable),
+    ];
+    let found = outcomes.into_iter().find(|(code, _)| *code == problem.code());
+    found.map_or(AccessOutcome::Misplaced, |(_, outcome)| outcome)
+}
+
+/// Returns the number of requests that a request counts as: a write that replicas confirm, and a
+/// read that must not miss it, keep several nodes busy.
+fn request_cost(headers: &HeaderMap) -> u64 {
+    let level = headers.get(X_CONSISTENCY).map(HeaderValue::as_bytes);
+    if matches!(level, None | Some(b"one")) { 1 } else { 2 }
+}
+
+/// Returns the address of a client. One without an address shares that of all others.
+fn address(request: &ServiceRequest) -> IpAddr {
+    request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+}
+
+/// Returns the time of the system's clock, as expiries are written.
+pub fn unix_now() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixTime::from_seconds(since.unwrap_or(Duration::ZERO).as_secs())
+}

@@ -1,0 +1,95 @@
+//! Scopes: the right that each route needs.
+//!
+//! **Invariant:** each route of the router has exactly one row, and no row is without a route.
+//! **Not here:** the rights of a caller (`gate`), the routes themselves (`routes`).
+
+use actix_web::http::Method;
+use shard_manager::access::scope::AccessScope;
+
+use crate::data_route::KV;
+use crate::documented_paths::{DOCUMENT, fits};
+
+/// Right that a route needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteNeed {
+    /// A grant: the shard manager compares the request with all of them.
+    Rows,
+    /// No right.
+    Open,
+    /// A scope.
+    Scope(AccessScope),
+}
+
+/// A route with the right that it needs.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteRow {
+    /// The method; HEAD is served as GET.
+    pub method: &'static str,
+    /// The path, as the OpenAPI document spells it.
+    pub path: &'static str,
+    /// The right.
+    pub need: RouteNeed,
+}
+
+const fn row(method: &'static str, path: &'static str, need: RouteNeed) -> RouteRow {
+    RouteRow { method, path, need }
+}
+
+const ANALYTICS: RouteNeed = RouteNeed::Scope(AccessScope::Analytics);
+const OPERATE: RouteNeed = RouteNeed::Scope(AccessScope::Operate);
+const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
+
+/// Every route. The most frequent ones come first, because rows are searched in order.
+pub const ROWS: [RouteRow; 43] = [
+    row("POST", "/api/write", RouteNeed::Rows),
+    row("GET", "/api/read", RouteNeed::Rows),
+    row("POST", "/api/bulk-write", RouteNeed::Rows),
+    row("GET", KV, RouteNeed::Rows),
+    row("PUT", KV, RouteNeed::Rows),
+    row("DELETE", KV, RouteNeed::Rows),
+    row("POST", "/write", RouteNeed::Rows),
+    row("GET", "/read", RouteNeed::Rows),
+    row("GET", "/api/route", RouteNeed::Rows),
+    row("GET", "/api/tables", RouteNeed::Rows),
+    row("GET", "/api/tables/{name}", RouteNeed::Rows),
+    row("POST", "/api/tables", RouteNeed::Scope(AccessScope::Tables)),
+    row("GET", "/api/shards", OPERATE),
+    row("GET", "/api/shards/{name}", OPERATE),
+    row("GET", "/api/shard-map", OPERATE),
+    row("GET", "/api/distribution", ANALYTICS),
+    row("GET", "/api/advice", ANALYTICS),
+    row("GET", "/stats", ANALYTICS),
+    row("GET", "/api/analytics/metrics", ANALYTICS),
+    row("GET", "/api/analytics/errors", ANALYTICS),
+    row("GET", "/api/analytics/stream", ANALYTICS),
+    row("GET", "/api/analytics/frames", RouteNeed::Scope(AccessScope::Frames)),
+    row("GET", "/metrics", RouteNeed::Scope(AccessScope::Metrics)),
+    row("GET", "/api/lab/nodes", LAB),
+    row("PUT", "/api/lab/nodes/{node}", LAB),
+    row("GET", "/api/access/me", RouteNeed::Open),
+    row("POST", "/api/access/check", RouteNeed::Scope(AccessScope::Keys)),
+    // Without the scope `analytics`, health is answered without its details.
+    row("GET", "/api/health", RouteNeed::Open),
+    row("GET", "/health", RouteNeed::Open),
+    row("GET", "/healthz", RouteNeed::Open),
+    row("GET", "/live", RouteNeed::Open),
+    row("GET", "/ready", RouteNeed::Open),
+    row("GET", "/", RouteNeed::Open),
+    row("GET", "/version", RouteNeed::Open),
+    row("GET", "/errors", RouteNeed::Open),
+    row("GET", "/errors/{code}", RouteNeed::Open),
+    row("GET", "/docs", RouteNeed::Open),
+    row("GET", "/openapi.json", RouteNeed::Open),
+    row("GET", DOCUMENT, RouteNeed::Open),
+    row("GET", "/swagger-ui/{file}", RouteNeed::Open),
+    // The page and its files hold no figures: it gets them from the routes above.
+    row("GET", "/dashboard", RouteNeed::Open),
+    row("GET", "/dashboard/{file}", RouteNeed::Open),
+    row("GET", "/swagger-ui/", RouteNeed::Open),
+];
+
+/// Returns the number of the row of a request, given its path as routing decodes it. A request
+/// without a row has no route, and is answered without looking at anything.
+pub fn find(path: &str, method: &Method) -> Option<usize> {
+    ROWS.iter().position(|row| row.method == method.as_str() && fits(row.path, path))
+}

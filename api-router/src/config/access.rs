@@ -1,0 +1,233 @@
+//! Access: the settings of access control.
+//!
+//! **Invariant:** access control is off unless a source turns it on. No secret is read here, so
+//! none can be shown.
+//! **Not here:** the files that these settings name (`access`), the section of the configuration
+//! file (`config/file`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use analytics::settings::{Origin, Settings, within};
+use clap::Args;
+use shard_manager::access::authenticator::AuthSettings;
+use shard_manager::access::jwt::issuer::IssuerSettings;
+
+use super::ConfigError;
+use super::file::IssuerSection;
+use super::sources::{Sources, name_with_origin};
+
+const MODE: &str = "access";
+const KEYS_FILE: &str = "access_keys_file";
+const ROLES_FILE: &str = "access_roles_file";
+const STALE_MAX: &str = "access_stale_max_s";
+const ROUTERS: &str = "limit_routers";
+const CORS: &str = "cors_origins";
+
+/// Permitted ages of keys and roles, in seconds: from more than the time between two checks of
+/// their files to a year.
+const STALE_MAX_S: std::ops::RangeInclusive<usize> = 15..=31_536_000;
+/// Highest number of routers among which rates are divided.
+const ROUTERS_MAX: usize = 1_000;
+/// Highest number of origins: each request from a web page is compared with all of them.
+const ORIGINS_MAX: usize = 64;
+
+/// Degree to which access control is in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessMode {
+    /// Every request is served, and credentials mean nothing.
+    #[default]
+    Off,
+    /// Every request is served; those that would be refused are counted and logged.
+    Observe,
+    /// Only permitted requests are served.
+    On,
+}
+
+impl AccessMode {
+    /// Returns the name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Observe => "observe",
+            Self::On => "on",
+        }
+    }
+}
+
+/// Settings of access control.
+#[derive(Clone, Debug)]
+pub struct AccessConfig {
+    /// Degree to which it is in force.
+    pub mode: AccessMode,
+    /// File with the keys, if there is one.
+    pub keys_file: Option<PathBuf>,
+    /// File with the roles, if there is one.
+    pub roles_file: Option<PathBuf>,
+    /// Age of keys and roles, and number of routers.
+    pub limits: AuthSettings,
+    /// Origins whose web pages may send requests, as browsers spell them.
+    pub cors_origins: Vec<String>,
+    /// Systems whose tokens are accepted.
+    pub issuers: Vec<IssuerConfig>,
+}
+
+/// A system whose tokens are accepted.
+#[derive(Clone, Debug)]
+pub struct IssuerConfig {
+    /// Its settings.
+    pub settings: IssuerSettings,
+    /// File with its keys.
+    pub keys: IssuerKeys,
+}
+
+/// File with the keys of an issuer.
+#[derive(Clone, Debug)]
+pub enum IssuerKeys {
+    /// Public keys, as a JWKS document.
+    Jwks(PathBuf),
+    /// Secret of HS256.
+    Secret(PathBuf),
+}
+
+/// Flags of access control.
+#[derive(Default, Args)]
+pub(super) struct AccessFlags {
+    /// Access control: off, observe (everything is served, what would be refused is counted and
+    /// logged) or on [default: off]
+    #[arg(long, value_name = "off|observe|on")]
+    access: Option<String>,
+    /// The file with the API keys, one a line: id sha256 role [tenant] [expires]; read again every
+    /// ten seconds and on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    access_keys_file: Option<String>,
+    /// The file with the roles, as JSON: one role or a list of them; read again like the keys
+    #[arg(long, value_name = "FILE")]
+    access_roles_file: Option<String>,
+    /// Longest time for which keys and roles are used that could not be read again, in seconds; 0
+    /// for ever [default: 86400]
+    #[arg(long, value_name = "SECONDS")]
+    access_stale_max_s: Option<String>,
+    /// Number of routers among which the rates of roles are divided, 1 to 1000 [default: 1]
+    #[arg(long, value_name = "N")]
+    limit_routers: Option<String>,
+    /// Origins whose web pages may send requests, separated by commas: https://app.example.com,…
+    #[arg(long, value_name = "ORIGIN,ORIGIN,…")]
+    cors_origins: Option<String>,
+}
+
+impl AccessFlags {
+    /// Returns the settings, by their names.
+    pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 6] {
+        [
+            (MODE, &self.access),
+            (KEYS_FILE, &self.access_keys_file),
+            (ROLES_FILE, &self.access_roles_file),
+            (STALE_MAX, &self.access_stale_max_s),
+            (ROUTERS, &self.limit_routers),
+            (CORS, &self.cors_origins),
+        ]
+    }
+}
+
+/// Returns the settings of access control.
+pub(super) fn access(
+    settings: &mut Settings<'_>,
+    sources: &Sources,
+) -> Result<AccessConfig, ConfigError> {
+    let mode = settings.parse(MODE, AccessMode::Off.name(), |text| {
+        let modes = [AccessMode::Off, AccessMode::Observe, AccessMode::On];
+        let found = modes.into_iter().find(|mode| mode.name() == text);
+        found.ok_or_else(|| "off, observe or on".to_owned())
+    })?;
+    let mut file = |name: &'static str| {
+        settings.optional(name, "none", |text| match text {
+            "" => Err("a file".to_owned()),
+            _ => Ok(PathBuf::from(text)),
+        })
+    };
+    let (keys_file, roles_file) = (file(KEYS_FILE)?, file(ROLES_FILE)?);
+    let stale_default = AuthSettings::STALE_MAX_DEFAULT.to_string();
+    let stale_max = settings.parse(STALE_MAX, &stale_default, |text| {
+        let known = within(text, *STALE_MAX_S.start(), *STALE_MAX_S.end());
+        if text == "0" { Ok(0) } else { known.map_err(|allowed| format!("0 or {allowed}")) }
+    })?;
+    let routers = settings.parse(ROUTERS, "1", |text| within(text, 1, ROUTERS_MAX))?;
+    let cors_origins = settings.secret(CORS, "none", parse_origins)?;
+    if mode != AccessMode::On && !cors_origins.is_empty() {
+        let given = name_with_origin(settings, CORS).unwrap_or_default();
+        return Err(ConfigError(format!(
+            "{given} needs access to be on: otherwise a page of these origins could do everything without a key"
+        )));
+    }
+    let issuers = issuers(settings, sources)?;
+    let limits = AuthSettings { stale_max: stale_max as u64, limit_routers: routers as u64 };
+    Ok(AccessConfig { mode, keys_file, roles_file, limits, cors_origins, issuers })
+}
+
+/// Parses origins exactly as browsers send them, because they are compared by bytes.
+fn parse_origins(text: &str) -> Result<(Vec<String>, String), String> {
+    if matches!(text, "" | "none") {
+        return Ok((Vec::new(), "none".to_owned()));
+    }
+    let origins: Vec<String> = text.split(',').map(|origin| origin.trim().to_owned()).collect();
+    if origins.len() > ORIGINS_MAX {
+        return Err(format!("names {} origins; there may be {ORIGINS_MAX}", origins.len()));
+    }
+    if origins.iter().any(|origin| origin == "*" || origin == "null") {
+        return Err("must not contain * or null: name each origin".to_owned());
+    }
+    if !origins.iter().all(|origin| is_origin(origin)) {
+        return Err(
+            "must be origins as browsers send them, such as https://app.example.com: in lower case, without a path and \
+             without the scheme's own port"
+                .to_owned(),
+        );
+    }
+    let shown = origins.join(",");
+    Ok((origins, shown))
+}
+
+fn is_origin(text: &str) -> bool {
+    let split = text.split_once("://");
+    let Some((scheme, authority)) = split else { return false };
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return false,
+    };
+    let is_inner =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_:[]".contains(&byte);
+    !authority.is_empty()
+        && authority.bytes().all(is_inner)
+        && !authority.ends_with(':')
+        && !authority.ends_with(default_port)
+}
+
+/// Returns the issuers of the configuration file, and shows each of their members.
+fn issuers(
+    settings: &mut Settings<'_>,
+    sources: &Sources,
+) -> Result<Vec<IssuerConfig>, ConfigError> {
+    let origin = Origin::File(sources.sections.path.clone());
+    let sections = (1..).zip(&sources.sections.issuers);
+    let issuer = |(number, section): (usize, &IssuerSection)| {
+        let at = format!("access.issuer[{number}]");
+        for (member, value) in section.lines() {
+            settings.show(format!("{at}.{member}"), value, origin.clone());
+        }
+        IssuerConfig { settings: section.settings.clone(), keys: section.keys.clone() }
+    };
+    Ok(sections.map(issuer).collect())
+}
+
+/// Refuses an address that others can reach if their keys would travel in the clear.
+pub(super) fn check_transport(bind: SocketAddr, has_tls: bool) -> Result<(), ConfigError> {
+    if has_tls || bind.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(ConfigError(format!(
+        "access is on, and {bind} can be reached from other machines without TLS: keys would travel in the clear. Add \
+         tls_cert and tls_key, or behind_tls if a proxy in front of the router ends TLS, or bind to 127.0.0.1"
+    )))
+}

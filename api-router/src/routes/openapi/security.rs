@@ -1,0 +1,54 @@
+//! Security: the credentials that the API takes, the right that each operation needs, and the
+//! refusals of access control.
+//!
+//! **Not here:** the table of rights (`access::scopes`).
+
+use actix_web::http::Method;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
+
+use crate::access::scopes::{ROWS, RouteNeed, find};
+
+/// Name of the scheme.
+const BEARER: &str = "bearer";
+
+/// Declares that keys and tokens are sent as bearer credentials.
+pub(super) fn declare_schemes(api: &mut OpenApi) {
+    let about = "An API key (tsr_…) or a JWT of one of the configured issuers";
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(about)).build();
+    let components = api.components.get_or_insert_default();
+    components.add_security_scheme(BEARER, SecurityScheme::Http(scheme));
+}
+
+/// Declares the right that an operation needs, and the refusals of access control.
+pub(super) fn declare(operation: &mut Operation, path: &str, method: &Method) {
+    let Some(row) = find(path, method) else { return };
+    let (needs, mut security) = match ROWS[row].need {
+        RouteNeed::Open => ("Needs no right.".to_owned(), vec![SecurityRequirement::default()]),
+        RouteNeed::Rows => ("Needs a grant on the table.".to_owned(), Vec::new()),
+        RouteNeed::Scope(scope) => (format!("Needs the scope `{}`.", scope.name()), Vec::new()),
+    };
+    security.push(SecurityRequirement::new(BEARER, Vec::<String>::new()));
+    operation.security = Some(security);
+    let about = operation.description.take();
+    operation.description =
+        Some(about.map_or_else(|| needs.clone(), |about| format!("{about}\n\n{needs}")));
+    for (status, about) in [
+        ("401", "The credentials are not valid, or some are needed; see WWW-Authenticate."),
+        ("403", "The caller may not do this, or the request comes from a foreign web page."),
+        ("429", "Too many credentials from this address were not valid; see Retry-After."),
+        ("503", "The rights of the caller cannot be known now; see Retry-After."),
+    ] {
+        let known = operation.responses.responses.entry(status.to_owned());
+        let response = known.or_insert_with(|| RefOr::T(problem(about)));
+        if let (RefOr::T(response), "403") = (response, status) {
+            about.clone_into(&mut response.description);
+        }
+    }
+}
+
+fn problem(about: &str) -> Response {
+    let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new().description(about).content("application/problem+json", body).build()
+}

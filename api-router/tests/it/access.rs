@@ -1,0 +1,14 @@
+//! Tests of access control over HTTP: credentials, the right that each route needs, settings and
+//! files, web pages of other origins, and that no secret is shown.
+
+mod caller_rights;
+mod canaries;
+mod cors;
+mod credentials;
+mod files;
+mod guarded;
+mod limits;
+mod matrix;
+mod modes;
+mod settings;
+mod tokens;
