@@ -285,8 +285,12 @@ impl ReplicaThread {
                 return Ok(Next::Rest(BRAKED));
             }
             if !self.usable && self.replica.source_in_doubt.load(Ordering::SeqCst) {
-                self.report_waiting_for_source();
-                self.replication.replicas().set_state(self.spec.index, ReplicaState::Down);
+                let replicas = self.replication.replicas();
+                if replicas.state(self.spec.index) != ReplicaState::Down {
+                    let file = self.spec.file.display();
+                    tracing::warn!(%file, "not rebuilt, because rows of the primary may be wrong: stop the router and remove the file of the wrong copy");
+                }
+                replicas.set_state(self.spec.index, ReplicaState::Down);
                 return Ok(Next::Rest(SYNC_EVERY));
             }
             self.attach().map_err(ApplyTrouble::Attach)?;
@@ -303,19 +307,6 @@ impl ReplicaThread {
             self.retry = RETRY_FIRST;
         }
         Ok(next)
-    }
-
-    /// Logs once that the replica is not rebuilt, because that would replace rows that may be right
-    /// by rows that may be wrong.
-    fn report_waiting_for_source(&self) {
-        if self.replication.replicas().state(self.spec.index) != ReplicaState::Down {
-            let (node, file) = (&self.spec.node, self.spec.file.display());
-            tracing::warn!(
-                node,
-                %file,
-                "a replica is not rebuilt, because rows of its primary may be wrong: stop the router and remove the file of the copy that is wrong"
-            );
-        }
     }
 
     /// Abandons files whose names lead to other files: changes applied to them are lost when the
