@@ -139,8 +139,8 @@ impl HotKeys {
         (self.lowest, self.highest) = (END, END);
     }
 
-    /// Returns a counter for a key without one: a new one, or the one with the lowest count, which the
-    /// key takes over.
+    /// Returns a counter for a key without one: a new one, or the one with the lowest count, which
+    /// the key takes over.
     fn counter_for(&mut self, entry: &Entry) -> u16 {
         let mut counter = Counter {
             hash: entry.hash,

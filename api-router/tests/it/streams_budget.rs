@@ -78,7 +78,7 @@ fn streams_that_trickle_lock_no_client_out() {
 }
 
 #[test]
-fn when_room_runs_out_the_stream_that_brought_least_lately_gives_way() {
+fn when_memory_runs_out_the_stream_that_recently_received_least_is_refused() {
     let router = Router::start();
     let body = format!("{}{}", line("first"), unfinished(1_900_000));
     let mut held = Vec::new();

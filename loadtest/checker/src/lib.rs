@@ -18,9 +18,9 @@
 //!
 //! A doubtful case is not a violation: where the outcome of an unanswered request is unknown, a
 //! check assumes the outcome that contradicts nothing. Changes that a promotion may lose at level
-//! `one` are counted separately (`allowed_losses`). The documentation of each check lists the violations
-//! that it therefore cannot detect. The rows of a run must be new, because a value written before
-//! the run counts as a value that was never sent.
+//! `one` are counted separately (`allowed_losses`). The documentation of each check lists the
+//! violations that it therefore cannot detect. The rows of a run must be new, because a value
+//! written before the run counts as a value that was never sent.
 //!
 //! **Invariant:** checking takes time O(n log n) in the number of records, and about 30 bytes of
 //! memory per operation in addition to the history.

@@ -11,8 +11,8 @@
 //!   shard1-primary/    one server (`node`), and so on
 //! ```
 //!
-//! [`LocalCluster::up`] makes and starts a cluster (`local_cluster`), and with it the servers of each
-//! shard (`cluster_update`).
+//! [`LocalCluster::up`] makes and starts a cluster (`local_cluster`), and with it the servers of
+//! each shard (`cluster_update`).
 //!
 //! **Invariant:** only `destroy` removes rows: a node that was complete once is not rebuilt, unless
 //! it is a replica that is gone or that the caller names. One node of a shard is started as

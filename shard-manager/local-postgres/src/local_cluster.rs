@@ -3,7 +3,8 @@
 //! `up` makes what is missing, starts what is stopped and leaves running servers alone. An
 //! interrupted `up` is continued by the next one, at whatever point it was interrupted.
 //!
-//! **Invariant:** only `destroy` removes rows; `up` never rebuilds a primary that was complete once.
+//! **Invariant:** only `destroy` removes rows; `up` never rebuilds a primary that was complete
+//! once.
 //! **Not here:** the servers of one shard (`cluster_update`), commands on single nodes
 //! (`node_commands`).
 

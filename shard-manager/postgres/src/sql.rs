@@ -1,5 +1,5 @@
-//! SQL: the texts of all statements but those of reads (`engine::select`, `key_reads`), in PostgreSQL's
-//! dialect.
+//! SQL: the texts of all statements but those of reads (`engine::select`, `key_reads`), in
+//! PostgreSQL's dialect.
 //!
 //! Rows are sent as one array for each column, whatever the number of rows, so that each table has
 //! few texts.

@@ -138,7 +138,8 @@ fn denies_a_noun(lower: &str) -> bool {
         let [before, verb, no, noun] = [four[0], four[1], four[2], four[3]];
         let denies = ["is", "are", "was", "were"].contains(&verb) && no == "no";
         denies
-            && !["", "there"].contains(&before)
+            && !before.is_empty()
+            && !before.ends_with("there")
             && !noun.is_empty()
             && !COMPARISONS.contains(&noun)
     })

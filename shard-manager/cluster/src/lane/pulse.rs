@@ -23,9 +23,9 @@ const STANDSTILL: Duration = Duration::from_millis(1_800);
 const PROBE_MAX: Duration = Duration::from_secs(2);
 /// A lane that has worked on one piece for less than this is not waited for: it has just made
 /// progress.
-const MOVED_LATELY: Duration = Duration::from_millis(500);
+const MOVED_RECENTLY: Duration = Duration::from_millis(500);
 /// Time for which a write that failed in the storage counts, if none has succeeded since.
-const FAILED_LATELY: Duration = Duration::from_secs(10);
+const FAILED_RECENTLY: Duration = Duration::from_secs(10);
 /// Interval at which a busy lane is checked for progress.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -93,7 +93,7 @@ impl Pulse {
 
     fn has_failed(&self) -> bool {
         let at = self.failed_at.load(Ordering::Relaxed);
-        at != 0 && self.since(at) < FAILED_LATELY
+        at != 0 && self.since(at) < FAILED_RECENTLY
     }
 
     fn since(&self, millis: u64) -> Duration {
@@ -145,7 +145,7 @@ impl Lane {
                 let answered = tokio::time::timeout_at(deadline.into(), answer).await;
                 answered.is_ok() || began.elapsed() >= STANDSTILL
             }
-            Some(time) if time < MOVED_LATELY || time >= STANDSTILL => true,
+            Some(time) if time < MOVED_RECENTLY || time >= STANDSTILL => true,
             None | Some(_) => {
                 let since = pulse.busy_since.load(Ordering::Relaxed);
                 // The probe of another request ends when an idle lane has taken its turn.
