@@ -1,12 +1,13 @@
 //! Manager: the façade of a cluster, with a face for each kind of request.
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Status`] for health
-//! and sizes, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and
+//! and sizes, [`Access`] for keys and roles, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and
 //! one of the registry.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
+mod access;
 mod data;
 mod faults;
 mod lifecycle;
@@ -32,6 +33,7 @@ use model::topology::ShardIndex;
 use crate::lane::LaneTimes;
 use crate::shard::{NodeHealth, Shard};
 
+pub use access::Access;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
@@ -189,6 +191,12 @@ impl Manager {
     #[inline]
     pub fn status(&self) -> Status<'_> {
         Status(self)
+    }
+
+    /// Returns the face for keys, roles and denials.
+    #[inline]
+    pub fn access(&self) -> Access<'_> {
+        Access(self)
     }
 
     /// Returns the face for injected faults.

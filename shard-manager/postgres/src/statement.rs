@@ -2,7 +2,7 @@
 //! pipelines of several statements in one round trip.
 //!
 //! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`,
-//! `engine::select` and `point`.
+//! `engine::select`, `engine::access_store` and `point`.
 //! **Not here:** the texts themselves; the binary form of a value (`cell`).
 
 use std::borrow::Cow;

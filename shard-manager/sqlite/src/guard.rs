@@ -46,6 +46,11 @@ impl Guard {
         Ok(Self { footings, end: Some(end), thread: Some(thread) })
     }
 
+    /// Returns the shards that are checked.
+    pub(super) fn footings(&self) -> &[Arc<Footing>] {
+        &self.footings
+    }
+
     /// Refuses writes to the directory, if a shard of it takes none.
     ///
     /// # Errors
