@@ -7,6 +7,9 @@
 
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
+
+use crate::json_member::raw;
 use crate::operation::RowOperations;
 use crate::tenant::Tenants;
 
@@ -135,6 +138,16 @@ impl KeyRule {
                 KeyBinding::Prefixes { tenants: tenants.as_slice(), separator: *separator }
             }
             Self::Literals(keys) => KeyBinding::Keys(keys),
+        }
+    }
+
+    /// Returns the rule as in the JSON of a role.
+    pub(crate) fn to_raw(&self) -> Box<RawValue> {
+        match self {
+            Self::All => raw("*"),
+            Self::Tenant => raw("$tenant"),
+            Self::TenantPrefix { separator } => raw(&format!("$tenant{separator}*")),
+            Self::Literals(keys) => raw(&**keys),
         }
     }
 
