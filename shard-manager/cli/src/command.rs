@@ -4,6 +4,7 @@
 //! that the command could not be carried out: wrong use, or an unreachable cluster.
 //! **Not here:** the work itself (the library), the output (`terminal`).
 
+mod access;
 mod atomic_file;
 mod backup;
 mod check;
@@ -128,6 +129,12 @@ enum Command {
     /// Stores the rows of a file
     #[command(after_help = import::EXAMPLES)]
     Import(import::Options),
+    /// Creates, lists, revokes, rotates, suspends and resumes API keys
+    Key(access::key::Options),
+    /// Defines and lists the roles of keys and tokens
+    Role(access::role::Options),
+    /// Changes the mode of access control that the catalog remembers
+    Access(access::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
     Cluster(cluster::Options),
     /// Makes one PostgreSQL node and becomes its server: for containers and service managers
@@ -230,6 +237,9 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Generate(options) => generate::run(&options, &terminal),
         Command::Import(options) => import::run(options, &terminal),
         Command::Restore(options) => restore::run(&options, &terminal),
+        Command::Key(options) => access::key::run(&options, &terminal),
+        Command::Role(options) => access::role::run(&options, &terminal),
+        Command::Access(options) => access::run(&options, &terminal),
         Command::Cluster(options) => cluster::run(&options, &terminal),
         Command::Node(options) => node::run(options, &terminal),
         Command::Completions { shell } => completions::complete(shell),

@@ -1,7 +1,7 @@
 //! Manager: the façade of a cluster, with a face for each kind of request.
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
-//! tokens, [`Status`] for health and sizes, [`Faults`] for injected faults. Each request uses one
+//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Faults`] for injected faults. Each request uses one
 //! snapshot of the shard map and one of the registry.
 //!
 //! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
@@ -11,6 +11,7 @@
 //! of a table is returned only as far as the rights of the face permit.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
+mod access;
 mod data;
 mod faults;
 mod lifecycle;
@@ -22,7 +23,7 @@ mod visible_tables;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use access::rights::Rights;
+use ::access::rights::Rights;
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheSettings, CacheUse, ServedBy};
 use engine::open_error::OpenError;
@@ -39,6 +40,7 @@ use model::topology::ShardIndex;
 use crate::lane::LaneTimes;
 use crate::shard::{NodeHealth, Shard};
 
+pub use access::Access;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
@@ -203,6 +205,12 @@ impl Manager {
     #[inline]
     pub fn status(&self) -> Status<'_> {
         Status(self)
+    }
+
+    /// Returns the face for keys, roles and denials.
+    #[inline]
+    pub fn access(&self) -> Access<'_> {
+        Access(self)
     }
 
     /// Returns the face for injected faults.

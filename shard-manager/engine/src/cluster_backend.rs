@@ -10,6 +10,7 @@ use model::table::Table;
 use tokio::sync::OwnedMutexGuard;
 
 use super::EngineFuture;
+use super::access_store::AccessStore;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
 
@@ -33,6 +34,9 @@ pub trait ClusterBackend: Send + Sync {
         local: OwnedMutexGuard<()>,
         deadline: Instant,
     ) -> EngineFuture<'_, Box<dyn SchemaLock>>;
+
+    /// Returns the keys, roles and denials of the catalog.
+    fn access_store(&self) -> &dyn AccessStore;
 
     /// Returns the runtimes of the tasks that talk to servers; `None` if there are no servers.
     fn runtime_pool(&self) -> Option<&RuntimePool>;

@@ -10,6 +10,7 @@
 //! shard (`manager`).
 #![forbid(unsafe_code)]
 
+pub mod access_store;
 mod cluster_backend;
 pub mod cluster_spec;
 pub mod doubts;

@@ -3,10 +3,13 @@
 //!
 //! **Not here:** opening the cluster (`open`), following the catalog (`catalog_follower`).
 
+mod access;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use engine::access_store::AccessStore;
 use engine::runtime_pool::RuntimePool;
 use engine::schema_intent::Intent;
 use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
@@ -111,6 +114,10 @@ impl ClusterBackend for Servers {
         deadline: Instant,
     ) -> EngineFuture<'_, Box<dyn SchemaLock>> {
         Box::pin(self.lock_catalog(local, deadline))
+    }
+
+    fn access_store(&self) -> &dyn AccessStore {
+        self
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {

@@ -7,6 +7,7 @@
 //! locks.
 //! **Not here:** the contents of the catalog (`engine::cluster_spec`), the rows (`shard_database`).
 
+mod access;
 mod intents;
 
 use diesel::prelude::*;
@@ -60,6 +61,8 @@ pub struct CatalogVersion {
     pub epoch: i64,
     /// Grows whenever the tables have changed.
     pub tables: i64,
+    /// Grows whenever keys, roles, denials or the mode have changed.
+    pub access: i64,
 }
 
 impl Catalog {
@@ -172,13 +175,16 @@ impl Catalog {
         // A new sequence already shows the value that the first `nextval` returns, so `is_called`
         // is added.
         const VERSION: &str = "SELECT epoch, (SELECT last_value + is_called::integer
-            FROM tessera_tables_changed) FROM tessera_cluster";
+            FROM tessera_tables_changed), (SELECT generation FROM tessera_access)
+            FROM tessera_cluster";
         let rows =
             load(&self.connection, Statement { sql: VERSION, binds: &[], cached: true }).await?;
         let number = |column| rows.as_slice().first().and_then(|row| row.bigint(column));
-        let version =
-            number(0).zip(number(1)).map(|(epoch, tables)| CatalogVersion { epoch, tables });
-        version.ok_or(diesel::result::Error::NotFound)
+        let version = || {
+            let (epoch, tables, access) = (number(0)?, number(1)?, number(2)?);
+            Some(CatalogVersion { epoch, tables, access })
+        };
+        version().ok_or(diesel::result::Error::NotFound)
     }
 
     /// Returns the tables that the database of the catalog declares, if it is that of a shard too,

@@ -1,4 +1,5 @@
-//! Catalog follower: applies the schema and shard map changes of other routers to this one.
+//! Catalog follower: applies the changes of other routers to this one: of the shard map, the
+//! tables, and the keys and roles.
 //!
 //! The catalog is polled once a second, and notifies of changes immediately (`LISTEN`). After a
 //! change, the tables are read again: a table becomes visible once every shard has it and no intent
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use engine::access_store::{AccessFeed, now};
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
 use model::shard_map::ShardMap;
@@ -34,10 +36,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Time limit for reading the tables of the catalog and of all primaries.
 const TABLES_MAX: Duration = Duration::from_secs(15);
 
+/// Time limit for reading all keys and roles.
+const ACCESS_MAX: Duration = Duration::from_secs(10);
+
 /// State of the catalog at the last poll.
 #[derive(Default)]
 struct Seen {
-    version: Option<CatalogVersion>,
+    /// Epoch of the map, and version of the tables.
+    cluster: Option<(i64, i64)>,
+    /// Version of the keys and roles in the feed.
+    access: Option<i64>,
     /// True if the last attempt to follow the catalog failed.
     is_lost: bool,
 }
@@ -50,6 +58,8 @@ pub(super) struct CatalogFollower {
     pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
     pub(super) map: Arc<ArcSwap<ShardMap>>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
+    /// Keys and roles, read as long as they have subscribers.
+    pub(super) access: AccessFeed,
     pub(super) closed: AtomicBool,
     /// Locked while the shard map and all tables are read again.
     pub(super) turn: Mutex<()>,
@@ -62,10 +72,10 @@ impl CatalogFollower {
         while !self.closed.load(Ordering::Acquire) {
             let ended = match self.connect("follower").await {
                 Ok((catalog, term)) => tokio::select! {
-                    ended = self.follow(catalog, &mut seen) => ended,
+                    ended = self.follow((catalog, term), &mut seen) => ended,
                     () = self.catalog.terms().ended(term) => {
                         // The new primary may lack the version that was read from the old one.
-                        seen.version = None;
+                        (seen.cluster, seen.access) = (None, None);
                         Ok(())
                     }
                 },
@@ -84,7 +94,11 @@ impl CatalogFollower {
         }
     }
 
-    async fn follow(&self, mut catalog: Catalog, seen: &mut Seen) -> Result<(), String> {
+    async fn follow(
+        &self,
+        (mut catalog, term): (Catalog, Term),
+        seen: &mut Seen,
+    ) -> Result<(), String> {
         catalog.listen().await.map_err(|error| error.to_string())?;
         while !self.closed.load(Ordering::Acquire) {
             let version = tokio::time::timeout(PATIENCE, catalog.version()).await;
@@ -93,14 +107,37 @@ impl CatalogFollower {
             if std::mem::take(&mut seen.is_lost) {
                 tracing::info!("the catalog is followed again");
             }
-            if seen.version != Some(version) {
+            // First, because a revocation must not wait for a shard that does not answer.
+            self.follow_access(&catalog, term, (version, seen)).await?;
+            if seen.cluster != Some((version.epoch, version.tables)) {
                 let refreshed = tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog)).await;
                 refreshed.map_err(|elapsed| elapsed.to_string())??;
-                seen.version = Some(version);
+                seen.cluster = Some((version.epoch, version.tables));
             }
             let pause = std::pin::pin!(tokio::time::sleep(EVERY));
             let changed = std::pin::pin!(catalog.table_changed());
             select(pause, changed).await;
+        }
+        Ok(())
+    }
+
+    /// Publishes keys and roles if they have changed, else confirms that they are current. Without
+    /// subscribers nothing is read.
+    async fn follow_access(
+        &self,
+        catalog: &Catalog,
+        term: Term,
+        (version, seen): (CatalogVersion, &mut Seen),
+    ) -> Result<(), String> {
+        if !self.access.is_watched() {
+            seen.access = None;
+        } else if seen.access == Some(version.access) {
+            self.access.confirm(now());
+        } else {
+            let state = tokio::time::timeout(ACCESS_MAX, catalog.access_state(term.timeline)).await;
+            let state = state.map_err(|elapsed| elapsed.to_string())?;
+            self.access.publish(state.map_err(|error| error.to_string())?, now());
+            seen.access = Some(version.access);
         }
         Ok(())
     }

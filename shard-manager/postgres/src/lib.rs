@@ -5,6 +5,7 @@
 //! **Not here:** the SQLite engine, the choice of a node.
 #![forbid(unsafe_code)]
 
+pub mod access_session;
 mod backend;
 mod batch;
 mod binary_value;

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use engine::access_store::AccessFeed;
 use engine::cluster_spec::ClusterSpec;
 use engine::open_error::OpenError;
 use engine::replication::{ReplicaState, ReplicationState};
@@ -356,6 +357,7 @@ fn assemble(
         shards: followed,
         map: Arc::clone(&map),
         registry: Arc::clone(&registry),
+        access: AccessFeed::default(),
         closed: AtomicBool::new(false),
         turn: Mutex::new(()),
     });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use engine::access_store::AccessStore;
 use engine::runtime_pool::RuntimePool;
 use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use futures_util::future::ready;
@@ -16,6 +17,7 @@ use model::error::Error;
 use model::table::Table;
 use tokio::sync::OwnedMutexGuard;
 
+use super::access_store::FileAccess;
 use super::backup::BackupSource;
 use super::comparison_loop::ComparisonLoop;
 use super::control::ControlSocket;
@@ -35,6 +37,7 @@ pub(super) struct Files {
     data_dir: DataDir,
     /// True once background work is to end.
     closed: Arc<AtomicBool>,
+    access: FileAccess,
 }
 
 impl Files {
@@ -44,14 +47,10 @@ impl Files {
         data_dir: DataDir,
         file_watch: FileWatch,
     ) -> Self {
-        let (comparison, closed) = (None, Arc::default());
-        Self {
-            control_socket: ControlSocket::open(source),
-            comparison,
-            file_watch,
-            data_dir,
-            closed,
-        }
+        let closed = Arc::default();
+        let access = FileAccess::new(data_dir.catalog(), file_watch.file_checks(), &closed);
+        let control_socket = ControlSocket::open(source, &access);
+        Self { control_socket, comparison: None, file_watch, data_dir, closed, access }
     }
 
     /// Returns the directory.
@@ -88,6 +87,10 @@ impl ClusterBackend for Files {
             Box::new(FileLock { catalog, closed, local: Arc::new(local) }) as Box<dyn SchemaLock>
         });
         Box::pin(ready(locked))
+    }
+
+    fn access_store(&self) -> &dyn AccessStore {
+        &self.access
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {

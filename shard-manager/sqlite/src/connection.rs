@@ -1,7 +1,7 @@
 //! Connections: opens files, runs dynamic statements on diesel, and interprets errors of SQLite.
 //!
-//! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql` and
-//! `engine::select`.
+//! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`,
+//! `engine::select` and `engine::access_store`.
 //! **Not here:** the texts themselves.
 
 use std::collections::HashSet;

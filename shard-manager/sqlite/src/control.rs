@@ -8,12 +8,14 @@
 //! > {"command":"backup","to":"/backups/monday"}
 //! < {"step":"copying","shard":"shard1","bytes":4096,"of":81920}
 //! < {"done":{"format":1, …}}                  or  {"error":"the folder is not empty"}
+//! > {"command":"change_access","change":{"change":"revoke_key","id":"4fKq0ZxY81Ab"}}
+//! < {"generation":7}                          or  {"member":"id","refused":"there is no key …"}
 //! ```
 //! A client cancels its request by closing the connection, or the writing half of it.
 //!
 //! **Invariant:** the socket is created after the directory's lock is taken, and removed before it
 //! is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow one.
-//! **Not here:** the commands (`backup`), sending requests (`client`).
+//! **Not here:** the commands (`backup`, `access_store`), sending requests (`client`).
 
 pub mod client;
 
@@ -28,8 +30,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use engine::access_store::{AccessChange, AccessError, ChangeAuthor, now};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::access_store::FileAccess;
 use crate::backup::manifest::Manifest;
 use crate::backup::{BackupSource, Step, Watch};
 
@@ -37,8 +42,10 @@ use crate::backup::{BackupSource, Step, Watch};
 pub const SOCKET: &str = "control.sock";
 /// Maximum number of clients at a time: one whose request runs, and some that receive an error.
 pub const CLIENTS_MAX: usize = 4;
-/// Maximum number of bytes of a request: a path and a little more.
-const LINE_MAX: usize = 16 << 10;
+/// Maximum number of bytes of a request: the documents of many roles.
+const LINE_MAX: usize = 4 << 20;
+/// Number of bytes of a request that are read at once.
+const PIECE: usize = 16 << 10;
 /// Time limit for a client to send its request, or to receive a line.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time limit for cancelled requests when a cluster stops.
@@ -57,6 +64,11 @@ pub enum Request {
         /// Folder of the copy, an absolute path.
         to: PathBuf,
     },
+    /// Changes keys or roles. Whoever can open the socket owns the catalog, and needs no key.
+    ChangeAccess {
+        /// The change, as [`AccessChange::to_json`] writes it.
+        change: Value,
+    },
 }
 
 /// Line of a response.
@@ -73,6 +85,18 @@ pub enum Reply {
         /// Reason, for the operator.
         error: String,
     },
+    /// Keys or roles were changed.
+    Changed {
+        /// The generation that the change began.
+        generation: u64,
+    },
+    /// A rule forbids a change of keys or roles.
+    Refused {
+        /// Member of the change that the rule is about.
+        member: String,
+        /// Reason, for the operator.
+        refused: String,
+    },
     /// Progress of the request.
     Step(Step),
 }
@@ -86,6 +110,7 @@ pub struct ControlSocket {
 
 struct Shared {
     source: Arc<BackupSource>,
+    access: FileAccess,
     stopping: AtomicBool,
     clients: Mutex<usize>,
     left: Condvar,
@@ -94,10 +119,11 @@ struct Shared {
 impl ControlSocket {
     /// Listens in the data directory, whose lock must be held. Where no socket can be created, a
     /// warning is logged, and the cluster runs without it.
-    pub fn open(source: &Arc<BackupSource>) -> Self {
+    pub(super) fn open(source: &Arc<BackupSource>, access: &FileAccess) -> Self {
         let path = source.data_dir.join(SOCKET);
         let shared = Arc::new(Shared {
             source: Arc::clone(source),
+            access: access.clone(),
             stopping: AtomicBool::new(false),
             clients: Mutex::new(0),
             left: Condvar::new(),
@@ -218,10 +244,26 @@ impl Shared {
     fn serve(&self, client: &UnixStream) {
         let reply = match read_request(client) {
             Ok(Request::Backup { to }) => self.backup(client, &to),
+            Ok(Request::ChangeAccess { change }) => self.change_access(&change),
             Err(error) => Reply::Error { error },
         };
         // A client that has disconnected needs no response.
         let _ = send(client, &reply);
+    }
+
+    fn change_access(&self, change: &Value) -> Reply {
+        let change = match AccessChange::from_json(&change.to_string()) {
+            Ok(change) => change,
+            Err(error) => return Reply::Error { error: format!("this is no change: {error}") },
+        };
+        match self.access.change_now(&change, &ChangeAuthor::CommandLine, now()) {
+            Ok(generation) => Reply::Changed { generation },
+            Err(AccessError::Refused(refusal)) => {
+                let member = refusal.member().to_owned();
+                Reply::Refused { member, refused: refusal.to_string() }
+            }
+            Err(AccessError::Catalog(error)) => Reply::Error { error: error.to_string() },
+        }
     }
 
     fn backup(&self, client: &UnixStream, to: &Path) -> Reply {
@@ -295,14 +337,17 @@ fn send(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
 fn read_request(mut client: &UnixStream) -> Result<Request, String> {
     let deadline = Instant::now() + PATIENCE;
     let _ = client.set_read_timeout(Some(LOOK));
-    let (mut line, mut piece) = (Vec::new(), [0; 1024]);
-    while !line.contains(&b'\n') {
+    let (mut line, mut piece, mut is_whole) = (Vec::new(), [0; PIECE], false);
+    while !is_whole {
         if line.len() > LINE_MAX || Instant::now() > deadline {
             return Err("no command was received, or a command that is too long".to_owned());
         }
         match client.read(&mut piece) {
             Ok(0) => return Err("the command has no end".to_owned()),
-            Ok(read) => line.extend_from_slice(&piece[..read]),
+            Ok(read) => {
+                is_whole = piece[..read].contains(&b'\n');
+                line.extend_from_slice(&piece[..read]);
+            }
             Err(error) if is_timeout(&error) => {}
             Err(error) => return Err(error.to_string()),
         }

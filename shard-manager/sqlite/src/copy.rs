@@ -19,7 +19,7 @@ use engine::system_tables::{tessera_cluster, tessera_counts, tessera_shard};
 use super::applier::{Applier, ApplyError};
 use super::batch::run;
 use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
-use super::{OpenError, private_file, snapshot, sql};
+use super::{OpenError, access_store, private_file, snapshot, sql};
 
 /// The copy of one shard in progress.
 pub struct ShardCopy {
@@ -184,6 +184,18 @@ pub fn finish_catalog(path: &Path, shards: &[&str]) -> Result<CatalogFacts, Open
     drop(connection);
     into_one_file(path)?;
     Ok(facts)
+}
+
+/// Suspends every API key in the copy of a catalog, which is one synced file before and after.
+///
+/// # Errors
+/// [`OpenError`] if it cannot be written.
+pub fn suspend_keys(path: &Path) -> Result<(), OpenError> {
+    let mut connection = open(path, "")?;
+    let suspended = access_store::suspend_keys(&mut connection);
+    suspended.map_err(|error| OpenError::file(path, error))?;
+    drop(connection);
+    into_one_file(path)
 }
 
 fn knows_timelines(connection: &mut SqliteConnection) -> QueryResult<bool> {

@@ -50,6 +50,11 @@ impl FileWatch {
         Ok(Self { file_checks, end: Some(end), thread: Some(thread) })
     }
 
+    /// Returns the shards that are checked.
+    pub(super) fn file_checks(&self) -> &[Arc<OpenFileCheck>] {
+        &self.file_checks
+    }
+
     /// Refuses writes to the directory, if a shard of it takes none.
     ///
     /// # Errors

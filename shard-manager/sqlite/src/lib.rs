@@ -7,6 +7,7 @@
 //! (`cluster`).
 #![forbid(unsafe_code)]
 
+pub mod access_store;
 pub mod applier;
 pub mod audit;
 mod backend;

@@ -219,6 +219,13 @@ pub(super) const SIGNED: &str = "SELECT cluster_id, shard FROM tessera_shard";
 /// Selects the id of a cluster and the names of its shards, under every schema.
 pub(super) const CLUSTER: &str = "SELECT cluster_id, shards, ready FROM tessera_cluster";
 
+/// Returns a row if a catalog has a table of API keys.
+pub(super) const HAS_ACCESS_KEYS: &str =
+    "SELECT 1 FROM sqlite_schema WHERE name = 'tessera_access_keys'";
+
+/// Returns a row if a catalog has API keys.
+pub(super) const ANY_ACCESS_KEY: &str = "SELECT 1 FROM tessera_access_keys LIMIT 1";
+
 /// Selects one row if the schema of a catalog contains the timelines of its shards.
 pub(super) const HAS_TIMELINES: &str =
     "SELECT name FROM pragma_table_info('tessera_cluster') WHERE name = 'timelines'";

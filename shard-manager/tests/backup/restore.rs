@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use shard_manager::access::key_record::KeyState;
 use shard_manager::access::rights::Rights;
+use shard_manager::access::tenant::Tenants;
 use shard_manager::backup::SaveError;
 use shard_manager::backup::restore::{restore, verify};
+use shard_manager::engine::access_store::{AccessChange, ChangeAuthor, NewKey, make_key, now};
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
@@ -16,7 +19,7 @@ use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 
 use crate::backup::{ALONE, save};
-use crate::cluster::{Cluster, deadline, open, options, with_replicas};
+use crate::cluster::{Cluster, deadline, open, options, texts, with_replicas};
 use crate::command::{fail, succeed, text};
 use crate::scratch;
 
@@ -316,4 +319,44 @@ fn a_mount_point_is_refused_before_anything_is_copied() {
         reported(&["backup", "--data-dir", text(cluster.dir.path()), "--to", place]);
         reported(&["restore", "--from", text(&copy), "--data-dir", place]);
     }
+}
+
+/// A key that was revoked after the backup must not live again.
+#[tokio::test]
+async fn restored_keys_are_suspended_until_they_are_resumed() {
+    let dir = scratch::folder();
+    let cluster = Cluster::with_shards(1);
+    let made = make_key().expect("random bytes");
+    let key = NewKey {
+        id: made.id(),
+        digest: made.digest(),
+        role: "reader".into(),
+        tenants: Tenants::none(),
+        name: "of the story".into(),
+        expires_at: None,
+    };
+    let change = async |manager: &Manager, change: AccessChange| {
+        let changed = manager.access().change(&change, &ChangeAuthor::CommandLine, now()).await;
+        changed.expect("it is made");
+    };
+    change(&cluster.manager, AccessChange::CreateKey(key)).await;
+    let copy = dir.path().join("copy");
+    save(&cluster, &copy);
+    change(&cluster.manager, AccessChange::RevokeKey(made.id())).await;
+    let before = cluster.manager.access().load().await.expect("the catalog answers");
+    assert_eq!(before.keys[0].state(now()), KeyState::Revoked);
+    drop(cluster.stop());
+    let home = dir.path().join("data");
+    restore(&copy, &home, &ALONE).expect("it is put back");
+    verify(&copy, &ALONE).expect("the copy itself is unchanged");
+    assert!(!home.join("catalog.db-wal").exists(), "the catalog is one file");
+    let manager = opened(&home);
+    let state = manager.access().load().await.expect("the catalog answers");
+    assert_eq!(state.keys[0].state(now()), KeyState::Suspended);
+    let lines = texts(&home.join("catalog.db"), "SELECT what AS value FROM tessera_access_log");
+    assert_eq!(lines.last().map(String::as_str), Some("all were suspended"));
+    succeed(&["key", "resume", made.id().as_str(), "--data-dir", text(&home)]);
+    let state = manager.access().load().await.expect("the catalog answers");
+    assert_eq!(state.keys[0].state(now()), KeyState::Usable);
+    manager.close();
 }

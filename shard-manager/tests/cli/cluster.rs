@@ -69,7 +69,10 @@ impl Ended {
 /// The program, isolated from the environment variables of this machine.
 pub(crate) fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
-    command.args(args).env_remove("TESSERA_DATA_DIR").stdin(Stdio::null());
+    for name in ["TESSERA_DATA_DIR", "MAINDB_URL", "SHARD_URLS", "PGPASSWORD"] {
+        command.env_remove(name);
+    }
+    command.args(args).stdin(Stdio::null());
     command
 }
 

@@ -1,5 +1,6 @@
 //! Tests of the command line: the real program, run on clusters that the library creates.
 
+mod access;
 mod check;
 mod cluster;
 mod damage;

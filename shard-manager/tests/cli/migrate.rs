@@ -30,7 +30,10 @@ fn make_oldest(dir: &Path) {
     }
     meddle(
         &file(dir, "catalog"),
-        "DROP TABLE tessera_intents; ALTER TABLE tessera_cluster DROP COLUMN replicas;
+        "DROP TABLE tessera_access; DROP TABLE tessera_access_keys;
+         DROP TABLE tessera_access_roles; DROP TABLE tessera_access_denials;
+         DROP TABLE tessera_access_usage; DROP TABLE tessera_access_log;
+         DROP TABLE tessera_intents; ALTER TABLE tessera_cluster DROP COLUMN replicas;
          ALTER TABLE tessera_cluster DROP COLUMN timelines;
          ALTER TABLE tessera_cluster DROP COLUMN secret;
          ALTER TABLE tessera_cluster DROP COLUMN placement_parameters;

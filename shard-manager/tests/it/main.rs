@@ -1,6 +1,9 @@
 //! Integration tests of the shard manager. One binary, so that it links once and tests run in
 //! parallel.
 
+#[path = "../support/access_contract.rs"]
+mod access_contract;
+mod access_store;
 mod advice;
 mod atomic_groups;
 mod catalog;

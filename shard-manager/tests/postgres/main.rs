@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+#[path = "../support/access_contract.rs"]
+mod access_contract;
+mod access_store;
 mod addresses;
 #[path = "../access/bound_specs.rs"]
 mod bound_specs;

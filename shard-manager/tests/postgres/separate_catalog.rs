@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
+use shard_manager::engine::access_store::AccessChange;
 use shard_manager::manager::Manager;
 use shard_manager::node_address::{ClusterAddress, NodeAddress};
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
+use crate::access_contract::{change, create, now};
+use crate::access_store;
 use crate::cluster::{Databases, SideSession, Trio, address, connect};
 use crate::log;
 use crate::read_write_steps::{at, get, put, within};
@@ -142,5 +145,36 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         for manager in [one, other, late] {
             end(manager).await;
         }
+    });
+}
+
+/// While the catalog has no primary the last state stays. A promotion begins a higher generation,
+/// whatever the counter in the new primary is.
+#[test]
+fn keys_are_followed_over_the_failover_of_a_catalog() {
+    let mut trio = Trio::of(1, &[]);
+    runtime().block_on(async {
+        let databases = Databases::new(1).await;
+        let (old, new) = ("shard1-primary", "shard1-replica1");
+        let catalog = Some(listed(&trio, [old, new]));
+        let manager = router(ClusterAddress { catalog, ..databases.address() }).await;
+        let mut states = manager.access().subscribe().await.unwrap();
+        let id = create(&manager, "reader").await;
+        let before = states.borrow_and_update().generation;
+        until_copied(&trio).await;
+        trio.cluster.commands().freeze(old).unwrap();
+        assert_eq!(states.borrow().keys[0].id, id, "the last state stays");
+        assert!(manager.access().confirmed_at(now()).is_some());
+        let promoting = tokio::task::spawn_blocking(move || {
+            trio.cluster.commands().promote_best("shard1").unwrap();
+            trio
+        });
+        let trio = promoting.await.unwrap();
+        let state = access_store::until_known(&mut states, before + 1).await;
+        assert_eq!(state.keys.iter().map(|key| key.id).collect::<Vec<_>>(), [id]);
+        let revoked = change(&manager, AccessChange::RevokeKey(id)).await;
+        assert!(revoked > state.generation);
+        end(manager).await;
+        drop(trio);
     });
 }

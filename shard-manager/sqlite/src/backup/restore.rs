@@ -4,7 +4,11 @@
 //! timeline on each shard, so that a client that has seen later writes receives an error
 //! (`position`).
 //!
-//! **Invariant:** no file is restored that differs in one bit from the saved one.
+//! A key that was revoked after the backup must not live again, so every API key in the restored
+//! catalog is suspended until the operator resumes it.
+//!
+//! **Invariant:** no file is restored that differs in one bit from the saved one, and no restored
+//! key is usable.
 //! **Not here:** the contents of a copy (`manifest`), creating it (`backup`).
 
 use std::fs::{self, File, TryLockError};
@@ -15,7 +19,7 @@ use super::folder::{Unfinished, check_room, free_place};
 use super::manifest::{Manifest, SavedFile, look};
 use super::{SaveError, Step, Watch};
 use crate::check;
-use crate::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
+use crate::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts, suspend_keys};
 use crate::data_dir::{is_folder_locked, noted_pid};
 use crate::private_file;
 
@@ -69,6 +73,7 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
         // The copy was checked before, but this is the data that was copied.
         check_bits(&from.join(&file.file), &found, file)?;
     }
+    suspend_keys(&unfinished.path().join(&manifest.catalog.file))?;
     unfinished.finish()?;
     Ok(manifest)
 }

@@ -1,10 +1,12 @@
 //! Client: sends a command to the process that holds a data directory.
 //!
-//! **Not here:** the commands (`backup`), the listener (`control`).
+//! **Not here:** the commands (`backup`, `access_store`), the listener (`control`).
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::path::Path;
+
+use engine::access_store::AccessChange;
 
 use super::{LOOK, Reply, Request, connect, is_timeout};
 use crate::backup::Watch;
@@ -32,6 +34,33 @@ pub enum ControlError {
     Broken(io::Error),
 }
 
+/// Rule that forbids a change of keys or roles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessRefused {
+    /// Member of the change that the rule is about.
+    pub member: String,
+    /// The reason.
+    pub reason: String,
+}
+
+/// Changes keys or roles, and returns the generation that the change began.
+///
+/// # Errors
+/// [`ControlError`]; inside, the rule that forbids the change.
+pub fn change_access(
+    data_dir: &Path,
+    change: &AccessChange,
+) -> Result<Result<u64, AccessRefused>, ControlError> {
+    let change = serde_json::from_str(&change.to_json());
+    let change = change.map_err(|error| ControlError::Broken(error.into()))?;
+    let watch = Watch { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &Request::ChangeAccess { change }, &watch)? {
+        Reply::Changed { generation } => Ok(Ok(generation)),
+        Reply::Refused { member, refused } => Ok(Err(AccessRefused { member, reason: refused })),
+        reply @ (Reply::Done { .. } | Reply::Error { .. } | Reply::Step(_)) => Err(failure(reply)),
+    }
+}
+
 /// Sends a command and waits for its outcome. After a cancellation it waits until the command has
 /// ended.
 ///
@@ -42,6 +71,27 @@ pub fn ask(
     request: &Request,
     watch: &Watch<'_>,
 ) -> Result<Manifest, ControlError> {
+    match exchange(data_dir, request, watch)? {
+        Reply::Done { done } => Ok(done),
+        reply @ (Reply::Changed { .. }
+        | Reply::Refused { .. }
+        | Reply::Error { .. }
+        | Reply::Step(_)) => Err(failure(reply)),
+    }
+}
+
+/// Converts a reply that is not the one of a successful command.
+fn failure(reply: Reply) -> ControlError {
+    match reply {
+        Reply::Error { error } => ControlError::Refused(error),
+        Reply::Done { .. } | Reply::Changed { .. } | Reply::Refused { .. } | Reply::Step(_) => {
+            ControlError::Broken(io::ErrorKind::InvalidData.into())
+        }
+    }
+}
+
+/// Sends a command and returns the last reply.
+fn exchange(data_dir: &Path, request: &Request, watch: &Watch<'_>) -> Result<Reply, ControlError> {
     let broken = ControlError::Broken;
     let nobody = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
@@ -69,9 +119,11 @@ pub fn ask(
             let line: Vec<u8> = text.drain(..=end).collect();
             let reply = serde_json::from_slice(&line).map_err(|error| broken(error.into()))?;
             match reply {
-                Reply::Done { done } => return Ok(done),
-                Reply::Error { error } => return Err(ControlError::Refused(error)),
                 Reply::Step(step) => (watch.step)(&step),
+                last @ (Reply::Done { .. }
+                | Reply::Error { .. }
+                | Reply::Changed { .. }
+                | Reply::Refused { .. }) => return Ok(last),
             }
         }
         if text.len() > ANSWER_MAX {

@@ -1,0 +1,186 @@
+//! Catalog place: the catalog whose keys and roles a command reads or changes.
+//!
+//! The process that holds a data directory makes a change on request, through its socket; without
+//! one, the command locks the directory itself. Servers are changed directly.
+//!
+//! **Invariant:** no address with a password is taken from a flag, and none is shown.
+//! **Not here:** the rules of changes (`engine::access_store`).
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use engine::access_store::{AccessChange, AccessError, AccessState, ChangeAuthor, now};
+use postgres::access_session::AccessSession;
+use postgres::node_address::{NodeAddress, NodeDefaults, Password};
+use sqlite::access_store::{change_stopped, read_state};
+use sqlite::control::client::{ControlError, change_access};
+
+use super::super::CommandError;
+
+/// Variables that name the catalog of a cluster of servers: its own database, or that of the first
+/// shard.
+const CATALOG_VARIABLE: &str = "MAINDB_URL";
+const SHARDS_VARIABLE: &str = "SHARD_URLS";
+const DIR_VARIABLE: &str = "TESSERA_DATA_DIR";
+/// Variable of libpq that holds the password of an address without one.
+const PASSWORD_VARIABLE: &str = "PGPASSWORD";
+const DIR_DEFAULT: &str = "./data";
+
+/// Place of the catalog, on the command line.
+#[derive(Args, Clone, Debug)]
+pub(super) struct CatalogArgs {
+    /// Data directory of the embedded shards [env: TESSERA_DATA_DIR] [default: the servers of
+    /// MAINDB_URL or SHARD_URLS, else ./data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Catalog of a cluster.
+pub(super) enum CatalogPlace {
+    /// In a data directory.
+    Files(PathBuf),
+    /// On a server.
+    Server(Box<NodeAddress>),
+}
+
+impl CatalogArgs {
+    /// Returns the catalog that the flag names, else the variables.
+    pub(super) fn place(&self) -> Result<CatalogPlace, CommandError> {
+        if let Some(data_dir) = &self.data_dir {
+            return Ok(CatalogPlace::Files(data_dir.clone()));
+        }
+        let named = [CATALOG_VARIABLE, SHARDS_VARIABLE];
+        let named = named.into_iter().find_map(|name| Some((name, variable(name).transpose()?)));
+        let dir = std::env::var_os(DIR_VARIABLE).filter(|dir| !dir.is_empty());
+        match (named, dir) {
+            (Some((name, _)), Some(_)) => Err(CommandError::Refused(format!(
+                "{DIR_VARIABLE} is a folder of embedded shards, {name} names servers of PostgreSQL: leave one of \
+                 them out, or give --data-dir"
+            ))),
+            (Some((name, urls)), None) => {
+                let address = address(first_url(&urls?));
+                let address =
+                    address.map_err(|error| CommandError::Refused(format!("{name}: {error}")))?;
+                Ok(CatalogPlace::Server(Box::new(address)))
+            }
+            (None, dir) => {
+                Ok(CatalogPlace::Files(dir.map_or_else(|| DIR_DEFAULT.into(), PathBuf::from)))
+            }
+        }
+    }
+}
+
+/// Returns the value of a variable that is set.
+fn variable(name: &str) -> Result<Option<String>, CommandError> {
+    match std::env::var_os(name).filter(|value| !value.is_empty()) {
+        Some(value) => match value.into_string() {
+            Ok(text) => Ok(Some(text)),
+            // The value may contain a password.
+            Err(_) => Err(CommandError::Refused(format!("{name} is no UTF-8"))),
+        },
+        None => Ok(None),
+    }
+}
+
+/// Returns the first of the addresses in a list. The hosts of one address are separated by commas,
+/// too.
+fn first_url(urls: &str) -> &str {
+    let begins = |rest: &str| rest.starts_with("postgres://") || rest.starts_with("postgresql://");
+    let is_end = |comma: &usize| begins(urls[comma + 1..].trim_start());
+    let end = urls.match_indices(',').map(|(comma, _)| comma).find(is_end);
+    urls[..end.unwrap_or(urls.len())].trim().trim_end_matches(',')
+}
+
+fn address(url: &str) -> Result<NodeAddress, String> {
+    let password = std::env::var(PASSWORD_VARIABLE).ok().map(Password::new);
+    let defaults = NodeDefaults { password, ..NodeDefaults::default() };
+    NodeAddress::parse(url, &defaults).map_err(|error| error.to_string())
+}
+
+impl CatalogPlace {
+    /// Reads all keys and roles, also while a router serves the cluster.
+    pub(super) fn load(&self) -> Result<AccessState, CommandError> {
+        match self {
+            Self::Files(data_dir) => Ok(read_state(data_dir)?),
+            Self::Server(address) => {
+                with_runtime(async { Ok(AccessSession::open(address).await?.load().await?) })
+            }
+        }
+    }
+
+    /// Makes a change. `flag` returns the flag or the argument of a member that a refusal is about.
+    pub(super) fn change(
+        &self,
+        change: &AccessChange,
+        flag: impl Fn(&str) -> &'static str,
+    ) -> Result<(), CommandError> {
+        let refused = |member: &str, reason: &str| {
+            let flag = flag(member);
+            let colon = if flag.is_empty() { "" } else { ": " };
+            CommandError::Refused(format!("{flag}{colon}{reason}"))
+        };
+        let changed = match self {
+            Self::Files(data_dir) => match change_access(data_dir, change) {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => return Err(refused(&error.member, &error.reason)),
+                Err(ControlError::NobodyListens) => {
+                    change_stopped(data_dir, change, &ChangeAuthor::CommandLine, now())?
+                }
+                Err(error) => return Err(unreachable(data_dir, error)),
+            },
+            Self::Server(address) => with_runtime(async {
+                let session = AccessSession::open(address).await?;
+                Ok(session.change(change, &ChangeAuthor::CommandLine, now()).await)
+            })?,
+        };
+        match changed {
+            Ok(_) => Ok(()),
+            Err(AccessError::Refused(refusal)) => {
+                Err(refused(refusal.member(), &refusal.to_string()))
+            }
+            Err(AccessError::Catalog(error)) => Err(CommandError::Refused(error.to_string())),
+        }
+    }
+}
+
+fn unreachable(data_dir: &Path, error: ControlError) -> CommandError {
+    let line = match error {
+        ControlError::Unreachable(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let dir = data_dir.display();
+            format!(
+                "{dir} belongs to another user: only the user of the router may change keys ({error})"
+            )
+        }
+        ControlError::NobodyListens
+        | ControlError::Unreachable(_)
+        | ControlError::Refused(_)
+        | ControlError::Broken(_) => error.to_string(),
+    };
+    CommandError::Refused(line)
+}
+
+/// Runs work that talks to a server.
+fn with_runtime<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
+    runtime.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_url;
+
+    #[test]
+    fn the_first_address_of_a_list_keeps_all_its_hosts() {
+        let first = "postgres://a@h1:1,h2:2/s1";
+        for urls in [
+            first.to_owned(),
+            format!("{first},"),
+            format!(" {first} , postgresql://a@h3/s2"),
+            format!("{first},postgres://a@h3/s2,postgres://a@h4/s3"),
+        ] {
+            assert_eq!(first_url(&urls).trim(), first, "{urls}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Access: the face of a manager for keys, roles and denials, as the catalog keeps them.
+//!
+//! **Not here:** storage (the engines), decisions about requests (the crate `access`).
+
+use std::sync::Arc;
+
+use access::unix_time::UnixTime;
+use engine::access_store::{AccessChange, AccessError, AccessMode, AccessState, ChangeAuthor};
+use model::error::Error;
+use tokio::sync::watch;
+
+use super::Manager;
+
+/// Face of a [`Manager`] for keys, roles and denials.
+#[derive(Clone, Copy)]
+pub struct Access<'m>(pub(super) &'m Manager);
+
+impl Access<'_> {
+    /// Returns the mode that the catalog remembers.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn mode(self) -> Result<AccessMode, Error> {
+        self.0.backend.access_store().mode().await
+    }
+
+    /// Reads everything from the catalog as of one moment.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn load(self) -> Result<AccessState, Error> {
+        self.0.backend.access_store().load().await
+    }
+
+    /// Makes a change durable, and returns the generation that it began. Subscribers of this
+    /// process have the change before this returns, and those of other routers within a second.
+    /// The caller has checked the rights of the author.
+    ///
+    /// # Errors
+    /// [`AccessError::Refused`] if a rule forbids it: then nothing was stored. After
+    /// [`AccessError::Catalog`] the change may have been stored.
+    pub async fn change(
+        self,
+        change: &AccessChange,
+        author: &ChangeAuthor,
+        now: UnixTime,
+    ) -> Result<u64, AccessError> {
+        self.0.backend.access_store().change(change, author, now).await
+    }
+
+    /// Subscribes to the state, beginning with the present one. If the catalog is lost later, the
+    /// last state stays.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn subscribe(self) -> Result<watch::Receiver<Arc<AccessState>>, Error> {
+        let store = self.0.backend.access_store();
+        // Before the state is read: a change that is made meanwhile is published, too.
+        let mut states = store.feed().subscribe();
+        store.load().await?;
+        states.mark_changed();
+        Ok(states)
+    }
+
+    /// Returns the time at which the subscribed state was last known to be the current one.
+    pub fn confirmed_at(self, now: UnixTime) -> Option<UnixTime> {
+        self.0.backend.access_store().confirmed_at(now)
+    }
+}

@@ -1,0 +1,88 @@
+//! Access store: the trait through which a catalog keeps API keys, roles and denials, and the rules
+//! that apply to their changes in every catalog.
+//!
+//! A catalog runs the statements of [`sql`] in one transaction: it reads [`AccessFacts`], lets
+//! [`plan`] check the change and list its statements, and runs those. So the engines differ only in
+//! their connections and locks.
+//!
+//! **Invariant:** a change is stored with its line in the log, its checks and a new generation, or
+//! not at all. No statement and no log line contains a secret.
+//! **Not here:** connections (the engines), the rights of the author of a change, which its caller
+//! checks (`access::rights`).
+
+mod change;
+mod change_document;
+mod feed;
+mod plan;
+mod refusal;
+pub mod sql;
+mod state;
+
+use std::time::SystemTime;
+
+use access::key::NewApiKey;
+use access::unix_time::UnixTime;
+use futures_util::future::BoxFuture;
+use model::error::Error;
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+pub use self::change::{AccessChange, ChangeAuthor, NewKey};
+pub use self::feed::AccessFeed;
+pub use self::plan::{AccessFacts, Plan, plan};
+pub use self::refusal::{AccessError, AccessRefusal};
+pub use self::state::{AccessMode, AccessState};
+use crate::EngineFuture;
+
+/// Keys, roles and denials of a catalog.
+pub trait AccessStore: Send + Sync {
+    /// Returns the mode that the catalog remembers.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn mode(&self) -> EngineFuture<'_, AccessMode>;
+
+    /// Reads everything as of one moment.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn load(&self) -> EngineFuture<'_, AccessState>;
+
+    /// Makes a change durable, and returns the generation that it began. If the feed has
+    /// subscribers, they have the change before this returns.
+    ///
+    /// # Errors
+    /// [`AccessError::Refused`] if a rule forbids it: then nothing was stored. After
+    /// [`AccessError::Catalog`] the change may have been stored.
+    fn change<'a>(
+        &'a self,
+        change: &'a AccessChange,
+        author: &'a ChangeAuthor,
+        now: UnixTime,
+    ) -> BoxFuture<'a, Result<u64, AccessError>>;
+
+    /// Returns the feed, into which the catalog puts each state.
+    fn feed(&self) -> &AccessFeed;
+
+    /// Returns the time at which the state of the feed was known to be the current one; `None` if
+    /// it never was.
+    fn confirmed_at(&self, now: UnixTime) -> Option<UnixTime>;
+}
+
+/// Returns the present time.
+pub fn now() -> UnixTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    UnixTime::from_seconds(since.unwrap_or_default().as_secs())
+}
+
+/// Makes a new key of random bytes of the system.
+///
+/// # Errors
+/// [`Error::Internal`] if the system has none.
+pub fn make_key() -> Result<NewApiKey, Error> {
+    let mut bytes = [0; NewApiKey::RANDOM_LEN];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| {
+        tracing::error!("the system provides no random bytes");
+        Error::Internal
+    })?;
+    Ok(NewApiKey::from_random(&bytes))
+}

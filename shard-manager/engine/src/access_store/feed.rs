@@ -1,0 +1,63 @@
+//! Feed: the latest state of keys, roles and denials, for those who act on it.
+//!
+//! **Invariant:** subscribers never see a generation after a later one.
+//! **Not here:** reading a state (`AccessStore::load`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use access::unix_time::UnixTime;
+use tokio::sync::watch;
+
+use super::state::AccessState;
+
+/// Latest state, and the time at which it was confirmed.
+#[derive(Debug)]
+pub struct AccessFeed {
+    latest: watch::Sender<Arc<AccessState>>,
+    /// Seconds since 1970; 0 for never.
+    confirmed_at: AtomicU64,
+}
+
+impl Default for AccessFeed {
+    fn default() -> Self {
+        Self { latest: watch::Sender::new(Arc::default()), confirmed_at: AtomicU64::new(0) }
+    }
+}
+
+impl AccessFeed {
+    /// Subscribes to states. The first one has generation 0 until a state is published.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<AccessState>> {
+        self.latest.subscribe()
+    }
+
+    /// Returns true if there are subscribers. Without any, no state needs to be read.
+    pub fn is_watched(&self) -> bool {
+        self.latest.receiver_count() > 0
+    }
+
+    /// Publishes a state that is current at this time, unless a later one is known.
+    pub fn publish(&self, state: AccessState, now: UnixTime) {
+        self.latest.send_if_modified(|latest| {
+            let is_later = state.generation > latest.generation;
+            if is_later {
+                *latest = Arc::new(state);
+            }
+            is_later
+        });
+        self.confirm(now);
+    }
+
+    /// Records that the published state is the current one at this time.
+    pub fn confirm(&self, now: UnixTime) {
+        if self.latest.borrow().generation > 0 {
+            self.confirmed_at.fetch_max(now.seconds(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the time of the last confirmation, if there was one.
+    pub fn confirmed_at(&self) -> Option<UnixTime> {
+        let seconds = self.confirmed_at.load(Ordering::Relaxed);
+        (seconds > 0).then(|| UnixTime::from_seconds(seconds))
+    }
+}

@@ -1,0 +1,248 @@
+//! SQL of the access tables, which SQLite and PostgreSQL both understand.
+//!
+//! **Invariant:** parameters are numbered in the order in which they first appear, because SQLite
+//! numbers them so. Values are always bound.
+//! **Not here:** running a statement (the engines), transactions and locks.
+
+use access::denial::{Denial, DenialSubject};
+use access::key_record::KeyRecord;
+use access::unix_time::UnixTime;
+
+use super::change::AccessChange;
+use AccessColumn::{Number, Text};
+
+/// Value of a parameter, or of a column of a row.
+#[derive(Clone, PartialEq, Eq)]
+pub enum AccessValue {
+    /// Text.
+    Text(String),
+    /// Number of 64 bits.
+    Number(i64),
+    /// NULL in the place of a number.
+    NoNumber,
+}
+
+/// Type of a column of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessColumn {
+    /// Text, never NULL.
+    Text,
+    /// Number of 64 bits, or NULL.
+    Number,
+}
+
+/// Row of a result.
+pub type AccessRow = Vec<AccessValue>;
+
+/// Statement with its values. It has no `Debug`, because the digest of a key may be among them.
+pub struct AccessStatement {
+    /// The text.
+    pub sql: &'static str,
+    /// Values of its parameters, in their order.
+    pub values: Vec<AccessValue>,
+    /// Columns of its result.
+    pub columns: &'static [AccessColumn],
+}
+
+impl AccessStatement {
+    fn query(sql: &'static str, columns: &'static [AccessColumn]) -> Self {
+        Self { sql, values: Vec::new(), columns }
+    }
+
+    fn with(self, values: impl IntoIterator<Item = AccessValue>) -> Self {
+        Self { values: values.into_iter().collect(), ..self }
+    }
+
+    fn work(sql: &'static str, values: impl IntoIterator<Item = AccessValue>) -> Self {
+        Self { sql, values: values.into_iter().collect(), columns: &[] }
+    }
+}
+
+/// Columns of a key.
+macro_rules! key_columns {
+    () => {
+        "SELECT id, digest, role, tenants, name, made_by, made_at, expires_at, revoked_at, \
+         suspended, used_on FROM tessera_access_keys"
+    };
+}
+
+const KEY_COLUMNS: &[AccessColumn] =
+    &[Text, Text, Text, Text, Text, Text, Number, Number, Number, Number, Number];
+
+/// Returns the statement that reads the mode and the generation.
+pub fn control() -> AccessStatement {
+    AccessStatement::query("SELECT mode, generation FROM tessera_access", &[Text, Number])
+}
+
+fn roles() -> AccessStatement {
+    let sql = "SELECT name, document FROM tessera_access_roles ORDER BY name";
+    AccessStatement::query(sql, &[Text, Text])
+}
+
+fn denials() -> AccessStatement {
+    let sql = "SELECT kind, issuer, subject, void_at FROM tessera_access_denials
+        ORDER BY kind, issuer, subject";
+    AccessStatement::query(sql, &[Text, Text, Text, Number])
+}
+
+/// Returns the statements that read a whole state, in the order that
+/// [`AccessState::read`](super::AccessState::read) expects.
+pub fn state() -> [AccessStatement; 4] {
+    let keys = AccessStatement::query(concat!(key_columns!(), " ORDER BY id"), KEY_COLUMNS);
+    [control(), keys, roles(), denials()]
+}
+
+/// Returns the statements that read the facts about a change, in the order that
+/// [`AccessFacts::read`](super::AccessFacts::read) expects.
+pub fn facts(change: &AccessChange) -> [AccessStatement; 7] {
+    let (id, role) = match change {
+        AccessChange::CreateKey(key) => (key.id.to_string(), ""),
+        AccessChange::RevokeKey(id)
+        | AccessChange::ResumeKey(id)
+        | AccessChange::RotateKey { id, .. } => (id.to_string(), ""),
+        AccessChange::RemoveRole(name) => (String::new(), &**name),
+        AccessChange::SuspendAllKeys
+        | AccessChange::PutRoles(_)
+        | AccessChange::PutDenial(_)
+        | AccessChange::RemoveDenial(_)
+        | AccessChange::SetMode(_) => (String::new(), ""),
+    };
+    let count = "SELECT count(*) FROM tessera_access_keys";
+    let of_role = "SELECT count(*) FROM tessera_access_keys WHERE role = $1 AND revoked_at IS NULL";
+    let named = concat!(key_columns!(), " WHERE id = $1");
+    let admins =
+        concat!(key_columns!(), " WHERE role = 'admin' AND revoked_at IS NULL AND suspended = 0");
+    [
+        control(),
+        AccessStatement::query(count, &[Number]),
+        AccessStatement::query(named, KEY_COLUMNS).with([AccessValue::Text(id)]),
+        AccessStatement::query(admins, KEY_COLUMNS),
+        AccessStatement::query(of_role, &[Number]).with([AccessValue::Text(role.to_owned())]),
+        roles(),
+        denials(),
+    ]
+}
+
+fn text(value: &str) -> AccessValue {
+    AccessValue::Text(value.to_owned())
+}
+
+fn time(value: UnixTime) -> AccessValue {
+    AccessValue::Number(value.seconds().cast_signed())
+}
+
+fn maybe(value: Option<UnixTime>) -> AccessValue {
+    value.map_or(AccessValue::NoNumber, time)
+}
+
+/// Returns the statement that stores a key.
+pub(super) fn insert_key(key: &KeyRecord) -> AccessStatement {
+    let tenants: Vec<&str> = key.tenants.as_slice().iter().map(|tenant| &**tenant).collect();
+    let tenants = serde_json::to_string(&tenants).expect("texts always serialise");
+    AccessStatement::work(
+        "INSERT INTO tessera_access_keys (id, digest, role, tenants, name, made_by, made_at,
+            expires_at, revoked_at, suspended, used_on)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NULL, 0, NULL)",
+        [
+            text(key.id.as_str()),
+            AccessValue::Text(key.digest.to_hex()),
+            text(&key.role),
+            AccessValue::Text(tenants),
+            text(&key.name),
+            text(&key.made_by),
+            time(key.made_at),
+            maybe(key.expires_at),
+        ],
+    )
+}
+
+/// Returns the statement that stores the state of a key.
+pub(super) fn update_key(key: &KeyRecord) -> AccessStatement {
+    AccessStatement::work(
+        "UPDATE tessera_access_keys SET expires_at = $1, revoked_at = $2, suspended = $3
+         WHERE id = $4",
+        [
+            maybe(key.expires_at),
+            maybe(key.revoked_at),
+            AccessValue::Number(key.is_suspended.into()),
+            text(key.id.as_str()),
+        ],
+    )
+}
+
+/// Returns the statement that suspends every key.
+pub fn suspend_keys() -> AccessStatement {
+    AccessStatement::work("UPDATE tessera_access_keys SET suspended = 1 WHERE suspended = 0", [])
+}
+
+pub(super) fn put_role(name: &str, document: String) -> AccessStatement {
+    AccessStatement::work(
+        "INSERT INTO tessera_access_roles (name, document) VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET document = excluded.document",
+        [text(name), AccessValue::Text(document)],
+    )
+}
+
+pub(super) fn remove_role(name: &str) -> AccessStatement {
+    AccessStatement::work("DELETE FROM tessera_access_roles WHERE name = $1", [text(name)])
+}
+
+/// Returns the columns `kind`, `issuer` and `subject` of a denial.
+pub(super) fn denial_columns(subject: &DenialSubject) -> [String; 3] {
+    match subject {
+        DenialSubject::TokenId { issuer, id } => ["token", issuer, id].map(str::to_owned),
+        DenialSubject::Subject { issuer, subject } => {
+            ["subject", issuer, subject].map(str::to_owned)
+        }
+        DenialSubject::Tenant(tenant) => ["tenant", "", tenant].map(str::to_owned),
+        DenialSubject::IssuedBefore { issuer, time } => {
+            ["issued_before".to_owned(), issuer.to_string(), time.seconds().to_string()]
+        }
+    }
+}
+
+pub(super) fn put_denial(denial: &Denial) -> AccessStatement {
+    let columns = denial_columns(&denial.subject).map(AccessValue::Text);
+    AccessStatement::work(
+        "INSERT INTO tessera_access_denials (kind, issuer, subject, void_at)
+         VALUES ($1, $2, $3, $4)
+         ON CONFLICT (kind, issuer, subject) DO UPDATE SET void_at = excluded.void_at",
+        columns.into_iter().chain([maybe(denial.until)]),
+    )
+}
+
+pub(super) fn remove_denial(subject: &DenialSubject) -> AccessStatement {
+    AccessStatement::work(
+        "DELETE FROM tessera_access_denials WHERE kind = $1 AND issuer = $2 AND subject = $3",
+        denial_columns(subject).map(AccessValue::Text),
+    )
+}
+
+pub(super) fn set_control(mode: &str, generation: u64) -> AccessStatement {
+    let generation = AccessValue::Number(generation.cast_signed());
+    AccessStatement::work(
+        "UPDATE tessera_access SET mode = $1, generation = $2",
+        [text(mode), generation],
+    )
+}
+
+/// Line of the log.
+pub(super) struct LogLine {
+    pub(super) kind: &'static str,
+    pub(super) id: String,
+    pub(super) what: String,
+}
+
+pub(super) fn log(line: LogLine, author: &str, now: UnixTime) -> AccessStatement {
+    AccessStatement::work(
+        "INSERT INTO tessera_access_log (at, author, kind, id, what)
+         VALUES ($1, $2, $3, $4, $5)",
+        [
+            AccessValue::Text(now.format()),
+            text(author),
+            text(line.kind),
+            AccessValue::Text(line.id),
+            AccessValue::Text(line.what),
+        ],
+    )
+}

@@ -1,0 +1,172 @@
+//! State: all keys, roles and denials of a catalog at one moment, read from its rows.
+//!
+//! **Invariant:** a key or a role that this program cannot read is left out, so that it gives no
+//! rights. A denial that cannot be read is an error, because without it more would be allowed.
+//! **Not here:** the statements (`sql`).
+
+use access::denial::{Denial, DenialSubject};
+use access::key::{KeyId, SecretDigest};
+use access::key_record::KeyRecord;
+use access::role::AccessRole;
+use access::snapshot::SnapshotContents;
+use access::tenant::Tenants;
+use access::unix_time::UnixTime;
+
+use super::sql::{AccessRow, AccessValue};
+
+/// Mode that a catalog remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessMode {
+    /// Routers of any mode may serve the cluster.
+    #[default]
+    Off,
+    /// Only routers that check credentials may serve the cluster.
+    On,
+}
+
+impl AccessMode {
+    /// Returns the name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+        }
+    }
+
+    /// Returns the mode of this name.
+    pub fn find(name: &str) -> Option<Self> {
+        [Self::Off, Self::On].into_iter().find(|mode| mode.name() == name)
+    }
+}
+
+/// Keys, roles, denials and mode at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessState {
+    /// The mode.
+    pub mode: AccessMode,
+    /// The keys, by id.
+    pub keys: Vec<KeyRecord>,
+    /// The defined roles, by name, without those that are built in.
+    pub roles: Vec<AccessRole>,
+    /// The denials.
+    pub denials: Vec<Denial>,
+    /// Number that grows with each change. 0: nothing was read yet.
+    pub generation: u64,
+}
+
+impl AccessState {
+    /// Reads a state from the results of [`sql::state`](super::sql::state).
+    ///
+    /// # Errors
+    /// The damage, as a message.
+    pub fn read(results: [Vec<AccessRow>; 4]) -> Result<Self, String> {
+        let [control, keys, roles, denials] = results;
+        let (mode, generation) = read_control(&control)?;
+        let readable = |key: &AccessRow| {
+            let record = read_key(key);
+            if record.is_none() {
+                tracing::warn!(key = text(key, 0), "a key cannot be read, and is refused");
+            }
+            record
+        };
+        let parsed = |role: &AccessRow| {
+            let parsed = AccessRole::parse(text(role, 1));
+            let warn = |error: &access::role::RoleError| {
+                tracing::warn!(role = text(role, 0), %error, "a role cannot be read, and gives no rights");
+            };
+            parsed.inspect_err(warn).ok()
+        };
+        Ok(Self {
+            mode,
+            keys: keys.iter().filter_map(readable).collect(),
+            roles: roles.iter().filter_map(parsed).collect(),
+            denials: read_denials(&denials)?,
+            generation,
+        })
+    }
+
+    /// Returns the contents of a snapshot that is current at this time.
+    pub fn contents(&self, read_at: UnixTime) -> SnapshotContents {
+        SnapshotContents {
+            keys: self.keys.clone(),
+            roles: self.roles.clone(),
+            denials: self.denials.clone(),
+            generation: self.generation,
+            read_at,
+        }
+    }
+}
+
+/// Reads the result of [`sql::control`](super::sql::control).
+pub(super) fn read_control(rows: &[AccessRow]) -> Result<(AccessMode, u64), String> {
+    let damaged = || "the row of tessera_access is missing or damaged".to_owned();
+    let row = rows.first().ok_or_else(damaged)?;
+    let mode = AccessMode::find(text(row, 0)).ok_or_else(damaged)?;
+    let generation = number(row, 1).and_then(|number| u64::try_from(number).ok());
+    Ok((mode, generation.ok_or_else(damaged)?))
+}
+
+/// Reads the row of a key; `None` if this program cannot.
+pub(super) fn read_key(row: &AccessRow) -> Option<KeyRecord> {
+    let tenants: Vec<String> = serde_json::from_str(text(row, 3)).ok()?;
+    Some(KeyRecord {
+        id: KeyId::parse(text(row, 0))?,
+        digest: SecretDigest::parse_hex(text(row, 1))?,
+        role: text(row, 2).into(),
+        tenants: Tenants::parse(tenants.iter().map(String::as_str)).ok()?,
+        name: text(row, 4).into(),
+        made_by: text(row, 5).into(),
+        made_at: time(row, 6)?,
+        expires_at: optional_time(row, 7)?,
+        revoked_at: optional_time(row, 8)?,
+        is_suspended: number(row, 9) != Some(0),
+        used_on: number(row, 10).and_then(|day| u32::try_from(day).ok()),
+    })
+}
+
+/// Reads the rows of all denials.
+pub(super) fn read_denials(rows: &[AccessRow]) -> Result<Vec<Denial>, String> {
+    let read = |row: &AccessRow| {
+        let (issuer, subject) = (text(row, 1), text(row, 2));
+        let subject = match text(row, 0) {
+            "token" => DenialSubject::TokenId { issuer: issuer.into(), id: subject.into() },
+            "subject" => DenialSubject::Subject { issuer: issuer.into(), subject: subject.into() },
+            "tenant" => DenialSubject::Tenant(subject.into()),
+            "issued_before" => DenialSubject::IssuedBefore {
+                issuer: issuer.into(),
+                time: UnixTime::from_seconds(subject.parse().ok()?),
+            },
+            _ => return None,
+        };
+        Some(Denial { subject, until: time(row, 3) })
+    };
+    let all: Option<Vec<Denial>> = rows.iter().map(read).collect();
+    all.ok_or_else(|| "a row of tessera_access_denials cannot be read".to_owned())
+}
+
+pub(super) fn text(row: &AccessRow, column: usize) -> &str {
+    match row.get(column) {
+        Some(AccessValue::Text(text)) => text,
+        Some(AccessValue::Number(_) | AccessValue::NoNumber) | None => "",
+    }
+}
+
+pub(super) fn number(row: &AccessRow, column: usize) -> Option<i64> {
+    match row.get(column) {
+        Some(AccessValue::Number(number)) => Some(*number),
+        Some(AccessValue::Text(_) | AccessValue::NoNumber) | None => None,
+    }
+}
+
+/// Returns the time of a column that may be NULL; `None` if it has another value.
+fn optional_time(row: &AccessRow, column: usize) -> Option<Option<UnixTime>> {
+    match row.get(column) {
+        Some(AccessValue::NoNumber) => Some(None),
+        Some(AccessValue::Number(_) | AccessValue::Text(_)) | None => time(row, column).map(Some),
+    }
+}
+
+fn time(row: &AccessRow, column: usize) -> Option<UnixTime> {
+    let seconds = u64::try_from(number(row, column)?).ok()?;
+    Some(UnixTime::from_seconds(seconds))
+}

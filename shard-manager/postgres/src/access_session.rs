@@ -1,0 +1,82 @@
+//! Access session: reads and changes keys and roles in the catalog of a cluster, without opening the
+//! cluster. For commands.
+//!
+//! **Invariant:** a catalog without a cluster, or with the schema of an older program, is refused
+//! and not changed.
+//! **Not here:** the transactions (`catalog`), a cluster that is open in this process (`backend`).
+
+use access::unix_time::UnixTime;
+use engine::access_store::{AccessChange, AccessError, AccessState, ChangeAuthor};
+use engine::open_error::OpenError;
+
+use super::catalog::Catalog;
+use super::discovery;
+use super::node_address::{ClusterAddress, NodeAddress, ServerEngine, Timeouts};
+use super::shard_database::has_rows;
+
+/// Name of the catalog in errors.
+const CATALOG: &str = "the catalog";
+
+/// Session with a catalog.
+pub struct AccessSession {
+    catalog: Catalog,
+    /// Timeline of the server.
+    timeline: u32,
+}
+
+impl AccessSession {
+    /// Connects to the primary among the hosts of a catalog.
+    ///
+    /// # Errors
+    /// [`OpenError`] if there is no primary, or no cluster in its database.
+    pub async fn open(at: &NodeAddress) -> Result<Self, OpenError> {
+        let address = ClusterAddress {
+            engine: ServerEngine::Postgres,
+            shards: Vec::new(),
+            replicas: Vec::new(),
+            catalog: Some(at.clone()),
+            timeouts: Timeouts::default(),
+        };
+        let (session, _) = discovery::connect_catalog(at, &address).await?;
+        let unreadable = |error| OpenError::node(CATALOG, error);
+        for (table, cause) in [
+            (
+                "tessera_cluster",
+                "there is no cluster in this database: name the catalog of a cluster, or start a router, which creates \
+                 it",
+            ),
+            (
+                "tessera_access",
+                "its schema is older than this program: start a router of this version once, which migrates it",
+            ),
+        ] {
+            if !has_rows(&session.connection, table).await.map_err(unreadable)? {
+                return Err(OpenError::node(CATALOG, cause));
+            }
+        }
+        let timeline = session.identity.timeline;
+        Ok(Self { catalog: Catalog::on(session.connection), timeline })
+    }
+
+    /// Reads everything as of one moment.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read.
+    pub async fn load(&self) -> Result<AccessState, OpenError> {
+        let state = self.catalog.access_state(self.timeline).await;
+        state.map_err(|error| OpenError::node(CATALOG, error))
+    }
+
+    /// Makes a change durable, and returns the generation that it began.
+    ///
+    /// # Errors
+    /// [`AccessError::Refused`] if a rule forbids it: then nothing was stored.
+    pub async fn change(
+        &self,
+        change: &AccessChange,
+        author: &ChangeAuthor,
+        now: UnixTime,
+    ) -> Result<u64, AccessError> {
+        self.catalog.change_access(change, (author, now), self.timeline).await
+    }
+}

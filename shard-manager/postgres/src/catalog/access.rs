@@ -1,0 +1,146 @@
+//! Access: keys, roles and denials of a catalog that all routers share.
+//!
+//! Changes lock the one row of `tessera_access`, so they are made one after another. After a
+//! failover the new primary may lack the last change, and count the next one like it; therefore the
+//! generation begins with the timeline of the server.
+//!
+//! **Invariant:** two different states never have the same generation.
+//! **Not here:** the statements and the rules (`engine::access_store`).
+
+use access::unix_time::UnixTime;
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+use engine::access_store::sql::{self, AccessColumn, AccessRow, AccessStatement, AccessValue};
+use engine::access_store::{
+    AccessChange, AccessError, AccessFacts, AccessMode, AccessState, ChangeAuthor, plan,
+};
+use model::value::{ColumnType, Value};
+
+use super::{Catalog, refused};
+use crate::db_error::unreadable;
+use crate::statement::{Bind, Statement, for_each_row, run};
+
+/// Begins a transaction that sees one moment.
+const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// Begins a transaction that no other change runs beside.
+const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_access FOR UPDATE";
+/// Notifies all routers.
+const COMMIT: &str = "NOTIFY tessera; COMMIT";
+/// Number of bits of the counter in a generation; the timeline stands above it.
+const COUNTER_BITS: u32 = 40;
+
+impl Catalog {
+    /// Reads the mode that routers must have.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn access_mode(&self) -> QueryResult<AccessMode> {
+        let rows = load(&self.connection, &sql::control()).await?;
+        let mode = match rows.first().and_then(|row| row.first()) {
+            Some(AccessValue::Text(name)) => AccessMode::find(name),
+            Some(AccessValue::Number(_) | AccessValue::NoNumber) | None => None,
+        };
+        mode.ok_or_else(|| unreadable(&"the row of tessera_access is missing or damaged"))
+    }
+
+    /// Reads all keys, roles and denials from a server on this timeline.
+    ///
+    /// # Errors
+    /// The error of a query.
+    pub async fn access_state(&self, timeline: u32) -> QueryResult<AccessState> {
+        let read = async {
+            run(&self.connection, BEGIN_READING).await?;
+            let results = load_all(&self.connection, &sql::state()).await?;
+            run(&self.connection, "COMMIT").await?;
+            AccessState::read(results).map_err(|damage| unreadable(&damage))
+        };
+        let mut state = self.or_rollback(read.await).await?;
+        state.generation = generation(timeline, state.generation);
+        Ok(state)
+    }
+
+    /// Makes a change in one transaction of a server on this timeline, and returns its generation.
+    ///
+    /// # Errors
+    /// [`AccessError::Refused`] if a rule forbids it: then nothing was stored.
+    pub async fn change_access(
+        &self,
+        change: &AccessChange,
+        (author, now): (&ChangeAuthor, UnixTime),
+        timeline: u32,
+    ) -> Result<u64, AccessError> {
+        let planned = async {
+            run(&self.connection, BEGIN_CHANGING).await?;
+            let results = load_all(&self.connection, &sql::facts(change)).await?;
+            AccessFacts::read(results).map_err(|damage| unreadable(&damage))
+        };
+        let facts = self.or_rollback(planned.await).await.map_err(|error| refused(&error))?;
+        let plan = match plan(change, &facts, author, now) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                run(&self.connection, "ROLLBACK").await.map_err(|error| refused(&error))?;
+                return Err(refusal.into());
+            }
+        };
+        let stored = async {
+            for statement in &plan.statements {
+                load(&self.connection, statement).await?;
+            }
+            run(&self.connection, COMMIT).await
+        };
+        self.or_rollback(stored.await).await.map_err(|error| refused(&error))?;
+        Ok(generation(timeline, plan.generation))
+    }
+
+    /// Ends the transaction of a statement that has failed. Without this every later statement of
+    /// the session would fail. If the session is lost, this fails as well, which changes nothing.
+    async fn or_rollback<T>(&self, ended: QueryResult<T>) -> QueryResult<T> {
+        if ended.is_err() {
+            let _ = run(&self.connection, "ROLLBACK").await;
+        }
+        ended
+    }
+}
+
+/// Returns the generation of a counter on a timeline.
+fn generation(timeline: u32, counter: u64) -> u64 {
+    u64::from(timeline) << COUNTER_BITS | counter
+}
+
+async fn load_all<const N: usize>(
+    connection: &AsyncPgConnection,
+    statements: &[AccessStatement; N],
+) -> QueryResult<[Vec<AccessRow>; N]> {
+    let mut results = [const { Vec::new() }; N];
+    for (statement, rows) in statements.iter().zip(&mut results) {
+        *rows = load(connection, statement).await?;
+    }
+    Ok(results)
+}
+
+async fn load(
+    connection: &AsyncPgConnection,
+    statement: &AccessStatement,
+) -> QueryResult<Vec<AccessRow>> {
+    let bind = |value: &AccessValue| match value {
+        AccessValue::Text(text) => Bind::text(text),
+        AccessValue::Number(number) => Bind::bigint(*number),
+        AccessValue::NoNumber => Bind::value(ColumnType::Bigint, &Value::Null),
+    };
+    let binds: Vec<Bind> = statement.values.iter().map(bind).collect();
+    let mut rows = Vec::new();
+    let query = Statement { sql: statement.sql, binds: &binds, cached: false };
+    for_each_row(connection, query, |row| {
+        let columns = statement.columns.iter().enumerate();
+        let cells = columns.map(|(index, column)| match column {
+            AccessColumn::Text => AccessValue::Text(row.text(index).unwrap_or_default()),
+            AccessColumn::Number => {
+                row.bigint(index).map_or(AccessValue::NoNumber, AccessValue::Number)
+            }
+        });
+        rows.push(cells.collect());
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
+}

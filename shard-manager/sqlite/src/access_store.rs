@@ -1,0 +1,143 @@
+//! Access store: keys, roles and denials in the catalog of an embedded cluster.
+//!
+//! Only the process that holds the data directory writes to the catalog, so its own changes are all
+//! there are, and the state that it published last is always the current one.
+//!
+//! **Invariant:** a change is synced to the disk before it is published.
+//! **Not here:** the rules of changes (`engine::access_store`), requests of other processes
+//! (`control`).
+
+mod stopped;
+mod tables;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use access::unix_time::UnixTime;
+use diesel::sqlite::SqliteConnection;
+use engine::EngineFuture;
+use engine::access_store::{
+    AccessChange, AccessError, AccessFeed, AccessMode, AccessState, AccessStore, ChangeAuthor, now,
+};
+use futures_util::future::BoxFuture;
+use model::error::Error;
+
+use super::connection::open;
+use super::intents::unavailable;
+use super::open_file_check::OpenFileCheck;
+
+pub use stopped::{change_stopped, read_state};
+pub(super) use tables::suspend_keys;
+
+/// Keys, roles and denials of an open cluster.
+#[derive(Clone)]
+pub(super) struct FileAccess(Arc<Shared>);
+
+struct Shared {
+    catalog: PathBuf,
+    /// Proofs that the files are still those of this process.
+    file_checks: Vec<Arc<OpenFileCheck>>,
+    /// True once another process may own the catalog.
+    closed: Arc<AtomicBool>,
+    feed: AccessFeed,
+    /// Locked from a change until it is published.
+    turn: Mutex<()>,
+}
+
+impl FileAccess {
+    /// Creates the store of a catalog.
+    pub(super) fn new(
+        catalog: PathBuf,
+        file_checks: &[Arc<OpenFileCheck>],
+        closed: &Arc<AtomicBool>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            catalog,
+            file_checks: file_checks.to_vec(),
+            closed: Arc::clone(closed),
+            feed: AccessFeed::default(),
+            turn: Mutex::default(),
+        }))
+    }
+
+    /// Makes a change. Blocks.
+    ///
+    /// # Errors
+    /// Errors of [`AccessStore::change`].
+    pub(super) fn change_now(
+        &self,
+        change: &AccessChange,
+        author: &ChangeAuthor,
+        now: UnixTime,
+    ) -> Result<u64, AccessError> {
+        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.file_checks.iter().try_for_each(|file_check| file_check.check_writable())?;
+        let mut connection = self.connect()?;
+        let generation = tables::change(&mut connection, change, author, now)?;
+        if self.0.feed.is_watched() {
+            let state = tables::load(&mut connection).map_err(|error| unavailable(&error))?;
+            self.0.feed.publish(state, now);
+        }
+        Ok(generation)
+    }
+
+    fn connect(&self) -> Result<SqliteConnection, Error> {
+        if self.0.closed.load(Ordering::Acquire) {
+            return Err(unavailable(&"the router ends"));
+        }
+        open(&self.0.catalog, "").map_err(|error| unavailable(&error))
+    }
+
+    fn load_now(&self) -> Result<AccessState, Error> {
+        tables::load(&mut self.connect()?).map_err(|error| unavailable(&error))
+    }
+}
+
+/// Runs work on a thread that may block.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Internal.into()))
+}
+
+impl AccessStore for FileAccess {
+    fn mode(&self) -> EngineFuture<'_, AccessMode> {
+        let store = self.clone();
+        Box::pin(blocking(move || {
+            tables::mode(&mut store.connect()?).map_err(|error| unavailable(&error))
+        }))
+    }
+
+    fn load(&self) -> EngineFuture<'_, AccessState> {
+        let store = self.clone();
+        Box::pin(blocking(move || {
+            let state = store.load_now()?;
+            if store.0.feed.is_watched() {
+                store.0.feed.publish(state.clone(), now());
+            }
+            Ok(state)
+        }))
+    }
+
+    fn change<'a>(
+        &'a self,
+        change: &'a AccessChange,
+        author: &'a ChangeAuthor,
+        now: UnixTime,
+    ) -> BoxFuture<'a, Result<u64, AccessError>> {
+        let (store, change, author) = (self.clone(), change.clone(), author.clone());
+        Box::pin(blocking(move || store.change_now(&change, &author, now)))
+    }
+
+    fn feed(&self) -> &AccessFeed {
+        &self.0.feed
+    }
+
+    fn confirmed_at(&self, now: UnixTime) -> Option<UnixTime> {
+        let is_open = !self.0.closed.load(Ordering::Acquire);
+        self.0.feed.confirmed_at().map(|last| if is_open { now } else { last })
+    }
+}

@@ -1,0 +1,87 @@
+//! Tests of keys, roles and denials in a catalog that several routers share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shard_manager::access::key_record::KeyState;
+use shard_manager::access::role::AccessRole;
+use shard_manager::engine::access_store::{AccessChange, AccessState, ChangeAuthor};
+use shard_manager::manager::Manager;
+use shard_manager::node_address::ClusterAddress;
+use shard_manager::store::postgres::access_session::AccessSession;
+use tokio::sync::watch;
+
+use crate::access_contract::{LOG, change, check, create, new_key, now, shop};
+use crate::cluster::{Databases, connect};
+
+/// Time limit of a wait. Generous: a test that reaches it has found a defect.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) type States = watch::Receiver<Arc<AccessState>>;
+
+/// Starts a router on a thread that may block.
+async fn router(cluster: ClusterAddress) -> Manager {
+    tokio::task::spawn_blocking(move || connect(&cluster)).await.unwrap()
+}
+
+/// Waits until a router has a state of this generation.
+pub(crate) async fn until_known(states: &mut States, generation: u64) -> Arc<AccessState> {
+    let known = states.wait_for(|state| state.generation >= generation);
+    let known = tokio::time::timeout(PATIENCE, known).await;
+    known.expect("the router follows the catalog").unwrap().clone()
+}
+
+#[tokio::test]
+async fn the_contract_holds_for_a_catalog_on_a_server() {
+    let databases = Databases::new(1).await;
+    let manager = router(databases.address()).await;
+    let mut door = databases.door(0).await;
+    check(&manager, async || door.texts(LOG).await).await;
+}
+
+#[tokio::test]
+async fn a_change_on_one_router_is_in_force_on_another() {
+    let databases = Databases::new(2).await;
+    let (first, second) = (router(databases.address()).await, router(databases.address()).await);
+    let mut states = second.access().subscribe().await.unwrap();
+    let id = create(&first, AccessRole::READER).await;
+    let generation = first.access().load().await.unwrap().generation;
+    let state = until_known(&mut states, generation).await;
+    assert_eq!(state.keys.iter().map(|key| key.id).collect::<Vec<_>>(), [id]);
+    let generation = change(&first, AccessChange::RevokeKey(id)).await;
+    let state = until_known(&mut states, generation).await;
+    assert_eq!(state.keys[0].state(now()), KeyState::Revoked);
+    let generation = change(&first, AccessChange::PutRoles(vec![shop()])).await;
+    assert_eq!(until_known(&mut states, generation).await.roles, [shop()]);
+    // Changes by a command reach both.
+    let mut firsts = first.access().subscribe().await.unwrap();
+    let session = AccessSession::open(&databases.address().shards[0].primary).await.unwrap();
+    let key = AccessChange::CreateKey(new_key("shop", &["acme"], None));
+    let generation = session.change(&key, &ChangeAuthor::CommandLine, now()).await.unwrap();
+    assert_eq!(until_known(&mut firsts, generation).await.keys.len(), 2);
+    assert_eq!(*until_known(&mut states, generation).await, session.load().await.unwrap());
+}
+
+#[tokio::test]
+async fn changes_by_many_routers_are_made_one_after_another() {
+    let databases = Databases::new(1).await;
+    let routers = [router(databases.address()).await, router(databases.address()).await];
+    let before = routers[0].access().load().await.unwrap().generation;
+    let callers = (0..3).flat_map(|_| &routers).map(async |manager| {
+        for _ in 0..5 {
+            create(manager, AccessRole::READER).await;
+        }
+    });
+    futures_util::future::join_all(callers).await;
+    let state = routers[1].access().load().await.unwrap();
+    assert_eq!((state.keys.len(), state.generation), (30, before + 30));
+    assert_eq!(databases.door(0).await.texts(LOG).await.len(), 30);
+}
+
+#[tokio::test]
+async fn a_command_needs_the_catalog_of_a_cluster() {
+    let databases = Databases::new(1).await;
+    let at = &databases.address().shards[0].primary;
+    let refused = AccessSession::open(at).await.err().unwrap().to_string();
+    assert!(refused.contains("there is no cluster in this database"), "{refused}");
+}
