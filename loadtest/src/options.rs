@@ -45,8 +45,8 @@ const RUN_TIME: &str = "15s";
 /// Puts a Tessera router under load, checks its answers, prints rate and latency, and ends.
 ///
 /// Exit code: 0 every request was answered as promised, 1 some were not, 2 nothing was tested
-/// (wrong usage, or no router), 3 no guarantee was violated, but writes at level one were lost after
-/// a promotion.
+/// (wrong usage, or no router), 3 no guarantee was violated, but writes at level one were lost
+/// after a promotion.
 #[derive(Clone, Parser)]
 #[command(
     name = "loadtest",

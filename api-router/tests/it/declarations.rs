@@ -135,7 +135,7 @@ fn a_column_that_cannot_be_is_refused_by_its_number() {
                 with("columns", r#"[{"name":"id","type":"text","default":1}]"#),
                 400,
                 "TSR102",
-                "columns[0]: `default`",
+                "columns[0]: unknown member `default`",
             ),
             (
                 with("columns", r#"[{"name":"id","name":"b","type":"text"}]"#),

@@ -154,7 +154,7 @@ fn invalid_placement_parameters_are_refused_with_the_reason() {
         ("random", "`random` is not a placement"),
         ("Even", "`Even` is not a placement"),
         ("even:1", "there are none"),
-        ("ring:", "no number"),
+        ("ring:", "is not a number"),
         ("ring:0", "1 to 10000 virtual nodes, not 0"),
         ("ring:10001", "not 10001"),
         ("partitions", "`` is not NAME=WEIGHT>SHARD"),

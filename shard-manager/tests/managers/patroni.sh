@@ -26,8 +26,8 @@
 #   longest gap  the longest time without a good answer to these, and to reads at level one
 #
 # Exit code 0 if no guarantee was violated (refused requests are permitted), every failover was
-# followed within ROUTER_MAX, and no answer took longer than ANSWER_MAX; otherwise 1, or 2 if nothing was
-# tested.
+# followed within ROUTER_MAX, and no answer took longer than ANSWER_MAX; otherwise 1, or 2 if
+# nothing was tested.
 #
 # Variables:
 #
