@@ -18,4 +18,5 @@ pub mod gate;
 pub mod mode_check;
 pub mod scopes;
 pub mod sources;
+pub mod standing;
 pub mod watcher;

@@ -216,6 +216,17 @@ refusals! {
         415 UnsupportedMediaType "The body is not JSON.";
         504 DeadlinePassed "The body did not arrive in time.";
     }
+    /// The problems that a change of keys, roles and denials may answer with.
+    ChangeRefusals {
+        400 BadRequest "A member or a parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "There is nothing of this name.";
+        409 Conflict "The key, the role or the denial is not in a state that permits the change.";
+        413 TooLarge "The body is too large.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        503 Unavailable "The catalog does not answer.";
+        504 DeadlinePassed "The body did not arrive in time.";
+    }
     /// The problems that a request for the state of the cluster may answer with.
     LookupRefusals {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";

@@ -63,7 +63,22 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool, access: bool) {
         .service(shortcuts::openapi_document)
         .service(shortcuts::version);
     if access {
-        surface.service(access::describe_caller).service(access::check_access);
+        surface
+            .service(access::describe_caller)
+            .service(access::check_access)
+            .service(access::keys::list_keys)
+            .service(access::keys::create_key)
+            .service(access::keys::find_key)
+            .service(access::keys::revoke_key)
+            .service(access::keys::rotate_key)
+            .service(access::keys::resume_key)
+            .service(access::roles::list_roles)
+            .service(access::roles::find_role)
+            .service(access::roles::put_role)
+            .service(access::roles::remove_role)
+            .service(access::denials::list_denials)
+            .service(access::denials::add_denial)
+            .service(access::denials::remove_denial);
     }
     if lab {
         surface.service(lab::list_holds).service(lab::hold_node);

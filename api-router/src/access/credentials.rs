@@ -4,7 +4,7 @@
 //! because addresses are kept in logs and histories. No error repeats them.
 //! **Not here:** the check of the credentials (`gate`).
 
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use crate::problem::{Code, Problem};
@@ -48,8 +48,13 @@ pub fn find<'r>(headers: &'r HeaderMap, query: &str) -> Result<Credentials<'r>, 
     }
     check_query(query)?;
     let Some(value) = value else { return Ok(Credentials::Absent) };
+    Ok(bearer_of(value))
+}
+
+/// Returns the credentials of a header.
+pub fn bearer_of(value: &HeaderValue) -> Credentials<'_> {
     let bearer = value.to_str().ok().and_then(bearer);
-    Ok(bearer.map_or(Credentials::Unreadable, Credentials::Bearer))
+    bearer.map_or(Credentials::Unreadable, Credentials::Bearer)
 }
 
 /// Refuses credentials in the query string.

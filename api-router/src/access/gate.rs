@@ -205,6 +205,27 @@ impl AccessGate {
         problem
     }
 
+    /// Returns the caller of credentials that were admitted before, as it is now. Counts nothing.
+    ///
+    /// # Errors
+    /// The problem with which its request ends.
+    pub fn recheck(
+        &self,
+        credentials: Credentials<'_>,
+        need: RouteNeed,
+    ) -> Result<Arc<Caller>, Problem> {
+        let current = self.current.load();
+        let caller = match credentials {
+            Credentials::Absent => current.anonymous(unix_now()),
+            // The signature was good when the request began.
+            Credentials::Bearer(text) => current.authenticate(text, unix_now(), || true),
+            Credentials::Unreadable => return Err(answers::unreadable()),
+        };
+        let caller = caller.map_err(answers::refused)?;
+        check_need(&caller, need)?;
+        Ok(caller)
+    }
+
     fn judge(
         &self,
         request: &ServiceRequest,

@@ -37,10 +37,11 @@ const fn row(method: &'static str, path: &'static str, need: RouteNeed) -> Route
 
 const ANALYTICS: RouteNeed = RouteNeed::Scope(AccessScope::Analytics);
 const OPERATE: RouteNeed = RouteNeed::Scope(AccessScope::Operate);
+const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
 /// Every route. The most frequent ones come first, because rows are searched in order.
-pub const ROWS: [RouteRow; 43] = [
+pub const ROWS: [RouteRow; 56] = [
     row("POST", "/api/write", RouteNeed::Rows),
     row("GET", "/api/read", RouteNeed::Rows),
     row("POST", "/api/bulk-write", RouteNeed::Rows),
@@ -67,7 +68,20 @@ pub const ROWS: [RouteRow; 43] = [
     row("GET", "/api/lab/nodes", LAB),
     row("PUT", "/api/lab/nodes/{node}", LAB),
     row("GET", "/api/access/me", RouteNeed::Open),
-    row("POST", "/api/access/check", RouteNeed::Scope(AccessScope::Keys)),
+    row("POST", "/api/access/check", KEYS),
+    row("GET", "/api/access/keys", KEYS),
+    row("POST", "/api/access/keys", KEYS),
+    row("GET", "/api/access/keys/{id}", KEYS),
+    row("DELETE", "/api/access/keys/{id}", KEYS),
+    row("POST", "/api/access/keys/{id}/rotate", KEYS),
+    row("POST", "/api/access/keys/{id}/resume", KEYS),
+    row("GET", "/api/access/roles", KEYS),
+    row("GET", "/api/access/roles/{name}", KEYS),
+    row("PUT", "/api/access/roles/{name}", KEYS),
+    row("DELETE", "/api/access/roles/{name}", KEYS),
+    row("GET", "/api/access/denials", KEYS),
+    row("POST", "/api/access/denials", KEYS),
+    row("DELETE", "/api/access/denials", KEYS),
     // Without the scope `analytics`, health is answered without its details.
     row("GET", "/api/health", RouteNeed::Open),
     row("GET", "/health", RouteNeed::Open),

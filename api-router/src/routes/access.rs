@@ -1,7 +1,13 @@
 //! `GET /api/access/me`, `POST /api/access/check`: the rights of the caller, and the rights of a
-//! role. Without access control these routes do not exist.
+//! role. Without access control the routes below `/api/access` do not exist.
 //!
-//! **Not here:** the decision about requests (`access`).
+//! **Not here:** the decision about requests (`access`), changes of keys, roles and denials (`keys`,
+//! `roles`, `denials`).
+
+mod author;
+pub mod denials;
+pub mod keys;
+pub mod roles;
 
 use std::time::{Duration, Instant};
 

@@ -9,9 +9,12 @@ use analytics::{
     ErrorEvent, ErrorGroup, ErrorsParameters, ErrorsQuery, FilterError, MetricsParameters,
     MetricsQuery, Operation, Window, static_assets,
 };
+use futures_util::StreamExt;
+use futures_util::future::ready;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::access::standing::CallerStanding;
 use crate::app::App;
 use crate::data_route::ROUTES;
 use crate::metrics_view::MetricsAnswer;
@@ -43,7 +46,8 @@ pub(crate) async fn read_metrics(
 /// Sends the metrics again each second.
 ///
 /// Server-sent events: the name is `metrics`, the data is the response of /api/analytics/metrics.
-/// All viewers of the same query share one event; at most 32 may watch at once.
+/// All viewers of the same query share one event; at most 32 may watch at once. The stream ends when
+/// the caller loses the right to it.
 #[utoipa::path(
     tag = "analytics",
     params(MetricsParameters),
@@ -64,7 +68,8 @@ pub(crate) async fn stream_metrics(
         Problem::new(Code::TSR005, format!("{VIEWERS_MAX} streams are watched already"))
             .hint("close one of them, or request /api/analytics/metrics now and then")
     })?;
-    Ok(static_assets::events(events))
+    let standing = CallerStanding::of(app.gate.as_ref(), &request);
+    Ok(static_assets::events(events.take_while(move |_| ready(standing.check().is_ok()))))
 }
 
 /// Returns the query of a query string.

@@ -23,6 +23,7 @@ use super::outcome::BulkOutcome;
 use super::parser_thread::Parser;
 use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader, StreamOptions};
 use super::shard_queues::ShardQueues;
+use crate::access::standing::CallerStanding;
 use crate::app::App;
 use crate::body_budget::BudgetShare;
 use crate::caller_rights::CallerRights;
@@ -59,9 +60,16 @@ pub(super) async fn write_stream(
     share.grow(STREAM_BYTES_MIN, options.deadline).await?;
     let outcome = Rc::new(RefCell::new(BulkOutcome::new(app, options.session.clone())));
     let queues = ShardQueues::new(app, (rights, options), (Rc::clone(&share), patience), &outcome);
-    let mut body = Body::new(payload, RowReader::new(app.clone(), stream_options, patience), share);
+    let standing = CallerStanding::of(app.gate.as_ref(), request);
+    let reader = RowReader::new(app.clone(), stream_options, patience);
+    let mut body = Body::new(payload, (reader, standing), share);
+    let mut reached = 0;
     let (failure, next_index) = loop {
         let RowBatch { rows, refused, next_index, state, held } = body.batch().await?;
+        if let Err(problem) = body.standing.check() {
+            break (Some(problem), reached);
+        }
+        reached = next_index;
         refused.into_iter().for_each(|row| outcome.borrow_mut().refuse(row));
         queues.send(rows).await;
         let more = match state {
@@ -97,6 +105,8 @@ struct Body {
     /// Bytes received from the socket at once.
     most: Rc<Cell<usize>>,
     parser: Parser,
+    /// Checked for each batch, and each second in which nothing arrives.
+    standing: CallerStanding,
     share: Rc<BudgetShare>,
     /// Charge for text.
     text: usize,
@@ -105,10 +115,14 @@ struct Body {
 }
 
 impl Body {
-    fn new(payload: Payload, reader: RowReader, share: Rc<BudgetShare>) -> Self {
+    fn new(
+        payload: Payload,
+        (reader, standing): (RowReader, CallerStanding),
+        share: Rc<BudgetShare>,
+    ) -> Self {
         let most = Rc::new(Cell::new(INLINE_BYTES));
         let intake = intake(payload, STALLED_MAX, Rc::clone(&most));
-        Self { intake, most, parser: Parser::new(reader), share, text: 0, ahead: 0 }
+        Self { intake, most, parser: Parser::new(reader), standing, share, text: 0, ahead: 0 }
     }
 
     async fn batch(&mut self) -> Result<RowBatch, Problem> {
@@ -194,6 +208,13 @@ impl Body {
                 return received.ok_or_else(broke_off);
             }
             self.move_inline().await?;
+        }
+        while !self.standing.is_unbounded() {
+            let soon = tokio::time::timeout(REST, self.intake.recv());
+            match self.share.unless_evicted(soon).await? {
+                Ok(received) => return received.ok_or_else(broke_off),
+                Err(_elapsed) => self.standing.check()?,
+            }
         }
         let received = self.share.unless_evicted(self.intake.recv()).await?;
         received.ok_or_else(broke_off)

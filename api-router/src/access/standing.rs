@@ -1,0 +1,80 @@
+//! Standing: the check that the caller of a long request may still send it, as long bodies are read
+//! and streams are sent.
+//!
+//! **Invariant:** a caller that was revoked, denied or has expired goes on for one more chunk or
+//! second at most.
+//! **Not here:** the decision at the beginning of a request (`gate`).
+
+use std::sync::Arc;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{AUTHORIZATION, HeaderValue};
+use shard_manager::access::caller::Caller;
+use shard_manager::access::rights::Excess;
+use shard_manager::access::role::AccessRole;
+use shard_manager::access::tenant::Tenants;
+
+use super::credentials::{Credentials, bearer_of};
+use super::gate::AccessGate;
+use super::scopes::{self, ROWS, RouteNeed};
+use crate::problem::{Code, Problem};
+
+/// Caller of a long request; nothing is checked without access control.
+pub struct CallerStanding(Option<Box<Standing>>);
+
+struct Standing {
+    gate: Arc<AccessGate>,
+    credentials: Option<HeaderValue>,
+    need: RouteNeed,
+    /// Role and tenants at the beginning of the request.
+    began_with: Option<(AccessRole, Tenants)>,
+}
+
+impl CallerStanding {
+    /// Returns the standing of the caller of a request that was admitted.
+    pub fn of(gate: Option<&Arc<AccessGate>>, request: &HttpRequest) -> Self {
+        let Some(gate) = gate.filter(|gate| gate.is_enforced()) else { return Self(None) };
+        let row = scopes::find(request.match_info().as_str(), request.method());
+        let caller = gate.caller(request);
+        let current = gate.current();
+        let role = current.snapshot().role(&caller.role).map(|role| role.role().clone());
+        let tenants = Tenants::parse(caller.rights.tenants().iter().map(|tenant| &**tenant));
+        Self(Some(Box::new(Standing {
+            gate: Arc::clone(gate),
+            credentials: request.headers().get(AUTHORIZATION).cloned(),
+            need: row.map_or(RouteNeed::Open, |row| ROWS[row].need),
+            began_with: role.zip(tenants.ok()),
+        })))
+    }
+
+    /// Returns true if there is nothing to check.
+    pub fn is_unbounded(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Checks that the caller may go on with the rights with which it began.
+    ///
+    /// # Errors
+    /// The problem with which the request ends.
+    pub fn check(&self) -> Result<(), Problem> {
+        let Some(standing) = &self.0 else { return Ok(()) };
+        let credentials = standing.credentials.as_ref().map_or(Credentials::Absent, bearer_of);
+        let caller = standing.gate.recheck(credentials, standing.need)?;
+        standing.check_rights(&caller)
+    }
+}
+
+impl Standing {
+    /// Refuses a caller whose grants were reduced: the request has begun with the former ones.
+    fn check_rights(&self, caller: &Caller) -> Result<(), Problem> {
+        let Some((role, tenants)) = &self.began_with else { return Ok(()) };
+        match caller.rights.covers(role, Some(tenants)) {
+            Err(Excess::Grant(_) | Excess::Scope(_)) => Err(Problem::new(
+                Code::TSR403,
+                "the rights of this caller were reduced while the request was carried out",
+            )
+            .hint("send the rest again, as far as GET /api/access/me permits")),
+            Ok(()) | Err(Excess::RoleLimits | Excess::Weight) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Author: the caller that reads or changes keys, roles and denials, and the bounds of what it may
+//! give.
+//!
+//! **Invariant:** nobody gives a right that he does not have, also while requests are only
+//! observed: a key that was made then would be in force later. A change that was answered is in
+//! force in this router.
+//! **Not here:** storage and the rules of changes (`shard_manager::engine::access_store`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::HttpRequest;
+use actix_web::web::{Bytes, Payload};
+use shard_manager::access::caller::{Caller, Principal};
+use shard_manager::access::rights::Excess;
+use shard_manager::access::role::AccessRole;
+use shard_manager::access::scope::AccessScope;
+use shard_manager::access::tenant::Tenants;
+use shard_manager::engine::access_store::{
+    AccessChange, AccessError, AccessRefusal, AccessState, ChangeAuthor,
+};
+
+use crate::access::answers;
+use crate::access::files::FileRecords;
+use crate::access::gate::{AccessGate, unix_now};
+use crate::access::sources::AccessSources;
+use crate::access::watcher::apply_catalog;
+use crate::app::App;
+use crate::headers::check_content_type;
+use crate::problem::{Code, Problem};
+use crate::query::Parameters;
+
+/// Largest body: that of a role.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// Longest time for the body to arrive.
+const BODY_WAIT: Duration = Duration::from_secs(5);
+/// Longest name of an author in characters.
+const NAME_LEN_MAX: usize = 200;
+
+/// Caller of a request about keys, roles or denials.
+pub(super) struct Author<'a> {
+    app: &'a App,
+    gate: &'a AccessGate,
+    sources: &'a Arc<AccessSources>,
+    caller: Arc<Caller>,
+}
+
+impl<'a> Author<'a> {
+    /// Returns the caller of a request that takes these parameters.
+    ///
+    /// # Errors
+    /// TSR403 without the scope, TSR401 without credentials, TSR111 if access control is off.
+    pub(super) fn of(
+        app: &'a App,
+        request: &HttpRequest,
+        parameters: &[&str],
+    ) -> Result<Self, Problem> {
+        Parameters::parse(request.query_string())?.check_names(parameters)?;
+        let (Some(gate), Some(sources)) = (app.gate.as_deref(), &app.access_sources) else {
+            return Err(Problem::new(Code::TSR111, "access control is off"));
+        };
+        let caller = gate.caller(request);
+        if let Err(denied) = caller.rights.allow_scope(AccessScope::Keys) {
+            let is_anonymous = caller.principal == Principal::Anonymous;
+            return Err(if is_anonymous {
+                answers::missing()
+            } else {
+                answers::forbidden(&denied)
+            });
+        }
+        Ok(Self { app, gate, sources, caller })
+    }
+
+    /// Reads the body of a request, which is JSON.
+    ///
+    /// # Errors
+    /// The problem of a body that cannot be read.
+    pub(super) async fn read_body(
+        &self,
+        request: &HttpRequest,
+        payload: Payload,
+    ) -> Result<Bytes, Problem> {
+        check_content_type(request.headers())?;
+        let deadline = Instant::now() + BODY_WAIT;
+        let (bytes, _share) =
+            self.app.read_body(request, payload, BODY_BYTES_MAX, deadline).await?;
+        Ok(bytes)
+    }
+
+    /// Returns the records of the files and the state of the catalog.
+    pub(super) fn known(&self) -> (Arc<FileRecords>, Arc<AccessState>) {
+        self.sources.current()
+    }
+
+    /// Checks that the author may give a role to callers with these tenants: the definition that is
+    /// in force here, and that of the catalog, which may be in force in another router.
+    ///
+    /// # Errors
+    /// TSR403 names the excess, TSR101 a role that does not exist.
+    pub(super) fn check_may_give(&self, role: &str, tenants: &Tenants) -> Result<(), Problem> {
+        let current = self.gate.current();
+        let (_, catalog) = self.known();
+        let compiled = current.snapshot().role(role);
+        let in_force = compiled.map(|compiled| compiled.role());
+        let of_catalog = catalog.roles.iter().find(|known| known.name() == role);
+        if in_force.is_none() && of_catalog.is_none() {
+            return Err(Problem::new(Code::TSR101, "role: there is no role of this name")
+                .hint("GET /api/access/roles lists them"));
+        }
+        let definitions = in_force.into_iter().chain(of_catalog);
+        definitions.into_iter().try_for_each(|role| self.check_covers(role, Some(tenants)))
+    }
+
+    /// Checks that the rights of the author cover a role: with these tenants, or with any.
+    ///
+    /// # Errors
+    /// TSR403 names the excess.
+    pub(super) fn check_covers(
+        &self,
+        role: &AccessRole,
+        tenants: Option<&Tenants>,
+    ) -> Result<(), Problem> {
+        self.caller.rights.covers(role, tenants).map_err(|excess: Excess| {
+            let detail = format!("the role {} exceeds your rights: {excess}", role.name());
+            Problem::new(Code::TSR403, detail)
+                .hint("GET /api/access/me lists what this caller may do")
+        })
+    }
+
+    /// Checks that the author has every right.
+    ///
+    /// # Errors
+    /// TSR403 otherwise.
+    pub(super) fn check_all_powerful(&self) -> Result<(), Problem> {
+        let [admin, ..] = AccessRole::built_in();
+        self.check_covers(&admin, None)
+    }
+
+    /// Makes a change, and brings it into force in this router.
+    ///
+    /// # Errors
+    /// The problem of a change that a rule forbids, or that the catalog did not store.
+    pub(super) async fn change(&self, change: &AccessChange) -> Result<(), Problem> {
+        let author = ChangeAuthor::Caller(name(&self.caller.principal));
+        let changed = self.app.manager.access().change(change, &author, unix_now()).await;
+        changed.map_err(refused)?;
+        apply_catalog(self.sources).await;
+        Ok(())
+    }
+}
+
+/// Returns the public name of an author.
+fn name(principal: &Principal) -> Box<str> {
+    let name = match principal {
+        Principal::Anonymous => "anonymous".to_owned(),
+        Principal::Key(id) => format!("key {id}"),
+        Principal::Token { issuer, subject, .. } => {
+            format!("token {} of {issuer}", subject.as_deref().unwrap_or("without sub"))
+        }
+        Principal::Certificate { name } => format!("certificate {name}"),
+    };
+    name.chars().filter(|c| !c.is_control()).take(NAME_LEN_MAX).collect()
+}
+
+/// Returns the problem of a change that was not made.
+fn refused(error: AccessError) -> Problem {
+    let refusal = match error {
+        AccessError::Catalog(error) => return Problem::from(error),
+        AccessError::Refused(refusal) => refusal,
+    };
+    let code = match &refusal {
+        AccessRefusal::NoSuchKey(_) | AccessRefusal::NoSuchDenial => Code::TSR111,
+        AccessRefusal::Name
+        | AccessRefusal::NoSuchRole { .. }
+        | AccessRefusal::ReservedRole(_)
+        | AccessRefusal::Tenant(_)
+        | AccessRefusal::Expired
+        | AccessRefusal::DenialText => Code::TSR101,
+        AccessRefusal::LastAdmin | AccessRefusal::CommandLineOnly => Code::TSR403,
+        AccessRefusal::KeyExists(_)
+        | AccessRefusal::KeyState { .. }
+        | AccessRefusal::UnreadableRole(_)
+        | AccessRefusal::RoleInUse { .. }
+        | AccessRefusal::TooManyKeys { .. }
+        | AccessRefusal::TooManyRoles { .. }
+        | AccessRefusal::TooManyDenials => Code::TSR304,
+    };
+    Problem::new(code, format!("{}: {refusal}", refusal.member()))
+}
