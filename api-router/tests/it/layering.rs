@@ -76,11 +76,11 @@ const MODEL: &[&[&str]] = &[
     &["idempotency"],
 ];
 const ACCESS: &[&[&str]] = &[
-    &["auth_error", "key", "operation", "scope", "tenant", "unix_time"],
-    &["denial", "grant", "limit"],
+    &["auth_error", "json_member", "key", "operation", "scope", "tenant", "unix_time"],
+    &["denial", "grant", "limit", "session"],
     &["role"],
     &["jwt", "key_record", "rights"],
-    &["caller", "keys_file"],
+    &["caller", "check", "keys_file"],
     &["snapshot"],
     &["authenticator"],
 ];

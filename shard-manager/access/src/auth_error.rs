@@ -1,8 +1,8 @@
 //! Reasons why credentials are refused, and the few of them that a client learns.
 //!
 //! **Invariant:** to a client, unknown, wrong, revoked and suspended credentials look alike;
-//! "expired" is said only if the secret or the signature was right. `Display` prints only what a
-//! client may learn.
+//! "expired" is said only if the secret, the code or the signature was right. `Display` prints only
+//! what a client may learn.
 //! **Not here:** HTTP statuses and headers (the router).
 
 use std::fmt;
@@ -42,6 +42,14 @@ pub enum AuthReason {
     KeySuspended,
     /// The key has expired.
     KeyExpired,
+    /// The text is no session: a part is missing or malformed, or there are two.
+    SessionMalformed,
+    /// The code of the session was not made with the secret.
+    SessionForged,
+    /// All sessions of its time were ended.
+    SessionEnded,
+    /// The session has expired.
+    SessionExpired,
     /// The token is longer than is examined.
     TokenTooLong,
     /// The text is no token of three parts of JSON.
@@ -88,7 +96,7 @@ impl AuthReason {
     /// Returns the part that a client learns.
     pub fn outcome(self) -> AuthOutcome {
         match self {
-            Self::KeyExpired | Self::TokenExpired => AuthOutcome::Expired,
+            Self::KeyExpired | Self::SessionExpired | Self::TokenExpired => AuthOutcome::Expired,
             Self::TooManyChecks => AuthOutcome::Limited,
             Self::KeySetUnavailable | Self::SnapshotStale => AuthOutcome::Unavailable,
             Self::KeyMalformed
@@ -96,6 +104,9 @@ impl AuthReason {
             | Self::KeyWrong
             | Self::KeyRevoked
             | Self::KeySuspended
+            | Self::SessionMalformed
+            | Self::SessionForged
+            | Self::SessionEnded
             | Self::TokenTooLong
             | Self::TokenMalformed
             | Self::TokenHeader(_)
@@ -120,6 +131,21 @@ impl AuthError {
     /// Returns the part that a client learns.
     pub fn outcome(self) -> AuthOutcome {
         self.reason.outcome()
+    }
+
+    /// Returns the seconds after which the same credentials may be accepted, for `Retry-After`;
+    /// `None` if they have to be replaced.
+    pub fn retry_after(self) -> Option<u64> {
+        /// Keys of issuers are looked for again this often.
+        const KEY_SET_INTERVAL: u64 = 10;
+        match self.outcome() {
+            AuthOutcome::Invalid | AuthOutcome::Expired => None,
+            AuthOutcome::Limited => Some(1),
+            AuthOutcome::Unavailable if self.reason == AuthReason::KeySetUnavailable => {
+                Some(KEY_SET_INTERVAL)
+            }
+            AuthOutcome::Unavailable => Some(1),
+        }
     }
 }
 

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use crate::auth_error::{AuthError, AuthReason};
 use crate::caller::{Caller, Principal};
 use crate::denial::TokenIdentity;
-use crate::jwt::{Issuers, SKEW_SECONDS, VerifiedToken};
+use crate::jwt::{Issuers, SKEW_SECONDS, TOKEN_LEN_MAX, VerifiedToken};
 use crate::key::ApiKey;
 use crate::limit::limit_cells::LimitCells;
+use crate::session::{BrowserSession, SessionSecret};
 use crate::snapshot::{CallerIdentity, LimitSource, Snapshot};
 use crate::unix_time::UnixTime;
 use token_cache::{CachedToken, TokenCache};
@@ -121,17 +122,38 @@ impl Authenticator {
         if ApiKey::is_like(credentials) {
             return self.snapshot.authenticate_key(credentials, now).map(Arc::clone);
         }
+        // Before the text is hashed: a client chooses its length.
+        if credentials.len() > TOKEN_LEN_MAX {
+            return Err(AuthReason::TokenTooLong.into());
+        }
         let name = self.tokens.name(credentials);
         if let Some(caller) = self.tokens.get(name, self.generation, now) {
             return Ok(caller);
         }
         let token = self.issuers.verify(credentials, now, may_check)?;
-        let usable_until = token.expires_at.plus(SKEW_SECONDS);
+        let usable_until = token.usable_until;
         let caller = Arc::new(self.token_caller(token, now)?);
         let cached =
             CachedToken { caller: Arc::clone(&caller), usable_until, generation: self.generation };
         self.tokens.insert(name, cached);
         Ok(caller)
+    }
+
+    /// Returns the caller whose browser has sent the text of a session, and the session. The
+    /// session may end before the key does.
+    ///
+    /// # Errors
+    /// [`AuthError`] if the session or its key is not usable.
+    pub fn authenticate_session(
+        &self,
+        text: &str,
+        secret: &SessionSecret,
+        now: UnixTime,
+    ) -> Result<(Arc<Caller>, BrowserSession), AuthError> {
+        self.check_age(now)?;
+        let session = secret.open(text, now)?;
+        let caller = self.snapshot.authenticate_session(&session, now)?;
+        Ok((Arc::clone(caller), session))
     }
 
     /// Returns the caller of a client certificate that was verified and mapped.
@@ -189,7 +211,8 @@ impl Authenticator {
             },
             role: token.role,
             tenants: token.tenants,
-            expires_at: Some(token.expires_at),
+            // As the next request with the token will see it.
+            expires_at: Some(token.expires_at.plus(SKEW_SECONDS)),
         };
         self.check_tenants(&identity, now)?;
         Ok(self.snapshot.caller(identity, &self.limits()))

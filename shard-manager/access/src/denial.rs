@@ -3,12 +3,19 @@
 //! A signed token cannot be taken back, so a denial is kept until all tokens that it is about have
 //! expired.
 //!
+//! A tenant is denied when its account is closed or its data are being stolen. Then it does not
+//! matter which kind of credentials comes next, so its keys stop as well. They need not be revoked
+//! one by one, and are usable again when the denial ends.
+//!
 //! **Invariant:** a denial of a tenant refuses its keys as well as its tokens, and every caller
 //! that has it among others.
 //! **Not here:** revoked keys, which their records say (`key_record`).
 
+mod document;
+
 use std::collections::HashMap;
 
+use crate::json_member::MemberError;
 use crate::tenant::Tenants;
 use crate::unix_time::UnixTime;
 
@@ -31,7 +38,8 @@ pub enum DenialSubject {
     },
     /// All callers of a tenant.
     Tenant(Box<str>),
-    /// All tokens of an issuer that were issued before a time, or do not say when.
+    /// All tokens of an issuer that were issued before a time by its own clock, or do not say when.
+    /// If that clock may be fast, the time has to be later by as much.
     IssuedBefore {
         /// `iss`.
         issuer: Box<str>,
@@ -47,6 +55,22 @@ pub struct Denial {
     pub subject: DenialSubject,
     /// Time from which it is void; never if `None`.
     pub until: Option<UnixTime>,
+}
+
+impl Denial {
+    /// Parses the JSON of a denial: `issuer` with `jti`, `sub` or `issued_before`, or a `tenant`
+    /// alone, and the end of the denial as `until`.
+    ///
+    /// # Errors
+    /// [`MemberError`] names the member and what to do about it.
+    pub fn parse(json: &str) -> Result<Self, MemberError> {
+        document::parse(json)
+    }
+
+    /// Returns the JSON of the denial, which [`Denial::parse`] reads.
+    pub fn to_json(&self) -> String {
+        document::format(self)
+    }
 }
 
 /// Claims of a token that a denial may be about.

@@ -2,11 +2,20 @@
 //!
 //! A row's routing column spells its shard key, so a caller who is bound to keys is bound to rows.
 //!
+//! The separator between a tenant and the rest of a key is exactly one character of ASCII
+//! punctuation, other than `*` and `$`, and no tenant of the role contains it. With two characters
+//! that would not be enough: by the separator `::`, the tenants `acme` and `acme:` would both have
+//! the key `acme:::1`, though neither contains it. Letters and digits are parts of tenants, and a
+//! character beyond ASCII may have another spelling that looks alike.
+//!
 //! **Invariant:** names are well-formed, no list is empty, and no literal key looks like a pattern.
 //! **Not here:** the choice of the grant that allows a request (`rights`), the JSON (`role`).
 
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
+
+use crate::json_member::raw;
 use crate::operation::RowOperations;
 use crate::tenant::Tenants;
 
@@ -135,6 +144,16 @@ impl KeyRule {
                 KeyBinding::Prefixes { tenants: tenants.as_slice(), separator: *separator }
             }
             Self::Literals(keys) => KeyBinding::Keys(keys),
+        }
+    }
+
+    /// Returns the rule as in the JSON of a role.
+    pub(crate) fn to_raw(&self) -> Box<RawValue> {
+        match self {
+            Self::All => raw("*"),
+            Self::Tenant => raw("$tenant"),
+            Self::TenantPrefix { separator } => raw(&format!("$tenant{separator}*")),
+            Self::Literals(keys) => raw(&**keys),
         }
     }
 

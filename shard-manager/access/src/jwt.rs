@@ -86,6 +86,9 @@ pub struct VerifiedToken {
     pub issued_at: Option<UnixTime>,
     /// `exp`.
     pub expires_at: UnixTime,
+    /// Time until which the token may be believed without being verified again: `exp` with the
+    /// difference of clocks, or an earlier end of the issuer's keys.
+    pub usable_until: UnixTime,
     /// The role that it asks for.
     pub role: Box<str>,
     /// Its tenants.

@@ -15,8 +15,10 @@
 pub mod auth_error;
 pub mod authenticator;
 pub mod caller;
+pub mod check;
 pub mod denial;
 pub mod grant;
+pub mod json_member;
 pub mod jwt;
 pub mod key;
 pub mod key_record;
@@ -26,6 +28,7 @@ pub mod operation;
 pub mod rights;
 pub mod role;
 pub mod scope;
+pub mod session;
 pub mod snapshot;
 pub mod tenant;
 pub mod unix_time;

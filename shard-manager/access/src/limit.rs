@@ -2,8 +2,16 @@
 //!
 //! Rates use the generic cell rate algorithm (ITU-T I.371): one number per caller, the theoretical
 //! arrival time, replaces a bucket and the thread that would fill it. The crate `governor` has the
-//! same algorithm, but it reads a clock inside each question; here the time is a parameter, so that
-//! tests decide it and one reading of the clock serves all limits of a request.
+//! same algorithm and is not used, because it lacks three things that are needed here. Its clock is
+//! part of the limiter; here the time is a parameter, so that tests choose it and one reading of
+//! the clock serves all limits of a request. A request that costs more than its burst fails there
+//! forever. And units that were used already cannot be charged afterwards, as the rows of a stream
+//! must be. The algorithm itself is forty lines, of which none allocates.
+//!
+//! Limits are those of a role, and each combination of a role and tenants has one set of counters:
+//! more keys of a tenant give it no more requests. Two roles of a tenant do not share counters,
+//! because their numbers differ, and an importer would use up the burst of the shop. A caller
+//! without tenants has counters of its own.
 //!
 //! **Invariant:** a caller never gets more than its burst at once, nor more than its rate over
 //! time, however many threads ask. A refused request uses up nothing.
@@ -97,18 +105,23 @@ impl Rate {
         Self { per_second: share(self.per_second), burst: share(self.burst) }
     }
 
+    /// Returns the nanoseconds in which one unit becomes available, rounded up: rounded down, many
+    /// small requests would get more than the rate, and above 10⁹ per second everything.
+    #[inline]
+    const fn interval(self) -> u64 {
+        NANOS_PER_SECOND.div_ceil(self.per_second)
+    }
+
     /// Returns the nanoseconds in which this many units become available.
     #[inline]
-    fn nanos(self, units: u64) -> u64 {
-        let nanos = u128::from(units) * u128::from(NANOS_PER_SECOND) / u128::from(self.per_second);
-        u64::try_from(nanos).unwrap_or(u64::MAX)
+    const fn nanos(self, units: u64) -> u64 {
+        units.saturating_mul(self.interval())
     }
 
     /// Returns the units that become available in this time.
     #[inline]
-    fn units(self, nanos: u64) -> u64 {
-        let units = u128::from(nanos) * u128::from(self.per_second) / u128::from(NANOS_PER_SECOND);
-        u64::try_from(units).unwrap_or(u64::MAX)
+    const fn units(self, nanos: u64) -> u64 {
+        nanos / self.interval()
     }
 
     /// Returns the time in which an empty bucket fills.
@@ -166,7 +179,8 @@ impl RateCell {
     }
 
     /// Takes units that were used already, also if they were not available, and returns the time to
-    /// wait before more are used. A stream is slowed down by this, not broken.
+    /// wait before more are used. A stream that waits is slowed down and not broken; without the
+    /// wait the rate limits nothing.
     pub fn charge(&self, rate: Rate, cost: u64, now: Duration) -> Duration {
         let now = nanos(now);
         let cost = rate.nanos(cost);

@@ -9,7 +9,7 @@
 
 mod coverage;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use model::keyspace::ShardKey;
@@ -25,7 +25,8 @@ use crate::tenant::Tenants;
 /// Part of a request: operations on the rows of a table, and all columns that it names in them.
 #[derive(Clone, Copy, Debug)]
 pub struct RowRequest<'q, C> {
-    /// All operations of the request. A change with a filter also reads.
+    /// All operations of the request. A change with a filter also reads. Without an operation,
+    /// rights on the table for any of them allow the request.
     pub operations: RowOperations,
     /// Name of the table.
     pub table: &'q str,
@@ -69,9 +70,9 @@ impl CompiledRole {
             let grants = indexed().filter(|(grant, _)| grant.tables().contains(table));
             grants.map(|(_, index)| index).collect()
         };
-        let tables: BTreeMap<&str, Box<[u8]>> =
-            named.flat_map(|names| names.iter()).map(|name| (&**name, of_table(name))).collect();
-        let tables = tables.into_iter().map(|(name, grants)| (name.into(), grants)).collect();
+        let tables: BTreeSet<&str> =
+            named.flat_map(|names| names.iter()).map(|name| &**name).collect();
+        let tables = tables.into_iter().map(|name| (name.into(), of_table(name))).collect();
         let of_all = indexed().filter(|(grant, _)| *grant.tables() == TableSet::All);
         let others = of_all.map(|(_, index)| index).collect();
         Self { role, tables, others }
@@ -171,7 +172,7 @@ impl Rights {
     }
 
     /// Allows a request that is not routed by one key. It must be bound to the keys that are
-    /// returned.
+    /// returned. A caller without tenants may be bound to none, and then finds no rows.
     ///
     /// # Errors
     /// [`Denied`] says what lacks.
@@ -319,4 +320,17 @@ pub enum RowLack {
     /// The shard key is not one of the caller's.
     #[error("the shard key is not one of this caller's")]
     Key,
+}
+
+impl RowLack {
+    /// Returns the name of the missing part, for answers and counters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Operations(_) => "operation",
+            Self::Column(_) => "column",
+            Self::OneGrant => "one_grant",
+            Self::Key => "key",
+        }
+    }
 }

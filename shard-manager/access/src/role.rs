@@ -6,6 +6,7 @@
 //! **Not here:** the decision about a request (`rights`), storage of roles.
 
 mod document;
+mod roles_file;
 
 use crate::grant::{ColumnSet, Grant, KeyRule, TableSet};
 use crate::limit::RoleLimits;
@@ -67,6 +68,15 @@ impl AccessRole {
         document::parse(json)
     }
 
+    /// Parses a file of roles: the JSON of one role, or a list of roles with different names.
+    ///
+    /// # Errors
+    /// [`RoleError`] names the role by its place in the list, and the member, as in
+    /// `[2].grants[0].keys`.
+    pub fn parse_file(json: &str) -> Result<Vec<Self>, RoleError> {
+        roles_file::parse(json)
+    }
+
     /// Returns the JSON of the role, which [`AccessRole::parse`] reads.
     pub fn to_json(&self) -> String {
         document::format(self)
@@ -126,7 +136,7 @@ impl AccessRole {
         self.grants.iter().filter_map(|grant| grant.keys.separator())
     }
 
-    /// Returns true if the role has every right.
+    /// Returns true if the role has every right, and no limit.
     pub fn is_all_powerful(&self) -> bool {
         let all = |grant: &Grant| {
             grant.tables == TableSet::All
@@ -134,7 +144,7 @@ impl AccessRole {
                 && grant.keys == KeyRule::All
                 && grant.columns == ColumnSet::All
         };
-        self.scopes == ScopeSet::ALL && self.grants.iter().any(all)
+        self.scopes == ScopeSet::ALL && self.limits.is_none() && self.grants.iter().any(all)
     }
 }
 

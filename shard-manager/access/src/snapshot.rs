@@ -24,6 +24,7 @@ use crate::limit::caller_limits::CallerLimits;
 use crate::limit::limit_cells::{LimitCells, LimitSubject};
 use crate::rights::{CompiledRole, Rights};
 use crate::role::AccessRole;
+use crate::session::BrowserSession;
 use crate::tenant::Tenants;
 use crate::unix_time::UnixTime;
 
@@ -59,6 +60,24 @@ struct KeyEntry {
     expires_at: Option<UnixTime>,
     denied_until: Option<UnixTime>,
     caller: Arc<Caller>,
+}
+
+impl KeyEntry {
+    /// Returns the caller, if the key is usable. The secret was right.
+    fn usable_caller(&self, now: UnixTime) -> Result<&Arc<Caller>, AuthError> {
+        match self.state {
+            KeyState::Revoked => return Err(AuthReason::KeyRevoked.into()),
+            KeyState::Suspended => return Err(AuthReason::KeySuspended.into()),
+            KeyState::Usable | KeyState::Expired => {}
+        }
+        if self.denied_until.is_some_and(|until| now < until) {
+            return Err(AuthReason::TenantDenied.into());
+        }
+        if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            return Err(AuthReason::KeyExpired.into());
+        }
+        Ok(&self.caller)
+    }
 }
 
 /// Ids are looked up and never chosen by clients, so the hash needs no secret.
@@ -116,8 +135,13 @@ impl Snapshot {
         }
         snapshot.keys.reserve(contents.keys.len());
         for record in contents.keys {
-            let (id, entry) = (record.id, snapshot.entry(record, limits));
-            snapshot.keys.insert(id, entry);
+            let id = record.id;
+            // Another entry of an id, as in a file beside the catalog, takes no refusal back.
+            let is_refused = record.state(UnixTime::default()) != KeyState::Usable;
+            if is_refused || !snapshot.keys.contains_key(&id) {
+                let entry = snapshot.entry(record, limits);
+                snapshot.keys.insert(id, entry);
+            }
         }
         Ok(snapshot)
     }
@@ -154,18 +178,19 @@ impl Snapshot {
         if !is_right {
             return Err(AuthReason::KeyWrong.into());
         }
-        match entry.state {
-            KeyState::Revoked => return Err(AuthReason::KeyRevoked.into()),
-            KeyState::Suspended => return Err(AuthReason::KeySuspended.into()),
-            KeyState::Usable | KeyState::Expired => {}
-        }
-        if entry.denied_until.is_some_and(|until| now < until) {
-            return Err(AuthReason::TenantDenied.into());
-        }
-        if entry.expires_at.is_some_and(|expires_at| expires_at <= now) {
-            return Err(AuthReason::KeyExpired.into());
-        }
-        Ok(&entry.caller)
+        entry.usable_caller(now)
+    }
+
+    /// Returns the caller of the key behind a session, whose code was right.
+    ///
+    /// # Errors
+    /// [`AuthError`] if the key is not usable any more.
+    pub fn authenticate_session(
+        &self,
+        session: &BrowserSession,
+        now: UnixTime,
+    ) -> Result<&Arc<Caller>, AuthError> {
+        self.keys.get(&session.key).ok_or(AuthReason::KeyUnknown)?.usable_caller(now)
     }
 
     /// Returns the caller that has this identity. Its role need not exist: then it has no rights.
@@ -226,9 +251,11 @@ impl Snapshot {
         now.since(UnixTime::from_seconds(self.current_at.load(Ordering::Relaxed)))
     }
 
-    /// Records that the catalog was seen at this time and has no later change.
+    /// Records that the catalog was seen at this time and has no later change. A time before the
+    /// last one is that of a clock that was corrected, and replaces it: with the other, the
+    /// snapshot would seem current until the clock is there again.
     pub fn confirm(&self, now: UnixTime) {
-        self.current_at.fetch_max(now.seconds(), Ordering::Relaxed);
+        self.current_at.store(now.seconds(), Ordering::Relaxed);
     }
 }
 

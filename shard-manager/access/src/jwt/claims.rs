@@ -1,5 +1,10 @@
 //! Claims: the checks of a token whose signature holds.
 //!
+//! A token without a role is refused, as one with bad credentials. It could become anonymous or a
+//! caller without rights, but then a wrong `role_claim` in the settings would look like missing
+//! rights of each user, and a client could choose the rights of `anonymous` by a token without the
+//! claim.
+//!
 //! **Invariant:** a claim of a wrong type refuses the token; it is never taken as missing. A future
 //! `iat` is accepted: the clocks of issuers are sometimes fast, and `nbf` says when a token begins.
 //! **Not here:** the signature; the rights of the role.
@@ -35,6 +40,7 @@ pub(super) fn check(
         id: text(claims, "jti")?.map(Into::into),
         issued_at,
         expires_at,
+        usable_until: issuer.keys_usable_until().min(expires_at.plus(SKEW_SECONDS)),
         role,
         tenants,
     })
@@ -79,7 +85,7 @@ fn times(
     }
     // An issuer whose clock is fast must not give longer lives than others.
     let begin = issued_at.map_or(now, |issued_at| issued_at.min(now));
-    if expires_at.since(begin) > issuer.lifetime_max() + SKEW_SECONDS {
+    if expires_at.since(begin) > issuer.lifetime_max().saturating_add(SKEW_SECONDS) {
         return Err(AuthReason::TokenLifetime);
     }
     Ok((issued_at, expires_at))

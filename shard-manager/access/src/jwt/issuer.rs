@@ -83,6 +83,12 @@ impl Issuer {
         &self.settings.issuer
     }
 
+    /// Returns the time from which nothing is verified with the keys, nor believed because it was.
+    pub(super) fn keys_usable_until(&self) -> UnixTime {
+        let until = self.keys.as_ref().and_then(|keys| keys.usable_until);
+        until.unwrap_or(UnixTime::MAX)
+    }
+
     pub(super) fn audiences(&self) -> &[String] {
         &self.settings.audiences
     }

@@ -1,7 +1,8 @@
 //! Quota of a day in UTC: rows that a caller has used here, and those that other routers report.
 //!
-//! **Invariant:** rows of one day never count on another, also while threads add rows at midnight:
-//! day and rows are one atomic number.
+//! **Invariant:** rows are never lost while it is one day, also while threads add rows at midnight:
+//! day and rows are one atomic number. Rows of a thread that still has yesterday's date count on
+//! today, so such a thread, or a clock that goes back over midnight, does not begin a quota anew.
 //! **Not here:** sending the sums to the catalog and fetching those of others.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,16 +21,24 @@ pub struct DayQuota {
 impl DayQuota {
     /// Adds rows that were used here on this day, and returns all that were used on it.
     pub fn add(&self, rows: u64, day: u32) -> u64 {
-        let add = |known: u64| pack(rows_of(known, day).saturating_add(rows), day);
+        let add = |known: u64| {
+            let day = latest(known, day);
+            pack(rows_of(known, day).saturating_add(rows), day)
+        };
         // Relaxed: the number protects no other memory.
         let known =
             self.here.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |known| Some(add(known)));
-        rows_of(add(known.unwrap_or_else(|known| known)), day) + self.elsewhere(day)
+        self.total(add(known.unwrap_or_else(|known| known)), day)
     }
 
     /// Returns the rows used on this day, as far as they are known here.
     pub fn used(&self, day: u32) -> u64 {
-        self.here(day) + self.elsewhere(day)
+        self.total(self.here.load(Ordering::Relaxed), day)
+    }
+
+    fn total(&self, here: u64, day: u32) -> u64 {
+        let day = latest(here, day);
+        rows_of(here, day) + self.elsewhere(day)
     }
 
     /// Returns the rows used on this day at this router.
@@ -45,6 +54,13 @@ impl DayQuota {
     fn elsewhere(&self, day: u32) -> u64 {
         rows_of(self.elsewhere.load(Ordering::Relaxed), day)
     }
+}
+
+/// Returns the day on which rows of a day count: the next one, if it has begun for other threads.
+/// Days further ahead are those of a clock that was wrong, and are forgotten.
+fn latest(known: u64, day: u32) -> u32 {
+    let next = day.saturating_add(1);
+    if known >> ROWS_BITS == u64::from(next) { next } else { day }
 }
 
 fn pack(rows: u64, day: u32) -> u64 {

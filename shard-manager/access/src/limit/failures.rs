@@ -5,6 +5,7 @@
 //! **Not here:** the client's address behind a proxy (the router); good credentials, which never
 //! get here.
 
+use std::fmt;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -30,7 +31,6 @@ struct FailureEntry {
 }
 
 /// Failed credentials of many addresses.
-#[derive(Debug)]
 pub struct FailureLimiter {
     secret: [u8; 16],
     sets: Box<[Mutex<[FailureEntry; WAYS]>]>,
@@ -68,7 +68,7 @@ impl FailureLimiter {
         }
         let limited = wait(entry.forgiven_at, now);
         if limited.is_none() {
-            entry.forgiven_at = entry.forgiven_at.max(now) + RATE.nanos(1);
+            entry.forgiven_at = entry.forgiven_at.max(now).saturating_add(RATE.nanos(1));
         }
         limited
     }
@@ -85,10 +85,17 @@ impl FailureLimiter {
     }
 }
 
+impl fmt::Debug for FailureLimiter {
+    /// Leaves out the secret and the addresses.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} addresses at most", Self::ADDRESSES_MAX)
+    }
+}
+
 fn wait(forgiven_at: u64, now: u64) -> Option<Duration> {
-    let full = now + RATE.nanos(RATE.burst);
-    (forgiven_at + RATE.nanos(1) > full)
-        .then(|| Duration::from_nanos(forgiven_at + RATE.nanos(1) - full))
+    let full = now.saturating_add(RATE.nanos(RATE.burst));
+    let next = forgiven_at.saturating_add(RATE.nanos(1));
+    (next > full).then(|| Duration::from_nanos(next - full))
 }
 
 /// Returns the network of an address: itself for IPv4, and the first 64 bits for IPv6, because one

@@ -24,5 +24,5 @@ pub fn retry_after(time: Duration) -> u64 {
 }
 
 fn seconds(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
 }

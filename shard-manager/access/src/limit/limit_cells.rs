@@ -3,9 +3,11 @@
 //! Callers that share tenants share counters; a caller without tenants has its own.
 //!
 //! **Invariant:** memory is bounded; a caller that was not seen for longest loses its counters,
-//! which means that its limits begin anew.
+//! which means that its limits begin anew. Addresses are in a table of their own: requests without
+//! credentials from many addresses make no caller lose its counters.
 //! **Not here:** the counters (`caller_limits`).
 
+use std::fmt;
 use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,28 +44,37 @@ pub enum LimitSubject<'s> {
 }
 
 /// Counters of all callers.
-#[derive(Debug)]
 pub struct LimitCells {
     secret: [u8; 16],
-    states: Cache<u128, Arc<LimitState>>,
+    callers: Cache<u128, Arc<LimitState>>,
+    addresses: Cache<u128, Arc<LimitState>>,
 }
 
 impl LimitCells {
     /// Highest number of counters: those of the keys of a full snapshot, and some of tokens.
     pub const MAX: usize = 131_072;
+    /// Highest number of counters of addresses.
+    pub const ADDRESSES_MAX: usize = 16_384;
 
     /// Creates an empty table. The random secret keeps clients from choosing subjects that collide.
     pub fn new(secret: [u8; 16]) -> Self {
-        Self { secret, states: Cache::new(Self::MAX) }
+        let (callers, addresses) = (Cache::new(Self::MAX), Cache::new(Self::ADDRESSES_MAX));
+        Self { secret, callers, addresses }
     }
 
     /// Returns the counters of a subject.
     pub fn state(&self, subject: &LimitSubject<'_>) -> Arc<LimitState> {
         let name = self.name(subject);
-        if let Some(known) = self.states.get(&name) {
+        let states = match subject {
+            LimitSubject::Address(_) => &self.addresses,
+            LimitSubject::Tenants { .. } | LimitSubject::Key(_) | LimitSubject::Subject { .. } => {
+                &self.callers
+            }
+        };
+        if let Some(known) = states.get(&name) {
             return known;
         }
-        let made = self.states.get_or_insert_with(&name, || Ok::<_, ()>(Arc::default()));
+        let made = states.get_or_insert_with(&name, || Ok::<_, ()>(Arc::default()));
         made.unwrap_or_default()
     }
 
@@ -95,5 +106,12 @@ impl LimitCells {
             }
         }
         hasher.finish128().as_u128()
+    }
+}
+
+impl fmt::Debug for LimitCells {
+    /// Leaves out the secret and the counters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} callers, {} addresses", self.callers.len(), self.addresses.len())
     }
 }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use model::keyspace::ShardKey;
 use model::table::{Registry, Table};
-use serde::de::{DeserializeOwned, Deserializer};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{AccessRole, RoleError, RoleFault};
 use crate::grant::{ColumnSet, Grant, KeyRule, TableSet};
+use crate::json_member::{self, present, raw};
 use crate::limit::{Rate, RoleLimits};
 use crate::operation::RowOperations;
 use crate::scope::{AccessScope, ScopeSet};
@@ -25,15 +26,23 @@ const RATE_MAX: u64 = 1_000_000_000;
 const ROWS_PER_DAY_MAX: u64 = 1_000_000_000_000;
 const CONCURRENT_MAX: u64 = 1_000_000;
 
+/// Member that stands for all of the document.
+pub(super) const WHOLE: &str = "the role";
+
+const TABLES_HINT: &str = "[\"*\"] or the names of tables";
+const MAY_HINT: &str = "one or more of read, insert, update, delete";
+const KEYS_HINT: &str =
+    "\"*\" for all keys, \"$tenant\", \"$tenant:*\" or a list; there is no default";
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RoleDocument {
-    role: String,
-    grants: Vec<Box<RawValue>>,
-    #[serde(default)]
-    scopes: Vec<String>,
-    #[serde(default = "one")]
-    weight: u32,
+    role: Box<RawValue>,
+    grants: Box<RawValue>,
+    #[serde(default, deserialize_with = "present")]
+    scopes: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "present")]
+    weight: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     limits: Option<Box<RawValue>>,
 }
@@ -42,16 +51,16 @@ struct RoleDocument {
 #[serde(deny_unknown_fields)]
 struct GrantDocument {
     #[serde(default, deserialize_with = "present")]
-    tables: Option<Vec<String>>,
+    tables: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "present")]
-    may: Option<Vec<String>>,
+    may: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "present")]
-    keys: Option<KeysDocument>,
+    keys: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    columns: Option<Vec<String>>,
+    columns: Option<Box<RawValue>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(untagged, expecting = "a text or a list of texts")]
 enum KeysDocument {
     Pattern(String),
@@ -62,28 +71,15 @@ enum KeysDocument {
 #[serde(deny_unknown_fields, default)]
 struct LimitsDocument {
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    requests_per_s: Option<u64>,
+    requests_per_s: Option<Box<RawValue>>,
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    burst: Option<u64>,
+    burst: Option<Box<RawValue>>,
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    rows_per_s: Option<u64>,
+    rows_per_s: Option<Box<RawValue>>,
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    concurrent: Option<u64>,
+    concurrent: Option<Box<RawValue>>,
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    rows_per_day: Option<u64>,
-}
-
-fn one() -> u32 {
-    1
-}
-
-/// Reads a member that may be left out but not be `null`.
-fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(deserializer).map(Some)
+    rows_per_day: Option<Box<RawValue>>,
 }
 
 fn fault(member: impl Into<String>, fault: RoleFault) -> RoleError {
@@ -91,43 +87,49 @@ fn fault(member: impl Into<String>, fault: RoleFault) -> RoleError {
 }
 
 fn read<T: DeserializeOwned>(member: &str, json: &str) -> Result<T, RoleError> {
-    serde_json::from_str(json).map_err(|error| {
-        let text = error.to_string();
-        // The position counts from the beginning of the member, which the client cannot see.
-        let text = text.split(" at line ").next().unwrap_or_default().to_owned();
-        fault(member, RoleFault::Json(text))
-    })
+    json_member::read(json).map_err(|text| fault(member, RoleFault::Json(text)))
+}
+
+fn read_object<T: DeserializeOwned>(member: &str, json: &str) -> Result<T, RoleError> {
+    json_member::read_object(json).map_err(|text| fault(member, RoleFault::Json(text)))
+}
+
+fn read_optional<T: DeserializeOwned>(
+    member: &str,
+    json: Option<&RawValue>,
+) -> Result<Option<T>, RoleError> {
+    json.map(|json| read(member, json.get())).transpose()
 }
 
 pub(super) fn parse(json: &str) -> Result<AccessRole, RoleError> {
-    let document: RoleDocument = read("the role", json)?;
-    if !AccessRole::is_name(&document.role) {
+    let document: RoleDocument = read_object(WHOLE, json)?;
+    let name: String = read("role", document.role.get())?;
+    if !AccessRole::is_name(&name) {
         return Err(fault("role", RoleFault::RoleName));
     }
-    if AccessRole::is_reserved(&document.role) {
+    if AccessRole::is_reserved(&name) {
         return Err(fault("role", RoleFault::Reserved));
     }
     let max = AccessRole::GRANTS_MAX;
-    if document.grants.len() > max {
-        return Err(fault("grants", RoleFault::Count { count: document.grants.len(), max }));
+    let grants: Vec<Box<RawValue>> = read("grants", document.grants.get())?;
+    if grants.len() > max {
+        return Err(fault("grants", RoleFault::Count { count: grants.len(), max }));
     }
-    let grants = document.grants.iter().enumerate();
+    let grants = grants.iter().enumerate();
     let grants: Vec<Grant> =
         grants.map(|(index, json)| grant(index, json.get())).collect::<Result<_, _>>()?;
     let limits = match &document.limits {
-        Some(json) => limits(read("limits", json.get())?)?,
+        Some(json) => limits(read_object("limits", json.get())?)?,
         None => RoleLimits::default(),
     };
-    if document.weight == 0 || document.weight > AccessRole::WEIGHT_MAX {
+    let weight = read_optional("weight", document.weight.as_deref())?.unwrap_or(1);
+    if weight == 0 || weight > AccessRole::WEIGHT_MAX {
         return Err(fault("weight", RoleFault::Range { max: AccessRole::WEIGHT_MAX.into() }));
     }
-    let role = AccessRole {
-        name: document.role.into(),
-        grants,
-        scopes: scopes(&document.scopes)?,
-        weight: document.weight,
-        limits,
-    };
+    let scope_names: Vec<String> =
+        read_optional("scopes", document.scopes.as_deref())?.unwrap_or_default();
+    let role =
+        AccessRole { name: name.into(), grants, scopes: scopes(&scope_names)?, weight, limits };
     if role.is_bound() && role.scopes.has(AccessScope::Analytics) {
         return Err(fault("scopes", RoleFault::AnalyticsOfBoundRole));
     }
@@ -149,26 +151,24 @@ fn scopes(names: &[String]) -> Result<ScopeSet, RoleError> {
 
 fn grant(index: usize, json: &str) -> Result<Grant, RoleError> {
     let path = format!("grants[{index}]");
-    let document: GrantDocument = read(&path, json)?;
-    let missing =
-        |member: &str, hint| fault(format!("{path}.{member}"), RoleFault::Missing { hint });
-    let tables =
-        document.tables.ok_or_else(|| missing("tables", "[\"*\"] or the names of tables"))?;
-    let may = document
-        .may
-        .ok_or_else(|| missing("may", "one or more of read, insert, update, delete"))?;
-    let keys = document.keys.ok_or_else(|| {
-        missing(
-            "keys",
-            "\"*\" for all keys, \"$tenant\", \"$tenant:*\" or a list; there is no default",
-        )
-    })?;
+    let document: GrantDocument = read_object(&path, json)?;
+    let [tables, may, keys, columns] =
+        ["tables", "may", "keys", "columns"].map(|member| format!("{path}.{member}"));
     Ok(Grant {
-        tables: table_set(&format!("{path}.tables"), tables)?,
-        operations: operations(&format!("{path}.may"), &may)?,
-        keys: key_rule(&format!("{path}.keys"), keys)?,
-        columns: column_set(&format!("{path}.columns"), document.columns)?,
+        tables: table_set(&tables, required(&tables, document.tables, TABLES_HINT)?)?,
+        operations: operations(&may, &required::<Vec<String>>(&may, document.may, MAY_HINT)?)?,
+        keys: key_rule(&keys, required(&keys, document.keys, KEYS_HINT)?)?,
+        columns: column_set(&columns, read_optional(&columns, document.columns.as_deref())?)?,
     })
+}
+
+fn required<T: DeserializeOwned>(
+    member: &str,
+    json: Option<Box<RawValue>>,
+    hint: &'static str,
+) -> Result<T, RoleError> {
+    let json = json.ok_or_else(|| fault(member, RoleFault::Missing { hint }))?;
+    read(member, json.get())
 }
 
 fn table_set(path: &str, names: Vec<String>) -> Result<TableSet, RoleError> {
@@ -269,11 +269,13 @@ fn sorted(
 }
 
 fn limits(document: LimitsDocument) -> Result<RoleLimits, RoleError> {
-    let within = |member: &str, value: Option<u64>, max: u64| match value {
-        Some(value) if value == 0 || value > max => {
-            Err(fault(format!("limits.{member}"), RoleFault::Range { max }))
+    let within = |member: &str, json: Option<Box<RawValue>>, max: u64| {
+        let member = format!("limits.{member}");
+        let value: Option<u64> = read_optional(&member, json.as_deref())?;
+        if value.is_some_and(|value| value == 0 || value > max) {
+            return Err(fault(member, RoleFault::Range { max }));
         }
-        Some(_) | None => Ok(value),
+        Ok(value)
     };
     let per_second = within("requests_per_s", document.requests_per_s, RATE_MAX)?;
     let burst = within("burst", document.burst, RATE_MAX)?;
@@ -292,47 +294,34 @@ fn limits(document: LimitsDocument) -> Result<RoleLimits, RoleError> {
 
 pub(super) fn format(role: &AccessRole) -> String {
     let limits = LimitsDocument {
-        requests_per_s: role.limits.requests.map(Rate::per_second),
-        burst: role.limits.requests.map(Rate::burst),
-        rows_per_s: role.limits.rows.map(Rate::per_second),
-        concurrent: role.limits.concurrent.map(u64::from),
-        rows_per_day: role.limits.rows_per_day,
+        requests_per_s: role.limits.requests.map(|rate| raw(&rate.per_second())),
+        burst: role.limits.requests.map(|rate| raw(&rate.burst())),
+        rows_per_s: role.limits.rows.map(|rate| raw(&rate.per_second())),
+        concurrent: role.limits.concurrent.map(|most| raw(&most)),
+        rows_per_day: role.limits.rows_per_day.map(|most| raw(&most)),
     };
     let has_limits = role.limits != RoleLimits::default();
     let document = RoleDocument {
-        role: role.name.to_string(),
-        grants: role.grants.iter().map(|grant| raw(&grant_document(grant))).collect(),
-        scopes: role.scopes.iter().map(|scope| scope.name().to_owned()).collect(),
-        weight: role.weight,
+        role: raw(&role.name),
+        grants: raw(&role.grants.iter().map(grant_document).collect::<Vec<_>>()),
+        scopes: Some(raw(&role.scopes.iter().map(AccessScope::name).collect::<Vec<_>>())),
+        weight: Some(raw(&role.weight)),
         limits: has_limits.then(|| raw(&limits)),
     };
     serde_json::to_string(&document).expect("texts and numbers always serialise")
 }
 
-fn raw<T: Serialize>(value: &T) -> Box<RawValue> {
-    serde_json::value::to_raw_value(value).expect("texts and numbers always serialise")
-}
-
 fn grant_document(grant: &Grant) -> GrantDocument {
-    let texts = |names: &[Box<str>]| names.iter().map(|name| name.to_string()).collect();
-    let keys = match &grant.keys {
-        KeyRule::All => KeysDocument::Pattern("*".to_owned()),
-        KeyRule::Tenant => KeysDocument::Pattern("$tenant".to_owned()),
-        KeyRule::TenantPrefix { separator } => {
-            KeysDocument::Pattern(format!("$tenant{separator}*"))
-        }
-        KeyRule::Literals(keys) => KeysDocument::Literals(texts(keys)),
-    };
     GrantDocument {
         tables: Some(match &grant.tables {
-            TableSet::All => vec!["*".to_owned()],
-            TableSet::Named(names) => texts(names),
+            TableSet::All => raw(&["*"]),
+            TableSet::Named(names) => raw(&**names),
         }),
-        may: Some(grant.operations.names().map(str::to_owned).collect()),
-        keys: Some(keys),
+        may: Some(raw(&grant.operations.names().collect::<Vec<_>>())),
+        keys: Some(grant.keys.to_raw()),
         columns: match &grant.columns {
             ColumnSet::All => None,
-            ColumnSet::Named(names) => Some(texts(names)),
+            ColumnSet::Named(names) => Some(raw(&**names)),
         },
     }
 }

@@ -172,6 +172,77 @@ fn subjects_that_differ_have_different_counters() {
     assert!(!Arc::ptr_eq(&subject("a", "bc"), &subject("ab", "c")));
 }
 
+#[test]
+fn no_rate_gives_more_than_its_burst_at_once() {
+    // Nanoseconds are no whole number per unit for most of these rates.
+    for per_second in [3, 7, 700_000, 600_000_000, 999_999_999, 3_000_000_000, u64::MAX] {
+        let (cell, rate) = (RateCell::default(), Rate::new(per_second, 1_000).unwrap());
+        let taken = (0..3_000).filter(|_| cell.take(rate, 1, START).is_ok()).count();
+        assert_eq!(taken, 1_000, "{per_second}");
+    }
+}
+
+#[test]
+fn the_edges_of_time_and_numbers_neither_panic_nor_free_a_caller() {
+    let edges = [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX];
+    let times = edges.map(Duration::from_nanos).into_iter().chain([Duration::MAX]);
+    for now in times {
+        for (number, cost) in edges.iter().zip(edges.iter().rev()) {
+            let Some(rate) = Rate::new(*number, *cost) else { continue };
+            let cell = RateCell::default();
+            let _ = (cell.take(rate, *cost, now), cell.charge(rate, *cost, now));
+            let _ = (headers::policy(rate), headers::state(&cell.state(rate, now)));
+        }
+        let limiter = FailureLimiter::new([3; 16]);
+        for _ in 0..20 {
+            limiter.record(IpAddr::V4(Ipv4Addr::LOCALHOST), now);
+            limiter.limited_for(IpAddr::V4(Ipv4Addr::LOCALHOST), now);
+        }
+    }
+    assert_eq!(headers::retry_after(Duration::MAX), u64::MAX);
+}
+
+#[test]
+fn a_clock_that_goes_back_gives_no_second_burst() {
+    let (cell, rate) = (RateCell::default(), Rate::new(10, 20).unwrap());
+    assert!(cell.take(rate, 20, after(5_000)).is_ok());
+    assert!(cell.take(rate, 1, START).is_err());
+    assert_eq!(cell.state(rate, START).remaining, 0);
+    assert!(cell.take(rate, 1, after(5_100)).is_ok());
+}
+
+#[test]
+fn a_straggler_at_midnight_does_not_begin_a_quota_anew() {
+    let quota = DayQuota::default();
+    quota.add(50, 101);
+    assert_eq!(quota.add(5, 100), 55, "rows of a thread that still has yesterday's date");
+    assert_eq!(
+        (quota.used(100), quota.used(101), quota.here(100), quota.here(101)),
+        (55, 55, 0, 55)
+    );
+    quota.add(7, 400);
+    assert_eq!(quota.add(1, 102), 1, "a day that was far ahead is forgotten");
+}
+
+#[test]
+fn addresses_make_no_caller_lose_its_counters() {
+    let cells = LimitCells::new([4; 16]);
+    let subject = LimitSubject::Subject { issuer: "issuer", subject: "ann" };
+    let state = cells.state(&subject);
+    for number in 0..3 * LimitCells::MAX as u32 {
+        let address = LimitSubject::Address(IpAddr::V4(Ipv4Addr::from_bits(number)));
+        // Each comes several times, so that the table takes it for a frequent one.
+        (0..3).for_each(|_| drop(cells.state(&address)));
+    }
+    assert!(Arc::ptr_eq(&state, &cells.state(&subject)));
+}
+
+#[test]
+fn nothing_prints_the_secret_of_a_table() {
+    let printed = format!("{:?} {:?}", LimitCells::new([201; 16]), FailureLimiter::new([202; 16]));
+    assert!(!printed.contains("201") && !printed.contains("202"), "{printed}");
+}
+
 proptest! {
     #[test]
     fn no_order_of_requests_exceeds_burst_and_rate(

@@ -6,17 +6,22 @@
 )]
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod checks;
 mod counted_heap;
+mod denials;
 mod hot_path;
 mod key_sets;
 mod keys;
 mod keys_file;
 mod limits;
 mod random_rights;
+mod random_texts;
 mod rights;
 mod roles;
+mod sessions;
 mod signers;
 mod snapshots;
 mod tenants;
 mod token_attacks;
+mod token_confusion;
 mod tokens;

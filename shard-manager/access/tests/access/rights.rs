@@ -182,3 +182,16 @@ fn scopes_limits_and_weight_are_not_exceeded_either() {
     }
     assert_eq!(all_rows.covers(&limited(json!({}), 2), None), Err(Excess::Weight));
 }
+
+#[test]
+fn a_limited_role_with_every_right_gives_no_unlimited_one() {
+    let [admin, ..] = AccessRole::built_in();
+    let mut json: Value = serde_json::from_str(&admin.to_json()).unwrap();
+    json["role"] = json!("operator");
+    let unlimited = AccessRole::parse(&json.to_string()).unwrap();
+    json["limits"] = json!({"requests_per_s": 10});
+    let limited = AccessRole::parse(&json.to_string()).unwrap();
+    assert_eq!(rights(unlimited, &[]).covers(&admin, None), Ok(()));
+    assert_eq!(rights(limited.clone(), &[]).covers(&admin, None), Err(Excess::RoleLimits));
+    assert_eq!(rights(limited.clone(), &[]).covers(&limited, None), Ok(()));
+}

@@ -124,6 +124,97 @@ fn unknown_repeated_and_null_members_are_refused() {
 }
 
 #[test]
+fn a_member_of_another_type_is_named() {
+    for (pointer, value, member) in [
+        ("/role", json!(7), "role"),
+        ("/grants", json!("all"), "grants"),
+        ("/grants/0", json!(["read"]), "grants[0]"),
+        ("/grants/0/tables", json!("users"), "grants[0].tables"),
+        ("/grants/0/tables", json!([1]), "grants[0].tables"),
+        ("/grants/0/may", json!("read"), "grants[0].may"),
+        ("/grants/1/keys", json!(true), "grants[1].keys"),
+        ("/grants/1/keys", json!({"tenant": "acme"}), "grants[1].keys"),
+        ("/grants/1/columns", json!({}), "grants[1].columns"),
+        ("/scopes", json!("audit"), "scopes"),
+        ("/weight", json!(1.5), "weight"),
+        ("/weight", json!(-1), "weight"),
+        ("/weight", json!(1_u64 << 40), "weight"),
+        ("/limits", json!([]), "limits"),
+        ("/limits/burst", json!("400"), "limits.burst"),
+        ("/limits/concurrent", json!(1.0), "limits.concurrent"),
+        ("/limits/rows_per_day", json!(-1), "limits.rows_per_day"),
+    ] {
+        let error = with(pointer, value.clone()).expect_err(pointer);
+        assert_eq!(error.member, member, "{value}: {error}");
+        assert!(matches!(error.fault, RoleFault::Json(_)), "{error}");
+    }
+    let error = with("/grants/0/key", json!("*")).unwrap_err();
+    assert_eq!(error.member, "grants[0]");
+    assert!(error.to_string().contains("`key`"), "{error}");
+}
+
+#[test]
+fn a_list_is_no_object_with_its_members_in_order() {
+    let error = AccessRole::parse(r#"["shop",[],[],1]"#).unwrap_err();
+    assert_eq!(error.member, "the role");
+    let error = with("/grants/0", json!([["users"], ["read"], "*"])).unwrap_err();
+    assert_eq!(error.member, "grants[0]");
+    let error = with("/limits", json!([1, 1, 1, 1, 1])).unwrap_err();
+    assert_eq!(error.member, "limits");
+}
+
+#[test]
+fn a_member_that_is_repeated_by_escapes_is_refused() {
+    let grant = r#"{"tables":["*"],"may":["read"],"keys":"$tenant","k\u0065ys":"*"}"#;
+    let json = format!(r#"{{"role":"a","grants":[{grant}]}}"#);
+    let error = AccessRole::parse(&json).unwrap_err();
+    assert!(error.to_string().contains("duplicate field `keys`"), "{error}");
+}
+
+#[test]
+fn an_error_is_short_and_has_no_control_characters() {
+    let long = "x".repeat(1 << 20);
+    for name in ["a\u{1b}[2J\n\u{7f}\u{85}", &long, " at line "] {
+        for json in [
+            json!({"role": "a", "grants": [], name: 1}),
+            json!({"role": name, "grants": []}),
+            json!({"role": "a", "grants": [], "weight": name}),
+            json!({"role": "a", "grants": [{name: 1}]}),
+            json!({"role": "a", "grants": [], "scopes": [name]}),
+        ] {
+            let text = AccessRole::parse(&json.to_string()).unwrap_err().to_string();
+            assert!(text.len() < 1_000 && !text.chars().any(char::is_control), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_file_has_one_role_or_a_list_of_them() {
+    let parse = |json: Value| AccessRole::parse_file(&json.to_string());
+    assert_eq!(parse(role()).unwrap().len(), 1);
+    assert_eq!(parse(json!([])).unwrap().len(), 0);
+    let other = json!({"role": "other", "grants": []});
+    let roles = parse(json!([role(), other])).unwrap();
+    assert_eq!(roles.iter().map(AccessRole::name).collect::<Vec<_>>(), ["shop", "other"]);
+    assert!(AccessRole::parse_file(" \n[ ]").is_ok());
+    let mut bad = role();
+    bad["grants"][1]["keys"] = json!("acme");
+    for (json, member) in [
+        (json!([role(), bad]), "[1].grants[1].keys"),
+        (json!([role(), role()]), "[1].role"),
+        (json!([role(), 1]), "[1]"),
+        (json!([role(), {"role": "a", "grants": [], "unknown": 1}]), "[1]"),
+        (json!([other, {"role": "admin", "grants": []}]), "[1].role"),
+        (json!({"roles": []}), "the role"),
+    ] {
+        assert_eq!(parse(json).unwrap_err().member, member);
+    }
+    for json in ["", "[", "[]]", "[{}", "null"] {
+        assert!(AccessRole::parse_file(json).is_err(), "{json}");
+    }
+}
+
+#[test]
 fn the_built_in_roles_are_as_documented() {
     let [admin, service, reader, scraper, anonymous] = AccessRole::built_in();
     assert!(admin.is_all_powerful() && !service.is_all_powerful());

@@ -114,6 +114,12 @@ impl Signer {
         }
     }
 
+    /// Bytes of a member of the public key.
+    pub(crate) fn public_bytes(&self, member: &str) -> Vec<u8> {
+        let jwk = self.jwk("one");
+        URL_SAFE_NO_PAD.decode(jwk[member].as_str().unwrap_or_default()).unwrap()
+    }
+
     fn signature(&self, message: &[u8]) -> Vec<u8> {
         match self {
             Self::Rsa(pair) => {
@@ -133,7 +139,12 @@ impl Signer {
 
     /// Signs a header and claims that are given as text, so that they may be malformed.
     pub(crate) fn sign_text(&self, header: &str, claims: &str) -> String {
-        let message = format!("{}.{}", base64url(header), base64url(claims));
+        self.sign_encoded(&base64url(header), &base64url(claims))
+    }
+
+    /// Signs the first two parts of a token as they are, so that their encoding may be wrong.
+    pub(crate) fn sign_encoded(&self, header: &str, claims: &str) -> String {
+        let message = format!("{header}.{claims}");
         let signature = self.signature(message.as_bytes());
         format!("{message}.{}", base64url(signature))
     }

@@ -6,7 +6,7 @@ use access::auth_error::{AuthError, AuthOutcome, AuthReason};
 use access::authenticator::{AuthSettings, Authenticator};
 use access::caller::{Caller, Principal};
 use access::denial::{Denial, DenialSubject};
-use access::jwt::issuer::Issuer;
+use access::jwt::issuer::{Issuer, LoadedKeys};
 use access::jwt::key_set::KeySet;
 use access::jwt::{Issuers, TokenAlgorithm};
 use access::key::{ApiKey, NewApiKey};
@@ -21,7 +21,7 @@ use access::unix_time::UnixTime;
 use serde_json::json;
 
 use crate::signers::{
-    ISSUER, NOW, Signer, claims, claims_with, document, issuers, loaded, now, settings,
+    ISSUER, NOW, SECRET, Signer, claims, claims_with, document, issuers, loaded, now, settings,
 };
 
 fn key(byte: u8) -> NewApiKey {
@@ -310,4 +310,98 @@ fn a_snapshot_is_bounded() {
     let refused = Snapshot::build(contents, &LimitSource { cells: &cells, routers: 1 });
     assert_eq!(refused.unwrap_err(), SnapshotError::TooManyKeys { count: 100_001 });
     assert!(!ApiKey::is_like("eyJ"));
+}
+
+#[test]
+fn an_id_that_occurs_twice_takes_no_refusal_back() {
+    let key = key(1);
+    let usable = record(&key, "shop", &["acme"]);
+    let mut revoked = usable.clone();
+    revoked.revoked_at = Some(now());
+    for records in [[usable.clone(), revoked.clone()], [revoked, usable]] {
+        let snapshot = build(contents(records.to_vec(), vec![]));
+        let refused = snapshot.authenticate_key(key.reveal(), now()).unwrap_err();
+        assert_eq!((refused.reason, snapshot.key_count()), (AuthReason::KeyRevoked, 1));
+    }
+}
+
+#[test]
+fn a_clock_that_was_corrected_does_not_make_a_snapshot_seem_current() {
+    let key = key(1);
+    let gate = authenticator(contents(vec![record(&key, "shop", &[])], vec![]), Issuers::default());
+    gate.snapshot().confirm(UnixTime::from_seconds(NOW + 1_000_000));
+    gate.snapshot().confirm(now());
+    let later = UnixTime::from_seconds(NOW + 101);
+    assert_eq!(gate.snapshot().age(later), 101);
+    assert!(gate.authenticate(key.reveal(), later, || true).is_err());
+}
+
+#[test]
+fn a_cached_token_is_not_believed_longer_than_its_keys() {
+    let signer = Signer::ed25519();
+    let set = KeySet::from_jwks(&document(&[&signer])).unwrap();
+    let end = UnixTime::from_seconds(NOW + 10);
+    let keys = LoadedKeys { set: Arc::new(set), usable_until: Some(end) };
+    let issuer = Issuer::new(settings(&[TokenAlgorithm::EdDsa]), Some(keys)).unwrap();
+    let gate = authenticator(contents(vec![], vec![]), Issuers::new(vec![issuer]).unwrap());
+    let token = signer.sign(&claims());
+    assert!(ask(&gate, &token).is_ok());
+    let refused = gate.authenticate(&token, end, || true).unwrap_err();
+    assert_eq!(refused.outcome(), AuthOutcome::Unavailable);
+}
+
+#[test]
+fn a_caller_of_a_token_lasts_as_long_as_the_token_is_accepted() {
+    let signer = Signer::ed25519();
+    let gate = authenticator(contents(vec![], vec![]), issuers(&[&signer]));
+    let token = signer.sign(&claims());
+    let end = ask(&gate, &token).unwrap().expires_at.unwrap();
+    gate.snapshot().confirm(end);
+    let before = UnixTime::from_seconds(end.seconds() - 1);
+    assert!(gate.authenticate(&token, before, || true).is_ok());
+    assert!(gate.authenticate(&token, end, || true).is_err());
+}
+
+#[test]
+fn credentials_of_a_mebibyte_are_refused_by_their_length() {
+    let gate = authenticator(contents(vec![], vec![]), Issuers::default());
+    for (text, reason) in [
+        ("x".repeat(1 << 20), AuthReason::TokenTooLong),
+        (format!("tsr_{}", "x".repeat(1 << 20)), AuthReason::KeyMalformed),
+    ] {
+        let refused = gate.authenticate(&text, now(), || panic!("no signature is verified"));
+        assert_eq!(refused.unwrap_err().reason, reason);
+    }
+}
+
+#[test]
+fn nothing_prints_a_secret_of_the_gate() {
+    let key = key(1);
+    let cells = Arc::new(LimitCells::new([201; 16]));
+    let snapshot = build(contents(vec![record(&key, "shop", &["acme"])], vec![]));
+    let settings = AuthSettings { stale_max: 0, limit_routers: 1 };
+    let issuers = issuers(&[&Signer::secret()]);
+    let gate = Authenticator::new(snapshot, issuers, settings, cells, [202; 16]);
+    let printed = format!("{gate:?}");
+    let secret = &key.reveal()[17..60];
+    let digest = format!("{:?}", key.digest().as_bytes());
+    let shared = format!("{:?}", SECRET.as_slice());
+    for hidden in ["201, 201", "202, 202", secret, &key.digest().to_hex(), &digest, &shared] {
+        assert!(!printed.contains(hidden), "{printed}");
+    }
+    assert!(printed.contains("***") && !printed.contains("0123456789abcdef"));
+}
+
+#[test]
+fn a_refusal_says_when_to_try_again_if_that_helps() {
+    for (reason, seconds) in [
+        (AuthReason::KeyWrong, None),
+        (AuthReason::TokenExpired, None),
+        (AuthReason::SessionForged, None),
+        (AuthReason::TooManyChecks, Some(1)),
+        (AuthReason::SnapshotStale, Some(1)),
+        (AuthReason::KeySetUnavailable, Some(10)),
+    ] {
+        assert_eq!(AuthError::from(reason).retry_after(), seconds, "{reason:?}");
+    }
 }

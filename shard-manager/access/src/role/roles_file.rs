@@ -1,0 +1,40 @@
+//! File of roles: one role, or a list of roles.
+//!
+//! **Invariant:** a file with one bad role is refused whole, so that a key never has an older role
+//! than the file says. An error names the role by its place.
+//! **Not here:** reading the file, the JSON of one role (`document`).
+
+use std::collections::HashSet;
+
+use serde_json::value::RawValue;
+
+use super::{AccessRole, RoleError, RoleFault, document};
+use crate::json_member;
+
+pub(super) fn parse(json: &str) -> Result<Vec<AccessRole>, RoleError> {
+    if !json.trim_ascii_start().starts_with('[') {
+        return Ok(vec![AccessRole::parse(json)?]);
+    }
+    let list: Vec<Box<RawValue>> = json_member::read(json).map_err(|text| RoleError {
+        member: "the list of roles".to_owned(),
+        fault: RoleFault::Json(text),
+    })?;
+    let mut roles: Vec<AccessRole> = Vec::with_capacity(list.len());
+    let mut names = HashSet::new();
+    for (index, json) in list.iter().enumerate() {
+        let role = AccessRole::parse(json.get()).map_err(|error| within(index, error))?;
+        if !names.insert(Box::<str>::from(role.name())) {
+            return Err(RoleError { member: format!("[{index}].role"), fault: RoleFault::Twice });
+        }
+        roles.push(role);
+    }
+    Ok(roles)
+}
+
+/// Names a role of the list, and the member in it.
+fn within(index: usize, error: RoleError) -> RoleError {
+    let is_whole = error.member == document::WHOLE;
+    let member =
+        if is_whole { format!("[{index}]") } else { format!("[{index}].{}", error.member) };
+    RoleError { member, ..error }
+}
