@@ -53,6 +53,13 @@ fn only_a_document_of_access_control_names_rights() {
     let api = with(true);
     assert_eq!(api["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
     assert!(!api.to_string().contains("x-access"), "Authorization is not without effect");
+    let health = &api["paths"]["/api/health"]["get"]["responses"]["200"]["content"];
+    let health = health["application/json"]["schema"]["anyOf"].as_array().unwrap();
+    for schema in health {
+        let name = schema["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+        assert!(api["components"]["schemas"][name].is_object(), "{name}");
+    }
+    assert_eq!(health.len(), 2);
     let mut text = String::new();
     for row in ROWS.iter().filter(|row| !PAGES.contains(&row.path)) {
         let operation = &api["paths"][row.path][row.method.to_lowercase()];
