@@ -234,10 +234,11 @@ impl Rights {
         grants.any(|grant| grant.columns().contains(column))
     }
 
-    /// Returns true if some request about rows is allowed.
-    #[inline]
-    pub fn has_grants(&self) -> bool {
-        self.0.as_ref().is_none_or(|bounds| !bounds.role.role().grants().is_empty())
+    /// Returns true if some grant of any table admits this shard key.
+    pub fn reaches(&self, key: ShardKey<'_>) -> bool {
+        let Some(Bounds { role, tenants }) = &self.0 else { return true };
+        let mut grants = role.role().grants().iter();
+        grants.any(|grant| grant.keys().binding(tenants).admits(key.as_str()))
     }
 
     /// Returns true if some grant of the role is not for all keys.

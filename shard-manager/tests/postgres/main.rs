@@ -6,6 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod addresses;
+#[path = "../access/bound_specs.rs"]
+mod bound_specs;
+#[path = "../access/bound_steps.rs"]
+mod bound_steps;
 mod cached;
 mod certificates;
 mod certified;
@@ -20,6 +24,7 @@ mod exhausted;
 mod failover;
 mod faults;
 mod fence;
+mod isolation;
 mod lag;
 mod log;
 mod meddling;

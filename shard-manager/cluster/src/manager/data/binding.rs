@@ -34,25 +34,21 @@ pub enum ResumeError {
 }
 
 impl Data<'_> {
-    /// Returns the read as the rights of the caller permit it.
+    /// Returns the read as the rights of the caller permit it. Without bounds it is the same read.
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::NoSuchTable`] or [`model::row_change::RowError::NoSuchColumn`]
     /// if no grant allows the read, [`Error::KeyRequired`] if it needs a shard key.
+    #[inline]
     pub(super) fn bind<'q>(
         self,
         query: Cow<'q, ReadQuery>,
         key: Option<ShardKey<'_>>,
     ) -> Result<Cow<'q, ReadQuery>, Error> {
-        if !self.rights.is_all() {
-            return self.bind_to_grant(query.into_owned(), key).map(Cow::Owned);
-        }
-        if !query.outputs.is_empty() {
+        if self.rights.is_all() {
             return Ok(query);
         }
-        let mut query = query.into_owned();
-        query.select_if(|_| true);
-        Ok(Cow::Owned(query))
+        self.bind_to_grant(query.into_owned(), key).map(Cow::Owned)
     }
 
     fn bind_to_grant(
@@ -74,6 +70,14 @@ impl Data<'_> {
         let allowed = allowed.map_err(|denied| self.schema().refusal(denied))?;
         if query.outputs.is_empty() {
             query.select_if(|column| allowed.columns.contains(column));
+        }
+        if query.outputs.is_empty() {
+            return Err(Error::Forbidden {
+                operations: RowOperations::READ.to_string(),
+                table: table.name().to_owned(),
+                lack: "its grant has no column that an answer has: name columns in select"
+                    .to_owned(),
+            });
         }
         if key.is_none() {
             bind_keys(&mut query, allowed.binding)?;

@@ -73,7 +73,10 @@ impl Data<'_> {
         options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
         let query = self.bind(Cow::Owned(query), key);
-        let query = query.map_err(|error| Failure::rejected(error, None))?.into_owned();
+        let mut query = query.map_err(|error| Failure::rejected(error, None))?.into_owned();
+        if query.outputs.is_empty() && self.rights.is_all() {
+            query.select_if(|_| true);
+        }
         let map = self.manager.map.load();
         let began = Instant::now();
         let reader = RowReader { data: self, options };
