@@ -1,6 +1,7 @@
 //! Issuer: the settings of a system whose tokens are accepted.
 //!
-//! **Not here:** the section of the configuration file (`config/file`), reading the keys (`access`).
+//! **Not here:** the section of the configuration file (`config/file`), reading the keys
+//! (`access`).
 
 use std::path::PathBuf;
 
