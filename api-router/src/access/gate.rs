@@ -230,7 +230,7 @@ impl AccessGate {
             }
         };
         let refused = |problem| Refusal { kind: caller.principal.kind(), problem };
-        match check_need(&caller, need) {
+        match check_need(&current, &caller, need) {
             Ok(()) if need == RouteNeed::Open => Ok((caller, Admission::default())),
             Ok(()) => {
                 let admission = self.limit(&current, &caller, request).map_err(refused)?;
@@ -339,10 +339,14 @@ impl std::fmt::Debug for AccessGate {
 }
 
 /// Checks the right that a route needs. Rows are compared with the grants by the shard manager.
-fn check_need(caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
+fn check_need(current: &Authenticator, caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
+    let has_grants = || {
+        let role = current.snapshot().role(&caller.role);
+        role.is_some_and(|role| !role.role().grants().is_empty())
+    };
     match need {
         RouteNeed::Open => Ok(()),
-        RouteNeed::Rows if caller.rights.has_grants() => Ok(()),
+        RouteNeed::Rows if has_grants() => Ok(()),
         RouteNeed::Rows => Err(answers::without_grants()),
         RouteNeed::Scope(scope) => {
             caller.rights.allow_scope(scope).map_err(|denied| answers::forbidden(&denied))

@@ -245,12 +245,6 @@ impl Rights {
         grants.any(|grant| grant.keys().binding(tenants).admits(key.as_str()))
     }
 
-    /// Returns true if some request about rows is allowed.
-    #[inline]
-    pub fn has_grants(&self) -> bool {
-        self.0.as_ref().is_none_or(|bounds| !bounds.role.role().grants().is_empty())
-    }
-
     /// Returns true if some grant of the role is not for all keys.
     pub fn is_bound(&self) -> bool {
         self.0.as_ref().is_some_and(|bounds| bounds.role.role().is_bound())
