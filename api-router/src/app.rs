@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use crate::body::{self, BodyLimits};
 use crate::body_budget::{BodyBudget, BudgetShare};
+use crate::caller_rights::CallerRights;
 use crate::data_route::DataRoute;
 use crate::metrics_view::{self, MetricsView};
 use crate::problem::{Code, Problem};
@@ -113,6 +114,12 @@ impl App {
     /// Returns the value of `x-shard`, built once.
     pub fn shard_header(&self, shard: ShardIndex) -> HeaderValue {
         self.shard_headers[shard.index()].clone()
+    }
+
+    /// Returns the rights with which a request reads and writes rows.
+    #[inline]
+    pub fn rights(&self, request: &HttpRequest) -> CallerRights {
+        CallerRights::of(request)
     }
 
     /// Opens a share of the body budget for the body of a request; it holds nothing yet.

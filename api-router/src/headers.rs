@@ -275,7 +275,7 @@ fn session(manager: &Manager, headers: &HeaderMap) -> Result<SessionToken, Probl
     let texts: Result<Vec<&str>, _> = values.map(HeaderValue::to_str).collect();
     let texts = texts.map_err(|_| bad(&X_SESSION_TOKEN, "visible ASCII"))?;
     let tokens = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
-    manager.data().session(tokens).map_err(|error| {
+    manager.sessions().merge(tokens).map_err(|error| {
         Problem::new(Code::TSR113, format!("x-session-token: {error}"))
             .hint("send the token of an earlier answer as it came, or none to begin again")
     })

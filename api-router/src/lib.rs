@@ -3,6 +3,7 @@
 
 pub mod body_decoding;
 pub mod browser_policy;
+pub mod caller_rights;
 pub mod data_route;
 pub mod negotiation;
 pub mod problem;

@@ -86,6 +86,8 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
     Ok(Cow::Owned(decoded.into_owned()))
 }
 
+/// Name in `select` that stands for all columns.
+const ALL_COLUMNS: &str = "*";
 /// Parameters of a read that are no filters.
 const KNOWN: [&str; 8] =
     ["table", "select", "order", "orderBy", "limit", "offset", "cursor", "shardKey"];
@@ -101,8 +103,8 @@ const RESERVED: [(&str, &str); 3] = [
 /// # Errors
 /// TSR100, TSR106, TSR311 or TSR312, naming the parameter.
 pub fn read_query(table: &Arc<Table>, parameters: &Parameters<'_>) -> Result<ReadQuery, Problem> {
-    let mut query = ReadQuery::all(table);
-    if let Some(list) = parameters.single("select")? {
+    let mut query = ReadQuery::unselected(table);
+    if let Some(list) = parameters.single("select")?.filter(|list| *list != ALL_COLUMNS) {
         query.outputs = parse_select(table, list)?;
     }
     let order = (parameters.single("order")?, parameters.single("orderBy")?);
@@ -171,8 +173,8 @@ fn parse_select(table: &Table, list: &str) -> Result<Vec<Output>, Problem> {
                 bad(detail).hint("for example select=column,column; without it, all are read")
             );
         }
-        if item == "*" {
-            outputs.extend(table.answered().map(|column| Output { column, alias: None }));
+        if item == ALL_COLUMNS {
+            outputs.extend(table.shown().map(|column| Output { column, alias: None }));
         } else {
             let (alias, name) = match item.split_once(':') {
                 Some((alias, name)) => (Some(parse_alias(alias)?), name),

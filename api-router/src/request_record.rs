@@ -15,6 +15,7 @@ use actix_web::HttpRequest;
 use shard_manager::cache::ServedBy;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
+use shard_manager::row_change::RowError;
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::topology::ShardIndex;
 
@@ -101,8 +102,8 @@ impl RequestRecord {
     pub fn set_failure(&mut self, failure: &Failure, waited: Duration, all: usize) {
         match failure.place {
             Some(place) => self.set_location(place),
-            // A key outside the keyspace was sent to no shard.
-            None if self.key().is_some() => return,
+            // A key outside the keyspace was sent to no shard, nor was a forbidden request.
+            None if self.key().is_some() || is_refused_at_once(&failure.error) => return,
             None => self.fanout = fanout(all),
         }
         // A write that its rows or the replicas refused: the primary has checked it.
@@ -118,6 +119,17 @@ impl RequestRecord {
 /// Converts a number of shards, which is always small enough.
 pub fn fanout(shards: usize) -> u16 {
     u16::try_from(shards).unwrap_or(u16::MAX)
+}
+
+/// Returns true if a request was refused before any shard received it.
+fn is_refused_at_once(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Forbidden { .. }
+            | Error::KeyRequired { .. }
+            | Error::NoSuchTable { .. }
+            | Error::Row(RowError::NoSuchColumn { .. })
+    )
 }
 
 /// Returns true if a request failed while it waited for its turn.

@@ -117,7 +117,7 @@ pub fn data_response(app: &App, origin: &AnswerOrigin<'_>, timing: &Timing) -> H
     });
     let mut response = HttpResponse::Ok();
     let token =
-        HeaderValue::from_maybe_shared(Bytes::from(app.manager.data().token(origin.session)))
+        HeaderValue::from_maybe_shared(Bytes::from(app.manager.sessions().token(origin.session)))
             .expect("a token is visible ASCII");
     response
         .content_type("application/json")
@@ -171,8 +171,8 @@ pub fn refusal(
     let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
     let seen = failure.place.zip(failure.seen).map(|(place, position)| {
         let mut session = session.clone();
-        app.manager.data().extend_session(&mut session, place.shard, position);
-        app.manager.data().token(&session)
+        app.manager.sessions().extend(&mut session, place.shard, position);
+        app.manager.sessions().token(&session)
     });
     let problem = Problem::from(failure);
     let problem = match seen {

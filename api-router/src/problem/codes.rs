@@ -38,6 +38,6 @@ analytics::problem_codes! {
     TSR310 404 false "No such table" "There is no table of this name.";
     TSR311 400 false "No such column" "The table has no column of this name.";
     TSR312 400 false "Value does not fit" "A value is not of its column's type, is null where null is not allowed, or holds U+0000.";
-    TSR403 403 false "Foreign page" "The request comes from a web page of another origin. A browser must not be a way into this service.";
+    TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation, the table and what lacks. Or the request comes from a web page of another origin, for a browser must not be a way into this service.";
     TSR500 500 true  "Internal error" "A defect of the router. It is logged under the request id.";
 }

@@ -70,6 +70,9 @@ impl From<Error> for Problem {
         match error {
             Error::NoSuchTable { suggestion, .. } => Self::new(Code::TSR310, detail)
                 .hint(did_you_mean(suggestion.as_deref(), "/api/tables lists the tables")),
+            Error::Forbidden { .. } => Self::new(Code::TSR403, detail),
+            Error::KeyRequired { .. } => Self::new(Code::TSR104, detail)
+                .hint("send x-shard-key, or filter by the shard keys to read"),
             Error::Row(error) => Self::from(&error),
             Error::Key(_) => Self::new(Code::TSR113, detail),
             Error::Exists => Self::new(Code::TSR301, detail).hint(EXISTS),

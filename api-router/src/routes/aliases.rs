@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
+use shard_manager::access::rights::Rights;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::row_change::RowWrite;
 use shard_manager::shard_map::KeyLocation;
@@ -19,6 +20,7 @@ use super::kv::{agree, find, put, with_key_hint};
 use super::row_write::{WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body::{self, Members};
+use crate::caller_rights::CallerRights;
 use crate::headers::{DataHeaders, check_content_encoding, time_limit};
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
@@ -89,7 +91,7 @@ pub(crate) async fn write_pair(
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let deadline = context.options.deadline;
     let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
-    let change = parse_anywhere(&app, shard_key, bytes).await?;
+    let change = parse_anywhere(&app, &context.rights, shard_key, bytes).await?;
     let place = change.0;
     let done = carry_out(&app, &request, context, change).await;
     let mut response = done.map_err(with_key_hint)?.response;
@@ -99,22 +101,25 @@ pub(crate) async fn write_pair(
 
 async fn parse_anywhere(
     app: &Data<App>,
+    rights: &CallerRights,
     header: Option<ShardKey<'_>>,
     bytes: Bytes,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
-        return parse(app, header, &bytes);
+        return parse(app, rights, header, &bytes);
     }
-    let (app, header) = (app.clone(), header.map(|key| key.as_str().to_owned()));
+    let (app, rights, header) =
+        (app.clone(), rights.clone(), header.map(|key| key.as_str().to_owned()));
     let work = move || {
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
-        parse(&app, header, &bytes)
+        parse(&app, &rights, header, &bytes)
     };
     run_blocking(work).await
 }
 
 fn parse(
     app: &App,
+    rights: &Rights,
     header: Option<ShardKey<'_>>,
     bytes: &[u8],
 ) -> Result<(KeyLocation, RowWrite), Problem> {
@@ -129,7 +134,7 @@ fn parse(
         let detail = format!("value is larger than {} MiB", body::VALUE_BYTES_MAX >> 20);
         return Err(Problem::new(Code::TSR108, detail));
     }
-    put(app, agree(key, header)?, value)
+    put(app, rights, agree(key, header)?, value)
 }
 
 /// Returns the value under a key.

@@ -21,6 +21,7 @@ use std::time::Instant;
 use actix_web::http::header::HeaderValue;
 use actix_web::web::{Bytes, Data, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, post};
+use shard_manager::access::rights::Rights;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkDone, BulkRow, RequestOptions};
 use shard_manager::row_change::Operation;
@@ -36,6 +37,7 @@ use super::write::{OperationName, one_key, operation};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::body_decoding::ContentCoding;
+use crate::caller_rights::CallerRights;
 use crate::headers::{BulkFormat, DataHeaders, bulk_format, idempotency_key, refuse_conditions};
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
@@ -143,14 +145,15 @@ pub(crate) async fn write_bulk(
     let idempotency_key = idempotency_key(request.headers())?.map(str::to_owned);
     let (format, coding) = bulk_format(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
-    let head = Head { shard_key, options, prefer, idempotency_key, format, coding, began };
+    let rights = app.rights(&request);
+    let head = Head { rights, shard_key, options, prefer, idempotency_key, format, coding, began };
     match format {
         BulkFormat::Json => write_json(&app, head, &request, &parameters, payload).await,
         BulkFormat::Ndjson | BulkFormat::Csv => {
             let stream_options = stream_options(&app, &head, &parameters)?;
-            let options = &head.options;
+            let caller = (&head.rights, &head.options);
             let mut response =
-                write_stream(&app, &request, payload, stream_options, options, began).await?;
+                write_stream(&app, &request, payload, stream_options, caller, began).await?;
             if let Some(applied) = head.prefer.applied(&[Preference::Strict]) {
                 response.headers_mut().insert(PREFERENCE_APPLIED, applied);
             }
@@ -161,6 +164,7 @@ pub(crate) async fn write_bulk(
 
 /// Parsed head of a bulk write.
 struct Head<'r> {
+    rights: CallerRights,
     shard_key: Option<ShardKey<'r>>,
     options: RequestOptions,
     prefer: Prefer,
@@ -195,8 +199,9 @@ fn stream_options(
         })?,
     };
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
+    let schema = app.manager.schema(&head.rights);
     Ok(StreamOptions {
-        table: app.manager.schema().table(table)?,
+        table: schema.usable_for(schema.table(table)?, operation.into())?,
         operation,
         key: key.map(|key| key.as_str().to_owned()),
         format: head.format,
@@ -213,7 +218,7 @@ async fn write_json(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     parameters.check_names(&["shardKey"])?;
-    let Head { options, began, .. } = &head;
+    let Head { rights, options, began, .. } = &head;
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     let zipped = head.coding == ContentCoding::Gzip;
     let (bytes, share) =
@@ -222,7 +227,7 @@ async fn write_json(
     if zipped {
         share.grow(body::BULK_BYTES_MAX, options.deadline).await?;
     }
-    let Parsed { mut rows, refused } = parse_anywhere(app, key, bytes, zipped).await?;
+    let Parsed { mut rows, refused } = parse_anywhere(app, rights, key, (bytes, zipped)).await?;
     if let Some(key) = &head.idempotency_key {
         // A client's own key has no space, so that a row of a bulk write is never taken for a
         // single write.
@@ -238,8 +243,8 @@ async fn write_json(
     let asked: BTreeSet<ShardIndex> = rows.iter().map(|row| row.place.shard).collect();
     note_key(request, &rows);
     let BulkDone { rows: done, session, times } = match whole {
-        true => app.manager.data().write_bulk_atomic(rows, options).await,
-        false => app.manager.data().write_bulk(rows, options).await,
+        true => app.manager.data(rights).write_bulk_atomic(rows, options).await,
+        false => app.manager.data(rights).write_bulk(rows, options).await,
     };
     outcome.session = session;
     asked.into_iter().for_each(|shard| outcome.spend(shard, times));
@@ -305,27 +310,33 @@ struct Parsed {
 
 async fn parse_anywhere(
     app: &Data<App>,
+    rights: &CallerRights,
     key: Option<ShardKey<'_>>,
-    bytes: Bytes,
-    zipped: bool,
+    (bytes, zipped): (Bytes, bool),
 ) -> Result<Parsed, Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX && !zipped {
-        return parse(app, key, &bytes);
+        return parse(app, rights, key, &bytes);
     }
-    let (app, key) = (app.clone(), key.map(|key| key.as_str().to_owned()));
+    let (app, rights, key) = (app.clone(), rights.clone(), key.map(|key| key.as_str().to_owned()));
     let parsed = block(move || {
         let key = key.as_deref().and_then(|key| ShardKey::parse(key).ok());
         let bytes = if zipped { body::unzip(bytes, body::BULK_BYTES_MAX)? } else { bytes };
-        parse(&app, key, &bytes)
+        parse(&app, &rights, key, &bytes)
     });
     parsed.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?
 }
 
-fn parse(app: &App, key: Option<ShardKey<'_>>, body: &[u8]) -> Result<Parsed, Problem> {
+fn parse(
+    app: &App,
+    rights: &Rights,
+    key: Option<ShardKey<'_>>,
+    body: &[u8],
+) -> Result<Parsed, Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["table", "op", "rows", "records", "data"])?;
-    let table = app.manager.schema().table(&members.required_text("table")?)?;
+    let table = app.manager.schema(rights).table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
+    let table = app.manager.schema(rights).usable_for(table, operation.into())?;
     let mut lists = ["rows", "records", "data"]
         .into_iter()
         .filter_map(|name| members.get(name).map(|json| (name, json)));

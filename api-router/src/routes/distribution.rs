@@ -69,7 +69,9 @@ pub(crate) async fn distribution(
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["table"])?;
     let table = match parameters.single("table")? {
-        Some(name) => Some(app.manager.schema().table(name)?.name().to_owned()),
+        Some(name) => {
+            Some(app.manager.schema(&app.rights(&request)).table(name)?.name().to_owned())
+        }
         None => None,
     };
     let all: Vec<ShardIndex> = app.manager.map().topology().indices().collect();

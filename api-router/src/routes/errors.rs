@@ -218,10 +218,11 @@ fn example(code: Code) -> Problem {
             let (column, mismatch) = ("amount".to_owned(), TypeMismatch::NotBigint);
             Problem::from(&RowError::TypeMismatch { column, mismatch })
         }
-        Code::TSR403 => said(
-            "the request comes from a web page of another origin",
-            "send it from a page of this router",
-        ),
+        Code::TSR403 => failed(Error::Forbidden {
+            operations: "delete".to_owned(),
+            table: "users".to_owned(),
+            lack: "the shard key is not one of this caller's".to_owned(),
+        }),
         Code::TSR500 => Error::Internal.into(),
     }
 }

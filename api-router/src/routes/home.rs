@@ -76,7 +76,7 @@ pub async fn nothing_here(
         let hint = match path.trim_end_matches('/') {
             ALERTS => OF_ALERTS.to_owned(),
             _ => request_hints::no_such_path(path, routes, |name| {
-                app.manager.schema().table(name).is_ok()
+                app.manager.schema(&app.rights(&request)).table(name).is_ok()
             }),
         };
         return Err(Problem::new(Code::TSR111, "there is nothing at this path").hint(hint));

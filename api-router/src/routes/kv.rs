@@ -15,6 +15,8 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, delete, get, put};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
+use shard_manager::access::operation::RowOperations;
+use shard_manager::access::rights::Rights;
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{self, ReadDone};
@@ -26,7 +28,9 @@ use shard_manager::table::Table;
 use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body;
+use crate::caller_rights::CallerRights;
 use crate::data_route::KV_PREFIX;
+use crate::filter::find_column;
 use crate::headers::{DataHeaders, check_content_type, has_version, precondition};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem, ProblemBody};
@@ -74,7 +78,7 @@ pub(crate) async fn put_value(
     let key = path_key(&text, shard_key)?;
     let deadline = context.options.deadline;
     let (bytes, _share) = app.read_body(&request, payload, body::VALUE_BYTES_MAX, deadline).await?;
-    let change = put_anywhere(&app, key, bytes).await?;
+    let change = put_anywhere(&app, &context.rights, key, bytes).await?;
     context.wants_row = context.prefer.has(Preference::Representation);
     let done = carry_out(&app, &request, context, change).await;
     Ok(done.map_err(with_key_hint)?.answer(&app))
@@ -101,7 +105,8 @@ pub(crate) async fn delete_value(
 ) -> Result<HttpResponse, Problem> {
     let (shard_key, mut context) = WriteContext::parse(&app, &request)?;
     let text = key_in_path(&request)?;
-    let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
+    let key = path_key(&text, shard_key)?;
+    let change = change(&app, &context.rights, (Operation::Delete, key), &[])?;
     context.wants_row = context.prefer.has(Preference::Representation);
     Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
@@ -179,15 +184,16 @@ pub(super) fn agree<'k>(
 
 async fn put_anywhere(
     app: &Data<App>,
+    rights: &CallerRights,
     key: ShardKey<'_>,
     bytes: Bytes,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
-        return put(app, key, body::value(&bytes)?);
+        return put(app, rights, key, body::value(&bytes)?);
     }
-    let (app, key) = (app.clone(), key.as_str().to_owned());
+    let (app, rights, key) = (app.clone(), rights.clone(), key.as_str().to_owned());
     run_blocking(move || {
-        put(&app, ShardKey::parse(&key).map_err(Error::from)?, body::value(&bytes)?)
+        put(&app, &rights, ShardKey::parse(&key).map_err(Error::from)?, body::value(&bytes)?)
     })
     .await
 }
@@ -195,19 +201,21 @@ async fn put_anywhere(
 /// Returns the change that puts a value under a key.
 pub(super) fn put(
     app: &App,
+    rights: &Rights,
     key: ShardKey<'_>,
     value: &RawValue,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
-    change(app, Operation::Upsert, key, &[(Cow::Borrowed(VALUE), value)])
+    change(app, rights, (Operation::Upsert, key), &[(Cow::Borrowed(VALUE), value)])
 }
 
 fn change(
     app: &App,
-    operation: Operation,
-    key: ShardKey<'_>,
+    rights: &Rights,
+    (operation, key): (Operation, ShardKey<'_>),
     fields: &Fields<'_>,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
-    let table = app.manager.schema().table(TABLE)?;
+    let table = app.manager.schema(rights).table(TABLE)?;
+    let table = app.manager.schema(rights).usable_for(table, operation.into())?;
     Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, fields)?)
 }
 
@@ -240,10 +248,13 @@ pub(super) async fn find(
     headers: &DataHeaders<'_>,
     began: Instant,
 ) -> Result<Found, Problem> {
-    let query = value_of_a_key(&app.manager.schema().table(TABLE)?)?;
+    let rights = app.rights(request);
+    let table = app.manager.schema(&rights).table(TABLE)?;
+    let table = app.manager.schema(&rights).usable_for(table, RowOperations::READ)?;
+    let query = value_of_a_key(&table)?;
     request_record::update(request, |record| record.set_key(key.as_str()));
     let asked = Instant::now();
-    let read = app.manager.data().read(query, Some(key), &headers.options).await;
+    let read = app.manager.data(&rights).read(query, Some(key), &headers.options).await;
     let refused = |failure| refusal(app, request, asked, failure, &headers.options.session);
     let read = read.map_err(refused)?;
     let internal = || Problem::new(Code::TSR500, "an internal error");
@@ -254,7 +265,7 @@ pub(super) async fn find(
         return Err(Problem::new(Code::TSR302, "there is no value under this key")
             .hint("PUT makes it")
             .shard(app.manager.shard_name(place.shard))
-            .session(app.manager.data().token(&read.session)));
+            .session(app.manager.sessions().token(&read.session)));
     }
     let version = read.version().ok_or_else(internal)?;
     response.insert_header((ETAG, etag(version)));
@@ -266,10 +277,8 @@ pub(super) async fn find(
 }
 
 fn value_of_a_key(table: &std::sync::Arc<Table>) -> Result<ReadQuery, Problem> {
-    let column =
-        table.find(VALUE).ok_or_else(|| Problem::new(Code::TSR500, "an internal error"))?;
-    let outputs = vec![Output { column, alias: None }];
-    Ok(ReadQuery { outputs, limit: 1, ..ReadQuery::all(table) })
+    let outputs = vec![Output { column: find_column(table, VALUE)?, alias: None }];
+    Ok(ReadQuery { outputs, limit: 1, ..ReadQuery::unselected(table) })
 }
 
 impl Found {
@@ -301,7 +310,7 @@ impl Found {
             if wanted.is_some_and(|wanted| !wanted.holds(Some(self.version))) {
                 return Err(Problem::from(Error::VersionDiffers)
                     .shard(self.shard(app))
-                    .session(app.manager.data().token(&self.read.session)));
+                    .session(app.manager.sessions().token(&self.read.session)));
             }
         }
         if has_version(headers, self.version)? {

@@ -122,6 +122,10 @@ pub(crate) async fn route_key(
     })?;
     let bad = |error: KeyError| Problem::new(Code::TSR100, format!("key: {error}"));
     let key = ShardKey::parse(text).map_err(bad)?;
+    if !app.rights(&request).reaches(key) {
+        let detail = "this caller may not locate a shard key that is not one of its own";
+        return Err(Problem::new(Code::TSR403, detail));
+    }
     let map = app.manager.map();
     let place = map.place(key).map_err(bad)?;
     let explanation = map.keyspace().explain(key).map_err(bad)?;

@@ -6,10 +6,12 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_RANGE, ETAG};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
+use shard_manager::access::operation::RowOperations;
+use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::cursor::CursorError;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::ReadDone;
+use shard_manager::manager::{ReadDone, ResumeError};
 use shard_manager::query::ReadQuery;
 use shard_manager::topology::ShardIndex;
 use shard_manager::value::push_json_number;
@@ -106,16 +108,20 @@ pub(crate) async fn read_rows(
     let table = table.ok_or_else(|| {
         Problem::new(Code::TSR100, "table is missing").hint("for example ?table=users")
     })?;
-    let mut query = read_query(&app.manager.schema().table(table)?, &parameters)?;
+    let rights = app.rights(&request);
+    let table = app.manager.schema(&rights).table(table)?;
+    let table = app.manager.schema(&rights).usable_for(table, RowOperations::READ)?;
+    let mut query = read_query(&table, &parameters)?;
     let named = query.keys_named();
     if let Some(key) = key {
         check_agrees(&query, named.as_deref(), key)?;
     } else if headers.prefer.has(Preference::DenyFanout) {
-        refuse_fanout(&app, &query)?;
+        refuse_fanout(&app, &rights, &query)?;
     }
     query.counts = headers.prefer.has(Preference::CountExact);
     if let Some(cursor) = parameters.single("cursor")? {
-        query.after = Some(app.manager.data().resume(&query, key, cursor).map_err(bad_cursor)?);
+        query.after =
+            Some(app.manager.data(&rights).resume(&query, key, cursor).map_err(bad_cursor)?);
     }
     let is_first_page = query.after.is_none() && query.offset == 0;
     // A cursor does not contain the number of rows before it.
@@ -125,7 +131,7 @@ pub(crate) async fn read_rows(
     }
     let asked = Instant::now();
     let route = asked - began;
-    let read = app.manager.data().read(query, key, &headers.options).await;
+    let read = app.manager.data(&rights).read(query, key, &headers.options).await;
     let refused = |failure| refusal(&app, &request, asked, failure, &headers.options.session);
     let read = read.map_err(refused)?;
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
@@ -177,12 +183,13 @@ fn check_agrees(
     }))
 }
 
-fn refuse_fanout(app: &App, query: &ReadQuery) -> Result<(), Problem> {
-    if !app.manager.data().asks_all_shards(query) {
+fn refuse_fanout(app: &App, rights: &Rights, query: &ReadQuery) -> Result<(), Problem> {
+    if !app.manager.data(rights).asks_all_shards(query) {
         return Ok(());
     }
     let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";
-    let routing = query.table.routing().map(|column| &query.table.column(column).name);
+    let routing = query.table.routing().filter(|column| query.table.shows(*column));
+    let routing = routing.map(|column| &query.table.column(column).name);
     Err(Problem::new(Code::TSR104, detail).hint(match routing {
         Some(column) => format!("send x-shard-key, or filter by {column}=eq.value"),
         None => "send x-shard-key".to_owned(),
@@ -205,7 +212,11 @@ fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display)
     }
 }
 
-fn bad_cursor(error: CursorError) -> Problem {
+fn bad_cursor(error: ResumeError) -> Problem {
+    let error = match error {
+        ResumeError::Cursor(error) => error,
+        ResumeError::Refused(error) => return error.into(),
+    };
     Problem::new(Code::TSR106, format!("cursor: {error}")).hint(match error {
         CursorError::Foreign => "send next_cursor as it came, or none to begin again",
         CursorError::OtherQuery => {

@@ -18,6 +18,7 @@ use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
 use crate::app::App;
+use crate::caller_rights::CallerRights;
 use crate::headers::{DataHeaders, idempotency_key, precondition};
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
@@ -30,6 +31,9 @@ use crate::response_headers::{
 /// Preferences that a write honours: of a single row `tx=per-shard` is true anyway.
 const HONOURED: [Preference; 3] =
     [Preference::Minimal, Preference::Representation, Preference::PerShard];
+
+/// Preferences that a write honours if its caller may not read the row.
+const HONOURED_WITHOUT_ROW: [Preference; 2] = [Preference::Minimal, Preference::PerShard];
 
 /// A write that is durable.
 #[derive(serde::Serialize, ToSchema)]
@@ -54,6 +58,8 @@ pub struct WriteAnswer {
 pub(super) struct WriteContext<'r> {
     /// Start of the request.
     pub(super) began: Instant,
+    /// Rights of the caller.
+    pub(super) rights: CallerRights,
     /// Level, session and deadline.
     pub(super) options: RequestOptions,
     /// `Prefer`.
@@ -78,7 +84,8 @@ impl<'r> WriteContext<'r> {
         let DataHeaders { shard_key, options, prefer } =
             DataHeaders::parse(&app.manager, request, began)?;
         let idempotency_key = idempotency_key(request.headers())?;
-        Ok((shard_key, Self { began, options, prefer, idempotency_key, wants_row: false }))
+        let rights = app.rights(request);
+        Ok((shard_key, Self { began, rights, options, prefer, idempotency_key, wants_row: false }))
     }
 }
 
@@ -99,14 +106,14 @@ pub(super) async fn carry_out(
     context: WriteContext<'_>,
     (place, mut row): (KeyLocation, RowWrite),
 ) -> Result<CompletedWrite, Problem> {
-    let WriteContext { began, options, prefer, idempotency_key, wants_row } = context;
+    let WriteContext { began, rights, options, prefer, idempotency_key, wants_row } = context;
     row.wants_row = wants_row;
     row.precondition = precondition(request.headers(), row.operation)?;
     row.idempotency_key = idempotency_key.map(str::to_owned);
     request_record::update(request, |record| record.set_key(&row.key));
     let operation = row.operation;
     let asked = Instant::now();
-    let written = app.manager.data().write(place, row, &options).await;
+    let written = app.manager.data(&rights).write(place, row, &options).await;
     let refused = |failure| {
         let problem = refusal(app, request, asked, failure, &options.session);
         let in_vain = operation == Operation::Delete && problem.code() == Code::TSR302;
@@ -114,18 +121,21 @@ pub(super) async fn carry_out(
     };
     let written = written.map_err(refused)?;
     let mut session = options.session;
-    app.manager.data().extend_session(&mut session, place.shard, written.receipt.position);
+    app.manager.sessions().extend(&mut session, place.shard, written.receipt.position);
     let origin = AnswerOrigin::of_write(request, &session, place.epoch);
     let timing = Timing::of_write(began, written.receipt.times);
     let mut response = keyed_response(app, place, &origin, &timing);
     response.insert_header((ETAG, etag(written.row.version)));
+    // The row is empty for a caller who may not read it.
+    let is_withheld = wants_row && written.row.json.is_empty();
     if written.row.replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
     }
-    if let Some(applied) = prefer.applied(&HONOURED) {
+    let honoured: &[_] = if is_withheld { &HONOURED_WITHOUT_ROW } else { &HONOURED };
+    if let Some(applied) = prefer.applied(honoured) {
         response.insert_header((PREFERENCE_APPLIED, applied));
     }
-    Ok(CompletedWrite { response, written, wants_row })
+    Ok(CompletedWrite { response, written, wants_row: wants_row && !is_withheld })
 }
 
 impl CompletedWrite {

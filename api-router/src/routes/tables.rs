@@ -7,6 +7,7 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
 use shard_manager::error::Error;
@@ -16,6 +17,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::body::Members;
+use crate::caller_rights::CallerRights;
 use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
@@ -147,7 +149,7 @@ pub(crate) async fn list_tables(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let registry = app.manager.schema().tables();
+    let registry = app.manager.schema(&app.rights(&request)).tables();
     let tables = registry.tables().map(|table| shape(table)).collect();
     Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables }))
 }
@@ -165,7 +167,7 @@ pub(crate) async fn find_table(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let table = shape(&*app.manager.schema().table(&name)?);
+    let table = shape(&*app.manager.schema(&app.rights(&request)).table(&name)?);
     Ok(HttpResponse::Ok().json(TableAnswer { success: true, table }))
 }
 
@@ -201,7 +203,7 @@ pub(crate) async fn make_table(
     let (bytes, _share) =
         app.read_body(&request, payload, BODY_BYTES_MAX, options.deadline).await?;
     let table = declaration(&bytes)?.check().map_err(refusal)?;
-    let made = make(&app, table, options.deadline).await?;
+    let made = make(&app, app.rights(&request), table, options.deadline).await?;
     let (mut response, table) = match &made {
         TableCreated::New(table) => (HttpResponse::Created(), table),
         TableCreated::Known(table) => (HttpResponse::Ok(), table),
@@ -210,18 +212,24 @@ pub(crate) async fn make_table(
 }
 
 /// Makes the table in a task of its own: a client that disconnects must not leave it half made.
-async fn make(app: &Data<App>, table: Table, deadline: Instant) -> Result<TableCreated, Problem> {
+async fn make(
+    app: &Data<App>,
+    rights: CallerRights,
+    table: Table,
+    deadline: Instant,
+) -> Result<TableCreated, Problem> {
     let (sender, answer) = tokio::sync::oneshot::channel();
     let app = app.clone();
     rt::spawn(async move {
-        let made = app.manager.schema().create_table(table, deadline).await;
+        let made = app.manager.schema(&rights).create_table(table, deadline).await;
         let may_be_left = made.as_ref().is_err_and(|failure| {
             !matches!(failure.error, Error::TableDiffers { .. } | Error::TooManyTables)
         });
         // The client may have disconnected and needs no answer.
         let _ = sender.send(made);
         if may_be_left
-            && let Err(error) = app.manager.schema().undo_tables(Instant::now() + UNDO_MAX).await
+            && let Err(error) =
+                app.manager.schema(Rights::ALL).undo_tables(Instant::now() + UNDO_MAX).await
         {
             tracing::warn!(%error, "a table that was not made is still on some shards; the next start drops it");
         }
@@ -235,7 +243,9 @@ async fn make(app: &Data<App>, table: Table, deadline: Instant) -> Result<TableC
 
 fn shape(table: &Table) -> TableShape {
     let name = |column: usize| table.column(column).name.clone();
-    let columns = table.own().map(|column| table.column(column)).map(|column| ColumnShape {
+    let is_shown = |column: &usize| table.shows(*column);
+    let columns = table.own().filter(is_shown).map(|column| table.column(column));
+    let columns = columns.map(|column| ColumnShape {
         name: column.name.clone(),
         kind: column.kind.name(),
         null: column.nullable,
@@ -243,8 +253,8 @@ fn shape(table: &Table) -> TableShape {
     TableShape {
         name: table.name().to_owned(),
         columns: columns.collect(),
-        id: table.id().iter().map(|column| name(*column)).collect(),
-        routing: table.routing().map(name),
+        id: table.id().iter().copied().filter(is_shown).map(name).collect(),
+        routing: table.routing().filter(is_shown).map(name),
     }
 }
 

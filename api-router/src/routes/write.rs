@@ -2,6 +2,7 @@
 
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
+use shard_manager::access::rights::Rights;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager;
 use shard_manager::row_change::{Operation, RowError, RowWrite};
@@ -13,6 +14,7 @@ use utoipa::ToSchema;
 use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body::{self, Members};
+use crate::caller_rights::CallerRights;
 use crate::headers::check_content_type;
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
@@ -93,7 +95,7 @@ pub(crate) async fn write_row(
     let deadline = context.options.deadline;
     let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
-    let change = parse_anywhere(&app, keys, bytes).await?;
+    let change = parse_anywhere(&app, &context.rights, keys, bytes).await?;
     context.wants_row = !context.prefer.has(Preference::Minimal);
     Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
@@ -103,23 +105,25 @@ type Keys<'k> = (Option<ShardKey<'k>>, Option<&'k str>);
 
 async fn parse_anywhere(
     app: &Data<App>,
+    rights: &CallerRights,
     (header, query): Keys<'_>,
     bytes: Bytes,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
-        return parse(app, (header, query), &bytes);
+        return parse(app, rights, (header, query), &bytes);
     }
-    let (app, query) = (app.clone(), query.map(str::to_owned));
+    let (app, rights, query) = (app.clone(), rights.clone(), query.map(str::to_owned));
     let header = header.map(|key| key.as_str().to_owned());
     let work = move || {
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
-        parse(&app, (header, query.as_deref()), &bytes)
+        parse(&app, &rights, (header, query.as_deref()), &bytes)
     };
     run_blocking(work).await
 }
 
 fn parse(
     app: &App,
+    rights: &Rights,
     (header, query): Keys<'_>,
     body: &[u8],
 ) -> Result<(KeyLocation, RowWrite), Problem> {
@@ -127,8 +131,9 @@ fn parse(
     members.check_names(&MEMBERS)?;
     let in_body = members.text("shardKey")?;
     let key = one_key(header, query, in_body.as_deref())?;
-    let table = app.manager.schema().table(&members.required_text("table")?)?;
+    let table = app.manager.schema(rights).table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
+    let table = app.manager.schema(rights).usable_for(table, operation.into())?;
     let data = members.get("data");
     let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
     let data = Members::of_member("data", data)?;
@@ -152,7 +157,8 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     }
     let missing = || {
         let problem = Problem::new(Code::TSR104, "a write needs a shard key");
-        match table.routing().map(|routing| &table.column(routing).name) {
+        let routing = table.routing().filter(|column| table.shows(*column));
+        match routing.map(|routing| &table.column(routing).name) {
             Some(column) => problem.hint(format!(
                 "give the row {column}, which is its shard key, or send the header x-shard-key"
             )),
@@ -164,7 +170,7 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
 
 /// Returns the problem of a row whose routing column is null, which is no shard key.
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
-    let column = table.column(table.routing()?);
+    let column = table.column(table.routing().filter(|column| table.shows(*column))?);
     data.get(&column.name)?;
     let (column, mismatch) = (column.name.clone(), TypeMismatch::Null);
     Some(Problem::from(&RowError::TypeMismatch { column, mismatch }))

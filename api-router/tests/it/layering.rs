@@ -159,7 +159,7 @@ const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
 const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["shard"], &["manager"]];
 const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
 const API_ROUTER: &[&[&str]] = &[
-    &["request_hints"],
+    &["caller_rights", "request_hints"],
     &["body_decoding", "browser_policy", "data_route", "negotiation", "problem", "tls", "trace"],
     &["body_budget", "documented_paths", "otlp", "request_record"],
     &["config"],
@@ -257,8 +257,7 @@ const CHECKER: &[&[&str]] = &[
 /// Packages that keep rows.
 const ENGINES: [&str; 2] = ["postgres", "sqlite"];
 
-/// Packages that may depend on an engine: they open clusters, or are about the files or servers of
-/// one engine.
+/// Packages that may depend on an engine: they open clusters, or are about its files or servers.
 const ENGINE_USERS: [&str; 3] = ["shard-manager/assembly", "shard-manager/cli", "shard-manager"];
 
 const LINES_MAX: usize = 500;
@@ -306,8 +305,7 @@ fn dependencies(manifest: &toml::Table) -> BTreeSet<&str> {
     tables.flat_map(toml::Table::keys).map(String::as_str).collect()
 }
 
-/// Returns the modules of its own package that a file names after `crate::` or `super::`, or after
-/// the name that its programs use. Nested packages have no programs.
+/// Returns the modules of its own package that a file names, in a program after the package's name.
 fn imports(package: &str, src: &Path, file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap();
     let module = file.strip_prefix(src).unwrap().with_extension("");

@@ -313,7 +313,7 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR310 404 No such table: there is no table `user` (did you mean `users`?)
     TSR311 400 No such column: users has no column `nmae` (did you mean `name`?)
     TSR312 400 Value does not fit: name: expected text, got a number (-)
-    TSR403 403 Foreign page: the request comes from a web page of another origin (requests from other programs, and from pages served here, are welcome)
+    TSR403 403 Forbidden: the request comes from a web page of another origin (requests from other programs, and from pages served here, are welcome)
     "#);
 }
 

@@ -1,8 +1,8 @@
 //! Reasons why credentials are refused, and the few of them that a client learns.
 //!
 //! **Invariant:** to a client, unknown, wrong, revoked and suspended credentials look alike;
-//! "expired" is said only if the secret, the code or the signature was right. `Display` prints only what a
-//! client may learn.
+//! "expired" is said only if the secret, the code or the signature was right. `Display` prints only
+//! what a client may learn.
 //! **Not here:** HTTP statuses and headers (the router).
 
 use std::fmt;
@@ -44,7 +44,7 @@ pub enum AuthReason {
     KeyExpired,
     /// The text is no session: a part is missing or malformed, or there are two.
     SessionMalformed,
-    /// The session was made with another secret, or by nobody who knows one.
+    /// The code of the session was not made with the secret.
     SessionForged,
     /// All sessions of its time were ended.
     SessionEnded,

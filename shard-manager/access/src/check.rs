@@ -33,8 +33,8 @@ impl CheckRequest {
     pub const COLUMNS_MAX: usize = 256;
 
     /// Parses JSON such as
-    /// `{"role":"shop","tenant":"acme","operation":"read","table":"users","key":"acme:1"}`. `tenant`
-    /// may be a list, and `key` and `columns` may be left out.
+    /// `{"role":"shop","tenant":"acme","operation":"read","table":"users","key":"acme:1"}`. The
+    /// tenant may be a list of texts. `tenant`, `key` and `columns` may be left out.
     ///
     /// # Errors
     /// [`MemberError`] names the member and what to do about it.

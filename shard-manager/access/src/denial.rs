@@ -38,7 +38,8 @@ pub enum DenialSubject {
     },
     /// All callers of a tenant.
     Tenant(Box<str>),
-    /// All tokens of an issuer that were issued before a time, or do not say when.
+    /// All tokens of an issuer that were issued before a time by its own clock, or do not say when.
+    /// If that clock may be fast, the time has to be later by as much.
     IssuedBefore {
         /// `iss`.
         issuer: Box<str>,

@@ -2,6 +2,12 @@
 //!
 //! A row's routing column spells its shard key, so a caller who is bound to keys is bound to rows.
 //!
+//! The separator between a tenant and the rest of a key is exactly one character of ASCII
+//! punctuation, other than `*` and `$`, and no tenant of the role contains it. With two characters
+//! that would not be enough: by the separator `::`, the tenants `acme` and `acme:` would both have
+//! the key `acme:::1`, though neither contains it. Letters and digits are parts of tenants, and a
+//! character beyond ASCII may have another spelling that looks alike.
+//!
 //! **Invariant:** names are well-formed, no list is empty, and no literal key looks like a pattern.
 //! **Not here:** the choice of the grant that allows a request (`rights`), the JSON (`role`).
 
@@ -20,13 +26,14 @@ pub struct Grant {
     pub(crate) operations: RowOperations,
     pub(crate) keys: KeyRule,
     pub(crate) columns: ColumnSet,
+    pub(crate) scatters: bool,
 }
 
 impl Grant {
     /// Creates a grant of operations on all rows and columns of all tables.
     pub fn of_all_tables(operations: RowOperations) -> Self {
         let (tables, keys, columns) = (TableSet::All, KeyRule::All, ColumnSet::All);
-        Self { tables, operations, keys, columns }
+        Self { tables, operations, keys, columns, scatters: false }
     }
 
     /// Returns the tables.
@@ -51,6 +58,13 @@ impl Grant {
     #[inline]
     pub fn columns(&self) -> &ColumnSet {
         &self.columns
+    }
+
+    /// Returns true if a read without a shard key may go to all shards for the keys that begin with
+    /// a tenant. Other rules name their keys, and so their shards.
+    #[inline]
+    pub fn scatters(&self) -> bool {
+        self.scatters
     }
 }
 

@@ -25,7 +25,8 @@ use crate::tenant::Tenants;
 /// Part of a request: operations on the rows of a table, and all columns that it names in them.
 #[derive(Clone, Copy, Debug)]
 pub struct RowRequest<'q, C> {
-    /// All operations of the request. A change with a filter also reads.
+    /// All operations of the request. A change with a filter also reads. Without an operation,
+    /// rights on the table for any of them allow the request.
     pub operations: RowOperations,
     /// Name of the table.
     pub table: &'q str,
@@ -40,6 +41,8 @@ pub struct Allowed<'r> {
     pub binding: KeyBinding<'r>,
     /// Columns that a response without `select` has.
     pub columns: &'r ColumnSet,
+    /// True if a read that is bound to prefixes and names no shard key may go to all shards.
+    pub scatters: bool,
 }
 
 /// Name of a table, and the indices of its grants in the role.
@@ -109,6 +112,9 @@ struct Bounds {
 }
 
 impl Rights {
+    /// Rights without bounds, for work of the system that borrows them.
+    pub const ALL: &Self = &Self::all();
+
     /// Returns rights without bounds: those of a cluster without access control, and of the
     /// system's own work. A question to them costs one branch.
     #[inline]
@@ -168,7 +174,7 @@ impl Rights {
     }
 
     /// Allows a request that is not routed by one key. It must be bound to the keys that are
-    /// returned.
+    /// returned. A caller without tenants may be bound to none, and then finds no rows.
     ///
     /// # Errors
     /// [`Denied`] says what lacks.
@@ -189,7 +195,8 @@ impl Rights {
         C: Iterator<Item = &'q str> + Clone,
     {
         let Some(Bounds { role, tenants }) = &self.0 else {
-            return Ok(Allowed { binding: KeyBinding::All, columns: &ColumnSet::All });
+            let (binding, columns) = (KeyBinding::All, &ColumnSet::All);
+            return Ok(Allowed { binding, columns, scatters: false });
         };
         for grant in role.grants(request.table) {
             let binding = grant.keys().binding(tenants);
@@ -197,7 +204,8 @@ impl Rights {
                 && has_all(grant.columns(), request.columns.clone())
                 && admits(binding);
             if can {
-                return Ok(Allowed { binding, columns: grant.columns() });
+                let (columns, scatters) = (grant.columns(), grant.scatters());
+                return Ok(Allowed { binding, columns, scatters });
             }
         }
         Err(explain(role, request))
@@ -228,6 +236,13 @@ impl Rights {
         let Some(Bounds { role, .. }) = &self.0 else { return true };
         let mut grants = role.grants(table).filter(|grant| grant.operations().contains(operations));
         grants.any(|grant| grant.columns().contains(column))
+    }
+
+    /// Returns true if some grant of any table admits this shard key.
+    pub fn reaches(&self, key: ShardKey<'_>) -> bool {
+        let Some(Bounds { role, tenants }) = &self.0 else { return true };
+        let mut grants = role.role().grants().iter();
+        grants.any(|grant| grant.keys().binding(tenants).admits(key.as_str()))
     }
 
     /// Returns true if some grant of the role is not for all keys.

@@ -108,6 +108,8 @@ fn spell(query: &ReadQuery, to: &mut Vec<u8>) {
         table,
         outputs,
         conditions,
+        // The binding is one of the conditions.
+        is_bound: _,
         order,
         limit,
         offset,
@@ -331,6 +333,7 @@ mod tests {
                 table: declared(table),
                 outputs: outputs.into_iter().map(output).collect(),
                 conditions,
+                is_bound: false,
                 order: order.into_iter().map(by).collect(),
                 limit,
                 offset,

@@ -13,6 +13,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use access::rights::Rights;
 use cluster::manager::{BulkRow, Manager, RequestOptions};
 use model::error::Error;
 use model::keyspace::{SLOT_COUNT, ShardKey};
@@ -100,8 +101,9 @@ pub fn store_rows<E>(
                 let runtime = runtime.expect("a runtime without threads needs nothing");
                 for rows in parts {
                     let options = RequestOptions::by(Instant::now() + PATIENCE);
-                    let done =
-                        runtime.block_on(manager.data().write_chunk(shard, rows, &options)).rows;
+                    let done = runtime
+                        .block_on(manager.data(Rights::ALL).write_chunk(shard, rows, &options))
+                        .rows;
                     let mut stored = 0;
                     let mut filled = locked(filled);
                     for row in done {
@@ -182,7 +184,10 @@ impl<'p> DemoRows<'p> {
     /// # Errors
     /// [`Error::NoSuchTable`] if it has no users or orders.
     pub fn new(manager: &Manager, plan: &'p Plan) -> Result<Self, Error> {
-        let (users, orders) = (manager.schema().table("users")?, manager.schema().table("orders")?);
+        let (users, orders) = (
+            manager.schema(Rights::ALL).table("users")?,
+            manager.schema(Rights::ALL).table("orders")?,
+        );
         let map = manager.map();
         let passes = plan.users().div_ceil(PASS_USERS).clamp(1, PASSES_MAX);
         let mut pass_of = vec![0; usize::from(SLOT_COUNT)];

@@ -1,22 +1,29 @@
 //! Manager: the façade of a cluster, with a face for each kind of request.
 //!
-//! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Status`] for health
-//! and sizes, [`Access`] for keys and roles, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and
-//! one of the registry.
+//! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
+//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Faults`] for injected faults. Each request uses one
+//! snapshot of the shard map and one of the registry.
 //!
-//! **Invariant:** a success means durable on the primary that the receipt names.
+//! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
+//! forgets them does not compile. Work of the system passes [`Rights::ALL`].
+//!
+//! **Invariant:** a success means durable on the primary that the receipt names. A row or the name
+//! of a table is returned only as far as the rights of the face permit.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
-mod access;
+mod access_control;
 mod data;
 mod faults;
 mod lifecycle;
 mod schema;
+mod sessions;
 mod status;
+mod visible_tables;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::rights::Rights;
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheSettings, CacheUse, ServedBy};
 use engine::open_error::OpenError;
@@ -33,10 +40,11 @@ use model::topology::ShardIndex;
 use crate::lane::LaneTimes;
 use crate::shard::{NodeHealth, Shard};
 
-pub use access::Access;
-pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data};
+pub use access_control::Access;
+pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
+pub use sessions::Sessions;
 pub use status::Status;
 
 /// An open cluster.
@@ -175,16 +183,22 @@ impl Manager {
         self.shards[shard.index()].name()
     }
 
-    /// Returns the face for rows.
+    /// Returns the face for rows, for a caller with these rights.
     #[inline]
-    pub fn data(&self) -> Data<'_> {
-        Data(self)
+    pub fn data<'m>(&'m self, rights: &'m Rights) -> Data<'m> {
+        Data { manager: self, rights }
     }
 
-    /// Returns the face for tables.
+    /// Returns the face for tables, for a caller with these rights.
     #[inline]
-    pub fn schema(&self) -> Schema<'_> {
-        Schema(self)
+    pub fn schema<'m>(&'m self, rights: &'m Rights) -> Schema<'m> {
+        Schema { manager: self, rights }
+    }
+
+    /// Returns the face for session tokens.
+    #[inline]
+    pub fn sessions(&self) -> Sessions<'_> {
+        Sessions(self)
     }
 
     /// Returns the face for health and sizes.

@@ -25,6 +25,22 @@ pub enum Error {
         /// A table that may have been meant.
         suggestion: Option<String>,
     },
+    /// The caller's rights do not allow it. The reason depends on them alone, never on stored rows.
+    #[error("this caller may not {operations} in `{table}`: {lack}")]
+    Forbidden {
+        /// Operations of the request.
+        operations: String,
+        /// The table.
+        table: String,
+        /// Missing right.
+        lack: String,
+    },
+    /// The caller is bound to shard keys of which there is no list, and the read names none.
+    #[error("this caller may read `{table}` by shard key only")]
+    KeyRequired {
+        /// The table.
+        table: String,
+    },
     /// The members are not a row of the table.
     #[error(transparent)]
     Row(#[from] RowError),

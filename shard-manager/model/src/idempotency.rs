@@ -130,6 +130,8 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         Error::Remembered(first) => rejection(first),
         Error::Row(_)
         | Error::NoSuchTable { .. }
+        | Error::Forbidden { .. }
+        | Error::KeyRequired { .. }
         | Error::Key(_)
         | Error::KeyReused
         | Error::TransactionTooLarge

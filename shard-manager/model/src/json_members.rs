@@ -15,6 +15,21 @@ use serde_json::value::RawValue;
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl Members<'_> {
+    /// Returns the JSON of an object with only those members for whose names `keeps` returns true;
+    /// `None` if the text is no object.
+    pub fn keep(object: &[u8], keeps: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
+        let Members(members) = serde_json::from_slice(object).ok()?;
+        let mut kept = Vec::with_capacity(object.len());
+        for (name, value) in members.into_iter().filter(|(name, _)| keeps(name)) {
+            kept.push(if kept.is_empty() { b'{' } else { b',' });
+            serde_json::to_writer(&mut kept, &*name).ok()?;
+            kept.push(b':');
+            kept.extend_from_slice(value.get().as_bytes());
+        }
+        kept.extend_from_slice(if kept.is_empty() { b"{}" } else { b"}" });
+        Some(kept)
+    }
+
     /// Highest number of members of one object: a table has at most 200 columns.
     pub const MAX: usize = 256;
 }

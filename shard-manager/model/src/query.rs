@@ -18,10 +18,14 @@ use crate::value::Value;
 pub struct ReadQuery {
     /// The table.
     pub table: Arc<Table>,
-    /// Columns of the response, in order.
+    /// Columns of the response, in order. Empty until the read is bound to the rights of its
+    /// caller, if it returns all columns that they permit.
     pub outputs: Vec<Output>,
     /// Conditions, all of which must hold.
     pub conditions: Vec<Condition>,
+    /// True if the first condition binds the read to shard keys that its caller may read, by a test
+    /// of the column `shard_key`.
+    pub is_bound: bool,
     /// Sort order of the client; ties are broken by [`ReadQuery::sort_keys`].
     pub order: Vec<OrderBy>,
     /// Highest number of rows in the response, 0..=[`ReadQuery::LIMIT_MAX`].
@@ -63,11 +67,19 @@ impl ReadQuery {
     /// Returns a read of all returned columns of a table, with no conditions and the default order
     /// and limit.
     pub fn all(table: &Arc<Table>) -> Self {
-        let outputs = table.answered().map(|column| Output { column, alias: None }).collect();
+        let mut query = Self::unselected(table);
+        query.select_if(|_| true);
+        query
+    }
+
+    /// Returns a read of all columns that the rights of its caller permit, with no conditions and
+    /// the default order and limit.
+    pub fn unselected(table: &Arc<Table>) -> Self {
         Self {
             table: Arc::clone(table),
-            outputs,
+            outputs: Vec::new(),
             conditions: Vec::new(),
+            is_bound: false,
             order: Vec::new(),
             limit: Self::LIMIT_DEFAULT,
             offset: 0,
@@ -77,36 +89,80 @@ impl ReadQuery {
         }
     }
 
+    /// Selects the returned columns of the table for whose names `permits` returns true.
+    pub fn select_if(&mut self, permits: impl Fn(&str) -> bool) {
+        let shown = self.table.shown().filter(|column| permits(&self.table.column(*column).name));
+        self.outputs = shown.map(|column| Output { column, alias: None }).collect();
+    }
+
+    /// Adds, as the outermost conjunction, a condition on the column `shard_key` that binds the
+    /// read to the keys that its caller may read.
+    pub fn bind(&mut self, test: Condition) {
+        self.conditions.insert(0, test);
+        self.is_bound = true;
+    }
+
+    /// Returns the indices of the columns that the client names: in `select`, in conditions, and in
+    /// the order.
+    pub fn columns_named(&self) -> Vec<usize> {
+        fn add(conditions: &[Condition], columns: &mut Vec<usize>) {
+            for condition in conditions {
+                match condition {
+                    Condition::Column(column, _) => columns.push(*column),
+                    Condition::All(list) | Condition::Any(list) => add(list, columns),
+                    Condition::Not(one) => add(std::slice::from_ref(one), columns),
+                }
+            }
+        }
+        let mut columns = self.outputs.iter().map(|output| output.column).collect();
+        add(&self.conditions[usize::from(self.is_bound)..], &mut columns);
+        columns.extend(self.order.iter().map(|by| by.column));
+        columns
+    }
+
     /// Returns, in ascending order, shard keys of which a row must have one to meet the conditions;
     /// `None` if the conditions name none, or more than [`ReadQuery::KEYS_MAX`]. Keys are named
     /// only by equality tests of the routing column that are joined by `and`, and not inside an
-    /// `or` or a `not`.
+    /// `or` or a `not`, and by the condition that binds the read.
     pub fn keys_named(&self) -> Option<Vec<String>> {
-        let routing = self.table.routing()?;
         let mut named = None;
-        self.conditions.iter().for_each(|condition| narrow(condition, routing, &mut named));
+        if let Some(binding) = self.binding() {
+            narrow(binding, Table::SHARD_KEY, &mut named);
+        }
+        if let Some(routing) = self.table.routing() {
+            self.conditions.iter().for_each(|condition| narrow(condition, routing, &mut named));
+        }
         let named = named.filter(|named: &Vec<Cow<'_, str>>| named.len() <= Self::KEYS_MAX)?;
         Some(named.into_iter().map(Cow::into_owned).collect())
+    }
+
+    fn binding(&self) -> Option<&Condition> {
+        self.conditions.first().filter(|_| self.is_bound)
     }
 
     /// Returns this read limited to the one key that [`ReadQuery::keys_named`] returns.
     #[must_use]
     pub fn within_key(&self) -> Self {
-        let says_key = |condition: &&Condition| match condition {
-            Condition::Column(column, Test::Compare(Comparison::Equal, _)) => {
-                Some(*column) == self.table.routing()
-            }
+        let equals = |condition: &Condition| match condition {
+            Condition::Column(column, Test::Compare(Comparison::Equal, _)) => Some(*column),
             Condition::Column(..) | Condition::All(_) | Condition::Any(_) | Condition::Not(_) => {
-                false
+                None
             }
         };
-        let conditions = self.conditions.iter().filter(|condition| !says_key(condition)).cloned();
+        let binds_one = self.binding().is_some_and(|binding| equals(binding).is_some());
+        let says_key = |condition: &&Condition| {
+            let column = equals(condition);
+            column.is_some() && column == self.table.routing()
+        };
+        let conditions = self.conditions.iter().skip(usize::from(binds_one));
+        let conditions = conditions.filter(|condition| !says_key(condition)).cloned();
         let after = self.after.as_ref().map(|after| {
             let keys = self.sort_keys(false).into_iter().zip(after);
             let kept = keys.filter(|(by, _)| !Table::PLACE.contains(&by.column));
             kept.map(|(_, value)| value.clone()).collect()
         });
-        Self { conditions: conditions.collect(), after, ..self.clone() }
+        let is_bound = self.is_bound && !binds_one;
+        Self { conditions: conditions.collect(), is_bound, after, ..self.clone() }
     }
 
     /// Converts the sort keys of a row among the rows of its shard key into those among the rows of

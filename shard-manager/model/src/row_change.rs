@@ -217,6 +217,9 @@ impl RowWrite {
     /// [`RowError::TypeMismatch`] if the value does not fit the column.
     pub fn routing_key(table: &Table, fields: &Fields<'_>) -> Result<Option<String>, RowError> {
         let Some(routing) = table.routing() else { return Ok(None) };
+        if !table.shows(routing) {
+            return Ok(None);
+        }
         let column = table.column(routing);
         let found = fields.iter().find(|(name, _)| *name == column.name);
         let Some((_, json)) = found else { return Ok(None) };
@@ -275,8 +278,9 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
 fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Value, RowError> {
     let column = table.column(routing);
     let value = column.kind.read_text(key.as_str());
-    let value = value
-        .map_err(|mismatch| RowError::TypeMismatch { column: column.name.clone(), mismatch })?;
+    let named = if table.shows(routing) { routing } else { Table::SHARD_KEY };
+    let column = || table.column(named).name.clone();
+    let value = value.map_err(|mismatch| RowError::TypeMismatch { column: column(), mismatch })?;
     check_routing(table, routing, &value, key)?;
     Ok(value)
 }

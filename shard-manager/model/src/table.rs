@@ -3,6 +3,9 @@
 //! Names from clients are looked up here and never inserted into SQL; a name that is not in the
 //! registry does not exist.
 //!
+//! A caller who may not know all columns gets a [view](Table::view) of the table. Its columns have
+//! the indices of the table, and those that are hidden are found by no name.
+//!
 //! **Invariant:** every name matches `[a-z][a-z0-9_]{0,39}`, so it needs no quoting in SQL or JSON.
 //! **Not here:** reading the declarations from a database (`declarations` of `postgres` and of
 //! `sqlite`); rows (`row_change`).
@@ -32,6 +35,15 @@ pub struct Table {
     id: Vec<usize>,
     routing: Option<usize>,
     digest: u64,
+    view: Option<View>,
+}
+
+/// Part of a table that a caller may know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct View {
+    whole: Arc<Table>,
+    /// True for each column that is hidden.
+    hidden: Box<[bool]>,
 }
 
 impl Table {
@@ -71,8 +83,14 @@ impl Table {
                 return Err(TableError::NameTaken { name: column.name.clone() });
             }
         }
-        let mut table =
-            Self { name: name.to_owned(), columns, id: Vec::new(), routing: None, digest: 0 };
+        let mut table = Self {
+            name: name.to_owned(),
+            columns,
+            id: Vec::new(),
+            routing: None,
+            digest: 0,
+            view: None,
+        };
         table.id = id.iter().map(|name| table.own_column(name)).collect::<Result<_, _>>()?;
         table.routing = routing.map(|name| table.own_column(name)).transpose()?;
         if table.id.is_empty() {
@@ -153,9 +171,40 @@ impl Table {
         self.columns.len() - 3
     }
 
-    /// Returns the index of a column, those of the system included.
+    /// Returns the index of a column, those of the system included, unless it is hidden.
     pub fn find(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|column| column.name == name)
+        let found = self.columns.iter().position(|column| column.name == name);
+        found.filter(|index| self.shows(*index))
+    }
+
+    /// Returns the table with only those columns that `shows` returns true for. The others are
+    /// found by no name and suggested for none.
+    #[must_use]
+    pub fn view(self: &Arc<Self>, shows: impl Fn(&str) -> bool) -> Arc<Self> {
+        let whole = self.whole();
+        let hidden: Box<[bool]> = whole.columns.iter().map(|column| !shows(&column.name)).collect();
+        if !hidden.contains(&true) {
+            return Arc::clone(whole);
+        }
+        let view = Some(View { whole: Arc::clone(whole), hidden });
+        Arc::new(Self { view, ..Self::clone(whole) })
+    }
+
+    /// Returns the table of which this is a view: the one that the databases know.
+    #[inline]
+    pub fn whole(self: &Arc<Self>) -> &Arc<Self> {
+        self.view.as_ref().map_or(self, |view| &view.whole)
+    }
+
+    /// Returns true unless the column at this index is hidden.
+    #[inline]
+    pub fn shows(&self, index: usize) -> bool {
+        self.view.as_ref().is_none_or(|view| !view.hidden[index])
+    }
+
+    /// Returns the columns of a response without `select` that are not hidden.
+    pub fn shown(&self) -> impl Iterator<Item = usize> {
+        self.answered().filter(|index| self.shows(*index))
     }
 
     /// Describes the difference to another declaration of this name; `None` if there is none.
@@ -194,7 +243,8 @@ impl Table {
 
     /// Returns the column that the client may have meant.
     pub fn suggest(&self, name: &str) -> Option<String> {
-        closest(name, self.columns.iter().map(|column| column.name.as_str()))
+        let shown = (0..self.columns.len()).filter(|index| self.shows(*index));
+        closest(name, shown.map(|index| self.columns[index].name.as_str()))
     }
 }
 
@@ -244,6 +294,13 @@ impl Registry {
     pub fn without(&self, names: &[&str]) -> Self {
         let kept = self.tables.iter().filter(|(name, _)| !names.contains(&name.as_str()));
         Self { tables: kept.map(|(name, table)| (name.clone(), Arc::clone(table))).collect() }
+    }
+
+    /// Returns a registry of what `view` returns for the tables.
+    #[must_use]
+    pub fn view(&self, view: impl Fn(&Arc<Table>) -> Option<Arc<Table>>) -> Self {
+        let named = |table: Arc<Table>| (table.name.clone(), table);
+        Self { tables: self.tables.values().filter_map(view).map(named).collect() }
     }
 
     /// Returns the table of this name.

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 
+use shard_manager::access::rights::Rights;
 use shard_manager::backup::manifest::Manifest;
 use shard_manager::backup::restore::verify;
 use shard_manager::backup::{BackupSource, SaveError, Step, Watch};
@@ -206,7 +207,7 @@ async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
     let options = shard_manager::manager::RequestOptions::by(until);
     let told = cluster
         .manager
-        .data()
+        .data(Rights::ALL)
         .write(place, change.clone(), &options)
         .await
         .expect_err("it is held");
@@ -214,7 +215,12 @@ async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
     assert_eq!(shard.replication.primary().committed(), before);
     drop(closed);
     let options = crate::cluster::options();
-    cluster.manager.data().write(place, change, &options).await.expect("the lane goes on");
+    cluster
+        .manager
+        .data(Rights::ALL)
+        .write(place, change, &options)
+        .await
+        .expect("the lane goes on");
     assert_eq!(shard.replication.primary().committed(), before + 1);
 }
 

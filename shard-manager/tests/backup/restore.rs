@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use shard_manager::access::key_record::KeyState;
+use shard_manager::access::rights::Rights;
 use shard_manager::access::tenant::Tenants;
 use shard_manager::backup::SaveError;
 use shard_manager::backup::restore::{restore, verify};
@@ -35,7 +36,7 @@ async fn lived_on(dir: &TempDir) -> (Cluster, SessionToken, i64) {
     let after = cluster.write("users", Operation::Upsert, "after", &user("after", "b")).await;
     let after = after.expect("a write");
     let mut session = SessionToken::empty();
-    cluster.manager.data().extend_session(
+    cluster.manager.sessions().extend(
         &mut session,
         after.receipt.place.shard,
         after.receipt.position,
@@ -51,7 +52,7 @@ fn opened(dir: &Path) -> Manager {
 async fn a_restored_cluster_holds_acknowledged_rows_and_rejects_tokens_that_have_seen_more() {
     let dir = scratch::folder();
     let (lost, session, lost_version) = lived_on(&dir).await;
-    let token = lost.manager.data().token(&session);
+    let token = lost.manager.sessions().token(&session);
     drop(lost.stop());
     let home = dir.path().join("data");
     restore(&dir.path().join("copy"), &home, &ALONE).expect("it is put back");
@@ -61,11 +62,14 @@ async fn a_restored_cluster_holds_acknowledged_rows_and_rejects_tokens_that_have
     assert_eq!(rows[0]["user_id"], "before");
     // The token belongs to this cluster, but to a timeline that was abandoned.
     let session =
-        back.manager.data().session([token.as_str()].into_iter()).expect("a token of ours");
-    let query = ReadQuery::all(&back.manager.schema().table("users").expect("a table"));
+        back.manager.sessions().merge([token.as_str()].into_iter()).expect("a token of ours");
+    let query = ReadQuery::all(&back.manager.schema(Rights::ALL).table("users").expect("a table"));
     let key = ShardKey::parse("after").expect("a key");
-    let told =
-        back.manager.data().read(query, Some(key), &RequestOptions { session, ..options() }).await;
+    let told = back
+        .manager
+        .data(Rights::ALL)
+        .read(query, Some(key), &RequestOptions { session, ..options() })
+        .await;
     let told = told.expect_err("what was seen is gone").error;
     assert_eq!(told, Error::SeenMayBeLost { shard: "shard1".into() });
     // A version assigned on the abandoned timeline is never assigned again, so that an If-Match
@@ -99,7 +103,7 @@ async fn idempotency_keys_are_those_of_the_copy() {
         row.idempotency_key = Some("once".to_owned());
         cluster
             .manager
-            .data()
+            .data(Rights::ALL)
             .write(place, row, &RequestOptions::by(deadline()))
             .await
             .expect("stored")

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
+use shard_manager::access::rights::Rights;
 use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::cache::CacheUse::{Bypass, Hit, Miss};
 use shard_manager::cache::{CacheSettings, CacheUse, ServedBy};
@@ -42,7 +43,7 @@ fn with(session: &SessionToken) -> RequestOptions {
 }
 
 fn row(manager: &Manager, key: &str, n: u64) -> (KeyLocation, RowWrite) {
-    let table = manager.schema().table("users").unwrap();
+    let table = manager.schema(Rights::ALL).table("users").unwrap();
     let text = format!(r#"{{"name":"{n}","email":"a@example.com"}}"#);
     let members: std::collections::BTreeMap<String, &RawValue> =
         serde_json::from_str(&text).unwrap();
@@ -63,16 +64,16 @@ async fn write(manager: &Manager, redis: &Server, key: &str, n: u64) -> SessionT
 /// Writes, and returns the session token of the client afterwards.
 async fn write_only(manager: &Manager, key: &str, n: u64) -> SessionToken {
     let (place, row) = row(manager, key, n);
-    let written = manager.data().write(place, row, &options()).await.unwrap();
+    let written = manager.data(Rights::ALL).write(place, row, &options()).await.unwrap();
     let mut session = SessionToken::empty();
-    manager.data().extend_session(&mut session, place.shard, written.receipt.position);
+    manager.sessions().extend(&mut session, place.shard, written.receipt.position);
     session
 }
 
 async fn read(manager: &Manager, key: &str, options: &RequestOptions) -> ReadDone {
-    let table = manager.schema().table("users").unwrap();
+    let table = manager.schema(Rights::ALL).table("users").unwrap();
     let key = ShardKey::parse(key).unwrap();
-    manager.data().read(ReadQuery::all(&table), Some(key), options).await.unwrap()
+    manager.data(Rights::ALL).read(ReadQuery::all(&table), Some(key), options).await.unwrap()
 }
 
 fn number(read: &ReadDone) -> Option<u64> {
@@ -163,13 +164,14 @@ async fn strong_reads_and_reads_of_all_shards_bypass_the_cache() {
         let read = read(&manager, "ada", &RequestOptions { level, ..options() }).await;
         assert_eq!((read.cache, read.served_by), (Some(Bypass), ServedBy::Primary));
     }
-    let table = manager.schema().table("users").unwrap();
-    let scattered = manager.data().read(ReadQuery::all(&table), None, &options()).await.unwrap();
+    let table = manager.schema(Rights::ALL).table("users").unwrap();
+    let scattered =
+        manager.data(Rights::ALL).read(ReadQuery::all(&table), None, &options()).await.unwrap();
     assert_eq!(scattered.cache, Some(Bypass));
     let key = ShardKey::parse("ada").unwrap();
     let counted = ReadQuery { counts: true, ..ReadQuery::all(&table) };
     assert_eq!(
-        manager.data().read(counted, Some(key), &options()).await.unwrap().cache,
+        manager.data(Rights::ALL).read(counted, Some(key), &options()).await.unwrap().cache,
         Some(Bypass)
     );
     assert_eq!(manager.status().cache_stats().unwrap().bypass, 4);
@@ -205,9 +207,9 @@ async fn every_kind_of_write_invalidates_the_entry() {
         warm(&manager).await;
         let shard = bulk(n)[0].place.shard;
         match n {
-            2 => drop(manager.data().write_bulk(bulk(n), &options()).await),
-            3 => drop(manager.data().write_bulk_atomic(bulk(n), &options()).await),
-            _ => drop(manager.data().write_chunk(shard, bulk(n), &options()).await),
+            2 => drop(manager.data(Rights::ALL).write_bulk(bulk(n), &options()).await),
+            3 => drop(manager.data(Rights::ALL).write_bulk_atomic(bulk(n), &options()).await),
+            _ => drop(manager.data(Rights::ALL).write_chunk(shard, bulk(n), &options()).await),
         }
         until("its entries are gone", || redis.keys().is_empty()).await;
         // Waits for the end of the fill, so that the next fill gets its own lease.
@@ -219,7 +221,7 @@ async fn every_kind_of_write_invalidates_the_entry() {
     let is_cancelled = async |n| {
         warm(&manager).await;
         let (place, row) = row(&manager, "ada", n);
-        let ended = manager.data().write(place, row, &options()).now_or_never();
+        let ended = manager.data(Rights::ALL).write(place, row, &options()).now_or_never();
         until("its entries are gone", || redis.keys().is_empty()).await;
         ended.is_none()
     };
@@ -248,9 +250,9 @@ async fn entries_from_before_a_primary_was_restored_are_never_served() {
     assert_eq!(redis.keys().len(), 1, "the entry is there");
     let manager = open(&dir, 0, &redis.settings());
     assert_eq!(told(&manager, &options()).await, (Some(1), Miss));
-    let table = manager.schema().table("users").unwrap();
+    let table = manager.schema(Rights::ALL).table("users").unwrap();
     let key = Some(ShardKey::parse("ada").unwrap());
-    let lost = manager.data().read(ReadQuery::all(&table), key, &with(&session)).await;
+    let lost = manager.data(Rights::ALL).read(ReadQuery::all(&table), key, &with(&session)).await;
     assert!(matches!(lost.unwrap_err().error, Error::SeenMayBeLost { .. }));
 }
 

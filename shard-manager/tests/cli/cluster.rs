@@ -14,6 +14,7 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use shard_manager::access::rights::Rights;
 use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::keyspace::ShardKey;
@@ -157,7 +158,7 @@ pub(crate) fn write_long_users(manager: &Manager, count: usize, bytes: usize) {
 
 /// Writes rows by their keys, all at once, and waits for the replicas.
 pub(crate) fn write(manager: &Manager, table: &str, rows: impl Iterator<Item = (String, String)>) {
-    let table = manager.schema().table(table).expect("the table is there");
+    let table = manager.schema(Rights::ALL).table(table).expect("the table is there");
     let map = manager.map();
     let options = RequestOptions::by(Instant::now() + Duration::from_secs(600));
     let writes = rows.map(|(key, row)| {
@@ -166,7 +167,7 @@ pub(crate) fn write(manager: &Manager, table: &str, rows: impl Iterator<Item = (
         let key = ShardKey::parse(&key).expect("a good key");
         let (place, row) = Data::prepare(&map, &table, Operation::Upsert, key, &fields)
             .expect("a row of the table");
-        manager.data().write(place, row, &options)
+        manager.data(Rights::ALL).write(place, row, &options)
     });
     for written in block_on(futures_util::future::join_all(writes)) {
         written.expect("the row is stored");

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::declaration::Declaration;
 use shard_manager::store::sqlite::offline_view::{DirView, Holder};
 use shard_manager::table::Column;
@@ -29,7 +30,8 @@ fn with_notes(shards: usize) -> Cluster {
     };
     let table = declared.check().expect("a good table");
     let deadline = Instant::now() + Duration::from_secs(600);
-    block_on(cluster.manager.schema().create_table(table, deadline)).expect("the table is made");
+    block_on(cluster.manager.schema(Rights::ALL).create_table(table, deadline))
+        .expect("the table is made");
     cluster
 }
 

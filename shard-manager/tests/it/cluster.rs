@@ -10,6 +10,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::sqlite::SqliteConnection;
 use serde_json::value::RawValue;
+use shard_manager::access::rights::Rights;
 use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::backup::BackupSource;
 use shard_manager::engine::cluster_spec::ClusterSpec;
@@ -110,7 +111,7 @@ impl Cluster {
         key: &str,
         json: &str,
     ) -> (KeyLocation, RowWrite) {
-        let table = self.manager.schema().table(table).expect("the table is there");
+        let table = self.manager.schema(Rights::ALL).table(table).expect("the table is there");
         let key = ShardKey::parse(key).expect("a good key");
         let members: std::collections::BTreeMap<String, &RawValue> =
             serde_json::from_str(json).expect("an object");
@@ -127,13 +128,13 @@ impl Cluster {
         json: &str,
     ) -> Result<WriteReceipt, Failure> {
         let (place, row) = self.prepare(table, operation, key, json);
-        self.manager.data().write(place, row, &options()).await
+        self.manager.data(Rights::ALL).write(place, row, &options()).await
     }
 
     pub(crate) async fn write_all(&self, rows: Vec<(KeyLocation, RowWrite)>) -> Vec<BulkRowDone> {
         let numbered = rows.into_iter().enumerate();
         let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
-        self.manager.data().write_bulk(rows, &options()).await.rows
+        self.manager.data(Rights::ALL).write_bulk(rows, &options()).await.rows
     }
 
     pub(crate) async fn read(&self, query: ReadQuery, key: Option<&str>) -> Vec<serde_json::Value> {
@@ -148,12 +149,12 @@ impl Cluster {
         key: Option<&str>,
     ) -> Result<ReadDone, Failure> {
         let key = key.map(|key| ShardKey::parse(key).expect("a good key"));
-        self.manager.data().read(query, key, &options()).await
+        self.manager.data(Rights::ALL).read(query, key, &options()).await
     }
 
     /// The rows of a table, up to a thousand of them.
     pub(crate) async fn rows(&self, table: &str, key: Option<&str>) -> Vec<serde_json::Value> {
-        let table = self.manager.schema().table(table).expect("the table is there");
+        let table = self.manager.schema(Rights::ALL).table(table).expect("the table is there");
         let query = ReadQuery { limit: ReadQuery::LIMIT_MAX, ..ReadQuery::all(&table) };
         self.read(query, key).await
     }

@@ -2,6 +2,7 @@
 //! declaration is refused with the member that is wrong.
 
 use serde_json::json;
+use shard_manager::access::rights::Rights;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::row_change::Operation::{Insert, Update, Upsert};
@@ -79,7 +80,7 @@ async fn every_name_is_refused_or_works_everywhere_in_a_statement() {
 
 /// Writes, changes, filters by and orders by every column of a table, and uses each as an id.
 async fn use_every_column(cluster: &Cluster, name: &str) {
-    let table = cluster.manager.schema().table(name).expect("it is there");
+    let table = cluster.manager.schema(Rights::ALL).table(name).expect("it is there");
     let own: Vec<usize> = table.own().filter(|column| !table.id().contains(column)).collect();
     let row: serde_json::Map<String, serde_json::Value> =
         own.iter().map(|column| (table.column(*column).name.clone(), json!("v"))).collect();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use futures_util::future::join_all;
 use serde_json::json;
+use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::{BatchDone, Writer};
@@ -261,10 +262,12 @@ async fn inside_a_folder_of_20_mib() {
     cluster.write("kv", Delete, &stored[0], "{}").await.expect("works again");
     let (place, row) = cluster.prepare("kv", Delete, &stored[1], "{}");
     let all = RequestOptions { level: Level::All, ..options() };
-    while cluster.manager.data().write(place, row.clone(), &all).await.is_err_and(|failure| {
-        // The replica retries at growing intervals, and so confirms a little later.
-        matches!(failure.error, Error::TooFewReplicas { .. })
-    }) {
+    while cluster.manager.data(Rights::ALL).write(place, row.clone(), &all).await.is_err_and(
+        |failure| {
+            // The replica retries at growing intervals, and so confirms a little later.
+            matches!(failure.error, Error::TooFewReplicas { .. })
+        },
+    ) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     cluster.manager.close();
@@ -279,13 +282,14 @@ async fn inside_a_folder_of_20_mib() {
 }
 
 async fn keys(cluster: &Cluster) -> Vec<String> {
-    let kv = cluster.manager.schema().table("kv").expect("a table");
+    let kv = cluster.manager.schema(Rights::ALL).table("kv").expect("a table");
     let column = kv.find("key").expect("a column");
     let outputs = vec![shard_manager::query::Output { column, alias: None }];
     let query =
         shard_manager::query::ReadQuery { outputs, ..shard_manager::query::ReadQuery::all(&kv) };
     let all = RequestOptions { level: Level::All, ..options() };
-    let read = cluster.manager.data().read(query, None, &all).await.expect("reads go on");
+    let read =
+        cluster.manager.data(Rights::ALL).read(query, None, &all).await.expect("reads go on");
     let rows = format!("[{}]", std::str::from_utf8(read.rows.json()).expect("UTF-8"));
     let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).expect("rows");
     let mut keys: Vec<String> =

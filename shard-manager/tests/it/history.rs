@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::keyspace::ShardKey;
@@ -86,7 +87,7 @@ async fn client(
     remembers: bool,
     (seed, epoch): (u64, Instant),
 ) -> (Vec<Event>, Vec<(i64, Event)>) {
-    let table = cluster.manager.schema().table("users").expect("it is there");
+    let table = cluster.manager.schema(Rights::ALL).table("users").expect("it is there");
     let mut random = seed;
     let mut session = SessionToken::empty();
     let (mut events, mut went_back, mut seen) = (Vec::new(), Vec::new(), [0; KEYS]);
@@ -102,9 +103,10 @@ async fn client(
             let (place, row) = cluster.prepare("users", Upsert, &name, &json);
             // For the next read at a higher level, durability on the primary is enough.
             let one = RequestOptions { level: Level::One, ..options };
-            let written = cluster.manager.data().write(place, row, &one).await.expect("stored");
+            let written =
+                cluster.manager.data(Rights::ALL).write(place, row, &one).await.expect("stored");
             if remembers {
-                cluster.manager.data().extend_session(
+                cluster.manager.sessions().extend(
                     &mut session,
                     place.shard,
                     written.receipt.position,
@@ -113,8 +115,11 @@ async fn client(
             written.row.version
         } else {
             let key = ShardKey::parse(&name).expect("a key");
-            let read =
-                cluster.manager.data().read(ReadQuery::all(&table), Some(key), &options).await;
+            let read = cluster
+                .manager
+                .data(Rights::ALL)
+                .read(ReadQuery::all(&table), Some(key), &options)
+                .await;
             let read = read.expect("read");
             if remembers {
                 session = read.session.clone();

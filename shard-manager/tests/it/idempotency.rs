@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use serde_json::json;
+use shard_manager::access::rights::Rights;
 use shard_manager::error::{Error, Failure};
 use shard_manager::manager::WriteReceipt;
 use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
@@ -23,7 +24,7 @@ async fn write(
     };
     let (place, mut row) = cluster.prepare("users", operation, "ada", &json);
     row.idempotency_key = Some(key.to_owned());
-    cluster.manager.data().write(place, row, &options()).await
+    cluster.manager.data(Rights::ALL).write(place, row, &options()).await
 }
 
 fn records(file: &Path) -> i64 {
@@ -69,8 +70,12 @@ async fn a_refused_request_stays_refused_when_it_is_repeated() {
         let json = json!({"name": "x", "email": "x"}).to_string();
         let (place, mut row) = cluster.prepare("users", operation, "ada", &json);
         row.precondition = Some(precondition);
-        let refused =
-            cluster.manager.data().write(place, row, &options()).await.expect_err("it differs");
+        let refused = cluster
+            .manager
+            .data(Rights::ALL)
+            .write(place, row, &options())
+            .await
+            .expect_err("it differs");
         assert_eq!(refused.error, error);
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of reads whose filters name the shard key: their cursors are those of scatter reads.
 
+use shard_manager::access::rights::Rights;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::row_change::Operation::Insert;
@@ -18,7 +19,7 @@ async fn a_cursor_of_a_read_of_all_shards_goes_on_where_a_filter_names_the_key()
         let row = format!(r#"{{"order_id":"{user}{order}","amount":{order}}}"#);
         cluster.write("orders", Insert, user, &row).await.expect("stored");
     }
-    let table = cluster.manager.schema().table("orders").expect("a table");
+    let table = cluster.manager.schema(Rights::ALL).table("orders").expect("a table");
     let routing = table.routing().expect("a routing column");
     let condition = Condition::Column(routing, Test::Compare(Comparison::Equal, text("u")));
     let query = ReadQuery { conditions: vec![condition], limit: 2, ..ReadQuery::all(&table) };
@@ -50,6 +51,6 @@ async fn a_cursor_of_a_read_of_all_shards_goes_on_where_a_filter_names_the_key()
         let ids: Vec<&str> = rows.iter().filter_map(|row| row["order_id"].as_str()).collect();
         assert_eq!(ids, rest);
         let cursor = read.next_cursor.expect("one more row");
-        assert_eq!(cluster.manager.data().resume(&query, None, &cursor), Ok(fourth));
+        assert_eq!(cluster.manager.data(Rights::ALL).resume(&query, None, &cursor), Ok(fourth));
     }
 }

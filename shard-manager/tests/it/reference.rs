@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use serde_json::{Value as Json, json};
+use shard_manager::access::rights::Rights;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::ReadDone;
 use shard_manager::query::{Comparison, Condition, OrderBy, Output, ReadQuery, Test};
@@ -228,7 +229,7 @@ fn compare_with_plain_evaluation(shards: usize, queries: u32) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let cluster = cluster(shards);
-    let table = cluster.manager.schema().table("things").expect("learned at the start");
+    let table = cluster.manager.schema(Rights::ALL).table("things").expect("learned at the start");
     let mut runner = TestRunner::new(crate::cases(queries));
     let lines = proptest::collection::vec(line(), 140).new_tree(&mut runner).expect("rows");
     let mut lines = lines.current();
@@ -274,8 +275,9 @@ async fn walk(cluster: &Cluster, mut query: ReadQuery, key: Option<&str>) -> Vec
         let Some(cursor) = &read.next_cursor else { return walked };
         assert_eq!(read.rows.len(), query.limit as usize, "only the last page is short");
         let key = key.map(|key| ShardKey::parse(key).expect("a key"));
-        query.after =
-            Some(cluster.manager.data().resume(&query, key, cursor).expect("its own cursor"));
+        query.after = Some(
+            cluster.manager.data(Rights::ALL).resume(&query, key, cursor).expect("its own cursor"),
+        );
     }
 }
 
@@ -301,7 +303,7 @@ fn reads_of_eight_shards_equal_the_evaluation_in_memory() {
 /// Stores rows of one owner that differ in `x`.
 async fn with_doubles(doubles: &[f64]) -> (Cluster, Arc<Table>) {
     let cluster = cluster(1);
-    let table = cluster.manager.schema().table("things").expect("learned at the start");
+    let table = cluster.manager.schema(Rights::ALL).table("things").expect("learned at the start");
     let line = |x: &f64| {
         let mut line = vec![Value::Null; DOC + 1];
         line[OWNER] = Value::Text("o".into());
@@ -345,7 +347,7 @@ async fn the_answer_to_a_write_the_log_and_a_later_read_show_the_same_double() {
         let json = format!(r#"{{"id":"{spelt}","x":{spelt}}}"#);
         let written = cluster.write("things", Insert, "o", &json).await.expect("stored");
         let written = String::from_utf8(written.row.json).expect("UTF-8");
-        let table = cluster.manager.schema().table("things").expect("a table");
+        let table = cluster.manager.schema(Rights::ALL).table("things").expect("a table");
         let id = equal(ID, Value::Text(spelt.into()));
         let query = ReadQuery { conditions: vec![id], ..ReadQuery::all(&table) };
         let read = cluster.try_read(query, Some("o")).await.expect("answered").rows;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::engine::cluster_spec::ClusterSpec;
@@ -36,9 +37,10 @@ fn user(n: i64) -> String {
 /// Writes the row of a key; returns the client's session token.
 async fn write(cluster: &Cluster, key: &str, n: i64, options: &RequestOptions) -> SessionToken {
     let (place, row) = cluster.prepare("users", Upsert, key, &user(n));
-    let written = cluster.manager.data().write(place, row, options).await.expect("it is stored");
+    let written =
+        cluster.manager.data(Rights::ALL).write(place, row, options).await.expect("it is stored");
     let mut session = options.session.clone();
-    cluster.manager.data().extend_session(&mut session, place.shard, written.receipt.position);
+    cluster.manager.sessions().extend(&mut session, place.shard, written.receipt.position);
     session
 }
 
@@ -47,9 +49,10 @@ async fn try_read(
     key: &str,
     options: &RequestOptions,
 ) -> Result<ReadDone, Error> {
-    let table = cluster.manager.schema().table("users").expect("it is there");
+    let table = cluster.manager.schema(Rights::ALL).table("users").expect("it is there");
     let key = ShardKey::parse(key).expect("a key");
-    let read = cluster.manager.data().read(ReadQuery::all(&table), Some(key), options).await;
+    let read =
+        cluster.manager.data(Rights::ALL).read(ReadQuery::all(&table), Some(key), options).await;
     read.map_err(|failure| failure.error)
 }
 
@@ -135,10 +138,14 @@ async fn reads_of_all_shards_never_show_older_rows_than_before() {
     for n in 0..30 {
         write(&cluster, &format!("u{n}"), n, &options()).await;
     }
-    let table = cluster.manager.schema().table("users").expect("it is there");
+    let table = cluster.manager.schema(Rights::ALL).table("users").expect("it is there");
     let all = async |options: &RequestOptions| {
-        let read =
-            cluster.manager.data().read(ReadQuery::all(&table), None, options).await.expect("read");
+        let read = cluster
+            .manager
+            .data(Rights::ALL)
+            .read(ReadQuery::all(&table), None, options)
+            .await
+            .expect("read");
         (read.rows.len(), read.served_by, read.session)
     };
     let (rows, role, _) = all(&options()).await;
@@ -178,7 +185,8 @@ async fn a_write_that_too_few_replicas_can_confirm_is_refused_before_it_is_store
     cut(&cluster, 1).await;
     write(&cluster, "ada", 1, &at(Level::Quorum)).await;
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
-    let refused = cluster.manager.data().write(place, row.clone(), &at(Level::All)).await;
+    let refused =
+        cluster.manager.data(Rights::ALL).write(place, row.clone(), &at(Level::All)).await;
     let refused = refused.expect_err("one is cut");
     assert_eq!(refused.outcome, Outcome::Rejected);
     let shard = "shard1".to_owned();
@@ -187,7 +195,12 @@ async fn a_write_that_too_few_replicas_can_confirm_is_refused_before_it_is_store
     assert_eq!(read(&cluster, "ada", &at(Level::All)).await.0, Some(1));
     hold(&cluster.manager, "shard1-replica1", NodeMode::Running);
     caught_up(&cluster).await;
-    cluster.manager.data().write(place, row, &at(Level::All)).await.expect("both are back");
+    cluster
+        .manager
+        .data(Rights::ALL)
+        .write(place, row, &at(Level::All))
+        .await
+        .expect("both are back");
 }
 
 /// Waits until this many replicas of the first shard are unavailable.
@@ -212,8 +225,12 @@ async fn a_write_that_replicas_do_not_confirm_reports_its_real_outcome() {
         deadline: Instant::now() + Duration::from_millis(150),
         ..at(Level::All)
     };
-    let failed =
-        cluster.manager.data().write(place, row, &soon()).await.expect_err("one stands still");
+    let failed = cluster
+        .manager
+        .data(Rights::ALL)
+        .write(place, row, &soon())
+        .await
+        .expect_err("one stands still");
     assert_eq!(failed.outcome, Outcome::Committed);
     let Error::NotConfirmed { requested, achieved, .. } = failed.error else {
         panic!("{:?}", failed.error);
@@ -224,8 +241,12 @@ async fn a_write_that_replicas_do_not_confirm_reports_its_real_outcome() {
     assert_eq!(read(&cluster, "ada", &with(&session)).await.0, Some(1), "it is stored");
     hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
-    let failed =
-        cluster.manager.data().write(place, row, &soon()).await.expect_err("both stand still");
+    let failed = cluster
+        .manager
+        .data(Rights::ALL)
+        .write(place, row, &soon())
+        .await
+        .expect_err("both stand still");
     assert!(matches!(failed.error, Error::NotConfirmed { achieved: Level::One, .. }));
 }
 
@@ -395,7 +416,8 @@ async fn a_replica_that_replaces_a_lost_primary_has_all_writes_confirmed_by_a_qu
         assert_eq!(read(&cluster, &format!("u{n}"), &with(&session)).await.0, Some(n));
     }
     let (place, row) = cluster.prepare("users", Upsert, "u1", &user(99));
-    let written = cluster.manager.data().write(place, row, &at(Level::All)).await.expect("stored");
+    let written =
+        cluster.manager.data(Rights::ALL).write(place, row, &at(Level::All)).await.expect("stored");
     assert!(written.row.version > 1 << 32, "the lost primary may have given versions of its own");
     assert_equal(&cluster, 1, 1);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::error::Error;
 use shard_manager::position::TimelineHistory;
 use shard_manager::query::{Comparison, Condition, ReadQuery, Test};
@@ -34,7 +35,7 @@ async fn a_cancelled_scan_ends_and_its_connection_serves_the_next() {
     let (visible_bound, keeper) = (VisibleBound::primary(&replication), Housekeeping::start());
     let readers =
         ReaderPool::open("shard1", &cluster.file(1), visible_bound, &keeper).expect("a pool");
-    let table = cluster.manager.schema().table("users").expect("a table");
+    let table = cluster.manager.schema(Rights::ALL).table("users").expect("a table");
     let query = ReadQuery { counts: true, ..ReadQuery::all(&table) };
     let name =
         Condition::Column(NAME, Test::Compare(Comparison::NotEqual, Value::Text("x".into())));

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value as Json, json};
+use shard_manager::access::rights::Rights;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::{Change, Operation, RowError};
@@ -88,7 +89,8 @@ async fn an_answer_without_the_row_stores_and_logs_it_all_the_same() {
     let cluster = Cluster::with_shards(1);
     let (place, mut row) = cluster.prepare("users", Insert, "ada", ADA);
     row.wants_row = false;
-    let written = cluster.manager.data().write(place, row, &options()).await.expect("made");
+    let written =
+        cluster.manager.data(Rights::ALL).write(place, row, &options()).await.expect("made");
     assert!(written.row.json.is_empty());
     assert_eq!(written.receipt.place, place);
     let rows = cluster.rows("users", None).await;
@@ -359,7 +361,8 @@ async fn the_files_are_in_wal_mode_and_the_sqlite_that_is_linked_has_its_fix() {
 #[tokio::test]
 async fn an_unknown_table_is_refused_with_a_suggestion() {
     let cluster = Cluster::with_shards(1);
-    let told = |name: &str| cluster.manager.schema().table(name).expect_err("no such table");
+    let told =
+        |name: &str| cluster.manager.schema(Rights::ALL).table(name).expect_err("no such table");
     let expected = Error::NoSuchTable { table: "user".into(), suggestion: Some("users".into()) };
     assert_eq!(told("user"), expected);
     for name in ["", "tessera_log", "sqlite_schema", "users;", "USERS", "public.users"] {
@@ -378,7 +381,7 @@ async fn an_answer_of_more_than_32_mib_is_refused_also_when_each_shard_sends_les
     let rows = rows.collect();
     let done = cluster.write_all(rows).await;
     assert!(done.iter().all(|row| row.outcome.is_ok()));
-    let kv = cluster.manager.schema().table("kv").expect("a table");
+    let kv = cluster.manager.schema(Rights::ALL).table("kv").expect("a table");
     let few = ReadQuery { limit: 5, ..ReadQuery::all(&kv) };
     assert_eq!(cluster.try_read(few, None).await.expect("5 MiB").rows.len(), 5);
     let refused =

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
+use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::Declaration;
@@ -53,7 +54,7 @@ pub(crate) async fn make(
     cluster: &Cluster,
     table: Table,
 ) -> Result<TableCreated, (Error, Outcome)> {
-    let made = cluster.manager.schema().create_table(table, deadline()).await;
+    let made = cluster.manager.schema(Rights::ALL).create_table(table, deadline()).await;
     made.map_err(|failure| (failure.error, failure.outcome))
 }
 
@@ -106,14 +107,24 @@ async fn a_table_is_created_on_every_shard_and_can_be_used_at_once() {
     let all = RequestOptions { level: Level::All, ..options() };
     for n in 0..30 {
         let (place, row) = cluster.prepare("students", Upsert, &format!("s{n}"), "{}");
-        cluster.manager.data().write(place, row, &all).await.expect("on the replicas too");
+        cluster
+            .manager
+            .data(Rights::ALL)
+            .write(place, row, &all)
+            .await
+            .expect("on the replicas too");
     }
     assert_eq!(served_by(&cluster, "students").await, (30, ServedBy::Replica));
     for (operation, key, json) in [(Update, "s1", r#"{"grade":"B"}"#), (Delete, "s0", "{}")] {
         let (place, row) = cluster.prepare("students", operation, key, json);
-        cluster.manager.data().write(place, row, &all).await.expect("on the replicas too");
+        cluster
+            .manager
+            .data(Rights::ALL)
+            .write(place, row, &all)
+            .await
+            .expect("on the replicas too");
     }
-    let students = cluster.manager.schema().table("students").expect("it is there");
+    let students = cluster.manager.schema(Rights::ALL).table("students").expect("it is there");
     let grade = students.find("grade").expect("a column");
     let query = ReadQuery {
         conditions: vec![Condition::Column(
@@ -168,7 +179,7 @@ async fn another_shape_under_the_same_name_is_refused_and_says_what_differs() {
         let Error::TableDiffers { table, difference } = error else { panic!("{error}") };
         assert_eq!((&*table, &*difference, outcome), ("students", expected, Outcome::Rejected));
     }
-    let known = cluster.manager.schema().table("students").expect("it is there");
+    let known = cluster.manager.schema(Rights::ALL).table("students").expect("it is there");
     assert_eq!(*known, table("students"), "and nothing has changed");
     let two = |id: &[&str]| {
         let columns =
@@ -236,7 +247,11 @@ async fn a_router_that_dies_at_any_step_leaves_the_table_on_all_shards_or_on_non
         let at = format!("{state:?} after {reached} shards");
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), expected, "{at}");
         assert!(intents(cluster.dir.path()).is_empty(), "{at}");
-        assert_eq!(cluster.manager.schema().table("students").is_ok(), expected == 3, "{at}");
+        assert_eq!(
+            cluster.manager.schema(Rights::ALL).table("students").is_ok(),
+            expected == 3,
+            "{at}"
+        );
         assert_eq!(cluster.rows("kv", Some("k")).await.len(), 1, "{at}");
         let made = make(&cluster, students).await.expect("now it can be made");
         assert_eq!(matches!(made, TableCreated::Known(_)), expected == 3, "{at}");
@@ -314,7 +329,10 @@ async fn when_one_shard_is_full_the_table_is_created_on_none() {
     assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 0);
     assert!(intents(cluster.dir.path()).is_empty());
-    assert!(matches!(cluster.manager.schema().table("students"), Err(Error::NoSuchTable { .. })));
+    assert!(matches!(
+        cluster.manager.schema(Rights::ALL).table("students"),
+        Err(Error::NoSuchTable { .. })
+    ));
     cluster.write("kv", Upsert, "k", r#"{"value":1}"#).await.expect("the shards go on");
     execute(&cluster.file(2), "DROP TRIGGER full");
     make(&cluster, table("students")).await.expect("now there is room");
@@ -331,8 +349,11 @@ async fn a_failed_undo_is_completed_by_the_next_start_or_change() {
         assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
         assert_eq!(intents(cluster.dir.path()), ["students undo"], "{by}");
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 1, "{by}");
-        assert!(cluster.manager.schema().table("students").is_err(), "it is shown to nobody");
-        let again = cluster.manager.schema().undo_tables(deadline()).await;
+        assert!(
+            cluster.manager.schema(Rights::ALL).table("students").is_err(),
+            "it is shown to nobody"
+        );
+        let again = cluster.manager.schema(Rights::ALL).undo_tables(deadline()).await;
         assert_eq!(again, Err(full(3).0), "{by}");
         make(&cluster, table("others")).await.expect_err("the second shard is still full");
         for shard in [2, 3] {
@@ -341,7 +362,7 @@ async fn a_failed_undo_is_completed_by_the_next_start_or_change() {
         make(&cluster, table("pupils")).await.expect("another name is not held up");
         let cluster = match by {
             "undo_tables" => {
-                cluster.manager.schema().undo_tables(deadline()).await.expect("undone");
+                cluster.manager.schema(Rights::ALL).undo_tables(deadline()).await.expect("undone");
                 cluster
             }
             "a start" => cluster.restart_after(|_| {}),
@@ -359,7 +380,11 @@ async fn a_failed_undo_is_completed_by_the_next_start_or_change() {
         let expected = if matches!(by, "the same" | "another shape") { 3 } else { 0 };
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), expected, "{by}");
         assert!(!intents(cluster.dir.path()).contains(&"students undo".to_owned()), "{by}");
-        assert_eq!(cluster.manager.schema().table("students").is_ok(), expected == 3, "{by}");
+        assert_eq!(
+            cluster.manager.schema(Rights::ALL).table("students").is_ok(),
+            expected == 3,
+            "{by}"
+        );
         cluster.restart_after(|_| {});
     }
 }
@@ -370,12 +395,16 @@ async fn a_shard_that_times_out_prevents_the_table_on_all_shards() {
     let injector = cluster.manager.faults().node("shard2-primary").expect("a node");
     injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
     let soon = Instant::now() + Duration::from_millis(100);
-    let failure =
-        cluster.manager.schema().create_table(table("students"), soon).await.expect_err("paused");
+    let failure = cluster
+        .manager
+        .schema(Rights::ALL)
+        .create_table(table("students"), soon)
+        .await
+        .expect_err("paused");
     assert_eq!((failure.error, failure.outcome), (Error::DeadlinePassed, Outcome::Rejected));
     assert_eq!(intents(cluster.dir.path()), ["students undo"]);
     injector.set(NodeFault::default());
-    cluster.manager.schema().undo_tables(deadline()).await.expect("undone");
+    cluster.manager.schema(Rights::ALL).undo_tables(deadline()).await.expect("undone");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 0);
     make(&cluster, table("students")).await.expect("made");
     cluster.restart_after(|_| {});
@@ -386,11 +415,14 @@ async fn a_client_that_disconnects_leaves_no_half_created_table() {
     let cluster = Cluster::with_shards(3);
     let injector = cluster.manager.faults().node("shard2-primary").expect("a node");
     injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
-    let gone = cluster.manager.schema().create_table(table("students"), deadline());
+    let gone = cluster.manager.schema(Rights::ALL).create_table(table("students"), deadline());
     let left = tokio::time::timeout(Duration::from_millis(100), gone).await;
     assert!(left.is_err(), "it waits for the second shard");
     injector.set(NodeFault::default());
-    assert!(cluster.manager.schema().table("students").is_err(), "it is shown to nobody");
+    assert!(
+        cluster.manager.schema(Rights::ALL).table("students").is_err(),
+        "it is shown to nobody"
+    );
     make(&cluster, table("students")).await.expect("the next one finishes it");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
     assert!(intents(cluster.dir.path()).is_empty());
@@ -399,7 +431,7 @@ async fn a_client_that_disconnects_leaves_no_half_created_table() {
 #[tokio::test]
 async fn there_are_no_more_tables_than_there_may_be() {
     let cluster = Cluster::with_shards(1);
-    let there = cluster.manager.schema().tables().tables().count();
+    let there = cluster.manager.schema(Rights::ALL).tables().tables().count();
     for n in there..Registry::TABLES_MAX {
         make(&cluster, table(&format!("t{n}"))).await.expect("there is room");
     }
@@ -409,7 +441,7 @@ async fn there_are_no_more_tables_than_there_may_be() {
     );
     make(&cluster, table("t100")).await.expect("those that are there are there");
     let cluster = cluster.restart_after(|_| {});
-    assert_eq!(cluster.manager.schema().tables().tables().count(), Registry::TABLES_MAX);
+    assert_eq!(cluster.manager.schema(Rights::ALL).tables().tables().count(), Registry::TABLES_MAX);
     cluster.write("t255", Insert, "ada", "{}").await.expect("stored");
 }
 
@@ -419,7 +451,7 @@ fn hold(manager: &Manager, node: &str, mode: NodeMode) {
 }
 
 async fn served_by(cluster: &Cluster, name: &str) -> (usize, ServedBy) {
-    let table = cluster.manager.schema().table(name).expect("it is there");
+    let table = cluster.manager.schema(Rights::ALL).table(name).expect("it is there");
     let read = cluster.try_read(ReadQuery::all(&table), None).await.expect("it is read");
     (read.rows.len(), read.served_by)
 }
@@ -435,7 +467,12 @@ async fn a_replica_without_a_table_does_not_serve_it_even_after_a_restart() {
     hold(&cluster.manager, "shard1-replica1", NodeMode::Running);
     let all = RequestOptions { level: Level::All, ..options() };
     let (place, row) = cluster.prepare("students", Upsert, "bob", "{}");
-    cluster.manager.data().write(place, row, &all).await.expect("the replica has it too");
+    cluster
+        .manager
+        .data(Rights::ALL)
+        .write(place, row, &all)
+        .await
+        .expect("the replica has it too");
     assert_eq!(served_by(&cluster, "students").await, (2, ServedBy::Replica));
     // Happens when a router crashes before its replica has caught up: at the next start the replica
     // does not have the table yet.

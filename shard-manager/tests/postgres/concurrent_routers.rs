@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use futures_util::future::join_all;
+use shard_manager::access::rights::Rights;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, WriteReceipt};
@@ -70,14 +71,15 @@ async fn of_all_inserts_of_a_new_key_one_succeeds() {
 
 /// Adds one to the value it has read, unless another write has come between.
 async fn add(manager: &Manager) -> Result<WriteReceipt, Failure> {
-    let table = manager.schema().table("transactions").unwrap();
+    let table = manager.schema(Rights::ALL).table("transactions").unwrap();
     let key = ShardKey::parse("a").unwrap();
-    let read = manager.data().read(ReadQuery::all(&table), Some(key), &options()).await?;
+    let read =
+        manager.data(Rights::ALL).read(ReadQuery::all(&table), Some(key), &options()).await?;
     let row: serde_json::Value = serde_json::from_slice(read.rows.row(0)).unwrap();
     let json = format!(r#"{{"tx_id":"t","amount":{}}}"#, row["amount"].as_i64().unwrap() + 1);
     let (place, mut row) = prepare(manager, "transactions", Update, "a", &json);
     row.precondition = Some(Precondition::Versions(vec![read.rows.version.unwrap()]));
-    manager.data().write(place, row, &options()).await
+    manager.data(Rights::ALL).write(place, row, &options()).await
 }
 
 #[tokio::test]
@@ -107,7 +109,7 @@ async fn versions_of_a_row_only_grow_whichever_router_changes_it() {
             let operation = operations[(caller * 3 + n) % operations.len()];
             let before = told[at].lock().unwrap().0;
             let (place, row) = user(manager, operation, &format!("k{at}"));
-            match manager.data().write(place, row, &options()).await {
+            match manager.data(Rights::ALL).write(place, row, &options()).await {
                 Ok(written) => {
                     let version = written.row.version;
                     assert!(version > before, "{operation:?} of k{at}: {version} after {before}");
@@ -190,7 +192,7 @@ async fn an_idempotency_key_holds_across_routers() {
         let callers = (0..2).flat_map(|_| &managers).map(async |manager| {
             let (place, mut row) = user(manager, Insert, &format!("k{n}"));
             row.idempotency_key = Some("once".to_owned());
-            manager.data().write(place, row, &options()).await.unwrap().row
+            manager.data(Rights::ALL).write(place, row, &options()).await.unwrap().row
         });
         let told = join_all(callers).await;
         assert_eq!(told.iter().filter(|row| !row.replayed).count(), 1, "{told:?}");

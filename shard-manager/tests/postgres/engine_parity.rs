@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 use serde_json::value::RawValue;
+use shard_manager::access::rights::Rights;
 use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::keyspace::ShardKey;
@@ -69,17 +70,23 @@ impl Side {
 
     /// Result of a query: the number of rows, and all pages.
     async fn ask(&self, table: &str, question: &Question, keys: &[String]) -> Vec<String> {
-        let table = self.manager.schema().table(table).unwrap();
+        let table = self.manager.schema(Rights::ALL).table(table).unwrap();
         let values = keys.iter().map(|key| Value::Text(key.clone())).collect();
         let mut query = question.query(&table, values);
         let key = || question.key.map(|key| ShardKey::parse(&keys[key]).unwrap());
         let mut told = Vec::new();
         for _ in 0..4 {
-            let read = self.manager.data().read(query.clone(), key(), &options()).await.unwrap();
+            let read = self
+                .manager
+                .data(Rights::ALL)
+                .read(query.clone(), key(), &options())
+                .await
+                .unwrap();
             let rows = String::from_utf8(read.rows.json().to_vec()).unwrap();
             told.push(format!("{:?} [{rows}] {:?}", read.rows.total, read.shards));
             let Some(cursor) = read.next_cursor else { break };
-            query.after = Some(self.manager.data().resume(&query, key(), &cursor).unwrap());
+            query.after =
+                Some(self.manager.data(Rights::ALL).resume(&query, key(), &cursor).unwrap());
             (query.offset, query.counts) = (0, false);
         }
         told
@@ -170,15 +177,17 @@ async fn compare_all(one: &Manager, other: &Manager) {
     for name in ["things", "pairs"] {
         let mut told = Vec::new();
         for manager in [one, other] {
-            let table = manager.schema().table(name).unwrap();
+            let table = manager.schema(Rights::ALL).table(name).unwrap();
             let mut query = ReadQuery { limit: 37, ..ReadQuery::all(&table) };
             query.outputs.retain(|output| table.own().any(|column| column == output.column));
             let mut rows = Vec::new();
             loop {
-                let read = manager.data().read(query.clone(), None, &options()).await.unwrap();
+                let read =
+                    manager.data(Rights::ALL).read(query.clone(), None, &options()).await.unwrap();
                 rows.push(String::from_utf8(read.rows.json().to_vec()).unwrap());
                 let Some(cursor) = read.next_cursor else { break };
-                query.after = Some(manager.data().resume(&query, None, &cursor).unwrap());
+                query.after =
+                    Some(manager.data(Rights::ALL).resume(&query, None, &cursor).unwrap());
             }
             told.push(rows);
         }

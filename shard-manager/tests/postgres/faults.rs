@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use shard_manager::access::rights::Rights;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::{LocalNode, Stop};
@@ -97,7 +98,7 @@ async fn a_caller_whose_row_breaks_a_constraint_does_not_affect_other_callers() 
         let (operation, key) = (if n % 3 == 0 { Insert } else { Upsert }, format!("k{n:03}"));
         let email = if n % 50 == 7 { "bad" } else { "good" };
         let (place, row) = user(&manager, operation, &key, email);
-        let written = manager.data().write(place, row, &options()).await;
+        let written = manager.data(Rights::ALL).write(place, row, &options()).await;
         (
             key,
             written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome)),
@@ -127,16 +128,16 @@ async fn a_transaction_with_a_row_that_breaks_a_constraint_stores_nothing() {
 #[tokio::test]
 async fn callers_that_disconnect_leave_no_open_transaction_and_queued_writes_are_stored() {
     let (_databases, manager, mut door) = one_shard().await;
-    let table = manager.schema().table("users").unwrap();
+    let table = manager.schema(Rights::ALL).table("users").unwrap();
     for n in 0..150 {
         let operation = if n % 2 == 0 { Insert } else { Upsert };
         let (place, row) = user(&manager, operation, &format!("k{n:03}"), "e");
         // Polled once and dropped: while it is queued, in flight, or being answered.
         let options = options();
-        let written = manager.data().write(place, row, &options);
+        let written = manager.data(Rights::ALL).write(place, row, &options);
         let counted = ReadQuery { counts: true, ..ReadQuery::all(&table) };
-        let scattered = manager.data().read(counted, None, &options);
-        let keyed = manager.data().read(
+        let scattered = manager.data(Rights::ALL).read(counted, None, &options);
+        let keyed = manager.data(Rights::ALL).read(
             ReadQuery::all(&table),
             Some(ShardKey::parse("k000").unwrap()),
             &options,
@@ -213,14 +214,14 @@ async fn restart_and_read(node: &LocalNode) {
     let databases = Databases::on(&[node]).await;
     let manager = connect(&databases.address());
     write(&manager, "users", Upsert, "u", USER).await.unwrap();
-    let table = manager.schema().table("users").unwrap();
+    let table = manager.schema(Rights::ALL).table("users").unwrap();
     let sorted = || {
         let by = OrderBy { column: table.find("name").unwrap(), descending: true };
         ReadQuery { order: vec![by], counts: true, ..ReadQuery::all(&table) }
     };
     let all = async |key: Option<&str>, query: ReadQuery| {
         let key = key.map(|key| ShardKey::parse(key).unwrap());
-        manager.data().read(query, key, &options()).await.map(|read| read.rows.len())
+        manager.data(Rights::ALL).read(query, key, &options()).await.map(|read| read.rows.len())
     };
     let each = || {
         [(Some("u"), ReadQuery::all(&table)), (Some("u"), sorted()), (None, sorted())].into_iter()
@@ -237,7 +238,7 @@ async fn restart_and_read(node: &LocalNode) {
         }
         let (place, row) = prepare(&manager, "users", Insert, "v", USER);
         let soon = RequestOptions::by(Instant::now() + Duration::from_millis(200));
-        let failure = manager.data().write(place, row, &soon).await.unwrap_err();
+        let failure = manager.data(Rights::ALL).write(place, row, &soon).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
         assert_eq!(failure.outcome, Outcome::Rejected);
         node.start().unwrap();
@@ -259,7 +260,7 @@ async fn hundreds_of_callers_share_a_handful_of_connections() {
     let mut door = databases.door(0).await;
     let replica = crate::cluster::shared().replicas_of(0).next().unwrap();
     let mut behind = SideSession::open(replica, &databases.names[0]).await;
-    let table = manager.schema().table("users").unwrap();
+    let table = manager.schema(Rights::ALL).table("users").unwrap();
     let callers = (0..300).map(async |n| {
         let key = format!("k{n}");
         write(&manager, "users", if n % 2 == 0 { Upsert } else { Insert }, &key, USER)
@@ -268,10 +269,10 @@ async fn hundreds_of_callers_share_a_handful_of_connections() {
         for counts in [false, true] {
             let query = ReadQuery { counts, ..ReadQuery::all(&table) };
             let parsed = ShardKey::parse(&key).unwrap();
-            manager.data().read(query.clone(), Some(parsed), &options()).await.unwrap();
+            manager.data(Rights::ALL).read(query.clone(), Some(parsed), &options()).await.unwrap();
             if counts {
                 manager
-                    .data()
+                    .data(Rights::ALL)
                     .read(ReadQuery { limit: 5, ..query }, None, &options())
                     .await
                     .unwrap();

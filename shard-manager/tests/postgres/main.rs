@@ -9,6 +9,10 @@
 mod access_contract;
 mod access_store;
 mod addresses;
+#[path = "../access/bound_specs.rs"]
+mod bound_specs;
+#[path = "../access/bound_steps.rs"]
+mod bound_steps;
 mod cached;
 mod certificates;
 mod certified;
@@ -23,6 +27,7 @@ mod exhausted;
 mod failover;
 mod faults;
 mod fence;
+mod isolation;
 mod lag;
 mod log;
 mod meddling;

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::doctor::{self, Finding, Severity};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Manager, WriteReceipt};
@@ -49,7 +50,7 @@ fn idempotent(
 }
 
 async fn outcome(manager: &Manager, (place, row): (KeyLocation, RowWrite)) -> RowOutcome {
-    let written = manager.data().write(place, row, &options()).await;
+    let written = manager.data(Rights::ALL).write(place, row, &options()).await;
     written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome))
 }
 

@@ -3,6 +3,7 @@
 
 use std::thread;
 
+use shard_manager::access::rights::Rights;
 use shard_manager::manager::Manager;
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::row_change::Operation::{Insert, Upsert};
@@ -247,7 +248,7 @@ async fn the_catalog_may_be_a_database_of_its_own() {
     assert_eq!(first.text(tables).await, "0");
     let manager = connect(&apart);
     assert_eq!(rows(&manager, "users", None).await.len(), 1);
-    assert!(manager.schema().table("notes").is_ok());
+    assert!(manager.schema(Rights::ALL).table("notes").is_ok());
     // Without that catalog, the shards belong to an unknown cluster; with a catalog of another
     // cluster as well.
     let said = refused(&databases.address());

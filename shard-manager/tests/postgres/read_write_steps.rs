@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::error::Failure;
 use shard_manager::keyspace::ShardKey;
@@ -29,7 +30,7 @@ pub(crate) async fn put(
     options: &RequestOptions,
 ) -> Result<WriteReceipt, Failure> {
     let (place, row) = prepare(manager, "users", Upsert, key, r#"{"name":"n","email":"e"}"#);
-    manager.data().write(place, row, options).await
+    manager.data(Rights::ALL).write(place, row, options).await
 }
 
 pub(crate) async fn get(
@@ -37,14 +38,14 @@ pub(crate) async fn get(
     key: &str,
     options: &RequestOptions,
 ) -> Result<ReadDone, Failure> {
-    let query = ReadQuery::all(&manager.schema().table("users").unwrap());
-    manager.data().read(query, Some(ShardKey::parse(key).unwrap()), options).await
+    let query = ReadQuery::all(&manager.schema(Rights::ALL).table("users").unwrap());
+    manager.data(Rights::ALL).read(query, Some(ShardKey::parse(key).unwrap()), options).await
 }
 
 /// Session token of a client that received this answer.
 pub(crate) fn seen(manager: &Manager, written: &WriteReceipt) -> SessionToken {
     let mut session = SessionToken::empty();
-    manager.data().extend_session(&mut session, ONLY, written.receipt.position);
+    manager.sessions().extend(&mut session, ONLY, written.receipt.position);
     session
 }
 

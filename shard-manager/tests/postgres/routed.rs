@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::manager::Manager;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::row_change::Operation;
@@ -26,7 +27,7 @@ async fn planned(manager: &Manager, trio: &Trio, query: ReadQuery) -> (usize, St
     let log = trio.node("shard1-primary").dir.log();
     let told = || std::fs::read_to_string(&log).unwrap();
     let before = told().len();
-    let read = manager.data().read(query, None, &options()).await.unwrap();
+    let read = manager.data(Rights::ALL).read(query, None, &options()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let text = told()[before..].to_owned();
@@ -60,7 +61,7 @@ fn rows_of_the_keys_that_filters_name_are_found_by_the_primary_key() {
         }
         let node = trio.node("shard1-primary");
         SideSession::open(node, &node.database()).await.run("ANALYZE users").await;
-        let table = manager.schema().table("users").unwrap();
+        let table = manager.schema(Rights::ALL).table("users").unwrap();
         let routing = table.routing().unwrap();
         let text = |key: &str| Value::Text(key.to_owned());
         let one = Condition::Column(routing, Test::Compare(Comparison::Equal, text("user_7")));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
+use shard_manager::access::rights::Rights;
 use shard_manager::declaration::Declaration;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
@@ -52,7 +53,7 @@ pub(crate) fn table(
 }
 
 pub(crate) async fn make(manager: &Manager, table: &Table) -> TableCreated {
-    manager.schema().create_table(table.clone(), deadline()).await.unwrap()
+    manager.schema(Rights::ALL).create_table(table.clone(), deadline()).await.unwrap()
 }
 
 /// Checks and routes a change of the row given as a JSON object.
@@ -63,7 +64,7 @@ pub(crate) fn prepare(
     key: &str,
     json: &str,
 ) -> (KeyLocation, RowWrite) {
-    let table = manager.schema().table(table).unwrap();
+    let table = manager.schema(Rights::ALL).table(table).unwrap();
     let key = ShardKey::parse(key).unwrap();
     let members: BTreeMap<String, &RawValue> = serde_json::from_str(json).unwrap();
     let fields: Vec<_> = members.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
@@ -79,7 +80,7 @@ pub(crate) async fn write(
     json: &str,
 ) -> Result<WriteReceipt, Failure> {
     let (place, row) = prepare(manager, table, operation, key, json);
-    manager.data().write(place, row, &options()).await
+    manager.data(Rights::ALL).write(place, row, &options()).await
 }
 
 /// Writes rows at once, either independently or as one transaction per shard; returns their
@@ -92,8 +93,8 @@ pub(crate) async fn write_all(
     let numbered = rows.into_iter().enumerate();
     let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
     let done = match whole {
-        true => manager.data().write_bulk_atomic(rows, &options()).await,
-        false => manager.data().write_bulk(rows, &options()).await,
+        true => manager.data(Rights::ALL).write_bulk_atomic(rows, &options()).await,
+        false => manager.data(Rights::ALL).write_bulk(rows, &options()).await,
     };
     let mut rows: Vec<BulkRowDone> = done.rows;
     rows.sort_by_key(|row| row.index);
@@ -102,10 +103,10 @@ pub(crate) async fn write_all(
 
 /// The rows of a table, up to a thousand of them, as returned.
 pub(crate) async fn rows(manager: &Manager, table: &str, key: Option<&str>) -> Vec<String> {
-    let table = manager.schema().table(table).unwrap();
+    let table = manager.schema(Rights::ALL).table(table).unwrap();
     let query = ReadQuery { limit: ReadQuery::LIMIT_MAX, ..ReadQuery::all(&table) };
     let key = key.map(|key| ShardKey::parse(key).unwrap());
-    let read = manager.data().read(query, key, &options()).await.unwrap();
+    let read = manager.data(Rights::ALL).read(query, key, &options()).await.unwrap();
     (0..read.rows.len())
         .map(|row| String::from_utf8(read.rows.row(row).to_vec()).unwrap())
         .collect()

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::engine::access_store::AccessChange;
 use shard_manager::manager::Manager;
@@ -32,7 +33,7 @@ fn listed(trio: &Trio, names: [&str; 2]) -> NodeAddress {
 
 async fn until_known(manager: &Manager, name: &str) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    while manager.schema().table(name).is_err() {
+    while manager.schema(Rights::ALL).table(name).is_err() {
         assert!(Instant::now() < deadline, "{name} is never seen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -105,7 +106,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         trio.cluster.commands().freeze(old).unwrap();
         put(&one, "k", &within(5_000, Level::One)).await.unwrap();
         let late = Instant::now() + Duration::from_millis(700);
-        one.schema().create_table(notes_table("never"), late).await.unwrap_err();
+        one.schema(Rights::ALL).create_table(notes_table("never"), late).await.unwrap_err();
         let promoting = tokio::task::spawn_blocking(move || {
             trio.cluster.commands().promote_best("shard1").unwrap();
             trio
@@ -116,7 +117,9 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         }
         let mut trio = promoting.await.unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while let Err(failure) = one.schema().create_table(notes_table("second"), deadline).await {
+        while let Err(failure) =
+            one.schema(Rights::ALL).create_table(notes_table("second"), deadline).await
+        {
             assert!(Instant::now() < deadline, "{failure:?}");
         }
         until_known(&other, "second").await;
@@ -135,7 +138,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
             ClusterAddress { catalog, ..databases.address() }
         };
         let late = router(of_both([old, new])).await;
-        assert!(late.schema().table("third").is_ok());
+        assert!(late.schema(Rights::ALL).table("third").is_ok());
         make(&late, &notes_table("fourth")).await;
         until_known(&one, "fourth").await;
         assert_eq!(deposed.text(CHANGES).await, before);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Manager, TableCreated};
 use shard_manager::row_change::Operation::Insert;
@@ -41,7 +42,7 @@ async fn until_rows(manager: &Manager, table: &str, count: usize) {
 async fn until_known(manager: &Manager, name: &str) -> Arc<Table> {
     let deadline = deadline();
     loop {
-        if let Ok(table) = manager.schema().table(name) {
+        if let Ok(table) = manager.schema(Rights::ALL).table(name) {
             return table;
         }
         assert!(Instant::now() < deadline, "{name} is never known");
@@ -93,7 +94,8 @@ async fn a_table_created_by_one_router_becomes_known_to_the_others() {
     // Either it is known already, or it differs.
     assert!(matches!(make(&managers[1], &notes()).await, TableCreated::Known(_)));
     let other = table("notes", &[("id", Text)], 1, &["id"], None);
-    let refused = managers[1].schema().create_table(other, deadline()).await.unwrap_err();
+    let refused =
+        managers[1].schema(Rights::ALL).create_table(other, deadline()).await.unwrap_err();
     assert!(matches!(refused.error, Error::TableDiffers { .. }), "{refused:?}");
 }
 
@@ -129,7 +131,7 @@ async fn a_table_that_one_shard_cannot_create_is_on_none() {
     let manager = connect(&databases.address());
     let mut doors = doors(&databases).await;
     doors[1].run("CREATE TABLE public.notes (mine TEXT)").await;
-    let failure = manager.schema().create_table(notes(), deadline()).await.unwrap_err();
+    let failure = manager.schema(Rights::ALL).create_table(notes(), deadline()).await.unwrap_err();
     assert_eq!(failure.outcome, Outcome::Rejected, "{failure:?}");
     doors[1].run("DROP TABLE public.notes").await;
     assert_eq!(shards_with(&mut doors, "notes").await, [false, false, false]);
@@ -170,7 +172,7 @@ async fn an_interrupted_table_creation_is_completed_by_the_next_opening() {
         let manager = connect(&databases.address());
         assert_eq!(doors[0].texts(INTENTS).await, [""; 0]);
         assert_eq!(shards_with(&mut doors, "notes").await, [state == "make"; 3]);
-        assert_eq!(manager.schema().table("notes").is_ok(), state == "make");
+        assert_eq!(manager.schema(Rights::ALL).table("notes").is_ok(), state == "make");
         if state == "make" {
             write(&manager, "notes", Insert, "k", r#"{"id":"i"}"#).await.unwrap();
             assert_eq!(rows(&manager, "notes", Some("k")).await.len(), 1);

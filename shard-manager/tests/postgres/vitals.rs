@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use shard_manager::access::rights::Rights;
 use shard_manager::manager::Manager;
 use shard_manager::query::ReadQuery;
 use shard_manager::stats::{NodeStats, PoolStats};
@@ -73,8 +74,10 @@ fn unanswered_reads_are_reported_as_busy_connections_and_queued_ones_as_waiting(
         let manager = tokio::task::spawn_blocking(move || connect(&address)).await.unwrap();
         let mut door = databases.door(0).await;
         door.run("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await;
-        let (options, all) = (options(), ReadQuery::all(&manager.schema().table("users").unwrap()));
-        let scans = join_all((0..5).map(|_| manager.data().read(all.clone(), None, &options)));
+        let (options, all) =
+            (options(), ReadQuery::all(&manager.schema(Rights::ALL).table("users").unwrap()));
+        let scans =
+            join_all((0..5).map(|_| manager.data(Rights::ALL).read(all.clone(), None, &options)));
         let of_key = get(&manager, "a", &options);
         // Two long reads and a short one occupy all their connections; three long ones wait.
         let taken = PoolStats { in_use: 3, open: 3, max: 3, waiting: 3 };

@@ -21,6 +21,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use serde_json::value::RawValue;
+use shard_manager::access::rights::Rights;
 use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::consistency::Level;
 use shard_manager::engine::cluster_spec::ClusterSpec;
@@ -184,7 +185,11 @@ impl Story {
         let column = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
         let table = Table::new(name, vec![column], &["id".into()], None).expect("a good table");
         let by = Instant::now() + Duration::from_secs(60);
-        manager.schema().create_table(table, by).await.expect("the running disk is well");
+        manager
+            .schema(Rights::ALL)
+            .create_table(table, by)
+            .await
+            .expect("the running disk is well");
         self.note(&key, |changes| changes.acknowledged = 1);
     }
 
@@ -277,7 +282,7 @@ fn open(dir: &Path, wanted: &ClusterSpec) -> Result<Manager, String> {
 }
 
 async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String> {
-    let table = manager.schema().table("kv").map_err(|error| error.to_string())?;
+    let table = manager.schema(Rights::ALL).table("kv").map_err(|error| error.to_string())?;
     let raw = value(key, number).map(|value| RawValue::from_string(value).expect("JSON"));
     let operation = if raw.is_some() { Operation::Upsert } else { Operation::Delete };
     let fields: Vec<_> = raw.iter().map(|raw| (Cow::Borrowed("value"), &**raw)).collect();
@@ -289,7 +294,7 @@ async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String>
             .map_err(|error| error.to_string())?;
         // Every node must confirm, so that each has to keep the write.
         let options = RequestOptions { level: Level::All, ..RequestOptions::by(deadline) };
-        match manager.data().write(place, row, &options).await {
+        match manager.data(Rights::ALL).write(place, row, &options).await {
             // A start does not wait for replicas that take long to be built; a client retries.
             Err(Failure { error: Error::TooFewReplicas { .. }, .. })
                 if Instant::now() < deadline =>
@@ -318,7 +323,7 @@ impl Cut {
         let manager = open(self.image.path(), &self.wanted).map_err(BrokenPromise::Refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let written = runtime.expect("a runtime").block_on(change(&manager, AFTER, 1));
-        let tables = names(manager.schema().tables().tables().map(|table| table.name()));
+        let tables = names(manager.schema(Rights::ALL).tables().tables().map(|table| table.name()));
         manager.close();
         drop(manager);
         written.map_err(BrokenPromise::Refused)?;

@@ -100,8 +100,11 @@ impl BulkOutcome {
             match row.outcome {
                 Ok(_) => self.stored[row.place.shard.index()] += 1,
                 Err((error, outcome)) => {
+                    // Nothing is said about the key of another caller.
+                    let is_known = !matches!(error, Error::Forbidden { .. });
                     let shard = app.manager.shard_name(row.place.shard);
-                    let problem = Problem::from(error).shard(shard).outcome(outcome.name());
+                    let problem = Problem::from(error).outcome(outcome.name());
+                    let problem = if is_known { problem.shard(shard) } else { problem };
                     self.refuse(RefusedRow { index: row.index, problem });
                 }
             }
@@ -119,7 +122,7 @@ impl BulkOutcome {
 
     pub(super) fn see(&mut self, app: &App, shard: ShardIndex, position: Option<Position>) {
         if let Some(position) = position {
-            app.manager.data().extend_session(&mut self.session, shard, position);
+            app.manager.sessions().extend(&mut self.session, shard, position);
         }
     }
 
@@ -201,7 +204,7 @@ impl BulkOutcome {
         let (stored, failed_total) = (self.stored(), self.failed_total);
         problem
             .partial(Progress { stored, next_index, failed_total, failed })
-            .session(app.manager.data().token(&self.session))
+            .session(app.manager.sessions().token(&self.session))
     }
 }
 

@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use super::outcome::BulkOutcome;
 use crate::app::App;
 use crate::body_budget::BudgetShare;
+use crate::caller_rights::CallerRights;
 use crate::problem::{Code, Problem};
 
 /// Maximum number of rows that a shard stores in one transaction: a single write may have to wait
@@ -66,7 +67,7 @@ impl ShardQueues {
     /// within `patience`.
     pub(super) fn new(
         app: &Data<App>,
-        options: &RequestOptions,
+        (rights, options): (&CallerRights, &RequestOptions),
         (share, patience): (Rc<BudgetShare>, Duration),
         outcome: &Rc<RefCell<BulkOutcome>>,
     ) -> Self {
@@ -85,6 +86,7 @@ impl ShardQueues {
             let writer = QueueWriter {
                 shard,
                 app: app.clone(),
+                rights: rights.clone(),
                 options: options.clone(),
                 patience,
                 shared: Rc::clone(&shared),
@@ -160,6 +162,7 @@ impl Drop for ShardQueues {
 struct QueueWriter {
     shard: ShardIndex,
     app: Data<App>,
+    rights: CallerRights,
     options: RequestOptions,
     patience: Duration,
     shared: Rc<Shared>,
@@ -199,7 +202,8 @@ impl QueueWriter {
                 chunk.push(row);
             }
             self.options.deadline = Instant::now() + self.patience;
-            let done = self.app.manager.data().write_chunk(self.shard, chunk, &self.options).await;
+            let data = self.app.manager.data(&self.rights);
+            let done = data.write_chunk(self.shard, chunk, &self.options).await;
             let mut outcome = self.outcome.borrow_mut();
             outcome.add(&self.app, done.rows);
             outcome.see(&self.app, self.shard, done.seen);

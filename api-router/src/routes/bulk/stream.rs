@@ -25,6 +25,7 @@ use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader, Strea
 use super::shard_queues::ShardQueues;
 use crate::app::App;
 use crate::body_budget::BudgetShare;
+use crate::caller_rights::CallerRights;
 use crate::problem::{Code, Problem};
 
 /// Longest time for which a body may bring nothing.
@@ -50,14 +51,14 @@ pub(super) async fn write_stream(
     request: &HttpRequest,
     payload: Payload,
     stream_options: StreamOptions,
-    options: &RequestOptions,
+    (rights, options): (&CallerRights, &RequestOptions),
     began: Instant,
 ) -> Result<HttpResponse, Problem> {
     let patience = options.deadline.saturating_duration_since(began);
     let share = Rc::new(app.open_share(request));
     share.grow(STREAM_BYTES_MIN, options.deadline).await?;
     let outcome = Rc::new(RefCell::new(BulkOutcome::new(app, options.session.clone())));
-    let queues = ShardQueues::new(app, options, (Rc::clone(&share), patience), &outcome);
+    let queues = ShardQueues::new(app, (rights, options), (Rc::clone(&share), patience), &outcome);
     let mut body = Body::new(payload, RowReader::new(app.clone(), stream_options, patience), share);
     let (failure, next_index) = loop {
         let RowBatch { rows, refused, next_index, state, held } = body.batch().await?;

@@ -78,12 +78,18 @@ fn text() -> impl Strategy<Value = String> {
 /// Good documents, of which parts are replaced.
 fn document() -> impl Strategy<Value = String> {
     let good = [
-        r#"{"role":"shop","grants":[{"tables":["users"],"may":["read"],"keys":"$tenant:*","columns":["id"]}],"scopes":["audit"],"weight":1,"limits":{"requests_per_s":200,"burst":400}}"#,
+        concat!(
+            r#"{"role":"shop","grants":[{"tables":["users"],"may":["read"],"keys":"$tenant:*","#,
+            r#""columns":["id"]}],"scopes":["audit"],"weight":1,"limits":{"requests_per_s":200}}"#,
+        ),
         r#"[{"role":"a","grants":[]},{"role":"b","grants":[]}]"#,
         r#"{"issuer":"i","jti":"t1","until":"2027-01-31T12:00:00Z"}"#,
         r#"{"role":"shop","tenant":["acme"],"operation":"read","table":"users","key":"acme:1","columns":["id"]}"#,
         r#"{"keys":[{"kty":"RSA","kid":"one","n":"AAAA","e":"AQAB"},{"kty":"OKP","crv":"Ed25519","x":"AAAA"}]}"#,
-        "4fKq0ZxY81Ab 00000000000000000000000000000000000000000000000000000000000000ff shop a%20b,- 2027-01-31T12:00:00Z",
+        concat!(
+            "4fKq0ZxY81Ab 00000000000000000000000000000000000000000000000000000000000000ff ",
+            "shop a%20b,- 2027-01-31T12:00:00Z",
+        ),
         "tsr_4fKq0ZxY81Ab_0000000000000000000000000000000000000000000000000",
         "4fKq0ZxY81Ab.1800003600.7.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
     ];

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use access::rights::Rights;
 use assembly::{self, EmbeddedCluster};
 use cluster::manager::Manager;
 use engine::cluster_spec::ClusterSpec;
@@ -108,7 +109,7 @@ fn straight(
     input: Input,
     bars: &Bars<'_>,
 ) -> Result<Stored, CommandError> {
-    let table = manager.schema().table(&options.table);
+    let table = manager.schema(Rights::ALL).table(&options.table);
     let table = table.map_err(|error| CommandError::Refused(error.to_string()))?;
     let format = match options.format() {
         FormatName::Ndjson => ImportFormat::Ndjson,

@@ -1,31 +1,36 @@
-//! Data: the face of a manager for rows: writes, reads and session tokens.
+//! Data: the face of a manager for rows, with the rights of the caller who reads or writes them.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
-//! **Not here:** bulk writes (`bulk`), reads (`reads`), the cache (`cached`).
+//! **Not here:** bulk writes (`bulk`), reads (`reads`), the cache (`cached`), session tokens
+//! (`sessions`).
 
+mod binding;
 mod bulk;
 mod cached;
+mod permission;
 mod reads;
 
 use std::sync::Arc;
 
+use access::rights::Rights;
 use model::error::{Error, Failure, Outcome};
 use model::keyspace::ShardKey;
-use model::position::Position;
 use model::row_change::{Fields, Operation, RowWrite};
 use model::shard_map::{KeyLocation, ShardMap};
 use model::table::Table;
-use model::token::{SessionToken, TokenError};
-use model::topology::ShardIndex;
 
-use super::{Manager, Receipt, RequestOptions, WriteReceipt};
+use super::{Manager, Receipt, RequestOptions, Schema, WriteReceipt};
 use crate::lane::LaneFailure;
 
+pub use binding::ResumeError;
 pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 
 /// Face of a [`Manager`] for rows.
 #[derive(Clone, Copy)]
-pub struct Data<'m>(pub(super) &'m Manager);
+pub struct Data<'m> {
+    pub(super) manager: &'m Manager,
+    pub(super) rights: &'m Rights,
+}
 
 /// A read in progress: the cluster that is read, and the options of the request.
 #[derive(Clone, Copy)]
@@ -34,39 +39,10 @@ struct RowReader<'r> {
     options: &'r RequestOptions,
 }
 
-impl Data<'_> {
-    /// Merges the session tokens of a request.
-    ///
-    /// # Errors
-    /// [`TokenError`] if a token is too long, or not one of this cluster.
-    pub fn session<'t>(
-        self,
-        tokens: impl Iterator<Item = &'t str>,
-    ) -> Result<SessionToken, TokenError> {
-        let mut session = SessionToken::empty();
-        let holds = |shard: ShardIndex, position| {
-            // A shard that was removed has no position to check.
-            let shard = self.0.shards.get(shard.index());
-            shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
-        };
-        for token in tokens {
-            session.merge(&SessionToken::parse(token, &self.0.token_key)?, holds);
-        }
-        Ok(session)
-    }
-
-    /// Returns the text of a session token, for the client to keep.
-    pub fn token(self, session: &SessionToken) -> String {
-        session.encode(&self.0.token_key)
-    }
-
-    /// Adds a position that the client has seen to its session. A position of the session that may
-    /// be lost stays: the next read reports it.
-    pub fn extend_session(self, session: &mut SessionToken, shard: ShardIndex, position: Position) {
-        let history = self.0.shards[shard.index()].replication.timeline().history();
-        if session.seen(shard).is_none_or(|known| history.holds(known)) {
-            session.see(shard, position);
-        }
+impl<'m> Data<'m> {
+    /// Returns the face for tables, with the same rights.
+    fn schema(self) -> Schema<'m> {
+        Schema { manager: self.manager, rights: self.rights }
     }
 
     /// Checks one change and routes it by a snapshot of the map. All changes of a request use the
@@ -86,17 +62,20 @@ impl Data<'_> {
         Ok((place, row))
     }
 
-    /// Applies one change. After `Ok` it is durable on as many nodes as the level requires.
+    /// Applies one change. After `Ok` it is durable on as many nodes as the level requires. The row
+    /// of the receipt has the columns that the caller may read, or is empty.
     ///
     /// # Errors
-    /// [`Failure`], with the cause, the slot and shard, and the outcome, which may be unknown.
+    /// [`Failure`], with the cause, the slot and shard, and the outcome, which may be unknown. A
+    /// change that the caller's rights do not allow is sent nowhere and has no slot and shard.
     pub async fn write(
         self,
         place: KeyLocation,
-        row: RowWrite,
+        mut row: RowWrite,
         options: &RequestOptions,
     ) -> Result<WriteReceipt, Failure> {
-        let shard = &self.0.shards[place.shard.index()];
+        let readable = self.permit(&mut row).map_err(|error| Failure::rejected(error, None))?;
+        let shard = &self.manager.shards[place.shard.index()];
         let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
         let mut pending = self.pending_keys(std::iter::once((place, &row)));
         let done = shard.write(vec![row], options.level, options.deadline).await;
@@ -108,7 +87,11 @@ impl Data<'_> {
         let position = done.seen();
         let seen = Some(position);
         let times = done.applied.times;
-        match (done.applied.rows.into_iter().next(), done.shortfall) {
+        let mut row = done.applied.rows.into_iter().next();
+        if let Some(row) = &mut row {
+            readable.cut(row.as_mut());
+        }
+        match (row, done.shortfall) {
             (Some(Ok(row)), None) => {
                 Ok(WriteReceipt { row, receipt: Receipt { place, position, times } })
             }

@@ -12,11 +12,14 @@
 //!
 //! **Invariant:** the registry contains a table only while every shard has it and no intent is
 //! left, so no rows are written to a table that may still be dropped.
-//! **Not here:** the work of a shard (the engines), the rules for declarations (`declaration`).
+//! **Not here:** the tables that a caller may know (`visible_tables`), the work of a shard (the
+//! engines), the rules for declarations (`declaration`).
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use access::rights::Rights;
+use access::scope::AccessScope;
 use engine::schema_intent::{Intent, State};
 use engine::{SchemaChange, SchemaLock};
 use model::error::{Error, Failure, Outcome};
@@ -35,27 +38,13 @@ pub enum TableCreated {
 
 /// Face of a [`Manager`] for tables.
 #[derive(Clone, Copy)]
-pub struct Schema<'m>(pub(super) &'m Manager);
+pub struct Schema<'m> {
+    pub(super) manager: &'m Manager,
+    pub(super) rights: &'m Rights,
+}
 
 impl Schema<'_> {
-    /// Returns the table of this name.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchTable`], with the name that may have been meant.
-    pub fn table(self, name: &str) -> Result<Arc<Table>, Error> {
-        let registry = self.0.registry.load();
-        registry.find(name).cloned().ok_or_else(|| Error::NoSuchTable {
-            table: name.chars().take(80).collect(),
-            suggestion: registry.suggest(name),
-        })
-    }
-
-    /// Returns all tables.
-    pub fn tables(self) -> Arc<Registry> {
-        self.0.registry.load_full()
-    }
-
-    /// Creates a table on every shard, or on none.
+    /// Creates a table on every shard, or on none. The caller needs the scope `tables`.
     ///
     /// Cancel safety: a dropped future leaves an intent, which the next request for the name or the
     /// next start completes.
@@ -69,6 +58,8 @@ impl Schema<'_> {
         deadline: Instant,
     ) -> Result<TableCreated, Failure> {
         let rejected = |error| Failure::rejected(error, None);
+        let allowed = self.rights.allow_scope(AccessScope::Tables);
+        allowed.map_err(|denied| rejected(self.scope_refusal(&table, &denied)))?;
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
         }
@@ -88,7 +79,7 @@ impl Schema<'_> {
                 self.undo(&*lock, intent, deadline).await.map_err(rejected)?;
             }
         }
-        if self.0.registry.load().tables().count() + others.len() >= Registry::TABLES_MAX {
+        if self.manager.registry.load().tables().count() + others.len() >= Registry::TABLES_MAX {
             return Err(rejected(Error::TooManyTables));
         }
         if !noted {
@@ -108,7 +99,7 @@ impl Schema<'_> {
         let name = table.name();
         let Err(error) = self.change_everywhere(&change, deadline).await else {
             lock.remove(name).await.map_err(|error| doubtful(error, Outcome::Unknown))?;
-            self.0.registry.rcu(|registry| registry.with(Arc::clone(&table)));
+            self.manager.registry.rcu(|registry| registry.with(Arc::clone(&table)));
             tracing::info!(table = name, "a table was created");
             return Ok(TableCreated::New(Arc::clone(&table)));
         };
@@ -157,22 +148,22 @@ impl Schema<'_> {
         deadline: Instant,
     ) -> Result<(), Error> {
         let changes =
-            self.0.shards.iter().map(|shard| shard.change_schema(change.clone(), deadline));
+            self.manager.shards.iter().map(|shard| shard.change_schema(change.clone(), deadline));
         let done = futures_util::future::join_all(changes).await;
         done.into_iter().try_for_each(|shard| shard.map(drop)).map_err(|failure| failure.error)
     }
 
     /// Waits until no other change of the tables is under way.
     async fn lock_schema(self, deadline: Instant) -> Result<Box<dyn SchemaLock>, Error> {
-        let guard = Arc::clone(&self.0.schema_turn).lock_owned();
+        let guard = Arc::clone(&self.manager.schema_turn).lock_owned();
         let guard = tokio::time::timeout_at(deadline.into(), guard).await;
         let guard = guard.map_err(|_elapsed| Error::DeadlinePassed)?;
-        self.0.backend.lock_schema(guard, deadline).await
+        self.manager.backend.lock_schema(guard, deadline).await
     }
 
     /// Returns the existing table of this name, if it has the same columns.
     fn known(self, table: &Table) -> Result<Option<TableCreated>, Error> {
-        let registry = self.0.registry.load();
+        let registry = self.manager.registry.load();
         let Some(known) = registry.find(table.name()) else { return Ok(None) };
         match known.difference(table) {
             None => Ok(Some(TableCreated::Known(Arc::clone(known)))),

@@ -15,6 +15,7 @@ use model::topology::ShardIndex;
 
 use super::super::RequestOptions;
 use super::Data;
+use super::permission::PermittedRows;
 use crate::lane::LaneTimes;
 use crate::shard::{Shard, WriteDone};
 
@@ -69,18 +70,22 @@ pub struct BulkPart {
 
 impl Data<'_> {
     /// Applies many changes independently: shards in parallel, the changes of each shard in the
-    /// given order. Outcomes are in the order of the shards, not of the request.
+    /// given order. Outcomes are in the order of the shards, not of the request. Rows that the
+    /// rights of the caller do not permit are rejected, and the others are applied.
     pub async fn write_bulk(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
-        self.write_parts(rows, options, async |shard, rows| {
+        let permitted = self.permit_rows(rows);
+        self.write_parts(permitted, options, async |shard, rows| {
             write_chunks(shard, rows, options).await
         })
         .await
     }
 
     /// Applies many changes; the rows of each shard are one transaction: all of them are stored, or
-    /// none.
+    /// none. A row that the rights of the caller do not permit undoes the rows of its shard.
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
-        self.write_parts(rows, options, async |shard, rows| {
+        let mut permitted = self.permit_rows(rows);
+        permitted.undo_transactions();
+        self.write_parts(permitted, options, async |shard, rows| {
             let atomic_rows = Some(rows.iter().map(|row| row.index).collect());
             write_request(shard, rows, options, |rows| WriteRequest {
                 rows,
@@ -93,32 +98,39 @@ impl Data<'_> {
     }
 
     /// Applies changes of one shard independently; the rows of each of its lanes are one operation.
-    /// Waits for room if the shard's queue is full, but not past the deadline.
+    /// Waits for room if the shard's queue is full, but not past the deadline. Rows that the rights
+    /// of the caller do not permit are rejected.
     pub async fn write_chunk(
         self,
         shard: ShardIndex,
         rows: Vec<BulkRow>,
         options: &RequestOptions,
     ) -> BulkPart {
-        let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
+        let mut permitted = self.permit_rows(rows);
+        let rows = std::mem::take(&mut permitted.rows);
+        let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
         let request = |rows| WriteRequest { rows, atomic_rows: None, waits_for_room: true };
-        write_by_lane(&self.0.shards[shard.index()], rows, options, request).await
+        let shard = &self.manager.shards[shard.index()];
+        let mut done = write_by_lane(shard, rows, options, request).await;
+        permitted.complete(&mut done.rows);
+        done
     }
 
     async fn write_parts(
         self,
-        rows: Vec<BulkRow>,
+        mut permitted: PermittedRows<'_>,
         options: &RequestOptions,
         write: impl AsyncFn(&Shard, Vec<BulkRow>) -> BulkPart,
     ) -> BulkDone {
-        let mut by_shard: Vec<Vec<BulkRow>> = self.0.shards.iter().map(|_| Vec::new()).collect();
-        for row in rows {
+        let mut by_shard: Vec<Vec<BulkRow>> =
+            self.manager.shards.iter().map(|_| Vec::new()).collect();
+        for row in std::mem::take(&mut permitted.rows) {
             by_shard[row.place.shard.index()].push(row);
         }
         let all = by_shard.iter().flatten();
         let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
-        let shards = self.0.shards.iter().zip(by_shard);
+        let shards = self.manager.shards.iter().zip(by_shard);
         let parts = shards.map(|(shard, rows)| write(shard, rows));
         let parts = futures_util::future::join_all(parts).await;
         drop(pending);
@@ -127,11 +139,12 @@ impl Data<'_> {
         let mut slowest = LaneTimes::default();
         for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardIndex).zip(parts) {
             if let Some(position) = seen {
-                self.extend_session(&mut session, shard, position);
+                self.manager.sessions().extend(&mut session, shard, position);
             }
             slowest = slowest.slower(times);
             done.extend(rows);
         }
+        permitted.complete(&mut done);
         BulkDone { rows: done, session, times: slowest }
     }
 }

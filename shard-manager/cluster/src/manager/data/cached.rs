@@ -68,7 +68,7 @@ impl Data<'_> {
         self,
         rows: impl Iterator<Item = (KeyLocation, &'r RowWrite)>,
     ) -> PendingKeys {
-        let Some(cache) = &self.0.cache else {
+        let Some(cache) = &self.manager.cache else {
             return PendingKeys { cache: None, keys: Vec::new() };
         };
         let mut keys: Vec<PendingKey> = Vec::with_capacity(rows.size_hint().0);
@@ -92,10 +92,12 @@ impl RowReader<'_> {
         place: KeyLocation,
         requirements: &ReadRequirements,
     ) -> Result<KeyAnswer, Error> {
-        let shard = &self.data.0.shards[place.shard.index()];
+        let shard = &self.data.manager.shards[place.shard.index()];
         let read =
             async || shard.reads().read_key(query, (place.slot, key.as_str()), requirements).await;
-        let Some(cache) = &self.data.0.cache else { return Ok(KeyAnswer::of(read().await?, None)) };
+        let Some(cache) = &self.data.manager.cache else {
+            return Ok(KeyAnswer::of(read().await?, None));
+        };
         if self.options.level != Level::One || !cache.keeps(query) {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }

@@ -4,12 +4,13 @@
 //! with cursors of the same kind, as one that reads all shards.
 //! **Not here:** answers of the cache (`cached`), the choice of a node (`shard`).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cache::ServedBy;
-use model::cursor::{self, CursorError};
+use model::cursor;
 use model::error::{Error, Failure};
 use model::keyspace::{ShardKey, Slot};
 use model::query::ReadQuery;
@@ -20,7 +21,7 @@ use model::value::Value;
 
 use super::super::{ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
-use super::{Data, RowReader};
+use super::{Data, ResumeError, RowReader};
 use crate::shard::{ReadRequirements, Shard, ShardRows};
 
 /// Query that each shard of a read answers.
@@ -43,6 +44,9 @@ impl Route {
     /// Routes by the shard keys that the filters name. A key outside the keyspace has no rows.
     fn of(query: &ReadQuery, map: &ShardMap) -> Self {
         let Some(named) = query.keys_named() else { return Self::Shards };
+        if named.is_empty() && query.is_bound {
+            return Self::Keys(KeysOfShards::new());
+        }
         let place = |key: &str| map.place(ShardKey::parse(key).ok()?).ok();
         let mut placed = named.into_iter().filter_map(|key| Some((place(&key)?, key)));
         let Some((first_place, first)) = placed.next() else { return Self::Shards };
@@ -56,17 +60,24 @@ impl Route {
 }
 
 impl Data<'_> {
-    /// Reads rows of one key, of the keys that the filters name, or of all shards.
+    /// Reads rows of one key, of the keys that the filters name, or of all shards, as far as the
+    /// rights of the caller permit.
     ///
     /// # Errors
-    /// [`Failure`] of the shard, or of the first of several shards that could not answer.
+    /// [`Failure`] of the shard, or of the first of several shards that could not answer; a read
+    /// that the rights do not permit is sent nowhere.
     pub async fn read(
         self,
         query: ReadQuery,
         key: Option<ShardKey<'_>>,
         options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
-        let map = self.0.map.load();
+        let query = self.bind(Cow::Owned(query), key);
+        let mut query = query.map_err(|error| Failure::rejected(error, None))?.into_owned();
+        if query.outputs.is_empty() && self.rights.is_all() {
+            query.select_if(|_| true);
+        }
+        let map = self.manager.map.load();
         let began = Instant::now();
         let reader = RowReader { data: self, options };
         let Some(key) = key else {
@@ -82,9 +93,12 @@ impl Data<'_> {
         Ok(done)
     }
 
-    /// Returns true if a read without a shard key is a scatter read: its filters name no keys.
+    /// Returns true if a read without a shard key is a scatter read: neither its filters nor the
+    /// rights of the caller name keys. A read that the rights do not permit is none.
     pub fn asks_all_shards(self, query: &ReadQuery) -> bool {
-        matches!(Route::of(query, &self.0.map.load()), Route::Shards)
+        let query = self.bind(Cow::Borrowed(query), None);
+        query
+            .is_ok_and(|query| matches!(Route::of(&query, &self.manager.map.load()), Route::Shards))
     }
 
     fn next_cursor(
@@ -93,20 +107,23 @@ impl Data<'_> {
         key: Option<ShardKey<'_>>,
         last: Option<&[Value]>,
     ) -> Option<String> {
-        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.0.token_key))
+        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.manager.token_key))
     }
 
     /// Returns the sort keys after which a read continues, by the cursor of an earlier one.
     ///
     /// # Errors
-    /// [`CursorError`] if the cursor belongs to another cluster or to another query.
+    /// [`ResumeError`] if the cursor belongs to another cluster or to another query, among them the
+    /// same query with other rights, or if the caller may not carry out the read.
     pub fn resume(
         self,
         query: &ReadQuery,
         key: Option<ShardKey<'_>>,
         text: &str,
-    ) -> Result<Vec<Value>, CursorError> {
-        cursor::decode(text, query, key.map(|key| key.as_str()), &self.0.token_key)
+    ) -> Result<Vec<Value>, ResumeError> {
+        let query = self.bind(Cow::Borrowed(query), key).map_err(ResumeError::Refused)?;
+        let key = key.map(|key| key.as_str());
+        cursor::decode(text, &query, key, &self.manager.token_key).map_err(ResumeError::Cursor)
     }
 }
 
@@ -126,7 +143,7 @@ impl RowReader<'_> {
                 questions.collect()
             }
             Route::Shards => {
-                let shards = (0..).map(ShardIndex).zip(&self.data.0.shards);
+                let shards = (0..).map(ShardIndex).zip(&self.data.manager.shards);
                 shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
             }
         };
@@ -158,14 +175,14 @@ impl RowReader<'_> {
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let told = |error| Failure::rejected(error, Some(place));
-        let shard = &self.data.0.shards[place.shard.index()];
+        let shard = &self.data.manager.shards[place.shard.index()];
         let requirements = requirements(shard, place.shard, self.options, self.options.deadline)
             .await
             .map_err(told)?;
         let answer = self.read_key((query, key), place, &requirements).await.map_err(told)?;
         let KeyAnswer { rows, position, served_by, cache } = answer;
         let mut session = self.options.session.clone();
-        self.data.extend_session(&mut session, place.shard, position);
+        self.data.manager.sessions().extend(&mut session, place.shard, position);
         let is_cached = served_by == ServedBy::Cache;
         Ok(ReadDone {
             rows,
@@ -195,7 +212,7 @@ impl RowReader<'_> {
         let deadline =
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
         let reads = questions.iter().map(async |(index, query)| {
-            let shard = &self.data.0.shards[index.index()];
+            let shard = &self.data.manager.shards[index.index()];
             let requirements = requirements(shard, *index, self.options, deadline).await?;
             shard.reads().read_all(query, &requirements).await
         });
@@ -208,7 +225,7 @@ impl RowReader<'_> {
         for ((index, _), answer) in questions.into_iter().zip(answers) {
             match answer {
                 Ok(ShardRows { read, role, .. }) => {
-                    self.data.extend_session(&mut session, index, read.position);
+                    self.data.manager.sessions().extend(&mut session, index, read.position);
                     if role == Role::Primary {
                         served_by = ServedBy::Primary;
                     }
@@ -226,7 +243,8 @@ impl RowReader<'_> {
             return Err(Failure::rejected(error, None));
         }
         let (offset, limit) = (query.offset as usize, query.limit as usize);
-        let rows = Rows::merge(&parts, &query.sort_keys(false), offset, limit);
+        let mut rows = Rows::merge(&parts, &query.sort_keys(false), offset, limit);
+        rows.total = rows.total.filter(|_| query.counts);
         if rows.is_too_large() {
             return Err(Failure::rejected(Error::AnswerTooLarge, None));
         }
@@ -239,7 +257,7 @@ impl RowReader<'_> {
             next_cursor,
             place,
             served_by,
-            cache: self.data.0.cache.as_ref().map(|cache| cache.bypass()),
+            cache: self.data.manager.cache.as_ref().map(|cache| cache.bypass()),
             session,
             epoch,
             database,

@@ -1,0 +1,129 @@
+//! Binding: adds to a read what the rights of its caller permit, before anything is made of it.
+//!
+//! A row's column `shard_key` spells the key by which the row is routed, so a caller who is bound to
+//! keys is bound to rows. The binding is the first condition of the query. The cursor's fingerprint,
+//! the names of cache entries, the count, the limit and the route are all derived from the bound
+//! query, so none of them depends on rows that the caller may not read.
+//!
+//! **Invariant:** a bound read returns only columns that one grant permits, of rows whose keys the
+//! same grant admits.
+//! **Not here:** the choice of the grant (`access::rights`), the route of the bound query (`reads`).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use access::grant::KeyBinding;
+use access::operation::RowOperations;
+use access::rights::{Allowed, RowRequest};
+use model::cursor::CursorError;
+use model::error::Error;
+use model::keyspace::ShardKey;
+use model::query::{Comparison, Condition, ReadQuery, Test};
+use model::table::Table;
+use model::value::Value;
+
+use super::Data;
+
+/// Reason why a read cannot continue after a cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResumeError {
+    /// The text is not a cursor of the read.
+    Cursor(CursorError),
+    /// The caller may not carry out the read at all.
+    Refused(Error),
+}
+
+impl Data<'_> {
+    /// Returns the read as the rights of the caller permit it. Without bounds it is the same read.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::NoSuchTable`] or [`model::row_change::RowError::NoSuchColumn`]
+    /// if no grant allows the read, [`Error::KeyRequired`] if it needs a shard key.
+    #[inline]
+    pub(super) fn bind<'q>(
+        self,
+        query: Cow<'q, ReadQuery>,
+        key: Option<ShardKey<'_>>,
+    ) -> Result<Cow<'q, ReadQuery>, Error> {
+        if self.rights.is_all() {
+            return Ok(query);
+        }
+        self.bind_to_grant(query.into_owned(), key).map(Cow::Owned)
+    }
+
+    fn bind_to_grant(
+        self,
+        mut query: ReadQuery,
+        key: Option<ShardKey<'_>>,
+    ) -> Result<ReadQuery, Error> {
+        // Only this function binds: a condition of the client is never taken for a binding.
+        query.is_bound = false;
+        let table = Arc::clone(query.table.whole());
+        query.table = Arc::clone(&table);
+        let named = query.columns_named();
+        let columns = named.iter().map(|column| table.column(*column).name.as_str());
+        let request = RowRequest { operations: RowOperations::READ, table: table.name(), columns };
+        let allowed = match key {
+            Some(key) => self.rights.allow_key(&request, key),
+            None => self.rights.allow_bound(&request),
+        };
+        let allowed = allowed.map_err(|denied| self.schema().refusal(denied))?;
+        if query.outputs.is_empty() {
+            query.select_if(|column| allowed.columns.contains(column));
+        }
+        if query.outputs.is_empty() {
+            return Err(Error::Forbidden {
+                operations: RowOperations::READ.to_string(),
+                table: table.name().to_owned(),
+                lack: "its grant has no column that an answer has: name columns in select"
+                    .to_owned(),
+            });
+        }
+        if key.is_none() {
+            bind_keys(&mut query, &allowed)?;
+        }
+        Ok(query)
+    }
+}
+
+/// Binds a read without a shard key in the request.
+fn bind_keys(query: &mut ReadQuery, allowed: &Allowed<'_>) -> Result<(), Error> {
+    let binding = allowed.binding;
+    let keys: Vec<String> = match binding {
+        KeyBinding::All => return Ok(()),
+        KeyBinding::Keys(keys) => keys.iter().map(|key| String::from(&**key)).collect(),
+        // Keys that begin with a prefix are on all shards. Those that the filters name are not.
+        KeyBinding::Prefixes { tenants, separator } => match query.keys_named() {
+            Some(named) => named.into_iter().filter(|key| binding.admits(key)).collect(),
+            None if allowed.scatters => {
+                query.bind(Condition::Any(ranges(tenants, separator)));
+                return Ok(());
+            }
+            None => return Err(Error::KeyRequired { table: query.table.name().into() }),
+        },
+    };
+    let mut keys: Vec<Value> = keys.into_iter().map(Value::Text).collect();
+    let test = match (keys.pop(), keys.is_empty()) {
+        (Some(only), true) => Test::Compare(Comparison::Equal, only),
+        (last, _) => {
+            keys.extend(last);
+            Test::In(keys)
+        }
+    };
+    query.bind(Condition::Column(Table::SHARD_KEY, test));
+    Ok(())
+}
+
+/// Returns the range of the keys that begin with each tenant and the separator: keys are compared
+/// by bytes, and after `acme:` comes `acme;`. A tenant that contains the separator has no keys.
+fn ranges(tenants: &[Box<str>], separator: char) -> Vec<Condition> {
+    let next = char::from_u32(u32::from(separator) + 1).unwrap_or(char::MAX);
+    let bound = |comparison, key: String| {
+        Condition::Column(Table::SHARD_KEY, Test::Compare(comparison, Value::Text(key)))
+    };
+    let range = |tenant: &Box<str>| {
+        let from = bound(Comparison::GreaterOrEqual, format!("{tenant}{separator}"));
+        Condition::All(vec![from, bound(Comparison::Less, format!("{tenant}{next}"))])
+    };
+    tenants.iter().filter(|tenant| !tenant.contains(separator)).map(range).collect()
+}

@@ -1,0 +1,176 @@
+//! Permission: the check of a change against the rights of its caller, and the part of the changed
+//! row that the caller may read.
+//!
+//! The shard key and the routing column are the same value, so the routing column needs no grant
+//! beside that of the key. An outcome that is repeated for an idempotency key passes the same checks
+//! as a first one: the check comes before the queue, the cut after it.
+//!
+//! **Invariant:** one grant allows all of a change: its operation, its id, its columns and its key.
+//! **Not here:** the choice of the grant (`access::rights`), reads (`binding`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use access::grant::ColumnSet;
+use access::operation::RowOperations;
+use access::rights::{Rights, RowRequest};
+use model::error::{Error, Outcome};
+use model::json_members::Members;
+use model::keyspace::ShardKey;
+use model::row_change::{RowDone, RowError, RowWrite};
+use model::topology::ShardIndex;
+
+use super::{BulkRow, BulkRowDone, Data};
+
+/// Part of a changed row that its caller may read.
+pub(super) struct ReadablePart<'m> {
+    rights: &'m Rights,
+    /// Operations of the change; `None` if nothing is hidden.
+    operations: Option<RowOperations>,
+    /// Columns that may be read; `None` if the row may not be read at all.
+    columns: Option<&'m ColumnSet>,
+}
+
+impl<'m> Data<'m> {
+    /// Checks a change, and prepares it for the databases. Returns the part of the row that the
+    /// response may have.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::NoSuchTable`] or [`RowError::NoSuchColumn`] if no grant allows
+    /// the change.
+    #[inline]
+    pub(super) fn permit(self, row: &mut RowWrite) -> Result<ReadablePart<'m>, Error> {
+        if self.rights.is_all() {
+            let (rights, columns) = (self.rights, Some(&ColumnSet::All));
+            return Ok(ReadablePart { rights, operations: None, columns });
+        }
+        self.permit_by_grant(row)
+    }
+
+    fn permit_by_grant(self, row: &mut RowWrite) -> Result<ReadablePart<'m>, Error> {
+        let table = Arc::clone(row.table.whole());
+        let operations = RowOperations::from(row.operation);
+        let key = ShardKey::parse(&row.key)?;
+        let named = table.id().iter().chain(row.set.iter().map(|(column, _)| column));
+        let named = named.filter(|column| Some(**column) != table.routing());
+        let columns = named.map(|column| table.column(*column).name.as_str());
+        let request = RowRequest { operations, table: table.name(), columns };
+        let allowed = self.rights.allow_key(&request, key);
+        allowed.map_err(|denied| self.schema().refusal(denied))?;
+        let columns = std::iter::empty();
+        let read = RowRequest { operations: RowOperations::READ, table: table.name(), columns };
+        let columns = self.rights.allow_key(&read, key).ok().map(|allowed| allowed.columns);
+        row.wants_row &= columns.is_some();
+        row.table = table;
+        Ok(ReadablePart { rights: self.rights, operations: Some(operations), columns })
+    }
+}
+
+/// Rows of a bulk write whose changes are permitted, and the outcomes of the others.
+pub(super) struct PermittedRows<'m> {
+    pub(super) rows: Vec<BulkRow>,
+    pub(super) refused: Vec<BulkRowDone>,
+    /// Readable part of each permitted row, by its index in the request. Empty for a caller who may
+    /// read everything.
+    readable: BTreeMap<usize, ReadablePart<'m>>,
+}
+
+impl<'m> Data<'m> {
+    /// Checks each row of a bulk write by itself.
+    pub(super) fn permit_rows(self, rows: Vec<BulkRow>) -> PermittedRows<'m> {
+        let (refused, readable) = (Vec::new(), BTreeMap::new());
+        if self.rights.is_all() {
+            return PermittedRows { rows, refused, readable };
+        }
+        let mut permitted =
+            PermittedRows { rows: Vec::with_capacity(rows.len()), refused, readable };
+        for mut row in rows {
+            match self.permit(&mut row.row) {
+                Ok(readable) => {
+                    permitted.readable.insert(row.index, readable);
+                    permitted.rows.push(row);
+                }
+                Err(error) => permitted.refuse(&row, error),
+            }
+        }
+        permitted
+    }
+}
+
+impl PermittedRows<'_> {
+    fn refuse(&mut self, row: &BulkRow, error: Error) {
+        let outcome = Err((error, Outcome::Rejected));
+        self.refused.push(BulkRowDone { index: row.index, place: row.place, outcome });
+    }
+
+    /// Refuses the other rows of each shard that has a refused row: the rows of a shard are one
+    /// transaction.
+    pub(super) fn undo_transactions(&mut self) {
+        let mut culprits: BTreeMap<ShardIndex, (usize, Error)> = BTreeMap::new();
+        for row in &self.refused {
+            let Err((error, _)) = &row.outcome else { continue };
+            culprits.entry(row.place.shard).or_insert_with(|| (row.index, error.clone()));
+        }
+        if culprits.is_empty() {
+            return;
+        }
+        for row in std::mem::take(&mut self.rows) {
+            match culprits.get(&row.place.shard) {
+                None => self.rows.push(row),
+                Some((culprit, cause)) => {
+                    let cause = Box::new(cause.clone());
+                    self.refuse(&row, Error::Undone { row: *culprit, cause });
+                }
+            }
+        }
+    }
+
+    /// Adds the outcomes of the refused rows, and cuts those of the others to what the caller may
+    /// read.
+    pub(super) fn complete(self, done: &mut Vec<BulkRowDone>) {
+        for row in done.iter_mut().filter(|_| !self.readable.is_empty()) {
+            let Some(readable) = self.readable.get(&row.index) else { continue };
+            readable.cut(row.outcome.as_mut().map_err(|(error, _)| error));
+        }
+        done.extend(self.refused);
+    }
+}
+
+impl ReadablePart<'_> {
+    /// Cuts the outcome of a change to what the caller may read and know.
+    #[inline]
+    pub(super) fn cut(&self, outcome: Result<&mut RowDone, &mut Error>) {
+        let Some(operations) = self.operations else { return };
+        match outcome {
+            Ok(done) => self.cut_row(done),
+            Err(error) => conceal(error, self.rights, operations),
+        }
+    }
+
+    fn cut_row(&self, done: &mut RowDone) {
+        match self.columns {
+            Some(ColumnSet::All) => {}
+            Some(columns @ ColumnSet::Named(_)) if !done.json.is_empty() => {
+                let kept = Members::keep(&done.json, |name| columns.contains(name));
+                done.json = kept.unwrap_or_default();
+            }
+            Some(ColumnSet::Named(_)) | None => done.json.clear(),
+        }
+    }
+}
+
+/// Replaces an error that names a hidden column: a new row needs a value for a column that the
+/// caller may not know.
+fn conceal(error: &mut Error, rights: &Rights, operations: RowOperations) {
+    if let Error::Remembered(cause) | Error::Undone { cause, .. } = error {
+        return conceal(cause, rights, operations);
+    }
+    let Error::Row(RowError::MissingColumn { table, column }) = error else { return };
+    if !rights.sees_column(table, column, operations) {
+        *error = Error::Forbidden {
+            operations: operations.to_string(),
+            table: std::mem::take(table),
+            lack: "a new row needs a column that no grant has".to_owned(),
+        };
+    }
+}

@@ -1,0 +1,129 @@
+//! Visible tables: the tables and columns that a caller may know, and refusals that name no others.
+//!
+//! To a caller without a grant a table or a column does not exist: it is not found, listed or
+//! suggested.
+//!
+//! **Invariant:** a name that is returned to a bound caller is that of a table for which some grant
+//! is, or of a column that some such grant has; or the caller has sent it.
+//! **Not here:** the creation of tables (`schema`), the columns of one request (`access::rights`).
+
+use std::sync::Arc;
+
+use access::operation::RowOperations;
+use access::rights::{Denied, RowLack, RowRequest};
+use model::error::Error;
+use model::row_change::RowError;
+use model::table::{Registry, Table};
+
+use super::Schema;
+
+/// Longest part of a client's text that a refusal repeats, in characters.
+const SHOWN_MAX: usize = 80;
+
+impl Schema<'_> {
+    /// Returns the table of this name with the columns that the caller may know.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTable`], with the name that may have been meant.
+    pub fn table(self, name: &str) -> Result<Arc<Table>, Error> {
+        let registry = self.manager.registry.load();
+        let Some(table) = registry.find(name).filter(|_| self.rights.sees_table(name)) else {
+            return Err(Error::NoSuchTable {
+                table: name.chars().take(SHOWN_MAX).collect(),
+                suggestion: self.suggest(&registry, name),
+            });
+        };
+        Ok(self.view(table, RowOperations::NONE))
+    }
+
+    /// Returns all tables that the caller may know, with such columns.
+    pub fn tables(self) -> Arc<Registry> {
+        let registry = self.manager.registry.load_full();
+        if self.rights.is_all() {
+            return registry;
+        }
+        let is_seen = |table: &Table| self.rights.sees_table(table.name());
+        let view = |table: &Arc<Table>| self.view(table, RowOperations::NONE);
+        Arc::new(registry.view(|table| is_seen(table).then(|| view(table))))
+    }
+
+    /// Returns a table with the columns that the caller may name in a request of these operations.
+    /// A request that no grant allows for any column and key is refused here, before it is parsed.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] if no grant of the table has the operations, or the columns that
+    /// identify a row to change.
+    pub fn usable_for(
+        self,
+        table: Arc<Table>,
+        operations: RowOperations,
+    ) -> Result<Arc<Table>, Error> {
+        if self.rights.is_all() {
+            return Ok(table);
+        }
+        let columns = std::iter::empty();
+        let request = RowRequest { operations, table: table.name(), columns };
+        self.rights.allow_bound(&request).map_err(|denied| self.refusal(denied))?;
+        let view = self.view(&table, operations);
+        let mut named = view.id().iter().filter(|column| Some(**column) != view.routing());
+        if operations != RowOperations::READ && named.any(|column| !view.shows(*column)) {
+            return Err(Error::Forbidden {
+                operations: operations.to_string(),
+                table: view.name().to_owned(),
+                lack: "no grant has all columns that tell its rows apart".to_owned(),
+            });
+        }
+        Ok(view)
+    }
+
+    /// Returns the error of a request about rows that was denied.
+    pub(super) fn refusal(self, denied: Denied) -> Error {
+        let (operations, table, lack) = match denied {
+            Denied::Rows { operations, table, lack } => (operations, table, lack),
+            Denied::Scope(_) => return Error::Internal,
+        };
+        let registry = self.manager.registry.load();
+        match lack {
+            RowLack::Table => {
+                let suggestion = self.suggest(&registry, &table);
+                Error::NoSuchTable { table: table.into(), suggestion }
+            }
+            RowLack::Column(column) => {
+                let view = registry.find(&table).map(|table| self.view(table, operations));
+                let suggestion = view.and_then(|view| view.suggest(&column));
+                let (table, column) = (table.into(), column.into());
+                Error::Row(RowError::NoSuchColumn { table, column, suggestion })
+            }
+            RowLack::Operations(_) | RowLack::OneGrant | RowLack::Key => Error::Forbidden {
+                operations: operations.to_string(),
+                table: table.into(),
+                lack: lack.to_string(),
+            },
+        }
+    }
+
+    /// Returns the error of a change of tables for which a scope is missing.
+    pub(super) fn scope_refusal(self, table: &Table, denied: &Denied) -> Error {
+        Error::Forbidden {
+            operations: "create".to_owned(),
+            table: table.name().to_owned(),
+            lack: denied.to_string(),
+        }
+    }
+
+    fn suggest(self, registry: &Registry, name: &str) -> Option<String> {
+        if self.rights.is_all() {
+            return registry.suggest(name);
+        }
+        let is_seen = |table: &&Arc<Table>| self.rights.sees_table(table.name());
+        registry.view(|table| Some(table).filter(is_seen).cloned()).suggest(name)
+    }
+
+    /// Returns the table with the columns of its grants that have all these operations.
+    fn view(self, table: &Arc<Table>, operations: RowOperations) -> Arc<Table> {
+        if self.rights.is_all() {
+            return Arc::clone(table);
+        }
+        table.view(|column| self.rights.sees_column(table.name(), column, operations))
+    }
+}

@@ -1,0 +1,21 @@
+//! Tests of the rights of callers at the faces of the manager, on embedded clusters: rows, columns
+//! and tables without a grant are as if they were not there.
+
+#![expect(
+    unsafe_code,
+    reason = "counting allocations needs an allocator, which is an unsafe trait"
+)]
+
+mod bound_specs;
+mod bound_steps;
+#[path = "../../access/tests/access/counted_heap.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod counted_heap;
+mod hidden;
+mod isolation;
+mod off;
+mod reads;
+#[path = "../support/scratch.rs"]
+mod scratch;
+mod shop;
+mod writes;
