@@ -11,7 +11,7 @@
 //! of a table is returned only as far as the rights of the face permit.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
-mod access;
+mod access_control;
 mod data;
 mod faults;
 mod lifecycle;
@@ -40,7 +40,7 @@ use model::topology::ShardIndex;
 use crate::lane::LaneTimes;
 use crate::shard::{NodeHealth, Shard};
 
-pub use access::Access;
+pub use access_control::Access;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
