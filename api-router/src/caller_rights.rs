@@ -30,3 +30,28 @@ impl Deref for CallerRights {
         self.0.as_ref().map_or(Rights::ALL, |caller| &caller.rights)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+    use shard_manager::access::caller::Principal;
+
+    use super::*;
+
+    #[test]
+    fn a_request_has_the_rights_of_its_caller() {
+        let request = TestRequest::default().to_http_request();
+        assert!(CallerRights::of(&request).is_all());
+        let caller = Caller {
+            principal: Principal::Anonymous,
+            role: "anonymous".into(),
+            rights: Rights::none(),
+            weight: 1,
+            limits: None,
+            expires_at: None,
+        };
+        request.extensions_mut().insert(Arc::new(caller));
+        let rights = CallerRights::of(&request);
+        assert!(!rights.is_all() && !rights.clone().sees_table("users"));
+    }
+}

@@ -121,9 +121,10 @@ fn ranges(tenants: &[Box<str>], separator: char) -> Vec<Condition> {
     let bound = |comparison, key: String| {
         Condition::Column(Table::SHARD_KEY, Test::Compare(comparison, Value::Text(key)))
     };
-    let range = |tenant: &Box<str>| {
+    let range = |tenant: &str| {
         let from = bound(Comparison::GreaterOrEqual, format!("{tenant}{separator}"));
         Condition::All(vec![from, bound(Comparison::Less, format!("{tenant}{next}"))])
     };
-    tenants.iter().filter(|tenant| !tenant.contains(separator)).map(range).collect()
+    let tenants = tenants.iter().map(|tenant| &**tenant);
+    tenants.filter(|tenant| !tenant.contains(separator)).map(range).collect()
 }
