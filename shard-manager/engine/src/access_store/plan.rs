@@ -1,8 +1,8 @@
 //! Plan: checks a change against the rules, and lists the statements that make it.
 //!
 //! **Invariant:** a plan ends with a line of the log for each key and role that it changes, and
-//! with a new generation. Unless the command line asks for it, no change removes the last usable key of
-//! an administrator: without it no key could be made over HTTP.
+//! with a new generation. Unless the command line asks for it, no change removes the last usable
+//! key of an administrator: without it no key could be made over HTTP.
 //! **Not here:** the rights of the author.
 
 use std::collections::BTreeMap;
