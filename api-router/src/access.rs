@@ -15,5 +15,7 @@ pub mod counts;
 pub mod credentials;
 pub mod files;
 pub mod gate;
+pub mod mode_check;
 pub mod scopes;
+pub mod sources;
 pub mod watcher;

@@ -19,6 +19,7 @@ use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
 
 use crate::access::gate::AccessGate;
+use crate::access::sources::AccessSources;
 use crate::body::{self, BodyLimits};
 use crate::body_budget::{BodyBudget, BudgetShare};
 use crate::caller_rights::CallerRights;
@@ -35,6 +36,8 @@ pub struct App {
     pub analytics: Option<Analytics>,
     /// Access control; `None` if it is off.
     pub gate: Option<Arc<AccessGate>>,
+    /// Files and catalog from which access control has its keys; `None` if it is off.
+    pub access_sources: Option<Arc<AccessSources>>,
     /// Exporter of traces; `None` if traces are not sent.
     #[cfg(feature = "otlp")]
     pub tracer: Option<crate::otlp::Tracer>,
@@ -99,6 +102,7 @@ impl App {
             manager,
             analytics,
             gate: None,
+            access_sources: None,
             #[cfg(feature = "otlp")]
             tracer: None,
             started: Instant::now(),

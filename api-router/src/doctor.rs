@@ -114,11 +114,13 @@ fn access(config: &Config) -> Option<Finding> {
     let gate = watcher.gate();
     let keys = gate.current().snapshot().key_count();
     let issuers = config.access.issuers.len();
-    let found = format!("{mode}: {keys} key(s), {issuers} issuer(s) of tokens");
+    let found = format!("{mode}: {keys} key(s) in files, {issuers} issuer(s) of tokens");
     Some(match config.access.mode {
         AccessMode::On if keys + issuers == 0 => Finding::warning(
             about,
-            format!("{found}, so all requests that need a right are refused: make a first key"),
+            format!(
+                "{found}: unless the catalog has keys, all requests that need a right are refused"
+            ),
         ),
         AccessMode::Observe => Finding::warning(
             about,

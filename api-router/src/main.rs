@@ -15,6 +15,7 @@ use analytics::exit_status::{check_result, usage_error};
 use analytics::health_probe::{HealthError, HealthQuery};
 use analytics::log_format;
 use analytics::store::HistoryWriter;
+use api_router::access::mode_check;
 use api_router::access::watcher::AccessWatcher;
 use api_router::app::{App, AppSettings};
 use api_router::config::{AccessMode, Config, Engine, Flags};
@@ -102,6 +103,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
     let bound = listener.local_addr()?;
     let manager = open(config)?;
+    mode_check::check_mode(&manager, config.access.mode).await?;
     let manager = match &config.cache {
         Some(settings) => manager.with_cache(settings.clone()),
         None => manager,
@@ -117,7 +119,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let mut app = App::new(manager, settings, &Handle::current());
     if let Some(watcher) = watcher {
         app.gate = Some(watcher.gate());
-        watcher.start()?;
+        app.access_sources = Some(watcher.start(&app.manager).await?);
     }
     #[cfg(feature = "otlp")]
     if let Some(endpoint) = &config.otlp_endpoint {

@@ -19,8 +19,6 @@ use shard_manager::access::jwt::key_set::KeySet;
 use shard_manager::access::key_record::KeyRecord;
 use shard_manager::access::keys_file;
 use shard_manager::access::role::AccessRole;
-use shard_manager::access::snapshot::SnapshotContents;
-use shard_manager::access::unix_time::UnixTime;
 
 use crate::config::{AccessConfig, IssuerConfig, IssuerKeys};
 
@@ -44,6 +42,15 @@ pub struct AccessFiles {
     keys: Option<Vec<u8>>,
     roles: Option<Vec<u8>>,
     issuers: Vec<Vec<u8>>,
+}
+
+/// Keys and roles of the files.
+#[derive(Clone, Debug, Default)]
+pub struct FileRecords {
+    /// The keys.
+    pub keys: Vec<KeyRecord>,
+    /// The roles.
+    pub roles: Vec<AccessRole>,
 }
 
 /// Protection that a file needs.
@@ -79,16 +86,11 @@ impl AccessFiles {
         })
     }
 
-    /// Returns the keys and roles, as of this time and generation.
+    /// Returns the keys and roles.
     ///
     /// # Errors
     /// [`AccessFileError`] names the file, the line or member, and the rule that it breaks.
-    pub fn contents(
-        &self,
-        config: &AccessConfig,
-        generation: u64,
-        read_at: UnixTime,
-    ) -> Result<SnapshotContents, AccessFileError> {
+    pub fn records(&self, config: &AccessConfig) -> Result<FileRecords, AccessFileError> {
         let error = |setting: &str, path: &Option<PathBuf>, cause: String| AccessFileError {
             setting: setting.to_owned(),
             path: path.clone().unwrap_or_default(),
@@ -98,9 +100,8 @@ impl AccessFiles {
         let keys = keys.map_err(|cause| error("access_keys_file", &config.keys_file, cause))?;
         let roles = self.roles.as_deref().map_or(Ok(Vec::new()), parse_roles);
         let roles = roles.map_err(|cause| error("access_roles_file", &config.roles_file, cause))?;
-        warn_of_unknown_roles(&keys, &roles);
         warn_of_row_limits(&roles);
-        Ok(SnapshotContents { keys, roles, denials: Vec::new(), generation, read_at })
+        Ok(FileRecords { keys, roles })
     }
 
     /// Returns the issuers with their keys.
@@ -156,15 +157,18 @@ fn parse_roles(bytes: &[u8]) -> Result<Vec<AccessRole>, String> {
     AccessRole::parse_file(text).map_err(|error| error.to_string())
 }
 
-/// Warns of keys without rights. They are no reason to keep older keys, because a role may have
-/// been removed to take its rights away.
-fn warn_of_unknown_roles(keys: &[KeyRecord], roles: &[AccessRole]) {
-    let built_in = AccessRole::built_in();
-    let known: BTreeSet<&str> = roles.iter().chain(&built_in).map(AccessRole::name).collect();
-    let unknown: BTreeSet<&str> =
-        keys.iter().map(|key| &*key.role).filter(|role| !known.contains(role)).collect();
-    for role in unknown {
-        tracing::warn!(role, "there is no such role: keys that have it may do nothing");
+impl FileRecords {
+    /// Warns of keys without rights, given the roles of the catalog. They are no reason to keep
+    /// older keys, because a role may have been removed to take its rights away.
+    pub fn warn_of_unknown_roles(&self, of_catalog: &[AccessRole]) {
+        let built_in = AccessRole::built_in();
+        let roles = self.roles.iter().chain(of_catalog).chain(&built_in);
+        let known: BTreeSet<&str> = roles.map(AccessRole::name).collect();
+        let unknown: BTreeSet<&str> =
+            self.keys.iter().map(|key| &*key.role).filter(|role| !known.contains(role)).collect();
+        for role in unknown {
+            tracing::warn!(role, "there is no such role: keys that have it may do nothing");
+        }
     }
 }
 

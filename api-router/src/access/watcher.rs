@@ -1,29 +1,39 @@
-//! Watcher: opens the gate with the content of its files, and reads them again when they change.
+//! Watcher: opens the gate with the content of its files, follows the catalog, and reads the files
+//! again when they change.
 //!
 //! Keys are revoked, and secrets renewed, while routers run. The files are checked every
-//! [`CHECK_EVERY`], and at once on SIGHUP.
+//! [`CHECK_EVERY`], and at once on SIGHUP. The catalog publishes its changes by itself.
 //!
 //! **Invariant:** if a file cannot be used, the last good content of all files stays in force, and
-//! the log states the reason, once for each reason.
-//! **Not here:** the content of the files (`files`), the decision about requests (`gate`).
+//! the log states the reason, once for each reason. A file that cannot be used does not hold back
+//! changes of the catalog.
+//! **Not here:** the content of the files (`files`), its union with the catalog (`sources`), the
+//! decision about requests (`gate`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::ring;
-use shard_manager::access::snapshot::SnapshotError;
+use shard_manager::access::snapshot::{SnapshotContents, SnapshotError};
+use shard_manager::access::unix_time::UnixTime;
+use shard_manager::engine::access_store::AccessState;
+use shard_manager::error::Error;
+use shard_manager::manager::Manager;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use super::files::{AccessFileError, AccessFiles};
 use super::gate::{AccessGate, RANDOM_LEN, unix_now};
+use super::sources::AccessSources;
 use crate::config::{AccessConfig, AccessMode};
 
 /// Interval between two checks of the files.
 pub const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// Interval between two looks at the time at which the catalog was last seen.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 
 /// Command that makes a first key.
-const FIRST_KEY: &str = "make one with `shard-manager key create --role admin --offline`, and add the line that it \
-     prints to access_keys_file";
+const FIRST_KEY: &str = "make one with `shard-manager key create --role admin`";
 
 /// Reason why access control cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +44,9 @@ pub enum AccessStartError {
     /// There are too many keys or roles.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The keys and roles of the catalog cannot be read.
+    #[error("the keys and roles of the catalog cannot be read: {0}")]
+    Catalog(#[from] Error),
     /// The system has no random bytes, or cannot deliver SIGHUP.
     #[error("access control cannot start: {0}")]
     System(String),
@@ -41,10 +54,9 @@ pub enum AccessStartError {
 
 /// Files of a gate, with the content that is in force.
 pub struct AccessWatcher {
-    gate: Arc<AccessGate>,
+    sources: Arc<AccessSources>,
     config: AccessConfig,
     known: AccessFiles,
-    generation: u64,
 }
 
 impl AccessWatcher {
@@ -60,18 +72,25 @@ impl AccessWatcher {
         let filled = ring::default_provider().secure_random.fill(&mut random);
         filled.map_err(|_| AccessStartError::System("there are no random bytes".to_owned()))?;
         let known = AccessFiles::read(config)?;
-        let generation = 1;
-        let contents = known.contents(config, generation, unix_now())?;
+        let (records, now) = (known.records(config)?, unix_now());
+        let contents = SnapshotContents {
+            keys: records.keys.clone(),
+            roles: records.roles.clone(),
+            denials: Vec::new(),
+            generation: 1,
+            read_at: now,
+        };
         let gate = Arc::new(AccessGate::new(config, contents, known.issuers(config)?, &random)?);
-        if gate.current().snapshot().key_count() == 0 && config.issuers.is_empty() {
-            tracing::warn!("access control has no key and no issuer of tokens: {FIRST_KEY}");
-        }
-        Ok(Some(Self { gate, config: config.clone(), known, generation }))
+        let has_files =
+            config.keys_file.is_some() || config.roles_file.is_some() || !config.issuers.is_empty();
+        let files_at = if has_files { now } else { UnixTime::MAX };
+        let sources = Arc::new(AccessSources::new(gate, records, files_at));
+        Ok(Some(Self { sources, config: config.clone(), known }))
     }
 
     /// Returns the gate.
     pub fn gate(&self) -> Arc<AccessGate> {
-        Arc::clone(&self.gate)
+        Arc::clone(self.sources.gate())
     }
 
     /// Reads the files again; returns true if their content has changed and is now in force.
@@ -81,27 +100,81 @@ impl AccessWatcher {
     pub fn refresh(&mut self) -> Result<bool, AccessStartError> {
         let found = AccessFiles::read(&self.config)?;
         if found == self.known {
-            self.gate.confirm(unix_now());
+            if found != AccessFiles::default() {
+                self.sources.confirm_files(unix_now());
+            }
             return Ok(false);
         }
-        let contents = found.contents(&self.config, self.generation + 1, unix_now())?;
+        let records = found.records(&self.config)?;
         let issuers = found.issuers(&self.config)?;
-        self.gate.apply(contents)?;
-        self.gate.apply_issuers(issuers);
-        self.generation += 1;
+        records.warn_of_unknown_roles(&self.sources.current().1.roles);
+        self.sources.apply_files(records, unix_now())?;
+        self.sources.gate().apply_issuers(issuers);
         self.known = found;
         Ok(true)
     }
 
-    /// Takes over SIGHUP, which no longer ends the process, and checks the files for ever.
+    /// Takes the keys of the catalog into force, and then follows it for ever. Takes over SIGHUP,
+    /// which no longer ends the process, and checks the files for ever. Returns the sources.
     ///
     /// # Errors
-    /// [`AccessStartError::System`] where signals cannot be received.
-    pub fn start(self) -> Result<(), AccessStartError> {
+    /// [`AccessStartError::System`] where signals cannot be received, else the error of the
+    /// catalog.
+    pub async fn start(
+        self,
+        manager: &Arc<Manager>,
+    ) -> Result<Arc<AccessSources>, AccessStartError> {
         let asked = signal(SignalKind::hangup());
         let asked = asked.map_err(|error| AccessStartError::System(error.to_string()))?;
+        let sources = Arc::clone(&self.sources);
+        let states = manager.access().subscribe().await?;
+        sources.attach(states.clone());
+        sources.apply_catalog(unix_now())?;
+        let (files, catalog) = sources.current();
+        files.warn_of_unknown_roles(&catalog.roles);
+        if self.gate().current().snapshot().key_count() == 0 && self.config.issuers.is_empty() {
+            tracing::warn!("access control has no key and no issuer of tokens: {FIRST_KEY}");
+        }
+        actix_web::rt::spawn(follow(Arc::clone(&sources), Arc::clone(manager), states));
         actix_web::rt::spawn(run(self, asked));
-        Ok(())
+        Ok(sources)
+    }
+}
+
+/// Brings each state of the catalog into force, and keeps the time at which it was last seen.
+async fn follow(
+    sources: Arc<AccessSources>,
+    manager: Arc<Manager>,
+    mut states: watch::Receiver<Arc<AccessState>>,
+) {
+    let mut ticks = tokio::time::interval(CONFIRM_EVERY);
+    loop {
+        tokio::select! {
+            changed = states.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                states.mark_unchanged();
+                apply_catalog(&sources).await;
+            }
+            _ = ticks.tick() => {
+                let now = unix_now();
+                if let Some(seen_at) = manager.access().confirmed_at(now) {
+                    sources.confirm_catalog(seen_at, now);
+                }
+            }
+        }
+    }
+}
+
+/// Brings the latest published state of the catalog into force, on a thread that may block.
+pub async fn apply_catalog(sources: &Arc<AccessSources>) {
+    let applied = Arc::clone(sources);
+    let applied = tokio::task::spawn_blocking(move || applied.apply_catalog(unix_now()));
+    match applied.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "a change of keys and roles is not in force"),
+        Err(_) => tracing::error!("a change of keys and roles is not in force: it failed"),
     }
 }
 
@@ -125,7 +198,7 @@ async fn run(mut watcher: AccessWatcher, mut asked: Signal) {
             Ok(is_new) => {
                 reported.clear();
                 if is_new {
-                    let keys = watcher.gate.current().snapshot().key_count();
+                    let keys = watcher.gate().current().snapshot().key_count();
                     tracing::info!(keys, "keys and roles were read again and are in force");
                 } else if by_hand {
                     tracing::info!("keys and roles were checked: they are the same");

@@ -1,0 +1,173 @@
+//! Sources: keys, roles and denials of the files and of the catalog, merged for the gate.
+//!
+//! A key of a file exists beside those of the catalog. If both have an id, a revoked or suspended
+//! one refuses it. A role of a file replaces one of the catalog, because files are how a deployment
+//! fixes its roles.
+//!
+//! **Invariant:** the gate has what was read last from each source, and is never given an older
+//! state of the catalog. What it has is as old as the source that was confirmed the longest ago.
+//! **Not here:** reading the files (`files`), the time at which a source is read (`watcher`).
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use shard_manager::access::role::AccessRole;
+use shard_manager::access::snapshot::{Snapshot, SnapshotContents, SnapshotError};
+use shard_manager::access::unix_time::UnixTime;
+use shard_manager::engine::access_store::AccessState;
+use tokio::sync::watch;
+
+use super::files::FileRecords;
+use super::gate::AccessGate;
+
+/// Sources of a gate.
+pub struct AccessSources {
+    gate: Arc<AccessGate>,
+    known: Mutex<Known>,
+    /// States of the catalog, once it is open.
+    states: OnceLock<watch::Receiver<Arc<AccessState>>>,
+}
+
+/// Content of the sources.
+struct Known {
+    files: Arc<FileRecords>,
+    catalog: Arc<AccessState>,
+    /// Time at which the files were known to be unchanged; the highest time without files.
+    files_at: UnixTime,
+    /// Time at which the state of the catalog was known to be the current one.
+    catalog_at: UnixTime,
+    /// Grows with each change of any source.
+    generation: u64,
+}
+
+impl Known {
+    /// Returns the time at which all sources were known to be current.
+    fn confirmed_at(&self, now: UnixTime) -> UnixTime {
+        self.files_at.min(self.catalog_at).min(now)
+    }
+
+    fn contents(&self, now: UnixTime) -> SnapshotContents {
+        let mut contents = merge(&self.files, &self.catalog);
+        (contents.generation, contents.read_at) = (self.generation, self.confirmed_at(now));
+        contents
+    }
+}
+
+impl AccessSources {
+    /// Creates the sources of a gate that was built from `files`. The catalog is not known yet.
+    pub fn new(gate: Arc<AccessGate>, files: FileRecords, files_at: UnixTime) -> Self {
+        let known = Known {
+            files: Arc::new(files),
+            catalog: Arc::default(),
+            files_at,
+            catalog_at: UnixTime::MAX,
+            generation: gate.current().snapshot().generation(),
+        };
+        Self { gate, known: Mutex::new(known), states: OnceLock::new() }
+    }
+
+    /// Returns the gate.
+    pub fn gate(&self) -> &Arc<AccessGate> {
+        &self.gate
+    }
+
+    /// Returns the records of the files and the state of the catalog that are in force.
+    pub fn current(&self) -> (Arc<FileRecords>, Arc<AccessState>) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&known.files), Arc::clone(&known.catalog))
+    }
+
+    /// Sets the states of the catalog; only the first call has an effect.
+    pub fn attach(&self, states: watch::Receiver<Arc<AccessState>>) {
+        let _ = self.states.set(states);
+    }
+
+    /// Brings the latest published state of the catalog into force. Blocks while the keys are
+    /// prepared.
+    ///
+    /// # Errors
+    /// [`SnapshotError`], and then nothing has changed.
+    pub fn apply_catalog(&self, now: UnixTime) -> Result<(), SnapshotError> {
+        let Some(states) = self.states.get() else { return Ok(()) };
+        let state = Arc::clone(&states.borrow());
+        self.replace(now, |known| {
+            if state.generation <= known.catalog.generation {
+                return false;
+            }
+            (known.catalog, known.catalog_at) = (state, now);
+            true
+        })
+    }
+
+    /// Brings the records of the files into force, which were read at `now`.
+    ///
+    /// # Errors
+    /// [`SnapshotError`], and then nothing has changed.
+    pub fn apply_files(&self, files: FileRecords, now: UnixTime) -> Result<(), SnapshotError> {
+        self.replace(now, |known| {
+            (known.files, known.files_at) = (Arc::new(files), now);
+            true
+        })
+    }
+
+    /// Records that the files are unchanged at this time.
+    pub fn confirm_files(&self, now: UnixTime) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.files_at = now;
+        self.gate.confirm(known.confirmed_at(now));
+    }
+
+    /// Records that the state of the catalog was the current one at `seen_at`.
+    pub fn confirm_catalog(&self, seen_at: UnixTime, now: UnixTime) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.catalog_at = seen_at;
+        self.gate.confirm(known.confirmed_at(now));
+    }
+
+    /// Changes the sources and the gate together. `change` returns false if nothing is new.
+    fn replace(
+        &self,
+        now: UnixTime,
+        change: impl FnOnce(&mut Known) -> bool,
+    ) -> Result<(), SnapshotError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Known {
+            files: Arc::clone(&known.files),
+            catalog: Arc::clone(&known.catalog),
+            ..*known
+        };
+        if !change(&mut next) {
+            return Ok(());
+        }
+        next.generation += 1;
+        self.gate.apply(next.contents(now))?;
+        *known = next;
+        Ok(())
+    }
+}
+
+/// Merges the sources. The catalog bounds the number of its own keys and roles; where the files
+/// exceed the rest of the room, what is left out gives no rights, and revocations still arrive.
+fn merge(files: &FileRecords, catalog: &AccessState) -> SnapshotContents {
+    let in_file: BTreeSet<&str> = files.roles.iter().map(AccessRole::name).collect();
+    let of_catalog = catalog.roles.iter().filter(|role| !in_file.contains(role.name()));
+    let mut roles: Vec<AccessRole> = files.roles.iter().chain(of_catalog).cloned().collect();
+    let mut keys = [catalog.keys.as_slice(), files.keys.as_slice()].concat();
+    let room =
+        (Snapshot::KEYS_MAX.max(files.keys.len()), Snapshot::ROLES_MAX.max(files.roles.len()));
+    if keys.len() > room.0 || roles.len() > room.1 {
+        tracing::error!(
+            keys = keys.len(),
+            roles = roles.len(),
+            "there are more keys or roles in the catalog and in the files together than a router holds: some give no rights"
+        );
+        keys.truncate(room.0);
+        roles.truncate(room.1);
+    }
+    SnapshotContents {
+        keys,
+        roles,
+        denials: catalog.denials.clone(),
+        ..SnapshotContents::default()
+    }
+}
