@@ -25,6 +25,7 @@ use shard_manager::access::limit::RateCell;
 use shard_manager::access::limit::caller_limits::Limited;
 use shard_manager::access::limit::failures::{FailureLimiter, SIGNATURE_CHECKS};
 use shard_manager::access::limit::limit_cells::LimitCells;
+use shard_manager::access::scope::AccessScope;
 use shard_manager::access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
 use shard_manager::access::unix_time::UnixTime;
 
@@ -212,7 +213,7 @@ impl AccessGate {
     ) -> Result<(Arc<Caller>, Admission), Refusal> {
         let found = credentials::find(request.headers(), request.query_string());
         let found = found.map_err(|problem| Refusal { kind: "other", problem })?;
-        let need = row.map_or(RouteNeed::Open, |row| ROWS[row].need);
+        let need = row.map_or_else(|| need_without_row(request), |row| ROWS[row].need);
         let current = self.current.load();
         let caller = match found {
             // Nothing needs to be known about a request that may be sent by everyone.
@@ -336,6 +337,14 @@ impl std::fmt::Debug for AccessGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AccessGate").field("mode", &self.mode).finish_non_exhaustive()
     }
+}
+
+/// Returns the right that a request without a row needs. It has no route and is answered with 404
+/// or 405. Should a route match it all the same, it needs the right that only operators have.
+fn need_without_row(request: &ServiceRequest) -> RouteNeed {
+    let path = request.match_info().as_str();
+    let has_route = request.resource_map().has_resource(path) && !scopes::has_path(path);
+    if has_route { RouteNeed::Scope(AccessScope::Operate) } else { RouteNeed::Open }
 }
 
 /// Checks the right that a route needs. Rows are compared with the grants by the shard manager.
