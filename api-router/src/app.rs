@@ -125,10 +125,14 @@ impl App {
         self.shard_headers[shard.index()].clone()
     }
 
-    /// Returns the rights with which a request reads and writes rows.
+    /// Returns the rights with which a request reads and writes rows. While access control is on, a
+    /// request to which no caller is attached has those of one without credentials.
     #[inline]
     pub fn rights(&self, request: &HttpRequest) -> CallerRights {
-        CallerRights::of(request)
+        match self.gate.as_ref().filter(|gate| gate.is_enforced()) {
+            None => CallerRights::all(),
+            Some(gate) => CallerRights::of(gate.caller(request)),
+        }
     }
 
     /// Opens a share of the body budget for the body of a request; it holds nothing yet.

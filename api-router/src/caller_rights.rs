@@ -7,7 +7,6 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use actix_web::HttpMessage;
 use shard_manager::access::caller::Caller;
 use shard_manager::access::rights::Rights;
 
@@ -16,9 +15,16 @@ use shard_manager::access::rights::Rights;
 pub struct CallerRights(Option<Arc<Caller>>);
 
 impl CallerRights {
-    /// Returns the rights of the caller that is attached to a request; all rights if there is none.
-    pub fn of(request: &impl HttpMessage) -> Self {
-        Self(request.extensions().get::<Arc<Caller>>().cloned())
+    /// Returns rights without bounds: those of every request while access control is off.
+    #[inline]
+    pub const fn all() -> Self {
+        Self(None)
+    }
+
+    /// Returns the rights of a caller.
+    #[inline]
+    pub const fn of(caller: Arc<Caller>) -> Self {
+        Self(Some(caller))
     }
 }
 
@@ -28,5 +34,27 @@ impl Deref for CallerRights {
     #[inline]
     fn deref(&self) -> &Rights {
         self.0.as_ref().map_or(Rights::ALL, |caller| &caller.rights)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shard_manager::access::caller::Principal;
+
+    use super::*;
+
+    #[test]
+    fn a_request_has_the_rights_of_its_caller() {
+        assert!(CallerRights::all().is_all());
+        let caller = Caller {
+            principal: Principal::Anonymous,
+            role: "anonymous".into(),
+            rights: Rights::none(),
+            weight: 1,
+            limits: None,
+            expires_at: None,
+        };
+        let rights = CallerRights::of(Arc::new(caller));
+        assert!(!rights.is_all() && !rights.clone().sees_table("users"));
     }
 }

@@ -11,6 +11,7 @@ mod access;
 mod analytics;
 mod cache;
 mod file;
+mod issuer;
 mod postgres;
 mod sources;
 
@@ -32,7 +33,8 @@ use crate::tls;
 
 use sources::{Sources, name_with_origin};
 
-pub use self::access::{AccessConfig, AccessMode, IssuerConfig, IssuerKeys};
+pub use self::access::{AccessConfig, AccessMode};
+pub use self::issuer::{IssuerConfig, IssuerKeys};
 pub use ::analytics::settings::{ConfigError, Origin};
 
 /// Maximum number of HTTP workers: each is a thread with a runtime of its own.

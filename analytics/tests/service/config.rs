@@ -103,8 +103,8 @@ fn invalid_settings_are_refused_with_the_allowed_values() {
             "routers (from flag) must be a URL such as http://127.0.0.1:3000",
         ),
         (&["--routers", "http://me:hunter2@a"], "without user name"),
-        (&["--routers", "http://127.0.0.1:99999"], "ports go from 1 to 65535"),
-        (&["--routers", "https://[::1]:0"], "ports go from 1 to 65535"),
+        (&["--routers", "http://127.0.0.1:99999"], "a port is a number from 1 to 65535"),
+        (&["--routers", "https://[::1]:0"], "a port is a number from 1 to 65535"),
         (&["--routers", "http://a/api"], "must be scheme, host and port only"),
         (
             &["--routers", "http://a,http://a"],

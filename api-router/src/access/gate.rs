@@ -25,6 +25,7 @@ use shard_manager::access::limit::RateCell;
 use shard_manager::access::limit::caller_limits::Limited;
 use shard_manager::access::limit::failures::{FailureLimiter, SIGNATURE_CHECKS};
 use shard_manager::access::limit::limit_cells::LimitCells;
+use shard_manager::access::scope::AccessScope;
 use shard_manager::access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
 use shard_manager::access::unix_time::UnixTime;
 
@@ -233,7 +234,7 @@ impl AccessGate {
     ) -> Result<(Arc<Caller>, Admission), Refusal> {
         let found = credentials::find(request.headers(), request.query_string());
         let found = found.map_err(|problem| Refusal { kind: "other", problem })?;
-        let need = row.map_or(RouteNeed::Open, |row| ROWS[row].need);
+        let need = row.map_or_else(|| need_without_row(request), |row| ROWS[row].need);
         let current = self.current.load();
         let caller = match found {
             // Nothing needs to be known about a request that may be sent by everyone.
@@ -251,7 +252,7 @@ impl AccessGate {
             }
         };
         let refused = |problem| Refusal { kind: caller.principal.kind(), problem };
-        match check_need(&caller, need) {
+        match check_need(&current, &caller, need) {
             Ok(()) if need == RouteNeed::Open => Ok((caller, Admission::default())),
             Ok(()) => {
                 let admission = self.limit(&current, &caller, request).map_err(refused)?;
@@ -359,11 +360,23 @@ impl std::fmt::Debug for AccessGate {
     }
 }
 
+/// Returns the right that a request without a row needs. It has no route and is answered with 404
+/// or 405. Should a route match it all the same, it needs the right that only operators have.
+fn need_without_row(request: &ServiceRequest) -> RouteNeed {
+    let path = request.match_info().as_str();
+    let has_route = request.resource_map().has_resource(path) && !scopes::has_path(path);
+    if has_route { RouteNeed::Scope(AccessScope::Operate) } else { RouteNeed::Open }
+}
+
 /// Checks the right that a route needs. Rows are compared with the grants by the shard manager.
-fn check_need(caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
+fn check_need(current: &Authenticator, caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
+    let has_grants = || {
+        let role = current.snapshot().role(&caller.role);
+        role.is_some_and(|role| !role.role().grants().is_empty())
+    };
     match need {
         RouteNeed::Open => Ok(()),
-        RouteNeed::Rows if caller.rights.has_grants() => Ok(()),
+        RouteNeed::Rows if has_grants() => Ok(()),
         RouteNeed::Rows => Err(answers::without_grants()),
         RouteNeed::Scope(scope) => {
             caller.rights.allow_scope(scope).map_err(|denied| answers::forbidden(&denied))

@@ -102,6 +102,11 @@ pub const ROWS: [RouteRow; 56] = [
     row("GET", "/swagger-ui/", RouteNeed::Open),
 ];
 
+/// Returns true if some row has the path, with any method.
+pub fn has_path(path: &str) -> bool {
+    ROWS.iter().any(|row| fits(row.path, path))
+}
+
 /// Returns the number of the row of a request, given its path as routing decodes it. A request
 /// without a row has no route, and is answered without looking at anything.
 pub fn find(path: &str, method: &Method) -> Option<usize> {

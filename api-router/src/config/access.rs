@@ -11,10 +11,9 @@ use std::path::PathBuf;
 use analytics::settings::{Origin, Settings, within};
 use clap::Args;
 use shard_manager::access::authenticator::AuthSettings;
-use shard_manager::access::jwt::issuer::IssuerSettings;
 
 use super::ConfigError;
-use super::file::IssuerSection;
+use super::issuer::IssuerConfig;
 use super::sources::{Sources, name_with_origin};
 
 const MODE: &str = "access";
@@ -70,24 +69,6 @@ pub struct AccessConfig {
     pub cors_origins: Vec<String>,
     /// Systems whose tokens are accepted.
     pub issuers: Vec<IssuerConfig>,
-}
-
-/// A system whose tokens are accepted.
-#[derive(Clone, Debug)]
-pub struct IssuerConfig {
-    /// Its settings.
-    pub settings: IssuerSettings,
-    /// File with its keys.
-    pub keys: IssuerKeys,
-}
-
-/// File with the keys of an issuer.
-#[derive(Clone, Debug)]
-pub enum IssuerKeys {
-    /// Public keys, as a JWKS document.
-    Jwks(PathBuf),
-    /// Secret of HS256.
-    Secret(PathBuf),
 }
 
 /// Flags of access control.
@@ -211,12 +192,12 @@ fn issuers(
 ) -> Result<Vec<IssuerConfig>, ConfigError> {
     let origin = Origin::File(sources.sections.path.clone());
     let sections = (1..).zip(&sources.sections.issuers);
-    let issuer = |(number, section): (usize, &IssuerSection)| {
+    let issuer = |(number, issuer): (usize, &IssuerConfig)| {
         let at = format!("access.issuer[{number}]");
-        for (member, value) in section.lines() {
+        for (member, value) in issuer.lines() {
             settings.show(format!("{at}.{member}"), value, origin.clone());
         }
-        IssuerConfig { settings: section.settings.clone(), keys: section.keys.clone() }
+        issuer.clone()
     };
     Ok(sections.map(issuer).collect())
 }

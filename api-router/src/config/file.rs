@@ -14,7 +14,7 @@ use shard_manager::topology::Topology;
 use toml::{Table, Value};
 
 use super::ConfigError;
-use super::access::IssuerKeys;
+use super::issuer::{IssuerConfig, IssuerKeys};
 use super::sources::NAMES;
 
 /// The sections at the top.
@@ -88,36 +88,7 @@ pub(super) struct Sections {
     /// Each `[[shard]]`.
     pub(super) shards: Vec<ShardSection>,
     /// Each `[[access.issuer]]`.
-    pub(super) issuers: Vec<IssuerSection>,
-}
-
-/// One system whose tokens are accepted.
-pub(super) struct IssuerSection {
-    pub(super) settings: IssuerSettings,
-    pub(super) keys: IssuerKeys,
-}
-
-impl IssuerSection {
-    /// Returns the members as they are shown; a path of a secret is none itself.
-    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
-        let settings = &self.settings;
-        let algorithms: Vec<_> = settings.algorithms.iter().map(|one| one.name()).collect();
-        let (source, path) = match &self.keys {
-            IssuerKeys::Jwks(path) => ("jwks_file", path),
-            IssuerKeys::Secret(path) => ("secret_file", path),
-        };
-        let mut lines = vec![
-            ("issuer", settings.issuer.clone()),
-            ("audience", settings.audiences.join(",")),
-            ("algorithms", algorithms.join(",")),
-            (source, path.display().to_string()),
-            ("role_claim", settings.role_claim.clone()),
-        ];
-        lines.extend(settings.tenant_claim.clone().map(|claim| ("tenant_claim", claim)));
-        lines.extend(settings.roles.as_ref().map(|roles| ("roles", roles.join(","))));
-        lines.push(("lifetime_max_s", settings.lifetime_max.to_string()));
-        lines
-    }
+    pub(super) issuers: Vec<IssuerConfig>,
 }
 
 /// Settings of all nodes.
@@ -200,7 +171,7 @@ impl File {
         &self,
         value: &Value,
         values: &mut BTreeMap<String, String>,
-    ) -> Result<Vec<IssuerSection>, ConfigError> {
+    ) -> Result<Vec<IssuerConfig>, ConfigError> {
         let at = "access";
         let known: Vec<_> = ACCESS.iter().map(|(member, _)| *member).chain([ISSUERS]).collect();
         let table = self.0.members(at, value, &known)?;
@@ -216,7 +187,7 @@ impl File {
         (1..).zip(issuers).map(|(number, value)| self.issuer(number, value)).collect()
     }
 
-    fn issuer(&self, number: usize, value: &Value) -> Result<IssuerSection, ConfigError> {
+    fn issuer(&self, number: usize, value: &Value) -> Result<IssuerConfig, ConfigError> {
         let at = &*format!("access.issuer[{number}]");
         let table = self.0.members(at, value, &ISSUER)?;
         let missing = |member: &str| ConfigError(format!("{} names no {member}", self.0.named(at)));
@@ -259,7 +230,7 @@ impl File {
                 return Err(ConfigError(format!("{} needs {one}", self.0.named(at))));
             }
         };
-        Ok(IssuerSection { settings, keys })
+        Ok(IssuerConfig { settings, keys })
     }
 
     /// The members of `[cache]`, as the settings that they are.

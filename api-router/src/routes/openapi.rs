@@ -74,6 +74,7 @@ pub fn describe(api: &mut OpenApi, access: bool) {
     }
     if access {
         security::declare_schemes(api);
+        security::declare_health(api);
     }
     order_groups(api);
 }

@@ -10,5 +10,6 @@ mod guarded;
 mod limits;
 mod matrix;
 mod modes;
+mod replacing;
 mod settings;
 mod tokens;

@@ -26,13 +26,14 @@ pub struct Grant {
     pub(crate) operations: RowOperations,
     pub(crate) keys: KeyRule,
     pub(crate) columns: ColumnSet,
+    pub(crate) scatters: bool,
 }
 
 impl Grant {
     /// Creates a grant of operations on all rows and columns of all tables.
     pub fn of_all_tables(operations: RowOperations) -> Self {
         let (tables, keys, columns) = (TableSet::All, KeyRule::All, ColumnSet::All);
-        Self { tables, operations, keys, columns }
+        Self { tables, operations, keys, columns, scatters: false }
     }
 
     /// Returns the tables.
@@ -57,6 +58,13 @@ impl Grant {
     #[inline]
     pub fn columns(&self) -> &ColumnSet {
         &self.columns
+    }
+
+    /// Returns true if a read without a shard key may go to all shards for the keys that begin with
+    /// a tenant. Other rules name their keys, and so their shards.
+    #[inline]
+    pub fn scatters(&self) -> bool {
+        self.scatters
     }
 }
 

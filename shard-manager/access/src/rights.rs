@@ -41,6 +41,8 @@ pub struct Allowed<'r> {
     pub binding: KeyBinding<'r>,
     /// Columns that a response without `select` has.
     pub columns: &'r ColumnSet,
+    /// True if a read that is bound to prefixes and names no shard key may go to all shards.
+    pub scatters: bool,
 }
 
 /// Name of a table, and the indices of its grants in the role.
@@ -193,7 +195,8 @@ impl Rights {
         C: Iterator<Item = &'q str> + Clone,
     {
         let Some(Bounds { role, tenants }) = &self.0 else {
-            return Ok(Allowed { binding: KeyBinding::All, columns: &ColumnSet::All });
+            let (binding, columns) = (KeyBinding::All, &ColumnSet::All);
+            return Ok(Allowed { binding, columns, scatters: false });
         };
         for grant in role.grants(request.table) {
             let binding = grant.keys().binding(tenants);
@@ -201,7 +204,8 @@ impl Rights {
                 && has_all(grant.columns(), request.columns.clone())
                 && admits(binding);
             if can {
-                return Ok(Allowed { binding, columns: grant.columns() });
+                let (columns, scatters) = (grant.columns(), grant.scatters());
+                return Ok(Allowed { binding, columns, scatters });
             }
         }
         Err(explain(role, request))
@@ -239,12 +243,6 @@ impl Rights {
         let Some(Bounds { role, tenants }) = &self.0 else { return true };
         let mut grants = role.role().grants().iter();
         grants.any(|grant| grant.keys().binding(tenants).admits(key.as_str()))
-    }
-
-    /// Returns true if some request about rows is allowed.
-    #[inline]
-    pub fn has_grants(&self) -> bool {
-        self.0.as_ref().is_none_or(|bounds| !bounds.role.role().grants().is_empty())
     }
 
     /// Returns true if some grant of the role is not for all keys.

@@ -215,6 +215,9 @@ pub enum RoleFault {
     /// A separator is not one character of ASCII punctuation.
     #[error("must separate tenant and rest by one punctuation character other than * and $")]
     Separator,
+    /// The rule for reads of all shards is unknown, or the grant needs none.
+    #[error("must be \"filter\", beside keys that begin with a tenant, such as \"$tenant:*\"")]
+    Scatter,
     /// A literal key is not a shard key.
     #[error("is not a shard key: {0}")]
     Key(String),

@@ -1,8 +1,8 @@
 //! Manager: the façade of a cluster, with a face for each kind of request.
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
-//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Faults`] for injected faults. Each request uses one
-//! snapshot of the shard map and one of the registry.
+//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Faults`] for injected
+//! faults. Each request uses one snapshot of the shard map and one of the registry.
 //!
 //! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
 //! forgets them does not compile. Work of the system passes [`Rights::ALL`].
@@ -11,7 +11,7 @@
 //! of a table is returned only as far as the rights of the face permit.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
-mod access;
+mod access_control;
 mod data;
 mod faults;
 mod lifecycle;
@@ -40,7 +40,7 @@ use model::topology::ShardIndex;
 use crate::lane::LaneTimes;
 use crate::shard::{NodeHealth, Shard};
 
-pub use access::Access;
+pub use access_control::Access;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};

@@ -28,7 +28,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 pub use self::change::{AccessChange, ChangeAuthor, NewKey};
 pub use self::feed::AccessFeed;
-pub use self::plan::{AccessFacts, Plan, plan};
+pub use self::plan::{AccessFacts, ChangePlan, plan};
 pub use self::refusal::{AccessError, AccessRefusal};
 pub use self::state::{AccessMode, AccessState};
 use crate::EngineFuture;

@@ -18,8 +18,8 @@ use crate::value::Value;
 pub struct ReadQuery {
     /// The table.
     pub table: Arc<Table>,
-    /// Columns of the response, in order. Empty until the read is bound to the rights of its caller,
-    /// if it returns all columns that they permit.
+    /// Columns of the response, in order. Empty until the read is bound to the rights of its
+    /// caller, if it returns all columns that they permit.
     pub outputs: Vec<Output>,
     /// Conditions, all of which must hold.
     pub conditions: Vec<Condition>,

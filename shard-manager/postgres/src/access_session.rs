@@ -1,5 +1,5 @@
-//! Access session: reads and changes keys and roles in the catalog of a cluster, without opening the
-//! cluster. For commands.
+//! Access session: reads and changes keys and roles in the catalog of a cluster, without opening
+//! the cluster. For commands.
 //!
 //! **Invariant:** a catalog without a cluster, or with the schema of an older program, is refused
 //! and not changed.

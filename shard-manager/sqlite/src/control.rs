@@ -64,7 +64,7 @@ pub enum Request {
         /// Folder of the copy, an absolute path.
         to: PathBuf,
     },
-    /// Changes keys or roles. Whoever can open the socket owns the catalog, and needs no key.
+    /// Changes keys or roles. Only the owner of the catalog can open the socket, and needs no key.
     ChangeAccess {
         /// The change, as [`AccessChange::to_json`] writes it.
         change: Value,

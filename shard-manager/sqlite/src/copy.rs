@@ -16,10 +16,11 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use engine::system_tables::{tessera_cluster, tessera_counts, tessera_shard};
 
+use super::access_store;
 use super::applier::{Applier, ApplyError};
 use super::batch::run;
 use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
-use super::{OpenError, access_store, private_file, snapshot, sql};
+use super::{OpenError, private_file, snapshot, sql};
 
 /// The copy of one shard in progress.
 pub struct ShardCopy {

@@ -22,6 +22,7 @@ pub(crate) enum Keys {
     All,
     Tenant,
     Prefix,
+    ScatteredPrefix,
     Literals(Vec<usize>),
 }
 
@@ -45,7 +46,10 @@ impl CallerSpec {
     /// contract, not the code that is tested.
     pub(crate) fn may_know(&self, table: &str, key: &str) -> bool {
         // A tenant that contains the separator of some grant leaves no rights.
-        let has_prefix = self.grants.iter().any(|grant| matches!(grant.keys, Keys::Prefix));
+        let has_prefix = self
+            .grants
+            .iter()
+            .any(|grant| matches!(grant.keys, Keys::Prefix | Keys::ScatteredPrefix));
         if has_prefix && self.tenants.iter().any(|tenant| tenant.contains(':')) {
             return false;
         }
@@ -55,7 +59,7 @@ impl CallerSpec {
             match &grant.keys {
                 Keys::All => true,
                 Keys::Tenant => self.tenants.contains(&key),
-                Keys::Prefix => self.tenants.iter().any(is_under),
+                Keys::Prefix | Keys::ScatteredPrefix => self.tenants.iter().any(is_under),
                 Keys::Literals(keys) => keys.iter().any(|index| KEYS[*index] == key),
             }
         })
@@ -152,7 +156,8 @@ fn keys_of_grant() -> impl Strategy<Value = Keys> {
     prop_oneof![
         1 => Just(Keys::All),
         4 => Just(Keys::Tenant),
-        3 => Just(Keys::Prefix),
+        2 => Just(Keys::Prefix),
+        2 => Just(Keys::ScatteredPrefix),
         2 => literals.prop_map(Keys::Literals),
     ]
 }

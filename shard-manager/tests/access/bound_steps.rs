@@ -71,13 +71,16 @@ pub(crate) fn rights(caller: &CallerSpec, prefix: &str) -> Rights {
         let keys = match &grant.keys {
             Keys::All => serde_json::json!("*"),
             Keys::Tenant => serde_json::json!("$tenant"),
-            Keys::Prefix => serde_json::json!("$tenant:*"),
+            Keys::Prefix | Keys::ScatteredPrefix => serde_json::json!("$tenant:*"),
             Keys::Literals(keys) => {
                 keys.iter().map(|key| format!("{prefix}{}", KEYS[*key])).collect()
             }
         };
         let mut members =
             serde_json::json!({"tables": grant.tables, "may": grant.may, "keys": keys});
+        if matches!(grant.keys, Keys::ScatteredPrefix) {
+            members["scatter"] = serde_json::json!("filter");
+        }
         if let Some(columns) = &grant.columns {
             members["columns"] = serde_json::json!(columns);
         }

@@ -118,6 +118,29 @@ async fn a_caller_with_a_prefix_reads_by_key_only() {
 }
 
 #[tokio::test]
+async fn a_grant_may_let_reads_of_a_prefix_go_to_all_shards() {
+    let shop = filled().await;
+    let prefix = OWN.replace(r#""$tenant""#, r#""$tenant:*","scatter":"filter""#);
+    for (tenants, expected) in
+        [(&["acme"][..], &["acme:1", "acme:2"][..]), (&["acme2"], &[]), (&[], &[])]
+    {
+        let rights = caller(&prefix, tenants);
+        let query = shop.query(&rights, "orders").expect("a query");
+        assert!(shop.manager.data(&rights).asks_all_shards(&query));
+        let query = ReadQuery { counts: true, limit: 4, ..query };
+        let read = shop.read(&rights, query.clone(), None).await.expect("rows");
+        assert_eq!(read.rows.total, Some(3 * expected.len() as u64));
+        let rows = shop.rows(&rights, "orders", None).await.expect("rows");
+        assert!(texts(&rows, "user_id").iter().all(|key| expected.contains(key)));
+        assert_eq!(rows.len(), 3 * expected.len());
+        let Some(cursor) = read.next_cursor else { continue };
+        let after = shop.manager.data(&rights).resume(&query, None, &cursor).expect("a cursor");
+        let rest = ReadQuery { after: Some(after), ..query };
+        assert_eq!(shop.read(&rights, rest, None).await.expect("the rest").rows.len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn a_response_without_select_has_the_columns_of_the_grant() {
     let shop = filled().await;
     let grants = r#"{"tables":["orders"],"may":["read"],"keys":"$tenant",

@@ -1,5 +1,5 @@
-//! Test harness: an embedded cluster, callers with roles, and requests that take the way of a route:
-//! the table is looked up, the request is parsed against it, and then carried out.
+//! Test harness: an embedded cluster, callers with roles, and requests that take the way of a
+//! route: the table is looked up, the request is parsed against it, and then carried out.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

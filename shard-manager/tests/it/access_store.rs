@@ -4,11 +4,12 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use shard_manager::access::denial::{Denial, DenialSubject};
 use shard_manager::access::role::AccessRole;
-use shard_manager::engine::access_store::{AccessChange, ChangeAuthor};
+use shard_manager::engine::access_store::{AccessChange, AccessMode, ChangeAuthor};
 use shard_manager::engine::cluster_spec::ClusterSpec;
 
-use crate::access_contract::{LOG, check, create, new_key, now};
+use crate::access_contract::{LOG, check, create, new_key, now, shop};
 use crate::cluster::{Cluster, execute, open, shards, texts};
 
 /// Test in the process that is killed, and the variable that names its data directory.
@@ -90,4 +91,39 @@ async fn a_key_that_cannot_be_read_is_left_out_and_the_others_stay() {
     let made = cluster.manager.access().change(&change, &ChangeAuthor::CommandLine, now()).await;
     let error = made.expect_err("nothing is known of what the role grants").to_string();
     assert!(error.contains("use the later one that wrote it"), "{error}");
+}
+
+/// A command sends a change to the process that holds a data directory as JSON.
+#[test]
+fn a_change_is_the_same_after_it_was_sent() {
+    let issuer = || "https://a".into();
+    let subjects = [
+        DenialSubject::TokenId { issuer: issuer(), id: "j".into() },
+        DenialSubject::Subject { issuer: issuer(), subject: "s".into() },
+        DenialSubject::Tenant("é".into()),
+        DenialSubject::IssuedBefore { issuer: issuer(), time: now() },
+    ];
+    let denials = subjects.map(|subject| Denial { subject, until: Some(now().plus(60)) });
+    let key = new_key("shop", &["acme", "b\"c"], Some(now()));
+    let (id, digest) = (key.id, key.digest);
+    let rotation = AccessChange::RotateKey { id, successor: id, digest, overlap_s: 60 };
+    let changes = [
+        AccessChange::CreateKey(key),
+        AccessChange::RevokeKey(id),
+        rotation,
+        AccessChange::ResumeKey(id),
+        AccessChange::SuspendAllKeys,
+        AccessChange::PutRoles(vec![shop()]),
+        AccessChange::RemoveRole("shop".into()),
+        AccessChange::SetMode(AccessMode::On),
+    ];
+    let removals = denials.iter().map(|denial| AccessChange::RemoveDenial(denial.subject.clone()));
+    let removals: Vec<AccessChange> = removals.collect();
+    let puts = denials.into_iter().map(AccessChange::PutDenial);
+    for change in changes.into_iter().chain(removals).chain(puts) {
+        let json = change.to_json();
+        assert_eq!(AccessChange::from_json(&json).as_ref(), Ok(&change), "{json}");
+        let unknown = json.replacen('{', "{\"unknown\":1,", 1);
+        assert!(AccessChange::from_json(&unknown).is_err(), "{unknown}");
+    }
 }

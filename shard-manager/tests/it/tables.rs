@@ -15,7 +15,7 @@ use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::engine::{SchemaChange, Writer};
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{Manager, RequestOptions, TableCreated};
+use shard_manager::manager::{Manager, RequestOptions, Schema, TableCreated};
 use shard_manager::position::TimelineHistory;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::replication::ReplicationState;
@@ -54,12 +54,17 @@ pub(crate) async fn make(
     cluster: &Cluster,
     table: Table,
 ) -> Result<TableCreated, (Error, Outcome)> {
-    let made = cluster.manager.schema(Rights::ALL).create_table(table, deadline()).await;
+    let made = schema(cluster).create_table(table, deadline()).await;
     made.map_err(|failure| (failure.error, failure.outcome))
 }
 
 fn catalog(dir: &Path) -> PathBuf {
     dir.join("catalog.db")
+}
+
+/// The face for tables, without bounds.
+fn schema(cluster: &Cluster) -> Schema<'_> {
+    cluster.manager.schema(Rights::ALL)
 }
 
 /// Number of shards that have the table, as seen by an operator with a database shell.
@@ -124,7 +129,7 @@ async fn a_table_is_created_on_every_shard_and_can_be_used_at_once() {
             .await
             .expect("on the replicas too");
     }
-    let students = cluster.manager.schema(Rights::ALL).table("students").expect("it is there");
+    let students = schema(&cluster).table("students").expect("it is there");
     let grade = students.find("grade").expect("a column");
     let query = ReadQuery {
         conditions: vec![Condition::Column(
@@ -179,7 +184,7 @@ async fn another_shape_under_the_same_name_is_refused_and_says_what_differs() {
         let Error::TableDiffers { table, difference } = error else { panic!("{error}") };
         assert_eq!((&*table, &*difference, outcome), ("students", expected, Outcome::Rejected));
     }
-    let known = cluster.manager.schema(Rights::ALL).table("students").expect("it is there");
+    let known = schema(&cluster).table("students").expect("it is there");
     assert_eq!(*known, table("students"), "and nothing has changed");
     let two = |id: &[&str]| {
         let columns =
@@ -247,11 +252,7 @@ async fn a_router_that_dies_at_any_step_leaves_the_table_on_all_shards_or_on_non
         let at = format!("{state:?} after {reached} shards");
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), expected, "{at}");
         assert!(intents(cluster.dir.path()).is_empty(), "{at}");
-        assert_eq!(
-            cluster.manager.schema(Rights::ALL).table("students").is_ok(),
-            expected == 3,
-            "{at}"
-        );
+        assert_eq!(schema(&cluster).table("students").is_ok(), expected == 3, "{at}");
         assert_eq!(cluster.rows("kv", Some("k")).await.len(), 1, "{at}");
         let made = make(&cluster, students).await.expect("now it can be made");
         assert_eq!(matches!(made, TableCreated::Known(_)), expected == 3, "{at}");
@@ -332,10 +333,7 @@ async fn when_one_shard_is_full_the_table_is_created_on_none() {
     assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 0);
     assert!(intents(cluster.dir.path()).is_empty());
-    assert!(matches!(
-        cluster.manager.schema(Rights::ALL).table("students"),
-        Err(Error::NoSuchTable { .. })
-    ));
+    assert!(matches!(schema(&cluster).table("students"), Err(Error::NoSuchTable { .. })));
     cluster.write("kv", Upsert, "k", r#"{"value":1}"#).await.expect("the shards go on");
     execute(&cluster.file(2), "DROP TRIGGER full");
     make(&cluster, table("students")).await.expect("now there is room");
@@ -352,11 +350,8 @@ async fn a_failed_undo_is_completed_by_the_next_start_or_change() {
         assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
         assert_eq!(intents(cluster.dir.path()), ["students undo"], "{by}");
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 1, "{by}");
-        assert!(
-            cluster.manager.schema(Rights::ALL).table("students").is_err(),
-            "it is shown to nobody"
-        );
-        let again = cluster.manager.schema(Rights::ALL).undo_tables(deadline()).await;
+        assert!(schema(&cluster).table("students").is_err(), "it is shown to nobody");
+        let again = schema(&cluster).undo_tables(deadline()).await;
         assert_eq!(again, Err(full(3).0), "{by}");
         make(&cluster, table("others")).await.expect_err("the second shard is still full");
         for shard in [2, 3] {
@@ -365,7 +360,7 @@ async fn a_failed_undo_is_completed_by_the_next_start_or_change() {
         make(&cluster, table("pupils")).await.expect("another name is not held up");
         let cluster = match by {
             "undo_tables" => {
-                cluster.manager.schema(Rights::ALL).undo_tables(deadline()).await.expect("undone");
+                schema(&cluster).undo_tables(deadline()).await.expect("undone");
                 cluster
             }
             "a start" => cluster.restart_after(|_| {}),
@@ -383,11 +378,7 @@ async fn a_failed_undo_is_completed_by_the_next_start_or_change() {
         let expected = if matches!(by, "the same" | "another shape") { 3 } else { 0 };
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), expected, "{by}");
         assert!(!intents(cluster.dir.path()).contains(&"students undo".to_owned()), "{by}");
-        assert_eq!(
-            cluster.manager.schema(Rights::ALL).table("students").is_ok(),
-            expected == 3,
-            "{by}"
-        );
+        assert_eq!(schema(&cluster).table("students").is_ok(), expected == 3, "{by}");
         cluster.restart_after(|_| {});
     }
 }
@@ -398,16 +389,11 @@ async fn a_shard_that_times_out_prevents_the_table_on_all_shards() {
     let injector = cluster.manager.faults().node("shard2-primary").expect("a node");
     injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
     let soon = Instant::now() + Duration::from_millis(100);
-    let failure = cluster
-        .manager
-        .schema(Rights::ALL)
-        .create_table(table("students"), soon)
-        .await
-        .expect_err("paused");
+    let failure = schema(&cluster).create_table(table("students"), soon).await.expect_err("paused");
     assert_eq!((failure.error, failure.outcome), (Error::DeadlinePassed, Outcome::Rejected));
     assert_eq!(intents(cluster.dir.path()), ["students undo"]);
     injector.set(NodeFault::default());
-    cluster.manager.schema(Rights::ALL).undo_tables(deadline()).await.expect("undone");
+    schema(&cluster).undo_tables(deadline()).await.expect("undone");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 0);
     make(&cluster, table("students")).await.expect("made");
     cluster.restart_after(|_| {});
@@ -418,14 +404,11 @@ async fn a_client_that_disconnects_leaves_no_half_created_table() {
     let cluster = Cluster::with_shards(3);
     let injector = cluster.manager.faults().node("shard2-primary").expect("a node");
     injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
-    let gone = cluster.manager.schema(Rights::ALL).create_table(table("students"), deadline());
+    let gone = schema(&cluster).create_table(table("students"), deadline());
     let left = tokio::time::timeout(Duration::from_millis(100), gone).await;
     assert!(left.is_err(), "it waits for the second shard");
     injector.set(NodeFault::default());
-    assert!(
-        cluster.manager.schema(Rights::ALL).table("students").is_err(),
-        "it is shown to nobody"
-    );
+    assert!(schema(&cluster).table("students").is_err(), "it is shown to nobody");
     make(&cluster, table("students")).await.expect("the next one finishes it");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
     assert!(intents(cluster.dir.path()).is_empty());
@@ -434,7 +417,7 @@ async fn a_client_that_disconnects_leaves_no_half_created_table() {
 #[tokio::test]
 async fn there_are_no_more_tables_than_there_may_be() {
     let cluster = Cluster::with_shards(1);
-    let there = cluster.manager.schema(Rights::ALL).tables().tables().count();
+    let there = schema(&cluster).tables().tables().count();
     for n in there..Registry::TABLES_MAX {
         make(&cluster, table(&format!("t{n}"))).await.expect("there is room");
     }
@@ -444,7 +427,7 @@ async fn there_are_no_more_tables_than_there_may_be() {
     );
     make(&cluster, table("t100")).await.expect("those that are there are there");
     let cluster = cluster.restart_after(|_| {});
-    assert_eq!(cluster.manager.schema(Rights::ALL).tables().tables().count(), Registry::TABLES_MAX);
+    assert_eq!(schema(&cluster).tables().tables().count(), Registry::TABLES_MAX);
     cluster.write("t255", Insert, "ada", "{}").await.expect("stored");
 }
 
@@ -454,7 +437,7 @@ fn hold(manager: &Manager, node: &str, mode: NodeMode) {
 }
 
 async fn served_by(cluster: &Cluster, name: &str) -> (usize, ServedBy) {
-    let table = cluster.manager.schema(Rights::ALL).table(name).expect("it is there");
+    let table = schema(cluster).table(name).expect("it is there");
     let read = cluster.try_read(ReadQuery::all(&table), None).await.expect("it is read");
     (read.rows.len(), read.served_by)
 }

@@ -1,8 +1,10 @@
 //! Tests of keys, roles and denials in a catalog that several routers share.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shard_manager::access::key::ApiKey;
 use shard_manager::access::key_record::KeyState;
 use shard_manager::access::role::AccessRole;
 use shard_manager::engine::access_store::{AccessChange, AccessState, ChangeAuthor};
@@ -84,4 +86,35 @@ async fn a_command_needs_the_catalog_of_a_cluster() {
     let at = &databases.address().shards[0].primary;
     let refused = AccessSession::open(at).await.err().unwrap().to_string();
     assert!(refused.contains("there is no cluster in this database"), "{refused}");
+}
+
+/// The first of several addresses is that of the catalog.
+#[tokio::test]
+async fn commands_change_the_catalog_that_the_variables_name() {
+    let databases = Databases::new(2).await;
+    let manager = router(databases.address()).await;
+    let mut states = manager.access().subscribe().await.unwrap();
+    let urls = databases.nodes.iter().zip(&databases.names).map(|(node, name)| node.url(name));
+    let urls: Vec<String> = urls.collect();
+    let run = async |variable: &str, value: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
+        for name in ["TESSERA_DATA_DIR", "MAINDB_URL", "SHARD_URLS"] {
+            command.env_remove(name);
+        }
+        command.args(args).env(variable, value);
+        let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        assert!(ended.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8(ended.stdout).unwrap()
+    };
+    let create = ["key", "create", "--role", "reader"];
+    let key = run("SHARD_URLS", &urls.join(","), &create).await;
+    let id = ApiKey::parse(key.trim_end()).unwrap().id();
+    let generation = manager.access().load().await.unwrap().generation;
+    assert_eq!(until_known(&mut states, generation).await.keys[0].id, id);
+    run("MAINDB_URL", &urls[0], &["key", "suspend", "--all"]).await;
+    let listed = run("MAINDB_URL", &urls[0], &["key", "list"]).await;
+    assert!(listed.contains(&format!("{id}\tsuspended\treader")), "{listed}");
+    run("MAINDB_URL", &urls[0], &["key", "resume", id.as_str()]).await;
+    let state = until_known(&mut states, generation + 2).await;
+    assert_eq!(state.keys[0].state(now()), KeyState::Usable);
 }

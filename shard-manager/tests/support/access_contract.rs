@@ -1,5 +1,5 @@
-//! Contract of the access store, which the tests of each engine check: what a change stores, what it
-//! refuses, and that both leave the log of changes complete.
+//! Contract of the access store, which the tests of each engine check: what a change stores, what
+//! it refuses, and that both leave the log of changes complete.
 //!
 //! **Not here:** crashes and several routers, which differ between the engines.
 

@@ -5,11 +5,16 @@
 
 use actix_web::http::Method;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::AnyOfBuilder;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::access::scopes::{ROWS, RouteNeed, find};
+use crate::routes::health::{HealthAnswer, HealthStatus};
 
+/// Routes whose answer has details only for some callers.
+const HEALTH: [&str; 3] = ["/api/health", "/health", "/healthz"];
 /// Name of the scheme.
 const BEARER: &str = "bearer";
 
@@ -19,6 +24,31 @@ pub(super) fn declare_schemes(api: &mut OpenApi) {
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(about)).build();
     let components = api.components.get_or_insert_default();
     components.add_security_scheme(BEARER, SecurityScheme::Http(scheme));
+}
+
+/// Declares that health has no details for callers without the scope `analytics`.
+pub(super) fn declare_health(api: &mut OpenApi) {
+    let components = api.components.get_or_insert_default();
+    components.schemas.insert(HealthStatus::name().into_owned(), HealthStatus::schema());
+    let named = |name: &str| {
+        RefOr::T(Schema::AnyOf(
+            AnyOfBuilder::new()
+                .item(Ref::from_schema_name(name))
+                .item(Ref::from_schema_name(HealthStatus::name()))
+                .build(),
+        ))
+    };
+    for path in HEALTH {
+        let operation = api.paths.paths.get_mut(path).and_then(|item| item.get.as_mut());
+        let responses = operation.into_iter().flat_map(|one| one.responses.responses.values_mut());
+        for response in responses {
+            let RefOr::T(response) = response else { continue };
+            if let Some(content) = response.content.get_mut("application/json") {
+                let schema = Some(named(&HealthAnswer::name()));
+                *content = RefOr::T(ContentBuilder::new().schema(schema).build());
+            }
+        }
+    }
 }
 
 /// Declares the right that an operation needs, and the refusals of access control.

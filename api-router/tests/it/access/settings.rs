@@ -142,3 +142,25 @@ fn the_section_shows_its_members_and_no_secret() {
     }
     assert!(!format!("{shown:?}").contains("canary"));
 }
+
+#[test]
+fn the_doctor_reads_the_files_as_a_start_does() {
+    let folder = folder();
+    let examined = |flags: &[&str]| {
+        let output = with(folder.path(), flags).arg("--doctor").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let found = |lines: &str, verdict: &str, words: &str| {
+        lines.lines().any(|line| line.starts_with(verdict) && line.contains(words))
+    };
+    let (code, lines) = examined(&[]);
+    assert_eq!(code, Some(0), "{lines}");
+    assert!(found(&lines, "warning", "make a first key"), "{lines}");
+    assert!(found(&lines, "good", "callers with a key"), "{lines}");
+    write_private(&folder.path().join("keys"), line(&admin(), "admin", &[], None));
+    let (code, lines) = examined(&["--access-keys-file", "keys"]);
+    assert!(code == Some(0) && found(&lines, "good", "on: 1 key(s)"), "{lines}");
+    write_private(&folder.path().join("keys"), "broken");
+    let (code, lines) = examined(&["--access-keys-file", "keys"]);
+    assert!(code == Some(1) && found(&lines, "fault", "access_keys_file (keys)"), "{lines}");
+}

@@ -66,6 +66,7 @@ fn covers_grant(own: &Bounds, given: &Grant, tenants: Option<&Tenants>) -> bool 
         let binding = grant.keys().binding(&own.tenants);
         grant.operations().contains(given.operations())
             && grant.columns().covers(given.columns())
+            && (grant.scatters() || !given.scatters() || !binding.is_bound())
             && covers_keys(binding, given, tenants)
     };
     match given.tables() {

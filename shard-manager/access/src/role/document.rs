@@ -29,6 +29,9 @@ const CONCURRENT_MAX: u64 = 1_000_000;
 /// Member that stands for all of the document.
 pub(super) const WHOLE: &str = "the role";
 
+/// Value of the member of a grant that lets reads go to all shards.
+const SCATTER: &str = "filter";
+
 const TABLES_HINT: &str = "[\"*\"] or the names of tables";
 const MAY_HINT: &str = "one or more of read, insert, update, delete";
 const KEYS_HINT: &str =
@@ -58,6 +61,8 @@ struct GrantDocument {
     keys: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     columns: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    scatter: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -152,14 +157,20 @@ fn scopes(names: &[String]) -> Result<ScopeSet, RoleError> {
 fn grant(index: usize, json: &str) -> Result<Grant, RoleError> {
     let path = format!("grants[{index}]");
     let document: GrantDocument = read_object(&path, json)?;
-    let [tables, may, keys, columns] =
-        ["tables", "may", "keys", "columns"].map(|member| format!("{path}.{member}"));
-    Ok(Grant {
+    let [tables, may, keys, columns, scatter] =
+        ["tables", "may", "keys", "columns", "scatter"].map(|member| format!("{path}.{member}"));
+    let grant = Grant {
         tables: table_set(&tables, required(&tables, document.tables, TABLES_HINT)?)?,
         operations: operations(&may, &required::<Vec<String>>(&may, document.may, MAY_HINT)?)?,
         keys: key_rule(&keys, required(&keys, document.keys, KEYS_HINT)?)?,
         columns: column_set(&columns, read_optional(&columns, document.columns.as_deref())?)?,
-    })
+        scatters: document.scatter.is_some(),
+    };
+    let value: Option<String> = read_optional(&scatter, document.scatter.as_deref())?;
+    if value.is_some_and(|value| value != SCATTER || grant.keys.separator().is_none()) {
+        return Err(fault(scatter, RoleFault::Scatter));
+    }
+    Ok(grant)
 }
 
 fn required<T: DeserializeOwned>(
@@ -323,5 +334,6 @@ fn grant_document(grant: &Grant) -> GrantDocument {
             ColumnSet::All => None,
             ColumnSet::Named(names) => Some(raw(&**names)),
         },
+        scatter: grant.scatters.then(|| raw(SCATTER)),
     }
 }

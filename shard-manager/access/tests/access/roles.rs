@@ -83,6 +83,31 @@ fn an_error_names_the_member_and_what_to_do() {
 }
 
 #[test]
+fn only_grants_of_a_prefix_may_scatter() {
+    let grant = |keys: &str, scatter: &str| {
+        let grant =
+            format!(r#"{{"tables":["*"],"may":["read"],"keys":{keys},"scatter":{scatter}}}"#);
+        AccessRole::parse(&format!(r#"{{"role":"shop","grants":[{grant}]}}"#))
+    };
+    let role = grant(r#""$tenant:*""#, r#""filter""#).unwrap();
+    assert!(role.grants()[0].scatters());
+    assert_eq!(AccessRole::parse(&role.to_json()), Ok(role));
+    for (keys, scatter) in [
+        (r#""$tenant:*""#, r#""all""#),
+        (r#""*""#, r#""filter""#),
+        (r#""$tenant""#, r#""filter""#),
+        (r#"["acme"]"#, r#""filter""#),
+    ] {
+        let error = grant(keys, scatter).unwrap_err();
+        assert_eq!((error.member.as_str(), error.fault), ("grants[0].scatter", RoleFault::Scatter));
+    }
+    for malformed in ["null", "true"] {
+        let error = grant(r#""$tenant:*""#, malformed).unwrap_err();
+        assert!(matches!(error.fault, RoleFault::Json(_)), "{error}");
+    }
+}
+
+#[test]
 fn limits_must_be_above_zero() {
     for member in ["requests_per_s", "burst", "rows_per_s", "concurrent", "rows_per_day"] {
         let error = with(&format!("/limits/{member}"), json!(0)).unwrap_err();

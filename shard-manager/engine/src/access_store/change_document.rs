@@ -3,7 +3,7 @@
 //! **Invariant:** a document has the digest of a new key, never its secret.
 //! **Not here:** the socket (`sqlite::control`).
 
-use access::denial::{Denial, DenialSubject};
+use access::denial::Denial;
 use access::key::{KeyId, SecretDigest};
 use access::role::AccessRole;
 use access::tenant::Tenants;
@@ -45,25 +45,14 @@ enum ChangeDocument {
         role: String,
     },
     PutDenial {
-        subject: SubjectDocument,
-        until: Option<u64>,
+        denial: String,
     },
     RemoveDenial {
-        subject: SubjectDocument,
+        denial: String,
     },
     SetMode {
         mode: String,
     },
-}
-
-/// Object of a denial as JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-enum SubjectDocument {
-    Token { issuer: String, id: String },
-    Subject { issuer: String, subject: String },
-    Tenant { tenant: String },
-    IssuedBefore { issuer: String, time: u64 },
 }
 
 impl AccessChange {
@@ -105,29 +94,12 @@ fn document(change: &AccessChange) -> ChangeDocument {
             ChangeDocument::PutRoles { documents: roles.iter().map(AccessRole::to_json).collect() }
         }
         AccessChange::RemoveRole(name) => ChangeDocument::RemoveRole { role: name.to_string() },
-        AccessChange::PutDenial(Denial { subject, until }) => ChangeDocument::PutDenial {
-            subject: subject_document(subject),
-            until: until.map(UnixTime::seconds),
-        },
+        AccessChange::PutDenial(denial) => ChangeDocument::PutDenial { denial: denial.to_json() },
         AccessChange::RemoveDenial(subject) => {
-            ChangeDocument::RemoveDenial { subject: subject_document(subject) }
+            let denial = Denial { subject: subject.clone(), until: None };
+            ChangeDocument::RemoveDenial { denial: denial.to_json() }
         }
         AccessChange::SetMode(mode) => ChangeDocument::SetMode { mode: mode.name().to_owned() },
-    }
-}
-
-fn subject_document(subject: &DenialSubject) -> SubjectDocument {
-    match subject {
-        DenialSubject::TokenId { issuer, id } => {
-            SubjectDocument::Token { issuer: issuer.to_string(), id: id.to_string() }
-        }
-        DenialSubject::Subject { issuer, subject } => {
-            SubjectDocument::Subject { issuer: issuer.to_string(), subject: subject.to_string() }
-        }
-        DenialSubject::Tenant(tenant) => SubjectDocument::Tenant { tenant: tenant.to_string() },
-        DenialSubject::IssuedBefore { issuer, time } => {
-            SubjectDocument::IssuedBefore { issuer: issuer.to_string(), time: time.seconds() }
-        }
     }
 }
 
@@ -160,30 +132,18 @@ fn change(document: ChangeDocument) -> Result<AccessChange, String> {
             AccessChange::PutRoles(roles.map_err(|error| error.to_string())?)
         }
         ChangeDocument::RemoveRole { role } => AccessChange::RemoveRole(role.into()),
-        ChangeDocument::PutDenial { subject, until } => {
-            AccessChange::PutDenial(Denial { subject: subject_of(subject), until: time(until) })
+        ChangeDocument::PutDenial { denial: json } => AccessChange::PutDenial(denial(&json)?),
+        ChangeDocument::RemoveDenial { denial: json } => {
+            AccessChange::RemoveDenial(denial(&json)?.subject)
         }
-        ChangeDocument::RemoveDenial { subject } => AccessChange::RemoveDenial(subject_of(subject)),
         ChangeDocument::SetMode { mode } => AccessChange::SetMode(
             AccessMode::find(&mode).ok_or_else(|| "`mode` must be off or on".to_owned())?,
         ),
     })
 }
 
-fn subject_of(document: SubjectDocument) -> DenialSubject {
-    match document {
-        SubjectDocument::Token { issuer, id } => {
-            DenialSubject::TokenId { issuer: issuer.into(), id: id.into() }
-        }
-        SubjectDocument::Subject { issuer, subject } => {
-            DenialSubject::Subject { issuer: issuer.into(), subject: subject.into() }
-        }
-        SubjectDocument::Tenant { tenant } => DenialSubject::Tenant(tenant.into()),
-        SubjectDocument::IssuedBefore { issuer, time } => DenialSubject::IssuedBefore {
-            issuer: issuer.into(),
-            time: UnixTime::from_seconds(time),
-        },
-    }
+fn denial(json: &str) -> Result<Denial, String> {
+    Denial::parse(json).map_err(|error| error.to_string())
 }
 
 fn key_id(text: &str) -> Result<KeyId, String> {

@@ -1,8 +1,8 @@
 //! Plan: checks a change against the rules, and lists the statements that make it.
 //!
-//! **Invariant:** a plan ends with a line of the log for each key and role that it changes, and with
-//! a new generation. Unless the command line asks for it, no change removes the last usable key of
-//! an administrator: without it no key could be made over HTTP.
+//! **Invariant:** a plan ends with a line of the log for each key and role that it changes, and
+//! with a new generation. Unless the command line asks for it, no change removes the last usable
+//! key of an administrator: without it no key could be made over HTTP.
 //! **Not here:** the rights of the author.
 
 use std::collections::BTreeMap;
@@ -152,7 +152,7 @@ impl AccessFacts {
 }
 
 /// Statements of a change that no rule forbids.
-pub struct Plan {
+pub struct ChangePlan {
     /// The statements, in their order.
     pub statements: Vec<AccessStatement>,
     /// The generation that they begin.
@@ -168,7 +168,7 @@ pub fn plan(
     facts: &AccessFacts,
     author: &ChangeAuthor,
     now: UnixTime,
-) -> Result<Plan, AccessRefusal> {
+) -> Result<ChangePlan, AccessRefusal> {
     facts.check_last_admin(change, author, now)?;
     let mut steps = Steps { statements: Vec::new(), lines: Vec::new(), mode: facts.mode };
     match change {
@@ -195,7 +195,7 @@ pub fn plan(
     let author = author.to_string();
     statements.extend(lines.into_iter().map(|line| sql::log(line, &author, now)));
     statements.push(sql::set_control(mode.name(), generation));
-    Ok(Plan { statements, generation })
+    Ok(ChangePlan { statements, generation })
 }
 
 /// Parts of a plan under construction.

@@ -1,6 +1,7 @@
 //! Keys and roles of a data directory, for commands.
 //!
-//! **Invariant:** a change needs the lock of the directory; reading needs none, and changes nothing.
+//! **Invariant:** a change needs the lock of the directory; reading needs none, and changes
+//! nothing.
 //! **Not here:** a cluster that is open in this process (`FileAccess`).
 
 use std::path::{Path, PathBuf};

@@ -67,7 +67,10 @@ pub(crate) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
 }
 
 fn apply(file: &Path, catalog: &CatalogArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let roles = parse(&read(file)?).map_err(|fault| refused(file, &fault))?;
+    let roles = AccessRole::parse_file(&read(file)?).map_err(|error| refused(file, &error))?;
+    if roles.is_empty() {
+        return Err(refused(file, &"the list has no roles"));
+    }
     let names: Vec<String> = roles.iter().map(|role| role.name().to_owned()).collect();
     catalog.place()?.change(&AccessChange::PutRoles(roles), |_| "FILE")?;
     let shown = terminal
@@ -84,28 +87,6 @@ fn read(path: &Path) -> Result<String, CommandError> {
         return Err(refused(path, &format_args!("the file has more than {} MiB", FILE_MAX >> 20)));
     }
     Ok(text)
-}
-
-/// Parses one role, or an array of roles with different names.
-fn parse(text: &str) -> Result<Vec<AccessRole>, String> {
-    if !text.trim_start().starts_with('[') {
-        return Ok(vec![AccessRole::parse(text).map_err(|error| error.to_string())?]);
-    }
-    let documents: Vec<Box<RawValue>> =
-        serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if documents.is_empty() {
-        return Err("the array has no roles".to_owned());
-    }
-    let mut roles: Vec<AccessRole> = Vec::with_capacity(documents.len());
-    for (index, document) in documents.iter().enumerate() {
-        let role = AccessRole::parse(document.get());
-        let role = role.map_err(|error| format!("[{index}].{error}"))?;
-        if roles.iter().any(|before| before.name() == role.name()) {
-            return Err(format!("[{index}].role comes twice: remove one"));
-        }
-        roles.push(role);
-    }
-    Ok(roles)
 }
 
 fn list(catalog: &CatalogArgs, terminal: &Terminal) -> Result<(), CommandError> {
@@ -139,31 +120,4 @@ fn cells(built_in: bool, role: &AccessRole) -> Vec<String> {
         if role.is_bound() { "yes" } else { "no" }.to_owned(),
         if scopes.is_empty() { "-".to_owned() } else { scopes.join(",") },
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse;
-
-    #[test]
-    fn a_file_has_one_role_or_an_array_of_different_ones() {
-        let role = |name: &str| format!(r#"{{"role":"{name}","grants":[]}}"#);
-        assert_eq!(parse(&role("a")).unwrap().len(), 1);
-        assert_eq!(parse(&format!(" [{},{}]", role("a"), role("b"))).unwrap().len(), 2);
-        let faults = [
-            ("[]".to_owned(), "no roles"),
-            (format!("[{},{}]", role("a"), role("a")), "[1].role comes twice"),
-            (format!("[{},{}]", role("a"), role("B")), "[1].role must be"),
-            (
-                r#"[{"role":"a","grants":[{"tables":["*"],"may":["read"]}]}]"#.to_owned(),
-                "[0].grants[0].keys is missing",
-            ),
-            (r#"{"role":"a","grants":[],"more":1}"#.to_owned(), "more"),
-            ("{".to_owned(), "cannot be read"),
-        ];
-        for (text, fault) in faults {
-            let found = parse(&text).unwrap_err();
-            assert!(found.contains(fault), "{text}: {found}");
-        }
-    }
 }

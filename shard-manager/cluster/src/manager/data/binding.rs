@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use access::grant::KeyBinding;
 use access::operation::RowOperations;
-use access::rights::RowRequest;
+use access::rights::{Allowed, RowRequest};
 use model::cursor::CursorError;
 use model::error::Error;
 use model::keyspace::ShardKey;
@@ -80,24 +80,27 @@ impl Data<'_> {
             });
         }
         if key.is_none() {
-            bind_keys(&mut query, allowed.binding)?;
+            bind_keys(&mut query, &allowed)?;
         }
         Ok(query)
     }
 }
 
 /// Binds a read without a shard key in the request.
-fn bind_keys(query: &mut ReadQuery, binding: KeyBinding<'_>) -> Result<(), Error> {
+fn bind_keys(query: &mut ReadQuery, allowed: &Allowed<'_>) -> Result<(), Error> {
+    let binding = allowed.binding;
     let keys: Vec<String> = match binding {
         KeyBinding::All => return Ok(()),
         KeyBinding::Keys(keys) => keys.iter().map(|key| String::from(&**key)).collect(),
         // Keys that begin with a prefix are on all shards. Those that the filters name are not.
-        KeyBinding::Prefixes { .. } => {
-            let named = query.keys_named();
-            let named =
-                named.ok_or_else(|| Error::KeyRequired { table: query.table.name().into() });
-            named?.into_iter().filter(|key| binding.admits(key)).collect()
-        }
+        KeyBinding::Prefixes { tenants, separator } => match query.keys_named() {
+            Some(named) => named.into_iter().filter(|key| binding.admits(key)).collect(),
+            None if allowed.scatters => {
+                query.bind(Condition::Any(ranges(tenants, separator)));
+                return Ok(());
+            }
+            None => return Err(Error::KeyRequired { table: query.table.name().into() }),
+        },
     };
     let mut keys: Vec<Value> = keys.into_iter().map(Value::Text).collect();
     let test = match (keys.pop(), keys.is_empty()) {
@@ -109,4 +112,19 @@ fn bind_keys(query: &mut ReadQuery, binding: KeyBinding<'_>) -> Result<(), Error
     };
     query.bind(Condition::Column(Table::SHARD_KEY, test));
     Ok(())
+}
+
+/// Returns the range of the keys that begin with each tenant and the separator: keys are compared
+/// by bytes, and after `acme:` comes `acme;`. A tenant that contains the separator has no keys.
+fn ranges(tenants: &[Box<str>], separator: char) -> Vec<Condition> {
+    let next = char::from_u32(u32::from(separator) + 1).unwrap_or(char::MAX);
+    let bound = |comparison, key: String| {
+        Condition::Column(Table::SHARD_KEY, Test::Compare(comparison, Value::Text(key)))
+    };
+    let range = |tenant: &str| {
+        let from = bound(Comparison::GreaterOrEqual, format!("{tenant}{separator}"));
+        Condition::All(vec![from, bound(Comparison::Less, format!("{tenant}{next}"))])
+    };
+    let tenants = tenants.iter().map(|tenant| &**tenant);
+    tenants.filter(|tenant| !tenant.contains(separator)).map(range).collect()
 }

@@ -49,7 +49,8 @@ impl Access<'_> {
     }
 
     /// Subscribes to the state, beginning with the present one. If the catalog is lost later, the
-    /// last state stays.
+    /// last state stays. A state that is borrowed from the receiver must not be held while this
+    /// task waits: the next state is published only after it was returned.
     ///
     /// # Errors
     /// The error of the catalog.
