@@ -158,8 +158,8 @@ fn parse_roles(bytes: &[u8]) -> Result<Vec<AccessRole>, String> {
 }
 
 impl FileRecords {
-    /// Warns of keys without rights, given the roles of the catalog. They are no reason to keep
-    /// older keys, because a role may have been removed to take its rights away.
+    /// Warns of keys without rights, given the roles of the catalog. Older keys are
+    /// not kept for that, because a role may have been removed to take its rights away.
     pub fn warn_of_unknown_roles(&self, of_catalog: &[AccessRole]) {
         let built_in = AccessRole::built_in();
         let roles = self.roles.iter().chain(of_catalog).chain(&built_in);

@@ -223,7 +223,7 @@ impl AccessGate {
             Credentials::Unreadable => return Err(answers::unreadable()),
         };
         let caller = caller.map_err(answers::refused)?;
-        check_need(&caller, need)?;
+        check_need(&current, &caller, need)?;
         Ok(caller)
     }
 

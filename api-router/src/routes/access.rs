@@ -1,8 +1,7 @@
 //! `GET /api/access/me`, `POST /api/access/check`: the rights of the caller, and the rights of a
 //! role. Without access control the routes below `/api/access` do not exist.
 //!
-//! **Not here:** the decision about requests (`access`), changes of keys, roles and denials (`keys`,
-//! `roles`, `denials`).
+//! **Not here:** the decision about requests (`access`), changes (`keys`, `roles`, `denials`).
 
 mod author;
 pub mod denials;

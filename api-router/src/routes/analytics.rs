@@ -46,8 +46,8 @@ pub(crate) async fn read_metrics(
 /// Sends the metrics again each second.
 ///
 /// Server-sent events: the name is `metrics`, the data is the response of /api/analytics/metrics.
-/// All viewers of the same query share one event; at most 32 may watch at once. The stream ends when
-/// the caller loses the right to it.
+/// All viewers of the same query share one event; at most 32 may watch at once. The stream ends
+/// when the caller loses the right to it.
 #[utoipa::path(
     tag = "analytics",
     params(MetricsParameters),

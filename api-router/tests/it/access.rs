@@ -3,6 +3,7 @@
 
 mod caller_rights;
 mod canaries;
+mod catalog_keys;
 mod cors;
 mod credentials;
 mod files;

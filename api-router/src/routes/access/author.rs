@@ -1,7 +1,7 @@
 //! Author: the caller that reads or changes keys, roles and denials, and the bounds of what it may
 //! give.
 //!
-//! **Invariant:** nobody gives a right that he does not have, also while requests are only
+//! **Invariant:** a caller gives no right that it does not have, also while requests are only
 //! observed: a key that was made then would be in force later. A change that was answered is in
 //! force in this router.
 //! **Not here:** storage and the rules of changes (`shard_manager::engine::access_store`).
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
+use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::{Bytes, Payload};
 use shard_manager::access::caller::{Caller, Principal};
 use shard_manager::access::rights::Excess;
@@ -21,8 +22,10 @@ use shard_manager::engine::access_store::{
 };
 
 use crate::access::answers;
+use crate::access::credentials::{Credentials, bearer_of};
 use crate::access::files::FileRecords;
 use crate::access::gate::{AccessGate, unix_now};
+use crate::access::scopes::RouteNeed;
 use crate::access::sources::AccessSources;
 use crate::access::watcher::apply_catalog;
 use crate::app::App;
@@ -59,7 +62,7 @@ impl<'a> Author<'a> {
         let (Some(gate), Some(sources)) = (app.gate.as_deref(), &app.access_sources) else {
             return Err(Problem::new(Code::TSR111, "access control is off"));
         };
-        let caller = gate.caller(request);
+        let caller = caller(gate, request)?;
         if let Err(denied) = caller.rights.allow_scope(AccessScope::Keys) {
             let is_anonymous = caller.principal == Principal::Anonymous;
             return Err(if is_anonymous {
@@ -147,6 +150,16 @@ impl<'a> Author<'a> {
         apply_catalog(self.sources).await;
         Ok(())
     }
+}
+
+/// Returns the caller of a request. While requests are only observed, its credentials were not
+/// required, and are examined here.
+fn caller(gate: &AccessGate, request: &HttpRequest) -> Result<Arc<Caller>, Problem> {
+    if gate.is_enforced() {
+        return Ok(gate.caller(request));
+    }
+    let credentials = request.headers().get(AUTHORIZATION);
+    gate.recheck(credentials.map_or(Credentials::Absent, bearer_of), RouteNeed::Open)
 }
 
 /// Returns the public name of an author.

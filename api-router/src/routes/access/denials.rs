@@ -1,7 +1,7 @@
 //! `/api/access/denials`: refuses tokens and tenants before their time is over.
 //!
 //! **Invariant:** only a caller with every right ends a denial or brings its end forward, because
-//! that gives access back to whoever has the denied credentials.
+//! that gives access back to all owners of the denied credentials.
 //! **Not here:** the effect of a denial (`shard_manager::access::denial`).
 
 use actix_web::web::{Data, Payload};

@@ -1,7 +1,7 @@
 //! `/api/access/keys`: creates, lists, revokes, rotates and resumes the keys of the catalog.
 //!
-//! **Invariant:** a key is shown once, in the answer that creates it. Keys of a file are listed, and
-//! changed in the file only.
+//! **Invariant:** a key is shown once, in the answer that creates it. Keys of a file are listed,
+//! and changed in the file only.
 //! **Not here:** the bounds of what a caller may give (`author`).
 
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};

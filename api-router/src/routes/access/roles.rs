@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** a role that a file defines is changed in the file only: its definition in the
 //! catalog would have no effect in this router.
-//! **Not here:** the form of a role (`shard_manager::access::role`), the bounds of what a caller may
-//! give (`author`).
+//! **Not here:** the form of a role (`shard_manager::access::role`), the bounds of what a caller
+//! may give (`author`).
 
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, delete, get, put};

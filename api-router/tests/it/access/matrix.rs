@@ -88,6 +88,7 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         .path
         .replace("{key}", "acme")
         .replace("{code}", "TSR101")
+        .replace("{id}", "000000000000")
         .replace("{node}", "shard1-primary")
         .replace("{name}", name);
     let file = if row.path.starts_with("/swagger-ui") { "index.css" } else { "page.css" };
@@ -109,6 +110,11 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         ("POST", "/api/access/check") => {
             (path, Some(r#"{"role":"reader","operation":"read","table":"users"}"#))
         }
+        ("POST", "/api/access/keys") => (path, Some(r#"{"role":"reader"}"#)),
+        ("POST", "/api/access/keys/{id}/rotate") => (path, Some(r#"{"overlap_s":0}"#)),
+        ("PUT", "/api/access/roles/{name}") => (path, Some(r#"{"role":"users","grants":[]}"#)),
+        ("POST", "/api/access/denials") => (path, Some(r#"{"tenant":"nobody"}"#)),
+        ("DELETE", "/api/access/denials") => (format!("{path}?tenant=nobody"), None),
         ("PUT", "/api/lab/nodes/{node}") => (path, Some(r#"{"state":"running"}"#)),
         _ => (path, None),
     }
