@@ -119,7 +119,7 @@ fn access(config: &Config) -> Option<Finding> {
         AccessMode::On if keys + issuers == 0 => Finding::warning(
             about,
             format!(
-                "{found}: unless the catalog has keys, all requests that need a right are refused"
+                "{found}: unless the catalog has keys, all requests that need a right are refused: make a first key"
             ),
         ),
         AccessMode::Observe => Finding::warning(

@@ -299,7 +299,9 @@ fn a_streamed_body_ends_when_its_grants_are_reduced() {
 #[test]
 fn a_stream_of_events_ends_when_its_key_is_revoked() {
     let guarded = Guarded::start("on", &[]);
-    let (id, key) = create(&guarded, &json!({"role": "admin"}));
+    let role = json!({"role": "viewer", "grants": [], "scopes": ["analytics"]});
+    served(send(&guarded, "PUT", "/api/access/roles/viewer", Some(&role)), 200);
+    let (id, key) = create(&guarded, &json!({"role": "viewer"}));
     let mut stream = begin(&guarded, &key, "GET /api/analytics/stream HTTP/1.1");
     stream.write_all(b"\r\n").unwrap();
     let mut answer = BufReader::new(stream);
