@@ -55,10 +55,12 @@ BEGIN
     DELETE FROM tessera.tessera_tables WHERE made_at <> 0;
     FOR name IN SELECT oid::regclass FROM pg_class
         WHERE relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace) AND relkind = 'r'
-        AND relname NOT IN ('tessera_tables', '__diesel_schema_migrations') AND pg_relation_size(oid) > 0
+        AND relname NOT IN ('tessera_tables', 'tessera_access', '__diesel_schema_migrations')
+        AND pg_relation_size(oid) > 0
     LOOP
         EXECUTE 'TRUNCATE ' || name;
     END LOOP;
+    UPDATE tessera.tessera_access SET mode = 'off', generation = 1;
     ALTER SEQUENCE tessera.tessera_version RESTART;
     ALTER SEQUENCE tessera.tessera_tables_changed RESTART;
 END $$";
