@@ -78,8 +78,8 @@ pub(super) struct AccessFlags {
     /// logged) or on [default: off]
     #[arg(long, value_name = "off|observe|on")]
     access: Option<String>,
-    /// The file with the API keys, one a line: id sha256 role [tenant] [expires]; read again every
-    /// ten seconds and on SIGHUP
+    /// The file with the API keys, a key on each line: id, SHA-256, role, and if needed tenant and
+    /// expiry; read again every ten seconds and on SIGHUP
     #[arg(long, value_name = "FILE")]
     access_keys_file: Option<String>,
     /// The file with the roles, as JSON: one role or a list of them; read again like the keys
@@ -92,7 +92,8 @@ pub(super) struct AccessFlags {
     /// Number of routers among which the rates of roles are divided, 1 to 1000 [default: 1]
     #[arg(long, value_name = "N")]
     limit_routers: Option<String>,
-    /// Origins whose web pages may send requests, separated by commas: https://app.example.com,…
+    /// Origins whose web pages may send requests, separated by commas, such as
+    /// `https://app.example.com`
     #[arg(long, value_name = "ORIGIN,ORIGIN,…")]
     cors_origins: Option<String>,
 }
