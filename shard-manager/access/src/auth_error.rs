@@ -42,7 +42,7 @@ pub enum AuthReason {
     KeySuspended,
     /// The key has expired.
     KeyExpired,
-    /// The text is no session: a part is missing or malformed, or there are two.
+    /// The text is not a session: a part is missing or malformed, or there are two.
     SessionMalformed,
     /// The code of the session was not made with the secret.
     SessionForged,

@@ -2,8 +2,8 @@
 //! that apply to their changes in every catalog.
 //!
 //! A catalog runs the statements of [`sql`] in one transaction: it reads [`AccessFacts`], lets
-//! [`plan()`] check the change and list its statements, and runs those. So the engines differ only in
-//! their connections and locks.
+//! [`plan()`] check the change and list its statements, and runs those. So the engines differ only
+//! in their connections and locks.
 //!
 //! **Invariant:** a change is stored with its line in the log, its checks and a new generation, or
 //! not at all. No statement and no log line contains a secret.

@@ -16,7 +16,7 @@ pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl Members<'_> {
     /// Returns the JSON of an object with only those members for whose names `keeps` returns true;
-    /// `None` if the text is no object.
+    /// `None` if the text is not an object.
     pub fn keep(object: &[u8], keeps: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
         let Members(members) = serde_json::from_slice(object).ok()?;
         let mut kept = Vec::with_capacity(object.len());

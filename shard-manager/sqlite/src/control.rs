@@ -254,7 +254,7 @@ impl Shared {
     fn change_access(&self, change: &Value) -> Reply {
         let change = match AccessChange::from_json(&change.to_string()) {
             Ok(change) => change,
-            Err(error) => return Reply::Error { error: format!("this is no change: {error}") },
+            Err(error) => return Reply::Error { error: format!("this is not a change: {error}") },
         };
         match self.access.change_now(&change, &ChangeAuthor::CommandLine, now()) {
             Ok(generation) => Reply::Changed { generation },

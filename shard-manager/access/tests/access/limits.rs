@@ -174,7 +174,7 @@ fn subjects_that_differ_have_different_counters() {
 
 #[test]
 fn no_rate_gives_more_than_its_burst_at_once() {
-    // Nanoseconds are no whole number per unit for most of these rates.
+    // At most of these rates a unit does not last a whole number of nanoseconds.
     for per_second in [3, 7, 700_000, 600_000_000, 999_999_999, 3_000_000_000, u64::MAX] {
         let (cell, rate) = (RateCell::default(), Rate::new(per_second, 1_000).unwrap());
         let taken = (0..3_000).filter(|_| cell.take(rate, 1, START).is_ok()).count();

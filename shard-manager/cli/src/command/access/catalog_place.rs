@@ -77,7 +77,7 @@ fn variable(name: &str) -> Result<Option<String>, CommandError> {
         Some(value) => match value.into_string() {
             Ok(text) => Ok(Some(text)),
             // The value may contain a password.
-            Err(_) => Err(CommandError::Refused(format!("{name} is no UTF-8"))),
+            Err(_) => Err(CommandError::Refused(format!("{name} is not UTF-8"))),
         },
         None => Ok(None),
     }
