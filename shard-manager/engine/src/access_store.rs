@@ -13,6 +13,7 @@
 mod change;
 mod change_document;
 mod feed;
+mod mode;
 mod plan;
 mod refusal;
 pub mod sql;
@@ -28,9 +29,10 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 pub use self::change::{AccessChange, ChangeAuthor, NewKey};
 pub use self::feed::AccessFeed;
+pub use self::mode::AccessMode;
 pub use self::plan::{AccessFacts, ChangePlan, plan};
 pub use self::refusal::{AccessError, AccessRefusal};
-pub use self::state::{AccessMode, AccessState};
+pub use self::state::AccessState;
 use crate::EngineFuture;
 
 /// Keys, roles and denials of a catalog.

@@ -163,7 +163,7 @@ fn wrong_usage_is_refused_with_a_clear_message() {
         (&["generate", "--url", "ftp://x", "--users", "1"], "begins with http://"),
         (&["generate", "--url", "http://127.0.0.1:1", "--users", "1"], "does not answer"),
         (&["import", "--table", "users", "--input", home, "--data-dir", home], "directory"),
-        (&["import", "--table", "users", "--input", "/dev/null", "--data-dir", home], "no data"),
+        (&["import", "--table", "users", "--input", "/dev/null", "--data-dir", home], "not a data"),
         (&["import", "--table", "users", "--input", text(&nowhere)], "No such file"),
     ];
     for (arguments, reason) in uses {

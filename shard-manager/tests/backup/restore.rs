@@ -246,7 +246,7 @@ fn a_target_that_exists_is_refused_in_one_line() {
         (&["backup", "--data-dir", home, "--to", text(&full)], "not empty"),
         (&["backup", "--data-dir", home, "--to", text(&file)], "a file of this name"),
         (&["backup", "--data-dir", home, "--to", text(&inside)], "in the data directory"),
-        (&["backup", "--data-dir", text(&nowhere), "--to", text(&inside)], "no data directory"),
+        (&["backup", "--data-dir", text(&nowhere), "--to", text(&inside)], "not a data directory"),
         (&["restore", "--from", text(&copy), "--data-dir", text(&full)], "not empty"),
         (&["restore", "--from", text(&copy), "--data-dir", home], "in use"),
         (&["generate", "--users", "1", "--data-dir", home], "in use"),

@@ -10,7 +10,7 @@ use access::role::AccessRole;
 use access::tenant::Tenants;
 use access::unix_time::UnixTime;
 
-use super::state::AccessMode;
+use super::mode::AccessMode;
 
 /// Change of keys, roles, denials or the mode.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use access::unix_time::UnixTime;
 use serde::{Deserialize, Serialize};
 
 use super::change::{AccessChange, NewKey};
-use super::state::AccessMode;
+use super::mode::AccessMode;
 
 /// Change as JSON.
 #[derive(Serialize, Deserialize)]

@@ -16,9 +16,10 @@ use access::tenant::Tenants;
 use access::unix_time::UnixTime;
 
 use super::change::{AccessChange, ChangeAuthor, NewKey};
+use super::mode::AccessMode;
 use super::refusal::AccessRefusal;
 use super::sql::{self, AccessRow, AccessStatement, LogLine};
-use super::state::{AccessMode, number, read_control, read_denials, read_key, text};
+use super::state::{number, read_control, read_denials, read_key, text};
 
 /// Highest number of denials: each is kept until the tokens that it is about have expired.
 pub(super) const DENIALS_MAX: usize = 10_000;

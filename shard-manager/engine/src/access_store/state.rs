@@ -12,32 +12,8 @@ use access::snapshot::SnapshotContents;
 use access::tenant::Tenants;
 use access::unix_time::UnixTime;
 
+use super::mode::AccessMode;
 use super::sql::{AccessRow, AccessValue};
-
-/// Mode that a catalog remembers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AccessMode {
-    /// Routers of any mode may serve the cluster.
-    #[default]
-    Off,
-    /// Only routers that check credentials may serve the cluster.
-    On,
-}
-
-impl AccessMode {
-    /// Returns the name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::On => "on",
-        }
-    }
-
-    /// Returns the mode of this name.
-    pub fn find(name: &str) -> Option<Self> {
-        [Self::Off, Self::On].into_iter().find(|mode| mode.name() == name)
-    }
-}
 
 /// Keys, roles, denials and mode at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
