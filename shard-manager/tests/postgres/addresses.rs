@@ -173,5 +173,5 @@ fn a_password_may_come_from_a_file_that_only_the_owner_can_read() {
     let said = refused(&with("passfile", &none));
     assert!(said.contains("h:5:d:u") && !said.contains("canary"), "{said}");
     assert!(refused(&with("password_file", "/no/such/file")).contains("/no/such/file"));
-    assert!(refused(&with("password_file", "/proc")).contains("no regular file"));
+    assert!(refused(&with("password_file", "/proc")).contains("not a regular file"));
 }

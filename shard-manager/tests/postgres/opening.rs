@@ -151,7 +151,7 @@ async fn nodes_in_another_role_than_listed_are_refused() {
     let mut named = databases.address();
     named.shards[0].replicas = of_stranger;
     let said = refused(&named);
-    assert!(said.contains("shard1-replica1") && said.contains("no replica of shard1"), "{said}");
+    assert!(said.contains("shard1-replica1") && said.contains("not a replica of shard1"), "{said}");
 }
 
 #[tokio::test]
