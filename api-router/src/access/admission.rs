@@ -40,13 +40,20 @@ impl Admission {
         }
     }
 
-    /// Keeps the place until the response is sent.
+    /// Keeps the place until the last byte of the response is passed on: a client that has received
+    /// it may send its next request at once.
     pub fn hold(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
         match self.place {
             None => response,
-            Some(place) => {
-                response.map_body(|_, body| BoxBody::new(HeldBody { body, _place: place }))
-            }
+            Some(place) => response.map_body(|_, body| {
+                let left = match body.size() {
+                    BodySize::None => Some(0),
+                    BodySize::Sized(left) => Some(left),
+                    BodySize::Stream => None,
+                };
+                let place = Some(place).filter(|_| left != Some(0));
+                BoxBody::new(HeldBody { body, left, place })
+            }),
         }
     }
 }
@@ -54,7 +61,9 @@ impl Admission {
 /// Body of a response whose request has a place.
 struct HeldBody {
     body: BoxBody,
-    _place: InFlight,
+    /// Bytes that were not passed on yet; `None` if their number is unknown.
+    left: Option<u64>,
+    place: Option<InFlight>,
 }
 
 impl MessageBody for HeldBody {
@@ -68,6 +77,18 @@ impl MessageBody for HeldBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(context)
+        let polled = Pin::new(&mut self.body).poll_next(context);
+        let is_over = match &polled {
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                self.left == Some(0)
+            }
+            Poll::Ready(Some(Err(_)) | None) => true,
+            Poll::Pending => false,
+        };
+        if is_over {
+            self.place = None;
+        }
+        polled
     }
 }

@@ -1,7 +1,7 @@
 //! Mode: the permission to serve a cluster without access control, as its catalog remembers it.
 //!
-//! **Invariant:** the first router with access control turns the mode on; only the command line turns
-//! it off.
+//! **Invariant:** the first router with access control turns the mode on; only the command line
+//! turns it off.
 //! **Not here:** the mode of a router, which may also only observe (`api-router`).
 
 /// Mode that a catalog remembers.
