@@ -22,6 +22,8 @@ use crate::secrets::Secrets;
 
 /// Longest time for anything that must happen before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Interval between attempts of a test that waits for a state of another process.
+const ATTEMPT_EVERY: Duration = Duration::from_millis(20);
 
 /// Bytes of session tokens that a router takes.
 pub(crate) const TOKEN_LEN_MAX: usize = 4_096;
@@ -32,6 +34,20 @@ const DATA_PATHS: [&str; 5] = ["/api/read", "/api/write", "/api/bulk-write", "/r
 fn is_about_rows(path: &str) -> bool {
     let path = path.split('?').next().unwrap_or(path);
     DATA_PATHS.contains(&path) || path.starts_with("/api/kv/")
+}
+
+/// Returns the first result of repeated attempts. The states of other processes send no events, so
+/// tests ask for them again and again.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(result) = attempt() {
+            return result;
+        }
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(ATTEMPT_EVERY);
+    }
 }
 
 /// A running router.

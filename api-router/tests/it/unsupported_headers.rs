@@ -5,6 +5,30 @@ use serde_json::json;
 use crate::harness::{Reply, Router};
 use crate::streams::{NDJSON, line};
 
+/// Paths of routes that are not about rows, without `/api/route`, whose parameter names a key.
+const WITHOUT_ROWS: [&str; 20] = [
+    "/",
+    "/live",
+    "/ready",
+    "/health",
+    "/version",
+    "/stats",
+    "/api/health",
+    "/api/shards",
+    "/api/shards/shard1",
+    "/api/shard-map",
+    "/api/distribution",
+    "/api/advice",
+    "/api/tables",
+    "/api/tables/users",
+    "/api/analytics/metrics",
+    "/api/analytics/errors",
+    "/metrics",
+    "/errors",
+    "/dashboard",
+    "/api-docs/openapi.json",
+];
+
 /// Checks that a header is refused, with its name and a remedy.
 fn assert_refused(reply: &Reply, name: &str, what: &str) {
     assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{what}: {}", reply.text());
@@ -108,28 +132,7 @@ fn a_key_is_named_to_route_by_its_parameter_alone() {
 fn a_shard_key_is_refused_where_no_rows_of_a_key_are_served() {
     let router = Router::shared();
     let key = ("x-shard-key", "b");
-    for path in [
-        "/",
-        "/live",
-        "/ready",
-        "/health",
-        "/version",
-        "/stats",
-        "/api/health",
-        "/api/shards",
-        "/api/shards/shard1",
-        "/api/shard-map",
-        "/api/distribution",
-        "/api/advice",
-        "/api/tables",
-        "/api/tables/users",
-        "/api/analytics/metrics",
-        "/api/analytics/errors",
-        "/metrics",
-        "/errors",
-        "/dashboard",
-        "/api-docs/openapi.json",
-    ] {
+    for path in WITHOUT_ROWS {
         assert_refused(&router.send("GET", path, &[key], None), key.0, path);
     }
     let table = json!({"name": "notes", "columns": [{"name": "id", "type": "text"}], "id": ["id"]});
@@ -154,28 +157,7 @@ fn headers_about_rows_are_refused_where_no_rows_are_served() {
         ("x-max-staleness-ms", "1000"),
         ("if-match", "\"7312\""),
     ];
-    for path in [
-        "/",
-        "/live",
-        "/ready",
-        "/health",
-        "/version",
-        "/stats",
-        "/api/health",
-        "/api/route?key=a",
-        "/api/shards",
-        "/api/shard-map",
-        "/api/distribution",
-        "/api/advice",
-        "/api/tables",
-        "/api/tables/users",
-        "/api/analytics/metrics",
-        "/api/analytics/errors",
-        "/metrics",
-        "/errors/TSR101",
-        "/dashboard",
-        "/api-docs/openapi.json",
-    ] {
+    for path in WITHOUT_ROWS.into_iter().chain(["/api/route?key=a", "/errors/TSR101"]) {
         for header in headers {
             assert_refused(&router.send("GET", path, &[header], None), header.0, path);
         }

@@ -3,14 +3,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::guarded::{Guarded, Signer, admin, bound, claims, watcher, with_access, write_files};
 use crate::backend::{self, files_only, servers_only};
 use crate::commands;
-use crate::harness::{PATIENCE, Reply, Router, refused_start};
+use crate::harness::{Reply, Router, eventually, refused_start};
 
 const KEYS: &str = "/api/access/keys";
 const DENIALS: &str = "/api/access/denials";
@@ -45,15 +44,8 @@ fn status(router: &Router, path: &str, key: &str) -> u16 {
 
 #[track_caller]
 fn await_status(router: &Router, path: &str, key: &str, expected: u16) {
-    let began = Instant::now();
-    loop {
-        let found = status(router, path, key);
-        if found == expected {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "{path}: {found} instead of {expected}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let what = format!("{expected} for {path}");
+    eventually(&what, || (status(router, path, key) == expected).then_some(()));
 }
 
 #[test]
@@ -257,6 +249,14 @@ fn first_line() -> String {
     )
 }
 
+/// Waits until the first line of a streamed body is stored.
+fn await_first_line(guarded: &Guarded) {
+    eventually("the first line", || {
+        let rows = guarded.send("GET", READ, Some(admin().reveal())).text();
+        rows.contains("\"acme\"").then_some(())
+    });
+}
+
 #[test]
 fn a_streamed_body_ends_when_its_key_is_revoked() {
     let guarded = Guarded::start("on", &[]);
@@ -264,10 +264,7 @@ fn a_streamed_body_ends_when_its_key_is_revoked() {
     let head = "POST /api/bulk-write?table=users HTTP/1.1";
     let mut stream = begin(&guarded, &key, head);
     stream.write_all(first_line().as_bytes()).unwrap();
-    let began = Instant::now();
-    while !guarded.send("GET", READ, Some(admin().reveal())).text().contains("\"acme\"") {
-        assert!(began.elapsed() < PATIENCE, "the first line is not stored");
-    }
+    await_first_line(&guarded);
     served(send(&guarded, "DELETE", &format!("{KEYS}/{id}"), None), 200);
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -286,10 +283,7 @@ fn a_streamed_body_ends_when_its_grants_are_reduced() {
     let (_, key) = create(&guarded, &json!({"role": "packer"}));
     let mut stream = begin(&guarded, &key, "POST /api/bulk-write?table=users HTTP/1.1");
     stream.write_all(first_line().as_bytes()).unwrap();
-    let began = Instant::now();
-    while !guarded.send("GET", READ, Some(admin().reveal())).text().contains("\"acme\"") {
-        assert!(began.elapsed() < PATIENCE, "the first line is not stored");
-    }
+    await_first_line(&guarded);
     served(send(&guarded, "PUT", path, Some(&role(json!(["insert"])))), 200);
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

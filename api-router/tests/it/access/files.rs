@@ -3,27 +3,25 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use super::guarded::{
     Guarded, ROLES, admin, bound, key, line, lines, reader, with_access, write_files, write_private,
 };
 use crate::backend;
-use crate::harness::{PATIENCE, Router};
+use crate::harness::{Router, eventually};
 
 const READ: &str = "/api/read?table=users";
-/// Time between two requests of a test that waits for an answer.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends requests until one is answered with this status. Each time the router is asked to check
 /// its files.
 fn await_status(guarded: &Guarded, text: &str, status: u16) {
-    let began = Instant::now();
-    while guarded.send("GET", READ, Some(text)).status != status {
-        assert!(began.elapsed() < PATIENCE, "{status} does not come");
-        guarded.router.signal("HUP");
-        std::thread::sleep(PAUSE);
-    }
+    eventually(&format!("status {status}"), || {
+        let is_so = guarded.send("GET", READ, Some(text)).status == status;
+        if !is_so {
+            guarded.router.signal("HUP");
+        }
+        is_so.then_some(())
+    });
 }
 
 #[test]
@@ -61,12 +59,8 @@ fn a_broken_file_keeps_what_was_in_force_and_is_logged_once() {
     let file = guarded.folder.join("keys");
     write_private(&file, lines() + "broken\n");
     let logged = |words: &str| std::fs::read_to_string(&log).unwrap().matches(words).count();
-    let began = Instant::now();
-    // The file is checked by itself, too.
-    while logged("the old ones stay") == 0 {
-        assert!(began.elapsed() < PATIENCE);
-        std::thread::sleep(PAUSE);
-    }
+    // The file is checked without a signal, too.
+    eventually("the warning", || (logged("the old ones stay") > 0).then_some(()));
     assert_eq!(logged("access_keys_file"), 1);
     let bad = format!("line {}", lines().lines().count() + 1);
     assert!(logged(&bad) >= 1, "{}", std::fs::read_to_string(&log).unwrap());

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,7 +18,7 @@ use shard_manager::access::tenant::Tenants;
 use shard_manager::access::unix_time::UnixTime;
 
 use crate::backend;
-use crate::harness::{PATIENCE, Reply, Router};
+use crate::harness::{Reply, Router, eventually};
 
 pub(super) const ISSUER: &str = "https://issuer.example";
 pub(super) const AUDIENCE: &str = "tessera";
@@ -174,16 +174,10 @@ impl Guarded {
         all.extend(credentials.as_deref().map(|value| ("authorization", value)));
         all.extend(body.map(|_| ("content-type", "application/json")));
         let body = body.map(Value::to_string);
-        let began = Instant::now();
-        loop {
-            let reply =
-                self.router.send(method, path, &all, body.as_ref().map(|text| text.as_bytes()));
-            if reply.status != 429 {
-                return reply;
-            }
-            assert!(began.elapsed() < PATIENCE, "credentials stay limited");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        eventually("credentials that are not limited", || {
+            let body = body.as_ref().map(|text| text.as_bytes());
+            Some(self.router.send(method, path, &all, body)).filter(|reply| reply.status != 429)
+        })
     }
 
     /// Returns the status and the code of an answer, without waiting for the end of a stream.

@@ -2,12 +2,11 @@
 //! not affected.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::guarded::{Guarded, admin, single, slow};
-use crate::harness::{PATIENCE, Reply};
+use crate::harness::{Reply, eventually};
 
 const READ: &str = "/api/read?table=users&shardKey=a";
 
@@ -44,11 +43,9 @@ fn a_caller_over_its_rate_is_refused_until_time_has_passed() {
     let refused =
         (0..10_000).map(|_| write()).find(|reply| reply.status == 429).expect("still limited");
     assert_eq!(refused.json()["outcome"], "rejected", "{}", refused.text());
-    let began = Instant::now();
-    while read(&guarded, slow.reveal()).status != 200 {
-        assert!(began.elapsed() < PATIENCE, "the caller stays limited");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    eventually("a read after the limit", || {
+        (read(&guarded, slow.reveal()).status == 200).then_some(())
+    });
     let metrics = guarded.send("GET", "/metrics", Some(admin.reveal())).text();
     assert!(
         metrics.contains("tessera_access_limited_total{limit=\"requests_per_s\"}"),
@@ -73,30 +70,23 @@ fn a_caller_has_only_so_many_requests_at_once() {
         open
     };
     let mut open = begin();
-    let began = Instant::now();
-    let refused = loop {
+    let refused = eventually("a refused read", || {
         let reply = read(&guarded, single.reveal());
-        if reply.status == 429 {
-            break reply;
-        }
-        assert!(began.elapsed() < PATIENCE, "no read is refused: {}", reply.text());
         // The read may have had the only place, so that the other request was refused.
-        if open.peek(&mut [0]).is_ok() {
+        if reply.status != 429 && open.peek(&mut [0]).is_ok() {
             open = begin();
         }
-        std::thread::sleep(Duration::from_millis(20));
-    };
+        Some(reply).filter(|reply| reply.status == 429)
+    });
     assert!(
         refused.json()["detail"].as_str().unwrap().contains("concurrent"),
         "{}",
         refused.text()
     );
     drop(open);
-    let began = Instant::now();
-    while read(&guarded, single.reveal()).status != 200 {
-        assert!(began.elapsed() < PATIENCE, "its place is not given back");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    eventually("a place that is given back", || {
+        (read(&guarded, single.reveal()).status == 200).then_some(())
+    });
     for _ in 0..20 {
         assert_eq!(read(&guarded, single.reveal()).status, 200, "a place is given back");
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::guarded::{Guarded, Signer, admin, bound, claims, powerless, reader};
 use crate::backend::files_only;
+use crate::harness::eventually;
 
 /// Pages that are in the table and not in the document.
 const PAGES: [&str; 3] = [DOCUMENT, "/swagger-ui/", "/swagger-ui/{file}"];
@@ -163,15 +164,10 @@ fn answered(
     (path, body): (&str, Option<&str>),
     credentials: Option<&str>,
 ) -> String {
-    let began = std::time::Instant::now();
-    loop {
+    eventually("credentials that are not limited", || {
         let outcome = guarded.outcome(row.method, path, credentials, body);
-        if !outcome.starts_with("429") {
-            return outcome;
-        }
-        assert!(began.elapsed() < crate::harness::PATIENCE, "credentials stay limited");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+        (!outcome.starts_with("429")).then_some(outcome)
+    })
 }
 
 /// A path that a client spells in another way needs the right of the route that serves it.

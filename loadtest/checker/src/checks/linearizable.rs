@@ -45,8 +45,8 @@
 //! **Not here:** order over several rows (C8 looks at banks), and reads at level `one`, which only
 //! teach versions.
 //!
-//! What is not seen: see `deletes`; and that between versions 7 and 8 there is no room for a third
-//! write, since versions are drawn from one counter for many rows.
+//! Two kinds of violation are not detected: those that `deletes` lists, and a third write that must
+//! lie between versions 7 and 8, because versions are drawn from one counter for many rows.
 
 use crate::findings::Findings;
 use crate::history::{NEVER, Operation};

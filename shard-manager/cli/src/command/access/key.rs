@@ -289,9 +289,12 @@ fn create(options: &CreateOptions, terminal: &Terminal) -> Result<(), CommandErr
         return print_line(&made, key, document, terminal);
     }
     options.catalog.place()?.change(&AccessChange::CreateKey(key), flag)?;
-    let ends = options.expires.map_or_else(|| "never".to_owned(), UnixTime::format);
+    let ends = options.expires.map_or_else(
+        || "it never expires".to_owned(),
+        |time| format!("it expires {}", time.format()),
+    );
     say(format_args!(
-        "created {} of the role {}; it expires {ends}. The key is shown only now:",
+        "created {} of the role {}; {ends}. The key is shown only now:",
         made.id(),
         options.role
     ));
