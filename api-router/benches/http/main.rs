@@ -5,15 +5,17 @@
 //! one thread), in interleaved rounds; the result is the ratio of the medians. The benchmark needs
 //! `wrk`. Rounds, seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with
 //! one worker; by default there are as many workers as the router uses by default. `-- fanout`
-//! measures the cost of many shards, `-- counting` the cost of analytics, `-- cache` the effect of
-//! a cache. `-- figures` runs the blocks of `benches/RESULTS.md` again and writes their output
-//! there.
+//! measures the cost of many shards, `-- counting` the cost of analytics, `-- access` that of keys,
+//! `-- cache` the effect of a cache. `-- figures` runs the blocks of `benches/RESULTS.md` again and
+//! writes their output there.
 
 mod caching;
 mod counting;
 mod fanout;
+mod guarding;
 mod load;
 mod metrics;
+mod pairs;
 mod servers;
 
 use load::{Load, median, wrk};
@@ -92,6 +94,9 @@ fn main() -> std::io::Result<()> {
     }
     if std::env::args().any(|argument| argument == "counting") {
         return counting::measure(rounds, seconds, &workers);
+    }
+    if std::env::args().any(|argument| argument == "access") {
+        return guarding::measure(rounds, seconds, &workers);
     }
     if std::env::args().any(|argument| argument == "cache") {
         return caching::measure(rounds, seconds, &workers);
