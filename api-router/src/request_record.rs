@@ -137,5 +137,10 @@ fn is_in_queue(failure: &Failure) -> bool {
     let is_unstarted_write = failure.outcome == Outcome::Rejected
         && matches!(failure.error, Error::DeadlinePassed | Error::WritesStalled { .. });
     is_unstarted_write
-        || matches!(failure.error, Error::QueueFull { .. } | Error::PoolExhausted { .. })
+        || matches!(
+            failure.error,
+            Error::QueueFull { .. }
+                | Error::QueueShareExceeded { .. }
+                | Error::PoolExhausted { .. }
+        )
 }

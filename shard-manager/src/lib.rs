@@ -10,9 +10,9 @@ pub use cluster::{lane, manager, replica_set, shard};
 pub use engine::{self, doubts, replication};
 pub use local_postgres as local;
 pub use model::{
-    advice, consistency, csv, cursor, declaration, error, finding, idempotency, json_members,
-    keyspace, placement, position, query, reason, result_rows, row_change, sabotage, shard_map,
-    simulation, stats, table, token, topology, value,
+    advice, consistency, csv, cursor, declaration, error, fair_share, finding, idempotency,
+    json_members, keyspace, placement, position, query, reason, result_rows, row_change, sabotage,
+    shard_map, simulation, stats, table, token, topology, value,
 };
 
 pub mod store;

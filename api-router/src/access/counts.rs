@@ -54,6 +54,8 @@ impl AccessOutcome {
 const LIMITS: [&str; 5] = [FAILURES, SIGNATURES, "requests_per_s", "concurrent", "rows_per_day"];
 /// Limit of failed credentials of an address.
 pub const FAILURES: &str = "failures";
+/// Half of the queue of a lane.
+const LANE: &str = "lane";
 /// Limit of signatures that are verified in a second.
 pub const SIGNATURES: &str = "signatures";
 
@@ -78,8 +80,9 @@ impl AccessCounts {
         }
     }
 
-    /// Returns the counts, with the age of keys and roles in seconds.
-    pub fn now(&self, age: u64) -> AccessNow {
+    /// Returns the counts, with the age of keys and roles in seconds, and the number of writes that
+    /// lanes refused because their tenant had more than half of a queue.
+    pub fn now(&self, age: u64, refused_by_lanes: u64) -> AccessNow {
         let mut requests = Vec::new();
         for (kind, counters) in KINDS.into_iter().zip(&self.requests) {
             for (outcome, counter) in AccessOutcome::ALL.into_iter().zip(counters) {
@@ -88,6 +91,7 @@ impl AccessCounts {
         }
         let limited = LIMITS.into_iter().zip(&self.limited);
         let limited = limited.map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+        let limited = limited.chain([(LANE, refused_by_lanes)]);
         AccessNow { requests, limited: limited.collect(), age_seconds: age }
     }
 }

@@ -160,9 +160,10 @@ impl AccessGate {
             .unwrap_or_else(|| Arc::clone(self.current.load().snapshot().anonymous()))
     }
 
-    /// Returns the counts of decisions.
-    pub fn now(&self) -> AccessNow {
-        self.counts.now(self.current.load().snapshot().age(unix_now()))
+    /// Returns the counts of decisions, among them the writes that lanes refused.
+    pub fn now(&self, refused_by_lanes: u64) -> AccessNow {
+        let age = self.current.load().snapshot().age(unix_now());
+        self.counts.now(age, refused_by_lanes)
     }
 
     /// Decides about a request. The caller of an admitted request is attached to it.

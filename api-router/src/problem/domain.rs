@@ -3,6 +3,7 @@
 //! **Invariant:** the mapping is exhaustive; no SQL, path, address or secret is in a detail.
 //! **Not here:** the codes, and the form of a problem (`problem`).
 
+use actix_web::http::header::RETRY_AFTER;
 use shard_manager::error::{Error, Failure};
 use shard_manager::row_change::RowError;
 use shard_manager::value::TypeMismatch;
@@ -99,6 +100,10 @@ impl From<Error> for Problem {
             Error::QueueFull { shard } => {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
             }
+            Error::QueueShareExceeded { shard } => Self::new(Code::TSR429, detail)
+                .shard(shard)
+                .hint("send again after Retry-After")
+                .header(RETRY_AFTER, "1".to_owned()),
             Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
             Error::ShardUnavailable { shard }
             | Error::WrongRows { shard }

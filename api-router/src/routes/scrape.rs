@@ -23,7 +23,10 @@ use crate::response_headers::LookupRefusals;
 pub(crate) async fn scrape(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let analytics = app.analytics()?;
-    let access = app.gate.as_ref().map(|gate| gate.now());
+    let access = app.gate.as_ref().map(|gate| {
+        let lanes = app.manager.status().stats().into_iter().map(|shard| shard.lane);
+        gate.now(lanes.map(|lane| lane.refused).sum())
+    });
     let errors = Arc::clone(&analytics.errors);
     let text = analytics.metrics.exposition(errors, access).await?;
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))

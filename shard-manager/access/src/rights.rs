@@ -12,6 +12,7 @@ mod coverage;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
+use model::fair_share::FairShare;
 use model::keyspace::ShardKey;
 
 pub use coverage::Excess;
@@ -109,6 +110,7 @@ pub struct Rights(Option<Bounds>);
 struct Bounds {
     role: Arc<CompiledRole>,
     tenants: Tenants,
+    share: FairShare,
 }
 
 impl Rights {
@@ -138,7 +140,23 @@ impl Rights {
         if tenants.check_separators(role.role().separators()).is_err() {
             return Self::none();
         }
-        Self(Some(Bounds { role, tenants }))
+        Self(Some(Bounds { role, tenants, share: FairShare::COMMON }))
+    }
+
+    /// Returns these rights for the tenant with this number, whose operations wait apart from those
+    /// of others, with the weight of the role. [`Rights::all`] have no number.
+    #[must_use]
+    pub fn with_number(mut self, number: u64) -> Self {
+        if let Some(bounds) = &mut self.0 {
+            bounds.share = FairShare::new(number, bounds.role.role().weight());
+        }
+        self
+    }
+
+    /// Returns the share of the caller's operations while those of several tenants wait.
+    #[inline]
+    pub fn share(&self) -> FairShare {
+        self.0.as_ref().map_or(FairShare::COMMON, |bounds| bounds.share)
     }
 
     /// Returns true if nothing bounds these rights.
@@ -194,7 +212,7 @@ impl Rights {
     where
         C: Iterator<Item = &'q str> + Clone,
     {
-        let Some(Bounds { role, tenants }) = &self.0 else {
+        let Some(Bounds { role, tenants, .. }) = &self.0 else {
             let (binding, columns) = (KeyBinding::All, &ColumnSet::All);
             return Ok(Allowed { binding, columns, scatters: false });
         };
@@ -240,7 +258,7 @@ impl Rights {
 
     /// Returns true if some grant of any table admits this shard key.
     pub fn reaches(&self, key: ShardKey<'_>) -> bool {
-        let Some(Bounds { role, tenants }) = &self.0 else { return true };
+        let Some(Bounds { role, tenants, .. }) = &self.0 else { return true };
         let mut grants = role.role().grants().iter();
         grants.any(|grant| grant.keys().binding(tenants).admits(key.as_str()))
     }

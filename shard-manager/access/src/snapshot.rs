@@ -129,7 +129,8 @@ impl Snapshot {
             current_at: AtomicU64::new(contents.read_at.seconds()),
         };
         if let Some(role) = snapshot.roles.get(AccessRole::ANONYMOUS) {
-            let rights = Rights::of(Arc::clone(role), Tenants::none());
+            let number = limits.cells.number(&subject(&Principal::Anonymous, "", &Tenants::none()));
+            let rights = Rights::of(Arc::clone(role), Tenants::none()).with_number(number);
             let weight = role.role().weight();
             snapshot.anonymous = Arc::new(Caller { weight, ..anonymous(rights) });
         }
@@ -198,12 +199,14 @@ impl Snapshot {
         let CallerIdentity { principal, role, tenants, expires_at } = identity;
         let compiled = self.roles.get(&role);
         let numbers = compiled.map(|role| *role.role().limits()).unwrap_or_default();
-        let counters = || limits.cells.state(&subject(&principal, &role, &tenants));
+        let counted = subject(&principal, &role, &tenants);
+        let number = limits.cells.number(&counted);
+        let counters = || limits.cells.state(&counted);
         let caller_limits = (!numbers.is_none())
             .then(|| CallerLimits::new(numbers.shared_by(limits.routers), counters()));
         let weight = compiled.map_or(1, |role| role.role().weight());
         let rights = compiled.map(|role| Rights::of(Arc::clone(role), tenants));
-        let rights = rights.unwrap_or_else(Rights::none);
+        let rights = rights.unwrap_or_else(Rights::none).with_number(number);
         Caller { principal, role, rights, weight, limits: caller_limits, expires_at }
     }
 

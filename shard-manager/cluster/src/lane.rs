@@ -6,8 +6,12 @@
 //! all waiting writes share the cost of a sync (group commit, as in "Implementation Techniques for
 //! Main Memory Database Systems", DeWitt et al. 1984).
 //!
-//! **Invariant:** one batch is in flight; operations are applied in the order of their arrival; an
-//! operation is answered after its transaction is durable, and is never taken after its deadline.
+//! If operations of several tenants wait, and more than one batch, batches are filled in turns of
+//! the tenants by [`engine::fair_channel`].
+//!
+//! **Invariant:** one batch is in flight; operations of one tenant are applied in the order of
+//! their arrival; an operation is answered after its transaction is durable, and is never taken
+//! after its deadline.
 //! **Not here:** SQL (the engines), routing (`manager`).
 
 mod lanes;
@@ -21,13 +25,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use engine::fair_channel::{FairLimits, FairSender, Queued, Refused};
 use engine::fault_injector::NodeFault;
-use engine::{LaneControls, WriteGroup, WriterKind};
+use engine::{LaneControls, WriteGroup, WriterKind, fair_channel};
 pub use lanes::Lanes;
 use model::error::{Error, Outcome};
+use model::fair_share::FairShare;
 use model::position::Position;
 use model::row_change::{RowDone, RowWrite, WriteRequest};
 use pulse::{Probe, Pulse};
@@ -54,7 +59,7 @@ const ROOM_LOOK: Duration = Duration::from_millis(5);
 pub struct Lane {
     shard: String,
     controls: LaneControls,
-    queue: mpsc::Sender<Message>,
+    queue: FairSender<Message>,
     queued_bytes: Arc<AtomicUsize>,
     state: Arc<State>,
     end: Mutex<Option<End>>,
@@ -88,6 +93,16 @@ enum Message {
     /// Probe: waits its turn like a write and changes nothing.
     Probe(Probe),
     Stop,
+}
+
+impl Queued for Message {
+    fn share(&self) -> Option<(FairShare, usize)> {
+        match self {
+            Self::Operation(operation) => Some((operation.request.share, operation.bytes)),
+            Self::Probe(_) => Some((FairShare::COMMON, 0)),
+            Self::Schema(_) | Self::Stop => None,
+        }
+    }
 }
 
 /// One client's write, or one chunk of a bulk write.
@@ -184,7 +199,12 @@ impl Lane {
     /// # Errors
     /// The error of the system, if no thread can be started.
     pub fn start(shard: &str, writer: WriterKind, controls: LaneControls) -> std::io::Result<Self> {
-        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let (queue, waiting) = fair_channel::channel(FairLimits {
+            operations: QUEUE_MAX,
+            bytes: QUEUE_BYTES_MAX,
+            batch_operations: BATCH_OPERATIONS_MAX,
+            batch_bytes: BATCH_BYTES_MAX,
+        });
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
         let shared = (&queued_bytes, &state);
@@ -255,15 +275,18 @@ impl Lane {
         self.state.waits.load(Ordering::SeqCst)
     }
 
-    /// Queues an operation. With `waits_for_room` it waits until a full queue has room, but not
-    /// past its deadline.
+    /// Queues an operation. With `waits_for_room` it waits until a full queue has room for its
+    /// tenant, but not past its deadline.
     async fn enqueue(&self, mut operation: Operation) -> Result<(), LaneFailure> {
         loop {
             let Some((back, error)) = self.try_enqueue(operation) else { return Ok(()) };
             let waits = back.request.waits_for_room
-                && matches!(error, Error::QueueFull { .. })
+                && matches!(error, Error::QueueFull { .. } | Error::QueueShareExceeded { .. })
                 && Instant::now() + ROOM_LOOK < back.deadline;
             if !waits {
+                if matches!(error, Error::QueueShareExceeded { .. }) {
+                    self.state.tally.refuse();
+                }
                 return Err(LaneFailure { error, outcome: Outcome::Rejected });
             }
             operation = back;
@@ -275,14 +298,19 @@ impl Lane {
     fn try_enqueue(&self, operation: Operation) -> Option<(Operation, Error)> {
         let full = || Error::QueueFull { shard: self.shard.clone() };
         let bytes = operation.bytes;
-        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {
+        let queued_bytes = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if queued_bytes > QUEUE_BYTES_MAX {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Some((operation, full()));
         }
-        let (message, error) = match self.queue.try_send(Message::Operation(operation)) {
+        let sent = self.queue.try_send(Message::Operation(operation), queued_bytes);
+        let (message, error) = match sent {
             Ok(()) => return None,
-            Err(TrySendError::Full(message)) => (message, full()),
-            Err(TrySendError::Closed(message)) => {
+            Err(Refused::Full(message)) => (message, full()),
+            Err(Refused::Share(message)) => {
+                (message, Error::QueueShareExceeded { shard: self.shard.clone() })
+            }
+            Err(Refused::Closed(message)) => {
                 (message, Error::ShardUnavailable { shard: self.shard.clone() })
             }
         };
@@ -305,7 +333,7 @@ impl Lane {
         let Some(end) = self.end.lock().ok().and_then(|mut end| end.take()) else { return };
         self.controls.fault_injector.set(NodeFault::default());
         self.state.stops.store(true, Ordering::SeqCst);
-        while let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Stop) {
+        while let Err(Refused::Full(_)) = self.queue.try_send(Message::Stop, 0) {
             std::thread::sleep(ROOM_LOOK);
         }
         match end {

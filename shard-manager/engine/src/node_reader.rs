@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use model::error::Error;
+use model::fair_share::FairShare;
 use model::keyspace::Slot;
 use model::position::Position;
 use model::query::ReadQuery;
@@ -33,6 +34,8 @@ pub struct KeyRead<'a> {
     pub min_position: u64,
     /// Time after which the answer is useless.
     pub deadline: Instant,
+    /// Tenant for whom the rows are read.
+    pub share: FairShare,
 }
 
 /// Read of the rows of all keys of a shard.
@@ -44,6 +47,8 @@ pub struct ScanRead {
     pub min_position: u64,
     /// Time after which the answer is useless.
     pub deadline: Instant,
+    /// Tenant for whom the rows are read.
+    pub share: FairShare,
 }
 
 /// Connections that read one node.

@@ -111,6 +111,14 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
+    /// The caller has more than half of the shard's queue of writes, and others wait too.
+    #[error(
+        "more than half of the writes that wait for {shard} are this caller's, and others wait too"
+    )]
+    QueueShareExceeded {
+        /// The shard.
+        shard: String,
+    },
     /// No read connection became free in time.
     #[error("no connection to {shard} became free in time")]
     PoolExhausted {

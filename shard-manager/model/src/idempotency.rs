@@ -140,6 +140,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::DeadlinePassed
         | Error::WritesStalled { .. }
         | Error::QueueFull { .. }
+        | Error::QueueShareExceeded { .. }
         | Error::PoolExhausted { .. }
         | Error::ShardUnavailable { .. }
         | Error::WrongRows { .. }

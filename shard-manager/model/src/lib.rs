@@ -11,6 +11,7 @@ pub mod csv;
 pub mod cursor;
 pub mod declaration;
 pub mod error;
+pub mod fair_share;
 pub mod finding;
 pub mod idempotency;
 pub mod json_members;

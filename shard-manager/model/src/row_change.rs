@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use crate::fair_share::FairShare;
 use crate::keyspace::{ShardKey, Slot};
 use crate::table::Table;
 use crate::value::{TypeMismatch, Value, push_json_number};
@@ -127,12 +128,14 @@ pub struct WriteRequest {
     pub atomic_rows: Option<Vec<usize>>,
     /// True to wait for room in a full queue, instead of failing at once.
     pub waits_for_room: bool,
+    /// Tenant for whom the changes are made.
+    pub share: FairShare,
 }
 
 impl From<Vec<RowWrite>> for WriteRequest {
     /// Returns a request for changes that are applied independently.
     fn from(rows: Vec<RowWrite>) -> Self {
-        Self { rows, atomic_rows: None, waits_for_room: false }
+        Self { rows, ..Self::default() }
     }
 }
 

@@ -99,6 +99,8 @@ pub struct LaneStats {
     pub operations: u64,
     /// Number of their rows, including those that failed on their own.
     pub rows: u64,
+    /// Number of operations that were refused because their tenant had more than half of the queue.
+    pub refused: u64,
     /// Number of operations in the largest batch.
     pub largest_batch: u64,
     /// Number of batches of each class: see [`batch_class`].
@@ -119,6 +121,7 @@ impl LaneStats {
         self.batches += other.batches;
         self.operations += other.operations;
         self.rows += other.rows;
+        self.refused += other.refused;
         self.largest_batch = self.largest_batch.max(other.largest_batch);
         for (sum, count) in self.batch_sizes.iter_mut().zip(other.batch_sizes) {
             *sum += count;
@@ -195,10 +198,13 @@ mod tests {
         let lane = |waiting, largest_batch, first| {
             let mut batch_sizes = [0; BATCH_CLASSES];
             batch_sizes[0] = first;
-            LaneStats { lanes: 1, waiting, largest_batch, batch_sizes, ..LaneStats::default() }
+            let refused = waiting as u64;
+            let rest = LaneStats::default();
+            LaneStats { lanes: 1, waiting, refused, largest_batch, batch_sizes, ..rest }
         };
         let both = lane(3, 7, 5).with(&lane(4, 2, 6));
         assert_eq!((both.lanes, both.waiting, both.largest_batch), (2, 7, 7));
+        assert_eq!(both.refused, 7);
         assert_eq!(both.batch_sizes[0], 11);
     }
 }

@@ -4,9 +4,13 @@
 //! keys: they share planning, round trip and wake-ups. There is no timer: a read that comes alone
 //! is sent alone.
 //!
+//! If reads of several tenants wait, and more than one statement has, they are taken in turns.
+//!
 //! **Invariant:** each read sees one snapshot; its position is queried after it, on the same
 //! session.
 //! **Not here:** all other reads (`scan`), the choice of a node (`shard`).
+
+mod queued;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -18,18 +22,18 @@ use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
-use engine::NodeRows;
+use engine::fair_channel::{FairReceiver, FairSender};
 use engine::replication::{ReplicationState, presumed_lost};
 use engine::runtime_pool::{RuntimeHandle, RuntimePool};
+use engine::{NodeRows, fair_channel};
 use model::error::Error;
-use model::keyspace::Slot;
 use model::position::Position;
 use model::query::{Output, ReadQuery};
 use model::result_rows::Rows;
 use model::stats::PoolStats;
 use model::table::Table;
 use model::value::{ColumnType, Value};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::Mutex;
 
 use super::citus;
 use super::db_error::DbErrorKind;
@@ -40,11 +44,9 @@ use super::sql;
 use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
 use super::target::Target;
 use super::term::Term;
+use queued::LIMITS;
+pub(super) use queued::QueuedKeyRead;
 
-/// Maximum number of reads that may wait for one node. More would only wait past their deadlines.
-const QUEUE_MAX: usize = 4_096;
-/// Maximum number of reads of one statement: enough to share its cost, few enough to return soon.
-const BATCH_MAX: usize = 128;
 /// Texts that one connection caches.
 const TEXTS_MAX: usize = 256;
 /// Pause after a node could not be reached. Reads that come meanwhile fail at once.
@@ -54,20 +56,9 @@ const SETTINGS_MAX: Duration = Duration::from_secs(5);
 /// Time limit for one batch.
 const PATIENCE: Duration = Duration::from_secs(35);
 
-/// A read that waits.
-pub(super) struct QueuedKeyRead {
-    pub(super) query: ReadQuery,
-    pub(super) slot: Slot,
-    pub(super) key: String,
-    pub(super) deadline: Instant,
-    /// Least position that the node must show.
-    pub(super) floor: u64,
-    pub(super) reply: oneshot::Sender<Result<NodeRows, Error>>,
-}
-
 /// Queue of the connections of one node.
 pub(super) struct KeyReadQueue {
-    queue: mpsc::Sender<QueuedKeyRead>,
+    queue: FairSender<QueuedKeyRead>,
     connections: usize,
     counts: Counts,
 }
@@ -103,7 +94,7 @@ impl KeyReadQueue {
         connections: usize,
         runtimes: &RuntimePool,
     ) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let (queue, waiting) = fair_channel::channel(LIMITS);
         let waiting = Arc::new(Mutex::new(waiting));
         let counts = Counts::default();
         for _ in 0..connections {
@@ -121,9 +112,9 @@ impl KeyReadQueue {
         Self { queue, connections, counts }
     }
 
-    /// Queues a read; `false` if too many wait already.
+    /// Queues a read; `false` if too many wait already, of all tenants or of this one.
     pub(super) fn send(&self, read: QueuedKeyRead) -> bool {
-        self.queue.try_send(read).is_ok()
+        self.queue.try_send(read, 0).is_ok()
     }
 
     /// Returns the numbers of connections and of reads that wait for one.
@@ -132,7 +123,7 @@ impl KeyReadQueue {
             in_use: self.counts.answering.load(Ordering::Relaxed),
             open: self.counts.open.load(Ordering::Relaxed),
             max: self.connections,
-            waiting: self.queue.max_capacity() - self.queue.capacity(),
+            waiting: self.queue.waiting(),
         }
     }
 }
@@ -161,18 +152,18 @@ struct Open {
 }
 
 impl Server {
-    fn settle(self, waiting: Arc<Mutex<mpsc::Receiver<QueuedKeyRead>>>, runtime: RuntimeHandle) {
+    fn settle(self, waiting: Arc<Mutex<FairReceiver<QueuedKeyRead>>>, runtime: RuntimeHandle) {
         runtime.runtime().spawn(self.run(waiting, runtime));
     }
 
     async fn run(
         mut self,
-        waiting: Arc<Mutex<mpsc::Receiver<QueuedKeyRead>>>,
+        waiting: Arc<Mutex<FairReceiver<QueuedKeyRead>>>,
         mut runtime: RuntimeHandle,
     ) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut batch = Vec::with_capacity(LIMITS.batch_operations);
         loop {
-            let take = async { waiting.lock().await.recv_many(&mut batch, BATCH_MAX).await };
+            let take = async { waiting.lock().await.recv_many(&mut batch).await };
             let taken = tokio::select! {
                 biased;
                 taken = take => taken,

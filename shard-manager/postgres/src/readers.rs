@@ -75,17 +75,18 @@ impl Readers {
     }
 
     async fn read_rows_of_key(&self, read: KeyRead<'_>) -> Result<NodeRows, Error> {
-        let KeyRead { query, slot, key, min_position: floor, deadline } = read;
+        let KeyRead { query, slot, key, min_position: floor, deadline, share } = read;
         let is_point = query.is_point_read()
             && query.after.is_none()
             && (1..=POINT_ROWS_MAX).contains(&query.limit);
         if !is_point {
             let key = Some((slot, key.to_owned()));
-            return self.scans.read(Arc::new(query.clone()), key, (floor, deadline)).await;
+            let query = Arc::new(query.clone());
+            return self.scans.read(query, key, (floor, deadline), share).await;
         }
         let (reply, answer) = oneshot::channel();
         let (query, key) = (query.clone(), key.to_owned());
-        if !self.key_reads.send(QueuedKeyRead { query, slot, key, deadline, floor, reply }) {
+        if !self.key_reads.send(QueuedKeyRead { query, slot, key, deadline, floor, share, reply }) {
             return Err(Error::PoolExhausted { shard: self.shard.clone() });
         }
         match tokio::time::timeout_at(deadline.into(), answer).await {
@@ -107,8 +108,8 @@ impl NodeReader for Readers {
     }
 
     fn scan(&self, read: ScanRead) -> EngineFuture<'_, NodeRows> {
-        let ScanRead { query, min_position, deadline } = read;
-        Box::pin(self.scans.read(query, None, (min_position, deadline)))
+        let ScanRead { query, min_position, deadline, share } = read;
+        Box::pin(self.scans.read(query, None, (min_position, deadline), share))
     }
 
     fn probe(&self, deadline: Instant) -> EngineFuture<'_, ()> {

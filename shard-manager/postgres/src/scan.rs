@@ -16,11 +16,13 @@ use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
+use engine::fair_places::FairPlaces;
 use engine::replication::ReplicationState;
 use engine::select::keys;
 use engine::{NodeRows, Scope, TableSize, WorkerNode};
 use futures_util::future::BoxFuture;
 use model::error::Error;
+use model::fair_share::FairShare;
 use model::position::Position;
 use model::query::ReadQuery;
 use model::result_rows::Rows;
@@ -64,6 +66,8 @@ pub(super) struct Scans {
     position_query: PositionQuery,
     replication: Arc<ReplicationState>,
     pool: Pool<Connector>,
+    /// Places for the connections of the pool, which tenants share.
+    places: FairPlaces,
     /// Runtime that drives the connections.
     runtime: Handle,
 }
@@ -111,8 +115,8 @@ impl Scans {
         let pool = builder.build().expect("a pool with a runtime can always be built");
         let (shard, position_query) = (shard.to_owned(), target.position_query());
         let (target, replication) = (target.clone(), Arc::clone(replication));
-        let scans =
-            Self { shard, target, position_query, replication, pool, runtime: Handle::current() };
+        let (places, runtime) = (FairPlaces::new(CONNECTIONS_MAX), Handle::current());
+        let scans = Self { shard, target, position_query, replication, pool, places, runtime };
         scans.runtime.spawn(scans.clone().let_go());
         scans
     }
@@ -133,10 +137,11 @@ impl Scans {
         query: Arc<ReadQuery>,
         key: Option<(model::keyspace::Slot, String)>,
         (floor, deadline): (u64, Instant),
+        share: FairShare,
     ) -> Result<NodeRows, Error> {
         let (position_query, target) = (self.position_query, self.target.clone());
         let now = self.replication.timeline().id();
-        let rows = self.run(deadline, move |session| {
+        let rows = self.run_shared(share, deadline, move |session| {
             Box::pin(async move {
                 let scope = match &key {
                     Some((slot, key)) => Scope::Key(*slot, key),
@@ -233,17 +238,32 @@ impl Scans {
     pub(super) fn stats(&self) -> PoolStats {
         let pool = self.pool.status();
         let in_use = pool.size.saturating_sub(pool.available);
-        PoolStats { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
+        PoolStats {
+            in_use,
+            open: pool.size,
+            max: pool.max_size,
+            waiting: pool.waiting + self.places.waiting(),
+        }
     }
 
-    /// Runs work in a task that owns a connection.
+    /// Runs work that no tenant has requested.
     async fn run<T: Send + 'static>(
         &self,
         deadline: Instant,
         work: impl for<'s> FnOnce(&'s mut ScanSession) -> Work<'s, T> + Send + 'static,
     ) -> Result<T, Error> {
+        self.run_shared(FairShare::COMMON, deadline, work).await
+    }
+
+    /// Runs work in a task that owns a connection.
+    async fn run_shared<T: Send + 'static>(
+        &self,
+        share: FairShare,
+        deadline: Instant,
+        work: impl for<'s> FnOnce(&'s mut ScanSession) -> Work<'s, T> + Send + 'static,
+    ) -> Result<T, Error> {
         let scans = self.clone();
-        let task = self.runtime.spawn(async move { scans.owned(deadline, work).await });
+        let task = self.runtime.spawn(async move { scans.owned(share, deadline, work).await });
         match tokio::time::timeout_at(deadline.into(), task).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => {
@@ -256,12 +276,16 @@ impl Scans {
 
     async fn owned<T>(
         &self,
+        share: FairShare,
         deadline: Instant,
         work: impl for<'s> FnOnce(&'s mut ScanSession) -> Work<'s, T>,
     ) -> Result<T, Error> {
         let left = deadline.saturating_duration_since(Instant::now());
         let shard = || self.shard.clone();
-        let session = tokio::time::timeout(left.mul_f64(POOL_WAIT), self.pool.get()).await;
+        let wait = left.mul_f64(POOL_WAIT);
+        let place = self.places.enter(share, Instant::now() + wait).await;
+        let Some(_place) = place else { return Err(Error::PoolExhausted { shard: shard() }) };
+        let session = tokio::time::timeout(wait, self.pool.get()).await;
         let mut session = match session {
             Err(_elapsed) => return Err(Error::PoolExhausted { shard: shard() }),
             Ok(Err(PoolError::Timeout(_))) => return Err(Error::PoolExhausted { shard: shard() }),

@@ -46,14 +46,19 @@ impl FileReader {
 
 impl NodeReader for FileReader {
     fn read_key<'a>(&'a self, read: KeyRead<'a>) -> EngineFuture<'a, NodeRows> {
-        let KeyRead { query, slot, key, deadline, min_position: _ } = read;
-        Box::pin(threads::read_key(&self.0, query, (slot, key), deadline))
+        Box::pin(threads::read_key(&self.0, read))
     }
 
     fn scan(&self, read: ScanRead) -> EngineFuture<'_, NodeRows> {
-        let ScanRead { query, deadline, min_position: _ } = read;
-        self.blocking(deadline, move |readers, wait| {
-            readers.read(&query, Scope::Shard, (wait, deadline))
+        let ScanRead { query, deadline, share, min_position: _ } = read;
+        Box::pin(async move {
+            let place = self.0.enter((&query, Scope::Shard), share, deadline).await?;
+            let readers = Arc::clone(&self.0);
+            let read = move |wait| {
+                let _place = place;
+                readers.read(&query, Scope::Shard, (wait, deadline))
+            };
+            threads::blocking(deadline, read).await
         })
     }
 

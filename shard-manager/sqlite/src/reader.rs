@@ -4,6 +4,8 @@
 //! file.
 //! **Not here:** the thread of a read (`shard`), merging over shards (`result_rows`).
 
+mod places;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +33,8 @@ use model::error::Error;
 use model::query::ReadQuery;
 use model::result_rows::Rows;
 use model::stats::{PoolStats, SizeEstimate};
+pub(super) use places::POOL_WAIT;
+use places::PoolPlaces;
 
 /// Number of connections to one node for point reads, and the same number for reads that may visit
 /// many rows: without connections of their own, the short reads would wait for the long ones.
@@ -67,6 +71,8 @@ pub struct ReaderPool {
     file_check: Option<Arc<OpenFileCheck>>,
     by_key: r2d2::Pool<Connector>,
     scans: r2d2::Pool<Connector>,
+    /// Places of both pools, which tenants share.
+    places: PoolPlaces,
     /// Reads that have found no connection free.
     waiting: Arc<AtomicUsize>,
 }
@@ -140,7 +146,8 @@ impl ReaderPool {
         };
         let (shard, waiting) = (shard.to_owned(), Arc::default());
         let (by_key, scans) = (pool(1)?, pool(0)?);
-        Ok(Self { shard, visible_bound, file_check, by_key, scans, waiting })
+        let places = PoolPlaces::default();
+        Ok(Self { shard, visible_bound, file_check, by_key, scans, places, waiting })
     }
 
     /// Returns the proof for the file; `None` for a replica's file.
@@ -242,7 +249,7 @@ impl ReaderPool {
 
     /// Returns the numbers of connections, of those in use, and of reads that wait for one.
     pub fn stats(&self) -> PoolStats {
-        let waiting = self.waiting.load(Ordering::Relaxed);
+        let waiting = self.waiting.load(Ordering::Relaxed) + self.places.waiting();
         let start = PoolStats { waiting, ..PoolStats::default() };
         [&self.by_key, &self.scans].into_iter().fold(start, |sum, pool| {
             let state = pool.state();

@@ -8,32 +8,30 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::KeyRead;
 use model::error::Error;
-use model::keyspace::Slot;
-use model::query::ReadQuery;
 
-use super::reader::{NodeRows, ReaderPool, Scope};
+use super::reader::{NodeRows, POOL_WAIT, ReaderPool, Scope};
 
 /// Maximum number of rows of a point read on the thread of the caller.
 const INLINE_ROWS_MAX: u32 = 100;
-/// Share of the time left that a read may wait for a connection: the rest is for the read, or for
-/// the error that no connection was free.
-const POOL_WAIT: f64 = 0.75;
-
 /// Reads the rows of one shard key.
 pub(super) async fn read_key(
     readers: &Arc<ReaderPool>,
-    query: &ReadQuery,
-    (slot, key): (Slot, &str),
-    deadline: Instant,
+    read: KeyRead<'_>,
 ) -> Result<NodeRows, Error> {
+    let KeyRead { query, slot, key, deadline, share, min_position: _ } = read;
     let inline = query.is_point_read() && query.limit <= INLINE_ROWS_MAX;
     if inline && let Some(rows) = readers.try_read(query, Scope::Key(slot, key)) {
         return rows;
     }
+    let place = readers.enter((query, Scope::Key(slot, key)), share, deadline).await?;
     let (readers, query, key) = (Arc::clone(readers), query.clone(), key.to_owned());
-    blocking(deadline, move |wait| readers.read(&query, Scope::Key(slot, &key), (wait, deadline)))
-        .await
+    let read = move |wait| {
+        let _place = place;
+        readers.read(&query, Scope::Key(slot, &key), (wait, deadline))
+    };
+    blocking(deadline, read).await
 }
 
 /// Runs blocking work, and passes it the time that it may wait for a connection.

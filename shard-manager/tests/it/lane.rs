@@ -17,7 +17,7 @@ use shard_manager::value::{ColumnType, Value};
 
 use crate::cluster::deadline;
 
-type Answer = Result<Applied, LaneFailure>;
+pub(crate) type Answer = Result<Applied, LaneFailure>;
 
 /// Fake writer: announces each batch, waits at the gate, then does what the plan says.
 struct Fake {
@@ -126,7 +126,7 @@ impl Story {
         self.queue_request(WriteRequest::from(rows), deadline).await
     }
 
-    async fn queue_request(
+    pub(crate) async fn queue_request(
         &self,
         request: WriteRequest,
         deadline: Instant,
@@ -143,7 +143,7 @@ impl Story {
     }
 
     /// The next batch that reaches the writer.
-    fn batch(&self) -> Vec<String> {
+    pub(crate) fn batch(&self) -> Vec<String> {
         self.began.recv_timeout(Duration::from_secs(20)).expect("a batch begins")
     }
 
@@ -159,7 +159,7 @@ impl Story {
         self.gate = None;
     }
 
-    fn applied(&self) -> Vec<String> {
+    pub(crate) fn applied(&self) -> Vec<String> {
         self.applied.lock().expect("nobody died with it").clone()
     }
 }
@@ -172,7 +172,7 @@ impl Drop for Story {
 }
 
 /// A row with this key; `bytes` of text make it large.
-fn row(key: &str, bytes: usize) -> RowWrite {
+pub(crate) fn row(key: &str, bytes: usize) -> RowWrite {
     static TABLE: std::sync::LazyLock<Arc<Table>> = std::sync::LazyLock::new(|| {
         let id = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
         Arc::new(Table::new("t", vec![id], &["id".into()], None).expect("a good table"))
@@ -191,11 +191,11 @@ fn row(key: &str, bytes: usize) -> RowWrite {
     }
 }
 
-fn rejected(error: Error) -> LaneFailure {
+pub(crate) fn rejected(error: Error) -> LaneFailure {
     LaneFailure { error, outcome: Outcome::Rejected }
 }
 
-fn full() -> LaneFailure {
+pub(crate) fn full() -> LaneFailure {
     rejected(Error::QueueFull { shard: "shard1".into() })
 }
 
@@ -204,7 +204,7 @@ fn gone() -> Error {
 }
 
 /// Keys in the answer to an operation.
-fn keys(answer: Answer) -> Vec<Result<String, Error>> {
+pub(crate) fn keys(answer: Answer) -> Vec<Result<String, Error>> {
     let rows = answer.expect("the operation was executed").rows.into_iter();
     rows.map(|row| row.map(|done| String::from_utf8(done.json).expect("a key"))).collect()
 }
@@ -417,7 +417,7 @@ async fn an_atomic_group_is_never_applied_in_parts() {
     let plan = Plan { culprits: ["bad".into()].into(), ..Plan::default() };
     let (mut story, _first) = Story::occupied(plan).await;
     let rows = ["a", "bad", "b"].map(|key| row(key, 0)).to_vec();
-    let request = WriteRequest { rows, atomic_rows: Some(vec![0, 1, 2]), waits_for_room: false };
+    let request = WriteRequest { atomic_rows: Some(vec![0, 1, 2]), ..rows.into() };
     let whole = story.queue_request(request, deadline()).await;
     let other = story.queue(&["c"], deadline()).await;
     story.open_gate();

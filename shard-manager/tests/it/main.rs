@@ -12,6 +12,11 @@ mod cursor;
 mod declarations;
 mod evaluation;
 mod failures;
+mod fair_channel;
+mod fair_lane;
+mod fair_queue;
+#[path = "../support/fair_steps.rs"]
+mod fair_steps;
 mod history;
 mod idempotency;
 mod keyspace;

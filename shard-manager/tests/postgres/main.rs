@@ -25,6 +25,9 @@ mod dumping;
 mod engine_parity;
 mod exhausted;
 mod failover;
+mod fair;
+#[path = "../support/fair_steps.rs"]
+mod fair_steps;
 mod faults;
 mod fence;
 mod isolation;

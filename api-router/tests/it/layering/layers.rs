@@ -53,6 +53,7 @@ pub(super) const MODEL: &[&[&str]] = &[
     &[
         "consistency",
         "csv",
+        "fair_share",
         "finding",
         "json_members",
         "keyspace",
@@ -90,7 +91,16 @@ pub(super) const LOCAL_POSTGRES: &[&[&str]] = &[
     &["node_commands"],
 ];
 pub(super) const ENGINE: &[&[&str]] = &[
-    &["access_store", "doubts", "fault_injector", "replication", "system_tables"],
+    &[
+        "access_store",
+        "doubts",
+        "fair_places",
+        "fair_queue",
+        "fault_injector",
+        "replication",
+        "system_tables",
+    ],
+    &["fair_channel"],
     &["idempotency_expiry", "open_error", "pause_barrier", "runtime_pool", "table_declaration"],
     &["node_reader", "row_image", "writer"],
     &["cluster_spec", "replica_node", "schema_intent", "select"],

@@ -78,6 +78,12 @@ impl LimitCells {
         made.unwrap_or_default()
     }
 
+    /// Returns the number of a subject. It stays the same as long as this lives, also for a subject
+    /// without counters, and clients cannot choose subjects of the same number.
+    pub fn number(&self, subject: &LimitSubject<'_>) -> u64 {
+        self.name(subject) as u64
+    }
+
     fn name(&self, subject: &LimitSubject<'_>) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         // Each part has its length before it, so that no two subjects spell the same bytes.

@@ -1,5 +1,6 @@
 //! Snapshots and the authenticator: revocation, denial and expiry are in force at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use access::auth_error::{AuthError, AuthOutcome, AuthReason};
@@ -13,11 +14,12 @@ use access::key::{ApiKey, NewApiKey};
 use access::key_record::{KeyRecord, is_last_admin};
 use access::limit::limit_cells::LimitCells;
 use access::operation::RowOperations;
-use access::rights::RowRequest;
+use access::rights::{Rights, RowRequest};
 use access::role::AccessRole;
 use access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
 use access::tenant::Tenants;
 use access::unix_time::UnixTime;
+use model::fair_share::FairShare;
 use serde_json::json;
 
 use crate::signers::{
@@ -282,6 +284,43 @@ fn limits_outlive_a_change_and_are_shared_by_a_tenant() {
     assert!(limits(&after, 2).enter().is_ok(), "another caller has its own");
     drop(running);
     assert!(limits(&after, 1).enter().is_ok());
+}
+
+#[test]
+fn callers_have_the_share_of_their_tenant_or_of_their_own() {
+    let keys = [key(1), key(2), key(3), key(4), key(5)];
+    let records = || {
+        let owners: [(&str, &[&str]); 5] = [
+            ("shop", &["acme"]),
+            ("shop", &["acme"]),
+            ("shop", &["beta"]),
+            ("reader", &[]),
+            ("reader", &[]),
+        ];
+        let pairs = keys.iter().zip(owners);
+        pairs.map(|(key, (role, tenants))| record(key, role, tenants)).collect()
+    };
+    let cells = LimitCells::new([0; 16]);
+    let source = LimitSource { cells: &cells, routers: 1 };
+    let heavy = AccessRole::parse(r#"{"role":"shop","grants":[],"weight":7}"#).unwrap();
+    let built = |roles: Vec<AccessRole>| {
+        let contents = SnapshotContents { roles, ..contents(records(), vec![]) };
+        Snapshot::build(contents, &source).unwrap()
+    };
+    let (before, after) = (built(vec![shop()]), built(vec![heavy]));
+    let share = |snapshot: &Snapshot, index: usize| {
+        snapshot.authenticate_key(keys[index].reveal(), now()).unwrap().rights.share()
+    };
+    let numbers: Vec<u64> = (0..5).map(|index| share(&before, index).number()).collect();
+    assert_eq!(numbers[0], numbers[1], "one tenant");
+    let all: BTreeSet<u64> = numbers.iter().copied().collect();
+    assert_eq!(all.len(), 4, "other tenants, and keys without a tenant: {numbers:?}");
+    assert!(!all.contains(&FairShare::COMMON.number()));
+    assert_eq!(share(&before, 0).weight(), 1);
+    assert_eq!(share(&after, 0), FairShare::new(numbers[0], 7), "only the weight has changed");
+    let anonymous = before.anonymous().rights.share();
+    assert!(!anonymous.is_common() && !all.contains(&anonymous.number()));
+    assert!(Rights::all().share().is_common());
 }
 
 #[test]

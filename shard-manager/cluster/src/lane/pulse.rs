@@ -139,7 +139,7 @@ impl Lane {
                 let (reply, answer) = oneshot::channel();
                 let probe = Probe { state: Arc::clone(&self.state), _reply: reply };
                 // A full queue drops the probe: that lane has just made progress, or is busy.
-                let _ = self.queue.try_send(Message::Probe(probe));
+                let _ = self.queue.try_send(Message::Probe(probe), 0);
                 // A late probe needs no record of its own: the lane has been busy with one piece
                 // all that time.
                 let answered = tokio::time::timeout_at(deadline.into(), answer).await;

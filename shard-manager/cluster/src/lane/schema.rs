@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use engine::fair_channel::Refused;
 use engine::{BatchFailure, SchemaChange};
 use model::error::{Error, Outcome};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use super::worker::Worker;
@@ -53,10 +53,10 @@ impl Lane {
         let claim = Arc::new(Claim::default());
         let operation = SchemaOperation { change, deadline, claim: Arc::clone(&claim), reply };
         let shard = || self.shard.clone();
-        self.queue.try_send(Message::Schema(operation)).map_err(|refused| {
+        self.queue.try_send(Message::Schema(operation), 0).map_err(|refused| {
             let error = match refused {
-                TrySendError::Full(_) => Error::QueueFull { shard: shard() },
-                TrySendError::Closed(_) => Error::ShardUnavailable { shard: shard() },
+                Refused::Full(_) | Refused::Share(_) => Error::QueueFull { shard: shard() },
+                Refused::Closed(_) => Error::ShardUnavailable { shard: shard() },
             };
             LaneFailure { error, outcome: Outcome::Rejected }
         })?;

@@ -13,7 +13,7 @@ const _: () = assert!(
     "the classes end with the largest batch"
 );
 
-/// The counters of a lane. Only its loop updates them.
+/// The counters of a lane. Only its loop updates them, except those of refused operations.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// Operations taken from the queue that still wait for their batch: at most one.
@@ -23,6 +23,8 @@ pub(super) struct Tally {
     batches: AtomicU64,
     operations: AtomicU64,
     rows: AtomicU64,
+    /// Operations that senders refused.
+    refused: AtomicU64,
     largest: AtomicU64,
     sizes: [AtomicU64; BATCH_CLASSES],
 }
@@ -37,6 +39,11 @@ impl Tally {
     pub(super) fn apply(&self, operations: usize) {
         self.held.store(0, Ordering::Relaxed);
         self.applying.store(operations, Ordering::Relaxed);
+    }
+
+    /// Records an operation that was refused because its tenant had more than half of the queue.
+    pub(super) fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Records a durable batch. It is called before the operations are answered, so that a client
@@ -55,10 +62,9 @@ impl Lane {
     /// Returns the load of the lane and its counters.
     pub fn stats(&self) -> LaneStats {
         let tally = &self.state.tally;
-        let queued = self.queue.max_capacity() - self.queue.capacity();
         LaneStats {
             lanes: 1,
-            waiting: (queued + tally.held.load(Ordering::Relaxed))
+            waiting: (self.queue.waiting() + tally.held.load(Ordering::Relaxed))
                 .saturating_sub(self.state.pulse.probes()),
             waiting_bytes: self.queued_bytes.load(Ordering::Relaxed),
             applying: tally.applying.load(Ordering::Relaxed),
@@ -68,6 +74,7 @@ impl Lane {
             batches: tally.batches.load(Ordering::Relaxed),
             operations: tally.operations.load(Ordering::Relaxed),
             rows: tally.rows.load(Ordering::Relaxed),
+            refused: tally.refused.load(Ordering::Relaxed),
             largest_batch: tally.largest.load(Ordering::Relaxed),
             batch_sizes: std::array::from_fn(|class| tally.sizes[class].load(Ordering::Relaxed)),
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use engine::fair_channel::FairReceiver;
 use engine::fault_injector::FaultInjector;
 use engine::runtime_pool::RuntimeHandle;
 use engine::{
@@ -17,7 +18,6 @@ use futures_util::future::{BoxFuture, ready};
 use model::error::{Error, Outcome};
 use model::position::Position;
 use model::row_change::RowWrite;
-use tokio::sync::mpsc::Receiver;
 
 use super::schema::SchemaOperation;
 use super::{
@@ -64,7 +64,7 @@ impl State {
 /// The receiving side of a lane.
 pub(super) struct Worker {
     pub(super) writer: Box<dyn AsyncWriter>,
-    waiting: Receiver<Message>,
+    waiting: FairReceiver<Message>,
     queued_bytes: Arc<AtomicUsize>,
     state: Arc<State>,
     /// Channel that closes when the loop ends.
@@ -108,7 +108,7 @@ impl Worker {
     /// Creates the loop of a thread.
     pub(super) fn of_thread(
         writer: Box<dyn Writer>,
-        waiting: Receiver<Message>,
+        waiting: FairReceiver<Message>,
         (queued_bytes, state): (&Arc<AtomicUsize>, &Arc<State>),
     ) -> Self {
         let (queued_bytes, state) = (Arc::clone(queued_bytes), Arc::clone(state));
@@ -135,7 +135,7 @@ impl Worker {
     /// Creates the loop of a task. Dropping `lives` at its end signals the end.
     pub(super) fn of_task(
         writer: Box<dyn AsyncWriter>,
-        waiting: Receiver<Message>,
+        waiting: FairReceiver<Message>,
         (queued_bytes, state): (&Arc<AtomicUsize>, &Arc<State>),
         lives: std::sync::mpsc::Sender<()>,
     ) -> Self {
@@ -191,7 +191,7 @@ impl Worker {
                     return Some(first);
                 }
                 self.drop_late(first);
-                let next = self.waiting.try_recv().ok();
+                let next = self.waiting.try_next();
                 self.state.tally.hold(usize::from(next.is_some()));
                 first = next?;
             }
@@ -234,6 +234,7 @@ impl Worker {
     async fn round(&mut self, first: Message) -> bool {
         let (mut schema, mut stopping) = (None, false);
         self.state.pulse.begin();
+        self.waiting.sort(self.queued_bytes.load(Ordering::Relaxed));
         let batch = self.gather(first, &mut schema, &mut stopping);
         self.state.tally.apply(batch.len());
         self.execute(batch).await;
@@ -276,7 +277,7 @@ impl Worker {
                 }
             }
             if batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_MAX {
-                next = self.waiting.try_recv().ok();
+                next = self.waiting.try_next();
             }
         }
         batch

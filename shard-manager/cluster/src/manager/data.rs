@@ -15,7 +15,7 @@ use std::sync::Arc;
 use access::rights::Rights;
 use model::error::{Error, Failure, Outcome};
 use model::keyspace::ShardKey;
-use model::row_change::{Fields, Operation, RowWrite};
+use model::row_change::{Fields, Operation, RowWrite, WriteRequest};
 use model::shard_map::{KeyLocation, ShardMap};
 use model::table::Table;
 
@@ -78,7 +78,8 @@ impl<'m> Data<'m> {
         let shard = &self.manager.shards[place.shard.index()];
         let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
         let mut pending = self.pending_keys(std::iter::once((place, &row)));
-        let done = shard.write(vec![row], options.level, options.deadline).await;
+        let request = WriteRequest { share: self.rights.share(), ..vec![row].into() };
+        let done = shard.write(request, options.level, options.deadline).await;
         if let Err(LaneFailure { outcome: Outcome::Rejected, .. }) = &done {
             pending.forget();
         }

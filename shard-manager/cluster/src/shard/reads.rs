@@ -14,6 +14,7 @@ use cache::FreshnessBound;
 use engine::{KeyRead, NodeReader, NodeRows, ScanRead};
 use model::consistency::Level;
 use model::error::Error;
+use model::fair_share::FairShare;
 use model::keyspace::Slot;
 use model::query::ReadQuery;
 use model::sabotage::{Mutation, is_on};
@@ -44,6 +45,8 @@ pub struct ReadRequirements {
     pub staleness: Duration,
     /// Time after which the answer is useless.
     pub deadline: Instant,
+    /// Tenant for whom the rows are read.
+    pub share: FairShare,
 }
 
 /// Rows, and the role of the node that returned them.
@@ -76,9 +79,9 @@ impl Reads<'_> {
         (slot, key): (Slot, &str),
         requirements: &ReadRequirements,
     ) -> Result<ShardRows, Error> {
-        let deadline = requirements.deadline;
+        let ReadRequirements { deadline, share, .. } = *requirements;
         self.read(requirements, async |reader, min_position| {
-            reader.read_key(KeyRead { query, slot, key, min_position, deadline }).await
+            reader.read_key(KeyRead { query, slot, key, min_position, deadline, share }).await
         })
         .await
     }
@@ -92,9 +95,10 @@ impl Reads<'_> {
         query: &Arc<ReadQuery>,
         requirements: &ReadRequirements,
     ) -> Result<ShardRows, Error> {
-        let deadline = requirements.deadline;
+        let ReadRequirements { deadline, share, .. } = *requirements;
         self.read(requirements, async |reader, min_position| {
-            reader.scan(ScanRead { query: Arc::clone(query), min_position, deadline }).await
+            let query = Arc::clone(query);
+            reader.scan(ScanRead { query, min_position, deadline, share }).await
         })
         .await
     }

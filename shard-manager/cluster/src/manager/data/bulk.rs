@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use model::error::{Error, Outcome};
+use model::fair_share::FairShare;
 use model::position::Position;
 use model::row_change::{Change, RowDone, RowWrite, WriteRequest};
 use model::sabotage::{Mutation, is_on};
@@ -74,8 +75,9 @@ impl Data<'_> {
     /// rights of the caller do not permit are rejected, and the others are applied.
     pub async fn write_bulk(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         let permitted = self.permit_rows(rows);
+        let share = self.rights.share();
         self.write_parts(permitted, options, async |shard, rows| {
-            write_chunks(shard, rows, options).await
+            write_chunks(shard, rows, share, options).await
         })
         .await
     }
@@ -85,12 +87,14 @@ impl Data<'_> {
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         let mut permitted = self.permit_rows(rows);
         permitted.undo_transactions();
+        let share = self.rights.share();
         self.write_parts(permitted, options, async |shard, rows| {
             let atomic_rows = Some(rows.iter().map(|row| row.index).collect());
             write_request(shard, rows, options, |rows| WriteRequest {
                 rows,
                 atomic_rows,
                 waits_for_room: false,
+                share,
             })
             .await
         })
@@ -110,7 +114,8 @@ impl Data<'_> {
         let mut permitted = self.permit_rows(rows);
         let rows = std::mem::take(&mut permitted.rows);
         let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
-        let request = |rows| WriteRequest { rows, atomic_rows: None, waits_for_room: true };
+        let share = self.rights.share();
+        let request = |rows| WriteRequest { rows, atomic_rows: None, waits_for_room: true, share };
         let shard = &self.manager.shards[shard.index()];
         let mut done = write_by_lane(shard, rows, options, request).await;
         permitted.complete(&mut done.rows);
@@ -151,7 +156,13 @@ impl Data<'_> {
 
 /// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key keep
 /// their order, and one bulk write cannot fill the lane.
-async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkPart {
+async fn write_chunks(
+    shard: &Shard,
+    rows: Vec<BulkRow>,
+    share: FairShare,
+    options: &RequestOptions,
+) -> BulkPart {
+    let request = |rows: Vec<RowWrite>| WriteRequest { share, ..rows.into() };
     let mut done = BulkPart { rows: Vec::with_capacity(rows.len()), ..BulkPart::default() };
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
@@ -161,7 +172,7 @@ async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, options: &RequestOption
             bytes += next.row.bytes();
             chunk.push(next);
         }
-        let written = write_by_lane(shard, chunk, options, WriteRequest::from).await;
+        let written = write_by_lane(shard, chunk, options, request).await;
         done.rows.extend(written.rows);
         done.seen =
             later(done.seen, written.seen, |one| shard.replication.timeline().history().holds(one));

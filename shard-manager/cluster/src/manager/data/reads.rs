@@ -22,7 +22,7 @@ use model::value::Value;
 use super::super::{ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
 use super::{Data, ResumeError, RowReader};
-use crate::shard::{ReadRequirements, Shard, ShardRows};
+use crate::shard::{ReadRequirements, ShardRows};
 
 /// Query that each shard of a read answers.
 type Questions = Vec<(ShardIndex, Arc<ReadQuery>)>;
@@ -175,10 +175,8 @@ impl RowReader<'_> {
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let told = |error| Failure::rejected(error, Some(place));
-        let shard = &self.data.manager.shards[place.shard.index()];
-        let requirements = requirements(shard, place.shard, self.options, self.options.deadline)
-            .await
-            .map_err(told)?;
+        let requirements = self.requirements(place.shard, self.options.deadline).await;
+        let requirements = requirements.map_err(told)?;
         let answer = self.read_key((query, key), place, &requirements).await.map_err(told)?;
         let KeyAnswer { rows, position, served_by, cache } = answer;
         let mut session = self.options.session.clone();
@@ -213,7 +211,7 @@ impl RowReader<'_> {
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
         let reads = questions.iter().map(async |(index, query)| {
             let shard = &self.data.manager.shards[index.index()];
-            let requirements = requirements(shard, *index, self.options, deadline).await?;
+            let requirements = self.requirements(*index, deadline).await?;
             shard.reads().read_all(query, &requirements).await
         });
         let answers = futures_util::future::join_all(reads).await;
@@ -264,20 +262,23 @@ impl RowReader<'_> {
             merge,
         })
     }
-}
 
-/// Returns the requirements of a read on one shard, among them the position that the session has
-/// seen.
-async fn requirements(
-    shard: &Shard,
-    index: ShardIndex,
-    options: &RequestOptions,
-    deadline: Instant,
-) -> Result<ReadRequirements, Error> {
-    let RequestOptions { level, staleness, .. } = *options;
-    let seen = match options.session.seen(index) {
-        Some(position) => shard.primary().held(position, deadline).await?,
-        None => 0,
-    };
-    Ok(ReadRequirements { level, seen, staleness, deadline })
+    /// Returns the requirements of the read on one shard, among them the position that the session
+    /// has seen.
+    async fn requirements(
+        self,
+        index: ShardIndex,
+        deadline: Instant,
+    ) -> Result<ReadRequirements, Error> {
+        let RequestOptions { level, staleness, .. } = *self.options;
+        let seen = match self.options.session.seen(index) {
+            Some(position) => {
+                let shard = &self.data.manager.shards[index.index()];
+                shard.primary().held(position, deadline).await?
+            }
+            None => 0,
+        };
+        let share = self.data.rights.share();
+        Ok(ReadRequirements { level, seen, staleness, deadline, share })
+    }
 }

@@ -1,0 +1,329 @@
+//! Fair channel: a bounded channel whose receiver serves several tenants in turns.
+//!
+//! While all that waits belongs to one tenant, the channel is a plain one: one comparison for each
+//! message. Once messages of several tenants wait, and more than one batch, the receiver moves them
+//! to a [`FairQueue`].
+//!
+//! **Invariant:** messages of one tenant are received in the order in which they were sent, and a
+//! barrier between everything sent before and after it. What waits in the channel and in the fair
+//! queue together stays within the capacity.
+//! **Not here:** the order of turns (`fair_queue`), the work (lanes and readers).
+
+mod holdings;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use model::fair_share::FairShare;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::fair_queue::FairQueue;
+use holdings::{Held, Holdings};
+
+/// Number that stands for several tenants.
+const SEVERAL: u64 = u64::MAX;
+/// Number that stands for no tenant.
+const NOBODY: u64 = u64::MAX - 1;
+const _: () = assert!(FairShare::NUMBER_MAX < NOBODY, "numbers of tenants differ from both");
+
+/// Part of the capacity that tenants with less than this part of it share: so the first message of
+/// a tenant is accepted while others send more than is received.
+const RESERVED: usize = 64;
+
+/// Message of a fair channel.
+pub trait Queued {
+    /// Returns the tenant and the bytes; `None` for a barrier.
+    fn share(&self) -> Option<(FairShare, usize)>;
+}
+
+/// Limits of a fair channel.
+#[derive(Clone, Copy, Debug)]
+pub struct FairLimits {
+    /// Highest number of waiting messages.
+    pub operations: usize,
+    /// Highest number of their bytes, which the sender counts; 0 if bytes are not counted.
+    pub bytes: usize,
+    /// Number of messages that are received at once.
+    pub batch_operations: usize,
+    /// Number of bytes that are received at once; 0 if bytes are not counted.
+    pub batch_bytes: usize,
+}
+
+impl FairLimits {
+    /// Returns the cost of a message: a batch is full when it has as many messages as it may have,
+    /// or as many bytes.
+    fn cost(&self, bytes: usize) -> u64 {
+        (bytes * self.batch_operations).checked_div(self.batch_bytes).unwrap_or(1).max(1) as u64
+    }
+
+    fn is_long(&self, operations: usize, bytes: usize) -> bool {
+        operations >= self.batch_operations || (self.batch_bytes > 0 && bytes >= self.batch_bytes)
+    }
+}
+
+/// Reason why a message was not accepted, with the message.
+#[derive(Debug)]
+pub enum Refused<M> {
+    /// The channel is full.
+    Full(M),
+    /// More than half of what waits is of this tenant, and another one waits.
+    Share(M),
+    /// The receiver has ended.
+    Closed(M),
+}
+
+/// State that the sender shares with the receiver.
+#[derive(Debug)]
+struct Shared {
+    /// Number of the tenant to which all messages in the channel belong, [`SEVERAL`] or
+    /// [`NOBODY`].
+    crowd: AtomicU64,
+    /// Number of messages in the fair queue.
+    sorted: AtomicUsize,
+    /// Messages and bytes of each tenant.
+    holdings: Holdings,
+}
+
+impl Shared {
+    /// Records that a message of this tenant was sent. It is called after the message was sent: a
+    /// receiver that sees several tenants finds the messages of all of them.
+    #[inline]
+    fn join(&self, number: u64) {
+        let known = self.crowd.load(Ordering::Relaxed);
+        if known != number && known != SEVERAL {
+            self.join_others(number);
+        }
+    }
+
+    #[cold]
+    fn join_others(&self, number: u64) {
+        let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
+        match self.crowd.compare_exchange(NOBODY, number, set, seen) {
+            Err(known) if known != number => self.crowd.store(SEVERAL, Ordering::Release),
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    #[inline]
+    fn leave(&self, message: &impl Queued) {
+        if let Some((share, bytes)) = message.share()
+            && !share.is_common()
+        {
+            self.holdings.leave(share, bytes);
+        }
+    }
+}
+
+/// Creates a channel with these limits.
+pub fn channel<M: Queued>(limits: FairLimits) -> (FairSender<M>, FairReceiver<M>) {
+    let (queue, channel) = mpsc::channel(limits.operations);
+    let shared = Arc::new(Shared {
+        // Callers that are not told apart: without access control there are no others.
+        crowd: AtomicU64::new(FairShare::COMMON.number()),
+        sorted: AtomicUsize::new(0),
+        holdings: Holdings::default(),
+    });
+    let queue = FairSender { queue, shared: Arc::clone(&shared), limits };
+    let sorted = FairQueue::new(limits.batch_operations as u64);
+    (queue, FairReceiver { channel, sorted, shared, limits })
+}
+
+/// The sending side.
+pub struct FairSender<M> {
+    queue: mpsc::Sender<M>,
+    shared: Arc<Shared>,
+    limits: FairLimits,
+}
+
+impl<M: Queued> FairSender<M> {
+    /// Returns the number of waiting messages.
+    pub fn waiting(&self) -> usize {
+        let queued = self.queue.max_capacity() - self.queue.capacity();
+        queued + self.shared.sorted.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if the receiver has ended.
+    pub fn is_closed(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Sends a message, if there is room for it; `bytes_waiting` is the size of all messages, this
+    /// one included.
+    ///
+    /// # Errors
+    /// [`Refused`], with the message.
+    pub fn try_send(&self, message: M, bytes_waiting: usize) -> Result<(), Refused<M>> {
+        let share = message.share();
+        // Nearly always 0: what is in the channel is bounded by the channel.
+        if self.shared.sorted.load(Ordering::Relaxed) > 0
+            && self.waiting() >= self.limits.operations
+        {
+            return Err(Refused::Full(message));
+        }
+        let own = share.filter(|(share, _)| !share.is_common());
+        if let Some((share, bytes)) = own {
+            let held = self.shared.holdings.enter(share, bytes);
+            if let Some(refused) = self.refusal(held, bytes_waiting) {
+                self.shared.holdings.leave(share, bytes);
+                return Err(refused(message));
+            }
+        }
+        match self.queue.try_send(message) {
+            Ok(()) => {
+                if let Some((share, _)) = share {
+                    self.shared.join(share.number());
+                }
+                Ok(())
+            }
+            Err(failed) => {
+                if let Some((share, bytes)) = own {
+                    self.shared.holdings.leave(share, bytes);
+                }
+                Err(match failed {
+                    TrySendError::Full(message) => Refused::Full(message),
+                    TrySendError::Closed(message) => Refused::Closed(message),
+                })
+            }
+        }
+    }
+
+    /// Returns the reason to refuse a message of a tenant that holds this much with it.
+    fn refusal(&self, held: Held, bytes_waiting: usize) -> Option<fn(M) -> Refused<M>> {
+        let FairLimits { operations, bytes, .. } = self.limits;
+        if held.operations <= operations / RESERVED && held.bytes <= bytes / RESERVED {
+            return None;
+        }
+        if held.operations == 1 {
+            // Of any size: in a busy channel a large one would otherwise never be accepted.
+            return None;
+        }
+        let waiting = self.waiting();
+        let has_half = held.operations > operations / 2 || held.bytes > bytes / 2;
+        if has_half && waiting >= held.operations {
+            return Some(Refused::Share);
+        }
+        let is_short = waiting >= operations - operations / RESERVED
+            || (bytes > 0 && bytes_waiting > bytes - bytes / RESERVED);
+        is_short.then_some(Refused::Full)
+    }
+}
+
+/// The receiving side.
+pub struct FairReceiver<M> {
+    channel: mpsc::Receiver<M>,
+    sorted: FairQueue<M>,
+    shared: Arc<Shared>,
+    limits: FairLimits,
+}
+
+impl<M: Queued> FairReceiver<M> {
+    /// Waits for the next message; returns `None` once the sender is gone.
+    ///
+    /// Cancel safety: a dropped future has received nothing.
+    pub async fn recv(&mut self) -> Option<M> {
+        if let Some(next) = self.pop() {
+            return Some(next);
+        }
+        let next = self.channel.recv().await?;
+        self.shared.leave(&next);
+        Some(next)
+    }
+
+    /// Waits for the next message like [`FairReceiver::recv`]. Blocks.
+    pub fn blocking_recv(&mut self) -> Option<M> {
+        if let Some(next) = self.pop() {
+            return Some(next);
+        }
+        let next = self.channel.blocking_recv()?;
+        self.shared.leave(&next);
+        Some(next)
+    }
+
+    /// Returns the next message, if one waits.
+    #[inline]
+    pub fn try_next(&mut self) -> Option<M> {
+        if let Some(next) = self.pop() {
+            return Some(next);
+        }
+        let next = self.channel.try_recv().ok()?;
+        self.shared.leave(&next);
+        Some(next)
+    }
+
+    /// Waits for messages, and adds as many as wait to the batch, at most one full batch. Returns
+    /// their number, 0 once the sender is gone.
+    ///
+    /// Cancel safety: a dropped future has received nothing.
+    pub async fn recv_many(&mut self, batch: &mut Vec<M>) -> usize {
+        self.sort(0);
+        let most = self.limits.batch_operations;
+        if !self.sorted.is_empty() {
+            let before = batch.len();
+            batch.extend(std::iter::from_fn(|| self.try_next()).take(most));
+            return batch.len() - before;
+        }
+        let before = batch.len();
+        let received = self.channel.recv_many(batch, most).await;
+        batch[before..].iter().for_each(|message| self.shared.leave(message));
+        received
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Option<M> {
+        if self.sorted.is_empty() {
+            return None;
+        }
+        let next = self.sorted.pop()?;
+        self.shared.sorted.store(self.sorted.len(), Ordering::Relaxed);
+        self.shared.leave(&next);
+        Some(next)
+    }
+
+    /// Prepares the next batch: if messages of several tenants wait, and more than fit in it, they
+    /// are divided by tenant. `bytes_waiting` is the size of all that waits.
+    #[inline]
+    pub fn sort(&mut self, bytes_waiting: usize) {
+        let crowd = self.shared.crowd.load(Ordering::Acquire);
+        let is_due = if self.sorted.is_empty() {
+            crowd == SEVERAL && self.limits.is_long(self.channel.len(), bytes_waiting)
+        } else {
+            // What is in the channel may belong to the only tenant that waits here.
+            !self.sorted.is_closed() && self.sorted.only_tenant() != Some(crowd)
+        };
+        if is_due {
+            self.divide();
+        }
+    }
+
+    /// Moves what is in the channel to the fair queue, up to a barrier.
+    fn divide(&mut self) {
+        // A message that is sent from now on records its tenant again.
+        self.shared.crowd.swap(NOBODY, Ordering::AcqRel);
+        let mut is_whole = true;
+        for _ in 0..self.channel.len() {
+            let Ok(next) = self.channel.try_recv() else {
+                is_whole = false;
+                break;
+            };
+            match next.share() {
+                Some((share, bytes)) => self.sorted.push(share, self.limits.cost(bytes), next),
+                None => {
+                    is_whole = false;
+                    self.sorted.close(next);
+                }
+            }
+            self.shared.sorted.store(self.sorted.len(), Ordering::Relaxed);
+            if self.sorted.is_closed() {
+                break;
+            }
+        }
+        if !is_whole {
+            self.shared.crowd.store(SEVERAL, Ordering::Release);
+        } else if let Some(only) = self.sorted.only_tenant() {
+            // It fails if something was sent meanwhile; then all is divided again.
+            let (set, seen) = (Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self.shared.crowd.compare_exchange(NOBODY, only, set, seen);
+        }
+    }
+}
