@@ -11,6 +11,7 @@ mod guarded;
 mod limits;
 mod matrix;
 mod modes;
+mod quotas;
 mod replacing;
 mod settings;
 mod tokens;
