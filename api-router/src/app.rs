@@ -19,6 +19,7 @@ use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
 
 use crate::access::gate::AccessGate;
+use crate::access::meter::CallerMeter;
 use crate::access::sources::AccessSources;
 use crate::body::{self, BodyLimits};
 use crate::body_budget::{BodyBudget, BudgetShare};
@@ -133,6 +134,12 @@ impl App {
             None => CallerRights::all(),
             Some(gate) => CallerRights::of(gate.caller(request)),
         }
+    }
+
+    /// Returns the meter that charges the caller of a request for its rows and shards.
+    #[inline]
+    pub fn meter(&self, request: &HttpRequest) -> CallerMeter {
+        self.gate.as_ref().map_or_else(CallerMeter::none, |_| CallerMeter::of(request))
     }
 
     /// Opens a share of the body budget for the body of a request; it holds nothing yet.

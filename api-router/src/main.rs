@@ -16,6 +16,7 @@ use analytics::health_probe::{HealthError, HealthQuery};
 use analytics::log_format;
 use analytics::store::HistoryWriter;
 use api_router::access::mode_check;
+use api_router::access::usage_writer::UsageWriter;
 use api_router::access::watcher::AccessWatcher;
 use api_router::app::{App, AppSettings};
 use api_router::config::{AccessMode, Config, Engine, Flags};
@@ -117,10 +118,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     };
     // This thread serves no requests.
     let mut app = App::new(manager, settings, &Handle::current());
-    if let Some(watcher) = watcher {
-        app.gate = Some(watcher.gate());
-        app.access_sources = Some(watcher.start(&app.manager).await?);
-    }
+    let usage = match watcher {
+        Some(watcher) => Some(start_access(watcher, &mut app).await?),
+        None => None,
+    };
     #[cfg(feature = "otlp")]
     if let Some(endpoint) = &config.otlp_endpoint {
         app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), settings.backend)?);
@@ -147,6 +148,9 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     app.manager.remove_runtimes();
     handle.stop(true).await;
     serving.await??;
+    if let Some(usage) = usage {
+        usage.finish().await;
+    }
     #[cfg(feature = "otlp")]
     if let Some(tracer) = &app.tracer {
         // All requests are served: the router may wait for the last spans.
@@ -158,6 +162,14 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     app.manager.close();
     Ok(())
+}
+
+/// Takes keys and roles into force, and begins to sum the rows of callers with a quota.
+async fn start_access(watcher: AccessWatcher, app: &mut App) -> anyhow::Result<UsageWriter> {
+    let gate = watcher.gate();
+    app.gate = Some(Arc::clone(&gate));
+    app.access_sources = Some(watcher.start(&app.manager).await?);
+    Ok(UsageWriter::start(gate, &app.manager).await)
 }
 
 fn open(config: &Config) -> anyhow::Result<Manager> {

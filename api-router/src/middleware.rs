@@ -109,7 +109,7 @@ pub async fn handle_request(
         None => {}
         Some(gate) => {
             gate.origins.permit(headers, permitted);
-            admission.show(headers);
+            gate.show_limits(&admission, headers);
         }
     }
     if let Some(trace) = &trace {

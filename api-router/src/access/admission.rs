@@ -12,8 +12,9 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::ServiceResponse;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
+use shard_manager::access::limit::caller_limits::{CallerLimits, LimitStates};
+use shard_manager::access::limit::headers;
 use shard_manager::access::limit::in_flight::InFlight;
-use shard_manager::access::limit::{RateState, headers};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -21,25 +22,13 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// Limits of an admitted request. A caller without limits has none.
 #[derive(Debug, Default)]
 pub struct Admission {
-    /// State of the rate of the caller.
-    pub(super) rate: Option<RateState>,
+    /// Limits of the caller.
+    pub(super) limits: Option<CallerLimits>,
     /// Place among the requests that the caller may send at the same time.
     pub(super) place: Option<InFlight>,
 }
 
 impl Admission {
-    /// Adds the headers that tell the caller how many requests it has left.
-    pub fn show(&self, response: &mut HeaderMap) {
-        let Some(state) = &self.rate else { return };
-        let texts =
-            [(RATE_LIMIT_POLICY, headers::policy(state.rate)), (RATE_LIMIT, headers::state(state))];
-        for (name, text) in texts {
-            if let Ok(value) = HeaderValue::from_str(&text) {
-                response.insert(name, value);
-            }
-        }
-    }
-
     /// Keeps the place until the last byte of the response is passed on: a client that has received
     /// it may send its next request at once.
     pub fn hold(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
@@ -54,6 +43,17 @@ impl Admission {
                 let place = Some(place).filter(|_| left != Some(0));
                 BoxBody::new(HeldBody { body, left, place })
             }),
+        }
+    }
+}
+
+/// Adds the headers about the limits of a caller.
+pub(super) fn show(states: &LimitStates, response: &mut HeaderMap) {
+    let texts =
+        [(RATE_LIMIT_POLICY, headers::policies(states)), (RATE_LIMIT, headers::states(states))];
+    for (name, text) in texts {
+        if let Some(Ok(value)) = text.map(|text| HeaderValue::from_str(&text)) {
+            response.insert(name, value);
         }
     }
 }

@@ -51,7 +51,8 @@ impl AccessOutcome {
 }
 
 /// Limits, as labels: those of addresses and of the router, then those of callers.
-const LIMITS: [&str; 5] = [FAILURES, SIGNATURES, "requests_per_s", "concurrent", "rows_per_day"];
+const LIMITS: [&str; 6] =
+    [FAILURES, SIGNATURES, "requests_per_s", "concurrent", "rows_per_s", "rows_per_day"];
 /// Limit of failed credentials of an address.
 pub const FAILURES: &str = "failures";
 /// Half of the queue of a lane.

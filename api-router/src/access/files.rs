@@ -100,7 +100,6 @@ impl AccessFiles {
         let keys = keys.map_err(|cause| error("access_keys_file", &config.keys_file, cause))?;
         let roles = self.roles.as_deref().map_or(Ok(Vec::new()), parse_roles);
         let roles = roles.map_err(|cause| error("access_roles_file", &config.roles_file, cause))?;
-        warn_of_row_limits(&roles);
         Ok(FileRecords { keys, roles })
     }
 
@@ -169,16 +168,6 @@ impl FileRecords {
         for role in unknown {
             tracing::warn!(role, "there is no such role: keys that have it may do nothing");
         }
-    }
-}
-
-/// Warns of limits that have no effect.
-fn warn_of_row_limits(roles: &[AccessRole]) {
-    let counts_rows =
-        |role: &&AccessRole| role.limits().rows.is_some() || role.limits().rows_per_day.is_some();
-    for role in roles.iter().filter(counts_rows) {
-        let role = role.name();
-        tracing::warn!(role, "rows_per_s and rows_per_day are not enforced: rows are not counted");
     }
 }
 

@@ -29,11 +29,12 @@ use shard_manager::access::scope::AccessScope;
 use shard_manager::access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
 use shard_manager::access::unix_time::UnixTime;
 
-use super::admission::Admission;
+use super::admission::{self, Admission};
 use super::answers;
 use super::cors::PermittedOrigins;
 use super::counts::{self, AccessCounts, AccessOutcome};
 use super::credentials::{self, Credentials};
+use super::meter::Metered;
 use super::scopes::{self, ROWS, RouteNeed};
 use crate::config::{AccessConfig, AccessMode};
 use crate::headers::X_CONSISTENCY;
@@ -118,7 +119,8 @@ impl AccessGate {
             current.snapshot().confirm(contents.read_at);
             return Ok(());
         }
-        let snapshot = Snapshot::build(contents, &current.limits())?;
+        let mut snapshot = Snapshot::build(contents, &current.limits())?;
+        snapshot.share_uses(current.snapshot());
         self.current.store(Arc::new(current.with_snapshot(snapshot)));
         Ok(())
     }
@@ -158,6 +160,19 @@ impl AccessGate {
         known
             .map(Arc::clone)
             .unwrap_or_else(|| Arc::clone(self.current.load().snapshot().anonymous()))
+    }
+
+    /// Adds the headers that tell the caller of an admitted request what its limits leave.
+    pub fn show_limits(&self, admission: &Admission, response: &mut HeaderMap) {
+        if let Some(limits) = &admission.limits {
+            admission::show(&limits.states(self.began.elapsed(), unix_now()), response);
+        }
+    }
+
+    /// Returns the answer to a caller who has reached a limit, and counts it.
+    pub fn over(&self, limited: Limited) -> Problem {
+        self.counts.count_limited(limited.limit.name());
+        answers::limited(&limited.to_string(), limited.retry_after)
     }
 
     /// Returns the counts of decisions, among them the writes that lanes refused.
@@ -278,17 +293,16 @@ impl AccessGate {
             }
             Principal::Key(_) | Principal::Token { .. } | Principal::Certificate { .. } => None,
         };
-        let Some(limits) = of_address.as_ref().or(caller.limits.as_ref()) else {
+        let Some(limits) = of_address.or_else(|| caller.limits.clone()) else {
             return Ok(Admission::default());
         };
-        let over = |limited: Limited| {
-            self.counts.count_limited(limited.limit.name());
-            answers::limited(&limited.to_string(), limited.retry_after)
-        };
-        let place = limits.enter().map_err(over)?;
-        let cost = request_cost(request.headers());
-        let rate = limits.admit(cost, self.began.elapsed(), unix_now()).map_err(over)?;
-        Ok(Admission { rate, place })
+        let place = limits.enter().map_err(|limited| self.over(limited))?;
+        let (cost, began) = (request_cost(request.headers()), self.began);
+        let admitted = limits.admit(cost, began.elapsed(), unix_now());
+        admitted.map_err(|limited| self.over(limited))?;
+        let metered = Metered { limits: limits.clone(), began, cost };
+        request.extensions_mut().insert(metered);
+        Ok(Admission { limits: Some(limits), place })
     }
 
     fn authenticate(
@@ -396,8 +410,8 @@ fn outcome_of(problem: &Problem) -> AccessOutcome {
     found.map_or(AccessOutcome::Misplaced, |(_, outcome)| outcome)
 }
 
-/// Returns the number of requests that a request counts as: a write that replicas confirm, and a
-/// read that must not miss it, keep several nodes busy.
+/// Returns the number of requests that a request to one shard counts as: a write that replicas
+/// confirm, and a read that must not miss it, keep several nodes busy.
 fn request_cost(headers: &HeaderMap) -> u64 {
     let level = headers.get(X_CONSISTENCY).map(HeaderValue::as_bytes);
     if matches!(level, None | Some(b"one")) { 1 } else { 2 }

@@ -242,6 +242,9 @@ async fn write_json(
     }
     let asked: BTreeSet<ShardIndex> = rows.iter().map(|row| row.place.shard).collect();
     note_key(request, &rows);
+    let meter = app.meter(request);
+    meter.charge_rows(rows.len());
+    meter.charge_shards(asked.len());
     let BulkDone { rows: done, session, times } = match whole {
         true => app.manager.data(rights).write_bulk_atomic(rows, options).await,
         false => app.manager.data(rights).write_bulk(rows, options).await,

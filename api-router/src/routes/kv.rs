@@ -257,6 +257,7 @@ pub(super) async fn find(
     let read = app.manager.data(&rights).read(query, Some(key), &headers.options).await;
     let refused = |failure| refusal(app, request, asked, failure, &headers.options.session);
     let read = read.map_err(refused)?;
+    app.meter(request).charge_rows(1);
     let internal = || Problem::new(Code::TSR500, "an internal error");
     let place = read.place.ok_or_else(internal)?;
     let timing = Timing { route: asked - began, database: read.database, ..Timing::default() };

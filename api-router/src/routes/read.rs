@@ -18,6 +18,7 @@ use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
 use super::write::one_key;
+use crate::access::meter::CallerMeter;
 use crate::app::App;
 use crate::filter::shown;
 use crate::headers::{DataHeaders, has_version};
@@ -129,11 +130,14 @@ pub(crate) async fn read_rows(
     if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
         request_record::update(&request, |record| record.set_key(key.as_str()));
     }
+    let meter = app.meter(&request);
+    let charged = charge_shards(&app, &meter, &rights, (&query, key));
     let asked = Instant::now();
     let route = asked - began;
     let read = app.manager.data(&rights).read(query, key, &headers.options).await;
     let refused = |failure| refusal(&app, &request, asked, failure, &headers.options.session);
     let read = read.map_err(refused)?;
+    charge(&meter, charged, &read);
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
     let origin = AnswerOrigin::of_read(&request, &read);
     let mut response = match read.place {
@@ -162,6 +166,33 @@ pub(crate) async fn read_rows(
         }
     }
     Ok(response.body(answer(&app, &read)))
+}
+
+/// Charges the caller for a read that was carried out: the rows in its answer, but at least one,
+/// and one for each shard whose rows were counted. `charged` shards were charged before.
+fn charge(meter: &CallerMeter, charged: usize, read: &ReadDone) {
+    let asked = (read.shards.len() + read.missing.len()).max(1);
+    let counted = read.rows.total.map_or(0, |_| asked);
+    meter.charge_rows(read.rows.len().max(1) + counted);
+    if charged == 1 {
+        meter.charge_shards(asked);
+    }
+}
+
+/// Charges the caller for the shards that a read goes to, and returns their number. Those that
+/// filters name are known only after the read: then it is 1.
+fn charge_shards(
+    app: &App,
+    meter: &CallerMeter,
+    rights: &Rights,
+    (query, key): (&ReadQuery, Option<ShardKey<'_>>),
+) -> usize {
+    if meter.is_none() || key.is_some() || !app.manager.data(rights).asks_all_shards(query) {
+        return 1;
+    }
+    let shards = app.manager.map().topology().len();
+    meter.charge_shards(shards);
+    shards
 }
 
 /// Refuses a shard key that no row matching the filters can have, because they name others.

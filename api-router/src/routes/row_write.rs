@@ -112,6 +112,7 @@ pub(super) async fn carry_out(
     row.idempotency_key = idempotency_key.map(str::to_owned);
     request_record::update(request, |record| record.set_key(&row.key));
     let operation = row.operation;
+    app.meter(request).charge_rows(1);
     let asked = Instant::now();
     let written = app.manager.data(&rights).write(place, row, &options).await;
     let refused = |failure| {

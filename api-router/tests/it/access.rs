@@ -12,6 +12,7 @@ mod guarded;
 mod limits;
 mod matrix;
 mod modes;
+mod quotas;
 mod replacing;
 mod settings;
 mod tokens;

@@ -15,8 +15,8 @@
 //!
 //! **Invariant:** a caller never gets more than its burst at once, nor more than its rate over
 //! time, however many threads ask. A refused request uses up nothing.
-//! **Not here:** the order in which waiting writes are served (the write lanes); sums over several
-//! routers, of which each has limits of its own.
+//! **Not here:** the order in which waiting writes are served (the write lanes); storing the sums of
+//! rows per day over all routers. Rates are those of one router.
 
 pub mod caller_limits;
 pub mod day_quota;
@@ -24,6 +24,7 @@ pub mod failures;
 pub mod headers;
 pub mod in_flight;
 pub mod limit_cells;
+pub mod usage;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -190,6 +191,19 @@ impl RateCell {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |known| Some(charge(known)));
         let full_at = charge(known.unwrap_or_else(|known| known));
         Duration::from_nanos((full_at - now).saturating_sub(rate.nanos(rate.burst)))
+    }
+
+    /// Checks that a unit is available at this time, and takes nothing.
+    ///
+    /// # Errors
+    /// The time after which one is.
+    pub fn check(&self, rate: Rate, now: Duration) -> Result<(), Duration> {
+        let now = nanos(now);
+        let full_at = self.full_at.load(Ordering::Relaxed).max(now).saturating_add(rate.nanos(1));
+        match (full_at - now).checked_sub(rate.nanos(rate.burst)) {
+            None | Some(0) => Ok(()),
+            Some(wait) => Err(Duration::from_nanos(wait)),
+        }
     }
 
     /// Returns the state without taking anything.

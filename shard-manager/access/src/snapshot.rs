@@ -7,6 +7,8 @@
 //! that time tells as little as the answer.
 //! **Not here:** reading the catalog, tokens (`authenticator`).
 
+mod key_use;
+
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::net::IpAddr;
@@ -27,6 +29,7 @@ use crate::role::AccessRole;
 use crate::session::BrowserSession;
 use crate::tenant::Tenants;
 use crate::unix_time::UnixTime;
+use key_use::KeyUse;
 
 /// Keys, roles and denials as they are stored.
 #[derive(Debug, Default)]
@@ -60,6 +63,7 @@ struct KeyEntry {
     expires_at: Option<UnixTime>,
     denied_until: Option<UnixTime>,
     caller: Arc<Caller>,
+    last_use: Arc<KeyUse>,
 }
 
 impl KeyEntry {
@@ -76,6 +80,7 @@ impl KeyEntry {
         if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
             return Err(AuthReason::KeyExpired.into());
         }
+        self.last_use.mark(now.day());
         Ok(&self.caller)
     }
 }
@@ -150,6 +155,7 @@ impl Snapshot {
     fn entry(&self, record: KeyRecord, limits: &LimitSource<'_>) -> KeyEntry {
         let state = record.state(UnixTime::default());
         let denied_until = self.denials.tenants_denied_until(&record.tenants);
+        let last_use = Arc::new(KeyUse::new(record.used_on));
         let identity = CallerIdentity {
             principal: Principal::Key(record.id),
             role: record.role,
@@ -162,6 +168,7 @@ impl Snapshot {
             expires_at: record.expires_at,
             denied_until,
             caller: Arc::new(self.caller(identity, limits)),
+            last_use,
         }
     }
 
@@ -194,6 +201,39 @@ impl Snapshot {
         self.keys.get(&session.key).ok_or(AuthReason::KeyUnknown)?.usable_caller(now)
     }
 
+    /// Takes over the uses of keys from an earlier snapshot, which may still serve requests.
+    pub fn share_uses(&mut self, earlier: &Self) {
+        for (id, entry) in &mut self.keys {
+            if let Some(known) = earlier.keys.get(id) {
+                known.last_use.learn(&entry.last_use);
+                entry.last_use = Arc::clone(&known.last_use);
+            }
+        }
+    }
+
+    /// Returns keys and the days of their last use that were not stored yet, at most so many.
+    pub fn unstored_uses(&self, most: usize) -> Vec<(KeyId, u32)> {
+        let uses = self
+            .keys
+            .iter()
+            .filter_map(|(id, entry)| entry.last_use.unstored().map(|day| (*id, day)));
+        uses.take(most).collect()
+    }
+
+    /// Records that these uses are stored.
+    pub fn confirm_uses(&self, uses: &[(KeyId, u32)]) {
+        for (id, day) in uses {
+            if let Some(entry) = self.keys.get(id) {
+                entry.last_use.confirm(*day);
+            }
+        }
+    }
+
+    /// Returns the day on which a key was last used, as far as it is known here.
+    pub fn used_on(&self, id: KeyId) -> Option<u32> {
+        self.keys.get(&id)?.last_use.used_on()
+    }
+
     /// Returns the caller that has this identity. Its role need not exist: then it has no rights.
     pub fn caller(&self, identity: CallerIdentity, limits: &LimitSource<'_>) -> Caller {
         let CallerIdentity { principal, role, tenants, expires_at } = identity;
@@ -201,7 +241,10 @@ impl Snapshot {
         let numbers = compiled.map(|role| *role.role().limits()).unwrap_or_default();
         let counted = subject(&principal, &role, &tenants);
         let number = limits.cells.number(&counted);
-        let counters = || limits.cells.state(&counted);
+        let counters = || match numbers.rows_per_day {
+            Some(_) => limits.cells.state_with_quota(&counted),
+            None => limits.cells.state(&counted),
+        };
         let caller_limits = (!numbers.is_none())
             .then(|| CallerLimits::new(numbers.shared_by(limits.routers), counters()));
         let weight = compiled.map_or(1, |role| role.role().weight());

@@ -53,6 +53,13 @@ impl UnixTime {
         Self::DAY - self.0 % Self::DAY
     }
 
+    /// Returns the date of a day that is counted from 1970-01-01, such as `2027-01-31`.
+    pub fn format_day(day: u32) -> String {
+        let mut text = Self::from_seconds(u64::from(day) * Self::DAY).format();
+        text.truncate("2027-01-31".len());
+        text
+    }
+
     /// Parses RFC 3339, such as `2027-01-31T12:00:00Z`; fractions of a second are dropped. Returns
     /// `None` if the text is something else, or a time before 1970.
     pub fn parse(text: &str) -> Option<Self> {

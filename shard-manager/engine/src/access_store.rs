@@ -18,6 +18,7 @@ mod plan;
 mod refusal;
 pub mod sql;
 mod state;
+pub mod usage;
 
 use std::time::SystemTime;
 
@@ -33,6 +34,7 @@ pub use self::mode::AccessMode;
 pub use self::plan::{AccessFacts, ChangePlan, plan};
 pub use self::refusal::{AccessError, AccessRefusal};
 pub use self::state::AccessState;
+pub use self::usage::UsageFlush;
 use crate::EngineFuture;
 
 /// Keys, roles and denials of a catalog.
@@ -61,6 +63,20 @@ pub trait AccessStore: Send + Sync {
         author: &'a ChangeAuthor,
         now: UnixTime,
     ) -> BoxFuture<'a, Result<u64, AccessError>>;
+
+    /// Adds rows and uses of keys to those of all routers in one transaction. No new generation
+    /// begins.
+    ///
+    /// # Errors
+    /// The error of the catalog. The flush may have been stored, and may be repeated.
+    fn add_usage<'a>(&'a self, flush: &'a UsageFlush) -> EngineFuture<'a, ()>;
+
+    /// Returns the sums of a day, with the names of their callers: the highest ones, if there are
+    /// very many.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn usage(&self, day: u32) -> EngineFuture<'_, Vec<(String, u64)>>;
 
     /// Returns the feed, into which the catalog puts each state.
     fn feed(&self) -> &AccessFeed;

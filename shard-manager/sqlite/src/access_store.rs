@@ -18,7 +18,8 @@ use access::unix_time::UnixTime;
 use diesel::sqlite::SqliteConnection;
 use engine::EngineFuture;
 use engine::access_store::{
-    AccessChange, AccessError, AccessFeed, AccessMode, AccessState, AccessStore, ChangeAuthor, now,
+    AccessChange, AccessError, AccessFeed, AccessMode, AccessState, AccessStore, ChangeAuthor,
+    UsageFlush, now,
 };
 use futures_util::future::BoxFuture;
 use model::error::Error;
@@ -89,6 +90,12 @@ impl FileAccess {
         open(&self.0.catalog, "").map_err(|error| unavailable(&error))
     }
 
+    fn add_usage_now(&self, flush: &UsageFlush) -> Result<(), Error> {
+        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.file_checks.iter().try_for_each(|file_check| file_check.check_writable())?;
+        tables::add_usage(&mut self.connect()?, flush).map_err(|error| unavailable(&error))
+    }
+
     fn load_now(&self) -> Result<AccessState, Error> {
         tables::load(&mut self.connect()?).map_err(|error| unavailable(&error))
     }
@@ -130,6 +137,18 @@ impl AccessStore for FileAccess {
     ) -> BoxFuture<'a, Result<u64, AccessError>> {
         let (store, change, author) = (self.clone(), change.clone(), author.clone());
         Box::pin(blocking(move || store.change_now(&change, &author, now)))
+    }
+
+    fn add_usage<'a>(&'a self, flush: &'a UsageFlush) -> EngineFuture<'a, ()> {
+        let (store, flush) = (self.clone(), flush.clone());
+        Box::pin(blocking(move || store.add_usage_now(&flush)))
+    }
+
+    fn usage(&self, day: u32) -> EngineFuture<'_, Vec<(String, u64)>> {
+        let store = self.clone();
+        Box::pin(blocking(move || {
+            tables::usage(&mut store.connect()?, day).map_err(|error| unavailable(&error))
+        }))
     }
 
     fn feed(&self) -> &AccessFeed {

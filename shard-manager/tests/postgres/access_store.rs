@@ -7,13 +7,13 @@ use std::time::Duration;
 use shard_manager::access::key::ApiKey;
 use shard_manager::access::key_record::KeyState;
 use shard_manager::access::role::AccessRole;
-use shard_manager::engine::access_store::{AccessChange, AccessState, ChangeAuthor};
+use shard_manager::engine::access_store::{AccessChange, AccessState, ChangeAuthor, UsageFlush};
 use shard_manager::manager::Manager;
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::store::postgres::access_session::AccessSession;
 use tokio::sync::watch;
 
-use crate::access_contract::{LOG, change, check, create, new_key, now, shop};
+use crate::access_contract::{LOG, change, check, create, flush, new_key, now, shop, sums};
 use crate::cluster::{Databases, connect};
 
 /// Time limit of a wait. Generous: a test that reaches it has found a defect.
@@ -78,6 +78,30 @@ async fn changes_by_many_routers_are_made_one_after_another() {
     let state = routers[1].access().load().await.unwrap();
     assert_eq!((state.keys.len(), state.generation), (30, before + 30));
     assert_eq!(databases.door(0).await.texts(LOG).await.len(), 30);
+}
+
+#[tokio::test]
+async fn flushes_of_many_routers_are_summed_beside_changes_of_keys() {
+    let databases = Databases::new(1).await;
+    let routers = [router(databases.address()).await, router(databases.address()).await];
+    let id = create(&routers[0], AccessRole::READER).await;
+    let flushes = routers.iter().zip(["one", "two"]).map(async |(manager, process)| {
+        for number in 1..=20 {
+            let rows = [("a", 1), ("b", 2), ("c", 3)];
+            let key_uses = vec![(id, 20_000)];
+            let flush = UsageFlush { key_uses, ..flush(process, number, 20_000, &rows) };
+            manager.access().add_usage(&flush).await.unwrap();
+        }
+    });
+    let changes = async {
+        for _ in 0..5 {
+            change(&routers[0], AccessChange::SuspendAllKeys).await;
+        }
+    };
+    tokio::join!(futures_util::future::join_all(flushes), changes);
+    let expected = [("a", 40), ("b", 80), ("c", 120)].map(|(name, sum)| (name.to_owned(), sum));
+    assert_eq!(sums(&routers[1], 20_000).await, expected);
+    assert_eq!(routers[1].access().load().await.unwrap().keys[0].used_on, Some(20_000));
 }
 
 #[tokio::test]

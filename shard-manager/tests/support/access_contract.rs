@@ -6,12 +6,13 @@
 use shard_manager::access::denial::{Denial, DenialSubject};
 use shard_manager::access::key::{KeyId, NewApiKey};
 use shard_manager::access::key_record::{KeyRecord, KeyState};
+use shard_manager::access::limit::usage::UsageBatch;
 use shard_manager::access::role::AccessRole;
 use shard_manager::access::tenant::Tenants;
 use shard_manager::access::unix_time::UnixTime;
 use shard_manager::engine::access_store::{
     AccessChange, AccessError, AccessMode, AccessRefusal, AccessState, ChangeAuthor, NewKey,
-    make_key,
+    UsageFlush, make_key,
 };
 use shard_manager::manager::Manager;
 
@@ -95,6 +96,7 @@ pub(crate) async fn check(manager: &Manager, mut log: impl AsyncFnMut() -> Vec<S
     check_last_admin(manager).await;
     check_denials_and_mode(manager).await;
     check_feed(manager).await;
+    check_usage(manager).await;
     let lines = log().await;
     let last = load(manager).await;
     assert!(last.generation > first.generation);
@@ -276,4 +278,55 @@ async fn check_feed(manager: &Manager) {
     let long_after = now().plus(1_000_000_000);
     let confirmed_at = manager.access().confirmed_at(long_after);
     assert!(confirmed_at.is_some_and(|time| time >= now()), "{confirmed_at:?}");
+}
+
+/// Returns a flush of a process with rows of callers.
+pub(crate) fn flush(process: &str, number: u64, day: u32, rows: &[(&str, u64)]) -> UsageFlush {
+    let rows = rows.iter().map(|(caller, rows)| ((*caller).into(), *rows)).collect();
+    let batch = UsageBatch { number, day, rows };
+    UsageFlush { process: process.into(), batch, key_uses: Vec::new(), today: day }
+}
+
+/// Returns the sums of a day, by caller.
+pub(crate) async fn sums(manager: &Manager, day: u32) -> Vec<(String, u64)> {
+    let mut sums = manager.access().usage(day).await.expect("the catalog answers");
+    sums.sort();
+    sums
+}
+
+/// Rows are added to the sums once, and the days of keys only grow.
+async fn check_usage(manager: &Manager) {
+    const DAY: u32 = 20_000;
+    let add = async |flush: UsageFlush| manager.access().add_usage(&flush).await;
+    let expected = |sums: &[(&str, u64)]| {
+        sums.iter().map(|(caller, rows)| ((*caller).to_owned(), *rows)).collect::<Vec<_>>()
+    };
+    let (acme, zeta) = (r#"tenants shop ["acme\u0000é"]"#, "key 4fKq0ZxY81Ab");
+    assert!(sums(manager, DAY).await.is_empty());
+    assert_eq!(add(flush("one", 1, DAY, &[(acme, 3), (zeta, 1 << 40)])).await, Ok(()));
+    for _ in 0..2 {
+        let repeated = flush("two", 1, DAY, &[(acme, 4)]);
+        assert_eq!(add(repeated).await, Ok(()));
+    }
+    assert_eq!(sums(manager, DAY).await, expected(&[(zeta, 1 << 40), (acme, 7)]));
+    assert_eq!(add(flush("two", 2, DAY, &[(acme, 5)])).await, Ok(()));
+    assert_eq!(add(flush("two", 1, DAY, &[(acme, 4)])).await, Ok(()), "an earlier one");
+    assert_eq!(add(flush("two", 3, DAY + 1, &[(acme, 1)])).await, Ok(()));
+    assert_eq!(sums(manager, DAY).await, expected(&[(zeta, 1 << 40), (acme, 12)]));
+    assert_eq!(sums(manager, DAY + 1).await, expected(&[(acme, 1)]));
+    let late = UsageFlush { today: DAY + 36, ..flush("one", 0, DAY + 36, &[]) };
+    assert_eq!(add(late.clone()).await, Ok(()));
+    assert!(sums(manager, DAY).await.is_empty(), "sums of long ago are removed");
+    assert_eq!(sums(manager, DAY + 1).await, expected(&[(acme, 1)]));
+
+    let (id, before) = (create(manager, AccessRole::READER).await, load(manager).await);
+    let unknown = KeyId::parse("aaaaaaaaaaaa").expect("an id");
+    for (day, expected) in [(20_001, 20_001), (20_003, 20_003), (20_002, 20_003)] {
+        let key_uses = vec![(id, day), (unknown, day)];
+        assert_eq!(add(UsageFlush { key_uses, ..late.clone() }).await, Ok(()));
+        assert_eq!(record(&load(manager).await, id).used_on, Some(expected));
+    }
+    let after = load(manager).await;
+    assert_eq!(after.generation, before.generation, "routers read nothing again");
+    assert_eq!(after.keys.len(), before.keys.len());
 }

@@ -13,6 +13,7 @@ use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::{Bytes, Payload};
 use shard_manager::access::caller::{Caller, Principal};
+use shard_manager::access::key_record::KeyRecord;
 use shard_manager::access::rights::Excess;
 use shard_manager::access::role::AccessRole;
 use shard_manager::access::scope::AccessScope;
@@ -37,6 +38,8 @@ use crate::query::Parameters;
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Longest time for the body to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(5);
+/// Longest time for the catalog to return its state for a list.
+const LATEST_MAX: Duration = Duration::from_secs(2);
 /// Longest name of an author in characters.
 const NAME_LEN_MAX: usize = 200;
 
@@ -93,6 +96,22 @@ impl<'a> Author<'a> {
     /// Returns the records of the files and the state of the catalog.
     pub(super) fn known(&self) -> (Arc<FileRecords>, Arc<AccessState>) {
         self.sources.current()
+    }
+
+    /// Returns the records of the files, and the state that the catalog has now: with the uses of
+    /// keys by all routers. If it does not answer, the state is the one in force.
+    pub(super) async fn latest(&self) -> (Arc<FileRecords>, Arc<AccessState>) {
+        let (files, known) = self.known();
+        let load = self.app.manager.access().load();
+        match tokio::time::timeout(LATEST_MAX, load).await {
+            Ok(Ok(state)) => (files, Arc::new(state)),
+            Ok(Err(_)) | Err(_) => (files, known),
+        }
+    }
+
+    /// Returns the last day on which a key was used, here or as its record has it.
+    pub(super) fn used_on(&self, key: &KeyRecord) -> Option<u32> {
+        self.gate.current().snapshot().used_on(key.id).max(key.used_on)
     }
 
     /// Checks that the author may give a role to callers with these tenants: the definition that is

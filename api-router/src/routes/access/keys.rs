@@ -13,10 +13,11 @@ use shard_manager::access::key::{ApiKey, KeyId, NewApiKey};
 use shard_manager::access::key_record::{KeyRecord, KeyState};
 use shard_manager::access::tenant::Tenants;
 use shard_manager::access::unix_time::UnixTime;
-use shard_manager::engine::access_store::{AccessChange, NewKey, make_key};
+use shard_manager::engine::access_store::{AccessChange, AccessState, NewKey, make_key};
 use utoipa::ToSchema;
 
 use super::author::Author;
+use crate::access::files::FileRecords;
 use crate::access::gate::unix_now;
 use crate::app::App;
 use crate::body::Members;
@@ -50,6 +51,10 @@ pub struct ListedKey {
     /// Time at which it was revoked.
     #[serde(skip_serializing_if = "Option::is_none")]
     revoked_at: Option<String>,
+    /// Last day in UTC on which it was used.
+    #[schema(example = "2026-11-23")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used_on: Option<String>,
     /// True for a key of the file of keys, which only the file changes.
     read_only: bool,
 }
@@ -115,10 +120,10 @@ pub(crate) async fn list_keys(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let (files, catalog) = Author::of(&app, &request, &[])?.known();
-    let now = unix_now();
-    let of_catalog = catalog.keys.iter().map(|key| listed(key, false, now));
-    let of_file = files.keys.iter().map(|key| listed(key, true, now));
+    let author = Author::of(&app, &request, &[])?;
+    let (files, catalog) = author.latest().await;
+    let of_catalog = catalog.keys.iter().map(|key| listed(&author, key, false));
+    let of_file = files.keys.iter().map(|key| listed(&author, key, true));
     let keys = of_catalog.chain(of_file).collect();
     Ok(HttpResponse::Ok().json(KeyList { success: true, keys }))
 }
@@ -159,7 +164,9 @@ pub(crate) async fn find_key(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let author = Author::of(&app, &request, &[])?;
-    show(&author, parse_id(&id)?)
+    let id = parse_id(&id)?;
+    let (files, catalog) = author.latest().await;
+    Ok(HttpResponse::Ok().json(answer(&author, (&files, &catalog), id, None)?))
 }
 
 /// Revokes a key for ever. It is refused at once here, and within a second by every router.
@@ -234,10 +241,10 @@ pub(crate) async fn resume_key(
     show(&author, key.id)
 }
 
-fn listed(key: &KeyRecord, read_only: bool, now: UnixTime) -> ListedKey {
+fn listed(author: &Author<'_>, key: &KeyRecord, read_only: bool) -> ListedKey {
     ListedKey {
         id: key.id.to_string(),
-        state: match key.state(now) {
+        state: match key.state(unix_now()) {
             KeyState::Usable => "usable",
             KeyState::Expired => "expired",
             KeyState::Revoked => "revoked",
@@ -250,6 +257,7 @@ fn listed(key: &KeyRecord, read_only: bool, now: UnixTime) -> ListedKey {
         made_at: key.made_at.format(),
         expires_at: key.expires_at.map(UnixTime::format),
         revoked_at: key.revoked_at.map(UnixTime::format),
+        used_on: author.used_on(key).map(UnixTime::format_day),
         read_only,
     }
 }
@@ -279,25 +287,33 @@ fn changeable(author: &Author<'_>, id: &str) -> Result<KeyRecord, Problem> {
     })
 }
 
-/// Returns the answer with a key that is known now.
-fn answer(author: &Author<'_>, id: KeyId, key: Option<String>) -> Result<KeyAnswer, Problem> {
-    let (files, catalog) = author.known();
+/// Returns the answer with a key of the files or of the catalog.
+fn answer(
+    author: &Author<'_>,
+    (files, catalog): (&FileRecords, &AccessState),
+    id: KeyId,
+    key: Option<String>,
+) -> Result<KeyAnswer, Problem> {
     let found = |keys: &[KeyRecord], read_only| {
         let key = keys.iter().find(|key| key.id == id);
-        key.map(|key| listed(key, read_only, unix_now()))
+        key.map(|key| listed(author, key, read_only))
     };
     let listed = found(&catalog.keys, false).or_else(|| found(&files.keys, true));
     let listed = listed.ok_or_else(|| Problem::new(Code::TSR111, NO_SUCH_KEY))?;
     Ok(KeyAnswer { success: true, key, listed })
 }
 
+/// Returns the answer with a key that is in force here.
 fn show(author: &Author<'_>, id: KeyId) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(answer(author, id, None)?))
+    let (files, catalog) = author.known();
+    Ok(HttpResponse::Ok().json(answer(author, (&files, &catalog), id, None)?))
 }
 
 /// Returns the only answer that contains a key.
 fn reveal(author: &Author<'_>, made: &NewApiKey) -> Result<HttpResponse, Problem> {
-    let answer = answer(author, made.id(), Some(made.reveal().to_owned()))?;
+    let (files, catalog) = author.known();
+    let key = Some(made.reveal().to_owned());
+    let answer = answer(author, (&files, &catalog), made.id(), key)?;
     let mut response = HttpResponse::Created();
     response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
     Ok(response.json(answer))

@@ -132,6 +132,11 @@ impl BulkOutcome {
         *spent = spent.and_then(times);
     }
 
+    /// Returns the number of shards that received rows.
+    pub(super) fn shards(&self) -> usize {
+        self.times.iter().flatten().count()
+    }
+
     /// Updates the record of the request with its shards and the times of the slowest.
     pub(super) fn update_record(&self, request: &HttpRequest) {
         let asked = || self.times.iter().flatten();
@@ -140,7 +145,7 @@ impl BulkOutcome {
         let mut shards = numbered.filter(|(_, times)| times.is_some()).map(|(shard, _)| shard);
         let only = shards.next().filter(|_| shards.next().is_none());
         request_record::update(request, |record| {
-            record.fanout = request_record::fanout(asked().count());
+            record.fanout = request_record::fanout(self.shards());
             (record.shard, record.queue, record.database) = (only, slowest.queue, slowest.database);
             record.served_by = (record.fanout > 0).then_some(ServedBy::Primary);
         });

@@ -109,6 +109,13 @@ pub(super) enum ReaderState {
     Refused(Problem),
 }
 
+impl ReaderState {
+    /// Returns true if another batch may follow.
+    pub(super) fn continues(&self) -> bool {
+        matches!(self, Self::More | Self::NeedsInput)
+    }
+}
+
 /// Next part of the text.
 enum NextRow {
     Row(Result<BulkRow, RefusedRow>),

@@ -23,6 +23,7 @@ use super::outcome::BulkOutcome;
 use super::parser_thread::Parser;
 use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader, StreamOptions};
 use super::shard_queues::ShardQueues;
+use crate::access::meter::CallerMeter;
 use crate::access::standing::CallerStanding;
 use crate::app::App;
 use crate::body_budget::BudgetShare;
@@ -46,6 +47,9 @@ const AHEAD_BYTES: usize = 4 * BATCH_BYTES_MAX;
 /// Smaller parts of a body are joined: each would keep the buffer in which it arrived.
 const PART_BYTES_MIN: usize = 4 << 10;
 
+/// Hint to a body that a limit has ended.
+const REST_LATER: &str = "send the rest from next_index after Retry-After";
+
 /// Carries out a streamed body.
 pub(super) async fn write_stream(
     app: &Data<App>,
@@ -62,6 +66,7 @@ pub(super) async fn write_stream(
     let queues = ShardQueues::new(app, (rights, options), (Rc::clone(&share), patience), &outcome);
     let standing = CallerStanding::of(app.gate.as_ref(), request);
     let reader = RowReader::new(app.clone(), stream_options, patience);
+    let meter = app.meter(request);
     let mut body = Body::new(payload, (reader, standing), share);
     let mut reached = 0;
     let (failure, next_index) = loop {
@@ -71,7 +76,13 @@ pub(super) async fn write_stream(
         }
         reached = next_index;
         refused.into_iter().for_each(|row| outcome.borrow_mut().refuse(row));
+        let wait = meter.charge_rows(rows.len());
         queues.send(rows).await;
+        if state.continues()
+            && let Err(problem) = body.pause(wait, &meter, app).await
+        {
+            break (Some(problem), next_index);
+        }
         let more = match state {
             ReaderState::More => body.continue_reading(held).await,
             ReaderState::NeedsInput => body.wait_for_input(held).await,
@@ -87,6 +98,7 @@ pub(super) async fn write_stream(
     body.release();
     queues.finish().await?;
     let mut outcome = outcome.borrow_mut();
+    meter.charge_shards(outcome.shards());
     match failure {
         None => {
             let (mut response, answer) = outcome.respond(app, request, began, Duration::ZERO);
@@ -127,6 +139,32 @@ impl Body {
 
     async fn batch(&mut self) -> Result<RowBatch, Problem> {
         self.parser.batch().await
+    }
+
+    /// Waits for the time by which the rows of the caller exceed its rate. Meanwhile nothing is
+    /// read from the socket.
+    ///
+    /// # Errors
+    /// The problem with which the body ends: the quota of the day is used up, or the caller may not
+    /// go on.
+    async fn pause(&self, wait: Duration, meter: &CallerMeter, app: &App) -> Result<(), Problem> {
+        if let (Err(limited), Some(gate)) = (meter.check_day(), &app.gate)
+            && gate.is_enforced()
+        {
+            return Err(gate.over(limited).hint(REST_LATER));
+        }
+        if wait.is_zero() || self.standing.is_unbounded() {
+            return Ok(());
+        }
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.share.unless_evicted(tokio::time::sleep(left.min(REST))).await?;
+            self.standing.check()?;
+        }
     }
 
     /// Charges the bytes that are held now; other bodies may wait for bytes that were freed.

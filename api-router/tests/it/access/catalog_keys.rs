@@ -11,7 +11,7 @@ use crate::backend::{self, files_only, servers_only};
 use crate::commands;
 use crate::harness::{Reply, Router, eventually, refused_start};
 
-const KEYS: &str = "/api/access/keys";
+pub(super) const KEYS: &str = "/api/access/keys";
 const DENIALS: &str = "/api/access/denials";
 const READ: &str = "/api/read?table=users&shardKey=acme";
 
@@ -21,29 +21,29 @@ fn manager_role() -> Value {
         {"tables": ["users"], "may": ["read", "insert"], "keys": "$tenant"}]})
 }
 
-fn send(guarded: &Guarded, method: &str, path: &str, body: Option<&Value>) -> Reply {
+pub(super) fn send(guarded: &Guarded, method: &str, path: &str, body: Option<&Value>) -> Reply {
     guarded.send_with(method, path, Some(admin().reveal()), &[], body)
 }
 
 #[track_caller]
-fn served(reply: Reply, status: u16) -> Value {
+pub(super) fn served(reply: Reply, status: u16) -> Value {
     assert_eq!(reply.status, status, "{}", reply.text());
     reply.json()
 }
 
 /// Creates a key, and returns its id and its text.
-fn create(guarded: &Guarded, body: &Value) -> (String, String) {
+pub(super) fn create(guarded: &Guarded, body: &Value) -> (String, String) {
     let made = served(send(guarded, "POST", KEYS, Some(body)), 201);
     (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
 }
 
-fn status(router: &Router, path: &str, key: &str) -> u16 {
+pub(super) fn status(router: &Router, path: &str, key: &str) -> u16 {
     let credentials = format!("Bearer {key}");
     router.send("GET", path, &[("authorization", &credentials)], None).status
 }
 
 #[track_caller]
-fn await_status(router: &Router, path: &str, key: &str, expected: u16) {
+pub(super) fn await_status(router: &Router, path: &str, key: &str, expected: u16) {
     let what = format!("{expected} for {path}");
     eventually(&what, || (status(router, path, key) == expected).then_some(()));
 }
@@ -230,7 +230,7 @@ fn denied_tenants_and_tokens_are_refused_at_once() {
 }
 
 /// Begins a request whose headers and body are sent later.
-fn begin(guarded: &Guarded, key: &str, head: &str) -> std::net::TcpStream {
+pub(super) fn begin(guarded: &Guarded, key: &str, head: &str) -> std::net::TcpStream {
     let mut stream = guarded.router.connect();
     let text = format!(
         "{head}\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {key}\r\n"
@@ -310,13 +310,13 @@ fn a_stream_of_events_ends_when_its_key_is_revoked() {
 }
 
 /// Starts a router over a folder that outlives it.
-fn start_in(folder: &Path) -> Router {
+pub(super) fn start_in(folder: &Path) -> Router {
     let mut command = backend::command(&folder.join("data"), &[]);
     with_access(&mut command, folder, "on");
     Router::start_command(command)
 }
 
-fn command_line(folder: &Path, arguments: &[&str]) -> commands::Ended {
+pub(super) fn command_line(folder: &Path, arguments: &[&str]) -> commands::Ended {
     let data_dir = folder.join("data");
     let place = ["--data-dir", data_dir.to_str().unwrap()];
     commands::run(&[arguments, &place].concat(), "")

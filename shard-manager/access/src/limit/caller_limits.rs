@@ -49,22 +49,45 @@ impl CallerLimits {
     /// has one.
     ///
     /// # Errors
-    /// [`Limited`] if the rate is exceeded or the quota of the day is used up.
+    /// [`Limited`] if a rate is exceeded or the quota of the day is used up.
     pub fn admit(
         &self,
         cost: u64,
         now: Duration,
         date: UnixTime,
     ) -> Result<Option<RateState>, Limited> {
-        if let Some(most) = self.limits.rows_per_day
-            && self.state.day.used(date.day()) >= most
-        {
-            let retry_after = Duration::from_secs(date.until_next_day());
-            return Err(Limited { limit: LimitKind::RowsPerDay, retry_after });
+        self.check_day(date)?;
+        if let Some(rate) = self.limits.rows {
+            let limited = |retry_after| Limited { limit: LimitKind::Rows, retry_after };
+            self.state.rows.check(rate, now).map_err(limited)?;
         }
         let Some(rate) = self.limits.requests else { return Ok(None) };
         let limited = |retry_after| Limited { limit: LimitKind::Requests, retry_after };
         self.state.requests.take(rate, cost, now).map(Some).map_err(limited)
+    }
+
+    /// Checks that the quota of the day is not used up.
+    ///
+    /// # Errors
+    /// [`Limited`] until the day ends.
+    pub fn check_day(&self, date: UnixTime) -> Result<(), Limited> {
+        match self.limits.rows_per_day {
+            Some(most) if self.state.day.used(date.day()) >= most => {
+                let retry_after = Duration::from_secs(date.until_next_day());
+                Err(Limited { limit: LimitKind::RowsPerDay, retry_after })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Charges a request that was admitted at the first cost for the rest of its real cost, which
+    /// was known only later. Together they take the burst at most, as if it had been known.
+    pub fn charge_request(&self, admitted: u64, cost: u64, now: Duration) {
+        let Some(rate) = self.limits.requests else { return };
+        let rest = cost.min(rate.burst()).saturating_sub(admitted);
+        if rest > 0 {
+            self.state.requests.charge(rate, rest, now);
+        }
     }
 
     /// Counts a request as running until the guard is dropped. Returns `None` if the caller may
@@ -88,6 +111,42 @@ impl CallerLimits {
         let rate = self.limits.rows;
         rate.map_or(Duration::ZERO, |rate| self.state.rows.charge(rate, rows, now))
     }
+
+    /// Returns the states of all limits that count something, for the answer to a request.
+    pub fn states(&self, now: Duration, date: UnixTime) -> LimitStates {
+        let of_day = |most: u64| DayState {
+            most,
+            remaining: most.saturating_sub(self.state.day.used(date.day())),
+            reset: Duration::from_secs(date.until_next_day()),
+        };
+        LimitStates {
+            requests: self.limits.requests.map(|rate| self.state.requests.state(rate, now)),
+            rows: self.limits.rows.map(|rate| self.state.rows.state(rate, now)),
+            day: self.limits.rows_per_day.map(of_day),
+        }
+    }
+}
+
+/// States of the limits of a caller; `None` for those that it does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitStates {
+    /// Requests per second.
+    pub requests: Option<RateState>,
+    /// Rows per second.
+    pub rows: Option<RateState>,
+    /// Rows per day.
+    pub day: Option<DayState>,
+}
+
+/// State of the quota of a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DayState {
+    /// Rows of a whole day.
+    pub most: u64,
+    /// Rows that are left.
+    pub remaining: u64,
+    /// Time until the next day.
+    pub reset: Duration,
 }
 
 /// Limit that refused a request.
@@ -97,6 +156,8 @@ pub enum LimitKind {
     Requests,
     /// Requests at the same time.
     Concurrent,
+    /// Rows per second.
+    Rows,
     /// Rows per day.
     RowsPerDay,
 }
@@ -107,6 +168,7 @@ impl LimitKind {
         match self {
             Self::Requests => "requests_per_s",
             Self::Concurrent => "concurrent",
+            Self::Rows => "rows_per_s",
             Self::RowsPerDay => "rows_per_day",
         }
     }

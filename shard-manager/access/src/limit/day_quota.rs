@@ -3,7 +3,8 @@
 //! **Invariant:** rows are never lost while it is one day, also while threads add rows at midnight:
 //! day and rows are one atomic number. Rows of a thread that still has yesterday's date count on
 //! today, so such a thread, or a clock that goes back over midnight, does not begin a quota anew.
-//! **Not here:** sending the sums to the catalog and fetching those of others.
+//! The rows of the day before remain known until the next one ends.
+//! **Not here:** the way of the sums to the catalog and back (`usage`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,6 +16,8 @@ const ROWS_MAX: u64 = (1 << ROWS_BITS) - 1;
 #[derive(Debug, Default)]
 pub struct DayQuota {
     here: AtomicU64,
+    /// Last number of the day before that of `here`.
+    before: AtomicU64,
     elsewhere: AtomicU64,
 }
 
@@ -28,7 +31,13 @@ impl DayQuota {
         // Relaxed: the number protects no other memory.
         let known =
             self.here.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |known| Some(add(known)));
-        self.total(add(known.unwrap_or_else(|known| known)), day)
+        let known = known.unwrap_or_else(|known| known);
+        let here = add(known);
+        if day_of(known) != day_of(here) {
+            // Only the thread that has begun the day gets here.
+            self.before.store(known, Ordering::Relaxed);
+        }
+        self.total(here, day)
     }
 
     /// Returns the rows used on this day, as far as they are known here.
@@ -46,6 +55,16 @@ impl DayQuota {
         rows_of(self.here.load(Ordering::Relaxed), day)
     }
 
+    /// Returns the days on which rows were used at this router, with the rows: the day before the
+    /// latest one, and the latest. While a day begins, the one before is not returned for a moment.
+    pub fn days(&self) -> [(u32, u64); 2] {
+        let read = |packed: &AtomicU64| packed.load(Ordering::Relaxed);
+        let unpack = |packed: u64| (day_of(packed), packed & ROWS_MAX);
+        // In this order: a day that is begun in between is the latest one of the next call.
+        let here = read(&self.here);
+        [unpack(read(&self.before)), unpack(here)]
+    }
+
     /// Sets the rows used on this day at other routers.
     pub fn set_elsewhere(&self, rows: u64, day: u32) {
         self.elsewhere.store(pack(rows, day), Ordering::Relaxed);
@@ -60,11 +79,15 @@ impl DayQuota {
 /// Days further ahead are those of a clock that was wrong, and are forgotten.
 fn latest(known: u64, day: u32) -> u32 {
     let next = day.saturating_add(1);
-    if known >> ROWS_BITS == u64::from(next) { next } else { day }
+    if day_of(known) == next { next } else { day }
 }
 
 fn pack(rows: u64, day: u32) -> u64 {
     u64::from(day) << ROWS_BITS | rows.min(ROWS_MAX)
+}
+
+fn day_of(packed: u64) -> u32 {
+    (packed >> ROWS_BITS) as u32
 }
 
 fn rows_of(packed: u64, day: u32) -> u64 {

@@ -6,16 +6,54 @@
 
 use std::time::Duration;
 
+use super::caller_limits::LimitStates;
 use super::{Rate, RateState};
 
-/// Returns the value of `RateLimit-Policy`, such as `"requests";q=400;w=2`.
+const REQUESTS: &str = "requests";
+const ROWS: &str = "rows";
+const DAY: &str = "day";
+const DAY_SECONDS: u64 = 86_400;
+
+/// Returns the value of `RateLimit-Policy` for the requests per second, such as
+/// `"requests";q=400;w=2`.
 pub fn policy(rate: Rate) -> String {
-    format!("\"requests\";q={};w={}", rate.burst(), seconds(rate.window()).max(1))
+    rate_policy(REQUESTS, rate)
 }
 
-/// Returns the value of `RateLimit`, such as `"requests";r=371;t=1`.
+/// Returns the value of `RateLimit` for the requests per second, such as `"requests";r=371;t=1`.
 pub fn state(state: &RateState) -> String {
-    format!("\"requests\";r={};t={}", state.remaining, seconds(state.reset))
+    limit_state(REQUESTS, state.remaining, state.reset)
+}
+
+/// Returns the value of `RateLimit-Policy` for all limits of a caller; `None` if it has none that
+/// are listed.
+pub fn policies(states: &LimitStates) -> Option<String> {
+    let rate = |name, state: Option<RateState>| state.map(|state| rate_policy(name, state.rate));
+    let day = states.day.map(|day| format!("\"{DAY}\";q={};w={DAY_SECONDS}", day.most));
+    join([rate(REQUESTS, states.requests), rate(ROWS, states.rows), day])
+}
+
+/// Returns the value of `RateLimit` for all limits of a caller; `None` if it has none that are
+/// listed.
+pub fn states(states: &LimitStates) -> Option<String> {
+    let rate = |name, state: Option<RateState>| {
+        state.map(|state| limit_state(name, state.remaining, state.reset))
+    };
+    let day = states.day.map(|day| limit_state(DAY, day.remaining, day.reset));
+    join([rate(REQUESTS, states.requests), rate(ROWS, states.rows), day])
+}
+
+fn rate_policy(name: &str, rate: Rate) -> String {
+    format!("\"{name}\";q={};w={}", rate.burst(), seconds(rate.window()).max(1))
+}
+
+fn limit_state(name: &str, remaining: u64, reset: Duration) -> String {
+    format!("\"{name}\";r={remaining};t={}", seconds(reset))
+}
+
+fn join(items: [Option<String>; 3]) -> Option<String> {
+    let items: Vec<String> = items.into_iter().flatten().collect();
+    (!items.is_empty()).then(|| items.join(", "))
 }
 
 /// Returns the value of `Retry-After`: at least one second, because 0 invites to repeat at once.

@@ -17,6 +17,7 @@ use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use super::caller_limits::LimitState;
 use super::failures::network;
+use super::usage::UsageLedger;
 use crate::key::KeyId;
 use crate::tenant::Tenants;
 
@@ -43,11 +44,32 @@ pub enum LimitSubject<'s> {
     Address(IpAddr),
 }
 
+impl LimitSubject<'_> {
+    /// Returns the name under which rows are summed; `None` for an address. Lists are JSON, so that
+    /// no two subjects have one name, and no name contains a control character.
+    fn text(&self) -> Option<String> {
+        let list = |texts: &[&str]| serde_json::to_string(texts).expect("texts always serialise");
+        match self {
+            Self::Tenants { role, tenants } => {
+                let tenants: Vec<&str> =
+                    tenants.as_slice().iter().map(|tenant| &**tenant).collect();
+                Some(format!("tenants {role} {}", list(&tenants)))
+            }
+            Self::Key(id) => Some(format!("key {id}")),
+            Self::Subject { issuer, subject } => {
+                Some(format!("subject {}", list(&[issuer, subject])))
+            }
+            Self::Address(_) => None,
+        }
+    }
+}
+
 /// Counters of all callers.
 pub struct LimitCells {
     secret: [u8; 16],
     callers: Cache<u128, Arc<LimitState>>,
     addresses: Cache<u128, Arc<LimitState>>,
+    usage: UsageLedger,
 }
 
 impl LimitCells {
@@ -59,7 +81,7 @@ impl LimitCells {
     /// Creates an empty table. The random secret keeps clients from choosing subjects that collide.
     pub fn new(secret: [u8; 16]) -> Self {
         let (callers, addresses) = (Cache::new(Self::MAX), Cache::new(Self::ADDRESSES_MAX));
-        Self { secret, callers, addresses }
+        Self { secret, callers, addresses, usage: UsageLedger::default() }
     }
 
     /// Returns the counters of a subject.
@@ -82,6 +104,21 @@ impl LimitCells {
     /// without counters, and clients cannot choose subjects of the same number.
     pub fn number(&self, subject: &LimitSubject<'_>) -> u64 {
         self.name(subject) as u64
+    }
+
+    /// Returns the counters of a subject that has a quota of rows per day, which are summed over all
+    /// routers. Those of an address are not: so no list of addresses is stored anywhere.
+    pub fn state_with_quota(&self, subject: &LimitSubject<'_>) -> Arc<LimitState> {
+        let state = self.state(subject);
+        match subject.text() {
+            Some(name) => self.usage.register(name, state),
+            None => state,
+        }
+    }
+
+    /// Returns the rows of all callers with a quota.
+    pub fn usage(&self) -> &UsageLedger {
+        &self.usage
     }
 
     fn name(&self, subject: &LimitSubject<'_>) -> u128 {

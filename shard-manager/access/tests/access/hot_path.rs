@@ -18,9 +18,19 @@ use model::keyspace::ShardKey;
 use crate::counted_heap::{allocations_of, bytes_of};
 use crate::signers::{Signer, claims, issuers, now};
 
-const ROLE: &str = r#"{"role":"shop","limits":{"requests_per_s":1000000000},"grants":[
+const ROLE: &str = r#"{"role":"shop","grants":[
     {"tables":["orders"],"may":["read"],"keys":"*","columns":["id"]},
     {"tables":["users","orders"],"may":["read","insert"],"keys":"$tenant:*","columns":["id","name"]}]}"#;
+
+const RATE: &str = r#"{"requests_per_s":1000000000}"#;
+const ALL_LIMITS: &str = r#"{"requests_per_s":1000000000,"rows_per_s":1000000000,
+    "rows_per_day":1000000000000,"concurrent":9}"#;
+
+/// Returns the role with these limits.
+fn role(limits: &str) -> AccessRole {
+    let rest = ROLE.strip_prefix('{').unwrap();
+    AccessRole::parse(&format!("{{\"limits\":{limits},{rest}")).unwrap()
+}
 
 fn record(key: &NewApiKey) -> KeyRecord {
     KeyRecord {
@@ -38,17 +48,17 @@ fn record(key: &NewApiKey) -> KeyRecord {
     }
 }
 
-fn contents(keys: Vec<KeyRecord>) -> SnapshotContents {
+fn contents(keys: Vec<KeyRecord>, limits: &str) -> SnapshotContents {
     SnapshotContents {
         keys,
-        roles: vec![AccessRole::parse(ROLE).unwrap()],
+        roles: vec![role(limits)],
         read_at: now(),
         ..SnapshotContents::default()
     }
 }
 
-fn gate(key: &NewApiKey, signer: &Signer) -> Authenticator {
-    let contents = contents(vec![record(key)]);
+fn gate(key: &NewApiKey, signer: &Signer, limits: &str) -> Authenticator {
+    let contents = contents(vec![record(key)], limits);
     let cells = Arc::new(LimitCells::new([0; 16]));
     let snapshot = Snapshot::build(contents, &LimitSource { cells: &cells, routers: 1 }).unwrap();
     let settings = AuthSettings { stale_max: 0, limit_routers: 1 };
@@ -58,7 +68,7 @@ fn gate(key: &NewApiKey, signer: &Signer) -> Authenticator {
 #[test]
 fn good_credentials_and_granted_rows_allocate_nothing() {
     let (key, signer) = (NewApiKey::from_random(&[1; 48]), Signer::ed25519());
-    let (gate, token) = (gate(&key, &signer), signer.sign(&claims()));
+    let (gate, token) = (gate(&key, &signer, RATE), signer.sign(&claims()));
     let columns = ["id", "name"];
     let question = |rights: &Rights| {
         let (operations, columns) = (RowOperations::READ, columns.iter().copied());
@@ -81,6 +91,23 @@ fn good_credentials_and_granted_rows_allocate_nothing() {
 }
 
 #[test]
+fn counting_against_every_limit_allocates_nothing() {
+    let (key, signer) = (NewApiKey::from_random(&[1; 48]), Signer::ed25519());
+    let gate = gate(&key, &signer, ALL_LIMITS);
+    let pass = || {
+        let caller = gate.authenticate(key.reveal(), now(), || true).unwrap();
+        let limits = caller.limits.clone().unwrap();
+        let place = limits.enter().unwrap();
+        assert!(limits.admit(1, std::time::Duration::ZERO, now()).is_ok());
+        limits.charge_request(1, 3, std::time::Duration::ZERO);
+        black_box(limits.charge_rows(3, std::time::Duration::ZERO, now()));
+        drop(place);
+    };
+    pass();
+    assert_eq!(allocations_of(|| (0..100).for_each(|_| pass())), 0);
+}
+
+#[test]
 fn a_key_takes_less_than_a_kibibyte() {
     const KEYS: u16 = 1_000;
     let key = |number: u16| {
@@ -90,7 +117,7 @@ fn a_key_takes_less_than_a_kibibyte() {
     };
     let cells = LimitCells::new([0; 16]);
     let source = LimitSource { cells: &cells, routers: 1 };
-    let make = || Snapshot::build(contents((0..KEYS).map(key).collect()), &source).unwrap();
+    let make = || Snapshot::build(contents((0..KEYS).map(key).collect(), RATE), &source).unwrap();
     let (snapshot, bytes) = bytes_of(make);
     assert_eq!(snapshot.key_count(), usize::from(KEYS));
     assert!(bytes > 0 && bytes < i64::from(KEYS) * 1_024, "{bytes}");

@@ -59,6 +59,62 @@ fn headers_are_as_in_the_draft() {
 }
 
 #[test]
+fn headers_list_each_limit_that_applies() {
+    let limits = RoleLimits {
+        requests: Rate::new(200, 400),
+        rows: Rate::new(5_000, 5_000),
+        concurrent: Some(4),
+        rows_per_day: Some(1_000_000),
+    };
+    let caller = CallerLimits::new(limits, Arc::default());
+    let date = UnixTime::from_seconds(86_400 * 20_000 + 86_300);
+    caller.admit(1, START, date).unwrap();
+    caller.charge_rows(1_000, START, date);
+    let states = caller.states(START, date);
+    assert_eq!(
+        headers::policies(&states).unwrap(),
+        "\"requests\";q=400;w=2, \"rows\";q=5000;w=1, \"day\";q=1000000;w=86400"
+    );
+    assert_eq!(
+        headers::states(&states).unwrap(),
+        "\"requests\";r=399;t=1, \"rows\";r=4000;t=1, \"day\";r=999000;t=100"
+    );
+    let only = RoleLimits { concurrent: Some(4), ..RoleLimits::default() };
+    let states = CallerLimits::new(only, Arc::default()).states(START, date);
+    assert_eq!((headers::policies(&states), headers::states(&states)), (None, None));
+}
+
+#[test]
+fn a_caller_whose_rows_exceed_the_rate_is_refused_until_one_is_available() {
+    let limits = RoleLimits { rows: Rate::new(10, 10), ..RoleLimits::default() };
+    let caller = CallerLimits::new(limits, Arc::default());
+    let date = UnixTime::default();
+    assert!(caller.admit(1, START, date).is_ok());
+    assert_eq!(caller.charge_rows(9, START, date), Duration::ZERO);
+    assert!(caller.admit(1, START, date).is_ok(), "one row is left");
+    assert_eq!(caller.charge_rows(31, START, date), Duration::from_secs(3));
+    let refused = caller.admit(1, START, date).unwrap_err();
+    assert_eq!(refused.limit, LimitKind::Rows);
+    assert_eq!(refused.retry_after, Duration::from_millis(3_100));
+    assert_eq!(refused.to_string(), "the limit rows_per_s of this caller is reached");
+    assert!(caller.admit(1, after(3_099), date).is_err());
+    assert!(caller.admit(1, after(3_100), date).is_ok());
+}
+
+#[test]
+fn a_cost_that_is_known_later_is_charged_as_if_it_had_been_known() {
+    let rate = Rate::new(10, 20).unwrap();
+    for cost in [1, 2, 7, 20, 256] {
+        let limits = RoleLimits { requests: Some(rate), ..RoleLimits::default() };
+        let caller = CallerLimits::new(limits, Arc::default());
+        caller.admit(1, START, UnixTime::default()).unwrap();
+        caller.charge_request(1, cost, START);
+        let (cell, states) = (RateCell::default(), caller.states(START, UnixTime::default()));
+        assert_eq!(states.requests.unwrap(), cell.take(rate, cost, START).unwrap(), "{cost}");
+    }
+}
+
+#[test]
 fn routers_divide_rates_among_them() {
     let rate = Rate::new(10, 20);
     let limits = RoleLimits { requests: rate, concurrent: Some(4), ..RoleLimits::default() };

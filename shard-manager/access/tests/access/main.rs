@@ -25,3 +25,4 @@ mod tenants;
 mod token_attacks;
 mod token_confusion;
 mod tokens;
+mod usage;

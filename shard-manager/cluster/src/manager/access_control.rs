@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use access::unix_time::UnixTime;
-use engine::access_store::{AccessChange, AccessError, AccessMode, AccessState, ChangeAuthor};
+use engine::access_store::{
+    AccessChange, AccessError, AccessMode, AccessState, ChangeAuthor, UsageFlush,
+};
 use model::error::Error;
 use tokio::sync::watch;
 
@@ -46,6 +48,22 @@ impl Access<'_> {
         now: UnixTime,
     ) -> Result<u64, AccessError> {
         self.0.backend.access_store().change(change, author, now).await
+    }
+
+    /// Adds rows and uses of keys to those of all routers.
+    ///
+    /// # Errors
+    /// The error of the catalog. The flush may have been stored, and may be repeated.
+    pub async fn add_usage(self, flush: &UsageFlush) -> Result<(), Error> {
+        self.0.backend.access_store().add_usage(flush).await
+    }
+
+    /// Returns the sums of a day, with the names of their callers.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn usage(self, day: u32) -> Result<Vec<(String, u64)>, Error> {
+        self.0.backend.access_store().usage(day).await
     }
 
     /// Subscribes to the state, beginning with the present one. If the catalog is lost later, the

@@ -5,6 +5,7 @@
 //! **Not here:** running a statement (the engines), transactions and locks.
 
 use access::denial::{Denial, DenialSubject};
+use access::key::KeyId;
 use access::key_record::KeyRecord;
 use access::unix_time::UnixTime;
 
@@ -223,6 +224,50 @@ pub(super) fn set_control(mode: &str, generation: u64) -> AccessStatement {
     AccessStatement::work(
         "UPDATE tessera_access SET mode = $1, generation = $2",
         [text(mode), generation],
+    )
+}
+
+/// Returns the statement that stores the number of a flush. It returns a row unless this or a later
+/// one is stored already.
+pub(super) fn begin_flush(day: u32, process: String, number: u64) -> AccessStatement {
+    let sql = "INSERT INTO tessera_access_usage (day, caller, rows) VALUES ($1, $2, $3)
+         ON CONFLICT (day, caller) DO UPDATE SET rows = excluded.rows
+         WHERE tessera_access_usage.rows < excluded.rows RETURNING rows";
+    AccessStatement::query(sql, &[Number]).with([
+        AccessValue::Number(day.into()),
+        AccessValue::Text(process),
+        AccessValue::Number(number.cast_signed()),
+    ])
+}
+
+/// Returns the statement that adds rows of a caller.
+pub(super) fn add_rows(day: u32, caller: &str, rows: u64) -> AccessStatement {
+    let sql = "INSERT INTO tessera_access_usage (day, caller, rows) VALUES ($1, $2, $3)
+         ON CONFLICT (day, caller)
+         DO UPDATE SET rows = tessera_access_usage.rows + excluded.rows";
+    let rows = AccessValue::Number(rows.cast_signed());
+    AccessStatement::work(sql, [AccessValue::Number(day.into()), text(caller), rows])
+}
+
+/// Returns the statement that returns the highest sums of a day, as many as there may be keys.
+pub fn usage(day: u32) -> AccessStatement {
+    let sql = "SELECT caller, rows FROM tessera_access_usage WHERE day = $1
+        ORDER BY rows DESC LIMIT 100000";
+    AccessStatement::query(sql, &[Text, Number]).with([AccessValue::Number(day.into())])
+}
+
+/// Returns the statement that removes the sums of days before this one.
+pub(super) fn remove_rows_before(day: u32) -> AccessStatement {
+    let sql = "DELETE FROM tessera_access_usage WHERE day < $1";
+    AccessStatement::work(sql, [AccessValue::Number(day.into())])
+}
+
+/// Returns the statement that stores the last day on which a key was used.
+pub(super) fn mark_key(id: KeyId, day: u32) -> AccessStatement {
+    AccessStatement::work(
+        "UPDATE tessera_access_keys SET used_on = $1
+         WHERE id = $2 AND (used_on IS NULL OR used_on < $1)",
+        [AccessValue::Number(day.into()), text(id.as_str())],
     )
 }
 

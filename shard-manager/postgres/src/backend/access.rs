@@ -5,7 +5,8 @@
 use access::unix_time::UnixTime;
 use engine::EngineFuture;
 use engine::access_store::{
-    AccessChange, AccessError, AccessFeed, AccessMode, AccessState, AccessStore, ChangeAuthor, now,
+    AccessChange, AccessError, AccessFeed, AccessMode, AccessState, AccessStore, ChangeAuthor,
+    UsageFlush, now,
 };
 use futures_util::future::BoxFuture;
 use model::error::Error;
@@ -69,6 +70,18 @@ impl AccessStore for Servers {
                 self.follower.access.publish(state, now);
             }
             Ok(generation)
+        }))
+    }
+
+    fn add_usage<'a>(&'a self, flush: &'a UsageFlush) -> EngineFuture<'a, ()> {
+        Box::pin(self.with_catalog(async move |catalog, _| {
+            catalog.add_usage(flush).await.map_err(|error| unavailable(&error))
+        }))
+    }
+
+    fn usage(&self, day: u32) -> EngineFuture<'_, Vec<(String, u64)>> {
+        Box::pin(self.with_catalog(async move |catalog, _| {
+            catalog.usage(day).await.map_err(|error| unavailable(&error))
         }))
     }
 

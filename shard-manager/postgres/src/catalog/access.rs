@@ -11,8 +11,9 @@ use access::unix_time::UnixTime;
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::access_store::sql::{self, AccessColumn, AccessRow, AccessStatement, AccessValue};
+use engine::access_store::usage::read_sums;
 use engine::access_store::{
-    AccessChange, AccessError, AccessFacts, AccessMode, AccessState, ChangeAuthor, plan,
+    AccessChange, AccessError, AccessFacts, AccessMode, AccessState, ChangeAuthor, UsageFlush, plan,
 };
 use model::value::{ColumnType, Value};
 
@@ -90,6 +91,37 @@ impl Catalog {
         };
         self.or_rollback(stored.await).await.map_err(|error| refused(&error))?;
         Ok(generation(timeline, plan.generation))
+    }
+
+    /// Adds rows and uses of keys in one transaction.
+    ///
+    /// # Errors
+    /// The error of a statement. The transaction may have been committed.
+    pub async fn add_usage(&self, flush: &UsageFlush) -> QueryResult<()> {
+        let stored = async {
+            // Changes of all keys lock the keys in another order.
+            let begin = if flush.key_uses.is_empty() { "BEGIN" } else { BEGIN_CHANGING };
+            run(&self.connection, begin).await?;
+            let has_rows = !flush.batch.rows.is_empty();
+            if has_rows && !load(&self.connection, &flush.begin()).await?.is_empty() {
+                for statement in flush.additions() {
+                    load(&self.connection, &statement).await?;
+                }
+            }
+            for statement in flush.end() {
+                load(&self.connection, &statement).await?;
+            }
+            run(&self.connection, "COMMIT").await
+        };
+        self.or_rollback(stored.await).await
+    }
+
+    /// Returns the sums of a day.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn usage(&self, day: u32) -> QueryResult<Vec<(String, u64)>> {
+        load(&self.connection, &sql::usage(day)).await.map(|rows| read_sums(&rows))
     }
 
     /// Ends the transaction of a statement that has failed. Without this every later statement of

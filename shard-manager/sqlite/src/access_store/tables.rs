@@ -7,9 +7,10 @@ use diesel::Connection;
 use diesel::result::{Error as DieselError, QueryResult};
 use diesel::sqlite::SqliteConnection;
 use engine::access_store::sql::{self, AccessColumn, AccessRow, AccessStatement, AccessValue};
+use engine::access_store::usage::read_sums;
 use engine::access_store::{
     AccessChange, AccessError, AccessFacts, AccessMode, AccessRefusal, AccessState, ChangeAuthor,
-    now, plan,
+    UsageFlush, now, plan,
 };
 
 use crate::connection::{Bind, DbErrorKind, Statement, for_each_row};
@@ -70,6 +71,24 @@ pub(super) fn change(
             AccessError::Catalog(DbErrorKind::of(&error).error(CATALOG))
         }
     })
+}
+
+/// Adds rows and uses of keys in one transaction.
+pub(super) fn add_usage(connection: &mut SqliteConnection, flush: &UsageFlush) -> QueryResult<()> {
+    connection.immediate_transaction(|connection| {
+        if !flush.batch.rows.is_empty() && !run(connection, &flush.begin())?.is_empty() {
+            flush.additions().try_for_each(|statement| run(connection, &statement).map(drop))?;
+        }
+        flush.end().try_for_each(|statement| run(connection, &statement).map(drop))
+    })
+}
+
+/// Returns the sums of a day.
+pub(super) fn usage(
+    connection: &mut SqliteConnection,
+    day: u32,
+) -> QueryResult<Vec<(String, u64)>> {
+    run(connection, &sql::usage(day)).map(|rows| read_sums(&rows))
 }
 
 /// Suspends every key of a catalog of any version, in which there may be no table of keys.

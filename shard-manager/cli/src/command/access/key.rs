@@ -176,10 +176,6 @@ struct Listed<'k> {
 
 impl<'k> Listed<'k> {
     fn of(key: &'k KeyRecord, now: UnixTime) -> Self {
-        let day = |day: u32| {
-            let time = UnixTime::from_seconds(u64::from(day) * 86_400).format();
-            time.split('T').next().unwrap_or_default().to_owned()
-        };
         Self {
             id: key.id.as_str(),
             state: match key.state(now) {
@@ -195,7 +191,7 @@ impl<'k> Listed<'k> {
             made_at: key.made_at.format(),
             expires_at: key.expires_at.map(UnixTime::format),
             revoked_at: key.revoked_at.map(UnixTime::format),
-            used_on: key.used_on.map(day),
+            used_on: key.used_on.map(UnixTime::format_day),
         }
     }
 

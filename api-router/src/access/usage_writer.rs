@@ -1,0 +1,147 @@
+//! Usage writer: adds the rows of callers with a quota to the sums of all routers in the catalog,
+//! and stores the day on which each key was last used.
+//!
+//! All of it happens here, beside the requests: those only count. While the catalog does not
+//! answer, rows are counted on and stored later.
+//!
+//! **Invariant:** a batch of rows is stored before the next one is taken. One whose outcome is
+//! unknown is stored again as it was, which adds nothing if it was stored.
+//! **Not here:** the counters (`shard_manager::access::limit`), the refusal of a caller (`gate`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shard_manager::access::key::KeyId;
+use shard_manager::access::limit::usage::UsageBatch;
+use shard_manager::engine::access_store::UsageFlush;
+use shard_manager::error::Error;
+use shard_manager::manager::Manager;
+use tokio::sync::Mutex;
+
+use super::gate::{AccessGate, unix_now};
+
+/// Interval between two flushes: a quota can be exceeded for as long.
+pub const FLUSH_EVERY: Duration = Duration::from_secs(10);
+/// Number of flushes from one that stores uses of keys to the next: those of a minute.
+const FLUSHES_PER_USES: u64 = 6;
+/// Longest time for the last flush when the router ends.
+const LAST_FLUSH_MAX: Duration = Duration::from_secs(2);
+
+/// Writer of a running router.
+pub struct UsageWriter(Arc<Mutex<Writer>>);
+
+struct Writer {
+    gate: Arc<AccessGate>,
+    manager: Arc<Manager>,
+    process: Box<str>,
+    /// Batch that may be stored, but is not known to be.
+    pending: Option<UsageBatch>,
+    /// True if the last flush has failed, and its error is in the log.
+    has_failed: bool,
+}
+
+impl UsageWriter {
+    /// Reads the sums of this day, and then flushes for ever.
+    pub async fn start(gate: Arc<AccessGate>, manager: &Arc<Manager>) -> Self {
+        let mut writer = Writer {
+            gate,
+            manager: Arc::clone(manager),
+            process: uuid::Uuid::now_v7().simple().to_string().into(),
+            pending: None,
+            has_failed: false,
+        };
+        let loaded = writer.load().await;
+        writer.report(loaded);
+        let writer = Arc::new(Mutex::new(writer));
+        actix_web::rt::spawn(run(Arc::clone(&writer)));
+        Self(writer)
+    }
+
+    /// Stores what was counted since the last flush. For the end of a router that serves no more.
+    pub async fn finish(&self) {
+        let last = async { self.0.lock().await.flush(true).await };
+        if !matches!(tokio::time::timeout(LAST_FLUSH_MAX, last).await, Ok(Ok(()))) {
+            tracing::warn!("the last rows of callers with a quota are not in the catalog");
+        }
+    }
+}
+
+async fn run(writer: Arc<Mutex<Writer>>) {
+    for turn in 1_u64.. {
+        tokio::time::sleep(FLUSH_EVERY).await;
+        let mut writer = writer.lock().await;
+        let flushed = writer.flush(turn % FLUSHES_PER_USES == 0).await;
+        writer.report(flushed);
+    }
+}
+
+impl Writer {
+    /// Reads the sums that all routers have stored for this day.
+    async fn load(&self) -> Result<(), Error> {
+        let today = unix_now().day();
+        let sums = self.manager.access().usage(today).await?;
+        self.gate.current().limits().cells.usage().load(today, sums);
+        Ok(())
+    }
+
+    /// Stores all rows that were counted, and the uses of keys if they are wanted, and reads the
+    /// sums.
+    async fn flush(&mut self, with_uses: bool) -> Result<(), Error> {
+        let current = self.gate.current();
+        let (usage, today) = (current.limits().cells.usage(), unix_now().day());
+        usage.collect(today);
+        while let Some(batch) = self.pending.take().or_else(|| usage.next_batch()) {
+            let stored = self.store(&batch, Vec::new(), today).await;
+            if let Err(error) = stored {
+                self.pending = Some(batch);
+                return Err(error);
+            }
+            usage.confirm(&batch);
+        }
+        if usage.callers() > 0 {
+            self.load().await?;
+        }
+        if with_uses { self.store_uses(today).await } else { Ok(()) }
+    }
+
+    /// Stores the day of the last use of each key, unless the catalog has it.
+    async fn store_uses(&self, today: u32) -> Result<(), Error> {
+        let current = self.gate.current();
+        loop {
+            let uses = current.snapshot().unstored_uses(UsageFlush::KEYS_MAX);
+            if uses.is_empty() {
+                return Ok(());
+            }
+            let nothing = UsageBatch { number: 0, day: today, rows: Vec::new() };
+            self.store(&nothing, uses.clone(), today).await?;
+            current.snapshot().confirm_uses(&uses);
+        }
+    }
+
+    async fn store(
+        &self,
+        batch: &UsageBatch,
+        key_uses: Vec<(KeyId, u32)>,
+        today: u32,
+    ) -> Result<(), Error> {
+        let (process, batch) = (self.process.clone(), batch.clone());
+        let flush = UsageFlush { process, batch, key_uses, today };
+        self.manager.access().add_usage(&flush).await
+    }
+
+    /// Logs the first failure after a success, and the first success after it.
+    fn report(&mut self, flushed: Result<(), Error>) {
+        let has_failed = flushed.is_err();
+        match flushed {
+            Err(error) if !self.has_failed => tracing::warn!(
+                %error,
+                "the rows of callers with a quota cannot be stored in the catalog, and are counted by this router only"
+            ),
+            Ok(()) if self.has_failed => {
+                tracing::info!("the rows of callers with a quota are in the catalog again");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.has_failed = has_failed;
+    }
+}
