@@ -37,9 +37,9 @@ fn main() -> ExitCode {
 
 fn print_banner(config: &Config, bound: SocketAddr) {
     let exposed = if bound.ip().to_canonical().is_loopback() {
-        "only this machine can reach it; there is no authentication"
+        "only this machine can reach it"
     } else {
-        "EVERYBODY who reaches this address can read it: there is no authentication"
+        "EVERYBODY who reaches this address can read what needs no key"
     };
     let routers: Vec<String> = config.routers.iter().map(ToString::to_string).collect();
     let store = config.store.as_ref().map_or_else(

@@ -45,7 +45,7 @@ def check_names(documents, names):
         mounted = {mount["name"] for it in template["spec"]["containers"] for mount in it["volumeMounts"]}
         assert mounted == known, f"{name}: {mounted ^ known}"
         for volume in template["spec"].get("volumes", []):
-            if "secret" in volume:
+            if "secret" in volume and not volume["secret"].get("optional"):
                 assert ("Secret", volume["secret"]["secretName"]) in names, f"{name}: {volume}"
             if "configMap" in volume:
                 assert ("ConfigMap", volume["configMap"]["name"]) in names, f"{name}: {volume}"

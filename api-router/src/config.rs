@@ -264,7 +264,9 @@ impl Config {
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
         match self.access.mode {
             AccessMode::Off | AccessMode::Observe => {
-                settings::check_exposure(self.bind, self.insecure)
+                settings::check_exposure(self.bind, self.insecure).map_err(|error| {
+                    ConfigError(format!("{error}; or turn access control on by --access on"))
+                })
             }
             AccessMode::On => {
                 access::check_transport(self.bind, self.tls.is_some() || self.behind_tls)

@@ -4,6 +4,8 @@
 //! **Invariant:** checks change nothing.
 //! **Not here:** the shards, which the shard manager checks.
 
+mod access;
+
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -14,7 +16,6 @@ use chrono::{DateTime, Utc};
 use rustix::process::{Resource, getrlimit};
 use shard_manager::doctor::{Finding, Severity, cache, files, servers};
 
-use crate::access::watcher::AccessWatcher;
 use crate::config::{AccessMode, Config, Engine};
 use crate::server::CONNECTIONS_MAX;
 use crate::tls::{Identity, Validity};
@@ -29,7 +30,7 @@ const RENEWED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3_600);
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut found = vec![port(config), exposure(config), open_files(config)];
     found.extend(certificate(config));
-    found.extend(access(config));
+    found.extend(access::examine(config).await);
     found.extend(match &config.engine {
         Engine::Embedded { data_dir } => files(data_dir),
         Engine::Postgres(cluster) => servers(cluster).await,
@@ -85,6 +86,13 @@ fn exposure(config: &Config) -> Finding {
     let about = "access";
     match config.check_exposure() {
         Err(error) => Finding::fault(about, error),
+        Ok(()) if config.access.mode == AccessMode::On && is_unencrypted(config) => {
+            Finding::warning(
+                about,
+                "callers with a key or a token; their keys travel unencrypted from the proxy to this address: let only \
+                 the proxy reach it, or add --tls-cert and --tls-key",
+            )
+        }
         Ok(()) if config.access.mode == AccessMode::On => {
             Finding::good(about, "callers with a key or a token, each as far as its role permits")
         }
@@ -98,36 +106,15 @@ fn exposure(config: &Config) -> Finding {
         ),
         Ok(()) => Finding::warning(
             about,
-            "everybody who reaches the address, for there is no authentication: let only those reach it who may",
+            "everybody who reaches the address, because no request needs a key: turn access control on by --access on, \
+             or let only those reach it who may",
         ),
     }
 }
 
-/// Opens the files of access control as a start does.
-fn access(config: &Config) -> Option<Finding> {
-    let about = "access";
-    let mode = config.access.mode.name();
-    let watcher = match AccessWatcher::open(&config.access) {
-        Ok(watcher) => watcher?,
-        Err(error) => return Some(Finding::fault(about, error)),
-    };
-    let gate = watcher.gate();
-    let keys = gate.current().snapshot().key_count();
-    let issuers = config.access.issuers.len();
-    let found = format!("{mode}: {keys} key(s) in files, {issuers} issuer(s) of tokens");
-    Some(match config.access.mode {
-        AccessMode::On if keys + issuers == 0 => Finding::warning(
-            about,
-            format!(
-                "{found}: unless the catalog has keys, all requests that need a right are refused: make a first key"
-            ),
-        ),
-        AccessMode::Observe => Finding::warning(
-            about,
-            format!("{found}; nothing is refused: set it to on once the log names no refusals"),
-        ),
-        AccessMode::On | AccessMode::Off => Finding::good(about, found),
-    })
+/// Returns true if other machines reach the router without TLS of its own.
+fn is_unencrypted(config: &Config) -> bool {
+    config.tls.is_none() && !config.bind.ip().to_canonical().is_loopback()
 }
 
 fn certificate(config: &Config) -> Option<Finding> {

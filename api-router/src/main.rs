@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -206,18 +206,33 @@ fn backend(engine: &Engine) -> &'static str {
     }
 }
 
-fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
+/// Returns the sentence about who may use the router, and the further argument of `curl` that the
+/// examples of the banner need.
+fn protection(mode: AccessMode, bound: SocketAddr) -> (&'static str, &'static str) {
+    let key = " \\\n               -H \"authorization: Bearer $TESSERA_KEY\"";
+    match (mode, bound.ip().to_canonical().is_loopback()) {
+        (AccessMode::On, _) => ("access control is on: requests need a key or a token", key),
+        (AccessMode::Observe, true) => {
+            ("only this machine can reach it; access control observes and refuses nothing", "")
+        }
+        (AccessMode::Off, true) => {
+            ("only this machine can reach it; access control is off (--access on)", "")
+        }
+        (AccessMode::Observe, false) => (
+            "EVERYBODY who reaches this address can read and write: access control observes and refuses nothing",
+            "",
+        ),
+        (AccessMode::Off, false) => (
+            "EVERYBODY who reaches this address can read and write: access control is off (--access on)",
+            "",
+        ),
+    }
+}
+
+fn print_banner(app: &App, config: &Config, bound: SocketAddr) {
     let map = app.manager.map();
     let names: Vec<&str> = map.topology().shards().iter().map(|shard| &*shard.name).collect();
-    let exposed = match (config.access.mode, bound.ip().to_canonical().is_loopback()) {
-        (AccessMode::On, _) => "requests need a key or a token",
-        (AccessMode::Off | AccessMode::Observe, true) => {
-            "only this machine can reach it; there is no authentication"
-        }
-        (AccessMode::Off | AccessMode::Observe, false) => {
-            "EVERYBODY who reaches this address can read and write: there is no authentication"
-        }
-    };
+    let (exposed, key) = protection(config.access.mode, bound);
     let (kind, place) = match &config.engine {
         Engine::Embedded { data_dir } => {
             ("embedded SQLite", format!(", in {}", data_dir.display()))
@@ -233,9 +248,9 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
   API        {scheme}://{bound}/            {exposed}
   try it     {scheme}://{bound}/swagger-ui/
   write      curl -X POST {scheme}://{bound}/api/write -H 'Content-Type: application/json' \\
-               -H 'x-shard-key: user_123' \\
+               -H 'x-shard-key: user_123'{key} \\
                -d '{{\"table\":\"users\",\"data\":{{\"user_id\":\"user_123\",\"name\":\"John Doe\",\"email\":\"john@example.com\"}}}}'
-  read       curl '{scheme}://{bound}/api/read?table=users&limit=10' -H 'x-shard-key: user_123'
+  read       curl '{scheme}://{bound}/api/read?table=users&limit=10' -H 'x-shard-key: user_123'{key}
   end        Ctrl-C
 ",
         version = env!("CARGO_PKG_VERSION"),

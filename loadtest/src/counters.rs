@@ -52,6 +52,8 @@ pub(crate) enum Operation {
     Replay,
     /// Several rows of one shard key, changed together.
     Transfer,
+    /// A request of a tenant for rows of others.
+    Probe,
 }
 
 impl Operation {
@@ -70,6 +72,7 @@ impl Operation {
             Self::Delete => "delete",
             Self::Replay => "replay",
             Self::Transfer => "transfer",
+            Self::Probe => "probe",
         }
     }
 
@@ -83,7 +86,7 @@ impl Operation {
             | Self::Delete
             | Self::Replay
             | Self::Transfer => "POST",
-            Self::Read | Self::Scan | Self::KvGet | Self::Scatter => "GET",
+            Self::Read | Self::Scan | Self::KvGet | Self::Scatter | Self::Probe => "GET",
             Self::KvPut => "PUT",
         }
     }

@@ -15,11 +15,14 @@
 //! table that is shared with other clients ([`Names::marked`]) gets no such keys: its rows are
 //! found by the run in the key.
 //!
+//! With tenants, `loadtest-v1x-t3~17` stands for `loadtest-v1x-17`.
+//!
 //! **Invariant:** different names in a run have different keys; a key needs no escaping in a header
 //! or in a URL.
 //! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
 
 mod integer_range;
+mod tenant;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -92,6 +95,8 @@ pub(crate) struct Names {
     shape: Shape,
     run: String,
     number: u64,
+    /// Tenant whose keys they are, if they are those of one.
+    tenant: Option<u32>,
 }
 
 impl Names {
@@ -108,7 +113,7 @@ impl Names {
 
     fn of_run(shard_map: &[u8], number: u64) -> anyhow::Result<Self> {
         let map = serde_json::from_slice(shard_map).context("the shard map cannot be read")?;
-        Ok(Self { shape: shape(&map)?, run: run_name(number), number })
+        Ok(Self { shape: shape(&map)?, run: run_name(number), number, tenant: None })
     }
 
     /// Restricts the keys to those that contain [`Names::mark`].
@@ -171,13 +176,13 @@ impl Names {
 
     /// Returns the part of a key that names its purpose.
     fn text(&self, name: Name) -> String {
-        let run = &self.run;
+        let lead = self.lead();
         match name {
-            Name::Plain(number) => format!("loadtest-{run}-{number}"),
-            Name::Hot(number) => format!("loadtest-{run}-h{number}"),
-            Name::Cold(number) => format!("loadtest-{run}-c{number}"),
-            Name::Once(session, number) => format!("loadtest-{run}-b{session}-{number}"),
-            Name::Bank(number) => format!("loadtest-{run}-bank{number}"),
+            Name::Plain(number) => format!("{lead}{number}"),
+            Name::Hot(number) => format!("{lead}h{number}"),
+            Name::Cold(number) => format!("{lead}c{number}"),
+            Name::Once(session, number) => format!("{lead}b{session}-{number}"),
+            Name::Bank(number) => format!("{lead}bank{number}"),
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `mix`, `keys`, `keyspace`, `random` | the next operation, and its key |
 //! | `tables`, `requests`, `http_client`, `response_check` | a request, and its response |
 //! | `own_rows` | the tables and rows of a run, and their removal |
+//! | `clients`, `tenants`, `probe` | users of several tenants, and requests for rows of others |
 //! | `load`, `counters`, `progress`, `cpu`, `measured_run` | users, and measurements |
 //! | `verify`, `chaos`, `verified_run` | the verifying workload, and faults meanwhile |
 //! | `report` | the result |
@@ -14,13 +15,14 @@
 //! The library has the recorder of a run (`recorder`) and the command `loadtest check` (`check`);
 //! the package `checker` has the format of a recorded run and the checks.
 //!
-//! **Invariant:** of the packages of this workspace only `checker` is imported, because the tests
-//! go over HTTP.
+//! **Invariant:** of the packages of this workspace only `checker` and `credential` are imported,
+//! because the tests go over HTTP.
 //! **Not here:** code that it shares with the router.
 
 #![forbid(unsafe_code)]
 
 mod chaos;
+mod clients;
 mod counters;
 mod cpu;
 mod fault_kind;
@@ -32,6 +34,7 @@ mod measured_run;
 mod mix;
 mod options;
 mod own_rows;
+mod probe;
 mod progress;
 mod random;
 mod report;
@@ -39,6 +42,7 @@ mod requests;
 mod response_check;
 mod scenario;
 mod tables;
+mod tenants;
 mod verified_run;
 mod verify;
 
@@ -50,12 +54,13 @@ use std::sync::Arc;
 use loadtest::check::EXIT_LOST;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::clients::Clients;
 use crate::counters::Counters;
-use crate::http_client::Pool;
 use crate::load::Plan;
 use crate::options::{Command, Options};
 use crate::own_rows::OwnRows;
 use crate::report::{Files, Report};
+use crate::tenants::Tenants;
 
 /// Every request was answered as promised.
 const EXIT_PASSED: u8 = 0;
@@ -115,7 +120,7 @@ async fn until_terminated(options: &Options) -> anyhow::Result<u8> {
     tokio::select! {
         ended = work => ended.and_then(|_| Err(anyhow::anyhow!("ended by {signal}"))),
         signal = signals.next() => {
-            Err(anyhow::anyhow!("ended by {signal}; rows of the run may be left, which `--clean` removes"))
+            Err(anyhow::anyhow!("ended by {signal}; rows and keys of the run may be left, which `--clean` removes"))
         }
     }
 }
@@ -148,9 +153,12 @@ impl Signals {
 
 /// Removes the rows that earlier runs have left.
 async fn clean(options: &Options) -> anyhow::Result<u8> {
-    let pools = Pool::of(&options.targets)?;
+    let pools = options.pools()?;
     http_client::check_ready(&pools[0]).await?;
     own_rows::clean(&pools[0]).await?;
+    if pools[0].has_credential() {
+        tenants::clean(&pools[0]).await?;
+    }
     Ok(EXIT_PASSED)
 }
 
@@ -175,29 +183,41 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     if options.load.chaos {
         return verified_run::under_chaos(options).await;
     }
-    let pools = Pool::of(&options.targets)?;
+    let pools = options.pools()?;
     for pool in &pools {
         http_client::check_ready(pool).await?;
     }
     let own = OwnRows::prepare(options, &pools).await?;
     let first = Arc::clone(&pools[0]);
-    let ran = match options.load.verify {
-        true => verified_run::run(options, pools, &own).await,
-        false => run_mix(options, pools, &own).await,
+    let ran = match options.load.tenants {
+        None => run_with(options, &Clients::of_run(pools, Arc::clone(own.names()))).await,
+        Some(count) => match Tenants::create(options, count, &pools, &own).await {
+            Ok(tenants) => {
+                let ran = run_with(options, &tenants.clients(pools, &own)).await;
+                tenants.remove().await;
+                ran
+            }
+            Err(error) => Err(error),
+        },
     };
     own.remove(options, &first).await;
     ran
 }
 
+/// Runs the users of these clients.
+async fn run_with(options: &Options, clients: &Clients) -> anyhow::Result<Report> {
+    let mut report = match options.load.verify {
+        true => verified_run::run(options, clients).await?,
+        false => run_mix(options, clients).await?,
+    };
+    report.add_tenants(clients);
+    Ok(report)
+}
+
 /// Writes all keys and runs users with the mix.
-async fn run_mix(
-    options: &Options,
-    pools: Vec<Arc<Pool>>,
-    own: &OwnRows,
-) -> anyhow::Result<Report> {
+async fn run_mix(options: &Options, clients: &Clients) -> anyhow::Result<Report> {
     let counters = Arc::new(Counters::default());
-    let of_run = (pools, Arc::clone(own.names()));
-    let plan = Arc::new(Plan::new(options, of_run, Arc::clone(&counters))?);
+    let plan = Arc::new(Plan::new(options, clients, Arc::clone(&counters))?);
     load::fill(&plan).await?;
     let ran = measured_run::run(options, load::scenario(options, plan)?, &counters).await?;
     Ok(Report::new(options, &counters.counts(), ran))

@@ -9,20 +9,24 @@ mod command_line;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use checker::history::Level;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use credential::Credential;
 use goose::config::GooseConfiguration;
 
 use self::command_line::{command, level_parser, without_effect};
 use crate::fault_kind::FaultKind;
-use crate::http_client::Target;
+use crate::http_client::{Pool, Target};
 use crate::keys::Dist;
 use crate::mix::Mix;
 use crate::scenario;
 
+/// Maximum number of tenants. Each has connections of its own.
+const TENANTS_MAX: i64 = 64;
 /// Users at once. Above this the ports and files of one machine are measured, not the router.
 const USERS_MAX: usize = 1_000;
 /// Maximum number of keys. More than a run of an hour can write on one machine.
@@ -212,6 +216,16 @@ pub(crate) struct Load {
     #[arg(long, conflicts_with_all = ["chaos", "keep", "scenario"])]
     pub(crate) clean: bool,
 
+    /// Divide the users among so many tenants, each with a key of its own, which reads and writes
+    /// its own rows and tries to reach those of others (2..=64); needs the key of an administrator
+    #[arg(long, value_name = "N", conflicts_with = "chaos",
+        value_parser = clap::value_parser!(u32).range(2..=TENANTS_MAX))]
+    pub(crate) tenants: Option<u32>,
+
+    /// File with the API key for the routers [env: TESSERA_KEY, the key itself]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+
     /// Allow a host that is not this machine; ask its owner first
     #[arg(long)]
     pub(crate) allow_remote: bool,
@@ -337,6 +351,12 @@ impl Options {
             "--keys: the mix bulk writes {} different keys at once",
             crate::requests::BULK_ROWS
         );
+        if let (Some(tenants), Some(users), None) = (self.load.tenants, self.goose.users, rate) {
+            anyhow::ensure!(
+                users >= tenants as usize,
+                "--users: each of the {tenants} tenants needs a user of its own"
+            );
+        }
         self.patience()?;
         self.check_reach()
     }
@@ -361,6 +381,16 @@ impl Options {
         time.filter(|time| *time <= PATIENCE_MAX).ok_or_else(|| {
             anyhow::anyhow!("--timeout: seconds, above 0 and at most 600, not {text}")
         })
+    }
+
+    /// Returns a pool of connections for each router, with the credential of the run.
+    ///
+    /// # Errors
+    /// A credential cannot be read, or is not sent to a router because others could read it; this
+    /// machine trusts no certificates.
+    pub(crate) fn pools(&self) -> anyhow::Result<Vec<Arc<Pool>>> {
+        let credential = Credential::find(self.load.key_file.as_deref())?;
+        Pool::of(&self.targets, credential.as_ref())
     }
 
     /// Returns the distribution of keys.
@@ -388,7 +418,8 @@ impl Options {
             true => format!(", {time}s"),
             false => format!(", {time}"),
         });
-        let time = time.unwrap_or_default();
+        let tenants = self.load.tenants.map(|tenants| format!(", {tenants} tenants"));
+        let time = time.unwrap_or_default() + &tenants.unwrap_or_default();
         let share =
             if mix.has_writes_share() { format!(" ({writes} % writes)") } else { String::new() };
         if *verify {

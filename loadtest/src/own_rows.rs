@@ -42,6 +42,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time for a router to learn of a table that another one has made.
 const SPREAD_MAX: Duration = Duration::from_secs(30);
 
+/// Rights that a run needs, for messages.
+const NEEDED: &str = "the role of its key needs the scopes operate and tables, and read, insert, update and delete \
+     of all keys of loadtest_users, loadtest_transactions and kv";
+
 const CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
 
 /// Rows of one run.
@@ -107,10 +111,15 @@ impl OwnRows {
     }
 
     async fn of(pool: &Pool, tables: &'static [&'static str]) -> anyhow::Result<Self> {
-        let answer = ask(pool, requests::get("/api/shard-map"), "the shard map").await?;
+        let answer = send(pool, requests::get("/api/shard-map"), "the shard map").await?;
         let names = Names::of_new_run(&answer.body)?;
         let names = if tables.contains(&KV) { names.marked() } else { names };
         Ok(Self { names: Arc::new(names), tables })
+    }
+
+    /// Returns the tables that the run writes to.
+    pub(crate) fn tables(&self) -> &'static [&'static str] {
+        self.tables
     }
 
     /// Selects keys of this run.
@@ -203,7 +212,7 @@ impl OwnRows {
         if let Ok(asked) = &mut asked {
             asked.headers_mut().insert(CONSISTENCY, HeaderValue::from_static("all"));
         }
-        let answer = ask(pool, asked, &format!("the rows of {table}")).await?;
+        let answer = send(pool, asked, &format!("the rows of {table}")).await?;
         let rows: Rows = serde_json::from_slice(&answer.body).context("a page without rows")?;
         Ok(rows.data)
     }
@@ -229,7 +238,7 @@ pub(crate) async fn clean(pool: &Pool) -> anyhow::Result<()> {
 async fn make(pool: &Pool, table: &str) -> anyhow::Result<()> {
     let body = Bytes::from(declaration(table).to_string());
     let asked = requests::plain(Method::POST, "/api/tables", body, None);
-    ask(pool, Ok(asked), &format!("creating the table {table}, which the load tester writes to,"))
+    send(pool, Ok(asked), &format!("creating the table {table}, which the load tester writes to,"))
         .await
         .map(drop)
 }
@@ -251,7 +260,7 @@ async fn is_there(pool: &Pool, table: &str) -> anyhow::Result<bool> {
         Ok(asked) => match pool.send(asked, PATIENCE).await {
             Ok(answer) if answer.status == 200 => Ok(true),
             Ok(answer) if answer.status == 404 => Ok(false),
-            Ok(answer) => Err(refusal(&what, &answer)),
+            Ok(answer) => Err(refusal(pool, &what, &answer)),
             Err(failure) => bail!("{what} cannot be looked up: {}", failure.detail),
         },
         Err(failure) => bail!("{what} cannot be looked up: {}", failure.detail),
@@ -262,7 +271,7 @@ async fn delete(pool: &Pool, table: &str, rows: &[Value]) -> anyhow::Result<()> 
     let body = json!({"table": table, "op": "delete", "records": rows});
     let body = Bytes::from(body.to_string());
     let asked = requests::plain(Method::POST, "/api/bulk-write", body, None);
-    let answer = ask(pool, Ok(asked), &format!("removing rows of {table}")).await?;
+    let answer = send(pool, Ok(asked), &format!("removing rows of {table}")).await?;
     // Rows that could not be removed are found again; those of a shard that is down would be found
     // forever.
     ensure!(answer.status != 207, "a shard does not remove its rows");
@@ -270,7 +279,10 @@ async fn delete(pool: &Pool, table: &str, rows: &[Value]) -> anyhow::Result<()> 
 }
 
 /// Sends a request that must succeed.
-async fn ask(
+///
+/// # Errors
+/// A sentence with the reason of the refusal, and the rights that a run needs.
+pub(crate) async fn send(
     pool: &Pool,
     asked: Result<HttpRequest, crate::response_check::Failure>,
     what: &str,
@@ -281,14 +293,34 @@ async fn ask(
     };
     match sent {
         Ok(answer) if (200..300).contains(&answer.status) => Ok(answer),
-        Ok(answer) => Err(refusal(what, &answer)),
+        Ok(answer) => Err(refusal(pool, what, &answer)),
         Err(failure) => bail!("{what} was not answered: {}", failure.detail),
     }
 }
 
-fn refusal(what: &str, answer: &Answer) -> anyhow::Error {
+fn refusal(pool: &Pool, what: &str, answer: &Answer) -> anyhow::Error {
     let Problem { code, detail } = serde_json::from_slice(&answer.body).unwrap_or_default();
     let detail = crate::response_check::printable(&detail);
+    let target = pool.target();
+    match (answer.status, pool.has_credential()) {
+        (401, false) => {
+            return anyhow::anyhow!(
+                "the router at {target} has access control, and the load tester has no key: name a file with one \
+                 by --key-file, or set TESSERA_KEY; {NEEDED}"
+            );
+        }
+        (401, true) => {
+            return anyhow::anyhow!(
+                "the router at {target} refuses the load tester's key: {detail}"
+            );
+        }
+        (403, _) => {
+            return anyhow::anyhow!(
+                "{what} was refused by the router at {target}: {detail}; {NEEDED}"
+            );
+        }
+        _ => {}
+    }
     anyhow::anyhow!("{what} was answered {} {code} {detail}", answer.status)
 }
 
@@ -321,6 +353,7 @@ async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say(line: &str) {
+/// Prints a line for people, beside the report.
+pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "loadtest: {line}");
 }

@@ -14,12 +14,14 @@ pub(crate) use files::Files;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use checker::lost_text;
 use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use self::compare::Comparison;
+use crate::clients::{Client, ClientCounts, Clients};
 use crate::counters::{Counts, Source, Times};
 use crate::cpu::Cpu;
 use crate::options::{Options, parse_time};
@@ -76,6 +78,9 @@ pub(crate) struct Report {
     pub(crate) faults: Vec<Fault>,
     /// Result of the verifying workload, if it ran.
     pub(crate) verified: Option<Verified>,
+    /// Requests of each tenant, if the run had tenants.
+    #[serde(default)]
+    pub(crate) tenants: Vec<TenantLine>,
     /// With an earlier run, if one was named.
     pub(crate) comparison: Option<Comparison>,
     /// True if there were requests, every response was correct, and no guarantee was violated.
@@ -174,6 +179,32 @@ pub(crate) struct Second {
     pub(crate) classes: Vec<u32>,
 }
 
+/// Requests of one tenant.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TenantLine {
+    pub(crate) tenant: String,
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    /// Requests for rows of others.
+    pub(crate) probes: u64,
+    /// Answers with a row of another tenant.
+    pub(crate) foreign_rows: u64,
+}
+
+impl TenantLine {
+    fn of(client: &Client) -> Self {
+        let number = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let ClientCounts { requests, failed, probes, foreign_rows } = client.counts();
+        Self {
+            tenant: client.names().tenants().swap_remove(0),
+            requests: number(requests),
+            failed: number(failed),
+            probes: number(probes),
+            foreign_rows: number(foreign_rows),
+        }
+    }
+}
+
 /// Results of a run beside its counters.
 pub(crate) struct Ran {
     pub(crate) thresholds_failed: Vec<String>,
@@ -230,6 +261,7 @@ impl Report {
             series: series(counts),
             faults: ran.faults,
             verified: ran.verified,
+            tenants: Vec::new(),
             comparison: None,
             passed: false,
         };
@@ -242,6 +274,18 @@ impl Report {
             && report.thresholds_failed.is_empty();
         report.warnings = report.warn(counts, &ran.cpu);
         report
+    }
+
+    /// Adds the requests of each tenant. A run in which a tenant got a row of another has not passed.
+    pub(crate) fn add_tenants(&mut self, clients: &Clients) {
+        let tenants = clients.of_users().iter().filter(|client| client.is_tenant());
+        self.tenants = tenants.map(|client| TenantLine::of(client)).collect();
+        self.passed &= self.foreign_rows() == 0;
+    }
+
+    /// Returns the number of answers with a row of another tenant.
+    fn foreign_rows(&self) -> u64 {
+        self.tenants.iter().map(|line| line.foreign_rows).sum()
     }
 
     /// Returns warnings about numbers that are less reliable than they seem.
@@ -292,6 +336,9 @@ impl Report {
             (true, ..) if self.verified.is_some() => "no guarantee was violated".to_owned(),
             (true, ..) => "every request was answered as promised".to_owned(),
             (false, 0, _) => "no request was made".to_owned(),
+            (false, ..) if self.foreign_rows() > 0 => {
+                format!("{} answers had rows of another tenant", self.foreign_rows())
+            }
             (false, ..) if self.violations() > 0 => {
                 format!("guarantees were violated, {} times", self.violations())
             }

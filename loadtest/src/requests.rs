@@ -160,7 +160,12 @@ pub(crate) fn get(path: &str) -> Result<HttpRequest, Failure> {
     Request::get(path).body(Full::default()).map_err(|error| unsendable(&error))
 }
 
-fn json(method: Method, path: &str, body: &impl Serialize) -> Result<HttpRequest, Failure> {
+/// A request with a body of JSON to a path made at run time.
+pub(crate) fn json(
+    method: Method,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<HttpRequest, Failure> {
     let body = serde_json::to_vec(body).map_err(|error| unsendable(&error))?;
     Request::builder()
         .method(method)
@@ -170,7 +175,8 @@ fn json(method: Method, path: &str, body: &impl Serialize) -> Result<HttpRequest
         .map_err(|error| unsendable(&error))
 }
 
-fn keyed(mut asked: HttpRequest, key: &str) -> Result<HttpRequest, Failure> {
+/// Adds the shard key to a request.
+pub(crate) fn keyed(mut asked: HttpRequest, key: &str) -> Result<HttpRequest, Failure> {
     asked.headers_mut().insert(SHARD_KEY, header(key)?);
     Ok(asked)
 }

@@ -13,6 +13,7 @@ use checker::{self, Check, Violation};
 use loadtest::recorder::Recorder;
 
 use crate::chaos::{self, Chaos, ChaosTargets, ClusterError};
+use crate::clients::Clients;
 use crate::counters::Counters;
 use crate::http_client::Pool;
 use crate::measured_run;
@@ -25,15 +26,10 @@ use crate::verify::Verification;
 const LIVENESS: &str = "liveness";
 
 /// Runs the workload against routers that are there.
-pub(crate) async fn run(
-    options: &Options,
-    pools: Vec<Arc<Pool>>,
-    own: &OwnRows,
-) -> anyhow::Result<Report> {
+pub(crate) async fn run(options: &Options, clients: &Clients) -> anyhow::Result<Report> {
     let file = open_history(options)?;
     let counters = Arc::new(Counters::default());
-    let of_run = (pools, Arc::clone(own.names()));
-    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&counters))?);
+    let verification = Arc::new(Verification::new(options, clients, Arc::clone(&counters))?);
     verification.open_banks().await?;
     let ran = measured_run::run(options, Arc::clone(&verification).scenario()?, &counters).await?;
     let read_back = verification.finish().await;
@@ -53,7 +49,7 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let mut options = options.clone();
     options.aim_at(&targets.url()).map_err(anyhow::Error::msg)?;
     let file = open_history(&options)?;
-    let pools = Pool::of(&options.targets)?;
+    let pools = options.pools()?;
     let pool = Arc::clone(&pools[0]);
     chaos::ready(&pool, chaos::LIVENESS).await?;
     let own = OwnRows::prepare(&options, &pools).await?;
@@ -83,8 +79,8 @@ async fn break_meanwhile(
 ) -> anyhow::Result<(Report, Option<ChaosTargets>)> {
     let counters = Arc::new(Counters::default());
     let pool = Arc::clone(&pools[0]);
-    let of_run = (pools, Arc::clone(own.names()));
-    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&counters))?);
+    let clients = Clients::of_run(pools, Arc::clone(own.names()));
+    let verification = Arc::new(Verification::new(options, &clients, Arc::clone(&counters))?);
     verification.open_banks().await?;
     let recorder = Arc::clone(verification.recorder());
     let chaos = Chaos::start(targets, Arc::clone(&recorder), options.load.seed);

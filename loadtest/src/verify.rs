@@ -33,10 +33,9 @@ use tokio::sync::Mutex;
 
 use self::names::RowNames;
 use self::session::Session;
+use crate::clients::{Client, Clients};
 use crate::counters::Counters;
-use crate::http_client::Pool;
 use crate::keys::{Dist, KeyChooser};
-use crate::keyspace::Names;
 use crate::options::Options;
 
 /// Rows that all sessions use often.
@@ -57,14 +56,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// State that all sessions of a run share.
 pub(crate) struct Verification {
     recorder: Arc<Recorder>,
-    pools: Vec<Arc<Pool>>,
     counters: Arc<Counters>,
-    names: RowNames,
+    /// Client that opens the run and reads everything at its end.
+    owner: Arc<VerifyingClient>,
+    /// Clients of the sessions, which take turns.
+    clients: Vec<Arc<VerifyingClient>>,
     chooser: KeyChooser,
     seed: u64,
     /// The level of all writes, if they have one.
     level: Option<Level>,
+}
+
+/// Client with rows and banks of its own.
+struct VerifyingClient {
+    client: Arc<Client>,
+    names: RowNames,
     transfers: [Transfers; BANKS as usize],
+}
+
+impl VerifyingClient {
+    fn new(client: &Arc<Client>) -> Arc<Self> {
+        let names = RowNames::new(Arc::clone(client.names()));
+        Arc::new(Self { client: Arc::clone(client), names, transfers: Default::default() })
+    }
 }
 
 /// Transfers within one bank.
@@ -79,22 +93,22 @@ impl Verification {
     /// Starts the clock of the history.
     pub(crate) fn new(
         options: &Options,
-        (pools, names): (Vec<Arc<Pool>>, Arc<Names>),
+        clients: &Clients,
         counters: Arc<Counters>,
     ) -> anyhow::Result<Self> {
+        let owner = VerifyingClient::new(clients.owner());
         let hosts = options.targets.iter().map(ToString::to_string).collect();
         let started = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let bank = BankConstants { total: DEPOSIT * i64::from(ACCOUNTS), accounts: ACCOUNTS };
-        let header = Header { bank: Some(bank), ..Header::new(names.run(), started, hosts) };
+        let header = Header { bank: Some(bank), ..Header::new(owner.names.run(), started, hosts) };
         Ok(Self {
             recorder: Recorder::start(header),
-            pools,
             counters,
-            names: RowNames::new(names),
+            clients: clients.of_users().iter().map(VerifyingClient::new).collect(),
+            owner,
             chooser: KeyChooser::new(Dist::Zipf(SKEW), HOT_ROWS + COLD_ROWS)?,
             seed: options.load.seed,
             level: options.load.level,
-            transfers: Default::default(),
         })
     }
 
@@ -103,8 +117,11 @@ impl Verification {
     /// # Errors
     /// No router takes them within its time.
     pub(crate) async fn open_banks(self: &Arc<Self>) -> anyhow::Result<()> {
-        let mut session = Session::new(Arc::clone(self), usize::MAX);
-        bank::open(&mut session).await
+        for client in &self.clients {
+            let mut session = Session::of(Arc::clone(self), Arc::clone(client), usize::MAX);
+            bank::open(&mut session).await?;
+        }
+        Ok(())
     }
 
     /// Returns goose's scenario of each session.
@@ -126,7 +143,8 @@ impl Verification {
     /// # Errors
     /// The routers do not answer any more.
     pub(crate) async fn finish(self: &Arc<Self>) -> anyhow::Result<()> {
-        let mut session = Session::new(Arc::clone(self), usize::MAX - 1);
+        let owner = Arc::clone(&self.owner);
+        let mut session = Session::of(Arc::clone(self), owner, usize::MAX - 1);
         let read = read_back::all(&mut session).await;
         session.log.flush();
         read
@@ -140,11 +158,12 @@ impl Verification {
         self: &Arc<Self>,
         patience: Duration,
     ) -> anyhow::Result<()> {
-        let mut session = Session::new(Arc::clone(self), usize::MAX - 2);
+        let client = Arc::clone(&self.clients[0]);
+        let mut session = Session::of(Arc::clone(self), client, usize::MAX - 2);
         let began = Instant::now();
         // The hot rows are spread over all shards.
         for rank in 0..HOT_ROWS {
-            let row = self.names.register(rank);
+            let row = session.client.names.register(rank);
             loop {
                 let done = register::write(&mut session, &row).await;
                 match done.sample.verdict {

@@ -82,7 +82,7 @@ pub struct Flags {
     /// loopback address the names of the proxy are taken
     #[arg(long)]
     behind_tls: bool,
-    /// Serve on an address that others can reach, without authentication
+    /// Serve on an address that others can reach, although requests need no key
     #[arg(long)]
     insecure: bool,
     /// A TOML file with any of these settings, alerts and webhooks [default: analytics.toml, if it
@@ -113,7 +113,7 @@ pub struct Config {
     pub log: tracing::Level,
     /// True if a proxy in front ends TLS.
     pub behind_tls: bool,
-    /// True if other machines may reach the service although it has no authentication.
+    /// True if other machines may reach the service although requests need no key.
     pub insecure: bool,
     /// Rules for alerts.
     pub rules: Vec<Rule>,

@@ -134,7 +134,7 @@ pub fn check_exposure(bind: SocketAddr, insecure: bool) -> Result<(), ConfigErro
         return Ok(());
     }
     Err(ConfigError(format!(
-        "{bind} can be reached from other machines, and there is no authentication: bind to 127.0.0.1, or add \
+        "{bind} can be reached from other machines, and requests need no key: bind to 127.0.0.1, or add \
          --insecure if a network that you trust is all that can reach it"
     )))
 }

@@ -73,6 +73,9 @@ const FOREIGN_PREFIXES: [&str; 9] = [
     "TESSERA_ANALYTICS_WORKERS",
 ];
 
+/// Variable with the key that clients of routers send. A router has no use for it.
+const CLIENT_KEY: &str = "TESSERA_KEY";
+
 /// The configuration file that is read without being named, if it is there.
 const FILE: &str = "tessera.toml";
 
@@ -148,7 +151,8 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
 
 /// Returns true for a name with our prefix, or one that is a typo away from those without.
 fn concerns_us(name: &str) -> bool {
-    name.starts_with("TESSERA_") || name == REDIS_URL.0 || near_plain(name).is_some()
+    let has_prefix = name.starts_with("TESSERA_") && name != CLIENT_KEY;
+    has_prefix || name == REDIS_URL.0 || near_plain(name).is_some()
 }
 
 fn near_plain(name: &str) -> Option<String> {

@@ -6,6 +6,7 @@ mod canaries;
 mod catalog_keys;
 mod cors;
 mod credentials;
+mod doctor;
 mod fair;
 mod files;
 mod guarded;

@@ -200,6 +200,7 @@ fn the_router_knows_no_sql_and_the_domain_no_http() {
         "shard-manager/assembly/src",
         "shard-manager/cli/src",
         "shard-manager/cluster/src",
+        "shard-manager/credential/src",
         "shard-manager/model/src",
         "shard-manager/cache/src",
         "shard-manager/engine/src",

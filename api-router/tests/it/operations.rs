@@ -247,7 +247,7 @@ fn a_start_with_settings_of_another_cluster_is_refused_and_touches_nothing() {
 }
 
 #[test]
-fn serving_others_without_authentication_needs_a_flag() {
+fn serving_others_without_access_control_needs_a_flag() {
     let folder = crate::folders::temporary();
     let open = |address: &str| {
         let mut command = bare_command(folder.path());
@@ -256,7 +256,12 @@ fn serving_others_without_authentication_needs_a_flag() {
     };
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
         let said = refusal(open(address));
-        assert!(said.contains("--insecure") && said.contains("127.0.0.1"), "{said}");
+        assert!(
+            said.contains("--insecure")
+                && said.contains("127.0.0.1")
+                && said.contains("--access on"),
+            "{said}"
+        );
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     let mut insecure = open("0.0.0.0:0");

@@ -8,6 +8,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use credential::Credential;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+
 use super::connection::Connection;
 use super::target::Target;
 use super::trust::Trust;
@@ -17,26 +20,40 @@ use crate::response_check::Failure;
 pub(crate) struct Pool {
     target: Target,
     trust: Option<Trust>,
+    /// Value of the header `Authorization`, if there is a credential.
+    bearer: Option<HeaderValue>,
     /// Idle connections; the one used last is used next.
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Pool {
-    /// No connection is open yet.
+    /// Creates a pool without an open connection.
     ///
     /// # Errors
-    /// The target is secure and this machine trusts no certificates.
-    pub(crate) fn new(target: Target) -> anyhow::Result<Self> {
+    /// The target is secure and this machine trusts no certificates, or a credential is not sent to
+    /// the target because others could read it.
+    fn new(target: Target, credential: Option<&Credential>) -> anyhow::Result<Self> {
+        let bearer = credential.map(|credential| bearer(&target, credential)).transpose()?;
         let trust = target.is_secure().then(|| Trust::in_host(target.host())).transpose()?;
-        Ok(Self { target, trust, idle: Mutex::default() })
+        Ok(Self { target, trust, bearer, idle: Mutex::default() })
     }
 
     /// Returns a pool for each target, without an open connection.
     ///
     /// # Errors
-    /// A target is secure and this machine trusts no certificates.
-    pub(crate) fn of(targets: &[Target]) -> anyhow::Result<Vec<Arc<Self>>> {
-        targets.iter().map(|target| Ok(Arc::new(Self::new(target.clone())?))).collect()
+    /// A target is secure and this machine trusts no certificates, or a credential is not sent to a
+    /// target because others could read it.
+    pub(crate) fn of(
+        targets: &[Target],
+        credential: Option<&Credential>,
+    ) -> anyhow::Result<Vec<Arc<Self>>> {
+        let new = |target: &Target| Ok(Arc::new(Self::new(target.clone(), credential)?));
+        targets.iter().map(new).collect()
+    }
+
+    /// Returns whether requests have a credential.
+    pub(crate) fn has_credential(&self) -> bool {
+        self.bearer.is_some()
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -57,6 +74,9 @@ impl Pool {
 
     async fn exchange(&self, mut asked: HttpRequest) -> Result<Answer, Failure> {
         asked.headers_mut().insert(hyper::header::HOST, self.target.name.clone());
+        if let Some(bearer) = &self.bearer {
+            asked.headers_mut().insert(AUTHORIZATION, bearer.clone());
+        }
         let mut connection = self.connection().await?;
         let answer = connection.send(asked).await?;
         self.idle().push(connection);
@@ -78,4 +98,12 @@ impl Pool {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the header value of a credential, which no debug output shows.
+fn bearer(target: &Target, credential: &Credential) -> anyhow::Result<HeaderValue> {
+    Credential::check_url(&target.to_string())?;
+    let mut bearer = HeaderValue::try_from(credential.bearer())?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 
 use super::plan::Plan;
+use crate::clients::Client;
 use crate::random::Random;
 use crate::requests::{self, SESSION_TOKEN};
 use crate::response_check;
@@ -15,20 +16,24 @@ const ROWS: u32 = 1_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(plan: &Plan) -> anyhow::Result<()> {
-    if !plan.filled {
-        return Ok(());
+    for client in plan.clients.iter().filter(|_| plan.filled) {
+        fill(plan, client).await?;
     }
+    Ok(())
+}
+
+async fn fill(plan: &Plan, client: &Client) -> anyhow::Result<()> {
     let mut random = Random::of_user(plan.seed, usize::MAX - 1);
     let keys: Vec<u32> = (0..plan.keys_filled).collect();
     let mut token = None;
     for part in keys.chunks(ROWS as usize) {
         ensure!(!goose::is_killswitch_triggered(), "ended before all keys were written");
-        let asked = requests::bulk(&plan.names, part, &plan.value(&mut random));
+        let asked = requests::bulk(client.names(), part, &plan.value(&mut random));
         // One after the other, so that the last token has seen them all.
         let sent = match asked {
             Ok(asked) => {
                 let asked = requests::with_token(asked, token.as_ref());
-                plan.pool(0).send(asked, PATIENCE).await
+                client.pool(0).send(asked, PATIENCE).await
             }
             Err(failure) => Err(failure),
         };
@@ -41,6 +46,6 @@ pub(super) async fn run(plan: &Plan) -> anyhow::Result<()> {
             bail!("the keys cannot be written before the run: {} {detail}", failure.code);
         }
     }
-    plan.set_token(token);
+    client.set_token(token);
     Ok(())
 }

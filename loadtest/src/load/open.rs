@@ -51,7 +51,6 @@ struct Shared(Arc<tokio::sync::Mutex<Sender>>);
 struct Sender {
     plan: Arc<Plan>,
     random: Random,
-    known: Known,
     rate: f64,
     in_flight_max: u32,
     start: Instant,
@@ -66,11 +65,9 @@ impl Sender {
     fn new(plan: Arc<Plan>, random: Random, rate: f64, in_flight_max: u32) -> Self {
         // Bounded by the requests under way.
         let (tell, done) = mpsc::unbounded_channel();
-        let (token, patience) = (plan.token(), plan.patience);
-        let known = Known { names: Arc::clone(&plan.names), token, acknowledged: false, patience };
         let start = Instant::now();
         plan.counters.start(start);
-        Self { plan, random, known, rate, in_flight_max, start, due: 0, in_flight: 0, done, tell }
+        Self { plan, random, rate, in_flight_max, start, due: 0, in_flight: 0, done, tell }
     }
 
     fn next_due(&self) -> Instant {
@@ -97,10 +94,13 @@ impl Sender {
     }
 
     fn send(&mut self, intended: Instant) {
-        let step = self.plan.next_step(&mut self.random);
+        let number = self.due as usize;
+        let step = self.plan.next_step(&mut self.random, number);
         let acknowledged = self.plan.filled && step.key < self.plan.keys_filled;
-        let known = Known { acknowledged, ..self.known.clone() };
-        let pool = Arc::clone(self.plan.pool(self.due as usize));
+        let client = Arc::clone(self.plan.client(number));
+        let (token, patience) = (client.token(), self.plan.patience);
+        let known = Known { client, token, acknowledged, patience };
+        let pool = Arc::clone(self.plan.pool(number));
         let tell = self.tell.clone();
         tokio::spawn(async move {
             // The receiver is gone only after the end.

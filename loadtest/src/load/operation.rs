@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::plan::Step;
+use super::plan::{ProbeStep, Step};
+use crate::clients::Client;
 use crate::counters::{Operation, Sample, Source};
 use crate::http_client::{Answer, HttpRequest, Pool};
-use crate::keyspace::Names;
 use crate::requests::{self, SESSION_TOKEN, SessionToken};
 use crate::response_check::{self, Failure};
 
 /// Knowledge of a user before a request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Known {
-    /// Spelling of keys.
-    pub(super) names: Arc<Names>,
+    /// Its keys and credential.
+    pub(super) client: Arc<Client>,
     pub(super) token: Option<SessionToken>,
     /// The row is there: its write was acknowledged.
     pub(super) acknowledged: bool,
@@ -47,12 +47,13 @@ pub(super) async fn perform(
         }
         Err(failure) => (failure.status, None, None, Err(failure)),
     };
+    known.client.count(step.operation, &verdict);
     let sample = Sample { operation: step.operation, intended, sent, ended, source, verdict };
     OperationResult { sample, status, token }
 }
 
 async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
-    let names = &*known.names;
+    let names = known.client.names();
     let asked = match step.operation {
         Operation::Write | Operation::Insert => requests::write(names, step.key, &step.value),
         Operation::Read => requests::read(names, step.key),
@@ -62,9 +63,19 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
             let keys: Vec<u32> = step.more.iter().copied().chain([step.key]).collect();
             requests::bulk(names, &keys, &step.value)
         }
+        // The value names its key, by which a value of another tenant is recognised.
+        Operation::KvPut if known.client.is_tenant() => {
+            let value = format!("{} {}", names.plain(step.key), step.value);
+            requests::kv_put(names, step.key, &value)
+        }
         Operation::KvPut => requests::kv_put(names, step.key, &step.value),
         Operation::KvGet => requests::kv_get(names, step.key),
         Operation::Scatter => requests::scatter(step.key),
+        Operation::Probe => {
+            let unsent = || Failure::new(None, "not sent", "no probe was chosen");
+            let ProbeStep { probe, table, other } = step.probe.as_ref().ok_or_else(unsent)?;
+            probe.request(table, other)
+        }
         // Of the verifying workload alone.
         Operation::Delete | Operation::Replay | Operation::Transfer => {
             return Err(Failure::new(None, "not sent", "no mix has it"));
@@ -76,7 +87,7 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
 /// Reads a row, and writes it if it has not changed meanwhile; a row that is not there is simply
 /// written.
 async fn modify(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
-    let names = &*known.names;
+    let names = known.client.names();
     let read = send(pool, requests::read(names, step.key)?, known).await?;
     response_check::of_read(read.status, &read.body, &names.plain(step.key), known.acknowledged)?;
     let asked = match response_check::version_of(&read.body) {
@@ -87,7 +98,11 @@ async fn modify(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failu
 }
 
 async fn send(pool: &Pool, asked: HttpRequest, known: &Known) -> Result<Answer, Failure> {
-    pool.send(requests::with_token(asked, known.token.as_ref()), known.patience).await
+    let line = known.client.line(&asked);
+    let asked = requests::with_token(asked, known.token.as_ref());
+    let answer = pool.send(asked, known.patience).await?;
+    known.client.check(&line, &answer)?;
+    Ok(answer)
 }
 
 fn judge(step: &Step, known: &Known, answer: &Answer) -> Result<(), Failure> {
@@ -95,14 +110,21 @@ fn judge(step: &Step, known: &Known, answer: &Answer) -> Result<(), Failure> {
     match step.operation {
         Operation::Write | Operation::Insert => response_check::of_write(status, body),
         Operation::Modify => response_check::of_conditional_write(status, body),
-        Operation::Read => {
-            response_check::of_read(status, body, &known.names.plain(step.key), known.acknowledged)
-        }
+        Operation::Read => response_check::of_read(
+            status,
+            body,
+            &known.client.names().plain(step.key),
+            known.acknowledged,
+        ),
         Operation::Bulk => response_check::of_bulk(status, body),
         Operation::Scan | Operation::Scatter => response_check::of_page(status, body),
         Operation::Delete | Operation::Replay | Operation::Transfer => {
             response_check::of_any(status, body)
         }
+        Operation::Probe => match &step.probe {
+            Some(step) => step.probe.judge(answer),
+            None => Ok(()),
+        },
         Operation::KvPut => match status {
             204 => Ok(()),
             _ => response_check::of_write(status, body),

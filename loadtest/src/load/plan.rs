@@ -1,25 +1,24 @@
 //! Plan: the settings and the state that all users of a run share.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
-
+use crate::clients::{Client, Clients};
 use crate::counters::{Counters, Operation};
 use crate::http_client::Pool;
 use crate::keys::KeyChooser;
-use crate::keyspace::Names;
 use crate::mix::Mix;
 use crate::options::{Options, ValueSize};
+use crate::probe::Probe;
 use crate::random::Random;
-use crate::requests::{BULK_ROWS, SessionToken};
+use crate::requests::BULK_ROWS;
+use crate::tables::{KV, USERS};
 
 pub(crate) struct Plan {
-    pub(crate) pools: Vec<Arc<Pool>>,
+    /// The client of each user; the users take turns.
+    pub(super) clients: Vec<Arc<Client>>,
     pub(crate) counters: Arc<Counters>,
-    /// Spelling of keys.
-    pub(super) names: Arc<Names>,
     pub(super) seed: u64,
     /// Longest wait for a response.
     pub(super) patience: Duration,
@@ -35,8 +34,6 @@ pub(crate) struct Plan {
     value_size: ValueSize,
     /// Text that values are cut from.
     text: String,
-    /// Session token of the writes before the run.
-    token: Mutex<Option<SessionToken>>,
 }
 
 /// Next operation of a user.
@@ -48,20 +45,30 @@ pub(super) struct Step {
     /// Further keys of a bulk write.
     pub(super) more: Vec<u32>,
     pub(super) value: String,
+    /// Further part of a probe.
+    pub(super) probe: Option<ProbeStep>,
+}
+
+/// Request of a tenant for rows of another.
+#[derive(Clone, Debug)]
+pub(super) struct ProbeStep {
+    pub(super) probe: Probe,
+    pub(super) table: &'static str,
+    /// Key of another tenant.
+    pub(super) other: String,
 }
 
 impl Plan {
     pub(crate) fn new(
         options: &Options,
-        (pools, names): (Vec<Arc<Pool>>, Arc<Names>),
+        clients: &Clients,
         counters: Arc<Counters>,
     ) -> anyhow::Result<Self> {
         let load = &options.load;
         let most = load.value_size.most as usize;
         Ok(Self {
-            pools,
+            clients: clients.of_users().to_vec(),
             counters,
-            names,
             seed: load.seed,
             patience: options.patience()?,
             keys_filled: load.keys,
@@ -72,17 +79,24 @@ impl Plan {
             chooser: KeyChooser::new(options.dist(), load.keys)?,
             value_size: load.value_size,
             text: "John Doe and Jane Roe live in Tessera. ".repeat(most / 39 + 1),
-            token: Mutex::default(),
         })
     }
 
-    /// Returns the router of a user.
+    /// Returns the client of a user.
+    pub(super) fn client(&self, user: usize) -> &Arc<Client> {
+        &self.clients[user % self.clients.len()]
+    }
+
+    /// Returns the router of a user, as its client.
     pub(super) fn pool(&self, user: usize) -> &Arc<Pool> {
-        &self.pools[user % self.pools.len()]
+        self.client(user).pool(user / self.clients.len())
     }
 
     /// Returns the next operation of the user with this random stream.
-    pub(super) fn next_step(&self, random: &mut Random) -> Step {
+    pub(super) fn next_step(&self, random: &mut Random, user: usize) -> Step {
+        if self.client(user).is_tenant() && Probe::is_due(random) {
+            return self.probe(random, user);
+        }
         let operation = self.mix.next(random, self.writes);
         let key = match operation {
             Operation::Insert => self.keys.fetch_add(1, Ordering::Relaxed),
@@ -96,11 +110,24 @@ impl Plan {
             | Operation::Scatter
             | Operation::Delete
             | Operation::Replay
-            | Operation::Transfer => self.draw(random),
+            | Operation::Transfer
+            | Operation::Probe => self.draw(random),
         };
         let bulk = operation == Operation::Bulk;
         let more = if bulk { self.draw_different(random, key) } else { Vec::new() };
-        Step { operation, key, more, value: self.value(random) }
+        Step { operation, key, more, value: self.value(random), probe: None }
+    }
+
+    /// Returns a request for a row of another tenant.
+    fn probe(&self, random: &mut Random, user: usize) -> Step {
+        let key = self.draw(random);
+        let probe = Probe::draw(random);
+        let table = if self.mix == Mix::Kv { KV } else { USERS };
+        let count = self.clients.len();
+        let step = 1 + random.below(count as u32 - 1) as usize;
+        let other = self.clients[(user + step) % count].names().plain(key);
+        let probe = Some(ProbeStep { probe, table, other });
+        Step { operation: Operation::Probe, key, more: Vec::new(), value: String::new(), probe }
     }
 
     fn draw(&self, random: &mut Random) -> u32 {
@@ -120,14 +147,5 @@ impl Plan {
         let ValueSize { least, most } = self.value_size;
         let size = (least + random.below(most - least + 1)) as usize;
         self.text[..size.min(self.text.len())].to_owned()
-    }
-
-    /// Returns the token that all users have at the start.
-    pub(super) fn token(&self) -> Option<SessionToken> {
-        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set_token(&self, token: Option<HeaderValue>) {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
 }

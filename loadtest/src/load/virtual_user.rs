@@ -23,17 +23,17 @@ pub(super) struct VirtualUser {
 impl VirtualUser {
     pub(super) fn new(plan: Arc<Plan>, number: usize) -> Self {
         let random = Random::of_user(plan.seed, number);
-        let token = plan.token();
+        let token = plan.client(number).token();
         Self { plan, number, random, token, written: HashSet::new() }
     }
 
     pub(super) fn next_step(&mut self) -> (Step, Known) {
-        let step = self.plan.next_step(&mut self.random);
+        let step = self.plan.next_step(&mut self.random, self.number);
         let filled = self.plan.filled && step.key < self.plan.keys_filled;
         let acknowledged = filled || self.written.contains(&step.key);
-        let names = Arc::clone(&self.plan.names);
+        let client = Arc::clone(self.plan.client(self.number));
         let (token, patience) = (self.token.clone(), self.plan.patience);
-        (step, Known { names, token, acknowledged, patience })
+        (step, Known { client, token, acknowledged, patience })
     }
 
     /// Takes note of an answer.
@@ -48,7 +48,8 @@ impl VirtualUser {
             | Operation::Scatter
             | Operation::Delete
             | Operation::Replay
-            | Operation::Transfer => false,
+            | Operation::Transfer
+            | Operation::Probe => false,
         };
         if written && !(self.plan.filled && step.key < self.plan.keys_filled) {
             self.written.insert(step.key);
@@ -60,6 +61,7 @@ impl VirtualUser {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clients::Clients;
     use crate::counters::Counters;
     use crate::keyspace::Names;
     use crate::options::Options;
@@ -69,7 +71,8 @@ mod tests {
         let options = Options::read(args).unwrap();
         let names = Names::of_new_run(br#"{"keyspace":"hash","parameters":{}}"#).unwrap();
         let names = Arc::new(names);
-        let plan = Plan::new(&options, (Vec::new(), names), Arc::<Counters>::default()).unwrap();
+        let clients = Clients::of_run(Vec::new(), names);
+        let plan = Plan::new(&options, &clients, Arc::<Counters>::default()).unwrap();
         let mut virtual_user = VirtualUser::new(Arc::new(plan), 0);
         (0..10_000).map(|_| virtual_user.next_step().0).collect()
     }

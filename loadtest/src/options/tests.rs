@@ -144,6 +144,21 @@ fn a_cache_is_broken_if_there_is_one() {
 }
 
 #[test]
+fn each_tenant_has_a_user() {
+    assert_eq!(read(&["--tenants", "3"]).unwrap().load.tenants, Some(3));
+    assert!(read(&["--tenants", "64", "--users", "64", "--verify"]).is_ok());
+    assert!(read(&["--tenants", "64", "--rate", "10"]).is_ok());
+    for bad in [
+        &["--tenants", "1"][..],
+        &["--tenants", "65", "--users", "65"],
+        &["--tenants", "4", "--users", "3"],
+        &["--tenants", "2", "--verify", "--chaos"],
+    ] {
+        assert!(read(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
 fn options_of_goose_without_effect_are_refused_and_not_listed() {
     let help = command().render_long_help().to_string();
     for (args, why) in [

@@ -19,6 +19,7 @@ pub(super) fn of(options: &Options) -> BTreeMap<String, String> {
     let entries = [
         ("hosts", Some(hosts.join(", "))),
         ("mix", Some(mix.to_string())),
+        ("tenants", options.load.tenants.map(|tenants| tenants.to_string())),
         ("verify", verify.then(|| "yes".to_owned())),
         ("chaos", chaos.then(|| "yes".to_owned())),
         ("cluster", cluster.as_ref().map(|_| "yes".to_owned())),

@@ -5,13 +5,16 @@ use std::fmt::{Result, Write};
 use checker::lost_text;
 
 use super::{
-    Checked, FailureLine, Fault, Finding, Latency, Load, Report, Share, Verified, compare,
+    Checked, FailureLine, Fault, Finding, Latency, Load, Report, Share, TenantLine, Verified,
+    compare,
 };
 
 /// A line of shares is no longer.
 const LINE_CHARS: usize = 100;
 /// Maximum number of shares of one kind in the text; the JSON has all.
 const SHARES_MAX: usize = 32;
+/// Maximum number of tenants in the text; the JSON has all.
+const TENANTS_MAX: usize = 16;
 
 pub(super) fn write(report: &Report, out: &mut String) -> Result {
     let Report { told, hosts, elapsed_s, requests, requests_per_s, failed, dropped, .. } = report;
@@ -63,6 +66,7 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
     for Fault { at_s, what } in &report.faults {
         writeln!(out, "  fault    {at_s:>7.1} s  {what}")?;
     }
+    tenants(&report.tenants, out)?;
     if let Some(verified) = &report.verified {
         promises(verified, out)?;
     }
@@ -78,6 +82,29 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
         false => "FAIL",
     };
     writeln!(out, "{word}: {}", report.verdict())
+}
+
+/// Writes the requests of the tenants: a line for each, up to so many as fit a screen.
+fn tenants(lines: &[TenantLine], out: &mut String) -> Result {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let sum = |number: fn(&TenantLine) -> u64| lines.iter().map(number).sum::<u64>();
+    let (probes, foreign) = (sum(|line| line.probes), sum(|line| line.foreign_rows));
+    writeln!(
+        out,
+        "  tenants  {}, which sent {probes} requests for rows of others; {foreign} answers had some",
+        lines.len()
+    )?;
+    for line in lines.iter().take(TENANTS_MAX) {
+        let TenantLine { tenant, requests, failed, probes, foreign_rows } = line;
+        write!(out, "    {tenant:<32} {requests:>8}  failed {failed}  probes {probes}")?;
+        writeln!(out, "  rows of others {foreign_rows}")?;
+    }
+    match lines.len().checked_sub(TENANTS_MAX).filter(|more| *more > 0) {
+        Some(more) => writeln!(out, "    and {more} more"),
+        None => Ok(()),
+    }
 }
 
 /// Writes the result of the verifying workload.

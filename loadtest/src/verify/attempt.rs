@@ -4,6 +4,7 @@
 //! nothing. After an attempt without a response, a later refusal does not prove that nothing was
 //! stored.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checker::history::{Kind, Level, Operation, Outcome};
@@ -13,8 +14,10 @@ use serde::Deserialize;
 use super::session::{Session, consistency};
 use crate::counters::{Operation as Counted, Sample, Source};
 use crate::http_client::{Answer, HttpRequest, is_before_sending};
+use crate::probe::Probe;
 use crate::requests::{SESSION_TOKEN, id_header};
 use crate::response_check::{self, Failure};
+use crate::tables::USERS;
 
 /// Maximum number of times that a write of unknown outcome is sent.
 const ATTEMPTS_MAX: u8 = 6;
@@ -64,6 +67,7 @@ pub(super) async fn send(
 ) -> Attempted {
     let (host, pool) = session.router(other);
     head(session, &mut asked, operation);
+    let line = session.client.client.line(&asked);
     let began = Instant::now();
     operation.start = session.of.recorder.at(began);
     let mut may_have_happened = false;
@@ -94,7 +98,8 @@ pub(super) async fn send(
             if operation.token {
                 session.saw(&answer);
             }
-            let verdict = response_check::of_any(answer.status, &answer.body);
+            let own = session.client.client.check(&line, &answer);
+            let verdict = own.and_then(|()| response_check::of_any(answer.status, &answer.body));
             let status = answer.status;
             (Some(answer), verdict, Some(status))
         }
@@ -103,10 +108,43 @@ pub(super) async fn send(
             (None, Err::<(), Failure>(failure), status)
         }
     };
+    session.client.client.count(counted, &verdict);
     let source = answer.as_ref().map(Source::of);
     let sample =
         Sample { operation: counted, intended: began, sent: began, ended, source, verdict };
     Attempted { outcome, may_have_happened, answer, done: Done { sample, status } }
+}
+
+/// Sends a request for a register of another tenant.
+pub(super) async fn probe(session: &mut Session) -> Done {
+    let clients = &session.of.clients;
+    let others = clients.iter().filter(|client| !Arc::ptr_eq(client, &session.client));
+    let others: Vec<_> = others.collect();
+    let other = others[session.random.below(others.len() as u32) as usize];
+    let rank = session.random.below(super::HOT_ROWS);
+    let probe = Probe::draw(&mut session.random);
+    let (_, pool) = session.router(false);
+    let client = &session.client.client;
+    let began = Instant::now();
+    let sent = match probe.request(USERS, &other.names.register(rank)) {
+        Ok(asked) => {
+            let line = client.line(&asked);
+            pool.send(asked, PATIENCE).await.map(|answer| (line, answer))
+        }
+        Err(failure) => Err(failure),
+    };
+    let ended = Instant::now();
+    let (status, source, verdict) = match sent {
+        Ok((line, answer)) => {
+            let verdict = client.check(&line, &answer).and_then(|()| probe.judge(&answer));
+            (Some(answer.status), Some(Source::of(&answer)), verdict)
+        }
+        Err(failure) => (failure.status, None, Err(failure)),
+    };
+    client.count(Counted::Probe, &verdict);
+    let operation = Counted::Probe;
+    let sample = Sample { operation, intended: began, sent: began, ended, source, verdict };
+    Done { sample, status }
 }
 
 /// The headers that every request of the workload has.

@@ -69,7 +69,7 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
     let of = Arc::clone(&session.of);
     let is_embedded = is_embedded(&of).await;
     for number in 0..BANKS {
-        let bank = of.names.bank(number);
+        let bank = session.client.names.bank(number);
         open_one(session, &bank).await?;
         if is_embedded {
             // From wherever they are answered: a node without the bank shows now, while it lags, or
@@ -89,7 +89,7 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
 /// at once.
 async fn is_embedded(of: &Verification) -> bool {
     let Ok(asked) = requests::get("/api/health") else { return false };
-    let answer = of.pools[0].send(asked, SHOWN_MAX).await;
+    let answer = of.owner.client.pool(0).send(asked, SHOWN_MAX).await;
     let tells = |body: &Bytes| String::from_utf8_lossy(body).contains(r#""levels":"embedded"#);
     answer.is_ok_and(|answer| tells(&answer.body))
 }
@@ -100,7 +100,7 @@ async fn await_shown(of: &Verification, bank: &str) {
     let began = Instant::now();
     let mut shown = 0;
     while shown < OPENING_READS && began.elapsed() < SHOWN_MAX {
-        let answer = of.pools[0].send(accounts_of(bank), SHOWN_MAX).await;
+        let answer = of.owner.client.pool(0).send(accounts_of(bank), SHOWN_MAX).await;
         let rows = answer.ok().and_then(|answer| serde_json::from_slice::<Rows>(&answer.body).ok());
         if rows.is_some_and(|rows| rows.data.len() >= ACCOUNTS as usize) {
             shown += 1;
@@ -131,7 +131,7 @@ async fn open_one(session: &mut Session, bank: &str) -> anyhow::Result<()> {
 /// Reads a bank, from wherever a read at `one` goes.
 pub(super) async fn read(session: &mut Session) -> Done {
     let number = session.random.below(BANKS);
-    let bank = session.of.names.bank(number);
+    let bank = session.client.names.bank(number);
     let token = session.percent(50);
     look(session, &bank, Level::One, token).await.0
 }
@@ -139,7 +139,7 @@ pub(super) async fn read(session: &mut Session) -> Done {
 /// Moves money between two accounts, and counts it.
 pub(super) async fn transfer(session: &mut Session) -> Vec<Done> {
     let number = session.random.below(BANKS);
-    let bank = session.of.names.bank(number);
+    let bank = session.client.names.bank(number);
     let (seen, rows) = look(session, &bank, Level::Quorum, true).await;
     let from = session.random.below(ACCOUNTS);
     let to = (from + 1 + session.random.below(ACCOUNTS - 1)) % ACCOUNTS;
@@ -164,7 +164,7 @@ pub(super) async fn transfer(session: &mut Session) -> Vec<Done> {
     ];
     let level = session.write_level();
     let sent = together(session, &bank, changes, level).await;
-    let transfers = &session.of.transfers[number as usize];
+    let transfers = &session.client.transfers[number as usize];
     if sent.outcome != Outcome::Rejected {
         transfers.attempted.fetch_add(1, Ordering::Relaxed);
     }
@@ -231,7 +231,7 @@ async fn together(
     let mut request = session.operation(Kind::Write, &name(&counter(bank)));
     request.level = level;
     request.token = true;
-    let run = session.of.names.run().to_owned();
+    let run = session.client.names.run().to_owned();
     let mut operations: Vec<Operation> = Vec::new();
     let mut rows = Vec::new();
     for Change { id, amount, based_on } in changes {

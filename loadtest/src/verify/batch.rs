@@ -32,16 +32,16 @@ struct Failed {
 
 /// Writes rows that were never written before.
 pub(super) async fn write(session: &mut Session) -> Done {
-    let whole = name(session.of.names.run());
+    let whole = name(session.client.names.run());
     let mut request = session.operation(Kind::Write, &whole);
     request.token = true;
     request.level = session.write_level();
-    let run = session.of.names.run().to_owned();
+    let run = session.client.names.run().to_owned();
     let mut operations: Vec<Operation> = Vec::new();
     let mut rows = Vec::new();
     for _ in 0..ROWS {
         let number = session.log.draw();
-        let row = session.of.names.once(session.log.number(), number);
+        let row = session.client.names.once(session.log.number(), number);
         let key = session.of.recorder.key(&name(&row));
         let value = session.log.value(number);
         rows.push(json!({"data": {"user_id": row, "name": value.to_string(), "email": "verify", "run": run}}));

@@ -37,7 +37,7 @@ pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
         let row = row.strip_prefix(USERS).and_then(|row| row.strip_prefix('/'));
         let Some(row) = row.filter(|_| missing) else { continue };
         // The name of the whole run stands for bulk writes, and is not a row.
-        if *row == *session.of.names.run() {
+        if *row == *session.client.names.run() {
             continue;
         }
         read_missing(session, row).await?;
@@ -66,7 +66,7 @@ async fn walk(
     id: &str,
     value: &str,
 ) -> anyhow::Result<HashMap<Key, i64>> {
-    let run = session.of.names.run().to_owned();
+    let run = session.client.names.run().to_owned();
     let mut met = HashMap::new();
     let mut cursor = String::new();
     loop {
@@ -106,7 +106,7 @@ async fn walk(
 async fn page(session: &mut Session, table: &str, path: &str) -> anyhow::Result<(Operation, Rows)> {
     let mut text = String::new();
     for _ in 0..ATTEMPTS_MAX {
-        let whole = format!("{table}/{}", session.of.names.run());
+        let whole = format!("{table}/{}", session.client.names.run());
         let mut request = session.operation(Kind::Read, &whole);
         request.level = Level::All;
         request.last = true;
@@ -127,13 +127,14 @@ async fn page(session: &mut Session, table: &str, path: &str) -> anyhow::Result<
 /// Records the counters and ledgers of all banks.
 fn ledgers(session: &Session, rows: &HashMap<Key, i64>) {
     let names: Vec<_> = session.of.recorder.names();
-    for number in 0..BANKS {
-        let bank = session.of.names.bank(number);
+    let banks = |client| (0..BANKS).map(move |number| (client, number));
+    for (client, number) in session.of.clients.iter().flat_map(banks) {
+        let bank = client.names.bank(number);
         let counted = session.of.recorder.key(&bank::name(&counter(&bank)));
         let entries = bank::name(&format!("{bank}-l"));
         let count =
             names.iter().filter(|(key, name)| name.starts_with(&entries) && rows.contains_key(key));
-        let transfers = &session.of.transfers[number as usize];
+        let transfers = &client.transfers[number as usize];
         let now = session.of.recorder.now();
         session.of.recorder.ledger(Ledger {
             bank,

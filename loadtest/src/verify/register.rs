@@ -51,7 +51,7 @@ pub(super) fn name(row: &str) -> String {
 pub(super) async fn write(session: &mut Session, row: &str) -> Done {
     let mut operation = session.operation(Kind::Write, &name(row));
     let value = session.log.value(operation.request);
-    let run = session.of.names.run();
+    let run = session.client.names.run();
     let body = json!({"table": USERS, "data": {"user_id": row, "name": value.to_string(), "email": "verify", "run": run}});
     change(session, row, &body, value, &mut operation).await
 }

@@ -6,7 +6,7 @@ use checker::history::{Kind, Level, NodeId, Operation, Role, Value};
 use hyper::header::HeaderValue;
 use loadtest::recorder::SessionLog;
 
-use super::Verification;
+use super::{Verification, VerifyingClient};
 use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::random::Random;
 use crate::requests::{SESSION_TOKEN, SessionToken};
@@ -22,6 +22,7 @@ pub(super) struct Acknowledged {
 
 pub(super) struct Session {
     pub(super) of: Arc<Verification>,
+    pub(super) client: Arc<VerifyingClient>,
     pub(super) log: SessionLog,
     pub(super) random: Random,
     pub(super) token: Option<SessionToken>,
@@ -32,17 +33,26 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Creates the session of a user.
     pub(super) fn new(of: Arc<Verification>, number: usize) -> Self {
+        let count = of.clients.len();
+        let client = Arc::clone(&of.clients[number % count]);
+        Self { home: number / count, ..Self::of(of, client, number) }
+    }
+
+    /// Creates a session of a client.
+    pub(super) fn of(of: Arc<Verification>, client: Arc<VerifyingClient>, number: usize) -> Self {
         let log = of.recorder.session();
         let random = Random::of_user(of.seed, number);
-        Self { of, log, random, token: None, home: number, last: None }
+        Self { of, client, log, random, token: None, home: number, last: None }
     }
 
     /// Returns its router, and the router's number among the hosts; with `other` another one, if
     /// there is one.
     pub(super) fn router(&self, other: bool) -> (u16, Arc<Pool>) {
-        let index = (self.home.wrapping_add(usize::from(other))) % self.of.pools.len();
-        (index as u16, Arc::clone(&self.of.pools[index]))
+        let client = &self.client.client;
+        let index = (self.home.wrapping_add(usize::from(other))) % client.routers();
+        (index as u16, Arc::clone(client.pool(index)))
     }
 
     /// Returns a record of the next request, as far as it is known before it is sent.
@@ -87,7 +97,7 @@ impl Session {
     pub(super) fn register(&mut self) -> String {
         let rows = super::HOT_ROWS + super::COLD_ROWS;
         let rank = self.of.chooser.next(&mut self.random, rows);
-        self.of.names.register(rank)
+        self.client.names.register(rank)
     }
 }
 

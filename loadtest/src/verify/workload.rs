@@ -11,19 +11,26 @@
 //! | 5 % | bulk write of 20 rows over all shards | wrong outcomes of single rows |
 //! | 7 % | transfer, or read of a whole bank | torn transactions |
 //! | 3 % | delete | deleted rows that reappear |
+//!
+//! With tenants, a tenth of all steps are requests for rows of another tenant instead. They are not
+//! part of the history.
 
 use checker::history::Level;
 
-use super::attempt::Done;
+use super::attempt::{self, Done};
 use super::register::Read;
 use super::session::Session;
 use super::{bank, batch, register};
+use crate::probe::Probe;
 
 /// Staleness that a bounded read allows.
 const BOUND_MS: u32 = 500;
 
 /// Performs one step of the session, and returns the requests sent for it.
 pub(super) async fn next(session: &mut Session) -> Vec<Done> {
+    if session.client.client.is_tenant() && Probe::is_due(&mut session.random) {
+        return vec![attempt::probe(session).await];
+    }
     let act = session.random.below(100);
     let plain = Read { level: Level::One, token: false, bound_ms: 0, other: false };
     match act {

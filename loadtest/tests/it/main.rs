@@ -20,6 +20,7 @@ mod reports;
 mod router;
 mod sabotage;
 mod servers;
+mod tenants;
 mod verify;
 
 use std::process::{Output, Stdio};

@@ -62,7 +62,7 @@ const OF_CACHE: &str = "cache_set_without_version";
 const CACHE_OPTIONS: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
 /// Router with the feature `sabotage`; cargo builds it on first use.
-static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().unwrap().parent().unwrap();
     let folder = folder.join("sabotage");
     let mut build = Command::new(env!("CARGO"));

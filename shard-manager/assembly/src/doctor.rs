@@ -7,11 +7,13 @@
 //! **Invariant:** a check changes nothing, neither on a server nor in a folder.
 //! **Not here:** the router itself, its port and its certificate.
 
+mod access;
 mod cache;
 mod files;
 mod servers;
 mod workers;
 
+pub use access::{access_of_files, access_of_servers};
 pub use cache::cache;
 pub use files::files;
 pub use model::finding::{Finding, Severity};

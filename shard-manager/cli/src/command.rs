@@ -37,6 +37,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use engine::open_error::OpenError;
 
+use self::http_agent::RouterAddress;
 use crate::terminal::{Terminal, Unwritten, say};
 
 /// Inspects, checks, fills and backs up a Tessera cluster.
@@ -65,7 +66,18 @@ pub(crate) struct ClusterSource {
     pub(crate) place: DataDirArgs,
     /// Ask a running router instead of reading the files
     #[arg(long, value_name = "URL")]
-    pub(crate) url: Option<String>,
+    url: Option<String>,
+    /// File with the API key for that router [env: TESSERA_KEY, the key itself]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    key_file: Option<PathBuf>,
+}
+
+impl ClusterSource {
+    /// Returns the router, if one is named.
+    pub(crate) fn router(&self) -> Option<RouterAddress> {
+        let key_file = self.key_file.clone();
+        self.url.clone().map(|url| RouterAddress { url, key_file })
+    }
 }
 
 /// Destination of rows: a running router, or a data directory.
@@ -74,6 +86,9 @@ pub(crate) struct Destination {
     /// Router to send the rows to [default: http://127.0.0.1:3000]
     #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
     url: Option<String>,
+    /// File with the API key for that router [env: TESSERA_KEY, the key itself]
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    key_file: Option<PathBuf>,
     /// Data directory to write to without a router [env, without --url: TESSERA_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -83,7 +98,7 @@ pub(crate) struct Destination {
 #[derive(Debug)]
 pub(crate) enum Store {
     /// The router at this address.
-    Router(String),
+    Router(RouterAddress),
     /// Embedded files, opened by this command in this data directory.
     Files(PathBuf),
 }
@@ -92,13 +107,17 @@ impl Destination {
     /// Returns the destination of the flags, else of the environment. The parser cannot
     /// distinguish the two and would report a conflict.
     pub(crate) fn store(&self) -> Store {
+        let at = |url: &str| {
+            let (url, key_file) = (url.to_owned(), self.key_file.clone());
+            Store::Router(RouterAddress { url, key_file })
+        };
         if let Some(url) = &self.url {
-            return Store::Router(url.clone());
+            return at(url);
         }
         let set = || std::env::var_os("TESSERA_DATA_DIR").filter(|dir| !dir.is_empty());
         match self.data_dir.clone().or_else(|| set().map(PathBuf::from)) {
             Some(data_dir) => Store::Files(data_dir),
-            None => Store::Router("http://127.0.0.1:3000".to_owned()),
+            None => at("http://127.0.0.1:3000"),
         }
     }
 }

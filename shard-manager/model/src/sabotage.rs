@@ -25,6 +25,7 @@
 //! | `wrong_row` | one read of 128 returns the row of another key | a read returns the rows of its key | C2 |
 //! | `sqlite_sync_off` | nothing is synced to the disk | a success survives a loss of power | `tests/power_loss` |
 //! | `cache_set_without_version` | the cache stores any answer, and returns it until it expires | an answer of the cache is proven new enough | C4 |
+//! | `unbound_reads` | reads of bound callers are not restricted to their keys | a tenant reads its own rows only | `loadtest --tenants` |
 //!
 //! C1 to C9 are the checks of the load tester.
 //!
@@ -61,6 +62,7 @@ pub enum Mutation {
     WrongRow,
     SqliteSyncOff,
     CacheSetWithoutVersion,
+    UnboundReads,
 }
 
 /// False: without the feature no mutation is active.

@@ -39,7 +39,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
         let code = output.status.code().expect("no signal ended it");
         Self { code, out: text(&output.stdout), err: text(&output.stderr) }
@@ -69,7 +69,7 @@ impl Ended {
 /// The program, isolated from the environment variables of this machine.
 pub(crate) fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
-    for name in ["TESSERA_DATA_DIR", "MAINDB_URL", "SHARD_URLS", "PGPASSWORD"] {
+    for name in ["TESSERA_DATA_DIR", "MAINDB_URL", "SHARD_URLS", "PGPASSWORD", "TESSERA_KEY"] {
         command.env_remove(name);
     }
     command.args(args).stdin(Stdio::null());

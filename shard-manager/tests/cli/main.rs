@@ -3,6 +3,7 @@
 mod access;
 mod check;
 mod cluster;
+mod credentials;
 mod damage;
 mod export;
 mod files;

@@ -159,7 +159,7 @@ fn the_doctor_reads_the_files_as_a_start_does() {
     assert!(found(&lines, "good", "callers with a key"), "{lines}");
     write_private(&folder.path().join("keys"), line(&admin(), "admin", &[], None));
     let (code, lines) = examined(&["--access-keys-file", "keys"]);
-    assert!(code == Some(0) && found(&lines, "good", "on: 1 key(s)"), "{lines}");
+    assert!(code == Some(0) && found(&lines, "good", "on: 1 key(s) in files"), "{lines}");
     write_private(&folder.path().join("keys"), "broken");
     let (code, lines) = examined(&["--access-keys-file", "keys"]);
     assert!(code == Some(1) && found(&lines, "fault", "access_keys_file (keys)"), "{lines}");

@@ -19,6 +19,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
 
+use super::http_agent::RouterAddress;
 use super::upload::{Router, UploadError};
 use super::{CommandError, Destination, Store, interrupt};
 use crate::terminal::{Terminal, Unwritten, say};
@@ -80,11 +81,11 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
             manager.close();
             done
         }
-        Store::Router(url) => {
-            let keyspace = Router::at(&url).and_then(|router| router.keyspace());
+        Store::Router(address) => {
+            let keyspace = Router::at(&address).and_then(|router| router.keyspace());
             let keyspace = keyspace.map_err(|error| CommandError::Refused(error.to_string()))?;
             planned(&wanted, &keyspace)
-                .and_then(|plan| Ok((through(&url, options.connections, &plan, &bars)?, plan)))
+                .and_then(|plan| Ok((through(&address, options.connections, &plan, &bars)?, plan)))
         }
     };
     bars.end();
@@ -218,7 +219,12 @@ fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Comma
 }
 
 /// Stores the rows through a router, in concurrent requests of users or of orders.
-fn through(url: &str, connections: u16, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
+fn through(
+    address: &RouterAddress,
+    connections: u16,
+    plan: &Plan,
+    bars: &Bars,
+) -> Result<Stored, CommandError> {
     let refused = |error: UploadError| CommandError::Refused(error.to_string());
     let stored = Mutex::new(Stored::default());
     let trouble = Mutex::new(None);
@@ -231,7 +237,7 @@ fn through(url: &str, connections: u16, plan: &Plan, bars: &Bars) -> Result<Stor
         let next = AtomicU64::new(0);
         let users = (REQUEST_ROWS / per_user).max(1);
         let work = || -> Result<(), UploadError> {
-            let router = Router::at(url)?;
+            let router = Router::at(address)?;
             let mut lines = Vec::new();
             loop {
                 let first = next.fetch_add(users, Ordering::SeqCst);

@@ -4,15 +4,19 @@
 //! that the variable `SSL_CERT_FILE` names, which other programs use too. This allows private
 //! authorities and self-signed certificates of routers.
 //!
+//! **Invariant:** a credential is sent only by https or to this machine, to the router that the
+//! command names: no redirect is followed with it.
 //! **Not here:** the requests (`command/router`, `command/upload`).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use credential::Credential;
 use rustls::crypto::ring;
-use ureq::Agent;
 use ureq::config::ConfigBuilder;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::typestate::AgentScope;
+use ureq::typestate::{AgentScope, WithBody, WithoutBody};
+use ureq::{Agent, RequestBuilder};
 
 /// Remedy for a server certificate that is marked as an authority's.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
@@ -21,11 +25,82 @@ const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as op
      subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
      addresses that clients connect to)";
 
-/// Creates a client for the router at this address.
-///
-/// # Errors
-/// A sentence about an invalid address, or about missing trusted certificates.
-pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Agent, String> {
+/// Router that a command sends requests to.
+#[derive(Clone, Debug)]
+pub(crate) struct RouterAddress {
+    /// URL, such as `http://127.0.0.1:3000`.
+    pub(crate) url: String,
+    /// File with the credential, if a flag names one.
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+/// Client of a router, with the credential for it.
+pub(super) struct Client {
+    agent: Agent,
+    url: String,
+    credential: Option<Credential>,
+}
+
+impl Client {
+    /// Creates a client, without a request.
+    ///
+    /// # Errors
+    /// A sentence about an invalid address, missing trusted certificates, a credential that cannot
+    /// be read, or an address to which none is sent.
+    pub(super) fn new(
+        address: &RouterAddress,
+        options: ConfigBuilder<AgentScope>,
+    ) -> Result<Self, String> {
+        let url = address.url.trim_end_matches('/').to_owned();
+        let credential = Credential::find(address.key_file.as_deref());
+        let credential = credential.map_err(|error| error.to_string())?;
+        let options = match &credential {
+            None => options,
+            Some(_) => {
+                Credential::check_url(&url).map_err(|error| error.to_string())?;
+                let options = options.max_redirects(0);
+                // A proxy that the environment names could read a request without TLS.
+                if url.starts_with("https://") { options } else { options.proxy(None) }
+            }
+        };
+        Ok(Self { agent: agent(&url, options)?, url, credential })
+    }
+
+    /// Returns the URL of the router.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Begins a GET request.
+    pub(super) fn get(&self, path: &str) -> RequestBuilder<WithoutBody> {
+        self.with_credential(self.agent.get(format!("{}{path}", self.url)))
+    }
+
+    /// Begins a POST request.
+    pub(super) fn post(&self, path: &str) -> RequestBuilder<WithBody> {
+        self.with_credential(self.agent.post(format!("{}{path}", self.url)))
+    }
+
+    fn with_credential<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.credential {
+            None => request,
+            Some(credential) => request.header("authorization", credential.bearer()),
+        }
+    }
+
+    /// Returns a remedy for a refusal with this status, to be added to the router's own sentence.
+    pub(super) fn remedy(&self, status: u16) -> &'static str {
+        match (status, &self.credential) {
+            (401, None) => "; name a file with an API key by --key-file, or set TESSERA_KEY",
+            (300..=399, Some(_)) => {
+                "; with a key no redirect is followed: name its target by --url"
+            }
+            _ => "",
+        }
+    }
+}
+
+fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Agent, String> {
     let options = options.http_status_as_error(false);
     if let Some(port) = port(url).filter(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
         return Err(format!("`{port}` is not a port: ports go from 1 to 65535"));

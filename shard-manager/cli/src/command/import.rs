@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::format::FormatName;
 use super::generate::{Bars, Stored};
+use super::http_agent::RouterAddress;
 use super::input_stream::Input;
 use super::upload::Router;
 use super::{CommandError, Destination, Store, interrupt};
@@ -74,7 +75,7 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
             manager.close();
             stored
         }
-        Store::Router(url) => through(&url, &options, input),
+        Store::Router(address) => through(&address, &options, input),
     };
     bars.end();
     let stored = stored?;
@@ -139,9 +140,13 @@ fn straight(
     }
 }
 
-fn through(url: &str, options: &Options, input: Input) -> Result<Stored, CommandError> {
+fn through(
+    address: &RouterAddress,
+    options: &Options,
+    input: Input,
+) -> Result<Stored, CommandError> {
     let refused = |error: &dyn std::fmt::Display| CommandError::Refused(error.to_string());
-    let router = Router::at(url).map_err(|error| refused(&error))?;
+    let router = Router::at(address).map_err(|error| refused(&error))?;
     let content_type = match options.format() {
         FormatName::Ndjson => "application/x-ndjson",
         FormatName::Csv => "text/csv",

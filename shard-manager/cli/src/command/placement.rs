@@ -134,8 +134,8 @@ impl ShownShard {
 }
 
 fn show(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let shown = match &args.source.url {
-        Some(url) => ask(&Router::at(url)?)?,
+    let shown = match args.source.router() {
+        Some(address) => ask(&Router::at(&address)?)?,
         None => look(&DirView::open(&args.source.place.data_dir)?),
     };
     Ok(terminal.show(&shown, |terminal| text(&shown, args.ranges, terminal))?)

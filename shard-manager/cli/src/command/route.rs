@@ -45,8 +45,8 @@ enum Map {
 
 /// Shows the slots and shards of keys.
 pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let map = match &args.source.url {
-        Some(url) => Map::Router(Router::at(url)?),
+    let map = match args.source.router() {
+        Some(address) => Map::Router(Router::at(&address)?),
         None => Map::Files(DirView::open(&args.source.place.data_dir)?),
     };
     if args.keys.iter().any(|key| key == "-") {

@@ -8,39 +8,42 @@ use serde_json::Value;
 use ureq::Agent;
 
 use super::CommandError;
-use super::http_agent::{self, agent};
+use super::http_agent::{self, Client, RouterAddress};
 
 /// Time limit of a request.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Client of a router.
 pub(super) struct Router {
-    agent: Agent,
-    url: String,
+    client: Client,
 }
 
 impl Router {
-    /// Creates a client of the router at a URL, without a request.
+    /// Creates a client of a router, without a request.
     ///
     /// # Errors
-    /// An invalid address, or missing trusted certificates.
-    pub(super) fn at(url: &str) -> Result<Self, CommandError> {
+    /// An invalid address, missing trusted certificates, or a credential that cannot be used.
+    pub(super) fn at(address: &RouterAddress) -> Result<Self, CommandError> {
         let patient = Agent::config_builder().timeout_global(Some(ANSWER_MAX));
-        let agent = agent(url, patient).map_err(CommandError::Refused)?;
-        Ok(Self { agent, url: url.trim_end_matches('/').to_owned() })
+        let client = Client::new(address, patient).map_err(CommandError::Refused)?;
+        Ok(Self { client })
     }
 
     /// Returns the body of the answer to a GET.
     pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, CommandError> {
         let failed = |error: &dyn std::fmt::Display| {
-            CommandError::Refused(format!("no router answers at {}: {error}", self.url))
+            CommandError::Refused(format!("no router answers at {}: {error}", self.client.url()))
         };
-        let request = self.agent.get(format!("{}{path}", self.url));
+        let request = self.client.get(path);
         let request =
             query.iter().fold(request, |request, (name, value)| request.query(name, value));
         let mut response =
             request.call().map_err(|error| failed(&http_agent::description(&error)))?;
         let status = response.status();
+        let (url, remedy) = (self.client.url(), self.client.remedy(status.as_u16()));
+        if status.is_redirection() {
+            return Err(CommandError::Refused(format!("{url} answers {status}{remedy}")));
+        }
         let answer: Value = response.body_mut().read_json().map_err(|error| failed(&error))?;
         // Status 503 with a report of the cluster is a valid answer; a refusal is not.
         if status.is_success() || answer.get("shards").is_some() {
@@ -48,6 +51,6 @@ impl Router {
         }
         let detail = answer["detail"].as_str().or(answer["title"].as_str());
         let detail = detail.map_or_else(|| status.to_string(), str::to_owned);
-        Err(CommandError::Refused(format!("the router at {} refuses: {detail}", self.url)))
+        Err(CommandError::Refused(format!("the router at {url} refuses: {detail}{remedy}")))
     }
 }

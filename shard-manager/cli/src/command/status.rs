@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlite::offline_view::{DirView, Holder, NodeFile};
 
+use super::http_agent::RouterAddress;
 use super::router::Router;
 use super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
@@ -103,8 +104,8 @@ const OF_TABLES: &str =
 
 /// Shows the state of a cluster.
 pub(super) fn run(args: &StatusArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let status = match &args.source.url {
-        Some(url) => ask(url)?,
+    let status = match args.source.router() {
+        Some(address) => ask(&address)?,
         None => look(&DirView::open(&args.source.place.data_dir)?)?,
     };
     let shown = terminal.show(&status, |terminal| text(&status, terminal));
@@ -188,8 +189,8 @@ fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
     }
 }
 
-fn ask(url: &str) -> Result<Status, CommandError> {
-    let router = Router::at(url)?;
+fn ask(address: &RouterAddress) -> Result<Status, CommandError> {
+    let router = Router::at(address)?;
     let health = router.get("/api/health", &[])?;
     let shards = router.get("/api/shards", &[])?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -223,7 +224,7 @@ fn ask(url: &str) -> Result<Status, CommandError> {
     });
     Ok(Status {
         ok: health["status"] == "ok",
-        source: url.to_owned(),
+        source: address.url.clone(),
         epoch: health["epoch"].as_u64().unwrap_or_default(),
         keyspace: None,
         placement: None,

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
-use super::http_agent::{agent, description};
+use super::http_agent::{Client, RouterAddress, description};
 use super::interrupt;
 
 /// Maximal number of attempts of one request.
@@ -110,36 +110,35 @@ enum Next {
 
 /// Client of a router.
 pub(super) struct Router {
-    agent: Agent,
-    url: String,
+    client: Client,
 }
 
 impl Router {
-    /// Creates a client of the router at an address such as `http://127.0.0.1:3000`.
-    pub(super) fn at(url: &str) -> Result<Self, UploadError> {
-        let url = url.trim_end_matches('/').to_owned();
+    /// Creates a client of a router, without a request.
+    pub(super) fn at(address: &RouterAddress) -> Result<Self, UploadError> {
         let patient = Agent::config_builder()
             .timeout_connect(Some(CONNECT_MAX))
             .timeout_recv_response(Some(ANSWER_MAX));
-        let agent = agent(&url, patient).map_err(UploadError::Refused)?;
-        Ok(Self { agent, url })
+        let client = Client::new(address, patient).map_err(UploadError::Refused)?;
+        Ok(Self { client })
     }
 
     /// Returns the keyspace of the router's cluster.
     pub(super) fn keyspace(&self) -> Result<Keyspace, UploadError> {
         let no_answer = |error: ureq::Error| {
-            UploadError::NoAnswer(format!("{}: {}", self.url, description(&error)))
+            UploadError::NoAnswer(format!("{}: {}", self.client.url(), description(&error)))
         };
         let no_map = |error: &dyn std::fmt::Display| {
             UploadError::Refused(format!("the router's map cannot be read: {error}"))
         };
-        let sent = self.agent.get(format!("{}/api/shard-map", self.url)).call();
+        let sent = self.client.get("/api/shard-map").call();
         let mut response = sent.map_err(no_answer)?;
         let body = response.body_mut().with_config().limit(BODY_MAX).read_to_vec();
         let body = body.map_err(no_answer)?;
         let status = response.status().as_u16();
         if status != 200 {
-            return Err(UploadError::Refused(Problem::cause(status, &body)));
+            let cause = Problem::cause(status, &body) + self.client.remedy(status);
+            return Err(UploadError::Refused(cause));
         }
         let map: KeyMap = serde_json::from_slice(&body).map_err(|error| no_map(&error))?;
         Keyspace::restore(&map.keyspace, map.parameters.get()).map_err(|error| no_map(&error))
@@ -154,7 +153,7 @@ impl Router {
                 return Err(UploadError::Cancelled);
             }
             let sent = self.post((table, "upsert"), "application/x-ndjson", lines);
-            match next(sent).map_err(|error| self.named(error))? {
+            match self.next(sent).map_err(|error| self.named(error))? {
                 Next::Done(answer) if answer.is_worth_another_try() => text = answer.first(),
                 Next::Done(answer) => return Ok(answer),
                 Next::Wait(asked, cause) => {
@@ -177,7 +176,7 @@ impl Router {
         mut input: impl Read,
     ) -> Result<Answer, UploadError> {
         let sent = self.post((table, op), content_type, SendBody::from_reader(&mut input));
-        match next(sent).map_err(|error| self.named(error))? {
+        match self.next(sent).map_err(|error| self.named(error))? {
             Next::Done(answer) => Ok(answer),
             Next::Wait(_, cause) => Err(UploadError::Refused(cause)),
             Next::Unknown(_) if interrupt::asked() => Err(UploadError::Cancelled),
@@ -192,7 +191,9 @@ impl Router {
     /// Adds the address of the router to an error that it does not answer.
     fn named(&self, error: UploadError) -> UploadError {
         match error {
-            UploadError::NoAnswer(cause) => UploadError::NoAnswer(format!("{}: {cause}", self.url)),
+            UploadError::NoAnswer(cause) => {
+                UploadError::NoAnswer(format!("{}: {cause}", self.client.url()))
+            }
             error @ (UploadError::Refused(_)
             | UploadError::Partial { .. }
             | UploadError::Cancelled) => error,
@@ -205,13 +206,52 @@ impl Router {
         content_type: &str,
         body: impl AsSendBody,
     ) -> Result<Response<Body>, ureq::Error> {
-        self.agent
-            .post(format!("{}/api/bulk-write", self.url))
+        self.client
+            .post("/api/bulk-write")
             .query("table", table)
             .query("op", op)
             .header("content-type", content_type)
             .header("x-deadline-ms", DEADLINE_MS)
             .send(body)
+    }
+
+    fn next(&self, sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> {
+        let mut response = match sent {
+            Ok(response) => response,
+            Err(ureq::Error::BadUri(cause)) => return Err(UploadError::Refused(cause)),
+            Err(error @ (ureq::Error::HostNotFound | ureq::Error::ConnectionFailed)) => {
+                return Err(UploadError::NoAnswer(error.to_string()));
+            }
+            Err(ureq::Error::Io(error))
+                if error.kind() == std::io::ErrorKind::ConnectionRefused =>
+            {
+                return Err(UploadError::NoAnswer(error.to_string()));
+            }
+            Err(error) => return Ok(Next::Unknown(description(&error))),
+        };
+        let status = response.status().as_u16();
+        let wait = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let wait = wait.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+        let body = match response.body_mut().with_config().limit(BODY_MAX).read_to_vec() {
+            Ok(body) => body,
+            Err(error) => return Ok(Next::Unknown(error.to_string())),
+        };
+        if matches!(status, 201 | 207) {
+            let answer = serde_json::from_slice(&body);
+            return answer
+                .map(Next::Done)
+                .map_err(|error| UploadError::NoAnswer(format!("no answer of a router: {error}")));
+        }
+        let cause = Problem::cause(status, &body);
+        let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
+        if let Some(next_index) = problem.next_index.filter(|next_index| *next_index > 0) {
+            return Err(UploadError::Partial { cause, next_index });
+        }
+        match status {
+            429 | 503 => Ok(Next::Wait(wait.unwrap_or_default().min(WAIT_MAX), cause)),
+            502 | 504 => Ok(Next::Unknown(cause)),
+            _ => Err(UploadError::Refused(cause + self.client.remedy(status))),
+        }
     }
 }
 
@@ -247,42 +287,5 @@ impl Problem {
     fn sentence(&self) -> String {
         let text = if self.detail.is_empty() { &self.title } else { &self.detail };
         format!("{text} ({})", self.code)
-    }
-}
-
-fn next(sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> {
-    let mut response = match sent {
-        Ok(response) => response,
-        Err(ureq::Error::BadUri(cause)) => return Err(UploadError::Refused(cause)),
-        Err(error @ (ureq::Error::HostNotFound | ureq::Error::ConnectionFailed)) => {
-            return Err(UploadError::NoAnswer(error.to_string()));
-        }
-        Err(ureq::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            return Err(UploadError::NoAnswer(error.to_string()));
-        }
-        Err(error) => return Ok(Next::Unknown(description(&error))),
-    };
-    let status = response.status().as_u16();
-    let wait = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-    let wait = wait.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-    let body = match response.body_mut().with_config().limit(BODY_MAX).read_to_vec() {
-        Ok(body) => body,
-        Err(error) => return Ok(Next::Unknown(error.to_string())),
-    };
-    if matches!(status, 201 | 207) {
-        let answer = serde_json::from_slice(&body);
-        return answer
-            .map(Next::Done)
-            .map_err(|error| UploadError::NoAnswer(format!("no answer of a router: {error}")));
-    }
-    let cause = Problem::cause(status, &body);
-    let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
-    if let Some(next_index) = problem.next_index.filter(|next_index| *next_index > 0) {
-        return Err(UploadError::Partial { cause, next_index });
-    }
-    match status {
-        429 | 503 => Ok(Next::Wait(wait.unwrap_or_default().min(WAIT_MAX), cause)),
-        502 | 504 => Ok(Next::Unknown(cause)),
-        _ => Err(UploadError::Refused(cause)),
     }
 }

@@ -13,7 +13,7 @@ pub const VARIABLE: &str = "TESSERA_SABOTAGE";
 
 impl Mutation {
     /// All mutations, in the order of their declaration.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AckBeforeCommit,
         Self::LostBatch,
         Self::NoTokenWait,
@@ -32,6 +32,7 @@ impl Mutation {
         Self::WrongRow,
         Self::SqliteSyncOff,
         Self::CacheSetWithoutVersion,
+        Self::UnboundReads,
     ];
 
     /// Returns the name in the environment variable.
@@ -55,6 +56,7 @@ impl Mutation {
             Self::WrongRow => "wrong_row",
             Self::SqliteSyncOff => "sqlite_sync_off",
             Self::CacheSetWithoutVersion => "cache_set_without_version",
+            Self::UnboundReads => "unbound_reads",
         }
     }
 
@@ -122,10 +124,7 @@ mod tests {
         let both = Mutation::LostBatch.bit() | Mutation::WrongRow.bit();
         assert_eq!(parse(" wrong_row, lost_batch,"), Ok(both));
         let error = parse("lost_batch,lost_batches").unwrap_err().to_string();
-        assert!(
-            error.contains("\"lost_batches\"") && error.ends_with("cache_set_without_version"),
-            "{error}"
-        );
+        assert!(error.contains("\"lost_batches\"") && error.ends_with("unbound_reads"), "{error}");
     }
 
     #[test]

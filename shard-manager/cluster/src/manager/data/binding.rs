@@ -19,6 +19,7 @@ use model::cursor::CursorError;
 use model::error::Error;
 use model::keyspace::ShardKey;
 use model::query::{Comparison, Condition, ReadQuery, Test};
+use model::sabotage::{Mutation, is_on};
 use model::table::Table;
 use model::value::Value;
 
@@ -63,6 +64,7 @@ impl Data<'_> {
         let named = query.columns_named();
         let columns = named.iter().map(|column| table.column(*column).name.as_str());
         let request = RowRequest { operations: RowOperations::READ, table: table.name(), columns };
+        let key = if is_on(Mutation::UnboundReads) { None } else { key };
         let allowed = match key {
             Some(key) => self.rights.allow_key(&request, key),
             None => self.rights.allow_bound(&request),
@@ -79,7 +81,7 @@ impl Data<'_> {
                     .to_owned(),
             });
         }
-        if key.is_none() {
+        if key.is_none() && !is_on(Mutation::UnboundReads) {
             bind_keys(&mut query, &allowed)?;
         }
         Ok(query)

@@ -1,0 +1,150 @@
+//! Clients: the identities of a run. Without `--tenants` there is one; with it each tenant is one,
+//! with a credential and keys of its own.
+//!
+//! **Invariant:** a tenant sends its own credential only, and every answer to it is searched for
+//! rows of others.
+//! **Not here:** the creation of tenants (`tenants`), requests for rows of others (`probe`).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+
+use crate::counters::Operation;
+use crate::http_client::{Answer, HttpRequest, Pool};
+use crate::keyspace::Names;
+use crate::requests::SessionToken;
+use crate::response_check::Failure;
+
+/// Columns that spell the shard key of a row, in all tables of the tester.
+const KEY_COLUMNS: [&str; 3] = ["user_id", "account", "key"];
+/// Code of the failure that an answer has a row of another tenant.
+const FOREIGN_ROW: &str = "foreign row";
+
+/// All clients of a run.
+pub(crate) struct Clients {
+    /// Client with the credential of the run, who may do everything.
+    owner: Arc<Client>,
+    /// Clients of the users: the tenants, or else the owner.
+    of_users: Vec<Arc<Client>>,
+}
+
+impl Clients {
+    /// Returns the clients of a run without tenants: one.
+    pub(crate) fn of_run(pools: Vec<Arc<Pool>>, names: Arc<Names>) -> Self {
+        let owner = Arc::new(Client::new(pools, names));
+        Self { of_users: vec![Arc::clone(&owner)], owner }
+    }
+
+    /// Makes tenants the clients of the users.
+    pub(crate) fn with_tenants(mut self, tenants: Vec<Arc<Client>>) -> Self {
+        self.of_users = tenants;
+        self
+    }
+
+    /// Returns the client with the credential of the run.
+    pub(crate) fn owner(&self) -> &Arc<Client> {
+        &self.owner
+    }
+
+    /// Returns the clients of the users, who take turns.
+    pub(crate) fn of_users(&self) -> &[Arc<Client>] {
+        &self.of_users
+    }
+}
+
+/// Identity that requests are sent with.
+pub(crate) struct Client {
+    pools: Vec<Arc<Pool>>,
+    names: Arc<Names>,
+    /// Session token of the writes before the run.
+    token: Mutex<Option<SessionToken>>,
+    counts: ClientCounts,
+}
+
+/// Requests of a client, so far.
+#[derive(Debug, Default)]
+pub(crate) struct ClientCounts {
+    pub(crate) requests: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) probes: AtomicU64,
+    /// Answers with a row of another tenant.
+    pub(crate) foreign_rows: AtomicU64,
+}
+
+impl Client {
+    /// Creates a client with a pool for each router.
+    pub(crate) fn new(pools: Vec<Arc<Pool>>, names: Arc<Names>) -> Self {
+        Self { pools, names, token: Mutex::default(), counts: ClientCounts::default() }
+    }
+
+    /// Returns the connections to a router; numbers beyond the last router begin again.
+    pub(crate) fn pool(&self, number: usize) -> &Arc<Pool> {
+        &self.pools[number % self.pools.len()]
+    }
+
+    /// Returns the number of routers.
+    pub(crate) fn routers(&self) -> usize {
+        self.pools.len()
+    }
+
+    /// Returns the spelling of its keys.
+    pub(crate) fn names(&self) -> &Arc<Names> {
+        &self.names
+    }
+
+    /// Returns whether this is one of several tenants.
+    pub(crate) fn is_tenant(&self) -> bool {
+        self.names.is_of_tenant()
+    }
+
+    /// Returns the session token of the writes before the run.
+    pub(crate) fn token(&self) -> Option<SessionToken> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps the session token of the writes before the run.
+    pub(crate) fn set_token(&self, token: Option<SessionToken>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// Returns the counts.
+    pub(crate) fn counts(&self) -> &ClientCounts {
+        &self.counts
+    }
+
+    /// Counts an operation of a tenant.
+    pub(crate) fn count(&self, operation: Operation, verdict: &Result<(), Failure>) {
+        if !self.is_tenant() {
+            return;
+        }
+        let add = |count: &AtomicU64, is: bool| count.fetch_add(is.into(), Ordering::Relaxed);
+        add(&self.counts.requests, true);
+        add(&self.counts.failed, verdict.is_err());
+        add(&self.counts.probes, operation == Operation::Probe);
+    }
+
+    /// Returns the method and path of a request of a tenant, for [`Client::check`].
+    pub(crate) fn line(&self, asked: &HttpRequest) -> String {
+        if self.is_tenant() { format!("{} {}", asked.method(), asked.uri()) } else { String::new() }
+    }
+
+    /// Checks that an answer to a tenant has no row of another client.
+    pub(crate) fn check(&self, line: &str, answer: &Answer) -> Result<(), Failure> {
+        if !self.is_tenant() || !(200..300).contains(&answer.status) {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&answer.body);
+        let in_rows = || {
+            let body: Value = serde_json::from_str(&text).ok()?;
+            let rows = body.get("data")?.as_array()?;
+            let keys = rows.iter().flat_map(|row| KEY_COLUMNS.map(|column| row[column].as_str()));
+            keys.flatten().find(|key| !self.names.owns(key)).map(str::to_owned)
+        };
+        let found = self.names.foreign_in(&text).map(str::to_owned).or_else(in_rows);
+        let Some(key) = found else { return Ok(()) };
+        self.counts.foreign_rows.fetch_add(1, Ordering::Relaxed);
+        let detail = format!("{key} in the answer to {line}");
+        Err(Failure::new(Some(answer.status), FOREIGN_ROW, &detail))
+    }
+}

@@ -1,0 +1,225 @@
+//! Tests of runs against a router with access control, with one key and with a key for each tenant.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::router::{MANAGER, PROGRAM, bare_command, tester};
+use crate::{for_each, loadtest, report, sabotage, text};
+
+/// A router with access control and keys in a file. Killed when it is dropped.
+struct Guarded {
+    child: Child,
+    url: String,
+    folder: TempDir,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Creates a key of a role, whose line is added to the router's file of keys.
+fn create_key(folder: &Path, role: &str) {
+    let key = folder.join(format!("{role}.key"));
+    let keys = File::options().create(true).append(true).open(folder.join("keys")).unwrap();
+    let mut command = bare_command(&*MANAGER);
+    command.args(["key", "create", "--offline", "--role", role]).current_dir(folder);
+    let ended = command.stdout(File::create(&key).unwrap()).stderr(keys).status().unwrap();
+    assert!(ended.success(), "{role}");
+    fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+impl Guarded {
+    /// Starts a router, with a mutation if `switch` is not empty.
+    fn start(program: &Path, keyspace: &str, switch: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        create_key(folder.path(), "admin");
+        create_key(folder.path(), "reader");
+        let log = File::create(folder.path().join("log")).unwrap();
+        let mut command = bare_command(program);
+        if !switch.is_empty() {
+            command.env("TESSERA_SABOTAGE", switch);
+        }
+        command.current_dir(folder.path()).stdin(Stdio::null()).stderr(log);
+        command.args(["--bind", "127.0.0.1:0", "--log", "warn", "--data-dir", "data"]);
+        command.args(["--replicas", "0", "--keyspace", keyspace]);
+        command.args(["--access", "on", "--access-keys-file", "keys"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let address = lines.find_map(|line| {
+            let (_, address) = line.split_once("http://")?;
+            Some(address.split('/').next()?.to_owned())
+        });
+        let Some(address) = address else {
+            panic!("{}", fs::read_to_string(folder.path().join("log")).unwrap())
+        };
+        // Writing to a pipe without a reader would end the program.
+        std::thread::spawn(move || lines.count());
+        Self { child, url: format!("http://{address}"), folder }
+    }
+
+    fn key(&self, role: &str) -> PathBuf {
+        self.folder.path().join(format!("{role}.key"))
+    }
+
+    /// Runs the load tester with the key of a role.
+    fn run(&self, role: &str, more: &[&str]) -> Output {
+        let key = self.key(role);
+        loadtest(&self.url, &[&["--key-file", key.to_str().unwrap()], more].concat())
+    }
+
+    /// Returns the keys or the roles of the catalog.
+    fn list(&self, kind: &str) -> Vec<Value> {
+        let mut command = bare_command(&*MANAGER);
+        command.args([kind, "list", "--json", "--data-dir", "data"]);
+        let ended = command.current_dir(self.folder.path()).output().unwrap();
+        let list: Value = serde_json::from_slice(&ended.stdout).expect("a list");
+        list.as_array().unwrap().clone()
+    }
+
+    /// Asserts that a run has left no key that can be used, no role and no row.
+    fn assert_clean(&self) {
+        let keys = self.list("key");
+        assert!(!keys.is_empty() && keys.iter().all(|key| key["state"] == "revoked"), "{keys:?}");
+        let roles = json!(self.list("role")).to_string();
+        assert!(!roles.contains("loadtest_"), "{roles}");
+        let cleaned = said(&self.run("admin", &["--clean"]));
+        for table in ["loadtest_users", "loadtest_transactions", "kv"] {
+            assert!(cleaned.contains(&format!("0 rows removed from {table}")), "{cleaned}");
+        }
+        assert!(!cleaned.contains("keys revoked"), "{cleaned}");
+    }
+}
+
+fn said(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[test]
+fn a_router_with_access_control_needs_a_key_with_enough_rights() {
+    let router = Guarded::start(&PROGRAM, "hash", "");
+    let refused = loadtest(&router.url, &[]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    let words =
+        "has access control, and the load tester has no key: name a file with one by --key-file";
+    assert!(said(&refused).contains(words), "{}", said(&refused));
+
+    let refused = router.run("reader", &[]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    let reported = said(&refused);
+    let words =
+        ["was refused by the router", "scope `operate`", "needs the scopes operate and tables"];
+    assert!(words.iter().all(|words| reported.contains(words)), "{reported}");
+
+    let mut command = tester();
+    command.env("TESSERA_KEY", "tsr_canary").args(["--host", &router.url]);
+    let refused = command.output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("refuses the load tester's key"), "{}", said(&refused));
+    assert!(!said(&refused).contains("canary"), "{}", said(&refused));
+
+    for mode in [&["--mix", "a"][..], &["--verify"]] {
+        let output = router.run("admin", mode);
+        assert_eq!(output.status.code(), Some(0), "{mode:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_key_is_not_sent_to_another_machine_without_tls() {
+    // 192.0.2.0/24 is reserved for documentation: no host has such an address.
+    let mut command = tester();
+    command.args(["--host", "http://192.0.2.1:3000", "--allow-remote"]).env("TESSERA_KEY", "tsr_a");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let words = "http://192.0.2.1:3000: a key is sent only by https or to this machine";
+    assert!(said(&output).contains(words), "{}", said(&output));
+}
+
+#[test]
+fn tenants_see_their_own_rows_only_and_leave_nothing_behind() {
+    let mixes = [&["--mix", "a"][..], &["--mix", "e"], &["--mix", "kv"], &["--verify"]];
+    let cases = ["modulo", "list:A=30,B=20,D=25", "range-text:g,n", "matrix:id"];
+    let cases = cases.map(|keyspace| (keyspace, &mixes[..1]));
+    for_each(cases.into_iter().chain([("hash", &mixes[..])]), |(keyspace, mixes)| {
+        let router = Guarded::start(&PROGRAM, keyspace, "");
+        for mix in mixes {
+            let output = router.run("admin", &[mix, &["--tenants", "3", "--json"][..]].concat());
+            let report = report(&output);
+            let context = || format!("{keyspace} {mix:?}: {report:#}{}", text(&output.stderr));
+            assert_eq!(output.status.code(), Some(0), "{}", context());
+            let tenants = report["tenants"].as_array().unwrap();
+            assert_eq!(tenants.len(), 3, "{}", context());
+            for tenant in tenants {
+                let number = |name: &str| tenant[name].as_u64().unwrap();
+                assert!(number("requests") > 0 && number("probes") > 0, "{}", context());
+                assert_eq!(number("failed") + number("foreign_rows"), 0, "{}", context());
+            }
+        }
+        router.assert_clean();
+    });
+}
+
+#[test]
+fn integers_have_no_tenants_and_a_failed_start_leaves_nothing_behind() {
+    let router = Guarded::start(&PROGRAM, "range:1000,2000", "");
+    let refused = router.run("admin", &["--tenants", "2"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("keys that are integers"), "{}", said(&refused));
+    let roles = json!(router.list("role")).to_string();
+    assert!(!roles.contains("loadtest_"), "{roles}");
+}
+
+#[test]
+fn a_run_that_is_ended_revokes_its_keys_first() {
+    let router = Guarded::start(&PROGRAM, "hash", "");
+    for (name, code) in [("-INT", 0), ("-TERM", 2)] {
+        let mut command = tester();
+        command.args(["--host", &router.url, "--key-file"]).arg(router.key("admin"));
+        command.args(["--tenants", "2", "--users", "2", "--keys", "50", "--run-time", "600"]);
+        let mut run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(run.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("requests") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "the run ends before it began");
+        }
+        // Writing to a pipe without a reader would end the program.
+        std::thread::spawn(move || stderr.lines().count());
+        let keys = router.list("key");
+        let usable = keys.iter().filter(|key| key["state"] == "usable");
+        assert_eq!(usable.count(), 2, "{name}: {keys:?}");
+        let sent = Command::new("kill").args([name, &run.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+        assert_eq!(run.wait().unwrap().code(), Some(code), "{name}");
+        router.assert_clean();
+    }
+}
+
+#[test]
+fn reads_that_are_not_bound_to_a_tenant_are_found() {
+    let router = Guarded::start(&sabotage::PROGRAM, "hash", "unbound_reads");
+    for mode in [&["--mix", "a"][..], &["--mix", "kv"], &["--verify"]] {
+        let output = router.run("admin", &[mode, &["--tenants", "3", "--json"]].concat());
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(1), "{mode:?}: {report:#}");
+        let tenants = report["tenants"].as_array().unwrap();
+        let found = tenants.iter().map(|tenant| tenant["foreign_rows"].as_u64().unwrap());
+        assert!(found.sum::<u64>() > 0, "{mode:?}: {report:#}");
+        let failures = report["failures"].as_array().unwrap();
+        let foreign = failures.iter().find(|failure| failure["code"] == "foreign row");
+        let example = foreign.and_then(|failure| failure["example"].as_str()).unwrap_or_default();
+        assert!(example.contains("in the answer to GET /api/"), "{mode:?}: {report:#}");
+        assert!(example.starts_with("loadtest-v"), "{mode:?}: {report:#}");
+    }
+    let ended = router.run("admin", &["--tenants", "3"]);
+    let reported = text(&ended.stdout);
+    assert!(reported.contains("answers had rows of another tenant"), "{reported}");
+}

@@ -1,0 +1,30 @@
+//! Access: reads the keys and roles of a cluster's catalog, for the checks of a router.
+
+use std::path::Path;
+
+use engine::access_store::AccessState;
+use engine::open_error::OpenError;
+use postgres::access_session::AccessSession;
+use postgres::node_address::ClusterAddress;
+use sqlite::access_store::read_state;
+
+/// Returns the keys and roles of a data directory, or `None` if it holds no cluster yet.
+///
+/// # Errors
+/// The catalog cannot be read, or has the schema of another version.
+pub fn access_of_files(data_dir: &Path) -> Result<Option<AccessState>, OpenError> {
+    if !data_dir.join("catalog.db").exists() {
+        return Ok(None);
+    }
+    read_state(data_dir).map(Some)
+}
+
+/// Returns the keys and roles of a cluster of servers.
+///
+/// # Errors
+/// Its catalog has no primary, or there is no cluster yet.
+pub async fn access_of_servers(address: &ClusterAddress) -> Result<AccessState, OpenError> {
+    let first = address.shards.first().map(|shard| &shard.primary);
+    let Some(at) = address.catalog.as_ref().or(first) else { return Ok(AccessState::default()) };
+    AccessSession::open(at).await?.load().await
+}
