@@ -17,6 +17,7 @@ pub mod files;
 pub mod gate;
 pub mod mode_check;
 pub mod scopes;
+pub mod sessions;
 pub mod sources;
 pub mod standing;
 pub mod watcher;

@@ -12,5 +12,6 @@ mod limits;
 mod matrix;
 mod modes;
 mod replacing;
+mod session;
 mod settings;
 mod tokens;

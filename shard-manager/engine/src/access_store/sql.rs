@@ -6,6 +6,7 @@
 
 use access::denial::{Denial, DenialSubject};
 use access::key_record::KeyRecord;
+use access::session::SessionSeed;
 use access::unix_time::UnixTime;
 
 use super::change::AccessChange;
@@ -34,7 +35,8 @@ pub enum AccessColumn {
 /// Row of a result.
 pub type AccessRow = Vec<AccessValue>;
 
-/// Statement with its values. It has no `Debug`, because the digest of a key may be among them.
+/// Statement with its values. It has no `Debug`, because the digest of a key or the secret of
+/// sessions may be among them.
 pub struct AccessStatement {
     /// The text.
     pub sql: &'static str,
@@ -74,6 +76,12 @@ pub fn control() -> AccessStatement {
     AccessStatement::query("SELECT mode, generation FROM tessera_access", &[Text, Number])
 }
 
+/// Returns the statement that reads the secret of sessions, which is empty before there is one.
+fn sessions() -> AccessStatement {
+    let sql = "SELECT session_secret, session_generation FROM tessera_access";
+    AccessStatement::query(sql, &[Text, Number])
+}
+
 fn roles() -> AccessStatement {
     let sql = "SELECT name, document FROM tessera_access_roles ORDER BY name";
     AccessStatement::query(sql, &[Text, Text])
@@ -87,9 +95,9 @@ fn denials() -> AccessStatement {
 
 /// Returns the statements that read a whole state, in the order that
 /// [`AccessState::read`](super::AccessState::read) expects.
-pub fn state() -> [AccessStatement; 4] {
+pub fn state() -> [AccessStatement; 5] {
     let keys = AccessStatement::query(concat!(key_columns!(), " ORDER BY id"), KEY_COLUMNS);
-    [control(), keys, roles(), denials()]
+    [control(), keys, roles(), denials(), sessions()]
 }
 
 /// Returns the statements that read the facts about a change, in the order that
@@ -105,7 +113,8 @@ pub fn facts(change: &AccessChange) -> [AccessStatement; 7] {
         | AccessChange::PutRoles(_)
         | AccessChange::PutDenial(_)
         | AccessChange::RemoveDenial(_)
-        | AccessChange::SetMode(_) => (String::new(), ""),
+        | AccessChange::SetMode(_)
+        | AccessChange::ReplaceSessionSecret(_) => (String::new(), ""),
     };
     let count = "SELECT count(*) FROM tessera_access_keys";
     let of_role = "SELECT count(*) FROM tessera_access_keys WHERE role = $1 AND revoked_at IS NULL";
@@ -223,6 +232,14 @@ pub(super) fn set_control(mode: &str, generation: u64) -> AccessStatement {
     AccessStatement::work(
         "UPDATE tessera_access SET mode = $1, generation = $2",
         [text(mode), generation],
+    )
+}
+
+pub(super) fn put_session_secret(seed: &SessionSeed) -> AccessStatement {
+    let generation = AccessValue::Number(seed.generation().cast_signed());
+    AccessStatement::work(
+        "UPDATE tessera_access SET session_secret = $1, session_generation = $2",
+        [AccessValue::Text(seed.to_hex()), generation],
     )
 }
 
