@@ -53,14 +53,14 @@ pub(crate) struct Collecting {
 }
 
 /// Reason why a router sends no frames.
-enum Trouble {
+enum CollectError {
     /// It refuses the key of the service, or needs one.
     Unauthorized(String),
     /// It does not answer, or not with frames.
     Away(String),
 }
 
-impl From<String> for Trouble {
+impl From<String> for CollectError {
     fn from(cause: String) -> Self {
         Self::Away(cause)
     }
@@ -98,8 +98,8 @@ pub(crate) async fn follow(member: Arc<Member>, collecting: Collecting) {
     loop {
         pause = match poller.catch_up().await {
             Ok(()) => EVERY,
-            Err(trouble) => {
-                poller.away(trouble);
+            Err(error) => {
+                poller.away(error);
                 if !poller.member.is_listed() {
                     return;
                 }
@@ -160,7 +160,7 @@ impl RouterPoller {
     }
 
     /// Sends requests until there is no more.
-    async fn catch_up(&mut self) -> Result<(), Trouble> {
+    async fn catch_up(&mut self) -> Result<(), CollectError> {
         for _ in 0..CATCH_UP_MAX {
             let before = (self.after, self.errors_after);
             let more = self.ask().await?;
@@ -172,7 +172,7 @@ impl RouterPoller {
     }
 
     /// Sends one request, and returns true if there is more.
-    async fn ask(&mut self) -> Result<bool, Trouble> {
+    async fn ask(&mut self) -> Result<bool, CollectError> {
         let [after_1, after_10, after_60] = self.after;
         let errors_after = self.errors_after;
         let path = format!(
@@ -258,7 +258,7 @@ impl RouterPoller {
 
     /// Returns the trouble of a router that refuses a request. A key that it refuses is read again
     /// for the next request, because it may have been rotated.
-    async fn refusal(&self, status: u16, body: &[u8]) -> Trouble {
+    async fn refusal(&self, status: u16, body: &[u8]) -> CollectError {
         let cause = refusal(status, body);
         let has_key = self.router_key.is_given();
         let remedy = match (status, has_key) {
@@ -266,25 +266,25 @@ impl RouterPoller {
                 "it needs an API key: name a file with one in router_key_file; its role needs the scope frames"
             }
             (401, true) => {
-                "it refuses the key of router_key_file: write one that is in force into the file; its role needs the scope \
-                 frames"
+                "it refuses the key of router_key_file: write one that is in force into the file; its role needs the \
+                 scope frames"
             }
             (403, true) => {
                 "the key of router_key_file lacks a right: its role needs the scope frames"
             }
-            _ => return Trouble::Away(cause),
+            _ => return CollectError::Away(cause),
         };
         if has_key {
             let router_key = self.router_key.clone();
             let _ = tokio::task::spawn_blocking(move || router_key.reload()).await;
         }
-        Trouble::Unauthorized(format!("{remedy} ({cause})"))
+        CollectError::Unauthorized(format!("{remedy} ({cause})"))
     }
 
-    fn away(&self, trouble: Trouble) {
-        let (is_unauthorized, cause) = match trouble {
-            Trouble::Unauthorized(cause) => (true, cause),
-            Trouble::Away(cause) => (false, cause),
+    fn away(&self, error: CollectError) {
+        let (is_unauthorized, cause) = match error {
+            CollectError::Unauthorized(cause) => (true, cause),
+            CollectError::Away(cause) => (false, cause),
         };
         let mut seen = self.member.seen();
         seen.is_up = false;

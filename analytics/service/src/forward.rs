@@ -1,8 +1,8 @@
 //! Forward: sends requests about the cluster on to routers.
 //!
 //! **Invariant:** only declared paths are forwarded, and only to routers of the configuration. Of a
-//! request only the query string is sent on; its credentials are not. A router's response is returned as JSON, whatever
-//! content type it had.
+//! request only the query string is sent on, and not its credentials. A router's response is
+//! returned as JSON, whatever content type it had.
 //! **Not here:** metrics, which the service computes itself.
 
 use std::sync::Arc;

@@ -10,9 +10,9 @@ use percent_encoding::percent_decode_str;
 
 /// Value of `WWW-Authenticate` for a request without credentials.
 pub const CHALLENGE: &str = "Bearer realm=\"tessera\"";
-/// The same for credentials that are not valid.
+/// Value of `WWW-Authenticate` for credentials that are not valid.
 pub const INVALID: &str = "Bearer realm=\"tessera\", error=\"invalid_token\"";
-/// The same for credentials that have expired.
+/// Value of `WWW-Authenticate` for credentials that have expired.
 pub const EXPIRED: &str = "Bearer realm=\"tessera\", error=\"invalid_token\", \
                            error_description=\"the credentials have expired\"";
 /// Parameters by which other programs send credentials.

@@ -71,6 +71,8 @@ fn use_every_command(dir: &Path) {
     run_in(dir, &["key", "revoke", &id(new)]).expect(0);
     assert_eq!(state(dir, &id(new)), "revoked");
     run_in(dir, &["access", "off"]).expect(0);
+    let ended = run_in(dir, &["access", "end-sessions"]).expect(0).out;
+    assert!(ended.contains("log in again"), "{ended}");
     let whole = run_in(dir, &["key", "list"]).expect(0).out;
     for key in [old.as_str(), new] {
         let secret = key.rsplit('_').next().expect("a part");

@@ -22,7 +22,7 @@ impl AccessGate {
     /// caller.
     ///
     /// # Errors
-    /// TSR401 if the text is no key that is in force, TSR429 if too many were not.
+    /// TSR401 unless the text is a key that is in force, TSR429 after too many failures.
     pub fn begin_session(
         &self,
         key: &str,

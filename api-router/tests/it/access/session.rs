@@ -106,8 +106,6 @@ fn a_session_changes_nothing() {
     }
     let patch = guarded.send_with("PATCH", "/api/kv/a", None, &[("cookie", &cookie)], Some(&row));
     assert_eq!(patch.status, 405, "{}", patch.text());
-    let spelled = guarded.send_with("get", READ, None, &[("cookie", &cookie)], None);
-    assert!(spelled.status >= 400, "methods are case-sensitive: {}", spelled.status);
     assert_eq!(send(&guarded, "GET", "/api/kv/a", &cookie).status, 404, "nothing was stored");
 }
 
@@ -154,7 +152,7 @@ fn a_session_ends_with_its_key() {
         "/api/access/keys",
         Some(admin.reveal()),
         &[],
-        Some(&json!({"role": "admin"})),
+        Some(&json!({"role": "reader"})),
     );
     let made = made.json();
     let text = made["key"].as_str().unwrap();
