@@ -36,10 +36,10 @@ fn main() -> ExitCode {
 }
 
 fn print_banner(config: &Config, bound: SocketAddr) {
-    let exposed = if bound.ip().to_canonical().is_loopback() {
-        "only this machine can reach it"
-    } else {
-        "EVERYBODY who reaches this address can read what needs no key"
+    let exposed = match (config.access.is_on, bound.ip().to_canonical().is_loopback()) {
+        (true, _) => "requests need an API key",
+        (false, true) => "only this machine can reach it; access control is off",
+        (false, false) => "EVERYBODY who reaches this address can read it: access control is off",
     };
     let routers: Vec<String> = config.routers.iter().map(ToString::to_string).collect();
     let store = config.store.as_ref().map_or_else(

@@ -18,6 +18,7 @@ pub mod gate;
 pub mod meter;
 pub mod mode_check;
 pub mod scopes;
+pub mod sessions;
 pub mod sources;
 pub mod standing;
 pub mod usage_writer;

@@ -234,7 +234,8 @@ impl Config {
         let analytics = analytics::is_on(&mut settings)?;
         let analytics_store = analytics::store(&mut settings, &engine)?;
         let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
-        let access = access::access(&mut settings, &sources)?;
+        let mut access = access::access(&mut settings, &sources)?;
+        access.is_tls = tls.is_some() || behind_tls;
         let cache = cache::cache(&mut settings)?;
         let shown = settings.shown();
         Ok(Self {
@@ -268,9 +269,7 @@ impl Config {
                     ConfigError(format!("{error}; or turn access control on by --access on"))
                 })
             }
-            AccessMode::On => {
-                access::check_transport(self.bind, self.tls.is_some() || self.behind_tls)
-            }
+            AccessMode::On => access::check_transport(self.bind, self.access.is_tls),
         }
     }
 

@@ -66,6 +66,8 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool, access: bool) {
         surface
             .service(access::describe_caller)
             .service(access::check_access)
+            .service(access::session::begin_session)
+            .service(access::session::end_session)
             .service(access::keys::list_keys)
             .service(access::keys::create_key)
             .service(access::keys::find_key)

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustls::ClientConfig;
-
+use crate::collector::Collecting;
 use crate::fleet::Fleet;
 use crate::fleet_query::FleetQuery;
+use crate::gate::AccessGate;
 use crate::problem::Problem;
 use crate::rule_readings::RuleEvaluator;
 use recorder::store::HistoryWriter;
@@ -25,8 +25,10 @@ pub(crate) struct App {
     pub history_writer: Option<Arc<HistoryWriter>>,
     /// Port and transport by which clients reach the service.
     pub reached: Reached,
-    /// TLS configuration for connections to routers.
-    pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// Access control; `None` if it is off.
+    pub gate: Option<Arc<AccessGate>>,
+    /// TLS configuration and key for connections to routers.
+    pub(crate) collecting: Collecting,
     draining: AtomicBool,
 }
 
@@ -35,11 +37,12 @@ impl App {
         fleet: Arc<Fleet>,
         rule_evaluator: Arc<RuleEvaluator>,
         hub: Arc<Hub<FleetQuery>>,
-        history_writer: Option<Arc<HistoryWriter>>,
-        (reached, tls): (Reached, Option<Arc<ClientConfig>>),
+        collecting: Collecting,
+        (reached, gate): (Reached, Option<Arc<AccessGate>>),
     ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { fleet, rule_evaluator, hub, history_writer, reached, tls, draining }
+        let history_writer = collecting.history_writer.clone();
+        Self { fleet, rule_evaluator, hub, history_writer, reached, gate, collecting, draining }
     }
 
     /// Returns true if the service is about to end.

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::clock_offset::ClockOffset;
 use crate::fleet::{Member, unix_ms};
 use crate::frame_response::{FUTURE_MAX_S, FrameResponse};
+use crate::router_key::RouterKey;
 use recorder::History;
 use recorder::merged;
 use recorder::store::HistoryWriter;
@@ -40,13 +41,34 @@ const ASTRAY_MAX_MS: u64 = 90_000;
 /// Longest wait for the stored history of a router before the first request to it.
 const LOADING_MAX: Duration = Duration::from_secs(30);
 
+/// Means of collecting that all routers share.
+#[derive(Clone)]
+pub(crate) struct Collecting {
+    /// Writer of the history, if it is kept.
+    pub history_writer: Option<Arc<HistoryWriter>>,
+    /// TLS configuration for connections to routers.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Key that is sent to routers.
+    pub router_key: RouterKey,
+}
+
+/// Reason why a router sends no frames.
+enum CollectError {
+    /// It refuses the key of the service, or needs one.
+    Unauthorized(String),
+    /// It does not answer, or not with frames.
+    Away(String),
+}
+
+impl From<String> for CollectError {
+    fn from(cause: String) -> Self {
+        Self::Away(cause)
+    }
+}
+
 /// Collects from a router; ends when it is unreachable and no longer listed.
-pub(crate) async fn collect(
-    member: Arc<Member>,
-    history_writer: Option<Arc<HistoryWriter>>,
-    tls: Option<Arc<ClientConfig>>,
-) {
-    if let Some(history_writer) = &history_writer {
+pub(crate) async fn collect(member: Arc<Member>, collecting: Collecting) {
+    if let Some(history_writer) = &collecting.history_writer {
         // Stored frames need not be requested.
         let (done, loaded) = oneshot::channel();
         history_writer.keep(&*member.name, member.history.clone(), move || {
@@ -55,15 +77,16 @@ pub(crate) async fn collect(
         });
         let _ = tokio::time::timeout(LOADING_MAX, loaded).await;
     }
-    follow(member, tls).await;
+    follow(member, collecting).await;
 }
 
 /// Collects from a router whose history is loaded already; ends like [`collect`].
-pub(crate) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) {
-    let client = HttpClient::new(member.target.clone(), tls.as_ref());
+pub(crate) async fn follow(member: Arc<Member>, collecting: Collecting) {
+    let client = HttpClient::new(member.target.clone(), collecting.tls.as_ref());
     let mut poller = RouterPoller {
         member,
         client,
+        router_key: collecting.router_key,
         after: [0; 3],
         errors_after: 0,
         started: String::new(),
@@ -75,8 +98,8 @@ pub(crate) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) 
     loop {
         pause = match poller.catch_up().await {
             Ok(()) => EVERY,
-            Err(cause) => {
-                poller.away(cause);
+            Err(error) => {
+                poller.away(error);
                 if !poller.member.is_listed() {
                     return;
                 }
@@ -91,6 +114,7 @@ pub(crate) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) 
 struct RouterPoller {
     member: Arc<Member>,
     client: HttpClient,
+    router_key: RouterKey,
     /// Start of the last fetched frame, by step, by the clock of the router.
     after: [u64; 3],
     errors_after: u64,
@@ -136,7 +160,7 @@ impl RouterPoller {
     }
 
     /// Sends requests until there is no more.
-    async fn catch_up(&mut self) -> Result<(), String> {
+    async fn catch_up(&mut self) -> Result<(), CollectError> {
         for _ in 0..CATCH_UP_MAX {
             let before = (self.after, self.errors_after);
             let more = self.ask().await?;
@@ -148,18 +172,19 @@ impl RouterPoller {
     }
 
     /// Sends one request, and returns true if there is more.
-    async fn ask(&mut self) -> Result<bool, String> {
+    async fn ask(&mut self) -> Result<bool, CollectError> {
         let [after_1, after_10, after_60] = self.after;
         let errors_after = self.errors_after;
         let path = format!(
             "/api/analytics/frames?after_1={after_1}&after_10={after_10}&after_60={after_60}&errors_after={errors_after}"
         );
-        let asked = Request::get(path).header("accept", "application/json").body(Full::default());
+        let asked = Request::get(path).header("accept", "application/json");
+        let asked = self.router_key.authorize(&self.member.target, asked).body(Full::default());
         let asked = asked.map_err(|error| error.to_string())?;
         let answer = self.client.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
         let answer = answer.map_err(|error| error.to_string())?;
         if answer.status != 200 {
-            return Err(refusal(answer.status, &answer.body));
+            return Err(self.refusal(answer.status, &answer.body).await);
         }
         // Parsing megabytes takes tens of milliseconds: it must not block a thread of the runtime.
         let response =
@@ -218,6 +243,7 @@ impl RouterPoller {
         let mut seen = self.member.seen();
         let was_away = seen.trouble.take().is_some();
         seen.is_up = true;
+        seen.is_unauthorized = false;
         seen.at_ms = Some(unix_ms());
         seen.clock_ms = at_ms;
         seen.clock = clock_offset.warning();
@@ -230,13 +256,44 @@ impl RouterPoller {
         }
     }
 
-    fn away(&self, cause: String) {
+    /// Returns the trouble of a router that refuses a request. A key that it refuses is read again
+    /// for the next request, because it may have been rotated.
+    async fn refusal(&self, status: u16, body: &[u8]) -> CollectError {
+        let cause = refusal(status, body);
+        let has_key = self.router_key.is_given();
+        let remedy = match (status, has_key) {
+            (401, false) => {
+                "it needs an API key: name a file with one in router_key_file; its role needs the scope frames"
+            }
+            (401, true) => {
+                "it refuses the key of router_key_file: write one that is in force into the file; its role needs the \
+                 scope frames"
+            }
+            (403, true) => {
+                "the key of router_key_file lacks a right: its role needs the scope frames"
+            }
+            _ => return CollectError::Away(cause),
+        };
+        if has_key {
+            let router_key = self.router_key.clone();
+            let _ = tokio::task::spawn_blocking(move || router_key.reload()).await;
+        }
+        CollectError::Unauthorized(format!("{remedy} ({cause})"))
+    }
+
+    fn away(&self, error: CollectError) {
+        let (is_unauthorized, cause) = match error {
+            CollectError::Unauthorized(cause) => (true, cause),
+            CollectError::Away(cause) => (false, cause),
+        };
         let mut seen = self.member.seen();
         seen.is_up = false;
+        seen.is_unauthorized = is_unauthorized;
         let was_away = seen.trouble.replace(cause.clone()).is_some();
         drop(seen);
         if !was_away {
-            tracing::warn!(router = %self.member.name, "the router is unreachable: {cause}");
+            let state = if is_unauthorized { "refuses the service" } else { "is unreachable" };
+            tracing::warn!(router = %self.member.name, "the router {state}: {cause}");
         }
     }
 }

@@ -7,10 +7,12 @@
 //! the default. Secrets are neither shown nor part of errors.
 //! **Not here:** the use of the values.
 
+mod access;
 mod alerting;
 mod file;
 mod router_list;
 
+pub use access::{AccessConfig, may_carry_key};
 pub use alerting::{Authorization, Webhook};
 pub use router_list::{RouterAddress, RouterSource};
 
@@ -28,7 +30,19 @@ use web_kit::settings::{self, ConfigFile, Layer, Origin, Settings, Shown, within
 pub use web_kit::settings::ConfigError;
 
 /// Names of all settings, as at the top of the configuration file.
-const NAMES: [&str; 7] = ["bind", "routers", "store", "workers", "log", "behind_tls", "insecure"];
+const NAMES: [&str; 11] = [
+    "bind",
+    "routers",
+    "store",
+    "workers",
+    "log",
+    "behind_tls",
+    "insecure",
+    access::MODE,
+    access::KEYS_FILE,
+    access::ROLES_FILE,
+    access::ROUTER_KEY_FILE,
+];
 /// Prefix of the environment variables.
 const PREFIX: &str = "TESSERA_ANALYTICS_";
 /// Configuration file that is read by default, if it exists.
@@ -82,7 +96,21 @@ pub struct Flags {
     /// loopback address the names of the proxy are taken
     #[arg(long)]
     behind_tls: bool,
-    /// Serve on an address that others can reach, although requests need no key
+    /// Access control: off, or on (requests need an API key of the file) [default: off]
+    #[arg(long, value_name = "off|on")]
+    access: Option<String>,
+    /// The file with the API keys, a key on each line: id, SHA-256, role, and if needed tenant and
+    /// expiry; read again every ten seconds
+    #[arg(long, value_name = "FILE")]
+    access_keys_file: Option<String>,
+    /// The file with the roles, as JSON: one role or a list of them; read again like the keys
+    #[arg(long, value_name = "FILE")]
+    access_roles_file: Option<String>,
+    /// The file with the API key or token that routers get, if they have access control; its role
+    /// needs the scope frames. It is sent only by https or to this machine
+    #[arg(long, value_name = "FILE")]
+    router_key_file: Option<String>,
+    /// Serve on an address that others can reach, without access control
     #[arg(long)]
     insecure: bool,
     /// A TOML file with any of these settings, alerts and webhooks [default: analytics.toml, if it
@@ -113,8 +141,10 @@ pub struct Config {
     pub log: tracing::Level,
     /// True if a proxy in front ends TLS.
     pub behind_tls: bool,
-    /// True if other machines may reach the service although requests need no key.
+    /// True if other machines may reach the service without access control.
     pub insecure: bool,
+    /// Settings of access control.
+    pub access: AccessConfig,
     /// Rules for alerts.
     pub rules: Vec<Rule>,
     /// Webhooks that receive alerts.
@@ -150,6 +180,7 @@ impl Config {
         let log = settings.level("log")?;
         let behind_tls = settings.truth("behind_tls")?;
         let insecure = settings.truth("insecure")?;
+        let access = access::access(&mut settings, &routers)?;
         let rules = alerting::rules(&mut settings, &file, &routers)?;
         let webhooks = alerting::webhooks(&mut settings, &file)?;
         let shown = settings.shown();
@@ -161,17 +192,22 @@ impl Config {
             log,
             behind_tls,
             insecure,
+            access,
             rules,
             webhooks,
             shown,
         })
     }
 
-    /// Refuses an address that other machines can reach, unless that is explicitly allowed.
+    /// Refuses an address that other machines can reach, unless that is explicitly allowed, or keys
+    /// protect the service and TLS protects the keys.
     ///
     /// # Errors
     /// [`ConfigError`] names the address and the flag.
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
+        if self.access.is_on {
+            return access::check_transport(self.bind, self.behind_tls);
+        }
         settings::check_exposure(self.bind, self.insecure)
     }
 
@@ -189,6 +225,10 @@ impl Flags {
             ("store", &self.store),
             ("workers", &self.workers),
             ("log", &self.log),
+            (access::MODE, &self.access),
+            (access::KEYS_FILE, &self.access_keys_file),
+            (access::ROLES_FILE, &self.access_roles_file),
+            (access::ROUTER_KEY_FILE, &self.router_key_file),
         ];
         settings::flags(texts, [("behind_tls", self.behind_tls), ("insecure", self.insecure)])
     }

@@ -12,13 +12,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use tokio::task::JoinHandle;
 
-use crate::collector;
+use crate::collector::{self, Collecting};
 use crate::config::{RouterAddress, RouterSource};
 use crate::fleet::{Fleet, Member};
-use recorder::store::HistoryWriter;
 use web_kit::http_client::Target;
 
 /// Time between two resolutions of a name.
@@ -32,8 +30,7 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Finds routers and starts collecting from them.
 pub(crate) struct Discovery {
     fleet: Arc<Fleet>,
-    history_writer: Option<Arc<HistoryWriter>>,
-    tls: Option<Arc<ClientConfig>>,
+    collecting: Collecting,
     names: Vec<Target>,
     /// Number of routers among which memory is divided.
     share: usize,
@@ -47,8 +44,7 @@ impl Discovery {
     pub(crate) fn start(
         fleet: Arc<Fleet>,
         sources: &[RouterSource],
-        history_writer: Option<Arc<HistoryWriter>>,
-        tls: Option<Arc<ClientConfig>>,
+        collecting: Collecting,
     ) -> Self {
         let shares = sources.iter().map(|source| match source.address {
             RouterAddress::One(_) => 1,
@@ -56,7 +52,7 @@ impl Discovery {
         });
         let (share, names, found) = (shares.sum(), Vec::new(), Vec::new());
         let mut discovery =
-            Self { fleet, history_writer, tls, names, share, found, reported: HashSet::new() };
+            Self { fleet, collecting, names, share, found, reported: HashSet::new() };
         for source in sources {
             match &source.address {
                 RouterAddress::One(target) => discovery.add(source.name.clone(), target.clone()),
@@ -108,7 +104,8 @@ impl Discovery {
                 None => self.add(target.label(), target),
                 Some((member, task)) if task.is_finished() => {
                     // The router was gone, and is back.
-                    *task = tokio::spawn(collector::follow(member.clone(), self.tls.clone()));
+                    *task =
+                        tokio::spawn(collector::follow(member.clone(), self.collecting.clone()));
                 }
                 Some(_) => {}
             }
@@ -126,8 +123,7 @@ impl Discovery {
             return;
         }
         tracing::info!(router = %member.name, "collecting from {}", member.target);
-        let (history_writer, tls) = (self.history_writer.clone(), self.tls.clone());
-        let task = tokio::spawn(collector::collect(member.clone(), history_writer, tls));
+        let task = tokio::spawn(collector::collect(member.clone(), self.collecting.clone()));
         self.found.push((member, task));
     }
 }

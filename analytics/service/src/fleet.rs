@@ -48,6 +48,8 @@ pub(crate) struct Member {
 pub(crate) struct RouterStatus {
     /// True if the router answered the last request.
     pub is_up: bool,
+    /// True if the router answers, and refuses the key of the service or needs one.
+    pub is_unauthorized: bool,
     /// Time of its last response, in ms since 1970 by the clock of this machine.
     pub at_ms: Option<u64>,
     /// Clock of the router at that time, without the offset in whole minutes.
@@ -58,7 +60,7 @@ pub(crate) struct RouterStatus {
     pub started: String,
     /// The cluster as the router reports it.
     pub now: ClusterNow,
-    /// Reason why the router is unreachable.
+    /// Reason why the router is unreachable or refuses the service.
     pub trouble: Option<String>,
     /// Number of responses added to the history.
     pub pulls: u64,
@@ -71,6 +73,8 @@ pub(crate) struct RouterView {
     router: String,
     /// True if the router answers.
     up: bool,
+    /// `up`, `down`, or `unauthorized`: it refuses the key of the service, or needs one.
+    state: &'static str,
     /// Time of its last response: RFC 3339; null if there was none since the service started.
     #[schema(required)]
     last_seen: Option<String>,
@@ -82,8 +86,8 @@ pub(crate) struct RouterView {
     uptime_s: u64,
     /// Data requests that the router was answering at its last response.
     in_flight: u64,
-    /// Reason why the router is unreachable, or a warning about its clock; null if there is
-    /// neither.
+    /// Reason why the router is unreachable or refuses the service, or a warning about its clock;
+    /// null if there is none of these.
     #[schema(required)]
     error: Option<String>,
 }
@@ -149,6 +153,11 @@ impl Member {
         RouterView {
             router: self.name.clone(),
             up: seen.is_up,
+            state: match (seen.is_up, seen.is_unauthorized) {
+                (true, _) => "up",
+                (false, true) => "unauthorized",
+                (false, false) => "down",
+            },
             last_seen: seen.at_ms.map(rfc3339),
             version: seen.now.version.clone(),
             started: seen.started.clone(),

@@ -1,8 +1,8 @@
 //! Forward: sends requests about the cluster on to routers.
 //!
 //! **Invariant:** only declared paths are forwarded, and only to routers of the configuration. Of a
-//! request only the query string is sent on. A router's response is returned as JSON, whatever
-//! content type it had.
+//! request only the query string is sent on, and not its credentials. A router's response is
+//! returned as JSON, whatever content type it had.
 //! **Not here:** metrics, which the service computes itself.
 
 use std::sync::Arc;
@@ -44,6 +44,10 @@ pub(crate) async fn forward(
     let up = members.iter().filter(|member| member.seen().is_up).take(TRIES_MAX);
     for member in up.cloned().collect::<Vec<_>>() {
         match ask(app, &member, &asked).await {
+            // The credentials that it refuses are those of the service, not those of the client.
+            Ok(answer) if answer.status == 401 => {
+                tracing::debug!(router = %member.name, path, "not forwarded: the key is refused");
+            }
             Ok(answer) => return Ok(forwarded(answer)),
             Err(cause) => tracing::debug!(router = %member.name, path, "not forwarded: {cause}"),
         }
@@ -53,9 +57,10 @@ pub(crate) async fn forward(
 }
 
 async fn ask(app: &App, member: &Arc<Member>, path: &str) -> Result<ClientResponse, String> {
-    let asked = Request::get(path).header("accept", "application/json").body(Full::default());
+    let asked = Request::get(path).header("accept", "application/json");
+    let asked = app.collecting.router_key.authorize(&member.target, asked).body(Full::default());
     let asked = asked.map_err(|error| error.to_string())?;
-    let mut client = HttpClient::new(member.target.clone(), app.tls.as_ref());
+    let mut client = HttpClient::new(member.target.clone(), app.collecting.tls.as_ref());
     let answer = client.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
     answer.map_err(|error| error.to_string())
 }

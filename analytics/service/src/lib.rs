@@ -20,10 +20,13 @@ mod fleet;
 mod fleet_query;
 mod forward;
 mod frame_response;
+mod gate;
+mod key_files;
 mod merged;
 mod middleware;
 mod parameters;
 mod problem;
+mod router_key;
 mod routes;
 mod rule_readings;
 mod scrape;
@@ -38,9 +41,12 @@ use actix_web::web::Data;
 use tokio::runtime::{Builder, Runtime};
 
 use self::app::App;
+use self::collector::Collecting;
 use self::config::{Config, RouterAddress};
 use self::discovery::Discovery;
 use self::fleet::Fleet;
+use self::key_files::KeyFiles;
+use self::router_key::RouterKey;
 use self::rule_readings::RuleEvaluator;
 use self::webhook::WebhookQueues;
 use recorder::store::HistoryWriter;
@@ -72,6 +78,9 @@ pub enum ServiceError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] recorder::store::StoreError),
+    /// Files of keys, roles or the key for routers cannot be used.
+    #[error("{0}")]
+    Access(String),
     /// The server ended.
     #[error("the server ended by itself")]
     Ended,
@@ -135,12 +144,16 @@ fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, Se
     let is_secure = routers.chain(webhooks).any(|target| target.is_secure);
     let tls = is_secure.then(|| tls_roots::client(None)).transpose();
     let tls = tls.map_err(|error| ServiceError::Trust(error.to_string()))?.map(Arc::new);
+    let key_files =
+        KeyFiles::open(&config.access, config.behind_tls).map_err(ServiceError::Access)?;
+    let router_key = RouterKey::open(config.access.router_key_file.clone());
+    let router_key = router_key.map_err(ServiceError::Access)?;
     let history_writer = config.store.clone().map(HistoryWriter::open).transpose()?.map(Arc::new);
     let fleet = Arc::new(Fleet::default());
-    let discovery =
-        Discovery::start(fleet.clone(), &config.routers, history_writer.clone(), tls.clone());
+    let collecting = Collecting { history_writer, tls, router_key };
+    let discovery = Discovery::start(fleet.clone(), &config.routers, collecting.clone());
     runtime.spawn(discovery.run());
-    let webhook_queues = WebhookQueues::start(&config.webhooks, tls.as_ref());
+    let webhook_queues = WebhookQueues::start(&config.webhooks, collecting.tls.as_ref());
     let rule_evaluator = RuleEvaluator::new(fleet.clone(), config.rules.clone(), webhook_queues);
     runtime.spawn(rule_evaluator.clone().run());
     let asked = fleet.clone();
@@ -153,5 +166,9 @@ fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, Se
         port: bound.port(),
         by: Transport::of(false, config.behind_tls),
     };
-    Ok(App::new(fleet, rule_evaluator, hub, history_writer, (reached, tls)))
+    let gate = key_files.as_ref().map(KeyFiles::gate);
+    if let Some(key_files) = key_files {
+        runtime.spawn(key_files.follow());
+    }
+    Ok(App::new(fleet, rule_evaluator, hub, collecting, (reached, gate)))
 }

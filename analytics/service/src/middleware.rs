@@ -1,10 +1,13 @@
-//! Middleware: gives each request its id, refuses cross-origin requests, and turns problems into
+//! Middleware: gives each request its id, refuses cross-origin requests and those without a right,
+//! and turns problems into
 //! responses.
 //!
 //! **Invariant:** every response has `x-request-id`, cannot be framed, and is an HTML page only
 //! with a content security policy; every refused request gets a problem as its response. Routers
 //! follow the same rules.
 //! **Not here:** the routes.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use actix_web::Error;
 use actix_web::body::BoxBody;
@@ -35,15 +38,24 @@ pub(crate) async fn handle(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let app = request.app_data::<Data<App>>().expect("the server registers the app");
+    let app = request.app_data::<Data<App>>().cloned().expect("the server registers the app");
     let reached = app.reached;
     if request.method() == Method::HEAD {
         // HEAD is handled like GET; the body is left out when the response is sent.
         request.head_mut().method = Method::GET;
     }
     let id = request_id(request.headers());
-    let mut response = match cross_origin::refuse(request.headers(), reached) {
-        Err(foreign) => request.error_response(Problem::from(foreign)),
+    let checked = cross_origin::refuse(request.headers(), reached).map_err(Problem::from);
+    let admitted = checked.and_then(|()| match &app.gate {
+        None => Ok(()),
+        Some(gate) => gate.admit(
+            request.match_info().as_str(),
+            (request.headers(), request.query_string()),
+            address_of(request.peer_addr()),
+        ),
+    });
+    let mut response = match admitted {
+        Err(problem) => request.error_response(problem),
         Ok(()) => next.call(request).await?,
     };
     if let Some(problem) = problem_of(&response) {
@@ -62,6 +74,12 @@ pub(crate) async fn handle(
         headers.insert(X_REQUEST_ID, id);
     }
     Ok(response)
+}
+
+/// Returns the address of a client, given that of its connection. One without an address shares
+/// that of all others.
+pub(crate) fn address_of(peer: Option<SocketAddr>) -> IpAddr {
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
 /// Returns the id that the client has sent, if it is valid, or a new one.

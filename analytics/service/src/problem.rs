@@ -6,7 +6,7 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
@@ -18,10 +18,16 @@ web_kit::problem_codes! {
 
     TSR001 503 true  "Backend unreachable" "No router answered. /api/analytics/metrics lists the routers and why they are not reachable.";
     TSR005 503 true  "Overloaded" "The maximum number of event streams is open. Retry after Retry-After.";
+    TSR006 503 true  "Rights unknown" "The service cannot know the rights of the caller now: keys and roles were last read too long ago. Retry after Retry-After.";
     TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice. The detail names it.";
+    TSR101 400 false "Bad body" "The body is not JSON, or a member is missing, unknown or of the wrong type. The detail names what is expected.";
+    TSR107 415 false "Media type not supported" "The Content-Type of the body is not supported. Bodies are JSON.";
     TSR111 404 false "No such path" "There is nothing at this path, or of this name. / lists what there is.";
     TSR112 405 false "Method not allowed" "The path exists, but not for this method. The Allow header lists those it has.";
-    TSR403 403 false "Foreign page" "Cross-origin request: web pages of other origins may not call this service.";
+    TSR113 400 false "Bad header" "The value of a header cannot be used. The detail names the header and what is allowed.";
+    TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key.";
+    TSR403 403 false "Forbidden" "The role of the caller lacks a scope: the detail names it. Or the request comes from a web page of another origin, for a browser must not be a way into this service.";
+    TSR429 429 true  "Too many requests" "Too many credentials from this address were not valid. Retry after Retry-After.";
     TSR500 500 true  "Internal error" "A defect of the service. It is logged under the request id.";
 }
 
@@ -32,7 +38,7 @@ pub(crate) struct Problem {
     pub code: Code,
     detail: String,
     hint: Option<String>,
-    allow: Option<&'static str>,
+    headers: Vec<(HeaderName, String)>,
 }
 
 // A router has a body of its own: it has more members, and both are in OpenAPI documents.
@@ -70,7 +76,7 @@ pub(crate) struct ProblemBody<'p> {
 impl Problem {
     /// A problem of this code; `detail` describes the occurrence.
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), hint: None, allow: None }
+        Self { code, detail: detail.into(), hint: None, headers: Vec::new() }
     }
 
     /// A problem with a parameter.
@@ -87,8 +93,14 @@ impl Problem {
 
     /// Lists the methods of the path.
     #[must_use]
-    pub(crate) fn allow(mut self, methods: &'static str) -> Self {
-        self.allow = Some(methods);
+    pub(crate) fn allow(self, methods: &'static str) -> Self {
+        self.header(ALLOW, methods.to_owned())
+    }
+
+    /// Adds a header to the response. A value that no header can have is left out.
+    #[must_use]
+    pub(crate) fn header(mut self, name: HeaderName, value: String) -> Self {
+        self.headers.push((name, value));
         self
     }
 
@@ -100,8 +112,10 @@ impl Problem {
         if code.status() == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((RETRY_AFTER, "1"));
         }
-        if let Some(methods) = self.allow {
-            response.insert_header((ALLOW, methods));
+        for (name, value) in &self.headers {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                response.insert_header((name.clone(), value));
+            }
         }
         response.json(ProblemBody {
             kind: format!("/errors/{}", code.name()),
@@ -167,6 +181,15 @@ refusals! {
         400 BadRequest "A parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "There is nothing of this name.";
+    }
+    /// Problems of a login.
+    LoginRefusals {
+        400 BadRequest "The body or a parameter cannot be used: the detail names it.";
+        401 Unauthenticated "The key is not in force.";
+        403 Forbidden "The request comes from a foreign web page.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        429 Limited "Too many credentials from this address were not valid; see Retry-After.";
+        503 Unavailable "The rights of the caller cannot be known now; see Retry-After.";
     }
     /// Problems of paths with a limited number of clients.
     BusyRefusals {

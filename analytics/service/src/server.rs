@@ -38,13 +38,14 @@ pub(crate) fn serve(
 ) -> std::io::Result<Server> {
     // Accepted connections inherit the option from the listener.
     socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(STALLED_MAX))?;
-    let api = Data::new(openapi());
+    let has_access = app.gate.is_some();
+    let api = Data::new(openapi(has_access));
     let server = HttpServer::new(move || {
         let (surface, _) = ActixApp::new()
             .app_data(app.clone())
             .app_data(api.clone())
             .into_utoipa_app()
-            .configure(routes::configure)
+            .configure(|surface| routes::configure(surface, has_access))
             .split_for_parts();
         surface.default_service(web::to(routes::nothing_here)).wrap(from_fn(handle))
     });
@@ -60,9 +61,10 @@ pub(crate) fn serve(
 }
 
 /// Returns the OpenAPI document, collected from the routes.
-pub(crate) fn openapi() -> OpenApi {
+pub(crate) fn openapi(has_access: bool) -> OpenApi {
     let surface = ActixApp::new().into_utoipa_app();
-    let (_, mut api) = surface.configure(routes::configure).split_for_parts();
-    routes::describe(&mut api);
+    let surface = surface.configure(|surface| routes::configure(surface, has_access));
+    let (_, mut api) = surface.split_for_parts();
+    routes::describe(&mut api, has_access);
     api
 }

@@ -9,6 +9,7 @@ import { Cards, stateOf } from "./cards.js";
 import { byId, element, setText } from "./element.js";
 import { Errors } from "./errors.js";
 import { Keys } from "./keys.js";
+import { Login } from "./login.js";
 import { facts, Numbers } from "./numbers.js";
 import { Replicas } from "./replicas.js";
 import { KeyBox, Slots } from "./slots.js";
@@ -21,6 +22,7 @@ import { View } from "./view.js";
 class Page {
   constructor() {
     this.view = new View();
+    this.login = new Login();
     this.numbers = new Numbers(byId("numbers"));
     this.alerts = new Alerts();
     this.slots = new Slots(this.view);
@@ -62,6 +64,10 @@ class Page {
     );
     byId("pause").addEventListener("click", () => this.pause(!this.isPaused));
     this.view.addEventListener("change", () => this.follow());
+    this.login.addEventListener("change", () => {
+      this.wanted = this.wantedDetail = undefined;
+      this.follow();
+    });
     document.addEventListener("visibilitychange", () => this.follow());
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.view.shard !== null) this.view.choose({ shard: null });
@@ -138,11 +144,12 @@ class Page {
 
   showRouters(routers) {
     const select = byId("router-choice");
-    const known = JSON.stringify(routers.map(({ router, up }) => [router, up]));
+    const known = JSON.stringify(routers.map(({ router, state }) => [router, state]));
     if (select.dataset.known !== known) {
       select.dataset.known = known;
-      const options = routers.map(({ router, up }) =>
-        element("option", { value: router, text: up ? router : `${router} (lost)` }),
+      const words = { up: "", down: " (lost)", unauthorized: " (unauthorized)" };
+      const options = routers.map(({ router, state }) =>
+        element("option", { value: router, text: `${router}${words[state]}` }),
       );
       select.replaceChildren(element("option", { value: "", text: `all ${routers.length}` }), ...options);
     }
@@ -160,6 +167,7 @@ class Page {
       live: "live",
       polling: "polling",
       lost: `lost${seen}`,
+      locked: "not logged in",
     };
     const place = byId("connection");
     if (place.dataset.state !== state) {
@@ -169,8 +177,13 @@ class Page {
       document.documentElement.dataset.connection = state;
     }
     setText(byId("connection-text"), words[state]);
+    this.login.need(state === "locked");
     const notice = byId("notice");
-    notice.hidden = state !== "lost";
+    const refusing = this.all?.routers?.find((router) => router.state === "unauthorized");
+    notice.hidden = state !== "lost" && refusing === undefined;
+    if (state !== "lost" && refusing !== undefined) {
+      setText(notice, `There are no figures of ${refusing.router}: ${refusing.error}.`);
+    }
     if (state === "lost") {
       const old = (Date.now() - stream.lastSeen) / 1000;
       const ago = stream.lastSeen === null ? "" : ` What you see is ${duration(old)} old.`;
@@ -178,7 +191,8 @@ class Page {
         stream.reason === null ? "The connection is lost." : `There are no figures: ${stream.reason}.`;
       setText(notice, `${why}${ago} Trying again every second.`);
     }
-    const number = this.all === null || state === "lost" ? state : `${rate(this.all.throughput)}/s`;
+    const isTold = this.all === null || state === "lost" || state === "locked";
+    const number = isTold ? words[state].split(" · ")[0] : `${rate(this.all.throughput)}/s`;
     document.title = `${number} · Tessera`;
   }
 

@@ -12,15 +12,16 @@ const ANSWER_MAX_MS = 8000;
 
 /** A response without figures: a problem with its reason. */
 class Refused extends Error {
-  constructor(problem) {
+  constructor(status, problem) {
     super(problem.detail ?? problem.title);
+    this.status = status;
   }
 }
 
 export class Stream extends EventTarget {
   /**
-   * `state`: connecting, live, polling, lost or resting. `lastSeen`: time of the last figures, ms since 1970.
-   * `reason`: why there are none, if a response said so.
+   * `state`: connecting, live, polling, lost, locked (a login is needed) or resting. `lastSeen`: time of the last figures,
+   * ms since 1970. `reason`: why there are none, if a response said so.
    */
   constructor() {
     super();
@@ -43,13 +44,13 @@ export class Stream extends EventTarget {
   }
 
   /** Sends no requests until it follows again. */
-  rest() {
+  rest(state = "resting") {
     this.silence();
     this.timers.forEach(clearTimeout);
     this.timers.clear();
     this.polling = null;
     this.abort?.abort();
-    this.enter("resting");
+    this.enter(state);
   }
 
   enter(state) {
@@ -122,6 +123,10 @@ export class Stream extends EventTarget {
       }
     } catch (error) {
       if (this.polling !== polling) return;
+      if (error.status === 401) {
+        this.rest("locked");
+        return;
+      }
       this.reason = error instanceof Refused ? error.message : null;
       this.enter("lost");
     }
@@ -134,7 +139,7 @@ export class Stream extends EventTarget {
     const timer = this.after(ANSWER_MAX_MS, () => this.abort.abort());
     try {
       const answer = await fetch(`api/analytics/metrics?${this.query}`, { signal: this.abort.signal });
-      if (!answer.ok) throw new Refused(await answer.json());
+      if (!answer.ok) throw new Refused(answer.status, await answer.json());
       return await answer.text();
     } finally {
       clearTimeout(timer);

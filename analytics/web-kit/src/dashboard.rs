@@ -36,7 +36,7 @@ macro_rules! part {
 }
 
 /// Name, type and content. The first is the page itself.
-const PARTS: [(&str, &str, &[u8]); 27] = [
+const PARTS: [(&str, &str, &[u8]); 28] = [
     part!("index.html", HTML),
     part!("page.css", CSS),
     part!("advice.js", SCRIPT),
@@ -49,6 +49,7 @@ const PARTS: [(&str, &str, &[u8]); 27] = [
     part!("heatmap.js", SCRIPT),
     part!("judgement.js", SCRIPT),
     part!("keys.js", SCRIPT),
+    part!("login.js", SCRIPT),
     part!("numbers.js", SCRIPT),
     part!("page.js", SCRIPT),
     part!("palette.js", SCRIPT),

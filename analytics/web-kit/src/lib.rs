@@ -10,6 +10,7 @@
 //! | `readiness`, `health_probe` | responses to `/live` and `/ready`, and the command that requests them | `program` |
 //! | `end_signals`, `exit_status` | signals that end a program, and its exit code | `program` |
 //! | `problem_codes` | declaration of the codes of problems | `program` |
+//! | `bearer`, `private_file` | credentials in requests, and files of keys and secrets | `program` |
 //! | `cross_origin` | refusal of requests that pages of other origins send | `program` |
 //! | `static_assets` | responses that carry the dashboard and its events | `program` |
 //! | `http_client` | requests to other servers | `client` |
@@ -19,6 +20,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "program")]
+pub mod bearer;
 #[cfg(feature = "program")]
 pub mod cross_origin;
 pub mod dashboard;
@@ -34,6 +37,8 @@ pub mod health_probe;
 pub mod http_client;
 #[cfg(feature = "program")]
 pub mod log_format;
+#[cfg(feature = "program")]
+pub mod private_file;
 #[cfg(feature = "program")]
 pub mod problem_codes;
 #[cfg(feature = "program")]

@@ -7,16 +7,13 @@
 use std::time::Duration;
 
 use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use analytics::bearer::{CHALLENGE, EXPIRED, INVALID};
 use shard_manager::access::auth_error::{AuthError, AuthOutcome};
 use shard_manager::access::limit::headers;
 use shard_manager::access::rights::Denied;
 
 use crate::problem::{Code, Problem};
 
-const CHALLENGE: &str = "Bearer realm=\"tessera\"";
-const INVALID: &str = "Bearer realm=\"tessera\", error=\"invalid_token\"";
-const EXPIRED: &str = "Bearer realm=\"tessera\", error=\"invalid_token\", \
-                       error_description=\"the credentials have expired\"";
 const HOW: &str = "send the header Authorization: Bearer with an API key or a token";
 
 /// Returns the answer to a request that needs credentials and has none.
@@ -40,6 +37,27 @@ pub fn refused(error: AuthError) -> Problem {
             Problem::new(Code::TSR006, detail).hint("send again after Retry-After")
         }
     }
+}
+
+/// Returns the answer to a session of a browser that was refused.
+pub fn refused_session(error: AuthError) -> Problem {
+    const AGAIN: &str = "log in again: POST /api/session";
+    match error.outcome() {
+        AuthOutcome::Invalid => challenge("the session is not valid", INVALID).hint(AGAIN),
+        AuthOutcome::Expired => challenge("the session has expired", EXPIRED).hint(AGAIN),
+        AuthOutcome::Limited | AuthOutcome::Unavailable => refused(error),
+    }
+}
+
+/// Returns the answer to a login with a token.
+pub fn token_login() -> Problem {
+    challenge("a session begins with an API key, and this is none", INVALID)
+        .hint("send a key (tsr_…); a token is sent with each request, in Authorization: Bearer")
+}
+
+/// Returns the answer to a change that a browser sent with nothing but its session.
+pub fn session_change() -> Problem {
+    Problem::new(Code::TSR403, "the session of a browser permits GET and HEAD only").hint(HOW)
 }
 
 /// Returns the answer to a request that is refused for a time.

@@ -1,17 +1,15 @@
 //! Credentials: the place of an API key or a token in a request.
 //!
-//! **Invariant:** credentials are read from one header only. They are refused in the query string,
-//! because addresses are kept in logs and histories. No error repeats them.
+//! **Invariant:** a key or a token is read from one header only, and a session from a cookie only
+//! if that header is absent. They are refused in the query string, because addresses are kept in
+//! logs and histories. No error repeats them.
 //! **Not here:** the check of the credentials (`gate`).
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use percent_encoding::percent_decode_str;
+use analytics::bearer;
 
 use crate::problem::{Code, Problem};
 
-/// Parameters by which other programs send credentials.
-const PARAMETERS: [&str; 2] = ["apikey", "access_token"];
-const SCHEME: &str = "bearer";
 const HINT: &str = "send it in the header Authorization: Bearer …";
 
 /// Credentials of a request.
@@ -21,6 +19,8 @@ pub enum Credentials<'r> {
     Absent,
     /// API key or token.
     Bearer(&'r str),
+    /// Session of a browser.
+    Session(&'r str),
     /// The header has something else.
     Unreadable,
 }
@@ -30,6 +30,7 @@ impl std::fmt::Debug for Credentials<'_> {
         f.write_str(match self {
             Self::Absent => "Absent",
             Self::Bearer(_) => "Bearer(***)",
+            Self::Session(_) => "Session(***)",
             Self::Unreadable => "Unreadable",
         })
     }
@@ -51,28 +52,35 @@ pub fn find<'r>(headers: &'r HeaderMap, query: &str) -> Result<Credentials<'r>, 
     Ok(bearer_of(value))
 }
 
+/// Credentials of a request that are kept while it is served.
+pub enum KeptCredentials {
+    /// The request has none.
+    Absent,
+    /// The header.
+    Header(HeaderValue),
+    /// Session of a browser.
+    Session(Box<str>),
+}
+
+impl KeptCredentials {
+    /// Returns the credentials as the request has them.
+    pub fn borrow(&self) -> Credentials<'_> {
+        match self {
+            Self::Absent => Credentials::Absent,
+            Self::Header(value) => bearer_of(value),
+            Self::Session(text) => Credentials::Session(text),
+        }
+    }
+}
+
 /// Returns the credentials of a header.
 pub fn bearer_of(value: &HeaderValue) -> Credentials<'_> {
-    let bearer = value.to_str().ok().and_then(bearer);
-    bearer.map_or(Credentials::Unreadable, Credentials::Bearer)
+    bearer::parse(value).map_or(Credentials::Unreadable, Credentials::Bearer)
 }
 
 /// Refuses credentials in the query string.
 fn check_query(query: &str) -> Result<(), Problem> {
-    let names = query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
-    for name in names {
-        let decoded = percent_decode_str(name).decode_utf8_lossy();
-        if let Some(known) = PARAMETERS.into_iter().find(|known| *known == decoded) {
-            let detail = format!("{known} stands in the query string, which is kept in logs");
-            return Err(Problem::new(Code::TSR100, detail).hint(HINT));
-        }
-    }
-    Ok(())
-}
-
-/// Returns the text after the scheme, which may be in any case.
-fn bearer(value: &str) -> Option<&str> {
-    let (scheme, text) = value.trim().split_once(' ')?;
-    let text = text.trim_start();
-    (scheme.eq_ignore_ascii_case(SCHEME) && !text.is_empty()).then_some(text)
+    let Some(known) = bearer::parameter(query) else { return Ok(()) };
+    let detail = format!("{known} stands in the query string, which is kept in logs");
+    Err(Problem::new(Code::TSR100, detail).hint(HINT))
 }

@@ -7,12 +7,10 @@
 //! (`shard_manager::access`).
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use analytics::private_file::{self, Protection, without_line_end};
 use shard_manager::access::jwt::Issuers;
 use shard_manager::access::jwt::issuer::{Issuer, LoadedKeys};
 use shard_manager::access::jwt::key_set::KeySet;
@@ -51,15 +49,6 @@ pub struct FileRecords {
     pub keys: Vec<KeyRecord>,
     /// The roles.
     pub roles: Vec<AccessRole>,
-}
-
-/// Protection that a file needs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Protection {
-    /// Others may not write it.
-    Writing,
-    /// Others may neither read nor write it.
-    Reading,
 }
 
 impl AccessFiles {
@@ -140,12 +129,6 @@ fn build(issuer: &IssuerConfig, bytes: &[u8]) -> Result<Issuer, String> {
     Issuer::new(issuer.settings.clone(), Some(keys)).map_err(|error| error.to_string())
 }
 
-/// Removes the line end that editors and `echo` add to a secret.
-fn without_line_end(bytes: &[u8]) -> &[u8] {
-    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    bytes.strip_suffix(b"\r").unwrap_or(bytes)
-}
-
 fn parse_keys(bytes: &[u8]) -> Result<Vec<KeyRecord>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
     keys_file::parse(text).map_err(|error| error.to_string())
@@ -177,29 +160,9 @@ fn read(
     protection: Protection,
     bytes_max: u64,
 ) -> Result<Vec<u8>, AccessFileError> {
-    let error =
-        |cause: String| AccessFileError { setting: setting.to_owned(), path: path.into(), cause };
-    let failed = |cause: std::io::Error| error(cause.to_string());
-    let file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(error("is no regular file".to_owned()));
-    }
-    let mode = metadata.mode() & 0o777;
-    // A group may read a secret that root owns: so service managers provide them.
-    let readers = if metadata.uid() == 0 { 0o037 } else { 0o077 };
-    if protection == Protection::Reading && mode & readers != 0 {
-        let cause = format!("others may read the secret (mode {mode:o}): set the mode to 600");
-        return Err(error(cause));
-    }
-    if protection == Protection::Writing && mode & 0o002 != 0 {
-        let cause = format!("everyone may write the file (mode {mode:o}): set the mode to 644");
-        return Err(error(cause));
-    }
-    let mut bytes = Vec::new();
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(error(format!("is longer than {} KiB", bytes_max >> 10)));
-    }
-    Ok(bytes)
+    private_file::read(path, protection, bytes_max).map_err(|cause| AccessFileError {
+        setting: setting.to_owned(),
+        path: path.into(),
+        cause,
+    })
 }

@@ -5,8 +5,10 @@
 //! **Not here:** where keys, roles and issuers come from (`files`), the form of a refusal
 //! (`answers`).
 
+mod login;
+
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -36,6 +38,7 @@ use super::counts::{self, AccessCounts, AccessOutcome};
 use super::credentials::{self, Credentials};
 use super::meter::Metered;
 use super::scopes::{self, ROWS, RouteNeed};
+use super::sessions::{self, Sessions};
 use crate::config::{AccessConfig, AccessMode};
 use crate::headers::X_CONSISTENCY;
 use crate::problem::{Code, Problem};
@@ -48,6 +51,8 @@ pub struct AccessGate {
     mode: AccessMode,
     /// Origins whose pages may send requests.
     pub origins: PermittedOrigins,
+    /// Sessions of browsers.
+    pub sessions: Sessions,
     current: ArcSwap<Authenticator>,
     /// Held while keys, roles or issuers are replaced.
     replacing: Mutex<()>,
@@ -93,6 +98,7 @@ impl AccessGate {
         Ok(Self {
             mode: config.mode,
             origins: PermittedOrigins::new(config.cors_origins.clone()),
+            sessions: Sessions::new(config.is_tls),
             current: ArcSwap::from_pointee(current),
             replacing: Mutex::default(),
             failures: FailureLimiter::new(secret(32)),
@@ -236,6 +242,12 @@ impl AccessGate {
             Credentials::Absent => current.anonymous(unix_now()),
             // The signature was good when the request began.
             Credentials::Bearer(text) => current.authenticate(text, unix_now(), || true),
+            Credentials::Session(text) => {
+                let caller = self.sessions.authenticate(&current, text, unix_now());
+                let caller = caller.map_err(|error| self.sessions.refused(error))?;
+                check_need(&current, &caller, need)?;
+                return Ok(caller);
+            }
             Credentials::Unreadable => return Err(answers::unreadable()),
         };
         let caller = caller.map_err(answers::refused)?;
@@ -249,8 +261,12 @@ impl AccessGate {
         row: Option<usize>,
     ) -> Result<(Arc<Caller>, Admission), Refusal> {
         let found = credentials::find(request.headers(), request.query_string());
-        let found = found.map_err(|problem| Refusal { kind: "other", problem })?;
+        let mut found = found.map_err(|problem| Refusal { kind: "other", problem })?;
         let need = row.map_or_else(|| need_without_row(request), |row| ROWS[row].need);
+        let is_impersonal = row.map_or(need == RouteNeed::Open, |row| ROWS[row].is_impersonal());
+        if matches!(found, Credentials::Absent) && !is_impersonal {
+            found = self.sessions.find(request.headers());
+        }
         let current = self.current.load();
         let caller = match found {
             // Nothing needs to be known about a request that may be sent by everyone.
@@ -262,6 +278,12 @@ impl AccessGate {
                 .anonymous(unix_now())
                 .map_err(|error| Refusal { kind: "anonymous", problem: answers::refused(error) })?,
             Credentials::Bearer(text) => self.authenticate(&current, text, address(request))?,
+            Credentials::Session(_) if !sessions::permits(request.method()) => {
+                return Err(Refusal { kind: "other", problem: answers::session_change() });
+            }
+            Credentials::Session(text) => {
+                self.authenticate_session(&current, text, address(request))?
+            }
             Credentials::Unreadable => {
                 let problem = self.count_failure(address(request), answers::unreadable);
                 return Err(Refusal { kind: "other", problem });
@@ -419,7 +441,12 @@ fn request_cost(headers: &HeaderMap) -> u64 {
 
 /// Returns the address of a client. One without an address shares that of all others.
 fn address(request: &ServiceRequest) -> IpAddr {
-    request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+    address_of(request.peer_addr())
+}
+
+/// Returns the address of a client, given that of its connection.
+pub fn address_of(peer: Option<SocketAddr>) -> IpAddr {
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
 /// Returns the time of the system's clock, as expiries are written.

@@ -41,7 +41,7 @@ const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
 /// Every route. The most frequent ones come first, because rows are searched in order.
-pub const ROWS: [RouteRow; 56] = [
+pub const ROWS: [RouteRow; 58] = [
     row("POST", "/api/write", RouteNeed::Rows),
     row("GET", "/api/read", RouteNeed::Rows),
     row("POST", "/api/bulk-write", RouteNeed::Rows),
@@ -68,6 +68,8 @@ pub const ROWS: [RouteRow; 56] = [
     row("GET", "/api/lab/nodes", LAB),
     row("PUT", "/api/lab/nodes/{node}", LAB),
     row("GET", "/api/access/me", RouteNeed::Open),
+    row("POST", "/api/session", RouteNeed::Open),
+    row("DELETE", "/api/session", RouteNeed::Open),
     row("POST", "/api/access/check", KEYS),
     row("GET", "/api/access/keys", KEYS),
     row("POST", "/api/access/keys", KEYS),
@@ -101,6 +103,17 @@ pub const ROWS: [RouteRow; 56] = [
     row("GET", "/dashboard/{file}", RouteNeed::Open),
     row("GET", "/swagger-ui/", RouteNeed::Open),
 ];
+
+/// Routes that need no right, and whose answers say more to some callers.
+const PERSONAL: [&str; 4] = ["/api/access/me", "/api/health", "/health", "/healthz"];
+
+impl RouteRow {
+    /// Returns true if the answer is the same for all callers, so that a session, which a browser
+    /// adds to every request, does not matter.
+    pub fn is_impersonal(&self) -> bool {
+        self.need == RouteNeed::Open && !PERSONAL.contains(&self.path)
+    }
+}
 
 /// Returns true if some row has the path, with any method.
 pub fn has_path(path: &str) -> bool {

@@ -8,13 +8,12 @@
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::{AUTHORIZATION, HeaderValue};
 use shard_manager::access::caller::Caller;
 use shard_manager::access::rights::Excess;
 use shard_manager::access::role::AccessRole;
 use shard_manager::access::tenant::Tenants;
 
-use super::credentials::{Credentials, bearer_of};
+use super::credentials::KeptCredentials;
 use super::gate::AccessGate;
 use super::scopes::{self, ROWS, RouteNeed};
 use crate::problem::{Code, Problem};
@@ -24,7 +23,7 @@ pub struct CallerStanding(Option<Box<Standing>>);
 
 struct Standing {
     gate: Arc<AccessGate>,
-    credentials: Option<HeaderValue>,
+    credentials: KeptCredentials,
     need: RouteNeed,
     /// Role and tenants at the beginning of the request.
     began_with: Option<(AccessRole, Tenants)>,
@@ -41,7 +40,7 @@ impl CallerStanding {
         let tenants = Tenants::parse(caller.rights.tenants().iter().map(|tenant| &**tenant));
         Self(Some(Box::new(Standing {
             gate: Arc::clone(gate),
-            credentials: request.headers().get(AUTHORIZATION).cloned(),
+            credentials: gate.sessions.keep_credentials(request),
             need: row.map_or(RouteNeed::Open, |row| ROWS[row].need),
             began_with: role.zip(tenants.ok()),
         })))
@@ -58,8 +57,7 @@ impl CallerStanding {
     /// The problem with which the request ends.
     pub fn check(&self) -> Result<(), Problem> {
         let Some(standing) = &self.0 else { return Ok(()) };
-        let credentials = standing.credentials.as_ref().map_or(Credentials::Absent, bearer_of);
-        let caller = standing.gate.recheck(credentials, standing.need)?;
+        let caller = standing.gate.recheck(standing.credentials.borrow(), standing.need)?;
         standing.check_rights(&caller)
     }
 }

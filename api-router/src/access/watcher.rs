@@ -16,7 +16,9 @@ use std::time::Duration;
 use rustls::crypto::ring;
 use shard_manager::access::snapshot::{SnapshotContents, SnapshotError};
 use shard_manager::access::unix_time::UnixTime;
-use shard_manager::engine::access_store::AccessState;
+use shard_manager::engine::access_store::{
+    self, AccessChange, AccessError, AccessState, ChangeAuthor,
+};
 use shard_manager::error::Error;
 use shard_manager::manager::Manager;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -128,6 +130,9 @@ impl AccessWatcher {
         let asked = asked.map_err(|error| AccessStartError::System(error.to_string()))?;
         let sources = Arc::clone(&self.sources);
         let states = manager.access().subscribe().await?;
+        if states.borrow().sessions.is_none() {
+            make_session_secret(manager).await?;
+        }
         sources.attach(states.clone());
         sources.apply_catalog(unix_now())?;
         let (files, catalog) = sources.current();
@@ -138,6 +143,17 @@ impl AccessWatcher {
         actix_web::rt::spawn(follow(Arc::clone(&sources), Arc::clone(manager), states));
         actix_web::rt::spawn(run(self, asked));
         Ok(sources)
+    }
+}
+
+/// Stores a secret of sessions. If routers that start at the same time each store one, the last
+/// remains, and all of them follow.
+async fn make_session_secret(manager: &Manager) -> Result<(), AccessStartError> {
+    let change = AccessChange::ReplaceSessionSecret(access_store::make_session_secret()?);
+    match manager.access().change(&change, &ChangeAuthor::Router, unix_now()).await {
+        Ok(_) => Ok(()),
+        Err(AccessError::Catalog(error)) => Err(error.into()),
+        Err(AccessError::Refused(refusal)) => Err(AccessStartError::System(refusal.to_string())),
     }
 }
 

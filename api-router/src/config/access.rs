@@ -69,6 +69,8 @@ pub struct AccessConfig {
     pub cors_origins: Vec<String>,
     /// Systems whose tokens are accepted.
     pub issuers: Vec<IssuerConfig>,
+    /// True if clients reach the router by TLS.
+    pub is_tls: bool,
 }
 
 /// Flags of access control.
@@ -144,7 +146,8 @@ pub(super) fn access(
     }
     let issuers = issuers(settings, sources)?;
     let limits = AuthSettings { stale_max: stale_max as u64, limit_routers: routers as u64 };
-    Ok(AccessConfig { mode, keys_file, roles_file, limits, cors_origins, issuers })
+    let is_tls = false;
+    Ok(AccessConfig { mode, keys_file, roles_file, limits, cors_origins, issuers, is_tls })
 }
 
 /// Parses origins exactly as browsers send them, because they are compared by bytes.

@@ -61,15 +61,17 @@ const REDIS_URL: (&str, &str) = ("REDIS_URL", "redis_url");
 
 /// Prefixes of variables of the load tester, the command line and the analytics service, which read
 /// them themselves.
-const FOREIGN_PREFIXES: [&str; 9] = [
+const FOREIGN_PREFIXES: [&str; 11] = [
     "TESSERA_LOADTEST_",
     "TESSERA_PG_",
+    "TESSERA_ANALYTICS_ACCESS",
     "TESSERA_ANALYTICS_BEHIND_TLS",
     "TESSERA_ANALYTICS_BIND",
     "TESSERA_ANALYTICS_CONFIG",
     "TESSERA_ANALYTICS_INSECURE",
     "TESSERA_ANALYTICS_LOG",
     "TESSERA_ANALYTICS_ROUTERS",
+    "TESSERA_ANALYTICS_ROUTER_KEY_FILE",
     "TESSERA_ANALYTICS_WORKERS",
 ];
 

@@ -7,6 +7,7 @@ mod author;
 pub mod denials;
 pub mod keys;
 pub mod roles;
+pub mod session;
 
 use std::time::{Duration, Instant};
 

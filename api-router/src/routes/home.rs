@@ -15,6 +15,10 @@ const ALERTS: &str = "/api/analytics/alerts";
 const OF_ALERTS: &str = "the analytics service serves alerts and watches one router or many: start it with \
      `analytics --routers URL`, with the URL of this router, and request the same path there";
 
+/// Route that begins the session of a browser.
+const LOGIN: &str = "/api/session";
+const WITHOUT_LOGIN: &str = "access control is off, so every request is served without a login: start the router with --access on to need one";
+
 /// The page that shows what happens.
 const DASHBOARD: &str = "/dashboard";
 
@@ -75,6 +79,7 @@ pub async fn nothing_here(
         let routes = api.paths.paths.keys().map(String::as_str).chain([DOCUMENT, PAGES]);
         let hint = match path.trim_end_matches('/') {
             ALERTS => OF_ALERTS.to_owned(),
+            LOGIN => WITHOUT_LOGIN.to_owned(),
             _ => request_hints::no_such_path(path, routes, |name| {
                 app.manager.schema(&app.rights(&request)).table(name).is_ok()
             }),

@@ -17,6 +17,7 @@ mod fleet;
 mod folders;
 mod gap;
 mod load;
+mod login;
 mod metrics;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;

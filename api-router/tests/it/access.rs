@@ -15,5 +15,6 @@ mod matrix;
 mod modes;
 mod quotas;
 mod replacing;
+mod session;
 mod settings;
 mod tokens;

@@ -18,6 +18,8 @@ use std::fmt;
 use ring::digest;
 use subtle::ConstantTimeEq as _;
 
+use crate::hex;
+
 /// Name of an API key. It is not a secret and may be logged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; KeyId::LEN]);
@@ -84,29 +86,12 @@ impl SecretDigest {
 
     /// Parses 64 hexadecimal digits in lower case.
     pub fn parse_hex(text: &str) -> Option<Self> {
-        let digits = text.as_bytes();
-        if digits.len() != 2 * Self::LEN {
-            return None;
-        }
-        let mut bytes = [0; Self::LEN];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let [high, low] = [pair[0], pair[1]].map(hex_digit);
-            *byte = high? << 4 | low?;
-        }
-        Some(Self(bytes))
+        hex::parse(text).map(Self)
     }
 
     /// Returns 64 hexadecimal digits in lower case.
     pub fn to_hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+        hex::format(&self.0)
     }
 }
 

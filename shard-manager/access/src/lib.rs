@@ -18,6 +18,7 @@ pub mod caller;
 pub mod check;
 pub mod denial;
 pub mod grant;
+mod hex;
 pub mod json_member;
 pub mod jwt;
 pub mod key;

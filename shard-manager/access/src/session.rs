@@ -21,6 +21,7 @@ use ring::hmac;
 use subtle::ConstantTimeEq as _;
 
 use crate::auth_error::AuthReason;
+use crate::hex;
 use crate::key::KeyId;
 use crate::unix_time::UnixTime;
 
@@ -50,6 +51,47 @@ impl BrowserSession {
     }
 }
 
+/// Stored form of a secret, in which the catalog keeps it for all routers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SessionSeed {
+    bytes: [u8; SessionSecret::LEN],
+    generation: u64,
+}
+
+impl SessionSeed {
+    /// Creates a seed of bytes that must come from the system's source of randomness.
+    pub fn from_random(bytes: [u8; SessionSecret::LEN]) -> Self {
+        Self { bytes, generation: 0 }
+    }
+
+    /// Returns the seed with another generation: sessions of a seed before it are refused.
+    #[must_use]
+    pub fn of_generation(self, generation: u64) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// Returns the generation.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Parses the bytes, 64 hexadecimal digits in lower case.
+    pub fn parse_hex(text: &str, generation: u64) -> Option<Self> {
+        Some(Self { bytes: hex::parse(text)?, generation })
+    }
+
+    /// Returns the bytes as 64 hexadecimal digits in lower case, for storage only.
+    pub fn to_hex(&self) -> String {
+        hex::format(&self.bytes)
+    }
+}
+
+impl fmt::Debug for SessionSeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// Secret that makes sessions and recognises them.
 #[derive(Clone)]
 pub struct SessionSecret {
@@ -69,6 +111,11 @@ impl SessionSecret {
     /// sessions end when the number is raised.
     pub fn new(bytes: &[u8; Self::LEN], generation: u64) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, bytes), generation }
+    }
+
+    /// Creates the secret of a seed.
+    pub fn of_seed(seed: &SessionSeed) -> Self {
+        Self::new(&seed.bytes, seed.generation)
     }
 
     /// Returns the text of a session, which [`SessionSecret::open`] reads.

@@ -152,7 +152,7 @@ enum Command {
     Key(access::key::Options),
     /// Defines and lists the roles of keys and tokens
     Role(access::role::Options),
-    /// Changes the mode of access control that the catalog remembers
+    /// Changes the mode of access control, and ends the sessions of browsers
     Access(access::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
     Cluster(cluster::Options),

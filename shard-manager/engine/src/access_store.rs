@@ -6,7 +6,8 @@
 //! in their connections and locks.
 //!
 //! **Invariant:** a change is stored with its line in the log, its checks and a new generation, or
-//! not at all. No statement and no log line contains a secret.
+//! not at all. No log line contains a secret, and no statement that of
+//! a key.
 //! **Not here:** connections (the engines), the rights of the author of a change, which its caller
 //! checks (`access::rights`).
 
@@ -23,6 +24,7 @@ pub mod usage;
 use std::time::SystemTime;
 
 use access::key::NewApiKey;
+use access::session::SessionSeed;
 use access::unix_time::UnixTime;
 use futures_util::future::BoxFuture;
 use model::error::Error;
@@ -97,10 +99,22 @@ pub fn now() -> UnixTime {
 /// # Errors
 /// [`Error::Internal`] if the system has none.
 pub fn make_key() -> Result<NewApiKey, Error> {
-    let mut bytes = [0; NewApiKey::RANDOM_LEN];
+    random().map(|bytes| NewApiKey::from_random(&bytes))
+}
+
+/// Makes a new secret of sessions of random bytes of the system.
+///
+/// # Errors
+/// [`Error::Internal`] if the system has none.
+pub fn make_session_secret() -> Result<SessionSeed, Error> {
+    random().map(SessionSeed::from_random)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_| {
         tracing::error!("the system provides no random bytes");
         Error::Internal
     })?;
-    Ok(NewApiKey::from_random(&bytes))
+    Ok(bytes)
 }

@@ -1,13 +1,19 @@
 //! Routes of metrics: `GET /api/analytics/metrics`, `/stream` and `/errors`, for all routers or for
 //! one router.
 
+use std::future::ready;
+use std::sync::Arc;
+
+use access::scope::AccessScope;
 use actix_web::web::{Data, block};
 use actix_web::{HttpRequest, HttpResponse, get};
 
 use crate::app::App;
 use crate::fleet_query::{self, ErrorsAnswer, FleetQuery, MetricsAnswer};
+use crate::gate::{AccessGate, Credentials};
 use crate::parameters::{Parameters, fleet_query};
 use crate::problem::{BusyRefusals, Code, GateRefusals, Problem};
+use futures_util::StreamExt;
 use recorder::MetricsParameters;
 use recorder::{ErrorsParameters, ErrorsQuery};
 use web_kit::event_stream::VIEWERS_MAX;
@@ -62,7 +68,15 @@ pub(super) async fn stream_metrics(
         Problem::new(Code::TSR005, format!("{VIEWERS_MAX} streams are watched already"))
             .hint("close one of them, or ask /api/analytics/metrics now and then")
     })?;
-    Ok(static_assets::events(events))
+    let credentials = app.gate.as_ref().and_then(|gate| gate.credentials(request.headers()));
+    let standing = app.gate.clone().zip(credentials);
+    let still_allowed = move || {
+        let allows = |(gate, credentials): &(Arc<AccessGate>, Credentials)| {
+            gate.still_allows(credentials, AccessScope::Analytics)
+        };
+        standing.as_ref().is_none_or(allows)
+    };
+    Ok(static_assets::events(events.take_while(move |_| ready(still_allowed()))))
 }
 
 /// Tells the last errors of all routers, newest first; the last 10 000 of each are kept.

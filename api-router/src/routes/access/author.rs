@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
-use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::{Bytes, Payload};
 use shard_manager::access::caller::{Caller, Principal};
 use shard_manager::access::key_record::KeyRecord;
@@ -23,7 +22,6 @@ use shard_manager::engine::access_store::{
 };
 
 use crate::access::answers;
-use crate::access::credentials::{Credentials, bearer_of};
 use crate::access::files::FileRecords;
 use crate::access::gate::{AccessGate, unix_now};
 use crate::access::scopes::RouteNeed;
@@ -177,8 +175,7 @@ fn caller(gate: &AccessGate, request: &HttpRequest) -> Result<Arc<Caller>, Probl
     if gate.is_enforced() {
         return Ok(gate.caller(request));
     }
-    let credentials = request.headers().get(AUTHORIZATION);
-    gate.recheck(credentials.map_or(Credentials::Absent, bearer_of), RouteNeed::Open)
+    gate.recheck(gate.sessions.keep_credentials(request).borrow(), RouteNeed::Open)
 }
 
 /// Returns the public name of an author.

@@ -33,6 +33,7 @@ fn keys_are_replaced_as_a_whole_and_never_by_older_ones() {
         limits: AuthSettings { stale_max: 0, limit_routers: 1 },
         cors_origins: Vec::new(),
         issuers: Vec::new(),
+        is_tls: false,
     };
     let (first, second) = (admin(), reader());
     let random = [1; RANDOM_LEN];

@@ -43,8 +43,8 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ),
     ("analytics/recorder", &[]),
     ("analytics/web-kit", &["recorder"]),
-    ("analytics/service", &["recorder", "web-kit"]),
-    ("analytics", &["recorder", "service", "web-kit"]),
+    ("analytics/service", &["access", "recorder", "web-kit"]),
+    ("analytics", &["access", "recorder", "service", "web-kit"]),
     ("api-router", &["analytics", "shard-manager"]),
     ("loadtest/checker", &[]),
     ("loadtest", &["checker", "credential"]),
@@ -72,7 +72,8 @@ pub(super) const MODEL: &[&[&str]] = &[
     &["idempotency"],
 ];
 pub(super) const ACCESS: &[&[&str]] = &[
-    &["auth_error", "json_member", "key", "operation", "scope", "tenant", "unix_time"],
+    &["auth_error", "hex", "json_member", "operation", "scope", "tenant", "unix_time"],
+    &["key"],
     &["denial", "grant", "limit", "session"],
     &["role"],
     &["jwt", "key_record", "rights"],
@@ -204,6 +205,7 @@ pub(super) const RECORDER: &[&[&str]] = &[
 ];
 pub(super) const WEB_KIT: &[&[&str]] = &[
     &[
+        "bearer",
         "cross_origin",
         "dashboard",
         "end_signals",
@@ -212,6 +214,7 @@ pub(super) const WEB_KIT: &[&[&str]] = &[
         "health_probe",
         "http_client",
         "log_format",
+        "private_file",
         "problem_codes",
         "readiness",
         "settings",
@@ -220,8 +223,10 @@ pub(super) const WEB_KIT: &[&[&str]] = &[
 ];
 pub(super) const SERVICE: &[&[&str]] = &[
     &["alerts", "clock_offset", "fleet", "frame_response", "merged", "problem"],
-    &["collector", "config", "fleet_query"],
-    &["discovery", "parameters", "webhook"],
+    &["config", "fleet_query", "gate"],
+    &["key_files", "parameters", "router_key", "webhook"],
+    &["collector"],
+    &["discovery"],
     &["rule_readings"],
     &["app"],
     &["forward", "middleware", "scrape"],

@@ -1,4 +1,4 @@
-//! `access`: the mode that the catalog remembers.
+//! `access`: the mode that the catalog remembers, and the end of all sessions of browsers.
 //!
 //! **Not here:** keys (`key`), roles (`role`), the place of the catalog (`catalog_place`).
 
@@ -7,15 +7,16 @@ mod expiry;
 pub(super) mod key;
 pub(super) mod role;
 
+use access::session::SessionSeed;
 use clap::{Args, Subcommand};
-use engine::access_store::{AccessChange, AccessMode};
+use engine::access_store::{AccessChange, AccessMode, make_session_secret};
 use serde_json::json;
 
 use self::catalog_place::CatalogArgs;
 use super::CommandError;
 use crate::terminal::Terminal;
 
-/// Operation on the mode.
+/// Operation on the mode or the sessions.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -32,16 +33,36 @@ router would open it to everyone. This takes that back. A running router keeps i
 Example:
   shard-manager access off --data-dir ./data")]
     Off(CatalogArgs),
+    /// Ends the sessions of all browsers; the keys stay
+    #[command(after_help = "\
+A browser that has logged in holds a cookie, which the secret of sessions signs. This replaces the
+secret, for example after the catalog was read by others. Routers follow within a second.
+
+Example:
+  shard-manager access end-sessions --data-dir ./data")]
+    EndSessions(CatalogArgs),
 }
 
 /// Runs the operation.
 pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
-    let Verb::Off(catalog) = &options.verb;
-    let change = AccessChange::SetMode(AccessMode::Off);
+    let (catalog, change, document, line) = match &options.verb {
+        Verb::Off(catalog) => (
+            catalog,
+            AccessChange::SetMode(AccessMode::Off),
+            json!({"mode": AccessMode::Off.name()}),
+            "access is off: routers of any mode may serve the cluster from their next start",
+        ),
+        Verb::EndSessions(catalog) => (
+            catalog,
+            AccessChange::ReplaceSessionSecret(new_secret()?),
+            json!({"sessions": "ended"}),
+            "the sessions of all browsers were ended: they log in again with a key",
+        ),
+    };
     catalog.place()?.change(&change, |_| "")?;
-    let document = json!({"mode": AccessMode::Off.name()});
-    let shown = terminal.show(&document, |_| {
-        "access is off: routers of any mode may serve the cluster from their next start".to_owned()
-    });
-    Ok(shown?)
+    Ok(terminal.show(&document, |_| line.to_owned())?)
+}
+
+fn new_secret() -> Result<SessionSeed, CommandError> {
+    make_session_secret().map_err(|error| CommandError::Refused(error.to_string()))
 }

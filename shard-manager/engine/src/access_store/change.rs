@@ -7,12 +7,13 @@ use std::fmt;
 use access::denial::{Denial, DenialSubject};
 use access::key::{KeyId, SecretDigest};
 use access::role::AccessRole;
+use access::session::SessionSeed;
 use access::tenant::Tenants;
 use access::unix_time::UnixTime;
 
 use super::mode::AccessMode;
 
-/// Change of keys, roles, denials or the mode.
+/// Change of keys, roles, denials, the mode or the secret of sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessChange {
     /// Creates a key.
@@ -45,6 +46,8 @@ pub enum AccessChange {
     RemoveDenial(DenialSubject),
     /// Sets the mode that routers must have.
     SetMode(AccessMode),
+    /// Ends all sessions of browsers: later ones are made with this secret.
+    ReplaceSessionSecret(SessionSeed),
 }
 
 /// Key to be created.

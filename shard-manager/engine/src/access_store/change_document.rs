@@ -1,11 +1,13 @@
 //! JSON of a change, in which a command sends it to the process that holds a data directory.
 //!
-//! **Invariant:** a document has the digest of a new key, never its secret.
+//! **Invariant:** a document has the digest of a new key, never its secret. The secret of sessions
+//! is in one, because the process that stores it must have it; the socket has one owner.
 //! **Not here:** the socket (`sqlite::control`).
 
 use access::denial::Denial;
 use access::key::{KeyId, SecretDigest};
 use access::role::AccessRole;
+use access::session::SessionSeed;
 use access::tenant::Tenants;
 use access::unix_time::UnixTime;
 use serde::{Deserialize, Serialize};
@@ -52,6 +54,9 @@ enum ChangeDocument {
     },
     SetMode {
         mode: String,
+    },
+    ReplaceSessionSecret {
+        secret: String,
     },
 }
 
@@ -100,6 +105,9 @@ fn document(change: &AccessChange) -> ChangeDocument {
             ChangeDocument::RemoveDenial { denial: denial.to_json() }
         }
         AccessChange::SetMode(mode) => ChangeDocument::SetMode { mode: mode.name().to_owned() },
+        AccessChange::ReplaceSessionSecret(seed) => {
+            ChangeDocument::ReplaceSessionSecret { secret: seed.to_hex() }
+        }
     }
 }
 
@@ -139,6 +147,11 @@ fn change(document: ChangeDocument) -> Result<AccessChange, String> {
         ChangeDocument::SetMode { mode } => AccessChange::SetMode(
             AccessMode::find(&mode).ok_or_else(|| "`mode` must be off or on".to_owned())?,
         ),
+        ChangeDocument::ReplaceSessionSecret { secret } => {
+            let seed = SessionSeed::parse_hex(&secret, 0);
+            let malformed = || "`secret` has 64 hexadecimal digits".to_owned();
+            AccessChange::ReplaceSessionSecret(seed.ok_or_else(malformed)?)
+        }
     })
 }
 

@@ -146,7 +146,8 @@ impl AccessFacts {
             | AccessChange::PutRoles(_)
             | AccessChange::RemoveRole(_)
             | AccessChange::RemoveDenial(_)
-            | AccessChange::SetMode(_) => true,
+            | AccessChange::SetMode(_)
+            | AccessChange::ReplaceSessionSecret(_) => true,
         };
         if remains { Ok(()) } else { Err(AccessRefusal::LastAdmin) }
     }
@@ -190,6 +191,11 @@ pub fn plan(
         AccessChange::PutDenial(denial) => steps.put_denial(denial, facts)?,
         AccessChange::RemoveDenial(subject) => steps.remove_denial(subject, facts)?,
         AccessChange::SetMode(mode) => steps.set_mode(*mode, author)?,
+        AccessChange::ReplaceSessionSecret(seed) => {
+            let seed = seed.of_generation(facts.generation + 1);
+            steps.statements.push(sql::put_session_secret(&seed));
+            steps.line("key", "*", "all sessions of browsers were ended");
+        }
     }
     let generation = facts.generation + 1;
     let Steps { mut statements, lines, mode } = steps;

@@ -7,6 +7,7 @@
 use access::denial::{Denial, DenialSubject};
 use access::key::KeyId;
 use access::key_record::KeyRecord;
+use access::session::SessionSeed;
 use access::unix_time::UnixTime;
 
 use super::change::AccessChange;
@@ -35,7 +36,8 @@ pub enum AccessColumn {
 /// Row of a result.
 pub type AccessRow = Vec<AccessValue>;
 
-/// Statement with its values. It has no `Debug`, because the digest of a key may be among them.
+/// Statement with its values. It has no `Debug`, because the digest of a key or the secret of
+/// sessions may be among them.
 pub struct AccessStatement {
     /// The text.
     pub sql: &'static str,
@@ -75,6 +77,12 @@ pub fn control() -> AccessStatement {
     AccessStatement::query("SELECT mode, generation FROM tessera_access", &[Text, Number])
 }
 
+/// Returns the statement that reads the secret of sessions, which is empty before there is one.
+fn sessions() -> AccessStatement {
+    let sql = "SELECT session_secret, session_generation FROM tessera_access";
+    AccessStatement::query(sql, &[Text, Number])
+}
+
 fn roles() -> AccessStatement {
     let sql = "SELECT name, document FROM tessera_access_roles ORDER BY name";
     AccessStatement::query(sql, &[Text, Text])
@@ -88,9 +96,9 @@ fn denials() -> AccessStatement {
 
 /// Returns the statements that read a whole state, in the order that
 /// [`AccessState::read`](super::AccessState::read) expects.
-pub fn state() -> [AccessStatement; 4] {
+pub fn state() -> [AccessStatement; 5] {
     let keys = AccessStatement::query(concat!(key_columns!(), " ORDER BY id"), KEY_COLUMNS);
-    [control(), keys, roles(), denials()]
+    [control(), keys, roles(), denials(), sessions()]
 }
 
 /// Returns the statements that read the facts about a change, in the order that
@@ -106,7 +114,8 @@ pub fn facts(change: &AccessChange) -> [AccessStatement; 7] {
         | AccessChange::PutRoles(_)
         | AccessChange::PutDenial(_)
         | AccessChange::RemoveDenial(_)
-        | AccessChange::SetMode(_) => (String::new(), ""),
+        | AccessChange::SetMode(_)
+        | AccessChange::ReplaceSessionSecret(_) => (String::new(), ""),
     };
     let count = "SELECT count(*) FROM tessera_access_keys";
     let of_role = "SELECT count(*) FROM tessera_access_keys WHERE role = $1 AND revoked_at IS NULL";
@@ -268,6 +277,14 @@ pub(super) fn mark_key(id: KeyId, day: u32) -> AccessStatement {
         "UPDATE tessera_access_keys SET used_on = $1
          WHERE id = $2 AND (used_on IS NULL OR used_on < $1)",
         [AccessValue::Number(day.into()), text(id.as_str())],
+    )
+}
+
+pub(super) fn put_session_secret(seed: &SessionSeed) -> AccessStatement {
+    let generation = AccessValue::Number(seed.generation().cast_signed());
+    AccessStatement::work(
+        "UPDATE tessera_access SET session_secret = $1, session_generation = $2",
+        [AccessValue::Text(seed.to_hex()), generation],
     )
 }
 

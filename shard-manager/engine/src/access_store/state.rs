@@ -8,6 +8,7 @@ use access::denial::{Denial, DenialSubject};
 use access::key::{KeyId, SecretDigest};
 use access::key_record::KeyRecord;
 use access::role::AccessRole;
+use access::session::SessionSeed;
 use access::snapshot::SnapshotContents;
 use access::tenant::Tenants;
 use access::unix_time::UnixTime;
@@ -15,7 +16,7 @@ use access::unix_time::UnixTime;
 use super::mode::AccessMode;
 use super::sql::{AccessRow, AccessValue};
 
-/// Keys, roles, denials and mode at one moment.
+/// Keys, roles, denials, mode and the secret of sessions at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessState {
     /// The mode.
@@ -26,6 +27,8 @@ pub struct AccessState {
     pub roles: Vec<AccessRole>,
     /// The denials.
     pub denials: Vec<Denial>,
+    /// Secret of the sessions of browsers, once a router with access control has made it.
+    pub sessions: Option<SessionSeed>,
     /// Number that grows with each change. 0: nothing was read yet.
     pub generation: u64,
 }
@@ -35,8 +38,8 @@ impl AccessState {
     ///
     /// # Errors
     /// The damage, as a message.
-    pub fn read(results: [Vec<AccessRow>; 4]) -> Result<Self, String> {
-        let [control, keys, roles, denials] = results;
+    pub fn read(results: [Vec<AccessRow>; 5]) -> Result<Self, String> {
+        let [control, keys, roles, denials, sessions] = results;
         let (mode, generation) = read_control(&control)?;
         let readable = |key: &AccessRow| {
             let record = read_key(key);
@@ -57,6 +60,7 @@ impl AccessState {
             keys: keys.iter().filter_map(readable).collect(),
             roles: roles.iter().filter_map(parsed).collect(),
             denials: read_denials(&denials)?,
+            sessions: sessions.first().and_then(read_sessions),
             generation,
         })
     }
@@ -80,6 +84,12 @@ pub(super) fn read_control(rows: &[AccessRow]) -> Result<(AccessMode, u64), Stri
     let mode = AccessMode::find(text(row, 0)).ok_or_else(damaged)?;
     let generation = number(row, 1).and_then(|number| u64::try_from(number).ok());
     Ok((mode, generation.ok_or_else(damaged)?))
+}
+
+/// Reads the secret of sessions; `None` if there is none.
+fn read_sessions(row: &AccessRow) -> Option<SessionSeed> {
+    let generation = number(row, 1).and_then(|number| u64::try_from(number).ok())?;
+    SessionSeed::parse_hex(text(row, 0), generation)
 }
 
 /// Reads the row of a key; `None` if this program cannot.

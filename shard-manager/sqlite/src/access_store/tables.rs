@@ -34,12 +34,13 @@ pub(super) fn mode(connection: &mut SqliteConnection) -> QueryResult<AccessMode>
 /// Reads everything as of one moment.
 pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<AccessState> {
     connection.transaction(|connection| {
-        let [control, keys, roles, denials] = sql::state();
+        let [control, keys, roles, denials, sessions] = sql::state();
         let results = [
             run(connection, &control)?,
             run(connection, &keys)?,
             run(connection, &roles)?,
             run(connection, &denials)?,
+            run(connection, &sessions)?,
         ];
         AccessState::read(results).map_err(|damage| unreadable(&damage))
     })

@@ -1,0 +1,91 @@
+//! Access: the settings of access control, and the key that routers get.
+//!
+//! **Invariant:** no secret is read here, so none can be shown. The key is for routers to which it
+//! does not travel in the clear.
+//! **Not here:** the files that these settings name (`key_files`, `router_key`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::{ConfigError, RouterAddress, RouterSource};
+use web_kit::http_client::Target;
+use web_kit::settings::Settings;
+
+pub(super) const MODE: &str = "access";
+pub(super) const KEYS_FILE: &str = "access_keys_file";
+pub(super) const ROLES_FILE: &str = "access_roles_file";
+pub(super) const ROUTER_KEY_FILE: &str = "router_key_file";
+
+/// Settings of access control.
+#[derive(Clone, Debug)]
+pub struct AccessConfig {
+    /// True if requests need credentials.
+    pub is_on: bool,
+    /// File with the keys, if there is one.
+    pub keys_file: Option<PathBuf>,
+    /// File with the roles, if there is one.
+    pub roles_file: Option<PathBuf>,
+    /// File with the key that is sent to routers, if there is one.
+    pub router_key_file: Option<PathBuf>,
+}
+
+/// Returns the settings of access control.
+pub(super) fn access(
+    settings: &mut Settings<'_>,
+    routers: &[RouterSource],
+) -> Result<AccessConfig, ConfigError> {
+    let is_on = settings.parse(MODE, "off", |text| match text {
+        "off" => Ok(false),
+        "on" => Ok(true),
+        _ => Err("off or on".to_owned()),
+    })?;
+    let mut file = |name: &'static str| {
+        settings.optional(name, "none", |text| match text {
+            "" => Err("a file".to_owned()),
+            _ => Ok(PathBuf::from(text)),
+        })
+    };
+    let (keys_file, roles_file) = (file(KEYS_FILE)?, file(ROLES_FILE)?);
+    let router_key_file = file(ROUTER_KEY_FILE)?;
+    if is_on && keys_file.is_none() {
+        let cause = "access is on, and without access_keys_file there are no keys: `shard-manager key create --offline` \
+                     prints a key and its line for such a file";
+        return Err(ConfigError(cause.to_owned()));
+    }
+    if router_key_file.is_some() {
+        routers.iter().try_for_each(check_router)?;
+    }
+    Ok(AccessConfig { is_on, keys_file, roles_file, router_key_file })
+}
+
+/// Refuses a router to which a key would travel in the clear.
+fn check_router(router: &RouterSource) -> Result<(), ConfigError> {
+    let (RouterAddress::One(target) | RouterAddress::EachAddress(target)) = &router.address;
+    if may_carry_key(target) {
+        return Ok(());
+    }
+    Err(ConfigError(format!(
+        "{ROUTER_KEY_FILE} is given, and {router} is not on this machine and not https: the key would travel in the clear"
+    )))
+}
+
+/// Returns true if a key does not travel in the clear to this server.
+pub fn may_carry_key(target: &Target) -> bool {
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+    let is_here = match target.address {
+        Some(address) => is_loopback(address),
+        None => target.host.parse().map_or(target.host == "localhost", is_loopback),
+    };
+    target.is_secure || is_here
+}
+
+/// Refuses an address that others can reach if their keys would travel in the clear.
+pub(super) fn check_transport(bind: SocketAddr, behind_tls: bool) -> Result<(), ConfigError> {
+    if behind_tls || bind.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(ConfigError(format!(
+        "access is on, and {bind} can be reached from other machines without TLS: keys would travel in the clear. Add \
+         behind_tls if a proxy in front of the service ends TLS, or bind to 127.0.0.1"
+    )))
+}

@@ -1,0 +1,270 @@
+//! Gate: decides which requests are served, from the API key of a request or the session of a
+//! browser, and the scope that its path needs.
+//!
+//! A service without access control has no gate.
+//!
+//! **Invariant:** a path that is not listed as open needs a scope. Bad credentials are refused and
+//! never treated as none, except on open paths for the cookie that a browser adds to every request.
+//! **Not here:** the files of keys and roles (`key_files`), the login (`routes::session`).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use access::auth_error::{AuthError, AuthOutcome};
+use access::authenticator::{AuthSettings, Authenticator};
+use access::caller::{Caller, Principal};
+use access::jwt::Issuers;
+use access::key::ApiKey;
+use access::limit::failures::FailureLimiter;
+use access::limit::headers::retry_after;
+use access::limit::limit_cells::LimitCells;
+use access::scope::AccessScope;
+use access::session::{BrowserSession, SessionSecret, cookie};
+use access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
+use access::unix_time::UnixTime;
+use actix_web::http::header::{
+    AUTHORIZATION, COOKIE, HeaderMap, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
+};
+use arc_swap::ArcSwap;
+use web_kit::bearer::{self, CHALLENGE, EXPIRED, INVALID};
+
+use crate::problem::{Code, Problem};
+
+/// Random bytes that a gate needs.
+pub(crate) const RANDOM_LEN: usize = 80;
+/// Path of the login.
+pub(crate) const LOGIN: &str = "/api/session";
+const HOW: &str = "send the header Authorization: Bearer with an API key";
+const AGAIN: &str = "log in again: POST /api/session";
+
+/// Access control of the service.
+pub(crate) struct AccessGate {
+    current: ArcSwap<Authenticator>,
+    /// Secret of sessions, which end with the process.
+    sessions: SessionSecret,
+    failures: FailureLimiter,
+    /// True if browsers reach the service by TLS.
+    is_tls: bool,
+    began: Instant,
+}
+
+/// Credentials of a request.
+#[derive(Clone)]
+pub(crate) enum Credentials {
+    /// API key.
+    Bearer(Box<str>),
+    /// Session of a browser.
+    Session(Box<str>),
+}
+
+impl AccessGate {
+    /// Creates a gate that knows these keys and roles. The random bytes must come from the system's
+    /// source of randomness.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if there are too many keys or roles.
+    pub(crate) fn new(
+        contents: SnapshotContents,
+        is_tls: bool,
+        random: &[u8; RANDOM_LEN],
+    ) -> Result<Self, SnapshotError> {
+        let short = |at: usize| {
+            let mut secret = [0; 16];
+            secret.copy_from_slice(&random[at..at + 16]);
+            secret
+        };
+        let mut sessions = [0; SessionSecret::LEN];
+        sessions.copy_from_slice(&random[48..]);
+        let cells = Arc::new(LimitCells::new(short(0)));
+        let settings =
+            AuthSettings { stale_max: AuthSettings::STALE_MAX_DEFAULT, limit_routers: 1 };
+        let snapshot = Snapshot::build(contents, &LimitSource { cells: &cells, routers: 1 })?;
+        let current = Authenticator::new(snapshot, Issuers::default(), settings, cells, short(16));
+        Ok(Self {
+            current: ArcSwap::from_pointee(current),
+            sessions: SessionSecret::new(&sessions, 1),
+            failures: FailureLimiter::new(short(32)),
+            is_tls,
+            began: Instant::now(),
+        })
+    }
+
+    /// Replaces all keys and roles.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if there are too many keys or roles; then nothing has changed.
+    pub(crate) fn apply(&self, contents: SnapshotContents) -> Result<(), SnapshotError> {
+        let current = self.current.load();
+        let snapshot = Snapshot::build(contents, &current.limits())?;
+        self.current.store(Arc::new(current.with_snapshot(snapshot)));
+        Ok(())
+    }
+
+    /// Records that the files are unchanged at this time.
+    pub(crate) fn confirm(&self, now: UnixTime) {
+        self.current.load().snapshot().confirm(now);
+    }
+
+    /// Decides about a request for a path, as routing decodes it.
+    ///
+    /// # Errors
+    /// The problem to answer with.
+    pub(crate) fn admit(
+        &self,
+        path: &str,
+        (headers, query): (&HeaderMap, &str),
+        address: IpAddr,
+    ) -> Result<(), Problem> {
+        let mut values = headers.get_all(AUTHORIZATION);
+        let header = values.next();
+        if values.next().is_some() {
+            return Err(
+                Problem::new(Code::TSR113, "Authorization is given twice").hint("send one of them")
+            );
+        }
+        if let Some(known) = bearer::parameter(query) {
+            let detail = format!("{known} stands in the query string, which is kept in logs");
+            return Err(Problem::parameter(detail).hint(HOW));
+        }
+        let need = scope_of(path);
+        let credentials = match header {
+            Some(value) => match bearer::parse(value) {
+                Some(text) => Credentials::Bearer(text.into()),
+                None => {
+                    let detail = "Authorization is not Bearer with a key";
+                    return Err(self.failed(address, || challenge(detail, INVALID).hint(HOW)));
+                }
+            },
+            None if need.is_none() => return Ok(()),
+            None => self.session(headers).ok_or_else(missing)?,
+        };
+        match self.caller(&credentials) {
+            Ok(caller) => need.map_or(Ok(()), |scope| check(&caller, scope)),
+            Err(error) => Err(self.refused(&credentials, error, address)),
+        }
+    }
+
+    /// Returns the credentials of a request that was admitted, so that they can be checked again.
+    pub(crate) fn credentials(&self, headers: &HeaderMap) -> Option<Credentials> {
+        match headers.get(AUTHORIZATION) {
+            Some(value) => bearer::parse(value).map(|text| Credentials::Bearer(text.into())),
+            None => self.session(headers),
+        }
+    }
+
+    /// Returns true if these credentials still have the scope.
+    pub(crate) fn still_allows(&self, credentials: &Credentials, scope: AccessScope) -> bool {
+        self.caller(credentials).is_ok_and(|caller| caller.rights.allow_scope(scope).is_ok())
+    }
+
+    /// Begins a session of the owner of a key. Returns it with the value of `Set-Cookie`, and the
+    /// caller.
+    ///
+    /// # Errors
+    /// TSR401 unless the text is a key that is in force, TSR429 after too many failures.
+    pub(crate) fn begin_session(
+        &self,
+        key: &str,
+        address: IpAddr,
+    ) -> Result<(BrowserSession, String, Arc<Caller>), Problem> {
+        let credentials = Credentials::Bearer(key.into());
+        let caller = self.caller(&credentials);
+        let caller = caller.map_err(|error| self.refused(&credentials, error, address))?;
+        let Principal::Key(id) = caller.principal else { return Err(missing()) };
+        let now = unix_now();
+        let session = BrowserSession::begin(id, caller.expires_at, now);
+        let cookie = cookie::set(&session, &self.sessions.seal(&session), now, self.is_tls);
+        Ok((session, cookie, caller))
+    }
+
+    /// Returns the value of `Set-Cookie` that takes the session from a browser.
+    pub(crate) fn removal(&self) -> String {
+        cookie::remove(self.is_tls)
+    }
+
+    fn session(&self, headers: &HeaderMap) -> Option<Credentials> {
+        let values = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
+        match cookie::find(values, self.is_tls) {
+            Ok(text) => text.map(|text| Credentials::Session(text.into())),
+            // No text is a session, so several are refused like one that was forged.
+            Err(_) => Some(Credentials::Session("".into())),
+        }
+    }
+
+    fn caller(&self, credentials: &Credentials) -> Result<Arc<Caller>, AuthError> {
+        let (current, now) = (self.current.load(), unix_now());
+        match credentials {
+            // There are no issuers of tokens: any other text is refused without a signature check.
+            Credentials::Bearer(text) => current.authenticate(text, now, || false),
+            Credentials::Session(text) => {
+                current.authenticate_session(text, &self.sessions, now).map(|(caller, _)| caller)
+            }
+        }
+    }
+
+    fn refused(&self, credentials: &Credentials, error: AuthError, address: IpAddr) -> Problem {
+        let (is_session, hint) = match credentials {
+            Credentials::Bearer(text) if !ApiKey::is_like(text) => {
+                (false, "send an API key (tsr_…): tokens are accepted by routers only")
+            }
+            Credentials::Bearer(_) => (false, "send a key that is in force"),
+            Credentials::Session(_) => (true, AGAIN),
+        };
+        let answer = |value: &str| {
+            let problem = challenge(&error.to_string(), value).hint(hint);
+            if is_session { problem.header(SET_COOKIE, self.removal()) } else { problem }
+        };
+        match error.outcome() {
+            AuthOutcome::Invalid => self.failed(address, || answer(INVALID)),
+            AuthOutcome::Expired => self.failed(address, || answer(EXPIRED)),
+            AuthOutcome::Limited | AuthOutcome::Unavailable => {
+                Problem::new(Code::TSR006, error.to_string()).hint("send again after Retry-After")
+            }
+        }
+    }
+
+    /// Counts failed credentials of an address. Returns the answer, unless there were too many.
+    fn failed(&self, address: IpAddr, answer: impl FnOnce() -> Problem) -> Problem {
+        match self.failures.record(address, self.began.elapsed()) {
+            None => answer(),
+            Some(wait) => {
+                let detail = "too many credentials from this address were not valid";
+                Problem::new(Code::TSR429, detail)
+                    .hint("send again after Retry-After")
+                    .header(RETRY_AFTER, retry_after(wait).to_string())
+            }
+        }
+    }
+}
+
+/// Returns the scope that a path needs; `None` for pages and probes, which have no figures.
+fn scope_of(path: &str) -> Option<AccessScope> {
+    match path {
+        "/" | "/live" | "/ready" | "/dashboard" | "/api-docs/openapi.json" | LOGIN => None,
+        path if path.starts_with("/dashboard/") || path.starts_with("/errors/") => None,
+        "/metrics" => Some(AccessScope::Metrics),
+        "/api/shards" | "/api/shard-map" => Some(AccessScope::Operate),
+        _ => Some(AccessScope::Analytics),
+    }
+}
+
+fn check(caller: &Caller, scope: AccessScope) -> Result<(), Problem> {
+    caller.rights.allow_scope(scope).map_err(|denied| {
+        Problem::new(Code::TSR403, denied.to_string()).hint("the role of the key needs this scope")
+    })
+}
+
+fn missing() -> Problem {
+    challenge("this request needs credentials", CHALLENGE).hint(HOW)
+}
+
+fn challenge(detail: &str, value: &str) -> Problem {
+    Problem::new(Code::TSR401, detail).header(WWW_AUTHENTICATE, value.to_owned())
+}
+
+/// Returns the time of the system's clock, as expiries are written.
+pub(crate) fn unix_now() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixTime::from_seconds(since.unwrap_or(Duration::ZERO).as_secs())
+}

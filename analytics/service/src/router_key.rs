@@ -1,0 +1,76 @@
+//! Router key: the API key that the service sends to its routers.
+//!
+//! **Invariant:** the key is sent only by https or to this machine, and never after a redirect,
+//! because none is followed. It is neither shown nor logged.
+//! **Not here:** requests to routers (`collector`, `forward`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::http::request::Builder;
+use web_kit::http_client::Target;
+use web_kit::private_file::{self, Protection, without_line_end};
+
+use crate::config::may_carry_key;
+
+/// Longest file: that of a token.
+const BYTES_MAX: u64 = 8 << 10;
+
+/// Key of the service, if it has one.
+#[derive(Clone, Default)]
+pub(crate) struct RouterKey(Option<Arc<KeyFile>>);
+
+struct KeyFile {
+    path: PathBuf,
+    value: ArcSwap<HeaderValue>,
+}
+
+impl RouterKey {
+    /// Reads the key of a file, if there is one.
+    ///
+    /// # Errors
+    /// The reason why the file cannot be used.
+    pub(crate) fn open(path: Option<PathBuf>) -> Result<Self, String> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let value = ArcSwap::from_pointee(read(&path)?);
+        Ok(Self(Some(Arc::new(KeyFile { path, value }))))
+    }
+
+    /// Returns true if the service has a key.
+    pub(crate) fn is_given(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Adds the key to a request to this server.
+    pub(crate) fn authorize(&self, target: &Target, request: Builder) -> Builder {
+        match self.0.as_ref().filter(|_| may_carry_key(target)) {
+            Some(file) => request.header(AUTHORIZATION, HeaderValue::clone(&file.value.load())),
+            None => request,
+        }
+    }
+
+    /// Reads the file again after a router has refused the key: it may have been rotated. Blocks.
+    pub(crate) fn reload(&self) {
+        let Some(file) = &self.0 else { return };
+        match read(&file.path) {
+            Ok(value) => file.value.store(Arc::new(value)),
+            Err(cause) => tracing::warn!("the key for routers was not read again: {cause}"),
+        }
+    }
+}
+
+fn read(path: &PathBuf) -> Result<HeaderValue, String> {
+    let refused = |cause: &str| format!("router_key_file ({}): {cause}", path.display());
+    let bytes = private_file::read(path, Protection::Reading, BYTES_MAX);
+    let bytes = bytes.map_err(|cause| refused(&cause))?;
+    let text = without_line_end(&bytes);
+    if text.is_empty() || !text.iter().all(u8::is_ascii_graphic) {
+        return Err(refused("has no key or token"));
+    }
+    let value = [b"Bearer ", text].concat();
+    let mut value = HeaderValue::from_bytes(&value).map_err(|_| refused("has no key or token"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}

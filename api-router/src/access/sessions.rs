@@ -1,0 +1,125 @@
+//! Sessions: the cookies with which browsers send the key that was shown at their login.
+//!
+//! All routers share the secret of sessions, which the catalog keeps, so that a browser stays
+//! logged in whichever router serves it.
+//!
+//! **Invariant:** a session authorises nothing but GET and HEAD. A browser adds cookies by itself,
+//! so a page of another origin could otherwise change rows with them.
+//! **Not here:** the text of a session (`shard_manager::access::session`), the decision about
+//! requests (`gate`), the login (`routes::access::session`).
+
+use std::sync::Arc;
+
+use actix_web::HttpRequest;
+use actix_web::http::Method;
+use actix_web::http::header::{AUTHORIZATION, COOKIE, HeaderMap, SET_COOKIE};
+use arc_swap::ArcSwapOption;
+use shard_manager::access::auth_error::{AuthError, AuthReason};
+use shard_manager::access::authenticator::Authenticator;
+use shard_manager::access::caller::Caller;
+use shard_manager::access::session::{BrowserSession, SessionSecret, SessionSeed, cookie};
+use shard_manager::access::unix_time::UnixTime;
+
+use super::answers;
+use super::credentials::{Credentials, KeptCredentials};
+use crate::problem::Problem;
+
+/// Sessions of a router.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    /// True if browsers reach the router by TLS, so that the cookie never travels in the clear.
+    is_tls: bool,
+    /// The secret, once the catalog was read.
+    secret: ArcSwapOption<KnownSecret>,
+}
+
+#[derive(Debug)]
+struct KnownSecret {
+    seed: SessionSeed,
+    secret: SessionSecret,
+}
+
+impl Sessions {
+    /// Creates the sessions of a router that browsers reach by TLS, or in plain on this machine.
+    pub fn new(is_tls: bool) -> Self {
+        Self { is_tls, secret: ArcSwapOption::empty() }
+    }
+
+    /// Sets the secret that the catalog has now.
+    pub fn set_secret(&self, seed: Option<SessionSeed>) {
+        let known = self.secret.load();
+        if known.as_ref().map(|known| known.seed) != seed {
+            let secret = |seed| KnownSecret { seed, secret: SessionSecret::of_seed(&seed) };
+            self.secret.store(seed.map(secret).map(Arc::new));
+        }
+    }
+
+    /// Returns the session of a request that has no other credentials.
+    pub fn find<'r>(&self, headers: &'r HeaderMap) -> Credentials<'r> {
+        let values = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
+        match cookie::find(values, self.is_tls) {
+            Ok(None) => Credentials::Absent,
+            Ok(Some(text)) => Credentials::Session(text),
+            // No text is a session, so several are refused like one that was forged.
+            Err(_) => Credentials::Session(""),
+        }
+    }
+
+    /// Returns the credentials of a request, to be kept while it is served. They are those of the
+    /// header, else those of a session if the method permits one.
+    pub fn keep_credentials(&self, request: &HttpRequest) -> KeptCredentials {
+        if let Some(value) = request.headers().get(AUTHORIZATION) {
+            return KeptCredentials::Header(value.clone());
+        }
+        match self.find(request.headers()) {
+            Credentials::Session(text) if permits(request.method()) => {
+                KeptCredentials::Session(text.into())
+            }
+            Credentials::Session(_)
+            | Credentials::Absent
+            | Credentials::Bearer(_)
+            | Credentials::Unreadable => KeptCredentials::Absent,
+        }
+    }
+
+    /// Returns the caller of a session.
+    ///
+    /// # Errors
+    /// [`AuthError`] if the session or its key is not usable.
+    pub fn authenticate(
+        &self,
+        current: &Authenticator,
+        text: &str,
+        now: UnixTime,
+    ) -> Result<Arc<Caller>, AuthError> {
+        let known = self.secret.load();
+        let known = known.as_ref().ok_or(AuthReason::SnapshotStale)?;
+        current.authenticate_session(text, &known.secret, now).map(|(caller, _)| caller)
+    }
+
+    /// Returns the value of `Set-Cookie` that gives a browser a session.
+    ///
+    /// # Errors
+    /// [`AuthReason::SnapshotStale`] if the secret is not known.
+    pub fn cookie(&self, session: &BrowserSession, now: UnixTime) -> Result<String, AuthError> {
+        let known = self.secret.load();
+        let known = known.as_ref().ok_or(AuthReason::SnapshotStale)?;
+        Ok(cookie::set(session, &known.secret.seal(session), now, self.is_tls))
+    }
+
+    /// Returns the value of `Set-Cookie` that takes the session from a browser.
+    pub fn removal(&self) -> String {
+        cookie::remove(self.is_tls)
+    }
+
+    /// Returns the answer to a session that was refused. The browser forgets it: it would send it
+    /// with every request until it has expired.
+    pub fn refused(&self, error: AuthError) -> Problem {
+        answers::refused_session(error).header(SET_COOKIE, self.removal())
+    }
+}
+
+/// Returns true if a session may authorise a request with this method.
+pub fn permits(method: &Method) -> bool {
+    BrowserSession::permits(method.as_str())
+}

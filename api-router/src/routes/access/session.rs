@@ -1,0 +1,102 @@
+//! `/api/session`: gives a browser a cookie for an API key, and takes it back.
+//!
+//! A page cannot keep a key safely, so the key is sent once. The cookie permits GET and HEAD, for
+//! an hour at most, and as long as the key is in force.
+//!
+//! **Invariant:** the key stands in the body, which no log and no history keeps. A page of another
+//! origin begins no session, because its request is refused before it gets here.
+//! **Not here:** the sessions of later requests (`access::sessions`).
+
+use std::time::Instant;
+
+use actix_web::http::header::{CACHE_CONTROL, HeaderValue, SET_COOKIE};
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse, delete, post};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{BODY_BYTES_MAX, BODY_WAIT, gate};
+use crate::access::gate::address_of;
+use crate::app::App;
+use crate::body::Members;
+use crate::headers::check_content_type;
+use crate::problem::Problem;
+use crate::query::Parameters;
+use crate::response_headers::{CheckRefusals, CommonRefusals};
+
+const MEMBERS: [&str; 1] = ["key"];
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// An API key, which a browser exchanges for a cookie.
+#[derive(ToSchema)]
+pub struct LoginRequest {
+    /// The key.
+    #[schema(example = "tsr_…")]
+    #[expect(dead_code, reason = "describes the body; the members are read without building it")]
+    key: String,
+}
+
+/// The session of a browser.
+#[derive(Serialize, ToSchema)]
+pub struct SessionAnswer {
+    /// Always true.
+    success: bool,
+    /// Id of the key.
+    #[schema(example = "4fKq0ZxY81Ab")]
+    id: String,
+    /// Name of its role.
+    role: String,
+    /// Time at which the session ends: RFC 3339.
+    expires_at: String,
+}
+
+/// Begins the session of a browser: exchanges a key for a cookie that permits GET and HEAD.
+#[utoipa::path(
+    tag = "access",
+    request_body = LoginRequest,
+    responses(
+        (status = 200, description = "The session, whose cookie is in Set-Cookie", body = SessionAnswer),
+        CheckRefusals,
+    )
+)]
+#[post("/api/session")]
+pub(crate) async fn begin_session(
+    app: Data<App>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    check_content_type(request.headers())?;
+    let deadline = Instant::now() + BODY_WAIT;
+    let (bytes, _share) = app.read_body(&request, payload, BODY_BYTES_MAX, deadline).await?;
+    let members = Members::of_body(&bytes)?;
+    members.check_names(&MEMBERS)?;
+    let key = members.required_text("key")?;
+    let (session, cookie, caller) =
+        gate(&app)?.begin_session(key.trim(), address_of(request.peer_addr()))?;
+    let answer = SessionAnswer {
+        success: true,
+        id: session.key.to_string(),
+        role: caller.role.to_string(),
+        expires_at: session.expires_at.format(),
+    };
+    Ok(HttpResponse::Ok()
+        .insert_header((CACHE_CONTROL, NO_STORE))
+        .insert_header((SET_COOKIE, cookie))
+        .json(answer))
+}
+
+/// Ends the session of a browser, which forgets its cookie. Without a session it changes nothing.
+#[utoipa::path(
+    tag = "access",
+    responses((status = 204, description = "The browser has no session"), CommonRefusals)
+)]
+#[delete("/api/session")]
+pub(crate) async fn end_session(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let removal = gate(&app)?.sessions.removal();
+    Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, removal)).finish())
+}

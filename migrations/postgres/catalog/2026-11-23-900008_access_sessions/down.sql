@@ -1,0 +1,2 @@
+ALTER TABLE tessera_access DROP COLUMN session_generation;
+ALTER TABLE tessera_access DROP COLUMN session_secret;
