@@ -100,10 +100,7 @@ impl From<Error> for Problem {
             Error::QueueFull { shard } => {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
             }
-            Error::QueueShareExceeded { shard } => Self::new(Code::TSR429, detail)
-                .shard(shard)
-                .hint("send again after Retry-After")
-                .header(RETRY_AFTER, "1".to_owned()),
+            Error::QueueShareExceeded { shard } => queue_share_exceeded(detail, shard),
             Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
             Error::ShardUnavailable { shard }
             | Error::WrongRows { shard }
@@ -140,6 +137,13 @@ impl From<Error> for Problem {
             Error::Internal => Self::new(Code::TSR500, detail),
         }
     }
+}
+
+fn queue_share_exceeded(detail: String, shard: String) -> Problem {
+    Problem::new(Code::TSR429, detail)
+        .shard(shard)
+        .hint("send again after Retry-After")
+        .header(RETRY_AFTER, "1".to_owned())
 }
 
 impl From<Failure> for Problem {
