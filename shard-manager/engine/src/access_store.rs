@@ -10,6 +10,7 @@
 //! **Not here:** connections (the engines), the rights of the author of a change, which its caller
 //! checks (`access::rights`).
 
+pub mod audit;
 mod change;
 mod change_document;
 mod feed;
@@ -21,6 +22,8 @@ mod state;
 
 use std::time::SystemTime;
 
+use access::audit::AuditSecret;
+use access::audit::chain::AuditHead;
 use access::key::NewApiKey;
 use access::unix_time::UnixTime;
 use futures_util::future::BoxFuture;
@@ -68,6 +71,18 @@ pub trait AccessStore: Send + Sync {
     /// Returns the time at which the state of the feed was known to be the current one; `None` if
     /// it never was.
     fn confirmed_at(&self, now: UnixTime) -> Option<UnixTime>;
+
+    /// Returns the secret of audit logs; the first call makes it.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn audit_secret(&self) -> EngineFuture<'_, AuditSecret>;
+
+    /// Makes the last line of an audit log durable, unless a later one is.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn keep_audit_head(&self, head: AuditHead, now: UnixTime) -> EngineFuture<'_, ()>;
 }
 
 /// Returns the present time.
@@ -81,10 +96,15 @@ pub fn now() -> UnixTime {
 /// # Errors
 /// [`Error::Internal`] if the system has none.
 pub fn make_key() -> Result<NewApiKey, Error> {
-    let mut bytes = [0; NewApiKey::RANDOM_LEN];
+    Ok(NewApiKey::from_random(&random()?))
+}
+
+/// Returns random bytes of the system.
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_| {
         tracing::error!("the system provides no random bytes");
         Error::Internal
     })?;
-    Ok(NewApiKey::from_random(&bytes))
+    Ok(bytes)
 }
