@@ -15,6 +15,7 @@ use analytics::exit_status::{check_result, usage_error};
 use analytics::health_probe::{HealthError, HealthQuery};
 use analytics::log_format;
 use analytics::store::HistoryWriter;
+use api_router::access::audit::{self, AuditLog};
 use api_router::access::mode_check;
 use api_router::access::watcher::AccessWatcher;
 use api_router::app::{App, AppSettings};
@@ -120,6 +121,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     if let Some(watcher) = watcher {
         app.gate = Some(watcher.gate());
         app.access_sources = Some(watcher.start(&app.manager).await?);
+        app.audit = open_audit_log(config, &app.manager).await?;
     }
     #[cfg(feature = "otlp")]
     if let Some(endpoint) = &config.otlp_endpoint {
@@ -156,8 +158,27 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         analytics.metrics.finish();
         history_writer.close();
     }
+    if let Some(audit) = &app.audit {
+        audit::keep_last_head(audit, &app.manager).await;
+    }
     app.manager.close();
     Ok(())
+}
+
+/// Opens the audit log, if there is one, and keeps its last line in the catalog.
+async fn open_audit_log(
+    config: &Config,
+    manager: &Arc<Manager>,
+) -> anyhow::Result<Option<Arc<AuditLog>>> {
+    if !config.access.audit.is_on() {
+        return Ok(None);
+    }
+    let secret = manager.access().audit_secret().await?;
+    let log = AuditLog::start(&config.access.audit, secret)?;
+    if let Some(log) = &log {
+        audit::begin_keeping_head(log, manager);
+    }
+    Ok(log)
 }
 
 fn open(config: &Config) -> anyhow::Result<Manager> {

@@ -88,6 +88,6 @@ impl AccessCounts {
         }
         let limited = LIMITS.into_iter().zip(&self.limited);
         let limited = limited.map(|(name, count)| (name, count.load(Ordering::Relaxed)));
-        AccessNow { requests, limited: limited.collect(), age_seconds: age }
+        AccessNow { requests, limited: limited.collect(), age_seconds: age, audit: None }
     }
 }

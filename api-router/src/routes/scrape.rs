@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
-use analytics::CONTENT_TYPE;
+use analytics::{AccessNow, CONTENT_TYPE};
 
 use crate::app::App;
 use crate::problem::Problem;
@@ -23,7 +23,8 @@ use crate::response_headers::LookupRefusals;
 pub(crate) async fn scrape(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let analytics = app.analytics()?;
-    let access = app.gate.as_ref().map(|gate| gate.now());
+    let audit = app.audit.as_ref().map(|audit| audit.now());
+    let access = app.gate.as_ref().map(|gate| AccessNow { audit, ..gate.now() });
     let errors = Arc::clone(&analytics.errors);
     let text = analytics.metrics.exposition(errors, access).await?;
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
