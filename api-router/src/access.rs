@@ -10,6 +10,7 @@
 
 pub mod admission;
 pub mod answers;
+pub mod audit;
 pub mod cors;
 pub mod counts;
 pub mod credentials;

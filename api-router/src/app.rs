@@ -18,6 +18,7 @@ use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
 
+use crate::access::audit::AuditLog;
 use crate::access::gate::AccessGate;
 use crate::access::meter::CallerMeter;
 use crate::access::sources::AccessSources;
@@ -39,6 +40,8 @@ pub struct App {
     pub gate: Option<Arc<AccessGate>>,
     /// Files and catalog from which access control has its keys; `None` if it is off.
     pub access_sources: Option<Arc<AccessSources>>,
+    /// The audit log; `None` if there is none.
+    pub audit: Option<Arc<AuditLog>>,
     /// Exporter of traces; `None` if traces are not sent.
     #[cfg(feature = "otlp")]
     pub tracer: Option<crate::otlp::Tracer>,
@@ -104,6 +107,7 @@ impl App {
             analytics,
             gate: None,
             access_sources: None,
+            audit: None,
             #[cfg(feature = "otlp")]
             tracer: None,
             started: Instant::now(),

@@ -9,6 +9,7 @@
 
 mod access;
 mod analytics;
+mod audit;
 mod cache;
 mod file;
 mod issuer;
@@ -34,6 +35,7 @@ use crate::tls;
 use sources::{Sources, name_with_origin};
 
 pub use self::access::{AccessConfig, AccessMode};
+pub use self::audit::{AuditConfig, AuditTarget};
 pub use self::issuer::{IssuerConfig, IssuerKeys};
 pub use ::analytics::settings::{ConfigError, Origin};
 

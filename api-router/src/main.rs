@@ -15,6 +15,7 @@ use analytics::exit_status::{check_result, usage_error};
 use analytics::health_probe::{HealthError, HealthQuery};
 use analytics::log_format;
 use analytics::store::HistoryWriter;
+use api_router::access::audit::{self, AuditLog};
 use api_router::access::mode_check;
 use api_router::access::usage_writer::UsageWriter;
 use api_router::access::watcher::AccessWatcher;
@@ -119,7 +120,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     // This thread serves no requests.
     let mut app = App::new(manager, settings, &Handle::current());
     let usage = match watcher {
-        Some(watcher) => Some(start_access(watcher, &mut app).await?),
+        Some(watcher) => Some(start_access(watcher, config, &mut app).await?),
         None => None,
     };
     #[cfg(feature = "otlp")]
@@ -160,16 +161,40 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         analytics.metrics.finish();
         history_writer.close();
     }
+    if let Some(audit) = &app.audit {
+        audit::keep_last_head(audit, &app.manager).await;
+    }
     app.manager.close();
     Ok(())
 }
 
-/// Takes keys and roles into force, and begins to sum the rows of callers with a quota.
-async fn start_access(watcher: AccessWatcher, app: &mut App) -> anyhow::Result<UsageWriter> {
+/// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with a quota.
+async fn start_access(
+    watcher: AccessWatcher,
+    config: &Config,
+    app: &mut App,
+) -> anyhow::Result<UsageWriter> {
     let gate = watcher.gate();
     app.gate = Some(Arc::clone(&gate));
     app.access_sources = Some(watcher.start(&app.manager).await?);
+    app.audit = open_audit_log(config, &app.manager).await?;
     Ok(UsageWriter::start(gate, &app.manager).await)
+}
+
+/// Opens the audit log, if there is one, and keeps its last line in the catalog.
+async fn open_audit_log(
+    config: &Config,
+    manager: &Arc<Manager>,
+) -> anyhow::Result<Option<Arc<AuditLog>>> {
+    if !config.access.audit.is_on() {
+        return Ok(None);
+    }
+    let secret = manager.access().audit_secret().await?;
+    let log = AuditLog::start(&config.access.audit, secret)?;
+    if let Some(log) = &log {
+        audit::begin_keeping_head(log, manager);
+    }
+    Ok(log)
 }
 
 fn open(config: &Config) -> anyhow::Result<Manager> {

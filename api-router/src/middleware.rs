@@ -24,6 +24,7 @@ use shard_manager::keyspace::Slot;
 use shard_manager::topology::ShardIndex;
 
 use crate::access::admission::Admission;
+use crate::access::audit::{self, AuditDraft};
 use crate::access::cors;
 use crate::app::App;
 use crate::browser_policy::{ResponseKind, limit_browser};
@@ -61,11 +62,7 @@ pub async fn handle_request(
     let (path, method) = (request.match_info().as_str(), request.method());
     let route = data_route(path, method);
     let is_write = is_write(route, path, method);
-    let kind = match route {
-        Some(_) => ResponseKind::Rows,
-        None if path.starts_with(PAGES) => ResponseKind::Documents,
-        None => ResponseKind::Other,
-    };
+    let kind = kind_of(route, path);
     let trace = Trace::of(request.headers()).or_else(|| app.begin_trace(route));
     let worker = request.app_data::<Rc<Worker>>().cloned();
     // Dropped also when the client disconnects.
@@ -73,12 +70,18 @@ pub async fn handle_request(
     if route.is_some() && app.keeps_records() {
         request_record::attach(&request);
     }
+    if let Some(audit) = &app.audit {
+        AuditDraft::attach(audit, &request, trace.map(|trace| trace.id));
+    }
     let permitted = app.gate.as_ref().and_then(|gate| gate.origins.find(request.headers()));
     let (id, checked) = match request_id(request.headers()) {
         Ok(id) => (id, check(&app, &request, route, permitted.is_some())),
         Err(problem) => (None, Err(problem.into())),
     };
     let id = id.unwrap_or_else(new_request_id);
+    if app.audit.is_some() {
+        AuditDraft::name(&request, &id);
+    }
     let is_authorized = request.headers().contains_key(AUTHORIZATION);
     let mut admission = Admission::default();
     let mut response = match checked {
@@ -120,8 +123,19 @@ pub async fn handle_request(
     if let Some(route) = route {
         context.record(&app, worker.as_deref(), route, &response, began);
     }
+    if app.audit.is_some() {
+        audit::finish(response.request(), response.status(), problem.map(|problem| problem.code()));
+    }
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(admission.hold(response))
+}
+
+fn kind_of(route: Option<DataRoute>, path: &str) -> ResponseKind {
+    match route {
+        Some(_) => ResponseKind::Rows,
+        None if path.starts_with(PAGES) => ResponseKind::Documents,
+        None => ResponseKind::Other,
+    }
 }
 
 fn new_request_id() -> HeaderValue {

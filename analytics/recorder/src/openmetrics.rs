@@ -41,6 +41,18 @@ pub struct AccessNow {
     pub limited: Vec<(&'static str, u64)>,
     /// Seconds since keys and roles were known to be current.
     pub age_seconds: u64,
+    /// Counts of the audit log, if there is one.
+    pub audit: Option<AuditNow>,
+}
+
+/// Counts of an audit log since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AuditNow {
+    /// Number of lines about requests.
+    pub lines: u64,
+    /// Number of events that were lost, because there were too many or the file could not be
+    /// written.
+    pub dropped: u64,
 }
 
 /// Returns the text of `GET /metrics`: counts since the start, and the current state of the
@@ -375,7 +387,18 @@ impl Scrape {
         let help = "Requests that a limit refused.";
         families.counters("tessera_access_limited", help, limited)?;
         let help = "Time since keys and roles were known to be current.";
-        families.gauge("tessera_access_age", help, Some(Unit::Seconds), access.age_seconds as f64)
+        families.gauge(
+            "tessera_access_age",
+            help,
+            Some(Unit::Seconds),
+            access.age_seconds as f64,
+        )?;
+        let Some(audit) = &access.audit else { return Ok(()) };
+        let lines = std::iter::once(([], audit.lines));
+        families.counters::<0>("tessera_audit_lines", "Lines of the audit log.", lines)?;
+        let dropped = std::iter::once(([], audit.dropped));
+        let help = "Events that the audit log has lost.";
+        families.counters::<0>("tessera_audit_dropped", help, dropped)
     }
 
     fn shard(&self, place: usize) -> &str {

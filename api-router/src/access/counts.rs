@@ -93,6 +93,6 @@ impl AccessCounts {
         let limited = LIMITS.into_iter().zip(&self.limited);
         let limited = limited.map(|(name, count)| (name, count.load(Ordering::Relaxed)));
         let limited = limited.chain([(LANE, refused_by_lanes)]);
-        AccessNow { requests, limited: limited.collect(), age_seconds: age }
+        AccessNow { requests, limited: limited.collect(), age_seconds: age, audit: None }
     }
 }

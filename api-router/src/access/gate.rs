@@ -33,6 +33,7 @@ use shard_manager::access::unix_time::UnixTime;
 
 use super::admission::{self, Admission};
 use super::answers;
+use super::audit::{self, AuditDraft};
 use super::cors::PermittedOrigins;
 use super::counts::{self, AccessCounts, AccessOutcome};
 use super::credentials::{self, Credentials};
@@ -59,6 +60,8 @@ pub struct AccessGate {
     failures: FailureLimiter,
     checks: RateCell,
     counts: AccessCounts,
+    /// True if there is an audit log.
+    is_audited: bool,
     began: Instant,
     /// Second of the last logged refusal of each route, counted from the start.
     logged: [AtomicU64; ROWS.len() + 1],
@@ -104,6 +107,7 @@ impl AccessGate {
             failures: FailureLimiter::new(secret(32)),
             checks: RateCell::default(),
             counts: AccessCounts::default(),
+            is_audited: config.audit.is_on(),
             began: Instant::now(),
             logged: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
         })
@@ -206,6 +210,10 @@ impl AccessGate {
             Err(Refusal { kind, problem }) => {
                 self.counts.count(kind, outcome_of(&problem));
                 self.log(row, kind, &problem);
+                if self.is_audited {
+                    let is_observed = !self.is_enforced();
+                    AuditDraft::refuse(request, address(request), problem.code(), is_observed);
+                }
                 match self.mode {
                     AccessMode::On => Err(problem),
                     AccessMode::Observe | AccessMode::Off => Ok(Admission::default()),
@@ -289,6 +297,9 @@ impl AccessGate {
                 return Err(Refusal { kind: "other", problem });
             }
         };
+        if self.is_audited {
+            audit::identify(request, address(request), &caller);
+        }
         let refused = |problem| Refusal { kind: caller.principal.kind(), problem };
         match check_need(&current, &caller, need) {
             Ok(()) if need == RouteNeed::Open => Ok((caller, Admission::default())),

@@ -13,6 +13,7 @@ use clap::Args;
 use shard_manager::access::authenticator::AuthSettings;
 
 use super::ConfigError;
+use super::audit::{AuditConfig, AuditFlags, audit};
 use super::issuer::IssuerConfig;
 use super::sources::{Sources, name_with_origin};
 
@@ -67,6 +68,8 @@ pub struct AccessConfig {
     pub limits: AuthSettings,
     /// Origins whose web pages may send requests, as browsers spell them.
     pub cors_origins: Vec<String>,
+    /// The audit log.
+    pub audit: AuditConfig,
     /// Systems whose tokens are accepted.
     pub issuers: Vec<IssuerConfig>,
     /// True if clients reach the router by TLS.
@@ -98,11 +101,14 @@ pub(super) struct AccessFlags {
     /// `https://app.example.com`
     #[arg(long, value_name = "ORIGIN,ORIGIN,…")]
     cors_origins: Option<String>,
+    #[command(flatten)]
+    audit: AuditFlags,
 }
 
 impl AccessFlags {
     /// Returns the settings, by their names.
-    pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 6] {
+    pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 9] {
+        let [log, level, keys] = self.audit.texts();
         [
             (MODE, &self.access),
             (KEYS_FILE, &self.access_keys_file),
@@ -110,6 +116,9 @@ impl AccessFlags {
             (STALE_MAX, &self.access_stale_max_s),
             (ROUTERS, &self.limit_routers),
             (CORS, &self.cors_origins),
+            log,
+            level,
+            keys,
         ]
     }
 }
@@ -144,10 +153,11 @@ pub(super) fn access(
             "{given} needs access to be on: otherwise a page of these origins could do everything without a key"
         )));
     }
+    let audit = audit(settings, mode)?;
     let issuers = issuers(settings, sources)?;
     let limits = AuthSettings { stale_max: stale_max as u64, limit_routers: routers as u64 };
     let is_tls = false;
-    Ok(AccessConfig { mode, keys_file, roles_file, limits, cors_origins, issuers, is_tls })
+    Ok(AccessConfig { mode, keys_file, roles_file, limits, cors_origins, audit, issuers, is_tls })
 }
 
 /// Parses origins exactly as browsers send them, because they are compared by bytes.

@@ -24,13 +24,16 @@ const SECTIONS: [&str; 5] = ["access", "analytics", "cache", "postgres", "shard"
 const ANALYTICS: [(&str, &str); 2] = [("record", "analytics"), ("store", "analytics_store")];
 
 /// Members of `[access]`, and the settings that they are.
-const ACCESS: [(&str, &str); 6] = [
+const ACCESS: [(&str, &str); 9] = [
     ("mode", "access"),
     ("keys_file", "access_keys_file"),
     ("roles_file", "access_roles_file"),
     ("stale_max_s", "access_stale_max_s"),
     ("limit_routers", "limit_routers"),
     ("cors_origins", "cors_origins"),
+    ("audit_log", "audit_log"),
+    ("audit", "audit"),
+    ("audit_keys", "audit_keys"),
 ];
 /// List of issuers in `[access]`.
 const ISSUERS: &str = "issuer";

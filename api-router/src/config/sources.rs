@@ -14,7 +14,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 35] = [
+pub(super) const NAMES: [&str; 38] = [
     "bind",
     "data_dir",
     "engine",
@@ -36,6 +36,9 @@ pub(super) const NAMES: [&str; 35] = [
     "access_stale_max_s",
     "limit_routers",
     "cors_origins",
+    "audit_log",
+    "audit",
+    "audit_keys",
     "redis_url",
     "cache_password_file",
     "cache_bound_ms",

@@ -34,6 +34,7 @@ use self::row_reader::StreamOptions;
 use self::row_router::{RowRejection, RowRouter};
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
+use crate::access::audit::note_row;
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::body_decoding::ContentCoding;
@@ -151,6 +152,7 @@ pub(crate) async fn write_bulk(
         BulkFormat::Json => write_json(&app, head, &request, &parameters, payload).await,
         BulkFormat::Ndjson | BulkFormat::Csv => {
             let stream_options = stream_options(&app, &head, &parameters)?;
+            note_row(app.audit.as_ref(), &request, stream_options.table.name(), None);
             let caller = (&head.rights, &head.options);
             let mut response =
                 write_stream(&app, &request, payload, stream_options, caller, began).await?;
@@ -241,7 +243,7 @@ async fn write_json(
         rows = undo_with(app, rows, &refused, &mut outcome);
     }
     let asked: BTreeSet<ShardIndex> = rows.iter().map(|row| row.place.shard).collect();
-    note_key(request, &rows);
+    note_key(app, request, &rows);
     let meter = app.meter(request);
     meter.charge_rows(rows.len());
     meter.charge_shards(asked.len());
@@ -294,13 +296,15 @@ fn undo_with(
 }
 
 /// Sets the key of the request in its record, if all rows have the same.
-fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
+fn note_key(app: &App, request: &HttpRequest, rows: &[BulkRow]) {
     let Some(first) = rows.first() else { return };
+    note_row(app.audit.as_ref(), request, first.row.table.name(), None);
     if rows.iter().all(|row| row.row.key == first.row.key) {
         request_record::update(request, |record| {
             record.set_key(&first.row.key);
             record.slot = Some(first.place.slot);
         });
+        note_row(app.audit.as_ref(), request, first.row.table.name(), Some(&first.row.key));
     }
 }
 

@@ -40,8 +40,9 @@ pub struct HealthAnswer {
     status: &'static str,
     /// For each shard whether its primary is up, and its replica (null: it has none).
     health: BTreeMap<String, ShardHealth>,
-    /// Reasons for a status other than `ok`: a sentence for each node and its reason, and for each
-    /// table that is not written to because it is UNLOGGED, with the statement that corrects it.
+    /// Reasons for a status other than `ok`: a sentence for each node and its reason, for each table
+    /// that is not written to because it is UNLOGGED, with the statement that corrects it, and for
+    /// an audit log that cannot be written.
     degraded: Vec<String>,
     /// The nodes of each shard.
     shards: Vec<ShardNodes>,
@@ -188,6 +189,11 @@ fn degraded(reports: &[ShardReport]) -> impl Iterator<Item = String> {
     })
 }
 
+/// Returns the sentence about an audit log that cannot be written.
+fn unwritten(cause: String) -> String {
+    format!("the audit log cannot be written, and its events are lost: {cause}")
+}
+
 /// Converts to milliseconds with three decimals.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
@@ -230,11 +236,12 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
     };
     let primaries = reports.iter().filter(|report| may_write(report));
     let unlogged = app.manager.status().unlogged();
+    let audit = app.audit.as_ref().and_then(|audit| audit.fault());
     let whole =
         reports.iter().all(|report| report.nodes.iter().all(|node| node.reasons.is_empty()));
     let (status, code) = match primaries.count() {
         0 => ("down", StatusCode::SERVICE_UNAVAILABLE),
-        _ if whole && unlogged.is_empty() => ("ok", StatusCode::OK),
+        _ if whole && unlogged.is_empty() && audit.is_none() => ("ok", StatusCode::OK),
         _ => ("degraded", StatusCode::OK),
     };
     let named = reports.iter().map(|report| {
@@ -254,7 +261,7 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
         success,
         status,
         health: named.collect(),
-        degraded: degraded(&reports).chain(unlogged).collect(),
+        degraded: degraded(&reports).chain(unlogged).chain(audit.map(unwritten)).collect(),
         shards: reports
             .iter()
             .map(|report| ShardNodes {

@@ -26,6 +26,7 @@ use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
 
 use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
+use crate::access::audit::note_row;
 use crate::app::App;
 use crate::body;
 use crate::caller_rights::CallerRights;
@@ -78,6 +79,7 @@ pub(crate) async fn put_value(
     let key = path_key(&text, shard_key)?;
     let deadline = context.options.deadline;
     let (bytes, _share) = app.read_body(&request, payload, body::VALUE_BYTES_MAX, deadline).await?;
+    note_row(app.audit.as_ref(), &request, TABLE, Some(key.as_str()));
     let change = put_anywhere(&app, &context.rights, key, bytes).await?;
     context.wants_row = context.prefer.has(Preference::Representation);
     let done = carry_out(&app, &request, context, change).await;
@@ -106,6 +108,7 @@ pub(crate) async fn delete_value(
     let (shard_key, mut context) = WriteContext::parse(&app, &request)?;
     let text = key_in_path(&request)?;
     let key = path_key(&text, shard_key)?;
+    note_row(app.audit.as_ref(), &request, TABLE, Some(key.as_str()));
     let change = change(&app, &context.rights, (Operation::Delete, key), &[])?;
     context.wants_row = context.prefer.has(Preference::Representation);
     Ok(carry_out(&app, &request, context, change).await?.answer(&app))
@@ -248,6 +251,7 @@ pub(super) async fn find(
     headers: &DataHeaders<'_>,
     began: Instant,
 ) -> Result<Found, Problem> {
+    note_row(app.audit.as_ref(), request, TABLE, Some(key.as_str()));
     let rights = app.rights(request);
     let table = app.manager.schema(&rights).table(TABLE)?;
     let table = app.manager.schema(&rights).usable_for(table, RowOperations::READ)?;

@@ -18,6 +18,7 @@ use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
 use super::write::one_key;
+use crate::access::audit::note_row;
 use crate::access::meter::CallerMeter;
 use crate::app::App;
 use crate::filter::shown;
@@ -109,6 +110,7 @@ pub(crate) async fn read_rows(
     let table = table.ok_or_else(|| {
         Problem::new(Code::TSR100, "table is missing").hint("for example ?table=users")
     })?;
+    note_row(app.audit.as_ref(), &request, table, key.map(|key| key.as_str()));
     let rights = app.rights(&request);
     let table = app.manager.schema(&rights).table(table)?;
     let table = app.manager.schema(&rights).usable_for(table, RowOperations::READ)?;
@@ -129,6 +131,7 @@ pub(crate) async fn read_rows(
     let first = query.after.is_none().then_some(query.offset);
     if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
         request_record::update(&request, |record| record.set_key(key.as_str()));
+        note_row(app.audit.as_ref(), &request, query.table.name(), Some(key.as_str()));
     }
     let meter = app.meter(&request);
     let charged = charge_shards(&app, &meter, &rights, (&query, key));

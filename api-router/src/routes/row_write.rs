@@ -17,6 +17,7 @@ use shard_manager::shard_map::KeyLocation;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
+use crate::access::audit::note_row;
 use crate::app::App;
 use crate::caller_rights::CallerRights;
 use crate::headers::{DataHeaders, idempotency_key, precondition};
@@ -111,6 +112,7 @@ pub(super) async fn carry_out(
     row.precondition = precondition(request.headers(), row.operation)?;
     row.idempotency_key = idempotency_key.map(str::to_owned);
     request_record::update(request, |record| record.set_key(&row.key));
+    note_row(app.audit.as_ref(), request, row.table.name(), Some(&row.key));
     let operation = row.operation;
     app.meter(request).charge_rows(1);
     let asked = Instant::now();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
-use analytics::CONTENT_TYPE;
+use analytics::{AccessNow, CONTENT_TYPE};
 
 use crate::app::App;
 use crate::problem::Problem;
@@ -23,9 +23,10 @@ use crate::response_headers::LookupRefusals;
 pub(crate) async fn scrape(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let analytics = app.analytics()?;
+    let audit = app.audit.as_ref().map(|audit| audit.now());
     let access = app.gate.as_ref().map(|gate| {
         let lanes = app.manager.status().stats().into_iter().map(|shard| shard.lane);
-        gate.now(lanes.map(|lane| lane.refused).sum())
+        AccessNow { audit, ..gate.now(lanes.map(|lane| lane.refused).sum()) }
     });
     let errors = Arc::clone(&analytics.errors);
     let text = analytics.metrics.exposition(errors, access).await?;

@@ -1,6 +1,7 @@
 //! Tests of access control over HTTP: credentials, the right that each route needs, settings and
-//! files, web pages of other origins, and that no secret is shown.
+//! files, the audit log, web pages of other origins, and that no secret is shown.
 
+mod audit;
 mod caller_rights;
 mod canaries;
 mod catalog_keys;

@@ -10,7 +10,7 @@ use crate::rights::Rights;
 use crate::unix_time::UnixTime;
 
 /// Identity of a caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// Request without credentials.
     Anonymous,

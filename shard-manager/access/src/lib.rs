@@ -12,6 +12,7 @@
 //! **Not here:** storage of keys and roles, HTTP, and the queries to which a binding is added.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod auth_error;
 pub mod authenticator;
 pub mod caller;

@@ -154,6 +154,8 @@ enum Command {
     Role(access::role::Options),
     /// Changes the mode of access control, and ends the sessions of browsers
     Access(access::Options),
+    /// Verifies audit logs of routers
+    Audit(access::audit::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
     Cluster(cluster::Options),
     /// Makes one PostgreSQL node and becomes its server: for containers and service managers
@@ -259,6 +261,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Key(options) => access::key::run(&options, &terminal),
         Command::Role(options) => access::role::run(&options, &terminal),
         Command::Access(options) => access::run(&options, &terminal),
+        Command::Audit(options) => access::audit::run(&options, &terminal),
         Command::Cluster(options) => cluster::run(&options, &terminal),
         Command::Node(options) => node::run(options, &terminal),
         Command::Completions { shell } => completions::complete(shell),

@@ -11,6 +11,7 @@
 //! **Not here:** connections (the engines), the rights of the author of a change, which its caller
 //! checks (`access::rights`).
 
+pub mod audit;
 mod change;
 mod change_document;
 mod feed;
@@ -23,6 +24,8 @@ pub mod usage;
 
 use std::time::SystemTime;
 
+use access::audit::AuditSecret;
+use access::audit::chain::AuditHead;
 use access::key::NewApiKey;
 use access::session::SessionSeed;
 use access::unix_time::UnixTime;
@@ -86,6 +89,18 @@ pub trait AccessStore: Send + Sync {
     /// Returns the time at which the state of the feed was known to be the current one; `None` if
     /// it never was.
     fn confirmed_at(&self, now: UnixTime) -> Option<UnixTime>;
+
+    /// Returns the secret of audit logs; the first call makes it.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn audit_secret(&self) -> EngineFuture<'_, AuditSecret>;
+
+    /// Makes the last line of an audit log durable, unless a later one is.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn keep_audit_head(&self, head: AuditHead, now: UnixTime) -> EngineFuture<'_, ()>;
 }
 
 /// Returns the present time.
@@ -110,6 +125,7 @@ pub fn make_session_secret() -> Result<SessionSeed, Error> {
     random().map(SessionSeed::from_random)
 }
 
+/// Returns random bytes of the system.
 fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_| {

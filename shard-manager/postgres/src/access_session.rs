@@ -5,6 +5,7 @@
 //! and not changed.
 //! **Not here:** the transactions (`catalog`), a cluster that is open in this process (`backend`).
 
+use access::audit::chain::AuditHead;
 use access::unix_time::UnixTime;
 use engine::access_store::{AccessChange, AccessError, AccessState, ChangeAuthor};
 use engine::open_error::OpenError;
@@ -78,5 +79,13 @@ impl AccessSession {
         now: UnixTime,
     ) -> Result<u64, AccessError> {
         self.catalog.change_access(change, (author, now), self.timeline).await
+    }
+    /// Reads the last lines of all audit logs.
+    ///
+    /// # Errors
+    /// [`OpenError`] if they cannot be read.
+    pub async fn audit_heads(&self) -> Result<Vec<AuditHead>, OpenError> {
+        let heads = self.catalog.audit_heads().await;
+        heads.map_err(|error| OpenError::node(CATALOG, error))
     }
 }

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use access::audit::AuditSecret;
+use access::audit::chain::AuditHead;
 use access::unix_time::UnixTime;
 use diesel::sqlite::SqliteConnection;
 use engine::EngineFuture;
@@ -28,7 +30,7 @@ use super::connection::open;
 use super::intents::unavailable;
 use super::open_file_check::OpenFileCheck;
 
-pub use stopped::{change_stopped, read_state};
+pub use stopped::{change_stopped, read_audit_heads, read_state};
 pub(super) use tables::suspend_keys;
 
 /// Keys, roles and denials of an open cluster.
@@ -73,7 +75,7 @@ impl FileAccess {
         now: UnixTime,
     ) -> Result<u64, AccessError> {
         let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.0.file_checks.iter().try_for_each(|file_check| file_check.check_writable())?;
+        self.check_writable()?;
         let mut connection = self.connect()?;
         let generation = tables::change(&mut connection, change, author, now)?;
         if self.0.feed.is_watched() {
@@ -81,6 +83,10 @@ impl FileAccess {
             self.0.feed.publish(state, now);
         }
         Ok(generation)
+    }
+
+    fn check_writable(&self) -> Result<(), Error> {
+        self.0.file_checks.iter().try_for_each(|file_check| file_check.check_writable())
     }
 
     fn connect(&self) -> Result<SqliteConnection, Error> {
@@ -158,5 +164,21 @@ impl AccessStore for FileAccess {
     fn confirmed_at(&self, now: UnixTime) -> Option<UnixTime> {
         let is_open = !self.0.closed.load(Ordering::Acquire);
         self.0.feed.confirmed_at().map(|last| if is_open { now } else { last })
+    }
+    fn audit_secret(&self) -> EngineFuture<'_, AuditSecret> {
+        let store = self.clone();
+        Box::pin(blocking(move || {
+            store.check_writable()?;
+            tables::audit_secret(&mut store.connect()?).map_err(|error| unavailable(&error))
+        }))
+    }
+
+    fn keep_audit_head(&self, head: AuditHead, now: UnixTime) -> EngineFuture<'_, ()> {
+        let store = self.clone();
+        Box::pin(blocking(move || {
+            store.check_writable()?;
+            let kept = tables::keep_audit_head(&mut store.connect()?, &head, now);
+            kept.map_err(|error| unavailable(&error))
+        }))
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the command line: the real program, run on clusters that the library creates.
 
 mod access;
+mod audit_log;
 mod check;
 mod cluster;
 mod credentials;

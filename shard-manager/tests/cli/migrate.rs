@@ -33,6 +33,7 @@ fn make_oldest(dir: &Path) {
         "DROP TABLE tessera_access; DROP TABLE tessera_access_keys;
          DROP TABLE tessera_access_roles; DROP TABLE tessera_access_denials;
          DROP TABLE tessera_access_usage; DROP TABLE tessera_access_log;
+         DROP TABLE tessera_audit; DROP TABLE tessera_audit_heads;
          DROP TABLE tessera_intents; ALTER TABLE tessera_cluster DROP COLUMN replicas;
          ALTER TABLE tessera_cluster DROP COLUMN timelines;
          ALTER TABLE tessera_cluster DROP COLUMN secret;

@@ -4,6 +4,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shard_manager::access::audit::chain::{AuditChain, AuditEntry};
+use shard_manager::access::audit::event::AuditKeys;
 use shard_manager::access::key::ApiKey;
 use shard_manager::access::key_record::KeyState;
 use shard_manager::access::role::AccessRole;
@@ -39,6 +41,26 @@ async fn the_contract_holds_for_a_catalog_on_a_server() {
     let manager = router(databases.address()).await;
     let mut door = databases.door(0).await;
     check(&manager, async || door.texts(LOG).await).await;
+}
+
+#[tokio::test]
+async fn routers_share_the_secret_of_audit_logs_and_keep_their_last_lines() {
+    let databases = Databases::new(1).await;
+    let routers = [router(databases.address()).await, router(databases.address()).await];
+    let secrets = routers.iter().map(|manager| manager.access().audit_secret());
+    let secrets = futures_util::future::try_join_all(secrets).await.unwrap();
+    assert_eq!(secrets[0].hash("acme"), secrets[1].hash("acme"));
+    let mut chain = AuditChain::begin(&[1; AuditChain::NAME_LEN]);
+    let heads = [(); 2].map(|()| {
+        chain.push(&mut String::new(), 0, AuditEntry::End, &AuditKeys::None);
+        chain.head()
+    });
+    // The earlier line arrives last.
+    for head in heads.iter().rev() {
+        routers[0].access().keep_audit_head(head.clone(), now()).await.unwrap();
+    }
+    let session = AccessSession::open(&databases.address().shards[0].primary).await.unwrap();
+    assert_eq!(session.audit_heads().await.unwrap(), heads[1..]);
 }
 
 #[tokio::test]

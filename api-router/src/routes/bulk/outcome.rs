@@ -14,8 +14,9 @@ use shard_manager::token::SessionToken;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
+use crate::access::audit::note_rows_refused;
 use crate::app::App;
-use crate::problem::{Problem, ProblemBody, Progress};
+use crate::problem::{Code, Problem, ProblemBody, Progress};
 use crate::request_record;
 use crate::response_headers::{AnswerOrigin, Timing, data_response};
 
@@ -81,6 +82,8 @@ pub(super) struct BulkOutcome {
     /// At least the first [`FAILED_MAX`] by index; never twice as many.
     refused: Vec<RefusedRow>,
     failed_total: usize,
+    /// Rows that were refused for lack of rights.
+    forbidden: u64,
     /// Rows whose outcome is repeated from an earlier request.
     replayed: usize,
     pub(super) session: SessionToken,
@@ -90,7 +93,8 @@ impl BulkOutcome {
     pub(super) fn new(app: &App, session: SessionToken) -> Self {
         let shards = app.manager.map().topology().len();
         let (stored, times) = (vec![0; shards], vec![None; shards]);
-        Self { stored, times, refused: Vec::new(), failed_total: 0, replayed: 0, session }
+        let (refused, forbidden) = (Vec::new(), 0);
+        Self { stored, times, refused, failed_total: 0, forbidden, replayed: 0, session }
     }
 
     /// Counts stored rows by shard; the others join those refused before.
@@ -113,6 +117,7 @@ impl BulkOutcome {
 
     pub(super) fn refuse(&mut self, mut row: RefusedRow) {
         row.problem.ensure_outcome();
+        self.forbidden += u64::from(row.problem.code() == Code::TSR403);
         self.failed_total += 1;
         self.refused.push(row);
         if self.refused.len() == 2 * FAILED_MAX {
@@ -149,6 +154,9 @@ impl BulkOutcome {
             (record.shard, record.queue, record.database) = (only, slowest.queue, slowest.database);
             record.served_by = (record.fanout > 0).then_some(ServedBy::Primary);
         });
+        if self.forbidden > 0 {
+            note_rows_refused(request, self.forbidden);
+        }
     }
 
     fn keep_first(&mut self) {

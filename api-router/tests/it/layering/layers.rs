@@ -78,7 +78,7 @@ pub(super) const ACCESS: &[&[&str]] = &[
     &["role"],
     &["jwt", "key_record", "rights"],
     &["caller", "check", "keys_file"],
-    &["snapshot"],
+    &["audit", "snapshot"],
     &["authenticator"],
 ];
 pub(super) const LOCAL_POSTGRES: &[&[&str]] = &[

@@ -6,6 +6,8 @@
 )]
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod audit;
+mod audit_merging;
 mod checks;
 mod counted_heap;
 mod denials;

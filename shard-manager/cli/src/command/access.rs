@@ -1,7 +1,8 @@
 //! `access`: the mode that the catalog remembers, and the end of all sessions of browsers.
 //!
-//! **Not here:** keys (`key`), roles (`role`), the place of the catalog (`catalog_place`).
+//! **Not here:** audit logs (`audit`), keys (`key`), roles (`role`), the place of the catalog (`catalog_place`).
 
+pub(super) mod audit;
 mod catalog_place;
 mod expiry;
 pub(super) mod key;

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use access::audit::AuditSecret;
+use access::audit::chain::AuditHead;
 use access::unix_time::UnixTime;
 use engine::access_store::{
     AccessChange, AccessError, AccessMode, AccessState, ChangeAuthor, UsageFlush,
@@ -84,5 +86,20 @@ impl Access<'_> {
     /// Returns the time at which the subscribed state was last known to be the current one.
     pub fn confirmed_at(self, now: UnixTime) -> Option<UnixTime> {
         self.0.backend.access_store().confirmed_at(now)
+    }
+    /// Returns the secret under which audit logs hash shard keys, which is one for the cluster.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn audit_secret(self) -> Result<AuditSecret, Error> {
+        self.0.backend.access_store().audit_secret().await
+    }
+
+    /// Makes the last line of an audit log durable, unless a later one is.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn keep_audit_head(self, head: AuditHead, now: UnixTime) -> Result<(), Error> {
+        self.0.backend.access_store().keep_audit_head(head, now).await
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! **Not here:** the transactions (`catalog`), changes by other routers (`catalog_follower`).
 
+use access::audit::AuditSecret;
+use access::audit::chain::AuditHead;
 use access::unix_time::UnixTime;
 use engine::EngineFuture;
 use engine::access_store::{
@@ -91,5 +93,16 @@ impl AccessStore for Servers {
 
     fn confirmed_at(&self, _: UnixTime) -> Option<UnixTime> {
         self.follower.access.confirmed_at()
+    }
+    fn audit_secret(&self) -> EngineFuture<'_, AuditSecret> {
+        Box::pin(self.with_catalog(async |catalog, _| {
+            catalog.audit_secret().await.map_err(|error| unavailable(&error))
+        }))
+    }
+
+    fn keep_audit_head(&self, head: AuditHead, now: UnixTime) -> EngineFuture<'_, ()> {
+        Box::pin(self.with_catalog(async move |catalog, _| {
+            catalog.keep_audit_head(&head, now).await.map_err(|error| unavailable(&error))
+        }))
     }
 }

@@ -7,9 +7,12 @@
 //! **Invariant:** two different states never have the same generation.
 //! **Not here:** the statements and the rules (`engine::access_store`).
 
+use access::audit::AuditSecret;
+use access::audit::chain::AuditHead;
 use access::unix_time::UnixTime;
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
+use engine::access_store::audit;
 use engine::access_store::sql::{self, AccessColumn, AccessRow, AccessStatement, AccessValue};
 use engine::access_store::usage::read_sums;
 use engine::access_store::{
@@ -122,6 +125,37 @@ impl Catalog {
     /// The error of the query.
     pub async fn usage(&self, day: u32) -> QueryResult<Vec<(String, u64)>> {
         load(&self.connection, &sql::usage(day)).await.map(|rows| read_sums(&rows))
+    }
+
+    /// Returns the secret of audit logs; the first call makes it.
+    ///
+    /// # Errors
+    /// The error of a statement.
+    pub async fn audit_secret(&self) -> QueryResult<AuditSecret> {
+        let make = audit::make_secret().map_err(|error| unreadable(&error))?;
+        load(&self.connection, &make).await?;
+        let rows = load(&self.connection, &audit::secret()).await?;
+        audit::read_secret(&rows).map_err(|damage| unreadable(&damage))
+    }
+
+    /// Makes the last line of an audit log durable, unless a later one is.
+    ///
+    /// # Errors
+    /// The error of a statement.
+    pub async fn keep_audit_head(&self, head: &AuditHead, now: UnixTime) -> QueryResult<()> {
+        for statement in audit::keep_head(head, now) {
+            load(&self.connection, &statement).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the last lines of all audit logs.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn audit_heads(&self) -> QueryResult<Vec<AuditHead>> {
+        let rows = load(&self.connection, &audit::heads()).await?;
+        audit::read_heads(&rows).map_err(|damage| unreadable(&damage))
     }
 
     /// Ends the transaction of a statement that has failed. Without this every later statement of

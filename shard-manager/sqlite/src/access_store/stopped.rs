@@ -1,4 +1,4 @@
-//! Keys and roles of a data directory, for commands.
+//! Keys, roles and last lines of audit logs of a data directory, for commands.
 //!
 //! **Invariant:** a change needs the lock of the directory; reading needs none, and changes
 //! nothing.
@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use access::audit::chain::AuditHead;
 use access::unix_time::UnixTime;
 use engine::access_store::{AccessChange, AccessError, AccessState, ChangeAuthor};
 
@@ -24,6 +25,17 @@ pub fn read_state(folder: &Path) -> Result<AccessState, OpenError> {
     let path = existing_catalog(folder)?;
     let mut connection = open_read_only(&path, &MIGRATIONS)?;
     tables::load(&mut connection).map_err(|error| OpenError::file(&path, error))
+}
+
+/// Reads the last lines of all audit logs that a data directory keeps, also beside the process that
+/// holds it.
+///
+/// # Errors
+/// [`OpenError`] if there is no catalog of this program's schema.
+pub fn read_audit_heads(folder: &Path) -> Result<Vec<AuditHead>, OpenError> {
+    let path = existing_catalog(folder)?;
+    let mut connection = open_read_only(&path, &MIGRATIONS)?;
+    tables::audit_heads(&mut connection).map_err(|error| OpenError::file(&path, error))
 }
 
 /// Changes the keys and roles of a data directory that no process holds.

@@ -2,10 +2,13 @@
 //!
 //! **Not here:** the statements and the rules (`engine::access_store`).
 
+use access::audit::AuditSecret;
+use access::audit::chain::AuditHead;
 use access::unix_time::UnixTime;
 use diesel::Connection;
 use diesel::result::{Error as DieselError, QueryResult};
 use diesel::sqlite::SqliteConnection;
+use engine::access_store::audit;
 use engine::access_store::sql::{self, AccessColumn, AccessRow, AccessStatement, AccessValue};
 use engine::access_store::usage::read_sums;
 use engine::access_store::{
@@ -90,6 +93,34 @@ pub(super) fn usage(
     day: u32,
 ) -> QueryResult<Vec<(String, u64)>> {
     run(connection, &sql::usage(day)).map(|rows| read_sums(&rows))
+}
+
+/// Returns the secret of audit logs; the first call makes it.
+pub(super) fn audit_secret(connection: &mut SqliteConnection) -> QueryResult<AuditSecret> {
+    let make = audit::make_secret().map_err(|error| unreadable(&error))?;
+    connection.immediate_transaction(|connection| {
+        run(connection, &make)?;
+        let rows = run(connection, &audit::secret())?;
+        audit::read_secret(&rows).map_err(|damage| unreadable(&damage))
+    })
+}
+
+/// Keeps the last line of an audit log.
+pub(super) fn keep_audit_head(
+    connection: &mut SqliteConnection,
+    head: &AuditHead,
+    now: UnixTime,
+) -> QueryResult<()> {
+    connection.immediate_transaction(|connection| {
+        let statements = audit::keep_head(head, now);
+        statements.iter().try_for_each(|statement| run(connection, statement).map(drop))
+    })
+}
+
+/// Reads the last lines of all audit logs.
+pub(super) fn audit_heads(connection: &mut SqliteConnection) -> QueryResult<Vec<AuditHead>> {
+    let rows = run(connection, &audit::heads())?;
+    audit::read_heads(&rows).map_err(|damage| unreadable(&damage))
 }
 
 /// Suspends every key of a catalog of any version, in which there may be no table of keys.

@@ -9,11 +9,12 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use access::audit::chain::AuditHead;
 use clap::Args;
 use engine::access_store::{AccessChange, AccessError, AccessState, ChangeAuthor, now};
 use postgres::access_session::AccessSession;
 use postgres::node_address::{NodeAddress, NodeDefaults, Password};
-use sqlite::access_store::{change_stopped, read_state};
+use sqlite::access_store::{change_stopped, read_audit_heads, read_state};
 use sqlite::control::client::{ControlError, change_access};
 
 use super::super::CommandError;
@@ -71,6 +72,18 @@ impl CatalogArgs {
     }
 }
 
+impl CatalogArgs {
+    /// Returns the catalog that the flag or a variable names; `None` if neither does.
+    pub(super) fn named(&self) -> Result<Option<CatalogPlace>, CommandError> {
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let names = [CATALOG_VARIABLE, SHARDS_VARIABLE, DIR_VARIABLE];
+        if self.data_dir.is_none() && !names.into_iter().any(is_set) {
+            return Ok(None);
+        }
+        self.place().map(Some)
+    }
+}
+
 /// Returns the value of a variable that is set.
 fn variable(name: &str) -> Result<Option<String>, CommandError> {
     match std::env::var_os(name).filter(|value| !value.is_empty()) {
@@ -105,6 +118,16 @@ impl CatalogPlace {
             Self::Files(data_dir) => Ok(read_state(data_dir)?),
             Self::Server(address) => {
                 with_runtime(async { Ok(AccessSession::open(address).await?.load().await?) })
+            }
+        }
+    }
+
+    /// Reads the last lines of all audit logs, also while a router serves the cluster.
+    pub(super) fn audit_heads(&self) -> Result<Vec<AuditHead>, CommandError> {
+        match self {
+            Self::Files(data_dir) => Ok(read_audit_heads(data_dir)?),
+            Self::Server(address) => {
+                with_runtime(async { Ok(AccessSession::open(address).await?.audit_heads().await?) })
             }
         }
     }

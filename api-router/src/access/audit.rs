@@ -1,0 +1,176 @@
+//! Audit: the log of who did what, for those who must answer that later.
+//!
+//! A request gets an [`AuditDraft`] when it begins. Its caller, table and key are added as they
+//! become known, and after the answer the draft becomes an event, which a thread of its own writes.
+//!
+//! **Invariant:** no request waits for the log: if the queue is full, the event is counted as lost.
+//! A line has no body and no secret.
+//! **Not here:** the text of lines and their chain (`shard_manager::access::audit`).
+
+mod draft;
+mod file;
+mod head;
+mod tail;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use analytics::AuditNow;
+use shard_manager::access::audit::chain::AuditHead;
+use shard_manager::access::audit::event::{AuditEvent, AuditKeys};
+use shard_manager::access::audit::{AuditLevel, AuditSecret};
+use shard_manager::error::Error;
+
+use self::file::{AuditFile, RotationLimits};
+use self::writer::{AuditSink, AuditWriter};
+use crate::config::{AuditConfig, AuditTarget};
+
+pub use self::draft::{AuditDraft, finish, identify, note_row, note_rows_refused};
+pub use self::head::{begin_keeping_head, keep_last_head};
+
+/// Highest number of events that wait to be written.
+const QUEUE_MAX: usize = 8_192;
+
+/// Reason why an audit log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditStartError {
+    /// The file cannot be used.
+    #[error("audit_log ({}): {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Reason, with the remedy.
+        cause: String,
+    },
+    /// There are no random bytes, or no thread.
+    #[error("audit_log: {0}")]
+    System(String),
+}
+
+impl From<Error> for AuditStartError {
+    fn from(error: Error) -> Self {
+        Self::System(error.to_string())
+    }
+}
+
+/// Request to the thread that writes.
+enum Message {
+    /// An event.
+    Event(Box<AuditEvent>),
+    /// Syncs the file and answers with the last line; `None` if it cannot be synced.
+    Head(SyncSender<Option<AuditHead>>),
+    /// Ends the log, and answers like `Head`.
+    End(SyncSender<Option<AuditHead>>),
+}
+
+/// Counts and state of a log.
+#[derive(Debug, Default)]
+struct AuditCounts {
+    lines: AtomicU64,
+    dropped: AtomicU64,
+    /// Reason why the log cannot be written now.
+    fault: Mutex<Option<String>>,
+}
+
+/// Audit log of a router.
+#[derive(Debug)]
+pub struct AuditLog {
+    level: AuditLevel,
+    queue: SyncSender<Message>,
+    counts: Arc<AuditCounts>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// True if the log has files, whose last line the catalog keeps.
+    has_files: bool,
+}
+
+impl AuditLog {
+    /// Opens the log, continues its chain, and starts the thread that writes it. Blocks. `None` if
+    /// there is no log.
+    ///
+    /// # Errors
+    /// [`AuditStartError`] names the file and what is wrong with it.
+    pub fn start(
+        config: &AuditConfig,
+        secret: AuditSecret,
+    ) -> Result<Option<Arc<Self>>, AuditStartError> {
+        let (log, queue) = Self::with_queue(config.level, QUEUE_MAX);
+        let (sink, resumed) = match &config.target {
+            AuditTarget::None => return Ok(None),
+            AuditTarget::Stderr => (AuditSink::Stderr, None),
+            AuditTarget::File(path) => {
+                let (file, resumed) = AuditFile::open(path, RotationLimits::DEFAULT)?;
+                (AuditSink::File(file), resumed)
+            }
+        };
+        let keys = AuditKeys::new(config.keys, secret);
+        let has_files = matches!(sink, AuditSink::File(_));
+        let mut writer = AuditWriter::new(sink, resumed, keys, Arc::clone(&log.counts))?;
+        writer.begin().map_err(|error| match &config.target {
+            AuditTarget::File(path) => {
+                AuditStartError::File { path: path.clone(), cause: error.to_string() }
+            }
+            AuditTarget::None | AuditTarget::Stderr => AuditStartError::System(error.to_string()),
+        })?;
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        let thread = thread.spawn(move || writer.run(&queue));
+        let thread = thread.map_err(|error| AuditStartError::System(error.to_string()))?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Some(Arc::new(Self { thread, has_files, ..log })))
+    }
+
+    /// Creates a log without a thread, and the queue that the thread would read.
+    fn with_queue(level: AuditLevel, queue_max: usize) -> (Self, Receiver<Message>) {
+        let (queue, received) = sync_channel(queue_max);
+        let counts = Arc::default();
+        let thread = Mutex::default();
+        (Self { level, queue, counts, thread, has_files: false }, received)
+    }
+
+    /// Returns true if the log has events of this level.
+    pub fn has(&self, level: AuditLevel) -> bool {
+        level <= self.level
+    }
+
+    /// Adds an event to the queue. Never waits.
+    fn record(&self, event: AuditEvent) {
+        let sent = self.queue.try_send(Message::Event(Box::new(event)));
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sent {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the counts since the start.
+    pub fn now(&self) -> AuditNow {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        AuditNow { lines: count(&self.counts.lines), dropped: count(&self.counts.dropped) }
+    }
+
+    /// Returns the reason why the log cannot be written now.
+    pub fn fault(&self) -> Option<String> {
+        self.counts.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Syncs the file, and returns its last line. Blocks.
+    fn sync(&self) -> Option<AuditHead> {
+        let (answer, answered) = sync_channel(1);
+        self.queue.send(Message::Head(answer)).ok()?;
+        answered.recv().ok()?.filter(|_| self.has_files)
+    }
+
+    /// Writes what is left, ends the log and returns its last line. Blocks.
+    fn end(&self) -> Option<AuditHead> {
+        let (answer, answered) = sync_channel(1);
+        self.queue.send(Message::End(answer)).ok()?;
+        let head = answered.recv().ok()?.filter(|_| self.has_files);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic of the thread was logged when it happened.
+            let _ = thread.join();
+        }
+        head
+    }
+}

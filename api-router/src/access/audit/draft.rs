@@ -1,0 +1,240 @@
+//! Draft: the event of a request while the request is carried out.
+//!
+//! The draft is attached to the request. If the client goes away, the framework drops the request,
+//! and the draft becomes an event all the same: what the client has sent may be carried out.
+//!
+//! **Invariant:** a request has one event at most. Text of a client is cut before it is kept.
+//! **Not here:** the decision about a request (`gate`).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use actix_web::HttpMessage;
+use actix_web::dev::ServiceRequest;
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use shard_manager::access::audit::AuditLevel;
+use shard_manager::access::audit::event::{AuditCaller, AuditEvent, AuditOutcome};
+use shard_manager::access::caller::Caller;
+use shard_manager::access::key::ApiKey;
+
+use super::AuditLog;
+use super::writer::unix_ms;
+use crate::access::credentials::{self, Credentials};
+use crate::access::scopes::{self, ROWS, RouteNeed};
+use crate::data_route::KV;
+use crate::problem::Code;
+
+/// Longest text that is kept: a line cuts it again and marks that.
+const TEXT_MAX: usize = 512;
+/// Stands for the route of a request that has none.
+const NO_ROUTE: &str = "no route";
+
+/// Event of a request that is not answered yet.
+pub struct AuditDraft {
+    log: Arc<AuditLog>,
+    /// Row of its route.
+    row: Option<usize>,
+    method: Method,
+    request: Option<HeaderValue>,
+    trace: Option<[u8; 16]>,
+    address: Option<IpAddr>,
+    caller: Option<Arc<Caller>>,
+    /// Code with which access control refused the request, or would have.
+    refused_by: Option<Code>,
+    is_observed: bool,
+    target: Option<Box<str>>,
+    table: Option<Box<str>>,
+    key: Option<Box<str>>,
+    refused_rows: u64,
+    is_finished: bool,
+}
+
+/// Answer to a request.
+#[derive(Clone, Copy, Debug)]
+struct AuditedAnswer {
+    status: StatusCode,
+    code: Option<Code>,
+}
+
+impl AuditDraft {
+    /// Attaches the draft of a request that begins.
+    pub fn attach(log: &Arc<AuditLog>, request: &ServiceRequest, trace: Option<[u8; 16]>) {
+        let path = request.match_info().as_str();
+        let row = scopes::find(path, request.method());
+        let draft = Self {
+            log: Arc::clone(log),
+            row,
+            method: request.method().clone(),
+            request: None,
+            trace,
+            address: request.peer_addr().map(|address| address.ip()),
+            caller: None,
+            refused_by: None,
+            is_observed: false,
+            target: row.and_then(|row| target(ROWS[row].path, path)),
+            table: None,
+            key: None,
+            refused_rows: 0,
+            is_finished: false,
+        };
+        request.extensions_mut().insert(draft);
+    }
+
+    /// Adds the id of a request, if it has a draft.
+    pub fn name(request: &ServiceRequest, id: &HeaderValue) {
+        if let Some(draft) = request.extensions_mut().get_mut::<Self>() {
+            draft.request = Some(id.clone());
+        }
+    }
+
+    /// Adds the address of a request, and that access control refuses it, or would.
+    pub fn refuse(request: &impl HttpMessage, address: IpAddr, code: Code, is_observed: bool) {
+        if let Some(draft) = request.extensions_mut().get_mut::<Self>() {
+            draft.address = Some(address);
+            (draft.refused_by, draft.is_observed) = (Some(code), is_observed);
+        }
+    }
+
+    fn level(&self, is_refused: bool) -> Option<AuditLevel> {
+        let need = self.row.map_or(RouteNeed::Open, |row| ROWS[row].need);
+        let is_read = self.method == Method::GET;
+        match need {
+            RouteNeed::Scope(_) if !is_read => Some(AuditLevel::Admin),
+            // A request that changes something although its route needs no right.
+            RouteNeed::Open if !is_read && self.row.is_some() => Some(AuditLevel::Admin),
+            _ if is_refused => Some(AuditLevel::Denied),
+            RouteNeed::Rows if !is_read => Some(AuditLevel::Writes),
+            RouteNeed::Rows | RouteNeed::Scope(_) => Some(AuditLevel::All),
+            RouteNeed::Open => None,
+        }
+    }
+
+    /// Makes the event and hands it to the log, if the log has such events.
+    fn send(&mut self, answer: Option<AuditedAnswer>, headers: Option<&HeaderMap>) {
+        self.is_finished = true;
+        let code = answer.and_then(|answer| answer.code);
+        let is_refused = self.refused_by.is_some() || code.is_some_and(is_denial);
+        let has_denial = is_refused || self.refused_rows > 0;
+        let Some(level) = self.level(has_denial).filter(|level| self.log.has(*level)) else {
+            return;
+        };
+        let outcome = match answer {
+            None => AuditOutcome::Abandoned,
+            Some(_) if self.is_observed => AuditOutcome::WouldRefuse,
+            Some(_) if is_refused => AuditOutcome::Refused,
+            Some(_) if self.refused_rows > 0 => AuditOutcome::PartlyRefused,
+            Some(_) if code.is_some() => AuditOutcome::Failed,
+            Some(_) => AuditOutcome::Served,
+        };
+        let code = if self.is_observed { self.refused_by } else { code };
+        let request = self.request.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+        self.log.record(AuditEvent {
+            time_ms: unix_ms(),
+            level,
+            outcome,
+            request: request.into(),
+            trace: self.trace,
+            caller: self.audited_caller(headers),
+            address: self.address,
+            method: cut(self.method.as_str()),
+            route: self.row.map_or(NO_ROUTE, |row| ROWS[row].path),
+            target: self.target.take(),
+            table: self.table.take(),
+            key: self.key.take(),
+            status: answer.map(|answer| answer.status.as_u16()),
+            code: code.map(Code::name),
+            refused_rows: self.refused_rows,
+            count: 1,
+        });
+    }
+
+    /// Returns the caller. Of credentials that were refused, only the id of a key is told.
+    fn audited_caller(&self, headers: Option<&HeaderMap>) -> AuditCaller {
+        if let Some(caller) = &self.caller {
+            return AuditCaller::of(caller);
+        }
+        let found = headers.and_then(|headers| credentials::find(headers, "").ok());
+        match found {
+            Some(Credentials::Bearer(text)) => {
+                let key = ApiKey::parse(text);
+                key.map_or(AuditCaller::Unknown, |key| AuditCaller::ClaimedKey(key.id()))
+            }
+            Some(Credentials::Absent | Credentials::Unreadable) | None => AuditCaller::Unknown,
+        }
+    }
+}
+
+impl Drop for AuditDraft {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.send(None, None);
+        }
+    }
+}
+
+/// Adds the caller to the draft of a request, if it has one.
+pub fn identify(request: &impl HttpMessage, address: IpAddr, caller: &Arc<Caller>) {
+    if let Some(draft) = request.extensions_mut().get_mut::<AuditDraft>() {
+        (draft.address, draft.caller) = (Some(address), Some(Arc::clone(caller)));
+    }
+}
+
+/// Adds table and shard key of a request to its draft. Nothing is done without an audit log.
+#[inline]
+pub fn note_row(
+    log: Option<&Arc<AuditLog>>,
+    request: &impl HttpMessage,
+    table: &str,
+    key: Option<&str>,
+) {
+    if log.is_some() {
+        add_row(request, table, key);
+    }
+}
+
+fn add_row(request: &impl HttpMessage, table: &str, key: Option<&str>) {
+    if let Some(draft) = request.extensions_mut().get_mut::<AuditDraft>() {
+        draft.table = Some(cut(table));
+        if let Some(key) = key {
+            draft.key = Some(cut(key));
+        }
+    }
+}
+
+/// Adds the number of rows that were refused for lack of rights to the draft of a request, if it
+/// has one.
+pub fn note_rows_refused(request: &impl HttpMessage, rows: u64) {
+    if let Some(draft) = request.extensions_mut().get_mut::<AuditDraft>() {
+        draft.refused_rows = rows;
+    }
+}
+
+/// Ends the draft of a request that is answered, if it has one.
+pub fn finish(request: &impl HttpMessage, status: StatusCode, code: Option<Code>) {
+    let draft = request.extensions_mut().remove::<AuditDraft>();
+    if let Some(mut draft) = draft {
+        draft.send(Some(AuditedAnswer { status, code }), Some(request.headers()));
+    }
+}
+
+/// Returns true if a request was refused for its credentials, rights or limits.
+fn is_denial(code: Code) -> bool {
+    [Code::TSR401, Code::TSR403, Code::TSR429, Code::TSR006].contains(&code)
+}
+
+/// Returns the object that a path names, such as the id of a key. The key of a value is noted by
+/// its route.
+fn target(template: &str, path: &str) -> Option<Box<str>> {
+    if template == KV {
+        return None;
+    }
+    let parts = template.split('/').zip(path.split('/'));
+    let mut named = parts.filter(|(part, _)| part.starts_with('{'));
+    named.next().map(|(_, text)| cut(text))
+}
+
+/// Cuts a text of a client, so that an event is small.
+fn cut(text: &str) -> Box<str> {
+    text[..text.floor_char_boundary(TEXT_MAX)].into()
+}

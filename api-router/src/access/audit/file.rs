@@ -1,0 +1,226 @@
+//! File: the files of an audit log. One is written; when it is full, it is renamed and a new one
+//! begins.
+//!
+//! **Invariant:** a file ends with a whole line: what was written of a line that failed is removed.
+//! One process writes a log: it holds a lock. New files can be read by their owner only.
+//! **Not here:** the lines (`writer`).
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use shard_manager::access::audit::chain::AuditHead;
+use shard_manager::access::audit::{FILES_MAX, file_path};
+
+use super::AuditStartError;
+use super::tail::{FileTail, read_tail};
+
+/// Sizes at which files are renamed and removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RotationLimits {
+    /// Number of bytes after which a file is full.
+    pub(super) bytes_max: u64,
+    /// Number of files.
+    pub(super) files_max: usize,
+}
+
+impl RotationLimits {
+    /// Half a GiB, which holds more than a million lines.
+    pub(super) const DEFAULT: Self = Self { bytes_max: 64 << 20, files_max: FILES_MAX };
+}
+
+/// Log that an earlier router wrote.
+#[derive(Debug)]
+pub(super) struct ResumedLog {
+    /// Its last line.
+    pub(super) head: AuditHead,
+    /// Number of bytes of an incomplete line, which were removed.
+    pub(super) torn_bytes: u64,
+}
+
+/// File that is written.
+#[derive(Debug)]
+pub(super) struct AuditFile {
+    path: PathBuf,
+    file: File,
+    /// Bytes of whole lines.
+    bytes: u64,
+    /// True if there may be bytes after them.
+    is_torn: bool,
+    limits: RotationLimits,
+}
+
+impl AuditFile {
+    /// Opens a log, or begins one, and removes an incomplete last line. Also returns the log to
+    /// continue, if there is one.
+    ///
+    /// # Errors
+    /// [`AuditStartError::File`] names the file and what is wrong with it.
+    pub(super) fn open(
+        path: &Path,
+        limits: RotationLimits,
+    ) -> Result<(Self, Option<ResumedLog>), AuditStartError> {
+        let error = |cause: String| AuditStartError::File { path: path.to_owned(), cause };
+        let failed = |cause: io::Error| error(cause.to_string());
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(error("is not a regular file".to_owned()));
+        }
+        let mut file = options().create(true).open(path).map_err(failed)?;
+        lock(&file).map_err(error)?;
+        let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+        if mode & 0o027 != 0 {
+            let cause =
+                format!("others may read or change it (mode {mode:o}): set the mode to 600");
+            return Err(error(cause));
+        }
+        let (tail, torn_bytes) = read_tail(&mut file).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len() - torn_bytes;
+        let mut log = Self { path: path.to_owned(), file, bytes, is_torn: torn_bytes > 0, limits };
+        log.restore().map_err(failed)?;
+        let tail = match tail {
+            FileTail::Empty => log.tail_before().map_err(failed)?,
+            tail => tail,
+        };
+        let head = match tail {
+            FileTail::Line(head) => head,
+            FileTail::Empty => return Ok((log, None)),
+            FileTail::Damaged => {
+                tracing::error!(
+                    audit_log = %path.display(),
+                    "the last line of the audit log is damaged: another log begins, and the files before it are kept; \
+                     `shard-manager audit verify` names the first wrong line"
+                );
+                if log.bytes > 0 {
+                    log.rotate().map_err(failed)?;
+                }
+                return Ok((log, None));
+            }
+        };
+        Ok((log, Some(ResumedLog { head, torn_bytes })))
+    }
+
+    /// Returns true if the file has no line yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Returns true if the next line belongs into a new file.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= self.limits.bytes_max
+    }
+
+    /// Appends whole lines.
+    ///
+    /// # Errors
+    /// The error of the system; then the file is as before, at the latest before the next lines.
+    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.restore()?;
+        self.is_torn = true;
+        let written = self.file.write_all(lines);
+        if written.is_err() {
+            // If this fails too, it is tried again before the next lines.
+            let _ = self.restore();
+            return written;
+        }
+        self.bytes += lines.len() as u64;
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// Makes all lines durable.
+    ///
+    /// # Errors
+    /// The error of the system.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Begins a new file; the oldest one is removed if there are too many.
+    ///
+    /// # Errors
+    /// The error of the system. If the log was renamed and no file begun, the next call goes on.
+    pub(super) fn rotate(&mut self) -> io::Result<()> {
+        self.restore()?;
+        self.file.sync_data()?;
+        let next = self.numbered("next");
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let file = options().create_new(true).open(&next)?;
+        lock(&file).map_err(io::Error::other)?;
+        let oldest = self.limits.files_max - 1;
+        // A router that was killed here may have left a gap, which is filled first.
+        let free = (1..oldest).find(|number| !file_path(&self.path, *number).exists());
+        for number in (0..free.unwrap_or(oldest)).rev() {
+            let (from, to) = (file_path(&self.path, number), file_path(&self.path, number + 1));
+            match fs::rename(from, to) {
+                // An earlier call was interrupted after it had renamed the file.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                renamed => renamed?,
+            }
+        }
+        fs::rename(&next, &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            File::open(folder)?.sync_all()?;
+        }
+        (self.file, self.bytes, self.is_torn) = (file, 0, false);
+        Ok(())
+    }
+
+    /// Removes what is left of a line that failed.
+    fn restore(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.bytes)?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    /// Returns the end of the youngest file before the one that is written.
+    fn tail_before(&self) -> io::Result<FileTail> {
+        for number in 1..self.limits.files_max {
+            match File::open(file_path(&self.path, number)) {
+                Ok(mut file) => match read_tail(&mut file)? {
+                    (FileTail::Empty, 0) => {}
+                    (tail, 0) => return Ok(tail),
+                    // Nothing is appended to this file, so that its last line stays incomplete.
+                    (_, _) => return Ok(FileTail::Damaged),
+                },
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(FileTail::Empty)
+    }
+
+    /// Replaces the handle, so that tests can let writes fail.
+    #[cfg(test)]
+    pub(super) fn replace_handle(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
+    }
+
+    fn numbered(&self, ending: &str) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{ending}"));
+        name.into()
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).mode(0o600);
+    options
+}
+
+/// Locks a file for this process.
+fn lock(file: &File) -> Result<(), String> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => {
+            "another router writes it: give each router a file of its own".to_owned()
+        }
+        TryLockError::Error(error) => format!("cannot be locked: {error}"),
+    })
+}

@@ -1,0 +1,2 @@
+DROP TABLE tessera_audit_heads;
+DROP TABLE tessera_audit;

@@ -1,0 +1,130 @@
+//! Audit: the lines of an audit log, the chain that joins them, and the check of a chain.
+//!
+//! A line is a JSON object. It ends with the hash of the line before it and with its own:
+//!
+//! ```text
+//! {"seq":7,"time":"2026-11-23T12:00:00.123Z","event":"request", … ,"prev":"…","hash":"…"}
+//! ```
+//! So a line that is changed, removed or moved breaks the chain. The chain has no secret: who may
+//! write the files can make all of it again. Therefore its last line is kept in the catalog, too.
+//!
+//! **Invariant:** text of a client is cut and escaped, so that it neither forges a line nor makes
+//! one long. A line has no secret of a caller.
+//! **Not here:** the files of a log, and the requests that it is about (`api-router`).
+
+pub mod chain;
+pub mod check;
+pub mod event;
+mod line;
+pub mod merging;
+
+use std::path::{Path, PathBuf};
+
+use ring::hmac;
+
+/// Requests that a log has. A level includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AuditLevel {
+    /// Changes of keys, roles, denials, tables and nodes.
+    Admin,
+    /// Requests that were refused for their credentials, rights or limits.
+    #[default]
+    Denied,
+    /// Writes of rows.
+    Writes,
+    /// All requests that need a right.
+    All,
+}
+
+impl AuditLevel {
+    /// All levels, in their order.
+    pub const ALL: [Self; 4] = [Self::Admin, Self::Denied, Self::Writes, Self::All];
+
+    /// Returns the name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Denied => "denied",
+            Self::Writes => "writes",
+            Self::All => "all",
+        }
+    }
+}
+
+/// Form in which a log has the shard keys of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuditKeyForm {
+    /// HMAC-SHA256 under a secret, cut to 128 bits: equal keys are recognised, and none is guessed.
+    #[default]
+    Hash,
+    /// The key itself.
+    Plain,
+    /// No key.
+    None,
+}
+
+impl AuditKeyForm {
+    /// All forms.
+    pub const ALL: [Self; 3] = [Self::Hash, Self::Plain, Self::None];
+
+    /// Returns the name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Plain => "plain",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Secret under which shard keys are hashed. Without it, keys of few possible values could be
+/// guessed from their hashes.
+#[derive(Clone)]
+pub struct AuditSecret(hmac::Key);
+
+impl AuditSecret {
+    /// Number of bytes.
+    pub const LEN: usize = 32;
+    /// Beginning of each message, so that a hash is none of anything else.
+    const PURPOSE: &'static [u8] = b"tessera audit key 1\0";
+    /// Number of bytes of a hash.
+    const HASH_LEN: usize = 16;
+
+    /// Creates a secret of random bytes.
+    pub fn new(bytes: &[u8; Self::LEN]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    /// Returns the hash of a shard key, in hexadecimal digits.
+    pub fn hash(&self, key: &str) -> String {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(Self::PURPOSE);
+        context.update(key.as_bytes());
+        let mut text = String::with_capacity(2 * Self::HASH_LEN);
+        line::push_hex(&mut text, &context.sign().as_ref()[..Self::HASH_LEN]);
+        text
+    }
+}
+
+impl std::fmt::Debug for AuditSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Number of files of a log: the one that is written, and those before it.
+pub const FILES_MAX: usize = 8;
+/// Longest line in bytes, its end included: all texts of an event, cut and escaped.
+pub const LINE_MAX: usize = 64 << 10;
+
+/// Returns the path of a file of a log: 0 is the one that is written, higher numbers are older.
+pub fn file_path(log: &Path, number: usize) -> PathBuf {
+    match number {
+        0 => log.to_owned(),
+        number => {
+            let mut name = log.as_os_str().to_owned();
+            name.push(format!(".{number}"));
+            name.into()
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Check: reads the lines of a log in their order, and finds the first one that is wrong.
+//!
+//! **Invariant:** a log without fault is a prefix of what was written, as far back as its files
+//! go. With the last line that the catalog keeps, it is known to reach at least that line.
+//! **Not here:** reading the files.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::chain::{AuditHead, ChainHash, ChainPoint};
+
+/// Member before the hash of a line, which is its last one.
+const HASH: &[u8] = b",\"hash\":\"";
+/// Bytes after the text of which the hash is made: the member and the end of the object.
+const HASH_MEMBER_LEN: usize = HASH.len() + ChainHash::DIGITS + 2;
+
+/// Fault of a line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainFault {
+    /// The text is not a line.
+    #[error("is not a line of an audit log")]
+    NotALine,
+    /// The text does not have the hash that stands in it.
+    #[error("was changed: it does not have the hash that stands in it")]
+    Changed,
+    /// The number is not the next one.
+    #[error(
+        "has the number {found} where {expected} is due: a line was removed, repeated or moved"
+    )]
+    Order {
+        /// The next number.
+        expected: u64,
+        /// The number of the line.
+        found: u64,
+    },
+    /// The line continues another one.
+    #[error("does not continue the line before it: one of the two was replaced")]
+    Replaced,
+    /// The first line of a file is not the beginning of one.
+    #[error("is not the beginning of a file: lines before it were removed")]
+    NoBeginning,
+    /// The line begins another log.
+    #[error("belongs to another log")]
+    OtherLog,
+    /// The catalog keeps another hash of the line.
+    #[error("has another hash than the catalog keeps: the log was written again")]
+    NotTheHead,
+    /// The catalog keeps a later line than the last one.
+    #[error("is the last line, and the catalog knows line {kept}: the end of the log was cut off")]
+    CutOff {
+        /// Number of the line that the catalog keeps.
+        kept: u64,
+    },
+    /// The last line of a file has no end, and another file follows.
+    #[error("is incomplete, and another file follows")]
+    Torn,
+}
+
+/// Line, as far as the check needs it.
+#[derive(Debug)]
+pub struct ChainLine {
+    /// Number and hash.
+    pub point: ChainPoint,
+    /// Name of the log, which the first line of a file has.
+    pub log: Option<Box<str>>,
+    prev: ChainHash,
+    time: Box<str>,
+    event: Box<str>,
+    count: u64,
+}
+
+#[derive(Deserialize)]
+struct Members {
+    seq: u64,
+    time: Box<str>,
+    event: Box<str>,
+    log: Option<Box<str>>,
+    count: Option<u64>,
+    prev: Box<str>,
+    hash: Box<str>,
+}
+
+impl ChainLine {
+    /// Reads a line without its end, and compares it with its own hash.
+    ///
+    /// # Errors
+    /// [`ChainFault::NotALine`] or [`ChainFault::Changed`].
+    pub fn read(text: &[u8]) -> Result<Self, ChainFault> {
+        let members: Members = serde_json::from_slice(text).map_err(|_| ChainFault::NotALine)?;
+        let hash = ChainHash::parse(&members.hash).ok_or(ChainFault::NotALine)?;
+        let prev = ChainHash::parse(&members.prev).ok_or(ChainFault::NotALine)?;
+        let (body, member) = text
+            .split_at_checked(text.len().saturating_sub(HASH_MEMBER_LEN))
+            .ok_or(ChainFault::NotALine)?;
+        if !member.starts_with(HASH) {
+            return Err(ChainFault::NotALine);
+        }
+        if ChainHash::of(body) != hash {
+            return Err(ChainFault::Changed);
+        }
+        Ok(Self {
+            point: ChainPoint { number: members.seq, hash },
+            log: members.log,
+            prev,
+            time: members.time,
+            event: members.event,
+            count: members.count.unwrap_or(1),
+        })
+    }
+}
+
+/// Number and time of a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LineStamp {
+    /// The number.
+    pub seq: u64,
+    /// The time, in RFC 3339.
+    pub time: Box<str>,
+}
+
+/// Lines of a log that are good.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ChainSummary {
+    /// Name of the log.
+    pub log: Option<Box<str>>,
+    /// Number of lines.
+    pub lines: u64,
+    /// Number of requests, some of which share a line.
+    pub requests: u64,
+    /// Number of events that were lost, because there were too many or the file could not be
+    /// written.
+    pub lost: u64,
+    /// Number of starts of a router.
+    pub starts: u64,
+    /// Number of those after which the router did not end in order.
+    pub crashes: u64,
+    /// The first line.
+    pub first: Option<LineStamp>,
+    /// The last line.
+    pub last: Option<LineStamp>,
+}
+
+/// Result of the comparison with the catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadComparison {
+    /// No catalog was given.
+    None,
+    /// The catalog does not know the log.
+    UnknownLog,
+    /// The line that the catalog keeps is older than the files.
+    Older,
+    /// The log has the line that the catalog keeps.
+    Equal,
+}
+
+/// Check of a log.
+#[derive(Debug)]
+pub struct ChainCheck {
+    /// Last lines by the names of their logs, if a catalog was given.
+    heads: Option<BTreeMap<Box<str>, ChainPoint>>,
+    /// Line before the next one.
+    last: Option<ChainPoint>,
+    begins_file: bool,
+    /// True if the line before is not the end of a router.
+    is_running: bool,
+    summary: ChainSummary,
+}
+
+impl ChainCheck {
+    /// Begins a check. `heads` are those of the catalog, if there is one.
+    pub fn new(heads: Option<Vec<AuditHead>>) -> Self {
+        let by_log =
+            |heads: Vec<AuditHead>| heads.into_iter().map(|head| (head.log, head.point)).collect();
+        Self {
+            heads: heads.map(by_log),
+            last: None,
+            begins_file: true,
+            is_running: false,
+            summary: ChainSummary::default(),
+        }
+    }
+
+    /// Returns the good lines so far.
+    pub fn summary(&self) -> &ChainSummary {
+        &self.summary
+    }
+
+    /// Begins the next file.
+    pub fn begin_file(&mut self) {
+        self.begins_file = true;
+    }
+
+    /// Checks the next line, given without its end.
+    ///
+    /// # Errors
+    /// The fault of the line; the check cannot go on after it.
+    pub fn push(&mut self, text: &[u8]) -> Result<(), ChainFault> {
+        let line = ChainLine::read(text)?;
+        self.check_order(&line)?;
+        let names_log = matches!(&*line.event, "start" | "file") && line.log.is_some();
+        if self.begins_file && !names_log {
+            return Err(ChainFault::NoBeginning);
+        }
+        if let Some(log) = line.log.as_ref().filter(|_| names_log) {
+            if *self.summary.log.get_or_insert_with(|| log.clone()) != *log {
+                return Err(ChainFault::OtherLog);
+            }
+        }
+        if self.head().is_some_and(|head| head.number == line.point.number && head != line.point) {
+            return Err(ChainFault::NotTheHead);
+        }
+        self.begins_file = false;
+        self.last = Some(line.point);
+        self.count(line);
+        Ok(())
+    }
+
+    /// Ends the check.
+    ///
+    /// # Errors
+    /// [`ChainFault::CutOff`] about the last line.
+    pub fn finish(&self) -> Result<HeadComparison, ChainFault> {
+        if self.heads.is_none() {
+            return Ok(HeadComparison::None);
+        }
+        let Some(head) = self.head() else { return Ok(HeadComparison::UnknownLog) };
+        let last = self.last.map_or(0, |last| last.number);
+        let first = self.summary.first.as_ref().map_or(0, |first| first.seq);
+        match head.number {
+            kept if kept > last => Err(ChainFault::CutOff { kept }),
+            kept if kept < first => Ok(HeadComparison::Older),
+            _ => Ok(HeadComparison::Equal),
+        }
+    }
+
+    fn head(&self) -> Option<ChainPoint> {
+        self.heads.as_ref()?.get(self.summary.log.as_ref()?).copied()
+    }
+
+    fn check_order(&self, line: &ChainLine) -> Result<(), ChainFault> {
+        let found = line.point.number;
+        // The files before the first one are removed in the course of time.
+        let expected = match self.last {
+            Some(last) => last.number + 1,
+            None => found.max(1),
+        };
+        let before = match self.last {
+            Some(last) => last.hash,
+            None if found == 1 => ChainHash::NONE,
+            None => line.prev,
+        };
+        if found != expected {
+            return Err(ChainFault::Order { expected, found });
+        }
+        if line.prev != before { Err(ChainFault::Replaced) } else { Ok(()) }
+    }
+
+    fn count(&mut self, line: ChainLine) {
+        let stamp = LineStamp { seq: line.point.number, time: line.time };
+        let summary = &mut self.summary;
+        summary.lines += 1;
+        match &*line.event {
+            "start" => {
+                summary.crashes += u64::from(self.is_running);
+                summary.starts += 1;
+            }
+            "lost" => summary.lost += line.count,
+            "request" => summary.requests += line.count,
+            _ => {}
+        }
+        self.is_running = &*line.event != "end";
+        summary.first.get_or_insert_with(|| stamp.clone());
+        summary.last = Some(stamp);
+    }
+}

@@ -1,0 +1,214 @@
+//! `audit`: verifies the audit log of a router.
+//!
+//! **Invariant:** the files are only read. A log that is written meanwhile is not reported as
+//! wrong.
+//! **Not here:** the form of a log (`access::audit`).
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use access::audit::check::{ChainCheck, ChainFault, ChainSummary, HeadComparison};
+use access::audit::{FILES_MAX, LINE_MAX, file_path};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::super::CommandError;
+use super::catalog_place::CatalogArgs;
+use crate::terminal::Terminal;
+
+/// Operation on audit logs.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Checks that no line of an audit log was changed, removed, moved or cut off
+    #[command(after_help = "\
+Reads FILE.7 to FILE.1, as far as they exist, and FILE, and names the first line that is wrong. With
+a catalog, the end of the log is compared with the line that its router kept there: without one, the
+removal of the last lines is not found, nor that the whole log was written again. Works beside a
+running router.
+
+Examples:
+  shard-manager audit verify /var/log/tessera/audit.log --data-dir ./data
+  shard-manager audit verify audit.log --json
+
+Exit code 1: a line is wrong; 2: the log cannot be read.")]
+    Verify {
+        /// Audit log of a router, as its setting `audit_log` names it
+        #[arg(value_name = "FILE")]
+        log: PathBuf,
+        #[command(flatten)]
+        catalog: CatalogArgs,
+    },
+}
+
+/// Runs the operation.
+pub(crate) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
+    let Verb::Verify { log, catalog } = &options.verb;
+    // Read before the log: the log only grows.
+    let heads = catalog.named()?.map(|place| place.audit_heads()).transpose()?;
+    let files = open(log)?;
+    let report = verify(files, ChainCheck::new(heads))?;
+    let shown = terminal.show(&report, |_| text(&report));
+    match &report.fault {
+        None => Ok(shown?),
+        Some(_) => Err(CommandError::Found("the audit log is not as it was written".to_owned())),
+    }
+}
+
+/// File of a log.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// Result of a check.
+#[derive(Serialize)]
+struct LogReport {
+    ok: bool,
+    files: Vec<PathBuf>,
+    #[serde(flatten)]
+    summary: ChainSummary,
+    catalog: HeadComparison,
+    /// Number of bytes of a last line without an end: it is being written, or its router was
+    /// killed.
+    torn_bytes: u64,
+    fault: Option<LineFault>,
+}
+
+/// First wrong line.
+#[derive(Serialize)]
+struct LineFault {
+    file: PathBuf,
+    line: u64,
+    fault: String,
+}
+
+/// Opens the files of a log, the oldest first. A router may begin a file meanwhile: then they are
+/// opened again.
+fn open(log: &Path) -> Result<Vec<LogFile>, CommandError> {
+    let refused = |path: &Path, error: std::io::Error| {
+        CommandError::Refused(format!("{}: {error}", path.display()))
+    };
+    loop {
+        let mut files = Vec::new();
+        for path in (0..FILES_MAX).rev().map(|number| file_path(log, number)) {
+            match File::open(&path) {
+                Ok(file) => files.push(LogFile { path, file }),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(refused(&path, error)),
+            }
+        }
+        let Some(last) = files.last() else {
+            let path = log.display();
+            return Err(CommandError::Refused(format!("{path}: there is no audit log")));
+        };
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let opened = last.file.metadata().map(identity).map_err(|error| refused(log, error))?;
+        let is_same = std::fs::metadata(&last.path).is_ok_and(|now| identity(now) == opened);
+        if is_same {
+            return Ok(files);
+        }
+    }
+}
+
+fn verify(files: Vec<LogFile>, mut check: ChainCheck) -> Result<LogReport, CommandError> {
+    let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
+    let count = files.len();
+    let (mut torn_bytes, mut fault, mut line) = (0, None, 0);
+    for (number, LogFile { path, file }) in (1..).zip(files) {
+        check.begin_file();
+        line = 0;
+        let mut reader = BufReader::new(file);
+        let mut text = Vec::new();
+        while fault.is_none() {
+            text.clear();
+            let mut limited = (&mut reader).take(LINE_MAX as u64);
+            limited
+                .read_until(b'\n', &mut text)
+                .map_err(|error| CommandError::Refused(format!("{}: {error}", path.display())))?;
+            let checked = match text.strip_suffix(b"\n") {
+                Some(text) => check.push(text),
+                None if text.is_empty() => break,
+                None if text.len() == LINE_MAX => Err(ChainFault::NotALine),
+                None if number < count => Err(ChainFault::Torn),
+                None => {
+                    torn_bytes = text.len() as u64;
+                    break;
+                }
+            };
+            line += 1;
+            fault = checked.err().map(|fault| (path.clone(), fault));
+        }
+        if fault.is_some() {
+            break;
+        }
+    }
+    let catalog = match (&fault, check.finish()) {
+        (None, Ok(compared)) => compared,
+        (None, Err(cut_off)) => {
+            fault = paths.last().map(|path| (path.clone(), cut_off));
+            HeadComparison::None
+        }
+        (Some(_), _) => HeadComparison::None,
+    };
+    let fault = fault.map(|(file, fault)| LineFault { file, line, fault: fault.to_string() });
+    let summary = check.summary().clone();
+    Ok(LogReport { ok: fault.is_none(), files: paths, summary, catalog, torn_bytes, fault })
+}
+
+fn text(report: &LogReport) -> String {
+    let ChainSummary { lines, requests, lost, starts, crashes, first, last, .. } = &report.summary;
+    let mut text = Vec::new();
+    if let (Some(first), Some(last)) = (first, last) {
+        text.push(format!(
+            "lines {} to {} of {} file(s), {} to {}: {lines} lines about {requests} requests, {starts} start(s)",
+            first.seq,
+            last.seq,
+            report.files.len(),
+            first.time,
+            last.time,
+        ));
+    }
+    if *crashes > 0 {
+        text.push(format!("note: {crashes} time(s) the router did not end in order"));
+    }
+    if *lost > 0 {
+        text.push(format!("note: {lost} event(s) were lost and have no line"));
+    }
+    if report.torn_bytes > 0 {
+        text.push(format!(
+            "note: the last {} bytes are not a whole line: it is being written, or the router was killed",
+            report.torn_bytes
+        ));
+    }
+    let end = match (&report.fault, report.catalog) {
+        (Some(fault), _) => {
+            format!("{}: line {} {}", fault.file.display(), fault.line, fault.fault)
+        }
+        (None, HeadComparison::None) => {
+            "every line is as it was written; no catalog was given, so the end was not compared"
+                .to_owned()
+        }
+        (None, HeadComparison::UnknownLog) => {
+            "every line is as it was written; the catalog does not know this log, so the end was not compared"
+                .to_owned()
+        }
+        (None, HeadComparison::Older) => {
+            "every line is as it was written; the line that the catalog keeps is older than the files"
+                .to_owned()
+        }
+        (None, HeadComparison::Equal) => {
+            "every line is as it was written, and the log reaches the line that the catalog keeps"
+                .to_owned()
+        }
+    };
+    text.push(end);
+    text.join("\n")
+}
