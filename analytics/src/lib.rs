@@ -22,11 +22,12 @@ pub use recorder::{
     AccessNow, BUDGETS, CONTENT_TYPE, CacheMetrics, CacheNow, Cell, CellLabel, ClusterMetrics,
     ClusterNow, ComparedNow, ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, ErrorsParameters,
     ErrorsQuery, Fanout, FanoutMetrics, FilterError, Frame, Heatmap, History, HistoryMetrics,
-    HotCount, HotKey, InFlight, Labels, LaneNow, LatencyHistogram, LatencyMs, LatencyParts,
-    MeasuredIntervals, Metrics, MetricsParameters, MetricsQuery, MoveNow, Named, NodeNow,
-    Operation, OperationError, Outcome, Packed, PackedError, PartMs, PartTimes, Parts, PoolNow,
-    ReadFrom, Recorder, Role, RouteMetrics, Sample, Series, ShardMetrics, ShardNow, ShardSeries,
-    Skew, SlotLoad, Step, StepError, Window, WindowError, Worker, figures, openmetrics,
+    HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow, LatencyHistogram, LatencyMs,
+    LatencyParts, MeasuredIntervals, Metrics, MetricsParameters, MetricsQuery, MoveNow, Named,
+    NodeNow, Operation, OperationError, Outcome, Packed, PackedError, PartMs, PartTimes, Parts,
+    PoolNow, ReadFrom, Recorder, Role, RouteMetrics, Sample, Series, ShardMetrics, ShardNow,
+    ShardSeries, Skew, SlotLoad, Step, StepError, Window, WindowError, Worker, figures,
+    openmetrics,
 };
 #[cfg(feature = "service")]
 pub use service;

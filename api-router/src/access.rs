@@ -10,12 +10,17 @@
 
 pub mod admission;
 pub mod answers;
+pub mod certificates;
+pub mod client_address;
 pub mod cors;
 pub mod counts;
 pub mod credentials;
 pub mod files;
 pub mod gate;
+pub mod issuer_keys;
+pub mod jwks_client;
 pub mod mode_check;
+pub mod remote_keys;
 pub mod scopes;
 pub mod sources;
 pub mod standing;

@@ -6,7 +6,7 @@
 //! (`answers`).
 
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,11 +31,14 @@ use shard_manager::access::unix_time::UnixTime;
 
 use super::admission::Admission;
 use super::answers;
+use super::certificates::{CertificateClients, ClientCertificate};
+use super::client_address::client_address;
 use super::cors::PermittedOrigins;
 use super::counts::{self, AccessCounts, AccessOutcome};
 use super::credentials::{self, Credentials};
+use super::remote_keys::RemoteKeys;
 use super::scopes::{self, ROWS, RouteNeed};
-use crate::config::{AccessConfig, AccessMode};
+use crate::config::{AccessConfig, AccessMode, TrustedProxies};
 use crate::headers::X_CONSISTENCY;
 use crate::problem::{Code, Problem};
 
@@ -47,6 +50,10 @@ pub struct AccessGate {
     mode: AccessMode,
     /// Origins whose pages may send requests.
     pub origins: PermittedOrigins,
+    /// Keys of issuers that are fetched.
+    pub remote_keys: RemoteKeys,
+    trusted_proxies: TrustedProxies,
+    certificates: CertificateClients,
     current: ArcSwap<Authenticator>,
     /// Held while keys, roles or issuers are replaced.
     replacing: Mutex<()>,
@@ -92,6 +99,9 @@ impl AccessGate {
         Ok(Self {
             mode: config.mode,
             origins: PermittedOrigins::new(config.cors_origins.clone()),
+            remote_keys: RemoteKeys::new(&config.issuers),
+            trusted_proxies: config.trusted_proxies.clone(),
+            certificates: CertificateClients::new(config.certificates.clone()),
             current: ArcSwap::from_pointee(current),
             replacing: Mutex::default(),
             failures: FailureLimiter::new(secret(32)),
@@ -129,6 +139,12 @@ impl AccessGate {
         self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
     }
 
+    /// Replaces the issuers by the same ones, whose keys are the same and may be used for longer.
+    pub fn prolong_issuers(&self, issuers: Issuers) {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(Arc::new(self.current.load().with_prolonged_issuers(issuers)));
+    }
+
     /// Records that keys and roles were read at this time and have not changed.
     pub fn confirm(&self, now: UnixTime) {
         self.current.load().snapshot().confirm(now);
@@ -162,7 +178,9 @@ impl AccessGate {
 
     /// Returns the counts of decisions.
     pub fn now(&self) -> AccessNow {
-        self.counts.now(self.current.load().snapshot().age(unix_now()))
+        let now = unix_now();
+        let issuers = self.remote_keys.now(now);
+        AccessNow { issuers, ..self.counts.now(self.current.load().snapshot().age(now)) }
     }
 
     /// Decides about a request. The caller of an admitted request is attached to it.
@@ -183,7 +201,7 @@ impl AccessGate {
             }
             Err(Refusal { kind, problem }) => {
                 self.counts.count(kind, outcome_of(&problem));
-                self.log(row, kind, &problem);
+                self.log(request, row, kind, &problem);
                 match self.mode {
                     AccessMode::On => Err(problem),
                     AccessMode::Observe | AccessMode::Off => Ok(Admission::default()),
@@ -213,11 +231,17 @@ impl AccessGate {
     pub fn recheck(
         &self,
         credentials: Credentials<'_>,
+        certificate: Option<&ClientCertificate>,
         need: RouteNeed,
     ) -> Result<Arc<Caller>, Problem> {
         let current = self.current.load();
         let caller = match credentials {
-            Credentials::Absent => current.anonymous(unix_now()),
+            Credentials::Absent => match certificate {
+                Some(certificate) => {
+                    Ok(self.certificates.caller(&current, certificate, unix_now())?)
+                }
+                None => current.anonymous(unix_now()),
+            },
             // The signature was good when the request began.
             Credentials::Bearer(text) => current.authenticate(text, unix_now(), || true),
             Credentials::Unreadable => return Err(answers::unreadable()),
@@ -236,18 +260,27 @@ impl AccessGate {
         let found = found.map_err(|problem| Refusal { kind: "other", problem })?;
         let need = row.map_or_else(|| need_without_row(request), |row| ROWS[row].need);
         let current = self.current.load();
-        let caller = match found {
+        let certificate = match found {
+            Credentials::Absent => self.certificate(request.request()),
+            Credentials::Bearer(_) | Credentials::Unreadable => None,
+        };
+        let identified = certificate.map(|certificate| {
+            let caller = self.certificates.caller(&current, certificate, unix_now());
+            caller.map_err(|problem| Refusal { kind: "certificate", problem })
+        });
+        let caller = match (found, identified) {
+            (Credentials::Absent, Some(caller)) => caller?,
             // Nothing needs to be known about a request that may be sent by everyone.
-            Credentials::Absent if need == RouteNeed::Open => {
+            (Credentials::Absent, None) if need == RouteNeed::Open => {
                 let caller = Arc::clone(current.snapshot().anonymous());
                 return Ok((caller, Admission::default()));
             }
-            Credentials::Absent => current
+            (Credentials::Absent, None) => current
                 .anonymous(unix_now())
                 .map_err(|error| Refusal { kind: "anonymous", problem: answers::refused(error) })?,
-            Credentials::Bearer(text) => self.authenticate(&current, text, address(request))?,
-            Credentials::Unreadable => {
-                let problem = self.count_failure(address(request), answers::unreadable);
+            (Credentials::Bearer(text), _) => self.authenticate(&current, text, request)?,
+            (Credentials::Unreadable, _) => {
+                let problem = self.count_failure(request, answers::unreadable);
                 return Err(Refusal { kind: "other", problem });
             }
         };
@@ -263,6 +296,16 @@ impl AccessGate {
         }
     }
 
+    /// Returns the certificate that identifies the client of a request without other credentials. A
+    /// browser adds its certificate also to requests of pages of other origins, so it says nothing
+    /// about those.
+    pub fn certificate<'r>(&self, request: &'r HttpRequest) -> Option<&'r Arc<ClientCertificate>> {
+        if self.certificates.is_empty() || self.origins.find(request.headers()).is_some() {
+            return None;
+        }
+        request.conn_data::<Arc<ClientCertificate>>()
+    }
+
     /// Counts a request against the limits of its caller. One without credentials has those of its
     /// address.
     fn limit(
@@ -273,7 +316,7 @@ impl AccessGate {
     ) -> Result<Admission, Problem> {
         let of_address = match caller.principal {
             Principal::Anonymous => {
-                current.snapshot().anonymous_limits(address(request), &current.limits())
+                current.snapshot().anonymous_limits(self.address(request), &current.limits())
             }
             Principal::Key(_) | Principal::Token { .. } | Principal::Certificate { .. } => None,
         };
@@ -294,14 +337,14 @@ impl AccessGate {
         &self,
         current: &Authenticator,
         text: &str,
-        address: IpAddr,
+        request: &ServiceRequest,
     ) -> Result<Arc<Caller>, Refusal> {
         let kind = if ApiKey::is_like(text) { "key" } else { "token" };
         let since = self.began.elapsed();
         // An address whose credentials failed too often cannot make the router verify signatures.
         let refused_by = Cell::new(None);
         let may_check = || {
-            let limit = if self.failures.limited_for(address, since).is_some() {
+            let limit = if self.failures.limited_for(self.address(request), since).is_some() {
                 Some(counts::FAILURES)
             } else {
                 let taken = self.checks.take(SIGNATURE_CHECKS, 1, since);
@@ -315,9 +358,12 @@ impl AccessGate {
             if let Some(limit) = refused_by.get() {
                 self.counts.count_limited(limit);
             }
+            if let Some(place) = error.lacking_issuer {
+                self.remote_keys.ask(place);
+            }
             let problem = match error.outcome() {
                 AuthOutcome::Invalid | AuthOutcome::Expired => {
-                    self.count_failure(address, || answers::refused(error))
+                    self.count_failure(request, || answers::refused(error))
                 }
                 AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
             };
@@ -327,8 +373,8 @@ impl AccessGate {
     }
 
     /// Counts failed credentials of an address. Returns the answer, unless there were too many.
-    fn count_failure(&self, address: IpAddr, answer: impl FnOnce() -> Problem) -> Problem {
-        match self.failures.record(address, self.began.elapsed()) {
+    fn count_failure(&self, request: &ServiceRequest, answer: impl FnOnce() -> Problem) -> Problem {
+        match self.failures.record(self.address(request), self.began.elapsed()) {
             None => answer(),
             Some(wait) => {
                 self.counts.count_limited(counts::FAILURES);
@@ -337,19 +383,26 @@ impl AccessGate {
         }
     }
 
+    /// Returns the address of the client, which a trusted proxy may have named.
+    pub fn address(&self, request: &ServiceRequest) -> IpAddr {
+        client_address(&self.trusted_proxies, request.peer_addr(), request.headers())
+    }
+
     /// Logs a refusal, of each route at most one in a second.
-    fn log(&self, row: Option<usize>, kind: &str, problem: &Problem) {
+    fn log(&self, request: &ServiceRequest, row: Option<usize>, kind: &str, problem: &Problem) {
         let (mode, code) = (self.mode.name(), problem.code().name());
         let route = row.map_or("no route", |row| ROWS[row].path);
         let detail = problem.detail();
         if self.mode == AccessMode::On {
-            tracing::debug!(mode, kind, route, code, "access was refused: {detail}");
+            let address = self.address(request);
+            tracing::debug!(mode, kind, route, code, %address, "access was refused: {detail}");
             return;
         }
         let second = self.began.elapsed().as_secs();
         let last = &self.logged[row.unwrap_or(ROWS.len())];
         if last.swap(second, Ordering::Relaxed) != second {
-            tracing::warn!(mode, kind, route, code, "access would be refused: {detail}");
+            let address = self.address(request);
+            tracing::warn!(mode, kind, route, code, %address, "access would be refused: {detail}");
         }
     }
 }
@@ -400,11 +453,6 @@ fn outcome_of(problem: &Problem) -> AccessOutcome {
 fn request_cost(headers: &HeaderMap) -> u64 {
     let level = headers.get(X_CONSISTENCY).map(HeaderValue::as_bytes);
     if matches!(level, None | Some(b"one")) { 1 } else { 2 }
-}
-
-/// Returns the address of a client. One without an address shares that of all others.
-fn address(request: &ServiceRequest) -> IpAddr {
-    request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
 /// Returns the time of the system's clock, as expiries are written.

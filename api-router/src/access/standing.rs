@@ -14,6 +14,7 @@ use shard_manager::access::rights::Excess;
 use shard_manager::access::role::AccessRole;
 use shard_manager::access::tenant::Tenants;
 
+use super::certificates::ClientCertificate;
 use super::credentials::{Credentials, bearer_of};
 use super::gate::AccessGate;
 use super::scopes::{self, ROWS, RouteNeed};
@@ -25,6 +26,7 @@ pub struct CallerStanding(Option<Box<Standing>>);
 struct Standing {
     gate: Arc<AccessGate>,
     credentials: Option<HeaderValue>,
+    certificate: Option<Arc<ClientCertificate>>,
     need: RouteNeed,
     /// Role and tenants at the beginning of the request.
     began_with: Option<(AccessRole, Tenants)>,
@@ -42,6 +44,7 @@ impl CallerStanding {
         Self(Some(Box::new(Standing {
             gate: Arc::clone(gate),
             credentials: request.headers().get(AUTHORIZATION).cloned(),
+            certificate: gate.certificate(request).cloned(),
             need: row.map_or(RouteNeed::Open, |row| ROWS[row].need),
             began_with: role.zip(tenants.ok()),
         })))
@@ -59,7 +62,8 @@ impl CallerStanding {
     pub fn check(&self) -> Result<(), Problem> {
         let Some(standing) = &self.0 else { return Ok(()) };
         let credentials = standing.credentials.as_ref().map_or(Credentials::Absent, bearer_of);
-        let caller = standing.gate.recheck(credentials, standing.need)?;
+        let caller =
+            standing.gate.recheck(credentials, standing.certificate.as_deref(), standing.need)?;
         standing.check_rights(&caller)
     }
 }

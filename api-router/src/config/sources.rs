@@ -14,7 +14,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 35] = [
+pub(super) const NAMES: [&str; 39] = [
     "bind",
     "data_dir",
     "engine",
@@ -36,6 +36,7 @@ pub(super) const NAMES: [&str; 35] = [
     "access_stale_max_s",
     "limit_routers",
     "cors_origins",
+    "trusted_proxies",
     "redis_url",
     "cache_password_file",
     "cache_bound_ms",
@@ -46,6 +47,9 @@ pub(super) const NAMES: [&str; 35] = [
     "cache_min_uses",
     "tls_cert",
     "tls_key",
+    "tls_client_ca",
+    "tls_client_crl",
+    "tls_client_required",
     "behind_tls",
     "shard_urls",
     "replica_urls",

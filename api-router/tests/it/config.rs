@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::harness::{Router, bare_command, refused_start};
 
 /// Each setting, a value that is not its default, and another one.
-const SETTINGS: [(&str, &str, &str); 17] = [
+const SETTINGS: [(&str, &str, &str); 18] = [
     ("bind", "127.0.0.1:4001", "127.0.0.1:4002"),
     ("data_dir", "./one", "./two"),
     ("shards", "5", "6"),
@@ -28,6 +28,7 @@ const SETTINGS: [(&str, &str, &str); 17] = [
     ("access", "observe", "off"),
     ("access_stale_max_s", "600", "0"),
     ("limit_routers", "2", "3"),
+    ("trusted_proxies", "10.0.0.0/8,::1", "192.168.1.1"),
 ];
 
 /// Settings that are true when their flag is given, and take no value there.
@@ -35,13 +36,16 @@ const SWITCHES: [&str; 3] = ["behind_tls", "insecure", "lab"];
 
 /// Settings about servers, certificates, traces, the files of access control and the cache; they
 /// have tests of their own.
-const ELSEWHERE: [&str; 18] = [
+const ELSEWHERE: [&str; 21] = [
     "engine",
     "shard_urls",
     "replica_urls",
     "maindb_url",
     "tls_cert",
     "tls_key",
+    "tls_client_ca",
+    "tls_client_crl",
+    "tls_client_required",
     "otlp_endpoint",
     "access_keys_file",
     "access_roles_file",
@@ -136,6 +140,7 @@ fn without_a_word_the_defaults_are_in_force() {
         ("access_keys_file", "none"),
         ("access_stale_max_s", "86400"),
         ("cors_origins", "none"),
+        ("trusted_proxies", "none"),
         ("redis_url", "none"),
         ("shards", "what the data directory has, else 3"),
         ("replicas", "what the data directory has, else 1"),

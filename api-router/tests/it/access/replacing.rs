@@ -1,7 +1,7 @@
 //! Tests of the place where keys and roles enter the gate, wherever they come from.
 
 use api_router::access::gate::{AccessGate, RANDOM_LEN, unix_now};
-use api_router::config::{AccessConfig, AccessMode};
+use api_router::config::{AccessConfig, AccessMode, TrustedProxies};
 use shard_manager::access::authenticator::AuthSettings;
 use shard_manager::access::jwt::Issuers;
 use shard_manager::access::key::NewApiKey;
@@ -32,7 +32,9 @@ fn keys_are_replaced_as_a_whole_and_never_by_older_ones() {
         roles_file: None,
         limits: AuthSettings { stale_max: 0, limit_routers: 1 },
         cors_origins: Vec::new(),
+        trusted_proxies: TrustedProxies::default(),
         issuers: Vec::new(),
+        certificates: Vec::new(),
     };
     let (first, second) = (admin(), reader());
     let random = [1; RANDOM_LEN];
