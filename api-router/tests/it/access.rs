@@ -1,8 +1,10 @@
 //! Tests of access control over HTTP: credentials, the right that each route needs, settings and
 //! files, web pages of other origins, and that no secret is shown.
 
+mod algorithms;
 mod caller_rights;
 mod canaries;
+mod catalog_gone;
 mod catalog_keys;
 mod certificates;
 mod client_addresses;
