@@ -11,10 +11,12 @@ mod access;
 mod analytics;
 mod audit;
 mod cache;
+mod certificate;
 mod file;
 mod issuer;
 mod postgres;
 mod sources;
+mod trusted_proxies;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,7 +38,9 @@ use sources::{Sources, name_with_origin};
 
 pub use self::access::{AccessConfig, AccessMode};
 pub use self::audit::{AuditConfig, AuditTarget};
+pub use self::certificate::{CertificateConfig, NameKind, SubjectName};
 pub use self::issuer::{IssuerConfig, IssuerKeys};
+pub use self::trusted_proxies::TrustedProxies;
 pub use ::analytics::settings::{ConfigError, Origin};
 
 /// Maximum number of HTTP workers: each is a thread with a runtime of its own.
@@ -123,6 +127,16 @@ pub struct Flags {
     /// The private key of that certificate (PEM)
     #[arg(long, value_name = "FILE")]
     tls_key: Option<String>,
+    /// Certificates of the authorities that issue those of clients (PEM): clients may then present
+    /// one; read again like the certificate
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<String>,
+    /// Lists of revoked certificates of clients (PEM), one of each authority; read again too
+    #[arg(long, value_name = "FILE")]
+    tls_client_crl: Option<String>,
+    /// Refuse connections of clients without a certificate
+    #[arg(long)]
+    tls_client_required: bool,
     /// A proxy in front of the router ends TLS: pages of https://HOST are its own, and on a loopback address the names of
     /// the proxy are taken
     #[arg(long)]
@@ -238,6 +252,13 @@ impl Config {
         let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
         let mut access = access::access(&mut settings, &sources)?;
         access.is_tls = tls.is_some() || behind_tls;
+        let has_authority = tls.as_ref().is_some_and(|files| files.clients.is_some());
+        if !access.certificates.is_empty() && !has_authority {
+            let at = sources.sections.path.display();
+            return Err(ConfigError(format!(
+                "access.certificate[1] (from {at}) needs tls_client_ca: the authority of the certificates"
+            )));
+        }
         let cache = cache::cache(&mut settings)?;
         let shown = settings.shown();
         Ok(Self {
@@ -289,8 +310,17 @@ fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFiles>, Confi
             _ => Ok(PathBuf::from(text)),
         })
     };
-    match (file("tls_cert")?, file("tls_key")?) {
-        (Some(certificate), Some(key)) => Ok(Some(tls::TlsFiles { certificate, key })),
+    let (certificate, key) = (file("tls_cert")?, file("tls_key")?);
+    let (authority, revoked) = (file("tls_client_ca")?, file("tls_client_crl")?);
+    let clients = client_files(settings, authority, revoked)?;
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(tls::TlsFiles { certificate, key, clients })),
+        (None, None) if clients.is_some() => {
+            let given = name_with_origin(settings, "tls_client_ca").unwrap_or_default();
+            Err(ConfigError(format!(
+                "{given} needs tls_cert and tls_key: only TLS carries certificates of clients"
+            )))
+        }
         (None, None) => Ok(None),
         (given, _) => {
             let (name, other) = match given {
@@ -303,6 +333,27 @@ fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFiles>, Confi
             )))
         }
     }
+}
+
+/// Returns the files about certificates of clients. The others mean nothing without the authority.
+fn client_files(
+    settings: &mut Settings<'_>,
+    authority: Option<PathBuf>,
+    revoked: Option<PathBuf>,
+) -> Result<Option<tls::ClientFiles>, ConfigError> {
+    let is_required = settings.truth("tls_client_required")?;
+    if let Some(authority) = authority {
+        return Ok(Some(tls::ClientFiles { authority, revoked, is_required }));
+    }
+    let name = match (revoked, is_required) {
+        (Some(_), _) => "tls_client_crl",
+        (None, true) => "tls_client_required",
+        (None, false) => return Ok(None),
+    };
+    let given = name_with_origin(settings, name).unwrap_or_default();
+    Err(ConfigError(format!(
+        "{given} needs tls_client_ca beside it: the authority of the certificates of clients"
+    )))
 }
 
 /// Returns the chosen engine, with the location of its shards.
@@ -411,10 +462,16 @@ impl Flags {
             ("otlp_endpoint", &self.otlp_endpoint),
             ("tls_cert", &self.tls_cert),
             ("tls_key", &self.tls_key),
+            ("tls_client_ca", &self.tls_client_ca),
+            ("tls_client_crl", &self.tls_client_crl),
         ];
         let texts = texts.into_iter().chain(self.access.texts()).chain(self.cache.texts());
-        let switches =
-            [("behind_tls", self.behind_tls), ("insecure", self.insecure), ("lab", self.lab)];
+        let switches = [
+            ("behind_tls", self.behind_tls),
+            ("tls_client_required", self.tls_client_required),
+            ("insecure", self.insecure),
+            ("lab", self.lab),
+        ];
         settings::flags(texts, switches)
     }
 }

@@ -99,21 +99,16 @@ pub async fn handle_request(
         response = response.into_response(rendered);
     }
     response = compressed(response).await;
-    if is_head && response.response().body().size() == BodySize::Stream {
-        // The server would wait for the end of a body that it leaves out.
-        response = response.map_body(|_, _| BoxBody::new(()));
+    if is_head {
+        response = without_stream(response);
     }
     let headers = response.headers_mut();
     limit_browser(headers, kind);
-    match &app.gate {
-        None if is_authorized => {
-            headers.insert(X_ACCESS, HeaderValue::from_static("off"));
-        }
-        None => {}
-        Some(gate) => {
-            gate.origins.permit(headers, permitted);
-            gate.show_limits(&admission, headers);
-        }
+    if let Some(gate) = &app.gate {
+        gate.origins.permit(headers, permitted);
+        gate.show_limits(&admission, headers);
+    } else if is_authorized {
+        headers.insert(X_ACCESS, HeaderValue::from_static("off"));
     }
     if let Some(trace) = &trace {
         headers.insert(TRACEPARENT, trace.header());
@@ -128,6 +123,15 @@ pub async fn handle_request(
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(admission.hold(response))
+}
+
+/// Removes the body of a response to HEAD if it is a stream: the server leaves the body out, but
+/// would wait for its end.
+fn without_stream(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    if response.response().body().size() == BodySize::Stream {
+        return response.map_body(|_, _| BoxBody::new(()));
+    }
+    response
 }
 
 fn kind_of(route: Option<DataRoute>, path: &str) -> ResponseKind {

@@ -16,6 +16,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use crate::access::certificates::ClientCertificate;
 use crate::app::App;
 use crate::documented_paths::DOCUMENT;
 use crate::middleware::handle_request;
@@ -88,6 +89,13 @@ pub fn serve(
         .max_connections(CONNECTIONS_MAX)
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .disable_signals();
+    let clients = identity.as_ref().and_then(|identity| identity.clients.clone());
+    let server = match clients {
+        Some(clients) => server.on_connect(move |connection, data| {
+            ClientCertificate::attach(&clients, connection, data);
+        }),
+        None => server,
+    };
     let server = match identity {
         Some(identity) => server.listen_rustls_0_23(listener, tls::acceptor(identity)?)?,
         None => server.listen(listener)?,

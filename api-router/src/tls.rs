@@ -8,8 +8,9 @@
 //!
 //! **Invariant:** key and certificate are replaced together or not at all: while only one of the
 //! two files is renewed they do not match, and such a pair is never used.
-//! **Not here:** TLS to PostgreSQL (the shard manager), access control (there is no
-//! authentication).
+//! **Not here:** TLS to PostgreSQL (the shard manager), access control (`access`).
+
+pub mod client_authority;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -32,6 +33,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
+use client_authority::ClientAuthority;
+
 /// Interval between two checks of the files.
 pub const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// Longest file that is read. A chain of certificates has a few KiB.
@@ -44,6 +47,19 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Private key of the certificate, as PEM.
     pub key: PathBuf,
+    /// Files about the certificates of clients; without them, clients need none.
+    pub clients: Option<ClientFiles>,
+}
+
+/// Paths of the files about the certificates of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// Certificates of the authorities, as PEM.
+    pub authority: PathBuf,
+    /// Lists of revoked certificates, as PEM.
+    pub revoked: Option<PathBuf>,
+    /// True if a client without a certificate gets no connection.
+    pub is_required: bool,
 }
 
 /// Error of a pair of files that cannot be used. It contains no byte of them.
@@ -75,6 +91,8 @@ pub enum TlsError {
 pub struct Identity {
     files: TlsFiles,
     shown: ArcSwap<CertifiedKey>,
+    /// Verifier of the certificates of clients, if they may have some.
+    pub clients: Option<Arc<ClientAuthority>>,
 }
 
 impl Identity {
@@ -84,7 +102,8 @@ impl Identity {
     /// [`TlsError`] names the file and what is wrong with it.
     pub fn read(files: TlsFiles) -> Result<Self, TlsError> {
         let shown = ArcSwap::from_pointee(pair(&files)?);
-        Ok(Self { files, shown })
+        let clients = files.clients.clone().map(ClientAuthority::read).transpose()?.map(Arc::new);
+        Ok(Self { files, shown, clients })
     }
 
     /// Reads the files again and shows their content; returns true if that is another certificate
@@ -140,7 +159,7 @@ impl ResolvesServerCert for Identity {
 }
 
 /// Returns the configuration of the server: TLS 1.2 and 1.3, the current certificate of the
-/// identity, no certificates of clients.
+/// identity, and certificates of clients if the identity has an authority for them.
 ///
 /// # Errors
 /// [`TlsError::Setup`].
@@ -148,7 +167,13 @@ pub fn acceptor(identity: Arc<Identity>) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Setup(error.to_string()))?;
-    Ok(builder.with_no_client_auth().with_cert_resolver(identity))
+    let Some(clients) = identity.clients.clone() else {
+        return Ok(builder.with_no_client_auth().with_cert_resolver(identity));
+    };
+    let builder = builder.with_client_cert_verifier(clients);
+    let mut config = builder.with_cert_resolver(identity);
+    ClientAuthority::configure(&mut config);
+    Ok(config)
 }
 
 /// Checks the files for a new certificate, at intervals and on SIGHUP.
@@ -170,33 +195,70 @@ impl CertificateWatcher {
 
     /// Checks the files for ever.
     pub async fn run(mut self) {
-        let mut reported = String::new();
+        let mut certificate = ReportedState::new(
+            "the certificate is renewed: new connections get it",
+            "the certificate was checked: it is the same",
+            "the certificate is not renewed, the old one stays",
+        );
+        let mut clients = ReportedState::new(
+            "authorities and revoked certificates of clients were read again and are in force",
+            "authorities and revoked certificates of clients were checked: they are the same",
+            "authorities and revoked certificates of clients were not read again, the old ones stay",
+        );
         loop {
             let by_hand = tokio::select! {
                 () = tokio::time::sleep(CHECK_EVERY) => false,
                 _ = self.asked.recv() => true,
             };
             let identity = self.identity.clone();
-            let renewed = tokio::task::spawn_blocking(move || identity.renew()).await;
-            let renewed = renewed.map_err(|error| TlsError::Setup(error.to_string()));
-            match renewed.and_then(|renewed| renewed) {
-                Ok(is_new) => {
-                    reported.clear();
-                    if is_new {
-                        tracing::info!("the certificate is renewed: new connections get it");
-                    } else if by_hand {
-                        tracing::info!("the certificate was checked: it is the same");
+            let renewed = tokio::task::spawn_blocking(move || {
+                (identity.renew(), identity.clients.as_ref().map(|clients| clients.renew()))
+            });
+            match renewed.await {
+                Ok((own, of_clients)) => {
+                    certificate.report(own, by_hand);
+                    if let Some(renewed) = of_clients {
+                        clients.report(renewed, by_hand);
                     }
                 }
                 Err(error) => {
-                    let cause = error.to_string();
-                    if by_hand || cause != reported {
-                        tracing::warn!(
-                            "the certificate is not renewed, the old one stays: {cause}"
-                        );
-                    }
-                    reported = cause;
+                    certificate.report(Err(TlsError::Setup(error.to_string())), by_hand);
                 }
+            }
+        }
+    }
+}
+
+/// Fault of files that the log has stated, and the sentences of the log.
+struct ReportedState {
+    fault: String,
+    renewed: &'static str,
+    same: &'static str,
+    failed: &'static str,
+}
+
+impl ReportedState {
+    fn new(renewed: &'static str, same: &'static str, failed: &'static str) -> Self {
+        Self { fault: String::new(), renewed, same, failed }
+    }
+
+    /// Logs the outcome of a check, each fault once. A check that was asked for is always answered.
+    fn report(&mut self, renewed: Result<bool, TlsError>, by_hand: bool) {
+        match renewed {
+            Ok(is_new) => {
+                self.fault.clear();
+                if is_new {
+                    tracing::info!("{}", self.renewed);
+                } else if by_hand {
+                    tracing::info!("{}", self.same);
+                }
+            }
+            Err(error) => {
+                let cause = error.to_string();
+                if by_hand || cause != self.fault {
+                    tracing::warn!("{}: {cause}", self.failed);
+                }
+                self.fault = cause;
             }
         }
     }
@@ -266,7 +328,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn pair(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
-    let TlsFiles { certificate, key } = files;
+    let TlsFiles { certificate, key, clients: _ } = files;
     let bad = |path: &Path, cause: &str| TlsError::File {
         path: path.to_owned(),
         cause: cause.to_owned(),

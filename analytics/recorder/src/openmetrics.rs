@@ -43,6 +43,19 @@ pub struct AccessNow {
     pub age_seconds: u64,
     /// Counts of the audit log, if there is one.
     pub audit: Option<AuditNow>,
+    /// State of each issuer whose keys are fetched.
+    pub issuers: Vec<IssuerNow>,
+}
+
+/// State of the keys of an issuer.
+#[derive(Clone, Debug)]
+pub struct IssuerNow {
+    /// Name of the issuer in the settings.
+    pub issuer: String,
+    /// True if the last fetch succeeded.
+    pub is_good: bool,
+    /// Seconds since the last fetch that succeeded; `None` before it.
+    pub age_seconds: Option<u64>,
 }
 
 /// Counts of an audit log since the start.
@@ -393,6 +406,7 @@ impl Scrape {
             Some(Unit::Seconds),
             access.age_seconds as f64,
         )?;
+        issuers(families, &access.issuers)?;
         let Some(audit) = &access.audit else { return Ok(()) };
         let lines = std::iter::once(([], audit.lines));
         families.counters::<0>("tessera_audit_lines", "Lines of the audit log.", lines)?;
@@ -404,6 +418,22 @@ impl Scrape {
     fn shard(&self, place: usize) -> &str {
         self.labels.shards.get(place).map_or(NO_SHARD, |shard| shard)
     }
+}
+
+/// Writes the state of the keys of issuers. Without such an issuer there is no family.
+fn issuers(families: &mut Families<'_>, issuers: &[IssuerNow]) -> fmt::Result {
+    if issuers.is_empty() {
+        return Ok(());
+    }
+    let up =
+        issuers.iter().map(|one| ([("issuer", &*one.issuer)], f64::from(u8::from(one.is_good))));
+    let help = "1 if the last fetch of the keys of an issuer succeeded, else 0.";
+    families.gauges("tessera_access_issuer_up", help, None, up)?;
+    let ages = issuers
+        .iter()
+        .filter_map(|one| Some(([("issuer", &*one.issuer)], one.age_seconds? as f64)));
+    let help = "Time since the keys of an issuer were fetched.";
+    families.gauges("tessera_access_issuer_age", help, Some(Unit::Seconds), ages)
 }
 
 /// Returns the lag of a replica.

@@ -26,6 +26,12 @@ pub fn unreadable() -> Problem {
     challenge("Authorization is not Bearer with a key or a token", INVALID).hint(HOW)
 }
 
+/// Returns the answer to a client certificate that identifies no caller.
+pub fn certificate(detail: &str) -> Problem {
+    challenge(detail, INVALID)
+        .hint("connect with a certificate of a client, or without one and with a key")
+}
+
 /// Returns the answer to credentials that were refused.
 pub fn refused(error: AuthError) -> Problem {
     let detail = error.to_string();
@@ -34,7 +40,10 @@ pub fn refused(error: AuthError) -> Problem {
         AuthOutcome::Expired => challenge(&detail, EXPIRED).hint("get a new key or token"),
         AuthOutcome::Limited => limited(&detail, Duration::ZERO),
         AuthOutcome::Unavailable => {
-            Problem::new(Code::TSR006, detail).hint("send again after Retry-After")
+            let wait = error.retry_after().unwrap_or(1);
+            Problem::new(Code::TSR006, detail)
+                .hint("send again after Retry-After")
+                .header(RETRY_AFTER, wait.to_string())
         }
     }
 }

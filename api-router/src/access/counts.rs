@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use analytics::AccessNow;
 
 /// Kinds of credentials, as labels.
-const KINDS: [&str; 4] = ["anonymous", "key", "token", "other"];
+const KINDS: [&str; 5] = ["anonymous", "key", "token", "certificate", "other"];
 
 /// Decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +93,12 @@ impl AccessCounts {
         let limited = LIMITS.into_iter().zip(&self.limited);
         let limited = limited.map(|(name, count)| (name, count.load(Ordering::Relaxed)));
         let limited = limited.chain([(LANE, refused_by_lanes)]);
-        AccessNow { requests, limited: limited.collect(), age_seconds: age, audit: None }
+        AccessNow {
+            requests,
+            limited: limited.collect(),
+            age_seconds: age,
+            audit: None,
+            issuers: Vec::new(),
+        }
     }
 }

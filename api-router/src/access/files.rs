@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use analytics::private_file::{self, Protection, without_line_end};
-use shard_manager::access::jwt::Issuers;
-use shard_manager::access::jwt::issuer::{Issuer, LoadedKeys};
+use shard_manager::access::jwt::TokenAlgorithm;
+use shard_manager::access::jwt::issuer::{Issuer, IssuerError, LoadedKeys};
 use shard_manager::access::jwt::key_set::KeySet;
 use shard_manager::access::key_record::KeyRecord;
 use shard_manager::access::keys_file;
@@ -39,7 +39,8 @@ pub struct AccessFileError {
 pub struct AccessFiles {
     keys: Option<Vec<u8>>,
     roles: Option<Vec<u8>>,
-    issuers: Vec<Vec<u8>>,
+    /// Keys of each issuer; none if they are fetched.
+    issuers: Vec<Option<Vec<u8>>>,
 }
 
 /// Keys and roles of the files.
@@ -62,11 +63,13 @@ impl AccessFiles {
             path.map(|path| read(setting, path, Protection::Writing, LIST_BYTES_MAX)).transpose()
         };
         let issuers = (1..).zip(&config.issuers).map(|(number, issuer)| {
-            let (member, path, protection) = match &issuer.keys {
-                IssuerKeys::Jwks(path) => ("jwks_file", path, Protection::Writing),
-                IssuerKeys::Secret(path) => ("secret_file", path, Protection::Reading),
+            let (path, protection) = match &issuer.keys {
+                IssuerKeys::Jwks(path) => (path, Protection::Writing),
+                IssuerKeys::Secret(path) => (path, Protection::Reading),
+                IssuerKeys::Url(_) => return Ok(None),
             };
-            read(&member_of(number, member), path, protection, ISSUER_BYTES_MAX)
+            let setting = member_of(number, issuer.keys.member().0);
+            read(&setting, path, protection, ISSUER_BYTES_MAX).map(Some)
         });
         Ok(Self {
             keys: list("access_keys_file", &config.keys_file)?,
@@ -92,26 +95,22 @@ impl AccessFiles {
         Ok(FileRecords { keys, roles })
     }
 
-    /// Returns the issuers with their keys.
+    /// Returns the keys of each issuer; `None` if they are fetched.
     ///
     /// # Errors
     /// [`AccessFileError`] names the member that cannot be used.
-    pub fn issuers(&self, config: &AccessConfig) -> Result<Issuers, AccessFileError> {
-        let mut issuers = Vec::new();
-        for ((number, issuer), bytes) in (1..).zip(&config.issuers).zip(&self.issuers) {
-            let (member, path) = match &issuer.keys {
-                IssuerKeys::Jwks(path) => ("jwks_file", path),
-                IssuerKeys::Secret(path) => ("secret_file", path),
-            };
-            let setting = member_of(number, member);
-            let error = |cause: String| AccessFileError { setting, path: path.clone(), cause };
-            issuers.push(build(issuer, bytes).map_err(error)?);
-        }
-        Issuers::new(issuers).map_err(|error| AccessFileError {
-            setting: "access.issuer".to_owned(),
-            path: PathBuf::new(),
-            cause: error.to_string(),
-        })
+    pub fn key_sets(
+        &self,
+        config: &AccessConfig,
+    ) -> Result<Vec<Option<LoadedKeys>>, AccessFileError> {
+        let issuers = (1..).zip(&config.issuers).zip(&self.issuers);
+        let loaded = issuers.map(|((number, issuer), bytes)| {
+            load(issuer, bytes.as_deref()).map_err(|cause| {
+                let (member, place) = issuer.keys.member();
+                AccessFileError { setting: member_of(number, member), path: place.into(), cause }
+            })
+        });
+        loaded.collect()
     }
 }
 
@@ -119,14 +118,23 @@ fn member_of(number: usize, member: &str) -> String {
     format!("access.issuer[{number}].{member}")
 }
 
-fn build(issuer: &IssuerConfig, bytes: &[u8]) -> Result<Issuer, String> {
-    let set = match &issuer.keys {
-        IssuerKeys::Jwks(_) => KeySet::from_jwks(bytes),
-        IssuerKeys::Secret(_) => KeySet::from_secret(without_line_end(bytes)),
+/// Returns the keys of an issuer, if its settings accept them.
+fn load(issuer: &IssuerConfig, bytes: Option<&[u8]>) -> Result<Option<LoadedKeys>, String> {
+    let set = match (&issuer.keys, bytes) {
+        (IssuerKeys::Secret(_), Some(bytes)) => KeySet::from_secret(without_line_end(bytes)),
+        (IssuerKeys::Jwks(_), Some(bytes)) => KeySet::from_jwks(bytes),
+        (IssuerKeys::Url(_), _) | (_, None) => {
+            if issuer.settings.algorithms.contains(&TokenAlgorithm::Hs256) {
+                return Err(IssuerError::Source.to_string());
+            }
+            Issuer::new(issuer.settings.clone(), None).map_err(|error| error.to_string())?;
+            return Ok(None);
+        }
     };
     let set = Arc::new(set.map_err(|error| error.to_string())?);
-    let keys = LoadedKeys { set, usable_until: None };
-    Issuer::new(issuer.settings.clone(), Some(keys)).map_err(|error| error.to_string())
+    let keys = Some(LoadedKeys { set, usable_until: None });
+    Issuer::new(issuer.settings.clone(), keys.clone()).map_err(|error| error.to_string())?;
+    Ok(keys)
 }
 
 fn parse_keys(bytes: &[u8]) -> Result<Vec<KeyRecord>, String> {

@@ -8,7 +8,7 @@
 mod login;
 
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,13 +34,16 @@ use shard_manager::access::unix_time::UnixTime;
 use super::admission::{self, Admission};
 use super::answers;
 use super::audit::{self, AuditDraft};
+use super::certificates::{CertificateClients, ClientCertificate};
+use super::client_address::client_address;
 use super::cors::PermittedOrigins;
 use super::counts::{self, AccessCounts, AccessOutcome};
 use super::credentials::{self, Credentials};
 use super::meter::Metered;
+use super::remote_keys::RemoteKeys;
 use super::scopes::{self, ROWS, RouteNeed};
 use super::sessions::{self, Sessions};
-use crate::config::{AccessConfig, AccessMode};
+use crate::config::{AccessConfig, AccessMode, TrustedProxies};
 use crate::headers::X_CONSISTENCY;
 use crate::problem::{Code, Problem};
 
@@ -54,6 +57,10 @@ pub struct AccessGate {
     pub origins: PermittedOrigins,
     /// Sessions of browsers.
     pub sessions: Sessions,
+    /// Keys of issuers that are fetched.
+    pub remote_keys: RemoteKeys,
+    trusted_proxies: TrustedProxies,
+    certificates: CertificateClients,
     current: ArcSwap<Authenticator>,
     /// Held while keys, roles or issuers are replaced.
     replacing: Mutex<()>,
@@ -102,6 +109,9 @@ impl AccessGate {
             mode: config.mode,
             origins: PermittedOrigins::new(config.cors_origins.clone()),
             sessions: Sessions::new(config.is_tls),
+            remote_keys: RemoteKeys::new(&config.issuers),
+            trusted_proxies: config.trusted_proxies.clone(),
+            certificates: CertificateClients::new(config.certificates.clone()),
             current: ArcSwap::from_pointee(current),
             replacing: Mutex::default(),
             failures: FailureLimiter::new(secret(32)),
@@ -139,6 +149,12 @@ impl AccessGate {
     pub fn apply_issuers(&self, issuers: Issuers) {
         let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
+    }
+
+    /// Replaces the issuers by the same ones, whose keys are the same and may be used for longer.
+    pub fn prolong_issuers(&self, issuers: Issuers) {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(Arc::new(self.current.load().with_prolonged_issuers(issuers)));
     }
 
     /// Records that keys and roles were read at this time and have not changed.
@@ -187,8 +203,10 @@ impl AccessGate {
 
     /// Returns the counts of decisions, among them the writes that lanes refused.
     pub fn now(&self, refused_by_lanes: u64) -> AccessNow {
-        let age = self.current.load().snapshot().age(unix_now());
-        self.counts.now(age, refused_by_lanes)
+        let now = unix_now();
+        let age = self.current.load().snapshot().age(now);
+        let issuers = self.remote_keys.now(now);
+        AccessNow { issuers, ..self.counts.now(age, refused_by_lanes) }
     }
 
     /// Decides about a request. The caller of an admitted request is attached to it.
@@ -209,10 +227,11 @@ impl AccessGate {
             }
             Err(Refusal { kind, problem }) => {
                 self.counts.count(kind, outcome_of(&problem));
-                self.log(row, kind, &problem);
+                self.log(request, row, kind, &problem);
                 if self.is_audited {
                     let is_observed = !self.is_enforced();
-                    AuditDraft::refuse(request, address(request), problem.code(), is_observed);
+                    let address = self.address(request.request());
+                    AuditDraft::refuse(request, address, problem.code(), is_observed);
                 }
                 match self.mode {
                     AccessMode::On => Err(problem),
@@ -243,11 +262,17 @@ impl AccessGate {
     pub fn recheck(
         &self,
         credentials: Credentials<'_>,
+        certificate: Option<&ClientCertificate>,
         need: RouteNeed,
     ) -> Result<Arc<Caller>, Problem> {
         let current = self.current.load();
         let caller = match credentials {
-            Credentials::Absent => current.anonymous(unix_now()),
+            Credentials::Absent => match certificate {
+                Some(certificate) => {
+                    Ok(self.certificates.caller(&current, certificate, unix_now())?)
+                }
+                None => current.anonymous(unix_now()),
+            },
             // The signature was good when the request began.
             Credentials::Bearer(text) => current.authenticate(text, unix_now(), || true),
             Credentials::Session(text) => {
@@ -268,37 +293,15 @@ impl AccessGate {
         request: &ServiceRequest,
         row: Option<usize>,
     ) -> Result<(Arc<Caller>, Admission), Refusal> {
-        let found = credentials::find(request.headers(), request.query_string());
-        let mut found = found.map_err(|problem| Refusal { kind: "other", problem })?;
         let need = row.map_or_else(|| need_without_row(request), |row| ROWS[row].need);
         let is_impersonal = row.map_or(need == RouteNeed::Open, |row| ROWS[row].is_impersonal());
-        if matches!(found, Credentials::Absent) && !is_impersonal {
-            found = self.sessions.find(request.headers());
-        }
         let current = self.current.load();
-        let caller = match found {
-            // Nothing needs to be known about a request that may be sent by everyone.
-            Credentials::Absent if need == RouteNeed::Open => {
-                let caller = Arc::clone(current.snapshot().anonymous());
-                return Ok((caller, Admission::default()));
-            }
-            Credentials::Absent => current
-                .anonymous(unix_now())
-                .map_err(|error| Refusal { kind: "anonymous", problem: answers::refused(error) })?,
-            Credentials::Bearer(text) => self.authenticate(&current, text, address(request))?,
-            Credentials::Session(_) if !sessions::permits(request.method()) => {
-                return Err(Refusal { kind: "other", problem: answers::session_change() });
-            }
-            Credentials::Session(text) => {
-                self.authenticate_session(&current, text, address(request))?
-            }
-            Credentials::Unreadable => {
-                let problem = self.count_failure(address(request), answers::unreadable);
-                return Err(Refusal { kind: "other", problem });
-            }
+        let Some(caller) = self.identify(&current, request, need, is_impersonal)? else {
+            let caller = Arc::clone(current.snapshot().anonymous());
+            return Ok((caller, Admission::default()));
         };
         if self.is_audited {
-            audit::identify(request, address(request), &caller);
+            audit::identify(request, self.address(request.request()), &caller);
         }
         let refused = |problem| Refusal { kind: caller.principal.kind(), problem };
         match check_need(&current, &caller, need) {
@@ -312,6 +315,70 @@ impl AccessGate {
         }
     }
 
+    /// Returns the caller of a request. Nothing needs to be known about a request without
+    /// credentials that everyone may send.
+    fn identify(
+        &self,
+        current: &Authenticator,
+        request: &ServiceRequest,
+        need: RouteNeed,
+        is_impersonal: bool,
+    ) -> Result<Option<Arc<Caller>>, Refusal> {
+        let found = credentials::find(request.headers(), request.query_string());
+        let mut found = found.map_err(|problem| Refusal { kind: "other", problem })?;
+        if matches!(found, Credentials::Absent) {
+            if is_impersonal {
+                return Ok(None);
+            }
+            found = self.sessions.find(request.headers());
+        }
+        let address = || self.address(request.request());
+        let caller = match found {
+            Credentials::Absent => {
+                return self.identify_connection(current, request.request(), need);
+            }
+            Credentials::Bearer(text) => self.authenticate(current, text, &address)?,
+            Credentials::Session(_) if !sessions::permits(request.method()) => {
+                return Err(Refusal { kind: "other", problem: answers::session_change() });
+            }
+            Credentials::Session(text) => self.authenticate_session(current, text, &address)?,
+            Credentials::Unreadable => {
+                let problem = self.count_failure(address(), answers::unreadable);
+                return Err(Refusal { kind: "other", problem });
+            }
+        };
+        Ok(Some(caller))
+    }
+
+    /// Returns the caller whose certificate the connection has, else the one without credentials.
+    fn identify_connection(
+        &self,
+        current: &Authenticator,
+        request: &HttpRequest,
+        need: RouteNeed,
+    ) -> Result<Option<Arc<Caller>>, Refusal> {
+        let refused = |kind| move |problem| Refusal { kind, problem };
+        if let Some(certificate) = self.certificate(request) {
+            let caller = self.certificates.caller(current, certificate, unix_now());
+            return caller.map(Some).map_err(refused("certificate"));
+        }
+        if need == RouteNeed::Open {
+            return Ok(None);
+        }
+        let caller = current.anonymous(unix_now()).map_err(answers::refused);
+        caller.map(Some).map_err(refused("anonymous"))
+    }
+
+    /// Returns the certificate that identifies the client of a request without other credentials. A
+    /// browser adds its certificate also to requests of pages of other origins, so it says nothing
+    /// about those.
+    pub fn certificate<'r>(&self, request: &'r HttpRequest) -> Option<&'r Arc<ClientCertificate>> {
+        if self.certificates.is_empty() || self.origins.find(request.headers()).is_some() {
+            return None;
+        }
+        request.conn_data::<Arc<ClientCertificate>>()
+    }
+
     /// Counts a request against the limits of its caller. One without credentials has those of its
     /// address.
     fn limit(
@@ -322,7 +389,8 @@ impl AccessGate {
     ) -> Result<Admission, Problem> {
         let of_address = match caller.principal {
             Principal::Anonymous => {
-                current.snapshot().anonymous_limits(address(request), &current.limits())
+                let address = self.address(request.request());
+                current.snapshot().anonymous_limits(address, &current.limits())
             }
             Principal::Key(_) | Principal::Token { .. } | Principal::Certificate { .. } => None,
         };
@@ -342,14 +410,14 @@ impl AccessGate {
         &self,
         current: &Authenticator,
         text: &str,
-        address: IpAddr,
+        address: &dyn Fn() -> IpAddr,
     ) -> Result<Arc<Caller>, Refusal> {
         let kind = if ApiKey::is_like(text) { "key" } else { "token" };
         let since = self.began.elapsed();
         // An address whose credentials failed too often cannot make the router verify signatures.
         let refused_by = Cell::new(None);
         let may_check = || {
-            let limit = if self.failures.limited_for(address, since).is_some() {
+            let limit = if self.failures.limited_for(address(), since).is_some() {
                 Some(counts::FAILURES)
             } else {
                 let taken = self.checks.take(SIGNATURE_CHECKS, 1, since);
@@ -363,9 +431,12 @@ impl AccessGate {
             if let Some(limit) = refused_by.get() {
                 self.counts.count_limited(limit);
             }
+            if let Some(place) = error.lacking_issuer {
+                self.remote_keys.ask(place);
+            }
             let problem = match error.outcome() {
                 AuthOutcome::Invalid | AuthOutcome::Expired => {
-                    self.count_failure(address, || answers::refused(error))
+                    self.count_failure(address(), || answers::refused(error))
                 }
                 AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
             };
@@ -385,19 +456,26 @@ impl AccessGate {
         }
     }
 
+    /// Returns the address of the client, which a trusted proxy may have named.
+    pub fn address(&self, request: &HttpRequest) -> IpAddr {
+        client_address(&self.trusted_proxies, request.peer_addr(), request.headers())
+    }
+
     /// Logs a refusal, of each route at most one in a second.
-    fn log(&self, row: Option<usize>, kind: &str, problem: &Problem) {
+    fn log(&self, request: &ServiceRequest, row: Option<usize>, kind: &str, problem: &Problem) {
         let (mode, code) = (self.mode.name(), problem.code().name());
         let route = row.map_or("no route", |row| ROWS[row].path);
         let detail = problem.detail();
         if self.mode == AccessMode::On {
-            tracing::debug!(mode, kind, route, code, "access was refused: {detail}");
+            let address = self.address(request.request());
+            tracing::debug!(mode, kind, route, code, %address, "access was refused: {detail}");
             return;
         }
         let second = self.began.elapsed().as_secs();
         let last = &self.logged[row.unwrap_or(ROWS.len())];
         if last.swap(second, Ordering::Relaxed) != second {
-            tracing::warn!(mode, kind, route, code, "access would be refused: {detail}");
+            let address = self.address(request.request());
+            tracing::warn!(mode, kind, route, code, %address, "access would be refused: {detail}");
         }
     }
 }
@@ -448,16 +526,6 @@ fn outcome_of(problem: &Problem) -> AccessOutcome {
 fn request_cost(headers: &HeaderMap) -> u64 {
     let level = headers.get(X_CONSISTENCY).map(HeaderValue::as_bytes);
     if matches!(level, None | Some(b"one")) { 1 } else { 2 }
-}
-
-/// Returns the address of a client. One without an address shares that of all others.
-fn address(request: &ServiceRequest) -> IpAddr {
-    address_of(request.peer_addr())
-}
-
-/// Returns the address of a client, given that of its connection.
-pub fn address_of(peer: Option<SocketAddr>) -> IpAddr {
-    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
 /// Returns the time of the system's clock, as expiries are written.

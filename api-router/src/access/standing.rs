@@ -13,6 +13,7 @@ use shard_manager::access::rights::Excess;
 use shard_manager::access::role::AccessRole;
 use shard_manager::access::tenant::Tenants;
 
+use super::certificates::ClientCertificate;
 use super::credentials::KeptCredentials;
 use super::gate::AccessGate;
 use super::scopes::{self, ROWS, RouteNeed};
@@ -24,6 +25,7 @@ pub struct CallerStanding(Option<Box<Standing>>);
 struct Standing {
     gate: Arc<AccessGate>,
     credentials: KeptCredentials,
+    certificate: Option<Arc<ClientCertificate>>,
     need: RouteNeed,
     /// Role and tenants at the beginning of the request.
     began_with: Option<(AccessRole, Tenants)>,
@@ -41,6 +43,7 @@ impl CallerStanding {
         Self(Some(Box::new(Standing {
             gate: Arc::clone(gate),
             credentials: gate.sessions.keep_credentials(request),
+            certificate: gate.certificate(request).cloned(),
             need: row.map_or(RouteNeed::Open, |row| ROWS[row].need),
             began_with: role.zip(tenants.ok()),
         })))
@@ -57,7 +60,11 @@ impl CallerStanding {
     /// The problem with which the request ends.
     pub fn check(&self) -> Result<(), Problem> {
         let Some(standing) = &self.0 else { return Ok(()) };
-        let caller = standing.gate.recheck(standing.credentials.borrow(), standing.need)?;
+        let caller = standing.gate.recheck(
+            standing.credentials.borrow(),
+            standing.certificate.as_deref(),
+            standing.need,
+        )?;
         standing.check_rights(&caller)
     }
 }

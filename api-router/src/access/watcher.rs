@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::ring;
+use shard_manager::access::jwt::issuer::IssuerError;
 use shard_manager::access::snapshot::{SnapshotContents, SnapshotError};
 use shard_manager::access::unix_time::UnixTime;
 use shard_manager::engine::access_store::{
@@ -26,6 +27,8 @@ use tokio::sync::watch;
 
 use super::files::{AccessFileError, AccessFiles};
 use super::gate::{AccessGate, RANDOM_LEN, unix_now};
+use super::issuer_keys::{self, IssuerKeySets};
+use super::remote_keys;
 use super::sources::AccessSources;
 use crate::config::{AccessConfig, AccessMode};
 
@@ -46,6 +49,19 @@ pub enum AccessStartError {
     /// There are too many keys or roles.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The issuers do not fit together.
+    #[error("access.issuer: {0}")]
+    Issuers(#[from] IssuerError),
+    /// A certificate has a role that does not exist.
+    #[error(
+        "access.certificate[{number}].role: there is no role `{role}`, neither in access_roles_file nor in the catalog"
+    )]
+    CertificateRole {
+        /// Number of the section, from 1.
+        number: usize,
+        /// The role.
+        role: String,
+    },
     /// The keys and roles of the catalog cannot be read.
     #[error("the keys and roles of the catalog cannot be read: {0}")]
     Catalog(#[from] Error),
@@ -59,6 +75,7 @@ pub struct AccessWatcher {
     sources: Arc<AccessSources>,
     config: AccessConfig,
     known: AccessFiles,
+    issuer_keys: Arc<IssuerKeySets>,
 }
 
 impl AccessWatcher {
@@ -82,12 +99,16 @@ impl AccessWatcher {
             generation: 1,
             read_at: now,
         };
-        let gate = Arc::new(AccessGate::new(config, contents, known.issuers(config)?, &random)?);
+        let sets = known.key_sets(config)?;
+        let issuers = issuer_keys::issuers(&config.issuers, &sets)?;
+        let gate = Arc::new(AccessGate::new(config, contents, issuers, &random)?);
+        let issuer_keys = IssuerKeySets::new(Arc::clone(&gate), config.issuers.clone(), sets);
         let has_files =
             config.keys_file.is_some() || config.roles_file.is_some() || !config.issuers.is_empty();
         let files_at = if has_files { now } else { UnixTime::MAX };
         let sources = Arc::new(AccessSources::new(gate, records, files_at));
-        Ok(Some(Self { sources, config: config.clone(), known }))
+        let issuer_keys = Arc::new(issuer_keys);
+        Ok(Some(Self { sources, config: config.clone(), known, issuer_keys }))
     }
 
     /// Returns the gate.
@@ -108,10 +129,10 @@ impl AccessWatcher {
             return Ok(false);
         }
         let records = found.records(&self.config)?;
-        let issuers = found.issuers(&self.config)?;
+        let sets = found.key_sets(&self.config)?;
         records.warn_of_unknown_roles(&self.sources.current().1.roles);
         self.sources.apply_files(records, unix_now())?;
-        self.sources.gate().apply_issuers(issuers);
+        self.issuer_keys.apply_files(sets)?;
         self.known = found;
         Ok(true)
     }
@@ -135,8 +156,11 @@ impl AccessWatcher {
         }
         sources.attach(states.clone());
         sources.apply_catalog(unix_now())?;
+        let started = remote_keys::start(&self.issuer_keys, &self.gate().remote_keys);
+        started.map_err(|error| AccessStartError::System(error.to_string()))?;
         let (files, catalog) = sources.current();
         files.warn_of_unknown_roles(&catalog.roles);
+        self.check_certificate_roles()?;
         if self.gate().current().snapshot().key_count() == 0 && self.config.issuers.is_empty() {
             tracing::warn!("access control has no key and no issuer of tokens: {FIRST_KEY}");
         }
@@ -154,6 +178,22 @@ async fn make_session_secret(manager: &Manager) -> Result<(), AccessStartError> 
         Ok(_) => Ok(()),
         Err(AccessError::Catalog(error)) => Err(error.into()),
         Err(AccessError::Refused(refusal)) => Err(AccessStartError::System(refusal.to_string())),
+    }
+}
+
+impl AccessWatcher {
+    /// Refuses a certificate whose role does not exist, as a typo would have it. A role that is
+    /// removed later takes the rights away.
+    fn check_certificate_roles(&self) -> Result<(), AccessStartError> {
+        let gate = self.gate();
+        let (current, clients) = (gate.current(), (1..).zip(&self.config.certificates));
+        for (number, client) in clients {
+            if current.snapshot().role(&client.role).is_none() {
+                let role = client.role.clone();
+                return Err(AccessStartError::CertificateRole { number, role });
+            }
+        }
+        Ok(())
     }
 }
 

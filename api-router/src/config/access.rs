@@ -14,8 +14,10 @@ use shard_manager::access::authenticator::AuthSettings;
 
 use super::ConfigError;
 use super::audit::{AuditConfig, AuditFlags, audit};
+use super::certificate::CertificateConfig;
 use super::issuer::IssuerConfig;
 use super::sources::{Sources, name_with_origin};
+use super::trusted_proxies::TrustedProxies;
 
 const MODE: &str = "access";
 const KEYS_FILE: &str = "access_keys_file";
@@ -23,6 +25,7 @@ const ROLES_FILE: &str = "access_roles_file";
 const STALE_MAX: &str = "access_stale_max_s";
 const ROUTERS: &str = "limit_routers";
 const CORS: &str = "cors_origins";
+const PROXIES: &str = "trusted_proxies";
 
 /// Permitted ages of keys and roles, in seconds: from more than the time between two checks of
 /// their files to a year.
@@ -70,10 +73,14 @@ pub struct AccessConfig {
     pub cors_origins: Vec<String>,
     /// The audit log.
     pub audit: AuditConfig,
+    /// Proxies that may name the address of a client.
+    pub trusted_proxies: TrustedProxies,
     /// Systems whose tokens are accepted.
     pub issuers: Vec<IssuerConfig>,
     /// True if clients reach the router by TLS.
     pub is_tls: bool,
+    /// Clients that a certificate identifies.
+    pub certificates: Vec<CertificateConfig>,
 }
 
 /// Flags of access control.
@@ -103,11 +110,15 @@ pub(super) struct AccessFlags {
     cors_origins: Option<String>,
     #[command(flatten)]
     audit: AuditFlags,
+    /// Addresses and networks of proxies, separated by commas, such as 10.0.0.0/8: the address of a
+    /// client is taken from the headers X-Forwarded-For and Forwarded of their requests
+    #[arg(long, value_name = "ADDR,NET/BITS,…")]
+    trusted_proxies: Option<String>,
 }
 
 impl AccessFlags {
     /// Returns the settings, by their names.
-    pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 9] {
+    pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 10] {
         let [log, level, keys] = self.audit.texts();
         [
             (MODE, &self.access),
@@ -119,6 +130,7 @@ impl AccessFlags {
             log,
             level,
             keys,
+            (PROXIES, &self.trusted_proxies),
         ]
     }
 }
@@ -154,10 +166,22 @@ pub(super) fn access(
         )));
     }
     let audit = audit(settings, mode)?;
-    let issuers = issuers(settings, sources)?;
+    let trusted_proxies = settings.secret(PROXIES, "none", TrustedProxies::parse)?;
+    let issuers = issuers(settings, sources);
+    let certificates = certificates(settings, sources);
     let limits = AuthSettings { stale_max: stale_max as u64, limit_routers: routers as u64 };
-    let is_tls = false;
-    Ok(AccessConfig { mode, keys_file, roles_file, limits, cors_origins, audit, issuers, is_tls })
+    Ok(AccessConfig {
+        mode,
+        keys_file,
+        roles_file,
+        limits,
+        cors_origins,
+        audit,
+        trusted_proxies,
+        issuers,
+        is_tls: false,
+        certificates,
+    })
 }
 
 /// Parses origins exactly as browsers send them, because they are compared by bytes.
@@ -200,20 +224,28 @@ fn is_origin(text: &str) -> bool {
 }
 
 /// Returns the issuers of the configuration file, and shows each of their members.
-fn issuers(
-    settings: &mut Settings<'_>,
-    sources: &Sources,
-) -> Result<Vec<IssuerConfig>, ConfigError> {
+fn issuers(settings: &mut Settings<'_>, sources: &Sources) -> Vec<IssuerConfig> {
     let origin = Origin::File(sources.sections.path.clone());
-    let sections = (1..).zip(&sources.sections.issuers);
-    let issuer = |(number, issuer): (usize, &IssuerConfig)| {
+    for (number, issuer) in (1..).zip(&sources.sections.issuers) {
         let at = format!("access.issuer[{number}]");
         for (member, value) in issuer.lines() {
             settings.show(format!("{at}.{member}"), value, origin.clone());
         }
-        issuer.clone()
-    };
-    Ok(sections.map(issuer).collect())
+    }
+    sources.sections.issuers.clone()
+}
+
+/// Returns the clients of the configuration file that certificates identify, and shows each of
+/// their members.
+fn certificates(settings: &mut Settings<'_>, sources: &Sources) -> Vec<CertificateConfig> {
+    let origin = Origin::File(sources.sections.path.clone());
+    for (number, client) in (1..).zip(&sources.sections.certificates) {
+        let at = format!("access.certificate[{number}]");
+        for (member, value) in client.lines() {
+            settings.show(format!("{at}.{member}"), value, origin.clone());
+        }
+    }
+    sources.sections.certificates.clone()
 }
 
 /// Refuses an address that others can reach if their keys would travel in the clear.

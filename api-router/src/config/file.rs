@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use analytics::settings::{ConfigFile, unknown};
 use shard_manager::access::jwt::TokenAlgorithm;
 use shard_manager::access::jwt::issuer::IssuerSettings;
+use shard_manager::access::role::AccessRole;
+use shard_manager::access::tenant::Tenants;
 use shard_manager::topology::Topology;
 use toml::{Table, Value};
 
 use super::ConfigError;
-use super::issuer::{IssuerConfig, IssuerKeys};
+use super::certificate::{CertificateConfig, NameKind, SubjectName};
+use super::issuer::{IssuerConfig, IssuerKeys, URL_FORM, is_permitted_url};
 use super::sources::NAMES;
 
 /// The sections at the top.
@@ -24,7 +27,7 @@ const SECTIONS: [&str; 5] = ["access", "analytics", "cache", "postgres", "shard"
 const ANALYTICS: [(&str, &str); 2] = [("record", "analytics"), ("store", "analytics_store")];
 
 /// Members of `[access]`, and the settings that they are.
-const ACCESS: [(&str, &str); 9] = [
+const ACCESS: [(&str, &str); 10] = [
     ("mode", "access"),
     ("keys_file", "access_keys_file"),
     ("roles_file", "access_roles_file"),
@@ -34,14 +37,19 @@ const ACCESS: [(&str, &str); 9] = [
     ("audit_log", "audit_log"),
     ("audit", "audit"),
     ("audit_keys", "audit_keys"),
+    ("trusted_proxies", "trusted_proxies"),
 ];
 /// List of issuers in `[access]`.
 const ISSUERS: &str = "issuer";
-const ISSUER: [&str; 9] = [
+/// List of clients with certificates in `[access]`.
+const CERTIFICATES: &str = "certificate";
+const CERTIFICATE: [&str; 6] = ["dns", "uri", "email", "ip", "role", "tenant"];
+const ISSUER: [&str; 10] = [
     "issuer",
     "audience",
     "algorithms",
     "jwks_file",
+    "jwks_url",
     "secret_file",
     "role_claim",
     "tenant_claim",
@@ -92,6 +100,8 @@ pub(super) struct Sections {
     pub(super) shards: Vec<ShardSection>,
     /// Each `[[access.issuer]]`.
     pub(super) issuers: Vec<IssuerConfig>,
+    /// Each `[[access.certificate]]`.
+    pub(super) certificates: Vec<CertificateConfig>,
 }
 
 /// Settings of all nodes.
@@ -131,7 +141,7 @@ pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), 
                 }
             }
             "access" if value.is_table() => {
-                sections.issuers = file.access(value, &mut values)?;
+                (sections.issuers, sections.certificates) = file.access(value, &mut values)?;
             }
             "cache" => file.cache(value, &mut values)?,
             name if NAMES.contains(&name) => {
@@ -169,14 +179,15 @@ impl File {
         number.map(|number| Some(number.cast_unsigned())).ok_or_else(wrong)
     }
 
-    /// Reads the members of `[access]`, and returns its issuers.
+    /// Reads the members of `[access]`, and returns its issuers and its clients with certificates.
     fn access(
         &self,
         value: &Value,
         values: &mut BTreeMap<String, String>,
-    ) -> Result<Vec<IssuerConfig>, ConfigError> {
+    ) -> Result<(Vec<IssuerConfig>, Vec<CertificateConfig>), ConfigError> {
         let at = "access";
-        let known: Vec<_> = ACCESS.iter().map(|(member, _)| *member).chain([ISSUERS]).collect();
+        let lists = [ISSUERS, CERTIFICATES];
+        let known: Vec<_> = ACCESS.iter().map(|(member, _)| *member).chain(lists).collect();
         let table = self.0.members(at, value, &known)?;
         for (member, setting) in ACCESS {
             if let Some(value) = table.get(member) {
@@ -184,10 +195,57 @@ impl File {
                 self.put(values, (setting, text))?;
             }
         }
-        let Some(issuers) = table.get(ISSUERS) else { return Ok(Vec::new()) };
-        let wrong = || self.0.wrong("access.issuer", "a list: write [[access.issuer]]");
-        let issuers = issuers.as_array().ok_or_else(wrong)?;
-        (1..).zip(issuers).map(|(number, value)| self.issuer(number, value)).collect()
+        let list = |member: &str| match table.get(member) {
+            None => Ok(&[][..]),
+            Some(value) => value.as_array().map(Vec::as_slice).ok_or_else(|| {
+                self.0.wrong(
+                    &format!("access.{member}"),
+                    &format!("a list: write [[access.{member}]]"),
+                )
+            }),
+        };
+        let issuers = (1..).zip(list(ISSUERS)?);
+        let issuers = issuers.map(|(number, value)| self.issuer(number, value));
+        let issuers = issuers.collect::<Result<_, _>>()?;
+        let mut certificates: Vec<CertificateConfig> = Vec::new();
+        for (number, value) in (1..).zip(list(CERTIFICATES)?) {
+            let client = self.certificate(number, value)?;
+            if certificates.iter().any(|other| other.name == client.name) {
+                let member = format!("access.certificate[{number}].{}", client.name.kind.member());
+                return Err(self.0.wrong(&member, "a name that no other entry has"));
+            }
+            certificates.push(client);
+        }
+        Ok((issuers, certificates))
+    }
+
+    fn certificate(&self, number: usize, value: &Value) -> Result<CertificateConfig, ConfigError> {
+        let at = &*format!("access.certificate[{number}]");
+        let table = self.0.members(at, value, &CERTIFICATE)?;
+        let mut names = Vec::new();
+        for kind in NameKind::ALL {
+            let member = kind.member();
+            if let Some(text) = self.text(at, table, member)? {
+                let wrong = |allowed| self.0.wrong(&format!("{at}.{member}"), allowed);
+                names.push(SubjectName::parse(kind, &text).map_err(wrong)?);
+            }
+        }
+        let (Some(name), None) = (names.pop(), names.pop()) else {
+            let one = "one of dns, uri, email and ip: the name in the certificate";
+            return Err(ConfigError(format!("{} needs {one}", self.0.named(at))));
+        };
+        let role = self.text(at, table, "role")?;
+        let role = role.filter(|role| AccessRole::is_name(role));
+        let role = role.ok_or_else(|| self.0.wrong(&format!("{at}.role"), "the name of a role"))?;
+        // One tenant may be written as a text.
+        let tenants = match table.get("tenant").and_then(Value::as_str) {
+            Some(tenant) => vec![tenant.to_owned()],
+            None => self.texts(&format!("{at}.tenant"), table.get("tenant"))?,
+        };
+        let tenants = Tenants::parse(tenants.iter().map(String::as_str)).map_err(|error| {
+            ConfigError(format!("{}: {error}", self.0.named(&format!("{at}.tenant"))))
+        })?;
+        Ok(CertificateConfig { name, role, tenants })
     }
 
     fn issuer(&self, number: usize, value: &Value) -> Result<IssuerConfig, ConfigError> {
@@ -223,17 +281,25 @@ impl File {
             roles: table.get("roles").map(|_| list("roles")).transpose()?,
             lifetime_max: lifetime_max.unwrap_or(IssuerSettings::LIFETIME_MAX_DEFAULT),
         };
-        let jwks = self.text(at, table, "jwks_file")?;
+        Ok(IssuerConfig { settings, keys: self.issuer_keys(at, table)? })
+    }
+
+    fn issuer_keys(&self, at: &str, table: &Table) -> Result<IssuerKeys, ConfigError> {
+        let jwks = self.text(at, table, "jwks_file")?.map(|path| IssuerKeys::Jwks(path.into()));
+        let url = self.text(at, table, "jwks_url")?;
+        if url.as_deref().is_some_and(|url| !is_permitted_url(url)) {
+            return Err(self.0.wrong(&format!("{at}.jwks_url"), URL_FORM));
+        }
         let secret = self.text(at, table, "secret_file")?;
-        let keys = match (jwks, secret) {
-            (Some(path), None) => IssuerKeys::Jwks(PathBuf::from(path)),
-            (None, Some(path)) => IssuerKeys::Secret(PathBuf::from(path)),
-            (None, None) | (Some(_), Some(_)) => {
-                let one = "one of jwks_file (public keys) and secret_file (the secret of HS256)";
-                return Err(ConfigError(format!("{} needs {one}", self.0.named(at))));
+        let secret = secret.map(|path| IssuerKeys::Secret(path.into()));
+        let mut sources = [jwks, url.map(IssuerKeys::Url), secret].into_iter().flatten();
+        match (sources.next(), sources.next()) {
+            (Some(keys), None) => Ok(keys),
+            (None, _) | (Some(_), Some(_)) => {
+                let one = "one of jwks_file, jwks_url (public keys) and secret_file (the secret of HS256)";
+                Err(ConfigError(format!("{} needs {one}", self.0.named(at))))
             }
-        };
-        Ok(IssuerConfig { settings, keys })
+        }
     }
 
     /// The members of `[cache]`, as the settings that they are.

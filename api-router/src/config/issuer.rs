@@ -3,8 +3,10 @@
 //! **Not here:** the section of the configuration file (`config/file`), reading the keys
 //! (`access`).
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use actix_web::http::Uri;
 use shard_manager::access::jwt::issuer::IssuerSettings;
 
 /// A system whose tokens are accepted.
@@ -12,17 +14,49 @@ use shard_manager::access::jwt::issuer::IssuerSettings;
 pub struct IssuerConfig {
     /// Its settings.
     pub settings: IssuerSettings,
-    /// File with its keys.
+    /// Source of its keys.
     pub keys: IssuerKeys,
 }
 
-/// File with the keys of an issuer.
+/// Source of the keys of an issuer.
 #[derive(Clone, Debug)]
 pub enum IssuerKeys {
-    /// Public keys, as a JWKS document.
+    /// File with public keys, as a JWKS document.
     Jwks(PathBuf),
-    /// Secret of HS256.
+    /// Address of such a document.
+    Url(String),
+    /// File with the secret of HS256.
     Secret(PathBuf),
+}
+
+impl IssuerKeys {
+    /// Returns the member that names the source, and its value.
+    pub fn member(&self) -> (&'static str, String) {
+        match self {
+            Self::Jwks(path) => ("jwks_file", path.display().to_string()),
+            Self::Url(url) => ("jwks_url", url.clone()),
+            Self::Secret(path) => ("secret_file", path.display().to_string()),
+        }
+    }
+}
+
+/// Permitted addresses of documents, for errors.
+pub(super) const URL_FORM: &str =
+    "an https address without user, password and fragment (http only to this machine)";
+
+/// Returns true for an address from which keys may be fetched. Without TLS anyone on the way could
+/// replace the keys, so `http` is for this machine only.
+pub(super) fn is_permitted_url(text: &str) -> bool {
+    let Ok(uri) = text.parse::<Uri>() else { return false };
+    let (Some(host), Some(authority)) = (uri.host(), uri.authority()) else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_own = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    let has_scheme = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => is_own,
+        Some(_) | None => false,
+    };
+    has_scheme && !host.is_empty() && !authority.as_str().contains('@') && !text.contains('#')
 }
 
 impl IssuerConfig {
@@ -30,15 +64,12 @@ impl IssuerConfig {
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let settings = &self.settings;
         let algorithms: Vec<_> = settings.algorithms.iter().map(|one| one.name()).collect();
-        let (source, path) = match &self.keys {
-            IssuerKeys::Jwks(path) => ("jwks_file", path),
-            IssuerKeys::Secret(path) => ("secret_file", path),
-        };
+        let (source, place) = self.keys.member();
         let mut lines = vec![
             ("issuer", settings.issuer.clone()),
             ("audience", settings.audiences.join(",")),
             ("algorithms", algorithms.join(",")),
-            (source, path.display().to_string()),
+            (source, place),
             ("role_claim", settings.role_claim.clone()),
         ];
         lines.extend(settings.tenant_claim.clone().map(|claim| ("tenant_claim", claim)));

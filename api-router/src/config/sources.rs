@@ -14,7 +14,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 38] = [
+pub(super) const NAMES: [&str; 42] = [
     "bind",
     "data_dir",
     "engine",
@@ -39,6 +39,7 @@ pub(super) const NAMES: [&str; 38] = [
     "audit_log",
     "audit",
     "audit_keys",
+    "trusted_proxies",
     "redis_url",
     "cache_password_file",
     "cache_bound_ms",
@@ -49,6 +50,9 @@ pub(super) const NAMES: [&str; 38] = [
     "cache_min_uses",
     "tls_cert",
     "tls_key",
+    "tls_client_ca",
+    "tls_client_crl",
+    "tls_client_required",
     "behind_tls",
     "shard_urls",
     "replica_urls",

@@ -100,8 +100,9 @@ fn summary(config: &Config, files: &FileRecords, catalog: Option<&AccessState>) 
 /// Warns of folders in which other users can replace a file of keys, roles or secrets.
 fn places(config: &Config) -> Vec<Finding> {
     let access = &config.access;
-    let of_issuers = access.issuers.iter().map(|issuer| match &issuer.keys {
-        IssuerKeys::Jwks(path) | IssuerKeys::Secret(path) => path,
+    let of_issuers = access.issuers.iter().filter_map(|issuer| match &issuer.keys {
+        IssuerKeys::Jwks(path) | IssuerKeys::Secret(path) => Some(path),
+        IssuerKeys::Url(_) => None,
     });
     let files = access.keys_file.iter().chain(&access.roles_file).chain(of_issuers);
     let is_open = |folder: &Path| {

@@ -304,6 +304,7 @@ pub(crate) fn copy_primaries(data_dir: &Path, sql: &str) -> Vec<String> {
     (0..shards).map(|shard| copied(&url_of(data_dir, shard), sql)).collect()
 }
 
-fn url_of(data_dir: &Path, shard: usize) -> String {
+/// Returns the address of the database that is the primary of a shard (counted from 0).
+pub(crate) fn url_of(data_dir: &Path, shard: usize) -> String {
     RESOURCES.with_borrow(|test| test.known(data_dir).url(shard))
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::harness::{Router, bare_command, refused_start};
 
 /// Each setting, a value that is not its default, and another one.
-const SETTINGS: [(&str, &str, &str); 19] = [
+const SETTINGS: [(&str, &str, &str); 20] = [
     ("bind", "127.0.0.1:4001", "127.0.0.1:4002"),
     ("data_dir", "./one", "./two"),
     ("shards", "5", "6"),
@@ -30,6 +30,7 @@ const SETTINGS: [(&str, &str, &str); 19] = [
     ("limit_routers", "2", "3"),
     ("audit", "writes", "all"),
     ("audit_keys", "plain", "none"),
+    ("trusted_proxies", "10.0.0.0/8,::1", "192.168.1.1"),
 ];
 
 /// Settings that are true when their flag is given, and take no value there.
@@ -37,13 +38,16 @@ const SWITCHES: [&str; 3] = ["behind_tls", "insecure", "lab"];
 
 /// Settings about servers, certificates, traces, the files of access control and the cache; they
 /// have tests of their own.
-const ELSEWHERE: [&str; 19] = [
+const ELSEWHERE: [&str; 22] = [
     "engine",
     "shard_urls",
     "replica_urls",
     "maindb_url",
     "tls_cert",
     "tls_key",
+    "tls_client_ca",
+    "tls_client_crl",
+    "tls_client_required",
     "otlp_endpoint",
     "access_keys_file",
     "access_roles_file",
@@ -142,6 +146,7 @@ fn without_a_word_the_defaults_are_in_force() {
         ("audit_log", "none"),
         ("audit", "denied"),
         ("audit_keys", "hash"),
+        ("trusted_proxies", "none"),
         ("redis_url", "none"),
         ("shards", "what the data directory has, else 3"),
         ("replicas", "what the data directory has, else 1"),

@@ -130,9 +130,7 @@ impl Router {
     /// Starts a router with a command for a new directory, which is removed with the router.
     pub(crate) fn start_owning(command: impl FnOnce(&Path) -> Command) -> Self {
         let data = crate::folders::temporary();
-        let mut router = Self::start_command(command(&data.path().join("data")));
-        router.data = Some(data);
-        router
+        Self::start_command(command(&data.path().join("data"))).owning(data)
     }
 
     /// Returns a router over a directory that outlives it. Its client has seen what is there
@@ -186,6 +184,12 @@ impl Router {
         let session = Mutex::default();
         secrets.look(banner.as_bytes());
         Self { child, address, banner, agent: agent.into(), data: None, session, secrets }
+    }
+
+    /// Returns the router with a folder that is removed with it.
+    pub(crate) fn owning(mut self, data: TempDir) -> Self {
+        self.data = Some(data);
+        self
     }
 
     /// Returns the banner.

@@ -12,6 +12,8 @@ use std::fmt;
 pub struct AuthError {
     /// Exact reason, for counters and the audit log.
     pub reason: AuthReason,
+    /// Place of the issuer whose keys lack the one that the token names. Newer keys may have it.
+    pub lacking_issuer: Option<usize>,
 }
 
 /// Part of a refusal that a client learns.
@@ -152,7 +154,7 @@ impl AuthError {
 
 impl From<AuthReason> for AuthError {
     fn from(reason: AuthReason) -> Self {
-        Self { reason }
+        Self { reason, lacking_issuer: None }
     }
 }
 

@@ -79,6 +79,14 @@ impl Authenticator {
         self.next(Arc::clone(&self.snapshot), Arc::new(issuers))
     }
 
+    /// Returns an authenticator whose issuers have the same keys for a longer time. Tokens that
+    /// were accepted stay accepted, so that a look at unchanged keys costs no signature.
+    #[must_use]
+    pub fn with_prolonged_issuers(&self, issuers: Issuers) -> Self {
+        let generation = self.generation;
+        Self { generation, ..self.next(Arc::clone(&self.snapshot), Arc::new(issuers)) }
+    }
+
     fn next(&self, snapshot: Arc<Snapshot>, issuers: Arc<Issuers>) -> Self {
         Self {
             snapshot,
@@ -161,18 +169,33 @@ impl Authenticator {
     /// Returns the caller of a client certificate that was verified and mapped.
     ///
     /// # Errors
-    /// [`AuthError`] if a tenant was denied, or the rights are not known.
+    /// [`AuthError`] if a tenant was denied or contains a separator of the role, or the rights are
+    /// not known.
     pub fn authenticate_certificate(
         &self,
         identity: CallerIdentity,
         now: UnixTime,
     ) -> Result<Caller, AuthError> {
         self.check_age(now)?;
+        if let Some(role) = self.snapshot.role(&identity.role) {
+            let separators = role.role().separators();
+            identity.tenants.check_separators(separators).map_err(|_| AuthReason::Tenant)?;
+        }
         self.check_tenants(&identity, now)?;
         Ok(self.snapshot.caller(identity, &self.limits()))
     }
 
-    fn check_age(&self, now: UnixTime) -> Result<(), AuthError> {
+    /// Returns the number of this state of keys, roles and issuers. A caller of an earlier one may
+    /// have lost its rights.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Checks that keys and roles were confirmed recently enough to be used.
+    ///
+    /// # Errors
+    /// [`AuthReason::SnapshotStale`].
+    pub fn check_age(&self, now: UnixTime) -> Result<(), AuthError> {
         let most = self.settings.stale_max;
         if most > 0 && self.snapshot.age(now) > most {
             return Err(AuthReason::SnapshotStale.into());

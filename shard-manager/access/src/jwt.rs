@@ -126,9 +126,14 @@ impl Issuers {
     ) -> Result<VerifiedToken, AuthError> {
         let token = CompactToken::parse(text)?;
         let name = token.issuer()?;
-        let issuer = self.0.iter().find(|issuer| issuer.name() == name);
-        let issuer = issuer.ok_or(AuthReason::TokenIssuer)?;
-        let key = issuer.key(token.algorithm, token.key_id.as_deref(), now)?;
+        let place = self.0.iter().position(|issuer| issuer.name() == name);
+        let place = place.ok_or(AuthReason::TokenIssuer)?;
+        let issuer = &self.0[place];
+        let key = issuer.key(token.algorithm, token.key_id.as_deref(), now);
+        let key = key.map_err(|reason| AuthError {
+            reason,
+            lacking_issuer: (reason == AuthReason::TokenKeyUnknown).then_some(place),
+        })?;
         if !may_check() {
             return Err(AuthReason::TooManyChecks.into());
         }

@@ -97,6 +97,7 @@ pub(crate) async fn check(manager: &Manager, mut log: impl AsyncFnMut() -> Vec<S
     check_denials_and_mode(manager).await;
     check_feed(manager).await;
     check_usage(manager).await;
+    check_dead_keys(manager).await;
     let lines = log().await;
     let last = load(manager).await;
     assert!(last.generation > first.generation);
@@ -106,6 +107,10 @@ pub(crate) async fn check(manager: &Manager, mut log: impl AsyncFnMut() -> Vec<S
         let digest = key.digest.to_hex();
         assert!(!lines.iter().any(|line| line.contains(&digest)), "{lines:#?}");
     }
+    let removed = |line: &&String| line.starts_with("4fKq0ZxY81Ab|key|*|removed: ");
+    let removed: Vec<_> = lines.iter().filter(removed).collect();
+    assert_eq!(removed.len(), 2, "{lines:#?}");
+    assert!(removed[0].ends_with("before 2026-11-23T12:00:01Z"), "{removed:?}");
     let refusal = AccessChange::RevokeKey(KeyId::parse("aaaaaaaaaaaa").expect("an id"));
     refused(manager, refusal, &ChangeAuthor::CommandLine).await;
     assert_eq!(log().await, lines, "a refused change has no line");
@@ -329,4 +334,39 @@ async fn check_usage(manager: &Manager) {
     let after = load(manager).await;
     assert_eq!(after.generation, before.generation, "routers read nothing again");
     assert_eq!(after.keys.len(), before.keys.len());
+}
+
+/// Keys that were revoked or have expired 90 days ago are removed by the next change.
+async fn check_dead_keys(manager: &Manager) {
+    const DAY: u64 = 86_400;
+    let role = AccessRole::parse(r#"{"role":"dead","grants":[]}"#).expect("a role");
+    change(manager, AccessChange::PutRoles(vec![role])).await;
+    let any = AccessChange::PutRoles(vec![shop()]);
+    let at = async |time| {
+        manager.access().change(&any, &caller(), time).await.expect("a role is defined");
+        load(manager).await
+    };
+    let before = at(now().plus(85 * DAY)).await.keys.len();
+    let revoked = create(manager, "dead").await;
+    let expiring = new_key("dead", &[], Some(now().plus(DAY)));
+    let expired = expiring.id;
+    change(manager, AccessChange::CreateKey(expiring)).await;
+    change(manager, AccessChange::RevokeKey(revoked)).await;
+    let ids = |state: &AccessState| {
+        let is_ours = |id: &KeyId| *id == revoked || *id == expired;
+        state.keys.iter().map(|key| key.id).filter(is_ours).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&at(now().plus(90 * DAY)).await).len(), 2, "90 days are not over");
+    let role = AccessChange::RemoveRole("dead".into());
+    let refusal = refused(manager, role.clone(), &caller()).await;
+    assert!(matches!(refusal, AccessRefusal::RoleInUse { keys: 1, .. }), "{refusal:?}");
+    assert_eq!(ids(&at(now().plus(90 * DAY + 1)).await), [expired]);
+    // A key that this change removes is none that it can be about, and keeps no role.
+    let late = now().plus(91 * DAY + 1);
+    let resumed = manager.access().change(&AccessChange::ResumeKey(expired), &caller(), late).await;
+    assert_eq!(resumed, Err(AccessError::Refused(AccessRefusal::NoSuchKey(expired))));
+    assert_eq!(ids(&load(manager).await), [expired], "a refused change removes nothing");
+    manager.access().change(&role, &caller(), late).await.expect("no key has the role");
+    let state = load(manager).await;
+    assert!(ids(&state).is_empty() && state.keys.len() <= before, "{}", state.keys.len());
 }

@@ -160,7 +160,8 @@ impl AuditDraft {
                 let key = ApiKey::parse(text);
                 key.map_or(AuditCaller::Unknown, |key| AuditCaller::ClaimedKey(key.id()))
             }
-            Some(Credentials::Absent | Credentials::Unreadable) | None => AuditCaller::Unknown,
+            Some(Credentials::Session(_) | Credentials::Absent | Credentials::Unreadable)
+            | None => AuditCaller::Unknown,
         }
     }
 }

@@ -35,7 +35,7 @@ impl AccessGate {
             return Err(problem);
         }
         let (current, now) = (self.current.load(), unix_now());
-        let caller = self.authenticate(&current, key, address).map_err(|refusal| {
+        let caller = self.authenticate(&current, key, &|| address).map_err(|refusal| {
             count(refusal.kind, &refusal.problem);
             refusal.problem
         })?;
@@ -50,13 +50,13 @@ impl AccessGate {
         &self,
         current: &Authenticator,
         text: &str,
-        address: IpAddr,
+        address: &dyn Fn() -> IpAddr,
     ) -> Result<Arc<Caller>, Refusal> {
         self.sessions.authenticate(current, text, unix_now()).map_err(|error| {
             tracing::debug!(reason = ?error.reason, "a session was refused");
             let problem = match error.outcome() {
                 AuthOutcome::Invalid | AuthOutcome::Expired => {
-                    self.count_failure(address, || self.sessions.refused(error))
+                    self.count_failure(address(), || self.sessions.refused(error))
                 }
                 AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
             };

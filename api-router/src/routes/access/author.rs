@@ -127,6 +127,17 @@ impl<'a> Author<'a> {
             return Err(Problem::new(Code::TSR101, "role: there is no role of this name")
                 .hint("GET /api/access/roles lists them"));
         }
+        let is_built_in = || AccessRole::built_in().iter().any(|known| known.name() == role);
+        if of_catalog.is_none() && !is_built_in() {
+            return Err(Problem::new(
+                Code::TSR101,
+                format!(
+                    "role: `{role}` stands only in access_roles_file, and a key of the catalog is one of all routers, \
+                     also of those without the file"
+                ),
+            )
+            .hint("define it in the catalog by shard-manager role apply, or put the key into access_keys_file"));
+        }
         let definitions = in_force.into_iter().chain(of_catalog);
         definitions.into_iter().try_for_each(|role| self.check_covers(role, Some(tenants)))
     }
@@ -175,7 +186,9 @@ fn caller(gate: &AccessGate, request: &HttpRequest) -> Result<Arc<Caller>, Probl
     if gate.is_enforced() {
         return Ok(gate.caller(request));
     }
-    gate.recheck(gate.sessions.keep_credentials(request).borrow(), RouteNeed::Open)
+    let credentials = gate.sessions.keep_credentials(request);
+    let certificate = gate.certificate(request).map(Arc::as_ref);
+    gate.recheck(credentials.borrow(), certificate, RouteNeed::Open)
 }
 
 /// Returns the public name of an author.

@@ -16,7 +16,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{BODY_BYTES_MAX, BODY_WAIT, gate};
-use crate::access::gate::address_of;
 use crate::app::App;
 use crate::body::Members;
 use crate::headers::check_content_type;
@@ -72,8 +71,8 @@ pub(crate) async fn begin_session(
     let members = Members::of_body(&bytes)?;
     members.check_names(&MEMBERS)?;
     let key = members.required_text("key")?;
-    let (session, cookie, caller) =
-        gate(&app)?.begin_session(key.trim(), address_of(request.peer_addr()))?;
+    let gate = gate(&app)?;
+    let (session, cookie, caller) = gate.begin_session(key.trim(), gate.address(&request))?;
     let answer = SessionAnswer {
         success: true,
         id: session.key.to_string(),

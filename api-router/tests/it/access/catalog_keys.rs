@@ -96,6 +96,7 @@ fn a_bad_body_is_refused_and_names_the_member() {
         ("POST", KEYS, json!({"role": "reader", "rolle": 1}), "TSR102", "rolle"),
         ("POST", KEYS, json!({"name": "x"}), "TSR101", "role"),
         ("POST", KEYS, json!({"role": "nobody"}), "TSR101", "role"),
+        ("POST", KEYS, json!({"role": "shop"}), "TSR101", "stands only in access_roles_file"),
         ("POST", KEYS, json!({"role": "reader", "name": "\u{7}"}), "TSR101", "name"),
         ("POST", KEYS, json!({"role": "reader", "tenants": "acme"}), "TSR101", "tenants"),
         ("POST", KEYS, json!({"role": "reader", "tenants": [""]}), "TSR101", "tenants"),
@@ -157,6 +158,37 @@ fn roles_of_the_catalog_give_rights_at_once_and_those_of_the_file_stay() {
     let roles = served(send(&guarded, "GET", "/api/access/roles", None), 200);
     let shop = roles["roles"].as_array().unwrap().iter().find(|role| role["name"] == "shop");
     assert_eq!(shop.unwrap()["source"], "file", "{roles}");
+}
+
+/// Revokes administrators over HTTP until one is left, whose key stays, and who cannot be denied.
+#[test]
+fn the_last_administrator_stays_in_the_catalog() {
+    let guarded = Guarded::start("on", &[]);
+    let body = json!({"role": "admin", "tenants": ["acme"]});
+    let (first, last) = (create(&guarded, &body), create(&guarded, &body));
+    served(send(&guarded, "DELETE", &format!("{KEYS}/{}", first.0), None), 200);
+    let path = format!("{KEYS}/{}", last.0);
+    let denial = json!({"tenant": "acme"});
+    // By another administrator, whose key is in a file, and by its owner.
+    for text in [admin().reveal(), &*last.1] {
+        for (method, path, body) in [("DELETE", &*path, None), ("POST", DENIALS, Some(&denial))] {
+            let reply = guarded.send_with(method, path, Some(text), &[], body);
+            assert_eq!((reply.status, &*reply.code()), (403, "TSR403"), "{}", reply.text());
+            assert!(reply.text().contains("only the command line"), "{}", reply.text());
+        }
+    }
+    for (method, body) in [("PUT", Some(json!({"role": "admin", "grants": []}))), ("DELETE", None)]
+    {
+        let path = "/api/access/roles/admin";
+        let reply = guarded.send_with(method, path, Some(&last.1), &[], body.as_ref());
+        assert!(matches!(reply.status, 400 | 409), "{method}: {}", reply.text());
+        assert!(reply.text().contains("built-in"), "{method}: {}", reply.text());
+    }
+    assert_eq!(status(&guarded.router, READ, &last.1), 200, "it goes on working");
+    // Its successor is in force at once, so the old key may end.
+    let rotated = send(&guarded, "POST", &format!("{path}/rotate"), Some(&json!({"overlap_s": 0})));
+    let next = served(rotated, 201)["key"].as_str().unwrap().to_owned();
+    assert_eq!(status(&guarded.router, READ, &next), 200);
 }
 
 /// Attempts to get more than one's own rights, each by another way.

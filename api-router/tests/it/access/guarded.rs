@@ -233,9 +233,14 @@ impl Signer {
         Self(KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ED25519).unwrap())
     }
 
-    fn document(&self) -> String {
+    /// Returns the public key under this name.
+    pub(super) fn jwk(&self, id: &str) -> Value {
         let x = URL_SAFE_NO_PAD.encode(self.0.public_key_raw());
-        json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one", "x": x}]}).to_string()
+        json!({"kty": "OKP", "crv": "Ed25519", "kid": id, "x": x})
+    }
+
+    pub(super) fn document(&self) -> String {
+        json!({"keys": [self.jwk("one")]}).to_string()
     }
 
     /// Signs a header and claims that are given as text, so that they may be malformed.

@@ -1,7 +1,7 @@
 //! Tests of the place where keys and roles enter the gate, wherever they come from.
 
 use api_router::access::gate::{AccessGate, RANDOM_LEN, unix_now};
-use api_router::config::{AccessConfig, AccessMode, AuditConfig};
+use api_router::config::{AccessConfig, AccessMode, AuditConfig, TrustedProxies};
 use shard_manager::access::authenticator::AuthSettings;
 use shard_manager::access::jwt::Issuers;
 use shard_manager::access::key::NewApiKey;
@@ -33,8 +33,10 @@ fn keys_are_replaced_as_a_whole_and_never_by_older_ones() {
         limits: AuthSettings { stale_max: 0, limit_routers: 1 },
         cors_origins: Vec::new(),
         audit: AuditConfig::default(),
+        trusted_proxies: TrustedProxies::default(),
         issuers: Vec::new(),
         is_tls: false,
+        certificates: Vec::new(),
     };
     let (first, second) = (admin(), reader());
     let random = [1; RANDOM_LEN];

@@ -23,28 +23,8 @@ pub(crate) const ISSUER: &str = "https://issuer.example";
 pub(crate) const AUDIENCE: &str = "tessera";
 pub(crate) const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 
-/// RSA key of 2048 bits, made for these tests only; `ring` cannot make one.
-const RSA_KEY: &[&str] = &[
-    "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC3DWR/YFI3adc/zxGw1nnEcSjagJ88dPj0JmazB6",
-    "Gk8UT2xQOKPBuxAH+03Bfc5tRwfKW7zdj6N3op7rLK2vSQXM4rLjP5noOGVJ3oPvU198gHckVw7t7ljXHEBftuyrwX",
-    "0CFVLrHsI7O2OAvvIgf6i1Fdry/EgelChpVPlQLDcVLDIPEwS9Y/0pk2ZILoxY0A91ssi5gSkkRuAkKreA/JwyfxPO",
-    "g6eg4FRdg93JwILX6M3mcTG+ugd6Fjw2FNmF2FOxO8LLaMrATS8tuGqzvLHAO/tt1nCQfvtE6oQfOUcKwM6QfpfdTS",
-    "9kZCegMKBpmAbw4Dru/YEwpUjY2JZaXFAgMBAAECggEAAcFOv5Dy7QfqkSUqOpWXr9voEqdjA6Sp/tg+dQMzhhDWwV",
-    "RDFLWusxIXC4xYE7UTfTJxoMuh7ZV2odpAEiEzAcB4p2jxt0jLu7x9e7ZtmrgwisYVV+LshmiffmIz3X/489heIiU8",
-    "O0UmXOZczQR+UZGuWkbBDqWcJFr/bFJ1wt3Rw2Ss6ibl1SVNl/syHzsCLsr3mhhoT3MKNCWEg8KJQQyWR5KMEVVh+g",
-    "tc38mN/JPPAuYHKuNEEewZB1dJY8Mp9edTNh9W2ODSMYRtECi7AS6qbwQG8blmmbe4FvO1R5jLvBZE3EoBZtImM6iD",
-    "128g2d9hVD9MV1dYX//ZWX48mwKBgQD92tyNEUcPHeCpkxf/nICFDgzCHfLi9e9YZLHNFhdMBxGDNnlZFyaUpvC1/m",
-    "BibU5HMv1ztz78d6zo/ecu8ZEC8tNdixXp0NUMFoOs+wdNbMUv9fdptUfli9CVMomKguvAfy7tXEQ/zryYphdxbnuQ",
-    "4Y+WPOFIBji5tlo7ZQEjjwKBgQC4mV734la7+SiE6kgfSuxk5CmFyUEeYvc4ANG3ugYKdF5vRKSnjRXP4gQO5/CxXP",
-    "6ctc2UtQ7yaatBTTUusw7zVF9N36HKNafcWsJkaXwdssL/tHItPDFtf8FMMndMvGTtiDd2tR3T2FjBbkBSBS3evMRk",
-    "C5gE9gAWu4fkXe8nawKBgC2GV3Ew/QZX/FdM2svrXB0AdQdG6a0MH91BSaWW5Zyr09ctKLvya+fSvG5W7SAZrCUWnt",
-    "9mqHQMXkT2a8Q+bBwUQhWPgOGKovpk+z5FUnzvGbnNKY6ahQdEeKaZBpOBgRfndxn4JwEuaSIS/zdHcf98hAyUZG5P",
-    "N1MOwcXPClI/AoGAF8XorRPBB8Q2q6dgUmdbukKH9mrMsBUesV+poneaf44s+zdj3RAWVwdMbn8ASFcpkxT2vMf0fN",
-    "OO8oH272Sv8DZVb7n1JA106LPnhPbwvQJgin26lojB9NAXHLEDHCbG+LAqNGdux/F8vKxuLCHunljBEgFMOpdTu5m7",
-    "DnXqbrECgYEAtD19gPz6ED7IvQT8gytqqbscrs9XqH+9s9Byq57UeDHujsYGMPlQdrxce56ktBBcVlfkffqnD2u+5Q",
-    "nCOe4uQyd0pbjJIrF4dF3ypInghYFLJrbODSyvp9pPbdrGO0/rk/X/BMkHEKNFPvZvXMGfgK5u1geiqjHu4PdQvUXv",
-    "2SQ=",
-];
+/// RSA key of 2048 bits in PKCS #8, made for tests only; `ring` cannot make one.
+const RSA_KEY: &str = include_str!("rsa_key.base64");
 
 pub(crate) fn now() -> UnixTime {
     UnixTime::from_seconds(NOW)
@@ -64,7 +44,7 @@ pub(crate) enum Signer {
 
 impl Signer {
     pub(crate) fn rsa() -> Self {
-        let der = STANDARD.decode(RSA_KEY.concat()).unwrap();
+        let der = STANDARD.decode(RSA_KEY.replace('\n', "")).unwrap();
         Self::Rsa(Box::new(RsaKeyPair::from_pkcs8(&der).unwrap()))
     }
 

@@ -21,6 +21,9 @@ use super::refusal::AccessRefusal;
 use super::sql::{self, AccessRow, AccessStatement, LogLine};
 use super::state::{number, read_control, read_denials, read_key, text};
 
+/// Seconds for which a key that was revoked or has expired is kept, so that its state can be looked
+/// up. The next change after that removes it, so that only living keys count against the limit.
+const DEAD_KEYS_KEPT_FOR: u64 = 90 * 86_400;
 /// Highest number of denials: each is kept until the tokens that it is about have expired.
 pub(super) const DENIALS_MAX: usize = 10_000;
 /// Longest issuer, subject or token id of a denial in bytes: PostgreSQL indexes them together.
@@ -43,6 +46,13 @@ pub struct AccessFacts {
     /// Defined roles; `None` for one that this program cannot read.
     roles: BTreeMap<String, Option<AccessRole>>,
     denials: Vec<Denial>,
+    /// Number of keys that were revoked or have expired too long ago to be kept.
+    dead_keys: u64,
+}
+
+/// Returns the time before which keys were revoked or have expired that a change at `now` removes.
+pub(super) fn dead_before(now: UnixTime) -> UnixTime {
+    UnixTime::from_seconds(now.seconds().saturating_sub(DEAD_KEYS_KEPT_FOR))
 }
 
 impl AccessFacts {
@@ -50,8 +60,8 @@ impl AccessFacts {
     ///
     /// # Errors
     /// The damage, as a message.
-    pub fn read(results: [Vec<AccessRow>; 7]) -> Result<Self, String> {
-        let [control, key_count, named, admins, keys_of_role, roles, denials] = results;
+    pub fn read(results: [Vec<AccessRow>; 8]) -> Result<Self, String> {
+        let [control, key_count, named, admins, keys_of_role, roles, denials, dead_keys] = results;
         let (mode, generation) = read_control(&control)?;
         let count = |rows: &[AccessRow]| {
             let counted = rows.first().and_then(|row| number(row, 0));
@@ -74,6 +84,7 @@ impl AccessFacts {
             keys_of_role: count(&keys_of_role),
             roles: roles.iter().map(role).collect(),
             denials: read_denials(&denials)?,
+            dead_keys: count(&dead_keys),
         })
     }
 
@@ -173,6 +184,7 @@ pub fn plan(
 ) -> Result<ChangePlan, AccessRefusal> {
     facts.check_last_admin(change, author, now)?;
     let mut steps = Steps { statements: Vec::new(), lines: Vec::new(), mode: facts.mode };
+    steps.remove_dead_keys(facts, now);
     match change {
         AccessChange::CreateKey(key) => steps.create_key(key, facts, author, now)?,
         AccessChange::RevokeKey(id) => steps.revoke_key(facts.named(*id)?, now)?,
@@ -215,6 +227,17 @@ struct Steps {
 impl Steps {
     fn line(&mut self, kind: &'static str, id: impl ToString, what: impl ToString) {
         self.lines.push(LogLine { kind, id: id.to_string(), what: what.to_string() });
+    }
+
+    fn remove_dead_keys(&mut self, facts: &AccessFacts, now: UnixTime) {
+        if facts.dead_keys == 0 {
+            return;
+        }
+        let before = dead_before(now);
+        self.statements.push(sql::remove_dead_keys(before));
+        let (count, before) = (facts.dead_keys, before.format());
+        let what = format!("removed: {count} that were revoked or had expired before {before}");
+        self.line("key", "*", what);
     }
 
     fn create_key(

@@ -11,6 +11,7 @@ use access::session::SessionSeed;
 use access::unix_time::UnixTime;
 
 use super::change::AccessChange;
+use super::plan::dead_before;
 use AccessColumn::{Number, Text};
 
 /// Value of a parameter, or of a column of a row.
@@ -102,8 +103,9 @@ pub fn state() -> [AccessStatement; 5] {
 }
 
 /// Returns the statements that read the facts about a change, in the order that
-/// [`AccessFacts::read`](super::AccessFacts::read) expects.
-pub fn facts(change: &AccessChange) -> [AccessStatement; 7] {
+/// [`AccessFacts::read`](super::AccessFacts::read) expects. Keys that the change removes, because
+/// they were revoked or have expired long ago, are only counted.
+pub fn facts(change: &AccessChange, now: UnixTime) -> [AccessStatement; 8] {
     let (id, role) = match change {
         AccessChange::CreateKey(key) => (key.id.to_string(), ""),
         AccessChange::RevokeKey(id)
@@ -117,20 +119,35 @@ pub fn facts(change: &AccessChange) -> [AccessStatement; 7] {
         | AccessChange::SetMode(_)
         | AccessChange::ReplaceSessionSecret(_) => (String::new(), ""),
     };
-    let count = "SELECT count(*) FROM tessera_access_keys";
-    let of_role = "SELECT count(*) FROM tessera_access_keys WHERE role = $1 AND revoked_at IS NULL";
-    let named = concat!(key_columns!(), " WHERE id = $1");
+    let dead_before = || time(dead_before(now));
+    let count = "SELECT count(*) FROM tessera_access_keys
+        WHERE (revoked_at IS NULL OR revoked_at >= $1) AND (expires_at IS NULL OR expires_at >= $1)";
+    let of_role = "SELECT count(*) FROM tessera_access_keys
+        WHERE role = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at >= $2)";
+    let named = concat!(
+        key_columns!(),
+        " WHERE id = $1 AND (revoked_at IS NULL OR revoked_at >= $2)
+            AND (expires_at IS NULL OR expires_at >= $2)"
+    );
+    let dead = "SELECT count(*) FROM tessera_access_keys WHERE revoked_at < $1 OR expires_at < $1";
     let admins =
         concat!(key_columns!(), " WHERE role = 'admin' AND revoked_at IS NULL AND suspended = 0");
     [
         control(),
-        AccessStatement::query(count, &[Number]),
-        AccessStatement::query(named, KEY_COLUMNS).with([AccessValue::Text(id)]),
+        AccessStatement::query(count, &[Number]).with([dead_before()]),
+        AccessStatement::query(named, KEY_COLUMNS).with([AccessValue::Text(id), dead_before()]),
         AccessStatement::query(admins, KEY_COLUMNS),
-        AccessStatement::query(of_role, &[Number]).with([AccessValue::Text(role.to_owned())]),
+        AccessStatement::query(of_role, &[Number]).with([text(role), dead_before()]),
         roles(),
         denials(),
+        AccessStatement::query(dead, &[Number]).with([dead_before()]),
     ]
+}
+
+/// Returns the statement that removes the keys that were revoked or have expired before a time.
+pub(super) fn remove_dead_keys(before: UnixTime) -> AccessStatement {
+    let sql = "DELETE FROM tessera_access_keys WHERE revoked_at < $1 OR expires_at < $1";
+    AccessStatement::work(sql, [time(before)])
 }
 
 fn text(value: &str) -> AccessValue {

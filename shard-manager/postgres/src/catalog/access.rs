@@ -75,7 +75,7 @@ impl Catalog {
     ) -> Result<u64, AccessError> {
         let planned = async {
             run(&self.connection, BEGIN_CHANGING).await?;
-            let results = load_all(&self.connection, &sql::facts(change)).await?;
+            let results = load_all(&self.connection, &sql::facts(change, now)).await?;
             AccessFacts::read(results).map_err(|damage| unreadable(&damage))
         };
         let facts = self.or_rollback(planned.await).await.map_err(|error| refused(&error))?;

@@ -58,8 +58,8 @@ pub(super) fn change(
 ) -> Result<u64, AccessError> {
     let changed = connection.immediate_transaction(|connection| {
         let results: QueryResult<Vec<Vec<AccessRow>>> =
-            sql::facts(change).iter().map(|query| run(connection, query)).collect();
-        let results: [Vec<AccessRow>; 7] =
+            sql::facts(change, now).iter().map(|query| run(connection, query)).collect();
+        let results: [Vec<AccessRow>; 8] =
             results?.try_into().map_err(|_| DieselError::NotFound)?;
         let facts = AccessFacts::read(results).map_err(|damage| unreadable(&damage))?;
         let plan = plan(change, &facts, author, now).map_err(Unchanged::Refused)?;

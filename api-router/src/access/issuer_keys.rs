@@ -1,0 +1,101 @@
+//! Issuer keys: the keys of each issuer, from files and from addresses, as the gate has them.
+//!
+//! **Invariant:** the gate has the keys that were applied last for each issuer. Keys that were
+//! fetched are used for [`SERVED_FOR`] after they were last seen, and no longer.
+//! **Not here:** reading files (`files`), fetching (`remote_keys`), choosing the key of a token
+//! (`shard_manager::access`).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shard_manager::access::jwt::Issuers;
+use shard_manager::access::jwt::issuer::{Issuer, IssuerError, LoadedKeys};
+use shard_manager::access::jwt::key_set::KeySet;
+use shard_manager::access::unix_time::UnixTime;
+
+use super::gate::AccessGate;
+use crate::config::{IssuerConfig, IssuerKeys};
+
+/// Seconds for which fetched keys are used if they cannot be fetched again. An issuer that is down
+/// for less does not stop its users; a key that it has withdrawn meanwhile is used no longer.
+pub const SERVED_FOR: u64 = 86_400;
+
+/// Keys of all issuers of a gate.
+pub struct IssuerKeySets {
+    gate: Arc<AccessGate>,
+    config: Vec<IssuerConfig>,
+    /// One for each issuer; `None` while it is not known.
+    known: Mutex<Vec<Option<LoadedKeys>>>,
+}
+
+impl IssuerKeySets {
+    /// Creates the keys of a gate, which has them already.
+    pub fn new(
+        gate: Arc<AccessGate>,
+        config: Vec<IssuerConfig>,
+        known: Vec<Option<LoadedKeys>>,
+    ) -> Self {
+        Self { gate, config, known: Mutex::new(known) }
+    }
+
+    /// Brings the keys of files into force. Those that were fetched stay.
+    ///
+    /// # Errors
+    /// [`IssuerError`], and then nothing has changed.
+    pub fn apply_files(&self, sets: Vec<Option<LoadedKeys>>) -> Result<(), IssuerError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetched = |(set, old): (Option<LoadedKeys>, &Option<LoadedKeys>)| set.or(old.clone());
+        let next: Vec<_> = sets.into_iter().zip(&*known).map(fetched).collect();
+        self.gate.apply_issuers(issuers(&self.config, &next)?);
+        *known = next;
+        Ok(())
+    }
+
+    /// Brings keys into force that were fetched at `now`. If they are those of before (`None`),
+    /// only their time is prolonged.
+    ///
+    /// # Errors
+    /// [`IssuerError`], and then nothing has changed.
+    pub fn apply_fetched(
+        &self,
+        place: usize,
+        set: Option<Arc<KeySet>>,
+        now: UnixTime,
+    ) -> Result<(), IssuerError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = known.clone();
+        let Some(keys) = next.get_mut(place) else { return Ok(()) };
+        let is_new = set.is_some();
+        let set = set.or_else(|| keys.as_ref().map(|keys| Arc::clone(&keys.set)));
+        let until = Some(now.plus(SERVED_FOR));
+        *keys = set.map(|set| LoadedKeys { set, usable_until: until });
+        let issuers = issuers(&self.config, &next)?;
+        if is_new {
+            self.gate.apply_issuers(issuers);
+        } else {
+            self.gate.prolong_issuers(issuers);
+        }
+        *known = next;
+        Ok(())
+    }
+
+    /// Returns the place and the address of each issuer whose keys are fetched.
+    pub fn remote(&self) -> impl Iterator<Item = (usize, &IssuerConfig, &str)> {
+        self.config.iter().enumerate().filter_map(|(place, issuer)| match &issuer.keys {
+            IssuerKeys::Url(url) => Some((place, issuer, &**url)),
+            IssuerKeys::Jwks(_) | IssuerKeys::Secret(_) => None,
+        })
+    }
+}
+
+/// Returns issuers with their keys.
+///
+/// # Errors
+/// [`IssuerError`] names the setting that cannot be used.
+pub fn issuers(
+    config: &[IssuerConfig],
+    keys: &[Option<LoadedKeys>],
+) -> Result<Issuers, IssuerError> {
+    let built = config.iter().zip(keys);
+    let built = built.map(|(issuer, keys)| Issuer::new(issuer.settings.clone(), keys.clone()));
+    Issuers::new(built.collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,79 @@
+//! JWKS client: fetches the document with the public keys of an issuer.
+//!
+//! A redirect is an error: the address in the settings is the one that was judged to be the
+//! issuer's, and another one could be anybody's. So is a document that is too long or too slow,
+//! because the thread that fetches it must be free again after [`FETCH_MAX`].
+//!
+//! **Invariant:** no address but the one of the settings is contacted, and no error contains bytes
+//! of the response.
+//! **Not here:** the meaning of the document (`shard_manager::access`), the time at which it is
+//! fetched (`remote_keys`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use shard_manager::access::jwt::key_set::KeySet;
+use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+/// Longest time for a document to arrive, with its connection.
+pub const FETCH_MAX: Duration = Duration::from_secs(5);
+
+const ACCEPT: &str = "application/json, application/jwk-set+json";
+const USER_AGENT: &str = "tessera";
+
+/// Fetches a document. Blocks for at most [`FETCH_MAX`]. The connection and the trusted
+/// certificates are of this one call, so that renewed certificates of the system count.
+///
+/// # Errors
+/// A sentence for the log.
+pub fn fetch(url: &str) -> Result<Vec<u8>, String> {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .timeout_global(Some(FETCH_MAX))
+        .user_agent(USER_AGENT)
+        .accept(ACCEPT);
+    let agent: Agent = if url.starts_with("https:") {
+        config.tls_config(trusted()?).build().into()
+    } else {
+        // The address is one of this machine, which a proxy would not reach.
+        config.proxy(None).build().into()
+    };
+    let mut response = agent.get(url).call().map_err(|error| error.to_string())?;
+    match response.status().as_u16() {
+        200 => {}
+        status @ 300..=399 => {
+            return Err(format!("the answer is a redirect ({status}): name the final address"));
+        }
+        status => return Err(format!("the answer has the status {status}")),
+    }
+    let longest = KeySet::DOCUMENT_LEN_MAX as u64;
+    // One byte more, so that a document of the greatest length is not refused.
+    let body = response.body_mut().with_config().limit(longest + 1).read_to_vec();
+    let is_longer = match &body {
+        Ok(body) => body.len() as u64 > longest,
+        Err(error) => matches!(error, ureq::Error::BodyExceedsLimit(_)),
+    };
+    if is_longer {
+        return Err(format!("the document is longer than {} KiB", longest >> 10));
+    }
+    body.map_err(|error| error.to_string())
+}
+
+/// Returns the certificates that this machine trusts.
+fn trusted() -> Result<TlsConfig, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let roots: Vec<Certificate<'static>> =
+        found.certs.iter().map(|one| Certificate::from_der(one).to_owned()).collect();
+    if roots.is_empty() {
+        return Err(
+            "this machine trusts no certificates: name a file of them by SSL_CERT_FILE".to_owned()
+        );
+    }
+    // Named, not taken from the process: another crate may bring another provider.
+    let provider = Arc::new(ring::default_provider());
+    let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots));
+    Ok(tls.unversioned_rustls_crypto_provider(provider).build())
+}
