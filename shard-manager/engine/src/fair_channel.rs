@@ -12,7 +12,7 @@
 mod holdings;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use model::fair_share::FairShare;
 use tokio::sync::mpsc;
@@ -67,7 +67,7 @@ impl FairLimits {
 pub enum Refused<M> {
     /// The channel is full.
     Full(M),
-    /// More than half of what waits is of this tenant, and another one waits.
+    /// This tenant has more than half of the capacity, and another one waits or has just waited.
     Share(M),
     /// The receiver has ended.
     Closed(M),
@@ -81,6 +81,9 @@ struct Shared {
     crowd: AtomicU64,
     /// Number of messages in the fair queue.
     sorted: AtomicUsize,
+    /// True if messages of several tenants waited for the last batch. A tenant whose few messages
+    /// were just received finds room for the next ones.
+    is_shared: AtomicBool,
     /// Messages and bytes of each tenant.
     holdings: Holdings,
 }
@@ -122,6 +125,7 @@ pub fn channel<M: Queued>(limits: FairLimits) -> (FairSender<M>, FairReceiver<M>
         // Callers that are not told apart: without access control there are no others.
         crowd: AtomicU64::new(FairShare::COMMON.number()),
         sorted: AtomicUsize::new(0),
+        is_shared: AtomicBool::new(false),
         holdings: Holdings::default(),
     });
     let queue = FairSender { queue, shared: Arc::clone(&shared), limits };
@@ -200,7 +204,9 @@ impl<M: Queued> FairSender<M> {
         }
         let waiting = self.waiting();
         let has_half = held.operations > operations / 2 || held.bytes > bytes / 2;
-        if has_half && waiting >= held.operations {
+        let others_wait =
+            waiting >= held.operations || self.shared.is_shared.load(Ordering::Relaxed);
+        if has_half && others_wait {
             return Some(Refused::Share);
         }
         let is_short = waiting >= operations - operations / RESERVED
@@ -293,6 +299,11 @@ impl<M: Queued> FairReceiver<M> {
         };
         if is_due {
             self.divide();
+        }
+        let is_shared = self.sorted.is_shared();
+        // The load keeps the cache line shared with senders.
+        if self.shared.is_shared.load(Ordering::Relaxed) != is_shared {
+            self.shared.is_shared.store(is_shared, Ordering::Relaxed);
         }
     }
 

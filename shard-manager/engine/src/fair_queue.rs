@@ -84,6 +84,12 @@ impl<T> FairQueue<T> {
         self.barrier.is_some()
     }
 
+    /// Returns true if more than one tenant waits.
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        self.ring.len() > 1
+    }
+
     /// Returns the number of the tenant, if there is only one.
     pub fn only_tenant(&self) -> Option<u64> {
         let first = self.ring.front().filter(|_| self.ring.len() == 1)?;
