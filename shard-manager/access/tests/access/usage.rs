@@ -238,7 +238,7 @@ fn the_day_of_the_last_use_outlives_a_change_of_the_keys() {
     let mut text = key.reveal().to_owned();
     text.replace_range(20..21, if &text[20..21] == "x" { "y" } else { "x" });
     assert!(third.authenticate_key(&text, noon(DAY + 9)).is_err());
-    assert_eq!(third.used_on(key.id()), Some(DAY + 5), "bad credentials are no use");
+    assert_eq!(third.used_on(key.id()), Some(DAY + 5), "bad credentials do not count");
 }
 
 proptest! {
