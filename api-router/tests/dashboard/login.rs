@@ -134,7 +134,7 @@ fn check_login(origin: &str) {
     page.command("Page.reload", &serde_json::json!({}));
     page.until("the session stays", LIVE);
     page.until("one may log out", "!document.getElementById('logout').hidden");
-    page.click("#logout");
+    page.click_and_load("#logout");
     page.until("a login is needed again", LOCKED);
     assert_eq!(page.value("document.getElementById('foot-note').textContent"), "", "no figures");
     assert!(!page.asked().iter().any(|path| path.contains("tsr_")), "{:?}", page.asked());
@@ -166,7 +166,7 @@ fn a_page_whose_key_is_revoked_asks_for_another_one() {
     enter(&mut page, key(NOBODY).reveal());
     let notice = "document.getElementById('notice').textContent";
     page.until("the scope is missing", &format!("{notice}.includes('analytics')"));
-    page.click("#logout");
+    page.click_and_load("#logout");
     page.until("a login is needed again", LOCKED);
     enter(&mut page, key(WATCHER).reveal());
     page.until("it is live", LIVE);
@@ -181,9 +181,12 @@ fn swagger_ui_sends_the_key_that_was_entered() {
     let files = Files::write();
     let router = files.router();
     let mut page = Page::visit(&router.url(""), "/swagger-ui/", DESK);
-    page.until("it offers to authorize", "document.querySelector('.auth-wrapper .authorize')");
+    page.until(
+        "it offers to authorize",
+        "document.querySelector('.auth-wrapper .authorize') !== null",
+    );
     page.value("document.querySelector('.auth-wrapper .authorize').click()");
-    page.until("the field is shown", "document.querySelector('.auth-container input')");
+    page.until("the field is shown", "document.querySelector('.auth-container input') !== null");
     page.value("document.querySelector('.auth-container input').focus()");
     page.type_text(key(WATCHER).reveal());
     page.value("document.querySelector('.auth-btn-wrapper .authorize').click()");
@@ -195,11 +198,14 @@ fn swagger_ui_sends_the_key_that_was_entered() {
         &format!("{call}?.querySelector('.opblock-summary-control') != null"),
     );
     page.value(&format!("{call}.querySelector('.opblock-summary-control').click()"));
-    page.until("it can be tried", &format!("{call}.querySelector('.try-out__btn, .execute')"));
+    page.until(
+        "it can be tried",
+        &format!("{call}.querySelector('.try-out__btn, .execute') !== null"),
+    );
     page.value(&format!(
         "(() => {{ const one = {call}; if (!one.querySelector('.execute')) one.querySelector('.try-out__btn').click(); }})()"
     ));
-    page.until("it can be sent", &format!("{call}.querySelector('.execute')"));
+    page.until("it can be sent", &format!("{call}.querySelector('.execute') !== null"));
     page.value(&format!("{call}.querySelector('.execute').click()"));
     page.until(
         "the caller is shown",

@@ -124,6 +124,14 @@ impl Page {
         }
     }
 
+    /// Clicks on an element that makes the page load again, and waits until it has.
+    pub(crate) fn click_and_load(&mut self, selector: &str) {
+        let is_load = |event: &Value| event["method"] == "Page.loadEventFired";
+        self.browser.events.retain(|event| !is_load(event));
+        self.click(selector);
+        self.browser.wait_for("the page loads again", is_load);
+    }
+
     /// Presses a key: `Tab`, `Enter`, `Escape`, `ArrowLeft` …
     pub(crate) fn press(&mut self, key: &str) {
         let (code, text) = match key {
