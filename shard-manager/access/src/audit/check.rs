@@ -203,10 +203,10 @@ impl ChainCheck {
         if self.begins_file && !names_log {
             return Err(ChainFault::NoBeginning);
         }
-        if let Some(log) = line.log.as_ref().filter(|_| names_log) {
-            if *self.summary.log.get_or_insert_with(|| log.clone()) != *log {
-                return Err(ChainFault::OtherLog);
-            }
+        if let Some(log) = line.log.as_ref().filter(|_| names_log)
+            && *self.summary.log.get_or_insert_with(|| log.clone()) != *log
+        {
+            return Err(ChainFault::OtherLog);
         }
         if self.head().is_some_and(|head| head.number == line.point.number && head != line.point) {
             return Err(ChainFault::NotTheHead);
