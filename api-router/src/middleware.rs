@@ -24,7 +24,7 @@ use shard_manager::keyspace::Slot;
 use shard_manager::topology::ShardIndex;
 
 use crate::access::admission::Admission;
-use crate::access::audit::{self, AuditDraft};
+use crate::access::audit;
 use crate::access::cors;
 use crate::app::App;
 use crate::browser_policy::{ResponseKind, limit_browser};
@@ -70,18 +70,14 @@ pub async fn handle_request(
     if route.is_some() && app.keeps_records() {
         request_record::attach(&request);
     }
-    if let Some(audit) = &app.audit {
-        AuditDraft::attach(audit, &request, trace.map(|trace| trace.id));
-    }
+    audit::begin(app.audit.as_ref(), &request, trace.map(|trace| trace.id));
     let permitted = app.gate.as_ref().and_then(|gate| gate.origins.find(request.headers()));
     let (id, checked) = match request_id(request.headers()) {
         Ok(id) => (id, check(&app, &request, route, permitted.is_some())),
         Err(problem) => (None, Err(problem.into())),
     };
     let id = id.unwrap_or_else(new_request_id);
-    if app.audit.is_some() {
-        AuditDraft::name(&request, &id);
-    }
+    audit::name(app.audit.as_ref(), &request, &id);
     let is_authorized = request.headers().contains_key(AUTHORIZATION);
     let mut admission = Admission::default();
     let mut response = match checked {
@@ -118,9 +114,7 @@ pub async fn handle_request(
     if let Some(route) = route {
         context.record(&app, worker.as_deref(), route, &response, began);
     }
-    if app.audit.is_some() {
-        audit::finish(response.request(), response.status(), problem.map(|problem| problem.code()));
-    }
+    audit::finish(app.audit.as_ref(), &response, problem.as_ref().map(Problem::code));
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(admission.hold(response))
 }

@@ -29,7 +29,7 @@ use self::file::{AuditFile, RotationLimits};
 use self::writer::{AuditSink, AuditWriter};
 use crate::config::{AuditConfig, AuditTarget};
 
-pub use self::draft::{AuditDraft, finish, identify, note_row, note_rows_refused};
+pub use self::draft::{AuditDraft, begin, finish, identify, name, note_row, note_rows_refused};
 pub use self::head::{begin_keeping_head, keep_last_head};
 
 /// Highest number of events that wait to be written.

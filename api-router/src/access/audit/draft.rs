@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::HttpMessage;
-use actix_web::dev::ServiceRequest;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use shard_manager::access::audit::AuditLevel;
@@ -58,11 +58,10 @@ struct AuditedAnswer {
 }
 
 impl AuditDraft {
-    /// Attaches the draft of a request that begins.
-    pub fn attach(log: &Arc<AuditLog>, request: &ServiceRequest, trace: Option<[u8; 16]>) {
+    fn new(log: &Arc<AuditLog>, request: &ServiceRequest, trace: Option<[u8; 16]>) -> Self {
         let path = request.match_info().as_str();
         let row = scopes::find(path, request.method());
-        let draft = Self {
+        Self {
             log: Arc::clone(log),
             row,
             method: request.method().clone(),
@@ -77,14 +76,6 @@ impl AuditDraft {
             key: None,
             refused_rows: 0,
             is_finished: false,
-        };
-        request.extensions_mut().insert(draft);
-    }
-
-    /// Adds the id of a request, if it has a draft.
-    pub fn name(request: &ServiceRequest, id: &HeaderValue) {
-        if let Some(draft) = request.extensions_mut().get_mut::<Self>() {
-            draft.request = Some(id.clone());
         }
     }
 
@@ -96,14 +87,18 @@ impl AuditDraft {
         }
     }
 
+    /// Returns the lowest level of a log that has the request; `None` if no log has it.
     fn level(&self, is_refused: bool) -> Option<AuditLevel> {
         let need = self.row.map_or(RouteNeed::Open, |row| ROWS[row].need);
         let is_read = self.method == Method::GET;
+        // Also a request that changes something although its route needs no right.
+        if !is_read && self.row.is_some() && need != RouteNeed::Rows {
+            return Some(AuditLevel::Admin);
+        }
+        if is_refused {
+            return Some(AuditLevel::Denied);
+        }
         match need {
-            RouteNeed::Scope(_) if !is_read => Some(AuditLevel::Admin),
-            // A request that changes something although its route needs no right.
-            RouteNeed::Open if !is_read && self.row.is_some() => Some(AuditLevel::Admin),
-            _ if is_refused => Some(AuditLevel::Denied),
             RouteNeed::Rows if !is_read => Some(AuditLevel::Writes),
             RouteNeed::Rows | RouteNeed::Scope(_) => Some(AuditLevel::All),
             RouteNeed::Open => None,
@@ -174,6 +169,39 @@ impl Drop for AuditDraft {
     }
 }
 
+/// Attaches a draft to a request that begins. Nothing is done without an audit log.
+#[inline]
+pub fn begin(log: Option<&Arc<AuditLog>>, request: &ServiceRequest, trace: Option<[u8; 16]>) {
+    if let Some(log) = log {
+        let draft = AuditDraft::new(log, request, trace);
+        request.extensions_mut().insert(draft);
+    }
+}
+
+/// Adds the id of a request to its draft. Nothing is done without an audit log.
+#[inline]
+pub fn name(log: Option<&Arc<AuditLog>>, request: &ServiceRequest, id: &HeaderValue) {
+    if log.is_some()
+        && let Some(draft) = request.extensions_mut().get_mut::<AuditDraft>()
+    {
+        draft.request = Some(id.clone());
+    }
+}
+
+/// Ends the draft of a request that is answered. Nothing is done without an audit log.
+#[inline]
+pub fn finish<B>(log: Option<&Arc<AuditLog>>, response: &ServiceResponse<B>, code: Option<Code>) {
+    if log.is_none() {
+        return;
+    }
+    let request = response.request();
+    let draft = request.extensions_mut().remove::<AuditDraft>();
+    if let Some(mut draft) = draft {
+        let answer = AuditedAnswer { status: response.status(), code };
+        draft.send(Some(answer), Some(request.headers()));
+    }
+}
+
 /// Adds the caller to the draft of a request, if it has one.
 pub fn identify(request: &impl HttpMessage, address: IpAddr, caller: &Arc<Caller>) {
     if let Some(draft) = request.extensions_mut().get_mut::<AuditDraft>() {
@@ -208,14 +236,6 @@ fn add_row(request: &impl HttpMessage, table: &str, key: Option<&str>) {
 pub fn note_rows_refused(request: &impl HttpMessage, rows: u64) {
     if let Some(draft) = request.extensions_mut().get_mut::<AuditDraft>() {
         draft.refused_rows = rows;
-    }
-}
-
-/// Ends the draft of a request that is answered, if it has one.
-pub fn finish(request: &impl HttpMessage, status: StatusCode, code: Option<Code>) {
-    let draft = request.extensions_mut().remove::<AuditDraft>();
-    if let Some(mut draft) = draft {
-        draft.send(Some(AuditedAnswer { status, code }), Some(request.headers()));
     }
 }
 

@@ -78,8 +78,8 @@ impl AuditFile {
         let bytes = file.metadata().map_err(failed)?.len() - torn_bytes;
         let mut log = Self { path: path.to_owned(), file, bytes, is_torn: torn_bytes > 0, limits };
         log.restore().map_err(failed)?;
-        let is_new = matches!(tail, FileTail::Empty);
-        let tail = if is_new { log.tail_before().map_err(failed)? } else { tail };
+        let is_empty = tail == FileTail::Empty;
+        let tail = if is_empty { log.tail_before().map_err(failed)? } else { tail };
         let head = match tail {
             FileTail::Line(head) => head,
             FileTail::Empty => return Ok((log, None)),

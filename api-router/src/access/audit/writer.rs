@@ -147,7 +147,7 @@ impl AuditWriter {
 
     /// Writes the batch, or counts its events as lost.
     fn write_batch(&mut self) {
-        if self.batch.is_empty() {
+        if self.batch.is_empty() && self.lost() == 0 {
             return;
         }
         let before = self.chain.last();
@@ -183,7 +183,7 @@ impl AuditWriter {
         {
             self.chain.push(&mut self.text, now, AuditEntry::File, &self.keys);
         }
-        let lost = self.counts.dropped.load(Ordering::Relaxed) - self.told;
+        let lost = self.lost();
         if lost > 0 {
             self.chain.push(&mut self.text, now, AuditEntry::Lost(lost), &self.keys);
         }
@@ -193,6 +193,11 @@ impl AuditWriter {
         }
         self.write_text()?;
         Ok(lost)
+    }
+
+    /// Returns the number of lost events that no line has told.
+    fn lost(&self) -> u64 {
+        self.counts.dropped.load(Ordering::Relaxed) - self.told
     }
 
     fn write_entry(&mut self, entry: AuditEntry<'_>) -> io::Result<()> {

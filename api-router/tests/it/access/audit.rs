@@ -202,11 +202,11 @@ fn equal_refusals_share_lines_and_each_is_counted() {
 fn long_text_and_control_characters_stay_in_their_line() {
     let audited = Audited::start("on", &["--audit", "all", "--audit-keys", "plain"]);
     let admin = admin();
-    let long = "x".repeat(60_000);
+    let long = "x".repeat(30_000);
     let paths = [
         ("table", format!("/api/read?table=a%0A%7B%22seq%22%3A1%7D%0D%1B%5B2J{long}")),
         ("key", format!("/api/kv/{long}")),
-        ("role", format!("/api/access/roles/{}", &long[..30_000])),
+        ("role", format!("/api/access/roles/{long}")),
         ("odd", "/api/access/roles/a%0Ab%22%5C".to_owned()),
     ];
     for (id, path) in &paths {

@@ -1,4 +1,4 @@
-//! Canaries: secrets of tests, which no answer, metric, page or log line may show.
+//! Canaries: secrets of tests, which no answer, metric, page, log line or audit line may show.
 
 use std::process::Command;
 
@@ -7,12 +7,16 @@ use serde_json::json;
 use super::files::logging;
 use super::guarded::{Signer, admin, claims, key, with_access};
 use crate::backend;
+use crate::harness::eventually;
 
 #[test]
 fn no_secret_is_shown_anywhere() {
     let folder = crate::folders::temporary();
     let log = folder.path().join("log");
-    let guarded = logging(folder.path(), &log, &["--log", "trace"]);
+    let audit_log = folder.path().join("audit.log");
+    let audited = ["--audit", "all", "--audit-keys", "plain", "--audit-log"];
+    let flags = [&["--log", "trace"][..], &audited, &[audit_log.to_str().unwrap()]].concat();
+    let guarded = logging(folder.path(), &log, &flags);
     let (admin, unknown) = (admin(), key(77));
     let token = Signer::new().sign(&claims());
     let forged = Signer::of_seed(9).sign(&claims());
@@ -52,6 +56,11 @@ fn no_secret_is_shown_anywhere() {
     said += &printed("--doctor");
     said += &std::fs::read_to_string(&log).unwrap();
     assert!(said.contains("credentials were refused"), "the log is looked at");
+    let last = [("x-request-id", "last")];
+    guarded.send_with("GET", "/api/shards", Some(admin.reveal()), &last, None);
+    said += &eventually("the last line of the audit log", || {
+        std::fs::read_to_string(&audit_log).ok().filter(|lines| lines.contains("\"last\""))
+    });
     for text in texts {
         // The last characters of a key are its secret, and those of a token its signature.
         let secret = &text[text.len() - 40..];
