@@ -162,7 +162,7 @@ fn wrong_answers_of_an_issuer_are_refused() {
     let long = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(256 << 10));
     let cases = [
         ("/moved", Served::Status("302 Found", to("/target")), "is a redirect (302)"),
-        ("/moved-for-ever", Served::Status("308 Permanent Redirect", to("/target")), "(308)"),
+        ("/for-ever", Served::Status("308 Permanent Redirect", to("/target")), "(308)"),
         ("/missing", Served::Status("404 Not Found", String::new()), "has the status 404"),
         ("/empty", Served::Status("204 No Content", String::new()), "has the status 204"),
         ("/long", Served::Document(long), "longer than 256 KiB"),
