@@ -196,9 +196,9 @@ mod tests {
         let mut others: Vec<_> = (0..4).map(|_| ask(&places, 2)).collect();
         assert_eq!(places.waiting(), 8);
         let mut of_others = Vec::new();
-        for other in 0..2 {
+        for other in others.iter_mut().take(2) {
             held.pop();
-            of_others.push(given(&mut others[other]).expect("a place of the one with over half"));
+            of_others.push(given(other).expect("a place of the one with over half"));
             assert!(given(&mut more[0]).is_none());
         }
         // Both have half: each gets what it gives back.
