@@ -18,6 +18,13 @@ const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
 const ASK_OPERATOR: &str =
     "ask the operator of the database: the table's triggers, rules and policies say why";
 
+/// Returns the problem of a caller who has more than half of a queue. A queue empties within
+/// batches, so that the next second is not too early.
+fn share_exceeded(detail: String) -> Problem {
+    let problem = Problem::new(Code::TSR429, detail).hint("send again after Retry-After");
+    problem.header(RETRY_AFTER, "1".to_owned())
+}
+
 fn set_logged(table: &str) -> String {
     format!("ask the operator of the database for ALTER TABLE {table} SET LOGGED")
 }
@@ -100,7 +107,7 @@ impl From<Error> for Problem {
             Error::QueueFull { shard } => {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
             }
-            Error::QueueShareExceeded { shard } => queue_share_exceeded(detail, shard),
+            Error::QueueShareExceeded { shard } => share_exceeded(detail).shard(shard),
             Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
             Error::ShardUnavailable { shard }
             | Error::WrongRows { shard }
@@ -137,13 +144,6 @@ impl From<Error> for Problem {
             Error::Internal => Self::new(Code::TSR500, detail),
         }
     }
-}
-
-fn queue_share_exceeded(detail: String, shard: String) -> Problem {
-    Problem::new(Code::TSR429, detail)
-        .shard(shard)
-        .hint("send again after Retry-After")
-        .header(RETRY_AFTER, "1".to_owned())
 }
 
 impl From<Failure> for Problem {
