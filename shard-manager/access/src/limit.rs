@@ -15,8 +15,8 @@
 //!
 //! **Invariant:** a caller never gets more than its burst at once, nor more than its rate over
 //! time, however many threads ask. A refused request uses up nothing.
-//! **Not here:** the order in which waiting writes are served (the write lanes); storing the sums of
-//! rows per day over all routers. Rates are those of one router.
+//! **Not here:** the order in which waiting writes are served (the write lanes); storing the sums
+//! of rows per day over all routers. Rates are those of one router.
 
 pub mod caller_limits;
 pub mod day_quota;

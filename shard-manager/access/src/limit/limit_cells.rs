@@ -106,8 +106,8 @@ impl LimitCells {
         self.name(subject) as u64
     }
 
-    /// Returns the counters of a subject that has a quota of rows per day, which are summed over all
-    /// routers. Those of an address are not: so no list of addresses is stored anywhere.
+    /// Returns the counters of a subject that has a quota of rows per day, which are summed over
+    /// all routers. Those of an address are not: so no list of addresses is stored anywhere.
     pub fn state_with_quota(&self, subject: &LimitSubject<'_>) -> Arc<LimitState> {
         let state = self.state(subject);
         match subject.text() {
