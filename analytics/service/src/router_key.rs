@@ -4,7 +4,7 @@
 //! because none is followed. It is neither shown nor logged.
 //! **Not here:** requests to routers (`collector`, `forward`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -61,7 +61,7 @@ impl RouterKey {
     }
 }
 
-fn read(path: &PathBuf) -> Result<HeaderValue, String> {
+fn read(path: &Path) -> Result<HeaderValue, String> {
     let refused = |cause: &str| format!("router_key_file ({}): {cause}", path.display());
     let bytes = private_file::read(path, Protection::Reading, BYTES_MAX);
     let bytes = bytes.map_err(|cause| refused(&cause))?;
