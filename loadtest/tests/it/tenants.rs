@@ -116,7 +116,7 @@ fn a_router_with_access_control_needs_a_key_with_enough_rights() {
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
     let reported = said(&refused);
     let words =
-        ["was refused by the router", "scope `operate`", "needs the scopes operate and tables"];
+        ["was refused by the router", "the scope operate", "needs the scopes operate and tables"];
     assert!(words.iter().all(|words| reported.contains(words)), "{reported}");
 
     let mut command = tester();
