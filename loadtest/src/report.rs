@@ -276,7 +276,8 @@ impl Report {
         report
     }
 
-    /// Adds the requests of each tenant. A run in which a tenant got a row of another has not passed.
+    /// Adds the requests of each tenant. A run in which a tenant got a row of another one has not
+    /// passed.
     pub(crate) fn add_tenants(&mut self, clients: &Clients) {
         let tenants = clients.of_users().iter().filter(|client| client.is_tenant());
         self.tenants = tenants.map(|client| TenantLine::of(client)).collect();

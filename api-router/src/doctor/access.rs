@@ -165,7 +165,7 @@ fn examine_keys<'k>(keys: impl Iterator<Item = &'k KeyRecord>, now: UnixTime) ->
         found.push(Finding::warning(
             ABOUT,
             format!(
-                "keys that were not used for {UNUSED_DAYS} days: {names}; revoke what nobody needs"
+                "keys that were not used for {UNUSED_DAYS} days: {names}; revoke those that are not needed"
             ),
         ));
     }

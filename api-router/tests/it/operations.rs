@@ -256,12 +256,7 @@ fn serving_others_without_access_control_needs_a_flag() {
     };
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
         let said = refusal(open(address));
-        assert!(
-            said.contains("--insecure")
-                && said.contains("127.0.0.1")
-                && said.contains("--access on"),
-            "{said}"
-        );
+        assert!(said.contains("--insecure") && said.contains("--access on"), "{said}");
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     let mut insecure = open("0.0.0.0:0");

@@ -110,18 +110,18 @@ impl Credential {
 /// hosts in different ways, so only plain names and addresses are accepted.
 fn is_of_loopback(rest: &str) -> bool {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(inner) => match inner.split_once(']') {
-            Some((host, port)) if port.is_empty() || port.starts_with(':') => host,
-            Some(_) | None => return false,
+    let (host, port) = match authority.strip_prefix('[').map(|inner| inner.split_once(']')) {
+        Some(Some((host, behind))) => (host, behind),
+        Some(None) => return false,
+        None => match authority.find(':') {
+            Some(colon) => authority.split_at(colon),
+            None => (authority, ""),
         },
-        None => authority.split_once(':').map_or(authority, |(host, _)| host),
     };
-    let port = authority.rsplit_once(':').map_or("", |(_, port)| port.trim_end_matches(']'));
-    let is_plain = !authority.contains(['@', '\\', '%']);
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
     let is_local = host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
-    is_plain && is_local && (port.is_empty() || port.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    is_local && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 impl fmt::Debug for Credential {
@@ -140,7 +140,7 @@ pub struct UnprotectedUrl {
     url: String,
 }
 
-/// Reason why a text is no credential.
+/// Reason why a text is not a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextFault {
     /// There is nothing but white space.
@@ -161,12 +161,12 @@ pub enum FileFault {
     #[error("cannot be read: {0}")]
     Unreadable(std::io::Error),
     /// The path is that of a directory, a pipe or a device.
-    #[error("is no regular file")]
+    #[error("is not a regular file")]
     Irregular,
     /// Other users may read the file.
     #[error("may be read by others (mode {0:o}): set the mode to 600")]
     Open(u32),
-    /// The content is no credential.
+    /// The content is not a credential.
     #[error(transparent)]
     Text(TextFault),
 }

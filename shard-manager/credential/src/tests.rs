@@ -22,7 +22,7 @@ fn a_file_that_others_may_read_is_refused_by_its_mode() {
         assert!(error.contains("key") && !error.contains("secret"), "{error}");
     }
     let error = Credential::from_file(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("no regular file"), "{error}");
+    assert!(error.contains("not a regular file"), "{error}");
     let error = Credential::from_file(&dir.path().join("none")).unwrap_err().to_string();
     assert!(error.contains("none") && error.contains("cannot be read"), "{error}");
 }
