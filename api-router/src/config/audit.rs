@@ -52,8 +52,8 @@ pub(super) struct AuditFlags {
     /// Audit log of requests: a file, stderr or none [default: none]
     #[arg(long, value_name = "FILE|stderr|none")]
     audit_log: Option<String>,
-    /// Requests in the audit log: admin (changes of keys, roles and tables), denied (those and refused requests), writes
-    /// (those and writes) or all [default: denied]
+    /// Requests in the audit log: admin (changes of keys, roles and tables), denied (those and
+    /// refused requests), writes (those and writes) or all [default: denied]
     #[arg(long, value_name = "admin|denied|writes|all")]
     audit: Option<String>,
     /// Form of shard keys in the audit log: hash, plain or none [default: hash]

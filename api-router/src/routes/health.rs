@@ -40,9 +40,9 @@ pub struct HealthAnswer {
     status: &'static str,
     /// For each shard whether its primary is up, and its replica (null: it has none).
     health: BTreeMap<String, ShardHealth>,
-    /// Reasons for a status other than `ok`: a sentence for each node and its reason, for each table
-    /// that is not written to because it is UNLOGGED, with the statement that corrects it, and for
-    /// an audit log that cannot be written.
+    /// Reasons for a status other than `ok`: a sentence for each node and its reason, for each
+    /// table that is not written to because it is UNLOGGED, with the statement that corrects it,
+    /// and for an audit log that cannot be written.
     degraded: Vec<String>,
     /// The nodes of each shard.
     shards: Vec<ShardNodes>,

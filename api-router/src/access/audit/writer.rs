@@ -1,7 +1,7 @@
 //! Writer: the thread that turns events into lines and writes them.
 //!
-//! **Invariant:** the chain never goes past a line that is not in the file. Lost events are counted,
-//! and a line tells their number as soon as lines can be written again.
+//! **Invariant:** the chain never goes past a line that is not in the file. Lost events are
+//! counted, and a line tells their number as soon as lines can be written again.
 //! **Not here:** files (`file`), the text of a line (`shard_manager::access::audit`).
 
 use std::io::{self, Write};

@@ -336,7 +336,7 @@ fn metrics_count_lines_and_losses() {
     audited.send("one", "GET", "/api/shards", Some(powerless().reveal()), None);
     audited.lines(&["one"]);
     let metrics = audited.guarded.send("GET", "/metrics", Some(admin().reveal())).text();
-    for line in ["tessera_audit_lines_total 1\n", "tessera_audit_dropped_total 0\n"] {
+    for line in ["tessera_audit_lines_total{} 1\n", "tessera_audit_dropped_total{} 0\n"] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
 }

@@ -90,6 +90,9 @@ impl RefusalMerger {
 
     /// Returns all held events, at the end.
     pub fn take_all(&mut self) -> Vec<AuditEvent> {
-        self.take_due(u64::MAX - INTERVAL_MS)
+        let held = self.held.drain();
+        let mut all: Vec<AuditEvent> = held.filter_map(|(_, held)| held.last).collect();
+        all.sort_by_key(|event| event.time_ms);
+        all
     }
 }

@@ -1,6 +1,7 @@
 //! `access`: the mode that the catalog remembers, and the end of all sessions of browsers.
 //!
-//! **Not here:** audit logs (`audit`), keys (`key`), roles (`role`), the place of the catalog (`catalog_place`).
+//! **Not here:** audit logs (`audit`), keys (`key`), roles (`role`), the place of the catalog
+//! (`catalog_place`).
 
 pub(super) mod audit;
 mod catalog_place;
