@@ -168,7 +168,8 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with a quota.
+/// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with
+/// a quota.
 async fn start_access(
     watcher: AccessWatcher,
     config: &Config,

@@ -5,6 +5,7 @@
 //! **Not here:** where keys, roles and issuers come from (`files`), the form of a refusal
 //! (`answers`).
 
+mod identity;
 mod login;
 
 use std::cell::Cell;
@@ -36,9 +37,10 @@ use super::answers;
 use super::audit::{self, AuditDraft};
 use super::certificates::{CertificateClients, ClientCertificate};
 use super::client_address::client_address;
+use super::clock::unix_now;
 use super::cors::PermittedOrigins;
 use super::counts::{self, AccessCounts, AccessOutcome};
-use super::credentials::{self, Credentials};
+use super::credentials::Credentials;
 use super::meter::Metered;
 use super::remote_keys::RemoteKeys;
 use super::scopes::{self, ROWS, RouteNeed};
@@ -315,70 +317,6 @@ impl AccessGate {
         }
     }
 
-    /// Returns the caller of a request. Nothing needs to be known about a request without
-    /// credentials that everyone may send.
-    fn identify(
-        &self,
-        current: &Authenticator,
-        request: &ServiceRequest,
-        need: RouteNeed,
-        is_impersonal: bool,
-    ) -> Result<Option<Arc<Caller>>, Refusal> {
-        let found = credentials::find(request.headers(), request.query_string());
-        let mut found = found.map_err(|problem| Refusal { kind: "other", problem })?;
-        if matches!(found, Credentials::Absent) {
-            if is_impersonal {
-                return Ok(None);
-            }
-            found = self.sessions.find(request.headers());
-        }
-        let address = || self.address(request.request());
-        let caller = match found {
-            Credentials::Absent => {
-                return self.identify_connection(current, request.request(), need);
-            }
-            Credentials::Bearer(text) => self.authenticate(current, text, &address)?,
-            Credentials::Session(_) if !sessions::permits(request.method()) => {
-                return Err(Refusal { kind: "other", problem: answers::session_change() });
-            }
-            Credentials::Session(text) => self.authenticate_session(current, text, &address)?,
-            Credentials::Unreadable => {
-                let problem = self.count_failure(address(), answers::unreadable);
-                return Err(Refusal { kind: "other", problem });
-            }
-        };
-        Ok(Some(caller))
-    }
-
-    /// Returns the caller whose certificate the connection has, else the one without credentials.
-    fn identify_connection(
-        &self,
-        current: &Authenticator,
-        request: &HttpRequest,
-        need: RouteNeed,
-    ) -> Result<Option<Arc<Caller>>, Refusal> {
-        let refused = |kind| move |problem| Refusal { kind, problem };
-        if let Some(certificate) = self.certificate(request) {
-            let caller = self.certificates.caller(current, certificate, unix_now());
-            return caller.map(Some).map_err(refused("certificate"));
-        }
-        if need == RouteNeed::Open {
-            return Ok(None);
-        }
-        let caller = current.anonymous(unix_now()).map_err(answers::refused);
-        caller.map(Some).map_err(refused("anonymous"))
-    }
-
-    /// Returns the certificate that identifies the client of a request without other credentials. A
-    /// browser adds its certificate also to requests of pages of other origins, so it says nothing
-    /// about those.
-    pub fn certificate<'r>(&self, request: &'r HttpRequest) -> Option<&'r Arc<ClientCertificate>> {
-        if self.certificates.is_empty() || self.origins.find(request.headers()).is_some() {
-            return None;
-        }
-        request.conn_data::<Arc<ClientCertificate>>()
-    }
-
     /// Counts a request against the limits of its caller. One without credentials has those of its
     /// address.
     fn limit(
@@ -404,56 +342,6 @@ impl AccessGate {
         let metered = Metered { limits: limits.clone(), began, cost };
         request.extensions_mut().insert(metered);
         Ok(Admission { limits: Some(limits), place })
-    }
-
-    fn authenticate(
-        &self,
-        current: &Authenticator,
-        text: &str,
-        address: &dyn Fn() -> IpAddr,
-    ) -> Result<Arc<Caller>, Refusal> {
-        let kind = if ApiKey::is_like(text) { "key" } else { "token" };
-        let since = self.began.elapsed();
-        // An address whose credentials failed too often cannot make the router verify signatures.
-        let refused_by = Cell::new(None);
-        let may_check = || {
-            let limit = if self.failures.limited_for(address(), since).is_some() {
-                Some(counts::FAILURES)
-            } else {
-                let taken = self.checks.take(SIGNATURE_CHECKS, 1, since);
-                taken.is_err().then_some(counts::SIGNATURES)
-            };
-            refused_by.set(limit);
-            limit.is_none()
-        };
-        let refused = |error: AuthError| {
-            tracing::debug!(kind, reason = ?error.reason, "credentials were refused");
-            if let Some(limit) = refused_by.get() {
-                self.counts.count_limited(limit);
-            }
-            if let Some(place) = error.lacking_issuer {
-                self.remote_keys.ask(place);
-            }
-            let problem = match error.outcome() {
-                AuthOutcome::Invalid | AuthOutcome::Expired => {
-                    self.count_failure(address(), || answers::refused(error))
-                }
-                AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
-            };
-            Refusal { kind, problem }
-        };
-        current.authenticate(text, unix_now(), may_check).map_err(refused)
-    }
-
-    /// Counts failed credentials of an address. Returns the answer, unless there were too many.
-    fn count_failure(&self, address: IpAddr, answer: impl FnOnce() -> Problem) -> Problem {
-        match self.failures.record(address, self.began.elapsed()) {
-            None => answer(),
-            Some(wait) => {
-                self.counts.count_limited(counts::FAILURES);
-                answers::limited("too many credentials from this address were not valid", wait)
-            }
-        }
     }
 
     /// Returns the address of the client, which a trusted proxy may have named.
@@ -526,10 +414,4 @@ fn outcome_of(problem: &Problem) -> AccessOutcome {
 fn request_cost(headers: &HeaderMap) -> u64 {
     let level = headers.get(X_CONSISTENCY).map(HeaderValue::as_bytes);
     if matches!(level, None | Some(b"one")) { 1 } else { 2 }
-}
-
-/// Returns the time of the system's clock, as expiries are written.
-pub fn unix_now() -> UnixTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    UnixTime::from_seconds(since.unwrap_or(Duration::ZERO).as_secs())
 }

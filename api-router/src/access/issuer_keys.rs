@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** the gate has the keys that were applied last for each issuer. Keys that were
 //! fetched are used for [`SERVED_FOR`] after they were last seen, and no longer.
-//! **Not here:** reading files (`files`), fetching (`remote_keys`), choosing the key of a token
+//! **Not here:** reading files (`files`), fetching (`key_fetcher`), choosing the key of a token
 //! (`shard_manager::access`).
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -7,7 +7,7 @@
 //! **Invariant:** no address but the one of the settings is contacted, and no error contains bytes
 //! of the response.
 //! **Not here:** the meaning of the document (`shard_manager::access`), the time at which it is
-//! fetched (`remote_keys`).
+//! fetched (`key_fetcher`).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use actix_web::{HttpMessage, HttpRequest};
 use shard_manager::access::limit::caller_limits::{CallerLimits, Limited};
 
-use super::gate::unix_now;
+use super::clock::unix_now;
 
 /// Meter of the caller of a request. Without limits it charges nothing.
 #[derive(Clone, Debug, Default)]

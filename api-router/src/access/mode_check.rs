@@ -8,7 +8,7 @@ use shard_manager::engine::access_store::{self, AccessChange, AccessError, Chang
 use shard_manager::error::Error;
 use shard_manager::manager::Manager;
 
-use super::gate::unix_now;
+use super::clock::unix_now;
 use crate::config::AccessMode;
 
 /// Reason why a router of this mode may not serve the cluster.

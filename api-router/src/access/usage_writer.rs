@@ -18,7 +18,8 @@ use shard_manager::error::Error;
 use shard_manager::manager::Manager;
 use tokio::sync::Mutex;
 
-use super::gate::{AccessGate, unix_now};
+use super::clock::unix_now;
+use super::gate::AccessGate;
 
 /// Interval between two flushes: a quota can be exceeded for as long.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(10);

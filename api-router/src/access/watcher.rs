@@ -25,10 +25,11 @@ use shard_manager::manager::Manager;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use super::clock::unix_now;
 use super::files::{AccessFileError, AccessFiles};
-use super::gate::{AccessGate, RANDOM_LEN, unix_now};
+use super::gate::{AccessGate, RANDOM_LEN};
 use super::issuer_keys::{self, IssuerKeySets};
-use super::remote_keys;
+use super::key_fetcher;
 use super::sources::AccessSources;
 use crate::config::{AccessConfig, AccessMode};
 
@@ -156,7 +157,7 @@ impl AccessWatcher {
         }
         sources.attach(states.clone());
         sources.apply_catalog(unix_now())?;
-        let started = remote_keys::start(&self.issuer_keys, &self.gate().remote_keys);
+        let started = key_fetcher::start(&self.issuer_keys, &self.gate().remote_keys);
         started.map_err(|error| AccessStartError::System(error.to_string()))?;
         let (files, catalog) = sources.current();
         files.warn_of_unknown_roles(&catalog.roles);

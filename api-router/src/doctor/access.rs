@@ -18,8 +18,8 @@ use shard_manager::access::unix_time::UnixTime;
 use shard_manager::doctor::{Finding, access_of_files, access_of_servers};
 use shard_manager::engine::access_store::{self, AccessState};
 
+use crate::access::clock::unix_now;
 use crate::access::files::{AccessFiles, FileRecords};
-use crate::access::gate::unix_now;
 use crate::access::mode_check::ModeError;
 use crate::access::watcher::AccessWatcher;
 use crate::config::{AccessMode, Config, Engine, IssuerKeys};

@@ -14,6 +14,7 @@
 pub mod audit;
 mod change;
 mod change_document;
+mod dead_keys;
 mod feed;
 mod mode;
 mod plan;

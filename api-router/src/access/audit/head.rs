@@ -10,7 +10,7 @@ use shard_manager::access::audit::chain::AuditHead;
 use shard_manager::manager::Manager;
 
 use super::AuditLog;
-use crate::access::gate::unix_now;
+use crate::access::clock::unix_now;
 
 /// Interval at which the last line is kept.
 const KEEP_EVERY: Duration = Duration::from_secs(3_600);

@@ -13,8 +13,9 @@ use shard_manager::access::caller::{Caller, Principal};
 use shard_manager::access::key::ApiKey;
 use shard_manager::access::session::BrowserSession;
 
-use super::{AccessGate, Refusal, outcome_of, unix_now};
+use super::{AccessGate, Refusal, outcome_of};
 use crate::access::answers;
+use crate::access::clock::unix_now;
 use crate::problem::Problem;
 
 impl AccessGate {

@@ -22,8 +22,9 @@ use shard_manager::engine::access_store::{
 };
 
 use crate::access::answers;
+use crate::access::clock::unix_now;
 use crate::access::files::FileRecords;
-use crate::access::gate::{AccessGate, unix_now};
+use crate::access::gate::AccessGate;
 use crate::access::scopes::RouteNeed;
 use crate::access::sources::AccessSources;
 use crate::access::watcher::apply_catalog;

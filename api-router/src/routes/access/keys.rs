@@ -17,8 +17,8 @@ use shard_manager::engine::access_store::{AccessChange, AccessState, NewKey, mak
 use utoipa::ToSchema;
 
 use super::author::Author;
+use crate::access::clock::unix_now;
 use crate::access::files::FileRecords;
-use crate::access::gate::unix_now;
 use crate::app::App;
 use crate::body::Members;
 use crate::problem::{Code, Problem};

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use api_router::access::gate::{AccessGate, RANDOM_LEN, unix_now};
+use api_router::access::clock::unix_now;
+use api_router::access::gate::{AccessGate, RANDOM_LEN};
 use api_router::access::issuer_keys::{self, IssuerKeySets, SERVED_FOR};
 use api_router::config::{
     AccessConfig, AccessMode, AuditConfig, IssuerConfig, IssuerKeys, TrustedProxies,

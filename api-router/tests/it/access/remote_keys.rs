@@ -3,7 +3,7 @@
 
 use std::fs::File;
 
-use api_router::access::remote_keys::RETRY_AFTER;
+use api_router::access::key_fetcher::RETRY_AFTER;
 use serde_json::json;
 
 use super::guarded::{

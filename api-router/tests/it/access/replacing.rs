@@ -1,6 +1,7 @@
 //! Tests of the place where keys and roles enter the gate, wherever they come from.
 
-use api_router::access::gate::{AccessGate, RANDOM_LEN, unix_now};
+use api_router::access::clock::unix_now;
+use api_router::access::gate::{AccessGate, RANDOM_LEN};
 use api_router::config::{AccessConfig, AccessMode, AuditConfig, TrustedProxies};
 use shard_manager::access::authenticator::AuthSettings;
 use shard_manager::access::jwt::Issuers;

@@ -16,14 +16,12 @@ use access::tenant::Tenants;
 use access::unix_time::UnixTime;
 
 use super::change::{AccessChange, ChangeAuthor, NewKey};
+use super::dead_keys::dead_before;
 use super::mode::AccessMode;
 use super::refusal::AccessRefusal;
 use super::sql::{self, AccessRow, AccessStatement, LogLine};
 use super::state::{number, read_control, read_denials, read_key, text};
 
-/// Seconds for which a key that was revoked or has expired is kept, so that its state can be looked
-/// up. The next change after that removes it, so that only living keys count against the limit.
-const DEAD_KEYS_KEPT_FOR: u64 = 90 * 86_400;
 /// Highest number of denials: each is kept until the tokens that it is about have expired.
 pub(super) const DENIALS_MAX: usize = 10_000;
 /// Longest issuer, subject or token id of a denial in bytes: PostgreSQL indexes them together.
@@ -48,11 +46,6 @@ pub struct AccessFacts {
     denials: Vec<Denial>,
     /// Number of keys that were revoked or have expired too long ago to be kept.
     dead_keys: u64,
-}
-
-/// Returns the time before which keys were revoked or have expired that a change at `now` removes.
-pub(super) fn dead_before(now: UnixTime) -> UnixTime {
-    UnixTime::from_seconds(now.seconds().saturating_sub(DEAD_KEYS_KEPT_FOR))
 }
 
 impl AccessFacts {

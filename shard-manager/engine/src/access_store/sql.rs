@@ -11,7 +11,7 @@ use access::session::SessionSeed;
 use access::unix_time::UnixTime;
 
 use super::change::AccessChange;
-use super::plan::dead_before;
+use super::dead_keys::dead_before;
 use AccessColumn::{Number, Text};
 
 /// Value of a parameter, or of a column of a row.

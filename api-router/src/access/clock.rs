@@ -1,0 +1,13 @@
+//! Clock: the time with which expiries are compared.
+//!
+//! **Not here:** intervals, which are measured with the monotonic clock.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use shard_manager::access::unix_time::UnixTime;
+
+/// Returns the time of the system's clock, as expiries are written.
+pub fn unix_now() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixTime::from_seconds(since.unwrap_or(Duration::ZERO).as_secs())
+}

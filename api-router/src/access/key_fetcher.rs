@@ -1,0 +1,185 @@
+//! Key fetcher: fetches the keys of issuers in the background.
+//!
+//! Each issuer with an address has a thread of its own, so that a slow one does not delay another.
+//! Keys are fetched every [`FETCH_EVERY`]. A token that names an unknown key is refused at once,
+//! and its issuer is contacted again [`RETRY_AFTER`] after the last time: keys are replaced without
+//! notice, but a client that invents names must not make the router flood the issuer.
+//!
+//! **Invariant:** no request waits for an issuer. Two requests to one issuer are at least
+//! [`RETRY_AFTER`] apart. The log states each change between good and failing once.
+//! **Not here:** the request (`jwks_client`), the state (`remote_keys`), bringing keys into force
+//! (`issuer_keys`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use shard_manager::access::jwt::key_set::KeySet;
+use shard_manager::access::unix_time::UnixTime;
+
+use super::clock::unix_now;
+use super::issuer_keys::{IssuerKeySets, SERVED_FOR};
+use super::jwks_client;
+use super::remote_keys::{RemoteKeySet, RemoteKeys};
+
+/// Time between two fetches of good keys.
+pub const FETCH_EVERY: Duration = Duration::from_secs(300);
+/// Time after a fetch until the next one, if it failed or a token names an unknown key.
+pub const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// Times at which the keys of an issuer are fetched. The clock is a parameter.
+#[derive(Debug, Default)]
+pub struct FetchSchedule {
+    ended_at: Option<Duration>,
+    has_failed: bool,
+}
+
+impl FetchSchedule {
+    /// Returns the time until the next fetch; zero if it is due.
+    pub fn wait(&self, now: Duration, is_asked: bool) -> Duration {
+        let Some(ended_at) = self.ended_at else { return Duration::ZERO };
+        let interval = if self.has_failed || is_asked { RETRY_AFTER } else { FETCH_EVERY };
+        (ended_at + interval).saturating_sub(now)
+    }
+
+    /// Records the end of a fetch. The interval begins here: a slow issuer is not asked without
+    /// pause.
+    pub fn record(&mut self, now: Duration, is_good: bool) {
+        (self.ended_at, self.has_failed) = (Some(now), !is_good);
+    }
+}
+
+/// Starts a thread for each issuer that has an address.
+///
+/// # Errors
+/// The error of the system if there is no thread.
+pub fn start(keys: &Arc<IssuerKeySets>, states: &RemoteKeys) -> std::io::Result<()> {
+    for (place, _, url) in keys.remote() {
+        let Some(state) = states.find(place) else { continue };
+        let (keys, state, url) = (Arc::clone(keys), Arc::clone(state), url.to_owned());
+        let fetcher = Fetcher { keys, state, place, url, document: Vec::new(), fault: Fault::None };
+        std::thread::Builder::new().name("issuer-keys".to_owned()).spawn(|| fetcher.run())?;
+    }
+    Ok(())
+}
+
+/// Fault that the log has stated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// There is none.
+    None,
+    /// The last fetch failed.
+    Failing,
+    /// The last fetch failed, and the keys were fetched too long ago.
+    Expired,
+}
+
+/// Fetches the keys of one issuer for ever.
+struct Fetcher {
+    keys: Arc<IssuerKeySets>,
+    state: Arc<RemoteKeySet>,
+    place: usize,
+    url: String,
+    /// Document of the keys in force.
+    document: Vec<u8>,
+    fault: Fault,
+}
+
+impl Fetcher {
+    fn run(mut self) {
+        let _ = self.state.fetcher.set(std::thread::current());
+        let began = Instant::now();
+        let mut schedule = FetchSchedule::default();
+        loop {
+            self.state.is_asked.store(false, Ordering::Release);
+            let fetched = self.fetch(unix_now());
+            schedule.record(began.elapsed(), fetched.is_ok());
+            self.report(fetched, unix_now());
+            loop {
+                let is_asked = self.state.is_asked.load(Ordering::Acquire);
+                let wait = schedule.wait(began.elapsed(), is_asked);
+                if wait.is_zero() {
+                    break;
+                }
+                std::thread::park_timeout(wait);
+            }
+        }
+    }
+
+    /// Fetches the keys once and brings them into force.
+    fn fetch(&mut self, now: UnixTime) -> Result<(), String> {
+        let document = jwks_client::fetch(&self.url)?;
+        let is_new = document != self.document;
+        let set = is_new.then(|| KeySet::from_jwks(&document)).transpose();
+        let set = set.map_err(|error| error.to_string())?.map(Arc::new);
+        let applied = self.keys.apply_fetched(self.place, set.clone(), now);
+        applied.map_err(|error| error.to_string())?;
+        if let Some(set) = set {
+            let (issuer, count, skipped) = (&self.state.issuer, set.len(), set.skipped().len());
+            tracing::info!(issuer, keys = count, skipped, "the keys of an issuer are in force");
+            self.document = document;
+        }
+        Ok(())
+    }
+
+    /// Keeps the outcome of a fetch for metrics, and logs it if it is another one than before.
+    fn report(&mut self, fetched: Result<(), String>, now: UnixTime) {
+        let (issuer, url) = (&self.state.issuer, &self.url);
+        self.state.is_good.store(fetched.is_ok(), Ordering::Relaxed);
+        let Err(cause) = fetched else {
+            self.state.fetched_at.store(now.seconds(), Ordering::Relaxed);
+            if self.fault != Fault::None {
+                tracing::info!(issuer, url, "the keys of an issuer are fetched again");
+            }
+            self.fault = Fault::None;
+            return;
+        };
+        let fetched_at = UnixTime::from_seconds(self.state.fetched_at.load(Ordering::Relaxed));
+        let is_over = !self.document.is_empty() && now.since(fetched_at) >= SERVED_FOR;
+        let fault = if is_over { Fault::Expired } else { Fault::Failing };
+        if fault == self.fault {
+            tracing::debug!(issuer, url, "the keys of an issuer cannot be fetched: {cause}");
+        } else if is_over {
+            tracing::error!(
+                issuer,
+                url,
+                "the keys of an issuer are too old, and its tokens are refused: {cause}"
+            );
+        } else {
+            tracing::warn!(issuer, url, "the keys of an issuer cannot be fetched: {cause}");
+        }
+        self.fault = fault;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn unknown_keys_and_failures_lead_to_one_fetch_in_ten_seconds() {
+        let mut schedule = FetchSchedule::default();
+        assert_eq!(schedule.wait(7 * SECOND, false), Duration::ZERO, "the first is due at once");
+        schedule.record(7 * SECOND, true);
+        assert_eq!(schedule.wait(7 * SECOND, false), FETCH_EVERY);
+        assert_eq!(schedule.wait(8 * SECOND, true), 9 * SECOND);
+        assert_eq!(schedule.wait(17 * SECOND, true), Duration::ZERO);
+        schedule.record(20 * SECOND, false);
+        for is_asked in [false, true] {
+            assert_eq!(schedule.wait(20 * SECOND, is_asked), RETRY_AFTER);
+            assert_eq!(schedule.wait(30 * SECOND, is_asked), Duration::ZERO);
+        }
+        // A flood of a million requests in an hour, on a simulated clock.
+        let (mut fetches, mut schedule) = (0, FetchSchedule::default());
+        for millisecond in (0..3_600_000).step_by(4) {
+            let now = Duration::from_millis(millisecond);
+            if schedule.wait(now, true).is_zero() {
+                fetches += 1;
+                schedule.record(now, true);
+            }
+        }
+        assert_eq!(fetches, 360);
+    }
+}
