@@ -85,6 +85,9 @@ pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
     };
     match StatusCode::from_u16(status) {
         Ok(status) if status.is_success() => Ok(()),
+        Ok(StatusCode::UNAUTHORIZED) if pool.has_credential() => {
+            bail!("the router at {target} refuses the load tester's key")
+        }
         Ok(StatusCode::SERVICE_UNAVAILABLE) => {
             bail!(
                 "the router at {target} is not ready (503): it is starting or stopping; try again"
