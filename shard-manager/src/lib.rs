@@ -7,6 +7,7 @@ pub use cache;
 #[cfg(feature = "cli")]
 pub use cli::{demo_data, import};
 pub use cluster::{lane, manager, replica_set, shard};
+pub use credential::private_file;
 pub use engine::{self, doubts, replication};
 pub use local_postgres as local;
 pub use model::{

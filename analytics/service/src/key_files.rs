@@ -12,8 +12,8 @@ use std::time::Duration;
 use access::keys_file;
 use access::role::AccessRole;
 use access::snapshot::SnapshotContents;
+use credential::private_file::{self, Protection};
 use rustls::crypto::ring;
-use web_kit::private_file::{self, Protection};
 
 use crate::config::AccessConfig;
 use crate::gate::{AccessGate, RANDOM_LEN, unix_now};

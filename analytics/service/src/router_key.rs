@@ -8,15 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use credential::Credential;
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::http::request::Builder;
 use web_kit::http_client::Target;
-use web_kit::private_file::{self, Protection, without_line_end};
 
 use crate::config::may_carry_key;
-
-/// Longest file: that of a token.
-const BYTES_MAX: u64 = 8 << 10;
 
 /// Key of the service, if it has one.
 #[derive(Clone, Default)]
@@ -62,15 +59,9 @@ impl RouterKey {
 }
 
 fn read(path: &Path) -> Result<HeaderValue, String> {
-    let refused = |cause: &str| format!("router_key_file ({}): {cause}", path.display());
-    let bytes = private_file::read(path, Protection::Reading, BYTES_MAX);
-    let bytes = bytes.map_err(|cause| refused(&cause))?;
-    let text = without_line_end(&bytes);
-    if text.is_empty() || !text.iter().all(u8::is_ascii_graphic) {
-        return Err(refused("has no key or token"));
-    }
-    let value = [b"Bearer ", text].concat();
-    let mut value = HeaderValue::from_bytes(&value).map_err(|_| refused("has no key or token"))?;
+    let key = Credential::from_file(path).map_err(|error| format!("router_key_file: {error}"))?;
+    let mut value = HeaderValue::from_str(&key.bearer())
+        .map_err(|_| format!("router_key_file ({}) has no key or token", path.display()))?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use analytics::private_file::{self, Protection, without_line_end};
 use shard_manager::access::jwt::TokenAlgorithm;
 use shard_manager::access::jwt::issuer::{Issuer, IssuerError, LoadedKeys};
 use shard_manager::access::jwt::key_set::KeySet;
 use shard_manager::access::key_record::KeyRecord;
 use shard_manager::access::keys_file;
 use shard_manager::access::role::AccessRole;
+use shard_manager::private_file::{self, Protection, without_line_end};
 
 use crate::config::{AccessConfig, IssuerConfig, IssuerKeys};
 
@@ -171,6 +171,6 @@ fn read(
     private_file::read(path, protection, bytes_max).map_err(|cause| AccessFileError {
         setting: setting.to_owned(),
         path: path.into(),
-        cause,
+        cause: cause.to_string(),
     })
 }

@@ -92,5 +92,6 @@ mod tls;
 mod tokens;
 mod traces;
 mod transactions;
+mod type_size;
 mod unsupported_headers;
 mod writes;

@@ -10,11 +10,13 @@
 //! follows no redirect with a credential.
 #![forbid(unsafe_code)]
 
+pub mod private_file;
+
 use std::fmt;
-use std::io::Read;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use private_file::{FileFault, Protection};
 
 /// Longest credential: routers accept no longer one.
 const BYTES_MAX: u64 = 8 << 10;
@@ -44,22 +46,12 @@ impl Credential {
     /// # Errors
     /// [`CredentialError`] names the file and the cause.
     pub fn from_file(path: &Path) -> Result<Self, CredentialError> {
-        let error = |cause: FileFault| CredentialError::File { path: path.to_owned(), cause };
-        let failed = |cause: std::io::Error| error(FileFault::Unreadable(cause));
-        let file = std::fs::File::open(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(error(FileFault::Irregular));
-        }
-        let mode = metadata.mode() & 0o777;
-        let readers = if metadata.uid() == 0 { 0o037 } else { 0o077 };
-        if mode & readers != 0 {
-            return Err(error(FileFault::Open(mode)));
-        }
-        let mut text = String::new();
         // White space around the longest credential fits, too.
-        file.take(2 * BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-        Self::parse(&text).map_err(|fault| error(FileFault::Text(fault)))
+        let read = private_file::read(path, Protection::Reading, 2 * BYTES_MAX);
+        let bytes = read.map_err(|cause| CredentialError::File { path: path.to_owned(), cause })?;
+        // Text that is not UTF-8 gets characters that no credential has.
+        let parsed = Self::parse(&String::from_utf8_lossy(&bytes));
+        parsed.map_err(|cause| CredentialError::FileText { path: path.to_owned(), cause })
     }
 
     fn from_environment() -> Result<Option<Self>, CredentialError> {
@@ -154,33 +146,24 @@ pub enum TextFault {
     Characters,
 }
 
-/// Reason why a file has no credential.
-#[derive(Debug, thiserror::Error)]
-pub enum FileFault {
-    /// The file does not exist or cannot be read.
-    #[error("cannot be read: {0}")]
-    Unreadable(std::io::Error),
-    /// The path is that of a directory, a pipe or a device.
-    #[error("is not a regular file")]
-    Irregular,
-    /// Other users may read the file.
-    #[error("may be read by others (mode {0:o}): set the mode to 600")]
-    Open(u32),
-    /// The content is not a credential.
-    #[error(transparent)]
-    Text(TextFault),
-}
-
 /// Reason why there is no credential, although one was named. No text repeats the content.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// The file cannot be used.
-    #[error("the key file {} {cause}", path.display())]
+    #[error("the key file {}: {cause}", path.display())]
     File {
         /// Path of the file.
         path: PathBuf,
         /// Reason.
         cause: FileFault,
+    },
+    /// The content of the file is not a credential.
+    #[error("the key file {} {cause}", path.display())]
+    FileText {
+        /// Path of the file.
+        path: PathBuf,
+        /// Reason.
+        cause: TextFault,
     },
     /// The variable cannot be used.
     #[error("the environment variable TESSERA_KEY {0}")]

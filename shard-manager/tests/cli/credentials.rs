@@ -94,7 +94,7 @@ fn a_key_is_not_sent_where_others_could_read_it() {
         run_with(args, &variable).refused(refused);
     }
     for (mode, text, cause) in [
-        (0o644, KEY, "may be read by others (mode 644): set the mode to 600"),
+        (0o644, KEY, "others may read the secret (mode 644): set the mode to 600"),
         (0o600, " \n", "has no key in it"),
         (0o600, "tsr_a\ntsr_b", "has more than one key in it"),
     ] {

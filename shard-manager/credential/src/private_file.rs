@@ -22,28 +22,50 @@ pub enum Protection {
 ///
 /// # Errors
 /// The reason why it cannot be used.
-pub fn read(path: &Path, protection: Protection, bytes_max: u64) -> Result<Vec<u8>, String> {
-    let failed = |cause: std::io::Error| cause.to_string();
-    let file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+pub fn read(path: &Path, protection: Protection, bytes_max: u64) -> Result<Vec<u8>, FileFault> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err("is no regular file".to_owned());
+        return Err(FileFault::Irregular);
     }
     let mode = metadata.mode() & 0o777;
     // A group may read a secret that root owns: so service managers provide them.
     let readers = if metadata.uid() == 0 { 0o037 } else { 0o077 };
     if protection == Protection::Reading && mode & readers != 0 {
-        return Err(format!("others may read the secret (mode {mode:o}): set the mode to 600"));
+        return Err(FileFault::Readable(mode));
     }
     if protection == Protection::Writing && mode & 0o002 != 0 {
-        return Err(format!("everyone may write the file (mode {mode:o}): set the mode to 644"));
+        return Err(FileFault::Writable(mode));
     }
     let mut bytes = Vec::new();
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(format!("is longer than {} KiB", bytes_max >> 10));
+        return Err(FileFault::TooLong { kib: bytes_max >> 10 });
     }
     Ok(bytes)
+}
+
+/// Reason why a file is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileFault {
+    /// The file does not exist or cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] std::io::Error),
+    /// The path is that of a directory, a pipe or a device.
+    #[error("is not a regular file")]
+    Irregular,
+    /// Other users may read the secret.
+    #[error("others may read the secret (mode {0:o}): set the mode to 600")]
+    Readable(u32),
+    /// Every user may write the list.
+    #[error("everyone may write the file (mode {0:o}): set the mode to 644")]
+    Writable(u32),
+    /// The file is longer than its content can be.
+    #[error("is longer than {kib} KiB")]
+    TooLong {
+        /// Limit in KiB.
+        kib: u64,
+    },
 }
 
 /// Removes the line end that editors and `echo` add to a secret.
