@@ -5,7 +5,7 @@
 //! process id cannot belong to another process.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// Longest time that an orderly end may take: it drains for some seconds.
 const END_PATIENCE: Duration = Duration::from_secs(30);
@@ -28,6 +29,9 @@ pub(crate) struct RouterProcess {
     /// The address of its cache, if it has one.
     cache: Option<String>,
     address: SocketAddr,
+    /// Keeps the port while no router runs: the system gives it to no other program that asks for
+    /// any free one, and the router may listen on it all the same, because both reuse addresses.
+    _port: TcpSocket,
     dir: Option<TempDir>,
     path: PathBuf,
     child: Option<Child>,
@@ -46,11 +50,23 @@ impl RouterProcess {
         cache: Option<String>,
     ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("tessera-chaos-").tempdir()?;
-        // The port must be the same after each start, so it is looked for here.
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        // The port must be the same after each start, so it is chosen here.
+        let port = TcpSocket::new_v4()?;
+        port.set_reuseaddr(true)?;
+        port.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let address = port.local_addr()?;
         let path = dir.path().to_owned();
-        let mut router =
-            Self { program, flags, servers, cache, address, dir: Some(dir), path, child: None };
+        let mut router = Self {
+            program,
+            flags,
+            servers,
+            cache,
+            address,
+            _port: port,
+            dir: Some(dir),
+            path,
+            child: None,
+        };
         router.start()?;
         Ok(router)
     }
