@@ -19,7 +19,7 @@ fn a_file_that_others_may_read_is_refused_by_its_mode() {
         std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         let error = Credential::from_file(&path).unwrap_err().to_string();
         assert!(error.contains(&format!("mode {mode:o}")), "{error}");
-        assert!(error.contains("key") && !error.contains("secret"), "{error}");
+        assert!(error.contains("key") && !error.contains("tsr_"), "{error}");
     }
     let error = Credential::from_file(dir.path()).unwrap_err().to_string();
     assert!(error.contains("not a regular file"), "{error}");
