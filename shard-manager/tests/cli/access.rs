@@ -157,6 +157,7 @@ fn a_catalog_of_an_earlier_program_is_migrated_first() {
         "DROP TABLE tessera_access; DROP TABLE tessera_access_keys;
          DROP TABLE tessera_access_roles; DROP TABLE tessera_access_denials;
          DROP TABLE tessera_access_usage; DROP TABLE tessera_access_log;
+         DROP TABLE tessera_audit; DROP TABLE tessera_audit_heads;
          DELETE FROM __diesel_schema_migrations WHERE version >= '20261123000005'",
     );
     run_in(dir.path(), &["key", "create", "--role", "admin"]).refused("shard-manager migrate");

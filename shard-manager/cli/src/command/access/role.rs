@@ -73,8 +73,8 @@ fn apply(file: &Path, catalog: &CatalogArgs, terminal: &Terminal) -> Result<(), 
     }
     let names: Vec<String> = roles.iter().map(|role| role.name().to_owned()).collect();
     catalog.place()?.change(&AccessChange::PutRoles(roles), |_| "FILE")?;
-    let shown = terminal
-        .show(&json!({"defined": names}), |_| format!("defined the roles {}", names.join(", ")));
+    let shown =
+        terminal.show(&json!({"defined": names}), |_| format!("defined: {}", names.join(", ")));
     Ok(shown?)
 }
 
