@@ -54,7 +54,7 @@ impl UsageFlush {
     }
 }
 
-/// Reads the result of [`sql::usage`](super::sql::usage).
+/// Reads the result of [`sql::usage`].
 pub fn read_sums(rows: &[AccessRow]) -> Vec<(String, u64)> {
     let of_callers = rows.iter().filter(|row| !text(row, 0).starts_with(PROCESS));
     let read = |row: &AccessRow| {
