@@ -10,8 +10,9 @@
 //! fetched (`key_fetcher`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use actix_web::http::header::HttpDate;
 use rustls::crypto::ring;
 use shard_manager::access::jwt::key_set::KeySet;
 use ureq::Agent;
@@ -23,12 +24,21 @@ pub const FETCH_MAX: Duration = Duration::from_secs(5);
 const ACCEPT: &str = "application/json, application/jwk-set+json";
 const USER_AGENT: &str = "tessera";
 
+/// Document of an issuer.
+#[derive(Debug)]
+pub struct FetchedDocument {
+    /// The document, unparsed.
+    pub bytes: Vec<u8>,
+    /// Time of the issuer, to the second, if its response has one.
+    pub date: Option<SystemTime>,
+}
+
 /// Fetches a document. Blocks for at most [`FETCH_MAX`]. The connection and the trusted
 /// certificates are of this one call, so that renewed certificates of the system count.
 ///
 /// # Errors
 /// A sentence for the log.
-pub fn fetch(url: &str) -> Result<Vec<u8>, String> {
+pub fn fetch(url: &str) -> Result<FetchedDocument, String> {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -49,6 +59,8 @@ pub fn fetch(url: &str) -> Result<Vec<u8>, String> {
         }
         status => return Err(format!("the answer has the status {status}")),
     }
+    let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+    let date = date.and_then(|date| date.parse::<HttpDate>().ok()).map(SystemTime::from);
     let longest = KeySet::DOCUMENT_LEN_MAX as u64;
     // One byte more, so that a document of the greatest length is not refused.
     let body = response.body_mut().with_config().limit(longest + 1).read_to_vec();
@@ -59,7 +71,8 @@ pub fn fetch(url: &str) -> Result<Vec<u8>, String> {
     if is_longer {
         return Err(format!("the document is longer than {} KiB", longest >> 10));
     }
-    body.map_err(|error| error.to_string())
+    let bytes = body.map_err(|error| error.to_string())?;
+    Ok(FetchedDocument { bytes, date })
 }
 
 /// Returns the certificates that this machine trusts.

@@ -108,7 +108,7 @@ impl Fetcher {
 
     /// Fetches the keys once and brings them into force.
     fn fetch(&mut self, now: UnixTime) -> Result<(), String> {
-        let document = jwks_client::fetch(&self.url)?;
+        let document = jwks_client::fetch(&self.url)?.bytes;
         let is_new = document != self.document;
         let set = is_new.then(|| KeySet::from_jwks(&document)).transpose();
         let set = set.map_err(|error| error.to_string())?.map(Arc::new);

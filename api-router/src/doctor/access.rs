@@ -2,15 +2,15 @@
 //!
 //! **Invariant:** no finding repeats a key, a secret or the content of a file; ids of keys are
 //! public.
-//! **Not here:** the reachability of issuers, TLS (`doctor`).
+//! **Not here:** TLS (`doctor`).
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use shard_manager::access::grant::TableSet;
-use shard_manager::access::jwt::key_set::KeySet;
+use shard_manager::access::jwt::key_set::{KeySet, SkippedKey};
 use shard_manager::access::key_record::{KeyRecord, KeyState};
 use shard_manager::access::operation::RowOperations;
 use shard_manager::access::role::AccessRole;
@@ -20,6 +20,7 @@ use shard_manager::engine::access_store::{self, AccessState};
 
 use crate::access::clock::unix_now;
 use crate::access::files::{AccessFiles, FileRecords};
+use crate::access::jwks_client::{self, FetchedDocument};
 use crate::access::mode_check::ModeError;
 use crate::access::watcher::AccessWatcher;
 use crate::config::{AccessMode, Config, Engine, IssuerKeys};
@@ -27,6 +28,8 @@ use crate::config::{AccessMode, Config, Engine, IssuerKeys};
 const ABOUT: &str = "access";
 /// Days without use after which a key should be revoked.
 const UNUSED_DAYS: u32 = 90;
+/// Difference of the clocks of this machine and an issuer that tokens allow.
+const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of names in a finding.
 const NAMES_MAX: usize = 5;
 
@@ -57,6 +60,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     }
     found.extend(places(config));
     found.extend(issuers(config));
+    found.extend(remote_issuers(config).await);
     let keys = known.map_or(&[][..], |state| &state.keys);
     found.extend(examine_keys(records.keys.iter().chain(keys), unix_now()));
     found.extend(examine_roles(&records.roles, known.map_or(&[][..], |state| &state.roles)));
@@ -134,12 +138,61 @@ fn issuers(config: &Config) -> Vec<Finding> {
             ));
         }
         let set = std::fs::read(path).ok().and_then(|bytes| KeySet::from_jwks(&bytes).ok());
-        for skipped in set.iter().flat_map(KeySet::skipped) {
-            let (index, reason) = (skipped.index, skipped.reason);
-            found.push(Finding::warning(&about, format!("keys[{index}] is not used: {reason}")));
-        }
+        found.extend(set.iter().flat_map(|set| skipped_keys(&about, set)));
     }
     found
+}
+
+/// Fetches the keys of the issuers that have an address, and compares the clocks.
+async fn remote_issuers(config: &Config) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for issuer in &config.access.issuers {
+        let IssuerKeys::Url(url) = &issuer.keys else { continue };
+        let asked = url.clone();
+        let fetched = tokio::task::spawn_blocking(move || jwks_client::fetch(&asked)).await;
+        let fetched = fetched.unwrap_or_else(|error| Err(error.to_string()));
+        found.extend(examine_document(url, fetched, SystemTime::now()));
+    }
+    found
+}
+
+fn examine_document(
+    url: &str,
+    fetched: Result<FetchedDocument, String>,
+    now: SystemTime,
+) -> Vec<Finding> {
+    let unusable = |cause: &str| {
+        let found = format!("the keys cannot be used, and tokens are refused meanwhile: {cause}");
+        vec![Finding::warning(url, found)]
+    };
+    let document = match fetched {
+        Ok(document) => document,
+        Err(cause) => return unusable(&cause),
+    };
+    let set = match KeySet::from_jwks(&document.bytes) {
+        Ok(set) => set,
+        Err(error) => return unusable(&error.to_string()),
+    };
+    let mut found = vec![Finding::good(url, format!("{} key(s) of an issuer", set.len()))];
+    found.extend(skipped_keys(url, &set));
+    let difference = document.date.map(|date| {
+        date.duration_since(now).or_else(|_| now.duration_since(date)).unwrap_or_default()
+    });
+    if let Some(difference) = difference.filter(|difference| *difference > CLOCK_DIFFERENCE_MAX) {
+        let seconds = difference.as_secs();
+        found.push(Finding::warning(
+            url,
+            format!("the clocks differ by {seconds} s: tokens are refused too early or accepted too long"),
+        ));
+    }
+    found
+}
+
+fn skipped_keys(about: &str, set: &KeySet) -> Vec<Finding> {
+    let warning = |key: &SkippedKey| {
+        Finding::warning(about, format!("keys[{}] is not used: {}", key.index, key.reason))
+    };
+    set.skipped().iter().map(warning).collect()
 }
 
 /// Warns of usable keys that should not be.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::guarded::{admin, key, line, write_private};
+use super::key_server::{KeyServer, Served};
 use crate::backend::files_only;
 use crate::harness::{Router, bare_command};
 
@@ -99,6 +100,31 @@ fn secrets_and_public_keys_of_issuers_are_checked() {
         assert!(reports(&lines, "warning", words), "{words}: {lines}");
     }
     assert!(!lines.contains("canary"), "{lines}");
+}
+
+#[test]
+fn keys_of_issuers_with_an_address_are_fetched_and_clocks_are_compared() {
+    files_only!("it is about a folder of files");
+    let folder = crate::folders::temporary();
+    let server = KeyServer::start();
+    let document = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","alg":"EdDSA",
+        "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},{"kty":"RSA"}]}"#;
+    let text = format!(
+        "[[access.issuer]]\nissuer = \"https://issuer.example\"\naudience = \"tessera\"\n\
+         algorithms = [\"EdDSA\"]\njwks_url = \"{}\"\nrole_claim = \"/role\"\n",
+        server.url("/keys")
+    );
+    fs::write(folder.path().join("tessera.toml"), text).unwrap();
+    let (code, lines) = examined(guarded(folder.path()));
+    assert_eq!(code, Some(0), "{lines}");
+    assert!(reports(&lines, "warning", "has the status 404"), "{lines}");
+    server.serve("/keys", Served::Dated(document.to_owned(), "Sat, 01 Jan 2000 00:00:00 GMT"));
+    let (code, lines) = examined(guarded(folder.path()));
+    assert_eq!(code, Some(0), "{lines}");
+    assert!(reports(&lines, "good", "1 key(s) of an issuer"), "{lines}");
+    for words in ["keys[1] is not used", "the clocks differ by"] {
+        assert!(reports(&lines, "warning", words), "{words}: {lines}");
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::time::Instant;
 pub(super) enum Served {
     /// A document.
     Document(String),
+    /// A document, and the value of the header `Date`.
+    Dated(String, &'static str),
     /// A status without a body, and a header.
     Status(&'static str, String),
     /// Nothing: the connection stays open.
@@ -92,6 +94,10 @@ impl State {
             None => head("404 Not Found", "", 0),
             Some(Served::Status(status, header)) => head(status, header, 0),
             Some(Served::Document(text)) => head("200 OK", kind, text.len()) + text,
+            Some(Served::Dated(text, date)) => {
+                let date = format!("date: {date}\r\n{kind}");
+                head("200 OK", &date, text.len()) + text
+            }
             Some(Served::Drops) => head("200 OK", kind, 1_000),
             Some(Served::Silence) => String::new(),
         };
@@ -105,7 +111,7 @@ impl State {
                 }
             }
             Some(Served::Silence) => while lines.next().is_some_and(|line| line.is_ok()) {},
-            Some(Served::Document(_) | Served::Status(..)) | None => {}
+            Some(Served::Document(_) | Served::Dated(..) | Served::Status(..)) | None => {}
         }
     }
 }
