@@ -489,8 +489,6 @@ run_tests() {
     local citus=${TESSERA_CITUS_URL-}
     unset TESSERA_CITUS_URL # Else everything would run there.
     export TESSERA_TEST_REQUIRE=${TESSERA_TEST_REQUIRE-$TEST_REQUIRE}
-    # Tests wait for servers and disks more than they compute.
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS-$((2 * $(nproc)))}
     begin_job cargo test --workspace --locked --no-fail-fast # One run names all that fail.
     await_job
     say 'running the tests of the router once more, on PostgreSQL servers'

@@ -5,21 +5,26 @@
 //! **Not here:** storing them (`manifest`).
 
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
+use socket2::{Domain, Socket, Type};
 use uuid::Uuid;
 
 use crate::error::LocalError;
 
 const CHOICE: Range<u16> = 20_000..32_000;
 
-/// Checks that a server could listen on a port.
+/// Checks that a server could listen on a port. The socket of the check does not listen, and may
+/// share the port: a process that another thread starts at this moment has a copy of it until it
+/// runs its program, and must not take the port from the server meanwhile.
 ///
 /// # Errors
 /// The error of the system if it could not.
 pub(super) fn check_free(port: u16) -> io::Result<()> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop)
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
 }
 
 /// Chooses free ports, none of which is among those taken.
