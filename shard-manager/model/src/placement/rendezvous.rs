@@ -140,8 +140,8 @@ mod tests {
             for lot in [lot, lot >> shift, !(lot >> shift)] {
                 let log = minus_log2(lot) as f64 * std::f64::consts::LN_2;
                 prop_assert!(missing(lot) as f64 <= log + 1.0, "{lot}");
-                // The logarithm is rounded up by less than two steps, of ln 2 each, and the bound down
-                // by less than one.
+                // The logarithm is rounded up by less than two steps of ln 2 each, and the bound is
+                // rounded down by less than one.
                 prop_assert!(at_most(lot) as f64 >= log - 2.4, "{lot}");
             }
         }
