@@ -5,10 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use shard_manager::access::key::NewApiKey;
-use shard_manager::access::key_record::KeyRecord;
-use shard_manager::access::keys_file;
-use shard_manager::access::tenant::Tenants;
-use shard_manager::access::unix_time::UnixTime;
 use tempfile::TempDir;
 
 use crate::access::barriers;
@@ -31,20 +27,7 @@ fn key(number: u8) -> NewApiKey {
 
 fn line(number: u8, role: &str) -> String {
     let key = key(number);
-    let line = keys_file::format(&KeyRecord {
-        id: key.id(),
-        digest: key.digest(),
-        role: role.into(),
-        tenants: Tenants::none(),
-        name: "test".into(),
-        made_by: "test".into(),
-        made_at: UnixTime::default(),
-        expires_at: None,
-        revoked_at: None,
-        is_suspended: false,
-        used_on: None,
-    });
-    line + "\n"
+    format!("{} {} {role}\n", key.id().as_str(), key.digest().to_hex())
 }
 
 fn write_private(path: &Path, content: &str) {

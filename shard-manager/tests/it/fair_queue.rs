@@ -110,7 +110,7 @@ proptest! {
         }
     }
 
-    /// Whatever the others send, and whatever their weights are.
+    /// The bound holds for every sequence of messages and all weights of the other tenants.
     #[test]
     fn a_tenant_that_begins_to_wait_is_served_within_two_rounds(
         weights in vec(1..=1_000_u32, 1..40),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::guarded::{Guarded, Signer, admin, bound, claims, watcher, with_access, write_files};
+use super::guarded::{Guarded, Signer, admin, bound, claims, start_in, watcher, write_files};
 use crate::backend::{self, files_only, servers_only};
 use crate::commands;
 use crate::harness::{Reply, Router, eventually, refused_start};
@@ -341,13 +341,6 @@ fn a_stream_of_events_ends_when_its_key_is_revoked() {
     answer.read_to_end(&mut rest).expect("the stream ends in order");
 }
 
-/// Starts a router over a folder that outlives it.
-pub(super) fn start_in(folder: &Path) -> Router {
-    let mut command = backend::command(&folder.join("data"), &[]);
-    with_access(&mut command, folder, "on");
-    Router::start_command(command)
-}
-
 pub(super) fn command_line(folder: &Path, arguments: &[&str]) -> commands::Ended {
     let data_dir = folder.join("data");
     let place = ["--data-dir", data_dir.to_str().unwrap()];
@@ -404,8 +397,7 @@ fn changes_on_one_router_are_in_force_on_another() {
     servers_only!("files have one router");
     let folder = crate::folders::temporary();
     let folder = folder.path();
-    write_files(folder);
-    let guarded = Guarded { router: start_in(folder), folder: folder.to_owned() };
+    let guarded = Guarded::start_in(folder);
     let other = start_in(folder);
     let role = |may: Value| json!({"role": "packer", "grants": [{"tables": ["users"], "may": may, "keys": "$tenant"}]});
     let path = "/api/access/roles/packer";

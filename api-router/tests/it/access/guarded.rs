@@ -141,7 +141,21 @@ pub(super) fn with_access(command: &mut Command, folder: &Path, mode: &str) {
     command.arg("--config").arg(folder.join("access.toml"));
 }
 
+/// Starts a router over the data in this folder, which has the files of access control.
+pub(super) fn start_in(folder: &Path) -> Router {
+    let mut command = backend::command(&folder.join("data"), &[]);
+    with_access(&mut command, folder, "on");
+    Router::start_command(command)
+}
+
 impl Guarded {
+    /// Writes the files of access control and starts a router over the data in this folder, which
+    /// outlives the router.
+    pub(super) fn start_in(folder: &Path) -> Self {
+        write_files(folder);
+        Self { router: start_in(folder), folder: folder.to_owned() }
+    }
+
     pub(super) fn start(mode: &str, flags: &[&str]) -> Self {
         let mut folder = PathBuf::new();
         let router = Router::start_owning(|data_dir| {

@@ -9,10 +9,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use shard_manager::access::unix_time::UnixTime;
 
-use super::catalog_keys::{
-    KEYS, await_status, begin, command_line, create, send, served, start_in, status,
-};
-use super::guarded::{Guarded, admin, now, write_files};
+use super::catalog_keys::{KEYS, await_status, begin, command_line, create, send, served, status};
+use super::guarded::{Guarded, admin, now, start_in};
 use crate::backend::{files_only, servers_only};
 use crate::harness::{Reply, Router, eventually};
 
@@ -217,8 +215,7 @@ fn use_up(router: &Router, key: &str) -> (usize, Reply) {
 fn a_quota_of_a_day_outlives_a_restart() {
     let folder = crate::folders::temporary();
     let folder = folder.path();
-    write_files(folder);
-    let mut guarded = Guarded { router: start_in(folder), folder: folder.to_owned() };
+    let mut guarded = Guarded::start_in(folder);
     let key = key_with(&guarded, &json!({"rows_per_day": 10}));
     let day = today();
     let (count, refused) = use_up(&guarded.router, &key);
@@ -274,8 +271,7 @@ fn the_day_on_which_a_key_was_last_used_is_listed() {
     files_only!("the commands take the folder of the data");
     let folder = crate::folders::temporary();
     let folder = folder.path();
-    write_files(folder);
-    let guarded = Guarded { router: start_in(folder), folder: folder.to_owned() };
+    let guarded = Guarded::start_in(folder);
     let (id, key) = create(&guarded, &json!({"role": "reader"}));
     let shown = || served(send(&guarded, "GET", &format!("{KEYS}/{id}"), None), 200);
     assert_eq!(shown()["used_on"], Value::Null);
@@ -296,8 +292,7 @@ fn routers_share_quotas_and_days_of_use_but_not_rates() {
     servers_only!("files have one router");
     let folder = crate::folders::temporary();
     let folder = folder.path();
-    write_files(folder);
-    let guarded = Guarded { router: start_in(folder), folder: folder.to_owned() };
+    let guarded = Guarded::start_in(folder);
     let other = start_in(folder);
     let key = key_with(&guarded, &json!({"rows_per_day": 50}));
     await_status(&other, READ, &key, 200);

@@ -276,13 +276,7 @@ fn observed_requests_may_log_in_and_change_no_keys_by_it() {
 fn sessions_outlive_a_restart() {
     files_only!("the folder is served again");
     let folder = crate::folders::temporary();
-    super::guarded::write_files(folder.path());
-    let start = || {
-        let mut command = crate::backend::command(&folder.path().join("data"), &[]);
-        super::guarded::with_access(&mut command, folder.path(), "on");
-        let router = Router::start_command(command);
-        Guarded { router, folder: folder.path().to_owned() }
-    };
+    let start = || Guarded::start_in(folder.path());
     let mut guarded = start();
     let cookie = login(&guarded, admin().reveal());
     guarded.router.end();
@@ -295,13 +289,7 @@ fn sessions_outlive_a_restart() {
 fn all_routers_of_a_cluster_know_a_session() {
     servers_only!("files have one router");
     let folder = crate::folders::temporary();
-    super::guarded::write_files(folder.path());
-    let start = || {
-        let mut command = crate::backend::command(&folder.path().join("data"), &[]);
-        super::guarded::with_access(&mut command, folder.path(), "on");
-        let router = Router::start_command(command);
-        Guarded { router, folder: folder.path().to_owned() }
-    };
+    let start = || Guarded::start_in(folder.path());
     let (one, other) = (start(), start());
     let cookie = login(&one, admin().reveal());
     eventually("the session on the other router", || {
