@@ -15,7 +15,7 @@ use analytics::event_stream::Hub;
 use analytics::{ErrorLog, MetricsQuery};
 use shard_manager::access::scope::AccessScope;
 use shard_manager::manager::Manager;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use tokio::runtime::Handle;
 
 use crate::access::audit::AuditLog;
@@ -126,7 +126,7 @@ impl App {
     }
 
     /// Returns the value of `x-shard`, built once.
-    pub fn shard_header(&self, shard: ShardIndex) -> HeaderValue {
+    pub fn shard_header(&self, shard: ShardNumber) -> HeaderValue {
         self.shard_headers[shard.index()].clone()
     }
 

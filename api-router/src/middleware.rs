@@ -21,7 +21,7 @@ use analytics::{ErrorEvent, ErrorLog, Sample, Worker};
 use shard_manager::cache::ServedBy;
 use shard_manager::keyspace::Slot;
 #[cfg(feature = "otlp")]
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 
 use crate::access::admission::Admission;
 use crate::access::audit;
@@ -279,7 +279,7 @@ impl ResponseContext<'_> {
         }
         #[cfg(feature = "otlp")]
         if let (Some(tracer), Some(trace)) = (&app.tracer, self.trace) {
-            let shard = sample.shard.map(|shard| app.manager.shard_name(ShardIndex(shard)));
+            let shard = sample.shard.map(|shard| app.manager.shard_name(ShardNumber(shard)));
             let (before, method) = (record.route, response.request().method().as_str());
             tracer.export(&TracedRequest {
                 trace,

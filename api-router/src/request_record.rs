@@ -17,13 +17,13 @@ use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
 use shard_manager::row_change::RowError;
 use shard_manager::shard_map::KeyLocation;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 
 /// Known properties of a request about rows.
 #[derive(Debug)]
 pub struct RequestRecord {
     /// The shard, if the request went to exactly one.
-    pub shard: Option<ShardIndex>,
+    pub shard: Option<ShardNumber>,
     /// The slot of its key.
     pub slot: Option<Slot>,
     /// Node or cache that answered.

@@ -106,7 +106,7 @@ fn run(map: &ShardMap, nodes: &[String], keys: &[String]) -> f64 {
 /// Prints how long each placement takes to build.
 fn build() {
     let topology = |weight: fn(usize) -> u32, shards: usize| {
-        let spec = |n| ShardSpec { name: format!("shard{n}"), weight: weight(n) };
+        let spec = |n| ShardSpec::new(format!("shard{n}"), weight(n));
         Topology::simulated((1..=shards).map(spec).collect()).expect("good shards")
     };
     let even = topology(|_| 1, SHARDS);

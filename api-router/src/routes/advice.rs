@@ -14,7 +14,7 @@ use shard_manager::advice::{
 use shard_manager::assembly::CITUS_MOVES;
 use shard_manager::keyspace::Slot;
 use shard_manager::shard_map::ShardMap;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -249,7 +249,7 @@ impl AdviceAnswer {
         sizes: &[ShardSize],
         (window, follow): (Option<Duration>, &'static str),
     ) -> Self {
-        let name = |shard: ShardIndex| map.topology().name(shard).to_owned();
+        let name = |shard: ShardNumber| map.topology().name(shard).to_owned();
         let unit = match advice.balance_by {
             BalanceBy::Load => "requests",
             BalanceBy::Size => "bytes",
@@ -298,7 +298,7 @@ impl AdviceAnswer {
     }
 }
 
-fn moved(step: Move, name: impl Fn(ShardIndex) -> String) -> MoveView {
+fn moved(step: Move, name: impl Fn(ShardNumber) -> String) -> MoveView {
     MoveView {
         from: name(step.from),
         to: name(step.to),
@@ -313,7 +313,7 @@ fn moved(step: Move, name: impl Fn(ShardIndex) -> String) -> MoveView {
     }
 }
 
-fn hot(spot: HotSpot, name: impl Fn(ShardIndex) -> String) -> HotSpotView {
+fn hot(spot: HotSpot, name: impl Fn(ShardNumber) -> String) -> HotSpotView {
     HotSpotView {
         slot: spot.slot.number(),
         shard: name(spot.shard),

@@ -26,7 +26,7 @@ use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkDone, BulkRow, RequestOptions};
 use shard_manager::row_change::Operation;
 use shard_manager::shard_map::KeyLocation;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
 
 use self::outcome::{BulkAnswer, BulkOutcome, RefusedRow};
@@ -242,7 +242,7 @@ async fn write_json(
     if whole {
         rows = undo_with(app, rows, &refused, &mut outcome);
     }
-    let asked: BTreeSet<ShardIndex> = rows.iter().map(|row| row.place.shard).collect();
+    let asked: BTreeSet<ShardNumber> = rows.iter().map(|row| row.place.shard).collect();
     note_key(app, request, &rows);
     let meter = app.meter(request);
     meter.charge_rows(rows.len());

@@ -6,7 +6,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use shard_manager::manager::ShardReport;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -74,7 +74,7 @@ pub(crate) async fn distribution(
         }
         None => None,
     };
-    let all: Vec<ShardIndex> = app.manager.map().topology().indices().collect();
+    let all: Vec<ShardNumber> = app.manager.map().topology().numbers().collect();
     let patience = time_limit(request.headers(), SIZES_MAX)?;
     let reports = app.manager.status().report(&all, Instant::now() + patience).await;
     let named = |report: &ShardReport| app.manager.shard_name(report.shard).to_owned();

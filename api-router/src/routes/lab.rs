@@ -121,7 +121,7 @@ fn no_such_node(app: &App, node: &str) -> Problem {
     let map = app.manager.map();
     let is_replica =
         |shard| app.manager.status().nodes(shard).1.iter().any(|replica| replica == node);
-    if !map.topology().indices().any(is_replica) {
+    if !map.topology().numbers().any(is_replica) {
         return Problem::new(Code::TSR111, "there is no such node");
     }
     Problem::new(

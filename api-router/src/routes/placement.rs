@@ -14,7 +14,7 @@ use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
 
 use super::health::{Node, nodes};
@@ -325,7 +325,7 @@ pub(crate) async fn list_shards(
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
-    let all: Vec<ShardIndex> = map.topology().indices().collect();
+    let all: Vec<ShardNumber> = map.topology().numbers().collect();
     let patience = time_limit(request.headers(), SIZES_MAX)?;
     let reports = app.manager.status().report(&all, Instant::now() + patience).await;
     let shards = reports.iter().map(|report| view(&map, report)).collect();

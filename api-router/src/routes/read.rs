@@ -13,7 +13,7 @@ use shard_manager::cursor::CursorError;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{ReadDone, ResumeError};
 use shard_manager::query::ReadQuery;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
@@ -293,7 +293,7 @@ fn answer(app: &App, read: &ReadDone) -> Vec<u8> {
     body
 }
 
-fn push_names(body: &mut Vec<u8>, app: &App, shards: &[ShardIndex]) {
+fn push_names(body: &mut Vec<u8>, app: &App, shards: &[ShardNumber]) {
     body.push(b'[');
     for (index, shard) in shards.iter().enumerate() {
         body.extend_from_slice(if index == 0 { b"\"" } else { b",\"" });

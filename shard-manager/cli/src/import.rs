@@ -20,7 +20,7 @@ use model::keyspace::{SLOT_COUNT, ShardKey};
 use model::row_change::{Operation, RowWrite};
 use model::shard_map::{KeyLocation, ShardMap};
 use model::table::Table;
-use model::topology::ShardIndex;
+use model::topology::ShardNumber;
 
 use crate::demo_data::{DemoRow, Plan};
 
@@ -87,13 +87,13 @@ pub struct RowChunk {
 pub fn store_rows<E>(
     manager: &Manager,
     mut next: impl FnMut() -> Result<Option<RowChunk>, E>,
-    progress: impl Fn(ShardIndex, u64) + Sync,
+    progress: impl Fn(ShardNumber, u64) + Sync,
 ) -> (Filled, Result<(), E>) {
     let shards = manager.map().topology().len();
     let filled = Filled { stored: vec![0; shards], ..Filled::default() };
     let filled = Mutex::new(filled);
     let ended = std::thread::scope(|scope| {
-        let pipes = (0..).map(ShardIndex).take(shards).map(|shard| {
+        let pipes = (0..).map(ShardNumber).take(shards).map(|shard| {
             let (pipe, parts) = sync_channel::<Vec<BulkRow>>(1);
             let (filled, progress) = (&filled, &progress);
             scope.spawn(move || {
@@ -191,7 +191,7 @@ impl<'p> DemoRows<'p> {
         let map = manager.map();
         let passes = plan.users().div_ceil(PASS_USERS).clamp(1, PASSES_MAX);
         let mut pass_of = vec![0; usize::from(SLOT_COUNT)];
-        for shard in map.topology().indices() {
+        for shard in map.topology().numbers() {
             let slots: Vec<u16> = map.slots_of(shard).collect();
             for (rank, slot) in (0_u64..).zip(&slots) {
                 pass_of[usize::from(*slot)] = rank * passes / slots.len() as u64;
@@ -203,7 +203,7 @@ impl<'p> DemoRows<'p> {
     /// Returns the approximate number of rows of each shard, by its share of the slots.
     pub fn expected(&self) -> Vec<u64> {
         let share = |shard| self.map.slots_of(shard).count() as f64 / f64::from(SLOT_COUNT);
-        let shards = self.map.topology().indices();
+        let shards = self.map.topology().numbers();
         shards.map(|shard| (share(shard) * self.plan.rows() as f64) as u64).collect()
     }
 

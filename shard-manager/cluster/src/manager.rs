@@ -35,7 +35,7 @@ use model::row_change::RowDone;
 use model::shard_map::{KeyLocation, ShardMap};
 use model::table::Registry;
 use model::token::{SessionToken, TokenKey};
-use model::topology::ShardIndex;
+use model::topology::ShardNumber;
 
 use crate::lane::LaneTimes;
 use crate::shard::{NodeHealth, Shard};
@@ -109,9 +109,9 @@ pub struct ReadDone {
     /// The rows.
     pub rows: Rows,
     /// Shards that answered, in order.
-    pub shards: Vec<ShardIndex>,
+    pub shards: Vec<ShardNumber>,
     /// Shards that could not answer, if the options allow that.
-    pub missing: Vec<ShardIndex>,
+    pub missing: Vec<ShardNumber>,
     /// Cursor of the next page, if more rows follow.
     pub next_cursor: Option<String>,
     /// Slot and shard, if the read had a key.
@@ -142,7 +142,7 @@ impl ReadDone {
 #[derive(Clone, Debug)]
 pub struct ShardReport {
     /// Index of the shard.
-    pub shard: ShardIndex,
+    pub shard: ShardNumber,
     /// Health of its nodes.
     pub nodes: Vec<NodeHealth>,
     /// Sizes of its tables; `None` if the shard did not answer.
@@ -179,7 +179,7 @@ impl Manager {
     }
 
     /// Returns the name of a shard.
-    pub fn shard_name(&self, shard: ShardIndex) -> &str {
+    pub fn shard_name(&self, shard: ShardNumber) -> &str {
         self.shards[shard.index()].name()
     }
 

@@ -13,7 +13,7 @@ use model::keyspace::{Keyspace, SLOT_COUNT};
 use model::placement::Placement;
 use model::shard_map::{ShardMap, SlotRange};
 use model::token::TokenKey;
-use model::topology::{ShardIndex, ShardSpec, Topology};
+use model::topology::{ShardNumber, ShardSpec, Topology};
 use model::value::format_timestamp;
 
 use super::open_error::OpenError;
@@ -97,10 +97,7 @@ impl ClusterRow {
         let topology = match names {
             Some(names) => {
                 let shards = names.iter().zip(&weights);
-                let spec = |(name, weight): (&String, &u32)| ShardSpec {
-                    name: name.clone(),
-                    weight: *weight,
-                };
+                let spec = |(name, weight): (&String, &u32)| ShardSpec::new(name.clone(), *weight);
                 Topology::new(shards.map(spec).collect())
             }
             None => Topology::with_weights(&weights),
@@ -207,13 +204,13 @@ fn restore(row: &ClusterRow) -> Result<ShardMap, String> {
         .map_err(|error| failed(&error))?;
     let shards: Vec<(String, u32)> =
         serde_json::from_str(&row.shards).map_err(|error| failed(&error))?;
-    let shards = shards.into_iter().map(|(name, weight)| ShardSpec { name, weight }).collect();
-    let topology = Topology::new(shards).map_err(|error| failed(&error))?;
+    let shards = shards.into_iter().map(|(name, weight)| ShardSpec::new(name, weight)).collect();
+    let topology = Topology::restore(shards).map_err(|error| failed(&error))?;
     let ranges: Vec<(u16, u16, u16)> =
         serde_json::from_str(&row.ranges).map_err(|error| failed(&error))?;
     let ranges: Vec<SlotRange> = ranges
         .into_iter()
-        .map(|(first, last, shard)| SlotRange { first, last, shard: ShardIndex(shard) })
+        .map(|(first, last, shard)| SlotRange { first, last, shard: ShardNumber(shard) })
         .collect();
     let epoch = u64::try_from(row.epoch).map_err(|error| failed(&error))?;
     ShardMap::restore(epoch, keyspace, placement, topology, &ranges).map_err(|error| failed(&error))

@@ -15,7 +15,7 @@ mod plan;
 
 use crate::keyspace::Slot;
 use crate::shard_map::ShardMap;
-use crate::topology::ShardIndex;
+use crate::topology::ShardNumber;
 
 use load_judgement::LoadJudgement;
 pub use plan::MOVES_MAX;
@@ -153,7 +153,7 @@ pub struct Advice {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardOutlook {
     /// Index of the shard.
-    pub shard: ShardIndex,
+    pub shard: ShardNumber,
     /// Number of its slots.
     pub slots: usize,
     /// Count of the shard: requests or bytes.
@@ -172,9 +172,9 @@ pub struct ShardOutlook {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Move {
     /// Owner now.
-    pub from: ShardIndex,
+    pub from: ShardNumber,
     /// Owner after the move.
-    pub to: ShardIndex,
+    pub to: ShardNumber,
     /// First and last slots, both included, in order.
     pub ranges: Vec<(u16, u16)>,
     /// Number of slots.
@@ -197,7 +197,7 @@ pub struct HotSpot {
     /// The slot.
     pub slot: Slot,
     /// Owner.
-    pub shard: ShardIndex,
+    pub shard: ShardNumber,
     /// Fraction of all requests.
     pub share: f64,
     /// The largest fair share of a shard.

@@ -24,7 +24,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::keyspace::SLOT_COUNT;
-use crate::topology::{ShardIndex, Topology};
+use crate::topology::{ShardNumber, Topology};
 use manual::Manual;
 use partitions::Partitions;
 
@@ -127,7 +127,7 @@ impl Placement {
     /// # Errors
     /// [`PlacementError`] if the placement names shards that the topology lacks, or takes too much
     /// work.
-    pub fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
+    pub fn assign(&self, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
         let owners = match self {
             Self::Even => contiguous::assign(topology.shards().iter().map(|_| 1)),
             Self::Weighted => {
@@ -220,9 +220,9 @@ pub enum PlacementError {
 }
 
 /// Finds the shards that a placement names, at most one for each slot.
-fn finder(topology: &Topology) -> impl Fn(&str) -> Result<ShardIndex, PlacementError> {
+fn finder(topology: &Topology) -> impl Fn(&str) -> Result<ShardNumber, PlacementError> {
     let name = |shard| (topology.name(shard), shard);
-    let shards: BTreeMap<&str, ShardIndex> = topology.indices().map(name).collect();
+    let shards: BTreeMap<&str, ShardNumber> = topology.numbers().map(name).collect();
     move |shard| {
         shards.get(shard).copied().ok_or_else(|| PlacementError::NoSuchShard {
             shard: shard.to_owned(),

@@ -8,7 +8,7 @@
 
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
-use crate::topology::{ShardIndex, Topology};
+use crate::topology::{ShardNumber, Topology};
 
 /// Slot and shard of a key, the result of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct KeyLocation {
     /// Slot of the key.
     pub slot: Slot,
     /// Owner of the slot.
-    pub shard: ShardIndex,
+    pub shard: ShardNumber,
     /// Version of the map that routed the key.
     pub epoch: u64,
 }
@@ -29,7 +29,7 @@ pub struct SlotRange {
     /// Last slot.
     pub last: u16,
     /// Owner of the slots.
-    pub shard: ShardIndex,
+    pub shard: ShardNumber,
 }
 
 /// Keyspace, owners and topology at one epoch.
@@ -39,7 +39,9 @@ pub struct ShardMap {
     keyspace: Keyspace,
     placement: Placement,
     topology: Topology,
-    owners: Box<[ShardIndex]>,
+    owners: Box<[ShardNumber]>,
+    /// Epoch in which each slot got its owner.
+    since: Box<[u64]>,
 }
 
 impl ShardMap {
@@ -53,7 +55,8 @@ impl ShardMap {
         topology: Topology,
     ) -> Result<Self, PlacementError> {
         let owners = placement.assign(&topology)?.into_boxed_slice();
-        Ok(Self { epoch: 1, keyspace, placement, topology, owners })
+        let since = vec![1; owners.len()].into_boxed_slice();
+        Ok(Self { epoch: 1, keyspace, placement, topology, owners, since })
     }
 
     /// Restores a map from the catalog.
@@ -81,7 +84,9 @@ impl ShardMap {
         if owners.len() != usize::from(SLOT_COUNT) {
             return Err(MapError::Gap { expected: owners.len(), found: SLOT_COUNT });
         }
-        Ok(Self { epoch, keyspace, placement, topology, owners: owners.into_boxed_slice() })
+        let since = vec![1; owners.len()].into_boxed_slice();
+        let owners = owners.into_boxed_slice();
+        Ok(Self { epoch, keyspace, placement, topology, owners, since })
     }
 
     /// Explains why keyspace and placement contradict each other, naming both settings; `None` if
@@ -118,8 +123,14 @@ impl ShardMap {
 
     /// Returns the owner of a slot.
     #[inline]
-    pub fn owner(&self, slot: Slot) -> ShardIndex {
+    pub fn owner(&self, slot: Slot) -> ShardNumber {
         self.owners[slot.index()]
+    }
+
+    /// Returns the epoch in which a slot got its owner.
+    #[inline]
+    pub fn since(&self, slot: Slot) -> u64 {
+        self.since[slot.index()]
     }
 
     /// Returns the version, which only grows.
@@ -159,7 +170,7 @@ impl ShardMap {
     }
 
     /// Returns the slots of one shard, ascending.
-    pub fn slots_of(&self, shard: ShardIndex) -> impl Iterator<Item = u16> + '_ {
+    pub fn slots_of(&self, shard: ShardNumber) -> impl Iterator<Item = u16> + '_ {
         (0..SLOT_COUNT).zip(&self.owners).filter(move |(_, owner)| **owner == shard).map(|(s, _)| s)
     }
 }

@@ -13,7 +13,7 @@ use std::fmt;
 
 use crate::keyspace::{SLOT_COUNT, Slot};
 use crate::placement::{Placement, PlacementError, rebalance};
-use crate::topology::{ShardIndex, ShardSpec, Topology, TopologyError};
+use crate::topology::{ShardNumber, ShardSpec, Topology, TopologyError};
 
 /// A change of a topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl TopologyChange {
     pub fn apply(&self, topology: &Topology) -> Result<Topology, ChangeError> {
         let mut shards = topology.shards().to_vec();
         let find = |name: &str| {
-            let found = topology.find(name).map(ShardIndex::index);
+            let found = topology.find(name).map(ShardNumber::index);
             found.ok_or_else(|| ChangeError::NoSuchShard { shard: name.to_owned() })
         };
         match self {
@@ -42,7 +42,7 @@ impl TopologyChange {
                 let names = (1..).map(|number| format!("shard{number}"));
                 let free = |name: &String| topology.find(name).is_none();
                 let name = names.skip(shards.len()).find(free).expect("names are endless");
-                shards.push(ShardSpec { name, weight: *weight });
+                shards.push(ShardSpec::new(name, *weight));
             }
             Self::Remove(name) => drop(shards.remove(find(name)?)),
             Self::Reweight(name, weight) => shards[find(name)?].weight = *weight,
@@ -85,7 +85,7 @@ pub enum Algorithm {
     /// The placement is computed again.
     Dealt(Placement),
     /// Slots are rebalanced from these owners, with as few moves as the weights allow.
-    Rebalance(Vec<ShardIndex>),
+    Rebalance(Vec<ShardNumber>),
 }
 
 impl Algorithm {
@@ -96,7 +96,7 @@ impl Algorithm {
     /// [`PlacementError`] if the topology does not fit a placement.
     pub fn all(
         topology: &Topology,
-        current: Option<Vec<ShardIndex>>,
+        current: Option<Vec<ShardNumber>>,
     ) -> Result<Vec<Self>, PlacementError> {
         let current = current.map_or_else(|| Placement::Weighted.assign(topology), Ok)?;
         // Partitions and manual ranges name their owners, so they are tried only if they are given.
@@ -112,7 +112,7 @@ impl Algorithm {
         }
     }
 
-    fn owners(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
+    fn owners(&self, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
         match self {
             Self::Dealt(placement) => placement.assign(topology),
             Self::Rebalance(current) => Ok(current.clone()),
@@ -123,7 +123,7 @@ impl Algorithm {
         &self,
         before: &Topology,
         after: &Topology,
-    ) -> Result<Vec<ShardIndex>, PlacementError> {
+    ) -> Result<Vec<ShardNumber>, PlacementError> {
         match self {
             Self::Dealt(placement) => placement.assign(after),
             Self::Rebalance(current) => Ok(rebalance(current, before, after)),
@@ -233,8 +233,8 @@ pub fn simulate(
 
 fn moved(
     change: &TopologyChange,
-    (before, owners): (&Topology, &[ShardIndex]),
-    (after, next): (&Topology, &[ShardIndex]),
+    (before, owners): (&Topology, &[ShardNumber]),
+    (after, next): (&Topology, &[ShardNumber]),
     load: &Load,
 ) -> Moved {
     let (mut slots, mut moved) = (0, 0);
@@ -269,7 +269,7 @@ fn needed(old: &Topology, new: &Topology) -> f64 {
     lacks.sum()
 }
 
-fn dealt(topology: &Topology, owners: &[ShardIndex], load: &Load) -> Dealt {
+fn dealt(topology: &Topology, owners: &[ShardNumber], load: &Load) -> Dealt {
     let mut shards: Vec<Share> = topology
         .shards()
         .iter()

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::reason::Reasons;
-use crate::topology::{Role, ShardIndex};
+use crate::topology::{Role, ShardNumber};
 
 /// Number of size classes of batches: 1, 2, up to 4, up to 8 and so on.
 pub const BATCH_CLASSES: usize = 10;
@@ -32,7 +32,7 @@ pub fn batch_class_max(class: usize) -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardStats {
     /// Index of the shard.
-    pub shard: ShardIndex,
+    pub shard: ShardNumber,
     /// Numbers of its lanes.
     pub lane: LaneStats,
     /// Findings of comparing its copies.

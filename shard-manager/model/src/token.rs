@@ -22,7 +22,7 @@ use siphasher::sip::SipHasher24;
 use siphasher::sip128::{self, Hasher128 as _};
 
 use crate::position::Position;
-use crate::topology::ShardIndex;
+use crate::topology::ShardNumber;
 
 const VERSION: u8 = 1;
 /// Bytes of a tag.
@@ -56,7 +56,7 @@ impl TokenKey {
 /// Positions that a client has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionToken {
-    seen: Vec<(ShardIndex, Position)>,
+    seen: Vec<(ShardNumber, Position)>,
 }
 
 impl SessionToken {
@@ -69,14 +69,14 @@ impl SessionToken {
     }
 
     /// Returns the position that was seen of a shard.
-    pub fn seen(&self, shard: ShardIndex) -> Option<Position> {
+    pub fn seen(&self, shard: ShardNumber) -> Option<Position> {
         let found = self.seen.binary_search_by_key(&shard, |(shard, _)| *shard);
         found.ok().map(|index| self.seen[index].1)
     }
 
     /// Adds the position of a response, of a shard whose history contains the position seen before:
     /// the later position counts.
-    pub fn see(&mut self, shard: ShardIndex, position: Position) {
+    pub fn see(&mut self, shard: ShardNumber, position: Position) {
         match self.seen.binary_search_by_key(&shard, |(shard, _)| *shard) {
             Ok(index) => {
                 let known = &mut self.seen[index].1;
@@ -90,7 +90,7 @@ impl SessionToken {
 
     /// Adds all positions of another token. The later position counts, but a position that is not
     /// in its shard's history stays, whatever its number: lost changes must remain detectable.
-    pub fn merge(&mut self, other: &Self, holds: impl Fn(ShardIndex, Position) -> bool) {
+    pub fn merge(&mut self, other: &Self, holds: impl Fn(ShardNumber, Position) -> bool) {
         for (shard, position) in &other.seen {
             match self.seen(*shard) {
                 Some(known) if !holds(*shard, known) => {}
@@ -100,7 +100,7 @@ impl SessionToken {
         }
     }
 
-    fn replace(&mut self, shard: ShardIndex, position: Position) {
+    fn replace(&mut self, shard: ShardNumber, position: Position) {
         self.seen.retain(|(known, _)| *known != shard);
         self.see(shard, position);
     }
@@ -150,7 +150,7 @@ fn decode(body: &[u8]) -> Option<SessionToken> {
         rest = after;
         let sequence = take_number(&mut rest)?;
         let position = Position { timeline: u32::from_le_bytes(*timeline), sequence };
-        seen.push((ShardIndex(u16::try_from(shard).ok()?), position));
+        seen.push((ShardNumber(u16::try_from(shard).ok()?), position));
         next = shard + 1;
     }
     Some(SessionToken { seen })

@@ -1,18 +1,22 @@
 //! Topology: the shards of a cluster, with their names and weights.
 //!
-//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards (more in simulations) with distinct names;
-//! weights are positive.
+//! A shard keeps its number for ever. Numbers are given in order and never again, so the list has
+//! an entry for every number, also for shards that are retired.
+//!
+//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] entries (more in simulations); members have
+//! distinct names; at least one weight is positive.
 //! **Not here:** the slots of a shard (`placement`); the files of a shard (`sqlite`), its servers
 //! (`postgres`).
 
 use std::collections::HashSet;
 use std::fmt;
 
-/// Index of a shard in its topology; slot tables store it instead of the name.
+/// Number of a shard, given once and never to another shard. Slot tables and session tokens store
+/// it instead of the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ShardIndex(pub u16);
+pub struct ShardNumber(pub u16);
 
-impl ShardIndex {
+impl ShardNumber {
     /// Returns the index into a list of shards.
     #[inline]
     pub fn index(self) -> usize {
@@ -25,8 +29,52 @@ impl ShardIndex {
 pub struct ShardSpec {
     /// `shard1`, `shard2`, …
     pub name: String,
-    /// Relative share of the slots under a weighted placement, 1..=[`Topology::WEIGHT_MAX`].
+    /// Relative share of the slots under a weighted placement, 0..=[`Topology::WEIGHT_MAX`]; 0 for
+    /// a shard that is to have no slots.
     pub weight: u32,
+    /// State in the life of the shard.
+    pub state: ShardState,
+}
+
+impl ShardSpec {
+    /// Creates a shard that serves requests.
+    pub fn new(name: impl Into<String>, weight: u32) -> Self {
+        Self { name: name.into(), weight, state: ShardState::Serving }
+    }
+}
+
+/// State in the life of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShardState {
+    /// The shard is being made; it owns no slots yet.
+    Joining,
+    /// The shard may own slots.
+    #[default]
+    Serving,
+    /// The shard still owns slots and gets no more.
+    Draining,
+    /// The shard owns no slots and is not opened any more. Its number stays taken.
+    Retired,
+}
+
+impl ShardState {
+    /// All states, in the order of a shard's life.
+    pub const ALL: [Self; 4] = [Self::Joining, Self::Serving, Self::Draining, Self::Retired];
+
+    /// Returns the name in the catalog and in responses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Retired => "retired",
+        }
+    }
+
+    /// Finds a state by name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
 }
 
 /// All shards of a cluster, in order.
@@ -68,7 +116,7 @@ impl Topology {
     /// # Errors
     /// [`TopologyError`] if there are none or too many, names repeat or a weight is out of range.
     pub fn new(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
-        Self::checked(shards, Self::SHARDS_MAX)
+        Self::checked(shards, Self::SHARDS_MAX, 1)
     }
 
     /// Creates a topology for simulations, like [`Topology::new`], of up to
@@ -77,35 +125,51 @@ impl Topology {
     /// # Errors
     /// Errors of [`Topology::new`].
     pub fn simulated(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
-        Self::checked(shards, Self::SIMULATED_SHARDS_MAX)
+        Self::checked(shards, Self::SIMULATED_SHARDS_MAX, 1)
     }
 
-    fn checked(shards: Vec<ShardSpec>, most: usize) -> Result<Self, TopologyError> {
+    /// Restores the topology of an existing cluster, in which weights may be 0 and shards retired.
+    ///
+    /// # Errors
+    /// Errors of [`Topology::new`].
+    pub fn restore(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
+        Self::checked(shards, Self::SHARDS_MAX, 0)
+    }
+
+    fn checked(
+        shards: Vec<ShardSpec>,
+        most: usize,
+        least_weight: u32,
+    ) -> Result<Self, TopologyError> {
         if shards.is_empty() || shards.len() > most {
             return Err(TopologyError::Count { count: shards.len(), most });
         }
         let mut names = HashSet::with_capacity(shards.len());
         for shard in &shards {
-            if shard.weight == 0 || shard.weight > Self::WEIGHT_MAX {
+            if !(least_weight..=Self::WEIGHT_MAX).contains(&shard.weight) {
                 return Err(TopologyError::Weight {
                     shard: shard.name.clone(),
+                    least: least_weight,
                     weight: shard.weight,
                 });
             }
-            if !names.insert(&*shard.name) {
+            if shard.state != ShardState::Retired && !names.insert(&*shard.name) {
                 return Err(TopologyError::NameTwice { shard: shard.name.clone() });
             }
+        }
+        if shards.iter().all(|shard| shard.weight == 0) {
+            return Err(TopologyError::NoWeight);
         }
         Ok(Self { shards })
     }
 
-    /// Returns the shards in order.
+    /// Returns an entry for every number, in order, also for retired shards.
     #[inline]
     pub fn shards(&self) -> &[ShardSpec] {
         &self.shards
     }
 
-    /// Returns the number of shards, at least one.
+    /// Returns the number of entries, at least one: all numbers are smaller.
     #[inline]
     pub fn len(&self) -> usize {
         self.shards.len()
@@ -118,18 +182,24 @@ impl Topology {
     }
 
     /// Returns the name of a shard of this topology.
-    pub fn name(&self, shard: ShardIndex) -> &str {
+    pub fn name(&self, shard: ShardNumber) -> &str {
         &self.shards[shard.index()].name
     }
 
-    /// Finds a shard by name.
-    pub fn find(&self, name: &str) -> Option<ShardIndex> {
-        self.indices().find(|&index| self.name(index) == name)
+    /// Finds a member by name.
+    pub fn find(&self, name: &str) -> Option<ShardNumber> {
+        self.members().find(|(_, shard)| shard.name == name).map(|(number, _)| number)
     }
 
-    /// Returns every shard's index, in order.
-    pub fn indices(&self) -> impl Iterator<Item = ShardIndex> + use<> {
-        (0..self.shards.len() as u16).map(ShardIndex)
+    /// Returns the shards that are not retired, in order.
+    pub fn members(&self) -> impl Iterator<Item = (ShardNumber, &ShardSpec)> + Clone {
+        let numbered = (0..).map(ShardNumber).zip(&self.shards);
+        numbered.filter(|(_, shard)| shard.state != ShardState::Retired)
+    }
+
+    /// Returns the number of every member, in order.
+    pub fn numbers(&self) -> impl Iterator<Item = ShardNumber> + Clone {
+        self.members().map(|(number, _)| number)
     }
 }
 
@@ -137,7 +207,7 @@ fn named(weights: &[u32]) -> Vec<ShardSpec> {
     let numbered = (1..).zip(weights);
     let spec = |(number, weight): (usize, &u32)| {
         let name = format!("shard{number}");
-        ShardSpec { name, weight: *weight }
+        ShardSpec::new(name, *weight)
     };
     numbered.map(spec).collect()
 }
@@ -153,14 +223,19 @@ pub enum TopologyError {
         /// Highest number of shards.
         most: usize,
     },
-    /// A weight is zero, or more than [`Topology::WEIGHT_MAX`].
-    #[error("the weight of {shard} must be 1 to {}, not {weight}", Topology::WEIGHT_MAX)]
+    /// A weight is too small, or more than [`Topology::WEIGHT_MAX`].
+    #[error("the weight of {shard} must be {least} to {}, not {weight}", Topology::WEIGHT_MAX)]
     Weight {
         /// Name of the shard.
         shard: String,
+        /// Smallest weight.
+        least: u32,
         /// The given weight.
         weight: u32,
     },
+    /// All weights are zero.
+    #[error("at least one shard must have a weight above 0")]
+    NoWeight,
     /// Two shards have the same name.
     #[error("two shards are called {shard}")]
     NameTwice {

@@ -147,7 +147,7 @@ async fn prepare(
     let mut databases = Vec::with_capacity(sessions.len());
     let mut prepared = Vec::with_capacity(sessions.len());
     for ((index, session), (nodes, name)) in
-        found.map.topology().indices().zip(sessions).zip(nodes.into_iter().zip(&names))
+        found.map.topology().numbers().zip(sessions).zip(nodes.into_iter().zip(&names))
     {
         let slots: Vec<u16> = found.map.slots_of(index).collect();
         let is_new = !found.ready;
@@ -333,7 +333,7 @@ fn assemble(
     let runtimes = RuntimePool::new(runtime.handle().clone());
     let topology = found.map.topology();
     let shards: Vec<ServerShard> = topology
-        .indices()
+        .numbers()
         .zip(opened)
         .map(|(index, opened)| start_shard(topology.name(index), opened, &runtimes))
         .collect();

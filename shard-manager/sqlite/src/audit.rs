@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use model::idempotency;
 use model::table::{Registry, Table};
-use model::topology::ShardIndex;
+use model::topology::ShardNumber;
 
 use super::OpenError;
 use super::node_view::NodeView;
@@ -104,7 +104,7 @@ pub fn audit(
 ) -> Result<AuditReport, OpenError> {
     let running = matches!(view.holder()?, Holder::Process { .. });
     let audit = Audit { view, deep: options.deep, running, progress, report: Mutex::default() };
-    let shards: Vec<ShardIndex> = view.map.topology().indices().collect();
+    let shards: Vec<ShardNumber> = view.map.topology().numbers().collect();
     let (next, registries) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let work = || {
         while let Some(&shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -187,7 +187,7 @@ impl Audit<'_> {
     }
 
     /// Checks a shard, and returns its tables.
-    fn shard(&self, shard: ShardIndex) -> Option<Registry> {
+    fn shard(&self, shard: ShardNumber) -> Option<Registry> {
         let mut files = self.view.nodes(shard);
         let replicas = files.split_off(1);
         let file = &files[0];
@@ -244,7 +244,7 @@ impl Audit<'_> {
 
     /// Checks that every shard has the same tables. While a router creates one, they differ for a
     /// moment.
-    fn compare_registries(&self, mut registries: BTreeMap<ShardIndex, Registry>) {
+    fn compare_registries(&self, mut registries: BTreeMap<ShardNumber, Registry>) {
         for _ in 0..if self.running { TABLE_TRIES } else { 0 } {
             let mut all = registries.values();
             let first = all.next();

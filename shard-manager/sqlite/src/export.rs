@@ -98,7 +98,7 @@ impl Export {
     pub fn begin(view: &DirView) -> Result<Self, ExportError> {
         let mut shards = Vec::with_capacity(view.map.topology().len());
         let mut tables: Option<Registry> = None;
-        for shard in view.map.topology().indices() {
+        for shard in view.map.topology().numbers() {
             let name = view.map.topology().name(shard).to_owned();
             let mut node = view.node(&view.nodes(shard)[0])?;
             node.begin()?;

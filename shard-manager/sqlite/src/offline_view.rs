@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use model::shard_map::ShardMap;
-use model::topology::{Role, ShardIndex};
+use model::topology::{Role, ShardNumber};
 
 use super::OpenError;
 use super::data_dir::{
@@ -52,7 +52,7 @@ pub struct NodeFile {
     /// Name of the node, such as `shard1-primary`.
     pub node: String,
     /// Index of the shard.
-    pub shard: ShardIndex,
+    pub shard: ShardNumber,
     /// Role of the node in its shard.
     pub role: Role,
     /// Path of the file.
@@ -111,7 +111,7 @@ impl DirView {
     }
 
     /// Returns the files of a shard, its primary's first.
-    pub fn nodes(&self, shard: ShardIndex) -> Vec<NodeFile> {
+    pub fn nodes(&self, shard: ShardNumber) -> Vec<NodeFile> {
         let name = self.map.topology().name(shard);
         let primary = NodeFile {
             node: format!("{name}-primary"),

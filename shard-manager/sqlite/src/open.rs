@@ -23,7 +23,7 @@ use engine::{LaneControls, OpenedCluster, OpenedReplica, OpenedShard, WriterKind
 use model::reason::{Findings, Reason};
 use model::sabotage::{Mutation, is_on};
 use model::table::Registry;
-use model::topology::{ShardIndex, Topology};
+use model::topology::{ShardNumber, Topology};
 
 use super::backend::Files;
 use super::backup::{BackupSource, Original, SavedShard};
@@ -309,7 +309,7 @@ fn open_shards(
     let topology = catalog.map.topology();
     let mut found = Vec::with_capacity(topology.len());
     let mut declared = Vec::with_capacity(topology.len());
-    for index in topology.indices() {
+    for index in topology.numbers() {
         let (shard, tables) = find_shard(data_dir, catalog, index)?;
         found.push(shard);
         declared.push(tables);
@@ -430,7 +430,7 @@ fn read_intents(data_dir: &DataDir, intents: &mut IntentTable) -> Result<Vec<Int
 fn find_shard<'c>(
     data_dir: &DataDir,
     catalog: &'c FileCatalog,
-    index: ShardIndex,
+    index: ShardNumber,
 ) -> Result<(Found<'c>, Declared<'c>), OpenError> {
     let name = catalog.map.topology().name(index);
     let primary = data_dir.primary(name);

@@ -21,7 +21,7 @@ use shard_manager::query::{
 use shard_manager::row_change::{Operation, Precondition, RowDone, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::{Column, Table};
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use shard_manager::value::{ColumnType, Value};
 
 use crate::bound_specs::{
@@ -333,7 +333,7 @@ impl<'m> Side<'m> {
                 learnt.extend(done.rows.iter().map(|row| (row.index, shown(&row.outcome))));
             }
             Way::Chunks => {
-                let mut shards: BTreeMap<ShardIndex, Vec<BulkRow>> = BTreeMap::new();
+                let mut shards: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
                 for row in rows {
                     shards.entry(row.place.shard).or_default().push(row);
                 }

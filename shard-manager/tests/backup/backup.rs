@@ -12,7 +12,7 @@ use shard_manager::backup::manifest::Manifest;
 use shard_manager::backup::restore::verify;
 use shard_manager::backup::{BackupSource, SaveError, Step, Watch};
 use shard_manager::row_change::Operation;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 
 use crate::cluster::{Cluster, ints, texts};
 use crate::command::{fail, program, succeed, text};
@@ -48,7 +48,7 @@ impl Mover {
             let names = (0..).map(|at| format!("{name}-{number}-{at}"));
             let lies = |key: &String| {
                 let key = shard_manager::keyspace::ShardKey::parse(key).expect("a good key");
-                map.place(key).expect("a place").shard == ShardIndex(shard)
+                map.place(key).expect("a place").shard == ShardNumber(shard)
             };
             names.into_iter().find(lies).expect("a key of every shard")
         };

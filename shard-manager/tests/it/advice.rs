@@ -10,7 +10,7 @@ use shard_manager::advice::{
 use shard_manager::keyspace::{Keyspace, Slot};
 use shard_manager::placement::Placement;
 use shard_manager::shard_map::{ShardMap, SlotRange};
-use shard_manager::topology::{ShardIndex, Topology};
+use shard_manager::topology::{ShardNumber, Topology};
 
 const SLOTS: usize = 16_384;
 
@@ -23,7 +23,7 @@ fn owned_by(weights: &[u32], owners: &[usize]) -> ShardMap {
     let ranges = (0..).zip(owners).map(|(slot, &owner)| SlotRange {
         first: slot,
         last: slot,
-        shard: ShardIndex(owner as u16),
+        shard: ShardNumber(owner as u16),
     });
     let topology = Topology::with_weights(weights).expect("good weights");
     let ranges: Vec<_> = ranges.collect();
@@ -46,7 +46,7 @@ fn slot(number: u16) -> Slot {
 
 /// The owner of every slot after all moves. Asserts that each move takes slots from their owner,
 /// and that no slot moves twice.
-fn carried_out(map: &ShardMap, advice: &Advice) -> Vec<ShardIndex> {
+fn carried_out(map: &ShardMap, advice: &Advice) -> Vec<ShardNumber> {
     let mut owners: Vec<_> = (0..SLOTS as u16).map(|number| map.owner(slot(number))).collect();
     let mut moved = vec![false; SLOTS];
     for step in &advice.moves {
@@ -65,7 +65,7 @@ fn carried_out(map: &ShardMap, advice: &Advice) -> Vec<ShardIndex> {
 }
 
 /// Load of each shard.
-fn carries(owners: &[ShardIndex], load: &[SlotLoad], shards: usize) -> Vec<u64> {
+fn carries(owners: &[ShardNumber], load: &[SlotLoad], shards: usize) -> Vec<u64> {
     let mut carries = vec![0; shards];
     for (owner, load) in owners.iter().zip(load) {
         carries[owner.index()] += load.reads + load.writes;
@@ -148,14 +148,14 @@ fn a_key_that_outweighs_a_shard_is_named_and_stays_where_it_is() {
     let [spot] = &advice.hot[..] else { panic!("{advice:?}") };
     assert_eq!(
         (spot.slot, spot.shard, spot.key.as_deref()),
-        (slot(7), ShardIndex(0), Some("celebrity"))
+        (slot(7), ShardNumber(0), Some("celebrity"))
     );
     let total = 200_000.0 + 163_830.0;
     assert!((spot.key_share.expect("its share") - 199_000.0 / total).abs() < 1e-9);
     assert!((spot.fair_share - 1.0 / 3.0).abs() < 1e-9);
     // Nearly all other slots leave the shard.
     let owners = carried_out(&map, &advice);
-    assert_eq!(owners[7], ShardIndex(0));
+    assert_eq!(owners[7], ShardNumber(0));
     let left = carries(&owners, &load(all.clone()), 3)[0];
     assert!((200_000..=204_000).contains(&left), "{left}");
     assert!(advice.because.contains("no move can change"), "{}", advice.because);
@@ -201,7 +201,7 @@ fn by_size_bytes_count_and_slots_are_assumed_equal() {
     assert_eq!((advice.verdict, advice.total), (Verdict::Skewed, 120 << 20));
     let [step] = &advice.moves[..] else { panic!("{advice:?}") };
     // A third of shard1's slots, as one range, with a third of its rows and bytes.
-    assert_eq!((step.from, step.to, step.ranges.len()), (ShardIndex(0), ShardIndex(1), 1));
+    assert_eq!((step.from, step.to, step.ranges.len()), (ShardNumber(0), ShardNumber(1), 1));
     assert!((2_600..=2_731).contains(&step.slots), "{step:?}");
     let part = step.slots as f64 / 8_192.0;
     let near =

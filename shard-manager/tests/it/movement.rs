@@ -24,7 +24,7 @@ struct Changing {
 
 /// The owner's name of every slot: indices change when shards come and go.
 fn names(placement: &str, shards: &[(&str, u32)]) -> Vec<String> {
-    let spec = |(name, weight): &(&str, u32)| ShardSpec { name: (*name).into(), weight: *weight };
+    let spec = |(name, weight): &(&str, u32)| ShardSpec::new(*name, *weight);
     let topology = Topology::new(shards.iter().map(spec).collect()).expect("good shards");
     let placement: Placement = placement.parse().expect("a good placement");
     let owners = placement.assign(&topology).expect("it fits");

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use shard_manager::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
 use shard_manager::placement::Placement;
 use shard_manager::shard_map::{MapError, ShardMap, SlotRange};
-use shard_manager::topology::{ShardIndex, ShardSpec, Topology, TopologyError};
+use shard_manager::topology::{ShardNumber, ShardSpec, Topology, TopologyError};
 
 fn topology(weights: &[u32]) -> Topology {
     Topology::with_weights(weights).expect("good weights")
@@ -23,7 +23,7 @@ fn ranges(placement: Placement, weights: &[u32]) -> Vec<(u16, u16, u16)> {
 fn restore(ranges: &[(u16, u16, u16)]) -> Result<ShardMap, MapError> {
     let ranges: Vec<SlotRange> = ranges
         .iter()
-        .map(|&(first, last, shard)| SlotRange { first, last, shard: ShardIndex(shard) })
+        .map(|&(first, last, shard)| SlotRange { first, last, shard: ShardNumber(shard) })
         .collect();
     ShardMap::restore(7, Keyspace::Hash, Placement::Even, topology(&[1, 1, 1]), &ranges)
 }
@@ -64,17 +64,17 @@ fn a_topology_has_1_to_256_shards_with_names_of_their_own_and_positive_weights()
     assert_eq!(refused(&[]), TopologyError::Count { count: 0, most: 256 });
     assert_eq!(refused(&[1; 257]), TopologyError::Count { count: 257, most: 256 });
     assert!(
-        matches!(refused(&[1, 0]), TopologyError::Weight { shard, weight: 0 } if shard == "shard2")
+        matches!(refused(&[1, 0]), TopologyError::Weight { shard, weight: 0, .. } if shard == "shard2")
     );
     assert!(matches!(refused(&[1_000_001]), TopologyError::Weight { .. }));
-    let same = ShardSpec { name: "a".into(), weight: 1 };
+    let same = ShardSpec::new("a", 1);
     assert!(matches!(
         Topology::new(vec![same.clone(), same]),
         Err(TopologyError::NameTwice { .. })
     ));
     let names: Vec<String> = topology(&[1; 3]).shards().iter().map(|s| s.name.clone()).collect();
     assert_eq!(names, ["shard1", "shard2", "shard3"]);
-    assert_eq!(topology(&[1; 3]).find("shard3"), Some(ShardIndex(2)));
+    assert_eq!(topology(&[1; 3]).find("shard3"), Some(ShardNumber(2)));
     assert_eq!(topology(&[1; 3]).find("shard4"), None);
 }
 
@@ -159,7 +159,7 @@ proptest! {
         prop_assert_eq!(restored.epoch(), 7);
         for (first, last, shard) in ranges {
             for slot in [first, last].map(|number| Slot::new(number).expect("a slot")) {
-                prop_assert_eq!(restored.owner(slot), ShardIndex(shard));
+                prop_assert_eq!(restored.owner(slot), ShardNumber(shard));
             }
         }
     }

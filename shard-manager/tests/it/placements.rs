@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use shard_manager::keyspace::{Keyspace, SLOT_COUNT};
 use shard_manager::placement::{Placement, PlacementError};
-use shard_manager::topology::{ShardIndex, ShardSpec, Topology};
+use shard_manager::topology::{ShardNumber, ShardSpec, Topology};
 
 /// The partition table of Infra-Crafter, as the configuration writes it.
 const PARTITIONS: &str = "partitions:A=30>shard1,B=20>shard1,D=25>shard2,C=15>shard3,E=10>shard3";
@@ -20,19 +20,19 @@ fn placement(text: &str) -> Placement {
     text.parse().expect("a good placement")
 }
 
-fn owners(text: &str, topology: &Topology) -> Vec<ShardIndex> {
+fn owners(text: &str, topology: &Topology) -> Vec<ShardNumber> {
     placement(text).assign(topology).expect("it fits")
 }
 
 /// Number of slots of each shard.
-fn counts(owners: &[ShardIndex], shards: usize) -> Vec<u32> {
+fn counts(owners: &[ShardNumber], shards: usize) -> Vec<u32> {
     let mut counts = vec![0; shards];
     owners.iter().for_each(|owner| counts[owner.index()] += 1);
     counts
 }
 
 /// XXH3-64 of the table, two bytes per owner, little-endian.
-fn digest(owners: &[ShardIndex]) -> u64 {
+fn digest(owners: &[ShardNumber]) -> u64 {
     let bytes: Vec<u8> = owners.iter().flat_map(|owner| owner.0.to_le_bytes()).collect();
     xxhash(&bytes)
 }
@@ -76,7 +76,7 @@ fn partitions_lie_one_after_the_other_on_the_shards_that_were_named() {
     // A and B end at slot 8191, D at 12287, C and E at the last slot.
     let ends = [(0, 0), (8191, 0), (8192, 1), (12_287, 1), (12_288, 2), (16_383, 2)];
     for (slot, shard) in ends {
-        assert_eq!(owners[slot], ShardIndex(shard), "slot {slot}");
+        assert_eq!(owners[slot], ShardNumber(shard), "slot {slot}");
     }
 }
 
@@ -87,7 +87,7 @@ fn a_partition_of_the_list_keyspace_lies_on_the_shard_of_the_partition_of_its_na
     let owners = owners(PARTITIONS, &topology(&[1, 1, 1]));
     for (part, shard) in list.partitions().iter().zip([0, 0, 1, 2, 2]) {
         let block = &owners[part.first.index()..=part.last.index()];
-        assert!(block.iter().all(|owner| *owner == ShardIndex(shard)), "{}", part.name);
+        assert!(block.iter().all(|owner| *owner == ShardNumber(shard)), "{}", part.name);
     }
 }
 
@@ -96,7 +96,7 @@ fn a_manual_placement_is_applied_as_written() {
     let text = "manual:0-99=shard2,100-100=shard1,101-16383=shard2";
     let table = owners(text, &topology(&[1, 1]));
     assert_eq!(counts(&table, 2), [1, 16_383]);
-    assert_eq!(table[100], ShardIndex(0));
+    assert_eq!(table[100], ShardNumber(0));
     let other = "manual: 101-16383 = shard2, 100=shard1, 0-99=shard2";
     assert_eq!(owners(other, &topology(&[1, 1])), table, "in any order");
     assert_eq!(placement(other), placement(text));
@@ -177,7 +177,7 @@ fn invalid_placement_parameters_are_refused_with_the_reason() {
 
 /// Named shards with weights, for topologies that change.
 fn named(shards: &[(String, u32)]) -> Topology {
-    let spec = |(name, weight): &(String, u32)| ShardSpec { name: name.clone(), weight: *weight };
+    let spec = |(name, weight): &(String, u32)| ShardSpec::new(name.clone(), *weight);
     Topology::new(shards.iter().map(spec).collect()).expect("good shards")
 }
 
@@ -255,7 +255,7 @@ proptest! {
     fn jump_gives_a_shard_at_the_end_its_share_and_moves_nothing_else(count in 1_usize..60) {
         let before = owners("jump", &topology(&vec![1; count]));
         let after = owners("jump", &topology(&vec![1; count + 1]));
-        let last = ShardIndex(count as u16);
+        let last = ShardNumber(count as u16);
         prop_assert!(before.iter().zip(&after).all(|(old, new)| old == new || *new == last));
     }
 
@@ -305,7 +305,7 @@ fn score(slot: u16, shard: &ShardSpec) -> f64 {
 #[test]
 fn placements_can_be_tried_out_on_more_shards_than_a_router_serves() {
     let specs = |count: usize| -> Vec<ShardSpec> {
-        (1..=count).map(|n| ShardSpec { name: format!("shard{n}"), weight: 1 }).collect()
+        (1..=count).map(|n| ShardSpec::new(format!("shard{n}"), 1)).collect()
     };
     assert!(Topology::new(specs(257)).is_err());
     assert!(Topology::simulated(specs(4097)).is_err());

@@ -3,24 +3,23 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use shard_manager::placement::{Placement, rebalance};
-use shard_manager::topology::{ShardIndex, ShardSpec, Topology};
+use shard_manager::topology::{ShardNumber, ShardSpec, Topology};
 
 const SLOTS: f64 = 16_384.0;
 
 fn topology(shards: &[(&str, u32)]) -> Topology {
-    let spec =
-        |(name, weight): &(&str, u32)| ShardSpec { name: (*name).to_owned(), weight: *weight };
+    let spec = |(name, weight): &(&str, u32)| ShardSpec::new(*name, *weight);
     Topology::new(shards.iter().map(spec).collect()).expect("good shards")
 }
 
 /// Number of slots of each shard.
-fn counts(owners: &[ShardIndex], shards: usize) -> Vec<u32> {
+fn counts(owners: &[ShardNumber], shards: usize) -> Vec<u32> {
     let mut counts = vec![0; shards];
     owners.iter().for_each(|owner| counts[owner.index()] += 1);
     counts
 }
 
-fn moved(before: (&[ShardIndex], &Topology), after: (&[ShardIndex], &Topology)) -> usize {
+fn moved(before: (&[ShardNumber], &Topology), after: (&[ShardNumber], &Topology)) -> usize {
     let pairs = before.0.iter().zip(after.0);
     pairs.filter(|(old, new)| before.1.name(**old) != after.1.name(**new)).count()
 }
@@ -34,16 +33,16 @@ fn a_fourth_shard_takes_a_quarter_from_the_others_and_nothing_else_moves() {
     assert_eq!(counts(&after, 4), [4096; 4]);
     assert_eq!(moved((&before, &old), (&after, &new)), 4096);
     // The highest slots of each shard move: a keeps 0 to 4095.
-    assert!(after[..4096].iter().all(|owner| *owner == ShardIndex(0)));
-    assert!(after[4096..5462].iter().all(|owner| *owner == ShardIndex(3)));
+    assert!(after[..4096].iter().all(|owner| *owner == ShardNumber(0)));
+    assert!(after[4096..5462].iter().all(|owner| *owner == ShardNumber(3)));
 }
 
 #[test]
 fn a_balanced_table_stays_as_it_is_whichever_shard_has_the_extra_slot() {
     let shards = topology(&[("a", 1), ("b", 1), ("c", 1)]);
     // 16384 = 3 * 5461 + 1: the last shard has the extra slot.
-    let before: Vec<ShardIndex> =
-        (0..16_384).map(|slot| ShardIndex((slot % 3 + 2) as u16 % 3)).collect();
+    let before: Vec<ShardNumber> =
+        (0..16_384).map(|slot| ShardNumber((slot % 3 + 2) as u16 % 3)).collect();
     assert_eq!(rebalance(&before, &shards, &shards), before);
 }
 
@@ -84,21 +83,21 @@ fn named(shards: &[(String, u32)]) -> Topology {
 
 /// A table in which each shard has nearly its new share: the share rounded down, plus or minus this
 /// many slots. The last shard has the rest.
-fn nearly_settled(old: &Topology, new: &Topology, off: &[i32]) -> Vec<ShardIndex> {
+fn nearly_settled(old: &Topology, new: &Topology, off: &[i32]) -> Vec<ShardNumber> {
     let total: u64 = new.shards().iter().map(|shard| u64::from(shard.weight)).sum();
     let mut owners = Vec::new();
-    for (shard, off) in old.indices().zip(off) {
+    for (shard, off) in old.numbers().zip(off) {
         let weight =
             new.find(old.name(shard)).map_or(0, |found| new.shards()[found.index()].weight);
         let floor = (16_384 * u64::from(weight) / total) as i32;
         owners.extend(std::iter::repeat_n(shard, (floor + off).max(0) as usize));
     }
-    owners.resize(16_384, ShardIndex(old.len() as u16 - 1));
+    owners.resize(16_384, ShardNumber(old.len() as u16 - 1));
     owners
 }
 
 /// Asserts that shares are met within one slot, and that no plan with fewer moves could meet them.
-fn check(before: &[ShardIndex], old: &Topology, new: &Topology) -> Result<(), TestCaseError> {
+fn check(before: &[ShardNumber], old: &Topology, new: &Topology) -> Result<(), TestCaseError> {
     let after = rebalance(before, old, new);
     prop_assert_eq!(after.len(), 16_384);
     let total: f64 = new.shards().iter().map(|shard| f64::from(shard.weight)).sum();
@@ -136,8 +135,8 @@ proptest! {
         let (old, new) = (named(&old), named(&new));
         // Any table: runs of slots, with owners drawn from the seed.
         let draw = |slot: u64| (slot / (16_384 / runs)).wrapping_mul(seed | 1) >> 7;
-        let before: Vec<ShardIndex> =
-            (0..16_384).map(|slot| ShardIndex((draw(slot) % old.len() as u64) as u16)).collect();
+        let before: Vec<ShardNumber> =
+            (0..16_384).map(|slot| ShardNumber((draw(slot) % old.len() as u64) as u16)).collect();
         check(&before, &old, &new)?;
     }
 

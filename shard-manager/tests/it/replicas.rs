@@ -17,7 +17,7 @@ use shard_manager::query::ReadQuery;
 use shard_manager::row_change::Operation::Upsert;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::token::SessionToken;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 
 use crate::cluster::{Cluster, deadline, execute, open, options, refusal, with_replicas};
 
@@ -156,7 +156,7 @@ async fn reads_of_all_shards_never_show_older_rows_than_before() {
     assert_eq!((rows, role), (30, ServedBy::Primary), "a read is remembered as a write is");
     assert_eq!(again, seen);
     for n in 0..3 {
-        assert!(seen.seen(ShardIndex(n)).is_some(), "shard {n}");
+        assert!(seen.seen(ShardNumber(n)).is_some(), "shard {n}");
     }
 }
 
@@ -237,7 +237,7 @@ async fn a_write_that_replicas_do_not_confirm_reports_its_real_outcome() {
     };
     assert_eq!((requested, achieved), (Level::All, Level::Quorum));
     let mut session = SessionToken::empty();
-    session.see(ShardIndex(0), failed.seen.expect("it is stored"));
+    session.see(ShardNumber(0), failed.seen.expect("it is stored"));
     assert_eq!(read(&cluster, "ada", &with(&session)).await.0, Some(1), "it is stored");
     hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));

@@ -12,7 +12,7 @@ use shard_manager::access::rights::Rights;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::{Change, Operation, RowError};
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use shard_manager::value::Value;
 
 use crate::cluster::{Cluster, deadline, execute, ints, log, options, texts};
@@ -224,7 +224,7 @@ async fn the_log_replays_to_the_same_rows_and_the_counts_are_exact() {
             cluster = cluster.restart_after(|_| {});
         }
     }
-    let everywhere: Vec<ShardIndex> = (0..3).map(ShardIndex).collect();
+    let everywhere: Vec<ShardNumber> = (0..3).map(ShardNumber).collect();
     let mut total = 0;
     for report in cluster.manager.status().report(&everywhere, deadline()).await {
         let path = cluster.file(report.shard.index() + 1);

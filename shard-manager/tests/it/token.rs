@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use shard_manager::consistency::Level;
 use shard_manager::position::{Position, TimelineHistory};
 use shard_manager::token::{SessionToken, TokenError, TokenKey};
-use shard_manager::topology::{ShardIndex, Topology};
+use shard_manager::topology::{ShardNumber, Topology};
 
 fn key() -> TokenKey {
     TokenKey::new(*b"0123456789abcdef")
@@ -18,7 +18,7 @@ fn position(timeline: u32, sequence: u64) -> Position {
 fn token(seen: &[(u16, u32, u64)]) -> SessionToken {
     let mut token = SessionToken::empty();
     for (shard, timeline, at) in seen {
-        token.see(ShardIndex(*shard), position(*timeline, *at));
+        token.see(ShardNumber(*shard), position(*timeline, *at));
     }
     token
 }
@@ -70,7 +70,7 @@ proptest! {
         ba.merge(&of(&a), |_, _| true);
         prop_assert_eq!(&ab, &ba);
         for (shard, at) in a.iter().chain(&b) {
-            prop_assert!(ab.seen(ShardIndex(*shard)).is_some_and(|seen| seen.sequence >= *at));
+            prop_assert!(ab.seen(ShardNumber(*shard)).is_some_and(|seen| seen.sequence >= *at));
         }
     }
 
@@ -110,15 +110,15 @@ fn a_token_of_all_shards_that_can_be_stays_within_its_limit() {
 fn merged_tokens_keep_lost_positions() {
     // Timeline 2 began at 80, so that position 85 of timeline 1 is lost.
     let history = TimelineHistory::new(vec![(1, 0), (2, 80)]).expect("a history");
-    let holds = |_: ShardIndex, position| history.holds(position);
+    let holds = |_: ShardNumber, position| history.holds(position);
     for (first, second) in [((1, 85), (2, 90)), ((2, 90), (1, 85))] {
         let mut merged = token(&[(0, first.0, first.1)]);
         merged.merge(&token(&[(0, second.0, second.1)]), holds);
-        assert_eq!(merged.seen(ShardIndex(0)), Some(position(1, 85)));
+        assert_eq!(merged.seen(ShardNumber(0)), Some(position(1, 85)));
     }
     let mut merged = token(&[(0, 1, 70)]);
     merged.merge(&token(&[(0, 2, 90)]), holds);
-    assert_eq!(merged.seen(ShardIndex(0)), Some(position(2, 90)));
+    assert_eq!(merged.seen(ShardNumber(0)), Some(position(2, 90)));
 }
 
 /// Text of one token. It must never change: tokens outlive the router that created them.

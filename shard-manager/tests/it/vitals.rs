@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::row_change::Operation::{Insert, Upsert};
 use shard_manager::stats::{BATCH_CLASSES, LaneStats, ShardStats};
-use shard_manager::topology::{Role, ShardIndex};
+use shard_manager::topology::{Role, ShardNumber};
 
 use crate::cluster::{Cluster, deadline, with_replicas};
 use crate::lane::{Plan, Story};
@@ -85,7 +85,7 @@ async fn a_failed_batch_counts_by_what_became_durable() {
 }
 
 /// Waits until a shard reports this many durable operations; returns its statistics.
-async fn until_operations(cluster: &Cluster, shard: ShardIndex, count: u64) -> ShardStats {
+async fn until_operations(cluster: &Cluster, shard: ShardNumber, count: u64) -> ShardStats {
     loop {
         let vitals = cluster.manager.status().stats().remove(shard.index());
         assert!(vitals.lane.operations <= count, "{vitals:?}");
@@ -117,7 +117,7 @@ async fn writes_are_counted_on_their_shard_only() {
     assert!(done.iter().all(|row| row.outcome.is_ok()));
     expected[shard.index()] += 1;
 
-    for (index, &operations) in (0..).map(ShardIndex).zip(&expected) {
+    for (index, &operations) in (0..).map(ShardNumber).zip(&expected) {
         let vitals = until_operations(&cluster, index, operations).await;
         let lane = &vitals.lane;
         let bulk = if index == shard { 9 } else { 0 };
@@ -190,7 +190,8 @@ async fn sizes_of_shards_are_reported_without_reading_their_rows() {
     let done = cluster.write_all((0..2_000).map(rows).collect()).await;
     assert!(done.iter().all(|row| row.outcome.is_ok()));
     let full = cluster.manager.status().size_estimates(deadline()).await;
-    let exact = cluster.manager.status().report(&[ShardIndex(0), ShardIndex(1)], deadline()).await;
+    let exact =
+        cluster.manager.status().report(&[ShardNumber(0), ShardNumber(1)], deadline()).await;
     for ((before, after), exact) in empty.into_iter().zip(full).zip(exact) {
         let tables = exact.tables.expect("it answers");
         let rows: i64 = tables.iter().map(|table| table.rows).sum();

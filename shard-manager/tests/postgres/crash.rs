@@ -12,7 +12,7 @@ use shard_manager::local::{LocalNode, Stop};
 use shard_manager::manager::Manager;
 use shard_manager::row_change::Operation::{Insert, Update, Upsert};
 use shard_manager::shard_map::KeyLocation;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 
 use crate::cluster::{Databases, SideSession, connect, mortal};
 use crate::rows::write;
@@ -44,7 +44,7 @@ struct Known {
 struct Writer {
     manager: Arc<Manager>,
     name: String,
-    shard: ShardIndex,
+    shard: ShardNumber,
     acknowledged: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
 }
@@ -174,7 +174,7 @@ async fn story(nodes: &[&LocalNode]) {
     for number in 0..nodes.len() * WRITERS {
         let counter = Arc::new(AtomicUsize::new(0));
         acknowledged.push(Arc::clone(&counter));
-        let shard = ShardIndex((number % nodes.len()) as u16);
+        let shard = ShardNumber((number % nodes.len()) as u16);
         let (manager, name) = (Arc::clone(&manager), format!("w{number}"));
         let ended = Arc::clone(&ended);
         let writer = Writer { manager, name, shard, acknowledged: counter, ended };

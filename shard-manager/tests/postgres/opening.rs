@@ -32,7 +32,7 @@ fn of(databases: &Databases, order: &[usize]) -> ClusterAddress {
 fn ranges(manager: &Manager) -> Vec<u16> {
     let map = manager.map();
     map.topology()
-        .indices()
+        .numbers()
         .flat_map(|shard| map.slots_of(shard).take(3).collect::<Vec<_>>())
         .collect()
 }

@@ -10,11 +10,11 @@ use shard_manager::manager::{Manager, ReadDone, RequestOptions, WriteReceipt};
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::Operation::Upsert;
 use shard_manager::token::SessionToken;
-use shard_manager::topology::{Role, ShardIndex};
+use shard_manager::topology::{Role, ShardNumber};
 
 use crate::rows::{options, prepare};
 
-const ONLY: ShardIndex = ShardIndex(0);
+const ONLY: ShardNumber = ShardNumber(0);
 
 pub(crate) fn at(level: Level) -> RequestOptions {
     RequestOptions { level, ..options() }

@@ -11,7 +11,7 @@ use shard_manager::lane::LaneTimes;
 use shard_manager::manager::BulkRowDone;
 use shard_manager::position::Position;
 use shard_manager::token::SessionToken;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
 
 use crate::access::audit::note_rows_refused;
@@ -125,14 +125,14 @@ impl BulkOutcome {
         }
     }
 
-    pub(super) fn see(&mut self, app: &App, shard: ShardIndex, position: Option<Position>) {
+    pub(super) fn see(&mut self, app: &App, shard: ShardNumber, position: Option<Position>) {
         if let Some(position) = position {
             app.manager.sessions().extend(&mut self.session, shard, position);
         }
     }
 
     /// Adds the times of a part to the shard that carried it out.
-    pub(super) fn spend(&mut self, shard: ShardIndex, times: LaneTimes) {
+    pub(super) fn spend(&mut self, shard: ShardNumber, times: LaneTimes) {
         let spent = self.times[shard.index()].get_or_insert_default();
         *spent = spent.and_then(times);
     }
@@ -146,7 +146,7 @@ impl BulkOutcome {
     pub(super) fn update_record(&self, request: &HttpRequest) {
         let asked = || self.times.iter().flatten();
         let slowest = asked().fold(LaneTimes::default(), |slowest, times| slowest.slower(*times));
-        let numbered = (0..).map(ShardIndex).zip(&self.times);
+        let numbered = (0..).map(ShardNumber).zip(&self.times);
         let mut shards = numbered.filter(|(_, times)| times.is_some()).map(|(shard, _)| shard);
         let only = shards.next().filter(|_| shards.next().is_none());
         request_record::update(request, |record| {
@@ -195,7 +195,7 @@ impl BulkOutcome {
     }
 
     fn answer<'a>(&'a self, app: &'a App, began: Instant) -> BulkAnswer<'a> {
-        let shards = (0..).map(ShardIndex).zip(&self.stored).filter(|(_, rows)| **rows > 0);
+        let shards = (0..).map(ShardNumber).zip(&self.stored).filter(|(_, rows)| **rows > 0);
         let shards = shards
             .map(|(shard, rows)| ShardRows { shard: app.manager.shard_name(shard), rows: *rows });
         BulkAnswer {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use actix_web::rt;
 use actix_web::web::{Data, block};
 use shard_manager::manager::{BulkRow, RequestOptions};
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::ShardNumber;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -94,7 +94,7 @@ impl ShardQueues {
             };
             rt::spawn(writer.run())
         };
-        let tasks = (0..).map(ShardIndex).take(count).map(writer).collect();
+        let tasks = (0..).map(ShardNumber).take(count).map(writer).collect();
         Self { shared, tasks }
     }
 
@@ -160,7 +160,7 @@ impl Drop for ShardQueues {
 
 /// Task that stores the rows of one shard.
 struct QueueWriter {
-    shard: ShardIndex,
+    shard: ShardNumber,
     app: Data<App>,
     rights: CallerRights,
     options: RequestOptions,

@@ -121,7 +121,7 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
         Ok(Holder::Nobody) => None,
         Err(error) => Some(Finding::fault(about, error)),
     });
-    for shard in view.map.topology().indices() {
+    for shard in view.map.topology().numbers() {
         for file in view.nodes(shard) {
             if file.bytes().is_none() {
                 found.push(missing(&view, &file.node, file.role, &file.path));

@@ -64,7 +64,7 @@ pub(super) fn run(args: &CheckArgs, terminal: &Terminal) -> Result<(), CommandEr
 
 /// Returns the rows that the counters of all nodes report: exact enough for a progress bar.
 fn expected_rows(view: &DirView) -> u64 {
-    let nodes = view.map.topology().indices().flat_map(|shard| view.nodes(shard));
+    let nodes = view.map.topology().numbers().flat_map(|shard| view.nodes(shard));
     let rows = nodes.filter_map(|file| Some(view.node(&file).ok()?.standing().ok()?.rows()));
     rows.sum::<i64>() as u64
 }

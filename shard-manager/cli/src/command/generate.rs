@@ -11,7 +11,7 @@ use assembly::{self, EmbeddedCluster};
 use cluster::manager::Manager;
 use engine::cluster_spec::ClusterSpec;
 use model::keyspace::Keyspace;
-use model::topology::ShardIndex;
+use model::topology::ShardNumber;
 
 use crate::demo_data::{DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
 use crate::import::{DemoRows, FailedRow, Filled, store_rows};
@@ -126,7 +126,7 @@ pub(super) struct Stored {
 
 impl Stored {
     pub(super) fn of(manager: &Manager, filled: Filled) -> Self {
-        let name = |index| manager.shard_name(ShardIndex(index)).to_owned();
+        let name = |index| manager.shard_name(ShardNumber(index)).to_owned();
         let shards = (0..).zip(&filled.stored).map(|(index, rows)| (name(index), *rows));
         let (shards, failed) = (shards.collect(), filled.failed);
         Self { shards, failed, first_failed: filled.first_failed, ..Self::default() }
@@ -205,7 +205,7 @@ fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Comma
     let refused = |error: model::error::Error| CommandError::Refused(error.to_string());
     let mut demo_rows = DemoRows::new(manager, plan).map_err(refused)?;
     for (index, rows) in (0..).zip(demo_rows.expected()) {
-        bars.expect(manager.shard_name(ShardIndex(index)), rows);
+        bars.expect(manager.shard_name(ShardNumber(index)), rows);
     }
     let mut cancelled = false;
     let next = || {

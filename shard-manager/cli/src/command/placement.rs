@@ -143,7 +143,7 @@ fn show(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
 
 fn look(view: &DirView) -> Shown {
     let (map, ranges) = (&view.map, view.map.ranges());
-    let shards = map.topology().indices().zip(map.topology().shards()).map(|(index, spec)| {
+    let shards = map.topology().numbers().zip(map.topology().shards()).map(|(index, spec)| {
         let own = ranges.iter().filter(|range| range.shard == index);
         let own = own.map(|range| (range.first, range.last)).collect();
         ShownShard::new(&spec.name, u64::from(spec.weight), own)

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use model::keyspace::SLOT_COUNT;
-use model::topology::{Role, ShardIndex};
+use model::topology::{Role, ShardNumber};
 use serde::Serialize;
 use serde_json::Value;
 use sqlite::offline_view::{DirView, Holder, NodeFile};
@@ -125,7 +125,7 @@ fn look(view: &DirView) -> Result<Status, CommandError> {
         Holder::Gone => RouterState { running: false, pid: None, clean: Some(false) },
     };
     let (running, mut notes) = (router.running, Vec::new());
-    let shards = view.map.topology().indices();
+    let shards = view.map.topology().numbers();
     let shards: Vec<ShardStatus> =
         shards.map(|shard| look_at_shard(view, shard, running, &mut notes)).collect();
     Ok(Status {
@@ -143,7 +143,7 @@ fn look(view: &DirView) -> Result<Status, CommandError> {
 
 fn look_at_shard(
     view: &DirView,
-    shard: ShardIndex,
+    shard: ShardNumber,
     running: bool,
     notes: &mut Vec<String>,
 ) -> ShardStatus {

@@ -5,7 +5,7 @@
 
 use model::position::Position;
 use model::token::{SessionToken, TokenError};
-use model::topology::ShardIndex;
+use model::topology::ShardNumber;
 
 use super::Manager;
 
@@ -23,7 +23,7 @@ impl Sessions<'_> {
         tokens: impl Iterator<Item = &'t str>,
     ) -> Result<SessionToken, TokenError> {
         let mut session = SessionToken::empty();
-        let holds = |shard: ShardIndex, position| {
+        let holds = |shard: ShardNumber, position| {
             // A shard that was removed has no position to check.
             let shard = self.0.shards.get(shard.index());
             shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
@@ -41,7 +41,7 @@ impl Sessions<'_> {
 
     /// Adds a position that the client has seen to its session. A position of the session that may
     /// be lost stays: the next read reports it.
-    pub fn extend(self, session: &mut SessionToken, shard: ShardIndex, position: Position) {
+    pub fn extend(self, session: &mut SessionToken, shard: ShardNumber, position: Position) {
         let history = self.0.shards[shard.index()].replication.timeline().history();
         if session.seen(shard).is_none_or(|known| history.holds(known)) {
             session.see(shard, position);

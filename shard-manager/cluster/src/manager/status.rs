@@ -8,7 +8,7 @@ use cache::CacheStats;
 use engine::{ReplicaIsolation, TableRows, TableSize};
 use futures_util::future::{join, join_all};
 use model::stats::{ShardStats, SizeEstimate};
-use model::topology::ShardIndex;
+use model::topology::ShardNumber;
 
 use super::{Manager, ShardReport};
 use crate::shard::Shard;
@@ -24,7 +24,7 @@ impl<'m> Status<'m> {
     }
 
     /// Returns the names of a shard's primary and of its replicas.
-    pub fn nodes(self, shard: ShardIndex) -> (&'m str, &'m [String]) {
+    pub fn nodes(self, shard: ShardNumber) -> (&'m str, &'m [String]) {
         self.0.shards[shard.index()].nodes()
     }
 
@@ -32,7 +32,7 @@ impl<'m> Status<'m> {
     pub async fn health(self, deadline: Instant) -> Vec<ShardReport> {
         self.0.cache.iter().for_each(|cache| cache.look_after());
         let probes = self.0.shards.iter().map(|shard| shard.probe(deadline));
-        let numbered = (0..).map(ShardIndex).zip(join_all(probes).await);
+        let numbered = (0..).map(ShardNumber).zip(join_all(probes).await);
         let report =
             |(shard, nodes)| ShardReport { shard, nodes, tables: None, workers: Vec::new() };
         numbered.map(report).collect()
@@ -40,7 +40,7 @@ impl<'m> Status<'m> {
 
     /// Returns health and exact sizes of the given shards. Reads every page of their files, so it
     /// is not for frequent use.
-    pub async fn report(self, shards: &[ShardIndex], deadline: Instant) -> Vec<ShardReport> {
+    pub async fn report(self, shards: &[ShardNumber], deadline: Instant) -> Vec<ShardReport> {
         let reports = shards.iter().map(async |&index| {
             let shard = &self.0.shards[index.index()];
             // Concurrently: a stalled lane delays no read.
@@ -58,12 +58,12 @@ impl<'m> Status<'m> {
     }
 
     /// Returns the number of rows of all tables on each shard; `None` if the shard did not answer.
-    pub async fn count_rows(self, deadline: Instant) -> Vec<(ShardIndex, Option<i64>)> {
+    pub async fn count_rows(self, deadline: Instant) -> Vec<(ShardNumber, Option<i64>)> {
         let counts = self.0.shards.iter().map(|shard| shard.primary().row_counts(deadline));
         let counts = join_all(counts).await;
         let sum = |tables: Vec<TableRows>| tables.iter().map(|table| table.rows).sum();
         (0..)
-            .map(ShardIndex)
+            .map(ShardNumber)
             .zip(counts)
             .map(|(shard, tables)| (shard, tables.ok().map(sum)))
             .collect()
@@ -72,7 +72,7 @@ impl<'m> Status<'m> {
     /// Returns the load of every shard and the believed state of its nodes. Sends no request to any
     /// node, so it may be called every second.
     pub fn stats(self) -> Vec<ShardStats> {
-        let shards = (0..).map(ShardIndex).zip(&self.0.shards);
+        let shards = (0..).map(ShardNumber).zip(&self.0.shards);
         shards.map(|(index, shard)| shard.stats(index)).collect()
     }
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 use engine::NodeReader;
 use engine::replication::ReplicaState;
 use model::stats::{ComparisonStats, NodeStats, PoolStats, ShardStats};
-use model::topology::{Role, ShardIndex};
+use model::topology::{Role, ShardNumber};
 
 use super::Shard;
 
 impl Shard {
     /// Returns the load of the shard and the believed state of its nodes. `shard` is its index.
-    pub fn stats(&self, shard: ShardIndex) -> ShardStats {
+    pub fn stats(&self, shard: ShardNumber) -> ShardStats {
         let leading = self.replication.timeline().leader();
         let pool = |reader: Option<Arc<dyn NodeReader>>| {
             reader.map_or_else(PoolStats::default, |reader| reader.pool_stats())

@@ -9,7 +9,7 @@ use super::{
     REQUESTS_OF_SHARD_MIN, SKEW_TOLERATED, ShardOutlook, ShardSize, SlotLoad, Verdict, plan,
 };
 use crate::keyspace::{SLOT_COUNT, Slot};
-use crate::topology::ShardIndex;
+use crate::topology::ShardNumber;
 
 /// Standard deviations within which a count of requests may be chance.
 const CHANCE: f64 = 4.0;
@@ -62,7 +62,7 @@ impl LoadJudgement {
 
     /// Returns the outlook without any move.
     pub(super) fn outlook(&self, balance_by: BalanceBy) -> Advice {
-        let shards = (0..).map(ShardIndex).zip(&self.loads).map(|(shard, &carries)| {
+        let shards = (0..).map(ShardNumber).zip(&self.loads).map(|(shard, &carries)| {
             let slots = self.slots_of(shard.index());
             let (share, fair_share) = (self.share(carries), self.fair_share(shard.index()));
             ShardOutlook {
@@ -107,7 +107,7 @@ impl LoadJudgement {
                 let unknown = (0..shards).filter(|&shard| {
                     observed.sizes.get(shard).and_then(|size| size.bytes).is_none()
                 });
-                let name = |shard: usize| observed.map.topology().name(ShardIndex(shard as u16));
+                let name = |shard: usize| observed.map.topology().name(ShardNumber(shard as u16));
                 let unknown: Vec<&str> = unknown.map(name).collect();
                 if !unknown.is_empty() {
                     return Some(format!("how much {} holds is not known", unknown.join(", ")));
@@ -168,8 +168,8 @@ impl LoadJudgement {
             advice.shards[step.from].slots_after -= slots;
             advice.shards[step.to].slots_after += slots;
             advice.moves.push(Move {
-                from: ShardIndex(step.from as u16),
-                to: ShardIndex(step.to as u16),
+                from: ShardNumber(step.from as u16),
+                to: ShardNumber(step.to as u16),
                 ranges: ranges(&step.slots),
                 slots,
                 rows: size.rows.map(part),
@@ -205,7 +205,7 @@ impl LoadJudgement {
             multiple(a).total_cmp(&multiple(b))
         });
         let name =
-            fullest.map_or("", |shard| observed.map.topology().name(ShardIndex(shard as u16)));
+            fullest.map_or("", |shard| observed.map.topology().name(ShardNumber(shard as u16)));
         let skew = advice.skew;
         let mut text = format!("{name} carries {skew:.2} of its fair share");
         match advice.hot.first() {

@@ -15,11 +15,11 @@
 
 use crate::keyspace::SLOT_COUNT;
 use crate::keyspace::blocks::cut;
-use crate::topology::ShardIndex;
+use crate::topology::ShardNumber;
 
-pub(super) fn assign(weights: impl Iterator<Item = u64> + Clone) -> Vec<ShardIndex> {
+pub(super) fn assign(weights: impl Iterator<Item = u64> + Clone) -> Vec<ShardNumber> {
     let mut owners = Vec::with_capacity(usize::from(SLOT_COUNT));
-    for (slots, shard) in cut(weights).zip((0..).map(ShardIndex)) {
+    for (slots, shard) in cut(weights).zip((0..).map(ShardNumber)) {
         owners.resize(usize::from(slots.end), shard);
     }
     owners

@@ -12,11 +12,11 @@
 
 use super::mixer;
 use crate::keyspace::SLOT_COUNT;
-use crate::topology::{ShardIndex, Topology};
+use crate::topology::{ShardNumber, Topology};
 
-pub(super) fn assign(topology: &Topology) -> Vec<ShardIndex> {
+pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
     let shards = topology.len() as i64;
-    (0..SLOT_COUNT).map(|slot| ShardIndex(jump(mixer::of_slot(slot), shards) as u16)).collect()
+    (0..SLOT_COUNT).map(|slot| ShardNumber(jump(mixer::of_slot(slot), shards) as u16)).collect()
 }
 
 /// The paper's function: the bucket of a key, `0..buckets`.

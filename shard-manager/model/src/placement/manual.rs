@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{PlacementError, finder};
 use crate::keyspace::SLOT_COUNT;
-use crate::topology::{ShardIndex, Topology};
+use crate::topology::{ShardNumber, Topology};
 
 /// Ranges of slots and their owners.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Manual {
         serde_json::to_string(&parameters).expect("names and numbers always serialise")
     }
 
-    pub(super) fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
+    pub(super) fn assign(&self, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
         let mut owners = Vec::with_capacity(usize::from(SLOT_COUNT));
         let find = finder(topology);
         for OwnedRange(_, last, shard) in &self.ranges {

@@ -9,9 +9,9 @@
 //! **Not here:** the keyspace of the same name, from keys to slots.
 
 use crate::keyspace::SLOT_COUNT;
-use crate::topology::{ShardIndex, Topology};
+use crate::topology::{ShardNumber, Topology};
 
-pub(super) fn assign(topology: &Topology) -> Vec<ShardIndex> {
+pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
     let shards = topology.len() as u16;
-    (0..SLOT_COUNT).map(|slot| ShardIndex(slot % shards)).collect()
+    (0..SLOT_COUNT).map(|slot| ShardNumber(slot % shards)).collect()
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{PlacementError, finder};
 use crate::keyspace::list::{ListSpace, Partition};
 use crate::keyspace::{SLOT_COUNT, blocks};
-use crate::topology::{ShardIndex, Topology};
+use crate::topology::{ShardNumber, Topology};
 
 /// Named blocks and their owners.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Partitions {
             })
     }
 
-    pub(super) fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
+    pub(super) fn assign(&self, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
         let mut owners = Vec::with_capacity(usize::from(SLOT_COUNT));
         let find = finder(topology);
         let cuts = blocks::cut(self.blocks.iter().map(|block| u64::from(block.1)));

@@ -11,7 +11,7 @@
 //! **Not here:** moving rows; the time of a move.
 
 use crate::keyspace::SLOT_COUNT;
-use crate::topology::{ShardIndex, Topology};
+use crate::topology::{ShardNumber, Topology};
 
 /// Returns the owners under the new topology. Shards with the same name are the same. Slots of a
 /// removed shard move, and of a shard with too many slots those with the highest numbers. They go
@@ -19,12 +19,12 @@ use crate::topology::{ShardIndex, Topology};
 ///
 /// # Panics
 /// If the number of owners is not [`SLOT_COUNT`], or an owner is not in the old topology.
-pub fn rebalance(current: &[ShardIndex], old: &Topology, new: &Topology) -> Vec<ShardIndex> {
+pub fn rebalance(current: &[ShardNumber], old: &Topology, new: &Topology) -> Vec<ShardNumber> {
     assert_eq!(current.len(), usize::from(SLOT_COUNT), "every slot has one owner");
-    let renamed: Vec<Option<ShardIndex>> =
-        old.indices().map(|shard| new.find(old.name(shard))).collect();
+    let renamed: Vec<Option<ShardNumber>> =
+        old.numbers().map(|shard| new.find(old.name(shard))).collect();
     let mut counts = vec![0; new.len()];
-    let mut owners: Vec<Option<ShardIndex>> =
+    let mut owners: Vec<Option<ShardNumber>> =
         current.iter().map(|shard| renamed[shard.index()]).collect();
     owners.iter().flatten().for_each(|shard| counts[shard.index()] += 1);
     let targets = targets(new, &counts);
@@ -35,9 +35,9 @@ pub fn rebalance(current: &[ShardIndex], old: &Topology, new: &Topology) -> Vec<
             kept[shard.index()] <= targets[shard.index()]
         });
     }
-    let lacks = |shard: ShardIndex| targets[shard.index()].saturating_sub(counts[shard.index()]);
+    let lacks = |shard: ShardNumber| targets[shard.index()].saturating_sub(counts[shard.index()]);
     let mut takers =
-        new.indices().flat_map(|shard| std::iter::repeat_n(shard, usize::from(lacks(shard))));
+        new.numbers().flat_map(|shard| std::iter::repeat_n(shard, usize::from(lacks(shard))));
     let settled = owners.into_iter().map(|owner| {
         owner.or_else(|| takers.next()).expect("shards lack as many slots as are without owner")
     });

@@ -18,14 +18,14 @@
 
 use super::mixer;
 use crate::keyspace::SLOT_COUNT;
-use crate::topology::{ShardIndex, Topology};
+use crate::topology::{ShardNumber, Topology};
 
 /// Fractional bits of a logarithm. The winner's logarithm among 1000 shards is about 2^-10: it
 /// keeps 30 significant bits.
 const FRACTION_BITS: u32 = 40;
 
-pub(super) fn assign(topology: &Topology) -> Vec<ShardIndex> {
-    let mut specs: Vec<_> = topology.shards().iter().zip(topology.indices()).collect();
+pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
+    let mut specs: Vec<_> = topology.shards().iter().zip(topology.numbers()).collect();
     // The heaviest first: an early leader is then rarely beaten.
     specs.sort_unstable_by(|(a, _), (b, _)| (b.weight, &a.name).cmp(&(a.weight, &b.name)));
     let hash = |name: &str| xxhash_rust::xxh3::xxh3_64(name.as_bytes());

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use super::PlacementError;
 use crate::keyspace::SLOT_COUNT;
-use crate::topology::{ShardIndex, Topology};
+use crate::topology::{ShardNumber, Topology};
 
 /// Default number of points for each unit of weight: as many as Ketama has for a server.
 pub const VNODES_DEFAULT: u32 = 160;
@@ -55,13 +55,13 @@ fn check(vnodes: u32) -> Result<u32, String> {
         .ok_or_else(|| format!("there may be 1 to {VNODES_MAX} virtual nodes, not {vnodes}"))
 }
 
-pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
+pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
     let count = |weight: u32| u64::from(weight) * u64::from(vnodes);
     let total = topology.shards().iter().map(|shard| count(shard.weight)).sum();
     if total > POINTS_MAX {
         return Err(PlacementError::TooManyPoints { points: total });
     }
-    let mut by_name: Vec<ShardIndex> = topology.indices().collect();
+    let mut by_name: Vec<ShardNumber> = topology.numbers().collect();
     by_name.sort_unstable_by_key(|&shard| topology.name(shard));
     // Place on the ring, and rank of the name.
     let mut points: Vec<(u32, u16)> = Vec::with_capacity(total as usize);

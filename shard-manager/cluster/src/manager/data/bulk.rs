@@ -12,7 +12,7 @@ use model::row_change::{Change, RowDone, RowWrite, WriteRequest};
 use model::sabotage::{Mutation, is_on};
 use model::shard_map::KeyLocation;
 use model::token::SessionToken;
-use model::topology::ShardIndex;
+use model::topology::ShardNumber;
 
 use super::super::RequestOptions;
 use super::Data;
@@ -106,7 +106,7 @@ impl Data<'_> {
     /// of the caller do not permit are rejected.
     pub async fn write_chunk(
         self,
-        shard: ShardIndex,
+        shard: ShardNumber,
         rows: Vec<BulkRow>,
         options: &RequestOptions,
     ) -> BulkPart {
@@ -142,7 +142,7 @@ impl Data<'_> {
         let mut session = options.session.clone();
         let mut done = Vec::new();
         let mut slowest = LaneTimes::default();
-        for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardIndex).zip(parts) {
+        for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardNumber).zip(parts) {
             if let Some(position) = seen {
                 self.manager.sessions().extend(&mut session, shard, position);
             }

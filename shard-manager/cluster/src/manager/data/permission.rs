@@ -18,7 +18,7 @@ use model::error::{Error, Outcome};
 use model::json_members::Members;
 use model::keyspace::ShardKey;
 use model::row_change::{RowDone, RowError, RowWrite};
-use model::topology::ShardIndex;
+use model::topology::ShardNumber;
 
 use super::{BulkRow, BulkRowDone, Data};
 
@@ -106,7 +106,7 @@ impl PermittedRows<'_> {
     /// Refuses the other rows of each shard that has a refused row: the rows of a shard are one
     /// transaction.
     pub(super) fn undo_transactions(&mut self) {
-        let mut culprits: BTreeMap<ShardIndex, (usize, Error)> = BTreeMap::new();
+        let mut culprits: BTreeMap<ShardNumber, (usize, Error)> = BTreeMap::new();
         for row in &self.refused {
             let Err((error, _)) = &row.outcome else { continue };
             culprits.entry(row.place.shard).or_insert_with(|| (row.index, error.clone()));

@@ -16,7 +16,7 @@ use model::keyspace::{ShardKey, Slot};
 use model::query::ReadQuery;
 use model::result_rows::Rows;
 use model::shard_map::{KeyLocation, ShardMap};
-use model::topology::{Role, ShardIndex};
+use model::topology::{Role, ShardNumber};
 use model::value::Value;
 
 use super::super::{ReadDone, RequestOptions};
@@ -25,10 +25,10 @@ use super::{Data, ResumeError, RowReader};
 use crate::shard::{ReadRequirements, ShardRows};
 
 /// Query that each shard of a read answers.
-type Questions = Vec<(ShardIndex, Arc<ReadQuery>)>;
+type Questions = Vec<(ShardNumber, Arc<ReadQuery>)>;
 
 /// Shard keys that the filters name, by their shards.
-type KeysOfShards = BTreeMap<ShardIndex, Vec<(Slot, String)>>;
+type KeysOfShards = BTreeMap<ShardNumber, Vec<(Slot, String)>>;
 
 /// Shards that are read without a shard key in the request.
 enum Route {
@@ -143,7 +143,7 @@ impl RowReader<'_> {
                 questions.collect()
             }
             Route::Shards => {
-                let shards = (0..).map(ShardIndex).zip(&self.data.manager.shards);
+                let shards = (0..).map(ShardNumber).zip(&self.data.manager.shards);
                 shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
             }
         };
@@ -267,7 +267,7 @@ impl RowReader<'_> {
     /// has seen.
     async fn requirements(
         self,
-        index: ShardIndex,
+        index: ShardNumber,
         deadline: Instant,
     ) -> Result<ReadRequirements, Error> {
         let RequestOptions { level, staleness, .. } = *self.options;
