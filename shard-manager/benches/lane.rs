@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use shard_manager::engine::slot_change::{SlotChange, SlotChangeError};
 use shard_manager::engine::{
     BatchDone, BatchFailure, LaneControls, SchemaChange, WriteGroup, Writer, WriterKind,
 };
@@ -41,6 +42,10 @@ impl Writer for Nowhere {
 
     fn change_schema(&mut self, _: &SchemaChange) -> Result<u64, BatchFailure> {
         Ok(self.0)
+    }
+
+    fn change_slots(&mut self, _: &SlotChange) -> Result<u64, SlotChangeError> {
+        Err(SlotChangeError::Unsupported { shard: "shard1".to_owned() })
     }
 
     #[cfg(feature = "sabotage")]

@@ -130,7 +130,7 @@ impl From<Error> for Problem {
             Error::SeenMayBeLost { shard } => Self::new(Code::TSR305, detail)
                 .shard(shard)
                 .hint("begin a new session without x-session-token, and look at what is there"),
-            Error::SlotNotOwned => Self::new(Code::TSR203, detail).hint("send again shortly"),
+            Error::SlotRefused(_) => Self::new(Code::TSR203, detail).hint("send again shortly"),
             Error::StorageFull { shard } => {
                 Self::new(Code::TSR204, detail).shard(shard).hint("make room; reads go on")
             }

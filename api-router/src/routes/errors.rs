@@ -12,7 +12,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure, Outcome};
+use shard_manager::keyspace::Slot;
 use shard_manager::row_change::RowError;
+use shard_manager::slot_refusal::SlotRefusal;
 use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
@@ -196,7 +198,10 @@ fn example(code: Code) -> Problem {
         Code::TSR113 => said("x-consistency must be one, quorum or all", "send one of these"),
         Code::TSR202 => failed(Error::NoPrimary { shard: shard() }),
         Code::TSR201 => failed(Error::ShardUnavailable { shard: shard() }),
-        Code::TSR203 => failed(Error::SlotNotOwned),
+        Code::TSR203 => {
+            let slot = Slot::new(0).expect("there is a first slot");
+            failed(Error::SlotRefused(SlotRefusal::absent(slot)))
+        }
         Code::TSR204 => failed(Error::StorageFull { shard: shard() }),
         Code::TSR205 => {
             let (requested, achieved) = (Level::Quorum, Level::One);

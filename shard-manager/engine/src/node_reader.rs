@@ -15,6 +15,7 @@ use model::position::Position;
 use model::query::ReadQuery;
 use model::reason::Reason;
 use model::result_rows::Rows;
+use model::slot_set::SlotSet;
 use model::stats::{PoolStats, SizeEstimate};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -155,6 +156,9 @@ pub struct NodeRows {
     pub rows: Rows,
     /// The position.
     pub position: Position,
+    /// Slots whose rows a scan covers: those that the node owned in the snapshot of the rows.
+    /// `None` for a read of one key, and from engines that distribute rows themselves.
+    pub owned: Option<Arc<SlotSet>>,
 }
 
 /// Rows that a read covers: all rows, or those of one shard key.

@@ -16,6 +16,7 @@ use super::replica_node::ReplicaNode;
 use super::writer::{LaneControls, WritePartitioner, WriterKind};
 use crate::doubts::Doubts;
 use crate::replication::ReplicationState;
+use crate::slot_news::SlotNews;
 
 /// Cluster that was opened and serves no requests yet.
 pub struct OpenedCluster {
@@ -49,6 +50,8 @@ pub struct OpenedShard {
     pub findings: Arc<Findings>,
     /// Doubts about the rows of its nodes.
     pub doubts: Arc<Doubts>,
+    /// Announcements that its slots have changed.
+    pub slot_news: Arc<SlotNews>,
     /// The replicas, in the order of the replication state.
     pub replicas: Vec<OpenedReplica>,
 }

@@ -13,6 +13,7 @@ use model::table::Table;
 use super::fault_injector::FaultInjector;
 use super::pause_barrier::PauseBarrier;
 use super::runtime_pool::RuntimeHandle;
+use super::slot_change::{SlotChange, SlotChangeError};
 
 /// Maximum number of writers of one shard: each is a connection to its primary.
 pub const WRITERS_MAX: usize = 8;
@@ -44,6 +45,13 @@ pub trait Writer: Send + 'static {
     /// # Errors
     /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
     fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure>;
+
+    /// Changes the slots that the shard owns in one durable transaction, and returns the shard's
+    /// position after it.
+    ///
+    /// # Errors
+    /// [`SlotChangeError`].
+    fn change_slots(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError>;
 
     /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
     #[cfg(feature = "sabotage")]
@@ -77,6 +85,15 @@ pub trait AsyncWriter: Send + 'static {
         &'a mut self,
         change: &'a SchemaChange,
     ) -> BoxFuture<'a, Result<u64, BatchFailure>>;
+
+    /// Changes the slots that the shard owns, like [`Writer::change_slots`].
+    ///
+    /// # Errors
+    /// [`SlotChangeError`].
+    fn change_slots<'a>(
+        &'a mut self,
+        change: &'a SlotChange,
+    ) -> BoxFuture<'a, Result<u64, SlotChangeError>>;
 
     /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
     #[cfg(feature = "sabotage")]

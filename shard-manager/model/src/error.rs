@@ -12,6 +12,7 @@ use crate::position::Position;
 use crate::reason::Reason;
 use crate::row_change::RowError;
 use crate::shard_map::KeyLocation;
+use crate::slot_refusal::SlotRefusal;
 use crate::table::Registry;
 
 /// Reason why a request was not carried out.
@@ -190,9 +191,9 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
-    /// The slot has another owner than the map states.
+    /// The shard does not accept the slot: it is fenced, or has another owner than the map states.
     #[error("the slot of this key is moving")]
-    SlotNotOwned,
+    SlotRefused(SlotRefusal),
     /// The shard's storage is full.
     #[error("the storage of {shard} is full")]
     StorageFull {

@@ -149,7 +149,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::TooFewReplicas { .. }
         | Error::NotConfirmed { .. }
         | Error::SeenMayBeLost { .. }
-        | Error::SlotNotOwned
+        | Error::SlotRefused(_)
         | Error::StorageFull { .. }
         | Error::TableDiffers { .. }
         | Error::TooManyTables

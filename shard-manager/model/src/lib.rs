@@ -25,6 +25,8 @@ pub mod row_change;
 pub mod sabotage;
 pub mod shard_map;
 pub mod simulation;
+pub mod slot_refusal;
+pub mod slot_set;
 pub mod stats;
 pub mod table;
 pub mod token;

@@ -21,6 +21,7 @@ use engine::row_image::{self, ServerColumns, push_row};
 use model::error::Error;
 use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
+use model::slot_refusal::SlotRefusal;
 use model::value::{Value, format_timestamp};
 
 use super::citus::Parts;
@@ -44,7 +45,7 @@ pub(super) struct Barred {
 impl Barred {
     fn refusal(&self, change: &RowWrite) -> Option<Error> {
         if self.slots.contains(&i64::from(change.slot.number())) {
-            return Some(Error::SlotNotOwned);
+            return Some(Error::SlotRefused(SlotRefusal::absent(change.slot)));
         }
         if self.hazards.is_empty() {
             return None;

@@ -215,7 +215,11 @@ impl Server {
                     for (read, rows) in group.into_iter().zip(rows) {
                         let behind = || Error::ShardUnavailable { shard: self.shard.clone() };
                         let rows = if read.floor > known { Err(behind()) } else { rows };
-                        let _ = read.reply.send(rows.map(|rows| NodeRows { rows, position }));
+                        let _ = read.reply.send(rows.map(|rows| NodeRows {
+                            rows,
+                            position,
+                            owned: None,
+                        }));
                     }
                 }
                 Err(error) => {

@@ -172,7 +172,7 @@ impl Scans {
                     &load(&session.connection, seen).await?,
                 )?;
                 let timeline = target.timeline_id(session.term).unwrap_or(now);
-                Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
+                Ok(Some(NodeRows { rows, position: Position { timeline, sequence }, owned: None }))
             })
         });
         // The rows of a replica may belong to an abandoned timeline.

@@ -19,6 +19,7 @@ use engine::WriteGroup;
 use model::error::{Error, Outcome};
 use model::row_change::{Change, Operation, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
+use model::slot_refusal::SlotRefusal;
 use model::table::Table;
 use model::value::{ColumnType, Value, format_timestamp};
 
@@ -267,7 +268,10 @@ async fn answers(
     (groups, loaded): (&[Group<'_>], &[Vec<RowView>]),
     count: usize,
 ) -> Result<Vec<Result<RowDone, Error>>, TransactionError> {
-    let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
+    let mut rows: Vec<_> = (0..count).map(|_| Err(Error::Internal)).collect();
+    for (place, row) in groups.iter().flat_map(|group| &group.rows) {
+        rows[*place] = Err(Error::SlotRefused(SlotRefusal::absent(row.slot)));
+    }
     let mut strays = 0;
     for (group, loaded) in groups.iter().zip(loaded) {
         strays += answer(group, loaded, &mut rows);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use engine::idempotency_expiry::IdempotencyExpiry;
 use engine::replication::{ReplicationState, presumed_lost};
+use engine::slot_change::{SlotChange, SlotChangeError};
 use engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
 use model::error::Outcome;
 use model::position::Position;
@@ -264,6 +265,13 @@ impl AsyncWriter for PgWriter {
         change: &'a SchemaChange,
     ) -> BoxFuture<'a, Result<u64, BatchFailure>> {
         Box::pin(self.change_tables(change))
+    }
+
+    fn change_slots<'a>(
+        &'a mut self,
+        _: &'a SlotChange,
+    ) -> BoxFuture<'a, Result<u64, SlotChangeError>> {
+        Box::pin(async { Err(SlotChangeError::Unsupported { shard: self.shard.clone() }) })
     }
 
     #[cfg(feature = "sabotage")]

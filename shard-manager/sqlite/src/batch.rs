@@ -23,6 +23,7 @@ use engine::system_tables::tessera_shard;
 use model::error::Error;
 use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
+use model::slot_refusal::SlotRefusal;
 use model::value::{Value, format_timestamp};
 
 use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement};
@@ -173,7 +174,7 @@ impl<'t> Batch<'t> {
         foreign: &BTreeSet<i64>,
     ) -> QueryResult<Result<RowDone, Error>> {
         if foreign.contains(&i64::from(change.slot.number())) {
-            return Ok(Err(Error::SlotNotOwned));
+            return Ok(Err(Error::SlotRefused(SlotRefusal::absent(change.slot))));
         }
         if let Some(answer) = self.replayed(change)? {
             return Ok(answer);

@@ -413,6 +413,7 @@ fn open_shard(
         primary: Arc::new(FileReader::new(readers)),
         findings: findings(0),
         doubts: Arc::new(known_doubts),
+        slot_news: Arc::default(),
         replicas: started.iter().zip(1..).map(node).collect(),
     };
     Ok(FileShard { opened, file_check, replicas: started })

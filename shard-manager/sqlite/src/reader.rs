@@ -180,7 +180,7 @@ impl ReaderPool {
             None => self.checked(reader.position())?,
         };
         let position = self.visible_bound.replication.timeline().position(position);
-        Ok(NodeRows { rows, position })
+        Ok(NodeRows { rows, position, owned: None })
     }
 
     /// Reads until `deadline` on a connection that becomes free within `wait`. Blocks. Rows of a

@@ -18,6 +18,7 @@ use diesel::connection::SimpleConnection;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::replication::ReplicationState;
+use engine::slot_change::{SlotChange, SlotChangeError};
 use engine::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use model::error::{Error, Outcome};
 use model::reason::Reason;
@@ -294,6 +295,10 @@ impl Writer for SqliteWriter {
 
     fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
         self.alter(change)
+    }
+
+    fn change_slots(&mut self, _: &SlotChange) -> Result<u64, SlotChangeError> {
+        Err(SlotChangeError::Unsupported { shard: self.shard.clone() })
     }
 
     #[cfg(feature = "sabotage")]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{LocalBoxFuture, join_all};
+use shard_manager::engine::slot_change::{SlotChange, SlotChangeError};
 use shard_manager::engine::{self, BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
@@ -76,6 +77,10 @@ impl Writer for Fake {
         let mut applied = self.applied.lock().expect("nobody died with it");
         applied.push(format!("table {}", change.table().name()));
         Ok(applied.len() as u64)
+    }
+
+    fn change_slots(&mut self, _: &SlotChange) -> Result<u64, SlotChangeError> {
+        Err(SlotChangeError::Unsupported { shard: "shard1".to_owned() })
     }
 
     #[cfg(feature = "sabotage")]

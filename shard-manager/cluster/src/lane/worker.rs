@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use engine::fair_channel::FairReceiver;
 use engine::fault_injector::FaultInjector;
 use engine::runtime_pool::RuntimeHandle;
+use engine::slot_change::{SlotChange, SlotChangeError};
 use engine::{
     AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WriteGroup, Writer,
 };
@@ -91,6 +92,13 @@ impl AsyncWriter for Blocking {
         change: &'a SchemaChange,
     ) -> BoxFuture<'a, Result<u64, BatchFailure>> {
         Box::pin(ready(self.0.change_schema(change)))
+    }
+
+    fn change_slots<'a>(
+        &'a mut self,
+        change: &'a SlotChange,
+    ) -> BoxFuture<'a, Result<u64, SlotChangeError>> {
+        Box::pin(ready(self.0.change_slots(change)))
     }
 
     #[cfg(feature = "sabotage")]

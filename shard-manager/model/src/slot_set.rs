@@ -1,0 +1,185 @@
+//! Slot set: a set of slots, one bit for each of the 16 384.
+//!
+//! The bytes have the layout of PostgreSQL's `get_bit` on a `bytea`: slot n is bit n mod 8 of byte
+//! n / 8, so a set is compared and sent as it is stored.
+//!
+//! **Invariant:** bit n is set if and only if slot n is in the set.
+//! **Not here:** the owner of a slot (`shard_map`), the state of a slot on a shard (`slot_refusal`).
+
+use std::fmt;
+
+use crate::keyspace::{SLOT_COUNT, Slot};
+
+const WORDS: usize = SLOT_COUNT as usize / 64;
+
+/// Set of slots. It takes 2 KiB, so it is shared rather than copied.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SlotSet {
+    words: Box<[u64; WORDS]>,
+}
+
+impl SlotSet {
+    /// Bytes of a stored set.
+    pub const BYTES: usize = WORDS * 8;
+
+    /// Creates a set without slots.
+    pub fn empty() -> Self {
+        Self { words: Box::new([0; WORDS]) }
+    }
+
+    /// Creates the set of all slots.
+    pub fn full() -> Self {
+        Self { words: Box::new([u64::MAX; WORDS]) }
+    }
+
+    /// Restores a set from its bytes; `None` if there are not exactly [`SlotSet::BYTES`].
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != Self::BYTES {
+            return None;
+        }
+        let mut set = Self::empty();
+        for (word, bytes) in set.words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.try_into().ok()?);
+        }
+        Some(set)
+    }
+
+    /// Returns the bytes of the set, [`SlotSet::BYTES`] of them.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// Adds a slot.
+    pub fn insert(&mut self, slot: Slot) {
+        self.words[slot.index() / 64] |= 1 << (slot.index() % 64);
+    }
+
+    /// Removes a slot.
+    pub fn remove(&mut self, slot: Slot) {
+        self.words[slot.index() / 64] &= !(1 << (slot.index() % 64));
+    }
+
+    /// Returns true if the slot is in the set.
+    #[inline]
+    pub fn contains(&self, slot: Slot) -> bool {
+        self.words[slot.index() / 64] >> (slot.index() % 64) & 1 == 1
+    }
+
+    /// Adds all slots of another set.
+    pub fn unite(&mut self, other: &Self) {
+        self.words.iter_mut().zip(other.words.iter()).for_each(|(word, other)| *word |= other);
+    }
+
+    /// Returns true if no slot is in both sets.
+    pub fn is_disjoint(&self, other: &Self) -> bool {
+        self.words.iter().zip(other.words.iter()).all(|(word, other)| word & other == 0)
+    }
+
+    /// Returns the slots that are in this set and not in the other.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut left = self.clone();
+        left.words.iter_mut().zip(other.words.iter()).for_each(|(word, other)| *word &= !other);
+        left
+    }
+
+    /// Returns the number of slots.
+    pub fn len(&self) -> usize {
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Returns true if there are no slots.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    /// Returns true if all slots are in the set.
+    pub fn is_full(&self) -> bool {
+        self.words.iter().all(|word| *word == u64::MAX)
+    }
+
+    /// Returns the slots, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+        (0..SLOT_COUNT).filter_map(Slot::new).filter(|slot| self.contains(*slot))
+    }
+
+    /// Returns the slots as consecutive ranges, each with its first and last slot.
+    pub fn ranges(&self) -> Vec<(u16, u16)> {
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for slot in self.iter().map(Slot::number) {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == slot => *last = slot,
+                Some(_) | None => ranges.push((slot, slot)),
+            }
+        }
+        ranges
+    }
+}
+
+impl FromIterator<Slot> for SlotSet {
+    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
+        let mut set = Self::empty();
+        slots.into_iter().for_each(|slot| set.insert(slot));
+        set
+    }
+}
+
+/// Formats the ranges: `0-63,100`.
+impl fmt::Display for SlotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (first, last)) in self.ranges().into_iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            match first == last {
+                true => write!(f, "{comma}{first}")?,
+                false => write!(f, "{comma}{first}-{last}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SlotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SlotSet({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::SlotSet;
+    use crate::keyspace::{SLOT_COUNT, Slot};
+
+    fn set(numbers: &BTreeSet<u16>) -> SlotSet {
+        numbers.iter().filter_map(|number| Slot::new(*number)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_behaves_like_a_set_of_numbers(
+            a in prop::collection::btree_set(0..SLOT_COUNT, 0..200),
+            b in prop::collection::btree_set(0..SLOT_COUNT, 0..200),
+        ) {
+            let (left, right) = (set(&a), set(&b));
+            prop_assert_eq!(left.len(), a.len());
+            prop_assert_eq!(left.is_disjoint(&right), a.is_disjoint(&b));
+            prop_assert_eq!(left.without(&right), set(&a.difference(&b).copied().collect()));
+            let mut both = left.clone();
+            both.unite(&right);
+            prop_assert_eq!(&both, &set(&a.union(&b).copied().collect()));
+            prop_assert_eq!(SlotSet::from_bytes(&both.to_bytes()), Some(both));
+            prop_assert_eq!(left.iter().map(Slot::number).collect::<BTreeSet<_>>(), a);
+        }
+    }
+
+    #[test]
+    fn ranges_are_listed_as_an_operator_writes_them() {
+        assert_eq!(set(&[0, 1, 2, 9, 11, 12].into()).to_string(), "0-2,9,11-12");
+        assert_eq!(SlotSet::full().to_string(), "0-16383");
+        assert_eq!(SlotSet::empty().to_string(), "");
+        assert!(SlotSet::full().is_full() && SlotSet::empty().is_empty());
+    }
+}
