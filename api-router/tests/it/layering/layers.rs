@@ -215,6 +215,7 @@ pub(super) const WEB_KIT: &[&[&str]] = &[
         "health_probe",
         "http_client",
         "log_format",
+        "login",
         "problem_codes",
         "readiness",
         "settings",
