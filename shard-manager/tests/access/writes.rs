@@ -208,3 +208,19 @@ async fn hidden_columns_can_not_be_written_and_are_not_named() {
     shop.fill("users", &[("acme", ADA)]).await;
     write(Update, r#"{"name":"Ada L."}"#).await.expect("a granted column");
 }
+
+#[tokio::test]
+async fn a_bulk_write_ends_between_two_chunks_once_its_caller_may_not_continue() {
+    let shop = Shop::open();
+    let acme = caller(OWN, &["acme"]);
+    // More rows than two chunks have.
+    let rows = shop.bulk("users", &[("acme", ADA); 2_500]);
+    let chunks = std::cell::Cell::new(0);
+    let may_continue = || chunks.replace(chunks.get() + 1) == 0;
+    let done = shop.manager.data(&acme).write_bulk_while(rows, &options(), may_continue).await;
+    let sent = done.rows.len();
+    assert!(sent > 0 && sent < 2_500, "{sent} rows were sent");
+    assert!(done.rows.iter().all(|row| row.outcome.is_ok() && row.index < sent));
+    assert_eq!(done.unsent, (sent..2_500).collect::<Vec<_>>());
+    assert_eq!(chunks.get(), 2);
+}

@@ -50,8 +50,10 @@ pub struct BulkRowDone {
 /// Bulk write that was carried out.
 #[derive(Clone, Debug)]
 pub struct BulkDone {
-    /// Rows of the request, in the order of the shards.
+    /// Rows of the request that were sent, in the order of the shards.
     pub rows: Vec<BulkRowDone>,
+    /// Indices of the rows that were not sent, because the caller may no longer continue.
+    pub unsent: Vec<usize>,
     /// Session of the client, with the positions of this write.
     pub session: SessionToken,
     /// Times of the slowest shard.
@@ -61,8 +63,10 @@ pub struct BulkDone {
 /// Outcomes of rows of one shard.
 #[derive(Clone, Debug, Default)]
 pub struct BulkPart {
-    /// The rows.
+    /// The rows that were sent.
     pub rows: Vec<BulkRowDone>,
+    /// Indices of the rows that were not sent.
+    pub unsent: Vec<usize>,
     /// Position after the last of them.
     pub seen: Option<Position>,
     /// Times in the queue and in the database.
@@ -74,10 +78,21 @@ impl Data<'_> {
     /// given order. Outcomes are in the order of the shards, not of the request. Rows that the
     /// rights of the caller do not permit are rejected, and the others are applied.
     pub async fn write_bulk(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
+        self.write_bulk_while(rows, options, || true).await
+    }
+
+    /// Applies many changes like [`Data::write_bulk`], as long as the caller may continue.
+    /// `may_continue` is called before each chunk; once it returns false, no more rows are sent.
+    pub async fn write_bulk_while(
+        self,
+        rows: Vec<BulkRow>,
+        options: &RequestOptions,
+        may_continue: impl Fn() -> bool,
+    ) -> BulkDone {
         let permitted = self.permit_rows(rows);
         let share = self.rights.share();
         self.write_parts(permitted, options, async |shard, rows| {
-            write_chunks(shard, rows, share, options).await
+            write_chunks(shard, rows, (share, options), &may_continue).await
         })
         .await
     }
@@ -140,32 +155,38 @@ impl Data<'_> {
         let parts = futures_util::future::join_all(parts).await;
         drop(pending);
         let mut session = options.session.clone();
-        let mut done = Vec::new();
+        let (mut done, mut all_unsent) = (Vec::new(), Vec::new());
         let mut slowest = LaneTimes::default();
-        for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardNumber).zip(parts) {
+        for (shard, BulkPart { rows, unsent, seen, times }) in (0..).map(ShardNumber).zip(parts) {
             if let Some(position) = seen {
                 self.manager.sessions().extend(&mut session, shard, position);
             }
             slowest = slowest.slower(times);
             done.extend(rows);
+            all_unsent.extend(unsent);
         }
         permitted.complete(&mut done);
-        BulkDone { rows: done, session, times: slowest }
+        BulkDone { rows: done, unsent: all_unsent, session, times: slowest }
     }
 }
 
 /// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key keep
-/// their order, and one bulk write cannot fill the lane.
+/// their order, and one bulk write cannot fill the lane. The rest is not sent once the caller may
+/// not continue.
 async fn write_chunks(
     shard: &Shard,
     rows: Vec<BulkRow>,
-    share: FairShare,
-    options: &RequestOptions,
+    (share, options): (FairShare, &RequestOptions),
+    may_continue: &impl Fn() -> bool,
 ) -> BulkPart {
     let request = |rows: Vec<RowWrite>| WriteRequest { share, ..rows.into() };
     let mut done = BulkPart { rows: Vec::with_capacity(rows.len()), ..BulkPart::default() };
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
+        if !may_continue() {
+            done.unsent = rows.map(|row| row.index).collect();
+            return done;
+        }
         let (mut chunk, mut bytes) = (Vec::new(), 0);
         while chunk.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
             let Some(next) = rows.next() else { break };
