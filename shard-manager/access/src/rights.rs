@@ -264,6 +264,15 @@ impl Rights {
         grants.any(|grant| *grant.columns() == ColumnSet::All)
     }
 
+    /// Returns true if some grant to read the table leaves out columns, so that a row may have values
+    /// that the caller may not know.
+    pub fn hides_columns(&self, table: &str) -> bool {
+        let Some(Bounds { role, .. }) = &self.0 else { return false };
+        let mut grants =
+            role.grants(table).filter(|grant| grant.operations().contains(RowOperations::READ));
+        grants.any(|grant| *grant.columns() != ColumnSet::All)
+    }
+
     /// Returns true if the role has a grant, for whatever table.
     #[inline]
     pub fn has_grants(&self) -> bool {
