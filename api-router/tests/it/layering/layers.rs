@@ -11,7 +11,10 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/postgres", &["access", "engine", "model"]),
     ("shard-manager/sqlite", &["access", "engine", "model"]),
     ("shard-manager/cluster", &["access", "cache", "engine", "model"]),
-    ("shard-manager/assembly", &["cache", "cluster", "engine", "model", "postgres", "sqlite"]),
+    (
+        "shard-manager/assembly",
+        &["access", "cache", "cluster", "engine", "model", "postgres", "sqlite"],
+    ),
     (
         "shard-manager/cli",
         &[
