@@ -12,3 +12,4 @@ pub mod lane;
 pub mod manager;
 pub mod replica_set;
 pub mod shard;
+pub mod shard_list;
