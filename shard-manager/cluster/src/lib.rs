@@ -10,5 +10,7 @@
 
 pub mod lane;
 pub mod manager;
+pub mod parked_writes;
 pub mod replica_set;
 pub mod shard;
+pub mod slot_redirects;

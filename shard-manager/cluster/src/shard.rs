@@ -12,6 +12,7 @@ mod health;
 mod primary;
 mod reads;
 mod session;
+mod slot_wait;
 mod stats;
 mod strong;
 
@@ -36,6 +37,7 @@ use crate::replica_set::ReplicaSet;
 pub use health::NodeHealth;
 pub use primary::Primary;
 pub use reads::{ReadRequirements, Reads, ShardRows};
+pub use slot_wait::SlotWake;
 
 /// A shard.
 pub struct Shard {
