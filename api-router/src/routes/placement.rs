@@ -141,8 +141,8 @@ pub(crate) async fn route_key(
         hash: None,
         slot: place.slot.number(),
         shard,
-        primary,
-        replicas,
+        primary: &primary,
+        replicas: &replicas,
         epoch: place.epoch,
         moving: false,
     };

@@ -13,4 +13,5 @@ pub mod manager;
 pub mod parked_writes;
 pub mod replica_set;
 pub mod shard;
+pub mod shard_list;
 pub mod slot_redirects;

@@ -17,16 +17,18 @@ mod faults;
 mod lifecycle;
 mod schema;
 mod sessions;
+mod shards;
 mod status;
 mod visible_tables;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ::access::rights::Rights;
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheSettings, CacheUse, ServedBy};
 use engine::open_error::OpenError;
+use engine::published_map::PublishedMap;
 use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
 use model::consistency::Level;
 use model::position::Position;
@@ -39,6 +41,7 @@ use model::topology::ShardNumber;
 
 use crate::lane::LaneTimes;
 use crate::shard::{NodeHealth, Shard};
+use crate::shard_list::ShardList;
 
 pub use access_control::Access;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
@@ -49,11 +52,14 @@ pub use status::Status;
 
 /// An open cluster.
 pub struct Manager {
-    map: Arc<ArcSwap<ShardMap>>,
+    map: Arc<PublishedMap>,
     registry: Arc<ArcSwap<Registry>>,
     /// Held while the tables change.
     schema_turn: Arc<tokio::sync::Mutex<()>>,
-    shards: Vec<Shard>,
+    /// The open shards. The list is replaced before the map names a new one.
+    shards: ArcSwap<ShardList>,
+    /// Held while the list is replaced.
+    shards_turn: Mutex<()>,
     token_key: TokenKey,
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
@@ -141,7 +147,7 @@ impl ReadDone {
 /// Health and sizes of a shard.
 #[derive(Clone, Debug)]
 pub struct ShardReport {
-    /// Index of the shard.
+    /// Number of the shard.
     pub shard: ShardNumber,
     /// Health of its nodes.
     pub nodes: Vec<NodeHealth>,
@@ -158,29 +164,35 @@ impl Manager {
     /// [`OpenError`] if the system cannot start a thread.
     pub fn new(opened: OpenedCluster) -> Result<Self, OpenError> {
         let OpenedCluster { map, registry, token_key, shards: opened, backend } = opened;
-        let (mut shards, mut opened) = (Vec::with_capacity(opened.len()), opened.into_iter());
-        while let Some(shard) = opened.next() {
+        let members: Vec<ShardNumber> = map.load().topology().numbers().collect();
+        let (mut shards, mut opened) = (ShardList::default(), members.into_iter().zip(opened));
+        while let Some((number, shard)) = opened.next() {
             let path = shard.name.clone();
             match Shard::start(shard) {
-                Ok(shard) => shards.push(shard),
+                Ok(shard) => shards = shards.with(number, Arc::new(shard)),
                 Err(error) => {
-                    opened.for_each(|shard| shard.stop_replicas());
+                    opened.for_each(|(_, shard)| shard.stop_replicas());
                     return Err(OpenError::Io { path, cause: error.to_string() });
                 }
             }
         }
-        let schema_turn = Arc::default();
-        Ok(Self { map, registry, schema_turn, shards, token_key, backend, cache: None })
+        let (schema_turn, shards_turn) = (Arc::default(), Mutex::default());
+        let shards = ArcSwap::from_pointee(shards);
+        Ok(Self {
+            map,
+            registry,
+            schema_turn,
+            shards,
+            shards_turn,
+            token_key,
+            backend,
+            cache: None,
+        })
     }
 
     /// Returns the current shard map.
     pub fn map(&self) -> Arc<ShardMap> {
         self.map.load_full()
-    }
-
-    /// Returns the name of a shard.
-    pub fn shard_name(&self, shard: ShardNumber) -> &str {
-        self.shards[shard.index()].name()
     }
 
     /// Returns the face for rows, for a caller with these rights.

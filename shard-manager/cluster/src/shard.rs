@@ -124,7 +124,7 @@ impl Shard {
 
     /// Returns the fault injector of a node; `None` if the node is not one of this shard, or is a
     /// server.
-    pub fn fault_injector(&self, node: &str) -> Option<&FaultInjector> {
+    pub fn fault_injector(&self, node: &str) -> Option<&Arc<FaultInjector>> {
         if node == self.primary_name {
             return Some(self.primary.lanes.fault_injector());
         }

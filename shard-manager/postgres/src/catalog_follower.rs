@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use engine::access_store::{AccessFeed, now};
+use engine::published_map::PublishedMap;
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
-use model::shard_map::ShardMap;
 use model::table::{Registry, Table};
 use tokio::sync::Mutex;
 
@@ -56,7 +56,7 @@ pub(super) struct CatalogFollower {
     pub(super) catalog: Arc<PrimaryTracker>,
     /// The primary of each shard, and the replication state of the shard's nodes.
     pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
-    pub(super) map: Arc<ArcSwap<ShardMap>>,
+    pub(super) map: Arc<PublishedMap>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     /// Keys and roles, read as long as they have subscribers.
     pub(super) access: AccessFeed,
@@ -157,9 +157,11 @@ impl CatalogFollower {
         let _turn = self.turn.lock().await;
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         let map = catalog.map().await.map_err(|error| failed(&error))?;
-        if map.epoch() > self.map.load().epoch() {
-            tracing::info!(epoch = map.epoch(), "the shard map has changed");
-            self.map.store(Arc::new(map));
+        let epoch = map.epoch();
+        match self.map.publish(map) {
+            Ok(true) => tracing::info!(epoch, "the shard map has changed"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the shard map in force stays"),
         }
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.

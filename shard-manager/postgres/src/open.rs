@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use engine::access_store::AccessFeed;
 use engine::cluster_spec::ClusterSpec;
 use engine::open_error::OpenError;
+use engine::published_map::PublishedMap;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::runtime_pool::RuntimePool;
 use engine::schema_agreement::{Agreement, Declared, agree};
@@ -351,7 +352,7 @@ fn assemble(
         }
         None => Arc::clone(&followed[0].0),
     };
-    let map = Arc::new(ArcSwap::from_pointee(found.map));
+    let map = Arc::new(PublishedMap::new(found.map));
     let registry = Arc::new(ArcSwap::from_pointee(registry));
     let follower = Arc::new(CatalogFollower {
         catalog,

@@ -139,7 +139,7 @@ impl ReplicaNode for Replica {
         Some(Arc::clone(&self.readers) as Arc<dyn NodeReader>)
     }
 
-    fn fault_injector(&self) -> Option<&FaultInjector> {
+    fn fault_injector(&self) -> Option<&Arc<FaultInjector>> {
         None
     }
 

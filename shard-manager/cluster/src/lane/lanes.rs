@@ -110,7 +110,7 @@ impl Lanes {
     }
 
     /// Returns the fault injector that all lanes share.
-    pub fn fault_injector(&self) -> &FaultInjector {
+    pub fn fault_injector(&self) -> &Arc<FaultInjector> {
         &self.first.controls().fault_injector
     }
 

@@ -75,7 +75,8 @@ impl<'m> Data<'m> {
         options: &RequestOptions,
     ) -> Result<WriteReceipt, Failure> {
         let readable = self.permit(&mut row).map_err(|error| Failure::rejected(error, None))?;
-        let shard = &self.manager.shards[place.shard.index()];
+        let shard = self.manager.shard_of(place);
+        let shard = shard.map_err(|error| Failure::rejected(error, Some(place)))?;
         let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
         let mut pending = self.pending_keys(std::iter::once((place, &row)));
         let request = WriteRequest { share: self.rights.share(), ..vec![row].into() };

@@ -23,9 +23,10 @@ impl Sessions<'_> {
         tokens: impl Iterator<Item = &'t str>,
     ) -> Result<SessionToken, TokenError> {
         let mut session = SessionToken::empty();
+        let shards = self.0.shards.load();
         let holds = |shard: ShardNumber, position| {
             // A shard that was removed has no position to check.
-            let shard = self.0.shards.get(shard.index());
+            let shard = shards.get(shard);
             shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
         };
         for token in tokens {
@@ -42,9 +43,12 @@ impl Sessions<'_> {
     /// Adds a position that the client has seen to its session. A position of the session that may
     /// be lost stays: the next read reports it.
     pub fn extend(self, session: &mut SessionToken, shard: ShardNumber, position: Position) {
-        let history = self.0.shards[shard.index()].replication.timeline().history();
-        if session.seen(shard).is_none_or(|known| history.holds(known)) {
-            session.see(shard, position);
+        if let Some(known) = session.seen(shard)
+            && let Some(open) = self.0.shards.load().get(shard)
+            && !open.replication.timeline().history().holds(known)
+        {
+            return;
         }
+        session.see(shard, position);
     }
 }

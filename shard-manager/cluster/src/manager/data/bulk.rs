@@ -11,6 +11,7 @@ use model::position::Position;
 use model::row_change::{Change, RowDone, RowWrite, WriteRequest};
 use model::sabotage::{Mutation, is_on};
 use model::shard_map::KeyLocation;
+use model::slot_refusal::SlotRefusal;
 use model::token::SessionToken;
 use model::topology::ShardNumber;
 
@@ -116,8 +117,11 @@ impl Data<'_> {
         let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
         let share = self.rights.share();
         let request = |rows| WriteRequest { rows, atomic_rows: None, waits_for_room: true, share };
-        let shard = &self.manager.shards[shard.index()];
-        let mut done = write_by_lane(shard, rows, options, request).await;
+        let shard = self.manager.shards.load().get(shard).cloned();
+        let mut done = match &shard {
+            Some(shard) => write_by_lane(shard, rows, options, request).await,
+            None => refused(rows),
+        };
         permitted.complete(&mut done.rows);
         done
     }
@@ -128,21 +132,23 @@ impl Data<'_> {
         options: &RequestOptions,
         write: impl AsyncFn(&Shard, Vec<BulkRow>) -> BulkPart,
     ) -> BulkDone {
-        let mut by_shard: Vec<Vec<BulkRow>> =
-            self.manager.shards.iter().map(|_| Vec::new()).collect();
+        let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
         for row in std::mem::take(&mut permitted.rows) {
-            by_shard[row.place.shard.index()].push(row);
+            by_shard.entry(row.place.shard).or_default().push(row);
         }
-        let all = by_shard.iter().flatten();
+        let all = by_shard.values().flatten();
         let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
-        let shards = self.manager.shards.iter().zip(by_shard);
-        let parts = shards.map(|(shard, rows)| write(shard, rows));
+        let list = self.manager.shards.load_full();
+        let parts = by_shard.into_iter().map(async |(number, rows)| match list.get(number) {
+            Some(shard) => (number, write(shard, rows).await),
+            None => (number, refused(rows)),
+        });
         let parts = futures_util::future::join_all(parts).await;
         drop(pending);
         let mut session = options.session.clone();
         let mut done = Vec::new();
         let mut slowest = LaneTimes::default();
-        for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardNumber).zip(parts) {
+        for (shard, BulkPart { rows, seen, times }) in parts {
             if let Some(position) = seen {
                 self.manager.sessions().extend(&mut session, shard, position);
             }
@@ -179,6 +185,15 @@ async fn write_chunks(
         done.times = done.times.and_then(written.times);
     }
     done
+}
+
+/// Refuses rows of a shard that has retired and so owns no slots.
+fn refused(rows: Vec<BulkRow>) -> BulkPart {
+    let refused = rows.into_iter().map(|BulkRow { index, place, .. }| {
+        let error = Error::SlotRefused(SlotRefusal::absent(place.slot));
+        BulkRowDone { index, place, outcome: Err((error, Outcome::Rejected)) }
+    });
+    BulkPart { rows: refused.collect(), ..BulkPart::default() }
 }
 
 /// Writes rows, those of each of the shard's lanes as one operation.

@@ -18,7 +18,7 @@ use model::shard_map::KeyLocation;
 use model::table::Table;
 
 use super::{Data, RowReader};
-use crate::shard::{ReadRequirements, ShardRows};
+use crate::shard::{ReadRequirements, Shard, ShardRows};
 
 /// Rows of a read of one key, and the node or cache that answered.
 pub(super) struct KeyAnswer {
@@ -89,10 +89,9 @@ impl RowReader<'_> {
     pub(super) async fn read_key(
         self,
         (query, key): (&ReadQuery, ShardKey<'_>),
-        place: KeyLocation,
+        (place, shard): (KeyLocation, &Shard),
         requirements: &ReadRequirements,
     ) -> Result<KeyAnswer, Error> {
-        let shard = &self.data.manager.shards[place.shard.index()];
         let read =
             async || shard.reads().read_key(query, (place.slot, key.as_str()), requirements).await;
         let Some(cache) = &self.data.manager.cache else {

@@ -22,7 +22,7 @@ use model::value::Value;
 use super::super::{ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
 use super::{Data, ResumeError, RowReader};
-use crate::shard::{ReadRequirements, ShardRows};
+use crate::shard::{ReadRequirements, Shard, ShardRows};
 
 /// Query that each shard of a read answers.
 type Questions = Vec<(ShardNumber, Arc<ReadQuery>)>;
@@ -143,8 +143,8 @@ impl RowReader<'_> {
                 questions.collect()
             }
             Route::Shards => {
-                let shards = (0..).map(ShardNumber).zip(&self.data.manager.shards);
-                shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
+                let shards = self.data.manager.shards.load();
+                shards.iter().map(|(shard, _)| (shard, Arc::clone(&query))).collect()
             }
         };
         self.scatter(&query, questions, epoch).await
@@ -175,9 +175,11 @@ impl RowReader<'_> {
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let told = |error| Failure::rejected(error, Some(place));
-        let requirements = self.requirements(place.shard, self.options.deadline).await;
+        let shard = self.data.manager.shard_of(place).map_err(told)?;
+        let requirements = self.requirements((place.shard, &shard), self.options.deadline).await;
         let requirements = requirements.map_err(told)?;
-        let answer = self.read_key((query, key), place, &requirements).await.map_err(told)?;
+        let answer = self.read_key((query, key), (place, &shard), &requirements).await;
+        let answer = answer.map_err(told)?;
         let KeyAnswer { rows, position, served_by, cache } = answer;
         let mut session = self.options.session.clone();
         self.data.manager.sessions().extend(&mut session, place.shard, position);
@@ -209,9 +211,10 @@ impl RowReader<'_> {
         let left = self.options.deadline.saturating_duration_since(began);
         let deadline =
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
-        let reads = questions.iter().map(async |(index, query)| {
-            let shard = &self.data.manager.shards[index.index()];
-            let requirements = self.requirements(*index, deadline).await?;
+        let list = self.data.manager.shards.load_full();
+        let reads = questions.iter().map(async |(number, query)| {
+            let shard = list.get(*number).ok_or_else(|| self.unavailable(*number))?;
+            let requirements = self.requirements((*number, shard), deadline).await?;
             shard.reads().read_all(query, &requirements).await
         });
         let answers = futures_util::future::join_all(reads).await;
@@ -267,18 +270,20 @@ impl RowReader<'_> {
     /// has seen.
     async fn requirements(
         self,
-        index: ShardNumber,
+        (number, shard): (ShardNumber, &Shard),
         deadline: Instant,
     ) -> Result<ReadRequirements, Error> {
         let RequestOptions { level, staleness, .. } = *self.options;
-        let seen = match self.options.session.seen(index) {
-            Some(position) => {
-                let shard = &self.data.manager.shards[index.index()];
-                shard.primary().held(position, deadline).await?
-            }
+        let seen = match self.options.session.seen(number) {
+            Some(position) => shard.primary().held(position, deadline).await?,
             None => 0,
         };
         let share = self.data.rights.share();
         Ok(ReadRequirements { level, seen, staleness, deadline, share })
+    }
+
+    /// Returns the error of a read of a shard that has retired.
+    fn unavailable(self, shard: ShardNumber) -> Error {
+        Error::ShardUnavailable { shard: self.data.manager.shard_name(shard).to_owned() }
     }
 }
