@@ -252,6 +252,8 @@ async fn write_json(
         false => app.manager.data(rights).write_bulk(rows, options).await,
     };
     outcome.session = session;
+    // Rows whose slots have moved were sent to other shards.
+    let asked: BTreeSet<ShardNumber> = done.iter().map(|row| row.place.shard).collect();
     asked.into_iter().for_each(|shard| outcome.spend(shard, times));
     outcome.add(app, done);
     refused.into_iter().for_each(|(row, _)| outcome.refuse(row));

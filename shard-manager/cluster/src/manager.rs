@@ -40,10 +40,13 @@ use model::token::{SessionToken, TokenKey};
 use model::topology::ShardNumber;
 
 use crate::lane::LaneTimes;
+use crate::parked_writes::ParkedWrites;
 use crate::shard::{NodeHealth, Shard};
 use crate::shard_list::ShardList;
+use crate::slot_redirects::SlotRedirects;
 
 pub use access_control::Access;
+use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
@@ -64,6 +67,12 @@ pub struct Manager {
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
     cache: Option<Arc<Cache>>,
+    /// Slots that have moved, before the map names their owners.
+    redirects: SlotRedirects,
+    /// Writes that wait until a shard accepts their slots.
+    parked: ParkedWrites,
+    /// Slots of the last complete answers of all shards.
+    coverage: KnownCoverage,
 }
 
 /// Options of a request for rows.
@@ -187,6 +196,9 @@ impl Manager {
             token_key,
             backend,
             cache: None,
+            redirects: SlotRedirects::default(),
+            parked: ParkedWrites::default(),
+            coverage: KnownCoverage::default(),
         })
     }
 
