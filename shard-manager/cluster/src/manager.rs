@@ -1,8 +1,8 @@
 //! Manager: the façade of a cluster, with a face for each kind of request.
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
-//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Faults`] for injected
-//! faults. Each request uses one snapshot of the shard map and one of the registry.
+//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for
+//! fences, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of the registry.
 //!
 //! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
 //! forgets them does not compile. Work of the system passes [`Rights::ALL`].
@@ -18,6 +18,7 @@ mod lifecycle;
 mod schema;
 mod sessions;
 mod shards;
+mod slots;
 mod status;
 mod visible_tables;
 
@@ -51,6 +52,7 @@ pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
+pub use slots::{Slots, SlotsError};
 pub use status::Status;
 
 /// An open cluster.

@@ -70,7 +70,7 @@ impl Manager {
     }
 
     /// Returns the location that the map and the redirects give for a slot now.
-    pub(super) fn locate(&self, slot: Slot) -> KeyLocation {
+    pub(in super::super) fn locate(&self, slot: Slot) -> KeyLocation {
         let map = self.map.load();
         let shard = self.redirects.find(&map, slot).unwrap_or_else(|| map.owner(slot));
         KeyLocation { slot, shard, epoch: map.epoch() }
